@@ -1,0 +1,227 @@
+"""What Raft nodes say to each other and keep on disk, under the names of the Raft paper.
+
+Everything is an immutable msgspec struct that is encoded as a compact array. A message knows its sender, its receiver
+and the sender's term; ``decode_messages`` accepts nothing else than a list of the kinds below.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class EntryKind(enum.IntEnum):
+    """What the data of a log entry means."""
+
+    NORMAL = 0
+    """A command of the state machine, or nothing (the no-op that opens a term)."""
+    CONFIGURATION = 1
+    """An encoded :class:`ConfigurationChange`."""
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One entry of the Raft log."""
+
+    index: int
+    term: int
+    kind: EntryKind
+    data: bytes
+
+
+class HardState(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a node must remember over a crash, besides its log: term, vote (0 for none) and commit index."""
+
+    term: int = 0
+    vote: int = 0
+    commit: int = 0
+
+
+class Configuration(msgspec.Struct, frozen=True, array_like=True):
+    """Who takes part. ``outgoing`` is empty unless the configuration is joint (thesis, section 4.3)."""
+
+    voters: tuple[int, ...] = ()
+    outgoing: tuple[int, ...] = ()
+    learners: tuple[int, ...] = ()
+    learners_next: tuple[int, ...] = ()
+    """Outgoing voters that become learners when the joint configuration is left."""
+    auto_leave: bool = False
+    """The leader leaves the joint configuration by itself once it is committed."""
+    index: int = 0
+    """Index of the log entry that made this configuration, 0 for the first one."""
+
+    @property
+    def joint(self) -> bool:
+        """Whether decisions need majorities of both ``voters`` and ``outgoing``."""
+        return bool(self.outgoing)
+
+    @property
+    def members(self) -> frozenset[int]:
+        """All ids that take part, voters or not."""
+        return frozenset(self.voters) | frozenset(self.outgoing) | frozenset(self.learners) | frozenset(self.learners_next)
+
+
+class ChangeKind(enum.IntEnum):
+    ADD_VOTER = 0
+    """Adds a voter, or makes a learner one."""
+    ADD_LEARNER = 1
+    """Adds a learner, or makes a voter one."""
+    REMOVE = 2
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True):
+    """One step of a configuration change."""
+
+    kind: ChangeKind
+    member: int
+
+
+class ConfigurationChange(msgspec.Struct, frozen=True, array_like=True):
+    """The data of a CONFIGURATION entry. No changes means: leave the joint configuration."""
+
+    base: int
+    """``Configuration.index`` of the configuration that this change is based on; on any other it is void."""
+    changes: tuple[Change, ...] = ()
+    context: bytes = b""
+    """For the proposer: handed through to the state machine, not looked at by Raft."""
+
+
+class SnapshotMeta(msgspec.Struct, frozen=True, array_like=True):
+    """What a snapshot replaces: the log up to and including (index, term), under this configuration."""
+
+    index: int
+    term: int
+    configuration: Configuration
+    id: str = ""
+    """Names one particular file image: chunks of different images never mix."""
+    size: int = 0
+    """Bytes of the whole image."""
+
+
+class RequestVote(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """RequestVote RPC (paper, figure 2); ``pre_vote`` asks without raising the term (thesis, section 9.6)."""
+
+    sender: int
+    to: int
+    term: int
+    last_log_index: int
+    last_log_term: int
+    pre_vote: bool = False
+    leadership_transfer: bool = False
+    """Sent on the leader's own wish: voters do not refuse it for having heard from a leader (thesis, 3.10)."""
+
+
+class RequestVoteResponse(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    sender: int
+    to: int
+    term: int
+    vote_granted: bool
+    pre_vote: bool = False
+
+
+class AppendEntries(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """AppendEntries RPC (paper, figure 2)."""
+
+    sender: int
+    to: int
+    term: int
+    prev_log_index: int
+    prev_log_term: int
+    leader_commit: int
+    entries: tuple[Entry, ...] = ()
+
+
+class AppendEntriesResponse(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """``success``: the log matches the leader's up to ``index``. Otherwise ``index`` is the refused
+    ``prev_log_index`` and the hint says where the logs may meet (paper, end of section 5.3)."""
+
+    sender: int
+    to: int
+    term: int
+    success: bool
+    index: int
+    hint_index: int = 0
+    hint_term: int = 0
+
+
+class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """An empty AppendEntries that needs no log check; ``context`` confirms leadership for reads (thesis, 6.4)."""
+
+    sender: int
+    to: int
+    term: int
+    leader_commit: int
+    context: int = 0
+
+
+class HeartbeatResponse(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    sender: int
+    to: int
+    term: int
+    context: int = 0
+
+
+class InstallSnapshot(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """InstallSnapshot RPC (paper, figure 13): one chunk of an image."""
+
+    sender: int
+    to: int
+    term: int
+    meta: SnapshotMeta
+    offset: int
+    data: bytes
+    done: bool
+
+
+class InstallSnapshotResponse(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """``offset`` is where the receiver wants to go on; ``installed`` that its log now begins behind ``index``."""
+
+    sender: int
+    to: int
+    term: int
+    index: int
+    id: str
+    offset: int
+    installed: bool = False
+    rejected: bool = False
+    """The image is damaged or unusable: start again with a new one."""
+
+
+class ReadIndex(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """A follower asks the leader for an index at which reads are linearizable (thesis, section 6.4)."""
+
+    sender: int
+    to: int
+    term: int
+    context: int
+
+
+class ReadIndexResponse(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    sender: int
+    to: int
+    term: int
+    context: int
+    index: int
+
+
+class TimeoutNow(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """The leader asks a caught-up follower to campaign at once (thesis, section 3.10)."""
+
+    sender: int
+    to: int
+    term: int
+
+
+Message = (
+    RequestVote
+    | RequestVoteResponse
+    | AppendEntries
+    | AppendEntriesResponse
+    | Heartbeat
+    | HeartbeatResponse
+    | InstallSnapshot
+    | InstallSnapshotResponse
+    | ReadIndex
+    | ReadIndexResponse
+    | TimeoutNow
+)

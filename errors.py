@@ -1,0 +1,116 @@
+"""Every error that RayKeeper raises, in one tree under :class:`KeeperError`.
+
+``applied`` tells a caller what became of a write that ended in the error: ``False`` means that it had no effect and
+never will, ``None`` means that nobody can know (it may have taken effect, or may still). No error is raised for a
+write that is known to have taken effect. Errors pickle, because they cross process borders as results of Ray tasks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class KeeperError(Exception):
+    """Base of all errors of RayKeeper.
+
+    Attributes:
+        applied: ``False`` if the request had no effect, ``None`` if its outcome is unknown.
+    """
+
+    applied: bool | None = False
+
+    def __init__(self, message: str = "", *, applied: bool | None = False) -> None:
+        super().__init__(message)
+        self.applied = applied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__.copy())
+
+
+def _rebuild(kind: type[KeeperError], args: tuple[Any, ...], state: dict[str, Any]) -> KeeperError:
+    """Restore a pickled error without running its constructor, whose signature differs from class to class."""
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class ClusterNotFound(KeeperError):
+    """No cluster of that name runs in the Ray cluster, or no Ray cluster can be reached."""
+
+
+class ClusterMismatch(KeeperError):
+    """A name, a cluster id or a data directory contradicts what is already there."""
+
+
+class InvalidArgument(KeeperError, ValueError):
+    """An argument has the wrong type, or a value that is never valid."""
+
+
+class RequestTooLarge(KeeperError):
+    """A request is over a limit of ``raykeeper.limits``; it was refused before anything happened."""
+
+
+class Unavailable(KeeperError):
+    """No quorum could be reached within the timeout, or the cluster is overloaded."""
+
+
+class RequestTimeout(KeeperError):
+    """No answer came within the timeout; a write may or may not have taken effect (``applied`` says what is known)."""
+
+
+class CompactedError(KeeperError):
+    """The revision asked for was compacted away.
+
+    Attributes:
+        compact_revision: revisions below this one are gone.
+    """
+
+    def __init__(self, compact_revision: int, *, applied: bool | None = False) -> None:
+        super().__init__(f"revisions below {compact_revision} are compacted", applied=applied)
+        self.compact_revision = compact_revision
+
+
+class FutureRevisionError(KeeperError):
+    """The revision asked for does not exist yet."""
+
+
+class LeaseNotFound(KeeperError):
+    """The lease does not exist, or has expired."""
+
+
+class LeaseLost(KeeperError):
+    """A lease can no longer be guaranteed to be alive."""
+
+
+class LockLost(KeeperError):
+    """The lock is no longer held under the token that the request was guarded by."""
+
+
+class SessionExpired(KeeperError):
+    """The client's session ended while the call was open, so its outcome is unknown and it is not sent again."""
+
+
+class NoSpace(KeeperError):
+    """The cluster is read-only because a member runs out of disk space; deletes and compaction still work."""
+
+
+class DataCorrupted(KeeperError):
+    """Data on disk is damaged in a way that may not be repaired silently."""
+
+
+class SpecError(KeeperError):
+    """A cluster spec is wrong.
+
+    Attributes:
+        source: the file the spec was read from, or a word for where it came from.
+        field: dotted path of the wrong field, empty if the whole is wrong.
+        expected: what would have been right.
+    """
+
+    def __init__(self, source: str, field: str, expected: str) -> None:
+        where = f"{source}: {field}" if field else source
+        super().__init__(f"{where}: expected {expected}")
+        self.source = source
+        self.field = field
+        self.expected = expected

@@ -1,0 +1,102 @@
+"""All limits and timings of RayKeeper, in one place.
+
+``Limits`` and ``Timings`` are what a cluster spec may change; the constants below them are fixed. Each queue, buffer,
+window and wait of the product takes its bound from here. Sizes are bytes, times are seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Bytes = Annotated[int, msgspec.Meta(ge=1024)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Timings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Timings of the members. Raft's condition holds: message delay << election timeout << time between failures."""
+
+    heartbeat_interval: Seconds = 0.1
+    """How often a leader says that it is there; also the length of one Raft tick."""
+    election_timeout: Seconds = 1.0
+    """A follower that heard nothing for one to two times this long campaigns."""
+    session_ttl: Seconds = 60.0
+    """A client process that said nothing for this long loses its session."""
+    request_ttl: Seconds = 3600.0
+    """How long the answer to a request that carried a ``request_id`` is remembered, at least."""
+    replace_after: Seconds = 60.0
+    """How long a member must be missed before the supervisor may replace it."""
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds that a cluster spec may change."""
+
+    max_key_bytes: Count = 16 * 1024
+    max_request_bytes: Bytes = 1536 * 1024
+    """Largest single request (put, transaction, ...): its keys and values together; etcd's default."""
+    max_txn_operations: Count = 128
+    """Operations in one transaction, nested ones and comparisons included; etcd's default."""
+    max_page_items: Count = 1000
+    """Keys in one page of a range read; longer ranges are fetched in several pages."""
+    max_page_bytes: Bytes = 4 * 1024 * 1024
+    """Bytes in one page of a range read or in one answer; at least one item always fits."""
+    max_deleted_keys: Count = 10_000
+    """Keys that one range delete may remove: one command touches a bounded number of keys."""
+
+    max_batch_requests: Count = 1000
+    """Requests of one process that travel in one call."""
+    max_batch_bytes: Bytes = 2 * 1024 * 1024
+    max_pending_requests: Count = 50_000
+    """Requests of one process that wait for an answer; more are refused with ``Unavailable``."""
+    max_calls_in_flight: Count = 4
+    """Batches of one process on their way to one member."""
+
+    max_inbox_batches: Count = 4096
+    """Client batches that wait in one member; more are refused with ``Unavailable``."""
+    max_inbox_bytes: Bytes = 64 * 1024 * 1024
+    max_uncommitted_bytes: Bytes = 64 * 1024 * 1024
+    """Proposed and not yet committed bytes at a leader; more proposals are refused with ``Unavailable``."""
+    max_append_bytes: Bytes = 1024 * 1024
+    """Entries in one AppendEntries (at least one always fits)."""
+    max_append_messages_in_flight: Count = 64
+    max_append_bytes_in_flight: Bytes = 16 * 1024 * 1024
+    max_apply_bytes: Bytes = 4 * 1024 * 1024
+    """Entries that one turn of a member's loop applies in one batch (at least one always fits)."""
+
+    max_sessions: Count = 20_000
+    max_session_answers: Count = 20_000
+    """Answers remembered for one session until the client confirms them."""
+    max_session_answer_bytes: Bytes = 32 * 1024 * 1024
+    max_remembered_requests: Count = 200_000
+    """``request_id`` answers remembered; when full, requests with a new id are refused with ``Unavailable``."""
+
+    log_cut_entries: Count = 20_000
+    """The Raft log is cut when it holds this many applied entries beyond ``log_keep_entries``..."""
+    log_cut_bytes: Bytes = 64 * 1024 * 1024
+    """... or this many bytes."""
+    log_keep_entries: Count = 5_000
+    """Entries kept behind a cut, so that a member that is a little behind needs no snapshot."""
+    snapshot_chunk_bytes: Bytes = 1024 * 1024
+    log_cache_bytes: Bytes = 8 * 1024 * 1024
+    """Newest entries of the log kept in memory."""
+    compaction_slice_keys: Count = 500
+    """Versions looked at in one slice of physical compaction, so that a slice stays short."""
+
+
+# A turn of a member's loop: Raft messages first, then client batches, never longer than this.
+TURN_EVENTS = 256
+TURN_BYTES = 4 * 1024 * 1024
+TURN_SECONDS = 0.01
+MAX_PEER_FRAMES = 4096
+"""Frames from peers that wait in a member's inbox; more are dropped, as a network drops messages."""
+
+# Threads of a member actor, by concurrency group. Waiters of one group never occupy another.
+CLIENT_THREADS = 256
+PEER_THREADS = 32
+CONTROL_THREADS = 16
+
+DEFAULT_TIMEOUT = 10.0
+"""Timeout of a client call that names none."""
+MAX_NESTED_TXNS = 3

@@ -1,0 +1,292 @@
+"""The commands of the state machine: what stands in the data of a log entry, and what applying it answers.
+
+The structs are tagged and encode as compact arrays; an older member refuses a tag that it does not know. A command
+holds everything that applying it needs: no clock, no randomness, no member's own state. Revisions, versions, leases
+and transactions mean what they mean in the etcd v3 API.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+KEEP_LEASE = -1
+"""``Put.lease``: leave the lease that the key has."""
+
+
+class Sort(enum.IntEnum):
+    """What a range is sorted by (etcd: RangeRequest.SortTarget)."""
+
+    KEY = 0
+    VERSION = 1
+    CREATE_REVISION = 2
+    MOD_REVISION = 3
+    VALUE = 4
+
+
+class KeyRange(msgspec.Struct, frozen=True, array_like=True):
+    """One key (``end`` is ``None``), keys from ``key`` up to but without ``end``, or from ``key`` on (``end`` empty)."""
+
+    key: bytes
+    end: bytes | None = None
+
+
+class Put(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    key: bytes
+    value: bytes | None
+    """``None`` leaves the value that the key has (and fails with KEY_NOT_FOUND if there is no such key)."""
+    lease: int = 0
+    """Lease id, 0 for none, ``KEEP_LEASE`` to leave what is there."""
+    prev: bool = False
+
+
+class Delete(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    keys: KeyRange
+    prev: bool = False
+
+
+class Range(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """A read. ``revision`` 0 means now; ``limit`` 0 means no limit but the page's."""
+
+    keys: KeyRange
+    revision: int = 0
+    limit: int = 0
+    sort: Sort = Sort.KEY
+    descending: bool = False
+    keys_only: bool = False
+    count_only: bool = False
+
+
+class Target(enum.IntEnum):
+    """What a comparison looks at (etcd: Compare.CompareTarget)."""
+
+    VERSION = 0
+    CREATE_REVISION = 1
+    MOD_REVISION = 2
+    VALUE = 3
+    LEASE = 4
+
+
+class Relation(enum.IntEnum):
+    EQUAL = 0
+    GREATER = 1
+    LESS = 2
+    NOT_EQUAL = 3
+
+
+class Comparison(msgspec.Struct, frozen=True, array_like=True):
+    """True if it holds for every key of the range that exists; a single key that does not exist counts as all zeros
+    (and any comparison of its value is false), an empty range as true: etcd's rules."""
+
+    keys: KeyRange
+    target: Target
+    relation: Relation
+    operand: int | bytes
+
+
+class Txn(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    compare: tuple[Comparison, ...] = ()
+    success: tuple[Put | Delete | Range | Txn, ...] = ()
+    failure: tuple[Put | Delete | Range | Txn, ...] = ()
+
+
+class Compact(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    revision: int
+
+
+class LeaseGrant(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    id: int
+    """0 lets the state machine choose one."""
+    ttl: float
+
+
+class LeaseRevoke(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    id: int
+
+
+Operation = Put | Delete | Range | Txn | Compact | LeaseGrant | LeaseRevoke
+"""What a client may ask for inside a session."""
+
+
+class ClientWrite(msgspec.Struct, frozen=True, array_like=True):
+    sequence: int
+    operation: Operation
+    request_id: bytes | None = None
+
+
+class ClientWrites(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """Writes of one session. Every sequence below ``low`` is answered or given up: its answer may be forgotten, and a
+    write with such a sequence is refused without effect."""
+
+    session: int
+    low: int
+    writes: tuple[ClientWrite, ...]
+
+
+class OpenSession(msgspec.Struct, frozen=True, array_like=True, tag=21):
+    """Answers ``SessionOpened``; repeated with the same nonce, the same session."""
+
+    nonce: bytes
+    ttl: float
+
+
+class CloseSession(msgspec.Struct, frozen=True, array_like=True, tag=22):
+    session: int
+
+
+class Expiry(msgspec.Struct, frozen=True, array_like=True):
+    id: int
+    renewals: int
+    """Renewal count that the proposer saw: void if another renewal came between."""
+
+
+class ExpireSessions(msgspec.Struct, frozen=True, array_like=True, tag=23):
+    """Proposed by a leader only; void unless the entry's term is ``term``."""
+
+    term: int
+    sessions: tuple[Expiry, ...]
+
+
+class ExpireLeases(msgspec.Struct, frozen=True, array_like=True, tag=24):
+    """As ExpireSessions; each lease's keys go in one revision."""
+
+    term: int
+    leases: tuple[Expiry, ...]
+
+
+class Remaining(msgspec.Struct, frozen=True, array_like=True):
+    id: int
+    seconds: float
+
+
+class CheckpointLeases(msgspec.Struct, frozen=True, array_like=True, tag=25):
+    """Remaining times, so that a new leader does not start every lease anew. Void unless the entry's term is ``term``."""
+
+    term: int
+    leases: tuple[Remaining, ...]
+
+
+class RenewLeases(msgspec.Struct, frozen=True, array_like=True, tag=26):
+    """Resets the remaining time to the TTL and counts a renewal."""
+
+    term: int
+    leases: tuple[int, ...]
+
+
+class ForgetRequests(msgspec.Struct, frozen=True, array_like=True, tag=27):
+    """Drop the answers of request ids that were applied at or below this log index."""
+
+    index: int
+
+
+class Configure(msgspec.Struct, frozen=True, array_like=True, tag=28):
+    """New limits and timings, as encoded by ``limits``; the state machine keeps them, the members follow."""
+
+    settings: bytes
+
+
+class RegisterMember(msgspec.Struct, frozen=True, array_like=True, tag=29):
+    """What is known of a member besides its part in the configuration: an encoded description, empty to forget it."""
+
+    member: int
+    description: bytes
+
+
+Command = (
+    ClientWrites
+    | OpenSession
+    | CloseSession
+    | ExpireSessions
+    | ExpireLeases
+    | CheckpointLeases
+    | RenewLeases
+    | ForgetRequests
+    | Configure
+    | RegisterMember
+)
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A key with its value as of some revision (etcd: mvccpb.KeyValue)."""
+
+    key: bytes
+    value: bytes
+    create_revision: int
+    mod_revision: int
+    version: int
+    lease: int
+
+
+class PutAnswer(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    revision: int
+    prev: Item | None = None
+
+
+class DeleteAnswer(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    revision: int
+    deleted: int
+    prev: tuple[Item, ...] = ()
+
+
+class RangeAnswer(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """``count`` is the number of keys in the whole range, whatever the limit; ``more`` says that items were left out."""
+
+    revision: int
+    items: tuple[Item, ...]
+    count: int
+    more: bool = False
+
+
+class TxnAnswer(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    revision: int
+    succeeded: bool
+    responses: tuple[PutAnswer | DeleteAnswer | RangeAnswer | TxnAnswer, ...]
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """For commands that answer nothing but the revision they left."""
+
+    revision: int
+
+
+class SessionOpened(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    session: int
+
+
+class LeaseGranted(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    id: int
+    ttl: float
+
+
+class Reason(enum.IntEnum):
+    """Why a command had no effect."""
+
+    COMPACTED = 0
+    FUTURE_REVISION = 1
+    LEASE_NOT_FOUND = 2
+    LEASE_EXISTS = 3
+    KEY_NOT_FOUND = 4
+    SESSION_EXPIRED = 5
+    BELOW_MARK = 6
+    """The sequence lies below the session's mark: answered or given up before."""
+    TOO_LARGE = 7
+    FULL = 8
+    """A table of the state machine is at its bound (sessions, answers, request ids)."""
+    INVALID = 9
+    NO_SPACE = 10
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """The command had no effect."""
+
+    reason: Reason
+    detail: int = 0
+    """COMPACTED: the compact revision. FUTURE_REVISION: the current one."""
+    message: str = ""
+
+
+Answer = PutAnswer | DeleteAnswer | RangeAnswer | TxnAnswer | Done | SessionOpened | LeaseGranted | Failed
