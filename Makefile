@@ -1,0 +1,46 @@
+# A fresh clone with Python 3.10+, pip and make needs nothing else: every target builds the virtual environment it
+# uses, and builds it anew only when pyproject.toml changes.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: run test lint unit simulation cluster clean
+.DEFAULT_GOAL := test
+
+# The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a leader killed midway.
+run: $(STAMP)
+	@$(BIN)/python examples/index_stdlib.py cluster.yaml
+
+test: lint unit simulation cluster
+
+lint: $(STAMP)
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --no-error-summary
+
+unit: $(STAMP)
+	@$(BIN)/python -m pytest -q -n auto tests/unit
+
+simulation: $(STAMP)
+	@$(BIN)/python -m pytest -q -n auto tests/simulation
+
+# Real Ray and real processes: one test at a time, so that timings mean something.
+cluster: $(STAMP)
+	@$(BIN)/python -m pytest -q tests/cluster
+
+# Debian splits ensurepip off python3: there the system's own pip fills the environment.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "RayKeeper needs Python 3.10 or newer")'
+	@echo "installing into $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { $(PYTHON) -m venv --without-pip $(VENV) && \
+	    $(PYTHON) -m pip --quiet --python $(BIN)/python install pip; }
+	@$(PIP) install --upgrade pip 'setuptools>=77' wheel
+	@$(PIP) install --no-build-isolation -e '.[test]'
+	@touch $@
+
+clean:
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

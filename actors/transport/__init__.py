@@ -1,0 +1,1 @@
+"""How messages travel between members, and between clients and members."""

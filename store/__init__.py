@@ -1,0 +1,1 @@
+"""Everything that a member keeps on disk, on RocksDB."""
