@@ -23,6 +23,8 @@ class Writes(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True):
+    """One read inside a ``Reads`` frame."""
+
     range: Range
     at_least: int = 0
     """Wait until the member has applied this revision (serializable reads that may not go back)."""
@@ -46,7 +48,8 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class KeepAlive(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """Answered with ``Written(answers=(Done,))`` once a quorum confirmed the leader after the arrival, or Failed(SESSION_EXPIRED)."""
+    """Answered with ``Written``: ``Done`` once a quorum confirmed the leader after the arrival, or
+    ``Failed(SESSION_EXPIRED)``."""
 
     cluster: int
     deadline: float
@@ -54,6 +57,8 @@ class KeepAlive(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
 
 class Close(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Ends a session at the client's wish; answered with ``Written(answers=(Done,))``."""
+
     cluster: int
     deadline: float
     session: int
@@ -79,6 +84,8 @@ class ReadReply(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
 
 class Opened(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """A session was opened; it ends if nothing is heard from it for ``ttl`` seconds."""
+
     session: int
     ttl: float
 
@@ -104,6 +111,8 @@ class Refusal(enum.IntEnum):
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """The whole frame was refused; ``message`` is for people."""
+
     refusal: Refusal
     leader: int = 0
     message: str = ""
@@ -139,6 +148,8 @@ class MemberStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """The answer to ``AskStatus``."""
+
     status: MemberStatus
 
 

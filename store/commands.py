@@ -26,13 +26,15 @@ class Sort(enum.IntEnum):
 
 
 class KeyRange(msgspec.Struct, frozen=True, array_like=True):
-    """One key (``end`` is ``None``), keys from ``key`` up to but without ``end``, or from ``key`` on (``end`` empty)."""
+    """One key (``end`` is ``None``), keys with ``key <= k < end``, or all from ``key`` on (``end`` is empty)."""
 
     key: bytes
     end: bytes | None = None
 
 
 class Put(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Write one key (etcd: PutRequest)."""
+
     key: bytes
     value: bytes | None
     """``None`` leaves the value that the key has (and fails with KEY_NOT_FOUND if there is no such key)."""
@@ -42,6 +44,8 @@ class Put(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Delete(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Delete a key or a range (etcd: DeleteRangeRequest)."""
+
     keys: KeyRange
     prev: bool = False
 
@@ -69,6 +73,8 @@ class Target(enum.IntEnum):
 
 
 class Relation(enum.IntEnum):
+    """How a comparison relates what it finds to its operand (etcd: Compare.CompareResult)."""
+
     EQUAL = 0
     GREATER = 1
     LESS = 2
@@ -86,22 +92,30 @@ class Comparison(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Txn(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """If all comparisons hold, do ``success``, else ``failure``, in one revision (etcd: TxnRequest)."""
+
     compare: tuple[Comparison, ...] = ()
     success: tuple[Put | Delete | Range | Txn, ...] = ()
     failure: tuple[Put | Delete | Range | Txn, ...] = ()
 
 
 class Compact(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Forget the versions that are overtaken at this revision (etcd: CompactionRequest)."""
+
     revision: int
 
 
 class LeaseGrant(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Make a lease of ``ttl`` seconds (etcd: LeaseGrantRequest)."""
+
     id: int
     """0 lets the state machine choose one."""
     ttl: float
 
 
 class LeaseRevoke(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """End a lease and delete its keys (etcd: LeaseRevokeRequest)."""
+
     id: int
 
 
@@ -110,6 +124,8 @@ Operation = Put | Delete | Range | Txn | Compact | LeaseGrant | LeaseRevoke
 
 
 class ClientWrite(msgspec.Struct, frozen=True, array_like=True):
+    """One write inside ``ClientWrites``, numbered within its session."""
+
     sequence: int
     operation: Operation
     request_id: bytes | None = None
@@ -132,10 +148,14 @@ class OpenSession(msgspec.Struct, frozen=True, array_like=True, tag=21):
 
 
 class CloseSession(msgspec.Struct, frozen=True, array_like=True, tag=22):
+    """End a session at its owner's wish."""
+
     session: int
 
 
 class Expiry(msgspec.Struct, frozen=True, array_like=True):
+    """One session or lease that its proposer saw run out."""
+
     id: int
     renewals: int
     """Renewal count that the proposer saw: void if another renewal came between."""
@@ -156,12 +176,14 @@ class ExpireLeases(msgspec.Struct, frozen=True, array_like=True, tag=24):
 
 
 class Remaining(msgspec.Struct, frozen=True, array_like=True):
+    """Seconds that a lease has left."""
+
     id: int
     seconds: float
 
 
 class CheckpointLeases(msgspec.Struct, frozen=True, array_like=True, tag=25):
-    """Remaining times, so that a new leader does not start every lease anew. Void unless the entry's term is ``term``."""
+    """Remaining times, so that a new leader does not start every lease anew. Void in any term but ``term``."""
 
     term: int
     leases: tuple[Remaining, ...]
@@ -222,18 +244,22 @@ class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class PutAnswer(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The revision that the put made, and the item before it if asked for."""
+
     revision: int
     prev: Item | None = None
 
 
 class DeleteAnswer(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """The revision, how many keys were deleted, and the items before if asked for."""
+
     revision: int
     deleted: int
     prev: tuple[Item, ...] = ()
 
 
 class RangeAnswer(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """``count`` is the number of keys in the whole range, whatever the limit; ``more`` says that items were left out."""
+    """``count`` is the number of keys in the range, whatever the limit; ``more`` says that items were left out."""
 
     revision: int
     items: tuple[Item, ...]
@@ -242,6 +268,8 @@ class RangeAnswer(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class TxnAnswer(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Which branch ran, and an answer for each of its operations."""
+
     revision: int
     succeeded: bool
     responses: tuple[PutAnswer | DeleteAnswer | RangeAnswer | TxnAnswer, ...]
@@ -254,10 +282,14 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 class SessionOpened(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """The id of the session that was opened."""
+
     session: int
 
 
 class LeaseGranted(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """The id of the lease, and the time to live that it got."""
+
     id: int
     ttl: float
 

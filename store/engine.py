@@ -1,7 +1,7 @@
 """The line between RayKeeper and the disk: an ordered store with column families, and the folder it lives in.
 
-``Engine`` and ``Disk`` say what the rest of ``store`` may ask for. ``RocksEngine`` and ``RocksDisk`` answer with RocksDB
-and the file system; the simulator answers with memory that forgets what was not synced.
+``Engine`` and ``Disk`` say what the rest of ``store`` may ask for. ``RocksEngine`` and ``RocksDisk`` answer with the
+real RocksDB and file system; the simulator answers with memory that forgets what was not synced.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Engine(Protocol):
         ...
 
     def write(self, writes: Iterable[Write]) -> None:
-        """Apply all writes or none. They survive a crash of the process at once, a loss of power only after ``sync``."""
+        """Apply all writes or none: safe from a crash of the process at once, from a loss of power after ``sync``."""
         ...
 
     def sync(self) -> None:
@@ -60,7 +60,9 @@ class Disk(Protocol):
         """
         ...
 
-    def exists(self, path: str) -> bool: ...
+    def exists(self, path: str) -> bool:
+        """Whether there is a file or a folder."""
+        ...
 
     def list(self, path: str) -> list[str]:
         """Names in a folder, sorted; empty if there is no such folder."""

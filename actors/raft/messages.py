@@ -58,10 +58,14 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True):
     @property
     def members(self) -> frozenset[int]:
         """All ids that take part, voters or not."""
-        return frozenset(self.voters) | frozenset(self.outgoing) | frozenset(self.learners) | frozenset(self.learners_next)
+        return (
+            frozenset(self.voters) | frozenset(self.outgoing) | frozenset(self.learners) | frozenset(self.learners_next)
+        )
 
 
 class ChangeKind(enum.IntEnum):
+    """What one step of a configuration change does to a member."""
+
     ADD_VOTER = 0
     """Adds a voter, or makes a learner one."""
     ADD_LEARNER = 1
@@ -112,6 +116,8 @@ class RequestVote(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class RequestVoteResponse(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """The answer to RequestVote; ``pre_vote`` repeats the request's."""
+
     sender: int
     to: int
     term: int
@@ -155,6 +161,8 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 class HeartbeatResponse(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """The answer to Heartbeat; ``context`` repeats the request's."""
+
     sender: int
     to: int
     term: int
@@ -197,6 +205,8 @@ class ReadIndex(msgspec.Struct, frozen=True, array_like=True, tag=9):
 
 
 class ReadIndexResponse(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """The leader's answer: reads are linearizable once ``index`` is applied."""
+
     sender: int
     to: int
     term: int
