@@ -97,6 +97,20 @@ CLIENT_THREADS = 256
 PEER_THREADS = 32
 CONTROL_THREADS = 16
 
+MAX_MEMBERS = 9
+"""Members that a spec may ask for: each more makes every write wait for more disks, and seven survive three deaths."""
+
 DEFAULT_TIMEOUT = 10.0
 """Timeout of a client call that names none."""
 MAX_NESTED_TXNS = 3
+
+MAX_READY_ROUNDS = 8
+"""Times that one turn goes round writing, sending and applying before it looks at its inbox again."""
+MAX_EXPIRIES_AT_ONCE = 500
+"""Sessions that one log entry ends."""
+READ_RETRY_HEARTBEATS = 3
+"""A ReadIndex round without an answer is asked anew after this many heartbeats."""
+COMPACTION_PAUSE = 0.01
+"""Seconds between two slices of physical compaction."""
+SNAPSHOT_IDLE = 60.0
+"""A snapshot image that nobody fetched from for this long is removed."""

@@ -1,0 +1,414 @@
+"""A member without Ray: one object that owns the consensus core and the state machine, and does one turn at a time.
+
+A turn takes what has gathered: it steps the messages of peers, counts the clock, takes the events of the threads around
+it, and then works off what the core has ready, in the order on which all safety rests:
+
+    send what may go at once -> write entries and hard state, one fsync -> send promises -> apply, one write -> answer
+
+No threads, no clock of its own, no randomness of its own: ``member.py`` runs it on a thread with real time, the
+simulator runs the same code in an imagined world. Only the owner of the loop may call it; what other threads may read
+is said at each property.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from ..limits import (
+    COMPACTION_PAUSE,
+    MAX_EXPIRIES_AT_ONCE,
+    MAX_READY_ROUNDS,
+    READ_RETRY_HEARTBEATS,
+    Limits,
+    Timings,
+)
+from ..store.commands import Answer, Command, ExpireSessions, Expiry, ForgetRequests, SessionOpened
+from ..store.folder import MemberFolder
+from ..store.state import State
+from .events import (
+    BackgroundDone,
+    Event,
+    LeadershipTransfer,
+    MembershipChange,
+    Proposal,
+    ReadAsked,
+    SessionRenewal,
+    Unreachable,
+)
+from .protocol import Refusal, Refused
+from .raft import Entry, Node, NodeConfig, NotLeader, ProposalRefused
+from .raft.messages import Configuration, EntryKind, Message
+from .reads import ReadRounds
+from .snapshots import Background, MemberStorage, Snapshots
+from .timekeeper import Countdown, Memory
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Server:
+    """One member's consensus and state.
+
+    Args:
+        folder: the member's opened data; the server closes it.
+        timings, limits: as the cluster runs with them.
+        send: takes messages for peers; may lose, never block.
+        clock: monotonic seconds that run on while the machine sleeps.
+        rng: for election timeouts.
+        background: runs slow work elsewhere and brings its end back as an event (see ``snapshots``).
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: MemberFolder,
+        timings: Timings,
+        limits: Limits,
+        send: Callable[[Sequence[Message]], None],
+        clock: Callable[[], float],
+        rng: random.Random,
+        background: Background,
+    ) -> None:
+        self.folder = folder
+        self.timings = timings
+        self.limits = limits
+        self._send = send
+        self._clock = clock
+        self._snapshots = Snapshots(folder, limits, background)
+        self.node = Node(
+            NodeConfig(
+                id=folder.identity.member,
+                election_ticks=max(2, round(timings.election_timeout / timings.heartbeat_interval)),
+                heartbeat_ticks=1,
+                max_append_bytes=limits.max_append_bytes,
+                max_append_messages_in_flight=limits.max_append_messages_in_flight,
+                max_append_bytes_in_flight=limits.max_append_bytes_in_flight,
+                max_uncommitted_bytes=limits.max_uncommitted_bytes,
+                max_apply_bytes=limits.max_apply_bytes,
+                snapshot_chunk_bytes=limits.snapshot_chunk_bytes,
+            ),
+            MemberStorage(folder, self._snapshots),
+            hard_state=folder.log.hard_state,
+            configuration=folder.state.configuration,
+            applied=folder.state.applied_index,
+            rng=rng,
+        )
+        self._proposals: dict[int, tuple[int, Proposal]] = {}
+        """By log index: the term it was proposed in, and who waits."""
+        self._reads = ReadRounds(READ_RETRY_HEARTBEATS * timings.heartbeat_interval)
+        self._sessions = Countdown()
+        self._requests = Memory(timings.request_ttl)
+        self._leading_term = 0
+        self._last_tick = clock()
+        self._next_sweep = self._last_tick
+        self._compact_at: float | None = self._last_tick
+        self._expiry_index = 0
+        """Log index of the session expiry that is under way, 0 for none."""
+        self._work_left = False
+
+    # -- what other threads may read ----------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """The state machine; its reads may run on any thread. A snapshot from the leader replaces it."""
+        return self.folder.state
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this member believes that it leads; only a confirmed read proves it."""
+        return self.node.role == "leader"
+
+    @property
+    def leader(self) -> int:
+        """The leader as far as this member knows, 0 if it knows of none."""
+        return self.node.leader
+
+    # -- the turn -----------------------------------------------------------------------------------------------------
+
+    def turn(self, messages: Sequence[Message], events: Sequence[Event]) -> None:
+        """Do one turn: take messages and events, then work off what became ready."""
+        now = self._clock()
+        for message in messages:
+            self.node.step(message)
+        self._tick(now)
+        self._take(events, now)
+        self._reads.ask(self.node, now)
+        self._work_off()
+        self._follow_leadership(now)
+        if self.is_leader:
+            self._lead(now)
+        if now >= self._next_sweep:
+            self._next_sweep = now + self.timings.heartbeat_interval
+            self._give_up_waits(now)
+            self._cut_log()
+        self._compact(now)
+        if self.node.has_ready():
+            self._work_off()
+            self._follow_leadership(now)
+        self._work_left = self.node.has_ready()
+
+    def next_wakeup(self) -> float:
+        """The clock time by which :meth:`turn` must be called again, events or not."""
+        if self._work_left:
+            return self._last_tick
+        wakeup = self._last_tick + self.timings.heartbeat_interval
+        if self._compact_at is not None:
+            wakeup = min(wakeup, self._compact_at)
+        return wakeup
+
+    def stop(self, why: str) -> None:
+        """Answer everybody who waits, and close the data. The server is of no use afterwards."""
+        refused = Refused(Refusal.NOT_SERVING, message=why)
+        lost = Refused(Refusal.LOST, message=why)
+        self._drop_proposals(lost)
+        self._reads.refuse_all(refused)
+        self.folder.close()
+
+    def _tick(self, now: float) -> None:
+        """Tell the core how much time has passed.
+
+        After a pause of this process a leader counts all of it, so that check-quorum sees it (up to one timeout beyond
+        which nothing more can happen); others count little, because not having listened is no proof of silence.
+        """
+        interval = self.timings.heartbeat_interval
+        ticks = int((now - self._last_tick) / interval)
+        if ticks <= 0:
+            return
+        self._last_tick += ticks * interval
+        most = 2 * self.node.config.election_ticks if self.is_leader else 3
+        for _ in range(min(ticks, most)):
+            self.node.tick()
+
+    def _take(self, events: Sequence[Event], now: float) -> None:
+        proposals: list[Proposal] = []
+        for event in events:
+            if isinstance(event, Proposal):
+                proposals.append(event)
+            elif isinstance(event, ReadAsked):
+                self._reads.add(event, self.state)
+            elif isinstance(event, SessionRenewal):
+                self._renew(event)
+            elif isinstance(event, BackgroundDone):
+                event.then()
+            elif isinstance(event, Unreachable):
+                self.node.report_unreachable(event.member)
+            elif isinstance(event, LeadershipTransfer):
+                self._transfer(event)
+            else:
+                self._change_membership(event)
+        if proposals:
+            self._propose(proposals)
+
+    def _propose(self, proposals: list[Proposal]) -> None:
+        try:
+            index = self.node.propose([proposal.data for proposal in proposals])
+        except NotLeader:
+            self._refuse(proposals, self._not_leader())
+            return
+        except ProposalRefused as error:
+            if len(proposals) > 1:  # what fits still goes
+                for proposal in proposals:
+                    self._propose([proposal])
+                return
+            self._refuse(proposals, Refused(Refusal.OVERLOADED, self.leader, str(error)))
+            return
+        term = self.node.term
+        for proposal in proposals:
+            self._proposals[index] = (term, proposal)
+            index += 1
+
+    @staticmethod
+    def _refuse(proposals: Sequence[Proposal], refused: Refused) -> None:
+        for proposal in proposals:
+            proposal.done(refused)
+
+    def _not_leader(self) -> Refused:
+        return Refused(Refusal.NOT_LEADER, self.leader)
+
+    def _renew(self, renewal: SessionRenewal) -> None:
+        """A keep-alive counts only once a quorum confirmed, after its arrival, that this member still leads."""
+        if not self.is_leader:
+            renewal.done(self._not_leader())
+            return
+
+        def confirmed(refused: Refused | None) -> None:
+            if refused is not None:
+                renewal.done(refused)
+            elif renewal.session not in self.state.sessions:
+                renewal.done(False)
+            elif not self.is_leader:
+                renewal.done(self._not_leader())
+            elif self._sessions.renew(renewal.session, renewal.arrival + self.state.sessions[renewal.session].ttl):
+                renewal.done(True)
+            else:
+                renewal.done(Refused(Refusal.OVERLOADED, self.leader, "the session is expiring: ask again"))
+
+        self._reads.add(ReadAsked(deadline=renewal.deadline, done=confirmed), self.state)
+
+    def _transfer(self, event: LeadershipTransfer) -> None:
+        if not self.is_leader:
+            event.done(self._not_leader())
+            return
+        target = event.target or self.node.most_up_to_date_peer()
+        if target != self.node.id:
+            self.node.transfer_leadership(target)
+        event.done(None)
+
+    def _change_membership(self, event: MembershipChange) -> None:
+        try:
+            event.done(self.node.propose_change(event.changes))
+        except NotLeader:
+            event.done(self._not_leader())
+        except ProposalRefused as error:
+            event.done(Refused(Refusal.OVERLOADED, self.leader, str(error)))
+
+    # -- working off what is ready ------------------------------------------------------------------------------------
+
+    def _work_off(self) -> None:
+        for _ in range(MAX_READY_ROUNDS):
+            if not self.node.has_ready():
+                return
+            ready = self.node.ready()
+            if ready.messages:
+                self._send(ready.messages)
+            if ready.entries or ready.hard_state is not None:
+                self.folder.log.append(ready.entries, ready.hard_state, sync=ready.must_sync)
+            if ready.messages_after:
+                self._send(ready.messages_after)
+            if ready.chunk is not None:
+                self._snapshots.receive(ready.chunk, self.node, self._state_replaced)
+            if ready.committed:
+                self._apply(ready.committed)
+            self.node.advance(ready)
+            self._reads.answered(ready, self.state)
+
+    def _apply(self, entries: Sequence[Entry]) -> None:
+        configurations: dict[int, Configuration] = {}
+        for entry in entries:
+            if entry.kind is EntryKind.CONFIGURATION:
+                configurations[entry.index] = self.node.apply_configuration(entry)
+        for entry, answers in zip(entries, self.state.apply(entries, configurations), strict=True):
+            self._track_sessions(answers)
+            waiting = self._proposals.pop(entry.index, None)
+            if waiting is None:
+                continue
+            term, proposal = waiting
+            if term != entry.term:
+                proposal.done(Refused(Refusal.LOST, self.leader))
+                continue
+            if proposal.session and proposal.session in self._sessions:
+                self._sessions.renew(proposal.session, proposal.arrival + self.timings.session_ttl)
+            proposal.done(answers)
+        self._reads.applied(self.state)
+
+    def _track_sessions(self, answers: Sequence[Answer]) -> None:
+        if not self._leading_term or not answers:
+            return
+        answer = answers[0]
+        if type(answer) is SessionOpened and answer.session not in self._sessions:
+            self._sessions.renew(answer.session, self._clock() + self.state.sessions[answer.session].ttl)
+
+    def _state_replaced(self) -> None:
+        """A snapshot took the place of the state: whatever waited for single entries will not see them applied."""
+        self._drop_proposals(Refused(Refusal.LOST, self.leader))
+        self._reads.applied(self.state)
+        self._compact_at = self._clock()
+
+    def _drop_proposals(self, refused: Refused) -> None:
+        waiting, self._proposals = self._proposals, {}
+        for _, proposal in waiting.values():
+            proposal.done(refused)
+
+    # -- leading ------------------------------------------------------------------------------------------------------
+
+    def _follow_leadership(self, now: float) -> None:
+        term = self.node.term if self.is_leader else 0
+        if term == self._leading_term:
+            return
+        self._leading_term = term
+        self._expiry_index = 0
+        self._drop_proposals(Refused(Refusal.LOST, self.leader))
+        if term:
+            self._sessions.start(((s.id, s.ttl) for s in self.state.sessions.values()), now)
+            self._requests.start()
+        else:
+            self._sessions.stop()
+
+    def _lead(self, now: float) -> None:
+        """What only a leader does, and only once it has committed in its term, so that it knows all sessions."""
+        if not self.node.committed_in_term:
+            return
+        self._expire_sessions(now)
+        self._requests.pass_time(now, self.state.applied_index, self._forget_requests)
+
+    def _expire_sessions(self, now: float) -> None:
+        """End the sessions whose time is over, through the log; see to those whose expiry came back void."""
+        sessions = self.state.sessions
+        if self._expiry_index and self.state.applied_index >= self._expiry_index:
+            self._expiry_index = 0
+            for session in self._sessions.expiring:
+                if session in sessions:
+                    self._sessions.retry(session, now + self.timings.heartbeat_interval)
+                else:
+                    self._sessions.forget(session)
+        if self._expiry_index or self._sessions.next_deadline() > now:
+            return
+        ended = []
+        for session in self._sessions.due(now, MAX_EXPIRIES_AT_ONCE):
+            if session in sessions:
+                ended.append(Expiry(session, sessions[session].renewals))
+            else:  # closed by its client
+                self._sessions.forget(session)
+        if ended:
+            self._expiry_index = self._propose_own(ExpireSessions(self.node.term, tuple(ended)))
+            if not self._expiry_index:
+                for expiry in ended:
+                    self._sessions.retry(expiry.id, now + self.timings.heartbeat_interval)
+
+    def _forget_requests(self, index: int) -> None:
+        if self.state.remembered_requests:
+            self._propose_own(ForgetRequests(index))
+
+    def _propose_own(self, command: Command) -> int:
+        """Propose a command that nobody waits for; its index, or 0 if it was not taken."""
+        try:
+            return self.node.propose([_encode(command)])
+        except (NotLeader, ProposalRefused):
+            return 0
+
+    # -- housekeeping -------------------------------------------------------------------------------------------------
+
+    def _give_up_waits(self, now: float) -> None:
+        late = [index for index, (_, proposal) in self._proposals.items() if proposal.deadline <= now]
+        for index in late:
+            self._proposals.pop(index)[1].done(Refused(Refusal.TIMED_OUT, self.leader))
+        self._reads.give_up(now)
+
+    def _cut_log(self) -> None:
+        """Cut the log behind what is applied. Rule of the disk: the state is synced past the cut before."""
+        log, limits = self.folder.log, self.limits
+        held = self.state.applied_index - log.first_index() + 1
+        if held <= 0:
+            return
+        size = log.size_bytes
+        if held < limits.log_cut_entries + limits.log_keep_entries and size < limits.log_cut_bytes:
+            return
+        total = log.last_index() - log.first_index() + 1
+        keep_by_size = int(limits.log_cut_bytes / 2 / max(1, size / total))
+        cut = self.state.applied_index - min(limits.log_keep_entries, keep_by_size)
+        held_by_snapshot = self._snapshots.needed_from()
+        if held_by_snapshot is not None:
+            cut = min(cut, held_by_snapshot)
+        if cut < log.first_index():
+            return
+        self.state.sync()
+        log.cut(cut)
+
+    def _compact(self, now: float) -> None:
+        """One slice of physical compaction now and then, so that it never holds up a turn for long."""
+        if self._compact_at is None or now < self._compact_at:
+            return
+        more = self.state.compact_slice(self.limits.compaction_slice_keys)
+        self._compact_at = now + (COMPACTION_PAUSE if more else self.timings.heartbeat_interval)

@@ -1,0 +1,188 @@
+"""Between the threads that bring requests and the loop that decides on them.
+
+A frame is decoded and checked on the thread that brought it, becomes one event in the loop's inbox, and is answered
+through ``done``, which gets a function that makes the reply: reads run in that function, on whichever thread calls it,
+so that a long read never holds up the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from ..errors import InvalidArgument, RequestTooLarge
+from ..limits import Limits
+from ..store.commands import Answer, CloseSession, Done, Failed, OpenSession, Reason, SessionOpened
+from .events import Event, Proposal, ReadAsked, SessionRenewal
+from .protocol import (
+    AskStatus,
+    Close,
+    KeepAlive,
+    MemberStatus,
+    Open,
+    Opened,
+    ReadReply,
+    Reads,
+    Refusal,
+    Refused,
+    Reply,
+    Request,
+    Status,
+    Writes,
+    Written,
+)
+from .server import Server
+from .validation import check_operation, check_range
+
+MakeReply = Callable[[], bytes]
+Done_ = Callable[[MakeReply], None]
+
+_decode = msgspec.msgpack.Decoder(Request).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def reply_bytes(reply: Reply) -> bytes:
+    """A reply as it travels."""
+    return _encode(reply)
+
+
+class Service:
+    """Answers the frames of clients for one serving member.
+
+    Args:
+        server: the member.
+        enqueue: puts an event of that many bytes into the loop's inbox; False if it is full.
+        clock: the server's clock.
+        status: what the member says of itself.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        enqueue: Callable[[Event, int], bool],
+        clock: Callable[[], float],
+        status: Callable[[], MemberStatus],
+    ) -> None:
+        self._server = server
+        self._enqueue = enqueue
+        self._clock = clock
+        self._status = status
+        self._cluster = server.folder.identity.cluster
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that requests are checked against."""
+        return self._server.limits
+
+    def submit(self, frame: bytes, done: Done_) -> None:
+        """Take one request frame; ``done`` is called exactly once, on this thread or on the loop's."""
+        try:
+            request = _decode(frame)
+            self._check(request)
+        except (msgspec.MsgspecError, InvalidArgument, RequestTooLarge) as error:
+            _finish(done, Refused(Refusal.INVALID, message=str(error)))
+            return
+        if isinstance(request, AskStatus):
+            done(lambda: _encode(Status(self._status())))
+            return
+        if request.cluster != self._cluster:
+            _finish(done, Refused(Refusal.WRONG_CLUSTER))
+            return
+        arrival = self._clock()
+        deadline = arrival + request.deadline
+        if isinstance(request, Writes):
+            commands = request.commands
+            self._propose(Proposal(_encode(commands), deadline, arrival, _written(done), commands.session), done)
+        elif isinstance(request, Reads):
+            self._read(request, deadline, done)
+        elif isinstance(request, Open):
+            command = OpenSession(request.nonce, self._server.timings.session_ttl)
+            self._propose(Proposal(_encode(command), deadline, arrival, _opened(done, command.ttl)), done)
+        elif isinstance(request, KeepAlive):
+            event = SessionRenewal(request.session, deadline, arrival, self._renewed(done))
+            self._put(event, 0, done)
+        else:
+            self._propose(Proposal(_encode(CloseSession(request.session)), deadline, arrival, _written(done)), done)
+
+    def _check(self, request: Request) -> None:
+        """The same checks that a good client makes: a member trusts nobody's."""
+        limits = self.limits
+        if isinstance(request, Writes):
+            if len(request.commands.writes) > limits.max_batch_requests:
+                raise RequestTooLarge(f"a frame holds at most {limits.max_batch_requests} requests")
+            for write in request.commands.writes:
+                check_operation(write.operation, limits)
+        elif isinstance(request, Reads):
+            if len(request.reads) > limits.max_batch_requests:
+                raise RequestTooLarge(f"a frame holds at most {limits.max_batch_requests} requests")
+            for read in request.reads:
+                check_range(read.range, limits)
+
+    def _propose(self, proposal: Proposal, done: Done_) -> None:
+        if not self._server.is_leader:  # the loop decides; this only spares it the work
+            _finish(done, Refused(Refusal.NOT_LEADER, self._server.leader))
+            return
+        self._put(proposal, len(proposal.data), done)
+
+    def _put(self, event: Event, size: int, done: Done_) -> None:
+        if not self._enqueue(event, size):
+            _finish(done, Refused(Refusal.OVERLOADED, self._server.leader, "the member's inbox is full"))
+
+    def _read(self, request: Reads, deadline: float, done: Done_) -> None:
+        def allowed(refused: Refused | None) -> None:
+            if refused is not None:
+                _finish(done, refused)
+            else:
+                done(lambda: self._run(request))
+
+        at_least = max((read.at_least for read in request.reads), default=0)
+        if request.serializable and self._server.state.revision >= at_least:
+            allowed(None)
+            return
+        self._put(ReadAsked(deadline, allowed, request.serializable, at_least), 0, done)
+
+    def _run(self, request: Reads) -> bytes:
+        state, limits = self._server.state, self.limits
+        bytes_left = limits.max_page_bytes
+        answers = []
+        for read in request.reads:
+            answer = state.range(read.range, page_items=limits.max_page_items, page_bytes=max(1, bytes_left))
+            if not isinstance(answer, Failed):
+                bytes_left -= sum(len(item.key) + len(item.value) for item in answer.items)
+            answers.append(answer)
+        return _encode(ReadReply(tuple(answers)))
+
+    def _renewed(self, done: Done_) -> Callable[[bool | Refused], None]:
+        def outcome(result: bool | Refused) -> None:
+            if isinstance(result, Refused):
+                _finish(done, result)
+            elif result:
+                _finish(done, Written((Done(self._server.state.revision),)))
+            else:
+                _finish(done, Written((Failed(Reason.SESSION_EXPIRED),)))
+
+        return outcome
+
+
+def _finish(done: Done_, reply: Reply) -> None:
+    done(lambda: _encode(reply))
+
+
+def _written(done: Done_) -> Callable[[tuple[Answer, ...] | Refused], None]:
+    def outcome(result: tuple[Answer, ...] | Refused) -> None:
+        _finish(done, result if isinstance(result, Refused) else Written(result))
+
+    return outcome
+
+
+def _opened(done: Done_, ttl: float) -> Callable[[tuple[Answer, ...] | Refused], None]:
+    def outcome(result: tuple[Answer, ...] | Refused) -> None:
+        if isinstance(result, tuple) and isinstance(result[0], SessionOpened):
+            _finish(done, Opened(result[0].session, ttl))
+        elif isinstance(result, tuple):
+            _finish(done, Written(result))
+        else:
+            _finish(done, result)
+
+    return outcome

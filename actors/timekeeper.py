@@ -1,0 +1,109 @@
+"""The leader's clockwork: which promises of time have run out.
+
+Only a leader counts time, on a monotonic clock of its own, and what has run out ends through the log, so all members
+agree. Nothing here is replicated: a new leader starts every promise anew with its full length, which can only make a
+promise longer than it was, never shorter. (Design, "Time".)
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable
+
+
+class Countdown:
+    """Deadlines of many promises, each by an id; the earliest is found in O(log n).
+
+    A promise whose expiry was handed out by :meth:`due` counts as *expiring* until it is forgotten or the countdown
+    starts anew; it cannot be renewed in between, because the expiry may already be in the log.
+    """
+
+    def __init__(self) -> None:
+        self._deadlines: dict[int, float] = {}
+        self._heap: list[tuple[float, int]] = []
+        self._expiring: set[int] = set()
+
+    def __contains__(self, promise: int) -> bool:
+        return promise in self._deadlines
+
+    def start(self, promises: Iterable[tuple[int, float]], now: float) -> None:
+        """Begin anew with these (id, length in seconds), all counted from ``now``."""
+        self._expiring.clear()
+        self._deadlines = {promise: now + length for promise, length in promises}
+        self._heap = [(deadline, promise) for promise, deadline in self._deadlines.items()]
+        heapq.heapify(self._heap)
+
+    def stop(self) -> None:
+        """Count nothing any more: this member does not lead."""
+        self.start((), 0.0)
+
+    @property
+    def expiring(self) -> tuple[int, ...]:
+        """The promises whose expiry was handed out and is not settled."""
+        return tuple(sorted(self._expiring))
+
+    def renew(self, promise: int, until: float) -> bool:
+        """Keep a promise alive until the given clock time; never shortens. False if it is expiring."""
+        if promise in self._expiring:
+            return False
+        known = self._deadlines.get(promise)
+        if known is None:
+            heapq.heappush(self._heap, (until, promise))
+        self._deadlines[promise] = until if known is None else max(known, until)
+        return True
+
+    def forget(self, promise: int) -> None:
+        """The promise has ended."""
+        self._deadlines.pop(promise, None)
+        self._expiring.discard(promise)
+
+    def retry(self, promise: int, until: float) -> None:
+        """The expiry that was handed out did not happen: count on."""
+        self._expiring.discard(promise)
+        if promise in self._deadlines:
+            self._deadlines[promise] = until
+            heapq.heappush(self._heap, (until, promise))
+
+    def due(self, now: float, most: int) -> list[int]:
+        """Up to ``most`` promises that have run out; each is handed out once and counts as expiring from then on."""
+        ended: list[int] = []
+        while self._heap and self._heap[0][0] <= now and len(ended) < most:
+            _, promise = heapq.heappop(self._heap)
+            deadline = self._deadlines.get(promise)
+            if deadline is None or promise in self._expiring:
+                continue
+            if deadline > now:  # was renewed since it was put into the heap
+                heapq.heappush(self._heap, (deadline, promise))
+                continue
+            self._expiring.add(promise)
+            ended.append(promise)
+        return ended
+
+    def next_deadline(self) -> float:
+        """No promise runs out before this clock time."""
+        return self._heap[0][0] if self._heap else float("inf")
+
+
+class Memory:
+    """Tells up to which log index everything is older than some age, from samples that a leader takes as time passes."""
+
+    SAMPLES = 16
+
+    def __init__(self, age: float) -> None:
+        self._age = age
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def start(self) -> None:
+        """Begin anew: nothing is known to be old."""
+        self._samples.clear()
+
+    def pass_time(self, now: float, applied_index: int, forget: Callable[[int], None]) -> None:
+        """Take a sample now and then; call ``forget(index)`` when all at or below ``index`` is older than the age."""
+        if not self._samples or now - self._samples[-1][0] >= self._age / self.SAMPLES:
+            self._samples.append((now, applied_index))
+        old = 0
+        while self._samples and now - self._samples[0][0] >= self._age:
+            old = self._samples.popleft()[1]
+        if old:
+            forget(old)

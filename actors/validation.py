@@ -1,0 +1,114 @@
+"""What a request must be like before anything happens: one check, made by the client and again by the member."""
+
+from __future__ import annotations
+
+from ..errors import InvalidArgument, RequestTooLarge
+from ..limits import MAX_NESTED_TXNS, Limits
+from ..store.commands import (
+    KEEP_LEASE,
+    Compact,
+    Comparison,
+    Delete,
+    KeyRange,
+    LeaseGrant,
+    LeaseRevoke,
+    Operation,
+    Put,
+    Range,
+    Target,
+    Txn,
+)
+
+
+def check_operation(operation: Operation, limits: Limits) -> int:
+    """Check one write and return its size in bytes.
+
+    Raises:
+        RequestTooLarge: over a limit on bytes or on the operations of a transaction.
+        InvalidArgument: a value that is never valid.
+    """
+    budget = _Budget(limits)
+    budget.operation(operation, depth=0)
+    return budget.bytes
+
+
+def check_range(request: Range, limits: Limits) -> int:
+    """Check one read and return its size in bytes. Raises as ``check_operation``."""
+    budget = _Budget(limits)
+    budget.range(request)
+    return budget.bytes
+
+
+class _Budget:
+    """Walks an operation and adds up what it takes."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.bytes = 0
+        self.operations = 0
+
+    def operation(self, operation: Operation, depth: int) -> None:
+        if isinstance(operation, Put):
+            self._key(operation.key)
+            self._add(len(operation.value or b""))
+            if operation.lease < KEEP_LEASE:
+                raise InvalidArgument(f"lease id {operation.lease} is negative")
+        elif isinstance(operation, Delete):
+            self._keys(operation.keys)
+        elif isinstance(operation, Range):
+            self.range(operation)
+        elif isinstance(operation, Txn):
+            self._txn(operation, depth)
+        elif isinstance(operation, Compact):
+            if operation.revision < 1:
+                raise InvalidArgument(f"compact revision must be at least 1, not {operation.revision}")
+        elif isinstance(operation, LeaseGrant):
+            if not 0 < operation.ttl < float("inf") or operation.id < 0:
+                raise InvalidArgument(f"a lease needs a positive TTL in seconds, not {operation.ttl}")
+        elif isinstance(operation, LeaseRevoke) and operation.id < 1:
+            raise InvalidArgument(f"lease id {operation.id} is not positive")
+
+    def range(self, request: Range) -> None:
+        self._keys(request.keys)
+        if request.limit < 0 or request.revision < 0:
+            raise InvalidArgument("limit and revision of a range cannot be negative")
+
+    def _txn(self, txn: Txn, depth: int) -> None:
+        if depth > MAX_NESTED_TXNS:
+            raise RequestTooLarge(f"transactions nest at most {MAX_NESTED_TXNS} deep")
+        for comparison in txn.compare:
+            self._count()
+            self._comparison(comparison)
+        for branch in (txn.success, txn.failure):
+            for operation in branch:
+                self._count()
+                self.operation(operation, depth + 1)
+
+    def _comparison(self, comparison: Comparison) -> None:
+        self._keys(comparison.keys)
+        if (comparison.target is Target.VALUE) != isinstance(comparison.operand, bytes):
+            raise InvalidArgument("a value is compared with bytes, everything else with a number")
+        if isinstance(comparison.operand, bytes):
+            self._add(len(comparison.operand))
+
+    def _count(self) -> None:
+        self.operations += 1
+        if self.operations > self.limits.max_txn_operations:
+            raise RequestTooLarge(
+                f"a transaction holds at most {self.limits.max_txn_operations} operations and comparisons"
+            )
+
+    def _keys(self, keys: KeyRange) -> None:
+        self._key(keys.key)
+        if keys.end:
+            self._key(keys.end)
+
+    def _key(self, key: bytes) -> None:
+        if len(key) > self.limits.max_key_bytes:
+            raise RequestTooLarge(f"a key of {len(key)} bytes is over the limit of {self.limits.max_key_bytes}")
+        self._add(len(key))
+
+    def _add(self, size: int) -> None:
+        self.bytes += size
+        if self.bytes > self.limits.max_request_bytes:
+            raise RequestTooLarge(f"a request is over the limit of {self.limits.max_request_bytes} bytes")
