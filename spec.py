@@ -1,0 +1,228 @@
+"""What a cluster is launched with: ``cluster.yaml``, a mapping, or fields by name, checked into a ``ClusterSpec``.
+
+Whatever is wrong gives a :class:`SpecError` of one line that names the file, the field and what was expected. Each
+value is checked alone by its type in ``limits.py``; the table ``_AT_LEAST`` and ``_rules`` hold what fields owe each
+other. The defaults stand in the classes; ``cluster.yaml`` at the root repeats them with comments, and a test compares.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Annotated, Any
+
+import msgspec
+import yaml
+
+from .errors import SpecError
+from .limits import MAX_MEMBERS, Limits, Timings
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+"""What a cluster may be called: the name becomes part of actor names and of folder names."""
+
+
+class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How to launch a cluster. Only the first launch uses ``members``; later the data on disk says who is a member."""
+
+    name: str = "default"
+    """What ``connect`` finds it by."""
+    members: Annotated[int, msgspec.Meta(ge=1, le=MAX_MEMBERS)] = 3
+    """How many members a new cluster gets."""
+    data_dir: str = "~/.raykeeper"
+    """Folder for the data on each node: absolute, or from ``~``, the home folder of the user that Ray runs as there."""
+    placement: str | tuple[str, ...] = "spread"
+    """``"spread"`` over the nodes as evenly as they come, or the names of Ray resources (such as ``node:10.0.0.1``),
+    one for each node that shall hold members, used in turn."""
+    timings: Timings = Timings()
+    limits: Limits = Limits()
+
+    @classmethod
+    def load(
+        cls, spec: str | os.PathLike[str] | Mapping[str, Any] | ClusterSpec | None = None, /, **overrides: Any
+    ) -> ClusterSpec:
+        """Read a spec from a YAML file, a mapping or another spec (``None``: all defaults), and change some fields.
+
+        ``overrides`` name top-level fields; a mapping given for ``timings`` or ``limits`` changes the fields that it
+        names and leaves the others.
+
+        Raises:
+            SpecError: a field is unknown, has the wrong type, or a value that cannot be.
+        """
+        if spec is None:
+            source, raw = "spec", {}
+        elif isinstance(spec, ClusterSpec):
+            source, raw = "spec", msgspec.to_builtins(spec)
+        elif isinstance(spec, Mapping):
+            source, raw = "spec", _plain(spec)
+        elif isinstance(spec, (str, os.PathLike)):
+            source, raw = os.fspath(spec), _read(os.fspath(spec))
+        else:
+            raise SpecError("spec", "", f"a path, a mapping or a ClusterSpec, got {type(spec).__name__}")
+        loaded = _convert(source, raw)
+        if not overrides:
+            return loaded
+        merged = msgspec.to_builtins(loaded)
+        for field, value in _plain(overrides).items():
+            old = merged.get(field)
+            merged[field] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        return _convert("arguments", merged)
+
+
+def check(source: str, timings: Timings, limits: Limits) -> None:
+    """Check what timings and limits owe each other, for a spec as for ``Cluster.configure``.
+
+    Raises:
+        SpecError: two of them contradict each other; ``source`` is named in it.
+    """
+    for field, number in (*_numbers("timings", timings), *_numbers("limits", limits)):
+        if not math.isfinite(number):
+            raise SpecError(source, field, f"a finite number, got {number}")
+    values = dict((*_numbers("timings", timings), *_numbers("limits", limits)))
+    for field, factor, other in _AT_LEAST:
+        if values[field] < factor * values[other]:
+            least = other if factor == 1 else f"{factor} times {other}"
+            raise SpecError(source, field, f"at least {least} ({factor * values[other]:g}), got {values[field]:g}")
+
+
+_AT_LEAST = (
+    # A follower must miss several heartbeats before it campaigns (Raft paper, section 5.6).
+    ("timings.election_timeout", 3, "timings.heartbeat_interval"),
+    # A session must outlive the election of a new leader, or each failover would end it.
+    ("timings.session_ttl", 3, "timings.election_timeout"),
+    ("timings.request_ttl", 1, "timings.session_ttl"),
+    # Nobody is replaced for what an election mends.
+    ("timings.replace_after", 3, "timings.election_timeout"),
+    # One request of the largest size must fit through every window on its way.
+    ("limits.max_request_bytes", 1, "limits.max_key_bytes"),
+    ("limits.max_batch_bytes", 1, "limits.max_request_bytes"),
+    ("limits.max_inbox_bytes", 1, "limits.max_batch_bytes"),
+    ("limits.max_uncommitted_bytes", 1, "limits.max_batch_bytes"),
+    ("limits.max_append_bytes_in_flight", 1, "limits.max_append_bytes"),
+    ("limits.max_session_answer_bytes", 1, "limits.max_request_bytes"),
+    ("limits.max_pending_requests", 1, "limits.max_batch_requests"),
+    ("limits.max_session_answers", 1, "limits.max_batch_requests"),
+)
+"""(field, factor, other field): the field's value must be at least factor times the other's."""
+
+
+def _numbers(section: str, values: Timings | Limits) -> Iterator[tuple[str, float]]:
+    for name in values.__struct_fields__:
+        yield f"{section}.{name}", getattr(values, name)
+
+
+def _rules(source: str, spec: ClusterSpec) -> None:
+    """Check what the types alone do not say."""
+    if not NAME.fullmatch(spec.name):
+        raise SpecError(
+            source,
+            "name",
+            f"up to 63 letters, digits, '.', '_' and '-', the first a letter or digit, got {spec.name!r}",
+        )
+    if not spec.data_dir.startswith(("/", "~")) or "\0" in spec.data_dir:
+        raise SpecError(source, "data_dir", f"an absolute path, or one that begins with ~, got {spec.data_dir!r}")
+    if isinstance(spec.placement, str):
+        if spec.placement != "spread":
+            raise SpecError(source, "placement", f"spread, or a list of Ray resource names, got {spec.placement!r}")
+    elif not spec.placement or not all(spec.placement):
+        raise SpecError(source, "placement", "spread, or a list of at least one Ray resource name")
+    check(source, spec.timings, spec.limits)
+
+
+def _convert(source: str, raw: Any) -> ClusterSpec:
+    if not isinstance(raw, dict):
+        raise SpecError(source, "", f"a mapping of fields, got {_shown(raw)}")
+    # A section whose lines are all commented out reads as null: it means the defaults.
+    raw = {field: value for field, value in raw.items() if value is not None or field not in ("timings", "limits")}
+    _no_unknown_fields(source, raw)
+    try:
+        spec = msgspec.convert(raw, ClusterSpec)
+    except msgspec.ValidationError as error:
+        raise _spec_error(source, str(error), raw) from None
+    _rules(source, spec)
+    return spec
+
+
+def _no_unknown_fields(source: str, raw: dict[Any, Any]) -> None:
+    sections: dict[str, tuple[Any, tuple[str, ...]]] = {
+        "": (raw, ClusterSpec.__struct_fields__),
+        "timings.": (raw.get("timings"), Timings.__struct_fields__),
+        "limits.": (raw.get("limits"), Limits.__struct_fields__),
+    }
+    for prefix, (given, known) in sections.items():
+        for field in given if isinstance(given, dict) else ():
+            if field not in known:
+                near = difflib.get_close_matches(str(field), known, 1)
+                hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
+                raise SpecError(source, f"{prefix}{field}", f"a known field; {hint}")
+
+
+_WORDS = {"str": "text", "array": "a list", "object": "a mapping", "int": "a whole number", "float": "a number"}
+_EXPECTED = re.compile(r"Expected (?P<what>.*?)(?:, got .*?)?(?: - at `\$\.?(?P<path>.*)`)?$")
+
+
+def _spec_error(source: str, message: str, raw: Any) -> SpecError:
+    """Put msgspec's "Expected `int` >= 1 - at `$.members`" in the words of this file, with the value that was found."""
+    found = _EXPECTED.match(message)
+    if found is None:
+        return SpecError(source, "", message)
+    what = re.sub(r"`([^`]*)`", lambda m: " or ".join(_WORDS.get(w, w) for w in m[1].split(" | ")), found["what"])
+    path = found["path"] or ""
+    value = raw
+    for step in re.findall(r"[^.\[\]]+", path):
+        if isinstance(value, dict):
+            value = value.get(step)
+        elif isinstance(value, (list, tuple)) and step.isdigit():
+            value = value[int(step)]
+    return SpecError(source, path, f"{what}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _plain(value: Any) -> Any:
+    """Mappings, structs and paths as YAML would give them."""
+    if isinstance(value, msgspec.Struct):
+        return msgspec.to_builtins(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, that takes no field twice: of two values, YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: str) -> Any:
+    try:
+        with open(os.path.expanduser(path), encoding="utf-8") as file:
+            content = yaml.load(file, _Loader)
+    except OSError as error:
+        raise SpecError(path, "", f"a readable file: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SpecError(path, "", "a UTF-8 text file") from None
+    except yaml.YAMLError as error:
+        raise SpecError(path, "", f"valid YAML; {_where(error)}") from None
+    return {} if content is None else content
+
+
+def _where(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = " ".join(str(getattr(error, "problem", None) or error).split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
