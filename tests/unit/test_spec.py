@@ -1,0 +1,158 @@
+"""A right spec loads from wherever it comes; a wrong one gives one line that names file, field and expectation."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import raykeeper
+from raykeeper import ClusterSpec, SpecError
+from raykeeper.limits import Limits, Timings
+
+ROOT = Path(raykeeper.__file__).parent
+
+
+def refused(spec: object, **overrides: object) -> SpecError:
+    with pytest.raises(SpecError) as caught:
+        ClusterSpec.load(spec, **overrides)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert caught.value.applied is False
+    return caught.value
+
+
+def test_cluster_yaml_names_every_field_with_its_default_and_a_comment() -> None:
+    text = (ROOT / "cluster.yaml").read_text()
+    assert yaml.safe_load(text) == msgspec.to_builtins(ClusterSpec())
+    assert ClusterSpec.load(ROOT / "cluster.yaml") == ClusterSpec()
+    uncommented = [line for line in text.splitlines() if line and line[0] not in " #" and "#" not in line]
+    assert uncommented == ["timings:", "limits:"], "their comments stand above them"
+
+
+def test_no_spec_means_the_defaults() -> None:
+    assert ClusterSpec.load() == ClusterSpec.load(None) == ClusterSpec.load({}) == ClusterSpec()
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "timings:\nlimits:\n", "---\n"])
+def test_an_empty_file_or_section_means_the_defaults(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    assert ClusterSpec.load(str(tmp_path / "c.yaml")) == ClusterSpec()
+
+
+def test_overrides_replace_fields_and_merge_into_sections() -> None:
+    spec = ClusterSpec.load(
+        {"name": "a", "timings": {"election_timeout": 2.0}},
+        name="b",
+        data_dir=Path("/data"),
+        timings={"heartbeat_interval": 0.05},
+        placement=["node:10.0.0.1", "disk"],
+        limits=Limits(max_key_bytes=10),
+    )
+    assert (spec.name, spec.data_dir, spec.placement) == ("b", "/data", ("node:10.0.0.1", "disk"))
+    assert spec.timings == Timings(heartbeat_interval=0.05, election_timeout=2.0)
+    assert spec.limits == Limits(max_key_bytes=10)
+
+
+def test_a_spec_pickles_and_loads_from_itself() -> None:
+    spec = ClusterSpec.load(name="x", members=5)
+    assert pickle.loads(pickle.dumps(spec)) == spec == ClusterSpec.load(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "line"),
+    [
+        ({"member": 3}, "spec: member: expected a known field; did you mean members?"),
+        (
+            {"limits": {"max_key_byte": 1}},
+            "spec: limits.max_key_byte: expected a known field; did you mean max_key_bytes?",
+        ),
+        ({3: 4}, "spec: 3: expected a known field; one of name, members, data_dir, placement, timings, limits"),
+        ({"members": "3"}, "spec: members: expected a whole number, got '3'"),
+        ({"members": 3.5}, "spec: members: expected a whole number, got 3.5"),
+        ({"members": True}, "spec: members: expected a whole number, got True"),
+        ({"members": 0}, "spec: members: expected a whole number >= 1, got 0"),
+        ({"members": 10}, "spec: members: expected a whole number <= 9, got 10"),
+        ({"name": None}, "spec: name: expected text, got None"),
+        ({"limits": 3}, "spec: limits: expected a mapping, got 3"),
+        ({"placement": 3}, "spec: placement: expected text or a list, got 3"),
+        ({"placement": ["a", 3]}, "spec: placement[1]: expected text, got 3"),
+        ({"placement": "near"}, "spec: placement: expected spread, or a list of Ray resource names, got 'near'"),
+        ({"placement": []}, "spec: placement: expected spread, or a list of at least one Ray resource name"),
+        ({"data_dir": "data"}, "spec: data_dir: expected an absolute path, or one that begins with ~, got 'data'"),
+        ({"timings": {"heartbeat_interval": 0}}, "spec: timings.heartbeat_interval: expected a number > 0.0, got 0"),
+        (
+            {"timings": {"session_ttl": float("inf")}},
+            "spec: timings.session_ttl: expected a finite number, got inf",
+        ),
+        (
+            {"timings": {"heartbeat_interval": 0.4}},
+            "spec: timings.election_timeout: expected at least 3 times timings.heartbeat_interval (1.2), got 1",
+        ),
+        (
+            {"limits": {"max_inbox_bytes": 2048}},
+            "spec: limits.max_inbox_bytes: expected at least limits.max_batch_bytes (2.09715e+06), got 2048",
+        ),
+        ([1], "spec: expected a path, a mapping or a ClusterSpec, got list"),
+    ],
+)
+def test_a_wrong_spec_gives_this_line(spec: object, line: str) -> None:
+    assert str(refused(spec)) == line
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", ".hidden", "-x", "a b", "x" * 64, "ä", "a\n"])
+def test_a_name_that_cannot_be_a_folder_or_an_actor_is_refused(name: str) -> None:
+    assert refused({"name": name}).field == "name"
+
+
+def test_a_wrong_override_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("members: 1\n")
+    error = refused(tmp_path / "c.yaml", members="many")
+    assert (error.source, error.field, error.expected) == ("arguments", "members", "a whole number, got 'many'")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: [1", "valid YAML; line 1, column 6: expected ',' or ']', but got '<stream end>'"),
+        ("name: a\nname: b\n", "valid YAML; line 2, column 1: name stands twice"),
+        ("!!python/object:os.system {}", "valid YAML; line 1, column 1: could not determine a constructor for the tag"),
+        ("x: \x00", "valid YAML; unacceptable character"),
+        ("- 1\n", "a mapping of fields, got [1]"),
+    ],
+)
+def test_a_file_that_is_no_spec_says_where(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    error = refused(path)
+    assert error.source == str(path)
+    assert error.expected.startswith(expected)
+
+
+def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+    assert str(refused(tmp_path / "none.yaml")).endswith(
+        "none.yaml: expected a readable file: No such file or directory"
+    )
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xe4\xff")
+    assert refused(tmp_path / "latin.yaml").expected == "a UTF-8 text file"
+
+
+_scalar = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+_fields = st.sampled_from([*ClusterSpec.__struct_fields__, "nonsense", "timings", "limits"])
+_section = st.dictionaries(
+    st.sampled_from([*Timings.__struct_fields__, *Limits.__struct_fields__]), _scalar, max_size=4
+)
+
+
+@given(st.dictionaries(_fields, _scalar | _section | st.lists(_scalar, max_size=3), max_size=4))
+def test_whatever_is_given_the_answer_is_a_spec_or_a_spec_error(raw: dict[str, object]) -> None:
+    try:
+        spec = ClusterSpec.load(raw)
+    except SpecError:
+        refused(raw)
+    else:
+        assert ClusterSpec.load(msgspec.to_builtins(spec)) == spec
