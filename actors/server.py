@@ -76,7 +76,7 @@ class Server:
         self.limits = limits
         self._send = send
         self._clock = clock
-        self._snapshots = Snapshots(folder, limits, background)
+        self._snapshots = Snapshots(folder, limits, background, clock)
         self.node = Node(
             NodeConfig(
                 id=folder.identity.member,

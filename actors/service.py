@@ -17,7 +17,6 @@ from ..store.commands import Answer, CloseSession, Done, Failed, OpenSession, Re
 from .events import Event, Proposal, ReadAsked, SessionRenewal
 from .protocol import (
     AskStatus,
-    Close,
     KeepAlive,
     MemberStatus,
     Open,

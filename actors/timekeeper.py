@@ -86,7 +86,7 @@ class Countdown:
 
 
 class Memory:
-    """Tells up to which log index everything is older than some age, from samples that a leader takes as time passes."""
+    """Tells up to which log index everything is older than some age, from samples taken as time passes."""
 
     SAMPLES = 16
 

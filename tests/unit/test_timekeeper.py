@@ -1,0 +1,87 @@
+"""The leader's countdown of sessions and its memory of ages."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raykeeper.actors.timekeeper import Countdown, Memory
+
+
+def test_a_promise_runs_out_at_its_deadline_and_is_handed_out_once():
+    countdown = Countdown()
+    countdown.start([(1, 10.0), (2, 5.0)], now=100.0)
+    assert countdown.due(104.9, most=10) == []
+    assert countdown.due(105.0, most=10) == [2]
+    assert countdown.due(105.0, most=10) == []
+    assert countdown.expiring == (2,)
+
+
+def test_a_renewal_moves_the_deadline_and_never_backwards():
+    countdown = Countdown()
+    countdown.start([(1, 10.0)], now=0.0)
+    assert countdown.renew(1, until=30.0)
+    assert countdown.renew(1, until=20.0)
+    assert countdown.due(29.9, most=10) == []
+    assert countdown.due(30.0, most=10) == [1]
+
+
+def test_an_expiring_promise_cannot_be_renewed_until_its_expiry_came_back_void():
+    countdown = Countdown()
+    countdown.start([(1, 10.0)], now=0.0)
+    assert countdown.due(10.0, most=10) == [1]
+    assert not countdown.renew(1, until=50.0)
+    countdown.retry(1, until=12.0)
+    assert countdown.renew(1, until=20.0)
+    assert countdown.due(19.9, most=10) == []
+    assert countdown.due(20.0, most=10) == [1]
+
+
+def test_a_promise_that_is_new_is_counted_from_its_first_renewal():
+    countdown = Countdown()
+    countdown.start([], now=0.0)
+    countdown.renew(7, until=3.0)
+    assert 7 in countdown
+    assert countdown.due(3.0, most=10) == [7]
+
+
+def test_what_was_forgotten_does_not_run_out():
+    countdown = Countdown()
+    countdown.start([(1, 1.0)], now=0.0)
+    countdown.forget(1)
+    assert countdown.due(5.0, most=10) == []
+
+
+def test_a_bound_on_what_is_handed_out_at_once():
+    countdown = Countdown()
+    countdown.start([(i, 1.0) for i in range(10)], now=0.0)
+    assert len(countdown.due(2.0, most=4)) == 4
+    assert len(countdown.due(2.0, most=40)) == 6
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.floats(0.1, 10)), max_size=60))
+def test_nothing_ends_early_and_all_ends_in_time(steps):
+    """Against a dict of deadlines: whatever the order of renewals, ``due`` hands out exactly what ran out."""
+    countdown, deadlines, now = Countdown(), {}, 0.0
+    countdown.start([], now=0.0)
+    for promise, length in steps:
+        now += 0.5
+        ended = set(countdown.due(now, most=100))
+        assert ended == {p for p, deadline in deadlines.items() if deadline <= now}
+        for p in ended:
+            countdown.forget(p)
+            del deadlines[p]
+        countdown.renew(promise, until=now + length)
+        deadlines[promise] = max(deadlines.get(promise, 0.0), now + length)
+        assert countdown.next_deadline() <= min(deadlines.values())
+
+
+def test_memory_says_what_is_old_and_never_too_early():
+    memory, forgotten = Memory(age=16.0), []
+    memory.start()
+    for second in range(40):
+        memory.pass_time(float(second), applied_index=second * 10, forget=forgotten.append)
+        for index in forgotten:
+            assert second - index / 10 >= 16.0
+    assert forgotten[-1] >= 200
+    memory.start()
+    memory.pass_time(41.0, 1000, forgotten.append)
+    assert 1000 not in forgotten
