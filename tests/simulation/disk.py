@@ -1,0 +1,505 @@
+"""A disk in memory that forgets what was not synced, in the shape that ``store.engine`` asks for.
+
+A crash of the process keeps everything that was written; a loss of power keeps what was synced, and of the rest what a
+real machine may keep: of each database a random *prefix* of its unsynced writes (RocksDB's write-ahead log is a log,
+and it syncs the older ones before it flushes one column family of several), of each file a prefix of its unsynced
+bytes, of each unsynced change of a folder either side. A ``fuse`` ends the process before its n-th next operation
+that changes the disk, so crashes fall between any two of them and not only between two turns.
+
+Synced content is not kept twice: a database remembers how to undo what is not synced yet.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator
+from weakref import WeakSet
+
+import msgspec
+
+from raykeeper.errors import DataCorrupted
+from raykeeper.store.engine import Write
+
+_MANIFEST = "MANIFEST"
+
+
+class SimCrash(BaseException):
+    """The simulated process ends here. Not an ``Exception``, so that no handler in the product swallows it."""
+
+
+class _Table:
+    """One column family: a dict, and its keys in order."""
+
+    __slots__ = ("keys", "values")
+
+    def __init__(self) -> None:
+        self.keys: list[bytes] = []
+        self.values: dict[bytes, bytes] = {}
+
+    def set(self, key: bytes, value: bytes | None) -> bytes | None:
+        """Set or (``None``) delete a key; returns what was there."""
+        values = self.values
+        old = values.get(key)
+        if value is None:
+            if old is not None:
+                del values[key]
+                del self.keys[bisect_left(self.keys, key)]
+        else:
+            if old is None:
+                keys = self.keys
+                if not keys or key > keys[-1]:
+                    keys.append(key)
+                else:
+                    insort(keys, key)
+            values[key] = value
+        return old
+
+
+class _Database:
+    """What lies in a database's folder, open or not."""
+
+    def __init__(self, families: tuple[str, ...]) -> None:
+        self.tables = {family: _Table() for family in families}
+        self.batches: list[list[tuple[str, bytes, bytes | None]]] = []
+        """Unsynced writes, oldest first, each as what it replaced."""
+        self.synced: dict[tuple[str, bytes], bytes | None] = {}
+        """Synced value of every key that has unsynced writes."""
+        self.engine: SimEngine | None = None
+        self.fragile = False
+        """Made from files that were never synced: a loss of power damages it."""
+        self.damaged = False
+
+    def lose_power(self, rng: random.Random) -> None:
+        if self.fragile:
+            self.damaged = True
+        keep = _part(rng, len(self.batches))
+        while len(self.batches) > keep:
+            for family, key, old in reversed(self.batches.pop()):
+                self.tables[family].set(key, old)
+        self.batches.clear()
+        self.synced.clear()
+
+
+class _File:
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.synced = 0
+        """Bytes that are on the disk for sure; files only grow."""
+
+    def lose_power(self, rng: random.Random) -> None:
+        keep = self.synced + _part(rng, len(self.data) - self.synced)
+        del self.data[keep:]
+        self.synced = keep
+
+
+class _Folder:
+    def __init__(self) -> None:
+        self.entries: dict[str, _Node] = {}
+        self.durable: dict[str, _Node] = {}
+
+    def sync(self) -> None:
+        self.durable = dict(self.entries)
+
+    def lose_power(self, rng: random.Random) -> None:
+        survivors: dict[str, _Node] = {}
+        for name in sorted(set(self.entries) | set(self.durable)):
+            new, old = self.entries.get(name), self.durable.get(name)
+            node = new if new is old or rng.random() < 0.5 else old
+            if node is not None:
+                node.lose_power(rng)
+                survivors[name] = node
+        self.entries = survivors
+        self.sync()
+
+
+_Node = _File | _Folder | _Database
+
+
+def _part(rng: random.Random, whole: int) -> int:
+    """How much of something unsynced survives: often nothing, sometimes all, else anything between."""
+    draw = rng.random()
+    if draw < 0.5:
+        return 0
+    return whole if draw < 0.65 else rng.randint(0, whole)
+
+
+class SimDisk:
+    """A machine's disk (``store.engine.Disk``). It outlives the processes that use it."""
+
+    def __init__(self) -> None:
+        self._root = _Folder()
+        self.fuse: int | None = None
+        """Changing operations left before the process ends with ``SimCrash``; ``None``: no end planned."""
+        self.dead = False
+        """The process has ended: until ``restart`` every use raises ``SimCrash``."""
+        self.operations = 0
+        self.syncs = 0
+        self.trace: Callable[[str], None] | None = None
+
+    # --- what the world does to it -----------------------------------------------------------------------------------
+
+    def crash(self) -> None:
+        """End the process: written data stays, open databases are closed."""
+        self.dead = True
+        self._close_all(self._root)
+
+    def lose_power(self, rng: random.Random) -> None:
+        """End the process and forget what was not synced, but for the part of it that ``rng`` spares."""
+        self.crash()
+        self._root.lose_power(rng)
+
+    def restart(self) -> None:
+        """Let a new process use the disk."""
+        self.dead = False
+        self.fuse = None
+
+    def _close_all(self, folder: _Folder) -> None:
+        for node in folder.entries.values():
+            if isinstance(node, _Database):
+                if node.engine is not None:
+                    node.engine.close()
+            elif isinstance(node, _Folder):
+                self._close_all(node)
+
+    def touch(self) -> None:
+        """Before every operation that changes the disk: ends the process if its fuse has burnt down."""
+        if self.dead:
+            raise SimCrash
+        self.operations += 1
+        if self.fuse is not None:
+            self.fuse -= 1
+            if self.fuse <= 0:
+                self.fuse = None
+                self.crash()
+                raise SimCrash
+
+    # --- paths ---------------------------------------------------------------------------------------------------------
+
+    def _find(self, path: str) -> _Node | None:
+        node: _Node | None = self._root
+        for name in _names(path):
+            if not isinstance(node, _Folder):
+                return None
+            node = node.entries.get(name)
+        return node
+
+    def _parent(self, path: str) -> tuple[_Folder, str]:
+        names = _names(path)
+        parent = self._find("/".join(names[:-1]))
+        if not isinstance(parent, _Folder):
+            raise FileNotFoundError(path)
+        return parent, names[-1]
+
+    def _file(self, path: str) -> _File:
+        node = self._find(path)
+        if not isinstance(node, _File):
+            raise FileNotFoundError(path)
+        return node
+
+    # --- store.engine.Disk ---------------------------------------------------------------------------------------------
+
+    def open(self, path: str, families: tuple[str, ...], *, create: bool = False, is_log: bool = False) -> SimEngine:
+        """As ``Disk.open``; a folder that a checkpoint or an unpacked image filled becomes a database here."""
+        node = self._find(path)
+        if create:
+            self.touch()
+            if isinstance(node, _Database) or (isinstance(node, _Folder) and node.entries):
+                raise DataCorrupted(f"{path}: there is a database already")
+            self._make_folders("/".join(_names(path)[:-1]))
+            parent, name = self._parent(path)
+            database = _Database(families)
+            parent.entries[name] = database
+            parent.sync()
+        elif isinstance(node, _Folder):
+            database = _from_files(path, node)
+            parent, name = self._parent(path)
+            parent.entries[name] = database
+            if parent.durable.get(name) is node:
+                parent.durable[name] = database
+            else:
+                database.fragile = True
+        elif isinstance(node, _Database):
+            database = node
+        else:
+            raise DataCorrupted(f"{path}: no database")
+        if database.damaged or set(database.tables) != set(families):
+            raise DataCorrupted(f"{path}: damaged, or of other column families")
+        if database.engine is not None:
+            raise DataCorrupted(f"{path}: already open")
+        database.engine = SimEngine(self, database)
+        return database.engine
+
+    def exists(self, path: str) -> bool:
+        """As ``Disk.exists``."""
+        return self._find(path) is not None
+
+    def list(self, path: str) -> list[str]:
+        """As ``Disk.list``; a database shows one file that stands for all of them."""
+        node = self._find(path)
+        if isinstance(node, _Database):
+            return [_MANIFEST]
+        return sorted(node.entries) if isinstance(node, _Folder) else []
+
+    def _make_folders(self, path: str) -> None:
+        folder = self._root
+        for name in _names(path):
+            node = folder.entries.get(name)
+            if node is None:
+                node = _Folder()
+                folder.entries[name] = node
+                folder.sync()
+            elif folder.durable.get(name) is not node:
+                folder.sync()
+            if isinstance(node, _Database):
+                return
+            if not isinstance(node, _Folder):
+                raise NotADirectoryError(path)
+            folder = node
+
+    def make_folder(self, path: str) -> None:
+        """As ``Disk.make_folder``."""
+        self.touch()
+        self._make_folders(path)
+
+    def remove(self, path: str) -> None:
+        """As ``Disk.remove``; not durable until its parent folder is synced by something else."""
+        self.touch()
+        node = self._find(path)
+        if node is None:
+            return
+        if isinstance(node, _Database) and node.engine is not None:
+            raise OSError(f"{path}: database is open")
+        parent, name = self._parent(path)
+        del parent.entries[name]
+
+    def rename(self, old: str, new: str) -> None:
+        """As ``Disk.rename``: durable at once."""
+        self.touch()
+        source, source_name = self._parent(old)
+        target, target_name = self._parent(new)
+        if source_name not in source.entries:
+            raise FileNotFoundError(old)
+        node = source.entries.pop(source_name)
+        there = target.entries.get(target_name)
+        if there is not None and not isinstance(there, _File) and getattr(there, "entries", True):
+            source.entries[source_name] = node
+            raise OSError(f"{new}: not empty")
+        target.entries[target_name] = node
+        target.sync()
+        source.sync()
+
+    def size(self, path: str) -> int:
+        """As ``Disk.size``."""
+        return len(self._file(path).data)
+
+    def read(self, path: str, offset: int = 0, size: int = -1) -> bytes:
+        """As ``Disk.read``."""
+        data = self._file(path).data
+        return bytes(data[offset:] if size < 0 else data[offset : offset + size])
+
+    def append(self, path: str, data: bytes) -> None:
+        """As ``Disk.append``."""
+        self.touch()
+        parent, name = self._parent(path)
+        node = parent.entries.setdefault(name, _File())
+        if not isinstance(node, _File):
+            raise IsADirectoryError(path)
+        node.data += data
+
+    def sync_file(self, path: str) -> None:
+        """As ``Disk.sync_file``."""
+        self.touch()
+        self.syncs += 1
+        file = self._file(path)
+        file.synced = len(file.data)
+        self._parent(path)[0].sync()
+
+    def replace(self, path: str, data: bytes) -> None:
+        """As ``Disk.replace``."""
+        self.touch()
+        self.syncs += 1
+        parent, name = self._parent(path)
+        file = _File()
+        file.data += data
+        file.synced = len(data)
+        parent.entries[name] = file
+        parent.sync()
+
+
+def _names(path: str) -> list[str]:
+    return [name for name in path.split("/") if name and name != "."]
+
+
+def _from_files(path: str, folder: _Folder) -> _Database:
+    """The database that a checkpoint wrote as files."""
+    fragile = False
+    contents: dict[str, bytes] = {}
+    for name, node in folder.entries.items():
+        if not isinstance(node, _File):
+            continue
+        contents[name] = bytes(node.data)
+        fragile = fragile or node.synced < len(node.data) or folder.durable.get(name) is not node
+    try:
+        files: dict[str, tuple[str, int]] = msgspec.json.decode(contents[_MANIFEST], type=dict[str, tuple[str, int]])
+        database = _Database(tuple(files))
+        for family, (name, checksum) in files.items():
+            if zlib.crc32(contents[name]) != checksum:
+                raise DataCorrupted(f"{path}/{name}: damaged")
+            table = database.tables[family]
+            for key, value in msgspec.msgpack.decode(contents[name], type=list[tuple[bytes, bytes]]):
+                table.keys.append(key)
+                table.values[key] = value
+    except (KeyError, msgspec.DecodeError) as error:
+        raise DataCorrupted(f"{path}: no database, or a damaged one") from error
+    database.fragile = fragile
+    return database
+
+
+class _Pairs(Iterator[tuple[bytes, bytes]]):
+    """Pairs of a range as they stood at the start: lazy until somebody writes, then the rest is copied."""
+
+    __slots__ = ("__weakref__", "_copied", "_engine", "_keys", "_position", "_step", "_stop", "_values")
+
+    def __init__(self, engine: SimEngine, table: _Table, start: bytes, end: bytes | None, reverse: bool) -> None:
+        self._engine = engine
+        self._keys = table.keys
+        self._values = table.values
+        low = bisect_left(table.keys, start) if start else 0
+        high = len(table.keys) if end is None else max(low, bisect_left(table.keys, end))
+        self._copied = False
+        if reverse:
+            self._position, self._stop, self._step = high - 1, low - 1, -1
+        else:
+            self._position, self._stop, self._step = low, high, 1
+        if low < high:
+            engine.readers.add(self)
+
+    def __next__(self) -> tuple[bytes, bytes]:
+        if self._engine.closed:
+            raise RuntimeError("the database is closed")
+        position = self._position
+        if position == self._stop:
+            raise StopIteration
+        self._position = position + self._step
+        key = self._keys[position]
+        return key, self._values[key]
+
+    def detach(self) -> None:
+        """Copy what is left, because the table is about to change."""
+        if not self._copied:
+            self._copied = True
+            positions = range(self._position, self._stop, self._step)
+            old_values = self._values
+            self._keys = [self._keys[i] for i in positions]
+            self._values = {key: old_values[key] for key in self._keys}
+            self._position, self._stop, self._step = 0, len(self._keys), 1
+
+
+class SimEngine:
+    """One open database of a :class:`SimDisk` (``store.engine.Engine``)."""
+
+    def __init__(self, disk: SimDisk, database: _Database) -> None:
+        self._disk = disk
+        self._database = database
+        self._tables = database.tables
+        self._bytes = sum(len(k) + len(v) for table in database.tables.values() for k, v in table.values.items())
+        self.readers: WeakSet[_Pairs] = WeakSet()
+        self.closed = False
+
+    def _table(self, family: str) -> _Table:
+        if self.closed:
+            if self._disk.dead:
+                raise SimCrash
+            raise RuntimeError("the database is closed")
+        return self._tables[family]
+
+    def get(self, family: str, key: bytes) -> bytes | None:
+        """As ``Engine.get``."""
+        return self._table(family).values.get(key)
+
+    def get_synced(self, family: str, key: bytes) -> bytes | None:
+        """The value that a loss of power cannot take away."""
+        synced = self._database.synced
+        where = (family, key)
+        return synced[where] if where in synced else self._tables[family].values.get(key)
+
+    def iterate(
+        self, family: str, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """As ``Engine.iterate``."""
+        return _Pairs(self, self._table(family), start, end, reverse)
+
+    def write(self, writes: Iterable[Write]) -> None:
+        """As ``Engine.write``."""
+        batch = list(writes)
+        tables = self._tables
+        for family, _, _ in batch:
+            if self._table(family) is None:
+                raise KeyError(family)
+        self._disk.touch()
+        if self.readers:
+            for reader in list(self.readers):
+                reader.detach()
+            self.readers.clear()
+        undo: list[tuple[str, bytes, bytes | None]] = []
+        synced = self._database.synced
+        grown = 0
+        for family, key, value in batch:
+            old = tables[family].set(key, value)
+            undo.append((family, key, old))
+            where = (family, key)
+            if where not in synced:
+                synced[where] = old
+            if old is not None:
+                grown -= len(key) + len(old)
+            if value is not None:
+                grown += len(key) + len(value)
+        self._bytes += grown
+        self._database.batches.append(undo)
+
+    def sync(self) -> None:
+        """As ``Engine.sync``."""
+        if self.closed and not self._disk.dead:
+            raise RuntimeError("the database is closed")
+        self._disk.touch()
+        self._disk.syncs += 1
+        self._database.batches.clear()
+        self._database.synced.clear()
+
+    def unsynced_writes(self) -> int:
+        """Batches that a loss of power may still take away."""
+        return len(self._database.batches)
+
+    def checkpoint(self, path: str) -> None:
+        """As ``Engine.checkpoint``: the folder holds plain files, of which none is synced."""
+        self._disk.touch()
+        if self._disk.exists(path):
+            raise OSError(f"{path}: exists")
+        folder = _Folder()
+        manifest: dict[str, tuple[str, int]] = {}
+        for number, (family, table) in enumerate(self._tables.items(), 1):
+            name = f"{number:06}.sst"
+            file = _File()
+            file.data += msgspec.msgpack.encode([(key, table.values[key]) for key in table.keys])
+            folder.entries[name] = file
+            manifest[family] = (name, zlib.crc32(file.data))
+        file = _File()
+        file.data += msgspec.json.encode(manifest)
+        folder.entries[_MANIFEST] = file
+        names = path.rsplit("/", 1)
+        parent = self._disk._find(names[0] if len(names) > 1 else "")
+        if not isinstance(parent, _Folder):
+            raise FileNotFoundError(path)
+        parent.entries[names[-1]] = folder
+
+    def size(self) -> int:
+        """As ``Engine.size``."""
+        return self._bytes
+
+    def close(self) -> None:
+        """As ``Engine.close``."""
+        self.closed = True
+        if self._database.engine is self:
+            self._database.engine = None
