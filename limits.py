@@ -114,3 +114,56 @@ COMPACTION_PAUSE = 0.01
 """Seconds between two slices of physical compaction."""
 SNAPSHOT_IDLE = 60.0
 """A snapshot image that nobody fetched from for this long is removed."""
+
+# A client process: how long it waits for whom.
+CLIENT_SUSPICION = 0.5
+"""A batch without an answer for this long is sent to another member too (more if answers have been slow lately)..."""
+CLIENT_MAX_SUSPICION = 5.0
+"""... but never longer than this."""
+CLIENT_MAX_BANISHMENT = 4.0
+"""A member that did not answer is not asked again for one second, doubling up to this, while others can be asked."""
+CLIENT_BACKOFF = 0.02
+"""Pause before the second attempt in a row that fails; doubles up to ``CLIENT_MAX_BACKOFF``."""
+CLIENT_MAX_BACKOFF = 0.2
+CLIENT_PROBE_REQUESTS = 16
+"""Requests in one batch while it is not known who answers, so that nobody is flooded who cannot."""
+CLIENT_MAX_REDIRECTS = 4
+"""Leader hints in a row that are followed without a pause."""
+CLIENT_MAX_LATE_BATCHES = 32
+"""Batches given up as lost, of each kind, whose late answers would still be taken."""
+CLIENT_MAX_FRAME_DEADLINE = 60.0
+"""The longest deadline that a batch names, whatever its requests' timeouts."""
+CLIENT_REFRESH_INTERVAL = 1.0
+"""While nobody answers, the list of members is looked up this often."""
+
+# Between members: calls from one member to one other.
+MAX_PEER_CALLS = 4
+"""Calls under way; what comes up meanwhile gathers, and travels together in the next ones."""
+MAX_GIVEN_UP_CALLS = 16
+"""Calls without an answer for so long that they no longer count as under way; with more, messages are dropped."""
+MAX_PEER_PENDING_MESSAGES = 1024
+MAX_PEER_PENDING_BYTES = 32 * 1024 * 1024
+"""Messages that wait to be sent; of more, the oldest are dropped."""
+PEER_LOOKUP_PAUSE = 0.2
+"""Seconds between two attempts to find the actor of a peer."""
+MIN_CALL_PATIENCE = 1.0
+"""A call is given up after an election timeout, but not sooner than this."""
+
+# A member actor.
+REQUEST_MARGIN = 1.0
+"""Seconds past its deadline after which a request is refused by the thread that brought it, should nobody else."""
+LOCK_PAUSE = 0.05
+"""Seconds between two attempts to lock the data directory, which the process before this one may still hold."""
+
+# Launching and looking after a cluster, from outside.
+LAUNCH_TIMEOUT = 60.0
+SURVEY_TIMEOUT = 30.0
+"""Seconds in which every Ray node must have said what data it holds."""
+STATUS_TIMEOUT = 3.0
+"""Seconds in which a member must have said how it is."""
+STOP_TIMEOUT = 10.0
+"""Seconds in which a member must have stopped by itself before it is killed."""
+POLL_PAUSE = 0.05
+"""Seconds between two looks at something that is bound to change."""
+PIN_AMOUNT = 0.001
+"""How much a member asks of the Ray resource that pins it to its place (every node offers 1 of each)."""

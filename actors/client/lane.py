@@ -1,0 +1,213 @@
+"""Requests of one kind on their way out: who waits, who is asked, and how patiently.
+
+A hub has three lanes: writes, linearizable reads, serializable reads. While all is well a lane has a few batches under
+way, and what gathers meanwhile makes up the next ones. After a failure it *probes*: one small batch at a time, to one
+member after the other with a growing pause, until somebody answers; then everything goes at once. Silence is a failure
+too: a batch without an answer is sent elsewhere after a while that follows the round trips seen lately, because Ray
+tells of a dead actor only after seconds, and of a paused one never. A member that failed is not asked for a while.
+
+A lane knows nothing of what its requests mean, and keeps no clock: the hub core passes the time in.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from ...errors import KeeperError
+from ...limits import (
+    CLIENT_BACKOFF,
+    CLIENT_MAX_BACKOFF,
+    CLIENT_MAX_BANISHMENT,
+    CLIENT_MAX_REDIRECTS,
+    CLIENT_MAX_SUSPICION,
+    CLIENT_PROBE_REQUESTS,
+    CLIENT_SUSPICION,
+    Limits,
+)
+from ...store.commands import Answer, ClientWrite
+from ..protocol import Read
+
+
+class Call:
+    """One submitted request. It is in one place: waiting in its lane, in one batch under way, or over."""
+
+    __slots__ = (
+        "deadline",
+        "done",
+        "doubtful",
+        "id",
+        "lane",
+        "largest_batch",
+        "over",
+        "read",
+        "sends",
+        "sequence",
+        "size",
+        "write",
+    )
+
+    def __init__(
+        self,
+        id: int,
+        lane: Lane,
+        read: Read | None,
+        write: ClientWrite | None,
+        deadline: float,
+        size: int,
+        done: Callable[[Answer | KeeperError], None],
+    ) -> None:
+        self.id = id
+        self.lane = lane
+        self.read = read
+        self.write = write
+        self.deadline = deadline
+        self.size = size
+        self.done = done
+        self.over = False
+        self.sends = 0
+        self.sequence = 0
+        """Place in the session, given when a write is first sent; it stays over all retries."""
+        self.doubtful = False
+        """A copy was sent of which nobody knows what became."""
+        self.largest_batch = 0
+        """If not 0, a batch with this call was refused as invalid: it goes in smaller ones, to find the culprit."""
+
+
+class Lane:
+    """See the module.
+
+    Args:
+        name: for messages.
+        to_leader: the leader is asked first; otherwise any one member, and the same as long as it answers.
+    """
+
+    def __init__(self, name: str, limits: Limits, rng: random.Random, *, to_leader: bool) -> None:
+        self.name = name
+        self.to_leader = to_leader
+        self.fresh: deque[Call] = deque()
+        """Never sent."""
+        self.again: deque[Call] = deque()
+        """Sent, and to be sent again."""
+        self.flying = 0
+        """Batches under way whose answer is still expected."""
+        self.failures = 0
+        """In a row; 0 means that all is well."""
+        self.problem = ""
+        """What the last failure was."""
+        self.not_before = 0.0
+        """Nothing is sent before this time."""
+        self._limits = limits
+        self._rng = rng
+        self._redirects = 0
+        self._suspicions = 0
+        self._round_trip = 0.0
+        self._banished: dict[int, tuple[float, float]] = {}
+        """Member: until when, and for how long that was."""
+        self._turn = rng.randrange(1 << 16)
+
+    # -- what to send -------------------------------------------------------------------------------------------------
+
+    def ready(self, now: float) -> bool:
+        """Whether another batch may go now."""
+        most = 1 if self.failures else self._limits.max_calls_in_flight
+        return self.flying < most and now >= self.not_before
+
+    def waiting(self) -> bool:
+        """Whether a call waits to be sent (or one that is over and not yet cleared away)."""
+        return bool(self.again or self.fresh)
+
+    def take(self, fresh: int) -> list[Call]:
+        """The calls of the next batch: retries before fresh ones, of which at most ``fresh``."""
+        most = CLIENT_PROBE_REQUESTS if self.failures else self._limits.max_batch_requests
+        space = self._limits.max_batch_bytes
+        calls: list[Call] = []
+        for queue in (self.again, self.fresh):
+            left = len(queue) if queue is self.again else fresh
+            while queue and left > 0 and len(calls) < most:
+                call = queue[0]
+                if call.over:
+                    queue.popleft()
+                    continue
+                if call.largest_batch:
+                    most = min(most, call.largest_batch)
+                space -= call.size
+                if calls and (space < 0 or len(calls) >= most):
+                    return calls
+                queue.popleft()
+                call.sends += 1
+                calls.append(call)
+                left -= 1
+        return calls
+
+    def put_back(self, calls: Sequence[Call], *, doubtful: bool) -> None:
+        """These calls were not answered: they go first in the next batches, in their old order."""
+        for call in reversed(calls):
+            if not call.over:
+                call.doubtful |= doubtful
+                self.again.appendleft(call)
+
+    def clear_away(self) -> None:
+        """Forget calls that are over."""
+        self.fresh = deque(call for call in self.fresh if not call.over)
+        self.again = deque(call for call in self.again if not call.over)
+
+    # -- whom to ask --------------------------------------------------------------------------------------------------
+
+    def target(self, members: Sequence[int], leader: int, now: float) -> int:
+        """The member to ask next, 0 if there is none."""
+        if not members:
+            return 0
+        if self.to_leader and leader in members and not self.banished(leader, now):
+            return leader
+        trusted = [member for member in members if not self.banished(member, now)]
+        if not trusted:
+            return min(members, key=lambda member: self._banished[member][0])
+        return trusted[self._turn % len(trusted)]
+
+    def banished(self, member: int, now: float) -> bool:
+        """Whether the member failed so recently that others are asked first."""
+        return member in self._banished and now < self._banished[member][0]
+
+    def patience(self) -> float:
+        """Seconds after which a batch that is sent now counts as lost."""
+        usual = max(CLIENT_SUSPICION, 4 * self._round_trip)
+        return min(usual * 1.5 ** min(self._suspicions, 8), CLIENT_MAX_SUSPICION)
+
+    # -- what happened ------------------------------------------------------------------------------------------------
+
+    def answered(self, member: int, round_trip: float) -> None:
+        """The member answered in earnest."""
+        self.failures = self._redirects = self._suspicions = 0
+        self.not_before = 0.0
+        self._banished.pop(member, None)
+        self._round_trip += (round_trip - self._round_trip) / 8 if self._round_trip else round_trip
+
+    def silent(self, member: int, now: float) -> None:
+        """The member let the patience run out."""
+        self._suspicions += 1
+        self.failed(member, now, f"member {member} does not answer")
+
+    def failed(self, member: int, now: float, problem: str) -> None:
+        """The member cannot be asked for a while; the next one is asked at once, unless that has failed before."""
+        length = min(CLIENT_MAX_BANISHMENT, 2 * self._banished[member][1] if member in self._banished else 1.0)
+        self._banished[member] = (now + length, length)
+        self.pause(now, problem, at_once=self.failures == 0)
+
+    def redirected(self, now: float, problem: str) -> None:
+        """A member knows the leader: that one is asked at once, but not for ever round in a circle."""
+        self._redirects += 1
+        if self._redirects > CLIENT_MAX_REDIRECTS:
+            self.pause(now, problem)
+
+    def pause(self, now: float, problem: str, *, at_once: bool = False) -> None:
+        """Note a failure, and wait before the next attempt."""
+        self.problem = problem
+        self._turn += 1
+        if now < self.not_before:
+            return  # one of several batches that failed together
+        self.failures += 1
+        if not at_once:
+            pause = min(CLIENT_MAX_BACKOFF, CLIENT_BACKOFF * 2 ** min(self.failures - 1, 10))
+            self.not_before = now + pause * self._rng.uniform(0.5, 1.0)

@@ -1,0 +1,46 @@
+"""What a failed answer means to the caller: one table from the state machine's reasons to the public errors."""
+
+from __future__ import annotations
+
+from ...errors import (
+    CompactedError,
+    FutureRevisionError,
+    InvalidArgument,
+    KeeperError,
+    LeaseNotFound,
+    NoSpace,
+    RequestTimeout,
+    RequestTooLarge,
+    SessionExpired,
+    Unavailable,
+)
+from ...store.commands import Failed, Reason
+
+_KINDS: dict[Reason, tuple[type[KeeperError], str]] = {
+    Reason.LEASE_NOT_FOUND: (LeaseNotFound, "the lease does not exist, or has expired"),
+    Reason.LEASE_EXISTS: (InvalidArgument, "a lease of that id exists"),
+    Reason.KEY_NOT_FOUND: (InvalidArgument, "KEEP needs a key that exists"),
+    Reason.TOO_LARGE: (RequestTooLarge, "the request is over a limit of the cluster"),
+    Reason.INVALID: (InvalidArgument, "the cluster refuses the request"),
+    Reason.NO_SPACE: (NoSpace, "the cluster is read-only: a member runs out of disk space"),
+    Reason.FULL: (Unavailable, "a table of the cluster is full"),
+    Reason.BELOW_MARK: (RequestTimeout, "the write was given up before it was answered"),
+    Reason.SESSION_EXPIRED: (SessionExpired, "the session expired while the call was open"),
+}
+
+
+def failure(failed: Failed, *, doubtful: bool) -> KeeperError:
+    """The error for an answer of the state machine.
+
+    A failure that the session remembers is final: every copy of the write gets the same answer. FULL is not remembered,
+    so if the request is ``doubtful`` (another copy may be under way) nobody can know.
+    """
+    if failed.reason is Reason.COMPACTED:
+        return CompactedError(failed.detail)
+    if failed.reason is Reason.FUTURE_REVISION:
+        return FutureRevisionError(failed.message or f"the revision is in the future: the newest is {failed.detail}")
+    kind, text = _KINDS[failed.reason]
+    unknown = failed.reason in (Reason.BELOW_MARK, Reason.SESSION_EXPIRED) or (
+        failed.reason is Reason.FULL and doubtful
+    )
+    return kind(failed.message or text, applied=None if unknown else False)
