@@ -71,6 +71,12 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_session_answer_bytes: Bytes = 32 * 1024 * 1024
     max_remembered_requests: Count = 200_000
     """``request_id`` answers remembered; when full, requests with a new id are refused with ``Unavailable``."""
+    max_remembered_request_bytes: Bytes = 256 * 1024 * 1024
+    max_scanned_keys: Count = 10_000
+    """Keys that one comparison or range inside a transaction may look at."""
+    max_leases: Count = 100_000
+    max_lease_keys: Count = 10_000
+    """Keys attached to one lease: they all go in one revision when it ends."""
 
     log_cut_entries: Count = 20_000
     """The Raft log is cut when it holds this many applied entries beyond ``log_keep_entries``..."""
@@ -103,6 +109,17 @@ MAX_MEMBERS = 9
 DEFAULT_TIMEOUT = 10.0
 """Timeout of a client call that names none."""
 MAX_NESTED_TXNS = 3
+
+# A member's databases.
+INLINE_VALUE_BYTES = 1024
+"""Longer values are stored beside the key's latest record, not in it, so that counting and listing keys stays cheap."""
+LOG_CUT_SLICE = 2000
+"""Entries that one call removes from the log's file; the log begins behind the cut at once."""
+STATE_WRITE_BUFFER_BYTES = 16 * 1024 * 1024
+LOG_WRITE_BUFFER_BYTES = 16 * 1024 * 1024
+BLOCK_CACHE_BYTES = 32 * 1024 * 1024
+COPY_BYTES = 1024 * 1024
+"""Bytes that packing, hashing and unpacking a snapshot hold in memory at a time."""
 
 MAX_READY_ROUNDS = 8
 """Times that one turn goes round writing, sending and applying before it looks at its inbox again."""

@@ -34,8 +34,12 @@ class Engine(Protocol):
         """Return once everything written before is on the disk. A failure ends the process: it is never retried."""
         ...
 
+    def flush(self) -> None:
+        """Move what is in memory into files, so that a checkpoint soon after is short. Slow; may be called on any thread."""
+        ...
+
     def checkpoint(self, path: str) -> None:
-        """Write a consistent copy of the database to a folder that does not exist yet."""
+        """Write a consistent copy of the database to a folder that does not exist yet; its parent must exist."""
         ...
 
     def size(self) -> int:
@@ -57,6 +61,7 @@ class Disk(Protocol):
 
         Raises:
             DataCorrupted: it is damaged, missing, or of other column families.
+            Unavailable: somebody else has it open.
         """
         ...
 

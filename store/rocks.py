@@ -1,0 +1,392 @@
+"""The real disk: RocksDB through rocksdict, and the file system.
+
+What shapes this file are the traps of both. RocksDB's defaults turn damage into silent amnesia, and create what is
+missing; so every ordinary open demands an existing database, and the Raft log is opened strictly (``wal_tail`` decides
+what a torn write is). A synced write holds the GIL while it waits for the disk, ``flush_wal(True)`` does not; so writes
+are never synced, and ``sync`` flushes. After a failed fsync nobody knows what is on the disk (the kernel may have
+dropped the dirty pages); so it ends the process, and the log decides what is true when it starts again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import NoReturn
+from weakref import WeakSet
+
+import rocksdict
+from rocksdict import Checkpoint, Rdict, ReadOptions, WriteBatch
+
+from ..errors import DataCorrupted, KeeperError, NoSpace, Unavailable
+from ..limits import BLOCK_CACHE_BYTES, LOG_WRITE_BUFFER_BYTES, STATE_WRITE_BUFFER_BYTES
+from .engine import Write
+from .sync_journal import SyncJournal, write_ahead_logs
+from .wal_tail import check_chain, drop_torn_tail
+
+FATAL_EXIT = 74
+"""Exit status of a process whose fsync failed (EX_IOERR)."""
+
+
+def translate(error: Exception, path: str) -> Exception:
+    """What an exception of rocksdict, which knows one class and many texts, means in our words."""
+    text = str(error)
+    if isinstance(error, KeeperError):
+        return error
+    if "No space left" in text or "Disk quota exceeded" in text or "SpaceLimit" in text:
+        return NoSpace(f"{path}: {text}")
+    if "LOCK" in text and ("lock" in text.lower()):
+        return Unavailable(f"{path} is in use by another process: {text}")
+    if text.startswith("Corruption") or "checksum mismatch" in text:
+        return DataCorrupted(f"{path}: {text}")
+    if "No such file" in text or text.startswith(("Invalid argument", "NotFound")):
+        return DataCorrupted(f"{path}: {text}")
+    return OSError(f"{path}: {text}")
+
+
+def _die(what: str, error: Exception) -> NoReturn:
+    """End the process: after a failed fsync nothing that it believes about its disk can be trusted."""
+    with suppress(Exception):
+        sys.stderr.write(f"raykeeper: fsync of {what} failed, ending the process: {error}\n")
+        sys.stderr.flush()
+    os._exit(FATAL_EXIT)
+
+
+def _sync_descriptor(path: str, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        _die(path, error)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: str) -> None:
+    _sync_descriptor(path or ".", os.O_RDONLY | os.O_DIRECTORY)
+
+
+class _Pairs(Iterator[tuple[bytes, bytes]]):
+    """Pairs of one range, from RocksDB's own snapshot; ended by the database's close."""
+
+    __slots__ = ("__weakref__", "_end", "_items", "_path", "_start")
+
+    def __init__(self, family: Rdict, path: str, start: bytes, end: bytes | None, reverse: bool) -> None:
+        self._path = path
+        self._start: bytes | None = start if reverse and start else None
+        self._end: bytes | None = None
+        self._items: Iterator[tuple[bytes, bytes]] | None
+        if end is not None and start >= end:
+            self._items = iter(())
+        elif reverse:
+            # RocksDB begins at the last key <= end, and rocksdict ignores lower bounds.
+            self._end = end
+            self._items = family.items(backwards=True, from_key=end)
+        else:
+            options = ReadOptions()
+            if end is not None:
+                options.set_iterate_upper_bound(end)
+            self._items = family.items(from_key=start, read_opt=options)
+
+    def __next__(self) -> tuple[bytes, bytes]:
+        items = self._items
+        if items is None:
+            raise RuntimeError(f"{self._path} is closed")
+        try:
+            pair = next(items)
+            if self._end is not None:
+                if pair[0] == self._end:
+                    pair = next(items)
+                self._end = None
+        except StopIteration:
+            raise
+        except Exception as error:
+            raise translate(error, self._path) from error
+        if self._start is not None and pair[0] < self._start:
+            self._items = iter(())
+            raise StopIteration
+        return pair
+
+    def end(self) -> None:
+        """Let go of the database."""
+        self._items = None
+
+
+class RocksEngine:
+    """One open RocksDB database (``engine.Engine``)."""
+
+    def __init__(self, database: Rdict, path: str, families: tuple[str, ...], journal: SyncJournal | None) -> None:
+        self._database: Rdict | None = database
+        self._path = path
+        self._journal = journal
+        self._families = {name: database.get_column_family(name) for name in families}
+        self._handles = {name: database.get_column_family_handle(name) for name in families}
+        self._iterators: WeakSet[_Pairs] = WeakSet()
+
+    def _open(self) -> Rdict:
+        if self._database is None:
+            raise RuntimeError(f"{self._path} is closed")
+        return self._database
+
+    def get(self, family: str, key: bytes) -> bytes | None:
+        """As ``Engine.get``."""
+        try:
+            value: bytes | None = self._families[family].get(key)
+        except Exception as error:
+            self._open()
+            raise translate(error, self._path) from error
+        return value
+
+    def iterate(
+        self, family: str, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """As ``Engine.iterate``."""
+        self._open()
+        pairs = _Pairs(self._families[family], self._path, start, end, reverse)
+        self._iterators.add(pairs)
+        return pairs
+
+    def write(self, writes: Iterable[Write]) -> None:
+        """As ``Engine.write``."""
+        database = self._open()
+        batch = WriteBatch(raw_mode=True)
+        put, delete, handles = batch.put, batch.delete, self._handles
+        for family, key, value in writes:
+            if value is None:
+                delete(key, handles[family])
+            else:
+                put(key, value, handles[family])
+        try:
+            database.write(batch)
+        except Exception as error:
+            raise translate(error, self._path) from error
+
+    def sync(self) -> None:
+        """As ``Engine.sync``."""
+        database = self._open()
+        # Measured before the sync: what is written meanwhile is not vouched for.
+        lengths = self._wal_lengths() if self._journal is not None else {}
+        try:
+            database.flush_wal(True)
+        except Exception as error:
+            _die(self._path, error)
+        if self._journal is not None:
+            self._journal.synced(lengths)
+
+    def _wal_lengths(self) -> dict[str, int]:
+        lengths = {}
+        for path in write_ahead_logs(self._path):
+            with suppress(FileNotFoundError):  # RocksDB has just removed it
+                lengths[path] = os.path.getsize(path)
+        return lengths
+
+    def flush(self) -> None:
+        """As ``Engine.flush``. rocksdict lets other threads run meanwhile."""
+        self._open()
+        try:
+            for family in self._families.values():
+                family.flush(True)
+        except Exception as error:
+            raise translate(error, self._path) from error
+
+    def checkpoint(self, path: str) -> None:
+        """As ``Engine.checkpoint``: hard links where possible."""
+        database = self._open()
+        try:
+            Checkpoint(database).create_checkpoint(path)
+        except Exception as error:
+            raise translate(error, self._path) from error
+
+    def size(self) -> int:
+        """As ``Engine.size``."""
+        self._open()
+        total = 0
+        for family in self._families.values():
+            for name in ("rocksdb.total-sst-files-size", "rocksdb.cur-size-all-mem-tables"):
+                total += family.property_int_value(name) or 0
+        return total
+
+    def close(self) -> None:
+        """As ``Engine.close``. RocksDB gives its lock back when nothing refers to the database any more."""
+        database, self._database = self._database, None
+        if database is None:
+            return
+        for pairs in list(self._iterators):
+            pairs.end()
+        self._families.clear()
+        self._handles.clear()
+        try:
+            database.close()
+        except Exception as error:
+            raise translate(error, self._path) from error
+
+
+class RocksDisk:
+    """The file system and RocksDB (``engine.Disk``).
+
+    Args:
+        sync_journal: a file to which each sync notes what it made durable (see ``sync_journal``); for tests.
+    """
+
+    def __init__(self, *, sync_journal: str | None = None) -> None:
+        self._journal = None if sync_journal is None else SyncJournal(sync_journal)
+        self._cache = rocksdict.Cache(BLOCK_CACHE_BYTES)
+
+    # -- databases ----------------------------------------------------------------------------------------------------
+
+    def open(self, path: str, families: tuple[str, ...], *, create: bool = False, is_log: bool = False) -> RocksEngine:
+        """As ``Disk.open``."""
+        path = os.path.abspath(path)
+        # RocksDB makes a folder and litters it before it finds out that there is no database in it.
+        is_there = os.path.exists(os.path.join(path, "CURRENT"))
+        if create:
+            if is_there or (os.path.isdir(path) and os.listdir(path)):
+                raise DataCorrupted(f"{path}: there is a database already")
+            self.make_folder(path)
+        elif not is_there:
+            raise DataCorrupted(f"{path}: no database")
+        elif not write_ahead_logs(path):
+            raise DataCorrupted(f"{path}: its write-ahead log is missing")
+        elif is_log and not check_chain(path):
+            drop_torn_tail(path)
+        try:
+            database = self._open_database(path, families, create, is_log)
+        except DataCorrupted as error:
+            if create or not is_log or not error.__cause__ or not str(error.__cause__).startswith("Corruption"):
+                raise
+            drop_torn_tail(path)
+            database = self._open_database(path, families, create, is_log)
+        if create:
+            _sync_folder(path)
+        return RocksEngine(database, path, families, self._journal)
+
+    def _open_database(self, path: str, families: tuple[str, ...], create: bool, is_log: bool) -> Rdict:
+        columns = {name: self._options(create, is_log) for name in families if name != "default"}
+        try:
+            return Rdict(path, self._options(create, is_log), columns)
+        except Exception as error:
+            raise translate(error, path) from error
+
+    def _options(self, create: bool, is_log: bool) -> rocksdict.Options:
+        options = rocksdict.Options(raw_mode=True)
+        options.create_if_missing(create)
+        options.create_missing_column_families(create)
+        options.set_paranoid_checks(True)
+        # The state may lose its newest writes, in order: the log replays them. The log may lose nothing that was synced.
+        options.set_wal_recovery_mode(
+            rocksdict.DBRecoveryMode.tolerate_corrupted_tail_records()
+            if is_log
+            else rocksdict.DBRecoveryMode.point_in_time()
+        )
+        options.set_write_buffer_size(LOG_WRITE_BUFFER_BYTES if is_log else STATE_WRITE_BUFFER_BYTES)
+        options.set_max_total_wal_size(4 * (LOG_WRITE_BUFFER_BYTES if is_log else STATE_WRITE_BUFFER_BYTES))
+        table = rocksdict.BlockBasedOptions()
+        table.set_block_cache(self._cache)
+        table.set_bloom_filter(10, False)
+        options.set_block_based_table_factory(table)
+        options.set_keep_log_file_num(2)
+        options.set_max_log_file_size(1 << 20)
+        options.set_stats_dump_period_sec(0)
+        options.set_stats_persist_period_sec(0)
+        options.set_max_open_files(256)
+        return options
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def exists(self, path: str) -> bool:
+        """As ``Disk.exists``."""
+        return os.path.exists(path)
+
+    def list(self, path: str) -> list[str]:
+        """As ``Disk.list``."""
+        try:
+            return sorted(os.listdir(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def make_folder(self, path: str) -> None:
+        """As ``Disk.make_folder``."""
+        path = os.path.abspath(path)
+        missing = []
+        while not os.path.isdir(path):
+            missing.append(path)
+            path = os.path.dirname(path)
+        for folder in reversed(missing):
+            with suppress(FileExistsError):
+                os.mkdir(folder)
+            _sync_folder(os.path.dirname(folder))
+
+    def remove(self, path: str) -> None:
+        """As ``Disk.remove``."""
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            pass
+        except NotADirectoryError:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                os.remove(path)
+
+    def rename(self, old: str, new: str) -> None:
+        """As ``Disk.rename``."""
+        old, new = os.path.abspath(old), os.path.abspath(new)
+        os.rename(old, new)
+        _sync_folder(os.path.dirname(new))
+        if os.path.dirname(new) != os.path.dirname(old):
+            _sync_folder(os.path.dirname(old))
+        if self._journal is not None:
+            self._journal.renamed(old, new)
+
+    def size(self, path: str) -> int:
+        """As ``Disk.size``."""
+        return os.stat(path).st_size
+
+    def read(self, path: str, offset: int = 0, size: int = -1) -> bytes:
+        """As ``Disk.read``."""
+        with open(path, "rb", buffering=0) as file:
+            file.seek(offset)
+            data = file.read() if size < 0 else file.read(size)
+            while size >= 0 and len(data) < size and (more := file.read(size - len(data))):
+                data += more  # a single read may return less than there is
+            return data
+
+    def append(self, path: str, data: bytes) -> None:
+        """As ``Disk.append``."""
+        try:
+            with open(path, "ab", buffering=0) as file:
+                if self._journal is not None and file.tell() == 0:
+                    self._journal.synced({os.path.abspath(path): 0})
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) :]
+        except OSError as error:
+            raise _without_space(error, path) from error
+
+    def sync_file(self, path: str) -> None:
+        """As ``Disk.sync_file``."""
+        length = os.path.getsize(path)
+        _sync_descriptor(path, os.O_RDONLY)
+        _sync_folder(os.path.dirname(os.path.abspath(path)))
+        if self._journal is not None:
+            self._journal.synced({os.path.abspath(path): length})
+
+    def replace(self, path: str, data: bytes) -> None:
+        """As ``Disk.replace``."""
+        path = os.path.abspath(path)
+        folder, temporary = os.path.dirname(path), path + ".new"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+        except OSError as error:
+            raise _without_space(error, path) from error
+        _sync_descriptor(temporary, os.O_RDONLY)
+        os.replace(temporary, path)
+        _sync_folder(folder)
+        if self._journal is not None:
+            self._journal.synced({path: len(data)})
+
+
+def _without_space(error: OSError, path: str) -> Exception:
+    problem = translate(error, path)
+    return problem if isinstance(problem, NoSpace) else error
