@@ -71,6 +71,10 @@ class _Database:
         """Made from files that were never synced: a loss of power damages it."""
         self.damaged = False
 
+    def get_synced(self, family: str, key: bytes) -> bytes | None:
+        where = (family, key)
+        return self.synced[where] if where in self.synced else self.tables[family].values.get(key)
+
     def lose_power(self, rng: random.Random) -> None:
         if self.fragile:
             self.damaged = True
@@ -174,6 +178,13 @@ class SimDisk:
                 self.fuse = None
                 self.crash()
                 raise SimCrash
+
+    def synced_reader(self, path: str) -> Callable[[str, bytes], bytes | None]:
+        """Reads of a database, open or not, what a loss of power could not take away."""
+        database = self._find(path)
+        if not isinstance(database, _Database):
+            return lambda family, key: None
+        return database.get_synced
 
     # --- paths ---------------------------------------------------------------------------------------------------------
 
@@ -421,9 +432,7 @@ class SimEngine:
 
     def get_synced(self, family: str, key: bytes) -> bytes | None:
         """The value that a loss of power cannot take away."""
-        synced = self._database.synced
-        where = (family, key)
-        return synced[where] if where in synced else self._tables[family].values.get(key)
+        return self._database.get_synced(family, key)
 
     def iterate(
         self, family: str, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False

@@ -1,0 +1,285 @@
+"""The invariants of the design, held against the running cluster after every turn of every member.
+
+The observer sits outside the cluster and sees all members at once, and what their disks would still hold if the power
+went now. Raft's five (paper, figure 3): Election Safety, Leader Append-Only, Log Matching, Leader Completeness, State
+Machine Safety. Ours: a promise is on disk before it is spoken; what is committed is on the disks of a quorum; nobody
+campaigns with a committed configuration unapplied, and none takes effect above the commit index on disk; commit and
+applied index and revision only grow; equal entries give equal answers, and equal applied indexes equal content.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from raykeeper.actors.raft.messages import (
+    AppendEntriesResponse,
+    Configuration,
+    Entry,
+    EntryKind,
+    HardState,
+    Message,
+    RequestVote,
+    RequestVoteResponse,
+)
+from raykeeper.store.raft_log import Mark, RaftLog
+from raykeeper.store.state import State
+
+from .checker import Violation
+from .member import FOLDER
+
+if TYPE_CHECKING:
+    from .member import Member, Process
+    from .world import World
+
+_INDEX = struct.Struct(">Q")
+_decode_hard = msgspec.msgpack.Decoder(HardState).decode
+_decode_mark = msgspec.msgpack.Decoder(Mark).decode
+
+
+class Synced:
+    """What would be left of a member's Raft log if the power went now."""
+
+    def __init__(self, member: Member) -> None:
+        self._get = member.disk.synced_reader(f"{FOLDER}/log")
+
+    def hard_state(self) -> HardState:
+        data = self._get("meta", b"hard")
+        return HardState() if data is None else _decode_hard(data)
+
+    def holds(self, index: int, term: int | None = None) -> bool:
+        """Whether the entry is there (of that term), or was cut off."""
+        mark = self._get("meta", b"mark")
+        if mark is not None and index <= _decode_mark(mark).index:
+            return True
+        entry = self._get("entries", _INDEX.pack(index))
+        return entry is not None and (term is None or _INDEX.unpack_from(entry)[0] == term)
+
+
+class _Life:
+    """What the observer remembers of one process."""
+
+    def __init__(self) -> None:
+        self.commit = 0
+        self.applied = 0
+        self.revision = 0
+        self.term = 0
+        self.leading = 0
+        """The term that it led at the end of its last turn, 0 for none."""
+        self.configuration = Configuration()
+
+
+class Observer:
+    """Watches one world. ``watching`` must be entered while the world runs."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.current: Member | None = None
+        """The member whose turn it is."""
+        self.leaders: dict[int, int] = {}
+        self.commit = 0
+        self.entries: dict[tuple[int, int], tuple[Entry, int]] = {}
+        """By index and term: the entry, and the term of the one before it."""
+        self.applied: dict[int, tuple[Entry, Any]] = {}
+        """By index: the entry that was applied, and what it answered."""
+        self.votes: dict[tuple[int, int], int] = {}
+        self.hashes: dict[int, tuple[str, int]] = {}
+        self.snapshots = 0
+        self.cuts = 0
+        self.digest = 0
+        self.checks = 0
+        """Comparisons of content hashes that were made."""
+        self._lives: dict[int, _Life] = {}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """See every append, cut and application as it happens."""
+        append, apply, cut, reset = RaftLog.append, State.apply, RaftLog.cut, RaftLog.reset
+        observer = self
+
+        def watched_append(log: RaftLog, entries: Sequence[Entry], hard_state: HardState | None, *, sync: bool) -> None:
+            observer.appending(log, entries)
+            append(log, entries, hard_state, sync=sync)
+
+        def watched_apply(
+            state: State, entries: Sequence[Entry], configurations: Mapping[int, Configuration] | None = None
+        ) -> Any:
+            answers = apply(state, entries, configurations or {})
+            observer.applying(entries, answers)
+            return answers
+
+        def watched_cut(log: RaftLog, index: int) -> Any:
+            observer.cuts += 1
+            return cut(log, index)
+
+        def watched_reset(log: RaftLog, index: int, term: int) -> None:
+            observer.snapshots += 1
+            reset(log, index, term)
+
+        RaftLog.append, State.apply = watched_append, watched_apply  # type: ignore[method-assign,assignment]
+        RaftLog.cut, RaftLog.reset = watched_cut, watched_reset  # type: ignore[method-assign,assignment]
+        try:
+            yield
+        finally:
+            RaftLog.append, State.apply = append, apply  # type: ignore[method-assign]
+            RaftLog.cut, RaftLog.reset = cut, reset  # type: ignore[method-assign]
+
+    # --- lives -------------------------------------------------------------------------------------------------------
+
+    def started(self, member: Member, process: Process) -> None:
+        """A process begins over what its disk holds."""
+        self._lives[member.id] = _Life()
+
+    def ended(self, member: Member, process: Process) -> None:
+        """A process has ended."""
+        self._lives.pop(member.id, None)
+
+    # --- what is spoken ------------------------------------------------------------------------------------------------
+
+    def spoken(self, member: Member, process: Process, messages: Sequence[Message]) -> None:
+        """A promise is on disk before it is spoken."""
+        synced: Synced | None = None
+        for message in messages:
+            kind = type(message)
+            if kind is AppendEntriesResponse:
+                if message.success:
+                    synced = synced or Synced(member)
+                    if synced.hard_state().term <= message.term and not synced.holds(message.index):
+                        self._break(f"{member!r} acknowledges entry {message.index} that is not on its disk: {message}")
+            elif kind is RequestVoteResponse:
+                if message.vote_granted and not message.pre_vote:
+                    synced = synced or Synced(member)
+                    self._vote(member, synced, message.term, message.to, message)
+            elif kind is RequestVote:
+                self._campaigning(member, process)
+                if not message.pre_vote:
+                    synced = synced or Synced(member)
+                    self._vote(member, synced, message.term, member.id, message)
+
+    def _vote(self, member: Member, synced: Synced, term: int, candidate: int, message: Message) -> None:
+        hard = synced.hard_state()
+        if hard.term < term or (hard.term == term and hard.vote != candidate):
+            self._break(f"{member!r} speaks of a vote that is not on its disk ({hard}): {message}")
+        if self.votes.setdefault((member.id, term), candidate) != candidate:
+            self._break(f"{member!r} votes for {self.votes[member.id, term]} and {candidate} in term {term}")
+
+    def _campaigning(self, member: Member, process: Process) -> None:
+        node, log = process.server.node, process.folder.log
+        for index in range(max(node.applied_index + 1, log.first_index()), min(node.commit_index, log.last_index()) + 1):
+            if log.entries(index, index + 1, 1)[0].kind is EntryKind.CONFIGURATION:
+                self._break(f"{member!r} campaigns with the committed configuration of entry {index} unapplied")
+
+    # --- what is written -------------------------------------------------------------------------------------------------
+
+    def appending(self, log: RaftLog, entries: Sequence[Entry]) -> None:
+        """Log Matching, by induction over what is appended; and Leader Append-Only."""
+        if not entries:
+            return
+        member = self.current
+        life = self._lives.get(member.id) if member is not None else None
+        if member is not None and life is not None and member.process is not None:
+            node = member.process.server.node
+            if life.leading and life.leading == node.term and node.role == "leader":
+                if entries[0].index != log.last_index() + 1:
+                    self._break(f"the leader {member!r} replaces its own entry {entries[0].index}")
+        before = log.term(entries[0].index - 1)
+        for entry in entries:
+            there, term = self.entries.setdefault((entry.index, entry.term), (entry, before))
+            if there is not entry and there != entry:
+                self._break(f"two entries {entry.index} of term {entry.term}: {there} and {entry}")
+            if term != before:
+                self._break(f"entry {entry.index} of term {entry.term} follows terms {term} and {before}")
+            before = entry.term
+
+    def applying(self, entries: Sequence[Entry], answers: Sequence[Any]) -> None:
+        """State Machine Safety: the same entries everywhere, with the same answers."""
+        for entry, answer in zip(entries, answers, strict=True):
+            there, known = self.applied.setdefault(entry.index, (entry, answer))
+            if there is not entry and there != entry:
+                self._break(f"entry {entry.index} was applied as {there} and as {entry}")
+            if known is not answer and known != answer:
+                self._break(f"entry {entry.index} answered {known} and now {answer}: {entry}")
+            if entry.kind is EntryKind.CONFIGURATION and self.current is not None:
+                commit = Synced(self.current).hard_state().commit
+                if commit < entry.index:
+                    self._break(f"configuration {entry.index} takes effect above the commit index on disk, {commit}")
+
+    # --- after every turn --------------------------------------------------------------------------------------------------
+
+    def turned(self, member: Member, process: Process, messages: Sequence[Message]) -> None:
+        """A member has done a turn."""
+        life = self._lives[member.id]
+        node, state = process.server.node, process.server.state
+        term, commit, applied, revision = node.term, node.commit_index, state.applied_index, state.revision
+        if commit < life.commit or applied < life.applied or revision < life.revision or term < life.term:
+            self._break(
+                f"{member!r} goes back: commit {life.commit} to {commit}, applied {life.applied} to {applied}, "
+                f"revision {life.revision} to {revision}, term {life.term} to {term}"
+            )
+        if applied > commit:
+            self._break(f"{member!r} applied {applied}, though only {commit} is committed")
+        leads = node.role == "leader"
+        if leads:
+            if self.leaders.setdefault(term, member.id) != member.id:
+                self._break(f"two leaders in term {term}: m{self.leaders[term]} and {member!r}")
+            if life.leading != term:
+                self.world.trace(f"{member!r} leads in term {term}")
+                self._complete(member, process, term)
+            if commit > self.commit:
+                self._on_quorum(member, process, commit, life.configuration)
+        life.leading = term if leads else 0
+        life.commit, life.applied, life.revision, life.term = commit, applied, revision, term
+        life.configuration = node.configuration
+        self.commit = max(self.commit, commit)
+        mark = f"{self.world.now:.9f} {member.id} {term} {commit} {applied} {revision} {len(messages)}"
+        self.digest = zlib.crc32(mark.encode(), self.digest)
+
+    def _complete(self, member: Member, process: Process, term: int) -> None:
+        """Leader Completeness: a leader's log holds everything committed in earlier terms."""
+        log = process.folder.log
+        for index, (entry, _) in self.applied.items():
+            if entry.term >= term or index < log.first_index():
+                continue
+            if index > log.last_index() or log.term(index) != entry.term:
+                self._break(f"{member!r} leads in term {term} without the committed entry {index} of term {entry.term}")
+
+    def _on_quorum(self, member: Member, process: Process, commit: int, before: Configuration) -> None:
+        """What a leader takes for committed is on the disks of a quorum (of the configuration before or after the turn)."""
+        log = process.folder.log
+        if commit < log.first_index():
+            return
+        term = log.term(commit)
+        holding = {
+            other.id for other in self.world.members.values() if Synced(other).holds(commit, term)
+        }
+        for configuration in (process.server.node.configuration, before):
+            halves = [configuration.voters] + ([configuration.outgoing] if configuration.outgoing else [])
+            if configuration.voters and all(2 * len(holding.intersection(half)) > len(half) for half in halves):
+                return
+        self._break(
+            f"{member!r} commits entry {commit} of term {term}, which only {sorted(holding)} have on disk: {before}"
+        )
+
+    def compare_content(self) -> None:
+        """At equal applied index the logical content hashes equal on every member."""
+        now: dict[int, list[Member]] = {}
+        for member in self.world.members.values():
+            if member.process is not None:
+                now.setdefault(member.process.server.state.applied_index, []).append(member)
+        for applied, members in now.items():
+            if len(members) > 1 or applied in self.hashes:
+                for member in members:
+                    assert member.process is not None
+                    content = member.process.server.state.content_hash()
+                    known, other = self.hashes.setdefault(applied, (content, member.id))
+                    self.checks += 1
+                    if known != content:
+                        self._break(f"at applied index {applied} the content of {member!r} is not that of m{other}")
+
+    def _break(self, what: str) -> None:
+        raise Violation(f"at {self.world.now:.4f} s: {what}")

@@ -1,0 +1,287 @@
+"""One member as a machine: a disk that outlives its processes, a clock that cannot be trusted, and the real Server.
+
+The process can crash (between turns, or in the middle of one, see ``disk.fuse``), lose its power, and be paused like a
+process that is stopped by a signal: what arrives gathers meanwhile, and its clock runs on. Turns take no time, but the
+next one begins only after the disk was busy for a while; so batches form here as they do on real machines.
+"""
+
+from __future__ import annotations
+
+import random
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from raykeeper.actors.events import BackgroundDone, Event, Unreachable
+from raykeeper.actors.protocol import MemberStatus
+from raykeeper.actors.raft.messages import Message
+from raykeeper.actors.server import Server
+from raykeeper.actors.service import Service
+from raykeeper.limits import TURN_EVENTS
+from raykeeper.store.folder import MemberFolder
+
+from .checker import Violation
+from .disk import SimCrash, SimDisk
+
+if TYPE_CHECKING:
+    from .world import World
+
+FOLDER = "data/member"
+INBOX_FRAMES = 512
+"""Frames of peers that wait; more are dropped."""
+
+
+class Clock:
+    """Seconds of one machine: never backwards, but at its own rate, with jumps, and at times standing still."""
+
+    def __init__(self, now: float, shown: float) -> None:
+        self._since = now
+        self._shown = shown
+        self.rate = 1.0
+
+    def read(self, now: float) -> float:
+        return self._shown + (now - self._since) * self.rate
+
+    def set(self, now: float, *, rate: float | None = None, jump: float = 0.0) -> None:
+        """Run at another rate from now on, or jump forward."""
+        self._shown = self.read(now) + jump
+        self._since = now
+        if rate is not None:
+            self.rate = rate
+
+    def when(self, shown: float) -> float | None:
+        """The true time at which the clock will show this; ``None`` while it stands still."""
+        if self.rate <= 0:
+            return None
+        return self._since + (shown - self._shown) / self.rate
+
+
+class Process:
+    """One life of a member: everything that a crash forgets."""
+
+    def __init__(self, member: Member, folder: MemberFolder) -> None:
+        self.member = member
+        self.folder = folder
+        world = member.world
+        self.frames: deque[Sequence[Message]] = deque()
+        self.events: deque[Event] = deque()
+        self.server = Server(
+            folder=folder,
+            timings=world.timings,
+            limits=world.limits,
+            send=self._send,
+            clock=self._clock,
+            rng=random.Random(member.rng.getrandbits(64)),
+            background=self._background,
+        )
+        self.service = Service(self.server, self._enqueue, self._clock, self._status)
+
+    @property
+    def alive(self) -> bool:
+        return self.member.process is self
+
+    def _clock(self) -> float:
+        return self.member.clock.read(self.member.world.now)
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        member = self.member
+        member.world.observer.spoken(member, self, messages)
+        for receiver in member.world.network.carry_messages(member.id, messages, member.world.deliver):
+            if member.rng.random() < 0.5:
+                member.world.after(0.02, self._unreachable, receiver)
+
+    def _unreachable(self, receiver: int) -> None:
+        if self.alive:
+            self.events.append(Unreachable(receiver))
+            self.member.schedule_turn()
+
+    def _enqueue(self, event: Event, size: int) -> bool:
+        if len(self.events) >= self.member.world.limits.max_inbox_batches:
+            return False
+        self.events.append(event)
+        self.member.schedule_turn()
+        return True
+
+    def _background(self, work: Callable[[], None], then: Callable[[Exception | None], None]) -> None:
+        """The background thread: slow, and it dies with the process."""
+        member = self.member
+
+        def run() -> None:
+            if not self.alive:
+                return
+            if member.paused:
+                member.world.after(0.05, run)
+                return
+            error: Exception | None = None
+            try:
+                work()
+            except SimCrash:
+                member.burnt_out()
+                return
+            except Exception as caught:
+                error = caught
+            self.events.append(BackgroundDone(lambda: then(error)))
+            member.schedule_turn()
+
+        member.world.after(member.rng.uniform(0.002, 0.15), run)
+
+    def _status(self) -> MemberStatus:
+        raise Violation("no client of the simulator asks for it")
+
+
+class Member:
+    """A machine with a member on it."""
+
+    def __init__(self, world: World, member: int, rng: random.Random) -> None:
+        self.world = world
+        self.id = member
+        self.rng = rng
+        self.disk = SimDisk()
+        self.clock = Clock(world.now, rng.uniform(0, 1000))
+        self.process: Process | None = None
+        self.lives = 0
+        self.paused = False
+        self._turn_at: float | None = None
+        self._turn_number = 0
+        self._busy_until = 0.0
+        self.slow_disk = 0.0
+        """Extra seconds of each sync."""
+
+    def __repr__(self) -> str:
+        return f"m{self.id}"
+
+    # --- life and death ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start a process over what the disk holds."""
+        if self.process is not None:
+            return
+        self.disk.restart()
+        self.lives += 1
+        self.paused = False
+        try:
+            folder = self.world.open_folder(self)
+            self.process = Process(self, folder)
+        except SimCrash:
+            self.burnt_out()
+            return
+        except Exception as error:
+            raise Violation(f"{self!r} cannot start over its own disk: {error!r}\n{traceback.format_exc()}") from error
+        self.world.trace(f"{self!r} starts (life {self.lives})")
+        self.world.observer.started(self, self.process)
+        self._busy_until = self.world.now
+        self.schedule_turn()
+
+    def crash(self) -> None:
+        """End the process; the disk keeps what was written."""
+        if self.process is not None:
+            self.world.trace(f"{self!r} crashes")
+            self._end()
+            self.disk.crash()
+
+    def lose_power(self) -> None:
+        """End the process; the disk keeps what was synced."""
+        self.world.trace(f"{self!r} loses power")
+        self._end()
+        self.disk.lose_power(self.rng)
+
+    def burnt_out(self) -> None:
+        """The disk's fuse ended the process in the middle of something; what it was planned for comes now."""
+        self.world.trace(f"{self!r} ends in the middle of a turn")
+        self._end()
+        self.disk.crash()
+        self.world.burnt_out(self)
+
+    def _end(self) -> None:
+        if self.process is not None:
+            self.world.observer.ended(self, self.process)
+        self.process = None
+        self.paused = False
+        self._turn_number += 1
+        self._turn_at = None
+
+    def pause(self) -> None:
+        self.paused = True
+        self.world.trace(f"{self!r} is paused")
+
+    def resume(self) -> None:
+        self.paused = False
+        self.world.trace(f"{self!r} goes on")
+        if self.process is not None:
+            self.schedule_turn()
+
+    # --- what arrives --------------------------------------------------------------------------------------------------
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Messages of a peer have arrived."""
+        process = self.process
+        if process is None or len(process.frames) >= INBOX_FRAMES:
+            return
+        process.frames.append(messages)
+        self.schedule_turn()
+
+    def put(self, event: Event) -> None:
+        """Bring an event to the loop, if the process lives."""
+        if self.process is not None:
+            self.process.events.append(event)
+            self.schedule_turn()
+
+    # --- turns ---------------------------------------------------------------------------------------------------------
+
+    def schedule_turn(self, at: float | None = None) -> None:
+        """Have a turn as soon as the loop is free, or not before ``at``."""
+        if self.paused or self.process is None:
+            return
+        when = max(self.world.now, self._busy_until, at if at is not None else 0.0)
+        if self._turn_at is not None and self._turn_at <= when:
+            return
+        self._turn_at = when
+        self._turn_number += 1
+        self.world.at(when, self._turn, self._turn_number)
+
+    def clock_changed(self) -> None:
+        """What was planned by the old clock is planned anew."""
+        self._turn_number += 1
+        self._turn_at = None
+        self.schedule_turn()
+
+    def _turn(self, number: int) -> None:
+        process = self.process
+        if number != self._turn_number or process is None:
+            return
+        self._turn_at = None
+        if self.paused:
+            return
+        world = self.world
+        messages: list[Message] = []
+        while process.frames and len(messages) < TURN_EVENTS:
+            messages += process.frames.popleft()
+        events: list[Event] = []
+        while process.events and len(events) < TURN_EVENTS:
+            events.append(process.events.popleft())
+        syncs = self.disk.syncs
+        world.observer.current = self
+        try:
+            process.server.turn(messages, events)
+        except SimCrash:
+            self.burnt_out()
+            return
+        except Violation:
+            raise
+        except Exception as error:
+            raise Violation(f"a turn of {self!r} ended with {error!r}\n{traceback.format_exc()}") from error
+        finally:
+            world.observer.current = None
+        world.turns += 1
+        world.observer.turned(self, process, messages)
+        if self.process is not process:
+            return
+        busy = 0.0003 + (self.disk.syncs - syncs) * (0.0005 * (0.5 + self.rng.random()) + self.slow_disk)
+        self._busy_until = world.now + busy
+        if process.frames or process.events:
+            self.schedule_turn()
+        else:
+            wakeup = self.clock.when(process.server.next_wakeup())
+            if wakeup is not None:
+                self.schedule_turn(max(wakeup, world.now))

@@ -1,0 +1,131 @@
+"""What a run is made of: how many members, which faults and how many, what the clients do. Drawn from the seed.
+
+``draw`` makes the mixed profile that ordinary seeds run. ``focused`` profiles set the stage for one kind of trouble;
+they are run without any mutant too, and must pass.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from raykeeper.limits import Limits, Timings
+
+MIX = {
+    "get": 22.0,
+    "stale": 9.0,
+    "all": 3.0,
+    "past": 3.0,
+    "put": 14.0,
+    "swap": 10.0,
+    "delete": 5.0,
+    "cas": 14.0,
+    "pair": 5.0,
+    "pair_get": 5.0,
+    "count": 3.0,
+    "add": 12.0,
+    "compact": 1.5,
+}
+
+FAULTS = {
+    "isolate": 3.0,
+    "split": 3.0,
+    "one_way": 2.0,
+    "bridge": 1.5,
+    "flap": 1.5,
+    "clients_cut": 1.5,
+    "storm": 3.0,
+    "crash": 2.5,
+    "power": 2.5,
+    "power_all": 0.7,
+    "fuse": 3.0,
+    "pause": 2.5,
+    "clock": 2.0,
+    "slow_disk": 1.0,
+    "client_crash": 1.0,
+    "transfer": 1.5,
+    "membership": 2.0,
+}
+
+
+@dataclass
+class Profile:
+    """One kind of run. Times are simulated seconds."""
+
+    name: str = "mixed"
+    members: int = 3
+    most_members: int = 6
+    """Machines there may ever be: membership changes add some."""
+    clients: int = 3
+    workers: int = 3
+    """For each client."""
+    think: float = 0.25
+    """Mean seconds between two operations of a worker."""
+    seconds: float = 15.0
+    mix: dict[str, float] = field(default_factory=lambda: dict(MIX))
+    faults: dict[str, float] = field(default_factory=lambda: dict(FAULTS))
+    fault_pause: float = 0.6
+    """Mean seconds from one fault's beginning to the next one's."""
+    faults_at_once: int = 2
+    timings: Timings = field(default_factory=Timings)
+    limits: Limits = field(default_factory=Limits)
+    leader_changes: int = 2
+    """A run with fewer does not count."""
+    lose_all_at_the_end: bool = False
+    """Once all is well, all members lose their power, and what was acknowledged must still be there."""
+
+    @property
+    def total_weight(self) -> float:
+        return sum(self.mix.values())
+
+
+def _limits(rng: random.Random, **more: int) -> Limits:
+    """Small, so that logs are cut, windows fill and images take several chunks within one run."""
+    chosen: dict[str, int] = {
+        "log_cut_entries": rng.choice((20, 60, 150)),
+        "log_keep_entries": rng.choice((1, 5, 20)),
+        "snapshot_chunk_bytes": rng.choice((1024, 4096, 16384)),
+        "max_append_bytes": rng.choice((1024, 4096, 1 << 20)),
+        "max_append_messages_in_flight": rng.choice((1, 4, 64)),
+        "max_apply_bytes": rng.choice((1024, 1024, 1 << 20)),
+        "log_cache_bytes": rng.choice((1024, 1 << 20)),
+        "compaction_slice_keys": rng.choice((5, 50)),
+        "max_calls_in_flight": rng.choice((1, 4)),
+    }
+    chosen.update(more)
+    return Limits(**chosen)
+
+
+def _timings(rng: random.Random) -> Timings:
+    heartbeat = 0.1
+    return Timings(
+        heartbeat_interval=heartbeat,
+        election_timeout=heartbeat * rng.choice((5, 6, 10)),
+        session_ttl=rng.choice((2.0, 5.0, 60.0)),
+    )
+
+
+def mixed(rng: random.Random) -> Profile:
+    """Everything, in proportions that differ from seed to seed; some faults are missing from each."""
+    faults = {name: weight * rng.choice((0.0, 0.5, 1.0, 1.0, 2.0)) for name, weight in FAULTS.items()}
+    if sum(faults.values()) < 8:
+        faults = dict(FAULTS)
+    return Profile(
+        members=rng.choice((3, 3, 3, 5)),
+        faults={name: weight for name, weight in faults.items() if weight},
+        fault_pause=rng.choice((0.4, 0.6, 1.0)),
+        faults_at_once=rng.choice((1, 2, 2, 3)),
+        timings=_timings(rng),
+        limits=_limits(rng),
+        lose_all_at_the_end=rng.random() < 0.5,
+    )
+
+
+def draw(rng: random.Random, name: str = "mixed") -> Profile:
+    """The profile of that name for this seed."""
+    profile = PROFILES[name](rng)
+    profile.name = name
+    return profile
+
+
+PROFILES = {"mixed": mixed}

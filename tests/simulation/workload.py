@@ -1,0 +1,535 @@
+"""Clients of the imagined cluster: the real HubCore, several workers on each, and the history of all they did.
+
+Every value that is ever written is unique, so a value that is read names its write. Counters are keys that are only
+put, with ``prev``: the version of what was there is the count before, so a write that is applied twice shows. A worker
+that increments repeats the same ``request_id`` until it knows the outcome, through another hub if its own was lost: as
+a Ray task does that is run again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from raykeeper.actors.client.core import HubCore
+from raykeeper.actors.protocol import Read
+from raykeeper.errors import CompactedError, KeeperError, RequestTimeout, SessionExpired, Unavailable
+from raykeeper.store.commands import (
+    Answer,
+    Compact,
+    Comparison,
+    Delete,
+    DeleteAnswer,
+    KeyRange,
+    Operation,
+    Put,
+    PutAnswer,
+    Range,
+    RangeAnswer,
+    Relation,
+    Target,
+    Txn,
+    TxnAnswer,
+)
+
+from .checker import NEVER, Call, Observation, Seen, Violation
+
+if TYPE_CHECKING:
+    from .world import World
+
+REGISTERS = tuple(b"r%d" % n for n in range(5))
+COUNTERS = (b"c0", b"c1")
+PAIR = (b"p0", b"p1")
+EVERYTHING = KeyRange(b"c", b"s")
+PAIR_RANGE = KeyRange(b"p0", b"p2")
+
+
+class History:
+    """What all clients did and saw, on one counter of events."""
+
+    def __init__(self) -> None:
+        self._clock = 0
+        self.calls: dict[bytes, list[Call]] = {}
+        self.observations: list[Observation] = []
+        self.open_deletes: list[tuple[bytes, int]] = []
+        """(key, invoked) of deletions that nobody knows the outcome of."""
+        self.without_effect: dict[bytes, str] = {}
+        """Values of writes of which an error said that they had no effect."""
+        self.increments: dict[bytes, list[int | None]] = {key: [] for key in COUNTERS}
+        """Of every increment that was begun: the count before it, or ``None`` if it is not known yet."""
+        self.started = 0
+        self.succeeded = 0
+        self.refused = 0
+        self.unknown = 0
+
+    def point(self) -> int:
+        """The next point in the order of all events."""
+        self._clock += 1
+        return self._clock
+
+
+class Client:
+    """A process with a hub and some workers. It can crash: its calls stay open for ever, its workers get a new hub."""
+
+    def __init__(self, world: World, number: int, workers: int) -> None:
+        self.world = world
+        self.number = number
+        self.node = -number
+        self.rng = world.random("client", number)
+        self.name = f"client {number}"
+        self.lives = 0
+        self._wake_number = 0
+        self._wake_at: float | None = None
+        self._flying: dict[int, bool] = {}
+        self.hub = self._new_hub()
+        self.workers = [Worker(self, n) for n in range(workers)]
+
+    def _new_hub(self) -> HubCore:
+        self.lives += 1
+        world = self.world
+        return HubCore(
+            world.cluster, world.member_ids(), world.limits, world.timings, random.Random(self.rng.getrandbits(64))
+        )
+
+    def read_all(self) -> int:
+        """Read every object once, all at the same time; returns the number of reads."""
+        readers = [FinalReader(self, key) for key in (*REGISTERS, *COUNTERS, PAIR[0])]
+        for reader in readers:
+            reader.read()
+        return len(readers)
+
+    def crash(self) -> None:
+        """The process dies and a new one begins."""
+        self.world.trace(f"{self.name} crashes")
+        self.hub = self._new_hub()
+        self._wake_at = None
+        self._wake_number += 1
+        for worker in self.workers:
+            worker.lost()
+
+    def submit(self, request: Operation | Read, timeout: float, done: Callable[[Answer | KeeperError], None], **options: Any) -> int:
+        hub = self.hub
+        number = hub.submit(request, now=self.world.now, timeout=timeout, done=done, **options)
+        self.world.at(self.world.now, self.pump, hub)
+        return number
+
+    def give_up(self, number: int) -> None:
+        self.hub.give_up(number, self.world.now)
+        self.pump(self.hub)
+
+    def pump(self, hub: HubCore) -> None:
+        """Send what the hub wants to send, and be woken when it wants to be."""
+        if hub is not self.hub:
+            return
+        world = self.world
+        if hub.wants_members:
+            hub.set_members(world.member_ids())
+        for out in hub.outgoing(world.now):
+            self._send(hub, out.call, out.member, out.frame)
+        wakeup = hub.next_wakeup()
+        if wakeup is None:
+            return
+        when = max(wakeup, world.now + 1e-4)
+        if self._wake_at is None or when < self._wake_at or self._wake_at <= world.now:
+            self._wake_at = when
+            self._wake_number += 1
+            world.at(when, self._wake, hub, self._wake_number)
+
+    def _wake(self, hub: HubCore, number: int) -> None:
+        if hub is self.hub and number == self._wake_number:
+            self._wake_at = None
+            hub.on_time(self.world.now)
+            self.pump(hub)
+
+    def _send(self, hub: HubCore, call: int, member: int, frame: bytes) -> None:
+        """A call to a member. If it is lost, the transport says so sometimes, late; otherwise it hangs."""
+        world = self.world
+        answered = [False]
+
+        def reply(content: bytes) -> None:
+            if hub is self.hub and not answered[0]:
+                answered[0] = True
+                hub.on_reply(call, content, world.now)
+                self.pump(hub)
+
+        def fail() -> None:
+            if hub is self.hub and not answered[0]:
+                answered[0] = True
+                hub.on_failure(call, world.now)
+                self.pump(hub)
+
+        def arrive() -> None:
+            process = world.members[member].process if member in world.members else None
+            if process is None:
+                world.after(self.rng.uniform(0.005, 0.5), fail)
+                return
+
+            def finished(make_reply: Callable[[], bytes]) -> None:
+                # Another thread makes the reply, a little later, and the loop goes on meanwhile.
+                world.after(self.rng.expovariate(1000.0), answer, make_reply)
+
+            def answer(make_reply: Callable[[], bytes]) -> None:
+                if not process.alive:
+                    world.after(self.rng.uniform(0.005, 0.5), fail)
+                    return
+                if process.member.paused:
+                    world.after(0.02, answer, make_reply)
+                    return
+                world.network.carry(member, self.node, reply, make_reply())
+
+            def take() -> None:
+                if not process.alive:
+                    world.after(self.rng.uniform(0.005, 0.5), fail)
+                elif process.member.paused:
+                    world.after(0.02, take)
+                else:
+                    process.service.submit(frame, finished)
+
+            take()
+
+        if not world.network.carry(self.node, member, arrive) and self.rng.random() < 0.5:
+            world.after(self.rng.uniform(0.05, 1.5), fail)
+
+
+class Worker:
+    """Does one operation after the other, with a little thought between."""
+
+    _ORDINARY = (RequestTimeout, Unavailable, SessionExpired, CompactedError)
+    """How a call may fail here; anything else is somebody's mistake."""
+
+    def __init__(self, client: Client, number: int) -> None:
+        self.client = client
+        self.world = client.world
+        self.rng = client.rng
+        self.history = client.world.history
+        self.name = f"{client.number}.{number}"
+        self._operation = 0
+        self._token = 0
+        self._newest = 0
+        """Newest revision that this worker has seen: its serializable reads never go behind it."""
+        self._value = 0
+        self._increment: tuple[bytes, bytes, int, Call] | None = None
+        self.busy = False
+        self._known: dict[bytes, bytes | None] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self.world.after(self.rng.random() * 0.5, self._next, self._token)
+
+    def lost(self) -> None:
+        """The process died: whatever was open stays open; a counted increment is taken up again."""
+        if self.busy:
+            self.busy = False
+            self.history.unknown += 1
+        self._token += 1
+        self.world.after(self.rng.uniform(0.05, 0.5), self._next, self._token)
+
+    def _done(self) -> None:
+        self.busy = False
+        self._token += 1
+        pause = self.rng.expovariate(1.0 / self.world.profile.think) if self.rng.random() < 0.9 else 0.0
+        self.world.after(pause, self._next, self._token)
+
+    @property
+    def idle(self) -> bool:
+        return not self.busy and self._increment is None
+
+    def _next(self, token: int) -> None:
+        if token != self._token:
+            return
+        if self._increment is not None:
+            self._add()
+            return
+        if self.world.closing:
+            return
+        self._operation += 1
+        draw = self.rng.random() * self.world.profile.total_weight
+        for kind, weight in self.world.profile.mix.items():
+            draw -= weight
+            if draw < 0:
+                break
+        getattr(self, f"_do_{kind}")()
+
+    def _new_value(self) -> bytes:
+        self._value += 1
+        return f"{self.name}:{self._value}".encode() + b"." * self.rng.choice((0, 0, 0, 40))
+
+    # --- one call, from beginning to end -------------------------------------------------------------------------------
+
+    def _run(
+        self,
+        request: Operation | Read,
+        what: str,
+        calls: list[tuple[bytes, Call]],
+        judge: Callable[[Any, Observation], None],
+        *,
+        writes: dict[bytes, bytes | None] | None = None,
+        linearizable: bool = True,
+        past: bool = False,
+        **options: Any,
+    ) -> None:
+        """Submit a request and write down what becomes of it.
+
+        ``judge`` gets the answer and the observation: it fills in the results of the calls and what was seen.
+        """
+        history, world = self.history, self.world
+        invoked = history.point()
+        for key, call in calls:
+            call.invoked = invoked
+            history.calls.setdefault(key, []).append(call)
+        history.started += 1
+        self.busy = True
+        token = self._token
+        began = world.now
+        ended = [False]
+        deletes = [(key, invoked) for key, value in (writes or {}).items() if value is None]
+        history.open_deletes += deletes
+
+        def done(outcome: Answer | KeeperError) -> None:
+            if ended[0]:
+                raise Violation(f"a call of {self.name} ended twice: {what}")
+            ended[0] = True
+            if token != self._token:
+                return  # of a process that is gone: nobody hears it
+            point = history.point()
+            if isinstance(outcome, KeeperError):
+                if not isinstance(outcome, self._ORDINARY):
+                    raise Violation(f"{what} of {self.name} ended with {outcome!r}")
+                if outcome.applied is None:
+                    history.unknown += 1
+                else:
+                    history.refused += 1
+                    for delete in deletes:
+                        history.open_deletes.remove(delete)
+                    for key, call in calls:
+                        history.calls[key].remove(call)
+                    for value in (writes or {}).values():
+                        if value is not None:
+                            history.without_effect[value] = f"{what} of {self.name}: {outcome!r}"
+            else:
+                for delete in deletes:
+                    history.open_deletes.remove(delete)
+                history.succeeded += 1
+                world.succeeded(began)
+                seen = Observation(self.name, what, invoked, point, 0, linearizable, past=past)
+                judge(outcome, seen)
+                for _, call in calls:
+                    call.returned = point
+                if not past:
+                    self._newest = max(self._newest, seen.revision)
+                history.observations.append(seen)
+                self._increment = None
+            self._done()
+
+        timeout = self.rng.choice((0.3, 2.0, 5.0))
+        number = self.client.submit(request, timeout, done, **options)
+        if not ended[0] and self.rng.random() < 0.03:
+            world.after(self.rng.random() * 0.1, self._cancel, token, number)
+
+    def _cancel(self, token: int, number: int) -> None:
+        if token == self._token:
+            self.client.give_up(number)
+
+    def _see(self, seen: Observation, answer: RangeAnswer, keys: tuple[bytes, ...]) -> dict[bytes, bytes | None]:
+        values: dict[bytes, bytes | None] = dict.fromkeys(keys)
+        for item in answer.items:
+            values[item.key] = item.value
+            seen.reads.append(Seen(item.key, item.value, item.mod_revision, item.version, item.create_revision))
+        seen.reads += [Seen(key, None) for key, value in values.items() if value is None]
+        return values
+
+    # --- the kinds of work ---------------------------------------------------------------------------------------------
+
+    def _do_get(self, key: bytes | None = None) -> None:
+        key = key or self.rng.choice(REGISTERS)
+        call = Call(self.name, "get", None, 0)
+
+        def judge(answer: RangeAnswer, seen: Observation) -> None:
+            seen.revision = answer.revision
+            call.result = self._known[key] = self._see(seen, answer, (key,))[key]
+
+        self._run(Read(Range(KeyRange(key))), f"get {key!r}", [(key, call)], judge)
+
+    def _do_stale(self) -> None:
+        key = self.rng.choice(REGISTERS)
+        at_least = self._newest if self.rng.random() < 0.7 else 0
+
+        def judge(answer: RangeAnswer, seen: Observation) -> None:
+            seen.revision, seen.at_least = answer.revision, at_least
+            self._known[key] = self._see(seen, answer, (key,))[key]
+
+        request = Read(Range(KeyRange(key)), at_least)
+        self._run(request, f"serializable get {key!r}", [], judge, linearizable=False, serializable=True)
+
+    def _do_all(self) -> None:
+        def judge(answer: RangeAnswer, seen: Observation) -> None:
+            seen.revision = answer.revision
+            self._see(seen, answer, REGISTERS + PAIR + COUNTERS)
+
+        self._run(Read(Range(EVERYTHING)), "range", [], judge)
+
+    def _do_past(self) -> None:
+        if self._newest < 2:
+            self._do_get()
+            return
+        revision = self._newest - self.rng.randrange(min(30, self._newest - 1))
+
+        def judge(answer: RangeAnswer, seen: Observation) -> None:
+            if answer.revision < revision:
+                raise Violation(f"a read at {revision} answers at {answer.revision}")
+            seen.revision = revision
+            self._see(seen, answer, REGISTERS + PAIR + COUNTERS)
+
+        self._run(Read(Range(EVERYTHING, revision=revision)), f"range at {revision}", [], judge, past=True)
+
+    def _do_put(self) -> None:
+        key, value = self.rng.choice(REGISTERS), self._new_value()
+        call = Call(self.name, "put", value, 0)
+
+        def judge(answer: PutAnswer, seen: Observation) -> None:
+            seen.revision, seen.writes = answer.revision, {key: value}
+
+        self._known[key] = value
+        self._run(Put(key, value), f"put {key!r}", [(key, call)], judge, writes={key: value})
+
+    def _do_swap(self) -> None:
+        key, value = self.rng.choice(REGISTERS), self._new_value()
+        call = Call(self.name, "swap", value, 0)
+
+        def judge(answer: PutAnswer, seen: Observation) -> None:
+            seen.revision, seen.writes = answer.revision, {key: value}
+            call.result = None if answer.prev is None else answer.prev.value
+
+        self._run(Put(key, value, prev=True), f"swap {key!r}", [(key, call)], judge, writes={key: value})
+
+    def _do_delete(self) -> None:
+        key = self.rng.choice(REGISTERS)
+        call = Call(self.name, "delete", None, 0)
+
+        def judge(answer: DeleteAnswer, seen: Observation) -> None:
+            seen.revision = answer.revision
+            call.result = answer.deleted == 1
+            if answer.deleted:
+                seen.writes = {key: None}
+            else:
+                seen.reads = [Seen(key, None)]
+
+        self._run(Delete(KeyRange(key)), f"delete {key!r}", [(key, call)], judge, writes={key: None})
+
+    def _do_cas(self) -> None:
+        key, value = self.rng.choice(REGISTERS), self._new_value()
+        old = self._known.get(key)
+        call = Call(self.name, "cas", (old, value), 0)
+        if old is None:
+            compare = Comparison(KeyRange(key), Target.VERSION, Relation.EQUAL, 0)
+        else:
+            compare = Comparison(KeyRange(key), Target.VALUE, Relation.EQUAL, old)
+
+        def judge(answer: TxnAnswer, seen: Observation) -> None:
+            seen.revision = answer.revision
+            if answer.succeeded:
+                call.result = True
+                seen.writes = {key: value}
+                self._known[key] = value
+            else:
+                (there,) = answer.responses
+                assert isinstance(there, RangeAnswer)
+                self._known[key] = self._see(seen, there, (key,))[key]
+                call.result = (False, self._known[key])
+
+        request = Txn((compare,), (Put(key, value),), (Range(KeyRange(key)),))
+        self._run(request, f"compare-and-set {key!r}", [(key, call)], judge, writes={key: value})
+
+    def _do_pair(self) -> None:
+        value = self._new_value()
+        call = Call(self.name, "put", value, 0)
+        writes: dict[bytes, bytes | None] = dict.fromkeys(PAIR, value)
+
+        def judge(answer: TxnAnswer, seen: Observation) -> None:
+            seen.revision, seen.writes = answer.revision, writes
+
+        request = Txn(success=tuple(Put(key, value) for key in PAIR))
+        self._run(request, "put a pair", [(PAIR[0], call)], judge, writes=writes)
+
+    def _do_pair_get(self) -> None:
+        call = Call(self.name, "get", None, 0)
+
+        def judge(answer: RangeAnswer, seen: Observation) -> None:
+            seen.revision = answer.revision
+            values = self._see(seen, answer, PAIR)
+            if len(set(values.values())) != 1:
+                raise Violation(f"half a transaction was seen by {seen}: {values}")
+            call.result = values[PAIR[0]]
+
+        self._run(Read(Range(PAIR_RANGE)), "get a pair", [(PAIR[0], call)], judge)
+
+    def _do_compact(self) -> None:
+        if self._newest < 10:
+            self._do_get()
+            return
+        revision = self._newest - self.rng.randrange(10)
+        self._run(Compact(revision), f"compact {revision}", [], lambda answer, seen: None, past=True)
+
+    def _do_count(self, key: bytes | None = None) -> None:
+        key = key or self.rng.choice(COUNTERS)
+        call = Call(self.name, "get", None, 0)
+
+        def judge(answer: RangeAnswer, seen: Observation) -> None:
+            seen.revision = answer.revision
+            self._see(seen, answer, (key,))
+            call.result = answer.items[0].version if answer.items else 0
+
+        self._run(Read(Range(KeyRange(key))), f"count {key!r}", [(key, call)], judge)
+
+    def _do_add(self) -> None:
+        key = self.rng.choice(COUNTERS)
+        increments = self.history.increments[key]
+        increments.append(None)
+        call = Call(self.name, "add", None, self.history.point())
+        self.history.calls.setdefault(key, []).append(call)
+        request_id = f"{self.name}/{self._operation}".encode()
+        self._increment = (key, request_id, len(increments) - 1, call)
+        self._add()
+
+    def _add(self) -> None:
+        assert self._increment is not None
+        key, request_id, place, call = self._increment
+        value = request_id
+
+        def judge(answer: PutAnswer, seen: Observation) -> None:
+            before = answer.prev.version if answer.prev is not None else 0
+            seen.revision, seen.writes = answer.revision, {key: value}
+            # It may have taken effect at any time since the first attempt.
+            seen.invoked = call.invoked
+            call.result = self.history.increments[key][place] = before
+            call.returned = seen.returned
+
+        self._run(Put(key, value, prev=True), f"add to {key!r}", [], judge, request_id=request_id)
+
+
+class FinalReader(Worker):
+    """Reads one object, until it is answered."""
+
+    def __init__(self, client: Client, key: bytes) -> None:
+        self._key = key
+        super().__init__(client, 0)
+        self.name = "final"
+
+    def _begin(self) -> None:
+        """Nothing by itself."""
+
+    def read(self) -> None:
+        if self._key in COUNTERS:
+            self._do_count(self._key)
+        elif self._key in PAIR:
+            self._do_pair_get()
+        else:
+            self._do_get(self._key)
+
+    def _next(self, token: int) -> None:
+        if token == self._token and not self._answered():
+            self.read()
+
+    def _answered(self) -> bool:
+        return any(call.client == "final" and call.returned != NEVER for call in self.history.calls.get(self._key, []))

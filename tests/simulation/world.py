@@ -1,0 +1,334 @@
+"""A whole cluster with its clients in one process and one thread, in imagined time, all of it decided by one seed.
+
+The world is a queue of events by time. What is drawn at random comes from generators that are seeded by the seed and a
+name, so that a run is the same wherever and whenever it is run again: no wall clock, no order of hashes.
+
+    world = World(seed=7)
+    report = world.run()        # raises nothing: report.failure says what broke
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from raykeeper.actors.raft.messages import Configuration, Message
+from raykeeper.store.folder import MemberFolder
+
+from .checker import Call, Violation, check_linearizable, check_revisions, counter, register
+from .invariants import Observer
+from .member import FOLDER, Member
+from .nemesis import Nemesis
+from .network import Network
+from .profiles import Profile, draw
+from .workload import COUNTERS, Client, History
+from .founding import create_folder, open_folder
+
+CONVERGE_WITHIN = 60.0
+"""Simulated seconds in which a healed cluster must have settled."""
+CHECK_BUDGET = 400_000
+"""States that the search for one object's order may look at."""
+
+
+@dataclass
+class Report:
+    """What became of one run."""
+
+    seed: int
+    profile: str
+    failure: str = ""
+    """Empty if nothing broke."""
+    weak: str = ""
+    """Why the run does not count, though nothing broke: its faults did not bite, or nothing got done."""
+    seconds: float = 0.0
+    turns: int = 0
+    operations: int = 0
+    succeeded: int = 0
+    unknown: int = 0
+    leader_changes: int = 0
+    snapshots: int = 0
+    cuts: int = 0
+    states: int = 0
+    """That the linearizability checker looked at."""
+    digest: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    lost_frames: int = 0
+    doubled_frames: int = 0
+
+    @property
+    def counted(self) -> bool:
+        return not self.failure and not self.weak
+
+
+class World:
+    """One run.
+
+    Args:
+        seed: decides everything.
+        profile: the name of a profile, or one that is ready.
+        verbose: gets every line of the trace.
+    """
+
+    def __init__(
+        self, seed: int, profile: str | Profile = "mixed", *, verbose: Callable[[str], None] | None = None
+    ) -> None:
+        self.seed = seed
+        self.now = 0.0
+        self._verbose = verbose
+        self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._events = 0
+        self.turns = 0
+        self.closing = False
+        self.profile = draw(self.random("profile"), profile) if isinstance(profile, str) else profile
+        self.timings = self.profile.timings
+        self.limits = self.profile.limits
+        self.cluster = self.random("cluster").getrandbits(62)
+        self.network = Network(self.random("network"), self.after)
+        self.observer = Observer(self)
+        self.history = History()
+        self.members: dict[int, Member] = {}
+        self.nemesis = Nemesis(self, self.random("nemesis"))
+        self.clients: list[Client] = []
+        self.states = 0
+
+    # --- time and chance ---------------------------------------------------------------------------------------------
+
+    def random(self, *name: object) -> random.Random:
+        """A generator of its own for everything that has a name."""
+        return random.Random(f"{self.seed} {name}")
+
+    def at(self, when: float, what: Callable[..., None], *arguments: Any) -> None:
+        """Call something at a time."""
+        self._events += 1
+        heapq.heappush(self._queue, (when, self._events, what, arguments))
+
+    def after(self, seconds: float, what: Callable[..., None], *arguments: Any) -> None:
+        """Call something so many seconds from now."""
+        self.at(self.now + seconds, what, *arguments)
+
+    def trace(self, line: str) -> None:
+        """A line for whoever wants to read what happened."""
+        if self._verbose is not None:
+            self._verbose(f"{self.now:9.4f} {line}")
+
+    def _run_until(self, end: float, ready: Callable[[], bool] | None = None) -> bool:
+        """Let time pass up to ``end``, or until ``ready`` (looked at every now and then)."""
+        next_look = self.now
+        next_comparison = self.now + 0.7
+        while self._queue and self._queue[0][0] <= end:
+            when, _, what, arguments = heapq.heappop(self._queue)
+            self.now = max(self.now, when)
+            what(*arguments)
+            if self.now >= next_comparison:
+                next_comparison = self.now + 0.7
+                self.observer.compare_content()
+            if ready is not None and self.now >= next_look:
+                next_look = self.now + 0.05
+                if ready():
+                    return True
+        self.now = end
+        return False
+
+    # --- who takes part ------------------------------------------------------------------------------------------------
+
+    def member_ids(self) -> list[int]:
+        """All members that clients may ask."""
+        return list(self.members)
+
+    def leader(self) -> Member | None:
+        """Who leads the newest term, if anybody who lives does."""
+        leaders = [
+            (member.process.server.node.term, member.id)
+            for member in self.members.values()
+            if member.process is not None and member.process.server.is_leader
+        ]
+        return self.members[max(leaders)[1]] if leaders else None
+
+    def deliver(self, receiver: int, messages: Sequence[Message]) -> None:
+        """The network brings messages to a member."""
+        member = self.members.get(receiver)
+        if member is not None:
+            member.receive(messages)
+
+    def open_folder(self, member: Member) -> MemberFolder:
+        """A member opens its data."""
+        return open_folder(member.disk, self)
+
+    def add_member(self, configuration: Configuration) -> Member:
+        """A machine for a new member, with an empty folder."""
+        member = Member(self, max(self.members) + 1, self.random("member", max(self.members) + 1))
+        create_folder(member.disk, self, member.id, Configuration())
+        self.members[member.id] = member
+        member.start()
+        return member
+
+    def burnt_out(self, member: Member) -> None:
+        """A disk's fuse ended a process."""
+        self.nemesis.burnt_out(member)
+
+    def succeeded(self, began: float) -> None:
+        """An operation that began then has succeeded."""
+        self.nemesis.faults.operation(began)
+
+    # --- the run ---------------------------------------------------------------------------------------------------------
+
+    def run(self) -> Report:
+        """Found the cluster, torment it, heal it, and judge."""
+        failure = ""
+        try:
+            with self.observer.watching():
+                self._found()
+                self._run_until(self.profile.seconds)
+                self._heal()
+                self._settle()
+                if self.profile.lose_all_at_the_end:
+                    self.trace("all members lose their power, once all is well")
+                    for member in self.members.values():
+                        member.lose_power()
+                    for member in self.members.values():
+                        self.after(0.1, member.start)
+                    self._settle()
+                self._read_everything()
+            self._judge()
+        except Violation as violation:
+            failure = str(violation) or "a violation"
+        except Exception:
+            failure = f"the simulator failed:\n{traceback.format_exc()}"
+        return self._report(failure)
+
+    def _found(self) -> None:
+        voters = tuple(range(1, self.profile.members + 1))
+        for number in voters:
+            member = Member(self, number, self.random("member", number))
+            self.members[number] = member
+            create_folder(member.disk, self, number, Configuration(voters=voters))
+        for member in self.members.values():
+            self.after(member.rng.uniform(0.0, 0.1), member.start)
+        self.clients = [Client(self, number, self.profile.workers) for number in range(1, self.profile.clients + 1)]
+        self.nemesis.start()
+
+    def _heal(self) -> None:
+        self.trace("everything is healed")
+        self.nemesis.stop()
+        self.network.heal()
+        self.closing = True
+        for member in self.members.values():
+            member.disk.fuse = None
+            member.slow_disk = 0.0
+            member.clock.set(self.now, rate=1.0)
+            if member.paused:
+                member.resume()
+            member.clock_changed()
+            if member.process is None:
+                member.start()
+
+    def _settled(self) -> bool:
+        if not all(worker.idle for client in self.clients for worker in client.workers):
+            return False
+        leader = self.leader()
+        if leader is None or leader.process is None:
+            return False
+        node = leader.process.server.node
+        if node.configuration.joint:
+            return False
+        last = leader.process.folder.log.last_index()
+        for number in node.configuration.members:
+            process = self.members[number].process
+            if process is None or process.server.state.applied_index != last:
+                return False
+        return True
+
+    def _settle(self) -> None:
+        if not self._run_until(self.now + CONVERGE_WITHIN, self._settled):
+            raise Violation(f"not settled {CONVERGE_WITHIN} s after everything was healed:\n" + self._describe())
+        self.observer.compare_content()
+
+    def _describe(self) -> str:
+        lines = []
+        for member in self.members.values():
+            if member.process is None:
+                lines.append(f"  {member!r} is down")
+                continue
+            node, log = member.process.server.node, member.process.folder.log
+            lines.append(
+                f"  {member!r} {node.role} term {node.term} leader {node.leader} commit {node.commit_index} "
+                f"applied {node.applied_index} log {log.first_index()}..{log.last_index()} {node.configuration}"
+            )
+        for client in self.clients:
+            waiting = [worker.name for worker in client.workers if not worker.idle]
+            if waiting:
+                lines.append(f"  {client.name}: {waiting} wait")
+        return "\n".join(lines)
+
+    def _read_everything(self) -> None:
+        """Final reads, by a client of its own."""
+        before = self.history.succeeded
+        reader = Client(self, len(self.clients) + 1, 0)
+        wanted = reader.read_all()
+        if not self._run_until(self.now + CONVERGE_WITHIN, lambda: self.history.succeeded == before + wanted):
+            raise Violation("the final reads were not answered:\n" + self._describe())
+
+    # --- the judgement -----------------------------------------------------------------------------------------------------
+
+    def _judge(self) -> None:
+        history = self.history
+        check_revisions(history.observations, history.open_deletes)
+        for seen in history.observations:
+            for item in seen.reads:
+                if item.value is not None and item.value in history.without_effect:
+                    raise Violation(f"{history.without_effect[item.value]} had an effect after all: {seen}")
+        for key in sorted(history.calls):
+            calls: list[Call] = history.calls[key]
+            counts = key in COUNTERS
+            try:
+                self.states += check_linearizable(
+                    calls, counter if counts else register, 0 if counts else None, budget=CHECK_BUDGET
+                )
+            except Violation as violation:
+                raise type(violation)(f"key {key!r}: {violation}") from None
+        for key, before in history.increments.items():
+            if sorted(before, key=lambda count: -1 if count is None else count) != list(range(len(before))):
+                raise Violation(f"{len(before)} increments of {key!r} found the counts {before}")
+            final = [call.result for call in history.calls.get(key, []) if call.client == "final"]
+            if final != [len(before)] * len(final):
+                raise Violation(f"{len(before)} increments of {key!r} make {final}")
+
+    def _report(self, failure: str) -> Report:
+        history, observer, faults = self.history, self.observer, self.nemesis.faults
+        leader_changes = max(0, len(observer.leaders) - 1)
+        weak = ""
+        if not failure:
+            idle = [
+                name
+                for name, seconds in faults.seconds.items()
+                if seconds >= 2.0 and not faults.succeeded[name] and name != "power loss of all"
+            ]
+            if leader_changes < self.profile.leader_changes:
+                weak = f"only {leader_changes} leader changes"
+            elif history.succeeded * 2 < history.started:
+                weak = f"only {history.succeeded} of {history.started} operations succeeded"
+            elif idle:
+                weak = f"no operation succeeded during {', '.join(idle)}"
+        return Report(
+            seed=self.seed,
+            profile=self.profile.name,
+            failure=failure,
+            weak=weak,
+            seconds=self.now,
+            turns=self.turns,
+            operations=history.started,
+            succeeded=history.succeeded,
+            unknown=history.unknown,
+            leader_changes=leader_changes,
+            snapshots=observer.snapshots,
+            cuts=observer.cuts,
+            states=self.states,
+            digest=observer.digest,
+            faults=dict(sorted(faults.times.items())),
+            lost_frames=self.network.lost,
+            doubled_frames=self.network.doubled,
+        )
