@@ -1,0 +1,150 @@
+"""Rounds of heartbeats, and what a confirmed one allows: linearizable reads (thesis, section 6.4) and leases (6.4.1).
+
+Rounds are numbered within a term. An answer to one round confirms all before it, so that a lost heartbeat is made good
+by the next one. What a quorum has answered is the highest round confirmed; a leader of one voter confirms itself.
+"""
+
+from __future__ import annotations
+
+from .core import LEADER
+from .messages import Heartbeat, HeartbeatResponse, ReadIndex, ReadIndexResponse
+from .progress import ProgressState
+from .quorum import quorum_value
+from .replication import Replication
+
+
+class Confirmation(Replication):
+    """Confirming leadership, and reads."""
+
+    # -- rounds -------------------------------------------------------------------------------------------------------
+
+    def _begin_round(self, *, periodic: bool) -> None:
+        """Send a heartbeat to everybody, or, for the sake of reads only, to every voter."""
+        self._round += 1
+        reads = self._reads
+        if reads.waiting and not reads.confirming and self.committed_in_term:
+            reads.confirming, reads.waiting = reads.waiting, []
+            reads.round, reads.index = self._round, self.log.commit_index
+        if self.config.lease_reads:
+            self._round_started.append((self._round, self._clock))
+        log = self.log
+        voters = None if periodic else {*self.configuration.voters, *self.configuration.outgoing}
+        for member, progress in self.progress.items():
+            if member == self.id:
+                progress.acked_round = self._round
+            elif voters is None or member in voters:
+                commit = min(progress.match_index, log.commit_index)
+                self._messages.append(Heartbeat(self.id, member, self.term, commit, self._round))
+                progress.on_heartbeat_sent(self._round, commit, log.last_index, periodic=periodic)
+        self._on_rounds_answered()
+
+    def _on_heartbeat(self, message: Heartbeat) -> None:
+        self._hear_leader(message.sender)
+        self.log.commit_to(message.leader_commit)
+        self._messages_after.append(HeartbeatResponse(self.id, message.sender, self.term, message.context))
+
+    def _on_heartbeat_response(self, message: HeartbeatResponse) -> None:
+        progress = self.progress.get(message.sender)
+        if progress is None or message.context > self._round:
+            return
+        progress.on_heartbeat_response(message.context)
+        if progress.state is ProgressState.PROBE:
+            self._sends_due = True
+        elif progress.state is ProgressState.SNAPSHOT:
+            # It is alive, and yet nothing came of the last chunk for a whole election timeout.
+            if progress.snapshot_quiet * self.config.heartbeat_ticks >= self.config.election_ticks:
+                progress.resend_chunk()
+                self._sends_due = True
+        elif progress.stalled:
+            progress.stalled = False
+            self._send_empty(message.sender, progress)
+        self._on_rounds_answered()
+
+    def _on_rounds_answered(self) -> None:
+        reads = self._reads
+        if not reads.confirming and not self._round_started:
+            return
+        confirmed = quorum_value(self.configuration, lambda voter: self.progress[voter].acked_round)
+        started = self._round_started
+        while started and started[0][0] <= confirmed:
+            self._lease_start = started.popleft()[1]
+        if reads.confirming and confirmed >= reads.round:
+            answered, reads.confirming = reads.confirming, []
+            self._answer_reads(answered, reads.index)
+
+    # -- leases -------------------------------------------------------------------------------------------------------
+
+    def _holds_lease(self) -> bool:
+        """Whether no other leader can have been elected yet.
+
+        Counting from the *sending* of a confirmed heartbeat: each of a quorum refuses votes for ``election_ticks`` of
+        its own, of which the first may end at once, and by a clock that may be faster.
+        """
+        if not self.config.lease_reads or self._lease_dropped or self._lease_start is None:
+            return False
+        ours = self._clock - self._lease_start + 1
+        return ours <= (self.config.election_ticks - 1) * (1 - self.config.clock_drift)
+
+    # -- reads --------------------------------------------------------------------------------------------------------
+
+    def read_index(self, context: int) -> None:
+        """Ask for an index at which a read is linearizable; the answer comes in ``Ready.read_states``.
+
+        Any role may ask. Without a leader the read waits for one, but not beyond the next election timeout.
+
+        Args:
+            context: names the read, or the owner's batch of reads; unique in the life of this object.
+        """
+        self._reads.ask(0, context)
+
+    def _reads_due(self) -> bool:
+        """Whether waiting reads can be moved on."""
+        reads = self._reads
+        if not reads.waiting:
+            return False
+        if self.role == LEADER:
+            return self.committed_in_term and (not reads.confirming or self._holds_lease())
+        return self.leader != 0 and not reads.forwarded
+
+    def _move_reads(self) -> None:
+        reads = self._reads
+        if self.role == LEADER:
+            if self._holds_lease():
+                answered, reads.waiting = reads.waiting, []
+                self._answer_reads(answered, self.log.commit_index)
+            else:
+                self._begin_round(periodic=False)
+            return
+        reads.forwarded = [context for _, context in reads.waiting]
+        reads.waiting = []
+        reads.batch += 1
+        self._forward_reads()
+
+    def _answer_reads(self, answered: list[tuple[int, int]], index: int) -> None:
+        for requester, context in answered:
+            if requester:
+                self._messages.append(ReadIndexResponse(self.id, requester, self.term, context, index))
+            else:
+                self._reads.states.append((context, index))
+
+    def _forward_reads(self) -> None:
+        self._reads.forwarded_age = 0
+        self._messages.append(ReadIndex(self.id, self.leader, self.term, self._reads.batch))
+
+    def _tick_reads(self) -> None:
+        """Ask the leader again: the question or the answer may be lost."""
+        reads = self._reads
+        if reads.forwarded:
+            reads.forwarded_age += 1
+            if reads.forwarded_age > self.config.heartbeat_ticks:
+                self._forward_reads()
+
+    def _on_read_index(self, message: ReadIndex) -> None:
+        if message.sender in self.progress:
+            self._reads.ask(message.sender, message.context)
+
+    def _on_read_index_response(self, message: ReadIndexResponse) -> None:
+        reads = self._reads
+        if reads.forwarded and message.context == reads.batch and message.sender == self.leader:
+            reads.states += [(context, message.index) for context in reads.forwarded]
+            reads.forwarded = []

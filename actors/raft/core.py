@@ -1,0 +1,215 @@
+"""The state of a node, and the transitions that every other part shares.
+
+``Node`` is built in layers, each a class that adds one subject and calls only downwards:
+
+    Core              term, vote, role, timers, outbox          (this file)
+    SnapshotTransfer  images, on both sides                     snapshots.py
+    Replication       log and commit index, on both sides       replication.py
+    Confirmation      heartbeat rounds, reads, leases           confirmation.py
+    Membership        changing and applying configurations      membership.py
+    Elections         pre-vote, vote, transfer, check-quorum    elections.py
+    Node              the public face: step, tick, ready        node.py
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from typing import Final, Literal
+
+from .log import Log, Storage
+from .messages import Configuration, HardState, InstallSnapshot, Message, SnapshotMeta
+from .progress import Inflights, Progress
+from .quorum import has_quorum
+from .reads import ReadQueue
+from .ready import NodeConfig
+
+Role = Literal["follower", "pre-candidate", "candidate", "leader"]
+FOLLOWER: Final = "follower"
+PRE_CANDIDATE: Final = "pre-candidate"
+CANDIDATE: Final = "candidate"
+LEADER: Final = "leader"
+
+
+class NotLeader(Exception):
+    """Only the leader can do this.
+
+    Attributes:
+        leader: who leads as far as this node knows, 0 if it does not.
+    """
+
+    def __init__(self, leader: int) -> None:
+        super().__init__(f"not the leader, which is {leader or 'unknown'}")
+        self.leader = leader
+
+
+class ProposalRefused(Exception):
+    """The leader does not take this now, or ever; the message says why. Nothing has happened."""
+
+
+class Core:
+    """Term, vote, role, timers and outbox of a node. See ``Node`` for the arguments."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        storage: Storage,
+        *,
+        hard_state: HardState,
+        configuration: Configuration,
+        applied: int,
+        rng: random.Random,
+    ) -> None:
+        self.config = config
+        self.id = config.id
+        self.log = Log(storage, hard_state.commit, applied)
+        self.configuration = configuration
+        """The one in effect: the newest that was applied."""
+        self.term = hard_state.term
+        self.vote = hard_state.vote
+        self.leader = 0
+        """Who leads in ``term``, 0 if unknown."""
+        self.role: Role = FOLLOWER
+        self.progress: dict[int, Progress] = {}
+        """Leader: every member of the configuration, itself included. Empty in other roles."""
+        self.transfer_target = 0
+        """Leader: who is to lead next, 0 for nobody."""
+
+        self._storage = storage
+        self._rng = rng
+        self._saved = hard_state
+        """As last handed out to be written."""
+        self._synced_commit = 0
+        """A commit index synced in this life of the node; what it found at its start may not have been synced."""
+        self._votes: dict[int, bool] = {}
+        self._clock = 0
+        """Ticks since the start."""
+        self._election_elapsed = 0
+        self._election_timeout = 0
+        self._heartbeat_elapsed = 0
+        self._leader_elapsed = config.election_ticks
+        """Ticks since a leader was heard. Unlike ``leader`` it outlives a change of term (see ``_is_sticky``)."""
+        # A vote that this node gave before the crash may have made a leader whose lease still runs (DESIGN: leases).
+        self._quiet_ticks = config.election_ticks if config.lease_reads else 0
+        self._transfer_elapsed = 0
+
+        self._messages: list[Message] = []
+        self._messages_after: list[Message] = []
+        self._sends_due = False
+        """Leader: some follower may have to be sent something; looked at once, when ``ready`` is built."""
+        self._chunk: InstallSnapshot | None = None
+        self._rejected_snapshots: list[SnapshotMeta] = []
+
+        self._term_start = 0
+        """Leader: index of the no-op that opened its term."""
+        self._last_change = 0
+        """Leader: index up to which the log may hold configuration changes that are not applied."""
+        self._uncommitted: deque[tuple[int, int]] = deque()
+        """Leader: (last index, bytes) of each append of its own that is not committed."""
+        self._uncommitted_bytes = 0
+        self._retiring = 0
+        """Leader: index of the configuration that no longer has it as a voter, 0 if it has."""
+
+        self._reads = ReadQueue()
+        # Answers to reads of an earlier life of this node must not be taken for answers to new ones.
+        self._reads.batch = rng.getrandbits(62)
+        self._round = 0
+        """Leader: number of the last heartbeat round."""
+        self._round_started: deque[tuple[int, int]] = deque()
+        """Leader with leases: (round, clock when it began), for the rounds that are not confirmed."""
+        self._lease_start: int | None = None
+        self._lease_dropped = False
+
+        self._draw_timeout()
+
+    # -- what the owner may look at -----------------------------------------------------------------------------------
+
+    @property
+    def commit_index(self) -> int:
+        """The last index known to be committed."""
+        return self.log.commit_index
+
+    @property
+    def applied_index(self) -> int:
+        """The last index reported as applied."""
+        return self.log.applied_index
+
+    @property
+    def last_index(self) -> int:
+        """The end of the log, what is not yet on disk included."""
+        return self.log.last_index
+
+    @property
+    def is_learner(self) -> bool:
+        """Whether this node takes part without a vote."""
+        return self.id in self.configuration.learners
+
+    @property
+    def is_voter(self) -> bool:
+        """Whether this node's vote counts in the configuration in effect."""
+        return self.id in self.configuration.voters or self.id in self.configuration.outgoing
+
+    @property
+    def committed_in_term(self) -> bool:
+        """Whether this node leads and has committed an entry of its term: only then does it know all that is
+        committed (paper, section 8)."""
+        return self.role == LEADER and self.log.commit_index >= self._term_start
+
+    # -- transitions --------------------------------------------------------------------------------------------------
+
+    def _become_follower(self, term: int, leader: int) -> None:
+        """Enter a term, or go back to following in the present one."""
+        if term > self.term:
+            self.term = term
+            self.vote = 0
+        if self.role == LEADER:
+            self._leave_leadership()
+        elif self.leader and self.leader != leader:
+            self._reads.fail_all()
+        self.role = FOLLOWER
+        self.leader = leader
+        self._votes = {}
+        self._election_elapsed = 0
+        self._draw_timeout()
+
+    def _leave_leadership(self) -> None:
+        self._reads.fail_all()
+        self.progress = {}
+        self.transfer_target = 0
+        self._sends_due = False
+        self._retiring = 0
+        self._uncommitted.clear()
+        self._uncommitted_bytes = 0
+        # It has no leader to be loyal to: its own leadership is over.
+        self._leader_elapsed = self.config.election_ticks
+
+    def _hear_leader(self, sender: int) -> None:
+        """A message of the leader of our term has come."""
+        if self.role != FOLLOWER or self.leader != sender:
+            self._become_follower(self.term, sender)
+        self._election_elapsed = 0
+        self._leader_elapsed = 0
+
+    def _is_sticky(self) -> bool:
+        """Whether this node has heard from a leader within the shortest election timeout, and so helps nobody to
+        depose it (thesis, section 4.2.3).
+
+        This must hold across a change of term that did not come from a leader: leases rest on it.
+        """
+        if self.role == LEADER:
+            return True  # or it would have stepped down by check-quorum
+        return self._leader_elapsed < self.config.election_ticks
+
+    def _draw_timeout(self) -> None:
+        ticks = self.config.election_ticks
+        self._election_timeout = ticks + self._rng.randrange(ticks)
+
+    def _new_progress(self) -> Progress:
+        config = self.config
+        window = Inflights(config.max_append_messages_in_flight, config.max_append_bytes_in_flight)
+        return Progress(self.log.last_index + 1, window)
+
+    def _is_quorum_active(self) -> bool:
+        """Whether a quorum, ourselves included, has been heard of since the last check."""
+        active = {member for member, progress in self.progress.items() if progress.recent_active or member == self.id}
+        return has_quorum(self.configuration, active)
