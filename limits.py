@@ -91,6 +91,23 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Versions looked at in one slice of physical compaction, so that a slice stays short."""
 
 
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the members of a cluster agree on at run time: kept in the replicated state, changed by ``Configure``."""
+
+    timings: Timings = Timings()
+    limits: Limits = Limits()
+
+
+def encode_settings(settings: Settings) -> bytes:
+    """Settings as they stand in the replicated state."""
+    return msgspec.json.encode(settings)
+
+
+def decode_settings(data: bytes) -> Settings:
+    """The inverse. Raises ``msgspec.MsgspecError`` for anything else."""
+    return msgspec.json.decode(data, type=Settings)
+
+
 # A turn of a member's loop: Raft messages first, then client batches, never longer than this.
 TURN_EVENTS = 256
 TURN_BYTES = 4 * 1024 * 1024
@@ -178,9 +195,14 @@ SURVEY_TIMEOUT = 30.0
 """Seconds in which every Ray node must have said what data it holds."""
 STATUS_TIMEOUT = 3.0
 """Seconds in which a member must have said how it is."""
+SETTLE_TIMEOUT = 5.0
+"""Seconds in which a member that is opening its data is expected to have done so, or to say why not."""
 STOP_TIMEOUT = 10.0
 """Seconds in which a member must have stopped by itself before it is killed."""
 POLL_PAUSE = 0.05
 """Seconds between two looks at something that is bound to change."""
 PIN_AMOUNT = 0.001
 """How much a member asks of the Ray resource that pins it to its place (every node offers 1 of each)."""
+CLIENT_RANGE_RESTARTS = 5
+"""A range that is compacted away between two of its pages is begun anew this often."""
+MAX_REQUEST_ID_BYTES = 256

@@ -1,0 +1,215 @@
+"""Launching a cluster: from nothing, over data that is there, or beside members that already run.
+
+One launch of a name at a time, and each looks before it acts. A bootstrap has two phases on disk before anybody serves:
+first every place is reserved, then every place is written; so an interruption in the first phase leaves nothing that
+counts, and one in the second leaves what ``recovery`` recognises. What stands between two launches is an actor whose
+name only one of them can have, and which dies with its launcher; but a name is no fence, so a place is only written by
+the launch that has it reserved, under the lock on the place.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import ray
+
+from ..errors import ClusterMismatch, SpecError, Unavailable
+from ..limits import PIN_AMOUNT, POLL_PAUSE, SETTLE_TIMEOUT, STOP_TIMEOUT, SURVEY_TIMEOUT
+from ..spec import ClusterSpec
+from . import sites
+from .member import MemberActor
+from .placement import Node, alive_nodes, choose, run_on
+from .protocol import MemberStatus
+from .raft.messages import Configuration
+from .recovery import Bootstrap, Missing, Place, Redo, Start, decide
+from .roster import ask_all, gone, member_actors, pause, settled, wait_for
+from .seat import NAMESPACE, Seat, actor_name, encode_seat, member_name
+from .sites import FirstMember, Identity, Site
+
+
+def launch_members(spec: ClusterSpec, deadline: float) -> int:
+    """Have all members of the cluster started that can be, and return the cluster id; for errors see ``launch``."""
+    with _one_launch_at_a_time(spec.name, deadline):
+        return _Launch(spec, deadline).run()
+
+
+@contextmanager
+def _one_launch_at_a_time(name: str, deadline: float) -> Iterator[None]:
+    """Hold the name that stands for launching this cluster. The actor is this process's, and dies with it."""
+    sign = ray.remote(num_cpus=0)(_Sign).options(name=f"raykeeper-launch/{name}", namespace=NAMESPACE)
+    while True:
+        try:
+            actor = sign.remote()
+            break
+        except ray.exceptions.ActorAlreadyExistsError:
+            if time.monotonic() >= deadline:
+                raise Unavailable(f"another launch of cluster {name} is under way") from None
+            pause(POLL_PAUSE)
+    try:
+        yield
+    finally:
+        ray.kill(actor)
+
+
+class _Sign:
+    """An actor that only has a name."""
+
+
+class _Launch:
+    """One launch, from looking around to having all members started."""
+
+    def __init__(self, spec: ClusterSpec, deadline: float) -> None:
+        self._spec = spec
+        self._deadline = deadline
+        self._actors: dict[int, Any] = {}
+        self._seats: dict[int, Seat] = {}
+        self._fast_death = False
+        """Whether the processes of Ray's nodes fail fast on dead actors by themselves."""
+
+    def run(self) -> int:
+        self._actors = member_actors(self._spec.name)
+        self._seats = ask_all(self._actors, "seat")
+        self._check_data_dir()
+        statuses = settled(self._actors, min(SETTLE_TIMEOUT, self._deadline - time.monotonic()))
+        configuration = newest(statuses.values())
+        serving = {member for member, status in statuses.items() if not status.why_not_serving}
+        live = {
+            member: seat
+            for member, seat in self._seats.items()
+            if member in serving or (member in statuses and statuses[member].role == "starting")
+        }
+        if configuration.voters and configuration.members <= serving and len({s.cluster for s in live.values()}) == 1:
+            return next(iter(live.values())).cluster
+        found = self._survey()
+        decision = decide(self._spec.name, found, live, configuration if configuration.voters else None)
+        if isinstance(decision, Redo):
+            decision = self._redo(decision)
+        if isinstance(decision, Bootstrap):
+            return self._bootstrap(found)
+        for place in decision.places:
+            self._start(decision.cluster, place.member, place.site.base, self._pin(place))
+        for missing in decision.missing:
+            self._stand_in(decision.cluster, missing, found)
+        return decision.cluster
+
+    def _check_data_dir(self) -> None:
+        for seat in self._seats.values():
+            base = os.path.dirname(os.path.dirname(seat.folder))
+            # What ~ means is known only where the member lives.
+            if not self._spec.data_dir.startswith("~") and base != os.path.abspath(self._spec.data_dir):
+                raise ClusterMismatch(
+                    f"cluster {seat.cluster_name} (id {seat.cluster:x}) has its data in {base}, "
+                    f"not in {self._spec.data_dir}"
+                )
+
+    def _survey(self) -> list[tuple[Node, Site]]:
+        nodes = {node.id: node for node in alive_nodes()}
+        arguments = dict.fromkeys(nodes, (self._spec.data_dir, self._spec.name))
+        surveyed: dict[str, Site] = run_on(nodes, sites.survey, arguments, SURVEY_TIMEOUT)
+        self._fast_death = all(site.fast_death for site in surveyed.values())
+        return [(node, surveyed[node.id]) for node in nodes.values()]
+
+    # -- a new cluster ------------------------------------------------------------------------------------------------
+
+    def _bootstrap(self, found: Sequence[tuple[Node, Site]]) -> int:
+        spec = self._spec
+        cluster = secrets.randbelow((1 << 63) - 1) + 1
+        bases = {node.id: site.base for node, site in found}
+        chosen = dict(enumerate(choose(spec.members, spec.placement, [node for node, _ in found]), start=1))
+        nodes = {member: node for member, (node, _) in chosen.items()}
+        first = tuple(FirstMember(member, member_name(member), pin) for member, (_, pin) in chosen.items())
+        reservations = {member: (bases[node.id], member_name(member), cluster) for member, node in nodes.items()}
+        identities = {
+            member: (
+                bases[node.id],
+                Identity(
+                    cluster_name=spec.name, cluster=cluster, member=member, name=member_name(member), members=first
+                ),
+            )
+            for member, node in nodes.items()
+        }
+        try:
+            run_on(nodes, sites.reserve, reservations, SURVEY_TIMEOUT)
+            run_on(nodes, sites.create, identities, SURVEY_TIMEOUT)
+        except sites.UnusableFolder as error:
+            raise SpecError("spec", "data_dir", f"a folder that can be written on every node; {error}") from None
+        for member, (node, pin) in chosen.items():
+            self._start(cluster, member, bases[node.id], pin)
+        return cluster
+
+    def _redo(self, redo: Redo) -> Bootstrap | Start:
+        """Clear a bootstrap that was interrupted half-way, if it is certain that it never was a cluster."""
+        places = {place.name: place for place in redo.places}
+        nodes = {name: place.node for name, place in places.items()}
+        arguments = {name: (place.site.base, name, redo.cluster) for name, place in places.items()}
+        if all(run_on(nodes, sites.is_unused, arguments, SURVEY_TIMEOUT).values()):
+            run_on(nodes, sites.clear, arguments, SURVEY_TIMEOUT)
+            return Bootstrap()
+        if redo.instead is None:
+            raise Unavailable(redo.error)
+        return redo.instead
+
+    # -- members ------------------------------------------------------------------------------------------------------
+
+    def _pin(self, place: Place) -> str:
+        """The pin that a member had, if the node with its data offers that still; else one of the spec's or its own."""
+        identity = place.found.identity
+        had = [first.pin for first in identity.members if first.id == place.member] if identity is not None else []
+        placement = () if isinstance(self._spec.placement, str) else self._spec.placement
+        return place.node.pin((*had, *placement))
+
+    def _stand_in(self, cluster: int, missing: Missing, found: Sequence[tuple[Node, Site]]) -> None:
+        """An actor for a member without data: it says so in its status, and serves once its disk is back."""
+        if not missing.pin or missing.member in self._actors:
+            return
+        bases = [site.base for node, site in found if missing.pin in node.resources] or [site.base for _, site in found]
+        self._start(cluster, missing.member, bases[0], missing.pin)
+
+    def _start(self, cluster: int, member: int, base: str, pin: str) -> None:
+        """Start a member's actor, or have the one that there is try again, if it is where the data is."""
+        spec, name = self._spec, member_name(member)
+        seat = Seat(spec.name, cluster, member, name, os.path.join(base, name), pin, spec.timings, spec.limits)
+        actor, old = self._actors.get(member), self._seats.get(member)
+        if actor is not None:
+            if old is not None and (old.cluster, old.folder, old.pin) == (seat.cluster, seat.folder, seat.pin):
+                actor.open.remote()
+                return
+            ray.kill(actor, no_restart=True)
+            wait_for(lambda: gone([actor_name(spec.name, name)]), time.monotonic() + STOP_TIMEOUT)
+        options: dict[str, Any] = {}
+        if not self._fast_death:
+            options["runtime_env"] = {"env_vars": {sites.FAST_DEATH: "0"}}
+        with suppress(ray.exceptions.ActorAlreadyExistsError):
+            MemberActor.options(
+                name=actor_name(spec.name, name),
+                namespace=NAMESPACE,
+                lifetime="detached",
+                resources={pin: PIN_AMOUNT},
+                **options,
+            ).remote(encode_seat(seat))
+
+
+def newest(statuses: Iterable[MemberStatus]) -> Configuration:
+    """The configuration that the member furthest on in the log told of; an empty one if none serves."""
+    serving = [status for status in statuses if not status.why_not_serving]
+    if not serving:
+        return Configuration()
+    status = max(serving, key=lambda status: status.applied_index)
+    return Configuration(voters=status.voters, learners=status.learners)
+
+
+def why_not(statuses: Mapping[int, MemberStatus], members: Iterable[int]) -> str:
+    """What stands in the way of the members that do not serve, in one line."""
+    said = []
+    for member in sorted(set(members) | set(statuses)):
+        status = statuses.get(member)
+        if status is None:
+            said.append(f"{member_name(member)}: does not answer")
+        elif status.why_not_serving:
+            said.append(f"{member_name(member)}: {status.why_not_serving}")
+    return "; ".join(said)

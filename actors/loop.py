@@ -1,0 +1,130 @@
+"""The thread that owns a member's server, and what of it other threads may touch.
+
+The server does one turn at a time and knows neither threads nor sockets. Here is the thread that calls it, as soon as
+something waits in the inbox and at the latest when its clock says so. An error in a turn is a bug or a broken disk: the
+process ends at once, with a line that says why, and Ray starts it anew over its data. It must not live on half dead.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import random
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ..limits import MIN_CALL_PATIENCE, Limits, Timings
+from ..store.folder import MemberFolder
+from .events import BackgroundDone, Unreachable
+from .inbox import Inbox
+from .protocol import MemberStatus
+from .server import Server
+from .service import Service
+from .transport.calls import Calls
+from .transport.seam import Transport
+
+
+def boot_clock() -> float:
+    """Seconds on a monotonic clock that runs on while the machine sleeps (where the system has one)."""
+    return _now()
+
+
+if hasattr(time, "CLOCK_BOOTTIME"):
+
+    def _now() -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+else:
+    _now = time.monotonic
+
+
+class Loop:
+    """A serving member: its server, its service, its transport, and the thread that drives them.
+
+    Args:
+        folder: the opened data; closed at the end.
+        lookup: finds the actor of a member (see ``Calls``).
+        status: what the member says of itself.
+    """
+
+    def __init__(
+        self,
+        folder: MemberFolder,
+        timings: Timings,
+        limits: Limits,
+        lookup: Callable[[int], Any],
+        status: Callable[[], MemberStatus],
+    ) -> None:
+        self.inbox = Inbox(limits, boot_clock)
+        self._workers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="background")
+        self.transport: Transport = Calls(
+            cluster=folder.identity.cluster,
+            member=folder.identity.member,
+            lookup=lookup,
+            deliver=self.inbox.put_frame,
+            unreachable=lambda member: self.inbox.put_own(Unreachable(member)),
+            give_up_after=max(MIN_CALL_PATIENCE, timings.election_timeout),
+        )
+        self.server = Server(
+            folder=folder,
+            timings=timings,
+            limits=limits,
+            send=self.transport.send,
+            clock=boot_clock,
+            rng=random.Random(),
+            background=self._background,
+        )
+        self.service = Service(self.server, self.inbox.put_event, boot_clock, status)
+        self._stop: str | None = None
+        self._thread = threading.Thread(target=self._run, name="member loop", daemon=True)
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._thread.start()
+
+    def stop(self, why: str) -> None:
+        """Answer everybody who waits, close the data, and come back when all that is done."""
+        self._stop = why
+        self.inbox.wake()
+        self._thread.join()
+        self.transport.close()
+        self._workers.shutdown(wait=False)
+
+    def _background(self, work: Callable[[], None], then: Callable[[Exception | None], None]) -> None:
+        def run() -> None:
+            error: Exception | None = None
+            try:
+                work()
+            except Exception as caught:
+                error = caught
+            self.inbox.put_own(BackgroundDone(lambda: then(error)))
+
+        self._workers.submit(run)
+
+    def _run(self) -> None:
+        try:
+            server, transport, inbox = self.server, self.transport, self.inbox
+            while self._stop is None:
+                received, events = inbox.take(server.next_wakeup())
+                server.turn(transport.begin(received), events)
+                transport.end()
+            received, events = inbox.close()
+            server.turn(transport.begin(received), events)
+            transport.end()
+            server.stop(self._stop)
+        except BaseException:
+            die(f"the loop of member {self.server.folder.identity.member} failed")
+
+
+def die(why: str) -> None:
+    """End the process at once: Ray starts it anew."""
+    print(f"raykeeper: {why}; ending the process", file=sys.stderr)
+    traceback.print_exc()
+    sys.stderr.flush()
+    faulthandler.disable()
+    os._exit(1)

@@ -1,0 +1,110 @@
+"""Ray's nodes as places for members: which there are, how a member is pinned to one, and how a function runs on one.
+
+A member is pinned by a resource that its node offers, not by node affinity: Ray's node ids change with every start of
+Ray, and an actor with hard affinity to a node that is gone is dead for good, while one that waits for a resource starts
+again as soon as the resource is back (measured; see docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ..errors import SpecError, Unavailable
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A Ray node that is alive: its id, its address, and the names of the resources that it offers."""
+
+    id: str
+    address: str
+    resources: frozenset[str]
+
+    @property
+    def own_pin(self) -> str:
+        """The resource that every Ray node offers, and that only nodes at its address do."""
+        return f"node:{self.address}"
+
+    def pin(self, wished: Sequence[str]) -> str:
+        """The resource to pin a member here with: one of those wished, or the node's own."""
+        return next((pin for pin in wished if pin in self.resources), self.own_pin)
+
+
+def alive_nodes() -> list[Node]:
+    """The nodes that Ray believes to be alive, in the order of their addresses."""
+    nodes = [
+        Node(node["NodeID"], node["NodeManagerAddress"], frozenset(node["Resources"]))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return sorted(nodes, key=lambda node: (node.address, node.id))
+
+
+def choose(members: int, placement: str | Sequence[str], nodes: Sequence[Node]) -> list[tuple[Node, str]]:
+    """A node and a pin for each member of a new cluster: a node each where there are enough.
+
+    Args:
+        placement: "spread", or names of resources that are used in turn, one for each node that shall hold members.
+
+    Raises:
+        SpecError: no node that is alive offers one of the resources.
+    """
+    if isinstance(placement, str):
+        # Nodes of one address are one machine: only when all machines have a member does one get a second.
+        seen: Counter[str] = Counter()
+        ranked = []
+        for node in nodes:
+            ranked.append((seen[node.address], node))
+            seen[node.address] += 1
+        ranked.sort(key=lambda pair: pair[0])
+        return [(node, node.own_pin) for _, node in (ranked[i % len(ranked)] for i in range(members))]
+    used: Counter[str] = Counter()
+    chosen = []
+    for i in range(members):
+        pin = placement[i % len(placement)]
+        offering = [node for node in nodes if pin in node.resources]
+        if not offering:
+            raise SpecError("spec", "placement", f"resources that a Ray node offers; none that is alive offers {pin!r}")
+        node = min(offering, key=lambda node: used[node.id])
+        used[node.id] += 1
+        chosen.append((node, pin))
+    return chosen
+
+
+def run_on(
+    nodes: Mapping[Any, Node], function: Callable[..., Any], arguments: Mapping[Any, tuple[Any, ...]], timeout: float
+) -> dict[Any, Any]:
+    """Run a function once for each key, on the key's node and with the key's arguments, all at the same time.
+
+    Raises:
+        Unavailable: a node did not answer in time, or died meanwhile.
+        Exception: what the function raised, wherever it did.
+    """
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    deadline = time.monotonic() + timeout
+    references = {
+        key: task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(
+            *arguments[key]
+        )
+        for key, node in nodes.items()
+    }
+    results = {}
+    for key, reference in references.items():
+        where = f"Ray node {nodes[key].address} ({nodes[key].id[:8]})"
+        try:
+            results[key] = ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
+        except ray.exceptions.GetTimeoutError:
+            for other in references.values():
+                ray.cancel(other, force=True)
+            raise Unavailable(f"{where} did not answer within {timeout:g} s") from None
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.RayError as error:
+            raise Unavailable(f"{where} failed: {type(error).__name__}") from None
+    return results

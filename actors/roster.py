@@ -1,0 +1,83 @@
+"""The member actors of a cluster, as Ray lists them, and questions put to all of them at once."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import ray
+
+from ..limits import POLL_PAUSE, STATUS_TIMEOUT
+from .protocol import MemberStatus
+from .seat import NAMESPACE, actor_name
+
+_MEMBER = re.compile(r"m([1-9][0-9]*)")
+
+
+def member_actors(cluster_name: str) -> dict[int, Any]:
+    """Handles of the actors of a cluster's members by member id, whatever state they are in."""
+    prefix = actor_name(cluster_name, "")
+    found = {}
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["namespace"] != NAMESPACE or not actor["name"].startswith(prefix):
+            continue
+        member = _MEMBER.fullmatch(actor["name"][len(prefix) :])
+        if member is None:
+            continue
+        try:
+            found[int(member[1])] = ray.get_actor(actor["name"], namespace=NAMESPACE)
+        except ValueError:
+            continue  # gone since it was listed
+    return dict(sorted(found.items()))
+
+
+def ask_all(handles: dict[int, Any], method: str, *arguments: Any, timeout: float = STATUS_TIMEOUT) -> dict[int, Any]:
+    """Call a method of all members; those that answered in time, with what they answered."""
+    return collect({member: getattr(handle, method).remote(*arguments) for member, handle in handles.items()}, timeout)
+
+
+def collect(references: dict[int, Any], timeout: float) -> dict[int, Any]:
+    """The results that are there in time and are no errors."""
+    if references:
+        ray.wait(list(references.values()), num_returns=len(references), timeout=timeout)
+    results = {}
+    for member, reference in references.items():
+        try:
+            results[member] = ray.get(reference, timeout=0)
+        except (ray.exceptions.RayError, TimeoutError):
+            continue
+    return results
+
+
+def settled(handles: dict[int, Any], timeout: float) -> dict[int, MemberStatus]:
+    """The status of each member that answers, once none is still opening its data, or at the timeout."""
+    deadline = time.monotonic() + timeout
+    while True:
+        statuses: dict[int, MemberStatus] = ask_all(handles, "status")
+        if all(status.role != "starting" for status in statuses.values()) or time.monotonic() >= deadline:
+            return statuses
+        pause(POLL_PAUSE)
+
+
+def wait_for(condition: Callable[[], bool], deadline: float) -> bool:
+    """Wait until the condition holds; False if it does not before that time (``time.monotonic``)."""
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        pause(POLL_PAUSE)
+    return True
+
+
+def pause(seconds: float) -> None:
+    """Wait between two looks at something."""
+    time.sleep(seconds)
+
+
+def gone(names: Iterable[str]) -> bool:
+    """Whether no actor of these names is left in the namespace."""
+    listed = {
+        actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if actor["namespace"] == NAMESPACE
+    }
+    return listed.isdisjoint(names)

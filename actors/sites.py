@@ -1,0 +1,241 @@
+"""What one Ray node's disk holds for a cluster, and what launch does there: functions that run on the node as tasks.
+
+A cluster's data on a node lies in ``<data_dir>/<cluster>/<member>/``, with two small files beside each of these folders:
+``<member>.lock``, which whoever works on the folder holds locked, and ``<member>.reserved`` from the first phase of a
+bootstrap. A reservation says that this place belongs to a bootstrap of that cluster id which has written nothing here yet;
+only where a folder has an identity has anything happened.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import msgspec
+
+from ..errors import ClusterMismatch, DataCorrupted, KeeperError, Unavailable
+from ..limits import LOCK_PAUSE
+from ..store.folder import Identity, MemberFolder
+from ..store.rocks import RocksDisk
+
+SYNC_JOURNAL = "RAYKEEPER_SYNC_JOURNAL"
+"""Environment variable: a folder in which each process notes what its syncs made durable, for tests of durability."""
+FAST_DEATH = "RAY_timeout_ms_task_wait_for_death_info"
+"""Environment variable of Ray: with 0, a call to a dead actor fails in milliseconds instead of a second."""
+
+
+class UnusableFolder(KeeperError):
+    """A data directory that cannot be read or written."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """One member's place on a node."""
+
+    name: str
+    """The folder's name, which is the member's."""
+    folder: str
+    device: tuple[int, int]
+    """Device and inode: the same folder may be seen from several Ray nodes on one machine."""
+    identity: Identity | None = None
+    reserved: int = 0
+    """Cluster id of a bootstrap that has reserved this place and not yet written to it; 0 for none."""
+    damage: str = ""
+    """Why there is no identity, if there should be one."""
+
+
+class Site(msgspec.Struct, frozen=True):
+    """What a node holds for a cluster."""
+
+    base: str
+    """The folder of the cluster on this node, with ``~`` resolved."""
+    machine: str
+    """Names the machine, as long as it does not boot."""
+    found: tuple[Found, ...] = ()
+    problem: str = ""
+    """Why the folder cannot be read."""
+    fast_death: bool = False
+    """Whether processes on this node have ``FAST_DEATH`` set to 0 already."""
+
+
+def member_disk() -> RocksDisk:
+    """The disk of this process."""
+    journal = os.environ.get(SYNC_JOURNAL)
+    return RocksDisk(sync_journal=os.path.join(journal, str(os.getpid())) if journal else None)
+
+
+def survey(data_dir: str, cluster: str) -> Site:
+    """Look what there is for a cluster. Reads only, and only small files."""
+    base = os.path.join(os.path.abspath(os.path.expanduser(data_dir)), cluster)
+    problem = ""
+    found: list[Found] = []
+    try:
+        names = sorted(os.listdir(base))
+    except FileNotFoundError:
+        names = []
+    except OSError as error:
+        names, problem = [], f"{base}: {error.strerror}"
+    members = {name.removesuffix(".reserved") for name in names if name.endswith(".reserved")}
+    members |= {name for name in names if os.path.isdir(os.path.join(base, name))}
+    for name in sorted(members):
+        found.append(_look(base, name))
+    return Site(base, _machine(), tuple(found), problem, os.environ.get(FAST_DEATH) == "0")
+
+
+def reserve(base: str, member: str, cluster: int) -> None:
+    """First phase of a bootstrap: make sure that the place can be written and holds no data, and mark it.
+
+    Raises:
+        UnusableFolder: it cannot be written.
+        ClusterMismatch: there is data already.
+    """
+    try:
+        os.makedirs(base, exist_ok=True)
+        with locked(base, member):
+            found = _look(base, member)
+            if found.identity is not None or found.damage:
+                raise ClusterMismatch(f"{found.folder} already holds data")
+            # Whatever an interrupted bootstrap left before it wrote the identity counts for nothing.
+            shutil.rmtree(found.folder, ignore_errors=False) if os.path.isdir(found.folder) else None
+            RocksDisk().replace(_reservation(base, member), f"{cluster:x}\n".encode())
+    except OSError as error:
+        raise UnusableFolder(f"{error.filename or base}: {error.strerror}") from None
+
+
+def create(base: str, identity: Identity) -> None:
+    """Second phase: write the databases and, last, the identity into a reserved place.
+
+    Raises:
+        ClusterMismatch: the place is not reserved for this cluster id.
+    """
+    member = identity.name
+    try:
+        with locked(base, member):
+            found = _look(base, member)
+            if found.reserved != identity.cluster or found.identity is not None:
+                raise ClusterMismatch(f"{found.folder} is not reserved for cluster id {identity.cluster:x}")
+            MemberFolder.create(member_disk(), found.folder, identity).close()
+            os.remove(_reservation(base, member))
+    except OSError as error:
+        raise UnusableFolder(f"{error.filename or base}: {error.strerror}") from None
+
+
+def is_unused(base: str, member: str, cluster: int) -> bool:
+    """Whether the place was reserved for this cluster id and never written, or written and never voted or appended."""
+    with locked(base, member):
+        found = _look(base, member)
+        if found.identity is None:
+            return not found.damage and found.reserved == cluster
+        if found.identity.cluster != cluster:
+            return False
+        folder = MemberFolder.open(member_disk(), found.folder)
+        try:
+            return folder.log.empty
+        finally:
+            folder.close()
+
+
+def clear(base: str, member: str, cluster: int) -> None:
+    """Delete a member's data, if it is that cluster's; its lock must be free, so its process gone."""
+    if not os.path.isdir(base):
+        return
+    with locked(base, member):
+        found = _look(base, member)
+        if found.identity is not None and found.identity.cluster != cluster:
+            return
+        # The identity goes last: half deleted data must not look like a place that never had any.
+        if os.path.isdir(found.folder):
+            for name in os.listdir(found.folder):
+                path = os.path.join(found.folder, name)
+                if os.path.isdir(path):
+                    shutil.rmtree(path)
+            shutil.rmtree(found.folder)
+        with suppress(FileNotFoundError):
+            os.remove(_reservation(base, member))
+        with suppress(FileNotFoundError):
+            os.remove(_lock_path(base, member))
+    with suppress(OSError):  # other members' data may be beside it
+        os.rmdir(base)
+
+
+def clear_all(data_dir: str, cluster_name: str, cluster: int, patience: float) -> None:
+    """Delete all that a node holds of a cluster; waits that many seconds at most for processes that are about to die."""
+    deadline = time.monotonic() + patience
+    site = survey(data_dir, cluster_name)
+    for found in site.found:
+        while True:
+            try:
+                clear(site.base, found.name, cluster)
+                break
+            except Unavailable:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(LOCK_PAUSE)
+
+
+@contextmanager
+def locked(base: str, member: str) -> Iterator[None]:
+    """Hold the lock on a member's folder.
+
+    Raises:
+        Unavailable: another process holds it.
+    """
+    fd = try_lock(base, member)
+    if fd is None:
+        raise Unavailable(f"another process holds {_lock_path(base, member)}")
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def try_lock(base: str, member: str) -> int | None:
+    """Lock a member's folder for as long as the file descriptor is open; ``None`` if another process has it.
+
+    The lock ends with the process, and only then: it holds where an actor's name does not.
+    """
+    fd = os.open(_lock_path(base, member), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _look(base: str, member: str) -> Found:
+    folder = os.path.join(base, member)
+    reserved = 0
+    with suppress(FileNotFoundError, ValueError), open(_reservation(base, member), encoding="ascii") as file:
+        reserved = int(file.read(), 16)
+    try:
+        status = os.stat(folder)
+    except FileNotFoundError:
+        return Found(member, folder, (0, 0), reserved=reserved)
+    identity, damage = None, ""
+    try:
+        identity = read_identity(RocksDisk(), folder)
+        if identity is None and not reserved and os.listdir(folder):
+            damage = "it holds data, but no identity"
+    except (DataCorrupted, OSError) as error:
+        damage = str(error)
+    return Found(member, folder, (status.st_dev, status.st_ino), identity, reserved, damage)
+
+
+def _reservation(base: str, member: str) -> str:
+    return os.path.join(base, f"{member}.reserved")
+
+
+def _lock_path(base: str, member: str) -> str:
+    return os.path.join(base, f"{member}.lock")
+
+
+def _machine() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return os.uname().nodename

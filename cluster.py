@@ -1,0 +1,292 @@
+"""Launching clusters, finding them, and looking after them from outside.
+
+A :class:`Cluster` holds nothing but a name and where the data lies: whatever it says it has just asked the members, and
+several of them for one cluster do no harm.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import ray
+
+from .actors.client.handle import Client
+from .actors.launcher import launch_members, newest, why_not
+from .actors.placement import alive_nodes, run_on
+from .actors.protocol import MemberStatus
+from .actors.ray_session import join_or_start_ray, join_ray
+from .actors.roster import ask_all, gone, member_actors, settled, wait_for
+from .actors.seat import Seat, actor_name, member_name
+from .actors.sites import clear_all
+from .errors import ClusterNotFound, InvalidArgument, KeeperError, Unavailable
+from .limits import DEFAULT_TIMEOUT, LAUNCH_TIMEOUT, STATUS_TIMEOUT, STOP_TIMEOUT, SURVEY_TIMEOUT
+from .spec import ClusterSpec
+
+
+@dataclass(frozen=True)
+class MemberInfo:
+    """How one member is.
+
+    Attributes:
+        id, name: of the member, never reused in its cluster.
+        role: "leader", "follower", "candidate", "pre-candidate", "learner", "starting", "not serving" or "silent".
+        node, node_id: id of the Ray node that it runs on, empty if unknown.
+        pid: of its process, 0 if unknown.
+        term: its Raft term.
+        raft_index: last index in its log.
+        applied_index: last index that its state holds.
+        db_size: bytes of its data, roughly.
+        why_not_serving: empty if it serves.
+        actor: its Ray actor handle, ``None`` if there is none.
+    """
+
+    id: int
+    name: str
+    role: str
+    node: str = ""
+    pid: int = 0
+    term: int = 0
+    raft_index: int = 0
+    applied_index: int = 0
+    revision: int = 0
+    db_size: int = 0
+    why_not_serving: str = ""
+    actor: Any = None
+
+    @property
+    def node_id(self) -> str:
+        """The same as ``node``."""
+        return self.node
+
+
+@dataclass(frozen=True)
+class ClusterStatus:
+    """How a cluster is, as its members say.
+
+    Attributes:
+        leader: id of the leader, 0 if no member claims to lead.
+        term: highest Raft term seen.
+        revision: newest revision seen.
+        alarms: what an operator should look at, one line each.
+        members: all members, also those that are missing.
+    """
+
+    name: str
+    id: int
+    leader: int
+    term: int
+    revision: int
+    alarms: tuple[str, ...]
+    members: tuple[MemberInfo, ...]
+
+
+class Cluster:
+    """A cluster that was launched: see how it is, get a client, stop it. A context manager that shuts it down.
+
+    Attributes:
+        name: what ``connect`` finds it by.
+        id: the cluster id, drawn once when it was bootstrapped.
+    """
+
+    def __init__(self, name: str, id: int, data_dir: str) -> None:
+        self.name = name
+        self.id = id
+        self._data_dir = data_dir
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self.name} ({self.id:x})>"
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+    def client(self, *, timeout: float = DEFAULT_TIMEOUT) -> Client:
+        """A client handle whose calls have this timeout (seconds) unless they name one.
+
+        Raises:
+            ClusterNotFound: the cluster does not run any more.
+        """
+        return connect(self.name, timeout=timeout)
+
+    def status(self) -> ClusterStatus:
+        """Ask every member how it is; takes no longer than a few seconds, whatever state they are in."""
+        actors = member_actors(self.name)
+        statuses: dict[int, MemberStatus] = ask_all(actors, "status")
+        return self._status(actors, statuses)
+
+    def members(self) -> tuple[MemberInfo, ...]:
+        """All members; also those that are missing."""
+        return self.status().members
+
+    def move_leader(self, id: int) -> None:
+        """Hand leadership to a member; returns once it leads.
+
+        Raises:
+            InvalidArgument: there is no such member.
+            Unavailable: there is no leader, or the member does not take over in time.
+        """
+        deadline = time.monotonic() + DEFAULT_TIMEOUT
+        while True:
+            status = self.status()
+            if id not in {member.id for member in status.members}:
+                raise InvalidArgument(f"cluster {self.name} has no member {id}")
+            if status.leader == id:
+                return
+            leader = next((member for member in status.members if member.id == status.leader), None)
+            if time.monotonic() >= deadline:
+                raise Unavailable(f"{member_name(id)} did not become leader within {DEFAULT_TIMEOUT:g} s")
+            if leader is not None:
+                try:
+                    ray.get(leader.actor.move_leader.remote(id), timeout=STATUS_TIMEOUT)
+                except (KeeperError, ray.exceptions.RayError, TimeoutError):
+                    continue  # leadership has moved: look again
+            wait_for(lambda: self.status().leader == id, min(deadline, time.monotonic() + 1.0))
+
+    def shutdown(self) -> None:
+        """Stop all members; the data stays, and ``launch`` starts them again."""
+        actors = member_actors(self.name)
+        ask_all(actors, "stop", timeout=STOP_TIMEOUT)
+        for actor in actors.values():
+            ray.kill(actor, no_restart=True)
+        names = [actor_name(self.name, member_name(member)) for member in actors]
+        wait_for(lambda: gone(names), time.monotonic() + STOP_TIMEOUT)
+
+    def destroy(self) -> None:
+        """Stop all members and delete their data on every node that is alive.
+
+        Raises:
+            Unavailable: a process that still ends holds the data; call it again.
+        """
+        self.shutdown()
+        nodes = alive_nodes()
+        by_id = {node.id: node for node in nodes}
+        arguments = dict.fromkeys(by_id, (self._data_dir, self.name, self.id, STOP_TIMEOUT))
+        run_on(by_id, clear_all, arguments, SURVEY_TIMEOUT)
+
+    def _status(self, actors: Mapping[int, Any], statuses: Mapping[int, MemberStatus]) -> ClusterStatus:
+        known = set(actors) | set(newest(statuses.values()).members)
+        members, alarms = [], []
+        for member in sorted(known):
+            info = _info(member, statuses.get(member), actors.get(member))
+            members.append(info)
+            if info.why_not_serving:
+                alarms.append(f"{info.name} does not serve: {info.why_not_serving}")
+        leaders = [info for info in members if info.role == "leader"]
+        leader = max(leaders, key=lambda info: info.term, default=None)
+        if leader is None:
+            alarms.insert(0, "no member leads")
+        return ClusterStatus(
+            name=self.name,
+            id=self.id,
+            leader=leader.id if leader is not None else 0,
+            term=max((info.term for info in members), default=0),
+            revision=max((info.revision for info in members), default=0),
+            alarms=tuple(alarms),
+            members=tuple(members),
+        )
+
+
+def launch(
+    spec: str | os.PathLike[str] | Mapping[str, Any] | ClusterSpec | None = None,
+    *,
+    timeout: float = LAUNCH_TIMEOUT,
+    **overrides: Any,
+) -> Cluster:
+    """Start a cluster, or what is missing of it, and return once a leader serves a linearizable read.
+
+    Starts a local Ray if this process has none and ``RAY_ADDRESS`` names none. A cluster of that name that runs is
+    returned; one whose data lies on the nodes is started over that data, whatever ``members`` says; only where there is
+    neither, a new one is made.
+
+    Args:
+        spec: a path, a mapping or a ``ClusterSpec``; ``overrides`` name its fields.
+        timeout: seconds.
+
+    Raises:
+        SpecError: the spec is wrong, or its ``data_dir`` or ``placement`` cannot be used on the nodes.
+        ClusterMismatch: name, cluster id or data directory contradict what is there.
+        DataCorrupted: the data that is there cannot be read.
+        Unavailable: less than a quorum of the members was found, or can serve; says which are missing, and why.
+        ClusterNotFound: ``RAY_ADDRESS`` names a Ray that cannot be reached.
+    """
+    loaded = ClusterSpec.load(spec, **overrides)
+    deadline = time.monotonic() + timeout
+    join_or_start_ray()
+    cluster = Cluster(loaded.name, launch_members(loaded, deadline), loaded.data_dir)
+    _wait_until_it_serves(cluster, deadline)
+    return cluster
+
+
+def attach(name: str = "default") -> Cluster:
+    """The cluster of that name, if any member of it runs; never starts anything.
+
+    Raises:
+        ClusterNotFound: there is none, or no Ray.
+    """
+    join_ray()
+    seats: dict[int, Seat] = ask_all(member_actors(name), "seat")
+    if not seats:
+        raise ClusterNotFound(f"no cluster {name} runs in this Ray cluster")
+    seat = next(iter(seats.values()))
+    return Cluster(name, seat.cluster, os.path.dirname(os.path.dirname(seat.folder)))
+
+
+def connect(name: str = "default", *, timeout: float = DEFAULT_TIMEOUT) -> Client:
+    """A client handle for the cluster of that name, from any driver, task or actor of its Ray cluster.
+
+    Args:
+        timeout: default timeout of the handle's calls, in seconds.
+
+    Raises:
+        ClusterNotFound: there is no such cluster, or no Ray.
+    """
+    join_ray()
+    return Client.connect(name, timeout=timeout)
+
+
+def _wait_until_it_serves(cluster: Cluster, deadline: float) -> None:
+    client = cluster.client()
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            client.revision(timeout=max(0.1, min(2.0, left)))
+            return
+        except KeeperError as error:
+            actors = member_actors(cluster.name)
+            statuses = settled(actors, STATUS_TIMEOUT)
+            out = [member for member in actors if member in statuses and statuses[member].role == "not serving"]
+            hopeless = 2 * len(out) >= len(actors)
+            if hopeless or time.monotonic() >= deadline:
+                raise Unavailable(
+                    f"cluster {cluster.name} (id {cluster.id:x}) has no quorum that serves: "
+                    f"{why_not(statuses, actors) or error}"
+                ) from error
+
+
+def _info(member: int, status: MemberStatus | None, actor: Any) -> MemberInfo:
+    if status is None:
+        why = "it does not answer" if actor is not None else "there is no actor for it"
+        return MemberInfo(member, member_name(member), "silent", why_not_serving=why, actor=actor)
+    return MemberInfo(
+        id=member,
+        name=status.name,
+        role=status.role,
+        node=status.node,
+        pid=status.pid,
+        term=status.term,
+        raft_index=status.last_log_index,
+        applied_index=status.applied_index,
+        revision=status.revision,
+        db_size=status.db_size,
+        why_not_serving=status.why_not_serving,
+        actor=actor,
+    )
