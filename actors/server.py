@@ -107,6 +107,7 @@ class Server:
         self._expiry_index = 0
         """Log index of the session expiry that is under way, 0 for none."""
         self._work_left = False
+        self._cut_more = False
 
     # -- what other threads may read ----------------------------------------------------------------------------------
 
@@ -142,6 +143,7 @@ class Server:
         if now >= self._next_sweep:
             self._next_sweep = now + self.timings.heartbeat_interval
             self._give_up_waits(now)
+            self._snapshots.drop_idle()
             self._cut_log()
         self._compact(now)
         if self.node.has_ready():
@@ -252,8 +254,12 @@ class Server:
             event.done(self._not_leader())
             return
         target = event.target or self.node.most_up_to_date_peer()
-        if target != self.node.id:
-            self.node.transfer_leadership(target)
+        try:
+            if target != self.node.id:
+                self.node.transfer_leadership(target)
+        except ProposalRefused as error:
+            event.done(Refused(Refusal.INVALID, self.leader, str(error)))
+            return
         event.done(None)
 
     def _change_membership(self, event: MembershipChange) -> None:
@@ -277,12 +283,14 @@ class Server:
                 self.folder.log.append(ready.entries, ready.hard_state, sync=ready.must_sync)
             if ready.messages_after:
                 self._send(ready.messages_after)
-            if ready.chunk is not None:
-                self._snapshots.receive(ready.chunk, self.node, self._state_replaced)
             if ready.committed:
                 self._apply(ready.committed)
             self.node.advance(ready)
+            if ready.chunk is not None:  # after applying: it may replace what was applied to
+                self._snapshots.receive(ready.chunk, self.node, self._state_replaced)
             self._reads.answered(ready, self.state)
+            if ready.rejected_snapshots:
+                self._snapshots.rejected(ready.rejected_snapshots)
 
     def _apply(self, entries: Sequence[Entry]) -> None:
         configurations: dict[int, Configuration] = {}
@@ -388,23 +396,25 @@ class Server:
 
     def _cut_log(self) -> None:
         """Cut the log behind what is applied. Rule of the disk: the state is synced past the cut before."""
-        log, limits = self.folder.log, self.limits
-        held = self.state.applied_index - log.first_index() + 1
-        if held <= 0:
-            return
+        log = self.folder.log
+        cut = self._where_to_cut()
+        if cut >= log.first_index():
+            self.state.sync()
+            self._cut_more = log.cut(cut)
+        elif self._cut_more:  # what was cut off leaves the disk in slices
+            self._cut_more = log.cut(log.first_index() - 1)
+
+    def _where_to_cut(self) -> int:
+        """The last index to cut off, 0 while the log is short enough."""
+        log, limits, applied = self.folder.log, self.limits, self.state.applied_index
+        first = log.first_index()
         size = log.size_bytes
-        if held < limits.log_cut_entries + limits.log_keep_entries and size < limits.log_cut_bytes:
-            return
-        total = log.last_index() - log.first_index() + 1
-        keep_by_size = int(limits.log_cut_bytes / 2 / max(1, size / total))
-        cut = self.state.applied_index - min(limits.log_keep_entries, keep_by_size)
-        held_by_snapshot = self._snapshots.needed_from()
-        if held_by_snapshot is not None:
-            cut = min(cut, held_by_snapshot)
-        if cut < log.first_index():
-            return
-        self.state.sync()
-        log.cut(cut)
+        if applied - first + 1 < limits.log_cut_entries + limits.log_keep_entries and size < limits.log_cut_bytes:
+            return 0
+        mean = size / max(1, log.last_index() - first + 1)
+        keep = min(limits.log_keep_entries, int(limits.log_cut_bytes / 2 / max(1.0, mean)))
+        needed = self._snapshots.needed_from()
+        return applied - keep if needed is None else min(applied - keep, needed)
 
     def _compact(self, now: float) -> None:
         """One slice of physical compaction now and then, so that it never holds up a turn for long."""

@@ -9,7 +9,7 @@ the loop (taking the checkpoint, swapping) runs in the loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..limits import SNAPSHOT_IDLE, Limits
@@ -77,6 +77,11 @@ class Snapshots:
     def drop_idle(self) -> None:
         """Remove an image that nobody fetches any more: it holds disk space and log."""
         if self._meta is not None and self._clock() - self._last_used >= SNAPSHOT_IDLE:
+            self._drop()
+
+    def rejected(self, metas: Sequence[SnapshotMeta]) -> None:
+        """A receiver found these images damaged: if one of them is ours, the next is made anew."""
+        if self._meta is not None and any(meta.id == self._meta.id for meta in metas):
             self._drop()
 
     def _drop(self) -> None:
