@@ -60,6 +60,8 @@ class Range(msgspec.Struct, frozen=True, array_like=True, tag=3):
     descending: bool = False
     keys_only: bool = False
     count_only: bool = False
+    uncounted: bool = False
+    """The count may be that of the items returned, if there are more: spares the pages after the first a whole pass."""
 
 
 class Target(enum.IntEnum):
@@ -82,8 +84,8 @@ class Relation(enum.IntEnum):
 
 
 class Comparison(msgspec.Struct, frozen=True, array_like=True):
-    """True if it holds for every key of the range that exists; a single key that does not exist counts as all zeros
-    (and any comparison of its value is false), an empty range as true: etcd's rules."""
+    """True if it holds for every key of the range that exists. If none does, it is made with all zeros, and any
+    comparison of a value is false: etcd's rules (applyCompare), for a single key and for a range alike."""
 
     keys: KeyRange
     target: Target

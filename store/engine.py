@@ -35,7 +35,7 @@ class Engine(Protocol):
         ...
 
     def flush(self) -> None:
-        """Move what is in memory into files, so that a checkpoint soon after is short. Slow; may be called on any thread."""
+        """Move what is in memory into files, so that a checkpoint soon after is short. Slow; for any thread."""
         ...
 
     def checkpoint(self, path: str) -> None:

@@ -71,7 +71,7 @@ def _sync_folder(path: str) -> None:
 class _Pairs(Iterator[tuple[bytes, bytes]]):
     """Pairs of one range, from RocksDB's own snapshot; ended by the database's close."""
 
-    __slots__ = ("__weakref__", "_end", "_items", "_path", "_start")
+    __slots__ = ("__weakref__", "_end", "_items", "_options", "_path", "_start")
 
     def __init__(self, family: Rdict, path: str, start: bytes, end: bytes | None, reverse: bool) -> None:
         self._path = path
@@ -88,6 +88,9 @@ class _Pairs(Iterator[tuple[bytes, bytes]]):
             options = ReadOptions()
             if end is not None:
                 options.set_iterate_upper_bound(end)
+            # The bound lives in the options, and rocksdict does not keep them: without this reference RocksDB would
+            # read freed memory.
+            self._options = options
             self._items = family.items(from_key=start, read_opt=options)
 
     def __next__(self) -> tuple[bytes, bytes]:
@@ -274,7 +277,7 @@ class RocksDisk:
         options.create_if_missing(create)
         options.create_missing_column_families(create)
         options.set_paranoid_checks(True)
-        # The state may lose its newest writes, in order: the log replays them. The log may lose nothing that was synced.
+        # The state may lose its newest writes, in order, because the log replays them; the log nothing that was synced.
         options.set_wal_recovery_mode(
             rocksdict.DBRecoveryMode.tolerate_corrupted_tail_records()
             if is_log

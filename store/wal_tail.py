@@ -1,7 +1,7 @@
 """Telling a torn write from damage, in RocksDB's write-ahead logs.
 
 The rule (docs/architecture.md, "Rules of the disk"): damage with nothing intact behind it is a write that a loss of
-power cut short, nobody was told that it is durable, and it is dropped; any other damage may have taken promises with it.
+power cut short; nobody was told that it is durable, and it is dropped. Other damage may have taken promises with it.
 RocksDB does not make that difference for us: its modes refuse a bad last record like a bad one in the middle, skip runs
 of zeros and files that end early without a word, or lose what follows. So this module reads the logs itself.
 

@@ -1,0 +1,226 @@
+"""One member's data on disk, and the rules by which it is made, opened and swapped.
+
+    identity.json   who this is; written last, so a folder with one is complete
+    log/            the Raft log
+    CURRENT         the name of the folder that holds the state
+    state-N/        the state; N grows with each snapshot that replaces it
+    incoming/ outgoing/   snapshots under way; worth nothing after a restart
+
+Only ``create`` makes databases (bootstrap and join). A damaged or missing log means that the vote may be gone, so the
+member may not come back under its id; a damaged state can be had again from the others. The two have different errors.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..actors.raft.messages import Configuration, HardState, SnapshotMeta
+from ..errors import ClusterMismatch, DataCorrupted
+from ..limits import Limits, Settings, encode_settings
+from .checkpoint import Incoming, Outgoing
+from .engine import Disk
+from .raft_log import RaftLog
+from .state import State
+
+FORMAT = 1
+"""Version of the layout and of everything in it."""
+
+_IDENTITY, _CURRENT = "identity.json", "CURRENT"
+
+
+class DataMissing(DataCorrupted):
+    """There is no member's data in the folder."""
+
+
+class LogDamaged(DataCorrupted):
+    """The Raft log is damaged or missing: the member's promises may be gone, it may not serve under its id."""
+
+
+class StateDamaged(DataCorrupted):
+    """The state is damaged or missing, or does not reach the log; the log is intact."""
+
+
+class FirstMember(msgspec.Struct, frozen=True):
+    """A member of the first configuration."""
+
+    id: int
+    name: str
+    pin: str = ""
+    """The resource that pins it to its place."""
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who the data belongs to. Never changes."""
+
+    cluster_name: str
+    cluster: int
+    """Cluster id, drawn once."""
+    member: int
+    name: str
+    members: tuple[FirstMember, ...] = ()
+    """The voters of the first configuration: before any entry of the log, on every member alike."""
+    settings: Settings = Settings()
+    """The settings before any entry of the log, on every member alike."""
+    format: int = FORMAT
+
+
+class _Format(msgspec.Struct, frozen=True):
+    format: int
+
+
+class MemberFolder:
+    """The opened data of one member. One thread owns it."""
+
+    def __init__(self, disk: Disk, path: str, identity: Identity, log: RaftLog, state: State, number: int) -> None:
+        self._disk = disk
+        self.path = path
+        self.identity = identity
+        self.log = log
+        self.state = state
+        """The state machine; ``install`` replaces it."""
+        self._number = number
+        self._images = 0
+
+    # -- making and opening -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls, disk: Disk, path: str, identity: Identity, *, cache_bytes: int = Limits().log_cache_bytes
+    ) -> MemberFolder:
+        """Make the data of a new member. Leftovers of a creation that was interrupted are removed.
+
+        Raises:
+            ClusterMismatch: there is a member's data already.
+        """
+        if disk.exists(f"{path}/{_IDENTITY}"):
+            raise ClusterMismatch(f"{path} already holds a member's data")
+        for name in disk.list(path):
+            disk.remove(f"{path}/{name}")
+        disk.make_folder(path)
+        configuration = Configuration(voters=tuple(sorted(member.id for member in identity.members)))
+        log = RaftLog.create(disk, f"{path}/log", cache_bytes=cache_bytes)
+        state = State.create(disk, f"{path}/state-1", configuration, encode_settings(identity.settings))
+        disk.replace(f"{path}/{_CURRENT}", b"state-1")
+        disk.replace(f"{path}/{_IDENTITY}", msgspec.json.format(msgspec.json.encode(identity)))
+        return cls(disk, path, identity, log, state, 1)
+
+    @staticmethod
+    def read_identity(disk: Disk, path: str) -> Identity | None:
+        """Who the data in a folder belongs to; ``None`` if there is none, or its creation was never finished.
+
+        Raises:
+            DataCorrupted: it cannot be read, or is of a format that this version does not know.
+        """
+        try:
+            data = disk.read(f"{path}/{_IDENTITY}")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            format = msgspec.json.decode(data, type=_Format).format
+            if format != FORMAT:
+                raise DataCorrupted(f"{path} has format {format}; this version of RayKeeper knows {FORMAT}")
+            return msgspec.json.decode(data, type=Identity)
+        except msgspec.MsgspecError as error:
+            raise DataCorrupted(f"{path}/{_IDENTITY} cannot be read: {error}") from error
+
+    @classmethod
+    def open(cls, disk: Disk, path: str, *, cache_bytes: int = Limits().log_cache_bytes) -> MemberFolder:
+        """Open a member's data by the rules of the disk, and clear away what a crash may have left.
+
+        Raises:
+            DataMissing, LogDamaged, StateDamaged: it may not serve as it is.
+            Unavailable: another process has it open.
+        """
+        identity = cls.read_identity(disk, path)
+        if identity is None:
+            raise DataMissing(f"{path} holds no member's data")
+        try:
+            log = RaftLog.open(disk, f"{path}/log", cache_bytes=cache_bytes)
+        except DataCorrupted as error:
+            raise LogDamaged(f"the Raft log is damaged or missing: {error}") from error
+        try:
+            state, number = cls._open_state(disk, path)
+        except BaseException:
+            log.close()
+            raise
+        folder = cls(disk, path, identity, log, state, number)
+        try:
+            folder._reconcile()
+            folder._clear_away()
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    @staticmethod
+    def _open_state(disk: Disk, path: str) -> tuple[State, int]:
+        try:
+            current = disk.read(f"{path}/{_CURRENT}").decode("ascii")
+            number = int(current.removeprefix("state-"))
+            return State.open(disk, f"{path}/{current}"), number
+        except (FileNotFoundError, ValueError) as error:
+            raise StateDamaged(f"{path}/{_CURRENT} is missing or damaged: {error}") from error
+        except DataCorrupted as error:
+            raise StateDamaged(f"the state is damaged or missing: {error}") from error
+
+    def _reconcile(self) -> None:
+        """Make log and state fit together again."""
+        log, state = self.log, self.state
+        applied, term = state.applied_index, state.applied_term
+        if applied < log.first_index() - 1:
+            raise StateDamaged(
+                f"{self.path}: the state ends at {applied}, but the log begins at {log.first_index()}: "
+                "entries between are gone"
+            )
+        if applied > log.last_index() or log.term(applied) != term:
+            # A snapshot was made current, and the crash came before the log was reset.
+            log.reset(applied, term)
+        hard = log.hard_state
+        if hard.commit < applied:
+            # The commit index is written with every batch but not synced for its own sake; the state knows better.
+            log.append([], HardState(hard.term, hard.vote, applied), sync=True)
+
+    def _clear_away(self) -> None:
+        keep = {_IDENTITY, _CURRENT, "log", f"state-{self._number}"}
+        for name in self._disk.list(self.path):
+            if name not in keep and name.startswith(("state-", "incoming", "outgoing", _IDENTITY, _CURRENT)):
+                self._disk.remove(f"{self.path}/{name}")
+
+    def close(self) -> None:
+        """Release both databases; waits for the readers of the state."""
+        self.state.close()
+        self.log.close()
+
+    # -- snapshots ----------------------------------------------------------------------------------------------------
+
+    def new_outgoing(self) -> Outgoing:
+        """A place for an image of the state: write a checkpoint to its ``source``, then ``pack`` it."""
+        self._images += 1
+        folder = f"{self.path}/outgoing/{self._images}"
+        self._disk.remove(folder)
+        self._disk.make_folder(folder)
+        return Outgoing(self._disk, folder)
+
+    def new_incoming(self, meta: SnapshotMeta) -> Incoming:
+        """A place for an image that is about to arrive."""
+        self._images += 1
+        folder = f"{self.path}/incoming/{self._images}"
+        return Incoming(self._disk, folder, f"{self.path}/state-{self._number + self._images}", meta)
+
+    def install(self, incoming: Incoming) -> State:
+        """Make an unpacked snapshot the state: name it in CURRENT, reset the log. Waits for readers of the old one.
+
+        A crash between the two leaves a log that does not fit the state; ``open`` then resets it.
+        """
+        new = incoming.state
+        if new is None:
+            raise ValueError("the snapshot is not unpacked")
+        name = incoming.target.rsplit("/", 1)[1]
+        self._disk.replace(f"{self.path}/{_CURRENT}", name.encode("ascii"))
+        self.log.reset(new.applied_index, new.applied_term)
+        old, self.state = self.state, new
+        incoming.state = None
+        old.close()
+        self._disk.remove(f"{self.path}/state-{self._number}")
+        self._number = int(name.removeprefix("state-"))
+        return new

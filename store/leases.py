@@ -1,0 +1,131 @@
+"""Leases: names for a time to live that keys are attached to, and that take their keys along when they end.
+
+This is the replicated part (design, "Time"): which leases exist, how many times each was renewed, how much time the
+leader last said was left, and which keys are attached. Counting time is the leader's business; an end comes as a
+command that names the renewal count it saw, and is void if another renewal came between.
+
+In the family ``leases``: ``l`` + id -> the lease; ``k`` + id + key -> nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import msgspec
+
+from ..errors import DataCorrupted
+from .engine import Engine
+from .pending import Pending
+
+FAMILY = "leases"
+_ID = struct.Struct(">Q")
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class _Stored(msgspec.Struct, frozen=True, array_like=True):
+    ttl: float
+    remaining: float
+    renewals: int
+
+
+_decode = msgspec.msgpack.Decoder(_Stored).decode
+
+
+class Lease:
+    """A lease as the state machine sees it. Times are seconds."""
+
+    __slots__ = ("id", "keys", "remaining", "renewals", "ttl")
+
+    def __init__(self, id: int, ttl: float, remaining: float, renewals: int) -> None:
+        self.id = id
+        self.ttl = ttl
+        self.remaining = remaining
+        """What was left when the leader last wrote it down; a new leader counts from here."""
+        self.renewals = renewals
+        self.keys = 0
+        """How many keys are attached."""
+
+
+class Leases:
+    """All leases, in memory and in the batch that is being applied."""
+
+    def __init__(self, pending: Pending) -> None:
+        self._pending = pending
+        self.by_id: dict[int, Lease] = {}
+
+    def load(self, engine: Engine) -> None:
+        """Read what the database holds."""
+        for key, value in engine.iterate(FAMILY, b"l", b"m"):
+            try:
+                stored = _decode(value)
+            except msgspec.MsgspecError as error:
+                raise DataCorrupted(f"a lease cannot be read: {error}") from error
+            id = _ID.unpack(key[1:])[0]
+            self.by_id[id] = Lease(id, stored.ttl, stored.remaining, stored.renewals)
+        for key, _ in engine.iterate(FAMILY, b"k", b"l"):
+            self.by_id[_ID.unpack_from(key, 1)[0]].keys += 1
+
+    def grant(self, id: int, ttl: float) -> None:
+        """Make a lease; there must be none of that id."""
+        self._save(Lease(id, ttl, ttl, 0))
+
+    def renew(self, id: int) -> bool:
+        """Reset the remaining time; False if there is no such lease."""
+        lease = self.by_id.get(id)
+        if lease is None:
+            return False
+        lease.remaining = lease.ttl
+        lease.renewals += 1
+        self._save(lease)
+        return True
+
+    def checkpoint(self, id: int, remaining: float) -> bool:
+        """Write down how much time is left; False if there is no such lease."""
+        lease = self.by_id.get(id)
+        if lease is None:
+            return False
+        lease.remaining = min(lease.ttl, max(0.0, remaining))
+        self._save(lease)
+        return True
+
+    def _save(self, lease: Lease) -> None:
+        self.by_id[lease.id] = lease
+        self._pending.set(
+            FAMILY, b"l" + _ID.pack(lease.id), _encode(_Stored(lease.ttl, lease.remaining, lease.renewals))
+        )
+
+    def remove(self, id: int) -> None:
+        """Forget a lease whose keys are gone."""
+        del self.by_id[id]
+        self._pending.set(FAMILY, b"l" + _ID.pack(id), None)
+
+    def attach(self, id: int, key: bytes) -> None:
+        """Tie a key to a lease; it must be tied to none."""
+        self._pending.set(FAMILY, b"k" + _ID.pack(id) + key, b"")
+        self._count(id, 1)
+
+    def detach(self, id: int, key: bytes) -> None:
+        """Untie a key."""
+        self._pending.set(FAMILY, b"k" + _ID.pack(id) + key, None)
+        self._count(id, -1)
+
+    def _count(self, id: int, by: int) -> None:
+        lease = self.by_id[id]
+        lease.keys += by
+
+        def undo() -> None:
+            lease.keys -= by
+
+        self._pending.on_rollback(undo)
+
+    def keys(self, id: int) -> Iterator[bytes]:
+        """The keys that are attached, in order."""
+        start = b"k" + _ID.pack(id)
+        for key, _ in self._pending.iterate(FAMILY, start, b"k" + _ID.pack(id + 1)):
+            yield key[9:]
+
+    def attached(self, engine: Engine, id: int) -> Iterator[bytes]:
+        """The keys that are attached, as the database holds them: for any thread."""
+        for key, _ in engine.iterate(FAMILY, b"k" + _ID.pack(id), b"k" + _ID.pack(id + 1)):
+            yield key[9:]

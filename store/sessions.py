@@ -1,0 +1,306 @@
+"""Exactly once: the answers that clients may still ask for again (thesis, section 6.3; design, "Exactly once").
+
+Every write carries (session, sequence) and the lowest sequence that its client still waits for. The answers from that
+mark on are remembered and given again to a repeated request; what lies below the mark is refused without effect. A
+``request_id`` is for retries beyond a session: its answer is remembered by name, until a command forgets it by age.
+
+In the family ``sessions``: ``s`` + id -> the session; ``a`` + id + sequence -> the answers of one command, under its
+first new sequence; ``r`` + request id -> (log index, answer); ``i`` + log index + request id -> nothing, to forget by.
+Answers stay on disk; memory holds only which sequence is answered where.
+"""
+
+from __future__ import annotations
+
+import heapq
+import struct
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from ..errors import DataCorrupted
+from ..limits import Limits
+from .commands import Answer, ClientWrites, Expiry, Failed, Operation, Reason
+from .engine import Engine
+from .pending import Pending, Source
+
+FAMILY = "sessions"
+_ID = struct.Struct(">Q")
+_PAIR = struct.Struct(">QQ")
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class _Stored(msgspec.Struct, frozen=True, array_like=True):
+    ttl: float
+    nonce: bytes
+    low: int
+    renewals: int
+
+
+class _Batch(msgspec.Struct, frozen=True, array_like=True):
+    """Answers of one command; ``size`` is what they count against the session's bound."""
+
+    size: int
+    answers: tuple[tuple[int, Answer], ...]
+
+
+class _BatchHead(msgspec.Struct, frozen=True, array_like=True):
+    """The same without decoding the answers."""
+
+    size: int
+    answers: tuple[tuple[int, msgspec.Raw], ...]
+
+
+class _Remembered(msgspec.Struct, frozen=True, array_like=True):
+    index: int
+    size: int
+    answer: Answer
+
+
+_decode_session = msgspec.msgpack.Decoder(_Stored).decode
+_decode_batch = msgspec.msgpack.Decoder(_Batch).decode
+_decode_head = msgspec.msgpack.Decoder(_BatchHead).decode
+_decode_remembered = msgspec.msgpack.Decoder(_Remembered).decode
+
+Run = Callable[[Operation, int, int], Answer]
+"""Runs an operation: (operation, bytes that its answer may take, a number for a fresh id)."""
+
+
+class Session:
+    """A client process as the state machine knows it."""
+
+    __slots__ = ("answered", "batches", "id", "low", "nonce", "renewals", "size", "ttl")
+
+    def __init__(self, id: int, ttl: float, nonce: bytes, low: int = 0, renewals: int = 0) -> None:
+        self.id = id
+        self.ttl = ttl
+        """Seconds of silence after which the leader may end it."""
+        self.nonce = nonce
+        self.low = low
+        """Sequences below are answered or given up."""
+        self.renewals = renewals
+        """Commands of the client that were applied: an expiry that saw fewer is void."""
+        self.answered: dict[int, int] = {}
+        """Sequence -> the sequence under which its answer is stored."""
+        self.batches: list[tuple[int, int, int, tuple[int, ...]]] = []
+        """A heap of (last sequence, stored under, size, sequences), so that what the mark has passed is found first."""
+        self.size = 0
+        """Bytes of the answers, as they count against the bound."""
+
+    def add(self, stored_under: int, size: int, sequences: tuple[int, ...]) -> None:
+        """Take note of a stored batch."""
+        for sequence in sequences:
+            self.answered[sequence] = stored_under
+        heapq.heappush(self.batches, (max(sequences), stored_under, size, sequences))
+        self.size += size
+
+    def drop_below(self, low: int) -> Iterator[int]:
+        """Raise the mark; yields under which sequences batches are stored that are no longer needed."""
+        self.low = low
+        while self.batches and self.batches[0][0] < low:
+            _, stored_under, size, sequences = heapq.heappop(self.batches)
+            for sequence in sequences:
+                del self.answered[sequence]
+            self.size -= size
+            yield stored_under
+
+
+class Sessions:
+    """All sessions and request ids, in memory and in the batch that is being applied."""
+
+    def __init__(self, pending: Pending) -> None:
+        self._pending = pending
+        self.by_id: dict[int, Session] = {}
+        self._by_nonce: dict[bytes, int] = {}
+        self.requests = 0
+        """Request ids that are remembered."""
+        self.request_bytes = 0
+
+    def load(self, engine: Engine) -> None:
+        """Read what the database holds."""
+        try:
+            for key, value in engine.iterate(FAMILY, b"s", b"t"):
+                id = _ID.unpack(key[1:])[0]
+                stored = _decode_session(value)
+                self.by_id[id] = Session(id, stored.ttl, stored.nonce, stored.low, stored.renewals)
+                self._by_nonce[stored.nonce] = id
+            for key, value in engine.iterate(FAMILY, b"a", b"b"):
+                id, stored_under = _PAIR.unpack(key[1:])
+                head = _decode_head(value)
+                self.by_id[id].add(stored_under, head.size, tuple(sequence for sequence, _ in head.answers))
+        except (msgspec.MsgspecError, struct.error, KeyError) as error:
+            raise DataCorrupted(f"the sessions cannot be read: {error!r}") from error
+
+    # -- sessions -----------------------------------------------------------------------------------------------------
+
+    def open(self, id: int, nonce: bytes, ttl: float, limits: Limits) -> int | None:
+        """The session of that nonce, a new one if there is none; ``None`` if there are too many."""
+        known = self._by_nonce.get(nonce)
+        if known is not None:
+            session = self.by_id[known]
+            session.renewals += 1
+            self._save(session)
+            return known
+        if len(self.by_id) >= limits.max_sessions:
+            return None
+        session = Session(id, ttl, nonce)
+        self.by_id[id] = session
+        self._by_nonce[nonce] = id
+        self._save(session)
+        return id
+
+    def close(self, id: int) -> bool:
+        """Forget a session and its answers; False if there is none."""
+        session = self.by_id.pop(id, None)
+        if session is None:
+            return False
+        del self._by_nonce[session.nonce]
+        self._pending.set(FAMILY, b"s" + _ID.pack(id), None)
+        for _, stored_under, _, _ in session.batches:
+            self._pending.set(FAMILY, b"a" + _PAIR.pack(id, stored_under), None)
+        return True
+
+    def expire(self, expiry: Expiry) -> bool:
+        """End a session, unless it was heard of since the expiry was proposed."""
+        session = self.by_id.get(expiry.id)
+        return session is not None and session.renewals == expiry.renewals and self.close(expiry.id)
+
+    def _save(self, session: Session) -> None:
+        stored = _Stored(session.ttl, session.nonce, session.low, session.renewals)
+        self._pending.set(FAMILY, b"s" + _ID.pack(session.id), _encode(stored))
+
+    # -- writes -------------------------------------------------------------------------------------------------------
+
+    def write(
+        self, command: ClientWrites, index: int, run: Run, size: Callable[[], int], limits: Limits
+    ) -> list[Answer]:
+        """Do what is new of a command, and find the old answers of what is not.
+
+        Args:
+            index: of the command in the log.
+            run: runs one operation.
+            size: the size of the answer of the last run.
+        """
+        session = self.by_id.get(command.session)
+        if session is None:
+            return [Failed(Reason.SESSION_EXPIRED)] * len(command.writes)
+        if command.low > session.low:
+            for stored_under in session.drop_below(command.low):
+                self._pending.set(FAMILY, b"a" + _PAIR.pack(session.id, stored_under), None)
+        session.renewals += 1
+        self._save(session)
+        low, answered = session.low, session.answered
+        count_left = limits.max_session_answers - len(answered)
+        bytes_left = limits.max_session_answer_bytes - session.size
+        new: dict[int, Answer] = {}
+        loaded: dict[int, dict[int, Answer]] = {}
+        answers: list[Answer] = []
+        fresh_id = index << 16
+        for position, write in enumerate(command.writes):
+            sequence = write.sequence
+            answer: Answer | None
+            if sequence < low:
+                answers.append(Failed(Reason.BELOW_MARK))
+                continue
+            if sequence in answered:
+                stored_under = answered[sequence]
+                if stored_under not in loaded:
+                    loaded[stored_under] = self._load_answers(session.id, stored_under)
+                answers.append(loaded[stored_under][sequence])
+                continue
+            answer = new.get(sequence)
+            if answer is not None:
+                answers.append(answer)
+                continue
+            if count_left <= 0:
+                answers.append(Failed(Reason.FULL))
+                continue
+            if write.request_id is None:
+                answer = run(write.operation, bytes_left, fresh_id + position)
+                cost = size()
+            else:
+                answer, cost = self._once(
+                    write.request_id, write.operation, bytes_left, fresh_id + position, index, run, size, limits
+                )
+            answers.append(answer)
+            if type(answer) is not Failed or answer.reason is not Reason.FULL:
+                new[sequence] = answer
+                count_left -= 1
+                bytes_left -= cost
+        if new:
+            first = next(iter(new))
+            spent = limits.max_session_answer_bytes - session.size - bytes_left
+            self._pending.set(FAMILY, b"a" + _PAIR.pack(session.id, first), _encode((spent, tuple(new.items()))))
+            session.add(first, spent, tuple(new))
+        return answers
+
+    def _load_answers(self, session: int, stored_under: int) -> dict[int, Answer]:
+        value = self._pending.get(FAMILY, b"a" + _PAIR.pack(session, stored_under))
+        if value is None:
+            raise DataCorrupted(f"answers of session {session} are missing")
+        return dict(_decode_batch(value).answers)
+
+    def _once(
+        self,
+        request_id: bytes,
+        operation: Operation,
+        room: int,
+        fresh_id: int,
+        index: int,
+        run: Run,
+        size: Callable[[], int],
+        limits: Limits,
+    ) -> tuple[Answer, int]:
+        """Run an operation that has a name, unless one of that name was run before: (answer, its size)."""
+        key = b"r" + request_id
+        value = self._pending.get(FAMILY, key)
+        if value is not None:
+            known = _decode_remembered(value)
+            return (known.answer, known.size) if known.size <= room else (Failed(Reason.FULL), 0)
+        if self.requests >= limits.max_remembered_requests:
+            return Failed(Reason.FULL), 0
+        answer = run(operation, min(room, limits.max_remembered_request_bytes - self.request_bytes), fresh_id)
+        cost = size()
+        if type(answer) is not Failed or answer.reason is not Reason.FULL:
+            self._pending.set(FAMILY, key, _encode(_Remembered(index, cost, answer)))
+            self._pending.set(FAMILY, b"i" + _ID.pack(index) + request_id, b"")
+            self.requests += 1
+            self.request_bytes += cost
+        return answer, cost
+
+    def forget_requests(self, index: int, most: int) -> bool:
+        """Forget request ids that were applied at or below a log index, at most so many; True if none is left."""
+        old = []
+        for key, _ in self._pending.iterate(FAMILY, b"i", b"i" + _ID.pack(index + 1)):
+            if len(old) == most:
+                break
+            old.append(key)
+        for key in old:
+            where = b"r" + key[1 + _ID.size :]
+            value = self._pending.get(FAMILY, where)
+            if value is None:
+                raise DataCorrupted("a remembered request is missing")
+            self.requests -= 1
+            self.request_bytes -= _decode_remembered(value).size
+            self._pending.set(FAMILY, key, None)
+            self._pending.set(FAMILY, where, None)
+        return len(old) < most
+
+
+def content(source: Source) -> Iterator[bytes]:
+    """All that sessions and request ids mean, however it is batched on the disk: for comparing members."""
+    lows: dict[bytes, int] = {}
+    for key, value in source.iterate(FAMILY, b"s", b"t"):
+        lows[key[1:]] = _decode_session(value).low
+        yield key + value
+    answers: dict[bytes, bytes] = {}
+    session = b""
+    for key, value in source.iterate(FAMILY, b"a", b"b"):
+        if key[1:9] != session:
+            yield from (where + answers[where] for where in sorted(answers))
+            answers, session = {}, key[1:9]
+        for sequence, answer in _decode_head(value).answers:
+            if sequence >= lows[session]:
+                answers[session + _ID.pack(sequence)] = bytes(answer)
+    yield from (where + answers[where] for where in sorted(answers))
+    for key, value in source.iterate(FAMILY, b"r", b"s"):
+        yield key + value

@@ -1,0 +1,464 @@
+"""The replicated state machine: what applying the log has made of the keys, leases, sessions and settings.
+
+Every member applies the same entries and must come to the same state: ``apply`` uses nothing but the entries, the state
+before, and the limits that stand in the state itself (``Configure`` changes them, at its place in the log). All effects
+of the entries that are applied together, and the applied index, go to the disk in one write; so a crash leaves the
+state at an entry boundary, and the log replays from there. It needs no fsync of its own, except before the log is cut.
+
+One thread owns the state and writes; ``range`` and the plain numbers may be read on any thread. A reader holds the
+database open: ``close`` waits for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+
+import msgspec
+
+from ..actors.raft.messages import Configuration, Entry, EntryKind
+from ..errors import DataCorrupted, Unavailable
+from ..limits import Limits, Settings, decode_settings
+from . import sessions as sessions_module
+from .commands import (
+    Answer,
+    CheckpointLeases,
+    ClientWrites,
+    CloseSession,
+    Command,
+    Configure,
+    Done,
+    ExpireLeases,
+    ExpireSessions,
+    Failed,
+    ForgetRequests,
+    OpenSession,
+    Range,
+    RangeAnswer,
+    Reason,
+    RegisterMember,
+    RenewLeases,
+    SessionOpened,
+)
+from .engine import Disk, Engine
+from .leases import Lease, Leases
+from .mvcc import Mvcc, Vanished, compaction_slice, next_pass, read_range, surviving_history
+from .pending import Pending
+from .sessions import Session, Sessions
+from .transactions import Executor
+
+FAMILIES = ("keys", "versions", "revisions", "leases", "sessions", "meta")
+
+FORMAT = 1
+"""Version of what the families hold. Another one is refused."""
+
+_FORMAT, _APPLIED, _CONFIGURATION, _SETTINGS, _COMPACTED = (
+    b"format",
+    b"applied",
+    b"configuration",
+    b"settings",
+    b"compacted",
+)
+_MEMBER = b"member/"
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_command = msgspec.msgpack.Decoder(Command).decode
+
+
+class _Applied(msgspec.Struct, frozen=True, array_like=True):
+    """Written with every batch."""
+
+    index: int = 0
+    term: int = 0
+    revision: int = 1
+    compact_revision: int = 0
+    requests: int = 0
+    request_bytes: int = 0
+
+
+class State:
+    """One member's state machine over its database.
+
+    After an error in ``apply`` the object is of no use any more: its memory may be ahead of the disk. Close it and open
+    the database anew; nothing of the failed call is there.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._pending = Pending(engine, FAMILIES)
+        self._leases = Leases(self._pending)
+        self._sessions = Sessions(self._pending)
+        self.applied_index = 0
+        self.applied_term = 0
+        self.revision = 1
+        """The newest revision; an empty store is at 1."""
+        self.compact_revision = 0
+        """Revisions below are gone."""
+        self.configuration = Configuration()
+        """The newest configuration that was applied."""
+        self.settings = b""
+        """Encoded settings (``limits.encode_settings``); empty for the defaults."""
+        self.members: dict[int, bytes] = {}
+        """What ``RegisterMember`` said of each member."""
+        self._load()
+        self._mvcc = Mvcc(self._pending, self.revision)
+        self._executor = Executor(self._pending, self._mvcc, self._leases, self._limits(), self.compact_revision)
+        self._broken = False
+        self._gate = threading.Condition()
+        self._readers = 0
+        self._closed = False
+
+    @classmethod
+    def create(cls, disk: Disk, path: str, configuration: Configuration, settings: bytes = b"") -> State:
+        """Make an empty state where there is none. For bootstrap and join only.
+
+        Args:
+            configuration: the first one, before any entry of the log; the same on every member.
+            settings: encoded; the same on every member.
+
+        Raises:
+            DataCorrupted: there is something.
+        """
+        engine = disk.open(path, FAMILIES, create=True)
+        engine.write(
+            [
+                ("meta", _FORMAT, _encode(FORMAT)),
+                ("meta", _APPLIED, _encode(_Applied())),
+                ("meta", _CONFIGURATION, _encode(configuration)),
+                ("meta", _SETTINGS, settings),
+            ]
+        )
+        engine.sync()
+        return cls(engine)
+
+    @classmethod
+    def open(cls, disk: Disk, path: str) -> State:
+        """Open an existing state.
+
+        Raises:
+            DataCorrupted: missing, damaged, or of a format that this version does not know.
+        """
+        engine = disk.open(path, FAMILIES)
+        try:
+            return cls(engine)
+        except BaseException:
+            engine.close()
+            raise
+
+    def _load(self) -> None:
+        get = self._engine.get
+        try:
+            format = msgspec.msgpack.decode(get("meta", _FORMAT) or b"", type=int)
+            if format != FORMAT:
+                raise DataCorrupted(f"the state has format {format}; this version of RayKeeper knows {FORMAT}")
+            applied = msgspec.msgpack.decode(get("meta", _APPLIED) or b"", type=_Applied)
+            self.configuration = msgspec.msgpack.decode(get("meta", _CONFIGURATION) or b"", type=Configuration)
+            self.settings = get("meta", _SETTINGS) or b""
+            self._limits()
+        except msgspec.MsgspecError as error:
+            raise DataCorrupted(f"the state cannot be read: {error}") from error
+        self.applied_index, self.applied_term = applied.index, applied.term
+        self.revision, self.compact_revision = applied.revision, applied.compact_revision
+        for key, description in self._engine.iterate("meta", _MEMBER, _MEMBER + b"\xff"):
+            self.members[int.from_bytes(key[len(_MEMBER) :], "big")] = description
+        self._compaction_start = get("meta", _COMPACTED) or b""
+        self._compacted_to = 0
+        """The mark whose removals are complete, as far as this process knows."""
+        self._leases.load(self._engine)
+        self._sessions.load(self._engine)
+        self._sessions.requests, self._sessions.request_bytes = applied.requests, applied.request_bytes
+
+    def _limits(self) -> Limits:
+        return (decode_settings(self.settings) if self.settings else Settings()).limits
+
+    # -- what is in it ------------------------------------------------------------------------------------------------
+
+    @property
+    def sessions(self) -> Mapping[int, Session]:
+        """Sessions by id."""
+        return self._sessions.by_id
+
+    @property
+    def leases(self) -> Mapping[int, Lease]:
+        """Leases by id."""
+        return self._leases.by_id
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that commands are held to, on every member alike."""
+        return self._executor.limits
+
+    @property
+    def remembered_requests(self) -> int:
+        """Request ids whose answers are remembered."""
+        return self._sessions.requests
+
+    # -- applying -----------------------------------------------------------------------------------------------------
+
+    def apply(
+        self, entries: Sequence[Entry], configurations: Mapping[int, Configuration] | None = None
+    ) -> list[tuple[Answer, ...]]:
+        """Apply committed entries, in one write.
+
+        Args:
+            entries: consecutive, the first one behind ``applied_index``.
+            configurations: by index of a CONFIGURATION entry, the configuration that it has led to.
+
+        Returns:
+            for each entry its answers: one for each write of ``ClientWrites``, one for another command, none for a
+            no-op or a configuration.
+
+        Raises:
+            DataCorrupted: an entry is no command of this version.
+        """
+        if self._broken:
+            raise DataCorrupted("an earlier apply failed: the state must be opened anew")
+        if not entries:
+            return []
+        self._broken = True
+        answers: list[tuple[Answer, ...]] = []
+        index, term = self.applied_index, self.applied_term
+        for entry in entries:
+            if entry.index != index + 1 or entry.term < term:
+                raise ValueError(f"entry {entry.index} of term {entry.term} cannot follow {index} of term {term}")
+            index, term = entry.index, entry.term
+            if entry.kind is EntryKind.CONFIGURATION:
+                self.configuration = (configurations or {})[index]
+                self._pending.set("meta", _CONFIGURATION, _encode(self.configuration))
+                answers.append(())
+            elif entry.data:
+                answers.append(self._command(entry))
+            else:
+                answers.append(())
+        executor, sessions = self._executor, self._sessions
+        applied = _Applied(
+            index,
+            term,
+            self._mvcc.revision,
+            executor.compact_revision,
+            sessions.requests,
+            sessions.request_bytes,
+        )
+        self._pending.set("meta", _APPLIED, _encode(applied))
+        self._pending.flush()
+        self.applied_index, self.applied_term = index, term
+        self.compact_revision = executor.compact_revision
+        self.revision = self._mvcc.revision
+        self._broken = False
+        return answers
+
+    def _command(self, entry: Entry) -> tuple[Answer, ...]:
+        try:
+            command = _decode_command(entry.data)
+        except msgspec.MsgspecError as error:
+            raise DataCorrupted(f"log entry {entry.index} is no command of this version: {error}") from error
+        if isinstance(command, ClientWrites):
+            executor = self._executor
+            return tuple(
+                self._sessions.write(command, entry.index, executor.run, lambda: executor.answer_bytes, executor.limits)
+            )
+        return (self._own_command(command, entry),)
+
+    def _own_command(self, command: Command, entry: Entry) -> Answer:
+        """A command that a member proposed, not a client's write."""
+        done = Done(self._mvcc.revision)
+        if isinstance(command, OpenSession):
+            session = self._sessions.open(entry.index, command.nonce, command.ttl, self.limits)
+            return Failed(Reason.FULL) if session is None else SessionOpened(session)
+        if isinstance(command, CloseSession):
+            return done if self._sessions.close(command.session) else Failed(Reason.SESSION_EXPIRED)
+        if isinstance(command, ForgetRequests):
+            self._sessions.forget_requests(command.index, self.limits.max_deleted_keys)
+            return done
+        if isinstance(command, Configure):
+            return self._configure(command)
+        if isinstance(command, RegisterMember):
+            self._register(command)
+            return done
+        if isinstance(command, ClientWrites):
+            raise AssertionError("handled before")
+        if command.term != entry.term:
+            return Failed(Reason.INVALID, entry.term, "void: proposed in another term")
+        if isinstance(command, ExpireSessions):
+            for expiry in command.sessions:
+                self._sessions.expire(expiry)
+        elif isinstance(command, ExpireLeases):
+            self._expire_leases(command)
+        elif isinstance(command, CheckpointLeases):
+            for remaining in command.leases:
+                self._leases.checkpoint(remaining.id, remaining.seconds)
+        elif isinstance(command, RenewLeases):
+            for lease in command.leases:
+                self._leases.renew(lease)
+        return Done(self._mvcc.revision)
+
+    def _expire_leases(self, command: ExpireLeases) -> None:
+        """End leases until as many keys went as one command may delete; the leader proposes the rest again."""
+        budget = self.limits.max_deleted_keys
+        for expiry in command.leases:
+            lease = self._leases.by_id.get(expiry.id)
+            if lease is None or lease.renewals != expiry.renewals:
+                continue
+            if lease.keys > budget and budget < self.limits.max_deleted_keys:
+                return
+            budget -= lease.keys
+            self._executor.end_lease(expiry.id)
+
+    def _configure(self, command: Configure) -> Answer:
+        try:
+            limits = decode_settings(command.settings).limits
+        except msgspec.MsgspecError as error:
+            return Failed(Reason.INVALID, message=f"settings cannot be read: {error}")
+        self.settings = command.settings
+        self._executor.limits = limits
+        self._pending.set("meta", _SETTINGS, command.settings)
+        return Done(self._mvcc.revision)
+
+    def _register(self, command: RegisterMember) -> None:
+        key = _MEMBER + command.member.to_bytes(8, "big")
+        if command.description:
+            self.members[command.member] = command.description
+            self._pending.set("meta", key, command.description)
+        else:
+            self.members.pop(command.member, None)
+            self._pending.set("meta", key, None)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[Engine]:
+        """Hold the database open for a read, on any thread.
+
+        Raises:
+            Unavailable: it is closed, or about to be.
+        """
+        self._enter()
+        try:
+            yield self._engine
+        finally:
+            self._leave()
+
+    def _enter(self) -> None:
+        with self._gate:
+            if self._closed:
+                raise Unavailable("the member's data is being closed or replaced")
+            self._readers += 1
+
+    def _leave(self) -> None:
+        with self._gate:
+            self._readers -= 1
+            if self._closed and not self._readers:
+                self._gate.notify_all()
+
+    def range(self, r: Range, *, page_items: int, page_bytes: int) -> RangeAnswer | Failed:
+        """Read a range at its revision, or at the newest applied one. For any thread, beside ``apply`` and compaction.
+
+        Args:
+            page_items, page_bytes: at most so much is answered, though at least one item.
+
+        Raises:
+            Unavailable: the state was closed: read again from the member's new one.
+        """
+        self._enter()
+        try:
+            return self._range(r, page_items, page_bytes)
+        finally:
+            self._leave()
+
+    def _range(self, r: Range, page_items: int, page_bytes: int) -> RangeAnswer | Failed:
+        while True:
+            current = self.revision
+            if r.revision > current:
+                return Failed(Reason.FUTURE_REVISION, current)
+            revision = r.revision or current
+            mark = self.compact_revision
+            if revision >= mark:
+                answer: RangeAnswer | None = None
+                with suppress(Vanished):
+                    answer = read_range(self._engine, r, revision, max_items=page_items, max_bytes=page_bytes)
+                # Compaction raises its mark before it removes anything: what was read before this look at the mark is
+                # whole if the mark has not passed the revision.
+                mark = self.compact_revision
+                if revision >= mark:
+                    if answer is None:
+                        raise DataCorrupted(f"a value at revision {revision} is missing")
+                    return answer
+            if r.revision:
+                return Failed(Reason.COMPACTED, mark)
+
+    # -- housekeeping, by the owner -----------------------------------------------------------------------------------
+
+    def compact_slice(self, keys: int) -> bool:
+        """Remove for good what compaction has made unreachable, looking at no more than so many changes.
+
+        Returns:
+            whether there is more to do up to ``compact_revision``.
+        """
+        mark = self.compact_revision
+        if self._compacted_to >= mark:
+            return False
+        writes, start, more = compaction_slice(self._engine, mark, self._compaction_start, keys)
+        if not more:
+            self._compacted_to = mark
+            start = next_pass(start)
+        if start != self._compaction_start:
+            writes.append(("meta", _COMPACTED, start))
+        if writes:
+            self._engine.write(writes)
+        self._compaction_start = start
+        return more
+
+    def sync(self) -> None:
+        """Return once everything applied is on the disk. Before the log is cut (rules of the disk)."""
+        self._engine.sync()
+
+    def flush(self) -> None:
+        """Move what is in memory into files: before a checkpoint, which then is short. Slow; for any thread."""
+        with self.reading() as engine:
+            engine.flush()
+
+    def checkpoint(self, path: str) -> None:
+        """Write a copy of the database, as of ``applied_index``, to a folder that does not exist yet."""
+        self._engine.checkpoint(path)
+
+    def size(self) -> int:
+        """Bytes on disk, roughly. For any thread."""
+        with self.reading() as engine:
+            return engine.size()
+
+    def close(self) -> None:
+        """Wait for the readers, and release the database."""
+        with self._gate:
+            if self._closed:
+                return
+            self._closed = True
+            self._gate.wait_for(lambda: not self._readers)
+        self._engine.close()
+
+    def content_hash(self) -> str:
+        """A hash of all that the state means: equal on members of equal applied index and compaction mark.
+
+        It covers the surviving history of all keys, leases, sessions with their answers, request ids, configuration,
+        settings and members; not how far physical compaction is, nor how answers are batched. Reads everything.
+        """
+        digest = hashlib.sha256()
+
+        def add(*parts: bytes) -> None:
+            for part in parts:
+                digest.update(len(part).to_bytes(8, "big"))
+                digest.update(part)
+
+        with self.reading() as engine:
+            add(_encode((self.applied_index, self.applied_term, self.revision, self.compact_revision)))
+            add(_encode(self.configuration), self.settings)
+            for key, record in surviving_history(engine, self.compact_revision):
+                add(key, record)
+            for key, value in engine.iterate("leases"):
+                add(key, value)
+            for part in sessions_module.content(engine):
+                add(part)
+            for key, value in engine.iterate("meta", _MEMBER, _MEMBER + b"\xff"):
+                add(key, value)
+        return digest.hexdigest()

@@ -1,0 +1,366 @@
+"""What clients ask of the keys, done on the batch: puts, deletes, reads, transactions, compaction, leases.
+
+An operation has all of its effects or none. All that is changed by one operation, a transaction with all its branches
+included, shares one main revision; a read inside a transaction sees what the transaction did before it. The rules of
+transactions are etcd's: comparisons are made before anything happens; no key may be put twice, or put and deleted, by
+operations that can both run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..limits import MAX_NESTED_TXNS, Limits
+from .commands import (
+    KEEP_LEASE,
+    Answer,
+    Compact,
+    Comparison,
+    Delete,
+    DeleteAnswer,
+    Done,
+    Failed,
+    Item,
+    KeyRange,
+    LeaseGrant,
+    LeaseGranted,
+    LeaseRevoke,
+    Operation,
+    Put,
+    PutAnswer,
+    Range,
+    RangeAnswer,
+    Reason,
+    Relation,
+    Target,
+    Txn,
+    TxnAnswer,
+)
+from .leases import Leases
+from .mvcc import ITEM_OVERHEAD, RECORD, TOMBSTONE, Mvcc, TooManyKeys, bounds, item_of, read_range, records
+from .pending import Pending
+
+ANSWER_BYTES = 64
+"""What an answer counts in bounds on bytes, beside the items in it."""
+
+_KIND = RECORD.size - 1
+
+
+class Refuse(Exception):
+    """Ends an operation without effect."""
+
+    def __init__(self, reason: Reason, detail: int = 0, message: str = "") -> None:
+        super().__init__(message)
+        self.failed = Failed(reason, detail, message)
+
+
+class Executor:
+    """Runs operations on a batch, one after the other."""
+
+    def __init__(self, pending: Pending, mvcc: Mvcc, leases: Leases, limits: Limits, compact_revision: int) -> None:
+        self._pending = pending
+        self._mvcc = mvcc
+        self._leases = leases
+        self.limits = limits
+        self.compact_revision = compact_revision
+        self.answer_bytes = 0
+        """Size of the last answer, roughly; the same on every member."""
+        self._room = 0
+
+    def run(self, operation: Operation, room: int, fresh_id: int) -> Answer:
+        """Run one operation, with all effects or, if it answers ``Failed``, none.
+
+        Args:
+            room: bytes that the answer may take; if it needs more the operation ends in FULL.
+            fresh_id: a number that no other operation ever gets, for what needs a new id.
+        """
+        self.answer_bytes = ANSWER_BYTES
+        self._room = room
+        if room < ANSWER_BYTES:
+            return Failed(Reason.FULL)
+        if type(operation) is Put and not operation.prev:  # checks everything before it does anything
+            try:
+                answer: Answer = self._put(operation)
+            except Refuse as refuse:
+                return refuse.failed
+            self._mvcc.finish()
+            return answer
+        self._pending.begin()
+        try:
+            answer = self._dispatch(operation, fresh_id)
+        except Refuse as refuse:
+            answer = refuse.failed
+        except TooManyKeys:
+            answer = Failed(Reason.TOO_LARGE, message=f"a range covers over {self.limits.max_scanned_keys} keys")
+        if type(answer) is Failed:
+            self._mvcc.sub = 0
+            self.answer_bytes = ANSWER_BYTES
+            self._pending.rollback()
+        else:
+            self._pending.keep()
+            self._mvcc.finish()
+        return answer
+
+    def _dispatch(self, operation: Operation, fresh_id: int) -> Answer:
+        if isinstance(operation, Put):
+            return self._put(operation)
+        if isinstance(operation, Delete):
+            return self._delete(operation)
+        if isinstance(operation, Range):
+            return self._range(operation)
+        if isinstance(operation, Txn):
+            check_txn(operation, self.limits)
+            return self._txn(operation)
+        if isinstance(operation, Compact):
+            return self._compact(operation)
+        if isinstance(operation, LeaseGrant):
+            return self._grant(operation, fresh_id)
+        return self._revoke(operation)
+
+    def _spend(self, size: int) -> None:
+        self.answer_bytes += size
+        if self.answer_bytes > self.limits.max_page_bytes:
+            raise Refuse(Reason.TOO_LARGE, message=f"the answer is over {self.limits.max_page_bytes} bytes")
+        if self.answer_bytes > self._room:
+            raise Refuse(Reason.FULL)
+
+    # -- keys ---------------------------------------------------------------------------------------------------------
+
+    def _put(self, put: Put) -> PutAnswer:
+        key, value, lease = put.key, put.value, put.lease
+        old = self._pending.get("keys", key)
+        live = old is not None and old[_KIND] != TOMBSTONE
+        old_lease = RECORD.unpack_from(old)[3] if live and old is not None else 0
+        if lease == KEEP_LEASE:
+            lease = old_lease
+        elif lease:
+            found = self._leases.by_id.get(lease)
+            if found is None:
+                raise Refuse(Reason.LEASE_NOT_FOUND, lease)
+            if lease != old_lease and found.keys >= self.limits.max_lease_keys:
+                raise Refuse(Reason.TOO_LARGE, message=f"a lease holds at most {self.limits.max_lease_keys} keys")
+        prev = None
+        if value is None or put.prev:
+            if live and old is not None:
+                prev = item_of(self._pending, key, old)
+            if value is None:
+                if prev is None:
+                    raise Refuse(Reason.KEY_NOT_FOUND)
+                value = prev.value
+            if put.prev and prev is not None:
+                self._spend(_item_bytes(prev))
+        if lease != old_lease:
+            if old_lease:
+                self._leases.detach(old_lease, key)
+            if lease:
+                self._leases.attach(lease, key)
+        return PutAnswer(self._mvcc.put(key, value, lease, old), prev if put.prev else None)
+
+    def _delete(self, delete: Delete) -> DeleteAnswer:
+        limit = self.limits.max_deleted_keys
+        pending, mvcc = self._pending, self._mvcc
+        found: list[tuple[bytes, bytes]] = []
+        if delete.keys.end is None:
+            old = pending.get("keys", delete.keys.key)
+            if old is not None and old[_KIND] != TOMBSTONE:
+                found.append((delete.keys.key, old))
+        else:
+            for pair in records(pending, delete.keys, mvcc.now, max_scanned=2 * limit + self.limits.max_scanned_keys):
+                if len(found) >= limit:
+                    raise Refuse(Reason.TOO_LARGE, message=f"a delete removes at most {limit} keys")
+                found.append(pair)
+        prev = []
+        if delete.prev:
+            for key, old in found:
+                item = item_of(pending, key, old)
+                self._spend(_item_bytes(item))
+                prev.append(item)
+        for key, old in found:
+            self._remove(key, old)
+        return DeleteAnswer(mvcc.now, len(found), tuple(prev))
+
+    def _remove(self, key: bytes, old: bytes) -> None:
+        lease = RECORD.unpack_from(old)[3]
+        if lease:
+            self._leases.detach(lease, key)
+        self._mvcc.delete(key, old)
+
+    def _range(self, request: Range) -> RangeAnswer:
+        current = self._mvcc.revision
+        revision = request.revision or self._mvcc.now
+        if request.revision > current:
+            raise Refuse(Reason.FUTURE_REVISION, current)
+        if revision < self.compact_revision:
+            raise Refuse(Reason.COMPACTED, self.compact_revision)
+        limits = self.limits
+        answer = read_range(
+            self._pending,
+            request,
+            revision,
+            max_items=limits.max_scanned_keys,
+            max_bytes=limits.max_page_bytes,
+            max_scanned=limits.max_scanned_keys,
+        )
+        if answer.more and (not request.limit or len(answer.items) < request.limit):
+            raise Refuse(
+                Reason.TOO_LARGE, message=f"a range inside a transaction is over {limits.max_page_bytes} bytes"
+            )
+        self._spend(ANSWER_BYTES + sum(map(_item_bytes, answer.items)))
+        return answer
+
+    # -- transactions -------------------------------------------------------------------------------------------------
+
+    def _txn(self, txn: Txn) -> TxnAnswer:
+        succeeded = all(self._holds(comparison) for comparison in txn.compare)
+        responses: list[PutAnswer | DeleteAnswer | RangeAnswer | TxnAnswer] = []
+        for operation in txn.success if succeeded else txn.failure:
+            self._spend(ANSWER_BYTES)
+            if isinstance(operation, Put):
+                responses.append(self._put(operation))
+            elif isinstance(operation, Delete):
+                responses.append(self._delete(operation))
+            elif isinstance(operation, Range):
+                responses.append(self._range(operation))
+            else:
+                responses.append(self._txn(operation))
+        return TxnAnswer(self._mvcc.now, succeeded, tuple(responses))
+
+    def _holds(self, comparison: Comparison) -> bool:
+        any_key = False
+        by_value = comparison.target is Target.VALUE
+        found = records(self._pending, comparison.keys, self._mvcc.now, max_scanned=self.limits.max_scanned_keys)
+        for key, record in found:
+            any_key = True
+            actual: int | bytes
+            if by_value:
+                actual = item_of(self._pending, key, record).value
+            else:
+                mod, create, version, lease, _ = RECORD.unpack_from(record)
+                actual = _number(comparison.target, mod, create, version, lease)
+            if not _related(actual, comparison.relation, comparison.operand):
+                return False
+        return any_key or (not by_value and _related(0, comparison.relation, comparison.operand))
+
+    # -- the rest -----------------------------------------------------------------------------------------------------
+
+    def _compact(self, compact: Compact) -> Done:
+        if compact.revision <= self.compact_revision:
+            raise Refuse(Reason.COMPACTED, self.compact_revision)
+        if compact.revision > self._mvcc.revision:
+            raise Refuse(Reason.FUTURE_REVISION, self._mvcc.revision)
+        self.compact_revision = compact.revision
+        return Done(self._mvcc.revision)
+
+    def _grant(self, grant: LeaseGrant, fresh_id: int) -> LeaseGranted:
+        if not 0 < grant.ttl < float("inf") or not 0 <= grant.id < 1 << 63:
+            raise Refuse(Reason.INVALID, message="a lease needs a positive TTL and an id of 63 bits")
+        if grant.id in self._leases.by_id:
+            raise Refuse(Reason.LEASE_EXISTS, grant.id)
+        if len(self._leases.by_id) >= self.limits.max_leases:
+            raise Refuse(Reason.FULL)
+        id = grant.id or fresh_id
+        while id in self._leases.by_id:  # somebody chose that number as his own
+            id += 1
+        self._leases.grant(id, grant.ttl)
+        return LeaseGranted(id, grant.ttl)
+
+    def _revoke(self, revoke: LeaseRevoke) -> Done:
+        if revoke.id not in self._leases.by_id:
+            raise Refuse(Reason.LEASE_NOT_FOUND, revoke.id)
+        self._end_lease(revoke.id)
+        return Done(self._mvcc.now)
+
+    def _end_lease(self, id: int) -> None:
+        for key in list(self._leases.keys(id)):
+            old = self._pending.get("keys", key)
+            if old is not None:
+                self._remove(key, old)
+        self._leases.remove(id)
+
+    def end_lease(self, id: int) -> None:
+        """End a lease that exists: its keys go, in one revision."""
+        self._end_lease(id)
+        self._mvcc.finish()
+
+
+def _item_bytes(item: Item) -> int:
+    return len(item.key) + len(item.value) + ITEM_OVERHEAD
+
+
+def _number(target: Target, mod: int, create: int, version: int, lease: int) -> int:
+    if target is Target.VERSION:
+        return version
+    if target is Target.CREATE_REVISION:
+        return create
+    return mod if target is Target.MOD_REVISION else lease
+
+
+def _related(actual: int | bytes, relation: Relation, operand: int | bytes) -> bool:
+    if relation is Relation.EQUAL:
+        return actual == operand
+    if relation is Relation.NOT_EQUAL:
+        return actual != operand
+    if relation is Relation.GREATER:
+        return actual > operand  # type: ignore[operator]
+    return actual < operand  # type: ignore[operator]
+
+
+# --- what is wrong with a transaction before it runs -----------------------------------------------------------------
+
+
+def check_txn(txn: Txn, limits: Limits) -> None:
+    """Refuse a transaction that is never valid, whatever the keys are.
+
+    Raises:
+        Refuse: INVALID or TOO_LARGE.
+    """
+    if _count(txn, 0) > limits.max_txn_operations:
+        raise Refuse(Reason.TOO_LARGE, message=f"a transaction holds at most {limits.max_txn_operations} operations")
+    _touched(txn.success)
+    _touched(txn.failure)
+
+
+def _count(txn: Txn, depth: int) -> int:
+    if depth > MAX_NESTED_TXNS:
+        raise Refuse(Reason.INVALID, message=f"transactions nest at most {MAX_NESTED_TXNS} deep")
+    count = len(txn.compare)
+    for comparison in txn.compare:
+        if isinstance(comparison.operand, bytes) is not (comparison.target is Target.VALUE):
+            raise Refuse(Reason.INVALID, message="a value is compared with bytes, everything else with a number")
+    for branch in (txn.success, txn.failure):
+        for operation in branch:
+            count += 1 + (_count(operation, depth + 1) if isinstance(operation, Txn) else 0)
+    return count
+
+
+def _touched(operations: Sequence[Put | Delete | Range | Txn]) -> tuple[set[bytes], list[KeyRange]]:
+    """Keys that the operations may put, and ranges that they may delete, over all ways through nested transactions.
+
+    Raises:
+        Refuse: operations that can both run put the same key, or put and delete it.
+    """
+    puts: set[bytes] = set()
+    deletes: list[KeyRange] = []
+    for operation in operations:
+        if isinstance(operation, Put):
+            more_puts, more_deletes = {operation.key}, []
+        elif isinstance(operation, Delete):
+            more_puts, more_deletes = set(), [operation.keys]
+        elif isinstance(operation, Txn):  # of its branches only one runs, so they may well touch the same keys
+            more_puts, more_deletes = _touched(operation.success)
+            other_puts, other_deletes = _touched(operation.failure)
+            more_puts |= other_puts
+            more_deletes += other_deletes
+        else:
+            continue
+        if not puts.isdisjoint(more_puts):
+            raise Refuse(Reason.INVALID, message="a transaction puts the same key twice")
+        if _any_inside(more_puts, deletes) or _any_inside(puts, more_deletes):
+            raise Refuse(Reason.INVALID, message="a transaction puts a key that it also deletes")
+        puts |= more_puts
+        deletes += more_deletes
+    return puts, deletes
+
+
+def _any_inside(keys: set[bytes], ranges: list[KeyRange]) -> bool:
+    return any(start <= key and (end is None or key < end) for start, end in map(bounds, ranges) for key in keys)
