@@ -118,7 +118,9 @@ class Elections(Membership):
     def _count_votes(self) -> None:
         result = vote_result(self.configuration, self._votes)
         if result is VoteResult.WON:
-            if self.role == PRE_CANDIDATE:
+            if not self._may_campaign():  # it has just learned of a configuration that it has to apply first
+                self._become_follower(self.term, 0)
+            elif self.role == PRE_CANDIDATE:
                 self._become_candidate()
             else:
                 self._become_leader()
@@ -158,15 +160,24 @@ class Elections(Membership):
             free = True
         else:
             free = self.vote == message.sender or (self.vote == 0 and self.leader == 0)
-        granted = free and self.log.is_up_to_date(message.last_log_index, message.last_log_term)
-        if message.pre_vote:
-            term = message.term if granted else self.term
-            self._messages.append(RequestVoteResponse(self.id, message.sender, term, granted, True))
-            return
-        if granted:
-            self.vote = message.sender
+        log, sender, pre_vote = self.log, message.sender, message.pre_vote
+        if not free or not log.is_up_to_date(message.last_log_index, message.last_log_term):
+            commit = log.commit_index
+            self._messages_after.append(
+                RequestVoteResponse(self.id, sender, self.term, False, pre_vote, commit, log.term(commit))
+            )
+        elif pre_vote:
+            self._messages.append(RequestVoteResponse(self.id, sender, message.term, True, True))
+        else:
+            self.vote = sender
             self._election_elapsed = 0
-        self._messages_after.append(RequestVoteResponse(self.id, message.sender, self.term, granted))
+            self._messages_after.append(RequestVoteResponse(self.id, sender, self.term, True))
+
+    def _learn_commit(self, message: RequestVoteResponse) -> None:
+        """What is committed is so for ever, whoever says it and in whatever term. A member that was left behind with a
+        configuration in which it cannot win may learn here of the next one, in which it can."""
+        if message.commit_index > self.log.commit_index and self.log.matches(message.commit_index, message.commit_term):
+            self.log.commit_to(message.commit_index)
 
     # -- transfer -----------------------------------------------------------------------------------------------------
 

@@ -116,13 +116,19 @@ class RequestVote(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class RequestVoteResponse(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """The answer to RequestVote; ``pre_vote`` repeats the request's."""
+    """The answer to RequestVote; ``pre_vote`` repeats the request's.
+
+    A refusal also says what the voter knows to be committed, which is true in any term. A candidate that holds that
+    entry learns from it, and with it perhaps of a configuration in which it no longer needs this voter.
+    """
 
     sender: int
     to: int
     term: int
     vote_granted: bool
     pre_vote: bool = False
+    commit_index: int = 0
+    commit_term: int = 0
 
 
 class AppendEntries(msgspec.Struct, frozen=True, array_like=True, tag=3):

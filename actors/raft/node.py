@@ -71,8 +71,11 @@ class Node(Elections):
         sender, term = message.sender, message.term
         if message.to != self.id or sender == self.id or sender < 1:
             return
-        if type(message) is RequestVote and self._ignores_candidate(message):
-            return
+        if type(message) is RequestVote:
+            if self._ignores_candidate(message):
+                return
+        elif type(message) is RequestVoteResponse and message.commit_index:
+            self._learn_commit(message)
         if term > self.term:
             if not self._enter_term(message):
                 return

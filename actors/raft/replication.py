@@ -96,6 +96,8 @@ class Replication(SnapshotTransfer):
             if message.hint_term > 0:
                 hint = self.log.find_conflict(hint, message.hint_term)
             if progress.on_reject(message.index, hint):
+                if message.index == 0:
+                    self._begin_snapshot(message.sender, progress)
                 self._sends_due = True
             return
         if message.index > self.log.last_index or not progress.on_success(message.index, self._storage.first_index()):
@@ -140,6 +142,11 @@ class Replication(SnapshotTransfer):
             # Old or repeated: what is committed here equals the leader's log.
             self._acknowledge(message.sender, log.commit_index)
             return
+        if not self.configuration.voters:
+            # Changes of a configuration mean nothing to one who does not know the first. Every log continues entry 0,
+            # so refusing it tells the leader that nothing but an image will do.
+            self._messages_after.append(AppendEntriesResponse(self.id, message.sender, self.term, False, prev_index))
+            return
         last_new = log.accept(prev_index, message.prev_log_term, entries)
         if last_new is not None:
             log.commit_to(min(message.leader_commit, last_new))
@@ -171,4 +178,4 @@ class Replication(SnapshotTransfer):
     def _refuse_stale_leader(self, sender: int) -> None:
         """Show a deposed leader the newer term, or it would never learn of it: pre-vote and stickiness keep others
         from telling (thesis, section 9.6)."""
-        self._messages_after.append(AppendEntriesResponse(self.id, sender, self.term, False, 0))
+        self._messages_after.append(AppendEntriesResponse(self.id, sender, self.term, False, -1))

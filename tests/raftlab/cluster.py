@@ -33,6 +33,8 @@ class MemoryLog:
         self.held: list[Entry] = []
         self.hard_state = HardState()
         self.offered: SnapshotMeta | None = None
+        self.wanted = False
+        """A follower needs an image, and there is none."""
         self.images: dict[str, bytes] = {}
         self._synced: tuple[tuple[int, int], list[Entry], HardState] = ((0, 0), [], HardState())
 
@@ -67,7 +69,8 @@ class MemoryLog:
         return found
 
     def snapshot(self) -> SnapshotMeta | None:
-        if self.offered is not None and self.offered.index < self.mark[0]:
+        if self.offered is None or self.offered.index < self.mark[0]:
+            self.wanted = True
             return None
         return self.offered
 
@@ -198,6 +201,8 @@ class Member:
                 self.log.images.pop(meta.id, None)
                 self.log.offered = None
             node.advance(ready)
+            if self.log.wanted and self.cluster.makes_snapshots:
+                self.make_snapshot()
             done.append(ready)
             self.cluster.invariants.check(node)
             assert len(done) < 1000, "the node is never done"
@@ -214,7 +219,7 @@ class Member:
             machine.applied, machine.term, machine.configuration, id or f"{self.id}-{machine.applied}", len(image)
         )
         self.log.images = {meta.id: image}
-        self.log.offered = meta
+        self.log.offered, self.log.wanted = meta, False
         return meta
 
     def _receive(self, chunk: InstallSnapshot) -> None:
@@ -263,6 +268,8 @@ class Cluster:
         self.cut_links: set[tuple[int, int]] = set()
         self.invariants = Invariants()
         self.damaged_images = False
+        self.makes_snapshots = True
+        """Images are made when a follower needs one; else only by ``make_snapshot``."""
         self.members: dict[int, Member] = {}
         for id in voters:
             self.add(id, Configuration(voters=tuple(voters)))
