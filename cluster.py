@@ -16,6 +16,7 @@ from typing import Any
 import ray
 
 from .actors.client.handle import Client
+from .actors.client.hub import open_hub
 from .actors.launcher import launch_members, newest, why_not
 from .actors.placement import alive_nodes, run_on
 from .actors.protocol import MemberStatus
@@ -249,8 +250,8 @@ def connect(name: str = "default", *, timeout: float = DEFAULT_TIMEOUT) -> Clien
     Raises:
         ClusterNotFound: there is no such cluster, or no Ray.
     """
-    join_ray()
-    return Client.connect(name, timeout=timeout)
+    share = open_hub(name, timeout)
+    return Client(name, share.hub.cluster, share=share, timeout=timeout)
 
 
 def _wait_until_it_serves(cluster: Cluster, deadline: float) -> None:

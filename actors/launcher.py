@@ -19,8 +19,9 @@ from typing import Any
 import ray
 
 from ..errors import ClusterMismatch, SpecError, Unavailable
-from ..limits import PIN_AMOUNT, POLL_PAUSE, SETTLE_TIMEOUT, STOP_TIMEOUT, SURVEY_TIMEOUT
+from ..limits import PIN_AMOUNT, POLL_PAUSE, SETTLE_TIMEOUT, STOP_TIMEOUT, SURVEY_TIMEOUT, Settings
 from ..spec import ClusterSpec
+from ..store.folder import FirstMember, Identity
 from . import sites
 from .member import MemberActor
 from .placement import Node, alive_nodes, choose, run_on
@@ -29,7 +30,7 @@ from .raft.messages import Configuration
 from .recovery import Bootstrap, Missing, Place, Redo, Start, decide
 from .roster import ask_all, gone, member_actors, pause, settled, wait_for
 from .seat import NAMESPACE, Seat, actor_name, encode_seat, member_name
-from .sites import FirstMember, Identity, Site
+from .sites import Site
 
 
 def launch_members(spec: ClusterSpec, deadline: float) -> int:
@@ -124,11 +125,17 @@ class _Launch:
         nodes = {member: node for member, (node, _) in chosen.items()}
         first = tuple(FirstMember(member, member_name(member), pin) for member, (_, pin) in chosen.items())
         reservations = {member: (bases[node.id], member_name(member), cluster) for member, node in nodes.items()}
+        settings = Settings(timings=spec.timings, limits=spec.limits)
         identities = {
             member: (
                 bases[node.id],
                 Identity(
-                    cluster_name=spec.name, cluster=cluster, member=member, name=member_name(member), members=first
+                    cluster_name=spec.name,
+                    cluster=cluster,
+                    member=member,
+                    name=member_name(member),
+                    members=first,
+                    settings=settings,
                 ),
             )
             for member, node in nodes.items()
@@ -173,7 +180,7 @@ class _Launch:
     def _start(self, cluster: int, member: int, base: str, pin: str) -> None:
         """Start a member's actor, or have the one that there is try again, if it is where the data is."""
         spec, name = self._spec, member_name(member)
-        seat = Seat(spec.name, cluster, member, name, os.path.join(base, name), pin, spec.timings, spec.limits)
+        seat = Seat(spec.name, cluster, member, name, os.path.join(base, name), pin)
         actor, old = self._actors.get(member), self._seats.get(member)
         if actor is not None:
             if old is not None and (old.cluster, old.folder, old.pin) == (seat.cluster, seat.folder, seat.pin):

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..limits import MIN_CALL_PATIENCE, Limits, Timings
+from ..limits import MIN_CALL_PATIENCE, Settings, decode_settings
 from ..store.folder import MemberFolder
 from .events import BackgroundDone, Unreachable
 from .inbox import Inbox
@@ -55,11 +55,11 @@ class Loop:
     def __init__(
         self,
         folder: MemberFolder,
-        timings: Timings,
-        limits: Limits,
         lookup: Callable[[int], Any],
         status: Callable[[], MemberStatus],
     ) -> None:
+        settings = decode_settings(folder.state.settings) if folder.state.settings else Settings()
+        timings, limits = settings.timings, settings.limits
         self.inbox = Inbox(limits, boot_clock)
         self._workers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="background")
         self.transport: Transport = Calls(

@@ -25,7 +25,7 @@ from ..errors import ClusterMismatch, KeeperError, Unavailable
 from ..limits import CLIENT_THREADS, CONTROL_THREADS, LOCK_PAUSE, PEER_THREADS, REQUEST_MARGIN, STATUS_TIMEOUT
 from ..store.folder import MemberFolder
 from .events import LeadershipTransfer
-from .loop import Loop, boot_clock
+from .loop import Loop
 from .protocol import AskStatus, MemberStatus, Refusal, Refused, Request, Status
 from .seat import NAMESPACE, Seat, actor_name, decode_seat, member_name
 from .service import reply_bytes
@@ -217,10 +217,10 @@ class Member:
         if (identity.cluster, identity.member) != (seat.cluster, seat.member):
             folder.close()
             raise ClusterMismatch(
-                f"{seat.folder} holds member {identity.member} of cluster {identity.cluster_name} "
-                f"(id {identity.cluster:x}), not member {seat.member} of cluster {seat.cluster_name} (id {seat.cluster:x})"
+                f"{seat.folder} holds {identity.name} of cluster {identity.cluster_name} (id {identity.cluster:x}), "
+                f"not {seat.name} of cluster {seat.cluster_name} (id {seat.cluster:x})"
             )
-        loop = Loop(folder, seat.timings, seat.limits, self._lookup, self._status)
+        loop = Loop(folder, self._lookup, self._status)
         # What lives by now lives for ever: the collector need not walk over it again and again.
         gc.collect()
         gc.freeze()

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import ClusterMismatch, DataCorrupted, Unavailable
+from ..store.folder import Identity
 from .placement import Node
 from .raft.messages import Configuration
 from .seat import Seat, member_name
-from .sites import Found, Identity, Site
+from .sites import Found, Site
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def _one_place_each(places: Sequence[Place]) -> dict[int, Place]:
         if len({(place.site.machine, place.found.device) for place in left}) > 1:
             where = ", ".join(f"{place.found.folder} on {place.node.address}" for place in left)
             raise ClusterMismatch(
-                f"the data of member {identity.name} of cluster {identity.cluster_name} (id {identity.cluster:x}) is in "
+                f"the data of {identity.name} of cluster {identity.cluster_name} (id {identity.cluster:x}) is in "
                 f"several places, and only one can be the right one: {where}"
             )
         chosen[member] = left[0]

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import msgspec
 
-from ..limits import Limits, Timings
-
 NAMESPACE = "raykeeper"
 """The Ray namespace of all actors of all clusters."""
 
@@ -26,8 +24,6 @@ class Seat(msgspec.Struct, frozen=True):
     """The member's own data directory, an absolute path."""
     pin: str
     """The Ray resource that keeps the actor where its data is."""
-    timings: Timings
-    limits: Limits
 
 
 def actor_name(cluster_name: str, member_name: str) -> str:

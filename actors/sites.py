@@ -1,9 +1,9 @@
-"""What one Ray node's disk holds for a cluster, and what launch does there: functions that run on the node as tasks.
+"""What one Ray node's disk holds for a cluster, and what launch does there: functions that run on it as tasks.
 
-A cluster's data on a node lies in ``<data_dir>/<cluster>/<member>/``, with two small files beside each of these folders:
-``<member>.lock``, which whoever works on the folder holds locked, and ``<member>.reserved`` from the first phase of a
-bootstrap. A reservation says that this place belongs to a bootstrap of that cluster id which has written nothing here yet;
-only where a folder has an identity has anything happened.
+A cluster's data on a node lies in ``<data_dir>/<cluster>/<member>/``, with two small files beside each of these
+folders: ``<member>.lock``, which whoever works on the folder holds locked, and ``<member>.reserved`` from the first
+phase of a bootstrap. A reservation says that this place belongs to a bootstrap of that cluster id which has written
+nothing here yet; only where a folder has an identity has anything happened.
 """
 
 from __future__ import annotations
@@ -98,8 +98,6 @@ def reserve(base: str, member: str, cluster: int) -> None:
             found = _look(base, member)
             if found.identity is not None or found.damage:
                 raise ClusterMismatch(f"{found.folder} already holds data")
-            # Whatever an interrupted bootstrap left before it wrote the identity counts for nothing.
-            shutil.rmtree(found.folder, ignore_errors=False) if os.path.isdir(found.folder) else None
             RocksDisk().replace(_reservation(base, member), f"{cluster:x}\n".encode())
     except OSError as error:
         raise UnusableFolder(f"{error.filename or base}: {error.strerror}") from None
@@ -162,7 +160,7 @@ def clear(base: str, member: str, cluster: int) -> None:
 
 
 def clear_all(data_dir: str, cluster_name: str, cluster: int, patience: float) -> None:
-    """Delete all that a node holds of a cluster; waits that many seconds at most for processes that are about to die."""
+    """Delete all that a node holds of a cluster, once no process holds it; ``patience`` is in seconds."""
     deadline = time.monotonic() + patience
     site = survey(data_dir, cluster_name)
     for found in site.found:
@@ -217,7 +215,7 @@ def _look(base: str, member: str) -> Found:
         return Found(member, folder, (0, 0), reserved=reserved)
     identity, damage = None, ""
     try:
-        identity = read_identity(RocksDisk(), folder)
+        identity = MemberFolder.read_identity(RocksDisk(), folder)
         if identity is None and not reserved and os.listdir(folder):
             damage = "it holds data, but no identity"
     except (DataCorrupted, OSError) as error:

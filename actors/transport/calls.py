@@ -1,14 +1,15 @@
 """Messages between members as Ray actor method calls.
 
-A call is one-way in spirit: it brings messages. But an actor call has an answer anyway, so the receiver's loop puts into
-it whatever the turn that took the messages has to say to their sender, which for AppendEntries is nearly always the
-response; only what comes up later makes a call of its own. Calls may overtake each other (members are threaded
+A call is one-way in spirit: it brings messages. But an actor call has an answer anyway, so the receiver's loop puts
+into it whatever the turn that took the messages has to say to their sender, which for AppendEntries is nearly always
+the response; only what comes up later makes a call of its own. Calls may overtake each other (members are threaded
 actors), so frames are numbered, and those of one turn put in order again.
 
 One thread per peer makes the calls, because Ray may block (an actor's name is looked up in its control store, a large
 argument goes through its object store), and the loop must not. A peer has a few calls in flight; while it has no room,
 messages gather, and travel together. A call without an answer for long is given up: it no longer counts against the
-window, but it may still arrive, so the number of those is bounded too, and beyond it messages are dropped. Raft recovers.
+window, but it may still arrive, so the number of those is bounded too, and beyond it messages are dropped. Raft
+recovers.
 """
 
 from __future__ import annotations

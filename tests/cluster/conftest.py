@@ -1,0 +1,91 @@
+"""One local Ray for all cluster tests, and clusters that are gone after the test that made them.
+
+The Ray is the tests' own: it joins nothing that runs on the machine, has its own temporary folder, and ends with the
+session. All its processes note what their syncs made durable, and load ``patches/sitecustomize.py``, with which a test
+can take a single sync out of the product.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from cluster.tools import Made, kill_stragglers
+
+PATCHES = Path(__file__).parent / "patches"
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Path]:
+    """A folder with a short path: Ray puts sockets into it, whose paths may not be long."""
+    folder = Path(tempfile.mkdtemp(prefix="rkt-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def local_ray(scratch: Path) -> Iterator[Path]:
+    """The tests' Ray; the folder that the journals of syncs are written to."""
+    journals = scratch / "journals"
+    journals.mkdir()
+    inherited = {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(PATCHES), os.environ.get("PYTHONPATH", "")])),
+        "RAYKEEPER_SYNC_JOURNAL": str(journals),
+        "RAYKEEPER_TEST_FAULT": str(scratch / "fault"),
+        "RAY_timeout_ms_task_wait_for_death_info": "0",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in inherited.items():
+            patch.setenv(name, value)
+        ray.init(
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=200 * 1024 * 1024,
+            _temp_dir=str(scratch / "ray"),
+        )
+        yield journals
+        ray.shutdown()
+
+
+@pytest.fixture
+def clusters(local_ray: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Made]:
+    """Launches clusters with their data under ``tmp_path``; whatever runs of them at the end is killed."""
+    made = Made(tmp_path, request.node.name)
+    yield made
+    made.end()
+
+
+@pytest.fixture(scope="module")
+def shared(local_ray: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """One running cluster for all tests of a module that do it no harm."""
+    made = Made(tmp_path_factory.mktemp("shared"), request.module.__name__.rpartition(".")[2])
+    yield made.launch()
+    made.end()
+
+
+@pytest.fixture
+def stopped() -> Iterator[list[int]]:
+    """Process ids that a test has stopped with SIGSTOP: they go on at its end, whatever becomes of it."""
+    pids: list[int] = []
+    yield pids
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_left_behind() -> Iterator[None]:
+    yield
+    kill_stragglers()

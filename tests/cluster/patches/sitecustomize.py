@@ -1,0 +1,57 @@
+"""Loaded by every Python process of the tests' Ray: takes a single sync out of the product, if a test asks for it.
+
+The file that ``RAYKEEPER_TEST_FAULT`` names holds ``module:function``, the place in the product whose call of
+``Engine.sync`` is to do nothing. The product itself knows nothing of this.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+_ENGINE = "raykeeper.store.rocks"
+
+
+def _weaken(module: ModuleType) -> None:
+    real = module.RocksEngine.sync
+
+    def sync(self: Any) -> None:
+        caller = sys._getframe(1)
+        place = f"{caller.f_globals['__name__'].rpartition('.')[2]}:{caller.f_code.co_name}"
+        try:
+            with open(os.environ["RAYKEEPER_TEST_FAULT"], encoding="utf-8") as file:
+                if file.read().strip() == place:
+                    return
+        except FileNotFoundError:
+            pass
+        real(self)
+
+    module.RocksEngine.sync = sync
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != _ENGINE:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is None or spec.loader is None:
+            return None
+        load = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            load(module)
+            _weaken(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+if os.environ.get("RAYKEEPER_TEST_FAULT"):
+    sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,115 @@
+"""What the cluster tests share: clusters, signals, and waiting for conditions."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+
+import raykeeper
+from raykeeper.actors.roster import gone, member_actors
+from raykeeper.actors.seat import actor_name, member_name
+
+T = TypeVar("T")
+_numbers = itertools.count(1)
+
+
+def wait_until(condition: Callable[[], T], seconds: float = 30.0, what: str = "") -> T:
+    """Wait until the condition is true, and return what made it so; fail at the deadline."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
+        pause.wait(0.02)
+
+
+class Made:
+    """Clusters of one test."""
+
+    def __init__(self, folder: Path, test: str) -> None:
+        self.data_dir = folder / "data"
+        self.name = f"{re.sub('[^A-Za-z0-9]+', '-', test)[:40].strip('-')}-{next(_numbers)}"
+        self._names = {self.name}
+
+    def launch(self, **fields: Any) -> Any:
+        fields = {"name": self.name, "data_dir": str(self.data_dir), **fields}
+        self._names.add(fields["name"])
+        return raykeeper.launch(**fields)
+
+    def folder(self, member: int, name: str | None = None) -> Path:
+        """The data directory of a member."""
+        return self.data_dir / (name or self.name) / member_name(member)
+
+    def end(self) -> None:
+        for name in self._names:
+            kill_actors(name)
+
+
+def kill_actors(name: str) -> None:
+    """Take a cluster's actors away for good, as a crash of all of Ray would: no member gets to say goodbye."""
+    actors = member_actors(name)
+    pids = [pid_of(actor) for actor in actors.values()]
+    for actor in actors.values():
+        ray.kill(actor, no_restart=True)
+    names = [actor_name(name, member_name(member)) for member in actors]
+    wait_until(lambda: gone(names), what=f"actors of {name} gone")
+    for pid in pids:
+        if pid:
+            wait_until(lambda pid=pid: not is_alive(pid), what=f"process {pid} gone")  # type: ignore[misc]
+
+
+def pid_of(actor: Any) -> int:
+    """The process id of a member, 0 if it does not say."""
+    try:
+        return int(ray.get(actor.status.remote(), timeout=2).pid)
+    except (ray.exceptions.RayError, TimeoutError):
+        return 0
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs (one that is only not yet reaped does not)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def leader(cluster: Any) -> Any:
+    """The member that leads, once one does."""
+
+    def find() -> Any:
+        status = cluster.status()
+        return next((member for member in status.members if member.id == status.leader), None)
+
+    return wait_until(find, what="a leader")
+
+
+def kill(pid: int) -> None:
+    """SIGKILL, and wait until it is dead."""
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid), what=f"process {pid} dead")
+
+
+def serving(cluster: Any, members: int = 3) -> bool:
+    """Whether that many members serve and one of them leads."""
+    status = cluster.status()
+    return bool(status.leader) and sum(not member.why_not_serving for member in status.members) == members
+
+
+def kill_stragglers() -> None:
+    """Nothing is to be left, but if something is, it is at least not left running."""
+    with contextlib.suppress(Exception):
+        ray.shutdown()

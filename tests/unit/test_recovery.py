@@ -1,0 +1,188 @@
+"""The Rule about launching over what lies on the disks, as tables (DESIGN.md, "Living on Ray")."""
+
+from __future__ import annotations
+
+import pytest
+
+from raykeeper.actors.placement import Node, choose
+from raykeeper.actors.raft.messages import Configuration
+from raykeeper.actors.recovery import Bootstrap, Redo, Start, decide
+from raykeeper.actors.seat import Seat, member_name
+from raykeeper.actors.sites import Found, Site
+from raykeeper.errors import ClusterMismatch, DataCorrupted, SpecError, Unavailable
+from raykeeper.store.folder import FirstMember, Identity
+
+A, B = 0xA, 0xB
+
+
+def node(n: int, *resources: str) -> Node:
+    return Node(f"id{n}", f"10.0.0.{n}", frozenset({f"node:10.0.0.{n}", *resources}))
+
+
+def pins(members: int = 3) -> tuple[FirstMember, ...]:
+    return tuple(FirstMember(m, member_name(m), f"node:10.0.0.{m}") for m in range(1, members + 1))
+
+
+def identity(member: int, cluster: int = A, name: str = "x", members: int = 3) -> Identity:
+    return Identity(cluster_name=name, cluster=cluster, member=member, name=member_name(member), members=pins(members))
+
+
+def found(member: int, cluster: int = A, *, inode: int | None = None, name: str = "x", members: int = 3) -> Found:
+    return Found(member_name(member), f"/d/x/m{member}", (1, inode or member), identity(member, cluster, name, members))
+
+
+def reserved(member: int, cluster: int = A) -> Found:
+    return Found(member_name(member), f"/d/x/m{member}", (0, 0), reserved=cluster)
+
+
+def sites(*holdings: list[Found], machines: tuple[str, ...] = ()) -> list[tuple[Node, Site]]:
+    return [
+        (node(n), Site("/d/x", machines[n - 1] if machines else f"machine{n}", tuple(held)))
+        for n, held in enumerate(holdings, start=1)
+    ]
+
+
+def seat(member: int, cluster: int = A) -> Seat:
+    return Seat("x", cluster, member, member_name(member), f"/d/x/m{member}", "")
+
+
+def test_nothing_anywhere_is_a_bootstrap() -> None:
+    assert decide("x", sites([], [], []), {}) == Bootstrap()
+
+
+def test_reservations_alone_count_for_nothing() -> None:
+    assert decide("x", sites([reserved(1)], [reserved(2)], []), {}) == Bootstrap()
+
+
+def test_all_found_are_started_where_they_lie() -> None:
+    decision = decide("x", sites([found(3)], [found(1)], [found(2)]), {})
+    assert isinstance(decision, Start)
+    assert decision.cluster == A
+    assert [(place.member, place.node.address) for place in decision.places] == [
+        (1, "10.0.0.2"),
+        (2, "10.0.0.3"),
+        (3, "10.0.0.1"),
+    ]
+    assert decision.missing == ()
+
+
+def test_a_quorum_is_enough_and_the_rest_is_named() -> None:
+    decision = decide("x", sites([found(1)], [], [found(3)]), {})
+    assert isinstance(decision, Start)
+    assert [place.member for place in decision.places] == [1, 3]
+    assert [(missing.name, missing.pin) for missing in decision.missing] == [("m2", "node:10.0.0.2")]
+
+
+def test_less_than_a_quorum_never_bootstraps_and_says_who_is_missing() -> None:
+    with pytest.raises(Unavailable, match=r"m1 \(last at node:10\.0\.0\.1\), m3 \(last at node:10\.0\.0\.3\)"):
+        decide("x", sites([], [found(2)], []), {})
+
+
+def test_members_that_run_count_as_found() -> None:
+    decision = decide("x", sites([], [found(2)], []), {1: seat(1)})
+    assert isinstance(decision, Start)
+    assert [place.member for place in decision.places] == [2]
+    assert [missing.member for missing in decision.missing] == [3]
+
+
+def test_the_newest_configuration_counts_not_the_first() -> None:
+    five = Configuration(voters=(1, 2, 3, 4, 5))
+    with pytest.raises(Unavailable, match="needs more than half"):
+        decide("x", sites([found(1)], [found(2)], []), {}, five)
+    decision = decide("x", sites([found(1)], [found(2)], []), {4: seat(4)}, five)
+    assert isinstance(decision, Start)
+
+
+def test_a_joint_configuration_needs_a_quorum_of_both_halves() -> None:
+    joint = Configuration(voters=(1, 2, 4), outgoing=(1, 2, 3))
+    assert isinstance(decide("x", sites([found(1)], [found(2)], []), {}, joint), Start)
+    with pytest.raises(Unavailable):
+        decide("x", sites([found(1)], [], []), {4: seat(4)}, joint)
+
+
+def test_two_cluster_ids_under_one_name_are_refused_by_both() -> None:
+    with pytest.raises(ClusterMismatch, match=r"id a: /d/x/m1 .*; id b: /d/x/m2 "):
+        decide("x", sites([found(1)], [found(2, B)], []), {})
+    with pytest.raises(ClusterMismatch, match=r"id a: .*; id b: the running member m2"):
+        decide("x", sites([found(1)], [], []), {2: seat(2, B)})
+
+
+def test_data_of_a_cluster_of_another_name_is_refused_by_name() -> None:
+    with pytest.raises(ClusterMismatch, match=r"m1 of cluster x, but holds m1 of cluster other \(id a\)"):
+        decide("x", sites([found(1, name="other")], [], []), {})
+
+
+def test_data_that_cannot_be_read_is_no_reason_to_bootstrap() -> None:
+    damaged = Found("m1", "/d/x/m1", (1, 1), damage="identity.json is cut off")
+    with pytest.raises(DataCorrupted, match="cut off"):
+        decide("x", sites([damaged], [], []), {})
+    unreadable = [(node(1), Site("/d/x", "machine1", problem="/d/x: Permission denied")), *sites([])]
+    with pytest.raises(Unavailable, match="Permission denied"):
+        decide("x", unreadable, {})
+
+
+def test_a_bootstrap_interrupted_half_way_may_be_redone_if_all_its_places_are_found() -> None:
+    decision = decide("x", sites([found(1)], [reserved(2)], [reserved(3)]), {})
+    assert isinstance(decision, Redo)
+    assert sorted(place.name for place in decision.places) == ["m1", "m2", "m3"]
+    assert decision.instead is None
+    decision = decide("x", sites([found(1)], [found(2)], [reserved(3)]), {})
+    assert isinstance(decision, Redo)
+    assert isinstance(decision.instead, Start)
+
+
+def test_a_bootstrap_is_not_redone_if_a_place_of_it_is_not_found() -> None:
+    with pytest.raises(Unavailable):
+        decide("x", sites([found(1)], [reserved(2)], []), {})
+    with pytest.raises(Unavailable):
+        decide("x", sites([found(1)], [reserved(2, B)], [reserved(3, B)]), {})
+    decision = decide("x", sites([found(1)], [found(2)], []), {})
+    assert isinstance(decision, Start), "two of three are a quorum: it may have served"
+
+
+def test_a_bootstrap_with_a_member_that_runs_is_not_redone() -> None:
+    decision = decide("x", sites([found(1)], [found(2)], [reserved(3)]), {1: seat(1)})
+    assert isinstance(decision, Start)
+
+
+def test_a_folder_seen_from_two_nodes_of_one_machine_is_one_place() -> None:
+    held = [found(1), found(2), found(3)]
+    decision = decide("x", sites(held, held, machines=("same", "same")), {})
+    assert isinstance(decision, Start)
+    assert [(place.member, place.node.address) for place in decision.places][:2] == [(1, "10.0.0.1"), (2, "10.0.0.2")]
+
+
+def test_copies_of_a_member_in_two_places_are_refused() -> None:
+    copies = sites([], [], [], [found(1, inode=7)], [found(1, inode=8), found(2)])
+    with pytest.raises(ClusterMismatch, match="several places"):
+        decide("x", copies, {})
+
+
+def test_of_two_copies_the_one_at_the_members_own_pin_counts() -> None:
+    decision = decide("x", sites([found(1, inode=7)], [found(1, inode=8), found(2)]), {})
+    assert isinstance(decision, Start)
+    assert [(place.member, place.node.address) for place in decision.places] == [(1, "10.0.0.1"), (2, "10.0.0.2")]
+
+
+def test_spread_gives_each_node_a_member_before_any_gets_two() -> None:
+    nodes = [node(1), node(2)]
+    assert [chosen.address for chosen, _ in choose(3, "spread", nodes)] == ["10.0.0.1", "10.0.0.2", "10.0.0.1"]
+    assert [pin for _, pin in choose(2, "spread", nodes)] == ["node:10.0.0.1", "node:10.0.0.2"]
+
+
+def test_spread_prefers_other_machines_to_other_nodes_of_one() -> None:
+    twin = Node("id1b", "10.0.0.1", frozenset({"node:10.0.0.1"}))
+    addresses = [chosen.address for chosen, _ in choose(3, "spread", [node(1), twin, node(2)])]
+    assert addresses == ["10.0.0.1", "10.0.0.2", "10.0.0.1"]
+
+
+def test_named_resources_are_used_in_turn() -> None:
+    nodes = [node(1, "disk-a"), node(2, "disk-b")]
+    chosen = choose(3, ("disk-b", "disk-a"), nodes)
+    assert [(place.address, pin) for place, pin in chosen] == [
+        ("10.0.0.2", "disk-b"),
+        ("10.0.0.1", "disk-a"),
+        ("10.0.0.2", "disk-b"),
+    ]
+    with pytest.raises(SpecError, match="disk-c"):
+        choose(1, ("disk-c",), nodes)
