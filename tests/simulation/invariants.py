@@ -254,6 +254,8 @@ class Observer:
         if commit < log.first_index():
             return
         term = log.term(commit)
+        if term != process.server.node.term:
+            self._break(f"{member!r} commits entry {commit} of the old term {term} by counting (paper, 5.4.2)")
         holding = {
             other.id for other in self.world.members.values() if Synced(other).holds(commit, term)
         }
@@ -269,7 +271,7 @@ class Observer:
         """At equal applied index the logical content hashes equal on every member."""
         now: dict[int, list[Member]] = {}
         for member in self.world.members.values():
-            if member.process is not None:
+            if member.process is not None and member.process.server.state.applied_index:
                 now.setdefault(member.process.server.state.applied_index, []).append(member)
         for applied, members in now.items():
             if len(members) > 1 or applied in self.hashes:

@@ -349,7 +349,7 @@ class Nemesis:
         elif len(voters) > 3 and draw < 0.8:
             changes = [Change(rng.choice((ChangeKind.REMOVE, ChangeKind.ADD_LEARNER)), rng.choice(voters))]
         elif len(world.members) < world.profile.most_members:
-            member = world.add_member(configuration)
+            member = world.add_member()
             changes = [Change(ChangeKind.ADD_LEARNER, member.id)]
         elif learners:
             changes = [Change(ChangeKind.REMOVE, rng.choice(learners))]

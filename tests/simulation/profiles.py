@@ -7,6 +7,7 @@ they are run without any mutant too, and must pass.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from raykeeper.limits import Limits, Timings
@@ -121,11 +122,75 @@ def mixed(rng: random.Random) -> Profile:
     )
 
 
+def _focus(
+    faults: dict[str, float], mix: dict[str, float] | None = None, limits: dict[str, int] | None = None, **more: object
+) -> Callable[[random.Random], Profile]:
+    def make(rng: random.Random) -> Profile:
+        return Profile(
+            faults=dict(faults),
+            mix=MIX | (mix or {}),
+            timings=_timings(rng),
+            limits=_limits(rng, **(limits or {})),
+            **more,  # type: ignore[arg-type]
+        )
+
+    return make
+
+
+PROFILES: dict[str, Callable[[random.Random], Profile]] = {
+    "mixed": mixed,
+    # Many leaders, many votes, little else.
+    "elections": _focus(
+        {"isolate": 3, "one_way": 2, "power": 3, "fuse": 2, "crash": 1, "transfer": 2}, fault_pause=0.4, seconds=12.0
+    ),
+    # Disks that forget, often, and logs that are cut often.
+    "power": _focus(
+        {"power": 4, "power_all": 2, "fuse": 4, "storm": 1},
+        limits={"log_cut_entries": 20, "log_keep_entries": 1},
+        lose_all_at_the_end=True,
+        seconds=12.0,
+    ),
+    # Leaders that come and go with entries half replicated, in small appends.
+    "figure 8": _focus(
+        {"isolate": 3, "crash": 2, "one_way": 2, "flap": 2, "storm": 3},
+        limits={"max_append_bytes": 1024, "max_append_messages_in_flight": 1},
+        members=5,
+        fault_pause=0.3,
+        faults_at_once=3,
+        seconds=12.0,
+        think=0.15,
+    ),
+    # Leaders cut off from their followers but not from their clients.
+    "partitions": _focus(
+        {"isolate": 4, "split": 3, "bridge": 1, "pause": 2}, mix={"get": 40.0}, fault_pause=0.7, think=0.12, seconds=12.0
+    ),
+    # Answers that do not arrive, so that everything is asked twice.
+    "retries": _focus(
+        {"storm": 5, "clients_cut": 3, "crash": 2, "client_crash": 2, "transfer": 2}, mix={"add": 30.0}, seconds=12.0
+    ),
+    # Members that come, go, and take over in the midst of it.
+    "membership": _focus(
+        {"membership": 6, "transfer": 5, "slow_disk": 3, "pause": 2, "power": 1.5, "storm": 1},
+        fault_pause=0.3,
+        faults_at_once=3,
+        seconds=15.0,
+        most_members=8,
+    ),
+    # Followers that fall behind and are brought back by an image.
+    "snapshots": _focus(
+        {"crash": 3, "isolate": 3, "fuse": 3, "power": 2, "storm": 1},
+        limits={"log_cut_entries": 20, "log_keep_entries": 1, "snapshot_chunk_bytes": 4096},
+        fault_pause=0.8,
+        think=0.12,
+        seconds=12.0,
+    ),
+}
+
+FOCUSED = tuple(name for name in PROFILES if name != "mixed")
+
+
 def draw(rng: random.Random, name: str = "mixed") -> Profile:
     """The profile of that name for this seed."""
     profile = PROFILES[name](rng)
     profile.name = name
     return profile
-
-
-PROFILES = {"mixed": mixed}

@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from raykeeper.actors.raft.messages import Configuration, Message
-from raykeeper.store.folder import MemberFolder
+from raykeeper.actors.raft.messages import Message
+from raykeeper.limits import Settings
+from raykeeper.store.folder import FirstMember, Identity, MemberFolder
 
 from .checker import Call, Violation, check_linearizable, check_revisions, counter, register
 from .invariants import Observer
@@ -26,7 +27,6 @@ from .nemesis import Nemesis
 from .network import Network
 from .profiles import Profile, draw
 from .workload import COUNTERS, Client, History
-from .founding import create_folder, open_folder
 
 CONVERGE_WITHIN = 60.0
 """Simulated seconds in which a healed cluster must have settled."""
@@ -87,6 +87,7 @@ class World:
         self.timings = self.profile.timings
         self.limits = self.profile.limits
         self.cluster = self.random("cluster").getrandbits(62)
+        self.founders = tuple(range(1, self.profile.members + 1))
         self.network = Network(self.random("network"), self.after)
         self.observer = Observer(self)
         self.history = History()
@@ -156,13 +157,28 @@ class World:
 
     def open_folder(self, member: Member) -> MemberFolder:
         """A member opens its data."""
-        return open_folder(member.disk, self)
+        return MemberFolder.open(member.disk, FOLDER, cache_bytes=self.limits.log_cache_bytes)
 
-    def add_member(self, configuration: Configuration) -> Member:
-        """A machine for a new member, with an empty folder."""
-        member = Member(self, max(self.members) + 1, self.random("member", max(self.members) + 1))
-        create_folder(member.disk, self, member.id, Configuration())
-        self.members[member.id] = member
+    def _new_member(self, number: int, founders: Sequence[int]) -> Member:
+        """A machine with a member's first data."""
+        member = Member(self, number, self.random("member", number))
+        identity = Identity(
+            cluster_name="simulated",
+            cluster=self.cluster,
+            member=number,
+            name=f"m{number}",
+            members=tuple(FirstMember(founder, f"m{founder}") for founder in founders),
+            settings=Settings(limits=self.limits, timings=self.timings),
+        )
+        MemberFolder.create(member.disk, FOLDER, identity, cache_bytes=self.limits.log_cache_bytes).close()
+        self.members[number] = member
+        return member
+
+    def add_member(self) -> Member:
+        """A machine for a new member. It begins as everybody once did, or knows nothing and needs an image."""
+        number = max(self.members) + 1
+        knows = self.random("joiner", number).random() < 0.7
+        member = self._new_member(number, self.founders if knows else ())
         member.start()
         return member
 
@@ -201,11 +217,8 @@ class World:
         return self._report(failure)
 
     def _found(self) -> None:
-        voters = tuple(range(1, self.profile.members + 1))
-        for number in voters:
-            member = Member(self, number, self.random("member", number))
-            self.members[number] = member
-            create_folder(member.disk, self, number, Configuration(voters=voters))
+        for number in self.founders:
+            self._new_member(number, self.founders)
         for member in self.members.values():
             self.after(member.rng.uniform(0.0, 0.1), member.start)
         self.clients = [Client(self, number, self.profile.workers) for number in range(1, self.profile.clients + 1)]
