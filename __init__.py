@@ -18,6 +18,7 @@ from .errors import (
     ClusterNotFound,
     CompactedError,
     DataCorrupted,
+    DecodeError,
     FutureRevisionError,
     InvalidArgument,
     KeeperError,
@@ -34,33 +35,60 @@ from .errors import (
 
 if TYPE_CHECKING:
     from . import codec
+    from .actors.client.aio import AsyncClient
+    from .actors.client.handle import Client
+    from .actors.client.operations import Compare, Op
+    from .actors.client.results import END, KEEP, DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
     from .spec import ClusterSpec
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "AsyncClient": ".actors.client.aio",
+    "Client": ".actors.client.handle",
     "ClusterSpec": ".spec",
+    "Compare": ".actors.client.operations",
+    "DeleteResult": ".actors.client.results",
+    "END": ".actors.client.results",
+    "KEEP": ".actors.client.results",
+    "KeyValue": ".actors.client.results",
+    "Op": ".actors.client.operations",
+    "PutResult": ".actors.client.results",
+    "RangeResult": ".actors.client.results",
+    "TxnResult": ".actors.client.results",
     "codec": "",
 }
 """Public name: module that defines it; an empty one: it is a module itself."""
 
 __all__ = [
+    "END",
+    "KEEP",
+    "AsyncClient",
+    "Client",
     "ClusterMismatch",
     "ClusterNotFound",
     "ClusterSpec",
     "CompactedError",
+    "Compare",
     "DataCorrupted",
+    "DecodeError",
+    "DeleteResult",
     "FutureRevisionError",
     "InvalidArgument",
     "KeeperError",
+    "KeyValue",
     "LeaseLost",
     "LeaseNotFound",
     "LockLost",
     "NoSpace",
+    "Op",
+    "PutResult",
+    "RangeResult",
     "RequestTimeout",
     "RequestTooLarge",
     "SessionExpired",
     "SpecError",
+    "TxnResult",
     "Unavailable",
     "__version__",
     "codec",

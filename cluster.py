@@ -16,7 +16,7 @@ from typing import Any
 import ray
 
 from .actors.client.handle import Client
-from .actors.client.hub import open_hub
+from .actors.client.registry import open_hub
 from .actors.launcher import launch_members, newest, why_not
 from .actors.placement import alive_nodes, run_on
 from .actors.protocol import MemberStatus

@@ -99,6 +99,10 @@ class DataCorrupted(KeeperError):
     """Data on disk is damaged in a way that may not be repaired silently."""
 
 
+class DecodeError(KeeperError, ValueError):
+    """A stored value is not what the reader takes it for: no text, or nothing that the handle's codec can read."""
+
+
 class SpecError(KeeperError):
     """A cluster spec is wrong.
 

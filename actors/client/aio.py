@@ -1,0 +1,240 @@
+"""The client handle for asyncio: ``await kv.aio.put("key", "value")``, with the arguments and results of ``Client``.
+
+Requests that coroutines of one loop make in the same turn of it are handed to the hub together, and answers that come
+together cost the loop one wake-up. Cancelling a coroutine gives its call up: that counts as a timeout, so a write may
+or may not take effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from ...errors import KeeperError
+from .arguments import Key
+from .base import Handle
+from .frames import check_request
+from .hub import Hub, Outcome, clock
+from .operations import Condition, Op
+from .requests import Ask, Steps
+from .results import DeleteResult, End, KeyValue, PutResult, RangeResult, TxnResult
+
+T = TypeVar("T")
+
+
+class _Call:
+    """One request of a coroutine."""
+
+    __slots__ = ("_bridge", "future", "number", "outcome")
+
+    def __init__(self, bridge: _Bridge, future: asyncio.Future[Outcome]) -> None:
+        self._bridge = bridge
+        self.future = future
+        self.number = 0
+        """The hub's number; 0 until it was handed in."""
+        self.outcome: Outcome | None = None
+
+    def done(self, outcome: Outcome) -> None:
+        """On any thread, with the hub's lock held."""
+        self.outcome = outcome
+        self._bridge.finished.append(self)
+        self._bridge.hub.tell(self._bridge)
+
+
+class _Bridge:
+    """Between the threads of a hub and one event loop."""
+
+    def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
+        self.hub = hub
+        self.finished: deque[_Call] = deque()
+        self._loop = weakref.ref(loop)  # the hub knows its bridges by loop, and must not keep dead loops alive
+        self._asked: list[tuple[_Call, Ask, int, float]] = []
+        self._woken = False
+
+    async def call(self, ask: Ask, timeout: float) -> Outcome:
+        """Ask the cluster and wait."""
+        try:
+            size = check_request(ask.request, self.hub.limits)
+        except KeeperError as error:
+            return error
+        loop = asyncio.get_running_loop()
+        call = _Call(self, loop.create_future())
+        if not self._asked:
+            loop.call_soon(self._hand_in)
+        self._asked.append((call, ask, size, timeout))
+        try:
+            return await call.future
+        except asyncio.CancelledError:
+            if call.number:
+                self.hub.give_up(call.number)
+            raise
+
+    def _hand_in(self) -> None:
+        """Hand in what this turn of the loop has asked, except what was cancelled since."""
+        asked, self._asked = self._asked, []
+        asked = [each for each in asked if not each[0].future.done()]
+        numbers = self.hub.submit_many([(ask, size, timeout, call.done) for call, ask, size, timeout in asked])
+        for (call, _, _, _), number in zip(asked, numbers, strict=True):
+            call.number = number
+
+    def flush(self) -> None:
+        """On any thread: answers have come."""
+        if self._woken:
+            return
+        self._woken = True
+        loop = self._loop()
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:  # the loop was closed, and all that waited in it is gone
+            self.finished.clear()
+
+    def _deliver(self) -> None:
+        self._woken = False
+        while self.finished:
+            call = self.finished.popleft()
+            if not call.future.done() and call.outcome is not None:
+                call.future.set_result(call.outcome)
+
+
+_bridges_lock = threading.Lock()
+
+
+def _bridge(hub: Hub) -> _Bridge:
+    loop = asyncio.get_running_loop()
+    bridge = hub.listeners.get(loop)
+    if not isinstance(bridge, _Bridge):
+        bridge = _Bridge(hub, loop)
+        with _bridges_lock:
+            hub.listeners[loop] = bridge
+    return bridge
+
+
+class AsyncClient(Handle):
+    """A handle whose calls are coroutines. Arguments, results and errors are those of ``Client``'s calls."""
+
+    async def put(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        lease: Any = None,
+        prev: bool = False,
+        request_id: Key | None = None,
+        timeout: float | None = None,
+    ) -> PutResult:
+        """Set a key: see ``Client.put``."""
+        return await self._run(self._view.put(key, value, lease, prev, request_id), timeout)
+
+    async def get(
+        self,
+        key: Key,
+        *,
+        revision: int | None = None,
+        serializable: bool = False,
+        at_least: int | None = None,
+        timeout: float | None = None,
+    ) -> KeyValue | None:
+        """Read one key: see ``Client.get``."""
+        return await self._run(self._view.get(key, revision, serializable, at_least), timeout)
+
+    async def range(
+        self,
+        key: Key | None = None,
+        end: Key | End | None = None,
+        *,
+        prefix: Key | None = None,
+        limit: int = 0,
+        revision: int | None = None,
+        sort: str | None = None,
+        order: str = "ascend",
+        keys_only: bool = False,
+        count_only: bool = False,
+        serializable: bool = False,
+        timeout: float | None = None,
+    ) -> RangeResult:
+        """Read a range or a prefix: see ``Client.range``."""
+        steps = self._view.range(
+            serializable,
+            key=key,
+            end=end,
+            prefix=prefix,
+            limit=limit,
+            revision=revision,
+            sort=sort,
+            order=order,
+            keys_only=keys_only,
+            count_only=count_only,
+        )
+        return await self._run(steps, timeout)
+
+    async def delete(
+        self,
+        key: Key | None = None,
+        end: Key | End | None = None,
+        *,
+        prefix: Key | None = None,
+        prev: bool = False,
+        request_id: Key | None = None,
+        timeout: float | None = None,
+    ) -> DeleteResult:
+        """Delete a key, a range or a prefix: see ``Client.delete``."""
+        return await self._run(self._view.delete(key, end, prefix, prev, request_id), timeout)
+
+    async def txn(
+        self,
+        compare: Sequence[Condition] = (),
+        success: Sequence[Op] = (),
+        failure: Sequence[Op] = (),
+        *,
+        request_id: Key | None = None,
+        timeout: float | None = None,
+    ) -> TxnResult:
+        """Run a transaction: see ``Client.txn``."""
+        return await self._run(self._view.txn(compare, success, failure, request_id), timeout)
+
+    async def compact(self, revision: int, *, timeout: float | None = None) -> None:
+        """Forget the history below a revision: see ``Client.compact``."""
+        return await self._run(self._view.compact(revision), timeout)
+
+    async def revision(self, *, timeout: float | None = None) -> int:
+        """The current revision: see ``Client.revision``."""
+        return await self._run(self._view.revision(), timeout)
+
+    async def close(self) -> None:
+        """End this handle; see ``Client.close``."""
+        self._release()
+
+    async def __aenter__(self) -> AsyncClient:
+        self._check_open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._release()
+
+    async def _run(self, steps: Steps[T], timeout: float | None) -> T:
+        """Take the steps of a call, awaiting each answer, within one timeout for all of them."""
+        self._check_open()
+        left = self._seconds(timeout)
+        deadline = clock() + left
+        try:
+            ask = next(steps)
+            hub = self._known_hub()
+            if hub is None:
+                hub = await asyncio.get_running_loop().run_in_executor(None, self._open_hub, left)
+                left = deadline - clock()
+            bridge = _bridge(hub)
+            while True:
+                outcome = await bridge.call(ask, left)
+                ask = steps.throw(outcome) if isinstance(outcome, KeeperError) else steps.send(outcome)
+                left = deadline - clock()
+        except StopIteration as end:
+            result: T = end.value
+            return result

@@ -1,0 +1,106 @@
+"""Checks on what users pass in: one function for each kind of argument, all raising ``InvalidArgument``.
+
+Every number is kept within 63 bits and every text is UTF-8, so that whatever passes here can be encoded.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ...codec import Codec
+from ...errors import InvalidArgument, RequestTooLarge
+from ...limits import MAX_REQUEST_ID_BYTES
+from .results import End
+
+MAX_INT = 2**63 - 1
+
+Key = str | bytes
+
+
+def text_or_bytes(what: str, value: object) -> bytes:
+    """The bytes of a ``str`` (UTF-8) or ``bytes``."""
+    if type(value) is bytes:
+        return value
+    if isinstance(value, str):
+        try:
+            return value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgument(f"{what} cannot be encoded as UTF-8: {error}") from error
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    raise InvalidArgument(f"{what} must be str or bytes, not {type(value).__name__}")
+
+
+def whole_number(what: str, value: object, minimum: int = 0) -> int:
+    """An ``int`` of at least ``minimum`` and at most 63 bits."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidArgument(f"{what} must be an int, not {type(value).__name__}")
+    if not minimum <= value <= MAX_INT:
+        raise InvalidArgument(f"{what} must be at least {minimum} and below 2**63, not {value}")
+    return int(value)
+
+
+def flag(what: str, value: object) -> bool:
+    """A ``bool``, and nothing that merely looks like one."""
+    if not isinstance(value, bool):
+        raise InvalidArgument(f"{what} must be True or False, not {value!r}")
+    return value
+
+
+def seconds(what: str, value: object) -> float:
+    """A number of seconds, not negative; infinity is fine."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidArgument(f"{what} must be a number of seconds, not {type(value).__name__}")
+    if math.isnan(value) or value < 0:
+        raise InvalidArgument(f"{what} must not be negative, not {value}")
+    return float(value)
+
+
+def lease_id(value: object) -> int:
+    """The id of a lease: an ``int``, or the ``id`` of a lease object; 0 for ``None``."""
+    if value is None:
+        return 0
+    return whole_number("a lease id", getattr(value, "id", value), 1)
+
+
+def request_name(value: object) -> bytes | None:
+    """A ``request_id``: ``str`` or ``bytes``, not empty, of bounded length."""
+    if value is None:
+        return None
+    name = text_or_bytes("request_id", value)
+    if not name:
+        raise InvalidArgument("request_id must not be empty")
+    if len(name) > MAX_REQUEST_ID_BYTES:
+        raise RequestTooLarge(f"request_id is over the limit of {MAX_REQUEST_ID_BYTES} bytes")
+    return name
+
+
+def encode_value(value: object, codec: Codec | None) -> bytes:
+    """The bytes of a value, by the codec if there is one."""
+    if codec is None:
+        return text_or_bytes("a value", value)
+    try:
+        data = codec.encode(value)
+    except Exception as error:
+        raise InvalidArgument(f"{codec!r} cannot encode a {type(value).__name__}: {error}") from error
+    if not isinstance(data, bytes):
+        raise InvalidArgument(f"{codec!r} made {type(data).__name__} instead of bytes")
+    return data
+
+
+def one_of(what: str, value: object, choices: dict[str, Any]) -> Any:
+    """The choice that goes by this name."""
+    if isinstance(value, str) and value in choices:
+        return choices[value]
+    raise InvalidArgument(f"{what} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def range_end(value: object) -> bytes | End | None:
+    """The end of a range: a key, ``END`` or ``None``."""
+    if value is None or isinstance(value, End):
+        return value
+    end = text_or_bytes("the end of a range", value)
+    if not end:
+        raise InvalidArgument("the end of a range is empty: raykeeper.END means to the last key")
+    return end

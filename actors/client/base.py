@@ -1,0 +1,160 @@
+"""What the sync and the async handle have in common: which cluster, which view of it, and a share in the hub."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, TypeVar
+
+from ...codec import Codec
+from ...errors import InvalidArgument, RequestTimeout
+from ...limits import DEFAULT_TIMEOUT
+from . import arguments as check
+from .hub import Hub
+from .registry import Share, open_hub
+from .requests import USER_SPACE, View
+
+H = TypeVar("H", bound="Handle")
+
+
+class Handle:
+    """One view of one cluster. Made by ``connect``; other handles are made from it.
+
+    Args:
+        name: the cluster's name.
+        cluster: its id.
+        share: in the hub of this process; ``None`` opens one at the first call.
+        view: which keys, and how values are encoded.
+        timeout: seconds, for calls that name none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        cluster: int,
+        *,
+        share: Share | None = None,
+        view: View | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        self._name = name
+        self._cluster = cluster
+        self._share = share
+        self._view = view or View(USER_SPACE, None)
+        self._timeout = timeout
+        self._closed = False
+
+    # -- what it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def cluster_name(self) -> str:
+        """The cluster's name."""
+        return self._name
+
+    @property
+    def cluster_id(self) -> int:
+        """The cluster's id, which no other cluster ever has."""
+        return self._cluster
+
+    @property
+    def prefix(self) -> bytes:
+        """The namespace of this handle, empty for all keys."""
+        return self._view.space[len(USER_SPACE) :]
+
+    @property
+    def codec(self) -> Codec | None:
+        """The codec of this handle's values, ``None`` for bytes."""
+        return self._view.codec
+
+    @property
+    def timeout(self) -> float:
+        """The default timeout of this handle's calls, in seconds."""
+        return self._timeout
+
+    @property
+    def closed(self) -> bool:
+        """Whether the handle was closed."""
+        return self._closed
+
+    def __repr__(self) -> str:
+        more = "".join(
+            [
+                f", prefix={self.prefix!r}" if self.prefix else "",
+                f", codec={self.codec!r}" if self.codec is not None else "",
+                ", closed" if self._closed else "",
+            ]
+        )
+        return f"<{type(self).__name__} of cluster {self._name!r} ({self._cluster:#x}){more}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._closed:
+            raise InvalidArgument("a closed handle cannot be pickled")
+        return _restore, (type(self), self._name, self._cluster, self.prefix, self._view.codec, self._timeout)
+
+    # -- other handles ------------------------------------------------------------------------------------------------
+
+    def namespace(self: H, prefix: str | bytes) -> H:
+        """A handle that sees only the keys under a prefix, and sees them without it. Namespaces nest.
+
+        Raises:
+            InvalidArgument: the prefix is neither ``str`` nor ``bytes``, or the handle is closed.
+        """
+        return self._derive(View(self._view.space + check.text_or_bytes("a prefix", prefix), self._view.codec))
+
+    def with_codec(self: H, codec: Codec | None) -> H:
+        """A handle whose values are Python objects: ``raykeeper.codec.JSON`` or ``.CLOUDPICKLE``; ``None`` for bytes.
+
+        Raises:
+            InvalidArgument: that is no codec, or the handle is closed.
+        """
+        if codec is not None and not (
+            callable(getattr(codec, "encode", None))
+            and callable(getattr(codec, "decode", None))
+            and hasattr(codec, "comparable")
+        ):
+            raise InvalidArgument(f"a codec has encode, decode and comparable; {codec!r} has not")
+        return self._derive(View(self._view.space, codec))
+
+    def with_timeout(self: H, timeout: float) -> H:
+        """A handle with another default timeout, in seconds.
+
+        Raises:
+            InvalidArgument: the timeout is no number or negative, or the handle is closed.
+        """
+        handle = self._derive(self._view)
+        handle._timeout = check.seconds("timeout", timeout)
+        return handle
+
+    def _derive(self: H, view: View) -> H:
+        self._check_open()
+        return type(self)(self._name, self._cluster, share=self._share, view=view, timeout=self._timeout)
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InvalidArgument(f"this handle of cluster {self._name!r} is closed")
+
+    def _known_hub(self) -> Hub | None:
+        """This process's hub, if this handle has its share in it."""
+        share = self._share
+        if share is not None and share.hub.process == os.getpid():
+            return share.hub
+        return None
+
+    def _open_hub(self, timeout: float) -> Hub:
+        if timeout <= 0:
+            raise RequestTimeout("no time was left to find the cluster", applied=False)
+        self._share = share = open_hub(self._name, timeout, self._cluster)
+        return share.hub
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else check.seconds("timeout", timeout)
+
+    def _release(self) -> None:
+        self._closed = True
+        self._share = None
+
+
+def _restore(kind: type[H], name: str, cluster: int, prefix: bytes, codec: Codec | None, timeout: float) -> H:
+    """Make a handle from what was pickled; its hub is opened at the first call."""
+    return kind(name, cluster, view=View(USER_SPACE + prefix, codec), timeout=timeout)

@@ -1,0 +1,232 @@
+"""The client handle: ``kv = raykeeper.connect()``, then ``kv.put("key", "value")``.
+
+Every call ends in a result (it took effect once), in an error whose ``applied`` is ``False``, or in one whose
+``applied`` is ``None``: nobody knows. Calls are retried inside their timeout, never applied twice; for retries beyond
+one call, pass the same ``request_id`` again.
+
+Handles may be used from many threads, pickle into Ray tasks and actors, and survive leader changes and restarts of
+members. What the calls mean is said in :mod:`requests`, how they travel in :mod:`hub`; this file only waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ...errors import KeeperError
+from .arguments import Key
+from .base import Handle
+from .hub import clock
+from .operations import Condition, Op
+from .requests import Steps
+from .results import DeleteResult, End, KeyValue, PutResult, RangeResult, TxnResult
+
+if TYPE_CHECKING:
+    from .aio import AsyncClient
+
+T = TypeVar("T")
+
+
+class Client(Handle):
+    """A handle whose calls wait. See the module; every call takes ``timeout`` in seconds (``None``: the handle's).
+
+    Any call may raise ``InvalidArgument`` (an argument is wrong, or the handle is closed), ``RequestTooLarge``,
+    ``RequestTimeout``, ``Unavailable`` (no quorum in time), and, at a handle's first call in a process,
+    ``ClusterNotFound`` or ``ClusterMismatch``. Writes may also raise ``SessionExpired`` and ``NoSpace``.
+    """
+
+    _aio: AsyncClient | None = None
+
+    @property
+    def aio(self) -> AsyncClient:
+        """The same handle with coroutines; closed together with this one."""
+        self._check_open()
+        if self._aio is None:
+            from .aio import AsyncClient
+
+            self._aio = AsyncClient(
+                self._name, self._cluster, share=self._share, view=self._view, timeout=self._timeout
+            )
+        return self._aio
+
+    def put(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        lease: Any = None,
+        prev: bool = False,
+        request_id: Key | None = None,
+        timeout: float | None = None,
+    ) -> PutResult:
+        """Set a key (etcd: Put).
+
+        Args:
+            value: ``bytes`` or ``str``; what the handle's codec takes; or ``KEEP``, to leave the value that is there.
+            lease: an id or a lease object that the key is bound to; ``None`` for none, ``KEEP`` to leave what is there.
+            prev: also return what was there before.
+            request_id: names the request for retries beyond this call.
+
+        Raises:
+            LeaseNotFound: there is no such lease.
+            InvalidArgument: also for ``KEEP`` where there is no such key.
+        """
+        return self._run(self._view.put(key, value, lease, prev, request_id), timeout)
+
+    def get(
+        self,
+        key: Key,
+        *,
+        revision: int | None = None,
+        serializable: bool = False,
+        at_least: int | None = None,
+        timeout: float | None = None,
+    ) -> KeyValue | None:
+        """Read one key; ``None`` if there is none (etcd: Range of one key).
+
+        Args:
+            revision: read the past as of this revision.
+            serializable: any member answers from what it has, which may be stale.
+            at_least: with ``serializable``: nothing older than this revision.
+
+        Raises:
+            CompactedError: the revision is compacted away.
+            FutureRevisionError: the revision does not exist yet.
+        """
+        return self._run(self._view.get(key, revision, serializable, at_least), timeout)
+
+    def range(
+        self,
+        key: Key | None = None,
+        end: Key | End | None = None,
+        *,
+        prefix: Key | None = None,
+        limit: int = 0,
+        revision: int | None = None,
+        sort: str | None = None,
+        order: str = "ascend",
+        keys_only: bool = False,
+        count_only: bool = False,
+        serializable: bool = False,
+        timeout: float | None = None,
+    ) -> RangeResult:
+        """Read the keys from ``key`` up to but without ``end`` (``END``: to the last), or all under ``prefix``.
+
+        Long ranges come in pages, all of one revision. ``prefix=b""`` is everything that this handle sees.
+
+        Args:
+            limit: at most so many items; 0 for all. ``count`` tells of all.
+            sort: ``"key"``, ``"version"``, ``"create_revision"``, ``"mod_revision"`` or ``"value"``; ties go by key.
+            order: ``"ascend"`` or ``"descend"``.
+            keys_only: leave the values out.
+            count_only: leave the items out.
+            revision, serializable: as for :meth:`get`.
+
+        Raises:
+            CompactedError: the revision is compacted away.
+            FutureRevisionError: the revision does not exist yet.
+        """
+        steps = self._view.range(
+            serializable,
+            key=key,
+            end=end,
+            prefix=prefix,
+            limit=limit,
+            revision=revision,
+            sort=sort,
+            order=order,
+            keys_only=keys_only,
+            count_only=count_only,
+        )
+        return self._run(steps, timeout)
+
+    def delete(
+        self,
+        key: Key | None = None,
+        end: Key | End | None = None,
+        *,
+        prefix: Key | None = None,
+        prev: bool = False,
+        request_id: Key | None = None,
+        timeout: float | None = None,
+    ) -> DeleteResult:
+        """Delete a key, a range or a prefix in one revision (etcd: DeleteRange).
+
+        Args:
+            prev: also return what was deleted.
+            request_id: names the request for retries beyond this call.
+
+        Raises:
+            RequestTooLarge: the range holds more keys than one request may delete.
+        """
+        return self._run(self._view.delete(key, end, prefix, prev, request_id), timeout)
+
+    def txn(
+        self,
+        compare: Sequence[Condition] = (),
+        success: Sequence[Op] = (),
+        failure: Sequence[Op] = (),
+        *,
+        request_id: Key | None = None,
+        timeout: float | None = None,
+    ) -> TxnResult:
+        """Run ``success`` if all comparisons hold, else ``failure``, atomically and in one revision (etcd: Txn).
+
+        Args:
+            compare: made by ``Compare``; none holds always.
+            success, failure: made by ``Op``.
+            request_id: names the request for retries beyond this call.
+
+        Raises:
+            LeaseNotFound: a put names a lease that does not exist.
+        """
+        return self._run(self._view.txn(compare, success, failure, request_id), timeout)
+
+    def compact(self, revision: int, *, timeout: float | None = None) -> None:
+        """Forget the history below a revision (etcd: Compact). The newest version of each key stays.
+
+        Raises:
+            CompactedError: it is forgotten already.
+            FutureRevisionError: the revision does not exist yet.
+        """
+        return self._run(self._view.compact(revision), timeout)
+
+    def revision(self, *, timeout: float | None = None) -> int:
+        """The current revision of the store; a linearizable read."""
+        return self._run(self._view.revision(), timeout)
+
+    def close(self) -> None:
+        """End this handle. Calls that other threads have open on it go on; the hub goes with its last handle."""
+        if self._aio is not None:
+            self._aio._release()
+            self._aio = None
+        self._release()
+
+    def __enter__(self) -> Client:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, steps: Steps[T], timeout: float | None) -> T:
+        """Take the steps of a call, waiting for each answer, within one timeout for all of them."""
+        self._check_open()
+        left = self._seconds(timeout)
+        deadline = clock() + left
+        try:
+            ask = next(steps)
+            hub = self._known_hub()
+            if hub is None:
+                hub = self._open_hub(left)
+                left = deadline - clock()
+            while True:
+                outcome = hub.call(ask, left)
+                ask = steps.throw(outcome) if isinstance(outcome, KeeperError) else steps.send(outcome)
+                left = deadline - clock()
+        except StopIteration as end:
+            result: T = end.value
+            return result

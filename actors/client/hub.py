@@ -1,0 +1,301 @@
+"""One hub per process and cluster: the core under a lock, a transport, and one timer thread.
+
+Callers submit under the lock and send what the core hands out themselves, so a lone request changes no thread on its
+way out; replies are taken in on the transport's thread. The timer thread looks at the clock for all of them, and sleeps
+for good while nothing is open. Locks here guard the hand-over only; what is decided is decided in :mod:`core`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import queue
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Protocol
+
+from ...errors import KeeperError
+from ...limits import CLIENT_REFRESH_INTERVAL, Limits, Timings
+from ...store.commands import Answer
+from .core import HubCore
+from .frames import Outgoing, check_request
+from .requests import Ask
+
+_log = logging.getLogger(__name__)
+
+Outcome = Answer | KeeperError
+
+
+def _now_including_suspend() -> float:
+    """Monotonic seconds that run on while the machine sleeps, as the members' own clocks do."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+clock: Callable[[], float] = _now_including_suspend if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+
+
+class Transport(Protocol):
+    """How frames travel to members and replies come back."""
+
+    def send(self, member: int, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
+        """Send a frame; ``done`` is called once, on any thread, with the reply or with why there will be none."""
+        ...
+
+    def members(self) -> dict[int, str]:
+        """Names of the members that can be reached, by id, as last looked up."""
+        ...
+
+    def refresh(self) -> None:
+        """Look the members up again. May block."""
+        ...
+
+
+class Listener(Protocol):
+    """Somebody who takes many outcomes at once: told to ``flush`` when a reply has been taken in whole."""
+
+    def flush(self) -> None:
+        """All outcomes that come at once have come."""
+        ...
+
+
+class _Waiter:
+    """A thread that waits for one outcome."""
+
+    __slots__ = ("_gate", "outcome")
+
+    def __init__(self) -> None:
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self.outcome: Outcome | None = None
+
+    def done(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self._gate.release()
+
+    def wait(self) -> Outcome:
+        with self._gate:
+            assert self.outcome is not None
+            return self.outcome
+
+
+class Hub:
+    """See the module.
+
+    Args:
+        name: of the cluster, for messages.
+        cluster: its id.
+        leader: who leads, if known.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        cluster: int,
+        transport: Transport,
+        *,
+        leader: int = 0,
+        limits: Limits | None = None,
+        timings: Timings | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.name = name
+        self.cluster = cluster
+        self.limits = limits or Limits()
+        self.process = os.getpid()
+        self.listeners: weakref.WeakKeyDictionary[object, Listener] = weakref.WeakKeyDictionary()
+        """One for each event loop that asks this hub (see ``aio``)."""
+        self._transport = transport
+        self._core = HubCore(
+            cluster,
+            tuple(transport.members()),
+            self.limits,
+            timings or Timings(),
+            rng or random.Random(os.urandom(16)),
+            leader=leader,
+        )
+        self._lock = threading.Lock()
+        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._timer_at = math.inf
+        self._told: list[Listener] = []
+        self._closing = False
+        self._refreshing = False
+        self._refreshed = -math.inf
+        threading.Thread(target=self._keep_time, name=f"raykeeper-hub-{name}", daemon=True).start()
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def call(self, ask: Ask, timeout: float) -> Outcome:
+        """Ask the cluster and wait. An interrupt (Ctrl-C) gives the call up."""
+        try:
+            size = check_request(ask.request, self.limits)
+        except KeeperError as error:
+            return error
+        waiter = _Waiter()
+        number = 0
+        try:
+            number = self.submit(ask, size, timeout, waiter.done)
+            return waiter.wait()
+        except BaseException:
+            if number:
+                self.give_up(number)
+            raise
+
+    def submit(self, ask: Ask, size: int, timeout: float, done: Callable[[Outcome], None]) -> int:
+        """Hand a checked request in; ``done`` gets its outcome, with the hub's lock held, so it must not call back."""
+        now = clock()
+        with self._lock:
+            number = self._core.submit(
+                ask.request,
+                now=now,
+                timeout=timeout,
+                serializable=ask.serializable,
+                request_id=ask.request_id,
+                done=done,
+                size=size,
+            )
+            out = self._core.outgoing(now)
+            if out or now + timeout < self._timer_at:
+                self._set_timer()
+            told = self._take_told()
+        self._post(out, told)
+        return number
+
+    def submit_many(self, asks: list[tuple[Ask, int, float, Callable[[Outcome], None]]]) -> list[int]:
+        """As :meth:`submit`, for many at once: they travel together."""
+        now = clock()
+        with self._lock:
+            submit = self._core.submit
+            numbers = [
+                submit(
+                    ask.request,
+                    now=now,
+                    timeout=timeout,
+                    serializable=ask.serializable,
+                    request_id=ask.request_id,
+                    done=done,
+                    size=size,
+                )
+                for ask, size, timeout, done in asks
+            ]
+            out = self._core.outgoing(now)
+            self._set_timer()
+            told = self._take_told()
+        self._post(out, told)
+        return numbers
+
+    def give_up(self, number: int) -> None:
+        """The caller of a request waits no longer."""
+        now = clock()
+        with self._lock:
+            self._core.give_up(number, now)
+            out = self._core.outgoing(now)
+            told = self._take_told()
+        self._post(out, told)
+
+    def tell(self, listener: Listener) -> None:
+        """Have a listener flushed once what is being taken in has been; for ``done`` callbacks, which hold the lock."""
+        if listener not in self._told:
+            self._told.append(listener)
+
+    def abandon(self) -> None:
+        """Close soon, on the hub's own thread. Safe anywhere, in destructors too."""
+        self._closing = True
+        self._wakeups.put(None)
+
+    def close(self) -> None:
+        """End all calls, and tell the cluster that the session is over, without waiting for its answer."""
+        self._closing = True
+        now = clock()
+        with self._lock:
+            self._core.close(now)
+            out = self._core.outgoing(now)
+            told = self._take_told()
+        self._post(out, told)
+        self._wakeups.put(None)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _take_told(self) -> list[Listener]:
+        told, self._told = self._told, []
+        return told
+
+    def _set_timer(self) -> None:
+        """With the lock held: wake the timer thread if it would sleep too long."""
+        wakeup = self._core.next_wakeup()
+        if wakeup is not None and wakeup < self._timer_at:
+            self._timer_at = -math.inf  # one token is enough
+            self._wakeups.put(None)
+        if self._core.wants_members and not self._refreshing:
+            self._start_refresh()
+
+    def _post(self, out: list[Outgoing], told: list[Listener]) -> None:
+        for call, member, frame in out:
+            self._send(call, member, frame)
+        for listener in told:
+            listener.flush()
+
+    def _send(self, call: int, member: int, frame: bytes) -> None:
+        def done(reply: bytes | Exception) -> None:
+            self._replied(call, reply)
+
+        try:
+            self._transport.send(member, frame, done)
+        except Exception as error:
+            self._replied(call, error)
+
+    def _replied(self, call: int, reply: bytes | Exception) -> None:
+        now = clock()
+        with self._lock:
+            if isinstance(reply, Exception):
+                self._core.on_failure(call, now, f"{type(reply).__name__}: {str(reply).partition(chr(10))[0]}")
+            else:
+                self._core.on_reply(call, reply, now)
+            out = self._core.outgoing(now)
+            self._set_timer()
+            told = self._take_told()
+        self._post(out, told)
+
+    def _keep_time(self) -> None:
+        while True:
+            if self._closing:
+                self.close()
+                return
+            now = clock()
+            with self._lock:
+                self._core.on_time(now)
+                out = self._core.outgoing(now)
+                wakeup = self._core.next_wakeup()
+                if self._core.wants_members and not self._refreshing:
+                    self._start_refresh()
+                self._timer_at = math.inf if wakeup is None else wakeup
+                told = self._take_told()
+            self._post(out, told)
+            try:
+                self._wakeups.get(timeout=None if wakeup is None else max(0.001, wakeup - clock()))
+                while True:
+                    self._wakeups.get_nowait()
+            except queue.Empty:
+                pass
+
+    def _start_refresh(self) -> None:
+        """Look the members up, now and then, on a thread of its own: it may take long."""
+        now = clock()
+        if now < self._refreshed + CLIENT_REFRESH_INTERVAL:
+            return
+        self._refreshing = True
+        self._refreshed = now
+        threading.Thread(target=self._refresh, name=f"raykeeper-members-{self.name}", daemon=True).start()
+
+    def _refresh(self) -> None:
+        try:
+            self._transport.refresh()
+        except Exception as error:
+            _log.debug("looking up the members of %r failed: %s", self.name, error)
+        with self._lock:
+            self._refreshing = False
+            self._core.set_members(tuple(self._transport.members()))
+        self._wakeups.put(None)

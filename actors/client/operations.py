@@ -1,0 +1,173 @@
+"""``Compare`` and ``Op``: what a transaction is made of, before it belongs to any handle.
+
+They only hold what the user wrote; the handle that runs the transaction checks it, adds its namespace and applies its
+codec. So they can be made once and used on any handle, and they pickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...store.commands import Relation, Target
+from .arguments import Key
+from .results import End
+
+
+class Condition:
+    """One comparison of a transaction, as ``Compare`` makes it."""
+
+    __slots__ = ("end", "key", "operand", "prefix", "relation", "target")
+
+    def __init__(
+        self,
+        target: Target,
+        key: Key | None,
+        end: Key | End | None,
+        prefix: Key | None,
+        relation: Relation,
+        operand: Any,
+    ) -> None:
+        self.target = target
+        self.key = key
+        self.end = end
+        self.prefix = prefix
+        self.relation = relation
+        self.operand = operand
+
+    def __bool__(self) -> bool:
+        raise TypeError("a comparison has no truth of its own: pass it to txn(compare=[...])")
+
+    def __repr__(self) -> str:
+        where = repr(self.key) if self.prefix is None else f"prefix={self.prefix!r}"
+        return f"<{self.target.name.lower()} of {where} {self.relation.name.lower()} {self.operand!r}>"
+
+
+class Comparand:
+    """The left side of a comparison; ``== != < >`` with a value make a ``Condition``."""
+
+    __slots__ = ("_end", "_key", "_prefix", "_target")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, target: Target, key: Key | None, end: Key | End | None, prefix: Key | None) -> None:
+        self._target = target
+        self._key = key
+        self._end = end
+        self._prefix = prefix
+
+    def _compare(self, relation: Relation, operand: Any) -> Condition:
+        return Condition(self._target, self._key, self._end, self._prefix, relation, operand)
+
+    def __eq__(self, operand: object) -> Condition:  # type: ignore[override]
+        return self._compare(Relation.EQUAL, operand)
+
+    def __ne__(self, operand: object) -> Condition:  # type: ignore[override]
+        return self._compare(Relation.NOT_EQUAL, operand)
+
+    def __lt__(self, operand: object) -> Condition:
+        return self._compare(Relation.LESS, operand)
+
+    def __gt__(self, operand: object) -> Condition:
+        return self._compare(Relation.GREATER, operand)
+
+
+class Compare:
+    """Comparisons of a transaction: ``Compare.version("k") == 0`` holds if there is no such key.
+
+    On a range (``end`` or ``prefix``) a comparison must hold for every key in it, and holds if there is none. A single
+    key that does not exist counts as version, revisions and lease 0, and no comparison of its value holds.
+    """
+
+    @staticmethod
+    def version(key: Key | None = None, end: Key | End | None = None, *, prefix: Key | None = None) -> Comparand:
+        """The number of changes since the key was created; 0 if there is no such key."""
+        return Comparand(Target.VERSION, key, end, prefix)
+
+    @staticmethod
+    def value(key: Key | None = None, end: Key | End | None = None, *, prefix: Key | None = None) -> Comparand:
+        """The value: ``str`` or ``bytes``, or an object on a handle with a codec (then only ``==`` and ``!=``)."""
+        return Comparand(Target.VALUE, key, end, prefix)
+
+    @staticmethod
+    def create_revision(
+        key: Key | None = None, end: Key | End | None = None, *, prefix: Key | None = None
+    ) -> Comparand:
+        """The revision that created the key; 0 if there is no such key."""
+        return Comparand(Target.CREATE_REVISION, key, end, prefix)
+
+    @staticmethod
+    def mod_revision(key: Key | None = None, end: Key | End | None = None, *, prefix: Key | None = None) -> Comparand:
+        """The revision of the key's last change; 0 if there is no such key."""
+        return Comparand(Target.MOD_REVISION, key, end, prefix)
+
+    @staticmethod
+    def lease(key: Key | None = None, end: Key | End | None = None, *, prefix: Key | None = None) -> Comparand:
+        """The id of the lease that the key is bound to; 0 for none."""
+        return Comparand(Target.LEASE, key, end, prefix)
+
+
+class Op:
+    """Operations of a transaction; the arguments are those of the handle's calls of the same name."""
+
+    __slots__ = ("arguments", "kind")
+
+    def __init__(self, kind: str, arguments: dict[str, Any]) -> None:
+        self.kind = kind
+        self.arguments = arguments
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items() if value not in (None, False))
+        return f"Op.{self.kind}({given})"
+
+    @staticmethod
+    def put(key: Key, value: Any, *, lease: Any = None, prev: bool = False) -> Op:
+        """As ``Client.put``; answers a ``PutResult``."""
+        return Op("put", {"key": key, "value": value, "lease": lease, "prev": prev})
+
+    @staticmethod
+    def get(key: Key, *, revision: int | None = None) -> Op:
+        """As ``Client.get``; answers a ``KeyValue`` or ``None``."""
+        return Op("get", {"key": key, "revision": revision})
+
+    @staticmethod
+    def range(
+        key: Key | None = None,
+        end: Key | End | None = None,
+        *,
+        prefix: Key | None = None,
+        limit: int = 0,
+        revision: int | None = None,
+        sort: str | None = None,
+        order: str = "ascend",
+        keys_only: bool = False,
+        count_only: bool = False,
+    ) -> Op:
+        """As ``Client.range``, but of at most one page (``more`` tells); answers a ``RangeResult``."""
+        return Op(
+            "range",
+            {
+                "key": key,
+                "end": end,
+                "prefix": prefix,
+                "limit": limit,
+                "revision": revision,
+                "sort": sort,
+                "order": order,
+                "keys_only": keys_only,
+                "count_only": count_only,
+            },
+        )
+
+    @staticmethod
+    def delete(
+        key: Key | None = None, end: Key | End | None = None, *, prefix: Key | None = None, prev: bool = False
+    ) -> Op:
+        """As ``Client.delete``; answers a ``DeleteResult``."""
+        return Op("delete", {"key": key, "end": end, "prefix": prefix, "prev": prev})
+
+    @staticmethod
+    def txn(compare: Sequence[Condition] = (), success: Sequence[Op] = (), failure: Sequence[Op] = ()) -> Op:
+        """As ``Client.txn``, nested; answers a ``TxnResult``."""
+        # copied, so that what the caller does to his lists later does not matter
+        parts = {"compare": compare, "success": success, "failure": failure}
+        return Op("txn", {name: tuple(part) if isinstance(part, list) else part for name, part in parts.items()})

@@ -1,0 +1,364 @@
+"""From calls to commands, and from answers to results: everything that the sync and the async handle share.
+
+A :class:`View` is what a handle sees of the store: a key prefix and a codec. Each of its calls is a generator that
+yields what to ask the cluster, is sent the answer (or thrown the error), and returns the result; the handles only
+differ in how they wait. Here, and nowhere else, it is known that users' keys live under the byte ``u`` in the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from ...codec import Codec
+from ...errors import CompactedError, InvalidArgument, RequestTooLarge, Unavailable
+from ...limits import CLIENT_RANGE_RESTARTS, MAX_NESTED_TXNS
+from ...store.commands import (
+    KEEP_LEASE,
+    Answer,
+    Compact,
+    Comparison,
+    Delete,
+    DeleteAnswer,
+    Item,
+    KeyRange,
+    Operation,
+    Put,
+    PutAnswer,
+    Range,
+    RangeAnswer,
+    Relation,
+    Sort,
+    Target,
+    Txn,
+    TxnAnswer,
+)
+from ..protocol import Read
+from . import arguments as check
+from .operations import Condition, Op
+from .results import DeleteResult, End, Keep, KeyValue, PutResult, RangeResult, TxnResult
+
+USER_SPACE = b"u"
+"""Users' keys live under this; the reserved space of the coordination calls lies elsewhere."""
+
+SORTS = {
+    "key": Sort.KEY,
+    "version": Sort.VERSION,
+    "create_revision": Sort.CREATE_REVISION,
+    "mod_revision": Sort.MOD_REVISION,
+    "value": Sort.VALUE,
+}
+ORDERS = {"ascend": False, "descend": True}
+_SORT_KEYS: dict[Sort, Any] = {
+    Sort.VERSION: lambda item: item.version,
+    Sort.CREATE_REVISION: lambda item: item.create_revision,
+    Sort.MOD_REVISION: lambda item: item.mod_revision,
+    Sort.VALUE: lambda item: item.value,
+}
+
+
+class Ask(NamedTuple):
+    """One request to the cluster."""
+
+    request: Operation | Read
+    serializable: bool = False
+    request_id: bytes | None = None
+
+
+T = TypeVar("T")
+Steps = Generator[Ask, Answer, T]
+"""A call in the making."""
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """The first key after all that begin with the prefix; empty if there is none."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else b""
+
+
+class View:
+    """What a handle sees of the store.
+
+    Args:
+        space: prefix in the store of all keys it sees, with the user space's own byte.
+        codec: for values; ``None`` for bytes.
+    """
+
+    __slots__ = ("_end", "codec", "space")
+
+    def __init__(self, space: bytes, codec: Codec | None) -> None:
+        self.space = space
+        self.codec = codec
+        self._end = prefix_end(space)
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def put(self, key: object, value: object, lease: object, prev: object, request_id: object) -> Steps[PutResult]:
+        """Steps of ``Client.put``."""
+        answer = yield Ask(self.put_command(key, value, lease, prev), False, check.request_name(request_id))
+        return self.put_result(answer)
+
+    def get(self, key: object, revision: object, serializable: object, at_least: object) -> Steps[KeyValue | None]:
+        """Steps of ``Client.get``."""
+        command = self.get_command(key, revision)
+        if at_least is not None and not serializable:
+            raise InvalidArgument("at_least goes with serializable=True: a linearizable read never goes back")
+        seen = 0 if at_least is None else check.whole_number("at_least", at_least)
+        answer = yield Ask(Read(command, seen), check.flag("serializable", serializable))
+        return self.get_result(answer)
+
+    def range(self, serializable: object, **arguments: Any) -> Steps[RangeResult]:
+        """Steps of ``Client.range``: as many pages as it takes, all at one revision."""
+        command = self.range_command(**arguments)
+        anywhere = check.flag("serializable", serializable)
+        for _ in range(CLIENT_RANGE_RESTARTS):
+            try:
+                answer = yield from _whole_range(command, anywhere)
+                return self.range_result(answer, command.keys_only)
+            except CompactedError:
+                if command.revision:
+                    raise
+                # compacted between two pages: begin anew, at a newer revision
+        raise Unavailable("the range was compacted away while it was read, again and again")
+
+    def delete(self, key: object, end: object, prefix: object, prev: object, request_id: object) -> Steps[DeleteResult]:
+        """Steps of ``Client.delete``."""
+        command = self.delete_command(key, end, prefix, prev)
+        answer = yield Ask(command, False, check.request_name(request_id))
+        return self.delete_result(answer)
+
+    def txn(self, compare: object, success: object, failure: object, request_id: object) -> Steps[TxnResult]:
+        """Steps of ``Client.txn``."""
+        operation = Op.txn(_each("compare", compare), _each("success", success), _each("failure", failure))
+        answer = yield Ask(self.txn_command(operation), False, check.request_name(request_id))
+        return self.txn_result(operation, answer)
+
+    def compact(self, revision: object) -> Steps[None]:
+        """Steps of ``Client.compact``."""
+        yield Ask(Compact(check.whole_number("revision", revision, 1)))
+
+    def revision(self) -> Steps[int]:
+        """Steps of ``Client.revision``."""
+        answer = yield Ask(Read(Range(KeyRange(self.space), count_only=True)))
+        return _expect(answer, RangeAnswer).revision
+
+    # -- commands -----------------------------------------------------------------------------------------------------
+
+    def put_command(self, key: object, value: object, lease: object, prev: object) -> Put:
+        """The command of a put."""
+        return Put(
+            self.space + check.text_or_bytes("a key", key),
+            None if isinstance(value, Keep) else check.encode_value(value, self.codec),
+            KEEP_LEASE if isinstance(lease, Keep) else check.lease_id(lease),
+            check.flag("prev", prev),
+        )
+
+    def get_command(self, key: object, revision: object) -> Range:
+        """The command of a get."""
+        return Range(KeyRange(self.space + check.text_or_bytes("a key", key)), _revision(revision))
+
+    def range_command(
+        self,
+        key: object,
+        end: object,
+        prefix: object,
+        limit: object,
+        revision: object,
+        sort: object,
+        order: object,
+        keys_only: object,
+        count_only: object,
+    ) -> Range:
+        """The command of a range."""
+        return Range(
+            self.keys(key, end, prefix),
+            _revision(revision),
+            check.whole_number("limit", limit),
+            Sort.KEY if sort is None else check.one_of("sort", sort, SORTS),
+            check.one_of("order", order, ORDERS),
+            check.flag("keys_only", keys_only),
+            check.flag("count_only", count_only),
+        )
+
+    def delete_command(self, key: object, end: object, prefix: object, prev: object) -> Delete:
+        """The command of a delete."""
+        return Delete(self.keys(key, end, prefix), check.flag("prev", prev))
+
+    def txn_command(self, operation: Op, depth: int = 0) -> Txn:
+        """The command of a transaction."""
+        if depth > MAX_NESTED_TXNS:
+            raise RequestTooLarge(f"transactions nest at most {MAX_NESTED_TXNS} deep")
+        compare, success, failure = (operation.arguments[name] for name in ("compare", "success", "failure"))
+        return Txn(
+            tuple([self._comparison(condition) for condition in _each("compare", compare)]),
+            tuple([self._operation(each, depth + 1) for each in _each("success", success)]),
+            tuple([self._operation(each, depth + 1) for each in _each("failure", failure)]),
+        )
+
+    def keys(self, key: object, end: object, prefix: object) -> KeyRange:
+        """The keys meant by ``key``, ``key`` and ``end``, or ``prefix``, all inside this view."""
+        if (key is None) == (prefix is None):
+            raise InvalidArgument("give exactly one of key and prefix")
+        if prefix is not None:
+            if end is not None:
+                raise InvalidArgument("end goes with key, not with prefix")
+            start = self.space + check.text_or_bytes("a prefix", prefix)
+            return KeyRange(start, prefix_end(start))
+        start = self.space + check.text_or_bytes("a key", key)
+        last = check.range_end(end)
+        if last is None:
+            return KeyRange(start)
+        return KeyRange(start, self._end if isinstance(last, End) else self.space + last)
+
+    def _operation(self, operation: object, depth: int) -> Put | Delete | Range | Txn:
+        if not isinstance(operation, Op):
+            raise InvalidArgument(f"an operation of a transaction must be made by Op, not {operation!r}")
+        if operation.kind == "put":
+            return self.put_command(**operation.arguments)
+        if operation.kind == "get":
+            return self.get_command(**operation.arguments)
+        if operation.kind == "range":
+            return self.range_command(**operation.arguments)
+        if operation.kind == "delete":
+            return self.delete_command(**operation.arguments)
+        return self.txn_command(operation, depth)
+
+    def _comparison(self, condition: object) -> Comparison:
+        if not isinstance(condition, Condition):
+            raise InvalidArgument(f"a comparison must be made by Compare, not {condition!r}")
+        operand: int | bytes
+        if condition.target is Target.VALUE:
+            if self.codec is not None and not (
+                self.codec.comparable and condition.relation in (Relation.EQUAL, Relation.NOT_EQUAL)
+            ):
+                raise InvalidArgument(f"values of {self.codec!r} cannot be compared by {condition.relation.name}")
+            operand = check.encode_value(condition.operand, self.codec)
+        elif condition.target is Target.LEASE:
+            operand = check.whole_number("a lease id", getattr(condition.operand, "id", condition.operand))
+        else:
+            operand = check.whole_number("what is compared", condition.operand)
+        keys = self.keys(condition.key, condition.end, condition.prefix)
+        return Comparison(keys, condition.target, condition.relation, operand)
+
+    # -- results ------------------------------------------------------------------------------------------------------
+
+    def put_result(self, answer: Answer) -> PutResult:
+        """The result of a put."""
+        answer = _expect(answer, PutAnswer)
+        return PutResult(answer.revision, None if answer.prev is None else self._pair(answer.prev))
+
+    def get_result(self, answer: Answer) -> KeyValue | None:
+        """The result of a get."""
+        items = _expect(answer, RangeAnswer).items
+        return self._pair(items[0]) if items else None
+
+    def range_result(self, answer: Answer, keys_only: bool = False) -> RangeResult:
+        """The result of a range."""
+        answer = _expect(answer, RangeAnswer)
+        pairs = self._pairs(answer.items, None if keys_only else self.codec)
+        return RangeResult(pairs, answer.count, answer.more, answer.revision)
+
+    def delete_result(self, answer: Answer) -> DeleteResult:
+        """The result of a delete."""
+        answer = _expect(answer, DeleteAnswer)
+        return DeleteResult(answer.deleted, self._pairs(answer.prev, self.codec), answer.revision)
+
+    def txn_result(self, operation: Op, answer: Answer) -> TxnResult:
+        """The result of a transaction."""
+        answer = _expect(answer, TxnAnswer)
+        branch = operation.arguments["success" if answer.succeeded else "failure"]
+        responses = [self._response(each, response) for each, response in zip(branch, answer.responses, strict=True)]
+        return TxnResult(answer.succeeded, tuple(responses), answer.revision)
+
+    def _response(self, operation: Op, answer: Answer) -> Any:
+        if operation.kind == "put":
+            return self.put_result(answer)
+        if operation.kind == "get":
+            return self.get_result(answer)
+        if operation.kind == "range":
+            return self.range_result(answer, operation.arguments["keys_only"])
+        if operation.kind == "delete":
+            return self.delete_result(answer)
+        return self.txn_result(operation, answer)
+
+    def _pair(self, item: Item) -> KeyValue:
+        return self._pairs((item,), self.codec)[0]
+
+    def _pairs(self, items: Iterable[Item], codec: Codec | None) -> tuple[KeyValue, ...]:
+        skip = len(self.space)
+        return tuple(
+            [
+                KeyValue(i.key[skip:], i.value, i.create_revision, i.mod_revision, i.version, i.lease, codec)
+                for i in items
+            ]
+        )
+
+
+# --- ranges that may be longer than a page ---------------------------------------------------------------------------
+
+
+def _whole_range(command: Range, serializable: bool) -> Steps[RangeAnswer]:
+    if command.count_only:
+        return _expect((yield Ask(Read(command), serializable)), RangeAnswer)
+    if command.sort is Sort.KEY:
+        return (yield from _by_key(command, serializable))
+    return (yield from _sorted(command, serializable))
+
+
+def _by_key(command: Range, serializable: bool) -> Steps[RangeAnswer]:
+    """Page after page in key order. Whatever revision the first page was read at, the others are read at; there the
+    past cannot change, so any member that has it may answer."""
+    answer = _expect((yield Ask(Read(command), serializable)), RangeAnswer)
+    items, more = list(answer.items), answer.more
+    revision = command.revision or answer.revision
+    count = answer.count
+    while more and answer.items and (not command.limit or len(items) < command.limit):
+        last = answer.items[-1].key
+        keys = KeyRange(command.keys.key, last) if command.descending else KeyRange(last + b"\0", command.keys.end)
+        left = command.limit - len(items) if command.limit else 0
+        page = Range(keys, revision, left, Sort.KEY, command.descending, command.keys_only, uncounted=True)
+        answer = _expect((yield Ask(Read(page, revision), True)), RangeAnswer)
+        items += answer.items
+        more = answer.more
+    return RangeAnswer(revision, tuple(items), count, more)
+
+
+def _sorted(command: Range, serializable: bool) -> Steps[RangeAnswer]:
+    """Sorted by something else than the key: members do it for what fits in a page; longer ranges are fetched whole."""
+    revision = command.revision
+    try:
+        answer = _expect((yield Ask(Read(command), serializable)), RangeAnswer)
+        if not answer.more or (command.limit and len(answer.items) >= command.limit):
+            return answer
+        revision = revision or answer.revision
+    except RequestTooLarge:
+        pass
+    whole = yield from _by_key(Range(command.keys, revision), serializable)
+    place = _SORT_KEYS[command.sort]
+    items = sorted(whole.items, key=lambda item: (place(item), item.key), reverse=command.descending)
+    if command.limit:
+        items = items[: command.limit]
+    if command.keys_only:
+        items = [Item(i.key, b"", i.create_revision, i.mod_revision, i.version, i.lease) for i in items]
+    return RangeAnswer(whole.revision, tuple(items), whole.count, len(items) < whole.count)
+
+
+# --- small things ----------------------------------------------------------------------------------------------------
+
+A = TypeVar("A", bound=Answer)
+
+
+def _expect(answer: Answer, kind: type[A]) -> A:
+    if not isinstance(answer, kind):
+        raise Unavailable(f"the cluster answered {type(answer).__name__} instead of {kind.__name__}", applied=None)
+    return answer
+
+
+def _revision(value: object) -> int:
+    return 0 if value is None else check.whole_number("revision", value, 1)
+
+
+def _each(what: str, value: object) -> Sequence[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise InvalidArgument(f"{what} must be a list, not {type(value).__name__}")
+    return value

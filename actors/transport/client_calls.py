@@ -1,0 +1,60 @@
+"""A client's frames over Ray actor calls: the way that always works, on every Ray and between any two nodes.
+
+Members are detached actors with well-known names; a frame is the argument of their method ``request``, the reply its
+result. Results are taken by a callback, so no thread waits for any of them. ``max_task_retries=0`` on the members means
+that Ray never repeats a call: repeating is the hub's business, which knows how to do it exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from ..ray_session import join_ray
+from ..roster import member_actors
+from ..seat import member_name
+
+
+class ActorTransport:
+    """Finds the members of a cluster by their actors' names, and calls them.
+
+    Args:
+        name: of the cluster.
+
+    Raises:
+        ClusterNotFound: no Ray runs that this process could attach to.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._handles: dict[int, Any] = {}
+        self.refresh()
+
+    def members(self) -> dict[int, str]:
+        """Names of the members that have an actor, by member id, as last looked up."""
+        return {member: member_name(member) for member in self._handles}
+
+    def refresh(self) -> None:
+        """Look up which members' actors there are; joins Ray again if this process has left it."""
+        join_ray()
+        self._handles = member_actors(self._name)
+
+    def send(self, member: int, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
+        """Call the member's actor; ``done`` runs on Ray's callback thread.
+
+        Raises:
+            LookupError: no actor of that member is known.
+        """
+        handle = self._handles.get(member)
+        if handle is None:
+            raise LookupError(f"no actor of member {member_name(member)} is known")
+
+        def finished(future: Future[bytes]) -> None:
+            error = future.exception()
+            if error is None:
+                done(future.result())
+            else:
+                done(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+
+        handle.request.remote(frame).future().add_done_callback(finished)

@@ -1,0 +1,76 @@
+"""Codecs: handles whose values are Python objects, ``kv.with_codec(codec.JSON)``.
+
+A codec turns an object into bytes and back. ``JSON`` is safe with anybody's data. ``CLOUDPICKLE`` takes any Python
+object, and reading a value runs code that its writer chose: use it only where every writer is trusted. Members never
+decode values; only the process that asked for the codec does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import cloudpickle  # type: ignore[import-untyped]
+import msgspec
+
+
+class Codec(Protocol):
+    """What a handle needs of a codec. It must pickle, because handles do."""
+
+    @property
+    def comparable(self) -> bool:
+        """Whether equal objects have equal bytes, so that ``Compare.value(key) == object`` means something."""
+        ...
+
+    def encode(self, value: Any) -> bytes:
+        """Bytes of an object. May raise anything; the caller gets an ``InvalidArgument``."""
+        ...
+
+    def decode(self, data: bytes) -> Any:
+        """The object again. May raise anything; the caller gets a ``DecodeError``."""
+        ...
+
+
+class _Json:
+    """JSON through msgspec: ``None``, bools, numbers, strings, lists and dicts.
+
+    Keys of objects are sorted, so equal values have equal bytes.
+    """
+
+    comparable = True
+    _encode = msgspec.json.Encoder(order="deterministic").encode
+    _decode = msgspec.json.Decoder().decode
+
+    def encode(self, value: Any) -> bytes:
+        return _Json._encode(value)
+
+    def decode(self, data: bytes) -> Any:
+        return _Json._decode(data)
+
+    def __reduce__(self) -> str:
+        return "JSON"
+
+    def __repr__(self) -> str:
+        return "raykeeper.codec.JSON"
+
+
+class _CloudPickle:
+    """Any Python object, functions and classes included, by cloudpickle."""
+
+    comparable = False
+
+    def encode(self, value: Any) -> bytes:
+        data: bytes = cloudpickle.dumps(value)
+        return data
+
+    def decode(self, data: bytes) -> Any:
+        return cloudpickle.loads(data)
+
+    def __reduce__(self) -> str:
+        return "CLOUDPICKLE"
+
+    def __repr__(self) -> str:
+        return "raykeeper.codec.CLOUDPICKLE"
+
+
+JSON = _Json()
+CLOUDPICKLE = _CloudPickle()
