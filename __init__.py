@@ -39,35 +39,32 @@ if TYPE_CHECKING:
     from .actors.client.handle import Client
     from .actors.client.operations import Compare, Op
     from .actors.client.results import END, KEEP, DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
+    from .cluster import Cluster, ClusterStatus, MemberInfo, attach, connect, launch
     from .spec import ClusterSpec
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "AsyncClient": ".actors.client.aio",
-    "Client": ".actors.client.handle",
-    "ClusterSpec": ".spec",
-    "Compare": ".actors.client.operations",
-    "DeleteResult": ".actors.client.results",
-    "END": ".actors.client.results",
-    "KEEP": ".actors.client.results",
-    "KeyValue": ".actors.client.results",
-    "Op": ".actors.client.operations",
-    "PutResult": ".actors.client.results",
-    "RangeResult": ".actors.client.results",
-    "TxnResult": ".actors.client.results",
-    "codec": "",
+    ".actors.client.aio": ("AsyncClient",),
+    ".actors.client.handle": ("Client",),
+    ".actors.client.operations": ("Compare", "Op"),
+    ".actors.client.results": ("END", "KEEP", "DeleteResult", "KeyValue", "PutResult", "RangeResult", "TxnResult"),
+    ".cluster": ("Cluster", "ClusterStatus", "MemberInfo", "attach", "connect", "launch"),
+    ".codec": ("codec",),
+    ".spec": ("ClusterSpec",),
 }
-"""Public name: module that defines it; an empty one: it is a module itself."""
+_MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 
 __all__ = [
     "END",
     "KEEP",
     "AsyncClient",
     "Client",
+    "Cluster",
     "ClusterMismatch",
     "ClusterNotFound",
     "ClusterSpec",
+    "ClusterStatus",
     "CompactedError",
     "Compare",
     "DataCorrupted",
@@ -80,6 +77,7 @@ __all__ = [
     "LeaseLost",
     "LeaseNotFound",
     "LockLost",
+    "MemberInfo",
     "NoSpace",
     "Op",
     "PutResult",
@@ -91,20 +89,19 @@ __all__ = [
     "TxnResult",
     "Unavailable",
     "__version__",
+    "attach",
     "codec",
+    "connect",
+    "launch",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name on its first use (PEP 562)."""
-    if name not in _LAZY:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = _LAZY[name]
-    value = (
-        getattr(importlib.import_module(module, __name__), name)
-        if module
-        else importlib.import_module(f".{name}", __name__)
-    )
+    module = importlib.import_module(_MODULE_OF[name], __name__)
+    value = module if _MODULE_OF[name] == f".{name}" else getattr(module, name)
     globals()[name] = value
     return value
 
