@@ -280,6 +280,7 @@ class Member:
             pid=os.getpid(),
             node=self._node_id,
             session_count=len(state.sessions),
+            settings=state.settings,
         )
 
 

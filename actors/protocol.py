@@ -145,6 +145,8 @@ class MemberStatus(msgspec.Struct, frozen=True):
     session_count: int = 0
     members: dict[int, str] = {}
     """Names of all members known to the state machine, by id."""
+    settings: bytes = b""
+    """Encoded settings of the cluster (``limits.encode_settings``); empty for the defaults."""
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, tag=5):

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ...errors import KeeperError
-from ...limits import CLIENT_REFRESH_INTERVAL, Limits, Timings
+from ...limits import CLIENT_REFRESH_INTERVAL, Settings
 from ...store.commands import Answer
 from .core import HubCore
 from .frames import Outgoing, check_request
@@ -89,6 +89,7 @@ class Hub:
         name: of the cluster, for messages.
         cluster: its id.
         leader: who leads, if known.
+        settings: limits and timings of the cluster, as they were when the hub was opened.
     """
 
     def __init__(
@@ -98,13 +99,13 @@ class Hub:
         transport: Transport,
         *,
         leader: int = 0,
-        limits: Limits | None = None,
-        timings: Timings | None = None,
+        settings: Settings | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.name = name
         self.cluster = cluster
-        self.limits = limits or Limits()
+        settings = settings or Settings()
+        self.limits = settings.limits
         self.process = os.getpid()
         self.listeners: weakref.WeakKeyDictionary[object, Listener] = weakref.WeakKeyDictionary()
         """One for each event loop that asks this hub (see ``aio``)."""
@@ -113,7 +114,7 @@ class Hub:
             cluster,
             tuple(transport.members()),
             self.limits,
-            timings or Timings(),
+            settings.timings,
             rng or random.Random(os.urandom(16)),
             leader=leader,
         )

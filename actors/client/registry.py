@@ -18,7 +18,7 @@ from collections.abc import Callable
 import msgspec
 
 from ...errors import ClusterMismatch, ClusterNotFound, Unavailable
-from ...limits import CLIENT_MAX_BACKOFF
+from ...limits import CLIENT_MAX_BACKOFF, Settings, decode_settings
 from ..protocol import AskStatus, MemberStatus, Reply, Status
 from .hub import Hub, Transport, clock
 
@@ -77,7 +77,7 @@ def open_hub(name: str, timeout: float, cluster: int | None = None) -> Share:
         reference = _hubs.get((name, status.cluster))
         share = reference() if reference is not None else None
         if share is None:
-            share = Share(Hub(name, status.cluster, transport, leader=status.leader))
+            share = Share(Hub(name, status.cluster, transport, leader=status.leader, settings=_settings(status)))
             _hubs[name, status.cluster] = weakref.ref(share)
         return share
 
@@ -135,6 +135,14 @@ def _status(reply: bytes) -> MemberStatus | None:
     except msgspec.MsgspecError:
         return None
     return answer.status if isinstance(answer, Status) else None
+
+
+def _settings(status: MemberStatus) -> Settings:
+    """The cluster's settings; the defaults if they cannot be read: members check everything again."""
+    try:
+        return decode_settings(status.settings) if status.settings else Settings()
+    except msgspec.MsgspecError:
+        return Settings()
 
 
 def _close_all() -> None:
