@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from ..errors import ClusterNotFound
 from ..limits import POLL_PAUSE, STATUS_TIMEOUT
 from .protocol import MemberStatus
 from .seat import NAMESPACE, actor_name
@@ -17,7 +18,13 @@ _MEMBER = re.compile(r"m([1-9][0-9]*)")
 
 
 def member_actors(cluster_name: str) -> dict[int, Any]:
-    """Handles of the actors of a cluster's members by member id, whatever state they are in."""
+    """Handles of the actors of a cluster's members by member id, whatever state they are in.
+
+    Raises:
+        ClusterNotFound: this process is not attached to Ray.
+    """
+    if not ray.is_initialized():  # or Ray would start one by itself
+        raise ClusterNotFound("this process is not attached to a Ray cluster")
     prefix = actor_name(cluster_name, "")
     found = {}
     for actor in ray.util.list_named_actors(all_namespaces=True):

@@ -79,6 +79,9 @@ def open_hub(name: str, timeout: float, cluster: int | None = None) -> Share:
         if share is None:
             share = Share(Hub(name, status.cluster, transport, leader=status.leader, settings=_settings(status)))
             _hubs[name, status.cluster] = weakref.ref(share)
+            # Last in, first out: hubs say goodbye before Ray, imported by now, ends itself.
+            atexit.unregister(_close_all)
+            atexit.register(_close_all)
         return share
 
 
@@ -161,5 +164,4 @@ def _forget_all() -> None:
     _hubs.clear()
 
 
-atexit.register(_close_all)
 os.register_at_fork(after_in_child=_forget_all)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+import ray
+
 from ..ray_session import join_ray
 from ..roster import member_actors
 from ..seat import member_name
@@ -29,6 +31,7 @@ class ActorTransport:
     def __init__(self, name: str) -> None:
         self._name = name
         self._handles: dict[int, Any] = {}
+        join_ray()
         self.refresh()
 
     def members(self) -> dict[int, str]:
@@ -36,8 +39,11 @@ class ActorTransport:
         return {member: member_name(member) for member in self._handles}
 
     def refresh(self) -> None:
-        """Look up which members' actors there are; joins Ray again if this process has left it."""
-        join_ray()
+        """Look up which members' actors there are.
+
+        Raises:
+            ClusterNotFound: this process has left Ray.
+        """
         self._handles = member_actors(self._name)
 
     def send(self, member: int, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
@@ -49,6 +55,8 @@ class ActorTransport:
         handle = self._handles.get(member)
         if handle is None:
             raise LookupError(f"no actor of member {member_name(member)} is known")
+        if not ray.is_initialized():  # or the call would start a Ray of its own
+            raise LookupError("this process has left Ray")
 
         def finished(future: Future[bytes]) -> None:
             error = future.exception()
