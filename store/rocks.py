@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import NoReturn
+from typing import NoReturn, cast
 from weakref import WeakSet
 
 import rocksdict
@@ -83,7 +83,7 @@ class _Pairs(Iterator[tuple[bytes, bytes]]):
         elif reverse:
             # RocksDB begins at the last key <= end, and rocksdict ignores lower bounds.
             self._end = end
-            self._items = family.items(backwards=True, from_key=end)
+            self._items = cast("Iterator[tuple[bytes, bytes]]", family.items(backwards=True, from_key=end))
         else:
             options = ReadOptions()
             if end is not None:
@@ -91,7 +91,7 @@ class _Pairs(Iterator[tuple[bytes, bytes]]):
             # The bound lives in the options, and rocksdict does not keep them: without this reference RocksDB would
             # read freed memory.
             self._options = options
-            self._items = family.items(from_key=start, read_opt=options)
+            self._items = cast("Iterator[tuple[bytes, bytes]]", family.items(from_key=start, read_opt=options))
 
     def __next__(self) -> tuple[bytes, bytes]:
         items = self._items

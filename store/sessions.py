@@ -269,7 +269,7 @@ class Sessions:
 
     def forget_requests(self, index: int, most: int) -> bool:
         """Forget request ids that were applied at or below a log index, at most so many; True if none is left."""
-        old = []
+        old: list[bytes] = []
         for key, _ in self._pending.iterate(FAMILY, b"i", b"i" + _ID.pack(index + 1)):
             if len(old) == most:
                 break

@@ -164,7 +164,9 @@ def _ends_early(reader: _Reader, offset: int) -> bool:
         if fragment is None:
             _, length, kind = _HEADER.unpack_from(reader.data, offset)
             left = _BLOCK - offset % _BLOCK
-            return _ZERO < kind <= _LAST and length <= left - _HEADER.size and offset + _HEADER.size + length > size
+            return bool(
+                _ZERO < kind <= _LAST and length <= left - _HEADER.size and offset + _HEADER.size + length > size
+            )
         if fragment.kind in (_FULL, _LAST):
             return False
         offset = fragment.end
