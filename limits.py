@@ -206,3 +206,7 @@ PIN_AMOUNT = 0.001
 CLIENT_RANGE_RESTARTS = 5
 """A range that is compacted away between two of its pages is begun anew this often."""
 MAX_REQUEST_ID_BYTES = 256
+HEAD_START_TIMEOUT = 60.0
+"""How long the command line waits for the Ray head that it starts."""
+HEAD_STOP_TIMEOUT = 40.0
+"""How long it waits for that head to end; Ray drains a node for up to 30 seconds."""
