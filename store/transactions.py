@@ -2,13 +2,13 @@
 
 An operation has all of its effects or none. All that is changed by one operation, a transaction with all its branches
 included, shares one main revision; a read inside a transaction sees what the transaction did before it. The rules of
-transactions are etcd's: comparisons are made before anything happens; no key may be put twice, or put and deleted, by
-operations that can both run.
+transactions are etcd's: comparisons, nested ones included, are made before anything happens; no key may be put twice,
+or put and deleted, by operations that can both run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ..limits import MAX_NESTED_TXNS, Limits
 from .commands import (
@@ -110,7 +110,7 @@ class Executor:
             return self._range(operation)
         if isinstance(operation, Txn):
             check_txn(operation, self.limits)
-            return self._txn(operation)
+            return self._txn(operation, iter(self._path(operation)))
         if isinstance(operation, Compact):
             return self._compact(operation)
         if isinstance(operation, LeaseGrant):
@@ -210,8 +210,19 @@ class Executor:
 
     # -- transactions -------------------------------------------------------------------------------------------------
 
-    def _txn(self, txn: Txn) -> TxnAnswer:
-        succeeded = all(self._holds(comparison) for comparison in txn.compare)
+    def _path(self, txn: Txn) -> list[bool]:
+        """Whether the comparisons hold, of the transaction and of those nested in the branch that will run, in order.
+
+        All are made before anything happens, nested ones too (etcd: compareToPath).
+        """
+        path = [all(self._holds(comparison) for comparison in txn.compare)]
+        for operation in txn.success if path[0] else txn.failure:
+            if isinstance(operation, Txn):
+                path += self._path(operation)
+        return path
+
+    def _txn(self, txn: Txn, path: Iterator[bool]) -> TxnAnswer:
+        succeeded = next(path)
         responses: list[PutAnswer | DeleteAnswer | RangeAnswer | TxnAnswer] = []
         for operation in txn.success if succeeded else txn.failure:
             self._spend(ANSWER_BYTES)
@@ -222,7 +233,7 @@ class Executor:
             elif isinstance(operation, Range):
                 responses.append(self._range(operation))
             else:
-                responses.append(self._txn(operation))
+                responses.append(self._txn(operation, path))
         return TxnAnswer(self._mvcc.now, succeeded, tuple(responses))
 
     def _holds(self, comparison: Comparison) -> bool:

@@ -254,7 +254,7 @@ class Model:
                 Target.VALUE: item.value,
             }[comparison.target]
 
-        found = [number(item) for key, item in self.now.items() if inside(key, comparison.keys)]
+        found = [number(item) for key, item in self.past[self.revision].items() if inside(key, comparison.keys)]
         if not found and comparison.target is Target.VALUE:
             return False
         compare = {
