@@ -310,7 +310,7 @@ class HubCore:
         self._number += 1
         member = lane.target(self._members, self._leader, now)
         self._flights[self._number] = Flight(self._number, kind, lane, member, calls, self._session.id, now)
-        lane.flying += 1
+        lane.took_off(len(calls))
         out.append(Outgoing(self._number, member, _encode(request)))
 
     # -- answers ------------------------------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ class HubCore:
         """The flight was answered in earnest: all is well with its member."""
         del self._flights[flight.id]
         if not flight.late:
-            flight.lane.flying -= 1
+            flight.lane.came_down(len(flight.calls))
         if flight.lane is self._writes and not (flight.late and self._leader):
             self._leader = flight.member
         self._foreign.discard(flight.member)
@@ -403,6 +403,8 @@ class HubCore:
                 lane.pause(now, who)
         else:
             lane.pause(now, who)
+        if lane.failures > len(self._members):  # all that we know may have left the cluster
+            self.wants_members = True
 
     def _learn_leader(self, leader: int, lane: Lane, member: int, now: float) -> bool:
         """Take a hint; True if it names somebody who can be asked at once."""
@@ -441,7 +443,7 @@ class HubCore:
         """The flight is over without answers: its open calls go again."""
         del self._flights[flight.id]
         if not flight.late:
-            flight.lane.flying -= 1
+            flight.lane.came_down(len(flight.calls))
             flight.lane.put_back(flight.calls, doubtful=doubtful)
 
     def _lost(self, flight: Flight, now: float, problem: str) -> None:
@@ -463,7 +465,7 @@ class HubCore:
         for flight in reversed(flights):
             if flight.member == member and not flight.late:
                 flight.late = True
-                lane.flying -= 1
+                lane.came_down(len(flight.calls))
                 lane.put_back(flight.calls, doubtful=True)
             if flight.late:
                 late.append(flight)
