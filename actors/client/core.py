@@ -240,6 +240,8 @@ class HubCore:
 
     def next_wakeup(self) -> float | None:
         """When :meth:`on_time` is next to be called; ``None`` if there is nothing to wait for."""
+        if not self._calls:
+            self._expire_at = math.inf
         wakeup = self._expire_at
         for flight in self._flights.values():
             if not flight.late and flight.suspect_at < wakeup:
@@ -430,12 +432,15 @@ class HubCore:
             flight.lane.pause(now, f"member {flight.member} refuses the session: {refused.message}")
 
     def _fail_all(self) -> None:
+        under_way = {call.id for flight in self._flights.values() for call in flight.calls}
         for call in list(self._calls.values()):
-            unknown = call.lane is self._writes and call.sends > 1
-            error = ClusterMismatch(
-                "the members of that name belong to another cluster", applied=None if unknown else False
+            unknown = call.lane is self._writes and (call.doubtful or call.id in under_way)
+            self._end(
+                call,
+                ClusterMismatch(
+                    "the members of that name belong to another cluster", applied=None if unknown else False
+                ),
             )
-            self._end(call, error)
 
     # -- failures -----------------------------------------------------------------------------------------------------
 
