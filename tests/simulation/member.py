@@ -151,7 +151,7 @@ class Member:
     def __repr__(self) -> str:
         return f"m{self.id}"
 
-    # --- life and death ------------------------------------------------------------------------------------------------
+    # --- life and death ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start a process over what the disk holds."""
@@ -211,7 +211,7 @@ class Member:
         if self.process is not None:
             self.schedule_turn()
 
-    # --- what arrives --------------------------------------------------------------------------------------------------
+    # --- what arrives ------------------------------------------------------------------------------------------------
 
     def receive(self, messages: Sequence[Message]) -> None:
         """Messages of a peer have arrived."""
@@ -227,7 +227,7 @@ class Member:
             self.process.events.append(event)
             self.schedule_turn()
 
-    # --- turns ---------------------------------------------------------------------------------------------------------
+    # --- turns -------------------------------------------------------------------------------------------------------
 
     def schedule_turn(self, at: float | None = None) -> None:
         """Have a turn as soon as the loop is free, or not before ``at``."""

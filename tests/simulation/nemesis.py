@@ -95,6 +95,8 @@ class Nemesis:
         profile, rng = self.world.profile, self.rng
         names = list(profile.faults)
         name = rng.choices(names, [profile.faults[name] for name in names])[0]
+        if self.world.now > 0.5 * profile.seconds and self.world.leader_changes < profile.leader_changes:
+            name = "depose"  # so far the faults have missed the leaders
         if len(self._undo) < profile.faults_at_once or name in ("transfer", "membership"):
             getattr(self, f"_{name}")()
         self.world.after(rng.expovariate(1.0 / profile.fault_pause), self._next)
@@ -113,7 +115,7 @@ class Nemesis:
             self.faults.end(name, self.world.now)
             undo()
 
-    # --- whom ----------------------------------------------------------------------------------------------------------
+    # --- whom --------------------------------------------------------------------------------------------------------
 
     def _members(self) -> list[Member]:
         return [member for member in self.world.members.values() if member.process is not None and not member.paused]
@@ -133,7 +135,7 @@ class Nemesis:
         standing = len(self._members())
         return standing - 1 > len(self.world.members) // 2 or self.rng.random() < 0.15
 
-    # --- the network -----------------------------------------------------------------------------------------------------
+    # --- the network -------------------------------------------------------------------------------------------------
 
     def _cut(self, name: str, what: str, links: list[tuple[int, int]], seconds: float) -> None:
         self._begin(name, what, self.world.network.cut(links), seconds)
@@ -144,8 +146,19 @@ class Nemesis:
             others = [m for m in self.world.members if m != victim.id]
             links = [(victim.id, m) for m in others] + [(m, victim.id) for m in others]
             if self.rng.random() < 0.3:  # from its clients too
-                links += [(c.node, victim.id) for c in self.world.clients] + [(victim.id, c.node) for c in self.world.clients]
+                links += [(c.node, victim.id) for c in self.world.clients] + [
+                    (victim.id, c.node) for c in self.world.clients
+                ]
             self._cut("isolate", repr(victim), links, self.rng.uniform(0.3, 4.0))
+
+    def _depose(self) -> None:
+        """Cut the leader off from the other members for so long that they elect another one."""
+        leader = self.world.leader()
+        if leader is not None:
+            others = [m for m in self.world.members if m != leader.id]
+            links = [(leader.id, m) for m in others] + [(m, leader.id) for m in others]
+            seconds = 2.5 * self.world.timings.election_timeout
+            self._cut("isolate", f"{leader!r} to depose it", links, seconds + self.rng.random())
 
     def _split(self) -> None:
         """Two halves; the leader falls to the smaller one half of the time. Some clients see only one half."""
@@ -177,6 +190,27 @@ class Nemesis:
         if len(self.world.members) > 2:
             a, b = self.rng.sample(list(self.world.members), 2)
             self._cut("bridge", f"m{a} / m{b}", [(a, b), (b, a)], self.rng.uniform(0.5, 4.0))
+
+    def _stale_leader(self) -> None:
+        """A leader that nobody follows and whose clock hardly moves, so that it does not notice; some clients stay."""
+        leader, world = self.world.leader(), self.world
+        if leader is None or leader.paused:
+            return
+        others = [m for m in world.members if m != leader.id]
+        links = [(leader.id, m) for m in others] + [(m, leader.id) for m in others]
+        for client in world.clients:
+            if self.rng.random() < 0.5:
+                links += [(client.node, leader.id), (leader.id, client.node)]
+        heal = world.network.cut(links)
+        leader.clock.set(world.now, rate=self.rng.choice((0.0, 0.1)))
+        leader.clock_changed()
+
+        def undo() -> None:
+            heal()
+            leader.clock.set(world.now, rate=1.0)
+            leader.clock_changed()
+
+        self._begin("stale leader", repr(leader), undo, self.rng.uniform(2.0, 5.0))
 
     def _flap(self) -> None:
         victim = self._victim()
@@ -230,7 +264,7 @@ class Nemesis:
 
         self._begin("storm", repr(weather), undo, rng.uniform(0.5, 4.0))
 
-    # --- machines ----------------------------------------------------------------------------------------------------------
+    # --- machines ----------------------------------------------------------------------------------------------------
 
     def _restart(self, member: Member) -> Undo:
         return lambda: member.start() if member.process is None else None
@@ -321,7 +355,7 @@ class Nemesis:
         self.rng.choice(self.world.clients).crash()
         self._begin("client crash", "", lambda: None, 0.5)
 
-    # --- what an operator does ---------------------------------------------------------------------------------------------
+    # --- what an operator does ---------------------------------------------------------------------------------------
 
     def _transfer(self) -> None:
         leader = self.world.leader()

@@ -1,4 +1,4 @@
-"""The imagined network: it loses, doubles, reorders, delays and cuts, and nothing it does depends on anything but its seed.
+"""The imagined network: it loses, doubles, reorders, delays and cuts, all by its seed alone.
 
 Members are known by their ids, clients by negative numbers. A link is a direction: a cut may be one-way.
 """
@@ -91,7 +91,9 @@ class Network:
         self._after(self._delay(), self._arrive, sender, receiver, deliver, content)
         if weather.double and self._rng.random() < weather.double:
             self.doubled += 1
-            self._after(self._delay() + self._rng.random() * weather.hold, self._arrive, sender, receiver, deliver, content)
+            self._after(
+                self._delay() + self._rng.random() * weather.hold, self._arrive, sender, receiver, deliver, content
+            )
         return True
 
     def _arrive(self, sender: int, receiver: int, deliver: Callable[..., None], content: tuple[object, ...]) -> None:
