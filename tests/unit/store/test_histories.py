@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
@@ -121,8 +122,14 @@ def follow(shared: dict[str, Any], steps: list[tuple[str, Any]], reopen_at: int)
     for number, (step, argument) in enumerate(steps):
         if number == reopen_at:
             before = hand.state.content_hash()
-            hand.state.close()
-            hand.state = shared["state"] = State.open(shared["disk"], shared["path"])
+            if number % 2:
+                hand.state.close()
+                hand.state = shared["state"] = State.open(shared["disk"], shared["path"])
+            else:  # what a crash would leave
+                with tempfile.TemporaryDirectory() as left:
+                    state = State.open(shared["disk"], shutil.copytree(shared["path"], f"{left}/state"))
+                    assert state.content_hash() == before
+                    state.close()
             assert hand.state.content_hash() == before
         if step == "do":
             expected = [plain(model.do(operation)) for operation in argument]
