@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint unit simulation cluster clean
+.PHONY: run test lint unit simulation simulate cluster clean
 .DEFAULT_GOAL := test
 
 # The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a leader killed midway.
@@ -26,6 +26,12 @@ unit: $(STAMP)
 
 simulation: $(STAMP)
 	@$(BIN)/python -m pytest -q -n auto tests/simulation
+
+# A campaign of simulated clusters: SEEDS of them, resumable, on all cores. SEED=n runs one again and prints its trace.
+SEEDS ?= 200
+simulate: $(STAMP)
+	@PYTHONPATH=tests $(BIN)/python -m simulation.campaign \
+	    $(if $(SEED),--seed $(SEED) --verbose $(if $(PROFILE),--profile "$(PROFILE)"),--seeds $(SEEDS))
 
 # Real Ray and real processes: one test at a time, so that timings mean something.
 cluster: $(STAMP)

@@ -36,7 +36,7 @@ def profile_for(seed: int) -> str:
 
 def reproduce(seed: int, profile: str) -> str:
     """The command that runs a seed again."""
-    which = "" if profile == profile_for(seed) else f" PROFILE={profile}"
+    which = "" if profile == profile_for(seed) else f" PROFILE='{profile}'"
     return f"make simulate SEED={seed}{which}"
 
 
