@@ -405,6 +405,5 @@ class Play:
                 if member != id
             )
             leader = f", leader {node.leader}" if node.leader else ""
-            self._out.append(
-                f"{id}: {node.role} term {node.term}{leader}, last {node.last_index}, commit {node.commit_index}{sending}"
-            )
+            end = f"last {node.last_index}, commit {node.commit_index}"
+            self._out.append(f"{id}: {node.role} term {node.term}{leader}, {end}{sending}")
