@@ -108,8 +108,8 @@ def _reports(seeds: list[int], jobs: int) -> Iterator[Report]:
     if jobs == 1:
         yield from map(run_seed, seeds)
         return
-    # A fresh interpreter for every worker: nothing of this process can leak into a run.
-    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=200) as pool:
+    # Fresh interpreters, so that nothing of this process leaks into a run; never renewed, so that all run the same code.
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         yield from pool.imap_unordered(run_seed, seeds)
 
 

@@ -251,7 +251,7 @@ class Observer:
                 self._break(f"{member!r} leads in term {term} without the committed entry {index} of term {entry.term}")
 
     def _on_quorum(self, member: Member, process: Process, commit: int, before: Configuration) -> None:
-        """What a leader takes for committed is on the disks of a quorum of the configuration before or after the turn."""
+        """What a leader takes for committed is on the disks of a quorum (of the configuration before or after)."""
         log = process.folder.log
         if commit < log.first_index():
             return

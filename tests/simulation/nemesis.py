@@ -77,7 +77,8 @@ class Nemesis:
         self.stopped = False
         self._undo: dict[int, tuple[str, Undo]] = {}
         self._number = 0
-        self._after_fuse: dict[int, str] = {}
+        self._on_burnt: dict[int, Undo] = {}
+        """By member: what follows when its disk's fuse ends it."""
 
     def start(self) -> None:
         self.world.after(self.rng.uniform(0.6, 1.5), self._next)
@@ -301,9 +302,43 @@ class Nemesis:
 
     def burnt_out(self, member: Member) -> None:
         """The fuse of a member's disk has ended its process."""
+        planned = self._on_burnt.pop(member.id, None)
+        if planned is not None:
+            planned()
+            return
         if self.rng.random() < 0.7:
             member.lose_power()
         self._begin("crash in a turn", repr(member), self._restart(member), self.rng.uniform(0.02, 1.0))
+
+    def _amnesia(self) -> None:
+        """One member is cut off, another loses its power in the midst of its next turn, and then the leader is gone:
+        now the two others must know between them all that was promised."""
+        world, leader = self.world, self.world.leader()
+        others = [member for member in self._members() if member is not leader]
+        if leader is None or len(world.members) != 3 or len(others) != 2:
+            return
+        away, victim = self.rng.sample(others, 2)
+        heal = world.network.cut([(away.id, m) for m in world.members] + [(m, away.id) for m in world.members])
+
+        def strike() -> None:
+            if self.stopped or victim.process is None:
+                return
+            victim.disk.fuse = self.rng.randint(1, 2)
+            self._on_burnt[victim.id] = burnt
+
+        def burnt() -> None:
+            victim.lose_power()
+            world.after(self.rng.uniform(0.05, 0.3), self._restart(victim))
+            world.after(self.rng.uniform(0.005, 0.04), gone)  # the leader has heard what the victim forgot
+
+        def gone() -> None:
+            heal()
+            if leader.process is not None:
+                leader.crash()
+                world.after(self.rng.uniform(1.5, 3.0), self._restart(leader))
+
+        world.after(self.rng.uniform(0.2, 0.6), strike)
+        self._begin("amnesia", f"of {victim!r}, without {away!r}", heal, 3.0)
 
     def _pause(self) -> None:
         victim = self._victim()

@@ -47,13 +47,14 @@ class Network:
         self.held = 0
 
     def cut(self, links: Iterable[tuple[int, int]]) -> Callable[[], None]:
-        """Cut links; the result undoes exactly this cut."""
-        chosen = list(links)
+        """Cut links; the result undoes exactly this cut, once."""
+        chosen = [link for link in links if link[0] != link[1]]
         for link in chosen:
             self.cut_links[link] = self.cut_links.get(link, 0) + 1
 
         def heal() -> None:
-            for link in chosen:
+            healed, chosen[:] = list(chosen), []
+            for link in healed:
                 left = self.cut_links.get(link, 0) - 1
                 if left > 0:
                     self.cut_links[link] = left

@@ -41,6 +41,7 @@ FAULTS = {
     "power": 2.5,
     "power_all": 0.7,
     "fuse": 3.0,
+    "amnesia": 1.0,
     "pause": 2.5,
     "clock": 2.0,
     "slow_disk": 1.0,
@@ -150,7 +151,7 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
     ),
     # Disks that forget, often, and logs that are cut often.
     "power": _focus(
-        {"power": 4, "power_all": 2, "fuse": 4, "storm": 1},
+        {"power": 4, "power_all": 2, "fuse": 4, "amnesia": 4, "storm": 1},
         limits={"log_cut_entries": 20, "log_keep_entries": 1},
         lose_all_at_the_end=True,
         seconds=12.0,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import pytest
-
 from simulation.campaign import reproduce
+from simulation.invariants import Observer
 from simulation.mutants import MUTANTS
 from simulation.world import World
 
 SEEDS = 40
 
 
-@pytest.mark.parametrize("name", MUTANTS)
-def test_a_mutant_is_caught(name: str) -> None:
+def _catch(name: str) -> None:
     mutant = MUTANTS[name]
     for seed in range(SEEDS):
         with mutant.apply():
@@ -23,3 +22,15 @@ def test_a_mutant_is_caught(name: str) -> None:
             assert not right.failure, f"{reproduce(seed, mutant.profile)}\n{right.failure}"
             return
     pytest.fail(f"no seed below {SEEDS} of profile {mutant.profile} caught the mutant: {name}")
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_is_caught(name: str) -> None:
+    _catch(name)
+
+
+def test_a_broken_promise_is_caught_by_what_comes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if nobody looked at the disks when a promise is spoken: the faults are such that its breach does harm."""
+    monkeypatch.setattr(Observer, "spoken", lambda *arguments: None)
+    monkeypatch.setattr(Observer, "_on_quorum", lambda *arguments: None)
+    _catch("an acknowledgement before the own fsync")
