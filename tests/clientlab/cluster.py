@@ -1,7 +1,7 @@
 """A cluster without consensus: one real state machine over a disk in memory, and members that hand everything to it.
 
-The transport answers on a thread of its own, like Ray's. Members can be made mute, broken or leaderless, and replies can
-be held back.
+The transport answers on a thread of its own, like Ray's. Members can be made mute or broken, and frames can be held
+back.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import threading
 from collections.abc import Callable
 
 import msgspec
+import pytest
 
+from raykeeper import Client
+from raykeeper.actors.client import registry
 from raykeeper.actors.protocol import (
     AskStatus,
     Close,
@@ -155,6 +158,18 @@ class FakeCluster:
         )
 
 
+def serve(monkeypatch: pytest.MonkeyPatch, cluster: FakeCluster) -> None:
+    """Have the hubs of this process find a fake cluster instead of Ray's, and begin without any hub."""
+    monkeypatch.setattr(registry, "make_transport", cluster.transport)
+    monkeypatch.setattr(registry, "_hubs", {})
+
+
+def connect(name: str = "test", timeout: float = 5.0) -> Client:
+    """What ``raykeeper.connect`` does, without Ray."""
+    share = registry.open_hub(name, timeout)
+    return Client(name, share.hub.cluster, share=share, timeout=timeout)
+
+
 class FakeTransport:
     """Carries frames to a ``FakeCluster`` on a thread of its own."""
 
@@ -183,3 +198,4 @@ class FakeTransport:
             cluster.gate.wait()
             if member not in cluster.mute:
                 done(cluster.answer(member, frame))
+            del done  # it keeps the hub

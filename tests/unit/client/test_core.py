@@ -132,7 +132,7 @@ def applied(outcomes: list[Answer | KeeperError]) -> tuple[type, bool | None]:
     return type(error), error.applied
 
 
-# --- sessions ----------------------------------------------------------------------------------------------------------
+# --- sessions --------------------------------------------------------------------------------------------------------
 
 
 def test_a_session_is_opened_by_the_first_write_and_not_before() -> None:
@@ -298,7 +298,7 @@ def test_closing_ends_all_calls_and_the_session() -> None:
     assert applied(play.put()) == (InvalidArgument, False)
 
 
-# --- who is asked ------------------------------------------------------------------------------------------------------
+# --- who is asked ----------------------------------------------------------------------------------------------------
 
 
 def test_a_hint_is_followed_at_once() -> None:
@@ -456,7 +456,7 @@ def test_no_members_at_all() -> None:
     assert applied(outcomes) == (Unavailable, False)
 
 
-# --- batches -----------------------------------------------------------------------------------------------------------
+# --- batches ---------------------------------------------------------------------------------------------------------
 
 
 def test_what_gathers_while_batches_are_under_way_travels_together() -> None:
@@ -535,7 +535,7 @@ def test_one_bad_request_does_not_spoil_the_others() -> None:
     assert all(each == [PutAnswer(4)] for each in outcomes.values())
 
 
-# --- ends --------------------------------------------------------------------------------------------------------------
+# --- ends ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
