@@ -81,10 +81,10 @@ def pid_of(actor: Any) -> int:
 def is_alive(pid: int) -> bool:
     """Whether the process runs (one that is only not yet reaped does not)."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
+        threads = [Path(f"/proc/{pid}/task/{thread}/stat").read_text() for thread in os.listdir(f"/proc/{pid}/task")]
+    except (FileNotFoundError, ProcessLookupError):
+        return os.path.exists(f"/proc/{pid}") and is_alive(pid)  # a thread has just ended, or the process has
+    return any(stat.rpartition(")")[2].split()[0] not in "ZX" for stat in threads)
 
 
 def leader(cluster: Any) -> Any:

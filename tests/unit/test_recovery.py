@@ -117,7 +117,7 @@ def test_data_that_cannot_be_read_is_no_reason_to_bootstrap() -> None:
     with pytest.raises(DataCorrupted, match="cut off"):
         decide("x", sites([damaged], [], []), {})
     unreadable = [(node(1), Site("/d/x", "machine1", problem="/d/x: Permission denied")), *sites([])]
-    with pytest.raises(Unavailable, match="Permission denied"):
+    with pytest.raises(SpecError, match="Permission denied"):
         decide("x", unreadable, {})
 
 
