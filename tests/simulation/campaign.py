@@ -108,7 +108,7 @@ def _reports(seeds: list[int], jobs: int) -> Iterator[Report]:
     if jobs == 1:
         yield from map(run_seed, seeds)
         return
-    # Fresh interpreters, so that nothing of this process leaks into a run; never renewed, so that all run the same code.
+    # Fresh interpreters: nothing of this process leaks into a run. Never renewed: all run the same code.
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         yield from pool.imap_unordered(run_seed, seeds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from simulation.campaign import reproduce
 from simulation.invariants import Observer
 from simulation.mutants import MUTANTS
