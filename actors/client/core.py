@@ -97,7 +97,7 @@ class HubCore:
         """Members that belong to another cluster."""
         self._closed = False
         self._close_session = False
-        self.wants_members = False
+        self.wants_members = not members
         """The list of members may be out of date: somebody should call :meth:`set_members`."""
 
     # -- what callers do ----------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class HubCore:
 
     def set_members(self, members: Sequence[int]) -> None:
         """These members can be asked from now on."""
-        self.wants_members = False
+        self.wants_members = not members
         self._members = tuple(sorted(members))
         self._foreign.intersection_update(self._members)
 

@@ -159,7 +159,7 @@ class Hub:
                 size=size,
             )
             out = self._core.outgoing(now)
-            if out or now + timeout < self._timer_at:
+            if out or now + timeout < self._timer_at or self._core.wants_members:
                 self._set_timer()
             told = self._take_told()
         self._post(out, told)
@@ -230,8 +230,8 @@ class Hub:
         if wakeup is not None and wakeup < self._timer_at:
             self._timer_at = -math.inf  # one token is enough
             self._wakeups.put(None)
-        if self._core.wants_members and not self._refreshing:
-            self._start_refresh()
+        if self._core.wants_members and self._core.pending:
+            self._start_refresh(clock())
 
     def _post(self, out: list[Outgoing], told: list[Listener]) -> None:
         for call, member, frame in out:
@@ -270,8 +270,9 @@ class Hub:
                 self._core.on_time(now)
                 out = self._core.outgoing(now)
                 wakeup = self._core.next_wakeup()
-                if self._core.wants_members and not self._refreshing:
-                    self._start_refresh()
+                if self._core.wants_members and self._core.pending:
+                    self._start_refresh(now)
+                    wakeup = min(math.inf if wakeup is None else wakeup, now + CLIENT_REFRESH_INTERVAL)
                 self._timer_at = math.inf if wakeup is None else wakeup
                 told = self._take_told()
             self._post(out, told)
@@ -282,10 +283,9 @@ class Hub:
             except queue.Empty:
                 pass
 
-    def _start_refresh(self) -> None:
+    def _start_refresh(self, now: float) -> None:
         """Look the members up, now and then, on a thread of its own: it may take long."""
-        now = clock()
-        if now < self._refreshed + CLIENT_REFRESH_INTERVAL:
+        if self._refreshing or now < self._refreshed + CLIENT_REFRESH_INTERVAL:
             return
         self._refreshing = True
         self._refreshed = now

@@ -12,10 +12,11 @@ import weakref
 import pytest
 from clientlab.cluster import FakeCluster, connect, serve
 
-from raykeeper import Client, KeeperError
+from raykeeper import Client, KeeperError, Unavailable
 from raykeeper.actors.client import registry
 from raykeeper.actors.client.hub import Hub
 from raykeeper.actors.protocol import Close, Open
+from raykeeper.actors.transport import client_calls
 
 
 def wait_until(condition: object, timeout: float = 5.0) -> None:
@@ -138,6 +139,34 @@ def test_members_are_looked_up_again_while_nobody_answers(cluster: FakeCluster) 
     cluster.broken, cluster.leader = set(), 4
     thread.join(10)
     assert done.is_set()
+
+
+def test_a_cluster_that_was_out_of_sight_is_found_again(cluster: FakeCluster) -> None:
+    """As when a process leaves Ray and joins it again."""
+    kv = connect()
+    kv.put("k", "v")
+    members, cluster.members = cluster.members, {}
+    cluster.broken = {1, 2, 3}
+    with pytest.raises(Unavailable):
+        kv.put("k", "w", timeout=1.5)
+    with pytest.raises(Unavailable, match="no member"):
+        kv.put("k", "w", timeout=0.1)
+    cluster.members, cluster.broken = members, set()
+    kv.put("k", "x", timeout=5)
+
+
+def test_a_hub_whose_process_left_ray_joins_none_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined: list[bool] = []
+    monkeypatch.setattr(client_calls, "join_ray", lambda: joined.append(True))
+    monkeypatch.setattr(client_calls, "member_actors", lambda name: {1: None})
+    transport = client_calls.ActorTransport("test")
+    transport.refresh()
+    assert joined == [True]
+    assert transport.members() == {1: "m1"}
+    with pytest.raises(LookupError):
+        transport.send(1, b"", lambda reply: None)
+    with pytest.raises(LookupError):
+        transport.send(2, b"", lambda reply: None)
 
 
 def test_closing_at_exit_ends_open_calls(cluster: FakeCluster) -> None:
