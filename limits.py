@@ -62,7 +62,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Entries in one AppendEntries (at least one always fits)."""
     max_append_messages_in_flight: Count = 64
     max_append_bytes_in_flight: Bytes = 16 * 1024 * 1024
-    max_apply_bytes: Bytes = 4 * 1024 * 1024
+    max_apply_bytes: Bytes = 128 * 1024
     """Entries that one turn of a member's loop applies in one batch (at least one always fits)."""
 
     max_sessions: Count = 20_000
