@@ -180,6 +180,20 @@ class Member:
             self._end()
             self.disk.crash()
 
+    def stop(self) -> None:
+        """End the process in good order: everybody who waits is answered."""
+        process = self.process
+        if process is None:
+            return
+        self.world.trace(f"{self!r} stops")
+        try:
+            process.server.stop("told to stop")
+        except SimCrash:
+            self.burnt_out()
+            return
+        self._end()
+        self.disk.crash()
+
     def lose_power(self) -> None:
         """End the process; the disk keeps what was synced."""
         self.world.trace(f"{self!r} loses power")

@@ -81,7 +81,7 @@ def _acknowledgement_before_fsync() -> AbstractContextManager[None]:
     def ready(node: Node) -> Ready:
         made = original(node)
         early = [message for message in made.messages_after if isinstance(message, AppendEntriesResponse)]
-        made.messages = made.messages + early
+        made.messages = [*made.messages, *early]
         made.messages_after = [message for message in made.messages_after if message not in early]
         return made
 

@@ -276,6 +276,13 @@ class Nemesis:
             victim.crash()
             self._begin("crash", repr(victim), self._restart(victim), self.rng.uniform(0.02, 1.5))
 
+    def _stop(self) -> None:
+        victim = self._victim()
+        if victim is not None and self._spare():
+            victim.stop()
+            if victim.process is None and not victim.disk.fuse:
+                self._begin("stop", repr(victim), self._restart(victim), self.rng.uniform(0.02, 1.0))
+
     def _power(self) -> None:
         victim = self._victim()
         if victim is not None and self._spare():
@@ -387,7 +394,11 @@ class Nemesis:
             self._begin("slow disk", repr(victim), undo, self.rng.uniform(0.5, 3.0))
 
     def _client_crash(self) -> None:
-        self.rng.choice(self.world.clients).crash()
+        client = self.rng.choice(self.world.clients)
+        if self.rng.random() < 0.6:
+            client.crash()
+        else:
+            client.close()
         self._begin("client crash", "", lambda: None, 0.5)
 
     # --- what an operator does ---------------------------------------------------------------------------------------

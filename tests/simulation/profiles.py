@@ -38,6 +38,7 @@ FAULTS = {
     "clients_cut": 1.5,
     "storm": 3.0,
     "crash": 2.5,
+    "stop": 0.7,
     "power": 2.5,
     "power_all": 0.7,
     "fuse": 3.0,

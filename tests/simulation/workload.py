@@ -108,6 +108,16 @@ class Client:
         for worker in self.workers:
             worker.lost()
 
+    def close(self) -> None:
+        """The process closes its hub, and the cluster forgets its session; then it opens a new one."""
+        self.world.trace(f"{self.name} closes its hub")
+        old, self.hub = self.hub, self._new_hub()
+        self._wake_at = None
+        self._wake_number += 1
+        old.close(self.world.now)
+        for out in old.outgoing(self.world.now):
+            self._send(old, out.call, out.member, out.frame)
+
     def submit(
         self, request: Operation | Read, timeout: float, done: Callable[[Answer | KeeperError], None], **options: Any
     ) -> int:
