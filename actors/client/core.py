@@ -492,12 +492,12 @@ class HubCore:
 
     def _timed_out(self, call: Call) -> KeeperError:
         applied = None if call.lane is self._writes and call.sends else False
+        if not self._members:
+            return Unavailable("no member of the cluster can be found", applied=applied)
         if call.lane.failures:
             return Unavailable(
                 f"no quorum answered the {call.lane.name} in time ({call.lane.problem})", applied=applied
             )
-        if not self._members:
-            return Unavailable("no member of the cluster is known", applied=applied)
         return RequestTimeout(f"no answer to the {call.lane.name} in time", applied=applied)
 
     def _end(self, call: Call, outcome: Answer | KeeperError) -> None:
