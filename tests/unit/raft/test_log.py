@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from raftlab.cluster import MemoryLog
 
 from raykeeper.actors.raft import Compacted, Entry, EntryKind, HardState, LogInconsistent, Unavailable
-from raykeeper.actors.raft.log import ENTRY_OVERHEAD, Log, entry_size, within_bytes
+from raykeeper.actors.raft.log import ENTRY_OVERHEAD, Log, entries_size, within_bytes
 
 FOREVER = 1 << 40
 
@@ -155,9 +155,9 @@ class LogMachine(RuleBasedStateMachine):
         page = list(self.log.entries(low, high, limit))
         assert page == self.model[low - 1 : low - 1 + len(page)]
         assert 1 <= len(page) <= high - low
-        assert len(page) == 1 or sum(map(entry_size, page)) <= limit
+        assert len(page) == 1 or entries_size(page) <= limit
         if len(page) < high - low:
-            assert sum(map(entry_size, page)) + entry_size(self.model[low - 1 + len(page)]) > limit
+            assert entries_size(self.model[low - 1 : low + len(page)]) > limit
 
 
 TestLogMachine = LogMachine.TestCase

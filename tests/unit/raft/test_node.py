@@ -32,6 +32,7 @@ from raykeeper.actors.raft.messages import (
     InstallSnapshot,
     RequestVote,
     RequestVoteResponse,
+    TimeoutNow,
 )
 
 THREE = Configuration(voters=(1, 2, 3))
@@ -106,6 +107,29 @@ def test_a_candidate_counts_its_own_vote_only_once_it_is_on_disk() -> None:
     assert node.role == "candidate"
     node.advance(ready)
     assert node.role == "leader"
+
+
+def test_a_write_that_was_begun_before_the_vote_does_not_count_for_it() -> None:
+    node = make_node(configuration=Configuration(voters=(1,)))
+    ready = node.ready()
+    node.campaign()
+    node.advance(ready)
+    assert node.role == "candidate"
+
+
+def test_with_leases_a_started_node_neither_votes_nor_campaigns_for_one_election_timeout() -> None:
+    node = make_node(lease_reads=True)
+    node.step(Heartbeat(2, 1, 1, 0))
+    node.step(TimeoutNow(2, 1, 1))
+    node.step(RequestVote(3, 1, 2, 9, 9, False, True))
+    assert (node.role, node.term) == ("follower", 1)
+    for _ in range(10):
+        node.tick()
+    node.step(RequestVote(3, 1, 2, 9, 9, False, True))
+    assert (node.term, node.vote) == (2, 3)
+    node = make_node(lease_reads=True)
+    node.campaign()
+    assert node.role == "follower"
 
 
 def test_a_pre_vote_needs_no_disk() -> None:
@@ -366,6 +390,12 @@ def test_an_image_is_needed_only_where_the_log_does_not_reach() -> None:
     assert node.snapshot_is_needed(SnapshotMeta(9, 1, THREE, "c", 10))
     with pytest.raises(ValueError, match="commit index"):
         node.snapshot_installed(held)
+
+
+def test_a_leader_takes_no_image() -> None:
+    """It was checked in the background. Only a deposed leader can lack what is committed, and it hears of that."""
+    node = make_leader(MemoryLog())
+    assert not node.snapshot_is_needed(SnapshotMeta(9, 5, THREE, "image", 10))
 
 
 def test_an_installed_image_replaces_log_state_and_configuration() -> None:
