@@ -13,7 +13,7 @@ import msgspec
 
 from ..errors import InvalidArgument, RequestTooLarge
 from ..limits import Limits
-from ..store.commands import Answer, CloseSession, Done, Failed, OpenSession, Reason, SessionOpened
+from ..store.commands import Answer, CloseSession, Done, Failed, OpenSession, RangeAnswer, Reason, SessionOpened
 from .events import Event, Proposal, ReadAsked, SessionRenewal
 from .protocol import (
     AskStatus,
@@ -142,13 +142,16 @@ class Service:
         self._put(ReadAsked(deadline, allowed, request.serializable, at_least), 0, done)
 
     def _run(self, request: Reads) -> bytes:
+        """Read as many as fit into one reply, at least one; the client asks again for the rest."""
         state, limits = self._server.state, self.limits
         bytes_left = limits.max_page_bytes
-        answers = []
+        answers: list[RangeAnswer | Failed] = []
         for read in request.reads:
-            answer = state.range(read.range, page_items=limits.max_page_items, page_bytes=max(1, bytes_left))
+            if bytes_left <= 0:
+                break
+            answer = state.range(read.range, page_items=limits.max_page_items, page_bytes=bytes_left)
             if not isinstance(answer, Failed):
-                bytes_left -= sum(len(item.key) + len(item.value) for item in answer.items)
+                bytes_left -= sum([len(item.key) + len(item.value) for item in answer.items])
             answers.append(answer)
         return _encode(ReadReply(tuple(answers)))
 

@@ -328,12 +328,16 @@ class HubCore:
         flight.lane.answered(flight.member, now - flight.sent_at)
 
     def _answered(self, flight: Flight, answers: Sequence[Answer], now: float) -> None:
-        if len(answers) != len(flight.calls):
+        calls, unanswered = flight.calls[: len(answers)], flight.calls[len(answers) :]
+        # Of reads a member answers as many as fit into a reply; the rest is asked again. Of writes, all or none.
+        if not calls or len(answers) > len(calls) or (unanswered and flight.lane is self._writes):
             self._lost(flight, now, f"member {flight.member} answers {len(answers)} of {len(flight.calls)} requests")
             return
         self._landed(flight, now)
+        if not flight.late:
+            flight.lane.put_back(unanswered, doubtful=False)
         expired = False
-        for call, answer in zip(flight.calls, answers, strict=True):
+        for call, answer in zip(calls, answers, strict=True):
             if call.over:
                 continue
             if type(answer) is not Failed:

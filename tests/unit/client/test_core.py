@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from clientlab.model import ModelWorld, Trouble, decode, encode
 
+from clientlab.model import ModelWorld, Trouble, decode, encode
 from raykeeper.actors.client.core import HubCore, Outgoing
 from raykeeper.actors.protocol import (
     Close,
@@ -412,6 +412,25 @@ def test_linearizable_reads_go_to_the_leader_and_to_others_when_it_is_silent() -
     assert frame.member != 2
     play.reply(frame, ReadReply((RangeAnswer(5, (), 0),)))
     assert outcomes == [RangeAnswer(5, (), 0)]
+
+
+def test_reads_that_did_not_fit_into_a_reply_are_asked_again() -> None:
+    play = Play(limits=Limits(max_calls_in_flight=1))
+    first = play.read()
+    frame, _ = play.next()
+    waiting = [play.read() for _ in range(3)]
+    play.reply(frame, ReadReply((RangeAnswer(5, (), 0),)))
+    frame, request = play.next()
+    assert isinstance(request, Reads)
+    assert len(request.reads) == 3
+    play.reply(frame, ReadReply((RangeAnswer(6, (), 0), RangeAnswer(7, (), 0))))
+    assert first and waiting[0] == [RangeAnswer(6, (), 0)] and waiting[1] == [RangeAnswer(7, (), 0)]
+    assert waiting[2] == []
+    frame, request = play.next()
+    assert isinstance(request, Reads)
+    assert len(request.reads) == 1
+    play.reply(frame, ReadReply((RangeAnswer(8, (), 0),)))
+    assert waiting[2] == [RangeAnswer(8, (), 0)]
 
 
 def test_serializable_reads_stay_with_one_member_until_it_fails() -> None:
