@@ -424,7 +424,9 @@ def test_reads_that_did_not_fit_into_a_reply_are_asked_again() -> None:
     assert isinstance(request, Reads)
     assert len(request.reads) == 3
     play.reply(frame, ReadReply((RangeAnswer(6, (), 0), RangeAnswer(7, (), 0))))
-    assert first and waiting[0] == [RangeAnswer(6, (), 0)] and waiting[1] == [RangeAnswer(7, (), 0)]
+    assert first
+    assert waiting[0] == [RangeAnswer(6, (), 0)]
+    assert waiting[1] == [RangeAnswer(7, (), 0)]
     assert waiting[2] == []
     frame, request = play.next()
     assert isinstance(request, Reads)
