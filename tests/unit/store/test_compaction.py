@@ -6,11 +6,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from store_model import FIRST, Hand, plain
 
 from raykeeper.store.commands import Compact, Delete, Done, Failed, KeyRange, Put, Range, RangeAnswer, Reason, Sort, Txn
 from raykeeper.store.rocks import RocksDisk
 from raykeeper.store.state import State
+from store_model import FIRST, Hand, plain
 
 ALL = KeyRange(b"", b"")
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from store_model import Hand
 
 from raykeeper.actors.raft.messages import Configuration, Entry, EntryKind, HardState
 from raykeeper.errors import DataCorrupted, Unavailable
@@ -21,6 +20,7 @@ from raykeeper.store.rocks import RocksDisk
 from raykeeper.store.state import State
 from raykeeper.store.sync_journal import write_ahead_logs
 from raykeeper.store.wal_tail import _masked_crc32c
+from store_model import Hand
 
 RECORDS = 12
 CACHE = 1 << 20

@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from store_model import Hand, encode
 
 from raykeeper.actors.raft.messages import Configuration, Entry, EntryKind, HardState, SnapshotMeta
 from raykeeper.errors import ClusterMismatch, DataCorrupted, Unavailable
@@ -40,6 +39,7 @@ from raykeeper.store.folder import (
 )
 from raykeeper.store.rocks import RocksDisk
 from simulation.disk import SimCrash, SimDisk
+from store_model import Hand, encode
 
 MEMBERS = tuple(FirstMember(n, f"m{n}", "node:1.2.3.4") for n in (1, 2, 3))
 

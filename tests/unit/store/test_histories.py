@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_model import FIRST, Hand, Model, plain, wipe
 
 from raykeeper.store.commands import (
     KEEP_LEASE,
@@ -32,6 +31,7 @@ from raykeeper.store.commands import (
 )
 from raykeeper.store.rocks import RocksDisk
 from raykeeper.store.state import State
+from store_model import FIRST, Hand, Model, plain, wipe
 
 # Bytes that an encoding of keys could trip over.
 KEYS = [b"", b"\0", b"\0\0", b"\0\1", b"\0\xff", b"a", b"a\0", b"a\0\1", b"a\xff", b"b", b"\xff", b"\xff\xff"]
