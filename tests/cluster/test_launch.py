@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 import ray
-from raylab.tools import Made, kill_actors, leader, serving, wait_until
 
 import raykeeper
 from raykeeper.actors import launcher, sites
 from raykeeper.actors.roster import member_actors
 from raykeeper.actors.seat import NAMESPACE
+from raylab.tools import Made, kill_actors, leader, not_serving, serving, wait_until
 
 
 class Interrupted(BaseException):
@@ -44,10 +44,6 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], 
 
     yield plan
     monkeypatch.setattr(launcher, "run_on", real)
-
-
-def not_serving(cluster: Any) -> dict[str, str]:
-    return {member.name: member.why_not_serving for member in cluster.status().members if member.why_not_serving}
 
 
 def test_launch_is_idempotent(clusters: Made) -> None:

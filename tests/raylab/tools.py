@@ -109,6 +109,11 @@ def serving(cluster: Any, members: int = 3) -> bool:
     return bool(status.leader) and sum(not member.why_not_serving for member in status.members) == members
 
 
+def not_serving(cluster: Any) -> dict[str, str]:
+    """Why each member that does not serve does not."""
+    return {member.name: member.why_not_serving for member in cluster.status().members if member.why_not_serving}
+
+
 def kill_stragglers() -> None:
     """Nothing is to be left, but if something is, it is at least not left running."""
     with contextlib.suppress(Exception):
