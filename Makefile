@@ -22,10 +22,10 @@ lint: $(STAMP)
 	@$(BIN)/mypy --no-error-summary
 
 unit: $(STAMP)
-	@$(BIN)/python -m pytest -q -n auto tests/unit
+	@$(BIN)/pytest -q -n auto tests/unit
 
 simulation: $(STAMP)
-	@$(BIN)/python -m pytest -q -n auto tests/simulation
+	@$(BIN)/pytest -q -n auto tests/simulation
 
 # A campaign of simulated clusters: SEEDS of them, resumable, on all cores. SEED=n runs one again and prints its trace.
 SEEDS ?= 200
@@ -35,7 +35,7 @@ simulate: $(STAMP)
 
 # Real Ray and real processes: one test at a time, so that timings mean something.
 cluster: $(STAMP)
-	@$(BIN)/python -m pytest -q tests/cluster
+	@$(BIN)/pytest -q tests/cluster
 
 # Debian splits ensurepip off python3: there the system's own pip fills the environment.
 $(STAMP): pyproject.toml

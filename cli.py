@@ -394,3 +394,7 @@ _OPERATIONS = {"put": _put_operation, "get": _get_operation, "del": _delete_oper
 def main() -> None:
     """Entry point of the command `raykeeper`."""
     cli()
+
+
+if __name__ == "__main__":
+    main()

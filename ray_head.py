@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import ClusterNotFound
@@ -27,9 +28,11 @@ class RayHead:
 
     Args:
         folder: where its state and its output are kept.
+        options: more of them for `ray start`.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, options: Sequence[str] = ()) -> None:
+        self._options = options
         base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
         self._folder = folder or Path(base) / "raykeeper"
         self._state = self._folder / "ray-head.pid"
@@ -63,7 +66,15 @@ class RayHead:
             if not _try_lock(state.fileno()):
                 return False  # another `up` is starting it right now
             head = subprocess.Popen(
-                [*_RAY, "start", "--head", "--block", "--include-dashboard=false", "--disable-usage-stats"],
+                [
+                    *_RAY,
+                    "start",
+                    "--head",
+                    "--block",
+                    "--include-dashboard=false",
+                    "--disable-usage-stats",
+                    *self._options,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -177,7 +177,7 @@ def run(cluster: raykeeper.Cluster, files: list[str]) -> list[str]:
             if killed is None and 2 * sum(share.files for share in shares) >= len(files):
                 killed_at = time.time()
                 killed = kill_leader(cluster)
-                console.print(f"killed the leader {killed[0]} (pid {killed[1]}); Ray may have something to say about it")
+                console.print(f"killed the leader {killed[0]} (pid {killed[1]}); Ray may have a word on it")
     seconds = time.time() - began
     prober.end()
 

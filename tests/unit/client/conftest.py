@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from clientlab.cluster import FakeCluster, connect, serve
 
+from clientlab.cluster import FakeCluster, connect, serve
 from raykeeper import Client
 
 

@@ -8,8 +8,8 @@ import threading
 from typing import Any
 
 import pytest
-from clientlab.cluster import FakeCluster, connect
 
+from clientlab.cluster import FakeCluster, connect
 from raykeeper import AsyncClient, Client, InvalidArgument, KeeperError, Op, RequestTimeout, RequestTooLarge, codec
 from raykeeper.actors.protocol import Reads, Writes
 

@@ -6,8 +6,8 @@ import dataclasses
 import random
 
 import pytest
-from clientlab.model import ModelWorld, Trouble
 
+from clientlab.model import ModelWorld, Trouble
 from raykeeper.errors import KeeperError, RequestTimeout, SessionExpired, Unavailable
 from raykeeper.limits import Limits
 from raykeeper.store.commands import PutAnswer

@@ -8,8 +8,8 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from clientlab.cluster import FakeCluster, connect, serve
 
+from clientlab.cluster import FakeCluster, connect, serve
 from raykeeper import (
     END,
     KEEP,

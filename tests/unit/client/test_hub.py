@@ -10,8 +10,8 @@ import time
 import weakref
 
 import pytest
-from clientlab.cluster import FakeCluster, connect, serve
 
+from clientlab.cluster import FakeCluster, connect, serve
 from raykeeper import Client, KeeperError, Unavailable
 from raykeeper.actors.client import registry
 from raykeeper.actors.client.hub import Hub

@@ -7,11 +7,11 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from clientlab.cluster import FakeCluster
 from hypothesis import given
 from hypothesis import strategies as st
 
 import raykeeper
+from clientlab.cluster import FakeCluster
 from raykeeper import END, KEEP, Client, Compare, InvalidArgument, Op, RequestTooLarge
 from raykeeper.actors.client.requests import View, prefix_end
 from raykeeper.store.commands import KeyRange
