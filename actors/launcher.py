@@ -42,7 +42,7 @@ def launch_members(spec: ClusterSpec, deadline: float) -> int:
 @contextmanager
 def _one_launch_at_a_time(name: str, deadline: float) -> Iterator[None]:
     """Hold the name that stands for launching this cluster. The actor is this process's, and dies with it."""
-    sign = ray.remote(num_cpus=0)(_Sign).options(name=f"raykeeper-launch/{name}", namespace=NAMESPACE)
+    sign: Any = ray.remote(num_cpus=0)(_Sign).options(name=f"raykeeper-launch/{name}", namespace=NAMESPACE)
     while True:
         try:
             actor = sign.remote()

@@ -303,7 +303,8 @@ def deadline_of(frame: bytes) -> float:
         return 0.0
 
 
-MemberActor: Any = ray.remote(
+_remote: Any = ray.remote  # whose type does not know of concurrency groups
+MemberActor: Any = _remote(
     num_cpus=0,
     max_restarts=-1,
     max_task_retries=0,

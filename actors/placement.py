@@ -38,9 +38,10 @@ class Node(msgspec.Struct, frozen=True):
 
 def alive_nodes() -> list[Node]:
     """The nodes that Ray believes to be alive, in the order of their addresses."""
+    list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
     nodes = [
         Node(node["NodeID"], node["NodeManagerAddress"], frozenset(node["Resources"]))
-        for node in ray.nodes()
+        for node in list_nodes()
         if node["Alive"]
     ]
     return sorted(nodes, key=lambda node: (node.address, node.id))
