@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from raftlab.cluster import Cluster, Machine
 
+from raftlab.cluster import Cluster, Machine
 from raykeeper.actors.raft import Entry, EntryKind, HardState
 from raykeeper.actors.raft.invariants import Invariants, Violation
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from raftlab.cluster import MemoryLog
 
+from raftlab.cluster import MemoryLog
 from raykeeper.actors.raft import Compacted, Entry, EntryKind, HardState, LogInconsistent, Unavailable
 from raykeeper.actors.raft.log import ENTRY_OVERHEAD, Log, entries_size, within_bytes
 

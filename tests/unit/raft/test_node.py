@@ -6,8 +6,8 @@ import random
 from typing import Any
 
 import pytest
-from raftlab.cluster import SETTINGS, Cluster, MemoryLog
 
+from raftlab.cluster import SETTINGS, Cluster, MemoryLog
 from raykeeper.actors.raft import (
     Change,
     ChangeKind,
@@ -30,6 +30,8 @@ from raykeeper.actors.raft.messages import (
     Heartbeat,
     HeartbeatResponse,
     InstallSnapshot,
+    ReadIndex,
+    ReadIndexResponse,
     RequestVote,
     RequestVoteResponse,
     TimeoutNow,
@@ -53,12 +55,13 @@ def make_node(
     id: int = 1,
     configuration: Configuration = THREE,
     applied: int = 0,
+    seed: int = 1,
     **settings: Any,
 ) -> Node:
     log = log or MemoryLog()
     config = NodeConfig(id=id, **{**SETTINGS, **settings})
     return Node(
-        config, log, hard_state=log.hard_state, configuration=configuration, applied=applied, rng=random.Random(1)
+        config, log, hard_state=log.hard_state, configuration=configuration, applied=applied, rng=random.Random(seed)
     )
 
 
@@ -130,6 +133,36 @@ def test_with_leases_a_started_node_neither_votes_nor_campaigns_for_one_election
     node = make_node(lease_reads=True)
     node.campaign()
     assert node.role == "follower"
+
+
+def test_an_answer_to_a_read_of_an_earlier_life_is_not_taken_for_one_of_this() -> None:
+    def asking(seed: int) -> tuple[Node, int]:
+        node = make_node(seed=seed)
+        node.step(Heartbeat(2, 1, 1, 0))
+        node.read_index(1)
+        (question,) = [message for message in node.ready().messages if type(message) is ReadIndex]
+        return node, question.context
+
+    _, before = asking(seed=1)
+    node, now = asking(seed=2)
+    node.step(ReadIndexResponse(2, 1, 1, before, 3))
+    assert node.ready().read_states == []
+    node.step(ReadIndexResponse(2, 1, 1, now, 5))
+    assert node.ready().read_states == [(1, 5)]
+
+
+def test_a_repeated_question_for_a_read_is_answered_once() -> None:
+    log = MemoryLog()
+    node = make_leader(log)
+    for _ in range(2):
+        node.step(ReadIndex(2, 1, 1, 77))
+    turn(node, log)
+    node.step(AppendEntriesResponse(2, 1, 1, True, 1))
+    (heartbeat, _) = [message for message in turn(node, log).messages if type(message) is Heartbeat]
+    node.step(ReadIndex(2, 1, 1, 77))
+    node.step(HeartbeatResponse(2, 1, 1, heartbeat.context))
+    answers = [message for message in turn(node, log).messages if type(message) is ReadIndexResponse]
+    assert answers == [ReadIndexResponse(1, 2, 1, 77, 1)]
 
 
 def test_a_pre_vote_needs_no_disk() -> None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from raftlab.play import Play, read_play, write_play
 
 PLAYS = sorted((Path(__file__).parent / "plays").glob("*.txt"))

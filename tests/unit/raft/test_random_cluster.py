@@ -11,8 +11,8 @@ import contextlib
 import random
 
 import pytest
-from raftlab.cluster import Cluster, Member
 
+from raftlab.cluster import Cluster, Member
 from raykeeper.actors.raft import Change, ChangeKind, NotLeader, ProposalRefused
 
 SEEDS = 24
@@ -159,8 +159,8 @@ class Storm:
             cluster.tick()
             cluster.run()
             leader = cluster.leader
-            if leader is None:
-                continue
+            if leader is None or leader.transfer_target or leader.id not in leader.configuration.voters:
+                continue  # leadership is being handed over
             members = [cluster.members[id] for id in leader.configuration.members]
             if all(m.node and m.node.leader == leader.id and m.machine.applied == leader.last_index for m in members):
                 break
