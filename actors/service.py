@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from ..errors import InvalidArgument, RequestTooLarge
+from ..errors import InvalidArgument, RequestTooLarge, Unavailable
 from ..limits import Limits
-from ..store.commands import Answer, CloseSession, Done, Failed, OpenSession, RangeAnswer, Reason, SessionOpened
+from ..store.commands import Answer, CloseSession, Done, Failed, OpenSession, Range, RangeAnswer, Reason, SessionOpened
 from .events import Event, Proposal, ReadAsked, SessionRenewal
 from .protocol import (
     AskStatus,
@@ -143,17 +143,29 @@ class Service:
 
     def _run(self, request: Reads) -> bytes:
         """Read as many as fit into one reply, at least one; the client asks again for the rest."""
-        state, limits = self._server.state, self.limits
-        bytes_left = limits.max_page_bytes
+        bytes_left = self.limits.max_page_bytes
         answers: list[RangeAnswer | Failed] = []
         for read in request.reads:
             if bytes_left <= 0:
                 break
-            answer = state.range(read.range, page_items=limits.max_page_items, page_bytes=bytes_left)
+            try:
+                answer = self._range(read.range, bytes_left)
+            except Unavailable as error:
+                return _encode(Refused(Refusal.NOT_SERVING, message=str(error)))
             if not isinstance(answer, Failed):
                 bytes_left -= sum([len(item.key) + len(item.value) for item in answer.items])
             answers.append(answer)
         return _encode(ReadReply(tuple(answers)))
+
+    def _range(self, request: Range, page_bytes: int) -> RangeAnswer | Failed:
+        while True:
+            state = self._server.state
+            try:
+                return state.range(request, page_items=self.limits.max_page_items, page_bytes=page_bytes)
+            except Unavailable:
+                if state is self._server.state:
+                    raise
+                # A snapshot has replaced the state: the new one knows at least as much.
 
     def _renewed(self, done: Done_) -> Callable[[bool | Refused], None]:
         def outcome(result: bool | Refused) -> None:
