@@ -28,7 +28,7 @@ from .network import Network
 from .profiles import Profile, draw
 from .workload import COUNTERS, Client, History
 
-CONVERGE_WITHIN = 60.0
+CONVERGE_WITHIN = 20.0
 """Simulated seconds in which a healed cluster must have settled."""
 CHECK_BUDGET = 400_000
 """States that the search for one object's order may look at."""
