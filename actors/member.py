@@ -127,7 +127,8 @@ class Member:
 
     @ray.method(concurrency_group="control")
     def open(self) -> None:
-        """Try again to open the data, if the member does not serve; comes back at once."""
+        """Try again to open the data, if the member does not serve; comes back at once, with the status "starting"."""
+        self._stopped = False
         self._start_opening()
 
     @ray.method(concurrency_group="control")

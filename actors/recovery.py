@@ -84,7 +84,7 @@ def decide(
         ClusterMismatch: there is data of several clusters, or of one with another name.
         DataCorrupted: there is data that cannot be read, and no other.
         SpecError: a node's folder cannot be read, and nothing was found elsewhere.
-        Unavailable: less than a quorum was found.
+        Unavailable: less than a quorum was found, or nothing, and a node did not answer.
     """
     places, reserved = _places(name, sites)
     cluster = _one_cluster(name, places, live)
@@ -92,6 +92,9 @@ def decide(
         damaged = [f"{found.folder}: {found.damage}" for _, site in sites for found in site.found if found.damage]
         if damaged:
             raise DataCorrupted("; ".join(damaged))
+        silent = [site.problem for _, site in sites if site.silent]
+        if silent:
+            raise Unavailable(f"cannot tell whether there is data of cluster {name}: {'; '.join(silent)}")
         unreadable = [f"{node.address}: {site.problem}" for node, site in sites if site.problem]
         if unreadable:
             raise SpecError("spec", "data_dir", f"a folder that can be read on every node; {'; '.join(unreadable)}")
@@ -114,7 +117,7 @@ def decide(
         error = (
             f"cluster {name} (id {cluster:x}) has {len(configuration.voters)} voting members and needs more than half; "
             f"the data of these was not found on any Ray node that is alive: {', '.join(map(str, missing))}"
-        )
+        ) + "".join(f"; {site.problem}" for _, site in sites if site.problem)
     if not live and missing:
         waiting = {place.name: place for place in reserved if place.found.reserved == cluster}
         if first and all(listed.id in by_member or listed.name in waiting for listed in first.values()):

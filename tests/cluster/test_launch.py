@@ -154,6 +154,31 @@ def test_half_written_with_a_place_missing_is_not_redone(clusters: Made, interru
     assert not member_actors(clusters.name)
 
 
+def test_a_launcher_killed_half_way_holds_nobody_up(clusters: Made) -> None:
+    program = f"""
+import os, signal
+from raykeeper.actors import launcher, sites
+real = launcher.run_on
+def run_on(nodes, what, arguments, timeout):
+    if what is sites.create:
+        real({{1: nodes[1]}}, what, arguments, timeout)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(nodes, what, arguments, timeout)
+launcher.run_on = run_on
+import raykeeper
+raykeeper.launch(name={clusters.name!r}, data_dir={str(clusters.data_dir)!r})
+"""
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, timeout=120, check=False
+    )
+    assert done.returncode == -9, done
+    identity = json.loads((clusters.folder(1) / "identity.json").read_text())
+    cluster = clusters.launch()
+    assert cluster.id != identity["cluster"]
+    assert serving(cluster)
+
+
 def test_a_launch_that_was_overtaken_writes_nothing(clusters: Made, interrupt: Callable[[str, int], None]) -> None:
     """It went to sleep after it had reserved; another launch has made the cluster meanwhile."""
     interrupt("reserve", 3)
