@@ -157,6 +157,16 @@ def compare_everything(hand: Hand, model: Model) -> None:
     assert {id: set(hand.state._leases.keys(id)) for id in model.leases} == attached
 
 
+def picture(path: str, folder: str) -> str:
+    """A copy of an open database. RocksDB removes files that it no longer needs whenever it likes: then once more."""
+    for attempt in range(20):
+        try:
+            return shutil.copytree(path, f"{folder}/{attempt}")
+        except shutil.Error:
+            continue
+    raise AssertionError("no picture came out whole")
+
+
 def follow(shared: Shared, steps: list[tuple[str, Any]], reopen_at: int) -> None:
     hand, model = Hand(shared.fresh()), Model()
     for number, (step, argument) in enumerate(steps):
@@ -166,7 +176,7 @@ def follow(shared: Shared, steps: list[tuple[str, Any]], reopen_at: int) -> None
                 hand.state = shared.reopen()
             else:  # what a crash would leave
                 with tempfile.TemporaryDirectory() as left:
-                    state = State.open(shared.disk, shutil.copytree(shared.path, f"{left}/state"))
+                    state = State.open(shared.disk, picture(shared.path, left))
                     assert state.content_hash() == before
                     state.close()
             assert hand.state.content_hash() == before
