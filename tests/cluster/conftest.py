@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import ray
+
 from raylab.tools import Made, kill_stragglers
 
 PATCHES = Path(__file__).parent.parent / "raylab" / "patches"

@@ -13,13 +13,13 @@ from typing import Any
 import msgspec
 import pytest
 import ray
-from raylab.tools import Made, is_alive, kill, leader, serving, wait_until
 
 import raykeeper
 from raykeeper import Compare, KeeperError, Op
 from raykeeper.actors.client.requests import USER_SPACE
 from raykeeper.actors.protocol import Read, ReadReply, Reads, Refused, Reply
 from raykeeper.store.commands import KeyRange, Range
+from raylab.tools import Made, is_alive, kill, leader, serving, wait_until
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
