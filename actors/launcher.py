@@ -47,9 +47,9 @@ def _one_launch_at_a_time(name: str, deadline: float) -> Iterator[None]:
         try:
             actor = sign.remote()
             break
-        except ray.exceptions.ActorAlreadyExistsError:
+        except Exception as error:  # it exists; or its launcher has just died, and Ray fails in one of many ways
             if time.monotonic() >= deadline:
-                raise Unavailable(f"another launch of cluster {name} is under way") from None
+                raise Unavailable(f"another launch of cluster {name} is under way") from error
             pause(POLL_PAUSE)
     try:
         yield
