@@ -247,6 +247,13 @@ def progress(what: str, total: int) -> Iterator[Any]:
         yield lambda amount: bar.advance(task, amount)
 
 
+def remove(folder: str) -> None:
+    """Remove a folder to which processes that just end may still write."""
+    deadline = time.monotonic() + 10
+    while os.path.exists(folder) and time.monotonic() < deadline:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def main() -> int:
     """Set up a Ray and a cluster of its own, run the job, take both away again."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -274,7 +281,7 @@ def main() -> int:
         wrong = [f"{type(error).__name__}: {error}"]
     finally:
         ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
     for line in wrong[:20]:
         console.print(f"wrong: {line}", style="red", markup=False)
     return 1 if wrong else 0

@@ -13,13 +13,13 @@ import raykeeper
 ROOT = Path(raykeeper.__file__).parent
 
 
-def run(*arguments: str, home: Path) -> str:
+def run(*arguments: str, home: Path, **more: str) -> str:
     """A process that knows of no Ray, with a home folder of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY")}
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
-        env={**environment, "HOME": str(home)},
+        env={**environment, "HOME": str(home), **more},
         capture_output=True,
         text=True,
         check=False,
@@ -40,7 +40,10 @@ def test_the_readme_tells_the_truth(scratch: Path) -> None:
 
 
 def test_the_main_job_is_right_through_a_failover(scratch: Path) -> None:
-    said = run("examples/index_stdlib.py", "cluster.yaml", "--limit", "60", home=scratch)
+    temporary = scratch / "t"
+    temporary.mkdir()
+    said = run("examples/index_stdlib.py", "cluster.yaml", "--limit", "60", home=scratch, TMPDIR=str(temporary))
     assert "killed the leader" in said
     assert "equal to a single pass" in said
     assert "writes stood still for" in said
+    assert list(temporary.glob("rk-*")) == []
