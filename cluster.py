@@ -21,11 +21,11 @@ from .actors.launcher import launch_members, newest, why_not
 from .actors.placement import alive_nodes, run_on
 from .actors.protocol import MemberStatus
 from .actors.ray_session import join_or_start_ray, join_ray
-from .actors.roster import ask_all, gone, member_actors, settled, wait_for
+from .actors.roster import ask_all, gone, member_actors, pause, settled, wait_for
 from .actors.seat import Seat, actor_name, member_name
 from .actors.sites import clear_all
 from .errors import ClusterNotFound, InvalidArgument, KeeperError, Unavailable
-from .limits import DEFAULT_TIMEOUT, LAUNCH_TIMEOUT, STATUS_TIMEOUT, STOP_TIMEOUT, SURVEY_TIMEOUT
+from .limits import DEFAULT_TIMEOUT, LAUNCH_TIMEOUT, POLL_PAUSE, STATUS_TIMEOUT, STOP_TIMEOUT, SURVEY_TIMEOUT
 from .spec import ClusterSpec
 
 
@@ -256,21 +256,25 @@ def connect(name: str = "default", *, timeout: float = DEFAULT_TIMEOUT) -> Clien
 
 def _wait_until_it_serves(cluster: Cluster, deadline: float) -> None:
     while True:
-        patience = max(0.1, min(2.0, deadline - time.monotonic()))
-        try:
-            with cluster.client(timeout=patience) as client:
-                client.revision()
-            return
-        except KeeperError as error:
-            actors = member_actors(cluster.name)
-            statuses = settled(actors, STATUS_TIMEOUT)
-            out = [member for member in actors if member in statuses and statuses[member].role == "not serving"]
-            hopeless = 2 * len(out) >= len(actors)
-            if hopeless or time.monotonic() >= deadline:
-                raise Unavailable(
-                    f"cluster {cluster.name} (id {cluster.id:x}) has no quorum that serves: "
-                    f"{why_not(statuses, actors) or error}"
-                ) from error
+        actors = member_actors(cluster.name)
+        statuses = settled(actors, STATUS_TIMEOUT)
+        serving = {member: status for member, status in statuses.items() if not status.why_not_serving}
+        problem = ""
+        if 2 * len(serving) > len(actors):
+            if not any(status.leader for status in serving.values()):
+                # Whoever has the longest log may as well campaign now as after its election timeout.
+                actors[max(serving, key=lambda member: serving[member].last_log_index)].campaign.remote()
+            try:
+                with cluster.client(timeout=max(0.1, min(2.0, deadline - time.monotonic()))) as client:
+                    client.revision()
+                return
+            except KeeperError as error:
+                problem = str(error)
+        out = [status for status in statuses.values() if status.role == "not serving"]
+        if 2 * len(out) >= len(actors) or time.monotonic() >= deadline:
+            why = why_not(statuses, actors) or problem
+            raise Unavailable(f"cluster {cluster.name} (id {cluster.id:x}) has no quorum that serves: {why}")
+        pause(POLL_PAUSE)
 
 
 def _info(member: int, status: MemberStatus | None, actor: Any) -> MemberInfo:

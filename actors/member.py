@@ -24,7 +24,7 @@ import ray
 from ..errors import ClusterMismatch, KeeperError, Unavailable
 from ..limits import CLIENT_THREADS, CONTROL_THREADS, LOCK_PAUSE, PEER_THREADS, REQUEST_MARGIN, STATUS_TIMEOUT
 from ..store.folder import MemberFolder
-from .events import LeadershipTransfer
+from .events import BackgroundDone, LeadershipTransfer
 from .loop import Loop
 from .protocol import AskStatus, MemberStatus, Refusal, Refused, Request, Status
 from .seat import NAMESPACE, Seat, actor_name, decode_seat, member_name
@@ -130,6 +130,13 @@ class Member:
         """Try again to open the data, if the member does not serve; comes back at once, with the status "starting"."""
         self._stopped = False
         self._start_opening()
+
+    @ray.method(concurrency_group="control")
+    def campaign(self) -> None:
+        """Campaign now, if the member serves and hears from no leader, instead of after its election timeout."""
+        loop = self._loop
+        if loop is not None:
+            loop.inbox.put_own(BackgroundDone(loop.server.node.campaign))
 
     @ray.method(concurrency_group="control")
     def move_leader(self, target: int) -> None:

@@ -24,7 +24,6 @@ import ray
 
 import raykeeper
 from raykeeper.actors import launcher, sites
-from raykeeper.actors.events import BackgroundDone
 from raykeeper.actors.roster import gone, member_actors
 from raykeeper.store.sync_journal import cut_back
 from raylab.tools import Made, is_alive, leader, not_serving, serving, wait_until
@@ -114,8 +113,13 @@ class Writers:
 
 def check_whole(cluster: Any, acknowledged: dict[str, str]) -> None:
     """All members serve, and every acknowledged write is there."""
-    wait_until(lambda: serving(cluster) or any("Damaged" in why for why in not_serving(cluster).values()), 60)
-    assert not_serving(cluster) == {}
+
+    def whole() -> bool:
+        why = not_serving(cluster)
+        assert not any("Damaged" in each for each in why.values()), why
+        return serving(cluster)
+
+    wait_until(whole, 90, "all members serve")
     found = {item.key.decode(): item.text for item in cluster.client().range(prefix="w/", timeout=30)}
     lost = {key for key, value in acknowledged.items() if found.get(key) != value}
     assert not lost, f"{len(lost)} of {len(acknowledged)} acknowledged writes are lost"
@@ -188,32 +192,6 @@ def test_power_lost_after_bootstrap(
     lose_power_after_bootstrap(clusters, power, monkeypatch)
 
 
-def campaign(actor: Any) -> None:
-    """Have a member campaign now, instead of after its election timeout."""
-
-    def ask(member: Any) -> None:
-        loop = member._loop
-        loop.inbox.put_own(BackgroundDone(loop.server.node.campaign))
-
-    with suppress(ray.exceptions.RayError, TimeoutError):
-        ray.get(actor.__ray_call__.remote(ask), timeout=5)
-
-
-def launch_led_by(clusters: Made, member: int, **fields: Any) -> Any:
-    """Launch a cluster whose members would wait long before they campaign, and have one of them do so."""
-    with ThreadPoolExecutor(1) as thread:
-        launching = thread.submit(clusters.launch, **fields)
-
-        def led() -> bool:
-            actor = member_actors(clusters.name).get(member)
-            if actor is not None and not launching.done():
-                campaign(actor)
-            return launching.done()
-
-        wait_until(led, 90, "launched")
-        return launching.result()
-
-
 PATIENT = {"election_timeout": 20.0}
 """Nobody campaigns while a member starts again: a vote would sync what this is about."""
 
@@ -226,11 +204,11 @@ def lose_power_after_a_promise_from_the_page_cache(
     With that word the leader commits. Then the power goes, and the leader's disk with it: of the two that are left,
     the follower alone has the entry, and must have it still.
     """
-    cluster = launch_led_by(clusters, 1, timings=PATIENT)
+    cluster = clusters.launch(timings=PATIENT)
     kv = cluster.client()
     kv.put("w/before", "1")
-    lead, follower, other = cluster.members()
-    assert lead.role == "leader"
+    lead = leader(cluster)
+    follower, other = (member for member in cluster.members() if member.id != lead.id)
     wait_until(lambda: len({member.applied_index for member in cluster.members()}) == 1)
     os.kill(other.pid, signal.SIGSTOP)
     stopped.append(other.pid)
@@ -241,7 +219,7 @@ def lose_power_after_a_promise_from_the_page_cache(
     os.kill(other.pid, signal.SIGCONT)
     power.pull()
     shutil.rmtree(clusters.folder(lead.id))
-    again = launch_led_by(clusters, follower.id)
+    again = clusters.launch()
     promised = again.client().get("w/promised")
     assert promised is not None, "acknowledged and lost"
     assert promised.text == "2"
