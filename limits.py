@@ -119,6 +119,8 @@ MAX_PEER_FRAMES = 4096
 CLIENT_THREADS = 256
 PEER_THREADS = 32
 CONTROL_THREADS = 16
+WATCH_THREADS = 1024
+"""One for each client process that watches through this member; polls beyond wait for a thread."""
 
 MAX_MEMBERS = 9
 """Members that a spec may ask for: each more makes every write wait for more disks, and seven survive three deaths."""
@@ -148,6 +150,26 @@ COMPACTION_PAUSE = 0.01
 """Seconds between two slices of physical compaction."""
 SNAPSHOT_IDLE = 60.0
 """A snapshot image that nobody fetched from for this long is removed."""
+
+# Watches and leases, in a member.
+MAX_WATCH_STREAMS = 4096
+MAX_WATCHES_PER_STREAM = 20_000
+WATCH_REPLY_BYTES = 2 * 1024 * 1024
+"""Events in one answer to a poll (at least one revision of one watch always fits)..."""
+WATCH_BATCH_BYTES = 512 * 1024
+"""... and of one watch in it, so that one that is far behind leaves room for the others."""
+WATCH_SCAN = 5000
+"""Changes of any keys that one watch looks through in one go."""
+WATCH_STREAM_IDLE = 30.0
+"""A stream that nobody polls for this long is dropped."""
+WATCH_POLL = 5.0
+"""The longest that a poll waits for news; also how often a quiet watch hears of progress."""
+MAX_LEASES_AT_ONCE = 1000
+"""Leases that one log entry ends, renews or checkpoints."""
+MAX_LEASES_IN_FRAME = 100_000
+"""Leases that one keep-alive or one question names."""
+LEASE_CHECKPOINTS = (0.5, 0.25)
+"""Shares of the TTL; whenever so little is left of a lease, that is written into the log."""
 
 # A client process: how long it waits for whom.
 CLIENT_SUSPICION = 0.5
