@@ -6,6 +6,7 @@ Every number is kept within 63 bits and every text is UTF-8, so that whatever pa
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from ...codec import Codec
@@ -104,3 +105,10 @@ def range_end(value: object) -> bytes | End | None:
     if not end:
         raise InvalidArgument("the end of a range is empty: raykeeper.END means to the last key")
     return end
+
+
+def each(what: str, value: object) -> Sequence[Any]:
+    """A list or tuple, and nothing that merely can be iterated."""
+    if not isinstance(value, (list, tuple)):
+        raise InvalidArgument(f"{what} must be a list, not {type(value).__name__}")
+    return value
