@@ -192,6 +192,45 @@ CLIENT_MAX_FRAME_DEADLINE = 60.0
 CLIENT_REFRESH_INTERVAL = 1.0
 """While nobody answers, the list of members is looked up this often."""
 
+# Watches and leases, in a client process.
+WATCH_BUFFER_EVENTS = 10_000
+WATCH_BUFFER_BYTES = 4 * 1024 * 1024
+"""Events that a process holds for one watch whose consumer is slow (and as much again in the consumer's own hands).
+With more, the watch rests; it goes on from the store's history once they are taken."""
+WATCH_CREATES_AT_ONCE = 1000
+WATCH_CREATE_BYTES = 1024 * 1024
+"""Watches, and bytes of their keys, that one poll creates."""
+WATCH_CREATE_WAIT = 1.0
+"""The longest that a member may take to confirm that its newest revision is the cluster's, for a watch from now."""
+WATCH_POLL_GRACE = 1.0
+"""Seconds past its end after which a poll counts as lost; less for one that is answered at once."""
+WATCH_LAG = 2.0
+"""A member that has not reached a revision this long after the process knew of it is left."""
+WATCH_LINGER = 10.0
+"""A stream is polled on for this long after its last watch has ended, for the next one."""
+LEASE_MIN_TTL = 1.0
+"""Seconds. Keep-alives go out every third of it, and heartbeats between members must be frequent beside that."""
+LEASE_MAX_TTL = 10 * 365 * 86_400.0
+LEASE_MARGIN = 0.02
+"""Share of the TTL by which a client counts a lease as lost before the cluster may end it: the clocks of two machines
+do not run at exactly the same rate..."""
+LEASE_MIN_MARGIN = 0.05
+"""... and whoever waits for the loss needs a moment to hear of it."""
+LEASE_LATE_FRAMES = 8
+"""Keep-alives given up as lost whose late answers would still be taken."""
+LEASE_ASK_AGAIN = 0.05
+"""Pause before a lease is asked for again of which the leader could not tell."""
+
+# Coordination calls.
+RECIPE_PAUSE = 0.05
+"""The shortest time between two looks at whether a place in a line is still there."""
+RECIPE_MAX_PAUSE = 0.2
+"""The longest pause before a change that somebody else was faster with is tried again."""
+RECIPE_REMEMBER = 3600.0
+"""How long an addition to a counter that has a ``request_id`` is remembered."""
+RECIPE_LOOK = 2.0
+"""What runs in the background sees within this time that the object it works for is gone."""
+
 # Between members: calls from one member to one other.
 MAX_PEER_CALLS = 4
 """Calls under way; what comes up meanwhile gathers, and travels together in the next ones."""

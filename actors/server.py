@@ -344,9 +344,10 @@ class Server:
             if proposal.session:
                 self._sessions.renew(proposal.session, proposal.arrival)
             proposal.done(answers)
+        # Watches first: a watch that a read lets begin "now" begins behind what this has applied.
+        self.watches.changed(self.state.take_changed(), self.state.revision)
         self._reads.applied(self.state)
         self._lessor.applied()
-        self.watches.changed(self.state.take_changed(), self.state.revision)
 
     def _track(self, answers: Sequence[Answer], now: float) -> None:
         """Count the time of what was opened or granted just now."""
@@ -359,9 +360,9 @@ class Server:
     def _state_replaced(self) -> None:
         """A snapshot took the place of the state: whatever waited for single entries will not see them applied."""
         self._drop_proposals(Refused(Refusal.LOST, self.leader))
+        self.watches.replaced()
         self._reads.applied(self.state)
         self._compact_at = self._clock()
-        self.watches.replaced()
 
     def _drop_proposals(self, refused: Refused) -> None:
         waiting, self._proposals = self._proposals, {}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from ..errors import InvalidArgument, RequestTooLarge
-from ..limits import MAX_LEASES_IN_FRAME, Limits
+from ..limits import MAX_LEASES_IN_FRAME, WATCH_POLL, Limits
 from ..store.commands import Answer, CloseSession, Done, Failed, OpenSession, Range, Reason, SessionOpened
 from .events import Event, LeaseRenewal, LeasesAsked, Proposal, ReadAsked, SessionRenewal
 from .protocol import (
@@ -114,7 +114,7 @@ class Service:
         elif isinstance(request, AskLeases):
             self._put(LeasesAsked(request.leases, deadline, self._leases(request, done)), 8 * len(request.leases), done)
         elif isinstance(request, WatchPoll):
-            self._watch(request, deadline, done)
+            self._watch(request, arrival, deadline, done)
         else:
             self._propose(Proposal(_encode(CloseSession(request.session)), deadline, arrival, _written(done)), done)
 
@@ -160,7 +160,7 @@ class Service:
             return
         self._put(ReadAsked(deadline, allowed, request.serializable, at_least), 0, done)
 
-    def _watch(self, request: WatchPoll, deadline: float, done: Done_) -> None:
+    def _watch(self, request: WatchPoll, arrival: float, deadline: float, done: Done_) -> None:
         """Answer a poll when there is news. A watch that begins now begins at a revision as new as the poll."""
         watches = self._server.watches
 
@@ -171,7 +171,7 @@ class Service:
             if refused is not None:
                 _finish(done, refused)
             else:
-                watches.poll(request, deadline, answered)
+                watches.poll(request, min(deadline, arrival + WATCH_POLL), answered)
 
         if any(create.start_revision == 0 for create in request.create):
             self._put(ReadAsked(deadline, allowed), 0, done)

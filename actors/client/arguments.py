@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...codec import Codec
-from ...errors import InvalidArgument, RequestTooLarge
+from ...errors import InvalidArgument, LeaseLost, RequestTooLarge
 from ...limits import MAX_REQUEST_ID_BYTES
 from .results import End
 
@@ -59,9 +59,12 @@ def seconds(what: str, value: object) -> float:
 
 
 def lease_id(value: object) -> int:
-    """The id of a lease: an ``int``, or the ``id`` of a lease object; 0 for ``None``."""
+    """The id of a lease: an ``int``, or the ``id`` of a lease object, unless it is lost; 0 for ``None``."""
     if value is None:
         return 0
+    lost = getattr(value, "lost", None)
+    if lost is not None and lost.is_set():
+        raise LeaseLost(f"lease {value.id:x} is lost: nothing can be bound to it")  # type: ignore[attr-defined]
     return whole_number("a lease id", getattr(value, "id", value), 1)
 
 

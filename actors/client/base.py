@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from typing import Any, TypeVar
 
 from ...codec import Codec
@@ -12,6 +13,7 @@ from . import arguments as check
 from .hub import Hub
 from .registry import Share, open_hub
 from .requests import RESERVED_SPACE, USER_SPACE, View
+from .watch import Feed
 
 H = TypeVar("H", bound="Handle")
 
@@ -42,6 +44,7 @@ class Handle:
         self._view = view or View(USER_SPACE, None)
         self._timeout = timeout
         self._closed = False
+        self._watches: weakref.WeakSet[Feed] = weakref.WeakSet()
 
     # -- what it is ---------------------------------------------------------------------------------------------------
 
@@ -166,6 +169,8 @@ class Handle:
     def _release(self) -> None:
         self._closed = True
         self._share = None
+        for watch in list(self._watches):
+            watch._end()
 
 
 def _restore(kind: type[H], name: str, cluster: int, view: View, timeout: float) -> H:

@@ -35,6 +35,7 @@ from ...store.commands import (
 )
 from ..protocol import Read
 from . import arguments as check
+from .frames import LeaseQuestion
 from .operations import Condition, Op
 from .results import DeleteResult, End, Keep, KeyValue, PutResult, RangeResult, TxnResult
 
@@ -62,14 +63,14 @@ _SORT_KEYS: dict[Sort, Any] = {
 class Ask(NamedTuple):
     """One request to the cluster."""
 
-    request: Operation | Read
+    request: Operation | Read | LeaseQuestion
     serializable: bool = False
     request_id: bytes | None = None
 
 
 T = TypeVar("T")
-Steps = Generator[Ask, Answer, T]
-"""A call in the making."""
+Steps = Generator[Ask, Any, T]
+"""A call in the making: it is sent an ``Answer``, or ``Leases`` for a question about leases."""
 
 
 def prefix_end(prefix: bytes) -> bytes:
