@@ -228,6 +228,11 @@ RECIPE_MAX_PAUSE = 0.2
 """The longest pause before a change that somebody else was faster with is tried again."""
 RECIPE_REMEMBER = 3600.0
 """How long an addition to a counter that has a ``request_id`` is remembered."""
+RECIPE_SPARE_LEASES = 4
+"""Leases of finished claims that a queue keeps for its next ones."""
+MAX_PARTITIONS = 4096
+RECIPE_MOVES = 32
+"""Partitions that one transaction gives back or takes."""
 RECIPE_LOOK = 2.0
 """What runs in the background sees within this time that the object it works for is gone."""
 

@@ -19,6 +19,7 @@ from ...errors import KeeperError
 from . import arguments as check
 from .arguments import Key
 from .base import Handle
+from .coordination import AsyncCoordination
 from .frames import check_request
 from .hub import Hub, Outcome, clock
 from .leases import AsyncLease, LeaseInfo, asking, granting, listing
@@ -118,7 +119,7 @@ def _bridge(hub: Hub) -> _Bridge:
     return bridge
 
 
-class AsyncClient(Handle):
+class AsyncClient(AsyncCoordination, Handle):
     """A handle whose calls are coroutines. Arguments, results and errors are those of ``Client``'s calls."""
 
     async def put(

@@ -19,6 +19,7 @@ from ...errors import KeeperError
 from . import arguments as check
 from .arguments import Key
 from .base import Handle
+from .coordination import Coordination
 from .hub import Hub, clock
 from .leases import Lease, LeaseInfo, asking, granting, listing
 from .operations import Condition, Op
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client(Handle):
+class Client(Coordination, Handle):
     """A handle whose calls wait. See the module; every call takes ``timeout`` in seconds (``None``: the handle's).
 
     Any call may raise ``InvalidArgument`` (an argument is wrong, or the handle is closed), ``RequestTooLarge``,

@@ -1,0 +1,255 @@
+"""A line of contenders: what locks, semaphores and elections have in common.
+
+A contender writes one key under a lease of its own. The revision that created the key is its place in the line, and
+its fencing token: revisions only grow, so whoever comes later has the greater token. When its process dies the lease
+ends and the key goes, and with it the place; nobody has to be asked.
+
+Each waits for the one directly before it, by one watch on that one key, so that whoever leaves wakes one other: no
+herd, however long the line. Whom to wait for is read from the history, at the very revision that created the own key,
+and the watch starts at the next revision: whatever happened to that key meanwhile is an event of it, so no wake-up can
+be lost. If that history is compacted away, the present is read instead.
+
+Two lines: the keys of one are all directly in one folder of the reserved space, ``<name>/<kind><lease id in hex>``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from ...errors import CompactedError, KeeperError, LeaseLost
+from ...limits import RECIPE_LOOK, RECIPE_PAUSE
+from ..client.leases import AsyncLease, Lease
+from ..client.operations import Compare, Condition, Op
+from ..client.results import KeyValue, TxnResult
+from .faces import Deadline, Handle, folder, leased, news, seconds_to_live, settled, spawn, stop, watching
+
+
+class Contender(msgspec.Struct, frozen=True):
+    """Somebody in a line.
+
+    Attributes:
+        token: the revision that created its key; who comes later has a greater one.
+        lease: the lease that its place hangs on.
+        who: the host and the process id it gave.
+    """
+
+    token: int
+    lease: int
+    who: str
+
+
+class Ahead(NamedTuple):
+    """Whom to wait for: the end of a key (or, with ``all``, of any key under it), from a revision on."""
+
+    key: bytes
+    revision: int
+    only: str | None = "delete"
+    all: bool = False
+
+
+class Place:
+    """A place in a line: the key, and the lease that it lives by."""
+
+    __slots__ = ("__weakref__", "alone", "key", "lease", "token")
+
+    def __init__(self, key: bytes, lease: Lease | AsyncLease, token: int, alone: bool) -> None:
+        self.key = key
+        self.lease = lease
+        self.token = token
+        self.alone = alone
+        """Whether nobody was there when it was taken."""
+
+    @property
+    def lost(self) -> threading.Event:
+        """Set once the place may be gone."""
+        return self.lease.lost
+
+
+class Line:
+    """A line of one name.
+
+    Args:
+        handle: the user's.
+        area: the kind of recipe.
+        name: the user's name for it.
+        ttl: seconds after which a dead contender's place is free.
+    """
+
+    def __init__(self, handle: Handle, area: str, name: str | bytes, ttl: float) -> None:
+        self.handle = handle
+        self.space: Handle = handle.reserved(area)
+        self.name = name
+        self.folder = folder(handle, name)
+        self.ttl = seconds_to_live(ttl)
+
+    # -- places -------------------------------------------------------------------------------------------------------
+
+    async def join(self, value: bytes, kind: bytes = b"", compare: Sequence[Condition] = ()) -> Place | None:
+        """Take a place; ``None`` if the comparisons do not hold.
+
+        The key is named by a lease of this call's own, and made only if it does not exist, so that a call that is
+        retried on the way still makes one place.
+        """
+        lease = await leased(self.space, self.ttl)
+        try:
+            return await self.take(lease, self.folder, kind, value, compare)
+        except BaseException:
+            await drop(lease)
+            raise
+
+    async def take(
+        self, lease: Lease | AsyncLease, under: bytes, kind: bytes, value: bytes, compare: Sequence[Condition] = ()
+    ) -> Place | None:
+        """Take a place by a lease that is there already; it stays with the caller whatever happens."""
+        key = under + kind + b"%016x" % lease.id
+        result = await settled(
+            self.space.txn(
+                [Compare.create_revision(key) == 0, *compare],
+                # Comparisons of a nested transaction come first too: this one finds the line as it was before.
+                [Op.txn([Compare.version(prefix=under) == 0]), Op.put(key, value, lease=lease)],
+            )
+        )
+        if not result.succeeded:
+            return None
+        before = result.responses[0]
+        return Place(key, lease, result.revision, isinstance(before, TxnResult) and before.succeeded)
+
+    async def leave(self, place: Place) -> None:
+        """Give the place up."""
+        await drop(place.lease)
+
+    async def before(self, place: Place, prefix: bytes) -> Ahead | None:
+        """The nearest key before this place: as it was when the place was taken, or as it is now if that is gone."""
+        try:
+            then = await settled(
+                self.space.range(
+                    prefix=prefix,
+                    revision=place.token,
+                    sort="create_revision",
+                    order="descend",
+                    limit=2,
+                    keys_only=True,
+                )
+            )
+            earlier = [item for item in then if item.create_revision < place.token]
+            return Ahead(earlier[0].key, place.token + 1) if earlier else None
+        except CompactedError:
+            return await self.before_now(place, prefix)
+
+    async def before_now(self, place: Place, prefix: bytes) -> Ahead | None:
+        """The nearest key before this place that is there now. Raises ``LeaseLost`` if the place is gone."""
+        # The first of all, usually: whoever was before this place has just had its turn.
+        now = await settled(self.space.range(prefix=prefix, sort="create_revision", limit=1, keys_only=True))
+        if not now.items or now.items[0].create_revision >= place.token:
+            if not now.items or now.items[0].key != place.key:
+                await self.check(place)
+            return None
+        now = await settled(self.space.range(prefix=prefix, sort="create_revision", keys_only=True))
+        earlier = [item for item in now if item.create_revision < place.token]
+        if earlier:
+            return Ahead(earlier[-1].key, now.revision + 1)
+        await self.check(place)
+        return None
+
+    async def check(self, place: Place) -> None:
+        """Raise ``LeaseLost`` unless the place is still there."""
+        here = await settled(self.space.get(place.key))
+        if here is None or here.create_revision != place.token:
+            place.lost.set()
+            raise LeaseLost(f"the place in the line of {self.name!r} is gone: its lease has ended")
+
+    async def wait(self, place: Place, ahead: Ahead, deadline: Deadline) -> bool:
+        """Wait until whom this place waits for is gone, or may be; ``False`` when the time is over."""
+        if not deadline.left:
+            return False
+        start = ahead.revision
+        if ahead.all:
+            watch = await watching(self.space, prefix=ahead.key, start_revision=start, only=ahead.only)
+        else:
+            watch = await watching(self.space, ahead.key, start_revision=start, only=ahead.only)
+        try:
+            while True:
+                if await news(watch, self.patience(place, deadline)) is not None:
+                    return True
+                self.alive(place)
+                if not deadline.left:
+                    return False
+        except CompactedError:
+            return True  # look again, in the present
+        finally:
+            await stop(watch)
+
+    def patience(self, place: Place, deadline: Deadline) -> float:
+        """How long to wait for news before looking at the clock and the lease again."""
+        return min(deadline.left, max(RECIPE_PAUSE, place.lease.remaining()))
+
+    def alive(self, place: Place) -> None:
+        """Raise ``LeaseLost`` if the place can no longer be guaranteed."""
+        if place.lost.is_set():
+            raise LeaseLost(f"the place in the line of {self.name!r} is lost: its lease could not be kept alive")
+
+    def keep_an_eye_on(self, place: Place) -> None:
+        """Have ``lost`` set when somebody deletes the key of a place, as soon as its lease would set it otherwise."""
+        watching = _guardian(self.space, weakref.ref(place), place.key, place.token + 1, place.lost)
+        spawn(self.space, watching, f"raykeeper-holds-{self.name!r}")
+
+    async def turn(self, place: Place, prefix: bytes, deadline: Deadline) -> bool:
+        """Wait until no key under the prefix is before this place's; ``False`` when the time is over."""
+        if place.alone:
+            return True
+        ahead = await self.before(place, prefix)
+        while ahead is not None:
+            if not await self.wait(place, ahead, deadline):
+                return False
+            ahead = await self.before_now(place, prefix)
+        return True
+
+    # -- looking on ---------------------------------------------------------------------------------------------------
+
+    async def contenders(self, prefix: bytes) -> list[Contender]:
+        """Everybody under a prefix, in the order of the line."""
+        listing = await settled(self.space.range(prefix=prefix, sort="create_revision"))
+        return [contender(item) for item in listing]
+
+
+def contender(item: KeyValue) -> Contender:
+    """Who wrote a key of a line."""
+    return Contender(item.create_revision, item.lease, item.raw.decode(errors="replace"))
+
+
+async def drop(lease: Lease | AsyncLease) -> None:
+    """End a lease. If the cluster cannot be told now, nobody keeps the lease alive any more, and it ends by itself."""
+    lease.lost.set()
+    with contextlib.suppress(KeeperError):
+        if isinstance(lease, AsyncLease):
+            await lease.revoke(timeout=lease.ttl)
+        else:
+            lease.revoke(timeout=lease.ttl)
+
+
+async def _guardian(space: Handle, place: weakref.ref[Place], key: bytes, start: int, lost: threading.Event) -> None:
+    """Watch a key. The place is held weakly, so that one that is forgotten is not kept alive by this."""
+    try:
+        while True:
+            watch = await watching(space, key, start_revision=start, only="delete")
+            try:
+                while place() is not None and not lost.is_set():
+                    if await news(watch, RECIPE_LOOK) is not None:
+                        lost.set()
+                return
+            except CompactedError:
+                now = await settled(space.range(key, keys_only=True))
+                if not now.items:
+                    lost.set()
+                    return
+                start = now.revision + 1
+            finally:
+                await stop(watch)
+    except KeeperError:
+        pass  # the lease itself tells, soon enough
