@@ -247,6 +247,8 @@ class Watches:
             with self._lock:
                 if self._closed:
                     return Refused(Refusal.NOT_SERVING)
+                if self._streams.get(stream.id) is not stream:
+                    return Watched(0, self._seen, stale=True)
                 stream.replies += 1
                 number, seen = stream.replies, self._seen
                 due, stream.due = stream.due, []
@@ -255,10 +257,17 @@ class Watches:
             batches: list[WatchBatch] = []
             compacted: list[tuple[int, int]] = []
             left = WATCH_REPLY_BYTES
+            waiting: list[_Watch] = []
+            served: list[_Watch] = []
             for watch in due:
-                if left > 0 and not watch.ended:
+                if left <= 0:
+                    waiting.append(watch)
+                elif not watch.ended:
                     left -= self._read(watch, seen, left, batches, compacted)
-            behind = self._put_back(due, seen)
+                    served.append(watch)
+            behind = self._put_back([*waiting, *served], seen)  # who got nothing this time comes first the next
+            if behind is None:
+                return Watched(0, seen, stale=True)
             return Watched(
                 number, seen, tuple(poll.created), tuple(batches), behind, tuple(compacted), self._is_stale()
             )
@@ -274,19 +283,27 @@ class Watches:
         found = state.history(watch.wanted, low, seen, max_bytes=min(left, WATCH_BATCH_BYTES), max_scanned=WATCH_SCAN)
         if isinstance(found, int):
             with self._lock:
-                self._cancel(watch.stream, watch.id)
+                if watch.stream.watches.get(watch.id) is watch:
+                    self._cancel(watch.stream, watch.id)
             compacted.append((watch.id, found))
             return 0
         watch.position = found.upto
-        if found.changes:
+        if found.changes or found.upto < seen:  # how far that went counts too, for one who has to go on elsewhere
             events = tuple([WatchEvent(change.deleted, change.item, change.prev) for change in found.changes])
             batches.append(WatchBatch(watch.id, found.upto, events))
         return found.size
 
-    def _put_back(self, watches: list[_Watch], seen: int) -> tuple[int, ...]:
-        """Those that have not seen everything, or were concerned again meanwhile, stay due; which have not seen all."""
+    def _put_back(self, watches: list[_Watch], seen: int) -> tuple[int, ...] | None:
+        """Those that have not seen everything, or were concerned again meanwhile, stay due; which have not seen all.
+
+        ``None`` if the stream was dropped meanwhile (after a sleep of the machine, say): then its watches have ended,
+        and what was read for them is not all.
+        """
         behind = []
+        stream = watches[0].stream if watches else None
         with self._lock:
+            if stream is not None and self._streams.get(stream.id) is not stream:
+                return None
             for watch in watches:
                 watch.due = not watch.ended and (watch.again or watch.position < seen)
                 if watch.due:

@@ -43,6 +43,14 @@ class Changes:
     changes: list[Change] = field(default_factory=list)
     size: int = 0
 
+    def forget_before(self, mark: int) -> None:
+        """What was before the changes of the compacted revision is gone, whether its removal has come that far or not:
+        so all members say the same (etcd: the read of the previous value fails then)."""
+        for change in self.changes:
+            if change.item.mod_revision > mark:
+                return
+            change.prev = None
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:

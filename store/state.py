@@ -418,6 +418,8 @@ class State:
                 return mark
             if found is None:
                 raise DataCorrupted(f"a change between revisions {low} and {high} is missing")
+            if low == mark:
+                found.forget_before(mark)
             return found
 
     def lease_keys(self, lease: int) -> list[bytes]:

@@ -350,8 +350,11 @@ class WatchCore:
                 full.append(watch)
         for id, compact_revision in answer.compacted:
             watch = watches.get(id)
-            if watch is not None:
+            if watch is not None and watch.fixed:
                 self._end(watch, CompactedError(compact_revision), now)
+            elif watch is not None:  # it has no past that could be missed: "now" is later
+                self._remove(stream, watch)
+                self._wait_again(watch)
         stream.revision = max(stream.revision, answer.revision)
         stream.behind = behind
         self._known = max(self._known, answer.revision)
