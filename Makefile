@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint unit simulation cluster clean
+.PHONY: run test lint unit simulation simulate cluster clean
 .DEFAULT_GOAL := test
 
 # The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a leader killed midway.
@@ -22,14 +22,20 @@ lint: $(STAMP)
 	@$(BIN)/mypy --no-error-summary
 
 unit: $(STAMP)
-	@$(BIN)/python -m pytest -q -n auto tests/unit
+	@$(BIN)/pytest -q -n auto tests/unit
 
 simulation: $(STAMP)
-	@$(BIN)/python -m pytest -q -n auto tests/simulation
+	@$(BIN)/pytest -q -n auto tests/simulation
+
+# A campaign of simulated clusters: SEEDS of them, resumable, on all cores. SEED=n runs one again and prints its trace.
+SEEDS ?= 200
+simulate: $(STAMP)
+	@PYTHONPATH=tests $(BIN)/python -m simulation.campaign \
+	    $(if $(SEED),--seed $(SEED) --verbose $(if $(PROFILE),--profile "$(PROFILE)"),--seeds $(SEEDS))
 
 # Real Ray and real processes: one test at a time, so that timings mean something.
 cluster: $(STAMP)
-	@$(BIN)/python -m pytest -q tests/cluster
+	@$(BIN)/pytest -q tests/cluster
 
 # Debian splits ensurepip off python3: there the system's own pip fills the environment.
 $(STAMP): pyproject.toml

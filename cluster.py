@@ -255,11 +255,11 @@ def connect(name: str = "default", *, timeout: float = DEFAULT_TIMEOUT) -> Clien
 
 
 def _wait_until_it_serves(cluster: Cluster, deadline: float) -> None:
-    client = cluster.client()
     while True:
-        left = deadline - time.monotonic()
+        patience = max(0.1, min(2.0, deadline - time.monotonic()))
         try:
-            client.revision(timeout=max(0.1, min(2.0, left)))
+            with cluster.client(timeout=patience) as client:
+                client.revision()
             return
         except KeeperError as error:
             actors = member_actors(cluster.name)

@@ -62,7 +62,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Entries in one AppendEntries (at least one always fits)."""
     max_append_messages_in_flight: Count = 64
     max_append_bytes_in_flight: Bytes = 16 * 1024 * 1024
-    max_apply_bytes: Bytes = 4 * 1024 * 1024
+    max_apply_bytes: Bytes = 128 * 1024
     """Entries that one turn of a member's loop applies in one batch (at least one always fits)."""
 
     max_sessions: Count = 20_000
@@ -183,6 +183,8 @@ CLIENT_BACKOFF = 0.02
 CLIENT_MAX_BACKOFF = 0.2
 CLIENT_PROBE_REQUESTS = 16
 """Requests in one batch while it is not known who answers, so that nobody is flooded who cannot."""
+CLIENT_BATCH_SHARE = 8
+"""While batches are under way, another one goes once the requests that wait are this part of those under way."""
 CLIENT_MAX_REDIRECTS = 4
 """Leader hints in a row that are followed without a pause."""
 CLIENT_MAX_LATE_BATCHES = 32
@@ -257,6 +259,8 @@ LOCK_PAUSE = 0.05
 
 # Launching and looking after a cluster, from outside.
 LAUNCH_TIMEOUT = 60.0
+RAY_CONNECT_TIMEOUT = 5.0
+"""Seconds in which something must answer at the address of a Ray cluster."""
 SURVEY_TIMEOUT = 30.0
 """Seconds in which every Ray node must have said what data it holds."""
 STATUS_TIMEOUT = 3.0

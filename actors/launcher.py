@@ -24,7 +24,7 @@ from ..spec import ClusterSpec
 from ..store.folder import FirstMember, Identity
 from . import sites
 from .member import MemberActor
-from .placement import Node, alive_nodes, choose, run_on
+from .placement import Node, alive_nodes, choose, run_on, run_where_possible
 from .protocol import MemberStatus
 from .raft.messages import Configuration
 from .recovery import Bootstrap, Missing, Place, Redo, Start, decide
@@ -42,7 +42,7 @@ def launch_members(spec: ClusterSpec, deadline: float) -> int:
 @contextmanager
 def _one_launch_at_a_time(name: str, deadline: float) -> Iterator[None]:
     """Hold the name that stands for launching this cluster. The actor is this process's, and dies with it."""
-    sign = ray.remote(num_cpus=0)(_Sign).options(name=f"raykeeper-launch/{name}", namespace=NAMESPACE)
+    sign: Any = ray.remote(num_cpus=0)(_Sign).options(name=f"raykeeper-launch/{name}", namespace=NAMESPACE)
     while True:
         try:
             actor = sign.remote()
@@ -111,9 +111,12 @@ class _Launch:
     def _survey(self) -> list[tuple[Node, Site]]:
         nodes = {node.id: node for node in alive_nodes()}
         arguments = dict.fromkeys(nodes, (self._spec.data_dir, self._spec.name))
-        surveyed: dict[str, Site] = run_on(nodes, sites.survey, arguments, SURVEY_TIMEOUT)
-        self._fast_death = all(site.fast_death for site in surveyed.values())
-        return [(node, surveyed[node.id]) for node in nodes.values()]
+        surveyed = run_where_possible(nodes, sites.survey, arguments, SURVEY_TIMEOUT)
+        self._fast_death = all(isinstance(site, Site) and site.fast_death for site in surveyed.values())
+        return [
+            (node, site if isinstance(site, Site) else Site("", "", problem=_problem(node, site), silent=True))
+            for node, site in zip(nodes.values(), surveyed.values(), strict=True)
+        ]
 
     # -- a new cluster ------------------------------------------------------------------------------------------------
 
@@ -174,8 +177,8 @@ class _Launch:
         """An actor for a member without data: it says so in its status, and serves once its disk is back."""
         if not missing.pin or missing.member in self._actors:
             return
-        bases = [site.base for node, site in found if missing.pin in node.resources] or [site.base for _, site in found]
-        self._start(cluster, missing.member, bases[0], missing.pin)
+        known = [(missing.pin not in node.resources, site.base) for node, site in found if not site.silent]
+        self._start(cluster, missing.member, min(known)[1], missing.pin)
 
     def _start(self, cluster: int, member: int, base: str, pin: str) -> None:
         """Start a member's actor, or have the one that there is try again, if it is where the data is."""
@@ -184,7 +187,7 @@ class _Launch:
         actor, old = self._actors.get(member), self._seats.get(member)
         if actor is not None:
             if old is not None and (old.cluster, old.folder, old.pin) == (seat.cluster, seat.folder, seat.pin):
-                actor.open.remote()
+                ask_all({member: actor}, "open")
                 return
             ray.kill(actor, no_restart=True)
             wait_for(lambda: gone([actor_name(spec.name, name)]), time.monotonic() + STOP_TIMEOUT)
@@ -199,6 +202,10 @@ class _Launch:
                 resources={pin: PIN_AMOUNT},
                 **options,
             ).remote(encode_seat(seat))
+
+
+def _problem(node: Node, error: Exception) -> str:
+    return str(error) if isinstance(error, Unavailable) else f"Ray node {node.address}: {error!r}"
 
 
 def newest(statuses: Iterable[MemberStatus]) -> Configuration:

@@ -144,7 +144,8 @@ class Member:
 
     @ray.method(concurrency_group="control")
     def open(self) -> None:
-        """Try again to open the data, if the member does not serve; comes back at once."""
+        """Try again to open the data, if the member does not serve; comes back at once, with the status "starting"."""
+        self._stopped = False
         self._start_opening()
 
     @ray.method(concurrency_group="control")
@@ -320,7 +321,8 @@ def deadline_of(frame: bytes) -> float:
         return 0.0
 
 
-MemberActor: Any = ray.remote(
+_remote: Any = ray.remote  # whose type does not know of concurrency groups
+MemberActor: Any = _remote(
     num_cpus=0,
     max_restarts=-1,
     max_task_retries=0,

@@ -38,9 +38,10 @@ class Node(msgspec.Struct, frozen=True):
 
 def alive_nodes() -> list[Node]:
     """The nodes that Ray believes to be alive, in the order of their addresses."""
+    list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
     nodes = [
         Node(node["NodeID"], node["NodeManagerAddress"], frozenset(node["Resources"]))
-        for node in ray.nodes()
+        for node in list_nodes()
         if node["Alive"]
     ]
     return sorted(nodes, key=lambda node: (node.address, node.id))
@@ -86,6 +87,17 @@ def run_on(
         Unavailable: a node did not answer in time, or died meanwhile.
         Exception: what the function raised, wherever it did.
     """
+    results = run_where_possible(nodes, function, arguments, timeout)
+    for result in results.values():
+        if isinstance(result, Exception):
+            raise result
+    return results
+
+
+def run_where_possible(
+    nodes: Mapping[Any, Node], function: Callable[..., Any], arguments: Mapping[Any, tuple[Any, ...]], timeout: float
+) -> dict[Any, Any]:
+    """As ``run_on``, but an error is the result of its key, and keeps nothing from the others."""
     task = ray.remote(num_cpus=0, max_retries=0)(function)
     deadline = time.monotonic() + timeout
     references = {
@@ -94,17 +106,16 @@ def run_on(
         )
         for key, node in nodes.items()
     }
-    results = {}
+    results: dict[Any, Any] = {}
     for key, reference in references.items():
         where = f"Ray node {nodes[key].address} ({nodes[key].id[:8]})"
         try:
             results[key] = ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
         except ray.exceptions.GetTimeoutError:
-            for other in references.values():
-                ray.cancel(other, force=True)
-            raise Unavailable(f"{where} did not answer within {timeout:g} s") from None
+            ray.cancel(reference, force=True)
+            results[key] = Unavailable(f"{where} did not answer within {timeout:g} s")
         except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
+            results[key] = error.cause
         except ray.exceptions.RayError as error:
-            raise Unavailable(f"{where} failed: {type(error).__name__}") from None
+            results[key] = Unavailable(f"{where} failed: {type(error).__name__}")
     return results

@@ -126,7 +126,7 @@ class Written(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class ReadReply(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Answers in the order of the reads."""
+    """Answers in the order of the reads: of as many as fit into one reply, at least one. Ask again for the rest."""
 
     answers: tuple[RangeAnswer | Failed, ...]
 

@@ -6,11 +6,13 @@ import atexit
 import logging
 import os
 import shutil
+import socket
 import tempfile
 
 import ray
 
 from ..errors import ClusterNotFound
+from ..limits import RAY_CONNECT_TIMEOUT
 from .sites import FAST_DEATH
 
 
@@ -25,7 +27,10 @@ def join_ray(address: str | None = None) -> None:
     """
     if ray.is_initialized():
         return
-    wanted = address or os.environ.get("RAY_ADDRESS") or "auto"
+    wanted = address or os.environ.get("RAY_ADDRESS") or _started_here() or "auto"
+    if wanted == "local":
+        raise ClusterNotFound("this process is not attached to a Ray cluster, and RAY_ADDRESS is local")
+    _check_reachable(wanted)
     os.environ.setdefault(FAST_DEATH, "0")
     try:
         ray.init(address=wanted, log_to_driver=False, logging_level=logging.WARNING)
@@ -34,13 +39,33 @@ def join_ray(address: str | None = None) -> None:
         raise ClusterNotFound(f"no Ray cluster can be reached at {wanted}: {reason}") from error
 
 
+def _started_here() -> str:
+    """The address of the Ray that ``ray start`` has started on this machine last, as it noted it down; or nothing."""
+    try:
+        with open(os.path.join(tempfile.gettempdir(), "ray", "ray_current_cluster"), encoding="ascii") as file:
+            return file.read().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes to reach an address where nobody listens."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), RAY_CONNECT_TIMEOUT).close()
+    except OSError as error:
+        raise ClusterNotFound(f"no Ray cluster can be reached at {address}: {error}") from error
+
+
 def join_or_start_ray() -> None:
     """Attach this process to Ray; if none is named and none was joined, start a local one that ends with this process.
 
     Raises:
         ClusterNotFound: ``RAY_ADDRESS`` names a Ray that cannot be reached.
     """
-    if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
+    if ray.is_initialized() or os.environ.get("RAY_ADDRESS", "local") not in ("", "local"):
         join_ray()
         return
     os.environ.setdefault(FAST_DEATH, "0")  # the processes that Ray starts inherit it

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..errors import ClusterMismatch, DataCorrupted, Unavailable
+from ..errors import ClusterMismatch, DataCorrupted, SpecError, Unavailable
 from ..store.folder import Identity
 from .placement import Node
 from .raft.messages import Configuration
@@ -83,7 +83,8 @@ def decide(
     Raises:
         ClusterMismatch: there is data of several clusters, or of one with another name.
         DataCorrupted: there is data that cannot be read, and no other.
-        Unavailable: less than a quorum was found, or a node's folder cannot be read and nothing else was found.
+        SpecError: a node's folder cannot be read, and nothing was found elsewhere.
+        Unavailable: less than a quorum was found, or nothing, and a node did not answer.
     """
     places, reserved = _places(name, sites)
     cluster = _one_cluster(name, places, live)
@@ -91,9 +92,12 @@ def decide(
         damaged = [f"{found.folder}: {found.damage}" for _, site in sites for found in site.found if found.damage]
         if damaged:
             raise DataCorrupted("; ".join(damaged))
+        silent = [site.problem for _, site in sites if site.silent]
+        if silent:
+            raise Unavailable(f"cannot tell whether there is data of cluster {name}: {'; '.join(silent)}")
         unreadable = [f"{node.address}: {site.problem}" for node, site in sites if site.problem]
         if unreadable:
-            raise Unavailable(f"cannot tell whether there is data of cluster {name}: {'; '.join(unreadable)}")
+            raise SpecError("spec", "data_dir", f"a folder that can be read on every node; {'; '.join(unreadable)}")
         return Bootstrap()
     by_member = _one_place_each(places)
     first = {listed.id: listed for place in places for listed in _identity(place).members}
@@ -113,7 +117,7 @@ def decide(
         error = (
             f"cluster {name} (id {cluster:x}) has {len(configuration.voters)} voting members and needs more than half; "
             f"the data of these was not found on any Ray node that is alive: {', '.join(map(str, missing))}"
-        )
+        ) + "".join(f"; {site.problem}" for _, site in sites if site.problem)
     if not live and missing:
         waiting = {place.name: place for place in reserved if place.found.reserved == cluster}
         if first and all(listed.id in by_member or listed.name in waiting for listed in first.values()):

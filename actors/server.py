@@ -21,6 +21,7 @@ from ..limits import (
     COMPACTION_PAUSE,
     MAX_READY_ROUNDS,
     READ_RETRY_HEARTBEATS,
+    TURN_SECONDS,
     Limits,
     Timings,
 )
@@ -306,8 +307,9 @@ class Server:
     # -- working off what is ready ------------------------------------------------------------------------------------
 
     def _work_off(self) -> None:
+        started = self._clock()
         for _ in range(MAX_READY_ROUNDS):
-            if not self.node.has_ready():
+            if not self.node.has_ready() or self._clock() - started >= TURN_SECONDS:
                 return
             ready = self.node.ready()
             if ready.messages:

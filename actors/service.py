@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from ..errors import InvalidArgument, RequestTooLarge
+from ..errors import InvalidArgument, RequestTooLarge, Unavailable
 from ..limits import MAX_LEASES_IN_FRAME, WATCH_POLL, Limits
-from ..store.commands import Answer, CloseSession, Done, Failed, OpenSession, Range, Reason, SessionOpened
+from ..store.commands import Answer, CloseSession, Done, Failed, OpenSession, Range, RangeAnswer, Reason, SessionOpened
 from .events import Event, LeaseRenewal, LeasesAsked, Proposal, ReadAsked, SessionRenewal
 from .protocol import (
     AskLeases,
@@ -193,15 +193,30 @@ class Service:
         return outcome
 
     def _run(self, request: Reads) -> bytes:
-        state, limits = self._server.state, self.limits
-        bytes_left = limits.max_page_bytes
-        answers = []
+        """Read as many as fit into one reply, at least one; the client asks again for the rest."""
+        bytes_left = self.limits.max_page_bytes
+        answers: list[RangeAnswer | Failed] = []
         for read in request.reads:
-            answer = state.range(read.range, page_items=limits.max_page_items, page_bytes=max(1, bytes_left))
+            if bytes_left <= 0:
+                break
+            try:
+                answer = self._range(read.range, bytes_left)
+            except Unavailable as error:
+                return _encode(Refused(Refusal.NOT_SERVING, message=str(error)))
             if not isinstance(answer, Failed):
-                bytes_left -= sum(len(item.key) + len(item.value) for item in answer.items)
+                bytes_left -= sum([len(item.key) + len(item.value) for item in answer.items])
             answers.append(answer)
         return _encode(ReadReply(tuple(answers)))
+
+    def _range(self, request: Range, page_bytes: int) -> RangeAnswer | Failed:
+        while True:
+            state = self._server.state
+            try:
+                return state.range(request, page_items=self.limits.max_page_items, page_bytes=page_bytes)
+            except Unavailable:
+                if state is self._server.state:
+                    raise
+                # A snapshot has replaced the state: the new one knows at least as much.
 
     def _renewed(self, done: Done_) -> Callable[[bool | Refused], None]:
         def outcome(result: bool | Refused) -> None:

@@ -57,6 +57,8 @@ class Site(msgspec.Struct, frozen=True):
     found: tuple[Found, ...] = ()
     problem: str = ""
     """Why the folder cannot be read."""
+    silent: bool = False
+    """The node did not answer at all."""
     fast_death: bool = False
     """Whether processes on this node have ``FAST_DEATH`` set to 0 already."""
 
@@ -82,7 +84,8 @@ def survey(data_dir: str, cluster: str) -> Site:
     members |= {name for name in names if os.path.isdir(os.path.join(base, name))}
     for name in sorted(members):
         found.append(_look(base, name))
-    return Site(base, _machine(), tuple(found), problem, os.environ.get(FAST_DEATH) == "0")
+    fast_death = os.environ.get(FAST_DEATH) == "0"
+    return Site(base, _machine(), tuple(found), problem, fast_death=fast_death)
 
 
 def reserve(base: str, member: str, cluster: int) -> None:

@@ -25,14 +25,14 @@ class Sort(enum.IntEnum):
     VALUE = 4
 
 
-class KeyRange(msgspec.Struct, frozen=True, array_like=True):
+class KeyRange(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One key (``end`` is ``None``), keys with ``key <= k < end``, or all from ``key`` on (``end`` is empty)."""
 
     key: bytes
     end: bytes | None = None
 
 
-class Put(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Put(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """Write one key (etcd: PutRequest)."""
 
     key: bytes
@@ -43,14 +43,14 @@ class Put(msgspec.Struct, frozen=True, array_like=True, tag=1):
     prev: bool = False
 
 
-class Delete(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Delete(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
     """Delete a key or a range (etcd: DeleteRangeRequest)."""
 
     keys: KeyRange
     prev: bool = False
 
 
-class Range(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class Range(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
     """A read. ``revision`` 0 means now; ``limit`` 0 means no limit but the page's."""
 
     keys: KeyRange
@@ -83,7 +83,7 @@ class Relation(enum.IntEnum):
     NOT_EQUAL = 3
 
 
-class Comparison(msgspec.Struct, frozen=True, array_like=True):
+class Comparison(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """True if it holds for every key of the range that exists. If none does, it is made with all zeros, and any
     comparison of a value is false: etcd's rules (applyCompare), for a single key and for a range alike."""
 
@@ -125,7 +125,7 @@ Operation = Put | Delete | Range | Txn | Compact | LeaseGrant | LeaseRevoke
 """What a client may ask for inside a session."""
 
 
-class ClientWrite(msgspec.Struct, frozen=True, array_like=True):
+class ClientWrite(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One write inside ``ClientWrites``, numbered within its session."""
 
     sequence: int
@@ -155,7 +155,7 @@ class CloseSession(msgspec.Struct, frozen=True, array_like=True, tag=22):
     session: int
 
 
-class Expiry(msgspec.Struct, frozen=True, array_like=True):
+class Expiry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One session or lease that its proposer saw run out."""
 
     id: int
@@ -177,7 +177,7 @@ class ExpireLeases(msgspec.Struct, frozen=True, array_like=True, tag=24):
     leases: tuple[Expiry, ...]
 
 
-class Remaining(msgspec.Struct, frozen=True, array_like=True):
+class Remaining(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Seconds that a lease has left."""
 
     id: int
@@ -245,7 +245,7 @@ class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
     lease: int
 
 
-class PutAnswer(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class PutAnswer(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """The revision that the put made, and the item before it if asked for."""
 
     revision: int

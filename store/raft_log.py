@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ..actors.raft.log import Compacted, Unavailable
+from ..actors.raft.log import ENTRY_OVERHEAD, Compacted, Unavailable
 from ..actors.raft.messages import Entry, EntryKind, HardState
 from ..errors import DataCorrupted
 from ..limits import LOG_CUT_SLICE
@@ -28,9 +28,6 @@ _INDEX = struct.Struct(">Q")
 _HEAD = struct.Struct(">QB")
 """Before an entry's data: term and kind."""
 _HARD, _MARK = b"hard", b"mark"
-ENTRY_OVERHEAD = 32
-"""What an entry counts in sizes, beside its data."""
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode_hard = msgspec.msgpack.Decoder(HardState).decode
 

@@ -284,6 +284,8 @@ class RocksDisk:
             else rocksdict.DBRecoveryMode.point_in_time()
         )
         options.set_write_buffer_size(LOG_WRITE_BUFFER_BYTES if is_log else STATE_WRITE_BUFFER_BYTES)
+        # A writer that waits for a flush holds the GIL: let some memory fill up before it has to.
+        options.set_max_write_buffer_number(4)
         options.set_max_total_wal_size(4 * (LOG_WRITE_BUFFER_BYTES if is_log else STATE_WRITE_BUFFER_BYTES))
         table = rocksdict.BlockBasedOptions()
         table.set_block_cache(self._cache)

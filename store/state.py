@@ -107,7 +107,8 @@ class State:
         self._mvcc = Mvcc(self._pending, self.revision)
         self._executor = Executor(self._pending, self._mvcc, self._leases, self._limits(), self.compact_revision)
         self._broken = False
-        self._gate = threading.Condition()
+        self._gate = threading.Lock()
+        self._idle = threading.Condition(self._gate)
         self._readers = 0
         self._closed = False
 
@@ -356,7 +357,7 @@ class State:
         with self._gate:
             self._readers -= 1
             if self._closed and not self._readers:
-                self._gate.notify_all()
+                self._idle.notify_all()
 
     def range(self, r: Range, *, page_items: int, page_bytes: int) -> RangeAnswer | Failed:
         """Read a range at its revision, or at the newest applied one. For any thread, beside ``apply`` and compaction.
@@ -473,7 +474,7 @@ class State:
             if self._closed:
                 return
             self._closed = True
-            self._gate.wait_for(lambda: not self._readers)
+            self._idle.wait_for(lambda: not self._readers)
         self._engine.close()
 
     def content_hash(self) -> str:

@@ -105,15 +105,19 @@ class _Reader:
         """Whether there is nothing but zeros from here on."""
         return not self.data[offset:].strip(b"\0")
 
-    def intact_record_from(self, offset: int) -> bool:
-        """Whether a whole record begins anywhere from here on, on whatever byte: a bad length loses the thread."""
-        end = len(self.data)
-        while offset < end:
-            block_end = offset - offset % _BLOCK + _BLOCK
-            for candidate in range(offset, min(block_end, end) - _HEADER.size + 1):
-                if self.data[candidate + 6] in (_FULL, _FIRST) and self.record(candidate) is not None:
+    def intact_record_from(self, offset: int, next_sequence: int) -> bool:
+        """Whether a whole record begins anywhere from here on, on whatever byte: a bad length loses the thread.
+
+        Its sequence number must be a likely one, before it is worth a checksum.
+        """
+        data, first_bytes = self.data, len(self.data) - _HEADER.size - _BATCH.size + 1
+        limit = next_sequence + (1 << 40)
+        for candidate in range(offset, first_bytes):
+            if data[candidate + 6] in (_FULL, _FIRST):
+                sequence, count = _BATCH.unpack_from(data, candidate + _HEADER.size)
+                likely = next_sequence <= sequence < limit and 0 < count < 1 << 28
+                if likely and self.record(candidate) is not None:
                     return True
-            offset = block_end
         return False
 
 
@@ -123,67 +127,53 @@ class _Walk:
     """Where the last good record ends."""
     next_sequence: int
     """The sequence number that must follow, 0 if not known."""
-    clean: bool
-    """The file goes on to its end, or to nothing but zeros, without anything wrong."""
     whole: bool
-    """Clean, and no record is cut short either."""
+    """Nothing but zeros is behind the last good record."""
 
 
 def _walk(reader: _Reader, next_sequence: int) -> _Walk:
     """Read records until the end or until something is wrong."""
     offset = end = 0
-    data = reader.data
     while True:
         offset = reader.next_offset(offset)
-        if offset >= len(data):
-            return _Walk(end, next_sequence, True, True)
         record = reader.record(offset)
         if record is None:
             fragment = reader.fragment(offset)
-            if fragment is not None and fragment.kind >= _IGNORABLE:
-                offset = end = fragment.end
-                continue
-            if reader.rest_is_empty(offset):
-                return _Walk(end, next_sequence, True, True)
-            return _Walk(end, next_sequence, _ends_early(reader, offset), False)
+            if fragment is None or fragment.kind < _IGNORABLE:
+                return _Walk(end, next_sequence, reader.rest_is_empty(offset))
+            offset = end = fragment.end
+            continue
         sequence, count, record_end = record
         if next_sequence and sequence != next_sequence:
-            return _Walk(end, next_sequence, False, False)
+            return _Walk(end, next_sequence, False)
         next_sequence = sequence + count
         offset = end = record_end
-
-
-def _ends_early(reader: _Reader, offset: int) -> bool:
-    """Whether the record at an offset is good as far as it goes, and the file ends inside it."""
-    size = len(reader.data)
-    while True:
-        offset = reader.next_offset(offset)
-        if offset + _HEADER.size > size:
-            return True
-        fragment = reader.fragment(offset)
-        if fragment is None:
-            _, length, kind = _HEADER.unpack_from(reader.data, offset)
-            left = _BLOCK - offset % _BLOCK
-            return bool(
-                _ZERO < kind <= _LAST and length <= left - _HEADER.size and offset + _HEADER.size + length > size
-            )
-        if fragment.kind in (_FULL, _LAST):
-            return False
-        offset = fragment.end
 
 
 def check_chain(folder: str) -> bool:
     """A quick look (no checksums) at the logs of a closed database: whether all is well as far as structure says.
 
-    It sees what RocksDB is silent about: a hole of zeros, a log that is missing between others or ends too early.
+    It sees what RocksDB is silent about: a hole of zeros, a log that is missing between others, a length that reaches
+    beyond the end of the file. A torn write counts as not well: :func:`drop_torn_tail` looks closer then.
+    """
+    return _broken_link(write_ahead_logs(folder), verify=False) is None
+
+
+def _broken_link(paths: list[str], *, verify: bool) -> tuple[int, _Walk] | None:
+    """The first log that is not whole: its number, and how far it is good.
+
+    One that stops short is all right if the next goes on exactly where it stops: an earlier start dropped its tail.
     """
     next_sequence = 0
-    for path in write_ahead_logs(folder):
-        walk = _walk(_Reader(_read(path), verify=False), next_sequence)
-        if not walk.clean:
-            return False
+    short: tuple[int, _Walk] | None = None
+    for number, path in enumerate(paths):
+        walk = _walk(_Reader(_read(path), verify=verify), next_sequence)
+        if next_sequence and walk.end:
+            short = None
+        if short is None and not walk.whole:
+            short = number, walk
         next_sequence = walk.next_sequence
-    return True
+    return short
 
 
 def drop_torn_tail(folder: str) -> None:
@@ -192,26 +182,17 @@ def drop_torn_tail(folder: str) -> None:
     Raises:
         DataCorrupted: there is damage with something intact behind it, or none that this module can see.
     """
-    next_sequence = 0
     paths = write_ahead_logs(folder)
-    for number, path in enumerate(paths):
-        reader = _Reader(_read(path), verify=True)
-        walk = _walk(reader, next_sequence)
-        next_sequence = walk.next_sequence
-        if walk.whole:
-            continue
-        if reader.intact_record_from(walk.end):
-            raise DataCorrupted(f"{path}: damaged at byte {walk.end}, and intact records follow")
-        for later in paths[number + 1 :]:
-            if _Reader(_read(later), verify=True).intact_record_from(0):
-                if walk.clean and check_chain(folder):
-                    break  # a tail that an earlier start has dropped already; the next log goes on where this one ends
-                raise DataCorrupted(f"{path}: damaged at byte {walk.end}, and {later} has intact records")
-        else:
-            for torn in paths[number:]:
-                _cut(torn, walk.end if torn == path else 0)
-            return
-    raise DataCorrupted(f"{folder}: damaged, but not in its write-ahead log")
+    broken = _broken_link(paths, verify=True)
+    if broken is None:
+        raise DataCorrupted(f"{folder}: damaged, but not in its write-ahead log")
+    number, walk = broken
+    for later, path in enumerate(paths[number:], number):
+        start = walk.end if later == number else 0
+        if _Reader(_read(path), verify=True).intact_record_from(start, walk.next_sequence):
+            raise DataCorrupted(f"{paths[number]}: damaged at byte {walk.end}, with intact records behind it in {path}")
+    for torn in paths[number:]:
+        _cut(torn, walk.end if torn == paths[number] else 0)
 
 
 def _read(path: str) -> bytes:

@@ -8,7 +8,6 @@ or may not take effect.
 from __future__ import annotations
 
 import asyncio
-import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -106,16 +105,12 @@ class _Bridge:
                 call.future.set_result(call.outcome)
 
 
-_bridges_lock = threading.Lock()
-
-
 def _bridge(hub: Hub) -> _Bridge:
     loop = asyncio.get_running_loop()
     bridge = hub.listeners.get(loop)
     if not isinstance(bridge, _Bridge):
         bridge = _Bridge(hub, loop)
-        with _bridges_lock:
-            hub.listeners[loop] = bridge
+        hub.listeners[loop] = bridge
     return bridge
 
 

@@ -97,7 +97,7 @@ class HubCore:
         """Members that belong to another cluster."""
         self._closed = False
         self._close_session = False
-        self.wants_members = False
+        self.wants_members = not members
         """The list of members may be out of date: somebody should call :meth:`set_members`."""
         self.revision = 0
         """The newest revision that an answer has told of."""
@@ -165,7 +165,7 @@ class HubCore:
 
     def set_members(self, members: Sequence[int]) -> None:
         """These members can be asked from now on."""
-        self.wants_members = False
+        self.wants_members = not members
         self._members = tuple(sorted(members))
         self._foreign.intersection_update(self._members)
 
@@ -242,6 +242,8 @@ class HubCore:
 
     def next_wakeup(self) -> float | None:
         """When :meth:`on_time` is next to be called; ``None`` if there is nothing to wait for."""
+        if not self._calls:
+            self._expire_at = math.inf
         wakeup = self._expire_at
         for flight in self._flights.values():
             if not flight.late and flight.suspect_at < wakeup:
@@ -312,7 +314,7 @@ class HubCore:
         self._number += 1
         member = lane.target(self._members, self._leader, now)
         self._flights[self._number] = Flight(self._number, kind, lane, member, calls, self._session.id, now)
-        lane.flying += 1
+        lane.took_off(len(calls))
         out.append(Outgoing(self._number, member, _encode(request)))
 
     # -- answers ------------------------------------------------------------------------------------------------------
@@ -321,19 +323,23 @@ class HubCore:
         """The flight was answered in earnest: all is well with its member."""
         del self._flights[flight.id]
         if not flight.late:
-            flight.lane.flying -= 1
+            flight.lane.came_down(len(flight.calls))
         if flight.lane is self._writes and not (flight.late and self._leader):
             self._leader = flight.member
         self._foreign.discard(flight.member)
         flight.lane.answered(flight.member, now - flight.sent_at)
 
     def _answered(self, flight: Flight, answers: Sequence[Answer], now: float) -> None:
-        if len(answers) != len(flight.calls):
+        calls, unanswered = flight.calls[: len(answers)], flight.calls[len(answers) :]
+        # Of reads a member answers as many as fit into a reply; the rest is asked again. Of writes, all or none.
+        if not calls or len(answers) > len(calls) or (unanswered and flight.lane is self._writes):
             self._lost(flight, now, f"member {flight.member} answers {len(answers)} of {len(flight.calls)} requests")
             return
         self._landed(flight, now)
+        if not flight.late:
+            flight.lane.put_back(unanswered, doubtful=False)
         expired = False
-        for call, answer in zip(flight.calls, answers, strict=True):
+        for call, answer in zip(calls, answers, strict=True):
             if call.over:
                 continue
             if type(answer) is not Failed:
@@ -406,6 +412,8 @@ class HubCore:
                 lane.pause(now, who)
         else:
             lane.pause(now, who)
+        if lane.failures > len(self._members):  # all that we know may have left the cluster
+            self.wants_members = True
 
     def _learn_leader(self, leader: int, lane: Lane, member: int, now: float) -> bool:
         """Take a hint; True if it names somebody who can be asked at once."""
@@ -431,12 +439,15 @@ class HubCore:
             flight.lane.pause(now, f"member {flight.member} refuses the session: {refused.message}")
 
     def _fail_all(self) -> None:
+        under_way = {call.id for flight in self._flights.values() for call in flight.calls}
         for call in list(self._calls.values()):
-            unknown = call.lane is self._writes and call.sends > 1
-            error = ClusterMismatch(
-                "the members of that name belong to another cluster", applied=None if unknown else False
+            unknown = call.lane is self._writes and (call.doubtful or call.id in under_way)
+            self._end(
+                call,
+                ClusterMismatch(
+                    "the members of that name belong to another cluster", applied=None if unknown else False
+                ),
             )
-            self._end(call, error)
 
     # -- failures -----------------------------------------------------------------------------------------------------
 
@@ -444,7 +455,7 @@ class HubCore:
         """The flight is over without answers: its open calls go again."""
         del self._flights[flight.id]
         if not flight.late:
-            flight.lane.flying -= 1
+            flight.lane.came_down(len(flight.calls))
             flight.lane.put_back(flight.calls, doubtful=doubtful)
 
     def _lost(self, flight: Flight, now: float, problem: str) -> None:
@@ -466,7 +477,7 @@ class HubCore:
         for flight in reversed(flights):
             if flight.member == member and not flight.late:
                 flight.late = True
-                lane.flying -= 1
+                lane.came_down(len(flight.calls))
                 lane.put_back(flight.calls, doubtful=True)
             if flight.late:
                 late.append(flight)
@@ -488,12 +499,12 @@ class HubCore:
 
     def _timed_out(self, call: Call) -> KeeperError:
         applied = None if call.lane is self._writes and call.sends else False
+        if not self._members:
+            return Unavailable("no member of the cluster can be found", applied=applied)
         if call.lane.failures:
             return Unavailable(
                 f"no quorum answered the {call.lane.name} in time ({call.lane.problem})", applied=applied
             )
-        if not self._members:
-            return Unavailable("no member of the cluster is known", applied=applied)
         return RequestTimeout(f"no answer to the {call.lane.name} in time", applied=applied)
 
     def _end(self, call: Call, outcome: Answer | KeeperError) -> None:

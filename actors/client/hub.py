@@ -176,7 +176,7 @@ class Hub:
                 size=size,
             )
             out: list[Post] = [(self._core, each) for each in self._core.outgoing(now)]
-            if out or now + timeout < self._timer_at:
+            if out or now + timeout < self._timer_at or self._core.wants_members:
                 self._set_timer()
             told = self._take_told()
         self._post(out, told)
@@ -272,7 +272,8 @@ class Hub:
         if wakeup < self._timer_at:
             self._timer_at = -math.inf  # one token is enough
             self._wakeups.put(None)
-        self._look_for_members()
+        if self._wants_members():
+            self._start_refresh(clock())
 
     def _post(self, out: list[Post], told: list[Listener]) -> None:
         for core, frame in out:
@@ -322,7 +323,9 @@ class Hub:
                     core.on_time(now)
                 out = self._gather(now)
                 wakeup = self._next_wakeup()
-                self._look_for_members()
+                if self._wants_members():
+                    self._start_refresh(now)
+                    wakeup = min(wakeup, now + CLIENT_REFRESH_INTERVAL)
                 self._timer_at = wakeup
                 told = self._take_told()
             self._post(out, told)
@@ -333,14 +336,13 @@ class Hub:
             except queue.Empty:
                 pass
 
-    def _look_for_members(self) -> None:
-        if not self._refreshing and any(core.wants_members for core in self._cores):
-            self._start_refresh()
+    def _wants_members(self) -> bool:
+        """Whether somebody waits for members that nobody knows."""
+        return any(core.wants_members and core.pending for core in self._cores)
 
-    def _start_refresh(self) -> None:
+    def _start_refresh(self, now: float) -> None:
         """Look the members up, now and then, on a thread of its own: it may take long."""
-        now = clock()
-        if now < self._refreshed + CLIENT_REFRESH_INTERVAL:
+        if self._refreshing or now < self._refreshed + CLIENT_REFRESH_INTERVAL:
             return
         self._refreshing = True
         self._refreshed = now

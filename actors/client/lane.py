@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from ...errors import KeeperError
 from ...limits import (
     CLIENT_BACKOFF,
+    CLIENT_BATCH_SHARE,
     CLIENT_MAX_BACKOFF,
     CLIENT_MAX_BANISHMENT,
     CLIENT_MAX_REDIRECTS,
@@ -91,7 +92,9 @@ class Lane:
         self.again: deque[Call] = deque()
         """Sent, and to be sent again."""
         self.flying = 0
-        """Batches under way whose answer is still expected."""
+        """Batches under way whose answer is still expected..."""
+        self.flying_calls = 0
+        """... and the calls in them."""
         self.failures = 0
         """In a row; 0 means that all is well."""
         self.problem = ""
@@ -110,9 +113,18 @@ class Lane:
     # -- what to send -------------------------------------------------------------------------------------------------
 
     def ready(self, now: float) -> bool:
-        """Whether another batch may go now."""
-        most = 1 if self.failures else self._limits.max_calls_in_flight
-        return self.flying < most and now >= self.not_before
+        """Whether another batch may go now.
+
+        While others are under way it must be worth it: many threads that wake up one after the other would else fill
+        the window with batches of one. A few requests more or less never wait for that.
+        """
+        if now < self.not_before:
+            return False
+        if not self.flying:
+            return True
+        if self.failures or self.flying >= self._limits.max_calls_in_flight:
+            return False
+        return CLIENT_BATCH_SHARE * (len(self.fresh) + len(self.again)) >= self.flying_calls
 
     def waiting(self) -> bool:
         """Whether a call waits to be sent (or one that is over and not yet cleared away)."""
@@ -152,6 +164,16 @@ class Lane:
         """Forget calls that are over."""
         self.fresh = deque(call for call in self.fresh if not call.over)
         self.again = deque(call for call in self.again if not call.over)
+
+    def took_off(self, calls: int) -> None:
+        """A batch of so many calls was sent."""
+        self.flying += 1
+        self.flying_calls += calls
+
+    def came_down(self, calls: int) -> None:
+        """A batch was answered, or is no longer waited for."""
+        self.flying -= 1
+        self.flying_calls -= calls
 
     # -- whom to ask --------------------------------------------------------------------------------------------------
 

@@ -192,6 +192,11 @@ class LeaseCore:
         if question is not None:
             self._answer(question, self._timed_out())
 
+    @property
+    def pending(self) -> int:
+        """How many leases and questions wait for a member's word."""
+        return len(self._held) + len(self._questions)
+
     def __len__(self) -> int:
         return len(self._held)
 

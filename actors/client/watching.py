@@ -181,6 +181,11 @@ class WatchCore:
         """The member that is being polled, 0 for none."""
         return self._stream.member if self._stream is not None else 0
 
+    @property
+    def pending(self) -> int:
+        """How many watches wait for a member's word."""
+        return len(self._watches)
+
     def __len__(self) -> int:
         return len(self._watches)
 

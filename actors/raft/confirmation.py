@@ -52,7 +52,7 @@ class Confirmation(Replication):
             self._sends_due = True
         elif progress.state is ProgressState.SNAPSHOT:
             # It is alive, and yet nothing came of the last chunk for a whole election timeout.
-            if progress.snapshot_quiet * self.config.heartbeat_ticks >= self.config.election_ticks:
+            if progress.quiet * self.config.heartbeat_ticks >= self.config.election_ticks:
                 progress.resend_chunk()
                 self._sends_due = True
         elif progress.stalled:

@@ -66,13 +66,15 @@ class Storage(Protocol):
         ...
 
 
-def entry_size(entry: Entry) -> int:
-    """Bytes that an entry counts in every bound."""
-    return len(entry.data) + ENTRY_OVERHEAD
+def entries_size(entries: Sequence[Entry]) -> int:
+    """Bytes that entries count in every bound."""
+    return sum([len(entry.data) for entry in entries]) + len(entries) * ENTRY_OVERHEAD
 
 
 def within_bytes(entries: Sequence[Entry], max_bytes: int) -> Sequence[Entry]:
     """The longest beginning that fits, at least one entry if there are any."""
+    if entries_size(entries) <= max_bytes:
+        return entries
     size = 0
     for count, entry in enumerate(entries):
         size += len(entry.data) + ENTRY_OVERHEAD

@@ -80,12 +80,12 @@ class Progress:
         "known_commit",
         "match_index",
         "next_index",
+        "quiet",
         "recent_active",
         "sent_commit",
         "sent_heartbeat",
         "snapshot",
         "snapshot_offset",
-        "snapshot_quiet",
         "stalled",
         "state",
     )
@@ -109,8 +109,8 @@ class Progress:
         self.snapshot: SnapshotMeta | None = None
         self.snapshot_offset = 0
         self.chunk_in_flight = False
-        self.snapshot_quiet = 0
-        """Heartbeats since the last word about the snapshot."""
+        self.quiet = 0
+        """Periodic heartbeats since something went out that waits for its answer: a probe, or a chunk."""
         self._inflights = inflights
         self._probe_sent = False
         self._match_mark = 0
@@ -133,14 +133,15 @@ class Progress:
         """An AppendEntries with ``count`` entries of ``size`` bytes from ``next_index`` on has gone out."""
         self.sent_commit = commit
         if self.state is ProgressState.PROBE:
-            self._probe_sent = True
+            self.wait()
         elif count:
             self.next_index += count
             self._inflights.add(self.next_index - 1, size)
 
     def wait(self) -> None:
-        """Nothing can be sent now (an image is being made): try again at the next sign of life."""
+        """Send nothing before an answer, or another sign of life after the next heartbeat."""
         self._probe_sent = True
+        self.quiet = 0
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
@@ -188,7 +189,8 @@ class Progress:
     def on_heartbeat_response(self, round_: int) -> None:
         """It is alive; heartbeat ``round_`` and all before it are answered."""
         self.recent_active = True
-        self._probe_sent = False
+        if self.quiet:  # the probe, or its answer, may be lost
+            self._probe_sent = False
         if round_ > self.acked_round:
             self.acked_round = round_
         if round_ == self.sent_heartbeat[0] and self.sent_heartbeat[1] > self.known_commit:
@@ -205,7 +207,7 @@ class Progress:
         if periodic:
             self.stalled = self.match_index < last_index and self.match_index == self._match_mark
             self._match_mark = self.match_index
-            self.snapshot_quiet += 1
+            self.quiet += 1
 
     # -- snapshots ----------------------------------------------------------------------------------------------------
 
@@ -214,23 +216,22 @@ class Progress:
         self.state = ProgressState.SNAPSHOT
         self.snapshot = meta
         self.snapshot_offset = 0
-        self.snapshot_quiet = 0
         self.chunk_in_flight = False
         self._inflights.clear()
 
     def chunk_sent(self) -> None:
         """The chunk at ``snapshot_offset`` has gone out."""
         self.chunk_in_flight = True
-        self.snapshot_quiet = 0
+        self.quiet = 0
 
     def on_chunk_response(self, offset: int) -> None:
         """The receiver wants to go on at ``offset``. That we sent it already may mean that the answer is a repeated
-        one; if a chunk is really lost, the silence that follows sends it again."""
+        one; if a chunk is really lost, the silence that follows sends it again. At the end of the image there is
+        nothing to send: the receiver checks it, and says when it is installed."""
         assert self.snapshot is not None
         if offset != self.snapshot_offset and 0 <= offset <= self.snapshot.size:
             self.snapshot_offset = offset
-            self.chunk_in_flight = False
-            self.snapshot_quiet = 0
+            self.chunk_in_flight = offset == self.snapshot.size
 
     def on_installed(self, index: int) -> None:
         """The image is in place there, and the log equals the leader's up to ``index``."""
@@ -244,7 +245,7 @@ class Progress:
     def abandon_snapshot(self) -> None:
         """The image is gone or was rejected: find out anew what the follower needs, at its next sign of life."""
         self._become_probe(self.match_index + 1)
-        self._probe_sent = True
+        self.wait()
 
     # -- transitions --------------------------------------------------------------------------------------------------
 

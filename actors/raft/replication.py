@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .core import ProposalRefused
-from .log import Compacted, entry_size
+from .log import ENTRY_OVERHEAD, Compacted, entries_size
 from .messages import AppendEntries, AppendEntriesResponse, Entry, EntryKind, TimeoutNow
 from .progress import Progress, ProgressState
 from .quorum import majority_value
@@ -25,7 +25,7 @@ class Replication(SnapshotTransfer):
         """Add entries of this leader's term; the index of the first."""
         first, term = self.log.last_index + 1, self.term
         entries = [Entry(index, term, kind, data) for index, data in enumerate(datas, first)]
-        size = sum(map(entry_size, entries))
+        size = entries_size(entries)
         self._uncommitted.append((entries[-1].index, size))
         self._uncommitted_bytes += size
         self.log.append(entries)
@@ -36,7 +36,7 @@ class Replication(SnapshotTransfer):
         """Refuse proposals beyond the bound; but what alone exceeds it goes when nothing else is under way."""
         if not self._uncommitted_bytes:
             return
-        size = sum(map(len, datas)) + len(datas) * entry_size(Entry(0, 0, EntryKind.NORMAL, b""))
+        size = sum(map(len, datas)) + len(datas) * ENTRY_OVERHEAD
         if self._uncommitted_bytes + size > self.config.max_uncommitted_bytes:
             raise ProposalRefused("too many bytes are proposed and not yet committed")
 
@@ -63,7 +63,7 @@ class Replication(SnapshotTransfer):
                 batch = batches.get(next_index)
                 if batch is None:
                     found = log.entries(next_index, log.last_index + 1, self.config.max_append_bytes)
-                    batch = batches[next_index] = (tuple(found), sum(map(entry_size, found)))
+                    batch = batches[next_index] = (tuple(found), entries_size(found))
             except Compacted:
                 self._begin_snapshot(member, progress)
                 return

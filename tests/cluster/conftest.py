@@ -1,8 +1,8 @@
 """One local Ray for all cluster tests, and clusters that are gone after the test that made them.
 
 The Ray is the tests' own: it joins nothing that runs on the machine, has its own temporary folder, and ends with the
-session. All its processes note what their syncs made durable, and load ``patches/sitecustomize.py``, with which a test
-can take a single sync out of the product.
+session. All its processes note what their syncs made durable, and load ``raylab/patches/sitecustomize.py``, with which
+a test can take a single sync out of the product.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 import ray
-from cluster.tools import Made, kill_stragglers
+from raylab.tools import Made, kill_stragglers
 
-PATCHES = Path(__file__).parent / "patches"
+PATCHES = Path(__file__).parent.parent / "raylab" / "patches"
 
 
 @pytest.fixture(scope="session")

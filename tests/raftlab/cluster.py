@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import random
 from collections.abc import Sequence
@@ -238,7 +239,7 @@ class Member:
         if self.cluster.damaged_images:
             node.snapshot_rejected(chunk)
         elif node.snapshot_is_needed(chunk.meta):
-            digest, values = eval(data.decode())
+            digest, values = ast.literal_eval(data.decode())
             meta = chunk.meta
             self.machine = Machine(meta.index, meta.term, meta.configuration, digest, values)
             self.durable = self.machine.copy()

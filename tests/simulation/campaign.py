@@ -4,7 +4,7 @@
     python -m simulation.campaign --seed 1234 --verbose   # exactly that run again, line by line
 
 Finished seeds are remembered under ``build/simulation``, in a file named by a hash over the code, so a change of the
-code begins a new campaign. (Run from the folder ``tests``, or by ``make simulate SEEDS=n`` and ``make simulate SEED=n``.)
+code begins a new campaign. From the root: ``make simulate SEEDS=n``, ``make simulate SEED=n``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def profile_for(seed: int) -> str:
 
 def reproduce(seed: int, profile: str) -> str:
     """The command that runs a seed again."""
-    which = "" if profile == profile_for(seed) else f" PROFILE={profile}"
+    which = "" if profile == profile_for(seed) else f" PROFILE='{profile}'"
     return f"make simulate SEED={seed}{which}"
 
 
@@ -90,7 +90,9 @@ def campaign(seeds: Iterable[int], folder: Path, *, jobs: int, minutes: float | 
         finished.add(report)
         if report.failure:
             first = report.failure.splitlines()[0]
-            print(f"\rseed {report.seed} ({report.profile}) FAILED: {first}\n    {reproduce(report.seed, report.profile)}")
+            print(
+                f"\rseed {report.seed} ({report.profile}) FAILED: {first}\n    {reproduce(report.seed, report.profile)}"
+            )
         if done % 20 == 0 or done == len(left):
             pace = done / (time.monotonic() - began)
             rest = (len(left) - done) / pace / 60
@@ -106,8 +108,8 @@ def _reports(seeds: list[int], jobs: int) -> Iterator[Report]:
     if jobs == 1:
         yield from map(run_seed, seeds)
         return
-    # A fresh interpreter for every worker: nothing of this process can leak into a run.
-    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=200) as pool:
+    # Fresh interpreters: nothing of this process leaks into a run. Never renewed: all run the same code.
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         yield from pool.imap_unordered(run_seed, seeds)
 
 
@@ -133,7 +135,10 @@ def summary(reports: list[Report]) -> tuple[str, bool]:
         ("of unknown outcome", f"{sum(report.unknown for report in reports):,}"),
         ("leader changes", f"{sum(report.leader_changes for report in reports):,}"),
         ("log cuts, snapshots", f"{sum(r.cuts for r in reports):,}, {sum(r.snapshots for r in reports):,}"),
-        ("frames lost, doubled", f"{sum(r.lost_frames for r in reports):,}, {sum(r.doubled_frames for r in reports):,}"),
+        (
+            "frames lost, doubled",
+            f"{sum(r.lost_frames for r in reports):,}, {sum(r.doubled_frames for r in reports):,}",
+        ),
         ("states searched", f"{sum(report.states for report in reports):,}"),
         ("profiles", ", ".join(f"{name} {count}" for name, count in sorted(profiles.items()))),
         ("faults", ", ".join(f"{name} {count:,}" for name, count in sorted(faults.items()))),
@@ -158,7 +163,9 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="with --seed: print the trace")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--minutes", type=float, help="stop after so long; the same command goes on later")
-    parser.add_argument("--state", type=Path, default=ROOT / "build" / "simulation", help="where finished seeds are kept")
+    parser.add_argument(
+        "--state", type=Path, default=ROOT / "build" / "simulation", help="where finished seeds are kept"
+    )
     arguments = parser.parse_args()
     if arguments.seed is not None:
         world = World(

@@ -276,7 +276,9 @@ def _collect_events(everything: Sequence[Observation]) -> dict[bytes, dict[int, 
     def learn(key: bytes, revision: int, value: bytes | None, seen: Observation) -> None:
         known = events.setdefault(key, {})
         if known.setdefault(revision, value) != value:
-            raise Violation(f"two values for {key!r} at revision {revision}: {known[revision]!r} and {value!r}\n  {seen}")
+            raise Violation(
+                f"two values for {key!r} at revision {revision}: {known[revision]!r} and {value!r}\n  {seen}"
+            )
 
     for seen in everything:
         if seen.writes:

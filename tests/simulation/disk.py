@@ -186,7 +186,7 @@ class SimDisk:
             return lambda family, key: None
         return database.get_synced
 
-    # --- paths ---------------------------------------------------------------------------------------------------------
+    # --- paths -------------------------------------------------------------------------------------------------------
 
     def _find(self, path: str) -> _Node | None:
         node: _Node | None = self._root
@@ -209,7 +209,7 @@ class SimDisk:
             raise FileNotFoundError(path)
         return node
 
-    # --- store.engine.Disk ---------------------------------------------------------------------------------------------
+    # --- store.engine.Disk -------------------------------------------------------------------------------------------
 
     def open(self, path: str, families: tuple[str, ...], *, create: bool = False, is_log: bool = False) -> SimEngine:
         """As ``Disk.open``; a folder that a checkpoint or an unpacked image filled becomes a database here."""

@@ -139,7 +139,7 @@ class Observer:
         """A process has ended."""
         self._lives.pop(member.id, None)
 
-    # --- what is spoken ------------------------------------------------------------------------------------------------
+    # --- what is spoken ----------------------------------------------------------------------------------------------
 
     def spoken(self, member: Member, process: Process, messages: Sequence[Message]) -> None:
         """A promise is on disk before it is spoken."""
@@ -170,11 +170,13 @@ class Observer:
 
     def _campaigning(self, member: Member, process: Process) -> None:
         node, log = process.server.node, process.folder.log
-        for index in range(max(node.applied_index + 1, log.first_index()), min(node.commit_index, log.last_index()) + 1):
+        for index in range(
+            max(node.applied_index + 1, log.first_index()), min(node.commit_index, log.last_index()) + 1
+        ):
             if log.entries(index, index + 1, 1)[0].kind is EntryKind.CONFIGURATION:
                 self._break(f"{member!r} campaigns with the committed configuration of entry {index} unapplied")
 
-    # --- what is written -------------------------------------------------------------------------------------------------
+    # --- what is written ---------------------------------------------------------------------------------------------
 
     def appending(self, log: RaftLog, entries: Sequence[Entry]) -> None:
         """Log Matching, by induction over what is appended; and Leader Append-Only."""
@@ -184,9 +186,9 @@ class Observer:
         life = self._lives.get(member.id) if member is not None else None
         if member is not None and life is not None and member.process is not None:
             node = member.process.server.node
-            if life.leading and life.leading == node.term and node.role == "leader":
-                if entries[0].index != log.last_index() + 1:
-                    self._break(f"the leader {member!r} replaces its own entry {entries[0].index}")
+            leads_on = life.leading and life.leading == node.term and node.role == "leader"
+            if leads_on and entries[0].index != log.last_index() + 1:
+                self._break(f"the leader {member!r} replaces its own entry {entries[0].index}")
         before = log.term(entries[0].index - 1)
         for entry in entries:
             there, term = self.entries.setdefault((entry.index, entry.term), (entry, before))
@@ -209,7 +211,7 @@ class Observer:
                 if commit < entry.index:
                     self._break(f"configuration {entry.index} takes effect above the commit index on disk, {commit}")
 
-    # --- after every turn --------------------------------------------------------------------------------------------------
+    # --- after every turn --------------------------------------------------------------------------------------------
 
     def turned(self, member: Member, process: Process, messages: Sequence[Message]) -> None:
         """A member has done a turn."""
@@ -249,16 +251,14 @@ class Observer:
                 self._break(f"{member!r} leads in term {term} without the committed entry {index} of term {entry.term}")
 
     def _on_quorum(self, member: Member, process: Process, commit: int, before: Configuration) -> None:
-        """What a leader takes for committed is on the disks of a quorum (of the configuration before or after the turn)."""
+        """What a leader takes for committed is on the disks of a quorum (of the configuration before or after)."""
         log = process.folder.log
         if commit < log.first_index():
             return
         term = log.term(commit)
         if term != process.server.node.term:
             self._break(f"{member!r} commits entry {commit} of the old term {term} by counting (paper, 5.4.2)")
-        holding = {
-            other.id for other in self.world.members.values() if Synced(other).holds(commit, term)
-        }
+        holding = {other.id for other in self.world.members.values() if Synced(other).holds(commit, term)}
         for configuration in (process.server.node.configuration, before):
             halves = [configuration.voters] + ([configuration.outgoing] if configuration.outgoing else [])
             if configuration.voters and all(2 * len(holding.intersection(half)) > len(half) for half in halves):

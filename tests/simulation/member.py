@@ -151,7 +151,7 @@ class Member:
     def __repr__(self) -> str:
         return f"m{self.id}"
 
-    # --- life and death ------------------------------------------------------------------------------------------------
+    # --- life and death ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start a process over what the disk holds."""
@@ -179,6 +179,20 @@ class Member:
             self.world.trace(f"{self!r} crashes")
             self._end()
             self.disk.crash()
+
+    def stop(self) -> None:
+        """End the process in good order: everybody who waits is answered."""
+        process = self.process
+        if process is None:
+            return
+        self.world.trace(f"{self!r} stops")
+        try:
+            process.server.stop("told to stop")
+        except SimCrash:
+            self.burnt_out()
+            return
+        self._end()
+        self.disk.crash()
 
     def lose_power(self) -> None:
         """End the process; the disk keeps what was synced."""
@@ -211,7 +225,7 @@ class Member:
         if self.process is not None:
             self.schedule_turn()
 
-    # --- what arrives --------------------------------------------------------------------------------------------------
+    # --- what arrives ------------------------------------------------------------------------------------------------
 
     def receive(self, messages: Sequence[Message]) -> None:
         """Messages of a peer have arrived."""
@@ -227,7 +241,7 @@ class Member:
             self.process.events.append(event)
             self.schedule_turn()
 
-    # --- turns ---------------------------------------------------------------------------------------------------------
+    # --- turns -------------------------------------------------------------------------------------------------------
 
     def schedule_turn(self, at: float | None = None) -> None:
         """Have a turn as soon as the loop is free, or not before ``at``."""

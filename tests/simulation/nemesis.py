@@ -77,7 +77,8 @@ class Nemesis:
         self.stopped = False
         self._undo: dict[int, tuple[str, Undo]] = {}
         self._number = 0
-        self._after_fuse: dict[int, str] = {}
+        self._on_burnt: dict[int, Undo] = {}
+        """By member: what follows when its disk's fuse ends it."""
 
     def start(self) -> None:
         self.world.after(self.rng.uniform(0.6, 1.5), self._next)
@@ -95,6 +96,8 @@ class Nemesis:
         profile, rng = self.world.profile, self.rng
         names = list(profile.faults)
         name = rng.choices(names, [profile.faults[name] for name in names])[0]
+        if self.world.now > 0.5 * profile.seconds and self.world.leader_changes < profile.leader_changes:
+            name = "depose"  # so far the faults have missed the leaders
         if len(self._undo) < profile.faults_at_once or name in ("transfer", "membership"):
             getattr(self, f"_{name}")()
         self.world.after(rng.expovariate(1.0 / profile.fault_pause), self._next)
@@ -113,7 +116,7 @@ class Nemesis:
             self.faults.end(name, self.world.now)
             undo()
 
-    # --- whom ----------------------------------------------------------------------------------------------------------
+    # --- whom --------------------------------------------------------------------------------------------------------
 
     def _members(self) -> list[Member]:
         return [member for member in self.world.members.values() if member.process is not None and not member.paused]
@@ -133,7 +136,7 @@ class Nemesis:
         standing = len(self._members())
         return standing - 1 > len(self.world.members) // 2 or self.rng.random() < 0.15
 
-    # --- the network -----------------------------------------------------------------------------------------------------
+    # --- the network -------------------------------------------------------------------------------------------------
 
     def _cut(self, name: str, what: str, links: list[tuple[int, int]], seconds: float) -> None:
         self._begin(name, what, self.world.network.cut(links), seconds)
@@ -144,8 +147,19 @@ class Nemesis:
             others = [m for m in self.world.members if m != victim.id]
             links = [(victim.id, m) for m in others] + [(m, victim.id) for m in others]
             if self.rng.random() < 0.3:  # from its clients too
-                links += [(c.node, victim.id) for c in self.world.clients] + [(victim.id, c.node) for c in self.world.clients]
+                links += [(c.node, victim.id) for c in self.world.clients] + [
+                    (victim.id, c.node) for c in self.world.clients
+                ]
             self._cut("isolate", repr(victim), links, self.rng.uniform(0.3, 4.0))
+
+    def _depose(self) -> None:
+        """Cut the leader off from the other members for so long that they elect another one."""
+        leader = self.world.leader()
+        if leader is not None:
+            others = [m for m in self.world.members if m != leader.id]
+            links = [(leader.id, m) for m in others] + [(m, leader.id) for m in others]
+            seconds = 2.5 * self.world.timings.election_timeout
+            self._cut("isolate", f"{leader!r} to depose it", links, seconds + self.rng.random())
 
     def _split(self) -> None:
         """Two halves; the leader falls to the smaller one half of the time. Some clients see only one half."""
@@ -177,6 +191,27 @@ class Nemesis:
         if len(self.world.members) > 2:
             a, b = self.rng.sample(list(self.world.members), 2)
             self._cut("bridge", f"m{a} / m{b}", [(a, b), (b, a)], self.rng.uniform(0.5, 4.0))
+
+    def _stale_leader(self) -> None:
+        """A leader that nobody follows and whose clock hardly moves, so that it does not notice; some clients stay."""
+        leader, world = self.world.leader(), self.world
+        if leader is None or leader.paused:
+            return
+        others = [m for m in world.members if m != leader.id]
+        links = [(leader.id, m) for m in others] + [(m, leader.id) for m in others]
+        for client in world.clients:
+            if self.rng.random() < 0.5:
+                links += [(client.node, leader.id), (leader.id, client.node)]
+        heal = world.network.cut(links)
+        leader.clock.set(world.now, rate=self.rng.choice((0.0, 0.1)))
+        leader.clock_changed()
+
+        def undo() -> None:
+            heal()
+            leader.clock.set(world.now, rate=1.0)
+            leader.clock_changed()
+
+        self._begin("stale leader", repr(leader), undo, self.rng.uniform(2.0, 5.0))
 
     def _flap(self) -> None:
         victim = self._victim()
@@ -230,7 +265,7 @@ class Nemesis:
 
         self._begin("storm", repr(weather), undo, rng.uniform(0.5, 4.0))
 
-    # --- machines ----------------------------------------------------------------------------------------------------------
+    # --- machines ----------------------------------------------------------------------------------------------------
 
     def _restart(self, member: Member) -> Undo:
         return lambda: member.start() if member.process is None else None
@@ -240,6 +275,13 @@ class Nemesis:
         if victim is not None and self._spare():
             victim.crash()
             self._begin("crash", repr(victim), self._restart(victim), self.rng.uniform(0.02, 1.5))
+
+    def _stop(self) -> None:
+        victim = self._victim()
+        if victim is not None and self._spare():
+            victim.stop()
+            if victim.process is None and not victim.disk.fuse:
+                self._begin("stop", repr(victim), self._restart(victim), self.rng.uniform(0.02, 1.0))
 
     def _power(self) -> None:
         victim = self._victim()
@@ -267,9 +309,43 @@ class Nemesis:
 
     def burnt_out(self, member: Member) -> None:
         """The fuse of a member's disk has ended its process."""
+        planned = self._on_burnt.pop(member.id, None)
+        if planned is not None:
+            planned()
+            return
         if self.rng.random() < 0.7:
             member.lose_power()
         self._begin("crash in a turn", repr(member), self._restart(member), self.rng.uniform(0.02, 1.0))
+
+    def _amnesia(self) -> None:
+        """One member is cut off, another loses its power in the midst of its next turn, and then the leader is gone:
+        now the two others must know between them all that was promised."""
+        world, leader = self.world, self.world.leader()
+        others = [member for member in self._members() if member is not leader]
+        if leader is None or len(world.members) != 3 or len(others) != 2:
+            return
+        away, victim = self.rng.sample(others, 2)
+        heal = world.network.cut([(away.id, m) for m in world.members] + [(m, away.id) for m in world.members])
+
+        def strike() -> None:
+            if self.stopped or victim.process is None:
+                return
+            victim.disk.fuse = self.rng.randint(1, 2)
+            self._on_burnt[victim.id] = burnt
+
+        def burnt() -> None:
+            victim.lose_power()
+            world.after(self.rng.uniform(0.05, 0.3), self._restart(victim))
+            world.after(self.rng.uniform(0.005, 0.04), gone)  # the leader has heard what the victim forgot
+
+        def gone() -> None:
+            heal()
+            if leader.process is not None:
+                leader.crash()
+                world.after(self.rng.uniform(1.5, 3.0), self._restart(leader))
+
+        world.after(self.rng.uniform(0.2, 0.6), strike)
+        self._begin("amnesia", f"of {victim!r}, without {away!r}", heal, 3.0)
 
     def _pause(self) -> None:
         victim = self._victim()
@@ -318,10 +394,14 @@ class Nemesis:
             self._begin("slow disk", repr(victim), undo, self.rng.uniform(0.5, 3.0))
 
     def _client_crash(self) -> None:
-        self.rng.choice(self.world.clients).crash()
+        client = self.rng.choice(self.world.clients)
+        if self.rng.random() < 0.6:
+            client.crash()
+        else:
+            client.close()
         self._begin("client crash", "", lambda: None, 0.5)
 
-    # --- what an operator does ---------------------------------------------------------------------------------------------
+    # --- what an operator does ---------------------------------------------------------------------------------------
 
     def _transfer(self) -> None:
         leader = self.world.leader()

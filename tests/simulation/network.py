@@ -1,4 +1,4 @@
-"""The imagined network: it loses, doubles, reorders, delays and cuts, and nothing it does depends on anything but its seed.
+"""The imagined network: it loses, doubles, reorders, delays and cuts, all by its seed alone.
 
 Members are known by their ids, clients by negative numbers. A link is a direction: a cut may be one-way.
 """
@@ -47,13 +47,14 @@ class Network:
         self.held = 0
 
     def cut(self, links: Iterable[tuple[int, int]]) -> Callable[[], None]:
-        """Cut links; the result undoes exactly this cut."""
-        chosen = list(links)
+        """Cut links; the result undoes exactly this cut, once."""
+        chosen = [link for link in links if link[0] != link[1]]
         for link in chosen:
             self.cut_links[link] = self.cut_links.get(link, 0) + 1
 
         def heal() -> None:
-            for link in chosen:
+            healed, chosen[:] = list(chosen), []
+            for link in healed:
                 left = self.cut_links.get(link, 0) - 1
                 if left > 0:
                     self.cut_links[link] = left
@@ -91,7 +92,9 @@ class Network:
         self._after(self._delay(), self._arrive, sender, receiver, deliver, content)
         if weather.double and self._rng.random() < weather.double:
             self.doubled += 1
-            self._after(self._delay() + self._rng.random() * weather.hold, self._arrive, sender, receiver, deliver, content)
+            self._after(
+                self._delay() + self._rng.random() * weather.hold, self._arrive, sender, receiver, deliver, content
+            )
         return True
 
     def _arrive(self, sender: int, receiver: int, deliver: Callable[..., None], content: tuple[object, ...]) -> None:

@@ -33,13 +33,16 @@ FAULTS = {
     "split": 3.0,
     "one_way": 2.0,
     "bridge": 1.5,
+    "stale_leader": 1.0,
     "flap": 1.5,
     "clients_cut": 1.5,
     "storm": 3.0,
     "crash": 2.5,
+    "stop": 0.7,
     "power": 2.5,
     "power_all": 0.7,
     "fuse": 3.0,
+    "amnesia": 1.0,
     "pause": 2.5,
     "clock": 2.0,
     "slow_disk": 1.0,
@@ -60,9 +63,11 @@ class Profile:
     clients: int = 3
     workers: int = 3
     """For each client."""
-    think: float = 0.25
+    think: float = 0.2
     """Mean seconds between two operations of a worker."""
-    seconds: float = 15.0
+    seconds: float = 20.0
+    padding: tuple[int, ...] = (0, 0, 0, 40)
+    """Bytes that are added to values."""
     mix: dict[str, float] = field(default_factory=lambda: dict(MIX))
     faults: dict[str, float] = field(default_factory=lambda: dict(FAULTS))
     fault_pause: float = 0.6
@@ -74,10 +79,6 @@ class Profile:
     """A run with fewer does not count."""
     lose_all_at_the_end: bool = False
     """Once all is well, all members lose their power, and what was acknowledged must still be there."""
-
-    @property
-    def total_weight(self) -> float:
-        return sum(self.mix.values())
 
 
 def _limits(rng: random.Random, **more: int) -> Limits:
@@ -97,13 +98,16 @@ def _limits(rng: random.Random, **more: int) -> Limits:
     return Limits(**chosen)
 
 
-def _timings(rng: random.Random) -> Timings:
+def _timings(rng: random.Random, **more: float) -> Timings:
     heartbeat = 0.1
-    return Timings(
-        heartbeat_interval=heartbeat,
-        election_timeout=heartbeat * rng.choice((5, 6, 10)),
-        session_ttl=rng.choice((2.0, 5.0, 60.0)),
-    )
+    chosen = {
+        "heartbeat_interval": heartbeat,
+        "election_timeout": heartbeat * rng.choice((5, 6, 10)),
+        "session_ttl": rng.choice((2.0, 5.0, 60.0)),
+        "request_ttl": rng.choice((4.0, 600.0, 600.0)),
+    }
+    chosen.update(more)
+    return Timings(**chosen)
 
 
 def mixed(rng: random.Random) -> Profile:
@@ -111,12 +115,15 @@ def mixed(rng: random.Random) -> Profile:
     faults = {name: weight * rng.choice((0.0, 0.5, 1.0, 1.0, 2.0)) for name, weight in FAULTS.items()}
     if sum(faults.values()) < 8:
         faults = dict(FAULTS)
+    timings = _timings(rng)
+    if timings.request_ttl < 60:  # a promise of time, which no clock that jumps can keep
+        faults["clock"] = faults["stale_leader"] = 0.0
     return Profile(
         members=rng.choice((3, 3, 3, 5)),
         faults={name: weight for name, weight in faults.items() if weight},
         fault_pause=rng.choice((0.4, 0.6, 1.0)),
         faults_at_once=rng.choice((1, 2, 2, 3)),
-        timings=_timings(rng),
+        timings=timings,
         limits=_limits(rng),
         lose_all_at_the_end=rng.random() < 0.5,
     )
@@ -129,7 +136,7 @@ def _focus(
         return Profile(
             faults=dict(faults),
             mix=MIX | (mix or {}),
-            timings=_timings(rng),
+            timings=_timings(rng, request_ttl=600.0),
             limits=_limits(rng, **(limits or {})),
             **more,  # type: ignore[arg-type]
         )
@@ -145,24 +152,29 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
     ),
     # Disks that forget, often, and logs that are cut often.
     "power": _focus(
-        {"power": 4, "power_all": 2, "fuse": 4, "storm": 1},
+        {"power": 4, "power_all": 2, "fuse": 4, "amnesia": 4, "storm": 1},
         limits={"log_cut_entries": 20, "log_keep_entries": 1},
         lose_all_at_the_end=True,
         seconds=12.0,
     ),
     # Leaders that come and go with entries half replicated, in small appends.
     "figure 8": _focus(
-        {"isolate": 3, "crash": 2, "one_way": 2, "flap": 2, "storm": 3},
+        {"isolate": 3, "crash": 3, "one_way": 2, "flap": 3, "storm": 3, "bridge": 2, "transfer": 1},
         limits={"max_append_bytes": 1024, "max_append_messages_in_flight": 1},
-        members=5,
         fault_pause=0.3,
         faults_at_once=3,
         seconds=12.0,
-        think=0.15,
+        think=0.1,
+        padding=(0, 1100),
     ),
     # Leaders cut off from their followers but not from their clients.
     "partitions": _focus(
-        {"isolate": 4, "split": 3, "bridge": 1, "pause": 2}, mix={"get": 40.0}, fault_pause=0.7, think=0.12, seconds=12.0
+        {"stale_leader": 4, "isolate": 3, "split": 3, "bridge": 1, "pause": 1},
+        mix={"get": 40.0},
+        fault_pause=0.7,
+        faults_at_once=1,
+        think=0.12,
+        seconds=12.0,
     ),
     # Answers that do not arrive, so that everything is asked twice.
     "retries": _focus(

@@ -108,7 +108,19 @@ class Client:
         for worker in self.workers:
             worker.lost()
 
-    def submit(self, request: Operation | Read, timeout: float, done: Callable[[Answer | KeeperError], None], **options: Any) -> int:
+    def close(self) -> None:
+        """The process closes its hub, and the cluster forgets its session; then it opens a new one."""
+        self.world.trace(f"{self.name} closes its hub")
+        old, self.hub = self.hub, self._new_hub()
+        self._wake_at = None
+        self._wake_number += 1
+        old.close(self.world.now)
+        for out in old.outgoing(self.world.now):
+            self._send(old, out.call, out.member, out.frame)
+
+    def submit(
+        self, request: Operation | Read, timeout: float, done: Callable[[Answer | KeeperError], None], **options: Any
+    ) -> int:
         hub = self.hub
         number = hub.submit(request, now=self.world.now, timeout=timeout, done=done, **options)
         self.world.at(self.world.now, self.pump, hub)
@@ -210,6 +222,8 @@ class Worker:
         """Newest revision that this worker has seen: its serializable reads never go behind it."""
         self._value = 0
         self._increment: tuple[bytes, bytes, int, Call] | None = None
+        self._increment_until = 0.0
+        """The request id is remembered until then for sure; later a repetition might count twice."""
         self.busy = False
         self._known: dict[bytes, bytes | None] = {}
         self._begin()
@@ -244,18 +258,15 @@ class Worker:
         if self.world.closing:
             return
         self._operation += 1
-        draw = self.rng.random() * self.world.profile.total_weight
-        for kind, weight in self.world.profile.mix.items():
-            draw -= weight
-            if draw < 0:
-                break
+        mix = self.world.profile.mix
+        kind = self.rng.choices(list(mix), list(mix.values()))[0]
         getattr(self, f"_do_{kind}")()
 
     def _new_value(self) -> bytes:
         self._value += 1
-        return f"{self.name}:{self._value}".encode() + b"." * self.rng.choice((0, 0, 0, 40))
+        return f"{self.name}:{self._value}".encode() + b"." * self.rng.choice(self.world.profile.padding)
 
-    # --- one call, from beginning to end -------------------------------------------------------------------------------
+    # --- one call, from beginning to end -----------------------------------------------------------------------------
 
     def _run(
         self,
@@ -287,6 +298,12 @@ class Worker:
         history.open_deletes += deletes
 
         def done(outcome: Answer | KeeperError) -> None:
+            try:
+                ended_with(outcome)
+            except Exception as error:  # the hub would swallow it: one caller's trouble must not be another's
+                world.broke(error)
+
+        def ended_with(outcome: Answer | KeeperError) -> None:
             if ended[0]:
                 raise Violation(f"a call of {self.name} ended twice: {what}")
             ended[0] = True
@@ -323,6 +340,8 @@ class Worker:
             self._done()
 
         timeout = self.rng.choice((0.3, 2.0, 5.0))
+        if self._increment is not None:
+            timeout = min(timeout, self._increment_until - world.now + 1e-6)
         number = self.client.submit(request, timeout, done, **options)
         if not ended[0] and self.rng.random() < 0.03:
             world.after(self.rng.random() * 0.1, self._cancel, token, number)
@@ -339,7 +358,7 @@ class Worker:
         seen.reads += [Seen(key, None) for key, value in values.items() if value is None]
         return values
 
-    # --- the kinds of work ---------------------------------------------------------------------------------------------
+    # --- the kinds of work -------------------------------------------------------------------------------------------
 
     def _do_get(self, key: bytes | None = None) -> None:
         key = key or self.rng.choice(REGISTERS)
@@ -490,12 +509,17 @@ class Worker:
         self.history.calls.setdefault(key, []).append(call)
         request_id = f"{self.name}/{self._operation}".encode()
         self._increment = (key, request_id, len(increments) - 1, call)
+        self._increment_until = self.world.now + 0.9 * self.world.timings.request_ttl
         self._add()
 
     def _add(self) -> None:
         assert self._increment is not None
         key, request_id, place, call = self._increment
         value = request_id
+        if self.world.now > self._increment_until:
+            self._increment = None
+            self._done()
+            return
 
         def judge(answer: PutAnswer, seen: Observation) -> None:
             before = answer.prev.version if answer.prev is not None else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -89,23 +90,32 @@ def test_the_store_knows_of_actors_only_the_messages(path: Path) -> None:
     assert [name for name in ours(path) if not within(name, *allowed)] == []
 
 
-@each(
-    "actors/raft/*.py",
-    "store/*.py",
-    "actors/server.py",
-    "actors/service.py",
-    "actors/reads.py",
-    "actors/timekeeper.py",
-    "actors/protocol.py",
-    "actors/events.py",
-    "actors/validation.py",
-    "actors/snapshots.py",
-    "actors/client/core.py",
-    "spec.py",
-    "codec.py",
+KNOW_RAY = (
+    "cluster.py",
+    "ray_head.py",
+    "actors/launcher.py",
+    "actors/member.py",
+    "actors/placement.py",
+    "actors/ray_session.py",
+    "actors/roster.py",
+    "actors/transport/client_calls.py",
 )
-def test_what_the_simulator_runs_knows_no_ray(path: Path) -> None:
-    assert [name for name in imports(path) if within(name, "ray")] == []
+
+
+@each("*.py", "actors/**/*.py", "store/**/*.py")
+def test_only_these_know_ray(path: Path) -> None:
+    knows = any(within(name, "ray") for name in imports(path))
+    assert knows is (path.relative_to(ROOT).as_posix() in KNOW_RAY)
+
+
+@pytest.mark.parametrize("module", ["server", "service", "client.core"])
+def test_what_the_simulator_runs_loads_no_ray_and_no_rocksdb(module: str) -> None:
+    code = (
+        f"import sys, raykeeper.actors.{module}; "
+        "sys.exit(','.join({'ray', 'rocksdict', 'raykeeper.actors.transport.calls'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @each("actors/recipes/*.py")

@@ -117,8 +117,17 @@ def test_data_that_cannot_be_read_is_no_reason_to_bootstrap() -> None:
     with pytest.raises(DataCorrupted, match="cut off"):
         decide("x", sites([damaged], [], []), {})
     unreadable = [(node(1), Site("/d/x", "machine1", problem="/d/x: Permission denied")), *sites([])]
-    with pytest.raises(Unavailable, match="Permission denied"):
+    with pytest.raises(SpecError, match="Permission denied"):
         decide("x", unreadable, {})
+
+
+def test_a_node_that_does_not_answer_is_no_reason_to_bootstrap_nor_to_wait_for_it() -> None:
+    silent = [(node(3), Site("", "", problem="Ray node 10.0.0.3 did not answer", silent=True))]
+    with pytest.raises(Unavailable, match=r"cannot tell whether .* did not answer"):
+        decide("x", [*sites([], []), *silent], {})
+    with pytest.raises(Unavailable, match=r"needs more than half.* did not answer"):
+        decide("x", [*sites([found(1)], []), *silent], {})
+    assert isinstance(decide("x", [*sites([found(1)], [found(2)]), *silent], {}), Start)
 
 
 def test_a_bootstrap_interrupted_half_way_may_be_redone_if_all_its_places_are_found() -> None:

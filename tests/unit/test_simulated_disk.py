@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from raykeeper.errors import DataCorrupted
 from raykeeper.store.rocks import RocksDisk
 from simulation.disk import SimCrash, SimDisk, SimEngine
@@ -17,9 +18,7 @@ from simulation.disk import SimCrash, SimDisk, SimEngine
 FAMILIES = ("default", "other")
 
 KEYS = st.binary(max_size=3)
-WRITES = st.lists(
-    st.tuples(st.sampled_from(FAMILIES), KEYS, st.none() | st.binary(max_size=4)), min_size=1, max_size=6
-)
+WRITES = st.lists(st.tuples(st.sampled_from(FAMILIES), KEYS, st.none() | st.binary(max_size=4)), min_size=1, max_size=6)
 STEPS = st.one_of(
     st.tuples(st.just("write"), WRITES),
     st.tuples(st.just("get"), st.tuples(st.sampled_from(FAMILIES), KEYS)),
@@ -141,7 +140,9 @@ def _content(engine: SimEngine) -> dict[tuple[str, bytes], bytes]:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(WRITES, max_size=8), st.lists(WRITES, max_size=8), st.integers(0, 1 << 32))
-def test_a_loss_of_power_keeps_the_synced_and_a_prefix_of_the_rest(before: list[Any], after: list[Any], seed: int) -> None:
+def test_a_loss_of_power_keeps_the_synced_and_a_prefix_of_the_rest(
+    before: list[Any], after: list[Any], seed: int
+) -> None:
     disk = SimDisk()
     engine = disk.open("db", FAMILIES, create=True)
     possible: list[dict[tuple[str, bytes], bytes]] = []

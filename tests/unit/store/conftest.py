@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from store_model import FIRST, Hand
 
 from raykeeper.store.rocks import RocksDisk
 from raykeeper.store.state import State
+from store_model import FIRST, Hand
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
@@ -10,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_model import FIRST, Hand, Model, plain, wipe
 
 from raykeeper.store.commands import (
     KEEP_LEASE,
@@ -20,6 +21,7 @@ from raykeeper.store.commands import (
     KeyRange,
     LeaseGrant,
     LeaseRevoke,
+    Operation,
     Put,
     Range,
     Relation,
@@ -29,78 +31,118 @@ from raykeeper.store.commands import (
 )
 from raykeeper.store.rocks import RocksDisk
 from raykeeper.store.state import State
+from store_model import FIRST, Hand, Model, plain, wipe
 
 # Bytes that an encoding of keys could trip over.
-KEYS = st.sampled_from(
-    [b"", b"\0", b"\0\0", b"\0\1", b"\0\xff", b"a", b"a\0", b"a\0\1", b"a\xff", b"b", b"\xff", b"\xff\xff"]
-)
-VALUES = st.sampled_from([b"", b"1", b"2", b"long" * 300, b"longer" * 300])
-LEASES = st.integers(1, 3)
-RANGES = st.builds(KeyRange, KEYS, st.none() | st.just(b"") | KEYS)
-REVISIONS = st.just(0) | st.integers(0, 12)
-
-PUTS = st.builds(Put, KEYS, VALUES | st.none(), st.just(0) | LEASES | st.just(KEEP_LEASE), st.booleans())
-DELETES = st.builds(Delete, RANGES, st.booleans())
-READS = st.builds(
-    Range,
-    RANGES,
-    REVISIONS,
-    st.just(0) | st.integers(1, 4),
-    st.sampled_from(Sort),
-    st.booleans(),
-    st.booleans(),
-    st.booleans(),
-)
+KEYS = [b"", b"\0", b"\0\0", b"\0\1", b"\0\xff", b"a", b"a\0", b"a\0\1", b"a\xff", b"b", b"\xff", b"\xff\xff"]
+VALUES = [b"", b"1", b"2", b"long" * 300, b"longer" * 300]
+NUMBERS = [target for target in Target if target is not Target.VALUE]
 
 
-def comparisons() -> st.SearchStrategy[Comparison]:
-    numbers = st.builds(
-        Comparison,
-        RANGES,
-        st.sampled_from([t for t in Target if t is not Target.VALUE]),
-        st.sampled_from(Relation),
-        st.integers(0, 5),
-    )
-    return numbers | st.builds(Comparison, RANGES, st.just(Target.VALUE), st.sampled_from(Relation), VALUES)
+class Pool:
+    """Operations of every kind, many of each. Hypothesis picks from them: drawing each part of each would take longer
+    than running it."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+
+    def keys(self) -> KeyRange:
+        end = self.rng.choice([None, b"", self.rng.choice(KEYS)])
+        return KeyRange(self.rng.choice(KEYS), end)
+
+    def put(self) -> Put:
+        rng = self.rng
+        lease = rng.choice([0, 0, KEEP_LEASE, 1, 2, 3])
+        return Put(rng.choice(KEYS), rng.choice([*VALUES, None]), lease, rng.random() < 0.5)
+
+    def delete(self) -> Delete:
+        return Delete(self.keys(), self.rng.random() < 0.5)
+
+    def read(self) -> Range:
+        rng = self.rng
+        revision = rng.choice([0, rng.randint(1, 12)])
+        flags = [rng.random() < 0.3 for _ in range(3)]
+        return Range(self.keys(), revision, rng.choice([0, 1, 2, 3]), rng.choice(list(Sort)), *flags)
+
+    def comparison(self) -> Comparison:
+        rng = self.rng
+        relation = rng.choice(list(Relation))
+        if rng.random() < 0.3:
+            return Comparison(self.keys(), Target.VALUE, relation, rng.choice(VALUES))
+        return Comparison(self.keys(), rng.choice(NUMBERS), relation, rng.randint(0, 5))
+
+    def txn(self, depth: int = 0) -> Txn:
+        kinds = [self.put, self.put, self.delete, self.read]
+        if depth < 2:
+            kinds.append(lambda: self.txn(depth + 1))
+        compare, success, failure = (self.rng.randint(0, 2) for _ in range(3))
+        return Txn(
+            tuple(self.comparison() for _ in range(compare)),
+            tuple(self.rng.choice(kinds)() for _ in range(success + 1)),
+            tuple(self.rng.choice(kinds)() for _ in range(failure)),
+        )
+
+    def operation(self) -> Operation:
+        rng = self.rng
+        kind = rng.randrange(12)
+        if kind < 5:
+            return self.put()
+        if kind < 7:
+            return self.delete()
+        if kind < 10:
+            return self.txn()
+        return rng.choice(
+            [Compact(rng.randint(1, 12)), LeaseGrant(rng.randint(1, 3), 10.0), LeaseRevoke(rng.randint(1, 3))]
+        )
 
 
-COMPARES = st.lists(comparisons(), max_size=2).map(tuple)
-INNER = st.builds(
-    Txn, COMPARES, st.lists(PUTS | DELETES | READS, max_size=2).map(tuple), st.lists(PUTS, max_size=2).map(tuple)
-)
-BRANCH = st.lists(PUTS | PUTS | DELETES | READS | INNER, max_size=3).map(tuple)
-OPERATIONS = st.one_of(
-    PUTS,
-    PUTS,
-    PUTS,
-    DELETES,
-    st.builds(Txn, COMPARES, BRANCH, BRANCH),
-    st.builds(Compact, st.integers(1, 12)),
-    st.builds(LeaseGrant, LEASES, st.just(10.0)),
-    st.builds(LeaseRevoke, LEASES),
-)
+POOL = Pool(1)
+OPERATIONS = st.sampled_from([POOL.operation() for _ in range(3000)])
+READS = st.sampled_from([POOL.read() for _ in range(1000)])
+DO = st.tuples(st.just("do"), st.lists(OPERATIONS, min_size=1, max_size=4))
 STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("do"), st.lists(OPERATIONS, min_size=1, max_size=4)),
-        st.tuples(st.just("do"), st.lists(OPERATIONS, min_size=1, max_size=4)),
-        st.tuples(st.just("do"), st.lists(OPERATIONS, min_size=1, max_size=4)),
-        st.tuples(st.just("read"), READS),
-        st.tuples(st.just("compact"), st.integers(1, 3)),
-    ),
+    st.one_of(DO, DO, DO, st.tuples(st.just("read"), READS), st.tuples(st.just("compact"), st.integers(1, 3))),
     min_size=1,
     max_size=12,
 )
 
 
+class Shared:
+    """One database for many examples, emptied for each, and made anew before its tombstones are felt."""
+
+    def __init__(self, folder: str) -> None:
+        self.disk = RocksDisk()
+        self.folder = folder
+        self.uses = 0
+        self.state = State.create(self.disk, self.path, FIRST)
+
+    @property
+    def path(self) -> str:
+        return f"{self.folder}/state{self.uses // 100}"
+
+    def fresh(self) -> State:
+        before = self.path
+        self.uses += 1
+        if self.path == before:
+            self.state = wipe(self.state._engine)
+        else:
+            self.state.close()
+            self.disk.remove(before)
+            self.state = State.create(self.disk, self.path, FIRST)
+        return self.state
+
+    def reopen(self) -> State:
+        self.state.close()
+        self.state = State.open(self.disk, self.path)
+        return self.state
+
+
 @pytest.fixture(scope="module")
-def shared() -> Iterator[dict[str, Any]]:
-    """One database for all examples, emptied for each; its folder is in memory if the machine offers that."""
+def shared() -> Iterator[Shared]:
     with tempfile.TemporaryDirectory() as folder:
-        disk = RocksDisk()
-        state = State.create(disk, f"{folder}/state", FIRST)
-        box = {"disk": disk, "path": f"{folder}/state", "state": state}
-        yield box
-        box["state"].close()
+        shared = Shared(folder)
+        yield shared
+        shared.state.close()
 
 
 def compare_everything(hand: Hand, model: Model) -> None:
@@ -115,14 +157,28 @@ def compare_everything(hand: Hand, model: Model) -> None:
     assert {id: set(hand.state._leases.keys(id)) for id in model.leases} == attached
 
 
-def follow(shared: dict[str, Any], steps: list[tuple[str, Any]], reopen_at: int) -> None:
-    hand, model = Hand(wipe(shared["state"]._engine)), Model()
-    shared["state"] = hand.state
+def picture(path: str, folder: str) -> str:
+    """A copy of an open database. RocksDB removes files that it no longer needs whenever it likes: then once more."""
+    for attempt in range(20):
+        try:
+            return shutil.copytree(path, f"{folder}/{attempt}")
+        except shutil.Error:
+            continue
+    raise AssertionError("no picture came out whole")
+
+
+def follow(shared: Shared, steps: list[tuple[str, Any]], reopen_at: int) -> None:
+    hand, model = Hand(shared.fresh()), Model()
     for number, (step, argument) in enumerate(steps):
         if number == reopen_at:
             before = hand.state.content_hash()
-            hand.state.close()
-            hand.state = shared["state"] = State.open(shared["disk"], shared["path"])
+            if number % 2:
+                hand.state = shared.reopen()
+            else:  # what a crash would leave
+                with tempfile.TemporaryDirectory() as left:
+                    state = State.open(shared.disk, picture(shared.path, left))
+                    assert state.content_hash() == before
+                    state.close()
             assert hand.state.content_hash() == before
         if step == "do":
             expected = [plain(model.do(operation)) for operation in argument]
@@ -144,34 +200,28 @@ def follow(shared: dict[str, Any], steps: list[tuple[str, Any]], reopen_at: int)
     assert [int.from_bytes(key[:8], "big") for key in history] == kept
 
 
-@settings(max_examples=1500)
+@settings(max_examples=2000)
 @given(steps=STEPS)
-def test_histories(shared: dict[str, Any], steps: list[tuple[str, Any]]) -> None:
+def test_histories(shared: Shared, steps: list[tuple[str, Any]]) -> None:
     follow(shared, steps, -1)
 
 
 @settings(max_examples=300)
 @given(steps=STEPS, reopen_at=st.integers(0, 11))
-def test_histories_with_the_database_reopened(
-    shared: dict[str, Any], steps: list[tuple[str, Any]], reopen_at: int
-) -> None:
+def test_histories_with_the_database_reopened(shared: Shared, steps: list[tuple[str, Any]], reopen_at: int) -> None:
     follow(shared, steps, min(reopen_at, len(steps) - 1))
 
 
 @settings(max_examples=150)
 @given(batches=st.lists(st.lists(OPERATIONS, max_size=3), min_size=1, max_size=10), cuts=st.sets(st.integers(1, 9)))
-def test_how_entries_are_grouped_makes_no_difference(
-    shared: dict[str, Any], batches: list[list[Any]], cuts: set[int]
-) -> None:
+def test_how_entries_are_grouped_makes_no_difference(shared: Shared, batches: list[list[Any]], cuts: set[int]) -> None:
     """Entries applied one by one, and the same in groups: the same answers and the same content."""
-    hand = Hand(wipe(shared["state"]._engine))
-    shared["state"] = hand.state
+    hand = Hand(shared.fresh())
     commands = [hand.writes(*batch) for batch in batches]
     entries = [hand.entry(command, offset) for offset, command in enumerate(commands)]
     answers = [hand.state.apply([entry])[0] for entry in entries]
     content = hand.state.content_hash()
-    hand = Hand(wipe(hand.state._engine))
-    shared["state"] = hand.state
+    hand = Hand(shared.fresh())
     places = [0, *sorted(cut for cut in cuts if cut < len(entries)), len(entries)]
     grouped = []
     for start, end in pairwise(places):

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_model import FIRST, Hand, plain
 
 from raykeeper.actors.raft.messages import Entry, EntryKind
 from raykeeper.store.commands import (
@@ -39,6 +38,7 @@ from raykeeper.store.commands import (
 from raykeeper.store.rocks import RocksDisk
 from raykeeper.store.state import State
 from simulation.disk import SimDisk
+from store_model import FIRST, Hand, plain
 
 K = KeyRange(b"k")
 EXPIRED, BELOW, FULL = Failed(Reason.SESSION_EXPIRED), Failed(Reason.BELOW_MARK), Failed(Reason.FULL)
@@ -267,6 +267,9 @@ def test_random_retries(rounds: list[tuple[int, list[tuple[int, bytes | None]], 
             assert hand.state.content_hash() == content
         session = hand.state.sessions[hand.session]
         assert session.low == ledger.low
+        stored = [int.from_bytes(key[9:], "big") for key, _ in hand.state._engine.iterate("sessions", b"a", b"b")]
+        assert sorted(stored) == sorted(stored_under for _, stored_under, _, _ in session.batches)
+        assert all(last >= session.low for last, _, _, _ in session.batches)
         assert {n for n in session.answered if n >= session.low} == {n for n in ledger.answers if n >= ledger.low}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from store_model import Hand, plain
 
 from raykeeper.store.commands import (
     KEEP_LEASE,
@@ -27,6 +26,7 @@ from raykeeper.store.commands import (
     Txn,
     TxnAnswer,
 )
+from store_model import Hand, plain
 
 EQ, NE, GT, LT = Relation.EQUAL, Relation.NOT_EQUAL, Relation.GREATER, Relation.LESS
 ONE, GONE, BOTH, ALL = KeyRange(b"a"), KeyRange(b"zz"), KeyRange(b"a", b"c"), KeyRange(b"", b"")

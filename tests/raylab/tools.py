@@ -81,10 +81,10 @@ def pid_of(actor: Any) -> int:
 def is_alive(pid: int) -> bool:
     """Whether the process runs (one that is only not yet reaped does not)."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
+        threads = [Path(f"/proc/{pid}/task/{thread}/stat").read_text() for thread in os.listdir(f"/proc/{pid}/task")]
+    except (FileNotFoundError, ProcessLookupError):
+        return os.path.exists(f"/proc/{pid}") and is_alive(pid)  # a thread has just ended, or the process has
+    return any(stat.rpartition(")")[2].split()[0] not in "ZX" for stat in threads)
 
 
 def leader(cluster: Any) -> Any:
@@ -107,6 +107,11 @@ def serving(cluster: Any, members: int = 3) -> bool:
     """Whether that many members serve and one of them leads."""
     status = cluster.status()
     return bool(status.leader) and sum(not member.why_not_serving for member in status.members) == members
+
+
+def not_serving(cluster: Any) -> dict[str, str]:
+    """Why each member that does not serve does not."""
+    return {member.name: member.why_not_serving for member in cluster.status().members if member.why_not_serving}
 
 
 def kill_stragglers() -> None:

@@ -1,7 +1,8 @@
-"""Loaded by every Python process of the tests' Ray: takes a single sync out of the product, if a test asks for it.
+"""Loaded by every Python process of the tests' Ray: breaks a single sync of the product, if a test asks for it.
 
-The file that ``RAYKEEPER_TEST_FAULT`` names holds ``module:function``, the place in the product whose call of
-``Engine.sync`` is to do nothing. The product itself knows nothing of this.
+The file that ``RAYKEEPER_TEST_FAULT`` names holds lines ``action module:function [pid]``: what the call of
+``Engine.sync`` from that place in the product comes to, in all processes or only in one. ``skip`` does nothing, ``die``
+ends the process before anything is synced. The product itself knows nothing of this.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -17,19 +19,28 @@ from typing import Any
 _ENGINE = "raykeeper.store.rocks"
 
 
+def _action(place: str) -> str:
+    try:
+        with open(os.environ["RAYKEEPER_TEST_FAULT"], encoding="utf-8") as file:
+            lines = [words for line in file if (words := line.split())]
+    except FileNotFoundError:
+        return ""
+    for action, where, *pid in lines:
+        if where == place and pid in ([], [str(os.getpid())]):
+            return action
+    return ""
+
+
 def _weaken(module: ModuleType) -> None:
     real = module.RocksEngine.sync
 
     def sync(self: Any) -> None:
         caller = sys._getframe(1)
-        place = f"{caller.f_globals['__name__'].rpartition('.')[2]}:{caller.f_code.co_name}"
-        try:
-            with open(os.environ["RAYKEEPER_TEST_FAULT"], encoding="utf-8") as file:
-                if file.read().strip() == place:
-                    return
-        except FileNotFoundError:
-            pass
-        real(self)
+        action = _action(f"{caller.f_globals['__name__'].rpartition('.')[2]}:{caller.f_code.co_name}")
+        if action == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if action != "skip":
+            real(self)
 
     module.RocksEngine.sync = sync
 

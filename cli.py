@@ -1,0 +1,400 @@
+"""The command `raykeeper`: the cluster up and down, and its keys from a shell. docs/cli.md has examples.
+
+Exit status 0 is success, 1 a ``KeeperError`` (one line on stderr, never a traceback), 2 bad usage, 130 Ctrl-C. The
+commands only translate: what they mean is said in the client, how they print in ``printing``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import __version__
+from .actors.client.operations import Comparand, Compare, Condition, Op
+from .actors.client.results import END
+from .errors import ClusterNotFound, KeeperError
+from .limits import DEFAULT_TIMEOUT
+from .printing import show
+from .ray_head import RayHead
+from .spec import ClusterSpec
+
+if TYPE_CHECKING:
+    from .actors.client.handle import Client
+    from .cluster import Cluster
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+BYTES = os.fsencode
+"""Type of an argument: the bytes that the shell gave."""
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several click options as one decorator."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_address = click.option(
+    "--address", envvar="RAY_ADDRESS", help="Ray cluster to attach to (default: the one that runs)."
+)
+_output = click.option(
+    "-o", "--output", type=click.Choice(["simple", "json", "table"]), default="simple", help="How to print."
+)
+_cluster = click.option("--cluster", envvar="RAYKEEPER_CLUSTER", default="default", help="Name of the cluster.")
+_timeout = click.option("--timeout", type=float, default=DEFAULT_TIMEOUT, show_default=True, help="Seconds to wait.")
+_common = _options(_cluster, _address, _output)
+
+_keys = _options(
+    click.argument("key", type=BYTES),
+    click.argument("end", type=BYTES, required=False),
+    click.option("--prefix", is_flag=True, help="All keys that begin with KEY."),
+    click.option("--from-key", is_flag=True, help="All keys from KEY on."),
+)
+_put = _options(
+    click.argument("key", type=BYTES),
+    click.argument("value", type=BYTES),
+    click.option("--lease", type=int, help="Lease id to bind the key to."),
+    click.option("--prev", is_flag=True, help="Also print what was there before."),
+)
+_get = _options(
+    _keys,
+    click.option("--limit", type=click.IntRange(0), default=0, help="At most so many keys."),
+    click.option("--rev", type=int, help="Read the past, as of this revision."),
+    click.option("--sort", type=click.Choice(["key", "version", "create_revision", "mod_revision", "value"])),
+    click.option("--order", type=click.Choice(["ascend", "descend"]), default="ascend"),
+    click.option("--keys-only", is_flag=True, help="Leave the values out."),
+    click.option("--count-only", is_flag=True, help="Only how many keys there are."),
+)
+_delete = _options(_keys, click.option("--prev", is_flag=True, help="Also print what was deleted."))
+
+
+def _where(key: bytes, end: bytes | None, prefix: bool, from_key: bool) -> dict[str, Any]:
+    if (end is not None) + prefix + from_key > 1:
+        raise click.UsageError("END, --prefix and --from-key exclude each other")
+    if prefix:
+        return {"prefix": key}
+    return {"key": key, "end": END if from_key else end}
+
+
+def _get_arguments(
+    key: bytes, end: bytes | None, prefix: bool, from_key: bool, rev: int | None, **rest: Any
+) -> dict[str, Any]:
+    return {**_where(key, end, prefix, from_key), "revision": rev, **rest}
+
+
+# --- the cluster -----------------------------------------------------------------------------------------------------
+
+
+def join(address: str | None) -> None:
+    """Attach to the Ray at the address, else to the head that `up` started, else to the one that runs here."""
+    from .actors.ray_session import join_ray
+
+    join_ray(address or RayHead().address())
+
+
+def open_client(cluster: str, address: str | None, timeout: float) -> Client:
+    """A client handle for the cluster."""
+    from .cluster import connect
+
+    join(address)
+    return connect(cluster, timeout=timeout)
+
+
+def open_cluster(cluster: str, address: str | None) -> Cluster:
+    """The running cluster of that name."""
+    from .cluster import attach
+
+    join(address)
+    return attach(cluster)
+
+
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+        except Exception as error:
+            if not isinstance(error, KeeperError) and not type(error).__module__.startswith("ray."):
+                raise
+            click.echo(f"raykeeper: {' '.join(str(error).split())}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="raykeeper")
+def cli() -> None:
+    """RayKeeper: a replicated key-value store whose members are Ray actors."""
+
+
+@cli.command()
+@click.argument("spec", required=False, type=click.Path())
+@click.option("--cluster", help="Name of the cluster, instead of the spec's.")
+@_options(_address, _output)
+def up(spec: str | None, cluster: str | None, address: str | None, output: str) -> None:
+    """Launch the cluster of SPEC (./cluster.yaml if there is one) and leave it running.
+
+    Starts a Ray head if no Ray runs on this machine and no address is given; `raykeeper down` stops it again.
+    """
+    from .cluster import launch
+
+    if spec is None and os.path.exists("cluster.yaml"):
+        spec = "cluster.yaml"
+    loaded = ClusterSpec.load(spec, **({"name": cluster} if cluster else {}))
+    head = RayHead()
+    started = address is None and head.start_if_none_runs()
+    try:
+        join(address)
+        status = launch(loaded).status()
+    except BaseException:
+        if started:
+            head.stop()
+        raise
+    show(status, output)
+
+
+@cli.command()
+@_common
+@click.option("--destroy", is_flag=True, help="Also delete the cluster's data, on all nodes.")
+@click.option("--yes", is_flag=True, help="Do not ask before deleting.")
+def down(cluster: str, address: str | None, output: str, destroy: bool, yes: bool) -> None:
+    """Stop the cluster; its data stays. Stops Ray too if `raykeeper up` started it and no other cluster runs on it."""
+    if destroy and not yes:
+        click.confirm(f"Delete all data of cluster {cluster}?", abort=True, err=True)
+    head = RayHead()
+    said = {"cluster": cluster, "stopped": True, "destroyed": destroy, "ray_stopped": False}
+    try:
+        found = open_cluster(cluster, address)
+        if destroy:
+            found.destroy()
+        else:
+            found.shutdown()
+    except ClusterNotFound:
+        if destroy or not (head.runs() and head.idle()):
+            raise
+        said["stopped"] = False
+    if head.runs() and head.idle():
+        head.stop()
+        said["ray_stopped"] = True
+    show(said, output)
+
+
+@cli.command()
+@_common
+def status(cluster: str, address: str | None, output: str) -> None:
+    """How the cluster and each of its members are."""
+    show(open_cluster(cluster, address).status(), output)
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@_put
+@_options(_common, _timeout)
+@click.option(
+    "--request-id", type=BYTES, metavar="TEXT", help="Name the request: repeated under this name, it has one effect."
+)
+def put(
+    cluster: str,
+    address: str | None,
+    output: str,
+    timeout: float,
+    key: bytes,
+    value: bytes,
+    **rest: Any,
+) -> None:
+    """Set KEY to VALUE; `-` reads the value from stdin."""
+    if value == b"-":
+        value = sys.stdin.buffer.read()
+    with open_client(cluster, address, timeout) as kv:
+        show(kv.put(key, value, **rest), output)
+
+
+@cli.command()
+@_get
+@_options(_common, _timeout)
+@click.option("--serializable", is_flag=True, help="Let any member answer at once; may be stale.")
+@click.option("--value-only", is_flag=True, help="Print the bytes of the values as they are, and nothing else.")
+def get(
+    cluster: str,
+    address: str | None,
+    output: str,
+    timeout: float,
+    serializable: bool,
+    value_only: bool,
+    **keys: Any,
+) -> None:
+    """Print KEY, or the keys from KEY up to but without END. A key that does not exist prints nothing."""
+    with open_client(cluster, address, timeout) as kv:
+        found = kv.range(serializable=serializable, **_get_arguments(**keys))
+    if value_only:
+        sys.stdout.buffer.write(b"".join(item.raw for item in found))
+        sys.stdout.buffer.flush()
+    else:
+        show(found, output, keys_only=keys["keys_only"], count_only=keys["count_only"])
+
+
+@cli.command("del")
+@_delete
+@_options(_common, _timeout)
+@click.option(
+    "--request-id", type=BYTES, metavar="TEXT", help="Name the request: repeated under this name, it has one effect."
+)
+def delete(
+    cluster: str,
+    address: str | None,
+    output: str,
+    timeout: float,
+    key: bytes,
+    end: bytes | None,
+    prefix: bool,
+    from_key: bool,
+    **rest: Any,
+) -> None:
+    """Delete KEY, or the keys from KEY up to but without END; prints how many."""
+    where = _where(key, end, prefix, from_key)
+    with open_client(cluster, address, timeout) as kv:
+        show(kv.delete(**where, **rest), output)
+
+
+@cli.command()
+@_options(_common, _timeout)
+@click.option("--compare", multiple=True, metavar="COMPARISON", help='For example: version("k") = 0')
+@click.option("--success", multiple=True, metavar="OPERATION", help="For example: put k v")
+@click.option("--failure", multiple=True, metavar="OPERATION", help="For example: get k")
+@click.option(
+    "--request-id", type=BYTES, metavar="TEXT", help="Name the request: repeated under this name, it has one effect."
+)
+def txn(
+    cluster: str,
+    address: str | None,
+    output: str,
+    timeout: float,
+    compare: tuple[str, ...],
+    success: tuple[str, ...],
+    failure: tuple[str, ...],
+    request_id: bytes | None,
+) -> None:
+    """Run a transaction: if all comparisons hold, the success operations, else the failure operations.
+
+    Without options it is read from stdin, as for etcdctl: comparisons, an empty line, success operations, an empty
+    line, failure operations, one a line. Words are quoted as in a shell; lines that begin with # are skipped.
+
+    \b
+    COMPARISON   version|create|mod|value|lease("KEY") =|!=|<|> OPERAND
+    OPERATION    put KEY VALUE | get KEY [END] | del KEY [END], with the options of these commands
+    """
+    blocks: Sequence[Sequence[str]] = (compare, success, failure)
+    if not any(blocks):
+        blocks = _blocks(os.fsdecode(sys.stdin.buffer.read()))
+    conditions = [_comparison(line) for line in blocks[0]]
+    branches = [[_operation(line) for line in block] for block in blocks[1:]]
+    with open_client(cluster, address, timeout) as kv:
+        show(kv.txn(conditions, branches[0], branches[1], request_id=request_id), output)
+
+
+def _blocks(text: str) -> list[list[str]]:
+    blocks: list[list[str]] = [[]]
+    for line in text.splitlines():
+        if not line.strip():
+            blocks.append([])
+        elif not line.startswith("#"):
+            blocks[-1].append(line.strip())
+    if any(blocks[3:]):
+        raise click.UsageError("more than three blocks: comparisons, success and failure operations")
+    return [*blocks, [], []][:3]
+
+
+_COMPARISON = re.compile(r"(version|create|mod|value|lease)\((.*)\)\s*(==?|!=|<|>)\s*(.*)", re.DOTALL)
+_TARGETS = {
+    "version": Compare.version,
+    "create": Compare.create_revision,
+    "mod": Compare.mod_revision,
+    "value": Compare.value,
+    "lease": Compare.lease,
+}
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise click.UsageError(f"{text!r}: {str(error).lower()}") from None
+
+
+def _comparison(line: str) -> Condition:
+    match = _COMPARISON.fullmatch(line.strip())
+    keys, operands = (_words(match[2]), _words(match[4])) if match else ([], [])
+    if match is None or len(keys) != 1 or len(operands) != 1:
+        raise click.UsageError(f'{line!r} is no comparison such as: mod("key") > 5')
+    kind, relation = match[1], match[3]
+    operand: Any = os.fsencode(operands[0])
+    if kind != "value":
+        try:
+            operand = int(operand)
+        except ValueError:
+            raise click.UsageError(f"{line!r}: {kind} is compared with a whole number") from None
+    left = _TARGETS[kind](os.fsencode(keys[0]))
+    return _RELATIONS[relation](left, operand)
+
+
+_RELATIONS: dict[str, Callable[[Comparand, Any], Condition]] = {
+    "=": lambda left, right: left == right,
+    "==": lambda left, right: left == right,
+    "!=": lambda left, right: left != right,
+    "<": lambda left, right: left < right,
+    ">": lambda left, right: left > right,
+}
+
+
+def _operation(line: str) -> Op:
+    words = _words(line)
+    if not words or words[0] not in _OPERATIONS:
+        raise click.UsageError(f"{line!r} is no operation: put, get or del")
+    command = _OPERATIONS[words[0]]
+    with command.make_context(words[0], words[1:]) as context:
+        operation: Op = command.invoke(context)
+        return operation
+
+
+@click.command("put", add_help_option=False)
+@_put
+def _put_operation(**arguments: Any) -> Op:
+    return Op.put(**arguments)
+
+
+@click.command("get", add_help_option=False)
+@_get
+def _get_operation(**arguments: Any) -> Op:
+    return Op.range(**_get_arguments(**arguments))
+
+
+@click.command("del", add_help_option=False)
+@_delete
+def _delete_operation(key: bytes, end: bytes | None, prefix: bool, from_key: bool, prev: bool) -> Op:
+    return Op.delete(**_where(key, end, prefix, from_key), prev=prev)
+
+
+_OPERATIONS = {"put": _put_operation, "get": _get_operation, "del": _delete_operation}
+
+
+def main() -> None:
+    """Entry point of the command `raykeeper`."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""The Ray head that `raykeeper up` starts where no Ray runs, and that `raykeeper down` stops again.
+
+It is `ray start --head --block`, one process that watches over all of Ray's own, in a session of its own, so that it
+outlives the command and can be ended without touching any other Ray of the machine (`ray stop` would). It holds a lock
+on the state file while it lives: the process id in the file means something only as long as the lock is held.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import ClusterNotFound
+from .limits import HEAD_START_TIMEOUT, HEAD_STOP_TIMEOUT
+
+_RAY = (sys.executable, "-m", "ray.scripts.scripts")
+
+
+class RayHead:
+    """The one head of this user on this machine, whether it runs or not.
+
+    Args:
+        folder: where its state and its output are kept.
+        options: more of them for `ray start`.
+    """
+
+    def __init__(self, folder: Path | None = None, options: Sequence[str] = ()) -> None:
+        self._options = options
+        base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        self._folder = folder or Path(base) / "raykeeper"
+        self._state = self._folder / "ray-head.pid"
+        self._log = self._folder / "ray-head.log"
+
+    def runs(self) -> bool:
+        """Whether the head that was started here still runs."""
+        try:
+            with self._state.open("rb+") as file:
+                return not _try_lock(file.fileno())
+        except FileNotFoundError:
+            return False
+
+    def address(self) -> str | None:
+        """Where the head that runs can be joined; ``None`` if none does."""
+        if not self.runs():
+            return None
+        said = re.search(r"--address='([^']+)'", self._log.read_text(errors="replace"))
+        return said[1] if said else None
+
+    def start_if_none_runs(self) -> bool:
+        """Start the head unless some Ray runs on this machine already; whether it was started.
+
+        Raises:
+            ClusterNotFound: Ray did not start; says why.
+        """
+        if self.runs() or _ray_runs():
+            return False
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with self._state.open("ab+") as state, self._log.open("wb") as log:
+            if not _try_lock(state.fileno()):
+                return False  # another `up` is starting it right now
+            head = subprocess.Popen(
+                [
+                    *_RAY,
+                    "start",
+                    "--head",
+                    "--block",
+                    "--include-dashboard=false",
+                    "--disable-usage-stats",
+                    *self._options,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "RAY_timeout_ms_task_wait_for_death_info": "0"},
+                pass_fds=[state.fileno()],
+                start_new_session=True,
+            )
+            state.truncate(0)
+            state.write(str(head.pid).encode())
+        deadline = time.monotonic() + HEAD_START_TIMEOUT
+        while b"Ray runtime started" not in self._log.read_bytes():
+            if head.poll() is not None or time.monotonic() > deadline:
+                said = self._log.read_text(errors="replace").split("\n")
+                self.stop()
+                reason = next((line.strip() for line in reversed(said) if "rror" in line), f"see {self._log}")
+                raise ClusterNotFound(f"Ray did not start: {reason}")
+            time.sleep(0.05)
+        return True
+
+    def idle(self) -> bool:
+        """Whether no RayKeeper cluster has a member on the Ray that this process is attached to."""
+        import ray
+
+        from .actors.seat import NAMESPACE
+
+        if not ray.is_initialized():
+            return True
+        actors = ray.util.list_named_actors(all_namespaces=True)
+        return not any(actor["namespace"] == NAMESPACE for actor in actors)
+
+    def stop(self) -> None:
+        """End the head, if it runs, with all processes of its Ray; returns when they are gone."""
+        import ray
+
+        ray.shutdown()
+        address = self.address()
+        try:
+            pid = int(self._state.read_bytes() or 0)
+        except FileNotFoundError:
+            return
+        for how in (signal.SIGTERM, signal.SIGKILL):
+            if not self.runs() or not pid:
+                break
+            # The second time it is everybody: the session is its own.
+            os.kill(pid, how) if how is signal.SIGTERM else os.killpg(pid, how)
+            deadline = time.monotonic() + HEAD_STOP_TIMEOUT
+            while self.runs() and time.monotonic() < deadline:
+                time.sleep(0.05)
+        self._state.unlink(missing_ok=True)
+        # Ray leaves its address there; whoever joins "auto" later would wait minutes for a head that is gone.
+        note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+        if address and note.exists() and note.read_text().strip() == address:
+            note.unlink(missing_ok=True)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _ray_runs() -> bool:
+    """Whether a Ray runs on this machine that this user may join; asked in a process of its own.
+
+    Ray remembers for the life of a process that it found no token file, and the head is about to make one.
+    """
+    asked = [sys.executable, "-c", "import ray; ray.init(address='auto', log_to_driver=False)"]
+    try:
+        done = subprocess.run(
+            asked, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=HEAD_START_TIMEOUT
+        )
+    except subprocess.TimeoutExpired:
+        return False  # it waits for one that is gone
+    return done.returncode == 0

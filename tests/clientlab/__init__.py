@@ -1,0 +1,1 @@
+"""Clusters in memory for tests of the client: one that breaks every promise of a network, one that simply answers."""

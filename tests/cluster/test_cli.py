@@ -1,0 +1,95 @@
+"""The command `raykeeper` as a process of its own, against a real cluster; and the Ray head that it can start."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from raykeeper import ray_head
+from raykeeper.ray_head import RayHead
+from raylab.tools import wait_until
+
+
+def run(*arguments: str, stdin: bytes = b"", status: int = 0, **environment: str) -> bytes:
+    done = subprocess.run(
+        [sys.executable, "-m", "raykeeper.cli", *arguments],
+        input=stdin,
+        capture_output=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    assert b"Traceback" not in done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+def test_a_cluster_from_up_to_down(clusters: Any, local_ray: Path, tmp_path: Path) -> None:
+    address = ray.get_runtime_context().gcs_address
+    (tmp_path / "c.yaml").write_text(f"name: {clusters.name}\ndata_dir: {clusters.data_dir}\n")
+    place = {"RAY_ADDRESS": address, "RAYKEEPER_CLUSTER": clusters.name, "XDG_STATE_HOME": str(tmp_path)}
+
+    up = json.loads(run("up", str(tmp_path / "c.yaml"), "-o", "json", **place))
+    assert up["leader"] in {member["id"] for member in up["members"]}
+    assert len(up["members"]) == 3
+
+    assert run("put", "k", "-", stdin=b"\x00\xffv", **place) == b"OK\n"
+    assert run("get", "k", "--value-only", **place) == b"\x00\xffv"
+    transaction = b'version("k") = 1\n\nput k w\nget k\n\ndel k\n'
+    assert run("txn", stdin=transaction, **place) == b"SUCCESS\n\nOK\n\nk\nw\n"
+    assert run("txn", stdin=transaction, **place) == b"FAILURE\n\n1\n"
+    status = json.loads(run("status", "-o", "json", **place))
+    assert (status["revision"], status["alarms"]) == (4, [])
+
+    assert run("put", "k", "x", "--timeout", "0", status=1, **place).count(b"\n") == 1
+    run("down", **place)
+    gone = run("get", "k", "--timeout", "1", status=1, **place)
+    assert clusters.name.encode() in gone
+
+    run("up", str(tmp_path / "c.yaml"), **place)
+    assert json.loads(run("get", "k", "-o", "json", **place))["revision"] == 4
+    run("down", "--destroy", "--yes", **place)
+    assert not list(clusters.data_dir.glob(f"{clusters.name}/*"))
+
+
+def test_the_head_lives_until_it_is_stopped(local_ray: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_head, "_ray_runs", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # the tests' own Ray goes on
+    options = ("--port=0", f"--temp-dir={scratch / 'head'}", "--num-cpus=1", "--object-store-memory=100000000")
+    head = RayHead(scratch / "state", options)
+    assert not head.runs()
+    assert head.start_if_none_runs()
+    try:
+        again = RayHead(scratch / "state")
+        assert again.runs()
+        assert not again.start_if_none_runs()
+        address = again.address()
+        assert address
+        joined = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False); print(len(ray.nodes()))"
+        said = subprocess.run(
+            [sys.executable, "-c", joined, address], capture_output=True, check=True, timeout=60, text=True
+        )
+        assert said.stdout == "1\n"
+    finally:
+        head.stop()
+    assert not head.runs()
+    assert head.address() is None
+    left = ["pgrep", "-f", str(scratch / "head")]
+    wait_until(lambda: subprocess.run(left, check=False, capture_output=True).returncode == 1, what="all of it gone")
+    head.stop()  # nothing to do
+
+
+def test_a_head_that_cannot_start_says_why(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_head, "_ray_runs", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    head = RayHead(scratch / "bad", ("--num-cpus=many",))
+    with pytest.raises(ray_head.ClusterNotFound, match=r"Ray did not start: .*many"):
+        head.start_if_none_runs()
+    assert not head.runs()

@@ -1,0 +1,74 @@
+"""Members on several Ray nodes: spread, pinned, and started again where their data is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import logging, sys, time
+import ray
+from ray.cluster_utils import Cluster as RayCluster
+from raylab.tools import leader, serving, wait_until
+import raykeeper
+
+data_dir, temporary = sys.argv[1:]
+pins = ("place-a", "place-b", "place-c")
+nodes = RayCluster(initialize_head=True, connect=False, head_node_args={
+    "num_cpus": 1, "include_dashboard": False, "temp_dir": temporary, "object_store_memory": 100 * 1024 * 1024})
+small = {"num_cpus": 1, "object_store_memory": 100 * 1024 * 1024}
+places = {pin: nodes.add_node(resources={pin: 1}, **small) for pin in pins}
+ray.init(address=nodes.address, log_to_driver=False, logging_level=logging.ERROR)
+wait_until(lambda: len([n for n in ray.nodes() if n["Alive"]]) == 4)
+
+cluster = raykeeper.launch(name="spread", data_dir=data_dir, placement=list(pins))
+kv = cluster.client()
+kv.put("a", "1")
+where = {node["NodeID"]: pin for node in ray.nodes() for pin in pins if pin in node["Resources"]}
+lived = {member.name: where[member.node_id] for member in cluster.members()}
+assert lived == {"m1": "place-a", "m2": "place-b", "m3": "place-c"}, lived
+print("spread")
+
+lead = leader(cluster)
+lost = where[lead.node_id]
+nodes.remove_node(places[lost], allow_graceful=False)
+kv.put("a", "2", timeout=60)
+silent = wait_until(lambda: [m for m in cluster.members() if m.role == "silent"], 60)
+assert [member.name for member in silent] == [lead.name]
+print("lost")
+
+nodes.add_node(resources={lost: 1}, **small)
+wait_until(lambda: serving(cluster), 60)
+assert {m.name for m in cluster.members()} == {"m1", "m2", "m3"}
+assert kv.get("a").text == "2"
+print("back")
+
+cluster.shutdown()
+again = raykeeper.launch(name="spread", data_dir=data_dir, placement=list(pins))
+assert again.id == cluster.id
+where = {node["NodeID"]: pin for node in ray.nodes() for pin in pins if pin in node["Resources"]}
+assert {member.name: where[member.node_id] for member in again.members()} == lived
+again.destroy()
+print("done")
+ray.shutdown()
+nodes.shutdown()
+"""
+
+
+def test_members_live_where_their_data_is(tmp_path: Path, scratch: Path) -> None:
+    tests = Path(__file__).parent.parent
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "data"), str(scratch / "nodes")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    steps = ["spread", "lost", "back", "done"]
+    assert [line for line in done.stdout.splitlines() if line in steps] == steps  # Ray has its say too

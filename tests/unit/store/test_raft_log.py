@@ -1,0 +1,225 @@
+"""The Raft log against a list: whatever is appended, cut, reset and reopened, both say the same."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raykeeper.actors.raft.log import Compacted, Unavailable
+from raykeeper.actors.raft.messages import Entry, EntryKind, HardState
+from raykeeper.errors import DataCorrupted
+from raykeeper.limits import LOG_CUT_SLICE
+from raykeeper.store.engine import Disk
+from raykeeper.store.raft_log import RaftLog
+from raykeeper.store.rocks import RocksDisk
+from simulation.disk import SimDisk
+
+CACHE = 500
+"""Bytes: a dozen entries, so that reads come from memory, from disk, and from both sides of the edge."""
+
+
+def entry(index: int, term: int, size: int = 5) -> Entry:
+    return Entry(index, term, EntryKind.NORMAL, b"%d" % index * size)
+
+
+class Twin:
+    """A log, and a list that does the same."""
+
+    def __init__(self, disk: Disk, path: str) -> None:
+        self.disk, self.path = disk, path
+        self.log = RaftLog.create(disk, path, cache_bytes=CACHE)
+        self.entries: list[Entry] = []
+        self.mark = (0, 0)
+        self.hard = HardState()
+
+    @property
+    def last(self) -> int:
+        return self.mark[0] + len(self.entries)
+
+    def append(self, overwrite: int, sizes: list[int], new_term: bool, sync: bool) -> None:
+        first = max(self.last - overwrite, self.hard.commit, self.mark[0]) + 1
+        term = self.hard.term + new_term
+        entries = [entry(first + n, term, size) for n, size in enumerate(sizes)] if term else []
+        hard = HardState(term, 1, self.hard.commit) if new_term else None
+        self.log.append(entries, hard, sync=sync)
+        if entries:
+            self.entries = self.entries[: first - self.mark[0] - 1] + entries
+        self.hard = hard or self.hard
+
+    def commit(self, share: float) -> None:
+        self.hard = HardState(self.hard.term, self.hard.vote, max(self.hard.commit, int(self.last * share)))
+        self.log.append([], self.hard, sync=False)
+
+    def cut(self, share: float) -> None:
+        index = int(self.hard.commit * share)
+        if index > self.mark[0]:
+            term = self.entries[index - self.mark[0] - 1].term
+            self.entries = self.entries[index - self.mark[0] :]
+            self.mark = (index, term)
+        self.log.cut(index)
+
+    def reset(self, ahead: int) -> None:
+        self.mark = (self.last + ahead - 3 if self.last + ahead > 3 else self.last, self.hard.term)
+        self.entries = []
+        self.hard = HardState(self.hard.term, self.hard.vote, max(self.hard.commit, self.mark[0]))
+        self.mark = (max(self.mark[0], self.hard.commit), self.mark[1])
+        self.log.reset(*self.mark)
+
+    def reopen(self) -> None:
+        self.log.close()
+        self.log = RaftLog.open(self.disk, self.path, cache_bytes=CACHE)
+
+    def compare(self) -> None:
+        log = self.log
+        assert (log.first_index(), log.last_index(), log.hard_state) == (self.mark[0] + 1, self.last, self.hard)
+        assert [log.term(i) for i in range(self.mark[0], self.last + 1)] == [
+            self.mark[1],
+            *(e.term for e in self.entries),
+        ]
+        if self.entries:
+            assert log.entries(self.mark[0] + 1, self.last + 1, 1 << 30) == self.entries
+        for low in range(self.mark[0] + 1, self.last + 1, 3):
+            found = log.entries(low, self.last + 1, 300)
+            start = low - self.mark[0] - 1
+            assert found == self.entries[start : start + len(found)]
+            assert len(found) == 1 or sum(len(e.data) for e in found) <= 300
+        with pytest.raises(Unavailable):
+            log.term(self.last + 1)
+        with pytest.raises(Unavailable):
+            log.entries(self.last + 1, self.last + 2, 1)
+        with pytest.raises(Compacted):
+            log.entries(self.mark[0], self.last + 1, 1)
+        if self.mark[0]:
+            with pytest.raises(Compacted):
+                log.term(self.mark[0] - 1)
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("append"), st.integers(0, 6), st.lists(st.integers(0, 60), max_size=8), st.booleans(), st.booleans()
+        ),
+        st.tuples(
+            st.just("append"), st.just(0), st.lists(st.just(5), min_size=3, max_size=8), st.just(True), st.just(True)
+        ),
+        st.tuples(st.just("commit"), st.floats(0, 1)),
+        st.tuples(st.just("cut"), st.floats(0, 1)),
+        st.tuples(st.just("reset"), st.integers(0, 8)),
+        st.tuples(st.just("reopen")),
+    ),
+    max_size=20,
+)
+
+
+def follow(twin: Twin, steps: list[Any]) -> None:
+    for step, *arguments in steps:
+        getattr(twin, step)(*arguments)
+        twin.compare()
+    twin.reopen()
+    twin.compare()
+    twin.log.close()
+
+
+@settings(max_examples=500)
+@given(steps=STEPS)
+def test_against_a_list_in_memory(steps: list[Any]) -> None:
+    follow(Twin(SimDisk(), "log"), steps)
+
+
+@settings(max_examples=40)
+@given(steps=STEPS)
+def test_against_a_list_on_rocksdb(tmp_path_factory: pytest.TempPathFactory, steps: list[Any]) -> None:
+    follow(Twin(RocksDisk(), str(tmp_path_factory.mktemp("log") / "log")), steps)
+
+
+@settings(max_examples=200)
+@given(steps=STEPS, seed=st.integers(0, 1 << 30), unsynced=st.integers(0, 3))
+def test_what_was_synced_outlives_a_loss_of_power(steps: list[Any], seed: int, unsynced: int) -> None:
+    disk = SimDisk()
+    twin = Twin(disk, "log")
+    for step, *arguments in steps:
+        getattr(twin, step)(*arguments)
+    twin.log.append([], None, sync=True)
+    synced, hard = list(twin.entries), twin.hard
+    if twin.hard.term:
+        for _ in range(unsynced):
+            twin.append(0, [5, 5], False, False)
+    disk.lose_power(random.Random(seed))
+    disk.restart()
+    log = RaftLog.open(disk, "log", cache_bytes=CACHE)
+    assert log.hard_state == hard
+    assert log.last_index() >= twin.mark[0] + len(synced)
+    if twin.entries[: log.last_index() - twin.mark[0]]:
+        found = log.entries(log.first_index(), log.last_index() + 1, 1 << 30)
+        assert found == twin.entries[: len(found)]
+
+
+def test_a_new_log_is_empty_until_something_is_promised(disk: RocksDisk, tmp_path: Path) -> None:
+    log = RaftLog.create(disk, str(tmp_path / "log"), cache_bytes=CACHE)
+    assert log.empty
+    log.append([], HardState(1, 0, 0), sync=True)
+    assert not log.empty
+    log.close()
+    other = RaftLog.create(disk, str(tmp_path / "other"), cache_bytes=CACHE)
+    other.reset(7, 2)
+    assert not other.empty
+    assert other.hard_state == HardState(2, 0, 7)
+    other.close()
+
+
+def test_a_long_cut_goes_in_slices_and_goes_on_after_a_restart(disk: RocksDisk, tmp_path: Path) -> None:
+    path = str(tmp_path / "log")
+    log = RaftLog.create(disk, path, cache_bytes=1 << 20)
+    count = 2 * LOG_CUT_SLICE + 500
+    log.append([entry(n, 1, 1) for n in range(1, count + 1)], HardState(1, 1, count), sync=True)
+    size = log.size_bytes
+    assert log.cut(count - 10)
+    assert (log.first_index(), log.last_index()) == (count - 9, count)
+    assert log.size_bytes < size / 10
+    log.close()
+    log = RaftLog.open(disk, path, cache_bytes=1 << 20)
+    assert log.first_index() == count - 9
+    rounds = 1
+    while log.cut(count - 10):
+        rounds += 1
+    assert rounds <= 3
+    assert len(list(log._engine.iterate("entries"))) == 10
+    log.close()
+
+
+def test_what_must_not_be_written(disk: RocksDisk, tmp_path: Path) -> None:
+    log = RaftLog.create(disk, str(tmp_path / "log"), cache_bytes=CACHE)
+    log.append([entry(1, 1), entry(2, 1)], HardState(1, 1, 1), sync=True)
+    with pytest.raises(ValueError, match="do not continue"):
+        log.append([entry(4, 1)], None, sync=True)
+    with pytest.raises(ValueError, match="committed"):
+        log.append([entry(1, 1)], None, sync=True)
+    with pytest.raises(ValueError, match="cannot cut"):
+        log.cut(3)
+    log.close()
+
+
+@pytest.mark.parametrize(
+    "writes",
+    [
+        [("meta", b"hard", None)],
+        [("meta", b"mark", b"\xff")],
+        [("meta", b"hard", b"nonsense")],
+        [("entries", (2).to_bytes(8, "big"), None)],
+        [("entries", (2).to_bytes(8, "big"), b"short")],
+        [("entries", (2).to_bytes(8, "big"), b"\0" * 7 + b"\1\x09")],
+    ],
+)
+def test_content_that_cannot_be_is_refused(disk: RocksDisk, tmp_path: Path, writes: list[Any]) -> None:
+    path = str(tmp_path / "log")
+    log = RaftLog.create(disk, path, cache_bytes=CACHE)
+    log.append([entry(n, 1) for n in (1, 2, 3)], HardState(1, 1, 2), sync=True)
+    log._engine.write(writes)
+    log.close()
+    with pytest.raises(DataCorrupted):
+        RaftLog.open(disk, path, cache_bytes=CACHE)
