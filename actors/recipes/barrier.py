@@ -53,7 +53,7 @@ class _Barrier:
         assert place is not None
         try:
             while True:
-                gate = await self._look(place)
+                gate = await self.line.patiently(place, lambda: self._look(place), deadline)
                 if gate.cut >= place.token:
                     return True
                 if place.token not in gate.waiting:

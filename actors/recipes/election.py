@@ -30,7 +30,7 @@ from ..client.aio import AsyncClient
 from ..client.handle import Client
 from ..client.operations import Compare, Op
 from ..client.results import KeyValue
-from .faces import Handle, decoded, drive, encoded, news, settled, stop, watching
+from .faces import Handle, decoded, drive, encoded, news, patiently, settled, stop, watching
 from .holding import AsyncHeld, Held, Holding
 from .line import Line
 
@@ -75,7 +75,7 @@ class _Candidate(Holding):
 
 
 def _leader(handle: Handle, item: KeyValue) -> Leader:
-    return Leader(decoded(handle.codec, item.raw), item.create_revision)
+    return Leader(decoded(handle, item.raw), item.create_revision)
 
 
 async def _current(line: Line) -> Leader | None:
@@ -106,7 +106,7 @@ class _Observer:
 
     async def _look(self) -> None:
         space, folder = self._line.space, self._line.folder
-        listing = await settled(space.range(prefix=folder))
+        listing = await patiently(space, lambda: settled(space.range(prefix=folder)), lambda: True)
         self._candidates = {item.key: item for item in listing}
         self._watch = await watching(space, prefix=folder, start_revision=listing.revision + 1)
 

@@ -21,11 +21,11 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
 
-from ...codec import Codec
-from ...errors import InvalidArgument, Unavailable
+from ...errors import InvalidArgument, RequestTimeout, Unavailable
+from ...limits import RECIPE_MAX_PAUSE
 from ..client import arguments as check
 from ..client.aio import AsyncClient
 from ..client.handle import Client
@@ -113,6 +113,17 @@ async def news(watch: Watch | AsyncWatch, patience: float) -> Event | None:
     return event
 
 
+async def patiently(handle: Handle, look: Callable[[], Awaitable[T]], go_on: Callable[[], bool]) -> T:
+    """Look at the cluster; while it cannot be reached, and ``go_on`` says so, look again. For reads only."""
+    while True:
+        try:
+            return await look()
+        except (Unavailable, RequestTimeout):
+            if not go_on():
+                raise
+            await pause(handle, RECIPE_MAX_PAUSE)
+
+
 async def stop(watch: Watch | AsyncWatch) -> None:
     """End a watch."""
     if isinstance(watch, AsyncWatch):
@@ -191,6 +202,6 @@ def encoded(handle: Handle, value: object) -> bytes:
     return check.encode_value(value, handle.codec)
 
 
-def decoded(codec: Codec | None, raw: bytes) -> Any:
-    """A user's value again. Raises ``DecodeError`` if the codec cannot read it."""
-    return KeyValue(b"", raw, 0, 0, 0, codec=codec).value
+def decoded(handle: Handle, raw: bytes) -> Any:
+    """A user's value again. Raises ``DecodeError`` if the handle's codec cannot read it."""
+    return KeyValue(b"", raw, 0, 0, 0, codec=handle.codec).value

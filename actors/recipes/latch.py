@@ -23,7 +23,7 @@ from ..client.aio import AsyncClient
 from ..client.handle import Client
 from ..client.operations import Compare, Op
 from ..client.results import KeyValue, TxnResult
-from .faces import Deadline, Handle, Unpicklable, drive, folder, news, settled, stop, watching
+from .faces import Deadline, Handle, Unpicklable, drive, folder, news, patiently, settled, stop, watching
 
 
 class _Latch:
@@ -78,7 +78,9 @@ class _Latch:
         """Wait until it is open."""
         deadline = Deadline(timeout)
         while True:
-            now = await settled(self.space.range(self._open, keys_only=True))
+            now = await patiently(
+                self.space, lambda: settled(self.space.range(self._open, keys_only=True)), lambda: bool(deadline.left)
+            )
             if now.items:
                 return True
             if not deadline.left:

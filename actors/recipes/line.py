@@ -17,17 +17,19 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from ...errors import CompactedError, KeeperError, LeaseLost
+from ...errors import CompactedError, InvalidArgument, KeeperError, LeaseLost
 from ...limits import RECIPE_LOOK, RECIPE_PAUSE
 from ..client.leases import AsyncLease, Lease
 from ..client.operations import Compare, Condition, Op
 from ..client.results import KeyValue, TxnResult
-from .faces import Deadline, Handle, folder, leased, news, seconds_to_live, settled, spawn, stop, watching
+from .faces import Deadline, Handle, folder, leased, news, patiently, seconds_to_live, settled, spawn, stop, watching
+
+T = TypeVar("T")
 
 
 class Contender(msgspec.Struct, frozen=True):
@@ -120,6 +122,18 @@ class Line:
         before = result.responses[0]
         return Place(key, lease, result.revision, isinstance(before, TxnResult) and before.succeeded)
 
+    async def agree(self, key: bytes, text: bytes, under: bytes) -> None:
+        """Have a key say what all contenders in a folder go by: it is written while nobody is there.
+
+        Raises:
+            InvalidArgument: somebody is there, and goes by something else.
+        """
+        result = await settled(self.space.txn([Compare.version(prefix=under) == 0], [Op.put(key, text)], [Op.get(key)]))
+        there = result.responses[0]
+        if not result.succeeded and (not isinstance(there, KeyValue) or there.raw != text):
+            said = there.text if isinstance(there, KeyValue) else "nothing"
+            raise InvalidArgument(f"those who use {self.name!r} now go by {said!r}, not by {text.decode()!r}")
+
     async def leave(self, place: Place) -> None:
         """Give the place up."""
         await drop(place.lease)
@@ -203,12 +217,21 @@ class Line:
         """Wait until no key under the prefix is before this place's; ``False`` when the time is over."""
         if place.alone:
             return True
-        ahead = await self.before(place, prefix)
+        ahead = await self.patiently(place, lambda: self.before(place, prefix), deadline)
         while ahead is not None:
             if not await self.wait(place, ahead, deadline):
                 return False
-            ahead = await self.before_now(place, prefix)
+            ahead = await self.patiently(place, lambda: self.before_now(place, prefix), deadline)
         return True
+
+    async def patiently(self, place: Place, look: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
+        """Look at the cluster, again and again while it cannot be reached but the place can still be kept."""
+
+        def go_on() -> bool:
+            self.alive(place)
+            return bool(deadline.left)
+
+        return await patiently(self.space, look, go_on)
 
     # -- looking on ---------------------------------------------------------------------------------------------------
 

@@ -34,9 +34,10 @@ from ...limits import MAX_PARTITIONS, RECIPE_LOOK, RECIPE_MAX_PAUSE, RECIPE_MOVE
 from ..client.aio import AsyncClient
 from ..client.guard import guarded
 from ..client.handle import Client
+from ..client.leases import AsyncLease, Lease
 from ..client.operations import Compare, Op
 from ..client.results import KeyValue, RangeResult
-from .faces import Handle, Unpicklable, drive, leased, news, pause, quoted, settled, spawn, stop, watching
+from .faces import Handle, Unpicklable, drive, leased, news, pause, quoted, settled, spawn, stop, watching, whoami
 from .line import Line, Place, drop
 
 Partition = int | str
@@ -81,7 +82,9 @@ class _Partitioner:
         self._keys = {self._owners + quoted(str(each)): each for each in self.partitions}
         if len(self._keys) != len(self.partitions):
             raise InvalidArgument("partitions must have different names")
-        self._shape = hashlib.sha256(msgspec.json.encode(self.partitions)).hexdigest()[:16].encode()
+        digest = hashlib.sha256(msgspec.json.encode(self.partitions)).hexdigest()[:16]
+        self._shape_key = self.line.folder + b"shape"
+        self._shape = f"{len(self.partitions)} partitions {digest}".encode()
         self._place: Place | None = None
         self._owned: dict[bytes, int] = {}
         self.left = False
@@ -137,8 +140,7 @@ class _Partitioner:
         self._owned = {}
         lease = await leased(self.line.space, self.line.ttl)
         try:
-            place = await self.line.take(lease, self._members, b"", self._shape)
-            assert place is not None
+            place = await self._take_place(lease)
         except BaseException:
             await drop(lease)
             raise
@@ -147,11 +149,22 @@ class _Partitioner:
             await self.leave()
         return place
 
+    async def _take_place(self, lease: Lease | AsyncLease) -> Place:
+        line = self.line
+        for _ in range(2):
+            place = await line.take(
+                lease, self._members, b"", whoami(), [Compare.value(self._shape_key) == self._shape]
+            )
+            if place is not None:
+                return place
+            # Nobody ever came here, or somebody with other partitions.
+            await line.agree(self._shape_key, self._shape, self._members)
+        raise InvalidArgument(f"the members of {line.name!r} have other partitions than these")
+
     async def _split(self, me: Place, listing: RangeResult) -> bool:
         """One step; whether something was changed, or may have been."""
         members = [item for item in listing if item.key.startswith(self._members)]
         owners = [item for item in listing if item.key.startswith(self._owners)]
-        self._agree(members, me)
         split = shares(members, owners, len(self._keys))
         mine = next((member for member in split if member.key == me.key), None)
         if mine is None:
@@ -165,11 +178,6 @@ class _Partitioner:
         free = [key for key in self._keys if key not in {item.key for item in owners}]
         wanted = taking(split, free, me.key)
         return bool(wanted) and await self._take(wanted[:RECIPE_MOVES], me)
-
-    def _agree(self, members: Sequence[KeyValue], me: Place) -> None:
-        for member in members:
-            if member.create_revision < me.token and member.raw != self._shape:
-                raise InvalidArgument(f"the members of {self.line.name!r} have other partitions than these")
 
     async def _give(self, keys: list[bytes], tokens: dict[bytes, int]) -> bool:
         # First it is not ours any more, then anybody else's.

@@ -204,7 +204,7 @@ class _ClaimFace(Unpicklable):
         Raises:
             DecodeError: the handle's codec cannot read it.
         """
-        return decoded(self._claimed.queue.line.handle.codec, self._claimed.raw)
+        return decoded(self._claimed.queue.line.handle, self._claimed.raw)
 
     @property
     def token(self) -> int:

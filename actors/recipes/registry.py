@@ -41,6 +41,7 @@ from .faces import (
     folder,
     leased,
     news,
+    patiently,
     pause,
     quoted,
     seconds_to_live,
@@ -186,7 +187,9 @@ class _Directory:
 
     async def _look(self) -> None:
         space, folder = self._registry.space, self._registry.folder
-        listing = await settled(space.range(prefix=folder, sort="create_revision"))
+        listing = await patiently(
+            space, lambda: settled(space.range(prefix=folder, sort="create_revision")), lambda: True
+        )
         self._watch = await watching(space, prefix=folder, start_revision=listing.revision + 1)
         here = {item.key for item in listing}
         for key in [key for key in self._known if key not in here]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...errors import InvalidArgument, LeaseLost
+from ...errors import LeaseLost
 from ..client import arguments as check
 from ..client.aio import AsyncClient
 from ..client.handle import Client
@@ -36,7 +36,7 @@ class _Slot(Holding):
         super().__init__(line)
         self.limit = check.whole_number("limit", limit, 1)
         self._limit_key = line.folder[:-1]
-        self._text = b"%d" % self.limit
+        self._text = b"limit %d" % self.limit
 
     def compare(self) -> Sequence[Condition]:
         return [Compare.value(self._limit_key) == self._text]
@@ -44,31 +44,15 @@ class _Slot(Holding):
     async def join(self) -> Place:
         place = await self.line.join(self.value(), self.kind, self.compare())
         if place is None:  # nobody ever came here, or somebody with another limit
-            await self._agree()
+            await self.line.agree(self._limit_key, self._text, self.line.folder)
             place = await super().join()
         return place
-
-    async def _agree(self) -> None:
-        """Make this the limit of the name if nobody is there; else it must be already."""
-        result = await settled(
-            self.line.space.txn(
-                [Compare.version(prefix=self.line.folder) == 0],
-                [Op.put(self._limit_key, self._text)],
-                [Op.get(self._limit_key)],
-            )
-        )
-        there = result.responses[0]
-        if not result.succeeded and getattr(there, "raw", None) != self._text:
-            raise InvalidArgument(
-                f"semaphore {self.line.name!r} has limit {getattr(there, 'raw', b'?').decode()}, not {self.limit}, "
-                "for those who are there now"
-            )
 
     async def turn(self, place: Place, deadline: Deadline) -> bool:
         if place.alone:
             return True
         while True:
-            ahead = await self._ahead(place)
+            ahead = await self.line.patiently(place, lambda: self._ahead(place), deadline)
             if ahead is None:
                 # Whoever came next may be waiting for this key to say that it has entered.
                 await self._enter(place)
