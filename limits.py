@@ -168,8 +168,12 @@ MAX_LEASES_AT_ONCE = 1000
 """Leases that one log entry ends, renews or checkpoints."""
 MAX_LEASES_IN_FRAME = 100_000
 """Leases that one keep-alive or one question names."""
-LEASE_CHECKPOINTS = (0.5, 0.25)
-"""Shares of the TTL; whenever so little is left of a lease, that is written into the log."""
+LEASE_CHECKPOINT_SHARE = 0.5
+"""Share of the TTL: when so little is left of a lease that was kept alive, that is written into the log..."""
+LEASE_CHECKPOINT_STEP = 2.0
+"""... and again after every so many seconds (for short ones: a fifth of the TTL), until it ends. Of a lease that has
+not been heard of since the leader came to lead, from the beginning: a new leader cannot know for how long it was silent
+before, and however often leaders change, a lease that nobody keeps alive must end."""
 
 # A client process: how long it waits for whom.
 CLIENT_SUSPICION = 0.5

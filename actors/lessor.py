@@ -1,18 +1,20 @@
 """The leader's care for leases: counting their time, renewing them, writing down what is left of them.
 
 Rules (design, "Time"): a keep-alive is answered only after a quorum confirmed the leader, later than its arrival; what
-is left of a lease is written into the log as it sinks, so that a new leader does not give a dead client's lease its
-whole TTL again; and a renewal of a lease of which less than the TTL is written down, or is just being written, first
-replicates the reset, so that no new leader can fall back behind a promise. Whatever ends a lease goes through the log,
-with the renewal count that the leader saw.
+is left of a lease is written into the log as it sinks (below half of its TTL, or at once if the leader is new and has
+not heard of it), so that new leaders do not give a dead client's lease its whole TTL again and again; and a renewal of
+a lease of which less than the TTL is written down, or is just being written, first replicates the reset, so that no new
+leader can fall back behind a promise. Whatever ends a lease goes through the log, with the renewal count that the
+leader saw.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
-from ..limits import LEASE_CHECKPOINTS, MAX_LEASES_AT_ONCE
+from ..limits import LEASE_CHECKPOINT_SHARE, LEASE_CHECKPOINT_STEP, MAX_LEASES_AT_ONCE
 from ..store.commands import CheckpointLeases, Command, ExpireLeases, Expiry, Remaining, RenewLeases
+from ..store.leases import Lease
 from ..store.state import State
 from .protocol import Kept
 from .timekeeper import Countdown
@@ -31,6 +33,8 @@ class Lessor:
         self._propose = propose
         self._ends = Countdown()
         self._checkpoints = Countdown()
+        self._counted: dict[int, Lease] = {}
+        """The leases whose time is being counted. An id may be granted anew after its lease has ended."""
         self._checkpointing: dict[int, int] = {}
         """Leases of which a checkpoint is on its way: the log index of the last one."""
         self._resetting: dict[int, tuple[int, float]] = {}
@@ -46,17 +50,17 @@ class Lessor:
         """This member has become leader: every lease has what was last written down of it."""
         self.stop()
         self._term = term
-        leases = self._state().leases.values()
+        self._counted = dict(self._state().leases)
+        leases = self._counted.values()
         self._ends.start(((lease.id, lease.remaining) for lease in leases), now)
-        self._checkpoints.start(
-            ((lease.id, max(0.0, lease.remaining - _next_mark(lease.remaining, lease.ttl))) for lease in leases), now
-        )
+        self._checkpoints.start(((lease.id, _step(lease.ttl)) for lease in leases), now)
 
     def stop(self) -> None:
         """This member does not lead (any more): keep-alives that wait must be asked of somebody else."""
         self._term = 0
         self._ends.stop()
         self._checkpoints.stop()
+        self._counted.clear()
         self._checkpointing.clear()
         self._resetting.clear()
         self._expiry_index = 0
@@ -67,13 +71,19 @@ class Lessor:
     def granted(self, lease: int, now: float) -> None:
         """A lease was granted (or its grant answered again)."""
         known = self._state().leases.get(lease)
-        if self._term and known is not None and lease not in self._ends:
+        if self._term and known is not None and self._counted.get(lease) is not known:
+            self._counted[lease] = known
+            self._forget(lease)
             self._count_from(lease, known.ttl, now)
+
+    def _forget(self, lease: int) -> None:
+        self._ends.forget(lease)
+        self._checkpoints.forget(lease)
 
     def _count_from(self, lease: int, ttl: float, since: float) -> bool:
         if not self._ends.renew(lease, since + ttl):
             return False
-        self._checkpoints.move(lease, since + ttl * (1 - LEASE_CHECKPOINTS[0]))
+        self._checkpoints.move(lease, since + ttl * (1 - LEASE_CHECKPOINT_SHARE))
         return True
 
     # -- keep-alives --------------------------------------------------------------------------------------------------
@@ -151,7 +161,7 @@ class Lessor:
                 if lease in leases:
                     self._ends.retry(lease, now + pause)
                 else:
-                    self._ends.forget(lease)
+                    self._ended(lease)
         if not self._expiry_index and self._ends.next_deadline() <= now:
             self._expire(now, pause)
         if self._checkpoints.next_deadline() <= now:
@@ -162,7 +172,7 @@ class Lessor:
         ended = []
         for lease in self._ends.due(now, MAX_LEASES_AT_ONCE):
             if lease not in leases:  # revoked by its client
-                self._ends.forget(lease)
+                self._ended(lease)
             elif lease in self._resetting:  # a keep-alive came in time, and its reset is on its way
                 self._ends.retry(lease, now + pause)
             else:
@@ -173,6 +183,10 @@ class Lessor:
                 for expiry in ended:
                     self._ends.retry(expiry.id, now + pause)
 
+    def _ended(self, lease: int) -> None:
+        self._counted.pop(lease, None)
+        self._forget(lease)
+
     def _checkpoint(self, now: float, pause: float) -> None:
         leases = self._state().leases
         left: list[Remaining] = []
@@ -182,12 +196,11 @@ class Lessor:
             if known is None:
                 continue
             remaining = self._ends.deadline(lease, now) - now
-            if lease in self._resetting or remaining <= 0:
+            if remaining <= 0:
                 continue
-            left.append(Remaining(lease, remaining))
-            mark = _next_mark(remaining, known.ttl)
-            if mark:
-                self._checkpoints.move(lease, now + remaining - mark)
+            self._checkpoints.move(lease, now + _step(known.ttl))
+            if lease not in self._resetting:  # or the reset would be undone
+                left.append(Remaining(lease, remaining))
         if not left:
             return
         index = self._propose(CheckpointLeases(self._term, tuple(left)))
@@ -198,7 +211,6 @@ class Lessor:
                 self._checkpoints.move(each.id, now + pause)
 
 
-def _next_mark(remaining: float, ttl: float) -> float:
-    """How much will be left at the next checkpoint; 0 if there is none."""
-    marks: Sequence[float] = [share * ttl for share in LEASE_CHECKPOINTS if share * ttl < remaining * 0.999]
-    return max(marks, default=0.0)
+def _step(ttl: float) -> float:
+    """Seconds from one checkpoint of a lease that nobody keeps alive to the next."""
+    return min(LEASE_CHECKPOINT_STEP, ttl / 5)
