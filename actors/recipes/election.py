@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from ...errors import CompactedError, LockLost
+from ...errors import CompactedError, LeaseLost, LockLost
 from ...limits import RECIPE_LOOK
 from ..client.aio import AsyncClient
 from ..client.handle import Client
@@ -63,12 +63,15 @@ class _Candidate(Holding):
 
     async def proclaim(self, value: object) -> None:
         place = self.held()
-        result = await settled(
-            self.line.space.txn(
-                [Compare.create_revision(place.key) == place.token],
-                [Op.put(place.key, encoded(self.line.handle, value), lease=place.lease)],
+        try:
+            result = await settled(
+                self.line.space.txn(
+                    [Compare.create_revision(place.key) == place.token],
+                    [Op.put(place.key, encoded(self.line.handle, value), lease=place.lease)],
+                )
             )
-        )
+        except LeaseLost as error:  # nothing was sent: it is known here already
+            raise LockLost(f"{self.line.name!r} is no longer led by this object: its lease is lost") from error
         if not result.succeeded:
             place.lost.set()
             raise LockLost(f"another one leads {self.line.name!r}: the proclamation was refused")
