@@ -236,6 +236,8 @@ RECIPE_REMEMBER = 3600.0
 """How long an addition to a counter that has a ``request_id`` is remembered."""
 RECIPE_SPARE_LEASES = 4
 """Leases of finished claims that a queue keeps for its next ones."""
+RECIPE_LOOK_AT_ONCE = 32
+"""Items of a queue that are looked at together for one that is free."""
 MAX_PARTITIONS = 4096
 RECIPE_MOVES = 32
 """Partitions that one transaction gives back or takes."""

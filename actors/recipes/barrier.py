@@ -74,7 +74,8 @@ class _Barrier:
         seen = await settled(self.line.space.range(prefix=self.line.folder, sort="create_revision"))
         gate = next((item for item in seen if item.key == self._gate), None)
         cut = int(gate.raw) if gate is not None else 0
-        waiting = [item for item in seen if item.create_revision > cut and item.key != self._gate]
+        places = self.line.places
+        waiting = [item for item in seen if item.create_revision > cut and item.key.startswith(places)]
         for item in waiting:
             if item.create_revision < place.token and int(item.raw) != self.parties:
                 raise InvalidArgument(

@@ -82,7 +82,7 @@ def _leader(handle: Handle, item: KeyValue) -> Leader:
 
 
 async def _current(line: Line) -> Leader | None:
-    listing = await settled(line.space.range(prefix=line.folder, sort="create_revision", limit=1))
+    listing = await settled(line.space.range(prefix=line.places, sort="create_revision", limit=1))
     return _leader(line.handle, listing.items[0]) if listing.items else None
 
 
@@ -108,7 +108,7 @@ class _Observer:
                 return _leader(self._line.handle, first)
 
     async def _look(self) -> None:
-        space, folder = self._line.space, self._line.folder
+        space, folder = self._line.space, self._line.places
         listing = await patiently(space, lambda: settled(space.range(prefix=folder)), lambda: True)
         self._candidates = {item.key: item for item in listing}
         self._watch = await watching(space, prefix=folder, start_revision=listing.revision + 1)

@@ -53,7 +53,11 @@ class Holding:
 
     async def turn(self, place: Place, deadline: Deadline) -> bool:
         """Wait for its turn; ``False`` when the time is over."""
-        return await self.line.turn(place, self.line.folder, deadline)
+        return await self.line.turn(place, deadline)
+
+    async def give_back(self, place: Place) -> None:
+        """End its turn."""
+        await self.line.give_back(place)
 
     # -- what they share ----------------------------------------------------------------------------------------------
 
@@ -83,7 +87,7 @@ class Holding:
         if place is None:
             raise InvalidArgument("what is not held cannot be released")
         self._busy.release()
-        await self.line.leave(place)
+        await self.give_back(place)
 
     def held(self) -> Place:
         """The place held. Raises ``LockLost`` if there is none."""
@@ -216,7 +220,7 @@ class AsyncHeld(_Face):
             await self.release()
 
 
-async def first(line: Line, prefix: bytes) -> Contender | None:
+async def first(line: Line) -> Contender | None:
     """The first of a line."""
-    everybody = await line.contenders(prefix)
+    everybody = await line.contenders()
     return everybody[0] if everybody else None

@@ -5,11 +5,16 @@ its fencing token: revisions only grow, so whoever comes later has the greater t
 ends and the key goes, and with it the place; nobody has to be asked.
 
 Each waits for the one directly before it, by one watch on that one key, so that whoever leaves wakes one other: no
-herd, however long the line. Whom to wait for is read from the history, at the very revision that created the own key,
-and the watch starts at the next revision: whatever happened to that key meanwhile is an event of it, so no wake-up can
-be lost. If that history is compacted away, the present is read instead.
+herd. And nobody reads the whole line for that, however long it is. A key beside the line, the *tail*, names who came
+last; whoever comes writes itself there, in the transaction that takes its place, and is told whom it has replaced (as
+in the queue lock of Mellor-Crummey and Scott). Another one, the *head*, tells the last token that was held and given
+back, so that nobody before it can be there any more; who gives back writes it in the transaction that removes its key.
+So a waiter whose predecessor has gone knows, from the head, whether it had its turn. If it did not (it died, or gave
+up), and only then, the line is read.
 
-Two lines: the keys of one are all directly in one folder of the reserved space, ``<name>/<kind><lease id in hex>``.
+The watch on the predecessor starts right behind the revision that made the own place, at which the predecessor was
+there or had gone before; which of the two, is asked once. So no wake-up can be lost; and if that history is compacted
+away, the present is read instead.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from ...errors import CompactedError, InvalidArgument, KeeperError, LeaseLost
 from ...limits import RECIPE_LOOK, RECIPE_PAUSE
 from ..client.leases import AsyncLease, Lease
 from ..client.operations import Compare, Condition, Op
-from ..client.results import KeyValue, TxnResult
+from ..client.results import KeyValue, PutResult
 from .faces import Deadline, Handle, folder, leased, news, patiently, seconds_to_live, settled, spawn, stop, watching
 
 T = TypeVar("T")
@@ -55,22 +60,50 @@ class Ahead(NamedTuple):
     all: bool = False
 
 
+class Before(NamedTuple):
+    """Who came directly before."""
+
+    key: bytes
+    token: int
+
+
 class Place:
     """A place in a line: the key, and the lease that it lives by."""
 
-    __slots__ = ("__weakref__", "alone", "key", "lease", "token")
+    __slots__ = ("__weakref__", "before", "free", "key", "lease", "token", "under")
 
-    def __init__(self, key: bytes, lease: Lease | AsyncLease, token: int, alone: bool) -> None:
+    def __init__(
+        self,
+        under: bytes,
+        key: bytes,
+        lease: Lease | AsyncLease,
+        token: int,
+        before: Before | None,
+        free: bool,
+    ) -> None:
+        self.under = under
         self.key = key
         self.lease = lease
         self.token = token
-        self.alone = alone
-        """Whether nobody was there when it was taken."""
+        self.before = before
+        """``None`` if nobody ever was."""
+        self.free = free
+        """Whether all before it had had their turns by then."""
 
     @property
     def lost(self) -> threading.Event:
         """Set once the place may be gone."""
         return self.lease.lost
+
+
+def tail(under: bytes) -> bytes:
+    """The key that names who came last into a line; it and the head lie side by side, and not in the line's folder."""
+    return under[:-1] + b"-tail"
+
+
+def head(under: bytes) -> bytes:
+    """The key that tells the last token that was given back."""
+    return under[:-1] + b"-head"
 
 
 class Line:
@@ -88,6 +121,8 @@ class Line:
         self.space: Handle = handle.reserved(area)
         self.name = name
         self.folder = folder(handle, name)
+        self.places = self.folder + b"p/"
+        """Where the contenders' keys are."""
         self.ttl = seconds_to_live(ttl)
 
     # -- places -------------------------------------------------------------------------------------------------------
@@ -100,7 +135,7 @@ class Line:
         """
         lease = await leased(self.space, self.ttl)
         try:
-            return await self.take(lease, self.folder, kind, value, compare)
+            return await self.take(lease, self.places, kind, value, compare)
         except BaseException:
             await drop(lease)
             raise
@@ -113,14 +148,20 @@ class Line:
         result = await settled(
             self.space.txn(
                 [Compare.create_revision(key) == 0, *compare],
-                # Comparisons of a nested transaction come first too: this one finds the line as it was before.
-                [Op.txn([Compare.version(prefix=under) == 0]), Op.put(key, value, lease=lease)],
+                [Op.put(tail(under), key, prev=True), Op.get(head(under)), Op.put(key, value, lease=lease)],
             )
         )
         if not result.succeeded:
             return None
-        before = result.responses[0]
-        return Place(key, lease, result.revision, isinstance(before, TxnResult) and before.succeeded)
+        replaced, given_back, _ = result.responses
+        assert isinstance(replaced, PutResult)
+        last = replaced.prev
+        if last is None:
+            return Place(under, key, lease, result.revision, None, True)
+        # The tail is written in the transaction that takes a place: its revision is the token of who wrote it.
+        before = Before(last.raw, last.mod_revision)
+        free = isinstance(given_back, KeyValue) and int(given_back.raw) == before.token
+        return Place(under, key, lease, result.revision, before, free)
 
     async def agree(self, key: bytes, text: bytes, under: bytes) -> None:
         """Have a key say what all contenders in a folder go by: it is written while nobody is there.
@@ -135,41 +176,57 @@ class Line:
             raise InvalidArgument(f"those who use {self.name!r} now go by {said!r}, not by {text.decode()!r}")
 
     async def leave(self, place: Place) -> None:
-        """Give the place up."""
+        """Give the place up, without having had a turn."""
         await drop(place.lease)
 
-    async def before(self, place: Place, prefix: bytes) -> Ahead | None:
-        """The nearest key before this place: as it was when the place was taken, or as it is now if that is gone."""
-        try:
-            then = await settled(
-                self.space.range(
-                    prefix=prefix,
-                    revision=place.token,
-                    sort="create_revision",
-                    order="descend",
-                    limit=2,
-                    keys_only=True,
-                )
-            )
-            earlier = [item for item in then if item.create_revision < place.token]
-            return Ahead(earlier[0].key, place.token + 1) if earlier else None
-        except CompactedError:
-            return await self.before_now(place, prefix)
+    def given_back(self, place: Place) -> list[Op]:
+        """What tells, in the transaction that ends an exclusive turn, that it ended well."""
+        return [Op.put(head(place.under), b"%d" % place.token), Op.delete(place.key)]
 
-    async def before_now(self, place: Place, prefix: bytes) -> Ahead | None:
-        """The nearest key before this place that is there now. Raises ``LeaseLost`` if the place is gone."""
-        # The first of all, usually: whoever was before this place has just had its turn.
-        now = await settled(self.space.range(prefix=prefix, sort="create_revision", limit=1, keys_only=True))
-        if not now.items or now.items[0].create_revision >= place.token:
-            if not now.items or now.items[0].key != place.key:
-                await self.check(place)
-            return None
+    async def give_back(self, place: Place) -> None:
+        """End an exclusive turn. If it was lost, or the cluster cannot be told, the end of the lease does it."""
+        if not place.lost.is_set():
+            place.lost.set()
+            with contextlib.suppress(KeeperError):
+                await settled(
+                    self.space.txn([Compare.create_revision(place.key) == place.token], self.given_back(place))
+                )
+        await drop(place.lease)
+
+    async def nearest(self, place: Place, prefix: bytes) -> Ahead | None:
+        """The nearest key under a prefix that is before this place now, by a look at all of them.
+
+        Raises:
+            LeaseLost: the place is gone.
+        """
         now = await settled(self.space.range(prefix=prefix, sort="create_revision", keys_only=True))
         earlier = [item for item in now if item.create_revision < place.token]
         if earlier:
             return Ahead(earlier[-1].key, now.revision + 1)
         await self.check(place)
         return None
+
+    async def _predecessor(self, place: Place) -> Ahead | None:
+        """Whom this place waits for; ``None`` if it is its turn."""
+        before = place.before
+        if before is None or await self._had_its_turn(place, before):
+            return None
+        there = await settled(self.space.get(before.key))
+        if there is not None and there.create_revision == before.token:
+            return Ahead(before.key, place.token + 1)
+        return await self._next(place)
+
+    async def _next(self, place: Place) -> Ahead | None:
+        """Whom this place waits for, now that who was before it is gone."""
+        before = place.before
+        if before is not None and await self._had_its_turn(place, before):
+            return None
+        return await self.nearest(place, place.under)
+
+    async def _had_its_turn(self, place: Place, before: Before) -> bool:
+        """Whether the one before has given back what it held: then nobody before it is there."""
+        given_back = await settled(self.space.get(head(place.under)))
+        return given_back is not None and int(given_back.raw) >= before.token
 
     async def check(self, place: Place) -> None:
         """Raise ``LeaseLost`` unless the place is still there."""
@@ -213,15 +270,15 @@ class Line:
         watching = _guardian(self.space, weakref.ref(place), place.key, place.token + 1, place.lost)
         spawn(self.space, watching, f"raykeeper-holds-{self.name!r}")
 
-    async def turn(self, place: Place, prefix: bytes, deadline: Deadline) -> bool:
-        """Wait until no key under the prefix is before this place's; ``False`` when the time is over."""
-        if place.alone:
+    async def turn(self, place: Place, deadline: Deadline) -> bool:
+        """Wait until nobody is before this place; ``False`` when the time is over."""
+        if place.free:
             return True
-        ahead = await self.patiently(place, lambda: self.before(place, prefix), deadline)
+        ahead = await self.patiently(place, lambda: self._predecessor(place), deadline)
         while ahead is not None:
             if not await self.wait(place, ahead, deadline):
                 return False
-            ahead = await self.patiently(place, lambda: self.before_now(place, prefix), deadline)
+            ahead = await self.patiently(place, lambda: self._next(place), deadline)
         return True
 
     async def patiently(self, place: Place, look: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
@@ -235,9 +292,9 @@ class Line:
 
     # -- looking on ---------------------------------------------------------------------------------------------------
 
-    async def contenders(self, prefix: bytes) -> list[Contender]:
-        """Everybody under a prefix, in the order of the line."""
-        listing = await settled(self.space.range(prefix=prefix, sort="create_revision"))
+    async def contenders(self) -> list[Contender]:
+        """Everybody, in the order of the line."""
+        listing = await settled(self.space.range(prefix=self.places, sort="create_revision"))
         return [contender(item) for item in listing]
 
 

@@ -34,12 +34,12 @@ class Lock(Held):
     def holder(self) -> Contender | None:
         """Who holds it now; ``None`` if nobody does."""
         line = self._holding.line
-        return drive(first(line, line.folder))
+        return drive(first(line))
 
     def waiters(self) -> list[Contender]:
         """Who waits for it, in the order of their turns."""
         line = self._holding.line
-        return drive(line.contenders(line.folder))[1:]
+        return drive(line.contenders())[1:]
 
 
 class AsyncLock(AsyncHeld):
@@ -51,9 +51,9 @@ class AsyncLock(AsyncHeld):
     async def holder(self) -> Contender | None:
         """Who holds it now; ``None`` if nobody does."""
         line = self._holding.line
-        return await first(line, line.folder)
+        return await first(line)
 
     async def waiters(self) -> list[Contender]:
         """Who waits for it, in the order of their turns."""
         line = self._holding.line
-        return (await line.contenders(line.folder))[1:]
+        return (await line.contenders())[1:]

@@ -28,15 +28,15 @@ from types import TracebackType
 from typing import Any
 
 from ...errors import CompactedError, InvalidArgument, KeeperError, LockLost
-from ...limits import RECIPE_SPARE_LEASES
+from ...limits import RECIPE_LOOK_AT_ONCE, RECIPE_SPARE_LEASES
 from ..client.aio import AsyncClient
 from ..client.guard import guarded
 from ..client.handle import Client
 from ..client.leases import AsyncLease, Lease
-from ..client.operations import Compare, Op
+from ..client.operations import Compare, Condition, Op
 from ..client.results import KeyValue
 from .faces import Deadline, Handle, Unpicklable, decoded, drive, encoded, leased, news, settled, stop, watching, whoami
-from .line import Line, Place, drop
+from .line import Line, Place, drop, head, tail
 
 _MIDDLE = 2**31
 
@@ -124,7 +124,7 @@ class _Queue:
     async def _in_line(self, lease: Lease | AsyncLease, deadline: Deadline) -> _Claimed | None:
         line = self.line
         place = await line.take(lease, self.waiting, b"", whoami())
-        if place is None or not await line.turn(place, self.waiting, deadline):
+        if place is None or not await line.turn(place, deadline):
             return None
         while True:
             claimed, revision = await self._pick(lease, place)
@@ -136,35 +136,23 @@ class _Queue:
 
     async def _pick(self, lease: Lease | AsyncLease, place: Place | None) -> tuple[_Claimed | None, int]:
         """Claim the first free item, if there is one and it is this worker's turn; and the revision that was seen."""
-        space = self.line.space
         while True:
-            claims = await settled(space.range(prefix=self.claims, keys_only=True))
-            skip = len(self.claims)
-            taken = {claim.key[skip:] for claim in claims}
+            turn = await self._turn(place)
             try:
-                items = await settled(
-                    space.range(prefix=self.items, limit=len(taken) + 1, keys_only=True, revision=claims.revision)
-                )
+                free, revision = await self._first_free()
             except CompactedError:
                 continue
-            free = [item for item in items if item.key[skip:] not in taken]
-            if not free:
-                return None, claims.revision
-            suffix = free[0].key[skip:]
-            # Whoever is not in the line may take an item only if nobody waits there.
-            turn = (
-                Compare.version(prefix=self.waiting) == 0
-                if place is None
-                else Compare.create_revision(place.key) == place.token
-            )
+            if free is None or turn is None:
+                return None, revision
+            suffix = free.key[len(self.items) :]
             key = self.claims + suffix
             result = await settled(
-                space.txn(
-                    [turn, Compare.create_revision(free[0].key) == free[0].create_revision, Compare.version(key) == 0],
+                self.line.space.txn(
+                    [*turn, Compare.create_revision(free.key) == free.create_revision, Compare.version(key) == 0],
                     [
-                        Op.get(free[0].key),
+                        Op.get(free.key),
                         Op.put(key, whoami(), lease=lease),
-                        *([Op.delete(place.key)] if place is not None else []),
+                        *(self.line.given_back(place) if place is not None else []),
                     ],
                 )
             )
@@ -173,8 +161,41 @@ class _Queue:
                 assert isinstance(item, KeyValue)
                 return _Claimed(self, suffix, item.raw, result.revision, lease), result.revision
             if place is None:
-                return None, claims.revision  # others are faster, or wait: stand in line
+                return None, revision  # others are faster, or wait: stand in line
             await self.line.check(place)
+
+    async def _turn(self, place: Place | None) -> list[Condition] | None:
+        """What must hold for this worker to take an item: it is the first in line; or it stands in none, and nobody
+        does, which the tail and the head of the line tell (``None`` if somebody may)."""
+        if place is not None:
+            return [Compare.create_revision(place.key) == place.token]
+        last, given_back = tail(self.waiting), head(self.waiting)
+        both = {item.key: item for item in await settled(self.line.space.range(given_back, last + b"\0"))}
+        came, left = both.get(last), both.get(given_back)
+        if came is not None and (left is None or int(left.raw) != came.mod_revision):
+            return None
+        return [Compare.mod_revision(last) == (0 if came is None else came.mod_revision)]
+
+    async def _first_free(self) -> tuple[KeyValue | None, int]:
+        """The first item that nobody has claimed, and the revision at which that was so."""
+        space, skip = self.line.space, len(self.items)
+        start, revision = self.items, None
+        while True:
+            items = await settled(
+                space.range(start, self.items[:-1] + b"0", limit=RECIPE_LOOK_AT_ONCE, keys_only=True, revision=revision)
+            )
+            revision = items.revision if revision is None else revision
+            if not items.items:
+                return None, revision
+            first, last = items.items[0].key[skip:], items.items[-1].key[skip:]
+            claims = await settled(
+                space.range(self.claims + first, self.claims + last + b"\0", keys_only=True, revision=revision)
+            )
+            taken = {claim.key[skip:] for claim in claims}
+            for item in items:
+                if item.key[skip:] not in taken:
+                    return item, revision
+            start = items.items[-1].key + b"\0"
 
     async def _change(self, place: Place, revision: int, deadline: Deadline) -> None:
         """Wait until an item is put or comes back."""

@@ -30,18 +30,35 @@ class _Reading(Holding):
     kind = READ
 
     async def turn(self, place: Place, deadline: Deadline) -> bool:
-        return await self.line.turn(place, self.line.folder + WRITE, deadline)
+        return await _turn(self.line, place, self.line.places + WRITE, deadline)
+
+    async def give_back(self, place: Place) -> None:
+        await self.line.leave(place)
 
 
-class _Writing(Holding):
+class _Writing(_Reading):
     kind = WRITE
+
+    async def turn(self, place: Place, deadline: Deadline) -> bool:
+        return await _turn(self.line, place, self.line.places, deadline)
+
+
+async def _turn(line: Line, place: Place, prefix: bytes, deadline: Deadline) -> bool:
+    """Wait until no key under the prefix is before this place's. Others may hold it at the same time, so nobody can
+    tell from a single key that all before it are gone: the line is read."""
+    while True:
+        ahead = await line.patiently(place, lambda: line.nearest(place, prefix), deadline)
+        if ahead is None:
+            return True
+        if not await line.wait(place, ahead, deadline):
+            return False
 
 
 async def _listing(line: Line) -> tuple[list[Contender], list[Contender]]:
     """Who holds it, and who waits, in the order of their places."""
-    everybody = list(await settled(line.space.range(prefix=line.folder, sort="create_revision")))
+    everybody = list(await settled(line.space.range(prefix=line.places, sort="create_revision")))
     holders = 0
-    while holders < len(everybody) and everybody[holders].key.startswith(line.folder + READ):
+    while holders < len(everybody) and everybody[holders].key.startswith(line.places + READ):
         holders += 1
     holders = holders or min(1, len(everybody))
     return [contender(each) for each in everybody[:holders]], [contender(each) for each in everybody[holders:]]

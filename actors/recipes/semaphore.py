@@ -35,7 +35,7 @@ class _Slot(Holding):
     def __init__(self, line: Line, limit: int) -> None:
         super().__init__(line)
         self.limit = check.whole_number("limit", limit, 1)
-        self._limit_key = line.folder[:-1]
+        self._limit_key = line.folder + b"limit"
         self._text = b"limit %d" % self.limit
 
     def compare(self) -> Sequence[Condition]:
@@ -44,12 +44,12 @@ class _Slot(Holding):
     async def join(self) -> Place:
         place = await self.line.join(self.value(), self.kind, self.compare())
         if place is None:  # nobody ever came here, or somebody with another limit
-            await self.line.agree(self._limit_key, self._text, self.line.folder)
+            await self.line.agree(self._limit_key, self._text, self.line.places)
             place = await super().join()
         return place
 
     async def turn(self, place: Place, deadline: Deadline) -> bool:
-        if place.alone:
+        if place.before is None:
             return True
         while True:
             ahead = await self.line.patiently(place, lambda: self._ahead(place), deadline)
@@ -60,16 +60,19 @@ class _Slot(Holding):
             if not await self.line.wait(place, ahead, deadline):
                 return False
 
+    async def give_back(self, place: Place) -> None:
+        await self.line.leave(place)
+
     async def _ahead(self, place: Place) -> Ahead | None:
         line = self.line
-        everybody = await settled(line.space.range(prefix=line.folder, sort="create_revision", keys_only=True))
+        everybody = await settled(line.space.range(prefix=line.places, sort="create_revision", keys_only=True))
         earlier = [item for item in everybody if item.create_revision < place.token]
         if len(earlier) == len(everybody) or everybody.items[len(earlier)].key != place.key:
             await line.check(place)
         if len(earlier) < self.limit:
             return None
         if len(earlier) == self.limit:  # all before it are holders: any of them may leave
-            return Ahead(line.folder, everybody.revision + 1, all=True)
+            return Ahead(line.places, everybody.revision + 1, all=True)
         return Ahead(earlier[-1].key, everybody.revision + 1, only=None)
 
     async def _enter(self, place: Place) -> None:
@@ -86,7 +89,7 @@ class _Slot(Holding):
 
 
 async def _split(line: Line, limit: int) -> tuple[list[Contender], list[Contender]]:
-    everybody = await line.contenders(line.folder)
+    everybody = await line.contenders()
     return everybody[:limit], everybody[limit:]
 
 
