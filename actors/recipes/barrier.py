@@ -71,7 +71,7 @@ class _Barrier:
             await self.line.leave(place)
 
     async def _look(self, place: Place) -> _Gate:
-        seen = await settled(self.line.space.range(prefix=self.line.folder, sort="create_revision"))
+        seen = await settled(self.line.looks.range(prefix=self.line.folder, sort="create_revision"))
         gate = next((item for item in seen if item.key == self._gate), None)
         cut = int(gate.raw) if gate is not None else 0
         places = self.line.places

@@ -124,6 +124,8 @@ class Line:
         self.places = self.folder + b"p/"
         """Where the contenders' keys are."""
         self.ttl = seconds_to_live(ttl)
+        self.looks: Handle = self.space.with_timeout(min(self.space.timeout, self.ttl))
+        """For reads while there is a place to lose: no such read lasts longer than it could be kept."""
 
     # -- places -------------------------------------------------------------------------------------------------------
 
@@ -199,7 +201,7 @@ class Line:
         Raises:
             LeaseLost: the place is gone.
         """
-        now = await settled(self.space.range(prefix=prefix, sort="create_revision", keys_only=True))
+        now = await settled(self.looks.range(prefix=prefix, sort="create_revision", keys_only=True))
         earlier = [item for item in now if item.create_revision < place.token]
         if earlier:
             return Ahead(earlier[-1].key, now.revision + 1)
@@ -211,7 +213,7 @@ class Line:
         before = place.before
         if before is None or await self._had_its_turn(place, before):
             return None
-        there = await settled(self.space.get(before.key))
+        there = await settled(self.looks.get(before.key))
         if there is not None and there.create_revision == before.token:
             return Ahead(before.key, place.token + 1)
         return await self._next(place)
@@ -225,12 +227,12 @@ class Line:
 
     async def _had_its_turn(self, place: Place, before: Before) -> bool:
         """Whether the one before has given back what it held: then nobody before it is there."""
-        given_back = await settled(self.space.get(head(place.under)))
+        given_back = await settled(self.looks.get(head(place.under)))
         return given_back is not None and int(given_back.raw) >= before.token
 
     async def check(self, place: Place) -> None:
         """Raise ``LeaseLost`` unless the place is still there."""
-        here = await settled(self.space.get(place.key))
+        here = await settled(self.looks.get(place.key))
         if here is None or here.create_revision != place.token:
             place.lost.set()
             raise LeaseLost(f"the place in the line of {self.name!r} is gone: its lease has ended")

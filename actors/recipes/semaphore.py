@@ -65,7 +65,7 @@ class _Slot(Holding):
 
     async def _ahead(self, place: Place) -> Ahead | None:
         line = self.line
-        everybody = await settled(line.space.range(prefix=line.places, sort="create_revision", keys_only=True))
+        everybody = await settled(line.looks.range(prefix=line.places, sort="create_revision", keys_only=True))
         earlier = [item for item in everybody if item.create_revision < place.token]
         if len(earlier) == len(everybody) or everybody.items[len(earlier)].key != place.key:
             await line.check(place)
