@@ -236,7 +236,7 @@ class Book:
         last = (0, 0)
         for _, changes in sorted(chronicle.changes.items()):
             for change in changes:
-                if change.item.key.startswith(folder):
+                if change.item.key.startswith(folder) and len(change.item.key.rpartition(b"/")[2]) == 16:
                     if change.deleted:
                         candidates.pop(change.item.key, None)
                     else:
@@ -327,7 +327,7 @@ class Watcher(Lodger):
         keys = raw._view.keys(where.get("key"), where.get("end"), where.get("prefix"))
         seen = Seen(self.name, keys, start, prev, only, book.newest_known())
         watch = await raw.watch(**where, start_revision=start or None, prev=prev, only=only)
-        seen.begins(watch._subscription.position + 1 if not start else start, chronicle)
+        seen.begins(watch.start or start, chronicle)
         book.watches.append(seen)
         book.live[seen] = watch
         try:

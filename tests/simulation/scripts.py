@@ -60,10 +60,14 @@ def replaced(world: World) -> Iterator[None]:
     def spawn(handle: Any, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         Script(handle.client, coroutine, background=True)
 
+    async def pause(handle: Any, seconds: float) -> None:
+        await sleep(handle.client, seconds)
+
     with ExitStack() as stack:
         for module in (aio, leases, watch):
             stack.enter_context(mock.patch.object(module, "clock", now))
         stack.enter_context(mock.patch.object(faces, "time", SimpleNamespace(monotonic=now)))
+        stack.enter_context(mock.patch.object(faces, "pause", pause))
         stack.enter_context(mock.patch.object(line, "spawn", spawn))
         stack.enter_context(mock.patch.object(holding, "whoami", lambda: b"somebody"))
         for name, value in world.profile.small.items():
@@ -149,13 +153,15 @@ def sleep(client: Client, seconds: float) -> Wait:
 class Gate:
     """What a watch wakes."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[], None]) -> None:
         self.event = self
+        self._told = told
         self._set = False
         self._waiting: list[Callable[[Any], None]] = []
 
     def wake(self) -> None:
         """There is something to take."""
+        self._told()
         self._set = True
         waiting, self._waiting = self._waiting, []
         for resume in waiting:
@@ -210,9 +216,16 @@ class SimWatch(AsyncWatch):
     """The real watch, which waits for imagined news."""
 
     def __init__(self, handle: SimClient, asked: Any) -> None:
-        self._gate: Any = Gate()
+        self.start = 0
+        """The first revision that it sees, once a member has said what that is; 0 if it was asked for one."""
+        self._gate: Any = Gate(self._woken)
         self._client = handle.client
+        self._asked_for = asked.start_revision
         super(AsyncWatch, self).__init__(SimpleNamespace(hub=handle.hub), handle._view, asked, self._gate)  # type: ignore[arg-type]
+
+    def _woken(self) -> None:
+        if not self.start and not self._asked_for and self._subscription.fixed:
+            self.start = self._subscription.position + 1
 
     async def _wait(self, deadline: float) -> bool:
         left = deadline - now()
