@@ -265,8 +265,9 @@ def test_no_checkpoint_undoes_a_reset_that_is_on_its_way(cluster: Cluster) -> No
     lease = cluster.grant(10.0)
     cluster.work(6.0)
     answers = cluster.keep(lease)
-    cluster.work(3.0, commit=False)
+    cluster.work(4.5, commit=False)
     cluster.commit()
+    cluster.work()
     assert answers == [(Kept.ALIVE,)]
     assert cluster.hand.state.leases[lease].remaining == 10.0
     assert cluster.alive(lease), "it was kept alive in time"
