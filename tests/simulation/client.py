@@ -228,7 +228,9 @@ class Client:
                 elif process.member.paused:
                     world.after(0.02, take)
                 else:
-                    if isinstance(core, WatchCore):  # it may hang for seconds, and the transport says if it is for nothing
+                    if isinstance(
+                        core, WatchCore
+                    ):  # it may hang for seconds, and the transport says if it is for nothing
                         process.hanging[finished] = lambda: world.after(self.rng.uniform(0.005, 0.5), fail)
                     process.service.submit(out.frame, finished)
 

@@ -215,7 +215,9 @@ class Book:
                 raise Violation(f"{what} ended at {ended.at:.4f}, {lease.good_until - shown:.3f} s before its time")
             silent = lease.forgotten_at if lease.forgotten_at is not None else 0.0
             if ended.at > max(quiet, silent) + 1.02 * lease.ttl + PROMPT:
-                raise Violation(f"{what}, silent since {silent:.3f}, ended late at {ended.at:.4f} (quiet from {quiet:.3f})")
+                raise Violation(
+                    f"{what}, silent since {silent:.3f}, ended late at {ended.at:.4f} (quiet from {quiet:.3f})"
+                )
 
     def _judge_guarded_writes(self) -> None:
         newest: dict[bytes, int] = {}
@@ -482,5 +484,3 @@ def check_content(chronicle: Chronicle, items: tuple[Item, ...]) -> None:
     for key in sorted(there.keys() | chronicle.items.keys()):
         if there.get(key) != chronicle.items.get(key):
             raise Violation(f"key {key!r} is {there.get(key)}, and should be {chronicle.items.get(key)}")
-
-

@@ -416,7 +416,9 @@ class Nemesis:
             if client.lives == life:
                 client.resume()
 
-        self._begin("client pause", client.name, undo, self.rng.choice((0.4, 1.0, 1.7, 3.5)) * self.rng.uniform(0.7, 1.3))
+        self._begin(
+            "client pause", client.name, undo, self.rng.choice((0.4, 1.0, 1.7, 3.5)) * self.rng.uniform(0.7, 1.3)
+        )
 
     # --- what an operator does ---------------------------------------------------------------------------------------
 

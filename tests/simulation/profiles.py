@@ -91,7 +91,6 @@ class Profile:
     lose_all_at_the_end: bool = False
     """Once all is well, all members lose their power, and what was acknowledged must still be there."""
 
-
     @property
     def honest_clocks(self) -> bool:
         """Whether clocks may be slow or stand still, but neither fast nor jump: what promises of time rest on."""
@@ -143,14 +142,15 @@ def mixed(rng: random.Random) -> Profile:
     if sum(faults.values()) < 8:
         faults = dict(FAULTS)
     timings = _timings(rng)
+    lodgers = rng.choice(("tenants", "contenders", "candidates", "", "", ""))
     if timings.request_ttl < 60:  # a promise of time, which no clock that jumps can keep
         faults["clock"] = faults["stale_leader"] = 0.0
     return Profile(
         members=rng.choice((3, 3, 3, 5)),
         watchers=rng.choice((0, 1, 1, 2)),
-        tenants=rng.choice((0, 0, 1)),
-        contenders=rng.choice((0, 0, 1)),
-        candidates=rng.choice((0, 0, 0, 1)),
+        tenants=lodgers == "tenants",
+        contenders=lodgers == "contenders",
+        candidates=lodgers == "candidates",
         small=_small(rng),
         faults={name: weight for name, weight in faults.items() if weight},
         fault_pause=rng.choice((0.4, 0.6, 1.0)),
@@ -231,7 +231,17 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
     ),
     # Watches on members that die, fall behind, are cut off or replaced by an image, under writes and compactions.
     "watches": _focus(
-        {"crash": 3, "isolate": 2, "split": 1, "pause": 2, "power": 1, "storm": 3, "clients_cut": 3, "fuse": 1, "stop": 1},
+        {
+            "crash": 3,
+            "isolate": 2,
+            "split": 1,
+            "pause": 2,
+            "power": 1,
+            "storm": 3,
+            "clients_cut": 3,
+            "fuse": 1,
+            "stop": 1,
+        },
         mix={"put": 25.0, "pair": 8.0, "delete": 8.0, "compact": 3.0},
         limits={"log_cut_entries": 20, "log_keep_entries": 1},
         fault_pause=0.5,
@@ -242,11 +252,28 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
     ),
     # Leases of processes that are cut off, die and sleep, while leaders come and go.
     "leases": _focus(
-        {"stale_leader": 3, "isolate": 3, "transfer": 3, "clients_cut": 3, "client_pause": 5, "client_crash": 1, "clock": 1},
+        {
+            "stale_leader": 3,
+            "isolate": 3,
+            "transfer": 3,
+            "clients_cut": 3,
+            "client_pause": 5,
+            "client_crash": 1,
+            "clock": 1,
+        },
         fault_pause=0.5,
         workers=1,
         tenants=4,
         seconds=16.0,
+    ),
+    # Processes that sleep for half a lease, hardly in time for the next keep-alive, while leadership is handed on.
+    "sleepers": _focus(
+        {"transfer": 5, "client_pause": 9},
+        fault_pause=0.25,
+        faults_at_once=4,
+        workers=1,
+        tenants=5,
+        seconds=12.0,
     ),
     # Locks and elections, likewise.
     "locks": _focus(

@@ -69,7 +69,7 @@ def replaced(world: World) -> Iterator[None]:
         stack.enter_context(mock.patch.object(faces, "time", SimpleNamespace(monotonic=now)))
         stack.enter_context(mock.patch.object(faces, "pause", pause))
         stack.enter_context(mock.patch.object(line, "spawn", spawn))
-        stack.enter_context(mock.patch.object(holding, "whoami", lambda: b"somebody"))
+        stack.enter_context(mock.patch.object(holding, "whoami", return_value=b"somebody"))
         for name, value in world.profile.small.items():
             for module in (watches, subscription):
                 if hasattr(module, name):
@@ -331,5 +331,3 @@ class SimClient(AsyncClient):
         """As the real one."""
         granted = await self._run(granting(ttl, now() + self._seconds(timeout) / 2), timeout)
         return SimLease(self, granted, keep_alive)
-
-
