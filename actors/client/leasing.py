@@ -264,8 +264,7 @@ class LeaseCore:
         """The transport gave a frame up. It may have arrived all the same; sending it again is safe."""
         frame = self._frames.get(call)
         if frame is not None:
-            self._put_back(call, frame, now)
-            if not frame.late:
+            if self._put_back(call, frame, now):
                 self._failed(self._keeping, frame.member, problem, now)
             return
         question = self._asked_by(call)
@@ -345,15 +344,16 @@ class LeaseCore:
         self._lose_what_is_over(now)
 
     def _refused_keep_alives(self, call: int, frame: _Frame, refused: Refused, now: float) -> None:
-        self._put_back(call, frame, now)
-        if not frame.late:
+        if self._put_back(call, frame, now):
             self._refused(self._keeping, frame.member, refused, now)
 
-    def _put_back(self, call: int, frame: _Frame, now: float) -> None:
-        """The frame is over without an answer: its leases are due again."""
+    def _put_back(self, call: int, frame: _Frame, now: float) -> bool:
+        """The frame is over without an answer: its leases are due again. Whether it was still waited for."""
         del self._frames[call]
-        if not frame.late:
-            self._give_up_waiting(frame, now)
+        if frame.late:
+            return False
+        self._give_up_waiting(frame, now)
+        return True
 
     def _give_up_waiting(self, frame: _Frame, now: float) -> None:
         frame.late = True
