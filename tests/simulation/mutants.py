@@ -229,7 +229,7 @@ def _lease_not_reset() -> AbstractContextManager[None]:
     return patched(Lessor, "keep", keep)
 
 
-@mutant("a lease counted from the answer", "sleepers")
+@mutant("a lease counted from the answer", "leases")
 def _counted_from_the_answer() -> AbstractContextManager[None]:
     original = LeaseCore._kept
 

@@ -253,6 +253,7 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
     # Leases of processes that are cut off, die and sleep, while leaders come and go.
     "leases": _focus(
         {
+            "storm": 3,
             "stale_leader": 3,
             "isolate": 3,
             "transfer": 3,
