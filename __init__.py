@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from . import codec
     from .actors.client.aio import AsyncClient
     from .actors.client.handle import Client
+    from .actors.client.leases import AsyncLease, Lease, LeaseInfo
     from .actors.client.operations import Compare, Op
     from .actors.client.results import END, KEEP, DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
+    from .actors.client.watch import AsyncWatch, Batch, Event, Watch
     from .cluster import Cluster, ClusterStatus, MemberInfo, attach, connect, launch
     from .spec import ClusterSpec
 
@@ -47,8 +49,10 @@ __version__ = "0.1.0"
 _LAZY = {
     ".actors.client.aio": ("AsyncClient",),
     ".actors.client.handle": ("Client",),
+    ".actors.client.leases": ("AsyncLease", "Lease", "LeaseInfo"),
     ".actors.client.operations": ("Compare", "Op"),
     ".actors.client.results": ("END", "KEEP", "DeleteResult", "KeyValue", "PutResult", "RangeResult", "TxnResult"),
+    ".actors.client.watch": ("AsyncWatch", "Batch", "Event", "Watch"),
     ".cluster": ("Cluster", "ClusterStatus", "MemberInfo", "attach", "connect", "launch"),
     ".codec": ("codec",),
     ".spec": ("ClusterSpec",),
@@ -59,6 +63,9 @@ __all__ = [
     "END",
     "KEEP",
     "AsyncClient",
+    "AsyncLease",
+    "AsyncWatch",
+    "Batch",
     "Client",
     "Cluster",
     "ClusterMismatch",
@@ -70,10 +77,13 @@ __all__ = [
     "DataCorrupted",
     "DecodeError",
     "DeleteResult",
+    "Event",
     "FutureRevisionError",
     "InvalidArgument",
     "KeeperError",
     "KeyValue",
+    "Lease",
+    "LeaseInfo",
     "LeaseLost",
     "LeaseNotFound",
     "LockLost",
@@ -88,6 +98,7 @@ __all__ = [
     "SpecError",
     "TxnResult",
     "Unavailable",
+    "Watch",
     "__version__",
     "attach",
     "codec",

@@ -119,6 +119,8 @@ MAX_PEER_FRAMES = 4096
 CLIENT_THREADS = 256
 PEER_THREADS = 32
 CONTROL_THREADS = 16
+WATCH_THREADS = 1024
+"""One for each client process that watches through this member; polls beyond wait for a thread."""
 
 MAX_MEMBERS = 9
 """Members that a spec may ask for: each more makes every write wait for more disks, and seven survive three deaths."""
@@ -149,6 +151,30 @@ COMPACTION_PAUSE = 0.01
 SNAPSHOT_IDLE = 60.0
 """A snapshot image that nobody fetched from for this long is removed."""
 
+# Watches and leases, in a member.
+MAX_WATCH_STREAMS = 4096
+MAX_WATCHES_PER_STREAM = 20_000
+WATCH_REPLY_BYTES = 2 * 1024 * 1024
+"""Events in one answer to a poll (at least one revision of one watch always fits)..."""
+WATCH_BATCH_BYTES = 512 * 1024
+"""... and of one watch in it, so that one that is far behind leaves room for the others."""
+WATCH_SCAN = 5000
+"""Changes of any keys that one watch looks through in one go."""
+WATCH_STREAM_IDLE = 30.0
+"""A stream that nobody polls for this long is dropped."""
+WATCH_POLL = 5.0
+"""The longest that a poll waits for news; also how often a quiet watch hears of progress."""
+MAX_LEASES_AT_ONCE = 1000
+"""Leases that one log entry ends, renews or checkpoints."""
+MAX_LEASES_IN_FRAME = 100_000
+"""Leases that one keep-alive or one question names."""
+LEASE_CHECKPOINT_SHARE = 0.5
+"""Share of the TTL: when so little is left of a lease that was kept alive, that is written into the log..."""
+LEASE_CHECKPOINT_STEP = 2.0
+"""... and again after every so many seconds (for short ones: a fifth of the TTL), until it ends. Of a lease that has
+not been heard of since the leader came to lead, from the beginning: a new leader cannot know for how long it was silent
+before, and however often leaders change, a lease that nobody keeps alive must end."""
+
 # A client process: how long it waits for whom.
 CLIENT_SUSPICION = 0.5
 """A batch without an answer for this long is sent to another member too (more if answers have been slow lately)..."""
@@ -171,6 +197,52 @@ CLIENT_MAX_FRAME_DEADLINE = 60.0
 """The longest deadline that a batch names, whatever its requests' timeouts."""
 CLIENT_REFRESH_INTERVAL = 1.0
 """While nobody answers, the list of members is looked up this often."""
+
+# Watches and leases, in a client process.
+WATCH_BUFFER_EVENTS = 10_000
+WATCH_BUFFER_BYTES = 4 * 1024 * 1024
+"""Events that a process holds for one watch whose consumer is slow (and as much again in the consumer's own hands).
+With more, the watch rests; it goes on from the store's history once they are taken."""
+WATCH_CREATES_AT_ONCE = 1000
+WATCH_CREATE_BYTES = 1024 * 1024
+"""Watches, and bytes of their keys, that one poll creates."""
+WATCH_CREATE_WAIT = 1.0
+"""The longest that a member may take to confirm that its newest revision is the cluster's, for a watch from now."""
+WATCH_POLL_GRACE = 1.0
+"""Seconds past its end after which a poll counts as lost; less for one that is answered at once."""
+WATCH_LAG = 2.0
+"""A member that has not reached a revision this long after the process knew of it is left."""
+WATCH_LINGER = 10.0
+"""A stream is polled on for this long after its last watch has ended, for the next one."""
+LEASE_MIN_TTL = 1.0
+"""Seconds. Keep-alives go out every third of it, and heartbeats between members must be frequent beside that."""
+LEASE_MAX_TTL = 10 * 365 * 86_400.0
+LEASE_MARGIN = 0.02
+"""Share of the TTL by which a client counts a lease as lost before the cluster may end it: the clocks of two machines
+do not run at exactly the same rate..."""
+LEASE_MIN_MARGIN = 0.05
+"""... and whoever waits for the loss needs a moment to hear of it."""
+LEASE_LATE_FRAMES = 8
+"""Keep-alives given up as lost whose late answers would still be taken."""
+LEASE_ASK_AGAIN = 0.05
+"""Pause before a lease is asked for again of which the leader could not tell."""
+
+# Coordination calls.
+RECIPE_PAUSE = 0.05
+"""The shortest time between two looks at whether a place in a line is still there."""
+RECIPE_MAX_PAUSE = 0.2
+"""The longest pause before a change that somebody else was faster with is tried again."""
+RECIPE_REMEMBER = 3600.0
+"""How long an addition to a counter that has a ``request_id`` is remembered."""
+RECIPE_SPARE_LEASES = 4
+"""Leases of finished claims that a queue keeps for its next ones."""
+RECIPE_LOOK_AT_ONCE = 32
+"""Items of a queue that are looked at together for one that is free."""
+MAX_PARTITIONS = 4096
+RECIPE_MOVES = 32
+"""Partitions that one transaction gives back or takes."""
+RECIPE_LOOK = 2.0
+"""What runs in the background sees within this time that the object it works for is gone."""
 
 # Between members: calls from one member to one other.
 MAX_PEER_CALLS = 4

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..store.commands import Answer
-from .protocol import Refused
+from .protocol import Kept, Refused
 from .raft.messages import Change
 
 
@@ -47,6 +47,25 @@ class SessionRenewal:
 
 
 @dataclass(slots=True)
+class LeaseRenewal:
+    """Keep leases alive; ``done`` gets what became of each."""
+
+    leases: tuple[int, ...]
+    deadline: float
+    arrival: float
+    done: Callable[[tuple[Kept, ...] | Refused], None]
+
+
+@dataclass(slots=True)
+class LeasesAsked:
+    """How leases stand (all of them, if none is named): (id, ttl, remaining) of those that exist, linearizable."""
+
+    leases: tuple[int, ...]
+    deadline: float
+    done: Callable[[list[tuple[int, float, float]] | Refused], None]
+
+
+@dataclass(slots=True)
 class LeadershipTransfer:
     """Hand leadership to a member (0: to whoever is most up to date)."""
 
@@ -76,4 +95,14 @@ class BackgroundDone:
     then: Callable[[], None]
 
 
-Event = Proposal | ReadAsked | SessionRenewal | LeadershipTransfer | MembershipChange | Unreachable | BackgroundDone
+Event = (
+    Proposal
+    | ReadAsked
+    | SessionRenewal
+    | LeaseRenewal
+    | LeasesAsked
+    | LeadershipTransfer
+    | MembershipChange
+    | Unreachable
+    | BackgroundDone
+)

@@ -22,7 +22,16 @@ import msgspec
 import ray
 
 from ..errors import ClusterMismatch, KeeperError, Unavailable
-from ..limits import CLIENT_THREADS, CONTROL_THREADS, LOCK_PAUSE, PEER_THREADS, REQUEST_MARGIN, STATUS_TIMEOUT
+from ..limits import (
+    CLIENT_THREADS,
+    CONTROL_THREADS,
+    LOCK_PAUSE,
+    PEER_THREADS,
+    REQUEST_MARGIN,
+    STATUS_TIMEOUT,
+    WATCH_POLL,
+    WATCH_THREADS,
+)
 from ..store.folder import MemberFolder
 from .events import BackgroundDone, LeadershipTransfer
 from .loop import Loop
@@ -57,6 +66,14 @@ class Member:
     @ray.method(concurrency_group="client")
     def request(self, frame: bytes) -> bytes:
         """Answer one frame of a client's hub (``protocol.Request``); always answers, within the frame's deadline."""
+        return self._answer(frame, deadline_of(frame))
+
+    @ray.method(concurrency_group="watch")
+    def watch(self, frame: bytes) -> bytes:
+        """Answer one poll of a client's watches (``protocol.WatchPoll``), within its deadline and ``WATCH_POLL``."""
+        return self._answer(frame, min(deadline_of(frame), WATCH_POLL))
+
+    def _answer(self, frame: bytes, patience: float) -> bytes:
         loop = self._loop
         if loop is None:
             return self._answer_idle(frame)
@@ -68,7 +85,7 @@ class Member:
             ready.set()
 
         loop.service.submit(frame, done)
-        if not ready.is_set() and not ready.wait(deadline_of(frame) + REQUEST_MARGIN):
+        if not ready.is_set() and not ready.wait(patience + REQUEST_MARGIN):
             return reply_bytes(Refused(Refusal.TIMED_OUT, message="the member's loop did not answer in time"))
         try:
             return made[0]()
@@ -316,6 +333,11 @@ MemberActor: Any = _remote(
     num_cpus=0,
     max_restarts=-1,
     max_task_retries=0,
-    concurrency_groups={"client": CLIENT_THREADS, "peer": PEER_THREADS, "control": CONTROL_THREADS},
+    concurrency_groups={
+        "client": CLIENT_THREADS,
+        "watch": WATCH_THREADS,
+        "peer": PEER_THREADS,
+        "control": CONTROL_THREADS,
+    },
 )(Member)
 """The actor class. ``launch`` names, pins and detaches its actors."""

@@ -10,7 +10,7 @@ import enum
 
 import msgspec
 
-from ..store.commands import Answer, ClientWrites, Failed, Range, RangeAnswer
+from ..store.commands import Answer, ClientWrites, Failed, Item, KeyRange, Range, RangeAnswer
 
 
 class Writes(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -68,7 +68,55 @@ class AskStatus(msgspec.Struct, frozen=True, array_like=True, tag=6):
     """Answered by any member at once, also by one that does not serve, with ``Status``."""
 
 
-Request = Writes | Reads | Open | KeepAlive | Close | AskStatus
+class KeepLeases(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Keep-alives of all leases of a process; answered with ``LeasesKept`` once a quorum confirmed the leader after the
+    arrival."""
+
+    cluster: int
+    deadline: float
+    leases: tuple[int, ...]
+
+
+class AskLeases(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """What is left of these leases (of all, if none is named); the leader answers ``Leases`` after a quorum's word."""
+
+    cluster: int
+    deadline: float
+    leases: tuple[int, ...]
+    keys: bool = False
+    """Also the keys that are attached."""
+
+
+class CreateWatch(msgspec.Struct, frozen=True, array_like=True):
+    """Begins a watch in a stream, under an id that the client chose."""
+
+    id: int
+    keys: KeyRange
+    start_revision: int = 0
+    """The first revision to see; 0 for whatever comes next."""
+    prev: bool = False
+    puts: bool = True
+    deletes: bool = True
+
+
+class WatchPoll(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """Waits for news of a stream of watches; any member answers ``Watched``.
+
+    A stream lives in one member, and only while it is polled. If a poll or its answer is lost, the client gives the
+    stream up and begins another, with each watch where it stood: so nothing is lost or seen twice.
+    """
+
+    cluster: int
+    deadline: float
+    """Seconds after which the member answers even without news."""
+    stream: bytes
+    first: bool
+    """The stream begins with this poll; otherwise the member must know it."""
+    create: tuple[CreateWatch, ...] = ()
+    cancel: tuple[int, ...] = ()
+
+
+Request = Writes | Reads | Open | KeepAlive | Close | AskStatus | KeepLeases | AskLeases | WatchPoll
 
 
 class Written(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -155,4 +203,70 @@ class Status(msgspec.Struct, frozen=True, array_like=True, tag=5):
     status: MemberStatus
 
 
-Reply = Written | ReadReply | Opened | Refused | Status
+class Kept(enum.IntEnum):
+    """What became of a lease's keep-alive."""
+
+    GONE = 0
+    ALIVE = 1
+    ASK_AGAIN = 2
+    """It is just being ended, or being renewed: only the log can tell."""
+
+
+class LeasesKept(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """In the order of the leases asked for."""
+
+    kept: tuple[Kept, ...]
+
+
+class LeaseStatus(msgspec.Struct, frozen=True, array_like=True):
+    """A lease as the leader sees it. Seconds."""
+
+    id: int
+    ttl: float
+    remaining: float
+    keys: tuple[bytes, ...] = ()
+
+
+class Leases(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Those that exist of the leases asked for."""
+
+    leases: tuple[LeaseStatus, ...]
+
+
+class WatchEvent(msgspec.Struct, frozen=True, array_like=True):
+    """A change that a watch sees; the item of a deleted key has no value and version 0."""
+
+    deleted: bool
+    item: Item
+    prev: Item | None = None
+
+
+class WatchBatch(msgspec.Struct, frozen=True, array_like=True):
+    """News of one watch: with these events it has seen everything up to and including revision ``upto``."""
+
+    id: int
+    upto: int
+    events: tuple[WatchEvent, ...]
+
+
+class Watched(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """News of a stream. Answers of one stream are numbered, from 1; they count in that order.
+
+    With this answer, all watches of the stream have seen everything up to ``revision``, except those in ``behind``.
+    """
+
+    number: int
+    revision: int
+    """The newest revision that this member has applied, as far as its watches know."""
+    created: tuple[tuple[int, int], ...] = ()
+    """(id, first revision that it will see) of the watches that have begun."""
+    batches: tuple[WatchBatch, ...] = ()
+    behind: tuple[int, ...] = ()
+    """Watches that have more to read up to ``revision``."""
+    compacted: tuple[tuple[int, int], ...] = ()
+    """(id, compacted revision) of the watches that ended because their next revision is gone."""
+    stale: bool = False
+    """The member is cut off from the leader, or does not know the stream: go elsewhere, and begin another."""
+
+
+Reply = Written | ReadReply | Opened | Refused | Status | LeasesKept | Leases | Watched

@@ -19,32 +19,35 @@ import msgspec
 
 from ..limits import (
     COMPACTION_PAUSE,
-    MAX_EXPIRIES_AT_ONCE,
     MAX_READY_ROUNDS,
     READ_RETRY_HEARTBEATS,
     TURN_SECONDS,
     Limits,
     Timings,
 )
-from ..store.commands import Answer, Command, ExpireSessions, Expiry, ForgetRequests, SessionOpened
+from ..store.commands import Answer, Command, LeaseGranted, SessionOpened
 from ..store.folder import MemberFolder
 from ..store.state import State
 from .events import (
     BackgroundDone,
     Event,
     LeadershipTransfer,
+    LeaseRenewal,
+    LeasesAsked,
     MembershipChange,
     Proposal,
     ReadAsked,
     SessionRenewal,
     Unreachable,
 )
+from .lessor import Lessor
 from .protocol import Refusal, Refused
 from .raft import Entry, Node, NodeConfig, NotLeader, ProposalRefused
 from .raft.messages import Configuration, EntryKind, Message
 from .reads import ReadRounds
+from .session_keeper import SessionKeeper
 from .snapshots import Background, MemberStorage, Snapshots
-from .timekeeper import Countdown, Memory
+from .watches import Watches
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -99,14 +102,17 @@ class Server:
         self._proposals: dict[int, tuple[int, Proposal]] = {}
         """By log index: the term it was proposed in, and who waits."""
         self._reads = ReadRounds(READ_RETRY_HEARTBEATS * timings.heartbeat_interval)
-        self._sessions = Countdown()
-        self._requests = Memory(timings.request_ttl)
+        self._sessions = SessionKeeper(lambda: self.state, self._propose_own, timings.request_ttl)
+        self._lessor = Lessor(lambda: self.state, self._propose_own)
+        self.watches = Watches(lambda: self.state, clock, lambda: self.is_cut_off)
+        """Polls of watches; they may come on any thread."""
+        self._proposing_term = 0
+        """The term in which proposals were taken, 0 while this member does not lead."""
         self._leading_term = 0
+        """The term in which this member leads and knows all that earlier leaders have committed."""
         self._last_tick = clock()
         self._next_sweep = self._last_tick
         self._compact_at: float | None = self._last_tick
-        self._expiry_index = 0
-        """Log index of the session expiry that is under way, 0 for none."""
         self._work_left = False
         self._cut_more = False
 
@@ -127,6 +133,11 @@ class Server:
         """The leader as far as this member knows, 0 if it knows of none."""
         return self.node.leader
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether this member has heard of no leader for so long that what it knows may be old."""
+        return self.node.ticks_without_leader >= 2 * self.node.config.election_ticks
+
     # -- the turn -----------------------------------------------------------------------------------------------------
 
     def turn(self, messages: Sequence[Message], events: Sequence[Event]) -> None:
@@ -139,13 +150,14 @@ class Server:
         self._reads.ask(self.node, now)
         self._work_off()
         self._follow_leadership(now)
-        if self.is_leader:
+        if self._leading_term:
             self._lead(now)
         if now >= self._next_sweep:
             self._next_sweep = now + self.timings.heartbeat_interval
             self._give_up_waits(now)
             self._snapshots.drop_idle()
             self._cut_log()
+            self.watches.tick(now)
         self._compact(now)
         if self.node.has_ready():
             self._work_off()
@@ -167,6 +179,8 @@ class Server:
         lost = Refused(Refusal.LOST, message=why)
         self._drop_proposals(lost)
         self._reads.refuse_all(refused)
+        self._lessor.stop()
+        self.watches.close()
         self.folder.close()
 
     def _tick(self, now: float) -> None:
@@ -192,7 +206,11 @@ class Server:
             elif isinstance(event, ReadAsked):
                 self._reads.add(event, self.state)
             elif isinstance(event, SessionRenewal):
-                self._renew(event)
+                self._keep_session(event)
+            elif isinstance(event, LeaseRenewal):
+                self._keep_leases(event)
+            elif isinstance(event, LeasesAsked):
+                self._ask_leases(event)
             elif isinstance(event, BackgroundDone):
                 event.then()
             elif isinstance(event, Unreachable):
@@ -230,25 +248,40 @@ class Server:
     def _not_leader(self) -> Refused:
         return Refused(Refusal.NOT_LEADER, self.leader)
 
-    def _renew(self, renewal: SessionRenewal) -> None:
-        """A keep-alive counts only once a quorum confirmed, after its arrival, that this member still leads."""
+    def _confirmed(self, deadline: float, go_on: Callable[[], None], refuse: Callable[[Refused], None]) -> None:
+        """Go on once a quorum confirmed, later than now, that this member leads: what a promise of time needs."""
         if not self.is_leader:
-            renewal.done(self._not_leader())
+            refuse(self._not_leader())
             return
 
-        def confirmed(refused: Refused | None) -> None:
+        def answered(refused: Refused | None) -> None:
             if refused is not None:
-                renewal.done(refused)
-            elif renewal.session not in self.state.sessions:
-                renewal.done(False)
+                refuse(refused)
             elif not self.is_leader:
-                renewal.done(self._not_leader())
-            elif self._sessions.renew(renewal.session, renewal.arrival + self.state.sessions[renewal.session].ttl):
-                renewal.done(True)
+                refuse(self._not_leader())
             else:
-                renewal.done(Refused(Refusal.OVERLOADED, self.leader, "the session is expiring: ask again"))
+                go_on()
 
-        self._reads.add(ReadAsked(deadline=renewal.deadline, done=confirmed), self.state)
+        self._reads.add(ReadAsked(deadline, answered), self.state)
+
+    def _keep_session(self, event: SessionRenewal) -> None:
+        def renew() -> None:
+            alive = self._sessions.renew(event.session, event.arrival)
+            if alive is None:
+                event.done(Refused(Refusal.OVERLOADED, self.leader, "the session is expiring: ask again"))
+            else:
+                event.done(alive)
+
+        self._confirmed(event.deadline, renew, event.done)
+
+    def _keep_leases(self, event: LeaseRenewal) -> None:
+        self._confirmed(event.deadline, lambda: self._lessor.keep(event.leases, event.arrival, event.done), event.done)
+
+    def _ask_leases(self, event: LeasesAsked) -> None:
+        def answer() -> None:
+            event.done(self._lessor.status(event.leases or sorted(self.state.leases), self._clock()))
+
+        self._confirmed(event.deadline, answer, event.done)
 
     def _transfer(self, event: LeadershipTransfer) -> None:
         if not self.is_leader:
@@ -295,12 +328,14 @@ class Server:
                 self._snapshots.rejected(ready.rejected_snapshots)
 
     def _apply(self, entries: Sequence[Entry]) -> None:
+        now = self._clock()
         configurations: dict[int, Configuration] = {}
         for entry in entries:
             if entry.kind is EntryKind.CONFIGURATION:
                 configurations[entry.index] = self.node.apply_configuration(entry)
         for entry, answers in zip(entries, self.state.apply(entries, configurations), strict=True):
-            self._track_sessions(answers)
+            if self._leading_term:
+                self._track(answers, now)
             waiting = self._proposals.pop(entry.index, None)
             if waiting is None:
                 continue
@@ -308,21 +343,26 @@ class Server:
             if term != entry.term:
                 proposal.done(Refused(Refusal.LOST, self.leader))
                 continue
-            if proposal.session and proposal.session in self._sessions:
-                self._sessions.renew(proposal.session, proposal.arrival + self.timings.session_ttl)
+            if proposal.session:
+                self._sessions.renew(proposal.session, proposal.arrival)
             proposal.done(answers)
+        # Watches first: a watch that a read lets begin "now" begins behind what this has applied.
+        self.watches.changed(self.state.take_changed(), self.state.revision)
         self._reads.applied(self.state)
+        self._lessor.applied()
 
-    def _track_sessions(self, answers: Sequence[Answer]) -> None:
-        if not self._leading_term or not answers:
-            return
-        answer = answers[0]
-        if type(answer) is SessionOpened and answer.session not in self._sessions:
-            self._sessions.renew(answer.session, self._clock() + self.state.sessions[answer.session].ttl)
+    def _track(self, answers: Sequence[Answer], now: float) -> None:
+        """Count the time of what was opened or granted just now."""
+        for answer in answers:
+            if type(answer) is LeaseGranted:
+                self._lessor.granted(answer.id, now)
+            elif type(answer) is SessionOpened:
+                self._sessions.opened(answer.session, now)
 
     def _state_replaced(self) -> None:
         """A snapshot took the place of the state: whatever waited for single entries will not see them applied."""
         self._drop_proposals(Refused(Refusal.LOST, self.leader))
+        self.watches.replaced()
         self._reads.applied(self.state)
         self._compact_at = self._clock()
 
@@ -334,52 +374,25 @@ class Server:
     # -- leading ------------------------------------------------------------------------------------------------------
 
     def _follow_leadership(self, now: float) -> None:
-        term = self.node.term if self.is_leader else 0
-        if term == self._leading_term:
-            return
-        self._leading_term = term
-        self._expiry_index = 0
-        self._drop_proposals(Refused(Refusal.LOST, self.leader))
-        if term:
-            self._sessions.start(((s.id, s.ttl) for s in self.state.sessions.values()), now)
-            self._requests.start()
-        else:
-            self._sessions.stop()
+        node = self.node
+        term = node.term if self.is_leader else 0
+        if term != self._proposing_term:
+            self._proposing_term = term
+            self._drop_proposals(Refused(Refusal.LOST, self.leader))
+        if term and self.state.applied_index < node.term_start:
+            term = 0  # what earlier leaders have promised is not all known yet
+        if term != self._leading_term:
+            self._leading_term = term
+            for keeper in (self._sessions, self._lessor):
+                if term:
+                    keeper.lead(term, now)
+                else:
+                    keeper.stop()
 
     def _lead(self, now: float) -> None:
-        """What only a leader does, and only once it has committed in its term, so that it knows all sessions."""
-        if not self.node.committed_in_term:
-            return
-        self._expire_sessions(now)
-        self._requests.pass_time(now, self.state.applied_index, self._forget_requests)
-
-    def _expire_sessions(self, now: float) -> None:
-        """End the sessions whose time is over, through the log; see to those whose expiry came back void."""
-        sessions = self.state.sessions
-        if self._expiry_index and self.state.applied_index >= self._expiry_index:
-            self._expiry_index = 0
-            for session in self._sessions.expiring:
-                if session in sessions:
-                    self._sessions.retry(session, now + self.timings.heartbeat_interval)
-                else:
-                    self._sessions.forget(session)
-        if self._expiry_index or self._sessions.next_deadline() > now:
-            return
-        ended = []
-        for session in self._sessions.due(now, MAX_EXPIRIES_AT_ONCE):
-            if session in sessions:
-                ended.append(Expiry(session, sessions[session].renewals))
-            else:  # closed by its client
-                self._sessions.forget(session)
-        if ended:
-            self._expiry_index = self._propose_own(ExpireSessions(self.node.term, tuple(ended)))
-            if not self._expiry_index:
-                for expiry in ended:
-                    self._sessions.retry(expiry.id, now + self.timings.heartbeat_interval)
-
-    def _forget_requests(self, index: int) -> None:
-        if self.state.remembered_requests:
-            self._propose_own(ForgetRequests(index))
+        """What only a leader does, as time passes."""
+        self._sessions.work(now, self.timings.heartbeat_interval)
+        self._lessor.work(now, self.timings.heartbeat_interval)
 
     def _propose_own(self, command: Command) -> int:
         """Propose a command that nobody waits for; its index, or 0 if it was not taken."""

@@ -12,12 +12,18 @@ from collections.abc import Callable
 import msgspec
 
 from ..errors import InvalidArgument, RequestTooLarge, Unavailable
-from ..limits import Limits
+from ..limits import MAX_LEASES_IN_FRAME, WATCH_POLL, Limits
 from ..store.commands import Answer, CloseSession, Done, Failed, OpenSession, Range, RangeAnswer, Reason, SessionOpened
-from .events import Event, Proposal, ReadAsked, SessionRenewal
+from .events import Event, LeaseRenewal, LeasesAsked, Proposal, ReadAsked, SessionRenewal
 from .protocol import (
+    AskLeases,
     AskStatus,
     KeepAlive,
+    KeepLeases,
+    Kept,
+    Leases,
+    LeasesKept,
+    LeaseStatus,
     MemberStatus,
     Open,
     Opened,
@@ -28,6 +34,8 @@ from .protocol import (
     Reply,
     Request,
     Status,
+    Watched,
+    WatchPoll,
     Writes,
     Written,
 )
@@ -101,6 +109,12 @@ class Service:
         elif isinstance(request, KeepAlive):
             event = SessionRenewal(request.session, deadline, arrival, self._renewed(done))
             self._put(event, 0, done)
+        elif isinstance(request, KeepLeases):
+            self._put(LeaseRenewal(request.leases, deadline, arrival, _kept(done)), 8 * len(request.leases), done)
+        elif isinstance(request, AskLeases):
+            self._put(LeasesAsked(request.leases, deadline, self._leases(request, done)), 8 * len(request.leases), done)
+        elif isinstance(request, WatchPoll):
+            self._watch(request, arrival, deadline, done)
         else:
             self._propose(Proposal(_encode(CloseSession(request.session)), deadline, arrival, _written(done)), done)
 
@@ -117,6 +131,11 @@ class Service:
                 raise RequestTooLarge(f"a frame holds at most {limits.max_batch_requests} requests")
             for read in request.reads:
                 check_range(read.range, limits)
+        elif isinstance(request, WatchPoll):
+            for create in request.create:
+                check_range(Range(create.keys, create.start_revision), limits)
+        elif isinstance(request, (KeepLeases, AskLeases)) and len(request.leases) > MAX_LEASES_IN_FRAME:
+            raise RequestTooLarge(f"a frame names at most {MAX_LEASES_IN_FRAME} leases")
 
     def _propose(self, proposal: Proposal, done: Done_) -> None:
         if not self._server.is_leader:  # the loop decides; this only spares it the work
@@ -140,6 +159,38 @@ class Service:
             allowed(None)
             return
         self._put(ReadAsked(deadline, allowed, request.serializable, at_least), 0, done)
+
+    def _watch(self, request: WatchPoll, arrival: float, deadline: float, done: Done_) -> None:
+        """Answer a poll when there is news. A watch that begins now begins at a revision as new as the poll."""
+        watches = self._server.watches
+
+        def answered(make: Callable[[], Watched | Refused]) -> None:
+            done(lambda: _encode(make()))
+
+        def allowed(refused: Refused | None) -> None:
+            if refused is not None:
+                _finish(done, refused)
+            else:
+                watches.poll(request, min(deadline, arrival + WATCH_POLL), answered)
+
+        if any(create.start_revision == 0 for create in request.create):
+            self._put(ReadAsked(deadline, allowed), 0, done)
+        else:
+            allowed(None)
+
+    def _leases(self, request: AskLeases, done: Done_) -> Callable[[list[tuple[int, float, float]] | Refused], None]:
+        def outcome(found: list[tuple[int, float, float]] | Refused) -> None:
+            if isinstance(found, Refused):
+                _finish(done, found)
+                return
+
+            def make() -> bytes:
+                keys = self._server.state.lease_keys if request.keys else lambda lease: []
+                return _encode(Leases(tuple([LeaseStatus(*each, tuple(keys(each[0]))) for each in found])))
+
+            done(make)
+
+        return outcome
 
     def _run(self, request: Reads) -> bytes:
         """Read as many as fit into one reply, at least one; the client asks again for the rest."""
@@ -186,6 +237,13 @@ def _finish(done: Done_, reply: Reply) -> None:
 def _written(done: Done_) -> Callable[[tuple[Answer, ...] | Refused], None]:
     def outcome(result: tuple[Answer, ...] | Refused) -> None:
         _finish(done, result if isinstance(result, Refused) else Written(result))
+
+    return outcome
+
+
+def _kept(done: Done_) -> Callable[[tuple[Kept, ...] | Refused], None]:
+    def outcome(result: tuple[Kept, ...] | Refused) -> None:
+        _finish(done, result if isinstance(result, Refused) else LeasesKept(result))
 
     return outcome
 

@@ -17,11 +17,16 @@ class Countdown:
 
     A promise whose expiry was handed out by :meth:`due` counts as *expiring* until it is forgotten or the countdown
     starts anew; it cannot be renewed in between, because the expiry may already be in the log.
+
+    Each promise has one valid place in a heap. A deadline that moves away leaves the place where it is, and is looked
+    at again when the old time has come; so keeping something alive costs next to nothing.
     """
 
     def __init__(self) -> None:
         self._deadlines: dict[int, float] = {}
         self._heap: list[tuple[float, int]] = []
+        self._places: dict[int, float] = {}
+        """The time under which a promise stands in the heap; any other entry of it is void."""
         self._expiring: set[int] = set()
 
     def __contains__(self, promise: int) -> bool:
@@ -31,6 +36,7 @@ class Countdown:
         """Begin anew with these (id, length in seconds), all counted from ``now``."""
         self._expiring.clear()
         self._deadlines = {promise: now + length for promise, length in promises}
+        self._places = dict(self._deadlines)
         self._heap = [(deadline, promise) for promise, deadline in self._deadlines.items()]
         heapq.heapify(self._heap)
 
@@ -47,38 +53,48 @@ class Countdown:
         """Keep a promise alive until the given clock time; never shortens. False if it is expiring."""
         if promise in self._expiring:
             return False
-        known = self._deadlines.get(promise)
-        if known is None:
-            heapq.heappush(self._heap, (until, promise))
-        self._deadlines[promise] = until if known is None else max(known, until)
+        self.move(promise, max(until, self._deadlines.get(promise, until)))
         return True
+
+    def move(self, promise: int, until: float) -> None:
+        """Set a promise's deadline, later or earlier than it was."""
+        self._deadlines[promise] = until
+        place = self._places.get(promise)
+        if place is None or until < place:
+            self._places[promise] = until
+            heapq.heappush(self._heap, (until, promise))
 
     def forget(self, promise: int) -> None:
         """The promise has ended."""
         self._deadlines.pop(promise, None)
+        self._places.pop(promise, None)
         self._expiring.discard(promise)
 
     def retry(self, promise: int, until: float) -> None:
         """The expiry that was handed out did not happen: count on."""
         self._expiring.discard(promise)
         if promise in self._deadlines:
-            self._deadlines[promise] = until
-            heapq.heappush(self._heap, (until, promise))
+            self.move(promise, until)
 
     def due(self, now: float, most: int) -> list[int]:
         """Up to ``most`` promises that have run out; each is handed out once and counts as expiring from then on."""
         ended: list[int] = []
         while self._heap and self._heap[0][0] <= now and len(ended) < most:
-            _, promise = heapq.heappop(self._heap)
-            deadline = self._deadlines.get(promise)
-            if deadline is None or promise in self._expiring:
+            place, promise = heapq.heappop(self._heap)
+            if self._places.get(promise) != place:
                 continue
+            del self._places[promise]
+            deadline = self._deadlines[promise]
             if deadline > now:  # was renewed since it was put into the heap
-                heapq.heappush(self._heap, (deadline, promise))
-                continue
-            self._expiring.add(promise)
-            ended.append(promise)
+                self.move(promise, deadline)
+            else:
+                self._expiring.add(promise)
+                ended.append(promise)
         return ended
+
+    def deadline(self, promise: int, unknown: float) -> float:
+        """When a promise runs out; ``unknown`` if there is no such promise."""
+        return self._deadlines.get(promise, unknown)
 
     def next_deadline(self) -> float:
         """No promise runs out before this clock time."""

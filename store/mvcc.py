@@ -227,6 +227,8 @@ class Mvcc:
         """The newest revision. An empty store is at 1, as in etcd."""
         self.sub = 0
         """Changes so far in the revision that is being made."""
+        self.changed: list[bytes] = []
+        """Keys that were changed since somebody took this list."""
 
     @property
     def now(self) -> int:
@@ -257,6 +259,7 @@ class Mvcc:
             put("keys", key, RECORD.pack(main, create, version, lease, APART))
             put("versions", version_key(key, main), RECORD.pack(main, create, version, lease, INLINE) + value)
         put("revisions", REVISION_SUB.pack(main, self.sub), CHANGE.pack(0, before) + key)
+        self.changed.append(key)
         self.sub += 1
         return main
 
@@ -269,6 +272,7 @@ class Mvcc:
             put("versions", version_key(key, before), old)
         put("keys", key, RECORD.pack(main, 0, 0, 0, TOMBSTONE))
         put("revisions", REVISION_SUB.pack(main, self.sub), CHANGE.pack(1, before) + key)
+        self.changed.append(key)
         self.sub += 1
         return main
 

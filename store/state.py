@@ -43,6 +43,7 @@ from .commands import (
     SessionOpened,
 )
 from .engine import Disk, Engine
+from .history import Changes, Wanted, read_history
 from .leases import Lease, Leases
 from .mvcc import Mvcc, Vanished, compaction_slice, next_pass, read_range, surviving_history
 from .pending import Pending
@@ -250,6 +251,11 @@ class State:
         self._broken = False
         return answers
 
+    def take_changed(self) -> list[bytes]:
+        """The keys that ``apply`` has changed since this was last called; one may be named twice, or for nothing."""
+        changed, self._mvcc.changed = self._mvcc.changed, []
+        return changed
+
     def _command(self, entry: Entry) -> tuple[Answer, ...]:
         try:
             command = _decode_command(entry.data)
@@ -388,6 +394,39 @@ class State:
                     return answer
             if r.revision:
                 return Failed(Reason.COMPACTED, mark)
+
+    def history(self, wanted: Wanted, low: int, high: int, *, max_bytes: int, max_scanned: int) -> Changes | int:
+        """The changes from revision ``low`` up to ``high`` (both included), for watches. For any thread.
+
+        Args:
+            max_bytes, max_scanned: where to stop (see ``read_history``); one revision always fits.
+
+        Returns:
+            the changes and how far they reach, or the compacted revision if ``low`` lies before it.
+
+        Raises:
+            Unavailable: the state was closed.
+        """
+        with self.reading() as engine:
+            mark = self.compact_revision
+            if low < mark:
+                return mark
+            found: Changes | None = None
+            with suppress(Vanished):
+                found = read_history(engine, wanted, low, high, max_bytes=max_bytes, max_scanned=max_scanned)
+            mark = self.compact_revision
+            if low < mark:
+                return mark
+            if found is None:
+                raise DataCorrupted(f"a change between revisions {low} and {high} is missing")
+            if low == mark:
+                found.forget_before(mark)
+            return found
+
+    def lease_keys(self, lease: int) -> list[bytes]:
+        """The keys that are attached to a lease. For any thread."""
+        with self.reading() as engine:
+            return list(self._leases.attached(engine, lease))
 
     # -- housekeeping, by the owner -----------------------------------------------------------------------------------
 

@@ -15,13 +15,17 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from ...errors import KeeperError
+from . import arguments as check
 from .arguments import Key
 from .base import Handle
+from .coordination import AsyncCoordination
 from .frames import check_request
 from .hub import Hub, Outcome, clock
+from .leases import AsyncLease, LeaseInfo, asking, granting, listing
 from .operations import Condition, Op
 from .requests import Ask, Steps
 from .results import DeleteResult, End, KeyValue, PutResult, RangeResult, TxnResult
+from .watch import AsyncWatch, wanted
 
 T = TypeVar("T")
 
@@ -110,7 +114,7 @@ def _bridge(hub: Hub) -> _Bridge:
     return bridge
 
 
-class AsyncClient(Handle):
+class AsyncClient(AsyncCoordination, Handle):
     """A handle whose calls are coroutines. Arguments, results and errors are those of ``Client``'s calls."""
 
     async def put(
@@ -201,6 +205,42 @@ class AsyncClient(Handle):
         """The current revision: see ``Client.revision``."""
         return await self._run(self._view.revision(), timeout)
 
+    async def watch(
+        self,
+        key: Key | None = None,
+        end: Key | End | None = None,
+        *,
+        prefix: Key | None = None,
+        start_revision: int | None = None,
+        prev: bool = False,
+        only: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncWatch:
+        """See every change of a key, a range or a prefix: see ``Client.watch``."""
+        self._check_open()
+        deadline = clock() + self._seconds(timeout)
+        asked = wanted(self._view, key, end, prefix, start_revision, prev, only)
+        await self._hub(deadline - clock())
+        assert self._share is not None
+        watch = AsyncWatch(self._share, self._view, asked)
+        self._watches.add(watch)
+        await watch.begin(deadline - clock())
+        return watch
+
+    async def lease(self, ttl: float, *, keep_alive: bool = True, timeout: float | None = None) -> AsyncLease:
+        """Make a lease: see ``Client.lease``."""
+        keep = check.flag("keep_alive", keep_alive)
+        granted = await self._run(granting(ttl, clock() + self._seconds(timeout) / 2), timeout)
+        return AsyncLease(self._derive(self._view), await self._hub(0), granted, keep)
+
+    async def leases(self, *, timeout: float | None = None) -> list[LeaseInfo]:
+        """All leases of the cluster: see ``Client.leases``."""
+        return await self._run(listing(self._view), timeout)
+
+    async def time_to_live(self, lease: Any, *, keys: bool = False, timeout: float | None = None) -> LeaseInfo:
+        """How a lease stands: see ``Client.time_to_live``."""
+        return await self._run(asking(self._view, lease, keys), timeout)
+
     async def close(self) -> None:
         """End this handle; see ``Client.close``."""
         self._release()
@@ -221,10 +261,8 @@ class AsyncClient(Handle):
         deadline = clock() + left
         try:
             ask = next(steps)
-            hub = self._known_hub()
-            if hub is None:
-                hub = await asyncio.get_running_loop().run_in_executor(None, self._open_hub, left)
-                left = deadline - clock()
+            hub = await self._hub(left)
+            left = deadline - clock()
             bridge = _bridge(hub)
             while True:
                 outcome = await bridge.call(ask, left)
@@ -233,3 +271,9 @@ class AsyncClient(Handle):
         except StopIteration as end:
             result: T = end.value
             return result
+
+    async def _hub(self, timeout: float) -> Hub:
+        hub = self._known_hub()
+        if hub is None:
+            hub = await asyncio.get_running_loop().run_in_executor(None, self._open_hub, timeout)
+        return hub

@@ -6,10 +6,11 @@ Every number is kept within 63 bits and every text is UTF-8, so that whatever pa
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from ...codec import Codec
-from ...errors import InvalidArgument, RequestTooLarge
+from ...errors import InvalidArgument, LeaseLost, RequestTooLarge
 from ...limits import MAX_REQUEST_ID_BYTES
 from .results import End
 
@@ -58,9 +59,12 @@ def seconds(what: str, value: object) -> float:
 
 
 def lease_id(value: object) -> int:
-    """The id of a lease: an ``int``, or the ``id`` of a lease object; 0 for ``None``."""
+    """The id of a lease: an ``int``, or the ``id`` of a lease object, unless it is lost; 0 for ``None``."""
     if value is None:
         return 0
+    lost = getattr(value, "lost", None)
+    if lost is not None and lost.is_set():
+        raise LeaseLost(f"lease {value.id:x} is lost: nothing can be bound to it")  # type: ignore[attr-defined]
     return whole_number("a lease id", getattr(value, "id", value), 1)
 
 
@@ -104,3 +108,10 @@ def range_end(value: object) -> bytes | End | None:
     if not end:
         raise InvalidArgument("the end of a range is empty: raykeeper.END means to the last key")
     return end
+
+
+def each(what: str, value: object) -> Sequence[Any]:
+    """A list or tuple, and nothing that merely can be iterated."""
+    if not isinstance(value, (list, tuple)):
+        raise InvalidArgument(f"{what} must be a list, not {type(value).__name__}")
+    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from typing import Any, TypeVar
 
 from ...codec import Codec
@@ -11,7 +12,8 @@ from ...limits import DEFAULT_TIMEOUT
 from . import arguments as check
 from .hub import Hub
 from .registry import Share, open_hub
-from .requests import USER_SPACE, View
+from .requests import RESERVED_SPACE, USER_SPACE, View
+from .watch import Feed
 
 H = TypeVar("H", bound="Handle")
 
@@ -42,6 +44,7 @@ class Handle:
         self._view = view or View(USER_SPACE, None)
         self._timeout = timeout
         self._closed = False
+        self._watches: weakref.WeakSet[Feed] = weakref.WeakSet()
 
     # -- what it is ---------------------------------------------------------------------------------------------------
 
@@ -88,7 +91,7 @@ class Handle:
     def __reduce__(self) -> tuple[Any, ...]:
         if self._closed:
             raise InvalidArgument("a closed handle cannot be pickled")
-        return _restore, (type(self), self._name, self._cluster, self.prefix, self._view.codec, self._timeout)
+        return _restore, (type(self), self._name, self._cluster, self._view, self._timeout)
 
     # -- other handles ------------------------------------------------------------------------------------------------
 
@@ -98,7 +101,8 @@ class Handle:
         Raises:
             InvalidArgument: the prefix is neither ``str`` nor ``bytes``, or the handle is closed.
         """
-        return self._derive(View(self._view.space + check.text_or_bytes("a prefix", prefix), self._view.codec))
+        space = self._view.space + check.text_or_bytes("a prefix", prefix)
+        return self._derive(self._view.narrow(space, self._view.codec))
 
     def with_codec(self: H, codec: Codec | None) -> H:
         """A handle whose values are Python objects: ``raykeeper.codec.JSON`` or ``.CLOUDPICKLE``; ``None`` for bytes.
@@ -112,7 +116,19 @@ class Handle:
             and hasattr(codec, "comparable")
         ):
             raise InvalidArgument(f"a codec has encode, decode and comparable; {codec!r} has not")
-        return self._derive(View(self._view.space, codec))
+        return self._derive(self._view.narrow(self._view.space, codec))
+
+    def reserved(self: H, area: str) -> H:
+        """A handle on one area of the space that the coordination calls store in; its values are bytes.
+
+        For what is built on the client, not for users' data: no range of a user's handle reaches there. A namespace
+        does not show in it, so whoever uses it puts ``prefix`` into its keys.
+
+        Raises:
+            InvalidArgument: the area is no text, or the handle is closed.
+        """
+        space = RESERVED_SPACE + check.text_or_bytes("an area", area) + b"/"
+        return self._derive(self._view.narrow(space, None))
 
     def with_timeout(self: H, timeout: float) -> H:
         """A handle with another default timeout, in seconds.
@@ -153,8 +169,10 @@ class Handle:
     def _release(self) -> None:
         self._closed = True
         self._share = None
+        for watch in list(self._watches):
+            watch._end()
 
 
-def _restore(kind: type[H], name: str, cluster: int, prefix: bytes, codec: Codec | None, timeout: float) -> H:
+def _restore(kind: type[H], name: str, cluster: int, view: View, timeout: float) -> H:
     """Make a handle from what was pickled; its hub is opened at the first call."""
-    return kind(name, cluster, view=View(USER_SPACE + prefix, codec), timeout=timeout)
+    return kind(name, cluster, view=view, timeout=timeout)

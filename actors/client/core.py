@@ -99,6 +99,8 @@ class HubCore:
         self._close_session = False
         self.wants_members = not members
         """The list of members may be out of date: somebody should call :meth:`set_members`."""
+        self.revision = 0
+        """The newest revision that an answer has told of."""
 
     # -- what callers do ----------------------------------------------------------------------------------------------
 
@@ -341,6 +343,7 @@ class HubCore:
             if call.over:
                 continue
             if type(answer) is not Failed:
+                self.revision = max(self.revision, getattr(answer, "revision", 0))
                 self._end(call, answer)
             elif answer.reason is Reason.SESSION_EXPIRED:
                 expired = True

@@ -25,6 +25,14 @@ class Outgoing(NamedTuple):
     frame: bytes
 
 
+class LeaseQuestion(NamedTuple):
+    """How do these leases (all, if none is named) stand? Answered with ``protocol.Leases``."""
+
+    leases: tuple[int, ...] = ()
+    keys: bool = False
+    """Also the keys that are attached."""
+
+
 class Kind(enum.Enum):
     """What a frame holds."""
 
@@ -52,12 +60,14 @@ class Flight:
         self.late = False
 
 
-def check_request(request: Operation | Read, limits: Limits) -> int:
+def check_request(request: Operation | Read | LeaseQuestion, limits: Limits) -> int:
     """The bytes that a request counts in a batch; a read counts with its answer, as far as that can be guessed.
 
     Raises:
         RequestTooLarge, InvalidArgument: no member would take it.
     """
+    if isinstance(request, LeaseQuestion):
+        return _REQUEST_OVERHEAD
     if not isinstance(request, Read):
         return _REQUEST_OVERHEAD + check_operation(request, limits)
     size = _REQUEST_OVERHEAD + check_range(request.range, limits)

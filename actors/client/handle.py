@@ -6,6 +6,7 @@ one call, pass the same ``request_id`` again.
 
 Handles may be used from many threads, pickle into Ray tasks and actors, and survive leader changes and restarts of
 members. What the calls mean is said in :mod:`requests`, how they travel in :mod:`hub`; this file only waits.
+Watches are in :mod:`watch`, leases in :mod:`leases`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import KeeperError
+from . import arguments as check
 from .arguments import Key
 from .base import Handle
-from .hub import clock
+from .coordination import Coordination
+from .hub import Hub, clock
+from .leases import Lease, LeaseInfo, asking, granting, listing
 from .operations import Condition, Op
 from .requests import Steps
 from .results import DeleteResult, End, KeyValue, PutResult, RangeResult, TxnResult
+from .watch import Watch, wanted
 
 if TYPE_CHECKING:
     from .aio import AsyncClient
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client(Handle):
+class Client(Coordination, Handle):
     """A handle whose calls wait. See the module; every call takes ``timeout`` in seconds (``None``: the handle's).
 
     Any call may raise ``InvalidArgument`` (an argument is wrong, or the handle is closed), ``RequestTooLarge``,
@@ -70,6 +75,7 @@ class Client(Handle):
 
         Raises:
             LeaseNotFound: there is no such lease.
+            LeaseLost: the lease object knows that it is lost.
             InvalidArgument: also for ``KEEP`` where there is no such key.
         """
         return self._run(self._view.put(key, value, lease, prev, request_id), timeout)
@@ -196,8 +202,75 @@ class Client(Handle):
         """The current revision of the store; a linearizable read."""
         return self._run(self._view.revision(), timeout)
 
+    def watch(
+        self,
+        key: Key | None = None,
+        end: Key | End | None = None,
+        *,
+        prefix: Key | None = None,
+        start_revision: int | None = None,
+        prev: bool = False,
+        only: str | None = None,
+        timeout: float | None = None,
+    ) -> Watch:
+        """See every change of a key, a range or a prefix, in order (etcd: Watch). Iterate over what this returns.
+
+        Its start is fixed before this returns: after everything that was written before this was called, or at the
+        revision given, which may lie in the past (unless compacted) or in the future.
+
+        Args:
+            start_revision: the first revision to see; ``None`` for whatever comes next.
+            prev: events carry what was there before.
+            only: ``"put"`` or ``"delete"``, to see only these.
+            timeout: for fixing the start. The waits of the watch have their own.
+
+        Raises:
+            Unavailable: the start could not be fixed in time.
+        """
+        self._check_open()
+        deadline = clock() + self._seconds(timeout)
+        asked = wanted(self._view, key, end, prefix, start_revision, prev, only)
+        self._hub(deadline - clock())
+        assert self._share is not None
+        watch = Watch(self._share, self._view, asked, deadline - clock())
+        self._watches.add(watch)
+        return watch
+
+    def lease(self, ttl: float, *, keep_alive: bool = True, timeout: float | None = None) -> Lease:
+        """Make a lease: keys that are put under it go when it ends (etcd: LeaseGrant, LeaseKeepAlive).
+
+        Args:
+            ttl: seconds. It ends when nothing was heard of this process for so long; not before, and soon after. A
+                change of leaders takes one to three seconds, in which nothing can be heard.
+            keep_alive: keep it alive in the background while the object that this returns lives; otherwise it ends
+                after ``ttl``.
+
+        Raises:
+            InvalidArgument: the TTL is too short or too long.
+        """
+        keep = check.flag("keep_alive", keep_alive)
+        granted = self._run(granting(ttl, clock() + self._seconds(timeout) / 2), timeout)
+        return Lease(self._derive(self._view), self._hub(0), granted, keep)
+
+    def leases(self, *, timeout: float | None = None) -> list[LeaseInfo]:
+        """All leases of the cluster, whoever made them (etcd: LeaseLeases); linearizable."""
+        return self._run(listing(self._view), timeout)
+
+    def time_to_live(self, lease: Any, *, keys: bool = False, timeout: float | None = None) -> LeaseInfo:
+        """How a lease stands (etcd: LeaseTimeToLive); linearizable.
+
+        Args:
+            lease: an id, or a lease object.
+            keys: also list the keys that are attached to it, as far as this handle sees them.
+
+        Raises:
+            LeaseNotFound: it does not exist, or has ended.
+        """
+        return self._run(asking(self._view, lease, keys), timeout)
+
     def close(self) -> None:
-        """End this handle. Calls that other threads have open on it go on; the hub goes with its last handle."""
+        """End this handle, and its watches. Calls that other threads have open on it go on; the hub goes with its last
+        handle, watch or lease."""
         if self._aio is not None:
             self._aio._release()
             self._aio = None
@@ -219,10 +292,8 @@ class Client(Handle):
         deadline = clock() + left
         try:
             ask = next(steps)
-            hub = self._known_hub()
-            if hub is None:
-                hub = self._open_hub(left)
-                left = deadline - clock()
+            hub = self._hub(left)
+            left = deadline - clock()
             while True:
                 outcome = hub.call(ask, left)
                 ask = steps.throw(outcome) if isinstance(outcome, KeeperError) else steps.send(outcome)
@@ -230,3 +301,6 @@ class Client(Handle):
         except StopIteration as end:
             result: T = end.value
             return result
+
+    def _hub(self, timeout: float) -> Hub:
+        return self._known_hub() or self._open_hub(timeout)

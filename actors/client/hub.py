@@ -1,8 +1,9 @@
-"""One hub per process and cluster: the core under a lock, a transport, and one timer thread.
+"""One hub per process and cluster: its cores under a lock, a transport, and one timer thread.
 
 Callers submit under the lock and send what the core hands out themselves, so a lone request changes no thread on its
 way out; replies are taken in on the transport's thread. The timer thread looks at the clock for all of them, and sleeps
-for good while nothing is open. Locks here guard the hand-over only; what is decided is decided in :mod:`core`.
+for good while nothing is open. Locks here guard the hand-over only; what is decided is decided in :mod:`core`, for
+watches in :mod:`watching`, and for leases in :mod:`leasing`.
 """
 
 from __future__ import annotations
@@ -15,19 +16,28 @@ import random
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ...errors import KeeperError
 from ...limits import CLIENT_REFRESH_INTERVAL, Settings
 from ...store.commands import Answer
+from ..protocol import Leases
 from .core import HubCore
-from .frames import Outgoing, check_request
+from .frames import LeaseQuestion, Outgoing, check_request
+from .leasing import LeaseCore
 from .requests import Ask
+from .subscription import Subscription
+from .watching import WatchCore
 
 _log = logging.getLogger(__name__)
 
-Outcome = Answer | KeeperError
+Outcome = Answer | Leases | KeeperError
+Core = HubCore | WatchCore | LeaseCore
+Post = tuple[Core, Outgoing]
+"""A frame to be sent, and who wants the answer."""
+T = TypeVar("T")
 
 
 def _now_including_suspend() -> float:
@@ -43,6 +53,10 @@ class Transport(Protocol):
 
     def send(self, member: int, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
         """Send a frame; ``done`` is called once, on any thread, with the reply or with why there will be none."""
+        ...
+
+    def poll(self, member: int, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
+        """Send a poll of watches, which may wait long and must hold up nothing else; otherwise as ``send``."""
         ...
 
     def members(self) -> dict[int, str]:
@@ -110,14 +124,15 @@ class Hub:
         self.listeners: weakref.WeakKeyDictionary[object, Listener] = weakref.WeakKeyDictionary()
         """One for each event loop that asks this hub (see ``aio``)."""
         self._transport = transport
-        self._core = HubCore(
-            cluster,
-            tuple(transport.members()),
-            self.limits,
-            settings.timings,
-            rng or random.Random(os.urandom(16)),
-            leader=leader,
-        )
+        rng = rng or random.Random(os.urandom(16))
+        members = tuple(transport.members())
+        self._core = HubCore(cluster, members, self.limits, settings.timings, rng, leader=leader)
+        self.watching = WatchCore(cluster, members, self.limits, rng)
+        """All watches of the process; only inside :meth:`do`."""
+        self.leasing = LeaseCore(cluster, members, self.limits, rng, leader=leader)
+        """All leases of the process; only inside :meth:`do`."""
+        self._cores: tuple[Core, ...] = (self._core, self.watching, self.leasing)
+        self._dropped: deque[Subscription] = deque()
         self._lock = threading.Lock()
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._timer_at = math.inf
@@ -148,6 +163,8 @@ class Hub:
     def submit(self, ask: Ask, size: int, timeout: float, done: Callable[[Outcome], None]) -> int:
         """Hand a checked request in; ``done`` gets its outcome, with the hub's lock held, so it must not call back."""
         now = clock()
+        if isinstance(ask.request, LeaseQuestion):
+            return self.submit_many([(ask, size, timeout, done)])[0]
         with self._lock:
             number = self._core.submit(
                 ask.request,
@@ -158,7 +175,7 @@ class Hub:
                 done=done,
                 size=size,
             )
-            out = self._core.outgoing(now)
+            out: list[Post] = [(self._core, each) for each in self._core.outgoing(now)]
             if out or now + timeout < self._timer_at or self._core.wants_members:
                 self._set_timer()
             told = self._take_told()
@@ -167,11 +184,13 @@ class Hub:
 
     def submit_many(self, asks: list[tuple[Ask, int, float, Callable[[Outcome], None]]]) -> list[int]:
         """As :meth:`submit`, for many at once: they travel together."""
-        now = clock()
-        with self._lock:
+
+        def hand_in(now: float) -> list[int]:
             submit = self._core.submit
-            numbers = [
-                submit(
+            return [
+                self.leasing.ask(ask.request, now=now, timeout=timeout, done=done)
+                if isinstance(ask.request, LeaseQuestion)
+                else submit(
                     ask.request,
                     now=now,
                     timeout=timeout,
@@ -182,20 +201,36 @@ class Hub:
                 )
                 for ask, size, timeout, done in asks
             ]
-            out = self._core.outgoing(now)
-            self._set_timer()
-            told = self._take_told()
-        self._post(out, told)
-        return numbers
+
+        return self.do(hand_in)
 
     def give_up(self, number: int) -> None:
         """The caller of a request waits no longer."""
+        if number < 0:
+            self.do(lambda now: self.leasing.give_up(number))
+        else:
+            self.do(lambda now: self._core.give_up(number, now))
+
+    def do(self, act: Callable[[float], T]) -> T:
+        """Do something with the cores, under the hub's lock and given the time, and then send what that brings up."""
         now = clock()
         with self._lock:
-            self._core.give_up(number, now)
-            out = self._core.outgoing(now)
+            result = act(now)
+            out = self._gather(now)
+            self._set_timer()
             told = self._take_told()
         self._post(out, told)
+        return result
+
+    def peek(self, look: Callable[[], T]) -> T:
+        """Look at something of the cores, under the hub's lock."""
+        with self._lock:
+            return look()
+
+    def drop(self, watch: Subscription) -> None:
+        """Cancel a watch soon, on the hub's own thread. Safe anywhere, in destructors too."""
+        self._dropped.append(watch)
+        self._wakeups.put(None)
 
     def tell(self, listener: Listener) -> None:
         """Have a listener flushed once what is being taken in has been; for ``done`` callbacks, which hold the lock."""
@@ -210,12 +245,12 @@ class Hub:
     def close(self) -> None:
         """End all calls, and tell the cluster that the session is over, without waiting for its answer."""
         self._closing = True
-        now = clock()
-        with self._lock:
-            self._core.close(now)
-            out = self._core.outgoing(now)
-            told = self._take_told()
-        self._post(out, told)
+
+        def close(now: float) -> None:
+            for core in self._cores:
+                core.close(now)
+
+        self.do(close)
         self._wakeups.put(None)
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -224,38 +259,53 @@ class Hub:
         told, self._told = self._told, []
         return told
 
+    def _gather(self, now: float) -> list[Post]:
+        """With the lock held: what is to be sent."""
+        return [(core, each) for core in self._cores for each in core.outgoing(now)]
+
+    def _next_wakeup(self) -> float:
+        return min([math.inf if (at := core.next_wakeup()) is None else at for core in self._cores])
+
     def _set_timer(self) -> None:
         """With the lock held: wake the timer thread if it would sleep too long."""
-        wakeup = self._core.next_wakeup()
-        if wakeup is not None and wakeup < self._timer_at:
+        wakeup = self._next_wakeup()
+        if wakeup < self._timer_at:
             self._timer_at = -math.inf  # one token is enough
             self._wakeups.put(None)
-        if self._core.wants_members and self._core.pending:
+        if self._wants_members():
             self._start_refresh(clock())
 
-    def _post(self, out: list[Outgoing], told: list[Listener]) -> None:
-        for call, member, frame in out:
-            self._send(call, member, frame)
+    def _post(self, out: list[Post], told: list[Listener]) -> None:
+        for core, frame in out:
+            self._send(core, frame)
         for listener in told:
             listener.flush()
 
-    def _send(self, call: int, member: int, frame: bytes) -> None:
+    def _send(self, core: Core, outgoing: Outgoing) -> None:
+        call, member, frame = outgoing
+
         def done(reply: bytes | Exception) -> None:
-            self._replied(call, reply)
+            self._replied(core, call, reply)
 
         try:
-            self._transport.send(member, frame, done)
+            if core is self.watching:
+                self._transport.poll(member, frame, done)
+            else:
+                self._transport.send(member, frame, done)
         except Exception as error:
-            self._replied(call, error)
+            self._replied(core, call, error)
 
-    def _replied(self, call: int, reply: bytes | Exception) -> None:
+    def _replied(self, core: Core, call: int, reply: bytes | Exception) -> None:
         now = clock()
         with self._lock:
             if isinstance(reply, Exception):
-                self._core.on_failure(call, now, f"{type(reply).__name__}: {str(reply).partition(chr(10))[0]}")
+                core.on_failure(call, now, f"{type(reply).__name__}: {str(reply).partition(chr(10))[0]}")
             else:
-                self._core.on_reply(call, reply, now)
-            out = self._core.outgoing(now)
+                core.on_reply(call, reply, now)
+            if core is self._core:
+                self.watching.learn(self._core.revision, now)
+                self.leasing.learn_leader(self._core.leader)
+            out = self._gather(now)
             self._set_timer()
             told = self._take_told()
         self._post(out, told)
@@ -267,21 +317,28 @@ class Hub:
                 return
             now = clock()
             with self._lock:
-                self._core.on_time(now)
-                out = self._core.outgoing(now)
-                wakeup = self._core.next_wakeup()
-                if self._core.wants_members and self._core.pending:
+                while self._dropped:
+                    self.watching.cancel(self._dropped.popleft(), now)
+                for core in self._cores:
+                    core.on_time(now)
+                out = self._gather(now)
+                wakeup = self._next_wakeup()
+                if self._wants_members():
                     self._start_refresh(now)
-                    wakeup = min(math.inf if wakeup is None else wakeup, now + CLIENT_REFRESH_INTERVAL)
-                self._timer_at = math.inf if wakeup is None else wakeup
+                    wakeup = min(wakeup, now + CLIENT_REFRESH_INTERVAL)
+                self._timer_at = wakeup
                 told = self._take_told()
             self._post(out, told)
             try:
-                self._wakeups.get(timeout=None if wakeup is None else max(0.001, wakeup - clock()))
+                self._wakeups.get(timeout=None if wakeup == math.inf else max(0.001, wakeup - clock()))
                 while True:
                     self._wakeups.get_nowait()
             except queue.Empty:
                 pass
+
+    def _wants_members(self) -> bool:
+        """Whether somebody waits for members that nobody knows."""
+        return any(core.wants_members and core.pending for core in self._cores)
 
     def _start_refresh(self, now: float) -> None:
         """Look the members up, now and then, on a thread of its own: it may take long."""
@@ -298,5 +355,6 @@ class Hub:
             _log.debug("looking up the members of %r failed: %s", self.name, error)
         with self._lock:
             self._refreshing = False
-            self._core.set_members(tuple(self._transport.members()))
+            for core in self._cores:
+                core.set_members(tuple(self._transport.members()))
         self._wakeups.put(None)

@@ -199,12 +199,13 @@ class Lane:
 
     # -- what happened ------------------------------------------------------------------------------------------------
 
-    def answered(self, member: int, round_trip: float) -> None:
-        """The member answered in earnest."""
+    def answered(self, member: int, round_trip: float | None) -> None:
+        """The member answered in earnest; ``None`` for a round trip that says nothing about the way."""
         self.failures = self._redirects = self._suspicions = 0
         self.not_before = 0.0
         self._banished.pop(member, None)
-        self._round_trip += (round_trip - self._round_trip) / 8 if self._round_trip else round_trip
+        if round_trip is not None:
+            self._round_trip += (round_trip - self._round_trip) / 8 if self._round_trip else round_trip
 
     def silent(self, member: int, now: float) -> None:
         """The member let the patience run out."""

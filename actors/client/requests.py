@@ -7,7 +7,7 @@ differ in how they wait. Here, and nowhere else, it is known that users' keys li
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from ...codec import Codec
@@ -35,11 +35,14 @@ from ...store.commands import (
 )
 from ..protocol import Read
 from . import arguments as check
+from .frames import LeaseQuestion
 from .operations import Condition, Op
 from .results import DeleteResult, End, Keep, KeyValue, PutResult, RangeResult, TxnResult
 
 USER_SPACE = b"u"
-"""Users' keys live under this; the reserved space of the coordination calls lies elsewhere."""
+"""Users' keys live under this..."""
+RESERVED_SPACE = b"r"
+"""... and what the coordination calls store under this, where no range of a user's reaches."""
 
 SORTS = {
     "key": Sort.KEY,
@@ -60,14 +63,14 @@ _SORT_KEYS: dict[Sort, Any] = {
 class Ask(NamedTuple):
     """One request to the cluster."""
 
-    request: Operation | Read
+    request: Operation | Read | LeaseQuestion
     serializable: bool = False
     request_id: bytes | None = None
 
 
 T = TypeVar("T")
-Steps = Generator[Ask, Answer, T]
-"""A call in the making."""
+Steps = Generator[Ask, Any, T]
+"""A call in the making: it is sent an ``Answer``, or ``Leases`` for a question about leases."""
 
 
 def prefix_end(prefix: bytes) -> bytes:
@@ -90,6 +93,13 @@ class View:
         self.space = space
         self.codec = codec
         self._end = prefix_end(space)
+
+    def narrow(self, space: bytes, codec: Codec | None) -> View:
+        """A view of other keys or with another codec."""
+        return View(space, codec)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return View, (self.space, self.codec)
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -129,7 +139,9 @@ class View:
 
     def txn(self, compare: object, success: object, failure: object, request_id: object) -> Steps[TxnResult]:
         """Steps of ``Client.txn``."""
-        operation = Op.txn(_each("compare", compare), _each("success", success), _each("failure", failure))
+        operation = Op.txn(
+            check.each("compare", compare), check.each("success", success), check.each("failure", failure)
+        )
         answer = yield Ask(self.txn_command(operation), False, check.request_name(request_id))
         return self.txn_result(operation, answer)
 
@@ -143,6 +155,11 @@ class View:
         return _expect(answer, RangeAnswer).revision
 
     # -- commands -----------------------------------------------------------------------------------------------------
+
+    def txn_operation(self, compare: object, success: object, failure: object) -> Op:
+        """What the user asked to be done in a transaction."""
+        parts = {"compare": compare, "success": success, "failure": failure}
+        return Op.txn(*[check.each(name, part) for name, part in parts.items()])
 
     def put_command(self, key: object, value: object, lease: object, prev: object) -> Put:
         """The command of a put."""
@@ -190,9 +207,9 @@ class View:
             raise RequestTooLarge(f"transactions nest at most {MAX_NESTED_TXNS} deep")
         compare, success, failure = (operation.arguments[name] for name in ("compare", "success", "failure"))
         return Txn(
-            tuple([self._comparison(condition) for condition in _each("compare", compare)]),
-            tuple([self._operation(each, depth + 1) for each in _each("success", success)]),
-            tuple([self._operation(each, depth + 1) for each in _each("failure", failure)]),
+            tuple([self._comparison(condition) for condition in check.each("compare", compare)]),
+            tuple([self._operation(each, depth + 1) for each in check.each("success", success)]),
+            tuple([self._operation(each, depth + 1) for each in check.each("failure", failure)]),
         )
 
     def keys(self, key: object, end: object, prefix: object) -> KeyRange:
@@ -356,9 +373,3 @@ def _expect(answer: Answer, kind: type[A]) -> A:
 
 def _revision(value: object) -> int:
     return 0 if value is None else check.whole_number("revision", value, 1)
-
-
-def _each(what: str, value: object) -> Sequence[Any]:
-    if not isinstance(value, (list, tuple)):
-        raise InvalidArgument(f"{what} must be a list, not {type(value).__name__}")
-    return value

@@ -155,6 +155,17 @@ class Core:
         committed (paper, section 8)."""
         return self.role == LEADER and self.log.commit_index >= self._term_start
 
+    @property
+    def term_start(self) -> int:
+        """Leader: the index of the entry that opened its term. Whoever has applied it knows all that earlier leaders
+        have committed."""
+        return self._term_start
+
+    @property
+    def ticks_without_leader(self) -> int:
+        """Ticks since this node led, or heard from a leader; 0 for a leader."""
+        return 0 if self.role == LEADER else self._leader_elapsed
+
     # -- transitions --------------------------------------------------------------------------------------------------
 
     def _become_follower(self, term: int, leader: int) -> None:

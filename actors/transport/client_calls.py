@@ -52,12 +52,22 @@ class ActorTransport:
         Raises:
             LookupError: no actor of that member is known.
         """
+        self._call(self._method(member, "request"), frame, done)
+
+    def poll(self, member: int, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
+        """Call the member's method for polls of watches, which has threads of its own to wait on; else as ``send``."""
+        self._call(self._method(member, "watch"), frame, done)
+
+    def _method(self, member: int, name: str) -> Any:
         handle = self._handles.get(member)
         if handle is None:
             raise LookupError(f"no actor of member {member_name(member)} is known")
         if not ray.is_initialized():  # or the call would start a Ray of its own
             raise LookupError("this process has left Ray")
+        return getattr(handle, name)
 
+    @staticmethod
+    def _call(method: Any, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
         def finished(future: Future[bytes]) -> None:
             error = future.exception()
             if error is None:
@@ -65,4 +75,4 @@ class ActorTransport:
             else:
                 done(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
-        handle.request.remote(frame).future().add_done_callback(finished)
+        method.remote(frame).future().add_done_callback(finished)

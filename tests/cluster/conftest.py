@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import ray
 
+from raylab.crowd import Crowd, gathered
 from raylab.tools import Made, kill_stragglers
 
 PATCHES = Path(__file__).parent.parent / "raylab" / "patches"
@@ -90,3 +91,10 @@ def stopped() -> Iterator[list[int]]:
 def _nothing_left_behind() -> Iterator[None]:
     yield
     kill_stragglers()
+
+
+@pytest.fixture(scope="session")
+def crowd(local_ray: Path) -> Iterator[Crowd]:
+    """Processes that use clusters."""
+    with gathered() as people:
+        yield people

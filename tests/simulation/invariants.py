@@ -82,6 +82,8 @@ class Observer:
         self.current: Member | None = None
         """The member whose turn it is."""
         self.leaders: dict[int, int] = {}
+        self.elected_at = 0.0
+        """When the newest leader was."""
         self.commit = 0
         self.entries: dict[tuple[int, int], tuple[Entry, int]] = {}
         """By index and term: the entry, and the term of the one before it."""
@@ -201,6 +203,7 @@ class Observer:
     def applying(self, entries: Sequence[Entry], answers: Sequence[Any]) -> None:
         """State Machine Safety: the same entries everywhere, with the same answers."""
         for entry, answer in zip(entries, answers, strict=True):
+            self.world.chronicle.take_in(entry, answer)
             there, known = self.applied.setdefault(entry.index, (entry, answer))
             if there is not entry and there != entry:
                 self._break(f"entry {entry.index} was applied as {there} and as {entry}")
@@ -230,6 +233,7 @@ class Observer:
             if self.leaders.setdefault(term, member.id) != member.id:
                 self._break(f"two leaders in term {term}: m{self.leaders[term]} and {member!r}")
             if life.leading != term:
+                self.elected_at = self.world.now
                 self.world.trace(f"{member!r} leads in term {term}")
                 self._complete(member, process, term)
             if commit > self.commit:

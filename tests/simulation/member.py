@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .world import World
 
 FOLDER = "data/member"
+DRIFT = 0.008
+"""By how much of its rate a healthy clock may be fast or slow: two of them stay within the product's margin."""
 INBOX_FRAMES = 512
 """Frames of peers that wait; more are dropped."""
 
@@ -66,6 +68,8 @@ class Process:
         world = member.world
         self.frames: deque[Sequence[Message]] = deque()
         self.events: deque[Event] = deque()
+        self.hanging: dict[object, Callable[[], None]] = {}
+        """Polls without an answer, and what becomes of each if the process dies."""
         self.server = Server(
             folder=folder,
             timings=world.timings,
@@ -139,6 +143,9 @@ class Member:
         self.rng = rng
         self.disk = SimDisk()
         self.clock = Clock(world.now, rng.uniform(0, 1000))
+        self.pace = 1.0 + world.random("pace", member).uniform(-DRIFT, DRIFT)
+        """The rate of its clock while nothing is wrong with it."""
+        self.clock.set(world.now, rate=self.pace)
         self.process: Process | None = None
         self.lives = 0
         self.paused = False
@@ -210,6 +217,8 @@ class Member:
     def _end(self) -> None:
         if self.process is not None:
             self.world.observer.ended(self, self.process)
+            for lost in self.process.hanging.values():
+                lost()
         self.process = None
         self.paused = False
         self._turn_number += 1

@@ -11,11 +11,21 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from raykeeper.actors.client.guard import GuardedView
+from raykeeper.actors.client.leasing import LeaseCore
+from raykeeper.actors.client.subscription import Subscription
+from raykeeper.actors.client.watching import WatchCore
+from raykeeper.actors.events import LeaseRenewal
+from raykeeper.actors.lessor import Lessor
+from raykeeper.actors.protocol import Kept
 from raykeeper.actors.raft import Node
 from raykeeper.actors.raft.log import Log
 from raykeeper.actors.raft.messages import AppendEntriesResponse, Entry, HardState
 from raykeeper.actors.raft.quorum import majority_value
 from raykeeper.actors.raft.ready import Ready
+from raykeeper.actors.recipes.line import Line
+from raykeeper.actors.server import Server
+from raykeeper.actors.watches import Watches
 from raykeeper.limits import Limits
 from raykeeper.store.checkpoint import Incoming
 from raykeeper.store.commands import Answer, ClientWrites, Failed, Reason
@@ -185,3 +195,114 @@ def _snapshot_without_sessions() -> AbstractContextManager[None]:
         incoming.state = State.open(incoming._disk, incoming.target)
 
     return patched(Incoming, "unpack", unpack)
+
+
+# --- watches, leases and locks ---------------------------------------------------------------------------------------
+
+
+@mutant("a keep-alive answered by a deposed leader", "leases")
+def _unconfirmed_keep_alive() -> AbstractContextManager[None]:
+    def keep(server: Any, event: LeaseRenewal) -> None:
+        if server.is_leader:
+            server._lessor.keep(event.leases, event.arrival, event.done)
+        else:
+            event.done(server._not_leader())
+
+    return patched(Server, "_keep_leases", keep)
+
+
+@mutant("a lease shortened by a leader change", "sleepers")
+def _lease_not_reset() -> AbstractContextManager[None]:
+    """A lease of which less than the TTL is written down is renewed by the leader alone, and its successor counts on
+    from what is written."""
+
+    def keep(lessor: Any, leases: tuple[int, ...], arrival: float, done: Callable[[tuple[Kept, ...]], None]) -> None:
+        known = lessor._state().leases
+
+        def renew(lease: int) -> Kept:
+            if lease not in known:
+                return Kept.GONE
+            return Kept.ALIVE if lessor._count_from(lease, known[lease].ttl, arrival) else Kept.ASK_AGAIN
+
+        done(tuple([renew(lease) if lessor._term else Kept.ASK_AGAIN for lease in leases]))
+
+    return patched(Lessor, "keep", keep)
+
+
+@mutant("a lease counted from the answer", "leases")
+def _counted_from_the_answer() -> AbstractContextManager[None]:
+    original = LeaseCore._kept
+
+    def kept(core: LeaseCore, call: int, frame: Any, answers: Sequence[Kept], now: float) -> None:
+        frame.sent_at = now
+        original(core, call, frame, answers, now)
+
+    return patched(LeaseCore, "_kept", kept)
+
+
+@mutant("a watch that resumes one off", "watches")
+def _resumes_one_off() -> AbstractContextManager[None]:
+    original = WatchCore._wait_again
+
+    def wait_again(core: WatchCore, watch: Subscription) -> None:
+        if watch.fixed:
+            watch.position += 1
+        original(core, watch)
+
+    return patched(WatchCore, "_wait_again", wait_again)
+
+
+@mutant("a watch that sees an event again", "watches")
+def _resumes_one_back() -> AbstractContextManager[None]:
+    original = WatchCore._wait_again
+
+    def wait_again(core: WatchCore, watch: Subscription) -> None:
+        if watch.fixed and watch.position > 1:
+            watch.position -= 1
+        original(core, watch)
+
+    return patched(WatchCore, "_wait_again", wait_again)
+
+
+@mutant("a watch that restarts at now", "watches")
+def _restarts_at_now() -> AbstractContextManager[None]:
+    original = WatchCore._leave
+
+    def leave(core: WatchCore, stream: Any) -> None:
+        for watch in stream.watches.values():
+            watch.fixed = False
+        original(core, stream)
+
+    return patched(WatchCore, "_leave", leave)
+
+
+@mutant("progress ahead of events", "watches")
+def _progress_ahead() -> AbstractContextManager[None]:
+    """A watch that has more to read is not named as one that is behind."""
+    original = Watches._put_back
+
+    def put_back(watches: Any, due: Any, seen: int) -> tuple[int, ...] | None:
+        behind = original(watches, due, seen)
+        return None if behind is None else ()
+
+    return patched(Watches, "_put_back", put_back)
+
+
+@mutant("a lock for whoever's predecessor is gone", "locks")
+def _whoever_is_next() -> AbstractContextManager[None]:
+    """It may have left the line without having had its turn."""
+
+    async def following(line: Line, place: Any) -> None:
+        return None
+
+    return patched(Line, "_next", following)
+
+
+@mutant("a guard that guards nothing", "locks")
+def _no_guard() -> AbstractContextManager[None]:
+    original = GuardedView._guarded
+
+    def guarded(view: Any, command: Any, request_id: object) -> Any:
+        return (yield from original(GuardedView(view.space, view.codec, ()), command, request_id))
+
+    return patched(GuardedView, "_guarded", guarded)

@@ -208,7 +208,7 @@ class Nemesis:
 
         def undo() -> None:
             heal()
-            leader.clock.set(world.now, rate=1.0)
+            leader.clock.set(world.now, rate=leader.pace)
             leader.clock_changed()
 
         self._begin("stale leader", repr(leader), undo, self.rng.uniform(2.0, 5.0))
@@ -364,7 +364,11 @@ class Nemesis:
         if victim is None:
             return
         draw, now = self.rng.random(), self.world.now
-        if draw < 0.4:
+        if self.world.profile.honest_clocks and draw < 0.7:
+            rate = self.rng.choice((0.1, 0.3, 0.7))
+            victim.clock.set(now, rate=rate)
+            what = f"runs at {rate}"
+        elif draw < 0.4:
             rate = self.rng.choice((0.3, 0.7, 1.5, 3.0))
             victim.clock.set(now, rate=rate)
             what = f"runs at {rate}"
@@ -378,7 +382,7 @@ class Nemesis:
         victim.clock_changed()
 
         def undo() -> None:
-            victim.clock.set(self.world.now, rate=1.0)
+            victim.clock.set(self.world.now, rate=victim.pace)
             victim.clock_changed()
 
         self._begin("clock", f"of {victim!r} {what}", undo, self.rng.uniform(0.5, 3.0))
@@ -400,6 +404,21 @@ class Nemesis:
         else:
             client.close()
         self._begin("client crash", "", lambda: None, 0.5)
+
+    def _client_pause(self) -> None:
+        client = self.rng.choice(self.world.clients)
+        if client.paused:
+            return
+        client.pause()
+        life = client.lives
+
+        def undo() -> None:
+            if client.lives == life:
+                client.resume()
+
+        self._begin(
+            "client pause", client.name, undo, self.rng.choice((0.4, 1.0, 1.7, 3.5)) * self.rng.uniform(0.7, 1.3)
+        )
 
     # --- what an operator does ---------------------------------------------------------------------------------------
 

@@ -47,6 +47,7 @@ FAULTS = {
     "clock": 2.0,
     "slow_disk": 1.0,
     "client_crash": 1.0,
+    "client_pause": 1.0,
     "transfer": 1.5,
     "membership": 2.0,
 }
@@ -65,6 +66,14 @@ class Profile:
     """For each client."""
     think: float = 0.2
     """Mean seconds between two operations of a worker."""
+    watchers: int = 0
+    """For each client, as are the other lodgers..."""
+    tenants: int = 0
+    """... with leases..."""
+    contenders: int = 0
+    """... for locks..."""
+    candidates: int = 0
+    """... and in an election."""
     seconds: float = 20.0
     padding: tuple[int, ...] = (0, 0, 0, 40)
     """Bytes that are added to values."""
@@ -77,8 +86,15 @@ class Profile:
     limits: Limits = field(default_factory=Limits)
     leader_changes: int = 2
     """A run with fewer does not count."""
+    small: dict[str, int] = field(default_factory=dict)
+    """Bounds of watches that are smaller than the product's, so that they are met: names of constants."""
     lose_all_at_the_end: bool = False
     """Once all is well, all members lose their power, and what was acknowledged must still be there."""
+
+    @property
+    def honest_clocks(self) -> bool:
+        """Whether clocks may be slow or stand still, but neither fast nor jump: what promises of time rest on."""
+        return self.tenants + self.contenders + self.candidates > 0
 
 
 def _limits(rng: random.Random, **more: int) -> Limits:
@@ -110,16 +126,32 @@ def _timings(rng: random.Random, **more: float) -> Timings:
     return Timings(**chosen)
 
 
+def _small(rng: random.Random) -> dict[str, int]:
+    """Buffers that fill, readings that stop half-way."""
+    return {
+        "WATCH_BUFFER_EVENTS": rng.choice((3, 10, 10_000)),
+        "WATCH_SCAN": rng.choice((1, 5, 5000)),
+        "WATCH_BATCH_BYTES": rng.choice((300, 2000, 512 * 1024)),
+        "WATCH_REPLY_BYTES": rng.choice((600, 5000, 2 * 1024 * 1024)),
+    }
+
+
 def mixed(rng: random.Random) -> Profile:
     """Everything, in proportions that differ from seed to seed; some faults are missing from each."""
     faults = {name: weight * rng.choice((0.0, 0.5, 1.0, 1.0, 2.0)) for name, weight in FAULTS.items()}
     if sum(faults.values()) < 8:
         faults = dict(FAULTS)
     timings = _timings(rng)
+    lodgers = rng.choice(("tenants", "contenders", "candidates", "", "", ""))
     if timings.request_ttl < 60:  # a promise of time, which no clock that jumps can keep
         faults["clock"] = faults["stale_leader"] = 0.0
     return Profile(
         members=rng.choice((3, 3, 3, 5)),
+        watchers=rng.choice((0, 1, 1, 2)),
+        tenants=lodgers == "tenants",
+        contenders=lodgers == "contenders",
+        candidates=lodgers == "candidates",
+        small=_small(rng),
         faults={name: weight for name, weight in faults.items() if weight},
         fault_pause=rng.choice((0.4, 0.6, 1.0)),
         faults_at_once=rng.choice((1, 2, 2, 3)),
@@ -138,6 +170,7 @@ def _focus(
             mix=MIX | (mix or {}),
             timings=_timings(rng, request_ttl=600.0),
             limits=_limits(rng, **(limits or {})),
+            small=_small(rng),
             **more,  # type: ignore[arg-type]
         )
 
@@ -195,6 +228,63 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         fault_pause=0.8,
         think=0.12,
         seconds=12.0,
+    ),
+    # Watches on members that die, fall behind, are cut off or replaced by an image, under writes and compactions.
+    "watches": _focus(
+        {
+            "crash": 3,
+            "isolate": 2,
+            "split": 1,
+            "pause": 2,
+            "power": 1,
+            "storm": 3,
+            "clients_cut": 3,
+            "fuse": 1,
+            "stop": 1,
+        },
+        mix={"put": 25.0, "pair": 8.0, "delete": 8.0, "compact": 3.0},
+        limits={"log_cut_entries": 20, "log_keep_entries": 1},
+        fault_pause=0.5,
+        think=0.15,
+        workers=2,
+        watchers=4,
+        seconds=14.0,
+    ),
+    # Leases of processes that are cut off, die and sleep, while leaders come and go.
+    "leases": _focus(
+        {
+            "storm": 3,
+            "stale_leader": 3,
+            "isolate": 3,
+            "transfer": 3,
+            "clients_cut": 3,
+            "client_pause": 5,
+            "client_crash": 1,
+            "clock": 1,
+        },
+        fault_pause=0.5,
+        workers=1,
+        tenants=4,
+        seconds=16.0,
+    ),
+    # Processes that sleep for half a lease, hardly in time for the next keep-alive, while leadership is handed on.
+    "sleepers": _focus(
+        {"transfer": 5, "client_pause": 9},
+        fault_pause=0.25,
+        faults_at_once=4,
+        workers=1,
+        tenants=5,
+        seconds=12.0,
+    ),
+    # Locks and elections, likewise.
+    "locks": _focus(
+        {"isolate": 2, "crash": 2, "storm": 2, "transfer": 1, "clients_cut": 2, "client_pause": 4, "client_crash": 1},
+        mix={"compact": 3.0},
+        fault_pause=0.5,
+        workers=1,
+        contenders=3,
+        candidates=1,
+        seconds=16.0,
     ),
 }
 

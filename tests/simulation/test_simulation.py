@@ -51,6 +51,9 @@ def test_every_fault_and_repair_happens_within_the_share() -> None:
     assert {"power loss", "power loss of all", "crash in a turn", "membership", "split", "one-way", "storm"} <= caused
     assert sum(report.cuts for report in reports) > 0
     assert sum(report.snapshots for report in reports) > 0
+    assert sum(report.watched_events for report in reports) > 100
+    assert sum(report.leases_expired for report in reports) > 0
+    assert sum(report.hand_overs for report in reports) > 0
 
 
 def test_a_seed_is_the_same_run_everywhere() -> None:

@@ -1,4 +1,4 @@
-"""Clients of the imagined cluster: the real HubCore, several workers on each, and the history of all they did.
+"""What the workers in the clients do: reads and writes of all kinds, and the history of it.
 
 Every value that is ever written is unique, so a value that is read names its write. Counters are keys that are only
 put, with ``prev``: the version of what was there is the count before, so a write that is applied twice shows. A worker
@@ -8,11 +8,9 @@ a Ray task does that is run again.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from raykeeper.actors.client.core import HubCore
 from raykeeper.actors.protocol import Read
 from raykeeper.errors import CompactedError, KeeperError, RequestTimeout, SessionExpired, Unavailable
 from raykeeper.store.commands import (
@@ -36,12 +34,13 @@ from raykeeper.store.commands import (
 from .checker import NEVER, Call, Observation, Seen, Violation
 
 if TYPE_CHECKING:
-    from .world import World
+    from .client import Client
 
 REGISTERS = tuple(b"r%d" % n for n in range(5))
 COUNTERS = (b"c0", b"c1")
 PAIR = (b"p0", b"p1")
-EVERYTHING = KeyRange(b"c", b"s")
+EVERYTHING = KeyRange(b"c", b"r:")
+"""All of these, and none of the keys that coordination calls write."""
 PAIR_RANGE = KeyRange(b"p0", b"p2")
 
 
@@ -67,141 +66,6 @@ class History:
         """The next point in the order of all events."""
         self._clock += 1
         return self._clock
-
-
-class Client:
-    """A process with a hub and some workers. It can crash: its calls stay open for ever, its workers get a new hub."""
-
-    def __init__(self, world: World, number: int, workers: int) -> None:
-        self.world = world
-        self.number = number
-        self.node = -number
-        self.rng = world.random("client", number)
-        self.name = f"client {number}"
-        self.lives = 0
-        self._wake_number = 0
-        self._wake_at: float | None = None
-        self._flying: dict[int, bool] = {}
-        self.hub = self._new_hub()
-        self.workers = [Worker(self, n) for n in range(workers)]
-
-    def _new_hub(self) -> HubCore:
-        self.lives += 1
-        world = self.world
-        return HubCore(
-            world.cluster, world.member_ids(), world.limits, world.timings, random.Random(self.rng.getrandbits(64))
-        )
-
-    def read_all(self) -> int:
-        """Read every object once, all at the same time; returns the number of reads."""
-        readers = [FinalReader(self, key) for key in (*REGISTERS, *COUNTERS, PAIR[0])]
-        for reader in readers:
-            reader.read()
-        return len(readers)
-
-    def crash(self) -> None:
-        """The process dies and a new one begins."""
-        self.world.trace(f"{self.name} crashes")
-        self.hub = self._new_hub()
-        self._wake_at = None
-        self._wake_number += 1
-        for worker in self.workers:
-            worker.lost()
-
-    def close(self) -> None:
-        """The process closes its hub, and the cluster forgets its session; then it opens a new one."""
-        self.world.trace(f"{self.name} closes its hub")
-        old, self.hub = self.hub, self._new_hub()
-        self._wake_at = None
-        self._wake_number += 1
-        old.close(self.world.now)
-        for out in old.outgoing(self.world.now):
-            self._send(old, out.call, out.member, out.frame)
-
-    def submit(
-        self, request: Operation | Read, timeout: float, done: Callable[[Answer | KeeperError], None], **options: Any
-    ) -> int:
-        hub = self.hub
-        number = hub.submit(request, now=self.world.now, timeout=timeout, done=done, **options)
-        self.world.at(self.world.now, self.pump, hub)
-        return number
-
-    def give_up(self, number: int) -> None:
-        self.hub.give_up(number, self.world.now)
-        self.pump(self.hub)
-
-    def pump(self, hub: HubCore) -> None:
-        """Send what the hub wants to send, and be woken when it wants to be."""
-        if hub is not self.hub:
-            return
-        world = self.world
-        if hub.wants_members:
-            hub.set_members(world.member_ids())
-        for out in hub.outgoing(world.now):
-            self._send(hub, out.call, out.member, out.frame)
-        wakeup = hub.next_wakeup()
-        if wakeup is None:
-            return
-        when = max(wakeup, world.now + 1e-4)
-        if self._wake_at is None or when < self._wake_at or self._wake_at <= world.now:
-            self._wake_at = when
-            self._wake_number += 1
-            world.at(when, self._wake, hub, self._wake_number)
-
-    def _wake(self, hub: HubCore, number: int) -> None:
-        if hub is self.hub and number == self._wake_number:
-            self._wake_at = None
-            hub.on_time(self.world.now)
-            self.pump(hub)
-
-    def _send(self, hub: HubCore, call: int, member: int, frame: bytes) -> None:
-        """A call to a member. If it is lost, the transport says so sometimes, late; otherwise it hangs."""
-        world = self.world
-        answered = [False]
-
-        def reply(content: bytes) -> None:
-            if hub is self.hub and not answered[0]:
-                answered[0] = True
-                hub.on_reply(call, content, world.now)
-                self.pump(hub)
-
-        def fail() -> None:
-            if hub is self.hub and not answered[0]:
-                answered[0] = True
-                hub.on_failure(call, world.now)
-                self.pump(hub)
-
-        def arrive() -> None:
-            process = world.members[member].process if member in world.members else None
-            if process is None:
-                world.after(self.rng.uniform(0.005, 0.5), fail)
-                return
-
-            def finished(make_reply: Callable[[], bytes]) -> None:
-                # Another thread makes the reply, a little later, and the loop goes on meanwhile.
-                world.after(self.rng.expovariate(1000.0), answer, make_reply)
-
-            def answer(make_reply: Callable[[], bytes]) -> None:
-                if not process.alive:
-                    world.after(self.rng.uniform(0.005, 0.5), fail)
-                    return
-                if process.member.paused:
-                    world.after(0.02, answer, make_reply)
-                    return
-                world.network.carry(member, self.node, reply, make_reply())
-
-            def take() -> None:
-                if not process.alive:
-                    world.after(self.rng.uniform(0.005, 0.5), fail)
-                elif process.member.paused:
-                    world.after(0.02, take)
-                else:
-                    process.service.submit(frame, finished)
-
-            take()
-
-        if not world.network.carry(self.node, member, arrive) and self.rng.random() < 0.5:
-            world.after(self.rng.uniform(0.05, 1.5), fail)
 
 
 class Worker:
@@ -250,7 +114,7 @@ class Worker:
         return not self.busy and self._increment is None
 
     def _next(self, token: int) -> None:
-        if token != self._token:
+        if token != self._token or not self.client.when_awake(lambda: self._next(token)):
             return
         if self._increment is not None:
             self._add()
@@ -530,6 +394,14 @@ class Worker:
             call.returned = seen.returned
 
         self._run(Put(key, value, prev=True), f"add to {key!r}", [], judge, request_id=request_id)
+
+
+def read_all(client: Client) -> int:
+    """Read every object once, all at the same time; returns the number of reads."""
+    readers = [FinalReader(client, key) for key in (*REGISTERS, *COUNTERS, PAIR[0])]
+    for reader in readers:
+        reader.read()
+    return len(readers)
 
 
 class FinalReader(Worker):

@@ -18,15 +18,20 @@ from typing import Any
 
 from raykeeper.actors.raft.messages import Message
 from raykeeper.limits import Settings
+from raykeeper.store.commands import KeyRange, Range
 from raykeeper.store.folder import FirstMember, Identity, MemberFolder
 
 from .checker import Call, Violation, check_linearizable, check_revisions, counter, register
+from .chronicle import Chronicle
+from .client import Client
+from .coordination import STRAY, Book, check_content, populate
 from .invariants import Observer
 from .member import FOLDER, Member
 from .nemesis import Nemesis
 from .network import Network
 from .profiles import Profile, draw
-from .workload import COUNTERS, Client, History
+from .scripts import replaced
+from .workload import COUNTERS, History, Worker, read_all
 
 CONVERGE_WITHIN = 20.0
 """Simulated seconds in which a healed cluster must have settled."""
@@ -58,6 +63,12 @@ class Report:
     faults: dict[str, int] = field(default_factory=dict)
     lost_frames: int = 0
     doubled_frames: int = 0
+    watches: int = 0
+    watched_events: int = 0
+    leases: int = 0
+    leases_expired: int = 0
+    hand_overs: int = 0
+    """Times that a lock or an election was won."""
 
     @property
     def counted(self) -> bool:
@@ -83,6 +94,7 @@ class World:
         self._events = 0
         self.turns = 0
         self.closing = False
+        self.healed_at = 0.0
         self.profile = draw(self.random("profile"), profile) if isinstance(profile, str) else profile
         self.timings = self.profile.timings
         self.limits = self.profile.limits
@@ -91,6 +103,8 @@ class World:
         self.network = Network(self.random("network"), self.after)
         self.observer = Observer(self)
         self.history = History()
+        self.chronicle = Chronicle(lambda: self.now)
+        self.book = Book(self)
         self.members: dict[int, Member] = {}
         self.nemesis = Nemesis(self, self.random("nemesis"))
         self.clients: list[Client] = []
@@ -208,7 +222,7 @@ class World:
         """Found the cluster, torment it, heal it, and judge."""
         failure = ""
         try:
-            with self.observer.watching():
+            with self.observer.watching(), replaced(self):
                 self._found()
                 self._run_until(self.profile.seconds)
                 self._heal()
@@ -226,6 +240,8 @@ class World:
             failure = str(violation) or "a violation"
         except Exception:
             failure = f"the simulator failed:\n{traceback.format_exc()}"
+        for client in self.clients:
+            client.gone()
         return self._report(failure)
 
     def _found(self) -> None:
@@ -233,7 +249,11 @@ class World:
             self._new_member(number, self.founders)
         for member in self.members.values():
             self.after(member.rng.uniform(0.0, 0.1), member.start)
-        self.clients = [Client(self, number, self.profile.workers) for number in range(1, self.profile.clients + 1)]
+        for number in range(1, self.profile.clients + 1):
+            client = Client(self, number)
+            self.clients.append(client)
+            client.workers = [Worker(client, n) for n in range(self.profile.workers)]
+            populate(client)
         self.nemesis.start()
 
     def _heal(self) -> None:
@@ -241,10 +261,13 @@ class World:
         self.nemesis.stop()
         self.network.heal()
         self.closing = True
+        self.healed_at = self.now
+        for client in self.clients:
+            client.resume()
         for member in self.members.values():
             member.disk.fuse = None
             member.slow_disk = 0.0
-            member.clock.set(self.now, rate=1.0)
+            member.clock.set(self.now, rate=member.pace)
             if member.paused:
                 member.resume()
             member.clock_changed()
@@ -253,6 +276,8 @@ class World:
 
     def _settled(self) -> bool:
         if not all(worker.idle for client in self.clients for worker in client.workers):
+            return False
+        if not all(script.background for client in self.clients for script in client.scripts):
             return False
         leader = self.leader()
         if leader is None or leader.process is None:
@@ -265,7 +290,7 @@ class World:
             process = self.members[number].process
             if process is None or process.server.state.applied_index != last:
                 return False
-        return True
+        return self.book.settled
 
     def _settle(self) -> None:
         if not self._run_until(self.now + CONVERGE_WITHIN, self._settled):
@@ -287,13 +312,18 @@ class World:
             waiting = [worker.name for worker in client.workers if not worker.idle]
             if waiting:
                 lines.append(f"  {client.name}: {waiting} wait")
+            busy = sum(not script.background for script in client.scripts)
+            if busy:
+                lines.append(f"  {client.name}: {busy} scripts go on")
+        lines += [f"  {seen} is not at {self.chronicle.revision}" for seen in self.book.live]
+        if self.chronicle.leases:
+            lines.append(f"  leases live: {[hex(lease) for lease in self.chronicle.leases]}")
         return "\n".join(lines)
 
     def _read_everything(self) -> None:
         """Final reads, by a client of its own."""
         before = self.history.succeeded
-        reader = Client(self, len(self.clients) + 1, 0)
-        wanted = reader.read_all()
+        wanted = read_all(Client(self, len(self.clients) + 1))
         if not self._run_until(self.now + CONVERGE_WITHIN, lambda: self.history.succeeded == before + wanted):
             raise Violation("the final reads were not answered:\n" + self._describe())
 
@@ -301,6 +331,13 @@ class World:
 
     def _judge(self) -> None:
         history = self.history
+        self.book.judge(max(self.healed_at + STRAY, self.observer.elected_at))
+        leader = self.leader()
+        if leader is not None and leader.process is not None:
+            content = leader.process.server.state.range(
+                Range(KeyRange(b"\0", b"")), page_items=1 << 20, page_bytes=1 << 30
+            )
+            check_content(self.chronicle, content.items)
         check_revisions(history.observations, history.open_deletes)
         for seen in history.observations:
             for item in seen.reads:
@@ -357,4 +394,9 @@ class World:
             faults=dict(sorted(faults.times.items())),
             lost_frames=self.network.lost,
             doubled_frames=self.network.doubled,
+            watches=len(self.book.watches),
+            watched_events=self.book.watched_events,
+            leases=len(self.book.leases),
+            leases_expired=sum(ended.expired for ended in self.chronicle.ended.values()),
+            hand_overs=self.book.hand_overs,
         )

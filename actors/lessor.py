@@ -1,0 +1,216 @@
+"""The leader's care for leases: counting their time, renewing them, writing down what is left of them.
+
+Rules (design, "Time"): a keep-alive is answered only after a quorum confirmed the leader, later than its arrival; what
+is left of a lease is written into the log as it sinks (below half of its TTL, or at once if the leader is new and has
+not heard of it), so that new leaders do not give a dead client's lease its whole TTL again and again; and a renewal of
+a lease of which less than the TTL is written down, or is just being written, first replicates the reset, so that no new
+leader can fall back behind a promise. Whatever ends a lease goes through the log, with the renewal count that the
+leader saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ..limits import LEASE_CHECKPOINT_SHARE, LEASE_CHECKPOINT_STEP, MAX_LEASES_AT_ONCE
+from ..store.commands import CheckpointLeases, Command, ExpireLeases, Expiry, Remaining, RenewLeases
+from ..store.leases import Lease
+from ..store.state import State
+from .protocol import Kept
+from .timekeeper import Countdown
+
+
+class Lessor:
+    """One leader's leases. Does nothing on a member that does not lead.
+
+    Args:
+        state: the member's state as it is now.
+        propose: puts a command of the member's own into the log; its index, 0 if it was not taken.
+    """
+
+    def __init__(self, state: Callable[[], State], propose: Callable[[Command], int]) -> None:
+        self._state = state
+        self._propose = propose
+        self._ends = Countdown()
+        self._checkpoints = Countdown()
+        self._counted: dict[int, Lease] = {}
+        """The leases whose time is being counted. An id may be granted anew after its lease has ended."""
+        self._checkpointing: dict[int, int] = {}
+        """Leases of which a checkpoint is on its way: the log index of the last one."""
+        self._resetting: dict[int, tuple[int, float]] = {}
+        """Leases of which a reset is on its way: its log index, and the arrival of the keep-alive it is for."""
+        self._waiting: list[tuple[int, tuple[int, ...], Callable[[tuple[Kept, ...]], None]]] = []
+        """Keep-alives that wait for the log index of a reset."""
+        self._expiry_index = 0
+        self._term = 0
+
+    # -- leading and not leading --------------------------------------------------------------------------------------
+
+    def lead(self, term: int, now: float) -> None:
+        """This member has become leader: every lease has what was last written down of it."""
+        self.stop()
+        self._term = term
+        self._counted = dict(self._state().leases)
+        leases = self._counted.values()
+        self._ends.start(((lease.id, lease.remaining) for lease in leases), now)
+        self._checkpoints.start(((lease.id, _step(lease.ttl)) for lease in leases), now)
+
+    def stop(self) -> None:
+        """This member does not lead (any more): keep-alives that wait must be asked of somebody else."""
+        self._term = 0
+        self._ends.stop()
+        self._checkpoints.stop()
+        self._counted.clear()
+        self._checkpointing.clear()
+        self._resetting.clear()
+        self._expiry_index = 0
+        waiting, self._waiting = self._waiting, []
+        for _, leases, done in waiting:
+            done((Kept.ASK_AGAIN,) * len(leases))
+
+    def granted(self, lease: int, now: float) -> None:
+        """A lease was granted (or its grant answered again)."""
+        known = self._state().leases.get(lease)
+        if self._term and known is not None and self._counted.get(lease) is not known:
+            self._counted[lease] = known
+            self._forget(lease)
+            self._count_from(lease, known.ttl, now)
+
+    def _forget(self, lease: int) -> None:
+        self._ends.forget(lease)
+        self._checkpoints.forget(lease)
+
+    def _count_from(self, lease: int, ttl: float, since: float) -> bool:
+        if not self._ends.renew(lease, since + ttl):
+            return False
+        self._checkpoints.move(lease, since + ttl * (1 - LEASE_CHECKPOINT_SHARE))
+        return True
+
+    # -- keep-alives --------------------------------------------------------------------------------------------------
+
+    def keep(self, leases: tuple[int, ...], arrival: float, done: Callable[[tuple[Kept, ...]], None]) -> None:
+        """Renew leases from the arrival of a keep-alive on. Call this once a quorum has confirmed, after that arrival,
+        that this member leads."""
+        if not self._term:
+            done((Kept.ASK_AGAIN,) * len(leases))
+            return
+        state = self._state()
+        reset = [
+            lease
+            for lease in leases
+            if lease in state.leases
+            and (lease in self._checkpointing or state.leases[lease].remaining < state.leases[lease].ttl)
+        ]
+        if not reset:
+            done(tuple([self._renew(lease, arrival, state) for lease in leases]))
+            return
+        index = 0
+        for start in range(0, len(reset), MAX_LEASES_AT_ONCE):
+            some = reset[start : start + MAX_LEASES_AT_ONCE]
+            index = self._propose(RenewLeases(self._term, tuple(some)))
+            if not index:
+                done((Kept.ASK_AGAIN,) * len(leases))
+                return
+            for lease in some:
+                self._resetting[lease] = (index, arrival)
+        self._waiting.append((index, leases, lambda _: done(tuple([self._renew(i, arrival, state) for i in leases]))))
+
+    def _renew(self, lease: int, arrival: float, state: State) -> Kept:
+        known = state.leases.get(lease)
+        if known is None:
+            return Kept.GONE
+        if known.remaining < known.ttl or lease in self._checkpointing:
+            return Kept.ASK_AGAIN  # a checkpoint has overtaken the reset
+        return Kept.ALIVE if self._count_from(lease, known.ttl, arrival) else Kept.ASK_AGAIN
+
+    def status(self, leases: Iterable[int], now: float) -> list[tuple[int, float, float]]:
+        """(id, ttl, remaining) of those leases that exist."""
+        known = self._state().leases
+        return [
+            (lease, known[lease].ttl, max(0.0, self._ends.deadline(lease, now + known[lease].remaining) - now))
+            for lease in leases
+            if lease in known
+        ]
+
+    # -- the log's side -----------------------------------------------------------------------------------------------
+
+    def applied(self) -> None:
+        """The state has moved on."""
+        if not self._term:
+            return
+        index = self._state().applied_index
+        self._checkpointing = {lease: at for lease, at in self._checkpointing.items() if at > index}
+        self._resetting = {lease: reset for lease, reset in self._resetting.items() if reset[0] > index}
+        if self._waiting and self._waiting[0][0] <= index:
+            ready = [entry for entry in self._waiting if entry[0] <= index]
+            self._waiting = [entry for entry in self._waiting if entry[0] > index]
+            for _, _, done in ready:
+                done(())
+
+    def work(self, now: float, pause: float) -> None:
+        """End what has run out, and write down what is left of what is about to. For a leader that has committed in
+        its term.
+
+        Args:
+            pause: seconds after which something that was not taken, or came back void, is tried again.
+        """
+        leases = self._state().leases
+        if self._expiry_index and self._state().applied_index >= self._expiry_index:
+            self._expiry_index = 0
+            for lease in self._ends.expiring:
+                if lease in leases:
+                    self._ends.retry(lease, now + pause)
+                else:
+                    self._ended(lease)
+        if not self._expiry_index and self._ends.next_deadline() <= now:
+            self._expire(now, pause)
+        if self._checkpoints.next_deadline() <= now:
+            self._checkpoint(now, pause)
+
+    def _expire(self, now: float, pause: float) -> None:
+        leases = self._state().leases
+        ended = []
+        for lease in self._ends.due(now, MAX_LEASES_AT_ONCE):
+            if lease not in leases:  # revoked by its client
+                self._ended(lease)
+            elif lease in self._resetting:  # a keep-alive came in time, and its reset is on its way
+                self._ends.retry(lease, now + pause)
+            else:
+                ended.append(Expiry(lease, leases[lease].renewals))
+        if ended:
+            self._expiry_index = self._propose(ExpireLeases(self._term, tuple(ended)))
+            if not self._expiry_index:
+                for expiry in ended:
+                    self._ends.retry(expiry.id, now + pause)
+
+    def _ended(self, lease: int) -> None:
+        self._counted.pop(lease, None)
+        self._forget(lease)
+
+    def _checkpoint(self, now: float, pause: float) -> None:
+        leases = self._state().leases
+        left: list[Remaining] = []
+        for lease in self._checkpoints.due(now, MAX_LEASES_AT_ONCE):
+            self._checkpoints.forget(lease)
+            known = leases.get(lease)
+            if known is None:
+                continue
+            remaining = self._ends.deadline(lease, now) - now
+            if remaining <= 0:
+                continue
+            self._checkpoints.move(lease, now + _step(known.ttl))
+            if lease not in self._resetting:  # or the reset would be undone
+                left.append(Remaining(lease, remaining))
+        if not left:
+            return
+        index = self._propose(CheckpointLeases(self._term, tuple(left)))
+        for each in left:
+            if index:
+                self._checkpointing[each.id] = index
+            else:
+                self._checkpoints.move(each.id, now + pause)
+
+
+def _step(ttl: float) -> float:
+    """Seconds from one checkpoint of a lease that nobody keeps alive to the next."""
+    return min(LEASE_CHECKPOINT_STEP, ttl / 5)

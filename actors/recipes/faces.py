@@ -1,0 +1,207 @@
+"""One logic, two faces: how a recipe is written once and used with and without asyncio.
+
+The logic of every recipe is a set of coroutines that make calls on a handle and wrap each in :func:`settled`. On an
+``AsyncClient`` such a call returns a coroutine, which is awaited. On a ``Client`` the same call waits in the thread and
+returns the result, so there is nothing left to await: the logic never suspends, and :func:`drive` runs it from
+beginning to end with a single ``send``, in the caller's thread, with no event loop anywhere::
+
+    drive(line.acquire(None))       # over a Client: the calling thread waits
+    await line.acquire(None)        # over an AsyncClient: the coroutine waits; the same code
+
+An interrupt (Ctrl-C here, a cancelled task there) surfaces where the logic waits, and is handled there once for both.
+What goes on in the background is a daemon thread here and a task there (:func:`spawn`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NoReturn, TypeVar
+
+from ...errors import InvalidArgument, RequestTimeout, Unavailable
+from ...limits import RECIPE_MAX_PAUSE
+from ..client import arguments as check
+from ..client.aio import AsyncClient
+from ..client.handle import Client
+from ..client.leases import AsyncLease, Lease
+from ..client.results import KeyValue
+from ..client.watch import AsyncWatch, Event, Watch
+
+T = TypeVar("T")
+Handle = Client | AsyncClient
+"""What the logic makes its calls on."""
+
+_tasks: set[asyncio.Task[None]] = set()
+
+
+async def settled(result: T | Awaitable[T]) -> T:
+    """The result of a call on either handle."""
+    if inspect.isawaitable(result):
+        value: T = await result
+        return value
+    return result
+
+
+async def watching(
+    handle: Handle,
+    key: bytes | None = None,
+    end: bytes | None = None,
+    *,
+    prefix: bytes | None = None,
+    start_revision: int,
+    only: str | None = None,
+) -> Watch | AsyncWatch:
+    """A watch on either handle, from a revision that the logic has seen."""
+    if isinstance(handle, AsyncClient):
+        return await handle.watch(key, end, prefix=prefix, start_revision=start_revision, only=only)
+    return handle.watch(key, end, prefix=prefix, start_revision=start_revision, only=only)
+
+
+async def leased(handle: Handle, ttl: float, keep_alive: bool = True) -> Lease | AsyncLease:
+    """A lease on either handle."""
+    if isinstance(handle, AsyncClient):
+        return await handle.lease(ttl, keep_alive=keep_alive)
+    return handle.lease(ttl, keep_alive=keep_alive)
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run the logic over a ``Client``, where it never suspends."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    coroutine.close()
+    raise RuntimeError("the logic of a recipe awaited something that is not done by a blocking handle")
+
+
+def spawn(handle: Handle, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+    """Run the logic in the background: a daemon thread for a ``Client``, a task for an ``AsyncClient``."""
+    if isinstance(handle, AsyncClient):
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        _tasks.add(task)  # loops hold their tasks weakly
+        task.add_done_callback(_tasks.discard)
+    else:
+        threading.Thread(target=drive, args=(coroutine,), name=name, daemon=True).start()
+
+
+async def pause(handle: Handle, seconds: float) -> None:
+    """Wait."""
+    if isinstance(handle, AsyncClient):
+        await asyncio.sleep(seconds)
+    else:
+        time.sleep(seconds)
+
+
+async def news(watch: Watch | AsyncWatch, patience: float) -> Event | None:
+    """The next event of a watch, ``None`` if there was none for so many seconds.
+
+    Raises:
+        CompactedError: the history that comes next is gone.
+        Unavailable: the watch has ended, because this process gives the cluster up.
+    """
+    begun = time.monotonic()
+    event = await settled(watch.next(timeout=None if patience == math.inf else patience))
+    if event is None and time.monotonic() - begun < patience / 2:
+        raise Unavailable("the watch has ended: the client was closed")
+    return event
+
+
+async def patiently(handle: Handle, look: Callable[[], Awaitable[T]], go_on: Callable[[], bool]) -> T:
+    """Look at the cluster; while it cannot be reached, and ``go_on`` says so, look again. For reads only."""
+    while True:
+        try:
+            return await look()
+        except (Unavailable, RequestTimeout):
+            if not go_on():
+                raise
+            await pause(handle, RECIPE_MAX_PAUSE)
+
+
+async def stop(watch: Watch | AsyncWatch) -> None:
+    """End a watch."""
+    if isinstance(watch, AsyncWatch):
+        await watch.cancel()
+    else:
+        watch.cancel()
+
+
+class Deadline:
+    """The end of a wait.
+
+    Args:
+        timeout: seconds; ``None`` is for ever.
+
+    Raises:
+        InvalidArgument: that is no time.
+    """
+
+    __slots__ = ("_at",)
+
+    def __init__(self, timeout: float | None) -> None:
+        self._at = math.inf if timeout is None else time.monotonic() + check.seconds("timeout", timeout)
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left, 0 when it is over, infinite if there is no end."""
+        return max(0.0, self._at - time.monotonic())
+
+
+class Unpicklable:
+    """Base of what belongs to the process that made it."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} does not pickle: it belongs to this process. Pass its .token, or a .guard(), "
+            "or make another with the client over there"
+        )
+
+
+def quoted(name: str | bytes) -> bytes:
+    """A name as one step of a key's path: without a slash, and no two names alike."""
+    data = check.text_or_bytes("a name", name)
+    if not data:
+        raise InvalidArgument("a name must not be empty")
+    return data.replace(b"%", b"%25").replace(b"/", b"%2F")
+
+
+def unquoted(step: bytes) -> bytes:
+    """The name again."""
+    return step.replace(b"%2F", b"/").replace(b"%25", b"%")
+
+
+def folder(handle: Handle, name: str | bytes) -> bytes:
+    """Where a recipe of this name keeps its keys: the handle's namespace tells names apart, as it does keys."""
+    check.text_or_bytes("a name", name)
+    if not name:
+        raise InvalidArgument("a name must not be empty")
+    return quoted(handle.prefix + check.text_or_bytes("a name", name)) + b"/"
+
+
+def seconds_to_live(ttl: object) -> float:
+    """A TTL. The cluster has the last word on how short it may be."""
+    value = check.seconds("ttl", ttl)
+    if not 0 < value < math.inf:
+        raise InvalidArgument(f"ttl must be a positive number of seconds, not {ttl!r}")
+    return value
+
+
+def whoami() -> bytes:
+    """This process, for people who look at who holds what."""
+    return f"{socket.gethostname()}:{os.getpid()}".encode()
+
+
+def encoded(handle: Handle, value: object) -> bytes:
+    """The bytes of a user's value, by the handle's codec."""
+    return check.encode_value(value, handle.codec)
+
+
+def decoded(handle: Handle, raw: bytes) -> Any:
+    """A user's value again. Raises ``DecodeError`` if the handle's codec cannot read it."""
+    return KeyValue(b"", raw, 0, 0, 0, codec=handle.codec).value

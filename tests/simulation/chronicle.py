@@ -1,0 +1,175 @@
+"""What truly happened: the keys, their changes and the leases, replayed from the log by plain dicts as it is applied.
+
+Every entry is taken in once, when the first member applies it. Whether a write had an effect is told by the revision in
+its answer, so nothing is known here of sessions, repetitions or comparisons; what a change is, is written down again
+here, without the store's code. Watches are held to this history, leases and locks to its times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from raykeeper.actors.raft.messages import Entry, EntryKind
+from raykeeper.store.commands import (
+    KEEP_LEASE,
+    Answer,
+    ClientWrites,
+    Command,
+    Compact,
+    Delete,
+    DeleteAnswer,
+    Done,
+    ExpireLeases,
+    Failed,
+    Item,
+    KeyRange,
+    LeaseGranted,
+    LeaseRevoke,
+    Operation,
+    Put,
+    PutAnswer,
+    Range,
+    RenewLeases,
+    Txn,
+    TxnAnswer,
+)
+
+from .checker import Violation
+
+_decode = msgspec.msgpack.Decoder(Command).decode
+
+
+class Change(NamedTuple):
+    """One key's change. A deleted key's item has version 0 and no value."""
+
+    deleted: bool
+    item: Item
+    prev: Item | None
+
+
+class Ended(NamedTuple):
+    """The end of a lease."""
+
+    at: float
+    """True time at which the first member applied it."""
+    expired: bool
+    """By the leader's count; otherwise it was revoked."""
+
+
+def inside(keys: KeyRange, key: bytes) -> bool:
+    """Whether a range has a key in it."""
+    return key == keys.key if keys.end is None else keys.key <= key and (not keys.end or key < keys.end)
+
+
+class Chronicle:
+    """The history of one run.
+
+    Args:
+        now: the true time.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self.index = 0
+        self.revision = 1
+        self.compact_revision = 0
+        self.compacted: list[tuple[float, int]] = []
+        """When which revision was compacted."""
+        self.items: dict[bytes, Item] = {}
+        self.changes: dict[int, list[Change]] = {}
+        """By revision, in their order."""
+        self.leases: dict[int, int] = {}
+        """Those that live, with how often each was renewed through the log."""
+        self.ended: dict[int, Ended] = {}
+        self.revoked_by: dict[int, int] = {}
+
+    def take_in(self, entry: Entry, answers: Sequence[Answer]) -> None:
+        """An entry was applied by somebody, maybe not for the first time."""
+        if entry.index <= self.index:
+            return
+        if entry.index != self.index + 1:
+            raise Violation(f"entry {entry.index} is applied first behind {self.index}")
+        self.index = entry.index
+        if entry.kind is EntryKind.CONFIGURATION or not entry.data:
+            return
+        command = _decode(entry.data)
+        if isinstance(command, ClientWrites):
+            for write, answer in zip(command.writes, answers, strict=True):
+                self._write(write.operation, answer)
+        elif isinstance(command, (RenewLeases, ExpireLeases)) and isinstance(answers[0], Done):
+            if isinstance(command, RenewLeases):
+                for lease in command.leases:
+                    if lease in self.leases:
+                        self.leases[lease] += 1
+            else:
+                for expiry in command.leases:
+                    if self.leases.get(expiry.id) == expiry.renewals:
+                        self._end_lease(expiry.id, expired=True)
+                if answers[0].revision != self.revision:
+                    raise Violation(
+                        f"the end of leases {command.leases} led to revision {answers[0].revision}, not {self.revision}"
+                    )
+
+    def _write(self, operation: Operation, answer: Answer) -> None:
+        if isinstance(answer, Failed):
+            return
+        if isinstance(answer, LeaseGranted):
+            if answer.id not in self.ended:
+                self.leases.setdefault(answer.id, 0)
+            return
+        revision = getattr(answer, "revision", 0)
+        if revision > self.revision + 1:
+            raise Violation(f"a write is at revision {revision}, behind {self.revision}: {operation}")
+        if isinstance(operation, LeaseRevoke):
+            if operation.id in self.leases:
+                self._end_lease(operation.id, expired=False)
+                if revision != self.revision:
+                    raise Violation(f"a lease's end is at revision {revision}, not {self.revision}: {operation}")
+        elif isinstance(operation, Compact):
+            if operation.revision > self.compact_revision:
+                self.compact_revision = operation.revision
+                self.compacted.append((self._now(), operation.revision))
+        elif revision == self.revision + 1:
+            changes = self.changes[revision] = []
+            self._run(operation, answer, revision, changes)
+            self.revision = revision
+            if not changes:
+                raise Violation(f"revision {revision} without a change: {operation} -> {answer}")
+
+    def _run(self, operation: object, answer: object, revision: int, changes: list[Change]) -> None:
+        if isinstance(operation, Put):
+            assert isinstance(answer, PutAnswer)
+            old = self.items.get(operation.key)
+            lease = (old.lease if old else 0) if operation.lease == KEEP_LEASE else operation.lease
+            value = operation.value if operation.value is not None else old.value if old else b""
+            created, version = (old.create_revision, old.version + 1) if old else (revision, 1)
+            item = Item(operation.key, value, created, revision, version, lease)
+            self.items[operation.key] = item
+            changes.append(Change(False, item, old))
+        elif isinstance(operation, Delete):
+            assert isinstance(answer, DeleteAnswer)
+            self._delete([key for key in sorted(self.items) if inside(operation.keys, key)], revision, changes)
+        elif isinstance(operation, Txn):
+            assert isinstance(answer, TxnAnswer)
+            branch = operation.success if answer.succeeded else operation.failure
+            for inner, response in zip(branch, answer.responses, strict=True):
+                self._run(inner, response, revision, changes)
+        else:
+            assert isinstance(operation, Range)
+
+    def _delete(self, keys: Sequence[bytes], revision: int, changes: list[Change]) -> None:
+        for key in keys:
+            changes.append(Change(True, Item(key, b"", 0, revision, 0, 0), self.items.pop(key)))
+
+    def _end_lease(self, lease: int, *, expired: bool) -> None:
+        """All keys of a lease go in one revision."""
+        keys = [key for key in sorted(self.items) if self.items[key].lease == lease]
+        if keys:
+            self.revision += 1
+            changes = self.changes[self.revision] = []
+            self._delete(keys, self.revision, changes)
+        del self.leases[lease]
+        self.ended[lease] = Ended(self._now(), expired)

@@ -1,0 +1,333 @@
+"""The product's own coroutines (async handles, watches, leases, recipes) run by the simulator instead of asyncio.
+
+A script is a coroutine in one life of one client. Whatever it awaits is a :class:`Wait`, which the world ends at some
+imagined time. The async handle, lease and watch here are the real ones; only how they wait is replaced, and the clock
+that they and the recipes look at is the one of the client whose script runs (``replaced`` puts that in place).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeVar
+from unittest import mock
+
+from raykeeper.actors import watches
+from raykeeper.actors.client import aio, leases, subscription, watch
+from raykeeper.actors.client.aio import AsyncClient
+from raykeeper.actors.client.frames import LeaseQuestion
+from raykeeper.actors.client.leases import AsyncLease, granting
+from raykeeper.actors.client.requests import Ask, Steps, View
+from raykeeper.actors.client.watch import AsyncWatch, wanted
+from raykeeper.actors.recipes import faces, holding, line
+from raykeeper.errors import KeeperError
+
+from .checker import Violation
+
+if TYPE_CHECKING:
+    from .client import Client
+    from .world import World
+
+T = TypeVar("T")
+TIMEOUT = 4.0
+"""Seconds, for calls that name none."""
+_running: list[Client] = []
+_dying = [False]
+"""Whether what runs is being taken apart."""
+
+
+def now() -> float:
+    """The clock of the client whose script runs."""
+    return _running[-1].time()
+
+
+@contextmanager
+def running(client: Client) -> Iterator[None]:
+    """While this is entered, a client's code runs."""
+    _running.append(client)
+    try:
+        yield
+    finally:
+        _running.pop()
+
+
+@contextmanager
+def replaced(world: World) -> Iterator[None]:
+    """Time and threads of the product's client side as the simulator has them, and the small buffers of a profile."""
+
+    def spawn(handle: Any, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        Script(handle.client, coroutine, background=True)
+
+    async def pause(handle: Any, seconds: float) -> None:
+        await sleep(handle.client, seconds)
+
+    with ExitStack() as stack:
+        for module in (aio, leases, watch):
+            stack.enter_context(mock.patch.object(module, "clock", now))
+        stack.enter_context(mock.patch.object(faces, "time", SimpleNamespace(monotonic=now)))
+        stack.enter_context(mock.patch.object(faces, "pause", pause))
+        stack.enter_context(mock.patch.object(line, "spawn", spawn))
+        stack.enter_context(mock.patch.object(holding, "whoami", return_value=b"somebody"))
+        for name, value in world.profile.small.items():
+            for module in (watches, subscription):
+                if hasattr(module, name):
+                    stack.enter_context(mock.patch.object(module, name, value))
+        yield
+
+
+class Wait:
+    """Something that a script awaits. ``start`` gets what is to be called, once, with the result.
+
+    A script whose process is gone can await nothing any more, not even while it is being taken apart.
+    """
+
+    def __init__(self, start: Callable[[Callable[[Any], None]], None]) -> None:
+        self.start = start
+
+    def __await__(self) -> Generator[Wait, Any, Any]:
+        if _dying[-1]:
+            raise GeneratorExit
+        return (yield self)
+
+
+class Script:
+    """A coroutine that runs in a client, until it returns or the process dies."""
+
+    def __init__(self, client: Client, coroutine: Coroutine[Any, Any, Any], *, background: bool = False) -> None:
+        self.client = client
+        self.background = background
+        """Nobody waits for its end."""
+        self._coroutine = coroutine
+        self._over = False
+        client.scripts[self] = None
+        client.world.at(client.world.now, self._go_on, None)
+
+    def kill(self) -> None:
+        """The process is gone. Call this when its next life has begun."""
+        self._over = True
+        self.client.scripts.pop(self, None)
+        _dying.append(True)
+        try:
+            with running(self.client):
+                self._coroutine.close()
+        finally:
+            _dying.pop()
+
+    def _go_on(self, value: Any) -> None:
+        if self._over or not self.client.when_awake(lambda: self._go_on(value)):
+            return
+        client, world = self.client, self.client.world
+        try:
+            with running(client):
+                wait = self._coroutine.send(value)
+        except StopIteration:
+            self._over = True
+            client.scripts.pop(self, None)
+        except Exception as error:
+            world.broke(error if isinstance(error, Violation) else _mistake(client, error))
+        else:
+            told = [False]
+
+            def once(result: Any) -> None:
+                if not told[0]:
+                    told[0] = True
+                    world.at(world.now, self._go_on, result)
+
+            wait.start(once)
+        client.pump(client.lives)
+
+
+def _mistake(client: Client, error: Exception) -> Violation:
+    violation = Violation(f"a script of {client.name} ended with {error!r}")
+    violation.__cause__ = error
+    return violation
+
+
+def sleep(client: Client, seconds: float) -> Wait:
+    """Wait for so many seconds."""
+    return Wait(lambda resume: client.world.after(seconds, resume, None))
+
+
+class Gate:
+    """What a watch wakes."""
+
+    def __init__(self, told: Callable[[], None]) -> None:
+        self.event = self
+        self._told = told
+        self._set = False
+        self._waiting: list[Callable[[Any], None]] = []
+
+    def wake(self) -> None:
+        """There is something to take."""
+        self._told()
+        self._set = True
+        waiting, self._waiting = self._waiting, []
+        for resume in waiting:
+            resume(True)
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def clear(self) -> None:
+        self._set = False
+
+    def wait(self, client: Client, seconds: float) -> Wait:
+        """Wait until it is woken, or for so many seconds; the result says which."""
+
+        def start(resume: Callable[[Any], None]) -> None:
+            if self._set:
+                resume(True)
+                return
+            self._waiting.append(resume)
+            if seconds != float("inf"):
+                client.world.after(max(0.0, seconds), resume, False)
+
+        return Wait(start)
+
+
+class _Hub:
+    """The cores of one life of a client, as leases and watches know them."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.life = client.lives
+        self.name = "simulated"
+        self.process = os.getpid()
+        self.limits = client.world.limits
+        self.watching = client.watching
+        self.leasing = client.leasing
+
+    def do(self, act: Callable[[float], T]) -> T:
+        result = act(self.client.time())
+        if self.life == self.client.lives:
+            self.client.soon()
+        return result
+
+    def peek(self, look: Callable[[], T]) -> T:
+        return look()
+
+    def drop(self, subscription: Any) -> None:
+        """Nothing: when objects are collected must not decide what happens."""
+
+
+class SimWatch(AsyncWatch):
+    """The real watch, which waits for imagined news."""
+
+    def __init__(self, handle: SimClient, asked: Any) -> None:
+        self.start = 0
+        """The first revision that it sees, once a member has said what that is; 0 if it was asked for one."""
+        self._gate: Any = Gate(self._woken)
+        self._client = handle.client
+        self._asked_for = asked.start_revision
+        super(AsyncWatch, self).__init__(SimpleNamespace(hub=handle.hub), handle._view, asked, self._gate)  # type: ignore[arg-type]
+
+    def _woken(self) -> None:
+        if not self.start and not self._asked_for and self._subscription.fixed:
+            self.start = self._subscription.position + 1
+
+    async def _wait(self, deadline: float) -> bool:
+        left = deadline - now()
+        if left <= 0:
+            return bool(self._gate.is_set())
+        woken: bool = await self._gate.wait(self._client, left)
+        return woken
+
+
+class SimLease(AsyncLease):
+    """The real lease; the world remembers it, so that it is never collected and every end of it can be judged."""
+
+    def __init__(self, handle: SimClient, granted: tuple[int, float, float], keep_alive: bool) -> None:
+        super().__init__(handle, handle.hub, granted, keep_alive)  # type: ignore[arg-type]
+        self.process = handle.client
+        self.life = handle.client.lives
+        self.revoke_asked = False
+        self.forgotten_at: float | None = None
+        handle.client.world.book.leases.append(self)
+
+    def forget(self) -> None:
+        """As if the object were collected."""
+        self.forgotten_at = self.process.world.now
+        self._hub.leasing.drop(self._held)
+
+    async def revoke(self, *, timeout: float | None = None) -> None:
+        self.revoke_asked = True
+        if self.forgotten_at is None:
+            self.forgotten_at = self.process.world.now
+        await super().revoke(timeout=timeout)
+
+    @property
+    def good_until(self) -> float:
+        """Until when its process may rely on it, by that process's clock."""
+        return self._held.good_until
+
+    @property
+    def kept(self) -> bool:
+        """Whether its process lives and keeps it alive."""
+        return self.life == self.process.lives and self._held.keep
+
+
+class SimClient(AsyncClient):
+    """The real async handle over a client of the world."""
+
+    def __init__(self, client: Client, view: View | None = None, timeout: float = TIMEOUT) -> None:
+        super().__init__("simulated", client.world.cluster, view=view, timeout=timeout)
+        self.client = client
+        self.hub = _Hub(client)
+
+    def _derive(self, view: View) -> SimClient:
+        return SimClient(self.client, view, self._timeout)
+
+    async def _run(self, steps: Steps[T], timeout: float | None) -> T:
+        deadline = now() + self._seconds(timeout)
+        try:
+            ask = next(steps)
+            while True:
+                outcome = await self._ask(ask, deadline - now())
+                ask = steps.throw(outcome) if isinstance(outcome, KeeperError) else steps.send(outcome)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _ask(self, ask: Ask, left: float) -> Wait:
+        client = self.client
+
+        def start(resume: Callable[[Any], None]) -> None:
+            began = client.world.now
+
+            def done(outcome: Any) -> None:
+                if not isinstance(outcome, KeeperError):
+                    client.world.succeeded(began)
+                resume(outcome)
+
+            if isinstance(ask.request, LeaseQuestion):
+                client.leasing.ask(ask.request, now=client.time(), timeout=left, done=done)
+                client.soon()
+            else:
+                options = {"serializable": ask.serializable, "request_id": ask.request_id}
+                client.submit(ask.request, left, done, **options)
+
+        return Wait(start)
+
+    async def watch(self, key: Any = None, end: Any = None, **options: Any) -> SimWatch:
+        """As the real one."""
+        timeout = options.pop("timeout", None)
+        asked = wanted(
+            self._view,
+            key,
+            end,
+            options.pop("prefix", None),
+            options.pop("start_revision", None),
+            options.pop("prev", False),
+            options.pop("only", None),
+        )
+        assert not options, options
+        watch = SimWatch(self, asked)
+        await watch.begin(self._seconds(timeout))
+        return watch
+
+    async def lease(self, ttl: float, *, keep_alive: bool = True, timeout: float | None = None) -> SimLease:
+        """As the real one."""
+        granted = await self._run(granting(ttl, now() + self._seconds(timeout) / 2), timeout)
+        return SimLease(self, granted, keep_alive)

@@ -1,0 +1,743 @@
+"""The client's core of watches: against members that are played, one thing at a time, and against real ones at random.
+
+The random runs join the core to three members' real watches over a network that loses, delays and doubles; members
+restart, stand still, lag, are cut off, and get snapshots. Every watch must have been told exactly what the history of
+the store says, whatever it went through, and in the end everything.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from raykeeper.actors import watches as watches_module
+from raykeeper.actors.client import subscription as subscription_module
+from raykeeper.actors.client.subscription import Phase, Subscription
+from raykeeper.actors.client.watching import WatchCore
+from raykeeper.actors.protocol import (
+    CreateWatch,
+    Refusal,
+    Refused,
+    Reply,
+    Request,
+    WatchBatch,
+    Watched,
+    WatchEvent,
+    WatchPoll,
+)
+from raykeeper.actors.watches import Watches
+from raykeeper.errors import ClusterMismatch, CompactedError, InvalidArgument, Unavailable
+from raykeeper.limits import (
+    MAX_WATCHES_PER_STREAM,
+    WATCH_CREATES_AT_ONCE,
+    WATCH_LAG,
+    WATCH_LINGER,
+    WATCH_POLL,
+    WATCH_POLL_GRACE,
+    Limits,
+)
+from raykeeper.store.commands import Compact, Delete, Item, KeyRange, Operation, Put, Txn
+from raykeeper.store.state import State
+from simulation.disk import SimDisk
+from store_model import FIRST, Hand, Model, inside
+
+CLUSTER = 7
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Request).decode
+
+
+class Ear:
+    """Somebody who waits for news."""
+
+    def __init__(self) -> None:
+        self.woken = 0
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+# --- played members --------------------------------------------------------------------------------------------------
+
+
+class Play:
+    """A core whose polls are answered by hand."""
+
+    def __init__(self, members: tuple[int, ...] = (1, 2, 3), seed: int = 1) -> None:
+        self.now = 100.0
+        self.core = WatchCore(CLUSTER, members, Limits(), random.Random(seed))
+        self.polls: list[tuple[int, int, WatchPoll]] = []
+        """Call, member and content of those without an answer."""
+
+    def watch(self, key: bytes = b"a", end: bytes | None = None, start: int = 0, **options: Any) -> Subscription:
+        options = {"puts": True, "deletes": True, "gate": Ear(), **options}
+        watch = self.core.create(KeyRange(key, end), start_revision=start, **options)
+        self.look()
+        return watch
+
+    def look(self) -> list[WatchPoll]:
+        """Take what the core sends; the new polls."""
+        new = []
+        for call, member, frame in self.core.outgoing(self.now):
+            poll = decode(frame)
+            assert isinstance(poll, WatchPoll)
+            assert poll.cluster == CLUSTER
+            self.polls.append((call, member, poll))
+            new.append(poll)
+        return new
+
+    def reply(self, reply: Reply, index: int = 0) -> None:
+        call, _, _ = self.polls.pop(index)
+        self.core.on_reply(call, encode(reply), self.now)
+        self.look()
+
+    def fail(self, index: int = 0) -> None:
+        call, _, _ = self.polls.pop(index)
+        self.core.on_failure(call, self.now, "it is dead")
+        self.look()
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, as the owner's timer does."""
+        until = self.now + seconds
+        while True:
+            wakeup = self.core.next_wakeup()
+            self.now = until if wakeup is None else max(self.now, min(until, wakeup))
+            self.core.on_time(self.now)
+            self.look()
+            if self.now >= until:
+                return
+            self.now += 0.001
+
+    def begin(self, *starts: int, revision: int = 10) -> list[Subscription]:
+        """A stream with these watches, confirmed; a poll hangs."""
+        create = self.core.create
+        watches = [
+            create(KeyRange(b"a"), start_revision=start, puts=True, deletes=True, gate=Ear()) for start in starts
+        ]
+        self.look()
+        created = tuple((each.id, each.start_revision or revision + 1) for each in self.poll.create)
+        self.reply(Watched(1, revision, created, behind=tuple(id for id, start in created if start <= revision)))
+        return watches
+
+    @property
+    def poll(self) -> WatchPoll:
+        return self.polls[-1][2]
+
+    @property
+    def member(self) -> int:
+        return self.polls[-1][1]
+
+
+def events(*revisions: int) -> tuple[WatchEvent, ...]:
+    return tuple(WatchEvent(False, Item(b"a", b"v", 1, revision, 1, 0)) for revision in revisions)
+
+
+def seen(taken: Any) -> list[int]:
+    return [event.item.mod_revision for event in taken.events]
+
+
+@pytest.fixture
+def play() -> Play:
+    return Play()
+
+
+def test_a_watch_from_now_is_fixed_by_its_confirmation(play: Play) -> None:
+    watch = play.watch()
+    assert play.poll.first
+    assert play.poll.create == (CreateWatch(1, KeyRange(b"a")),)
+    assert not watch.fixed
+    play.reply(Watched(1, 10, created=((1, 11),)))
+    assert watch.fixed
+    assert play.core.position(watch) == 10
+    assert not play.poll.first
+    assert play.poll.deadline == WATCH_POLL
+
+
+def test_until_it_is_confirmed_now_stays_now(play: Play) -> None:
+    play.watch()
+    play.fail()
+    assert play.poll.create[0].start_revision == 0
+    play.reply(Watched(1, 10, created=((play.poll.create[0].id, 11),)))
+    play.fail()
+    assert play.poll.create[0].start_revision == 11, "confirmed, though it has seen no event yet"
+
+
+def test_its_first_event_fixes_it_too(play: Play) -> None:
+    """The answer to an earlier poll may hold news of a watch that a later poll has created."""
+    play.begin(5)
+    late = play.watch()
+    assert len(play.polls) == 2, "a poll that creates overtakes the one that hangs"
+    id = play.poll.create[0].id
+    play.reply(Watched(2, 12, batches=(WatchBatch(id, 12, events(12)),)))
+    assert late.fixed
+    play.fail()  # the confirmation is lost
+    assert {create.start_revision for create in play.poll.create} == {13}
+    assert seen(play.core.take(late)) == [12]
+
+
+def test_the_progress_of_a_stream_says_nothing_of_a_watch_that_it_does_not_know_yet(play: Play) -> None:
+    play.begin(5, revision=50)
+    past = play.watch(start=20)
+    play.reply(Watched(2, 60, behind=(1,)))
+    assert play.core.position(past) == 19
+    play.reply(Watched(3, 60, created=((2, 20),), behind=(2,)))
+    assert play.core.position(past) == 19
+    play.reply(Watched(4, 61, batches=(WatchBatch(2, 30, events(25)),), behind=(2,)))
+    assert seen(play.core.take(past)) == [25]
+    assert play.core.position(past) == 30
+
+
+def test_a_new_watch_that_reads_the_past_repeats_nothing(play: Play) -> None:
+    play.begin(5, revision=50)
+    past = play.watch(start=20)
+    play.reply(Watched(2, 50))
+    play.reply(Watched(3, 60, created=((2, 20),), batches=(WatchBatch(2, 40, events(20, 30)),), behind=(2,)))
+    assert seen(play.core.take(past)) == [20, 30]
+    assert play.core.position(past) == 40
+
+
+def test_answers_count_in_the_order_of_their_numbers(play: Play) -> None:
+    (watch,) = play.begin(0)
+    play.watch(b"other")
+    play.reply(Watched(3, 13, created=((2, 13),), batches=(WatchBatch(1, 13, events(13)),)), index=1)
+    assert play.core.position(watch) == 10
+    play.reply(Watched(2, 12, batches=(WatchBatch(1, 12, events(11, 12)),)))
+    assert seen(play.core.take(watch)) == [11, 12, 13]
+
+
+def test_a_gap_that_nobody_can_fill_ends_the_stream(play: Play) -> None:
+    (watch,) = play.begin(0)
+    stream = play.poll.stream
+    play.reply(Watched(3, 13, batches=(WatchBatch(1, 13, events(13)),)))
+    assert play.poll.stream != stream
+    assert play.poll.create[0].start_revision == 11
+    assert seen(play.core.take(watch)) == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Watched(0, 20, stale=True),
+        Refused(Refusal.NOT_SERVING),
+        Refused(Refusal.OVERLOADED),
+        Refused(Refusal.TIMED_OUT),
+        Watched(1, 20),
+    ],
+)
+def test_whatever_goes_wrong_the_watches_go_on_elsewhere_from_where_they_stand(play: Play, answer: Reply) -> None:
+    watch, other = play.begin(0, 3)
+    play.reply(Watched(2, 15, batches=(WatchBatch(1, 15, events(12)),), behind=(2,)))
+    member, stream = play.member, play.poll.stream
+    play.reply(answer)
+    assert play.member != member
+    assert play.poll.stream != stream
+    assert play.poll.first
+    assert [create.start_revision for create in play.poll.create] == [16, 3]
+    assert seen(play.core.take(watch)) == [12]
+    assert seen(play.core.take(other)) == []
+
+
+def test_a_stale_answer_still_counts_before_the_stream_moves(play: Play) -> None:
+    (watch,) = play.begin(0)
+    play.reply(Watched(2, 12, batches=(WatchBatch(1, 12, events(12)),), stale=True))
+    assert seen(play.core.take(watch)) == [12]
+    assert play.poll.first
+    assert play.poll.create[0].start_revision == 13
+
+
+def test_an_old_streams_answers_are_not_heard(play: Play) -> None:
+    (watch,) = play.begin(0)
+    call = play.polls[0][0]
+    play.fail()
+    play.core.on_reply(call, encode(Watched(2, 12, batches=(WatchBatch(1, 12, events(12)),))), play.now)
+    assert play.core.position(watch) == 10
+
+
+def test_a_member_that_stands_still_is_left(play: Play) -> None:
+    play.begin(0)
+    play.wait(WATCH_POLL + WATCH_POLL_GRACE - 0.1)
+    assert len(play.polls) == 1
+    play.wait(0.2)
+    assert len(play.polls) == 2
+    assert play.polls[0][1] != play.polls[1][1]
+
+
+def test_one_that_does_not_even_create_is_left_sooner(play: Play) -> None:
+    play.watch()
+    play.wait(2.0)
+    assert len({member for _, member, _ in play.polls}) == 2
+
+
+def test_a_stream_stays_while_its_member_answers(play: Play) -> None:
+    play.begin(0)
+    members = set()
+    for number in range(2, 30):
+        members.add(play.member)
+        play.now += 3.0
+        play.reply(Watched(number, 10))
+    assert len(members) == 1
+
+
+def test_chance_decides_who_is_asked_first() -> None:
+    first = set()
+    for seed in range(40):
+        play = Play(seed=seed)
+        play.watch()
+        first.add(play.member)
+    assert first == {1, 2, 3}
+
+
+def test_a_member_that_lags_behind_what_the_process_knows_is_left(play: Play) -> None:
+    play.begin(0)
+    play.core.learn(20, play.now)
+    play.wait(WATCH_LAG - 0.1)
+    assert len(play.polls) == 1
+    play.wait(0.2)
+    assert play.poll.deadline == 0.0, "asked how far it is"
+    member = play.member
+    play.reply(Watched(2, 19))
+    assert play.member != member
+
+
+def test_a_member_that_is_as_new_as_what_the_process_knows_is_not_left(play: Play) -> None:
+    play.begin(0)
+    member = play.member
+    number, known = 1, 10
+    for _ in range(20):
+        play.wait(1.0)
+        for _ in range(len(play.polls)):
+            number += 1
+            play.reply(Watched(number, known))  # as new as what was known a second ago
+        known += 3
+        play.core.learn(known, play.now)
+    assert {each for _, each, _ in play.polls} == {member}
+
+
+def test_an_idle_watch_costs_one_poll_at_a_time(play: Play) -> None:
+    play.begin(0)
+    sent = 0
+    for number in range(2, 12):
+        play.wait(WATCH_POLL)
+        assert len(play.polls) == 1
+        sent += 1
+        play.reply(Watched(number, 10))
+    assert sent == 10
+
+
+def test_nobody_answers(play: Play) -> None:
+    """Every member in turn, with pauses that grow, and a look at who the members are."""
+    play.watch()
+    asked = []
+    for _ in range(10):
+        asked.append(play.member)
+        play.fail()
+        play.wait(1.0)
+    assert set(asked) == {1, 2, 3}
+    assert play.core.wants_members
+    assert play.core.problem
+
+
+def test_a_process_of_a_cluster_that_is_another_one_now(play: Play) -> None:
+    watch = play.watch()
+    for _ in range(3):
+        play.reply(Refused(Refusal.WRONG_CLUSTER))
+        play.wait(0.5)
+    assert isinstance(play.core.take(watch).error, ClusterMismatch)
+
+
+def test_cancelled_watches_are_cancelled_with_the_next_poll(play: Play) -> None:
+    watch, other = play.begin(0, 0)
+    play.core.cancel(watch, play.now)
+    assert play.look() == []
+    play.reply(Watched(2, 12, batches=(WatchBatch(1, 12, events(12)), WatchBatch(2, 12, events(12)))))
+    assert play.poll.cancel == (1,)
+    assert play.core.take(watch) == ([], 10, True, None)
+    assert seen(play.core.take(other)) == [12]
+
+
+def test_a_stream_without_watches_lingers_for_the_next_one(play: Play) -> None:
+    (watch,) = play.begin(0)
+    stream = play.poll.stream
+    play.core.cancel(watch, play.now)
+    play.now += WATCH_LINGER / 2
+    play.reply(Watched(2, 10))
+    play.watch()
+    assert play.poll.stream == stream
+    assert play.poll.create
+    play.core.cancel(next(iter(play.core._watches)), play.now)
+    play.reply(Watched(3, 10))
+    play.now += WATCH_LINGER
+    play.reply(Watched(4, 10, created=((2, 11),)))
+    assert play.polls == []
+    assert play.core.next_wakeup() is None
+
+
+def test_history_that_is_gone_ends_the_watch_behind_what_it_has_seen(play: Play) -> None:
+    (watch,) = play.begin(3, revision=5)
+    play.reply(Watched(2, 9, batches=(WatchBatch(1, 4, events(4)),), behind=(1,)))
+    play.fail()
+    play.reply(Watched(1, 20, created=((2, 5),), compacted=((2, 15),)))
+    taken = play.core.take(watch)
+    assert seen(taken) == [4]
+    assert taken.position == 4
+    assert isinstance(taken.error, CompactedError)
+    assert taken.error.compact_revision == 15
+
+
+def test_compaction_cannot_hurt_a_watch_that_has_not_begun(play: Play) -> None:
+    play.begin(5)
+    watch = play.watch()
+    play.reply(Watched(2, 20, compacted=((2, 20),)))
+    play.reply(Watched(3, 20, created=((2, 15),)))
+    assert watch.phase is Phase.CREATING
+    assert play.poll.create[0].start_revision == 0
+
+
+def test_a_slow_consumer_rests_and_goes_on_from_history(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription_module, "WATCH_BUFFER_EVENTS", 3)
+    slow, quick = play.begin(0, 0)
+    play.reply(Watched(2, 14, batches=(WatchBatch(1, 14, events(11, 12, 13)), WatchBatch(2, 14, events(11)))))
+    assert play.poll.cancel == (1,)
+    assert slow.phase is Phase.PAUSED
+    play.reply(Watched(3, 20, batches=(WatchBatch(2, 20, events(20)),)))
+    assert seen(play.core.take(quick)) == [11, 20]
+    taken = play.core.take(slow)
+    assert (seen(taken), taken.position) == ([11, 12, 13], 14)
+    play.look()
+    assert play.poll.create[0].start_revision == 15
+    assert play.poll.create[0].id == 3, "what is still on its way for the old one is not taken for news"
+
+
+def test_a_resting_watch_rests_through_a_move(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription_module, "WATCH_BUFFER_EVENTS", 1)
+    play.begin(0, 0)
+    play.reply(Watched(2, 14, batches=(WatchBatch(1, 14, events(11)),)))
+    play.fail()
+    assert [create.start_revision for create in play.poll.create] == [15]
+
+
+def test_thousands_of_watches_move_in_several_polls(play: Play) -> None:
+    for _ in range(WATCH_CREATES_AT_ONCE + 5):
+        play.core.create(KeyRange(b"a"), start_revision=5, puts=True, deletes=True, gate=Ear())
+    play.look()
+    assert len(play.poll.create) == WATCH_CREATES_AT_ONCE
+    play.reply(Watched(1, 9, tuple((create.id, 5) for create in play.poll.create)))
+    assert len(play.poll.create) == 5
+
+
+def test_a_process_has_so_many_watches_and_no_more(play: Play) -> None:
+    for _ in range(MAX_WATCHES_PER_STREAM):
+        play.core.create(KeyRange(b"a"), puts=True, deletes=True, gate=Ear())
+    with pytest.raises(Unavailable):
+        play.watch()
+
+
+def test_a_watch_that_no_member_takes_is_found_out(play: Play) -> None:
+    good, bad = (play.core.create(KeyRange(key), puts=True, deletes=True, gate=Ear()) for key in (b"good", b"bad"))
+    play.look()
+    for _ in range(6):
+        create = play.poll.create
+        if any(each.keys.key == b"bad" for each in create):
+            play.reply(Refused(Refusal.INVALID, message="no such thing"))
+        elif create:
+            play.reply(Watched(1, 5, tuple((each.id, 6) for each in create)))
+    assert isinstance(play.core.take(bad).error, InvalidArgument)
+    assert good.phase in (Phase.LIVE, Phase.CREATING)
+
+
+def test_a_closed_core_ends_everything(play: Play) -> None:
+    watch = play.watch()
+    play.core.close(play.now)
+    assert play.core.take(watch).over
+    with pytest.raises(InvalidArgument):
+        play.watch()
+    assert play.core.next_wakeup() is None
+
+
+# --- real members, everything at once --------------------------------------------------------------------------------
+
+KEYS = [b"a", b"a\0", b"ab", b"b", b"c"]
+
+
+class Member:
+    """One member's state and watches. It may lag behind the log, which is the world's."""
+
+    def __init__(self, world: World, id: int) -> None:
+        self.world = world
+        self.id = id
+        self.hand = Hand(State.create(SimDisk(), "state", FIRST))
+        self.applied = 0
+        self.slow_until = 0.0
+        self.still_until = 0.0
+        self.stale = False
+        self.life = 0
+        self.start()
+
+    def start(self) -> None:
+        self.life += 1
+        self.watches = Watches(lambda: self.hand.state, lambda: self.world.now, lambda: self.stale)
+
+    def apply(self, upto: int) -> None:
+        operations = self.world.log[self.applied : upto]
+        if operations:
+            self.hand.run(*operations)
+            self.applied += len(operations)
+        self.watches.changed(self.hand.state.take_changed(), self.hand.state.revision)
+
+    def snapshot(self) -> None:
+        old, self.hand = self.hand, Hand(State.create(SimDisk(), "state", FIRST))
+        self.hand.run(*self.world.log)
+        self.hand.state.take_changed()
+        while self.hand.state.compact_slice(100):
+            pass
+        self.applied = len(self.world.log)
+        old.state.close()
+        self.watches.replaced()
+
+    def request(self, poll: WatchPoll, answer: Callable[[Callable[[], Reply]], None]) -> None:
+        if any(create.start_revision == 0 for create in poll.create):
+            if self.stale:  # no leader confirms anything to it
+                self.world.after(poll.deadline, lambda: answer(lambda: Refused(Refusal.TIMED_OUT)))
+                return
+            self.apply(len(self.world.log))
+        self.watches.poll(poll, self.world.now + poll.deadline, answer)
+
+
+class Reader:
+    """A consumer, and what it was told."""
+
+    def __init__(self, world: World, slow: bool) -> None:
+        rng = world.rng
+        key = rng.choice(KEYS)
+        self.keys = KeyRange(key, rng.choice((None, None, b"", b"b", b"\xff")))
+        self.asked_at = world.model.revision
+        self.start = rng.choice((0, 0, 0, rng.randrange(1, world.model.revision + 5)))
+        self.puts, self.deletes = rng.choice(((True, True), (True, True), (True, False), (False, True)))
+        self.prev = rng.random() < 0.3
+        self.slow = slow
+        self.told: list[WatchEvent] = []
+        self.position = 0
+        self.compacted = 0
+        self.watch = world.core.create(
+            self.keys, start_revision=self.start, prev=self.prev, puts=self.puts, deletes=self.deletes, gate=self
+        )
+
+    def wake(self) -> None:
+        if not self.start and self.watch.fixed:
+            self.start = self.watch.position + 1
+            if not self.watch.empty:  # its first events came before the word on where it begins: somewhere before them
+                self.start = self.asked_at + 1
+                self.unsure = True
+            assert self.start > self.asked_at, "it sees what was there before it was asked for"
+
+    def take(self, world: World) -> None:
+        if not self.start:
+            return
+        taken = world.core.take(self.watch)
+        self.told += taken.events
+        assert taken.position >= self.position, "time goes backwards"
+        self.position = taken.position
+        if isinstance(taken.error, CompactedError):
+            assert self.position + 1 < taken.error.compact_revision <= world.model.compacted
+            self.compacted = taken.error.compact_revision
+        else:
+            assert taken.error is None
+        self.takes += 1
+        if self.takes % 8 == 0 or world.calm:
+            self.check(world.model)
+
+    unsure = False
+    takes = 0
+
+    def check(self, model: Model) -> None:
+        expected = []
+        for revision, key, deleted in model.history:
+            if revision < self.start or revision > self.position or not inside(key, self.keys):
+                continue
+            if self.deletes if deleted else self.puts:
+                item = Item(key, b"", 0, revision, 0, 0) if deleted else model.past[revision][key]
+                expected.append(WatchEvent(deleted, item, model.past[revision - 1].get(key) if self.prev else None))
+        if self.unsure and self.told:  # it began somewhere behind where it was asked for: all from there on
+            expected = expected[len(expected) - len(self.told) :]
+        if self.unsure and not self.told:
+            return
+        assert len(self.told) == len(expected), (self.told, expected)
+        for told, event in zip(self.told, expected, strict=True):
+            assert (told.deleted, told.item) == (event.deleted, event.item)
+            assert told.prev == event.prev or (told.prev is None and told.item.mod_revision <= model.compacted)
+
+
+class World:
+    """The core, three members, and a network and a clock between them."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.now = 100.0
+        self.model = Model()
+        self.log: list[Operation] = []
+        self.members = {id: Member(self, id) for id in (1, 2, 3)}
+        self.core = WatchCore(CLUSTER, (1, 2, 3), Limits(), random.Random(seed))
+        self.readers: list[Reader] = []
+        self.agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self.order = itertools.count()
+        self.loss = self.rng.choice((0.0, 0.02, 0.1))
+        self.double = self.rng.choice((0.0, 0.05))
+        self.calm = False
+
+    def after(self, seconds: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self.agenda, (self.now + seconds, next(self.order), act))
+
+    # -- the network --------------------------------------------------------------------------------------------------
+
+    def send(self) -> None:
+        for call, id, frame in self.core.outgoing(self.now):
+            poll = decode(frame)
+            assert isinstance(poll, WatchPoll)
+            if not self.calm and self.rng.random() < self.loss:
+                if self.rng.random() < 0.5:
+                    self.after(self.delay(), lambda call=call: self.core.on_failure(call, self.now))  # type: ignore[misc]
+                continue
+            for _ in range(2 if not self.calm and self.rng.random() < self.double else 1):
+                self.after(self.delay(), lambda c=call, i=id, p=poll: self.arrive(c, i, p))  # type: ignore[misc]
+
+    def delay(self) -> float:
+        return self.rng.choice((0.001, 0.001, 0.01, 0.01 if self.calm else 0.4))
+
+    def arrive(self, call: int, id: int, poll: WatchPoll) -> None:
+        member = self.members[id]
+        if self.now < member.still_until:
+            self.after(member.still_until - self.now, lambda: self.arrive(call, id, poll))
+            return
+        life = member.life
+
+        def answer(make: Callable[[], Reply]) -> None:
+            self.after(self.rng.choice((0.0, 0.0, 0.01)), lambda: self.answer(call, member, life, make))
+
+        member.request(poll, answer)
+
+    def answer(self, call: int, member: Member, life: int, make: Callable[[], Reply]) -> None:
+        if member.life != life:
+            self.after(self.delay(), lambda: self.core.on_failure(call, self.now))
+            return
+        if self.now < member.still_until:
+            self.after(member.still_until - self.now, lambda: self.answer(call, member, life, make))
+            return
+        reply = encode(make())
+        if not self.calm and self.rng.random() < self.loss:
+            return
+        for _ in range(2 if not self.calm and self.rng.random() < self.double else 1):
+            self.after(self.delay(), lambda: self.core.on_reply(call, reply, self.now))
+
+    # -- what happens -------------------------------------------------------------------------------------------------
+
+    def write(self) -> None:
+        rng, value = self.rng, b"%d" % self.rng.randrange(1000)
+        kind = rng.random()
+        operation: Operation = Put(rng.choice(KEYS), value)
+        if kind < 0.2:
+            operation = Delete(KeyRange(rng.choice(KEYS), rng.choice((None, b"b"))))
+        elif kind < 0.35:
+            keys = rng.sample(KEYS, 2)
+            operation = Txn((), (Put(keys[0], value), Delete(KeyRange(keys[1]))))
+        elif kind < 0.37 and self.model.revision > self.model.compacted + 20:
+            operation = Compact(rng.randrange(self.model.compacted + 1, self.model.revision + 1))
+        self.model.do(operation)
+        self.log.append(operation)
+        if rng.random() < 0.2:
+            self.core.learn(self.model.revision, self.now)
+
+    def fault(self) -> None:
+        rng = self.rng
+        member = rng.choice(list(self.members.values()))
+        kind = rng.choice(("restart", "still", "slow", "stale", "snapshot"))
+        if kind == "restart":
+            member.start()
+        elif kind == "still":
+            member.still_until = self.now + rng.choice((1.0, 8.0, 40.0))
+        elif kind == "slow":
+            member.slow_until = self.now + rng.uniform(1.0, 6.0)
+        elif kind == "stale":
+            member.stale = not member.stale
+        else:
+            member.snapshot()
+
+    def heal(self) -> None:
+        self.calm = True
+        for member in self.members.values():
+            member.stale, member.still_until, member.slow_until = False, 0.0, 0.0
+
+    def step(self, seconds: float) -> None:
+        """Let time pass; members apply and tick as it does."""
+        until = self.now + seconds
+        while True:
+            wakeup = self.core.next_wakeup()
+            at = min([until, *([self.agenda[0][0]] if self.agenda else []), *([] if wakeup is None else [wakeup])])
+            self.now = max(self.now, at)
+            while self.agenda and self.agenda[0][0] <= self.now:
+                heapq.heappop(self.agenda)[2]()
+            self.core.on_time(self.now)
+            self.send()
+            if self.now >= until:
+                break
+            self.now += 1e-4
+        for member in self.members.values():
+            if self.now >= member.still_until:
+                if self.now >= member.slow_until:
+                    member.apply(len(self.log) if self.calm else self.rng.randrange(member.applied, len(self.log) + 1))
+                member.hand.state.compact_slice(3)
+                member.watches.tick(self.now)
+
+    def run(self, steps: int) -> None:
+        rng = self.rng
+        for _ in range(steps):
+            for _ in range(rng.choice((0, 1, 1, 3))):
+                self.write()
+            if len(self.readers) < 12 and rng.random() < 0.1:
+                self.readers.append(Reader(self, rng.random() < 0.3))
+            if rng.random() < 0.04:
+                self.fault()
+            if self.readers and rng.random() < 0.01:
+                gone = self.readers.pop(rng.randrange(len(self.readers)))
+                self.core.cancel(gone.watch, self.now)
+            self.step(rng.choice((0.02, 0.1, 0.3)))
+            for reader in self.readers:
+                if rng.random() < (0.05 if reader.slow else 0.7):
+                    reader.take(self)
+
+    def settle(self) -> None:
+        """Everything arrives in the end."""
+        self.heal()
+        for _ in range(400):
+            self.step(0.1)
+            for reader in self.readers:
+                reader.take(self)
+            if all(reader.compacted or reader.position >= self.model.revision for reader in self.readers):
+                return
+        pytest.fail(f"not everything has arrived after 40 s: {[r.position for r in self.readers]}, {self.core.problem}")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_is_lost_repeated_or_out_of_order(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription_module, "WATCH_BUFFER_EVENTS", 8)
+    monkeypatch.setattr(watches_module, "WATCH_REPLY_BYTES", 300)
+    monkeypatch.setattr(watches_module, "WATCH_BATCH_BYTES", 150)
+    monkeypatch.setattr(watches_module, "WATCH_SCAN", 5)
+    world = World(seed)
+    world.run(300)
+    world.settle()
+    assert world.readers
+
+
+def test_runs_repeat_themselves() -> None:
+    """The core draws nothing but from its own generator."""
+    histories = []
+    for _ in range(2):
+        world = World(3)
+        world.run(150)
+        histories.append([reader.told for reader in world.readers])
+    assert histories[0] == histories[1]

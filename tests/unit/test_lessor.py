@@ -1,0 +1,410 @@
+"""The leader's care for leases: never early whatever happens, not late on a quiet cluster, never for ever.
+
+Random runs play a cluster of which only the log and the one who leads are real: entries are committed late or, when
+the leader changes, not at all; keep-alives come late, doubled, and are answered by whoever leads. Every promise that is
+spoken is written down, and no lease may end before its last promise has.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from raykeeper.actors.lessor import Lessor
+from raykeeper.actors.protocol import Kept
+from raykeeper.actors.raft.messages import Entry, EntryKind
+from raykeeper.store.commands import (
+    Answer,
+    CheckpointLeases,
+    Command,
+    ExpireLeases,
+    LeaseGrant,
+    LeaseGranted,
+    LeaseRevoke,
+    Put,
+    RenewLeases,
+)
+from raykeeper.store.state import State
+from simulation.disk import SimDisk
+from store_model import FIRST, Hand
+
+encode = msgspec.msgpack.Encoder().encode
+HEARTBEAT = 0.1
+
+
+class Cluster:
+    """One leader after the other over one log. Time is what the test says it is."""
+
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self.rng = rng or random.Random(0)
+        self.hand = Hand(State.create(SimDisk(), "state", FIRST))
+        self.now = 100.0
+        self.term = 1
+        self.refuse = False
+        self.log: list[tuple[int, Command | None]] = []
+        """Terms and commands that are not committed yet."""
+        self.proposed: list[Command] = []
+        self.promised: dict[int, float] = {}
+        """Until when each lease was promised to live."""
+        self.ended: dict[int, float] = {}
+        """When each lease has ended."""
+        self.revoked: set[int] = set()
+        self.lessor = Lessor(lambda: self.hand.state, self._propose)
+        self.lead()
+
+    def _propose(self, command: Command) -> int:
+        if self.refuse:
+            return 0
+        self.proposed.append(command)
+        self.log.append((self.term, command))
+        return self.hand.state.applied_index + len(self.log)
+
+    # -- the log ------------------------------------------------------------------------------------------------------
+
+    def commit(self, count: int = 1 << 30) -> list[tuple[Answer, ...]]:
+        """Apply so many entries, in one go."""
+        state = self.hand.state
+        batch, self.log = self.log[:count], self.log[count:]
+        first = state.applied_index + 1
+        before = set(state.leases)
+        answers = state.apply(
+            [
+                Entry(first + n, term, EntryKind.NORMAL, b"" if command is None else encode(command))
+                for n, (term, command) in enumerate(batch)
+            ]
+        )
+        for lease in before - set(state.leases):
+            if lease not in self.revoked:
+                assert self.now >= self.promised.get(lease, 0.0), f"lease {lease} ended early, at {self.now}"
+            self.ended.setdefault(lease, self.now)
+        for answered in answers:
+            for answer in answered:
+                if type(answer) is LeaseGranted:
+                    self.lessor.granted(answer.id, self.now)
+        self.lessor.applied()
+        return answers
+
+    def change_leader(self, committed: int, gap: float = 0.0) -> None:
+        """The leader is deposed; of what it had proposed, so many entries survive."""
+        self.commit(committed)
+        self.lessor.stop()
+        self.log.clear()
+        self.now += gap
+        self.lead()
+
+    def lead(self) -> None:
+        self.term += 1
+        self.hand.term = self.term
+        self.log = [(self.term, None)]
+        self.commit()
+        self.lessor = Lessor(lambda: self.hand.state, self._propose)
+        self.lessor.lead(self.term, self.now)
+
+    # -- clients ------------------------------------------------------------------------------------------------------
+
+    def grant(self, ttl: float, id: int = 0) -> int:
+        asked_at = self.now
+        self.log.append((self.term, self.hand.writes(LeaseGrant(id, ttl))))
+        answer = self.commit()[-1][0]
+        assert isinstance(answer, LeaseGranted)
+        self.promised[answer.id] = asked_at + ttl
+        self.ended.pop(answer.id, None)
+        self.revoked.discard(answer.id)
+        return answer.id
+
+    def revoke(self, lease: int) -> None:
+        self.revoked.add(lease)
+        self.log.append((self.term, self.hand.writes(LeaseRevoke(lease))))
+        self.commit()
+
+    def keep(self, *leases: int, sent_at: float | None = None, arrival: float | None = None) -> list[tuple[Kept, ...]]:
+        """A keep-alive whose arrival a quorum has just confirmed; what was answered so far."""
+        sent = self.now if sent_at is None else sent_at
+        answers: list[tuple[Kept, ...]] = []
+
+        def done(kept: tuple[Kept, ...]) -> None:
+            answers.append(kept)
+            for lease, what in zip(leases, kept, strict=True):
+                if what is Kept.ALIVE:
+                    ttl = self.hand.state.leases[lease].ttl
+                    self.promised[lease] = max(self.promised[lease], sent + ttl)
+                elif what is Kept.GONE:
+                    assert lease not in self.hand.state.leases
+
+        self.lessor.keep(leases, sent if arrival is None else arrival, done)
+        return answers
+
+    def work(self, seconds: float = 0.0, *, commit: bool = True) -> None:
+        """The leader does its work as time passes, and (unless told otherwise) all it proposes is committed at once."""
+        until = self.now + seconds
+        while True:
+            self.lessor.work(self.now, HEARTBEAT)
+            if commit:
+                self.commit()
+            if self.now >= until:
+                return
+            self.now = min(until, self.now + HEARTBEAT)
+
+    def remaining(self, lease: int) -> float:
+        ((_, _, left),) = self.lessor.status([lease], self.now)
+        return left
+
+    def alive(self, lease: int) -> bool:
+        return lease in self.hand.state.leases
+
+    def take(self, kind: type) -> list[Any]:
+        """What was proposed of a kind since this was last asked for anything."""
+        found = [command for command in self.proposed if isinstance(command, kind)]
+        self.proposed.clear()
+        return found
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+# --- one thing at a time ---------------------------------------------------------------------------------------------
+
+
+def test_a_lease_ends_with_its_ttl_and_takes_its_keys_along_in_one_revision(cluster: Cluster) -> None:
+    lease = cluster.grant(5.0)
+    for key in (b"a", b"b", b"c"):
+        cluster.hand.do(Put(key, b"v", lease))
+    revision = cluster.hand.state.revision
+    cluster.work(4.9)
+    assert cluster.alive(lease)
+    cluster.work(0.3)
+    assert not cluster.alive(lease)
+    assert cluster.hand.state.revision == revision + 1
+
+
+def test_a_keep_alive_counts_from_its_arrival(cluster: Cluster) -> None:
+    lease = cluster.grant(5.0)
+    cluster.work(2.0)
+    assert cluster.keep(lease, arrival=cluster.now - 1.0) == [(Kept.ALIVE,)]
+    assert cluster.remaining(lease) == pytest.approx(4.0)
+
+
+def test_an_older_keep_alive_never_shortens(cluster: Cluster) -> None:
+    lease = cluster.grant(5.0)
+    cluster.work(2.0)
+    cluster.keep(lease)
+    cluster.keep(lease, arrival=cluster.now - 1.5)
+    assert cluster.remaining(lease) == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_lease_that_ended_is_gone(cluster: Cluster, exists: bool) -> None:
+    lease = cluster.grant(5.0)
+    if exists:
+        cluster.revoke(lease)
+    assert cluster.keep(lease if exists else 999) == [(Kept.GONE,)]
+
+
+def test_while_its_expiry_is_in_the_log_nobody_can_tell(cluster: Cluster) -> None:
+    lease = cluster.grant(5.0)
+    cluster.work(4.0)
+    cluster.commit()
+    cluster.work(1.05, commit=False)
+    assert isinstance(cluster.proposed[-1], ExpireLeases)
+    answers = cluster.keep(lease)
+    assert answers in ([], [(Kept.ASK_AGAIN,)]), "no promise while the log may end it"
+    cluster.commit()
+    assert cluster.keep(lease) == [(Kept.GONE,)]
+
+
+def test_what_sinks_below_half_is_written_down_again_and_again(cluster: Cluster) -> None:
+    lease = cluster.grant(10.0)
+    cluster.work(4.9)
+    assert cluster.take(CheckpointLeases) == []
+    cluster.work(5.0)
+    written = [each.seconds for command in cluster.take(CheckpointLeases) for each in command.leases]
+    assert written == pytest.approx([5.0, 3.0, 1.0], abs=0.2)
+    assert cluster.hand.state.leases[lease].remaining == pytest.approx(1.0, abs=0.2)
+
+
+def test_a_lease_that_is_kept_alive_is_never_written_down(cluster: Cluster) -> None:
+    lease = cluster.grant(6.0)
+    for _ in range(10):
+        cluster.work(2.0)
+        assert cluster.keep(lease) == [(Kept.ALIVE,)]
+    assert cluster.take(CheckpointLeases) == []
+
+
+def test_a_renewal_of_a_lease_that_was_written_down_replicates_the_reset_first(cluster: Cluster) -> None:
+    lease = cluster.grant(10.0)
+    cluster.work(6.0)
+    cluster.take(RenewLeases)
+    answers = cluster.keep(lease)
+    assert answers == [], "the promise waits for the log"
+    assert [command.leases for command in cluster.take(RenewLeases)] == [(lease,)]
+    cluster.commit()
+    assert answers == [(Kept.ALIVE,)]
+    cluster.change_leader(0)
+    assert cluster.remaining(lease) == 10.0
+
+
+def test_a_renewal_while_a_checkpoint_is_on_its_way_replicates_the_reset_too(cluster: Cluster) -> None:
+    lease = cluster.grant(10.0)
+    cluster.work(4.95)
+    cluster.work(0.2, commit=False)
+    assert len(cluster.take(CheckpointLeases)) == 1
+    answers = cluster.keep(lease)
+    assert answers == []
+    cluster.change_leader(1)  # the checkpoint survives, the reset does not
+    assert answers == [(Kept.ASK_AGAIN,)]
+    assert cluster.remaining(lease) == pytest.approx(5.0, abs=0.2)
+
+
+def test_no_checkpoint_undoes_a_reset_that_is_on_its_way(cluster: Cluster) -> None:
+    lease = cluster.grant(10.0)
+    cluster.work(6.0)
+    answers = cluster.keep(lease)
+    cluster.work(4.5, commit=False)
+    cluster.commit()
+    cluster.work()
+    assert answers == [(Kept.ALIVE,)]
+    assert cluster.hand.state.leases[lease].remaining == 10.0
+    assert cluster.alive(lease), "it was kept alive in time"
+
+
+def test_a_new_leader_counts_from_what_was_written_down(cluster: Cluster) -> None:
+    lease = cluster.grant(10.0)
+    cluster.work(7.1)
+    cluster.change_leader(0)
+    assert cluster.remaining(lease) == pytest.approx(3.0, abs=0.2)
+
+
+def test_leaders_that_change_again_and_again_cannot_keep_a_dead_lease_alive(cluster: Cluster) -> None:
+    lease = cluster.grant(10.0)
+    changes = 0
+    while cluster.alive(lease):
+        cluster.work(2.3)
+        cluster.change_leader(0, gap=1.0)
+        changes += 1
+        assert changes < 20, f"{cluster.remaining(lease)} left after {changes} leaders"
+
+
+def test_a_proposal_that_is_not_taken_is_made_again(cluster: Cluster) -> None:
+    lease = cluster.grant(5.0)
+    cluster.refuse = True
+    cluster.work(7.0)
+    assert cluster.alive(lease)
+    assert cluster.keep(lease) == [(Kept.ASK_AGAIN,)] or cluster.remaining(lease) > 0
+    cluster.refuse = False
+    cluster.work(7.0)
+    assert not cluster.alive(lease)
+
+
+def test_an_id_that_is_granted_anew_is_counted_anew(cluster: Cluster) -> None:
+    cluster.grant(5.0, id=77)
+    cluster.work(4.0)
+    cluster.revoke(77)
+    cluster.grant(5.0, id=77)
+    cluster.work(2.0)
+    assert cluster.alive(77)
+    assert cluster.remaining(77) == pytest.approx(3.0, abs=0.2)
+
+
+def test_who_does_not_lead_promises_nothing(cluster: Cluster) -> None:
+    lease = cluster.grant(5.0)
+    cluster.lessor.stop()
+    assert cluster.keep(lease) == [(Kept.ASK_AGAIN,)]
+
+
+def test_many_leases_end_in_slices(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raykeeper.actors.lessor.MAX_LEASES_AT_ONCE", 3)
+    leases = [cluster.grant(2.0) for _ in range(10)]
+    cluster.work(3.0)
+    assert not any(map(cluster.alive, leases))
+    assert max(len(command.leases) for command in cluster.take(ExpireLeases)) == 3
+
+
+# --- everything at once ----------------------------------------------------------------------------------------------
+
+
+class Client:
+    """Somebody who keeps a lease alive, until it dies."""
+
+    def __init__(self, lease: int, ttl: float, dies_at: float) -> None:
+        self.lease = lease
+        self.ttl = ttl
+        self.dies_at = dies_at
+        self.next = 0.0
+
+
+Delivery = tuple[float, Callable[[], None]]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_never_early_and_never_for_ever(seed: int) -> None:
+    rng = random.Random(seed)
+    cluster = Cluster(rng)
+    clients: list[Client] = []
+    deliveries: list[Delivery] = []
+    stormy = rng.choice((0.0, 0.02, 0.05))
+    slow = rng.choice((0.0, 0.3, 0.7))
+    for _ in range(400):
+        cluster.now += rng.uniform(0.0, 0.2)
+        if len(clients) < 12 and rng.random() < 0.2:
+            ttl = rng.choice((1.0, 2.0, 5.0, 10.0))
+            wish = rng.choice((0, 0, 1, 2))
+            cluster.commit()
+            lease = cluster.grant(ttl, 0 if cluster.alive(wish) else wish)
+            clients.append(Client(lease, ttl, cluster.now + rng.uniform(0.0, 40.0)))
+        for client in clients:
+            if client.next <= cluster.now < client.dies_at:
+                client.next = cluster.now + client.ttl * rng.uniform(0.2, 0.4)
+                _send(cluster, client, deliveries, rng)
+        for delivery in [each for each in deliveries if each[0] <= cluster.now]:
+            deliveries.remove(delivery)
+            delivery[1]()
+        cluster.refuse = rng.random() < 0.05
+        cluster.lessor.work(cluster.now, HEARTBEAT)
+        if rng.random() >= slow:
+            cluster.commit(rng.randrange(1, 5))
+        if rng.random() < stormy:
+            cluster.change_leader(rng.randrange(len(cluster.log) + 1), rng.choice((0.0, 0.5, 3.0)))
+        if clients and rng.random() < 0.01:
+            lease = rng.choice(clients).lease
+            if cluster.alive(lease):
+                cluster.revoke(lease)
+    # Silence. What was promised is kept, and then everything ends, at most a second late.
+    cluster.refuse = False
+    cluster.commit()
+    silent_since = cluster.now
+    cluster.work(11.0)
+    assert not cluster.hand.state.leases
+    for lease, at in cluster.ended.items():
+        if at > silent_since and lease not in cluster.revoked:
+            assert at <= max(silent_since, cluster.promised[lease]) + 10.0 + 1.0
+
+
+def _send(cluster: Cluster, client: Client, deliveries: list[Delivery], rng: random.Random) -> None:
+    """A keep-alive on its way: it arrives, and is confirmed by a quorum some time after that; or twice, or never."""
+    sent_at = cluster.now
+    for _ in range(rng.choice((0, 1, 1, 1, 1, 2))):
+        arrival = sent_at + rng.expovariate(10.0)
+        confirmed = arrival + rng.expovariate(10.0)
+
+        def arrive(arrival: float = arrival) -> None:
+            cluster.keep(client.lease, sent_at=sent_at, arrival=min(arrival, cluster.now))
+
+        deliveries.append((confirmed, arrive))
+
+
+@pytest.mark.parametrize("ttl", [1.0, 5.0, 30.0])
+def test_on_a_quiet_cluster_a_lease_ends_within_a_second_of_its_promise(ttl: float) -> None:
+    cluster = Cluster()
+    leases: Sequence[int] = [cluster.grant(ttl) for _ in range(50)]
+    for _ in range(4):
+        cluster.work(ttl / 3)
+        assert cluster.keep(*leases) == [(Kept.ALIVE,) * 50]
+    cluster.work(ttl + 1.0)
+    for lease in leases:
+        assert cluster.promised[lease] <= cluster.ended[lease] <= cluster.promised[lease] + 1.0
