@@ -156,7 +156,8 @@ class LeaseCore:
         self._lost_at = min(self._lost_at, held.good_until)
         if keep:
             self._keep_at = min(self._keep_at, held.keep_at)
-        self._lose_what_is_over(now)
+        if held.good_until <= now:
+            self._lose_what_is_over(now)
         return held
 
     def drop(self, held: Held) -> None:

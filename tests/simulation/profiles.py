@@ -86,7 +86,7 @@ class Profile:
     limits: Limits = field(default_factory=Limits)
     leader_changes: int = 2
     """A run with fewer does not count."""
-    small: dict[str, int] = field(default_factory=dict)
+    small: dict[str, float] = field(default_factory=dict)
     """Bounds of watches that are smaller than the product's, so that they are met: names of constants."""
     lose_all_at_the_end: bool = False
     """Once all is well, all members lose their power, and what was acknowledged must still be there."""
@@ -126,9 +126,10 @@ def _timings(rng: random.Random, **more: float) -> Timings:
     return Timings(**chosen)
 
 
-def _small(rng: random.Random) -> dict[str, int]:
+def _small(rng: random.Random) -> dict[str, float]:
     """Buffers that fill, readings that stop half-way."""
     return {
+        "WATCH_POLL": rng.choice((1.0, 1.0, 5.0)),
         "WATCH_BUFFER_EVENTS": rng.choice((3, 10, 10_000)),
         "WATCH_SCAN": rng.choice((1, 5, 5000)),
         "WATCH_BATCH_BYTES": rng.choice((300, 2000, 512 * 1024)),
@@ -145,12 +146,15 @@ def mixed(rng: random.Random) -> Profile:
     lodgers = rng.choice(("tenants", "contenders", "candidates", "", "", ""))
     if timings.request_ttl < 60:  # a promise of time, which no clock that jumps can keep
         faults["clock"] = faults["stale_leader"] = 0.0
+    members = rng.choice((3, 3, 3, 5))
+    if members > 3:
+        lodgers = ""  # they are many already
     return Profile(
-        members=rng.choice((3, 3, 3, 5)),
-        watchers=rng.choice((0, 1, 1, 2)),
-        tenants=lodgers == "tenants",
-        contenders=lodgers == "contenders",
-        candidates=lodgers == "candidates",
+        members=members,
+        watchers=rng.choice((0, 1, 1)),
+        tenants=int(lodgers == "tenants"),
+        contenders=int(lodgers == "contenders"),
+        candidates=int(lodgers == "candidates"),
         small=_small(rng),
         faults={name: weight for name, weight in faults.items() if weight},
         fault_pause=rng.choice((0.4, 0.6, 1.0)),

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 from unittest import mock
 
-from raykeeper.actors import watches
-from raykeeper.actors.client import aio, leases, subscription, watch
+from raykeeper.actors import service, watches
+from raykeeper.actors.client import aio, leases, subscription, watch, watching
 from raykeeper.actors.client.aio import AsyncClient
 from raykeeper.actors.client.frames import LeaseQuestion
 from raykeeper.actors.client.leases import AsyncLease, granting
@@ -71,7 +71,7 @@ def replaced(world: World) -> Iterator[None]:
         stack.enter_context(mock.patch.object(line, "spawn", spawn))
         stack.enter_context(mock.patch.object(holding, "whoami", return_value=b"somebody"))
         for name, value in world.profile.small.items():
-            for module in (watches, subscription):
+            for module in (watches, service, watching, subscription, watch):
                 if hasattr(module, name):
                     stack.enter_context(mock.patch.object(module, name, value))
         yield

@@ -1,0 +1,84 @@
+"""What the examples share: a Ray and a cluster of their own, which leave nothing behind, and a few words.
+
+with stage() as cluster:
+    kv = cluster.client()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+
+import raykeeper
+
+FAST_DEATH = "RAY_timeout_ms_task_wait_for_death_info"
+
+
+@contextlib.contextmanager
+def stage(members: int = 3) -> Iterator[raykeeper.Cluster]:
+    """A local Ray with a cluster; both are gone at the end."""
+    folder = tempfile.mkdtemp(prefix="rk-")  # short: Ray puts sockets into it
+    os.environ[FAST_DEATH] = "0"  # callers learn of a death in milliseconds
+    try:
+        ray.init(
+            address="local",
+            num_cpus=max(2, os.cpu_count() or 1),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _temp_dir=f"{folder}/ray",
+        )
+        cluster = raykeeper.launch(name="example", members=members, data_dir=f"{folder}/data")
+        yield cluster
+        cluster.destroy()
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def say(text: str) -> None:
+    """Tell what happens."""
+    print(text, flush=True)
+
+
+def check(right: object, what: str) -> None:
+    """End with status 1 if something is not as it must be."""
+    if not right:
+        sys.exit(f"wrong: {what}")
+    say(f"right: {what}")
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+    """Wait for something; end with status 1 if it does not come."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            sys.exit(f"wrong: not within {seconds:.0f} s: {what}")
+        time.sleep(0.05)
+    return value
+
+
+def kill(pid: int, what: str) -> None:
+    """SIGKILL."""
+    os.kill(pid, signal.SIGKILL)
+    say(f"killed {what} (pid {pid})")
+
+
+def kill_leader(cluster: raykeeper.Cluster) -> None:
+    """SIGKILL the process of the cluster's leader."""
+
+    def leader() -> raykeeper.MemberInfo | None:
+        status = cluster.status()
+        return next((member for member in status.members if member.id == status.leader and member.pid), None)
+
+    member = until(leader, "a leader")
+    kill(member.pid, f"the cluster's leader, {member.name}")
