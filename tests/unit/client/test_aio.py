@@ -11,7 +11,11 @@ import pytest
 
 from clientlab.cluster import FakeCluster, connect
 from raykeeper import AsyncClient, Client, InvalidArgument, KeeperError, Op, RequestTimeout, RequestTooLarge, codec
+from raykeeper.actors.client.coordination import Coordination
 from raykeeper.actors.protocol import Reads, Writes
+
+ASK_NOTHING = {"namespace", "with_codec", "with_timeout", "reserved", *vars(Coordination)}
+"""Calls that only make another object, and so are no coroutines."""
 
 
 def test_the_surface_is_the_same() -> None:
@@ -22,7 +26,7 @@ def test_the_surface_is_the_same() -> None:
         twin = getattr(AsyncClient, name)
         ours, theirs = inspect.signature(method), inspect.signature(twin)
         assert list(ours.parameters.values()) == list(theirs.parameters.values()), name
-        assert inspect.iscoroutinefunction(twin) or name in ("namespace", "with_codec", "with_timeout"), name
+        assert inspect.iscoroutinefunction(twin) or name in ASK_NOTHING, name
 
 
 def test_all_calls(kv: Client) -> None:
