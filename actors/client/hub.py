@@ -21,12 +21,13 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from ...errors import KeeperError
-from ...limits import CLIENT_REFRESH_INTERVAL, Settings
+from ...limits import CLIENT_REFRESH_INTERVAL, LITTER_PAUSE, Settings
 from ...store.commands import Answer
 from ..protocol import Leases
 from .core import HubCore
 from .frames import LeaseQuestion, Outgoing, check_request
 from .leasing import LeaseCore
+from .litter import Litter
 from .requests import Ask
 from .subscription import Subscription
 from .watching import WatchCore
@@ -133,6 +134,7 @@ class Hub:
         """All leases of the process; only inside :meth:`do`."""
         self._cores: tuple[Core, ...] = (self._core, self.watching, self.leasing)
         self._dropped: deque[Subscription] = deque()
+        self._litter = Litter()
         self._lock = threading.Lock()
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._timer_at = math.inf
@@ -326,9 +328,14 @@ class Hub:
                 if self._wants_members():
                     self._start_refresh(now)
                     wakeup = min(wakeup, now + CLIENT_REFRESH_INTERVAL)
+                keeping = len(self.leasing) > 0
+                if keeping:
+                    wakeup = min(wakeup, now + LITTER_PAUSE)
                 self._timer_at = wakeup
                 told = self._take_told()
             self._post(out, told)
+            if keeping:
+                self._litter.look(now)
             try:
                 self._wakeups.get(timeout=None if wakeup == math.inf else max(0.001, wakeup - clock()))
                 while True:

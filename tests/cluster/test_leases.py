@@ -124,9 +124,17 @@ def take_and_raise(name: str, key: str) -> int:
     raise ValueError("a bug of the user's")
 
 
-@ray.remote(num_cpus=0)
-def pid() -> int:
-    return os.getpid()
+@ray.remote(num_cpus=0, max_retries=0)
+def take_and_raise_in_a_cycle(name: str, key: str) -> None:
+    kv = raykeeper.connect(name)
+    lease = kv.lease(2.0)
+    kv.put(key, str(os.getpid()), lease=lease)
+    problem = None
+    try:
+        raise ValueError("a bug of the user's")
+    except ValueError as error:
+        problem = error  # this keeps the frame, with the lease in it, until the collector comes
+    raise problem
 
 
 def test_a_task_that_takes_a_lease_and_raises_frees_it_though_its_process_lives_on(kv: Any) -> None:
@@ -138,6 +146,15 @@ def test_a_task_that_takes_a_lease_and_raises_frees_it_though_its_process_lives_
     process = int(kv.get("raised/key").text)
     assert ends.wait("raised/key", 10) <= raised + 2.0 + 1.0
     os.kill(process, 0)
+    ends.close()
+
+
+def test_even_if_the_lease_hangs_in_a_cycle(kv: Any) -> None:
+    ends = Ends(kv, "cycle/")
+    with pytest.raises(ray.exceptions.RayTaskError):
+        ray.get(take_and_raise_in_a_cycle.remote(kv.cluster_name, "cycle/key"), timeout=60)
+    os.kill(int(kv.get("cycle/key").text), 0)
+    ends.wait("cycle/key", 30)
     ends.close()
 
 

@@ -44,6 +44,7 @@ class Person:
         self.actor = _Actor.remote()
         self._pid: Any = self.actor.pid.remote()
         self.stopped = False
+        self.killed = False
 
     @property
     def pid(self) -> int:
@@ -60,11 +61,12 @@ class Person:
 
     @property
     def alive(self) -> bool:
-        return is_alive(self.pid)
+        return not self.killed and is_alive(self.pid)
 
     def kill(self) -> None:
+        self.killed = True  # its number may be another process's soon
         os.kill(self.pid, signal.SIGKILL)
-        wait_until(lambda: not self.alive, what=f"process {self.pid} dead")
+        wait_until(lambda: not is_alive(self.pid), what=f"process {self.pid} dead")
 
     def stop(self) -> None:
         os.kill(self.pid, signal.SIGSTOP)
