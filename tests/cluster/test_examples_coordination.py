@@ -11,6 +11,8 @@ import pytest
 
 import raykeeper
 
+pytestmark = pytest.mark.coordination
+
 ROOT = Path(raykeeper.__file__).parent
 
 EXAMPLES = [
