@@ -192,6 +192,10 @@ class Lane:
         """Whether the member failed so recently that others are asked first."""
         return member in self._banished and now < self._banished[member][0]
 
+    def forgive(self, member: int) -> None:
+        """Somebody who should know says that the member is well."""
+        self._banished.pop(member, None)
+
     def patience(self) -> float:
         """Seconds after which a batch that is sent now counts as lost."""
         usual = max(CLIENT_SUSPICION, 4 * self._round_trip)

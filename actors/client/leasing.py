@@ -411,9 +411,11 @@ class LeaseCore:
             leader = 0
         if leader or self._leader == member:
             self._leader = leader
+        if leader:  # nobody else can answer, so whoever hears its heartbeats is believed
+            lane.forgive(leader)
         if refusal in (Refusal.NOT_SERVING, Refusal.WRONG_CLUSTER):
             lane.failed(member, now, who)
-        elif refusal in (Refusal.NOT_LEADER, Refusal.LOST) and leader and not lane.banished(leader, now):
+        elif refusal in (Refusal.NOT_LEADER, Refusal.LOST) and leader:
             lane.redirected(now, who)
         else:
             lane.pause(now, who)

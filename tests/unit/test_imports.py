@@ -108,7 +108,7 @@ def test_only_these_know_ray(path: Path) -> None:
     assert knows is (path.relative_to(ROOT).as_posix() in KNOW_RAY)
 
 
-@pytest.mark.parametrize("module", ["server", "service", "client.core"])
+@pytest.mark.parametrize("module", ["server", "service", "client.core", "client.watching", "client.leasing"])
 def test_what_the_simulator_runs_loads_no_ray_and_no_rocksdb(module: str) -> None:
     code = (
         f"import sys, raykeeper.actors.{module}; "

@@ -243,6 +243,17 @@ def test_a_dead_leader_is_replaced_by_asking_around(play: Play) -> None:
     assert len(play.frames) == 1
 
 
+def test_a_leader_that_was_silent_is_asked_again_if_others_hear_it(play: Play) -> None:
+    held = play.hold(1.0)
+    play.wait(0.55)
+    asked = play.frames[-1][1]
+    assert asked != 1
+    play.reply(Refused(Refusal.NOT_LEADER, 1), index=-1)
+    assert play.frames[-1][1] == 1, "a short lease cannot wait until it is trusted again"
+    play.reply(LeasesKept((Kept.ALIVE,)), index=-1)
+    assert held.good_until > play.now + 0.9
+
+
 def test_what_somebody_else_found_out_helps() -> None:
     play = Play(leader=0)
     play.core.learn_leader(2)
