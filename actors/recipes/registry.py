@@ -103,13 +103,16 @@ class _Entry:
     async def register(self) -> None:
         lease = await leased(self.space, self.ttl)
         try:
-            await settled(self.space.put(self.name + b"%016x" % lease.id, self.text, lease=lease))
+            text = self.text
+            await settled(self.space.put(self.name + b"%016x" % lease.id, text, lease=lease))
         except BaseException:
             await drop(lease)
             raise
         self.lease = lease
         if self.over:  # meanwhile, by another thread
             await drop(lease)
+        elif self.text is not text:  # so was this
+            await self.update(self.text)
 
     async def update(self, text: bytes) -> None:
         self.text = text
