@@ -112,6 +112,8 @@ def decode_settings(data: bytes) -> Settings:
 TURN_EVENTS = 256
 TURN_BYTES = 4 * 1024 * 1024
 TURN_SECONDS = 0.01
+MAX_CLOCK_STEP = 60.0
+"""A member looks at its clock with every tick. If that went further than this meanwhile, or back, it has jumped."""
 MAX_PEER_FRAMES = 4096
 """Frames from peers that wait in a member's inbox; more are dropped, as a network drops messages."""
 
@@ -124,6 +126,11 @@ WATCH_THREADS = 1024
 
 MAX_MEMBERS = 9
 """Members that a spec may ask for: each more makes every write wait for more disks, and seven survive three deaths."""
+
+PROMOTE_LAG = 100
+"""Log entries that a learner may be behind the leader when it becomes a voter."""
+MAX_CHANGES = 2 * MAX_MEMBERS
+"""Steps of one change of membership."""
 
 DEFAULT_TIMEOUT = 10.0
 """Timeout of a client call that names none."""
@@ -277,6 +284,8 @@ SURVEY_TIMEOUT = 30.0
 """Seconds in which every Ray node must have said what data it holds."""
 STATUS_TIMEOUT = 3.0
 """Seconds in which a member must have said how it is."""
+ADMINISTRATION_PATIENCE = 3.0
+"""Seconds in which a member must have answered a request of administration before another one is asked."""
 SETTLE_TIMEOUT = 5.0
 """Seconds in which a member that is opening its data is expected to have done so, or to say why not."""
 STOP_TIMEOUT = 10.0

@@ -12,7 +12,6 @@ import os
 import random
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from typing import Any
 
 from ..limits import MIN_CALL_PATIENCE, Settings, decode_settings
 from ..store.folder import MemberFolder
+from .clock import member_clock
 from .events import BackgroundDone, Unreachable
 from .inbox import Inbox
 from .protocol import MemberStatus
@@ -27,20 +27,6 @@ from .server import Server
 from .service import Service
 from .transport.calls import Calls
 from .transport.seam import Transport
-
-
-def boot_clock() -> float:
-    """Seconds on a monotonic clock that runs on while the machine sleeps (where the system has one)."""
-    return _now()
-
-
-if hasattr(time, "CLOCK_BOOTTIME"):
-
-    def _now() -> float:
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-else:
-    _now = time.monotonic
 
 
 class Loop:
@@ -60,7 +46,7 @@ class Loop:
     ) -> None:
         settings = decode_settings(folder.state.settings) if folder.state.settings else Settings()
         timings, limits = settings.timings, settings.limits
-        self.inbox = Inbox(limits, boot_clock)
+        self.inbox = Inbox(limits, member_clock)
         self._workers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="background")
         self.transport: Transport = Calls(
             cluster=folder.identity.cluster,
@@ -69,17 +55,18 @@ class Loop:
             deliver=self.inbox.put_frame,
             unreachable=lambda member: self.inbox.put_own(Unreachable(member)),
             give_up_after=max(MIN_CALL_PATIENCE, timings.election_timeout),
+            clock=member_clock,
         )
         self.server = Server(
             folder=folder,
             timings=timings,
             limits=limits,
             send=self.transport.send,
-            clock=boot_clock,
+            clock=member_clock,
             rng=random.Random(),
             background=self._background,
         )
-        self.service = Service(self.server, self.inbox.put_event, boot_clock, status)
+        self.service = Service(self.server, self.inbox.put_event, member_clock, status)
         self._stop: str | None = None
         self._thread = threading.Thread(target=self._run, name="member loop", daemon=True)
 

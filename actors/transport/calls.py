@@ -18,6 +18,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from ...limits import (
@@ -71,6 +72,7 @@ class Calls:
         deliver: puts a frame into the loop's inbox; False if it is full.
         unreachable: told that messages to a member did not arrive.
         give_up_after: seconds after which a call without an answer is given up.
+        clock: seconds on the member's clock.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Calls:
         deliver: Callable[[Received], bool],
         unreachable: Callable[[int], None],
         give_up_after: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
         self._member = member
@@ -89,6 +92,7 @@ class Calls:
         self._deliver = deliver
         self._unreachable = unreachable
         self._give_up_after = give_up_after
+        self._clock = clock
         self._epoch = time.time_ns()  # orders frames of one turn, no more: nothing rests on it
         self._peers: dict[int, _Peer] = {}
         self._slots: dict[int, list[Slot]] = {}
@@ -245,7 +249,7 @@ class _Peer:
             while True:
                 if self._closed:
                     return None
-                now = time.monotonic()
+                now = self._calls._clock()
                 late = [number for number, until in self._under_way.items() if until <= now]
                 for number in late:
                     del self._under_way[number]
@@ -282,13 +286,18 @@ class _Peer:
         number = self.next_sequence()
         frame = self._calls._frame(self, number, messages)
         with self._changed:
-            self._under_way[number] = time.monotonic() + self._calls._give_up_after
+            self._under_way[number] = self._calls._clock() + self._calls._give_up_after
         try:
-            future = getattr(handle, method_for(messages)).remote(frame).future()
+            future = self._bring(handle, method_for(messages), frame)
         except Exception:
             self._answered(number, handle, None)
             return
         future.add_done_callback(lambda done: self._answered(number, handle, done))
+
+    def _bring(self, handle: Any, method: str, frame: bytes) -> Future[bytes]:
+        """Have the peer take a frame; the answer is a frame, or nothing. All that leaves for a peer leaves here."""
+        future: Future[bytes] = getattr(handle, method).remote(frame).future()
+        return future
 
     def _answered(self, number: int, handle: Any, future: Any) -> None:
         """On a thread of Ray's: note that a call has ended, and pass its answer on. Must not call Ray."""

@@ -52,11 +52,11 @@ class ActorTransport:
         Raises:
             LookupError: no actor of that member is known.
         """
-        self._call(self._method(member, "request"), frame, done)
+        self._call(member, "request", frame, done)
 
     def poll(self, member: int, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
         """Call the member's method for polls of watches, which has threads of its own to wait on; else as ``send``."""
-        self._call(self._method(member, "watch"), frame, done)
+        self._call(member, "watch", frame, done)
 
     def _method(self, member: int, name: str) -> Any:
         handle = self._handles.get(member)
@@ -66,8 +66,7 @@ class ActorTransport:
             raise LookupError("this process has left Ray")
         return getattr(handle, name)
 
-    @staticmethod
-    def _call(method: Any, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
+    def _call(self, member: int, name: str, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
         def finished(future: Future[bytes]) -> None:
             error = future.exception()
             if error is None:
@@ -75,4 +74,9 @@ class ActorTransport:
             else:
                 done(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
-        method.remote(frame).future().add_done_callback(finished)
+        self._bring(member, name, frame).add_done_callback(finished)
+
+    def _bring(self, member: int, name: str, frame: bytes) -> Future[bytes]:
+        """Have a member take a frame; the result is its reply. All that leaves for a member leaves here."""
+        future: Future[bytes] = self._method(member, name).remote(frame).future()
+        return future

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raykeeper.actors.raft.messages import (
     AppendEntries,
@@ -289,3 +293,31 @@ def test_calls_without_an_answer_are_given_up_and_bounded(make: Callable[..., Si
         return len(side.peer.calls) > made
 
     until(again)  # ... until it answers
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_a_damaged_frame_is_no_frame(data: st.DataObject) -> None:
+    whole = encode_frame(Frame(CLUSTER, 1, 2, 3, 4, (append(5), heartbeat(6))))
+    assert decode_frame(whole) is not None
+    cut = data.draw(st.integers(0, len(whole) - 1))
+    assert decode_frame(whole[:cut]) is None
+    bit = data.draw(st.integers(0, 8 * len(whole) - 1))
+    garbled = bytearray(whole)
+    garbled[bit // 8] ^= 1 << bit % 8
+    assert decode_frame(bytes(garbled)) is None
+    assert decode_frame(data.draw(st.binary(max_size=100))) is None
+
+
+def test_a_frame_of_a_newer_version_is_dropped(make: Callable[..., Side]) -> None:
+    """One with a message that this version does not know: nothing of it is taken in, and the member lives on."""
+
+    class Novelty(msgspec.Struct, frozen=True, array_like=True, tag=99):
+        sender: int
+        to: int
+
+    side = make(2)
+    body = msgspec.msgpack.encode((CLUSTER, 1, 2, 3, 4, (heartbeat(1), Novelty(1, 2))))
+    assert side.calls.receive(zlib.crc32(body).to_bytes(4, "big") + body) == b""
+    assert side.inbox == []
+    assert side.dropped("undecodable") == 1
