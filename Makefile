@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint unit simulation simulate cluster coordination clean
+.PHONY: run test lint unit simulation simulate cluster coordination survival clean
 .DEFAULT_GOAL := test
 
 # The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a leader killed midway.
@@ -36,11 +36,15 @@ simulate: $(STAMP)
 
 # Real Ray and real processes: one test at a time, so that timings mean something.
 cluster: $(STAMP)
-	@$(BIN)/pytest -q -m 'not coordination' tests/cluster
+	@$(BIN)/pytest -q -m 'not coordination and not survival' tests/cluster
 
 # Watches, leases and recipes on real processes. They join `make test` once each has passed ten times on a quiet machine.
 coordination: $(STAMP)
 	@$(BIN)/pytest -q -m coordination tests/cluster
+
+# Faults, membership, healing and backups on real processes; these join `make test` as coordination does.
+survival: $(STAMP)
+	@$(BIN)/pytest -q -m survival tests/cluster
 
 # Debian splits ensurepip off python3: there the system's own pip fills the environment.
 $(STAMP): pyproject.toml

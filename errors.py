@@ -95,6 +95,10 @@ class NoSpace(KeeperError):
     """The cluster is read-only because a member runs out of disk space; deletes and compaction still work."""
 
 
+class NotCaughtUp(KeeperError):
+    """A member cannot become a voter before it has caught up with the leader's log; ask again later."""
+
+
 class DataCorrupted(KeeperError):
     """Data on disk is damaged in a way that may not be repaired silently."""
 

@@ -6,7 +6,7 @@ window and wait of the product takes its bound from here. Sizes are bytes, times
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -28,6 +28,8 @@ class Timings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long the answer to a request that carried a ``request_id`` is remembered, at least."""
     replace_after: Seconds = 60.0
     """How long a member must be missed before the supervisor may replace it."""
+    check_interval: Seconds = 1800.0
+    """How often the members compare their contents in the background."""
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,12 +92,29 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compaction_slice_keys: Count = 500
     """Versions looked at in one slice of physical compaction, so that a slice stays short."""
 
+    quota_bytes: Bytes = 8 * 1024**3
+    """When a member's state takes this much on its disk, the cluster takes no puts until it is well below again; the
+    largest that etcd recommends."""
+    reserve_bytes: Bytes = 256 * 1024**2
+    """The same when so little is free on a member's disk: the Raft log, and whatever else needs no quota to grow, must
+    fit into what is left."""
+
+
+class Compaction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much of the history a leader keeps, by itself (etcd: auto-compaction-mode and -retention)."""
+
+    mode: Literal["age", "revisions", "off"] = "age"
+    """What ``keep`` counts: seconds, or revisions; or that only ``compact`` forgets history."""
+    keep: Count = 3600
+    """Changes that are newer stay readable and watchable; older ones go some time later."""
+
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the members of a cluster agree on at run time: kept in the replicated state, changed by ``Configure``."""
 
     timings: Timings = Timings()
     limits: Limits = Limits()
+    compaction: Compaction = Compaction()
 
 
 def encode_settings(settings: Settings) -> bytes:
@@ -155,6 +174,12 @@ READ_RETRY_HEARTBEATS = 3
 """A ReadIndex round without an answer is asked anew after this many heartbeats."""
 COMPACTION_PAUSE = 0.01
 """Seconds between two slices of physical compaction."""
+COMPACTION_LOOK = 1.0
+"""How often a leader looks whether there is history to forget."""
+COMPACTION_SAMPLES = 20
+"""Points in time, over what is kept, at which a leader that compacts by age notes the revision."""
+COMPACTION_SLACK = 20
+"""History is compacted when it is longer than what is kept by this part of it, not after each change."""
 SNAPSHOT_IDLE = 60.0
 """A snapshot image that nobody fetched from for this long is removed."""
 
@@ -269,6 +294,30 @@ PEER_LOOKUP_PAUSE = 0.2
 """Seconds between two attempts to find the actor of a peer."""
 MIN_CALL_PATIENCE = 1.0
 """A call is given up after an election timeout, but not sooner than this."""
+
+# Background care, in a member.
+MAX_ALARM_LETTERS = 500
+"""Of what an alarm says."""
+CARE_PAUSE = 0.5
+"""Seconds between two looks of a member at its disk: what is written meanwhile must fit into ``reserve_bytes``."""
+CARE_PATIENCE = 5.0
+"""Seconds in which the leader must have taken an alarm before it is tried anew."""
+QUOTA_CLEARS = 0.9
+"""An alarm for the quota ends below this share of it."""
+RESERVE_CLEARS = 1.25
+"""An alarm for the disk ends when this many times the reserve is free."""
+RECLAIM_PAUSE = 5.0
+"""Seconds between two attempts to give deleted data's space back while such an alarm is on..."""
+RECLAIM_SHARE = 0.05
+"""... if at least this share of the state's files is such data."""
+HASH_SLICE_RECORDS = 500
+"""Records that hashing looks at before it lets others run..."""
+HASH_WORK_SHARE = 0.25
+"""... and the share of a core that it takes."""
+CHECK_TIMEOUT = 120.0
+"""Seconds in which all members must have hashed their contents; who has not is not compared."""
+CHECK_RETRY = 10.0
+"""Seconds until the leader tries a comparison again that it could not begin."""
 
 # A member actor.
 REQUEST_MARGIN = 1.0

@@ -75,10 +75,12 @@ class LeadershipTransfer:
 
 @dataclass(slots=True)
 class MembershipChange:
-    """Change the configuration; ``done`` gets the index of the entry, or why not, once it is proposed."""
+    """Change the configuration; ``done`` gets the answer once the change has been applied, or why it was not made."""
 
     changes: tuple[Change, ...]
-    done: Callable[[int | Refused], None]
+    deadline: float
+    done: Callable[[tuple[Answer, ...] | Refused], None]
+    context: bytes = b""
 
 
 @dataclass(slots=True)

@@ -10,7 +10,8 @@ import enum
 
 import msgspec
 
-from ..store.commands import Answer, ClientWrites, Failed, Item, KeyRange, Range, RangeAnswer
+from ..store.commands import Administration, Answer, ClientWrites, Failed, Item, KeyRange, Range, RangeAnswer
+from .raft.messages import Change
 
 
 class Writes(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -116,7 +117,41 @@ class WatchPoll(msgspec.Struct, frozen=True, array_like=True, tag=9):
     cancel: tuple[int, ...] = ()
 
 
-Request = Writes | Reads | Open | KeepAlive | Close | AskStatus | KeepLeases | AskLeases | WatchPoll
+class Administer(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """One command of administration; only the leader takes it, and answers ``Written`` with one answer once it is
+    applied. Commands are idempotent: after an unknown outcome the sender asks again."""
+
+    cluster: int
+    deadline: float
+    command: Administration
+
+
+class ChangeMembership(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """Changes the configuration, in one step or through a joint one; only the leader takes it.
+
+    Answered with ``Written`` once the change has been applied, or had been before: ``Done``, or ``Failed`` with the
+    reason why it was not made.
+    """
+
+    cluster: int
+    deadline: float
+    changes: tuple[Change, ...]
+    context: bytes = b""
+
+
+Request = (
+    Writes
+    | Reads
+    | Open
+    | KeepAlive
+    | Close
+    | AskStatus
+    | KeepLeases
+    | AskLeases
+    | WatchPoll
+    | Administer
+    | ChangeMembership
+)
 
 
 class Written(msgspec.Struct, frozen=True, array_like=True, tag=1):

@@ -34,7 +34,6 @@ from .events import (
     LeadershipTransfer,
     LeaseRenewal,
     LeasesAsked,
-    MembershipChange,
     Proposal,
     ReadAsked,
     SessionRenewal,
@@ -45,6 +44,7 @@ from .protocol import Refusal, Refused
 from .raft import Entry, Node, NodeConfig, NotLeader, ProposalRefused
 from .raft.messages import Configuration, EntryKind, Message
 from .reads import ReadRounds
+from .reconfiguration import Reconfiguration
 from .session_keeper import SessionKeeper
 from .snapshots import Background, MemberStorage, Snapshots
 from .watches import Watches
@@ -106,6 +106,7 @@ class Server:
         self._lessor = Lessor(lambda: self.state, self._propose_own)
         self.watches = Watches(lambda: self.state, clock, lambda: self.is_cut_off)
         """Polls of watches; they may come on any thread."""
+        self.reconfiguration = Reconfiguration(self.node, lambda: self.state, 2 * timings.election_timeout)
         self._proposing_term = 0
         """The term in which proposals were taken, 0 while this member does not lead."""
         self._leading_term = 0
@@ -143,6 +144,7 @@ class Server:
     def turn(self, messages: Sequence[Message], events: Sequence[Event]) -> None:
         """Do one turn: take messages and events, then work off what became ready."""
         now = self._clock()
+        self.reconfiguration.heard(messages, now)
         for message in messages:
             self.node.step(message)
         self._tick(now)
@@ -218,7 +220,7 @@ class Server:
             elif isinstance(event, LeadershipTransfer):
                 self._transfer(event)
             else:
-                self._change_membership(event)
+                self.reconfiguration.ask(event, now)
         if proposals:
             self._propose(proposals)
 
@@ -296,14 +298,6 @@ class Server:
             return
         event.done(None)
 
-    def _change_membership(self, event: MembershipChange) -> None:
-        try:
-            event.done(self.node.propose_change(event.changes))
-        except NotLeader:
-            event.done(self._not_leader())
-        except ProposalRefused as error:
-            event.done(Refused(Refusal.OVERLOADED, self.leader, str(error)))
-
     # -- working off what is ready ------------------------------------------------------------------------------------
 
     def _work_off(self) -> None:
@@ -350,6 +344,7 @@ class Server:
         self.watches.changed(self.state.take_changed(), self.state.revision)
         self._reads.applied(self.state)
         self._lessor.applied()
+        self.reconfiguration.applied()
 
     def _track(self, answers: Sequence[Answer], now: float) -> None:
         """Count the time of what was opened or granted just now."""
@@ -370,6 +365,7 @@ class Server:
         waiting, self._proposals = self._proposals, {}
         for _, proposal in waiting.values():
             proposal.done(refused)
+        self.reconfiguration.drop(refused)
 
     # -- leading ------------------------------------------------------------------------------------------------------
 
@@ -378,6 +374,7 @@ class Server:
         term = node.term if self.is_leader else 0
         if term != self._proposing_term:
             self._proposing_term = term
+            self.reconfiguration.lead(now)
             self._drop_proposals(Refused(Refusal.LOST, self.leader))
         if term and self.state.applied_index < node.term_start:
             term = 0  # what earlier leaders have promised is not all known yet
@@ -408,6 +405,7 @@ class Server:
         for index in late:
             self._proposals.pop(index)[1].done(Refused(Refusal.TIMED_OUT, self.leader))
         self._reads.give_up(now)
+        self.reconfiguration.give_up(now)
 
     def _cut_log(self) -> None:
         """Cut the log behind what is applied. Rule of the disk: the state is synced past the cut before."""

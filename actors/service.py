@@ -12,12 +12,14 @@ from collections.abc import Callable
 import msgspec
 
 from ..errors import InvalidArgument, RequestTooLarge, Unavailable
-from ..limits import MAX_LEASES_IN_FRAME, WATCH_POLL, Limits
+from ..limits import MAX_CHANGES, MAX_LEASES_IN_FRAME, WATCH_POLL, Limits
 from ..store.commands import Answer, CloseSession, Done, Failed, OpenSession, Range, RangeAnswer, Reason, SessionOpened
-from .events import Event, LeaseRenewal, LeasesAsked, Proposal, ReadAsked, SessionRenewal
+from .events import Event, LeaseRenewal, LeasesAsked, MembershipChange, Proposal, ReadAsked, SessionRenewal
 from .protocol import (
+    Administer,
     AskLeases,
     AskStatus,
+    ChangeMembership,
     KeepAlive,
     KeepLeases,
     Kept,
@@ -115,6 +117,10 @@ class Service:
             self._put(LeasesAsked(request.leases, deadline, self._leases(request, done)), 8 * len(request.leases), done)
         elif isinstance(request, WatchPoll):
             self._watch(request, arrival, deadline, done)
+        elif isinstance(request, Administer):
+            self._propose(Proposal(_encode(request.command), deadline, arrival, _written(done)), done)
+        elif isinstance(request, ChangeMembership):
+            self._put(MembershipChange(request.changes, deadline, _written(done), request.context), 0, done)
         else:
             self._propose(Proposal(_encode(CloseSession(request.session)), deadline, arrival, _written(done)), done)
 
@@ -134,6 +140,8 @@ class Service:
         elif isinstance(request, WatchPoll):
             for create in request.create:
                 check_range(Range(create.keys, create.start_revision), limits)
+        elif isinstance(request, ChangeMembership) and not 0 < len(request.changes) <= MAX_CHANGES:
+            raise InvalidArgument(f"a change of membership has 1 to {MAX_CHANGES} steps")
         elif isinstance(request, (KeepLeases, AskLeases)) and len(request.leases) > MAX_LEASES_IN_FRAME:
             raise RequestTooLarge(f"a frame names at most {MAX_LEASES_IN_FRAME} leases")
 

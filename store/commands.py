@@ -217,6 +217,40 @@ class RegisterMember(msgspec.Struct, frozen=True, array_like=True, tag=29):
     description: bytes
 
 
+class AlarmKind(enum.IntEnum):
+    """What can be wrong with a member, so that all must know (etcd: AlarmType)."""
+
+    NOSPACE = 0
+    """It is over its quota, or its disk is nearly full: until that is over, the whole cluster takes no puts."""
+    CORRUPT = 1
+    """Its content is not that of the others."""
+
+
+class SetAlarm(msgspec.Struct, frozen=True, array_like=True, tag=35):
+    """Raise a member's alarm, or end it. Alarms of members that leave the configuration end by themselves."""
+
+    member: int
+    kind: AlarmKind
+    on: bool
+    message: str = ""
+    """For people."""
+
+
+class CompactHistory(msgspec.Struct, frozen=True, array_like=True, tag=36):
+    """As ``Compact``, proposed by a leader by itself; nothing happens if the history is compacted that far already."""
+
+    revision: int
+
+
+class HashContent(msgspec.Struct, frozen=True, array_like=True, tag=37):
+    """Each member computes the hash of its content as of this entry, in the background. Answers ``ContentAsked``."""
+
+
+Administration = Configure | RegisterMember | SetAlarm | HashContent
+"""What administrators, the supervisor and background care may propose, in a frame of their own (``Administer``).
+
+Each must be idempotent: whoever got no answer proposes it again."""
+
 Command = (
     ClientWrites
     | OpenSession
@@ -228,6 +262,9 @@ Command = (
     | ForgetRequests
     | Configure
     | RegisterMember
+    | SetAlarm
+    | CompactHistory
+    | HashContent
 )
 
 
@@ -312,6 +349,10 @@ class Reason(enum.IntEnum):
     """A table of the state machine is at its bound (sessions, answers, request ids)."""
     INVALID = 9
     NO_SPACE = 10
+    NOT_CAUGHT_UP = 11
+    """A member cannot become a voter: it has not caught up with the log."""
+    NO_QUORUM = 12
+    """The change would leave a configuration of which too few members are heard of."""
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=8):
@@ -323,4 +364,10 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=8):
     message: str = ""
 
 
-Answer = PutAnswer | DeleteAnswer | RangeAnswer | TxnAnswer | Done | SessionOpened | LeaseGranted | Failed
+class ContentAsked(msgspec.Struct, frozen=True, array_like=True, tag=35):
+    """The log index at which every member takes the hash of its content."""
+
+    index: int
+
+
+Answer = PutAnswer | DeleteAnswer | RangeAnswer | TxnAnswer | Done | SessionOpened | LeaseGranted | Failed | ContentAsked

@@ -4,7 +4,7 @@ Begin with ``node.py``, which says how an owner drives it, and ``core.py``, whic
 """
 
 from .configuration import InvalidChange, apply_change, decode_change, encode_change
-from .core import NotLeader, ProposalRefused, Role
+from .core import InvalidProposal, NotLeader, ProposalRefused, Role
 from .log import Compacted, LogInconsistent, Storage, Unavailable
 from .messages import (
     Change,
@@ -30,6 +30,7 @@ __all__ = [
     "EntryKind",
     "HardState",
     "InvalidChange",
+    "InvalidProposal",
     "LogInconsistent",
     "Message",
     "Node",

@@ -31,6 +31,10 @@ CANDIDATE: Final = "candidate"
 LEADER: Final = "leader"
 
 
+RELUCTANCE = 4
+"""A node without its state waits this many times longer before it campaigns: those who could serve go first."""
+
+
 class NotLeader(Exception):
     """Only the leader can do this.
 
@@ -47,6 +51,10 @@ class ProposalRefused(Exception):
     """The leader does not take this now, or ever; the message says why. Nothing has happened."""
 
 
+class InvalidProposal(ProposalRefused):
+    """The leader will never take this: it makes no sense on the configuration in effect."""
+
+
 class Core:
     """Term, vote, role, timers and outbox of a node. See ``Node`` for the arguments."""
 
@@ -59,8 +67,14 @@ class Core:
         configuration: Configuration,
         applied: int,
         rng: random.Random,
+        needs_image: bool = False,
     ) -> None:
         self.config = config
+        self.needs_image = needs_image
+        """The state machine is lost, the log is not. This node keeps all its promises: it votes, appends and
+        acknowledges, and follows the configuration, which the log tells. But it can answer for nothing that the log
+        no longer holds, so it asks the leader for an image of what was cut off, and leads only if nobody else can,
+        until it has found somebody to hand over to."""
         self.id = config.id
         self.log = Log(storage, hard_state.commit, applied)
         self.configuration = configuration
@@ -212,7 +226,7 @@ class Core:
         return self._leader_elapsed < self.config.election_ticks
 
     def _draw_timeout(self) -> None:
-        ticks = self.config.election_ticks
+        ticks = self.config.election_ticks * (RELUCTANCE if self.needs_image else 1)
         self._election_timeout = ticks + self._rng.randrange(ticks)
 
     def _new_progress(self) -> Progress:

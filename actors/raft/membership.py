@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from .configuration import InvalidChange, apply_change, decode_change, encode_change
 from .confirmation import Confirmation
-from .core import LEADER, NotLeader, ProposalRefused
+from .core import LEADER, InvalidProposal, NotLeader, ProposalRefused
 from .messages import Change, Configuration, ConfigurationChange, Entry, EntryKind, HeartbeatResponse, TimeoutNow
 from .quorum import quorum_value
 
@@ -42,7 +42,7 @@ class Membership(Confirmation):
         try:
             apply_change(self.configuration, change, self.log.last_index + 1)
         except InvalidChange as error:
-            raise ProposalRefused(str(error)) from error
+            raise InvalidProposal(str(error)) from error
         return self._append_change(change)
 
     def _check_proposable(self) -> None:
@@ -107,11 +107,16 @@ class Membership(Confirmation):
         if known < self._retiring:
             return
         voters = self.configuration.voters
-        successor = max(voters, key=lambda voter: (self.progress[voter].match_index, -voter))
+        successor = max(voters, key=self._fitness)
         self._messages.append(TimeoutNow(self.id, successor, self.term))
         self._become_follower(self.term, 0)
 
     def most_up_to_date_peer(self) -> int:
         """Leader: the other voter whose log is closest to ours, this node itself if there is none."""
         others = [voter for voter in self.configuration.voters if voter != self.id and voter in self.progress]
-        return max(others, key=lambda voter: (self.progress[voter].match_index, -voter), default=self.id)
+        return max(others, key=self._fitness, default=self.id)
+
+    def _fitness(self, voter: int) -> tuple[bool, int, int]:
+        """How well a voter could take over."""
+        progress = self.progress[voter]
+        return not progress.wanted, progress.match_index, -voter

@@ -6,6 +6,7 @@ whether anybody got work done in spite of each.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -454,5 +455,5 @@ class Nemesis:
             changes = [Change(ChangeKind.REMOVE, rng.choice(learners))]
         if changes:
             world.trace(f"operator: {changes} asked of {leader!r}")
-            leader.put(MembershipChange(tuple(changes), lambda outcome: world.trace(f"operator: {outcome}")))
+            leader.put(MembershipChange(tuple(changes), math.inf, lambda outcome: world.trace(f"operator: {outcome}")))
             self._begin("membership", "", lambda: None, 1.0)

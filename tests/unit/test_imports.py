@@ -93,6 +93,7 @@ def test_the_store_knows_of_actors_only_the_messages(path: Path) -> None:
 KNOW_RAY = (
     "cluster.py",
     "ray_head.py",
+    "actors/administration.py",
     "actors/launcher.py",
     "actors/member.py",
     "actors/placement.py",
