@@ -3,6 +3,8 @@
 The file that ``RAYKEEPER_TEST_FAULT`` names holds lines ``action module:function [pid]``: what the call of
 ``Engine.sync`` from that place in the product comes to, in all processes or only in one. ``skip`` does nothing, ``die``
 ends the process before anything is synced. The product itself knows nothing of this.
+
+``RAYKEEPER_TEST_SWITCH`` names the table of the fault switch (``switch.py``), which is put around frames and clocks.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import importlib.machinery
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -46,10 +48,16 @@ def _weaken(module: ModuleType) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
+    """Does something to modules of the product once they are loaded."""
+
+    def __init__(self, patches: dict[str, Callable[[Any], None]]) -> None:
+        self._patches = patches
+
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name != _ENGINE:
+        patch = self._patches.get(name)
+        if patch is None:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is None or spec.loader is None:
@@ -58,11 +66,18 @@ class _Finder(importlib.abc.MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             load(module)
-            _weaken(module)
+            patch(module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
+_patches: dict[str, Callable[[Any], None]] = {}
 if os.environ.get("RAYKEEPER_TEST_FAULT"):
-    sys.meta_path.insert(0, _Finder())
+    _patches[_ENGINE] = _weaken
+if os.environ.get("RAYKEEPER_TEST_SWITCH"):
+    import switch
+
+    _patches.update(switch.PATCHES)
+if _patches:
+    sys.meta_path.insert(0, _Finder(_patches))
