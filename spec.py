@@ -18,7 +18,7 @@ import msgspec
 import yaml
 
 from .errors import SpecError
-from .limits import MAX_MEMBERS, Limits, Timings
+from .limits import MAX_MEMBERS, Compaction, Limits, Settings, Timings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """What a cluster may be called: the name becomes part of actor names and of folder names."""
@@ -38,6 +38,12 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     one for each node that shall hold members, used in turn."""
     timings: Timings = Timings()
     limits: Limits = Limits()
+    compaction: Compaction = Compaction()
+
+    @property
+    def settings(self) -> Settings:
+        """What the members of a new cluster agree on."""
+        return Settings(timings=self.timings, limits=self.limits, compaction=self.compaction)
 
     @classmethod
     def load(
@@ -45,8 +51,8 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     ) -> ClusterSpec:
         """Read a spec from a YAML file, a mapping or another spec (``None``: all defaults), and change some fields.
 
-        ``overrides`` name top-level fields; a mapping given for ``timings`` or ``limits`` changes the fields that it
-        names and leaves the others.
+        ``overrides`` name top-level fields; a mapping given for ``timings``, ``limits`` or ``compaction`` changes the
+        fields that it names and leaves the others.
 
         Raises:
             SpecError: a field is unknown, has the wrong type, or a value that cannot be.
@@ -104,6 +110,8 @@ _AT_LEAST = (
     ("limits.max_session_answer_bytes", 1, "limits.max_request_bytes"),
     ("limits.max_pending_requests", 1, "limits.max_batch_requests"),
     ("limits.max_session_answers", 1, "limits.max_batch_requests"),
+    # The log may grow to about twice this beside a full state.
+    ("limits.reserve_bytes", 2, "limits.log_cut_bytes"),
 )
 """(field, factor, other field): the field's value must be at least factor times the other's."""
 
@@ -131,11 +139,14 @@ def _rules(source: str, spec: ClusterSpec) -> None:
     check(source, spec.timings, spec.limits)
 
 
+_SECTIONS = ("timings", "limits", "compaction")
+
+
 def _convert(source: str, raw: Any) -> ClusterSpec:
     if not isinstance(raw, dict):
         raise SpecError(source, "", f"a mapping of fields, got {_shown(raw)}")
     # A section whose lines are all commented out reads as null: it means the defaults.
-    raw = {field: value for field, value in raw.items() if value is not None or field not in ("timings", "limits")}
+    raw = {field: value for field, value in raw.items() if value is not None or field not in _SECTIONS}
     _no_unknown_fields(source, raw)
     try:
         spec = msgspec.convert(raw, ClusterSpec)
@@ -150,6 +161,7 @@ def _no_unknown_fields(source: str, raw: dict[Any, Any]) -> None:
         "": (raw, ClusterSpec.__struct_fields__),
         "timings.": (raw.get("timings"), Timings.__struct_fields__),
         "limits.": (raw.get("limits"), Limits.__struct_fields__),
+        "compaction.": (raw.get("compaction"), Compaction.__struct_fields__),
     }
     for prefix, (given, known) in sections.items():
         for field in given if isinstance(given, dict) else ():
@@ -161,10 +173,14 @@ def _no_unknown_fields(source: str, raw: dict[Any, Any]) -> None:
 
 _WORDS = {"str": "text", "array": "a list", "object": "a mapping", "int": "a whole number", "float": "a number"}
 _EXPECTED = re.compile(r"Expected (?P<what>.*?)(?:, got .*?)?(?: - at `\$\.?(?P<path>.*)`)?$")
+_INVALID_CHOICE = re.compile(r"Invalid enum value (.*) - at `\$\.compaction\.mode`")
 
 
 def _spec_error(source: str, message: str, raw: Any) -> SpecError:
     """Put msgspec's "Expected `int` >= 1 - at `$.members`" in the words of this file, with the value that was found."""
+    choice = _INVALID_CHOICE.fullmatch(message)
+    if choice is not None:
+        return SpecError(source, "compaction.mode", f"age, revisions or off, got {choice[1]}")
     found = _EXPECTED.match(message)
     if found is None:
         return SpecError(source, "", message)

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 
 from ..errors import ClusterMismatch, SpecError, Unavailable
-from ..limits import PIN_AMOUNT, POLL_PAUSE, SETTLE_TIMEOUT, STOP_TIMEOUT, SURVEY_TIMEOUT, Settings
+from ..limits import PIN_AMOUNT, POLL_PAUSE, SETTLE_TIMEOUT, STOP_TIMEOUT, SURVEY_TIMEOUT
 from ..spec import ClusterSpec
 from ..store.folder import FirstMember, Identity
 from . import sites
@@ -128,7 +128,7 @@ class _Launch:
         nodes = {member: node for member, (node, _) in chosen.items()}
         first = tuple(FirstMember(member, member_name(member), pin) for member, (_, pin) in chosen.items())
         reservations = {member: (bases[node.id], member_name(member), cluster) for member, node in nodes.items()}
-        settings = Settings(timings=spec.timings, limits=spec.limits)
+        settings = spec.settings
         identities = {
             member: (
                 bases[node.id],

@@ -61,6 +61,9 @@ _decode_batch = msgspec.msgpack.Decoder(_Batch).decode
 _decode_head = msgspec.msgpack.Decoder(_BatchHead).decode
 _decode_remembered = msgspec.msgpack.Decoder(_Remembered).decode
 
+_PASSING = (Reason.FULL, Reason.NO_SPACE)
+"""Refusals that are not remembered under a request id: they pass, and whoever asks again later wants it done."""
+
 Run = Callable[[Operation, int, int], Answer]
 """Runs an operation: (operation, bytes that its answer may take, a number for a fresh id)."""
 
@@ -260,7 +263,7 @@ class Sessions:
             return Failed(Reason.FULL), 0
         answer = run(operation, min(room, limits.max_remembered_request_bytes - self.request_bytes), fresh_id)
         cost = size()
-        if type(answer) is not Failed or answer.reason is not Reason.FULL:
+        if type(answer) is not Failed or answer.reason not in _PASSING:
             self._pending.set(FAMILY, key, _encode(_Remembered(index, cost, answer)))
             self._pending.set(FAMILY, b"i" + _ID.pack(index) + request_id, b"")
             self.requests += 1

@@ -11,7 +11,6 @@ database open: ``close`` waits for it.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,20 +19,23 @@ import msgspec
 
 from ..actors.raft.messages import Configuration, Entry, EntryKind
 from ..errors import DataCorrupted, Unavailable
-from ..limits import Limits, Settings, decode_settings
-from . import sessions as sessions_module
+from ..limits import MAX_ALARM_LETTERS, Limits, Settings, decode_settings
 from .commands import (
+    AlarmKind,
     Answer,
     CheckpointLeases,
     ClientWrites,
     CloseSession,
     Command,
+    CompactHistory,
     Configure,
+    ContentAsked,
     Done,
     ExpireLeases,
     ExpireSessions,
     Failed,
     ForgetRequests,
+    HashContent,
     OpenSession,
     Range,
     RangeAnswer,
@@ -41,11 +43,13 @@ from .commands import (
     RegisterMember,
     RenewLeases,
     SessionOpened,
+    SetAlarm,
 )
+from .content import Content
 from .engine import Disk, Engine
 from .history import Changes, Wanted, read_history
 from .leases import Lease, Leases
-from .mvcc import Mvcc, Vanished, compaction_slice, next_pass, read_range, surviving_history
+from .mvcc import Mvcc, Vanished, compaction_slice, next_pass, read_range
 from .pending import Pending
 from .sessions import Session, Sessions
 from .transactions import Executor
@@ -62,7 +66,8 @@ _FORMAT, _APPLIED, _CONFIGURATION, _SETTINGS, _COMPACTED = (
     b"settings",
     b"compacted",
 )
-_MEMBER = b"member/"
+_MEMBER, _ALARM = b"member/", b"alarm/"
+_LOST = b"lost"
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_command = msgspec.msgpack.Decoder(Command).decode
@@ -77,6 +82,14 @@ class _Applied(msgspec.Struct, frozen=True, array_like=True):
     compact_revision: int = 0
     requests: int = 0
     request_bytes: int = 0
+
+
+class UnknownCommand(DataCorrupted):
+    """An entry of the log is no command of this version. The state is not damaged."""
+
+
+class FormatUnknown(DataCorrupted):
+    """The state was written by a version of RayKeeper that knows more than this one: it is not damaged."""
 
 
 class State:
@@ -103,9 +116,17 @@ class State:
         """Encoded settings (``limits.encode_settings``); empty for the defaults."""
         self.members: dict[int, bytes] = {}
         """What ``RegisterMember`` said of each member."""
+        self.lost = ""
+        """Why this is an empty state in the place of one that was damaged, from which too much is cut off the log:
+        nothing is applied to it, and nothing read, until an image takes its place. Empty for an ordinary state."""
+        self._inconsistent: DataCorrupted | None = None
+        self.alarms: dict[tuple[int, AlarmKind], str] = {}
+        """Alarms that are on, by member and kind: what was said of them. Replaced, never changed: for any thread."""
         self._load()
         self._mvcc = Mvcc(self._pending, self.revision)
         self._executor = Executor(self._pending, self._mvcc, self._leases, self._limits(), self.compact_revision)
+        self._executor.read_only = self._no_space()
+        self._content: Content | None = None
         self._broken = False
         self._gate = threading.Lock()
         self._idle = threading.Condition(self._gate)
@@ -113,12 +134,15 @@ class State:
         self._closed = False
 
     @classmethod
-    def create(cls, disk: Disk, path: str, configuration: Configuration, settings: bytes = b"") -> State:
-        """Make an empty state where there is none. For bootstrap and join only.
+    def create(
+        cls, disk: Disk, path: str, configuration: Configuration, settings: bytes = b"", *, lost: str = ""
+    ) -> State:
+        """Make an empty state where there is none. For bootstrap and join, and in the place of one that is damaged.
 
         Args:
             configuration: the first one, before any entry of the log; the same on every member.
             settings: encoded; the same on every member.
+            lost: why it can only wait for an image (see ``lost``).
 
         Raises:
             DataCorrupted: there is something.
@@ -130,6 +154,7 @@ class State:
                 ("meta", _APPLIED, _encode(_Applied())),
                 ("meta", _CONFIGURATION, _encode(configuration)),
                 ("meta", _SETTINGS, settings),
+                ("meta", _LOST, lost.encode() or None),
             ]
         )
         engine.sync()
@@ -154,17 +179,21 @@ class State:
         try:
             format = msgspec.msgpack.decode(get("meta", _FORMAT) or b"", type=int)
             if format != FORMAT:
-                raise DataCorrupted(f"the state has format {format}; this version of RayKeeper knows {FORMAT}")
+                raise FormatUnknown(f"the state has format {format}; this version of RayKeeper knows {FORMAT}")
             applied = msgspec.msgpack.decode(get("meta", _APPLIED) or b"", type=_Applied)
             self.configuration = msgspec.msgpack.decode(get("meta", _CONFIGURATION) or b"", type=Configuration)
             self.settings = get("meta", _SETTINGS) or b""
+            self.lost = (get("meta", _LOST) or b"").decode()
             self._limits()
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise DataCorrupted(f"the state cannot be read: {error}") from error
         self.applied_index, self.applied_term = applied.index, applied.term
         self.revision, self.compact_revision = applied.revision, applied.compact_revision
         for key, description in self._engine.iterate("meta", _MEMBER, _MEMBER + b"\xff"):
             self.members[int.from_bytes(key[len(_MEMBER) :], "big")] = description
+        for key, message in self._engine.iterate("meta", _ALARM, _ALARM + b"\xff"):
+            place = key[len(_ALARM) :]
+            self.alarms[int.from_bytes(place[:8], "big"), AlarmKind(place[8])] = message.decode()
         self._compaction_start = get("meta", _COMPACTED) or b""
         self._compacted_to = 0
         """The mark whose removals are complete, as far as this process knows."""
@@ -197,6 +226,15 @@ class State:
         """Request ids whose answers are remembered."""
         return self._sessions.requests
 
+    @property
+    def damage(self) -> DataCorrupted | None:
+        """What any thread has found to be damaged in reading or writing. Such a state must not serve on."""
+        return self._inconsistent or self._engine.damage
+
+    def report_damage(self, error: DataCorrupted) -> None:
+        """Somebody found that what is here does not fit together."""
+        self._inconsistent = error
+
     # -- applying -----------------------------------------------------------------------------------------------------
 
     def apply(
@@ -213,10 +251,13 @@ class State:
             no-op or a configuration.
 
         Raises:
-            DataCorrupted: an entry is no command of this version.
+            UnknownCommand: an entry is no command of this version.
+            DataCorrupted: the state is damaged.
         """
         if self._broken:
             raise DataCorrupted("an earlier apply failed: the state must be opened anew")
+        if self.lost:
+            raise ValueError("nothing can be applied to a state that was lost")
         if not entries:
             return []
         self._broken = True
@@ -229,11 +270,23 @@ class State:
             if entry.kind is EntryKind.CONFIGURATION:
                 self.configuration = (configurations or {})[index]
                 self._pending.set("meta", _CONFIGURATION, _encode(self.configuration))
+                for member, kind in self.alarms:
+                    if member not in self.configuration.members:
+                        self._set_alarm(SetAlarm(member, kind, False))
                 answers.append(())
             elif entry.data:
                 answers.append(self._command(entry))
+                if answers[-1] and type(answers[-1][0]) is ContentAsked:  # what follows must not be in the hash
+                    self._write(index, term)
+                    self._content = Content(self)
             else:
                 answers.append(())
+        self._write(index, term)
+        self._broken = False
+        return answers
+
+    def _write(self, index: int, term: int) -> None:
+        """Write what was applied up to this entry, in one batch."""
         executor, sessions = self._executor, self._sessions
         applied = _Applied(
             index,
@@ -248,8 +301,11 @@ class State:
         self.applied_index, self.applied_term = index, term
         self.compact_revision = executor.compact_revision
         self.revision = self._mvcc.revision
-        self._broken = False
-        return answers
+
+    def take_content(self) -> Content | None:
+        """The content as of the last ``HashContent`` that was applied since this was last called, if any was."""
+        content, self._content = self._content, None
+        return content
 
     def take_changed(self) -> list[bytes]:
         """The keys that ``apply`` has changed since this was last called; one may be named twice, or for nothing."""
@@ -260,7 +316,7 @@ class State:
         try:
             command = _decode_command(entry.data)
         except msgspec.MsgspecError as error:
-            raise DataCorrupted(f"log entry {entry.index} is no command of this version: {error}") from error
+            raise UnknownCommand(f"log entry {entry.index} is no command of this version: {error}") from error
         if isinstance(command, ClientWrites):
             executor = self._executor
             return tuple(
@@ -283,6 +339,15 @@ class State:
             return self._configure(command)
         if isinstance(command, RegisterMember):
             self._register(command)
+            return done
+        if isinstance(command, SetAlarm):
+            return self._set_alarm(command)
+        if isinstance(command, HashContent):
+            return ContentAsked(entry.index)
+        if isinstance(command, CompactHistory):
+            executor = self._executor
+            if executor.compact_revision < command.revision <= self._mvcc.revision:
+                executor.compact_revision = command.revision
             return done
         if isinstance(command, ClientWrites):
             raise AssertionError("handled before")
@@ -332,6 +397,24 @@ class State:
             self.members.pop(command.member, None)
             self._pending.set("meta", key, None)
 
+    def _set_alarm(self, command: SetAlarm) -> Answer:
+        where, key = (command.member, command.kind), _ALARM + command.member.to_bytes(8, "big") + bytes([command.kind])
+        if command.on:
+            if command.member not in self.configuration.members:
+                return Failed(Reason.INVALID, message=f"{command.member} is no member of the cluster")
+            message = command.message[:MAX_ALARM_LETTERS]
+            self.alarms = {**self.alarms, where: message}
+            self._pending.set("meta", key, message.encode())
+        elif where in self.alarms:
+            self.alarms = {place: message for place, message in self.alarms.items() if place != where}
+            self._pending.set("meta", key, None)
+        self._executor.read_only = self._no_space()
+        return Done(self._mvcc.revision)
+
+    def _no_space(self) -> bool:
+        """Whether the cluster takes no puts."""
+        return any(kind is AlarmKind.NOSPACE for _, kind in self.alarms)
+
     # -- reading ------------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -344,6 +427,9 @@ class State:
         self._enter()
         try:
             yield self._engine
+        except DataCorrupted as error:
+            self.report_damage(error)
+            raise
         finally:
             self._leave()
 
@@ -368,11 +454,8 @@ class State:
         Raises:
             Unavailable: the state was closed: read again from the member's new one.
         """
-        self._enter()
-        try:
+        with self.reading():
             return self._range(r, page_items, page_bytes)
-        finally:
-            self._leave()
 
     def _range(self, r: Range, page_items: int, page_bytes: int) -> RangeAnswer | Failed:
         while True:
@@ -478,27 +561,5 @@ class State:
         self._engine.close()
 
     def content_hash(self) -> str:
-        """A hash of all that the state means: equal on members of equal applied index and compaction mark.
-
-        It covers the surviving history of all keys, leases, sessions with their answers, request ids, configuration,
-        settings and members; not how far physical compaction is, nor how answers are batched. Reads everything.
-        """
-        digest = hashlib.sha256()
-
-        def add(*parts: bytes) -> None:
-            for part in parts:
-                digest.update(len(part).to_bytes(8, "big"))
-                digest.update(part)
-
-        with self.reading() as engine:
-            add(_encode((self.applied_index, self.applied_term, self.revision, self.compact_revision)))
-            add(_encode(self.configuration), self.settings)
-            for key, record in surviving_history(engine, self.compact_revision):
-                add(key, record)
-            for key, value in engine.iterate("leases"):
-                add(key, value)
-            for part in sessions_module.content(engine):
-                add(part)
-            for key, value in engine.iterate("meta", _MEMBER, _MEMBER + b"\xff"):
-                add(key, value)
-        return digest.hexdigest()
+        """A hash of all that the state means now (see ``content``). Reads everything; for the owner."""
+        return Content(self).digest()

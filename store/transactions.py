@@ -63,6 +63,8 @@ class Executor:
         self._leases = leases
         self.limits = limits
         self.compact_revision = compact_revision
+        self.read_only = False
+        """Whether nothing may be put or granted, because a member runs out of space (etcd: applierV3Capped)."""
         self.answer_bytes = 0
         """Size of the last answer, roughly; the same on every member."""
         self._room = 0
@@ -127,6 +129,8 @@ class Executor:
     # -- keys ---------------------------------------------------------------------------------------------------------
 
     def _put(self, put: Put) -> PutAnswer:
+        if self.read_only:
+            raise Refuse(Reason.NO_SPACE)
         key, value, lease = put.key, put.value, put.lease
         old = self._pending.get("keys", key)
         live = old is not None and old[_KIND] != TOMBSTONE
@@ -265,6 +269,8 @@ class Executor:
     def _grant(self, grant: LeaseGrant, fresh_id: int) -> LeaseGranted:
         if not 0 < grant.ttl < float("inf") or not 0 <= grant.id < 1 << 63:
             raise Refuse(Reason.INVALID, message="a lease needs a positive TTL and an id of 63 bits")
+        if self.read_only:
+            raise Refuse(Reason.NO_SPACE)
         if grant.id in self._leases.by_id:
             raise Refuse(Reason.LEASE_EXISTS, grant.id)
         if len(self._leases.by_id) >= self.limits.max_leases:

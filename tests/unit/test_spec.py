@@ -31,7 +31,7 @@ def test_cluster_yaml_names_every_field_with_its_default_and_a_comment() -> None
     assert yaml.safe_load(text) == msgspec.to_builtins(ClusterSpec())
     assert ClusterSpec.load(ROOT / "cluster.yaml") == ClusterSpec()
     uncommented = [line for line in text.splitlines() if line and line[0] not in " #" and "#" not in line]
-    assert uncommented == ["timings:", "limits:"], "their comments stand above them"
+    assert uncommented == ["timings:", "compaction:", "limits:"], "their comments stand above them"
 
 
 def test_no_spec_means_the_defaults() -> None:
@@ -71,13 +71,22 @@ def test_a_spec_pickles_and_loads_from_itself() -> None:
             {"limits": {"max_key_byte": 1}},
             "spec: limits.max_key_byte: expected a known field; did you mean max_key_bytes?",
         ),
-        ({3: 4}, "spec: 3: expected a known field; one of name, members, data_dir, placement, timings, limits"),
+        (
+            {3: 4},
+            "spec: 3: expected a known field; one of name, members, data_dir, placement, timings, limits, compaction",
+        ),
         ({"members": "3"}, "spec: members: expected a whole number, got '3'"),
         ({"members": 3.5}, "spec: members: expected a whole number, got 3.5"),
         ({"members": True}, "spec: members: expected a whole number, got True"),
         ({"members": 0}, "spec: members: expected a whole number >= 1, got 0"),
         ({"members": 10}, "spec: members: expected a whole number <= 9, got 10"),
         ({"name": None}, "spec: name: expected text, got None"),
+        ({"compaction": {"mode": "some"}}, "spec: compaction.mode: expected age, revisions or off, got 'some'"),
+        ({"compaction": {"keep": 0}}, "spec: compaction.keep: expected a whole number >= 1, got 0"),
+        (
+            {"limits": {"reserve_bytes": 1024}},
+            "spec: limits.reserve_bytes: expected at least 2 times limits.log_cut_bytes (1.34218e+08), got 1024",
+        ),
         ({"limits": 3}, "spec: limits: expected a mapping, got 3"),
         ({"placement": 3}, "spec: placement: expected text or a list, got 3"),
         ({"placement": ["a", 3]}, "spec: placement[1]: expected text, got 3"),
