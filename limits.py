@@ -207,6 +207,11 @@ LEASE_CHECKPOINT_STEP = 2.0
 not been heard of since the leader came to lead, from the beginning: a new leader cannot know for how long it was silent
 before, and however often leaders change, a lease that nobody keeps alive must end."""
 
+MAX_RESERVED_MEMBERS = 16
+"""Members that have an id and no part in the configuration yet; more are refused."""
+MAX_REMOVED_MEMBERS = 1000
+"""Removed members that a cluster remembers, to tell them from strangers."""
+
 # A client process: how long it waits for whom.
 CLIENT_SUSPICION = 0.5
 """A batch without an answer for this long is sent to another member too (more if answers have been slow lately)..."""
@@ -314,8 +319,12 @@ HASH_SLICE_RECORDS = 500
 """Records that hashing looks at before it lets others run..."""
 HASH_WORK_SHARE = 0.25
 """... and the share of a core that it takes."""
-CHECK_TIMEOUT = 120.0
+REMEMBERED_HASHES = 4
+"""Hashes of its content that a member tells of."""
+CHECK_TIMEOUT = 600.0
 """Seconds in which all members must have hashed their contents; who has not is not compared."""
+CHECK_AGAIN = 60.0
+"""Seconds from one comparison to the next at most, while a member's content is known to be odd: it may be mended."""
 CHECK_RETRY = 10.0
 """Seconds until the leader tries a comparison again that it could not begin."""
 

@@ -211,10 +211,31 @@ class Configure(msgspec.Struct, frozen=True, array_like=True, tag=28):
 
 
 class RegisterMember(msgspec.Struct, frozen=True, array_like=True, tag=29):
-    """What is known of a member besides its part in the configuration: an encoded description, empty to forget it."""
+    """What a member says of itself when it starts: where it lives (see ``members.Description``), and what it knows."""
 
     member: int
-    description: bytes
+    pin: str
+    base: str
+    version: int
+
+
+class ReserveMember(msgspec.Struct, frozen=True, array_like=True, tag=30):
+    """Give out the id of a new member, and note its place; answers ``MemberReserved``. Repeated with the same nonce,
+    the same id."""
+
+    nonce: bytes
+    pin: str
+    base: str
+    replaces: int = 0
+    """The member that it is to replace; a second successor of it is not given out, but the first one named again."""
+    voter: bool = True
+    """It is to become a voter once it has caught up."""
+
+
+class RetireMember(msgspec.Struct, frozen=True, array_like=True, tag=31):
+    """Note that a member that has no part in the configuration is gone for good, or will never come."""
+
+    member: int
 
 
 class AlarmKind(enum.IntEnum):
@@ -246,7 +267,14 @@ class HashContent(msgspec.Struct, frozen=True, array_like=True, tag=37):
     """Each member computes the hash of its content as of this entry, in the background. Answers ``ContentAsked``."""
 
 
-Administration = Configure | RegisterMember | SetAlarm | HashContent
+COMMANDS_VERSION = 1
+"""The newest version of commands that this code knows. A command that older code does not know gets the next number
+here and in ``SINCE``; no leader proposes it until every member of the configuration has told that it knows it."""
+
+SINCE: dict[type, int] = {}
+"""The version that brought a command or an operation; 1 for those that are not listed."""
+
+Administration = Configure | RegisterMember | ReserveMember | RetireMember | SetAlarm | HashContent
 """What administrators, the supervisor and background care may propose, in a frame of their own (``Administer``).
 
 Each must be idempotent: whoever got no answer proposes it again."""
@@ -262,6 +290,8 @@ Command = (
     | ForgetRequests
     | Configure
     | RegisterMember
+    | ReserveMember
+    | RetireMember
     | SetAlarm
     | CompactHistory
     | HashContent
@@ -333,6 +363,12 @@ class LeaseGranted(msgspec.Struct, frozen=True, array_like=True, tag=7):
     ttl: float
 
 
+class MemberReserved(msgspec.Struct, frozen=True, array_like=True, tag=30):
+    """The id of a new member."""
+
+    member: int
+
+
 class Reason(enum.IntEnum):
     """Why a command had no effect."""
 
@@ -370,4 +406,15 @@ class ContentAsked(msgspec.Struct, frozen=True, array_like=True, tag=35):
     index: int
 
 
-Answer = PutAnswer | DeleteAnswer | RangeAnswer | TxnAnswer | Done | SessionOpened | LeaseGranted | Failed | ContentAsked
+Answer = (
+    PutAnswer
+    | DeleteAnswer
+    | RangeAnswer
+    | TxnAnswer
+    | Done
+    | SessionOpened
+    | LeaseGranted
+    | Failed
+    | ContentAsked
+    | MemberReserved
+)

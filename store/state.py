@@ -36,12 +36,15 @@ from .commands import (
     Failed,
     ForgetRequests,
     HashContent,
+    MemberReserved,
     OpenSession,
     Range,
     RangeAnswer,
     Reason,
     RegisterMember,
     RenewLeases,
+    ReserveMember,
+    RetireMember,
     SessionOpened,
     SetAlarm,
 )
@@ -49,6 +52,7 @@ from .content import Content
 from .engine import Disk, Engine
 from .history import Changes, Wanted, read_history
 from .leases import Lease, Leases
+from .members import Members
 from .mvcc import Mvcc, Vanished, compaction_slice, next_pass, read_range
 from .pending import Pending
 from .sessions import Session, Sessions
@@ -66,7 +70,7 @@ _FORMAT, _APPLIED, _CONFIGURATION, _SETTINGS, _COMPACTED = (
     b"settings",
     b"compacted",
 )
-_MEMBER, _ALARM = b"member/", b"alarm/"
+_ALARM = b"alarm/"
 _LOST = b"lost"
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -114,8 +118,8 @@ class State:
         """The newest configuration that was applied."""
         self.settings = b""
         """Encoded settings (``limits.encode_settings``); empty for the defaults."""
-        self.members: dict[int, bytes] = {}
-        """What ``RegisterMember`` said of each member."""
+        self.members = Members(self._pending)
+        """What is known of the members besides their part in the configuration."""
         self.lost = ""
         """Why this is an empty state in the place of one that was damaged, from which too much is cut off the log:
         nothing is applied to it, and nothing read, until an image takes its place. Empty for an ordinary state."""
@@ -185,12 +189,11 @@ class State:
             self.settings = get("meta", _SETTINGS) or b""
             self.lost = (get("meta", _LOST) or b"").decode()
             self._limits()
+            self.members.load(self._engine)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise DataCorrupted(f"the state cannot be read: {error}") from error
         self.applied_index, self.applied_term = applied.index, applied.term
         self.revision, self.compact_revision = applied.revision, applied.compact_revision
-        for key, description in self._engine.iterate("meta", _MEMBER, _MEMBER + b"\xff"):
-            self.members[int.from_bytes(key[len(_MEMBER) :], "big")] = description
         for key, message in self._engine.iterate("meta", _ALARM, _ALARM + b"\xff"):
             place = key[len(_ALARM) :]
             self.alarms[int.from_bytes(place[:8], "big"), AlarmKind(place[8])] = message.decode()
@@ -268,8 +271,9 @@ class State:
                 raise ValueError(f"entry {entry.index} of term {entry.term} cannot follow {index} of term {term}")
             index, term = entry.index, entry.term
             if entry.kind is EntryKind.CONFIGURATION:
-                self.configuration = (configurations or {})[index]
+                before, self.configuration = self.configuration, (configurations or {})[index]
                 self._pending.set("meta", _CONFIGURATION, _encode(self.configuration))
+                self.members.settle(before.members, self.configuration.members)
                 for member, kind in self.alarms:
                     if member not in self.configuration.members:
                         self._set_alarm(SetAlarm(member, kind, False))
@@ -337,9 +341,8 @@ class State:
             return done
         if isinstance(command, Configure):
             return self._configure(command)
-        if isinstance(command, RegisterMember):
-            self._register(command)
-            return done
+        if isinstance(command, (RegisterMember, ReserveMember, RetireMember)):
+            return self._member_command(command)
         if isinstance(command, SetAlarm):
             return self._set_alarm(command)
         if isinstance(command, HashContent):
@@ -388,14 +391,18 @@ class State:
         self._pending.set("meta", _SETTINGS, command.settings)
         return Done(self._mvcc.revision)
 
-    def _register(self, command: RegisterMember) -> None:
-        key = _MEMBER + command.member.to_bytes(8, "big")
-        if command.description:
-            self.members[command.member] = command.description
-            self._pending.set("meta", key, command.description)
-        else:
-            self.members.pop(command.member, None)
-            self._pending.set("meta", key, None)
+    def _member_command(self, command: RegisterMember | ReserveMember | RetireMember) -> Answer:
+        members = self.configuration.members
+        if isinstance(command, ReserveMember):
+            member = self.members.reserve(command, members)
+            return MemberReserved(member) if member else Failed(Reason.FULL, message="too many members are reserved")
+        if isinstance(command, RegisterMember):
+            if self.members.register(command, members):
+                return Done(self._mvcc.revision)
+            return Failed(Reason.INVALID, message=f"m{command.member} is no member of the cluster")
+        if self.members.retire(command.member, members):
+            return Done(self._mvcc.revision)
+        return Failed(Reason.INVALID, message=f"m{command.member} still takes part, or never was a member")
 
     def _set_alarm(self, command: SetAlarm) -> Answer:
         where, key = (command.member, command.kind), _ALARM + command.member.to_bytes(8, "big") + bytes([command.kind])
@@ -550,6 +557,14 @@ class State:
         """Bytes on disk, roughly. For any thread."""
         with self.reading() as engine:
             return engine.size()
+
+    def reclaim(self, free: int) -> None:
+        """Give the space of what was deleted and compacted back to the disk (see ``Engine.reclaim``). For any thread.
+
+        It does not hold the database open: who closes it need not wait.
+        """
+        with suppress(RuntimeError):  # closed meanwhile
+            self._engine.reclaim(free)
 
     def close(self) -> None:
         """Wait for the readers, and release the database."""

@@ -26,7 +26,7 @@ from raykeeper.store.commands import (
     Put,
     Range,
     RangeAnswer,
-    RegisterMember,
+    ReserveMember,
 )
 from raykeeper.store.engine import Disk
 from raykeeper.store.folder import (
@@ -362,7 +362,7 @@ def test_the_content_hash_sees_every_part(hand: Hand) -> None:
         hand.writes(Compact(2)),
         OpenSession(b"x", 1.0),
         Configure(b"{}"),
-        RegisterMember(1, b"d"),
+        ReserveMember(b"nonce", "node:1", "/data"),
     ]
     hashes = {hand.state.content_hash()}
     for command in commands:

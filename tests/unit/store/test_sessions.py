@@ -31,7 +31,6 @@ from raykeeper.store.commands import (
     Range,
     RangeAnswer,
     Reason,
-    RegisterMember,
     SessionOpened,
     Txn,
 )
@@ -197,11 +196,6 @@ def test_settings_take_effect_at_their_place_in_the_log(hand: Hand) -> None:
     assert hand.state.limits.max_deleted_keys == 1
     hand.run(Put(b"1", b""), Put(b"2", b""))
     assert plain(hand.do(Delete(KeyRange(b"", b"")))) == Failed(Reason.TOO_LARGE)
-
-
-def test_members_are_kept_until_forgotten(hand: Hand) -> None:
-    hand.apply_all([RegisterMember(1, b"one"), RegisterMember(2, b"two"), RegisterMember(1, b"")])
-    assert hand.state.members == {2: b"two"}
 
 
 # --- random clients --------------------------------------------------------------------------------------------------
