@@ -17,8 +17,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..limits import MIN_CALL_PATIENCE, Settings, decode_settings
-from ..store.folder import MemberFolder
+from ..limits import BACKGROUND_THREADS, HASH_WORK_SHARE, MAX_BREATH, MIN_CALL_PATIENCE, Settings, decode_settings
+from ..store.folder import DataMissing, MemberFolder, StateDamaged
 from .clock import member_clock
 from .events import BackgroundDone, Unreachable
 from .inbox import Inbox
@@ -27,6 +27,18 @@ from .server import Server
 from .service import Service
 from .transport.calls import Calls
 from .transport.seam import Transport
+
+
+class Breather:
+    """Rests so long after each slice of work that the work takes no more than its share of a core. For one thread."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    def __call__(self) -> None:
+        worked = time.monotonic() - self._since
+        time.sleep(min(MAX_BREATH, worked * (1 / HASH_WORK_SHARE - 1)))
+        self._since = time.monotonic()
 
 
 class Loop:
@@ -47,7 +59,7 @@ class Loop:
         settings = decode_settings(folder.state.settings) if folder.state.settings else Settings()
         timings, limits = settings.timings, settings.limits
         self.inbox = Inbox(limits, member_clock)
-        self._workers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="background")
+        self._workers = ThreadPoolExecutor(max_workers=BACKGROUND_THREADS, thread_name_prefix="background")
         self.transport: Transport = Calls(
             cluster=folder.identity.cluster,
             member=folder.identity.member,
@@ -65,6 +77,7 @@ class Loop:
             clock=member_clock,
             rng=random.Random(),
             background=self._background,
+            breathe=Breather(),
         )
         self.service = Service(self.server, self.inbox.put_event, member_clock, status)
         self._stop: str | None = None
@@ -104,6 +117,8 @@ class Loop:
             server.turn(transport.begin(received), events)
             transport.end()
             server.stop(self._stop)
+        except (StateDamaged, DataMissing) as error:
+            die(f"member {self.server.folder.identity.member}: {type(error).__name__}: {error}")
         except BaseException:
             die(f"the loop of member {self.server.folder.identity.member} failed")
 

@@ -21,11 +21,12 @@ from typing import Any
 import msgspec
 import ray
 
-from ..errors import ClusterMismatch, KeeperError, Unavailable
+from ..errors import ClusterMismatch, KeeperError, NoSpace, Unavailable
 from ..limits import (
     CLIENT_THREADS,
     CONTROL_THREADS,
     LOCK_PAUSE,
+    NO_SPACE_PAUSE,
     PEER_THREADS,
     REQUEST_MARGIN,
     STATUS_TIMEOUT,
@@ -33,9 +34,10 @@ from ..limits import (
     WATCH_THREADS,
 )
 from ..store.folder import MemberFolder
+from .care import Caretaker
 from .events import BackgroundDone, LeadershipTransfer
 from .loop import Loop
-from .protocol import AskStatus, MemberStatus, Refusal, Refused, Request, Status
+from .protocol import AlarmStatus, AskStatus, MemberStatus, Refusal, Refused, Request, Status
 from .seat import NAMESPACE, Seat, actor_name, decode_seat, member_name
 from .service import reply_bytes
 from .sites import member_disk, try_lock
@@ -54,6 +56,7 @@ class Member:
         self._seat = decode_seat(seat)
         self._node_id = ray.get_runtime_context().get_node_id()
         self._loop: Loop | None = None
+        self._care: Caretaker | None = None
         self._role = "not serving"
         self._why = ""
         self._opening = threading.Lock()
@@ -185,6 +188,8 @@ class Member:
         with self._opening:
             loop, self._loop = self._loop, None
             self._role, self._why = "not serving", "it was stopped"
+            if self._care is not None:
+                self._care.stop()
             if loop is not None:
                 loop.stop(self._why)
             if self._lock_fd >= 0:
@@ -199,11 +204,20 @@ class Member:
             threading.Thread(target=self._open, name="open data", daemon=True).start()
 
     def _open(self) -> None:
+        pause = threading.Event()
+        while self._lacks_space_to_open() and not self._stopped:
+            pause.wait(NO_SPACE_PAUSE)
+
+    def _lacks_space_to_open(self) -> bool:
+        """Open the data and serve; True if only room on the disk was missing, which may come back."""
         if not self._opening.acquire(blocking=False):
-            return  # somebody is at it
+            return False  # somebody is at it
         try:
             if self._loop is None and not self._stopped and self._lock_directory():
                 self._serve()
+        except NoSpace as error:
+            self._give_up(f"NoSpace: {error}")
+            return True
         except KeeperError as error:
             self._give_up(f"{type(error).__name__}: {error}")
         except OSError as error:
@@ -213,6 +227,7 @@ class Member:
             self._give_up(f"{type(error).__name__}: {error}")
         finally:
             self._opening.release()
+        return False
 
     def _give_up(self, why: str) -> None:
         self._role, self._why = "not serving", why
@@ -237,7 +252,7 @@ class Member:
 
     def _serve(self) -> None:
         seat = self._seat
-        folder = MemberFolder.open(member_disk(), seat.folder)
+        folder = MemberFolder.open(member_disk(), seat.folder, rebuild=True)
         identity = folder.identity
         if (identity.cluster, identity.member) != (seat.cluster, seat.member):
             folder.close()
@@ -252,6 +267,7 @@ class Member:
         self._loop = loop
         self._why = ""
         loop.start()
+        self._care = Caretaker(seat.cluster_name, seat.cluster, loop.server, seat.folder)
 
     def _lookup(self, member: int) -> Any:
         return ray.get_actor(actor_name(self._seat.cluster_name, member_name(member)), namespace=NAMESPACE)
@@ -283,8 +299,9 @@ class Member:
                 node=self._node_id,
                 why_not_serving=self._why or "it is starting",
             )
-        node, folder = loop.server.node, loop.server.folder
+        node, folder, care = loop.server.node, loop.server.folder, self._care
         state, log = folder.state, folder.log
+        alarms = [AlarmStatus(who, kind.name, said) for (who, kind), said in sorted(state.alarms.items())]
         return MemberStatus(
             cluster_name=seat.cluster_name,
             cluster=seat.cluster,
@@ -306,6 +323,10 @@ class Member:
             node=self._node_id,
             session_count=len(state.sessions),
             settings=state.settings,
+            why_not_serving=loop.server.why_not_serving,
+            alarms=tuple(alarms),
+            contents=loop.server.hashing.results,
+            free_bytes=care.free if care is not None else 0,
         )
 
 

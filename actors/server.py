@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from ..errors import DataCorrupted
 from ..limits import (
     COMPACTION_PAUSE,
     MAX_READY_ROUNDS,
@@ -25,9 +26,11 @@ from ..limits import (
     Limits,
     Timings,
 )
-from ..store.commands import Answer, Command, LeaseGranted, SessionOpened
-from ..store.folder import MemberFolder
-from ..store.state import State
+from ..store.commands import COMMANDS_VERSION, Answer, Command, LeaseGranted, SessionOpened, version_of
+from ..store.folder import DataMissing, MemberFolder, StateDamaged
+from ..store.state import State, UnknownCommand
+from .compactor import Compactor
+from .content_check import Hashing
 from .events import (
     BackgroundDone,
     Event,
@@ -62,6 +65,7 @@ class Server:
         clock: monotonic seconds that run on while the machine sleeps.
         rng: for election timeouts.
         background: runs slow work elsewhere and brings its end back as an event (see ``snapshots``).
+        breathe: called by slow work after each slice; lets others run.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Server:
         clock: Callable[[], float],
         rng: random.Random,
         background: Background,
+        breathe: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder = folder
         self.timings = timings
@@ -96,14 +101,17 @@ class Server:
             MemberStorage(folder, self._snapshots),
             hard_state=folder.log.hard_state,
             configuration=folder.state.configuration,
-            applied=folder.state.applied_index,
+            applied=folder.log.first_index() - 1 if folder.state.lost else folder.state.applied_index,
             rng=rng,
+            needs_image=bool(folder.state.lost),
         )
         self._proposals: dict[int, tuple[int, Proposal]] = {}
         """By log index: the term it was proposed in, and who waits."""
         self._reads = ReadRounds(READ_RETRY_HEARTBEATS * timings.heartbeat_interval)
         self._sessions = SessionKeeper(lambda: self.state, self._propose_own, timings.request_ttl)
         self._lessor = Lessor(lambda: self.state, self._propose_own)
+        self._compactor = Compactor(lambda: self.state, self._propose_own)
+        self.hashing = Hashing(background, breathe)
         self.watches = Watches(lambda: self.state, clock, lambda: self.is_cut_off)
         """Polls of watches; they may come on any thread."""
         self.reconfiguration = Reconfiguration(self.node, lambda: self.state, 2 * timings.election_timeout)
@@ -135,18 +143,55 @@ class Server:
         return self.node.leader
 
     @property
+    def active_version(self) -> int:
+        """The newest version of commands that all members of the configuration know: newer ones are not proposed."""
+        return min(COMMANDS_VERSION, self.state.members.version(self.state.configuration.members))
+
+    @property
     def is_cut_off(self) -> bool:
         """Whether this member has heard of no leader for so long that what it knows may be old."""
         return self.node.ticks_without_leader >= 2 * self.node.config.election_ticks
 
+    @property
+    def why_not_serving(self) -> str:
+        """Why this member takes part and yet answers no client: its state is being rebuilt. Empty if it serves."""
+        state, serve_from = self.folder.state, self.folder.serve_from
+        if state.lost:
+            return f"its state is lost ({state.lost}); it waits for a snapshot, {self._snapshots.arrival}"
+        if state.applied_index < serve_from:
+            return f"its state is rebuilt from its log, and has come to {state.applied_index} of {serve_from}"
+        return ""
+
     # -- the turn -----------------------------------------------------------------------------------------------------
 
     def turn(self, messages: Sequence[Message], events: Sequence[Event]) -> None:
-        """Do one turn: take messages and events, then work off what became ready."""
+        """Do one turn: take messages and events, then work off what became ready.
+
+        Raises:
+            StateDamaged: the state was found damaged, here or by a read on another thread. It is condemned: the
+                process must end, and the next one rebuilds it.
+            DataMissing: the data directory is gone. The process must end.
+        """
+        try:
+            self._turn(messages, events)
+        except DataCorrupted:
+            self._look_for_damage()
+            raise
+        self._look_for_damage()
+
+    def _look_for_damage(self) -> None:
+        damage = self.folder.state.damage
+        if damage is None:
+            return
+        self.folder.condemn_state(str(damage))
+        raise StateDamaged(str(damage)) from damage
+
+    def _turn(self, messages: Sequence[Message], events: Sequence[Event]) -> None:
         now = self._clock()
         self.reconfiguration.heard(messages, now)
         for message in messages:
-            self.node.step(message)
+            if not self.state.members.is_removed(message.sender):
+                self.node.step(message)
         self._tick(now)
         self._take(events, now)
         self._reads.ask(self.node, now)
@@ -158,8 +203,12 @@ class Server:
             self._next_sweep = now + self.timings.heartbeat_interval
             self._give_up_waits(now)
             self._snapshots.drop_idle()
+            if not self.folder.is_there:
+                raise DataMissing(f"{self.folder.path} is gone")
             self._cut_log()
+            self._recover()
             self.watches.tick(now)
+            self.folder.note_membership()
         self._compact(now)
         if self.node.has_ready():
             self._work_off()
@@ -327,7 +376,16 @@ class Server:
         for entry in entries:
             if entry.kind is EntryKind.CONFIGURATION:
                 configurations[entry.index] = self.node.apply_configuration(entry)
-        for entry, answers in zip(entries, self.state.apply(entries, configurations), strict=True):
+        if self.state.lost:
+            return  # an image comes, and with it these entries once more
+        try:
+            applied = self.state.apply(entries, configurations)
+        except UnknownCommand:
+            raise
+        except DataCorrupted as error:
+            self.state.report_damage(error)
+            raise
+        for entry, answers in zip(entries, applied, strict=True):
             if self._leading_term:
                 self._track(answers, now)
             waiting = self._proposals.pop(entry.index, None)
@@ -342,6 +400,9 @@ class Server:
             proposal.done(answers)
         # Watches first: a watch that a read lets begin "now" begins behind what this has applied.
         self.watches.changed(self.state.take_changed(), self.state.revision)
+        content = self.state.take_content()
+        if content is not None:
+            self.hashing.take(content, self.state.report_damage)
         self._reads.applied(self.state)
         self._lessor.applied()
         self.reconfiguration.applied()
@@ -380,7 +441,7 @@ class Server:
             term = 0  # what earlier leaders have promised is not all known yet
         if term != self._leading_term:
             self._leading_term = term
-            for keeper in (self._sessions, self._lessor):
+            for keeper in (self._sessions, self._lessor, self._compactor):
                 if term:
                     keeper.lead(term, now)
                 else:
@@ -390,9 +451,12 @@ class Server:
         """What only a leader does, as time passes."""
         self._sessions.work(now, self.timings.heartbeat_interval)
         self._lessor.work(now, self.timings.heartbeat_interval)
+        self._compactor.work(now)
 
     def _propose_own(self, command: Command) -> int:
         """Propose a command that nobody waits for; its index, or 0 if it was not taken."""
+        if version_of(command) > self.active_version:
+            return 0
         try:
             return self.node.propose([_encode(command)])
         except (NotLeader, ProposalRefused):
@@ -413,9 +477,18 @@ class Server:
         cut = self._where_to_cut()
         if cut >= log.first_index():
             self.state.sync()
-            self._cut_more = log.cut(cut)
+            self._cut_more = log.cut(cut, self.state.configuration)
         elif self._cut_more:  # what was cut off leaves the disk in slices
             self._cut_more = log.cut(log.first_index() - 1)
+
+    def _recover(self) -> None:
+        """What is to be done about a state that was damaged."""
+        if self.state.lost:
+            if self.is_leader:  # which it is only because nobody else could be
+                self.node.hand_over()
+        elif self.folder.serve_from and self.state.applied_index >= self.folder.serve_from:
+            self.state.sync()
+            self.folder.rebuilt()
 
     def _where_to_cut(self) -> int:
         """The last index to cut off, 0 while the log is short enough."""

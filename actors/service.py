@@ -13,7 +13,19 @@ import msgspec
 
 from ..errors import InvalidArgument, RequestTooLarge, Unavailable
 from ..limits import MAX_CHANGES, MAX_LEASES_IN_FRAME, WATCH_POLL, Limits
-from ..store.commands import Answer, CloseSession, Done, Failed, OpenSession, Range, RangeAnswer, Reason, SessionOpened
+from ..store.commands import (
+    Answer,
+    CloseSession,
+    Command,
+    Done,
+    Failed,
+    OpenSession,
+    Range,
+    RangeAnswer,
+    Reason,
+    SessionOpened,
+    version_of,
+)
 from .events import Event, LeaseRenewal, LeasesAsked, MembershipChange, Proposal, ReadAsked, SessionRenewal
 from .protocol import (
     Administer,
@@ -98,10 +110,17 @@ class Service:
         if request.cluster != self._cluster:
             _finish(done, Refused(Refusal.WRONG_CLUSTER))
             return
+        if why := self._server.why_not_serving:
+            _finish(done, Refused(Refusal.NOT_SERVING, self._server.leader, why))
+            return
         arrival = self._clock()
         deadline = arrival + request.deadline
         if isinstance(request, Writes):
             commands = request.commands
+            too_new = self._too_new(commands)
+            if too_new:
+                _finish(done, Refused(Refusal.INVALID, message=too_new))
+                return
             self._propose(Proposal(_encode(commands), deadline, arrival, _written(done), commands.session), done)
         elif isinstance(request, Reads):
             self._read(request, deadline, done)
@@ -118,6 +137,10 @@ class Service:
         elif isinstance(request, WatchPoll):
             self._watch(request, arrival, deadline, done)
         elif isinstance(request, Administer):
+            too_new = self._too_new(request.command)
+            if too_new:
+                _finish(done, Written((Failed(Reason.INVALID, message=too_new),)))
+                return
             self._propose(Proposal(_encode(request.command), deadline, arrival, _written(done)), done)
         elif isinstance(request, ChangeMembership):
             self._put(MembershipChange(request.changes, deadline, _written(done), request.context), 0, done)
@@ -144,6 +167,16 @@ class Service:
             raise InvalidArgument(f"a change of membership has 1 to {MAX_CHANGES} steps")
         elif isinstance(request, (KeepLeases, AskLeases)) and len(request.leases) > MAX_LEASES_IN_FRAME:
             raise RequestTooLarge(f"a frame names at most {MAX_LEASES_IN_FRAME} leases")
+
+    def _too_new(self, command: Command) -> str:
+        """Why a command may not be proposed yet, or nothing: a member that does not know it could not apply it."""
+        needed, active = version_of(command), self._server.active_version
+        if needed <= active:
+            return ""
+        return (
+            f"this needs version {needed} of the cluster's commands, and not every member has it yet: the active version "
+            f"is {active}. It will be {needed} once all members run a RayKeeper that knows it (Cluster.upgrade)"
+        )
 
     def _propose(self, proposal: Proposal, done: Done_) -> None:
         if not self._server.is_leader:  # the loop decides; this only spares it the work

@@ -54,12 +54,13 @@ class Snapshots:
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
-    def offer(self) -> SnapshotMeta | None:
-        """The image to send, one that the log continues; ``None`` while one is being made."""
-        if self._meta is not None and self._meta.index >= self._folder.log.first_index() - 1:
+    def offer(self, at_least: int = 0) -> SnapshotMeta | None:
+        """The image to send, one of this index or later that the log continues; ``None`` while there is none."""
+        state, wanted = self._folder.state, max(at_least, self._folder.log.first_index() - 1)
+        if self._meta is not None and self._meta.index >= wanted:
             self._last_used = self._clock()
             return self._meta
-        if not self._making:
+        if not self._making and not state.lost and state.applied_index >= wanted:
             self._make()
         return None
 
@@ -115,6 +116,14 @@ class Snapshots:
 
         self._background(outgoing.pack, publish)
 
+    @property
+    def arrival(self) -> str:
+        """How far an image that is arriving has come, for people. For any thread."""
+        incoming = self._incoming
+        if incoming is None:
+            return "of which nothing has come yet"
+        return f"of which {incoming.received} of {incoming.meta.size} bytes have come"
+
     # -- receiving ----------------------------------------------------------------------------------------------------
 
     def receive(self, chunk: InstallSnapshot, node: Node, replaced: Callable[[], None]) -> None:
@@ -141,13 +150,19 @@ class Snapshots:
                 incoming.remove()
                 node.snapshot_rejected(chunk)
                 return
-            if node.snapshot_is_needed(chunk.meta):
-                self._drop()
-                self._folder.install(incoming)
-                node.snapshot_installed(chunk.meta)
-                replaced()
-            else:
+            if not node.snapshot_is_needed(chunk.meta):
                 incoming.remove()
+                return
+            keep_log = node.snapshot_keeps_log(chunk.meta)
+            if keep_log and chunk.meta.index > self._folder.log.last_index():
+                # The log holds the image's last entry, but not on disk yet: after this turn it does.
+                self._checking, self._incoming = chunk.meta.id, incoming
+                self._background(lambda: None, install)
+                return
+            self._drop()
+            self._folder.install(incoming, keep_log=keep_log)
+            node.snapshot_installed(chunk.meta)
+            replaced()
 
         self._background(incoming.unpack, install)
 
@@ -166,9 +181,9 @@ class MemberStorage:
         """Entries from ``low`` up to but without ``high``: as many as fit, at least one."""
         return self._log.entries(low, high, max_bytes)
 
-    def snapshot(self) -> SnapshotMeta | None:
+    def snapshot(self, at_least: int = 0) -> SnapshotMeta | None:
         """The image to send; ``None`` while it is being made."""
-        return self._snapshots.offer()
+        return self._snapshots.offer(at_least)
 
     def snapshot_chunk(self, meta: SnapshotMeta, offset: int, max_bytes: int) -> bytes | None:
         """Bytes of an image; ``None`` if it is gone."""

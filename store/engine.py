@@ -9,12 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from ..errors import DataCorrupted
+
 Write = tuple[str, bytes, bytes | None]
 """(column family, key, value); ``None`` deletes the key."""
 
 
 class Engine(Protocol):
-    """One open database. Readers may be on any thread; there is one writer."""
+    """One open database. Readers may be on any thread; there is one writer.
+
+    Every call may raise ``DataCorrupted``, where it meets what a checksum does not vouch for.
+    """
+
+    damage: DataCorrupted | None
+    """What any call, on whatever thread, has found to be damaged so far."""
 
     def get(self, family: str, key: bytes) -> bytes | None:
         """The value of a key, or ``None``."""
@@ -44,6 +52,13 @@ class Engine(Protocol):
 
     def size(self) -> int:
         """Bytes on disk, roughly."""
+        ...
+
+    def reclaim(self, free: int) -> None:
+        """Give the space of deleted data back, if that is worth while, and needs less than the free bytes to do it.
+
+        Slow; for any thread. The database may be closed meanwhile.
+        """
         ...
 
     def close(self) -> None:

@@ -3,14 +3,21 @@
     identity.json   who this is; written last, so a folder with one is complete
     log/            the Raft log
     CURRENT         the name of the folder that holds the state
-    state-N/        the state; N grows with each snapshot that replaces it
-    incoming/ outgoing/   snapshots under way; worth nothing after a restart
+    state-N/        the state; N grows with each that replaces it
+    membership.json who took part when this was last looked at
+    damaged.json    names the state that was found damaged, and says why
+    incoming/ outgoing/   snapshots under way
 
 Only ``create`` makes databases (bootstrap and join). A damaged or missing log means that the vote may be gone, so the
-member may not come back under its id; a damaged state can be had again from the others. The two have different errors.
+member may not come back under its id. A damaged state can be had again: ``open(rebuild=True)`` puts an empty one in
+its place. If the log still holds everything from its first entry on, it is simply applied anew. Otherwise the new state is
+``lost``: the member keeps its promises by its log, and waits for a snapshot (``actors.raft.snapshots``). The damaged one
+stays until another is in its place: it may be the last that there is.
 """
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 import msgspec
 
@@ -19,13 +26,18 @@ from ..errors import ClusterMismatch, DataCorrupted
 from ..limits import Limits, Settings, encode_settings
 from .checkpoint import Incoming, Outgoing
 from .engine import Disk
+from .members import Description
+from .membership_note import note_of, write_note
 from .raft_log import RaftLog
-from .state import State
+from .state import FormatUnknown, State
 
 FORMAT = 1
 """Version of the layout and of everything in it."""
 
-_IDENTITY, _CURRENT = "identity.json", "CURRENT"
+_IDENTITY, _CURRENT, _DAMAGED = "identity.json", "CURRENT", "damaged.json"
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 class DataMissing(DataCorrupted):
@@ -64,6 +76,13 @@ class Identity(msgspec.Struct, frozen=True):
     format: int = FORMAT
 
 
+class _Damage(msgspec.Struct, frozen=True):
+    """A state that must not be opened again."""
+
+    state: str
+    why: str
+
+
 class _Format(msgspec.Struct, frozen=True):
     format: int
 
@@ -78,8 +97,11 @@ class MemberFolder:
         self.log = log
         self.state = state
         """The state machine; ``install`` replaces it."""
+        self.serve_from = 0
+        """The state is not what it was before it was damaged until it has applied this entry; 0: it never was."""
         self._number = number
         self._images = 0
+        self._noted: tuple[Configuration, dict[int, Description]] | None = None
 
     # -- making and opening -------------------------------------------------------------------------------------------
 
@@ -124,11 +146,17 @@ class MemberFolder:
             raise DataCorrupted(f"{path}/{_IDENTITY} cannot be read: {error}") from error
 
     @classmethod
-    def open(cls, disk: Disk, path: str, *, cache_bytes: int = Limits().log_cache_bytes) -> MemberFolder:
+    def open(
+        cls, disk: Disk, path: str, *, cache_bytes: int = Limits().log_cache_bytes, rebuild: bool = False
+    ) -> MemberFolder:
         """Open a member's data by the rules of the disk, and clear away what a crash may have left.
+
+        Args:
+            rebuild: put an empty state in the place of a damaged one, if the log is intact.
 
         Raises:
             DataMissing, LogDamaged, StateDamaged: it may not serve as it is.
+            FormatUnknown: it was written by another version of RayKeeper.
             Unavailable: another process has it open.
         """
         identity = cls.read_identity(disk, path)
@@ -139,33 +167,96 @@ class MemberFolder:
         except DataCorrupted as error:
             raise LogDamaged(f"the Raft log is damaged or missing: {error}") from error
         try:
-            state, number = cls._open_state(disk, path)
+            try:
+                folder = cls._open_whole(disk, path, identity, log)
+            except StateDamaged as error:
+                if not rebuild:
+                    raise
+                folder = cls._begin_rebuild(disk, path, identity, log, str(error))
         except BaseException:
             log.close()
             raise
+        if folder.state.lost or disk.exists(f"{path}/{_DAMAGED}"):
+            folder.serve_from = max(1, log.hard_state.commit)
+        folder._clear_away()
+        return folder
+
+    @classmethod
+    def _open_whole(cls, disk: Disk, path: str, identity: Identity, log: RaftLog) -> MemberFolder:
+        state, number = cls._open_state(disk, path)
         folder = cls(disk, path, identity, log, state, number)
         try:
             folder._reconcile()
-            folder._clear_away()
         except BaseException:
-            folder.close()
+            state.close()
             raise
         return folder
+
+    @classmethod
+    def _begin_rebuild(cls, disk: Disk, path: str, identity: Identity, log: RaftLog, why: str) -> MemberFolder:
+        """An empty state in the place of the damaged one. A crash on the way leaves a damaged one."""
+        numbers = [int(name[6:]) for name in disk.list(path) if name.startswith("state-") and name[6:].isdigit()]
+        number = max(numbers, default=0) + 1
+        if cls._damage(disk, path) is None:
+            disk.replace(f"{path}/{_DAMAGED}", _encode(_Damage(f"state-{max(numbers, default=0)}", why)))
+        if log.first_index() == 1:
+            configuration = Configuration(voters=tuple(sorted(member.id for member in identity.members)))
+            lost = ""
+        else:
+            configuration, lost = log.configuration or Configuration(), why
+        settings = encode_settings(identity.settings)
+        state = State.create(disk, f"{path}/state-{number}", configuration, settings, lost=lost)
+        try:
+            disk.replace(f"{path}/{_CURRENT}", f"state-{number}".encode("ascii"))
+        except BaseException:
+            state.close()
+            raise
+        return cls(disk, path, identity, log, state, number)
+
+    @staticmethod
+    def _damage(disk: Disk, path: str) -> _Damage | None:
+        try:
+            return msgspec.json.decode(disk.read(f"{path}/{_DAMAGED}"), type=_Damage)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None
+
+    def condemn_state(self, why: str) -> None:
+        """Note durably that the state is damaged, though it can be opened: it must not be, ever again."""
+        if not self.state.lost:
+            self._disk.replace(f"{self.path}/{_DAMAGED}", _encode(_Damage(f"state-{self._number}", why)))
+
+    def rebuilt(self) -> None:
+        """The state has caught up with what it was before it was damaged, durably: the damaged one may go."""
+        self.serve_from = 0
+        self._disk.remove(f"{self.path}/{_DAMAGED}")
+        self._clear_away()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder is still where it was: files that are open outlive the removal of their names."""
+        return self._disk.exists(f"{self.path}/{_IDENTITY}")
 
     @staticmethod
     def _open_state(disk: Disk, path: str) -> tuple[State, int]:
         try:
             current = disk.read(f"{path}/{_CURRENT}").decode("ascii")
             number = int(current.removeprefix("state-"))
+            damage = MemberFolder._damage(disk, path)
+            if damage is not None and damage.state == current:
+                raise StateDamaged(damage.why)
             return State.open(disk, f"{path}/{current}"), number
         except (FileNotFoundError, ValueError) as error:
             raise StateDamaged(f"{path}/{_CURRENT} is missing or damaged: {error}") from error
+        except (StateDamaged, FormatUnknown):
+            raise
         except DataCorrupted as error:
             raise StateDamaged(f"the state is damaged or missing: {error}") from error
 
     def _reconcile(self) -> None:
         """Make log and state fit together again."""
         log, state = self.log, self.state
+        if state.lost:
+            return
         applied, term = state.applied_index, state.applied_term
         if applied < log.first_index() - 1:
             raise StateDamaged(
@@ -174,7 +265,7 @@ class MemberFolder:
             )
         if applied > log.last_index() or log.term(applied) != term:
             # A snapshot was made current, and the crash came before the log was reset.
-            log.reset(applied, term)
+            log.reset(applied, term, state.configuration)
         hard = log.hard_state
         if hard.commit < applied:
             # The commit index is written with every batch but not synced for its own sake; the state knows better.
@@ -182,9 +273,21 @@ class MemberFolder:
 
     def _clear_away(self) -> None:
         keep = {_IDENTITY, _CURRENT, "log", f"state-{self._number}"}
+        damage = self._damage(self._disk, self.path)
+        if damage is not None:
+            keep.add(damage.state)
         for name in self._disk.list(self.path):
             if name not in keep and name.startswith(("state-", "incoming", "outgoing", _IDENTITY, _CURRENT)):
                 self._disk.remove(f"{self.path}/{name}")
+
+    def note_membership(self) -> None:
+        """Leave a note of who takes part and where, for a launch over this data; it is worth no more than that."""
+        state = self.state
+        known = (state.configuration, state.members.by_id)
+        if not state.lost and (self._noted is None or self._noted[0] != known[0] or self._noted[1] is not known[1]):
+            with suppress(OSError):
+                write_note(self._disk, self.path, note_of(state))
+                self._noted = known
 
     def close(self) -> None:
         """Release both databases; waits for the readers of the state."""
@@ -207,17 +310,25 @@ class MemberFolder:
         folder = f"{self.path}/incoming/{self._images}"
         return Incoming(self._disk, folder, f"{self.path}/state-{self._number + self._images}", meta)
 
-    def install(self, incoming: Incoming) -> State:
+    def install(self, incoming: Incoming, *, keep_log: bool = False) -> State:
         """Make an unpacked snapshot the state: name it in CURRENT, reset the log. Waits for readers of the old one.
 
         A crash between the two leaves a log that does not fit the state; ``open`` then resets it.
+
+        Args:
+            keep_log: the log holds the snapshot's last entry, on disk, and goes on behind it.
         """
         new = incoming.state
         if new is None:
             raise ValueError("the snapshot is not unpacked")
         name = incoming.target.rsplit("/", 1)[1]
         self._disk.replace(f"{self.path}/{_CURRENT}", name.encode("ascii"))
-        self.log.reset(new.applied_index, new.applied_term)
+        if keep_log:
+            hard = self.log.hard_state
+            if hard.commit < new.applied_index:
+                self.log.append([], HardState(hard.term, hard.vote, new.applied_index), sync=True)
+        else:
+            self.log.reset(new.applied_index, new.applied_term, new.configuration)
         old, self.state = self.state, new
         incoming.state = None
         old.close()

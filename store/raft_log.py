@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ..actors.raft.log import ENTRY_OVERHEAD, Compacted, Unavailable
-from ..actors.raft.messages import Entry, EntryKind, HardState
+from ..actors.raft.messages import Configuration, Entry, EntryKind, HardState
 from ..errors import DataCorrupted
 from ..limits import LOG_CUT_SLICE
 from .engine import Disk, Engine, Write
@@ -27,9 +27,10 @@ FAMILIES = ("entries", "meta")
 _INDEX = struct.Struct(">Q")
 _HEAD = struct.Struct(">QB")
 """Before an entry's data: term and kind."""
-_HARD, _MARK = b"hard", b"mark"
+_HARD, _MARK, _CONFIGURATION = b"hard", b"mark", b"configuration"
 _encode = msgspec.msgpack.Encoder().encode
 _decode_hard = msgspec.msgpack.Decoder(HardState).decode
+_decode_configuration = msgspec.msgpack.Decoder(Configuration).decode
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
@@ -82,6 +83,9 @@ class RaftLog:
         """The newest entries, without a gap, up to the last."""
         self._cached = 0
         self.hard_state = HardState()
+        self.configuration: Configuration | None = None
+        """One that was applied when the log was last cut or reset: with it and the entries that follow, the
+        configuration is known even without the state. ``None`` if nothing was ever cut off."""
         self._mark = Mark()
         self._garbage = 1
         """The first index whose entry may still lie on disk behind the mark."""
@@ -129,6 +133,9 @@ class RaftLog:
             raise DataCorrupted(f"{path}: no hard state")
         try:
             self.hard_state, self._mark = _decode_hard(hard), _decode_mark(mark)
+            configuration = self._engine.get("meta", _CONFIGURATION)
+            if configuration is not None:
+                self.configuration = _decode_configuration(configuration)
         except msgspec.MsgspecError as error:
             raise DataCorrupted(f"{path}: hard state cannot be read: {error}") from error
         self._terms = _Terms(self._mark)
@@ -270,10 +277,13 @@ class RaftLog:
         self._last = index - 1
         self._terms.drop_from(index)
 
-    def cut(self, index: int) -> bool:
+    def cut(self, index: int, configuration: Configuration | None = None) -> bool:
         """Begin the log behind ``index``. The caller has synced the state past it (rules of the disk).
 
         The entries go from the disk in slices, one a call.
+
+        Args:
+            configuration: the newest that was applied, so of an entry at or behind ``index`` or before it.
 
         Returns:
             whether there is more to remove: call again, with the same index or a later one.
@@ -289,16 +299,16 @@ class RaftLog:
                 if self._cache and self._cache[0].index == position:
                     self._cache.popleft()
                     self._cached -= size
-            self._begin_at(mark, writes)
+            self._begin_at(mark, configuration, writes)
         self._sweep(writes)
         if writes:
             self._engine.write(writes)
         return self._garbage <= self._mark.index
 
-    def reset(self, index: int, term: int) -> None:
+    def reset(self, index: int, term: int, configuration: Configuration | None = None) -> None:
         """Empty the log and let it begin behind (index, term): a snapshot has taken the place of all of it.
 
-        Term and vote stay; the commit index becomes at least ``index``.
+        Term and vote stay; the commit index becomes at least ``index``. ``configuration`` is the snapshot's.
         """
         hard = self.hard_state
         if term > hard.term:
@@ -312,16 +322,19 @@ class RaftLog:
         self._sizes.clear()
         self._cached = self._size = 0
         self._last = index
-        self._begin_at(Mark(index, term), writes)
+        self._begin_at(Mark(index, term), configuration, writes)
         self._terms = _Terms(self._mark)
         self._sweep(writes)
         self._engine.write(writes)
         self._engine.sync()
 
-    def _begin_at(self, mark: Mark, writes: list[Write]) -> None:
+    def _begin_at(self, mark: Mark, configuration: Configuration | None, writes: list[Write]) -> None:
         self._mark = mark
         self._terms.begin_at(mark)
         writes.append(("meta", _MARK, _encode(mark)))
+        if configuration is not None:
+            self.configuration = configuration
+            writes.append(("meta", _CONFIGURATION, _encode(configuration)))
 
     def _sweep(self, writes: list[Write]) -> None:
         """Remove a slice of what lies before the mark."""

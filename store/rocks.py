@@ -21,7 +21,7 @@ import rocksdict
 from rocksdict import Checkpoint, Rdict, ReadOptions, WriteBatch
 
 from ..errors import DataCorrupted, KeeperError, NoSpace, Unavailable
-from ..limits import BLOCK_CACHE_BYTES, LOG_WRITE_BUFFER_BYTES, STATE_WRITE_BUFFER_BYTES
+from ..limits import BLOCK_CACHE_BYTES, LOG_WRITE_BUFFER_BYTES, RECLAIM_SHARE, STATE_WRITE_BUFFER_BYTES
 from .engine import Write
 from .sync_journal import SyncJournal, write_ahead_logs
 from .wal_tail import check_chain, drop_torn_tail
@@ -71,10 +71,10 @@ def _sync_folder(path: str) -> None:
 class _Pairs(Iterator[tuple[bytes, bytes]]):
     """Pairs of one range, from RocksDB's own snapshot; ended by the database's close."""
 
-    __slots__ = ("__weakref__", "_end", "_items", "_options", "_path", "_start")
+    __slots__ = ("__weakref__", "_end", "_engine", "_items", "_options", "_start")
 
-    def __init__(self, family: Rdict, path: str, start: bytes, end: bytes | None, reverse: bool) -> None:
-        self._path = path
+    def __init__(self, family: Rdict, engine: RocksEngine, start: bytes, end: bytes | None, reverse: bool) -> None:
+        self._engine = engine
         self._start: bytes | None = start if reverse and start else None
         self._end: bytes | None = None
         self._items: Iterator[tuple[bytes, bytes]] | None
@@ -96,7 +96,7 @@ class _Pairs(Iterator[tuple[bytes, bytes]]):
     def __next__(self) -> tuple[bytes, bytes]:
         items = self._items
         if items is None:
-            raise RuntimeError(f"{self._path} is closed")
+            raise RuntimeError(f"{self._engine.path} is closed")
         try:
             pair = next(items)
             if self._end is not None:
@@ -106,7 +106,7 @@ class _Pairs(Iterator[tuple[bytes, bytes]]):
         except StopIteration:
             raise
         except Exception as error:
-            raise translate(error, self._path) from error
+            raise self._engine.failed(error) from error
         if self._start is not None and pair[0] < self._start:
             self._items = iter(())
             raise StopIteration
@@ -122,15 +122,23 @@ class RocksEngine:
 
     def __init__(self, database: Rdict, path: str, families: tuple[str, ...], journal: SyncJournal | None) -> None:
         self._database: Rdict | None = database
-        self._path = path
+        self.path = path
         self._journal = journal
+        self.damage: DataCorrupted | None = None
         self._families = {name: database.get_column_family(name) for name in families}
         self._handles = {name: database.get_column_family_handle(name) for name in families}
         self._iterators: WeakSet[_Pairs] = WeakSet()
 
+    def failed(self, error: Exception) -> Exception:
+        """An error of RocksDB in our words; damage is remembered."""
+        problem = translate(error, self.path)
+        if isinstance(problem, DataCorrupted):
+            self.damage = problem
+        return problem
+
     def _open(self) -> Rdict:
         if self._database is None:
-            raise RuntimeError(f"{self._path} is closed")
+            raise RuntimeError(f"{self.path} is closed")
         return self._database
 
     def get(self, family: str, key: bytes) -> bytes | None:
@@ -139,7 +147,7 @@ class RocksEngine:
             value: bytes | None = self._families[family].get(key)
         except Exception as error:
             self._open()
-            raise translate(error, self._path) from error
+            raise self.failed(error) from error
         return value
 
     def iterate(
@@ -147,7 +155,7 @@ class RocksEngine:
     ) -> Iterator[tuple[bytes, bytes]]:
         """As ``Engine.iterate``."""
         self._open()
-        pairs = _Pairs(self._families[family], self._path, start, end, reverse)
+        pairs = _Pairs(self._families[family], self, start, end, reverse)
         self._iterators.add(pairs)
         return pairs
 
@@ -164,7 +172,7 @@ class RocksEngine:
         try:
             database.write(batch)
         except Exception as error:
-            raise translate(error, self._path) from error
+            raise self.failed(error) from error
 
     def sync(self) -> None:
         """As ``Engine.sync``."""
@@ -174,13 +182,13 @@ class RocksEngine:
         try:
             database.flush_wal(True)
         except Exception as error:
-            _die(self._path, error)
+            _die(self.path, error)
         if self._journal is not None:
             self._journal.synced(lengths)
 
     def _wal_lengths(self) -> dict[str, int]:
         lengths = {}
-        for path in write_ahead_logs(self._path):
+        for path in write_ahead_logs(self.path):
             with suppress(FileNotFoundError):  # RocksDB has just removed it
                 lengths[path] = os.path.getsize(path)
         return lengths
@@ -189,10 +197,10 @@ class RocksEngine:
         """As ``Engine.flush``. rocksdict lets other threads run meanwhile."""
         self._open()
         try:
-            for family in self._families.values():
+            for family in list(self._families.values()):
                 family.flush(True)
         except Exception as error:
-            raise translate(error, self._path) from error
+            raise self.failed(error) from error
 
     def checkpoint(self, path: str) -> None:
         """As ``Engine.checkpoint``: hard links where possible."""
@@ -200,7 +208,7 @@ class RocksEngine:
         try:
             Checkpoint(database).create_checkpoint(path)
         except Exception as error:
-            raise translate(error, self._path) from error
+            raise self.failed(error) from error
 
     def size(self) -> int:
         """As ``Engine.size``."""
@@ -210,6 +218,21 @@ class RocksEngine:
             for name in ("rocksdb.total-sst-files-size", "rocksdb.cur-size-all-mem-tables"):
                 total += family.property_int_value(name) or 0
         return total
+
+    def reclaim(self, free: int) -> None:
+        """As ``Engine.reclaim``. rocksdict lets other threads run meanwhile."""
+        families = list(self._families.values())
+        self.flush()
+        files = sum(family.property_int_value("rocksdb.total-sst-files-size") or 0 for family in families)
+        live = sum(family.property_int_value("rocksdb.estimate-live-data-size") or 0 for family in families)
+        if files - live < RECLAIM_SHARE * files or live > free:
+            return
+        try:
+            for family in families:
+                family.compact_range(None, None)
+        except Exception as error:
+            self._open()
+            raise self.failed(error) from error
 
     def close(self) -> None:
         """As ``Engine.close``. RocksDB gives its lock back when nothing refers to the database any more."""
@@ -223,7 +246,7 @@ class RocksEngine:
         try:
             database.close()
         except Exception as error:
-            raise translate(error, self._path) from error
+            raise translate(error, self.path) from error
 
 
 class RocksDisk:

@@ -41,21 +41,23 @@ class Confirmation(Replication):
     def _on_heartbeat(self, message: Heartbeat) -> None:
         self._hear_leader(message.sender)
         self.log.commit_to(message.leader_commit)
-        self._messages_after.append(HeartbeatResponse(self.id, message.sender, self.term, message.context))
+        wanted = self._image_from() if self.needs_image else 0
+        self._messages_after.append(HeartbeatResponse(self.id, message.sender, self.term, message.context, wanted))
 
     def _on_heartbeat_response(self, message: HeartbeatResponse) -> None:
         progress = self.progress.get(message.sender)
         if progress is None or message.context > self._round:
             return
         progress.on_heartbeat_response(message.context)
-        if progress.state is ProgressState.PROBE:
-            self._sends_due = True
-        elif progress.state is ProgressState.SNAPSHOT:
+        progress.on_image_wanted(message.image_from)
+        if progress.state is ProgressState.SNAPSHOT or progress.wanted:
             # It is alive, and yet nothing came of the last chunk for a whole election timeout.
             if progress.quiet * self.config.heartbeat_ticks >= self.config.election_ticks:
                 progress.resend_chunk()
-                self._sends_due = True
-        elif progress.stalled:
+            self._sends_due = True
+        if progress.state is ProgressState.PROBE:
+            self._sends_due = True
+        elif progress.state is ProgressState.REPLICATE and progress.stalled:
             progress.stalled = False
             self._send_empty(message.sender, progress)
         self._on_rounds_answered()

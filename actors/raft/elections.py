@@ -194,6 +194,8 @@ class Elections(Membership):
             raise NotLeader(self.leader)
         if target == self.id or target not in self.configuration.voters:
             raise ProposalRefused(f"member {target} cannot take over")
+        if self.progress[target].wanted:
+            raise ProposalRefused(f"member {target} cannot take over: it has lost its state and waits for another")
         if target == self.transfer_target:
             return
         self.transfer_target = target
@@ -202,6 +204,21 @@ class Elections(Membership):
         self._lease_dropped = True
         if self.progress[target].match_index == self.log.last_index:
             self._messages.append(TimeoutNow(self.id, target, self.term))
+
+    def hand_over(self) -> bool:
+        """Leader without a state: hand over to a voter that has answered a heartbeat and has one, if there is any;
+        whether there is."""
+        if self.role != LEADER or not self.needs_image or self.transfer_target:
+            return False
+        able = [voter for voter in self.configuration.voters if voter != self.id and self._is_able(voter)]
+        if not able:
+            return False
+        self.transfer_leadership(max(able, key=self._fitness))
+        return True
+
+    def _is_able(self, voter: int) -> bool:
+        progress = self.progress.get(voter)
+        return progress is not None and progress.acked_round > 0 and not progress.wanted
 
     def _on_timeout_now(self, message: TimeoutNow) -> None:
         if message.sender == self.leader and self.role == FOLLOWER:

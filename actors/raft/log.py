@@ -56,9 +56,9 @@ class Storage(Protocol):
         """
         ...
 
-    def snapshot(self) -> SnapshotMeta | None:
+    def snapshot(self, at_least: int = 0, /) -> SnapshotMeta | None:
         """The image to send to a follower that needs what the log no longer holds: of an index of at least
-        ``first_index() - 1``. ``None`` while it is being made: ask again later."""
+        ``first_index() - 1`` and ``at_least``. ``None`` while it is being made: ask again later."""
         ...
 
     def snapshot_chunk(self, meta: SnapshotMeta, offset: int, max_bytes: int, /) -> bytes | None:

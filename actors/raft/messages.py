@@ -167,12 +167,16 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 class HeartbeatResponse(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """The answer to Heartbeat; ``context`` repeats the request's."""
+    """The answer to Heartbeat; ``context`` repeats the request's.
+
+    A member that has lost its state but not its log says from which index on an image would do; 0: it needs none.
+    """
 
     sender: int
     to: int
     term: int
     context: int = 0
+    image_from: int = 0
 
 
 class InstallSnapshot(msgspec.Struct, frozen=True, array_like=True, tag=7):

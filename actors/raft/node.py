@@ -55,6 +55,9 @@ class Node(Elections):
         configuration: the one in effect at ``applied``. Empty for a member that waits to be told.
         applied: how far the state machine has applied; may be ahead of ``hard_state.commit``.
         rng: for election timeouts. Must differ between members and between starts of one member.
+        needs_image: the state machine was lost. Then ``applied`` is where the log begins (or later), and
+            ``configuration`` the one that the log knows; what is handed out as committed has to be applied only as far
+            as configurations go. After an image all entries behind it are handed out anew.
 
     Raises:
         LogInconsistent: log, hard state and applied index do not belong together.

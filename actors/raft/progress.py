@@ -88,6 +88,7 @@ class Progress:
         "snapshot_offset",
         "stalled",
         "state",
+        "wanted",
     )
 
     def __init__(self, next_index: int, inflights: Inflights) -> None:
@@ -111,6 +112,9 @@ class Progress:
         self.chunk_in_flight = False
         self.quiet = 0
         """Periodic heartbeats since something went out that waits for its answer: a probe, or a chunk."""
+        self.wanted = 0
+        """It has lost its state, and wants an image of at least this index, beside the entries that it gets as ever;
+        0 for none."""
         self._inflights = inflights
         self._probe_sent = False
         self._match_mark = 0
@@ -219,6 +223,18 @@ class Progress:
         self.chunk_in_flight = False
         self._inflights.clear()
 
+    def on_image_wanted(self, index: int) -> None:
+        """It wants an image of at least this index for the state that it has lost; 0: it has one."""
+        self.wanted = index
+        if not index and self.state is not ProgressState.SNAPSHOT:
+            self.snapshot = None
+
+    def begin_image(self, meta: SnapshotMeta) -> None:
+        """It gets this image for the state that it has lost, and goes on getting entries."""
+        self.snapshot = meta
+        self.snapshot_offset = 0
+        self.chunk_in_flight = False
+
     def chunk_sent(self) -> None:
         """The chunk at ``snapshot_offset`` has gone out."""
         self.chunk_in_flight = True
@@ -236,7 +252,11 @@ class Progress:
     def on_installed(self, index: int) -> None:
         """The image is in place there, and the log equals the leader's up to ``index``."""
         self.match_index = max(self.match_index, index)
-        self._become_replicate()
+        self.wanted = 0
+        if self.state is ProgressState.REPLICATE:
+            self.snapshot = None
+        else:
+            self._become_replicate()
 
     def resend_chunk(self) -> None:
         """The last chunk, or its answer, must be taken for lost."""
@@ -244,8 +264,11 @@ class Progress:
 
     def abandon_snapshot(self) -> None:
         """The image is gone or was rejected: find out anew what the follower needs, at its next sign of life."""
-        self._become_probe(self.match_index + 1)
-        self.wait()
+        if self.state is ProgressState.SNAPSHOT:
+            self._become_probe(self.match_index + 1)
+            self.wait()
+        else:
+            self.snapshot = None
 
     # -- transitions --------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,8 @@ class Replication(SnapshotTransfer):
         if progress.state is ProgressState.SNAPSHOT:
             self._send_chunk(member, progress)
             return
+        if progress.wanted:
+            self._send_image(member, progress)
         while not progress.paused:
             next_index = progress.next_index
             if next_index > log.last_index and progress.state is ProgressState.REPLICATE:

@@ -3,6 +3,9 @@
 The receiver says after each chunk where it wants to go on, and the leader sends from there: so a lost or repeated chunk
 does no harm, and a transfer goes on where it stood when the leader, or another that offers the same image, starts it
 again. The core moves no bytes itself: it asks ``Storage`` for them, and hands chunks to the owner in ``Ready``.
+
+A member that has lost its state and kept its log says so in its answers to heartbeats. It gets an image too, but beside
+the entries, which it goes on acknowledging; and the image takes the place of its log only where the two do not meet.
 """
 
 from __future__ import annotations
@@ -19,11 +22,20 @@ class SnapshotTransfer(Core):
 
     def _begin_snapshot(self, member: int, progress: Progress) -> None:
         """The follower needs what the log no longer holds."""
-        meta = self._storage.snapshot()
+        meta = self._storage.snapshot(progress.wanted)
         if meta is None:
             progress.wait()
             return
         progress.begin_snapshot(meta)
+        self._send_chunk(member, progress)
+
+    def _send_image(self, member: int, progress: Progress) -> None:
+        """The follower has lost its state, but not its log."""
+        if progress.snapshot is None or progress.snapshot.index < progress.wanted:
+            meta = self._storage.snapshot(progress.wanted)
+            if meta is None:
+                return  # its next answer asks again
+            progress.begin_image(meta)
         self._send_chunk(member, progress)
 
     def _send_chunk(self, member: int, progress: Progress) -> None:
@@ -69,6 +81,8 @@ class SnapshotTransfer(Core):
         self._hear_leader(message.sender)
         if self.snapshot_is_needed(message.meta):
             self._chunk = message
+        elif self.needs_image:
+            self._answer_snapshot(message.meta, rejected=True)  # older than what the log begins with
         else:
             self._answer_snapshot(message.meta, offset=message.meta.size, installed=True)
 
@@ -77,27 +91,54 @@ class SnapshotTransfer(Core):
         committed, and what follows it must not be thrown away (paper, figure 13, step 6)."""
         if self.log.matches(meta.index, meta.term):
             self.log.commit_to(meta.index)
+        if self.needs_image:
+            return meta.index >= self._image_from() and self.role != "leader"
         return meta.index > self.log.commit_index and self.role != "leader"
+
+    def snapshot_keeps_log(self, meta: SnapshotMeta) -> bool:
+        """Whether this image, which is needed, takes the place of the state alone, and the log goes on behind it."""
+        return self.needs_image and self.log.matches(meta.index, meta.term)
+
+    def _image_from(self) -> int:
+        """The lowest index of an image that this node's log continues."""
+        return self._storage.first_index() - 1
 
     def snapshot_progress(self, chunk: InstallSnapshot, next_offset: int) -> None:
         """The owner has stored a chunk, durably or not, and wants the image from ``next_offset`` on."""
         self._answer_snapshot(chunk.meta, offset=next_offset)
 
     def snapshot_installed(self, meta: SnapshotMeta) -> None:
-        """The owner has put an image in place, durably: it is the state, and the log begins behind it.
+        """The owner has put an image in place, durably: it is the state, and the log begins behind it, or holds its
+        last entry (``snapshot_keeps_log``).
 
         Raises:
             ValueError: the image was not needed (ask ``snapshot_is_needed`` right before).
         """
+        if self.snapshot_keeps_log(meta) and self.role != "leader":
+            self._state_restored(meta)
+            return
         # By now the durable log begins behind the image, so whether it holds the image's last entry says nothing.
         if meta.index <= self.log.commit_index or self.role == "leader":
             raise ValueError(f"a snapshot of {meta.index} replaced a state whose commit index is {self.commit_index}")
         self.log.reset(meta.index, meta.term)
         self.configuration = meta.configuration
+        self.needs_image = False
         if self.role != FOLLOWER:  # a candidate whose log has changed under its votes
             self._become_follower(self.term, 0)
         # Entries of the old log that were never written are gone, and with them what was to be said about them.
         self._messages_after = [m for m in self._messages_after if type(m) is not AppendEntriesResponse]
+        self._answer_snapshot(meta, offset=meta.size, installed=True)
+
+    def _state_restored(self, meta: SnapshotMeta) -> None:
+        """The lost state is there again, as of an entry of the log; what follows it is handed out anew. So is each
+        configuration: in effect is again what was at that entry, as after a start, and until all that are committed
+        have been applied this node does not campaign."""
+        self.log.applied_index = meta.index
+        self.log.commit_to(meta.index)
+        self.configuration = meta.configuration
+        self.needs_image = False
+        if self.role != FOLLOWER:
+            self._become_follower(self.term, 0)
         self._answer_snapshot(meta, offset=meta.size, installed=True)
 
     def snapshot_rejected(self, chunk: InstallSnapshot) -> None:

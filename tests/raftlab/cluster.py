@@ -69,8 +69,8 @@ class MemoryLog:
             found.append(entry)
         return found
 
-    def snapshot(self) -> SnapshotMeta | None:
-        if self.offered is None or self.offered.index < self.mark[0]:
+    def snapshot(self, at_least: int = 0) -> SnapshotMeta | None:
+        if self.offered is None or self.offered.index < max(self.mark[0], at_least):
             self.wanted = True
             return None
         return self.offered

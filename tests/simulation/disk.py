@@ -418,6 +418,7 @@ class SimEngine:
         self._bytes = sum(len(k) + len(v) for table in database.tables.values() for k, v in table.values.items())
         self.readers: WeakSet[_Pairs] = WeakSet()
         self.closed = False
+        self.damage: DataCorrupted | None = None
 
     def _table(self, family: str) -> _Table:
         if self.closed:
@@ -508,6 +509,9 @@ class SimEngine:
     def size(self) -> int:
         """As ``Engine.size``."""
         return self._bytes
+
+    def reclaim(self, free: int) -> None:
+        """As ``Engine.reclaim``: what is deleted is gone."""
 
     def close(self) -> None:
         """As ``Engine.close``."""

@@ -183,7 +183,7 @@ class World:
 
     def open_folder(self, member: Member) -> MemberFolder:
         """A member opens its data."""
-        return MemberFolder.open(member.disk, FOLDER, cache_bytes=self.limits.log_cache_bytes)
+        return MemberFolder.open(member.disk, FOLDER, cache_bytes=self.limits.log_cache_bytes, rebuild=True)
 
     def _new_member(self, number: int, founders: Sequence[int]) -> Member:
         """A machine with a member's first data."""
