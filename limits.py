@@ -319,6 +319,8 @@ HASH_SLICE_RECORDS = 500
 """Records that hashing looks at before it lets others run..."""
 HASH_WORK_SHARE = 0.25
 """... and the share of a core that it takes."""
+MAX_BREATH = 0.05
+"""The longest rest after one slice."""
 REMEMBERED_HASHES = 4
 """Hashes of its content that a member tells of."""
 CHECK_TIMEOUT = 600.0
@@ -329,8 +331,16 @@ CHECK_RETRY = 10.0
 """Seconds until the leader tries a comparison again that it could not begin."""
 
 # A member actor.
+NO_SPACE_PAUSE = 2.0
+"""Seconds between two attempts to open the data while there is no room for that on the disk."""
+BACKGROUND_THREADS = 2
+"""Snapshots, and hashing: neither waits for the other."""
 REQUEST_MARGIN = 1.0
 """Seconds past its deadline after which a request is refused by the thread that brought it, should nobody else."""
+REGISTER_PAUSE = 0.1
+"""Seconds between two attempts of a member to tell the cluster of itself..."""
+REGISTER_TIMEOUT = 5.0
+"""... and the longest that one of them takes."""
 LOCK_PAUSE = 0.05
 """Seconds between two attempts to lock the data directory, which the process before this one may still hold."""
 

@@ -33,11 +33,15 @@ from ..limits import (
     WATCH_POLL,
     WATCH_THREADS,
 )
-from ..store.folder import MemberFolder
+from ..store.commands import COMMANDS_VERSION
+from ..store.folder import DataMissing, Identity, LogDamaged, MemberFolder
+from ..store.membership_note import note_of
 from .care import Caretaker
+from .clock import member_clock
 from .events import BackgroundDone, LeadershipTransfer
 from .loop import Loop
 from .protocol import AlarmStatus, AskStatus, MemberStatus, Refusal, Refused, Request, Status
+from .registration import register_in_background
 from .seat import NAMESPACE, Seat, actor_name, decode_seat, member_name
 from .service import reply_bytes
 from .sites import member_disk, try_lock
@@ -59,6 +63,7 @@ class Member:
         self._care: Caretaker | None = None
         self._role = "not serving"
         self._why = ""
+        self._lost = False
         self._opening = threading.Lock()
         self._lock_fd = -1
         self._stopped = False
@@ -140,6 +145,12 @@ class Member:
         return self._seat
 
     @ray.method(concurrency_group="control")
+    def identity(self) -> Identity | None:
+        """Who the data belongs to, and how its cluster began; ``None`` from a member that does not serve."""
+        loop = self._loop
+        return None if loop is None else loop.server.folder.identity
+
+    @ray.method(concurrency_group="control")
     def counters(self) -> dict[str, int]:
         """What became of messages to and from peers, for whoever looks for a fault."""
         loop = self._loop
@@ -200,7 +211,7 @@ class Member:
 
     def _start_opening(self) -> None:
         if self._loop is None and not self._stopped and not self._opening.locked():
-            self._role, self._why = "starting", "it is starting"
+            self._role, self._why, self._lost = "starting", "it is starting", False
             threading.Thread(target=self._open, name="open data", daemon=True).start()
 
     def _open(self) -> None:
@@ -219,6 +230,7 @@ class Member:
             self._give_up(f"NoSpace: {error}")
             return True
         except KeeperError as error:
+            self._lost = isinstance(error, (LogDamaged, DataMissing))
             self._give_up(f"{type(error).__name__}: {error}")
         except OSError as error:
             self._give_up(f"its data directory cannot be used: {error}")
@@ -239,7 +251,7 @@ class Member:
         """Lock the data directory against every other process: a name is no fence, this is. False once stopped."""
         base, name = os.path.split(self._seat.folder)
         if not os.path.isdir(self._seat.folder):
-            raise Unavailable(f"there is no data directory {self._seat.folder}")
+            raise DataMissing(f"there is no data directory {self._seat.folder}")
         pause = threading.Event()
         while not self._stopped:
             fd = try_lock(base, name)
@@ -267,6 +279,7 @@ class Member:
         self._loop = loop
         self._why = ""
         loop.start()
+        register_in_background(seat, loop.server, lambda: self._loop is loop)
         self._care = Caretaker(seat.cluster_name, seat.cluster, loop.server, seat.folder)
 
     def _lookup(self, member: int) -> Any:
@@ -298,9 +311,12 @@ class Member:
                 pid=os.getpid(),
                 node=self._node_id,
                 why_not_serving=self._why or "it is starting",
+                lost=self._lost,
+                version=COMMANDS_VERSION,
             )
         node, folder, care = loop.server.node, loop.server.folder, self._care
         state, log = folder.state, folder.log
+        leads, others, known = loop.server.is_leader, loop.server.reconfiguration, note_of(state)
         alarms = [AlarmStatus(who, kind.name, said) for (who, kind), said in sorted(state.alarms.items())]
         return MemberStatus(
             cluster_name=seat.cluster_name,
@@ -327,6 +343,14 @@ class Member:
             alarms=tuple(alarms),
             contents=loop.server.hashing.results,
             free_bytes=care.free if care is not None else 0,
+            outgoing=node.configuration.outgoing,
+            configuration_index=node.configuration.index,
+            table=known.members,
+            removed=known.removed,
+            silent=others.silent(member_clock()) if leads else {},
+            caught_up=tuple(sorted(filter(others.caught_up, node.configuration.members))) if leads else (),
+            version=COMMANDS_VERSION,
+            active_version=loop.server.active_version,
         )
 
 

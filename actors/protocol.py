@@ -11,6 +11,7 @@ import enum
 import msgspec
 
 from ..store.commands import Administration, Answer, ClientWrites, Failed, Item, KeyRange, Range, RangeAnswer
+from ..store.members import Description
 from .raft.messages import Change
 
 
@@ -201,6 +202,24 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=4):
     message: str = ""
 
 
+class ContentHash(msgspec.Struct, frozen=True):
+    """The hash of a member's content as of a log index, with the newest revision and the compaction mark then."""
+
+    index: int
+    revision: int
+    compact_revision: int
+    digest: str
+
+
+class AlarmStatus(msgspec.Struct, frozen=True):
+    """An alarm that is on."""
+
+    member: int
+    kind: str
+    """NOSPACE or CORRUPT."""
+    message: str
+
+
 class MemberStatus(msgspec.Struct, frozen=True):
     """What a member says of itself."""
 
@@ -226,10 +245,32 @@ class MemberStatus(msgspec.Struct, frozen=True):
     """Ray node id."""
     why_not_serving: str = ""
     session_count: int = 0
-    members: dict[int, str] = {}
-    """Names of all members known to the state machine, by id."""
     settings: bytes = b""
     """Encoded settings of the cluster (``limits.encode_settings``); empty for the defaults."""
+    outgoing: tuple[int, ...] = ()
+    """Voters that a joint configuration is about to leave."""
+    configuration_index: int = 0
+    """Index of the log entry that made the configuration."""
+    table: tuple[Description, ...] = ()
+    """What is known of the members that are not removed."""
+    removed: tuple[int, ...] = ()
+    """Members that were removed, as far as that is remembered."""
+    silent: dict[int, float] = {}
+    """Of a leader: for how many seconds each other member has not been heard of."""
+    caught_up: tuple[int, ...] = ()
+    """Of a leader: the members that follow closely enough to be voters."""
+    lost: bool = False
+    """This member's log is damaged or its data gone: it can never serve again under its id."""
+    version: int = 1
+    """The newest version of commands that it knows."""
+    active_version: int = 1
+    """The newest version of commands that all members know, as far as this one knows."""
+    alarms: tuple[AlarmStatus, ...] = ()
+    """Alarms that are on, as far as this member's state knows."""
+    contents: tuple[ContentHash, ...] = ()
+    """Newest hashes of its content, oldest first."""
+    free_bytes: int = 0
+    """Free on its disk, when it last looked."""
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, tag=5):

@@ -174,8 +174,8 @@ class Service:
         if needed <= active:
             return ""
         return (
-            f"this needs version {needed} of the cluster's commands, and not every member has it yet: the active version "
-            f"is {active}. It will be {needed} once all members run a RayKeeper that knows it (Cluster.upgrade)"
+            f"this needs version {needed} of the cluster's commands, and the active one is {active}, because not every "
+            "member runs a RayKeeper that knows more (see Cluster.upgrade)"
         )
 
     def _propose(self, proposal: Proposal, done: Done_) -> None:

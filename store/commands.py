@@ -274,6 +274,20 @@ here and in ``SINCE``; no leader proposes it until every member of the configura
 SINCE: dict[type, int] = {}
 """The version that brought a command or an operation; 1 for those that are not listed."""
 
+
+def version_of(command: object) -> int:
+    """The version that brought a command, with all that is in it."""
+    version = SINCE.get(type(command), 1)
+    if not SINCE:
+        return version
+    if isinstance(command, ClientWrites):
+        return max([version, *(version_of(write.operation) for write in command.writes)])
+    if isinstance(command, Txn):
+        parts = (*command.compare, *command.success, *command.failure)
+        return max([version, *map(version_of, parts)])
+    return version
+
+
 Administration = Configure | RegisterMember | ReserveMember | RetireMember | SetAlarm | HashContent
 """What administrators, the supervisor and background care may propose, in a frame of their own (``Administer``).
 

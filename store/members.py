@@ -70,6 +70,11 @@ class Members:
                 found[description.id] = description
         self.by_id = found
 
+    def version(self, members: Collection[int]) -> int:
+        """The newest version of commands that all of these know; who has not said so knows version 1."""
+        table = self.by_id
+        return min((table[member].version if member in table else 1 for member in members), default=1)
+
     def is_removed(self, member: int) -> bool:
         """Whether a member is known to have been removed. For any thread."""
         description = self.by_id.get(member)
