@@ -87,6 +87,12 @@ def is_alive(pid: int) -> bool:
     return any(stat.rpartition(")")[2].split()[0] not in "ZX" for stat in threads)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether every thread of the process is stopped (SIGSTOP takes a moment)."""
+    stats = [Path(f"/proc/{pid}/task/{thread}/stat").read_text() for thread in os.listdir(f"/proc/{pid}/task")]
+    return all(stat.rpartition(")")[2].split()[0] in "TtZX" for stat in stats)
+
+
 def leader(cluster: Any) -> Any:
     """The member that leads, once one does."""
 

@@ -242,7 +242,7 @@ def check_revisions(observations: Iterable[Observation], unsure_deletes: Iterabl
         Violation: they contradict each other.
     """
     everything = sorted(observations, key=lambda seen: seen.invoked)
-    _check_real_time(everything)
+    check_real_time(everything)
     events = _collect_events(everything)
     unsure: dict[bytes, int] = {}
     for key, invoked in unsure_deletes:
@@ -250,8 +250,12 @@ def check_revisions(observations: Iterable[Observation], unsure_deletes: Iterabl
     _check_replay(everything, events, unsure)
 
 
-def _check_real_time(everything: Sequence[Observation]) -> None:
-    """An answer speaks of a revision no older than any that was seen before its call began."""
+def check_real_time(everything: Sequence[Observation]) -> None:
+    """An answer speaks of a revision no older than any that was seen before its call began.
+
+    Args:
+        everything: in the order of the invocations.
+    """
     ended = sorted((seen for seen in everything if not seen.past), key=lambda seen: seen.returned)
     position = 0
     newest: Observation | None = None

@@ -1,0 +1,367 @@
+"""What a campaign does to its cluster: each fault as a generator.
+
+A fault begins, yields what it did, and when the campaign lets it go on it undoes itself and returns whether it *bit*:
+whether it is seen to have done what it should (a process that is dead, frames that were lost, a clock that is off).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import ray
+
+from raykeeper.actors.protocol import KeepAlive
+from raykeeper.actors.raft.messages import Heartbeat
+from raykeeper.actors.transport.seam import Frame, encode_frame
+from raykeeper.store.sync_journal import cut_back
+from raylab.faults import CLIENT, Faults, cut, rule
+from raylab.tools import is_alive, is_stopped, wait_until
+
+from .work import flood
+
+HOUR = 3600.0
+Fault = Generator[str, None, bool]
+
+
+class NotNow(Exception):
+    """Another fault, still on, leaves nothing for this one to do."""
+
+
+@dataclass
+class Field:
+    """What there is to harm.
+
+    Attributes:
+        cluster: its ``Cluster``.
+        faults: the switch.
+        workers: the processes, by name: actor and pid.
+        journals: where members note their syncs.
+        folder: finds a member's data by its id.
+        replace: starts another process in place of a worker that is dead.
+    """
+
+    cluster: Any
+    faults: Faults
+    workers: dict[str, tuple[Any, int]]
+    journals: Path
+    folder: Callable[[int], Path]
+    replace: Callable[[str], None]
+    rng: random.Random
+
+    def leader(self) -> Any:
+        """Whoever leads.
+
+        Raises:
+            NotNow: nobody does.
+        """
+        status = self.cluster.status()
+        found = next((member for member in status.members if member.id == status.leader), None)
+        if found is None:
+            raise NotNow("nobody leads")
+        return found
+
+    def members(self) -> list[Any]:
+        """Those that have a process, and say so.
+
+        Raises:
+            NotNow: there are none.
+        """
+        found = [member for member in self.cluster.members() if member.pid]
+        if not found:
+            raise NotNow("no member answers")
+        return found
+
+    def follower(self) -> Any:
+        """One that does not lead.
+
+        Raises:
+            NotNow: there is none.
+        """
+        lead = self.leader()
+        found = [member for member in self.members() if member.id != lead.id]
+        if not found:
+            raise NotNow("no follower answers")
+        return self.rng.choice(found)
+
+    def others(self, member: Any) -> list[int]:
+        return [each.id for each in self.members() if each.id != member.id]
+
+
+# --- 1 processes killed ----------------------------------------------------------------------------------------------
+
+
+def _kill(pid: int) -> bool:
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid), what=f"process {pid} dead")
+    return True
+
+
+def kill_leader(field: Field) -> Fault:
+    member = field.leader()
+    bit = _kill(member.pid)
+    yield f"SIGKILL of leader {member.name}"
+    return bit
+
+
+def kill_follower(field: Field) -> Fault:
+    member = field.follower()
+    bit = _kill(member.pid)
+    yield f"SIGKILL of {member.name}"
+    return bit
+
+
+def kill_all(field: Field) -> Fault:
+    pids = [member.pid for member in field.members()]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    yield "SIGKILL of all members"
+    wait_until(lambda: not any(map(is_alive, pids)))
+    return True
+
+
+def kill_client(field: Field) -> Fault:
+    name = field.rng.choice(sorted(field.workers))
+    bit = _kill(field.workers[name][1])
+    yield f"SIGKILL of client {name}"
+    field.replace(name)
+    return bit
+
+
+# --- 2 processes paused ----------------------------------------------------------------------------------------------
+
+
+def _pause(pids: list[int], what: str) -> Fault:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: all(map(is_stopped, pids)), 10, "processes stopped")
+        yield what
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    return True
+
+
+def pause_leader(field: Field) -> Fault:
+    member = field.leader()
+    return (yield from _pause([member.pid], f"SIGSTOP of leader {member.name}"))
+
+
+def pause_follower(field: Field) -> Fault:
+    member = field.follower()
+    return (yield from _pause([member.pid], f"SIGSTOP of {member.name}"))
+
+
+def pause_all(field: Field) -> Fault:
+    return (yield from _pause([member.pid for member in field.members()], "SIGSTOP of all members"))
+
+
+def pause_client(field: Field) -> Fault:
+    name = field.rng.choice(sorted(field.workers))
+    return (yield from _pause([field.workers[name][1]], f"SIGSTOP of client {name}"))
+
+
+# --- 3 partitions, and 8 messages ------------------------------------------------------------------------------------
+
+
+def _switch(field: Field, what: str, *rules: Any) -> Fault:
+    before = field.faults.counts().total()
+    field.faults.set(*rules)
+    try:
+        yield what
+    finally:
+        field.faults.heal()
+    wait_until(lambda: field.faults.counts().total() > before, 10, f"{what}: no frame was touched")
+    return True
+
+
+def _how(field: Field) -> str:
+    """Frames of a cut are lost, or come late."""
+    return field.rng.choice(("drop", "hold"))
+
+
+def isolate_leader(field: Field) -> Fault:
+    member, how = field.leader(), _how(field)
+    return (
+        yield from _switch(
+            field, f"leader {member.name} cut off ({how})", cut([member.id], [*field.others(member), CLIENT], how)
+        )
+    )
+
+
+def leader_without_followers(field: Field) -> Fault:
+    member, how = field.leader(), _how(field)
+    rules = cut([member.id], field.others(member), how)
+    return (yield from _switch(field, f"leader {member.name} cut off from members only ({how})", rules))
+
+
+def isolate_follower(field: Field) -> Fault:
+    member, how = field.follower(), _how(field)
+    rules = cut([member.id], [*field.others(member), CLIENT], how)
+    return (yield from _switch(field, f"{member.name} cut off ({how})", rules))
+
+
+def one_way(field: Field) -> Fault:
+    member, how = field.rng.choice([field.leader(), field.follower()]), _how(field)
+    rules = [rule(how, member.id, other) for other in field.others(member)]
+    if field.rng.random() < 0.5:
+        rules = [{**each, "sender": each["to"], "to": each["sender"]} for each in rules]
+        return (yield from _switch(field, f"nothing arrives at {member.name} ({how})", rules))
+    return (yield from _switch(field, f"nothing of {member.name} arrives ({how})", rules))
+
+
+def flapping(field: Field) -> Fault:
+    member = field.rng.choice([field.leader(), field.follower()])
+    period = [field.rng.uniform(0.2, 1.5), field.rng.uniform(0.2, 1.0)]
+    rules = cut([member.id], field.others(member), "drop", flap=period, seconds=[0.1, 0.5])
+    return (yield from _switch(field, f"links of {member.name} flap", rules))
+
+
+def clients_cut_off(field: Field) -> Fault:
+    member, how = field.leader(), _how(field)
+    return (
+        yield from _switch(field, f"clients cut off from leader {member.name} ({how})", cut([CLIENT], [member.id], how))
+    )
+
+
+def noise(field: Field) -> Fault:
+    rules = [
+        rule("duplicate", share=0.3, seconds=[0.0, 2.0]),
+        rule("delay", share=0.3, seconds=[0.0, 0.3]),
+        rule("delay", share=0.02, seconds=[1.0, 4.0]),
+        rule("drop", share=0.05, seconds=[0.1, 1.0]),
+    ]
+    return (yield from _switch(field, "frames duplicated, delayed, reordered, lost", rules))
+
+
+def damage(field: Field) -> Fault:
+    """Of frames between members; those of clients have no checksum (see docs/guarantees.md)."""
+    ids = [member.id for member in field.members()]
+    fault = field.rng.choice(("truncate", "garble"))
+    rules = [rule(fault, a, b, share=0.2) for a in ids for b in ids if a != b]
+    return (yield from _switch(field, f"frames between members: {fault}", rules))
+
+
+def strangers(field: Field) -> Fault:
+    """Frames that are not for this cluster, or not for anybody."""
+    rng, replies = field.rng, []
+    members = field.members()
+    for member in members:
+        for other in (0, 77, *(each.id for each in members)):
+            beat = Heartbeat(other, member.id, 1 << 40, 1 << 40, 0)
+            foreign = encode_frame(Frame(field.cluster.id + 1, other, member.id, 1, 1, (beat,)))
+            replies += [getattr(member.actor, method).remote(foreign) for method in ("append_entries", "request_vote")]
+        for size in (0, 1, 30, 3000):
+            garbage = rng.randbytes(size)
+            replies += [
+                getattr(member.actor, method).remote(garbage)
+                for method in ("append_entries", "request_vote", "install_snapshot", "request", "watch")
+            ]
+        newer = msgspec.msgpack.encode((99, field.cluster.id, 1.0, "of a newer version"))
+        foreign = msgspec.msgpack.encode(KeepAlive(field.cluster.id + 1, 1.0, 1))
+        replies += [member.actor.request.remote(frame) for frame in (newer, foreign)]
+    answered, _ = ray.wait(replies, num_returns=len(replies), timeout=10)
+    yield f"{len(answered)} frames of strangers, garbage, and of a newer version"
+    return len(answered) > len(replies) // 2
+
+
+# --- 5 power, 6 clocks, 7 load ---------------------------------------------------------------------------------------
+
+
+def _pull_the_plug(field: Field, members: list[Any]) -> bool:
+    """Freeze the processes, take from their files what no sync has vouched for, and kill them."""
+    pids = [member.pid for member in members]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: all(map(is_stopped, pids)), 10, "processes stopped")
+    journals = sorted(field.journals.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for member in members:
+        cut_back(str(field.folder(member.id)), [str(path) for path in journals], zero_fill=field.rng.random() < 0.5)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not any(map(is_alive, pids)))
+    return True
+
+
+def power_of_one(field: Field) -> Fault:
+    member = field.rng.choice(field.members())
+    bit = _pull_the_plug(field, [member])
+    yield f"power of {member.name} lost"
+    return bit
+
+
+def power_of_all(field: Field) -> Fault:
+    bit = _pull_the_plug(field, field.members())
+    yield "power of all members lost"
+    return bit
+
+
+def clocks(field: Field) -> Fault:
+    """One member's clocks jump; they stay as they are when the fault is over, which is the next jump."""
+    member = field.rng.choice([field.leader(), field.follower()])
+    wall, monotonic = (field.rng.choice((-1, 1)) * field.rng.uniform(1, 9) * HOUR for _ in range(2))
+    before = ray.get(member.actor.__ray_call__.remote(wall_clock), timeout=10)
+    field.faults.clock(member.pid, wall, monotonic)
+    yield f"clocks of {member.name} jump: wall {wall / HOUR:+.1f} h, monotonic {monotonic / HOUR:+.1f} h"
+    after = ray.get(member.actor.__ray_call__.remote(wall_clock), timeout=10)
+    return abs(after - before) > HOUR / 2
+
+
+def wall_clock(_: Any) -> float:
+    """As a member sees it."""
+    import time
+
+    return time.time()
+
+
+def overload(field: Field) -> Fault:
+    size = field.rng.choice((100, 10_000))
+    run: Any = ray.remote(num_cpus=0)(flood)
+    running = run.remote(field.cluster.name, field.rng.uniform(3.0, 6.0), size)
+    yield f"300 threads write {size} bytes each without a pause"
+    done, refused = ray.get(running, timeout=60)
+    return bool(done + refused > 300)
+
+
+def move_leader(field: Field) -> Fault:
+    target = field.follower()
+    with suppress(Exception):  # no fault of the store if the member cannot take over: nothing is to break
+        field.cluster.move_leader(target.id)
+    yield f"leadership handed to {target.name}"
+    return True
+
+
+FAULTS: dict[Callable[[Field], Fault], tuple[int, float]] = {
+    kill_leader: (1, 3),
+    kill_follower: (1, 2),
+    kill_all: (1, 1),
+    kill_client: (1, 2),
+    pause_leader: (2, 3),
+    pause_follower: (2, 1),
+    pause_all: (2, 0.5),
+    pause_client: (2, 2),
+    isolate_leader: (3, 3),
+    leader_without_followers: (3, 2),
+    isolate_follower: (3, 1),
+    one_way: (3, 3),
+    flapping: (3, 2),
+    clients_cut_off: (3, 1),
+    power_of_one: (5, 2),
+    power_of_all: (5, 1),
+    clocks: (6, 2),
+    overload: (7, 1),
+    noise: (8, 3),
+    damage: (8, 2),
+    strangers: (8, 1),
+    move_leader: (0, 1),
+}
+"""Each with its number among the kinds of faults (0: an operation, no fault), and how often it comes up."""

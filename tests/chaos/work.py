@@ -1,0 +1,470 @@
+"""What the processes of a campaign do, each in several threads, and what they note of it.
+
+Every value that is written is unique, so a value that is read names its write. The keys change every ``EPOCH`` seconds:
+no key has more than a few hundred operations, so the search for a linearization stays short although operations of
+unknown outcome stay open to the end. Counted increments repeat one ``request_id`` until they know the outcome.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+import raykeeper
+from raykeeper import Client, Compare, Event, KeeperError, Op
+from raykeeper.errors import (
+    CompactedError,
+    LeaseLost,
+    LeaseNotFound,
+    LockLost,
+    NoSpace,
+    RequestTimeout,
+    SessionExpired,
+    Unavailable,
+)
+
+from .journal import FAIL, OK, UNKNOWN, Journal
+
+EPOCH = 15.0
+"""Seconds for which one set of keys is used."""
+REGISTERS = 3
+THINK = 0.03
+"""Mean seconds between two operations of a thread."""
+ORDINARY = (RequestTimeout, Unavailable, SessionExpired, NoSpace, LeaseLost, LeaseNotFound, LockLost)
+"""How a call may fail while there are faults; anything else is somebody's mistake."""
+LOCKS = ("a", "b")
+QUEUE = "work"
+COUNTER = "sum"
+
+
+class Thread:
+    """One line of operations, one after the other.
+
+    Args:
+        worker: the process's.
+        name: unique in the campaign.
+    """
+
+    def __init__(self, worker: Worker, name: str) -> None:
+        self.worker = worker
+        self.kv: Client = worker.kv
+        self.journal = worker.journal
+        self.rng = random.Random(f"{worker.seed}/{name}")
+        self.name = name
+        self._number = 0
+        self.newest = 0
+        """The newest revision that this thread has seen."""
+
+    def run(self) -> None:
+        while not self.worker.stopping.is_set():
+            self.act()
+            self.worker.stopping.wait(self.rng.expovariate(1 / THINK))
+
+    def act(self) -> None:
+        """Do one thing."""
+        raise NotImplementedError
+
+    def value(self) -> str:
+        """One that nobody else writes."""
+        self._number += 1
+        return f"{self.name}:{self._number}"
+
+    def epoch(self) -> int:
+        return int((time.monotonic() - self.worker.began) / EPOCH)
+
+    def seen(self, revision: int) -> int:
+        self.newest = max(self.newest, revision)
+        return revision
+
+    def do(self, operation: str, call: Callable[[], dict[str, Any]], **arguments: Any) -> dict[str, Any] | None:
+        """Do and note an operation; its result, ``None`` if it has none."""
+        number = self.journal.begin(self.name, operation, **arguments)
+        try:
+            result = call()
+        except CompactedError as error:
+            self.journal.end(number, FAIL, error=repr(error), compacted=error.compact_revision)
+        except ORDINARY as error:
+            self.journal.end(number, UNKNOWN if error.applied is None else FAIL, error=repr(error))
+        except KeeperError as error:
+            self.journal.end(number, UNKNOWN, error=repr(error), unexpected=True)
+        except Exception as error:  # must not happen: it is written down, and judged
+            self.journal.end(number, UNKNOWN, error=traceback.format_exc(), unexpected=True)
+            print(f"{operation}: {error!r}")
+        else:
+            self.journal.end(number, OK, **result)
+            return result
+        return None
+
+
+def _item(item: Any) -> dict[str, Any]:
+    return {
+        "key": item.key.decode(),
+        "value": item.text,
+        "mod_revision": item.mod_revision,
+        "version": item.version,
+        "create_revision": item.create_revision,
+    }
+
+
+class Registers(Thread):
+    """Puts, gets, deletions, compare-and-set, transactions over a pair of keys, and reads of the past."""
+
+    def __init__(self, worker: Worker, name: str) -> None:
+        super().__init__(worker, name)
+        self._known: dict[str, str | None] = {}
+
+    MIX = {"get": 30, "put": 20, "swap": 8, "delete": 5, "cas": 15, "pair": 8, "pair_get": 8, "stale": 10, "past": 5}
+
+    def act(self) -> None:
+        kind = self.rng.choices(list(self.MIX), list(self.MIX.values()))[0]
+        key = f"r/{self.epoch():05}/{self.rng.randrange(REGISTERS)}"
+        getattr(self, f"do_{kind}")(key)
+
+    def timeout(self) -> float:
+        return self.rng.choice((0.3, 2.0, 8.0))
+
+    def _read(self, key: str, **how: Any) -> dict[str, Any]:
+        found = self.kv.range(key, timeout=self.timeout(), **how)
+        self.seen(found.revision)
+        self._known[key] = found.items[0].text if found.items else None
+        return {"items": [_item(item) for item in found], "revision": found.revision}
+
+    def do_get(self, key: str) -> None:
+        self.do("get", lambda: self._read(key), key=key)
+
+    def do_stale(self, key: str) -> None:
+        at_least = self.newest if self.rng.random() < 0.7 else 0
+
+        def call() -> dict[str, Any]:
+            # The one read with `at_least` is `get`, which tells no revision: ask for that by the item alone.
+            found = self.kv.get(key, serializable=True, at_least=at_least or None, timeout=self.timeout())
+            return {"items": [] if found is None else [_item(found)]}
+
+        self.do("stale_get", call, key=key, at_least=at_least)
+
+    def do_past(self, key: str) -> None:
+        if self.newest < 10:
+            return
+        revision = self.newest - self.rng.randrange(8)
+        prefix = key.rpartition("/")[0] + "/"
+
+        def call() -> dict[str, Any]:
+            found = self.kv.range(prefix=prefix, revision=revision, timeout=self.timeout())
+            return {"items": [_item(item) for item in found], "revision": revision}
+
+        self.do("past_range", call, prefix=prefix, revision=revision)
+
+    def do_put(self, key: str) -> None:
+        value = self.value()
+        self._known[key] = value
+        self.do(
+            "put",
+            lambda: {"revision": self.seen(self.kv.put(key, value, timeout=self.timeout()).revision)},
+            key=key,
+            value=value,
+        )
+
+    def do_swap(self, key: str) -> None:
+        value = self.value()
+
+        def call() -> dict[str, Any]:
+            done = self.kv.put(key, value, prev=True, timeout=self.timeout())
+            prev = done.prev
+            return {"revision": self.seen(done.revision), "prev": None if prev is None else prev.text}
+
+        self.do("swap", call, key=key, value=value)
+
+    def do_delete(self, key: str) -> None:
+        def call() -> dict[str, Any]:
+            done = self.kv.delete(key, timeout=self.timeout())
+            return {"deleted": done.deleted, "revision": self.seen(done.revision)}
+
+        self.do("delete", call, key=key)
+
+    def do_cas(self, key: str) -> None:
+        old, new = self._known.get(key), self.value()
+        compare = Compare.version(key) == 0 if old is None else Compare.value(key) == old
+
+        def call() -> dict[str, Any]:
+            done = self.kv.txn([compare], [Op.put(key, new)], [Op.get(key)], timeout=self.timeout())
+            self.seen(done.revision)
+            if done.succeeded:
+                self._known[key] = new
+                return {"succeeded": True, "revision": done.revision}
+            there: Any = done.responses[0]
+            self._known[key] = None if there is None else there.text
+            return {
+                "succeeded": False,
+                "revision": done.revision,
+                "items": [] if there is None else [_item(there)],
+            }
+
+        self.do("cas", call, key=key, old=old, value=new)
+
+    def do_pair(self, key: str) -> None:
+        value = self.value()
+        keys = [f"p/{self.epoch():05}/{side}" for side in "ab"]
+
+        def call() -> dict[str, Any]:
+            done = self.kv.txn(success=[Op.put(each, value) for each in keys], timeout=self.timeout())
+            return {"revision": self.seen(done.revision)}
+
+        self.do("put_pair", call, keys=keys, value=value)
+
+    def do_pair_get(self, key: str) -> None:
+        prefix = f"p/{self.epoch():05}/"
+
+        def call() -> dict[str, Any]:
+            found = self.kv.range(prefix=prefix, timeout=self.timeout())
+            return {"items": [_item(item) for item in found], "revision": self.seen(found.revision)}
+
+        self.do("get_pair", call, prefix=prefix)
+
+
+class Adder(Thread):
+    """Increments, each under a ``request_id`` that is repeated until the outcome is known, and the recipe's counter."""
+
+    def act(self) -> None:
+        if self.rng.random() < 0.3:
+            self.do("sum", lambda: {"value": self.kv.counter(COUNTER).add(1)}, name=COUNTER)
+            return
+        key, value = f"c/{self.epoch():05}", self.value()
+
+        def call() -> dict[str, Any]:
+            while True:
+                try:
+                    done = self.kv.put(
+                        key, value, prev=True, request_id=value, timeout=self.rng.choice((0.2, 1.0, 5.0))
+                    )
+                except (RequestTimeout, Unavailable, SessionExpired):
+                    if self.worker.abandoned.is_set():
+                        raise
+                    continue
+                before = 0 if done.prev is None else done.prev.version
+                return {"before": before, "revision": self.seen(done.revision)}
+
+        self.do("add", call, key=key, value=value)
+
+
+class Locker(Thread):
+    """Takes a lock, writes under its guard, says how long it took itself for the holder, and lets go or forgets."""
+
+    def act(self) -> None:
+        name = self.rng.choice(LOCKS)
+        lock = self.kv.lock(name, ttl=self.rng.choice((1.5, 3.0)))
+
+        def acquire() -> dict[str, Any]:
+            taken = lock.acquire(self.rng.choice((0.5, 3.0)))
+            return {"token": lock.token if taken else None}
+
+        taken = self.do("acquire", acquire, name=name)
+        if taken is None or taken["token"] is None:
+            return
+        token, lost = taken["token"], lock.lost
+        for n in range(self.rng.randrange(1, 5)):
+            number = self.journal.begin(self.name, "held", name=name, token=token)
+            self.journal.end(number, FAIL if lost.is_set() else OK)
+            key, value = f"g/{name}", f"{token} {self.name} {n}"
+
+            def write(key: str = key, value: str = value) -> dict[str, Any]:
+                return {"revision": lock.guard().put(key, value, timeout=self.rng.choice((0.5, 4.0))).revision}
+
+            self.do("guarded_put", write, key=key, value=value, name=name, token=token)
+            self.worker.stopping.wait(self.rng.uniform(0, 0.2))
+        if self.rng.random() < 0.85:
+
+            def release() -> dict[str, Any]:
+                lock.release()
+                return {}
+
+            self.do("release", release, name=name, token=token)
+
+
+class Producer(Thread):
+    """Puts work into a queue."""
+
+    def act(self) -> None:
+        item = self.value()
+
+        def call() -> dict[str, Any]:
+            self.kv.queue(QUEUE, ttl=3).put(item)
+            return {}
+
+        self.do("enqueue", call, name=QUEUE, item=item)
+        self.worker.stopping.wait(self.rng.uniform(0, 0.3))
+
+
+class Consumer(Thread):
+    """Claims work, and acknowledges it, gives it back, or forgets it."""
+
+    def __init__(self, worker: Worker, name: str) -> None:
+        super().__init__(worker, name)
+        self._queue = self.kv.queue(QUEUE, ttl=3)
+
+    def act(self) -> None:
+        claims: list[Any] = []
+
+        def claim() -> dict[str, Any]:
+            claimed = self._queue.claim(timeout=1)
+            if claimed is None:
+                return {"item": None}
+            claims.append(claimed)
+            return {"item": claimed.item.decode()}
+
+        got = self.do("claim", claim, name=QUEUE)
+        if got is None or got["item"] is None:
+            return
+        draw = self.rng.random()
+        if draw < 0.05:
+            return  # forgotten: it comes back
+
+        def finish() -> dict[str, Any]:
+            claims[0].ack() if draw < 0.9 else claims[0].nack()
+            return {}
+
+        self.do("ack" if draw < 0.9 else "nack", finish, name=QUEUE, item=got["item"])
+
+
+class Watcher(Thread):
+    """Watches a range for a while, from now or from the past, and notes all that it sees."""
+
+    def act(self) -> None:
+        epoch = self.epoch()
+        where = self.rng.choice(
+            (
+                {"prefix": f"r/{epoch:05}/"},
+                {"prefix": f"p/{epoch:05}/"},
+                {"key": f"r/{epoch:05}/1"},
+                {"prefix": "c/"},
+                {"prefix": "g/"},
+                {"prefix": "r/"},
+            )
+        )
+        newest = max(1, self.newest)
+        start = 0 if self.rng.random() < 0.5 else max(1, newest - self.rng.randrange(50))
+        number = self.journal.begin(self.name, "begin_watch", **where, start=start)
+        try:
+            watch = self.kv.watch(**where, start_revision=start or None, timeout=8.0)
+        except (KeeperError, CompactedError) as error:
+            ordinary = isinstance(error, (*ORDINARY, CompactedError))
+            self.journal.end(number, FAIL, error=repr(error), **({} if ordinary else {"unexpected": True}))
+            return
+        position = watch.revision if not start else start - 1
+        self.journal.end(number, OK, revision=position)
+        number = self.journal.begin(self.name, "watch", **where, position=position)
+        events: list[Any] = []
+        try:
+            with watch:
+                until = time.monotonic() + self.rng.uniform(2.0, 12.0)
+                while time.monotonic() < until and not self.worker.stopping.is_set():
+                    event = watch.next(timeout=0.5)
+                    if event is not None:
+                        events.append(_event(event))
+                # The last revision is whole only once the watch says so: take what is left of it.
+                upto = watch.revision
+                while events and upto < events[-1][0]:
+                    event = watch.next(timeout=0.5)
+                    if event is not None:
+                        events.append(_event(event))
+                    elif self.worker.abandoned.is_set():
+                        break
+                    upto = watch.revision
+                self.newest = max(self.newest, upto)
+            self.journal.end(number, OK, upto=upto, events=events)
+        except CompactedError as error:
+            self.journal.end(number, FAIL, events=events, compacted=error.compact_revision)
+        except Exception:
+            self.journal.end(number, UNKNOWN, events=events, error=traceback.format_exc(), unexpected=True)
+
+
+def _event(event: Event) -> list[Any]:
+    value = None if event.type == "delete" else event.kv.text
+    return [event.kv.mod_revision, event.kv.key.decode(), value]
+
+
+KINDS: tuple[tuple[type[Thread], int], ...] = (
+    (Registers, 4),
+    (Adder, 1),
+    (Locker, 1),
+    (Producer, 1),
+    (Consumer, 1),
+    (Watcher, 1),
+)
+"""Threads of each process."""
+
+
+class Worker:
+    """One process.
+
+    Args:
+        name: unique in the campaign.
+        cluster: its name.
+        folder: of the journals.
+        seed: of the campaign.
+        began: of the campaign, on the monotonic clock.
+    """
+
+    def __init__(self, name: str, cluster: str, folder: str, seed: int, began: float) -> None:
+        self.name = name
+        self.seed = seed
+        self.began = began
+        self.stopping = threading.Event()
+        self.abandoned = threading.Event()
+        self.journal = Journal(os.path.join(folder, f"{name}.jsonl"))
+        self.kv = raykeeper.connect(cluster, timeout=20)
+        kinds = [kind for kind, many in KINDS for _ in range(many)]
+        self._threads = [
+            threading.Thread(target=kind(self, f"{name}.{n}").run, name=f"{kind.__name__} {n}", daemon=True)
+            for n, kind in enumerate(kinds)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def pid(self) -> int:
+        """Of this process."""
+        return os.getpid()
+
+    def finish(self, patience: float) -> list[str]:
+        """Begin nothing more, and wait until all that is under way has ended; the threads that hang."""
+        self.stopping.set()
+        deadline = time.monotonic() + patience
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - 10 - time.monotonic()))
+        self.abandoned.set()
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return [f"{self.name} {thread.name}" for thread in self._threads if thread.is_alive()]
+
+
+_remote: Any = ray.remote
+WorkerActor: Any = _remote(num_cpus=0, max_restarts=0, max_concurrency=4)(Worker)
+
+
+def flood(cluster: str, seconds: float, value_bytes: int) -> tuple[int, int]:
+    """Far more work than the cluster can do, for a while: how many writes were done, and how many refused."""
+    kv = raykeeper.connect(cluster, timeout=5)
+    done, refused = [0], [0]
+    until = time.monotonic() + seconds
+
+    def run(n: int) -> None:
+        while time.monotonic() < until:
+            try:
+                kv.put(f"flood/{n}", b"x" * value_bytes)
+                done[0] += 1
+            except ORDINARY:
+                refused[0] += 1
+
+    threads = [threading.Thread(target=run, args=(n,), daemon=True) for n in range(300)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(seconds + 10)
+    kv.close()
+    return done[0], refused[0]
