@@ -12,6 +12,7 @@ import os
 import random
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,7 @@ class Breather:
         self._since = time.monotonic()
 
     def __call__(self) -> None:
+        """Rest for what was worked since the last rest."""
         worked = time.monotonic() - self._since
         time.sleep(min(MAX_BREATH, worked * (1 / HASH_WORK_SHARE - 1)))
         self._since = time.monotonic()

@@ -70,6 +70,8 @@ class _Database:
         self.fragile = False
         """Made from files that were never synced: a loss of power damages it."""
         self.damaged = False
+        self.rotten: set[tuple[str, bytes]] = set()
+        """What can be written, but no more read: its checksum is wrong."""
 
     def get_synced(self, family: str, key: bytes) -> bytes | None:
         where = (family, key)
@@ -138,6 +140,8 @@ class SimDisk:
         """Changing operations left before the process ends with ``SimCrash``; ``None``: no end planned."""
         self.dead = False
         """The process has ended: until ``restart`` every use raises ``SimCrash``."""
+        self.sync_fails = False
+        """The next sync fails, and so ends the process."""
         self.operations = 0
         self.syncs = 0
         self.trace: Callable[[str], None] | None = None
@@ -158,6 +162,50 @@ class SimDisk:
         """Let a new process use the disk."""
         self.dead = False
         self.fuse = None
+        self.sync_fails = False
+
+    def damage(self, path: str, rng: random.Random) -> str:
+        """Damage a database or a file that nobody has open, in one of several ways; what was done."""
+        node = self._find(path)
+        parent, name = self._parent(path)
+        if isinstance(node, _Database) and rng.random() < 0.6:
+            node.damaged = True
+            return "cannot be opened"
+        if isinstance(node, _File) and rng.random() < 0.5:
+            node.data[:] = b"\0" * len(node.data)
+            return "is full of zeros"
+        parent.entries.pop(name, None)
+        parent.durable.pop(name, None)
+        return "is gone"
+
+    def rot(self, path: str, rng: random.Random, share: float) -> int:
+        """Let so many of a database's records rot, open or not; how many did."""
+        database = self._find(path)
+        if not isinstance(database, _Database):
+            return 0
+        records = [(family, key) for family, table in database.tables.items() for key in table.keys]
+        chosen = rng.sample(records, min(len(records), 1 + int(share * len(records)))) if records else []
+        database.rotten.update(chosen)
+        return len(chosen)
+
+    def current(self, folder: str) -> str:
+        """The state that a member's folder names, or a path where nothing is."""
+        try:
+            return f"{folder}/{self._file(f'{folder}/CURRENT').data.decode()}"
+        except (FileNotFoundError, UnicodeDecodeError):
+            return f"{folder}/nothing"
+
+    def is_whole(self, path: str) -> bool:
+        """Whether there is a database that nothing is wrong with."""
+        database = self._find(path)
+        return isinstance(database, _Database) and not database.damaged and not database.rotten
+
+    def _sync(self) -> None:
+        self.touch()
+        self.syncs += 1
+        if self.sync_fails:
+            self.crash()
+            raise SimCrash
 
     def _close_all(self, folder: _Folder) -> None:
         for node in folder.entries.values():
@@ -321,16 +369,14 @@ class SimDisk:
 
     def sync_file(self, path: str) -> None:
         """As ``Disk.sync_file``."""
-        self.touch()
-        self.syncs += 1
+        self._sync()
         file = self._file(path)
         file.synced = len(file.data)
         self._parent(path)[0].sync()
 
     def replace(self, path: str, data: bytes) -> None:
         """As ``Disk.replace``."""
-        self.touch()
-        self.syncs += 1
+        self._sync()
         parent, name = self._parent(path)
         file = _File()
         file.data += data
@@ -371,10 +417,12 @@ def _from_files(path: str, folder: _Folder) -> _Database:
 class _Pairs(Iterator[tuple[bytes, bytes]]):
     """Pairs of a range as they stood at the start: lazy until somebody writes, then the rest is copied."""
 
-    __slots__ = ("__weakref__", "_copied", "_engine", "_keys", "_position", "_step", "_stop", "_values")
+    __slots__ = ("__weakref__", "_copied", "_engine", "_family", "_keys", "_position", "_step", "_stop", "_values")
 
-    def __init__(self, engine: SimEngine, table: _Table, start: bytes, end: bytes | None, reverse: bool) -> None:
+    def __init__(self, engine: SimEngine, family: str, start: bytes, end: bytes | None, reverse: bool) -> None:
+        table = engine._table(family)
         self._engine = engine
+        self._family = family
         self._keys = table.keys
         self._values = table.values
         low = bisect_left(table.keys, start) if start else 0
@@ -395,6 +443,8 @@ class _Pairs(Iterator[tuple[bytes, bytes]]):
             raise StopIteration
         self._position = position + self._step
         key = self._keys[position]
+        if self._engine.rotten:
+            self._engine.check(self._family, key)
         return key, self._values[key]
 
     def detach(self) -> None:
@@ -419,6 +469,7 @@ class SimEngine:
         self.readers: WeakSet[_Pairs] = WeakSet()
         self.closed = False
         self.damage: DataCorrupted | None = None
+        self.rotten = database.rotten
 
     def _table(self, family: str) -> _Table:
         if self.closed:
@@ -429,7 +480,16 @@ class SimEngine:
 
     def get(self, family: str, key: bytes) -> bytes | None:
         """As ``Engine.get``."""
-        return self._table(family).values.get(key)
+        value = self._table(family).values.get(key)
+        if self._database.rotten:
+            self.check(family, key)
+        return value
+
+    def check(self, family: str, key: bytes) -> None:
+        """Look at a record's checksum."""
+        if (family, key) in self._database.rotten:
+            self.damage = DataCorrupted(f"{family} {key!r}: checksum mismatch")
+            raise self.damage
 
     def get_synced(self, family: str, key: bytes) -> bytes | None:
         """The value that a loss of power cannot take away."""
@@ -439,7 +499,7 @@ class SimEngine:
         self, family: str, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         """As ``Engine.iterate``."""
-        return _Pairs(self, self._table(family), start, end, reverse)
+        return _Pairs(self, family, start, end, reverse)
 
     def write(self, writes: Iterable[Write]) -> None:
         """As ``Engine.write``."""
@@ -455,6 +515,7 @@ class SimEngine:
         undo: list[tuple[str, bytes, bytes | None]] = []
         synced = self._database.synced
         grown = 0
+        self._database.rotten.difference_update((family, key) for family, key, _ in batch)
         for family, key, value in batch:
             old = tables[family].set(key, value)
             undo.append((family, key, old))
@@ -472,8 +533,7 @@ class SimEngine:
         """As ``Engine.sync``."""
         if self.closed and not self._disk.dead:
             raise RuntimeError("the database is closed")
-        self._disk.touch()
-        self._disk.syncs += 1
+        self._disk._sync()
         self._database.batches.clear()
         self._database.synced.clear()
 
@@ -486,6 +546,8 @@ class SimEngine:
 
     def checkpoint(self, path: str) -> None:
         """As ``Engine.checkpoint``: the folder holds plain files, of which none is synced."""
+        for family, key in sorted(self._database.rotten):
+            self.check(family, key)
         self._disk.touch()
         if self._disk.exists(path):
             raise OSError(f"{path}: exists")

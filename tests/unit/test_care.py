@@ -1,0 +1,244 @@
+"""When a member calls for room, who is judged to be damaged, and how much history a leader keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raykeeper.actors.care import describe, lacks_space, should_rebuild, told
+from raykeeper.actors.compactor import Compactor
+from raykeeper.actors.content_check import Hashing, judge
+from raykeeper.actors.protocol import ContentHash
+from raykeeper.actors.raft.messages import Configuration
+from raykeeper.errors import DataCorrupted
+from raykeeper.limits import REMEMBERED_HASHES, Compaction, Limits, Settings, encode_settings
+from raykeeper.store.commands import AlarmKind, Command, CompactHistory
+
+MB = 1000 * 1000
+LIMITS = Limits(quota_bytes=100 * MB, reserve_bytes=50 * MB)
+
+
+@pytest.mark.parametrize(
+    ("on", "size", "free", "lacks"),
+    [
+        (False, 99 * MB, 51 * MB, False),
+        (False, 100 * MB, 51 * MB, True),
+        (False, 0, 49 * MB, True),
+        (True, 91 * MB, 1000 * MB, True),
+        (True, 89 * MB, 1000 * MB, False),
+        (True, 0, 62 * MB, True),
+        (True, 0, 63 * MB, False),
+    ],
+)
+def test_an_alarm_begins_at_the_mark_and_ends_well_below(on: bool, size: int, free: int, lacks: bool) -> None:
+    assert bool(lacks_space(on, size, free, LIMITS)) is lacks
+
+
+def test_an_alarm_says_what_is_missing() -> None:
+    assert "10.0 MB are free" in lacks_space(False, 0, 10 * MB, LIMITS)
+    assert "quota of 100.0 MB" in lacks_space(False, 120 * MB, 90 * MB, LIMITS)
+
+
+# --- who is right ----------------------------------------------------------------------------------------------------
+
+
+def hashes(**digests: str) -> dict[int, ContentHash]:
+    return {int(name[1:]): ContentHash(7, 5, 2, digest) for name, digest in digests.items()}
+
+
+@pytest.mark.parametrize(
+    ("found", "voters", "learners", "odd", "certain", "silent"),
+    [
+        (hashes(m1="a", m2="a", m3="a"), (1, 2, 3), (), (), True, ()),
+        (hashes(m1="a", m2="b", m3="a"), (1, 2, 3), (), (2,), True, ()),
+        (hashes(m1="a", m2="b"), (1, 2, 3), (), (1, 2), False, (3,)),
+        (hashes(m1="a", m2="a"), (1, 2, 3), (), (), True, (3,)),
+        (hashes(m1="a", m2="b", m3="c"), (1, 2, 3), (), (1, 2, 3), False, ()),
+        (hashes(m1="a", m2="a", m3="b", m4="b"), (1, 2, 3, 4), (), (1, 2, 3, 4), False, ()),
+        (hashes(m1="a", m2="a", m3="b", m4="b"), (1, 2, 3), (4,), (3, 4), True, ()),
+        (hashes(m1="a", m2="b"), (1,), (2,), (2,), True, ()),
+        ({}, (1, 2, 3), (), (), False, (1, 2, 3)),
+        (hashes(m9="b", m1="a", m2="a"), (1, 2), (), (), True, ()),
+    ],
+)
+def test_the_majority_is_right(
+    found: dict[int, ContentHash],
+    voters: tuple[int, ...],
+    learners: tuple[int, ...],
+    odd: tuple[int, ...],
+    certain: bool,
+    silent: tuple[int, ...],
+) -> None:
+    compared = judge(7, found, voters, (*voters, *learners))
+    assert (compared.odd, compared.certain, compared.silent) == (odd, certain, silent)
+    assert compared.equal == (not odd)
+
+
+def test_the_verdict_in_words() -> None:
+    compared = judge(7, hashes(m1="a", m2="b", m3="a"), (1, 2, 3), (1, 2, 3))
+    assert told(compared) == "m2: its content differs from that of the majority at log index 7 (revision 5)"
+    assert "no majority" in describe(judge(7, hashes(m1="a", m2="b"), (1, 2), (1, 2)), 1)
+    equal = judge(7, hashes(m1="a", m2="a"), (1, 2, 3), (1, 2, 3))
+    assert told(equal) == "the contents of 2 members are equal; m3 did not say"
+
+
+@pytest.mark.parametrize(
+    ("corrupt", "hashed_at", "rebuilds"),
+    [
+        ((2,), 30, True),
+        ((2,), 20, False),  # hashed while the log was replayed: that led to this process
+        ((3,), 30, False),
+        ((2, 3), 30, False),  # nobody can tell
+        ((), 30, False),
+    ],
+)
+def test_only_who_is_surely_wrong_is_rebuilt_and_only_once(
+    corrupt: tuple[int, ...], hashed_at: int, rebuilds: bool
+) -> None:
+    alarms = {(member, AlarmKind.CORRUPT): "odd" for member in corrupt}
+    state = SimpleNamespace(alarms=alarms, configuration=Configuration(voters=(1, 2, 3)))
+    results = (ContentHash(hashed_at, 1, 0, "x"),)
+    server: Any = SimpleNamespace(state=state, hashing=SimpleNamespace(results=results))
+    assert should_rebuild(2, server, begun=25) == ("odd" if rebuilds else "")
+
+
+# --- hashing ---------------------------------------------------------------------------------------------------------
+
+
+class FakeContent:
+    def __init__(self, index: int, slices: int = 1, error: Exception | None = None) -> None:
+        self.index = self.revision = index
+        self.compact_revision = 0
+        self._slices, self._error = slices, error
+
+    def digest(self, breathe: Callable[[], None]) -> str:
+        for _ in range(self._slices):
+            breathe()
+        if self._error is not None:
+            raise self._error
+        return f"hash {self.index}"
+
+
+class Later:
+    """Background work that is done when the test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Callable[[], None], Callable[[Exception | None], None]]] = []
+
+    def __call__(self, work: Callable[[], None], then: Callable[[Exception | None], None]) -> None:
+        self.waiting.append((work, then))
+
+    def work(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for work, then in waiting:
+            error: Exception | None = None
+            try:
+                work()
+            except Exception as caught:
+                error = caught
+            then(error)
+
+
+def test_the_newest_hashes_are_remembered_and_an_older_content_is_given_up() -> None:
+    later, damage = Later(), []
+    hashing = Hashing(later, lambda: None)
+    take: Any = hashing.take
+    for index in range(1, 10):
+        take(FakeContent(index), damage.append)
+        later.work()
+    assert [result.digest for result in hashing.results] == [f"hash {n}" for n in range(10 - REMEMBERED_HASHES, 10)]
+    take(FakeContent(10), damage.append)
+    take(FakeContent(11), damage.append)
+    later.work()
+    assert [result.index for result in hashing.results[-2:]] == [9, 11]
+    take(FakeContent(12, error=DataCorrupted("rot")), damage.append)
+    take(FakeContent(12, error=OSError("closed")), damage.append)
+    later.work()
+    assert [str(error) for error in damage] == ["rot"]
+
+
+# --- compaction ------------------------------------------------------------------------------------------------------
+
+
+class Leading:
+    """A compactor, and the state that it sees."""
+
+    def __init__(self, **compaction: Any) -> None:
+        self.state: Any = SimpleNamespace(revision=1, compact_revision=0)
+        self.configure(**compaction)
+        self.taking = True
+        self.proposed: list[int] = []
+        self.compactor = Compactor(lambda: self.state, self._propose)
+        self.now = 1000.0
+        self.compactor.lead(1, self.now)
+
+    def configure(self, **compaction: Any) -> None:
+        self.state.settings = encode_settings(Settings(compaction=Compaction(**compaction)))
+
+    def _propose(self, command: Command) -> int:
+        if not self.taking:
+            return 0
+        assert isinstance(command, CompactHistory)
+        self.proposed.append(command.revision)
+        self.state.compact_revision = command.revision
+        return 1
+
+    def pass_time(self, seconds: float, *, revisions: float = 0.0) -> None:
+        start, first = self.now, self.state.revision
+        while self.now < start + seconds:
+            self.now += 0.25
+            self.state.revision = first + int((self.now - start) * revisions)
+            self.compactor.work(self.now)
+
+
+def test_so_many_revisions_are_kept() -> None:
+    leading = Leading(mode="revisions", keep=100)
+    leading.pass_time(9, revisions=10)
+    assert leading.proposed == []
+    leading.pass_time(1000, revisions=10)
+    assert all(leading.proposed)
+    assert 100 <= leading.state.revision - leading.state.compact_revision <= 120
+    at_once = len(leading.proposed)
+    leading.pass_time(100)
+    assert len(leading.proposed) <= at_once + 1, "nothing to do, nothing done"
+
+
+def test_what_is_younger_is_kept() -> None:
+    leading = Leading(mode="age", keep=100)
+    leading.pass_time(99, revisions=10)
+    assert leading.proposed == []
+    leading.pass_time(1000, revisions=10)
+    assert 1000 <= leading.state.revision - leading.state.compact_revision <= 1100
+    leading.pass_time(200)
+    assert leading.state.compact_revision == leading.state.revision
+
+
+def test_a_new_leader_keeps_for_longer_never_shorter() -> None:
+    leading = Leading(mode="age", keep=100)
+    leading.pass_time(90, revisions=10)
+    leading.compactor.stop()
+    leading.pass_time(90, revisions=10)
+    leading.compactor.lead(2, leading.now)
+    leading.pass_time(99, revisions=10)
+    assert leading.proposed == []
+
+
+def test_a_proposal_that_is_not_taken_is_made_again() -> None:
+    leading = Leading(mode="revisions", keep=1)
+    leading.taking = False
+    leading.pass_time(10, revisions=10)
+    leading.taking = True
+    leading.pass_time(2)
+    assert leading.proposed
+
+
+def test_nothing_is_forgotten_where_that_is_off_and_settings_count_at_once() -> None:
+    leading = Leading(mode="off", keep=1)
+    leading.pass_time(100, revisions=10)
+    assert leading.proposed == []
+    leading.configure(mode="revisions", keep=1)
+    leading.pass_time(2)
+    assert leading.state.compact_revision == leading.state.revision - 1
