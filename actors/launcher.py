@@ -13,24 +13,24 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 
 from ..errors import ClusterMismatch, SpecError, Unavailable
-from ..limits import PIN_AMOUNT, POLL_PAUSE, SETTLE_TIMEOUT, STOP_TIMEOUT, SURVEY_TIMEOUT
+from ..limits import POLL_PAUSE, SETTLE_TIMEOUT, STOP_TIMEOUT, SURVEY_TIMEOUT
 from ..spec import ClusterSpec
 from ..store.folder import FirstMember, Identity
 from . import sites
-from .member import MemberActor
 from .placement import Node, alive_nodes, choose, run_on, run_where_possible
 from .protocol import MemberStatus
 from .raft.messages import Configuration
 from .recovery import Bootstrap, Missing, Place, Redo, Start, decide
 from .roster import ask_all, gone, member_actors, pause, settled, wait_for
-from .seat import NAMESPACE, Seat, actor_name, encode_seat, member_name
+from .seat import NAMESPACE, Seat, actor_name, member_name
 from .sites import Site
+from .starting import start_actor
 
 
 def launch_members(spec: ClusterSpec, deadline: float) -> int:
@@ -168,8 +168,7 @@ class _Launch:
 
     def _pin(self, place: Place) -> str:
         """The pin that a member had, if the node with its data offers that still; else one of the spec's or its own."""
-        identity = place.found.identity
-        had = [first.pin for first in identity.members if first.id == place.member] if identity is not None else []
+        had = [place.pin] if place.pin else []
         placement = () if isinstance(self._spec.placement, str) else self._spec.placement
         return place.node.pin((*had, *placement))
 
@@ -183,7 +182,8 @@ class _Launch:
     def _start(self, cluster: int, member: int, base: str, pin: str) -> None:
         """Start a member's actor, or have the one that there is try again, if it is where the data is."""
         spec, name = self._spec, member_name(member)
-        seat = Seat(spec.name, cluster, member, name, os.path.join(base, name), pin)
+        placement = () if isinstance(spec.placement, str) else tuple(spec.placement)
+        seat = Seat(spec.name, cluster, member, name, os.path.join(base, name), pin, spec.data_dir, placement)
         actor, old = self._actors.get(member), self._seats.get(member)
         if actor is not None:
             if old is not None and (old.cluster, old.folder, old.pin) == (seat.cluster, seat.folder, seat.pin):
@@ -191,17 +191,7 @@ class _Launch:
                 return
             ray.kill(actor, no_restart=True)
             wait_for(lambda: gone([actor_name(spec.name, name)]), time.monotonic() + STOP_TIMEOUT)
-        options: dict[str, Any] = {}
-        if not self._fast_death:
-            options["runtime_env"] = {"env_vars": {sites.FAST_DEATH: "0"}}
-        with suppress(ray.exceptions.ActorAlreadyExistsError):
-            MemberActor.options(
-                name=actor_name(spec.name, name),
-                namespace=NAMESPACE,
-                lifetime="detached",
-                resources={pin: PIN_AMOUNT},
-                **options,
-            ).remote(encode_seat(seat))
+        start_actor(seat, fast_death=self._fast_death)
 
 
 def _problem(node: Node, error: Exception) -> str:
@@ -213,8 +203,15 @@ def newest(statuses: Iterable[MemberStatus]) -> Configuration:
     serving = [status for status in statuses if not status.why_not_serving]
     if not serving:
         return Configuration()
-    status = max(serving, key=lambda status: status.applied_index)
-    return Configuration(voters=status.voters, learners=status.learners)
+    status = max(serving, key=lambda status: (status.configuration_index, status.applied_index))
+    return configuration_of(status)
+
+
+def configuration_of(status: MemberStatus) -> Configuration:
+    """The configuration that a member told of."""
+    return Configuration(
+        voters=status.voters, outgoing=status.outgoing, learners=status.learners, index=status.configuration_index
+    )
 
 
 def why_not(statuses: Mapping[int, MemberStatus], members: Iterable[int]) -> str:

@@ -9,10 +9,11 @@ cluster, and is done anew, under a new cluster id.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import ClusterMismatch, DataCorrupted, SpecError, Unavailable
 from ..store.folder import Identity
+from ..store.membership_note import MembershipNote
 from .placement import Node
 from .raft.messages import Configuration
 from .seat import Seat, member_name
@@ -28,6 +29,8 @@ class Place:
     node: Node
     site: Site
     found: Found
+    pin: str = ""
+    """The resource that it was pinned with, as far as any member knew."""
 
 
 @dataclass(frozen=True)
@@ -99,16 +102,20 @@ def decide(
         if unreadable:
             raise SpecError("spec", "data_dir", f"a folder that can be read on every node; {'; '.join(unreadable)}")
         return Bootstrap()
-    by_member = _one_place_each(places)
     first = {listed.id: listed for place in places for listed in _identity(place).members}
+    note = _newest_note(places)
+    pins = {listed.id: listed.pin for listed in first.values()}
+    pins.update({known.id: known.pin for known in note.members if known.pin})
+    by_member = _one_place_each(places, pins)
     if configuration is None:
-        configuration = Configuration(voters=tuple(sorted(first)))
+        configuration = note.configuration if note.configuration.voters else Configuration(voters=tuple(sorted(first)))
     there = set(live) | set(by_member)
     missing = tuple(
-        Missing(member, member_name(member), first[member].pin if member in first else "")
-        for member in sorted(configuration.members - there)
+        Missing(member, member_name(member), pins.get(member, "")) for member in sorted(configuration.members - there)
     )
-    start = Start(cluster, tuple(place for member, place in sorted(by_member.items()) if member not in live), missing)
+    # Whose data is there and who does not take part was removed, or never got so far as to join.
+    found = [place for member, place in sorted(by_member.items()) if member in configuration.members]
+    start = Start(cluster, tuple(place for place in found if place.member not in live), missing)
     lacking = [
         half for half in (configuration.voters, configuration.outgoing) if 2 * len(there & set(half)) <= len(half) > 0
     ]
@@ -118,7 +125,7 @@ def decide(
             f"cluster {name} (id {cluster:x}) has {len(configuration.voters)} voting members and needs more than half; "
             f"the data of these was not found on any Ray node that is alive: {', '.join(map(str, missing))}"
         ) + "".join(f"; {site.problem}" for _, site in sites if site.problem)
-    if not live and missing:
+    if not live and missing and not configuration.index:
         waiting = {place.name: place for place in reserved if place.found.reserved == cluster}
         if first and all(listed.id in by_member or listed.name in waiting for listed in first.values()):
             everywhere = (*by_member.values(), *waiting.values())
@@ -160,7 +167,13 @@ def _one_cluster(name: str, places: Sequence[Place], live: Mapping[int, Seat]) -
     return next(iter(where), 0)
 
 
-def _one_place_each(places: Sequence[Place]) -> dict[int, Place]:
+def _newest_note(places: Sequence[Place]) -> MembershipNote:
+    """What is known of the members from the data of the one that has seen the newest configuration."""
+    notes = [place.found.note for place in places if place.found.note is not None]
+    return max(notes, key=lambda note: note.configuration.index, default=MembershipNote(Configuration()))
+
+
+def _one_place_each(places: Sequence[Place], pins: Mapping[int, str]) -> dict[int, Place]:
     """The place of each member. The same folder may have been seen from several nodes (of one machine, or on a shared
     file system): then the node that the member was pinned to counts. Copies in different places are refused."""
     by_member: dict[int, list[Place]] = {}
@@ -169,7 +182,7 @@ def _one_place_each(places: Sequence[Place]) -> dict[int, Place]:
     chosen = {}
     for member, candidates in by_member.items():
         identity = _identity(candidates[0])
-        pin = next((listed.pin for listed in identity.members if listed.id == member), "")
+        pin = pins.get(member, "")
         pinned = [place for place in candidates if pin in place.node.resources]
         left = pinned or candidates
         if len({(place.site.machine, place.found.device) for place in left}) > 1:
@@ -178,7 +191,7 @@ def _one_place_each(places: Sequence[Place]) -> dict[int, Place]:
                 f"the data of {identity.name} of cluster {identity.cluster_name} (id {identity.cluster:x}) is in "
                 f"several places, and only one can be the right one: {where}"
             )
-        chosen[member] = left[0]
+        chosen[member] = replace(left[0], pin=pin)
     return chosen
 
 

@@ -24,6 +24,9 @@ class Seat(msgspec.Struct, frozen=True):
     """The member's own data directory, an absolute path."""
     pin: str
     """The Ray resource that keeps the actor where its data is."""
+    data_dir: str = ""
+    """As the spec has it, and the places that it names: for whoever makes room for another member."""
+    placement: tuple[str, ...] = ()
 
 
 def actor_name(cluster_name: str, member_name: str) -> str:

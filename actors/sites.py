@@ -20,6 +20,7 @@ import msgspec
 from ..errors import ClusterMismatch, DataCorrupted, KeeperError, Unavailable
 from ..limits import LOCK_PAUSE
 from ..store.folder import Identity, MemberFolder
+from ..store.membership_note import MembershipNote, read_note
 from ..store.rocks import RocksDisk
 
 SYNC_JOURNAL = "RAYKEEPER_SYNC_JOURNAL"
@@ -45,6 +46,8 @@ class Found(msgspec.Struct, frozen=True):
     """Cluster id of a bootstrap that has reserved this place and not yet written to it; 0 for none."""
     damage: str = ""
     """Why there is no identity, if there should be one."""
+    note: MembershipNote | None = None
+    """Who took part, as far as this member knew."""
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -122,6 +125,37 @@ def create(base: str, identity: Identity) -> None:
             os.remove(_reservation(base, member))
     except OSError as error:
         raise UnusableFolder(f"{error.filename or base}: {error.strerror}") from None
+
+
+def enroll(base: str, identity: Identity) -> bool:
+    """Make the data of a member that is about to join; nothing happens if it is there already.
+
+    Returns:
+        False if another process is at work there: the member itself, or somebody else who makes its data.
+
+    Raises:
+        UnusableFolder: the place cannot be written.
+        ClusterMismatch: there is data of somebody else.
+        DataCorrupted: there is data that cannot be read.
+    """
+    try:
+        os.makedirs(base, exist_ok=True)
+        with locked(base, identity.name):
+            found = _look(base, identity.name)
+            if found.damage:
+                raise DataCorrupted(f"{found.folder}: {found.damage}")
+            if found.identity is not None:
+                if (found.identity.cluster, found.identity.member) != (identity.cluster, identity.member):
+                    raise ClusterMismatch(f"{found.folder} already holds data of another member")
+                return True
+            RocksDisk().replace(_reservation(base, identity.name), f"{identity.cluster:x}\n".encode())
+            MemberFolder.create(member_disk(), found.folder, identity).close()
+            os.remove(_reservation(base, identity.name))
+    except Unavailable:
+        return False
+    except OSError as error:
+        raise UnusableFolder(f"{error.filename or base}: {error.strerror}") from None
+    return True
 
 
 def is_unused(base: str, member: str, cluster: int) -> bool:
@@ -216,14 +250,15 @@ def _look(base: str, member: str) -> Found:
         status = os.stat(folder)
     except FileNotFoundError:
         return Found(member, folder, (0, 0), reserved=reserved)
-    identity, damage = None, ""
+    identity, note, damage = None, None, ""
     try:
         identity = MemberFolder.read_identity(RocksDisk(), folder)
         if identity is None and not reserved and os.listdir(folder):
             damage = "it holds data, but no identity"
+        note = read_note(RocksDisk(), folder)
     except (DataCorrupted, OSError) as error:
         damage = str(error)
-    return Found(member, folder, (status.st_dev, status.st_ino), identity, reserved, damage)
+    return Found(member, folder, (status.st_dev, status.st_ino), identity, reserved, damage, note)
 
 
 def _reservation(base: str, member: str) -> str:

@@ -99,6 +99,7 @@ KNOW_RAY = (
     "actors/placement.py",
     "actors/ray_session.py",
     "actors/roster.py",
+    "actors/starting.py",
     "actors/transport/client_calls.py",
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from raykeeper.actors.placement import Node, choose
@@ -11,6 +12,8 @@ from raykeeper.actors.seat import Seat, member_name
 from raykeeper.actors.sites import Found, Site
 from raykeeper.errors import ClusterMismatch, DataCorrupted, SpecError, Unavailable
 from raykeeper.store.folder import FirstMember, Identity
+from raykeeper.store.members import Description
+from raykeeper.store.membership_note import MembershipNote
 
 A, B = 0xA, 0xB
 
@@ -195,3 +198,43 @@ def test_named_resources_are_used_in_turn() -> None:
     ]
     with pytest.raises(SpecError, match="disk-c"):
         choose(1, ("disk-c",), nodes)
+
+
+def noted(
+    member: int, index: int, *voters: int, learners: tuple[int, ...] = (), outgoing: tuple[int, ...] = ()
+) -> Found:
+    """Data of a member that knew of a configuration, and where each of its members lives."""
+    configuration = Configuration(voters=voters, learners=learners, outgoing=outgoing, index=index)
+    known = tuple(Description(m, member_name(m), f"rack{m}") for m in sorted(configuration.members))
+    return msgspec.structs.replace(found(member), note=MembershipNote(configuration, known))
+
+
+def test_the_newest_configuration_that_any_member_noted_counts() -> None:
+    """Of the first three, 1 and 3 were replaced by 4 and 5; 3 has slept through it."""
+    decision = decide("x", sites([noted(2, 40, 2, 4, 5)], [noted(3, 7, 1, 2, 3)], [noted(4, 31, 2, 3, 4)]), {})
+    assert isinstance(decision, Start)
+    assert [(place.member, place.pin) for place in decision.places] == [(2, "rack2"), (4, "rack4")]
+    assert [(missing.name, missing.pin) for missing in decision.missing] == [("m5", "rack5")]
+
+
+def test_a_quorum_of_the_newest_configuration_is_needed_not_of_the_first() -> None:
+    with pytest.raises(Unavailable, match=r"m4 \(last at rack4\), m5 \(last at rack5\)"):
+        decide("x", sites([found(1)], [noted(2, 40, 2, 4, 5)], [found(3)]), {})
+
+
+def test_both_halves_of_a_joint_configuration_are_needed() -> None:
+    joint = noted(1, 9, 1, 2, 4, outgoing=(1, 2, 3))
+    assert isinstance(decide("x", sites([joint], [found(2)]), {}), Start)
+    with pytest.raises(Unavailable, match="m2 "):
+        decide("x", sites([joint], [found(4)]), {})
+
+
+def test_whose_data_is_there_and_who_does_not_take_part_is_not_started() -> None:
+    decision = decide("x", sites([noted(1, 9, 1, 2)], [found(2)], [found(3)], [found(4)]), {})
+    assert isinstance(decision, Start)
+    assert [place.member for place in decision.places] == [1, 2]
+
+
+def test_a_cluster_that_has_changed_its_members_was_no_half_done_bootstrap() -> None:
+    decision = decide("x", sites([noted(1, 9, 1, 2, 3)], [found(2)], [reserved(3)]), {})
+    assert isinstance(decision, Start)
