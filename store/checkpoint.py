@@ -147,7 +147,9 @@ class Incoming:
         """
         self._disk.remove(self.target)
         try:
-            self._write_files()
+            if not self.received or self.received != self.meta.size:
+                raise DataCorrupted(f"the snapshot has {self.received} bytes instead of {self.meta.size}")
+            unpack_image(self._disk, self._stream, 0, self.meta.size, self.meta.id, self.target)
             self.state = state = State.open(self._disk, self.target)
             found = (state.applied_index, state.applied_term, state.configuration)
             if found != (self.meta.index, self.meta.term, self.meta.configuration):
@@ -157,47 +159,6 @@ class Incoming:
             self._discard_target()
             raise
         self._disk.remove(self._folder)
-
-    def _write_files(self) -> None:
-        manifest, position = self._manifest()
-        self._disk.make_folder(self.target)
-        for file in manifest.files:
-            path = f"{self.target}/{file.name}"
-            digest = hashlib.sha256()
-            end = position + file.size
-            self._disk.append(path, b"")
-            while position < end:
-                part = self._disk.read(self._stream, position, min(COPY_BYTES, end - position))
-                if not part:
-                    raise DataCorrupted("the snapshot is incomplete")
-                digest.update(part)
-                self._disk.append(path, part)
-                position += len(part)
-            if digest.digest() != file.sha256:
-                raise DataCorrupted(f"{file.name} of the snapshot is damaged")
-            self._disk.sync_file(path)
-        if position != self.received:
-            raise DataCorrupted("the snapshot has more bytes than its manifest says")
-
-    def _manifest(self) -> tuple[_Manifest, int]:
-        if not self.received or self.received != self.meta.size:
-            raise DataCorrupted(f"the snapshot has {self.received} bytes instead of {self.meta.size}")
-        length = int.from_bytes(self._disk.read(self._stream, 0, _LENGTH_BYTES), "big")
-        end = _LENGTH_BYTES + length
-        if end > self.received:
-            raise DataCorrupted("the snapshot's manifest is damaged")
-        data = self._disk.read(self._stream, _LENGTH_BYTES, length)
-        if hashlib.sha256(data).hexdigest() != self.meta.id:
-            raise DataCorrupted("the snapshot's manifest is damaged")
-        try:
-            manifest = _decode(data)
-        except msgspec.MsgspecError as error:
-            raise DataCorrupted(f"the snapshot's manifest cannot be read: {error}") from error
-        if manifest.format != FORMAT:
-            raise DataCorrupted(f"the snapshot has format {manifest.format}; this version knows {FORMAT}")
-        if any("/" in file.name or file.name in ("", ".", "..") for file in manifest.files):
-            raise DataCorrupted("the snapshot has a file with a forbidden name")
-        return manifest, end
 
     def _discard_target(self) -> None:
         if self.state is not None:
@@ -209,3 +170,59 @@ class Incoming:
         """Forget the image, unless it was installed."""
         self._discard_target()
         self._disk.remove(self._folder)
+
+
+def unpack_image(disk: Disk, stream: str, start: int, size: int, id: str, target: str | None) -> None:
+    """Check an image, and write its files durably.
+
+    Args:
+        stream: the file that holds the image, from ``start`` on.
+        size, id: of the image.
+        target: a folder that does not exist yet; ``None`` only checks.
+
+    Raises:
+        DataCorrupted: it is not the image of that id. Some files may be there already.
+    """
+    manifest, position = _read_manifest(disk, stream, start, size, id)
+    if target is not None:
+        disk.make_folder(target)
+    for file in manifest.files:
+        digest = hashlib.sha256()
+        end = position + file.size
+        if end > start + size:
+            raise DataCorrupted("the image is incomplete")
+        if target is not None:
+            disk.append(f"{target}/{file.name}", b"")
+        while position < end:
+            part = disk.read(stream, position, min(COPY_BYTES, end - position))
+            if not part:
+                raise DataCorrupted("the image is incomplete")
+            digest.update(part)
+            if target is not None:
+                disk.append(f"{target}/{file.name}", part)
+            position += len(part)
+        if digest.digest() != file.sha256:
+            raise DataCorrupted(f"{file.name} in the image is damaged")
+        if target is not None:
+            disk.sync_file(f"{target}/{file.name}")
+    if position != start + size:
+        raise DataCorrupted("the image has more bytes than its manifest says")
+
+
+def _read_manifest(disk: Disk, stream: str, start: int, size: int, id: str) -> tuple[_Manifest, int]:
+    """The manifest, and where in the stream the first file begins."""
+    length = int.from_bytes(disk.read(stream, start, _LENGTH_BYTES), "big")
+    if _LENGTH_BYTES + length > size:
+        raise DataCorrupted("the image's manifest is damaged")
+    data = disk.read(stream, start + _LENGTH_BYTES, length)
+    if hashlib.sha256(data).hexdigest() != id:
+        raise DataCorrupted("the image's manifest is damaged")
+    try:
+        manifest = _decode(data)
+    except msgspec.MsgspecError as error:
+        raise DataCorrupted(f"the image's manifest cannot be read: {error}") from error
+    if manifest.format != FORMAT:
+        raise DataCorrupted(f"the image has format {manifest.format}; this version knows {FORMAT}")
+    if any("/" in file.name or file.name in ("", ".", "..") for file in manifest.files):
+        raise DataCorrupted("the image has a file with a forbidden name")
+    return manifest, start + _LENGTH_BYTES + length
