@@ -15,8 +15,9 @@ from raykeeper.actors.client.core import HubCore
 from raykeeper.actors.client.frames import Outgoing
 from raykeeper.actors.client.leasing import LeaseCore
 from raykeeper.actors.client.watching import WatchCore
-from raykeeper.actors.protocol import Read
-from raykeeper.errors import KeeperError
+from raykeeper.actors.protocol import Read, Refusal, Refused
+from raykeeper.actors.service import reply_bytes
+from raykeeper.errors import DataCorrupted, KeeperError
 from raykeeper.store.commands import Answer, Operation
 
 from .member import DRIFT, Clock
@@ -220,7 +221,11 @@ class Client:
                 if process.member.paused:
                     world.after(0.02, answer, make_reply)
                     return
-                world.network.carry(member, self.node, take_in, make_reply())
+                try:
+                    reply = make_reply()
+                except DataCorrupted as error:
+                    reply = reply_bytes(Refused(Refusal.NOT_SERVING, message=str(error)))
+                world.network.carry(member, self.node, take_in, reply)
 
             def take() -> None:
                 if not process.alive:

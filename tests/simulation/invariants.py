@@ -27,6 +27,7 @@ from raykeeper.actors.raft.messages import (
     RequestVote,
     RequestVoteResponse,
 )
+from raykeeper.errors import DataCorrupted
 from raykeeper.store.raft_log import Mark, RaftLog
 from raykeeper.store.state import State
 
@@ -115,13 +116,13 @@ class Observer:
             observer.applying(entries, answers)
             return answers
 
-        def watched_cut(log: RaftLog, index: int) -> Any:
+        def watched_cut(log: RaftLog, index: int, configuration: Configuration | None = None) -> Any:
             observer.cuts += 1
-            return cut(log, index)
+            return cut(log, index, configuration)
 
-        def watched_reset(log: RaftLog, index: int, term: int) -> None:
+        def watched_reset(log: RaftLog, index: int, term: int, configuration: Configuration | None = None) -> None:
             observer.snapshots += 1
-            reset(log, index, term)
+            reset(log, index, term, configuration)
 
         RaftLog.append, State.apply = watched_append, watched_apply  # type: ignore[method-assign,assignment]
         RaftLog.cut, RaftLog.reset = watched_cut, watched_reset  # type: ignore[method-assign,assignment]
@@ -281,7 +282,10 @@ class Observer:
             if len(members) > 1 or applied in self.hashes:
                 for member in members:
                     assert member.process is not None
-                    content = member.process.server.state.content_hash()
+                    try:
+                        content = member.process.server.state.content_hash()
+                    except DataCorrupted:
+                        continue  # its next turn finds that out
                     known, other = self.hashes.setdefault(applied, (content, member.id))
                     self.checks += 1
                     if known != content:

@@ -19,7 +19,7 @@ from raykeeper.actors.raft.messages import Message
 from raykeeper.actors.server import Server
 from raykeeper.actors.service import Service
 from raykeeper.limits import TURN_EVENTS
-from raykeeper.store.folder import MemberFolder
+from raykeeper.store.folder import MemberFolder, StateDamaged
 
 from .checker import Violation
 from .disk import SimCrash, SimDisk
@@ -214,6 +214,20 @@ class Member:
         self.disk.crash()
         self.world.burnt_out(self)
 
+    def condemned(self, why: Exception) -> None:
+        """The process has found its own state damaged, and ends; the next one comes soon."""
+        self.world.trace(f"{self!r} ends: {why}")
+        self._end()
+        self.disk.crash()
+        self.world.rebuilds += 1
+        self.world.after(self.rng.uniform(0.05, 0.5), self.start)
+
+    def is_whole(self) -> bool:
+        """Whether nothing is wrong with its state, so that others could be rebuilt from it."""
+        state = self.disk.current(FOLDER)
+        process = self.process
+        return self.disk.is_whole(state) and (process is None or not process.folder.state.lost)
+
     def _end(self) -> None:
         if self.process is not None:
             self.world.observer.ended(self, self.process)
@@ -289,6 +303,9 @@ class Member:
             process.server.turn(messages, events)
         except SimCrash:
             self.burnt_out()
+            return
+        except StateDamaged as damage:
+            self.condemned(damage)
             return
         except Violation:
             raise

@@ -29,6 +29,7 @@ from raykeeper.actors.watches import Watches
 from raykeeper.limits import Limits
 from raykeeper.store.checkpoint import Incoming
 from raykeeper.store.commands import Answer, ClientWrites, Failed, Reason
+from raykeeper.store.folder import MemberFolder
 from raykeeper.store.pending import Pending
 from raykeeper.store.raft_log import RaftLog
 from raykeeper.store.sessions import Run, Sessions
@@ -306,3 +307,22 @@ def _no_guard() -> AbstractContextManager[None]:
         return (yield from original(GuardedView(view.space, view.codec, ()), command, request_id))
 
     return patched(GuardedView, "_guarded", guarded)
+
+
+# --- disks that rot --------------------------------------------------------------------------------------------------
+
+
+@mutant("a lost state takes the log with it", "rot")
+def _log_dropped() -> AbstractContextManager[None]:
+    """The image replaces the log too, with all that was acknowledged behind it."""
+    return patched(Node, "snapshot_keeps_log", lambda node, meta: False)
+
+
+@mutant("an image that the log does not continue", "rot")
+def _any_image() -> AbstractContextManager[None]:
+    return patched(Node, "_image_from", lambda node: 1)
+
+
+@mutant("damage that is forgotten", "rot")
+def _damage_forgotten() -> AbstractContextManager[None]:
+    return patched(MemberFolder, "condemn_state", lambda folder, why: None)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from raykeeper.actors.events import LeadershipTransfer, MembershipChange
 from raykeeper.actors.raft.messages import Change, ChangeKind
 
+from .member import FOLDER
 from .network import Weather
 
 if TYPE_CHECKING:
@@ -347,6 +348,54 @@ class Nemesis:
 
         world.after(self.rng.uniform(0.2, 0.6), strike)
         self._begin("amnesia", f"of {victim!r}, without {away!r}", heal, 3.0)
+
+    # --- disks -------------------------------------------------------------------------------------------------------
+
+    def _may_rot(self, victim: Member) -> bool:
+        """Whether every configuration that anybody knows keeps a whole state in each of its quorums without this one:
+        more is asked of no cluster."""
+        world = self.world
+        lost = {member.id for member in world.members.values() if member is victim or not member.is_whole()}
+        for member in world.members.values():
+            if member.process is None:
+                return False  # who knows what it knows
+            for half in (
+                member.process.server.node.configuration.voters,
+                member.process.server.node.configuration.outgoing,
+            ):
+                if half and 2 * len(lost.intersection(half)) > len(half):
+                    return False
+        return True
+
+    def _state_loss(self) -> None:
+        """A member dies, and when it comes back its state cannot be opened; its log can."""
+        victim = self._victim()
+        if victim is None or not self._spare() or not self._may_rot(victim):
+            return
+        if self.rng.random() < 0.5:
+            victim.crash()
+        else:
+            victim.lose_power()
+        state = victim.disk.current(FOLDER)
+        path = f"{FOLDER}/CURRENT" if self.rng.random() < 0.2 else state
+        what = victim.disk.damage(path, self.rng)
+        self.world.rebuilds += 1
+        self._begin("state loss", f"{victim!r}: {path} {what}", self._restart(victim), self.rng.uniform(0.02, 1.0))
+
+    def _rot(self) -> None:
+        """Bits flip in the state of a member that runs. It is found out by whoever reads them."""
+        victim = self._victim()
+        if victim is None or not self._may_rot(victim):
+            return
+        count = victim.disk.rot(victim.disk.current(FOLDER), self.rng, self.rng.choice((0.0, 0.05, 0.5)))
+        self._begin("bit rot", f"in {count} records of {victim!r}", lambda: None, 1.0)
+
+    def _failing_sync(self) -> None:
+        """The next fsync of a member fails: nobody knows what is on its disk, and it must end."""
+        victim = self._victim()
+        if victim is not None and self._spare():
+            victim.disk.sync_fails = True
+            self.world.trace(f"fault: the next sync of {victim!r} fails")
 
     def _pause(self) -> None:
         victim = self._victim()

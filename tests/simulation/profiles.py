@@ -233,6 +233,23 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         think=0.12,
         seconds=12.0,
     ),
+    # States that rot or are lost while their logs are intact, and syncs that fail.
+    "rot": _focus(
+        {"state_loss": 5, "rot": 3, "failing_sync": 1.5, "isolate": 1.5, "crash": 1, "power": 1, "storm": 1, "fuse": 1},
+        limits={"log_cut_entries": 20, "log_keep_entries": 1, "snapshot_chunk_bytes": 4096},
+        fault_pause=0.6,
+        think=0.12,
+        lose_all_at_the_end=True,
+        seconds=12.0,
+    ),
+    # The same with few members, whose quorum may need one that has lost its state, and members that come and go.
+    "rot and membership": _focus(
+        {"state_loss": 5, "rot": 2, "membership": 4, "transfer": 3, "isolate": 1.5, "power": 1, "storm": 1},
+        limits={"log_cut_entries": 20, "log_keep_entries": 1, "snapshot_chunk_bytes": 4096},
+        fault_pause=0.5,
+        think=0.12,
+        seconds=14.0,
+    ),
     # Watches on members that die, fall behind, are cut off or replaced by an image, under writes and compactions.
     "watches": _focus(
         {

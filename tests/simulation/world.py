@@ -13,10 +13,12 @@ import heapq
 import random
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from raykeeper.actors.raft.messages import Message
+from raykeeper.errors import DataCorrupted
 from raykeeper.limits import Settings
 from raykeeper.store.commands import KeyRange, Range
 from raykeeper.store.folder import FirstMember, Identity, MemberFolder
@@ -56,6 +58,7 @@ class Report:
     unknown: int = 0
     leader_changes: int = 0
     snapshots: int = 0
+    rebuilds: int = 0
     cuts: int = 0
     states: int = 0
     """That the linearizability checker looked at."""
@@ -109,6 +112,8 @@ class World:
         self.nemesis = Nemesis(self, self.random("nemesis"))
         self.clients: list[Client] = []
         self.states = 0
+        self.rebuilds = 0
+        """States that were condemned or damaged, and so had to be rebuilt."""
         self._broken: Exception | None = None
 
     # --- time and chance ---------------------------------------------------------------------------------------------
@@ -266,6 +271,7 @@ class World:
             client.resume()
         for member in self.members.values():
             member.disk.fuse = None
+            member.disk.sync_fails = False
             member.slow_disk = 0.0
             member.clock.set(self.now, rate=member.pace)
             if member.paused:
@@ -273,6 +279,11 @@ class World:
             member.clock_changed()
             if member.process is None:
                 member.start()
+            if member.process is not None:
+                # What has rotted is found at the latest when somebody reads everything.
+                with suppress(DataCorrupted):
+                    member.process.server.state.content_hash()
+                member.schedule_turn()
 
     def _settled(self) -> bool:
         if not all(worker.idle for client in self.clients for worker in client.workers):
@@ -388,6 +399,7 @@ class World:
             unknown=history.unknown,
             leader_changes=leader_changes,
             snapshots=observer.snapshots,
+            rebuilds=self.rebuilds,
             cuts=observer.cuts,
             states=self.states,
             digest=observer.digest,
