@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint unit simulation simulate cluster coordination survival clean
+.PHONY: run test lint unit simulation simulate cluster coordination survival chaos chaos-short clean
 .DEFAULT_GOAL := test
 
 # The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a leader killed midway.
@@ -45,6 +45,15 @@ coordination: $(STAMP)
 # Faults, membership, healing and backups on real processes; these join `make test` as coordination does.
 survival: $(STAMP)
 	@$(BIN)/pytest -q -m survival tests/cluster
+
+# A campaign of faults against real processes: MINUTES of it, from one seed; the history is left in chaos-runs/seed-*/.
+MINUTES ?= 2
+chaos: $(STAMP)
+	@PYTHONPATH=tests $(BIN)/python -m chaos.campaign --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+# The share of it that is meant for `make test`; it joins once it is proven steady.
+chaos-short: $(STAMP)
+	@PYTHONPATH=tests $(BIN)/python -m chaos.campaign --minutes 2 --seed 1
 
 # Debian splits ensurepip off python3: there the system's own pip fills the environment.
 $(STAMP): pyproject.toml

@@ -139,6 +139,7 @@ class Campaign:
             RAYKEEPER_SYNC_JOURNAL=str(syncs),
             RAYKEEPER_TEST_SWITCH=str(self._scratch / "switch"),
             RAY_timeout_ms_task_wait_for_death_info="0",
+            RAY_raylet_start_wait_time_s="120",
         )
         ray.init(
             address="local",

@@ -246,7 +246,14 @@ def _reads(records: Sequence[Record], truth: Truth) -> int:
     checked = 0
     for record in records:
         result, arguments = record.result or {}, record.arguments
-        if record.outcome != OK or "items" not in result:
+        if record.outcome != OK:
+            continue
+        if record.operation == "swap" or (record.operation == "cas" and result["succeeded"]):
+            before = held(arguments["key"], result["revision"] - 1)
+            was = result["prev"] if record.operation == "swap" else arguments["old"]
+            if was != (None if before is None else before[1]):
+                raise Violation(f"the store held {before} before: {record}")
+        if "items" not in result:
             continue
         checked += 1
         read = {item["key"]: (item["mod_revision"], item["value"]) for item in result["items"]}
