@@ -86,7 +86,12 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """... or this many bytes."""
     log_keep_entries: Count = 5_000
     """Entries kept behind a cut, so that a member that is a little behind needs no snapshot."""
+    log_hold_bytes: Bytes = 512 * 1024 * 1024
+    """While a snapshot travels the log behind it is kept, but no more than this; then another snapshot is needed. A
+    member that waits for one takes no more entries than this either."""
     snapshot_chunk_bytes: Bytes = 1024 * 1024
+    snapshot_bytes_per_second: Bytes = 64 * 1024 * 1024
+    """The most that one member sends of snapshots, so that its serving does not suffer."""
     log_cache_bytes: Bytes = 8 * 1024 * 1024
     """Newest entries of the log kept in memory."""
     compaction_slice_keys: Count = 500
@@ -181,7 +186,13 @@ COMPACTION_SAMPLES = 20
 COMPACTION_SLACK = 20
 """History is compacted when it is longer than what is kept by this part of it, not after each change."""
 SNAPSHOT_IDLE = 60.0
-"""A snapshot image that nobody fetched from for this long is removed."""
+"""A snapshot image that nobody fetched from, or sent more of, for this long is removed."""
+SNAPSHOT_PAUSE = 5.0
+"""Seconds before a snapshot is tried again that failed for a reason of our own, such as a full disk."""
+SNAPSHOT_INLINE_BYTES = 8 * 1024
+"""A chunk of this size is read in the loop; larger ones are fetched beforehand, in the background."""
+SNAPSHOT_FETCHED_CHUNKS = 8
+"""Chunks in memory that wait to be sent."""
 
 # Watches and leases, in a member.
 MAX_WATCH_STREAMS = 4096
@@ -209,6 +220,8 @@ before, and however often leaders change, a lease that nobody keeps alive must e
 
 MAX_RESERVED_MEMBERS = 16
 """Members that have an id and no part in the configuration yet; more are refused."""
+MAX_LEFTOVERS = 20
+"""Newest removed members whose actors and data the supervisor still looks for."""
 MAX_REMOVED_MEMBERS = 1000
 """Removed members that a cluster remembers, to tell them from strangers."""
 
@@ -330,6 +343,23 @@ CHECK_AGAIN = 60.0
 CHECK_RETRY = 10.0
 """Seconds until the leader tries a comparison again that it could not begin."""
 
+# Backups.
+MAX_BACKUP_HEADER_BYTES = 64 * 1024
+BACKUP_TIMEOUT = 600.0
+"""Seconds in which a backup must have been taken, if the caller names no other time."""
+BACKUP_CHUNK_BYTES = 4 * 1024 * 1024
+"""What a backup travels in, from a member and to the members of a new cluster."""
+BACKUP_CHUNKS_AHEAD = 2
+"""Chunks that are asked for before the last one has arrived."""
+BACKUP_IDLE = 60.0
+"""A backup that nobody fetches any more from its member is dropped after this time."""
+BACKUP_BEGIN_TIMEOUT = 120.0
+"""Seconds in which a member must have made the image for a backup; more than that, and another one is asked."""
+RESTORE_CHUNK_TIMEOUT = 60.0
+"""Seconds in which all nodes must have stored one chunk of a backup..."""
+RESTORE_UNPACK_TIMEOUT = 1800.0
+"""... and checked and unpacked the whole."""
+
 # A member actor.
 NO_SPACE_PAUSE = 2.0
 """Seconds between two attempts to open the data while there is no room for that on the disk."""
@@ -345,6 +375,8 @@ LOCK_PAUSE = 0.05
 """Seconds between two attempts to lock the data directory, which the process before this one may still hold."""
 
 # Launching and looking after a cluster, from outside.
+MEMBERSHIP_TIMEOUT = 120.0
+"""Seconds in which a new member is expected to have caught up with the others."""
 LAUNCH_TIMEOUT = 60.0
 RAY_CONNECT_TIMEOUT = 5.0
 """Seconds in which something must answer at the address of a Ray cluster."""

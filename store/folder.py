@@ -6,7 +6,7 @@
     state-N/        the state; N grows with each that replaces it
     membership.json who took part when this was last looked at
     damaged.json    names the state that was found damaged, and says why
-    incoming/ outgoing/   snapshots under way
+    incoming/ outgoing/   snapshots under way; what has come of one is gone on with after a restart
 
 Only ``create`` makes databases (bootstrap and join). A damaged or missing log means that the vote may be gone, so the
 member may not come back under its id. A damaged state can be had again: ``open(rebuild=True)`` puts an empty one in
@@ -74,6 +74,8 @@ class Identity(msgspec.Struct, frozen=True):
     settings: Settings = Settings()
     """The settings before any entry of the log, on every member alike."""
     format: int = FORMAT
+    restored: int = 0
+    """The log index of the backup that its first state came from; 0 for a cluster that began empty."""
 
 
 class _Damage(msgspec.Struct, frozen=True):
@@ -125,6 +127,30 @@ class MemberFolder:
         disk.replace(f"{path}/{_CURRENT}", b"state-1")
         disk.replace(f"{path}/{_IDENTITY}", msgspec.json.format(msgspec.json.encode(identity)))
         return cls(disk, path, identity, log, state, 1)
+
+    @staticmethod
+    def adopt(disk: Disk, path: str, identity: Identity, configuration: Configuration, index: int, term: int) -> None:
+        """Make a member of a folder that holds nothing but a state as ``state-1``: the log begins behind (index, term).
+
+        Args:
+            configuration: the first one, which stands in the state.
+        """
+        log = RaftLog.create(disk, f"{path}/log", cache_bytes=Limits().log_cache_bytes)
+        try:
+            log.reset(index, term, configuration)
+        finally:
+            log.close()
+        disk.replace(f"{path}/{_CURRENT}", b"state-1")
+        disk.replace(f"{path}/{_IDENTITY}", msgspec.json.format(msgspec.json.encode(identity)))
+
+    @property
+    def never_served(self) -> bool:
+        """Whether a member that came from a backup has promised nothing since: no vote, no entry, no other term."""
+        log, began = self.log, self.identity.restored
+        hard = log.hard_state
+        return bool(began) and (
+            (log.last_index(), hard.commit, hard.vote, hard.term) == (began, began, 0, log.term(log.last_index()))
+        )
 
     @staticmethod
     def read_identity(disk: Disk, path: str) -> Identity | None:
@@ -277,7 +303,7 @@ class MemberFolder:
         if damage is not None:
             keep.add(damage.state)
         for name in self._disk.list(self.path):
-            if name not in keep and name.startswith(("state-", "incoming", "outgoing", _IDENTITY, _CURRENT)):
+            if name not in keep and name.startswith(("state-", "outgoing", _IDENTITY, _CURRENT)):
                 self._disk.remove(f"{self.path}/{name}")
 
     def note_membership(self) -> None:
@@ -307,8 +333,19 @@ class MemberFolder:
     def new_incoming(self, meta: SnapshotMeta) -> Incoming:
         """A place for an image that is about to arrive."""
         self._images += 1
+        self._disk.remove(f"{self.path}/incoming")
         folder = f"{self.path}/incoming/{self._images}"
         return Incoming(self._disk, folder, f"{self.path}/state-{self._number + self._images}", meta)
+
+    def left_incoming(self) -> Incoming | None:
+        """What an earlier process has left of an image that was arriving, if it can be gone on with."""
+        for name in self._disk.list(f"{self.path}/incoming"):
+            self._images += 1
+            target = f"{self.path}/state-{self._number + self._images}"
+            left = Incoming.find(self._disk, f"{self.path}/incoming/{name}", target)
+            if left is not None:
+                return left
+        return None
 
     def install(self, incoming: Incoming, *, keep_log: bool = False) -> State:
         """Make an unpacked snapshot the state: name it in CURRENT, reset the log. Waits for readers of the old one.

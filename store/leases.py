@@ -89,6 +89,12 @@ class Leases:
         self._save(lease)
         return True
 
+    def refill(self) -> None:
+        """Give every lease its whole TTL again."""
+        for lease in self.by_id.values():
+            lease.remaining = lease.ttl
+            self._save(lease)
+
     def _save(self, lease: Lease) -> None:
         self.by_id[lease.id] = lease
         self._pending.set(

@@ -12,14 +12,14 @@ database open: ``close`` waits for it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import msgspec
 
 from ..actors.raft.messages import Configuration, Entry, EntryKind
 from ..errors import DataCorrupted, Unavailable
-from ..limits import MAX_ALARM_LETTERS, Limits, Settings, decode_settings
+from ..limits import HASH_SLICE_RECORDS, MAX_ALARM_LETTERS, Limits, Settings, decode_settings
 from .commands import (
     AlarmKind,
     Answer,
@@ -48,7 +48,7 @@ from .commands import (
     SessionOpened,
     SetAlarm,
 )
-from .content import Content
+from .content import SETTLED_META, Content
 from .engine import Disk, Engine
 from .history import Changes, Wanted, read_history
 from .leases import Lease, Leases
@@ -552,6 +552,39 @@ class State:
     def checkpoint(self, path: str) -> None:
         """Write a copy of the database, as of ``applied_index``, to a folder that does not exist yet."""
         self._engine.checkpoint(path)
+
+    def begin_anew(self, configuration: Configuration, settings: bytes) -> None:
+        """Make this, durably, the first state of another cluster; for what is kept see ``backup``.
+
+        The object is of no use afterwards: close it.
+        """
+        put, engine = self._pending.set, self._engine
+        put("meta", _CONFIGURATION, _encode(configuration))
+        put("meta", _SETTINGS, settings)
+        for prefix in SETTLED_META:
+            for key, _ in engine.iterate("meta", prefix, prefix + b"\xff"):
+                put("meta", key, None)
+        for session in list(self.sessions):
+            self._sessions.close(session)
+        self._leases.refill()
+        self._broken = True
+        self._pending.flush()
+        engine.sync()
+
+    def verify(self, breathe: Callable[[], None] = lambda: None) -> None:
+        """Read everything, so that every checksum is looked at. For any thread.
+
+        Args:
+            breathe: called after each slice; may wait.
+
+        Raises:
+            DataCorrupted: something is damaged.
+        """
+        for family in FAMILIES:
+            with self.reading() as engine:
+                for number, _ in enumerate(engine.iterate(family)):
+                    if number % HASH_SLICE_RECORDS == HASH_SLICE_RECORDS - 1:
+                        breathe()
 
     def size(self) -> int:
         """Bytes on disk, roughly. For any thread."""
