@@ -355,10 +355,10 @@ BACKUP_IDLE = 60.0
 """A backup that nobody fetches any more from its member is dropped after this time."""
 BACKUP_BEGIN_TIMEOUT = 120.0
 """Seconds in which a member must have made the image for a backup; more than that, and another one is asked."""
-RESTORE_CHUNK_TIMEOUT = 60.0
-"""Seconds in which all nodes must have stored one chunk of a backup..."""
+BACKUP_CHUNK_TIMEOUT = 60.0
+"""Seconds in which a member must have sent one chunk, or all nodes must have stored one..."""
 RESTORE_UNPACK_TIMEOUT = 1800.0
-"""... and checked and unpacked the whole."""
+"""... and in which the nodes must have checked and unpacked the whole."""
 
 # A member actor.
 NO_SPACE_PAUSE = 2.0

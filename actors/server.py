@@ -45,7 +45,7 @@ from .events import (
 from .lessor import Lessor
 from .protocol import Refusal, Refused
 from .raft import Entry, Node, NodeConfig, NotLeader, ProposalRefused
-from .raft.messages import Configuration, EntryKind, Message
+from .raft.messages import AppendEntries, Configuration, EntryKind, Message
 from .reads import ReadRounds
 from .reconfiguration import Reconfiguration
 from .session_keeper import SessionKeeper
@@ -189,12 +189,15 @@ class Server:
     def _turn(self, messages: Sequence[Message], events: Sequence[Event]) -> None:
         now = self._clock()
         self.reconfiguration.heard(messages, now)
+        full = self.state.lost and self.folder.log.size_bytes >= self.limits.log_hold_bytes
         for message in messages:
-            if not self.state.members.is_removed(message.sender):
+            if not self.state.members.is_removed(message.sender) and not (full and type(message) is AppendEntries):
                 self.node.step(message)
         self._tick(now)
         self._take(events, now)
         self._reads.ask(self.node, now)
+        if self._snapshots.due(now):
+            self.node.snapshot_chunk_ready()
         self._work_off()
         self._follow_leadership(now)
         if self._leading_term:
@@ -222,6 +225,9 @@ class Server:
         wakeup = self._last_tick + self.timings.heartbeat_interval
         if self._compact_at is not None:
             wakeup = min(wakeup, self._compact_at)
+        chunk_due = self._snapshots.next_due
+        if chunk_due is not None:
+            wakeup = min(wakeup, chunk_due)
         return wakeup
 
     def stop(self, why: str) -> None:

@@ -36,6 +36,8 @@ class _Manifest(msgspec.Struct, frozen=True, array_like=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Manifest).decode
+_decode_meta = msgspec.msgpack.Decoder(SnapshotMeta).decode
+_META = "meta"
 
 
 class Outgoing:
@@ -109,7 +111,7 @@ class Incoming:
         meta: what the sender said of it.
     """
 
-    def __init__(self, disk: Disk, folder: str, target: str, meta: SnapshotMeta) -> None:
+    def __init__(self, disk: Disk, folder: str, target: str, meta: SnapshotMeta, *, resume: bool = False) -> None:
         self._disk = disk
         self._folder = folder
         self._stream = f"{folder}/stream"
@@ -119,8 +121,25 @@ class Incoming:
         """Bytes of the stream so far."""
         self.state: State | None = None
         """The opened state, after ``unpack``."""
-        disk.remove(folder)
-        disk.make_folder(folder)
+        if resume:
+            self.received = disk.size(self._stream)
+        else:
+            disk.remove(folder)
+            disk.make_folder(folder)
+            disk.append(f"{folder}/{_META}", _encode(meta))
+
+    @classmethod
+    def find(cls, disk: Disk, folder: str, target: str) -> Incoming | None:
+        """What an earlier process has left of an image in its folder, to go on with, if it can be used.
+
+        It was not synced, so some of it may be wrong; the hashes will tell once it is whole.
+        """
+        try:
+            meta = _decode_meta(disk.read(f"{folder}/{_META}"))
+            incoming = cls(disk, folder, target, meta, resume=True)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None
+        return incoming if incoming.received <= meta.size else None
 
     @property
     def id(self) -> str:
@@ -154,8 +173,9 @@ class Incoming:
             found = (state.applied_index, state.applied_term, state.configuration)
             if found != (self.meta.index, self.meta.term, self.meta.configuration):
                 raise DataCorrupted(f"the snapshot is of {found}, not what was announced: {self.meta}")
+            state.verify()
             state.sync()
-        except DataCorrupted:
+        except Exception:
             self._discard_target()
             raise
         self._disk.remove(self._folder)

@@ -10,9 +10,9 @@
 
 Only ``create`` makes databases (bootstrap and join). A damaged or missing log means that the vote may be gone, so the
 member may not come back under its id. A damaged state can be had again: ``open(rebuild=True)`` puts an empty one in
-its place. If the log still holds everything from its first entry on, it is simply applied anew. Otherwise the new state is
-``lost``: the member keeps its promises by its log, and waits for a snapshot (``actors.raft.snapshots``). The damaged one
-stays until another is in its place: it may be the last that there is.
+its place. If the log still holds everything from its first entry on, it is simply applied anew. Otherwise the new state
+is ``lost``: the member keeps its promises by its log, and waits for a snapshot (``actors.raft.snapshots``). The damaged
+one stays until another is in its place: it may be the last that there is.
 """
 
 from __future__ import annotations

@@ -24,6 +24,10 @@ class Unavailable(Exception):
     """The entry lies behind the end of the log."""
 
 
+class Later(Exception):
+    """The bytes cannot be had at once: the owner calls ``Node.snapshot_chunk_ready`` when they can."""
+
+
 class LogInconsistent(Exception):
     """Something that Raft forbids: the durable data does not belong together, or two leaders shared a term."""
 
@@ -62,7 +66,11 @@ class Storage(Protocol):
         ...
 
     def snapshot_chunk(self, meta: SnapshotMeta, offset: int, max_bytes: int, /) -> bytes | None:
-        """Bytes of an image from an offset on; ``None`` if that image is gone."""
+        """Bytes of an image from an offset on; ``None`` if that image is gone.
+
+        Raises:
+            Later: ask again.
+        """
         ...
 
 

@@ -11,6 +11,7 @@ the entries, which it goes on acknowledging; and the image takes the place of it
 from __future__ import annotations
 
 from .core import FOLLOWER, Core
+from .log import Later
 from .messages import AppendEntriesResponse, InstallSnapshot, InstallSnapshotResponse, SnapshotMeta
 from .progress import Progress
 
@@ -44,13 +45,21 @@ class SnapshotTransfer(Core):
         if meta is None or progress.chunk_in_flight:
             return
         offset = progress.snapshot_offset
-        data = self._storage.snapshot_chunk(meta, offset, self.config.snapshot_chunk_bytes)
+        try:
+            data = self._storage.snapshot_chunk(meta, offset, self.config.snapshot_chunk_bytes)
+        except Later:
+            return
         if data is None or (not data and offset < meta.size):
             progress.abandon_snapshot()
             return
         done = offset + len(data) >= meta.size
         self._messages.append(InstallSnapshot(self.id, member, self.term, meta, offset, data, done))
         progress.chunk_sent()
+
+    def snapshot_chunk_ready(self) -> None:
+        """A chunk that ``Storage`` did not have at hand can be had now."""
+        if self.progress:
+            self._sends_due = True
 
     def _on_snapshot_response(self, message: InstallSnapshotResponse) -> None:
         progress = self.progress.get(message.sender)

@@ -103,6 +103,7 @@ def _limits(rng: random.Random, **more: int) -> Limits:
         "log_cut_entries": rng.choice((20, 60, 150)),
         "log_keep_entries": rng.choice((1, 5, 20)),
         "snapshot_chunk_bytes": rng.choice((1024, 4096, 16384)),
+        "snapshot_bytes_per_second": rng.choice((1 << 15, 1 << 20, 1 << 26)),
         "max_append_bytes": rng.choice((1024, 4096, 1 << 20)),
         "max_append_messages_in_flight": rng.choice((1, 4, 64)),
         "max_apply_bytes": rng.choice((1024, 1024, 1 << 20)),
@@ -228,7 +229,7 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
     # Followers that fall behind and are brought back by an image.
     "snapshots": _focus(
         {"crash": 3, "isolate": 3, "fuse": 3, "power": 2, "storm": 1},
-        limits={"log_cut_entries": 20, "log_keep_entries": 1, "snapshot_chunk_bytes": 4096},
+        limits={"log_cut_entries": 20, "log_keep_entries": 1, "snapshot_chunk_bytes": 9000},
         fault_pause=0.8,
         think=0.12,
         seconds=12.0,
