@@ -89,13 +89,17 @@ class Caretaker:
         cluster_name, cluster: the cluster.
         server: the member; only what other threads may read of it is read.
         path: the member's folder.
+        tidy: called now and then, for what is to be dropped when it is idle.
     """
 
-    def __init__(self, cluster_name: str, cluster: int, server: Server, path: str) -> None:
+    def __init__(
+        self, cluster_name: str, cluster: int, server: Server, path: str, tidy: Callable[[], None] = lambda: None
+    ) -> None:
         self._name = cluster_name
         self._cluster = cluster
         self._server = server
         self._path = path
+        self._tidy = tidy
         self._member = server.folder.identity.member
         self._begun = server.folder.log.last_index()
         self._ended = threading.Event()
@@ -122,6 +126,7 @@ class Caretaker:
     # -- room ---------------------------------------------------------------------------------------------------------
 
     def _look_at_disk(self) -> None:
+        self._tidy()
         state = self._server.state
         self.free = free_bytes(self._path)
         place = (self._member, AlarmKind.NOSPACE)

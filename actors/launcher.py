@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..limits import POLL_PAUSE, SETTLE_TIMEOUT, STOP_TIMEOUT, SURVEY_TIMEOUT
 from ..spec import ClusterSpec
 from ..store.folder import FirstMember, Identity
 from . import sites
+from .outlook import configuration_of
 from .placement import Node, alive_nodes, choose, run_on, run_where_possible
 from .protocol import MemberStatus
 from .raft.messages import Configuration
@@ -33,9 +34,14 @@ from .sites import Site
 from .starting import start_actor
 
 
-def launch_members(spec: ClusterSpec, deadline: float) -> int:
-    """Have all members of the cluster started that can be, and return the cluster id; for errors see ``launch``."""
+def launch_members(spec: ClusterSpec, deadline: float, before: Callable[[], object] | None = None) -> int:
+    """Have all members of the cluster started that can be, and return the cluster id; for errors see ``launch``.
+
+    ``before`` is called first, while no other launch of that name can be under way.
+    """
     with _one_launch_at_a_time(spec.name, deadline):
+        if before is not None:
+            before()
         return _Launch(spec, deadline).run()
 
 
@@ -205,13 +211,6 @@ def newest(statuses: Iterable[MemberStatus]) -> Configuration:
         return Configuration()
     status = max(serving, key=lambda status: (status.configuration_index, status.applied_index))
     return configuration_of(status)
-
-
-def configuration_of(status: MemberStatus) -> Configuration:
-    """The configuration that a member told of."""
-    return Configuration(
-        voters=status.voters, outgoing=status.outgoing, learners=status.learners, index=status.configuration_index
-    )
 
 
 def why_not(statuses: Mapping[int, MemberStatus], members: Iterable[int]) -> str:

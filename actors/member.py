@@ -26,6 +26,7 @@ from ..limits import (
     CLIENT_THREADS,
     CONTROL_THREADS,
     LOCK_PAUSE,
+    MAX_LEFTOVERS,
     NO_SPACE_PAUSE,
     PEER_THREADS,
     REQUEST_MARGIN,
@@ -33,9 +34,10 @@ from ..limits import (
     WATCH_POLL,
     WATCH_THREADS,
 )
+from ..store.backup import Header
 from ..store.commands import COMMANDS_VERSION
 from ..store.folder import DataMissing, Identity, LogDamaged, MemberFolder
-from ..store.membership_note import note_of
+from .backup import Images
 from .care import Caretaker
 from .clock import member_clock
 from .events import BackgroundDone, LeadershipTransfer
@@ -61,6 +63,7 @@ class Member:
         self._node_id = ray.get_runtime_context().get_node_id()
         self._loop: Loop | None = None
         self._care: Caretaker | None = None
+        self._images = Images()
         self._role = "not serving"
         self._why = ""
         self._lost = False
@@ -193,6 +196,29 @@ class Member:
             raise Unavailable(f"member {self._seat.name} is not the leader")
 
     @ray.method(concurrency_group="control")
+    def begin_backup(self, created: float) -> Header:
+        """Make an image of the state as of now, to be fetched with ``backup_chunk``; ``created`` is for its header.
+
+        Raises:
+            Unavailable: the member does not serve, or another backup is taken from it.
+            DataCorrupted: its state is damaged.
+        """
+        loop = self._loop
+        if loop is None:
+            raise Unavailable(f"member {self._seat.name} does not serve: {self._why}")
+        return self._images.begin(loop, self._seat.cluster_name, created)
+
+    @ray.method(concurrency_group="control")
+    def backup_chunk(self, image: str, offset: int, size: int) -> bytes:
+        """Bytes of the image of that id. Raises ``Unavailable`` if it is gone."""
+        return self._images.chunk(image, offset, size)
+
+    @ray.method(concurrency_group="control")
+    def end_backup(self, image: str) -> None:
+        """Remove the image of that id."""
+        self._images.end(image)
+
+    @ray.method(concurrency_group="control")
     def stop(self) -> None:
         """Close the data and serve no more; the actor stays up until it is killed."""
         self._stopped = True
@@ -280,7 +306,7 @@ class Member:
         self._why = ""
         loop.start()
         register_in_background(seat, loop.server, lambda: self._loop is loop)
-        self._care = Caretaker(seat.cluster_name, seat.cluster, loop.server, seat.folder)
+        self._care = Caretaker(seat.cluster_name, seat.cluster, loop.server, seat.folder, self._images.drop_idle)
 
     def _lookup(self, member: int) -> Any:
         return ray.get_actor(actor_name(self._seat.cluster_name, member_name(member)), namespace=NAMESPACE)
@@ -316,7 +342,7 @@ class Member:
             )
         node, folder, care = loop.server.node, loop.server.folder, self._care
         state, log = folder.state, folder.log
-        leads, others, known = loop.server.is_leader, loop.server.reconfiguration, note_of(state)
+        leads, others, table = loop.server.is_leader, loop.server.reconfiguration, state.members.by_id
         alarms = [AlarmStatus(who, kind.name, said) for (who, kind), said in sorted(state.alarms.items())]
         return MemberStatus(
             cluster_name=seat.cluster_name,
@@ -345,8 +371,8 @@ class Member:
             free_bytes=care.free if care is not None else 0,
             outgoing=node.configuration.outgoing,
             configuration_index=node.configuration.index,
-            table=known.members,
-            removed=known.removed,
+            table=tuple(known for _, known in sorted(table.items()) if not known.removed),
+            removed=tuple([known for _, known in sorted(table.items()) if known.removed][-MAX_LEFTOVERS:]),
             silent=others.silent(member_clock()) if leads else {},
             caught_up=tuple(sorted(filter(others.caught_up, node.configuration.members))) if leads else (),
             version=COMMANDS_VERSION,

@@ -86,7 +86,7 @@ def survey(data_dir: str, cluster: str) -> Site:
     members = {name.removesuffix(".reserved") for name in names if name.endswith(".reserved")}
     members |= {name for name in names if os.path.isdir(os.path.join(base, name))}
     for name in sorted(members):
-        found.append(_look(base, name))
+        found.append(look(base, name))
     fast_death = os.environ.get(FAST_DEATH) == "0"
     return Site(base, _machine(), tuple(found), problem, fast_death=fast_death)
 
@@ -101,7 +101,7 @@ def reserve(base: str, member: str, cluster: int) -> None:
     try:
         os.makedirs(base, exist_ok=True)
         with locked(base, member):
-            found = _look(base, member)
+            found = look(base, member)
             if found.identity is not None or found.damage:
                 raise ClusterMismatch(f"{found.folder} already holds data")
             RocksDisk().replace(_reservation(base, member), f"{cluster:x}\n".encode())
@@ -118,7 +118,7 @@ def create(base: str, identity: Identity) -> None:
     member = identity.name
     try:
         with locked(base, member):
-            found = _look(base, member)
+            found = look(base, member)
             if found.reserved != identity.cluster or found.identity is not None:
                 raise ClusterMismatch(f"{found.folder} is not reserved for cluster id {identity.cluster:x}")
             MemberFolder.create(member_disk(), found.folder, identity).close()
@@ -141,7 +141,7 @@ def enroll(base: str, identity: Identity) -> bool:
     try:
         os.makedirs(base, exist_ok=True)
         with locked(base, identity.name):
-            found = _look(base, identity.name)
+            found = look(base, identity.name)
             if found.damage:
                 raise DataCorrupted(f"{found.folder}: {found.damage}")
             if found.identity is not None:
@@ -161,7 +161,7 @@ def enroll(base: str, identity: Identity) -> bool:
 def is_unused(base: str, member: str, cluster: int) -> bool:
     """Whether the place was reserved for this cluster id and never written, or written and never voted or appended."""
     with locked(base, member):
-        found = _look(base, member)
+        found = look(base, member)
         if found.identity is None:
             return not found.damage and found.reserved == cluster
         if found.identity.cluster != cluster:
@@ -178,7 +178,7 @@ def clear(base: str, member: str, cluster: int) -> None:
     if not os.path.isdir(base):
         return
     with locked(base, member):
-        found = _look(base, member)
+        found = look(base, member)
         if found.identity is not None and found.identity.cluster != cluster:
             return
         # The identity goes last: half deleted data must not look like a place that never had any.
@@ -241,7 +241,8 @@ def try_lock(base: str, member: str) -> int | None:
     return fd
 
 
-def _look(base: str, member: str) -> Found:
+def look(base: str, member: str) -> Found:
+    """What is in one member's place."""
     folder = os.path.join(base, member)
     reserved = 0
     with suppress(FileNotFoundError, ValueError), open(_reservation(base, member), encoding="ascii") as file:

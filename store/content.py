@@ -62,6 +62,7 @@ class Content:
         self._state = state
         self.index = state.applied_index
         """The log index that the content is of."""
+        self.term = state.applied_term
         self.revision = state.revision
         self.compact_revision = state.compact_revision
         head = (state.applied_index, state.applied_term, state.revision, state.compact_revision)

@@ -132,7 +132,7 @@ def test_a_new_cluster_holds_the_same_under_its_own_identity(source: Source, dis
     folder.close()
 
 
-def test_a_member_made_of_a_backup_knows_whether_it_ever_served(
+def test_a_restored_member_knows_whether_it_ever_served(
     source: Source, disk: RocksDisk, tmp_path: Path
 ) -> None:
     header = source.back_up()
