@@ -26,6 +26,7 @@ from .errors import (
     LeaseNotFound,
     LockLost,
     NoSpace,
+    NotCaughtUp,
     RequestTimeout,
     RequestTooLarge,
     SessionExpired,
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
     from .actors.client.operations import Compare, Op
     from .actors.client.results import END, KEEP, DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
     from .actors.client.watch import AsyncWatch, Batch, Event, Watch
-    from .cluster import Cluster, ClusterStatus, MemberInfo, attach, connect, launch
+    from .actors.content_check import Comparison
+    from .actors.upkeep import BackupInfo
+    from .cluster import Cluster, ClusterStatus, MemberInfo, attach, connect, launch, restore
     from .spec import ClusterSpec
 
 __version__ = "0.1.0"
@@ -53,7 +56,9 @@ _LAZY = {
     ".actors.client.operations": ("Compare", "Op"),
     ".actors.client.results": ("END", "KEEP", "DeleteResult", "KeyValue", "PutResult", "RangeResult", "TxnResult"),
     ".actors.client.watch": ("AsyncWatch", "Batch", "Event", "Watch"),
-    ".cluster": ("Cluster", "ClusterStatus", "MemberInfo", "attach", "connect", "launch"),
+    ".actors.content_check": ("Comparison",),
+    ".actors.upkeep": ("BackupInfo",),
+    ".cluster": ("Cluster", "ClusterStatus", "MemberInfo", "attach", "connect", "launch", "restore"),
     ".codec": ("codec",),
     ".spec": ("ClusterSpec",),
 }
@@ -65,6 +70,7 @@ __all__ = [
     "AsyncClient",
     "AsyncLease",
     "AsyncWatch",
+    "BackupInfo",
     "Batch",
     "Client",
     "Cluster",
@@ -74,6 +80,7 @@ __all__ = [
     "ClusterStatus",
     "CompactedError",
     "Compare",
+    "Comparison",
     "DataCorrupted",
     "DecodeError",
     "DeleteResult",
@@ -89,6 +96,7 @@ __all__ = [
     "LockLost",
     "MemberInfo",
     "NoSpace",
+    "NotCaughtUp",
     "Op",
     "PutResult",
     "RangeResult",
@@ -104,6 +112,7 @@ __all__ = [
     "codec",
     "connect",
     "launch",
+    "restore",
 ]
 
 

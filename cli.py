@@ -19,7 +19,7 @@ from . import __version__
 from .actors.client.operations import Comparand, Compare, Condition, Op
 from .actors.client.results import END
 from .errors import ClusterNotFound, KeeperError
-from .limits import DEFAULT_TIMEOUT
+from .limits import DEFAULT_TIMEOUT, MEMBERSHIP_TIMEOUT
 from .printing import show
 from .ray_head import RayHead
 from .spec import ClusterSpec
@@ -196,6 +196,66 @@ def down(cluster: str, address: str | None, output: str, destroy: bool, yes: boo
 def status(cluster: str, address: str | None, output: str) -> None:
     """How the cluster and each of its members are."""
     show(open_cluster(cluster, address).status(), output)
+
+
+# --- members ---------------------------------------------------------------------------------------------------------
+
+
+@cli.group()
+def member() -> None:
+    """The members of a cluster: who takes part, and changes of that."""
+
+
+@member.command("list")
+@_common
+def member_list(cluster: str, address: str | None, output: str) -> None:
+    """All members and how they are."""
+    show(open_cluster(cluster, address).status(), output)
+
+
+@member.command("add")
+@click.argument("node", required=False)
+@_common
+@click.option("--learner", is_flag=True, help="Leave it a learner, instead of a voter once it has caught up.")
+@click.option("--timeout", type=float, default=MEMBERSHIP_TIMEOUT, show_default=True, help="Seconds to catch up in.")
+def member_add(cluster: str, address: str | None, output: str, node: str | None, learner: bool, timeout: float) -> None:
+    """Add a member on NODE: a Ray node's id or address, or a resource. By default on the node with the fewest."""
+    added = open_cluster(cluster, address).add_member(node, promote=not learner, timeout=timeout)
+    show({"added": added.name, "id": added.id, "role": added.role, "node": added.node}, output)
+
+
+@member.command("remove")
+@click.argument("name")
+@_common
+def member_remove(cluster: str, address: str | None, output: str, name: str) -> None:
+    """Take member NAME (m4, or 4) out for good, and delete its data."""
+    open_cluster(cluster, address).remove_member(_member_id(name))
+    show({"removed": f"m{_member_id(name)}"}, output)
+
+
+@member.command("promote")
+@click.argument("name")
+@_common
+def member_promote(cluster: str, address: str | None, output: str, name: str) -> None:
+    """Make the learner NAME (m4, or 4) a voter, if it has caught up."""
+    open_cluster(cluster, address).promote(_member_id(name))
+    show({"promoted": f"m{_member_id(name)}"}, output)
+
+
+@cli.command("move-leader")
+@click.argument("name")
+@_common
+def move_leader(cluster: str, address: str | None, output: str, name: str) -> None:
+    """Hand leadership to member NAME (m2, or 2)."""
+    open_cluster(cluster, address).move_leader(_member_id(name))
+    show({"leader": f"m{_member_id(name)}"}, output)
+
+
+def _member_id(name: str) -> int:
+    number = name.removeprefix("m")
+    if not number.isascii() or not number.isdigit():
+        raise click.UsageError(f"{name!r} is no member: give its name, such as m2, or its id")
+    return int(number)
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------

@@ -7,9 +7,11 @@ several of them for one cluster do no harm.
 from __future__ import annotations
 
 import os
+import secrets
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -18,14 +20,28 @@ import ray
 from .actors.client.handle import Client
 from .actors.client.registry import open_hub
 from .actors.launcher import launch_members, newest, why_not
+from .actors.membership import Hands
+from .actors.outlook import Outlook, first_seat, homes, look
 from .actors.placement import alive_nodes, run_on
+from .actors.places import Spot, choose_spot
 from .actors.protocol import MemberStatus
 from .actors.ray_session import join_or_start_ray, join_ray
+from .actors.restore import backup_of, place_backup
 from .actors.roster import ask_all, gone, member_actors, pause, settled, wait_for
 from .actors.seat import Seat, actor_name, member_name
 from .actors.sites import clear_all
-from .errors import ClusterNotFound, InvalidArgument, KeeperError, Unavailable
-from .limits import DEFAULT_TIMEOUT, LAUNCH_TIMEOUT, POLL_PAUSE, STATUS_TIMEOUT, STOP_TIMEOUT, SURVEY_TIMEOUT
+from .actors.upkeep import Upkeep
+from .errors import ClusterNotFound, InvalidArgument, KeeperError, NotCaughtUp, RequestTimeout, Unavailable
+from .limits import (
+    DEFAULT_TIMEOUT,
+    LAUNCH_TIMEOUT,
+    MEMBERSHIP_TIMEOUT,
+    POLL_PAUSE,
+    RESTORE_TIMEOUT,
+    STATUS_TIMEOUT,
+    STOP_TIMEOUT,
+    SURVEY_TIMEOUT,
+)
 from .spec import ClusterSpec
 
 
@@ -35,7 +51,8 @@ class MemberInfo:
 
     Attributes:
         id, name: of the member, never reused in its cluster.
-        role: "leader", "follower", "candidate", "pre-candidate", "learner", "starting", "not serving" or "silent".
+        role: "leader", "follower", "candidate", "pre-candidate", "learner", "starting", "not serving", "silent", or
+            "outside" (its actor runs, but it does not take part: it is about to join, or to go).
         node, node_id: id of the Ray node that it runs on, empty if unknown.
         pid: of its process, 0 if unknown.
         term: its Raft term.
@@ -86,7 +103,7 @@ class ClusterStatus:
     members: tuple[MemberInfo, ...]
 
 
-class Cluster:
+class Cluster(Upkeep):
     """A cluster that was launched: see how it is, get a client, stop it. A context manager that shuts it down.
 
     Attributes:
@@ -152,6 +169,82 @@ class Cluster:
                     continue  # leadership has moved: look again
             wait_for(lambda: self.status().leader == id, min(deadline, time.monotonic() + 1.0))
 
+    # -- membership ---------------------------------------------------------------------------------------------------
+
+    def add_member(
+        self, node: str | None = None, *, promote: bool = True, timeout: float = MEMBERSHIP_TIMEOUT
+    ) -> MemberInfo:
+        """Add a member: a learner until it has caught up with the others, then a voter.
+
+        Args:
+            node: where it shall live: a Ray node's id or address, or a resource that nodes offer. By default the node
+                with the fewest members, of those that the spec's ``placement`` allows.
+            promote: make it a voter; otherwise it stays a learner (see :meth:`promote`).
+            timeout: seconds.
+
+        Raises:
+            InvalidArgument: no Ray node that is alive is meant by ``node``.
+            Unavailable: the cluster has no leader, or the node cannot be used.
+            RequestTimeout: the member was added and has not caught up in time. It goes on catching up, and the
+                supervisor promotes it.
+        """
+        deadline = time.monotonic() + timeout
+        hands, outlook = self._hands(), look(self.name)
+        spot = _spot_for(node, outlook, hands.placement)
+        new = hands.reserve(secrets.token_bytes(12), spot, voter=promote)
+        hands.enroll(new, outlook.nodes)
+        hands.learn(new.id)
+        while promote:
+            try:
+                hands.promote(new.id)
+                break
+            except NotCaughtUp as error:
+                if time.monotonic() >= deadline:
+                    late = f"{new.name} is a learner, and has not caught up within {timeout:g} s"
+                    raise RequestTimeout(late, applied=None) from error
+                pause(POLL_PAUSE)
+        return next(info for info in self.members() if info.id == new.id)
+
+    def promote(self, id: int) -> None:
+        """Make a learner a voter.
+
+        Raises:
+            InvalidArgument: it does not take part.
+            NotCaughtUp: it has not caught up with the leader's log yet.
+            Unavailable: there is no leader, or too few voters can be heard.
+        """
+        if id not in look(self.name).configuration.members:
+            raise InvalidArgument(f"cluster {self.name} has no member {id}")
+        self._hands().promote(id)
+
+    def remove_member(self, id: int) -> None:
+        """Take a member out of the cluster for good: end its actor, and delete its data. Also the leader.
+
+        Where its node is gone, the data is deleted when that comes back. To remove it again does nothing.
+
+        Raises:
+            InvalidArgument: there never was such a member, or no voter would be left.
+            Unavailable: there is no leader, or too few voters would be left that can be heard.
+        """
+        outlook, hands = look(self.name), self._hands()
+        best = outlook.best
+        if best is None:
+            raise Unavailable(f"no member of cluster {self.name} serves")
+        known = {description.id: description for description in (*best.table, *best.removed)}
+        if id not in known and id not in outlook.configuration.members:
+            raise InvalidArgument(f"cluster {self.name} has no member {id}")
+        hands.leave(id)
+        hands.retire(id)
+        hands.end(id)
+        if id in known:
+            hands.clear(known[id], outlook.nodes)
+
+    def _hands(self) -> Hands:
+        seat = first_seat(list(member_actors(self.name).values()))
+        if seat is None:
+            raise Unavailable(f"no member of cluster {self.name} answers")
+        return Hands(self.name, self.id, seat.data_dir or self._data_dir, seat.placement)
+
     def shutdown(self) -> None:
         """Stop all members; the data stays, and ``launch`` starts them again."""
         actors = member_actors(self.name)
@@ -174,13 +267,22 @@ class Cluster:
         run_on(by_id, clear_all, arguments, SURVEY_TIMEOUT)
 
     def _status(self, actors: Mapping[int, Any], statuses: Mapping[int, MemberStatus]) -> ClusterStatus:
-        known = set(actors) | set(newest(statuses.values()).members)
+        configuration = newest(statuses.values())
+        known = set(actors) | set(configuration.members)
         members, alarms = [], []
         for member in sorted(known):
             info = _info(member, statuses.get(member), actors.get(member))
+            if info.role == "learner" and member in configuration.voters:
+                info = replace(info, role="follower")  # it has not heard of it yet
+            if configuration.voters and member not in configuration.members:
+                # It has an actor and no part in the cluster: one that is about to join, or to go.
+                info = replace(info, role="outside", why_not_serving="it does not take part")
             members.append(info)
             if info.why_not_serving:
                 alarms.append(f"{info.name} does not serve: {info.why_not_serving}")
+        best = max(statuses.values(), key=lambda status: status.applied_index, default=None)
+        for alarm in best.alarms if best is not None else ():
+            alarms.append(f"{member_name(alarm.member)} {alarm.kind}: {alarm.message}")
         leaders = [info for info in members if info.role == "leader"]
         leader = max(leaders, key=lambda info: info.term, default=None)
         if leader is None:
@@ -223,6 +325,50 @@ def launch(
     deadline = time.monotonic() + timeout
     join_or_start_ray()
     cluster = Cluster(loaded.name, launch_members(loaded, deadline), loaded.data_dir)
+    _wait_until_it_serves(cluster, deadline)
+    return cluster
+
+
+def restore(
+    path: str | os.PathLike[str] | None,
+    spec: str | os.PathLike[str] | Mapping[str, Any] | ClusterSpec | None = None,
+    *,
+    from_data_dir: str | os.PathLike[str] | None = None,
+    timeout: float = RESTORE_TIMEOUT,
+    **overrides: Any,
+) -> Cluster:
+    """Start a new cluster from a backup, and return once a leader serves.
+
+    It has a new id, so members of the old one cannot join it, nor its clients take it for the old one. Keys, history,
+    leases (with their whole TTL) and answers to request ids are kept; sessions are not. Settings are those of the spec.
+
+    Args:
+        path: a backup, on this machine.
+        spec: as for ``launch``; there must be no cluster of that name, and no data of one.
+        from_data_dir: instead of a backup, the folder of one member of a cluster whose majority is lost for good, on
+            this machine, with no process at work on it. What the others had acknowledged and this one never got is
+            lost; what its log holds is taken for committed, though of the newest entries that is not known.
+        timeout: seconds.
+
+    Raises:
+        DataCorrupted: backup or data are damaged; nothing is left of the new cluster.
+        ClusterMismatch: a cluster of that name runs, or there is data of one.
+        InvalidArgument: there is no such file.
+        SpecError, Unavailable, ClusterNotFound: as for ``launch``.
+    """
+    loaded = ClusterSpec.load(spec, **overrides)
+    deadline = time.monotonic() + timeout
+    if (path is None) is (from_data_dir is None):
+        raise InvalidArgument("a new cluster is made of a backup or of a data directory: exactly one of them")
+    if from_data_dir is not None:
+        with backup_of(os.fspath(from_data_dir)) as (file, _, _):
+            return restore(file, loaded, timeout=timeout)
+    file = os.path.abspath(os.path.expanduser(os.fspath(path or "")))
+    if not os.access(file, os.R_OK) or os.path.isdir(file):
+        raise InvalidArgument(f"there is no backup {file} that can be read")
+    join_or_start_ray()
+    id = launch_members(loaded, deadline, before=lambda: place_backup(loaded, file))
+    cluster = Cluster(loaded.name, id, loaded.data_dir)
     _wait_until_it_serves(cluster, deadline)
     return cluster
 
@@ -275,6 +421,21 @@ def _wait_until_it_serves(cluster: Cluster, deadline: float) -> None:
             why = why_not(statuses, actors) or problem
             raise Unavailable(f"cluster {cluster.name} (id {cluster.id:x}) has no quorum that serves: {why}")
         pause(POLL_PAUSE)
+
+
+def _spot_for(node: str | None, outlook: Outlook, placement: Sequence[str]) -> Spot:
+    """The place for a new member: the one that is asked for, or the best."""
+    if node is None:
+        spot = choose_spot(outlook.nodes, placement, homes(outlook), crowded=True)
+        if spot is None:
+            raise Unavailable("no Ray node that is alive may hold a member")
+        return spot
+    meant = [Spot(each, each.pin(placement)) for each in outlook.nodes if each.id == node or each.address == node]
+    meant = meant or [Spot(each, node) for each in outlook.nodes if node in each.resources]
+    if not meant:
+        raise InvalidArgument(f"no Ray node that is alive has the id or address {node}, or offers such a resource")
+    load = Counter(homes(outlook).values())
+    return min(meant, key=lambda spot: load[spot.node.id])
 
 
 def _info(member: int, status: MemberStatus | None, actor: Any) -> MemberInfo:

@@ -357,6 +357,8 @@ BACKUP_BEGIN_TIMEOUT = 120.0
 """Seconds in which a member must have made the image for a backup; more than that, and another one is asked."""
 BACKUP_CHUNK_TIMEOUT = 60.0
 """Seconds in which a member must have sent one chunk, or all nodes must have stored one..."""
+RESTORE_TIMEOUT = 3600.0
+"""Seconds in which a cluster must have been restored, if the caller names no other time."""
 RESTORE_UNPACK_TIMEOUT = 1800.0
 """... and in which the nodes must have checked and unpacked the whole."""
 

@@ -253,8 +253,8 @@ class MemberStatus(msgspec.Struct, frozen=True):
     """Index of the log entry that made the configuration."""
     table: tuple[Description, ...] = ()
     """What is known of the members that are not removed."""
-    removed: tuple[int, ...] = ()
-    """Members that were removed, as far as that is remembered."""
+    removed: tuple[Description, ...] = ()
+    """The last members that were removed."""
     silent: dict[int, float] = {}
     """Of a leader: for how many seconds each other member has not been heard of."""
     caught_up: tuple[int, ...] = ()

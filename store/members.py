@@ -44,6 +44,8 @@ class Description(msgspec.Struct, frozen=True, array_like=True):
     """It is to become a voter once it has caught up; false for one that stays a learner until it is promoted."""
     nonce: bytes = b""
     """Names the request that reserved its id."""
+    joined: bool = False
+    """It has stood in a configuration."""
     removed: bool = False
 
 
@@ -113,7 +115,7 @@ class Members:
         old = self.by_id.get(command.member)
         if (old is None and command.member not in members) or (old is not None and old.removed):
             return False
-        old = old or Description(command.member, f"m{command.member}")
+        old = old or Description(command.member, f"m{command.member}", joined=True)
         new = msgspec.structs.replace(old, pin=command.pin, base=command.base, version=command.version)
         if new != self.by_id.get(command.member):
             self._put(new)
@@ -136,9 +138,12 @@ class Members:
         """A configuration has taken effect: its ids are used up for ever, and a successor is none any more once its
         predecessor is gone."""
         self._use(max((*before, *members), default=0))
-        for description in list(self.by_id.values()):
-            if description.replaces and description.id in members and description.replaces not in members:
-                self._put(msgspec.structs.replace(description, replaces=0))
+        for old in list(self.by_id.values()):
+            if old.id in members:
+                replaces = old.replaces if old.replaces in members else 0
+                new = msgspec.structs.replace(old, joined=True, replaces=replaces)
+                if new != old:
+                    self._put(new)
 
     def _use(self, member: int) -> None:
         if member > self._last:
