@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -144,11 +144,13 @@ def _make(loop: Loop, cluster_name: str, created: float) -> tuple[Outgoing, Head
 # --- the caller's side -----------------------------------------------------------------------------------------------
 
 
-def take_backup(cluster_name: str, cluster: int, path: str, revision: int, deadline: float) -> tuple[Header, int]:
+def take_backup(
+    cluster_name: str, cluster: int, path: Callable[[Header], str], revision: int, deadline: float
+) -> tuple[Header, int]:
     """Write a backup of a running cluster to a file of this machine.
 
     Args:
-        path: an absolute path.
+        path: gives the absolute path of the file.
         revision: what the backup must hold at least.
         deadline: by ``time.monotonic``.
 
@@ -186,7 +188,7 @@ def _candidates(cluster_name: str, cluster: int, revision: int) -> list[tuple[in
     return [(status.member, actors[status.member]) for status in able]
 
 
-def _fetch(actor: Any, path: str, revision: int, deadline: float) -> tuple[Header, int]:
+def _fetch(actor: Any, path: Callable[[Header], str], revision: int, deadline: float) -> tuple[Header, int]:
     patience = min(BACKUP_BEGIN_TIMEOUT, deadline - time.monotonic())
     header: Header = ray.get(actor.begin_backup.remote(time.time()), timeout=patience)
     if header.revision < revision:
@@ -202,7 +204,7 @@ def _fetch(actor: Any, path: str, revision: int, deadline: float) -> tuple[Heade
             del left[:size]
             return data
 
-        return header, write_backup(RocksDisk(), path, header, chunk)
+        return header, write_backup(RocksDisk(), path(header), header, chunk)
     finally:
         actor.end_backup.remote(header.image)
 

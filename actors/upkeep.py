@@ -1,0 +1,103 @@
+"""What an operator does to a cluster now and then: comparing its members, taking a backup.
+
+``Cluster`` has these calls (``cluster.py``); they are here because they are about neither launching nor membership.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import msgspec
+
+from ..errors import InvalidArgument
+from ..limits import BACKUP_TIMEOUT, CHECK_TIMEOUT
+from ..store.backup import Header
+from .backup import take_backup
+from .care import compare_contents
+from .client.handle import Client
+from .content_check import Comparison
+
+SUFFIX = ".rkbackup"
+
+
+class BackupInfo(msgspec.Struct, frozen=True):
+    """A backup that was taken.
+
+    Attributes:
+        path: the file.
+        cluster, cluster_name: of which cluster.
+        member: id of the member that it was taken from.
+        revision, compact_revision: it holds the revisions from the one to the other.
+        bytes: size of the file.
+    """
+
+    path: str
+    cluster_name: str
+    cluster: int
+    member: int
+    revision: int
+    compact_revision: int
+    bytes: int
+
+
+class Upkeep:
+    """Base of ``Cluster``."""
+
+    name: str
+    id: int
+
+    def client(self, *, timeout: float) -> Client:
+        """See ``Cluster``."""
+        raise NotImplementedError
+
+    def check(self, *, timeout: float = CHECK_TIMEOUT) -> Comparison:
+        """Have all members hash their contents at one index of the log, and compare (see ``Comparison``).
+
+        The cluster goes on serving meanwhile. The leader does the same every ``check_interval``.
+
+        Args:
+            timeout: seconds; a member that has not said by then is ``silent`` in the result.
+
+        Raises:
+            Unavailable, RequestTimeout: no leader took the question.
+        """
+        return compare_contents(self.name, self.id, time.monotonic() + timeout)
+
+    def backup(self, path: str | os.PathLike[str], *, timeout: float = BACKUP_TIMEOUT) -> BackupInfo:
+        """Write a backup to a file of this machine: the cluster at one revision, while it serves.
+
+        All that was acknowledged before the call is in it. The file is there whole, with every byte checked, or not at
+        all; one that is there before is replaced.
+
+        Args:
+            path: a file, or a folder that is there: then the file is named after cluster and revision.
+            timeout: seconds.
+
+        Raises:
+            InvalidArgument: the file cannot be written.
+            NoSpace: there is no room for it.
+            Unavailable: no member gave a backup in time.
+        """
+        deadline = time.monotonic() + timeout
+        given = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        with self.client(timeout=timeout) as client:
+            revision = client.revision()
+        is_folder = os.path.isdir(given)
+
+        def place(header: Header) -> str:
+            return os.path.join(given, f"{self.name}-{header.revision}{SUFFIX}") if is_folder else given
+
+        try:
+            header, size = take_backup(self.name, self.id, place, revision, deadline)
+        except OSError as error:
+            raise InvalidArgument(f"{given}: {error.strerror or error}") from None
+        return BackupInfo(
+            path=place(header),
+            cluster_name=header.cluster_name,
+            cluster=header.cluster,
+            member=header.member,
+            revision=header.revision,
+            compact_revision=header.compact_revision,
+            bytes=size,
+        )

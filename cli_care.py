@@ -1,0 +1,116 @@
+"""The commands that look after a cluster's data: `backup`, `restore`, `check`, `compact`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .cli_common import address_option, common, join, open_client, open_cluster, options, output_option, timeout_option
+from .errors import DataCorrupted, Unavailable
+from .limits import BACKUP_TIMEOUT, CHECK_TIMEOUT, RESTORE_TIMEOUT
+from .printing import show
+
+if TYPE_CHECKING:
+    from .spec import ClusterSpec
+
+
+def _timeout(seconds: float) -> Any:
+    return click.option("--timeout", type=float, default=seconds, show_default=True, help="Seconds to wait.")
+
+
+@click.command()
+@click.argument("path", metavar="FILE")
+@options(common, _timeout(BACKUP_TIMEOUT))
+def backup(cluster: str, address: str | None, output: str, timeout: float, path: str) -> None:
+    """Write a backup of the cluster to FILE on this machine, while it serves.
+
+    FILE may be a folder: then the file in it is named after the cluster and its revision.
+    """
+    taken = open_cluster(cluster, address).backup(path, timeout=timeout)
+    fields = {name: getattr(taken, name) for name in taken.__struct_fields__}
+    show({**fields, "cluster": f"{taken.cluster:x}"}, output)
+
+
+@click.command()
+@click.argument("source", metavar="[FILE]", required=False)
+@click.argument("spec", required=False, type=click.Path())
+@click.option("--from-data-dir", metavar="DIR", help="Instead of FILE: the folder of the one member that is left.")
+@click.option("--cluster", help="Name of the new cluster, instead of the spec's.")
+@options(address_option, output_option, _timeout(RESTORE_TIMEOUT))
+def restore(
+    source: str | None,
+    spec: str | None,
+    from_data_dir: str | None,
+    cluster: str | None,
+    address: str | None,
+    output: str,
+    timeout: float,
+) -> None:
+    """Start a new cluster of SPEC (all defaults, if none is given) from the backup FILE, and leave it running.
+
+    \b
+    raykeeper restore FILE [SPEC]
+    raykeeper restore --from-data-dir DIR [SPEC]
+
+    --from-data-dir is for a cluster whose majority is lost for good. DIR is the folder of one of its members, on this
+    machine, with no process at work on it. Whatever the lost members acknowledged and this one never received is gone.
+    """
+    from .spec import ClusterSpec
+
+    if from_data_dir is not None:
+        if spec is not None:
+            raise click.UsageError("either FILE or --from-data-dir DIR")
+        source, spec = None, source
+    elif source is None:
+        raise click.UsageError("what to restore: FILE, or --from-data-dir DIR")
+    loaded = ClusterSpec.load(spec, **({"name": cluster} if cluster else {}))
+    join(address)
+    _restore(source, from_data_dir, loaded, timeout, output)
+
+
+def _restore(source: str | None, data_dir: str | None, spec: ClusterSpec, timeout: float, output: str) -> None:
+    from .actors.restore import backup_of
+    from .cluster import restore as restore_cluster
+
+    if data_dir is None:
+        show(restore_cluster(source, spec, timeout=timeout).status(), output)
+        return
+    with backup_of(data_dir) as (file, header, taken):
+        click.echo(
+            f"raykeeper: {data_dir} is of cluster {header.cluster_name} (id {header.cluster:x}) at revision "
+            f"{header.revision}; {taken} entries of its log are taken for committed though that is not known, and what "
+            "other members acknowledged and this one never received is lost",
+            err=True,
+        )
+        show(restore_cluster(file, spec, timeout=timeout).status(), output)
+
+
+@click.command()
+@options(common, _timeout(CHECK_TIMEOUT))
+def check(cluster: str, address: str | None, output: str, timeout: float) -> None:
+    """Compare the contents of all members as of one revision.
+
+    Exit status 1 if one differs, or does not say; it is named.
+    """
+    from .actors.care import told
+    from .actors.seat import member_name
+
+    compared = open_cluster(cluster, address).check(timeout=timeout)
+    hashes = {member_name(member): digest for member, digest in compared.hashes.items()}
+    where = {"revision": compared.revision, "compact_revision": compared.compact_revision}
+    show({"equal": compared.equal and not compared.silent, **where, **hashes}, output)
+    if compared.odd:
+        raise DataCorrupted(told(compared))
+    if compared.silent:
+        raise Unavailable(told(compared))
+
+
+@click.command()
+@click.argument("revision", type=click.IntRange(1))
+@options(common, timeout_option)
+def compact(cluster: str, address: str | None, output: str, timeout: float, revision: int) -> None:
+    """Forget the history before REVISION: it can be neither read nor watched any more."""
+    with open_client(cluster, address, timeout) as kv:
+        kv.compact(revision)
+    show({"compacted": revision}, output)
