@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import __version__
+from . import __version__, cli_care
 from .actors.client.operations import Comparand, Compare, Condition, Op
 from .actors.client.results import END
 from .errors import ClusterNotFound, KeeperError
@@ -449,6 +449,10 @@ def _delete_operation(key: bytes, end: bytes | None, prefix: bool, from_key: boo
 
 
 _OPERATIONS = {"put": _put_operation, "get": _get_operation, "del": _delete_operation}
+
+
+for _command in (cli_care.backup, cli_care.restore, cli_care.check, cli_care.compact):
+    cli.add_command(_command)
 
 
 def main() -> None:
