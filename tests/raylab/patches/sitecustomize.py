@@ -2,7 +2,7 @@
 
 The file that ``RAYKEEPER_TEST_FAULT`` names holds lines ``action module:function [pid]``: what the call of
 ``Engine.sync`` from that place in the product comes to, in all processes or only in one. ``skip`` does nothing, ``die``
-ends the process before anything is synced. The product itself knows nothing of this.
+ends the process before anything is synced, ``fail`` has the disk refuse the fsync. The product itself knows nothing of this.
 
 ``RAYKEEPER_TEST_SWITCH`` names the table of the fault switch (``switch.py``), which is put around frames and clocks.
 """
@@ -41,10 +41,25 @@ def _weaken(module: ModuleType) -> None:
         action = _action(f"{caller.f_globals['__name__'].rpartition('.')[2]}:{caller.f_code.co_name}")
         if action == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if action == "fail":
+            self._database = _Broken(self._database)
         if action != "skip":
             real(self)
 
     module.RocksEngine.sync = sync
+
+
+class _Broken:
+    """A database on a disk that takes nothing more."""
+
+    def __init__(self, database: Any) -> None:
+        self._real = database
+
+    def flush_wal(self, sync: bool) -> None:
+        raise RuntimeError("IO error: While fsync: Input/output error")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
 
 
 class _Finder(importlib.abc.MetaPathFinder):

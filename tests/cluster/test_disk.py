@@ -1,0 +1,378 @@
+"""Disks that fail, under real members: damage is found, never served, and healed where the promises are still there.
+
+A member's process is frozen, its files are spoilt, and it is killed; Ray starts the next one over what is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import ray
+
+from raykeeper.actors.client.requests import USER_SPACE
+from raykeeper.actors.protocol import Read, Reads
+from raykeeper.store.commands import KeyRange, Range
+from raykeeper.store.sync_journal import write_ahead_logs
+from raylab.tools import Made, is_alive, leader, not_serving, serving, wait_until
+
+pytestmark = pytest.mark.survival
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+encode = msgspec.msgpack.encode
+
+SHORT_LOG = {"log_cut_entries": 40, "log_keep_entries": 10}
+"""Limits with which a log soon lacks its beginning."""
+SLOW = {**SHORT_LOG, "snapshot_chunk_bytes": 64 * 1024, "snapshot_bytes_per_second": 400_000}
+"""And images take seconds."""
+
+
+def random_text(n: int, size: int = 1000) -> str:
+    """Text that no disk can compress."""
+    return random.Random(n).randbytes(size // 2).hex()
+
+
+def fill(kv: Any, count: int, prefix: str = "k", size: int = 1000) -> None:
+    """Write so many keys, in log entries of their own."""
+    for n in range(count):
+        kv.put(f"{prefix}/{n:05}", random_text(n, size), timeout=30)
+
+
+def follower(cluster: Any) -> Any:
+    """A member that does not lead."""
+    lead = leader(cluster)
+    return next(member for member in cluster.members() if member.id != lead.id)
+
+
+def spoil(member: Any, what: Callable[[], None]) -> None:
+    """Freeze a member's process, do something to its files, and kill it."""
+    os.kill(member.pid, signal.SIGSTOP)
+    what()
+    os.kill(member.pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(member.pid))
+
+
+def flip(path: Path, position: int) -> None:
+    """Flip a bit of a file, in place."""
+    with path.open("r+b") as file:
+        file.seek(position)
+        (byte,) = file.read(1)
+        file.seek(position)
+        file.write(bytes([byte ^ 0x10]))
+
+
+def state_of(folder: Path) -> Path:
+    """The state that a member works with."""
+    return folder / (folder / "CURRENT").read_text()
+
+
+def content(member: Any) -> tuple[int, str]:
+    """A member's applied index and the hash of its content."""
+    return ray.get(member.actor.__ray_call__.remote(_content), timeout=30)  # type: ignore[no-any-return]
+
+
+def _content(member: Any) -> tuple[int, str]:
+    state = member._loop.server.state
+    return state.applied_index, state.content_hash()
+
+
+def all_equal(cluster: Any) -> bool:
+    """Whether all members serve, and have the same content at the same index."""
+    return serving(cluster) and len({content(member) for member in cluster.members()}) == 1
+
+
+def whole_again(cluster: Any, count: int, prefix: str = "k") -> None:
+    """Wait until all members serve and are equal; every key must be there."""
+    wait_until(lambda: serving(cluster), 90, f"all serve: {not_serving(cluster)}")
+    wait_until(lambda: all_equal(cluster), 60, "all are equal")
+    assert cluster.client().range(prefix=f"{prefix}/", count_only=True, timeout=30).count == count
+
+
+# --- the state -------------------------------------------------------------------------------------------------------
+
+
+def _remove_state(folder: Path) -> None:
+    shutil.rmtree(state_of(folder))
+
+
+def _remove_current(folder: Path) -> None:
+    (folder / "CURRENT").unlink()
+
+
+def _spoil_manifest(folder: Path) -> None:
+    (manifest,) = state_of(folder).glob("MANIFEST-*")
+    flip(manifest, 20)
+
+
+@pytest.mark.parametrize(
+    ("limits", "damage"),
+    [(SHORT_LOG, _remove_state), ({}, _spoil_manifest), (SHORT_LOG, _remove_current)],
+    ids=["gone, from an image", "damaged, from the log", "nobody knows which, from an image"],
+)
+def test_a_lost_state_is_rebuilt_under_the_same_id(
+    clusters: Made, limits: dict[str, int], damage: Callable[[Path], None]
+) -> None:
+    cluster = clusters.launch(limits=limits)
+    kv = cluster.client()
+    fill(kv, 120)
+    victim = follower(cluster)
+    folder = clusters.folder(victim.id)
+    identity = (folder / "identity.json").read_bytes()
+    spoil(victim, lambda: damage(folder))
+    fill(kv, 30, "meanwhile")
+    whole_again(cluster, 120)
+    assert cluster.client().range(prefix="meanwhile/", count_only=True).count == 30
+    assert (folder / "identity.json").read_bytes() == identity
+    assert not (folder / "damaged.json").exists()
+    assert len(list(folder.glob("state-*"))) == 1
+
+
+def test_the_leader_loses_its_state(clusters: Made) -> None:
+    cluster = clusters.launch(limits=SHORT_LOG)
+    kv = cluster.client()
+    fill(kv, 120)
+    lead = leader(cluster)
+    folder = clusters.folder(lead.id)
+    spoil(lead, lambda: _remove_state(folder))
+    fill(kv, 30, "meanwhile")
+    whole_again(cluster, 120)
+
+
+def read_from(member: Any, cluster: Any, first: bytes, last: bytes) -> bytes:
+    """Ask one member for a range, whatever it knows."""
+    keys = KeyRange(USER_SPACE + first, USER_SPACE + last)
+    frame = Reads(cluster.id, 5.0, (Read(Range(keys), 0),), True)
+    return bytes(ray.get(member.actor.request.remote(encode(frame)), timeout=20))
+
+
+def test_flipped_bits_in_the_state_of_a_running_member_are_found_by_a_reader(clusters: Made) -> None:
+    cluster = clusters.launch(limits=SHORT_LOG)
+    kv = cluster.client()
+    fill(kv, 300)
+    victim = follower(cluster)
+    os.kill(victim.pid, signal.SIGKILL)  # the next process moves what it recovers into tables
+    wait_until(lambda: serving(cluster) and not is_alive(victim.pid), 60)
+    victim = next(member for member in cluster.members() if member.id == victim.id)
+    tables = sorted(state_of(clusters.folder(victim.id)).glob("*.sst"), key=lambda path: path.stat().st_size)
+    size = tables[-1].stat().st_size
+    assert size > 200_000, "the test needs a table worth the name"
+    os.kill(victim.pid, signal.SIGSTOP)
+    for position in range(1000, int(size * 0.9), 4096):
+        flip(tables[-1], position)
+    os.kill(victim.pid, signal.SIGCONT)
+
+    def found() -> bool:
+        with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+            read_from(victim, cluster, b"k/", b"k0")
+        return not is_alive(victim.pid)
+
+    wait_until(found, 30, "a member with a damaged state ends")
+    whole_again(cluster, 300)
+
+
+# --- the log ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_flipped_bit_in_the_middle_of_the_log_keeps_a_member_down(clusters: Made) -> None:
+    cluster = clusters.launch()
+    kv = cluster.client()
+    fill(kv, 100)
+    victim = follower(cluster)
+    folder = clusters.folder(victim.id)
+
+    def damage() -> None:
+        log = Path(write_ahead_logs(str(folder / "log"))[-1])
+        flip(log, log.stat().st_size // 2)
+
+    spoil(victim, damage)
+    fill(kv, 20, "meanwhile")
+
+    def said() -> str:
+        why = str(not_serving(cluster).get(victim.name, ""))
+        return why if "LogDamaged" in why else ""
+
+    wait_until(said, 60, "the member says that its log is damaged")
+    again = next(member for member in cluster.members() if member.id == victim.id)
+    ray.get(again.actor.open.remote(), timeout=10)  # nor does it come back when it is told to
+    wait_until(said, 30)
+    assert kv.range(prefix="meanwhile/", count_only=True).count == 20
+
+
+def test_a_torn_last_write_of_the_log_is_dropped(clusters: Made) -> None:
+    cluster = clusters.launch()
+    kv = cluster.client()
+    fill(kv, 50)
+    victim = follower(cluster)
+    folder = clusters.folder(victim.id)
+
+    def tear() -> None:
+        log = Path(write_ahead_logs(str(folder / "log"))[-1])
+        with log.open("ab") as file:
+            file.write(log.read_bytes()[:300][-150:])  # the power went in the middle of a record
+
+    spoil(victim, tear)
+    whole_again(cluster, 50)
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def fall_behind(cluster: Any, clusters: Made, stopped: list[int]) -> tuple[Any, int]:
+    """A follower that needs an image: it is frozen while the others cut their logs. It, and how many keys there are."""
+    kv = cluster.client()
+    fill(kv, 20)
+    victim = follower(cluster)
+    os.kill(victim.pid, signal.SIGSTOP)
+    stopped.append(victim.pid)
+    for n in range(100):
+        kv.put(f"k/{20 + n:05}", random_text(n, 30_000), timeout=30)
+    wait_until(lambda: leader(cluster).first_log_index > 60, 30, "the log is cut")
+    return victim, 120
+
+
+def arriving(folder: Path) -> int:
+    """Bytes of an image that have come."""
+    return sum(path.stat().st_size for path in folder.glob("incoming/*/stream"))
+
+
+def test_an_image_that_is_damaged_on_its_way_is_refused_and_made_anew(clusters: Made, stopped: list[int]) -> None:
+    cluster = clusters.launch(limits=SLOW)
+    victim, count = fall_behind(cluster, clusters, stopped)
+    lead = clusters.folder(leader(cluster).id)
+    os.kill(victim.pid, signal.SIGCONT)
+    wait_until(lambda: arriving(clusters.folder(victim.id)) > 0, 60, "an image is on its way")
+    (source,) = lead.glob("outgoing/*/checkpoint")
+    table = max(source.glob("*.sst"), key=lambda path: path.stat().st_size)
+    other = table.with_suffix(".copy")  # the table itself is the leader's own
+    shutil.copyfile(table, other)
+    flip(other, other.stat().st_size - 300_000)
+    other.rename(table)
+    wait_until(lambda: not source.exists(), 90, "the damaged image is dropped")
+    whole_again(cluster, count)
+
+
+def test_a_transfer_survives_the_death_of_either_side(clusters: Made, stopped: list[int]) -> None:
+    cluster = clusters.launch(limits=SLOW)
+    victim, count = fall_behind(cluster, clusters, stopped)
+    folder = clusters.folder(victim.id)
+    os.kill(victim.pid, signal.SIGCONT)
+    wait_until(lambda: arriving(folder) > 500_000, 60, "a part of the image is there")
+    before = arriving(folder)
+    os.kill(victim.pid, signal.SIGKILL)
+    lowest = []
+
+    def goes_on() -> bool:
+        lowest.append(arriving(folder))
+        return lowest[-1] > before + 200_000
+
+    wait_until(goes_on, 60, "the transfer goes on")
+    assert min(lowest) >= before, "it began anew"
+    os.kill(leader(cluster).pid, signal.SIGKILL)
+    whole_again(cluster, count)
+
+
+# --- the disk as a whole ---------------------------------------------------------------------------------------------
+
+
+def test_a_failing_fsync_ends_the_process(clusters: Made, local_ray: Path, scratch: Path) -> None:
+    cluster = clusters.launch()
+    kv = cluster.client()
+    fill(kv, 10)
+    victim = follower(cluster)
+    fault = scratch / "fault"
+    fault.write_text(f"fail raft_log:append {victim.pid}\n")
+    try:
+        kv.put("k/more", "1", timeout=30)
+        wait_until(lambda: not is_alive(victim.pid), 30, "the process ends")
+    finally:
+        fault.unlink()
+    whole_again(cluster, 11)
+
+
+def test_a_data_directory_that_is_deleted_under_a_running_member(clusters: Made) -> None:
+    cluster = clusters.launch()
+    kv = cluster.client()
+    fill(kv, 20)
+    victim = leader(cluster)
+    folder = clusters.folder(victim.id)
+    shutil.rmtree(folder)
+    wait_until(lambda: not is_alive(victim.pid), 30, "the process ends")
+    fill(kv, 20, "after")
+    wait_until(lambda: victim.name in not_serving(cluster), 30)
+    assert not (folder / "identity.json").exists(), "it must not come back as if it had never voted"
+    assert kv.range(prefix="k/", count_only=True).count == 20
+
+
+def mount(*arguments: str) -> None:
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"this test mounts a file system, and may not: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def mounts() -> Iterator[list[Path]]:
+    """What a test has mounted is unmounted at its end."""
+    paths: list[Path] = []
+    yield paths
+    for path in paths:
+        subprocess.run(["umount", "--lazy", str(path)], check=False)
+
+
+def test_a_disk_that_becomes_read_only(clusters: Made, mounts: list[Path]) -> None:
+    cluster = clusters.launch()
+    kv = cluster.client()
+    fill(kv, 20)
+    victim = follower(cluster)
+    folder = clusters.folder(victim.id)
+
+    def protect() -> None:
+        mount("--bind", str(folder), str(folder))
+        mounts.append(folder)
+        mount("-o", "remount,bind,ro", str(folder))
+
+    spoil(victim, protect)
+    fill(kv, 20, "meanwhile")
+    wait_until(lambda: "Read-only" in str(not_serving(cluster).get(victim.name)), 60, "it says why")
+    subprocess.run(["umount", str(folder)], check=True)
+    mounts.remove(folder)
+    again = next(member for member in cluster.members() if member.id == victim.id)
+    ray.get(again.actor.open.remote(), timeout=10)
+    whole_again(cluster, 20)
+
+
+def test_a_full_disk_of_one_member_harms_nobody(clusters: Made, mounts: list[Path], tmp_path: Path) -> None:
+    """Whatever the member does about it, it must not spoil its data, and the others go on."""
+    cluster = clusters.launch()
+    kv = cluster.client()
+    fill(kv, 20)
+    victim = follower(cluster)
+    folder = clusters.folder(victim.id)
+
+    def move() -> None:
+        shutil.copytree(folder, tmp_path / "copy")
+        mount("-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder))
+        mounts.append(folder)
+        shutil.copytree(tmp_path / "copy", folder, dirs_exist_ok=True)
+
+    spoil(victim, move)
+    whole_again(cluster, 20)
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(65536)):
+            pass
+    for n in range(40):
+        kv.put(f"k/{20 + n:05}", random_text(n, 100_000), timeout=60)
+    filler.unlink()
+    again = next(member for member in cluster.members() if member.id == victim.id)
+    ray.get(again.actor.open.remote(), timeout=10)
+    whole_again(cluster, 60)
