@@ -2,7 +2,7 @@
 
 The Ray is the tests' own: it joins nothing that runs on the machine, has its own temporary folder, and ends with the
 session. All its processes note what their syncs made durable, and load ``raylab/patches/sitecustomize.py``, with which
-a test can take a single sync out of the product.
+a test can take a single sync out of the product, and cut, slow down or garble what members and clients say.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from typing import Any
 import pytest
 import ray
 
+from raykeeper.actors.transport import client_calls
 from raylab.crowd import Crowd, gathered
+from raylab.faults import Faults
+from raylab.patches import switch
 from raylab.tools import Made, kill_stragglers
 
 PATCHES = Path(__file__).parent.parent / "raylab" / "patches"
@@ -43,6 +46,7 @@ def local_ray(scratch: Path) -> Iterator[Path]:
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PATCHES), os.environ.get("PYTHONPATH", "")])),
         "RAYKEEPER_SYNC_JOURNAL": str(journals),
         "RAYKEEPER_TEST_FAULT": str(scratch / "fault"),
+        "RAYKEEPER_TEST_SWITCH": str(scratch / "switch"),
         "RAY_timeout_ms_task_wait_for_death_info": "0",
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -85,6 +89,16 @@ def stopped() -> Iterator[list[int]]:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def faults(local_ray: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
+    """The fault switch of all processes; this one's calls to members go through it too. Healed at the end."""
+    monkeypatch.setattr(client_calls.ActorTransport, "_bring", client_calls.ActorTransport._bring)
+    switch.around_client_calls(client_calls)
+    faults = Faults(scratch / "switch")
+    yield faults
+    faults.end()
 
 
 @pytest.fixture(autouse=True, scope="session")
