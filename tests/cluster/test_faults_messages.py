@@ -1,0 +1,154 @@
+"""Messages repeated, late, out of order, damaged, or nobody's: none of it changes what the cluster promises."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from typing import Any
+
+import msgspec
+import pytest
+import ray
+
+from raykeeper.actors.protocol import KeepAlive, Reads, Refusal, Refused, Reply, WatchPoll, Writes
+from raykeeper.actors.raft.messages import AppendEntries, Entry, EntryKind, Heartbeat, RequestVote, TimeoutNow
+from raykeeper.actors.transport.seam import Frame, encode_frame
+from raykeeper.store.commands import ClientWrites
+from raylab.faults import Faults, rule
+from raylab.load import Load
+from raylab.tools import Made, is_alive, leader, serving, wait_until
+
+pytestmark = pytest.mark.survival
+METHODS = ("append_entries", "request_vote", "install_snapshot")
+
+SHAPES: dict[str, list[dict[str, Any]]] = {
+    "duplicated": [rule("duplicate", share=0.5, seconds=[0.0, 3.0])],
+    "reordered": [rule("delay", share=0.5, seconds=[0.0, 0.4])],
+    "delayed by seconds": [rule("delay", share=0.05, seconds=[1.0, 5.0])],
+    "lost": [rule("drop", share=0.1, seconds=[0.05, 0.5])],
+    "all at once": [
+        rule("duplicate", share=0.3, seconds=[0.0, 2.0]),
+        rule("delay", share=0.3, seconds=[0.0, 0.3]),
+        rule("delay", share=0.02, seconds=[1.0, 4.0]),
+        rule("drop", share=0.05, seconds=[0.05, 0.5]),
+    ],
+}
+
+
+def whole(cluster: Any) -> None:
+    """All serve, and hold the same."""
+
+    def same() -> bool:
+        contents = ray.get([each.actor.__ray_call__.remote(content) for each in cluster.members()], timeout=60)
+        return len(set(contents)) == 1 and serving(cluster)
+
+    wait_until(same, 60, "all members hold the same")
+
+
+def content(member: Any) -> tuple[int, str]:
+    state = member._loop.server.state
+    return state.applied_index, state.content_hash()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_whatever_becomes_of_messages_on_their_way(clusters: Made, faults: Faults, shape: str) -> None:
+    """Between members and to clients alike."""
+    cluster = clusters.launch()
+    load = Load(cluster.client(), timeout=30)
+    load.wait(10)
+    faults.set(*SHAPES[shape])
+    load.wait(100, 120)
+    faults.heal()
+    assert load.check()
+    whole(cluster)
+    assert faults.counts()
+
+
+@pytest.mark.parametrize("damage", ["truncate", "garble"])
+def test_damaged_frames_between_members_are_dropped(clusters: Made, faults: Faults, damage: str) -> None:
+    cluster = clusters.launch()
+    load = Load(cluster.client(), timeout=30)
+    ids = [member.id for member in cluster.members()]
+    faults.set(rule(damage, a, b, share=0.2) for a in ids for b in ids if a != b)
+    load.wait(100, 120)
+    counted: dict[str, int] = {}
+    for member in cluster.members():
+        for name, count in ray.get(member.actor.counters.remote(), timeout=30).items():
+            counted[name] = counted.get(name, 0) + count
+    assert counted["dropped: undecodable"] > 0
+    faults.heal()
+    assert load.check()
+    whole(cluster)
+
+
+def before(cluster: Any) -> tuple[int, int, set[int]]:
+    lead = leader(cluster)
+    return lead.id, lead.term, {member.pid for member in cluster.members()}
+
+
+def send(members: Any, frames: list[bytes], methods: tuple[str, ...] = METHODS) -> list[bytes]:
+    references = [
+        getattr(member.actor, method).remote(frame) for member in members for frame in frames for method in methods
+    ]
+    return list(ray.get(references, timeout=120))
+
+
+def harmful(sender: int, to: int) -> list[Any]:
+    """Messages that would do harm if they were taken."""
+    term = 1 << 40
+    return [
+        Heartbeat(sender, to, term, 1 << 40, 0),
+        RequestVote(sender, to, term, 1 << 40, term),
+        TimeoutNow(sender, to, term),
+        AppendEntries(sender, to, term, 0, 0, 1 << 40, (Entry(1, term, EntryKind.NORMAL, b"x"),)),
+    ]
+
+
+def test_frames_of_another_cluster_and_for_another_member_are_not_taken(clusters: Made) -> None:
+    cluster = clusters.launch()
+    was = before(cluster)
+    for member in cluster.members():
+        other = member.id % 3 + 1
+        foreign = [
+            encode_frame(Frame(cluster.id + 1, other, member.id, 1, 1, (message,)))
+            for message in harmful(other, member.id)
+        ]
+        misled = [
+            encode_frame(Frame(cluster.id, member.id, other, 1, 1, (message,))) for message in harmful(member.id, other)
+        ]
+        assert set(send([member], foreign + misled)) == {b""}
+    cluster.client().put("a", "1")
+    assert before(cluster) == was
+
+
+def test_garbage_and_a_newer_version_are_refused_and_kill_nobody(clusters: Made) -> None:
+    cluster = clusters.launch()
+    was = before(cluster)
+    rng = random.Random(1)
+    garbage = [b"", b"\x00", b"\xff" * 10, *(rng.randbytes(size) for size in (1, 5, 50, 5000, 500_000))]
+    deep = b"\x91" * 100_000
+    newer = msgspec.msgpack.encode((cluster.id, 2, 1, 1, 1, ((99, "a message of tomorrow"),)))
+    frames = [*garbage, deep, zlib.crc32(newer).to_bytes(4, "big") + newer]
+    assert set(send(cluster.members(), frames)) == {b""}
+    tomorrow = msgspec.msgpack.encode((99, cluster.id, 1.0, "a request of tomorrow"))
+    huge = msgspec.msgpack.encode(Writes(cluster.id, 1.0, ClientWrites(1, 1, ()))) + b"\x00" * 10
+    for reply in send(cluster.members(), [*garbage, deep, tomorrow, huge], ("request", "watch")):
+        answer = msgspec.msgpack.decode(reply, type=Reply)
+        assert isinstance(answer, Refused)
+        assert answer.refusal is Refusal.INVALID
+    foreign = [
+        msgspec.msgpack.encode(request)
+        for request in (
+            KeepAlive(cluster.id + 1, 1.0, 1),
+            Reads(cluster.id + 1, 1.0, False, ()),
+            Writes(cluster.id + 1, 1.0, ClientWrites(1, 1, ())),
+            WatchPoll(cluster.id + 1, 1.0, b"s", True),
+        )
+    ]
+    for reply in send(cluster.members(), foreign, ("request",)):
+        answer = msgspec.msgpack.decode(reply, type=Reply)
+        assert isinstance(answer, Refused)
+        assert answer.refusal is Refusal.WRONG_CLUSTER
+    cluster.client().put("a", "1")
+    assert before(cluster) == was
+    assert all(is_alive(pid) for pid in was[2])
