@@ -30,6 +30,7 @@ from .actors.restore import backup_of, place_backup
 from .actors.roster import ask_all, gone, member_actors, pause, settled, wait_for
 from .actors.seat import Seat, actor_name, member_name
 from .actors.sites import clear_all
+from .actors.supervisor import Charge, start_supervisor, stop_supervisor
 from .actors.upkeep import Upkeep
 from .errors import ClusterNotFound, InvalidArgument, KeeperError, NotCaughtUp, RequestTimeout, Unavailable
 from .limits import (
@@ -245,8 +246,20 @@ class Cluster(Upkeep):
             raise Unavailable(f"no member of cluster {self.name} answers")
         return Hands(self.name, self.id, seat.data_dir or self._data_dir, seat.placement)
 
+    def supervise(self) -> None:
+        """Start the cluster's supervisor, if it has none: it keeps the cluster at full strength from now on."""
+        hands = self._hands()
+        start_supervisor(Charge(self.name, self.id, hands.data_dir, hands.placement))
+
+    def unsupervise(self) -> None:
+        """End the cluster's supervisor: members that are lost stay lost until somebody sees to them."""
+        stop_supervisor(self.name)
+
+    # -- its end ------------------------------------------------------------------------------------------------------
+
     def shutdown(self) -> None:
         """Stop all members; the data stays, and ``launch`` starts them again."""
+        stop_supervisor(self.name)
         actors = member_actors(self.name)
         ask_all(actors, "stop", timeout=STOP_TIMEOUT)
         for actor in actors.values():
@@ -326,6 +339,8 @@ def launch(
     join_or_start_ray()
     cluster = Cluster(loaded.name, launch_members(loaded, deadline), loaded.data_dir)
     _wait_until_it_serves(cluster, deadline)
+    if loaded.supervised:
+        cluster.supervise()
     return cluster
 
 

@@ -379,6 +379,15 @@ LOCK_PAUSE = 0.05
 # Launching and looking after a cluster, from outside.
 MEMBERSHIP_TIMEOUT = 120.0
 """Seconds in which a new member is expected to have caught up with the others."""
+SUPERVISOR_LOOKS = 10
+"""A supervisor looks at its cluster this many times in ``replace_after``..."""
+SUPERVISOR_MIN_PAUSE = 0.2
+SUPERVISOR_MAX_PAUSE = 2.0
+"""... but with pauses of these seconds at least, and at most."""
+ADOPT_AFTER = 20.0
+"""Seconds after which a supervisor finishes what somebody else has begun to add."""
+MAX_SUPERVISOR_LINES = 200
+"""Steps that a supervisor remembers for those who ask."""
 LAUNCH_TIMEOUT = 60.0
 RAY_CONNECT_TIMEOUT = 5.0
 """Seconds in which something must answer at the address of a Ray cluster."""

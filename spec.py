@@ -36,6 +36,8 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     placement: str | tuple[str, ...] = "spread"
     """``"spread"`` over the nodes as evenly as they come, or the names of Ray resources (such as ``node:10.0.0.1``),
     one for each node that shall hold members, used in turn."""
+    supervised: bool = True
+    """Whether a supervisor starts members anew and replaces those that are lost (``actors/supervisor.py``)."""
     timings: Timings = Timings()
     limits: Limits = Limits()
     compaction: Compaction = Compaction()

@@ -18,6 +18,7 @@ import ray
 import raykeeper
 from raykeeper.actors.roster import gone, member_actors
 from raykeeper.actors.seat import actor_name, member_name
+from raykeeper.actors.supervisor import stop_supervisor
 
 T = TypeVar("T")
 _numbers = itertools.count(1)
@@ -44,7 +45,8 @@ class Made:
         self._names = {self.name}
 
     def launch(self, **fields: Any) -> Any:
-        fields = {"name": self.name, "data_dir": str(self.data_dir), **fields}
+        # Most tests want to see what a cluster does by itself when something happens to it.
+        fields = {"name": self.name, "data_dir": str(self.data_dir), "supervised": False, **fields}
         self._names.add(fields["name"])
         return raykeeper.launch(**fields)
 
@@ -59,6 +61,7 @@ class Made:
 
 def kill_actors(name: str) -> None:
     """Take a cluster's actors away for good, as a crash of all of Ray would: no member gets to say goodbye."""
+    stop_supervisor(name)
     actors = member_actors(name)
     pids = [pid_of(actor) for actor in actors.values()]
     for actor in actors.values():

@@ -104,6 +104,7 @@ KNOW_RAY = (
     "actors/restore.py",
     "actors/roster.py",
     "actors/starting.py",
+    "actors/supervisor.py",
     "actors/transport/client_calls.py",
 )
 

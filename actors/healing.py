@@ -1,0 +1,245 @@
+"""What the supervisor does next: one pure function from what it sees to at most one step, or none.
+
+The rules (DESIGN.md, "Living on Ray"): a member is replaced only when Ray and the leader have both missed it for
+``replace_after``, a spare place exists, and a live quorum stays; its successor is a learner first, and takes its place
+in one joint change once it has caught up. If the missing one comes back before that, the successor goes again.
+
+Everything that a step leaves behind stands in the cluster's own log: an id that is reserved, a learner, a successor's
+mark, a removal. So nothing is lost with a supervisor that dies between any two steps, and two of them, each with its
+own idea of time, only do the same steps twice, which is as good as once. A plan that rests on an old look does no harm
+either: the leader refuses a change that would cost the quorum, and the state machine a second successor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from ..limits import ADOPT_AFTER
+from ..store.members import Description
+from .placement import Node
+from .places import Spot, choose_spot
+from .raft.messages import Configuration
+
+
+@dataclass(frozen=True)
+class View:
+    """What a supervisor knows at one moment.
+
+    Attributes:
+        now: on its clock, in seconds.
+        replace_after: as the cluster is configured.
+        leads: whether there is a leader; everything below up to ``caught_up`` is that one's word.
+        table: members that are not removed, by id, reserved ones among them.
+        removed: the last that were.
+        silent: for how many seconds the leader has not heard of each.
+        caught_up: members that could be voters.
+        actors: members that Ray has an actor for.
+        missed_since: since when Ray has missed a member, or the member itself said that it can never serve again.
+        reserved_since: since when a member has been seen reserved.
+        homes: the node that each member lives on, of those that are alive.
+        nodes: Ray nodes that are alive.
+        placement: resources that members may be pinned by; none for any node.
+        cleared: (removed member, node) whose leftovers are known to be gone.
+    """
+
+    now: float
+    replace_after: float
+    leads: bool
+    configuration: Configuration
+    table: Mapping[int, Description]
+    removed: Mapping[int, Description] = field(default_factory=dict)
+    silent: Mapping[int, float] = field(default_factory=dict)
+    caught_up: Collection[int] = frozenset()
+    actors: Collection[int] = frozenset()
+    missed_since: Mapping[int, float] = field(default_factory=dict)
+    reserved_since: Mapping[int, float] = field(default_factory=dict)
+    homes: Mapping[int, str] = field(default_factory=dict)
+    nodes: tuple[Node, ...] = ()
+    placement: tuple[str, ...] = ()
+    cleared: Collection[tuple[int, str]] = frozenset()
+
+    def node_of(self, pin: str) -> Node | None:
+        """A node that is alive and offers a pin."""
+        return next((node for node in self.nodes if pin and pin in node.resources), None)
+
+    def is_gone(self, member: int) -> bool:
+        """Whether Ray and the leader have both missed a member for ``replace_after``."""
+        since = self.missed_since.get(member)
+        if since is None or self.now - since < self.replace_after:
+            return False
+        return self.silent.get(member, 0.0) >= self.replace_after
+
+    def is_well(self, member: int) -> bool:
+        """Whether Ray and the leader both see a member."""
+        return member not in self.missed_since and self.silent.get(member, 0.0) < self.replace_after / 2
+
+    def has_live_quorum(self, voters: Collection[int]) -> bool:
+        """Whether most of these are well."""
+        return 2 * sum(map(self.is_well, voters)) > len(voters)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start the actor of a member that has none, over its data."""
+
+    member: Description
+
+
+@dataclass(frozen=True)
+class Reserve:
+    """Begin to replace a member: get an id for its successor."""
+
+    replaces: int
+    voter: bool
+    spot: Spot
+    nonce: bytes
+
+
+@dataclass(frozen=True)
+class Join:
+    """Make a reserved member's data, start its actor, have it learn."""
+
+    member: Description
+
+
+@dataclass(frozen=True)
+class Promote:
+    """Make a learner a voter; in the same change, the member leaves that it replaces, if any."""
+
+    member: int
+    replaces: int = 0
+
+
+@dataclass(frozen=True)
+class Leave:
+    """Take a member out of the configuration: a successor that is not needed or was lost, or a learner replaced."""
+
+    member: int
+
+
+@dataclass(frozen=True)
+class Retire:
+    """Note that a member outside the configuration is gone for good."""
+
+    member: int
+
+
+@dataclass(frozen=True)
+class Clear:
+    """End the actor of a removed member, and delete its data on the node where it was."""
+
+    member: Description
+    node: str
+
+
+Step = Start | Reserve | Join | Promote | Leave | Retire | Clear
+
+
+def plan(view: View) -> Step | None:
+    """The next step, or ``None`` if there is nothing to do, or nothing that may be done now."""
+    step = _start(view)
+    if step is not None or not view.leads or view.configuration.joint:
+        return step
+    return _go_on(view) or _clean_up(view) or _begin(view)
+
+
+def _start(view: View) -> Step | None:
+    """Whose actor died for good, or was never made, gets one again where its data lies."""
+    for member in sorted(view.configuration.members - set(view.actors)):
+        known = view.table.get(member)
+        if known is not None and known.base and view.node_of(known.pin) is not None:
+            return Start(known)
+    return None
+
+
+def _go_on(view: View) -> Step | None:
+    """Bring to an end what was begun: members that are reserved, successors, learners that are to be voters."""
+    members, learners = view.configuration.members, view.configuration.learners
+    for known in sorted(view.table.values(), key=lambda known: known.id):
+        predecessor = known.replaces if known.replaces in members else 0
+        if known.replaces and not predecessor and known.id not in members and not known.joined:
+            return Retire(known.id)  # whom it was to replace went another way
+        if known.id in view.configuration.voters:
+            if predecessor and view.is_gone(predecessor) and view.has_live_quorum(view.configuration.voters):
+                return Leave(predecessor)
+            continue
+        if predecessor and view.is_well(predecessor):
+            return Leave(known.id) if known.id in members else Retire(known.id)
+        if known.id in learners:
+            step = _ripen(view, known, predecessor)
+        elif known.id not in members and not known.joined:
+            step = _join(view, known, predecessor)
+        else:
+            step = None
+        if step is not None:
+            return step
+    return None
+
+
+def _join(view: View, known: Description, predecessor: int) -> Step | None:
+    waited = view.now - view.reserved_since.get(known.id, view.now)
+    if view.node_of(known.pin) is None:
+        return Retire(known.id) if waited >= view.replace_after else None
+    # A member that somebody else has begun to add is theirs for a while.
+    return Join(known) if predecessor or waited >= ADOPT_AFTER else None
+
+
+def _ripen(view: View, known: Description, predecessor: int) -> Step | None:
+    """What becomes of a learner."""
+    voters = view.configuration.voters
+    if predecessor and view.is_gone(known.id):
+        return Leave(known.id)
+    if known.id not in view.caught_up or not view.is_well(known.id):
+        return None
+    if predecessor:
+        if not view.is_gone(predecessor):
+            return None
+        if predecessor not in voters:
+            return Leave(predecessor)
+        after = (*(voter for voter in voters if voter != predecessor), known.id)
+        if view.has_live_quorum(voters) and view.has_live_quorum(after):
+            return Promote(known.id, predecessor)
+        return None
+    if known.voter and view.has_live_quorum(voters) and view.has_live_quorum((*voters, known.id)):
+        return Promote(known.id)
+    return None
+
+
+def _clean_up(view: View) -> Step | None:
+    """Members that left: note that they are gone, and take away what they left behind."""
+    members = view.configuration.members
+    for known in view.table.values():
+        if known.joined and known.id not in members:
+            return Retire(known.id)
+    for member in sorted(set(view.actors) - members - set(view.table) - set(view.removed)):
+        if member <= max((*members, *view.table, *view.removed), default=0):
+            return Retire(member)
+    for known in view.removed.values():
+        node = view.node_of(known.pin)
+        where = node.id if node is not None and known.base else ""
+        if known.id in view.actors or (where and (known.id, where) not in view.cleared):
+            return Clear(known, where)
+    return None
+
+
+def _begin(view: View) -> Step | None:
+    """Give a member that is gone for good a successor, if there is a place for it; one at a time."""
+    configuration = view.configuration
+    members = configuration.members
+    if any(known.replaces in members for known in view.table.values()):
+        return None
+    if not view.has_live_quorum(configuration.voters):
+        return None
+    for member in sorted(members):
+        if not view.is_gone(member):
+            continue
+        known = view.table.get(member)
+        node = view.node_of(known.pin) if known is not None else None
+        others = {other: home for other, home in view.homes.items() if other != member}
+        spot = choose_spot(view.nodes, view.placement, others, vacated=node.id if node is not None else "")
+        if spot is not None:
+            newest = max((*members, *view.table, *view.removed))
+            nonce = b"m%d after m%d" % (member, newest)
+            return Reserve(member, member in configuration.voters, spot, nonce)
+    return None

@@ -1,0 +1,200 @@
+"""The supervisor: a detached actor that keeps its cluster at full strength, and is never on the data path.
+
+It looks, plans one step (``healing.plan``), does it (``membership.Hands``), and looks again. All that it remembers is
+how long it has missed whom; whoever kills it loses that and nothing else. It runs anywhere, and Ray starts it anew.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import traceback
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import ray
+
+from ..errors import KeeperError
+from ..limits import (
+    MAX_SUPERVISOR_LINES,
+    STOP_TIMEOUT,
+    SUPERVISOR_LOOKS,
+    SUPERVISOR_MAX_PAUSE,
+    SUPERVISOR_MIN_PAUSE,
+    Settings,
+    decode_settings,
+)
+from .healing import Clear, Join, Leave, Promote, Reserve, Retire, Start, Step, View, plan
+from .membership import Hands
+from .outlook import Outlook, homes, look
+from .roster import gone, wait_for
+from .seat import NAMESPACE, actor_name
+
+
+class Charge(msgspec.Struct, frozen=True):
+    """Which cluster a supervisor looks after."""
+
+    cluster_name: str
+    cluster: int
+    data_dir: str
+    placement: tuple[str, ...] = ()
+
+
+class Watchman:
+    """What one supervisor remembers from look to look."""
+
+    def __init__(self, placement: tuple[str, ...]) -> None:
+        self._placement = placement
+        self._missed_since: dict[int, float] = {}
+        self._reserved_since: dict[int, float] = {}
+        self._cleared: set[tuple[int, str]] = set()
+        self.replace_after = Settings().timings.replace_after
+
+    def view(self, outlook: Outlook, now: float) -> View:
+        """What is known after one more look."""
+        best, configuration = outlook.best, outlook.configuration
+        table = {known.id: known for known in best.table} if best is not None else {}
+        if best is not None and best.settings:
+            with suppress(msgspec.MsgspecError):
+                self.replace_after = decode_settings(best.settings).timings.replace_after
+        missed = {member for member in configuration.members if _is_missed(member, outlook, table)}
+        self._missed_since = {member: self._missed_since.get(member, now) for member in missed}
+        reserved = set(table) - configuration.members
+        self._reserved_since = {member: self._reserved_since.get(member, now) for member in reserved}
+        leader = outlook.leader
+        return View(
+            now=now,
+            replace_after=self.replace_after,
+            leads=leader is not None,
+            configuration=configuration,
+            table=table,
+            removed={known.id: known for known in best.removed} if best is not None else {},
+            silent=leader.silent if leader is not None else {},
+            caught_up=frozenset(leader.caught_up) if leader is not None else frozenset(),
+            actors=frozenset(outlook.actors),
+            missed_since=dict(self._missed_since),
+            reserved_since=dict(self._reserved_since),
+            homes=homes(outlook),
+            nodes=outlook.nodes,
+            placement=self._placement,
+            cleared=frozenset(self._cleared),
+        )
+
+    def cleared(self, step: Clear) -> None:
+        """Nothing is left of a removed member on that node."""
+        self._cleared.add((step.member.id, step.node))
+
+
+def _is_missed(member: int, outlook: Outlook, table: dict[int, Any]) -> bool:
+    """Whether Ray misses a member, or the member says itself that it is lost. One that is only slow is not missed."""
+    status = outlook.statuses.get(member)
+    if status is not None:
+        return bool(status.lost)
+    if member not in outlook.actors or member in outlook.failed:
+        return True
+    known = table.get(member)
+    return known is not None and not any(known.pin in node.resources for node in outlook.nodes)
+
+
+def do(step: Step, hands: Hands, watchman: Watchman, outlook: Outlook) -> None:
+    """Do one step; raises a ``KeeperError`` or an error of Ray's if it cannot be done now."""
+    if isinstance(step, Start):
+        hands.start(step.member)
+    elif isinstance(step, Reserve):
+        hands.reserve(step.nonce, step.spot, replaces=step.replaces, voter=step.voter)
+    elif isinstance(step, Join):
+        if hands.enroll(step.member, outlook.nodes):
+            hands.learn(step.member.id)
+    elif isinstance(step, Promote):
+        hands.promote(step.member, step.replaces)
+    elif isinstance(step, Leave):
+        hands.leave(step.member)
+    elif isinstance(step, Retire):
+        hands.retire(step.member)
+    else:
+        hands.end(step.member.id)
+        if step.node and hands.clear(step.member, outlook.nodes):
+            watchman.cleared(step)
+
+
+class Supervisor:
+    """The actor. ``launch`` starts it; its methods are for those who wonder what it does.
+
+    Args:
+        charge: an encoded :class:`Charge`.
+    """
+
+    def __init__(self, charge: bytes) -> None:
+        self._charge = msgspec.msgpack.decode(charge, type=Charge)
+        self._lines: deque[str] = deque(maxlen=MAX_SUPERVISOR_LINES)
+        self._pause = threading.Event()
+        threading.Thread(target=self._run, name="supervisor", daemon=True).start()
+
+    def pid(self) -> int:
+        """Its process."""
+        return os.getpid()
+
+    def lines(self) -> list[str]:
+        """Its last steps, oldest first, and what came in their way."""
+        return list(self._lines)
+
+    def _run(self) -> None:
+        charge = self._charge
+        hands = Hands(charge.cluster_name, charge.cluster, charge.data_dir, charge.placement)
+        watchman = Watchman(charge.placement)
+        while True:
+            step: Step | None = None
+            try:
+                outlook = look(charge.cluster_name)
+                step = plan(watchman.view(outlook, time.monotonic()))
+                if step is not None:
+                    self._note(str(step))
+                    do(step, hands, watchman, outlook)
+            except (KeeperError, ray.exceptions.RayError, OSError) as error:
+                self._note(f"{type(error).__name__}: {error}")
+                step = None
+            except Exception:
+                self._note(traceback.format_exc())
+                step = None
+            pause = watchman.replace_after / SUPERVISOR_LOOKS
+            if step is None:
+                self._pause.wait(min(SUPERVISOR_MAX_PAUSE, max(SUPERVISOR_MIN_PAUSE, pause)))
+            else:
+                self._pause.wait(SUPERVISOR_MIN_PAUSE)
+
+    def _note(self, line: str) -> None:
+        if not self._lines or self._lines[-1] != line:
+            self._lines.append(line)
+
+
+def supervisor_name(cluster_name: str) -> str:
+    """The name of a cluster's supervisor in ``NAMESPACE``."""
+    return actor_name(cluster_name, "supervisor")
+
+
+def start_supervisor(charge: Charge) -> None:
+    """Start a cluster's supervisor, if there is none."""
+    actor: Any = ray.remote(Supervisor)
+    with suppress(ray.exceptions.ActorAlreadyExistsError, ValueError):
+        actor.options(
+            name=supervisor_name(charge.cluster_name),
+            namespace=NAMESPACE,
+            lifetime="detached",
+            num_cpus=0,
+            max_restarts=-1,
+            max_concurrency=8,
+        ).remote(msgspec.msgpack.encode(charge))
+
+
+def stop_supervisor(cluster_name: str) -> None:
+    """End a cluster's supervisor for good, if there is one, and return when it is gone."""
+    name = supervisor_name(cluster_name)
+    try:
+        actor = ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        return
+    ray.kill(actor, no_restart=True)
+    wait_for(lambda: gone([name]), time.monotonic() + STOP_TIMEOUT)

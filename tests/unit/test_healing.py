@@ -1,0 +1,343 @@
+"""What the supervisor does, as tables; then in a small world in which nodes die and come back, with two supervisors."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from raykeeper.actors.healing import Clear, Join, Leave, Promote, Reserve, Retire, Start, Step, View, plan
+from raykeeper.actors.placement import Node
+from raykeeper.actors.raft.messages import Configuration
+from raykeeper.store.commands import RegisterMember, ReserveMember
+from raykeeper.store.members import Description, Members
+
+AFTER = 60.0
+
+
+def node(name: str) -> Node:
+    return Node(f"node-{name}", f"10.0.0.{ord(name)}", frozenset({name}))
+
+
+def known(member: int, pin: str, **fields: object) -> Description:
+    return Description(member, f"m{member}", pin, "/data", joined=True, **fields)  # type: ignore[arg-type]
+
+
+def healthy() -> View:
+    """Three voters on the nodes a, b, c, and a spare node d."""
+    return View(
+        now=1000.0,
+        replace_after=AFTER,
+        leads=True,
+        configuration=Configuration(voters=(1, 2, 3)),
+        table={1: known(1, "a"), 2: known(2, "b"), 3: known(3, "c")},
+        silent={2: 0.0, 3: 0.0},
+        caught_up={1, 2, 3},
+        actors={1, 2, 3},
+        homes={1: "node-a", 2: "node-b", 3: "node-c"},
+        nodes=(node("a"), node("b"), node("c"), node("d")),
+        placement=("a", "b", "c", "d"),
+    )
+
+
+def lost(view: View, member: int = 3, seconds: float = AFTER) -> View:
+    """The node of a member is gone for so long, for Ray and for the leader."""
+    pin = view.table[member].pin
+    return replace(
+        view,
+        missed_since={**view.missed_since, member: view.now - seconds},
+        silent={**view.silent, member: seconds},
+        homes={other: home for other, home in view.homes.items() if other != member},
+        nodes=tuple(each for each in view.nodes if pin not in each.resources),
+    )
+
+
+def with_successor(view: View, *, reserved: bool = False, caught_up: bool = True) -> View:
+    """Member 4 on node d is to take the place of member 3."""
+    successor = replace_fields(known(4, "d", replaces=3), joined=not reserved)
+    return replace(
+        view,
+        configuration=Configuration(voters=(1, 2, 3), learners=() if reserved else (4,)),
+        table={**view.table, 4: successor},
+        caught_up={1, 2, *((4,) if caught_up else ())},
+        actors={1, 2, 3} if reserved else {1, 2, 3, 4},
+        silent={**view.silent, **({} if reserved else {4: 0.0})},
+        homes={**view.homes, 4: "node-d"},
+    )
+
+
+def replace_fields(description: Description, **fields: object) -> Description:
+    import msgspec
+
+    return msgspec.structs.replace(description, **fields)
+
+
+def test_nothing_is_to_be_done_for_a_healthy_cluster() -> None:
+    assert plan(healthy()) is None
+
+
+def test_a_member_that_both_have_missed_for_long_gets_a_successor_on_the_spare_node() -> None:
+    step = plan(lost(healthy()))
+    assert isinstance(step, Reserve)
+    assert (step.replaces, step.voter, step.spot.pin) == (3, True, "d")
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lost(healthy(), seconds=AFTER - 1),
+        replace(lost(healthy()), silent={2: 0.0, 3: 1.0}),
+        replace(lost(healthy()), missed_since={}),
+        replace(lost(healthy()), leads=False),
+        replace(lost(healthy()), configuration=Configuration(voters=(1, 2, 3), outgoing=(1, 2))),
+        lost(lost(healthy()), 2),
+        replace(lost(healthy()), nodes=(node("a"), node("b"))),
+    ],
+    ids=["not long enough", "heard by the leader", "seen by Ray", "no leader", "joint", "no quorum", "no spare place"],
+)
+def test_otherwise_it_does_not(view: View) -> None:
+    assert plan(view) is None
+
+
+def test_a_lost_disk_gets_a_successor_on_its_own_node_if_there_is_no_other() -> None:
+    view = replace(healthy(), nodes=healthy().nodes[:3], missed_since={3: 900.0}, silent={2: 0.0, 3: 99.0})
+    step = plan(view)
+    assert isinstance(step, Reserve)
+    assert step.spot.pin == "c"
+
+
+def test_the_spare_node_comes_before_the_node_of_the_lost_disk() -> None:
+    step = plan(replace(healthy(), missed_since={3: 900.0}, silent={2: 0.0, 3: 99.0}))
+    assert isinstance(step, Reserve)
+    assert step.spot.pin == "d"
+
+
+def test_members_that_share_nodes_anyway_are_replaced_where_there_is_room() -> None:
+    view = replace(healthy(), placement=(), homes={1: "node-a", 2: "node-a", 3: "node-b"}, nodes=(node("a"), node("b")))
+    view = replace(view, missed_since={3: 900.0}, silent={2: 0.0, 3: 99.0})
+    step = plan(view)
+    assert isinstance(step, Reserve)
+    assert step.spot.node.id == "node-b"
+
+
+def test_a_successor_joins_catches_up_and_takes_the_place_in_one_change() -> None:
+    view = lost(healthy())
+    assert plan(with_successor(view, reserved=True)) == Join(with_successor(view, reserved=True).table[4])
+    assert plan(with_successor(view, caught_up=False)) is None
+    assert plan(with_successor(view)) == Promote(4, 3)
+
+
+def test_whoever_comes_back_in_time_keeps_the_place() -> None:
+    assert plan(with_successor(healthy())) == Leave(4)
+    assert plan(with_successor(healthy(), reserved=True)) == Retire(4)
+
+
+def test_a_supervisor_that_is_new_waits_before_it_ends_what_another_began() -> None:
+    assert plan(with_successor(lost(healthy(), seconds=1.0))) is None
+
+
+def test_no_change_without_a_live_quorum_in_what_follows() -> None:
+    view = with_successor(lost(healthy()))
+    weak = replace(view, missed_since={**view.missed_since, 2: view.now - 1})
+    assert plan(weak) is None
+
+
+def test_a_successor_that_is_lost_itself_is_given_up() -> None:
+    assert plan(lost(with_successor(lost(healthy())), 4)) == Leave(4)
+    view = with_successor(lost(healthy()), reserved=True)
+    gone = replace(view, nodes=view.nodes[:2], reserved_since={4: view.now - AFTER})
+    assert plan(gone) == Retire(4)
+
+
+def test_an_actor_that_died_for_good_is_started_where_its_data_is_even_without_a_leader() -> None:
+    view = replace(healthy(), actors={1, 2}, missed_since={3: 999.0}, leads=False)
+    assert plan(view) == Start(view.table[3])
+    assert plan(replace(view, nodes=view.nodes[:2])) is None
+
+
+def test_what_a_person_began_to_add_is_theirs_for_a_while() -> None:
+    view = healthy()
+    table = {**view.table, 4: replace_fields(known(4, "d"), joined=False)}
+    view = replace(view, table=table, reserved_since={4: view.now})
+    assert plan(view) is None
+    later = replace(view, reserved_since={4: view.now - 30})
+    assert plan(later) == Join(table[4])
+    learns = replace(view, configuration=Configuration(voters=(1, 2, 3), learners=(4,)), actors={1, 2, 3, 4})
+    learns = replace(learns, table={**table, 4: known(4, "d")}, caught_up={1, 2, 3, 4}, silent={2: 0, 3: 0, 4: 0})
+    assert plan(learns) == Promote(4)
+    assert plan(replace(learns, table={**table, 4: known(4, "d", voter=False)})) is None
+
+
+def test_who_left_is_noted_as_gone_and_cleared_away_once() -> None:
+    view = replace(healthy(), configuration=Configuration(voters=(1, 2)))
+    assert plan(view) == Retire(3)
+    three = view.table[3]
+    view = replace(view, table={1: view.table[1], 2: view.table[2]}, removed={3: three})
+    assert plan(view) == Clear(three, "node-c")
+    view = replace(view, actors={1, 2})
+    assert plan(view) == Clear(three, "node-c")
+    assert plan(replace(view, cleared={(3, "node-c")})) is None
+    assert plan(replace(view, nodes=view.nodes[:2])) is None, "its node is not there"
+
+
+def test_an_actor_that_nobody_knows_any_more_is_retired_first() -> None:
+    view = replace(healthy(), configuration=Configuration(voters=(1, 3)), table={1: known(1, "a"), 3: known(3, "c")})
+    assert plan(view) == Retire(2)
+
+
+# --- a world in which nodes die and come back ------------------------------------------------------------------------
+
+
+class _Batch:
+    """Takes what the table writes."""
+
+    def set(self, family: str, key: bytes, value: bytes | None) -> None:
+        pass
+
+
+@dataclass
+class World:
+    """A cluster as its log has it, on nodes of which some are dead. Every step costs a second."""
+
+    rng: random.Random
+    now: float = 1000.0
+    alive: set[str] = field(default_factory=lambda: set("abcdef"))
+    died: dict[str, float] = field(default_factory=dict)
+    actors: set[int] = field(default_factory=lambda: {1, 2, 3})
+    data: dict[int, str] = field(default_factory=lambda: {1: "a", 2: "b", 3: "c"})
+    caught_up: set[int] = field(default_factory=lambda: {1, 2, 3})
+    steps: list[Step] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.configuration = Configuration(voters=(1, 2, 3))
+        self.table = Members(_Batch())  # type: ignore[arg-type]
+        for member, pin in self.data.items():
+            self.table.register(RegisterMember(member, pin, "/data", 1), self.configuration.members)
+
+    def lives(self, member: int) -> bool:
+        return member in self.actors and self.data.get(member) in self.alive
+
+    def quorum(self, voters: tuple[int, ...]) -> bool:
+        return 2 * sum(map(self.lives, voters)) > len(voters)
+
+    def silence(self, member: int) -> float:
+        return 0.0 if self.lives(member) else self.now - self.died.get(self.data.get(member, ""), self.now - 1)
+
+    def view(self, began: float, cleared: set[tuple[int, str]]) -> View:
+        """What a supervisor sees that has looked since ``began``."""
+        table = {m: d for m, d in self.table.by_id.items() if not d.removed}
+        members = self.configuration.members
+        missed = {m: max(began, self.now - self.silence(m)) for m in members if not self.lives(m)}
+        return View(
+            now=self.now,
+            replace_after=AFTER,
+            leads=self.quorum(self.configuration.voters),
+            configuration=self.configuration,
+            table=table,
+            removed={m: d for m, d in self.table.by_id.items() if d.removed},
+            silent={m: self.silence(m) for m in members},
+            caught_up=frozenset(self.caught_up),
+            actors=frozenset(self.actors),
+            missed_since=missed,
+            reserved_since=dict.fromkeys(set(table) - members, began),
+            homes={m: f"node-{self.data[m]}" for m in members if self.lives(m)},
+            nodes=tuple(node(name) for name in sorted(self.alive)),
+            placement=tuple("abcdef"),
+            cleared=frozenset(cleared),
+        )
+
+    def do(self, step: Step, cleared: set[tuple[int, str]]) -> None:
+        """What the cluster makes of a step: it may rest on an old look."""
+        self.steps.append(step)
+        members, voters = self.configuration.members, self.configuration.voters
+        learners = self.configuration.learners
+        if isinstance(step, Start):
+            self.actors.add(step.member.id)
+        elif isinstance(step, Clear):
+            assert self.table.is_removed(step.member.id), "what is cleared away never comes back"
+            self.actors.discard(step.member.id)
+            self.data.pop(step.member.id, None)
+            cleared.add((step.member.id, step.node))
+        elif not self.quorum(voters):
+            return
+        elif isinstance(step, Reserve):
+            command = ReserveMember(step.nonce, step.spot.pin, "/data", step.replaces, step.voter)
+            self.table.reserve(command, members)
+        elif isinstance(step, Join):
+            known = self.table.by_id[step.member.id]
+            if known.removed or known.pin not in self.alive or known.id in members:
+                return
+            self.data[known.id] = known.pin
+            self.actors.add(known.id)
+            self.change(voters, (*learners, known.id))
+        elif isinstance(step, Promote):
+            if step.member in learners and step.member in self.caught_up:
+                after = tuple(sorted({*voters, step.member} - {step.replaces}))
+                self.change(after, tuple(m for m in learners if m != step.member))
+        elif isinstance(step, Leave):
+            self.change(tuple(m for m in voters if m != step.member), tuple(m for m in learners if m != step.member))
+        else:
+            self.table.retire(step.member, members)
+
+    def change(self, voters: tuple[int, ...], learners: tuple[int, ...]) -> None:
+        if not self.quorum(voters):
+            return  # the leader refuses
+        before = self.configuration
+        self.configuration = Configuration(voters=voters, learners=learners, index=before.index + 1)
+        self.table.settle(before.members, self.configuration.members)
+        assert self.quorum(voters)
+        assert len(voters) == 3, "never more or fewer voters than there were"
+
+    def happen(self) -> None:
+        """Something happens to a node, now and then; never to so many that the quorum is gone for good."""
+        draw = self.rng.random()
+        if draw < 0.04 and len(self.alive) > 4:
+            victim = self.rng.choice(sorted(self.alive))
+            if self.quorum(tuple(v for v in self.configuration.voters if self.data.get(v) != victim)):
+                self.alive.discard(victim)
+                self.died[victim] = self.now
+        elif draw < 0.08 and len(self.alive) < 6:
+            self.alive.add(self.rng.choice(sorted(set("abcdef") - self.alive)))
+        elif draw < 0.10 and self.actors:
+            self.actors.discard(self.rng.choice(sorted(self.actors)))
+        for member in self.configuration.members:
+            if self.lives(member) and self.rng.random() < 0.2:
+                self.caught_up.add(member)
+        self.now += self.rng.choice((1.0, 5.0, 20.0))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_two_supervisors_with_old_looks_keep_a_cluster_at_full_strength(seed: int) -> None:
+    rng = random.Random(seed)
+    world = World(rng)
+    began = [world.now, world.now]
+    cleared: list[set[tuple[int, str]]] = [set(), set()]
+    late: list[tuple[int, Step]] = []
+    for turn in range(600):
+        quiet = turn >= 450
+        if quiet:
+            world.now += 5.0
+            world.caught_up |= {m for m in world.configuration.members if world.lives(m)}
+        else:
+            world.happen()
+            if rng.random() < 0.02:  # a supervisor is killed: it remembers nothing
+                which = rng.randrange(2)
+                began[which], cleared[which] = world.now, set()
+        which = rng.randrange(2)
+        step = plan(world.view(began[which], cleared[which]))
+        if step is not None:
+            if not quiet and rng.random() < 0.3:  # slow: it is done later, when much has changed
+                late.append((which, step))
+            else:
+                world.do(step, cleared[which])
+        if late and (quiet or rng.random() < 0.3):
+            who, old = late.pop(0)
+            world.do(old, cleared[who])
+    voters = world.configuration.voters
+    assert len(voters) == 3
+    assert all(map(world.lives, voters)), (voters, world.actors, world.data, world.alive, world.steps[-10:])
+    assert world.configuration.learners == ()
+    assert world.actors == set(voters)
+    assert len({world.data[voter] for voter in voters}) == 3, "each on a node of its own"
+    assert [plan(world.view(start, done)) for start, done in zip(began, cleared, strict=True)] == [None, None]
