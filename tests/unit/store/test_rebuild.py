@@ -1,0 +1,265 @@
+"""A damaged state over an intact log: rebuilt under the same id, whatever crashes on the way, promises kept."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from raykeeper.actors.raft.messages import Configuration, Entry, EntryKind, HardState, SnapshotMeta
+from raykeeper.errors import DataCorrupted
+from raykeeper.store.checkpoint import Incoming
+from raykeeper.store.commands import ClientWrite, ClientWrites, Command, KeyRange, OpenSession, Put, Range
+from raykeeper.store.folder import FirstMember, Identity, MemberFolder, StateDamaged
+from raykeeper.store.state import FormatUnknown, State
+from simulation.disk import SimCrash, SimDisk
+
+encode = msgspec.msgpack.encode
+FIRST = tuple(FirstMember(n, f"m{n}") for n in (1, 2, 3))
+VOTERS = Configuration(voters=(1, 2, 3))
+
+
+def identity(member: int = 1) -> Identity:
+    return Identity("c", 7, member, f"m{member}", FIRST)
+
+
+def entry(index: int) -> Entry:
+    command: Command = OpenSession(b"nonce", 5.0)
+    if index > 1:
+        command = ClientWrites(1, index, (ClientWrite(index, Put(b"k%d" % (index % 7), b"v%d" % index)),))
+    return Entry(index, 2, EntryKind.NORMAL, encode(command))
+
+
+def fill(folder: MemberFolder, last: int, *, applied: int | None = None) -> None:
+    """Append entries up to ``last``, and apply them (or fewer of them)."""
+    entries = [entry(index) for index in range(folder.log.last_index() + 1, last + 1)]
+    folder.log.append(entries, HardState(3, 2, applied or last), sync=True)
+    log, state = folder.log, folder.state
+    state.apply(log.entries(state.applied_index + 1, (applied or last) + 1, 1 << 30))
+
+
+def member(disk: SimDisk, *, cut: int, last: int = 60, applied: int = 50, number: int = 1) -> str:
+    """A member's folder, closed; its log begins behind ``cut``. The hash of its content."""
+    folder = MemberFolder.create(disk, f"m{number}", identity(number))
+    fill(folder, last, applied=applied)
+    folder.state.sync()
+    if cut:
+        folder.log.cut(cut, VOTERS)
+        folder.log.append([], None, sync=True)
+    content = folder.state.content_hash()
+    folder.close()
+    return content
+
+
+def image(disk: SimDisk, at: int) -> tuple[Callable[[int, int], bytes], SnapshotMeta, str]:
+    """An image of another member's state: its bytes, what it is of, and its content."""
+    folder = MemberFolder.create(disk, "other", identity(2))
+    fill(folder, at)
+    outgoing = folder.new_outgoing()
+    folder.state.checkpoint(outgoing.source)
+    outgoing.pack()
+    meta = SnapshotMeta(at, folder.state.applied_term, folder.state.configuration, outgoing.id, outgoing.size)
+    return outgoing.chunk, meta, folder.state.content_hash()
+
+
+def receive(folder: MemberFolder, chunk: Callable[[int, int], bytes], meta: SnapshotMeta) -> Incoming:
+    incoming = folder.new_incoming(meta)
+    while incoming.received < meta.size:
+        incoming.accept(incoming.received, chunk(incoming.received, 500))
+    incoming.unpack()
+    return incoming
+
+
+def promises(folder: MemberFolder) -> tuple[HardState, int, int]:
+    log = folder.log
+    return log.hard_state, log.first_index(), log.last_index()
+
+
+def replay(folder: MemberFolder) -> None:
+    log, state = folder.log, folder.state
+    state.apply(log.entries(state.applied_index + 1, log.hard_state.commit + 1, 1 << 30))
+
+
+@pytest.mark.parametrize("loss", ["state", "CURRENT"])
+def test_a_whole_log_is_applied_anew(loss: str) -> None:
+    disk = SimDisk()
+    content = member(disk, cut=0)
+    disk.remove("m1/state-1" if loss == "state" else "m1/CURRENT")
+    with pytest.raises(StateDamaged):
+        MemberFolder.open(disk, "m1")
+    folder = MemberFolder.open(disk, "m1", rebuild=True)
+    assert not folder.state.lost
+    assert (folder.state.applied_index, folder.serve_from) == (0, 50)
+    replay(folder)
+    assert folder.state.content_hash() == content
+    folder.rebuilt()
+    folder.close()
+    assert MemberFolder.open(disk, "m1").serve_from == 0
+    assert [name for name in disk.list("m1") if name.startswith("state-")] == [
+        "state-2" if loss == "CURRENT" else "state-1"
+    ]
+
+
+def test_behind_a_cut_log_the_new_state_can_only_wait() -> None:
+    disk = SimDisk()
+    member(disk, cut=30)
+    disk.damage("m1/state-1", random.Random(1))
+    folder = MemberFolder.open(disk, "m1", rebuild=True)
+    assert "damaged" in folder.state.lost
+    assert promises(folder) == (HardState(3, 2, 50), 31, 60)
+    assert folder.state.configuration == folder.log.configuration == VOTERS
+    with pytest.raises(ValueError, match="lost"):
+        folder.state.apply([entry(1)])
+    folder.close()
+    again = MemberFolder.open(disk, "m1")  # by now there is a state, though an empty one
+    assert again.state.lost
+    assert again.serve_from == 50
+    assert "state-1" in disk.list("m1"), "the damaged one stays: it may be the last"
+
+
+@pytest.mark.parametrize("cut", [0, 30])
+def test_a_crash_at_each_step_of_beginning_leaves_a_state_that_is_to_be_rebuilt(cut: int) -> None:
+    steps = 0
+    for fuse in range(1, 100):
+        disk = SimDisk()
+        content = member(disk, cut=cut)
+        disk.damage("m1/state-1", random.Random(1))
+        disk.fuse = fuse
+        try:
+            MemberFolder.open(disk, "m1", rebuild=True).close()
+            break
+        except SimCrash:
+            steps += 1
+        disk.lose_power(random.Random(fuse))
+        disk.restart()
+        folder = MemberFolder.open(disk, "m1", rebuild=True)
+        assert promises(folder) == (HardState(3, 2, 50), cut + 1, 60)
+        assert bool(folder.state.lost) == bool(cut)
+        assert folder.serve_from == 50
+        if not cut:
+            replay(folder)
+            assert folder.state.content_hash() == content
+    assert steps > 5
+
+
+@pytest.mark.parametrize(("at", "first", "last"), [(40, 31, 60), (60, 31, 60), (80, 81, 80)])
+def test_an_image_for_a_lost_state(at: int, first: int, last: int) -> None:
+    """It takes the place of the state alone where the log goes on from it, and of both where it does not."""
+    disk = SimDisk()
+    member(disk, cut=30)
+    chunk, meta, content = image(disk, at)
+    disk.damage("m1/state-1", random.Random(1))
+    folder = MemberFolder.open(disk, "m1", rebuild=True)
+    folder.install(receive(folder, chunk, meta), keep_log=at <= 60)
+    assert folder.state.content_hash() == content
+    assert promises(folder) == (HardState(3, 2, max(at, 50)), first, last)
+    folder.close()
+    folder = MemberFolder.open(disk, "m1")
+    assert (folder.state.lost, folder.state.applied_index) == ("", at)
+    assert promises(folder) == (HardState(3, 2, max(at, 50)), first, last)
+    folder.rebuilt()
+    assert "state-1" not in disk.list("m1")
+    assert "damaged.json" not in disk.list("m1")
+
+
+@pytest.mark.parametrize("at", [40, 80])
+def test_a_crash_at_each_step_of_receiving_and_installing_leaves_the_lost_state_or_the_new(at: int) -> None:
+    seen: set[bool] = set()
+    for fuse in range(1, 400):
+        disk = SimDisk()
+        member(disk, cut=30)
+        chunk, meta, content = image(disk, at)
+        disk.damage("m1/state-1", random.Random(1))
+        folder = MemberFolder.open(disk, "m1", rebuild=True)
+        disk.fuse = fuse
+        done = False
+        try:
+            folder.install(receive(folder, chunk, meta), keep_log=at <= 60)
+            done = True
+        except SimCrash:
+            disk.lose_power(random.Random(fuse))
+            disk.restart()
+            folder = MemberFolder.open(disk, "m1", rebuild=True)
+        hard, first, last = promises(folder)
+        assert (hard.term, hard.vote) == (3, 2)
+        assert hard.commit >= 50
+        if folder.state.lost:
+            assert (first, last) == (31, 60), "nothing that was acknowledged is gone"
+        else:
+            assert folder.state.content_hash() == content
+            assert (first, last) == ((31, 60) if at <= 60 else (81, 80))
+        seen.add(bool(folder.state.lost))
+        if done:
+            break
+    assert done
+    assert seen == {True, False}
+
+
+def test_a_condemned_state_is_not_opened_again() -> None:
+    disk = SimDisk()
+    member(disk, cut=30)
+    folder = MemberFolder.open(disk, "m1")
+    folder.condemn_state("a checksum was wrong")
+    folder.close()
+    with pytest.raises(StateDamaged, match="a checksum was wrong"):
+        MemberFolder.open(disk, "m1")
+    assert MemberFolder.open(disk, "m1", rebuild=True).state.lost == "a checksum was wrong"
+
+
+def test_a_state_that_does_not_reach_the_log_is_rebuilt() -> None:
+    disk = SimDisk()
+    member(disk, cut=0, last=60, applied=50)
+    folder = MemberFolder.open(disk, "m1")
+    folder.log.cut(55, VOTERS)
+    folder.close()
+    with pytest.raises(StateDamaged, match="entries between are gone"):
+        MemberFolder.open(disk, "m1")
+    assert MemberFolder.open(disk, "m1", rebuild=True).state.lost
+
+
+def test_a_state_of_a_newer_version_is_left_alone() -> None:
+    disk = SimDisk()
+    member(disk, cut=30)
+    engine = State.open(disk, "m1/state-1")._engine
+    engine.write([("meta", b"format", b"\x02")])
+    engine.close()
+    with pytest.raises(FormatUnknown, match="format 2"):
+        MemberFolder.open(disk, "m1", rebuild=True)
+    assert disk.list("m1/state-1")
+    assert "damaged.json" not in disk.list("m1")
+
+
+def test_damage_that_any_reader_meets_is_remembered() -> None:
+    disk = SimDisk()
+    member(disk, cut=0)
+    folder = MemberFolder.open(disk, "m1")
+    assert folder.state.damage is None
+    disk.rot("m1/state-1", random.Random(1), 1.0)
+    with pytest.raises(DataCorrupted):
+        folder.state.range(Range(KeyRange(b"k", b"l")), page_items=10, page_bytes=1000)
+    assert folder.state.damage is not None
+    with pytest.raises(DataCorrupted):
+        folder.state.verify()
+
+
+def test_what_has_come_of_an_image_is_gone_on_with_after_a_restart() -> None:
+    disk = SimDisk()
+    member(disk, cut=30)
+    chunk, meta, content = image(disk, 80)
+    folder = MemberFolder.open(disk, "m1")
+    incoming = folder.new_incoming(meta)
+    for _ in range(3):
+        incoming.accept(incoming.received, chunk(incoming.received, 300))
+    folder.close()
+    folder = MemberFolder.open(disk, "m1")
+    left = folder.left_incoming()
+    assert left is not None
+    assert (left.meta, left.received) == (meta, 900)
+    while left.received < meta.size:
+        left.accept(left.received, chunk(left.received, 300))
+    left.unpack()
+    folder.install(left)
+    assert folder.state.content_hash() == content
+    assert folder.left_incoming() is None
