@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint unit simulation simulate cluster coordination survival chaos chaos-short clean
+.PHONY: run test lint unit simulation simulate cluster coordination survival large chaos chaos-short clean
 .DEFAULT_GOAL := test
 
 # The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a leader killed midway.
@@ -36,7 +36,7 @@ simulate: $(STAMP)
 
 # Real Ray and real processes: one test at a time, so that timings mean something.
 cluster: $(STAMP)
-	@$(BIN)/pytest -q -m 'not coordination and not survival' tests/cluster
+	@$(BIN)/pytest -q -m 'not coordination and not survival and not long' tests/cluster
 
 # Watches, leases and recipes on real processes. They join `make test` once each has passed ten times on a quiet machine.
 coordination: $(STAMP)
@@ -54,6 +54,10 @@ chaos: $(STAMP)
 # The share of it that is meant for `make test`; it joins once it is proven steady.
 chaos-short: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m chaos.campaign --minutes 2 --seed 1
+
+# A large state moves to a new member under load; prints how long that took and what writers saw of it.
+large: $(STAMP)
+	@RAYKEEPER_LARGE_MEGABYTES=$(MEGABYTES) $(BIN)/pytest -q -s -m long tests/cluster/test_large.py
 
 # Debian splits ensurepip off python3: there the system's own pip fills the environment.
 $(STAMP): pyproject.toml

@@ -343,8 +343,9 @@ class MemberFolder:
             self._images += 1
             target = f"{self.path}/state-{self._number + self._images}"
             left = Incoming.find(self._disk, f"{self.path}/incoming/{name}", target)
-            if left is not None:
+            if left is not None and (self.state.lost or left.meta.index > self.state.applied_index):
                 return left
+        self._disk.remove(f"{self.path}/incoming")
         return None
 
     def install(self, incoming: Incoming, *, keep_log: bool = False) -> State:
