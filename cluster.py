@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 
+from .actors.administration import administer, expect
 from .actors.client.handle import Client
 from .actors.client.registry import open_hub
 from .actors.launcher import launch_members, newest, why_not
@@ -31,6 +32,7 @@ from .actors.roster import ask_all, gone, member_actors, pause, settled, wait_fo
 from .actors.seat import Seat, actor_name, member_name
 from .actors.sites import clear_all
 from .actors.supervisor import Charge, start_supervisor, stop_supervisor
+from .actors.upgrading import restart_all
 from .actors.upkeep import Upkeep
 from .errors import ClusterNotFound, InvalidArgument, KeeperError, NotCaughtUp, RequestTimeout, Unavailable
 from .limits import (
@@ -42,8 +44,13 @@ from .limits import (
     STATUS_TIMEOUT,
     STOP_TIMEOUT,
     SURVEY_TIMEOUT,
+    UPGRADE_TIMEOUT,
+    Settings,
+    decode_settings,
+    encode_settings,
 )
 from .spec import ClusterSpec
+from .store.commands import Configure
 
 
 @dataclass(frozen=True)
@@ -245,6 +252,54 @@ class Cluster(Upkeep):
         if seat is None:
             raise Unavailable(f"no member of cluster {self.name} answers")
         return Hands(self.name, self.id, seat.data_dir or self._data_dir, seat.placement)
+
+    def upgrade(self, *, timeout: float = UPGRADE_TIMEOUT) -> int:
+        """Restart all members one by one, the leader last, always with a quorum, so that they run the code that is
+        installed on their nodes now. With fewer than three voters there is a pause.
+
+        Commands that only newer code knows are refused until every member has told that it knows them.
+
+        Returns:
+            the version of commands that all members know afterwards.
+
+        Raises:
+            Unavailable: a member is missing, or does not come back in time; the others serve on.
+        """
+        supervised = stop_supervisor(self.name)  # whatever starts members must be new code itself
+        if supervised:
+            self.supervise()
+        return restart_all(self.name, time.monotonic() + timeout)
+
+    def configure(
+        self,
+        *,
+        timings: Mapping[str, float] | None = None,
+        limits: Mapping[str, int] | None = None,
+        compaction: Mapping[str, Any] | None = None,
+    ) -> Settings:
+        """Change timings, limits and compaction of the running cluster; what is not named stays as it is.
+
+        Members follow within a heartbeat, except for the bounds of their queues of requests (``max_inbox_...``), which
+        they take when they start. Of two that change settings at the same moment, one may undo the other's change.
+
+        Returns:
+            the settings as they are now.
+
+        Raises:
+            SpecError: a field is unknown, or a value cannot be.
+            Unavailable, RequestTimeout: see :class:`KeeperError`.
+        """
+        best = look(self.name).best
+        if best is None:
+            raise Unavailable(f"no member of cluster {self.name} serves")
+        now = decode_settings(best.settings) if best.settings else Settings()
+        fields = {"timings": timings, "limits": limits, "compaction": compaction}
+        changed = {name: dict(change) for name, change in fields.items() if change is not None}
+        spec = ClusterSpec(name=self.name, timings=now.timings, limits=now.limits, compaction=now.compaction)
+        settings = ClusterSpec.load(spec, **changed).settings
+        deadline = time.monotonic() + DEFAULT_TIMEOUT
+        expect(administer(self.name, self.id, Configure(encode_settings(settings)), deadline))
+        return settings
 
     def supervise(self) -> None:
         """Start the cluster's supervisor, if it has none: it keeps the cluster at full strength from now on."""

@@ -379,6 +379,8 @@ LOCK_PAUSE = 0.05
 # Launching and looking after a cluster, from outside.
 MEMBERSHIP_TIMEOUT = 120.0
 """Seconds in which a new member is expected to have caught up with the others."""
+UPGRADE_TIMEOUT = 300.0
+"""Seconds in which all members are expected to have been restarted, one by one."""
 SUPERVISOR_LOOKS = 10
 """A supervisor looks at its cluster this many times in ``replace_after``..."""
 SUPERVISOR_MIN_PAUSE = 0.2

@@ -23,7 +23,7 @@ class ReadRounds:
     """
 
     def __init__(self, retry_after: float) -> None:
-        self._retry_after = retry_after
+        self.retry_after = retry_after
         self._waiting: list[ReadAsked] = []
         self._asked: dict[int, tuple[float, list[ReadAsked]]] = {}
         self._confirmed: list[tuple[int, list[ReadAsked]]] = []
@@ -41,7 +41,7 @@ class ReadRounds:
 
     def ask(self, node: Node, now: float) -> None:
         """Start one round for all reads that wait, if there is a leader to ask."""
-        late = [context for context, (since, _) in self._asked.items() if now - since >= self._retry_after]
+        late = [context for context, (since, _) in self._asked.items() if now - since >= self.retry_after]
         for context in late:
             self._waiting += self._asked.pop(context)[1]
         if self._waiting and node.leader:

@@ -33,7 +33,7 @@ class Reconfiguration:
     def __init__(self, node: Node, state: Callable[[], State], silence: float) -> None:
         self._node = node
         self._state = state
-        self._silence = silence
+        self.silence = silence
         self._heard: dict[int, float] = {}
         self._leading_since = 0.0
         self._waiting: list[tuple[int, MembershipChange]] = []
@@ -101,11 +101,11 @@ class Reconfiguration:
             after = apply_change(node.configuration, ConfigurationChange(node.configuration.index, tuple(changes)), 0)
         except InvalidChange:
             return None  # the core says it better
-        there = {member for member, when in self._heard.items() if now - when <= self._silence} | {node.id}
+        there = {member for member, when in self._heard.items() if now - when <= self.silence} | {node.id}
         if has_quorum(after, there):
             return None
         missing = ", ".join(f"m{member}" for member in after.voters if member not in there)
-        if now - self._leading_since <= self._silence:
+        if now - self._leading_since <= self.silence:
             return Refused(Refusal.OVERLOADED, node.id, f"a new leader has not heard of {missing} yet")
         return (Failed(Reason.NO_QUORUM, message=f"too few voters would be left: {missing} cannot be heard"),)
 

@@ -24,7 +24,9 @@ from ..limits import (
     READ_RETRY_HEARTBEATS,
     TURN_SECONDS,
     Limits,
+    Settings,
     Timings,
+    decode_settings,
 )
 from ..store.commands import COMMANDS_VERSION, Answer, Command, LeaseGranted, SessionOpened, version_of
 from ..store.folder import DataMissing, MemberFolder, StateDamaged
@@ -83,21 +85,12 @@ class Server:
         self.folder = folder
         self.timings = timings
         self.limits = limits
+        self._settings = folder.state.settings
         self._send = send
         self._clock = clock
         self._snapshots = Snapshots(folder, limits, background, clock)
         self.node = Node(
-            NodeConfig(
-                id=folder.identity.member,
-                election_ticks=max(2, round(timings.election_timeout / timings.heartbeat_interval)),
-                heartbeat_ticks=1,
-                max_append_bytes=limits.max_append_bytes,
-                max_append_messages_in_flight=limits.max_append_messages_in_flight,
-                max_append_bytes_in_flight=limits.max_append_bytes_in_flight,
-                max_uncommitted_bytes=limits.max_uncommitted_bytes,
-                max_apply_bytes=limits.max_apply_bytes,
-                snapshot_chunk_bytes=limits.snapshot_chunk_bytes,
-            ),
+            _node_config(folder.identity.member, timings, limits),
             MemberStorage(folder, self._snapshots),
             hard_state=folder.log.hard_state,
             configuration=folder.state.configuration,
@@ -203,6 +196,7 @@ class Server:
         if self._leading_term:
             self._lead(now)
         if now >= self._next_sweep:
+            self._follow_settings()
             self._next_sweep = now + self.timings.heartbeat_interval
             self._give_up_waits(now)
             self._snapshots.drop_idle()
@@ -477,6 +471,20 @@ class Server:
         self._reads.give_up(now)
         self.reconfiguration.give_up(now)
 
+    def _follow_settings(self) -> None:
+        """Take over the timings and limits that the cluster has changed to (``Configure``)."""
+        data = self.state.settings
+        if data == self._settings:
+            return
+        self._settings = data
+        settings = decode_settings(data) if data else Settings()
+        self.timings, self.limits = timings, limits = settings.timings, settings.limits
+        self.node.config = _node_config(self.node.id, timings, limits)
+        self._reads.retry_after = READ_RETRY_HEARTBEATS * timings.heartbeat_interval
+        self._sessions.remember_for(timings.request_ttl)
+        self._snapshots.limits = limits
+        self.reconfiguration.silence = 2 * timings.election_timeout
+
     def _cut_log(self) -> None:
         """Cut the log behind what is applied. Rule of the disk: the state is synced past the cut before."""
         log = self.folder.log
@@ -514,3 +522,18 @@ class Server:
             return
         more = self.state.compact_slice(self.limits.compaction_slice_keys)
         self._compact_at = now + (COMPACTION_PAUSE if more else self.timings.heartbeat_interval)
+
+
+def _node_config(member: int, timings: Timings, limits: Limits) -> NodeConfig:
+    """How the core runs under these settings; a tick is a heartbeat interval."""
+    return NodeConfig(
+        id=member,
+        election_ticks=max(2, round(timings.election_timeout / timings.heartbeat_interval)),
+        heartbeat_ticks=1,
+        max_append_bytes=limits.max_append_bytes,
+        max_append_messages_in_flight=limits.max_append_messages_in_flight,
+        max_append_bytes_in_flight=limits.max_append_bytes_in_flight,
+        max_uncommitted_bytes=limits.max_uncommitted_bytes,
+        max_apply_bytes=limits.max_apply_bytes,
+        snapshot_chunk_bytes=limits.snapshot_chunk_bytes,
+    )

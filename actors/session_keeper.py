@@ -32,6 +32,10 @@ class SessionKeeper:
         """Log index of the expiry that is under way, 0 for none."""
         self._term = 0
 
+    def remember_for(self, request_ttl: float) -> None:
+        """Remember the answers of request ids for this many seconds from now on."""
+        self._requests.age = request_ttl
+
     def lead(self, term: int, now: float) -> None:
         """This member has become leader."""
         self._term = term

@@ -43,7 +43,7 @@ class Snapshots:
         self, folder: MemberFolder, limits: Limits, background: Background, clock: Callable[[], float]
     ) -> None:
         self._folder = folder
-        self._limits = limits
+        self.limits = limits
         self._background = background
         self._clock = clock
         self._outgoing: Outgoing | None = None
@@ -101,7 +101,7 @@ class Snapshots:
             self._asked = True
             raise Later
         self._fetched.pop((offset, size), None)
-        self._next_send = max(now, self._next_send) + len(data) / self._limits.snapshot_bytes_per_second
+        self._next_send = max(now, self._next_send) + len(data) / self.limits.snapshot_bytes_per_second
         if size > SNAPSHOT_INLINE_BYTES and offset + size < meta.size:
             self._fetch(outgoing, offset + size, size)  # it will be asked for soon
         return data
@@ -146,7 +146,7 @@ class Snapshots:
 
     def needed_from(self) -> int | None:
         """The log is not cut beyond this index, so that it continues the image under way; ``None`` if there is none."""
-        if self._meta is None or self._folder.log.size_bytes >= self._limits.log_hold_bytes:
+        if self._meta is None or self._folder.log.size_bytes >= self.limits.log_hold_bytes:
             return None
         return self._meta.index
 

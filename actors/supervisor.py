@@ -189,12 +189,13 @@ def start_supervisor(charge: Charge) -> None:
         ).remote(msgspec.msgpack.encode(charge))
 
 
-def stop_supervisor(cluster_name: str) -> None:
-    """End a cluster's supervisor for good, if there is one, and return when it is gone."""
+def stop_supervisor(cluster_name: str) -> bool:
+    """End a cluster's supervisor for good, if there is one, and return when it is gone; whether there was one."""
     name = supervisor_name(cluster_name)
     try:
         actor = ray.get_actor(name, namespace=NAMESPACE)
     except ValueError:
-        return
+        return False
     ray.kill(actor, no_restart=True)
     wait_for(lambda: gone([name]), time.monotonic() + STOP_TIMEOUT)
+    return True

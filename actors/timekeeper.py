@@ -107,7 +107,7 @@ class Memory:
     SAMPLES = 16
 
     def __init__(self, age: float) -> None:
-        self._age = age
+        self.age = age
         self._samples: deque[tuple[float, int]] = deque()
 
     def start(self) -> None:
@@ -116,10 +116,10 @@ class Memory:
 
     def pass_time(self, now: float, applied_index: int, forget: Callable[[int], None]) -> None:
         """Take a sample now and then; call ``forget(index)`` when all at or below ``index`` is older than the age."""
-        if not self._samples or now - self._samples[-1][0] >= self._age / self.SAMPLES:
+        if not self._samples or now - self._samples[-1][0] >= self.age / self.SAMPLES:
             self._samples.append((now, applied_index))
         old = 0
-        while self._samples and now - self._samples[0][0] >= self._age:
+        while self._samples and now - self._samples[0][0] >= self.age:
             old = self._samples.popleft()[1]
         if old:
             forget(old)

@@ -105,6 +105,7 @@ KNOW_RAY = (
     "actors/roster.py",
     "actors/starting.py",
     "actors/supervisor.py",
+    "actors/upgrading.py",
     "actors/transport/client_calls.py",
 )
 

@@ -1,0 +1,213 @@
+"""The supervisor on several Ray nodes: a node is lost, comes back, is added; supervisors die, and there are two.
+
+Each test is a program of its own, because it needs a Ray of its own with several nodes. ``replace_after`` is 2 s, and
+Ray is told to notice a dead node soon.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.survival
+
+COMMON = """
+import logging, os, random, signal, sys, threading, time
+import ray
+from ray.cluster_utils import Cluster as RayCluster
+from raykeeper.actors.seat import NAMESPACE
+from raykeeper.actors.supervisor import Charge, Supervisor, supervisor_name
+from raylab.tools import leader, serving, wait_until
+import msgspec
+import raykeeper
+
+data_dir, temporary = sys.argv[1:]
+pins = ("place-a", "place-b", "place-c", "place-d", "place-e")
+small = {"num_cpus": 1, "object_store_memory": 100 * 1024 * 1024}
+nodes = RayCluster(initialize_head=True, connect=False, head_node_args={
+    **small, "include_dashboard": False, "temp_dir": temporary, "_system_config": {
+        "health_check_initial_delay_ms": 0, "health_check_period_ms": 500,
+        "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}})
+places = {pin: nodes.add_node(resources={pin: 1}, **small) for pin in pins[:4]}
+ray.init(address=nodes.address, log_to_driver=False, logging_level=logging.ERROR)
+wait_until(lambda: len([n for n in ray.nodes() if n["Alive"]]) == 5)
+
+cluster = raykeeper.launch(
+    name="heal", data_dir=data_dir, placement=list(pins),
+    timings={"replace_after": 2.0, "election_timeout": 0.6, "heartbeat_interval": 0.1})
+kv = cluster.client(timeout=60)
+kv.put("a", "1")
+
+def members():
+    return {m.id: m.role for m in cluster.members()}
+
+def where(id):
+    node = next(m.node_id for m in cluster.members() if m.id == id)
+    return next(p for n in ray.nodes() for p in pins if n["NodeID"] == node and p in n["Resources"])
+
+def whole(ids):
+    found = members()
+    return set(found) == ids and sorted(found.values()) == ["follower"] * (len(ids) - 1) + ["leader"]
+
+def lose(id):
+    pin = where(id)
+    nodes.remove_node(places.pop(pin), allow_graceful=False)
+    return pin
+
+def add(pin):
+    places[pin] = nodes.add_node(resources={pin: 1}, **small)
+
+def supervisor():
+    try:
+        return ray.get_actor(supervisor_name("heal"), namespace=NAMESPACE)
+    except ValueError:
+        return None
+
+def lines():
+    try:
+        return ray.get(supervisor().lines.remote(), timeout=5)
+    except Exception as error:
+        return [repr(error)]
+
+def until(condition, seconds, what):
+    try:
+        return wait_until(condition, seconds, what)
+    except AssertionError:
+        print("supervisor:", *lines(), sep="\\n  ")
+        print(cluster.status())
+        raise
+
+def kill_supervisor():
+    try:
+        os.kill(ray.get(supervisor().pid.remote(), timeout=5), signal.SIGKILL)
+    except (ray.exceptions.RayError, TimeoutError, ProcessLookupError, AttributeError):
+        pass  # Ray is just starting it anew
+
+def done():
+    cluster.destroy()
+    assert supervisor() is None
+    print("done")
+    ray.shutdown()
+    nodes.shutdown()
+"""
+
+LOST_BACK_ADDED = """
+lost = next(m for m in cluster.members() if m.role == "follower")
+pin = lose(lost.id)
+began = time.monotonic()
+until(lambda: whole({1, 2, 3, 4} - {lost.id}), 60, "m4 in its place")
+print(f"full strength after {time.monotonic() - began:.1f} s")
+assert where(4) == "place-d"
+kv.put("a", "2")
+print("replaced")
+
+folder = os.path.join(data_dir, "heal", lost.name)
+assert os.path.exists(os.path.join(folder, "identity.json"))
+add(pin)  # it comes back with its disk: what it holds is nobody's any more
+until(lambda: not os.path.exists(folder), 60, "the old data cleared away")
+assert whole({1, 2, 3, 4} - {lost.id})
+print("cleared")
+
+second = leader(cluster)
+lose(second.id)
+until(lambda: whole({1, 2, 3, 4, 5} - {lost.id, second.id}), 60, "m5 in the place of the leader")
+assert where(5) == pin
+print("leader replaced")
+
+third = next(m for m in cluster.members() if m.role == "follower")
+gone = lose(third.id)  # no spare node is left
+until(lambda: [m for m in cluster.members() if m.role == "silent"], 60, "it is missed")
+add("place-e")
+until(lambda: whole({1, 2, 3, 4, 5, 6} - {lost.id, second.id, third.id}), 60, "m6 on the added node")
+assert where(6) == "place-e"
+assert kv.get("a").text == "2"
+print("added")
+done()
+"""
+
+COMES_BACK_IN_TIME = """
+raykeeper.attach("heal").configure(timings={"replace_after": 15.0})
+victim = leader(cluster)
+pin = lose(victim.id)
+kv.put("a", "2")
+add(pin)
+until(lambda: whole({1, 2, 3}), 60, "the same three again")
+print("back")
+
+ray.kill(next(m.actor for m in cluster.members() if m.id == victim.id), no_restart=True)
+until(lambda: whole({1, 2, 3}), 60, "an actor that died for good is started anew over its data")
+assert where(victim.id) == pin
+assert kv.get("a").text == "2"
+assert not [line for line in lines() if "Reserve" in line], lines()
+print("started")
+done()
+"""
+
+KILLED_AT_EACH_STEP = """
+stop = threading.Event()
+kills = []
+def killer():
+    while not stop.wait(0.02):
+        if [line for line in lines() if "Error" not in line]:  # it has begun a step in this life
+            stop.wait(random.uniform(0.0, 2.0))
+            kill_supervisor()
+            kills.append(1)
+thread = threading.Thread(target=killer)
+lost = next(m for m in cluster.members() if m.role == "follower")
+lose(lost.id)
+
+# A second supervisor, that nobody kills, does what the other one does.
+charge = msgspec.msgpack.encode(Charge("heal", cluster.id, data_dir, pins))
+second = ray.remote(Supervisor).options(num_cpus=0, max_concurrency=8).remote(charge)
+until(lambda: whole({1, 2, 3, 4} - {lost.id}), 60, "m4 in its place, by two")
+ray.kill(second)
+print("two")
+
+# Now there is one, and it is killed whenever it has begun a step.
+add("place-e")
+thread.start()
+again = next(m for m in cluster.members() if m.role == "follower")
+lose(again.id)
+until(lambda: whole({1, 2, 3, 4, 5} - {lost.id, again.id}), 120, "m5 in its place, by one that is killed and killed")
+stop.set()
+thread.join()
+ids = {m.id for m in cluster.members()}
+assert ids == {1, 2, 3, 4, 5} - {lost.id, again.id}, ids
+print(f"killed {len(kills)} times")
+assert len(kills) >= 3, kills
+print("killed")
+done()
+"""
+
+
+def run(program: str, steps: list[str], tmp_path: Path, scratch: Path) -> None:
+    tests = Path(__file__).parent.parent
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", COMMON + program, str(tmp_path / "data"), str(scratch / tmp_path.name[:20])],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=270,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
+    print(done.stdout)
+    assert [line for line in done.stdout.splitlines() if line in steps] == steps
+
+
+def test_a_node_is_lost_comes_back_and_another_is_added(tmp_path: Path, scratch: Path) -> None:
+    run(LOST_BACK_ADDED, ["replaced", "cleared", "leader replaced", "added", "done"], tmp_path, scratch)
+
+
+def test_who_comes_back_in_time_is_not_replaced(tmp_path: Path, scratch: Path) -> None:
+    run(COMES_BACK_IN_TIME, ["back", "started", "done"], tmp_path, scratch)
+
+
+def test_supervisors_that_are_killed_at_each_step_or_are_two_do_no_harm(tmp_path: Path, scratch: Path) -> None:
+    run(KILLED_AT_EACH_STEP, ["two", "killed", "done"], tmp_path, scratch)
