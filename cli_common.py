@@ -1,0 +1,131 @@
+"""What the commands share: their options, and how they reach the cluster.
+
+An option that several commands take is said once, here, so that it is called and means the same everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .actors.client.results import END
+from .limits import DEFAULT_TIMEOUT
+from .ray_head import RayHead
+
+if TYPE_CHECKING:
+    from .actors.client.handle import Client
+    from .cluster import Cluster
+
+LOCK_NAME, LOCK_KEY, LOCK_TOKEN = "RAYKEEPER_LOCK_NAME", "RAYKEEPER_LOCK_KEY", "RAYKEEPER_LOCK_TOKEN"
+"""Environment of a command that runs under a lock. The key is the area of the reserved space, a slash, and the key."""
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+BYTES = os.fsencode
+"""Type of an argument: the bytes that the shell gave."""
+
+
+def lease_id(text: str) -> int:
+    """Type of an argument: a lease id in hexadecimal, as everywhere that ids are text."""
+    try:
+        number = int(text, 16)
+    except ValueError:
+        number = 0
+    if not 0 < number < 1 << 63:
+        raise click.BadParameter(f"{text!r} is no lease id: hexadecimal digits, as `lease grant` prints them")
+    return number
+
+
+def options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several click options as one decorator."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def output_as(*forms: str) -> Callable[[Any], Any]:
+    """The option that says how to print, in one of these forms; the first is the default."""
+    return click.option("-o", "--output", type=click.Choice(forms), default=forms[0], help="How to print.")
+
+
+address_option = click.option(
+    "--address", envvar="RAY_ADDRESS", help="Ray cluster to attach to (default: the one that runs)."
+)
+output_option = output_as("simple", "json", "table")
+cluster_option = click.option("--cluster", envvar="RAYKEEPER_CLUSTER", default="default", help="Name of the cluster.")
+timeout_option = click.option(
+    "--timeout", type=float, default=DEFAULT_TIMEOUT, show_default=True, help="Seconds to wait."
+)
+common = options(cluster_option, address_option, output_option)
+common_of_streams = options(cluster_option, address_option, output_as("simple", "json"))
+
+keys_option = options(
+    click.argument("key", type=BYTES),
+    click.argument("end", type=BYTES, required=False),
+    click.option("--prefix", is_flag=True, help="All keys that begin with KEY."),
+    click.option("--from-key", is_flag=True, help="All keys from KEY on."),
+)
+
+
+def selected(key: bytes, end: bytes | None, prefix: bool, from_key: bool) -> dict[str, Any]:
+    """What was given for ``keys_option``, as arguments of the client's calls."""
+    if (end is not None) + prefix + from_key > 1:
+        raise click.UsageError("END, --prefix and --from-key exclude each other")
+    if prefix:
+        return {"prefix": key}
+    return {"key": key, "end": END if from_key else end}
+
+
+def tell(message: str) -> None:
+    """Say on stderr what went wrong, in one line."""
+    click.echo(f"raykeeper: {' '.join(message.split())}", err=True)
+
+
+# --- the cluster -----------------------------------------------------------------------------------------------------
+
+
+def join(address: str | None) -> None:
+    """Attach to the Ray at the address, else to the head that `up` started, else to the one that runs here."""
+    from .actors.ray_session import join_ray
+
+    join_ray(address or RayHead().address())
+
+
+def open_client(cluster: str, address: str | None, timeout: float) -> Client:
+    """A client handle for the cluster; ``timeout`` in seconds for each of its calls."""
+    from .cluster import connect
+
+    join(address)
+    return connect(cluster, timeout=timeout)
+
+
+def open_cluster(cluster: str, address: str | None) -> Cluster:
+    """The running cluster of that name."""
+    from .cluster import attach
+
+    join(address)
+    return attach(cluster)
+
+
+def fenced(kv: Client, guard: bool) -> Client:
+    """The handle; with ``guard``, every write of it is refused unless the lock that this command runs under is held.
+
+    The lock is the one that the environment names, which `raykeeper lock` sets for the command that it runs.
+    """
+    if not guard:
+        return kv
+    from .actors.client.guard import guarded
+
+    area, _, key = os.fsencode(os.environ.get(LOCK_KEY, "")).partition(b"/")
+    token = os.environ.get(LOCK_TOKEN, "")
+    if not key or not token.isdecimal():
+        raise click.UsageError(f"--guard needs a lock in {LOCK_KEY} and {LOCK_TOKEN}, as `raykeeper lock` sets them")
+    return guarded(kv, kv.reserved(area.decode(errors="replace")), key, int(token))
