@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .PHONY: run test lint unit simulation simulate cluster coordination clean
 .DEFAULT_GOAL := test
 
-# The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a leader killed midway.
+# The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a worker and a leader killed.
 run: $(STAMP)
 	@$(BIN)/python examples/index_stdlib.py cluster.yaml
 
