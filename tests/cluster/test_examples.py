@@ -25,7 +25,7 @@ def run(*arguments: str, home: Path, **more: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=500,  # half a minute, but many times that where everybody else computes too
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
