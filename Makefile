@@ -7,10 +7,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint unit simulation simulate cluster coordination survival large chaos chaos-short clean
+.PHONY: run test lint unit simulation simulate cluster survival large chaos chaos-short clean
 .DEFAULT_GOAL := test
 
-# The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a leader killed midway.
+# The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a worker and a leader killed.
 run: $(STAMP)
 	@$(BIN)/python examples/index_stdlib.py cluster.yaml
 
@@ -34,13 +34,11 @@ simulate: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m simulation.campaign \
 	    $(if $(SEED),--seed $(SEED) --verbose $(if $(PROFILE),--profile "$(PROFILE)"),--seeds $(SEEDS))
 
-# Real Ray and real processes: one test at a time, so that timings mean something.
+# Real Ray and real processes. What is about the cluster itself runs one test at a time. What is about watches, leases and
+# recipes mostly waits for leases to end: two files at a time, each with a Ray of its own.
 cluster: $(STAMP)
 	@$(BIN)/pytest -q -m 'not coordination and not survival and not long' tests/cluster
-
-# Watches, leases and recipes on real processes. They join `make test` once each has passed ten times on a quiet machine.
-coordination: $(STAMP)
-	@$(BIN)/pytest -q -m coordination tests/cluster
+	@$(BIN)/pytest -q -m coordination -n 2 --dist loadfile tests/cluster
 
 # Faults, membership, healing and backups on real processes; these join `make test` as coordination does.
 survival: $(STAMP)

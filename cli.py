@@ -1,7 +1,8 @@
 """The command `raykeeper`: the cluster up and down, and its keys from a shell. docs/cli.md has examples.
 
 Exit status 0 is success, 1 a ``KeeperError`` (one line on stderr, never a traceback), 2 bad usage, 130 Ctrl-C. The
-commands only translate: what they mean is said in the client, how they print in ``printing``.
+commands only translate: what they mean is said in the client, how they print in ``printing``. Those that go on until
+they are told to stop have files of their own: ``cli_watch``, ``cli_lease``, ``cli_hold``.
 """
 
 from __future__ import annotations
@@ -9,115 +10,38 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from . import __version__, cli_care
+from . import __version__, cli_care, cli_hold, cli_lease, cli_watch
 from .actors.client.operations import Comparand, Compare, Condition, Op
-from .actors.client.results import END
+from .cli_common import (
+    BYTES,
+    address_option,
+    common,
+    fenced,
+    join,
+    keys_option,
+    lease_id,
+    open_client,
+    open_cluster,
+    options,
+    output_option,
+    selected,
+    tell,
+    timeout_option,
+)
 from .errors import ClusterNotFound, KeeperError
-from .limits import DEFAULT_TIMEOUT, MEMBERSHIP_TIMEOUT
+from .limits import MEMBERSHIP_TIMEOUT
 from .printing import show
 from .ray_head import RayHead
 from .spec import ClusterSpec
 
-if TYPE_CHECKING:
-    from .actors.client.handle import Client
-    from .cluster import Cluster
-
-# --- options ---------------------------------------------------------------------------------------------------------
-
-
-BYTES = os.fsencode
-"""Type of an argument: the bytes that the shell gave."""
-
-
-def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Several click options as one decorator."""
-
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_address = click.option(
-    "--address", envvar="RAY_ADDRESS", help="Ray cluster to attach to (default: the one that runs)."
-)
-_output = click.option(
-    "-o", "--output", type=click.Choice(["simple", "json", "table"]), default="simple", help="How to print."
-)
-_cluster = click.option("--cluster", envvar="RAYKEEPER_CLUSTER", default="default", help="Name of the cluster.")
-_timeout = click.option("--timeout", type=float, default=DEFAULT_TIMEOUT, show_default=True, help="Seconds to wait.")
-_common = _options(_cluster, _address, _output)
-
-_keys = _options(
-    click.argument("key", type=BYTES),
-    click.argument("end", type=BYTES, required=False),
-    click.option("--prefix", is_flag=True, help="All keys that begin with KEY."),
-    click.option("--from-key", is_flag=True, help="All keys from KEY on."),
-)
-_put = _options(
-    click.argument("key", type=BYTES),
-    click.argument("value", type=BYTES),
-    click.option("--lease", type=int, help="Lease id to bind the key to."),
-    click.option("--prev", is_flag=True, help="Also print what was there before."),
-)
-_get = _options(
-    _keys,
-    click.option("--limit", type=click.IntRange(0), default=0, help="At most so many keys."),
-    click.option("--rev", type=int, help="Read the past, as of this revision."),
-    click.option("--sort", type=click.Choice(["key", "version", "create_revision", "mod_revision", "value"])),
-    click.option("--order", type=click.Choice(["ascend", "descend"]), default="ascend"),
-    click.option("--keys-only", is_flag=True, help="Leave the values out."),
-    click.option("--count-only", is_flag=True, help="Only how many keys there are."),
-)
-_delete = _options(_keys, click.option("--prev", is_flag=True, help="Also print what was deleted."))
-
-
-def _where(key: bytes, end: bytes | None, prefix: bool, from_key: bool) -> dict[str, Any]:
-    if (end is not None) + prefix + from_key > 1:
-        raise click.UsageError("END, --prefix and --from-key exclude each other")
-    if prefix:
-        return {"prefix": key}
-    return {"key": key, "end": END if from_key else end}
-
-
-def _get_arguments(
-    key: bytes, end: bytes | None, prefix: bool, from_key: bool, rev: int | None, **rest: Any
-) -> dict[str, Any]:
-    return {**_where(key, end, prefix, from_key), "revision": rev, **rest}
-
-
 # --- the cluster -----------------------------------------------------------------------------------------------------
-
-
-def join(address: str | None) -> None:
-    """Attach to the Ray at the address, else to the head that `up` started, else to the one that runs here."""
-    from .actors.ray_session import join_ray
-
-    join_ray(address or RayHead().address())
-
-
-def open_client(cluster: str, address: str | None, timeout: float) -> Client:
-    """A client handle for the cluster."""
-    from .cluster import connect
-
-    join(address)
-    return connect(cluster, timeout=timeout)
-
-
-def open_cluster(cluster: str, address: str | None) -> Cluster:
-    """The running cluster of that name."""
-    from .cluster import attach
-
-    join(address)
-    return attach(cluster)
 
 
 class _Commands(click.Group):
@@ -129,7 +53,7 @@ class _Commands(click.Group):
         except Exception as error:
             if not isinstance(error, KeeperError) and not type(error).__module__.startswith("ray."):
                 raise
-            click.echo(f"raykeeper: {' '.join(str(error).split())}", err=True)
+            tell(str(error))
             ctx.exit(1)
 
 
@@ -142,7 +66,7 @@ def cli() -> None:
 @cli.command()
 @click.argument("spec", required=False, type=click.Path())
 @click.option("--cluster", help="Name of the cluster, instead of the spec's.")
-@_options(_address, _output)
+@options(address_option, output_option)
 def up(spec: str | None, cluster: str | None, address: str | None, output: str) -> None:
     """Launch the cluster of SPEC (./cluster.yaml if there is one) and leave it running.
 
@@ -166,7 +90,7 @@ def up(spec: str | None, cluster: str | None, address: str | None, output: str) 
 
 
 @cli.command()
-@_common
+@common
 @click.option("--destroy", is_flag=True, help="Also delete the cluster's data, on all nodes.")
 @click.option("--yes", is_flag=True, help="Do not ask before deleting.")
 def down(cluster: str, address: str | None, output: str, destroy: bool, yes: bool) -> None:
@@ -192,7 +116,7 @@ def down(cluster: str, address: str | None, output: str, destroy: bool, yes: boo
 
 
 @cli.command()
-@_common
+@common
 def status(cluster: str, address: str | None, output: str) -> None:
     """How the cluster and each of its members are."""
     show(open_cluster(cluster, address).status(), output)
@@ -207,7 +131,7 @@ def member() -> None:
 
 
 @member.command("list")
-@_common
+@common
 def member_list(cluster: str, address: str | None, output: str) -> None:
     """All members and how they are."""
     show(open_cluster(cluster, address).status(), output)
@@ -215,7 +139,7 @@ def member_list(cluster: str, address: str | None, output: str) -> None:
 
 @member.command("add")
 @click.argument("node", required=False)
-@_common
+@common
 @click.option("--learner", is_flag=True, help="Leave it a learner, instead of a voter once it has caught up.")
 @click.option("--timeout", type=float, default=MEMBERSHIP_TIMEOUT, show_default=True, help="Seconds to catch up in.")
 def member_add(cluster: str, address: str | None, output: str, node: str | None, learner: bool, timeout: float) -> None:
@@ -226,7 +150,7 @@ def member_add(cluster: str, address: str | None, output: str, node: str | None,
 
 @member.command("remove")
 @click.argument("name")
-@_common
+@common
 def member_remove(cluster: str, address: str | None, output: str, name: str) -> None:
     """Take member NAME (m4, or 4) out for good, and delete its data."""
     open_cluster(cluster, address).remove_member(_member_id(name))
@@ -235,7 +159,7 @@ def member_remove(cluster: str, address: str | None, output: str, name: str) -> 
 
 @member.command("promote")
 @click.argument("name")
-@_common
+@common
 def member_promote(cluster: str, address: str | None, output: str, name: str) -> None:
     """Make the learner NAME (m4, or 4) a voter, if it has caught up."""
     open_cluster(cluster, address).promote(_member_id(name))
@@ -244,7 +168,7 @@ def member_promote(cluster: str, address: str | None, output: str, name: str) ->
 
 @cli.command("move-leader")
 @click.argument("name")
-@_common
+@common
 def move_leader(cluster: str, address: str | None, output: str, name: str) -> None:
     """Hand leadership to member NAME (m2, or 2)."""
     open_cluster(cluster, address).move_leader(_member_id(name))
@@ -260,18 +184,49 @@ def _member_id(name: str) -> int:
 
 # --- keys ------------------------------------------------------------------------------------------------------------
 
+_put = options(
+    click.argument("key", type=BYTES),
+    click.argument("value", type=BYTES),
+    click.option("--lease", type=lease_id, help="Lease id to bind the key to, as `lease grant` prints it."),
+    click.option("--prev", is_flag=True, help="Also print what was there before."),
+)
+_get = options(
+    keys_option,
+    click.option("--limit", type=click.IntRange(0), default=0, help="At most so many keys."),
+    click.option("--rev", type=int, help="Read the past, as of this revision."),
+    click.option("--sort", type=click.Choice(["key", "version", "create_revision", "mod_revision", "value"])),
+    click.option("--order", type=click.Choice(["ascend", "descend"]), default="ascend"),
+    click.option("--keys-only", is_flag=True, help="Leave the values out."),
+    click.option("--count-only", is_flag=True, help="Only how many keys there are."),
+)
+_write = options(
+    click.option(
+        "--request-id",
+        type=BYTES,
+        metavar="TEXT",
+        help="Name the request: repeated under this name, it has one effect.",
+    ),
+    click.option("--guard", is_flag=True, help="Under `raykeeper lock`: refuse to write once the lock is lost."),
+)
+_delete = options(keys_option, click.option("--prev", is_flag=True, help="Also print what was deleted."))
+
+
+def _get_arguments(
+    key: bytes, end: bytes | None, prefix: bool, from_key: bool, rev: int | None, **rest: Any
+) -> dict[str, Any]:
+    return {**selected(key, end, prefix, from_key), "revision": rev, **rest}
+
 
 @cli.command()
 @_put
-@_options(_common, _timeout)
-@click.option(
-    "--request-id", type=BYTES, metavar="TEXT", help="Name the request: repeated under this name, it has one effect."
-)
+@options(common, timeout_option)
+@_write
 def put(
     cluster: str,
     address: str | None,
     output: str,
     timeout: float,
+    guard: bool,
     key: bytes,
     value: bytes,
     **rest: Any,
@@ -280,12 +235,12 @@ def put(
     if value == b"-":
         value = sys.stdin.buffer.read()
     with open_client(cluster, address, timeout) as kv:
-        show(kv.put(key, value, **rest), output)
+        show(fenced(kv, guard).put(key, value, **rest), output)
 
 
 @cli.command()
 @_get
-@_options(_common, _timeout)
+@options(common, timeout_option)
 @click.option("--serializable", is_flag=True, help="Let any member answer at once; may be stale.")
 @click.option("--value-only", is_flag=True, help="Print the bytes of the values as they are, and nothing else.")
 def get(
@@ -309,15 +264,14 @@ def get(
 
 @cli.command("del")
 @_delete
-@_options(_common, _timeout)
-@click.option(
-    "--request-id", type=BYTES, metavar="TEXT", help="Name the request: repeated under this name, it has one effect."
-)
+@options(common, timeout_option)
+@_write
 def delete(
     cluster: str,
     address: str | None,
     output: str,
     timeout: float,
+    guard: bool,
     key: bytes,
     end: bytes | None,
     prefix: bool,
@@ -325,19 +279,17 @@ def delete(
     **rest: Any,
 ) -> None:
     """Delete KEY, or the keys from KEY up to but without END; prints how many."""
-    where = _where(key, end, prefix, from_key)
+    which = selected(key, end, prefix, from_key)
     with open_client(cluster, address, timeout) as kv:
-        show(kv.delete(**where, **rest), output)
+        show(fenced(kv, guard).delete(**which, **rest), output)
 
 
 @cli.command()
-@_options(_common, _timeout)
+@options(common, timeout_option)
 @click.option("--compare", multiple=True, metavar="COMPARISON", help='For example: version("k") = 0')
 @click.option("--success", multiple=True, metavar="OPERATION", help="For example: put k v")
 @click.option("--failure", multiple=True, metavar="OPERATION", help="For example: get k")
-@click.option(
-    "--request-id", type=BYTES, metavar="TEXT", help="Name the request: repeated under this name, it has one effect."
-)
+@_write
 def txn(
     cluster: str,
     address: str | None,
@@ -347,6 +299,7 @@ def txn(
     success: tuple[str, ...],
     failure: tuple[str, ...],
     request_id: bytes | None,
+    guard: bool,
 ) -> None:
     """Run a transaction: if all comparisons hold, the success operations, else the failure operations.
 
@@ -363,7 +316,7 @@ def txn(
     conditions = [_comparison(line) for line in blocks[0]]
     branches = [[_operation(line) for line in block] for block in blocks[1:]]
     with open_client(cluster, address, timeout) as kv:
-        show(kv.txn(conditions, branches[0], branches[1], request_id=request_id), output)
+        show(fenced(kv, guard).txn(conditions, branches[0], branches[1], request_id=request_id), output)
 
 
 def _blocks(text: str) -> list[list[str]]:
@@ -404,7 +357,7 @@ def _comparison(line: str) -> Condition:
     operand: Any = os.fsencode(operands[0])
     if kind != "value":
         try:
-            operand = int(operand)
+            operand = int(operand, 16 if kind == "lease" else 10)
         except ValueError:
             raise click.UsageError(f"{line!r}: {kind} is compared with a whole number") from None
     left = _TARGETS[kind](os.fsencode(keys[0]))
@@ -445,19 +398,26 @@ def _get_operation(**arguments: Any) -> Op:
 @click.command("del", add_help_option=False)
 @_delete
 def _delete_operation(key: bytes, end: bytes | None, prefix: bool, from_key: bool, prev: bool) -> Op:
-    return Op.delete(**_where(key, end, prefix, from_key), prev=prev)
+    return Op.delete(**selected(key, end, prefix, from_key), prev=prev)
 
 
 _OPERATIONS = {"put": _put_operation, "get": _get_operation, "del": _delete_operation}
 
 
+for _command in (cli_watch.watch, cli_lease.lease, cli_hold.lock, cli_hold.elect):
+    cli.add_command(_command)
 for _command in (cli_care.backup, cli_care.restore, cli_care.check, cli_care.compact):
     cli.add_command(_command)
 
 
 def main() -> None:
     """Entry point of the command `raykeeper`."""
-    cli()
+    try:
+        cli()
+    finally:
+        # What is left is to let go of Ray. Whoever is impatient ends that at once, and sees no traceback of it.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

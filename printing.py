@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import msgspec
 
 from .actors.client.results import DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
+from .actors.client.watch import Batch, Event
 
 if TYPE_CHECKING:
     from .cluster import ClusterStatus
@@ -22,15 +23,29 @@ if TYPE_CHECKING:
 _UNPRINTABLE = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
 
 
-def _text(data: bytes) -> str:
+def text(data: bytes) -> str:
     """Bytes for a terminal: what is no UTF-8, and whatever could steer the terminal, is escaped."""
     return data.decode("utf-8", "backslashreplace").translate(_UNPRINTABLE)
 
 
+class Said(NamedTuple):
+    """What a command says of its own, beside the results of the client.
+
+    Attributes:
+        fields: by name, for JSON and tables; a field that is a list of mappings is a table by itself.
+        lines: for people.
+    """
+
+    fields: dict[str, Any]
+    lines: list[str]
+
+
 def show(result: Any, output: str, **options: bool) -> None:
-    """Print what a command brought: a result of the client, a cluster's status, or a mapping of words."""
+    """Print what a command brought: a result or an event of the client, a cluster's status, or what it says itself."""
     if output == "json":
-        click.echo(msgspec.json.encode(_plain(result)))
+        # Events, although they come in batches, stand each on a line.
+        for each in result.events if isinstance(result, Batch) and result.events else [result]:
+            click.echo(msgspec.json.encode(_plain(each)))
     elif output == "table":
         _print_table(*_rows(result))
     else:
@@ -39,16 +54,27 @@ def show(result: Any, output: str, **options: bool) -> None:
 
 
 def _item(item: KeyValue) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
+    return _encoded({"key": item.key, "value": item.raw, **{name: getattr(item, name) for name in _NUMBERS}})
+
+
+def _encoded(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields, some of which are bytes, as what JSON can say: see the module."""
+    said = dict(fields)
     encoded = []
-    for name, data in (("key", item.key), ("value", item.raw)):
+    for name, value in fields.items():
+        if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+            said[name] = [_encoded(each) for each in value]
+            continue
+        several = value if isinstance(value, list) else [value]
+        if not all(isinstance(each, bytes) for each in several):
+            continue
         try:
-            fields[name] = data.decode()
+            texts = [each.decode() for each in several]
         except UnicodeDecodeError:
-            fields[name] = base64.b64encode(data).decode()
+            texts = [base64.b64encode(each).decode() for each in several]
             encoded.append(name)
-    fields |= {name: getattr(item, name) for name in _NUMBERS}
-    return {**fields, "base64": encoded} if encoded else fields
+        said[name] = texts if isinstance(value, list) else texts[0]
+    return {**said, "base64": encoded} if encoded else said
 
 
 _NUMBERS = ("create_revision", "mod_revision", "version", "lease")
@@ -58,6 +84,12 @@ def _plain(result: Any) -> Any:
     """A result as what JSON can say."""
     if isinstance(result, KeyValue):
         return _item(result)
+    if isinstance(result, Said):
+        return _encoded(result.fields)
+    if isinstance(result, Event):
+        return {"type": result.type, "kv": _plain(result.kv), "prev": _plain(result.prev)}
+    if isinstance(result, Batch):
+        return {"type": "progress", "revision": result.revision}
     if isinstance(result, (list, tuple)):
         return [_plain(item) for item in result]
     if isinstance(result, (PutResult, RangeResult, DeleteResult, TxnResult)):
@@ -72,9 +104,9 @@ def _plain(result: Any) -> Any:
 def _lines(result: Any, keys_only: bool = False, count_only: bool = False) -> Iterator[str]:
     """A result as etcdctl prints it: a key and its value on a line each."""
     if isinstance(result, KeyValue):
-        yield _text(result.key)
+        yield text(result.key)
         if not keys_only:
-            yield _text(result.raw)
+            yield text(result.raw)
     elif isinstance(result, PutResult):
         yield "OK"
         yield from _lines(result.prev)
@@ -92,6 +124,17 @@ def _lines(result: Any, keys_only: bool = False, count_only: bool = False) -> It
         for response in result.responses:
             yield ""
             yield from _lines(response)
+    elif isinstance(result, Said):
+        yield from result.lines
+    elif isinstance(result, Event):
+        yield result.type.upper()
+        yield from _lines(result.prev)
+        yield from _lines(result.kv)
+    elif isinstance(result, Batch):
+        for event in result.events:
+            yield from _lines(event)
+        if not result.events:
+            yield f"progress notify: {result.revision}"
     elif isinstance(result, dict):
         yield from (f"{name}: {value}" for name, value in result.items())
     elif result is not None:
@@ -105,13 +148,15 @@ def _status_lines(status: ClusterStatus) -> Iterator[str]:
         progress = f"applied {member.applied_index} of {member.raft_index}, {member.db_size / 1e6:.1f} MB"
         yield f"{member.name} {member.role}: {place}, {progress}"
     for alarm in status.alarms:
-        yield f"alarm: {_text(alarm.encode())}"
+        yield f"alarm: {text(alarm.encode())}"
 
 
 def _rows(result: Any) -> tuple[list[str], list[list[Any]]]:
     """Headings and rows of a table."""
     if isinstance(result, RangeResult):
-        return ["key", "value", *_NUMBERS], [[i.key, i.raw, *(getattr(i, n) for n in _NUMBERS)] for i in result]
+        numbers = [[getattr(item, name) for name in _NUMBERS] for item in result]
+        rows = [[item.key, item.raw, *row[:-1], f"{row[-1]:x}"] for item, row in zip(result, numbers, strict=True)]
+        return ["key", "value", *_NUMBERS], rows
     if isinstance(result, (PutResult, DeleteResult)):
         fields = _plain(result)
         before = result.prev if isinstance(result, DeleteResult) else [result.prev] if result.prev else []
@@ -120,10 +165,25 @@ def _rows(result: Any) -> tuple[list[str], list[list[Any]]]:
     if isinstance(result, TxnResult):
         rows = [[n, "\n".join(_lines(response))] for n, response in enumerate(result.responses, 1)]
         return [f"{'success' if result.succeeded else 'failure'} at revision {result.revision}", "response"], rows
+    if isinstance(result, Said):
+        return _said_rows(result.fields)
     if isinstance(result, dict):
         return list(result), [list(result.values())]
     headings = ["name", "role", "term", "applied_index", "raft_index", "db_size", "pid", "node", "why_not_serving"]
     return headings, [[getattr(member, name) for name in headings] for member in result.members]
+
+
+def _said_rows(fields: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    for value in fields.values():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            return list(value[0]), [row for each in value for row in _said_rows(each)[1]]
+    cells: list[Any] = []
+    for name, value in fields.items():
+        if isinstance(value, list):
+            cells.append(b" ".join(value))
+        else:
+            cells.append(hex(value)[2:] if name == "id" else value)
+    return list(fields), [cells]
 
 
 def _print_table(headings: list[str], rows: list[list[Any]]) -> None:
@@ -135,6 +195,6 @@ def _print_table(headings: list[str], rows: list[list[Any]]) -> None:
     for heading in headings:
         table.add_column(heading.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_text(cell) if isinstance(cell, bytes) else str(cell)) for cell in row))
+        table.add_row(*(Text(text(cell) if isinstance(cell, bytes) else str(cell)) for cell in row))
     # A pipe has no width to keep to.
     Console(width=None if sys.stdout.isatty() else 200).print(table)

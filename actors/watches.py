@@ -57,7 +57,6 @@ class _Poll:
 
     deadline: float
     done: Done
-    created: list[tuple[int, int]]
 
 
 @dataclass(eq=False, slots=True)
@@ -66,6 +65,9 @@ class _Stream:
     polled_at: float
     watches: dict[int, _Watch] = field(default_factory=dict)
     due: list[_Watch] = field(default_factory=list)
+    created: list[tuple[int, int]] = field(default_factory=list)
+    """Watches, and where they begin, for the next reply: it may be another poll's than theirs, and their first news may
+    already be in it."""
     poll: _Poll | None = None
     replies: int = 0
     gathering: threading.Lock = field(default_factory=threading.Lock)
@@ -166,7 +168,7 @@ class Watches:
 
     def _answer(self, polls: list[tuple[_Stream, _Poll]]) -> None:
         for stream, poll in polls:
-            poll.done(lambda stream=stream, poll=poll: self._gather(stream, poll))  # type: ignore[misc]
+            poll.done(lambda stream=stream: self._gather(stream))  # type: ignore[misc]
 
     def _drop(self, stream: _Stream) -> None:
         del self._streams[stream.id]
@@ -194,12 +196,12 @@ class Watches:
             if refused is None:
                 stream = self._streams[request.stream]
                 polls = self._take_polls([stream])
-                created = [self._create(stream, create) for create in request.create]
+                stream.created += [self._create(stream, create) for create in request.create]
                 for number in request.cancel:
                     self._cancel(stream, number)
                 stream.polled_at = self._clock()
-                stream.poll = _Poll(deadline, done, created)
-                if created or stream.due or self._is_stale():
+                stream.poll = _Poll(deadline, done)
+                if stream.created or stream.due or self._is_stale():
                     polls += self._take_polls([stream])
         if refused is not None:
             answer = refused
@@ -242,7 +244,7 @@ class Watches:
 
     # -- gathering, on the poll's thread ------------------------------------------------------------------------------
 
-    def _gather(self, stream: _Stream, poll: _Poll) -> Reply:
+    def _gather(self, stream: _Stream) -> Reply:
         with stream.gathering:
             with self._lock:
                 if self._closed:
@@ -252,6 +254,7 @@ class Watches:
                 stream.replies += 1
                 number, seen = stream.replies, self._seen
                 due, stream.due = stream.due, []
+                created, stream.created = tuple(stream.created), []
                 for watch in due:
                     watch.again = False
             batches: list[WatchBatch] = []
@@ -268,9 +271,7 @@ class Watches:
             behind = self._put_back([*waiting, *served], seen)  # who got nothing this time comes first the next
             if behind is None:
                 return Watched(0, seen, stale=True)
-            return Watched(
-                number, seen, tuple(poll.created), tuple(batches), behind, tuple(compacted), self._is_stale()
-            )
+            return Watched(number, seen, created, tuple(batches), behind, tuple(compacted), self._is_stale())
 
     def _read(
         self, watch: _Watch, seen: int, left: int, batches: list[WatchBatch], compacted: list[tuple[int, int]]

@@ -1,14 +1,13 @@
 """Index the running interpreter's standard library with Ray tasks that keep all they know in RayKeeper.
 
-Every batch of files is given to two tasks at once, on purpose: a file is claimed by a transaction, whoever comes second
-leaves it alone, and so each is counted once. Midway the process of the cluster's leader is killed with SIGKILL. At the
-end the totals must equal those of a single pass over the same files in this process. Exit status 1 if not all is well.
+The workers share nothing but the store. Each has one lease, and claims files under it: a claim is a key that is gone
+soon after its worker is. A file is recorded in one transaction, which asks whether the claim is still the worker's,
+adds to the totals, and ends the claim; so whoever was overtaken counts nothing, and each file counts once.
+
+On the way a worker that holds claims and the cluster's leader are killed with SIGKILL. The worker's claims must come
+back, and the totals must equal those of a single pass over the same files in this process. Exit status 1 if not.
 
     python examples/index_stdlib.py [cluster.yaml] [--limit N]
-
-What makes a task safe to run again, as Ray does by itself when it fails: its claims carry a ``request_id``, so the
-second run gets the first one's answers; a file's record is the same however often it is put; and the totals change in
-one transaction with a mark that says that this task's share is in.
 """
 
 from __future__ import annotations
@@ -17,31 +16,41 @@ import argparse
 import contextlib
 import io
 import os
-import shutil
 import signal
 import sys
 import sysconfig
-import tempfile
 import threading
 import time
 import tokenize
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+# Ray's notice of a process that was killed fills the terminal. Which processes died, `deaths` tells at the end.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed")
 
 import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from stage import kill, kill_leader, stage, until
 
 import raykeeper
 from raykeeper import Compare, Op
 
-FILES_PER_TASK = 16
+WORKERS = 4
+HANDFUL = 8
+"""How many files a worker claims at once."""
+TTL = 5.0
+"""Seconds: longer than the cluster needs to replace its leader, or workers would lose their leases with each one."""
+PATIENCE = 120.0
+SURVIVED = (
+    *(raykeeper.LeaseLost, raykeeper.LeaseNotFound),  # cut off for longer than the TTL
+    *(raykeeper.RequestTimeout, raykeeper.Unavailable, raykeeper.SessionExpired),  # it is unknown what became of a call
+)
 FIELDS = ("files", "bytes", "lines", "tokens", "unreadable")
-FAST_DEATH = "RAY_timeout_ms_task_wait_for_death_info"
 console = Console()
 
 
@@ -56,55 +65,114 @@ def index(path: str) -> dict[str, int]:
     return counts
 
 
+@ray.remote(num_cpus=0, max_retries=0)  # Ray does not run a killed worker again: the others take its files over
+def work(kv: raykeeper.Client, me: int, files: list[str]) -> None:
+    """Index files until all are recorded."""
+    store = kv.with_codec(raykeeper.codec.JSON)
+    while True:
+        try:
+            with store.lease(TTL) as lease:
+                return index_under(lease, store, me, files)
+        except SURVIVED:
+            continue  # with the lease go the claims: this worker begins anew, as if it were another one
+
+
+def index_under(lease: raykeeper.Lease, store: raykeeper.Client, me: int, files: list[str]) -> None:
+    """Claim, index and record what is free, and wait for what others have claimed: they may die."""
+    while True:
+        claims = store.range(prefix="claim/", keys_only=True)
+        records = store.range(prefix="file/", keys_only=True, revision=claims.revision)
+        busy = {number(item) for item in (*claims, *records)}
+        free = [file for file in range(len(files)) if file not in busy]
+        if free:
+            claim = {"worker": me, "pid": os.getpid(), "claimed_at": time.time()}
+            for file in take(lease, store, claim, free[:HANDFUL]):
+                record(lease, store, file, {"path": files[file], **index(files[file]), **claim})
+        elif claims:
+            with store.watch(prefix="claim/", start_revision=claims.revision + 1, only="delete") as ended:
+                ended.next(timeout=TTL)
+        else:
+            return
+
+
+def take(lease: raykeeper.Lease, store: raykeeper.Client, claim: dict[str, Any], files: list[int]) -> list[int]:
+    """Claim these files; none of them, if another worker was faster with one."""
+    taken = store.txn(
+        compare=[Compare.version(key) == 0 for file in files for key in (f"claim/{file:06}", f"file/{file:06}")],
+        success=[Op.put(f"claim/{file:06}", claim, lease=lease) for file in files],
+    )
+    return files if taken.succeeded else []
+
+
+def record(lease: raykeeper.Lease, store: raykeeper.Client, file: int, found: dict[str, Any]) -> None:
+    """The record, the totals and the end of the claim in one step; or none of them, if the claim is lost."""
+    claim = f"claim/{file:06}"
+    totals: Any = store.get("totals")
+    while True:
+        done = store.txn(
+            compare=[
+                Compare.lease(claim) == lease.id,
+                Compare.mod_revision("totals") == (totals.mod_revision if totals else 0),
+            ],
+            success=[
+                Op.put(f"file/{file:06}", found),
+                Op.put("totals", add(totals.value if totals else {}, found)),
+                Op.delete(claim),
+            ],
+            failure=[Op.get("totals"), Op.get(claim)],
+        )
+        if done.succeeded:
+            return
+        mine: Any
+        totals, mine = done.responses  # another worker has added to the totals meanwhile,
+        if mine is None or mine.lease != lease.id:
+            return  # or this one was overtaken
+
+
 def add(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
     """The sums of two counts."""
     return {name: one.get(name, 0) + other.get(name, 0) for name in FIELDS}
 
 
-@dataclass
-class Share:
-    """What one task did: when its writes were acknowledged (``time.time``), and how many files it got."""
-
-    files: int = 0
-    acknowledged: list[float] = field(default_factory=list)
+def number(item: raykeeper.KeyValue) -> int:
+    """Which file a claim or a record is about."""
+    return int(item.key.rpartition(b"/")[2])
 
 
-@ray.remote(max_retries=5, retry_exceptions=[raykeeper.KeeperError])
-def index_files(kv: raykeeper.Client, task: str, files: list[tuple[int, str]]) -> Share:
-    """Claim, index and record what is still free of these files, then add this task's share to the totals."""
+@dataclass(frozen=True)
+class Victim:
+    """The worker that was killed: when, and the files that it had claimed and not recorded."""
+
+    worker: int
+    at: float
+    held: list[int]
+
+
+def kill_holder(kv: raykeeper.Client) -> Victim | None:
+    """SIGKILL a worker that holds claims; ``None`` if there was none."""
     store = kv.with_codec(raykeeper.codec.JSON)
-    share = Share()
-    counts: dict[str, int] = {}
-    for number, path in files:
-        claim = f"claim/{number:06}"
-        claimed = store.txn(
-            compare=[Compare.version(claim) == 0], success=[Op.put(claim, task)], request_id=f"{task}/{number}"
-        )
-        if not claimed.succeeded:
-            continue  # the other task has it
-        share.acknowledged.append(time.time())
-        found = index(path)
-        store.put(f"file/{number:06}", {"path": path, **found})
-        share.acknowledged.append(time.time())
-        share.files += 1
-        counts = add(counts, found)
-    add_to_totals(store, task, counts)
-    share.acknowledged.append(time.time())
-    return share
+    newest = store.range(prefix="claim/", sort="create_revision", order="descend", limit=1)
+    if not newest:
+        return None
+    claim = newest.items[0]  # who claimed last has most of it still to do
+    worker, pid = claim.value["worker"], claim.value["pid"]
+    with stopped(pid):  # it shall not finish them while we look
+        held = [number(item) for item in store.range(prefix="claim/") if item.lease == claim.lease]
+        if len(held) < 2:  # the record of one may be on its way
+            return None
+        kill(pid, f"worker {worker}, which held {len(held)} claims")
+    return Victim(worker, time.time(), held)
 
 
-def add_to_totals(store: raykeeper.Client, task: str, counts: dict[str, int]) -> None:
-    """Optimistic: read, add, write if nobody wrote in between; with a mark, so that a second run adds nothing."""
-    mark = f"counted/{task}"
-    while store.get(mark) is None:
-        totals = store.get("totals")
-        store.txn(
-            compare=[
-                Compare.mod_revision("totals") == (totals.mod_revision if totals else 0),
-                Compare.version(mark) == 0,
-            ],
-            success=[Op.put("totals", add(totals.value if totals else {}, counts)), Op.put(mark, counts)],
-        )
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The process stands still meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 class Prober(threading.Thread):
@@ -115,21 +183,126 @@ class Prober(threading.Thread):
         self._kv = kv
         self._over = threading.Event()
         self.acknowledged: list[float] = []
-        self.unknown = 0
 
     def run(self) -> None:
         """Put one key, again and again."""
         while not self._over.wait(0.01):
-            try:
+            with contextlib.suppress(raykeeper.KeeperError):
                 self._kv.put("probe", str(len(self.acknowledged)))
                 self.acknowledged.append(time.time())
-            except raykeeper.KeeperError:
-                self.unknown += 1
 
-    def end(self) -> None:
-        """Stop writing; returns when the last write is over."""
+    def __enter__(self) -> Prober:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self._over.set()
         self.join()
+
+
+def run(cluster: raykeeper.Cluster, files: list[str]) -> list[str]:
+    """The job; a line for each thing that is wrong."""
+    kv = cluster.client().namespace("stdlib/")
+    store = kv.with_codec(raykeeper.codec.JSON)
+    members = cluster.status().members
+    victim: Victim | None = None
+    leader: raykeeper.MemberInfo | None = None
+    with Prober(kv) as prober, progress("indexing", len(files)) as show:
+        before, began = kv.revision(), time.time()
+        tasks = [work.remote(kv, me, files) for me in range(WORKERS)]
+        waiting, indexed, patience = tasks, 0, began + PATIENCE
+        while waiting:
+            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=0.1)
+            now_indexed = kv.range(prefix="file/", count_only=True, timeout=PATIENCE).count
+            if now_indexed > indexed:
+                indexed, patience = now_indexed, time.time() + PATIENCE
+                show(indexed)
+            elif time.time() > patience:
+                return [f"no file was recorded for {PATIENCE:.0f} s"]
+            if victim is None and 3 * indexed >= len(files):
+                victim = until(lambda: kill_holder(kv), "a worker with claims")
+            elif leader is None and 3 * indexed >= 2 * len(files):
+                leader, leader_killed_at = kill_leader(cluster), time.time()
+        seconds, writes = time.time() - began, kv.revision() - before
+    if victim is None or leader is None:
+        return ["the job was over before both were killed"]
+
+    with progress("single pass to compare", len(files)) as show:
+        expected: list[dict[str, Any]] = []
+        for path in files:
+            expected.append({"path": path, **index(path)})
+            show(len(expected))
+    records = {number(item): item.value for item in store.range(prefix="file/")}
+    wrong = [*compare(store, expected), *deaths(cluster, members, leader, tasks, victim)]
+    again = [records[file] for file in victim.held if file in records and records[file]["worker"] != victim.worker]
+    if not again:
+        wrong.append("no claim of the killed worker came back")
+    after = [record["claimed_at"] - victim.at for record in again] or [0.0]
+    gaps = [late - early for early, late in pairwise(prober.acknowledged) if late > leader_killed_at]
+
+    totals = sums(expected)
+    table = Table(title="the standard library, indexed", show_header=False)
+    for name, value in (
+        ("files", f"{totals['files']:,} ({totals['unreadable']} no Python)"),
+        ("lines, tokens", f"{totals['lines']:,}, {totals['tokens']:,}"),
+        ("writes", f"{writes:,} ({len(prober.acknowledged):,} a prober's), {writes / seconds:,.0f}/s while tokenizing"),
+        ("worker killed", f"worker {victim.worker} at {victim.at - began:.1f} s, with {len(victim.held)} claims"),
+        ("claims that came back", f"{len(again)}, to workers {sorted({record['worker'] for record in again})}"),
+        ("taken again after", f"{min(after):.1f} to {max(after):.1f} s (lease: {TTL:g} s from the last keep-alive)"),
+        ("leader killed", f"{leader.name} at {leader_killed_at - began:.1f} s"),
+        ("writes stood still for", f"{max(gaps):.2f} s" if gaps else "unknown"),
+        ("all done after", f"{seconds:.1f} s"),
+        ("totals", "equal to a single pass" if not wrong else "WRONG"),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+    return wrong
+
+
+def compare(store: raykeeper.Client, expected: list[dict[str, Any]]) -> list[str]:
+    """What in the store is not as a single pass says."""
+    wrong = []
+    records = {number(item): item for item in store.range(prefix="file/")}
+    for file, single in enumerate(expected):
+        item = records.pop(file, None)
+        if item is None or item.version != 1 or {**item.value, **single} != item.value:
+            wrong.append(f"{single['path']}: recorded as {item and item.value}, not {single}")
+    claims = [number(item) for item in store.range(prefix="claim/")]
+    if records or claims:
+        wrong.append(f"records of no file: {list(records)}; claims that are left: {claims}")
+    totals = store.get("totals")
+    if totals is None or totals.value != sums(expected):
+        wrong.append(f"totals: {totals and totals.value}, single pass {sums(expected)}")
+    return wrong
+
+
+def sums(records: list[dict[str, Any]]) -> dict[str, int]:
+    """What the totals must be."""
+    return {name: sum(int(record[name]) for record in records) for name in FIELDS}
+
+
+def deaths(
+    cluster: raykeeper.Cluster,
+    members: tuple[raykeeper.MemberInfo, ...],
+    leader: raykeeper.MemberInfo,
+    tasks: list[Any],
+    victim: Victim,
+) -> list[str]:
+    """Which processes died that were not killed here, or did not die though they were."""
+    wrong = []
+    pids = {member.pid for member in cluster.status().members}
+    for member in members:
+        if (member.pid in pids) == (member.id == leader.id):
+            wrong.append(f"process {member.pid} of {member.name} {'lived on' if member.pid in pids else 'died'}")
+    for me, task in enumerate(tasks):
+        try:
+            ray.get(task, timeout=PATIENCE)
+            died = ""
+        except ray.exceptions.RayError as error:
+            died = str(error)
+        if bool(died) != (me == victim.worker):
+            wrong.append(f"worker {me} {died or 'lived on'}")
+    return wrong
 
 
 def standard_library(limit: int | None) -> list[str]:
@@ -140,118 +313,13 @@ def standard_library(limit: int | None) -> list[str]:
     return files[:limit]
 
 
-def kill_leader(cluster: raykeeper.Cluster) -> tuple[str, int]:
-    """SIGKILL the leader's process: (its name, its pid)."""
-    while True:
-        status = cluster.status()
-        for member in status.members:
-            if member.id == status.leader and member.pid:
-                os.kill(member.pid, signal.SIGKILL)
-                return member.name, member.pid
-
-
-def run(cluster: raykeeper.Cluster, files: list[str]) -> list[str]:
-    """The job; a line for each thing that is wrong."""
-    kv = cluster.client().namespace("stdlib/")
-    numbered = list(enumerate(files))
-    batches = [numbered[at : at + FILES_PER_TASK] for at in range(0, len(numbered), FILES_PER_TASK)]
-    prober = Prober(kv)
-    prober.start()
-    began = time.time()
-    waiting = [
-        index_files.remote(kv, f"{number}{side}", batch if side == "a" else batch[::-1])
-        for number, batch in enumerate(batches)
-        for side in "ab"
-    ]
-    shares: list[Share] = []
-    killed: tuple[str, int] | None = None
-    killed_at = 0.0
-    with progress("indexing", len(files)) as advance:
-        while waiting:
-            done, waiting = ray.wait(waiting, timeout=120)
-            if not done:
-                return ["no task finished within 120 s"]
-            for share in ray.get(done):
-                shares.append(share)
-                advance(share.files)
-            if killed is None and 2 * sum(share.files for share in shares) >= len(files):
-                killed_at = time.time()
-                killed = kill_leader(cluster)
-                console.print(f"killed the leader {killed[0]} (pid {killed[1]}); Ray may have a word on it")
-    seconds = time.time() - began
-    prober.end()
-
-    with progress("single pass to compare", len(files)) as advance:
-        expected = []
-        for path in files:
-            expected.append({"path": path, **index(path)})
-            advance(1)
-    wrong = compare(kv, expected, shares)
-    if killed is None:
-        wrong.append("the leader was not killed")
-    status = cluster.status()
-    if killed and any(member.pid == killed[1] for member in status.members):
-        wrong.append(f"the killed process {killed[1]} is still listed")
-
-    by_tasks = sorted(at for share in shares for at in share.acknowledged)
-    everything = sorted([*by_tasks, *prober.acknowledged])
-    gaps = [(after - before, after) for before, after in pairwise(everything) if after > killed_at]
-    totals = {name: sum(record[name] for record in expected) for name in FIELDS}
-    table = Table(title="the standard library, indexed", show_header=False)
-    for name, value in (
-        ("files", f"{totals['files']:,} ({totals['unreadable']} no Python)"),
-        ("lines, tokens", f"{totals['lines']:,}, {totals['tokens']:,}"),
-        ("acknowledged writes", f"{len(everything):,} ({len(by_tasks):,} of the tasks, the others a prober's)"),
-        ("writes/s", f"{len(everything) / seconds:,.0f} over {seconds:.1f} s, while tokenizing"),
-        ("leader killed", f"{killed[0]} at {killed_at - began:.1f} s" if killed else "no"),
-        ("leader now", f"{next((m.name for m in status.members if m.id == status.leader), 'none')}"),
-        ("writes stood still for", f"{max(gaps)[0]:.2f} s" if gaps else "unknown"),
-        ("totals", "equal to a single pass" if not wrong else "WRONG"),
-    ):
-        table.add_row(name, value)
-    console.print(table)
-    return wrong
-
-
-def compare(kv: raykeeper.Client, expected: list[dict[str, Any]], shares: list[Share]) -> list[str]:
-    """What in the store is not as a single pass says."""
-    store = kv.with_codec(raykeeper.codec.JSON)
-    wrong = []
-    records = {int(item.key[5:]): item.value for item in store.range(prefix="file/")}
-    claims = {int(item.key[6:]): item for item in store.range(prefix="claim/")}
-    marks = store.range(prefix="counted/")
-    for number, record in enumerate(expected):
-        if records.get(number) != record:
-            wrong.append(f"{record['path']}: recorded as {records.get(number)}, not {record}")
-        if number not in claims or claims[number].version != 1:
-            wrong.append(f"{record['path']}: claimed {claims[number].version if number in claims else 0} times")
-    if len(records) != len(expected) or len(claims) != len(expected):
-        wrong.append(f"{len(records)} records and {len(claims)} claims for {len(expected)} files")
-    if len(marks) != len(shares):
-        wrong.append(f"{len(marks)} tasks counted of {len(shares)}")
-    item = store.get("totals")
-    totals = item.value if item else {}
-    for name in FIELDS:
-        single = sum(record[name] for record in expected)
-        if totals.get(name) != single:
-            wrong.append(f"{name}: total {totals.get(name)}, single pass {single}")
-    return wrong
-
-
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Any]:
-    """A progress bar; yields the function that moves it."""
+    """A progress bar; yields the function that sets it."""
     columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda amount: bar.advance(task, amount)
-
-
-def remove(folder: str) -> None:
-    """Remove a folder to which processes that just end may still write."""
-    deadline = time.monotonic() + 10
-    while os.path.exists(folder) and time.monotonic() < deadline:
-        shutil.rmtree(folder, ignore_errors=True)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def main() -> int:
@@ -260,28 +328,13 @@ def main() -> int:
     parser.add_argument("spec", nargs="?", default=None, help="cluster spec, such as cluster.yaml")
     parser.add_argument("--limit", type=int, help="index only the first so many files")
     arguments = parser.parse_args()
-    folder = tempfile.mkdtemp(prefix="rk-")  # short: Ray puts sockets into it
     files = standard_library(arguments.limit)
     console.print(f"{len(files):,} files of Python {sys.version.split()[0]}; starting Ray and the cluster")
-    os.environ[FAST_DEATH] = "0"  # callers learn of a death in milliseconds
     try:
-        spec = raykeeper.ClusterSpec.load(arguments.spec, data_dir=f"{folder}/data")
-        ray.init(
-            address="local",
-            num_cpus=max(2, os.cpu_count() or 1),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            _temp_dir=f"{folder}/ray",
-        )
-        cluster = raykeeper.launch(spec)
-        wrong = run(cluster, files)
-        cluster.destroy()
+        with stage(arguments.spec) as cluster:
+            wrong = run(cluster, files)
     except raykeeper.KeeperError as error:
         wrong = [f"{type(error).__name__}: {error}"]
-    finally:
-        ray.shutdown()
-        remove(folder)
     for line in wrong[:20]:
         console.print(f"wrong: {line}", style="red", markup=False)
     return 1 if wrong else 0

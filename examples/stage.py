@@ -7,6 +7,7 @@ with stage() as cluster:
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -24,8 +25,8 @@ FAST_DEATH = "RAY_timeout_ms_task_wait_for_death_info"
 
 
 @contextlib.contextmanager
-def stage(members: int = 3) -> Iterator[raykeeper.Cluster]:
-    """A local Ray with a cluster; both are gone at the end."""
+def stage(spec: str | None = None) -> Iterator[raykeeper.Cluster]:
+    """A local Ray with a cluster, of three members unless a spec says otherwise; both are gone at the end."""
     folder = tempfile.mkdtemp(prefix="rk-")  # short: Ray puts sockets into it
     os.environ[FAST_DEATH] = "0"  # callers learn of a death in milliseconds
     try:
@@ -34,14 +35,21 @@ def stage(members: int = 3) -> Iterator[raykeeper.Cluster]:
             num_cpus=max(2, os.cpu_count() or 1),
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             _temp_dir=f"{folder}/ray",
         )
-        cluster = raykeeper.launch(name="example", members=members, data_dir=f"{folder}/data")
+        cluster = raykeeper.launch(spec, data_dir=f"{folder}/data")
         yield cluster
         cluster.destroy()
     finally:
         ray.shutdown()
+        remove(folder)
+
+
+def remove(folder: str) -> None:
+    """Remove a folder to which processes that just end may still write."""
+    deadline = time.monotonic() + 10
+    while os.path.exists(folder) and time.monotonic() < deadline:
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -73,12 +81,13 @@ def kill(pid: int, what: str) -> None:
     say(f"killed {what} (pid {pid})")
 
 
-def kill_leader(cluster: raykeeper.Cluster) -> None:
-    """SIGKILL the process of the cluster's leader."""
+def kill_leader(cluster: raykeeper.Cluster) -> raykeeper.MemberInfo:
+    """SIGKILL the process of the cluster's leader; returns who that was."""
 
     def leader() -> raykeeper.MemberInfo | None:
         status = cluster.status()
         return next((member for member in status.members if member.id == status.leader and member.pid), None)
 
-    member = until(leader, "a leader")
+    member: raykeeper.MemberInfo = until(leader, "a leader")
     kill(member.pid, f"the cluster's leader, {member.name}")
+    return member

@@ -96,7 +96,6 @@ class Subscription:
 
     def add(self, batch: WatchBatch) -> None:
         """Buffer what comes next."""
-        self.fixed = True
         self.position = max(self.position, batch.upto)
         if not batch.events:
             return

@@ -8,8 +8,8 @@ The rules that make every watch ordered, unique, complete and resumable (etcd: w
 - whatever goes wrong with a stream (an error, silence, a gap in the numbers, a member that is cut off from the leader,
   restarted, or behind a revision that this process knows), it is given up as a whole, and its watches are created anew
   at another member, each from the revision behind its position;
-- a watch that begins "now" is created as "now" until a member has confirmed where that is, or its first event has come;
-  from then on its start is fixed.
+- a watch that begins "now" is created as "now" until a member has confirmed where that is; from then on its start is
+  fixed.
 
 A stream stays where it is while its member answers; which member that is, chance decides. A consumer that is slow has
 its watch cancelled at the member when its buffer is full, and created again when it was drained: so it holds back
@@ -84,10 +84,9 @@ class _Stream:
 
     def go_live(self, watch: Subscription) -> None:
         """The member has the watch. Until the end of this answer, what the stream has seen says nothing about it."""
-        if watch.phase is not Phase.LIVE:
-            watch.phase = Phase.LIVE
-            watch.alone = False
-            self.behind.add(watch.id)
+        watch.phase = Phase.LIVE
+        watch.alone = False
+        self.behind.add(watch.id)
 
     def settle(self, watch: Subscription) -> None:
         """Write a watch's position down, because it leaves the stream or falls behind."""
@@ -336,6 +335,13 @@ class WatchCore:
             if id in watches:
                 stream.settle(watches[id])
         stream.behind |= behind
+        for id, compact_revision in answer.compacted:
+            watch = watches.get(id)
+            if watch is not None and watch.fixed:
+                self._end(watch, CompactedError(compact_revision), now)
+            elif watch is not None:  # it has no past that could be missed: "now" is later
+                self._remove(stream, watch)
+                self._wait_again(watch)
         for id, start in answer.created:
             watch = watches.get(id)
             if watch is not None:
@@ -346,20 +352,14 @@ class WatchCore:
             watch = watches.get(batch.id)
             if watch is None:
                 continue  # cancelled
+            if watch.phase is not Phase.LIVE:
+                return "has news of a watch that it has not confirmed"
             # The member's reading must follow on ours, or something would be lost, or seen twice.
             if batch.events and batch.events[0].item.mod_revision <= stream.position(watch):
                 return "repeats events"
             watch.add(batch)
-            stream.go_live(watch)
             if watch.full:
                 full.append(watch)
-        for id, compact_revision in answer.compacted:
-            watch = watches.get(id)
-            if watch is not None and watch.fixed:
-                self._end(watch, CompactedError(compact_revision), now)
-            elif watch is not None:  # it has no past that could be missed: "now" is later
-                self._remove(stream, watch)
-                self._wait_again(watch)
         stream.revision = max(stream.revision, answer.revision)
         stream.behind = behind
         self._known = max(self._known, answer.revision)

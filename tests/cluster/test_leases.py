@@ -10,16 +10,17 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import ray
 
 import raykeeper
-from raykeeper import InvalidArgument, LeaseLost, LeaseNotFound
+from raykeeper import InvalidArgument, LeaseLost, LeaseNotFound, Op
 from raykeeper.limits import LEASE_MIN_TTL
 from raylab.crowd import Crowd
-from raylab.tools import Made, kill, leader, serving, wait_until
+from raylab.tools import Lateness, Made, kill, leader, serving, wait_until
 
 pytestmark = pytest.mark.coordination
 
@@ -30,6 +31,12 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 def kv(shared: Any) -> Any:
     with shared.client() as client:
         yield client
+
+
+@pytest.fixture
+def late(kv: Any) -> Iterator[Lateness]:
+    with Lateness(kv) as late:
+        yield late
 
 
 class Ends:
@@ -59,7 +66,7 @@ class Ends:
 # --- ends ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_lease_ends_neither_early_nor_more_than_a_second_late(kv: Any) -> None:
+def test_a_lease_ends_neither_early_nor_more_than_a_second_late(kv: Any, late: Lateness) -> None:
     ends = Ends(kv, "ends/")
     asked: dict[str, tuple[float, float, float]] = {}
     for n, ttl in enumerate((1.0, 1.5, 2.0, 3.0, 4.0)):
@@ -70,15 +77,14 @@ def test_a_lease_ends_neither_early_nor_more_than_a_second_late(kv: Any) -> None
     for key, (before, after, ttl) in asked.items():
         at = ends.wait(key, 15)
         assert at >= before + ttl, "early"
-        assert at <= after + ttl + 1.0, "late"
+        assert at <= after + ttl + 1.0 + late.worst, "late"
     ends.close()
 
 
 def test_all_keys_of_a_lease_go_in_one_revision(kv: Any) -> None:
     ends = Ends(kv, "one/")
-    lease = kv.lease(1.0, keep_alive=False)
-    for n in range(20):
-        kv.put(f"one/{n}", "", lease=lease)
+    lease = kv.lease(3.0, keep_alive=False)
+    kv.txn(success=[Op.put(f"one/{n}", "", lease=lease) for n in range(20)])
     kv.put("one/3", "", lease=None)  # detached
     assert len(lease.keys()) == 19
     ends.wait("one/19", 10)
@@ -88,11 +94,11 @@ def test_all_keys_of_a_lease_go_in_one_revision(kv: Any) -> None:
 
 
 def test_kept_alive_while_it_lives_revoked_at_the_end(kv: Any) -> None:
-    with kv.lease(1.5) as lease:
+    with kv.lease(3.0) as lease:
         kv.put("kept", "", lease=lease)
-        assert not lease.lost.wait(4.0)
+        assert not lease.lost.wait(5.0)
         assert kv.get("kept") is not None
-        assert 0 < lease.remaining() < 1.5
+        assert 0 < lease.remaining() < 3.0
     assert kv.get("kept") is None
     assert lease.lost.is_set()
     assert lease.remaining() == 0
@@ -103,16 +109,16 @@ def test_kept_alive_while_it_lives_revoked_at_the_end(kv: Any) -> None:
     lease.revoke()
 
 
-def test_a_collected_lease_is_kept_alive_no_longer(kv: Any) -> None:
+def test_a_collected_lease_is_kept_alive_no_longer(kv: Any, late: Lateness) -> None:
     ends = Ends(kv, "collected/")
-    lease = kv.lease(1.5)
+    lease = kv.lease(3.0)
     kv.put("collected/key", "", lease=lease)
     lost = lease.lost
-    assert not lost.wait(2.5)
+    assert not lost.wait(4.0)
     del lease
     gc.collect()
     collected = time.monotonic()
-    assert ends.wait("collected/key", 5) <= collected + 1.5 + 1.0
+    assert ends.wait("collected/key", 30) <= collected + 3.0 + 1.0 + late.worst
     assert lost.is_set()
     ends.close()
 
@@ -120,16 +126,16 @@ def test_a_collected_lease_is_kept_alive_no_longer(kv: Any) -> None:
 @ray.remote(num_cpus=0, max_retries=0)
 def take_and_raise(name: str, key: str) -> int:
     kv = raykeeper.connect(name)
-    lease = kv.lease(2.0)
+    lease = kv.lease(3.0)
     kv.put(key, str(os.getpid()), lease=lease)
-    threading.Event().wait(2.5)  # so that it was kept alive at least once
+    threading.Event().wait(3.5)  # so that it was kept alive at least once
     raise ValueError("a bug of the user's")
 
 
 @ray.remote(num_cpus=0, max_retries=0)
 def take_and_raise_in_a_cycle(name: str, key: str) -> None:
     kv = raykeeper.connect(name)
-    lease = kv.lease(2.0)
+    lease = kv.lease(3.0)
     kv.put(key, str(os.getpid()), lease=lease)
     problem = None
     try:
@@ -139,14 +145,14 @@ def take_and_raise_in_a_cycle(name: str, key: str) -> None:
     raise problem
 
 
-def test_a_task_that_takes_a_lease_and_raises_frees_it_though_its_process_lives_on(kv: Any) -> None:
+def test_a_task_that_takes_a_lease_and_raises_frees_it_though_its_process_lives_on(kv: Any, late: Lateness) -> None:
     ends = Ends(kv, "raised/")
     task = take_and_raise.remote(kv.cluster_name, "raised/key")
     with pytest.raises(ray.exceptions.RayTaskError):
         ray.get(task, timeout=60)
     raised = time.monotonic()
     process = int(kv.get("raised/key").text)
-    assert ends.wait("raised/key", 10) <= raised + 2.0 + 1.0
+    assert ends.wait("raised/key", 30) <= raised + 3.0 + 1.0 + late.worst
     os.kill(process, 0)
     ends.close()
 
@@ -160,14 +166,14 @@ def test_even_if_the_lease_hangs_in_a_cycle(kv: Any) -> None:
     ends.close()
 
 
-def test_a_dead_process_frees_its_lease(kv: Any, crowd: Crowd) -> None:
+def test_a_dead_process_frees_its_lease(kv: Any, crowd: Crowd, late: Lateness) -> None:
     ends = Ends(kv, "dead/")
     (person,) = crowd.take(1)
-    person.run(_take_for_ever, kv.cluster_name, "dead/key", 2.0)
+    person.run(_take_for_ever, kv.cluster_name, "dead/key", 3.0)
     assert kv.get("dead/key") is not None
     person.kill()
     killed = time.monotonic()
-    assert ends.wait("dead/key", 10) <= killed + 2.0 + 1.0
+    assert ends.wait("dead/key", 30) <= killed + 3.0 + 1.0 + late.worst
     ends.close()
 
 
@@ -180,9 +186,9 @@ def _take_for_ever(name: str, key: str, ttl: float) -> None:
 
 def test_a_stopped_process_learns_of_its_loss_when_it_goes_on(kv: Any, crowd: Crowd) -> None:
     (person,) = crowd.take(1)
-    person.run(_take_for_ever, kv.cluster_name, "stopped/key", 1.5)
+    person.run(_take_for_ever, kv.cluster_name, "stopped/key", 3.0)
     person.stop()
-    wait_until(lambda: kv.get("stopped/key") is None, 10)
+    wait_until(lambda: kv.get("stopped/key") is None, 30)
     person.go_on()
     assert person.run(_is_lost)
 
@@ -262,7 +268,7 @@ def test_a_lease_does_not_pickle_and_says_what_to_do(kv: Any) -> None:
         pickle.dumps(lease)
 
 
-def test_coroutines(kv: Any) -> None:
+def test_coroutines(kv: Any, late: Lateness) -> None:
     async def go() -> None:
         aio = kv.aio
         async with await aio.lease(10) as lease:
@@ -275,8 +281,8 @@ def test_coroutines(kv: Any) -> None:
         assert await aio.get("aio/lease") is None
         short = await aio.lease(1.0, keep_alive=False)
         began = time.monotonic()
-        await asyncio.wait_for(_wait(short.lost), 5)
-        assert time.monotonic() - began <= 1.0
+        await asyncio.wait_for(_wait(short.lost), 30)
+        assert time.monotonic() - began <= 1.0 + late.worst
 
     async def _wait(lost: Any) -> None:
         await lost
@@ -287,7 +293,7 @@ def test_coroutines(kv: Any) -> None:
 def test_keep_alives_of_a_process_travel_together(kv: Any) -> None:
     kv.revision()
     hub = kv._share.hub
-    leases = [kv.lease(2.0) for _ in range(100)]
+    leases = [kv.lease(10.0) for _ in range(100)]
     sent = []
     send = hub.leasing._send_keep_alives
 

@@ -16,14 +16,15 @@ import ray
 
 from raykeeper import Client, KeeperError, LockLost
 from raylab.crowd import Crowd, by_pid, kill_leader, now, pid_of, results, sleep
-from raylab.tools import Made, leader, serving, wait_until
+from raylab.tools import Lateness, Made, leader, serving, wait_until
 
 pytestmark = pytest.mark.coordination
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 TTL = 6.0
-HOLD = 0.15
+HOLD, LONG = 0.15, 2.0
+"""Seconds of a turn; long ones while holders are harmed, so that some are left on a slow machine too."""
 
 
 def hold(kv: Client, path: str, numbers: list[int]) -> list[tuple[int, int, str]]:
@@ -36,9 +37,9 @@ def hold(kv: Client, path: str, numbers: list[int]) -> list[tuple[int, int, str]
         try:
             lock.acquire()
             token, guard = lock.token, lock.guard()
-            until, working = now() + HOLD, True
+            began, working = now(), True
             while working:  # once more at the end: whoever was stopped meanwhile does not know
-                working = now() < until
+                working = now() < began + (HOLD if kv.get("all harm is done") else LONG)
                 with open(path, "a") as file:
                     file.write(f"{token}\n")
                 guard.put("guarded", f"{token}")
@@ -113,6 +114,7 @@ def test_exclusive_means_exclusive(clusters: Made, crowd: Crowd, tmp_path: Path,
     kill_leader(cluster)
     kill_a_holder()
     stop_a_holder()
+    kv.put("all harm is done", "")
     outcomes = results(running, 120)
     kv.put("guarded", f"{2**62}")
     wait_until(lambda: bool(history) and history[-1] == 2**62, what="the end of history")
@@ -180,8 +182,10 @@ def test_a_task_that_fails_frees_its_lock(shared: Any, crowd: Crowd) -> None:
         person.run(forget, kv)
     began = now()
     lock = kv.lock("forgotten", ttl=TTL)
-    assert lock.acquire(timeout=30)
-    assert now() - began < TTL + 1
+    with Lateness(kv) as late:
+        assert lock.acquire(timeout=60)
+        got = now()
+    assert got - began < TTL + 1 + late.worst
     assert person.alive
     lock.release()
 

@@ -36,6 +36,34 @@ def wait_until(condition: Callable[[], T], seconds: float = 30.0, what: str = ""
         pause.wait(0.02)
 
 
+class Lateness:
+    """The longest that a write and the news of it took while this was there: what a bound on time is to be forgiven on
+    a machine that others use too. A context manager."""
+
+    def __init__(self, kv: Any) -> None:
+        self.worst = 0.0
+        """Seconds."""
+        self._kv = kv
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        with self._kv.watch("lateness") as watch:
+            while not self._over.wait(0.02):
+                began = time.monotonic()
+                self._kv.put("lateness", "", timeout=60)
+                watch.next(timeout=60)
+                self.worst = max(self.worst, time.monotonic() - began)
+
+    def __enter__(self) -> Lateness:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join(60)
+
+
 class Made:
     """Clusters of one test."""
 

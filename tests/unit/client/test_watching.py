@@ -167,17 +167,24 @@ def test_until_it_is_confirmed_now_stays_now(play: Play) -> None:
     assert play.poll.create[0].start_revision == 11, "confirmed, though it has seen no event yet"
 
 
-def test_its_first_event_fixes_it_too(play: Play) -> None:
-    """The answer to an earlier poll may hold news of a watch that a later poll has created."""
+def test_its_confirmation_may_come_with_its_first_event_in_the_answer_to_an_earlier_poll(play: Play) -> None:
     play.begin(5)
     late = play.watch()
     assert len(play.polls) == 2, "a poll that creates overtakes the one that hangs"
     id = play.poll.create[0].id
-    play.reply(Watched(2, 12, batches=(WatchBatch(id, 12, events(12)),)))
+    play.reply(Watched(2, 12, created=((id, 12),), batches=(WatchBatch(id, 12, events(12)),)))
     assert late.fixed
-    play.fail()  # the confirmation is lost
+    play.fail()
     assert {create.start_revision for create in play.poll.create} == {13}
     assert seen(play.core.take(late)) == [12]
+
+
+def test_news_of_a_watch_that_was_not_confirmed_is_not_believed(play: Play) -> None:
+    play.begin(5)
+    late = play.watch()
+    play.reply(Watched(2, 12, batches=(WatchBatch(play.poll.create[0].id, 12, events(12)),)))
+    assert not late.fixed
+    assert play.core.take(late).events == []
 
 
 def test_the_progress_of_a_stream_says_nothing_of_a_watch_that_it_does_not_know_yet(play: Play) -> None:
@@ -530,9 +537,6 @@ class Reader:
     def wake(self) -> None:
         if not self.start and self.watch.fixed:
             self.start = self.watch.position + 1
-            if not self.watch.empty:  # its first events came before the word on where it begins: somewhere before them
-                self.start = self.asked_at + 1
-                self.unsure = True
             assert self.start > self.asked_at, "it sees what was there before it was asked for"
 
     def take(self, world: World) -> None:
@@ -551,7 +555,6 @@ class Reader:
         if self.takes % 8 == 0 or world.calm:
             self.check(world.model)
 
-    unsure = False
     takes = 0
 
     def check(self, model: Model) -> None:
@@ -562,10 +565,6 @@ class Reader:
             if self.deletes if deleted else self.puts:
                 item = Item(key, b"", 0, revision, 0, 0) if deleted else model.past[revision][key]
                 expected.append(WatchEvent(deleted, item, model.past[revision - 1].get(key) if self.prev else None))
-        if self.unsure and self.told:  # it began somewhere behind where it was asked for: all from there on
-            expected = expected[len(expected) - len(self.told) :]
-        if self.unsure and not self.told:
-            return
         assert len(self.told) == len(expected), (self.told, expected)
         for told, event in zip(self.told, expected, strict=True):
             assert (told.deleted, told.item) == (event.deleted, event.item)

@@ -1,0 +1,157 @@
+"""Commands that go on until they are told to stop: by a signal, or by a reader of their output that has gone away.
+
+Such a command is a coroutine, and a signal is its cancellation: it surfaces where the command waits, and never in the
+middle of something, so whatever is held is given back in good order. The one exception is writing: a reader that does
+not read may block that for ever, so a signal breaks it off.
+
+A second signal ends a command that is busy giving back. What it held is then free when its lease has run out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from types import FrameType
+from typing import Any, NoReturn
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a command, or go to the command that it runs."""
+
+
+class _Over(Exception):
+    """The command has ended in the midst of writing."""
+
+
+class Lasting:
+    """One command that goes on: what may end it, and how it writes."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        """The exit status if it is ended from outside: 128 and the signal's number, 0 for a reader that has gone."""
+        self._ending = False
+        self._writing = False
+        self._taker: Callable[[int], None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[int] | None = None
+
+    async def run(self, work: Callable[[Lasting], Coroutine[Any, Any, int]]) -> int:
+        """Run the command; its exit status. To be called by :func:`lasting`."""
+        self._loop = asyncio.get_running_loop()
+        with self._signals():
+            self._task = asyncio.create_task(work(self))
+            try:
+                return await self._task
+            except (_Over, asyncio.CancelledError):
+                return self.status
+
+    @contextlib.contextmanager
+    def taking_signals(self, taker: Callable[[int], None]) -> Iterator[None]:
+        """Within this, signals do not end the command, but are given to ``taker``, in the loop."""
+        self._taker = taker
+        try:
+            yield
+        finally:
+            self._taker = None
+
+    def write(self, output: Callable[[], None]) -> None:
+        """Have something written to stdout, and flush it. A closed pipe, or a signal while that blocks, ends it all."""
+        self._writing = True
+        try:
+            if self._ending:  # before it could surface: a command that has much to write may not have waited since
+                raise _Over
+            output()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            self._close_stdout()
+            raise _Over from None
+        except _Over:
+            self._close_stdout()
+            raise
+        finally:
+            self._writing = False
+
+    @contextlib.contextmanager
+    def while_read(self) -> Iterator[None]:
+        """Within this, the command ends as soon as nobody can read what it writes, not only when it next writes."""
+        assert self._loop is not None
+        try:
+            errors = select.epoll()
+        except AttributeError:  # no Linux: the next write tells
+            yield
+            return
+        with errors:
+            try:
+                errors.register(sys.stdout.fileno(), 0)  # hang-ups and errors are always told
+            except (OSError, ValueError):  # a file: it never closes
+                yield
+                return
+            self._loop.add_reader(errors.fileno(), self._unread, errors)
+            try:
+                yield
+            finally:
+                self._loop.remove_reader(errors.fileno())
+
+    # -- how it ends --------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        before: dict[signal.Signals, Any] = {}
+        for number in ENDING:
+            handler = signal.getsignal(number)
+            if handler is not signal.SIG_IGN:  # as nohup and shells leave it for what runs in the background
+                with contextlib.suppress(ValueError):  # not the main thread: somebody else looks after signals
+                    signal.signal(number, self._on_signal)
+                    before[number] = handler
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Python calls this between any two instructions of the main thread, so it does next to nothing."""
+        assert self._loop is not None
+        if self._taker is not None:
+            self._loop.call_soon_threadsafe(self._taker, number)
+            return
+        if not self._ending:
+            self._ending, self.status = True, 128 + number
+        if self._writing:
+            self._writing = False
+            raise _Over
+        self._loop.call_soon_threadsafe(self._end)
+
+    def _unread(self, errors: Any) -> None:
+        assert self._loop is not None
+        self._loop.remove_reader(errors.fileno())
+        self._close_stdout()
+        self._ending = True
+        self._end()
+
+    def _end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _close_stdout(self) -> None:
+        """Whatever is still to be written, at the end of the process too, must neither fail nor block."""
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+
+
+def lasting(work: Callable[[Lasting], Coroutine[Any, Any, int]]) -> NoReturn:
+    """Run a command that goes on, until it ends or is ended, and leave with its exit status.
+
+    Args:
+        work: makes the command's coroutine, whose result is the exit status.
+
+    Raises:
+        SystemExit: always, unless the command raised something else.
+    """
+    raise SystemExit(asyncio.run(Lasting().run(work)))

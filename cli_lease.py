@@ -1,0 +1,109 @@
+"""`raykeeper lease ...`: make leases, end them, keep them alive, and look at them. The words are etcdctl's.
+
+Ids are hexadecimal wherever they are text, and numbers in JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import click
+
+from .actors.client.adoption import adopted
+from .actors.client.leases import Lease, LeaseInfo
+from .cli_common import common, common_of_streams, lease_id, open_client, options, timeout_option
+from .cli_lasting import Lasting, lasting
+from .errors import LeaseLost
+from .printing import Said, show, text
+
+
+@click.group()
+def lease() -> None:
+    """Leases: keys that are put under one go when it ends."""
+
+
+@lease.command()
+@click.argument("ttl", type=float)
+@options(common, timeout_option)
+def grant(cluster: str, address: str | None, output: str, timeout: float, ttl: float) -> None:
+    """Make a lease that ends after TTL seconds unless it is kept alive."""
+    with open_client(cluster, address, timeout) as kv:
+        made = kv.lease(ttl, keep_alive=False)
+    show(Said({"id": made.id, "ttl": made.ttl}, [f"lease {made.id:x} granted with TTL({made.ttl:g}s)"]), output)
+
+
+@lease.command()
+@click.argument("id", type=lease_id)
+@options(common, timeout_option)
+def revoke(cluster: str, address: str | None, output: str, timeout: float, id: int) -> None:
+    """End a lease, and delete the keys that were put under it."""
+    with open_client(cluster, address, timeout) as kv:
+        adopted(kv, id, keep_alive=False).revoke()
+    show(Said({"id": id, "revoked": True}, [f"lease {id:x} revoked"]), output)
+
+
+@lease.command("timetolive")
+@click.argument("id", type=lease_id)
+@click.option("--keys", is_flag=True, help="Also print the keys that were put under it.")
+@options(common, timeout_option)
+def time_to_live(cluster: str, address: str | None, output: str, timeout: float, id: int, keys: bool) -> None:
+    """How much time a lease has left. `lease ttl` is the same."""
+    with open_client(cluster, address, timeout) as kv:
+        info = kv.time_to_live(id, keys=keys)
+    line = f"lease {id:x} granted with TTL({info.ttl:g}s), remaining({info.remaining:.1f}s)"
+    fields = _fields(info)
+    if keys:
+        line += f", attached keys([{' '.join(text(key) for key in info.keys)}])"
+        fields["keys"] = list(info.keys)
+    show(Said(fields, [line]), output)
+
+
+lease.add_command(time_to_live, "ttl")
+
+
+@lease.command("list")
+@options(common, timeout_option)
+def list_all(cluster: str, address: str | None, output: str, timeout: float) -> None:
+    """All leases of the cluster, those of locks, candidates and the like among them."""
+    with open_client(cluster, address, timeout) as kv:
+        found = sorted(kv.leases(), key=lambda info: info.id)
+    lines = [f"found {len(found)} leases", *(f"{info.id:x}" for info in found)]
+    show(Said({"leases": [_fields(info) for info in found]}, lines), output)
+
+
+@lease.command("keep-alive")
+@click.argument("id", type=lease_id)
+@click.option("--once", is_flag=True, help="Send one keep-alive and leave.")
+@options(common_of_streams, timeout_option)
+def keep_alive(cluster: str, address: str | None, output: str, timeout: float, id: int, once: bool) -> None:
+    """Keep a lease alive until a signal comes; it is not ended then, but runs out.
+
+    Prints a line for each keep-alive that the cluster has confirmed.
+    """
+    with open_client(cluster, address, timeout) as kv:
+        held = adopted(kv, id, keep_alive=True)
+        lasting(lambda command: _keep(command, held, once, output))
+
+
+async def _keep(command: Lasting, held: Lease, once: bool, output: str) -> int:
+    said = Said({"id": held.id, "ttl": held.ttl}, [f"lease {held.id:x} keepalived with TTL({held.ttl:g}s)"])
+    left = held.remaining()
+    while not await _lost_within(held, min(held.ttl / 30, 1.0)):
+        before, left = left, held.remaining()
+        if left > before:  # time only ever takes away
+            command.write(lambda: show(said, output))
+            if once:
+                return 0
+    raise LeaseLost(f"lease {held.id:x} has ended, or the cluster could not be reached for its TTL")
+
+
+async def _lost_within(held: Lease, seconds: float) -> bool:
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(held.lost, seconds)
+    return held.lost.is_set()
+
+
+def _fields(info: LeaseInfo) -> dict[str, Any]:
+    return {"id": info.id, "ttl": info.ttl, "remaining": round(info.remaining, 3)}

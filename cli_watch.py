@@ -1,0 +1,56 @@
+"""`raykeeper watch`: changes of keys as they happen, one after the other, until it is told to stop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .actors.client.handle import Client
+from .actors.client.watch import Batch
+from .cli_common import common_of_streams, keys_option, open_client, options, selected, timeout_option
+from .cli_lasting import Lasting, lasting
+from .printing import show
+
+
+@click.command()
+@keys_option
+@options(common_of_streams, timeout_option)
+@click.option(
+    "--rev", type=click.IntRange(1), help="Begin with the changes of this revision (default: with what comes)."
+)
+@click.option("--prev", "--prev-kv", "prev", is_flag=True, help="Also print what was there before each change.")
+@click.option("--only", type=click.Choice(["put", "delete"]), help="Print only changes of this kind.")
+@click.option("--progress", is_flag=True, help="Also print now and then up to where everything was printed.")
+def watch(
+    cluster: str,
+    address: str | None,
+    output: str,
+    timeout: float,
+    key: bytes,
+    end: bytes | None,
+    prefix: bool,
+    from_key: bool,
+    rev: int | None,
+    prev: bool,
+    only: str | None,
+    progress: bool,
+) -> None:
+    """Print every change of KEY, or of the keys from KEY up to but without END, in order, until a signal comes.
+
+    As JSON each change is an object on a line of its own. --timeout is for the beginning; a watch has no end.
+    """
+    asked = {**selected(key, end, prefix, from_key), "start_revision": rev, "prev": prev, "only": only}
+    with open_client(cluster, address, timeout) as kv:
+        lasting(lambda command: _follow(command, kv, asked, output, progress))
+
+
+async def _follow(command: Lasting, kv: Client, asked: dict[str, Any], output: str, progress: bool) -> int:
+    with command.while_read():
+        async with await kv.aio.watch(**asked) as watch:
+            if progress:  # the first one says that the watch has begun, and where
+                command.write(lambda: show(Batch(watch.revision, ()), output))
+            async for batch in watch.batches():
+                if batch.events or progress:
+                    command.write(lambda batch=batch: show(batch, output))  # type: ignore[misc]
+    return 0
