@@ -1,4 +1,4 @@
-"""Two voters, one of which has lost its state and holds the newer log: the other cannot win without it, nor it serve."""
+"""Two voters, one of which has lost its state and holds the newer log: the other cannot win without it nor it serve."""
 
 from __future__ import annotations
 
