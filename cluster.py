@@ -340,8 +340,8 @@ class Cluster(Upkeep):
         members, alarms = [], []
         for member in sorted(known):
             info = _info(member, statuses.get(member), actors.get(member))
-            if info.role == "learner" and member in configuration.voters:
-                info = replace(info, role="follower")  # it has not heard of it yet
+            if info.role in ("learner", "follower"):  # it may not have heard of its part yet
+                info = replace(info, role="learner" if member in configuration.learners else "follower")
             if configuration.voters and member not in configuration.members:
                 # It has an actor and no part in the cluster: one that is about to join, or to go.
                 info = replace(info, role="outside", why_not_serving="it does not take part")

@@ -197,7 +197,7 @@ class _Launch:
                 return
             ray.kill(actor, no_restart=True)
             wait_for(lambda: gone([actor_name(spec.name, name)]), time.monotonic() + STOP_TIMEOUT)
-        start_actor(seat, fast_death=self._fast_death)
+        start_actor(seat, fast_death=self._fast_death, fresh=False)
 
 
 def _problem(node: Node, error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from contextlib import suppress
 from typing import Any
 
@@ -13,18 +14,26 @@ from .member import MemberActor
 from .seat import NAMESPACE, Seat, actor_name, encode_seat
 from .sites import FAST_DEATH
 
+INCARNATION = "RAYKEEPER_INCARNATION"
+"""Environment variable that tells processes apart, and nothing else."""
 
-def start_actor(seat: Seat, *, fast_death: bool = False) -> None:
+
+def start_actor(seat: Seat, *, fast_death: bool = False, fresh: bool = True) -> None:
     """Start a member's actor, if there is none of its name; whoever is first wins.
 
     It runs as soon as a node offers its pin, and whenever one does again.
 
     Args:
         fast_death: the processes of Ray's nodes have ``FAST_DEATH`` set by themselves.
+        fresh: in a process that has loaded no code yet: Ray likes to take one that has run tasks, perhaps with the code
+            of before an upgrade.
     """
-    options: dict[str, Any] = {}
+    environment: dict[str, str] = {}
     if not fast_death and os.environ.get(FAST_DEATH) != "0":
-        options["runtime_env"] = {"env_vars": {FAST_DEATH: "0"}}
+        environment[FAST_DEATH] = "0"
+    if fresh:
+        environment[INCARNATION] = secrets.token_hex(8)
+    options: dict[str, Any] = {"runtime_env": {"env_vars": environment}} if environment else {}
     with suppress(ray.exceptions.ActorAlreadyExistsError):
         MemberActor.options(
             name=actor_name(seat.cluster_name, seat.name),

@@ -62,6 +62,14 @@ class _Broken:
         return getattr(self._real, name)
 
 
+def _newer(module: ModuleType) -> None:
+    """A line ``newer commands:COMMANDS_VERSION`` stands for code of a newer version that was just installed: processes
+    that start from then on know version 2 of the commands, which brought ``Configure``."""
+    module.SINCE[module.Configure] = 2
+    if _action("commands:COMMANDS_VERSION") == "newer":
+        module.COMMANDS_VERSION = 2
+
+
 class _Finder(importlib.abc.MetaPathFinder):
     """Does something to modules of the product once they are loaded."""
 
@@ -90,6 +98,8 @@ class _Finder(importlib.abc.MetaPathFinder):
 _patches: dict[str, Callable[[Any], None]] = {}
 if os.environ.get("RAYKEEPER_TEST_FAULT"):
     _patches[_ENGINE] = _weaken
+    if _action("commands:COMMANDS_VERSION"):
+        _patches["raykeeper.store.commands"] = _newer
 if os.environ.get("RAYKEEPER_TEST_SWITCH"):
     import switch
 
