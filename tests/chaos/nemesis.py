@@ -244,7 +244,7 @@ def noise(field: Field) -> Fault:
 
 
 def damage(field: Field) -> Fault:
-    """Of frames between members; those of clients have no checksum (see docs/guarantees.md)."""
+    """Of frames between members: these have a checksum, those of clients rely on what carries them."""
     ids = [member.id for member in field.members()]
     fault = field.rng.choice(("truncate", "garble"))
     rules = [rule(fault, a, b, share=0.2) for a in ids for b in ids if a != b]
@@ -305,6 +305,25 @@ def power_of_all(field: Field) -> Fault:
     return bit
 
 
+def damaged_state(field: Field) -> Fault:
+    """A bit flips in a table of a member's state, and the member starts again: it must not serve what is there."""
+    member = field.rng.choice(field.members())
+    tables = sorted(field.folder(member.id).glob("state-*/*.sst"))
+    if not tables:
+        raise NotNow(f"the state of {member.name} has no table yet")
+    path = field.rng.choice(tables)
+    os.kill(member.pid, signal.SIGSTOP)
+    wait_until(lambda: is_stopped(member.pid), 10, "process stopped")
+    try:
+        data = bytearray(path.read_bytes())
+        data[field.rng.randrange(len(data))] ^= 1 << field.rng.randrange(8)
+        path.write_bytes(data)
+    finally:
+        bit = _kill(member.pid)
+    yield f"a bit flipped in {path.parent.name}/{path.name} of {member.name}"
+    return bit
+
+
 def clocks(field: Field) -> Fault:
     """One member's clocks jump; they stay as they are when the fault is over, which is the next jump."""
     member = field.rng.choice([field.leader(), field.follower()])
@@ -340,6 +359,16 @@ def move_leader(field: Field) -> Fault:
     return True
 
 
+def change_members(field: Field) -> Fault:
+    """A member joins and another one goes, the leader as a rule."""
+    added = field.cluster.add_member()
+    lead = field.leader()
+    goes = lead.id if field.rng.random() < 0.6 else field.follower().id
+    yield f"{added.name} joins, m{goes} goes"
+    field.cluster.remove_member(goes)
+    return True
+
+
 FAULTS: dict[Callable[[Field], Fault], tuple[int, float]] = {
     kill_leader: (1, 3),
     kill_follower: (1, 2),
@@ -357,11 +386,13 @@ FAULTS: dict[Callable[[Field], Fault], tuple[int, float]] = {
     clients_cut_off: (3, 1),
     power_of_one: (5, 2),
     power_of_all: (5, 1),
+    damaged_state: (5, 1),
     clocks: (6, 2),
     overload: (7, 1),
     noise: (8, 3),
     damage: (8, 2),
     strangers: (8, 1),
     move_leader: (0, 1),
+    change_members: (0, 1),
 }
 """Each with its number among the kinds of faults (0: an operation, no fault), and how often it comes up."""

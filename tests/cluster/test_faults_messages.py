@@ -11,7 +11,16 @@ import pytest
 import ray
 
 from raykeeper.actors.protocol import KeepAlive, Reads, Refusal, Refused, Reply, WatchPoll, Writes
-from raykeeper.actors.raft.messages import AppendEntries, Entry, EntryKind, Heartbeat, RequestVote, TimeoutNow
+from raykeeper.actors.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    Entry,
+    EntryKind,
+    Heartbeat,
+    HeartbeatResponse,
+    RequestVote,
+    TimeoutNow,
+)
 from raykeeper.actors.transport.seam import Frame, encode_frame
 from raykeeper.store.commands import ClientWrites
 from raylab.faults import Faults, rule
@@ -119,6 +128,33 @@ def test_frames_of_another_cluster_and_for_another_member_are_not_taken(clusters
         assert set(send([member], foreign + misled)) == {b""}
     cluster.client().put("a", "1")
     assert before(cluster) == was
+
+
+def test_frames_of_a_removed_member_change_nothing(clusters: Made) -> None:
+    """What it had said before it was gone, and what it would say if it still ran and missed its leader."""
+    cluster = clusters.launch()
+    kv = cluster.client()
+    kv.put("a", "1")
+    lead = leader(cluster)
+    removed = next(member.id for member in cluster.members() if member.id != lead.id)
+    cluster.remove_member(removed)
+    was = before(cluster)
+    for _ in range(3):
+        for member in cluster.members():
+            to, term = member.id, lead.term
+            messages = [
+                RequestVote(removed, to, term + 3, 1 << 40, term + 2),
+                RequestVote(removed, to, term + 3, 1 << 40, term + 2, pre_vote=True),
+                RequestVote(removed, to, term, 1 << 40, term),
+                AppendEntriesResponse(removed, to, term, False, 1, 1, 1),
+                AppendEntriesResponse(removed, to, term, True, 1 << 40),
+                HeartbeatResponse(removed, to, term, 1),
+                TimeoutNow(removed, to, term - 1),
+            ]
+            send([member], [encode_frame(Frame(cluster.id, removed, to, 1, n, (m,))) for n, m in enumerate(messages)])
+        kv.put("a", "2")
+    assert before(cluster) == was
+    assert kv.get("a").text == "2"
 
 
 def test_garbage_and_a_newer_version_are_refused_and_kill_nobody(clusters: Made) -> None:
