@@ -334,6 +334,12 @@ HASH_WORK_SHARE = 0.25
 """... and the share of a core that it takes."""
 MAX_BREATH = 0.05
 """The longest rest after one slice."""
+MAX_WAITING_HASHES = 4
+"""Contents that a member has been asked to hash and has not begun with."""
+CHECK_ATTEMPTS = 3
+"""Times that a member is asked for its hash: one that has just been started cannot have one of what was before."""
+CHECK_SILENCE = 15.0
+"""A member that answers nothing for this long is not waited for."""
 REMEMBERED_HASHES = 4
 """Hashes of its content that a member tells of."""
 CHECK_TIMEOUT = 600.0

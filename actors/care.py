@@ -22,7 +22,9 @@ from ..limits import (
     CARE_PATIENCE,
     CARE_PAUSE,
     CHECK_AGAIN,
+    CHECK_ATTEMPTS,
     CHECK_RETRY,
+    CHECK_SILENCE,
     CHECK_TIMEOUT,
     POLL_PAUSE,
     QUOTA_CLEARS,
@@ -181,22 +183,44 @@ def compare_contents(cluster_name: str, cluster: int, deadline: float) -> Compar
         Unavailable, RequestTimeout: no leader took the question.
         ClusterNotFound, ClusterMismatch: no such cluster runs.
     """
-    asked = expect(administer(cluster_name, cluster, HashContent(), deadline))
-    assert isinstance(asked, ContentAsked)
+    for _ in range(CHECK_ATTEMPTS):
+        asked = expect(administer(cluster_name, cluster, HashContent(), deadline))
+        assert isinstance(asked, ContentAsked)
+        compared = _collect(cluster_name, cluster, asked.index, deadline)
+        if not compared.silent or compared.odd or time.monotonic() >= deadline:
+            break
+    return compared
+
+
+def _collect(cluster_name: str, cluster: int, index: int, deadline: float) -> Comparison:
+    """The hashes of all members as of a log index, once each has told it or can no longer have it."""
     found: dict[int, ContentHash] = {}
+    began, heard = time.monotonic(), dict[int, float]()
     while True:
         statuses: dict[int, MemberStatus] = ask_all(member_actors(cluster_name), "status")
         statuses = {member: status for member, status in statuses.items() if status.cluster == cluster}
         for member, status in statuses.items():
+            heard[member] = time.monotonic()
             for result in status.contents:
-                if result.index == asked.index:
+                if result.index == index:
                     found[member] = result
+        never = {member for member, status in statuses.items() if _will_never_tell(status, index)}
         newest = max(statuses.values(), key=lambda status: status.applied_index, default=None)
         voters = newest.voters if newest is not None else ()
         everybody = sorted({*voters, *(newest.learners if newest is not None else ())})
-        if (everybody and set(everybody) <= set(found)) or time.monotonic() >= deadline:
-            return judge(asked.index, found, voters, everybody)
+        silence = time.monotonic() - CHECK_SILENCE
+        never |= {member for member in everybody if heard.get(member, began) < silence}
+        if (everybody and set(everybody) <= set(found) | never) or time.monotonic() >= deadline:
+            return judge(index, found, voters, everybody)
         pause(POLL_PAUSE)
+
+
+def _will_never_tell(status: MemberStatus, index: int) -> bool:
+    """Whether a member has gone past an index without a hash: hashes come in the order of the log."""
+    if status.why_not_serving and not status.applied_index:
+        return False  # it is starting; what comes of that is not known yet
+    newest = status.contents[-1].index if status.contents else 0
+    return index <= status.contents_begin or newest > index
 
 
 def told(compared: Comparison) -> str:

@@ -1,66 +1,77 @@
 """Whether the members hold the same: each hashes its content as of one entry of the log, and the hashes are compared.
 
 The entry (``HashContent``) says *when*, so all look at the same applied index and the same compaction mark. Hashing
-runs in the background, in slices, and takes a bounded share of a core. Whoever compares needs no part in it: it reads the
-hashes from the members' status. With a majority for one hash, the others are damaged; without, nobody can tell.
+runs in the background, in slices, and takes a bounded share of a core. Whoever compares needs no part in it: it reads
+the hashes from the members' status. With a majority for one hash, the others are damaged; without, nobody can tell.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from ..errors import DataCorrupted
-from ..limits import REMEMBERED_HASHES
+from ..limits import MAX_WAITING_HASHES, REMEMBERED_HASHES
 from ..store.content import Content
 from .protocol import ContentHash
 from .snapshots import Background
 
 
-class _Overtaken(Exception):
-    """A newer content is to be hashed."""
-
-
 class Hashing:
-    """Hashes one member's content whenever the log asks for it.
+    """Hashes one member's content whenever the log asks for it: one after the other, in the order of the log.
 
     Args:
         background: runs slow work outside the loop.
         breathe: called after each slice of work; waits so long that others can run.
+        applied: index of the last entry that is applied already.
     """
 
-    def __init__(self, background: Background, breathe: Callable[[], None]) -> None:
+    def __init__(self, background: Background, breathe: Callable[[], None], applied: int) -> None:
         self._background = background
         self._breathe = breathe
-        self._newest = 0
+        self._waiting: deque[tuple[Content, Callable[[DataCorrupted], None]]] = deque()
+        self._works = False
         self.results: tuple[ContentHash, ...] = ()
         """The newest hashes, oldest first. For any thread."""
+        self.begins = applied
+        """For this index and those before it there is no hash, and there will be none. For any thread."""
 
     def take(self, content: Content, damaged: Callable[[DataCorrupted], None]) -> None:
-        """Hash this content; an older one that is still being hashed is given up.
+        """Hash this content when those before it are done. If many wait, the oldest is not hashed at all.
 
         Args:
             damaged: called in the loop if it cannot be read.
         """
-        self._newest = content.index
+        self._waiting.append((content, damaged))
+        if len(self._waiting) > MAX_WAITING_HASHES:
+            self._waiting.popleft()
+        if not self._works:
+            self._next()
 
-        def breathe() -> None:
-            if self._newest != content.index:
-                raise _Overtaken
-            self._breathe()
+    def _next(self) -> None:
+        if not self._waiting:
+            return
+        content, damaged = self._waiting.popleft()
+        self._works = True
 
         def work() -> None:
-            digest = content.digest(breathe)
+            digest = content.digest(self._breathe)
             result = ContentHash(content.index, content.revision, content.compact_revision, digest)
             self.results = (*self.results, result)[-REMEMBERED_HASHES:]
 
         def then(error: Exception | None) -> None:
+            self._works = False
             if isinstance(error, DataCorrupted):
                 damaged(error)
+            self._next()
 
         self._background(work, then)
+
+    def state_replaced(self, applied: int) -> None:
+        """Another state has taken the place of the one before, with these entries applied."""
+        self.begins = applied
 
 
 class Comparison(msgspec.Struct, frozen=True):

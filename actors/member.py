@@ -368,6 +368,7 @@ class Member:
             why_not_serving=loop.server.why_not_serving,
             alarms=tuple(alarms),
             contents=loop.server.hashing.results,
+            contents_begin=loop.server.hashing.begins,
             free_bytes=care.free if care is not None else 0,
             outgoing=node.configuration.outgoing,
             configuration_index=node.configuration.index,

@@ -269,6 +269,8 @@ class MemberStatus(msgspec.Struct, frozen=True):
     """Alarms that are on, as far as this member's state knows."""
     contents: tuple[ContentHash, ...] = ()
     """Newest hashes of its content, oldest first."""
+    contents_begin: int = 0
+    """There are none of this log index, nor before it, and there will be none."""
     free_bytes: int = 0
     """Free on its disk, when it last looked."""
 

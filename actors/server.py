@@ -104,7 +104,7 @@ class Server:
         self._sessions = SessionKeeper(lambda: self.state, self._propose_own, timings.request_ttl)
         self._lessor = Lessor(lambda: self.state, self._propose_own)
         self._compactor = Compactor(lambda: self.state, self._propose_own)
-        self.hashing = Hashing(background, breathe)
+        self.hashing = Hashing(background, breathe, folder.state.applied_index)
         self.watches = Watches(lambda: self.state, clock, lambda: self.is_cut_off)
         """Polls of watches; they may come on any thread."""
         self.reconfiguration = Reconfiguration(self.node, lambda: self.state, 2 * timings.election_timeout)
@@ -419,6 +419,7 @@ class Server:
         """A snapshot took the place of the state: whatever waited for single entries will not see them applied."""
         self._drop_proposals(Refused(Refusal.LOST, self.leader))
         self.watches.replaced()
+        self.hashing.state_replaced(self.state.applied_index)
         self._reads.applied(self.state)
         self._compact_at = self._clock()
 

@@ -78,6 +78,10 @@ class Made:
         self._names.add(fields["name"])
         return raykeeper.launch(**fields)
 
+    def also(self, name: str) -> None:
+        """A cluster of that name is this test's too."""
+        self._names.add(name)
+
     def folder(self, member: int, name: str | None = None) -> Path:
         """The data directory of a member."""
         return self.data_dir / (name or self.name) / member_name(member)

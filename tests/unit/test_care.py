@@ -14,7 +14,7 @@ from raykeeper.actors.content_check import Hashing, judge
 from raykeeper.actors.protocol import ContentHash
 from raykeeper.actors.raft.messages import Configuration
 from raykeeper.errors import DataCorrupted
-from raykeeper.limits import REMEMBERED_HASHES, Compaction, Limits, Settings, encode_settings
+from raykeeper.limits import MAX_WAITING_HASHES, REMEMBERED_HASHES, Compaction, Limits, Settings, encode_settings
 from raykeeper.store.commands import AlarmKind, Command, CompactHistory
 
 MB = 1000 * 1000
@@ -142,22 +142,39 @@ class Later:
             then(error)
 
 
-def test_the_newest_hashes_are_remembered_and_an_older_content_is_given_up() -> None:
+def test_contents_are_hashed_in_order_and_the_newest_hashes_remembered() -> None:
     later, damage = Later(), []
-    hashing = Hashing(later, lambda: None)
+    hashing = Hashing(later, lambda: None, 5)
     take: Any = hashing.take
+    assert hashing.begins == 5
     for index in range(1, 10):
         take(FakeContent(index), damage.append)
         later.work()
     assert [result.digest for result in hashing.results] == [f"hash {n}" for n in range(10 - REMEMBERED_HASHES, 10)]
-    take(FakeContent(10), damage.append)
-    take(FakeContent(11), damage.append)
-    later.work()
-    assert [result.index for result in hashing.results[-2:]] == [9, 11]
-    take(FakeContent(12, error=DataCorrupted("rot")), damage.append)
-    take(FakeContent(12, error=OSError("closed")), damage.append)
-    later.work()
+    for index in range(10, 20):
+        take(FakeContent(index), damage.append)
+    while later.waiting:
+        assert len(later.waiting) == 1, "one at a time"
+        later.work()
+    assert [result.index for result in hashing.results] == list(range(20 - MAX_WAITING_HASHES, 20))
+    hashing.state_replaced(30)
+    assert hashing.begins == 30
+
+
+def test_content_that_cannot_be_read_is_reported_and_the_next_is_hashed() -> None:
+    later, damage = Later(), []
+    hashing = Hashing(later, lambda: None, 0)
+    take: Any = hashing.take
+    for content in (
+        FakeContent(1, error=DataCorrupted("rot")),
+        FakeContent(2, error=OSError("closed")),
+        FakeContent(3),
+    ):
+        take(content, damage.append)
+    while later.waiting:
+        later.work()
     assert [str(error) for error in damage] == ["rot"]
+    assert [result.index for result in hashing.results] == [3]
 
 
 # --- compaction ------------------------------------------------------------------------------------------------------
