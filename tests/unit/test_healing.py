@@ -128,6 +128,27 @@ def test_a_successor_joins_catches_up_and_takes_the_place_in_one_change() -> Non
     assert plan(with_successor(view)) == Promote(4, 3)
 
 
+def test_members_are_replaced_one_after_the_other() -> None:
+    five = replace(
+        healthy(),
+        configuration=Configuration(voters=(1, 2, 3, 4, 5)),
+        table={**healthy().table, 4: known(4, "d"), 5: known(5, "e")},
+        silent=dict.fromkeys((2, 3, 4, 5), 0.0),
+        actors={1, 2, 3, 4, 5},
+        homes={**healthy().homes, 4: "node-d", 5: "node-e"},
+        nodes=tuple(map(node, "abcdefg")),
+        placement=tuple("abcdefg"),
+    )
+    two_lost = lost(lost(five, 4), 5)
+    first = plan(two_lost)
+    assert isinstance(first, Reserve)
+    assert first.replaces == 4
+    successor = known(6, "f", replaces=4)
+    configuration = Configuration(voters=(1, 2, 3, 4, 5), learners=(6,))
+    begun = replace(two_lost, configuration=configuration, table={**two_lost.table, 6: successor}, actors=range(1, 7))
+    assert plan(begun) is None, "it catches up first"
+
+
 def test_whoever_comes_back_in_time_keeps_the_place() -> None:
     assert plan(with_successor(healthy())) == Leave(4)
     assert plan(with_successor(healthy(), reserved=True)) == Retire(4)
