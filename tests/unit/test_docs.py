@@ -45,3 +45,11 @@ def test_make_targets_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^ {4}make (\w+)", page.read_text(), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page.name}: make {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_tests_exist(page: Path) -> None:
+    sources = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    for file, name in re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", page.read_text()):
+        assert file in sources, f"{page.name} names {file}"
+        assert not name or f"def {name}(" in sources[file], f"{page.name} names {file}::{name}"
