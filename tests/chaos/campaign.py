@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import logging
 import os
 import random
@@ -252,6 +253,8 @@ class Campaign:
         left, total = self._drain()
         hashes = wait_until(lambda: self._hashes(cluster), RECOVERY, "all members at the same index")
         self.records = gather(sorted(self._journals.iterdir()), self.folder / "history.jsonl")
+        with (self.folder / "changes.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(f"{json.dumps(change)}\n" for change in self._truth.changes)
         self._count()
         if len(set(hashes.values())) != 1:
             raise Violation(f"the members' contents differ: {hashes}")
