@@ -12,6 +12,7 @@ import msgspec
 
 from ..store.commands import Administration, Answer, ClientWrites, Failed, Item, KeyRange, Range, RangeAnswer
 from ..store.members import Description
+from ..store.portable import Portable
 from .raft.messages import Change
 
 
@@ -220,7 +221,7 @@ class AlarmStatus(msgspec.Struct, frozen=True):
     message: str
 
 
-class MemberStatus(msgspec.Struct, frozen=True):
+class MemberStatus(Portable, frozen=True):
     """What a member says of itself."""
 
     cluster_name: str
@@ -255,7 +256,7 @@ class MemberStatus(msgspec.Struct, frozen=True):
     """What is known of the members that are not removed."""
     removed: tuple[Description, ...] = ()
     """The last members that were removed."""
-    silent: dict[int, float] = {}
+    silent: dict[int, float] = msgspec.field(default_factory=dict)
     """Of a leader: for how many seconds each other member has not been heard of."""
     caught_up: tuple[int, ...] = ()
     """Of a leader: the members that follow closely enough to be voters."""

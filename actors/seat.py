@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import msgspec
 
+from ..store.portable import Portable
+
 NAMESPACE = "raykeeper"
 """The Ray namespace of all actors of all clusters."""
 
 
-class Seat(msgspec.Struct, frozen=True):
+class Seat(Portable, frozen=True):
     """Which member of which cluster an actor is, and where its data lies."""
 
     cluster_name: str

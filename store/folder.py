@@ -28,6 +28,7 @@ from .checkpoint import Incoming, Outgoing
 from .engine import Disk
 from .members import Description
 from .membership_note import note_of, write_note
+from .portable import Portable
 from .raft_log import RaftLog
 from .state import FormatUnknown, State
 
@@ -61,7 +62,7 @@ class FirstMember(msgspec.Struct, frozen=True):
     """The resource that pins it to its place."""
 
 
-class Identity(msgspec.Struct, frozen=True):
+class Identity(Portable, frozen=True):
     """Who the data belongs to. Never changes."""
 
     cluster_name: str
