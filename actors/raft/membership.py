@@ -40,9 +40,11 @@ class Membership(Confirmation):
             raise ProposalRefused("another configuration change is under way")
         change = ConfigurationChange(self.configuration.index, tuple(changes), context)
         try:
-            apply_change(self.configuration, change, self.log.last_index + 1)
+            result = apply_change(self.configuration, change, self.log.last_index + 1)
         except InvalidChange as error:
             raise InvalidProposal(str(error)) from error
+        if all(self._has_lost_state(voter) for voter in result.voters):
+            raise ProposalRefused("every voter that would be left has lost its state and waits for another")
         return self._append_change(change)
 
     def _check_proposable(self) -> None:
@@ -115,6 +117,12 @@ class Membership(Confirmation):
         """Leader: the other voter whose log is closest to ours, this node itself if there is none."""
         others = [voter for voter in self.configuration.voters if voter != self.id and voter in self.progress]
         return max(others, key=self._fitness, default=self.id)
+
+    def _has_lost_state(self, member: int) -> bool:
+        if member == self.id:
+            return self.needs_image
+        progress = self.progress.get(member)
+        return progress is not None and progress.wanted > 0
 
     def _fitness(self, voter: int) -> tuple[bool, int, int]:
         """How well a voter could take over."""

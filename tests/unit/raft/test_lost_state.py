@@ -1,0 +1,222 @@
+"""A node that has lost its state machine and not its log: it keeps its promises, and gets an image beside them."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from raftlab.cluster import MemoryLog
+from raykeeper.actors.raft import Configuration, Entry, EntryKind, HardState, Node, NodeConfig, ProposalRefused
+from raykeeper.actors.raft.core import RELUCTANCE
+from raykeeper.actors.raft.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    Change,
+    ChangeKind,
+    Heartbeat,
+    HeartbeatResponse,
+    InstallSnapshot,
+    InstallSnapshotResponse,
+    RequestVote,
+    RequestVoteResponse,
+    SnapshotMeta,
+)
+from raykeeper.actors.raft.progress import ProgressState
+
+VOTERS = Configuration(voters=(1, 2, 3))
+
+
+def entries(low: int, high: int, term: int = 2) -> tuple[Entry, ...]:
+    return tuple(Entry(index, term, EntryKind.NORMAL, b"x") for index in range(low, high + 1))
+
+
+def make(log: MemoryLog, *, lost: bool = False, id: int = 1, voters: Configuration = VOTERS) -> Node:
+    config = NodeConfig(
+        id=id,
+        max_append_bytes=1000,
+        max_append_messages_in_flight=8,
+        max_append_bytes_in_flight=10_000,
+        max_uncommitted_bytes=10_000,
+        max_apply_bytes=1000,
+        snapshot_chunk_bytes=10,
+    )
+    return Node(
+        config,
+        log,
+        hard_state=log.hard_state,
+        configuration=voters,
+        applied=log.first_index() - 1,
+        rng=random.Random(1),
+        needs_image=lost,
+    )
+
+
+def cut_log(*, cut: int, last: int, commit: int) -> MemoryLog:
+    log = MemoryLog()
+    log.append(entries(1, last), HardState(2, 3, commit), sync=True)
+    log.cut(cut)
+    return log
+
+
+def turn(node: Node, log: MemoryLog) -> Any:
+    ready = node.ready()
+    log.append(ready.entries, ready.hard_state, sync=ready.must_sync)
+    node.advance(ready)
+    return ready
+
+
+def said(ready: Any, kind: type) -> list[Any]:
+    return [message for message in (*ready.messages, *ready.messages_after) if type(message) is kind]
+
+
+def meta(index: int, term: int = 2, size: int = 25) -> SnapshotMeta:
+    return SnapshotMeta(index, term, VOTERS, f"image-{index}", size)
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    return cut_log(cut=10, last=30, commit=20)
+
+
+@pytest.fixture
+def lost(log: MemoryLog) -> Node:
+    node = make(log, lost=True)
+    turn(node, log)  # configurations among what is committed
+    return node
+
+
+def test_it_votes_and_acknowledges_as_its_log_says(log: MemoryLog, lost: Node) -> None:
+    lost.step(RequestVote(2, 1, 3, 29, 2))
+    assert not said(turn(lost, log), RequestVoteResponse)[0].vote_granted, "its own log is longer"
+    lost.step(RequestVote(3, 1, 4, 30, 2))
+    assert said(turn(lost, log), RequestVoteResponse)[0].vote_granted
+    lost.step(AppendEntries(3, 1, 4, 30, 2, 31, entries(31, 31, 4)))
+    assert said(turn(lost, log), AppendEntriesResponse) == [AppendEntriesResponse(1, 3, 4, True, 31)]
+    assert lost.commit_index == 31
+
+
+def test_it_asks_for_an_image_that_its_log_continues(log: MemoryLog, lost: Node) -> None:
+    lost.step(Heartbeat(2, 1, 3, 20, 7))
+    assert said(turn(lost, log), HeartbeatResponse) == [HeartbeatResponse(1, 2, 3, 7, 10)]
+    lost.step(InstallSnapshot(2, 1, 3, meta(9), 0, b"x", False))
+    assert said(turn(lost, log), InstallSnapshotResponse)[0].rejected
+    lost.step(InstallSnapshot(2, 1, 3, meta(10), 0, b"x", False))
+    assert turn(lost, log).chunk is not None
+
+
+def test_an_image_within_the_log_brings_back_the_state_alone(log: MemoryLog, lost: Node) -> None:
+    lost.step(InstallSnapshot(2, 1, 3, meta(15), 0, b"x" * 25, True))
+    turn(lost, log)
+    assert lost.snapshot_is_needed(meta(15))
+    assert lost.snapshot_keeps_log(meta(15))
+    lost.snapshot_installed(meta(15))
+    ready = turn(lost, log)
+    assert [entry.index for entry in ready.committed] == [16, 17, 18, 19, 20]
+    assert said(ready, InstallSnapshotResponse)[0].installed
+    assert (lost.last_index, lost.needs_image) == (30, False)
+    lost.step(Heartbeat(2, 1, 3, 20, 8))
+    assert said(turn(lost, log), HeartbeatResponse)[0].image_from == 0
+
+
+def test_an_image_beyond_the_log_takes_its_place(log: MemoryLog, lost: Node) -> None:
+    lost.step(InstallSnapshot(2, 1, 3, meta(40), 0, b"x" * 25, True))
+    turn(lost, log)
+    assert not lost.snapshot_keeps_log(meta(40))
+    log.reset(40, 2)
+    lost.snapshot_installed(meta(40))
+    assert (lost.last_index, lost.applied_index, lost.needs_image) == (40, 40, False)
+
+
+def test_it_campaigns_late() -> None:
+    log = cut_log(cut=10, last=30, commit=20)
+    node = make(log, lost=True)
+    turn(node, log)
+    for _ in range(RELUCTANCE * 10 - 1):
+        node.tick()
+    assert node.role == "follower"
+    for _ in range(RELUCTANCE * 10 + 1):
+        node.tick()
+    assert node.role == "pre-candidate"
+
+
+def leader_of(log: MemoryLog, *, lost: bool = False) -> Node:
+    node = make(log, lost=lost)
+    turn(node, log)
+    node.campaign()
+    turn(node, log)
+    node.step(RequestVoteResponse(2, 1, 3, True, True))
+    turn(node, log)
+    node.step(RequestVoteResponse(2, 1, 3, True))
+    turn(node, log)
+    assert node.role == "leader"
+    for follower in (2, 3):
+        node.step(AppendEntriesResponse(follower, 1, 3, True, 31))
+    turn(node, log)
+    return node
+
+
+def beat(node: Node, log: MemoryLog, wants: dict[int, int]) -> Any:
+    """A heartbeat round, and what follows from the answers."""
+    node.tick()
+    rounds = said(turn(node, log), Heartbeat)
+    for message in rounds:
+        node.step(HeartbeatResponse(message.to, 1, 3, message.context, wants.get(message.to, 0)))
+    return turn(node, log)
+
+
+def test_the_leader_sends_an_image_beside_the_entries() -> None:
+    log = cut_log(cut=10, last=30, commit=30)
+    node = leader_of(log)
+    beat(node, log, {2: 15})
+    assert log.wanted, "there is none yet"
+    log.offered, log.images = meta(25), {"image-25": b"y" * 25}
+    chunks = said(beat(node, log, {2: 15}), InstallSnapshot)
+    assert [(chunk.to, chunk.offset, len(chunk.data)) for chunk in chunks] == [(2, 0, 10)]
+    node.propose([b"news"])
+    assert {message.to for message in said(turn(node, log), AppendEntries)} == {2, 3}
+    node.step(AppendEntriesResponse(2, 1, 3, True, 32))
+    node.step(InstallSnapshotResponse(2, 1, 3, 25, "image-25", 10))
+    assert [chunk.offset for chunk in said(turn(node, log), InstallSnapshot)] == [10]
+    assert node.commit_index == 32, "its acknowledgements count"
+    node.step(InstallSnapshotResponse(2, 1, 3, 32, "image-25", 25, True))
+    turn(node, log)
+    assert (node.progress[2].wanted, node.progress[2].state) == (0, ProgressState.REPLICATE)
+    assert not node.travelling_snapshots()
+
+
+def test_an_image_that_is_too_old_is_not_begun() -> None:
+    log = cut_log(cut=10, last=30, commit=30)
+    node = leader_of(log)
+    log.offered, log.images = meta(14), {"image-14": b"y" * 25}
+    assert not said(beat(node, log, {2: 15}), InstallSnapshot)
+
+
+def test_nobody_hands_over_to_it() -> None:
+    log = cut_log(cut=10, last=30, commit=30)
+    node = leader_of(log)
+    beat(node, log, {2: 15})
+    with pytest.raises(ProposalRefused, match="lost its state"):
+        node.transfer_leadership(2)
+    assert node.most_up_to_date_peer() == 3
+
+
+def test_the_last_voter_with_a_state_does_not_leave() -> None:
+    log = cut_log(cut=10, last=30, commit=30)
+    node = leader_of(log)
+    beat(node, log, {2: 15})
+    alone = [Change(ChangeKind.REMOVE, 1), Change(ChangeKind.REMOVE, 3)]
+    with pytest.raises(ProposalRefused, match="lost its state"):
+        node.propose_change(alone)
+    beat(node, log, {})
+    node.propose_change(alone)
+
+
+def test_a_leader_without_a_state_hands_over_to_one_that_has_answered() -> None:
+    log = cut_log(cut=10, last=30, commit=30)
+    node = leader_of(log, lost=True)
+    assert not node.hand_over(), "nobody has been heard of yet"
+    beat(node, log, {2: 12})
+    assert node.hand_over()
+    assert node.transfer_target == 3
