@@ -394,6 +394,8 @@ SUPERVISOR_MAX_PAUSE = 2.0
 """... but with pauses of these seconds at least, and at most."""
 ADOPT_AFTER = 20.0
 """Seconds after which a supervisor finishes what somebody else has begun to add."""
+STEP_AGAIN = 30.0
+"""Seconds after which a supervisor tries again what could not be done on a node."""
 MAX_SUPERVISOR_LINES = 200
 """Steps that a supervisor remembers for those who ask."""
 LAUNCH_TIMEOUT = 60.0

@@ -40,7 +40,8 @@ class View:
         homes: the node that each member lives on, of those that are alive.
         nodes: Ray nodes that are alive.
         placement: resources that members may be pinned by; none for any node.
-        cleared: (removed member, node) whose leftovers are known to be gone.
+        cleared: (removed member, node) whose leftovers are known to be gone, or could not be removed just now.
+        avoided: nodes that could not take a member just now.
     """
 
     now: float
@@ -58,6 +59,7 @@ class View:
     nodes: tuple[Node, ...] = ()
     placement: tuple[str, ...] = ()
     cleared: Collection[tuple[int, str]] = frozenset()
+    avoided: Collection[str] = frozenset()
 
     def node_of(self, pin: str) -> Node | None:
         """A node that is alive and offers a pin."""
@@ -141,7 +143,7 @@ def plan(view: View) -> Step | None:
     step = _start(view)
     if step is not None or not view.leads or view.configuration.joint:
         return step
-    return _go_on(view) or _clean_up(view) or _begin(view)
+    return _go_on(view) or _begin(view) or _clean_up(view)
 
 
 def _start(view: View) -> Step | None:
@@ -181,6 +183,8 @@ def _join(view: View, known: Description, predecessor: int) -> Step | None:
     waited = view.now - view.reserved_since.get(known.id, view.now)
     if view.node_of(known.pin) is None:
         return Retire(known.id) if waited >= view.replace_after else None
+    if waited >= 2 * view.replace_after + ADOPT_AFTER:
+        return Retire(known.id)  # it cannot be made where it should live
     # A member that somebody else has begun to add is theirs for a while.
     return Join(known) if predecessor or waited >= ADOPT_AFTER else None
 
@@ -235,9 +239,10 @@ def _begin(view: View) -> Step | None:
         if not view.is_gone(member):
             continue
         known = view.table.get(member)
-        node = view.node_of(known.pin) if known is not None else None
+        home = view.node_of(known.pin) if known is not None else None
         others = {other: home for other, home in view.homes.items() if other != member}
-        spot = choose_spot(view.nodes, view.placement, others, vacated=node.id if node is not None else "")
+        nodes = [node for node in view.nodes if node.id not in view.avoided]
+        spot = choose_spot(nodes, view.placement, others, vacated=home.id if home is not None else "")
         if spot is not None:
             newest = max((*members, *view.table, *view.removed))
             nonce = b"m%d after m%d" % (member, newest)

@@ -17,9 +17,10 @@ from typing import Any
 import msgspec
 import ray
 
-from ..errors import KeeperError
+from ..errors import KeeperError, Unavailable
 from ..limits import (
     MAX_SUPERVISOR_LINES,
+    STEP_AGAIN,
     STOP_TIMEOUT,
     SUPERVISOR_LOOKS,
     SUPERVISOR_MAX_PAUSE,
@@ -29,7 +30,9 @@ from ..limits import (
 )
 from .healing import Clear, Join, Leave, Promote, Reserve, Retire, Start, Step, View, plan
 from .membership import Hands
-from .outlook import Outlook, homes, look
+from .outlook import Outlook, configuration_of, homes, look
+from .protocol import MemberStatus
+from .raft.messages import Configuration
 from .roster import gone, wait_for
 from .seat import NAMESPACE, actor_name
 
@@ -51,11 +54,16 @@ class Watchman:
         self._missed_since: dict[int, float] = {}
         self._reserved_since: dict[int, float] = {}
         self._cleared: set[tuple[int, str]] = set()
+        self._postponed: dict[tuple[int, str] | str, float] = {}
+        self._best: MemberStatus | None = None
+        """The last word of a member: should none answer, it tells whom to start where."""
         self.replace_after = Settings().timings.replace_after
 
     def view(self, outlook: Outlook, now: float) -> View:
         """What is known after one more look."""
-        best, configuration = outlook.best, outlook.configuration
+        self._best = best = outlook.best or self._best
+        configuration = Configuration() if best is None else configuration_of(best)
+        self._postponed = {what: until for what, until in self._postponed.items() if until > now}
         table = {known.id: known for known in best.table} if best is not None else {}
         if best is not None and best.settings:
             with suppress(msgspec.MsgspecError):
@@ -80,12 +88,20 @@ class Watchman:
             homes=homes(outlook),
             nodes=outlook.nodes,
             placement=self._placement,
-            cleared=frozenset(self._cleared),
+            cleared=frozenset(self._cleared | {what for what in self._postponed if isinstance(what, tuple)}),
+            avoided=frozenset(what for what in self._postponed if isinstance(what, str)),
         )
 
     def cleared(self, step: Clear) -> None:
         """Nothing is left of a removed member on that node."""
         self._cleared.add((step.member.id, step.node))
+
+    def failed(self, step: Step, now: float) -> None:
+        """A step could not be done: others go first for a while."""
+        if isinstance(step, Clear):
+            self._postponed[step.member.id, step.node] = now + STEP_AGAIN
+        elif isinstance(step, Reserve):
+            self._postponed[step.spot.node.id] = now + STEP_AGAIN
 
 
 def _is_missed(member: int, outlook: Outlook, table: dict[int, Any]) -> bool:
@@ -116,7 +132,9 @@ def do(step: Step, hands: Hands, watchman: Watchman, outlook: Outlook) -> None:
         hands.retire(step.member)
     else:
         hands.end(step.member.id)
-        if step.node and hands.clear(step.member, outlook.nodes):
+        if step.node:
+            if not hands.clear(step.member, outlook.nodes):
+                raise Unavailable(f"the data of {step.member.name} cannot be removed yet")
             watchman.cleared(step)
 
 
@@ -155,6 +173,8 @@ class Supervisor:
                     do(step, hands, watchman, outlook)
             except (KeeperError, ray.exceptions.RayError, OSError) as error:
                 self._note(f"{type(error).__name__}: {error}")
+                if step is not None:
+                    watchman.failed(step, time.monotonic())
                 step = None
             except Exception:
                 self._note(traceback.format_exc())

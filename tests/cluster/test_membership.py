@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from typing import Any
 
@@ -121,3 +122,22 @@ def test_what_would_lose_the_quorum_is_refused(clusters: Made) -> None:
     with cluster.client() as kv:
         kv.put("a", "1")
     assert {member.id for member in cluster.members()} == {lead.id, left.id}
+
+
+def test_a_member_whose_data_is_gone_is_replaced_where_it_lived_if_there_is_but_one_node(clusters: Made) -> None:
+    timings = {"replace_after": 2.0, "election_timeout": 0.6, "heartbeat_interval": 0.1}
+    cluster = clusters.launch(timings=timings, supervised=True)
+    with cluster.client(timeout=30) as kv:
+        kv.put("a", "1")
+        lead = leader(cluster)
+        shutil.rmtree(clusters.folder(lead.id))
+        whole = {1, 2, 3, 4} - {lead.id}
+
+        def healed() -> bool:
+            members = cluster.members()
+            roles = sorted(member.role for member in members)
+            return {member.id for member in members} == whole and roles == ["follower", "follower", "leader"]
+
+        wait_until(healed, 60, "m4 in its place")
+        assert kv.get("a").text == "1"
+        assert not clusters.folder(lead.id).exists()

@@ -164,6 +164,12 @@ def test_no_change_without_a_live_quorum_in_what_follows() -> None:
     assert plan(weak) is None
 
 
+def test_a_successor_that_cannot_be_made_where_it_should_live_is_given_up() -> None:
+    view = with_successor(lost(healthy()), reserved=True)
+    assert plan(replace(view, reserved_since={4: view.now - 200})) == Retire(4)
+    assert plan(replace(lost(healthy()), avoided={"node-d"})) is None, "that place is tried again later"
+
+
 def test_a_successor_that_is_lost_itself_is_given_up() -> None:
     assert plan(lost(with_successor(lost(healthy())), 4)) == Leave(4)
     view = with_successor(lost(healthy()), reserved=True)
@@ -228,6 +234,7 @@ class World:
     actors: set[int] = field(default_factory=lambda: {1, 2, 3})
     data: dict[int, str] = field(default_factory=lambda: {1: "a", 2: "b", 3: "c"})
     caught_up: set[int] = field(default_factory=lambda: {1, 2, 3})
+    reserved_at: dict[int, float] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -261,7 +268,7 @@ class World:
             caught_up=frozenset(self.caught_up),
             actors=frozenset(self.actors),
             missed_since=missed,
-            reserved_since=dict.fromkeys(set(table) - members, began),
+            reserved_since={m: max(began, self.reserved_at.get(m, 0.0)) for m in set(table) - members},
             homes={m: f"node-{self.data[m]}" for m in members if self.lives(m)},
             nodes=tuple(node(name) for name in sorted(self.alive)),
             placement=tuple("abcdef"),
@@ -284,7 +291,7 @@ class World:
             return
         elif isinstance(step, Reserve):
             command = ReserveMember(step.nonce, step.spot.pin, "/data", step.replaces, step.voter)
-            self.table.reserve(command, members)
+            self.reserved_at.setdefault(self.table.reserve(command, members), self.now)
         elif isinstance(step, Join):
             known = self.table.by_id[step.member.id]
             if known.removed or known.pin not in self.alive or known.id in members:
