@@ -19,6 +19,7 @@ from raykeeper.store.commands import (
     ClientWrites,
     Command,
     Compact,
+    CompactHistory,
     Delete,
     DeleteAnswer,
     Done,
@@ -99,6 +100,10 @@ class Chronicle:
         if isinstance(command, ClientWrites):
             for write, answer in zip(command.writes, answers, strict=True):
                 self._write(write.operation, answer)
+        elif isinstance(command, CompactHistory):
+            if self.compact_revision < command.revision <= self.revision:
+                self.compact_revision = command.revision
+                self.compacted.append((self._now(), command.revision))
         elif isinstance(command, (RenewLeases, ExpireLeases)) and isinstance(answers[0], Done):
             if isinstance(command, RenewLeases):
                 for lease in command.leases:

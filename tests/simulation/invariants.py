@@ -92,6 +92,8 @@ class Observer:
         """By index: the entry that was applied, and what it answered."""
         self.votes: dict[tuple[int, int], int] = {}
         self.hashes: dict[int, tuple[str, int]] = {}
+        self.told: dict[int, tuple[str, int]] = {}
+        """By index of a HashContent: what a member has told of its content."""
         self.snapshots = 0
         self.cuts = 0
         self.digest = 0
@@ -273,7 +275,12 @@ class Observer:
         )
 
     def compare_content(self) -> None:
-        """At equal applied index the logical content hashes equal on every member."""
+        """At equal applied index the logical content hashes equal on every member, also as the members hash it."""
+        for member in self.world.members.values():
+            for result in member.process.server.hashing.results if member.process is not None else ():
+                digest, other = self.told.setdefault(result.index, (result.digest, member.id))
+                if digest != result.digest:
+                    self._break(f"at index {result.index} {member!r} has hashed something else than m{other}")
         now: dict[int, list[Member]] = {}
         for member in self.world.members.values():
             if member.process is not None and member.process.server.state.applied_index:

@@ -29,6 +29,7 @@ from raykeeper.actors.watches import Watches
 from raykeeper.limits import Limits
 from raykeeper.store.checkpoint import Incoming
 from raykeeper.store.commands import Answer, ClientWrites, Failed, Reason
+from raykeeper.store.content import Content
 from raykeeper.store.folder import MemberFolder
 from raykeeper.store.pending import Pending
 from raykeeper.store.raft_log import RaftLog
@@ -326,3 +327,33 @@ def _any_image() -> AbstractContextManager[None]:
 @mutant("damage that is forgotten", "rot")
 def _damage_forgotten() -> AbstractContextManager[None]:
     return patched(MemberFolder, "condemn_state", lambda folder, why: None)
+
+
+# --- background care -------------------------------------------------------------------------------------------------
+
+
+@mutant("a hash of whatever was applied together", "care")
+def _hash_of_the_batch() -> AbstractContextManager[None]:
+    """The content is not taken at its entry, but when its batch is written."""
+    original = State.take_content
+
+    def take_content(state: State) -> Content | None:
+        content = original(state)
+        if content is not None:
+            late = Content(state)
+            late.index = content.index
+            return late
+        return None
+
+    return patched(State, "take_content", take_content)
+
+
+@mutant("room is forgotten over a restart", "care")
+def _alarms_forgotten() -> AbstractContextManager[None]:
+    """A member that starts takes puts that the others refuse."""
+    original = State._no_space
+
+    def no_space(state: State) -> bool:
+        return hasattr(state, "_broken") and original(state)
+
+    return patched(State, "_no_space", no_space)

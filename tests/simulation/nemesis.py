@@ -11,8 +11,11 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from raykeeper.actors.events import LeadershipTransfer, MembershipChange
+import msgspec
+
+from raykeeper.actors.events import LeadershipTransfer, MembershipChange, Proposal
 from raykeeper.actors.raft.messages import Change, ChangeKind
+from raykeeper.store.commands import AlarmKind, Command, HashContent, SetAlarm
 
 from .member import FOLDER
 from .network import Weather
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
     from .member import Member
     from .world import World
 
-Undo = Callable[[], None]
+Undo = Callable[[], object]
+encode = msgspec.msgpack.Encoder().encode
 
 
 class Faults:
@@ -81,6 +85,8 @@ class Nemesis:
         self._number = 0
         self._on_burnt: dict[int, Undo] = {}
         """By member: what follows when its disk's fuse ends it."""
+        self._alarmed: set[int] = set()
+        """Members that call for room."""
 
     def start(self) -> None:
         self.world.after(self.rng.uniform(0.6, 1.5), self._next)
@@ -469,6 +475,36 @@ class Nemesis:
         self._begin(
             "client pause", client.name, undo, self.rng.choice((0.4, 1.0, 1.7, 3.5)) * self.rng.uniform(0.7, 1.3)
         )
+
+    # --- what background care does -----------------------------------------------------------------------------------
+
+    def _propose(self, command: Command) -> bool:
+        leader = self.world.leader()
+        if leader is None or leader.process is None or leader.paused:
+            return False
+        leader.put(Proposal(encode(command), math.inf, 0.0, lambda outcome: None))
+        return True
+
+    def _alarm(self) -> None:
+        """A member calls for room for a while: nothing is put meanwhile."""
+        member = self.rng.choice(list(self.world.members))
+        if not self._alarmed and self._propose(SetAlarm(member, AlarmKind.NOSPACE, True, "drawn")):
+            self._alarmed.add(member)
+            self.world.after(0.0, self._tend_alarms)
+            self._begin("alarm", f"m{member}", self._alarmed.clear, self.rng.uniform(0.3, 1.5))
+
+    def _tend_alarms(self) -> None:
+        """As members do: see again and again that no alarm is on that should not be."""
+        leader = self.world.leader()
+        if leader is not None and leader.process is not None:
+            for member, kind in leader.process.server.state.alarms:
+                if member not in self._alarmed:
+                    self._propose(SetAlarm(member, kind, False))
+        self.world.after(0.3, self._tend_alarms)
+
+    def _hash(self) -> None:
+        if self._propose(HashContent()):
+            self._begin("hash", "", lambda: None, 0.2)
 
     # --- what an operator does ---------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from raykeeper.limits import Limits, Timings
+from raykeeper.limits import Compaction, Limits, Timings
 
 MIX = {
     "get": 22.0,
@@ -84,6 +84,7 @@ class Profile:
     faults_at_once: int = 2
     timings: Timings = field(default_factory=Timings)
     limits: Limits = field(default_factory=Limits)
+    compaction: Compaction = field(default_factory=Compaction)
     leader_changes: int = 2
     """A run with fewer does not count."""
     small: dict[str, float] = field(default_factory=dict)
@@ -270,6 +271,17 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         think=0.15,
         workers=2,
         watchers=4,
+        seconds=14.0,
+    ),
+    # Alarms that stop puts and end again, contents hashed at any moment, history that the leaders forget by themselves.
+    "care": _focus(
+        {"alarm": 5, "hash": 6, "crash": 2, "isolate": 2, "power": 1.5, "storm": 2, "transfer": 1, "state_loss": 1},
+        limits={"log_cut_entries": 20, "log_keep_entries": 1},
+        compaction=Compaction(mode="revisions", keep=20),
+        fault_pause=0.3,
+        faults_at_once=3,
+        think=0.12,
+        watchers=1,
         seconds=14.0,
     ),
     # Leases of processes that are cut off, die and sleep, while leaders come and go.

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from raykeeper.actors.protocol import Read
-from raykeeper.errors import CompactedError, KeeperError, RequestTimeout, SessionExpired, Unavailable
+from raykeeper.errors import CompactedError, KeeperError, NoSpace, RequestTimeout, SessionExpired, Unavailable
 from raykeeper.store.commands import (
     Answer,
     Compact,
@@ -71,7 +71,7 @@ class History:
 class Worker:
     """Does one operation after the other, with a little thought between."""
 
-    _ORDINARY = (RequestTimeout, Unavailable, SessionExpired, CompactedError)
+    _ORDINARY = (RequestTimeout, Unavailable, SessionExpired, CompactedError, NoSpace)
     """How a call may fail here; anything else is somebody's mistake."""
 
     def __init__(self, client: Client, number: int) -> None:
