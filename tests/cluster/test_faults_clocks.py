@@ -6,6 +6,7 @@ from which a member takes time. (That a member reads no other clock is what ``te
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -18,6 +19,7 @@ from raylab.load import Load
 from raylab.tools import Made, leader, serving, wait_until
 
 pytestmark = pytest.mark.survival
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 HOUR = 3600.0
 
 

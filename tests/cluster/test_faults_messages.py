@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import zlib
 from typing import Any
 
@@ -28,6 +29,7 @@ from raylab.load import Load
 from raylab.tools import Made, is_alive, leader, serving, wait_until
 
 pytestmark = pytest.mark.survival
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 METHODS = ("append_entries", "request_vote", "install_snapshot")
 
 SHAPES: dict[str, list[dict[str, Any]]] = {
