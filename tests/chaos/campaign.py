@@ -30,7 +30,7 @@ import ray
 import raykeeper
 from raykeeper import KeeperError
 from raylab.faults import Faults
-from raylab.tools import kill_actors, serving, wait_until
+from raylab.tools import kill_actors, wait_until
 from simulation.checker import Violation
 
 from .journal import OK, Record, gather
@@ -189,7 +189,10 @@ class Campaign:
                 entry = Caused(fault.__name__, self._kinds[fault][0], "", start)
                 try:
                     entry.what = next(generator)
-                except NotNow:
+                except NOT_NOW as error:
+                    print(
+                        f"{time.monotonic() - self._began:6.1f} s  {entry.name}: not now, {error!r}"[:200], flush=True
+                    )
                     continue
                 begun.append((generator, entry))
                 self.caused.append(entry)
@@ -202,16 +205,23 @@ class Campaign:
                     next(generator)
                 except StopIteration as end:
                     entry.bit = bool(end.value)
+                except NOT_NOW as error:
+                    print(f"{time.monotonic() - self._began:6.1f} s  {entry.name}: {error!r}"[:200], flush=True)
                 entry.end_ns = time.monotonic_ns()
-        members = SPEC["members"]
         try:
-            wait_until(lambda: serving(self._field.cluster, members), RECOVERY)
+            wait_until(self._whole, RECOVERY)
         except AssertionError:
             status = [(each.name, each.role, each.term, each.why_not_serving) for each in self._field.cluster.members()]
             whats = [entry.what for _, entry in begun]
             raise Violation(f"not whole again within {RECOVERY} s after {whats}: {status}") from None
         for _, entry in begun:
             entry.whole_ns = time.monotonic_ns()
+
+    def _whole(self) -> bool:
+        """Whether somebody leads and every member serves."""
+        status = self._field.cluster.status()
+        serving = [not member.why_not_serving for member in status.members]
+        return bool(status.leader) and len(serving) >= SPEC["members"] and all(serving)
 
     # -- the truth ----------------------------------------------------------------------------------------------------
 
@@ -283,7 +293,7 @@ class Campaign:
             for member in cluster.members()
             if member.actor is not None
         }
-        same = len({index for index, _ in found.values()}) == 1 and len(found) == SPEC["members"]
+        same = len({index for index, _ in found.values()}) == 1 and len(found) >= SPEC["members"]
         return {name: digest for name, (_, digest) in found.items()} if same else {}
 
     def _count(self) -> None:
@@ -334,6 +344,8 @@ class Campaign:
 
 
 NEVER = 1 << 62
+NOT_NOW = (NotNow, ProcessLookupError, FileNotFoundError, KeeperError, ray.exceptions.RayError)
+"""How a fault may fail to come about, mostly because another one is on."""
 
 
 def content(member: Any) -> tuple[int, str]:

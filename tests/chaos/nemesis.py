@@ -180,8 +180,10 @@ def _switch(field: Field, what: str, *rules: Any) -> Fault:
         yield what
     finally:
         field.faults.heal()
-    wait_until(lambda: field.faults.counts().total() > before, 10, f"{what}: no frame was touched")
-    return True
+    with suppress(AssertionError):  # then no frame was touched
+        wait_until(lambda: field.faults.counts().total() > before, 5)
+        return True
+    return False
 
 
 def _how(field: Field) -> str:
@@ -361,10 +363,9 @@ def move_leader(field: Field) -> Fault:
 
 def change_members(field: Field) -> Fault:
     """A member joins and another one goes, the leader as a rule."""
-    added = field.cluster.add_member()
-    lead = field.leader()
-    goes = lead.id if field.rng.random() < 0.6 else field.follower().id
-    yield f"{added.name} joins, m{goes} goes"
+    joins = field.cluster.add_member().name if len(field.members()) < 5 else "nobody"
+    goes = field.leader().id if field.rng.random() < 0.6 else field.follower().id
+    yield f"{joins} joins, m{goes} goes"
     field.cluster.remove_member(goes)
     return True
 
