@@ -153,6 +153,8 @@ MAX_MEMBERS = 9
 
 PROMOTE_LAG = 100
 """Log entries that a learner may be behind the leader when it becomes a voter."""
+FRESH_SHARE = 0.25
+"""Share of two election timeouts: who was heard of within this time surely counts for the quorum after a change."""
 MAX_CHANGES = 2 * MAX_MEMBERS
 """Steps of one change of membership."""
 
@@ -398,6 +400,8 @@ STEP_AGAIN = 30.0
 """Seconds after which a supervisor tries again what could not be done on a node."""
 MAX_SUPERVISOR_LINES = 200
 """Steps that a supervisor remembers for those who ask."""
+MEMBERSHIP_STEP_TIMEOUT = 30.0
+"""Seconds in which a step on the way must have been done."""
 LAUNCH_TIMEOUT = 60.0
 RAY_CONNECT_TIMEOUT = 5.0
 """Seconds in which something must answer at the address of a Ray cluster."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import ray
 
 from ..errors import KeeperError, Unavailable
-from ..limits import DEFAULT_TIMEOUT, STATUS_TIMEOUT, STOP_TIMEOUT, SURVEY_TIMEOUT
+from ..limits import MEMBERSHIP_STEP_TIMEOUT, STATUS_TIMEOUT, STOP_TIMEOUT, SURVEY_TIMEOUT
 from ..store.commands import Administration, Answer, MemberReserved, ReserveMember, RetireMember
 from ..store.folder import Identity
 from ..store.members import Description
@@ -49,7 +49,7 @@ class Hands:
     cluster: int
     data_dir: str
     placement: tuple[str, ...] = ()
-    timeout: float = DEFAULT_TIMEOUT
+    timeout: float = MEMBERSHIP_STEP_TIMEOUT
 
     # -- coming -------------------------------------------------------------------------------------------------------
 

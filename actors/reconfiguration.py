@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..limits import PROMOTE_LAG
+from ..limits import FRESH_SHARE, PROMOTE_LAG
 from ..store.commands import Answer, Done, Failed, Reason
 from ..store.state import State
 from .events import MembershipChange
@@ -27,7 +27,8 @@ class Reconfiguration:
     Args:
         node: its consensus.
         state: its state machine, asked anew each time.
-        silence: seconds after which a member that said nothing is not counted on.
+        silence: seconds after which a member that said nothing is not counted on; one that said nothing for a part of
+            that (``FRESH_SHARE``) may be asked for again.
     """
 
     def __init__(self, node: Node, state: Callable[[], State], silence: float) -> None:
@@ -101,13 +102,16 @@ class Reconfiguration:
             after = apply_change(node.configuration, ConfigurationChange(node.configuration.index, tuple(changes)), 0)
         except InvalidChange:
             return None  # the core says it better
-        there = {member for member, when in self._heard.items() if now - when <= self.silence} | {node.id}
+        there = self._heard_within(self.silence * FRESH_SHARE, now)
         if has_quorum(after, there):
             return None
         missing = ", ".join(f"m{member}" for member in after.voters if member not in there)
-        if now - self._leading_since <= self.silence:
-            return Refused(Refusal.OVERLOADED, node.id, f"a new leader has not heard of {missing} yet")
+        if now - self._leading_since <= self.silence or has_quorum(after, self._heard_within(self.silence, now)):
+            return Refused(Refusal.OVERLOADED, node.id, f"too few voters would be left if {missing} cannot be heard")
         return (Failed(Reason.NO_QUORUM, message=f"too few voters would be left: {missing} cannot be heard"),)
+
+    def _heard_within(self, seconds: float, now: float) -> set[int]:
+        return {member for member, when in self._heard.items() if now - when <= seconds} | {self._node.id}
 
     def applied(self) -> None:
         """Entries were applied: answer those whose change is in effect, or void."""

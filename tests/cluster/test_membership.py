@@ -107,7 +107,12 @@ def test_what_would_lose_the_quorum_is_refused(clusters: Made) -> None:
     lead = leader(cluster)
     gone, left = [member for member in cluster.members() if member.id != lead.id]
     ray.kill(gone.actor, no_restart=True)
-    wait_until(lambda: cluster.status().leader == lead.id)
+
+    def missed() -> bool:
+        status = ray.get(lead.actor.status.remote(), timeout=10)
+        return bool(status.silent[gone.id] > 1.0)
+
+    wait_until(missed, what="the leader misses it")
 
     def refused() -> bool:
         try:
