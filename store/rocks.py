@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import NoReturn, cast
+from typing import NoReturn
 from weakref import WeakSet
 
 import rocksdict
-from rocksdict import Checkpoint, Rdict, ReadOptions, WriteBatch
+from rocksdict import Checkpoint, Rdict, RdictIter, ReadOptions, WriteBatch
 
 from ..errors import DataCorrupted, KeeperError, NoSpace, Unavailable
 from ..limits import BLOCK_CACHE_BYTES, LOG_WRITE_BUFFER_BYTES, RECLAIM_SHARE, STATE_WRITE_BUFFER_BYTES
@@ -69,52 +69,68 @@ def _sync_folder(path: str) -> None:
 
 
 class _Pairs(Iterator[tuple[bytes, bytes]]):
-    """Pairs of one range, from RocksDB's own snapshot; ended by the database's close."""
+    """Pairs of one range, from RocksDB's own snapshot; ended by the database's close.
 
-    __slots__ = ("__weakref__", "_end", "_engine", "_items", "_options", "_start")
+    Not rocksdict's ``items()``: where RocksDB meets a damaged block it ends as if there were nothing more.
+    """
+
+    __slots__ = ("__weakref__", "_engine", "_iterator", "_options", "_start", "_step")
 
     def __init__(self, family: Rdict, engine: RocksEngine, start: bytes, end: bytes | None, reverse: bool) -> None:
         self._engine = engine
-        self._start: bytes | None = start if reverse and start else None
-        self._end: bytes | None = None
-        self._items: Iterator[tuple[bytes, bytes]] | None
+        self._start = start if reverse and start else None
+        options = ReadOptions()
+        if end is not None and not reverse:
+            options.set_iterate_upper_bound(end)
+        # The bound lives in the options, and rocksdict does not keep them: without this reference RocksDB would
+        # read freed memory.
+        self._options = options
+        self._iterator: RdictIter | None = None
+        self._step: Callable[[], None] = _nothing
         if end is not None and start >= end:
-            self._items = iter(())
-        elif reverse:
-            # RocksDB begins at the last key <= end, and rocksdict ignores lower bounds.
-            self._end = end
-            self._items = cast("Iterator[tuple[bytes, bytes]]", family.items(backwards=True, from_key=end))
-        else:
-            options = ReadOptions()
-            if end is not None:
-                options.set_iterate_upper_bound(end)
-            # The bound lives in the options, and rocksdict does not keep them: without this reference RocksDB would
-            # read freed memory.
-            self._options = options
-            self._items = cast("Iterator[tuple[bytes, bytes]]", family.items(from_key=start, read_opt=options))
+            return
+        self._iterator = iterator = family.iter(options)
+        if not reverse:
+            self._step = iterator.next
+            iterator.seek(start)
+            return
+        self._step = iterator.prev  # rocksdict ignores lower bounds
+        if end is None:
+            iterator.seek_to_last()
+            return
+        iterator.seek_for_prev(end)
+        if iterator.valid() and iterator.key() == end:
+            iterator.prev()
 
     def __next__(self) -> tuple[bytes, bytes]:
-        items = self._items
-        if items is None:
-            raise RuntimeError(f"{self._engine.path} is closed")
+        iterator = self._iterator
+        if iterator is None:
+            if self._engine.closed:
+                raise RuntimeError(f"{self._engine.path} is closed")
+            raise StopIteration
         try:
-            pair = next(items)
-            if self._end is not None:
-                if pair[0] == self._end:
-                    pair = next(items)
-                self._end = None
+            if not iterator.valid():
+                iterator.status()
+                raise StopIteration
+            pair = iterator.key(), iterator.value()
+            if self._start is not None and pair[0] < self._start:
+                self.end()
+                raise StopIteration
+            self._step()
         except StopIteration:
             raise
         except Exception as error:
             raise self._engine.failed(error) from error
-        if self._start is not None and pair[0] < self._start:
-            self._items = iter(())
-            raise StopIteration
         return pair
 
     def end(self) -> None:
         """Let go of the database."""
-        self._items = None
+        self._iterator = None
+        self._step = _nothing
+
+
+def _nothing() -> None:
+    """The step of an iterator that has ended."""
 
 
 class RocksEngine:
@@ -135,6 +151,11 @@ class RocksEngine:
         if isinstance(problem, DataCorrupted):
             self.damage = problem
         return problem
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._database is None
 
     def _open(self) -> Rdict:
         if self._database is None:

@@ -254,3 +254,43 @@ def test_a_database_made_of_unsynced_files_does_not_survive() -> None:
     disk.restart()
     with pytest.raises(DataCorrupted):
         disk.open("f/copy", FAMILIES)
+
+
+def test_rot_is_met_by_whoever_reads_it_until_it_is_overwritten() -> None:
+    disk = SimDisk()
+    engine = disk.open("db", ("a",), create=True)
+    engine.write([("a", b"%d" % n, b"x") for n in range(10)])
+    assert disk.rot("db", random.Random(1), 1.0) == 10
+    assert not disk.is_whole("db")
+    with pytest.raises(DataCorrupted):
+        engine.get("a", b"3")
+    with pytest.raises(DataCorrupted):
+        list(engine.iterate("a"))
+    assert isinstance(engine.damage, DataCorrupted)
+    engine.write([("a", b"%d" % n, b"y") for n in range(10)])
+    assert engine.get("a", b"3") == b"y"
+    assert disk.is_whole("db")
+
+
+def test_a_failing_sync_ends_the_process_and_nothing_new_is_durable() -> None:
+    disk = SimDisk()
+    engine = disk.open("db", ("a",), create=True)
+    engine.write([("a", b"1", b"x")])
+    engine.sync()
+    engine.write([("a", b"2", b"x")])
+    disk.sync_fails = True
+    with pytest.raises(SimCrash):
+        engine.sync()
+    assert disk.synced_reader("db")("a", b"2") is None
+    disk.restart()
+    assert disk.open("db", ("a",)).get("a", b"1") == b"x"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_damage_shows_when_the_database_is_opened(seed: int) -> None:
+    disk = SimDisk()
+    disk.open("db", ("a",), create=True).close()
+    disk.damage("db", random.Random(seed))
+    assert not disk.is_whole("db")
+    with pytest.raises(DataCorrupted):
+        disk.open("db", ("a",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ from raykeeper.errors import DataCorrupted
 from raykeeper.store.checkpoint import Incoming
 from raykeeper.store.commands import ClientWrite, ClientWrites, Command, KeyRange, OpenSession, Put, Range
 from raykeeper.store.folder import FirstMember, Identity, MemberFolder, StateDamaged
+from raykeeper.store.rocks import RocksDisk
 from raykeeper.store.state import FormatUnknown, State
 from simulation.disk import SimCrash, SimDisk
 
@@ -263,3 +265,61 @@ def test_what_has_come_of_an_image_is_gone_on_with_after_a_restart() -> None:
     folder.install(left)
     assert folder.state.content_hash() == content
     assert folder.left_incoming() is None
+
+
+def test_a_crash_at_each_step_of_making_an_image_leaves_the_state_as_it_is() -> None:
+    for fuse in range(1, 100):
+        disk = SimDisk()
+        content = member(disk, cut=0)
+        folder = MemberFolder.open(disk, "m1")
+        disk.fuse = fuse
+        try:
+            outgoing = folder.new_outgoing()
+            folder.state.checkpoint(outgoing.source)
+            outgoing.pack()
+            outgoing.remove()
+            break
+        except SimCrash:
+            disk.lose_power(random.Random(fuse))
+            disk.restart()
+        folder = MemberFolder.open(disk, "m1")
+        assert folder.state.content_hash() == content
+        assert not disk.list("m1/outgoing")
+    assert fuse > 2
+
+
+def test_flipped_bits_in_real_tables_are_met_by_readers_and_the_log_makes_them_good(tmp_path: Path) -> None:
+    path = str(tmp_path / "m1")
+    folder = MemberFolder.create(RocksDisk(), path, identity())
+    for index in range(1, 400):
+        command: Command = OpenSession(b"nonce", 5.0)
+        if index > 1:
+            put = Put(b"k%03d" % index, random.Random(index).randbytes(900))
+            command = ClientWrites(1, index, (ClientWrite(index, put),))
+        folder.log.append([Entry(index, 2, EntryKind.NORMAL, encode(command))], HardState(3, 2, index), sync=False)
+    replay(folder)
+    content = folder.state.content_hash()
+    folder.state.flush()
+    folder.close()
+    tables = [table for table in (tmp_path / "m1" / "state-1").glob("*.sst") if table.stat().st_size > 100_000]
+    assert tables
+    for table in tables:
+        data = bytearray(table.read_bytes())
+        for position in range(2000, int(len(data) * 0.9), 4096):
+            data[position] ^= 4
+        table.write_bytes(data)
+    folder = MemberFolder.open(RocksDisk(), path)  # RocksDB sees nothing wrong yet
+    assert folder.state.damage is None
+    with pytest.raises(DataCorrupted):
+        folder.state.range(Range(KeyRange(b"k", b"l")), page_items=1000, page_bytes=1 << 20)
+    damage = folder.state.damage
+    assert damage is not None
+    assert "mismatch" in str(damage)
+    folder.condemn_state(str(damage))
+    folder.close()
+    folder = MemberFolder.open(RocksDisk(), path, rebuild=True)
+    replay(folder)
+    assert folder.state.content_hash() == content
+    folder.rebuilt()
+    folder.close()
+    MemberFolder.open(RocksDisk(), path).close()
