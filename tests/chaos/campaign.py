@@ -106,33 +106,42 @@ class Campaign:
         """
         shutil.rmtree(self.folder, ignore_errors=True)
         self._journals.mkdir(parents=True)
-        syncs = self._scratch / "syncs"
-        syncs.mkdir()
-        self._start_ray(syncs)
         try:
-            cluster = raykeeper.launch(name=NAME, data_dir=str(self.folder / "data"), **SPEC)
+            cluster = self._launch()
             self._began = time.monotonic()
-            field = Field(
-                cluster,
-                Faults(self._scratch / "switch"),
-                {},
-                syncs,
-                lambda member: self.folder / "data" / NAME / f"m{member}",
-                self._replace,
-                self.rng,
-            )
-            self._field = field
+            self._field = self._make_field(cluster)
             for _ in range(PROCESSES):
                 self._new_worker()
             try:
                 self._torment()
             finally:
-                field.faults.end()
+                self._field.faults.end()
             self._judge(cluster)
         finally:
-            kill_actors(NAME)
-            ray.shutdown()
+            self._end()
             shutil.rmtree(self._scratch, ignore_errors=True)
+
+    # -- what is tormented --------------------------------------------------------------------------------------------
+
+    def _launch(self) -> Any:
+        (self._scratch / "syncs").mkdir()
+        self._start_ray(self._scratch / "syncs")
+        return raykeeper.launch(name=NAME, data_dir=str(self.folder / "data"), **SPEC)
+
+    def _make_field(self, cluster: Any) -> Field:
+        return Field(
+            cluster,
+            Faults(self._scratch / "switch"),
+            {},
+            self._scratch / "syncs",
+            lambda member: self.folder / "data" / NAME / f"m{member}",
+            self._replace,
+            self.rng,
+        )
+
+    def _end(self) -> None:
+        kill_actors(NAME)
+        ray.shutdown()
 
     def _start_ray(self, syncs: Path) -> None:
         os.environ.update(
@@ -252,13 +261,9 @@ class Campaign:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _judge(self, cluster: Any) -> None:
-        finishing = {name: actor.finish.remote(60.0) for name, (actor, _) in self._field.workers.items()}
-        hanging = [each for ref in finishing.values() for each in ray.get(ref, timeout=120)]
+        hanging = self._finish()
         if hanging:
             raise Violation(f"the cluster is whole, and these still wait: {hanging}")
-        for name, (actor, _) in self._field.workers.items():
-            ray.kill(actor)
-            del name
         self._read_truth()
         left, total = self._drain()
         hashes = wait_until(lambda: self._hashes(cluster), RECOVERY, "all members at the same index")
@@ -270,6 +275,14 @@ class Campaign:
             raise Violation(f"the members' contents differ: {hashes}")
         self.checked = judge(self.records, self._truth, left, total)
         self._check_that_it_counts()
+
+    def _finish(self) -> list[str]:
+        """Have the workers end; what of them hangs."""
+        actors = [actor for actor, _ in self._field.workers.values()]
+        hanging: list[list[str]] = ray.get([actor.finish.remote(60.0) for actor in actors], timeout=120)
+        for actor in actors:
+            ray.kill(actor)
+        return [each for some in hanging for each in some]
 
     def _drain(self) -> tuple[list[str], int]:
         """What is left in the queue, and the counter."""
@@ -288,13 +301,13 @@ class Campaign:
 
     def _hashes(self, cluster: Any) -> dict[str, str]:
         """Each member's content hash, once all have applied the same; else nothing."""
-        found = {
-            member.name: ray.get(member.actor.__ray_call__.remote(content), timeout=60)
-            for member in cluster.members()
-            if member.actor is not None
-        }
+        found = self._contents(cluster)
         same = len({index for index, _ in found.values()}) == 1 and len(found) >= SPEC["members"]
         return {name: digest for name, (_, digest) in found.items()} if same else {}
+
+    def _contents(self, cluster: Any) -> dict[str, tuple[int, str]]:
+        actors = {member.name: member.actor for member in cluster.members() if member.actor is not None}
+        return {name: ray.get(actor.__ray_call__.remote(content), timeout=60) for name, actor in actors.items()}
 
     def _count(self) -> None:
         """Operations that succeeded during each fault."""
@@ -354,7 +367,7 @@ def content(member: Any) -> tuple[int, str]:
     return state.applied_index, state.content_hash()
 
 
-def main() -> int:
+def main(kind: type[Campaign] = Campaign, target: str = "chaos") -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0)
@@ -364,10 +377,10 @@ def main() -> int:
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.randrange(10**6)
     folder = options.folder.resolve() / f"seed-{seed}"
-    command = f"make chaos MINUTES={options.minutes:g} SEED={seed}"
+    command = f"make {target} MINUTES={options.minutes:g} SEED={seed}"
     only = [name for name in options.only.split(",") if name]
     print(f"{command}\nhistory: {folder / 'history.jsonl'}", flush=True)
-    campaign = Campaign(options.minutes, seed, folder, only)
+    campaign = kind(options.minutes, seed, folder, only)
     status = 0
     try:
         campaign.run()
