@@ -18,6 +18,7 @@ from raykeeper.actors.client import registry
 from raykeeper.actors.loop import Loop
 from raykeeper.actors.protocol import MemberStatus
 from raykeeper.limits import Settings, Timings, encode_settings
+from raykeeper.store.engine import Disk
 from raykeeper.store.folder import FirstMember, Identity, MemberFolder
 from simulation.disk import SimDisk
 
@@ -28,9 +29,9 @@ Done = Callable[[bytes | Exception], None]
 
 
 class OneMember:
-    """The member, and the transport to it."""
+    """The member, and the transport to it. Its data lies in memory, unless another disk is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, disk: Disk | None = None, path: str = "data") -> None:
         self.name = f"one-{next(_numbers)}"
         self.cluster = 1000 + next(_numbers)
         identity = Identity(
@@ -41,7 +42,7 @@ class OneMember:
             members=(FirstMember(1, "m1", ""),),
             settings=SETTINGS,
         )
-        folder = MemberFolder.create(SimDisk(), "data", identity)
+        folder = MemberFolder.create(SimDisk() if disk is None else disk, path, identity)
         self._threads = ThreadPoolExecutor(16, thread_name_prefix="answers")
         self.loop = Loop(folder, lambda member: None, self._status)
         self.loop.start()
@@ -125,12 +126,12 @@ class OneMember:
 
 
 @contextmanager
-def one_member() -> Iterator[OneMember]:
+def one_member(disk: Disk | None = None, path: str = "data") -> Iterator[OneMember]:
     """A member for one test or many."""
     before = registry.make_transport
     made: dict[str, OneMember] = {}
     registry.make_transport = lambda name: made[name]  # type: ignore[assignment, return-value]
-    member = OneMember()
+    member = OneMember(disk, path)
     made[member.name] = member
     try:
         yield member

@@ -491,7 +491,7 @@ class Nemesis:
         if not self._alarmed and self._propose(SetAlarm(member, AlarmKind.NOSPACE, True, "drawn")):
             self._alarmed.add(member)
             self.world.after(0.0, self._tend_alarms)
-            self._begin("alarm", f"m{member}", self._alarmed.clear, self.rng.uniform(0.3, 1.5))
+            self._begin("alarm", f"m{member}", self._alarmed.clear, self.rng.uniform(0.2, 0.8))
 
     def _tend_alarms(self) -> None:
         """As members do: see again and again that no alarm is on that should not be."""

@@ -275,7 +275,7 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
     ),
     # Alarms that stop puts and end again, contents hashed at any moment, history that the leaders forget by themselves.
     "care": _focus(
-        {"alarm": 5, "hash": 6, "crash": 2, "isolate": 2, "power": 1.5, "storm": 2, "transfer": 1, "state_loss": 1},
+        {"alarm": 3, "hash": 6, "crash": 2, "isolate": 2, "power": 1.5, "storm": 2, "transfer": 1, "state_loss": 1},
         limits={"log_cut_entries": 20, "log_keep_entries": 1},
         compaction=Compaction(mode="revisions", keep=20),
         fault_pause=0.3,
