@@ -55,6 +55,7 @@ class Subscription:
         "_bytes",
         "_events",
         "alone",
+        "before",
         "deletes",
         "error",
         "fixed",
@@ -78,7 +79,8 @@ class Subscription:
         self.phase = Phase.WAITING
         self.fixed = start_revision > 0
         """Whether it is known where it begins, which ``position`` then tells."""
-        self.position = max(0, start_revision - 1)
+        self.position = self.before = max(0, start_revision - 1)
+        """All up to ``position`` was buffered; ``before`` is where that began, and nothing up to there is ever seen."""
         self.alone = False
         """To be created in a poll of its own, because a member has refused it together with others."""
         self.error: KeeperError | None = None
@@ -89,7 +91,7 @@ class Subscription:
         """A member has confirmed the watch."""
         if not self.fixed:
             self.fixed = True
-            self.position = start_revision - 1
+            self.position = self.before = start_revision - 1
             self.gate.wake()
 
     def add(self, batch: WatchBatch) -> None:

@@ -130,7 +130,9 @@ class Feed:
             return self._reached()
 
     def _reached(self) -> int:
-        return self._taken[0].item.mod_revision - 1 if self._taken else self._position
+        if self._taken:
+            return self._taken[0].item.mod_revision - 1
+        return max(self._position, self._subscription.before)  # nothing was taken yet, and something waits
 
     def _begun(self) -> bool:
         """Whether the start is fixed.
