@@ -91,14 +91,18 @@ class _Reader:
     def record(self, offset: int) -> tuple[int, int, int] | None:
         """A whole record that begins at an offset: (sequence, count, end)."""
         fragment = self.fragment(offset)
-        if fragment is None or fragment.kind not in (_FULL, _FIRST) or len(fragment.payload) < _BATCH.size:
+        if fragment is None or fragment.kind not in (_FULL, _FIRST):
             return None
-        sequence, count = _BATCH.unpack(fragment.payload)
+        head = fragment.payload
         while fragment.kind != _FULL and fragment.kind != _LAST:
             following = self.fragment(self.next_offset(fragment.end))
             if following is None or following.kind not in (_MIDDLE, _LAST):
                 return None
             fragment = following
+            head += fragment.payload  # a record that begins at the very end of a block has its head in two fragments
+        if len(head) < _BATCH.size:
+            return None
+        sequence, count = _BATCH.unpack_from(head)
         return sequence, count, fragment.end
 
     def rest_is_empty(self, offset: int) -> bool:
@@ -114,7 +118,12 @@ class _Reader:
         limit = next_sequence + (1 << 40)
         for candidate in range(offset, first_bytes):
             if data[candidate + 6] in (_FULL, _FIRST):
-                sequence, count = _BATCH.unpack_from(data, candidate + _HEADER.size)
+                if _BLOCK - candidate % _BLOCK >= _HEADER.size + _BATCH.size:
+                    sequence, count = _BATCH.unpack_from(data, candidate + _HEADER.size)
+                elif (record := self.record(candidate)) is not None:  # its head goes on in the next block
+                    sequence, count, _ = record
+                else:
+                    continue
                 likely = next_sequence <= sequence < limit and 0 < count < 1 << 28
                 if likely and self.record(candidate) is not None:
                     return True

@@ -19,7 +19,7 @@ from raykeeper.store.raft_log import RaftLog
 from raykeeper.store.rocks import RocksDisk
 from raykeeper.store.state import State
 from raykeeper.store.sync_journal import write_ahead_logs
-from raykeeper.store.wal_tail import _masked_crc32c
+from raykeeper.store.wal_tail import _masked_crc32c, check_chain
 from store_model import Hand
 
 RECORDS = 12
@@ -139,6 +139,55 @@ def test_a_flipped_bit_before_the_last_record_is_damage(
     assert wal_of(copy).read_bytes() != before
     with pytest.raises(DataCorrupted):
         open_log(copy)
+
+
+BLOCK = 32 * 1024
+
+
+def log_with_a_record_at_the_end_of_a_block(path: Path, left: int) -> tuple[RaftLog, int]:
+    """A log whose last record but one begins ``left`` bytes before the end of a block; and where that one ends."""
+    log = RaftLog.create(RocksDisk(), str(path), cache_bytes=CACHE)
+    append(log, 1, 100)
+    one = wal_of(path).stat().st_size
+    append(log, 2, 100)
+    overhead = wal_of(path).stat().st_size - one - 100
+    room = BLOCK - wal_of(path).stat().st_size
+    size = room - left - overhead
+    append(log, 3, size)
+    for spare in range(3, -4, -1):  # lengths are stored in one to three bytes
+        if wal_of(path).stat().st_size == BLOCK - left:
+            break
+        log.close()
+        shutil.rmtree(path)
+        log = RaftLog.create(RocksDisk(), str(path), cache_bytes=CACHE)
+        append(log, 1, 100)
+        append(log, 2, 100)
+        append(log, 3, size - spare)
+    assert wal_of(path).stat().st_size == BLOCK - left
+    append(log, 4, 100)
+    end = wal_of(path).stat().st_size
+    append(log, 5, 100)
+    return log, end
+
+
+@pytest.mark.parametrize("left", range(7, 21))
+def test_a_record_that_begins_at_the_very_end_of_a_block_is_no_damage(tmp_path: Path, left: int) -> None:
+    """The block then holds no more than the beginning of the record's head, or nothing of it."""
+    log, _ = log_with_a_record_at_the_end_of_a_block(tmp_path / "log", left)
+    path = crash(log, tmp_path / "log")
+    assert check_chain(str(path))
+    assert open_log(path) == 5
+
+
+@pytest.mark.parametrize("left", range(7, 21))
+def test_it_counts_as_intact_behind_damage(tmp_path: Path, left: int) -> None:
+    log, end = log_with_a_record_at_the_end_of_a_block(tmp_path / "log", left)
+    path = crash(log, tmp_path / "log")
+    with wal_of(path).open("r+b") as file:
+        file.truncate(end + 5)  # behind the damage, the one at the end of the block alone is intact
+    flip(wal_of(path), BLOCK - left - 1, 0)
+    with pytest.raises(DataCorrupted):
+        open_log(path)
 
 
 def test_a_flipped_bit_in_the_record_before_a_small_last_one_is_damage(tmp_path: Path) -> None:
