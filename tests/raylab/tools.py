@@ -36,12 +36,12 @@ def wait_until(condition: Callable[[], T], seconds: float = 30.0, what: str = ""
 
 
 class Lateness:
-    """The longest that a write and the news of it took while this was there: what a bound on time is to be forgiven on
-    a machine that others use too. A context manager."""
+    """What a bound on time is to be forgiven on a machine that others use too: three times the longest that a write and
+    the news of it took meanwhile, since the end of a lease takes some such steps, and each may be late. A context
+    manager."""
 
     def __init__(self, kv: Any) -> None:
-        self.worst = 0.0
-        """Seconds."""
+        self._worst = 0.0
         self._kv = kv
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -52,7 +52,12 @@ class Lateness:
                 began = time.monotonic()
                 self._kv.put("lateness", "", timeout=60)
                 watch.next(timeout=60)
-                self.worst = max(self.worst, time.monotonic() - began)
+                self._worst = max(self._worst, time.monotonic() - began)
+
+    @property
+    def forgiven(self) -> float:
+        """Seconds."""
+        return 3 * self._worst
 
     def __enter__(self) -> Lateness:
         self._thread.start()
