@@ -34,8 +34,12 @@ def kv(shared: Any) -> Client:
 
 def lead(kv: Client, terms: int) -> list[int]:
     """Campaign, lead for a moment and proclaim, so many times; the tokens."""
-    tokens = []
-    for term in range(terms):
+    tokens: list[int] = []
+    tries = 0
+    while len(tokens) < terms:
+        tries += 1
+        assert tries < 100
+        term = len(tokens)
         election = kv.election("lead", ttl=TTL)
         try:
             election.campaign(f"{os.getpid()}")
@@ -46,7 +50,7 @@ def lead(kv: Client, terms: int) -> list[int]:
                 sleep(0.1)
             election.resign()
         except (LockLost, KeeperError):
-            continue
+            continue  # on a crowded machine a lease may be lost, in the line or in office
     return tokens
 
 
@@ -75,9 +79,9 @@ def test_never_two_leaders_with_one_token_and_observers_see_each_in_order(kv: Cl
         lambda: int((leader := first.leader()) is not None and leader.value.split()[0]), what="a leader that can die"
     )
     by_pid(people, pid).kill()
-    outcomes = results(running, 90)
+    outcomes = results(running, 300)
     last = kv.election("lead", ttl=TTL)
-    assert last.campaign("over", timeout=30)
+    assert last.campaign("over", timeout=90)
     history: list[int] = []
     event = watch.next(timeout=0)
     while event is not None:
