@@ -9,7 +9,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 _numbers = itertools.count(1)
 
 
-def wait_until(condition: Callable[[], T], seconds: float = 30.0, what: str = "") -> T:
+def wait_until(condition: Callable[[], T], seconds: float = 90.0, what: str = "") -> T:
     """Wait until the condition is true, and return what made it so; fail at the deadline."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()
@@ -33,6 +33,16 @@ def wait_until(condition: Callable[[], T], seconds: float = 30.0, what: str = ""
             return value
         assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
         pause.wait(0.02)
+
+
+def told(watch: Any, revision: int) -> Iterator[Any]:
+    """All that a watch has to tell up to a revision."""
+    patience = time.monotonic() + 90.0
+    while watch.revision < revision:
+        assert time.monotonic() < patience, f"the watch has come to {watch.revision}, not to {revision}"
+        event = watch.next(timeout=0.5)
+        if event is not None:
+            yield event
 
 
 class Lateness:
