@@ -77,7 +77,7 @@ def test_a_lease_ends_neither_early_nor_more_than_a_second_late(kv: Any, late: L
     for key, (before, after, ttl) in asked.items():
         at = ends.wait(key, 15)
         assert at >= before + ttl, "early"
-        assert at <= after + ttl + 1.0 + late.worst, "late"
+        assert at <= after + ttl + 1.0 + late.forgiven, "late"
     ends.close()
 
 
@@ -118,7 +118,7 @@ def test_a_collected_lease_is_kept_alive_no_longer(kv: Any, late: Lateness) -> N
     del lease
     gc.collect()
     collected = time.monotonic()
-    assert ends.wait("collected/key", 30) <= collected + 3.0 + 1.0 + late.worst
+    assert ends.wait("collected/key", 30) <= collected + 3.0 + 1.0 + late.forgiven
     assert lost.is_set()
     ends.close()
 
@@ -152,7 +152,7 @@ def test_a_task_that_takes_a_lease_and_raises_frees_it_though_its_process_lives_
         ray.get(task, timeout=60)
     raised = time.monotonic()
     process = int(kv.get("raised/key").text)
-    assert ends.wait("raised/key", 30) <= raised + 3.0 + 1.0 + late.worst
+    assert ends.wait("raised/key", 30) <= raised + 3.0 + 1.0 + late.forgiven
     os.kill(process, 0)
     ends.close()
 
@@ -173,7 +173,7 @@ def test_a_dead_process_frees_its_lease(kv: Any, crowd: Crowd, late: Lateness) -
     assert kv.get("dead/key") is not None
     person.kill()
     killed = time.monotonic()
-    assert ends.wait("dead/key", 30) <= killed + 3.0 + 1.0 + late.worst
+    assert ends.wait("dead/key", 30) <= killed + 3.0 + 1.0 + late.forgiven
     ends.close()
 
 
@@ -282,7 +282,7 @@ def test_coroutines(kv: Any, late: Lateness) -> None:
         short = await aio.lease(1.0, keep_alive=False)
         began = time.monotonic()
         await asyncio.wait_for(_wait(short.lost), 30)
-        assert time.monotonic() - began <= 1.0 + late.worst
+        assert time.monotonic() - began <= 1.0 + late.forgiven
 
     async def _wait(lost: Any) -> None:
         await lost

@@ -15,7 +15,7 @@ import ray
 
 from raykeeper import Client, KeeperError, LockLost, Op
 from raylab.crowd import Crowd, by_pid, kill_leader, now, pid_of, results, sleep
-from raylab.tools import Made, wait_until
+from raylab.tools import Lateness, Made, told, wait_until
 
 pytestmark = pytest.mark.coordination
 
@@ -34,8 +34,12 @@ def kv(shared: Any) -> Client:
 
 def lead(kv: Client, terms: int) -> list[int]:
     """Campaign, lead for a moment and proclaim, so many times; the tokens."""
-    tokens = []
-    for term in range(terms):
+    tokens: list[int] = []
+    tries = 0
+    while len(tokens) < terms:
+        tries += 1
+        assert tries < 100
+        term = len(tokens)
         election = kv.election("lead", ttl=TTL)
         try:
             election.campaign(f"{os.getpid()}")
@@ -46,7 +50,7 @@ def lead(kv: Client, terms: int) -> list[int]:
                 sleep(0.1)
             election.resign()
         except (LockLost, KeeperError):
-            continue
+            continue  # on a crowded machine a lease may be lost, in the line or in office
     return tokens
 
 
@@ -75,19 +79,15 @@ def test_never_two_leaders_with_one_token_and_observers_see_each_in_order(kv: Cl
         lambda: int((leader := first.leader()) is not None and leader.value.split()[0]), what="a leader that can die"
     )
     by_pid(people, pid).kill()
-    outcomes = results(running, 90)
+    outcomes = results(running, 300)
     last = kv.election("lead", ttl=TTL)
-    assert last.campaign("over", timeout=30)
-    history: list[int] = []
-    event = watch.next(timeout=0)
-    while event is not None:
-        history.append(int(event.kv.value))
-        event = watch.next(timeout=0.2)
+    assert last.campaign("over", timeout=90)
+    history = [int(event.kv.value) for event in told(watch, kv.revision())]
     tokens = [token for outcome in outcomes if isinstance(outcome, list) for token in outcome]
     assert sum(isinstance(outcome, Exception) for outcome in outcomes) == 1
     assert len(tokens) == len(set(tokens)) == 12
     assert history == sorted(history)
-    saw = results(watching, 30)
+    saw = results(watching, 90)
     for seen in saw:
         led = [token for token, _ in itertools.groupby(token for token, _ in seen)]
         assert led == sorted(set(led)), "leaders were seen out of order, or twice"
@@ -116,10 +116,10 @@ def test_a_barrier_opens_for_all_and_a_party_that_dies_is_replaced(kv: Client, c
     wait_until(lambda: space.range(prefix="meet/p/", count_only=True).count == 1, what="a party")
     people[0].kill()
     wait_until(lambda: space.range(prefix="meet/p/", count_only=True).count == 0, what="its end")
-    times = results([person.start(meet, kv, 5, 4) for person in people[1:]], 60)
+    times = results([person.start(meet, kv, 5, 4) for person in people[1:]], 300)
     for epoch in range(5):
         assert max(each[epoch][0] for each in times) <= min(each[epoch][1] for each in times)
-    assert isinstance(results([doomed], 30)[0], Exception)
+    assert isinstance(results([doomed], 90)[0], Exception)
 
 
 def count_down(kv: Client, number: int) -> bool:
@@ -138,7 +138,7 @@ def test_a_latch_opens_once_all_have_counted(kv: Client, crowd: Crowd) -> None:
     assert kv.latch("done", 4).wait(0.2) is False
     people[0].kill()  # who has counted has counted
     last = people[3].start(count_down, kv, 3)
-    assert results([waiting, last, *three[1:]], 30) == [True] * 4
+    assert results([waiting, last, *three[1:]], 90) == [True] * 4
 
 
 def use_slots(kv: Client, path: str, rounds: int) -> int:
@@ -174,21 +174,18 @@ def test_a_semaphore_is_never_over_its_limit_under_guards(
     person.stop()
     wait_until(lambda: all(each.token != paused.token for each in semaphore.holders()), what="the paused one's end")
     person.go_on()
-    results(running, 90)
+    results(running, 300)
     # Every write under a guard lies between the entry and the end of a holder's place; count those at each revision.
-    places: set[bytes] = set()
     slots = kv.reserved("semaphore")
     watch = slots.watch(prefix="slots/p/", start_revision=1)
     entered = kv.watch(prefix="slots/", start_revision=1)
     changes: list[tuple[int, str, int]] = []
     for name, source in (("place", watch), ("write", entered)):
-        event = source.next(timeout=1)
-        while event is not None:
+        for event in told(source, kv.revision()):
             lease_or_token = event.kv.key.rpartition(b"/")[2]
             changes.append(
                 (event.kv.mod_revision, f"{name} {event.type}", int(lease_or_token, 16 if name == "place" else 10))
             )
-            event = source.next(timeout=0.2)
     alive: dict[int, int] = {}
     most = 0
     for revision, what, number in sorted(changes):
@@ -203,7 +200,6 @@ def test_a_semaphore_is_never_over_its_limit_under_guards(
             inside += 1
     assert inside >= 20
     assert most == 3
-    assert places == set()
 
 
 # --- queue -----------------------------------------------------------------------------------------------------------
@@ -245,13 +241,10 @@ def test_no_item_is_lost_and_none_acknowledged_twice(kv: Client, crowd: Crowd, s
     people[2].kill()
     sleep(TTL + 1)
     people[1].go_on()
-    outcomes = results(running, 90)
+    outcomes = results(running, 300)
     assert sum(isinstance(outcome, Exception) for outcome in outcomes) == 2
     assert len(queue) == 0
-    event = watch.next(timeout=5)
-    while event is not None:
-        acknowledged[event.kv.key] += 1
-        event = watch.next(timeout=0.2)
+    acknowledged.update(event.kv.key for event in told(watch, kv.revision()))
     assert len(acknowledged) == total
     assert set(acknowledged.values()) == {1}
     assert {item.key for item in kv.range(prefix="done/")} == {b"done/%d" % number for number in range(total)}
@@ -262,12 +255,11 @@ def test_no_item_is_lost_and_none_acknowledged_twice(kv: Client, crowd: Crowd, s
 PARTITIONS = 12
 
 
-def own(kv: Client, seconds: float) -> int:
-    """Be a member for a while, and write through the guard of whatever is owned."""
-    until = now() + seconds
+def own(kv: Client) -> int:
+    """Be a member until it is over, and write through the guard of whatever is owned."""
     refused = 0
     with kv.partitioner("parts", PARTITIONS, ttl=TTL) as share:
-        while now() < until:
+        while not kv.get("all parts are over", timeout=60):
             for partition, token in share.mine():
                 try:
                     share.guard(partition).put(f"part/{partition}", f"{token}")
@@ -285,7 +277,7 @@ def owners(kv: Client) -> dict[bytes, int]:
 def test_owners_never_overlap_and_all_is_owned_again_soon(kv: Client, crowd: Crowd, stopped: list[int]) -> None:
     people = crowd.take(4)
     watch = kv.watch(prefix="part/")
-    running = [person.start(own, kv, 25 + 2 * number) for number, person in enumerate(people[:3])]
+    running = [person.start(own, kv) for person in people[:3]]
 
     def spread(members: int) -> bool:
         leases = Counter(owners(kv).values())
@@ -296,10 +288,14 @@ def test_owners_never_overlap_and_all_is_owned_again_soon(kv: Client, crowd: Cro
         )
 
     def within(seconds: float, members: int, what: str) -> None:
-        wait_until(lambda: spread(members), seconds=seconds, what=f"all owned by {members} after {what}")
+        began = now()
+        with Lateness(kv) as late:
+            wait_until(lambda: spread(members), what=f"all owned by {members} after {what}")
+            took = now() - began
+        assert took <= seconds + late.forgiven, f"{took:.1f} s until all were owned after {what}"
 
     within(20, 3, "the beginning")
-    joined = people[3].start(own, kv, 60)
+    joined = people[3].start(own, kv)
     wait_until(lambda: len(kv.reserved("partitioner").range(prefix="parts/m/")) == 4, what="a join")
     within(TTL + 2, 4, "a join")
     people[3].kill()
@@ -309,17 +305,16 @@ def test_owners_never_overlap_and_all_is_owned_again_soon(kv: Client, crowd: Cro
     within(TTL + 2 + 1, 2, "a pause")
     people[0].go_on()
     within(TTL + 2, 3, "its end")
-    outcomes = results(running, 60)
+    kv.put("all parts are over", "")
+    outcomes = results(running, 300)
     assert not any(isinstance(outcome, Exception) for outcome in outcomes)
-    assert isinstance(results([joined], 10)[0], Exception)
+    assert isinstance(results([joined], 90)[0], Exception)
     assert owners(kv) == {}
     last: dict[bytes, int] = {}
-    event = watch.next(timeout=0)
-    while event is not None:
+    for event in told(watch, kv.revision()):
         token = int(event.kv.value)
         assert token >= last.get(event.kv.key, 0), "an owner has written after the next one"
         last[event.kv.key] = token
-        event = watch.next(timeout=0.1)
     assert len(last) == PARTITIONS
 
 
@@ -328,7 +323,7 @@ def test_owners_never_overlap_and_all_is_owned_again_soon(kv: Client, crowd: Cro
 
 def serve(kv: Client, number: int) -> None:
     with kv.registry("api").register("ranker", f"host:{number}", ttl=TTL, metadata={"pid": os.getpid()}):
-        sleep(60)
+        sleep(600)
 
 
 def test_a_dead_service_disappears_and_watchers_are_told(kv: Client, crowd: Crowd) -> None:
@@ -341,9 +336,11 @@ def test_a_dead_service_disappears_and_watchers_are_told(kv: Client, crowd: Crow
     assert {next(changes).service.address for _ in range(3)} == {"host:0", "host:1", "host:2"}
     people[1].kill()
     began = now()
-    gone = next(changes)
+    with Lateness(kv) as late:
+        gone = next(changes)
+        took = now() - began
     assert (gone.type, gone.service.address) == ("down", "host:1")
-    assert now() - began < TTL + 1.5
+    assert took < TTL + 1.5 + late.forgiven
     assert {service.address for service in registry.lookup()} == {"host:0", "host:2"}
     for person in people:
         if person.alive:
@@ -378,6 +375,6 @@ def test_everything_goes_on_when_leaders_die(clusters: Made, crowd: Crowd) -> No
     for step in (10, 35):
         wait_until(lambda step=step: counter.value() >= step, what=f"{step} additions")  # type: ignore[misc]
         kill_leader(cluster)
-    assert results(running, 120) == [25] * 3
+    assert results(running, 300) == [25] * 3
     assert counter.value() == 75
     assert len(kv.queue("all")) == 0

@@ -91,7 +91,7 @@ def test_exclusive_means_exclusive(clusters: Made, crowd: Crowd, tmp_path: Path,
     def stop_a_holder() -> None:
         """Stop a holder for longer than its TTL, until somebody else has written."""
         while True:
-            held = wait_until(lambda: holder_of_another_process(harmed), what="a holder")
+            held = wait_until(lambda: holder_of_another_process(harmed), seconds=120, what="a holder")
             person = by_pid(people, pid_of(held.who))
             stopped.append(person.pid)
             person.stop()
@@ -100,22 +100,22 @@ def test_exclusive_means_exclusive(clusters: Made, crowd: Crowd, tmp_path: Path,
                 break
             person.go_on()
         harmed.add(person.pid)
-        wait_until(lambda: any(token > held.token for token in history), what="another holder")
+        wait_until(lambda: any(token > held.token for token in history), seconds=120, what="another holder")
         person.go_on()
 
     def kill_a_holder() -> None:
-        held = wait_until(lambda: holder_of_another_process(harmed), what="a holder")
+        held = wait_until(lambda: holder_of_another_process(harmed), seconds=120, what="a holder")
         person = by_pid(people, pid_of(held.who))
         person.kill()
         harmed.add(person.pid)
-        wait_until(lambda: any(token > held.token for token in history), what="another holder")
+        wait_until(lambda: any(token > held.token for token in history), seconds=120, what="another holder")
 
     stop_a_holder()
     kill_leader(cluster)
     kill_a_holder()
     stop_a_holder()
     kv.put("all harm is done", "")
-    outcomes = results(running, 120)
+    outcomes = results(running, 300)
     kv.put("guarded", f"{2**62}")
     wait_until(lambda: bool(history) and history[-1] == 2**62, what="the end of history")
 
@@ -185,7 +185,7 @@ def test_a_task_that_fails_frees_its_lock(shared: Any, crowd: Crowd) -> None:
     with Lateness(kv) as late:
         assert lock.acquire(timeout=60)
         got = now()
-    assert got - began < TTL + 1 + late.worst
+    assert got - began < TTL + 1 + late.forgiven
     assert person.alive
     lock.release()
 
@@ -220,7 +220,7 @@ def hand_overs(kv: Client, crowd: Crowd, name: str, processes: int, each: int) -
         sleep(0.2)
     print(f"{processes * each} in line after {now() - began:.1f} s")
     lock.release()
-    turns = sorted(turn for outcome in results(running, 120) for turn in outcome)
+    turns = sorted(turn for outcome in results(running, 300) for turn in outcome)
     assert len(turns) == processes * each
     assert [turn[1] for turn in turns] == sorted(turn[1] for turn in turns), "turns are taken in the order of arrival"
     return [entered - left for (_, _, left), (_, entered, _) in itertools.pairwise(turns)]

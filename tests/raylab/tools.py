@@ -9,7 +9,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 _numbers = itertools.count(1)
 
 
-def wait_until(condition: Callable[[], T], seconds: float = 30.0, what: str = "") -> T:
+def wait_until(condition: Callable[[], T], seconds: float = 90.0, what: str = "") -> T:
     """Wait until the condition is true, and return what made it so; fail at the deadline."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()
@@ -36,13 +36,23 @@ def wait_until(condition: Callable[[], T], seconds: float = 30.0, what: str = ""
         pause.wait(0.02)
 
 
+def told(watch: Any, revision: int) -> Iterator[Any]:
+    """All that a watch has to tell up to a revision."""
+    patience = time.monotonic() + 90.0
+    while watch.revision < revision:
+        assert time.monotonic() < patience, f"the watch has come to {watch.revision}, not to {revision}"
+        event = watch.next(timeout=0.5)
+        if event is not None:
+            yield event
+
+
 class Lateness:
-    """The longest that a write and the news of it took while this was there: what a bound on time is to be forgiven on
-    a machine that others use too. A context manager."""
+    """What a bound on time is to be forgiven on a machine that others use too: three times the longest that a write and
+    the news of it took meanwhile, since the end of a lease takes some such steps, and each may be late. A context
+    manager."""
 
     def __init__(self, kv: Any) -> None:
-        self.worst = 0.0
-        """Seconds."""
+        self._worst = 0.0
         self._kv = kv
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -53,7 +63,12 @@ class Lateness:
                 began = time.monotonic()
                 self._kv.put("lateness", "", timeout=60)
                 watch.next(timeout=60)
-                self.worst = max(self.worst, time.monotonic() - began)
+                self._worst = max(self._worst, time.monotonic() - began)
+
+    @property
+    def forgiven(self) -> float:
+        """Seconds."""
+        return 3 * self._worst
 
     def __enter__(self) -> Lateness:
         self._thread.start()
