@@ -394,6 +394,8 @@ SUPERVISOR_LOOKS = 10
 SUPERVISOR_MIN_PAUSE = 0.2
 SUPERVISOR_MAX_PAUSE = 2.0
 """... but with pauses of these seconds at least, and at most."""
+SUPERVISOR_PATIENCE = 1.0
+"""Seconds that it waits for all members' word, if the leader answered the last time."""
 ADOPT_AFTER = 20.0
 """Seconds after which a supervisor finishes what somebody else has begun to add."""
 STEP_AGAIN = 30.0

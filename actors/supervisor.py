@@ -20,11 +20,13 @@ import ray
 from ..errors import KeeperError, Unavailable
 from ..limits import (
     MAX_SUPERVISOR_LINES,
+    STATUS_TIMEOUT,
     STEP_AGAIN,
     STOP_TIMEOUT,
     SUPERVISOR_LOOKS,
     SUPERVISOR_MAX_PAUSE,
     SUPERVISOR_MIN_PAUSE,
+    SUPERVISOR_PATIENCE,
     Settings,
     decode_settings,
 )
@@ -163,10 +165,13 @@ class Supervisor:
         charge = self._charge
         hands = Hands(charge.cluster_name, charge.cluster, charge.data_dir, charge.placement)
         watchman = Watchman(charge.placement)
+        leads = False
         while True:
             step: Step | None = None
             try:
-                outlook = look(charge.cluster_name)
+                # A member that is lost answers nothing: do not wait for it each time, as long as the leader does.
+                outlook = look(charge.cluster_name, SUPERVISOR_PATIENCE if leads else STATUS_TIMEOUT)
+                leads = outlook.leader is not None
                 step = plan(watchman.view(outlook, time.monotonic()))
                 if step is not None:
                     self._note(str(step))
