@@ -38,6 +38,8 @@ from .raft.messages import Configuration
 from .roster import gone, wait_for
 from .seat import NAMESPACE, actor_name
 
+_encode = msgspec.msgpack.Encoder().encode
+
 
 class Charge(msgspec.Struct, frozen=True):
     """Which cluster a supervisor looks after."""
@@ -157,6 +159,10 @@ class Supervisor:
         """Its process."""
         return os.getpid()
 
+    def charge(self) -> bytes:
+        """What it was started with."""
+        return _encode(self._charge)
+
     def lines(self) -> list[str]:
         """Its last steps, oldest first, and what came in their way."""
         return list(self._lines)
@@ -201,9 +207,21 @@ def supervisor_name(cluster_name: str) -> str:
 
 
 def start_supervisor(charge: Charge) -> None:
-    """Start a cluster's supervisor, if there is none."""
+    """Start a cluster's supervisor, if there is none; one with another charge, perhaps of a cluster of the same name
+    that is no more, is replaced."""
+    if _start(charge):
+        return
+    with suppress(ValueError, ray.exceptions.RayError, TimeoutError):
+        actor = ray.get_actor(supervisor_name(charge.cluster_name), namespace=NAMESPACE)
+        if ray.get(actor.charge.remote(), timeout=STATUS_TIMEOUT) == _encode(charge):
+            return
+        stop_supervisor(charge.cluster_name)
+        _start(charge)
+
+
+def _start(charge: Charge) -> bool:
     actor: Any = ray.remote(Supervisor)
-    with suppress(ray.exceptions.ActorAlreadyExistsError, ValueError):
+    try:
         actor.options(
             name=supervisor_name(charge.cluster_name),
             namespace=NAMESPACE,
@@ -211,7 +229,10 @@ def start_supervisor(charge: Charge) -> None:
             num_cpus=0,
             max_restarts=-1,
             max_concurrency=8,
-        ).remote(msgspec.msgpack.encode(charge))
+        ).remote(_encode(charge))
+    except (ray.exceptions.ActorAlreadyExistsError, ValueError):
+        return False
+    return True
 
 
 def stop_supervisor(cluster_name: str) -> bool:
