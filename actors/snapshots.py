@@ -60,6 +60,8 @@ class Snapshots:
         """A chunk was asked for that could not be given at once."""
         self._incoming: Incoming | None = folder.left_incoming()
         self._last_chunk = clock()
+        self._storing = False
+        """A chunk is being written."""
         self._checking = ""
         """The id of the image that is being checked, empty for none."""
         self._rest_until = 0.0
@@ -155,7 +157,8 @@ class Snapshots:
         now = self._clock()
         if self._meta is not None and now - self._last_used >= SNAPSHOT_IDLE:
             self._drop()
-        if self._incoming is not None and not self._checking and now - self._last_chunk >= SNAPSHOT_IDLE:
+        busy = self._checking or self._storing
+        if self._incoming is not None and not busy and now - self._last_chunk >= SNAPSHOT_IDLE:
             self._incoming.remove()
             self._incoming = None
 
@@ -235,16 +238,48 @@ class Snapshots:
         ``replaced`` is called after a swap.
         """
         now = self._last_chunk = self._clock()
-        if self._checking or now < self._rest_until:
+        if self._checking or self._storing or now < self._rest_until:
             return  # more chunks change nothing
         try:
-            incoming = self._stored(chunk)
+            incoming = self._arriving(chunk.meta)
         except (NoSpace, OSError):
             self._give_up_incoming()
             return
-        node.snapshot_progress(chunk, incoming.received)
-        if incoming.received < chunk.meta.size:
+
+        def stored(error: Exception | None) -> None:
+            self._storing = False
+            if error is not None:
+                self._give_up_incoming()
+                return
+            node.snapshot_progress(chunk, incoming.received)
+            if incoming.received == chunk.meta.size:
+                self._check(chunk, incoming, node, replaced)
+
+        def store() -> None:
+            incoming.accept(chunk.offset, chunk.data)
+
+        if len(chunk.data) > SNAPSHOT_INLINE_BYTES and chunk.offset == incoming.received:
+            self._storing = True
+            self._background(store, stored)
             return
+        try:
+            store()
+        except (NoSpace, OSError) as error:
+            stored(error)
+        else:
+            stored(None)
+
+    def _arriving(self, meta: SnapshotMeta) -> Incoming:
+        """The image that is arriving, if it is this one, or a place for it instead."""
+        incoming = self._incoming
+        if incoming is None or incoming.id != meta.id:
+            if incoming is not None:
+                incoming.remove()
+            incoming = self._incoming = self._folder.new_incoming(meta)
+        return incoming
+
+    def _check(self, chunk: InstallSnapshot, incoming: Incoming, node: Node, replaced: Callable[[], None]) -> None:
+        """The image is whole: look at every byte, in the background, and then make it the state."""
         self._checking = chunk.meta.id
 
         def install(error: Exception | None) -> None:
@@ -272,16 +307,6 @@ class Snapshots:
             replaced()
 
         self._background(incoming.unpack, install)
-
-    def _stored(self, chunk: InstallSnapshot) -> Incoming:
-        """The image that this chunk belongs to, with the chunk in it if it is the next one."""
-        incoming = self._incoming
-        if incoming is None or incoming.id != chunk.meta.id:
-            if incoming is not None:
-                incoming.remove()
-            incoming = self._incoming = self._folder.new_incoming(chunk.meta)
-        incoming.accept(chunk.offset, chunk.data)
-        return incoming
 
     def _give_up_incoming(self) -> None:
         """The disk takes no more: free what there is, and be silent for a while."""

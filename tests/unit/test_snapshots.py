@@ -65,13 +65,16 @@ class Side:
     def work(self) -> None:
         """The background does what waits for it."""
         while self.tasks:
-            work, then = self.tasks.popleft()
-            error: Exception | None = None
-            try:
-                work()
-            except Exception as caught:
-                error = caught
-            then(error)
+            self.work_once()
+
+    def work_once(self) -> None:
+        work, then = self.tasks.popleft()
+        error: Exception | None = None
+        try:
+            work()
+        except Exception as caught:
+            error = caught
+        then(error)
 
     def offer(self, at_least: int = 0) -> SnapshotMeta:
         assert self.snapshots.offer(at_least) is None
@@ -116,6 +119,8 @@ class Side:
     def take(self, meta: SnapshotMeta, offset: int, data: bytes) -> None:
         message = InstallSnapshot(1, 2, 1, meta, offset, data, offset + len(data) >= meta.size)
         self.snapshots.receive(message, self, lambda: None)  # type: ignore[arg-type]
+        if self.tasks:
+            self.work_once()  # the chunk is written
 
 
 @pytest.fixture
