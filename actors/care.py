@@ -16,8 +16,9 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
-from ..errors import DataCorrupted, KeeperError
+from ..errors import DataCorrupted
 from ..limits import (
     CARE_PATIENCE,
     CARE_PAUSE,
@@ -117,10 +118,9 @@ class Caretaker:
 
     def _repeat(self, look: Callable[[], None], seconds: float) -> None:
         while not self._ended.wait(seconds):
-            try:
+            # No leader, no disk, no data, no Ray: the loop and the status tell of it, and the next look may do better.
+            with suppress(Exception):
                 look()
-            except (KeeperError, OSError):  # no leader, no disk, no data: the loop and the status tell of it
-                continue
 
     def _administer(self, command: Administration) -> Answer:
         return expect(administer(self._name, self._cluster, command, time.monotonic() + CARE_PATIENCE))
