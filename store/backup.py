@@ -25,6 +25,7 @@ from ..limits import COPY_BYTES, MAX_BACKUP_HEADER_BYTES, Limits, encode_setting
 from .checkpoint import Outgoing, unpack_image
 from .engine import Disk
 from .folder import Identity, MemberFolder
+from .portable import Portable
 from .state import State
 
 FORMAT = 1
@@ -33,7 +34,7 @@ _LENGTH_BYTES = 8
 _DIGEST_BYTES = 32
 
 
-class Header(msgspec.Struct, frozen=True):
+class Header(Portable, frozen=True):
     """What a backup says of itself."""
 
     cluster_name: str
