@@ -356,7 +356,7 @@ def test_a_disk_that_becomes_read_only(clusters: Made, mounts: list[Path]) -> No
 def test_a_full_disk_of_one_member_harms_nobody(clusters: Made, mounts: list[Path], tmp_path: Path) -> None:
     """It strikes in the middle of a write, since next to nothing is held in reserve. Puts may be refused meanwhile;
     the member's data is not spoilt, and what was acknowledged is there."""
-    cluster = clusters.launch(limits={"reserve_bytes": 1024})
+    cluster = clusters.launch(limits={"reserve_bytes": 400_000, "log_cut_bytes": 200_000})
     kv = cluster.client()
     fill(kv, 20)
     victim = follower(cluster)
@@ -375,9 +375,9 @@ def test_a_full_disk_of_one_member_harms_nobody(clusters: Made, mounts: list[Pat
     with filler.open("wb", buffering=0) as file:
         file.write(bytes(shutil.disk_usage(folder).free - 1_000_000))
     count = 20
-    for n in range(40):
+    for n in range(10):
         with contextlib.suppress(raykeeper.NoSpace):
-            kv.put(f"k/{count:05}", random_text(n, 100_000), timeout=60)
+            kv.put(f"k/{count:05}", random_text(n, 1_200_000), timeout=60)
             count += 1
     wait_until(lambda: not is_alive(before), 30, "the disk was full in the middle of something")
     assert kv.delete("k/00000", timeout=60).deleted == 1
