@@ -45,7 +45,7 @@ def why_not() -> str:
         if made.returncode:
             return f"no network namespace may be made here: {made.stderr.strip()}"
         bridge = run("ip", "-n", probe, "link", "add", "br0", "type", "bridge", check=False)
-        pair = run("ip", "-n", probe, "link", "add", "a", "type", "veth", "peer", "name", "b", check=False)
+        pair = run("ip", "-n", probe, "link", "add", "v0", "type", "veth", "peer", "name", "v1", check=False)
         failed = [each.stderr.strip() for each in (bridge, pair) if each.returncode]
         return f"no bridge or cable may be made here: {failed[0]}" if failed else ""
     finally:

@@ -22,7 +22,14 @@ pytestmark = pytest.mark.survival
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 PROCESSES, IN_FLIGHT = 3, 3000
-TIGHT = {"max_uncommitted_bytes": 256 * 1024, "max_inbox_batches": 8, "max_inbox_bytes": 4 * 1024 * 1024}
+TIGHT = {
+    "max_key_bytes": 1024,
+    "max_request_bytes": 16 * 1024,
+    "max_batch_bytes": 32 * 1024,
+    "max_uncommitted_bytes": 64 * 1024,
+    "max_inbox_bytes": 128 * 1024,
+    "max_inbox_batches": 8,
+}
 """So little room that there is far too much work for it, however fast the machine."""
 MEGABYTE = 1024 * 1024
 
@@ -119,7 +126,7 @@ def test_ten_times_the_work(clusters: Made, crowd: Crowd, limits: dict[str, int]
 
 
 def test_more_calls_than_a_process_may_have_open_are_refused_at_once(clusters: Made) -> None:
-    cluster = clusters.launch(limits={"max_pending_requests": 100})
+    cluster = clusters.launch(limits={"max_batch_requests": 50, "max_pending_requests": 100})
     kv = cluster.client()
 
     async def many() -> list[Any]:
