@@ -21,7 +21,8 @@ from raylab.direct import keep, open_session, replies, write
 from raylab.tools import Made, leader, serving, wait_until
 
 pytestmark = pytest.mark.survival
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+for module in (__name__, "chaos.journal"):  # processes of the crowd know nothing of the tests
+    ray.cloudpickle.register_pickle_by_value(sys.modules[module])
 
 
 def write_pairs(cluster: str, journal: str, number: int) -> None:
