@@ -193,6 +193,9 @@ SNAPSHOT_PAUSE = 5.0
 """Seconds before a snapshot is tried again that failed for a reason of our own, such as a full disk."""
 SNAPSHOT_INLINE_BYTES = 8 * 1024
 """A chunk of this size is read in the loop; larger ones are fetched beforehand, in the background."""
+SNAPSHOT_SYNC_BYTES = 8 * 1024 * 1024
+"""Bytes of a snapshot that are written before they are synced: with more at once, the syncs of others on that disk, on
+which every write of the cluster waits, would stand behind them for seconds."""
 SNAPSHOT_FETCHED_CHUNKS = 8
 """Chunks in memory that wait to be sent."""
 

@@ -15,7 +15,7 @@ import msgspec
 
 from ..actors.raft.messages import SnapshotMeta
 from ..errors import DataCorrupted
-from ..limits import COPY_BYTES
+from ..limits import COPY_BYTES, SNAPSHOT_SYNC_BYTES
 from .engine import Disk
 from .state import State
 
@@ -119,6 +119,7 @@ class Incoming:
         self.meta = meta
         self.received = 0
         """Bytes of the stream so far."""
+        self._unsynced = 0
         self.state: State | None = None
         """The opened state, after ``unpack``."""
         if resume:
@@ -153,6 +154,10 @@ class Incoming:
             if data:
                 self._disk.append(self._stream, data)
                 self.received += len(data)
+                self._unsynced += len(data)
+                if self._unsynced >= SNAPSHOT_SYNC_BYTES:
+                    self._disk.sync_file(self._stream)
+                    self._unsynced = 0
         return self.received
 
     def unpack(self) -> None:
@@ -211,6 +216,7 @@ def unpack_image(disk: Disk, stream: str, start: int, size: int, id: str, target
         end = position + file.size
         if end > start + size:
             raise DataCorrupted("the image is incomplete")
+        unsynced = 0
         if target is not None:
             disk.append(f"{target}/{file.name}", b"")
         while position < end:
@@ -220,6 +226,10 @@ def unpack_image(disk: Disk, stream: str, start: int, size: int, id: str, target
             digest.update(part)
             if target is not None:
                 disk.append(f"{target}/{file.name}", part)
+                unsynced += len(part)
+                if unsynced >= SNAPSHOT_SYNC_BYTES:
+                    disk.sync_file(f"{target}/{file.name}")
+                    unsynced = 0
             position += len(part)
         if digest.digest() != file.sha256:
             raise DataCorrupted(f"{file.name} in the image is damaged")

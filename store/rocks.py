@@ -340,6 +340,9 @@ class RocksDisk:
         options.set_stats_dump_period_sec(0)
         options.set_stats_persist_period_sec(0)
         options.set_max_open_files(256)
+        # What is written in the background goes to the disk bit by bit, or our own syncs would wait behind all of it.
+        options.set_bytes_per_sync(1 << 20)
+        options.set_wal_bytes_per_sync(1 << 20)
         return options
 
     # -- files --------------------------------------------------------------------------------------------------------
