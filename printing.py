@@ -48,6 +48,8 @@ def show(result: Any, output: str, **options: bool) -> None:
             click.echo(msgspec.json.encode(_plain(each)))
     elif output == "table":
         _print_table(*_rows(result))
+        for alarm in getattr(result, "alarms", ()):
+            click.echo(f"alarm: {text(alarm.encode())}")
     else:
         for line in _lines(result, **options):
             click.echo(line)

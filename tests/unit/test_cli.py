@@ -332,7 +332,9 @@ def test_status_prints_every_member_and_why_it_does_not_serve(cluster: FakeClust
     said = json.loads(good("status", "-o", "json"))
     assert said["members"][1]["why_not_serving"] == "no data"
     assert "actor" not in said["members"][0]
-    assert "no data" in good("status", "-o", "table")
+    table = good("status", "-o", "table")
+    assert "no data" in table
+    assert all(f"alarm: {alarm}" in table for alarm in STATUS.alarms)
 
 
 def test_down_stops_and_keeps_the_data(cluster: FakeCluster) -> None:
