@@ -20,6 +20,8 @@ import ray
 
 from raykeeper.actors.protocol import KeepAlive
 from raykeeper.actors.raft.messages import Heartbeat
+from raykeeper.actors.seat import NAMESPACE
+from raykeeper.actors.supervisor import supervisor_name
 from raykeeper.actors.transport.seam import Frame, encode_frame
 from raykeeper.store.sync_journal import cut_back
 from raylab.faults import CLIENT, Faults, cut, rule
@@ -132,6 +134,17 @@ def kill_client(field: Field) -> Fault:
     bit = _kill(field.workers[name][1])
     yield f"SIGKILL of client {name}"
     field.replace(name)
+    return bit
+
+
+def kill_supervisor(field: Field) -> Fault:
+    """In the middle of whatever it does, also of a change that it has begun."""
+    try:
+        actor = ray.get_actor(supervisor_name(field.cluster.name), namespace=NAMESPACE)
+    except ValueError as error:
+        raise NotNow(str(error)) from None
+    bit = _kill(ray.get(actor.pid.remote(), timeout=10))
+    yield "SIGKILL of the supervisor"
     return bit
 
 
@@ -375,6 +388,7 @@ FAULTS: dict[Callable[[Field], Fault], tuple[int, float]] = {
     kill_follower: (1, 2),
     kill_all: (1, 1),
     kill_client: (1, 2),
+    kill_supervisor: (1, 1),
     pause_leader: (2, 3),
     pause_follower: (2, 1),
     pause_all: (2, 0.5),
