@@ -130,12 +130,14 @@ def create(base: str, identity: Identity) -> None:
 def enroll(base: str, identity: Identity) -> bool:
     """Make the data of a member that is about to join; nothing happens if it is there already.
 
+    It is made once only: where it was and is gone, what the member has promised is gone with it.
+
     Returns:
         False if another process is at work there: the member itself, or somebody else who makes its data.
 
     Raises:
         UnusableFolder: the place cannot be written.
-        ClusterMismatch: there is data of somebody else.
+        ClusterMismatch: there is data of somebody else, or the member's was there and is gone.
         DataCorrupted: there is data that cannot be read.
     """
     try:
@@ -147,10 +149,11 @@ def enroll(base: str, identity: Identity) -> bool:
             if found.identity is not None:
                 if (found.identity.cluster, found.identity.member) != (identity.cluster, identity.member):
                     raise ClusterMismatch(f"{found.folder} already holds data of another member")
-                return True
-            RocksDisk().replace(_reservation(base, identity.name), f"{identity.cluster:x}\n".encode())
-            MemberFolder.create(member_disk(), found.folder, identity).close()
-            os.remove(_reservation(base, identity.name))
+            else:
+                if _marked(_enrolled(base, identity.name)) == identity.cluster:
+                    raise ClusterMismatch(f"{found.folder} held the data of {identity.name}, and it is gone")
+                MemberFolder.create(member_disk(), found.folder, identity).close()
+            RocksDisk().replace(_enrolled(base, identity.name), f"{identity.cluster:x}\n".encode())
     except Unavailable:
         return False
     except OSError as error:
@@ -188,8 +191,9 @@ def clear(base: str, member: str, cluster: int) -> None:
                 if os.path.isdir(path):
                     shutil.rmtree(path)
             shutil.rmtree(found.folder)
-        with suppress(FileNotFoundError):
-            os.remove(_reservation(base, member))
+        for mark in (_reservation(base, member), _enrolled(base, member)):
+            with suppress(FileNotFoundError):
+                os.remove(mark)
         with suppress(FileNotFoundError):
             os.remove(_lock_path(base, member))
     with suppress(OSError):  # other members' data may be beside it
@@ -244,9 +248,7 @@ def try_lock(base: str, member: str) -> int | None:
 def look(base: str, member: str) -> Found:
     """What is in one member's place."""
     folder = os.path.join(base, member)
-    reserved = 0
-    with suppress(FileNotFoundError, ValueError), open(_reservation(base, member), encoding="ascii") as file:
-        reserved = int(file.read(), 16)
+    reserved = _marked(_reservation(base, member))
     try:
         status = os.stat(folder)
     except FileNotFoundError:
@@ -262,8 +264,20 @@ def look(base: str, member: str) -> Found:
     return Found(member, folder, (status.st_dev, status.st_ino), identity, reserved, damage, note)
 
 
+def _marked(path: str) -> int:
+    """The cluster id that a small file holds, 0 if there is none."""
+    with suppress(FileNotFoundError, ValueError), open(path, encoding="ascii") as file:
+        return int(file.read(), 16)
+    return 0
+
+
 def _reservation(base: str, member: str) -> str:
     return os.path.join(base, f"{member}.reserved")
+
+
+def _enrolled(base: str, member: str) -> str:
+    """Beside the folder of a member that has joined later: says that its data was made."""
+    return os.path.join(base, f"{member}.enrolled")
 
 
 def _lock_path(base: str, member: str) -> str:
