@@ -1,0 +1,42 @@
+"""Which node a new member gets."""
+
+from __future__ import annotations
+
+from raykeeper.actors.placement import Node
+from raykeeper.actors.places import choose_spot
+
+
+def node(name: str, address: str = "", *resources: str) -> Node:
+    address = address or f"10.0.0.{ord(name) - 96}"
+    return Node(name, address, frozenset({f"node:{address}", *resources}))
+
+
+def chosen(*args: object, **options: object) -> tuple[str, str] | None:
+    spot = choose_spot(*args, **options)  # type: ignore[arg-type]
+    return None if spot is None else (spot.node.id, spot.pin)
+
+
+def test_a_node_without_members_and_on_a_machine_without_them_if_there_is_one() -> None:
+    nodes = [node("a"), node("b", "10.0.0.1"), node("c")]
+    assert chosen(nodes, (), {1: "a"}) == ("c", "node:10.0.0.3")
+    assert chosen(nodes, (), {1: "a", 2: "c"}) == ("b", "node:10.0.0.1")
+
+
+def test_beside_another_member_only_where_that_is_usual_or_asked_for() -> None:
+    nodes = [node("a"), node("b")]
+    assert chosen(nodes, (), {1: "a", 2: "b"}) is None
+    assert chosen(nodes, (), {1: "a", 2: "b"}, vacated="b") == ("b", "node:10.0.0.2")
+    assert chosen(nodes, (), {1: "a", 2: "a", 3: "b"}) == ("b", "node:10.0.0.2")
+    assert chosen(nodes, (), {1: "a", 2: "b"}, crowded=True) is not None
+
+
+def test_another_node_rather_than_the_one_whose_disk_was_lost() -> None:
+    assert chosen([node("a"), node("b")], (), {}, vacated="a") == ("b", "node:10.0.0.2")
+
+
+def test_only_resources_that_the_spec_names() -> None:
+    nodes = [node("a", "", "disk"), node("b"), node("c", "", "disk", "fast")]
+    assert chosen(nodes, ("fast", "disk"), {}) == ("c", "fast")
+    assert chosen(nodes, ("fast", "disk"), {1: "c"}) == ("a", "disk")
+    assert chosen(nodes, ("disk",), {1: "a", 2: "c"}) is None
+    assert chosen([], (), {}) is None
