@@ -73,7 +73,8 @@ def test_a_spec_pickles_and_loads_from_itself() -> None:
         ),
         (
             {3: 4},
-            "spec: 3: expected a known field; one of name, members, data_dir, placement, supervised, timings, limits, compaction",
+            "spec: 3: expected a known field; one of name, members, data_dir, placement, supervised, timings, limits, "
+            "compaction",
         ),
         ({"members": "3"}, "spec: members: expected a whole number, got '3'"),
         ({"members": 3.5}, "spec: members: expected a whole number, got 3.5"),

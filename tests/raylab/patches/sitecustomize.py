@@ -2,7 +2,8 @@
 
 The file that ``RAYKEEPER_TEST_FAULT`` names holds lines ``action module:function [pid]``: what the call of
 ``Engine.sync`` from that place in the product comes to, in all processes or only in one. ``skip`` does nothing, ``die``
-ends the process before anything is synced, ``fail`` has the disk refuse the fsync. The product itself knows nothing of this.
+ends the process before anything is synced, ``fail`` has the disk refuse the fsync. The product itself knows nothing of
+this.
 
 ``RAYKEEPER_TEST_SWITCH`` names the table of the fault switch (``switch.py``), which is put around frames and clocks.
 """
