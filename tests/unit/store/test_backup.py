@@ -132,9 +132,7 @@ def test_a_new_cluster_holds_the_same_under_its_own_identity(source: Source, dis
     folder.close()
 
 
-def test_a_restored_member_knows_whether_it_ever_served(
-    source: Source, disk: RocksDisk, tmp_path: Path
-) -> None:
+def test_a_restored_member_knows_whether_it_ever_served(source: Source, disk: RocksDisk, tmp_path: Path) -> None:
     header = source.back_up()
     assert not source.folder.never_served
     path = str(tmp_path / "m1")
