@@ -152,7 +152,7 @@ def test_the_leader_loses_its_state(clusters: Made) -> None:
 def read_from(member: Any, cluster: Any, first: bytes, last: bytes) -> bytes:
     """Ask one member for a range, whatever it knows."""
     keys = KeyRange(USER_SPACE + first, USER_SPACE + last)
-    frame = Reads(cluster.id, 5.0, (Read(Range(keys), 0),), True)
+    frame = Reads(cluster.id, 5.0, True, (Read(Range(keys)),))
     return bytes(ray.get(member.actor.request.remote(encode(frame)), timeout=20))
 
 
@@ -239,7 +239,7 @@ def fall_behind(cluster: Any, clusters: Made, stopped: list[int]) -> tuple[Any, 
     for n in range(100):
         kv.put(f"k/{20 + n:05}", random_text(n, 30_000), timeout=30)
     lead = leader(cluster)
-    wait_until(lambda: ray.get(lead.actor.status.remote(), timeout=10).first_log_index > 60, 30, "the log is cut")
+    wait_until(lambda: ray.get(lead.actor.status.remote(), timeout=10).first_log_index > 40, 30, "the log is cut")
     return victim, 120
 
 
@@ -381,9 +381,7 @@ def test_a_full_disk_of_one_member_harms_nobody(clusters: Made, mounts: list[Pat
             count += 1
     wait_until(lambda: not is_alive(before), 30, "the disk was full in the middle of something")
     assert kv.delete("k/00000", timeout=60).deleted == 1
-    filler.unlink()
-    again = next(member for member in cluster.members() if member.id == victim.id)
-    ray.get(again.actor.open.remote(), timeout=10)
+    filler.unlink()  # the member looks by itself whether there is room again
 
     def taken() -> bool:
         with contextlib.suppress(raykeeper.NoSpace):
