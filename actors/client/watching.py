@@ -338,6 +338,9 @@ class WatchCore:
         for id, compact_revision in answer.compacted:
             watch = watches.get(id)
             if watch is not None and watch.fixed:
+                if stream.position(watch) + 1 >= compact_revision:
+                    # A poll that was carried twice has begun the watch anew where it once began.
+                    return "ends a watch that has missed nothing"
                 self._end(watch, CompactedError(compact_revision), now)
             elif watch is not None:  # it has no past that could be missed: "now" is later
                 self._remove(stream, watch)

@@ -396,6 +396,17 @@ def test_history_that_is_gone_ends_the_watch_behind_what_it_has_seen(play: Play)
     assert taken.error.compact_revision == 15
 
 
+def test_a_creation_that_arrives_twice_ends_no_watch_that_has_seen_what_is_compacted(play: Play) -> None:
+    (watch,) = play.begin(5)
+    play.reply(Watched(2, 20, batches=(WatchBatch(1, 20, events(7)),)))
+    # The poll that created it was carried twice, and late: the member begins anew at 5, of which nothing is left.
+    play.reply(Watched(3, 21, created=((1, 5),), compacted=((1, 15),)))
+    taken = play.core.take(watch)
+    assert taken.error is None
+    assert seen(taken) == [7]
+    assert [create.start_revision for create in play.poll.create] == [21], "it goes on where it stood, elsewhere"
+
+
 def test_compaction_cannot_hurt_a_watch_that_has_not_begun(play: Play) -> None:
     play.begin(5)
     watch = play.watch()
