@@ -14,7 +14,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 run: $(STAMP)
 	@$(BIN)/python examples/index_stdlib.py cluster.yaml
 
-# About, on two cores that others used too: lint 20 s, unit 2 min, simulation 3.5 min, cluster 9 min.
+# About, on two cores: lint 20 s, unit 2 min, simulation 4 min, cluster 11 min.
 test: lint unit simulation cluster
 
 lint: $(STAMP)
