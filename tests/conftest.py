@@ -1,7 +1,8 @@
-"""What all tests share: marks by folder, and hypothesis without a clock."""
+"""What all tests share: marks by folder, hypothesis without a clock, signals that work."""
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,16 @@ from hypothesis import settings
 # No deadline: a machine that is busy with something else is no failure. The blob reproduces an example anywhere.
 settings.register_profile("raykeeper", deadline=None, print_blob=True)
 settings.load_profile("raykeeper")
+
+# A shell starts its background jobs with SIGINT ignored, nohup with SIGHUP, and Python and all children keep that. What
+# tests say of signals must not hang on how the tests were started.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGTERM, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 _HERE = Path(__file__).parent
 
