@@ -24,6 +24,7 @@ from .cli_common import (
     address_option,
     common,
     fenced,
+    hush,
     join,
     keys_option,
     lease_id,
@@ -72,6 +73,7 @@ def up(spec: str | None, cluster: str | None, address: str | None, output: str) 
 
     Starts a Ray head if no Ray runs on this machine and no address is given; `raykeeper down` stops it again.
     """
+    hush()
     from .cluster import launch
 
     if spec is None and os.path.exists("cluster.yaml"):

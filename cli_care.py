@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_common import address_option, common, join, open_client, open_cluster, options, output_option, timeout_option
+from .cli_common import (
+    address_option,
+    common,
+    hush,
+    join,
+    open_client,
+    open_cluster,
+    options,
+    output_option,
+    timeout_option,
+)
 from .errors import DataCorrupted, Unavailable
 from .limits import BACKUP_TIMEOUT, CHECK_TIMEOUT, RESTORE_TIMEOUT
 from .printing import show
@@ -71,6 +81,7 @@ def restore(
 
 def _restore(source: str | None, data_dir: str | None, spec: ClusterSpec, timeout: float, output: str) -> None:
     from .actors.restore import backup_of
+
     from .cluster import restore as restore_cluster
 
     if data_dir is None:

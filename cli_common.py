@@ -92,8 +92,15 @@ def tell(message: str) -> None:
 # --- the cluster -----------------------------------------------------------------------------------------------------
 
 
+def hush() -> None:
+    """To be called before Ray is imported: it tells every driver of processes that died, on stdout, among what a command
+    prints. What matters of that, the cluster's status says."""
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+
+
 def join(address: str | None) -> None:
     """Attach to the Ray at the address, else to the head that `up` started, else to the one that runs here."""
+    hush()
     from .actors.ray_session import join_ray
 
     join_ray(address or RayHead().address())
@@ -101,6 +108,7 @@ def join(address: str | None) -> None:
 
 def open_client(cluster: str, address: str | None, timeout: float) -> Client:
     """A client handle for the cluster; ``timeout`` in seconds for each of its calls."""
+    hush()
     from .cluster import connect
 
     join(address)
@@ -109,6 +117,7 @@ def open_client(cluster: str, address: str | None, timeout: float) -> Client:
 
 def open_cluster(cluster: str, address: str | None) -> Cluster:
     """The running cluster of that name."""
+    hush()
     from .cluster import attach
 
     join(address)

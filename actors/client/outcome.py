@@ -9,6 +9,7 @@ from ...errors import (
     KeeperError,
     LeaseNotFound,
     NoSpace,
+    NotCaughtUp,
     RequestTimeout,
     RequestTooLarge,
     SessionExpired,
@@ -24,6 +25,8 @@ _KINDS: dict[Reason, tuple[type[KeeperError], str]] = {
     Reason.INVALID: (InvalidArgument, "the cluster refuses the request"),
     Reason.NO_SPACE: (NoSpace, "the cluster is read-only: a member runs out of disk space"),
     Reason.FULL: (Unavailable, "a table of the cluster is full"),
+    Reason.NOT_CAUGHT_UP: (NotCaughtUp, "the member has not caught up with the leader yet"),
+    Reason.NO_QUORUM: (Unavailable, "too few voters would be left that can be heard"),
     Reason.BELOW_MARK: (RequestTimeout, "the write was given up before it was answered"),
     Reason.SESSION_EXPIRED: (SessionExpired, "the session expired while the call was open"),
 }
