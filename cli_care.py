@@ -9,7 +9,6 @@ import click
 from .cli_common import (
     address_option,
     common,
-    hush,
     join,
     open_client,
     open_cluster,
@@ -81,7 +80,6 @@ def restore(
 
 def _restore(source: str | None, data_dir: str | None, spec: ClusterSpec, timeout: float, output: str) -> None:
     from .actors.restore import backup_of
-
     from .cluster import restore as restore_cluster
 
     if data_dir is None:
