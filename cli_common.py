@@ -93,8 +93,11 @@ def tell(message: str) -> None:
 
 
 def hush() -> None:
-    """To be called before Ray is imported. It tells every driver of processes that died, on stdout, in the middle of what
-    a command prints; what matters of that, the cluster's status says."""
+    """To be called before Ray is imported.
+
+    It tells every driver of processes that died, on stdout, in the middle of what a command prints; what matters of
+    that, the cluster's status says.
+    """
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 
 
