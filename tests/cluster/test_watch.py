@@ -235,10 +235,16 @@ def test_the_future_is_silent_until_it_comes(kv: Any) -> None:
         assert (event.kv.mod_revision, event.kv.value) == (start, b"in time")
 
 
-def test_compaction_under_a_watcher(kv: Any) -> None:
+def all_have_compacted(cluster: Any) -> None:
+    """A member that lags may still have what the others forgot, and would tell it."""
+    wait_until(lambda: len({member.applied_index for member in cluster.members()}) == 1, what="all are equally far")
+
+
+def test_compaction_under_a_watcher(shared: Any, kv: Any) -> None:
     revisions = [kv.put("compact/key", str(n)).revision for n in range(10)]
     kv.delete("compact/key")
     kv.compact(revisions[5])
+    all_have_compacted(shared)
     with kv.watch("compact/key", start_revision=revisions[5]) as watch:
         events = [watch.next(timeout=10) for _ in range(6)]
         assert [event.kv.mod_revision for event in events] == [*revisions[5:], revisions[-1] + 1]
@@ -275,8 +281,7 @@ def test_a_slow_consumer_whose_history_is_compacted_gets_what_it_had_and_is_told
             kv.put("behind", str(n))
         revision = kv.revision()
         kv.compact(revision)
-        # A member that lags may still have what the others forget, and would tell it.
-        wait_until(lambda: len({member.applied_index for member in shared.members()}) == 1, what="all have compacted")
+        all_have_compacted(shared)
         seen: list[int] = []
         with pytest.raises(CompactedError) as caught:
             seen.extend(int(event.kv.value) for event in watch)
