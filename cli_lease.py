@@ -5,14 +5,13 @@ Ids are hexadecimal wherever they are text, and numbers in JSON.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from typing import Any
 
 import click
 
 from .actors.client.adoption import adopted
 from .actors.client.leases import Lease, LeaseInfo
+from .actors.client.waiting import within
 from .cli_common import common, common_of_streams, lease_id, open_client, options, timeout_option
 from .cli_lasting import Lasting, lasting
 from .errors import LeaseLost
@@ -90,19 +89,13 @@ def keep_alive(cluster: str, address: str | None, output: str, timeout: float, i
 async def _keep(command: Lasting, held: Lease, once: bool, output: str) -> int:
     said = Said({"id": held.id, "ttl": held.ttl}, [f"lease {held.id:x} keepalived with TTL({held.ttl:g}s)"])
     left = held.remaining()
-    while not await _lost_within(held, min(held.ttl / 30, 1.0)):
+    while not (await within(min(held.ttl / 30, 1.0), held.lost) or held.lost.is_set()):
         before, left = left, held.remaining()
         if left > before:  # time only ever takes away
             command.write(lambda: show(said, output))
             if once:
                 return 0
     raise LeaseLost(f"lease {held.id:x} has ended, or the cluster could not be reached for its TTL")
-
-
-async def _lost_within(held: Lease, seconds: float) -> bool:
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(held.lost, seconds)
-    return held.lost.is_set()
 
 
 def _fields(info: LeaseInfo) -> dict[str, Any]:

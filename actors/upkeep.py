@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 
 import msgspec
 
@@ -41,15 +42,15 @@ class BackupInfo(msgspec.Struct, frozen=True):
     bytes: int
 
 
-class Upkeep:
+class Upkeep(ABC):
     """Base of ``Cluster``."""
 
     name: str
     id: int
 
+    @abstractmethod
     def client(self, *, timeout: float) -> Client:
         """See ``Cluster``."""
-        raise NotImplementedError
 
     def check(self, *, timeout: float = CHECK_TIMEOUT) -> Comparison:
         """Have all members hash their contents at one index of the log, and compare (see ``Comparison``).

@@ -42,9 +42,6 @@ class _Frozen:
     def __init__(self, engine: Engine) -> None:
         self._iterators = {wanted: engine.iterate(*wanted) for wanted in _RANGES}
 
-    def get(self, family: str, key: bytes) -> bytes | None:
-        raise NotImplementedError("what is frozen can only be read in order")
-
     def iterate(
         self, family: str, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:

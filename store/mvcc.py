@@ -24,7 +24,7 @@ from ..errors import DataCorrupted
 from ..limits import INLINE_VALUE_BYTES
 from .commands import Item, KeyRange, Range, RangeAnswer, Sort
 from .engine import Write
-from .pending import Pending, Source
+from .pending import Ordered, Pending, Source
 
 TOMBSTONE, INLINE, APART = 0, 1, 2
 """What follows a record's numbers: nothing, the key is deleted; the value; nothing, the value is in ``versions``."""
@@ -320,7 +320,7 @@ def next_pass(start: bytes) -> bytes:
     return start[: _REVISION.size]
 
 
-def surviving_history(source: Source, mark: int) -> Iterator[tuple[bytes, bytes]]:
+def surviving_history(source: Ordered, mark: int) -> Iterator[tuple[bytes, bytes]]:
     """(key, record with its value) of all that can be read or watched at or above the mark, however far compaction is.
 
     Keys in order, the records of each from old to new.

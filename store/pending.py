@@ -14,17 +14,21 @@ from typing import Protocol
 from .engine import Engine, Write
 
 
-class Source(Protocol):
-    """What can be read from: a database, or a batch over it."""
-
-    def get(self, family: str, key: bytes) -> bytes | None:
-        """The value of a key, or ``None``."""
-        ...
+class Ordered(Protocol):
+    """What can be read in order."""
 
     def iterate(
         self, family: str, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         """Pairs with ``start <= key < end`` in key order, or in reverse, as they stood when this was called."""
+        ...
+
+
+class Source(Ordered, Protocol):
+    """What can be read from: a database, or a batch over it."""
+
+    def get(self, family: str, key: bytes) -> bytes | None:
+        """The value of a key, or ``None``."""
         ...
 
 

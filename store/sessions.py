@@ -21,7 +21,7 @@ from ..errors import DataCorrupted
 from ..limits import Limits
 from .commands import Answer, ClientWrites, Expiry, Failed, Operation, Reason
 from .engine import Engine
-from .pending import Pending, Source
+from .pending import Ordered, Pending
 
 FAMILY = "sessions"
 _ID = struct.Struct(">Q")
@@ -289,7 +289,7 @@ class Sessions:
         return len(old) < most
 
 
-def content(source: Source) -> Iterator[bytes]:
+def content(source: Ordered) -> Iterator[bytes]:
     """All that sessions and request ids mean, however it is batched on the disk: for comparing members."""
     lows: dict[bytes, int] = {}
     for key, value in source.iterate(FAMILY, b"s", b"t"):

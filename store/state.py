@@ -11,15 +11,15 @@ database open: ``close`` waits for it.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import msgspec
 
 from ..actors.raft.messages import Configuration, Entry, EntryKind
-from ..errors import DataCorrupted, Unavailable
-from ..limits import HASH_SLICE_RECORDS, MAX_ALARM_LETTERS, Limits, Settings, decode_settings
+from ..errors import DataCorrupted
+from ..limits import HASH_SLICE_RECORDS, Limits, Settings, decode_settings
+from .alarms import Alarms
 from .commands import (
     AlarmKind,
     Answer,
@@ -55,6 +55,7 @@ from .leases import Lease, Leases
 from .members import Members
 from .mvcc import Mvcc, Vanished, compaction_slice, next_pass, read_range
 from .pending import Pending
+from .readers import Readers
 from .sessions import Session, Sessions
 from .transactions import Executor
 
@@ -70,7 +71,6 @@ _FORMAT, _APPLIED, _CONFIGURATION, _SETTINGS, _COMPACTED = (
     b"settings",
     b"compacted",
 )
-_ALARM = b"alarm/"
 _LOST = b"lost"
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -124,18 +124,14 @@ class State:
         """Why this is an empty state in the place of one that was damaged, from which too much is cut off the log:
         nothing is applied to it, and nothing read, until an image takes its place. Empty for an ordinary state."""
         self._inconsistent: DataCorrupted | None = None
-        self.alarms: dict[tuple[int, AlarmKind], str] = {}
-        """Alarms that are on, by member and kind: what was said of them. Replaced, never changed: for any thread."""
+        self._alarms = Alarms(self._pending)
         self._load()
         self._mvcc = Mvcc(self._pending, self.revision)
         self._executor = Executor(self._pending, self._mvcc, self._leases, self._limits(), self.compact_revision)
-        self._executor.read_only = self._no_space()
+        self._executor.read_only = self._alarms.no_space
         self._content: Content | None = None
         self._broken = False
-        self._gate = threading.Lock()
-        self._idle = threading.Condition(self._gate)
-        self._readers = 0
-        self._closed = False
+        self._readers = Readers()
 
     @classmethod
     def create(
@@ -190,13 +186,11 @@ class State:
             self.lost = (get("meta", _LOST) or b"").decode()
             self._limits()
             self.members.load(self._engine)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            self._alarms.load(self._engine)
+        except (msgspec.MsgspecError, ValueError) as error:
             raise DataCorrupted(f"the state cannot be read: {error}") from error
         self.applied_index, self.applied_term = applied.index, applied.term
         self.revision, self.compact_revision = applied.revision, applied.compact_revision
-        for key, message in self._engine.iterate("meta", _ALARM, _ALARM + b"\xff"):
-            place = key[len(_ALARM) :]
-            self.alarms[int.from_bytes(place[:8], "big"), AlarmKind(place[8])] = message.decode()
         self._compaction_start = get("meta", _COMPACTED) or b""
         self._compacted_to = 0
         """The mark whose removals are complete, as far as this process knows."""
@@ -218,6 +212,11 @@ class State:
     def leases(self) -> Mapping[int, Lease]:
         """Leases by id."""
         return self._leases.by_id
+
+    @property
+    def alarms(self) -> Mapping[tuple[int, AlarmKind], str]:
+        """Alarms that are on, by member and kind: what was said of them. For any thread."""
+        return self._alarms.on
 
     @property
     def limits(self) -> Limits:
@@ -274,9 +273,8 @@ class State:
                 before, self.configuration = self.configuration, (configurations or {})[index]
                 self._pending.set("meta", _CONFIGURATION, _encode(self.configuration))
                 self.members.settle(before.members, self.configuration.members)
-                for member, kind in self.alarms:
-                    if member not in self.configuration.members:
-                        self._set_alarm(SetAlarm(member, kind, False))
+                self._alarms.settle(self.configuration.members)
+                self._executor.read_only = self._alarms.no_space
                 answers.append(())
             elif entry.data:
                 answers.append(self._command(entry))
@@ -405,22 +403,10 @@ class State:
         return Failed(Reason.INVALID, message=f"m{command.member} still takes part, or never was a member")
 
     def _set_alarm(self, command: SetAlarm) -> Answer:
-        where, key = (command.member, command.kind), _ALARM + command.member.to_bytes(8, "big") + bytes([command.kind])
-        if command.on:
-            if command.member not in self.configuration.members:
-                return Failed(Reason.INVALID, message=f"{command.member} is no member of the cluster")
-            message = command.message[:MAX_ALARM_LETTERS]
-            self.alarms = {**self.alarms, where: message}
-            self._pending.set("meta", key, message.encode())
-        elif where in self.alarms:
-            self.alarms = {place: message for place, message in self.alarms.items() if place != where}
-            self._pending.set("meta", key, None)
-        self._executor.read_only = self._no_space()
+        if not self._alarms.set(command, self.configuration.members):
+            return Failed(Reason.INVALID, message=f"{command.member} is no member of the cluster")
+        self._executor.read_only = self._alarms.no_space
         return Done(self._mvcc.revision)
-
-    def _no_space(self) -> bool:
-        """Whether the cluster takes no puts."""
-        return any(kind is AlarmKind.NOSPACE for _, kind in self.alarms)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -431,26 +417,14 @@ class State:
         Raises:
             Unavailable: it is closed, or about to be.
         """
-        self._enter()
+        self._readers.enter()
         try:
             yield self._engine
         except DataCorrupted as error:
             self.report_damage(error)
             raise
         finally:
-            self._leave()
-
-    def _enter(self) -> None:
-        with self._gate:
-            if self._closed:
-                raise Unavailable("the member's data is being closed or replaced")
-            self._readers += 1
-
-    def _leave(self) -> None:
-        with self._gate:
-            self._readers -= 1
-            if self._closed and not self._readers:
-                self._idle.notify_all()
+            self._readers.leave()
 
     def range(self, r: Range, *, page_items: int, page_bytes: int) -> RangeAnswer | Failed:
         """Read a range at its revision, or at the newest applied one. For any thread, beside ``apply`` and compaction.
@@ -601,12 +575,8 @@ class State:
 
     def close(self) -> None:
         """Wait for the readers, and release the database."""
-        with self._gate:
-            if self._closed:
-                return
-            self._closed = True
-            self._idle.wait_for(lambda: not self._readers)
-        self._engine.close()
+        if self._readers.close():
+            self._engine.close()
 
     def content_hash(self) -> str:
         """A hash of all that the state means now (see ``content``). Reads everything; for the owner."""

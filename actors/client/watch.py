@@ -33,6 +33,7 @@ from .registry import Share
 from .requests import View
 from .results import KeyValue
 from .subscription import Gate, Phase, Subscription
+from .waiting import within
 
 ONLY = {"put": (True, False), "delete": (False, True)}
 
@@ -407,11 +408,7 @@ class AsyncWatch(Feed):
         left = deadline - clock()
         if left <= 0:
             return self._gate.event.is_set()
-        try:
-            await asyncio.wait_for(self._gate.event.wait(), None if left == float("inf") else left)
-        except asyncio.TimeoutError:
-            return False
-        return True
+        return await within(None if left == float("inf") else left, self._gate.event.wait())
 
     async def cancel(self) -> None:
         """End the watch: see ``Watch.cancel``."""

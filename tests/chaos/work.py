@@ -12,6 +12,7 @@ import random
 import threading
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,7 @@ QUEUE = "work"
 COUNTER = "sum"
 
 
-class Thread:
+class Thread(ABC):
     """One line of operations, one after the other.
 
     Args:
@@ -67,9 +68,9 @@ class Thread:
             self.act()
             self.worker.stopping.wait(self.rng.expovariate(1 / THINK))
 
+    @abstractmethod
     def act(self) -> None:
         """Do one thing."""
-        raise NotImplementedError
 
     def value(self) -> str:
         """One that nobody else writes."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raykeeper.actors.raft.messages import Configuration, Entry, EntryKind
-from raykeeper.errors import Unavailable
+from raykeeper.errors import DataCorrupted, Unavailable
 from raykeeper.limits import MAX_ALARM_LETTERS
 from raykeeper.store.commands import (
     AlarmKind,
@@ -78,6 +78,14 @@ def test_only_members_have_alarms_and_take_them_along(hand: Hand) -> None:
     hand.state.apply([entry], {entry.index: Configuration(voters=(1, 3))})
     assert hand.state.alarms == {}
     assert isinstance(hand.do(Put(b"k", b"v")), PutAnswer)
+
+
+def test_an_alarm_that_cannot_be_read_is_damage(hand: Hand) -> None:
+    alarm(hand, 2)
+    engine = hand.state._engine
+    engine.write([("meta", b"alarm/" + (2).to_bytes(8, "big") + b"\xff", b"of a kind that nobody knows")])
+    with pytest.raises(DataCorrupted, match="cannot be read"):
+        State(engine)
 
 
 def test_without_room_nothing_is_put_and_all_else_goes_on(hand: Hand) -> None:

@@ -339,7 +339,7 @@ def test_readers_of_a_replaced_state_finish(tmp_path: Path) -> None:
     reader.start()
     inside.wait(10)
     closer.start()
-    while not state._closed:
+    while not state._readers.closed:
         leave.wait(0.001)
     with pytest.raises(Unavailable):
         state.range(Range(KeyRange(b"k1")), page_items=1, page_bytes=1)
