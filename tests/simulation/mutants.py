@@ -351,9 +351,10 @@ def _hash_of_the_batch() -> AbstractContextManager[None]:
 @mutant("room is forgotten over a restart", "care")
 def _alarms_forgotten() -> AbstractContextManager[None]:
     """A member that starts takes puts that the others refuse."""
-    original = State._no_space
+    original = State.__init__
 
-    def no_space(state: State) -> bool:
-        return hasattr(state, "_broken") and original(state)
+    def made(state: State, *arguments: Any, **options: Any) -> None:
+        original(state, *arguments, **options)
+        state._executor.read_only = False
 
-    return patched(State, "_no_space", no_space)
+    return patched(State, "__init__", made)

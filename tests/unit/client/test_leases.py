@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from clientlab.ear import Ear
 from raykeeper.actors.client import leases as leases_module
 from raykeeper.actors.client.frames import LeaseQuestion
 from raykeeper.actors.client.leases import Loss
@@ -36,14 +37,6 @@ from raykeeper.limits import Limits
 CLUSTER = 7
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Request).decode
-
-
-class Ear:
-    def __init__(self) -> None:
-        self.woken = False
-
-    def wake(self) -> None:
-        self.woken = True
 
 
 class Play:
