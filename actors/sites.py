@@ -178,8 +178,17 @@ def is_unused(base: str, member: str, cluster: int) -> bool:
 
 def clear(base: str, member: str, cluster: int) -> None:
     """Delete a member's data, if it is that cluster's; its lock must be free, so its process gone."""
-    if not os.path.isdir(base):
-        return
+    try:
+        _clear(base, member, cluster)
+    except FileNotFoundError:
+        if os.path.isdir(base):
+            raise
+        return  # somebody else has just deleted it: nodes may share a disk
+    with suppress(OSError):  # other members' data may be beside it
+        os.rmdir(base)
+
+
+def _clear(base: str, member: str, cluster: int) -> None:
     with locked(base, member):
         found = look(base, member)
         if found.identity is not None and found.identity.cluster != cluster:
@@ -196,8 +205,6 @@ def clear(base: str, member: str, cluster: int) -> None:
                 os.remove(mark)
         with suppress(FileNotFoundError):
             os.remove(_lock_path(base, member))
-    with suppress(OSError):  # other members' data may be beside it
-        os.rmdir(base)
 
 
 def clear_all(data_dir: str, cluster_name: str, cluster: int, patience: float) -> None:

@@ -17,7 +17,7 @@ ROOT = Path(raykeeper.__file__).parent
 
 EXAMPLES = [
     ("key_value.py", ["--transfers", "15"], ["at every revision", "each transfer was made once"]),
-    ("service_discovery.py", ["--ttl", "2"], ["every call was answered all the while", "the new one is called"]),
+    ("service_discovery.py", ["--ttl", "5"], ["every call was answered all the while", "the new one is called"]),
     (
         "config_and_log_collection.py",
         ["--directories", "6", "--lines", "120", "--ttl", "2"],

@@ -61,3 +61,21 @@ def test_nothing_is_left_of_what_was_cleared(tmp_path: Path) -> None:
     sites.clear(base, "m4", 7)
     assert not (tmp_path / "x").exists()
     sites.clear(base, "m4", 7)
+
+
+def test_nodes_that_share_a_disk_clear_it_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = str(tmp_path / "x")
+    sites.enroll(base, identity())
+    try_lock, cleared = sites.try_lock, False
+
+    def overtaken(base: str, member: str) -> int | None:
+        nonlocal cleared
+        if not cleared:
+            cleared = True
+            sites.clear(base, member, 7)
+        return try_lock(base, member)
+
+    monkeypatch.setattr(sites, "try_lock", overtaken)
+    sites.clear_all(str(tmp_path), "x", 7, 1.0)
+    assert cleared
+    assert not (tmp_path / "x").exists()
