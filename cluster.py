@@ -206,7 +206,12 @@ class Cluster(Upkeep):
                     late = f"{new.name} is a learner, and has not caught up within {timeout:g} s"
                     raise RequestTimeout(late, applied=None) from error
                 pause(POLL_PAUSE)
-        return next(info for info in self.members() if info.id == new.id)
+        # A learner may only just have been started.
+        wait_for(lambda: self._member(new.id).role not in ("silent", "starting"), deadline)
+        return self._member(new.id)
+
+    def _member(self, id: int) -> MemberInfo:
+        return next(info for info in self.members() if info.id == id)
 
     def promote(self, id: int) -> None:
         """Make a learner a voter.

@@ -445,7 +445,9 @@ class Worker:
 
 
 _remote: Any = ray.remote
-WorkerActor: Any = _remote(num_cpus=0, max_restarts=0, max_concurrency=4)(Worker)
+HEAD = {"node:__internal_head__": 0.001}
+"""Where what works for a campaign lives: on the node that is never lost."""
+WorkerActor: Any = _remote(num_cpus=0, max_restarts=0, max_concurrency=4, resources=HEAD)(Worker)
 
 
 def flood(cluster: str, seconds: float, value_bytes: int) -> tuple[int, int]:
