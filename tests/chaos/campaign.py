@@ -333,6 +333,7 @@ class Campaign:
                     with suppress(LockLost):  # a machine that is so busy: it comes back
                         claim.ack()
                         left.append(claim.item.decode())
+                        deadline = time.monotonic() + RECOVERY  # there may be many, but one after the other must come
                 if time.monotonic() > deadline:
                     raise Violation(f"the queue does not become empty: {len(queue)} items are left")
             return left, kv.counter(COUNTER).value()

@@ -299,7 +299,7 @@ class Producer(Thread):
             return {}
 
         self.do("enqueue", call, name=QUEUE, item=item)
-        self.worker.stopping.wait(self.rng.uniform(0, 0.3))
+        self.worker.stopping.wait(self.rng.uniform(0, 1.0))  # about as fast as the consumers are
 
 
 class Consumer(Thread):
