@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint unit simulation simulate cluster survival large chaos chaos-threads chaos-short clean
+.PHONY: run test lint unit simulation simulate cluster survival large chaos chaos-threads chaos-nodes chaos-short clean
 .DEFAULT_GOAL := test
 
 # The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a worker and a leader killed.
@@ -34,13 +34,13 @@ simulate: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m simulation.campaign \
 	    $(if $(SEED),--seed $(SEED) --verbose $(if $(PROFILE),--profile "$(PROFILE)"),--seeds $(SEEDS))
 
-# Real Ray and real processes. What is about the cluster itself runs one test at a time. What is about watches, leases and
-# recipes mostly waits for leases to end: two files at a time, each with a Ray of its own.
+# Real Ray and real processes. What is about the cluster itself runs one test at a time. What is about watches, leases,
+# recipes and faults mostly waits for something to end or to be noticed: two files at a time, each with a Ray of its own.
 cluster: $(STAMP)
 	@$(BIN)/pytest -q -m 'not coordination and not survival and not long' tests/cluster
-	@$(BIN)/pytest -q -m coordination -n 2 --dist loadfile tests/cluster
+	@$(BIN)/pytest -q -m 'coordination or core' -n 2 --dist loadfile tests/cluster
 
-# Faults, membership, healing and backups on real processes; these join `make test` as coordination does.
+# All about faults, membership, healing and backups, on real processes; those marked `core` are part of `make test`.
 survival: $(STAMP)
 	@$(BIN)/pytest -q -m survival tests/cluster
 
@@ -53,7 +53,11 @@ chaos: $(STAMP)
 chaos-threads: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m chaos.threads --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-# The share of it that is meant for `make test`; it joins once it is proven steady.
+# The same on several Ray nodes, which are lost, too.
+chaos-nodes: $(STAMP)
+	@PYTHONPATH=tests $(BIN)/python -m chaos.nodes --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+# The share of it that is part of `make test`.
 chaos-short: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m chaos.campaign --minutes 2 --seed 1
 

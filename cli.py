@@ -37,7 +37,7 @@ from .cli_common import (
     timeout_option,
 )
 from .errors import ClusterNotFound, KeeperError
-from .limits import MEMBERSHIP_TIMEOUT
+from .limits import MEMBERSHIP_TIMEOUT, UPGRADE_TIMEOUT
 from .printing import show
 from .ray_head import RayHead
 from .spec import ClusterSpec
@@ -175,6 +175,18 @@ def move_leader(cluster: str, address: str | None, output: str, name: str) -> No
     """Hand leadership to member NAME (m2, or 2)."""
     open_cluster(cluster, address).move_leader(_member_id(name))
     show({"leader": f"m{_member_id(name)}"}, output)
+
+
+@cli.command()
+@common
+@click.option("--timeout", type=float, default=UPGRADE_TIMEOUT, show_default=True, help="Seconds for all of them.")
+def upgrade(cluster: str, address: str | None, output: str, timeout: float) -> None:
+    """Restart all members one by one, the leader last, with the code that is installed on their nodes now.
+
+    Prints the version of commands that all of them know then.
+    """
+    version = open_cluster(cluster, address).upgrade(timeout=timeout)
+    show({"upgraded": cluster, "commands_version": version}, output)
 
 
 def _member_id(name: str) -> int:

@@ -17,7 +17,6 @@ from typing import Any
 
 import ray
 
-from .actors.administration import administer, expect
 from .actors.client.handle import Client
 from .actors.client.registry import open_hub
 from .actors.launcher import launch_members, newest, why_not
@@ -45,12 +44,8 @@ from .limits import (
     STOP_TIMEOUT,
     SURVEY_TIMEOUT,
     UPGRADE_TIMEOUT,
-    Settings,
-    decode_settings,
-    encode_settings,
 )
 from .spec import ClusterSpec
-from .store.commands import Configure
 
 
 @dataclass(frozen=True)
@@ -211,7 +206,12 @@ class Cluster(Upkeep):
                     late = f"{new.name} is a learner, and has not caught up within {timeout:g} s"
                     raise RequestTimeout(late, applied=None) from error
                 pause(POLL_PAUSE)
-        return next(info for info in self.members() if info.id == new.id)
+        # A learner may only just have been started.
+        wait_for(lambda: self._member(new.id).role not in ("silent", "starting"), deadline)
+        return self._member(new.id)
+
+    def _member(self, id: int) -> MemberInfo:
+        return next(info for info in self.members() if info.id == id)
 
     def promote(self, id: int) -> None:
         """Make a learner a voter.
@@ -269,37 +269,6 @@ class Cluster(Upkeep):
         if supervised:
             self.supervise()
         return restart_all(self.name, time.monotonic() + timeout)
-
-    def configure(
-        self,
-        *,
-        timings: Mapping[str, float] | None = None,
-        limits: Mapping[str, int] | None = None,
-        compaction: Mapping[str, Any] | None = None,
-    ) -> Settings:
-        """Change timings, limits and compaction of the running cluster; what is not named stays as it is.
-
-        Members follow within a heartbeat, except for the bounds of their queues of requests (``max_inbox_...``), which
-        they take when they start. Of two that change settings at the same moment, one may undo the other's change.
-
-        Returns:
-            the settings as they are now.
-
-        Raises:
-            SpecError: a field is unknown, or a value cannot be.
-            Unavailable, RequestTimeout: see :class:`KeeperError`.
-        """
-        best = look(self.name).best
-        if best is None:
-            raise Unavailable(f"no member of cluster {self.name} serves")
-        now = decode_settings(best.settings) if best.settings else Settings()
-        fields = {"timings": timings, "limits": limits, "compaction": compaction}
-        changed = {name: dict(change) for name, change in fields.items() if change is not None}
-        spec = ClusterSpec(name=self.name, timings=now.timings, limits=now.limits, compaction=now.compaction)
-        settings = ClusterSpec.load(spec, **changed).settings
-        deadline = time.monotonic() + DEFAULT_TIMEOUT
-        expect(administer(self.name, self.id, Configure(encode_settings(settings)), deadline))
-        return settings
 
     def supervise(self) -> None:
         """Start the cluster's supervisor, if it has none: it keeps the cluster at full strength from now on."""

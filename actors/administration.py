@@ -73,7 +73,7 @@ def expect(answer: Answer) -> Answer:
         raise NotCaughtUp(answer.message)
     if answer.reason is Reason.NO_SPACE:
         raise NoSpace(answer.message)
-    if answer.reason in (Reason.NO_QUORUM, Reason.FULL):
+    if answer.reason in (Reason.NO_QUORUM, Reason.FULL, Reason.CHANGED):
         raise Unavailable(answer.message or answer.reason.name)
     raise InvalidArgument(answer.message or f"the cluster refused it: {answer.reason.name}")
 

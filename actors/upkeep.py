@@ -1,4 +1,4 @@
-"""What an operator does to a cluster now and then: comparing its members, taking a backup.
+"""What an operator does to a cluster now and then: changing its settings, comparing its members, taking a backup.
 
 ``Cluster`` has these calls (``cluster.py``); they are here because they are about neither launching nor membership.
 """
@@ -8,16 +8,31 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
-from ..errors import InvalidArgument
-from ..limits import BACKUP_TIMEOUT, CHECK_TIMEOUT
+from ..errors import InvalidArgument, Unavailable
+from ..limits import (
+    BACKUP_TIMEOUT,
+    CHECK_TIMEOUT,
+    DEFAULT_TIMEOUT,
+    POLL_PAUSE,
+    Settings,
+    decode_settings,
+    encode_settings,
+)
+from ..spec import ClusterSpec
 from ..store.backup import Header
+from ..store.commands import Configure, Failed, Reason
+from .administration import administer, expect
 from .backup import take_backup
 from .care import compare_contents
 from .client.handle import Client
 from .content_check import Comparison
+from .outlook import look
+from .roster import pause
 
 SUFFIX = ".rkbackup"
 
@@ -51,6 +66,43 @@ class Upkeep(ABC):
     @abstractmethod
     def client(self, *, timeout: float) -> Client:
         """See ``Cluster``."""
+
+    def configure(
+        self,
+        *,
+        timings: Mapping[str, float] | None = None,
+        limits: Mapping[str, int] | None = None,
+        compaction: Mapping[str, Any] | None = None,
+    ) -> Settings:
+        """Change timings, limits and compaction of the running cluster; what is not named stays as it is, also if
+        somebody else changes that at the same moment.
+
+        Members follow within a heartbeat, except for the bounds of their queues of requests (``max_inbox_...``), which
+        they take when they start.
+
+        Returns:
+            the settings as they are now.
+
+        Raises:
+            SpecError: a field is unknown, or a value cannot be.
+            Unavailable, RequestTimeout: see :class:`KeeperError`.
+        """
+        fields = {"timings": timings, "limits": limits, "compaction": compaction}
+        changed = {name: dict(change) for name, change in fields.items() if change is not None}
+        deadline = time.monotonic() + DEFAULT_TIMEOUT
+        while True:
+            best = look(self.name).best
+            if best is None:
+                raise Unavailable(f"no member of cluster {self.name} serves")
+            now = decode_settings(best.settings) if best.settings else Settings()
+            spec = ClusterSpec(name=self.name, timings=now.timings, limits=now.limits, compaction=now.compaction)
+            settings = ClusterSpec.load(spec, **changed).settings
+            answer = administer(self.name, self.id, Configure(encode_settings(settings), best.settings), deadline)
+            changed_meanwhile = isinstance(answer, Failed) and answer.reason is Reason.CHANGED
+            if not changed_meanwhile or time.monotonic() >= deadline:
+                expect(answer)
+                return settings
+            pause(POLL_PAUSE)  # and once more, of what the other one made
 
     def check(self, *, timeout: float = CHECK_TIMEOUT) -> Comparison:
         """Have all members hash their contents at one index of the log, and compare (see ``Comparison``).

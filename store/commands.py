@@ -208,6 +208,8 @@ class Configure(msgspec.Struct, frozen=True, array_like=True, tag=28):
     """New limits and timings, as encoded by ``limits``; the state machine keeps them, the members follow."""
 
     settings: bytes
+    based_on: bytes | None = None
+    """The settings that these were made of: refused (``CHANGED``) if there are others by now. ``None``: never."""
 
 
 class RegisterMember(msgspec.Struct, frozen=True, array_like=True, tag=29):
@@ -403,6 +405,8 @@ class Reason(enum.IntEnum):
     """A member cannot become a voter: it has not caught up with the log."""
     NO_QUORUM = 12
     """The change would leave a configuration of which too few members are heard of."""
+    CHANGED = 13
+    """What the command is based on has changed meanwhile."""
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=8):

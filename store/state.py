@@ -384,6 +384,8 @@ class State:
             limits = decode_settings(command.settings).limits
         except msgspec.MsgspecError as error:
             return Failed(Reason.INVALID, message=f"settings cannot be read: {error}")
+        if command.based_on not in (None, self.settings) and command.settings != self.settings:
+            return Failed(Reason.CHANGED, message="the settings were changed by somebody else meanwhile")
         self.settings = command.settings
         self._executor.limits = limits
         self._pending.set("meta", _SETTINGS, command.settings)

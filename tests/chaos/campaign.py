@@ -35,8 +35,9 @@ from raylab.faults import Faults
 from raylab.tools import kill_actors, wait_until
 from simulation.checker import Violation
 
+from .field import Bit, Field, NotNow, unmount
 from .journal import OK, Record, gather
-from .nemesis import FAULTS, Field, NotNow
+from .nemesis import FAULTS, SPOILING
 from .verdict import Truth, judge
 from .work import COUNTER, QUEUE, WorkerActor
 
@@ -46,9 +47,17 @@ PROCESSES = 3
 NAME = "chaos"
 SPEC: dict[str, Any] = {
     "members": 3,
-    "timings": {"session_ttl": 20.0},
-    # Snapshots and cuts of the log are to happen within minutes.
-    "limits": {"log_cut_entries": 1500, "log_keep_entries": 300},
+    # Whose data is lost is to be replaced, and contents are to be compared, within minutes; who starts slowly is not.
+    "timings": {"session_ttl": 20.0, "replace_after": 8.0, "check_interval": 20.0},
+    # Snapshots and cuts of the log are to happen, and to take long enough to be met; a small disk is to have room.
+    "limits": {
+        "log_cut_entries": 1500,
+        "log_keep_entries": 300,
+        "log_cut_bytes": 16 << 20,
+        "reserve_bytes": 32 << 20,
+        "snapshot_chunk_bytes": 64 << 10,
+        "snapshot_bytes_per_second": 2 << 20,
+    },
 }
 RECOVERY = 90.0
 """Seconds within which the cluster must be whole again once a fault is over."""
@@ -97,6 +106,7 @@ class Campaign:
         self._pause = threading.Event()
         self._scratch = Path(tempfile.mkdtemp(prefix="rkc-"))  # short: Ray puts sockets into it
         self._journals = folder / "journals"
+        self._mounts: list[Path] = []
         self._began = 0.0
 
     def run(self) -> None:
@@ -121,6 +131,8 @@ class Campaign:
             self._judge(cluster)
         finally:
             self._end()
+            for folder in self._mounts:
+                unmount(folder)
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     # -- what is tormented --------------------------------------------------------------------------------------------
@@ -128,7 +140,10 @@ class Campaign:
     def _launch(self) -> Any:
         (self._scratch / "syncs").mkdir()
         self._start_ray(self._scratch / "syncs")
-        return raykeeper.launch(name=NAME, data_dir=str(self.folder / "data"), **SPEC)
+        return raykeeper.launch({"name": NAME, "data_dir": str(self.folder / "data"), **self._spec()})
+
+    def _spec(self) -> dict[str, Any]:
+        return SPEC
 
     def _make_field(self, cluster: Any) -> Field:
         return Field(
@@ -139,10 +154,13 @@ class Campaign:
             lambda member: self.folder / "data" / NAME / f"m{member}",
             self._replace,
             self.rng,
+            self._scratch / "fault",
+            self._mounts,
         )
 
     def _end(self) -> None:
-        kill_actors(NAME)
+        if ray.is_initialized():  # else the first question would lead into any Ray that runs on the machine
+            kill_actors(NAME)
         ray.shutdown()
 
     def _start_ray(self, syncs: Path) -> None:
@@ -150,9 +168,13 @@ class Campaign:
             PYTHONPATH=os.pathsep.join(filter(None, [str(PATCHES), str(TESTS), os.environ.get("PYTHONPATH", "")])),
             RAYKEEPER_SYNC_JOURNAL=str(syncs),
             RAYKEEPER_TEST_SWITCH=str(self._scratch / "switch"),
+            RAYKEEPER_TEST_FAULT=str(self._scratch / "fault"),
             RAY_timeout_ms_task_wait_for_death_info="0",
             RAY_raylet_start_wait_time_s="120",
         )
+        self._init_ray()
+
+    def _init_ray(self) -> None:
         ray.init(
             address="local",
             num_cpus=4,
@@ -182,7 +204,10 @@ class Campaign:
             faults = [self._draw()]
             if self.rng.random() < 0.2:
                 faults.append(self._draw())
+            if SPOILING.issuperset(faults):
+                del faults[1:]
             self._cause(faults)
+            self._field.tidy()
             self._read_truth()
             if self.rng.random() < 0.3:
                 self._compact()
@@ -193,46 +218,56 @@ class Campaign:
 
     def _cause(self, faults: Sequence[Any]) -> None:
         begun: list[tuple[Any, Caused]] = []
+        bits: list[Bit] = []
         try:
             for fault in faults:
                 generator = fault(self._field)
-                start = time.monotonic_ns()
-                entry = Caused(fault.__name__, self._kinds[fault][0], "", start)
+                entry = Caused(fault.__name__, self._kinds[fault][0], "", time.monotonic_ns())
                 try:
                     entry.what = next(generator)
                 except NOT_NOW as error:
-                    print(
-                        f"{time.monotonic() - self._began:6.1f} s  {entry.name}: not now, {error!r}"[:200], flush=True
-                    )
+                    self._say(f"{entry.name}: not now, {error!r}")
                     continue
                 begun.append((generator, entry))
                 self.caused.append(entry)
-                print(f"{time.monotonic() - self._began:6.1f} s  {entry.name}: {entry.what}", flush=True)
+                self._say(f"{entry.name}: {entry.what}")
                 self._pause.wait(self.rng.uniform(0.0, 1.0))
             self._pause.wait(self.rng.choice((0.5, 1.5, 3.0, 5.0)))
         finally:
             for generator, entry in reversed(begun):
+                bits.append(False)
                 try:
                     next(generator)
                 except StopIteration as end:
-                    entry.bit = bool(end.value)
+                    bits[-1] = end.value
                 except NOT_NOW as error:
-                    print(f"{time.monotonic() - self._began:6.1f} s  {entry.name}: {error!r}"[:200], flush=True)
+                    self._say(f"{entry.name}: {error!r}")
                 entry.end_ns = time.monotonic_ns()
-        try:
-            wait_until(self._whole, RECOVERY)
-        except AssertionError:
-            status = [(each.name, each.role, each.term, each.why_not_serving) for each in self._field.cluster.members()]
-            whats = [entry.what for _, entry in begun]
-            raise Violation(f"not whole again within {RECOVERY} s after {whats}: {status}") from None
+        whats = [entry.what for _, entry in begun]
+        self._become_whole(whats)
+        for (_, entry), bit in zip(reversed(begun), bits, strict=True):
+            entry.bit = bool(bit() if callable(bit) else bit)
+        self._become_whole(whats)
         for _, entry in begun:
             entry.whole_ns = time.monotonic_ns()
 
+    def _say(self, line: str) -> None:
+        print(f"{time.monotonic() - self._began:6.1f} s  {line}"[:200], flush=True)
+
+    def _become_whole(self, whats: Sequence[str]) -> None:
+        try:
+            wait_until(self._whole, RECOVERY)
+        except AssertionError:
+            status = self._field.cluster.status()
+            members = [(each.name, each.role, each.term, each.why_not_serving) for each in status.members]
+            raise Violation(f"not whole again within {RECOVERY} s after {whats}: {members}, {status.alarms}") from None
+
     def _whole(self) -> bool:
-        """Whether somebody leads and every member serves."""
+        """Whether somebody leads, every member serves, and there is no alarm."""
         status = self._field.cluster.status()
+        voters = [member for member in status.members if member.role in ("leader", "follower")]
         serving = [not member.why_not_serving for member in status.members]
-        return bool(status.leader) and len(serving) >= SPEC["members"] and all(serving)
+        return bool(status.leader) and len(voters) >= SPEC["members"] and all(serving) and not status.alarms
 
     # -- the truth ----------------------------------------------------------------------------------------------------
 
@@ -298,6 +333,7 @@ class Campaign:
                     with suppress(LockLost):  # a machine that is so busy: it comes back
                         claim.ack()
                         left.append(claim.item.decode())
+                        deadline = time.monotonic() + RECOVERY  # there may be many, but one after the other must come
                 if time.monotonic() > deadline:
                     raise Violation(f"the queue does not become empty: {len(queue)} items are left")
             return left, kv.counter(COUNTER).value()

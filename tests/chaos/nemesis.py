@@ -7,12 +7,9 @@ whether it is seen to have done what it should (a process that is dead, frames t
 from __future__ import annotations
 
 import os
-import random
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,99 +20,39 @@ from raykeeper.actors.raft.messages import Heartbeat
 from raykeeper.actors.seat import NAMESPACE
 from raykeeper.actors.supervisor import supervisor_name
 from raykeeper.actors.transport.seam import Frame, encode_frame
-from raykeeper.store.sync_journal import cut_back
-from raylab.faults import CLIENT, Faults, cut, rule
+from raylab.faults import CLIENT, cut, rule
 from raylab.tools import is_alive, is_stopped, wait_until
 
-from .work import flood
+from .disks import (
+    damaged_image,
+    damaged_log,
+    damaged_state,
+    deleted_folder,
+    failing_fsync,
+    full_disk,
+    power_of_all,
+    power_of_one,
+    read_only_disk,
+)
+from .field import Fault, Field, NotNow, kill
+from .work import HEAD, flood
 
 HOUR = 3600.0
-Fault = Generator[str, None, bool]
-
-
-class NotNow(Exception):
-    """Another fault, still on, leaves nothing for this one to do."""
-
-
-@dataclass
-class Field:
-    """What there is to harm.
-
-    Attributes:
-        cluster: its ``Cluster``.
-        faults: the switch.
-        workers: the processes, by name: actor and pid.
-        journals: where members note their syncs.
-        folder: finds a member's data by its id.
-        replace: starts another process in place of a worker that is dead.
-    """
-
-    cluster: Any
-    faults: Faults
-    workers: dict[str, tuple[Any, int]]
-    journals: Path
-    folder: Callable[[int], Path]
-    replace: Callable[[str], None]
-    rng: random.Random
-
-    def leader(self) -> Any:
-        """Whoever leads.
-
-        Raises:
-            NotNow: nobody does.
-        """
-        status = self.cluster.status()
-        found = next((member for member in status.members if member.id == status.leader), None)
-        if found is None:
-            raise NotNow("nobody leads")
-        return found
-
-    def members(self) -> list[Any]:
-        """Those that have a process, and say so.
-
-        Raises:
-            NotNow: there are none.
-        """
-        found = [member for member in self.cluster.members() if member.pid]
-        if not found:
-            raise NotNow("no member answers")
-        return found
-
-    def follower(self) -> Any:
-        """One that does not lead.
-
-        Raises:
-            NotNow: there is none.
-        """
-        lead = self.leader()
-        found = [member for member in self.members() if member.id != lead.id]
-        if not found:
-            raise NotNow("no follower answers")
-        return self.rng.choice(found)
-
-    def others(self, member: Any) -> list[int]:
-        return [each.id for each in self.members() if each.id != member.id]
 
 
 # --- 1 processes killed ----------------------------------------------------------------------------------------------
 
 
-def _kill(pid: int) -> bool:
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not is_alive(pid), what=f"process {pid} dead")
-    return True
-
-
 def kill_leader(field: Field) -> Fault:
     member = field.leader()
-    bit = _kill(member.pid)
+    bit = kill(member.pid)
     yield f"SIGKILL of leader {member.name}"
     return bit
 
 
 def kill_follower(field: Field) -> Fault:
     member = field.follower()
-    bit = _kill(member.pid)
+    bit = kill(member.pid)
     yield f"SIGKILL of {member.name}"
     return bit
 
@@ -131,7 +68,7 @@ def kill_all(field: Field) -> Fault:
 
 def kill_client(field: Field) -> Fault:
     name = field.rng.choice(sorted(field.workers))
-    bit = _kill(field.workers[name][1])
+    bit = kill(field.workers[name][1])
     yield f"SIGKILL of client {name}"
     field.replace(name)
     return bit
@@ -143,7 +80,7 @@ def kill_supervisor(field: Field) -> Fault:
         actor = ray.get_actor(supervisor_name(field.cluster.name), namespace=NAMESPACE)
     except ValueError as error:
         raise NotNow(str(error)) from None
-    bit = _kill(ray.get(actor.pid.remote(), timeout=10))
+    bit = kill(ray.get(actor.pid.remote(), timeout=10))
     yield "SIGKILL of the supervisor"
     return bit
 
@@ -289,54 +226,7 @@ def strangers(field: Field) -> Fault:
     return len(answered) > len(replies) // 2
 
 
-# --- 5 power, 6 clocks, 7 load ---------------------------------------------------------------------------------------
-
-
-def _pull_the_plug(field: Field, members: list[Any]) -> bool:
-    """Freeze the processes, take from their files what no sync has vouched for, and kill them."""
-    pids = [member.pid for member in members]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: all(map(is_stopped, pids)), 10, "processes stopped")
-    journals = sorted(field.journals.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    for member in members:
-        cut_back(str(field.folder(member.id)), [str(path) for path in journals], zero_fill=field.rng.random() < 0.5)
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not any(map(is_alive, pids)))
-    return True
-
-
-def power_of_one(field: Field) -> Fault:
-    member = field.rng.choice(field.members())
-    bit = _pull_the_plug(field, [member])
-    yield f"power of {member.name} lost"
-    return bit
-
-
-def power_of_all(field: Field) -> Fault:
-    bit = _pull_the_plug(field, field.members())
-    yield "power of all members lost"
-    return bit
-
-
-def damaged_state(field: Field) -> Fault:
-    """A bit flips in a table of a member's state, and the member starts again: it must not serve what is there."""
-    member = field.rng.choice(field.members())
-    tables = sorted(field.folder(member.id).glob("state-*/*.sst"))
-    if not tables:
-        raise NotNow(f"the state of {member.name} has no table yet")
-    path = field.rng.choice(tables)
-    os.kill(member.pid, signal.SIGSTOP)
-    wait_until(lambda: is_stopped(member.pid), 10, "process stopped")
-    try:
-        data = bytearray(path.read_bytes())
-        data[field.rng.randrange(len(data))] ^= 1 << field.rng.randrange(8)
-        path.write_bytes(data)
-    finally:
-        bit = _kill(member.pid)
-    yield f"a bit flipped in {path.parent.name}/{path.name} of {member.name}"
-    return bit
+# --- 6 clocks, 7 load ---------------------------------------------------------------------------------------------
 
 
 def clocks(field: Field) -> Fault:
@@ -359,7 +249,7 @@ def wall_clock(_: Any) -> float:
 
 def overload(field: Field) -> Fault:
     size = field.rng.choice((100, 10_000))
-    run: Any = ray.remote(num_cpus=0)(flood)
+    run: Any = ray.remote(num_cpus=0, resources=HEAD)(flood)
     running = run.remote(field.cluster.name, field.rng.uniform(3.0, 6.0), size)
     yield f"300 threads write {size} bytes each without a pause"
     done, refused = ray.get(running, timeout=60)
@@ -402,6 +292,12 @@ FAULTS: dict[Callable[[Field], Fault], tuple[int, float]] = {
     power_of_one: (5, 2),
     power_of_all: (5, 1),
     damaged_state: (5, 1),
+    damaged_log: (5, 1),
+    damaged_image: (5, 1),
+    deleted_folder: (5, 1),
+    failing_fsync: (5, 1),
+    full_disk: (5, 1),
+    read_only_disk: (5, 1),
     clocks: (6, 2),
     overload: (7, 1),
     noise: (8, 3),
@@ -411,3 +307,6 @@ FAULTS: dict[Callable[[Field], Fault], tuple[int, float]] = {
     change_members: (0, 1),
 }
 """Each with its number among the kinds of faults (0: an operation, no fault), and how often it comes up."""
+
+SPOILING = frozenset({damaged_state, damaged_log, damaged_image, deleted_folder, full_disk})
+"""Those that cost a member its data, or move it: never two of them at once."""

@@ -29,10 +29,9 @@ from raylab.patches.switch import Post, Switch
 from simulation.checker import Violation
 
 from .campaign import NAME, SPEC, Campaign, main
+from .field import Fault, Field
 from .nemesis import (
     FAULTS,
-    Fault,
-    Field,
     clients_cut_off,
     damage,
     flapping,
@@ -66,6 +65,7 @@ class Status:
 
     leader: int
     members: tuple[Info, ...]
+    alarms: tuple[str, ...] = ()
 
 
 class Threads:

@@ -299,7 +299,7 @@ class Producer(Thread):
             return {}
 
         self.do("enqueue", call, name=QUEUE, item=item)
-        self.worker.stopping.wait(self.rng.uniform(0, 0.3))
+        self.worker.stopping.wait(self.rng.uniform(0, 1.0))  # about as fast as the consumers are
 
 
 class Consumer(Thread):
@@ -445,7 +445,9 @@ class Worker:
 
 
 _remote: Any = ray.remote
-WorkerActor: Any = _remote(num_cpus=0, max_restarts=0, max_concurrency=4)(Worker)
+HEAD = {"node:__internal_head__": 0.001}
+"""Where what works for a campaign lives: on the node that is never lost."""
+WorkerActor: Any = _remote(num_cpus=0, max_restarts=0, max_concurrency=4, resources=HEAD)(Worker)
 
 
 def flood(cluster: str, seconds: float, value_bytes: int) -> tuple[int, int]:

@@ -51,6 +51,7 @@ def left_over(made: Made, name: str) -> list[Path]:
     return [path for path in (made.data_dir / name).glob("**/*") if not path.name.endswith(".lock")]
 
 
+@pytest.mark.core
 def test_a_backup_under_load_makes_a_cluster_of_its_own(clusters: Made, tmp_path: Path) -> None:
     cluster = clusters.launch()
     with cluster.client() as kv:
@@ -132,6 +133,7 @@ def test_what_a_killed_restore_has_left_is_cleared_by_the_next(clusters: Made, t
     assert everything(copy)[b"k"][0] == b"v"
 
 
+@pytest.mark.core
 def test_the_command_line_restores_what_one_survivor_holds(clusters: Made, local_ray: Path, tmp_path: Path) -> None:
     def run(*arguments: str, status: int = 0) -> tuple[str, str]:
         done = subprocess.run(

@@ -35,7 +35,7 @@ def off_by(member: Any) -> float:
     return abs(there - time.time())
 
 
-@pytest.mark.parametrize("who", ["leader", "follower", "everybody"])
+@pytest.mark.parametrize("who", ["leader", "follower", pytest.param("everybody", marks=pytest.mark.core)])
 def test_clocks_that_jump_break_nothing(clusters: Made, faults: Faults, who: str) -> None:
     cluster = clusters.launch()
     kv = cluster.client()

@@ -61,7 +61,9 @@ def content(member: Any) -> tuple[int, str]:
     return state.applied_index, state.content_hash()
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape", [pytest.param(shape, marks=[pytest.mark.core] * (shape == "all at once")) for shape in SHAPES]
+)
 def test_whatever_becomes_of_messages_on_their_way(clusters: Made, faults: Faults, shape: str) -> None:
     """Between members and to clients alike."""
     cluster = clusters.launch()
@@ -115,6 +117,7 @@ def harmful(sender: int, to: int) -> list[Any]:
     ]
 
 
+@pytest.mark.core
 def test_frames_of_another_cluster_and_for_another_member_are_not_taken(clusters: Made) -> None:
     cluster = clusters.launch()
     was = before(cluster)
@@ -132,6 +135,7 @@ def test_frames_of_another_cluster_and_for_another_member_are_not_taken(clusters
     assert before(cluster) == was
 
 
+@pytest.mark.core
 def test_frames_of_a_removed_member_change_nothing(clusters: Made) -> None:
     """What it had said before it was gone, and what it would say if it still ran and missed its leader."""
     cluster = clusters.launch()
@@ -159,6 +163,7 @@ def test_frames_of_a_removed_member_change_nothing(clusters: Made) -> None:
     assert kv.get("a").text == "2"
 
 
+@pytest.mark.core
 def test_garbage_and_a_newer_version_are_refused_and_kill_nobody(clusters: Made) -> None:
     cluster = clusters.launch()
     was = before(cluster)

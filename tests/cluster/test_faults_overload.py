@@ -96,7 +96,9 @@ def median_put(kv: Any) -> float:
     return sorted(times)[len(times) // 2]
 
 
-@pytest.mark.parametrize("limits", [{}, TIGHT], ids=["room for it", "no room for it"])
+@pytest.mark.parametrize(
+    "limits", [pytest.param({}, marks=pytest.mark.core), TIGHT], ids=["room for it", "no room for it"]
+)
 def test_ten_times_the_work(clusters: Made, crowd: Crowd, limits: dict[str, int]) -> None:
     # Members and clients share the machine's few cores here: an election must not be lost to the client's hunger.
     cluster = clusters.launch(limits=limits, timings={"election_timeout": 3.0})

@@ -31,6 +31,7 @@ def whole(cluster: Any, members: int = 3) -> None:
     wait_until(level, 60, "whole again")
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("how", ["drop", "hold"])
 def test_a_leader_that_is_cut_off_is_replaced_and_serves_nothing_stale(
     clusters: Made, faults: Faults, how: str
@@ -89,6 +90,7 @@ def test_a_leader_with_a_minority_of_five(clusters: Made, faults: Faults) -> Non
     assert load.check()
 
 
+@pytest.mark.core
 def test_no_majority_anywhere_means_no_answer_and_then_all_is_well(clusters: Made, faults: Faults) -> None:
     cluster = clusters.launch()
     kv = cluster.client()
@@ -110,6 +112,7 @@ def test_no_majority_anywhere_means_no_answer_and_then_all_is_well(clusters: Mad
     lease.revoke()
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("deaf", [True, False], ids=["nothing arrives at it", "nothing of it arrives"])
 def test_a_leader_with_one_way_links_gives_way(clusters: Made, faults: Faults, deaf: bool) -> None:
     """A leader that hears nobody stands down, though everybody hears it; one that nobody hears is replaced."""

@@ -36,6 +36,7 @@ def write_pairs(cluster: str, journal: str, number: int) -> None:
             notes.end(entry, OK)
 
 
+@pytest.mark.core
 def test_clients_killed_in_the_middle_leave_whole_writes_and_no_locks(
     clusters: Made, crowd: Crowd, tmp_path: Path
 ) -> None:
@@ -59,6 +60,7 @@ def test_clients_killed_in_the_middle_leave_whole_writes_and_no_locks(
         assert lock.token
 
 
+@pytest.mark.core
 def test_a_paused_leader_acknowledges_nothing_that_it_should_not(clusters: Made, stopped: list[int]) -> None:
     """It wakes up with keep-alives and writes before it, and a lease by its own account alive."""
     cluster = clusters.launch()
@@ -104,6 +106,7 @@ def hold(cluster: str, journal: str) -> str:
         threading.Event().wait(0.01)
 
 
+@pytest.mark.core
 def test_a_paused_client_loses_its_lock_cleanly(
     clusters: Made, crowd: Crowd, tmp_path: Path, stopped: list[int]
 ) -> None:

@@ -1,7 +1,7 @@
-"""A large state moves to a new member under load: nobody is deposed, and those who write hardly notice.
+"""Large states: one moves to a new member, one is backed up and restored, both under load; a lost member's is replaced.
 
-``make large`` runs it, with ``MEGABYTES=n`` of state (1024 by default), and prints what it measured. Not part of
-``make test``: it writes the state's size a dozen times to the disk.
+``make large`` runs this, with ``MEGABYTES=n`` of state (1024 by default), and prints what it measured. No leader is
+deposed, and who writes hardly notices. Not part of ``make test``: it writes the size of the state dozens of times.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
+import raykeeper
+from raylab.nodes import run
 from raylab.tools import Made, leader, serving, wait_until
 
 pytestmark = pytest.mark.long
@@ -113,3 +116,63 @@ def test_a_large_state_moves_to_a_new_member_under_load(clusters: Made) -> None:
     wait_until(equal, 600, "all are equal")
     size = next(member.db_size for member in cluster.members() if member.id == new.id)
     assert size > MEGABYTES << 19
+
+
+def test_a_backup_of_a_large_state_is_taken_while_others_write_and_restored(clusters: Made, tmp_path: Path) -> None:
+    cluster = clusters.launch()
+    kv = cluster.client()
+    fill(kv, MEGABYTES)
+    lead, term = leader(cluster).id, cluster.status().term
+    writers = Writers(kv)
+    start = time.monotonic()
+    threading.Event().wait(10)
+    begin = time.monotonic()
+    try:
+        info = cluster.backup(tmp_path / "large.rkbackup", timeout=900)
+        end = time.monotonic()
+    finally:
+        writers.stop()
+    print(f"\na backup of {info.bytes / 1e6:.0f} MB took {end - begin:.1f} s")
+    print(f"before:    {writers.between(start, begin)}")
+    print(f"meanwhile: {writers.between(begin, end)}")
+    status = cluster.status()
+    assert (status.leader, status.term) == (lead, term), "the leader was changed"
+    clusters.end()
+    name = f"{cluster.name}-again"
+    clusters.also(name)
+    begin = time.monotonic()
+    again = raykeeper.restore(info.path, name=name, data_dir=str(tmp_path / "restored"), supervised=False, timeout=900)
+    print(f"restored, and serves, after {time.monotonic() - begin:.1f} s")
+    kv = again.client(timeout=60)
+    count = MEGABYTES * (1 << 20) // VALUE
+    assert kv.range(prefix="large/", count_only=True).count == count
+    for n in random.Random(1).sample(range(count), min(count, 20)):
+        assert kv.get(f"large/{n:06}").raw == random.Random(n).randbytes(VALUE)
+    wait_until(lambda: serving(again), 60)
+    assert len({content(member)[1] for member in again.members()}) == 1
+
+
+REPLACED = """
+from concurrent.futures import ThreadPoolExecutor
+
+def write(n):
+    kv.put(f"large/{n:06}", random.Random(n).randbytes(256 * 1024))
+
+with ThreadPoolExecutor(8) as threads:
+    list(threads.map(write, range(400)))
+lost = next(m for m in cluster.members() if m.role == "follower")
+lose(lost.id)
+began = time.monotonic()
+until(lambda: whole({1, 2, 3, 4} - {lost.id}), 300, "m4 in its place")
+print(f"full strength {time.monotonic() - began:.1f} s after the loss of a node, with 100 MB of state")
+assert kv.range(prefix="large/", count_only=True).count == 400
+new = next(m for m in cluster.members() if m.id == 4)
+assert new.db_size > 90_000_000, new.db_size
+print("replaced")
+done()
+"""
+
+
+def test_full_strength_after_the_loss_of_a_node_with_100_megabytes(tmp_path: Path, scratch: Path) -> None:
+    said = run(REPLACED, ["replaced", "done"], tmp_path, scratch, timeout=600)
+    assert "full strength" in said

@@ -73,6 +73,7 @@ def test_every_founder_is_replaced_under_load_the_leader_too(clusters: Made) -> 
         assert kv.get("count").text == str(writer.done)
 
 
+@pytest.mark.core
 def test_a_learner_follows_without_a_vote_until_it_is_promoted(clusters: Made) -> None:
     cluster = clusters.launch(members=1)
     with cluster.client() as kv:
@@ -129,6 +130,7 @@ def test_what_would_lose_the_quorum_is_refused(clusters: Made) -> None:
     assert {member.id for member in cluster.members()} == {lead.id, left.id}
 
 
+@pytest.mark.core
 def test_a_member_whose_data_is_gone_is_replaced_where_it_lived_if_there_is_but_one_node(clusters: Made) -> None:
     timings = {"replace_after": 2.0, "election_timeout": 0.6, "heartbeat_interval": 0.1}
     cluster = clusters.launch(timings=timings, supervised=True)

@@ -55,6 +55,7 @@ def installed(local_ray: Path) -> Any:
     fault.unlink()
 
 
+@pytest.mark.core
 def test_an_upgrade_restarts_one_after_the_other_and_then_new_commands_are_taken(
     clusters: Made, installed: Any
 ) -> None:

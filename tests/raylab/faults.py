@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from .patches.switch import LOOK
 
 Rule = dict[str, Any]
 ANYBODY = "*"
@@ -73,3 +76,5 @@ class Faults:
         new = self._path.with_name(self._path.name + ".new")
         new.write_text(json.dumps({"rules": self._rules, "clocks": self._clocks}))
         os.replace(new, self._path)
+        # A process looks again only when its last look is that old: from then on nobody goes by the table before.
+        time.sleep(LOOK)

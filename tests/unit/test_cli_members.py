@@ -58,6 +58,21 @@ def test_members_are_named_as_the_status_does_or_by_id(cluster: FakeCluster, nam
     assert cluster.asked == [("remove_member", (4,), {}), ("promote", (4,), {}), ("move_leader", (4,), {})]
 
 
+def test_upgrade_says_what_all_know_then(cluster: FakeCluster) -> None:
+    cluster.answer = 2
+    result = run("upgrade", "--cluster", "jobs", "--timeout", "60", "-o", "json")
+    assert json.loads(result.stdout) == {"upgraded": "jobs", "commands_version": 2}
+    assert run("upgrade").stdout == "upgraded: default\ncommands_version: 2\n"
+    assert cluster.asked == [("upgrade", (), {"timeout": 60.0}), ("upgrade", (), {"timeout": 300.0})]
+
+
+def test_an_upgrade_that_cannot_begin_says_why(cluster: FakeCluster) -> None:
+    cluster.answer = errors.Unavailable("the members cannot be restarted one by one: m2 does not answer")
+    result = run("upgrade")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "raykeeper: the members cannot be restarted one by one: m2 does not answer\n"
+
+
 @pytest.mark.parametrize("arguments", [["member", "remove", "four"], ["member", "promote"], ["move-leader", "m"]])
 def test_what_is_no_member_is_bad_usage(cluster: FakeCluster, arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raykeeper.actors.raft.messages import Entry, EntryKind
+from raykeeper.limits import Limits, Settings, encode_settings
 from raykeeper.store.commands import (
     Answer,
     ClientWrite,
@@ -196,6 +197,17 @@ def test_settings_take_effect_at_their_place_in_the_log(hand: Hand) -> None:
     assert hand.state.limits.max_deleted_keys == 1
     hand.run(Put(b"1", b""), Put(b"2", b""))
     assert plain(hand.do(Delete(KeyRange(b"", b"")))) == Failed(Reason.TOO_LARGE)
+
+
+def test_settings_that_are_based_on_others_are_refused(hand: Hand) -> None:
+    first, second, third = (
+        encode_settings(Settings(limits=Limits(max_deleted_keys=number))) for number in (1000, 2000, 3000)
+    )
+    hand.apply(Configure(first))
+    assert isinstance(hand.apply(Configure(second, first)), Done)
+    assert plain(hand.apply(Configure(third, first))) == Failed(Reason.CHANGED)
+    assert hand.state.settings == second
+    assert isinstance(hand.apply(Configure(second, first)), Done)  # asked for again, as its answer was lost
 
 
 # --- random clients --------------------------------------------------------------------------------------------------

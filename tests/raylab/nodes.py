@@ -1,0 +1,111 @@
+"""Programs over a Ray of several nodes on this machine, which a test loses and adds; each in a process of its own.
+
+A program begins with ``COMMON``: a head and four nodes with a place each, a cluster of three members that are to be
+replaced after 2 s, and a Ray that notices a dead node soon.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+COMMON = """
+import logging, os, random, signal, sys, threading, time
+import ray
+from ray.cluster_utils import Cluster as RayCluster
+from raykeeper.actors.seat import NAMESPACE
+from raykeeper.actors.supervisor import Charge, Supervisor, supervisor_name
+from raylab.tools import leader, serving, wait_until
+import msgspec
+import raykeeper
+
+data_dir, temporary = sys.argv[1:]
+pins = ("place-a", "place-b", "place-c", "place-d", "place-e")
+small = {"num_cpus": 1, "object_store_memory": 100 * 1024 * 1024}
+nodes = RayCluster(initialize_head=True, connect=False, head_node_args={
+    **small, "include_dashboard": False, "temp_dir": temporary, "_system_config": {
+        "health_check_initial_delay_ms": 0, "health_check_period_ms": 500,
+        "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}})
+places = {pin: nodes.add_node(resources={pin: 1}, **small) for pin in pins[:4]}
+ray.init(address=nodes.address, log_to_driver=False, logging_level=logging.ERROR)
+wait_until(lambda: len([n for n in ray.nodes() if n["Alive"]]) == 5)
+
+cluster = raykeeper.launch(
+    name="heal", data_dir=data_dir, placement=list(pins),
+    timings={"replace_after": 2.0, "election_timeout": 0.6, "heartbeat_interval": 0.1})
+kv = cluster.client(timeout=60)
+kv.put("a", "1")
+
+def members():
+    return {m.id: m.role for m in cluster.members()}
+
+def where(id):
+    node = next(m.node_id for m in cluster.members() if m.id == id)
+    return next(p for n in ray.nodes() for p in pins if n["NodeID"] == node and p in n["Resources"])
+
+def whole(ids):
+    found = members()
+    return set(found) == ids and sorted(found.values()) == ["follower"] * (len(ids) - 1) + ["leader"]
+
+def lose(id):
+    pin = where(id)
+    nodes.remove_node(places.pop(pin), allow_graceful=False)
+    return pin
+
+def add(pin):
+    places[pin] = nodes.add_node(resources={pin: 1}, **small)
+
+def supervisor():
+    try:
+        return ray.get_actor(supervisor_name("heal"), namespace=NAMESPACE)
+    except ValueError:
+        return None
+
+def lines():
+    try:
+        return ray.get(supervisor().lines.remote(), timeout=5)
+    except Exception as error:
+        return [repr(error)]
+
+def until(condition, seconds, what):
+    try:
+        return wait_until(condition, seconds, what)
+    except AssertionError:
+        print("supervisor:", *lines(), sep="\\n  ")
+        print(cluster.status())
+        raise
+
+def kill_supervisor():
+    try:
+        os.kill(ray.get(supervisor().pid.remote(), timeout=5), signal.SIGKILL)
+    except (ray.exceptions.RayError, TimeoutError, ProcessLookupError, AttributeError):
+        pass  # Ray is just starting it anew
+
+def done():
+    cluster.destroy()
+    assert supervisor() is None
+    print("done")
+    ray.shutdown()
+    nodes.shutdown()
+"""
+
+
+def run(program: str, steps: list[str], tmp_path: Path, scratch: Path, timeout: float = 270.0) -> str:
+    """Run a program that begins with ``COMMON``, and says these steps and no others; all that it said."""
+    tests = Path(__file__).parent.parent
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", COMMON + program, str(tmp_path / "data"), str(scratch / tmp_path.name[:20])],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
+    print(done.stdout)
+    assert [line for line in done.stdout.splitlines() if line in steps] == steps
+    return done.stdout

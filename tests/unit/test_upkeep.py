@@ -1,0 +1,68 @@
+"""Settings that two change at once: each field has what was asked for it last, and nobody's is undone."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raykeeper import errors
+from raykeeper.actors import upkeep
+from raykeeper.actors.client.handle import Client
+from raykeeper.limits import Settings, decode_settings, encode_settings
+from raykeeper.store.commands import Answer, Configure, Done, Failed, Reason
+
+
+class Kept(upkeep.Upkeep):
+    name, id = "jobs", 7
+
+    def client(self, *, timeout: float) -> Client:
+        raise NotImplementedError
+
+
+class Settled:
+    """The settings of a cluster, as its state machine keeps them."""
+
+    def __init__(self) -> None:
+        self.settings = encode_settings(Settings())
+        self.between: list[Settings] = []
+        """What somebody else sets just before a change arrives."""
+        self.asked = 0
+
+    def look(self, name: str) -> Any:
+        return SimpleNamespace(best=SimpleNamespace(settings=self.settings))
+
+    def administer(self, name: str, cluster: int, command: Configure, deadline: float) -> Answer:
+        self.asked += 1
+        if self.between:
+            self.settings = encode_settings(self.between.pop())
+        if command.based_on != self.settings:
+            return Failed(Reason.CHANGED)
+        self.settings = command.settings
+        return Done(1)
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> Settled:
+    settled = Settled()
+    monkeypatch.setattr(upkeep, "look", settled.look)
+    monkeypatch.setattr(upkeep, "administer", settled.administer)
+    return settled
+
+
+def test_what_somebody_else_changes_meanwhile_stays(settled: Settled) -> None:
+    theirs = Kept().configure(limits={"max_key_bytes": 512})
+    settled.settings = encode_settings(Settings())
+    settled.between = [theirs]
+    now = Kept().configure(timings={"replace_after": 90.0})
+    assert settled.asked == 3  # theirs, and ours twice
+    assert now == decode_settings(settled.settings)
+    assert (now.limits.max_key_bytes, now.timings.replace_after) == (512, 90.0)
+
+
+def test_a_change_that_is_always_too_late_ends(settled: Settled, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "DEFAULT_TIMEOUT", 0.05)
+    monkeypatch.setattr(upkeep, "administer", lambda *arguments: Failed(Reason.CHANGED, message="changed meanwhile"))
+    with pytest.raises(errors.Unavailable, match="changed meanwhile"):
+        Kept().configure(timings={"replace_after": 90.0})
