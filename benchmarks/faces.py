@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Protocol
 
 FAST_DEATH = "RAY_timeout_ms_task_wait_for_death_info"
 """Set to 0, it has Ray's callers learn of a death in milliseconds."""
+HUSH = "RAY_DEDUP_LOGS_SKIP_REGEX"
+"""Set to a dot, it keeps Ray from telling every driver of each process that died."""
 Address = dict[str, Any]
 """What a client process is told to find a system by; JSON."""
 
@@ -43,10 +45,9 @@ class Face:
         for start in range(0, len(keys), 100):
             await asyncio.gather(*[put(key, value) for key in keys[start : start + 100]])
 
-    async def watch(self, key: str) -> AsyncIterator[bytes]:
+    def watch(self, key: str) -> AsyncGenerator[bytes, None]:
         """The values that a key gets from now on; the watch is in place when the first, empty one comes."""
         raise NotImplementedError
-        yield b""
 
     def lock(self, name: str) -> Lock:
         """A contender for a lock."""
@@ -83,7 +84,7 @@ class RayKeeper(Face):
             "txn": lambda key, value: kv.txn(**arguments(key, value)),
         }
 
-    async def watch(self, key: str) -> AsyncIterator[bytes]:
+    async def watch(self, key: str) -> AsyncGenerator[bytes, None]:
         watch = await self.kv.aio.watch(key)
         try:
             yield b""
@@ -114,11 +115,12 @@ class Etcd(Face):
 
         def txn(key: str, value: bytes) -> Awaitable[Any]:
             name = key.encode()
-            return client.transaction(
+            result: Awaitable[Any] = client.transaction(
                 compare=[transactions.version(name) > 0],
                 success=[transactions.put(name, value), transactions.put(name + b"/2", value)],
                 failure=[],
             )
+            return result
 
         self.ops = {
             "put": lambda key, value: client.put(key.encode(), value),
@@ -136,7 +138,7 @@ class Etcd(Face):
 
         self.blocking = {name: bridged(op) for name, op in self.ops.items()}
 
-    async def watch(self, key: str) -> AsyncIterator[bytes]:
+    async def watch(self, key: str) -> AsyncGenerator[bytes, None]:
         watch = await self.client.watch(key.encode())
         try:
             yield b""
@@ -152,10 +154,12 @@ class Etcd(Face):
             """aetcd gives up after 10 s unless it is told not to."""
 
             def acquire(self) -> Awaitable[Any]:
-                return lock.acquire(timeout=None)
+                acquired: Awaitable[Any] = lock.acquire(timeout=None)
+                return acquired
 
             def release(self) -> Awaitable[Any]:
-                return lock.release()
+                released: Awaitable[Any] = lock.release()
+                return released
 
         return Patient()
 
@@ -209,7 +213,7 @@ class ZooKeeper(Face):
         with contextlib.suppress(NodeExistsError):
             await _awaited(self.client.create_async(path, value))
 
-    async def watch(self, key: str) -> AsyncIterator[bytes]:
+    async def watch(self, key: str) -> AsyncGenerator[bytes, None]:
         loop = asyncio.get_running_loop()
         values: asyncio.Queue[bytes] = asyncio.Queue()
 

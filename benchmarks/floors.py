@@ -120,7 +120,8 @@ def _actor_calls(folder: str, seconds: float) -> Iterator[Row]:
             def echo(self, data: bytes) -> bytes:
                 return data
 
-        actor = ray.remote(num_cpus=0)(Echo).remote()
+        actor: Any = ray.remote(num_cpus=0)(Echo)
+        actor = actor.remote()
         name = "floor: Ray actor call"
         yield _serial(Row(name, "call", "threads"), lambda: ray.get(actor.echo.remote(PAYLOAD)), seconds)
         for in_flight in (1, 1000):

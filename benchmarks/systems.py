@@ -19,9 +19,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from faces import FAST_DEATH, Address
+from faces import FAST_DEATH, HUSH, Address
 
 PATIENCE = 60.0
 """Seconds for whatever a system takes to start, elect or mend."""
@@ -86,7 +86,7 @@ class RayKeeper(System):
     name = "RayKeeper"
     kind = "raykeeper"
     durability = "fsync of the Raft log on a majority before the answer; there is no setting that turns it off"
-    spec: dict[str, Any] = {}
+    spec: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder)
@@ -130,7 +130,7 @@ class RayKeeperByCalls(RayKeeper):
     """The same by actor calls alone."""
 
     name = "RayKeeper, lanes off"
-    spec = {"lanes": False}
+    spec: ClassVar[dict[str, Any]] = {"lanes": False}
 
     def check(self) -> None:
         from raykeeper import ClusterSpec
@@ -145,8 +145,9 @@ class Etcd(System):
     name = "etcd + aetcd"
     kind = "etcd"
     notes = (
-        "aetcd talks to one endpoint: to the leader's, which is best for etcd; when the leader is killed, to a follower's. "
-        "It knows only coroutines; threads hand theirs to one event loop. Its lock leaves its lease behind at the release."
+        "aetcd talks to one endpoint: to the leader's, which is best for etcd; when the leader is killed, to a "
+        "follower's. It knows only coroutines; threads hand theirs to one event loop. Its lock leaves its lease behind "
+        "at the release."
     )
     durability = "--unsafe-no-fsync is not given: the write-ahead log is synced before the answer"
 
@@ -224,10 +225,10 @@ class ZooKeeper(System):
     kind = "zookeeper"
     get = "sync+get"
     notes = (
-        "A get of ZooKeeper is answered by whichever member the client is connected to, and may be stale: it stands with "
-        "the stale reads. The column of linearizable reads has sync and then get, which is as near as ZooKeeper comes "
-        "(a leader that was deposed unawares may still answer the sync). kazoo knows only threads; coroutines await its "
-        "callbacks. Its lock runs on threads."
+        "A get of ZooKeeper is answered by whichever member the client is connected to, and may be stale: it stands "
+        "with the stale reads. The column of linearizable reads has sync and then get, which is as near as ZooKeeper "
+        "comes (a leader that was deposed unawares may still answer the sync). kazoo knows only threads; coroutines "
+        "await its callbacks. Its lock runs on threads."
     )
     durability = "forceSync is at its default, yes: the transaction log is synced before the answer"
 
@@ -392,7 +393,7 @@ def _kill(pid: int) -> float:
 
 
 def _start_ray(folder: str) -> None:
-    os.environ[FAST_DEATH] = "0"
+    os.environ.update({FAST_DEATH: "0", HUSH: "."})
     import ray
 
     ray.init(
