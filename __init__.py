@@ -37,6 +37,7 @@ from .errors import (
 if TYPE_CHECKING:
     from . import codec
     from .actors.client.aio import AsyncClient
+    from .actors.client.cached import AsyncCached, Cached
     from .actors.client.handle import Client
     from .actors.client.leases import AsyncLease, Lease, LeaseInfo
     from .actors.client.operations import Compare, Op
@@ -51,6 +52,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     ".actors.client.aio": ("AsyncClient",),
+    ".actors.client.cached": ("AsyncCached", "Cached"),
     ".actors.client.handle": ("Client",),
     ".actors.client.leases": ("AsyncLease", "Lease", "LeaseInfo"),
     ".actors.client.operations": ("Compare", "Op"),
@@ -67,11 +69,13 @@ _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 __all__ = [
     "END",
     "KEEP",
+    "AsyncCached",
     "AsyncClient",
     "AsyncLease",
     "AsyncWatch",
     "BackupInfo",
     "Batch",
+    "Cached",
     "Client",
     "Cluster",
     "ClusterMismatch",

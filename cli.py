@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from . import __version__, cli_care, cli_hold, cli_lease, cli_watch
+from . import __version__, cli_bench, cli_care, cli_hold, cli_lease, cli_watch
 from .actors.client.operations import Comparand, Compare, Condition, Op
 from .cli_common import (
     BYTES,
@@ -420,7 +420,7 @@ _OPERATIONS = {"put": _put_operation, "get": _get_operation, "del": _delete_oper
 
 for _command in (cli_watch.watch, cli_lease.lease, cli_hold.lock, cli_hold.elect):
     cli.add_command(_command)
-for _command in (cli_care.backup, cli_care.restore, cli_care.check, cli_care.compact):
+for _command in (cli_care.backup, cli_care.restore, cli_care.check, cli_care.compact, cli_bench.bench):
     cli.add_command(_command)
 
 

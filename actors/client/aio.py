@@ -12,7 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import KeeperError
 from . import arguments as check
@@ -26,6 +26,9 @@ from .operations import Condition, Op
 from .requests import Ask, Steps
 from .results import DeleteResult, End, KeyValue, PutResult, RangeResult, TxnResult
 from .watch import AsyncWatch, wanted
+
+if TYPE_CHECKING:
+    from .cached import AsyncCached
 
 T = TypeVar("T")
 
@@ -226,6 +229,12 @@ class AsyncClient(AsyncCoordination, Handle):
         self._watches.add(watch)
         await watch.begin(deadline - clock())
         return watch
+
+    async def cached(self, prefix: Key, *, max_bytes: int | None = None, timeout: float | None = None) -> AsyncCached:
+        """A read-only copy of a prefix in this process: see ``Client.cached``."""
+        from .cached import open_async_copy
+
+        return await open_async_copy(self, prefix, max_bytes, self._seconds(timeout))
 
     async def lease(self, ttl: float, *, keep_alive: bool = True, timeout: float | None = None) -> AsyncLease:
         """Make a lease: see ``Client.lease``."""

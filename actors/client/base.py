@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ...codec import Codec
 from ...errors import InvalidArgument, RequestTimeout
@@ -13,9 +13,14 @@ from . import arguments as check
 from .hub import Hub
 from .registry import Share, open_hub
 from .requests import RESERVED_SPACE, USER_SPACE, View
-from .watch import Feed
 
 H = TypeVar("H", bound="Handle")
+
+
+class _Ending(Protocol):
+    """What ends with a handle."""
+
+    def _end(self) -> None: ...
 
 
 class Handle:
@@ -44,7 +49,8 @@ class Handle:
         self._view = view or View(USER_SPACE, None)
         self._timeout = timeout
         self._closed = False
-        self._watches: weakref.WeakSet[Feed] = weakref.WeakSet()
+        self._watches: weakref.WeakSet[_Ending] = weakref.WeakSet()
+        """Watches and copies that end with this handle."""
 
     # -- what it is ---------------------------------------------------------------------------------------------------
 

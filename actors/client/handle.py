@@ -6,7 +6,7 @@ one call, pass the same ``request_id`` again.
 
 Handles may be used from many threads, pickle into Ray tasks and actors, and survive leader changes and restarts of
 members. What the calls mean is said in :mod:`requests`, how they travel in :mod:`hub`; this file only waits.
-Watches are in :mod:`watch`, leases in :mod:`leases`.
+Watches are in :mod:`watch`, leases in :mod:`leases`, local copies in :mod:`cached`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from .watch import Watch, wanted
 
 if TYPE_CHECKING:
     from .aio import AsyncClient
+    from .cached import Cached
 
 T = TypeVar("T")
 
@@ -235,6 +236,24 @@ class Client(Coordination, Handle):
         watch = Watch(self._share, self._view, asked, deadline - clock())
         self._watches.add(watch)
         return watch
+
+    def cached(self, prefix: Key, *, max_bytes: int | None = None, timeout: float | None = None) -> Cached:
+        """A read-only copy of a prefix in this process, kept by a watch; reading it takes microseconds.
+
+        It is loaded when this returns. It shows one revision of the store after another, in order and each whole, but
+        lags a little: it is not linearizable. ``get(key, at_least=revision)`` waits until it has come so far. Close
+        it, or use it in a ``with`` statement; it also ends with this handle, and when it is collected.
+
+        Args:
+            max_bytes: what it may hold, at about ``len(key) + len(value) + 400`` bytes a key; ``None`` for 1 GiB.
+            timeout: for loading it.
+
+        Raises:
+            RequestTooLarge: the prefix holds more than ``max_bytes``.
+        """
+        from .cached import open_copy
+
+        return open_copy(self, prefix, max_bytes, self._seconds(timeout))
 
     def lease(self, ttl: float, *, keep_alive: bool = True, timeout: float | None = None) -> Lease:
         """Make a lease: keys that are put under it go when it ends (etcd: LeaseGrant, LeaseKeepAlive).

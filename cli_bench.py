@@ -1,0 +1,118 @@
+"""The command `bench`: what a running cluster does just now, seen from here. It needs nothing but the cluster.
+
+It writes and reads a hundred keys in a part of the reserved space that no user's range reaches, and deletes them at the
+end. Its puts are ordinary ones: they are synced by a quorum, make revisions, and take from the cluster what they need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .cli_common import common, open_client, options, timeout_option
+from .errors import Unavailable
+from .printing import Said, show
+
+if TYPE_CHECKING:
+    from .actors.client.aio import AsyncClient
+
+KEYS = [f"{number:02}" for number in range(100)]
+MAX_IN_FLIGHT = 4000
+"""Less than what a handle may have waiting, unless the cluster's limits were lowered."""
+
+Call = Callable[[str], Awaitable[Any]]
+
+
+@click.command()
+@options(common, timeout_option)
+@click.option("--seconds", type=click.FloatRange(0.05, 600), default=2.0, show_default=True, help="For each measure.")
+@click.option(
+    "--in-flight", type=click.IntRange(1, MAX_IN_FLIGHT), default=100, show_default=True, help="Calls at a time."
+)
+@click.option("--bytes", "size", type=click.IntRange(0), default=256, show_default=True, help="Size of the values.")
+def bench(
+    cluster: str, address: str | None, output: str, timeout: float, seconds: float, in_flight: int, size: int
+) -> None:
+    """Measure puts and gets of a running cluster from here: one at a time, and many in flight.
+
+    It puts load on the cluster. What it writes lies outside of all users' keys, and is deleted at the end.
+    """
+    with open_client(cluster, address, timeout) as kv:
+        place = kv.reserved("bench")
+        try:
+            measured = asyncio.run(_measure_all(place.aio, seconds, in_flight, os.urandom(size)))
+        finally:
+            place.delete(prefix="")
+    show(_said(measured), output)
+
+
+async def _measure_all(kv: AsyncClient, seconds: float, in_flight: int, value: bytes) -> list[dict[str, Any]]:
+    calls: dict[str, Call] = {
+        "put": lambda key: kv.put(key, value),
+        "get": lambda key: kv.get(key),
+        "serializable get": lambda key: kv.get(key, serializable=True),
+    }
+    for key in KEYS:
+        await kv.put(key, value)
+    measured = []
+    for name, call in calls.items():
+        for crowd in dict.fromkeys((1, in_flight)):
+            times, elapsed = await _measure(call, seconds, crowd)
+            measured.append(_summary(name, crowd, times, elapsed))
+    return measured
+
+
+async def _measure(call: Call, seconds: float, in_flight: int) -> tuple[list[float], float]:
+    """How long each call took, with so many open all the time, and how long all that took."""
+    times: list[float] = []
+    keys = itertools.cycle(KEYS)
+    began = time.monotonic()
+    end = began + seconds
+
+    async def worker() -> None:
+        while (started := time.monotonic()) < end:
+            await call(next(keys))
+            times.append(time.monotonic() - started)
+
+    workers = [asyncio.ensure_future(worker()) for _ in range(in_flight)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for each in workers:
+            each.cancel()
+    if not times:
+        raise Unavailable("no call was answered")
+    return times, time.monotonic() - began
+
+
+def _summary(name: str, in_flight: int, times: Sequence[float], elapsed: float) -> dict[str, Any]:
+    """What came of one measure; times in milliseconds."""
+    return {
+        "call": name,
+        "in_flight": in_flight,
+        "calls": len(times),
+        "per_second": round(len(times) / elapsed, 1),
+        "p50_ms": round(percentile(times, 0.5) * 1e3, 3),
+        "p99_ms": round(percentile(times, 0.99) * 1e3, 3),
+    }
+
+
+def percentile(times: Sequence[float], share: float) -> float:
+    """The smallest time that at least this share of them do not exceed."""
+    return sorted(times)[max(0, math.ceil(len(times) * share) - 1)]
+
+
+def _said(measured: list[dict[str, Any]]) -> Said:
+    lines = [
+        f"{each['call']}, {each['in_flight']} in flight: {each['per_second']:,.0f}/s, "
+        f"p50 {each['p50_ms']:.2f} ms, p99 {each['p99_ms']:.2f} ms"
+        for each in measured
+    ]
+    return Said({"measured": measured}, lines)
