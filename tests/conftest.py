@@ -6,10 +6,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# No deadline: a machine that is busy with something else is no failure. The blob reproduces an example anywhere.
-settings.register_profile("raykeeper", deadline=None, print_blob=True)
+# No deadline, and slow is not ill: a machine that is busy with something else is no failure. The blob reproduces an
+# example anywhere.
+settings.register_profile("raykeeper", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("raykeeper")
 
 # A shell starts its background jobs with SIGINT ignored, nohup with SIGHUP, and Python and all children keep that. What

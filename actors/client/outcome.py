@@ -27,6 +27,7 @@ _KINDS: dict[Reason, tuple[type[KeeperError], str]] = {
     Reason.FULL: (Unavailable, "a table of the cluster is full"),
     Reason.NOT_CAUGHT_UP: (NotCaughtUp, "the member has not caught up with the leader yet"),
     Reason.NO_QUORUM: (Unavailable, "too few voters would be left that can be heard"),
+    Reason.CHANGED: (Unavailable, "what the request is based on was changed by somebody else meanwhile"),
     Reason.BELOW_MARK: (RequestTimeout, "the write was given up before it was answered"),
     Reason.SESSION_EXPIRED: (SessionExpired, "the session expired while the call was open"),
 }
