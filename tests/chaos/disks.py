@@ -233,15 +233,25 @@ def full_disk(field: Field) -> Fault:
             with suppress(AssertionError):
                 wait_until(lambda: not getattr(field.again(member), "why_not_serving", "gone"), SOON)
     filler = folder / "filler"
-    with filler.open("wb") as file:
-        free = shutil.disk_usage(folder).free - field.rng.choice((0, 500_000, 3_000_000))
-        os.posix_fallocate(file.fileno(), 0, max(1, free))
     try:
+        _fill(filler, field.rng.choice((0, 500_000, 3_000_000)))
         bit = _says(field, member, "NoSpace", "NOSPACE")
         yield f"the disk of {member.name} is full"
     finally:
         filler.unlink(missing_ok=True)
     return bit
+
+
+def _fill(filler: Path, keep: int) -> None:
+    """Take all that is free on a disk but so many bytes, while others write to it."""
+    with filler.open("wb") as file:
+        for _ in range(100):
+            free = shutil.disk_usage(filler.parent).free - keep
+            if free <= 0:
+                return
+            with suppress(OSError):  # somebody was faster
+                os.posix_fallocate(file.fileno(), 0, free)
+                return
 
 
 def _says(field: Field, member: Any, *words: str) -> bool:
