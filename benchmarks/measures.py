@@ -253,8 +253,9 @@ def _durability(system: System, client: ClientProcess, puts: int) -> Row:
     counts = count_syncs(system.pids(), lambda: client.do("serial", "put", puts))
     if isinstance(counts, str):
         return Row(system.name, "durability", count=puts, note=counts)
-    quorum = sorted(counts, reverse=True)[: system.members // 2 + 1]
+    # One by one: each put is synced by a quorum before the next begins, so no sync there counts for two of them.
+    needed = puts * (system.members // 2 + 1)
     told = ", ".join(str(each) for each in counts)
-    row = Row(system.name, "durability", count=puts, note=f"syncs of each member during {puts} puts one by one: {told}")
-    row.failed = int(min(quorum) < puts)
+    row = Row(system.name, "durability", count=puts, note=f"{told} syncs of the members during {puts} puts one by one")
+    row.failed = int(sum(counts) < needed)
     return row
