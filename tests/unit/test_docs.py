@@ -13,7 +13,7 @@ ROOT = Path(raykeeper.__file__).parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EVERYWHERE = [
     *ROOT.glob("*.py"),
-    *(p for f in ("actors", "store", "tests", "examples") for p in (ROOT / f).rglob("*.py")),
+    *(p for f in ("actors", "store", "tests", "examples", "benchmarks") for p in (ROOT / f).rglob("*.py")),
 ]
 
 

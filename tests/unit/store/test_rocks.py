@@ -33,6 +33,34 @@ def test_bounds_of_many_iterators_stay_what_they_are(disk: RocksDisk, tmp_path: 
     engine.close()
 
 
+def read_calls() -> int:
+    """How often this process has read from a file."""
+    return int(Path("/proc/self/io").read_text().partition("syscr: ")[2].split()[0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="nobody counts reads here")
+def test_a_bloom_filter_spares_new_keys_the_read(tmp_path: Path) -> None:
+    """Every put looks for the key first. Of one that is not there, and lies between others, the filter says so."""
+    path, absent, present = str(tmp_path / "db"), 500, range(0, 40_000, 2)
+    engine = RocksDisk().open(path, FAMILIES, create=True)
+    engine.write([("a", n.to_bytes(8, "big"), os.urandom(200)) for n in present])
+    engine.flush()
+    engine.close()
+
+    def reads(odd: int) -> int:
+        engine = RocksDisk().open(path, FAMILIES)  # with a cache that is empty
+        engine.get("a", b"")
+        before = read_calls()
+        for n in range(0, 40_000, 40_000 // absent):
+            assert (engine.get("a", (n + odd).to_bytes(8, "big")) is None) == bool(odd)
+        made = read_calls() - before
+        engine.close()
+        return made
+
+    assert reads(odd=0) > absent / 2, "blocks are read one by one"
+    assert reads(odd=1) < absent / 10
+
+
 def test_an_iterator_stands_still_and_ends_with_the_database(disk: RocksDisk, tmp_path: Path) -> None:
     path = str(tmp_path / "db")
     engine = disk.open(path, FAMILIES, create=True)
