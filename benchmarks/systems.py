@@ -242,9 +242,9 @@ class ZooKeeper(System):
     get = "sync+get"
     notes = (
         "A get of ZooKeeper is answered by whichever member the client is connected to, and may be stale: it stands "
-        "with the stale reads. The column of linearizable reads has sync and then get, which is as near as ZooKeeper "
-        "comes (a leader that was deposed unawares may still answer the sync). kazoo knows only threads; coroutines "
-        "await its callbacks. Its lock runs on threads."
+        "with the stale reads. Its sync and then get, which is as near to linearizable as ZooKeeper comes, has a "
+        "table and a label of its own (a leader that was deposed unawares may still answer the sync). kazoo knows only "
+        "threads; coroutines await its callbacks. Its lock runs on threads."
     )
     durability = "forceSync is at its default, yes: the transaction log is synced before the answer"
 
