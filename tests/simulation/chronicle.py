@@ -84,6 +84,8 @@ class Chronicle:
         """By revision, in their order."""
         self.leases: dict[int, int] = {}
         """Those that live, with how often each was renewed through the log."""
+        self.granted: dict[int, float] = {}
+        """When each was."""
         self.ended: dict[int, Ended] = {}
         self.revoked_by: dict[int, int] = {}
 
@@ -124,6 +126,7 @@ class Chronicle:
         if isinstance(answer, LeaseGranted):
             if answer.id not in self.ended:
                 self.leases.setdefault(answer.id, 0)
+                self.granted.setdefault(answer.id, self._now())
             return
         revision = getattr(answer, "revision", 0)
         if revision > self.revision + 1:

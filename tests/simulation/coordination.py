@@ -213,7 +213,8 @@ class Book:
             shown = lease.process.time(ended.at)
             if shown < lease.good_until:
                 raise Violation(f"{what} ended at {ended.at:.4f}, {lease.good_until - shown:.3f} s before its time")
-            silent = lease.forgotten_at if lease.forgotten_at is not None else 0.0
+            # From its grant on if nobody ever kept it alive: that may have taken long to be applied.
+            silent = max(chronicle.granted[lease.id], lease.forgotten_at or 0.0)
             if ended.at > max(quiet, silent) + 1.02 * lease.ttl + PROMPT:
                 raise Violation(
                     f"{what}, silent since {silent:.3f}, ended late at {ended.at:.4f} (quiet from {quiet:.3f})"
