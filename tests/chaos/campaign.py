@@ -31,6 +31,7 @@ import ray
 import raykeeper
 from raykeeper import KeeperError
 from raykeeper.errors import LockLost
+from raylab.contents import content
 from raylab.faults import Faults
 from raylab.tools import kill_actors, wait_until
 from simulation.checker import Violation
@@ -345,8 +346,7 @@ class Campaign:
         return {name: digest for name, (_, digest) in found.items()} if same else {}
 
     def _contents(self, cluster: Any) -> dict[str, tuple[int, str]]:
-        actors = {member.name: member.actor for member in cluster.members() if member.actor is not None}
-        return {name: ray.get(actor.__ray_call__.remote(content), timeout=60) for name, actor in actors.items()}
+        return {member.name: content(member) for member in cluster.members() if member.actor is not None}
 
     def _count(self) -> None:
         """Operations that succeeded during each fault."""
@@ -402,12 +402,6 @@ class Campaign:
 NEVER = 1 << 62
 NOT_NOW = (NotNow, ProcessLookupError, FileNotFoundError, KeeperError, ray.exceptions.RayError)
 """How a fault may fail to come about, mostly because another one is on."""
-
-
-def content(member: Any) -> tuple[int, str]:
-    """Runs in a member: what it has applied, and the hash of all that means."""
-    state = member._loop.server.state
-    return state.applied_index, state.content_hash()
 
 
 def main(kind: type[Campaign] = Campaign, target: str = "chaos") -> int:

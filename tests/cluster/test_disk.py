@@ -25,6 +25,7 @@ from raykeeper.actors.client.requests import USER_SPACE
 from raykeeper.actors.protocol import Read, Reads
 from raykeeper.store.commands import KeyRange, Range
 from raykeeper.store.sync_journal import write_ahead_logs
+from raylab.contents import content
 from raylab.tools import Made, is_alive, leader, not_serving, serving, wait_until
 
 pytestmark = pytest.mark.survival
@@ -75,16 +76,6 @@ def flip(path: Path, position: int) -> None:
 def state_of(folder: Path) -> Path:
     """The state that a member works with."""
     return folder / (folder / "CURRENT").read_text()
-
-
-def content(member: Any) -> tuple[int, str]:
-    """A member's applied index and the hash of its content."""
-    return ray.get(member.actor.__ray_call__.remote(_content), timeout=30)  # type: ignore[no-any-return]
-
-
-def _content(member: Any) -> tuple[int, str]:
-    state = member._loop.server.state
-    return state.applied_index, state.content_hash()
 
 
 def all_equal(cluster: Any) -> bool:

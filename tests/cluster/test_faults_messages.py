@@ -24,6 +24,7 @@ from raykeeper.actors.raft.messages import (
 )
 from raykeeper.actors.transport.seam import Frame, encode_frame
 from raykeeper.store.commands import ClientWrites
+from raylab.contents import content
 from raylab.faults import Faults, rule
 from raylab.load import Load
 from raylab.tools import Made, is_alive, leader, serving, wait_until
@@ -50,15 +51,9 @@ def whole(cluster: Any) -> None:
     """All serve, and hold the same."""
 
     def same() -> bool:
-        contents = ray.get([each.actor.__ray_call__.remote(content) for each in cluster.members()], timeout=60)
-        return len(set(contents)) == 1 and serving(cluster)
+        return serving(cluster) and len({content(each) for each in cluster.members()}) == 1
 
     wait_until(same, 60, "all members hold the same")
-
-
-def content(member: Any) -> tuple[int, str]:
-    state = member._loop.server.state
-    return state.applied_index, state.content_hash()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import pytest
 import ray
 
 import raykeeper
+from raylab.contents import content
 from raylab.nodes import run
 from raylab.tools import Made, leader, serving, wait_until
 
@@ -74,16 +75,6 @@ class Writers:
             f"{len(took) / (end - begin):.0f} writes/s, p50 {pick(0.5):.1f} ms, p99 {pick(0.99):.1f} ms, "
             f"slowest {pick(1.0):.0f} ms"
         )
-
-
-def _content(member: Any) -> tuple[int, str]:
-    state = member._loop.server.state
-    return state.applied_index, state.content_hash()
-
-
-def content(member: Any) -> tuple[int, str]:
-    """A member's applied index and the hash of its content."""
-    return ray.get(member.actor.__ray_call__.remote(_content), timeout=300)  # type: ignore[no-any-return]
 
 
 def test_a_large_state_moves_to_a_new_member_under_load(clusters: Made) -> None:
