@@ -142,10 +142,10 @@ MAX_PEER_FRAMES = 4096
 """Frames from peers that wait in a member's inbox; more are dropped, as a network drops messages."""
 
 # Threads of a member actor, by concurrency group. Waiters of one group never occupy another.
-CLIENT_THREADS = 256
+CLIENT_THREADS = 128
 PEER_THREADS = 32
 CONTROL_THREADS = 16
-WATCH_THREADS = 1024
+WATCH_THREADS = 128
 """One for each client process that watches through this member; polls beyond wait for a thread."""
 
 MAX_MEMBERS = 9
