@@ -295,7 +295,9 @@ class Cluster(Upkeep):
         now = decode_settings(best.settings) if best.settings else Settings()
         fields = {"timings": timings, "limits": limits, "compaction": compaction}
         changed = {name: dict(change) for name, change in fields.items() if change is not None}
-        spec = ClusterSpec(name=self.name, timings=now.timings, limits=now.limits, compaction=now.compaction)
+        spec = ClusterSpec(
+            name=self.name, timings=now.timings, limits=now.limits, compaction=now.compaction, lanes=now.lanes
+        )
         settings = ClusterSpec.load(spec, **changed).settings
         deadline = time.monotonic() + DEFAULT_TIMEOUT
         expect(administer(self.name, self.id, Configure(encode_settings(settings)), deadline))
