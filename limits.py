@@ -350,7 +350,7 @@ LANE_OPEN_TIMEOUT = 3.0
 """Seconds in which a lane must have been opened; until then, and if it cannot be, all goes by actor calls."""
 LANE_PAUSE = 0.2
 """Seconds from one attempt to open a lane to the next; doubles up to ``LANE_MAX_PAUSE``."""
-LANE_MAX_PAUSE = 10.0
+LANE_MAX_PAUSE = 2.0
 LANE_SILENCE = 5.0
 """A host that takes no bytes, or is silent, for this long is gone."""
 LANE_LINGER = 1.0
@@ -359,7 +359,7 @@ LANE_READERS = 4
 """Threads of a member that make answers which may take long."""
 LANE_QUICK_READS = 64
 """Reads of single keys that the loop makes itself; what may take longer goes to such a thread."""
-CAMPAIGN_STEP = 0.05
+CAMPAIGN_STEP = 0.15
 """Followers whose leader's lane has ended campaign one after the other, so many seconds apart."""
 
 # Background care, in a member.

@@ -123,6 +123,7 @@ class Loop:
             host=spot.host,
             submit=self.service.submit,
             take_in=self.transport.take_in,
+            came=lambda member: peers.came(member),
             lost=lambda member: self._lane_lost(peers, member),
             gone=self._lane_gone,
         )

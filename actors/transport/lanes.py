@@ -65,6 +65,7 @@ class Lanes:
         submit: takes a client's request (``Service.submit``).
         take_in: takes a frame of a peer.
         lost: told that the lane to a peer has ended: what was sent last may not have arrived.
+        came: told that a peer has opened its lane: it is there.
         gone: told that a peer's own lane has ended: the peer may be gone.
     """
 
@@ -78,12 +79,14 @@ class Lanes:
         submit: Callable[[bytes, Callable[[MakeReply], None]], None],
         take_in: Callable[[bytes], object],
         lost: Callable[[int], None],
+        came: Callable[[int], None],
         gone: Callable[[int], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._submit = submit
         self._take_in = take_in
         self._lost = lost
+        self._came = came
         self._gone = gone
         self._watch = select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -184,6 +187,7 @@ class Lanes:
         self._lanes[lane.wire.fd] = lane
         if hello.peer:
             self._heard_on[hello.peer] = lane
+            self._came(hello.peer)
         return True
 
     def attach(self, member: int, sock: socket.socket) -> Lane | None:

@@ -59,6 +59,12 @@ class PeerLanes:
         """Send a frame to a peer by lane; False if it has to go another way."""
         return len(frame) <= MAX_LANE_FRAME_BYTES and self._ways[member].carry(frame)
 
+    def came(self, member: int) -> None:
+        """A peer is there: if there is no lane to it, there is no need to wait before trying again."""
+        if member in self._ways:
+            self._ways[member].failures = 0
+            self._ways[member].not_before = self._clock()
+
     def lost(self, member: int) -> None:
         """The lane to a peer has ended."""
         way = self._ways[member]
