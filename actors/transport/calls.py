@@ -170,6 +170,7 @@ class Calls:
                 peer = self._peer(to)
                 if not lanes.carry(to, self._frame(peer, peer.next_sequence(), group[:count])):
                     break
+                self._counters["sent by lane"] += 1
                 del group[:count]
             left += group
         return left

@@ -33,8 +33,13 @@ class ActorTransport:
         self._name = name
         self._handles: dict[int, Any] = {}
         join_ray()
-        self.node: str = ray.get_runtime_context().get_node_id()
         self.refresh()
+
+    @property
+    def node(self) -> str:
+        """The Ray node that this process is on."""
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
 
     def members(self) -> dict[int, str]:
         """Names of the members that have an actor, by member id, as last looked up."""

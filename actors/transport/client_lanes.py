@@ -38,7 +38,10 @@ Done = Callable[[bytes | Exception], None]
 class Calls(Protocol):
     """The way by actor calls."""
 
-    node: str
+    @property
+    def node(self) -> str:
+        """The Ray node that this process is on."""
+        ...
 
     def send(self, member: int, frame: bytes, done: Done) -> None:
         """See ``hub.Transport``."""

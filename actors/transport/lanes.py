@@ -212,6 +212,8 @@ class Lanes:
     def close(self) -> None:
         """End all lanes; what has been answered by now still arrives."""
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
         self._gate.close()
         for lane in self._lanes.values():
