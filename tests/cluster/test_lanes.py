@@ -40,7 +40,7 @@ def test_a_cluster_serves_with_lanes_and_without(clusters: Made, lanes: bool) ->
         for n in range(50):
             kv.put("a", str(n))
             assert kv.get("a").text == str(n)
-        seen = [watch.next(timeout=30).value for _ in range(50)]
+        seen = [watch.next(timeout=30).kv.value for _ in range(50)]
     assert seen == [str(n).encode() for n in range(50)]
     assert kv.put("big", "x" * 1_000_000).revision
     assert len(kv.get("big", serializable=True).value) == 1_000_000
