@@ -360,7 +360,9 @@ LANE_READERS = 4
 LANE_QUICK_READS = 64
 """Reads of single keys that the loop makes itself; what may take longer goes to such a thread."""
 CAMPAIGN_STEP = 0.15
-"""Followers whose leader's lane has ended campaign one after the other, so many seconds apart."""
+"""Followers whose leader's lane has ended campaign one after the other, so many seconds apart..."""
+EARLY_CAMPAIGNS = 3
+"""... and each this often, should nobody win."""
 
 # Background care, in a member.
 MAX_ALARM_LETTERS = 500

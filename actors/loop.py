@@ -187,8 +187,8 @@ class Loop:
             server, transport, inbox, vigil = self.server, self.transport, self.inbox, self._vigil
             while self._stop is None:
                 received, events = inbox.take(min(server.next_wakeup(), vigil.due))
-                if vigil.due <= member_clock():
-                    vigil.campaign()
+                if vigil.due <= (now := member_clock()):
+                    vigil.campaign(now)
                 server.turn(transport.begin(received), events)
                 transport.end()
             received, events = inbox.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from typing import Any
@@ -12,7 +13,7 @@ from raftlab.cluster import SETTINGS, MemoryLog
 from raykeeper.actors.raft import Configuration, Node, NodeConfig
 from raykeeper.actors.raft.messages import Heartbeat, RequestVote
 from raykeeper.actors.vigil import Vigil
-from raykeeper.limits import CAMPAIGN_STEP
+from raykeeper.limits import CAMPAIGN_STEP, EARLY_CAMPAIGNS
 
 LEADER = 1
 
@@ -46,9 +47,8 @@ def test_it_campaigns_soon_and_members_take_turns() -> None:
         watch = vigil(node)
         watch.gone(LEADER, 100.0, 1.0)
         due.append(watch.due)
-        watch.campaign()
+        watch.campaign(watch.due)
         assert node.role == "pre-candidate"
-        assert watch.due == math.inf
     assert 100.0 <= due[0] < due[1] - CAMPAIGN_STEP / 2 < 100.5
 
 
@@ -57,9 +57,10 @@ def test_a_word_of_the_leader_puts_it_at_ease() -> None:
     watch = vigil(node)
     watch.gone(LEADER, 0.0, 1.0)
     hear(node)
-    watch.campaign()
+    watch.campaign(watch.due)
     assert node.role == "follower"
     assert node.leader == LEADER
+    assert watch.due == math.inf
 
 
 def test_another_election_is_not_disturbed() -> None:
@@ -68,16 +69,29 @@ def test_another_election_is_not_disturbed() -> None:
     watch.gone(LEADER, 0.0, 1.0)
     node.step(RequestVote(3, 2, 2, 0, 0))
     assert node.term == 2
-    watch.campaign()
+    watch.campaign(watch.due)
     assert node.role == "follower"
+
+
+def test_it_tries_again_a_few_times_if_nobody_wins() -> None:
+    node = follower(2)
+    watch = vigil(node)
+    watch.gone(LEADER, 0.0, 60.0)
+    tried = []
+    while watch.due < math.inf:
+        tried.append(watch.due)
+        watch.campaign(watch.due)
+        assert node.role == "pre-candidate"
+    assert len(tried) == EARLY_CAMPAIGNS
+    assert all(later - earlier >= 2 * CAMPAIGN_STEP for earlier, later in itertools.pairwise(tried))
 
 
 def test_one_early_campaign_in_an_election_timeout() -> None:
     node = follower(2)
     watch = vigil(node)
     watch.gone(LEADER, 0.0, 1.0)
-    watch.campaign()
     hear(node)
+    watch.campaign(watch.due)
     watch.gone(LEADER, 0.9, 1.0)
     assert watch.due == math.inf
     watch.gone(LEADER, 1.0, 1.0)
