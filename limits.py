@@ -120,6 +120,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timings: Timings = Timings()
     limits: Limits = Limits()
     compaction: Compaction = Compaction()
+    lanes: bool = True
+    """Whether members offer lanes; without, all goes by actor calls. Members take it when they start."""
 
 
 def encode_settings(settings: Settings) -> bytes:
@@ -317,6 +319,50 @@ PEER_LOOKUP_PAUSE = 0.2
 """Seconds between two attempts to find the actor of a peer."""
 MIN_CALL_PATIENCE = 1.0
 """A call is given up after an election timeout, but not sooner than this."""
+
+# Lanes: stream sockets between clients and members, and from each member to each other one.
+MAX_LANES = 4096
+"""Lanes of one member; further clients go by actor calls."""
+MAX_LANE_FRAME_BYTES = 64 * 1024 * 1024
+"""One frame; longer ones go by actor calls."""
+MAX_LANE_REQUESTS = 256
+"""Requests of one client that wait for an answer; with so many its lane is not read, and it asks by actor calls."""
+MAX_LANES_REQUESTS = 8192
+"""The same of all clients of a member together; more are refused with ``Unavailable``."""
+LANE_READ_BYTES = 256 * 1024
+"""Read from one lane at a time, so that each has its turn."""
+LANE_BACKLOG_BYTES = 4 * 1024 * 1024
+"""Of a client that does not read its answers: with so many bytes of them its lane is not read either..."""
+MAX_LANE_BACKLOG_BYTES = 64 * 1024 * 1024
+"""... and with so many it is closed."""
+PEER_BACKLOG_BYTES = 4 * 1024 * 1024
+"""With so many unsent bytes on the lane to a peer, messages go the way of actor calls, which drops what is too much."""
+MAX_LANES_BYTES = 512 * 1024 * 1024
+"""Bytes that all lanes of a member hold, half-read or unsent; a lane that holds some and wants more is closed."""
+MAX_LANE_TOKENS = 4096
+"""Tokens that have been given out and not used; of more, the oldest is void."""
+LANE_TOKEN_TTL = 10.0
+MAX_LANE_STRANGERS = 64
+"""Connections that have not shown a token yet; of more, the oldest is closed."""
+LANE_HELLO_TIMEOUT = 5.0
+"""Seconds in which they must have shown it."""
+LANE_OPEN_TIMEOUT = 3.0
+"""Seconds in which a lane must have been opened; until then, and if it cannot be, all goes by actor calls."""
+LANE_PAUSE = 0.2
+"""Seconds from one attempt to open a lane to the next; doubles up to ``LANE_MAX_PAUSE``."""
+LANE_MAX_PAUSE = 2.0
+LANE_SILENCE = 5.0
+"""A host that takes no bytes, or is silent, for this long is gone."""
+LANE_LINGER = 1.0
+"""Seconds that a process which closes its lanes gives its last words to arrive."""
+LANE_READERS = 4
+"""Threads of a member that make answers which may take long."""
+LANE_QUICK_READS = 64
+"""Reads of single keys that the loop makes itself; what may take longer goes to such a thread."""
+CAMPAIGN_STEP = 0.15
+"""Followers whose leader's lane has ended campaign one after the other, so many seconds apart..."""
+EARLY_CAMPAIGNS = 3
+"""... and each this often, should nobody win."""
 
 # Background care, in a member.
 MAX_ALARM_LETTERS = 500

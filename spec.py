@@ -38,6 +38,8 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     one for each node that shall hold members, used in turn."""
     supervised: bool = True
     """Whether a supervisor starts members anew and replaces those that are lost (``actors/supervisor.py``)."""
+    lanes: bool = True
+    """Whether clients and members also talk over sockets of their own, faster than actor calls; ``on`` or ``off``."""
     timings: Timings = Timings()
     limits: Limits = Limits()
     compaction: Compaction = Compaction()
@@ -45,7 +47,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     @property
     def settings(self) -> Settings:
         """What the members of a new cluster agree on."""
-        return Settings(timings=self.timings, limits=self.limits, compaction=self.compaction)
+        return Settings(timings=self.timings, limits=self.limits, compaction=self.compaction, lanes=self.lanes)
 
     @classmethod
     def load(
@@ -141,6 +143,7 @@ def _rules(source: str, spec: ClusterSpec) -> None:
     check(source, spec.timings, spec.limits)
 
 
+_ON_OFF = {"on": True, "off": False}
 _SECTIONS = ("timings", "limits", "compaction")
 
 
@@ -150,6 +153,10 @@ def _convert(source: str, raw: Any) -> ClusterSpec:
     # A section whose lines are all commented out reads as null: it means the defaults.
     raw = {field: value for field, value in raw.items() if value is not None or field not in _SECTIONS}
     _no_unknown_fields(source, raw)
+    if isinstance(raw.get("lanes"), str):  # as a word it did not come from YAML, which reads on and off as booleans
+        if raw["lanes"] not in _ON_OFF:
+            raise SpecError(source, "lanes", f"on or off, got {_shown(raw['lanes'])}")
+        raw["lanes"] = _ON_OFF[raw["lanes"]]
     try:
         spec = msgspec.convert(raw, ClusterSpec)
     except msgspec.ValidationError as error:

@@ -7,13 +7,31 @@ the thing deals with it (a frame is dropped as networks drop, a request is refus
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from ..limits import MAX_PEER_FRAMES, TURN_BYTES, TURN_EVENTS, Limits
 from .events import Event
 from .transport.seam import Received
+
+
+class Sockets(Protocol):
+    """What the loop waits for beside its inbox (``transport.lanes``)."""
+
+    def wait(self, seconds: float) -> list[tuple[int, int]]:
+        """Wait until something can be done, or somebody rings."""
+        ...
+
+    def work(self, ready: list[tuple[int, int]], *, clients: bool) -> None:
+        """Do that; what it brings comes into the inbox."""
+        ...
+
+    def ring(self) -> None:
+        """End the wait. Any thread."""
+        ...
 
 
 class Inbox:
@@ -36,6 +54,8 @@ class Inbox:
         self._closed = False
         self._sleeping = False
         self._woken = False
+        self.sockets: Sockets | None = None
+        """Set before the loop runs, if it has any."""
 
     def put_frame(self, frame: Received) -> bool:
         """Bring a frame of a peer; False if there is no room for it, or the inbox is closed."""
@@ -67,6 +87,9 @@ class Inbox:
 
     def take(self, until: float) -> tuple[list[Received], list[Event]]:
         """What one turn deals with; waits for something until that clock time, then comes back with nothing."""
+        if self.sockets is not None:
+            self._look_at(self.sockets, until)
+            until = -math.inf
         with self._changed:
             while not self._frames and not self._events and not self._woken:
                 left = until - self._clock()
@@ -93,6 +116,15 @@ class Inbox:
             self._event_bytes -= size
             return frames, events
 
+    def _look_at(self, sockets: Sockets, until: float) -> None:
+        """See what the sockets bring; wait for that only while nothing else waits."""
+        with self._changed:
+            idle = self._sleeping = not (self._frames or self._events or self._woken)
+        ready = sockets.wait(max(0.0, until - self._clock()) if idle else 0.0)
+        self._sleeping = False
+        # Requests that wait in the kernel hold up those who send them; in here they would only grow old.
+        sockets.work(ready, clients=len(self._events) < TURN_EVENTS)
+
     def close(self) -> tuple[list[Received], list[Event]]:
         """Take nothing more, and hand out what was left."""
         with self._changed:
@@ -107,7 +139,7 @@ class Inbox:
         """Have ``take`` come back at once, with or without anything."""
         with self._changed:
             self._woken = True
-            self._changed.notify()
+            self._notify()
 
     def _append(self, event: Event, size: int) -> None:
         self._events.append((event, size))
@@ -117,4 +149,10 @@ class Inbox:
     def _wake(self) -> None:
         if self._sleeping:
             self._sleeping = False
+            self._notify()
+
+    def _notify(self) -> None:
+        if self.sockets is not None:
+            self.sockets.ring()
+        else:
             self._changed.notify()

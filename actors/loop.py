@@ -1,8 +1,9 @@
 """The thread that owns a member's server, and what of it other threads may touch.
 
 The server does one turn at a time and knows neither threads nor sockets. Here is the thread that calls it, as soon as
-something waits in the inbox and at the latest when its clock says so. An error in a turn is a bug or a broken disk: the
-process ends at once, with a line that says why, and Ray starts it anew over its data. It must not live on half dead.
+something waits in the inbox or has come by lane, and at the latest when its clock says so. An error in a turn is a bug
+or a broken disk: the process ends at once, with a line that says why, and Ray starts it anew over its data. It must not
+live on half dead.
 """
 
 from __future__ import annotations
@@ -10,15 +11,24 @@ from __future__ import annotations
 import faulthandler
 import os
 import random
+import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..limits import BACKGROUND_THREADS, HASH_WORK_SHARE, MAX_BREATH, MIN_CALL_PATIENCE, Settings, decode_settings
+from ..limits import (
+    BACKGROUND_THREADS,
+    HASH_WORK_SHARE,
+    LANE_OPEN_TIMEOUT,
+    MAX_BREATH,
+    MIN_CALL_PATIENCE,
+    Settings,
+    decode_settings,
+)
 from ..store.folder import DataMissing, MemberFolder, StateDamaged
 from .clock import member_clock
 from .events import BackgroundDone, Unreachable
@@ -27,7 +37,10 @@ from .protocol import MemberStatus
 from .server import Server
 from .service import Service
 from .transport.calls import Calls
-from .transport.seam import Transport
+from .transport.lane_frames import HAS_LANES, LaneBroken, LaneOffer, open_lane
+from .transport.lanes import Lanes
+from .transport.peer_lanes import PeerLanes
+from .vigil import Vigil
 
 
 class Breather:
@@ -43,6 +56,15 @@ class Breather:
         self._since = time.monotonic()
 
 
+class Spot(NamedTuple):
+    """Where a member's process is."""
+
+    node: str
+    """Ray node id."""
+    host: str
+    """The node's address."""
+
+
 class Loop:
     """A serving member: its server, its service, its transport, and the thread that drives them.
 
@@ -50,6 +72,7 @@ class Loop:
         folder: the opened data; closed at the end.
         lookup: finds the actor of a member (see ``Calls``).
         status: what the member says of itself.
+        spot: where lanes may be opened to it; without, all goes by calls.
     """
 
     def __init__(
@@ -57,12 +80,14 @@ class Loop:
         folder: MemberFolder,
         lookup: Callable[[int], Any],
         status: Callable[[], MemberStatus],
+        spot: Spot | None = None,
     ) -> None:
         settings = decode_settings(folder.state.settings) if folder.state.settings else Settings()
         timings, limits = settings.timings, settings.limits
         self.inbox = Inbox(limits, member_clock)
         self._workers = ThreadPoolExecutor(max_workers=BACKGROUND_THREADS, thread_name_prefix="background")
-        self.transport: Transport = Calls(
+        self._lookup = lookup
+        self.transport = Calls(
             cluster=folder.identity.cluster,
             member=folder.identity.member,
             lookup=lookup,
@@ -82,8 +107,55 @@ class Loop:
             breathe=Breather(),
         )
         self.service = Service(self.server, self.inbox.put_event, member_clock, status)
+        self._vigil = Vigil(self.server.node, random.Random())
+        self._lanes: Lanes | None = None
+        if spot is not None and settings.lanes and HAS_LANES:
+            self._lanes = self._open_lanes(spot)
         self._stop: str | None = None
         self._thread = threading.Thread(target=self._run, name="member loop", daemon=True)
+
+    def _open_lanes(self, spot: Spot) -> Lanes:
+        identity = self.server.folder.identity
+        lanes = Lanes(
+            cluster=identity.cluster,
+            member=identity.member,
+            node=spot.node,
+            host=spot.host,
+            submit=self.service.submit,
+            take_in=self.transport.take_in,
+            came=lambda member: peers.came(member),
+            lost=lambda member: self._lane_lost(peers, member),
+            gone=self._lane_gone,
+        )
+
+        def dial(member: int) -> socket.socket:
+            deadline = time.monotonic() + LANE_OPEN_TIMEOUT
+            offer = self._lookup(member).lane.remote().future().result(LANE_OPEN_TIMEOUT)
+            if offer is None or offer.cluster != identity.cluster:
+                raise LaneBroken(f"member {member} offers no lane")
+            return open_lane(offer, spot.node, identity.member, deadline - time.monotonic())
+
+        peers = PeerLanes(
+            member=identity.member,
+            lanes=lanes,
+            dial=dial,
+            hand_over=lambda then: self.inbox.put_own(BackgroundDone(then)),
+            clock=member_clock,
+        )
+        self.inbox.sockets = lanes
+        self.transport.lanes = peers
+        return lanes
+
+    def _lane_lost(self, peers: PeerLanes, member: int) -> None:
+        peers.lost(member)
+        self.server.node.report_unreachable(member)
+
+    def _lane_gone(self, member: int) -> None:
+        self._vigil.gone(member, member_clock(), self.server.timings.election_timeout)
+
+    def lane(self) -> LaneOffer | None:
+        """How to open a lane to this member; ``None`` if there are to be none. Any thread."""
+        return None if self._lanes is None else self._lanes.offer()
 
     def start(self) -> None:
         """Begin to serve."""
@@ -95,6 +167,8 @@ class Loop:
         self.inbox.wake()
         self._thread.join()
         self.transport.close()
+        if self._lanes is not None:
+            self._lanes.close()
         self._workers.shutdown(wait=False)
 
     def _background(self, work: Callable[[], None], then: Callable[[Exception | None], None]) -> None:
@@ -110,9 +184,11 @@ class Loop:
 
     def _run(self) -> None:
         try:
-            server, transport, inbox = self.server, self.transport, self.inbox
+            server, transport, inbox, vigil = self.server, self.transport, self.inbox, self._vigil
             while self._stop is None:
-                received, events = inbox.take(server.next_wakeup())
+                received, events = inbox.take(min(server.next_wakeup(), vigil.due))
+                if vigil.due <= (now := member_clock()):
+                    vigil.campaign(now)
                 server.turn(transport.begin(received), events)
                 transport.end()
             received, events = inbox.close()

@@ -41,12 +41,13 @@ from .backup import Images
 from .care import Caretaker
 from .clock import member_clock
 from .events import BackgroundDone, LeadershipTransfer
-from .loop import Loop
+from .loop import Loop, Spot
 from .protocol import AlarmStatus, AskStatus, MemberStatus, Refusal, Refused, Request, Status
 from .registration import register_in_background
 from .seat import NAMESPACE, Seat, actor_name, decode_seat, member_name
 from .service import reply_bytes
 from .sites import member_disk, try_lock
+from .transport.lane_frames import LaneOffer
 
 _decode_request = msgspec.msgpack.Decoder(Request).decode
 
@@ -152,6 +153,12 @@ class Member:
         """Who the data belongs to, and how its cluster began; ``None`` from a member that does not serve."""
         loop = self._loop
         return None if loop is None else loop.server.folder.identity
+
+    @ray.method(concurrency_group="control")
+    def lane(self) -> LaneOffer | None:
+        """How to open a lane to this member, once; ``None`` while there are none, and all goes by calls."""
+        loop = self._loop
+        return None if loop is None else loop.lane()
 
     @ray.method(concurrency_group="control")
     def counters(self) -> dict[str, int]:
@@ -298,7 +305,8 @@ class Member:
                 f"{seat.folder} holds {identity.name} of cluster {identity.cluster_name} (id {identity.cluster:x}), "
                 f"not {seat.name} of cluster {seat.cluster_name} (id {seat.cluster:x})"
             )
-        loop = Loop(folder, self._lookup, self._status)
+        host: str = _util.get_node_ip_address()
+        loop = Loop(folder, self._lookup, self._status, Spot(self._node_id, host))
         # What lives by now lives for ever: the collector need not walk over it again and again.
         gc.collect()
         gc.freeze()
@@ -400,6 +408,7 @@ def deadline_of(frame: bytes) -> float:
         return 0.0
 
 
+_util: Any = ray.util
 _remote: Any = ray.remote  # whose type does not know of concurrency groups
 MemberActor: Any = _remote(
     num_cpus=0,

@@ -1,6 +1,6 @@
 """What a client process and a member say to each other: one frame asks, one frame answers.
 
-The frames are the same whatever carries them (an actor call today, a lane later). A frame asks for writes of one
+The frames are the same whatever carries them, an actor call or a lane. A frame asks for writes of one
 session, for reads, or for something about the session itself; a process sends what has gathered in one frame.
 """
 

@@ -2,7 +2,7 @@
 
 A frame is decoded and checked on the thread that brought it, becomes one event in the loop's inbox, and is answered
 through ``done``, which gets a function that makes the reply: reads run in that function, on whichever thread calls it,
-so that a long read never holds up the loop.
+so that a long read never holds up the loop: what may take long is marked as ``Slow``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from ..errors import InvalidArgument, RequestTooLarge, Unavailable
-from ..limits import MAX_CHANGES, MAX_LEASES_IN_FRAME, WATCH_POLL, Limits
+from ..limits import LANE_QUICK_READS, MAX_CHANGES, MAX_LEASES_IN_FRAME, WATCH_POLL, Limits
 from ..store.commands import (
     Answer,
     CloseSession,
@@ -57,6 +57,21 @@ from .server import Server
 from .validation import check_operation, check_range
 
 MakeReply = Callable[[], bytes]
+
+
+class Slow:
+    """A function that makes a reply and may take long over it: not for a thread on which others wait."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: MakeReply) -> None:
+        self._make = make
+
+    def __call__(self) -> bytes:
+        """Make the reply."""
+        return self._make()
+
+
 Done_ = Callable[[MakeReply], None]
 
 _decode = msgspec.msgpack.Decoder(Request).decode
@@ -105,7 +120,7 @@ class Service:
             _finish(done, Refused(Refusal.INVALID, message=str(error)))
             return
         if isinstance(request, AskStatus):
-            done(lambda: _encode(Status(self._status())))
+            done(Slow(lambda: _encode(Status(self._status()))))
             return
         if request.cluster != self._cluster:
             _finish(done, Refused(Refusal.WRONG_CLUSTER))
@@ -189,11 +204,16 @@ class Service:
             _finish(done, Refused(Refusal.OVERLOADED, self._server.leader, "the member's inbox is full"))
 
     def _read(self, request: Reads, deadline: float, done: Done_) -> None:
+        def make() -> bytes:
+            return self._run(request)
+
+        quick = len(request.reads) <= LANE_QUICK_READS and all(read.range.keys.end is None for read in request.reads)
+
         def allowed(refused: Refused | None) -> None:
             if refused is not None:
                 _finish(done, refused)
             else:
-                done(lambda: self._run(request))
+                done(make if quick else Slow(make))
 
         at_least = max((read.at_least for read in request.reads), default=0)
         if request.serializable and self._server.state.revision >= at_least:
@@ -206,7 +226,7 @@ class Service:
         watches = self._server.watches
 
         def answered(make: Callable[[], Watched | Refused]) -> None:
-            done(lambda: _encode(make()))
+            done(Slow(lambda: _encode(make())))
 
         def allowed(refused: Refused | None) -> None:
             if refused is not None:
@@ -229,7 +249,7 @@ class Service:
                 keys = self._server.state.lease_keys if request.keys else lambda lease: []
                 return _encode(Leases(tuple([LeaseStatus(*each, tuple(keys(each[0]))) for each in found])))
 
-            done(make)
+            done(Slow(make))
 
         return outcome
 

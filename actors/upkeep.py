@@ -95,7 +95,9 @@ class Upkeep(ABC):
             if best is None:
                 raise Unavailable(f"no member of cluster {self.name} serves")
             now = decode_settings(best.settings) if best.settings else Settings()
-            spec = ClusterSpec(name=self.name, timings=now.timings, limits=now.limits, compaction=now.compaction)
+            spec = ClusterSpec(
+                name=self.name, timings=now.timings, limits=now.limits, compaction=now.compaction, lanes=now.lanes
+            )
             settings = ClusterSpec.load(spec, **changed).settings
             answer = administer(self.name, self.id, Configure(encode_settings(settings), best.settings), deadline)
             changed_meanwhile = isinstance(answer, Failed) and answer.reason is Reason.CHANGED

@@ -48,7 +48,7 @@ from ..protocol import (
     Written,
 )
 from .frames import Flight, Kind, Outgoing, check_request, longest_wait
-from .lane import Call, Lane
+from .outbox import Call, Outbox
 from .outcome import failure
 from .session import Session
 
@@ -82,10 +82,10 @@ class HubCore:
         self._limits = limits
         self._timings = timings
         self._leader = leader
-        self._writes = Lane("write", limits, rng, to_leader=True)
-        self._reads = Lane("read", limits, rng, to_leader=True)
-        self._stale = Lane("serializable read", limits, rng, to_leader=False)
-        self._lanes = (self._writes, self._reads, self._stale)
+        self._writes = Outbox("write", limits, rng, to_leader=True)
+        self._reads = Outbox("read", limits, rng, to_leader=True)
+        self._stale = Outbox("serializable read", limits, rng, to_leader=False)
+        self._outboxes = (self._writes, self._reads, self._stale)
         self._session = Session(rng)
         self._calls: dict[int, Call] = {}
         self._flights: dict[int, Flight] = {}
@@ -144,15 +144,15 @@ class HubCore:
             done(error or Unavailable("not sent"))
             return number
         if isinstance(request, Read):
-            lane = self._stale if serializable else self._reads
-            call = Call(number, lane, request, None, now + timeout, size, done)
+            outbox = self._stale if serializable else self._reads
+            call = Call(number, outbox, request, None, now + timeout, size, done)
         else:
-            lane = self._writes
-            call = Call(number, lane, None, ClientWrite(0, request, request_id), now + timeout, size, done)
+            outbox = self._writes
+            call = Call(number, outbox, None, ClientWrite(0, request, request_id), now + timeout, size, done)
         self._calls[number] = call
         if call.deadline < self._expire_at:
             self._expire_at = max(call.deadline, self._expire_floor)
-        lane.fresh.append(call)
+        outbox.fresh.append(call)
         return number
 
     def give_up(self, call_id: int, now: float) -> None:
@@ -160,8 +160,8 @@ class HubCore:
         call = self._calls.get(call_id)
         if call is not None:
             self._end(call, self._timed_out(call))
-            if len(call.lane.fresh) + len(call.lane.again) > 2 * len(self._calls) + 64:
-                call.lane.clear_away()
+            if len(call.outbox.fresh) + len(call.outbox.again) > 2 * len(self._calls) + 64:
+                call.outbox.clear_away()
 
     def set_members(self, members: Sequence[int]) -> None:
         """These members can be asked from now on."""
@@ -174,7 +174,7 @@ class HubCore:
         if self._closed:
             return
         for call in list(self._calls.values()):
-            applied = None if call.lane is self._writes and call.sends else False
+            applied = None if call.outbox is self._writes and call.sends else False
             self._end(call, Unavailable("the hub was closed", applied=applied))
         self._closed = True
         self._close_session = self._session.id != 0 and bool(self._members)
@@ -196,14 +196,14 @@ class HubCore:
         if not self._members:
             return out
         self._send_writes(now, out)
-        for lane in (self._reads, self._stale):
-            while lane.waiting() and lane.ready(now):
-                calls = lane.take(len(lane.fresh))
+        for outbox in (self._reads, self._stale):
+            while outbox.waiting() and outbox.ready(now):
+                calls = outbox.take(len(outbox.fresh))
                 if not calls:
                     break
                 reads = tuple([call.read for call in calls if call.read is not None])
-                request = Reads(self._cluster, longest_wait(calls, now), lane is self._stale, reads)
-                self._send(Kind.BATCH, lane, calls, request, now, out)
+                request = Reads(self._cluster, longest_wait(calls, now), outbox is self._stale, reads)
+                self._send(Kind.BATCH, outbox, calls, request, now, out)
         return out
 
     def on_reply(self, call_id: int, reply: bytes, now: float) -> None:
@@ -220,7 +220,7 @@ class HubCore:
             self._refused(flight, answer, now)
         elif flight.kind is not Kind.BATCH and isinstance(answer, (Opened, Written)):
             self._session_answered(flight, answer, now)
-        elif isinstance(answer, Written if flight.lane is self._writes else ReadReply):
+        elif isinstance(answer, Written if flight.outbox is self._writes else ReadReply):
             self._answered(flight, answer.answers, now)
         else:
             self._lost(flight, now, f"member {flight.member} answers something else")
@@ -237,8 +237,8 @@ class HubCore:
             self._expire(now)
         for flight in [flight for flight in self._flights.values() if not flight.late and now >= flight.suspect_at]:
             if not flight.late:
-                flight.lane.silent(flight.member, now)
-                self._abandon(flight.lane, flight.member)
+                flight.outbox.silent(flight.member, now)
+                self._abandon(flight.outbox, flight.member)
 
     def next_wakeup(self) -> float | None:
         """When :meth:`on_time` is next to be called; ``None`` if there is nothing to wait for."""
@@ -248,9 +248,9 @@ class HubCore:
         for flight in self._flights.values():
             if not flight.late and flight.suspect_at < wakeup:
                 wakeup = flight.suspect_at
-        for lane in self._lanes:
-            if lane.failures and not lane.flying and lane.not_before < wakeup and self._wants_to_send(lane):
-                wakeup = lane.not_before
+        for outbox in self._outboxes:
+            if outbox.failures and not outbox.flying and outbox.not_before < wakeup and self._wants_to_send(outbox):
+                wakeup = outbox.not_before
         if self._session.id and self._members and not self._writes.flying and not self._closed:
             wakeup = min(wakeup, max(self._session.keep_alive_at(), self._writes.not_before))
         return None if wakeup == math.inf else wakeup
@@ -272,26 +272,26 @@ class HubCore:
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
-    def _wants_to_send(self, lane: Lane) -> bool:
-        return bool(self._members) and lane.waiting()
+    def _wants_to_send(self, outbox: Outbox) -> bool:
+        return bool(self._members) and outbox.waiting()
 
     def _send_writes(self, now: float, out: list[Outgoing]) -> None:
-        lane, session = self._writes, self._session
+        outbox, session = self._writes, self._session
         if session.id and session.idle and session.may_be_over(now):
             session.ended()
-        if not lane.ready(now):
+        if not outbox.ready(now):
             return
         if not session.id:
-            if lane.waiting() and not lane.flying:
-                lane.clear_away()
-                if lane.waiting():
+            if outbox.waiting() and not outbox.flying:
+                outbox.clear_away()
+                if outbox.waiting():
                     nonce = session.opening(now, self._timings.session_ttl)
-                    waiting = lane.fresh if lane.fresh else lane.again
+                    waiting = outbox.fresh if outbox.fresh else outbox.again
                     opening = Open(self._cluster, longest_wait(waiting, now), nonce)
-                    self._send(Kind.OPEN, lane, [], opening, now, out)
+                    self._send(Kind.OPEN, outbox, [], opening, now, out)
             return
-        while lane.waiting() and lane.ready(now):
-            calls = lane.take(session.room(self._limits.max_session_answers))
+        while outbox.waiting() and outbox.ready(now):
+            calls = outbox.take(session.room(self._limits.max_session_answers))
             if not calls:
                 break
             writes = []
@@ -303,18 +303,18 @@ class HubCore:
                     call.write = write = ClientWrite(call.sequence, write.operation, write.request_id)
                 writes.append(write)
             commands = ClientWrites(session.id, session.low, tuple(writes))
-            self._send(Kind.BATCH, lane, calls, Writes(self._cluster, longest_wait(calls, now), commands), now, out)
-        if not lane.flying and now >= session.keep_alive_at():
+            self._send(Kind.BATCH, outbox, calls, Writes(self._cluster, longest_wait(calls, now), commands), now, out)
+        if not outbox.flying and now >= session.keep_alive_at():
             keep_alive = KeepAlive(self._cluster, session.ttl / 3, session.id)
-            self._send(Kind.KEEP_ALIVE, lane, [], keep_alive, now, out)
+            self._send(Kind.KEEP_ALIVE, outbox, [], keep_alive, now, out)
 
     def _send(
-        self, kind: Kind, lane: Lane, calls: list[Call], request: Request, now: float, out: list[Outgoing]
+        self, kind: Kind, outbox: Outbox, calls: list[Call], request: Request, now: float, out: list[Outgoing]
     ) -> None:
         self._number += 1
-        member = lane.target(self._members, self._leader, now)
-        self._flights[self._number] = Flight(self._number, kind, lane, member, calls, self._session.id, now)
-        lane.took_off(len(calls))
+        member = outbox.target(self._members, self._leader, now)
+        self._flights[self._number] = Flight(self._number, kind, outbox, member, calls, self._session.id, now)
+        outbox.took_off(len(calls))
         out.append(Outgoing(self._number, member, _encode(request)))
 
     # -- answers ------------------------------------------------------------------------------------------------------
@@ -323,21 +323,21 @@ class HubCore:
         """The flight was answered in earnest: all is well with its member."""
         del self._flights[flight.id]
         if not flight.late:
-            flight.lane.came_down(len(flight.calls))
-        if flight.lane is self._writes and not (flight.late and self._leader):
+            flight.outbox.came_down(len(flight.calls))
+        if flight.outbox is self._writes and not (flight.late and self._leader):
             self._leader = flight.member
         self._foreign.discard(flight.member)
-        flight.lane.answered(flight.member, now - flight.sent_at)
+        flight.outbox.answered(flight.member, now - flight.sent_at)
 
     def _answered(self, flight: Flight, answers: Sequence[Answer], now: float) -> None:
         calls, unanswered = flight.calls[: len(answers)], flight.calls[len(answers) :]
         # Of reads a member answers as many as fit into a reply; the rest is asked again. Of writes, all or none.
-        if not calls or len(answers) > len(calls) or (unanswered and flight.lane is self._writes):
+        if not calls or len(answers) > len(calls) or (unanswered and flight.outbox is self._writes):
             self._lost(flight, now, f"member {flight.member} answers {len(answers)} of {len(flight.calls)} requests")
             return
         self._landed(flight, now)
         if not flight.late:
-            flight.lane.put_back(unanswered, doubtful=False)
+            flight.outbox.put_back(unanswered, doubtful=False)
         expired = False
         for call, answer in zip(calls, answers, strict=True):
             if call.over:
@@ -349,7 +349,7 @@ class HubCore:
                 expired = True
             else:
                 self._end(call, failure(answer, doubtful=call.doubtful))
-        if flight.lane is self._writes and flight.session == self._session.id:
+        if flight.outbox is self._writes and flight.session == self._session.id:
             if expired:
                 self._session_expired()
             else:
@@ -378,7 +378,7 @@ class HubCore:
             late = flight.late
             self._put_back(flight, doubtful=True)
             if not late:
-                flight.lane.pause(now, f"no session: {problem}")
+                flight.outbox.pause(now, f"no session: {problem}")
 
     def _session_expired(self) -> None:
         """Every write that was sent in the session ends here, with nobody knowing whether it took effect."""
@@ -389,33 +389,33 @@ class HubCore:
         self._session.ended()
 
     def _refused(self, flight: Flight, refused: Refused, now: float) -> None:
-        late, lane, member = flight.late, flight.lane, flight.member
+        late, outbox, member = flight.late, flight.outbox, flight.member
         self._put_back(flight, doubtful=refused.refusal in (Refusal.LOST, Refusal.TIMED_OUT))
         if late:
-            return  # old news: the lane has gone on
+            return  # old news: the outbox has gone on
         refusal = refused.refusal
         who = f"member {member}: {refused.message or refusal.name.lower().replace('_', ' ')}"
         if refusal is Refusal.INVALID:
             self._find_culprit(flight, refused, now)
         elif refusal is Refusal.WRONG_CLUSTER:
             self._foreign.add(member)
-            lane.failed(member, now, f"member {member} belongs to another cluster")
+            outbox.failed(member, now, f"member {member} belongs to another cluster")
             if self._foreign.issuperset(self._members):
                 self._fail_all()
         elif refusal is Refusal.NOT_SERVING:
-            lane.failed(member, now, who)
-            self._learn_leader(refused.leader, lane, member, now)
+            outbox.failed(member, now, who)
+            self._learn_leader(refused.leader, outbox, member, now)
         elif refusal in (Refusal.NOT_LEADER, Refusal.LOST):
-            if self._learn_leader(refused.leader, lane, member, now):
-                lane.redirected(now, who)
+            if self._learn_leader(refused.leader, outbox, member, now):
+                outbox.redirected(now, who)
             else:
-                lane.pause(now, who)
+                outbox.pause(now, who)
         else:
-            lane.pause(now, who)
-        if lane.failures > len(self._members):  # all that we know may have left the cluster
+            outbox.pause(now, who)
+        if outbox.failures > len(self._members):  # all that we know may have left the cluster
             self.wants_members = True
 
-    def _learn_leader(self, leader: int, lane: Lane, member: int, now: float) -> bool:
+    def _learn_leader(self, leader: int, outbox: Outbox, member: int, now: float) -> bool:
         """Take a hint; True if it names somebody who can be asked at once."""
         if leader and leader not in self._members:
             self.wants_members = True
@@ -424,7 +424,7 @@ class HubCore:
             leader = 0
         if leader or self._leader == member:
             self._leader = leader
-        return leader != 0 and not lane.banished(leader, now)
+        return leader != 0 and not outbox.banished(leader, now)
 
     def _find_culprit(self, flight: Flight, refused: Refused, now: float) -> None:
         """A member does not understand the batch: it had no effect. Smaller ones tell which request is to blame."""
@@ -433,15 +433,15 @@ class HubCore:
                 call.largest_batch = max(1, len(flight.calls) // 2)
             return
         for call in flight.calls:
-            applied = None if call.lane is self._writes and call.doubtful else False
+            applied = None if call.outbox is self._writes and call.doubtful else False
             self._end(call, InvalidArgument(f"refused: {refused.message}", applied=applied))
         if not flight.calls:
-            flight.lane.pause(now, f"member {flight.member} refuses the session: {refused.message}")
+            flight.outbox.pause(now, f"member {flight.member} refuses the session: {refused.message}")
 
     def _fail_all(self) -> None:
         under_way = {call.id for flight in self._flights.values() for call in flight.calls}
         for call in list(self._calls.values()):
-            unknown = call.lane is self._writes and (call.doubtful or call.id in under_way)
+            unknown = call.outbox is self._writes and (call.doubtful or call.id in under_way)
             self._end(
                 call,
                 ClusterMismatch(
@@ -455,30 +455,30 @@ class HubCore:
         """The flight is over without answers: its open calls go again."""
         del self._flights[flight.id]
         if not flight.late:
-            flight.lane.came_down(len(flight.calls))
-            flight.lane.put_back(flight.calls, doubtful=doubtful)
+            flight.outbox.came_down(len(flight.calls))
+            flight.outbox.put_back(flight.calls, doubtful=doubtful)
 
     def _lost(self, flight: Flight, now: float, problem: str) -> None:
         """Nobody knows what became of the flight."""
         late = flight.late
         self._put_back(flight, doubtful=True)
         if not late:
-            flight.lane.failed(flight.member, now, problem)
-            self._abandon(flight.lane, flight.member)
+            flight.outbox.failed(flight.member, now, problem)
+            self._abandon(flight.outbox, flight.member)
 
-    def _abandon(self, lane: Lane, member: int) -> None:
+    def _abandon(self, outbox: Outbox, member: int) -> None:
         """Wait no longer for what the member was sent; its answers are still taken, for as long as they are few."""
         if self._leader == member:
             self._leader = 0
-        if lane.failures > len(self._members):
+        if outbox.failures > len(self._members):
             self.wants_members = True
         late = []
-        flights = [flight for flight in self._flights.values() if flight.lane is lane]
+        flights = [flight for flight in self._flights.values() if flight.outbox is outbox]
         for flight in reversed(flights):
             if flight.member == member and not flight.late:
                 flight.late = True
-                lane.came_down(len(flight.calls))
-                lane.put_back(flight.calls, doubtful=True)
+                outbox.came_down(len(flight.calls))
+                outbox.put_back(flight.calls, doubtful=True)
             if flight.late:
                 late.append(flight)
         for flight in late[CLIENT_MAX_LATE_BATCHES:]:
@@ -491,21 +491,21 @@ class HubCore:
         for call in due:
             self._end(call, self._timed_out(call))
         if due:
-            for lane in self._lanes:
-                lane.clear_away()
+            for outbox in self._outboxes:
+                outbox.clear_away()
         earliest = min((call.deadline for call in self._calls.values()), default=math.inf)
         self._expire_floor = now + 1e-6 * len(self._calls)  # looking at all calls again costs about that much
         self._expire_at = max(earliest, self._expire_floor) if earliest != math.inf else math.inf
 
     def _timed_out(self, call: Call) -> KeeperError:
-        applied = None if call.lane is self._writes and call.sends else False
+        applied = None if call.outbox is self._writes and call.sends else False
         if not self._members:
             return Unavailable("no member of the cluster can be found", applied=applied)
-        if call.lane.failures:
+        if call.outbox.failures:
             return Unavailable(
-                f"no quorum answered the {call.lane.name} in time ({call.lane.problem})", applied=applied
+                f"no quorum answered the {call.outbox.name} in time ({call.outbox.problem})", applied=applied
             )
-        return RequestTimeout(f"no answer to the {call.lane.name} in time", applied=applied)
+        return RequestTimeout(f"no answer to the {call.outbox.name} in time", applied=applied)
 
     def _end(self, call: Call, outcome: Answer | KeeperError) -> None:
         if call.over:

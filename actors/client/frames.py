@@ -10,7 +10,7 @@ from ...limits import CLIENT_MAX_FRAME_DEADLINE, Limits
 from ...store.commands import Operation
 from ..protocol import Read
 from ..validation import check_operation, check_range
-from .lane import Call, Lane
+from .outbox import Call, Outbox
 
 _REQUEST_OVERHEAD = 64
 _ITEM_GUESS = 256
@@ -42,21 +42,21 @@ class Kind(enum.Enum):
 
 
 class Flight:
-    """A frame under way. ``late``: no longer waited for, its calls went back into their lane."""
+    """A frame under way. ``late``: no longer waited for, its calls went back into their outbox."""
 
-    __slots__ = ("calls", "id", "kind", "lane", "late", "member", "sent_at", "session", "suspect_at")
+    __slots__ = ("calls", "id", "kind", "late", "member", "outbox", "sent_at", "session", "suspect_at")
 
     def __init__(
-        self, id: int, kind: Kind, lane: Lane, member: int, calls: list[Call], session: int, sent_at: float
+        self, id: int, kind: Kind, outbox: Outbox, member: int, calls: list[Call], session: int, sent_at: float
     ) -> None:
         self.id = id
         self.kind = kind
-        self.lane = lane
+        self.outbox = outbox
         self.member = member
         self.calls = calls
         self.session = session
         self.sent_at = sent_at
-        self.suspect_at = sent_at + lane.patience()
+        self.suspect_at = sent_at + outbox.patience()
         self.late = False
 
 

@@ -68,6 +68,10 @@ class Transport(Protocol):
         """Look the members up again. May block."""
         ...
 
+    def close(self) -> None:
+        """Send what has been handed in, and let go of everything; may be called again. Never blocks."""
+        ...
+
 
 class Listener(Protocol):
     """Somebody who takes many outcomes at once: told to ``flush`` when a reply has been taken in whole."""
@@ -254,6 +258,7 @@ class Hub:
 
         self.do(close)
         self._wakeups.put(None)
+        self._transport.close()
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ from ...limits import (
 )
 from ..protocol import AskLeases, KeepLeases, Kept, Leases, LeasesKept, Refusal, Refused, Reply
 from .frames import LeaseQuestion, Outgoing
-from .lane import Lane
+from .outbox import Outbox
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Reply).decode
@@ -120,8 +120,8 @@ class LeaseCore:
         self._cluster = cluster
         self._members = tuple(sorted(members))
         self._leader = leader
-        self._keeping = Lane("keep-alive", limits, rng, to_leader=True)
-        self._asking = Lane("question about leases", limits, rng, to_leader=True)
+        self._keeping = Outbox("keep-alive", limits, rng, to_leader=True)
+        self._asking = Outbox("question about leases", limits, rng, to_leader=True)
         self._held: dict[int, Held] = {}
         self._frames: dict[int, _Frame] = {}
         self._flying = 0
@@ -400,7 +400,7 @@ class LeaseCore:
 
     # -- failures -----------------------------------------------------------------------------------------------------
 
-    def _refused(self, lane: Lane, member: int, refused: Refused, now: float) -> None:
+    def _refused(self, outbox: Outbox, member: int, refused: Refused, now: float) -> None:
         refusal = refused.refusal
         who = f"member {member}: {refused.message or refusal.name.lower().replace('_', ' ')}"
         leader = refused.leader
@@ -412,26 +412,26 @@ class LeaseCore:
         if leader or self._leader == member:
             self._leader = leader
         if leader:  # nobody else can answer, so whoever hears its heartbeats is believed
-            lane.forgive(leader)
+            outbox.forgive(leader)
         if refusal in (Refusal.NOT_SERVING, Refusal.WRONG_CLUSTER):
-            lane.failed(member, now, who)
+            outbox.failed(member, now, who)
         elif refusal in (Refusal.NOT_LEADER, Refusal.LOST) and leader:
-            lane.redirected(now, who)
+            outbox.redirected(now, who)
         else:
-            lane.pause(now, who)
-        self._want_members(lane)
+            outbox.pause(now, who)
+        self._want_members(outbox)
 
-    def _failed(self, lane: Lane, member: int, problem: str, now: float) -> None:
-        lane.failed(member, now, f"member {member} cannot be reached{': ' if problem else ''}{problem}")
-        self._forget_leader(lane, member)
+    def _failed(self, outbox: Outbox, member: int, problem: str, now: float) -> None:
+        outbox.failed(member, now, f"member {member} cannot be reached{': ' if problem else ''}{problem}")
+        self._forget_leader(outbox, member)
 
-    def _forget_leader(self, lane: Lane, member: int) -> None:
+    def _forget_leader(self, outbox: Outbox, member: int) -> None:
         if self._leader == member:
             self._leader = 0
-        self._want_members(lane)
+        self._want_members(outbox)
 
-    def _want_members(self, lane: Lane) -> None:
-        if lane.failures > len(self._members):
+    def _want_members(self, outbox: Outbox) -> None:
+        if outbox.failures > len(self._members):
             self.wants_members = True
 
     # -- losses -------------------------------------------------------------------------------------------------------

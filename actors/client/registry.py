@@ -47,8 +47,11 @@ _hubs_lock = threading.Lock()
 
 def _actor_transport(name: str) -> Transport:
     from ..transport.client_calls import ActorTransport  # Ray is loaded only when it is needed
+    from ..transport.client_lanes import LaneTransport
+    from ..transport.lane_frames import HAS_LANES
 
-    return ActorTransport(name)
+    calls = ActorTransport(name)
+    return LaneTransport(calls) if HAS_LANES else calls
 
 
 make_transport: Callable[[str], Transport] = _actor_transport
@@ -82,6 +85,8 @@ def open_hub(name: str, timeout: float, cluster: int | None = None) -> Share:
             # Last in, first out: hubs say goodbye before Ray, imported by now, ends itself.
             atexit.unregister(_close_all)
             atexit.register(_close_all)
+        else:
+            transport.close()
         return share
 
 

@@ -40,7 +40,7 @@ from ...limits import (
 from ...store.commands import KeyRange
 from ..protocol import CreateWatch, Refusal, Refused, Reply, Watched, WatchPoll
 from .frames import Outgoing
-from .lane import Lane
+from .outbox import Outbox
 from .subscription import Gate, Phase, Subscription, Taken
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -106,7 +106,7 @@ class WatchCore:
         self._cluster = cluster
         self._members = tuple(sorted(members))
         self._rng = rng
-        self._lane = Lane("watch", limits, rng, to_leader=False)
+        self._outbox = Outbox("watch", limits, rng, to_leader=False)
         self._watches: dict[Subscription, None] = {}
         """All that are not over."""
         self._waiting: dict[Subscription, None] = {}
@@ -173,7 +173,7 @@ class WatchCore:
     @property
     def problem(self) -> str:
         """Why nobody answers, if nobody does."""
-        return self._lane.problem if self._lane.failures else ""
+        return self._outbox.problem if self._outbox.failures else ""
 
     @property
     def member(self) -> int:
@@ -207,9 +207,9 @@ class WatchCore:
         """The poll that is to be sent now, if one is. Empty again until something else happens."""
         stream = self._stream
         if stream is None:
-            if not self._waiting or not self._members or now < self._lane.not_before:
+            if not self._waiting or not self._members or now < self._outbox.not_before:
                 return []
-            stream = _Stream(self._rng.randbytes(16), self._lane.target(self._members, 0, now))
+            stream = _Stream(self._rng.randbytes(16), self._outbox.target(self._members, 0, now))
             self._stream = stream
             self._probe, self._probe_sent = None, False
         elif stream.polls and (stream.creating or not stream.begun):
@@ -254,14 +254,14 @@ class WatchCore:
         if stream is None:
             return
         if any(now >= poll.suspect_at for poll in stream.polls.values()):
-            self._lane.silent(stream.member, now)
+            self._outbox.silent(stream.member, now)
             self._leave(stream)
 
     def next_wakeup(self) -> float | None:
         """When :meth:`on_time` and :meth:`outgoing` are next to be called; ``None`` if there is nothing to wait for."""
         stream = self._stream
         if stream is None:
-            return self._lane.not_before if self._waiting and self._members else None
+            return self._outbox.not_before if self._waiting and self._members else None
         wakeup = min((poll.suspect_at for poll in stream.polls.values()), default=math.inf)
         if self._probe is not None and not self._probe_sent and stream.begun and not stream.creating:
             wakeup = min(wakeup, self._probe[1] + WATCH_LAG)
@@ -293,12 +293,12 @@ class WatchCore:
             entries.append(CreateWatch(watch.id, watch.keys, start, watch.prev, watch.puts, watch.deletes))
         cancels, stream.cancels = tuple(stream.cancels), []
         if creates:
-            wait, grace = WATCH_CREATE_WAIT, self._lane.patience()
+            wait, grace = WATCH_CREATE_WAIT, self._outbox.patience()
         elif probing:
             self._probe_sent = True
-            wait, grace = 0.0, max(WATCH_POLL_GRACE, self._lane.patience())
+            wait, grace = 0.0, max(WATCH_POLL_GRACE, self._outbox.patience())
         else:
-            wait, grace = WATCH_POLL, max(WATCH_POLL_GRACE, self._lane.patience())
+            wait, grace = WATCH_POLL, max(WATCH_POLL_GRACE, self._outbox.patience())
         self._number += 1
         first = not stream.begun
         stream.polls[self._number] = _Poll(now + wait + grace, creates, now)
@@ -324,7 +324,7 @@ class WatchCore:
             return
         stream.begun = True
         self._foreign.discard(stream.member)
-        self._lane.answered(stream.member, now - poll.sent_at if poll.creates else None)
+        self._outbox.answered(stream.member, now - poll.sent_at if poll.creates else None)
         self._look_for_lag(now)
 
     def _take_in(self, stream: _Stream, answer: Watched, now: float) -> str:
@@ -412,12 +412,12 @@ class WatchCore:
 
     def _abandon(self, stream: _Stream, problem: str, now: float) -> None:
         """The stream's member failed: go to another one."""
-        self._lane.failed(stream.member, now, problem)
+        self._outbox.failed(stream.member, now, problem)
         self._leave(stream)
 
     def _leave(self, stream: _Stream) -> None:
         """Give the stream up: all its watches are to be created anew, each from where it stands."""
-        if self._lane.failures > len(self._members):
+        if self._outbox.failures > len(self._members):
             self.wants_members = True
         self._stream = None
         self._probe, self._probe_sent = None, False

@@ -65,6 +65,14 @@ class Elections(Membership):
         if not self._is_sticky():
             self._campaign()
 
+    def leader_may_be_gone(self, member: int) -> bool:
+        """There is a hint that a member has died: if it leads, count it as not heard of lately, and do not stand by it.
+        Whether it was followed. With lease reads nothing happens: a lease rests on not forgetting a leader early."""
+        if self.role != FOLLOWER or self.leader != member or self.config.lease_reads:
+            return False
+        self._leader_elapsed = max(self._leader_elapsed, self.config.election_ticks)
+        return True
+
     def _may_campaign(self) -> bool:
         return (
             self.role != LEADER

@@ -1,4 +1,4 @@
-"""Messages between members as Ray actor method calls.
+"""Messages between members as Ray actor method calls, and, where there is one, by lane.
 
 A call is one-way in spirit: it brings messages. But an actor call has an answer anyway, so the receiver's loop puts
 into it whatever the turn that took the messages has to say to their sender, which for AppendEntries is nearly always
@@ -38,6 +38,7 @@ from ..raft.messages import (
     RequestVoteResponse,
     TimeoutNow,
 )
+from .peer_lanes import PeerLanes
 from .seam import Frame, Received, Slot, decode_frame, encode_frame
 
 _OVERHEAD = 64
@@ -99,6 +100,8 @@ class Calls:
         self._held: dict[int, list[Message]] = {}
         self._counters: Counter[str] = Counter()
         self._closed = False
+        self.lanes: PeerLanes | None = None
+        """Lanes to peers, which go before calls; set before the loop runs, if there are any."""
 
     # -- arriving -----------------------------------------------------------------------------------------------------
 
@@ -108,6 +111,10 @@ class Calls:
         if not self._take_in(frame, slot):
             return b""
         return slot.wait(self._give_up_after)
+
+    def take_in(self, data: bytes) -> bool:
+        """Take a frame that came by lane; False if it was dropped. For the loop."""
+        return self._take_in(data, None)
 
     def _take_in(self, data: bytes, slot: Slot | None) -> bool:
         frame = decode_frame(data)
@@ -140,11 +147,33 @@ class Calls:
     def send(self, messages: Sequence[Message]) -> None:
         """See :class:`Transport`. What carries data goes at once (the loop may be about to wait for its disk); what
         answers a frame of this turn rides on the answer to it."""
+        if self.lanes is not None:
+            messages = self._by_lane(self.lanes, messages)
         for message in messages:
             if message.to in self._slots and not isinstance(message, AppendEntries | InstallSnapshot):
                 self._held.setdefault(message.to, []).append(message)
             else:
                 self._peer(message.to).put(message)
+
+    def _by_lane(self, lanes: PeerLanes, messages: Sequence[Message]) -> list[Message]:
+        """Send what can go by lane; what is left."""
+        left: list[Message] = []
+        groups: dict[int, list[Message]] = {}
+        for message in messages:
+            groups.setdefault(message.to, []).append(message)
+        for to, group in groups.items():
+            while group and lanes.is_open(to):
+                count, size = 0, 0
+                while count < len(group) and (not count or size < TURN_BYTES):
+                    size += size_of(group[count])
+                    count += 1
+                peer = self._peer(to)
+                if not lanes.carry(to, self._frame(peer, peer.next_sequence(), group[:count])):
+                    break
+                self._counters["sent by lane"] += 1
+                del group[:count]
+            left += group
+        return left
 
     def end(self) -> None:
         """See :class:`Transport`."""

@@ -16,6 +16,7 @@ import ray
 from ..ray_session import join_ray
 from ..roster import member_actors
 from ..seat import member_name
+from .lane_frames import LaneOffer
 
 
 class ActorTransport:
@@ -33,6 +34,12 @@ class ActorTransport:
         self._handles: dict[int, Any] = {}
         join_ray()
         self.refresh()
+
+    @property
+    def node(self) -> str:
+        """The Ray node that this process is on."""
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
 
     def members(self) -> dict[int, str]:
         """Names of the members that have an actor, by member id, as last looked up."""
@@ -57,6 +64,14 @@ class ActorTransport:
     def poll(self, member: int, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
         """Call the member's method for polls of watches, which has threads of its own to wait on; else as ``send``."""
         self._call(member, "watch", frame, done)
+
+    def offer(self, member: int) -> Future[LaneOffer | None]:
+        """Ask a member for a lane; it has none to offer where there are to be none."""
+        future: Future[LaneOffer | None] = self._method(member, "lane").remote().future()
+        return future
+
+    def close(self) -> None:
+        """There is nothing to close: the actors are Ray's."""
 
     def _method(self, member: int, name: str) -> Any:
         handle = self._handles.get(member)

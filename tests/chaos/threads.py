@@ -209,6 +209,9 @@ class Transport:
     def refresh(self) -> None:
         """Nothing changes."""
 
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
     def send(self, member: int, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
         """Ask a member."""
 

@@ -186,6 +186,9 @@ class FakeTransport:
         if self._cluster is not None:
             self._cluster.refreshes += 1
 
+    def close(self) -> None:
+        pass
+
     def send(self, member: int, frame: bytes, done: Reader) -> None:
         assert self._cluster is not None
         if member in self._cluster.broken:

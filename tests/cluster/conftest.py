@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import ray
 
-from raykeeper.actors.transport import client_calls
+from raykeeper.actors.transport import client_calls, client_lanes
 from raylab.crowd import Crowd, gathered
 from raylab.faults import Faults
 from raylab.patches import switch
@@ -96,6 +96,8 @@ def faults(local_ray: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> I
     """The fault switch of all processes; this one's calls to members go through it too. Healed at the end."""
     monkeypatch.setattr(client_calls.ActorTransport, "_bring", client_calls.ActorTransport._bring)
     switch.around_client_calls(client_calls)
+    monkeypatch.setattr(client_lanes.ClientLane, "ask", client_lanes.ClientLane.ask)
+    switch.around_client_lanes(client_lanes)
     faults = Faults(scratch / "switch")
     yield faults
     faults.end()

@@ -55,7 +55,7 @@ def watch_from_now(name: str, member: int) -> dict[str, Any]:
     kv = raykeeper.connect(name)
     kv.revision()
     hub = hub_of(kv)
-    hub.watching._lane._turn = member - 1
+    hub.watching._outbox._turn = member - 1
     changes: list[Change] = []
     batches: list[tuple[int, int]] = []
     members = set()

@@ -125,12 +125,23 @@ class OneMember:
         self._threads.shutdown(wait=False)
 
 
+class _Way:
+    """A hub's transport to the member, which is not closed with it."""
+
+    def __init__(self, member: OneMember) -> None:
+        self.members, self.refresh = member.members, member.refresh
+        self.send = self.poll = member.send
+
+    def close(self) -> None:
+        pass
+
+
 @contextmanager
 def one_member(disk: Disk | None = None, path: str = "data") -> Iterator[OneMember]:
     """A member for one test or many."""
     before = registry.make_transport
     made: dict[str, OneMember] = {}
-    registry.make_transport = lambda name: made[name]  # type: ignore[assignment, return-value]
+    registry.make_transport = lambda name: _Way(made[name])  # type: ignore[assignment, return-value]
     member = OneMember(disk, path)
     made[member.name] = member
     try:

@@ -38,6 +38,13 @@ def test_no_spec_means_the_defaults() -> None:
     assert ClusterSpec.load() == ClusterSpec.load(None) == ClusterSpec.load({}) == ClusterSpec()
 
 
+@pytest.mark.parametrize("word", [True, False])
+def test_lanes_are_on_or_off_however_that_is_said(tmp_path: Path, word: bool) -> None:
+    (tmp_path / "c.yaml").write_text(f"lanes: {'on' if word else 'off'}\n")
+    for spec in (tmp_path / "c.yaml", {"lanes": word}, {"lanes": "on" if word else "off"}):
+        assert ClusterSpec.load(spec).lanes is ClusterSpec.load(spec).settings.lanes is word
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "timings:\nlimits:\n", "---\n"])
 def test_an_empty_file_or_section_means_the_defaults(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
@@ -73,10 +80,11 @@ def test_a_spec_pickles_and_loads_from_itself() -> None:
         ),
         (
             {3: 4},
-            "spec: 3: expected a known field; one of name, members, data_dir, placement, supervised, timings, limits, "
-            "compaction",
+            "spec: 3: expected a known field; one of name, members, data_dir, placement, supervised, lanes, timings, "
+            "limits, compaction",
         ),
         ({"members": "3"}, "spec: members: expected a whole number, got '3'"),
+        ({"lanes": "maybe"}, "spec: lanes: expected on or off, got 'maybe'"),
         ({"members": 3.5}, "spec: members: expected a whole number, got 3.5"),
         ({"members": True}, "spec: members: expected a whole number, got True"),
         ({"members": 0}, "spec: members: expected a whole number >= 1, got 0"),

@@ -168,8 +168,9 @@ def test_everybody_sees_what_was_done(place: Place) -> None:
 PROBE = """
 import raykeeper, sys, time
 from raykeeper.actors import clock
-from raykeeper.actors.transport import calls, client_calls
-for what in (calls._Peer._bring, client_calls.ActorTransport._bring, clock.system_clock, clock.SteadyClock.__call__):
+from raykeeper.actors.transport import calls, client_calls, client_lanes, peer_lanes
+ways = [calls._Peer._bring, client_calls.ActorTransport._bring, peer_lanes._Way.carry, client_lanes.ClientLane.ask]
+for what in (*ways, clock.system_clock, clock.SteadyClock.__call__):
     print(what.__module__)
 print("switch" in sys.modules)
 """
@@ -190,7 +191,7 @@ def test_the_switch_is_put_in_by_tests_alone(tmp_path: Path) -> None:
     clean = modules()
     assert clean[-1] == "False"
     assert all(name.startswith("raykeeper.") for name in clean[:-1])
-    assert modules(RAYKEEPER_TEST_SWITCH=str(tmp_path / "switch"))[:3] == ["switch"] * 3
+    assert modules(RAYKEEPER_TEST_SWITCH=str(tmp_path / "switch"))[:5] == ["switch"] * 5
 
 
 def test_nothing_of_it_is_in_the_product() -> None:

@@ -1,8 +1,9 @@
 """The fault switch: what becomes of frames between members, and between clients and members, in running processes.
 
 It is no part of the product, and cannot be reached in one that is installed: ``sitecustomize`` beside this file loads
-it into the processes of a test's own Ray if ``RAYKEEPER_TEST_SWITCH`` names a file, and puts it around the one place
-where frames leave (``_Peer._bring`` for members, ``ActorTransport._bring`` for clients) and around the system's clock.
+it into the processes of a test's own Ray if ``RAYKEEPER_TEST_SWITCH`` names a file, and puts it around the places where
+frames leave (for members ``_Peer._bring`` by call and ``_Way.carry`` by lane, for clients ``ActorTransport._bring`` and
+``ClientLane.ask``) and around the system's clock.
 
 The file holds a table as JSON, and each process looks whether it has changed, so a fault outlives the processes that it
 meets::
@@ -198,7 +199,7 @@ class Post:
             if error is not None:
                 settle(error)
             else:
-                self._send(to, sender, done.result(), settle, settle)
+                self.send(to, sender, done.result(), settle, settle)
 
         def make(copy: bytes) -> None:
             try:
@@ -206,12 +207,13 @@ class Post:
             except Exception as error:
                 settle(error)
 
-        self._send(sender, to, frame, make, settle)
+        self.send(sender, to, frame, make, settle)
         return outcome
 
-    def _send(
-        self, sender: str, to: str, frame: bytes, bring: Callable[[bytes], None], lost: Callable[[BaseException], None]
+    def send(
+        self, sender: str, to: str, frame: bytes, bring: Callable[[bytes], Any], lost: Callable[[BaseException], None]
     ) -> None:
+        """Send a frame one way through the switch."""
         if self.switch.held(sender, to):
             self.switch.count("hold")
             with self._changed:
@@ -296,6 +298,52 @@ def around_client_calls(module: Any) -> None:
     module.ActorTransport._bring = _bring
 
 
+def around_peer_lanes(module: Any) -> None:
+    """The same for lanes between members: there are no answers on them, and nobody hears of a frame that is lost."""
+    real = module._Way.carry
+
+    def carry(self: Any, frame: bytes) -> bool:
+        lane = self.lane
+        if lane is None:
+            return False
+        sender, to = str(self.sender), str(self.to)
+        post().send(sender, to, frame, lambda copy: real(self, copy), lambda error: None)
+        return True
+
+    module._Way.carry = carry
+
+
+def around_client_lanes(module: Any) -> None:
+    """The same for lanes between clients and members."""
+    real = module.ClientLane.ask
+
+    def ask(self: Any, frame: bytes, done: Any) -> bool:
+        if self._ended:
+            return False
+
+        def bring(copy: bytes) -> Future[bytes]:
+            future: Future[bytes] = Future()
+
+            def answered(reply: bytes | Exception) -> None:
+                if isinstance(reply, Exception):
+                    future.set_exception(reply)
+                else:
+                    future.set_result(reply)
+
+            if not real(self, copy, answered):
+                raise Lost("the lane takes no frame")
+            return future
+
+        def finished(future: Future[bytes]) -> None:
+            error = future.exception()
+            done(future.result() if error is None else error)
+
+        post().call("client", str(self.member), frame, bring, lambda answer: None).add_done_callback(finished)
+        return True
+
+    module.ClientLane.ask = ask
+
+
 def around_clock(module: Any) -> None:
     """Put the switch around a member's clocks: the system's monotonic one, and Python's wall clock in that process."""
     real = module.system_clock
@@ -307,6 +355,8 @@ def around_clock(module: Any) -> None:
 PATCHES = {
     "raykeeper.actors.transport.calls": around_calls,
     "raykeeper.actors.transport.client_calls": around_client_calls,
+    "raykeeper.actors.transport.peer_lanes": around_peer_lanes,
+    "raykeeper.actors.transport.client_lanes": around_client_lanes,
     "raykeeper.actors.clock": around_clock,
 }
 """What is done to which module of the product once it is loaded."""

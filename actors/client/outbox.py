@@ -1,12 +1,12 @@
 """Requests of one kind on their way out: who waits, who is asked, and how patiently.
 
-A hub has three lanes: writes, linearizable reads, serializable reads. While all is well a lane has a few batches under
-way, and what gathers meanwhile makes up the next ones. After a failure it *probes*: one small batch at a time, to one
-member after the other with a growing pause, until somebody answers; then everything goes at once. Silence is a failure
-too: a batch without an answer is sent elsewhere after a while that follows the round trips seen lately, because Ray
-tells of a dead actor only after seconds, and of a paused one never. A member that failed is not asked for a while.
+A hub has three outboxes: writes, linearizable reads, serializable reads. While all is well an outbox has a few batches
+under way, and what gathers meanwhile makes up the next ones. After a failure it *probes*: one small batch at a time, to
+one member after the other with a growing pause, until somebody answers; then everything goes at once. Silence is a
+failure too: a batch without an answer is sent elsewhere after a while that follows the round trips seen lately, because
+Ray tells of a dead actor only after seconds, and of a paused one never. A member that failed is not asked for a while.
 
-A lane knows nothing of what its requests mean, and keeps no clock: the hub core passes the time in.
+An outbox knows nothing of what its requests mean, and keeps no clock: the hub core passes the time in.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from ..protocol import Read
 
 
 class Call:
-    """One submitted request. It is in one place: waiting in its lane, in one batch under way, or over."""
+    """One submitted request. It is in one place: waiting in its outbox, in one batch under way, or over."""
 
     __slots__ = (
         "deadline",
         "done",
         "doubtful",
         "id",
-        "lane",
         "largest_batch",
+        "outbox",
         "over",
         "read",
         "sends",
@@ -52,7 +52,7 @@ class Call:
     def __init__(
         self,
         id: int,
-        lane: Lane,
+        outbox: Outbox,
         read: Read | None,
         write: ClientWrite | None,
         deadline: float,
@@ -60,7 +60,7 @@ class Call:
         done: Callable[[Answer | KeeperError], None],
     ) -> None:
         self.id = id
-        self.lane = lane
+        self.outbox = outbox
         self.read = read
         self.write = write
         self.deadline = deadline
@@ -76,7 +76,7 @@ class Call:
         """If not 0, a batch with this call was refused as invalid: it goes in smaller ones, to find the culprit."""
 
 
-class Lane:
+class Outbox:
     """See the module.
 
     Args:
