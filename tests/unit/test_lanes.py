@@ -325,6 +325,7 @@ def test_a_client_has_a_bounded_number_of_requests_under_way(house: House) -> No
     until(lambda: len(house.asked) >= MAX_LANE_REQUESTS)
     assert house.client().ask(1, b"b") == b"re b", "others are served"
     # What had been read with the last of them is taken; the rest stays with the sender.
+    until(lambda: sum(each.under_way > 0 for each in house.lanes._lanes.values()) == 1)  # the other one has its answer
     (lane,) = [each for each in house.lanes._lanes.values() if each.under_way]
     assert not lane.wire.is_reading()
     answered = 0
