@@ -34,7 +34,6 @@ def filled(kv: Any, most: int = 400) -> int:
     raise AssertionError(f"{most} puts were all taken")
 
 
-@pytest.mark.core
 def test_over_its_quota_the_cluster_takes_no_puts_until_there_is_room(clusters: Made) -> None:
     cluster = clusters.launch(limits={"quota_bytes": 4_000_000})
     kv = cluster.client()
