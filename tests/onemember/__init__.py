@@ -129,8 +129,10 @@ class _Way:
     """A hub's transport to the member, which is not closed with it."""
 
     def __init__(self, member: OneMember) -> None:
-        self.members, self.refresh = member.members, member.refresh
-        self.send = self.poll = member.send
+        self._member = member
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._member, name)
 
     def close(self) -> None:
         pass
