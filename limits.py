@@ -290,6 +290,16 @@ LITTER_SHARE = 0.005
 LEASE_ASK_AGAIN = 0.05
 """Pause before a lease is asked for again of which the leader could not tell."""
 
+# Local copies of a prefix (``client.cached``).
+CACHED_MAX_BYTES = 1024 * 1024 * 1024
+"""What a copy may hold unless it is told otherwise."""
+CACHED_ENTRY_BYTES = 400
+"""What a key counts beside its own bytes and its value's."""
+CACHED_FIRST_LOOK = 0.005
+"""Seconds that somebody waits for a revision before it is asked how far the member is: mostly it comes by itself."""
+CACHED_LAST_LOOK = 0.25
+"""Between two such questions, at most: the revision does not exist yet."""
+
 # Coordination calls.
 RECIPE_PAUSE = 0.05
 """The shortest time between two looks at whether a place in a line is still there."""

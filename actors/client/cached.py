@@ -23,6 +23,7 @@ import weakref
 from typing import NoReturn
 
 from ...errors import InvalidArgument, KeeperError, RequestTimeout
+from ...limits import CACHED_MAX_BYTES
 from . import arguments as check
 from .arguments import Key
 from .base import Handle
@@ -32,16 +33,13 @@ from .requests import View
 from .results import KeyValue, RangeResult
 from .waiting import within
 
-MAX_BYTES = 1024 * 1024 * 1024
-"""What a copy may hold unless it is told otherwise."""
-
 
 class CachedView:
     """What the sync and the async copy have in common. It ends when it is collected."""
 
     def __init__(self, handle: Handle, prefix: object, max_bytes: object, timeout: float) -> None:
         under = check.text_or_bytes("a prefix", prefix)
-        bound = MAX_BYTES if max_bytes is None else check.whole_number("max_bytes", max_bytes, 1)
+        bound = CACHED_MAX_BYTES if max_bytes is None else check.whole_number("max_bytes", max_bytes, 1)
         handle._check_open()
         view = View(handle._view.space, None)
         own = Client(handle._name, handle._cluster, share=handle._share, view=view, timeout=handle._timeout)

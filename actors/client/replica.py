@@ -22,7 +22,14 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from ...errors import CompactedError, InvalidArgument, KeeperError, RequestTimeout, RequestTooLarge, Unavailable
-from ...limits import CLIENT_MAX_BACKOFF, CLIENT_RANGE_RESTARTS, WATCH_POLL
+from ...limits import (
+    CACHED_ENTRY_BYTES,
+    CACHED_FIRST_LOOK,
+    CACHED_LAST_LOOK,
+    CLIENT_MAX_BACKOFF,
+    CLIENT_RANGE_RESTARTS,
+    WATCH_POLL,
+)
 from ...store.commands import Item, KeyRange, Range, RangeAnswer
 from ..protocol import Read, WatchEvent
 from .handle import Client
@@ -33,12 +40,6 @@ from .subscription import Phase, Subscription
 
 _log = logging.getLogger(__name__)
 
-ENTRY_BYTES = 400
-"""What a key counts beside its own bytes and its value's."""
-FIRST_LOOK = 0.005
-"""Seconds that somebody waits for a revision before it is asked how far the member is: mostly it comes by itself."""
-LAST_LOOK = 0.25
-"""Between two such questions, at most: the revision does not exist yet."""
 _QUIET = KeyRange(RESERVED_SPACE + b"\0quiet")
 """A key that nobody ever writes."""
 
@@ -183,7 +184,7 @@ class Replica:
             self.items, self._bytes, self._order, self.revision = content, size, None, revision
 
     def _reload(self) -> None:
-        pause = FIRST_LOOK
+        pause = CACHED_FIRST_LOOK
         while not self._stopped:
             try:
                 self._load(self._client.timeout)
@@ -208,7 +209,7 @@ class Replica:
                 lambda now: hub.watching.create(keys, start_revision=start, puts=True, deletes=True, gate=self._gate)
             )
 
-        main, look, look_at, pause = watch(self._keys, self.revision + 1), None, math.inf, FIRST_LOOK
+        main, look, look_at, pause = watch(self._keys, self.revision + 1), None, math.inf, CACHED_FIRST_LOOK
         try:
             while True:
                 self._gate.clear()
@@ -223,9 +224,9 @@ class Replica:
                 if look is not None and (looked or not missing):
                     _cancel(hub, look)
                     look, look_at = None, now + pause
-                    pause = min(LAST_LOOK, 2 * pause)
+                    pause = min(CACHED_LAST_LOOK, 2 * pause)
                 if not missing:
-                    look_at, pause = math.inf, FIRST_LOOK
+                    look_at, pause = math.inf, CACHED_FIRST_LOOK
                 elif look is None:
                     look_at = min(look_at, now + pause)
                     if now >= look_at:
@@ -303,7 +304,7 @@ def _pages(keys: KeyRange, max_bytes: int) -> Steps[tuple[int, list[Item], int]]
 
 
 def _size(key: bytes, value: bytes) -> int:
-    return len(key) + len(value) + ENTRY_BYTES
+    return len(key) + len(value) + CACHED_ENTRY_BYTES
 
 
 def _too_large(max_bytes: int) -> RequestTooLarge:
