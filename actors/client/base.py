@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from typing import Any, Protocol, TypeVar
 
@@ -10,7 +9,7 @@ from ...codec import Codec
 from ...errors import InvalidArgument, RequestTimeout
 from ...limits import DEFAULT_TIMEOUT
 from . import arguments as check
-from .hub import Hub
+from .hub import Hub, this_process
 from .registry import Share, open_hub
 from .requests import RESERVED_SPACE, USER_SPACE, View
 
@@ -159,7 +158,7 @@ class Handle:
     def _known_hub(self) -> Hub | None:
         """This process's hub, if this handle has its share in it."""
         share = self._share
-        if share is not None and share.hub.process == os.getpid():
+        if share is not None and share.hub.process == this_process():
             return share.hub
         return None
 

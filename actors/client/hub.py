@@ -46,6 +46,21 @@ def _now_including_suspend() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+_process = os.getpid()
+
+
+def this_process() -> int:
+    """The id of this process, without asking the system: every call of a handle looks at it."""
+    return _process
+
+
+def _in_child() -> None:
+    global _process
+    _process = os.getpid()
+
+
+os.register_at_fork(after_in_child=_in_child)
+
 clock: Callable[[], float] = _now_including_suspend if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 
 
@@ -125,7 +140,7 @@ class Hub:
         self.cluster = cluster
         settings = settings or Settings()
         self.limits = settings.limits
-        self.process = os.getpid()
+        self.process = this_process()
         self.listeners: weakref.WeakKeyDictionary[object, Listener] = weakref.WeakKeyDictionary()
         """One for each event loop that asks this hub (see ``aio``)."""
         self._transport = transport
