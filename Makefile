@@ -14,8 +14,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 run: $(STAMP)
 	@$(BIN)/python examples/index_stdlib.py cluster.yaml
 
-# About, on two cores: lint 20 s, unit 2 min, simulation 4 min, cluster 11 min and 3 more for the core of survival,
-# chaos-short 2.5 min.
+# About, on two cores: lint 20 s, unit 2 min, simulation 2 min, cluster 12 min, chaos-short 2.5 min.
 test: lint unit simulation cluster chaos-short
 
 lint: $(STAMP)
@@ -35,11 +34,10 @@ simulate: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m simulation.campaign \
 	    $(if $(SEED),--seed $(SEED) --verbose $(if $(PROFILE),--profile "$(PROFILE)"),--seeds $(SEEDS))
 
-# Real Ray and real processes. What is about the cluster itself runs one test at a time. What is about watches, leases,
-# recipes and faults mostly waits for something to end or to be noticed: two files at a time, each with a Ray of its own.
+# Real Ray and real processes, which mostly wait for something to end or to be noticed: two files at a time, each with a
+# Ray of its own. Of the tests marked `survival` only the core.
 cluster: $(STAMP)
-	@$(BIN)/pytest -q -m 'not coordination and not survival and not long' tests/cluster
-	@$(BIN)/pytest -q -m 'coordination or core' -n 2 --dist loadfile tests/cluster
+	@$(BIN)/pytest -q -m '(core or not survival) and not long' -n 2 --dist loadfile tests/cluster
 
 # All about faults, membership, healing and backups, on real processes; those marked `core` are part of `make test`.
 survival: $(STAMP)

@@ -137,7 +137,6 @@ def test_what_a_killed_restore_has_left_is_cleared_by_the_next(clusters: Made, t
     assert everything(copy)[b"k"][0] == b"v"
 
 
-@pytest.mark.core
 def test_the_command_line_restores_what_one_survivor_holds(clusters: Made, local_ray: Path, tmp_path: Path) -> None:
     def run(*arguments: str, status: int = 0) -> tuple[str, str]:
         done = subprocess.run(

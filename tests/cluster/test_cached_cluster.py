@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import sys
 
-import pytest
 import ray
 
 import raykeeper
 from raylab.tools import Made, kill, leader
-
-pytestmark = pytest.mark.coordination
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

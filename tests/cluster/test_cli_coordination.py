@@ -18,8 +18,6 @@ import ray
 from raykeeper import Client
 from raylab.tools import is_alive, leader, wait_until
 
-pytestmark = pytest.mark.coordination
-
 TTL = 8.0
 """Seconds, where somebody's end is waited for."""
 

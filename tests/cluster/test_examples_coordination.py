@@ -11,8 +11,6 @@ import pytest
 
 import raykeeper
 
-pytestmark = pytest.mark.coordination
-
 ROOT = Path(raykeeper.__file__).parent
 
 EXAMPLES = [

@@ -104,7 +104,6 @@ done()
 """
 
 
-@pytest.mark.core
 def test_a_node_is_lost_comes_back_and_another_is_added(tmp_path: Path, scratch: Path) -> None:
     run(LOST_BACK_ADDED, ["replaced", "cleared", "leader replaced", "added", "done"], tmp_path, scratch)
 

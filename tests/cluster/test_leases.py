@@ -22,8 +22,6 @@ from raykeeper.limits import LEASE_MIN_TTL
 from raylab.crowd import Crowd
 from raylab.tools import Lateness, Made, kill, leader, serving, wait_until
 
-pytestmark = pytest.mark.coordination
-
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 

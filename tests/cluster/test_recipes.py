@@ -17,8 +17,6 @@ from raykeeper import Client, KeeperError, LockLost, Op
 from raylab.crowd import Crowd, by_pid, kill_leader, now, pid_of, results, sleep
 from raylab.tools import Lateness, Made, told, wait_until
 
-pytestmark = pytest.mark.coordination
-
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 TTL = 3.0

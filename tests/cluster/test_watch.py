@@ -23,8 +23,6 @@ from raykeeper.actors.client import subscription as subscription_module
 from raylab.crowd import Crowd
 from raylab.tools import Made, kill, leader, serving, wait_until
 
-pytestmark = pytest.mark.coordination
-
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 SECONDS = float(os.environ.get("RAYKEEPER_WATCH_SECONDS", "20"))
