@@ -96,9 +96,7 @@ def median_put(kv: Any) -> float:
     return sorted(times)[len(times) // 2]
 
 
-@pytest.mark.parametrize(
-    "limits", [pytest.param({}, marks=pytest.mark.core), TIGHT], ids=["room for it", "no room for it"]
-)
+@pytest.mark.parametrize("limits", [{}, TIGHT], ids=["room for it", "no room for it"])
 def test_ten_times_the_work(clusters: Made, crowd: Crowd, limits: dict[str, int]) -> None:
     # Members and clients share the machine's few cores here: an election must not be lost to the client's hunger.
     cluster = clusters.launch(limits=limits, timings={"election_timeout": 3.0})
@@ -127,6 +125,7 @@ def test_ten_times_the_work(clusters: Made, crowd: Crowd, limits: dict[str, int]
     wait_until(lambda: serving(cluster), 30)
 
 
+@pytest.mark.core
 def test_more_calls_than_a_process_may_have_open_are_refused_at_once(clusters: Made) -> None:
     cluster = clusters.launch(limits={"max_batch_requests": 50, "max_pending_requests": 100})
     kv = cluster.client()
