@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Protocol
 
@@ -30,15 +31,15 @@ class Lock(Protocol):
     def release(self) -> Awaitable[Any]: ...
 
 
-class Face:
+class Face(ABC):
     """One connection. ``ops`` are coroutine functions of a key and a value, ``blocking`` the same for threads."""
 
     ops: dict[str, Callable[[str, bytes], Awaitable[Any]]]
     blocking: dict[str, Callable[[str, bytes], Any]]
 
+    @abstractmethod
     async def open(self, address: Address) -> None:
         """Connect."""
-        raise NotImplementedError
 
     async def prepare(self, keys: list[str], value: bytes) -> None:
         """Write every key once."""
@@ -48,13 +49,13 @@ class Face:
 
     def watch(self, key: str) -> AsyncGenerator[bytes, None]:
         """The values that a key gets from now on; the watch is in place when the first, empty one comes."""
-        raise NotImplementedError
+        raise LookupError(f"{type(self).__name__} has no watches")
 
     def lock(self, name: str) -> Lock:
         """A contender for a lock."""
-        raise NotImplementedError
+        raise LookupError(f"{type(self).__name__} has no locks")
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027: some have nothing to close
         """Disconnect."""
 
 

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +32,7 @@ class Missing(Exception):
     """A system is not installed; says what would install it."""
 
 
-class System:
+class System(ABC):
     """One system. What is not said here is the same for all."""
 
     name = ""
@@ -49,34 +50,34 @@ class System:
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027: what comes with Ray is there
         """Whether it can be started here.
 
         Raises:
             Missing: it cannot.
         """
 
+    @abstractmethod
     def start(self) -> None:
         """Start it; it serves when this returns."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stop(self) -> None:
         """Stop what was started, whatever of it was."""
-        raise NotImplementedError
 
+    @abstractmethod
     def address(self, probing: bool = False) -> Address:
         """Where clients find it; ``probing`` is for a client that is to survive the death of the leader."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pids(self) -> list[int]:
         """The processes of its members."""
-        raise NotImplementedError
 
     def kill_leader(self) -> float:
         """SIGKILL; the moment (``time.monotonic``)."""
-        raise NotImplementedError
+        raise LookupError(f"{self.name} has no leader")
 
-    def mend(self) -> None:
+    def mend(self) -> None:  # noqa: B027: some mend themselves
         """Bring all members back."""
 
 
