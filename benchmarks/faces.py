@@ -55,8 +55,8 @@ class Face(ABC):
         """A contender for a lock."""
         raise LookupError(f"{type(self).__name__} has no locks")
 
-    async def close(self) -> None:  # noqa: B027: some have nothing to close
-        """Disconnect."""
+    async def close(self) -> None:  # noqa: B027
+        """Disconnect; some have nothing to close."""
 
 
 class RayKeeper(Face):

@@ -50,7 +50,7 @@ class System(ABC):
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
-    def check(self) -> None:  # noqa: B027: what comes with Ray is there
+    def check(self) -> None:  # noqa: B027
         """Whether it can be started here.
 
         Raises:
@@ -77,7 +77,7 @@ class System(ABC):
         """SIGKILL; the moment (``time.monotonic``)."""
         raise LookupError(f"{self.name} has no leader")
 
-    def mend(self) -> None:  # noqa: B027: some mend themselves
+    def mend(self) -> None:  # noqa: B027
         """Bring all members back."""
 
 
