@@ -156,7 +156,26 @@ class RayKeeperByCalls(RayKeeper):
             raise Missing("this version has no lanes that could be turned off: RayKeeper itself goes by actor calls")
 
 
-class Etcd(System):
+class Processes(System):
+    """One whose members are processes of this one's own, by number."""
+
+    _processes: dict[int, subprocess.Popen[bytes]]
+
+    @abstractmethod
+    def _leader(self) -> int | None:
+        """The number of the member that leads."""
+
+    def pids(self) -> list[int]:
+        return [process.pid for process in self._processes.values()]
+
+    def kill_leader(self) -> float:
+        leader = until(lambda: (n := self._leader()) is not None and n + 1, "a leader") - 1
+        moment = _kill(self._processes[leader].pid)
+        self._processes[leader].wait()
+        return moment
+
+
+class Etcd(Processes):
     """Three members of Debian's etcd, with aetcd."""
 
     name = "etcd + aetcd"
@@ -219,15 +238,6 @@ class Etcd(System):
         order = [*order, leader] if probing else [leader, *order]
         return {"ports": [self._ports[n] for n in order]}
 
-    def pids(self) -> list[int]:
-        return [process.pid for process in self._processes.values()]
-
-    def kill_leader(self) -> float:
-        leader = until(lambda: (n := self._leader()) is not None and n + 1, "a leader") - 1
-        moment = _kill(self._processes[leader].pid)
-        self._processes[leader].wait()
-        return moment
-
     def mend(self) -> None:
         for number, process in list(self._processes.items()):
             if process.poll() is not None:
@@ -235,7 +245,7 @@ class Etcd(System):
         until(lambda: all(self._status(number) for number in range(3)), "all members serve again")
 
 
-class ZooKeeper(System):
+class ZooKeeper(Processes):
     """Three members of Debian's ZooKeeper, with kazoo."""
 
     name = "ZooKeeper + kazoo"
@@ -296,15 +306,6 @@ class ZooKeeper(System):
 
     def address(self, probing: bool = False) -> Address:
         return {"ports": self._ports[:3]}
-
-    def pids(self) -> list[int]:
-        return [process.pid for process in self._processes.values()]
-
-    def kill_leader(self) -> float:
-        leader = until(lambda: (n := self._leader()) is not None and n + 1, "a leader") - 1
-        moment = _kill(self._processes[leader].pid)
-        self._processes[leader].wait()
-        return moment
 
     def mend(self) -> None:
         for number, process in list(self._processes.items()):
