@@ -42,6 +42,7 @@ from .care import Caretaker
 from .clock import member_clock
 from .events import BackgroundDone, LeadershipTransfer
 from .loop import Loop, Spot
+from .priority import as_daemon
 from .protocol import AlarmStatus, AskStatus, MemberStatus, Refusal, Refused, Request, Status
 from .registration import register_in_background
 from .seat import NAMESPACE, Seat, actor_name, decode_seat, member_name
@@ -60,6 +61,7 @@ class Member:
     """
 
     def __init__(self, seat: bytes) -> None:
+        as_daemon()
         self._seat = decode_seat(seat)
         self._node_id = ray.get_runtime_context().get_node_id()
         self._loop: Loop | None = None

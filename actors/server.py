@@ -355,15 +355,18 @@ class Server:
             if not self.node.has_ready() or self._clock() - started >= TURN_SECONDS:
                 return
             ready = self.node.ready()
-            if ready.messages:
+            # With nothing to write, what was committed is answered before the followers hear of it: the clients wait.
+            answer_first = bool(ready.committed) and not ready.must_sync
+            if not answer_first:
                 self._send(ready.messages)
-            if ready.entries or ready.hard_state is not None:
+            if ready.must_sync or ready.hard_state is not None:
                 self.folder.log.append(ready.entries, ready.hard_state, sync=ready.must_sync)
-            if ready.messages_after:
-                self._send(ready.messages_after)
+            self._send(ready.messages_after)
             if ready.committed:
                 self._apply(ready.committed)
             self.node.advance(ready)
+            if answer_first:
+                self._send(ready.messages)
             if ready.chunk is not None:  # after applying: it may replace what was applied to
                 self._snapshots.receive(ready.chunk, self.node, self._state_replaced)
             self._reads.answered(ready, self.state)

@@ -74,7 +74,7 @@ class RaftLog:
     """The durable part of a Raft node: what ``Node`` reads through ``Storage``, and what its owner writes."""
 
     hard_state: HardState
-    """Term, vote and commit index, as last written."""
+    """Term, vote and commit index; all of it is on disk but perhaps the newest commit index (see ``append``)."""
 
     def __init__(self, engine: Engine, *, cache_bytes: int) -> None:
         self._engine = engine
@@ -83,6 +83,8 @@ class RaftLog:
         """The newest entries, without a gap, up to the last."""
         self._cached = 0
         self.hard_state = HardState()
+        self._hard_waits = False
+        """Whether the hard state has a commit index that is not written yet."""
         self.configuration: Configuration | None = None
         """One that was applied when the log was last cut or reset: with it and the entries that follow, the
         configuration is known even without the state. ``None`` if nothing was ever cut off."""
@@ -239,9 +241,12 @@ class RaftLog:
     def append(self, entries: Sequence[Entry], hard_state: HardState | None, *, sync: bool) -> None:
         """Write entries (they replace what the log holds from the first of them on) and hard state, all or none.
 
+        A commit index that comes alone goes with the next write: it is a hint, which a leader gives again, and would
+        double the writes of a member that gets one command at a time.
+
         Args:
             entries: consecutive, beginning at most one behind the last and behind the mark; may be empty.
-            hard_state: ``None`` if it has not changed.
+            hard_state: ``None`` if it has not changed; if term or vote have, ``sync`` it.
             sync: return only once all of it, and all written before, is on the disk.
         """
         writes: list[Write] = []
@@ -259,12 +264,19 @@ class RaftLog:
                 writes.append(("entries", _INDEX.pack(entry.index), head + entry.data))
                 self._take(entry)
         if hard_state is not None:
-            writes.append(("meta", _HARD, _encode(hard_state)))
             self.hard_state = hard_state
+            self._hard_waits = True
+        if writes or sync:
+            self._add_hard_state(writes)
         if writes:
             self._engine.write(writes)
         if sync:
             self._engine.sync()
+
+    def _add_hard_state(self, writes: list[Write]) -> None:
+        if self._hard_waits:
+            writes.append(("meta", _HARD, _encode(self.hard_state)))
+            self._hard_waits = False
 
     def _drop_from(self, index: int) -> None:
         """Forget, in memory, the entries from ``index`` on."""
@@ -302,6 +314,7 @@ class RaftLog:
             self._begin_at(mark, configuration, writes)
         self._sweep(writes)
         if writes:
+            self._add_hard_state(writes)
             self._engine.write(writes)
         return self._garbage <= self._mark.index
 
@@ -315,6 +328,7 @@ class RaftLog:
             hard = HardState(term, 0, hard.commit)  # never voted in that term
         hard = HardState(hard.term, hard.vote, max(hard.commit, index))
         writes: list[Write] = [("meta", _HARD, _encode(hard))]
+        self._hard_waits = False
         # What lies behind the new beginning would be taken for entries; what lies before it is garbage.
         writes += [("entries", _INDEX.pack(i), None) for i in range(index + 1, self._last + 1)]
         self.hard_state = hard

@@ -141,6 +141,8 @@ class AppendEntries(msgspec.Struct, frozen=True, array_like=True, tag=3):
     prev_log_term: int
     leader_commit: int
     entries: tuple[Entry, ...] = ()
+    quiet: bool = False
+    """It only tells the commit index: success needs no answer. If it is lost, the next heartbeat tells."""
 
 
 class AppendEntriesResponse(msgspec.Struct, frozen=True, array_like=True, tag=4):

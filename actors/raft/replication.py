@@ -71,20 +71,28 @@ class Replication(SnapshotTransfer):
                 return
             self._send_append(member, progress, prev_term, *batch)
         if progress.state is ProgressState.REPLICATE and progress.sent_commit < log.commit_index:
-            self._send_empty(member, progress)
+            self._send_empty(member, progress, quiet=True)
 
     def _send_append(
-        self, member: int, progress: Progress, prev_term: int, entries: tuple[Entry, ...], size: int
+        self,
+        member: int,
+        progress: Progress,
+        prev_term: int,
+        entries: tuple[Entry, ...],
+        size: int,
+        *,
+        quiet: bool = False,
     ) -> None:
         commit = self.log.commit_index
         prev_index = progress.next_index - 1
-        self._messages.append(AppendEntries(self.id, member, self.term, prev_index, prev_term, commit, entries))
+        self._messages.append(AppendEntries(self.id, member, self.term, prev_index, prev_term, commit, entries, quiet))
         progress.sent(len(entries), size, commit)
 
-    def _send_empty(self, member: int, progress: Progress) -> None:
-        """Tell the commit index, or find out whether what was sent has arrived; no window holds this back."""
+    def _send_empty(self, member: int, progress: Progress, *, quiet: bool = False) -> None:
+        """Find out whether what was sent has arrived, or (``quiet``) only tell the commit index; no window holds this
+        back."""
         try:
-            self._send_append(member, progress, self.log.term(progress.next_index - 1), (), 0)
+            self._send_append(member, progress, self.log.term(progress.next_index - 1), (), 0, quiet=quiet)
         except Compacted:
             self._begin_snapshot(member, progress)
 
@@ -142,7 +150,8 @@ class Replication(SnapshotTransfer):
         log = self.log
         if prev_index < log.commit_index:
             # Old or repeated: what is committed here equals the leader's log.
-            self._acknowledge(message.sender, log.commit_index)
+            if not message.quiet:
+                self._acknowledge(message.sender, log.commit_index)
             return
         if not self.configuration.voters:
             # Changes of a configuration mean nothing to one who does not know the first. Every log continues entry 0,
@@ -152,7 +161,8 @@ class Replication(SnapshotTransfer):
         last_new = log.accept(prev_index, message.prev_log_term, entries)
         if last_new is not None:
             log.commit_to(min(message.leader_commit, last_new))
-            self._acknowledge(message.sender, last_new)
+            if not message.quiet:
+                self._acknowledge(message.sender, last_new)
             return
         hint = log.find_conflict(prev_index, message.prev_log_term)
         try:
