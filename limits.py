@@ -274,6 +274,8 @@ WATCH_LINGER = 10.0
 LEASE_MIN_TTL = 1.0
 """Seconds. Keep-alives go out every third of it, and heartbeats between members must be frequent beside that."""
 LEASE_MAX_TTL = 10 * 365 * 86_400.0
+LEASE_ID_BITS = 62
+"""Of the random id of a lease that a client names itself."""
 LEASE_MARGIN = 0.02
 """Share of the TTL by which a client counts a lease as lost before the cluster may end it: the clocks of two machines
 do not run at exactly the same rate..."""

@@ -28,7 +28,7 @@ from ..limits import (
     Timings,
     decode_settings,
 )
-from ..store.commands import COMMANDS_VERSION, Answer, Command, LeaseGranted, SessionOpened, version_of
+from ..store.commands import COMMANDS_VERSION, Answer, Command, LeaseGranted, SessionOpened, TxnAnswer, version_of
 from ..store.folder import DataMissing, MemberFolder, StateDamaged
 from ..store.state import State, UnknownCommand
 from .compactor import Compactor
@@ -417,6 +417,8 @@ class Server:
                 self._lessor.granted(answer.id, now)
             elif type(answer) is SessionOpened:
                 self._sessions.opened(answer.session, now)
+            elif type(answer) is TxnAnswer:
+                self._track(answer.responses, now)
 
     def _state_replaced(self) -> None:
         """A snapshot took the place of the state: whatever waited for single entries will not see them applied."""

@@ -93,14 +93,6 @@ class Comparison(msgspec.Struct, frozen=True, array_like=True, gc=False):
     operand: int | bytes
 
 
-class Txn(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """If all comparisons hold, do ``success``, else ``failure``, in one revision (etcd: TxnRequest)."""
-
-    compare: tuple[Comparison, ...] = ()
-    success: tuple[Put | Delete | Range | Txn, ...] = ()
-    failure: tuple[Put | Delete | Range | Txn, ...] = ()
-
-
 class Compact(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """Forget the versions that are overtaken at this revision (etcd: CompactionRequest)."""
 
@@ -119,6 +111,18 @@ class LeaseRevoke(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """End a lease and delete its keys (etcd: LeaseRevokeRequest)."""
 
     id: int
+
+
+class Txn(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """If all comparisons hold, do ``success``, else ``failure``, in one revision (etcd: TxnRequest).
+
+    More than etcd's, a branch may grant leases, and revoke leases after all else. So a lock is taken, lease and all, in
+    one write, and given back in one.
+    """
+
+    compare: tuple[Comparison, ...] = ()
+    success: tuple[Put | Delete | Range | Txn | LeaseGrant | LeaseRevoke, ...] = ()
+    failure: tuple[Put | Delete | Range | Txn | LeaseGrant | LeaseRevoke, ...] = ()
 
 
 Operation = Put | Delete | Range | Txn | Compact | LeaseGrant | LeaseRevoke
@@ -352,24 +356,10 @@ class RangeAnswer(msgspec.Struct, frozen=True, array_like=True, tag=3):
     more: bool = False
 
 
-class TxnAnswer(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """Which branch ran, and an answer for each of its operations."""
-
-    revision: int
-    succeeded: bool
-    responses: tuple[PutAnswer | DeleteAnswer | RangeAnswer | TxnAnswer, ...]
-
-
 class Done(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """For commands that answer nothing but the revision they left."""
 
     revision: int
-
-
-class SessionOpened(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """The id of the session that was opened."""
-
-    session: int
 
 
 class LeaseGranted(msgspec.Struct, frozen=True, array_like=True, tag=7):
@@ -377,6 +367,20 @@ class LeaseGranted(msgspec.Struct, frozen=True, array_like=True, tag=7):
 
     id: int
     ttl: float
+
+
+class TxnAnswer(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Which branch ran, and an answer for each of its operations."""
+
+    revision: int
+    succeeded: bool
+    responses: tuple[PutAnswer | DeleteAnswer | RangeAnswer | TxnAnswer | LeaseGranted | Done, ...]
+
+
+class SessionOpened(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """The id of the session that was opened."""
+
+    session: int
 
 
 class MemberReserved(msgspec.Struct, frozen=True, array_like=True, tag=30):

@@ -69,6 +69,7 @@ class Leases:
     def grant(self, id: int, ttl: float) -> None:
         """Make a lease; there must be none of that id."""
         self._save(Lease(id, ttl, ttl, 0))
+        self._pending.on_rollback(lambda: self._forget(id))
 
     def renew(self, id: int) -> bool:
         """Reset the remaining time; False if there is no such lease."""
@@ -103,8 +104,15 @@ class Leases:
 
     def remove(self, id: int) -> None:
         """Forget a lease whose keys are gone."""
-        del self.by_id[id]
+        lease = self.by_id.pop(id)
         self._pending.set(FAMILY, b"l" + _ID.pack(id), None)
+        self._pending.on_rollback(lambda: self._remember(lease))
+
+    def _forget(self, id: int) -> None:
+        del self.by_id[id]
+
+    def _remember(self, lease: Lease) -> None:
+        self.by_id[lease.id] = lease
 
     def attach(self, id: int, key: bytes) -> None:
         """Tie a key to a lease; it must be tied to none."""

@@ -9,6 +9,7 @@ replicating and applying what has just been written reads no disk. One thread ow
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from bisect import bisect_right
 from collections import deque
@@ -18,7 +19,7 @@ import msgspec
 
 from ..actors.raft.log import ENTRY_OVERHEAD, Compacted, Unavailable
 from ..actors.raft.messages import Configuration, Entry, EntryKind, HardState
-from ..errors import DataCorrupted
+from ..errors import DataCorrupted, KeeperError
 from ..limits import LOG_CUT_SLICE
 from .engine import Disk, Engine, Write
 
@@ -358,6 +359,11 @@ class RaftLog:
 
     def close(self) -> None:
         """Release the database. What was not synced may be lost with the machine, not with the process."""
+        writes: list[Write] = []
+        self._add_hard_state(writes)
+        if writes:
+            with contextlib.suppress(KeeperError):  # a full or broken disk: the commit index is a hint
+                self._engine.write(writes)
         self._engine.close()
 
 

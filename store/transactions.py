@@ -68,6 +68,8 @@ class Executor:
         self.answer_bytes = 0
         """Size of the last answer, roughly; the same on every member."""
         self._room = 0
+        self._revoked = False
+        """Whether the running transaction has ended a lease: keys that went with it must not change again."""
 
     def run(self, operation: Operation, room: int, fresh_id: int) -> Answer:
         """Run one operation, with all effects or, if it answers ``Failed``, none.
@@ -88,6 +90,7 @@ class Executor:
             self._mvcc.finish()
             return answer
         self._pending.begin()
+        self._revoked = False
         try:
             answer = self._dispatch(operation, fresh_id)
         except Refuse as refuse:
@@ -112,7 +115,7 @@ class Executor:
             return self._range(operation)
         if isinstance(operation, Txn):
             check_txn(operation, self.limits)
-            return self._txn(operation, iter(self._path(operation)))
+            return self._txn(operation, iter(self._path(operation)), fresh_id)
         if isinstance(operation, Compact):
             return self._compact(operation)
         if isinstance(operation, LeaseGrant):
@@ -225,19 +228,26 @@ class Executor:
                 path += self._path(operation)
         return path
 
-    def _txn(self, txn: Txn, path: Iterator[bool]) -> TxnAnswer:
+    def _txn(self, txn: Txn, path: Iterator[bool], fresh_id: int) -> TxnAnswer:
         succeeded = next(path)
-        responses: list[PutAnswer | DeleteAnswer | RangeAnswer | TxnAnswer] = []
+        responses: list[PutAnswer | DeleteAnswer | RangeAnswer | TxnAnswer | LeaseGranted | Done] = []
         for operation in txn.success if succeeded else txn.failure:
             self._spend(ANSWER_BYTES)
-            if isinstance(operation, Put):
+            if isinstance(operation, LeaseRevoke):
+                responses.append(self._revoke(operation))
+                self._revoked = True
+            elif self._revoked:
+                raise Refuse(Reason.INVALID, message="a transaction revokes leases after all else")
+            elif isinstance(operation, Put):
                 responses.append(self._put(operation))
             elif isinstance(operation, Delete):
                 responses.append(self._delete(operation))
             elif isinstance(operation, Range):
                 responses.append(self._range(operation))
+            elif isinstance(operation, LeaseGrant):
+                responses.append(self._grant(operation, fresh_id))
             else:
-                responses.append(self._txn(operation, path))
+                responses.append(self._txn(operation, path, fresh_id))
         return TxnAnswer(self._mvcc.now, succeeded, tuple(responses))
 
     def _holds(self, comparison: Comparison) -> bool:
@@ -288,9 +298,12 @@ class Executor:
         return Done(self._mvcc.now)
 
     def _end_lease(self, id: int) -> None:
+        changing = self._mvcc.revision + 1
         for key in list(self._leases.keys(id)):
             old = self._pending.get("keys", key)
             if old is not None:
+                if RECORD.unpack_from(old)[0] == changing:
+                    raise Refuse(Reason.INVALID, message="a transaction revokes the lease of a key that it has put")
                 self._remove(key, old)
         self._leases.remove(id)
 
@@ -350,7 +363,7 @@ def _count(txn: Txn, depth: int) -> int:
     return count
 
 
-def _touched(operations: Sequence[Put | Delete | Range | Txn]) -> tuple[set[bytes], list[KeyRange]]:
+def _touched(operations: Sequence[Operation]) -> tuple[set[bytes], list[KeyRange]]:
     """Keys that the operations may put, and ranges that they may delete, over all ways through nested transactions.
 
     Raises:

@@ -137,6 +137,7 @@ class Model:
         self.now = dict(self.past[self.revision])
         self.changes: list[tuple[int, bytes, bool]] = []
         leases = dict(self.leases)
+        self.revoked = False
         try:
             answer = self._do(operation)
         except Refused as refused:
@@ -241,8 +242,23 @@ class Model:
     def _txn(self, txn: Txn) -> TxnAnswer:
         succeeded = all(self._holds(comparison) for comparison in txn.compare)
         branch = txn.success if succeeded else txn.failure
-        responses = tuple(self._txn(o) if isinstance(o, Txn) else self._do(o) for o in branch)
+        responses = tuple(self._part(operation) for operation in branch)
         return TxnAnswer(self.at, succeeded, responses)
+
+    def _part(self, operation: Any) -> Any:
+        """One operation of a transaction: what revokes a lease comes last, and no key changes twice."""
+        if isinstance(operation, LeaseRevoke):
+            put_now = [
+                item for item in self.now.values() if item.lease == operation.id and item.mod_revision > self.revision
+            ]
+            if operation.id in self.leases and put_now:
+                raise Refused(Reason.INVALID)
+            answer = self._do(operation)
+            self.revoked = True
+            return answer
+        if self.revoked:
+            raise Refused(Reason.INVALID)
+        return self._txn(operation) if isinstance(operation, Txn) else self._do(operation)
 
     def _holds(self, comparison: Comparison) -> bool:
         def number(item: Item) -> Any:

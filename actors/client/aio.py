@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +21,7 @@ from .base import Handle
 from .coordination import AsyncCoordination
 from .frames import check_request
 from .hub import Hub, Outcome, clock
-from .leases import AsyncLease, LeaseInfo, asking, granting, listing
+from .leases import AsyncLease, LeaseInfo, asking, granting, granting_in_txn, listing
 from .operations import Condition, Op
 from .requests import Ask, Steps
 from .results import DeleteResult, End, KeyValue, PutResult, RangeResult, TxnResult
@@ -241,6 +241,16 @@ class AsyncClient(AsyncCoordination, Handle):
         keep = check.flag("keep_alive", keep_alive)
         granted = await self._run(granting(ttl, clock() + self._seconds(timeout) / 2), timeout)
         return AsyncLease(self._derive(self._view), await self._hub(0), granted, keep)
+
+    async def leased_txn(
+        self, ttl: float, make: Callable[[int], Op], *, timeout: float | None = None
+    ) -> tuple[AsyncLease | None, TxnResult]:
+        """Make a lease and run a transaction that uses it, in one write: see ``Client.leased_txn``."""
+        steps = granting_in_txn(self._view, ttl, make, clock() + self._seconds(timeout) / 2)
+        granted, result = await self._run(steps, timeout)
+        if granted is None:
+            return None, result
+        return AsyncLease(self._derive(self._view), await self._hub(0), granted, True), result
 
     async def leases(self, *, timeout: float | None = None) -> list[LeaseInfo]:
         """All leases of the cluster: see ``Client.leases``."""

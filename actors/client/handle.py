@@ -11,7 +11,7 @@ Watches are in :mod:`watch`, leases in :mod:`leases`, local copies in :mod:`cach
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +21,7 @@ from .arguments import Key
 from .base import Handle
 from .coordination import Coordination
 from .hub import Hub, clock
-from .leases import Lease, LeaseInfo, asking, granting, listing
+from .leases import Lease, LeaseInfo, asking, granting, granting_in_txn, listing
 from .operations import Condition, Op
 from .requests import Steps
 from .results import DeleteResult, End, KeyValue, PutResult, RangeResult, TxnResult
@@ -270,6 +270,28 @@ class Client(Coordination, Handle):
         keep = check.flag("keep_alive", keep_alive)
         granted = self._run(granting(ttl, clock() + self._seconds(timeout) / 2), timeout)
         return Lease(self._derive(self._view), self._hub(0), granted, keep)
+
+    def leased_txn(
+        self, ttl: float, make: Callable[[int], Op], *, timeout: float | None = None
+    ) -> tuple[Lease | None, TxnResult]:
+        """Make a lease and run a transaction that uses it, in one write: both happen, or neither.
+
+        ::
+
+            free = [Compare.version("me") == 0]
+            lease, result = kv.leased_txn(10, lambda id: Op.txn(free, [Op.put("me", "here", lease=id)]))
+
+        Args:
+            ttl: seconds, as for ``lease``; it is kept alive while the object that this returns lives.
+            make: from the lease's id, ``Op.txn(...)``. Its success branch runs after the lease was made; if the
+                comparisons do not hold there is no lease. It may be called again, with another id.
+
+        Returns:
+            the lease, ``None`` if the comparisons did not hold, and the result of the transaction.
+        """
+        steps = granting_in_txn(self._view, ttl, make, clock() + self._seconds(timeout) / 2)
+        granted, result = self._run(steps, timeout)
+        return None if granted is None else Lease(self._derive(self._view), self._hub(0), granted, True), result
 
     def leases(self, *, timeout: float | None = None) -> list[LeaseInfo]:
         """All leases of the cluster, whoever made them (etcd: LeaseLeases); linearizable."""

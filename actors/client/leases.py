@@ -14,23 +14,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
 from ...errors import InvalidArgument, KeeperError, LeaseLost, LeaseNotFound, Unavailable
-from ...limits import LEASE_MAX_TTL, LEASE_MIN_TTL
-from ...store.commands import LeaseGrant, LeaseGranted, LeaseRevoke
+from ...limits import LEASE_ID_BITS
+from ...store.commands import LeaseGranted
 from ..protocol import Leases, LeaseStatus
 from . import arguments as check
 from .frames import LeaseQuestion
 from .hub import Hub, clock
 from .leasing import Held
-from .requests import Ask, Steps, View
+from .operations import Op
+from .requests import Ask, Steps, View, grant_command, lease_seconds, revoke_command
+from .results import TxnResult
 
 if TYPE_CHECKING:
     from .aio import AsyncClient
@@ -64,12 +67,10 @@ def granting(ttl: object, deadline: float) -> Steps[tuple[int, float, float]]:
     Args:
         deadline: clock time until which that is worth trying.
     """
-    seconds = check.seconds("ttl", ttl)
-    if not LEASE_MIN_TTL <= seconds <= LEASE_MAX_TTL:
-        raise InvalidArgument(f"the TTL of a lease must be between {LEASE_MIN_TTL:g} and {LEASE_MAX_TTL:g} seconds")
+    seconds = lease_seconds(ttl)
     while True:
         asked_at = clock()
-        answer = yield Ask(LeaseGrant(0, seconds))
+        answer = yield Ask(grant_command(0, seconds))
         if not isinstance(answer, LeaseGranted):
             raise Unavailable(f"the cluster answered {type(answer).__name__} to a lease", applied=None)
         now = clock()
@@ -78,10 +79,42 @@ def granting(ttl: object, deadline: float) -> Steps[tuple[int, float, float]]:
         yield from revoking(answer.id)
 
 
+def granting_in_txn(
+    view: View, ttl: object, make: Callable[[int], Op], deadline: float
+) -> Steps[tuple[tuple[int, float, float] | None, TxnResult]]:
+    """Steps that make a lease in a transaction: what ``granting`` gives, or ``None`` if the comparisons did not hold,
+    and the result.
+
+    Args:
+        make: the transaction, from the id of the lease, which is chosen here. A repeated request finds its answer by
+            its place in the session; another lease of that id is as likely as a collision of random numbers.
+        deadline: as for ``granting``.
+    """
+    seconds = lease_seconds(ttl)
+    while True:
+        id = random.getrandbits(LEASE_ID_BITS) | 1
+        txn = make(id)
+        if not isinstance(txn, Op) or txn.kind != "txn":
+            raise InvalidArgument(f"what makes the transaction of a lease must return Op.txn(...), not {txn!r}")
+        parts = dict(txn.arguments)
+        parts["success"] = (Op.grant(id, seconds), *check.each("success", parts["success"]))
+        asked_at = clock()
+        result = yield from view.txn(**parts, request_id=None)
+        if not result.succeeded:
+            return None, result
+        now = clock()
+        granted, *responses = result.responses
+        assert isinstance(granted, float)
+        result = TxnResult(True, tuple(responses), result.revision)
+        if now - asked_at < granted / 2 or now >= deadline:
+            return (id, granted, asked_at), result
+        yield from revoking(id)
+
+
 def revoking(lease: object) -> Steps[None]:
     """Steps that end a lease; it is no error if it has ended already."""
     with contextlib.suppress(LeaseNotFound):
-        yield Ask(LeaseRevoke(check.whole_number("a lease id", getattr(lease, "id", lease), 1)))
+        yield Ask(revoke_command(lease))
 
 
 def asking(view: View, lease: object, keys: object) -> Steps[LeaseInfo]:
@@ -201,7 +234,8 @@ class _Lease:
         if self.lost.is_set():
             raise LeaseLost(f"lease {self.id:x} is lost: {self._held.error or 'it was given up'}")
 
-    def _revoked(self) -> None:
+    def revoked(self) -> None:
+        """It has been ended elsewhere, as by a transaction (``Op.revoke``): note that here."""
         if self._hub.process == os.getpid():
             self._hub.do(lambda now: self._hub.leasing.end(self._held, LeaseLost("it was revoked")))
         self.lost.set()
@@ -235,7 +269,7 @@ class Lease(_Lease):
     def revoke(self, *, timeout: float | None = None) -> None:
         """End the lease and delete its keys, in one revision. It is no error if it has ended already."""
         self._client._run(revoking(self.id), timeout)
-        self._revoked()
+        self.revoked()
 
     def __enter__(self) -> Lease:
         return self
@@ -263,7 +297,7 @@ class AsyncLease(_Lease):
     async def revoke(self, *, timeout: float | None = None) -> None:
         """End the lease: see ``Lease.revoke``."""
         await self._client._run(revoking(self.id), timeout)
-        self._revoked()
+        self.revoked()
 
     async def __aenter__(self) -> AsyncLease:
         return self

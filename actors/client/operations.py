@@ -166,6 +166,18 @@ class Op:
         return Op("delete", {"key": key, "end": end, "prefix": prefix, "prev": prev})
 
     @staticmethod
+    def grant(id: int, ttl: float) -> Op:
+        """Make a lease of an id of your own, that nothing keeps alive; answers the TTL in seconds that it got. What
+        follows in the transaction may put keys under it. ``Client.leased_txn`` makes one that is kept alive."""
+        return Op("grant", {"id": id, "ttl": ttl})
+
+    @staticmethod
+    def revoke(lease: Any) -> Op:
+        """End a lease, and delete its keys; answers ``None``. After all other operations of a transaction, which must
+        not put keys of that lease. A transaction that names a lease that does not exist has no effect."""
+        return Op("revoke", {"lease": lease})
+
+    @staticmethod
     def txn(compare: Sequence[Condition] = (), success: Sequence[Op] = (), failure: Sequence[Op] = ()) -> Op:
         """As ``Client.txn``, nested; answers a ``TxnResult``."""
         # copied, so that what the caller does to his lists later does not matter

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ...codec import Codec
 from ...errors import CompactedError, InvalidArgument, RequestTooLarge, Unavailable
-from ...limits import CLIENT_RANGE_RESTARTS, MAX_NESTED_TXNS
+from ...limits import CLIENT_RANGE_RESTARTS, LEASE_MAX_TTL, LEASE_MIN_TTL, MAX_NESTED_TXNS
 from ...store.commands import (
     KEEP_LEASE,
     Answer,
@@ -22,6 +22,9 @@ from ...store.commands import (
     DeleteAnswer,
     Item,
     KeyRange,
+    LeaseGrant,
+    LeaseGranted,
+    LeaseRevoke,
     Operation,
     Put,
     PutAnswer,
@@ -227,7 +230,7 @@ class View:
             return KeyRange(start)
         return KeyRange(start, self._end if isinstance(last, End) else self.space + last)
 
-    def _operation(self, operation: object, depth: int) -> Put | Delete | Range | Txn:
+    def _operation(self, operation: object, depth: int) -> Put | Delete | Range | Txn | LeaseGrant | LeaseRevoke:
         if not isinstance(operation, Op):
             raise InvalidArgument(f"an operation of a transaction must be made by Op, not {operation!r}")
         if operation.kind == "put":
@@ -238,6 +241,10 @@ class View:
             return self.range_command(**operation.arguments)
         if operation.kind == "delete":
             return self.delete_command(**operation.arguments)
+        if operation.kind == "grant":
+            return grant_command(**operation.arguments)
+        if operation.kind == "revoke":
+            return revoke_command(**operation.arguments)
         return self.txn_command(operation, depth)
 
     def _comparison(self, condition: object) -> Comparison:
@@ -296,6 +303,10 @@ class View:
             return self.range_result(answer, operation.arguments["keys_only"])
         if operation.kind == "delete":
             return self.delete_result(answer)
+        if operation.kind == "grant":
+            return _expect(answer, LeaseGranted).ttl
+        if operation.kind == "revoke":
+            return None
         return self.txn_result(operation, answer)
 
     def _pair(self, item: Item) -> KeyValue:
@@ -358,6 +369,27 @@ def _sorted(command: Range, serializable: bool) -> Steps[RangeAnswer]:
     if command.keys_only:
         items = [Item(i.key, b"", i.create_revision, i.mod_revision, i.version, i.lease) for i in items]
     return RangeAnswer(whole.revision, tuple(items), whole.count, len(items) < whole.count)
+
+
+# --- leases ----------------------------------------------------------------------------------------------------------
+
+
+def lease_seconds(ttl: object) -> float:
+    """A TTL, checked against what a lease may have."""
+    seconds = check.seconds("ttl", ttl)
+    if not LEASE_MIN_TTL <= seconds <= LEASE_MAX_TTL:
+        raise InvalidArgument(f"the TTL of a lease must be between {LEASE_MIN_TTL:g} and {LEASE_MAX_TTL:g} seconds")
+    return seconds
+
+
+def grant_command(id: object, ttl: object) -> LeaseGrant:
+    """The command that makes a lease; the id 0 lets the cluster choose one."""
+    return LeaseGrant(check.whole_number("a lease id", id), lease_seconds(ttl))
+
+
+def revoke_command(lease: object) -> LeaseRevoke:
+    """The command that ends a lease, given by its id or by an object."""
+    return LeaseRevoke(check.whole_number("a lease id", getattr(lease, "id", lease), 1))
 
 
 # --- small things ----------------------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ class TxnResult(msgspec.Struct, frozen=True):
     """
 
     succeeded: bool
-    responses: tuple[PutResult | KeyValue | RangeResult | DeleteResult | TxnResult | None, ...]
+    responses: tuple[PutResult | KeyValue | RangeResult | DeleteResult | TxnResult | float | None, ...]
     revision: int
 
 

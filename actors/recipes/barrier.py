@@ -13,7 +13,8 @@ that the barrier opened for. *It opened, and a party dies at once*: the others d
 *The cluster cannot be reached*: waiting goes on; a party whose lease is lost gets ``LeaseLost``. *History is
 compacted*: the present is looked at. If more than ``parties`` wait, it opens for those who came first.
 
-All parties wait by a watch on one key, the gate, which is written when it opens: one wakes all of them, for once.
+All parties wait by a watch on one key, the gate, which is written when it opens: one wakes all of them, for once. A
+place's key begins with the number of parties, and is made only while nobody is there who says another number.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ...errors import CompactedError, InvalidArgument
+from ...limits import RECIPE_PAUSE
 from ..client import arguments as check
 from ..client.aio import AsyncClient
 from ..client.handle import Client
 from ..client.operations import Compare, Op
-from .faces import Deadline, Handle, Unpicklable, drive, news, settled, stop, watching
+from .faces import Deadline, Handle, Unpicklable, drive, news, pause, settled, stop, watching
 from .line import Line, Place
 
 
@@ -49,11 +51,12 @@ class _Barrier:
 
     async def wait(self, timeout: float | None) -> bool:
         deadline = Deadline(timeout)
-        place = await self.line.join(b"%d" % self.parties)
-        assert place is not None
+        place = await self._arrive(deadline)
+        if place is None:
+            return False
         try:
             while True:
-                gate = await self.line.patiently(place, lambda: self._look(place), deadline)
+                gate = await self.line.patiently(place, self._look, deadline)
                 if gate.cut >= place.token:
                     return True
                 if place.token not in gate.waiting:
@@ -70,14 +73,30 @@ class _Barrier:
         finally:
             await self.line.leave(place)
 
-    async def _look(self, place: Place) -> _Gate:
+    async def _arrive(self, deadline: Deadline) -> Place | None:
+        """Take a place; ``None`` if those it opened for last, who were another number, are not gone in time."""
+        line, own = self.line, self.line.places + b"%d-" % self.parties
+        alone = [  # in the ranges before and behind those who say the same number: "." follows "-", and "0" follows "/"
+            Compare.version(line.places, own) == 0,
+            Compare.version(own[:-1] + b".", line.places[:-1] + b"0") == 0,
+        ]
+        while True:
+            place = await line.join(b"%d" % self.parties, b"%d-" % self.parties, alone)
+            if place is not None:
+                return place
+            await self._look()
+            if not deadline.left:
+                return None
+            await pause(line.space, RECIPE_PAUSE)
+
+    async def _look(self) -> _Gate:
         seen = await settled(self.line.looks.range(prefix=self.line.folder, sort="create_revision"))
         gate = next((item for item in seen if item.key == self._gate), None)
         cut = int(gate.raw) if gate is not None else 0
         places = self.line.places
         waiting = [item for item in seen if item.create_revision > cut and item.key.startswith(places)]
         for item in waiting:
-            if item.create_revision < place.token and int(item.raw) != self.parties:
+            if int(item.raw) != self.parties:
                 raise InvalidArgument(
                     f"barrier {self.line.name!r} is for {item.text} parties, say those who wait, not for {self.parties}"
                 )

@@ -30,7 +30,8 @@ from ..client import arguments as check
 from ..client.aio import AsyncClient
 from ..client.handle import Client
 from ..client.leases import AsyncLease, Lease
-from ..client.results import KeyValue
+from ..client.operations import Op
+from ..client.results import KeyValue, TxnResult
 from ..client.watch import AsyncWatch, Event, Watch
 
 T = TypeVar("T")
@@ -68,6 +69,15 @@ async def leased(handle: Handle, ttl: float, keep_alive: bool = True) -> Lease |
     if isinstance(handle, AsyncClient):
         return await handle.lease(ttl, keep_alive=keep_alive)
     return handle.lease(ttl, keep_alive=keep_alive)
+
+
+async def leased_txn(
+    handle: Handle, ttl: float, make: Callable[[int], Op]
+) -> tuple[Lease | AsyncLease | None, TxnResult]:
+    """A lease, and a transaction that uses it, on either handle."""
+    if isinstance(handle, AsyncClient):
+        return await handle.leased_txn(ttl, make)
+    return handle.leased_txn(ttl, make)
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -28,11 +28,24 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from ...errors import CompactedError, InvalidArgument, KeeperError, LeaseLost
-from ...limits import RECIPE_LOOK, RECIPE_PAUSE
+from ...limits import RECIPE_LOOK, RECIPE_MAX_PAUSE, RECIPE_PAUSE
 from ..client.leases import AsyncLease, Lease
 from ..client.operations import Compare, Condition, Op
-from ..client.results import KeyValue, PutResult
-from .faces import Deadline, Handle, folder, leased, news, patiently, seconds_to_live, settled, spawn, stop, watching
+from ..client.results import KeyValue, PutResult, TxnResult
+from .faces import (
+    Deadline,
+    Handle,
+    folder,
+    leased_txn,
+    news,
+    patiently,
+    pause,
+    seconds_to_live,
+    settled,
+    spawn,
+    stop,
+    watching,
+)
 
 T = TypeVar("T")
 
@@ -101,6 +114,11 @@ def tail(under: bytes) -> bytes:
     return under[:-1] + b"-tail"
 
 
+def place_key(under: bytes, kind: bytes, lease: int) -> bytes:
+    """The key of a place that hangs on a lease."""
+    return under + kind + b"%016x" % lease
+
+
 def head(under: bytes) -> bytes:
     """The key that tells the last token that was given back."""
     return under[:-1] + b"-head"
@@ -132,29 +150,43 @@ class Line:
     async def join(self, value: bytes, kind: bytes = b"", compare: Sequence[Condition] = ()) -> Place | None:
         """Take a place; ``None`` if the comparisons do not hold.
 
-        The key is named by a lease of this call's own, and made only if it does not exist, so that a call that is
-        retried on the way still makes one place.
+        The key is named by a lease of this call's own, which is made in the same transaction; and only if it does not
+        exist, so that a call that is retried on the way still makes one place.
         """
-        lease = await leased(self.space, self.ttl)
+        ids: list[int] = []
+
+        def taking(id: int) -> Op:
+            ids.append(id)
+            return self._taking(id, self.places, kind, value, compare)
+
         try:
-            return await self.take(lease, self.places, kind, value, compare)
-        except BaseException:
-            await drop(lease)
+            lease, result = await leased_txn(self.space, self.ttl, taking)
+        except BaseException as error:
+            # It may have happened, but cannot happen later than this, which leaves no place.
+            if ids and not (isinstance(error, KeeperError) and error.applied is False):
+                with contextlib.suppress(KeeperError):
+                    await settled(self.space.txn(success=[Op.revoke(ids[-1])], timeout=self.ttl))
             raise
+        return None if lease is None else self._taken(lease, self.places, kind, result)
 
     async def take(
         self, lease: Lease | AsyncLease, under: bytes, kind: bytes, value: bytes, compare: Sequence[Condition] = ()
     ) -> Place | None:
         """Take a place by a lease that is there already; it stays with the caller whatever happens."""
-        key = under + kind + b"%016x" % lease.id
-        result = await settled(
-            self.space.txn(
-                [Compare.create_revision(key) == 0, *compare],
-                [Op.put(tail(under), key, prev=True), Op.get(head(under)), Op.put(key, value, lease=lease)],
-            )
+        taking = self._taking(lease.id, under, kind, value, compare)
+        result = await settled(self.space.txn(**taking.arguments))
+        return self._taken(lease, under, kind, result) if result.succeeded else None
+
+    def _taking(self, lease: int, under: bytes, kind: bytes, value: bytes, compare: Sequence[Condition]) -> Op:
+        """The transaction that takes a place."""
+        key = place_key(under, kind, lease)
+        return Op.txn(
+            [Compare.create_revision(key) == 0, *compare],
+            [Op.put(tail(under), key, prev=True), Op.get(head(under)), Op.put(key, value, lease=lease)],
         )
-        if not result.succeeded:
-            return None
+
+    def _taken(self, lease: Lease | AsyncLease, under: bytes, kind: bytes, result: TxnResult) -> Place:
+        key = place_key(under, kind, lease.id)
         replaced, given_back, _ = result.responses
         assert isinstance(replaced, PutResult)
         last = replaced.prev
@@ -186,13 +218,16 @@ class Line:
         return [Op.put(head(place.under), b"%d" % place.token), Op.delete(place.key)]
 
     async def give_back(self, place: Place) -> None:
-        """End an exclusive turn. If it was lost, or the cluster cannot be told, the end of the lease does it."""
+        """End an exclusive turn, and the lease with it, in one write. If it was lost, or the cluster cannot be told,
+        the end of the lease does it."""
         if not place.lost.is_set():
             place.lost.set()
             with contextlib.suppress(KeeperError):
-                await settled(
-                    self.space.txn([Compare.create_revision(place.key) == place.token], self.given_back(place))
-                )
+                told = Op.put(head(place.under), b"%d" % place.token)
+                here = Compare.create_revision(place.key) == place.token
+                if (await settled(self.space.txn([here], [told, Op.revoke(place.lease)]))).succeeded:
+                    place.lease.revoked()
+                    return
         await drop(place.lease)
 
     async def nearest(self, place: Place, prefix: bytes) -> Ahead | None:
@@ -316,7 +351,11 @@ async def drop(lease: Lease | AsyncLease) -> None:
 
 
 async def _guardian(space: Handle, place: weakref.ref[Place], key: bytes, start: int, lost: threading.Event) -> None:
-    """Watch a key. The place is held weakly, so that one that is forgotten is not kept alive by this."""
+    """Watch a key. The place is held weakly, so that one that is forgotten is not kept alive by this. What is held
+    only for a moment is spared the watch, which misses nothing by beginning later."""
+    await pause(space, RECIPE_MAX_PAUSE)
+    if lost.is_set():
+        return
     try:
         while True:
             watch = await watching(space, key, start_revision=start, only="delete")

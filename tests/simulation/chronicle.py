@@ -27,6 +27,7 @@ from raykeeper.store.commands import (
     Failed,
     Item,
     KeyRange,
+    LeaseGrant,
     LeaseGranted,
     LeaseRevoke,
     Operation,
@@ -123,10 +124,8 @@ class Chronicle:
     def _write(self, operation: Operation, answer: Answer) -> None:
         if isinstance(answer, Failed):
             return
+        self._grants(answer)
         if isinstance(answer, LeaseGranted):
-            if answer.id not in self.ended:
-                self.leases.setdefault(answer.id, 0)
-                self.granted.setdefault(answer.id, self._now())
             return
         revision = getattr(answer, "revision", 0)
         if revision > self.revision + 1:
@@ -146,6 +145,30 @@ class Chronicle:
             self.revision = revision
             if not changes:
                 raise Violation(f"revision {revision} without a change: {operation} -> {answer}")
+        if isinstance(answer, TxnAnswer):
+            self._revocations(operation, answer)
+
+    def _grants(self, answer: object) -> None:
+        """Note the leases that were granted, alone or in a transaction; the answer may be a repeated one."""
+        if isinstance(answer, TxnAnswer):
+            for response in answer.responses:
+                self._grants(response)
+        elif isinstance(answer, LeaseGranted) and answer.id not in self.ended:
+            self.leases.setdefault(answer.id, 0)
+            self.granted.setdefault(answer.id, self._now())
+
+    def _revocations(self, operation: object, answer: TxnAnswer) -> None:
+        """Note the leases that a transaction has ended; their keys are gone by now."""
+        assert isinstance(operation, Txn)
+        branch = operation.success if answer.succeeded else operation.failure
+        for inner, response in zip(branch, answer.responses, strict=True):
+            if isinstance(response, TxnAnswer):
+                self._revocations(inner, response)
+            elif isinstance(inner, LeaseRevoke) and inner.id in self.leases:
+                if any(item.lease == inner.id for item in self.items.values()):
+                    raise Violation(f"a lease has ended and its keys stay: {operation} -> {answer}")
+                del self.leases[inner.id]
+                self.ended[inner.id] = Ended(self._now(), expired=False)
 
     def _run(self, operation: object, answer: object, revision: int, changes: list[Change]) -> None:
         if isinstance(operation, Put):
@@ -165,16 +188,21 @@ class Chronicle:
             branch = operation.success if answer.succeeded else operation.failure
             for inner, response in zip(branch, answer.responses, strict=True):
                 self._run(inner, response, revision, changes)
+        elif isinstance(operation, LeaseRevoke):
+            self._delete(self._keys_of(operation.id), revision, changes)
         else:
-            assert isinstance(operation, Range)
+            assert isinstance(operation, (Range, LeaseGrant))
 
     def _delete(self, keys: Sequence[bytes], revision: int, changes: list[Change]) -> None:
         for key in keys:
             changes.append(Change(True, Item(key, b"", 0, revision, 0, 0), self.items.pop(key)))
 
+    def _keys_of(self, lease: int) -> list[bytes]:
+        return [key for key in sorted(self.items) if self.items[key].lease == lease]
+
     def _end_lease(self, lease: int, *, expired: bool) -> None:
         """All keys of a lease go in one revision."""
-        keys = [key for key in sorted(self.items) if self.items[key].lease == lease]
+        keys = self._keys_of(lease)
         if keys:
             self.revision += 1
             changes = self.changes[self.revision] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -72,7 +72,7 @@ class Pool:
         return Comparison(self.keys(), rng.choice(NUMBERS), relation, rng.randint(0, 5))
 
     def txn(self, depth: int = 0) -> Txn:
-        kinds = [self.put, self.put, self.delete, self.read]
+        kinds: list[Callable[[], Any]] = [self.put, self.put, self.delete, self.read, self.lease]
         if depth < 2:
             kinds.append(lambda: self.txn(depth + 1))
         compare, success, failure = (self.rng.randint(0, 2) for _ in range(3))
@@ -81,6 +81,10 @@ class Pool:
             tuple(self.rng.choice(kinds)() for _ in range(success + 1)),
             tuple(self.rng.choice(kinds)() for _ in range(failure)),
         )
+
+    def lease(self) -> LeaseGrant | LeaseRevoke:
+        rng = self.rng
+        return LeaseGrant(rng.randint(1, 3), 10.0) if rng.random() < 0.4 else LeaseRevoke(rng.randint(1, 3))
 
     def operation(self) -> Operation:
         rng = self.rng
@@ -91,9 +95,7 @@ class Pool:
             return self.delete()
         if kind < 10:
             return self.txn()
-        return rng.choice(
-            [Compact(rng.randint(1, 12)), LeaseGrant(rng.randint(1, 3), 10.0), LeaseRevoke(rng.randint(1, 3))]
-        )
+        return rng.choice([Compact(rng.randint(1, 12)), self.lease(), self.lease()])
 
 
 POOL = Pool(1)

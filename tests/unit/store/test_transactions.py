@@ -12,10 +12,14 @@ from raykeeper.store.commands import (
     Comparison,
     Delete,
     DeleteAnswer,
+    Done,
     Failed,
     Item,
     KeyRange,
     LeaseGrant,
+    LeaseGranted,
+    LeaseRevoke,
+    Operation,
     Put,
     PutAnswer,
     Range,
@@ -263,3 +267,40 @@ def test_keeping_value_and_lease(filled: Hand) -> None:
     ]
     filled.do(Put(b"a", b"y"))
     assert filled.state.leases[7].keys == 1
+
+
+def test_a_transaction_grants_a_lease_and_uses_it(hand: Hand) -> None:
+    taken = hand.do(Txn((), (LeaseGrant(7, 10.0), Put(b"lock", b"me", lease=7))))
+    assert isinstance(taken, TxnAnswer)
+    assert taken.responses[0] == LeaseGranted(7, 10.0)
+    assert hand.state.leases[7].keys == 1
+    given_back = hand.do(Txn((), (Put(b"head", b"1"), LeaseRevoke(7))))
+    assert given_back == TxnAnswer(3, True, (PutAnswer(3), Done(3)))
+    assert not hand.state.leases
+    assert hand.range(ALL, keys_only=True).count == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("operations", "reason"),
+    [
+        ((LeaseGrant(8, 1.0), Put(b"x", b"", lease=9)), Reason.LEASE_NOT_FOUND),
+        ((LeaseRevoke(7), Put(b"x", b"")), Reason.INVALID),
+        ((LeaseRevoke(7), Txn((), (Range(ALL),))), Reason.INVALID),
+        ((Put(b"new", b"", lease=7), LeaseRevoke(7)), Reason.INVALID),
+        ((Put(b"x", b""), LeaseRevoke(7), LeaseRevoke(8)), Reason.LEASE_NOT_FOUND),
+        ((LeaseGrant(7, 1.0),), Reason.LEASE_EXISTS),
+    ],
+)
+def test_what_fails_in_a_transaction_undoes_its_grants_and_revocations(
+    hand: Hand, operations: tuple[Operation, ...], reason: Reason
+) -> None:
+    hand.run(LeaseGrant(7, 10.0), Put(b"mine", b"", lease=7))
+    before = hand.range(ALL)
+    failed = hand.do(Txn((), operations))  # type: ignore[arg-type]
+    assert isinstance(failed, Failed)
+    assert failed.reason is reason
+    assert set(hand.state.leases) == {7}
+    assert hand.state.leases[7].keys == 1
+    assert hand.range(ALL) == before
+    assert isinstance(hand.do(LeaseRevoke(7)), Done)
+    assert hand.range(ALL).count == 0  # type: ignore[union-attr]
