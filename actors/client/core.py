@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 import msgspec
 
@@ -65,6 +65,7 @@ class HubCore:
         members: ids of those that can be asked.
         rng: for nonces, the spread of serializable reads, and the jitter of pauses.
         leader: who leads, if known.
+        near: members on this process's own node (see ``Outbox``).
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class HubCore:
         rng: random.Random,
         *,
         leader: int = 0,
+        near: Set[int] = frozenset(),
     ) -> None:
         self._cluster = cluster
         self._members = tuple(sorted(members))
@@ -84,7 +86,7 @@ class HubCore:
         self._leader = leader
         self._writes = Outbox("write", limits, rng, to_leader=True)
         self._reads = Outbox("read", limits, rng, to_leader=True)
-        self._stale = Outbox("serializable read", limits, rng, to_leader=False)
+        self._stale = Outbox("serializable read", limits, rng, to_leader=False, near=near)
         self._outboxes = (self._writes, self._reads, self._stale)
         self._session = Session(rng)
         self._calls: dict[int, Call] = {}
@@ -312,7 +314,8 @@ class HubCore:
         self, kind: Kind, outbox: Outbox, calls: list[Call], request: Request, now: float, out: list[Outgoing]
     ) -> None:
         self._number += 1
-        member = outbox.target(self._members, self._leader, now)
+        # What any member may answer spreads over those that are near.
+        member = outbox.target(self._members, self._leader if outbox.to_leader else 0, now)
         self._flights[self._number] = Flight(self._number, kind, outbox, member, calls, self._session.id, now)
         outbox.took_off(len(calls))
         out.append(Outgoing(self._number, member, _encode(request)))

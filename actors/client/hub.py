@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Protocol, TypeVar
 
 from ...errors import KeeperError
@@ -75,6 +75,11 @@ class Transport(Protocol):
         """Send a poll of watches, which may wait long and must hold up nothing else; otherwise as ``send``."""
         ...
 
+    @property
+    def node(self) -> str:
+        """Id of the Ray node that this process is on; empty if there is none."""
+        ...
+
     def members(self) -> dict[int, str]:
         """Names of the members that can be reached, by id, as last looked up."""
         ...
@@ -124,6 +129,7 @@ class Hub:
         cluster: its id.
         leader: who leads, if known.
         settings: limits and timings of the cluster, as they were when the hub was opened.
+        near: members on this process's own node; may grow.
     """
 
     def __init__(
@@ -134,6 +140,7 @@ class Hub:
         *,
         leader: int = 0,
         settings: Settings | None = None,
+        near: Set[int] = frozenset(),
         rng: random.Random | None = None,
     ) -> None:
         self.name = name
@@ -146,8 +153,8 @@ class Hub:
         self._transport = transport
         rng = rng or random.Random(os.urandom(16))
         members = tuple(transport.members())
-        self._core = HubCore(cluster, members, self.limits, settings.timings, rng, leader=leader)
-        self.watching = WatchCore(cluster, members, self.limits, rng)
+        self._core = HubCore(cluster, members, self.limits, settings.timings, rng, leader=leader, near=near)
+        self.watching = WatchCore(cluster, members, self.limits, rng, leader=leader, near=near)
         """All watches of the process; only inside :meth:`do`."""
         self.leasing = LeaseCore(cluster, members, self.limits, rng, leader=leader)
         """All leases of the process; only inside :meth:`do`."""
@@ -327,6 +334,7 @@ class Hub:
             if core is self._core:
                 self.watching.learn(self._core.revision, now)
                 self.leasing.learn_leader(self._core.leader)
+                self.watching.learn_leader(self._core.leader)
             out = self._gather(now)
             self._set_timer()
             told = self._take_told()

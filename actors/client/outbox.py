@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from ...errors import KeeperError
 from ...limits import (
@@ -82,11 +82,16 @@ class Outbox:
     Args:
         name: for messages.
         to_leader: the leader is asked first; otherwise any one member, and the same as long as it answers.
+        near: members on this process's own node, as far as is known, which come before others unless the leader must
+            be asked; somebody else may add to it.
     """
 
-    def __init__(self, name: str, limits: Limits, rng: random.Random, *, to_leader: bool) -> None:
+    def __init__(
+        self, name: str, limits: Limits, rng: random.Random, *, to_leader: bool, near: Set[int] = frozenset()
+    ) -> None:
         self.name = name
         self.to_leader = to_leader
+        self._near = near
         self.fresh: deque[Call] = deque()
         """Never sent."""
         self.again: deque[Call] = deque()
@@ -178,7 +183,11 @@ class Outbox:
     # -- whom to ask --------------------------------------------------------------------------------------------------
 
     def target(self, members: Sequence[int], leader: int, now: float) -> int:
-        """The member to ask next, 0 if there is none."""
+        """The member to ask next, 0 if there is none.
+
+        Args:
+            leader: comes first; but unless it must be asked, only among those that are near.
+        """
         if not members:
             return 0
         if self.to_leader and leader in members and not self.banished(leader, now):
@@ -186,7 +195,11 @@ class Outbox:
         trusted = [member for member in members if not self.banished(member, now)]
         if not trusted:
             return min(members, key=lambda member: self._banished[member][0])
-        return trusted[self._turn % len(trusted)]
+        near = [member for member in trusted if member in self._near]
+        if leader in near:
+            return leader
+        nearest = near or trusted
+        return nearest[self._turn % len(nearest)]
 
     def banished(self, member: int, now: float) -> bool:
         """Whether the member failed so recently that others are asked first."""

@@ -75,12 +75,14 @@ def open_hub(name: str, timeout: float, cluster: int | None = None) -> Share:
         if share is not None:
             return share
     transport = make_transport(name)
-    status = _ask_who(name, transport, timeout, cluster)
+    near: set[int] = set()
+    status = _ask_who(name, transport, timeout, cluster, near)
     with _hubs_lock:
         reference = _hubs.get((name, status.cluster))
         share = reference() if reference is not None else None
         if share is None:
-            share = Share(Hub(name, status.cluster, transport, leader=status.leader, settings=_settings(status)))
+            settings = _settings(status)
+            share = Share(Hub(name, status.cluster, transport, leader=status.leader, settings=settings, near=near))
             _hubs[name, status.cluster] = weakref.ref(share)
             # Last in, first out: hubs say goodbye before Ray, imported by now, ends itself.
             atexit.unregister(_close_all)
@@ -96,32 +98,39 @@ def _find(name: str, cluster: int) -> Share | None:
         return reference() if reference is not None else None
 
 
-def _ask_who(name: str, transport: Transport, timeout: float, cluster: int | None) -> MemberStatus:
-    """Ask all members for their status until one that serves answers."""
+def _ask_who(name: str, transport: Transport, timeout: float, cluster: int | None, near: set[int]) -> MemberStatus:
+    """Ask all members for their status until one that serves answers; those that live on this process's own node are
+    added to ``near``, also when they answer later."""
+    here = transport.node
     deadline = clock() + timeout
     pause = 0.02
     problem = "no member answers"
     while True:
-        answers: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[MemberStatus | Exception | None] = queue.SimpleQueue()
+
+        def answered(answer: bytes | Exception, put: Callable[..., None] = answers.put) -> None:
+            status = _status(answer) if isinstance(answer, bytes) else answer
+            if isinstance(status, MemberStatus) and status.node and status.node == here:
+                near.add(status.member)
+            put(status)
+
         members = transport.members()
         if not members:
             raise ClusterNotFound(f"there is no cluster {name!r}")
         for member in members:
             try:
-                transport.send(member, _ASK_STATUS, answers.put)
+                transport.send(member, _ASK_STATUS, answered)
             except Exception as error:
                 answers.put(error)
         foreign = 0
         for _ in members:
             try:
-                answer = answers.get(timeout=max(0.0, min(1.0, deadline - clock())))
+                status = answers.get(timeout=max(0.0, min(1.0, deadline - clock())))
             except queue.Empty:
                 break
-            if isinstance(answer, Exception):
-                problem = f"{type(answer).__name__}: {str(answer).partition(chr(10))[0]}"
-                continue
-            status = _status(answer)
-            if status is None or status.why_not_serving:
+            if isinstance(status, Exception):
+                problem = f"{type(status).__name__}: {str(status).partition(chr(10))[0]}"
+            elif status is None or status.why_not_serving:
                 problem = status.why_not_serving if status is not None else "a member answers what cannot be read"
             elif cluster is not None and status.cluster != cluster:
                 foreign += 1

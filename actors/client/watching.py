@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import NamedTuple
 
 import msgspec
@@ -100,13 +100,25 @@ class WatchCore:
         cluster: the cluster's id, named in every frame.
         members: ids of those that can be asked.
         rng: for the choice of the member, stream ids, and the jitter of pauses.
+        leader: who leads, if known: it hears of a change first, so it is asked if it is near.
+        near: members on this process's own node (see ``Outbox``).
     """
 
-    def __init__(self, cluster: int, members: Sequence[int], limits: Limits, rng: random.Random) -> None:
+    def __init__(
+        self,
+        cluster: int,
+        members: Sequence[int],
+        limits: Limits,
+        rng: random.Random,
+        *,
+        leader: int = 0,
+        near: Set[int] = frozenset(),
+    ) -> None:
         self._cluster = cluster
         self._members = tuple(sorted(members))
         self._rng = rng
-        self._outbox = Outbox("watch", limits, rng, to_leader=False)
+        self._outbox = Outbox("watch", limits, rng, to_leader=False, near=near)
+        self._leader = leader
         self._watches: dict[Subscription, None] = {}
         """All that are not over."""
         self._waiting: dict[Subscription, None] = {}
@@ -170,6 +182,10 @@ class WatchCore:
             self._known = revision
             self._look_for_lag(now)
 
+    def learn_leader(self, leader: int) -> None:
+        """Somebody else has found out who leads; the next stream goes by that."""
+        self._leader = leader
+
     @property
     def problem(self) -> str:
         """Why nobody answers, if nobody does."""
@@ -209,7 +225,7 @@ class WatchCore:
         if stream is None:
             if not self._waiting or not self._members or now < self._outbox.not_before:
                 return []
-            stream = _Stream(self._rng.randbytes(16), self._outbox.target(self._members, 0, now))
+            stream = _Stream(self._rng.randbytes(16), self._outbox.target(self._members, self._leader, now))
             self._stream = stream
             self._probe, self._probe_sent = None, False
         elif stream.polls and (stream.creating or not stream.begun):

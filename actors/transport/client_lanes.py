@@ -135,6 +135,11 @@ class LaneTransport:
         self._linger_until = 0.0
         _transports.add(self)
 
+    @property
+    def node(self) -> str:
+        """See ``hub.Transport``."""
+        return self._calls.node
+
     def members(self) -> dict[int, str]:
         """See ``hub.Transport``."""
         return self._calls.members()

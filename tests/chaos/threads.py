@@ -201,6 +201,7 @@ class Transport:
 
     def __init__(self, cluster: Threads) -> None:
         self._cluster = cluster
+        self.node = ""
 
     def members(self) -> dict[int, str]:
         """All of them, by id."""

@@ -174,6 +174,7 @@ class FakeTransport:
     """Carries frames to a ``FakeCluster`` on a thread of its own."""
 
     def __init__(self, cluster: FakeCluster | None) -> None:
+        self.node = "here"
         self._cluster = cluster
         self._frames: queue.SimpleQueue[tuple[int, bytes, Reader]] = queue.SimpleQueue()
         if cluster is not None:

@@ -33,6 +33,7 @@ class OneMember:
 
     def __init__(self, disk: Disk | None = None, path: str = "data") -> None:
         self.name = f"one-{next(_numbers)}"
+        self.node = ""
         self.cluster = 1000 + next(_numbers)
         identity = Identity(
             cluster_name=self.name,
