@@ -269,6 +269,10 @@ WATCH_POLL_GRACE = 1.0
 """Seconds past its end after which a poll counts as lost; less for one that is answered at once."""
 WATCH_LAG = 2.0
 """A member that has not reached a revision this long after the process knew of it is left."""
+WATCH_QUICK_CHANGES = 16
+"""Of so many keys that are applied together, and watches of one stream that they concern, the loop tells itself."""
+WATCH_QUICK_STREAMS = 8
+"""Streams that it tells itself of one change; the others are told by other threads."""
 WATCH_LINGER = 10.0
 """A stream is polled on for this long after its last watch has ended, for the next one."""
 LEASE_MIN_TTL = 1.0

@@ -55,6 +55,7 @@ from .protocol import (
 )
 from .server import Server
 from .validation import check_operation, check_range
+from .watches import Gathered
 
 MakeReply = Callable[[], bytes]
 
@@ -226,7 +227,10 @@ class Service:
         watches = self._server.watches
 
         def answered(make: Callable[[], Watched | Refused]) -> None:
-            done(Slow(lambda: _encode(make())))
+            if isinstance(make, Gathered):
+                _finish(done, make())
+            else:
+                done(Slow(lambda: _encode(make())))
 
         def allowed(refused: Refused | None) -> None:
             if refused is not None:

@@ -3,7 +3,8 @@
 A watch is a position in the history of a range; what lies between the position and the newest revision is read from the
 store when somebody polls for it. So a slow consumer costs nothing, holds back nobody, and no event is ever kept in
 memory on its behalf. The loop only says which keys have changed; a watch that is concerned becomes *due*, and the poll
-that waits for its stream is woken. A watch that is not due has seen everything, so its position needs no moving.
+that waits for its stream is woken; if it has missed no more than a few changes of just now, the loop reads them itself.
+A watch that is not due has seen everything, so its position needs no moving.
 
 Guarantees (etcd: watch API): ordered, unique, complete from the first revision on, whole revisions at a time; a
 progress notice (a batch without events) never runs ahead of an event, because ``seen`` moves only after the watches
@@ -15,13 +16,16 @@ The loop calls ``changed``, ``replaced`` and ``tick``; polls come on threads of 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from ..limits import (
     MAX_WATCH_STREAMS,
     MAX_WATCHES_PER_STREAM,
     WATCH_BATCH_BYTES,
+    WATCH_QUICK_CHANGES,
+    WATCH_QUICK_STREAMS,
     WATCH_REPLY_BYTES,
     WATCH_SCAN,
     WATCH_STREAM_IDLE,
@@ -34,6 +38,19 @@ from .watch_index import WatchIndex
 Reply = Watched | Refused
 Done = Callable[[Callable[[], Reply]], None]
 """Called once with a function that makes the reply, on whatever thread wants to do that."""
+
+
+class Gathered:
+    """Makes a reply that is made already: it costs no thread."""
+
+    __slots__ = ("_reply",)
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+
+    def __call__(self) -> Reply:
+        """The reply."""
+        return self._reply
 
 
 @dataclass(eq=False, slots=True)
@@ -98,12 +115,12 @@ class Watches:
 
     # -- the loop's side ----------------------------------------------------------------------------------------------
 
-    def changed(self, keys: Iterable[bytes], revision: int) -> None:
+    def changed(self, keys: Sequence[bytes], revision: int) -> None:
         """These keys have changed, up to and including this revision, which readers already see."""
         with self._lock:
             woken = []
+            before = self._seen
             if self.busy:
-                before = self._seen
                 concerned = self._index.concerned
                 for key in keys:
                     for watch in concerned(key):
@@ -114,7 +131,11 @@ class Watches:
                         woken.append(watch.stream)
             self._seen = revision
             polls = self._take_polls(woken)
-        self._answer(polls)
+        quick = WATCH_QUICK_STREAMS if len(keys) <= WATCH_QUICK_CHANGES else 0
+        for stream, poll in polls[:quick]:
+            reply = self._gather_now(stream, before)
+            poll.done(partial(self._gather, stream) if reply is None else Gathered(reply))
+        self._answer(polls[quick:])
 
     def replaced(self) -> None:
         """A snapshot has replaced the state: every watch looks for itself what it has missed."""
@@ -168,7 +189,7 @@ class Watches:
 
     def _answer(self, polls: list[tuple[_Stream, _Poll]]) -> None:
         for stream, poll in polls:
-            poll.done(lambda stream=stream: self._gather(stream))  # type: ignore[misc]
+            poll.done(partial(self._gather, stream))
 
     def _drop(self, stream: _Stream) -> None:
         del self._streams[stream.id]
@@ -246,32 +267,47 @@ class Watches:
 
     def _gather(self, stream: _Stream) -> Reply:
         with stream.gathering:
-            with self._lock:
-                if self._closed:
-                    return Refused(Refusal.NOT_SERVING)
-                if self._streams.get(stream.id) is not stream:
-                    return Watched(0, self._seen, stale=True)
-                stream.replies += 1
-                number, seen = stream.replies, self._seen
-                due, stream.due = stream.due, []
-                created, stream.created = tuple(stream.created), []
-                for watch in due:
-                    watch.again = False
-            batches: list[WatchBatch] = []
-            compacted: list[tuple[int, int]] = []
-            left = WATCH_REPLY_BYTES
-            waiting: list[_Watch] = []
-            served: list[_Watch] = []
+            return self._gathered(stream)
+
+    def _gather_now(self, stream: _Stream, before: int) -> Reply | None:
+        """The reply, if a few watches are due for nothing but what came behind this revision; for the loop, which must
+        wait for nobody."""
+        with self._lock:
+            few = len(stream.due) <= WATCH_QUICK_CHANGES and all(watch.position >= before for watch in stream.due)
+        if not few or not stream.gathering.acquire(blocking=False):
+            return None
+        try:
+            return self._gathered(stream)
+        finally:
+            stream.gathering.release()
+
+    def _gathered(self, stream: _Stream) -> Reply:
+        with self._lock:
+            if self._closed:
+                return Refused(Refusal.NOT_SERVING)
+            if self._streams.get(stream.id) is not stream:
+                return Watched(0, self._seen, stale=True)
+            stream.replies += 1
+            number, seen = stream.replies, self._seen
+            due, stream.due = stream.due, []
+            created, stream.created = tuple(stream.created), []
             for watch in due:
-                if left <= 0:
-                    waiting.append(watch)
-                elif not watch.ended:
-                    left -= self._read(watch, seen, left, batches, compacted)
-                    served.append(watch)
-            behind = self._put_back([*waiting, *served], seen)  # who got nothing this time comes first the next
-            if behind is None:
-                return Watched(0, seen, stale=True)
-            return Watched(number, seen, created, tuple(batches), behind, tuple(compacted), self._is_stale())
+                watch.again = False
+        batches: list[WatchBatch] = []
+        compacted: list[tuple[int, int]] = []
+        left = WATCH_REPLY_BYTES
+        waiting: list[_Watch] = []
+        served: list[_Watch] = []
+        for watch in due:
+            if left <= 0:
+                waiting.append(watch)
+            elif not watch.ended:
+                left -= self._read(watch, seen, left, batches, compacted)
+                served.append(watch)
+        behind = self._put_back([*waiting, *served], seen)  # who got nothing this time comes first the next
+        if behind is None:
+            return Watched(0, seen, stale=True)
+        return Watched(number, seen, created, tuple(batches), behind, tuple(compacted), self._is_stale())
 
     def _read(
         self, watch: _Watch, seen: int, left: int, batches: list[WatchBatch], compacted: list[tuple[int, int]]

@@ -26,6 +26,29 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return total / TICKS
 
 
+def come_to_rest(busy: float = 0.1, patience: float = 20.0) -> None:
+    """Wait until the machine has nothing to do: what was just started may still be at its start (Ray's workers, a
+    database's first files), which is no part of what is measured.
+
+    Args:
+        busy: the share of all cores that may be in use.
+        patience: seconds after which it is measured as it is.
+    """
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        before = _cpu_time()
+        time.sleep(1.0)
+        used, total = (now - then for now, then in zip(_cpu_time(), before, strict=True))
+        if used <= busy * total:
+            return
+
+
+def _cpu_time() -> tuple[int, int]:
+    """Ticks of all cores together: in use, and in all."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(fields) - fields[3] - fields[4], sum(fields)
+
+
 def resident(pid: int) -> int:
     """Bytes of a process that are in memory and its own: what files back, such as libraries, is left out."""
     with contextlib.suppress(OSError, AttributeError):

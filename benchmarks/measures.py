@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from accounting import count_syncs, cpu_seconds, descendants, resident
+from accounting import come_to_rest, count_syncs, cpu_seconds, descendants, resident
 from crew import ClientProcess, Crew
 from loads import PATIENCE
 from systems import System
@@ -136,6 +136,7 @@ def measure(system: System, plan: Plan, say: Callable[[str], None]) -> Iterator[
         first, second = crew.clients[:2]
         first.do("prepare")
         ops = first.do("ops")
+        come_to_rest()
         yield from _loads(system, plan, crew.clients, ops, say)
         if plan.wants("memory"):
             yield Row(
