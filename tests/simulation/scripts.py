@@ -8,7 +8,7 @@ that they and the recipes look at is the one of the client whose script runs (``
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,8 +18,10 @@ from raykeeper.actors import service, watches
 from raykeeper.actors.client import aio, leases, subscription, watch, watching
 from raykeeper.actors.client.aio import AsyncClient
 from raykeeper.actors.client.frames import LeaseQuestion
-from raykeeper.actors.client.leases import AsyncLease, granting
+from raykeeper.actors.client.leases import AsyncLease, granting, granting_in_txn
+from raykeeper.actors.client.operations import Condition, Op
 from raykeeper.actors.client.requests import Ask, Steps, View
+from raykeeper.actors.client.results import TxnResult
 from raykeeper.actors.client.watch import AsyncWatch, wanted
 from raykeeper.actors.recipes import faces, holding, line
 from raykeeper.errors import KeeperError
@@ -67,7 +69,8 @@ def replaced(world: World) -> Iterator[None]:
         for module in (aio, leases, watch):
             stack.enter_context(mock.patch.object(module, "clock", now))
         stack.enter_context(mock.patch.object(faces, "time", SimpleNamespace(monotonic=now)))
-        stack.enter_context(mock.patch.object(faces, "pause", pause))
+        for module in (faces, line):
+            stack.enter_context(mock.patch.object(module, "pause", pause))
         stack.enter_context(mock.patch.object(line, "spawn", spawn))
         stack.enter_context(mock.patch.object(holding, "whoami", return_value=b"somebody"))
         for name, value in world.profile.small.items():
@@ -252,10 +255,14 @@ class SimLease(AsyncLease):
         self._hub.leasing.drop(self._held)
 
     async def revoke(self, *, timeout: float | None = None) -> None:
+        self.note_revocation()
+        await super().revoke(timeout=timeout)
+
+    def note_revocation(self) -> None:
+        """Somebody asks for its end."""
         self.revoke_asked = True
         if self.forgotten_at is None:
             self.forgotten_at = self.process.world.now
-        await super().revoke(timeout=timeout)
 
     @property
     def good_until(self) -> float:
@@ -331,3 +338,20 @@ class SimClient(AsyncClient):
         """As the real one."""
         granted = await self._run(granting(ttl, now() + self._seconds(timeout) / 2), timeout)
         return SimLease(self, granted, keep_alive)
+
+    async def leased_txn(
+        self, ttl: float, make: Callable[[int], Op], *, timeout: float | None = None
+    ) -> tuple[SimLease | None, TxnResult]:
+        """As the real one."""
+        steps = granting_in_txn(self._view, ttl, make, now() + self._seconds(timeout) / 2)
+        granted, result = await self._run(steps, timeout)
+        return None if granted is None else SimLease(self, granted, True), result
+
+    async def txn(
+        self, compare: Sequence[Condition] = (), success: Sequence[Op] = (), *arguments: Any, **options: Any
+    ) -> TxnResult:
+        """As the real one; the book is told of the leases that it revokes."""
+        for op in success:
+            if isinstance(op, Op) and op.kind == "revoke" and isinstance(op.arguments["lease"], SimLease):
+                op.arguments["lease"].note_revocation()
+        return await super().txn(compare, success, *arguments, **options)

@@ -526,3 +526,33 @@ def test_the_index_finds_whom_a_key_concerns(ranges: list[tuple[bytes, bytes | N
         expected = [n for n, (k, end) in enumerate(ranges) if n not in gone and inside(key, KeyRange(k, end))]
         assert sorted(found) == expected
     assert len(index) == len(ranges) - len(gone)
+
+
+def test_a_few_changes_of_just_now_are_told_without_another_thread() -> None:
+    hand = Hand(State.create(SimDisk(), "state", FIRST))
+    watches = Watches(lambda: hand.state, lambda: 0.0, lambda: False)
+    answers: list[Callable[[], Any]] = []
+
+    def poll(first: bool, *creates: CreateWatch) -> None:
+        watches.poll(WatchPoll(1, 5.0, b"s", first, creates, ()), 5.0, answers.append)
+
+    def change(count: int) -> None:
+        hand.run(*(Put(b"a%d" % n, b"v") for n in range(count)))
+        watches.changed(hand.state.take_changed(), hand.state.revision)
+
+    everything = KeyRange(b"a", b"b")
+    poll(True, CreateWatch(1, everything, 0, False, True, True))
+    answers.pop()()
+    poll(False)
+    change(3)
+    made = answers.pop()
+    assert isinstance(made, watches_module.Gathered)
+    assert [len(batch.events) for batch in made().batches] == [3]
+    poll(False)
+    change(watches_module.WATCH_QUICK_CHANGES + 1)
+    assert not isinstance(answers[-1], watches_module.Gathered), "many changes are no work for the loop"
+    assert len(answers.pop()().batches[0].events) == watches_module.WATCH_QUICK_CHANGES + 1
+    change(1)
+    change(1)
+    poll(False)
+    assert not isinstance(answers[-1], watches_module.Gathered), "nor is what was missed earlier"

@@ -487,3 +487,26 @@ def test_the_same_inputs_give_the_same_outputs() -> None:
         return [(m.id, m.node.role, m.node.term, m.log.held) for m in cluster.up if m.node is not None]
 
     assert story() == story()
+
+
+def test_a_commit_index_that_nothing_else_tells_is_told_without_asking_for_an_answer() -> None:
+    log = MemoryLog()
+    node = make_leader(log)
+    turn(node, log)
+    for member in (2, 3):
+        node.step(AppendEntriesResponse(member, 1, 1, True, 1))
+    told = [message for message in turn(node, log).messages if isinstance(message, AppendEntries)]
+    assert [(message.to, message.leader_commit, message.quiet) for message in told] == [(2, 1, True), (3, 1, True)]
+    follower_log = log_with([Entry(1, 1, EntryKind.NORMAL, b"")], term=1)
+    follower = make_node(follower_log, id=2)
+    follower.step(told[0])
+    ready = turn(follower, follower_log)
+    assert (follower.commit_index, ready.messages_after) == (1, [])
+
+
+def test_who_lacks_entries_says_so_even_where_no_answer_is_asked_for() -> None:
+    node = make_node(id=2)
+    node.step(AppendEntries(1, 2, 1, 7, 1, 7, (), True))
+    (answer,) = node.ready().messages_after
+    assert isinstance(answer, AppendEntriesResponse)
+    assert (answer.success, answer.index) == (False, 7)

@@ -172,6 +172,31 @@ def test_a_new_log_is_empty_until_something_is_promised(disk: RocksDisk, tmp_pat
     other.close()
 
 
+def test_a_commit_index_that_comes_alone_goes_with_the_next_write() -> None:
+    disk = SimDisk()
+    log = RaftLog.create(disk, "log", cache_bytes=CACHE)
+    log.append([entry(1, 1, 5)], HardState(1, 1, 0), sync=True)
+    written = disk.operations
+    log.append([], HardState(1, 1, 1), sync=False)
+    assert disk.operations == written, "a hint costs no write"
+    assert log.hard_state == HardState(1, 1, 1)
+    log.append([entry(2, 1, 5)], None, sync=True)
+    disk.lose_power(random.Random(1))
+    disk.restart()
+    assert RaftLog.open(disk, "log", cache_bytes=CACHE).hard_state == HardState(1, 1, 1)
+
+
+def test_a_commit_index_that_comes_alone_is_on_disk_before_what_asks_for_a_sync() -> None:
+    disk = SimDisk()
+    log = RaftLog.create(disk, "log", cache_bytes=CACHE)
+    log.append([entry(1, 1, 5)], HardState(1, 1, 0), sync=True)
+    log.append([], HardState(1, 1, 1), sync=False)
+    log.append([], None, sync=True)
+    disk.lose_power(random.Random(1))
+    disk.restart()
+    assert RaftLog.open(disk, "log", cache_bytes=CACHE).hard_state == HardState(1, 1, 1)
+
+
 def test_a_long_cut_goes_in_slices_and_goes_on_after_a_restart(disk: RocksDisk, tmp_path: Path) -> None:
     path = str(tmp_path / "log")
     log = RaftLog.create(disk, path, cache_bytes=1 << 20)
