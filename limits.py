@@ -13,6 +13,7 @@ import msgspec
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Bytes = Annotated[int, msgspec.Meta(ge=1024)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
 
 class Timings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,6 +123,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compaction: Compaction = Compaction()
     lanes: bool = True
     """Whether members offer lanes; without, all goes by actor calls. Members take it when they start."""
+    lease_reads: bool = False
+    """Whether a leader answers reads without asking the others while its lease runs. Decided when the cluster is made:
+    were it switched on later, members that did not know yet could still help to depose a leader that counts on them."""
+    clock_drift: Share = 0.1
+    """How much faster, as a fraction, any member's clock may run than another's; lease reads rest on it."""
 
 
 def encode_settings(settings: Settings) -> bytes:

@@ -18,7 +18,7 @@ import msgspec
 import yaml
 
 from .errors import SpecError
-from .limits import MAX_MEMBERS, Compaction, Limits, Settings, Timings
+from .limits import MAX_MEMBERS, Compaction, Limits, Settings, Share, Timings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """What a cluster may be called: the name becomes part of actor names and of folder names."""
@@ -40,6 +40,11 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Whether a supervisor starts members anew and replaces those that are lost (``actors/supervisor.py``)."""
     lanes: bool = True
     """Whether clients and members also talk over sockets of their own, faster than actor calls; ``on`` or ``off``."""
+    lease_reads: bool = False
+    """Whether linearizable reads spare the round trip to a majority while the leader's lease runs; ``on`` or ``off``.
+    They are then linearizable only as far as the members' clocks differ by no more than ``clock_drift``."""
+    clock_drift: Share = 0.1
+    """How much faster, as a fraction, the clock of one member may run than another's (for ``lease_reads``)."""
     timings: Timings = Timings()
     limits: Limits = Limits()
     compaction: Compaction = Compaction()
@@ -47,7 +52,14 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     @property
     def settings(self) -> Settings:
         """What the members of a new cluster agree on."""
-        return Settings(timings=self.timings, limits=self.limits, compaction=self.compaction, lanes=self.lanes)
+        return Settings(
+            timings=self.timings,
+            limits=self.limits,
+            compaction=self.compaction,
+            lanes=self.lanes,
+            lease_reads=self.lease_reads,
+            clock_drift=self.clock_drift,
+        )
 
     @classmethod
     def load(
@@ -153,10 +165,11 @@ def _convert(source: str, raw: Any) -> ClusterSpec:
     # A section whose lines are all commented out reads as null: it means the defaults.
     raw = {field: value for field, value in raw.items() if value is not None or field not in _SECTIONS}
     _no_unknown_fields(source, raw)
-    if isinstance(raw.get("lanes"), str):  # as a word it did not come from YAML, which reads on and off as booleans
-        if raw["lanes"] not in _ON_OFF:
-            raise SpecError(source, "lanes", f"on or off, got {_shown(raw['lanes'])}")
-        raw["lanes"] = _ON_OFF[raw["lanes"]]
+    for field in ("lanes", "lease_reads"):
+        if isinstance(raw.get(field), str):  # as a word it did not come from YAML, which reads on and off as booleans
+            if raw[field] not in _ON_OFF:
+                raise SpecError(source, field, f"on or off, got {_shown(raw[field])}")
+            raw[field] = _ON_OFF[raw[field]]
     try:
         spec = msgspec.convert(raw, ClusterSpec)
     except msgspec.ValidationError as error:

@@ -29,7 +29,7 @@ from ..limits import (
     decode_settings,
 )
 from ..store.commands import COMMANDS_VERSION, Answer, Command, LeaseGranted, SessionOpened, TxnAnswer, version_of
-from ..store.folder import DataMissing, MemberFolder, StateDamaged
+from ..store.folder import DataMissing, Identity, MemberFolder, StateDamaged
 from ..store.state import State, UnknownCommand
 from .compactor import Compactor
 from .content_check import Hashing
@@ -90,7 +90,7 @@ class Server:
         self._clock = clock
         self._snapshots = Snapshots(folder, limits, background, clock)
         self.node = Node(
-            _node_config(folder.identity.member, timings, limits),
+            _node_config(folder.identity, timings, limits),
             MemberStorage(folder, self._snapshots),
             hard_state=folder.log.hard_state,
             configuration=folder.state.configuration,
@@ -485,7 +485,7 @@ class Server:
         self._settings = data
         settings = decode_settings(data) if data else Settings()
         self.timings, self.limits = timings, limits = settings.timings, settings.limits
-        self.node.config = _node_config(self.node.id, timings, limits)
+        self.node.config = _node_config(self.folder.identity, timings, limits)
         self._reads.retry_after = READ_RETRY_HEARTBEATS * timings.heartbeat_interval
         self._sessions.remember_for(timings.request_ttl)
         self._snapshots.limits = limits
@@ -530,10 +530,15 @@ class Server:
         self._compact_at = now + (COMPACTION_PAUSE if more else self.timings.heartbeat_interval)
 
 
-def _node_config(member: int, timings: Timings, limits: Limits) -> NodeConfig:
-    """How the core runs under these settings; a tick is a heartbeat interval."""
+def _node_config(identity: Identity, timings: Timings, limits: Limits) -> NodeConfig:
+    """How the core runs under these settings; a tick is a heartbeat interval.
+
+    Whether there are lease reads is decided when the cluster is made: every member knows that from its first moment.
+    """
     return NodeConfig(
-        id=member,
+        id=identity.member,
+        lease_reads=identity.settings.lease_reads,
+        clock_drift=identity.settings.clock_drift,
         election_ticks=max(2, round(timings.election_timeout / timings.heartbeat_interval)),
         heartbeat_ticks=1,
         max_append_bytes=limits.max_append_bytes,

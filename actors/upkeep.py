@@ -96,7 +96,13 @@ class Upkeep(ABC):
                 raise Unavailable(f"no member of cluster {self.name} serves")
             now = decode_settings(best.settings) if best.settings else Settings()
             spec = ClusterSpec(
-                name=self.name, timings=now.timings, limits=now.limits, compaction=now.compaction, lanes=now.lanes
+                name=self.name,
+                timings=now.timings,
+                limits=now.limits,
+                compaction=now.compaction,
+                lanes=now.lanes,
+                lease_reads=now.lease_reads,
+                clock_drift=now.clock_drift,
             )
             settings = ClusterSpec.load(spec, **changed).settings
             answer = administer(self.name, self.id, Configure(encode_settings(settings), best.settings), deadline)

@@ -123,6 +123,11 @@ def _unconfirmed_read() -> AbstractContextManager[None]:
     return patched(Node, "_holds_lease", lambda node: True)
 
 
+@mutant("a lease that never runs out", "lease reads")
+def _endless_lease() -> AbstractContextManager[None]:
+    return patched(Node, "_holds_lease", lambda node: node.config.lease_reads and node._lease_start is not None)
+
+
 @mutant("a campaign with a configuration unapplied", "membership", first_seed=90)
 def _campaign_unapplied() -> AbstractContextManager[None]:
     return patched(Log, "has_unapplied_configuration", lambda log, page_bytes: False)

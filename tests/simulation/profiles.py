@@ -85,6 +85,8 @@ class Profile:
     timings: Timings = field(default_factory=Timings)
     limits: Limits = field(default_factory=Limits)
     compaction: Compaction = field(default_factory=Compaction)
+    lease_reads: bool = False
+    """Clocks must be healthy then."""
     leader_changes: int = 2
     """A run with fewer does not count."""
     small: dict[str, float] = field(default_factory=dict)
@@ -283,6 +285,15 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         think=0.12,
         watchers=1,
         seconds=14.0,
+    ),
+    # Leaders that answer reads by their lease, and are cut off, paused, started anew and replaced.
+    "lease reads": _focus(
+        {"isolate": 4, "split": 3, "one_way": 2, "pause": 3, "crash": 3, "power": 2, "transfer": 4, "storm": 1},
+        mix={"get": 40.0},
+        fault_pause=0.5,
+        think=0.12,
+        seconds=14.0,
+        lease_reads=True,
     ),
     # Leases of processes that are cut off, die and sleep, while leaders come and go.
     "leases": _focus(

@@ -199,7 +199,12 @@ class World:
             member=number,
             name=f"m{number}",
             members=tuple(FirstMember(founder, f"m{founder}") for founder in founders),
-            settings=Settings(limits=self.limits, timings=self.timings, compaction=self.profile.compaction),
+            settings=Settings(
+                limits=self.limits,
+                timings=self.timings,
+                compaction=self.profile.compaction,
+                lease_reads=self.profile.lease_reads,
+            ),
         )
         MemberFolder.create(member.disk, FOLDER, identity, cache_bytes=self.limits.log_cache_bytes).close()
         self.members[number] = member

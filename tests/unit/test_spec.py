@@ -80,8 +80,8 @@ def test_a_spec_pickles_and_loads_from_itself() -> None:
         ),
         (
             {3: 4},
-            "spec: 3: expected a known field; one of name, members, data_dir, placement, supervised, lanes, timings, "
-            "limits, compaction",
+            "spec: 3: expected a known field; one of name, members, data_dir, placement, supervised, lanes, "
+            "lease_reads, clock_drift, timings, limits, compaction",
         ),
         ({"members": "3"}, "spec: members: expected a whole number, got '3'"),
         ({"lanes": "maybe"}, "spec: lanes: expected on or off, got 'maybe'"),
@@ -174,3 +174,12 @@ def test_whatever_is_given_the_answer_is_a_spec_or_a_spec_error(raw: dict[str, o
         refused(raw)
     else:
         assert ClusterSpec.load(msgspec.to_builtins(spec)) == spec
+
+
+def test_lease_reads_are_decided_by_word_or_boolean_and_go_into_the_settings() -> None:
+    assert not ClusterSpec.load().settings.lease_reads
+    for value in ("on", True):
+        settings = ClusterSpec.load({"lease_reads": value, "clock_drift": 0.02}).settings
+        assert (settings.lease_reads, settings.clock_drift) == (True, 0.02)
+    assert str(refused({"lease_reads": "often"})) == "spec: lease_reads: expected on or off, got 'often'"
+    assert "clock_drift" in str(refused({"clock_drift": 1.0}))
