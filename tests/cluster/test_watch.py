@@ -53,6 +53,7 @@ def watch_from_now(name: str, member: int) -> dict[str, Any]:
     kv = raykeeper.connect(name)
     kv.revision()
     hub = hub_of(kv)
+    hub.watching._outbox._near = set()  # or all would begin at the leader
     hub.watching._outbox._turn = member - 1
     changes: list[Change] = []
     batches: list[tuple[int, int]] = []
