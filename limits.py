@@ -98,8 +98,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Versions looked at in one slice of physical compaction, so that a slice stays short."""
 
     quota_bytes: Bytes = 8 * 1024**3
-    """When a member's state takes this much on its disk, the cluster takes no puts until it is well below again; the
-    largest that etcd recommends."""
+    """When the files of a member's state take this much on its disk, the cluster takes no puts until it is well
+    below again; the largest that etcd recommends."""
     reserve_bytes: Bytes = 256 * 1024**2
     """The same when so little is free on a member's disk: the Raft log, and whatever else needs no quota to grow, must
     fit into what is left."""
