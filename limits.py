@@ -455,12 +455,16 @@ SUPERVISOR_MAX_PAUSE = 2.0
 """... but with pauses of these seconds at least, and at most."""
 SUPERVISOR_PATIENCE = 1.0
 """Seconds that it waits for all members' word, if the leader answered the last time."""
+SUPERVISOR_LOOK_TIMEOUT = 20.0
+"""Seconds after which a supervisor that still looks at its cluster hangs in a call of Ray's, and ends itself..."""
+SUPERVISOR_STEP_TIMEOUT = 150.0
+"""... or after which it does so in a step; more than all the timeouts of one together."""
 ADOPT_AFTER = 20.0
 """Seconds after which a supervisor finishes what somebody else has begun to add."""
 STEP_AGAIN = 30.0
 """Seconds after which a supervisor tries again what could not be done on a node."""
 MAX_SUPERVISOR_LINES = 200
-"""Steps that a supervisor remembers for those who ask."""
+"""Steps, and sights, that a supervisor remembers for those who ask."""
 MEMBERSHIP_STEP_TIMEOUT = 30.0
 """Seconds in which a step on the way must have been done."""
 LAUNCH_TIMEOUT = 60.0
