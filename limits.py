@@ -99,8 +99,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Versions looked at in one slice of physical compaction, so that a slice stays short."""
 
     quota_bytes: Bytes = 8 * 1024**3
-    """When a member's state takes this much on its disk, the cluster takes no puts until it is well below again; the
-    largest that etcd recommends."""
+    """When the files of a member's state take this much on its disk, the cluster takes no puts until it is well
+    below again; the largest that etcd recommends."""
     reserve_bytes: Bytes = 256 * 1024**2
     """The same when so little is free on a member's disk: the Raft log, and whatever else needs no quota to grow, must
     fit into what is left."""
@@ -467,12 +467,16 @@ SUPERVISOR_MAX_PAUSE = 2.0
 """... but with pauses of these seconds at least, and at most."""
 SUPERVISOR_PATIENCE = 1.0
 """Seconds that it waits for all members' word, if the leader answered the last time."""
+SUPERVISOR_LOOK_TIMEOUT = 20.0
+"""Seconds after which a supervisor that still looks at its cluster hangs in a call of Ray's, and ends itself..."""
+SUPERVISOR_STEP_TIMEOUT = 150.0
+"""... or after which it does so in a step; more than all the timeouts of one together."""
 ADOPT_AFTER = 20.0
 """Seconds after which a supervisor finishes what somebody else has begun to add."""
 STEP_AGAIN = 30.0
 """Seconds after which a supervisor tries again what could not be done on a node."""
 MAX_SUPERVISOR_LINES = 200
-"""Steps that a supervisor remembers for those who ask."""
+"""Steps, and sights, that a supervisor remembers for those who ask."""
 MEMBERSHIP_STEP_TIMEOUT = 30.0
 """Seconds in which a step on the way must have been done."""
 LAUNCH_TIMEOUT = 60.0

@@ -3,8 +3,9 @@
 Each member watches the size of its state (quota) and what is free on its disk (reserve), and has the leader raise its
 NOSPACE alarm through the log, or end it: while any is on, the whole cluster takes no puts and grants no leases, and
 deletes, compaction and keep-alives go on. etcd wants an operator to disarm such an alarm; here it ends by itself, well
-below the mark at which it began, so that it does not flap. While it is on, the member gives the space of deleted data
-back to the disk, which RocksDB alone does when it likes.
+below the mark at which it began, so that it does not flap. The size is that of the state's files, as etcd's is that of
+its database's, and no alarm is raised before what is only logged was moved into tables. While it is on, the member
+gives the space of deleted data back to the disk, which RocksDB alone does when it likes.
 
 The leader now and then has all members compare their contents (``content_check``), and raises CORRUPT for whoever
 differs. A member that learns this of itself, while a majority agrees, has its state rebuilt from the others'.
@@ -133,7 +134,13 @@ class Caretaker:
         self.free = free_bytes(self._path)
         place = (self._member, AlarmKind.NOSPACE)
         on = place in state.alarms
-        why = lacks_space(on, state.size(), self.free, state.limits)
+        size = state.size()
+        if not on and size >= state.limits.quota_bytes:
+            # Much of it may be a log of what stands in tables already, was overwritten, or gets smaller when it is
+            # compressed: what counts is what is left of it.
+            state.flush()
+            size = state.size()
+        why = lacks_space(on, size, self.free, state.limits)
         if bool(why) != on and self._member in state.configuration.members:
             self._administer(SetAlarm(self._member, AlarmKind.NOSPACE, bool(why), why))
         if on and why and time.monotonic() >= self._next_reclaim:

@@ -146,6 +146,41 @@ def plan(view: View) -> Step | None:
     return _go_on(view) or _begin(view) or _clean_up(view)
 
 
+def obstacles(view: View) -> list[str]:
+    """Which members are not well, and what is waited for before more is done about it; for people.
+
+    The words stay the same as long as the situation does.
+    """
+    members = view.configuration.members
+    if not members:
+        return ["no member has said who takes part"]
+    found = [] if view.leads else ["no leader answers"]
+    if view.configuration.joint:
+        found.append("a change of the configuration is under way")
+    successors = {known.replaces: known for known in view.table.values() if known.replaces in members}
+    for member in sorted(members):
+        if not view.is_well(member):
+            found.append(f"m{member}: {_situation(view, member, successors)}")
+    return found
+
+
+def _situation(view: View, member: int, successors: Mapping[int, Description]) -> str:
+    """What is the matter with a member that is not well."""
+    if member not in view.missed_since:
+        return "the leader does not hear it, Ray does not miss it; waiting for one of them to change its mind"
+    if view.leads and view.silent.get(member, 0.0) < view.replace_after / 2:
+        return "Ray misses it, or it says that it is lost, and the leader hears it; waiting for the leader to miss it"
+    if not view.is_gone(member):
+        return "Ray misses it, and so does the leader, if there is one; waiting until both have for replace_after"
+    if member in successors:
+        return f"it is gone, and m{successors[member].id} is to take its place"
+    if successors:
+        return "it is gone; waiting for the successor of another one"
+    if not view.has_live_quorum(view.configuration.voters):
+        return "it is gone; waiting for a majority of the voters to be well"
+    return "it is gone, and is replaced as soon as there is a spare place"
+
+
 def _start(view: View) -> Step | None:
     """Whose actor died for good, or was never made, gets one again where its data lies."""
     for member in sorted(view.configuration.members - set(view.actors)):

@@ -78,7 +78,7 @@ class Hands:
         node = next((node for node in nodes if member.pin in node.resources), None)
         if node is None:
             return False
-        beginning = self._beginning()
+        beginning = self.beginning()
         identity = Identity(
             cluster_name=self.cluster_name,
             cluster=self.cluster,
@@ -115,8 +115,12 @@ class Hands:
             changes.append(Change(ChangeKind.REMOVE, replaces))
         self._change(*changes)
 
-    def _beginning(self) -> Identity:
-        """How the cluster began, from any member that serves."""
+    def beginning(self) -> Identity:
+        """How the cluster began, from any member that serves.
+
+        Raises:
+            Unavailable: none answers in time.
+        """
         waiting = [actor.identity.remote() for actor in member_actors(self.cluster_name).values()]
         while waiting:
             done, waiting = ray.wait(waiting, timeout=STATUS_TIMEOUT)

@@ -2,15 +2,20 @@
 
 It looks, plans one step (``healing.plan``), does it (``membership.Hands``), and looks again. All that it remembers is
 how long it has missed whom; whoever kills it loses that and nothing else. It runs anywhere, and Ray starts it anew.
+
+So a supervisor that hangs, in a call of Ray's that does not come back, is of less use than none: it has a watchdog, and
+ends. What it sees, and why it does nothing about it, is noted whenever that changes (``lines``).
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -23,16 +28,19 @@ from ..limits import (
     STATUS_TIMEOUT,
     STEP_AGAIN,
     STOP_TIMEOUT,
+    SUPERVISOR_LOOK_TIMEOUT,
     SUPERVISOR_LOOKS,
     SUPERVISOR_MAX_PAUSE,
     SUPERVISOR_MIN_PAUSE,
     SUPERVISOR_PATIENCE,
+    SUPERVISOR_STEP_TIMEOUT,
     Settings,
     decode_settings,
 )
-from .healing import Clear, Join, Leave, Promote, Reserve, Retire, Start, Step, View, plan
+from .healing import Clear, Join, Leave, Promote, Reserve, Retire, Start, Step, View, obstacles, plan
 from .membership import Hands
 from .outlook import Outlook, configuration_of, homes, look
+from .priority import as_daemon
 from .protocol import MemberStatus
 from .raft.messages import Configuration
 from .roster import gone, wait_for
@@ -59,6 +67,8 @@ class Watchman:
         self._reserved_since: dict[int, float] = {}
         self._cleared: set[tuple[int, str]] = set()
         self._postponed: dict[tuple[int, str] | str, float] = {}
+        self.first_pins: dict[int, str] = {}
+        """Where the members of the first configuration live: one may be lost before it stands in the table."""
         self._best: MemberStatus | None = None
         """The last word of a member: should none answer, it tells whom to start where."""
         self.replace_after = Settings().timings.replace_after
@@ -72,7 +82,8 @@ class Watchman:
         if best is not None and best.settings:
             with suppress(msgspec.MsgspecError):
                 self.replace_after = decode_settings(best.settings).timings.replace_after
-        missed = {member for member in configuration.members if _is_missed(member, outlook, table)}
+        pins = {**self.first_pins, **{known.id: known.pin for known in table.values() if known.pin}}
+        missed = {member for member in configuration.members if _is_missed(member, outlook, pins.get(member, ""))}
         self._missed_since = {member: self._missed_since.get(member, now) for member in missed}
         reserved = set(table) - configuration.members
         self._reserved_since = {member: self._reserved_since.get(member, now) for member in reserved}
@@ -108,15 +119,24 @@ class Watchman:
             self._postponed[step.spot.node.id] = now + STEP_AGAIN
 
 
-def _is_missed(member: int, outlook: Outlook, table: dict[int, Any]) -> bool:
-    """Whether Ray misses a member, or the member says itself that it is lost. One that is only slow is not missed."""
+def lacks_pins(outlook: Outlook) -> bool:
+    """Whether a member takes part of which the table does not tell where it lives."""
+    table = outlook.best.table if outlook.best is not None else ()
+    return not outlook.configuration.members <= {known.id for known in table if known.pin}
+
+
+def _is_missed(member: int, outlook: Outlook, pin: str) -> bool:
+    """Whether Ray misses a member, or the member says itself that it is lost. One that is only slow is not missed.
+
+    A call to an actor whose node is gone does not fail, it waits, as one to a slow actor does. What tells them apart is
+    whether the member's place is there; empty for one whose place nobody knows.
+    """
     status = outlook.statuses.get(member)
     if status is not None:
         return bool(status.lost)
     if member not in outlook.actors or member in outlook.failed:
         return True
-    known = table.get(member)
-    return known is not None and not any(known.pin in node.resources for node in outlook.nodes)
+    return bool(pin) and not any(pin in node.resources for node in outlook.nodes)
 
 
 def do(step: Step, hands: Hands, watchman: Watchman, outlook: Outlook) -> None:
@@ -142,6 +162,34 @@ def do(step: Step, hands: Hands, watchman: Watchman, outlook: Outlook) -> None:
             watchman.cleared(step)
 
 
+class Watchdog:
+    """Knows what a supervisor does just now, and by when that must be over.
+
+    Args:
+        clock: in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._doing = ("rests", clock(), SUPERVISOR_LOOK_TIMEOUT)
+
+    def begin(self, what: str, seconds: float) -> None:
+        """This begins now, and takes no longer than that."""
+        self._doing = (what, self._clock(), seconds)
+
+    @property
+    def doing(self) -> str:
+        """What is done, and for how long by now."""
+        what, since, _ = self._doing
+        return f"{what}, for {self._clock() - since:.1f} s"
+
+    @property
+    def bites(self) -> bool:
+        """Whether that should be over."""
+        _, since, seconds = self._doing
+        return self._clock() - since > seconds
+
+
 class Supervisor:
     """The actor. ``launch`` starts it; its methods are for those who wonder what it does.
 
@@ -150,10 +198,16 @@ class Supervisor:
     """
 
     def __init__(self, charge: bytes) -> None:
+        as_daemon()
         self._charge = msgspec.msgpack.decode(charge, type=Charge)
         self._lines: deque[str] = deque(maxlen=MAX_SUPERVISOR_LINES)
-        self._pause = threading.Event()
-        threading.Thread(target=self._run, name="supervisor", daemon=True).start()
+        self._last_line = ""
+        self._seen: list[str] = []
+        self._ended = threading.Event()
+        """Set by nobody but tests: an actor ends with its process."""
+        self._watchdog = Watchdog()
+        for name, run in (("supervisor", self._run), ("watchdog", self._watch)):
+            threading.Thread(target=run, name=name, daemon=True).start()
 
     def pid(self) -> int:
         """Its process."""
@@ -164,23 +218,36 @@ class Supervisor:
         return _encode(self._charge)
 
     def lines(self) -> list[str]:
-        """Its last steps, oldest first, and what came in their way."""
+        """Its last steps, what came in their way, and what it saw and waited for; oldest first, each with its time."""
         return list(self._lines)
+
+    def doing(self) -> str:
+        """What it does just now, and for how long by now."""
+        return self._watchdog.doing
 
     def _run(self) -> None:
         charge = self._charge
         hands = Hands(charge.cluster_name, charge.cluster, charge.data_dir, charge.placement)
         watchman = Watchman(charge.placement)
         leads = False
-        while True:
+        pause = 0.0
+        while not self._ended.wait(pause):
             step: Step | None = None
             try:
+                self._watchdog.begin("looks", SUPERVISOR_LOOK_TIMEOUT)
                 # A member that is lost answers nothing: do not wait for it each time, as long as the leader does.
                 outlook = look(charge.cluster_name, SUPERVISOR_PATIENCE if leads else STATUS_TIMEOUT)
                 leads = outlook.leader is not None
-                step = plan(watchman.view(outlook, time.monotonic()))
+                if lacks_pins(outlook) and not watchman.first_pins:
+                    with suppress(Unavailable):
+                        first = hands.beginning().members
+                        watchman.first_pins = {member.id: member.pin for member in first if member.pin}
+                view = watchman.view(outlook, time.monotonic())
+                self._note_all(obstacles(view))
+                step = plan(view)
                 if step is not None:
                     self._note(str(step))
+                    self._watchdog.begin(str(step), SUPERVISOR_STEP_TIMEOUT)
                     do(step, hands, watchman, outlook)
             except (KeeperError, ray.exceptions.RayError, OSError) as error:
                 self._note(f"{type(error).__name__}: {error}")
@@ -190,15 +257,36 @@ class Supervisor:
             except Exception:
                 self._note(traceback.format_exc())
                 step = None
-            pause = watchman.replace_after / SUPERVISOR_LOOKS
+            pause = SUPERVISOR_MIN_PAUSE
             if step is None:
-                self._pause.wait(min(SUPERVISOR_MAX_PAUSE, max(SUPERVISOR_MIN_PAUSE, pause)))
-            else:
-                self._pause.wait(SUPERVISOR_MIN_PAUSE)
+                pause = min(SUPERVISOR_MAX_PAUSE, max(pause, watchman.replace_after / SUPERVISOR_LOOKS))
+            self._watchdog.begin("rests", pause + SUPERVISOR_LOOK_TIMEOUT)
+
+    def _watch(self) -> None:
+        while not self._watchdog.bites:
+            if self._ended.wait(SUPERVISOR_MAX_PAUSE):
+                return
+        print(
+            f"raykeeper: the supervisor of cluster {self._charge.cluster_name} hangs ({self._watchdog.doing}); "
+            "ending the process",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
 
     def _note(self, line: str) -> None:
-        if not self._lines or self._lines[-1] != line:
-            self._lines.append(line)
+        if line != self._last_line:
+            self._last_line = line
+            self._lines.append(f"{time.strftime('%H:%M:%S')} {line}")
+
+    def _note_all(self, seen: list[str]) -> None:
+        """Note what is seen, if it is not what was seen the last time."""
+        for line in seen:
+            if line not in self._seen:
+                self._note(line)
+        if self._seen and not seen:
+            self._note("all members are well")
+        self._seen = seen
 
 
 def supervisor_name(cluster_name: str) -> str:

@@ -51,7 +51,7 @@ class Engine(Protocol):
         ...
 
     def size(self) -> int:
-        """Bytes on disk, roughly."""
+        """Bytes that the database takes on the disk: its tables, and its logs of what stands in no table yet."""
         ...
 
     def reclaim(self, free: int) -> None:

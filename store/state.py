@@ -563,7 +563,7 @@ class State:
                         breathe()
 
     def size(self) -> int:
-        """Bytes on disk, roughly. For any thread."""
+        """Bytes that it takes on the disk (see ``Engine.size``). For any thread."""
         with self.reading() as engine:
             return engine.size()
 

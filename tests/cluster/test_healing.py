@@ -67,12 +67,14 @@ done()
 """
 
 KILLED_AT_EACH_STEP = """
+import re
+STEP = re.compile(r"^[0-9:]+ (Start|Reserve|Join|Promote|Leave|Retire|Clear)[(]")
 stop = threading.Event()
 kills = []
 def killer():
     # Often enough to strike at every step, and not for ever: on a machine that is busy no step might come to its end.
     while not stop.wait(0.02) and len(kills) < 12:
-        if [line for line in lines() if "Error" not in line]:  # it has begun a step in this life
+        if [line for line in lines() if STEP.search(line)]:  # it has begun a step in this life
             stop.wait(random.uniform(0.0, 2.0))
             kill_supervisor()
             kills.append(1)

@@ -12,11 +12,12 @@ import sys
 from pathlib import Path
 
 COMMON = """
-import logging, os, random, signal, sys, threading, time
+import logging, os, random, signal, subprocess, sys, threading, time
 import ray
 from ray.cluster_utils import Cluster as RayCluster
+from raykeeper.actors.outlook import look
 from raykeeper.actors.seat import NAMESPACE
-from raykeeper.actors.supervisor import Charge, Supervisor, supervisor_name
+from raykeeper.actors.supervisor import Charge, Supervisor, lacks_pins, supervisor_name
 from raylab.tools import leader, serving, wait_until
 import msgspec
 import raykeeper
@@ -37,6 +38,7 @@ cluster = raykeeper.launch(
     timings={"replace_after": 2.0, "election_timeout": 0.6, "heartbeat_interval": 0.1})
 kv = cluster.client(timeout=60)
 kv.put("a", "1")
+wait_until(lambda: not lacks_pins(look("heal")), what="each member has told where it lives, and so where its data lies")
 
 def members():
     return {m.id: m.role for m in cluster.members()}
@@ -69,12 +71,29 @@ def lines():
     except Exception as error:
         return [repr(error)]
 
+def dump():
+    # All that may tell why the cluster is not as it should be.
+    print("supervisor:", *lines(), sep="\\n  ")
+    try:
+        print("it does:", ray.get(supervisor().doing.remote(), timeout=5))
+    except Exception as error:
+        print("it does not say what it does:", repr(error))
+    print(cluster.status())
+    seen = look("heal")
+    print("nodes:", *sorted(pin for node in seen.nodes for pin in pins if pin in node.resources))
+    print("actors", sorted(seen.actors), "of which cannot be called", sorted(seen.failed))
+    for member, said in seen.statuses.items():
+        print(f"m{member}: {said.role} of term {said.term}, voters {said.voters}, learners {said.learners}, "
+              f"silent {said.silent}, caught up {said.caught_up}, table {said.table}, removed {said.removed}")
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,stat,etimes,args"], capture_output=True, text=True, timeout=20)
+    ours = [line[:160] for line in listed.stdout.splitlines() if "ray::" in line or "raylet/raylet" in line]
+    print(*ours, sep="\\n")
+
 def until(condition, seconds, what):
     try:
         return wait_until(condition, seconds, what)
     except AssertionError:
-        print("supervisor:", *lines(), sep="\\n  ")
-        print(cluster.status())
+        dump()
         raise
 
 def kill_supervisor():

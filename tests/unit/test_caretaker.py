@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -77,7 +78,7 @@ def watched_over(member: OneMember, tmp_path: Path) -> Caretaker:
 
 def puts(kv: Client, size: int = 1) -> bool:
     try:
-        kv.put("big", bytes(size))
+        kv.put("big", os.urandom(size))
         return True
     except NoSpace:
         return False
@@ -97,6 +98,22 @@ def test_an_alarm_comes_with_the_quota_and_goes_when_there_is_room(
     until(lambda: not state.alarms)
     assert puts(kv)
     caretaker.stop()
+
+
+def test_what_takes_little_room_once_it_stands_in_tables_raises_no_alarm(
+    member: OneMember, kv: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Administration] = []
+    monkeypatch.setattr(care, "administer", lambda name, cluster, command, deadline: asked.append(command))
+    configure(member, quota_bytes=3_000_000)
+    state = member.loop.server.state
+    for _ in range(20):
+        kv.put("big", bytes(200_000))  # which compresses well
+    assert state.size() >= 4_000_000
+    caretaker = watched_over(member, tmp_path)
+    until(lambda: state.size() < 3_000_000)
+    caretaker.stop()
+    assert not [command for command in asked if isinstance(command, SetAlarm)]
 
 
 def test_an_alarm_comes_when_the_disk_is_nearly_full(

@@ -33,6 +33,26 @@ def test_bounds_of_many_iterators_stay_what_they_are(disk: RocksDisk, tmp_path: 
     engine.close()
 
 
+def test_the_size_is_that_of_what_was_written_and_no_more(tmp_path: Path) -> None:
+    """However many families are written to, before and after it went into tables, and after it was opened anew."""
+    path, families = str(tmp_path / "db"), tuple(f"family {n}" for n in range(8))
+    disk = RocksDisk()
+    engine = disk.open(path, families, create=True)
+    assert engine.size() < 20_000
+    written = 0
+    for n in range(300):
+        value = os.urandom(2000)
+        engine.write([(families[n % 8], n.to_bytes(8, "big"), value)])
+        written += len(value)
+        assert written <= engine.size() <= 1.05 * written + 20_000
+    engine.flush()
+    assert written <= engine.size() <= 1.05 * written + 20_000
+    engine.close()
+    engine = disk.open(path, families)
+    assert written <= engine.size() <= 1.05 * written + 20_000
+    engine.close()
+
+
 def read_calls() -> int:
     """How often this process has read from a file."""
     return int(Path("/proc/self/io").read_text().partition("syscr: ")[2].split()[0])
