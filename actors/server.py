@@ -253,7 +253,12 @@ class Server:
         proposals: list[Proposal] = []
         for event in events:
             if isinstance(event, Proposal):
-                proposals.append(event)
+                if event.deadline > now:
+                    proposals.append(event)
+                else:  # nobody waits for it any more: under a flood, room in the log is for those who do
+                    event.done(
+                        Refused(Refusal.OVERLOADED, self.leader, "its time was over before it could be proposed")
+                    )
             elif isinstance(event, ReadAsked):
                 self._reads.add(event, self.state)
             elif isinstance(event, SessionRenewal):
