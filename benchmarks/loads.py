@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from faces import FACES, FAST_DEATH, HUSH, Address, Face, start_loop
+from faces import EQUAL_TERMS, FACES, FAST_DEATH, HUSH, Address, Face, start_loop
 
 KEYS = [f"bench/{number:04}" for number in range(1000)]
 VALUE = bytes(range(256))
@@ -314,7 +314,7 @@ class Client:
 def serve(pipe: Connection, kind: str, address: Address) -> None:
     """A client process: do what the pipe says until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator says when it is over
-    os.environ.update({FAST_DEATH: "0", HUSH: "."})
+    os.environ.update({FAST_DEATH: "0", HUSH: ".", EQUAL_TERMS: "0"})
     try:
         client = Client(kind, address)
         pipe.send((True, None))

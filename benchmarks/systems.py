@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from faces import FAST_DEATH, HUSH, Address
+from faces import EQUAL_TERMS, FAST_DEATH, HUSH, Address
 
 PATIENCE = 60.0
 """Seconds for whatever a system takes to start, elect or mend."""
@@ -411,7 +411,7 @@ def _kill(pid: int) -> float:
 
 
 def _start_ray(folder: str) -> None:
-    os.environ.update({FAST_DEATH: "0", HUSH: "."})
+    os.environ.update({FAST_DEATH: "0", HUSH: ".", EQUAL_TERMS: "0"})
     import ray
 
     ray.init(

@@ -1,7 +1,8 @@
-"""What all tests share: marks by folder, hypothesis without a clock, signals that work."""
+"""What all tests share: marks by folder, hypothesis without a clock, signals that work, Ray workers on equal terms."""
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -22,6 +23,10 @@ for _number, _handler in (
 ):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+# Ray starts workers with a niceness of 15. Beside anything that computes at 0, and members are among that, a test's own
+# workers would then get next to nothing of a small machine, and lose leases that they could keep anywhere else.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 _HERE = Path(__file__).parent
 

@@ -232,7 +232,11 @@ class _Lease:
 
     def _check(self) -> None:
         if self.lost.is_set():
-            raise LeaseLost(f"lease {self.id:x} is lost: {self._held.error or 'it was given up'}")
+            raise LeaseLost(f"lease {self.id:x} is lost: {self.why_lost()}")
+
+    def why_lost(self) -> str:
+        """What is known of how it was lost, for messages."""
+        return str(self._held.error or "it was given up")
 
     def revoked(self) -> None:
         """It has been ended elsewhere, as by a transaction (``Op.revoke``): note that here."""

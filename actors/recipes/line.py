@@ -300,7 +300,7 @@ class Line:
     def alive(self, place: Place) -> None:
         """Raise ``LeaseLost`` if the place can no longer be guaranteed."""
         if place.lost.is_set():
-            raise LeaseLost(f"the place in the line of {self.name!r} is lost: its lease could not be kept alive")
+            raise LeaseLost(f"the place in the line of {self.name!r} is lost: {place.lease.why_lost()}")
 
     def keep_an_eye_on(self, place: Place) -> None:
         """Have ``lost`` set when somebody deletes the key of a place, as soon as its lease would set it otherwise."""

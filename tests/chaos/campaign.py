@@ -172,6 +172,7 @@ class Campaign:
             RAYKEEPER_TEST_FAULT=str(self._scratch / "fault"),
             RAY_timeout_ms_task_wait_for_death_info="0",
             RAY_raylet_start_wait_time_s="120",
+            RAY_worker_niceness="0",  # workers on equal terms with members, else faults would be starvation mostly
         )
         self._init_ray()
 

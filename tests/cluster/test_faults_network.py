@@ -68,6 +68,7 @@ class Hosts:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_raylet_start_wait_time_s": "120",
+            "RAY_worker_niceness": "0",
             "PYTHONPATH": os.pathsep.join(filter(None, path)),
         }
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 PROGRAM = """
-import logging, sys, time
+import logging, os, sys, time
 import ray
 from ray.cluster_utils import Cluster as RayCluster
 from raylab.tools import leader, serving, wait_until
@@ -30,6 +30,14 @@ where = {node["NodeID"]: pin for node in ray.nodes() for pin in pins if pin in n
 lived = {member.name: where[member.node_id] for member in cluster.members()}
 assert lived == {"m1": "place-a", "m2": "place-b", "m3": "place-c"}, lived
 print("spread")
+
+@ray.remote(num_cpus=0)
+def niceness():
+    return os.getpriority(os.PRIO_PROCESS, 0)
+
+if os.geteuid() == 0:  # who may, takes a daemon's place before the processor, where others get a worker's
+    assert ray.get(niceness.remote()) == 15
+    assert [os.getpriority(os.PRIO_PROCESS, member.pid) for member in cluster.members()] == [0, 0, 0]
 
 lead = leader(cluster)
 lost = where[lead.node_id]

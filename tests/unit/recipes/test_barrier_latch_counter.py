@@ -59,15 +59,16 @@ def test_giving_up_and_opening_at_once(kv: Client) -> None:
 
 def test_a_party_that_dies_is_replaced(kv: Client, until: Until) -> None:
     space = kv.reserved("barrier")
-    one = in_thread(lambda: kv.barrier("b", 2).wait(20))
-    until(lambda: places(kv, "b") == 1)
     lease = kv.lease(1, keep_alive=False)  # a party of a process that is dead already
     folder = (kv.prefix + b"b").replace(b"/", b"%2F") + b"/p/"
-    space.put(folder + b"%016x" % lease.id, "2", lease=lease)
-    until(lambda: places(kv, "b") == 1)
-    assert not one.done
-    assert kv.barrier("b", 2).wait(20) is True
-    assert one.result() is True
+    space.put(folder + b"3-%016x" % lease.id, "3", lease=lease)
+    parties = [in_thread(lambda: kv.barrier("b", 3).wait(20))]
+    until(lambda: lease.lost.is_set() and places(kv, "b") == 1)
+    parties.append(in_thread(lambda: kv.barrier("b", 3).wait(20)))
+    until(lambda: places(kv, "b") == 2)
+    assert not any(each.done for each in parties)
+    assert kv.barrier("b", 3).wait(20) is True
+    assert [each.result() for each in parties] == [True, True]
 
 
 def test_more_than_enough_open_it_twice(kv: Client) -> None:
