@@ -184,7 +184,19 @@ async def _run(
 ) -> int:
     """Run a command to its end, or to that of what it runs under; the exit status."""
     early: list[int] = []
-    with lasts.taking_signals(early.append):
+    child: asyncio.subprocess.Process | None = None
+
+    def take(number: int) -> None:
+        # The loop hands signals over between its steps, and the step that begins here makes the child a process: what
+        # the terminal sends meanwhile reaches it too, though it may not be known here yet.
+        if _terminal_told(number):
+            return
+        if child is None:
+            early.append(number)
+        else:
+            _send(child, number)
+
+    with lasts.taking_signals(take):
         try:
             child = await asyncio.create_subprocess_exec(*command, env=environment)
         except (OSError, ValueError) as error:
@@ -192,17 +204,16 @@ async def _run(
             return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
         for number in early:
             _send(child, number)
-        with lasts.taking_signals(lambda number: None if _terminal_told(number) else _send(child, number)):
-            ended, over = asyncio.ensure_future(child.wait()), asyncio.ensure_future(_lost(lost))
-            try:
-                await asyncio.wait({ended, over}, return_when=asyncio.FIRST_COMPLETED)
-                if not lost.is_set():
-                    return _status(await ended)
-                tell(f"{what} is lost: {shlex.join(command)} is ended")
-                await _end(child, ended, grace)
-                return LOST
-            finally:
-                over.cancel()
+        ended, over = asyncio.ensure_future(child.wait()), asyncio.ensure_future(_lost(lost))
+        try:
+            await asyncio.wait({ended, over}, return_when=asyncio.FIRST_COMPLETED)
+            if not lost.is_set():
+                return _status(await ended)
+            tell(f"{what} is lost: {shlex.join(command)} is ended")
+            await _end(child, ended, grace)
+            return LOST
+        finally:
+            over.cancel()
 
 
 async def _end(child: asyncio.subprocess.Process, ended: asyncio.Future[int], grace: float) -> None:
