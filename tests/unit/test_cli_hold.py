@@ -21,7 +21,7 @@ COUNTING = """
 import signal, sys
 got = []
 for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda number, _: got.append(number))
+    signal.signal(number, lambda number, _: got.append(number) or print("got", flush=True))
 print("ready", flush=True)
 sys.stdin.readline()
 sys.exit(10 * got.count(signal.SIGINT) + got.count(signal.SIGTERM))
@@ -40,6 +40,7 @@ def status_after(monkeypatch: pytest.MonkeyPatch, numbers: Iterable[int], *, ter
         for number in numbers:
             if terminal and number == signal.SIGINT:
                 child.send_signal(number)  # as the terminal does, to both
+                assert await asyncio.wait_for(child.stdout.readline(), 20) == b"got\n"
             assert lasts._taker is not None
             lasts._taker(number)
         asyncio.get_running_loop().call_soon(child.stdin.write, b"end\n")
