@@ -44,9 +44,11 @@ survival: $(STAMP)
 	@$(BIN)/pytest -q -m survival tests/cluster
 
 # A campaign of faults against real processes: MINUTES of it, from one seed; the history is left in chaos-runs/seed-*/.
+# LANES=off: members and clients speak by actor calls alone.
 MINUTES ?= 2
+CHAOS   = --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(LANES),--lanes $(LANES))
 chaos: $(STAMP)
-	@PYTHONPATH=tests $(BIN)/python -m chaos.campaign --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+	@PYTHONPATH=tests $(BIN)/python -m chaos.campaign $(CHAOS)
 
 # The same without Ray, the members being threads: quicker, and without the death of processes.
 chaos-threads: $(STAMP)
@@ -54,7 +56,7 @@ chaos-threads: $(STAMP)
 
 # The same on several Ray nodes, which are lost, too.
 chaos-nodes: $(STAMP)
-	@PYTHONPATH=tests $(BIN)/python -m chaos.nodes --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+	@PYTHONPATH=tests $(BIN)/python -m chaos.nodes $(CHAOS)
 
 # The share of it that is part of `make test`.
 chaos-short: $(STAMP)

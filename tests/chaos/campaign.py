@@ -93,8 +93,9 @@ class Campaign:
         only: names of faults; all if empty.
     """
 
-    def __init__(self, minutes: float, seed: int, folder: Path, only: Sequence[str]) -> None:
+    def __init__(self, minutes: float, seed: int, folder: Path, only: Sequence[str], lanes: str = "on") -> None:
         self.minutes = minutes
+        self.lanes = lanes
         self.seed = seed
         self.folder = folder
         self.rng = random.Random(seed)
@@ -144,7 +145,7 @@ class Campaign:
         return raykeeper.launch({"name": NAME, "data_dir": str(self.folder / "data"), **self._spec()})
 
     def _spec(self) -> dict[str, Any]:
-        return SPEC
+        return {**SPEC, "lanes": self.lanes}
 
     def _make_field(self, cluster: Any) -> Field:
         return Field(
@@ -412,13 +413,14 @@ def main(kind: type[Campaign] = Campaign, target: str = "chaos") -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--folder", type=Path, default=Path("chaos-runs"))
     parser.add_argument("--only", default="", help="names of faults, with commas between")
+    parser.add_argument("--lanes", choices=("on", "off"), default="on", help="off: all goes by actor calls")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.randrange(10**6)
     folder = options.folder.resolve() / f"seed-{seed}"
-    command = f"make {target} MINUTES={options.minutes:g} SEED={seed}"
+    command = f"make {target} MINUTES={options.minutes:g} SEED={seed}{' LANES=off' if options.lanes == 'off' else ''}"
     only = [name for name in options.only.split(",") if name]
     print(f"{command}\nhistory: {folder / 'history.jsonl'}", flush=True)
-    campaign = kind(options.minutes, seed, folder, only)
+    campaign = kind(options.minutes, seed, folder, only, options.lanes)
     status = 0
     try:
         campaign.run()

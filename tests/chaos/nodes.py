@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster as RayCluster
 
 from raylab.tools import wait_until
 
-from .campaign import SPEC, Campaign, main
+from .campaign import Campaign, main
 from .field import Fault, Field, NotNow
 
 PLACES = ("place-a", "place-b", "place-c", "place-d")
@@ -34,7 +34,7 @@ class NodeCampaign(Campaign):
     """One run; see the module."""
 
     def _spec(self) -> dict[str, Any]:
-        return {**SPEC, "placement": list(PLACES)}
+        return {**super()._spec(), "placement": list(PLACES)}
 
     def _init_ray(self) -> None:
         head = {**SMALL, "num_cpus": 4, "include_dashboard": False, "temp_dir": str(self._scratch / "ray")}
