@@ -402,8 +402,8 @@ class Campaign:
 
 
 NEVER = 1 << 62
-NOT_NOW = (NotNow, ProcessLookupError, FileNotFoundError, KeeperError, ray.exceptions.RayError)
-"""How a fault may fail to come about, mostly because another one is on."""
+NOT_NOW = (NotNow, OSError, KeeperError, ray.exceptions.RayError)
+"""How a fault may fail to come about, mostly because another one is on: a process is dead already, a disk read-only."""
 
 
 def main(kind: type[Campaign] = Campaign, target: str = "chaos") -> int:
