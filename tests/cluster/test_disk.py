@@ -35,8 +35,14 @@ encode = msgspec.msgpack.encode
 
 SHORT_LOG = {"log_cut_entries": 40, "log_keep_entries": 10}
 """Limits with which a log soon lacks its beginning."""
-SLOW = {**SHORT_LOG, "snapshot_chunk_bytes": 64 * 1024, "snapshot_bytes_per_second": 400_000}
-"""And images take seconds."""
+SLOW = {
+    **SHORT_LOG,
+    "snapshot_chunk_bytes": 64 * 1024,
+    "snapshot_bytes_per_second": 400_000,
+    "max_append_messages_in_flight": 4,
+}
+"""And images take seconds. Few messages wait on the lane of a frozen member: many might reach as far as where the log
+begins when it wakes up, and it would need no image."""
 
 
 def random_text(n: int, size: int = 1000) -> str:
