@@ -149,6 +149,10 @@ MAX_CLOCK_STEP = 60.0
 MAX_PEER_FRAMES = 4096
 """Frames from peers that wait in a member's inbox; more are dropped, as a network drops messages."""
 
+GIL_SWITCH = 0.0005
+"""How long a thread of a member that computes keeps the interpreter while others want it (Python: 5 ms). The loop gives
+it up with every sync and every wait, and must not wait ten times as long for it as for the disk."""
+
 # Threads of a member actor, by concurrency group. Waiters of one group never occupy another.
 CLIENT_THREADS = 128
 PEER_THREADS = 32
@@ -206,6 +210,13 @@ SNAPSHOT_SYNC_BYTES = 8 * 1024 * 1024
 which every write of the cluster waits, would stand behind them for seconds."""
 SNAPSHOT_FETCHED_CHUNKS = 8
 """Chunks in memory that wait to be sent."""
+
+# Reads, in a member.
+READ_SCAN = 20_000
+"""Keys that one read of a range looks at before it answers with what it has. A client that got no answer for
+``CLIENT_SUSPICION`` would ask another member, who would begin from the start."""
+READ_SECONDS = 0.1
+"""Of the reads in one frame no further one is begun when so much time went to those before it."""
 
 # Watches and leases, in a member.
 MAX_WATCH_STREAMS = 4096
@@ -377,7 +388,7 @@ LANE_SILENCE = 5.0
 """A host that takes no bytes, or is silent, for this long is gone."""
 LANE_LINGER = 1.0
 """Seconds that a process which closes its lanes gives its last words to arrive."""
-LANE_READERS = 4
+LANE_READERS = 2
 """Threads of a member that make answers which may take long."""
 LANE_QUICK_READS = 64
 """Reads of single keys that the loop makes itself; what may take longer goes to such a thread."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from ..errors import ClusterMismatch, KeeperError, NoSpace, Unavailable
 from ..limits import (
     CLIENT_THREADS,
     CONTROL_THREADS,
+    GIL_SWITCH,
     LOCK_PAUSE,
     MAX_LEFTOVERS,
     NO_SPACE_PAUSE,
@@ -62,6 +64,7 @@ class Member:
 
     def __init__(self, seat: bytes) -> None:
         as_daemon()
+        sys.setswitchinterval(GIL_SWITCH)
         self._seat = decode_seat(seat)
         self._node_id = ray.get_runtime_context().get_node_id()
         self._loop: Loop | None = None

@@ -10,7 +10,7 @@ import enum
 
 import msgspec
 
-from ..store.commands import Administration, Answer, ClientWrites, Failed, Item, KeyRange, Range, RangeAnswer
+from ..store.commands import Administration, Answer, ClientWrites, Failed, Item, KeyRange, Range, RangeAnswer, RangePart
 from ..store.members import Description
 from ..store.portable import Portable
 from .raft.messages import Change
@@ -165,7 +165,7 @@ class Written(msgspec.Struct, frozen=True, array_like=True, tag=1):
 class ReadReply(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Answers in the order of the reads: of as many as fit into one reply, at least one. Ask again for the rest."""
 
-    answers: tuple[RangeAnswer | Failed, ...]
+    answers: tuple[RangeAnswer | RangePart | Failed, ...]
 
 
 class Opened(msgspec.Struct, frozen=True, array_like=True, tag=3):

@@ -206,6 +206,8 @@ class Server:
             self._recover()
             self.watches.tick(now)
             self.folder.note_membership()
+            if self._compact_at is None:
+                self._compact_at = now
         self._compact(now)
         if self.node.has_ready():
             self._work_off()
@@ -216,7 +218,9 @@ class Server:
         """The clock time by which :meth:`turn` must be called again, events or not."""
         if self._work_left:
             return self._last_tick
-        wakeup = self._last_tick + self.timings.heartbeat_interval
+        # A follower counts time when it hears of its leader: only silence has to wake it.
+        ticks = 2 if self.node.role == "follower" else 1
+        wakeup = self._last_tick + ticks * self.timings.heartbeat_interval
         if self._compact_at is not None:
             wakeup = min(wakeup, self._compact_at)
         chunk_due = self._snapshots.next_due
@@ -532,7 +536,7 @@ class Server:
         if self._compact_at is None or now < self._compact_at:
             return
         more = self.state.compact_slice(self.limits.compaction_slice_keys)
-        self._compact_at = now + (COMPACTION_PAUSE if more else self.timings.heartbeat_interval)
+        self._compact_at = now + COMPACTION_PAUSE if more else None
 
 
 def _node_config(identity: Identity, timings: Timings, limits: Limits) -> NodeConfig:

@@ -12,7 +12,15 @@ from collections.abc import Callable
 import msgspec
 
 from ..errors import InvalidArgument, RequestTooLarge, Unavailable
-from ..limits import LANE_QUICK_READS, MAX_CHANGES, MAX_LEASES_IN_FRAME, WATCH_POLL, Limits
+from ..limits import (
+    LANE_QUICK_READS,
+    MAX_CHANGES,
+    MAX_LEASES_IN_FRAME,
+    READ_SCAN,
+    READ_SECONDS,
+    WATCH_POLL,
+    Limits,
+)
 from ..store.commands import (
     Answer,
     CloseSession,
@@ -22,6 +30,7 @@ from ..store.commands import (
     OpenSession,
     Range,
     RangeAnswer,
+    RangePart,
     Reason,
     SessionOpened,
     version_of,
@@ -258,11 +267,12 @@ class Service:
         return outcome
 
     def _run(self, request: Reads) -> bytes:
-        """Read as many as fit into one reply, at least one; the client asks again for the rest."""
+        """Read as many as fit into one reply and a moment, at least one; the client asks again for the rest."""
         bytes_left = self.limits.max_page_bytes
-        answers: list[RangeAnswer | Failed] = []
+        until = self._clock() + READ_SECONDS
+        answers: list[RangeAnswer | RangePart | Failed] = []
         for read in request.reads:
-            if bytes_left <= 0:
+            if bytes_left <= 0 or (answers and self._clock() >= until):
                 break
             try:
                 answer = self._range(read.range, bytes_left)
@@ -273,11 +283,12 @@ class Service:
             answers.append(answer)
         return _encode(ReadReply(tuple(answers)))
 
-    def _range(self, request: Range, page_bytes: int) -> RangeAnswer | Failed:
+    def _range(self, request: Range, page_bytes: int) -> RangeAnswer | RangePart | Failed:
+        items = self.limits.max_page_items
         while True:
             state = self._server.state
             try:
-                return state.range(request, page_items=self.limits.max_page_items, page_bytes=page_bytes)
+                return state.range(request, page_items=items, page_bytes=page_bytes, max_scanned=READ_SCAN)
             except Unavailable:
                 if state is self._server.state:
                     raise

@@ -356,6 +356,19 @@ class RangeAnswer(msgspec.Struct, frozen=True, array_like=True, tag=3):
     more: bool = False
 
 
+class RangePart(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """The beginning of a range that is too long to be looked at in one go: ask again from ``next`` on.
+
+    ``count`` is the number of keys before it (behind it, if the read is descending), ``items`` the first of them: all,
+    or as many as the limit and the page allow.
+    """
+
+    revision: int
+    items: tuple[Item, ...]
+    count: int
+    next: bytes
+
+
 class Done(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """For commands that answer nothing but the revision they left."""
 
@@ -432,6 +445,7 @@ Answer = (
     PutAnswer
     | DeleteAnswer
     | RangeAnswer
+    | RangePart
     | TxnAnswer
     | Done
     | SessionOpened

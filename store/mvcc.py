@@ -22,7 +22,7 @@ from typing import Any
 
 from ..errors import DataCorrupted
 from ..limits import INLINE_VALUE_BYTES
-from .commands import Item, KeyRange, Range, RangeAnswer, Sort
+from .commands import Item, KeyRange, Range, RangeAnswer, RangePart, Sort
 from .engine import Write
 from .pending import Ordered, Pending, Source
 
@@ -46,7 +46,12 @@ class Vanished(Exception):
 
 
 class TooManyKeys(Exception):
-    """A range covers more keys than a command may look at."""
+    """A range covers more keys than may be looked at."""
+
+    def __init__(self, next: bytes) -> None:
+        super().__init__()
+        self.next = next
+        """The first key that was not looked at."""
 
 
 def memcomparable(key: bytes) -> bytes:
@@ -120,13 +125,19 @@ def records(
     Raises:
         TooManyKeys: more than ``max_scanned`` (0: no bound) were looked at.
     """
+    if keys.end is None:
+        latest = source.get("keys", keys.key)
+        then = None if latest is None else record_at(source, keys.key, latest, revision)
+        if then is not None:
+            yield keys.key, then
+        return
     start, end = bounds(keys)
     scanned = 0
     for key, record in source.iterate("keys", start, end, reverse=descending):
         if max_scanned:
             scanned += 1
             if scanned > max_scanned:
-                raise TooManyKeys
+                raise TooManyKeys(key)
         if _REVISION.unpack_from(record)[0] > revision:
             then = record_at(source, key, record, revision)
             if then is not None:
@@ -136,62 +147,106 @@ def records(
 
 
 def read_range(
-    source: Source, request: Range, revision: int, *, max_items: int, max_bytes: int, max_scanned: int = 0
-) -> RangeAnswer:
-    """Answer a range at a revision: at most so many items and bytes (one item always fits); the count is of all."""
-    limit = min(request.limit, max_items) if request.limit else max_items
+    source: Source, request: Range, revision: int, *, max_items: int, max_bytes: int, max_scanned: int
+) -> RangeAnswer | RangePart:
+    """Answer a range at a revision: at most so many items and bytes (one item always fits); the count is of all.
+
+    Args:
+        max_scanned: keys that may be looked at; of a longer range only a part is answered.
+    """
     keys = request.keys
     if keys.end is None:
         item = find(source, keys.key, revision, with_value=not (request.keys_only or request.count_only))
         if item is None:
             return RangeAnswer(revision, (), 0)
         return RangeAnswer(revision, () if request.count_only else (item,), 1)
-    if request.sort is not Sort.KEY and not request.count_only:
-        return _sorted_range(source, request, revision, limit, max_bytes, max_scanned)
-    items: list[Item] = []
-    count = size = 0
-    full = request.count_only
-    descending = request.descending and not request.count_only
-    for key, record in records(source, keys, revision, descending=descending, max_scanned=max_scanned):
-        if not full:
-            item = item_of(source, key, record, with_value=not request.keys_only)
-            size += len(key) + len(item.value) + ITEM_OVERHEAD
-            if items and size > max_bytes:
-                full = True
-            else:
-                items.append(item)
-                full = len(items) >= limit
-        elif request.uncounted and count > len(items):
-            return RangeAnswer(revision, tuple(items), len(items), True)
-        count += 1
+    limit = min(request.limit, max_items) if request.limit else max_items
+    in_order = request.sort is Sort.KEY or request.count_only
+    descending = in_order and request.descending and not request.count_only
+    page = (_Page if in_order else _Best)(source, request, limit, max_bytes)
+    try:
+        page.take(records(source, keys, revision, descending=descending, max_scanned=max_scanned))
+    except TooManyKeys as stop:
+        return RangePart(revision, page.items, page.count, stop.next)
+    items, count = page.items, page.count
     more = count > len(items) and not request.count_only
-    return RangeAnswer(revision, tuple(items), len(items) if request.uncounted and more else count, more)
+    return RangeAnswer(revision, items, len(items) if request.uncounted and more else count, more)
 
 
-def _sorted_range(
-    source: Source, request: Range, revision: int, limit: int, max_bytes: int, max_scanned: int
-) -> RangeAnswer:
-    """The first items in another order than the keys'. What cannot be among them any more is dropped on the way."""
-    target, keys_only = request.sort, request.keys_only
-    best: list[tuple[Any, bytes, Item]] = []
-    count = size = 0
-    for key, record in records(source, request.keys, revision, max_scanned=max_scanned):
-        count += 1
-        item = item_of(source, key, record, with_value=target is Sort.VALUE or not keys_only)
-        place = _sort_value(item, target)
-        if target is Sort.VALUE and keys_only:
-            item = Item(key, b"", item.create_revision, item.mod_revision, item.version, item.lease)
-        insort(best, (place, key, item), key=_place)
-        size += _size(item)
-        while len(best) > 1 and (
-            len(best) > limit or size - _size(best[0 if request.descending else -1][2]) >= max_bytes
-        ):
-            size -= _size(best.pop(0 if request.descending else -1)[2])
-    if request.descending:
-        best.reverse()
-    while len(best) > 1 and size > max_bytes:
-        size -= _size(best.pop()[2])
-    return RangeAnswer(revision, tuple(item for _, _, item in best), count, count > len(best))
+class _Page:
+    """The first items of a range, and how many there are."""
+
+    def __init__(self, source: Source, request: Range, limit: int, max_bytes: int) -> None:
+        self._source = source
+        self._request = request
+        self._limit = limit
+        self._max_bytes = max_bytes
+        self._items: list[Item] = []
+        self.count = 0
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """What is to be answered."""
+        return tuple(self._items)
+
+    def take(self, found: Iterator[tuple[bytes, bytes]]) -> None:
+        """Take these keys in."""
+        items, with_value, uncounted = self._items, not self._request.keys_only, self._request.uncounted
+        full = self._request.count_only
+        count = size = 0
+        try:
+            for key, record in found:
+                if not full:
+                    item = item_of(self._source, key, record, with_value=with_value)
+                    size += _size(item)
+                    if items and size > self._max_bytes:
+                        full = True
+                    else:
+                        items.append(item)
+                        full = len(items) >= self._limit
+                elif uncounted and count > len(items):
+                    return
+                count += 1
+        finally:
+            self.count = count
+
+
+class _Best:
+    """The first items of a range in another order than the keys'. What cannot be among them is dropped on the way."""
+
+    def __init__(self, source: Source, request: Range, limit: int, max_bytes: int) -> None:
+        self._source = source
+        self._request = request
+        self._limit = limit
+        self._max_bytes = max_bytes
+        self._best: list[tuple[Any, bytes, Item]] = []
+        self._bytes = 0
+        self.count = 0
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """What is to be answered."""
+        best, size = self._best[:], self._bytes
+        if self._request.descending:
+            best.reverse()
+        while len(best) > 1 and size > self._max_bytes:
+            size -= _size(best.pop()[2])
+        return tuple([item for _, _, item in best])
+
+    def take(self, found: Iterator[tuple[bytes, bytes]]) -> None:
+        """Take these keys in."""
+        target, keys_only = self._request.sort, self._request.keys_only
+        best, worst = self._best, 0 if self._request.descending else -1
+        for key, record in found:
+            self.count += 1
+            item = item_of(self._source, key, record, with_value=target is Sort.VALUE or not keys_only)
+            place = _sort_value(item, target)
+            if target is Sort.VALUE and keys_only:
+                item = Item(key, b"", item.create_revision, item.mod_revision, item.version, item.lease)
+            insort(best, (place, key, item), key=_place)
+            self._bytes += _size(item)
+            while len(best) > 1 and (len(best) > self._limit or self._bytes - _size(best[worst][2]) >= self._max_bytes):
+                self._bytes -= _size(best.pop(worst)[2])
 
 
 def _place(entry: tuple[Any, bytes, Item]) -> tuple[Any, bytes]:

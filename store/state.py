@@ -40,6 +40,7 @@ from .commands import (
     OpenSession,
     Range,
     RangeAnswer,
+    RangePart,
     Reason,
     RegisterMember,
     RenewLeases,
@@ -428,19 +429,22 @@ class State:
         finally:
             self._readers.leave()
 
-    def range(self, r: Range, *, page_items: int, page_bytes: int) -> RangeAnswer | Failed:
+    def range(
+        self, r: Range, *, page_items: int, page_bytes: int, max_scanned: int = 0
+    ) -> RangeAnswer | RangePart | Failed:
         """Read a range at its revision, or at the newest applied one. For any thread, beside ``apply`` and compaction.
 
         Args:
             page_items, page_bytes: at most so much is answered, though at least one item.
+            max_scanned: of a range with more keys than this (0: any number) only a part is answered.
 
         Raises:
             Unavailable: the state was closed: read again from the member's new one.
         """
         with self.reading():
-            return self._range(r, page_items, page_bytes)
+            return self._range(r, page_items, page_bytes, max_scanned)
 
-    def _range(self, r: Range, page_items: int, page_bytes: int) -> RangeAnswer | Failed:
+    def _range(self, r: Range, page_items: int, page_bytes: int, max_scanned: int) -> RangeAnswer | RangePart | Failed:
         while True:
             current = self.revision
             if r.revision > current:
@@ -448,9 +452,16 @@ class State:
             revision = r.revision or current
             mark = self.compact_revision
             if revision >= mark:
-                answer: RangeAnswer | None = None
+                answer: RangeAnswer | RangePart | None = None
                 with suppress(Vanished):
-                    answer = read_range(self._engine, r, revision, max_items=page_items, max_bytes=page_bytes)
+                    answer = read_range(
+                        self._engine,
+                        r,
+                        revision,
+                        max_items=page_items,
+                        max_bytes=page_bytes,
+                        max_scanned=max_scanned,
+                    )
                 # Compaction raises its mark before it removes anything: what was read before this look at the mark is
                 # whole if the mark has not passed the revision.
                 mark = self.compact_revision

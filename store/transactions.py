@@ -30,6 +30,7 @@ from .commands import (
     PutAnswer,
     Range,
     RangeAnswer,
+    RangePart,
     Reason,
     Relation,
     Target,
@@ -208,6 +209,8 @@ class Executor:
             max_bytes=limits.max_page_bytes,
             max_scanned=limits.max_scanned_keys,
         )
+        if isinstance(answer, RangePart):
+            raise TooManyKeys(answer.next)
         if answer.more and (not request.limit or len(answer.items) < request.limit):
             raise Refuse(
                 Reason.TOO_LARGE, message=f"a range inside a transaction is over {limits.max_page_bytes} bytes"
@@ -385,7 +388,7 @@ def _touched(operations: Sequence[Operation]) -> tuple[set[bytes], list[KeyRange
             continue
         if not puts.isdisjoint(more_puts):
             raise Refuse(Reason.INVALID, message="a transaction puts the same key twice")
-        if _any_inside(more_puts, deletes) or _any_inside(puts, more_deletes):
+        if (deletes and _any_inside(more_puts, deletes)) or (more_deletes and _any_inside(puts, more_deletes)):
             raise Refuse(Reason.INVALID, message="a transaction puts a key that it also deletes")
         puts |= more_puts
         deletes += more_deletes

@@ -30,11 +30,11 @@ from ...limits import (
     CLIENT_RANGE_RESTARTS,
     WATCH_POLL,
 )
-from ...store.commands import Item, KeyRange, Range, RangeAnswer
-from ..protocol import Read, WatchEvent
+from ...store.commands import Item, KeyRange, Range
+from ..protocol import WatchEvent
 from .handle import Client
 from .hub import Hub, clock
-from .requests import RESERVED_SPACE, Ask, Steps, View, prefix_end
+from .requests import RESERVED_SPACE, Steps, View, page, prefix_end, rest_of
 from .results import KeyValue
 from .subscription import Phase, Subscription
 
@@ -286,20 +286,16 @@ def _loading(keys: KeyRange, max_bytes: int) -> Steps[tuple[int, list[Item], int
 def _pages(keys: KeyRange, max_bytes: int) -> Steps[tuple[int, list[Item], int]]:
     items: list[Item] = []
     size = revision = 0
-    more = True
-    while more:
-        page = Range(keys, revision, uncounted=True)
-        answer = yield Ask(Read(page, revision), serializable=revision > 0)  # the past is the same on every member
-        if not isinstance(answer, RangeAnswer):
-            raise Unavailable(f"the cluster answered {type(answer).__name__} to a range")
+    rest: KeyRange | None = keys
+    while rest is not None:
+        # The past is the same on every member.
+        answer = yield from page(Range(rest, revision, uncounted=True), revision > 0, revision)
         items += answer.items
         size += sum([_size(item.key, item.value) for item in answer.items])
         if size > max_bytes:
             raise _too_large(max_bytes)
         revision = answer.revision
-        more = answer.more and bool(answer.items)
-        if more:
-            keys = KeyRange(answer.items[-1].key + b"\0", keys.end)
+        rest = rest_of(rest, answer)
     return revision, items, size
 
 

@@ -7,6 +7,7 @@ differ in how they wait. Here, and nowhere else, it is known that users' keys li
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Iterable
 from typing import Any, NamedTuple, TypeVar
 
@@ -30,6 +31,7 @@ from ...store.commands import (
     PutAnswer,
     Range,
     RangeAnswer,
+    RangePart,
     Relation,
     Sort,
     Target,
@@ -327,48 +329,98 @@ class View:
 
 def _whole_range(command: Range, serializable: bool) -> Steps[RangeAnswer]:
     if command.count_only:
-        return _expect((yield Ask(Read(command), serializable)), RangeAnswer)
+        return (yield from _counted(command, serializable))
     if command.sort is Sort.KEY:
         return (yield from _by_key(command, serializable))
     return (yield from _sorted(command, serializable))
 
 
+def _counted(command: Range, serializable: bool) -> Steps[RangeAnswer]:
+    """Part after part. Whatever revision the first was read at, the others are read at; there the past cannot change,
+    so any member that has it may answer."""
+    answer = yield from page(command, serializable)
+    revision, count = command.revision or answer.revision, answer.count
+    while isinstance(answer, RangePart):
+        part = Range(KeyRange(answer.next, command.keys.end), revision, count_only=True)
+        answer = yield from page(part, True, revision)
+        count += answer.count
+    return RangeAnswer(revision, (), count)
+
+
 def _by_key(command: Range, serializable: bool) -> Steps[RangeAnswer]:
-    """Page after page in key order. Whatever revision the first page was read at, the others are read at; there the
-    past cannot change, so any member that has it may answer."""
-    answer = _expect((yield Ask(Read(command), serializable)), RangeAnswer)
-    items, more = list(answer.items), answer.more
-    revision = command.revision or answer.revision
-    count = answer.count
-    while more and answer.items and (not command.limit or len(items) < command.limit):
-        last = answer.items[-1].key
-        keys = KeyRange(command.keys.key, last) if command.descending else KeyRange(last + b"\0", command.keys.end)
+    """Page after page in key order, all at the revision of the first, as far as the limit goes. What lies beyond is
+    counted: by the first page, or at least begun by it."""
+    first = answer = yield from page(command, serializable)
+    revision, items = command.revision or first.revision, list(first.items)
+    rest = rest_of(command.keys, answer, command.descending)
+    while rest is not None and (not command.limit or len(items) < command.limit):
         left = command.limit - len(items) if command.limit else 0
-        page = Range(keys, revision, left, Sort.KEY, command.descending, command.keys_only, uncounted=True)
-        answer = _expect((yield Ask(Read(page, revision), True)), RangeAnswer)
+        following = Range(rest, revision, left, Sort.KEY, command.descending, command.keys_only, uncounted=True)
+        answer = yield from page(following, True, revision)
         items += answer.items
-        more = answer.more
-    return RangeAnswer(revision, tuple(items), count, more)
+        rest = rest_of(rest, answer, command.descending)
+    if rest is None:
+        return RangeAnswer(revision, tuple(items), len(items))
+    count = first.count
+    if isinstance(first, RangePart):
+        uncounted = _beyond(command.keys, first.next, command.descending)
+        count += (yield from _counted(Range(uncounted, revision, count_only=True), True)).count
+    return RangeAnswer(revision, tuple(items), count, count > len(items))
 
 
 def _sorted(command: Range, serializable: bool) -> Steps[RangeAnswer]:
-    """Sorted by something else than the key: members do it for what fits in a page; longer ranges are fetched whole."""
-    revision = command.revision
-    try:
-        answer = _expect((yield Ask(Read(command), serializable)), RangeAnswer)
-        if not answer.more or (command.limit and len(answer.items) >= command.limit):
-            return answer
-        revision = revision or answer.revision
-    except RequestTooLarge:
-        pass
+    """Sorted by something else than the key: members find the first of each part; longer ranges are fetched whole."""
+    place, limit = _SORT_KEYS[command.sort], command.limit
+    keys, revision, count = command.keys, command.revision, 0
+    best: list[Item] = []
+    with contextlib.suppress(RequestTooLarge):
+        while True:
+            part = Range(keys, revision, limit, command.sort, command.descending, command.keys_only)
+            if keys is command.keys:
+                answer = yield from page(part, serializable)
+            else:
+                answer = yield from page(part, True, revision)
+            if answer.count > len(answer.items) and not (limit and len(answer.items) >= limit):
+                break
+            if keys is command.keys and isinstance(answer, RangeAnswer):
+                return answer
+            if command.keys_only and command.sort is Sort.VALUE:
+                break  # the values by which parts would be merged stay with the member
+            revision = revision or answer.revision
+            best += answer.items
+            count += answer.count
+            if isinstance(answer, RangeAnswer):
+                best.sort(key=lambda item: (place(item), item.key), reverse=command.descending)
+                del best[limit or count :]
+                return RangeAnswer(revision, tuple(best), count, len(best) < count)
+            keys = KeyRange(answer.next, command.keys.end)
     whole = yield from _by_key(Range(command.keys, revision), serializable)
-    place = _SORT_KEYS[command.sort]
     items = sorted(whole.items, key=lambda item: (place(item), item.key), reverse=command.descending)
-    if command.limit:
-        items = items[: command.limit]
+    if limit:
+        items = items[:limit]
     if command.keys_only:
         items = [Item(i.key, b"", i.create_revision, i.mod_revision, i.version, i.lease) for i in items]
     return RangeAnswer(whole.revision, tuple(items), whole.count, len(items) < whole.count)
+
+
+def page(command: Range, serializable: bool, at_least: int = 0) -> Steps[RangeAnswer | RangePart]:
+    """Steps of asking for one page of a range."""
+    answer = yield Ask(Read(command, at_least), serializable)
+    return answer if isinstance(answer, RangePart) else _expect(answer, RangeAnswer)
+
+
+def rest_of(keys: KeyRange, answer: RangeAnswer | RangePart, descending: bool = False) -> KeyRange | None:
+    """The range that the items of a page leave over, in key order; ``None`` if they are all."""
+    if isinstance(answer, RangePart) and answer.count == len(answer.items):
+        return _beyond(keys, answer.next, descending)
+    if isinstance(answer, RangePart) or answer.more:
+        last = answer.items[-1].key
+        return KeyRange(keys.key, last) if descending else KeyRange(last + b"\0", keys.end)
+    return None
+
+
+def _beyond(keys: KeyRange, next: bytes, descending: bool) -> KeyRange:
+    return KeyRange(keys.key, next + b"\0") if descending else KeyRange(next, keys.end)
 
 
 # --- leases ----------------------------------------------------------------------------------------------------------

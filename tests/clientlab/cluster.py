@@ -34,7 +34,7 @@ from raykeeper.actors.protocol import (
     Written,
 )
 from raykeeper.actors.raft.messages import Configuration, Entry, EntryKind
-from raykeeper.limits import Settings, encode_settings
+from raykeeper.limits import READ_SCAN, Settings, encode_settings
 from raykeeper.store.commands import (
     Answer,
     ClientWrites,
@@ -78,6 +78,8 @@ class FakeCluster:
         self.gate = threading.Event()
         """Frames wait while it is clear."""
         self.gate.set()
+        self.read_scan = READ_SCAN
+        """Keys that one read looks at."""
         self.transports = 0
         self.refreshes = 0
 
@@ -111,7 +113,12 @@ class FakeCluster:
         if isinstance(request, Reads):
             return ReadReply(
                 tuple(
-                    self.state.range(read.range, page_items=limits.max_page_items, page_bytes=limits.max_page_bytes)
+                    self.state.range(
+                        read.range,
+                        page_items=limits.max_page_items,
+                        page_bytes=limits.max_page_bytes,
+                        max_scanned=self.read_scan,
+                    )
                     for read in request.reads
                 )
             )

@@ -174,22 +174,32 @@ def paged(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     return cluster
 
 
+@pytest.mark.parametrize("scan", [1, 12, 1000])
 @pytest.mark.parametrize("limit", [0, 1, 6, 7, 8, 14, 15, 40, 50])
 @pytest.mark.parametrize("order", ["ascend", "descend"])
 @pytest.mark.parametrize("sort", [None, "key", "version", "create_revision", "mod_revision", "value"])
 def test_pages_make_up_the_range_that_was_asked_for(
-    paged: FakeCluster, limit: int, order: str, sort: str | None
+    paged: FakeCluster, limit: int, order: str, sort: str | None, scan: int
 ) -> None:
+    """However many keys a member looks at before it answers with a part; those that are gone count there too."""
+    paged.read_scan = scan
     kv = connect().namespace("n/")
     for i in range(40):
         kv.put(b"%02d" % (i * 7 % 40), b"%d" % (i % 5))
     for i in range(0, 40, 3):
         kv.put(b"%02d" % i, b"x")
+    for i in range(25):
+        kv.put(b"1%dgone" % (i % 10) + b"%d" % i, b"")
+    kv.delete(b"10gone", end=b"20")
+    for i in range(11, 20):
+        kv.put(b"%d" % i, b"%d" % (i % 5) if i % 3 else b"x")
     whole = list(kv.range(prefix="", limit=0, serializable=True))
     assert keys(whole) == [b"%02d" % i for i in range(40)]
     attribute = sort or "key"
     wanted = sorted(whole, key=lambda kv: (getattr(kv, attribute), kv.key), reverse=order == "descend")
+    before = paged.count(Reads)
     result = kv.range(prefix="", limit=limit, sort=sort, order=order)
+    assert paged.count(Reads) >= before + 40 // scan
     assert list(result) == wanted[: limit or None]
     assert (result.count, result.more) == (40, 0 < limit < 40)
     only = kv.range(prefix="", limit=limit, sort=sort, order=order, keys_only=True)
