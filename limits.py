@@ -95,8 +95,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The most that one member sends of snapshots, so that its serving does not suffer."""
     log_cache_bytes: Bytes = 8 * 1024 * 1024
     """Newest entries of the log kept in memory."""
-    compaction_slice_keys: Count = 500
-    """Versions looked at in one slice of physical compaction, so that a slice stays short."""
+    compaction_slice_keys: Count = 100
+    """Versions looked at in one slice of physical compaction, so that it stays short; more while more are written."""
 
     quota_bytes: Bytes = 8 * 1024**3
     """When the files of a member's state take this much on its disk, the cluster takes no puts until it is well
@@ -146,6 +146,8 @@ TURN_BYTES = 4 * 1024 * 1024
 TURN_SECONDS = 0.01
 MAX_CLOCK_STEP = 60.0
 """A member looks at its clock with every tick. If that went further than this meanwhile, or back, it has jumped."""
+COMMIT_NOTICE_PAUSE = 0.02
+"""For so long the news of a commit waits, where it would cost an actor call, for a message that tells it as well."""
 MAX_PEER_FRAMES = 4096
 """Frames from peers that wait in a member's inbox; more are dropped, as a network drops messages."""
 
@@ -191,8 +193,10 @@ MAX_EXPIRIES_AT_ONCE = 500
 """Sessions that one log entry ends."""
 READ_RETRY_HEARTBEATS = 3
 """A ReadIndex round without an answer is asked anew after this many heartbeats."""
-COMPACTION_PAUSE = 0.01
+COMPACTION_PAUSE = 0.003
 """Seconds between two slices of physical compaction."""
+COMPACTION_MOST = 20
+"""A slice grows to so many times its usual length at most."""
 COMPACTION_LOOK = 1.0
 """How often a leader looks whether there is history to forget."""
 COMPACTION_SAMPLES = 20

@@ -186,11 +186,13 @@ class Loop:
         try:
             server, transport, inbox, vigil = self.server, self.transport, self.inbox, self._vigil
             while self._stop is None:
-                received, events = inbox.take(min(server.next_wakeup(), vigil.due))
+                received, events = inbox.take(min(server.next_wakeup(), vigil.due, transport.due))
                 if vigil.due <= (now := member_clock()):
                     vigil.campaign(now)
                 server.turn(transport.begin(received), events)
                 transport.end()
+                if transport.due <= now:
+                    transport.tell()
             received, events = inbox.close()
             server.turn(transport.begin(received), events)
             transport.end()

@@ -19,6 +19,7 @@ import msgspec
 
 from ..errors import DataCorrupted
 from ..limits import (
+    COMPACTION_MOST,
     COMPACTION_PAUSE,
     MAX_READY_ROUNDS,
     READ_RETRY_HEARTBEATS,
@@ -115,6 +116,8 @@ class Server:
         self._last_tick = clock()
         self._next_sweep = self._last_tick
         self._compact_at: float | None = self._last_tick
+        self._sliced_at = folder.state.revision
+        """The revision when history was compacted last."""
         self._work_left = False
         self._cut_more = False
 
@@ -532,10 +535,15 @@ class Server:
         return applied - keep if needed is None else min(applied - keep, needed)
 
     def _compact(self, now: float) -> None:
-        """One slice of physical compaction now and then, so that it never holds up a turn for long."""
+        """One slice of physical compaction now and then, so that it never holds up a turn for long.
+
+        Slices are short, for the sake of whoever asks one thing at a time; but they keep pace with what is written.
+        """
         if self._compact_at is None or now < self._compact_at:
             return
-        more = self.state.compact_slice(self.limits.compaction_slice_keys)
+        least, written = self.limits.compaction_slice_keys, self.state.revision - self._sliced_at
+        self._sliced_at = self.state.revision
+        more = self.state.compact_slice(min(max(least, 2 * written), COMPACTION_MOST * least))
         self._compact_at = now + COMPACTION_PAUSE if more else None
 
 

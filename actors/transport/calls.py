@@ -10,10 +10,14 @@ argument goes through its object store), and the loop must not. A peer has a few
 messages gather, and travel together. A call without an answer for long is given up: it no longer counts against the
 window, but it may still arrive, so the number of those is bounded too, and beyond it messages are dropped. Raft
 recovers.
+
+A call costs both sides a millisecond of their processors. So one that would bring nothing but the news that entries
+are committed waits for a moment: as a rule the next entries, or a heartbeat, say so too.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -22,6 +26,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from ...limits import (
+    COMMIT_NOTICE_PAUSE,
     MAX_GIVEN_UP_CALLS,
     MAX_PEER_CALLS,
     MAX_PEER_PENDING_BYTES,
@@ -31,6 +36,7 @@ from ...limits import (
 )
 from ..raft.messages import (
     AppendEntries,
+    Heartbeat,
     InstallSnapshot,
     InstallSnapshotResponse,
     Message,
@@ -98,6 +104,10 @@ class Calls:
         self._peers: dict[int, _Peer] = {}
         self._slots: dict[int, list[Slot]] = {}
         self._held: dict[int, list[Message]] = {}
+        self._notices: dict[int, AppendEntries] = {}
+        """By peer: what it is to be told of the commit index, unless something else does first."""
+        self.due = math.inf
+        """When to call :meth:`tell`."""
         self._counters: Counter[str] = Counter()
         self._closed = False
         self.lanes: PeerLanes | None = None
@@ -150,10 +160,30 @@ class Calls:
         if self.lanes is not None:
             messages = self._by_lane(self.lanes, messages)
         for message in messages:
-            if message.to in self._slots and not isinstance(message, AppendEntries | InstallSnapshot):
+            if isinstance(message, AppendEntries) and message.quiet:
+                self._notices[message.to] = message
+                self.due = min(self.due, self._clock() + COMMIT_NOTICE_PAUSE)
+            elif message.to in self._slots and not isinstance(message, AppendEntries | InstallSnapshot):
                 self._held.setdefault(message.to, []).append(message)
             else:
+                if isinstance(message, AppendEntries | Heartbeat):
+                    self._no_notice(message)
                 self._peer(message.to).put(message)
+
+    def tell(self) -> None:
+        """See :class:`Transport`."""
+        notices, self._notices = self._notices, {}
+        self.due = math.inf
+        for to, notice in notices.items():
+            self._peer(to).put(notice)
+
+    def _no_notice(self, message: AppendEntries | Heartbeat) -> None:
+        """What is about to leave for a peer may tell it of the commit index."""
+        notice = self._notices.get(message.to)
+        if notice is not None and notice.term <= message.term and notice.leader_commit <= message.leader_commit:
+            del self._notices[message.to]
+            if not self._notices:
+                self.due = math.inf
 
     def _by_lane(self, lanes: PeerLanes, messages: Sequence[Message]) -> list[Message]:
         """Send what can go by lane; what is left."""

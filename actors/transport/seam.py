@@ -68,6 +68,13 @@ class Received(msgspec.Struct, frozen=True):
 class Transport(Protocol):
     """What a member's loop wants of whatever carries its messages. All but ``receive`` and ``close`` are the loop's."""
 
+    due: float
+    """The clock time by which :meth:`tell` is to be called."""
+
+    def tell(self) -> None:
+        """Send what was held back for a moment, because something else might have made it needless."""
+        ...
+
     def receive(self, frame: bytes) -> bytes:
         """Take a frame that a peer brought by an actor call, and return the frame that answers it, or nothing."""
         ...

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from simulation.campaign import campaign, reproduce, run_seed, summary
-from simulation.profiles import FOCUSED
-from simulation.world import Report
+from simulation.profiles import FOCUSED, Profile
+from simulation.world import Report, World, replaced
 
 SEEDS = int(os.environ.get("RAYKEEPER_SEEDS", "60"))
 BATCH = 10
@@ -83,3 +83,15 @@ def test_a_campaign_goes_on_where_it_was_interrupted(tmp_path: Path, capsys: pyt
     assert [report.digest for report in again[:3]] == [report.digest for report in first]
     text, _ = summary(again)
     assert "seeds run              4" in text
+
+
+def test_a_quiet_cluster_is_quiet() -> None:
+    """The leader has a turn for each tick and each answer to its heartbeats, a follower one for each heartbeat."""
+    world = World(1, Profile(clients=0, fault_pause=1e9))
+    with world.observer.watching(), replaced(world):
+        world._found()
+        world._run_until(10.0)
+        turns = world.turns
+        world._run_until(40.0)
+    heartbeats = 30.0 / world.timings.heartbeat_interval
+    assert world.turns - turns <= (1 + 2 + 1 + 1 + 1) * heartbeats, "and one more, for clocks that run apart"
