@@ -14,8 +14,8 @@ import argparse
 import os
 import signal
 import tempfile
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +57,12 @@ class Process:
     def take_turns(self, name: str, contenders: int) -> int:
         """Contend, many at once; each notes its place in the order as soon as it has its turn."""
 
-        def contend() -> None:
+        def contend(_: int) -> None:
             with self.kv.lock("ordered", ttl=TTL * 3) as lock:
                 lock.guard().put("turn", f"{lock.token} {name}")
 
-        threads = [threading.Thread(target=contend) for _ in range(contenders)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return contenders
+        with ThreadPoolExecutor(contenders) as pool:
+            return len(list(pool.map(contend, range(contenders))))
 
 
 def exclusive(kv: raykeeper.Client, one: Any, two: Any, path: Path) -> None:
@@ -99,15 +95,14 @@ def ordered(kv: raykeeper.Client, processes: list[Any], contenders: int) -> None
     lock.release()
     ray.get(work[1:], timeout=120)
     turns = []
-    for event in watch:
+    while sum(name != "0" for _, name in turns) < alive:
+        event = until(lambda: watch.next(timeout=1), "the turns of all who lived")
         token, name = event.kv.text.split()
         turns.append((int(token), name))
-        if sum(name != "0" for _, name in turns) == alive:
-            break
     tokens = [token for token, _ in turns]
     check(tokens == sorted(tokens), "turns were taken in the order of arrival")
     check(set(tokens) <= set(order), "by those who stood in line")
-    check(sum(name != "0" for _, name in turns) == alive, f"each of the {alive} who lived had one")
+    check(len(set(tokens)) == len(tokens), f"each of the {alive} who lived had one")
 
 
 def main() -> None:

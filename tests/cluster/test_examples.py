@@ -3,32 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-import raykeeper
+from raylab.programs import ROOT, run_program
 from raylab.tools import wait_until
-
-ROOT = Path(raykeeper.__file__).parent
-
-
-def run(*arguments: str, home: Path, **more: str) -> str:
-    """A process that knows of no Ray, with a home folder of its own."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY")}
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={**environment, "HOME": str(home), **more},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=500,  # half a minute, but many times that where everybody else computes too
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_the_readme_tells_the_truth(scratch: Path) -> None:
@@ -36,7 +15,7 @@ def test_the_readme_tells_the_truth(scratch: Path) -> None:
     home.mkdir()
     found = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert found is not None
-    said = run("-c", found[1], home=home).splitlines()
+    said = run_program("-c", found[1], HOME=str(home)).splitlines()
     assert said == ["waiting [b'jobs/1']", "True 3"]
     assert (home / ".raykeeper" / "default" / "m1").is_dir()
 
@@ -44,7 +23,8 @@ def test_the_readme_tells_the_truth(scratch: Path) -> None:
 def test_the_main_job_is_right_though_a_worker_and_the_leader_are_killed(scratch: Path) -> None:
     temporary = scratch / "t"
     temporary.mkdir()
-    said = run("examples/index_stdlib.py", "cluster.yaml", "--limit", "60", home=scratch, TMPDIR=str(temporary))
+    where = {"HOME": str(scratch), "TMPDIR": str(temporary)}
+    said = run_program("examples/index_stdlib.py", "cluster.yaml", "--limit", "60", **where)
 
     worker, held = found(r"killed worker (\d), which held (\d+) claims", said)
     leader = found(r"killed the cluster's leader, (\w+)", said)

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-import raykeeper
-
-ROOT = Path(raykeeper.__file__).parent
+from raylab.programs import run_program
 
 EXAMPLES = [
     ("key_value.py", ["--transfers", "15"], ["at every revision", "each transfer was made once"]),
@@ -29,15 +22,6 @@ EXAMPLES = [
 
 @pytest.mark.parametrize(("example", "arguments", "says"), EXAMPLES, ids=[name for name, _, _ in EXAMPLES])
 def test_an_example(example: str, arguments: list[str], says: list[str]) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY")}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / example), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "killed" in done.stdout
-    assert [text for text in says if text not in done.stdout] == [], done.stdout
+    said = run_program(f"examples/{example}", *arguments, seconds=300)
+    assert "killed" in said
+    assert [text for text in says if text not in said] == [], said
