@@ -58,7 +58,7 @@ class Process:
         """Contend, many at once; each notes its place in the order as soon as it has its turn."""
 
         def contend(_: int) -> None:
-            with self.kv.lock("ordered", ttl=TTL * 3) as lock:
+            with self.kv.lock("ordered", ttl=TTL * 5) as lock:
                 lock.guard().put("turn", f"{lock.token} {name}")
 
         with ThreadPoolExecutor(contenders) as pool:
