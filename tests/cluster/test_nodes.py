@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from raylab.programs import run_program
+from raylab.programs import PATH, run_program
 
 PROGRAM = """
 import logging, os, sys, time
@@ -66,9 +65,7 @@ nodes.shutdown()
 
 
 def test_members_live_where_their_data_is(tmp_path: Path, scratch: Path) -> None:
-    tests = Path(__file__).parent.parent
-    path = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
-    more = {"PYTHONPATH": path, "RAY_worker_niceness": "15"}
-    said = run_program("-c", PROGRAM, str(tmp_path / "data"), str(scratch / "nodes"), **more)
+    folders = str(tmp_path / "data"), str(scratch / "nodes")
+    said = run_program("-c", PROGRAM, *folders, PYTHONPATH=PATH, RAY_worker_niceness="15")
     steps = ["spread", "lost", "back", "done"]
     assert [line for line in said.splitlines() if line in steps] == steps  # Ray has its say too

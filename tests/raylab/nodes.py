@@ -6,10 +6,9 @@ replaced after 2 s, and a Ray that notices a dead node soon.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from .programs import PATH, run_program
 
 COMMON = """
 import logging, os, random, signal, subprocess, sys, threading, time
@@ -113,18 +112,8 @@ def done():
 
 def run(program: str, steps: list[str], tmp_path: Path, scratch: Path, timeout: float = 270.0) -> str:
     """Run a program that begins with ``COMMON``, and says these steps and no others; all that it said."""
-    tests = Path(__file__).parent.parent
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY")}
-    environment["PYTHONPATH"] = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", COMMON + program, str(tmp_path / "data"), str(scratch / tmp_path.name[:20])],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
-    print(done.stdout)
-    assert [line for line in done.stdout.splitlines() if line in steps] == steps
-    return done.stdout
+    folders = str(tmp_path / "data"), str(scratch / tmp_path.name[:20])
+    said = run_program("-c", COMMON + program, *folders, seconds=timeout, PYTHONPATH=PATH)
+    print(said)
+    assert [line for line in said.splitlines() if line in steps] == steps
+    return said

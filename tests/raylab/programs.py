@@ -12,6 +12,9 @@ import raykeeper
 
 ROOT = Path(raykeeper.__file__).parent
 
+PATH = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+"""A ``PYTHONPATH`` for those that use what is here."""
+
 
 def run_program(*arguments: str, seconds: float = 500.0, **more: str) -> str:
     """Run Python with these arguments in the project's folder, to the end; what it printed.
