@@ -88,13 +88,14 @@ def keep_alive(cluster: str, address: str | None, output: str, timeout: float, i
 
 async def _keep(command: Lasting, held: Lease, once: bool, output: str) -> int:
     said = Said({"id": held.id, "ttl": held.ttl}, [f"lease {held.id:x} keepalived with TTL({held.ttl:g}s)"])
-    left = held.remaining()
-    while not (await within(min(held.ttl / 30, 1.0), held.lost) or held.lost.is_set()):
-        before, left = left, held.remaining()
-        if left > before:  # time only ever takes away
+    told = 0  # the first may have been confirmed already: it is sent as soon as the lease is adopted
+    while not held.lost.is_set():
+        if held.keep_alives > told:
+            told = held.keep_alives
             command.write(lambda: show(said, output))
             if once:
                 return 0
+        await within(min(held.ttl / 30, 0.1), held.lost)
     raise LeaseLost(f"lease {held.id:x} has ended, or the cluster could not be reached for its TTL")
 
 

@@ -230,6 +230,11 @@ class _Lease:
         """Seconds for which the lease is guaranteed if nothing more is heard of the cluster; 0 once it is lost."""
         return 0.0 if self.lost.is_set() else max(0.0, self._held.good_until - clock())
 
+    @property
+    def keep_alives(self) -> int:
+        """How many keep-alives that this object has sent the cluster has confirmed."""
+        return self._held.keep_alives
+
     def _check(self) -> None:
         if self.lost.is_set():
             raise LeaseLost(f"lease {self.id:x} is lost: {self.why_lost()}")

@@ -50,7 +50,7 @@ class Signal(Protocol):
 class Held:
     """One lease of this process. Only the core changes it; any thread may read it."""
 
-    __slots__ = ("error", "good_until", "id", "keep", "keep_at", "lost", "signal", "ttl")
+    __slots__ = ("error", "good_until", "id", "keep", "keep_alives", "keep_at", "lost", "signal", "ttl")
 
     def __init__(self, id: int, ttl: float, asked_at: float, keep: bool, signal: Signal) -> None:
         self.id = id
@@ -62,6 +62,8 @@ class Held:
         """Clock time until which nobody can end it."""
         self.keep_at = asked_at + ttl / 3
         """When the next keep-alive is due."""
+        self.keep_alives = 0
+        """How many of its keep-alives the cluster has confirmed."""
         self.lost = False
         self.error: KeeperError | None = None
         """Why it is lost."""
@@ -335,6 +337,7 @@ class LeaseCore:
             if held.lost:
                 continue
             if what is Kept.ALIVE:
+                held.keep_alives += 1
                 held.good_until = max(held.good_until, frame.sent_at + held.ttl - margin(held.ttl))
                 if not frame.late or held.keep_at > frame.sent_at + held.ttl / 3:
                     held.keep_at = frame.sent_at + held.ttl / 3

@@ -114,7 +114,7 @@ def test_interrupted_while_it_reserves_nothing_counts(
     assert len(list((clusters.data_dir / clusters.name).glob("*.reserved"))) == reserved
     interrupt("nothing", 0)
     cluster = clusters.launch()
-    assert serving(cluster)
+    wait_until(lambda: serving(cluster))
     assert not list((clusters.data_dir / clusters.name).glob("*.reserved"))
 
 
@@ -129,7 +129,7 @@ def test_interrupted_while_it_writes_it_is_redone_under_a_new_id(
     interrupt("nothing", 0)
     cluster = clusters.launch()
     assert cluster.id != identity["cluster"]
-    assert serving(cluster)
+    wait_until(lambda: serving(cluster))
     cluster.client().put("a", "1")
 
 
@@ -176,7 +176,7 @@ raykeeper.launch(name={clusters.name!r}, data_dir={str(clusters.data_dir)!r})
     identity = json.loads((clusters.folder(1) / "identity.json").read_text())
     cluster = clusters.launch()
     assert cluster.id != identity["cluster"]
-    assert serving(cluster)
+    wait_until(lambda: serving(cluster))
 
 
 def test_a_launch_that_was_overtaken_writes_nothing(clusters: Made, interrupt: Callable[[str, int], None]) -> None:
@@ -311,7 +311,7 @@ def test_another_data_dir_for_a_cluster_that_runs(clusters: Made, tmp_path: Path
     cluster = clusters.launch(members=1)
     with pytest.raises(raykeeper.ClusterMismatch, match="has its data in"):
         clusters.launch(members=1, data_dir=str(tmp_path / "elsewhere"))
-    assert serving(cluster, 1)
+    wait_until(lambda: serving(cluster, 1))
 
 
 # --- what it cannot do ----------------------------------------------------------------------------------------------

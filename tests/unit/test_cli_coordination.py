@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -12,6 +13,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TextIO
 
 import pytest
@@ -205,6 +207,19 @@ def test_a_lease_from_grant_to_revoke(kv: Client) -> None:
         result = run("lease", command, id)
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr == f"raykeeper: lease {id} does not exist, or has expired\n"
+
+
+def test_a_keep_alive_that_was_confirmed_before_anybody_looked_counts(kv: Client, until: Until) -> None:
+    made = kv.lease(600, keep_alive=False)
+    held = adopted(kv, made.id, keep_alive=True)
+    until(lambda: held.keep_alives)
+    said = list[str]()
+
+    async def once() -> int:
+        command = SimpleNamespace(write=lambda write: said.append("a line"))
+        return await asyncio.wait_for(cli_lease._keep(command, held, True, "simple"), 30)  # the next comes after 200 s
+
+    assert (asyncio.run(once()), said) == (0, ["a line"])
 
 
 def test_a_lease_is_kept_until_a_signal_and_not_ended_by_it(kv: Client, stream: Stream) -> None:

@@ -202,13 +202,13 @@ def follow(shared: Shared, steps: list[tuple[str, Any]], reopen_at: int) -> None
     assert [int.from_bytes(key[:8], "big") for key in history] == kept
 
 
-@settings(max_examples=2000)
+@settings(max_examples=1000)
 @given(steps=STEPS)
 def test_histories(shared: Shared, steps: list[tuple[str, Any]]) -> None:
     follow(shared, steps, -1)
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(steps=STEPS, reopen_at=st.integers(0, 11))
 def test_histories_with_the_database_reopened(shared: Shared, steps: list[tuple[str, Any]], reopen_at: int) -> None:
     follow(shared, steps, min(reopen_at, len(steps) - 1))
