@@ -48,6 +48,8 @@ def local_ray(scratch: Path) -> Iterator[Path]:
         "RAYKEEPER_TEST_FAULT": str(scratch / "fault"),
         "RAYKEEPER_TEST_SWITCH": str(scratch / "switch"),
         "RAY_timeout_ms_task_wait_for_death_info": "0",
+        # On equal terms with pytest and the programs that tests run: at Ray's niceness of 15 they would starve beside.
+        "RAY_worker_niceness": "0",
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in inherited.items():

@@ -112,11 +112,13 @@ def _spoil_manifest(folder: Path) -> None:
     flip(manifest, 20)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize(
     ("limits", "damage"),
-    [(SHORT_LOG, _remove_state), ({}, _spoil_manifest), (SHORT_LOG, _remove_current)],
-    ids=["gone, from an image", "damaged, from the log", "nobody knows which, from an image"],
+    [
+        pytest.param(SHORT_LOG, _remove_state, marks=pytest.mark.core, id="gone, from an image"),
+        pytest.param({}, _spoil_manifest, marks=pytest.mark.core, id="damaged, from the log"),
+        pytest.param(SHORT_LOG, _remove_current, id="nobody knows which, from an image"),
+    ],
 )
 def test_a_lost_state_is_rebuilt_under_the_same_id(
     clusters: Made, limits: dict[str, int], damage: Callable[[Path], None]

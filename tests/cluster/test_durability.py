@@ -28,6 +28,8 @@ from raykeeper.actors.roster import gone, member_actors
 from raykeeper.store.sync_journal import cut_back
 from raylab.tools import Made, is_alive, leader, not_serving, serving, wait_until
 
+pytestmark = pytest.mark.survival
+
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 SHORT_LOG = {"log_cut_entries": 60, "log_keep_entries": 20}
@@ -127,8 +129,13 @@ def check_whole(cluster: Any, acknowledged: dict[str, str]) -> None:
 
 def lose_power_under_load(clusters: Made, power: Power, patience: float = 60.0) -> None:
     cluster = clusters.launch(limits=SHORT_LOG)
+    # All three take part from the first write on: one that came later would have its state from an image, which is safe
+    # by itself, and the others would be rebuilt from it whatever they had lost.
+    wait_until(lambda: serving(cluster), what="all members serve")
     writers = Writers(cluster.client(), "w/1")
     writers.wait(300)
+    cut = 3 * SHORT_LOG["log_cut_entries"]
+    wait_until(lambda: min(member.applied_index for member in cluster.members()) > cut, what="logs cut on all members")
     lost_bytes = power.pull()
     acknowledged = dict(writers.stop())
     again = clusters.launch(timeout=patience)
@@ -143,7 +150,9 @@ def lose_power_under_load(clusters: Made, power: Power, patience: float = 60.0) 
     assert lost_bytes, "nothing was cut off: the test has proved nothing"
 
 
-@pytest.mark.parametrize("zero_fill", [False, True], ids=["cut", "zero-filled"])
+@pytest.mark.parametrize(
+    "zero_fill", [pytest.param(False, marks=pytest.mark.core, id="cut"), pytest.param(True, id="zero-filled")]
+)
 def test_power_lost_under_load(clusters: Made, power: Power, zero_fill: bool) -> None:
     power.zero_fill = zero_fill
     lose_power_under_load(clusters, power)
@@ -184,7 +193,9 @@ def lose_power_after_bootstrap(clusters: Made, power: Power, patch: pytest.Monke
     check_whole(cluster, {})
 
 
-@pytest.mark.parametrize("zero_fill", [False, True], ids=["cut", "zero-filled"])
+@pytest.mark.parametrize(
+    "zero_fill", [pytest.param(False, id="cut"), pytest.param(True, marks=pytest.mark.core, id="zero-filled")]
+)
 def test_power_lost_after_bootstrap(
     clusters: Made, power: Power, monkeypatch: pytest.MonkeyPatch, zero_fill: bool
 ) -> None:
@@ -241,6 +252,7 @@ TWICE = {
 """Where it syncs what is safe already with RocksDB as it is; it does not rely on that."""
 
 
+@pytest.mark.core
 def test_every_sync_of_a_database_is_among_these() -> None:
     store = Path(raykeeper.__file__).parent / "store"
     places = set()
@@ -254,6 +266,7 @@ def test_every_sync_of_a_database_is_among_these() -> None:
     assert places == SYNCS | TWICE
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("place", ["raft_log:append", "state:sync"])
 def test_without_a_sync_under_load(clusters: Made, power: Power, place: str) -> None:
     power.fault(f"skip {place}")
@@ -269,5 +282,6 @@ def test_without_a_sync_at_bootstrap(clusters: Made, power: Power, monkeypatch: 
         lose_power_after_bootstrap(clusters, power, monkeypatch)
 
 
+@pytest.mark.core
 def test_a_promise_from_the_page_cache_is_kept(clusters: Made, power: Power, stopped: list[int]) -> None:
     lose_power_after_a_promise_from_the_page_cache(clusters, power, stopped, also="skip raft_log:open")

@@ -31,8 +31,7 @@ def whole(cluster: Any, members: int = 3) -> None:
     wait_until(level, 60, "whole again")
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("how", ["drop", "hold"])
+@pytest.mark.parametrize("how", [pytest.param("drop", marks=pytest.mark.core), "hold"])
 def test_a_leader_that_is_cut_off_is_replaced_and_serves_nothing_stale(
     clusters: Made, faults: Faults, how: str
 ) -> None:
@@ -112,8 +111,13 @@ def test_no_majority_anywhere_means_no_answer_and_then_all_is_well(clusters: Mad
     lease.revoke()
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("deaf", [True, False], ids=["nothing arrives at it", "nothing of it arrives"])
+@pytest.mark.parametrize(
+    "deaf",
+    [
+        pytest.param(True, marks=pytest.mark.core, id="nothing arrives at it"),
+        pytest.param(False, id="nothing of it arrives"),
+    ],
+)
 def test_a_leader_with_one_way_links_gives_way(clusters: Made, faults: Faults, deaf: bool) -> None:
     """A leader that hears nobody stands down, though everybody hears it; one that nobody hears is replaced."""
     cluster = clusters.launch()
