@@ -138,6 +138,10 @@ class Lessor:
         """The state has moved on."""
         if not self._term:
             return
+        leases = self._state().leases
+        if len(self._counted) > 2 * len(leases) + Countdown.SPARE:  # revoked by their clients
+            for lease in self._counted.keys() - leases.keys():
+                self._ended(lease)
         index = self._state().applied_index
         self._checkpointing = {lease: at for lease, at in self._checkpointing.items() if at > index}
         self._resetting = {lease: reset for lease, reset in self._resetting.items() if reset[0] > index}
@@ -185,6 +189,8 @@ class Lessor:
 
     def _ended(self, lease: int) -> None:
         self._counted.pop(lease, None)
+        self._checkpointing.pop(lease, None)
+        self._resetting.pop(lease, None)
         self._forget(lease)
 
     def _checkpoint(self, now: float, pause: float) -> None:

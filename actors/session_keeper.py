@@ -72,6 +72,10 @@ class SessionKeeper:
             pause: seconds after which something that was not taken, or came back void, is tried again.
         """
         self._settle(now, pause)
+        sessions = self._state().sessions
+        if len(self._ends) > 2 * len(sessions) + Countdown.SPARE:  # closed by their clients
+            for session in self._ends.promises - sessions.keys():
+                self._ends.forget(session)
         if not self._expiry_index and self._ends.next_deadline() <= now:
             self._expire(now, pause)
         self._requests.pass_time(now, self._state().applied_index, self._forget_requests)

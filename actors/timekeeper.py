@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 
 
 class Countdown:
@@ -19,8 +19,12 @@ class Countdown:
     starts anew; it cannot be renewed in between, because the expiry may already be in the log.
 
     Each promise has one valid place in a heap. A deadline that moves away leaves the place where it is, and is looked
-    at again when the old time has come; so keeping something alive costs next to nothing.
+    at again when the old time has come; so keeping something alive costs next to nothing. Places that are void are
+    swept out once they are the greater part: what has ended takes no room until its time would have come.
     """
+
+    SPARE = 64
+    """Void places, and promises that are gone, that are not worth a sweep."""
 
     def __init__(self) -> None:
         self._deadlines: dict[int, float] = {}
@@ -31,6 +35,14 @@ class Countdown:
 
     def __contains__(self, promise: int) -> bool:
         return promise in self._deadlines
+
+    def __len__(self) -> int:
+        return len(self._deadlines)
+
+    @property
+    def promises(self) -> Set[int]:
+        """All that is counted."""
+        return self._deadlines.keys()
 
     def start(self, promises: Iterable[tuple[int, float]], now: float) -> None:
         """Begin anew with these (id, length in seconds), all counted from ``now``."""
@@ -63,12 +75,19 @@ class Countdown:
         if place is None or until < place:
             self._places[promise] = until
             heapq.heappush(self._heap, (until, promise))
+            self._sweep()
 
     def forget(self, promise: int) -> None:
         """The promise has ended."""
         self._deadlines.pop(promise, None)
         self._places.pop(promise, None)
         self._expiring.discard(promise)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        if len(self._heap) > 2 * len(self._places) + self.SPARE:
+            self._heap = [(place, promise) for promise, place in self._places.items()]
+            heapq.heapify(self._heap)
 
     def retry(self, promise: int, until: float) -> None:
         """The expiry that was handed out did not happen: count on."""

@@ -8,6 +8,7 @@ spoken is written down, and no lease may end before its last promise has.
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,16 +18,19 @@ import pytest
 from raykeeper.actors.lessor import Lessor
 from raykeeper.actors.protocol import Kept
 from raykeeper.actors.raft.messages import Entry, EntryKind
+from raykeeper.actors.timekeeper import Countdown
 from raykeeper.store.commands import (
     Answer,
     CheckpointLeases,
     Command,
     ExpireLeases,
+    Failed,
     LeaseGrant,
     LeaseGranted,
     LeaseRevoke,
     Put,
     RenewLeases,
+    Txn,
 )
 from raykeeper.store.state import State
 from simulation.disk import SimDisk
@@ -323,6 +327,46 @@ def test_many_leases_end_in_slices(cluster: Cluster, monkeypatch: pytest.MonkeyP
     cluster.work(3.0)
     assert not any(map(cluster.alive, leases))
     assert max(len(command.leases) for command in cluster.take(ExpireLeases)) == 3
+
+
+def books(lessor: Lessor) -> dict[str, int]:
+    """How much the lessor's tables hold, those of its countdowns too."""
+    found = {}
+    for owner in (lessor, lessor._ends, lessor._checkpoints):
+        for name, table in vars(owner).items():
+            if isinstance(table, (dict, list, set, deque)):
+                found[f"{type(owner).__name__}.{name}"] = len(table)
+    return found
+
+
+@pytest.mark.parametrize("how", ["revoked", "revoked in a transaction", "kept alive and revoked", "expired"])
+def test_the_books_hold_what_lives_and_nothing_else(cluster: Cluster, how: str) -> None:
+    """Locks take and give back leases of a day thousands of times an hour."""
+    for _ in range(400):
+        lease = cluster.grant(1.0 if how == "expired" else 86_400.0)
+        if how == "kept alive and revoked":
+            assert cluster.keep(lease) == [(Kept.ALIVE,)]
+        if how == "revoked in a transaction":
+            cluster.log.append((cluster.term, cluster.hand.writes(Txn((), (LeaseRevoke(lease),)))))
+            cluster.revoked.add(lease)
+            cluster.commit()
+        elif how != "expired":
+            cluster.revoke(lease)
+        cluster.work(0.01)
+    cluster.work(2.0)
+    assert not cluster.hand.state.leases
+    assert max(books(cluster.lessor).values()) <= 2 * Countdown.SPARE, books(cluster.lessor)
+
+
+def test_a_transaction_that_fails_ends_no_lease_in_the_books(cluster: Cluster) -> None:
+    lease = cluster.grant(5.0)
+    missing = Put(b"k", b"v", lease=999)
+    cluster.log.append((cluster.term, cluster.hand.writes(Txn((), (LeaseRevoke(lease), missing)))))
+    assert isinstance(cluster.commit()[-1][0], Failed)
+    cluster.work(4.9)
+    assert cluster.alive(lease)
+    cluster.work(0.3)
+    assert not cluster.alive(lease)
 
 
 # --- everything at once ----------------------------------------------------------------------------------------------

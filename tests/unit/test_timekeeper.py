@@ -74,6 +74,17 @@ def test_nothing_ends_early_and_all_ends_in_time(steps):
         assert countdown.next_deadline() <= min(deadlines.values())
 
 
+def test_what_was_forgotten_takes_no_room():
+    countdown = Countdown()
+    countdown.start([(0, 5.0)], now=0.0)
+    for promise in range(1, 5000):
+        countdown.renew(promise, until=86_400.0)
+        countdown.renew(promise, until=90_000.0)
+        countdown.forget(promise)
+        assert len(countdown._heap) <= 2 + countdown.SPARE
+    assert countdown.due(5.0, most=10) == [0]
+
+
 def test_memory_says_what_is_old_and_never_too_early():
     memory, forgotten = Memory(age=16.0), []
     memory.start()
