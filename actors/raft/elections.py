@@ -154,6 +154,8 @@ class Elections(Membership):
 
     def _ignores_candidate(self, message: RequestVote) -> bool:
         """Whether a request for a vote must leave no trace, not even in the term."""
+        if message.term < self.term:
+            return False  # it changes nothing here, and the answer to a pre-vote tells the candidate our term
         if self._quiet_ticks:
             return True
         if message.leadership_transfer and not message.pre_vote:
@@ -164,8 +166,9 @@ class Elections(Membership):
         return self._is_sticky()
 
     def _on_vote_request(self, message: RequestVote) -> None:
-        if message.pre_vote and message.term > self.term:
-            free = True
+        if message.term != self.term:
+            # A pre-vote: one in a newer term binds nobody; one in an older term asks for what this node cannot give.
+            free = message.term > self.term
         else:
             free = self.vote == message.sender or (self.vote == 0 and self.leader == 0)
         log, sender, pre_vote = self.log, message.sender, message.pre_vote
