@@ -12,8 +12,7 @@ import contextlib
 import os
 import shlex
 import signal
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
 
 import click
 
@@ -156,7 +155,7 @@ async def _listen(lasts: Lasting, election: AsyncElection, output: str) -> int:
         show(Said({"token": leader.token, "value": leader.value}, [str(leader.token), text(leader.value)]), output)
 
     with lasts.while_read():
-        async with contextlib.aclosing(cast(AsyncGenerator[Leader, None], election.observe())) as leaders:
+        async with election.observe() as leaders:
             async for leader in leaders:
                 lasts.write(lambda leader=leader: tell_of(leader))  # type: ignore[misc]
     return 0

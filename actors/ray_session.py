@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterator
 
 import ray
 
 from ..errors import ClusterNotFound
 from ..limits import RAY_CONNECT_TIMEOUT
 from .sites import FAST_DEATH
+
+
+@contextlib.contextmanager
+def _hearing_of_deaths() -> Iterator[None]:
+    """Have Ray, which reads its settings while it is started or joined, tell of a death at once; the processes that it
+    starts inherit that. Afterwards the user's environment is as it was."""
+    if FAST_DEATH in os.environ:
+        yield
+        return
+    os.environ[FAST_DEATH] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop(FAST_DEATH, None)
 
 
 def join_ray(address: str | None = None) -> None:
@@ -31,9 +47,9 @@ def join_ray(address: str | None = None) -> None:
     if wanted == "local":
         raise ClusterNotFound("this process is not attached to a Ray cluster, and RAY_ADDRESS is local")
     _check_reachable(wanted)
-    os.environ.setdefault(FAST_DEATH, "0")
     try:
-        ray.init(address=wanted, log_to_driver=False, logging_level=logging.WARNING)
+        with _hearing_of_deaths():
+            ray.init(address=wanted, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ClusterNotFound(f"no Ray cluster can be reached at {wanted}: {reason}") from error
@@ -68,7 +84,6 @@ def join_or_start_ray() -> None:
     if ray.is_initialized() or os.environ.get("RAY_ADDRESS", "local") not in ("", "local"):
         join_ray()
         return
-    os.environ.setdefault(FAST_DEATH, "0")  # the processes that Ray starts inherit it
     folder = tempfile.mkdtemp(prefix="raykeeper-")
 
     def end() -> None:
@@ -76,10 +91,11 @@ def join_or_start_ray() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(end)
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        _temp_dir=folder,
-    )
+    with _hearing_of_deaths():
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            _temp_dir=folder,
+        )

@@ -239,15 +239,14 @@ class AsyncClient(AsyncCoordination, Handle):
     async def lease(self, ttl: float, *, keep_alive: bool = True, timeout: float | None = None) -> AsyncLease:
         """Make a lease: see ``Client.lease``."""
         keep = check.flag("keep_alive", keep_alive)
-        granted = await self._run(granting(ttl, clock() + self._seconds(timeout) / 2), timeout)
+        granted = await self._run(granting(self._view, ttl, clock() + self._seconds(timeout) / 2), timeout)
         return AsyncLease(self._derive(self._view), await self._hub(0), granted, keep)
 
     async def leased_txn(
         self, ttl: float, make: Callable[[int], Op], *, timeout: float | None = None
     ) -> tuple[AsyncLease | None, TxnResult]:
         """Make a lease and run a transaction that uses it, in one write: see ``Client.leased_txn``."""
-        steps = granting_in_txn(self._view, ttl, make, clock() + self._seconds(timeout) / 2)
-        granted, result = await self._run(steps, timeout)
+        granted, result = await self._run(granting_in_txn(self._view, ttl, make), timeout)
         if granted is None:
             return None, result
         return AsyncLease(self._derive(self._view), await self._hub(0), granted, True), result

@@ -59,13 +59,14 @@ def seconds(what: str, value: object) -> float:
 
 
 def lease_id(value: object) -> int:
-    """The id of a lease: an ``int``, or the ``id`` of a lease object, unless it is lost; 0 for ``None``."""
+    """The id of a lease: an ``int``, or the ``id`` of a lease object, unless it is lost. ``None`` and 0 mean none, the
+    latter as in etcd."""
     if value is None:
         return 0
     lost = getattr(value, "lost", None)
     if lost is not None and lost.is_set():
         raise LeaseLost(f"lease {value.id:x} is lost: nothing can be bound to it")  # type: ignore[attr-defined]
-    return whole_number("a lease id", getattr(value, "id", value), 1)
+    return whole_number("a lease id", getattr(value, "id", value))
 
 
 def request_name(value: object) -> bytes | None:

@@ -19,6 +19,8 @@ from ...store.commands import (
     Comparison,
     Delete,
     KeyRange,
+    LeaseGrant,
+    LeaseGranted,
     Put,
     Relation,
     Target,
@@ -67,13 +69,21 @@ class GuardedView(View):
         operation = self.txn_operation(compare, success, failure)
         return self.txn_result(operation, (yield from self._guarded(self.txn_command(operation), request_id)))
 
+    def grant(self, command: LeaseGrant) -> Steps[LeaseGranted]:
+        """Steps that make a lease, guarded: what hangs on it belongs to whoever holds the lock. It may be ended by
+        anybody who knows it, later too, as it ends by itself."""
+        answer = yield from self._guarded(command, None)
+        if not isinstance(answer, LeaseGranted):
+            raise Unavailable(f"the cluster answered {type(answer).__name__} to a guarded lease", applied=None)
+        return answer
+
     def compact(self, revision: object) -> Steps[None]:
         """Refused: compaction is no part of a transaction."""
         if self.fences:
             raise InvalidArgument("compaction cannot be guarded: compact through an ordinary handle")
         yield from super().compact(revision)
 
-    def _guarded(self, command: Put | Delete | Txn, request_id: object) -> Steps[Answer]:
+    def _guarded(self, command: Put | Delete | Txn | LeaseGrant, request_id: object) -> Steps[Answer]:
         answer = yield Ask(Txn(self.fences, (command,), ()), False, check.request_name(request_id))
         if not isinstance(answer, TxnAnswer):
             raise Unavailable(f"the cluster answered {type(answer).__name__} to a guarded write", applied=None)

@@ -46,9 +46,9 @@ class Client(Coordination, Handle):
 
     @property
     def aio(self) -> AsyncClient:
-        """The same handle with coroutines; closed together with this one."""
+        """The same handle with coroutines; closed together with this one. One that was closed alone is made anew."""
         self._check_open()
-        if self._aio is None:
+        if self._aio is None or self._aio.closed:
             from .aio import AsyncClient
 
             self._aio = AsyncClient(
@@ -268,7 +268,7 @@ class Client(Coordination, Handle):
             InvalidArgument: the TTL is too short or too long.
         """
         keep = check.flag("keep_alive", keep_alive)
-        granted = self._run(granting(ttl, clock() + self._seconds(timeout) / 2), timeout)
+        granted = self._run(granting(self._view, ttl, clock() + self._seconds(timeout) / 2), timeout)
         return Lease(self._derive(self._view), self._hub(0), granted, keep)
 
     def leased_txn(
@@ -284,13 +284,13 @@ class Client(Coordination, Handle):
         Args:
             ttl: seconds, as for ``lease``; it is kept alive while the object that this returns lives.
             make: from the lease's id, ``Op.txn(...)``. Its success branch runs after the lease was made; if the
-                comparisons do not hold there is no lease. It may be called again, with another id.
+                comparisons do not hold there is no lease.
 
         Returns:
-            the lease, ``None`` if the comparisons did not hold, and the result of the transaction.
+            the lease, ``None`` if the comparisons did not hold, and the result of the transaction. It runs once: if it
+            took longer than the TTL, the lease that is returned is lost already (``lost``), and ends with its keys.
         """
-        steps = granting_in_txn(self._view, ttl, make, clock() + self._seconds(timeout) / 2)
-        granted, result = self._run(steps, timeout)
+        granted, result = self._run(granting_in_txn(self._view, ttl, make), timeout)
         return None if granted is None else Lease(self._derive(self._view), self._hub(0), granted, True), result
 
     def leases(self, *, timeout: float | None = None) -> list[LeaseInfo]:

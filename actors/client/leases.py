@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
+import secrets
 import threading
 import weakref
 from collections.abc import Callable, Generator
@@ -25,7 +25,6 @@ import msgspec
 
 from ...errors import InvalidArgument, KeeperError, LeaseLost, LeaseNotFound, Unavailable
 from ...limits import LEASE_ID_BITS
-from ...store.commands import LeaseGranted
 from ..protocol import Leases, LeaseStatus
 from . import arguments as check
 from .frames import LeaseQuestion
@@ -59,10 +58,11 @@ class LeaseInfo(msgspec.Struct, frozen=True):
 # --- steps of calls --------------------------------------------------------------------------------------------------
 
 
-def granting(ttl: object, deadline: float) -> Steps[tuple[int, float, float]]:
+def granting(view: View, ttl: object, deadline: float) -> Steps[tuple[int, float, float]]:
     """Steps that make a lease: its id, its TTL, and when it was asked for.
 
-    A lease that was so long in the making that little is left of it is given back, and another one asked for.
+    A lease that was so long in the making that little is left of it is given back, and another one asked for: nothing
+    hangs on it yet.
 
     Args:
         deadline: clock time until which that is worth trying.
@@ -70,45 +70,46 @@ def granting(ttl: object, deadline: float) -> Steps[tuple[int, float, float]]:
     seconds = lease_seconds(ttl)
     while True:
         asked_at = clock()
-        answer = yield Ask(grant_command(0, seconds))
-        if not isinstance(answer, LeaseGranted):
-            raise Unavailable(f"the cluster answered {type(answer).__name__} to a lease", applied=None)
+        answer = yield from view.grant(grant_command(0, seconds))
         now = clock()
         if now - asked_at < answer.ttl / 2 or now >= deadline:
             return answer.id, answer.ttl, asked_at
         yield from revoking(answer.id)
 
 
+def fresh_id() -> int:
+    """An id for a lease, from the system's randomness: a process that seeds its own ``random``, or was forked, must not
+    draw what another one draws."""
+    return secrets.randbits(LEASE_ID_BITS) | 1
+
+
 def granting_in_txn(
-    view: View, ttl: object, make: Callable[[int], Op], deadline: float
+    view: View, ttl: object, make: Callable[[int], Op]
 ) -> Steps[tuple[tuple[int, float, float] | None, TxnResult]]:
     """Steps that make a lease in a transaction: what ``granting`` gives, or ``None`` if the comparisons did not hold,
     and the result.
 
+    It runs once, however long it takes: what else is in the transaction must not happen twice. A lease that was too
+    long in the making is lost when the caller gets it, and says so.
+
     Args:
         make: the transaction, from the id of the lease, which is chosen here. A repeated request finds its answer by
             its place in the session; another lease of that id is as likely as a collision of random numbers.
-        deadline: as for ``granting``.
     """
     seconds = lease_seconds(ttl)
-    while True:
-        id = random.getrandbits(LEASE_ID_BITS) | 1
-        txn = make(id)
-        if not isinstance(txn, Op) or txn.kind != "txn":
-            raise InvalidArgument(f"what makes the transaction of a lease must return Op.txn(...), not {txn!r}")
-        parts = dict(txn.arguments)
-        parts["success"] = (Op.grant(id, seconds), *check.each("success", parts["success"]))
-        asked_at = clock()
-        result = yield from view.txn(**parts, request_id=None)
-        if not result.succeeded:
-            return None, result
-        now = clock()
-        granted, *responses = result.responses
-        assert isinstance(granted, float)
-        result = TxnResult(True, tuple(responses), result.revision)
-        if now - asked_at < granted / 2 or now >= deadline:
-            return (id, granted, asked_at), result
-        yield from revoking(id)
+    id = fresh_id()
+    txn = make(id)
+    if not isinstance(txn, Op) or txn.kind != "txn":
+        raise InvalidArgument(f"what makes the transaction of a lease must return Op.txn(...), not {txn!r}")
+    parts = dict(txn.arguments)
+    parts["success"] = (Op.grant(id, seconds), *check.each("success", parts["success"]))
+    asked_at = clock()
+    result = yield from view.txn(**parts, request_id=None)
+    if not result.succeeded:
+        return None, result
+    granted, *responses = result.responses
+    assert isinstance(granted, float)
+    return (id, granted, asked_at), TxnResult(True, tuple(responses), result.revision)
 
 
 def revoking(lease: object) -> Steps[None]:

@@ -159,6 +159,10 @@ class View:
         answer = yield Ask(Read(Range(KeyRange(self.space), count_only=True)))
         return _expect(answer, RangeAnswer).revision
 
+    def grant(self, command: LeaseGrant) -> Steps[LeaseGranted]:
+        """Steps that make a lease."""
+        return _expect((yield Ask(command)), LeaseGranted)
+
     # -- commands -----------------------------------------------------------------------------------------------------
 
     def txn_operation(self, compare: object, success: object, failure: object) -> Op:

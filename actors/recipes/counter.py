@@ -15,7 +15,7 @@ is its turn, after a short and growing pause, so a counter is for hundreds of ad
 
 from __future__ import annotations
 
-import random
+from random import SystemRandom
 
 from ...errors import InvalidArgument, Unavailable
 from ...limits import RECIPE_MAX_PAUSE, RECIPE_PAUSE, RECIPE_REMEMBER
@@ -25,6 +25,8 @@ from ..client.handle import Client
 from ..client.operations import Compare, Op
 from ..client.results import KeyValue
 from .faces import Deadline, Handle, Unpicklable, drive, folder, leased, pause, settled
+
+_rng = SystemRandom()
 
 
 class _Counter:
@@ -65,7 +67,7 @@ class _Counter:
             self._seen = there = now if isinstance(now, KeyValue) else None
             if not deadline.left:
                 raise Unavailable(f"so many add to counter {self.name!r} that it was never this call's turn")
-            await pause(self.space, random.uniform(0, wait))
+            await pause(self.space, _rng.uniform(0, wait))
             wait = min(RECIPE_MAX_PAUSE, 2 * wait)
 
     async def value(self) -> int:

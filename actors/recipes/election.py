@@ -19,18 +19,18 @@ in between. *The cluster cannot be reached*: an observer waits; ``campaign`` rai
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgspec
 
-from ...errors import CompactedError, LeaseLost, LockLost
-from ...limits import RECIPE_LOOK
+from ...errors import LeaseLost, LockLost
 from ..client.aio import AsyncClient
 from ..client.handle import Client
 from ..client.operations import Compare, Op
 from ..client.results import KeyValue
-from .faces import Handle, decoded, drive, encoded, news, patiently, settled, stop, watching
+from ..client.watch import Event
+from .faces import Handle, decoded, drive, encoded, settled
+from .following import AsyncFollowing, Follower, Following
 from .holding import AsyncHeld, Held, Holding
 from .line import Line
 
@@ -39,7 +39,8 @@ class Leader(msgspec.Struct, frozen=True):
     """A leader, with what it said last.
 
     Attributes:
-        value: what it campaigned with or proclaimed.
+        value: what it campaigned with or proclaimed; if that was nothing (``acquire``), ``b""``, or ``None`` on a
+            handle with a codec.
         token: its fencing token; that of each later leader is greater.
     """
 
@@ -52,14 +53,18 @@ class _Candidate(Holding):
 
     def __init__(self, line: Line) -> None:
         super().__init__(line)
-        self.campaigned = encoded(line.handle, "")
+        self.campaigned = b""
 
     def value(self) -> bytes:
         return self.campaigned
 
+    async def acquire(self, timeout: float | None) -> bool:
+        self.campaigned = b""
+        return await super().acquire(timeout)
+
     async def campaign(self, value: object, timeout: float | None) -> bool:
         self.campaigned = encoded(self.line.handle, value)
-        return await self.acquire(timeout)
+        return await super().acquire(timeout)
 
     async def proclaim(self, value: object) -> None:
         place = self.held()
@@ -78,6 +83,8 @@ class _Candidate(Holding):
 
 
 def _leader(handle: Handle, item: KeyValue) -> Leader:
+    if not item.raw and handle.codec is not None:  # it campaigned with nothing, by ``acquire``
+        return Leader(None, item.create_revision)
     return Leader(decoded(handle, item.raw), item.create_revision)
 
 
@@ -86,50 +93,31 @@ async def _current(line: Line) -> Leader | None:
     return _leader(line.handle, listing.items[0]) if listing.items else None
 
 
-class _Observer:
+class _Observer(Follower[Leader]):
     """Follows all candidates' keys, so that no leader is missed, however short its time."""
 
     def __init__(self, line: Line) -> None:
-        self._line = line
+        super().__init__(line.space, line.places)
+        self._handle = line.handle
         self._candidates: dict[bytes, KeyValue] = {}
-        self._watch: Any = None
-        self._told: tuple[int, int] = (0, 0)
+        self._told = (0, 0)
 
-    async def next(self) -> Leader:
-        """The next leader, or the next proclamation of the one that leads. Waits for ever."""
-        while True:
-            if self._watch is None:
-                await self._look()
-            else:
-                await self._follow()
-            first = min(self._candidates.values(), key=lambda item: item.create_revision, default=None)
-            if first is not None and self._told < (news := (first.create_revision, first.mod_revision)):
-                self._told = news
-                return _leader(self._line.handle, first)
+    def present(self, items: list[KeyValue]) -> None:
+        self._candidates = {item.key: item for item in items}
+        self._tell()
 
-    async def _look(self) -> None:
-        space, folder = self._line.space, self._line.places
-        listing = await patiently(space, lambda: settled(space.range(prefix=folder)), lambda: True)
-        self._candidates = {item.key: item for item in listing}
-        self._watch = await watching(space, prefix=folder, start_revision=listing.revision + 1)
-
-    async def _follow(self) -> None:
-        try:
-            event = await news(self._watch, RECIPE_LOOK)
-        except CompactedError:
-            await self.close()
-            return
-        if event is None:
-            return
+    def changed(self, event: Event) -> None:
         if event.type == "put":
             self._candidates[event.kv.key] = event.kv
         else:
             self._candidates.pop(event.kv.key, None)
+        self._tell()
 
-    async def close(self) -> None:
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            await stop(watch)
+    def _tell(self) -> None:
+        first = min(self._candidates.values(), key=lambda item: item.create_revision, default=None)
+        if first is not None and self._told < (news := (first.create_revision, first.mod_revision)):
+            self._told = news
+            self.ready.append(_leader(self._handle, first))
 
 
 class Election(Held):
@@ -171,14 +159,10 @@ class Election(Held):
         """Who leads now; ``None`` if nobody does."""
         return drive(_current(self._holding.line))
 
-    def observe(self) -> Iterator[Leader]:
-        """Each leader, from the present one on, and each of their proclamations, in order. Waits for ever."""
-        observer = _Observer(self._holding.line)
-        try:
-            while True:
-                yield drive(observer.next())
-        finally:
-            drive(observer.close())
+    def observe(self) -> Following[Leader]:
+        """Each leader, from the present one on, and each of their proclamations, in order. An iterator that waits for
+        ever; its ``next(timeout)`` does not, and ``cancel()`` ends it."""
+        return Following(_Observer(self._holding.line))
 
 
 class AsyncElection(AsyncHeld):
@@ -205,11 +189,6 @@ class AsyncElection(AsyncHeld):
         """See ``Election.leader``."""
         return await _current(self._holding.line)
 
-    async def observe(self) -> AsyncIterator[Leader]:
+    def observe(self) -> AsyncFollowing[Leader]:
         """See ``Election.observe``."""
-        observer = _Observer(self._holding.line)
-        try:
-            while True:
-                yield await observer.next()
-        finally:
-            await observer.close()
+        return AsyncFollowing(_Observer(self._holding.line))

@@ -24,7 +24,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
 
-from ...errors import InvalidArgument, RequestTimeout, Unavailable
+from ...errors import InvalidArgument, LockLost, RequestTimeout, Unavailable
 from ...limits import RECIPE_MAX_PAUSE
 from ..client import arguments as check
 from ..client.aio import AsyncClient
@@ -161,6 +161,11 @@ class Deadline:
     def left(self) -> float:
         """Seconds that are left, 0 when it is over, infinite if there is no end."""
         return max(0.0, self._at - time.monotonic())
+
+
+class NotHeld(LockLost, AttributeError):
+    """Nothing is held, so there is no token. Also an ``AttributeError``: whoever looks at all attributes of an object,
+    as Ray does to say why it does not pickle, finds that this one is not there."""
 
 
 class Unpicklable:

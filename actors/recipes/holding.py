@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TypeVar
 
-from ...errors import InvalidArgument, LockLost
+from ...errors import InvalidArgument
 from ..client.aio import AsyncClient
 from ..client.guard import guarded
 from ..client.handle import Client
 from ..client.operations import Condition
-from .faces import Deadline, Unpicklable, drive, whoami
+from .faces import Deadline, NotHeld, Unpicklable, drive, whoami
 from .line import Contender, Line, Place
 
 S = TypeVar("S", bound="Held")
@@ -93,7 +93,7 @@ class Holding:
         """The place held. Raises ``LockLost`` if there is none."""
         place = self._place
         if place is None:
-            raise LockLost(f"{self.line.name!r} is not held by this object")
+            raise NotHeld(f"{self.line.name!r} is not held by this object")
         return place
 
     def lost(self) -> threading.Event:

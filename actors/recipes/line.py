@@ -159,15 +159,21 @@ class Line:
             ids.append(id)
             return self._taking(id, self.places, kind, value, compare)
 
-        try:
-            lease, result = await leased_txn(self.space, self.ttl, taking)
-        except BaseException as error:
-            # It may have happened, but cannot happen later than this, which leaves no place.
-            if ids and not (isinstance(error, KeeperError) and error.applied is False):
-                with contextlib.suppress(KeeperError):
-                    await settled(self.space.txn(success=[Op.revoke(ids[-1])], timeout=self.ttl))
-            raise
-        return None if lease is None else self._taken(lease, self.places, kind, result)
+        deadline = Deadline(self.space.timeout / 2)
+        while True:
+            try:
+                lease, result = await leased_txn(self.space, self.ttl, taking)
+            except BaseException as error:
+                # It may have happened, but cannot happen later than this, which leaves no place.
+                if ids and not (isinstance(error, KeeperError) and error.applied is False):
+                    with contextlib.suppress(KeeperError):
+                        await settled(self.space.txn(success=[Op.revoke(ids[-1])], timeout=self.ttl))
+                raise
+            if lease is None:
+                return None
+            if not lease.lost.is_set() or not deadline.left:
+                return self._taken(lease, self.places, kind, result)
+            await drop(lease)  # it took longer than the TTL: another place, from the end of the line
 
     async def take(
         self, lease: Lease | AsyncLease, under: bytes, kind: bytes, value: bytes, compare: Sequence[Condition] = ()

@@ -22,8 +22,10 @@ them. Handing out takes one step after the other, so a queue is for hundreds of 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -52,10 +54,15 @@ class _Claimed:
         self.token = token
         self.lease = lease
         self.over = False
+        self.doubtful = False
+        """Whether an attempt to finish it ended without an answer."""
 
     async def ack(self) -> None:
         if not await self._finish(Op.delete(self.item_key), Op.delete(self.key)):
-            raise LockLost(f"the claim of an item of {self.queue.line.name!r} was lost: the item is not acknowledged")
+            name = self.queue.line.name
+            if self.doubtful:  # the attempt before this may have done it
+                raise LockLost(f"the claim of an item of {name!r} is over; nobody knows whether by ack", applied=None)
+            raise LockLost(f"the claim of an item of {name!r} was lost: the item is not acknowledged")
 
     async def nack(self) -> None:
         if not self.over:
@@ -64,7 +71,15 @@ class _Claimed:
     async def _finish(self, *then: Op) -> bool:
         if self.over:
             raise InvalidArgument("this claim is over: it was acknowledged or given back")
-        done = await settled(self.queue.line.space.txn([Compare.create_revision(self.key) == self.token], list(then)))
+        doubtful, self.doubtful = self.doubtful, True
+        try:
+            done = await settled(
+                self.queue.line.space.txn([Compare.create_revision(self.key) == self.token], list(then))
+            )
+        except KeeperError as error:
+            self.doubtful = doubtful or error.applied is not False
+            raise
+        self.doubtful = doubtful
         self.over = True
         if done.succeeded:
             self.queue.keep(self.lease)
@@ -250,7 +265,8 @@ class Claim(_ClaimFace):
         """The item is done.
 
         Raises:
-            LockLost: the claim was lost before, so the item is or will be somebody else's.
+            LockLost: the claim was lost before, so the item is or will be somebody else's. With ``applied=None`` where
+                an ``ack`` before this ended without an answer: then it may be that one which has acknowledged it.
             InvalidArgument: the claim is over already.
         """
         drive(self._claimed.ack())
@@ -339,13 +355,24 @@ class Queue(Unpicklable):
             timeout: seconds, ``None`` for ever, 0 not at all.
 
         Returns:
-            The claim, or ``None`` if there was no item in time.
+            The claim, or ``None`` if there was no item in time (for a ``with`` block see ``claiming``).
 
         Raises:
             LeaseLost: the cluster was out of reach for the TTL.
         """
         claimed = drive(self._queue.claim(timeout))
         return None if claimed is None else Claim(claimed)
+
+    @contextlib.contextmanager
+    def claiming(self, timeout: float | None = None) -> Iterator[Claim | None]:
+        """``with queue.claiming(timeout=5) as claim:`` is ``claim`` for a ``with`` block that also runs when there was
+        no item in time: then ``claim`` is ``None``."""
+        claim = self.claim(timeout)
+        if claim is None:
+            yield None
+        else:
+            with claim:
+                yield claim
 
     def __len__(self) -> int:
         """Items that are not acknowledged yet, claimed or not."""
@@ -369,6 +396,16 @@ class AsyncQueue(Unpicklable):
         """See ``Queue.claim``."""
         claimed = await self._queue.claim(timeout)
         return None if claimed is None else AsyncClaim(claimed)
+
+    @contextlib.asynccontextmanager
+    async def claiming(self, timeout: float | None = None) -> AsyncIterator[AsyncClaim | None]:
+        """See ``Queue.claiming``."""
+        claim = await self.claim(timeout)
+        if claim is None:
+            yield None
+        else:
+            async with claim:
+                yield claim
 
     async def size(self) -> int:
         """Items that are not acknowledged yet, claimed or not."""

@@ -21,36 +21,32 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections import deque
-from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any, Literal
 
 import msgspec
 
-from ...errors import CompactedError, InvalidArgument, KeeperError
+from ...errors import InvalidArgument, KeeperError, LeaseLost
 from ...limits import RECIPE_LOOK
 from ..client.aio import AsyncClient
 from ..client.handle import Client
 from ..client.operations import Compare, Op
 from ..client.results import KeyValue
+from ..client.watch import Event
 from .faces import (
     Handle,
     Unpicklable,
     drive,
     folder,
     leased,
-    news,
-    patiently,
     pause,
     quoted,
     seconds_to_live,
     settled,
     spawn,
-    stop,
     unquoted,
-    watching,
 )
+from .following import AsyncFollowing, Follower, Following
 from .line import drop
 
 
@@ -93,6 +89,7 @@ class _Entry:
         self.name = name
         self.ttl = ttl
         self.text = text
+        self.said = b""
         self.over = False
         self.lease: Any = None
 
@@ -108,15 +105,21 @@ class _Entry:
         except BaseException:
             await drop(lease)
             raise
-        self.lease = lease
+        self.lease, self.said = lease, text
         if self.over:  # meanwhile, by another thread
             await drop(lease)
-        elif self.text is not text:  # so was this
-            await self.update(self.text)
 
     async def update(self, text: bytes) -> None:
         self.text = text
-        await settled(self.space.txn([Compare.version(self.key) > 0], [Op.put(self.key, text, lease=self.lease)]))
+        await self.say()
+
+    async def say(self) -> None:
+        """Have the directory say what this is to say. Nothing happens while it is not registered."""
+        text, lease = self.text, self.lease
+        if not lease.lost.is_set():
+            with contextlib.suppress(LeaseLost):  # just now
+                await settled(self.space.txn([Compare.version(self.key) > 0], [Op.put(self.key, text, lease=lease)]))
+                self.said = text
 
     async def deregister(self) -> None:
         self.over = True
@@ -124,14 +127,17 @@ class _Entry:
 
 
 async def _stay(space: Handle, reference: weakref.ref[_Entry]) -> None:
-    """Register again what has lost its lease. The entry is held weakly: what is forgotten is to disappear."""
+    """Register again what has lost its lease, and say what could not be said. The entry is held weakly: what is
+    forgotten is to disappear."""
     while True:
         entry = reference()
         if entry is None or entry.over:
             return
-        if entry.lease.lost.is_set():
-            with contextlib.suppress(KeeperError):  # then again, later
+        with contextlib.suppress(KeeperError):  # then again, later
+            if entry.lease.lost.is_set():
                 await entry.register()
+            elif entry.said is not entry.text:
+                await entry.say()
         del entry
         await pause(space, RECIPE_LOOK / 2)
 
@@ -171,62 +177,37 @@ class _Registry:
         return Service(name.decode(errors="replace"), said.address, said.metadata, item.create_revision)
 
 
-class _Directory:
+class _Directory(Follower[Change]):
     """A watcher's copy of the directory, for telling what changed."""
 
     def __init__(self, registry: _Registry) -> None:
+        super().__init__(registry.space, registry.folder)
         self._registry = registry
         self._known: dict[bytes, Service] = {}
-        self._changes: deque[Change] = deque()
-        self._watch: Any = None
 
-    async def next(self) -> Change:
-        while not self._changes:
-            if self._watch is None:
-                await self._look()
-            else:
-                await self._follow()
-        return self._changes.popleft()
-
-    async def _look(self) -> None:
-        space, folder = self._registry.space, self._registry.folder
-        listing = await patiently(
-            space, lambda: settled(space.range(prefix=folder, sort="create_revision")), lambda: True
-        )
-        self._watch = await watching(space, prefix=folder, start_revision=listing.revision + 1)
-        here = {item.key for item in listing}
+    def present(self, items: list[KeyValue]) -> None:
+        here = {item.key for item in items}
         for key in [key for key in self._known if key not in here]:
             self._gone(key)
-        for item in listing:
+        for item in items:
             self._here(item)
 
-    async def _follow(self) -> None:
-        try:
-            event = await news(self._watch, RECIPE_LOOK)
-        except CompactedError:
-            await self.close()
-            return
-        if event is not None:
-            if event.type == "put":
-                self._here(event.kv)
-            else:
-                self._gone(event.kv.key)
+    def changed(self, event: Event) -> None:
+        if event.type == "put":
+            self._here(event.kv)
+        else:
+            self._gone(event.kv.key)
 
     def _here(self, item: KeyValue) -> None:
         service, known = self._registry.service(item), self._known.get(item.key)
         if service != known:
             self._known[item.key] = service
-            self._changes.append(Change("up" if known is None else "changed", service))
+            self.ready.append(Change("up" if known is None else "changed", service))
 
     def _gone(self, key: bytes) -> None:
         service = self._known.pop(key, None)
         if service is not None:
-            self._changes.append(Change("down", service))
-
-    async def close(self) -> None:
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            await stop(watch)
+            self.ready.append(Change("down", service))
 
 
 class _RegistrationFace(Unpicklable):
@@ -244,7 +225,11 @@ class Registration(_RegistrationFace):
     """A service's place in the directory, while this object lives; a context manager that ends it."""
 
     def update(self, address: str, metadata: Any = None) -> None:
-        """Say something else. While it is not registered, it is what it will say when it is again."""
+        """Say something else. While it is not registered, it is what it will say when it is again.
+
+        Raises:
+            Unavailable, RequestTimeout: the cluster cannot be reached; it goes on being told in the background.
+        """
         drive(self._entry.update(self._registry.text(address, metadata)))
 
     def deregister(self) -> None:
@@ -299,14 +284,10 @@ class Registry(Unpicklable):
         """The services of that name, or all of the topic, in the order in which they came."""
         return drive(self._registry.lookup(name))
 
-    def watch(self) -> Iterator[Change]:
-        """Those that are there, then every change, for ever."""
-        directory = _Directory(self._registry)
-        try:
-            while True:
-                yield drive(directory.next())
-        finally:
-            drive(directory.close())
+    def watch(self) -> Following[Change]:
+        """Those that are there, then every change. An iterator that waits for ever; its ``next(timeout)`` does not, and
+        ``cancel()`` ends it."""
+        return Following(_Directory(self._registry))
 
 
 class AsyncRegistry(Unpicklable):
@@ -323,11 +304,6 @@ class AsyncRegistry(Unpicklable):
         """See ``Registry.lookup``."""
         return await self._registry.lookup(name)
 
-    async def watch(self) -> AsyncIterator[Change]:
+    def watch(self) -> AsyncFollowing[Change]:
         """See ``Registry.watch``."""
-        directory = _Directory(self._registry)
-        try:
-            while True:
-                yield await directory.next()
-        finally:
-            await directory.close()
+        return AsyncFollowing(_Directory(self._registry))

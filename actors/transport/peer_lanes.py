@@ -98,6 +98,7 @@ class _Way:
         self.opening = False
         self.failures = 0
         self.not_before = 0.0
+        self._rng = random.Random()
 
     def carry(self, frame: bytes) -> bool:
         """All that leaves for the peer by lane leaves here."""
@@ -107,4 +108,4 @@ class _Way:
     def pause(self, now: float) -> None:
         pause = min(LANE_MAX_PAUSE, LANE_PAUSE * 2 ** min(self.failures, 10))
         self.failures += 1
-        self.not_before = now + pause * random.uniform(0.5, 1.0)
+        self.not_before = now + pause * self._rng.uniform(0.5, 1.0)

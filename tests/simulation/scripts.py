@@ -23,7 +23,7 @@ from raykeeper.actors.client.operations import Condition, Op
 from raykeeper.actors.client.requests import Ask, Steps, View
 from raykeeper.actors.client.results import TxnResult
 from raykeeper.actors.client.watch import AsyncWatch, wanted
-from raykeeper.actors.recipes import faces, holding, line
+from raykeeper.actors.recipes import faces, following, holding, line
 from raykeeper.errors import KeeperError
 
 from .checker import Violation
@@ -43,6 +43,11 @@ _dying = [False]
 def now() -> float:
     """The clock of the client whose script runs."""
     return _running[-1].time()
+
+
+def fresh_id() -> int:
+    """An id for a lease, from the randomness of the client whose script runs."""
+    return _running[-1].rng.getrandbits(62) | 1
 
 
 @contextmanager
@@ -68,8 +73,9 @@ def replaced(world: World) -> Iterator[None]:
     with ExitStack() as stack:
         for module in (aio, leases, watch):
             stack.enter_context(mock.patch.object(module, "clock", now))
+        stack.enter_context(mock.patch.object(leases, "fresh_id", fresh_id))
         stack.enter_context(mock.patch.object(faces, "time", SimpleNamespace(monotonic=now)))
-        for module in (faces, line):
+        for module in (faces, following, line):
             stack.enter_context(mock.patch.object(module, "pause", pause))
         stack.enter_context(mock.patch.object(line, "spawn", spawn))
         stack.enter_context(mock.patch.object(holding, "whoami", return_value=b"somebody"))
@@ -336,15 +342,14 @@ class SimClient(AsyncClient):
 
     async def lease(self, ttl: float, *, keep_alive: bool = True, timeout: float | None = None) -> SimLease:
         """As the real one."""
-        granted = await self._run(granting(ttl, now() + self._seconds(timeout) / 2), timeout)
+        granted = await self._run(granting(self._view, ttl, now() + self._seconds(timeout) / 2), timeout)
         return SimLease(self, granted, keep_alive)
 
     async def leased_txn(
         self, ttl: float, make: Callable[[int], Op], *, timeout: float | None = None
     ) -> tuple[SimLease | None, TxnResult]:
         """As the real one."""
-        steps = granting_in_txn(self._view, ttl, make, now() + self._seconds(timeout) / 2)
-        granted, result = await self._run(steps, timeout)
+        granted, result = await self._run(granting_in_txn(self._view, ttl, make), timeout)
         return None if granted is None else SimLease(self, granted, True), result
 
     async def txn(

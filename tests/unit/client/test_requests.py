@@ -28,7 +28,7 @@ BAD_ARGUMENTS: dict[str, Any] = {
     "a value that is no str or bytes": lambda kv: kv.put("k", 7),
     "a value of None": lambda kv: kv.put("k", None),
     "a lease that is none": lambda kv: kv.put("k", "v", lease="seven"),
-    "a lease of 0": lambda kv: kv.put("k", "v", lease=0),
+    "a negative lease": lambda kv: kv.put("k", "v", lease=-1),
     "a lease of True": lambda kv: kv.put("k", "v", lease=True),
     "prev that is no bool": lambda kv: kv.put("k", "v", prev=1),
     "an empty request_id": lambda kv: kv.put("k", "v", request_id=""),
