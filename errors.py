@@ -87,6 +87,24 @@ class LockLost(KeeperError):
     """The lock is no longer held under the token that the request was guarded by."""
 
 
+class ForkedProcess(KeeperError):
+    """This process is the forked child of one that uses Ray, in which Ray, and all that stands on it, cannot work.
+
+    Start the child by ``spawn`` or ``forkserver`` instead and pass it a handle, or connect there:
+    ``multiprocessing.get_context("spawn")``, ``DataLoader(..., multiprocessing_context="spawn")``.
+    """
+
+    def __init__(self, message: str = "", *, applied: bool | None = False) -> None:
+        super().__init__(message or _FORKED, applied=applied)
+
+
+_FORKED = (
+    "this process was forked from one that uses Ray, and Ray does not work in a forked child: start it with the "
+    '"spawn" method (multiprocessing.get_context("spawn"), DataLoader(multiprocessing_context="spawn")), pass it the '
+    "handle, or connect there"
+)
+
+
 class SessionExpired(KeeperError):
     """The client's session ended while the call was open, so its outcome is unknown and it is not sent again."""
 

@@ -261,8 +261,13 @@ CLIENT_MAX_SUSPICION = 5.0
 CLIENT_MAX_BANISHMENT = 4.0
 """A member that did not answer is not asked again for one second, doubling up to this, while others can be asked."""
 CLIENT_BACKOFF = 0.02
-"""Pause before the second attempt in a row that fails; doubles up to ``CLIENT_MAX_BACKOFF``."""
-CLIENT_MAX_BACKOFF = 0.2
+"""Pauses between attempts that fail are drawn from 0 to a bound: this, doubling with each failure in a row up to..."""
+CLIENT_SHORT_BACKOFF = 0.3
+"""... this; and on from there up to..."""
+CLIENT_BACKOFF_SHARE = 0.25
+"""... this share of the time for which nothing has succeeded, so that a long outage is not made longer by much..."""
+CLIENT_MAX_BACKOFF = 5.0
+"""... and never beyond this."""
 CLIENT_PROBE_REQUESTS = 16
 """Requests in one batch while it is not known who answers, so that nobody is flooded who cannot."""
 CLIENT_BATCH_SHARE = 8
@@ -274,7 +279,22 @@ CLIENT_MAX_LATE_BATCHES = 32
 CLIENT_MAX_FRAME_DEADLINE = 60.0
 """The longest deadline that a batch names, whatever its requests' timeouts."""
 CLIENT_REFRESH_INTERVAL = 1.0
-"""While nobody answers, the list of members is looked up this often."""
+"""While nobody answers, the list of members is looked up again after a pause drawn from 0 to this, doubling up to..."""
+CLIENT_MAX_REFRESH_INTERVAL = 8.0
+"""... this. One look serves all hubs of a process that ask within..."""
+CLIENT_LOOK_AGE = 0.5
+"""... this many seconds."""
+HUB_LINGER = 15.0
+"""Seconds that a process keeps its hub after the last handle is gone, for the next one: Ray's workers run one task
+after another."""
+MAX_IDLE_HUBS = 4
+"""Hubs (each of another cluster) that a process keeps so."""
+
+# Calls to Ray, in a process that has a deadline.
+MAX_RAY_HELPERS = 64
+"""Threads that wait for Ray's control service on others' behalf; while so many wait, further calls wait their turn."""
+MAX_RAY_CALLS_WAITING = 4096
+"""Frames that wait to be handed to Ray as actor calls; more are refused, and sent again later."""
 
 # Watches and leases, in a client process.
 WATCH_BUFFER_EVENTS = 10_000

@@ -24,7 +24,7 @@ from ..errors import (
     RequestTimeout,
     Unavailable,
 )
-from ..limits import ADMINISTRATION_PATIENCE, CLIENT_MAX_BACKOFF
+from ..limits import ADMINISTRATION_PATIENCE, CLIENT_SHORT_BACKOFF
 from ..store.commands import Administration, Answer, Failed, Reason
 from .protocol import Administer, ChangeMembership, Refusal, Refused, Reply, Written
 from .raft.messages import Change
@@ -113,7 +113,7 @@ def _ask_leader(cluster_name: str, frame: Any, deadline: float) -> Answer:
                 break  # ask it next
         if time.monotonic() >= deadline:
             raise _late(problem, unknown)
-        pause(min(CLIENT_MAX_BACKOFF, max(0.0, deadline - time.monotonic())))
+        pause(min(CLIENT_SHORT_BACKOFF, max(0.0, deadline - time.monotonic())))
 
 
 def _late(problem: str, unknown: bool) -> KeeperError:

@@ -9,12 +9,15 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 
 import ray
 
 from ..errors import ClusterNotFound
 from ..limits import RAY_CONNECT_TIMEOUT
+from .client.deadline import time_left
+from .ray_calls import check_not_forked, in_time
 from .sites import FAST_DEATH
 
 
@@ -40,7 +43,10 @@ def join_ray(address: str | None = None) -> None:
 
     Raises:
         ClusterNotFound: no Ray can be reached.
+        ForkedProcess: Ray does not work in this process.
+        Unavailable: it did not let this process in before the deadline of what runs here.
     """
+    check_not_forked()
     if ray.is_initialized():
         return
     wanted = address or os.environ.get("RAY_ADDRESS") or _started_here() or "auto"
@@ -48,11 +54,21 @@ def join_ray(address: str | None = None) -> None:
         raise ClusterNotFound("this process is not attached to a Ray cluster, and RAY_ADDRESS is local")
     _check_reachable(wanted)
     try:
-        with _hearing_of_deaths():
-            ray.init(address=wanted, log_to_driver=False, logging_level=logging.WARNING)
+        in_time(_attach, wanted)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ClusterNotFound(f"no Ray cluster can be reached at {wanted}: {reason}") from error
+
+
+_attaching = threading.Lock()
+"""Only one thread at a time lets Ray begin; a call that was left behind may still be at it."""
+
+
+def _attach(address: str) -> None:
+    with _attaching:
+        if not ray.is_initialized():
+            with _hearing_of_deaths():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
 
 
 def _started_here() -> str:
@@ -69,8 +85,9 @@ def _check_reachable(address: str) -> None:
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not host or not port.isdigit():
         return
+    patience = max(0.01, min(RAY_CONNECT_TIMEOUT, time_left()))
     try:
-        socket.create_connection((host.strip("[]"), int(port)), RAY_CONNECT_TIMEOUT).close()
+        socket.create_connection((host.strip("[]"), int(port)), patience).close()
     except OSError as error:
         raise ClusterNotFound(f"no Ray cluster can be reached at {address}: {error}") from error
 
@@ -86,7 +103,11 @@ def join_or_start_ray() -> None:
         return
     folder = tempfile.mkdtemp(prefix="raykeeper-")
 
+    process = os.getpid()
+
     def end() -> None:
+        if os.getpid() != process:
+            return  # a forked child ends: the Ray is its parent's
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 

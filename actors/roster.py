@@ -11,7 +11,9 @@ import ray
 
 from ..errors import ClusterNotFound
 from ..limits import POLL_PAUSE, STATUS_TIMEOUT
+from .client.deadline import time_left
 from .protocol import MemberStatus
+from .ray_calls import check_not_forked, in_time
 from .seat import NAMESPACE, actor_name
 
 _MEMBER = re.compile(r"m([1-9][0-9]*)")
@@ -22,19 +24,21 @@ def member_actors(cluster_name: str) -> dict[int, Any]:
 
     Raises:
         ClusterNotFound: this process is not attached to Ray.
+        Unavailable: Ray did not answer before the deadline of what runs here.
     """
+    check_not_forked()
     if not ray.is_initialized():  # or Ray would start one by itself
         raise ClusterNotFound("this process is not attached to a Ray cluster")
     prefix = actor_name(cluster_name, "")
     found = {}
-    for actor in ray.util.list_named_actors(all_namespaces=True):
+    for actor in in_time(ray.util.list_named_actors, all_namespaces=True):
         if actor["namespace"] != NAMESPACE or not actor["name"].startswith(prefix):
             continue
         member = _MEMBER.fullmatch(actor["name"][len(prefix) :])
         if member is None:
             continue
         try:
-            found[int(member[1])] = ray.get_actor(actor["name"], namespace=NAMESPACE)
+            found[int(member[1])] = in_time(ray.get_actor, actor["name"], namespace=NAMESPACE)
         except ValueError:
             continue  # gone since it was listed
     return dict(sorted(found.items()))
@@ -48,7 +52,7 @@ def ask_all(handles: dict[int, Any], method: str, *arguments: Any, timeout: floa
 def collect(references: dict[int, Any], timeout: float) -> dict[int, Any]:
     """The results that are there in time and are no errors."""
     if references:
-        ray.wait(list(references.values()), num_returns=len(references), timeout=timeout)
+        ray.wait(list(references.values()), num_returns=len(references), timeout=min(timeout, time_left()))
     results = {}
     for member, reference in references.items():
         try:
@@ -84,7 +88,6 @@ def pause(seconds: float) -> None:
 
 def gone(names: Iterable[str]) -> bool:
     """Whether no actor of these names is left in the namespace."""
-    listed = {
-        actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if actor["namespace"] == NAMESPACE
-    }
+    actors = in_time(ray.util.list_named_actors, all_namespaces=True)
+    listed = {actor["name"] for actor in actors if actor["namespace"] == NAMESPACE}
     return listed.isdisjoint(names)

@@ -8,13 +8,14 @@ or may not take effect.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...errors import KeeperError
+from ...errors import KeeperError, RequestTimeout
 from . import arguments as check
 from .arguments import Key
 from .base import Handle
@@ -25,6 +26,7 @@ from .leases import AsyncLease, LeaseInfo, asking, granting, granting_in_txn, li
 from .operations import Condition, Op
 from .requests import Ask, Steps
 from .results import DeleteResult, End, KeyValue, PutResult, RangeResult, TxnResult
+from .waiting import on_thread, within
 from .watch import AsyncWatch, wanted
 
 if TYPE_CHECKING:
@@ -119,6 +121,9 @@ def _bridge(hub: Hub) -> _Bridge:
 
 class AsyncClient(AsyncCoordination, Handle):
     """A handle whose calls are coroutines. Arguments, results and errors are those of ``Client``'s calls."""
+
+    _opening: concurrent.futures.Future[Hub] | None = None
+    """The attempt under way to find the hub, which the calls of all coroutines share."""
 
     async def put(
         self,
@@ -291,7 +296,17 @@ class AsyncClient(AsyncCoordination, Handle):
             return result
 
     async def _hub(self, timeout: float) -> Hub:
-        hub = self._known_hub()
-        if hub is None:
-            hub = await asyncio.get_running_loop().run_in_executor(None, self._open_hub, timeout)
+        deadline = clock() + timeout
+        while (hub := self._known_hub()) is None:
+            opening, left = self._opening, deadline - clock()
+            own = opening is None or opening.done()
+            if opening is None or own:
+                self._opening = opening = on_thread("raykeeper-opens", self._open_hub, left)
+            opened: asyncio.Future[Hub] = asyncio.wrap_future(opening)
+            try:
+                if not await within(left, opened):
+                    raise RequestTimeout("the cluster was not found in time", applied=False)
+            except KeeperError:
+                if own or clock() >= deadline:  # else another call's time was over, not this one's
+                    raise
         return hub

@@ -9,6 +9,7 @@ from ...codec import Codec
 from ...errors import InvalidArgument, RequestTimeout
 from ...limits import DEFAULT_TIMEOUT
 from . import arguments as check
+from .deadline import time_left
 from .hub import Hub, this_process
 from .registry import Share, open_hub
 from .requests import RESERVED_SPACE, USER_SPACE, View
@@ -169,7 +170,8 @@ class Handle:
         return share.hub
 
     def _seconds(self, timeout: float | None) -> float:
-        return self._timeout if timeout is None else check.seconds("timeout", timeout)
+        """What a call may take: its timeout, the handle's, or what the call that it is part of has left."""
+        return min(self._timeout if timeout is None else check.seconds("timeout", timeout), time_left())
 
     def _release(self) -> None:
         self._closed = True

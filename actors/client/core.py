@@ -268,6 +268,11 @@ class HubCore:
         return self._leader
 
     @property
+    def failing(self) -> bool:
+        """Whether nobody has answered since something failed."""
+        return any(outbox.failures for outbox in self._outboxes)
+
+    @property
     def pending(self) -> int:
         """How many calls are open."""
         return len(self._calls)

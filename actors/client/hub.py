@@ -20,8 +20,8 @@ from collections import deque
 from collections.abc import Callable, Set
 from typing import Protocol, TypeVar
 
-from ...errors import KeeperError
-from ...limits import CLIENT_REFRESH_INTERVAL, LITTER_PAUSE, Settings
+from ...errors import ForkedProcess, KeeperError
+from ...limits import CLIENT_MAX_REFRESH_INTERVAL, CLIENT_REFRESH_INTERVAL, LITTER_PAUSE, Settings
 from ...store.commands import Answer
 from ..protocol import Leases
 from .core import HubCore
@@ -65,7 +65,8 @@ clock: Callable[[], float] = _now_including_suspend if hasattr(time, "CLOCK_BOOT
 
 
 class Transport(Protocol):
-    """How frames travel to members and replies come back."""
+    """How frames travel to members and replies come back. ``send`` and ``poll`` never block, and never call Ray on the
+    thread that calls them: that may be the one on which Ray tells of results."""
 
     def send(self, member: int, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
         """Send a frame; ``done`` is called once, on any thread, with the reply or with why there will be none."""
@@ -86,6 +87,10 @@ class Transport(Protocol):
 
     def refresh(self) -> None:
         """Look the members up again. May block."""
+        ...
+
+    def valid(self) -> bool:
+        """Whether the process is still attached to the Ray in which this transport was made."""
         ...
 
     def close(self) -> None:
@@ -130,6 +135,7 @@ class Hub:
         leader: who leads, if known.
         settings: limits and timings of the cluster, as they were when the hub was opened.
         near: members on this process's own node; may grow.
+        stays: until when the hub stays that was let go, 0 if it goes at once, for ever if it is in use again.
     """
 
     def __init__(
@@ -142,6 +148,7 @@ class Hub:
         settings: Settings | None = None,
         near: Set[int] = frozenset(),
         rng: random.Random | None = None,
+        stays: Callable[[Hub, float], float] = lambda hub, now: 0.0,
     ) -> None:
         self.name = name
         self.cluster = cluster
@@ -150,8 +157,12 @@ class Hub:
         self.process = this_process()
         self.listeners: weakref.WeakKeyDictionary[object, Listener] = weakref.WeakKeyDictionary()
         """One for each event loop that asks this hub (see ``aio``)."""
-        self._transport = transport
-        rng = rng or random.Random(os.urandom(16))
+        self.transport = transport
+        self.idle_since = -math.inf
+        """When it was let go last."""
+        self._stays = stays
+        self._let_go = False
+        self._rng = rng = rng or random.Random(os.urandom(16))
         members = tuple(transport.members())
         self._core = HubCore(cluster, members, self.limits, settings.timings, rng, leader=leader, near=near)
         self.watching = WatchCore(cluster, members, self.limits, rng, leader=leader, near=near)
@@ -167,7 +178,9 @@ class Hub:
         self._told: list[Listener] = []
         self._closing = False
         self._refreshing = False
-        self._refreshed = -math.inf
+        self._refresh_at = -math.inf
+        self._refreshes = 0
+        """In a row, without an answer from anybody since."""
         threading.Thread(target=self._keep_time, name=f"raykeeper-hub-{name}", daemon=True).start()
 
     # -- calls --------------------------------------------------------------------------------------------------------
@@ -240,7 +253,12 @@ class Hub:
             self.do(lambda now: self._core.give_up(number, now))
 
     def do(self, act: Callable[[float], T]) -> T:
-        """Do something with the cores, under the hub's lock and given the time, and then send what that brings up."""
+        """Do something with the cores, under the hub's lock and given the time, and then send what that brings up.
+
+        Raises:
+            ForkedProcess: this process is a child of the hub's own; the lock may be held by nobody for ever.
+        """
+        self.check_process()
         now = clock()
         with self._lock:
             result = act(now)
@@ -251,9 +269,19 @@ class Hub:
         return result
 
     def peek(self, look: Callable[[], T]) -> T:
-        """Look at something of the cores, under the hub's lock."""
+        """Look at something of the cores, under the hub's lock. Raises as :meth:`do`."""
+        self.check_process()
         with self._lock:
             return look()
+
+    def check_process(self) -> None:
+        """Refuse in a forked child, where nobody answers, and locks may be held by threads that are not there.
+
+        Raises:
+            ForkedProcess: this is one.
+        """
+        if self.process != _process:
+            raise ForkedProcess()
 
     def drop(self, watch: Subscription) -> None:
         """Cancel a watch soon, on the hub's own thread. Safe anywhere, in destructors too."""
@@ -265,9 +293,15 @@ class Hub:
         if listener not in self._told:
             self._told.append(listener)
 
-    def abandon(self) -> None:
-        """Close soon, on the hub's own thread. Safe anywhere, in destructors too."""
-        self._closing = True
+    def let_go(self) -> None:
+        """Nobody uses it any more: it closes, on its own thread, unless somebody does again before its time is over.
+        Safe anywhere, in destructors too."""
+        self.idle_since = clock()
+        self._let_go = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the hub's own thread look at everything. Safe anywhere."""
         self._wakeups.put(None)
 
     def close(self) -> None:
@@ -280,7 +314,7 @@ class Hub:
 
         self.do(close)
         self._wakeups.put(None)
-        self._transport.close()
+        self.transport.close()
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -318,9 +352,9 @@ class Hub:
 
         try:
             if core is self.watching:
-                self._transport.poll(member, frame, done)
+                self.transport.poll(member, frame, done)
             else:
-                self._transport.send(member, frame, done)
+                self.transport.send(member, frame, done)
         except Exception as error:
             self._replied(core, call, error)
 
@@ -331,6 +365,8 @@ class Hub:
                 core.on_failure(call, now, f"{type(reply).__name__}: {str(reply).partition(chr(10))[0]}")
             else:
                 core.on_reply(call, reply, now)
+                if not core.failing:
+                    self._refreshes = 0
             if core is self._core:
                 self.watching.learn(self._core.revision, now)
                 self.leasing.learn_leader(self._core.leader)
@@ -341,11 +377,11 @@ class Hub:
         self._post(out, told)
 
     def _keep_time(self) -> None:
-        while True:
-            if self._closing:
-                self.close()
-                return
+        while not self._closing:
             now = clock()
+            goes_at = self._goes_at(now)
+            if goes_at == 0.0:
+                break
             with self._lock:
                 while self._dropped:
                     self.watching.cancel(self._dropped.popleft(), now)
@@ -355,11 +391,11 @@ class Hub:
                 wakeup = self._next_wakeup()
                 if self._wants_members():
                     self._start_refresh(now)
-                    wakeup = min(wakeup, now + CLIENT_REFRESH_INTERVAL)
+                    wakeup = min(wakeup, max(self._refresh_at, now + CLIENT_REFRESH_INTERVAL))
                 keeping = len(self.leasing) > 0
                 if keeping:
                     wakeup = min(wakeup, now + LITTER_PAUSE)
-                self._timer_at = wakeup
+                self._timer_at = wakeup = min(wakeup, goes_at)
                 told = self._take_told()
             self._post(out, told)
             if keeping:
@@ -370,26 +406,39 @@ class Hub:
                     self._wakeups.get_nowait()
             except queue.Empty:
                 pass
+        self.close()
+
+    def _goes_at(self, now: float) -> float:
+        """When a hub that nobody uses goes, as far as is known now; 0 if it goes at once."""
+        if not self._let_go:
+            return math.inf
+        self._let_go = False  # before looking: it may be let go again meanwhile
+        goes_at = self._stays(self, now)
+        self._let_go |= goes_at < math.inf
+        return goes_at
 
     def _wants_members(self) -> bool:
         """Whether somebody waits for members that nobody knows."""
         return any(core.wants_members and core.pending for core in self._cores)
 
     def _start_refresh(self, now: float) -> None:
-        """Look the members up, now and then, on a thread of its own: it may take long."""
-        if self._refreshing or now < self._refreshed + CLIENT_REFRESH_INTERVAL:
+        """Look the members up, now and then, on a thread of its own: it may take long. The pauses grow while nobody
+        answers and are drawn at random, so that the hubs of a thousand processes do not ask Ray all at once."""
+        if self._refreshing or now < self._refresh_at:
             return
         self._refreshing = True
-        self._refreshed = now
+        longest = min(CLIENT_MAX_REFRESH_INTERVAL, CLIENT_REFRESH_INTERVAL * 2 ** min(self._refreshes, 10))
+        self._refresh_at = now + self._rng.uniform(0, longest)
+        self._refreshes += 1
         threading.Thread(target=self._refresh, name=f"raykeeper-members-{self.name}", daemon=True).start()
 
     def _refresh(self) -> None:
         try:
-            self._transport.refresh()
+            self.transport.refresh()
         except Exception as error:
             _log.debug("looking up the members of %r failed: %s", self.name, error)
         with self._lock:
             self._refreshing = False
             for core in self._cores:
-                core.set_members(tuple(self._transport.members()))
+                core.set_members(tuple(self.transport.members()))
         self._wakeups.put(None)

@@ -196,6 +196,11 @@ class LeaseCore:
             self._answer(question, self._timed_out())
 
     @property
+    def failing(self) -> bool:
+        """Whether nobody has answered since something failed."""
+        return self._keeping.failures + self._asking.failures > 0
+
+    @property
     def pending(self) -> int:
         """How many leases and questions wait for a member's word."""
         return len(self._held) + len(self._questions)

@@ -2,7 +2,9 @@
 
 A hub has three outboxes: writes, linearizable reads, serializable reads. While all is well an outbox has a few batches
 under way, and what gathers meanwhile makes up the next ones. After a failure it *probes*: one small batch at a time, to
-one member after the other with a growing pause, until somebody answers; then everything goes at once. Silence is a
+one member after the other with a growing pause, until somebody answers; then everything goes at once. Pauses are drawn
+from 0 to a bound that grows with the outage ("full jitter"), up to seconds: so a thousand clients do not add to what
+ails the cluster, nor fall upon it together when it is back, and each adds a small share to its own outage. Silence is a
 failure too: a batch without an answer is sent elsewhere after a while that follows the round trips seen lately, because
 Ray tells of a dead actor only after seconds, and of a paused one never. A member that failed is not asked for a while.
 
@@ -18,12 +20,14 @@ from collections.abc import Callable, Sequence, Set
 from ...errors import KeeperError
 from ...limits import (
     CLIENT_BACKOFF,
+    CLIENT_BACKOFF_SHARE,
     CLIENT_BATCH_SHARE,
     CLIENT_MAX_BACKOFF,
     CLIENT_MAX_BANISHMENT,
     CLIENT_MAX_REDIRECTS,
     CLIENT_MAX_SUSPICION,
     CLIENT_PROBE_REQUESTS,
+    CLIENT_SHORT_BACKOFF,
     CLIENT_SUSPICION,
     Limits,
 )
@@ -108,6 +112,8 @@ class Outbox:
         """Nothing is sent before this time."""
         self._limits = limits
         self._rng = rng
+        self._failing_since = 0.0
+        """When the first of these failures was."""
         self._redirects = 0
         self._suspicions = 0
         self._round_trip = 0.0
@@ -247,7 +253,10 @@ class Outbox:
         self._turn += 1
         if now < self.not_before:
             return  # one of several batches that failed together
+        if not self.failures:
+            self._failing_since = now
         self.failures += 1
         if not at_once:
-            pause = min(CLIENT_MAX_BACKOFF, CLIENT_BACKOFF * 2 ** min(self.failures - 1, 10))
-            self.not_before = now + pause * self._rng.uniform(0.5, 1.0)
+            short = min(CLIENT_SHORT_BACKOFF, CLIENT_BACKOFF * 2 ** min(self.failures, 10))
+            long = CLIENT_BACKOFF_SHARE * (now - self._failing_since)
+            self.not_before = now + self._rng.uniform(0, min(CLIENT_MAX_BACKOFF, max(short, long)))

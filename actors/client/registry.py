@@ -1,15 +1,21 @@
 """The hubs of this process: found, shared, opened and closed.
 
-Handles hold a :class:`Share` of a hub; when the last share is gone, the hub closes itself. A forked child starts with
-no hub at all, because the threads, locks and sessions of its parent's are not its own: its handles find that their
-share was made in another process, and open a new one.
+Handles hold a :class:`Share` of a hub. When the last share is gone the hub stays for a while, idle, for the next
+handle: Ray runs one task after another in a worker, each with handles of its own, and a session for each would cost
+more than what the tasks do. Then it closes itself; at the end of the process all do.
+
+A forked child starts with no hub at all, because the threads, locks and sessions of its parent's are not its own: its
+handles find that their share was made in another process, and would open a new one, if Ray worked there.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
+import math
 import os
 import queue
+import random
 import threading
 import time
 import weakref
@@ -17,32 +23,44 @@ from collections.abc import Callable
 
 import msgspec
 
-from ...errors import ClusterMismatch, ClusterNotFound, Unavailable
-from ...limits import CLIENT_MAX_BACKOFF, Settings, decode_settings
+from ...errors import ClusterMismatch, ClusterNotFound, KeeperError, Unavailable
+from ...limits import CLIENT_REFRESH_INTERVAL, HUB_LINGER, MAX_IDLE_HUBS, Settings, decode_settings
 from ..protocol import AskStatus, MemberStatus, Reply, Status
-from .hub import Hub, Transport, clock
+from .deadline import covering, time_left
+from .hub import Hub, Transport
 
+_random = random.SystemRandom()
 _decode = msgspec.msgpack.Decoder(Reply).decode
 _ASK_STATUS = msgspec.msgpack.encode(AskStatus())
 
 
 class Share:
-    """A handle's part in a hub; the hub goes when the last one does."""
+    """A handle's part in a hub; the hub is idle once the last one is gone."""
 
     __slots__ = ("__weakref__", "hub")
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
-        weakref.finalize(self, _abandon, hub).atexit = False
+        weakref.finalize(self, _let_go, hub).atexit = False
 
 
-def _abandon(hub: Hub) -> None:
+def _let_go(hub: Hub) -> None:
     if hub.process == os.getpid():
-        hub.abandon()
+        hub.let_go()
 
 
-_hubs: dict[tuple[str, int], weakref.ref[Share]] = {}
+class _Entry:
+    """A hub of this process, and the share that its handles have together, while there are any."""
+
+    def __init__(self, hub: Hub, share: Share) -> None:
+        self.hub = hub
+        self.share = weakref.ref(share)
+
+
+_hubs: dict[tuple[str, int], _Entry] = {}
 _hubs_lock = threading.Lock()
+linger = HUB_LINGER
+"""Seconds that an idle hub stays."""
 
 
 def _actor_transport(name: str) -> Transport:
@@ -62,47 +80,111 @@ def open_hub(name: str, timeout: float, cluster: int | None = None) -> Share:
     """The hub of this process for a cluster, started if need be.
 
     Args:
-        timeout: seconds for finding out about the cluster.
+        timeout: seconds for all that this does.
         cluster: the id that the cluster must have; ``None`` takes the one that is there.
 
     Raises:
         ClusterNotFound: no such cluster, or no Ray, to be found.
         ClusterMismatch: the cluster of that name has another id.
-        Unavailable: its members do not answer in time.
+        ForkedProcess: Ray does not work in this process.
+        Unavailable: its members, or Ray, do not answer in time.
     """
     if cluster is not None:
         share = _find(name, cluster)
         if share is not None:
             return share
-    transport = make_transport(name)
+    with covering(timeout):
+        try:
+            return _open_hub(name, cluster)
+        except KeeperError as error:
+            error.applied = False  # nothing was asked of the cluster yet
+            raise
+
+
+def _open_hub(name: str, cluster: int | None) -> Share:
     near: set[int] = set()
-    status = _ask_who(name, transport, timeout, cluster, near)
+    share = _find_by_name(name) if cluster is None else None
+    if share is not None:
+        with contextlib.suppress(KeeperError), covering(CLIENT_REFRESH_INTERVAL):  # else look anew
+            if _ask_who(name, share.hub.transport, None, set()).cluster == share.hub.cluster:
+                return share
+    transport = make_transport(name)
+    status = _ask_who(name, transport, cluster, near)
+    share = _find(name, status.cluster)
+    if share is not None:
+        transport.close()
+        return share
     with _hubs_lock:
-        reference = _hubs.get((name, status.cluster))
-        share = reference() if reference is not None else None
-        if share is None:
-            settings = _settings(status)
-            share = Share(Hub(name, status.cluster, transport, leader=status.leader, settings=settings, near=near))
-            _hubs[name, status.cluster] = weakref.ref(share)
-            # Last in, first out: hubs say goodbye before Ray, imported by now, ends itself.
-            atexit.unregister(_close_all)
-            atexit.register(_close_all)
-        else:
+        entry = _hubs.get((name, status.cluster))
+        share = entry.share() if entry is not None else None
+        if share is not None:  # somebody else was faster just now
             transport.close()
+            return share
+        hub = Hub(
+            name,
+            status.cluster,
+            transport,
+            leader=status.leader,
+            settings=_settings(status),
+            near=near,
+            stays=_stays,
+        )
+        share = Share(hub)
+        _hubs[name, status.cluster] = _Entry(hub, share)
+        # Last in, first out: hubs say goodbye before Ray, imported by now, ends itself.
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
         return share
 
 
 def _find(name: str, cluster: int) -> Share | None:
+    """A share in the hub that there is."""
     with _hubs_lock:
-        reference = _hubs.get((name, cluster))
-        return reference() if reference is not None else None
+        entry = _hubs.get((name, cluster))
+        return None if entry is None else _share(entry)
 
 
-def _ask_who(name: str, transport: Transport, timeout: float, cluster: int | None, near: set[int]) -> MemberStatus:
+def _find_by_name(name: str) -> Share | None:
+    """A share in a hub of a cluster of that name, which may not be the one that goes by it now."""
+    with _hubs_lock:
+        found = [entry for (known, _), entry in _hubs.items() if known == name]
+        share = _share(found[-1]) if found else None
+    return share if share is not None and share.hub.transport.valid() else None
+
+
+def _share(entry: _Entry) -> Share:
+    """With the lock held."""
+    share = entry.share()
+    if share is None:
+        share = Share(entry.hub)
+        entry.share = weakref.ref(share)
+    return share
+
+
+def _stays(hub: Hub, now: float) -> float:
+    """Until when a hub stays that was let go: 0 if it goes at once (and is known here no more), for ever if it is in
+    use again. Asked on the hub's own thread."""
+    with _hubs_lock:
+        entry = _hubs.get((hub.name, hub.cluster))
+        if entry is None or entry.hub is not hub:
+            return 0.0
+        if entry.share() is not None:
+            return math.inf
+        idle = [each.hub for each in _hubs.values() if each.share() is None]
+        idle.sort(key=lambda each: each.idle_since)
+        until = hub.idle_since + linger
+        if now < until and hub in idle[-MAX_IDLE_HUBS:]:
+            for other in idle[:-MAX_IDLE_HUBS]:
+                other.wake()  # it looks again, and goes
+            return until
+        del _hubs[hub.name, hub.cluster]
+        return 0.0
+
+
+def _ask_who(name: str, transport: Transport, cluster: int | None, near: set[int]) -> MemberStatus:
     """Ask all members for their status until one that serves answers; those that live on this process's own node are
-    added to ``near``, also when they answer later."""
+    added to ``near``, also when they answer later. The deadline is that of what runs here."""
     here = transport.node
-    deadline = clock() + timeout
     pause = 0.02
     problem = "no member answers"
     while True:
@@ -125,7 +207,7 @@ def _ask_who(name: str, transport: Transport, timeout: float, cluster: int | Non
         foreign = 0
         for _ in members:
             try:
-                status = answers.get(timeout=max(0.0, min(1.0, deadline - clock())))
+                status = answers.get(timeout=min(1.0, time_left()))
             except queue.Empty:
                 break
             if isinstance(status, Exception):
@@ -139,10 +221,10 @@ def _ask_who(name: str, transport: Transport, timeout: float, cluster: int | Non
                 return status
         if foreign == len(members):
             raise ClusterMismatch(problem)
-        if clock() + pause >= deadline:
+        if time_left() <= pause:
             raise (ClusterMismatch if foreign else Unavailable)(f"cluster {name!r}: {problem}")
-        time.sleep(pause)
-        pause = min(CLIENT_MAX_BACKOFF, 2 * pause)
+        time.sleep(pause * _random.uniform(0.5, 1.0))
+        pause = min(CLIENT_REFRESH_INTERVAL, 2 * pause)
         transport.refresh()
 
 
@@ -164,11 +246,11 @@ def _settings(status: MemberStatus) -> Settings:
 
 def _close_all() -> None:
     with _hubs_lock:
-        shares = [share for reference in _hubs.values() if (share := reference()) is not None]
+        hubs = [entry.hub for entry in _hubs.values()]
         _hubs.clear()
-    for share in shares:
-        if share.hub.process == os.getpid():
-            share.hub.close()
+    for hub in hubs:
+        if hub.process == os.getpid():
+            hub.close()
 
 
 def _forget_all() -> None:

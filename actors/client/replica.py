@@ -26,8 +26,8 @@ from ...limits import (
     CACHED_ENTRY_BYTES,
     CACHED_FIRST_LOOK,
     CACHED_LAST_LOOK,
-    CLIENT_MAX_BACKOFF,
     CLIENT_RANGE_RESTARTS,
+    CLIENT_SHORT_BACKOFF,
     WATCH_POLL,
 )
 from ...store.commands import Item, KeyRange, Range
@@ -194,7 +194,7 @@ class Replica:
                 _log.debug("a copy of %r could not be loaded: %s", self.prefix, problem)
                 self._gate.wait(pause)
                 self._gate.clear()
-                pause = min(CLIENT_MAX_BACKOFF, 2 * pause)
+                pause = min(CLIENT_SHORT_BACKOFF, 2 * pause)
 
     def _follow(self) -> None:
         """Keep up until the copy is stopped.

@@ -7,7 +7,13 @@ waited for: the task goes on as if nobody had cancelled it, and whoever awaits i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import concurrent.futures
+import contextvars
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 async def within(seconds: float | None, waiting: Awaitable[object]) -> bool:
@@ -26,3 +32,22 @@ async def within(seconds: float | None, waiting: Awaitable[object]) -> bool:
         return True
     finally:
         task.cancel()
+
+
+def on_thread(name: str, call: Callable[..., T], *arguments: Any) -> concurrent.futures.Future[T]:
+    """Something that blocks, on a daemon thread of its own: neither the loop's executor, which may be full of other
+    people's work, nor the end of the process waits for it."""
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+    future.set_running_or_notify_cancel()
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            result = context.run(call, *arguments)
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future

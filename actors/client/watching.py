@@ -192,6 +192,11 @@ class WatchCore:
         return self._outbox.problem if self._outbox.failures else ""
 
     @property
+    def failing(self) -> bool:
+        """Whether nobody has answered since something failed."""
+        return self._outbox.failures > 0
+
+    @property
     def member(self) -> int:
         """The member that is being polled, 0 for none."""
         return self._stream.member if self._stream is not None else 0

@@ -59,6 +59,10 @@ class Calls(Protocol):
         """See ``hub.Transport``."""
         ...
 
+    def valid(self) -> bool:
+        """See ``hub.Transport``."""
+        ...
+
     def close(self) -> None:
         """See ``hub.Transport``."""
         ...
@@ -152,6 +156,10 @@ class LaneTransport:
             strays = [way.lane for member, way in self._ways.items() if member not in known and way.lane is not None]
         for lane in strays:
             lane.wire.finish(abruptly=True)
+
+    def valid(self) -> bool:
+        """See ``hub.Transport``."""
+        return self._calls.valid()
 
     def send(self, member: int, frame: bytes, done: Done) -> None:
         """See ``hub.Transport``."""

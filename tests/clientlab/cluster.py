@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -16,6 +17,7 @@ import pytest
 
 from raykeeper import Client
 from raykeeper.actors.client import registry
+from raykeeper.actors.client.hub import Hub
 from raykeeper.actors.protocol import (
     AskStatus,
     Close,
@@ -169,12 +171,28 @@ def serve(monkeypatch: pytest.MonkeyPatch, cluster: FakeCluster) -> None:
     """Have the hubs of this process find a fake cluster instead of Ray's, and begin without any hub."""
     monkeypatch.setattr(registry, "make_transport", cluster.transport)
     monkeypatch.setattr(registry, "_hubs", {})
+    monkeypatch.setattr(registry, "linger", 0.0)  # those whose subject is the end of a hub wait for it
 
 
 def connect(name: str = "test", timeout: float = 5.0) -> Client:
     """What ``raykeeper.connect`` does, without Ray."""
     share = registry.open_hub(name, timeout)
     return Client(name, share.hub.cluster, share=share, timeout=timeout)
+
+
+def wait_until(condition: object, timeout: float = 5.0) -> None:
+    """Wait for a condition that another thread brings about."""
+    assert callable(condition)
+    deadline = time.monotonic() + timeout
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        pause.wait(0.002)
+
+
+def hub_of(kv: Client) -> Hub:
+    assert kv._share is not None
+    return kv._share.hub
 
 
 class FakeTransport:
@@ -193,6 +211,9 @@ class FakeTransport:
     def refresh(self) -> None:
         if self._cluster is not None:
             self._cluster.refreshes += 1
+
+    def valid(self) -> bool:
+        return True
 
     def close(self) -> None:
         pass

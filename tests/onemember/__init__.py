@@ -57,6 +57,9 @@ class OneMember:
     def refresh(self) -> None:
         pass
 
+    def valid(self) -> bool:
+        return True
+
     def send(self, member: int, frame: bytes, done: Done) -> None:
         if self.cut:
             return  # as over a network that swallows everything: no answer, ever

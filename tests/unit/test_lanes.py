@@ -424,6 +424,9 @@ class PlayedCalls:
     def refresh(self) -> None:
         pass
 
+    def valid(self) -> bool:
+        return True
+
     def send(self, member: int, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
         self.frames.append(frame)
         done(b"by call " + frame)

@@ -329,8 +329,8 @@ def test_without_a_leader_the_members_are_asked_in_turn_with_growing_pauses() ->
     play.put()
     asked, times = [], []
     for _ in range(12):
-        if not play.frames:
-            play.wait(0.25)
+        while not play.frames:
+            play.wait(0.05)
         frame, _ = play.writes()
         asked.append(frame.member)
         times.append(play.now)

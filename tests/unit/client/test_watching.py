@@ -25,6 +25,7 @@ from raykeeper.actors.protocol import (
 )
 from raykeeper.errors import ClusterMismatch, CompactedError, InvalidArgument, Unavailable
 from raykeeper.limits import (
+    CLIENT_MAX_BACKOFF,
     MAX_WATCHES_PER_STREAM,
     WATCH_CREATES_AT_ONCE,
     WATCH_LAG,
@@ -318,7 +319,7 @@ def test_nobody_answers(play: Play) -> None:
     for _ in range(10):
         asked.append(play.member)
         play.fail()
-        play.wait(1.0)
+        play.wait(CLIENT_MAX_BACKOFF)
     assert set(asked) == {1, 2, 3}
     assert play.core.wants_members
     assert play.core.problem

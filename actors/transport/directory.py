@@ -1,0 +1,64 @@
+"""Where this process looks up the members of its clusters: one look at a time, for all of its hubs.
+
+In an outage every process that uses the cluster wants to know who its members are now, and the only one who can tell is
+Ray's control service, which then has other work to do. So hubs ask seldom (with growing pauses that are drawn at
+random, see ``hub``), and those of one process share what one of them has asked.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+from ...errors import Unavailable
+from ...limits import CLIENT_LOOK_AGE
+from ..client.deadline import time_left
+from ..roster import member_actors
+
+
+class Directory:
+    """The members' actors of each cluster, as Ray last listed them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._looking: dict[str, threading.Lock] = {}
+        self._seen: dict[str, tuple[float, dict[int, Any]]] = {}
+
+    def look(self, name: str, *, fresh: bool = False) -> dict[int, Any]:
+        """Handles of the actors of a cluster's members, by member id.
+
+        Args:
+            fresh: ask Ray, however lately somebody else has.
+
+        Raises:
+            ClusterNotFound: this process is not attached to Ray.
+            Unavailable: Ray did not answer before the deadline of what runs here.
+        """
+        with self._lock:
+            looking = self._looking.setdefault(name, threading.Lock())
+        asked = time.monotonic()
+        left = time_left()
+        if not looking.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
+            raise Unavailable(f"Ray's control service did not tell the members of cluster {name!r} in time")
+        try:
+            when, handles = self._seen.get(name, (-CLIENT_LOOK_AGE, {}))
+            if when < (asked if fresh else asked - CLIENT_LOOK_AGE):
+                begun = time.monotonic()
+                handles = member_actors(name)
+                self._seen[name] = begun, handles
+            return dict(handles)
+        finally:
+            looking.release()
+
+
+directory = Directory()
+
+
+def _in_child() -> None:
+    global directory
+    directory = Directory()
+
+
+os.register_at_fork(after_in_child=_in_child)
