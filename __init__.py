@@ -26,6 +26,7 @@ from .errors import (
     LeaseLost,
     LeaseNotFound,
     LockLost,
+    MembersMissing,
     NoSpace,
     NotCaughtUp,
     RequestTimeout,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from .actors.client.watch import AsyncWatch, Batch, Event, Watch
     from .actors.content_check import Comparison
     from .actors.upkeep import BackupInfo
-    from .cluster import Cluster, ClusterStatus, MemberInfo, attach, connect, launch, restore
+    from .cluster import Cluster, ClusterStatus, MemberInfo, attach, connect, discard, launch, restore
     from .spec import ClusterSpec
 
 __version__ = "0.1.0"
@@ -61,7 +62,7 @@ _LAZY = {
     ".actors.client.watch": ("AsyncWatch", "Batch", "Event", "Watch"),
     ".actors.content_check": ("Comparison",),
     ".actors.upkeep": ("BackupInfo",),
-    ".cluster": ("Cluster", "ClusterStatus", "MemberInfo", "attach", "connect", "launch", "restore"),
+    ".cluster": ("Cluster", "ClusterStatus", "MemberInfo", "attach", "connect", "discard", "launch", "restore"),
     ".codec": ("codec",),
     ".spec": ("ClusterSpec",),
 }
@@ -101,6 +102,7 @@ __all__ = [
     "LeaseNotFound",
     "LockLost",
     "MemberInfo",
+    "MembersMissing",
     "NoSpace",
     "NotCaughtUp",
     "Op",
@@ -117,6 +119,7 @@ __all__ = [
     "attach",
     "codec",
     "connect",
+    "discard",
     "launch",
     "restore",
 ]

@@ -22,6 +22,7 @@ from .actors.client.operations import Comparand, Compare, Condition, Op
 from .cli_common import (
     BYTES,
     address_option,
+    cluster_id,
     common,
     fenced,
     hush,
@@ -35,8 +36,9 @@ from .cli_common import (
     selected,
     tell,
     timeout_option,
+    warnings_told,
 )
-from .errors import ClusterNotFound, KeeperError
+from .errors import ClusterNotFound, KeeperError, MembersMissing
 from .limits import MEMBERSHIP_TIMEOUT, UPGRADE_TIMEOUT
 from .printing import show
 from .ray_head import RayHead
@@ -67,8 +69,9 @@ def cli() -> None:
 @cli.command()
 @click.argument("spec", required=False, type=click.Path())
 @click.option("--cluster", help="Name of the cluster, instead of the spec's.")
+@click.option("--bootstrap", type=click.Choice(["auto", "never"]), help="Instead of the spec's.")
 @options(address_option, output_option)
-def up(spec: str | None, cluster: str | None, address: str | None, output: str) -> None:
+def up(spec: str | None, cluster: str | None, bootstrap: str | None, address: str | None, output: str) -> None:
     """Launch the cluster of SPEC (./cluster.yaml if there is one) and leave it running.
 
     Starts a Ray head if no Ray runs on this machine and no address is given; `raykeeper down` stops it again.
@@ -78,12 +81,18 @@ def up(spec: str | None, cluster: str | None, address: str | None, output: str) 
 
     if spec is None and os.path.exists("cluster.yaml"):
         spec = "cluster.yaml"
-    loaded = ClusterSpec.load(spec, **({"name": cluster} if cluster else {}))
+    given = {"name": cluster, "bootstrap": bootstrap}
+    loaded = ClusterSpec.load(spec, **{field: value for field, value in given.items() if value})
     head = RayHead()
     started = address is None and head.start_if_none_runs()
     try:
-        join(address)
-        status = launch(loaded).status()
+        with warnings_told():
+            join(address)
+            status = launch(loaded).status()
+    except MembersMissing:
+        if started:
+            tell("Ray's head runs on, so that the nodes that are missing can join it; `raykeeper down` stops it")
+        raise
     except BaseException:
         if started:
             head.stop()
@@ -95,18 +104,42 @@ def up(spec: str | None, cluster: str | None, address: str | None, output: str) 
 @common
 @click.option("--destroy", is_flag=True, help="Also delete the cluster's data, on all nodes.")
 @click.option("--yes", is_flag=True, help="Do not ask before deleting.")
-def down(cluster: str, address: str | None, output: str, destroy: bool, yes: bool) -> None:
-    """Stop the cluster; its data stays. Stops Ray too if `raykeeper up` started it and no other cluster runs on it."""
+@click.option(
+    "--id", "id", type=cluster_id, help="With --destroy: the cluster of this id alone, even if it does not run."
+)
+@click.option("--data-dir", help="With --destroy: where the data lies, of a cluster that does not run.")
+def down(
+    cluster: str,
+    address: str | None,
+    output: str,
+    destroy: bool,
+    yes: bool,
+    id: int | None,
+    data_dir: str | None,
+) -> None:
+    """Stop the cluster; its data stays. Stops Ray too if `raykeeper up` started it and no other cluster runs on it.
+
+    With --destroy and --id or --data-dir (of the spec; ~/.raykeeper by default) also a cluster that does not run is
+    given up, or what is left of one: an error of `up`, or an alarm, says how.
+    """
+    if (id is not None or data_dir is not None) and not destroy:
+        raise click.UsageError("--id and --data-dir are for --destroy")
     if destroy and not yes:
-        click.confirm(f"Delete all data of cluster {cluster}?", abort=True, err=True)
+        which = f" of id {id:x}" if id is not None else ""
+        click.confirm(f"Delete all data of cluster {cluster}{which}?", abort=True, err=True)
     head = RayHead()
     said = {"cluster": cluster, "stopped": True, "destroyed": destroy, "ray_stopped": False}
     try:
-        found = open_cluster(cluster, address)
-        if destroy:
-            found.destroy()
+        if id is not None or data_dir is not None:
+            hush()
+            from .cluster import discard
+
+            join(address)
+            discard(cluster, id, data_dir=data_dir or ClusterSpec().data_dir)
+        elif destroy:
+            open_cluster(cluster, address).destroy()
         else:
-            found.shutdown()
+            open_cluster(cluster, address).shutdown()
     except ClusterNotFound:
         if destroy or not (head.runs() and head.idle()):
             raise

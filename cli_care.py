@@ -15,6 +15,7 @@ from .cli_common import (
     options,
     output_option,
     timeout_option,
+    warnings_told,
 )
 from .errors import DataCorrupted, Unavailable
 from .limits import BACKUP_TIMEOUT, CHECK_TIMEOUT, RESTORE_TIMEOUT
@@ -75,7 +76,8 @@ def restore(
         raise click.UsageError("what to restore: FILE, or --from-data-dir DIR")
     loaded = ClusterSpec.load(spec, **({"name": cluster} if cluster else {}))
     join(address)
-    _restore(source, from_data_dir, loaded, timeout, output)
+    with warnings_told():
+        _restore(source, from_data_dir, loaded, timeout, output)
 
 
 def _restore(source: str | None, data_dir: str | None, spec: ClusterSpec, timeout: float, output: str) -> None:

@@ -5,8 +5,10 @@ An option that several commands take is said once, here, so that it is called an
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,6 +39,17 @@ def lease_id(text: str) -> int:
         number = 0
     if not 0 < number < 1 << 63:
         raise click.BadParameter(f"{text!r} is no lease id: hexadecimal digits, as `lease grant` prints them")
+    return number
+
+
+def cluster_id(text: str) -> int:
+    """Type of an argument: a cluster id in hexadecimal, as statuses and errors print it."""
+    try:
+        number = int(text, 16)
+    except ValueError:
+        number = 0
+    if not 0 < number < 1 << 63:
+        raise click.BadParameter(f"{text!r} is no cluster id: hexadecimal digits, as `status` prints them")
     return number
 
 
@@ -87,6 +100,23 @@ def selected(key: bytes, end: bytes | None, prefix: bool, from_key: bool) -> dic
 def tell(message: str) -> None:
     """Say on stderr what went wrong, in one line."""
     click.echo(f"raykeeper: {' '.join(message.split())}", err=True)
+
+
+@contextlib.contextmanager
+def warnings_told() -> Iterator[None]:
+    """Say on stderr what the package warns of meanwhile, as commands say what they have to say."""
+    logger = logging.getLogger("raykeeper")
+    handler = _Teller(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Teller(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tell(f"warning: {record.getMessage()}")
 
 
 # --- the cluster -----------------------------------------------------------------------------------------------------

@@ -19,18 +19,19 @@ import ray
 
 from .actors.client.handle import Client
 from .actors.client.registry import open_hub
+from .actors.ending import delete_data, stop_members
+from .actors.ending import discard as discard_cluster
 from .actors.launcher import launch_members, newest, why_not
 from .actors.membership import Hands
 from .actors.outlook import Outlook, first_seat, homes, look
-from .actors.placement import alive_nodes, run_on
-from .actors.places import Spot, choose_spot
+from .actors.placement import Node, alive_nodes
+from .actors.places import Spot, choose_spot, shared_hosts
 from .actors.protocol import MemberStatus
 from .actors.ray_session import join_or_start_ray, join_ray
 from .actors.restore import backup_of, place_backup
-from .actors.roster import ask_all, gone, member_actors, pause, settled, wait_for
-from .actors.seat import Seat, actor_name, member_name
-from .actors.sites import clear_all
-from .actors.supervisor import Charge, start_supervisor, stop_supervisor
+from .actors.roster import ask_all, member_actors, pause, settled, wait_for
+from .actors.seat import Seat, member_name
+from .actors.supervisor import Charge, ask_supervisor, start_supervisor, stop_supervisor
 from .actors.upgrading import restart_all
 from .actors.upkeep import Upkeep
 from .errors import ClusterNotFound, InvalidArgument, KeeperError, NotCaughtUp, RequestTimeout, Unavailable
@@ -41,8 +42,6 @@ from .limits import (
     POLL_PAUSE,
     RESTORE_TIMEOUT,
     STATUS_TIMEOUT,
-    STOP_TIMEOUT,
-    SURVEY_TIMEOUT,
     UPGRADE_TIMEOUT,
 )
 from .spec import ClusterSpec
@@ -114,10 +113,11 @@ class Cluster(Upkeep):
         id: the cluster id, drawn once when it was bootstrapped.
     """
 
-    def __init__(self, name: str, id: int, data_dir: str) -> None:
+    def __init__(self, name: str, id: int, data_dir: str, placement: Sequence[str] = ()) -> None:
         self.name = name
         self.id = id
         self._data_dir = data_dir
+        self._placement = placement
 
     def __repr__(self) -> str:
         return f"<Cluster {self.name} ({self.id:x})>"
@@ -141,8 +141,10 @@ class Cluster(Upkeep):
     def status(self) -> ClusterStatus:
         """Ask every member how it is; takes no longer than a few seconds, whatever state they are in."""
         actors = member_actors(self.name)
+        nodes = alive_nodes()
         statuses: dict[int, MemberStatus] = ask_all(actors, "status")
-        return self._status(actors, statuses)
+        seen = ask_supervisor(self.name, "alarms") or []
+        return self._status(actors, statuses, nodes, seen)
 
     def members(self) -> tuple[MemberInfo, ...]:
         """All members; also those that are missing."""
@@ -283,27 +285,26 @@ class Cluster(Upkeep):
 
     def shutdown(self) -> None:
         """Stop all members; the data stays, and ``launch`` starts them again."""
-        stop_supervisor(self.name)
-        actors = member_actors(self.name)
-        ask_all(actors, "stop", timeout=STOP_TIMEOUT)
-        for actor in actors.values():
-            ray.kill(actor, no_restart=True)
-        names = [actor_name(self.name, member_name(member)) for member in actors]
-        wait_for(lambda: gone(names), time.monotonic() + STOP_TIMEOUT)
+        stop_members(self.name)
 
     def destroy(self) -> None:
-        """Stop all members and delete their data on every node that is alive.
+        """Stop all members and delete their data, and all that tells of the cluster, on every node that is alive.
+
+        What is left on a node that is away is known for what it is when it comes back, and does no harm.
 
         Raises:
-            Unavailable: a process that still ends holds the data; call it again.
+            Unavailable: a process that still ends holds the data, or a node does not answer; call it again.
         """
-        self.shutdown()
-        nodes = alive_nodes()
-        by_id = {node.id: node for node in nodes}
-        arguments = dict.fromkeys(by_id, (self._data_dir, self.name, self.id, STOP_TIMEOUT))
-        run_on(by_id, clear_all, arguments, SURVEY_TIMEOUT)
+        stop_members(self.name)
+        delete_data(self.name, self.id, self._data_dir)
 
-    def _status(self, actors: Mapping[int, Any], statuses: Mapping[int, MemberStatus]) -> ClusterStatus:
+    def _status(
+        self,
+        actors: Mapping[int, Any],
+        statuses: Mapping[int, MemberStatus],
+        nodes: Sequence[Node],
+        seen: Sequence[str],
+    ) -> ClusterStatus:
         configuration = newest(statuses.values())
         known = set(actors) | set(configuration.members)
         members, alarms = [], []
@@ -320,6 +321,8 @@ class Cluster(Upkeep):
         best = max(statuses.values(), key=lambda status: status.applied_index, default=None)
         for alarm in best.alarms if best is not None else ():
             alarms.append(f"{member_name(alarm.member)} {alarm.kind}: {alarm.message}")
+        voting = {info.id: info.node for info in members if info.id in configuration.voters}
+        alarms += [*shared_hosts(voting, nodes, self._placement), *seen]
         leaders = [info for info in members if info.role == "leader"]
         leader = max(leaders, key=lambda info: info.term, default=None)
         if leader is None:
@@ -344,8 +347,8 @@ def launch(
     """Start a cluster, or what is missing of it, and return once a leader serves a linearizable read.
 
     Starts a local Ray if this process has none and ``RAY_ADDRESS`` names none. A cluster of that name that runs is
-    returned; one whose data lies on the nodes is started over that data, whatever ``members`` says; only where there is
-    neither, a new one is made.
+    returned; one whose data lies on the nodes is started over that data, whatever ``members`` says; only where nothing
+    tells of one, neither data nor an actor nor a marker on any node, a new one is made.
 
     Args:
         spec: a path, a mapping or a ``ClusterSpec``; ``overrides`` name its fields.
@@ -355,13 +358,15 @@ def launch(
         SpecError: the spec is wrong, or its ``data_dir`` or ``placement`` cannot be used on the nodes.
         ClusterMismatch: name, cluster id or data directory contradict what is there.
         DataCorrupted: the data that is there cannot be read.
-        Unavailable: less than a quorum of the members was found, or can serve; says which are missing, and why.
+        MembersMissing: less than a quorum of the members was found, or nothing but traces of a cluster; says which are
+            missing, where their data was last, and what to do. Nothing is made in its place.
+        Unavailable: less than a quorum of the members can serve, or a node does not say what it holds.
         ClusterNotFound: ``RAY_ADDRESS`` names a Ray that cannot be reached.
     """
     loaded = ClusterSpec.load(spec, **overrides)
     deadline = time.monotonic() + timeout
     join_or_start_ray()
-    cluster = Cluster(loaded.name, launch_members(loaded, deadline), loaded.data_dir)
+    cluster = _cluster(loaded, launch_members(loaded, deadline))
     _wait_until_it_serves(cluster, deadline)
     if loaded.supervised:
         cluster.supervise()
@@ -407,9 +412,36 @@ def restore(
         raise InvalidArgument(f"there is no backup {file} that can be read")
     join_or_start_ray()
     id = launch_members(loaded, deadline, before=lambda: place_backup(loaded, file))
-    cluster = Cluster(loaded.name, id, loaded.data_dir)
+    cluster = _cluster(loaded, id)
     _wait_until_it_serves(cluster, deadline)
     return cluster
+
+
+def _cluster(spec: ClusterSpec, id: int) -> Cluster:
+    placement = () if isinstance(spec.placement, str) else spec.placement
+    return Cluster(spec.name, id, spec.data_dir, placement)
+
+
+def discard(name: str = "default", id: int | None = None, *, data_dir: str = "~/.raykeeper") -> int:
+    """Give up a cluster that does not run and never will, or what is left of one: end the actors that Ray still has for
+    it, and delete its data and markers on every node that is alive. Then ``launch`` may make a new one of that name.
+
+    Of a cluster that runs, see ``Cluster.destroy``. Data of another cluster id is not touched.
+
+    Args:
+        id: of the cluster, as the error of a launch or an alarm names it; ``None`` if there are traces of one only.
+        data_dir: as in the spec.
+
+    Returns:
+        the id; 0 if there was nothing but actors that do not say it.
+
+    Raises:
+        ClusterNotFound: there is nothing of it, or no Ray.
+        ClusterMismatch: there are traces of several clusters, and no ``id`` was given.
+        Unavailable: a process holds the data, or a node does not answer.
+    """
+    join_ray()
+    return discard_cluster(name, id, data_dir)
 
 
 def attach(name: str = "default") -> Cluster:
@@ -423,7 +455,7 @@ def attach(name: str = "default") -> Cluster:
     if not seats:
         raise ClusterNotFound(f"no cluster {name} runs in this Ray cluster")
     seat = next(iter(seats.values()))
-    return Cluster(name, seat.cluster, os.path.dirname(os.path.dirname(seat.folder)))
+    return Cluster(name, seat.cluster, os.path.dirname(os.path.dirname(seat.folder)), seat.placement)
 
 
 def connect(name: str = "default", *, timeout: float = DEFAULT_TIMEOUT) -> Client:

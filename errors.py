@@ -55,6 +55,10 @@ class Unavailable(KeeperError):
     """No quorum could be reached within the timeout, or the cluster is overloaded."""
 
 
+class MembersMissing(Unavailable):
+    """A cluster is known to exist, and too little of it was found to start it; nothing was made in its place."""
+
+
 class RequestTimeout(KeeperError):
     """No answer came within the timeout; a write may or may not have taken effect (``applied`` says what is known)."""
 

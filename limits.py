@@ -510,8 +510,14 @@ ADOPT_AFTER = 20.0
 """Seconds after which a supervisor finishes what somebody else has begun to add."""
 STEP_AGAIN = 30.0
 """Seconds after which a supervisor tries again what could not be done on a node."""
+LOOK_AROUND_PAUSE = 2.0
+"""Seconds from one look of a supervisor for nodes that have joined to the next."""
+LOOK_AROUND_AGAIN = 300.0
+"""Seconds after which it looks at a node again that it knows."""
 MAX_SUPERVISOR_LINES = 200
 """Steps, and sights, that a supervisor remembers for those who ask."""
+MAX_DESTROYED_MARKERS = 64
+"""Markers of clusters that were given up while a node was away, which one folder keeps."""
 MEMBERSHIP_STEP_TIMEOUT = 30.0
 """Seconds in which a step on the way must have been done."""
 LAUNCH_TIMEOUT = 60.0

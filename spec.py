@@ -36,6 +36,9 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     placement: str | tuple[str, ...] = "spread"
     """``"spread"`` over the nodes as evenly as they come, or the names of Ray resources (such as ``node:10.0.0.1``),
     one for each node that shall hold members, used in turn."""
+    bootstrap: str = "auto"
+    """``"auto"``: where there is no data of a cluster of this name, and nothing that tells of one, a new one is made;
+    ``"never"``: the cluster must be there (etcd's ``initial-cluster-state: existing``)."""
     supervised: bool = True
     """Whether a supervisor starts members anew and replaces those that are lost (``actors/supervisor.py``)."""
     lanes: bool = True
@@ -152,6 +155,8 @@ def _rules(source: str, spec: ClusterSpec) -> None:
             raise SpecError(source, "placement", f"spread, or a list of Ray resource names, got {spec.placement!r}")
     elif not spec.placement or not all(spec.placement):
         raise SpecError(source, "placement", "spread, or a list of at least one Ray resource name")
+    if spec.bootstrap not in ("auto", "never"):
+        raise SpecError(source, "bootstrap", f"auto or never, got {spec.bootstrap!r}")
     check(source, spec.timings, spec.limits)
 
 

@@ -2,36 +2,43 @@
 
 One launch of a name at a time, and each looks before it acts. A bootstrap has two phases on disk before anybody serves:
 first every place is reserved, then every place is written; so an interruption in the first phase leaves nothing that
-counts, and one in the second leaves what ``recovery`` recognises. What stands between two launches is an actor whose
-name only one of them can have, and which dies with its launcher; but a name is no fence, so a place is only written by
-the launch that has it reserved, under the lock on the place.
+counts, and one in the second leaves what ``recovery`` recognises. Then every node that is alive gets a marker
+(``markers.py``), and only then the first member starts: from its first answer on, the cluster is known everywhere.
+What stands between two launches is an actor whose name only one of them can have, and which dies with its launcher;
+but a name is no fence, so a place is only written by the launch that has it reserved, under the lock on the place.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 
-from ..errors import ClusterMismatch, SpecError, Unavailable
+from ..errors import ClusterMismatch, MembersMissing, SpecError, Unavailable
 from ..limits import POLL_PAUSE, SETTLE_TIMEOUT, STOP_TIMEOUT, SURVEY_TIMEOUT
 from ..spec import ClusterSpec
 from ..store.folder import FirstMember, Identity
 from . import sites
+from .evidence import Evidence, destroyed, marker_of_seat, never
+from .markers import MarkedMember, Marker
 from .outlook import configuration_of
-from .placement import Node, alive_nodes, choose, run_on, run_where_possible
+from .placement import Node, PackageMissing, alive_nodes, choose, run_on, run_where_possible
 from .protocol import MemberStatus
 from .raft.messages import Configuration
 from .recovery import Bootstrap, Missing, Place, Redo, Start, decide
-from .roster import ask_all, gone, member_actors, pause, settled, wait_for
+from .roster import ask_all, gone, listed_actors, member_actors, pause, settled, wait_for
 from .seat import NAMESPACE, Seat, actor_name, member_name
 from .sites import Site
 from .starting import start_actor
+from .supervisor import ask_supervisor
+
+log = logging.getLogger("raykeeper")
 
 
 def launch_members(spec: ClusterSpec, deadline: float, before: Callable[[], object] | None = None) -> int:
@@ -48,7 +55,9 @@ def launch_members(spec: ClusterSpec, deadline: float, before: Callable[[], obje
 @contextmanager
 def _one_launch_at_a_time(name: str, deadline: float) -> Iterator[None]:
     """Hold the name that stands for launching this cluster. The actor is this process's, and dies with it."""
-    sign: Any = ray.remote(num_cpus=0)(_Sign).options(name=f"raykeeper-launch/{name}", namespace=NAMESPACE)
+    # It goes to its process by value: Ray may run it on a node that does not have this package.
+    kind = type("Sign", (), {"__module__": "__main__", "__doc__": "An actor that only has a name."})
+    sign: Any = ray.remote(num_cpus=0)(kind).options(name=f"raykeeper-launch/{name}", namespace=NAMESPACE)
     while True:
         try:
             actor = sign.remote()
@@ -61,10 +70,6 @@ def _one_launch_at_a_time(name: str, deadline: float) -> Iterator[None]:
         yield
     finally:
         ray.kill(actor)
-
-
-class _Sign:
-    """An actor that only has a name."""
 
 
 class _Launch:
@@ -93,16 +98,41 @@ class _Launch:
         if configuration.voters and configuration.members <= serving and len({s.cluster for s in live.values()}) == 1:
             return next(iter(live.values())).cluster
         found = self._survey()
-        decision = decide(self._spec.name, found, live, configuration if configuration.voters else None)
+        decision = decide(
+            self._spec.name,
+            found,
+            live,
+            configuration if configuration.voters else None,
+            evidence=self._evidence(),
+            data_dir=self._spec.data_dir,
+            placement=self._placement,
+        )
         if isinstance(decision, Redo):
             decision = self._redo(decision)
         if isinstance(decision, Bootstrap):
             return self._bootstrap(found)
+        for line in decision.foreign:
+            log.warning("%s", line)
+        self._mark(self._marker_of(decision, found), [node for node, site in found if not site.silent])
         for place in decision.places:
             self._start(decision.cluster, place.member, place.site.base, self._pin(place))
         for missing in decision.missing:
             self._stand_in(decision.cluster, missing, found)
         return decision.cluster
+
+    @property
+    def _placement(self) -> tuple[str, ...]:
+        return () if isinstance(self._spec.placement, str) else tuple(self._spec.placement)
+
+    def _evidence(self) -> Evidence:
+        """What tells of the cluster beside the data on the nodes."""
+        name = self._spec.name
+        listed = listed_actors(name)
+        told = {seat.name: marker_of_seat(seat) for seat in self._seats.values()}
+        supervisor = ask_supervisor(name, "marker") if "supervisor" in listed else None
+        if isinstance(supervisor, Marker):
+            told["supervisor"] = supervisor
+        return Evidence(tuple(listed), told)
 
     def _check_data_dir(self) -> None:
         for seat in self._seats.values():
@@ -128,12 +158,18 @@ class _Launch:
 
     def _bootstrap(self, found: Sequence[tuple[Node, Site]]) -> int:
         spec = self._spec
+        if spec.bootstrap == "never":
+            raise never(spec.name, found)
         cluster = secrets.randbelow((1 << 63) - 1) + 1
-        bases = {node.id: site.base for node, site in found}
-        chosen = dict(enumerate(choose(spec.members, spec.placement, [node for node, _ in found]), start=1))
+        answered = [(node, site) for node, site in found if not site.silent]
+        bases = {node.id: site.base for node, site in answered}
+        usable = [node for node, site in answered if not site.problem] or [node for node, _ in answered]
+        chosen = dict(enumerate(choose(spec.members, spec.placement, usable), start=1))
         nodes = {member: node for member, (node, _) in chosen.items()}
+        warn_if_crowded(spec.name, nodes.values())
         first = tuple(FirstMember(member, member_name(member), pin) for member, (_, pin) in chosen.items())
-        reservations = {member: (bases[node.id], member_name(member), cluster) for member, node in nodes.items()}
+        marker = first_marker(spec.name, cluster, chosen, {member: bases[node.id] for member, node in nodes.items()})
+        reservations = {member: (bases[node.id], member_name(member), marker) for member, node in nodes.items()}
         settings = spec.settings
         identities = {
             member: (
@@ -150,16 +186,42 @@ class _Launch:
             for member, node in nodes.items()
         }
         try:
+            finish_destroying(spec.name, spec.data_dir, found, {node.id for node in nodes.values()})
             run_on(nodes, sites.reserve, reservations, SURVEY_TIMEOUT)
             run_on(nodes, sites.create, identities, SURVEY_TIMEOUT)
         except sites.UnusableFolder as error:
             raise SpecError("spec", "data_dir", f"a folder that can be written on every node; {error}") from None
+        self._mark(marker, [node for node, _ in answered])
         for member, (node, pin) in chosen.items():
             self._start(cluster, member, bases[node.id], pin)
         return cluster
 
+    def _mark(self, marker: Marker, nodes: Sequence[Node]) -> None:
+        """Leave a marker on these nodes. Where that is not possible the supervisor tries again; the data tells, too."""
+        on = {node.id: node for node in nodes}
+        arguments = dict.fromkeys(on, (self._spec.data_dir, marker))
+        for id, result in run_where_possible(on, sites.mark, arguments, SURVEY_TIMEOUT).items():
+            if isinstance(result, Exception) and not isinstance(result, PackageMissing):
+                log.warning(f"no marker of cluster {marker.cluster_name} could be left on {on[id].address}: {result}")
+
+    def _marker_of(self, start: Start, found: Sequence[tuple[Node, Site]]) -> Marker:
+        """What is known of a cluster over whose data this launch starts members."""
+        members = {
+            place.member: MarkedMember(place.member, place.name, self._pin(place), place.site.base, place.node.address)
+            for place in start.places
+        }
+        members |= {missing.member: missing.marked for missing in start.missing}
+        for member, seat in self._seats.items():
+            if seat.cluster == start.cluster and member not in members:
+                members[member] = marker_of_seat(seat).members[0]
+        return Marker(self._spec.name, start.cluster, tuple(members[member] for member in sorted(members)))
+
     def _redo(self, redo: Redo) -> Bootstrap | Start:
         """Clear a bootstrap that was interrupted half-way, if it is certain that it never was a cluster."""
+        if self._spec.bootstrap == "never":
+            if redo.instead is None:
+                raise MembersMissing(redo.error)
+            return redo.instead
         places = {place.name: place for place in redo.places}
         nodes = {name: place.node for name, place in places.items()}
         arguments = {name: (place.site.base, name, redo.cluster) for name, place in places.items()}
@@ -167,7 +229,7 @@ class _Launch:
             run_on(nodes, sites.clear, arguments, SURVEY_TIMEOUT)
             return Bootstrap()
         if redo.instead is None:
-            raise Unavailable(redo.error)
+            raise MembersMissing(redo.error)
         return redo.instead
 
     # -- members ------------------------------------------------------------------------------------------------------
@@ -175,8 +237,7 @@ class _Launch:
     def _pin(self, place: Place) -> str:
         """The pin that a member had, if the node with its data offers that still; else one of the spec's or its own."""
         had = [place.pin] if place.pin else []
-        placement = () if isinstance(self._spec.placement, str) else self._spec.placement
-        return place.node.pin((*had, *placement))
+        return place.node.pin((*had, *self._placement))
 
     def _stand_in(self, cluster: int, missing: Missing, found: Sequence[tuple[Node, Site]]) -> None:
         """An actor for a member without data: it says so in its status, and serves once its disk is back."""
@@ -188,8 +249,7 @@ class _Launch:
     def _start(self, cluster: int, member: int, base: str, pin: str) -> None:
         """Start a member's actor, or have the one that there is try again, if it is where the data is."""
         spec, name = self._spec, member_name(member)
-        placement = () if isinstance(spec.placement, str) else tuple(spec.placement)
-        seat = Seat(spec.name, cluster, member, name, os.path.join(base, name), pin, spec.data_dir, placement)
+        seat = Seat(spec.name, cluster, member, name, os.path.join(base, name), pin, spec.data_dir, self._placement)
         actor, old = self._actors.get(member), self._seats.get(member)
         if actor is not None:
             if old is not None and (old.cluster, old.folder, old.pin) == (seat.cluster, seat.folder, seat.pin):
@@ -198,6 +258,49 @@ class _Launch:
             ray.kill(actor, no_restart=True)
             wait_for(lambda: gone([actor_name(spec.name, name)]), time.monotonic() + STOP_TIMEOUT)
         start_actor(seat, fast_death=self._fast_death, fresh=False)
+
+
+def first_marker(name: str, cluster: int, chosen: Mapping[int, tuple[Node, str]], bases: Mapping[int, str]) -> Marker:
+    """The marker of a new cluster, from the node and the pin of each member, and the folder there."""
+    members = (
+        MarkedMember(member, member_name(member), pin, bases[member], node.address)
+        for member, (node, pin) in chosen.items()
+    )
+    return Marker(name, cluster, tuple(members))
+
+
+def warn_if_crowded(name: str, nodes: Iterable[Node]) -> None:
+    """Say that members of a new cluster share a host, if they do: it is lost with less than each having its own."""
+    addresses = [node.address for node in nodes]
+    members, hosts = len(addresses), sorted(set(addresses))
+    if len(hosts) < members:
+        log.warning(
+            f"the {members} members of the new cluster {name} are on {len(hosts)} host{'s' * (len(hosts) > 1)} "
+            f"({', '.join(hosts)}): a host that is lost takes several of them along; for one on each host, let "
+            f"{members} Ray nodes join before the cluster is made"
+        )
+
+
+def finish_destroying(
+    name: str, data_dir: str, found: Sequence[tuple[Node, Site]], needed: Container[str] | None = None
+) -> None:
+    """Delete what is left of clusters that were destroyed while a node was away, where a new one needs the room.
+
+    Args:
+        needed: ids of the nodes that it needs; ``None`` for all.
+    """
+    for cluster in destroyed(found):
+        remains = Marker(name, cluster, destroyed=True)
+        nodes = {
+            node.id: node
+            for node, site in found
+            if (needed is None or node.id in needed)
+            and any(place.identity is not None and place.identity.cluster == cluster for place in site.found)
+        }
+        for node in nodes.values():
+            log.warning(f"deleting what is left on {node.address} of cluster {name}, id {cluster:x}: it was destroyed")
+        arguments = (data_dir, name, cluster, STOP_TIMEOUT, remains)
+        run_on(nodes, sites.clear_all, dict.fromkeys(nodes, arguments), SURVEY_TIMEOUT)
 
 
 def _problem(node: Node, error: Exception) -> str:

@@ -7,6 +7,7 @@ again as soon as the resource is back (measured; see docs/architecture.md).
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,11 @@ import msgspec
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ..errors import SpecError, Unavailable
+from ..errors import KeeperError, SpecError, Unavailable
+
+
+class PackageMissing(Unavailable):
+    """A Ray node on which RayKeeper cannot be loaded."""
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -47,6 +52,11 @@ def alive_nodes() -> list[Node]:
     return sorted(nodes, key=lambda node: (node.address, node.id))
 
 
+def may_hold(node: Node, placement: Sequence[str]) -> bool:
+    """Whether members may live on a node: it offers one of the resources, or any node will do."""
+    return not placement or any(pin in node.resources for pin in placement)
+
+
 def choose(members: int, placement: str | Sequence[str], nodes: Sequence[Node]) -> list[tuple[Node, str]]:
     """A node and a pin for each member of a new cluster: a node each where there are enough.
 
@@ -55,7 +65,10 @@ def choose(members: int, placement: str | Sequence[str], nodes: Sequence[Node]) 
 
     Raises:
         SpecError: no node that is alive offers one of the resources.
+        Unavailable: there is no node.
     """
+    if not nodes:
+        raise Unavailable("there is no Ray node that is alive and could hold a member")
     if isinstance(placement, str):
         # Nodes of one address are one machine: only when all machines have a member does one get a second.
         seen: Counter[str] = Counter()
@@ -84,8 +97,9 @@ def run_on(
     """Run a function once for each key, on the key's node and with the key's arguments, all at the same time.
 
     Raises:
-        Unavailable: a node did not answer in time, or died meanwhile.
-        Exception: what the function raised, wherever it did.
+        PackageMissing: a node cannot load RayKeeper.
+        Unavailable: a node did not answer in time, or died meanwhile, or the function failed there in its own way.
+        KeeperError: what the function raised, wherever it did.
     """
     results = run_where_possible(nodes, function, arguments, timeout)
     for result in results.values():
@@ -115,7 +129,29 @@ def run_where_possible(
             ray.cancel(reference, force=True)
             results[key] = Unavailable(f"{where} did not answer within {timeout:g} s")
         except ray.exceptions.RayTaskError as error:
-            results[key] = error.cause
+            results[key] = in_one_line(where, error.cause)
         except ray.exceptions.RayError as error:
             results[key] = Unavailable(f"{where} failed: {type(error).__name__}")
     return results
+
+
+def in_one_line(where: str, error: BaseException) -> KeeperError:
+    """What a function raised on a node, as an error that names the node; Ray's own come with a whole traceback."""
+    if isinstance(error, KeeperError):
+        return error
+    if isinstance(error, OSError):
+        return Unavailable(f"{where}: {error.filename or 'its disk'}: {error.strerror or error}")
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # A worker that cannot import what it is to run says so by RuntimeError, with the cause somewhere in its text.
+    cause = next((line for line in reversed(said) if _NOT_THERE.match(line)), "")
+    if isinstance(error, (ImportError, AttributeError)) and not cause:
+        cause = f"{type(error).__name__}: {error}"
+    if cause:
+        return PackageMissing(
+            f"{where} cannot load RayKeeper ({cause}): install the package there, in the version that is installed "
+            "here, for the Python that Ray runs with; or have placement name only nodes that have it"
+        )
+    return Unavailable(f"{where}: {type(error).__name__}: {said[0] if said else 'it failed'}")
+
+
+_NOT_THERE = re.compile(r"(ModuleNotFoundError|ImportError|AttributeError): ")

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .placement import Node
+from .placement import Node, may_hold
 
 
 @dataclass(frozen=True)
@@ -58,3 +58,27 @@ def choose_spot(
         key=lambda spot: (load[spot.node.id], spot.node.id == vacated, machines[spot.node.address]),
         default=None,
     )
+
+
+def shared_hosts(voters: Mapping[int, str], nodes: Sequence[Node], placement: Sequence[str]) -> list[str]:
+    """Which voters share a host although there are hosts without any, one line for each such host.
+
+    Args:
+        voters: for each, the id of the node that it lives on.
+        placement: as for ``choose_spot``.
+    """
+    addresses = {node.id: node.address for node in nodes}
+    together: dict[str, list[int]] = {}
+    for voter, home in sorted(voters.items()):
+        if home in addresses:
+            together.setdefault(addresses[home], []).append(voter)
+    spare = sorted({node.address for node in nodes if may_hold(node, placement)} - set(together))
+    if not spare:
+        return []
+    return [
+        f"{', '.join(f'm{voter}' for voter in sharing)} share the host {host}, and would be lost with it, although "
+        f"{', '.join(spare)} {'hold' if len(spare) > 1 else 'holds'} no voter: `raykeeper member add {spare[0]}`, then "
+        f"`raykeeper member remove m{sharing[-1]}`"
+        for host, sharing in sorted(together.items())
+        if len(sharing) > 1
+    ]

@@ -1,9 +1,10 @@
 """What launch does about the data that it finds: DESIGN.md's Rule as one function without Ray and without a disk.
 
 A cluster id is drawn once. If any identity of the name is found, nothing is bootstrapped: the newest configuration that
-is known decides who takes part, and a quorum of it must be there. The one exception is a bootstrap that was interrupted
-half-way: if every place that it listed is found, and none of them ever voted or appended anything, it never was a
-cluster, and is done anew, under a new cluster id.
+is known decides who takes part, and a quorum of it must be there. Nor is anything if something else tells of a cluster
+(``evidence.py``). The one exception is a bootstrap that was interrupted half-way: if every place that it listed is
+found, and none of them ever voted or appended anything, it never was a cluster, and is done anew, under a new cluster
+id. What is left of a cluster that was destroyed on purpose, while a node was away, counts for nothing.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import ClusterMismatch, DataCorrupted, SpecError, Unavailable
+import msgspec
+
+from ..errors import ClusterMismatch, DataCorrupted, MembersMissing, SpecError, Unavailable
 from ..store.folder import Identity
 from ..store.membership_note import MembershipNote
-from .placement import Node
+from .evidence import Evidence, destroyed, foreign, if_gone, newest_marker, refusal, way_out
+from .markers import MarkedMember
+from .placement import Node, may_hold
 from .raft.messages import Configuration
 from .seat import Seat, member_name
 from .sites import Found, Site
@@ -40,9 +45,17 @@ class Missing:
     member: int
     name: str
     pin: str
+    last: MarkedMember | None = None
+    """What a marker says of it."""
+
+    @property
+    def marked(self) -> MarkedMember:
+        """All that is known of it."""
+        known = self.last or MarkedMember(self.member, self.name)
+        return MarkedMember(self.member, self.name, self.pin or known.pin, known.base, known.address)
 
     def __str__(self) -> str:
-        return f"{self.name} (last at {self.pin or 'an unknown place'})"
+        return str(self.marked)
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,8 @@ class Start:
     cluster: int
     places: tuple[Place, ...]
     missing: tuple[Missing, ...]
+    foreign: tuple[str, ...] = ()
+    """What there is of other clusters of that name, one line each; it is left alone."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +90,10 @@ def decide(
     sites: Sequence[tuple[Node, Site]],
     live: Mapping[int, Seat],
     configuration: Configuration | None = None,
+    *,
+    evidence: Evidence = Evidence(),
+    data_dir: str = "",
+    placement: Sequence[str] = (),
 ) -> Bootstrap | Start | Redo:
     """Decide what launch does.
 
@@ -82,40 +101,57 @@ def decide(
         sites: what each node that is alive holds.
         live: the seats of member actors that run, by member id.
         configuration: the newest one that members told of, if any.
+        evidence: what else tells of a cluster of that name.
+        data_dir: as the spec has it, for what is said.
+        placement: resources that members may be pinned by; none for any node. Another node is heard if it says
+            something, but nothing waits for it.
 
     Raises:
         ClusterMismatch: there is data of several clusters, or of one with another name.
         DataCorrupted: there is data that cannot be read, and no other.
         SpecError: a node's folder cannot be read, and nothing was found elsewhere.
-        Unavailable: less than a quorum was found, or nothing, and a node did not answer.
+        MembersMissing: less than a quorum was found, or nothing, and yet something tells of a cluster.
+        Unavailable: nothing was found, and a node did not answer.
     """
+    everything = sites
+    sites = _without(destroyed(sites), sites)
     places, reserved = _places(name, sites)
-    cluster = _one_cluster(name, places, live)
+    cluster = _one_cluster(name, places, live, configuration, data_dir)
+    places = [place for place in places if _identity(place).cluster == cluster]
     if not cluster:
         damaged = [f"{found.folder}: {found.damage}" for _, site in sites for found in site.found if found.damage]
         if damaged:
             raise DataCorrupted("; ".join(damaged))
-        silent = [site.problem for _, site in sites if site.silent]
+        refused = refusal(name, data_dir, sites, evidence)
+        if refused is not None:
+            raise refused
+        asked = [(node, site) for node, site in sites if may_hold(node, placement)]
+        silent = [site.problem for _, site in asked if site.silent]
         if silent:
             raise Unavailable(f"cannot tell whether there is data of cluster {name}: {'; '.join(silent)}")
-        unreadable = [f"{node.address}: {site.problem}" for node, site in sites if site.problem]
+        unreadable = [f"{node.address}: {site.problem}" for node, site in asked if site.problem]
         if unreadable:
             raise SpecError("spec", "data_dir", f"a folder that can be read on every node; {'; '.join(unreadable)}")
         return Bootstrap()
+    marker = newest_marker([each for _, site in sites for each in site.markers if each.cluster == cluster])
+    last = {member.id: member for member in marker.members} if marker is not None else {}
     first = {listed.id: listed for place in places for listed in _identity(place).members}
     note = _newest_note(places)
     pins = {listed.id: listed.pin for listed in first.values()}
+    pins.update({member.id: member.pin for member in last.values() if member.pin})
     pins.update({known.id: known.pin for known in note.members if known.pin})
     by_member = _one_place_each(places, pins)
     if configuration is None:
         configuration = note.configuration if note.configuration.voters else Configuration(voters=tuple(sorted(first)))
     there = set(live) | set(by_member)
     missing = tuple(
-        Missing(member, member_name(member), pins.get(member, "")) for member in sorted(configuration.members - there)
+        Missing(member, member_name(member), pins.get(member, ""), last.get(member))
+        for member in sorted(configuration.members - there)
     )
     # Whose data is there and who does not take part was removed, or never got so far as to join.
     found = [place for member, place in sorted(by_member.items()) if member in configuration.members]
-    start = Start(cluster, tuple(place for place in found if place.member not in live), missing)
+    others = tuple(foreign(name, cluster, data_dir, everything))
+    start = Start(cluster, tuple(place for place in found if place.member not in live), missing, others)
     lacking = [
         half for half in (configuration.voters, configuration.outgoing) if 2 * len(there & set(half)) <= len(half) > 0
     ]
@@ -124,15 +160,31 @@ def decide(
         error = (
             f"cluster {name} (id {cluster:x}) has {len(configuration.voters)} voting members and needs more than half; "
             f"the data of these was not found on any Ray node that is alive: {', '.join(map(str, missing))}"
-        ) + "".join(f"; {site.problem}" for _, site in sites if site.problem)
+        ) + "".join(f"; {problem}" for problem in (*(site.problem for _, site in sites if site.problem), *others))
+        error += ". Bring their nodes back, and launch again; if their data is gone for good, see operations.md"
+        error += f', "A majority is lost for good". {if_gone(name, cluster, data_dir)}'
     if not live and missing and not configuration.index:
         waiting = {place.name: place for place in reserved if place.found.reserved == cluster}
         if first and all(listed.id in by_member or listed.name in waiting for listed in first.values()):
             everywhere = (*by_member.values(), *waiting.values())
             return Redo(cluster, everywhere, None if lacking else start, error)
     if lacking:
-        raise Unavailable(error)
+        raise MembersMissing(error)
     return start
+
+
+def _without(gone: frozenset[int], sites: Sequence[tuple[Node, Site]]) -> list[tuple[Node, Site]]:
+    """What the nodes hold, but for what is left of these clusters."""
+    left = []
+    for node, site in sites:
+        found = tuple(
+            place
+            for place in site.found
+            if (place.identity.cluster if place.identity is not None else place.reserved) not in gone
+        )
+        markers = tuple(marker for marker in site.markers if marker.cluster not in gone)
+        left.append((node, msgspec.structs.replace(site, found=found, markers=markers)))
+    return left
 
 
 def _places(name: str, sites: Sequence[tuple[Node, Site]]) -> tuple[list[Place], list[Place]]:
@@ -154,16 +206,31 @@ def _places(name: str, sites: Sequence[tuple[Node, Site]]) -> tuple[list[Place],
     return with_identity, reserved
 
 
-def _one_cluster(name: str, places: Sequence[Place], live: Mapping[int, Seat]) -> int:
-    """The cluster id that everything found belongs to, 0 if nothing was found."""
+def _one_cluster(
+    name: str,
+    places: Sequence[Place],
+    live: Mapping[int, Seat],
+    configuration: Configuration | None,
+    data_dir: str,
+) -> int:
+    """The cluster id that everything found belongs to, 0 if nothing was found. A cluster that serves is the one that
+    the name means, whatever else lies about."""
     where: dict[int, list[str]] = {}
     for place in places:
         where.setdefault(_identity(place).cluster, []).append(f"{place.found.folder} on {place.node.address}")
     for seat in live.values():
         where.setdefault(seat.cluster, []).append(f"the running member {seat.name}")
+    running = {seat.cluster for seat in live.values()}
+    voters = configuration.voters if configuration is not None else ()
+    if len(running) == 1 and voters and 2 * len(set(live) & set(voters)) > len(voters):
+        return running.pop()
     if len(where) > 1:
         said = "; ".join(f"id {cluster:x}: {', '.join(found)}" for cluster, found in sorted(where.items()))
-        raise ClusterMismatch(f"there is data of {len(where)} clusters of the name {name}: {said}")
+        ways = " or ".join(f"`{way_out(name, cluster, data_dir)}`" for cluster in sorted(where))
+        raise ClusterMismatch(
+            f"there is data of {len(where)} clusters of the name {name}: {said}. Nothing was started. Decide which is "
+            f'the right one (operations.md, "Data of two clusters"), and delete the other: {ways}'
+        )
     return next(iter(where), 0)
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
+import msgspec
 import ray
 
 from ..errors import ClusterMismatch, DataCorrupted, SpecError
@@ -23,6 +24,7 @@ from ..limits import (
     BACKUP_CHUNK_BYTES,
     BACKUP_CHUNK_TIMEOUT,
     RESTORE_UNPACK_TIMEOUT,
+    STOP_TIMEOUT,
     SURVEY_TIMEOUT,
 )
 from ..spec import ClusterSpec
@@ -31,8 +33,10 @@ from ..store.backup import Header
 from ..store.folder import FirstMember, Identity, MemberFolder
 from ..store.rocks import RocksDisk
 from . import sites
-from .placement import Node, alive_nodes, choose, run_on, run_where_possible
-from .roster import member_actors
+from .evidence import Evidence, refusal, way_out
+from .launcher import finish_destroying, first_marker, warn_if_crowded
+from .placement import Node, alive_nodes, choose, may_hold, run_on, run_where_possible
+from .roster import listed_actors
 from .seat import member_name
 from .sites import Site
 
@@ -52,19 +56,27 @@ def place_backup(spec: ClusterSpec, path: str) -> int:
         Unavailable: a node did not answer.
     """
     header = backup.verify(RocksDisk(), path)
-    if member_actors(spec.name):
-        raise ClusterMismatch(f"a cluster {spec.name} runs; restore under another name, or destroy it first")
+    listed = listed_actors(spec.name)
+    if listed:
+        raise ClusterMismatch(
+            f"a cluster {spec.name} runs, or waits for its nodes (Ray lists {', '.join(sorted(listed))}); restore "
+            f"under another name, or give it up first: `{way_out(spec.name, 0, spec.data_dir)}`"
+        )
     nodes = {node.id: node for node in alive_nodes()}
     _clear_the_way(spec, nodes)
     surveyed = _survey(spec, nodes)
     cluster = secrets.randbelow((1 << 63) - 1) + 1
-    chosen = dict(enumerate(choose(spec.members, spec.placement, list(nodes.values())), start=1))
+    usable = [node for id, node in nodes.items() if id in surveyed]
+    chosen = dict(enumerate(choose(spec.members, spec.placement, usable), start=1))
+    warn_if_crowded(spec.name, [node for node, _ in chosen.values()])
     members = {member: node for member, (node, _) in chosen.items()}
     bases = {member: surveyed[node.id].base for member, node in members.items()}
     first = tuple(FirstMember(member, member_name(member), pin) for member, (_, pin) in chosen.items())
     names = {member: (bases[member], member_name(member), cluster) for member in members}
+    marker = first_marker(spec.name, cluster, chosen, bases)
+    reservations = {member: (bases[member], member_name(member), marker) for member in members}
     try:
-        run_on(members, sites.reserve, names, SURVEY_TIMEOUT)
+        run_on(members, sites.reserve, reservations, SURVEY_TIMEOUT)
         _send(path, members, names)
         identities = {
             member: (
@@ -91,38 +103,60 @@ def place_backup(spec: ClusterSpec, path: str) -> int:
 
 
 def _survey(spec: ClusterSpec, nodes: Mapping[str, Node]) -> dict[str, Site]:
-    found: dict[str, Site] = run_on(
-        nodes, sites.survey, dict.fromkeys(nodes, (spec.data_dir, spec.name)), SURVEY_TIMEOUT
-    )
-    for id, site in found.items():
-        if site.problem:
+    """What the nodes hold; one that ``placement`` excludes need not say it."""
+    placement = () if isinstance(spec.placement, str) else spec.placement
+    arguments = dict.fromkeys(nodes, (spec.data_dir, spec.name))
+    found: dict[str, Site] = {}
+    for id, site in run_where_possible(nodes, sites.survey, arguments, SURVEY_TIMEOUT).items():
+        if isinstance(site, Site) and not site.problem:
+            found[id] = site
+        elif may_hold(nodes[id], placement):
+            if isinstance(site, Exception):
+                raise site
             problem = f"{nodes[id].address}: {site.problem}"
             raise SpecError("spec", "data_dir", f"a folder that can be read on every node; {problem}")
     return found
 
 
 def _clear_the_way(spec: ClusterSpec, nodes: Mapping[str, Node]) -> None:
-    """Clear what a restore has left that was killed; refuse to go on over anything else."""
+    """Clear what a restore has left that was killed, and what is left of clusters that were destroyed; refuse to go on
+    over anything else that tells of a cluster of that name."""
+    finish_destroying(spec.name, spec.data_dir, [(nodes[id], site) for id, site in _survey(spec, nodes).items()])
+    surveyed = _survey(spec, nodes)
     places: dict[str, tuple[Node, Site, sites.Found]] = {}
-    for id, site in _survey(spec, nodes).items():
+    for id, site in surveyed.items():
         for found in site.found:
             if found.identity is not None or found.damage or found.reserved:
                 places[f"{site.machine}:{found.folder}"] = (nodes[id], site, found)
     data = [found for _, _, found in places.values() if found.identity is not None or found.damage]
+    gone = {marker.cluster for site in surveyed.values() for marker in site.markers if marker.destroyed}
+    marked = {marker.cluster for site in surveyed.values() for marker in site.markers} - gone
     if not data:
+        known = [
+            (nodes[id], msgspec.structs.replace(site, markers=tuple(m for m in site.markers if m.cluster not in gone)))
+            for id, site in surveyed.items()
+        ]
+        refused = refusal(spec.name, spec.data_dir, known, Evidence())
+        if refused is not None:
+            raise ClusterMismatch(f"{refused}. Or restore under another name")
         return
     clusters = {found.identity.cluster if found.identity is not None else 0 for found in data}
     listed = {first.name for found in data if found.identity is not None for first in found.identity.members}
     there = {found.name for _, _, found in places.values()}
     there_too = {key: (site.base, found.name, next(iter(clusters))) for key, (_, site, found) in places.items()}
     on = {key: node for key, (node, _, _) in places.items()}
-    one = len(clusters) == 1 and 0 not in clusters and listed <= there
+    one = len(clusters) == 1 and 0 not in clusters and listed <= there and marked <= clusters
     if one and all(run_on(on, is_left_over, there_too, SURVEY_TIMEOUT).values()):
         run_on(on, sites.clear, there_too, SURVEY_TIMEOUT)
+        everywhere = {id: nodes[id] for id in surveyed}
+        arguments = (spec.data_dir, spec.name, next(iter(clusters)), STOP_TIMEOUT)
+        run_on(everywhere, sites.clear_all, dict.fromkeys(everywhere, arguments), SURVEY_TIMEOUT)
         return
     where = ", ".join(sorted(found.folder for found in data))
+    ways = " or ".join(f"`{way_out(spec.name, id, spec.data_dir)}`" for id in sorted(clusters | marked))
     raise ClusterMismatch(
-        f"there is data of a cluster {spec.name} already: {where}; restore under another name or into another data_dir"
+        f"there is data of a cluster {spec.name} already: {where}; restore under another name or into another "
+        f"data_dir, or give that cluster up first: {ways}"
     )
 
 

@@ -29,19 +29,29 @@ def member_actors(cluster_name: str) -> dict[int, Any]:
     check_not_forked()
     if not ray.is_initialized():  # or Ray would start one by itself
         raise ClusterNotFound("this process is not attached to a Ray cluster")
-    prefix = actor_name(cluster_name, "")
     found = {}
-    for actor in in_time(ray.util.list_named_actors, all_namespaces=True):
-        if actor["namespace"] != NAMESPACE or not actor["name"].startswith(prefix):
-            continue
-        member = _MEMBER.fullmatch(actor["name"][len(prefix) :])
+    for name in listed_actors(cluster_name):
+        member = _MEMBER.fullmatch(name)
         if member is None:
             continue
         try:
-            found[int(member[1])] = in_time(ray.get_actor, actor["name"], namespace=NAMESPACE)
+            found[int(member[1])] = in_time(ray.get_actor, actor_name(cluster_name, name), namespace=NAMESPACE)
         except ValueError:
             continue  # gone since it was listed
     return dict(sorted(found.items()))
+
+
+def listed_actors(cluster_name: str) -> list[str]:
+    """Short names of all actors of a cluster that Ray lists, in whatever state: its members and its supervisor.
+
+    One that waits for a node to come back is among them, though nobody can ask it anything.
+    """
+    prefix = actor_name(cluster_name, "")
+    return [
+        actor["name"][len(prefix) :]
+        for actor in in_time(ray.util.list_named_actors, all_namespaces=True)
+        if actor["namespace"] == NAMESPACE and actor["name"].startswith(prefix)
+    ]
 
 
 def ask_all(handles: dict[int, Any], method: str, *arguments: Any, timeout: float = STATUS_TIMEOUT) -> dict[int, Any]:

@@ -3,7 +3,8 @@
 A cluster's data on a node lies in ``<data_dir>/<cluster>/<member>/``, with two small files beside each of these
 folders: ``<member>.lock``, which whoever works on the folder holds locked, and ``<member>.reserved`` from the first
 phase of a bootstrap. A reservation says that this place belongs to a bootstrap of that cluster id which has written
-nothing here yet; only where a folder has an identity has anything happened.
+nothing here yet, and which other places that bootstrap has; only where a folder has an identity has anything happened.
+Beside them lie the markers of ``markers.py``, on every node.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ..limits import LOCK_PAUSE
 from ..store.folder import Identity, MemberFolder
 from ..store.membership_note import MembershipNote, read_note
 from ..store.rocks import RocksDisk
+from .markers import MarkedMember, Marker, base_of, forget_oldest_destroyed, read_markers, remove_marker, write_marker
 
 SYNC_JOURNAL = "RAYKEEPER_SYNC_JOURNAL"
 """Environment variable: a folder in which each process notes what its syncs made durable, for tests of durability."""
@@ -48,6 +50,8 @@ class Found(msgspec.Struct, frozen=True):
     """Why there is no identity, if there should be one."""
     note: MembershipNote | None = None
     """Who took part, as far as this member knew."""
+    listed: tuple[MarkedMember, ...] = ()
+    """All members of the bootstrap that has reserved this place."""
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -64,6 +68,15 @@ class Site(msgspec.Struct, frozen=True):
     """The node did not answer at all."""
     fast_death: bool = False
     """Whether processes on this node have ``FAST_DEATH`` set to 0 already."""
+    markers: tuple[Marker, ...] = ()
+    """Clusters of the name that this node knows of."""
+
+    def ids(self) -> set[int]:
+        """Ids of all clusters that there is anything of."""
+        found = {marker.cluster for marker in self.markers}
+        for place in self.found:
+            found |= {place.reserved, place.identity.cluster if place.identity is not None else 0}
+        return found - {0}
 
 
 def member_disk() -> RocksDisk:
@@ -74,7 +87,7 @@ def member_disk() -> RocksDisk:
 
 def survey(data_dir: str, cluster: str) -> Site:
     """Look what there is for a cluster. Reads only, and only small files."""
-    base = os.path.join(os.path.abspath(os.path.expanduser(data_dir)), cluster)
+    base = base_of(data_dir, cluster)
     problem = ""
     found: list[Found] = []
     try:
@@ -88,11 +101,29 @@ def survey(data_dir: str, cluster: str) -> Site:
     for name in sorted(members):
         found.append(look(base, name))
     fast_death = os.environ.get(FAST_DEATH) == "0"
-    return Site(base, _machine(), tuple(found), problem, fast_death=fast_death)
+    markers = read_markers(base, cluster)
+    return Site(base, _machine(), tuple(found), problem, fast_death=fast_death, markers=markers)
 
 
-def reserve(base: str, member: str, cluster: int) -> None:
-    """First phase of a bootstrap: make sure that the place can be written and holds no data, and mark it.
+def mark(data_dir: str, marker: Marker) -> Site:
+    """Leave a marker on this node, unless one is there that knows more; what there is for a cluster of that name.
+
+    Raises:
+        UnusableFolder: it cannot be written.
+    """
+    base = base_of(data_dir, marker.cluster_name)
+    try:
+        write_marker(base, marker)
+    except OSError as error:
+        raise UnusableFolder(f"{error.filename or base}: {error.strerror}") from None
+    return survey(data_dir, marker.cluster_name)
+
+
+def reserve(base: str, member: str, marker: Marker) -> None:
+    """First phase of a bootstrap: make sure that the place can be written and holds no data, and reserve it.
+
+    Args:
+        marker: names the new cluster, and all its places.
 
     Raises:
         UnusableFolder: it cannot be written.
@@ -104,7 +135,7 @@ def reserve(base: str, member: str, cluster: int) -> None:
             found = look(base, member)
             if found.identity is not None or found.damage:
                 raise ClusterMismatch(f"{found.folder} already holds data")
-            RocksDisk().replace(_reservation(base, member), f"{cluster:x}\n".encode())
+            RocksDisk().replace(_reservation(base, member), msgspec.json.encode(marker))
     except OSError as error:
         raise UnusableFolder(f"{error.filename or base}: {error.strerror}") from None
 
@@ -207,19 +238,46 @@ def _clear(base: str, member: str, cluster: int) -> None:
             os.remove(_lock_path(base, member))
 
 
-def clear_all(data_dir: str, cluster_name: str, cluster: int, patience: float) -> None:
-    """Delete all that a node holds of a cluster, once no process holds it; ``patience`` is in seconds."""
+def clear_all(data_dir: str, cluster_name: str, cluster: int, patience: float, remains: Marker | None = None) -> None:
+    """Delete all that a node holds of a cluster, once no process holds it, and nothing of another cluster id.
+
+    Args:
+        patience: in seconds.
+        remains: if it may not be all that there is of the cluster: the marker to leave, of one that is destroyed.
+
+    Raises:
+        Unavailable: a process still holds data.
+        UnusableFolder: it cannot be deleted.
+    """
     deadline = time.monotonic() + patience
     site = survey(data_dir, cluster_name)
-    for found in site.found:
-        while True:
-            try:
-                clear(site.base, found.name, cluster)
-                break
-            except Unavailable:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(LOCK_PAUSE)
+    others = bool(site.ids() - {cluster})
+    try:
+        for found in site.found:
+            while _is_of(found, cluster, others):
+                try:
+                    clear(site.base, found.name, cluster)
+                    break
+                except Unavailable:
+                    if time.monotonic() >= deadline:
+                        raise
+                    time.sleep(LOCK_PAUSE)
+        if remains is None:
+            remove_marker(site.base, cluster)
+            with suppress(OSError):  # other clusters' data may be there
+                os.rmdir(site.base)
+        else:
+            write_marker(site.base, remains)
+            forget_oldest_destroyed(site.base, cluster_name)
+    except OSError as error:
+        raise UnusableFolder(f"{error.filename or site.base}: {error.strerror}") from None
+
+
+def _is_of(found: Found, cluster: int, others: bool) -> bool:
+    """Whether a place belongs to a cluster; one that cannot tell does if there is nothing of ``others``."""
+    if found.identity is not None:
+        return found.identity.cluster == cluster
+    return found.reserved == cluster if found.reserved else not others
 
 
 @contextmanager
@@ -255,11 +313,11 @@ def try_lock(base: str, member: str) -> int | None:
 def look(base: str, member: str) -> Found:
     """What is in one member's place."""
     folder = os.path.join(base, member)
-    reserved = _marked(_reservation(base, member))
+    reserved, listed = _reserved(_reservation(base, member))
     try:
         status = os.stat(folder)
     except FileNotFoundError:
-        return Found(member, folder, (0, 0), reserved=reserved)
+        return Found(member, folder, (0, 0), reserved=reserved, listed=listed)
     identity, note, damage = None, None, ""
     try:
         identity = MemberFolder.read_identity(RocksDisk(), folder)
@@ -268,7 +326,15 @@ def look(base: str, member: str) -> Found:
         note = read_note(RocksDisk(), folder)
     except (DataCorrupted, OSError) as error:
         damage = str(error)
-    return Found(member, folder, (status.st_dev, status.st_ino), identity, reserved, damage, note)
+    return Found(member, folder, (status.st_dev, status.st_ino), identity, reserved, damage, note, listed)
+
+
+def _reserved(path: str) -> tuple[int, tuple[MarkedMember, ...]]:
+    """For which cluster id a place is reserved, and which places that bootstrap has; 0 if for none."""
+    with suppress(FileNotFoundError, msgspec.MsgspecError), open(path, "rb") as file:
+        marker = msgspec.json.decode(file.read(), type=Marker)
+        return marker.cluster, marker.members
+    return 0, ()
 
 
 def _marked(path: str) -> int:

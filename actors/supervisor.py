@@ -24,6 +24,7 @@ import ray
 
 from ..errors import KeeperError, Unavailable
 from ..limits import (
+    LOOK_AROUND_PAUSE,
     MAX_SUPERVISOR_LINES,
     STATUS_TIMEOUT,
     STEP_AGAIN,
@@ -38,6 +39,7 @@ from ..limits import (
     decode_settings,
 )
 from .healing import Clear, Join, Leave, Promote, Reserve, Retire, Start, Step, View, obstacles, plan
+from .markers import Marker, base_of, read_markers
 from .membership import Hands
 from .outlook import Outlook, configuration_of, homes, look
 from .priority import as_daemon
@@ -45,6 +47,7 @@ from .protocol import MemberStatus
 from .raft.messages import Configuration
 from .roster import gone, wait_for
 from .seat import NAMESPACE, actor_name
+from .surroundings import Surroundings
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -56,6 +59,16 @@ class Charge(msgspec.Struct, frozen=True):
     cluster: int
     data_dir: str
     placement: tuple[str, ...] = ()
+
+
+decode_charge = msgspec.msgpack.Decoder(Charge).decode
+
+
+def _marker_here(charge: Charge) -> Marker:
+    """What the marker on this node knows of the cluster."""
+    known = read_markers(base_of(charge.data_dir, charge.cluster_name), charge.cluster_name)
+    plain = Marker(charge.cluster_name, charge.cluster)
+    return next((marker for marker in known if marker.cluster == charge.cluster and not marker.destroyed), plain)
 
 
 class Watchman:
@@ -199,14 +212,19 @@ class Supervisor:
 
     def __init__(self, charge: bytes) -> None:
         as_daemon()
-        self._charge = msgspec.msgpack.decode(charge, type=Charge)
+        self._charge = decode_charge(charge)
         self._lines: deque[str] = deque(maxlen=MAX_SUPERVISOR_LINES)
         self._last_line = ""
         self._seen: list[str] = []
+        self._surroundings = Surroundings(self._charge.data_dir, _marker_here(self._charge))
         self._ended = threading.Event()
         """Set by nobody but tests: an actor ends with its process."""
         self._watchdog = Watchdog()
-        for name, run in (("supervisor", self._run), ("watchdog", self._watch)):
+        for name, run in (
+            ("supervisor", self._run),
+            ("watchdog", self._watch),
+            ("surroundings", self._look_around),
+        ):
             threading.Thread(target=run, name=name, daemon=True).start()
 
     def pid(self) -> int:
@@ -216,6 +234,14 @@ class Supervisor:
     def charge(self) -> bytes:
         """What it was started with."""
         return _encode(self._charge)
+
+    def marker(self) -> Marker:
+        """Its cluster, and where each member was last; no members if it has not heard of them yet."""
+        return self._surroundings.marker
+
+    def alarms(self) -> list[str]:
+        """What an operator should see to, that no member knows of."""
+        return list(self._surroundings.alarms)
 
     def lines(self) -> list[str]:
         """Its last steps, what came in their way, and what it saw and waited for; oldest first, each with its time."""
@@ -238,6 +264,7 @@ class Supervisor:
                 # A member that is lost answers nothing: do not wait for it each time, as long as the leader does.
                 outlook = look(charge.cluster_name, SUPERVISOR_PATIENCE if leads else STATUS_TIMEOUT)
                 leads = outlook.leader is not None
+                self._surroundings.tell(outlook)
                 if lacks_pins(outlook) and not watchman.first_pins:
                     with suppress(Unavailable):
                         first = hands.beginning().members
@@ -261,6 +288,18 @@ class Supervisor:
             if step is None:
                 pause = min(SUPERVISOR_MAX_PAUSE, max(pause, watchman.replace_after / SUPERVISOR_LOOKS))
             self._watchdog.begin("rests", pause + SUPERVISOR_LOOK_TIMEOUT)
+
+    def _look_around(self) -> None:
+        said: list[str] = []
+        while not self._ended.wait(LOOK_AROUND_PAUSE):
+            try:
+                failed = self._surroundings.look_around(time.monotonic())
+            except Exception as error:
+                failed = [f"looking around: {type(error).__name__}: {error}"]
+            for line in (*failed, *self._surroundings.alarms):
+                if line not in said:
+                    self._note(line)
+            said = [*failed, *self._surroundings.alarms, *said][:MAX_SUPERVISOR_LINES]
 
     def _watch(self) -> None:
         while not self._watchdog.bites:
@@ -292,6 +331,14 @@ class Supervisor:
 def supervisor_name(cluster_name: str) -> str:
     """The name of a cluster's supervisor in ``NAMESPACE``."""
     return actor_name(cluster_name, "supervisor")
+
+
+def ask_supervisor(cluster_name: str, method: str, timeout: float = STATUS_TIMEOUT) -> Any:
+    """What a cluster's supervisor answers; ``None`` if there is none, or it says nothing in time."""
+    with suppress(ValueError, ray.exceptions.RayError, TimeoutError):
+        actor = ray.get_actor(supervisor_name(cluster_name), namespace=NAMESPACE)
+        return ray.get(getattr(actor, method).remote(), timeout=timeout)
+    return None
 
 
 def start_supervisor(charge: Charge) -> None:

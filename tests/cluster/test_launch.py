@@ -18,6 +18,7 @@ import ray
 
 import raykeeper
 from raykeeper.actors import launcher, sites
+from raykeeper.actors.markers import Marker
 from raykeeper.actors.roster import member_actors
 from raykeeper.actors.seat import NAMESPACE
 from raylab.tools import Made, kill_actors, leader, not_serving, serving, wait_until
@@ -185,7 +186,7 @@ def test_a_launch_that_was_overtaken_writes_nothing(clusters: Made, interrupt: C
     with pytest.raises(Interrupted):
         clusters.launch()
     base = str(clusters.data_dir / clusters.name)
-    old = int((clusters.data_dir / clusters.name / "m1.reserved").read_text(), 16)
+    old = json.loads((clusters.data_dir / clusters.name / "m1.reserved").read_text())["cluster"]
     interrupt("nothing", 0)
     cluster = clusters.launch()
     kill_actors(cluster.name)
@@ -195,7 +196,7 @@ def test_a_launch_that_was_overtaken_writes_nothing(clusters: Made, interrupt: C
     with pytest.raises(raykeeper.ClusterMismatch, match="not reserved"):
         sites.create(base, late)
     with pytest.raises(raykeeper.ClusterMismatch, match="already holds data"):
-        sites.reserve(base, "m1", old)
+        sites.reserve(base, "m1", Marker(clusters.name, old))
 
 
 def test_one_directory_missing(clusters: Made) -> None:

@@ -12,7 +12,7 @@ import pytest
 from onemember import OneMember, one_member
 
 from raykeeper import Client, ClusterMismatch, DataCorrupted, SpecError, Unavailable
-from raykeeper.actors import backup, restore, sites
+from raykeeper.actors import backup, launcher, restore, sites
 from raykeeper.actors.backup import Images, take_backup
 from raykeeper.actors.placement import Node
 from raykeeper.actors.raft.messages import HardState
@@ -178,8 +178,9 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
 
     monkeypatch.setattr(restore, "alive_nodes", lambda: nodes)
     monkeypatch.setattr(restore, "run_on", run_on)
+    monkeypatch.setattr(launcher, "run_on", run_on)
     monkeypatch.setattr(restore, "run_where_possible", where_possible)
-    monkeypatch.setattr(restore, "member_actors", lambda name: {})
+    monkeypatch.setattr(restore, "listed_actors", lambda name: [])
     monkeypatch.setattr(restore.ray, "put", lambda data: data)
     monkeypatch.setattr(restore, "BACKUP_CHUNK_BYTES", 10_000)
     return nodes
@@ -261,7 +262,7 @@ def test_what_a_killed_restore_has_left_is_cleared(
 
     with monkeypatch.context() as patch:
         patch.setattr(restore, "unpack", killed)
-        patch.setattr(restore, "run_where_possible", lambda *arguments: {})  # it clears nothing any more
+        patch.setattr(restore, "discard", lambda *arguments: None)  # it clears nothing any more
         with pytest.raises(Killed):
             restore.place_backup(spec(tmp_path), file)
     assert left(tmp_path)
@@ -294,7 +295,7 @@ def test_what_is_not_all_there_is_never_cleared(nodes: list[Node], file: str, tm
 def test_a_running_cluster_is_not_restored_over(
     nodes: list[Node], file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restore, "member_actors", lambda name: {1: object()})
+    monkeypatch.setattr(restore, "listed_actors", lambda name: ["m1"])
     with pytest.raises(ClusterMismatch, match="runs"):
         restore.place_backup(spec(tmp_path), file)
     assert left(tmp_path) == []

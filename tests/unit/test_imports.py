@@ -95,6 +95,7 @@ KNOW_RAY = (
     "ray_head.py",
     "actors/administration.py",
     "actors/backup.py",
+    "actors/ending.py",
     "actors/launcher.py",
     "actors/member.py",
     "actors/membership.py",

@@ -80,7 +80,7 @@ def test_a_spec_pickles_and_loads_from_itself() -> None:
         ),
         (
             {3: 4},
-            "spec: 3: expected a known field; one of name, members, data_dir, placement, supervised, lanes, "
+            "spec: 3: expected a known field; one of name, members, data_dir, placement, bootstrap, supervised, lanes, "
             "lease_reads, clock_drift, timings, limits, compaction",
         ),
         ({"members": "3"}, "spec: members: expected a whole number, got '3'"),
@@ -101,6 +101,8 @@ def test_a_spec_pickles_and_loads_from_itself() -> None:
         ({"placement": ["a", 3]}, "spec: placement[1]: expected text, got 3"),
         ({"placement": "near"}, "spec: placement: expected spread, or a list of Ray resource names, got 'near'"),
         ({"placement": []}, "spec: placement: expected spread, or a list of at least one Ray resource name"),
+        ({"bootstrap": "maybe"}, "spec: bootstrap: expected auto or never, got 'maybe'"),
+        ({"bootstrap": True}, "spec: bootstrap: expected text, got True"),
         ({"data_dir": "data"}, "spec: data_dir: expected an absolute path, or one that begins with ~, got 'data'"),
         ({"timings": {"heartbeat_interval": 0}}, "spec: timings.heartbeat_interval: expected a number > 0.0, got 0"),
         (

@@ -1,0 +1,95 @@
+"""Markers on a real disk: kept apart by cluster id, never lost to one that knows less, and gone with their cluster."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from raykeeper.actors import markers, sites
+from raykeeper.actors.markers import MarkedMember, Marker, read_markers, write_marker
+from raykeeper.store.folder import FirstMember, Identity
+
+A, B = 0xA, 0xB
+MEMBERS = (MarkedMember(1, "m1", "node:10.0.0.1", "/d/x", "10.0.0.1"),)
+
+
+def write_data(base: str, cluster: int, member: int = 1) -> None:
+    name = f"m{member}"
+    identity = Identity(
+        cluster_name="x", cluster=cluster, member=member, name=name, members=(FirstMember(member, name),)
+    )
+    sites.reserve(base, name, Marker("x", cluster))
+    sites.create(base, identity)
+
+
+def test_a_marker_says_what_was_written_also_after_one_that_knows_less(tmp_path: Path) -> None:
+    base = str(tmp_path / "x")
+    newest = Marker("x", A, MEMBERS, version=5)
+    write_marker(base, newest)
+    write_marker(base, Marker("x", A, version=4))
+    write_marker(base, Marker("x", B))
+    assert read_markers(base, "x") == (newest, Marker("x", B))
+
+
+def test_nodes_that_share_a_folder_may_write_at_the_same_time(tmp_path: Path) -> None:
+    base, marker = str(tmp_path / "x"), Marker("x", A, MEMBERS)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: write_marker(base, marker), range(40)))
+    assert read_markers(base, "x") == (marker,)
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["cluster-a.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'{"cluster_name": "x"}', b"[1]"])
+def test_a_marker_that_cannot_be_read_still_tells_of_its_cluster(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "cluster-a.json").write_bytes(content)
+    assert read_markers(str(tmp_path), "x") == (Marker("x", A),)
+
+
+def test_a_survey_and_a_mark_tell_of_all_markers(tmp_path: Path) -> None:
+    write_marker(str(tmp_path / "x"), Marker("x", B))
+    site = sites.mark(str(tmp_path), Marker("x", A, MEMBERS))
+    assert {marker.cluster for marker in site.markers} == {A, B}
+    assert sites.survey(str(tmp_path), "x") == site
+    assert site.ids() == {A, B}
+
+
+def test_a_reservation_lists_all_places_of_its_bootstrap(tmp_path: Path) -> None:
+    base = str(tmp_path / "x")
+    sites.reserve(base, "m1", Marker("x", A, MEMBERS))
+    [found] = sites.survey(str(tmp_path), "x").found
+    assert (found.reserved, found.listed) == (A, MEMBERS)
+
+
+def test_who_gives_a_cluster_up_takes_its_marker_along_and_nothing_of_another(tmp_path: Path) -> None:
+    base = str(tmp_path / "x")
+    write_data(base, A)
+    write_data(base, B, member=2)
+    sites.reserve(base, "m3", Marker("x", B))
+    write_marker(base, Marker("x", A))
+    write_marker(base, Marker("x", B))
+    sites.clear_all(str(tmp_path), "x", A, 1.0)
+    left = sites.survey(str(tmp_path), "x")
+    assert left.ids() == {B}
+    assert [found.name for found in left.found] == ["m2", "m3"]
+    sites.clear_all(str(tmp_path), "x", B, 1.0)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_destroyed_cluster_stays_destroyed(tmp_path: Path) -> None:
+    """A marker that comes late, from a supervisor that was just ending, does not undo it."""
+    base, gone = str(tmp_path / "x"), Marker("x", A, destroyed=True)
+    write_data(base, A)
+    write_marker(base, Marker("x", A, MEMBERS, version=9))
+    sites.clear_all(str(tmp_path), "x", A, 1.0, gone)
+    sites.mark(str(tmp_path), Marker("x", A, MEMBERS, version=10))
+    assert read_markers(base, "x") == (gone,)
+
+
+def test_the_memory_of_destroyed_clusters_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(markers, "MAX_DESTROYED_MARKERS", 2)
+    write_marker(str(tmp_path / "x"), Marker("x", 99))
+    for cluster in range(1, 6):
+        sites.clear_all(str(tmp_path), "x", cluster, 1.0, Marker("x", cluster, destroyed=True))
+    assert sorted(marker.cluster for marker in read_markers(str(tmp_path / "x"), "x")) == [4, 5, 99]
