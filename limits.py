@@ -127,7 +127,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether a leader answers reads without asking the others while its lease runs. Decided when the cluster is made:
     were it switched on later, members that did not know yet could still help to depose a leader that counts on them."""
     clock_drift: Share = 0.1
-    """How much faster, as a fraction, any member's clock may run than another's; lease reads rest on it."""
+    """How much faster, as a fraction, any member's clock may run than another's; lease reads rest on it
+    (``actors/raft/lease.py``)."""
 
 
 def encode_settings(settings: Settings) -> bytes:
@@ -145,7 +146,11 @@ TURN_EVENTS = 256
 TURN_BYTES = 4 * 1024 * 1024
 TURN_SECONDS = 0.01
 MAX_CLOCK_STEP = 60.0
-"""A member looks at its clock with every tick. If that went further than this meanwhile, or back, it has jumped."""
+"""A member looks at its clock with every tick. If that went further than this meanwhile, or back, it has jumped, or the
+machine has slept."""
+MAX_PROMISE = 3600.0
+"""With lease reads: for how long a member stands by a leader that it has heard once, at most. Leaders ask for the
+election timeout, or this."""
 COMMIT_NOTICE_PAUSE = 0.02
 """For so long the news of a commit waits, where it would cost an actor call, for a message that tells it as well."""
 MAX_PEER_FRAMES = 4096

@@ -21,6 +21,7 @@ from ..errors import DataCorrupted
 from ..limits import (
     COMPACTION_MOST,
     COMPACTION_PAUSE,
+    MAX_PROMISE,
     MAX_READY_ROUNDS,
     READ_RETRY_HEARTBEATS,
     TURN_SECONDS,
@@ -32,6 +33,7 @@ from ..limits import (
 from ..store.commands import COMMANDS_VERSION, Answer, Command, LeaseGranted, SessionOpened, TxnAnswer, version_of
 from ..store.folder import DataMissing, Identity, MemberFolder, StateDamaged
 from ..store.state import State, UnknownCommand
+from .clock import both_readings
 from .compactor import Compactor
 from .content_check import Hashing
 from .events import (
@@ -65,7 +67,8 @@ class Server:
         folder: the member's opened data; the server closes it.
         timings, limits: as the cluster runs with them.
         send: takes messages for peers; may lose, never block.
-        clock: monotonic seconds that run on while the machine sleeps.
+        clock: monotonic seconds that run on while the machine sleeps. Leader leases are counted on its upper reading
+            (see ``clock``).
         rng: for election timeouts.
         background: runs slow work elsewhere and brings its end back as an event (see ``snapshots``).
         breathe: called by slow work after each slice; lets others run.
@@ -89,6 +92,7 @@ class Server:
         self._settings = folder.state.settings
         self._send = send
         self._clock = clock
+        self._look = both_readings(clock)
         self._snapshots = Snapshots(folder, limits, background, clock)
         self.node = Node(
             _node_config(folder.identity, timings, limits),
@@ -98,6 +102,7 @@ class Server:
             applied=folder.log.first_index() - 1 if folder.state.lost else folder.state.applied_index,
             rng=rng,
             needs_image=bool(folder.state.lost),
+            now=clock(),
         )
         self._proposals: dict[int, tuple[int, Proposal]] = {}
         """By log index: the term it was proposed in, and who waits."""
@@ -183,13 +188,18 @@ class Server:
         raise StateDamaged(str(damage)) from damage
 
     def _turn(self, messages: Sequence[Message], events: Sequence[Event]) -> None:
-        now = self._clock()
+        now, most = self._look()
+        self.node.set_time(now, most)
         self.reconfiguration.heard(messages, now)
+        leads = self.is_leader
+        if not leads:  # what has passed before a leader's word is no silence after it
+            self._tick(now)
         full = self.state.lost and self.folder.log.size_bytes >= self.limits.log_hold_bytes
         for message in messages:
             if not self.state.members.is_removed(message.sender) and not (full and type(message) is AppendEntries):
                 self.node.step(message)
-        self._tick(now)
+        if leads:  # and answers that wait here show a leader that it has its quorum
+            self._tick(now)
         self._take(events, now)
         self._reads.ask(self.node, now)
         if self._snapshots.due(now):
@@ -554,7 +564,8 @@ def _node_config(identity: Identity, timings: Timings, limits: Limits) -> NodeCo
     """
     return NodeConfig(
         id=identity.member,
-        lease_reads=identity.settings.lease_reads,
+        promise=min(timings.election_timeout, MAX_PROMISE) if identity.settings.lease_reads else 0.0,
+        max_promise=MAX_PROMISE,
         clock_drift=identity.settings.clock_drift,
         election_ticks=max(2, round(timings.election_timeout / timings.heartbeat_interval)),
         heartbeat_ticks=1,

@@ -20,8 +20,9 @@ from __future__ import annotations
 from contextlib import suppress
 
 import msgspec
+from msgspec.structs import replace
 
-from ..actors.raft.messages import Configuration, HardState, SnapshotMeta
+from ..actors.raft.messages import Configuration, SnapshotMeta
 from ..errors import ClusterMismatch, DataCorrupted
 from ..limits import Limits, Settings, encode_settings
 from .checkpoint import Incoming, Outgoing
@@ -296,7 +297,7 @@ class MemberFolder:
         hard = log.hard_state
         if hard.commit < applied:
             # The commit index is written with every batch but not synced for its own sake; the state knows better.
-            log.append([], HardState(hard.term, hard.vote, applied), sync=True)
+            log.append([], replace(hard, commit=applied), sync=True)
 
     def _clear_away(self) -> None:
         keep = {_IDENTITY, _CURRENT, "log", f"state-{self._number}"}
@@ -365,7 +366,7 @@ class MemberFolder:
         if keep_log:
             hard = self.log.hard_state
             if hard.commit < new.applied_index:
-                self.log.append([], HardState(hard.term, hard.vote, new.applied_index), sync=True)
+                self.log.append([], replace(hard, commit=new.applied_index), sync=True)
         else:
             self.log.reset(new.applied_index, new.applied_term, new.configuration)
         old, self.state = self.state, new

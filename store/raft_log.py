@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from ..actors.raft.log import ENTRY_OVERHEAD, Compacted, Unavailable
 from ..actors.raft.messages import Configuration, Entry, EntryKind, HardState
@@ -326,8 +327,8 @@ class RaftLog:
         """
         hard = self.hard_state
         if term > hard.term:
-            hard = HardState(term, 0, hard.commit)  # never voted in that term
-        hard = HardState(hard.term, hard.vote, max(hard.commit, index))
+            hard = replace(hard, term=term, vote=0)  # never voted in that term
+        hard = replace(hard, commit=max(hard.commit, index))
         writes: list[Write] = [("meta", _HARD, _encode(hard))]
         self._hard_waits = False
         # What lies behind the new beginning would be taken for entries; what lies before it is garbage.

@@ -6,6 +6,8 @@ by the next one. What a quorum has answered is the highest round confirmed; a le
 
 from __future__ import annotations
 
+import math
+
 from .core import LEADER
 from .messages import Heartbeat, HeartbeatResponse, ReadIndex, ReadIndexResponse
 from .progress import ProgressState
@@ -25,8 +27,9 @@ class Confirmation(Replication):
         if reads.waiting and not reads.confirming and self.committed_in_term:
             reads.confirming, reads.waiting = reads.waiting, []
             reads.round, reads.index = self._round, self.log.commit_index
-        if self.config.lease_reads:
-            self._round_started.append((self._round, self._clock))
+        promise = 0.0 if self._lease_dropped else self.config.promise
+        if promise:
+            self._rounds.begin(self._round, promise, self.config.clock_drift, self._most)
         log = self.log
         voters = None if periodic else {*self.configuration.voters, *self.configuration.outgoing}
         for member, progress in self.progress.items():
@@ -34,12 +37,16 @@ class Confirmation(Replication):
                 progress.acked_round = self._round
             elif voters is None or member in voters:
                 commit = min(progress.match_index, log.commit_index)
-                self._messages.append(Heartbeat(self.id, member, self.term, commit, self._round))
+                self._messages.append(Heartbeat(self.id, member, self.term, commit, self._round, promise))
                 progress.on_heartbeat_sent(self._round, commit, log.last_index, periodic=periodic)
         self._on_rounds_answered()
 
     def _on_heartbeat(self, message: Heartbeat) -> None:
+        if not 0 <= message.promise <= self.config.max_promise:
+            return  # malformed
         self._hear_leader(message.sender)
+        if message.promise:
+            self._promise.give(message.promise, self._least)
         self.log.commit_to(message.leader_commit)
         wanted = self._image_from() if self.needs_image else 0
         self._messages_after.append(HeartbeatResponse(self.id, message.sender, self.term, message.context, wanted))
@@ -49,6 +56,8 @@ class Confirmation(Replication):
         if progress is None or message.context > self._round:
             return
         progress.on_heartbeat_response(message.context)
+        progress.promised_until = max(progress.promised_until, self._rounds.until(message.context))
+        self._count_promises()
         progress.on_image_wanted(message.image_from)
         if progress.state is ProgressState.SNAPSHOT or progress.wanted:
             # It is alive, and yet nothing came of the last chunk for a whole election timeout.
@@ -64,28 +73,27 @@ class Confirmation(Replication):
 
     def _on_rounds_answered(self) -> None:
         reads = self._reads
-        if not reads.confirming and not self._round_started:
+        if not reads.confirming:
             return
         confirmed = quorum_value(self.configuration, lambda voter: self.progress[voter].acked_round)
-        started = self._round_started
-        while started and started[0][0] <= confirmed:
-            self._lease_start = started.popleft()[1]
-        if reads.confirming and confirmed >= reads.round:
+        if confirmed >= reads.round:
             answered, reads.confirming = reads.confirming, []
             self._answer_reads(answered, reads.index)
 
     # -- leases -------------------------------------------------------------------------------------------------------
 
-    def _holds_lease(self) -> bool:
-        """Whether no other leader can have been elected yet.
+    def _count_promises(self) -> None:
+        """Until when a quorum stands by this leader, itself included: it votes for nobody while it leads."""
+        if not self.config.promise:
+            return
+        ours, progress = self.id, self.progress
+        self._lease_until = quorum_value(
+            self.configuration, lambda voter: math.inf if voter == ours else progress[voter].promised_until
+        )
 
-        Counting from the *sending* of a confirmed heartbeat: each of a quorum refuses votes for ``election_ticks`` of
-        its own, of which the first may end at once, and by a clock that may be faster.
-        """
-        if not self.config.lease_reads or self._lease_dropped or self._lease_start is None:
-            return False
-        ours = self._clock - self._lease_start + 1
-        return ours <= (self.config.election_ticks - 1) * (1 - self.config.clock_drift)
+    def _holds_lease(self) -> bool:
+        """Whether no other leader can have been elected yet: see ``lease``."""
+        return self._most < self._lease_until and not self._lease_dropped and self.role == LEADER
 
     # -- reads --------------------------------------------------------------------------------------------------------
 

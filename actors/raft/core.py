@@ -13,10 +13,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from typing import Final, Literal
 
+from .lease import Promise, Rounds
 from .log import Log, Storage
 from .messages import Configuration, HardState, InstallSnapshot, Message, SnapshotMeta
 from .progress import Inflights, Progress
@@ -68,6 +70,7 @@ class Core:
         applied: int,
         rng: random.Random,
         needs_image: bool = False,
+        now: float = 0.0,
     ) -> None:
         self.config = config
         self.needs_image = needs_image
@@ -96,15 +99,14 @@ class Core:
         self._synced_commit = 0
         """A commit index synced in this life of the node; what it found at its start may not have been synced."""
         self._votes: dict[int, bool] = {}
-        self._clock = 0
-        """Ticks since the start."""
+        self._least = self._most = now
+        """What the owner's clock shows: what has passed at least, and what may have passed at most."""
+        self._promise = Promise(hard_state.promise, now)
         self._election_elapsed = 0
         self._election_timeout = 0
         self._heartbeat_elapsed = 0
         self._leader_elapsed = config.election_ticks
         """Ticks since a leader was heard. Unlike ``leader`` it outlives a change of term (see ``_is_sticky``)."""
-        # A vote that this node gave before the crash may have made a leader whose lease still runs (DESIGN: leases).
-        self._quiet_ticks = config.election_ticks if config.lease_reads else 0
         self._transfer_elapsed = 0
 
         self._messages: list[Message] = []
@@ -129,9 +131,10 @@ class Core:
         self._reads.batch = rng.getrandbits(62)
         self._round = 0
         """Leader: number of the last heartbeat round."""
-        self._round_started: deque[tuple[int, int]] = deque()
-        """Leader with leases: (round, clock when it began), for the rounds that are not confirmed."""
-        self._lease_start: int | None = None
+        self._rounds = Rounds()
+        """Leader with lease reads: what the rounds have asked for."""
+        self._lease_until = -math.inf
+        """Leader: until when a quorum is to be counted on."""
         self._lease_dropped = False
 
         self._draw_timeout()
@@ -180,6 +183,17 @@ class Core:
         """Ticks since this node led, or heard from a leader; 0 for a leader."""
         return 0 if self.role == LEADER else self._leader_elapsed
 
+    # -- what the owner says ------------------------------------------------------------------------------------------
+
+    def set_time(self, least: float, most: float) -> None:
+        """What the owner's clock shows, read when all that is now handed in had arrived; before every input, or before
+        a turn's. Lease reads rest on it (see ``lease``); all else counts ticks.
+
+        Args:
+            least, most: seconds that have passed since some moment at least, and that may have passed at most.
+        """
+        self._least, self._most = least, most
+
     # -- transitions --------------------------------------------------------------------------------------------------
 
     def _become_follower(self, term: int, leader: int) -> None:
@@ -217,13 +231,10 @@ class Core:
 
     def _is_sticky(self) -> bool:
         """Whether this node has heard from a leader within the shortest election timeout, and so helps nobody to
-        depose it (thesis, section 4.2.3).
-
-        This must hold across a change of term that did not come from a leader: leases rest on it.
-        """
+        depose it (thesis, section 4.2.3), or has promised to stand by one that it has heard, whatever the term."""
         if self.role == LEADER:
             return True  # or it would have stepped down by check-quorum
-        return self._leader_elapsed < self.config.election_ticks
+        return self._leader_elapsed < self.config.election_ticks or self._promise.runs(self._least)
 
     def _draw_timeout(self) -> None:
         ticks = self.config.election_ticks * (RELUCTANCE if self.needs_image else 1)

@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import math
+
 from .core import CANDIDATE, FOLLOWER, LEADER, PRE_CANDIDATE, NotLeader, ProposalRefused
 from .membership import Membership
 from .messages import RequestVote, RequestVoteResponse, TimeoutNow
@@ -22,24 +24,28 @@ class Elections(Membership):
     # -- time ---------------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Time passes: one tick of the owner's clock.
-
-        With leases the owner must deliver all ticks that have passed before it asks for reads, also after a pause.
-        """
-        self._clock += 1
+        """Time passes: one tick. Whether it is time to campaign is looked at when ``ready`` is asked for: so an owner
+        may count first what had passed before a message came, and the word of a leader still puts the node at ease."""
         self._election_elapsed += 1
         if self.role == LEADER:
             self._tick_leader()
             return
         self._leader_elapsed += 1
-        if self._quiet_ticks:
-            self._quiet_ticks -= 1
         self._tick_reads()
-        if self._election_elapsed >= self._election_timeout:
-            self._election_elapsed = 0
-            self._draw_timeout()
-            self._reads.fail_all()
-            self._campaign()
+
+    def _campaign_due(self) -> bool:
+        """Whether this node has heard of no leader for its election timeout, and has promised nothing."""
+        return (
+            self._election_elapsed >= self._election_timeout
+            and self.role != LEADER
+            and not self._promise.runs(self._least)
+        )
+
+    def _time_out(self) -> None:
+        self._election_elapsed = 0
+        self._draw_timeout()
+        self._reads.fail_all()
+        self._campaign()
 
     def _tick_leader(self) -> None:
         if self._election_elapsed >= self.config.election_ticks:
@@ -67,8 +73,8 @@ class Elections(Membership):
 
     def leader_may_be_gone(self, member: int) -> bool:
         """There is a hint that a member has died: if it leads, count it as not heard of lately, and do not stand by it.
-        Whether it was followed. With lease reads nothing happens: a lease rests on not forgetting a leader early."""
-        if self.role != FOLLOWER or self.leader != member or self.config.lease_reads:
+        Whether it was followed. With lease reads nothing happens: what was promised to a leader is kept."""
+        if self.role != FOLLOWER or self.leader != member or self._promise.runs(self._least):
             return False
         self._leader_elapsed = max(self._leader_elapsed, self.config.election_ticks)
         return True
@@ -77,7 +83,7 @@ class Elections(Membership):
         return (
             self.role != LEADER
             and self.is_voter
-            and not self._quiet_ticks
+            and not self._promise.is_quiet(self._least)
             and not self.log.has_unapplied_configuration(self.config.max_apply_bytes)
         )
 
@@ -86,6 +92,8 @@ class Elections(Membership):
             return
         if transfer:  # the leader wishes it: no pre-vote
             self._become_candidate(transfer=True)
+            return
+        if self._promise.runs(self._least):
             return
         self._become_follower(self.term, 0)
         self.role = PRE_CANDIDATE
@@ -143,8 +151,9 @@ class Elections(Membership):
         self._votes = {}
         self.progress = {member: self._new_progress() for member in sorted(self.configuration.members)}
         self._round = 0
-        self._round_started.clear()
-        self._lease_start, self._lease_dropped = None, False
+        self._rounds.clear()
+        self._lease_until, self._lease_dropped = -math.inf, False
+        self._count_promises()
         self._term_start = self._append_own([b""])
         # Changes of earlier leaders may be anywhere in what is not yet applied.
         self._last_change = self._term_start
@@ -156,7 +165,7 @@ class Elections(Membership):
         """Whether a request for a vote must leave no trace, not even in the term."""
         if message.term < self.term:
             return False  # it changes nothing here, and the answer to a pre-vote tells the candidate our term
-        if self._quiet_ticks:
+        if self._promise.is_quiet(self._least):
             return True
         if message.leadership_transfer and not message.pre_vote:
             # Its leader asked it to. A member that was removed in the meantime has no such excuse.

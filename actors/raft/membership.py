@@ -83,6 +83,7 @@ class Membership(Confirmation):
         self._retiring = 0 if self.id in voters else configuration.index
         # A smaller quorum may have what the larger one was still missing.
         self._maybe_commit(self.log.last_index)
+        self._count_promises()
         self._on_rounds_answered()
         self._sends_due = True
 

@@ -30,11 +30,13 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class HardState(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a node must remember over a crash, besides its log: term, vote (0 for none) and commit index."""
+    """What a node must remember over a crash, besides its log: term, vote (0 for none), commit index, and for how long
+    it may have promised to stand by a leader (see ``lease``)."""
 
     term: int = 0
     vote: int = 0
     commit: int = 0
+    promise: float = 0.0
 
 
 class Configuration(msgspec.Struct, frozen=True, array_like=True):
@@ -159,17 +161,19 @@ class AppendEntriesResponse(msgspec.Struct, frozen=True, array_like=True, tag=4)
 
 
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """An empty AppendEntries that needs no log check; ``context`` confirms leadership for reads (thesis, 6.4)."""
+    """An empty AppendEntries that needs no log check; ``context`` confirms leadership for reads (thesis, 6.4), and
+    ``promise`` asks to stand by the leader for so long (thesis, 6.4.1; see ``lease``)."""
 
     sender: int
     to: int
     term: int
     leader_commit: int
     context: int = 0
+    promise: float = 0.0
 
 
 class HeartbeatResponse(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """The answer to Heartbeat; ``context`` repeats the request's.
+    """The answer to Heartbeat; ``context`` repeats the request's, and promises what it asked for.
 
     A member that has lost its state but not its log says from which index on an image would do; 0: it needs none.
     """

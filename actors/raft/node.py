@@ -55,6 +55,7 @@ class Node(Elections):
         configuration: the one in effect at ``applied``. Empty for a member that waits to be told.
         applied: how far the state machine has applied; may be ahead of ``hard_state.commit``.
         rng: for election timeouts. Must differ between members and between starts of one member.
+        now: what the owner's clock shows (see ``set_time``).
         needs_image: the state machine was lost. Then ``applied`` is where the log begins (or later), and
             ``configuration`` the one that the log knows; what is handed out as committed has to be applied only as far
             as configurations go. After an image all entries behind it are handed out anew.
@@ -144,6 +145,8 @@ class Node(Elections):
             or saved.term != self.term
             or saved.commit != log.commit_index
             or saved.vote != self.vote
+            or saved.promise < self._promise.length
+            or self._campaign_due()
             or self._chunk is not None
             or self._reads.states
             or self._reads.failed
@@ -153,6 +156,8 @@ class Node(Elections):
 
     def ready(self) -> Ready:
         """What is to be done now. ``advance`` must follow."""
+        if self._campaign_due():
+            self._time_out()
         if self._reads_due():
             self._move_reads()
         if self._sends_due:
@@ -161,10 +166,11 @@ class Node(Elections):
         entries = log.unstable[:]
         must_sync = bool(entries)
         hard_state: HardState | None = None
-        if saved.term != self.term or saved.vote != self.vote:
+        promise = self._promise.length
+        if saved.term != self.term or saved.vote != self.vote or saved.promise < promise:
             must_sync = True
         if must_sync or saved.commit != log.commit_index:
-            hard_state = self._saved = HardState(self.term, self.vote, log.commit_index)
+            hard_state = self._saved = HardState(self.term, self.vote, log.commit_index, promise)
         committed = list(log.entries(log.applied_index + 1, log.commit_index + 1, self.config.max_apply_bytes))
         if not must_sync and committed and committed[-1].index > self._synced_commit:
             must_sync = any(entry.kind is EntryKind.CONFIGURATION for entry in committed)

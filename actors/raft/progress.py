@@ -12,6 +12,7 @@ A follower is in one of three states, and only the methods here move it between 
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
 
 from .messages import SnapshotMeta
@@ -80,6 +81,7 @@ class Progress:
         "known_commit",
         "match_index",
         "next_index",
+        "promised_until",
         "quiet",
         "recent_active",
         "sent_commit",
@@ -101,6 +103,8 @@ class Progress:
         """The commit index that its last AppendEntries carried."""
         self.acked_round = 0
         """The last confirmation round that it has answered."""
+        self.promised_until = -math.inf
+        """Until when, on the leader's clock, it is to be counted on (see ``lease``)."""
         self.sent_heartbeat = (0, 0)
         """Round and commit index of the last heartbeat sent to it."""
         self.known_commit = 0

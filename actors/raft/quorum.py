@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Container, Iterable, Mapping
+from typing import TypeVar
 
 from .messages import Configuration
+
+_Number = TypeVar("_Number", int, float)
 
 
 class VoteResult(enum.Enum):
@@ -21,13 +24,13 @@ class VoteResult(enum.Enum):
     LOST = 2
 
 
-def majority_value(values: Iterable[int]) -> int:
+def majority_value(values: Iterable[_Number]) -> _Number:
     """The highest value that a majority of the given ones has reached; 0 for no values at all."""
     ordered = sorted(values)
     return ordered[(len(ordered) - 1) // 2] if ordered else 0
 
 
-def quorum_value(configuration: Configuration, value_of: Callable[[int], int]) -> int:
+def quorum_value(configuration: Configuration, value_of: Callable[[int], _Number]) -> _Number:
     """The highest value that a quorum has reached, such as the log index that may be committed."""
     value = majority_value(map(value_of, configuration.voters))
     if configuration.outgoing:

@@ -28,11 +28,13 @@ class NodeConfig:
     max_apply_bytes: int
     """Committed entries in one ``Ready``; at least one always fits."""
     snapshot_chunk_bytes: int
-    lease_reads: bool = False
-    """Serve reads without a round trip while the leader's lease runs (thesis, section 6.4.1). Needs clocks that run
-    on while a machine sleeps, and whose rates differ by no more than ``clock_drift``."""
+    promise: float = 0.0
+    """For how long a leader asks its followers to stand by it with each heartbeat, in the unit of the owner's clock
+    (``Node.set_time``), so that it can serve reads without a round trip; 0: there are no lease reads. See ``lease``."""
+    max_promise: float = 3600.0
+    """More is promised to nobody: a wrong one would be kept over restarts."""
     clock_drift: float = 0.1
-    """Bound on how much faster, as a fraction, any member's clock may run than the leader's."""
+    """Bound on how much faster, as a fraction, any member's clock may run than another's."""
 
     def __post_init__(self) -> None:
         if self.id < 1:
@@ -41,6 +43,8 @@ class NodeConfig:
             raise ValueError("1 <= heartbeat_ticks < election_ticks must hold")
         if not 0 <= self.clock_drift < 1:
             raise ValueError("0 <= clock_drift < 1 must hold")
+        if not 0 <= self.promise <= self.max_promise:
+            raise ValueError("0 <= promise <= max_promise must hold")
         bounds = (
             self.max_append_bytes,
             self.max_append_messages_in_flight,

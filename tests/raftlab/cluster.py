@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
+
 from raykeeper.actors.raft import (
     Compacted,
     Configuration,
@@ -107,7 +109,7 @@ class MemoryLog:
     def reset(self, index: int, term: int) -> None:
         self.mark, self.held = (index, term), []
         state = self.hard_state
-        self.hard_state = HardState(state.term, state.vote, max(state.commit, index))
+        self.hard_state = replace(state, commit=max(state.commit, index))
         self.sync()
 
 
@@ -139,6 +141,8 @@ class Member:
         self.cluster = cluster
         self.id = id
         self.log = MemoryLog()
+        self.now = 0.0
+        """Its clock: it goes on by one with each tick, and stands still while it is down."""
         self.machine = Machine(configuration=configuration)
         self.durable = self.machine.copy()
         self.node: Node | None = None
@@ -160,6 +164,7 @@ class Member:
             configuration=self.machine.configuration,
             applied=self.machine.applied,
             rng=random.Random(self.cluster.rng.getrandbits(64)),
+            now=self.now,
         )
 
     def _log_holds_applied(self) -> bool:
@@ -322,6 +327,8 @@ class Cluster:
             for member in self.up:
                 if ids is None or member.id in ids:
                     assert member.node is not None
+                    member.now += 1
+                    member.node.set_time(member.now, member.now)
                     member.node.tick()
                     self.invariants.check(member.node)
                     member.work_off()

@@ -6,6 +6,7 @@ seeds, and passes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def _unconfirmed_read() -> AbstractContextManager[None]:
 
 @mutant("a lease that never runs out", "lease reads")
 def _endless_lease() -> AbstractContextManager[None]:
-    return patched(Node, "_holds_lease", lambda node: node.config.lease_reads and node._lease_start is not None)
+    return patched(Node, "_holds_lease", lambda node: node._lease_until > -math.inf)
 
 
 @mutant("a campaign with a configuration unapplied", "membership", first_seed=90)

@@ -118,7 +118,8 @@ def test_a_member_that_still_hears_the_leader_refuses_its_pre_vote(heard: bool) 
 
 
 def test_with_lease_reads_no_leader_is_forgotten_early() -> None:
-    node = follower(2, lease_reads=True)
+    node = follower(2)
+    node.step(Heartbeat(LEADER, 2, 1, 0, 0, promise=1.0))
     watch = vigil(node)
     watch.gone(LEADER, 0.0, 1.0)
     assert watch.due == math.inf

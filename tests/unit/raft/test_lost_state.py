@@ -135,9 +135,11 @@ def test_it_campaigns_late() -> None:
     turn(node, log)
     for _ in range(RELUCTANCE * 10 - 1):
         node.tick()
+    turn(node, log)
     assert node.role == "follower"
     for _ in range(RELUCTANCE * 10 + 1):
         node.tick()
+    turn(node, log)
     assert node.role == "pre-candidate"
 
 

@@ -34,7 +34,6 @@ from raykeeper.actors.raft.messages import (
     ReadIndexResponse,
     RequestVote,
     RequestVoteResponse,
-    TimeoutNow,
 )
 
 THREE = Configuration(voters=(1, 2, 3))
@@ -118,21 +117,6 @@ def test_a_write_that_was_begun_before_the_vote_does_not_count_for_it() -> None:
     node.campaign()
     node.advance(ready)
     assert node.role == "candidate"
-
-
-def test_with_leases_a_started_node_neither_votes_nor_campaigns_for_one_election_timeout() -> None:
-    node = make_node(lease_reads=True)
-    node.step(Heartbeat(2, 1, 1, 0))
-    node.step(TimeoutNow(2, 1, 1))
-    node.step(RequestVote(3, 1, 2, 9, 9, False, True))
-    assert (node.role, node.term) == ("follower", 1)
-    for _ in range(10):
-        node.tick()
-    node.step(RequestVote(3, 1, 2, 9, 9, False, True))
-    assert (node.term, node.vote) == (2, 3)
-    node = make_node(lease_reads=True)
-    node.campaign()
-    assert node.role == "follower"
 
 
 def test_an_answer_to_a_read_of_an_earlier_life_is_not_taken_for_one_of_this() -> None:

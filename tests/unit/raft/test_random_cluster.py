@@ -27,7 +27,7 @@ class Storm:
         self.rng = rng = random.Random(seed)
         voters = range(1, rng.choice((1, 2, 3, 3, 5)) + 1)
         self.leases = rng.random() < 0.3
-        self.cluster = Cluster(voters, seed=seed, lease_reads=self.leases)
+        self.cluster = Cluster(voters, seed=seed, promise=10.0 if self.leases else 0.0)
         self.loss = rng.choice((0.0, 0.05, 0.2))
         self.repeats = rng.choice((0.0, 0.1))
         self.proposed = 0
