@@ -22,7 +22,7 @@ What could break this, and does not:
 - *Changed timings.* L travels in the heartbeat. Nobody needs to know anybody's settings, and a shorter promise never
   shortens a longer one that still runs, on either side.
 - *Restarts.* The longest promise that may still run is on disk (``HardState.promise``) before a heartbeat that asked
-  for it is answered; after a start a member votes for nobody and does not campaign for that long, since it may have been
+  for it is answered; after a start a member votes for nobody and does not campaign for that long: it may have been
   given at the last moment. A disk that never promised has nothing to wait for.
 - *Transfer.* A vote that the leader itself wishes for is given in spite of a promise; so one that begins a transfer
   is without a lease for the rest of its term (a TimeoutNow may arrive late). Such a vote is asked for in the very next
