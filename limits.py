@@ -298,6 +298,8 @@ MAX_IDLE_HUBS = 4
 # Calls to Ray, in a process that has a deadline.
 MAX_RAY_HELPERS = 64
 """Threads that wait for Ray's control service on others' behalf; while so many wait, further calls wait their turn."""
+CLEANUP_GRACE = 0.5
+"""Seconds that a call whose time is over still waits for its own cleaning up, which then goes on without it."""
 MAX_RAY_CALLS_WAITING = 4096
 """Frames that wait to be handed to Ray as actor calls; more are refused, and sent again later."""
 

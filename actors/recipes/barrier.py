@@ -21,8 +21,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ...errors import CompactedError, InvalidArgument
-from ...limits import RECIPE_PAUSE
+from ...errors import CompactedError, InvalidArgument, RequestTimeout
+from ...limits import CLEANUP_GRACE, RECIPE_PAUSE
 from ..client import arguments as check
 from ..client.aio import AsyncClient
 from ..client.handle import Client
@@ -51,7 +51,16 @@ class _Barrier:
 
     async def wait(self, timeout: float | None) -> bool:
         deadline = Deadline(timeout)
-        place = await self._arrive(deadline)
+        with deadline.covering(self.line.space, CLEANUP_GRACE):  # giving up is a write of its own
+            return await self._wait_for_all(deadline)
+
+    async def _wait_for_all(self, deadline: Deadline) -> bool:
+        try:
+            place = await self._arrive(deadline)
+        except RequestTimeout:
+            if deadline.left:
+                raise
+            place = None
         if place is None:
             return False
         try:

@@ -21,10 +21,11 @@ from ...errors import InvalidArgument, Unavailable
 from ...limits import RECIPE_MAX_PAUSE, RECIPE_PAUSE, RECIPE_REMEMBER
 from ..client import arguments as check
 from ..client.aio import AsyncClient
+from ..client.deadline import time_left
 from ..client.handle import Client
 from ..client.operations import Compare, Op
 from ..client.results import KeyValue
-from .faces import Deadline, Handle, Unpicklable, drive, folder, leased, pause, settled
+from .faces import Deadline, Handle, Unpicklable, bounded, drive, folder, leased, pause, settled
 
 _rng = SystemRandom()
 
@@ -37,12 +38,13 @@ class _Counter:
         self._key = self._folder[:-1]
         self._seen: KeyValue | None = None
 
+    @bounded
     async def add(self, n: object, request_id: str | bytes | None) -> int:
         if isinstance(n, bool) or not isinstance(n, int):
             raise InvalidArgument(f"a counter adds whole numbers, not {n!r}")
         once = check.request_name(request_id)
         mark = None if once is None else self._folder + once
-        deadline = Deadline(self.space.timeout)
+        deadline = Deadline(time_left())
         wait = RECIPE_PAUSE / 10
         there = self._seen
         lease = None if mark is None else await leased(self.space, RECIPE_REMEMBER, keep_alive=False)
@@ -70,6 +72,7 @@ class _Counter:
             await pause(self.space, _rng.uniform(0, wait))
             wait = min(RECIPE_MAX_PAUSE, 2 * wait)
 
+    @bounded
     async def value(self) -> int:
         there = await settled(self.space.get(self._key))
         return 0 if there is None else int(there.raw)

@@ -29,7 +29,7 @@ from ..client.handle import Client
 from ..client.operations import Compare, Op
 from ..client.results import KeyValue
 from ..client.watch import Event
-from .faces import Handle, decoded, drive, encoded, settled
+from .faces import Handle, bounded, decoded, drive, encoded, settled
 from .following import AsyncFollowing, Follower, Following
 from .holding import AsyncHeld, Held, Holding
 from .line import Line
@@ -66,6 +66,7 @@ class _Candidate(Holding):
         self.campaigned = encoded(self.line.handle, value)
         return await super().acquire(timeout)
 
+    @bounded
     async def proclaim(self, value: object) -> None:
         place = self.held()
         try:

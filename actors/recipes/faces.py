@@ -15,6 +15,7 @@ What goes on in the background is a daemon thread here and a task there (:func:`
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import math
 import os
@@ -22,18 +23,23 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, NoReturn, TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from ...errors import InvalidArgument, LockLost, RequestTimeout, Unavailable
+from ...errors import InvalidArgument, KeeperError, LockLost, RequestTimeout, Unavailable
 from ...limits import RECIPE_MAX_PAUSE
 from ..client import arguments as check
+from ..client import parting
 from ..client.aio import AsyncClient
+from ..client.deadline import covering, uncovered
 from ..client.handle import Client
 from ..client.leases import AsyncLease, Lease
 from ..client.operations import Op
+from ..client.parting import end_lease_async
 from ..client.results import KeyValue, TxnResult
 from ..client.watch import AsyncWatch, Event, Watch
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Handle = Client | AsyncClient
 """What the logic makes its calls on."""
@@ -80,6 +86,14 @@ async def leased_txn(
     return handle.leased_txn(ttl, make)
 
 
+async def end_lease(owner: Handle | Lease | AsyncLease, id: int, lasting: float) -> None:
+    """End a lease, waiting for that only a little, on either kind of handle or lease."""
+    if isinstance(owner, (AsyncClient, AsyncLease)):
+        await end_lease_async(owner, id, lasting)
+    else:
+        parting.end_lease(owner, id, lasting)
+
+
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run the logic over a ``Client``, where it never suspends."""
     try:
@@ -94,7 +108,8 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
 def spawn(handle: Handle, coroutine: Coroutine[Any, Any, None], name: str) -> None:
     """Run the logic in the background: a daemon thread for a ``Client``, a task for an ``AsyncClient``."""
     if isinstance(handle, AsyncClient):
-        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        with uncovered():
+            task = asyncio.get_running_loop().create_task(coroutine, name=name)
         _tasks.add(task)  # loops hold their tasks weakly
         task.add_done_callback(_tasks.discard)
     else:
@@ -143,7 +158,7 @@ async def stop(watch: Watch | AsyncWatch) -> None:
 
 
 class Deadline:
-    """The end of a wait.
+    """The end of a wait, and of all that it does on the way.
 
     Args:
         timeout: seconds; ``None`` is for ever.
@@ -152,15 +167,48 @@ class Deadline:
         InvalidArgument: that is no time.
     """
 
-    __slots__ = ("_at",)
+    __slots__ = ("_at", "_timeout")
 
     def __init__(self, timeout: float | None) -> None:
+        self._timeout = timeout
         self._at = math.inf if timeout is None else time.monotonic() + check.seconds("timeout", timeout)
 
     @property
     def left(self) -> float:
         """Seconds that are left, 0 when it is over, infinite if there is no end."""
         return max(0.0, self._at - time.monotonic())
+
+    def cut(self, error: KeeperError, *, began: bool) -> bool:
+        """Whether a wait ended in this error for no other reason than that its time is over. That the cluster could
+        not be reached from the beginning is another reason.
+
+        Args:
+            began: the cluster had answered before.
+        """
+        return not self.left and (began or isinstance(error, RequestTimeout))
+
+    def covering(self, handle: Handle, grace: float = 0.0) -> AbstractContextManager[None]:
+        """All requests inside end with this wait. One of 0 does not wait for others, but its requests need time: they
+        have the handle's timeout together.
+
+        Args:
+            grace: seconds more, for a request that must come after the wait.
+        """
+        timeout = handle.timeout if self._timeout == 0 else self._timeout
+        return covering(None if timeout is None else timeout + grace)
+
+
+def bounded(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """A call of a recipe's logic that has no timeout of its own: however many requests it makes, it takes the timeout
+    of its handle (``self.space``) at most."""
+
+    @functools.wraps(call)
+    async def within_timeout(*args: P.args, **kwargs: P.kwargs) -> T:
+        logic: Any = args[0]
+        with covering(logic.space.timeout):
+            return await call(*args, **kwargs)
+
+    return within_timeout
 
 
 class NotHeld(LockLost, AttributeError):

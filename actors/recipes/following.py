@@ -49,20 +49,21 @@ class Follower(ABC, Generic[T]):
         """What comes next; ``None`` when the time is over, or after ``cancel``."""
         deadline = Deadline(timeout)
         looked = False
-        while not self.ready:
-            if self.over or (looked and not deadline.left):
-                return None
-            looked = True
-            try:
-                if self._watch is None:
-                    await self._look()
-                else:
-                    await self._follow(deadline)
-            except CompactedError:
-                await self._unwatch()
-            except (Unavailable, RequestTimeout):
-                await self._unwatch()
-                await pause(self._space, min(RECIPE_MAX_PAUSE, deadline.left))
+        with deadline.covering(self._space):
+            while not self.ready:
+                if self.over or (looked and not deadline.left):
+                    return None
+                looked = True
+                try:
+                    if self._watch is None:
+                        await self._look()
+                    else:
+                        await self._follow(deadline)
+                except CompactedError:
+                    await self._unwatch()
+                except (Unavailable, RequestTimeout):
+                    await self._unwatch()
+                    await pause(self._space, min(RECIPE_MAX_PAUSE, deadline.left))
         return self.ready.popleft()
 
     async def _look(self) -> None:

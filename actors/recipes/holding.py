@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TypeVar
 
-from ...errors import InvalidArgument
+from ...errors import InvalidArgument, RequestTimeout, Unavailable
 from ..client.aio import AsyncClient
 from ..client.guard import guarded
 from ..client.handle import Client
@@ -31,6 +31,7 @@ class Holding:
 
     def __init__(self, line: Line) -> None:
         self.line = line
+        self.space = line.space
         self._busy = threading.Lock()
         self._place: Place | None = None
 
@@ -68,13 +69,18 @@ class Holding:
             raise InvalidArgument("this object holds or awaits its turn already: make one for each contender")
         place = None
         try:
-            place = await self.join()
-            if await self.turn(place, deadline):
-                self.line.alive(place)
-                self.line.keep_an_eye_on(place)
-                self._place = place
-                return True
+            with deadline.covering(self.line.space):
+                place = await self.join()
+                if await self.turn(place, deadline):
+                    self.line.alive(place)
+                    self.line.keep_an_eye_on(place)
+                    self._place = place
+                    return True
             return False
+        except (RequestTimeout, Unavailable) as error:
+            if deadline.cut(error, began=place is not None):
+                return False
+            raise
         finally:
             if self._place is None:
                 self._busy.release()

@@ -17,13 +17,15 @@ A waiter costs one watch, on a key that is written once, when the latch opens.
 
 from __future__ import annotations
 
-from ...errors import CompactedError, InvalidArgument
+import functools
+
+from ...errors import CompactedError, InvalidArgument, RequestTimeout, Unavailable
 from ..client import arguments as check
 from ..client.aio import AsyncClient
 from ..client.handle import Client
 from ..client.operations import Compare, Op
-from ..client.results import KeyValue, TxnResult
-from .faces import Deadline, Handle, Unpicklable, drive, folder, news, patiently, settled, stop, watching
+from ..client.results import KeyValue, RangeResult, TxnResult
+from .faces import Deadline, Handle, Unpicklable, bounded, drive, folder, news, patiently, settled, stop, watching
 
 
 class _Latch:
@@ -37,6 +39,7 @@ class _Latch:
         base = folder(handle, name)
         self._counted, self._open = base + b"counted", base + b"open"
 
+    @bounded
     async def count_down(self, request_id: str | bytes | None) -> int:
         """Count; what is left to be counted."""
         key, text = self._counted, self._text
@@ -62,6 +65,7 @@ class _Latch:
         self._check(there)
         return max(0, self.count - there.version)
 
+    @bounded
     async def left(self) -> int:
         """What is left to be counted."""
         there = await settled(self.space.get(self._counted))
@@ -77,22 +81,34 @@ class _Latch:
     async def wait(self, timeout: float | None) -> bool:
         """Wait until it is open."""
         deadline = Deadline(timeout)
-        while True:
-            now = await patiently(
-                self.space, lambda: settled(self.space.range(self._open, keys_only=True)), lambda: bool(deadline.left)
-            )
-            if now.items:
-                return True
-            if not deadline.left:
+        seen = False
+        try:
+            with deadline.covering(self.space):
+                while True:
+                    now = await self._now(deadline)
+                    seen = True
+                    if now.items:
+                        return True
+                    if not deadline.left:
+                        return False
+                    watch = await watching(self.space, self._open, start_revision=now.revision + 1, only="put")
+                    try:
+                        return await news(watch, deadline.left) is not None
+                    except CompactedError:
+                        pass
+                    finally:
+                        await stop(watch)
+        except (RequestTimeout, Unavailable) as error:
+            if deadline.cut(error, began=seen):
                 return False
-            watch = await watching(self.space, self._open, start_revision=now.revision + 1, only="put")
-            try:
-                return await news(watch, deadline.left) is not None
-            except CompactedError:
-                pass
-            finally:
-                await stop(watch)
+            raise
 
+    async def _now(self, deadline: Deadline) -> RangeResult:
+        """Whether the key is there that opens it, asked again and again while the cluster cannot be reached."""
+        look = functools.partial(self.space.range, self._open, keys_only=True)
+        return await patiently(self.space, lambda: settled(look()), lambda: bool(deadline.left))
+
+    @bounded
     async def reset(self) -> None:
         """Begin anew."""
         await settled(self.space.txn([], [Op.delete(self._counted), Op.delete(self._open)]))

@@ -29,12 +29,15 @@ import msgspec
 
 from ...errors import CompactedError, InvalidArgument, KeeperError, LeaseLost
 from ...limits import RECIPE_LOOK, RECIPE_MAX_PAUSE, RECIPE_PAUSE
+from ..client.deadline import time_left
 from ..client.leases import AsyncLease, Lease
 from ..client.operations import Compare, Condition, Op
 from ..client.results import KeyValue, PutResult, TxnResult
 from .faces import (
     Deadline,
     Handle,
+    bounded,
+    end_lease,
     folder,
     leased_txn,
     news,
@@ -159,15 +162,14 @@ class Line:
             ids.append(id)
             return self._taking(id, self.places, kind, value, compare)
 
-        deadline = Deadline(self.space.timeout / 2)
+        deadline = Deadline(min(self.space.timeout, time_left()) / 2)
         while True:
             try:
                 lease, result = await leased_txn(self.space, self.ttl, taking)
             except BaseException as error:
                 # It may have happened, but cannot happen later than this, which leaves no place.
                 if ids and not (isinstance(error, KeeperError) and error.applied is False):
-                    with contextlib.suppress(KeeperError):
-                        await settled(self.space.txn(success=[Op.revoke(ids[-1])], timeout=self.ttl))
+                    await end_lease(self.space, ids[-1], self.ttl)
                 raise
             if lease is None:
                 return None
@@ -223,6 +225,7 @@ class Line:
         """What tells, in the transaction that ends an exclusive turn, that it ended well."""
         return [Op.put(head(place.under), b"%d" % place.token), Op.delete(place.key)]
 
+    @bounded
     async def give_back(self, place: Place) -> None:
         """End an exclusive turn, and the lease with it, in one write. If it was lost, or the cluster cannot be told,
         the end of the lease does it."""
@@ -335,6 +338,7 @@ class Line:
 
     # -- looking on ---------------------------------------------------------------------------------------------------
 
+    @bounded
     async def contenders(self) -> list[Contender]:
         """Everybody, in the order of the line."""
         listing = await settled(self.space.range(prefix=self.places, sort="create_revision"))
@@ -347,13 +351,10 @@ def contender(item: KeyValue) -> Contender:
 
 
 async def drop(lease: Lease | AsyncLease) -> None:
-    """End a lease. If the cluster cannot be told now, nobody keeps the lease alive any more, and it ends by itself."""
+    """End a lease. Nobody keeps it alive from now on. If the cluster cannot be told soon, that is left to the
+    background, and at last to the lease, which ends by itself."""
     lease.lost.set()
-    with contextlib.suppress(KeeperError):
-        if isinstance(lease, AsyncLease):
-            await lease.revoke(timeout=lease.ttl)
-        else:
-            lease.revoke(timeout=lease.ttl)
+    await end_lease(lease, lease.id, lease.ttl)
 
 
 async def _guardian(space: Handle, place: weakref.ref[Place], key: bytes, start: int, lost: threading.Event) -> None:

@@ -37,7 +37,21 @@ from ..client.handle import Client
 from ..client.leases import AsyncLease, Lease
 from ..client.operations import Compare, Op
 from ..client.results import KeyValue, RangeResult
-from .faces import Handle, Unpicklable, drive, leased, news, pause, quoted, settled, spawn, stop, watching, whoami
+from .faces import (
+    Handle,
+    Unpicklable,
+    bounded,
+    drive,
+    leased,
+    news,
+    pause,
+    quoted,
+    settled,
+    spawn,
+    stop,
+    watching,
+    whoami,
+)
 from .line import Line, Place, drop
 
 Partition = int | str
@@ -76,6 +90,7 @@ def taking(split: Sequence[_Member], free: Sequence[bytes], me: bytes) -> list[b
 class _Partitioner:
     def __init__(self, handle: Handle, name: str | bytes, partitions: object, ttl: float) -> None:
         self.line = Line(handle, "partitioner", name, ttl)
+        self.space = self.line.space
         self.partitions = _partitions(partitions)
         self._members = self.line.folder + b"m/"
         self._owners = self.line.folder + b"o/"
@@ -91,6 +106,7 @@ class _Partitioner:
 
     # -- what a user asks ---------------------------------------------------------------------------------------------
 
+    @bounded
     async def join(self) -> None:
         if self._place is not None:
             return

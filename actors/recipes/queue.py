@@ -29,7 +29,7 @@ from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any
 
-from ...errors import CompactedError, InvalidArgument, KeeperError, LockLost
+from ...errors import CompactedError, InvalidArgument, KeeperError, LockLost, RequestTimeout, Unavailable
 from ...limits import RECIPE_LOOK_AT_ONCE, RECIPE_SPARE_LEASES
 from ..client.aio import AsyncClient
 from ..client.guard import guarded
@@ -37,7 +37,21 @@ from ..client.handle import Client
 from ..client.leases import AsyncLease, Lease
 from ..client.operations import Compare, Condition, Op
 from ..client.results import KeyValue
-from .faces import Deadline, Handle, Unpicklable, decoded, drive, encoded, leased, news, settled, stop, watching, whoami
+from .faces import (
+    Deadline,
+    Handle,
+    Unpicklable,
+    bounded,
+    decoded,
+    drive,
+    encoded,
+    leased,
+    news,
+    settled,
+    stop,
+    watching,
+    whoami,
+)
 from .line import Line, Place, drop, head, tail
 
 _MIDDLE = 2**31
@@ -48,6 +62,7 @@ class _Claimed:
 
     def __init__(self, queue: _Queue, suffix: bytes, raw: bytes, token: int, lease: Lease | AsyncLease) -> None:
         self.queue = queue
+        self.space = queue.space
         self.item_key = queue.items + suffix
         self.key = queue.claims + suffix
         self.raw = raw
@@ -68,6 +83,7 @@ class _Claimed:
         if not self.over:
             await self._finish(Op.delete(self.key))
 
+    @bounded
     async def _finish(self, *then: Op) -> bool:
         if self.over:
             raise InvalidArgument("this claim is over: it was acknowledged or given back")
@@ -91,11 +107,13 @@ class _Claimed:
 class _Queue:
     def __init__(self, handle: Handle, name: str | bytes, ttl: float) -> None:
         self.line = Line(handle, "queue", name, ttl)
+        self.space = self.line.space
         self.items = self.line.folder + b"i/"
         self.claims = self.line.folder + b"c/"
         self.waiting = self.line.folder + b"w/"
         self._spare: list[Lease | AsyncLease] = []
 
+    @bounded
     async def put(self, item: object, priority: object, request_id: str | bytes | None) -> None:
         if isinstance(priority, bool) or not isinstance(priority, int) or not -_MIDDLE <= priority < _MIDDLE:
             raise InvalidArgument(f"a priority is a whole number of at most 31 bits, not {priority!r}")
@@ -105,20 +123,26 @@ class _Queue:
         key = self.items + b"%08x/%016x/%s" % (priority + _MIDDLE, now, os.urandom(4).hex().encode())
         await settled(self.line.space.put(key, data, request_id=request_id))
 
+    @bounded
     async def size(self) -> int:
         return (await settled(self.line.space.range(prefix=self.items, count_only=True))).count
 
     async def claim(self, timeout: float | None) -> _Claimed | None:
         deadline = Deadline(timeout)
-        lease = await self._lease()
-        claimed = None
+        lease = claimed = None
         try:
-            claimed, _ = await self._pick(lease, None)
-            if claimed is None and deadline.left:
-                claimed = await self._in_line(lease, deadline)
+            with deadline.covering(self.space):
+                lease = await self._lease()
+                claimed, _ = await self._pick(lease, None)
+                if claimed is None and deadline.left:
+                    claimed = await self._in_line(lease, deadline)
             return claimed
+        except (RequestTimeout, Unavailable) as error:
+            if deadline.cut(error, began=lease is not None):
+                return None
+            raise
         finally:
-            if claimed is None:
+            if claimed is None and lease is not None:
                 await drop(lease)  # and with it the place in the line
 
     async def _lease(self) -> Lease | AsyncLease:

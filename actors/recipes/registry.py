@@ -36,6 +36,7 @@ from ..client.watch import Event
 from .faces import (
     Handle,
     Unpicklable,
+    bounded,
     drive,
     folder,
     leased,
@@ -97,6 +98,7 @@ class _Entry:
     def key(self) -> bytes:
         return self.name + b"%016x" % self.lease.id
 
+    @bounded
     async def register(self) -> None:
         lease = await leased(self.space, self.ttl)
         try:
@@ -113,6 +115,7 @@ class _Entry:
         self.text = text
         await self.say()
 
+    @bounded
     async def say(self) -> None:
         """Have the directory say what this is to say. Nothing happens while it is not registered."""
         text, lease = self.text, self.lease
