@@ -359,8 +359,8 @@ RECIPE_PAUSE = 0.05
 """The shortest time between two looks at whether a place in a line is still there."""
 RECIPE_MAX_PAUSE = 0.2
 """The longest pause before a change that somebody else was faster with is tried again."""
-RECIPE_REMEMBER = 3600.0
-"""How long an addition to a counter that has a ``request_id`` is remembered."""
+COUNTER_BITS = 8192
+"""Of a counter's value: Python writes and reads numbers of up to 4,300 digits."""
 RECIPE_SPARE_LEASES = 4
 """Leases of finished claims that a queue keeps for its next ones."""
 RECIPE_LOOK_AT_ONCE = 32
@@ -547,6 +547,8 @@ PIN_AMOUNT = 0.001
 CLIENT_RANGE_RESTARTS = 5
 """A range that is compacted away between two of its pages is begun anew this often."""
 MAX_REQUEST_ID_BYTES = 256
+REQUEST_DIGEST_BYTES = 16
+"""Of what stands for a namespace, and for an operation, beside a ``request_id``."""
 HEAD_START_TIMEOUT = 60.0
 """How long the command line waits for the Ray head that it starts."""
 HEAD_STOP_TIMEOUT = 40.0

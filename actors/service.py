@@ -63,7 +63,7 @@ from .protocol import (
     Written,
 )
 from .server import Server
-from .validation import check_operation, check_range
+from .validation import check_operation, check_range, check_request_id
 from .watches import Gathered
 
 MakeReply = Callable[[], bytes]
@@ -180,6 +180,7 @@ class Service:
                 raise RequestTooLarge(f"a frame holds at most {limits.max_batch_requests} requests")
             for write in request.commands.writes:
                 check_operation(write.operation, limits)
+                check_request_id(write.request_id)
         elif isinstance(request, Reads):
             if len(request.reads) > limits.max_batch_requests:
                 raise RequestTooLarge(f"a frame holds at most {limits.max_batch_requests} requests")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import InvalidArgument, RequestTooLarge
-from ..limits import MAX_NESTED_TXNS, Limits
+from ..limits import MAX_NESTED_TXNS, MAX_REQUEST_ID_BYTES, REQUEST_DIGEST_BYTES, Limits
 from ..store.commands import (
     KEEP_LEASE,
     Compact,
@@ -15,6 +15,7 @@ from ..store.commands import (
     Operation,
     Put,
     Range,
+    RequestId,
     Target,
     Txn,
 )
@@ -30,6 +31,19 @@ def check_operation(operation: Operation, limits: Limits) -> int:
     budget = _Budget(limits)
     budget.operation(operation, depth=0)
     return budget.bytes
+
+
+def check_request_id(request_id: RequestId | None) -> None:
+    """Check the name of a write.
+
+    Raises:
+        RequestTooLarge: it, or the digest with it, is too long.
+    """
+    if request_id is not None and (
+        len(request_id.name) > MAX_REQUEST_ID_BYTES + REQUEST_DIGEST_BYTES
+        or len(request_id.meaning) > REQUEST_DIGEST_BYTES
+    ):
+        raise RequestTooLarge(f"request_id is over the limit of {MAX_REQUEST_ID_BYTES} bytes")
 
 
 def check_range(request: Range, limits: Limits) -> int:

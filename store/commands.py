@@ -129,12 +129,25 @@ Operation = Put | Delete | Range | Txn | Compact | LeaseGrant | LeaseRevoke
 """What a client may ask for inside a session."""
 
 
+class RequestId(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a caller named a request, so that its answer outlives the session."""
+
+    name: bytes
+    """The caller's name, after what tells his namespace from others."""
+    meaning: bytes
+    """A digest of what he asks for: a request of another meaning under the same name is refused."""
+    held: int = 0
+    """So many transactions, from the outermost one inwards (each the first in the one around it), must have held their
+    comparisons for the answer to be remembered. Those of a guard, or of somebody who will look again, say whether
+    something may be done now, and not what: where they do not hold nothing is done, and it may be asked for again."""
+
+
 class ClientWrite(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One write inside ``ClientWrites``, numbered within its session."""
 
     sequence: int
     operation: Operation
-    request_id: bytes | None = None
+    request_id: RequestId | None = None
 
 
 class ClientWrites(msgspec.Struct, frozen=True, array_like=True, tag=20):

@@ -2,10 +2,11 @@
 
 Every write carries (session, sequence) and the lowest sequence that its client still waits for. The answers from that
 mark on are remembered and given again to a repeated request; what lies below the mark is refused without effect. A
-``request_id`` is for retries beyond a session: its answer is remembered by name, until a command forgets it by age.
+``request_id`` is for retries beyond a session: its answer is remembered by name, with a digest of what was asked for,
+until a command forgets it by age. A name is good for one operation: another one under it is refused without effect.
 
 In the family ``sessions``: ``s`` + id -> the session; ``a`` + id + sequence -> the answers of one command, under its
-first new sequence; ``r`` + request id -> (log index, answer); ``i`` + log index + request id -> nothing, to forget by.
+first new sequence; ``r`` + name -> (log index, answer, meaning); ``i`` + log index + name -> nothing, to forget by.
 Answers stay on disk; memory holds only which sequence is answered where.
 """
 
@@ -19,7 +20,7 @@ import msgspec
 
 from ..errors import DataCorrupted
 from ..limits import Limits
-from .commands import Answer, ClientWrites, Expiry, Failed, Operation, Reason
+from .commands import Answer, ClientWrites, Expiry, Failed, Operation, Reason, RequestId, TxnAnswer
 from .engine import Engine
 from .pending import Ordered, Pending
 
@@ -54,6 +55,7 @@ class _Remembered(msgspec.Struct, frozen=True, array_like=True):
     index: int
     size: int
     answer: Answer
+    meaning: bytes
 
 
 _decode_session = msgspec.msgpack.Decoder(_Stored).decode
@@ -63,6 +65,8 @@ _decode_remembered = msgspec.msgpack.Decoder(_Remembered).decode
 
 _PASSING = (Reason.FULL, Reason.NO_SPACE)
 """Refusals that are not remembered under a request id: they pass, and whoever asks again later wants it done."""
+
+_ANOTHER = Failed(Reason.INVALID, message="this request_id names another operation already")
 
 Run = Callable[[Operation, int, int], Answer]
 """Runs an operation: (operation, bytes that its answer may take, a number for a fresh id)."""
@@ -244,7 +248,7 @@ class Sessions:
 
     def _once(
         self,
-        request_id: bytes,
+        request_id: RequestId,
         operation: Operation,
         room: int,
         fresh_id: int,
@@ -254,18 +258,20 @@ class Sessions:
         limits: Limits,
     ) -> tuple[Answer, int]:
         """Run an operation that has a name, unless one of that name was run before: (answer, its size)."""
-        key = b"r" + request_id
+        key = b"r" + request_id.name
         value = self._pending.get(FAMILY, key)
         if value is not None:
             known = _decode_remembered(value)
+            if known.meaning != request_id.meaning:
+                return _ANOTHER, 0
             return (known.answer, known.size) if known.size <= room else (Failed(Reason.FULL), 0)
         if self.requests >= limits.max_remembered_requests:
             return Failed(Reason.FULL), 0
         answer = run(operation, min(room, limits.max_remembered_request_bytes - self.request_bytes), fresh_id)
         cost = size()
-        if type(answer) is not Failed or answer.reason not in _PASSING:
-            self._pending.set(FAMILY, key, _encode(_Remembered(index, cost, answer)))
-            self._pending.set(FAMILY, b"i" + _ID.pack(index) + request_id, b"")
+        if _lasts(answer, request_id.held):
+            self._pending.set(FAMILY, key, _encode(_Remembered(index, cost, answer, request_id.meaning)))
+            self._pending.set(FAMILY, b"i" + _ID.pack(index) + request_id.name, b"")
             self.requests += 1
             self.request_bytes += cost
         return answer, cost
@@ -287,6 +293,19 @@ class Sessions:
             self._pending.set(FAMILY, key, None)
             self._pending.set(FAMILY, where, None)
         return len(old) < most
+
+
+def _lasts(answer: Answer, held: int) -> bool:
+    """Whether an answer is to be remembered by name (see ``RequestId.held``)."""
+    if type(answer) is Failed:
+        return answer.reason not in _PASSING
+    while held > 0 and type(answer) is TxnAnswer:
+        if not answer.succeeded:
+            return False
+        if not answer.responses:
+            break
+        answer, held = answer.responses[0], held - 1
+    return True
 
 
 def content(source: Ordered) -> Iterator[bytes]:

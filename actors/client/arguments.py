@@ -69,10 +69,8 @@ def lease_id(value: object) -> int:
     return whole_number("a lease id", getattr(value, "id", value))
 
 
-def request_name(value: object) -> bytes | None:
+def request_name(value: object) -> bytes:
     """A ``request_id``: ``str`` or ``bytes``, not empty, of bounded length."""
-    if value is None:
-        return None
     name = text_or_bytes("request_id", value)
     if not name:
         raise InvalidArgument("request_id must not be empty")

@@ -31,7 +31,7 @@ from ...errors import (
     Unavailable,
 )
 from ...limits import CLIENT_MAX_FRAME_DEADLINE, CLIENT_MAX_LATE_BATCHES, Limits, Timings
-from ...store.commands import Answer, ClientWrite, ClientWrites, Done, Failed, Operation, Reason
+from ...store.commands import Answer, ClientWrite, ClientWrites, Done, Failed, Operation, Reason, RequestId
 from ..protocol import (
     Close,
     KeepAlive,
@@ -113,7 +113,7 @@ class HubCore:
         now: float,
         timeout: float,
         serializable: bool = False,
-        request_id: bytes | None = None,
+        request_id: RequestId | None = None,
         done: Callable[[Answer | KeeperError], None],
         size: int | None = None,
     ) -> int:

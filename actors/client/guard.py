@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import msgspec
+
 from ...codec import Codec
 from ...errors import InvalidArgument, LockLost, Unavailable
 from ...store.commands import (
@@ -23,13 +25,13 @@ from ...store.commands import (
     LeaseGranted,
     Put,
     Relation,
+    RequestId,
     Target,
     Txn,
     TxnAnswer,
 )
-from . import arguments as check
 from .base import Handle
-from .requests import Ask, Steps, View
+from .requests import Ask, Steps, View, named
 from .results import DeleteResult, PutResult, TxnResult
 
 H = TypeVar("H", bound=Handle)
@@ -83,8 +85,17 @@ class GuardedView(View):
             raise InvalidArgument("compaction cannot be guarded: compact through an ordinary handle")
         yield from super().compact(revision)
 
+    def _behind_fences(self, request_id: object, command: Put | Delete | Txn | LeaseGrant) -> RequestId | None:
+        """A name for a guarded write. The token is no part of what is asked for: a task that runs again holds the lock
+        under another one. And a write that was refused may be asked for again."""
+        if request_id is None:
+            return None
+        if isinstance(request_id, RequestId):
+            return msgspec.structs.replace(request_id, held=request_id.held + 1)
+        return named(self.space, request_id, command, held=1)
+
     def _guarded(self, command: Put | Delete | Txn | LeaseGrant, request_id: object) -> Steps[Answer]:
-        answer = yield Ask(Txn(self.fences, (command,), ()), False, check.request_name(request_id))
+        answer = yield Ask(Txn(self.fences, (command,), ()), False, self._behind_fences(request_id, command))
         if not isinstance(answer, TxnAnswer):
             raise Unavailable(f"the cluster answered {type(answer).__name__} to a guarded write", applied=None)
         if not answer.succeeded:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Iterable
+from hashlib import blake2b
 from typing import Any, NamedTuple, TypeVar
+
+import msgspec
 
 from ...codec import Codec
 from ...errors import CompactedError, InvalidArgument, RequestTooLarge, Unavailable
-from ...limits import CLIENT_RANGE_RESTARTS, LEASE_MAX_TTL, LEASE_MIN_TTL, MAX_NESTED_TXNS
+from ...limits import CLIENT_RANGE_RESTARTS, LEASE_MAX_TTL, LEASE_MIN_TTL, MAX_NESTED_TXNS, REQUEST_DIGEST_BYTES
 from ...store.commands import (
     KEEP_LEASE,
     Answer,
@@ -33,6 +36,7 @@ from ...store.commands import (
     RangeAnswer,
     RangePart,
     Relation,
+    RequestId,
     Sort,
     Target,
     Txn,
@@ -43,6 +47,8 @@ from . import arguments as check
 from .frames import LeaseQuestion
 from .operations import Condition, Op
 from .results import DeleteResult, End, Keep, KeyValue, PutResult, RangeResult, TxnResult
+
+_encode = msgspec.msgpack.Encoder().encode
 
 USER_SPACE = b"u"
 """Users' keys live under this..."""
@@ -70,7 +76,7 @@ class Ask(NamedTuple):
 
     request: Operation | Read | LeaseQuestion
     serializable: bool = False
-    request_id: bytes | None = None
+    request_id: RequestId | None = None
 
 
 T = TypeVar("T")
@@ -82,6 +88,23 @@ def prefix_end(prefix: bytes) -> bytes:
     """The first key after all that begin with the prefix; empty if there is none."""
     stripped = prefix.rstrip(b"\xff")
     return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else b""
+
+
+def named(space: bytes, given: object, meaning: object, held: int = 0) -> RequestId:
+    """A ``request_id`` as the store knows it: the caller's name is his namespace's own, and good for one operation.
+
+    Args:
+        space: of the namespace.
+        given: what the caller named it.
+        meaning: what he asked for; the digest is taken of this.
+        held: see ``RequestId``.
+    """
+    name = check.request_name(given)
+    return RequestId(_digest(space) + name, _digest(_encode(meaning)), held)
+
+
+def _digest(data: bytes) -> bytes:
+    return blake2b(data, digest_size=REQUEST_DIGEST_BYTES).digest()
 
 
 class View:
@@ -110,7 +133,8 @@ class View:
 
     def put(self, key: object, value: object, lease: object, prev: object, request_id: object) -> Steps[PutResult]:
         """Steps of ``Client.put``."""
-        answer = yield Ask(self.put_command(key, value, lease, prev), False, check.request_name(request_id))
+        command = self.put_command(key, value, lease, prev)
+        answer = yield Ask(command, False, self.request_id(request_id, command))
         return self.put_result(answer)
 
     def get(self, key: object, revision: object, serializable: object, at_least: object) -> Steps[KeyValue | None]:
@@ -139,7 +163,7 @@ class View:
     def delete(self, key: object, end: object, prefix: object, prev: object, request_id: object) -> Steps[DeleteResult]:
         """Steps of ``Client.delete``."""
         command = self.delete_command(key, end, prefix, prev)
-        answer = yield Ask(command, False, check.request_name(request_id))
+        answer = yield Ask(command, False, self.request_id(request_id, command))
         return self.delete_result(answer)
 
     def txn(self, compare: object, success: object, failure: object, request_id: object) -> Steps[TxnResult]:
@@ -147,7 +171,8 @@ class View:
         operation = Op.txn(
             check.each("compare", compare), check.each("success", success), check.each("failure", failure)
         )
-        answer = yield Ask(self.txn_command(operation), False, check.request_name(request_id))
+        command = self.txn_command(operation)
+        answer = yield Ask(command, False, self.request_id(request_id, command))
         return self.txn_result(operation, answer)
 
     def compact(self, revision: object) -> Steps[None]:
@@ -162,6 +187,12 @@ class View:
     def grant(self, command: LeaseGrant) -> Steps[LeaseGranted]:
         """Steps that make a lease."""
         return _expect((yield Ask(command)), LeaseGranted)
+
+    def request_id(self, given: object, command: Put | Delete | Txn) -> RequestId | None:
+        """What a caller's ``request_id`` means for a write of this view."""
+        if given is None or isinstance(given, RequestId):
+            return given
+        return named(self.space, given, command)
 
     # -- commands -----------------------------------------------------------------------------------------------------
 

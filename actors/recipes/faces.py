@@ -36,6 +36,7 @@ from ..client.handle import Client
 from ..client.leases import AsyncLease, Lease
 from ..client.operations import Op
 from ..client.parting import end_lease_async
+from ..client.requests import named
 from ..client.results import KeyValue, TxnResult
 from ..client.watch import AsyncWatch, Event, Watch
 
@@ -92,6 +93,17 @@ async def end_lease(owner: Handle | Lease | AsyncLease, id: int, lasting: float)
         await end_lease_async(owner, id, lasting)
     else:
         parting.end_lease(owner, id, lasting)
+
+
+def once(handle: Handle, request_id: str | bytes | None, *meaning: bytes, held: int = 0) -> Any:
+    """What a recipe passes on as the ``request_id`` of its write, which lies in another space than the caller's names.
+
+    Args:
+        handle: the user's, whose namespace the name belongs to.
+        meaning: what the caller asks for.
+        held: see ``RequestId``.
+    """
+    return None if request_id is None else named(handle._view.space, request_id, meaning, held)
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:

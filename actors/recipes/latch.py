@@ -25,7 +25,7 @@ from ..client.aio import AsyncClient
 from ..client.handle import Client
 from ..client.operations import Compare, Op
 from ..client.results import KeyValue, RangeResult, TxnResult
-from .faces import Deadline, Handle, Unpicklable, bounded, drive, folder, news, patiently, settled, stop, watching
+from .faces import Deadline, Handle, Unpicklable, bounded, drive, folder, news, once, patiently, settled, stop, watching
 
 
 class _Latch:
@@ -34,6 +34,7 @@ class _Latch:
     def __init__(self, handle: Handle, name: str | bytes, count: int) -> None:
         self.name = name
         self.count = check.whole_number("count", count, 1)
+        self._handle = handle
         self.space: Handle = handle.reserved("latch")
         self._text = b"%d" % self.count
         base = folder(handle, name)
@@ -53,7 +54,7 @@ class _Latch:
                 [ours, Compare.version(key) == self.count - 1],
                 [count, last],
                 [Op.txn([ours], [count, Op.get(key)], [first, Op.get(key)])],
-                request_id=request_id,
+                request_id=once(self._handle, request_id, b"latch", key, text),
             )
         )
         if result.succeeded:

@@ -47,6 +47,7 @@ from .faces import (
     encoded,
     leased,
     news,
+    once,
     settled,
     stop,
     watching,
@@ -121,7 +122,8 @@ class _Queue:
         # A revision is the order: whatever was put before this call began lies behind a smaller one.
         now = await settled(self.line.space.revision())
         key = self.items + b"%08x/%016x/%s" % (priority + _MIDDLE, now, os.urandom(4).hex().encode())
-        await settled(self.line.space.put(key, data, request_id=request_id))
+        meaning = once(self.line.handle, request_id, b"queue", self.items, b"%d" % priority, data)
+        await settled(self.line.space.put(key, data, request_id=meaning))
 
     @bounded
     async def size(self) -> int:

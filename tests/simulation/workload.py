@@ -26,6 +26,7 @@ from raykeeper.store.commands import (
     Range,
     RangeAnswer,
     Relation,
+    RequestId,
     Target,
     Txn,
     TxnAnswer,
@@ -393,7 +394,7 @@ class Worker:
             call.result = self.history.increments[key][place] = before
             call.returned = seen.returned
 
-        self._run(Put(key, value, prev=True), f"add to {key!r}", [], judge, request_id=request_id)
+        self._run(Put(key, value, prev=True), f"add to {key!r}", [], judge, request_id=RequestId(request_id, b""))
 
 
 def read_all(client: Client) -> int:

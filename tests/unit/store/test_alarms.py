@@ -32,6 +32,7 @@ from raykeeper.store.commands import (
     RangeAnswer,
     Reason,
     RenewLeases,
+    RequestId,
     SessionOpened,
     SetAlarm,
     Txn,
@@ -133,7 +134,7 @@ def test_a_corrupt_alarm_refuses_no_put(hand: Hand) -> None:
 
 def test_a_request_id_may_be_used_again_once_there_is_room(hand: Hand) -> None:
     def named(sequence: int) -> ClientWrites:
-        return ClientWrites(hand.session, sequence, (ClientWrite(sequence, Put(b"k", b"v"), b"name"),))
+        return ClientWrites(hand.session, sequence, (ClientWrite(sequence, Put(b"k", b"v"), RequestId(b"name", b"")),))
 
     alarm(hand)
     assert hand.apply(named(1)) == FULL

@@ -28,6 +28,7 @@ from raykeeper.store.commands import (
     RangeAnswer,
     RegisterMember,
     Remaining,
+    RequestId,
     SetAlarm,
 )
 from raykeeper.store.folder import FirstMember, Identity, MemberFolder
@@ -68,7 +69,9 @@ class Source:
         hand.apply(CheckpointLeases(hand.term, (Remaining(self.lease, 3.0),)))
         hand.sequence += 1
         self.named = hand.apply(
-            ClientWrites(hand.session, hand.sequence, (ClientWrite(hand.sequence, Put(b"once", b"1"), b"name"),))
+            ClientWrites(
+                hand.session, hand.sequence, (ClientWrite(hand.sequence, Put(b"once", b"1"), RequestId(b"name", b"")),)
+            )
         )
         hand.apply(RegisterMember(2, "node:a", "/there", 1))
         hand.apply(SetAlarm(2, AlarmKind.CORRUPT, True, "odd"))
@@ -123,7 +126,7 @@ def test_a_new_cluster_holds_the_same_under_its_own_identity(source: Source, dis
     assert folder.log.hard_state == HardState(1, 0, old.applied_index)
 
     hand = Hand(new)  # a session as the first entry of the new log
-    again = hand.apply(ClientWrites(hand.session, 1, (ClientWrite(1, Put(b"once", b"2"), b"name"),)))
+    again = hand.apply(ClientWrites(hand.session, 1, (ClientWrite(1, Put(b"once", b"2"), RequestId(b"name", b"")),)))
     assert again == source.named
     hand.sequence = 1
     put = hand.do(Put(b"k", b"v"))

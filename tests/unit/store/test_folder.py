@@ -26,6 +26,7 @@ from raykeeper.store.commands import (
     Put,
     Range,
     RangeAnswer,
+    RequestId,
     ReserveMember,
 )
 from raykeeper.store.engine import Disk
@@ -54,7 +55,7 @@ def fill(folder: MemberFolder, upto: int, size: int = 300) -> None:
     for index in range(state.applied_index + 1, upto + 1):
         command: Any = OpenSession(b"n", 5.0)
         if index == 2:
-            command = ClientWrites(1, 1, (ClientWrite(1, LeaseGrant(9, 5.0), b"name"),))
+            command = ClientWrites(1, 1, (ClientWrite(1, LeaseGrant(9, 5.0), RequestId(b"name", b"")),))
         elif index > 2:
             put = Put(b"k%d" % (index % 40), random.Random(index).randbytes(size), lease=9)
             command = ClientWrites(1, index, (ClientWrite(index, put),))

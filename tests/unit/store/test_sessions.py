@@ -15,6 +15,8 @@ from raykeeper.store.commands import (
     ClientWrite,
     ClientWrites,
     CloseSession,
+    Compact,
+    Comparison,
     Configure,
     Delete,
     Done,
@@ -32,7 +34,10 @@ from raykeeper.store.commands import (
     Range,
     RangeAnswer,
     Reason,
+    Relation,
+    RequestId,
     SessionOpened,
+    Target,
     Txn,
 )
 from raykeeper.store.rocks import RocksDisk
@@ -44,8 +49,12 @@ K = KeyRange(b"k")
 EXPIRED, BELOW, FULL = Failed(Reason.SESSION_EXPIRED), Failed(Reason.BELOW_MARK), Failed(Reason.FULL)
 
 
+def named(name: bytes | None, meaning: bytes = b"meaning", held: int = 0) -> RequestId | None:
+    return None if name is None else RequestId(name, meaning, held)
+
+
 def put(sequence: int, value: bytes = b"v", request_id: bytes | None = None, **options: Any) -> ClientWrite:
-    return ClientWrite(sequence, Put(b"k", value, **options), request_id)
+    return ClientWrite(sequence, Put(b"k", value, **options), named(request_id))
 
 
 def send(hand: Hand, low: int, *writes: ClientWrite, session: int | None = None) -> list[Any]:
@@ -160,6 +169,53 @@ def test_a_request_id_holds_across_sessions(hand: Hand) -> None:
     assert hand.state.remembered_requests == 2
 
 
+def test_a_name_is_good_for_one_operation(hand: Hand) -> None:
+    other = hand.apply(OpenSession(b"other", 60.0))
+    assert isinstance(other, SessionOpened)
+    first = ClientWrite(1, Put(b"k", b"1"), named(b"r", b"put k"))
+    second = ClientWrite(2, Put(b"j", b"2"), named(b"r", b"put j"))
+    done, refused = send(hand, 1, first, second)
+    assert done == PutAnswer(2)
+    assert plain(refused) == Failed(Reason.INVALID)
+    assert send(hand, 1, second) == [refused]  # a copy of it
+    assert send(hand, 1, first, session=other.session) == [done]
+    assert plain(send(hand, 1, ClientWrite(3, second.operation, second.request_id))[0]) == Failed(Reason.INVALID)
+    assert hand.state.revision == 2
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_what_was_not_done_because_of_a_guard_may_be_asked_for_again(hand: Hand, depth: int) -> None:
+    name = named(b"r", held=depth)
+    there = (Comparison(KeyRange(b"lock"), Target.VERSION, Relation.GREATER, 0),)
+    guarded: Txn | Put = Put(b"k", b"1")
+    for level in reversed(range(depth)):
+        guarded = Txn(there if level == depth - 1 else (), (guarded,), ())
+    (refused,) = send(hand, 1, ClientWrite(1, guarded, name))
+    assert hand.state.revision == 1
+    send(hand, 1, ClientWrite(2, Put(b"lock", b"")))
+    (done,) = send(hand, 1, ClientWrite(3, guarded, name))
+    assert done != refused
+    assert hand.state.revision == 3
+    assert send(hand, 1, ClientWrite(4, guarded, name)) == [done]
+    assert hand.state.revision == 3
+
+
+def test_a_transaction_whose_comparisons_do_not_hold_is_done_all_the_same(hand: Hand) -> None:
+    txn = Txn((Comparison(KeyRange(b"k"), Target.VERSION, Relation.GREATER, 0),), (), (Put(b"k", b"1"),))
+    first = send(hand, 1, ClientWrite(1, txn, named(b"r")))
+    assert send(hand, 1, ClientWrite(2, txn, named(b"r"))) == first
+    under_a_guard = Txn((), (txn,), ())
+    (first_guarded,) = send(hand, 1, ClientWrite(3, under_a_guard, named(b"s", held=1)))
+    assert send(hand, 1, ClientWrite(4, under_a_guard, named(b"s", held=1))) == [first_guarded]
+
+
+@pytest.mark.parametrize("held", [-(2**63), -1, 5, 2**63 - 1])
+def test_any_number_of_levels_is_taken(hand: Hand, held: int) -> None:
+    for number, operation in enumerate((Txn(), Txn((), (Txn(),)), Put(b"k", b""), Compact(7)), 1):
+        first = send(hand, 1, ClientWrite(2 * number, operation, named(b"%d" % number, held=held)))
+        assert send(hand, 1, ClientWrite(2 * number + 1, operation, named(b"%d" % number, held=held))) == first
+
+
 def test_request_ids_are_forgotten_by_age(hand: Hand) -> None:
     send(hand, 1, put(1, request_id=b"r"))
     index = hand.state.applied_index
@@ -229,12 +285,12 @@ class Ledger:
             return BELOW
         if write.sequence in self.answers:
             return self.answers[write.sequence]
-        return self.names.get(write.request_id or b"-")
+        return self.names.get(write.request_id.name if write.request_id else b"-")
 
     def ran(self, write: ClientWrite, answer: Answer) -> None:
         self.answers[write.sequence] = answer
         if write.request_id:
-            self.names[write.request_id] = answer
+            self.names[write.request_id.name] = answer
 
 
 WRITES = st.lists(st.tuples(st.integers(1, 12), st.sampled_from([None, None, b"r", b"s"])), min_size=1, max_size=5)
@@ -249,7 +305,7 @@ def test_random_retries(rounds: list[tuple[int, list[tuple[int, bytes | None]], 
     hand, ledger = Hand(State.create(disk, "state", FIRST)), Ledger()
     for low, writes, reopen in rounds:
         command = ClientWrites(
-            hand.session, low, tuple(ClientWrite(n, Put(b"k", b"%d" % n, prev=True), name) for n, name in writes)
+            hand.session, low, tuple(ClientWrite(n, Put(b"k", b"%d" % n, prev=True), named(name)) for n, name in writes)
         )
         runs_before = version(hand)
         (answers,) = hand.apply_all([command])
