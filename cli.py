@@ -11,8 +11,7 @@ import os
 import re
 import shlex
 import signal
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -21,6 +20,7 @@ from . import __version__, cli_bench, cli_care, cli_hold, cli_lease, cli_watch
 from .actors.client.operations import Comparand, Compare, Condition, Op
 from .cli_common import (
     BYTES,
+    MAX_NUMBER,
     address_option,
     cluster_id,
     common,
@@ -33,11 +33,12 @@ from .cli_common import (
     open_cluster,
     options,
     output_option,
+    seconds,
     selected,
-    tell,
     timeout_option,
     warnings_told,
 )
+from .cli_streams import speaking, stdin, tell, write
 from .errors import ClusterNotFound, KeeperError, MembersMissing
 from .limits import MEMBERSHIP_TIMEOUT, UPGRADE_TIMEOUT
 from .printing import show
@@ -48,6 +49,9 @@ from .spec import ClusterSpec
 
 
 class _Commands(click.Group):
+    def main(self, *arguments: Any, **named: Any) -> Any:
+        return speaking(lambda: super(_Commands, self).main(*arguments, **named))
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -176,7 +180,7 @@ def member_list(cluster: str, address: str | None, output: str) -> None:
 @click.argument("node", required=False)
 @common
 @click.option("--learner", is_flag=True, help="Leave it a learner, instead of a voter once it has caught up.")
-@click.option("--timeout", type=float, default=MEMBERSHIP_TIMEOUT, show_default=True, help="Seconds to catch up in.")
+@click.option("--timeout", type=seconds, default=MEMBERSHIP_TIMEOUT, show_default=True, help="Seconds to catch up in.")
 def member_add(cluster: str, address: str | None, output: str, node: str | None, learner: bool, timeout: float) -> None:
     """Add a member on NODE: a Ray node's id or address, or a resource. By default on the node with the fewest."""
     added = open_cluster(cluster, address).add_member(node, promote=not learner, timeout=timeout)
@@ -212,7 +216,7 @@ def move_leader(cluster: str, address: str | None, output: str, name: str) -> No
 
 @cli.command()
 @common
-@click.option("--timeout", type=float, default=UPGRADE_TIMEOUT, show_default=True, help="Seconds for all of them.")
+@click.option("--timeout", type=seconds, default=UPGRADE_TIMEOUT, show_default=True, help="Seconds for all of them.")
 def upgrade(cluster: str, address: str | None, output: str, timeout: float) -> None:
     """Restart all members one by one, the leader last, with the code that is installed on their nodes now.
 
@@ -224,7 +228,7 @@ def upgrade(cluster: str, address: str | None, output: str, timeout: float) -> N
 
 def _member_id(name: str) -> int:
     number = name.removeprefix("m")
-    if not number.isascii() or not number.isdigit():
+    if not number.isascii() or not number.isdigit() or not 0 < int(number[:20]) <= MAX_NUMBER:
         raise click.UsageError(f"{name!r} is no member: give its name, such as m2, or its id")
     return int(number)
 
@@ -239,8 +243,8 @@ _put = options(
 )
 _get = options(
     keys_option,
-    click.option("--limit", type=click.IntRange(0), default=0, help="At most so many keys."),
-    click.option("--rev", type=int, help="Read the past, as of this revision."),
+    click.option("--limit", type=click.IntRange(0, MAX_NUMBER), default=0, help="At most so many keys."),
+    click.option("--rev", type=click.IntRange(1, MAX_NUMBER), help="Read the past, as of this revision."),
     click.option("--sort", type=click.Choice(["key", "version", "create_revision", "mod_revision", "value"])),
     click.option("--order", type=click.Choice(["ascend", "descend"]), default="ascend"),
     click.option("--keys-only", is_flag=True, help="Leave the values out."),
@@ -280,7 +284,7 @@ def put(
 ) -> None:
     """Set KEY to VALUE; `-` reads the value from stdin."""
     if value == b"-":
-        value = sys.stdin.buffer.read()
+        value = stdin()
     with open_client(cluster, address, timeout) as kv:
         show(fenced(kv, guard).put(key, value, **rest), output)
 
@@ -303,8 +307,7 @@ def get(
     with open_client(cluster, address, timeout) as kv:
         found = kv.range(serializable=serializable, **_get_arguments(**keys))
     if value_only:
-        sys.stdout.buffer.write(b"".join(item.raw for item in found))
-        sys.stdout.buffer.flush()
+        write(b"".join(item.raw for item in found))
     else:
         show(found, output, keys_only=keys["keys_only"], count_only=keys["count_only"])
 
@@ -359,7 +362,7 @@ def txn(
     """
     blocks: Sequence[Sequence[str]] = (compare, success, failure)
     if not any(blocks):
-        blocks = _blocks(os.fsdecode(sys.stdin.buffer.read()))
+        blocks = _blocks(os.fsdecode(stdin()))
     conditions = [_comparison(line) for line in blocks[0]]
     branches = [[_operation(line) for line in block] for block in blocks[1:]]
     with open_client(cluster, address, timeout) as kv:
@@ -368,17 +371,37 @@ def txn(
 
 def _blocks(text: str) -> list[list[str]]:
     blocks: list[list[str]] = [[]]
-    for line in text.splitlines():
-        if not line.strip():
+    for line in _lines(text):
+        if not line.strip(_BLANKS):
             blocks.append([])
         elif not line.startswith("#"):
-            blocks[-1].append(line.strip())
+            blocks[-1].append(line.strip(_BLANKS))
     if any(blocks[3:]):
         raise click.UsageError("more than three blocks: comparisons, success and failure operations")
     return [*blocks, [], []][:3]
 
 
-_COMPARISON = re.compile(r"(version|create|mod|value|lease)\((.*)\)\s*(==?|!=|<|>)\s*(.*)", re.DOTALL)
+def _lines(text: str) -> Iterator[str]:
+    """The lines of a transaction. Like a shell, it ends one at each newline that is not quoted, and nowhere else."""
+    begin, quote, skip = 0, "", False
+    for place, letter in enumerate(text):
+        if skip:
+            skip = False
+        elif letter == "\\" and quote != "'" and text[begin] != "#":
+            skip = True
+        elif quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"" and text[begin] != "#":
+            quote = letter
+        elif letter == "\n":
+            yield text[begin:place]
+            begin = place + 1
+    if begin < len(text):
+        yield text[begin:]
+
+
+_BLANKS = " \t\r\n"
+_COMPARISON = re.compile(r"(version|create|mod|value|lease)\((.*)\)[ \t\r\n]*(==?|!=|<|>)[ \t\r\n]*(.*)", re.DOTALL)
 _TARGETS = {
     "version": Compare.version,
     "create": Compare.create_revision,
@@ -396,7 +419,7 @@ def _words(text: str) -> list[str]:
 
 
 def _comparison(line: str) -> Condition:
-    match = _COMPARISON.fullmatch(line.strip())
+    match = _COMPARISON.fullmatch(line.strip(_BLANKS))
     keys, operands = (_words(match[2]), _words(match[4])) if match else ([], [])
     if match is None or len(keys) != 1 or len(operands) != 1:
         raise click.UsageError(f'{line!r} is no comparison such as: mod("key") > 5')
@@ -406,7 +429,9 @@ def _comparison(line: str) -> Condition:
         try:
             operand = int(operand, 16 if kind == "lease" else 10)
         except ValueError:
-            raise click.UsageError(f"{line!r}: {kind} is compared with a whole number") from None
+            operand = -1
+        if not 0 <= operand <= MAX_NUMBER:
+            raise click.UsageError(f"{line!r}: {kind} is compared with a whole number of up to 63 bits")
     left = _TARGETS[kind](os.fsencode(keys[0]))
     return _RELATIONS[relation](left, operand)
 

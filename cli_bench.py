@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_common import common, open_client, options, timeout_option
+from .cli_common import common, open_client, options, seconds, timeout_option
 from .errors import Unavailable
+from .limits import Limits
 from .printing import Said, show
 
 if TYPE_CHECKING:
@@ -27,18 +28,33 @@ KEYS = [f"{number:02}" for number in range(100)]
 MAX_IN_FLIGHT = 4000
 """Less than what a handle may have waiting, unless the cluster's limits were lowered."""
 
+MAX_BYTES = Limits().max_request_bytes
+"""Of a value, unless the cluster's limits were raised."""
+
+LONGEST = 600.0
+"""Seconds that one measure may take."""
+
 Call = Callable[[str], Awaitable[Any]]
+
+
+def _duration(text: str) -> float:
+    time = seconds(text)
+    if not 0.05 <= time <= LONGEST:
+        raise click.BadParameter(f"{text} is not in the range of 0.05 to {LONGEST:g} seconds")
+    return time
 
 
 @click.command()
 @options(common, timeout_option)
-@click.option("--seconds", type=click.FloatRange(0.05, 600), default=2.0, show_default=True, help="For each measure.")
+@click.option("--seconds", "each", type=_duration, default=2.0, show_default=True, help="For each measure.")
 @click.option(
     "--in-flight", type=click.IntRange(1, MAX_IN_FLIGHT), default=100, show_default=True, help="Calls at a time."
 )
-@click.option("--bytes", "size", type=click.IntRange(0), default=256, show_default=True, help="Size of the values.")
+@click.option(
+    "--bytes", "size", type=click.IntRange(0, MAX_BYTES), default=256, show_default=True, help="Size of the values."
+)
 def bench(
-    cluster: str, address: str | None, output: str, timeout: float, seconds: float, in_flight: int, size: int
+    cluster: str, address: str | None, output: str, timeout: float, each: float, in_flight: int, size: int
 ) -> None:
     """Measure puts and gets of a running cluster from here: one at a time, and many in flight.
 
@@ -47,7 +63,7 @@ def bench(
     with open_client(cluster, address, timeout) as kv:
         place = kv.reserved("bench")
         try:
-            measured = asyncio.run(_measure_all(place.aio, seconds, in_flight, os.urandom(size)))
+            measured = asyncio.run(_measure_all(place.aio, each, in_flight, os.urandom(size)))
         finally:
             place.delete(prefix="")
     show(_said(measured), output)

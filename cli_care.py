@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .cli_common import (
+    MAX_NUMBER,
     address_option,
     common,
     join,
@@ -14,6 +15,7 @@ from .cli_common import (
     open_cluster,
     options,
     output_option,
+    seconds,
     timeout_option,
     warnings_told,
 )
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
     from .spec import ClusterSpec
 
 
-def _timeout(seconds: float) -> Any:
-    return click.option("--timeout", type=float, default=seconds, show_default=True, help="Seconds to wait.")
+def _timeout(default: float) -> Any:
+    return click.option("--timeout", type=seconds, default=default, show_default=True, help="Seconds to wait.")
 
 
 @click.command()
@@ -118,7 +120,7 @@ def check(cluster: str, address: str | None, output: str, timeout: float) -> Non
 
 
 @click.command()
-@click.argument("revision", type=click.IntRange(1))
+@click.argument("revision", type=click.IntRange(1, MAX_NUMBER))
 @options(common, timeout_option)
 def compact(cluster: str, address: str | None, output: str, timeout: float, revision: int) -> None:
     """Forget the history before REVISION: it can be neither read nor watched any more."""

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .actors.client.results import END
+from .cli_streams import tell
 from .limits import DEFAULT_TIMEOUT
 from .ray_head import RayHead
 
@@ -53,6 +56,29 @@ def cluster_id(text: str) -> int:
     return number
 
 
+MAX_NUMBER = (1 << 63) - 1
+"""The greatest revision, and the greatest number that the store counts with."""
+
+
+def seconds(text: str) -> float:
+    """Type of an argument: a time that takes a while, and can be waited for."""
+    time = seconds_or_none(text)
+    if not time > 0:
+        raise click.BadParameter(f"{text} is no time: a positive number of seconds")
+    return time
+
+
+def seconds_or_none(text: str) -> float:
+    """Type of an argument: a time that can be waited for, or 0."""
+    try:
+        time = float(text)
+    except ValueError:
+        time = math.nan
+    if not 0 <= time <= threading.TIMEOUT_MAX:
+        raise click.BadParameter(f"{text} is no time: a number of seconds")
+    return time
+
+
 def options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Several click options as one decorator."""
 
@@ -75,7 +101,7 @@ address_option = click.option(
 output_option = output_as("simple", "json", "table")
 cluster_option = click.option("--cluster", envvar="RAYKEEPER_CLUSTER", default="default", help="Name of the cluster.")
 timeout_option = click.option(
-    "--timeout", type=float, default=DEFAULT_TIMEOUT, show_default=True, help="Seconds to wait."
+    "--timeout", type=seconds, default=DEFAULT_TIMEOUT, show_default=True, help="Seconds to wait."
 )
 common = options(cluster_option, address_option, output_option)
 common_of_streams = options(cluster_option, address_option, output_as("simple", "json"))
@@ -95,11 +121,6 @@ def selected(key: bytes, end: bytes | None, prefix: bool, from_key: bool) -> dic
     if prefix:
         return {"prefix": key}
     return {"key": key, "end": END if from_key else end}
-
-
-def tell(message: str) -> None:
-    """Say on stderr what went wrong, in one line."""
-    click.echo(f"raykeeper: {' '.join(message.split())}", err=True)
 
 
 @contextlib.contextmanager

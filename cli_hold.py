@@ -1,14 +1,14 @@
 """`raykeeper lock` and `raykeeper elect`: hold something, for as long as a command runs or until a signal comes.
 
 What is held is given back at the end, whatever the end was. A command that runs under a lock is this process's child:
-it gets the signals that this process gets, and if the lock is lost it is ended, because it must not go on without. A
-process can only be told so late, and not at all while it does not run; hence the token in the child's environment.
+it gets the signals that this process gets, it does not outlive it, and if the lock is lost it is ended, because it must
+not go on without. A process can only be told so late, and not at all while it does not run; hence the token in the
+child's environment.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shlex
 import signal
@@ -21,6 +21,7 @@ from .actors.client.leases import Loss
 from .actors.recipes.election import AsyncElection, Leader
 from .actors.recipes.faces import whoami
 from .actors.recipes.holding import AsyncHeld
+from .cli_child import begin, end, send
 from .cli_common import (
     BYTES,
     LOCK_KEY,
@@ -31,14 +32,16 @@ from .cli_common import (
     open_client,
     options,
     output_option,
-    tell,
+    seconds,
+    seconds_or_none,
 )
 from .cli_lasting import Lasting, lasting
+from .cli_streams import tell
 from .limits import DEFAULT_TIMEOUT
 from .printing import Said, show, text
 
-NOT_IN_TIME, LOST, NOT_EXECUTABLE, NOT_FOUND = 124, 125, 126, 127
-"""Exit statuses beside those of all commands, and of the command that is run; 124, 126 and 127 as of timeout(1)."""
+NOT_IN_TIME, LOST = 124, 125
+"""Exit statuses beside those of all commands, and of the command that is run; 124 as of timeout(1)."""
 
 GRACE = 5.0
 """Seconds that a command has between SIGTERM and SIGKILL, once its lock is lost."""
@@ -47,8 +50,8 @@ _common = options(
     cluster_option,
     address_option,
     output_option,
-    click.option("--ttl", type=float, default=10.0, show_default=True, help="Seconds until it is free if this dies."),
-    click.option("--timeout", type=click.FloatRange(0), help="Seconds to wait for it (default: for ever)."),
+    click.option("--ttl", type=seconds, default=10.0, show_default=True, help="Seconds until it is free if this dies."),
+    click.option("--timeout", type=seconds_or_none, help="Seconds to wait for it (default: for ever)."),
 )
 
 
@@ -58,7 +61,7 @@ _common = options(
 @_common
 @click.option(
     "--grace",
-    type=click.FloatRange(0),
+    type=seconds_or_none,
     default=GRACE,
     show_default=True,
     help="Seconds from SIGTERM to SIGKILL for the COMMAND if the lock is lost.",
@@ -76,9 +79,9 @@ def lock(
     """Take the lock NAME, run COMMAND while it is held, and give it back: raykeeper lock NAME -- COMMAND...
 
     The exit status is that of COMMAND, 128+n if signal n ended it; 124 if the lock was not free in time; 125 if it was
-    lost while COMMAND ran, which is then ended; 126 or 127 if COMMAND cannot be run. SIGINT, SIGTERM and SIGHUP go to
-    COMMAND. Its environment has RAYKEEPER_LOCK_NAME, RAYKEEPER_LOCK_KEY and RAYKEEPER_LOCK_TOKEN; `put`, `del` and
-    `txn` take them with --guard.
+    lost while COMMAND ran, which is then ended; 126 or 127 if COMMAND cannot be run. Signals that can be caught go to
+    COMMAND, and it is killed if this process is. Its environment has RAYKEEPER_LOCK_NAME, RAYKEEPER_LOCK_KEY and
+    RAYKEEPER_LOCK_TOKEN; `put`, `del` and `txn` take them with --guard.
 
     Without COMMAND, prints the lock's key and token, and holds it until a signal comes.
     """
@@ -193,38 +196,25 @@ async def _run(
         if child is None:
             early.append(number)
         else:
-            _send(child, number)
+            send(child, number)
 
     with lasts.taking_signals(take):
-        try:
-            child = await asyncio.create_subprocess_exec(*command, env=environment)
-        except (OSError, ValueError) as error:
-            tell(f"{shlex.quote(command[0])} cannot be run: {getattr(error, 'strerror', None) or error}")
-            return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
+        begun = await begin(command, environment)
+        if isinstance(begun, int):
+            return begun
+        child = begun
         for number in early:
-            _send(child, number)
+            send(child, number)
         ended, over = asyncio.ensure_future(child.wait()), asyncio.ensure_future(_lost(lost))
         try:
             await asyncio.wait({ended, over}, return_when=asyncio.FIRST_COMPLETED)
             if not lost.is_set():
                 return _status(await ended)
             tell(f"{what} is lost: {shlex.join(command)} is ended")
-            await _end(child, ended, grace)
+            await end(child, ended, grace)
             return LOST
         finally:
             over.cancel()
-
-
-async def _end(child: asyncio.subprocess.Process, ended: asyncio.Future[int], grace: float) -> None:
-    _send(child, signal.SIGTERM)
-    await asyncio.wait({ended}, timeout=grace)
-    _send(child, signal.SIGKILL)
-    await ended
-
-
-def _send(child: asyncio.subprocess.Process, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has just ended
-        child.send_signal(number)
 
 
 def _status(returned: int) -> int:
@@ -233,9 +223,9 @@ def _status(returned: int) -> int:
 
 
 def _terminal_told(number: int) -> bool:
-    """Whether the child has got this signal too: Ctrl-C goes to all processes in a terminal's foreground, and what is
-    interrupted twice may not find the time to clean up."""
-    if number != signal.SIGINT:
+    """Whether the child has got this signal too: Ctrl-C and Ctrl-\\ go to all processes in a terminal's foreground, and
+    what is interrupted twice may not find the time to clean up."""
+    if number not in (signal.SIGINT, signal.SIGQUIT):
         return False
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)

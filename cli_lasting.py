@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import select
 import signal
 import sys
@@ -19,8 +18,16 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that end a command, or go to the command that it runs."""
+from .cli_streams import close_stdout
+
+_FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+"""A process that goes on after one of these has no idea what it does."""
+_HARMLESS = {signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH, signal.SIGCONT, signal.SIGPIPE, signal.SIGXFSZ}
+"""They end no process, or surface as an error of what was called."""
+_PAUSING = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+_NEVER = {signal.SIGKILL, signal.SIGSTOP}
+ENDING = tuple(sorted({int(number) for number in signal.valid_signals()} - _FAULTS - _HARMLESS - _PAUSING - _NEVER))
+"""Signals that end a command, or go to the command that it runs: all that would end this process and can be caught."""
 
 
 class _Over(Exception):
@@ -67,10 +74,10 @@ class Lasting:
             output()
             sys.stdout.flush()
         except BrokenPipeError:
-            self._close_stdout()
+            close_stdout()
             raise _Over from None
         except _Over:
-            self._close_stdout()
+            close_stdout()
             raise
         finally:
             self._writing = False
@@ -100,11 +107,12 @@ class Lasting:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        before: dict[signal.Signals, Any] = {}
+        before: dict[int, Any] = {}
         for number in ENDING:
             handler = signal.getsignal(number)
             if handler is not signal.SIG_IGN:  # as nohup and shells leave it for what runs in the background
-                with contextlib.suppress(ValueError):  # not the main thread: somebody else looks after signals
+                # Not the main thread: somebody else looks after signals; or a number that this system keeps to itself.
+                with contextlib.suppress(ValueError, OSError):
                     signal.signal(number, self._on_signal)
                     before[number] = handler
         try:
@@ -129,20 +137,13 @@ class Lasting:
     def _unread(self, errors: Any) -> None:
         assert self._loop is not None
         self._loop.remove_reader(errors.fileno())
-        self._close_stdout()
+        close_stdout()
         self._ending = True
         self._end()
 
     def _end(self) -> None:
         if self._task is not None:
             self._task.cancel()
-
-    def _close_stdout(self) -> None:
-        """Whatever is still to be written, at the end of the process too, must neither fail nor block."""
-        with contextlib.suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
 
 
 def lasting(work: Callable[[Lasting], Coroutine[Any, Any, int]]) -> NoReturn:

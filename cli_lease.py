@@ -12,7 +12,7 @@ import click
 from .actors.client.adoption import adopted
 from .actors.client.leases import Lease, LeaseInfo
 from .actors.client.waiting import within
-from .cli_common import common, common_of_streams, lease_id, open_client, options, timeout_option
+from .cli_common import common, common_of_streams, lease_id, open_client, options, seconds, timeout_option
 from .cli_lasting import Lasting, lasting
 from .errors import LeaseLost
 from .printing import Said, show, text
@@ -24,7 +24,7 @@ def lease() -> None:
 
 
 @lease.command()
-@click.argument("ttl", type=float)
+@click.argument("ttl", type=seconds)
 @options(common, timeout_option)
 def grant(cluster: str, address: str | None, output: str, timeout: float, ttl: float) -> None:
     """Make a lease that ends after TTL seconds unless it is kept alive."""

@@ -8,7 +8,7 @@ import click
 
 from .actors.client.handle import Client
 from .actors.client.watch import Batch
-from .cli_common import common_of_streams, keys_option, open_client, options, selected, timeout_option
+from .cli_common import MAX_NUMBER, common_of_streams, keys_option, open_client, options, selected, timeout_option
 from .cli_lasting import Lasting, lasting
 from .printing import show
 
@@ -17,7 +17,9 @@ from .printing import show
 @keys_option
 @options(common_of_streams, timeout_option)
 @click.option(
-    "--rev", type=click.IntRange(1), help="Begin with the changes of this revision (default: with what comes)."
+    "--rev",
+    type=click.IntRange(1, MAX_NUMBER),
+    help="Begin with the changes of this revision (default: with what comes).",
 )
 @click.option("--prev", "--prev-kv", "prev", is_flag=True, help="Also print what was there before each change.")
 @click.option("--only", type=click.Choice(["put", "delete"]), help="Print only changes of this kind.")

@@ -2,6 +2,9 @@
 
 Keys and values are bytes. What is no UTF-8, and whatever could steer a terminal, is shown with escapes; in JSON it is
 base64, in an item whose field ``base64`` names the fields that are.
+
+JSON has one kind of number, and most of what reads it (jq, browsers) keeps 53 bits of it: so whole numbers that do not
+fit in there are written as text, as protobuf's JSON does with all 64-bit ones.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ def show(result: Any, output: str, **options: bool) -> None:
     if output == "json":
         # Events, although they come in batches, stand each on a line.
         for each in result.events if isinstance(result, Batch) and result.events else [result]:
-            click.echo(msgspec.json.encode(_plain(each)))
+            click.echo(msgspec.json.encode(_exact(_plain(each))))
     elif output == "table":
         _print_table(*_rows(result))
         for alarm in getattr(result, "alarms", ()):
@@ -53,6 +56,23 @@ def show(result: Any, output: str, **options: bool) -> None:
     else:
         for line in _lines(result, **options):
             click.echo(line)
+
+
+EXACT = 1 << 53
+"""Up to here, and not beyond, whoever reads a number of JSON as a floating-point one reads it right."""
+
+
+def _exact(value: Any) -> Any:
+    """What every reader of JSON reads as it is."""
+    if isinstance(value, dict):
+        return {name: _exact(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_exact(each) for each in value]
+    if isinstance(value, int) and not -EXACT <= value <= EXACT:
+        return str(value)
+    if isinstance(value, str):  # of the command line, maybe: what is no UTF-8 there came as lone surrogates
+        return value.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return value
 
 
 def _item(item: KeyValue) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 It is `ray start --head --block`, one process that watches over all of Ray's own, in a session of its own, so that it
 outlives the command and can be ended without touching any other Ray of the machine (`ray stop` would). It holds a lock
-on the state file while it lives: the process id in the file means something only as long as the lock is held.
+on the state file while it lives: what the file says (its process id, and where `ray start` has noted its address, which
+depends on the environment) means something only as long as the lock is held.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -17,6 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from .actors.ray_here import ray_note
 from .errors import ClusterNotFound
 from .limits import HEAD_START_TIMEOUT, HEAD_STOP_TIMEOUT
 
@@ -83,7 +86,7 @@ class RayHead:
                 start_new_session=True,
             )
             state.truncate(0)
-            state.write(str(head.pid).encode())
+            state.write(b"%d\n%s" % (head.pid, os.fsencode(ray_note())))
         deadline = time.monotonic() + HEAD_START_TIMEOUT
         while b"Ray runtime started" not in self._log.read_bytes():
             if head.poll() is not None or time.monotonic() > deadline:
@@ -112,9 +115,10 @@ class RayHead:
         ray.shutdown()
         address = self.address()
         try:
-            pid = int(self._state.read_bytes() or 0)
+            started = self._state.read_bytes().partition(b"\n")
         except FileNotFoundError:
             return
+        pid, note = int(started[0] or 0), Path(os.fsdecode(started[2]) or ray_note())
         for how in (signal.SIGTERM, signal.SIGKILL):
             if not self.runs() or not pid:
                 break
@@ -125,9 +129,9 @@ class RayHead:
                 time.sleep(0.05)
         self._state.unlink(missing_ok=True)
         # Ray leaves its address there; whoever joins "auto" later would wait minutes for a head that is gone.
-        note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
-        if address and note.exists() and note.read_text().strip() == address:
-            note.unlink(missing_ok=True)
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if address and note.read_text().strip() == address:
+                note.unlink(missing_ok=True)
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -143,7 +147,7 @@ def _ray_runs() -> bool:
 
     Ray remembers for the life of a process that it found no token file, and the head is about to make one.
     """
-    asked = [sys.executable, "-c", "import ray; ray.init(address='auto', log_to_driver=False)"]
+    asked = [sys.executable, "-c", "from raykeeper.actors.ray_session import join_ray; join_ray()"]
     try:
         done = subprocess.run(
             asked, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=HEAD_START_TIMEOUT

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import shutil
-import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -15,9 +14,9 @@ from collections.abc import Iterator
 import ray
 
 from ..errors import ClusterNotFound
-from ..limits import RAY_CONNECT_TIMEOUT
-from .client.deadline import time_left
+from .ray_admission import check_admitted, command_line_in_unicode, showing_token
 from .ray_calls import check_not_forked, in_time
+from .ray_here import check_reachable, running_here
 from .sites import FAST_DEATH
 
 
@@ -49,13 +48,16 @@ def join_ray(address: str | None = None) -> None:
     check_not_forked()
     if ray.is_initialized():
         return
-    wanted = address or os.environ.get("RAY_ADDRESS") or _started_here() or "auto"
+    wanted = address or os.environ.get("RAY_ADDRESS") or running_here() or "auto"
     if wanted == "local":
         raise ClusterNotFound("this process is not attached to a Ray cluster, and RAY_ADDRESS is local")
-    _check_reachable(wanted)
+    check_reachable(wanted)
     try:
         in_time(_attach, wanted)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        if wanted == "auto":
+            where = "give its address (RAY_ADDRESS, or --address in a shell)"
+            raise ClusterNotFound(f"no Ray runs on this machine, or more than one does: {where}") from error
         reason = " ".join(str(error).split())
         raise ClusterNotFound(f"no Ray cluster can be reached at {wanted}: {reason}") from error
 
@@ -67,29 +69,9 @@ _attaching = threading.Lock()
 def _attach(address: str) -> None:
     with _attaching:
         if not ray.is_initialized():
-            with _hearing_of_deaths():
+            with _hearing_of_deaths(), showing_token(), command_line_in_unicode():
+                check_admitted(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-
-
-def _started_here() -> str:
-    """The address of the Ray that ``ray start`` has started on this machine last, as it noted it down; or nothing."""
-    try:
-        with open(os.path.join(tempfile.gettempdir(), "ray", "ray_current_cluster"), encoding="ascii") as file:
-            return file.read().strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself tries for minutes to reach an address where nobody listens."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not host or not port.isdigit():
-        return
-    patience = max(0.01, min(RAY_CONNECT_TIMEOUT, time_left()))
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), patience).close()
-    except OSError as error:
-        raise ClusterNotFound(f"no Ray cluster can be reached at {address}: {error}") from error
 
 
 def join_or_start_ray() -> None:

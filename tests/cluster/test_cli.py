@@ -48,7 +48,7 @@ def test_a_cluster_from_up_to_down(clusters: Any, local_ray: Path, tmp_path: Pat
     status = json.loads(run("status", "-o", "json", **place))
     assert (status["revision"], status["alarms"]) == (4, [])
 
-    assert run("put", "k", "x", "--timeout", "0", status=1, **place).count(b"\n") == 1
+    assert run("put", "k", "x", "--timeout", "1e-6", status=1, **place).count(b"\n") == 1
     run("down", **place)
     gone = run("get", "k", "--timeout", "1", status=1, **place)
     assert clusters.name.encode() in gone
@@ -93,3 +93,43 @@ def test_a_head_that_cannot_start_says_why(scratch: Path, monkeypatch: pytest.Mo
     with pytest.raises(ray_head.ClusterNotFound, match=r"Ray did not start: .*many"):
         head.start_if_none_runs()
     assert not head.runs()
+
+
+def test_a_newcomer_whose_home_has_a_token_is_let_in(
+    local_ray: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any local Ray leaves a token at home; a head that starts then demands it, also of who comes by its address."""
+    home = scratch / "home"
+    (home / ".ray").mkdir(parents=True)
+    token = home / ".ray" / "auth_token"
+    token.write_text("a" * 64)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    (scratch / "t").mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch / "t"))
+    monkeypatch.setattr(ray_head, "_ray_runs", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # the tests' own Ray goes on
+    options = ("--port=0", "--num-cpus=1", "--object-store-memory=100000000")
+    head = RayHead(scratch / "newcomer", options)
+    assert head.start_if_none_runs()
+    note = scratch / "t" / "ray" / "ray_current_cluster"
+    try:
+        place = {"RAY_ADDRESS": str(head.address()), "XDG_STATE_HOME": str(scratch / "none")}
+        spec = scratch / "newcomer.yaml"
+        spec.write_text(f"name: new\nmembers: 1\ndata_dir: {scratch / 'newcomers'}\n")
+        run("up", str(spec), **place)
+        run("put", os.fsdecode(b"k\xff"), os.fsdecode(b"\xfe"), "--cluster", "new", **place)
+        assert run("get", os.fsdecode(b"k\xff"), "--value-only", "--cluster", "new", **place) == b"\xfe"
+        assert b"RAY_AUTH_MODE is 'disabled'" in run("status", status=1, RAY_AUTH_MODE="disabled", **place)
+        token.write_text("b" * 64)
+        assert b"auth_token is another one" in run("status", status=1, **place)
+        token.unlink()
+        assert b"copy it from the user or host" in run("status", status=1, **place)
+        token.write_text("a" * 64)
+        assert note.exists()
+        monkeypatch.setenv("TMPDIR", str(scratch / "elsewhere"))  # whoever stops it may see other folders
+        run("down", "--cluster", "new", **place)
+    finally:
+        head.stop()
+    assert not note.exists()

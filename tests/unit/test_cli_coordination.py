@@ -461,7 +461,7 @@ def test_bad_usage_is_status_two(kv: Client, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["lease", "grant", "0.1"], ["lock", "", "--", "true"], ["lock", "a", "--ttl", "0"]]
+    "arguments", [["lease", "grant", "0.1"], ["lock", "", "--", "true"], ["lock", "a", "--ttl", "0.01"]]
 )
 def test_what_the_client_refuses_is_one_line_and_status_one(kv: Client, arguments: list[str]) -> None:
     result = run(*arguments)

@@ -1,12 +1,16 @@
-"""Signals that come while `raykeeper lock NAME -- COMMAND` makes its command a process."""
+"""`raykeeper lock NAME -- COMMAND`: its command gets the signals, while it is made a process too, and ends with it."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,3 +63,94 @@ def test_ctrl_c_of_a_terminal_reaches_a_command_that_is_being_started_once(monke
 def test_other_signals_are_kept_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert status_after(monkeypatch, [signal.SIGINT], terminal=False) == 10
     assert status_after(monkeypatch, [signal.SIGTERM], terminal=True) == 1
+
+
+# --- all signals -----------------------------------------------------------------------------------------------------
+
+HOLDERS = """
+import os, sys
+from raykeeper import cli_hold
+from raykeeper.actors.client.leases import Loss
+from raykeeper.cli_lasting import lasting
+
+def hold(write):
+    os.dup2(write, 1)
+    command = ["sh", "-c", "echo $$; exec sleep 100 >/dev/null"]
+    lasting(lambda lasts: cli_hold._run(lasts, command, dict(os.environ), Loss(), 5.0, "it"))
+
+for _ in range(int(sys.argv[1])):
+    read, write = os.pipe()
+    holder = os.fork()
+    if not holder:
+        try:
+            hold(write)
+        except SystemExit as end:
+            os._exit(end.code or 0)
+        finally:
+            os._exit(99)
+    os.close(write)
+    print(holder, os.read(read, 100).decode().strip(), flush=True)
+sys.stdin.read()
+"""
+
+
+def gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in "ZX"
+
+
+def test_no_signal_ends_the_holder_and_leaves_its_command() -> None:
+    """All that can be sent, but for those that end nothing and those that only stop: SIGKILL is among them."""
+    harmless = {signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH, signal.SIGCONT, signal.SIGPIPE, signal.SIGXFSZ}
+    stopping = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+    numbers = sorted(int(number) for number in signal.valid_signals() - harmless - stopping)
+    program = [sys.executable, "-c", HOLDERS, str(len(numbers))]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holders:
+        assert holders.stdout is not None
+        pairs = [tuple(map(int, holders.stdout.readline().split())) for _ in numbers]
+        try:
+            for (holder, _), number in zip(pairs, numbers, strict=True):
+                os.kill(holder, number)
+            deadline = time.monotonic() + 30
+            while left := [
+                signal.Signals(number).name if number < 32 else number
+                for pair, number in zip(pairs, numbers, strict=True)
+                if not all(map(gone, pair))
+            ]:
+                assert time.monotonic() < deadline, f"after these a process is still there: {left}"
+                time.sleep(0.05)
+        finally:
+            for pid in itertools.chain(*pairs):
+                if not gone(pid):
+                    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("command", "status"), [(["/nonexistent"], 127), (["/etc/passwd"], 126), (["sh", "-c", "exit 7"], 7), ([""], 127)]
+)
+def test_the_status_of_a_command(command: list[str], status: int, capfd: pytest.CaptureFixture[str]) -> None:
+    work: Any = cli_hold._run(Lasting(), command, dict(os.environ), Loss(), 5.0, "it")
+    assert asyncio.run(work) == status
+    assert capfd.readouterr().err.count("\n") == (status > 100)
+
+
+def test_a_command_gets_its_arguments_and_its_signals_as_they_are(capfd: pytest.CaptureFixture[str]) -> None:
+    """The bytes of arguments; nothing ignored or blocked that was not before."""
+    see = "printf '%s\\n' \"$1\"; grep -E '^Sig(Blk|Ign)' /proc/self/status"
+    command = ["sh", "-c", see, "sh", os.fsdecode(b"\xe9\xff")]
+    before = [
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(("SigBlk", "SigIgn"))
+    ]
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    work: Any = cli_hold._run(Lasting(), command, dict(os.environ), Loss(), 5.0, "it")
+    assert asyncio.run(work) == 0
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+    said = os.fsencode(capfd.readouterr().out).splitlines()
+    python_ignores = 1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)
+    ignored = int(before[1].split()[1], 16) & ~python_ignores
+    assert said[0] in (b"\xe9\xff", b"\\udce9\\udcff", "\ufffd\ufffd".encode())
+    assert said[1].split()[1] == before[0].split()[1].encode()
+    assert int(said[2].split()[1], 16) == ignored

@@ -101,6 +101,8 @@ KNOW_RAY = (
     "actors/membership.py",
     "actors/outlook.py",
     "actors/placement.py",
+    "actors/ray_admission.py",
+    "actors/ray_here.py",
     "actors/ray_session.py",
     "actors/restore.py",
     "actors/roster.py",

@@ -1,0 +1,79 @@
+"""Which Ray runs on this machine: a note that Ray leaves, and what is to be made of it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raykeeper.actors import ray_here
+from raykeeper.errors import ClusterNotFound
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The addresses of Rays whose processes can be seen."""
+    from ray._private import services
+
+    seen: set[str] = set()
+    monkeypatch.setattr(services, "find_gcs_addresses", lambda: seen)
+    return seen
+
+
+@pytest.fixture
+def listening() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    return tmp_path / "ray" / "ray_current_cluster"
+
+
+GONE = "127.0.0.1:1"
+
+
+def test_a_note_counts_if_somebody_listens_there(processes: set[str], listening: str, note: Path) -> None:
+    note.write_text(listening)
+    assert ray_here.running_here() == listening
+
+
+@pytest.mark.parametrize("left", [GONE, "", "auto", "no address", "é:1", "127.0.0.1:99999999"])
+def test_a_note_that_was_left_behind_hides_nobody(left: str, processes: set[str], listening: str, note: Path) -> None:
+    note.write_text(left)
+    assert ray_here.running_here() == ""
+    processes.add(listening)
+    assert ray_here.running_here() == listening
+    processes.add(GONE)
+    assert ray_here.running_here() == listening
+
+
+def test_of_several_none_is_meant(processes: set[str], listening: str, note: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        processes.update((listening, f"127.0.0.1:{server.getsockname()[1]}"))
+        assert ray_here.running_here() == ""
+        note.write_text(listening)
+        assert ray_here.running_here() == listening
+
+
+def test_the_folder_is_the_one_that_ray_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._common.utils import get_ray_address_file
+
+    for names in ({}, {"TMPDIR": "/a"}, {"RAY_TMPDIR": "/b"}, {"TMPDIR": "/a", "RAY_TMPDIR": "/b"}):
+        for name in ("TMPDIR", "RAY_TMPDIR"):
+            monkeypatch.delenv(name, raising=False)
+        for name, folder in names.items():
+            monkeypatch.setenv(name, folder)
+        assert str(ray_here.ray_note()) == get_ray_address_file(None)
+
+
+def test_what_is_no_address_is_let_pass_and_a_silent_one_is_not() -> None:
+    ray_here.check_reachable("auto")
+    with pytest.raises(ClusterNotFound, match="no Ray cluster can be reached at"):
+        ray_here.check_reachable(GONE)
