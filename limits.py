@@ -204,8 +204,6 @@ COMPACTION_MOST = 20
 """A slice grows to so many times its usual length at most."""
 COMPACTION_LOOK = 1.0
 """How often a leader looks whether there is history to forget."""
-COMPACTION_SAMPLES = 20
-"""Points in time, over what is kept, at which a leader that compacts by age notes the revision."""
 COMPACTION_SLACK = 20
 """History is compacted when it is longer than what is kept by this part of it, not after each change."""
 SNAPSHOT_IDLE = 60.0
@@ -245,11 +243,21 @@ MAX_LEASES_AT_ONCE = 1000
 MAX_LEASES_IN_FRAME = 100_000
 """Leases that one keep-alive or one question names."""
 LEASE_CHECKPOINT_SHARE = 0.5
-"""Share of the TTL: when so little is left of a lease that was kept alive, that is written into the log..."""
-LEASE_CHECKPOINT_STEP = 2.0
-"""... and again after every so many seconds (for short ones: a fifth of the TTL), until it ends. Of a lease that has
-not been heard of since the leader came to lead, from the beginning: a new leader cannot know for how long it was silent
-before, and however often leaders change, a lease that nobody keeps alive must end."""
+"""Share of the TTL: when so little is left of a lease that was kept alive, it is written into the log when it ends."""
+
+# The cluster's clock.
+CLOCK_STEP = 30.0
+"""Seconds from one reading of the clock in the log to the next while there is something that ages..."""
+CLOCK_FIRST_STEP = 1.0
+"""... and to the second one of a leader, who may not live that long; they double from there..."""
+CLOCK_SHARE = 1 / 16
+"""... and this part of the shortest time that anything is kept, if that is less."""
+CLOCK_RESOLUTION = 8
+"""Of two readings that far apart as this part of their age, those between them are forgotten."""
+MAX_BEGINNINGS = 256
+"""Changes of the leader that the clock knows of."""
+MAX_PASSED_SECONDS = 1e9
+"""What may have passed from one reading to the next."""
 
 MAX_RESERVED_MEMBERS = 16
 """Members that have an id and no part in the configuration yet; more are refused."""

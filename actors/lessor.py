@@ -1,23 +1,23 @@
 """The leader's care for leases: counting their time, renewing them, writing down what is left of them.
 
-Rules (design, "Time"): a keep-alive is answered only after a quorum confirmed the leader, later than its arrival; what
-is left of a lease is written into the log as it sinks (below half of its TTL, or at once if the leader is new and has
-not heard of it), so that new leaders do not give a dead client's lease its whole TTL again and again; and a renewal of
-a lease of which less than the TTL is written down, or is just being written, first replicates the reset, so that no new
-leader can fall back behind a promise. Whatever ends a lease goes through the log, with the renewal count that the
-leader saw.
+Rules (design, "Time"): a keep-alive is answered only after a quorum confirmed the leader, later than its arrival. When
+half of a lease's TTL has passed since its last one, the reading of the cluster's clock at which it ends is written into
+the log; and a leader that begins lets the silence of all leases begin there (``store/cluster_clock.py``). So new
+leaders do not give a dead client's lease its whole TTL again and again. A renewal of a lease whose end is known in one
+of these ways, or is just being written, first goes through the log, so that no new leader can fall back behind a
+promise. Whatever ends a lease goes through the log, with the last sign of life that the leader saw there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ..limits import LEASE_CHECKPOINT_SHARE, LEASE_CHECKPOINT_STEP, MAX_LEASES_AT_ONCE
-from ..store.commands import CheckpointLeases, Command, ExpireLeases, Expiry, Remaining, RenewLeases
+from ..limits import LEASE_CHECKPOINT_SHARE, MAX_LEASES_AT_ONCE
+from ..store.commands import CheckpointLeases, Command, Deadline, ExpireLeases, Expiry, RenewLeases
 from ..store.leases import Lease
 from ..store.state import State
 from .protocol import Kept
-from .timekeeper import Countdown
+from .timekeeper import ClusterTime, Countdown
 
 
 class Lessor:
@@ -26,11 +26,13 @@ class Lessor:
     Args:
         state: the member's state as it is now.
         propose: puts a command of the member's own into the log; its index, 0 if it was not taken.
+        time: the member's reading of the cluster's clock.
     """
 
-    def __init__(self, state: Callable[[], State], propose: Callable[[Command], int]) -> None:
+    def __init__(self, state: Callable[[], State], propose: Callable[[Command], int], time: ClusterTime) -> None:
         self._state = state
         self._propose = propose
+        self._time = time
         self._ends = Countdown()
         self._checkpoints = Countdown()
         self._counted: dict[int, Lease] = {}
@@ -47,13 +49,14 @@ class Lessor:
     # -- leading and not leading --------------------------------------------------------------------------------------
 
     def lead(self, term: int, now: float) -> None:
-        """This member has become leader: every lease has what was last written down of it."""
+        """This member has become leader: every lease has what the log says is left of it."""
         self.stop()
         self._term = term
         self._counted = dict(self._state().leases)
-        leases = self._counted.values()
-        self._ends.start(((lease.id, lease.remaining) for lease in leases), now)
-        self._checkpoints.start(((lease.id, _step(lease.ttl)) for lease in leases), now)
+        left = self._time.left
+        self._ends.start(
+            ((lease.id, left(lease.ttl, lease.heard, lease.until, now)) for lease in self._counted.values()), now
+        )
 
     def stop(self) -> None:
         """This member does not lead (any more): keep-alives that wait must be asked of somebody else."""
@@ -95,12 +98,7 @@ class Lessor:
             done((Kept.ASK_AGAIN,) * len(leases))
             return
         state = self._state()
-        reset = [
-            lease
-            for lease in leases
-            if lease in state.leases
-            and (lease in self._checkpointing or state.leases[lease].remaining < state.leases[lease].ttl)
-        ]
+        reset = [lease for lease in leases if lease in state.leases and self._runs_out(state.leases[lease])]
         if not reset:
             done(tuple([self._renew(lease, arrival, state) for lease in leases]))
             return
@@ -115,19 +113,23 @@ class Lessor:
                 self._resetting[lease] = (index, arrival)
         self._waiting.append((index, leases, lambda _: done(tuple([self._renew(i, arrival, state) for i in leases]))))
 
+    def _runs_out(self, lease: Lease) -> bool:
+        """Whether a next leader may know when it ends: then a renewal must go through the log."""
+        return lease.until is not None or lease.id in self._checkpointing or lease.heard < self._time.beginning
+
     def _renew(self, lease: int, arrival: float, state: State) -> Kept:
         known = state.leases.get(lease)
         if known is None:
             return Kept.GONE
-        if known.remaining < known.ttl or lease in self._checkpointing:
-            return Kept.ASK_AGAIN  # a checkpoint has overtaken the reset
+        if self._runs_out(known):
+            return Kept.ASK_AGAIN  # a checkpoint has overtaken the renewal
         return Kept.ALIVE if self._count_from(lease, known.ttl, arrival) else Kept.ASK_AGAIN
 
     def status(self, leases: Iterable[int], now: float) -> list[tuple[int, float, float]]:
         """(id, ttl, remaining) of those leases that exist."""
         known = self._state().leases
         return [
-            (lease, known[lease].ttl, max(0.0, self._ends.deadline(lease, now + known[lease].remaining) - now))
+            (lease, known[lease].ttl, max(0.0, self._ends.deadline(lease, now + known[lease].ttl) - now))
             for lease in leases
             if lease in known
         ]
@@ -180,7 +182,7 @@ class Lessor:
             elif lease in self._resetting:  # a keep-alive came in time, and its reset is on its way
                 self._ends.retry(lease, now + pause)
             else:
-                ended.append(Expiry(lease, leases[lease].renewals))
+                ended.append(Expiry(lease, leases[lease].heard))
         if ended:
             self._expiry_index = self._propose(ExpireLeases(self._term, tuple(ended)))
             if not self._expiry_index:
@@ -195,18 +197,14 @@ class Lessor:
 
     def _checkpoint(self, now: float, pause: float) -> None:
         leases = self._state().leases
-        left: list[Remaining] = []
+        left: list[Deadline] = []
         for lease in self._checkpoints.due(now, MAX_LEASES_AT_ONCE):
             self._checkpoints.forget(lease)
             known = leases.get(lease)
-            if known is None:
-                continue
             remaining = self._ends.deadline(lease, now) - now
-            if remaining <= 0:
-                continue
-            self._checkpoints.move(lease, now + _step(known.ttl))
-            if lease not in self._resetting:  # or the reset would be undone
-                left.append(Remaining(lease, remaining))
+            # One whose renewal is on its way would lose it again; its next checkpoint comes with that.
+            if known is not None and remaining > 0 and lease not in self._resetting and not self._runs_out(known):
+                left.append(Deadline(lease, self._time.read(now) + remaining))
         if not left:
             return
         index = self._propose(CheckpointLeases(self._term, tuple(left)))
@@ -215,8 +213,3 @@ class Lessor:
                 self._checkpointing[each.id] = index
             else:
                 self._checkpoints.move(each.id, now + pause)
-
-
-def _step(ttl: float) -> float:
-    """Seconds from one checkpoint of a lease that nobody keeps alive to the next."""
-    return min(LEASE_CHECKPOINT_STEP, ttl / 5)

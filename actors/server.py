@@ -55,6 +55,7 @@ from .reads import ReadRounds
 from .reconfiguration import Reconfiguration
 from .session_keeper import SessionKeeper
 from .snapshots import Background, MemberStorage, Snapshots
+from .timekeeper import ClusterTime
 from .watches import Watches
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -107,9 +108,10 @@ class Server:
         self._proposals: dict[int, tuple[int, Proposal]] = {}
         """By log index: the term it was proposed in, and who waits."""
         self._reads = ReadRounds(READ_RETRY_HEARTBEATS * timings.heartbeat_interval)
-        self._sessions = SessionKeeper(lambda: self.state, self._propose_own, timings.request_ttl)
-        self._lessor = Lessor(lambda: self.state, self._propose_own)
-        self._compactor = Compactor(lambda: self.state, self._propose_own)
+        self._time = ClusterTime(lambda: self.state, self._propose_own, clock())
+        self._sessions = SessionKeeper(lambda: self.state, self._propose_own, self._time)
+        self._lessor = Lessor(lambda: self.state, self._propose_own, self._time)
+        self._compactor = Compactor(lambda: self.state, self._propose_own, self._time)
         self.hashing = Hashing(background, breathe, folder.state.applied_index)
         self.watches = Watches(lambda: self.state, clock, lambda: self.is_cut_off)
         """Polls of watches; they may come on any thread."""
@@ -247,6 +249,7 @@ class Server:
         lost = Refused(Refusal.LOST, message=why)
         self._drop_proposals(lost)
         self._reads.refuse_all(refused)
+        self._sessions.stop()
         self._lessor.stop()
         self.watches.close()
         self.folder.close()
@@ -338,14 +341,15 @@ class Server:
         self._reads.add(ReadAsked(deadline, answered), self.state)
 
     def _keep_session(self, event: SessionRenewal) -> None:
-        def renew() -> None:
-            alive = self._sessions.renew(event.session, event.arrival)
+        def renewed(alive: bool | None) -> None:
             if alive is None:
-                event.done(Refused(Refusal.OVERLOADED, self.leader, "the session is expiring: ask again"))
+                event.done(
+                    Refused(Refusal.OVERLOADED, self.leader, "whether the session lives is not known: ask again")
+                )
             else:
                 event.done(alive)
 
-        self._confirmed(event.deadline, renew, event.done)
+        self._confirmed(event.deadline, lambda: self._sessions.keep(event.session, event.arrival, renewed), event.done)
 
     def _keep_leases(self, event: LeaseRenewal) -> None:
         self._confirmed(event.deadline, lambda: self._lessor.keep(event.leases, event.arrival, event.done), event.done)
@@ -410,6 +414,7 @@ class Server:
         except DataCorrupted as error:
             self.state.report_damage(error)
             raise
+        self._time.applied(now)
         for entry, answers in zip(entries, applied, strict=True):
             if self._leading_term:
                 self._track(answers, now)
@@ -421,7 +426,7 @@ class Server:
                 proposal.done(Refused(Refusal.LOST, self.leader))
                 continue
             if proposal.session:
-                self._sessions.renew(proposal.session, proposal.arrival)
+                self._sessions.heard(proposal.session, proposal.arrival)
             proposal.done(answers)
         # Watches first: a watch that a read lets begin "now" begins behind what this has applied.
         self.watches.changed(self.state.take_changed(), self.state.revision)
@@ -429,6 +434,7 @@ class Server:
         if content is not None:
             self.hashing.take(content, self.state.report_damage)
         self._reads.applied(self.state)
+        self._sessions.applied()
         self._lessor.applied()
         self.reconfiguration.applied()
 
@@ -447,6 +453,7 @@ class Server:
         self._drop_proposals(Refused(Refusal.LOST, self.leader))
         self.watches.replaced()
         self.hashing.state_replaced(self.state.applied_index)
+        self._time.applied(self._clock())
         self._reads.applied(self.state)
         self._compact_at = self._clock()
 
@@ -469,7 +476,7 @@ class Server:
             term = 0  # what earlier leaders have promised is not all known yet
         if term != self._leading_term:
             self._leading_term = term
-            for keeper in (self._sessions, self._lessor, self._compactor):
+            for keeper in (self._time, self._sessions, self._lessor, self._compactor):
                 if term:
                     keeper.lead(term, now)
                 else:
@@ -477,6 +484,7 @@ class Server:
 
     def _lead(self, now: float) -> None:
         """What only a leader does, as time passes."""
+        self._time.work(now, self.timings.heartbeat_interval)
         self._sessions.work(now, self.timings.heartbeat_interval)
         self._lessor.work(now, self.timings.heartbeat_interval)
         self._compactor.work(now)
@@ -509,7 +517,6 @@ class Server:
         self.timings, self.limits = timings, limits = settings.timings, settings.limits
         self.node.config = _node_config(self.folder.identity, timings, limits)
         self._reads.retry_after = READ_RETRY_HEARTBEATS * timings.heartbeat_interval
-        self._sessions.remember_for(timings.request_ttl)
         self._snapshots.limits = limits
         self.reconfiguration.silence = 2 * timings.election_timeout
 

@@ -1,15 +1,20 @@
-"""The leader's clockwork: which promises of time have run out.
+"""The clockwork: which promises of time have run out, and what the cluster's clock shows.
 
-Only a leader counts time, on a monotonic clock of its own, and what has run out ends through the log, so all members
-agree. Nothing here is replicated: a new leader starts every promise anew with its full length, which can only make a
-promise longer than it was, never shorter. (Design, "Time".)
+Only a leader ends things, on a monotonic clock of its own, and what has run out ends through the log, so all members
+agree. How long something has been silent when a leader comes to lead, the log tells: see ``store/cluster_clock.py``.
+Where it cannot tell, a promise begins anew with its full length, which can only make it longer than it was, never
+shorter. (Design, "Time".)
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
+import math
 from collections.abc import Callable, Iterable, Set
+
+from ..limits import CLOCK_FIRST_STEP, CLOCK_SHARE, CLOCK_STEP, Settings, decode_settings
+from ..store.commands import Command, PassTime
+from ..store.state import State
 
 
 class Countdown:
@@ -120,25 +125,126 @@ class Countdown:
         return self._heap[0][0] if self._heap else float("inf")
 
 
-class Memory:
-    """Tells up to which log index everything is older than some age, from samples taken as time passes."""
+class ClusterTime:
+    """A member's reading of the cluster's clock (``store/cluster_clock.py``); on a leader, also what keeps it going.
 
-    SAMPLES = 16
+    Every member reads it: it counts on from the last reading in the log since that was applied here. So a leader that
+    begins knows of the time before it, and the next one of the time under it, however short that was.
 
-    def __init__(self, age: float) -> None:
-        self.age = age
-        self._samples: deque[tuple[float, int]] = deque()
+    Args:
+        state: the member's state as it is now.
+        propose: puts a command of the member's own into the log; its index, 0 if it was not taken.
+        now: on the member's clock.
+    """
 
-    def start(self) -> None:
-        """Begin anew: nothing is known to be old."""
-        self._samples.clear()
+    def __init__(self, state: Callable[[], State], propose: Callable[[Command], int], now: float) -> None:
+        self._state = state
+        self._propose = propose
+        self._seen = state().clock.seconds
+        self._since = now
+        self._under_way = 0
+        """Log index of the reading that is on its way, 0 for none."""
+        self._led_from = 0
+        self._begins = False
+        """Whether this leader has to let the silence begin of those that lived when it came."""
+        self._begins_at = 0
+        self._due = math.inf
+        self._step = 0.0
+        self._read_settings = b""
+        self._settings = Settings()
 
-    def pass_time(self, now: float, applied_index: int, forget: Callable[[int], None]) -> None:
-        """Take a sample now and then; call ``forget(index)`` when all at or below ``index`` is older than the age."""
-        if not self._samples or now - self._samples[-1][0] >= self.age / self.SAMPLES:
-            self._samples.append((now, applied_index))
-        old = 0
-        while self._samples and now - self._samples[0][0] >= self.age:
-            old = self._samples.popleft()[1]
-        if old:
-            forget(old)
+    # -- on every member ----------------------------------------------------------------------------------------------
+
+    def applied(self, now: float) -> None:
+        """The state has moved on, or another one has taken its place."""
+        seconds = self._state().clock.seconds
+        if seconds != self._seen:
+            self._seen, self._since = seconds, now
+
+    def read(self, now: float) -> float:
+        """The cluster's clock; never more than true time has passed since any of its readings in the log."""
+        return self._seen + max(0.0, now - self._since)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in the state."""
+        data = self._state().settings
+        if data != self._read_settings:
+            self._read_settings, self._settings = data, decode_settings(data)
+        return self._settings
+
+    # -- on a leader --------------------------------------------------------------------------------------------------
+
+    def lead(self, term: int, now: float) -> None:
+        """This member has become leader."""
+        state = self._state()
+        self._under_way = self._begins_at = 0
+        self._led_from = state.applied_index
+        self._begins = bool(state.sessions or state.leases)
+        self._step = CLOCK_FIRST_STEP
+        self._due = now if self._begins else max(now, self._since + self._step)
+
+    def stop(self) -> None:
+        """This member does not lead (any more)."""
+        self._due = math.inf
+
+    @property
+    def beginning(self) -> int:
+        """A sign of life of what has none in the log behind this index goes through the log."""
+        return max(self._state().clock.beginning, self._begins_at)
+
+    def left(self, ttl: float, heard: int, until: float | None, now: float) -> float:
+        """How many seconds are left at least of what lives so long after its last sign of life; negative if none are.
+
+        Args:
+            heard: log index of the last sign of life in the log.
+            until: the reading at which it runs out, if that stands in the log.
+        """
+        if until is None:
+            silent_since = self._state().clock.silent_since(heard)
+            if silent_since is None:
+                return ttl
+            until = silent_since + ttl
+        return min(ttl, until - self.read(now))
+
+    def work(self, now: float, pause: float) -> None:
+        """Have the clock go on, if there is something that ages. For a leader that has committed in its term.
+
+        Args:
+            pause: seconds after which what was not taken is tried again.
+        """
+        state = self._state()
+        if now < self._due or state.applied_index < self._under_way:
+            return
+        begins = self._begins and state.clock.beginning <= self._led_from
+        shortest = self._shortest(state)
+        if not begins and shortest is None:
+            self._due = now + self._step
+            return
+        since = state.clock.seconds
+        self._under_way = self._propose(
+            PassTime(since, self.read(now) - since, state.applied_index, state.revision, begins)
+        )
+        if not self._under_way:
+            self._due = now + pause
+            return
+        if begins:
+            self._begins_at = self._under_way
+        wanted = CLOCK_STEP if shortest is None else max(CLOCK_FIRST_STEP, min(CLOCK_STEP, CLOCK_SHARE * shortest))
+        self._due = now + min(self._step, wanted)
+        self._step = min(2 * self._step, CLOCK_STEP)
+
+    def _shortest(self, state: State) -> float | None:
+        """For how long that is kept at least which ages just now; ``None`` if nothing does."""
+        ages: list[float] = []
+        compaction = self.settings.compaction
+        if compaction.mode == "age" and state.revision > max(1, state.compact_revision):
+            ages.append(compaction.keep)
+        if state.remembered_requests:
+            ages.append(self.settings.timings.request_ttl)
+        beginning = state.clock.beginning
+        if any(session.heard < beginning for session in state.sessions.values()) or any(
+            lease.heard < beginning or lease.until is not None for lease in state.leases.values()
+        ):
+            ages.append(math.inf)
+        return min(ages, default=None)

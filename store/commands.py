@@ -176,8 +176,8 @@ class Expiry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One session or lease that its proposer saw run out."""
 
     id: int
-    renewals: int
-    """Renewal count that the proposer saw: void if another renewal came between."""
+    heard: int
+    """Log index of the last sign of life that the proposer saw in the log: void if another one came between."""
 
 
 class ExpireSessions(msgspec.Struct, frozen=True, array_like=True, tag=23):
@@ -194,25 +194,45 @@ class ExpireLeases(msgspec.Struct, frozen=True, array_like=True, tag=24):
     leases: tuple[Expiry, ...]
 
 
-class Remaining(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Seconds that a lease has left."""
+class Deadline(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The reading of the cluster's clock at which a lease runs out."""
 
     id: int
     seconds: float
 
 
 class CheckpointLeases(msgspec.Struct, frozen=True, array_like=True, tag=25):
-    """Remaining times, so that a new leader does not start every lease anew. Void in any term but ``term``."""
+    """When leases run out that nobody has kept alive for a while, so that a new leader does not start them anew. Void
+    in any term but ``term``."""
 
     term: int
-    leases: tuple[Remaining, ...]
+    leases: tuple[Deadline, ...]
 
 
 class RenewLeases(msgspec.Struct, frozen=True, array_like=True, tag=26):
-    """Resets the remaining time to the TTL and counts a renewal."""
+    """A sign of life of leases: they have their whole TTL again."""
 
     term: int
     leases: tuple[int, ...]
+
+
+class RenewSessions(msgspec.Struct, frozen=True, array_like=True, tag=39):
+    """The same of sessions."""
+
+    term: int
+    sessions: tuple[int, ...]
+
+
+class PassTime(msgspec.Struct, frozen=True, array_like=True, tag=38):
+    """So much time has passed since a reading of the cluster's clock; void if another such command came between."""
+
+    since: float
+    seconds: float
+    index: int
+    """The last entry of the log that the proposer had applied, and the newest revision then."""
+    revision: int
+    begins: bool = False
+    """From here on, a sign of life of whatever has none in the log behind this entry goes through the log."""
 
 
 class ForgetRequests(msgspec.Struct, frozen=True, array_like=True, tag=27):
@@ -320,6 +340,8 @@ Command = (
     | ExpireLeases
     | CheckpointLeases
     | RenewLeases
+    | RenewSessions
+    | PassTime
     | ForgetRequests
     | Configure
     | RegisterMember

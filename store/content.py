@@ -63,7 +63,7 @@ class Content:
         self.revision = state.revision
         self.compact_revision = state.compact_revision
         head = (state.applied_index, state.applied_term, state.revision, state.compact_revision)
-        self._head = (_encode(head), _encode(state.configuration), state.settings)
+        self._head = (_encode(head), _encode(state.configuration), state.settings, state.clock.encoded())
         with state.reading() as engine:
             self._source = _Frozen(engine)
 

@@ -1,8 +1,8 @@
 """Leases: names for a time to live that keys are attached to, and that take their keys along when they end.
 
-This is the replicated part (design, "Time"): which leases exist, how many times each was renewed, how much time the
-leader last said was left, and which keys are attached. Counting time is the leader's business; an end comes as a
-command that names the renewal count it saw, and is void if another renewal came between.
+This is the replicated part (design, "Time"): which leases exist, where in the log the last sign of life of each is,
+when each runs out if a leader has said so since, and which keys are attached. Counting time is the leader's business;
+an end comes as a command that names the last sign of life it saw, and is void if another one came between.
 
 In the family ``leases``: ``l`` + id -> the lease; ``k`` + id + key -> nothing.
 """
@@ -19,14 +19,16 @@ from .engine import Engine
 from .pending import Pending
 
 FAMILY = "leases"
+FRESH_ID_BITS = 16
+"""A lease's id that nobody chose is made of the log index of its grant, and of so many bits for its place there."""
 _ID = struct.Struct(">Q")
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class _Stored(msgspec.Struct, frozen=True, array_like=True):
     ttl: float
-    remaining: float
-    renewals: int
+    heard: int
+    until: float | None
 
 
 _decode = msgspec.msgpack.Decoder(_Stored).decode
@@ -35,14 +37,15 @@ _decode = msgspec.msgpack.Decoder(_Stored).decode
 class Lease:
     """A lease as the state machine sees it. Times are seconds."""
 
-    __slots__ = ("id", "keys", "remaining", "renewals", "ttl")
+    __slots__ = ("heard", "id", "keys", "ttl", "until")
 
-    def __init__(self, id: int, ttl: float, remaining: float, renewals: int) -> None:
+    def __init__(self, id: int, ttl: float, heard: int, until: float | None = None) -> None:
         self.id = id
         self.ttl = ttl
-        self.remaining = remaining
-        """What was left when the leader last wrote it down; a new leader counts from here."""
-        self.renewals = renewals
+        self.heard = heard
+        """Log index of its last sign of life in the log: its grant, or a renewal."""
+        self.until = until
+        """At which reading of the cluster's clock it runs out, if a leader has written that down since."""
         self.keys = 0
         """How many keys are attached."""
 
@@ -62,45 +65,41 @@ class Leases:
             except msgspec.MsgspecError as error:
                 raise DataCorrupted(f"a lease cannot be read: {error}") from error
             id = _ID.unpack(key[1:])[0]
-            self.by_id[id] = Lease(id, stored.ttl, stored.remaining, stored.renewals)
+            self.by_id[id] = Lease(id, stored.ttl, stored.heard, stored.until)
         for key, _ in engine.iterate(FAMILY, b"k", b"l"):
             self.by_id[_ID.unpack_from(key, 1)[0]].keys += 1
 
-    def grant(self, id: int, ttl: float) -> None:
-        """Make a lease; there must be none of that id."""
-        self._save(Lease(id, ttl, ttl, 0))
+    def grant(self, id: int, ttl: float, index: int) -> None:
+        """Make a lease, at a log index; there must be none of that id."""
+        self._save(Lease(id, ttl, index))
         self._pending.on_rollback(lambda: self._forget(id))
 
-    def renew(self, id: int) -> bool:
-        """Reset the remaining time; False if there is no such lease."""
+    def renew(self, id: int, index: int) -> bool:
+        """A sign of life stands in the log at an index: the whole TTL is left. False if there is no such lease."""
         lease = self.by_id.get(id)
         if lease is None:
             return False
-        lease.remaining = lease.ttl
-        lease.renewals += 1
+        lease.heard, lease.until = index, None
         self._save(lease)
         return True
 
-    def checkpoint(self, id: int, remaining: float) -> bool:
-        """Write down how much time is left; False if there is no such lease."""
+    def checkpoint(self, id: int, until: float) -> bool:
+        """Write down when it runs out; False if there is no such lease, or no such time."""
         lease = self.by_id.get(id)
-        if lease is None:
+        if lease is None or not until < float("inf"):
             return False
-        lease.remaining = min(lease.ttl, max(0.0, remaining))
+        lease.until = until
         self._save(lease)
         return True
 
-    def refill(self) -> None:
+    def refill(self, index: int) -> None:
         """Give every lease its whole TTL again."""
-        for lease in self.by_id.values():
-            lease.remaining = lease.ttl
-            self._save(lease)
+        for id in list(self.by_id):
+            self.renew(id, index)
 
     def _save(self, lease: Lease) -> None:
         self.by_id[lease.id] = lease
-        self._pending.set(
-            FAMILY, b"l" + _ID.pack(lease.id), _encode(_Stored(lease.ttl, lease.remaining, lease.renewals))
-        )
+        self._pending.set(FAMILY, b"l" + _ID.pack(lease.id), _encode(_Stored(lease.ttl, lease.heard, lease.until)))
 
     def remove(self, id: int) -> None:
         """Forget a lease whose keys are gone."""

@@ -22,6 +22,7 @@ from ..errors import DataCorrupted
 from ..limits import Limits
 from .commands import Answer, ClientWrites, Expiry, Failed, Operation, Reason, RequestId, TxnAnswer
 from .engine import Engine
+from .leases import FRESH_ID_BITS
 from .pending import Ordered, Pending
 
 FAMILY = "sessions"
@@ -34,7 +35,7 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True):
     ttl: float
     nonce: bytes
     low: int
-    renewals: int
+    heard: int
 
 
 class _Batch(msgspec.Struct, frozen=True, array_like=True):
@@ -75,17 +76,17 @@ Run = Callable[[Operation, int, int], Answer]
 class Session:
     """A client process as the state machine knows it."""
 
-    __slots__ = ("answered", "batches", "id", "low", "nonce", "renewals", "size", "ttl")
+    __slots__ = ("answered", "batches", "heard", "id", "low", "nonce", "size", "ttl")
 
-    def __init__(self, id: int, ttl: float, nonce: bytes, low: int = 0, renewals: int = 0) -> None:
+    def __init__(self, id: int, ttl: float, nonce: bytes, heard: int, low: int = 0) -> None:
         self.id = id
         self.ttl = ttl
         """Seconds of silence after which the leader may end it."""
         self.nonce = nonce
         self.low = low
         """Sequences below are answered or given up."""
-        self.renewals = renewals
-        """Commands of the client that were applied: an expiry that saw fewer is void."""
+        self.heard = heard
+        """Log index of its last sign of life in the log: an expiry that saw another one is void."""
         self.answered: dict[int, int] = {}
         """Sequence -> the sequence under which its answer is stored."""
         self.batches: list[tuple[int, int, int, tuple[int, ...]]] = []
@@ -121,6 +122,8 @@ class Sessions:
         self.requests = 0
         """Request ids that are remembered."""
         self.request_bytes = 0
+        self.oldest_request = 0
+        """None of them was applied before this log index."""
 
     def load(self, engine: Engine) -> None:
         """Read what the database holds."""
@@ -128,12 +131,15 @@ class Sessions:
             for key, value in engine.iterate(FAMILY, b"s", b"t"):
                 id = _ID.unpack(key[1:])[0]
                 stored = _decode_session(value)
-                self.by_id[id] = Session(id, stored.ttl, stored.nonce, stored.low, stored.renewals)
+                self.by_id[id] = Session(id, stored.ttl, stored.nonce, stored.heard, stored.low)
                 self._by_nonce[stored.nonce] = id
             for key, value in engine.iterate(FAMILY, b"a", b"b"):
                 id, stored_under = _PAIR.unpack(key[1:])
                 head = _decode_head(value)
                 self.by_id[id].add(stored_under, head.size, tuple(sequence for sequence, _ in head.answers))
+            for key, _ in engine.iterate(FAMILY, b"i", b"j"):
+                (self.oldest_request,) = _ID.unpack_from(key, 1)
+                break
         except (msgspec.MsgspecError, struct.error, KeyError) as error:
             raise DataCorrupted(f"the sessions cannot be read: {error!r}") from error
 
@@ -143,17 +149,24 @@ class Sessions:
         """The session of that nonce, a new one if there is none; ``None`` if there are too many."""
         known = self._by_nonce.get(nonce)
         if known is not None:
-            session = self.by_id[known]
-            session.renewals += 1
-            self._save(session)
+            self.renew(known, id)
             return known
         if len(self.by_id) >= limits.max_sessions:
             return None
-        session = Session(id, ttl, nonce)
+        session = Session(id, ttl, nonce, id)
         self.by_id[id] = session
         self._by_nonce[nonce] = id
         self._save(session)
         return id
+
+    def renew(self, id: int, index: int) -> bool:
+        """A sign of life stands in the log at an index; False if there is no such session."""
+        session = self.by_id.get(id)
+        if session is None:
+            return False
+        session.heard = index
+        self._save(session)
+        return True
 
     def close(self, id: int) -> bool:
         """Forget a session and its answers; False if there is none."""
@@ -169,10 +182,10 @@ class Sessions:
     def expire(self, expiry: Expiry) -> bool:
         """End a session, unless it was heard of since the expiry was proposed."""
         session = self.by_id.get(expiry.id)
-        return session is not None and session.renewals == expiry.renewals and self.close(expiry.id)
+        return session is not None and session.heard == expiry.heard and self.close(expiry.id)
 
     def _save(self, session: Session) -> None:
-        stored = _Stored(session.ttl, session.nonce, session.low, session.renewals)
+        stored = _Stored(session.ttl, session.nonce, session.low, session.heard)
         self._pending.set(FAMILY, b"s" + _ID.pack(session.id), _encode(stored))
 
     # -- writes -------------------------------------------------------------------------------------------------------
@@ -193,15 +206,14 @@ class Sessions:
         if command.low > session.low:
             for stored_under in session.drop_below(command.low):
                 self._pending.set(FAMILY, b"a" + _PAIR.pack(session.id, stored_under), None)
-        session.renewals += 1
-        self._save(session)
+        self.renew(session.id, index)
         low, answered = session.low, session.answered
         count_left = limits.max_session_answers - len(answered)
         bytes_left = limits.max_session_answer_bytes - session.size
         new: dict[int, Answer] = {}
         loaded: dict[int, dict[int, Answer]] = {}
         answers: list[Answer] = []
-        fresh_id = index << 16
+        fresh_id = index << FRESH_ID_BITS
         for position, write in enumerate(command.writes):
             sequence = write.sequence
             answer: Answer | None
@@ -272,6 +284,8 @@ class Sessions:
         if _lasts(answer, request_id.held):
             self._pending.set(FAMILY, key, _encode(_Remembered(index, cost, answer, request_id.meaning)))
             self._pending.set(FAMILY, b"i" + _ID.pack(index) + request_id.name, b"")
+            if not self.requests:
+                self.oldest_request = index
             self.requests += 1
             self.request_bytes += cost
         return answer, cost
@@ -279,10 +293,15 @@ class Sessions:
     def forget_requests(self, index: int, most: int) -> bool:
         """Forget request ids that were applied at or below a log index, at most so many; True if none is left."""
         old: list[bytes] = []
-        for key, _ in self._pending.iterate(FAMILY, b"i", b"i" + _ID.pack(index + 1)):
+        first = b"i" + _ID.pack(self.oldest_request)
+        for key, _ in self._pending.iterate(FAMILY, first, b"i" + _ID.pack(index + 1)):
             if len(old) == most:
                 break
             old.append(key)
+        if len(old) < most:
+            self.oldest_request = max(self.oldest_request, index + 1)
+        elif old:
+            (self.oldest_request,) = _ID.unpack_from(old[-1], 1)
         for key in old:
             where = b"r" + key[1 + _ID.size :]
             value = self._pending.get(FAMILY, where)

@@ -20,6 +20,7 @@ from ..actors.raft.messages import Configuration, Entry, EntryKind
 from ..errors import DataCorrupted
 from ..limits import HASH_SLICE_RECORDS, Limits, Settings, decode_settings
 from .alarms import Alarms
+from .cluster_clock import ClusterClock
 from .commands import (
     AlarmKind,
     Answer,
@@ -38,12 +39,14 @@ from .commands import (
     HashContent,
     MemberReserved,
     OpenSession,
+    PassTime,
     Range,
     RangeAnswer,
     RangePart,
     Reason,
     RegisterMember,
     RenewLeases,
+    RenewSessions,
     ReserveMember,
     RetireMember,
     SessionOpened,
@@ -51,12 +54,13 @@ from .commands import (
 )
 from .content import SETTLED_META, Content
 from .engine import Disk, Engine
-from .history import Changes, Wanted, read_history
+from .history import Changes, Wanted
 from .leases import Lease, Leases
 from .members import Members
-from .mvcc import Mvcc, Vanished, compaction_slice, next_pass, read_range
+from .mvcc import Mvcc, compaction_slice, next_pass
 from .pending import Pending
 from .readers import Readers
+from .reading import read_as_of, read_changes
 from .sessions import Session, Sessions
 from .transactions import Executor
 
@@ -126,6 +130,8 @@ class State:
         nothing is applied to it, and nothing read, until an image takes its place. Empty for an ordinary state."""
         self._inconsistent: DataCorrupted | None = None
         self._alarms = Alarms(self._pending)
+        self.clock = ClusterClock(self._pending)
+        """How long ago things happened."""
         self._load()
         self._mvcc = Mvcc(self._pending, self.revision)
         self._executor = Executor(self._pending, self._mvcc, self._leases, self._limits(), self.compact_revision)
@@ -188,6 +194,7 @@ class State:
             self._limits()
             self.members.load(self._engine)
             self._alarms.load(self._engine)
+            self.clock.load(self._engine)
         except (msgspec.MsgspecError, ValueError) as error:
             raise DataCorrupted(f"the state cannot be read: {error}") from error
         self.applied_index, self.applied_term = applied.index, applied.term
@@ -199,8 +206,16 @@ class State:
         self._sessions.load(self._engine)
         self._sessions.requests, self._sessions.request_bytes = applied.requests, applied.request_bytes
 
+    def _decoded_settings(self) -> Settings:
+        return decode_settings(self.settings) if self.settings else Settings()
+
     def _limits(self) -> Limits:
-        return (decode_settings(self.settings) if self.settings else Settings()).limits
+        return self._decoded_settings().limits
+
+    def _horizon(self) -> float:
+        """Seconds up to which it matters how old something is."""
+        settings = self._decoded_settings()
+        return max(settings.compaction.keep, settings.timings.request_ttl)
 
     # -- what is in it ------------------------------------------------------------------------------------------------
 
@@ -228,6 +243,11 @@ class State:
     def remembered_requests(self) -> int:
         """Request ids whose answers are remembered."""
         return self._sessions.requests
+
+    @property
+    def oldest_request(self) -> int:
+        """No request id is remembered that was applied before this log index."""
+        return self._sessions.oldest_request
 
     @property
     def damage(self) -> DataCorrupted | None:
@@ -335,8 +355,11 @@ class State:
             return Failed(Reason.FULL) if session is None else SessionOpened(session)
         if isinstance(command, CloseSession):
             return done if self._sessions.close(command.session) else Failed(Reason.SESSION_EXPIRED)
+        if isinstance(command, PassTime):
+            went_on = self.clock.pass_time(command, entry.index, self._horizon())
+            return done if went_on else Failed(Reason.CHANGED, message="void: the clock has gone on meanwhile")
         if isinstance(command, ForgetRequests):
-            self._sessions.forget_requests(command.index, self.limits.max_deleted_keys)
+            self._sessions.forget_requests(min(max(0, command.index), entry.index), self.limits.max_deleted_keys)
             return done
         if isinstance(command, Configure):
             return self._configure(command)
@@ -361,11 +384,14 @@ class State:
         elif isinstance(command, ExpireLeases):
             self._expire_leases(command)
         elif isinstance(command, CheckpointLeases):
-            for remaining in command.leases:
-                self._leases.checkpoint(remaining.id, remaining.seconds)
+            for deadline in command.leases:
+                self._leases.checkpoint(deadline.id, deadline.seconds)
         elif isinstance(command, RenewLeases):
             for lease in command.leases:
-                self._leases.renew(lease)
+                self._leases.renew(lease, entry.index)
+        elif isinstance(command, RenewSessions):
+            for session in command.sessions:
+                self._sessions.renew(session, entry.index)
         return Done(self._mvcc.revision)
 
     def _expire_leases(self, command: ExpireLeases) -> None:
@@ -373,7 +399,7 @@ class State:
         budget = self.limits.max_deleted_keys
         for expiry in command.leases:
             lease = self._leases.by_id.get(expiry.id)
-            if lease is None or lease.renewals != expiry.renewals:
+            if lease is None or lease.heard != expiry.heard:
                 continue
             if lease.keys > budget and budget < self.limits.max_deleted_keys:
                 return
@@ -441,36 +467,8 @@ class State:
         Raises:
             Unavailable: the state was closed: read again from the member's new one.
         """
-        with self.reading():
-            return self._range(r, page_items, page_bytes, max_scanned)
-
-    def _range(self, r: Range, page_items: int, page_bytes: int, max_scanned: int) -> RangeAnswer | RangePart | Failed:
-        while True:
-            current = self.revision
-            if r.revision > current:
-                return Failed(Reason.FUTURE_REVISION, current)
-            revision = r.revision or current
-            mark = self.compact_revision
-            if revision >= mark:
-                answer: RangeAnswer | RangePart | None = None
-                with suppress(Vanished):
-                    answer = read_range(
-                        self._engine,
-                        r,
-                        revision,
-                        max_items=page_items,
-                        max_bytes=page_bytes,
-                        max_scanned=max_scanned,
-                    )
-                # Compaction raises its mark before it removes anything: what was read before this look at the mark is
-                # whole if the mark has not passed the revision.
-                mark = self.compact_revision
-                if revision >= mark:
-                    if answer is None:
-                        raise DataCorrupted(f"a value at revision {revision} is missing")
-                    return answer
-            if r.revision:
-                return Failed(Reason.COMPACTED, mark)
+        with self.reading() as engine:
+            return read_as_of(engine, self, r, page_items=page_items, page_bytes=page_bytes, max_scanned=max_scanned)
 
     def history(self, wanted: Wanted, low: int, high: int, *, max_bytes: int, max_scanned: int) -> Changes | int:
         """The changes from revision ``low`` up to ``high`` (both included), for watches. For any thread.
@@ -485,20 +483,7 @@ class State:
             Unavailable: the state was closed.
         """
         with self.reading() as engine:
-            mark = self.compact_revision
-            if low < mark:
-                return mark
-            found: Changes | None = None
-            with suppress(Vanished):
-                found = read_history(engine, wanted, low, high, max_bytes=max_bytes, max_scanned=max_scanned)
-            mark = self.compact_revision
-            if low < mark:
-                return mark
-            if found is None:
-                raise DataCorrupted(f"a change between revisions {low} and {high} is missing")
-            if low == mark:
-                found.forget_before(mark)
-            return found
+            return read_changes(engine, self, wanted, low, high, max_bytes=max_bytes, max_scanned=max_scanned)
 
     def lease_keys(self, lease: int) -> list[bytes]:
         """The keys that are attached to a lease. For any thread."""
@@ -553,7 +538,7 @@ class State:
                 put("meta", key, None)
         for session in list(self.sessions):
             self._sessions.close(session)
-        self._leases.refill()
+        self._leases.refill(self.applied_index)
         self._broken = True
         self._pending.flush()
         engine.sync()

@@ -37,7 +37,7 @@ from .commands import (
     Txn,
     TxnAnswer,
 )
-from .leases import Leases
+from .leases import FRESH_ID_BITS, Leases
 from .mvcc import ITEM_OVERHEAD, RECORD, TOMBSTONE, Mvcc, TooManyKeys, bounds, item_of, read_range, records
 from .pending import Pending
 
@@ -291,7 +291,7 @@ class Executor:
         id = grant.id or fresh_id
         while id in self._leases.by_id:  # somebody chose that number as his own
             id += 1
-        self._leases.grant(id, grant.ttl)
+        self._leases.grant(id, grant.ttl, fresh_id >> FRESH_ID_BITS)
         return LeaseGranted(id, grant.ttl)
 
     def _revoke(self, revoke: LeaseRevoke) -> Done:

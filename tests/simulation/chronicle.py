@@ -79,12 +79,19 @@ class Chronicle:
         self.revision = 1
         self.compact_revision = 0
         self.compacted: list[tuple[float, int]] = []
-        """When which revision was compacted."""
+        """When which revision was compacted..."""
+        self.forgotten: list[tuple[float, int]] = []
+        """... by a leader on its own."""
+        self.first_made = 2
+        self.made: list[float] = []
+        """When each revision was made, from that one on."""
+        self.requests: dict[bytes, float] = {}
+        """When each request id was first seen in the log."""
         self.items: dict[bytes, Item] = {}
         self.changes: dict[int, list[Change]] = {}
         """By revision, in their order."""
         self.leases: dict[int, int] = {}
-        """Those that live, with how often each was renewed through the log."""
+        """Those that live, with the log index of the last sign of life of each."""
         self.granted: dict[int, float] = {}
         """When each was."""
         self.ended: dict[int, Ended] = {}
@@ -102,19 +109,22 @@ class Chronicle:
         command = _decode(entry.data)
         if isinstance(command, ClientWrites):
             for write, answer in zip(command.writes, answers, strict=True):
+                if write.request_id is not None:
+                    self.requests.setdefault(write.request_id.name, self._now())
                 self._write(write.operation, answer)
         elif isinstance(command, CompactHistory):
             if self.compact_revision < command.revision <= self.revision:
                 self.compact_revision = command.revision
                 self.compacted.append((self._now(), command.revision))
+                self.forgotten.append((self._now(), command.revision))
         elif isinstance(command, (RenewLeases, ExpireLeases)) and isinstance(answers[0], Done):
             if isinstance(command, RenewLeases):
                 for lease in command.leases:
                     if lease in self.leases:
-                        self.leases[lease] += 1
+                        self.leases[lease] = entry.index
             else:
                 for expiry in command.leases:
-                    if self.leases.get(expiry.id) == expiry.renewals:
+                    if self.leases.get(expiry.id) == expiry.heard:
                         self._end_lease(expiry.id, expired=True)
                 if answers[0].revision != self.revision:
                     raise Violation(
@@ -141,6 +151,7 @@ class Chronicle:
                 self.compacted.append((self._now(), operation.revision))
         elif revision == self.revision + 1:
             changes = self.changes[revision] = []
+            self.made.append(self._now())
             self._run(operation, answer, revision, changes)
             self.revision = revision
             if not changes:
@@ -154,7 +165,7 @@ class Chronicle:
             for response in answer.responses:
                 self._grants(response)
         elif isinstance(answer, LeaseGranted) and answer.id not in self.ended:
-            self.leases.setdefault(answer.id, 0)
+            self.leases.setdefault(answer.id, self.index)
             self.granted.setdefault(answer.id, self._now())
 
     def _revocations(self, operation: object, answer: TxnAnswer) -> None:
@@ -206,6 +217,7 @@ class Chronicle:
         if keys:
             self.revision += 1
             changes = self.changes[self.revision] = []
+            self.made.append(self._now())
             self._delete(keys, self.revision, changes)
         del self.leases[lease]
         self.ended[lease] = Ended(self._now(), expired)

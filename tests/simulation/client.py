@@ -94,6 +94,8 @@ class Client:
     def _end(self) -> None:
         self.paused = False
         self._held_up.clear()
+        if self.hub.session:
+            self.world.ages.silent.setdefault(self.hub.session, self.world.now)
         self._open()
         for script in list(self.scripts):
             script.kill()

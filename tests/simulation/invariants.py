@@ -239,6 +239,8 @@ class Observer:
                 self.elected_at = self.world.now
                 self.world.trace(f"{member!r} leads in term {term}")
                 self._complete(member, process, term)
+            if process.server._leading_term:
+                self.world.ages.leads(term)
             if commit > self.commit:
                 self._on_quorum(member, process, commit, life.configuration)
         life.leading = term if leads else 0

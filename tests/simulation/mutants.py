@@ -26,12 +26,15 @@ from raykeeper.actors.raft.quorum import majority_value
 from raykeeper.actors.raft.ready import Ready
 from raykeeper.actors.recipes.line import Line
 from raykeeper.actors.server import Server
+from raykeeper.actors.timekeeper import ClusterTime
 from raykeeper.actors.watches import Watches
 from raykeeper.limits import Limits
 from raykeeper.store.checkpoint import Incoming
+from raykeeper.store.cluster_clock import ClusterClock
 from raykeeper.store.commands import Answer, ClientWrites, Failed, Reason
 from raykeeper.store.content import Content
 from raykeeper.store.folder import MemberFolder
+from raykeeper.store.leases import Lease
 from raykeeper.store.pending import Pending
 from raykeeper.store.raft_log import RaftLog
 from raykeeper.store.sessions import Run, Sessions
@@ -366,3 +369,35 @@ def _alarms_forgotten() -> AbstractContextManager[None]:
         state._executor.read_only = False
 
     return patched(State, "__init__", made)
+
+
+@mutant("the clock begins anew with each leader", "reigns")
+def _clock_begins_anew() -> AbstractContextManager[None]:
+    original = ClusterTime.lead
+
+    def lead(time: ClusterTime, term: int, now: float) -> None:
+        time._since = now
+        original(time, term, now)
+
+    return patched(ClusterTime, "lead", lead)
+
+
+@mutant("silence begins anew with each leader", "reigns")
+def _silence_begins_anew() -> AbstractContextManager[None]:
+    return patched(ClusterClock, "silent_since", lambda clock, heard: None)
+
+
+@mutant("time that is counted twice", "reigns")
+def _time_counted_twice() -> AbstractContextManager[None]:
+    def applied(time: ClusterTime, now: float) -> None:
+        time._seen = time._state().clock.seconds
+
+    return patched(ClusterTime, "applied", applied)
+
+
+@mutant("a lease renewed behind the log's back", "reigns")
+def _renewed_beside_the_log() -> AbstractContextManager[None]:
+    def runs_out(lessor: Lessor, lease: Lease) -> bool:
+        return lease.until is not None or lease.id in lessor._checkpointing
+
+    return patched(Lessor, "_runs_out", runs_out)

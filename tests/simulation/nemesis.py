@@ -516,6 +516,29 @@ class Nemesis:
             leader.put(LeadershipTransfer(target, lambda refused: None))
             self._begin("transfer", "", lambda: None, 1.0)
 
+    def _reign(self) -> None:
+        """A leader's reign ends: it hands over, or is cut off."""
+        leader, world = self.world.leader(), self.world
+        if leader is None or leader.process is None:
+            return
+        world.ages.deposed()
+        if not self._undo and self.rng.random() < 0.4:
+            self._depose()
+            return
+        target = self.rng.choice([member for member in world.founders if member != leader.id])
+        world.trace(f"a reign ends: {leader!r} hands over to m{target}")
+        leader.put(LeadershipTransfer(target, lambda refused: None))
+
+    def _ousting(self) -> None:
+        """The same, and mostly its process ends."""
+        leader = self.world.leader()
+        if leader is None or leader.process is None or self.rng.random() < 0.3 or not self._spare():
+            self._reign()
+            return
+        self.world.ages.deposed()
+        leader.crash()
+        self._begin("crash", repr(leader), self._restart(leader), self.rng.uniform(0.02, 1.5))
+
     def _membership(self) -> None:
         """Ask some member, mostly the leader, for some change, mostly a sensible one."""
         world, rng = self.world, self.rng

@@ -6,6 +6,7 @@ they are run without any mutant too, and must pass.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -85,6 +86,9 @@ class Profile:
     timings: Timings = field(default_factory=Timings)
     limits: Limits = field(default_factory=Limits)
     compaction: Compaction = field(default_factory=Compaction)
+    ages: float = 0.0
+    """Whether what is to be forgotten must be so in time, and what ends, ended; times this, as processes that are begun
+    anew know little of the time before."""
     lease_reads: bool = False
     """Clocks must be healthy then."""
     leader_changes: int = 2
@@ -332,6 +336,33 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         seconds=16.0,
     ),
 }
+
+
+def reigns(rng: random.Random) -> Profile:
+    """Leaders that live for a moment or for long, beside all that is to be forgotten or to end."""
+    reign = math.exp(rng.uniform(math.log(0.7), math.log(60.0)))
+    restarts = rng.random() < 0.4
+    compaction = Compaction(mode="age", keep=rng.choice((5, 12, 40)))
+    timings = _timings(rng, session_ttl=rng.choice((2.0, 6.0, 15.0)), request_ttl=rng.choice((5.0, 15.0, 40.0)))
+    return Profile(
+        clients=2,
+        workers=2,
+        tenants=2,
+        think=0.4,
+        seconds=3.0 * max(compaction.keep, timings.request_ttl, 2 * timings.session_ttl),
+        mix=MIX | {"compact": 0.0, "past": 0.0},
+        faults={"ousting" if restarts else "reign": 1.0 / reign, "client_crash": 0.15},
+        fault_pause=1.0 / (1.0 / reign + 0.15),
+        faults_at_once=3,
+        timings=timings,
+        limits=_limits(rng),
+        compaction=compaction,
+        ages=2.0 if restarts else 1.0,
+        leader_changes=1,
+    )
+
+
+PROFILES["reigns"] = reigns
 
 FOCUSED = tuple(name for name in PROFILES if name != "mixed")
 

@@ -23,6 +23,7 @@ from raykeeper.limits import Settings
 from raykeeper.store.commands import KeyRange, Range
 from raykeeper.store.folder import FirstMember, Identity, MemberFolder
 
+from .ages import Ages
 from .checker import Call, Violation, check_linearizable, check_revisions, counter, register
 from .chronicle import Chronicle
 from .client import Client
@@ -108,6 +109,7 @@ class World:
         self.history = History()
         self.chronicle = Chronicle(lambda: self.now)
         self.book = Book(self)
+        self.ages = Ages(self)
         self.members: dict[int, Member] = {}
         self.nemesis = Nemesis(self, self.random("nemesis"))
         self.clients: list[Client] = []
@@ -153,6 +155,7 @@ class World:
             if self.now >= next_comparison:
                 next_comparison = self.now + 0.7
                 self.observer.compare_content()
+                self.ages.look()
             if ready is not None and self.now >= next_look:
                 next_look = self.now + 0.05
                 if ready():

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from raykeeper.actors.care import describe, lacks_space, should_rebuild, told
-from raykeeper.actors.compactor import Compactor
 from raykeeper.actors.content_check import Hashing, judge
 from raykeeper.actors.protocol import ContentHash
 from raykeeper.actors.raft.messages import Configuration
 from raykeeper.errors import DataCorrupted
-from raykeeper.limits import MAX_WAITING_HASHES, REMEMBERED_HASHES, Compaction, Limits, Settings, encode_settings
-from raykeeper.store.commands import AlarmKind, Command, CompactHistory
+from raykeeper.limits import MAX_WAITING_HASHES, REMEMBERED_HASHES, Limits
+from raykeeper.store.commands import AlarmKind
 
 MB = 1000 * 1000
 LIMITS = Limits(quota_bytes=100 * MB, reserve_bytes=50 * MB)
@@ -175,87 +174,3 @@ def test_content_that_cannot_be_read_is_reported_and_the_next_is_hashed() -> Non
         later.work()
     assert [str(error) for error in damage] == ["rot"]
     assert [result.index for result in hashing.results] == [3]
-
-
-# --- compaction ------------------------------------------------------------------------------------------------------
-
-
-class Leading:
-    """A compactor, and the state that it sees."""
-
-    def __init__(self, **compaction: Any) -> None:
-        self.state: Any = SimpleNamespace(revision=1, compact_revision=0)
-        self.configure(**compaction)
-        self.taking = True
-        self.proposed: list[int] = []
-        self.compactor = Compactor(lambda: self.state, self._propose)
-        self.now = 1000.0
-        self.compactor.lead(1, self.now)
-
-    def configure(self, **compaction: Any) -> None:
-        self.state.settings = encode_settings(Settings(compaction=Compaction(**compaction)))
-
-    def _propose(self, command: Command) -> int:
-        if not self.taking:
-            return 0
-        assert isinstance(command, CompactHistory)
-        self.proposed.append(command.revision)
-        self.state.compact_revision = command.revision
-        return 1
-
-    def pass_time(self, seconds: float, *, revisions: float = 0.0) -> None:
-        start, first = self.now, self.state.revision
-        while self.now < start + seconds:
-            self.now += 0.25
-            self.state.revision = first + int((self.now - start) * revisions)
-            self.compactor.work(self.now)
-
-
-def test_so_many_revisions_are_kept() -> None:
-    leading = Leading(mode="revisions", keep=100)
-    leading.pass_time(9, revisions=10)
-    assert leading.proposed == []
-    leading.pass_time(1000, revisions=10)
-    assert all(leading.proposed)
-    assert 100 <= leading.state.revision - leading.state.compact_revision <= 120
-    at_once = len(leading.proposed)
-    leading.pass_time(100)
-    assert len(leading.proposed) <= at_once + 1, "nothing to do, nothing done"
-
-
-def test_what_is_younger_is_kept() -> None:
-    leading = Leading(mode="age", keep=100)
-    leading.pass_time(99, revisions=10)
-    assert leading.proposed == []
-    leading.pass_time(1000, revisions=10)
-    assert 1000 <= leading.state.revision - leading.state.compact_revision <= 1100
-    leading.pass_time(200)
-    assert leading.state.compact_revision == leading.state.revision
-
-
-def test_a_new_leader_keeps_for_longer_never_shorter() -> None:
-    leading = Leading(mode="age", keep=100)
-    leading.pass_time(90, revisions=10)
-    leading.compactor.stop()
-    leading.pass_time(90, revisions=10)
-    leading.compactor.lead(2, leading.now)
-    leading.pass_time(99, revisions=10)
-    assert leading.proposed == []
-
-
-def test_a_proposal_that_is_not_taken_is_made_again() -> None:
-    leading = Leading(mode="revisions", keep=1)
-    leading.taking = False
-    leading.pass_time(10, revisions=10)
-    leading.taking = True
-    leading.pass_time(2)
-    assert leading.proposed
-
-
-def test_nothing_is_forgotten_where_that_is_off_and_settings_count_at_once() -> None:
-    leading = Leading(mode="off", keep=1)
-    leading.pass_time(100, revisions=10)
-    assert leading.proposed == []
-    leading.configure(mode="revisions", keep=1)
-    leading.pass_time(2)
-    assert leading.state.compact_revision == leading.state.revision - 1

@@ -1,9 +1,9 @@
-"""The leader's countdown of sessions and its memory of ages."""
+"""The leader's countdown of promises."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raykeeper.actors.timekeeper import Countdown, Memory
+from raykeeper.actors.timekeeper import Countdown
 
 
 def test_a_promise_runs_out_at_its_deadline_and_is_handed_out_once():
@@ -83,16 +83,3 @@ def test_what_was_forgotten_takes_no_room():
         countdown.forget(promise)
         assert len(countdown._heap) <= 2 + countdown.SPARE
     assert countdown.due(5.0, most=10) == [0]
-
-
-def test_memory_says_what_is_old_and_never_too_early():
-    memory, forgotten = Memory(age=16.0), []
-    memory.start()
-    for second in range(40):
-        memory.pass_time(float(second), applied_index=second * 10, forget=forgotten.append)
-        for index in forgotten:
-            assert second - index / 10 >= 16.0
-    assert forgotten[-1] >= 200
-    memory.start()
-    memory.pass_time(41.0, 1000, forgotten.append)
-    assert 1000 not in forgotten

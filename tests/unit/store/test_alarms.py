@@ -108,7 +108,7 @@ def test_without_room_nothing_is_put_and_all_else_goes_on(hand: Hand) -> None:
     assert isinstance(hand.do(Delete(KeyRange(b"b"))), DeleteAnswer)
     assert isinstance(hand.do(Compact(hand.state.revision)), Done)
     assert isinstance(hand.apply(RenewLeases(hand.term, (lease.id,))), Done)
-    assert hand.state.leases[lease.id].renewals == 1
+    assert hand.state.leases[lease.id].heard == hand.state.applied_index
     assert isinstance(hand.do(LeaseRevoke(lease.id)), Done)
     assert isinstance(hand.apply(OpenSession(b"another", 60.0)), SessionOpened)
     left = hand.range(KeyRange(b"", b""))

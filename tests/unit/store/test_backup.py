@@ -19,6 +19,7 @@ from raykeeper.store.commands import (
     ClientWrite,
     ClientWrites,
     Compact,
+    Deadline,
     Delete,
     KeyRange,
     LeaseGrant,
@@ -27,7 +28,6 @@ from raykeeper.store.commands import (
     PutAnswer,
     RangeAnswer,
     RegisterMember,
-    Remaining,
     RequestId,
     SetAlarm,
 )
@@ -66,7 +66,7 @@ class Source:
         assert isinstance(granted, LeaseGranted)
         self.lease = granted.id
         hand.do(Put(b"leased", b"v", lease=self.lease))
-        hand.apply(CheckpointLeases(hand.term, (Remaining(self.lease, 3.0),)))
+        hand.apply(CheckpointLeases(hand.term, (Deadline(self.lease, 3.0),)))
         hand.sequence += 1
         self.named = hand.apply(
             ClientWrites(
@@ -121,7 +121,7 @@ def test_a_new_cluster_holds_the_same_under_its_own_identity(source: Source, dis
     assert new.limits.max_leases == 7
     assert (new.sessions, new.alarms, new.members.by_id) == ({}, {}, {})
     lease = new.leases[source.lease]
-    assert (lease.ttl, lease.remaining, lease.keys) == (40.0, 40.0, 1)
+    assert (lease.ttl, lease.until, lease.keys) == (40.0, None, 1)
     assert folder.log.first_index() == old.applied_index + 1
     assert folder.log.hard_state == HardState(1, 0, old.applied_index)
 

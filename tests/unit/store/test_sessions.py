@@ -112,11 +112,11 @@ def test_a_session_is_opened_once_for_a_nonce(hand: Hand) -> None:
 
 
 def test_an_expiry_is_void_after_a_sign_of_life_and_in_another_term(hand: Hand) -> None:
-    renewals = hand.state.sessions[hand.session].renewals
+    heard = hand.state.sessions[hand.session].heard
     send(hand, 1, put(1))
-    hand.apply(ExpireSessions(hand.term, (Expiry(hand.session, renewals),)))
+    hand.apply(ExpireSessions(hand.term, (Expiry(hand.session, heard),)))
     assert hand.session in hand.state.sessions
-    expiry = Expiry(hand.session, hand.state.sessions[hand.session].renewals)
+    expiry = Expiry(hand.session, hand.state.sessions[hand.session].heard)
     assert plain(hand.apply(ExpireSessions(hand.term + 1, (expiry,)))) == Failed(Reason.INVALID, hand.term)
     assert hand.session in hand.state.sessions
     hand.apply(ExpireSessions(hand.term, (expiry, Expiry(12345, 0))))
