@@ -144,7 +144,13 @@ class Cluster(Upkeep):
         nodes = alive_nodes()
         statuses: dict[int, MemberStatus] = ask_all(actors, "status")
         seen = ask_supervisor(self.name, "alarms") or []
-        return self._status(actors, statuses, nodes, seen)
+        found = self._status(actors, statuses, nodes, seen)
+        if found.leader and not any(member.why_not_serving for member in found.members):
+            return found
+        said = ask_supervisor(self.name, "situation")
+        if said is None and not found.leader:
+            said = ["none answers, so nobody starts members where their data is now; `raykeeper up` does"]
+        return replace(found, alarms=(*found.alarms, *(f"supervisor: {line}" for line in said or ())))
 
     def members(self) -> tuple[MemberInfo, ...]:
         """All members; also those that are missing."""
@@ -455,7 +461,8 @@ def attach(name: str = "default") -> Cluster:
     if not seats:
         raise ClusterNotFound(f"no cluster {name} runs in this Ray cluster")
     seat = next(iter(seats.values()))
-    return Cluster(name, seat.cluster, os.path.dirname(os.path.dirname(seat.folder)), seat.placement)
+    data_dir = seat.data_dir or os.path.dirname(os.path.dirname(seat.folder))
+    return Cluster(name, seat.cluster, data_dir, seat.placement)
 
 
 def connect(name: str = "default", *, timeout: float = DEFAULT_TIMEOUT) -> Client:

@@ -484,6 +484,8 @@ BACKUP_IDLE = 60.0
 """A backup that nobody fetches any more from its member is dropped after this time."""
 BACKUP_BEGIN_TIMEOUT = 120.0
 """Seconds in which a member must have made the image for a backup; more than that, and another one is asked."""
+BACKUP_CONFIRM_TIMEOUT = 10.0
+"""... in which a member must have applied what the cluster had committed when it was asked; else another is asked."""
 BACKUP_CHUNK_TIMEOUT = 60.0
 """Seconds in which a member must have sent one chunk, or all nodes must have stored one..."""
 RESTORE_TIMEOUT = 3600.0
@@ -523,6 +525,14 @@ SUPERVISOR_STEP_TIMEOUT = 150.0
 """... or after which it does so in a step; more than all the timeouts of one together."""
 ADOPT_AFTER = 20.0
 """Seconds after which a supervisor finishes what somebody else has begun to add."""
+SEARCH_AFTER = 1.0
+"""Seconds for which a member must be missed before a supervisor looks for its data on all nodes..."""
+SEARCH_AGAIN = 15.0
+"""... and after which it looks at a node again, as long as somebody is missed."""
+SEARCH_TIMEOUT = 10.0
+"""Seconds in which a node must have said what it holds."""
+MOVE_PATIENCE = 0.2
+"""Seconds for an actor that has no data to say that it stops, before it is ended; mostly its node is gone."""
 STEP_AGAIN = 30.0
 """Seconds after which a supervisor tries again what could not be done on a node."""
 LOOK_AROUND_PAUSE = 2.0

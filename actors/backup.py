@@ -1,9 +1,12 @@
 """Taking a backup of a running cluster: one member makes an image, the caller fetches it and writes the file.
 
 The image is a checkpoint of the state at one log index, taken in the member's loop between two turns; what takes long
-(flushing before it, hashing after it) runs beside the loop, so the member goes on serving. Whoever asks first reads a
-revision from the cluster, and takes no image that is older: all that was acknowledged before is in the backup. A
-follower is asked first, since the leader has enough to do.
+(flushing before it, hashing after it) runs beside the loop, so the member goes on serving.
+
+A backup is a linearizable read. Before its image is made, the member asks for the leader's commit index of now, which a
+quorum confirms, and waits until it has applied that much; so all that was acknowledged before the call is in the
+backup, whoever gives it. What counts is the index in the log and not the revision: leases, sessions, members, settings
+and the memory of requests change without one. A follower is asked first, since the leader has enough to do.
 """
 
 from __future__ import annotations
@@ -16,22 +19,25 @@ from typing import Any
 
 import ray
 
-from ..errors import DataCorrupted, KeeperError, Unavailable
+from ..errors import ClusterNotFound, DataCorrupted, KeeperError, Unavailable
 from ..limits import (
     BACKUP_BEGIN_TIMEOUT,
     BACKUP_CHUNK_BYTES,
     BACKUP_CHUNK_TIMEOUT,
     BACKUP_CHUNKS_AHEAD,
+    BACKUP_CONFIRM_TIMEOUT,
     BACKUP_IDLE,
     POLL_PAUSE,
+    REQUEST_MARGIN,
 )
 from ..store.backup import Header, write_backup
 from ..store.checkpoint import Outgoing
 from ..store.content import Content
 from ..store.rocks import RocksDisk
-from .events import BackgroundDone
+from .clock import member_clock
+from .events import BackgroundDone, ReadAsked
 from .loop import Breather, Loop
-from .protocol import MemberStatus
+from .protocol import MemberStatus, Refused
 from .roster import ask_all, member_actors, pause
 from .seat import member_name
 
@@ -45,11 +51,15 @@ class Images:
         self._last_used = 0.0
         self._making = False
 
-    def begin(self, loop: Loop, cluster_name: str, created: float) -> Header:
+    def begin(self, loop: Loop, cluster_name: str, created: float, patience: float = BACKUP_CONFIRM_TIMEOUT) -> Header:
         """Make an image of the member's state as of now. Slow; for any thread but the loop's.
 
+        Args:
+            patience: seconds in which the member must have applied all that was acknowledged before this call.
+
         Raises:
-            Unavailable: another backup is under way here, or the member has just got another state.
+            Unavailable: another backup is under way here, the member has not come that far or hears no quorum, or it
+                has just got another state.
             DataCorrupted: the state is damaged.
         """
         with self._guard:
@@ -58,6 +68,7 @@ class Images:
             self._drop()
             self._making = True
         try:
+            _catch_up(loop, patience)
             outgoing, header = _make(loop, cluster_name, created)
             with self._guard:
                 self._outgoing, self._last_used = outgoing, time.monotonic()
@@ -96,6 +107,20 @@ class Images:
         outgoing, self._outgoing = self._outgoing, None
         if outgoing is not None:
             outgoing.remove()
+
+
+def _catch_up(loop: Loop, patience: float) -> None:
+    """Come back once the member has applied all that was committed anywhere when this was called."""
+    outcome: list[Refused | None] = []
+    ready = threading.Event()
+
+    def done(refused: Refused | None) -> None:
+        outcome.append(refused)
+        ready.set()
+
+    loop.inbox.put_own(ReadAsked(member_clock() + patience, done))
+    if not ready.wait(patience + REQUEST_MARGIN) or outcome[0] is not None:
+        raise Unavailable(f"within {patience:.1f} s it did not reach what a quorum had committed")
 
 
 def _make(loop: Loop, cluster_name: str, created: float) -> tuple[Outgoing, Header]:
@@ -144,14 +169,11 @@ def _make(loop: Loop, cluster_name: str, created: float) -> tuple[Outgoing, Head
 # --- the caller's side -----------------------------------------------------------------------------------------------
 
 
-def take_backup(
-    cluster_name: str, cluster: int, path: Callable[[Header], str], revision: int, deadline: float
-) -> tuple[Header, int]:
-    """Write a backup of a running cluster to a file of this machine.
+def take_backup(cluster_name: str, cluster: int, path: Callable[[Header], str], deadline: float) -> tuple[Header, int]:
+    """Write a backup of a running cluster to a file of this machine; all that was acknowledged before is in it.
 
     Args:
         path: gives the absolute path of the file.
-        revision: what the backup must hold at least.
         deadline: by ``time.monotonic``.
 
     Returns:
@@ -159,15 +181,16 @@ def take_backup(
 
     Raises:
         Unavailable: no member gave one in time.
+        ClusterNotFound: no member runs.
         NoSpace, OSError: the file cannot be written.
     """
     problem = "no member serves"
     while True:
-        for member, actor in _candidates(cluster_name, cluster, revision):
+        for member, actor in _candidates(cluster_name, cluster):
             if time.monotonic() >= deadline:
                 break
             try:
-                return _fetch(actor, path, revision, deadline)
+                return _fetch(actor, path, deadline)
             except (ray.exceptions.RayError, TimeoutError, Unavailable, DataCorrupted) as error:
                 problem = f"{member_name(member)}: {_cause(error)}"
         if time.monotonic() >= deadline:
@@ -175,24 +198,21 @@ def take_backup(
         pause(POLL_PAUSE)
 
 
-def _candidates(cluster_name: str, cluster: int, revision: int) -> list[tuple[int, Any]]:
-    """Members that hold that revision, followers first."""
+def _candidates(cluster_name: str, cluster: int) -> list[tuple[int, Any]]:
+    """Members that serve, those who are furthest on first, and the leader last."""
     actors = member_actors(cluster_name)
+    if not actors:
+        raise ClusterNotFound(f"no cluster {cluster_name} runs in this Ray cluster")
     statuses: dict[int, MemberStatus] = ask_all(actors, "status")
-    able = [
-        status
-        for status in statuses.values()
-        if status.cluster == cluster and not status.why_not_serving and status.revision >= revision
-    ]
+    able = [status for status in statuses.values() if status.cluster == cluster and not status.why_not_serving]
     able.sort(key=lambda status: (status.role == "leader", -status.applied_index))
     return [(status.member, actors[status.member]) for status in able]
 
 
-def _fetch(actor: Any, path: Callable[[Header], str], revision: int, deadline: float) -> tuple[Header, int]:
-    patience = min(BACKUP_BEGIN_TIMEOUT, deadline - time.monotonic())
-    header: Header = ray.get(actor.begin_backup.remote(time.time()), timeout=patience)
-    if header.revision < revision:
-        raise Unavailable(f"it is at revision {header.revision}, and {revision} is needed")
+def _fetch(actor: Any, path: Callable[[Header], str], deadline: float) -> tuple[Header, int]:
+    remaining = max(0.0, deadline - time.monotonic())
+    begun = actor.begin_backup.remote(time.time(), min(BACKUP_CONFIRM_TIMEOUT, remaining))
+    header: Header = ray.get(begun, timeout=min(BACKUP_BEGIN_TIMEOUT, remaining))
     try:
         chunks = _chunks(actor, header, deadline)
         left = bytearray()

@@ -3,6 +3,8 @@
 The rules (DESIGN.md, "Living on Ray"): a member is replaced only when Ray and the leader have both missed it for
 ``replace_after``, a spare place exists, and a live quorum stays; its successor is a learner first, and takes its place
 in one joint change once it has caught up. If the missing one comes back before that, the successor goes again.
+Before all that stands where its data is: whose data is found on a node that is alive is started there, under whatever
+address (``whereabouts.py``), with a leader or without, and is never replaced under another id.
 
 Everything that a step leaves behind stands in the cluster's own log: an id that is reserved, a learner, a successor's
 mark, a removal. So nothing is lost with a supervisor that dies between any two steps, and two of them, each with its
@@ -15,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from ..limits import ADOPT_AFTER
+from ..limits import ADOPT_AFTER, SEARCH_AFTER
 from ..store.members import Description
 from .placement import Node
 from .places import Spot, choose_spot
@@ -40,6 +42,10 @@ class View:
         homes: the node that each member lives on, of those that are alive.
         nodes: Ray nodes that are alive.
         placement: resources that members may be pinned by; none for any node.
+        found: members that are missed and whose data was found elsewhere than their actors are: where it is.
+        doubts: members that are missed and whose data was found, but not so that they may be started: why.
+        searched: whether all these nodes were looked at for the data of those that are missed.
+        leftovers: folders of members that do not take part: (member, its folder's parent, node).
         cleared: (removed member, node) whose leftovers are known to be gone, or could not be removed just now.
         avoided: nodes that could not take a member just now.
     """
@@ -58,6 +64,10 @@ class View:
     homes: Mapping[int, str] = field(default_factory=dict)
     nodes: tuple[Node, ...] = ()
     placement: tuple[str, ...] = ()
+    found: Mapping[int, Description] = field(default_factory=dict)
+    doubts: Mapping[int, str] = field(default_factory=dict)
+    searched: bool = True
+    leftovers: tuple[tuple[int, str, str], ...] = ()
     cleared: Collection[tuple[int, str]] = frozenset()
     avoided: Collection[str] = frozenset()
 
@@ -84,6 +94,13 @@ class View:
 @dataclass(frozen=True)
 class Start:
     """Start the actor of a member that has none, over its data."""
+
+    member: Description
+
+
+@dataclass(frozen=True)
+class Move:
+    """End the actor that a member has where its data is not, if any, and start it where the data was found."""
 
     member: Description
 
@@ -135,12 +152,12 @@ class Clear:
     node: str
 
 
-Step = Start | Reserve | Join | Promote | Leave | Retire | Clear
+Step = Start | Move | Reserve | Join | Promote | Leave | Retire | Clear
 
 
 def plan(view: View) -> Step | None:
     """The next step, or ``None`` if there is nothing to do, or nothing that may be done now."""
-    step = _start(view)
+    step = _move(view) or _start(view)
     if step is not None or not view.leads or view.configuration.joint:
         return step
     return _go_on(view) or _begin(view) or _clean_up(view)
@@ -166,6 +183,17 @@ def obstacles(view: View) -> list[str]:
 
 def _situation(view: View, member: int, successors: Mapping[int, Description]) -> str:
     """What is the matter with a member that is not well."""
+    if member in view.missed_since:
+        if member in view.found:
+            found = view.found[member]
+            return f"its data is at {found.pin} now ({found.base}), where it is started"
+        if member in view.doubts:
+            return view.doubts[member]
+        if not view.leads:
+            known = view.table.get(member)
+            last = f"; it was last at {known.pin}" if known is not None and known.pin else ""
+            if view.node_of(known.pin if known is not None else "") is None and view.searched:
+                return f"its data was not found on any Ray node that is alive{last}"
     if member not in view.missed_since:
         return "the leader does not hear it, Ray does not miss it; waiting for one of them to change its mind"
     if view.leads and view.silent.get(member, 0.0) < view.replace_after / 2:
@@ -179,6 +207,15 @@ def _situation(view: View, member: int, successors: Mapping[int, Description]) -
     if not view.has_live_quorum(view.configuration.voters):
         return "it is gone; waiting for a majority of the voters to be well"
     return "it is gone, and is replaced as soon as there is a spare place"
+
+
+def _move(view: View) -> Step | None:
+    """Whose data was found elsewhere runs there; nobody needs to lead for that."""
+    for member in sorted(view.configuration.members & set(view.missed_since)):
+        # As long as the leader hears it, it runs somewhere, whatever Ray says.
+        if member in view.found and (not view.leads or view.silent.get(member, 0.0) >= SEARCH_AFTER):
+            return Move(view.found[member])
+    return None
 
 
 def _start(view: View) -> Step | None:
@@ -254,6 +291,14 @@ def _clean_up(view: View) -> Step | None:
     for member in sorted(set(view.actors) - members - set(view.table) - set(view.removed)):
         if member <= max((*members, *view.table, *view.removed), default=0):
             return Retire(member)
+    gone = members | set(view.table)
+    for member, base, where in view.leftovers:
+        if member in gone or (member, where) in view.cleared:
+            continue
+        if member in view.removed:
+            return Clear(Description(member, f"m{member}", base=base), where)
+        if member <= max((*members, *view.table, *view.removed), default=0):
+            return Retire(member)  # forgotten by now; a quorum must say that it does not take part
     for known in view.removed.values():
         node = view.node_of(known.pin)
         where = node.id if node is not None and known.base else ""
@@ -271,7 +316,7 @@ def _begin(view: View) -> Step | None:
     if not view.has_live_quorum(configuration.voters):
         return None
     for member in sorted(members):
-        if not view.is_gone(member):
+        if not view.is_gone(member) or member in view.found or not view.searched:
             continue
         known = view.table.get(member)
         home = view.node_of(known.pin) if known is not None else None

@@ -42,6 +42,7 @@ from ..store.folder import DataMissing, Identity, LogDamaged, MemberFolder
 from .backup import Images
 from .care import Caretaker
 from .clock import member_clock
+from .copies import note_served
 from .events import BackgroundDone, LeadershipTransfer
 from .loop import Loop, Spot
 from .priority import as_daemon
@@ -72,7 +73,7 @@ class Member:
         self._images = Images()
         self._role = "not serving"
         self._why = ""
-        self._lost = False
+        self._lost = self._missing = False
         self._opening = threading.Lock()
         self._lock_fd = -1
         self._stopped = False
@@ -208,17 +209,18 @@ class Member:
             raise Unavailable(f"member {self._seat.name} is not the leader")
 
     @ray.method(concurrency_group="control")
-    def begin_backup(self, created: float) -> Header:
+    def begin_backup(self, created: float, patience: float) -> Header:
         """Make an image of the state as of now, to be fetched with ``backup_chunk``; ``created`` is for its header.
 
         Raises:
-            Unavailable: the member does not serve, or another backup is taken from it.
+            Unavailable: the member does not serve, another backup is taken from it, or within ``patience`` seconds it
+                has not applied all that was committed when this was called.
             DataCorrupted: its state is damaged.
         """
         loop = self._loop
         if loop is None:
             raise Unavailable(f"member {self._seat.name} does not serve: {self._why}")
-        return self._images.begin(loop, self._seat.cluster_name, created)
+        return self._images.begin(loop, self._seat.cluster_name, created, patience)
 
     @ray.method(concurrency_group="control")
     def backup_chunk(self, image: str, offset: int, size: int) -> bytes:
@@ -249,7 +251,7 @@ class Member:
 
     def _start_opening(self) -> None:
         if self._loop is None and not self._stopped and not self._opening.locked():
-            self._role, self._why, self._lost = "starting", "it is starting", False
+            self._role, self._why, self._lost, self._missing = "starting", "it is starting", False, False
             threading.Thread(target=self._open, name="open data", daemon=True).start()
 
     def _open(self) -> None:
@@ -268,7 +270,9 @@ class Member:
             self._give_up(f"NoSpace: {error}")
             return True
         except KeeperError as error:
-            self._lost = isinstance(error, (LogDamaged, DataMissing))
+            # Where somebody else's data lies, its own may be elsewhere: hosts can swap their addresses.
+            self._missing = isinstance(error, (DataMissing, ClusterMismatch))
+            self._lost = self._missing or isinstance(error, LogDamaged)
             self._give_up(f"{type(error).__name__}: {error}")
         except OSError as error:
             self._give_up(f"its data directory cannot be used: {error}")
@@ -310,6 +314,7 @@ class Member:
                 f"{seat.folder} holds {identity.name} of cluster {identity.cluster_name} (id {identity.cluster:x}), "
                 f"not {seat.name} of cluster {seat.cluster_name} (id {seat.cluster:x})"
             )
+        note_served(seat.folder)
         host: str = _util.get_node_ip_address()
         loop = Loop(folder, self._lookup, self._status, Spot(self._node_id, host))
         # What lives by now lives for ever: the collector need not walk over it again and again.
@@ -351,6 +356,7 @@ class Member:
                 node=self._node_id,
                 why_not_serving=self._why or "it is starting",
                 lost=self._lost,
+                missing=self._missing,
                 version=COMMANDS_VERSION,
             )
         node, folder, care = loop.server.node, loop.server.folder, self._care

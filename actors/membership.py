@@ -153,19 +153,23 @@ class Hands:
         """
         self._administer(RetireMember(member))
 
-    def end(self, member: int) -> None:
-        """End a member's actor, for good."""
+    def end(self, member: int, patience: float = STATUS_TIMEOUT) -> None:
+        """End a member's actor, for good; it gets ``patience`` seconds to close its data before."""
         actor = member_actors(self.cluster_name).get(member)
         if actor is None:
             return
-        ray.wait([actor.stop.remote()], timeout=STATUS_TIMEOUT)
+        ray.wait([actor.stop.remote()], timeout=patience)
         ray.kill(actor, no_restart=True)
         name = actor_name(self.cluster_name, member_name(member))
         wait_for(lambda: gone([name]), time.monotonic() + STOP_TIMEOUT)
 
-    def clear(self, member: Description, nodes: Sequence[Node]) -> bool:
-        """Delete the data of a removed member; False if its node is not there, or a process still holds the data."""
-        node = next((node for node in nodes if member.pin in node.resources), None)
+    def clear(self, member: Description, nodes: Sequence[Node], where: str = "") -> bool:
+        """Delete the data of a removed member; False if its node is not there, or a process still holds the data.
+
+        Args:
+            where: id of the node that the data was found on; without, it is looked for where the member was pinned.
+        """
+        node = next((each for each in nodes if (each.id == where if where else member.pin in each.resources)), None)
         if node is None or not member.base:
             return False
         try:

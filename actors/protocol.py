@@ -261,7 +261,9 @@ class MemberStatus(Portable, frozen=True):
     caught_up: tuple[int, ...] = ()
     """Of a leader: the members that follow closely enough to be voters."""
     lost: bool = False
-    """This member's log is damaged or its data gone: it can never serve again under its id."""
+    """This member's log is damaged or its data gone: where it is, it can never serve again under its id."""
+    missing: bool = False
+    """... because its data is not where it was started; perhaps it is elsewhere."""
     version: int = 1
     """The newest version of commands that it knows."""
     active_version: int = 1

@@ -17,6 +17,7 @@ import msgspec
 from ..errors import ClusterMismatch, DataCorrupted, MembersMissing, SpecError, Unavailable
 from ..store.folder import Identity
 from ..store.membership_note import MembershipNote
+from .copies import newest_of
 from .evidence import Evidence, destroyed, foreign, if_gone, newest_marker, refusal, way_out
 from .markers import MarkedMember
 from .placement import Node, may_hold
@@ -241,13 +242,15 @@ def _newest_note(places: Sequence[Place]) -> MembershipNote:
 
 
 def _one_place_each(places: Sequence[Place], pins: Mapping[int, str]) -> dict[int, Place]:
-    """The place of each member. The same folder may have been seen from several nodes (of one machine, or on a shared
-    file system): then the node that the member was pinned to counts. Copies in different places are refused."""
+    """The place of each member. Of copies in different places the newest counts (``copies.py``). The same folder may
+    have been seen from several nodes (of one machine, or on a shared file system): then the node that the member was
+    pinned to counts. What cannot be told apart is refused."""
     by_member: dict[int, list[Place]] = {}
     for place in places:
         by_member.setdefault(place.member, []).append(place)
     chosen = {}
-    for member, candidates in by_member.items():
+    for member, everywhere in by_member.items():
+        candidates = newest_of(everywhere, [place.found.served for place in everywhere])
         identity = _identity(candidates[0])
         pin = pins.get(member, "")
         pinned = [place for place in candidates if pin in place.node.resources]

@@ -23,6 +23,7 @@ from ..limits import LOCK_PAUSE
 from ..store.folder import Identity, MemberFolder
 from ..store.membership_note import MembershipNote, read_note
 from ..store.rocks import RocksDisk
+from .copies import Served, read_served
 from .markers import MarkedMember, Marker, base_of, forget_oldest_destroyed, read_markers, remove_marker, write_marker
 
 SYNC_JOURNAL = "RAYKEEPER_SYNC_JOURNAL"
@@ -52,6 +53,8 @@ class Found(msgspec.Struct, frozen=True):
     """Who took part, as far as this member knew."""
     listed: tuple[MarkedMember, ...] = ()
     """All members of the bootstrap that has reserved this place."""
+    served: Served = Served()
+    """How often a member has begun to serve from here, and whether this is a copy."""
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -326,7 +329,9 @@ def look(base: str, member: str) -> Found:
         note = read_note(RocksDisk(), folder)
     except (DataCorrupted, OSError) as error:
         damage = str(error)
-    return Found(member, folder, (status.st_dev, status.st_ino), identity, reserved, damage, note, listed)
+    return Found(
+        member, folder, (status.st_dev, status.st_ino), identity, reserved, damage, note, listed, read_served(folder)
+    )
 
 
 def _reserved(path: str) -> tuple[int, tuple[MarkedMember, ...]]:

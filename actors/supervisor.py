@@ -1,7 +1,8 @@
 """The supervisor: a detached actor that keeps its cluster at full strength, and is never on the data path.
 
 It looks, plans one step (``healing.plan``), does it (``membership.Hands``), and looks again. All that it remembers is
-how long it has missed whom; whoever kills it loses that and nothing else. It runs anywhere, and Ray starts it anew.
+how long it has missed whom (``watchman.py``); whoever kills it loses that and nothing else. It is pinned to no node and
+needs no leader: Ray starts it anew on any node that is alive, and from there it finds the members' data.
 
 So a supervisor that hangs, in a call of Ray's that does not come back, is of less use than none: it has a watchdog, and
 ends. What it sees, and why it does nothing about it, is noted whenever that changes (``lines``).
@@ -15,7 +16,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -26,8 +27,9 @@ from ..errors import KeeperError, Unavailable
 from ..limits import (
     LOOK_AROUND_PAUSE,
     MAX_SUPERVISOR_LINES,
+    MOVE_PATIENCE,
+    SEARCH_TIMEOUT,
     STATUS_TIMEOUT,
-    STEP_AGAIN,
     STOP_TIMEOUT,
     SUPERVISOR_LOOK_TIMEOUT,
     SUPERVISOR_LOOKS,
@@ -35,19 +37,18 @@ from ..limits import (
     SUPERVISOR_MIN_PAUSE,
     SUPERVISOR_PATIENCE,
     SUPERVISOR_STEP_TIMEOUT,
-    Settings,
-    decode_settings,
 )
-from .healing import Clear, Join, Leave, Promote, Reserve, Retire, Start, Step, View, obstacles, plan
+from .healing import Join, Leave, Move, Promote, Reserve, Retire, Start, Step, obstacles, plan
 from .markers import Marker, base_of, read_markers
 from .membership import Hands
-from .outlook import Outlook, configuration_of, homes, look
+from .outlook import Outlook, look
+from .placement import Node, run_where_possible
 from .priority import as_daemon
-from .protocol import MemberStatus
-from .raft.messages import Configuration
 from .roster import gone, wait_for
 from .seat import NAMESPACE, actor_name
+from .sites import Site, survey
 from .surroundings import Surroundings
+from .watchman import Watchman, lacks_pins
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -71,90 +72,12 @@ def _marker_here(charge: Charge) -> Marker:
     return next((marker for marker in known if marker.cluster == charge.cluster and not marker.destroyed), plain)
 
 
-class Watchman:
-    """What one supervisor remembers from look to look."""
-
-    def __init__(self, placement: tuple[str, ...]) -> None:
-        self._placement = placement
-        self._missed_since: dict[int, float] = {}
-        self._reserved_since: dict[int, float] = {}
-        self._cleared: set[tuple[int, str]] = set()
-        self._postponed: dict[tuple[int, str] | str, float] = {}
-        self.first_pins: dict[int, str] = {}
-        """Where the members of the first configuration live: one may be lost before it stands in the table."""
-        self._best: MemberStatus | None = None
-        """The last word of a member: should none answer, it tells whom to start where."""
-        self.replace_after = Settings().timings.replace_after
-
-    def view(self, outlook: Outlook, now: float) -> View:
-        """What is known after one more look."""
-        self._best = best = outlook.best or self._best
-        configuration = Configuration() if best is None else configuration_of(best)
-        self._postponed = {what: until for what, until in self._postponed.items() if until > now}
-        table = {known.id: known for known in best.table} if best is not None else {}
-        if best is not None and best.settings:
-            with suppress(msgspec.MsgspecError):
-                self.replace_after = decode_settings(best.settings).timings.replace_after
-        pins = {**self.first_pins, **{known.id: known.pin for known in table.values() if known.pin}}
-        missed = {member for member in configuration.members if _is_missed(member, outlook, pins.get(member, ""))}
-        self._missed_since = {member: self._missed_since.get(member, now) for member in missed}
-        reserved = set(table) - configuration.members
-        self._reserved_since = {member: self._reserved_since.get(member, now) for member in reserved}
-        leader = outlook.leader
-        return View(
-            now=now,
-            replace_after=self.replace_after,
-            leads=leader is not None,
-            configuration=configuration,
-            table=table,
-            removed={known.id: known for known in best.removed} if best is not None else {},
-            silent=leader.silent if leader is not None else {},
-            caught_up=frozenset(leader.caught_up) if leader is not None else frozenset(),
-            actors=frozenset(outlook.actors),
-            missed_since=dict(self._missed_since),
-            reserved_since=dict(self._reserved_since),
-            homes=homes(outlook),
-            nodes=outlook.nodes,
-            placement=self._placement,
-            cleared=frozenset(self._cleared | {what for what in self._postponed if isinstance(what, tuple)}),
-            avoided=frozenset(what for what in self._postponed if isinstance(what, str)),
-        )
-
-    def cleared(self, step: Clear) -> None:
-        """Nothing is left of a removed member on that node."""
-        self._cleared.add((step.member.id, step.node))
-
-    def failed(self, step: Step, now: float) -> None:
-        """A step could not be done: others go first for a while."""
-        if isinstance(step, Clear):
-            self._postponed[step.member.id, step.node] = now + STEP_AGAIN
-        elif isinstance(step, Reserve):
-            self._postponed[step.spot.node.id] = now + STEP_AGAIN
-
-
-def lacks_pins(outlook: Outlook) -> bool:
-    """Whether a member takes part of which the table does not tell where it lives."""
-    table = outlook.best.table if outlook.best is not None else ()
-    return not outlook.configuration.members <= {known.id for known in table if known.pin}
-
-
-def _is_missed(member: int, outlook: Outlook, pin: str) -> bool:
-    """Whether Ray misses a member, or the member says itself that it is lost. One that is only slow is not missed.
-
-    A call to an actor whose node is gone does not fail, it waits, as one to a slow actor does. What tells them apart is
-    whether the member's place is there; empty for one whose place nobody knows.
-    """
-    status = outlook.statuses.get(member)
-    if status is not None:
-        return bool(status.lost)
-    if member not in outlook.actors or member in outlook.failed:
-        return True
-    return bool(pin) and not any(pin in node.resources for node in outlook.nodes)
-
-
-def do(step: Step, hands: Hands, watchman: Watchman, outlook: Outlook) -> None:
+def do(step: Step, hands: Hands, outlook: Outlook) -> None:
     """Do one step; raises a ``KeeperError`` or an error of Ray's if it cannot be done now."""
     if isinstance(step, Start):
+        hands.start(step.member)
+    elif isinstance(step, Move):
+        hands.end(step.member.id, MOVE_PATIENCE)
         hands.start(step.member)
     elif isinstance(step, Reserve):
         hands.reserve(step.nonce, step.spot, replaces=step.replaces, voter=step.voter)
@@ -169,10 +92,15 @@ def do(step: Step, hands: Hands, watchman: Watchman, outlook: Outlook) -> None:
         hands.retire(step.member)
     else:
         hands.end(step.member.id)
-        if step.node:
-            if not hands.clear(step.member, outlook.nodes):
-                raise Unavailable(f"the data of {step.member.name} cannot be removed yet")
-            watchman.cleared(step)
+        if step.node and not hands.clear(step.member, outlook.nodes, step.node):
+            raise Unavailable(f"the data of {step.member.name} cannot be removed yet")
+
+
+def search(nodes: Sequence[Node], charge: Charge) -> dict[str, Site | Exception]:
+    """What these nodes hold of the cluster, by node id; an error for one that does not say."""
+    on = {node.id: node for node in nodes}
+    arguments = dict.fromkeys(on, (charge.data_dir, charge.cluster_name))
+    return run_where_possible(on, survey, arguments, SEARCH_TIMEOUT)
 
 
 class Watchdog:
@@ -251,10 +179,14 @@ class Supervisor:
         """What it does just now, and for how long by now."""
         return self._watchdog.doing
 
+    def situation(self) -> list[str]:
+        """What is the matter, and what it waits for, as of its last look; nothing if all members are well."""
+        return list(self._seen)
+
     def _run(self) -> None:
         charge = self._charge
         hands = Hands(charge.cluster_name, charge.cluster, charge.data_dir, charge.placement)
-        watchman = Watchman(charge.placement)
+        watchman = Watchman(charge.cluster, charge.placement)
         leads = False
         pause = 0.0
         while not self._ended.wait(pause):
@@ -270,12 +202,17 @@ class Supervisor:
                         first = hands.beginning().members
                         watchman.first_pins = {member.id: member.pin for member in first if member.pin}
                 view = watchman.view(outlook, time.monotonic())
+                if due := watchman.due(view):
+                    self._watchdog.begin("looks for data", SEARCH_TIMEOUT + SUPERVISOR_LOOK_TIMEOUT)
+                    watchman.learn(search(due, charge), time.monotonic())
+                    view = watchman.view(outlook, time.monotonic())
                 self._note_all(obstacles(view))
                 step = plan(view)
                 if step is not None:
                     self._note(str(step))
                     self._watchdog.begin(str(step), SUPERVISOR_STEP_TIMEOUT)
-                    do(step, hands, watchman, outlook)
+                    do(step, hands, outlook)
+                    watchman.done(step)
             except (KeeperError, ray.exceptions.RayError, OSError) as error:
                 self._note(f"{type(error).__name__}: {error}")
                 if step is not None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +28,6 @@ from ..store.commands import Configure, Failed, Reason
 from .administration import administer, expect
 from .backup import take_backup
 from .care import compare_contents
-from .client.handle import Client
 from .content_check import Comparison
 from .outlook import look
 from .roster import pause
@@ -57,15 +55,11 @@ class BackupInfo(msgspec.Struct, frozen=True):
     bytes: int
 
 
-class Upkeep(ABC):
+class Upkeep:
     """Base of ``Cluster``."""
 
     name: str
     id: int
-
-    @abstractmethod
-    def client(self, *, timeout: float) -> Client:
-        """See ``Cluster``."""
 
     def configure(
         self,
@@ -128,8 +122,8 @@ class Upkeep(ABC):
     def backup(self, path: str | os.PathLike[str], *, timeout: float = BACKUP_TIMEOUT) -> BackupInfo:
         """Write a backup to a file of this machine: the cluster at one revision, while it serves.
 
-        All that was acknowledged before the call is in it. The file is there whole, with every byte checked, or not at
-        all; one that is there before is replaced.
+        All that was acknowledged before the call is in it, leases and answers to request ids too. The file is there
+        whole, with every byte checked, or not at all; one that is there before is replaced.
 
         Args:
             path: a file, or a folder that is there: then the file is named after cluster and revision.
@@ -139,18 +133,17 @@ class Upkeep(ABC):
             InvalidArgument: the file cannot be written.
             NoSpace: there is no room for it.
             Unavailable: no member gave a backup in time.
+            ClusterNotFound: no member runs.
         """
         deadline = time.monotonic() + timeout
         given = os.path.abspath(os.path.expanduser(os.fspath(path)))
-        with self.client(timeout=timeout) as client:
-            revision = client.revision()
         is_folder = os.path.isdir(given)
 
         def place(header: Header) -> str:
             return os.path.join(given, f"{self.name}-{header.revision}{SUFFIX}") if is_folder else given
 
         try:
-            header, size = take_backup(self.name, self.id, place, revision, deadline)
+            header, size = take_backup(self.name, self.id, place, deadline)
         except OSError as error:
             raise InvalidArgument(f"{given}: {error.strerror or error}") from None
         return BackupInfo(

@@ -147,13 +147,16 @@ class Campaign:
     def _spec(self) -> dict[str, Any]:
         return {**SPEC, "lanes": self.lanes}
 
+    def _folder_of(self, member: int) -> Path:
+        return self.folder / "data" / NAME / f"m{member}"
+
     def _make_field(self, cluster: Any) -> Field:
         return Field(
             cluster,
             Faults(self._scratch / "switch"),
             {},
             self._scratch / "syncs",
-            lambda member: self.folder / "data" / NAME / f"m{member}",
+            self._folder_of,
             self._replace,
             self.rng,
             self._scratch / "fault",

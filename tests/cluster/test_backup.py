@@ -16,7 +16,10 @@ import ray
 import raykeeper
 from raykeeper import Cluster, ClusterMismatch, DataCorrupted, InvalidArgument, RequestTimeout, Unavailable
 from raykeeper.actors.roster import member_actors
-from raylab.tools import Made, kill_actors, wait_until
+from raykeeper.store.backup import read_header
+from raykeeper.store.rocks import RocksDisk
+from raylab.faults import Faults, rule
+from raylab.tools import Made, kill_actors, leader, wait_until
 
 pytestmark = pytest.mark.survival
 
@@ -113,6 +116,29 @@ def test_a_backup_under_load_makes_a_cluster_of_its_own(clusters: Made, tmp_path
     (tmp_path / "aside").rename(copied)
     again = raykeeper.launch(name=name, data_dir=str(clusters.data_dir))
     assert everything(again)[b"mark"][0] == b"new"
+
+
+@pytest.mark.core
+def test_a_backup_from_a_follower_that_lags_holds_what_has_no_revision(
+    clusters: Made, faults: Faults, tmp_path: Path
+) -> None:
+    """Whoever learns late what is committed has the revisions of before, as everybody: leases, sessions and settings
+    change without one."""
+    cluster = clusters.launch(timings={"election_timeout": 6.0, "heartbeat_interval": 1.0})
+    with cluster.client() as kv:
+        kv.put("k", "v")
+        lead = leader(cluster)
+        faults.set(*[rule("delay", lead.id, m.id, seconds=[0.4, 0.5]) for m in cluster.members() if m.id != lead.id])
+        by_followers = 0
+        for n in range(3):
+            kv.lease(60.0)
+            known = leader(cluster).applied_index
+            taken = cluster.backup(tmp_path / f"b{n}", timeout=60)
+            index = read_header(RocksDisk(), taken.path)[0].index
+            assert index >= known, "the lease that was granted before is in it"
+            by_followers += taken.member != lead.id
+        assert by_followers
+        assert faults.counts()["delay"]
 
 
 def test_what_a_killed_restore_has_left_is_cleared_by_the_next(clusters: Made, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Programs over a Ray of several nodes on this machine, which a test loses and adds; each in a process of its own.
 
 A program begins with ``COMMON``: a head and four nodes with a place each, a cluster of three members that are to be
-replaced after 2 s, and a Ray that notices a dead node soon.
+replaced after 2 s, and a Ray that notices a dead node soon. A place is a resource that stands for a host's address; a
+node has a disk of its own (its home), which it keeps when it comes back, in the same place or another one.
 """
 
 from __future__ import annotations
@@ -16,25 +17,43 @@ import ray
 from ray.cluster_utils import Cluster as RayCluster
 from raykeeper.actors.outlook import look
 from raykeeper.actors.seat import NAMESPACE
-from raykeeper.actors.supervisor import Charge, Supervisor, lacks_pins, supervisor_name
+from raykeeper.actors.supervisor import Charge, Supervisor, supervisor_name
+from raykeeper.actors.watchman import lacks_pins
 from raylab.tools import leader, serving, wait_until
 import msgspec
 import raykeeper
+REPLACE_AFTER = float(os.environ.get("REPLACE_AFTER", "2"))
 
-data_dir, temporary = sys.argv[1:]
-pins = ("place-a", "place-b", "place-c", "place-d", "place-e")
+disks, temporary = sys.argv[1:]
+os.environ["HOME"] = os.path.join(disks, "head")
+os.makedirs(os.environ["HOME"])
+data_dir = "~/data"
+pins = ("place-a", "place-b", "place-c", "place-d", "place-e", "place-f", "place-g")
 small = {"num_cpus": 1, "object_store_memory": 100 * 1024 * 1024}
 nodes = RayCluster(initialize_head=True, connect=False, head_node_args={
     **small, "include_dashboard": False, "temp_dir": temporary, "_system_config": {
         "health_check_initial_delay_ms": 0, "health_check_period_ms": 500,
         "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}})
-places = {pin: nodes.add_node(resources={pin: 1}, **small) for pin in pins[:4]}
+places = {}
+
+def home(pin):
+    return os.path.join(disks, pin)
+
+def add(pin, disk=None):
+    # A node in that place, with its own disk, with one that was taken out, or with a new one.
+    if disk or os.path.exists(home(pin) + "-out"):
+        os.rename(disk or home(pin) + "-out", home(pin))
+    os.makedirs(home(pin), exist_ok=True)
+    places[pin] = nodes.add_node(resources={pin: 1}, env_vars={"HOME": home(pin)}, **small)
+
+for pin in pins[:4]:
+    add(pin)
 ray.init(address=nodes.address, log_to_driver=False, logging_level=logging.ERROR)
 wait_until(lambda: len([n for n in ray.nodes() if n["Alive"]]) == 5)
 
 cluster = raykeeper.launch(
     name="heal", data_dir=data_dir, placement=list(pins),
-    timings={"replace_after": 2.0, "election_timeout": 0.6, "heartbeat_interval": 0.1})
+    timings={"replace_after": REPLACE_AFTER, "election_timeout": 0.6, "heartbeat_interval": 0.1})
 kv = cluster.client(timeout=60)
 kv.put("a", "1")
 wait_until(lambda: not lacks_pins(look("heal")), what="each member has told where it lives, and so where its data lies")
@@ -51,12 +70,14 @@ def whole(ids):
     return set(found) == ids and sorted(found.values()) == ["follower"] * (len(ids) - 1) + ["leader"]
 
 def lose(id):
+    # Its disk is to be seen no more, as that of a host is that is gone; it lies in home(pin) + "-out".
     pin = where(id)
     nodes.remove_node(places.pop(pin), allow_graceful=False)
+    os.rename(home(pin), home(pin) + "-out")
     return pin
 
-def add(pin):
-    places[pin] = nodes.add_node(resources={pin: 1}, **small)
+def folder_of(pin, id):
+    return os.path.join(home(pin), "data", "heal", f"m{id}")
 
 def supervisor():
     try:
@@ -110,10 +131,13 @@ def done():
 """
 
 
-def run(program: str, steps: list[str], tmp_path: Path, scratch: Path, timeout: float = 270.0) -> str:
+def run(
+    program: str, steps: list[str], tmp_path: Path, scratch: Path, timeout: float = 270.0, replace_after: float = 2.0
+) -> str:
     """Run a program that begins with ``COMMON``, and says these steps and no others; all that it said."""
-    folders = str(tmp_path / "data"), str(scratch / tmp_path.name[:20])
-    said = run_program("-c", COMMON + program, *folders, seconds=timeout, PYTHONPATH=PATH)
+    folders = str(tmp_path / "disks"), str(scratch / tmp_path.name[:20])
+    more = {"PYTHONPATH": PATH, "REPLACE_AFTER": str(replace_after)}
+    said = run_program("-c", COMMON + program, *folders, seconds=timeout, **more)
     print(said)
     assert [line for line in said.splitlines() if line in steps] == steps
     return said

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from onemember import OneMember, one_member
 
-from raykeeper import Client, ClusterMismatch, DataCorrupted, SpecError, Unavailable
+from raykeeper import Client, ClusterMismatch, ClusterNotFound, DataCorrupted, SpecError, Unavailable
 from raykeeper.actors import backup, launcher, restore, sites
 from raykeeper.actors.backup import Images, take_backup
+from raykeeper.actors.events import BackgroundDone, Event, ReadAsked
 from raykeeper.actors.placement import Node
 from raykeeper.actors.raft.messages import HardState
 from raykeeper.spec import ClusterSpec
@@ -47,7 +48,7 @@ class Actor:
 
     def __init__(self, member: OneMember) -> None:
         self.images = Images()
-        self.begin_backup = Remote(lambda created: self._do(self.images.begin, member.loop, member.name, created))
+        self.begin_backup = Remote(lambda *now: self._do(self.images.begin, member.loop, member.name, *now))
         self.backup_chunk = Remote(lambda *arguments: self._do(self.images.chunk, *arguments))
         self.end_backup = Remote(self.images.end)
         self.begun = 0
@@ -69,7 +70,7 @@ def get(result: Any, timeout: float) -> Any:
 def ray_free(monkeypatch: pytest.MonkeyPatch, member: OneMember) -> dict[int, Actor]:
     """The actors that a caller finds: one of the member, as often as a test likes."""
     actors = {1: Actor(member)}
-    statuses = {"why_not_serving": "", "cluster": member.cluster, "applied_index": 9, "revision": 10_000}
+    statuses = {"why_not_serving": "", "cluster": member.cluster, "applied_index": 9}
     roles: dict[int, str] = {}
     monkeypatch.setattr(backup.ray, "get", get)
     monkeypatch.setattr(backup, "member_actors", lambda name: actors)
@@ -82,9 +83,9 @@ def ray_free(monkeypatch: pytest.MonkeyPatch, member: OneMember) -> dict[int, Ac
     return actors
 
 
-def take(member: OneMember, path: Path, revision: int = 0, seconds: float = 20.0) -> Header:
+def take(member: OneMember, path: Path, seconds: float = 20.0) -> Header:
     deadline = time.monotonic() + seconds
-    header, size = take_backup(member.name, member.cluster, lambda header: str(path), revision, deadline)
+    header, size = take_backup(member.name, member.cluster, lambda header: str(path), deadline)
     assert size == path.stat().st_size
     return header
 
@@ -95,7 +96,7 @@ def test_a_backup_is_of_what_was_there_when_it_began(
     for n in range(300):
         kv.put(f"k{n % 40}", bytes([n % 256]) * 3000)
     revision = kv.revision()
-    header = take(member, tmp_path / "b", revision)
+    header = take(member, tmp_path / "b")
     kv.put("k0", "later")
     assert verify(RocksDisk(), str(tmp_path / "b")) == header
     assert (header.revision, header.cluster, header.member) == (revision, member.cluster, 1)
@@ -143,13 +144,53 @@ def test_another_member_is_asked_where_one_fails(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("c")]
 
 
+class Behind:
+    """A member's loop that has not applied everything yet: whoever asks for a linearizable read there waits."""
+
+    def __init__(self, member: OneMember, *, comes: bool) -> None:
+        self.server = member.loop.server
+        self.inbox = self
+        self.asked: list[Event] = []
+        self._loop, self._comes = member.loop, comes
+
+    def put_own(self, event: Event) -> None:
+        self.asked.append(event)
+        if self._comes or not isinstance(event, ReadAsked):
+            self._loop.inbox.put_own(event)
+
+
+def test_an_image_is_of_what_a_quorum_had_committed(member: OneMember, kv: Client) -> None:
+    """A lease has no revision: only the log's index tells that it is in."""
+    lease = kv.lease(60.0)
+    loop: Any = Behind(member, comes=True)
+    images = Images()
+    header = images.begin(loop, "c", 0.0)
+    assert [type(event) for event in loop.asked] == [ReadAsked, BackgroundDone], "first the read, then the image"
+    assert not loop.asked[0].serializable
+    assert (header.index, header.revision) == (member.loop.server.state.applied_index, 1)
+    assert lease.id in member.loop.server.state.leases
+
+
 def test_no_member_that_is_behind_gives_a_backup(
     member: OneMember, kv: Client, ray_free: dict[int, Actor], tmp_path: Path
 ) -> None:
     kv.put("k", "v")
-    with pytest.raises(Unavailable, match="no backup of cluster"):
-        take(member, tmp_path / "b", revision=90, seconds=0.3)
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith("b")]
+    behind, images = Actor(member), Images()
+    loop: Any = Behind(member, comes=False)
+    behind.begin_backup = Remote(lambda *now: behind._do(images.begin, loop, member.name, now[0], 0.1))
+    ray_free[2] = behind
+    assert take(member, tmp_path / "b").revision == 2, "another one gives it"
+    assert [type(event) for event in loop.asked] == [ReadAsked]
+    del ray_free[1]
+    with pytest.raises(Unavailable, match="had committed"):
+        take(member, tmp_path / "c", seconds=0.3)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("c")]
+
+
+def test_where_no_member_runs_nobody_waits(member: OneMember, ray_free: dict[int, Actor], tmp_path: Path) -> None:
+    ray_free.clear()
+    with pytest.raises(ClusterNotFound):
+        take(member, tmp_path / "b", seconds=60.0)
 
 
 # --- restoring -------------------------------------------------------------------------------------------------------

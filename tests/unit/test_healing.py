@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from raykeeper.actors.healing import Clear, Join, Leave, Promote, Reserve, Retire, Start, Step, View, plan
+from raykeeper.actors.healing import Clear, Join, Leave, Move, Promote, Reserve, Retire, Start, Step, View, plan
 from raykeeper.actors.placement import Node
 from raykeeper.actors.raft.messages import Configuration
 from raykeeper.store.commands import RegisterMember, ReserveMember
@@ -194,6 +194,45 @@ def test_what_a_person_began_to_add_is_theirs_for_a_while() -> None:
     learns = replace(learns, table={**table, 4: known(4, "d")}, caught_up={1, 2, 3, 4}, silent={2: 0, 3: 0, 4: 0})
     assert plan(learns) == Promote(4)
     assert plan(replace(learns, table={**table, 4: known(4, "d", voter=False)})) is None
+
+
+@pytest.mark.parametrize("leads", [True, False])
+@pytest.mark.parametrize("seconds", [2.0, AFTER, 10 * AFTER])
+def test_whose_data_is_found_elsewhere_is_started_there_and_never_replaced(leads: bool, seconds: float) -> None:
+    view = replace(lost(healthy(), seconds=seconds), found={3: known(3, "d")}, leads=leads)
+    assert plan(view) == Move(known(3, "d"))
+    heard = replace(view, silent={2: 0.0, 3: 0.0})
+    assert plan(heard) == (None if leads else Move(known(3, "d"))), "who is heard runs somewhere"
+
+
+def test_it_is_started_though_a_successor_is_on_its_way_which_then_goes() -> None:
+    view = replace(with_successor(lost(healthy())), found={3: known(3, "e")})
+    assert plan(view) == Move(known(3, "e"))
+    assert plan(with_successor(healthy())) == Leave(4)
+
+
+def test_all_are_started_where_their_data_is_one_after_the_other() -> None:
+    view = lost(lost(lost(healthy(), 1, 5.0), 2, 5.0), 3, 5.0)
+    view = replace(view, leads=False, found={2: known(2, "d"), 3: known(3, "e")})
+    assert plan(view) == Move(known(2, "d"))
+    assert plan(replace(view, found={3: known(3, "e")})) == Move(known(3, "e"))
+
+
+def test_nobody_is_replaced_who_was_not_looked_for() -> None:
+    assert plan(replace(lost(healthy()), searched=False)) is None
+    assert isinstance(plan(lost(healthy())), Reserve)
+
+
+def test_what_a_removed_member_left_elsewhere_is_cleared_if_a_quorum_says_it_is_out() -> None:
+    view = replace(healthy(), leftovers=((3, "/data", "node-c"), (9, "/data", "node-d")))
+    assert plan(view) is None, "one takes part, nobody knows the other"
+    out = replace(view, configuration=Configuration(voters=(1, 2, 4)), actors={1, 2, 4})
+    out = replace(out, table={1: view.table[1], 2: view.table[2], 4: known(4, "d")}, silent={2: 0.0, 4: 0.0})
+    assert plan(out) == Retire(3)
+    gone = replace(out, removed={3: Description(3, "m3", removed=True)})
+    assert plan(gone) == Clear(Description(3, "m3", base="/data"), "node-c")
+    assert plan(replace(gone, cleared={(3, "node-c")})) is None
+    assert plan(replace(gone, leads=False)) is None
 
 
 def test_who_left_is_noted_as_gone_and_cleared_away_once() -> None:

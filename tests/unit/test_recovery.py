@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from raykeeper.actors.copies import Served
 from raykeeper.actors.placement import Node, choose
 from raykeeper.actors.raft.messages import Configuration
 from raykeeper.actors.recovery import Bootstrap, Redo, Start, decide
@@ -174,6 +175,25 @@ def test_of_two_copies_the_one_at_the_members_own_pin_counts() -> None:
     decision = decide("x", sites([found(1, inode=7)], [found(1, inode=8), found(2)]), {})
     assert isinstance(decision, Start)
     assert [(place.member, place.node.address) for place in decision.places] == [(1, "10.0.0.1"), (2, "10.0.0.2")]
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "chosen"),
+    [
+        (Served(2, 9), Served(3, 9), 5),
+        (Served(3, 9), Served(2, 9), 4),
+        (Served(3, 9, copied=True), Served(3, 9), 5),
+        (Served(4, 9, copied=True), Served(3, 9), 4),
+    ],
+    ids=["it has served there later", "and here", "the copy is here", "a copy that nobody has an original of"],
+)
+def test_of_two_copies_the_newest_counts_wherever_it_is(here: Served, there: Served, chosen: int) -> None:
+    """The member was pinned to the first node: its host was lost, and has come back with an old disk, perhaps."""
+    old = msgspec.structs.replace(found(1, inode=7), served=here)
+    new = msgspec.structs.replace(found(1, inode=8), served=there)
+    decision = decide("x", sites([], [found(2)], [], [old], [new]), {})
+    assert isinstance(decision, Start)
+    assert [place.node for place in decision.places if place.member == 1] == [node(chosen)]
 
 
 def test_spread_gives_each_node_a_member_before_any_gets_two() -> None:

@@ -11,13 +11,19 @@ import msgspec
 import pytest
 
 from raykeeper.actors import supervisor
-from raykeeper.actors.healing import Reserve, View, obstacles, plan
+from raykeeper.actors.copies import Served
+from raykeeper.actors.healing import Clear, Move, Reserve, Retire, Step, View, obstacles, plan
 from raykeeper.actors.outlook import Outlook
 from raykeeper.actors.placement import Node
 from raykeeper.actors.protocol import MemberStatus
-from raykeeper.actors.supervisor import Charge, Supervisor, Watchdog, Watchman, lacks_pins
-from raykeeper.limits import Settings, Timings, encode_settings
+from raykeeper.actors.raft.messages import Configuration
+from raykeeper.actors.sites import Found, Site
+from raykeeper.actors.supervisor import Charge, Supervisor, Watchdog
+from raykeeper.actors.watchman import Watchman, lacks_pins
+from raykeeper.limits import SEARCH_AGAIN, Settings, Timings, encode_settings
+from raykeeper.store.folder import FirstMember, Identity
 from raykeeper.store.members import Description
+from raykeeper.store.membership_note import MembershipNote
 
 AFTER = 2.0
 PINS = ("a", "b", "c", "d")
@@ -71,13 +77,38 @@ def outlook(*, silent: float = 0.0, answers: bool = True, there: bool = True, re
     return Outlook(nodes, dict.fromkeys((1, 2, 3)), statuses, frozenset())
 
 
-def watched(*looks: Outlook, first_pins: dict[int, str] | None = None) -> View:
-    """What a supervisor knows after these looks, a second after another."""
-    watchman = Watchman(PINS)
+Disks = dict[str, tuple[Found, ...]]
+
+
+def watched(*looks: Outlook, first_pins: dict[int, str] | None = None, disks: Disks | None = None) -> View:
+    """What a supervisor knows after these looks, a second after another, where the nodes hold this, by node id."""
+    watchman = Watchman(7, PINS)
     watchman.first_pins = first_pins or {}
     for now, each in enumerate(looks):
-        view = watchman.view(each, float(now))
+        view = after_search(watchman, each, float(now), disks or {})
     return view
+
+
+def after_search(watchman: Watchman, shown: Outlook, now: float, disks: Disks) -> View:
+    """What a supervisor knows after one more look, and a search if it wants one."""
+    due = watchman.due(watchman.view(shown, now))
+    watchman.learn({each.id: Site("/data/heal", each.id, disks.get(each.id, ())) for each in due}, now)
+    return watchman.view(shown, now)
+
+
+def data(*members: int, **fields: Any) -> tuple[Found, ...]:
+    """Members' folders on a disk."""
+    first = tuple(FirstMember(n, f"m{n}", PINS[n - 1]) for n in (1, 2, 3))
+    return tuple(
+        Found(
+            f"m{member}",
+            f"/data/heal/m{member}",
+            (1, member),
+            Identity(cluster_name="heal", cluster=7, member=member, name=f"m{member}", members=first),
+            **fields,
+        )
+        for member in members
+    )
 
 
 # --- who is missed ---------------------------------------------------------------------------------------------------
@@ -112,6 +143,201 @@ def test_a_member_that_is_only_slow_is_not_replaced(registered: bool) -> None:
     view = watched(*looks, first_pins={3: "c"})
     assert not view.missed_since
     assert plan(view) is None
+
+
+# --- whose data is elsewhere -----------------------------------------------------------------------------------------
+
+
+def alive(*pins: str) -> tuple[Node, ...]:
+    return tuple(node(pin) for pin in pins)
+
+
+def silent_outlook(*pins: str, actors: tuple[int, ...] = (1, 2, 3), **said: MemberStatus) -> Outlook:
+    """These nodes are alive; of the members' actors answer only these."""
+    return Outlook(alive(*pins), dict.fromkeys(actors), {each.member: each for each in said.values()}, frozenset())
+
+
+def moved(view: View) -> list[tuple[int, str, str]]:
+    """Whom the supervisor would start elsewhere, and where, one after the other."""
+    return [(member, known.pin, known.base) for member, known in sorted(view.found.items())]
+
+
+NOTE = MembershipNote(Configuration(voters=(1, 2, 3), index=4), (known(1), known(2), known(3)))
+MINORITY = status(1, table=(known(1), known(2), known(3)))
+MISSING = status(3, role="not serving", why_not_serving="DataMissing", lost=True, missing=True, voters=())
+DAMAGED = status(3, role="not serving", why_not_serving="LogDamaged", lost=True, voters=())
+TWO, THREE = data(2), data(3)
+COPY = data(3, served=Served(4, 9, copied=True))
+
+
+@pytest.mark.parametrize(
+    ("shown", "disks", "expected"),
+    [
+        (silent_outlook("a", "d", one=MINORITY), {"node-d": TWO}, [(2, "d", "/data/heal")]),
+        (silent_outlook("x", "y", "z"), {"node-x": data(1), "node-y": TWO, "node-z": THREE}, [1, 2, 3]),
+        (silent_outlook("x", actors=()), {"node-x": data(1, 2, note=NOTE)}, [1, 2]),
+        (silent_outlook("a", "b", "x", one=MINORITY), {"node-x": data(2)}, []),
+        (outlook(silent=9.0, answers=False, there=False), {"node-d": THREE}, [3]),
+        (replace(outlook(silent=9.0), statuses={**outlook().statuses, 3: MISSING}), {"node-d": THREE}, []),
+        (silent_outlook("a", "b", "c", "d", one=MINORITY, three=MISSING), {"node-b": THREE}, [3]),
+        (silent_outlook("a", "b", "c", one=MINORITY, three=MISSING), {"node-c": THREE}, [3]),
+        (silent_outlook("a", "b", "c", "d", one=MINORITY, three=DAMAGED), {"node-d": THREE}, []),
+        (silent_outlook("a", "b", "d", one=MINORITY), {"node-d": COPY}, []),
+        (silent_outlook("a", "b", "d", one=MINORITY), {"node-d": data(3), "node-b": COPY}, []),
+        (silent_outlook("a", "b", "d", one=MINORITY), {"node-d": data(5)}, []),
+        (silent_outlook("a", "b", "d", actors=(1, 2), one=MINORITY), {"node-d": THREE}, [3]),
+    ],
+    ids=[
+        "a majority is at other addresses",
+        "all are, and nobody answers",
+        "nor is there an actor",
+        "only slow",
+        "the leader misses it",
+        "the leader has heard it a moment ago",
+        "addresses were swapped",
+        "its disk is back",
+        "its log is damaged where it is",
+        "only a copy is there",
+        "the copy served later",
+        "it does not take part",
+        "its actor is gone",
+    ],
+)
+def test_whose_data_is_found_elsewhere_is_started_there(shown: Outlook, disks: Disks, expected: list[Any]) -> None:
+    if shown.leader is not None and 3 in shown.statuses:
+        shown.leader.silent[3] = 0.0
+    view = watched(*[shown] * 5, disks=disks)
+    step, found = plan(view), moved(view)
+    if not expected:
+        assert not isinstance(step, Move)
+        return
+    assert isinstance(step, Move)
+    assert step.member.id == found[0][0]
+    assert [each if isinstance(expected[0], tuple) else each[0] for each in found] == expected
+    said = obstacles(view)
+    assert [line for line in said if "where it is started" in line]
+
+
+def test_who_was_started_elsewhere_is_given_time_to_come_up_and_found_again_if_that_node_goes_too() -> None:
+    shown = silent_outlook("a", "b", "d", one=MINORITY)
+    watchman = Watchman(7, PINS)
+    for now in (0.0, 1.0):
+        view = after_search(watchman, shown, now, {"node-d": THREE})
+    step = plan(view)
+    assert isinstance(step, Move)
+    watchman.done(step)
+    for now in (2.0, 3.0, 90.0):
+        assert plan(after_search(watchman, shown, now, {"node-d": THREE})) is None
+    away = silent_outlook("a", "b", "x", one=MINORITY)
+    for now in (91.0, 92.0):
+        view = after_search(watchman, away, now, {"node-x": THREE})
+    assert moved(view) == [(3, "node:10.0.0.1", "/data/heal")]
+
+
+def test_who_cannot_be_started_elsewhere_is_left_for_a_while() -> None:
+    shown = silent_outlook("a", "d", "x", one=MINORITY)
+    disks = {"node-d": TWO, "node-x": THREE}
+    watchman = Watchman(7, PINS)
+    for now in (0.0, 1.0):
+        view = after_search(watchman, shown, now, disks)
+    first = plan(view)
+    assert isinstance(first, Move)
+    assert first.member.id == 2
+    watchman.failed(first, 1.0)
+    then = plan(after_search(watchman, shown, 2.0, disks))
+    assert isinstance(then, Move)
+    assert then.member.id == 3
+    again = plan(after_search(watchman, shown, 90.0, disks))
+    assert isinstance(again, Move)
+    assert again.member.id == 2
+
+
+def test_nobody_is_replaced_before_all_nodes_were_looked_at() -> None:
+    watchman = Watchman(7, PINS)
+    for now, each in enumerate(LOST):
+        view = watchman.view(each, float(now))
+    assert watchman.due(view) == list(LOST[0].nodes)
+    assert plan(view) is None
+    watchman.learn({each.id: OSError("it has no such package") for each in view.nodes}, view.now)
+    assert isinstance(plan(watchman.view(LOST[-1], view.now)), Reserve)
+
+
+@pytest.mark.parametrize("served", [Served(4, 9, copied=True), Served()], ids=["a copy", "two"])
+def test_what_nobody_can_be_sure_of_is_said_and_keeps_nobody_from_being_replaced(served: Served) -> None:
+    again = tuple(msgspec.structs.replace(each, device=(1, 99)) for each in data(3, served=served))
+    disks = {"node-d": data(3, served=served), "node-b": again}
+    view = watched(*LOST, disks=disks)
+    assert isinstance(plan(view), Reserve)
+    assert "its data" in view.doubts[3] or "a copy" in view.doubts[3]
+    quiet = watched(*[silent_outlook("a", "b", "d", one=MINORITY)] * 5, disks=disks)
+    assert plan(quiet) is None
+    assert any(view.doubts[3] in line for line in obstacles(quiet))
+
+
+def test_it_says_that_data_is_nowhere_and_where_it_was() -> None:
+    said = obstacles(watched(*[silent_outlook("a", "d", one=MINORITY)] * 5))
+    assert "no leader answers" in said
+    assert [line for line in said if line.startswith("m2: its data was not found on any Ray node") and "at b" in line]
+
+
+def test_disks_are_looked_at_only_when_there_is_a_reason_and_then_now_and_then() -> None:
+    watchman = Watchman(7, PINS)
+    for now in range(5):
+        assert watchman.due(watchman.view(outlook(), float(now))) == []
+    nobody = silent_outlook("a", "b", actors=())
+    fresh = Watchman(7, PINS)
+    assert fresh.due(fresh.view(nobody, 0.0)) == list(nobody.nodes)
+    fresh.learn({each.id: Site("/data/heal", each.id) for each in nobody.nodes}, 0.0)
+    assert fresh.due(fresh.view(nobody, 1.0)) == []
+    assert fresh.due(fresh.view(nobody, SEARCH_AGAIN)) == list(nobody.nodes)
+
+
+# --- what a removed member has left ----------------------------------------------------------------------------------
+
+
+def without_three(*pins: str, removed: bool = True) -> Outlook:
+    """Members 1, 2 and 4 take part; 3 was replaced, and its host is gone, or has come back under another name."""
+    four = Description(4, "m4", "d", "/data/heal", joined=True)
+    three = Description(3, "m3", "c", "/data/heal", joined=True, removed=True)
+    said = status(
+        1,
+        role="leader",
+        voters=(1, 2, 4),
+        silent={2: 0.0, 4: 0.0},
+        caught_up=(1, 2, 4),
+        table=(known(1), known(2), four),
+        removed=(three,) if removed else (),
+    )
+    statuses = {1: said, 2: status(2, voters=(1, 2, 4)), 4: status(4, voters=(1, 2, 4))}
+    return Outlook(alive(*pins), dict.fromkeys((1, 2, 4)), statuses, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("shown", "disks", "expected"),
+    [
+        (without_three("a", "b", "d", "x"), {"node-x": THREE}, [Clear, None]),
+        (without_three("a", "b", "d", "c"), {"node-c": THREE}, [Clear, None]),
+        (without_three("a", "b", "d", "x", removed=False), {"node-x": THREE}, [Retire, Clear, None]),
+        (without_three("a", "b", "d", "x"), {"node-x": TWO}, [None]),
+        (without_three("a", "b", "d", "x"), {"node-x": data(9)}, [None]),
+        (without_three("a", "b", "d", "x"), {}, [None]),
+        (replace(without_three("a", "b", "x"), statuses={2: status(2, voters=(1, 2, 4))}), {"node-x": THREE}, [None]),
+    ],
+    ids=["elsewhere", "where it was", "forgotten", "takes part", "not known yet", "nothing", "nobody leads"],
+)
+def test_what_a_replaced_member_has_left_goes_wherever_it_turns_up(
+    shown: Outlook, disks: Disks, expected: list[type[Step] | None]
+) -> None:
+    watchman, steps = Watchman(7, PINS), []
+    for now in range(len(expected)):
+        step = plan(after_search(watchman, shown, float(now), disks))
+        steps.append(type(step) if step is not None else None)
+        if isinstance(step, Clear):
+            assert (step.member.id, step.member.name, step.member.base) == (3, "m3", "/data/heal")
+            disks = {}
+        if step is not None:
+            watchman.done(step)
+    assert steps == expected
 
 
 # --- what it tells ---------------------------------------------------------------------------------------------------
