@@ -33,8 +33,8 @@ from .cli_common import (
     open_cluster,
     options,
     output_option,
-    seconds,
     selected,
+    timeout_of,
     timeout_option,
     warnings_told,
 )
@@ -180,7 +180,7 @@ def member_list(cluster: str, address: str | None, output: str) -> None:
 @click.argument("node", required=False)
 @common
 @click.option("--learner", is_flag=True, help="Leave it a learner, instead of a voter once it has caught up.")
-@click.option("--timeout", type=seconds, default=MEMBERSHIP_TIMEOUT, show_default=True, help="Seconds to catch up in.")
+@timeout_of(MEMBERSHIP_TIMEOUT, "Seconds to catch up in.")
 def member_add(cluster: str, address: str | None, output: str, node: str | None, learner: bool, timeout: float) -> None:
     """Add a member on NODE: a Ray node's id or address, or a resource. By default on the node with the fewest."""
     added = open_cluster(cluster, address).add_member(node, promote=not learner, timeout=timeout)
@@ -216,7 +216,7 @@ def move_leader(cluster: str, address: str | None, output: str, name: str) -> No
 
 @cli.command()
 @common
-@click.option("--timeout", type=seconds, default=UPGRADE_TIMEOUT, show_default=True, help="Seconds for all of them.")
+@timeout_of(UPGRADE_TIMEOUT, "Seconds for all of them.")
 def upgrade(cluster: str, address: str | None, output: str, timeout: float) -> None:
     """Restart all members one by one, the leader last, with the code that is installed on their nodes now.
 

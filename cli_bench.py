@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_common import common, open_client, options, seconds, timeout_option
+from .cli_common import beginning_option, common, open_client, options, seconds
 from .errors import Unavailable
 from .limits import Limits
 from .printing import Said, show
@@ -45,7 +45,7 @@ def _duration(text: str) -> float:
 
 
 @click.command()
-@options(common, timeout_option)
+@options(common, beginning_option)
 @click.option("--seconds", "each", type=_duration, default=2.0, show_default=True, help="For each measure.")
 @click.option(
     "--in-flight", type=click.IntRange(1, MAX_IN_FLIGHT), default=100, show_default=True, help="Calls at a time."

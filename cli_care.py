@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,7 +15,7 @@ from .cli_common import (
     open_cluster,
     options,
     output_option,
-    seconds,
+    timeout_of,
     timeout_option,
     warnings_told,
 )
@@ -27,13 +27,9 @@ if TYPE_CHECKING:
     from .spec import ClusterSpec
 
 
-def _timeout(default: float) -> Any:
-    return click.option("--timeout", type=seconds, default=default, show_default=True, help="Seconds to wait.")
-
-
 @click.command()
 @click.argument("path", metavar="FILE")
-@options(common, _timeout(BACKUP_TIMEOUT))
+@options(common, timeout_of(BACKUP_TIMEOUT))
 def backup(cluster: str, address: str | None, output: str, timeout: float, path: str) -> None:
     """Write a backup of the cluster to FILE on this machine, while it serves.
 
@@ -49,7 +45,7 @@ def backup(cluster: str, address: str | None, output: str, timeout: float, path:
 @click.argument("spec", required=False, type=click.Path())
 @click.option("--from-data-dir", metavar="DIR", help="Instead of FILE: the folder of the one member that is left.")
 @click.option("--cluster", help="Name of the new cluster, instead of the spec's.")
-@options(address_option, output_option, _timeout(RESTORE_TIMEOUT))
+@options(address_option, output_option, timeout_of(RESTORE_TIMEOUT))
 def restore(
     source: str | None,
     spec: str | None,
@@ -100,7 +96,7 @@ def _restore(source: str | None, data_dir: str | None, spec: ClusterSpec, timeou
 
 
 @click.command()
-@options(common, _timeout(CHECK_TIMEOUT))
+@options(common, timeout_of(CHECK_TIMEOUT))
 def check(cluster: str, address: str | None, output: str, timeout: float) -> None:
     """Compare the contents of all members as of one revision.
 

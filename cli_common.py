@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .actors.client.deadline import covering
 from .actors.client.results import END
 from .cli_streams import tell
 from .limits import DEFAULT_TIMEOUT
@@ -100,8 +101,22 @@ address_option = click.option(
 )
 output_option = output_as("simple", "json", "table")
 cluster_option = click.option("--cluster", envvar="RAYKEEPER_CLUSTER", default="default", help="Name of the cluster.")
-timeout_option = click.option(
-    "--timeout", type=seconds, default=DEFAULT_TIMEOUT, show_default=True, help="Seconds to wait."
+
+
+def _cover(ctx: click.Context, option: click.Parameter, given: float) -> float:
+    """All that the command does ends by then, joining Ray included."""
+    ctx.with_resource(covering(given))
+    return given
+
+
+def timeout_of(default: float, told: str = "Seconds to wait.") -> Callable[[Any], Any]:
+    """The option that bounds a whole command."""
+    return click.option("--timeout", type=seconds, default=default, show_default=True, callback=_cover, help=told)
+
+
+timeout_option = timeout_of(DEFAULT_TIMEOUT)
+beginning_option = click.option(
+    "--timeout", type=seconds, default=DEFAULT_TIMEOUT, show_default=True, help="Seconds for each request."
 )
 common = options(cluster_option, address_option, output_option)
 common_of_streams = options(cluster_option, address_option, output_as("simple", "json"))
@@ -165,17 +180,19 @@ def open_client(cluster: str, address: str | None, timeout: float) -> Client:
     hush()
     from .cluster import connect
 
-    join(address)
-    return connect(cluster, timeout=timeout)
+    with covering(timeout):
+        join(address)
+        return connect(cluster, timeout=timeout)
 
 
 def open_cluster(cluster: str, address: str | None) -> Cluster:
-    """The running cluster of that name."""
+    """The running cluster of that name; it is found within ``DEFAULT_TIMEOUT``."""
     hush()
     from .cluster import attach
 
-    join(address)
-    return attach(cluster)
+    with covering(DEFAULT_TIMEOUT):
+        join(address)
+        return attach(cluster)
 
 
 def fenced(kv: Client, guard: bool) -> Client:

@@ -12,7 +12,16 @@ import click
 from .actors.client.adoption import adopted
 from .actors.client.leases import Lease, LeaseInfo
 from .actors.client.waiting import within
-from .cli_common import common, common_of_streams, lease_id, open_client, options, seconds, timeout_option
+from .cli_common import (
+    beginning_option,
+    common,
+    common_of_streams,
+    lease_id,
+    open_client,
+    options,
+    seconds,
+    timeout_option,
+)
 from .cli_lasting import Lasting, lasting
 from .errors import LeaseLost
 from .printing import Said, show, text
@@ -75,7 +84,7 @@ def list_all(cluster: str, address: str | None, output: str, timeout: float) -> 
 @lease.command("keep-alive")
 @click.argument("id", type=lease_id)
 @click.option("--once", is_flag=True, help="Send one keep-alive and leave.")
-@options(common_of_streams, timeout_option)
+@options(common_of_streams, beginning_option)
 def keep_alive(cluster: str, address: str | None, output: str, timeout: float, id: int, once: bool) -> None:
     """Keep a lease alive until a signal comes; it is not ended then, but runs out.
 

@@ -8,14 +8,14 @@ import click
 
 from .actors.client.handle import Client
 from .actors.client.watch import Batch
-from .cli_common import MAX_NUMBER, common_of_streams, keys_option, open_client, options, selected, timeout_option
+from .cli_common import MAX_NUMBER, beginning_option, common_of_streams, keys_option, open_client, options, selected
 from .cli_lasting import Lasting, lasting
 from .printing import show
 
 
 @click.command()
 @keys_option
-@options(common_of_streams, timeout_option)
+@options(common_of_streams, beginning_option)
 @click.option(
     "--rev",
     type=click.IntRange(1, MAX_NUMBER),

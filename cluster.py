@@ -17,6 +17,8 @@ from typing import Any
 
 import ray
 
+from .actors.client import arguments as check
+from .actors.client.deadline import at_most, covered
 from .actors.client.handle import Client
 from .actors.client.registry import open_hub
 from .actors.ending import delete_data, stop_members
@@ -37,10 +39,12 @@ from .actors.upkeep import Upkeep
 from .errors import ClusterNotFound, InvalidArgument, KeeperError, NotCaughtUp, RequestTimeout, Unavailable
 from .limits import (
     DEFAULT_TIMEOUT,
+    DESTROY_TIMEOUT,
     LAUNCH_TIMEOUT,
     MEMBERSHIP_TIMEOUT,
     POLL_PAUSE,
     RESTORE_TIMEOUT,
+    SHUTDOWN_TIMEOUT,
     STATUS_TIMEOUT,
     UPGRADE_TIMEOUT,
 )
@@ -131,15 +135,24 @@ class Cluster(Upkeep):
         self.shutdown()
 
     def client(self, *, timeout: float = DEFAULT_TIMEOUT) -> Client:
-        """A client handle whose calls have this timeout (seconds) unless they name one.
+        """A client handle whose calls have this timeout (seconds) unless they name one, as this call has.
 
         Raises:
             ClusterNotFound: the cluster does not run any more.
+            Unavailable: neither members nor Ray answer in time.
         """
         return connect(self.name, timeout=timeout)
 
-    def status(self) -> ClusterStatus:
-        """Ask every member how it is; takes no longer than a few seconds, whatever state they are in."""
+    @covered
+    def status(self, *, timeout: float = DEFAULT_TIMEOUT) -> ClusterStatus:
+        """Ask every member how it is; a member that is silent costs a few seconds.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            Unavailable: Ray does not answer in time.
+        """
         actors = member_actors(self.name)
         nodes = alive_nodes()
         statuses: dict[int, MemberStatus] = ask_all(actors, "status")
@@ -152,18 +165,22 @@ class Cluster(Upkeep):
             said = ["none answers, so nobody starts members where their data is now; `raykeeper up` does"]
         return replace(found, alarms=(*found.alarms, *(f"supervisor: {line}" for line in said or ())))
 
-    def members(self) -> tuple[MemberInfo, ...]:
-        """All members; also those that are missing."""
-        return self.status().members
+    def members(self, *, timeout: float = DEFAULT_TIMEOUT) -> tuple[MemberInfo, ...]:
+        """All members; also those that are missing. Raises as :meth:`status`."""
+        return self.status(timeout=timeout).members
 
-    def move_leader(self, id: int) -> None:
+    @covered
+    def move_leader(self, id: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Hand leadership to a member; returns once it leads.
+
+        Args:
+            timeout: seconds.
 
         Raises:
             InvalidArgument: there is no such member.
             Unavailable: there is no leader, or the member does not take over in time.
         """
-        deadline = time.monotonic() + DEFAULT_TIMEOUT
+        deadline = time.monotonic() + at_most(timeout)
         while True:
             status = self.status()
             if id not in {member.id for member in status.members}:
@@ -172,16 +189,17 @@ class Cluster(Upkeep):
                 return
             leader = next((member for member in status.members if member.id == status.leader), None)
             if time.monotonic() >= deadline:
-                raise Unavailable(f"{member_name(id)} did not become leader within {DEFAULT_TIMEOUT:g} s")
+                raise Unavailable(f"{member_name(id)} did not become leader within {timeout:g} s")
             if leader is not None:
                 try:
-                    ray.get(leader.actor.move_leader.remote(id), timeout=STATUS_TIMEOUT)
+                    ray.get(leader.actor.move_leader.remote(id), timeout=at_most(STATUS_TIMEOUT))
                 except (KeeperError, ray.exceptions.RayError, TimeoutError):
                     continue  # leadership has moved: look again
             wait_for(lambda: self.status().leader == id, min(deadline, time.monotonic() + 1.0))
 
     # -- membership ---------------------------------------------------------------------------------------------------
 
+    @covered
     def add_member(
         self, node: str | None = None, *, promote: bool = True, timeout: float = MEMBERSHIP_TIMEOUT
     ) -> MemberInfo:
@@ -199,7 +217,7 @@ class Cluster(Upkeep):
             RequestTimeout: the member was added and has not caught up in time. It goes on catching up, and the
                 supervisor promotes it.
         """
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + at_most(timeout)
         hands, outlook = self._hands(), look(self.name)
         spot = _spot_for(node, outlook, hands.placement)
         new = hands.reserve(secrets.token_bytes(12), spot, voter=promote)
@@ -221,8 +239,12 @@ class Cluster(Upkeep):
     def _member(self, id: int) -> MemberInfo:
         return next(info for info in self.members() if info.id == id)
 
-    def promote(self, id: int) -> None:
+    @covered
+    def promote(self, id: int, *, timeout: float = MEMBERSHIP_TIMEOUT) -> None:
         """Make a learner a voter.
+
+        Args:
+            timeout: seconds.
 
         Raises:
             InvalidArgument: it does not take part.
@@ -233,10 +255,14 @@ class Cluster(Upkeep):
             raise InvalidArgument(f"cluster {self.name} has no member {id}")
         self._hands().promote(id)
 
-    def remove_member(self, id: int) -> None:
+    @covered
+    def remove_member(self, id: int, *, timeout: float = MEMBERSHIP_TIMEOUT) -> None:
         """Take a member out of the cluster for good: end its actor, and delete its data. Also the leader.
 
         Where its node is gone, the data is deleted when that comes back. To remove it again does nothing.
+
+        Args:
+            timeout: seconds.
 
         Raises:
             InvalidArgument: there never was such a member, or no voter would be left.
@@ -261,6 +287,7 @@ class Cluster(Upkeep):
             raise Unavailable(f"no member of cluster {self.name} answers")
         return Hands(self.name, self.id, seat.data_dir or self._data_dir, seat.placement)
 
+    @covered
     def upgrade(self, *, timeout: float = UPGRADE_TIMEOUT) -> int:
         """Restart all members one by one, the leader last, always with a quorum, so that they run the code that is
         installed on their nodes now. With fewer than three voters there is a pause.
@@ -276,27 +303,46 @@ class Cluster(Upkeep):
         supervised = stop_supervisor(self.name)  # whatever starts members must be new code itself
         if supervised:
             self.supervise()
-        return restart_all(self.name, time.monotonic() + timeout)
+        return restart_all(self.name, time.monotonic() + at_most(timeout))
 
-    def supervise(self) -> None:
-        """Start the cluster's supervisor, if it has none: it keeps the cluster at full strength from now on."""
+    @covered
+    def supervise(self, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Start the cluster's supervisor, if it has none: it keeps the cluster at full strength from now on.
+
+        Args:
+            timeout: seconds.
+        """
         hands = self._hands()
         start_supervisor(Charge(self.name, self.id, hands.data_dir, hands.placement))
 
-    def unsupervise(self) -> None:
-        """End the cluster's supervisor: members that are lost stay lost until somebody sees to them."""
+    @covered
+    def unsupervise(self, *, timeout: float = SHUTDOWN_TIMEOUT) -> None:
+        """End the cluster's supervisor: members that are lost stay lost until somebody sees to them.
+
+        Args:
+            timeout: seconds.
+        """
         stop_supervisor(self.name)
 
     # -- its end ------------------------------------------------------------------------------------------------------
 
-    def shutdown(self) -> None:
-        """Stop all members; the data stays, and ``launch`` starts them again."""
+    @covered
+    def shutdown(self, *, timeout: float = SHUTDOWN_TIMEOUT) -> None:
+        """Stop all members; the data stays, and ``launch`` starts them again.
+
+        Args:
+            timeout: seconds.
+        """
         stop_members(self.name)
 
-    def destroy(self) -> None:
+    @covered
+    def destroy(self, *, timeout: float = DESTROY_TIMEOUT) -> None:
         """Stop all members and delete their data, and all that tells of the cluster, on every node that is alive.
 
         What is left on a node that is away is known for what it is when it comes back, and does no harm.
+
+        Args:
+            timeout: seconds.
 
         Raises:
             Unavailable: a process that still ends holds the data, or a node does not answer; call it again.
@@ -344,6 +390,7 @@ class Cluster(Upkeep):
         )
 
 
+@covered
 def launch(
     spec: str | os.PathLike[str] | Mapping[str, Any] | ClusterSpec | None = None,
     *,
@@ -370,7 +417,7 @@ def launch(
         ClusterNotFound: ``RAY_ADDRESS`` names a Ray that cannot be reached.
     """
     loaded = ClusterSpec.load(spec, **overrides)
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + at_most(timeout)
     join_or_start_ray()
     cluster = _cluster(loaded, launch_members(loaded, deadline))
     _wait_until_it_serves(cluster, deadline)
@@ -379,6 +426,7 @@ def launch(
     return cluster
 
 
+@covered
 def restore(
     path: str | os.PathLike[str] | None,
     spec: str | os.PathLike[str] | Mapping[str, Any] | ClusterSpec | None = None,
@@ -407,7 +455,7 @@ def restore(
         SpecError, Unavailable, ClusterNotFound: as for ``launch``.
     """
     loaded = ClusterSpec.load(spec, **overrides)
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + at_most(timeout)
     if (path is None) is (from_data_dir is None):
         raise InvalidArgument("a new cluster is made of a backup or of a data directory: exactly one of them")
     if from_data_dir is not None:
@@ -428,7 +476,14 @@ def _cluster(spec: ClusterSpec, id: int) -> Cluster:
     return Cluster(spec.name, id, spec.data_dir, placement)
 
 
-def discard(name: str = "default", id: int | None = None, *, data_dir: str = "~/.raykeeper") -> int:
+@covered
+def discard(
+    name: str = "default",
+    id: int | None = None,
+    *,
+    data_dir: str = "~/.raykeeper",
+    timeout: float = DESTROY_TIMEOUT,
+) -> int:
     """Give up a cluster that does not run and never will, or what is left of one: end the actors that Ray still has for
     it, and delete its data and markers on every node that is alive. Then ``launch`` may make a new one of that name.
 
@@ -450,11 +505,16 @@ def discard(name: str = "default", id: int | None = None, *, data_dir: str = "~/
     return discard_cluster(name, id, data_dir)
 
 
-def attach(name: str = "default") -> Cluster:
+@covered
+def attach(name: str = "default", *, timeout: float = DEFAULT_TIMEOUT) -> Cluster:
     """The cluster of that name, if any member of it runs; never starts anything.
+
+    Args:
+        timeout: seconds.
 
     Raises:
         ClusterNotFound: there is none, or no Ray.
+        Unavailable: Ray does not answer in time.
     """
     join_ray()
     seats: dict[int, Seat] = ask_all(member_actors(name), "seat")
@@ -469,12 +529,14 @@ def connect(name: str = "default", *, timeout: float = DEFAULT_TIMEOUT) -> Clien
     """A client handle for the cluster of that name, from any driver, task or actor of its Ray cluster.
 
     Args:
-        timeout: default timeout of the handle's calls, in seconds.
+        timeout: seconds for this call, and by default for each call of the handle.
 
     Raises:
         ClusterNotFound: there is no such cluster, or no Ray.
+        ForkedProcess: this is a forked child of a process that uses Ray.
+        Unavailable: neither members nor Ray answer in time.
     """
-    share = open_hub(name, timeout)
+    share = open_hub(name, check.seconds("timeout", timeout))
     return Client(name, share.hub.cluster, share=share, timeout=timeout)
 
 

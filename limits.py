@@ -556,6 +556,10 @@ ADMINISTRATION_PATIENCE = 3.0
 """Seconds in which a member must have answered a request of administration before another one is asked."""
 SETTLE_TIMEOUT = 5.0
 """Seconds in which a member that is opening its data is expected to have done so, or to say why not."""
+SHUTDOWN_TIMEOUT = 60.0
+"""For stopping all members of a cluster, and..."""
+DESTROY_TIMEOUT = 120.0
+"""... for deleting their data, too."""
 STOP_TIMEOUT = 10.0
 """Seconds in which a member must have stopped by itself before it is killed."""
 POLL_PAUSE = 0.05

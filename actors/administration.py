@@ -26,6 +26,7 @@ from ..errors import (
 )
 from ..limits import ADMINISTRATION_PATIENCE, CLIENT_SHORT_BACKOFF
 from ..store.commands import Administration, Answer, Failed, Reason
+from .client.deadline import at_most
 from .protocol import Administer, ChangeMembership, Refusal, Refused, Reply, Written
 from .raft.messages import Change
 from .roster import member_actors, pause
@@ -94,7 +95,7 @@ def _ask_leader(cluster_name: str, frame: Any, deadline: float) -> Answer:
                 break
             if hint and member != hint:
                 continue
-            patience = min(left, ADMINISTRATION_PATIENCE)
+            patience = at_most(min(left, ADMINISTRATION_PATIENCE))
             reply = _call(handles[member], _encode(frame(patience)), patience)
             if isinstance(reply, Written):
                 return reply.answers[0]

@@ -34,6 +34,7 @@ from ..store.backup import Header, write_backup
 from ..store.checkpoint import Outgoing
 from ..store.content import Content
 from ..store.rocks import RocksDisk
+from .client.deadline import at_most
 from .clock import member_clock
 from .events import BackgroundDone, ReadAsked
 from .loop import Breather, Loop
@@ -210,7 +211,7 @@ def _candidates(cluster_name: str, cluster: int) -> list[tuple[int, Any]]:
 
 
 def _fetch(actor: Any, path: Callable[[Header], str], deadline: float) -> tuple[Header, int]:
-    remaining = max(0.0, deadline - time.monotonic())
+    remaining = at_most(max(0.0, deadline - time.monotonic()))
     begun = actor.begin_backup.remote(time.time(), min(BACKUP_CONFIRM_TIMEOUT, remaining))
     header: Header = ray.get(begun, timeout=min(BACKUP_BEGIN_TIMEOUT, remaining))
     try:

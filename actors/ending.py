@@ -19,6 +19,7 @@ from . import sites
 from .evidence import newest_marker
 from .markers import Marker
 from .placement import Node, PackageMissing, alive_nodes, run_where_possible
+from .ray_calls import in_time
 from .roster import ask_all, gone, listed_actors, member_actors, wait_for
 from .seat import Seat, actor_name, member_name
 from .sites import Site
@@ -31,7 +32,7 @@ def stop_members(cluster_name: str) -> None:
     actors = member_actors(cluster_name)
     ask_all(actors, "stop", timeout=STOP_TIMEOUT)
     for actor in actors.values():
-        ray.kill(actor, no_restart=True)
+        in_time(ray.kill, actor, no_restart=True)
     names = [actor_name(cluster_name, member_name(member)) for member in actors]
     wait_for(lambda: gone(names), time.monotonic() + STOP_TIMEOUT)
 
@@ -102,7 +103,7 @@ def _survey(nodes: dict[str, Node], cluster_name: str, data_dir: str) -> dict[st
 def _may_be_more(nodes: dict[str, Node], found: dict[str, Site], cluster: int) -> bool:
     """Whether a node that is away may hold something of a cluster: one that Ray misses, or where a member was last."""
     list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
-    if any(not node["Alive"] for node in list_nodes()):
+    if any(not node["Alive"] for node in in_time(list_nodes)):
         return True
     addresses = {node.address for node in nodes.values()}
     markers = [marker for site in found.values() for marker in site.markers if marker.cluster == cluster]

@@ -15,7 +15,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -31,6 +31,7 @@ from .outlook import configuration_of
 from .placement import Node, PackageMissing, alive_nodes, choose, run_on, run_where_possible
 from .protocol import MemberStatus
 from .raft.messages import Configuration
+from .ray_calls import in_time
 from .recovery import Bootstrap, Missing, Place, Redo, Start, decide
 from .roster import ask_all, gone, listed_actors, member_actors, pause, settled, wait_for
 from .seat import NAMESPACE, Seat, actor_name, member_name
@@ -60,7 +61,7 @@ def _one_launch_at_a_time(name: str, deadline: float) -> Iterator[None]:
     sign: Any = ray.remote(num_cpus=0)(kind).options(name=f"raykeeper-launch/{name}", namespace=NAMESPACE)
     while True:
         try:
-            actor = sign.remote()
+            actor = in_time(sign.remote)
             break
         except Exception as error:  # it exists; or its launcher has just died, and Ray fails in one of many ways
             if time.monotonic() >= deadline:
@@ -69,7 +70,8 @@ def _one_launch_at_a_time(name: str, deadline: float) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.kill(actor)
+        with suppress(Unavailable):  # it is done soon, or with this process
+            in_time(ray.kill, actor)
 
 
 class _Launch:
@@ -255,7 +257,7 @@ class _Launch:
             if old is not None and (old.cluster, old.folder, old.pin) == (seat.cluster, seat.folder, seat.pin):
                 ask_all({member: actor}, "open")
                 return
-            ray.kill(actor, no_restart=True)
+            in_time(ray.kill, actor, no_restart=True)
             wait_for(lambda: gone([actor_name(spec.name, name)]), time.monotonic() + STOP_TIMEOUT)
         start_actor(seat, fast_death=self._fast_death, fresh=False)
 

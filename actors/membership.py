@@ -28,9 +28,11 @@ from ..store.folder import Identity
 from ..store.members import Description
 from . import sites
 from .administration import administer, change, expect
+from .client.deadline import at_most
 from .placement import Node, run_on
 from .places import Spot
 from .raft.messages import Change, ChangeKind
+from .ray_calls import in_time
 from .roster import gone, member_actors, wait_for
 from .seat import Seat, actor_name, member_name
 from .starting import start_actor
@@ -123,7 +125,7 @@ class Hands:
         """
         waiting = [actor.identity.remote() for actor in member_actors(self.cluster_name).values()]
         while waiting:
-            done, waiting = ray.wait(waiting, timeout=STATUS_TIMEOUT)
+            done, waiting = ray.wait(waiting, timeout=at_most(STATUS_TIMEOUT))
             if not done:
                 break
             try:
@@ -158,8 +160,8 @@ class Hands:
         actor = member_actors(self.cluster_name).get(member)
         if actor is None:
             return
-        ray.wait([actor.stop.remote()], timeout=patience)
-        ray.kill(actor, no_restart=True)
+        ray.wait([actor.stop.remote()], timeout=at_most(patience))
+        in_time(ray.kill, actor, no_restart=True)
         name = actor_name(self.cluster_name, member_name(member))
         wait_for(lambda: gone([name]), time.monotonic() + STOP_TIMEOUT)
 

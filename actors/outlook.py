@@ -9,6 +9,7 @@ from typing import Any
 import ray
 
 from ..limits import STATUS_TIMEOUT
+from .client.deadline import at_most
 from .placement import Node, alive_nodes
 from .protocol import MemberStatus
 from .raft.messages import Configuration
@@ -81,7 +82,7 @@ def look(cluster_name: str, timeout: float = STATUS_TIMEOUT) -> Outlook:
     actors = member_actors(cluster_name)
     references = {member: actor.status.remote() for member, actor in actors.items()}
     if references:
-        ray.wait(list(references.values()), num_returns=len(references), timeout=timeout)
+        ray.wait(list(references.values()), num_returns=len(references), timeout=at_most(timeout))
     statuses, failed = {}, set()
     for member, reference in references.items():
         try:
@@ -97,7 +98,7 @@ def first_seat(actors: Sequence[Any], timeout: float = STATUS_TIMEOUT) -> Seat |
     """The seat of whichever actor answers first."""
     waiting = [actor.seat.remote() for actor in actors]
     while waiting:
-        done, waiting = ray.wait(waiting, timeout=timeout)
+        done, waiting = ray.wait(waiting, timeout=at_most(timeout))
         if not done:
             return None
         try:

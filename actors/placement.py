@@ -18,6 +18,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..errors import KeeperError, SpecError, Unavailable
+from .client.deadline import at_most
+from .ray_calls import in_time
 
 
 class PackageMissing(Unavailable):
@@ -46,7 +48,7 @@ def alive_nodes() -> list[Node]:
     list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
     nodes = [
         Node(node["NodeID"], node["NodeManagerAddress"], frozenset(node["Resources"]))
-        for node in list_nodes()
+        for node in in_time(list_nodes)
         if node["Alive"]
     ]
     return sorted(nodes, key=lambda node: (node.address, node.id))
@@ -115,8 +117,9 @@ def run_where_possible(
     task = ray.remote(num_cpus=0, max_retries=0)(function)
     deadline = time.monotonic() + timeout
     references = {
-        key: task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(
-            *arguments[key]
+        key: in_time(
+            task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote,
+            *arguments[key],
         )
         for key, node in nodes.items()
     }
@@ -124,7 +127,7 @@ def run_where_possible(
     for key, reference in references.items():
         where = f"Ray node {nodes[key].address} ({nodes[key].id[:8]})"
         try:
-            results[key] = ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
+            results[key] = ray.get(reference, timeout=at_most(max(0.0, deadline - time.monotonic())))
         except ray.exceptions.GetTimeoutError:
             ray.cancel(reference, force=True)
             results[key] = Unavailable(f"{where} did not answer within {timeout:g} s")

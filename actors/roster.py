@@ -9,9 +9,9 @@ from typing import Any
 
 import ray
 
-from ..errors import ClusterNotFound
+from ..errors import ClusterNotFound, RequestTimeout
 from ..limits import POLL_PAUSE, STATUS_TIMEOUT
-from .client.deadline import time_left
+from .client.deadline import at_most, time_left
 from .protocol import MemberStatus
 from .ray_calls import check_not_forked, in_time
 from .seat import NAMESPACE, actor_name
@@ -62,7 +62,7 @@ def ask_all(handles: dict[int, Any], method: str, *arguments: Any, timeout: floa
 def collect(references: dict[int, Any], timeout: float) -> dict[int, Any]:
     """The results that are there in time and are no errors."""
     if references:
-        ray.wait(list(references.values()), num_returns=len(references), timeout=min(timeout, time_left()))
+        ray.wait(list(references.values()), num_returns=len(references), timeout=at_most(timeout))
     results = {}
     for member, reference in references.items():
         try:
@@ -92,8 +92,14 @@ def wait_for(condition: Callable[[], bool], deadline: float) -> bool:
 
 
 def pause(seconds: float) -> None:
-    """Wait between two looks at something."""
-    time.sleep(seconds)
+    """Wait between two looks at something.
+
+    Raises:
+        RequestTimeout: the deadline of what runs here is over: there is no further look.
+    """
+    if not time_left():
+        raise RequestTimeout("it was not done in time; what was begun may still be done", applied=None)
+    time.sleep(at_most(seconds))
 
 
 def gone(names: Iterable[str]) -> bool:

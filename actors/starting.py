@@ -11,6 +11,7 @@ import ray
 
 from ..limits import PIN_AMOUNT
 from .member import MemberActor
+from .ray_calls import in_time
 from .seat import NAMESPACE, Seat, actor_name, encode_seat
 from .sites import FAST_DEATH
 
@@ -35,10 +36,11 @@ def start_actor(seat: Seat, *, fast_death: bool = False, fresh: bool = True) -> 
         environment[INCARNATION] = secrets.token_hex(8)
     options: dict[str, Any] = {"runtime_env": {"env_vars": environment}} if environment else {}
     with suppress(ray.exceptions.ActorAlreadyExistsError):
-        MemberActor.options(
+        actor = MemberActor.options(
             name=actor_name(seat.cluster_name, seat.name),
             namespace=NAMESPACE,
             lifetime="detached",
             resources={seat.pin: PIN_AMOUNT},
             **options,
-        ).remote(encode_seat(seat))
+        )
+        in_time(actor.remote, encode_seat(seat))

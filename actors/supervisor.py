@@ -38,12 +38,14 @@ from ..limits import (
     SUPERVISOR_PATIENCE,
     SUPERVISOR_STEP_TIMEOUT,
 )
+from .client.deadline import at_most
 from .healing import Join, Leave, Move, Promote, Reserve, Retire, Start, Step, obstacles, plan
 from .markers import Marker, base_of, read_markers
 from .membership import Hands
 from .outlook import Outlook, look
 from .placement import Node, run_where_possible
 from .priority import as_daemon
+from .ray_calls import in_time
 from .roster import gone, wait_for
 from .seat import NAMESPACE, actor_name
 from .sites import Site, survey
@@ -273,8 +275,8 @@ def supervisor_name(cluster_name: str) -> str:
 def ask_supervisor(cluster_name: str, method: str, timeout: float = STATUS_TIMEOUT) -> Any:
     """What a cluster's supervisor answers; ``None`` if there is none, or it says nothing in time."""
     with suppress(ValueError, ray.exceptions.RayError, TimeoutError):
-        actor = ray.get_actor(supervisor_name(cluster_name), namespace=NAMESPACE)
-        return ray.get(getattr(actor, method).remote(), timeout=timeout)
+        actor = in_time(ray.get_actor, supervisor_name(cluster_name), namespace=NAMESPACE)
+        return ray.get(getattr(actor, method).remote(), timeout=at_most(timeout))
     return None
 
 
@@ -284,8 +286,8 @@ def start_supervisor(charge: Charge) -> None:
     if _start(charge):
         return
     with suppress(ValueError, ray.exceptions.RayError, TimeoutError):
-        actor = ray.get_actor(supervisor_name(charge.cluster_name), namespace=NAMESPACE)
-        if ray.get(actor.charge.remote(), timeout=STATUS_TIMEOUT) == _encode(charge):
+        actor = in_time(ray.get_actor, supervisor_name(charge.cluster_name), namespace=NAMESPACE)
+        if ray.get(actor.charge.remote(), timeout=at_most(STATUS_TIMEOUT)) == _encode(charge):
             return
         stop_supervisor(charge.cluster_name)
         _start(charge)
@@ -294,14 +296,15 @@ def start_supervisor(charge: Charge) -> None:
 def _start(charge: Charge) -> bool:
     actor: Any = ray.remote(Supervisor)
     try:
-        actor.options(
+        options = actor.options(
             name=supervisor_name(charge.cluster_name),
             namespace=NAMESPACE,
             lifetime="detached",
             num_cpus=0,
             max_restarts=-1,
             max_concurrency=8,
-        ).remote(_encode(charge))
+        )
+        in_time(options.remote, _encode(charge))
     except (ray.exceptions.ActorAlreadyExistsError, ValueError):
         return False
     return True
@@ -311,9 +314,9 @@ def stop_supervisor(cluster_name: str) -> bool:
     """End a cluster's supervisor for good, if there is one, and return when it is gone; whether there was one."""
     name = supervisor_name(cluster_name)
     try:
-        actor = ray.get_actor(name, namespace=NAMESPACE)
+        actor = in_time(ray.get_actor, name, namespace=NAMESPACE)
     except ValueError:
         return False
-    ray.kill(actor, no_restart=True)
+    in_time(ray.kill, actor, no_restart=True)
     wait_for(lambda: gone([name]), time.monotonic() + STOP_TIMEOUT)
     return True

@@ -15,8 +15,10 @@ import ray
 
 from ..errors import KeeperError, Unavailable
 from ..limits import POLL_PAUSE, STATUS_TIMEOUT, STOP_TIMEOUT
+from .client.deadline import at_most
 from .outlook import Outlook, look
 from .protocol import MemberStatus
+from .ray_calls import in_time
 from .roster import gone, pause, wait_for
 from .seat import Seat, actor_name, member_name
 from .starting import start_actor
@@ -91,7 +93,7 @@ def _hand_over(cluster_name: str, outlook: Outlook, deadline: float) -> None:
     target = max(voter for voter in outlook.configuration.voters if voter != leader.member)
     while True:
         with suppress(KeeperError, ray.exceptions.RayError, TimeoutError):
-            ray.get(outlook.actors[leader.member].move_leader.remote(target), timeout=STATUS_TIMEOUT)
+            ray.get(outlook.actors[leader.member].move_leader.remote(target), timeout=at_most(STATUS_TIMEOUT))
         moved = wait_for(lambda: _leads(cluster_name) not in (0, leader.member), time.monotonic() + STATUS_TIMEOUT)
         if moved or time.monotonic() >= deadline:
             return
@@ -105,11 +107,11 @@ def _leads(cluster_name: str) -> int:
 def _restart(actor: Any, deadline: float) -> None:
     """End a member's actor and start it anew, from the class as it is now, over the same data."""
     try:
-        seat: Seat = ray.get(actor.seat.remote(), timeout=STATUS_TIMEOUT)
+        seat: Seat = ray.get(actor.seat.remote(), timeout=at_most(STATUS_TIMEOUT))
     except (ray.exceptions.RayError, TimeoutError) as error:
         raise Unavailable("a member that was about to be restarted does not answer") from error
-    ray.wait([actor.stop.remote()], timeout=STOP_TIMEOUT)
-    ray.kill(actor, no_restart=True)
+    ray.wait([actor.stop.remote()], timeout=at_most(STOP_TIMEOUT))
+    in_time(ray.kill, actor, no_restart=True)
     name = actor_name(seat.cluster_name, seat.name)
     wait_for(lambda: gone([name]), min(deadline, time.monotonic() + STOP_TIMEOUT))
     start_actor(seat)  # if the supervisor was faster, all the better

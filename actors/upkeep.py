@@ -28,6 +28,7 @@ from ..store.commands import Configure, Failed, Reason
 from .administration import administer, expect
 from .backup import take_backup
 from .care import compare_contents
+from .client.deadline import at_most, covered
 from .content_check import Comparison
 from .outlook import look
 from .roster import pause
@@ -61,18 +62,23 @@ class Upkeep:
     name: str
     id: int
 
+    @covered
     def configure(
         self,
         *,
         timings: Mapping[str, float] | None = None,
         limits: Mapping[str, int] | None = None,
         compaction: Mapping[str, Any] | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
     ) -> Settings:
         """Change timings, limits and compaction of the running cluster; what is not named stays as it is, also if
         somebody else changes that at the same moment.
 
         Members follow within a heartbeat, except for the bounds of their queues of requests (``max_inbox_...``), which
         they take when they start.
+
+        Args:
+            timeout: seconds.
 
         Returns:
             the settings as they are now.
@@ -83,7 +89,7 @@ class Upkeep:
         """
         fields = {"timings": timings, "limits": limits, "compaction": compaction}
         changed = {name: dict(change) for name, change in fields.items() if change is not None}
-        deadline = time.monotonic() + DEFAULT_TIMEOUT
+        deadline = time.monotonic() + at_most(timeout)
         while True:
             best = look(self.name).best
             if best is None:
@@ -106,6 +112,7 @@ class Upkeep:
                 return settings
             pause(POLL_PAUSE)  # and once more, of what the other one made
 
+    @covered
     def check(self, *, timeout: float = CHECK_TIMEOUT) -> Comparison:
         """Have all members hash their contents at one index of the log, and compare (see ``Comparison``).
 
@@ -117,8 +124,9 @@ class Upkeep:
         Raises:
             Unavailable, RequestTimeout: no leader took the question.
         """
-        return compare_contents(self.name, self.id, time.monotonic() + timeout)
+        return compare_contents(self.name, self.id, time.monotonic() + at_most(timeout))
 
+    @covered
     def backup(self, path: str | os.PathLike[str], *, timeout: float = BACKUP_TIMEOUT) -> BackupInfo:
         """Write a backup to a file of this machine: the cluster at one revision, while it serves.
 
@@ -135,7 +143,7 @@ class Upkeep:
             Unavailable: no member gave a backup in time.
             ClusterNotFound: no member runs.
         """
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + at_most(timeout)
         given = os.path.abspath(os.path.expanduser(os.fspath(path)))
         is_folder = os.path.isdir(given)
 

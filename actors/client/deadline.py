@@ -8,11 +8,20 @@ context variable), so calls beside it know nothing of it; what goes on in the ba
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
+
+from ...limits import CLEANUP_GRACE
+from . import arguments as check
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _until: ContextVar[float] = ContextVar("raykeeper_deadline", default=math.inf)
 
@@ -40,6 +49,25 @@ def uncovered() -> Iterator[None]:
         yield
     finally:
         _until.reset(token)
+
+
+def at_most(seconds: float) -> float:
+    """So many seconds, or what is left until the deadline of what runs here."""
+    return min(seconds, time_left())
+
+
+def covered(call: Callable[P, T]) -> Callable[P, T]:
+    """For a call with a keyword argument ``timeout``: everything that it does ends by then. What looks at the time
+    itself, and can say better why it was not enough, comes first."""
+    default = inspect.signature(call).parameters["timeout"].default
+
+    @functools.wraps(call)
+    def in_time(*args: P.args, **kwargs: P.kwargs) -> T:
+        seconds: Any = kwargs.get("timeout", default)
+        with covering(check.seconds("timeout", seconds) + CLEANUP_GRACE):
+            return call(*args, **kwargs)
+
+    return in_time
 
 
 def time_left() -> float:
