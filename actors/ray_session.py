@@ -69,9 +69,24 @@ _attaching = threading.Lock()
 def _attach(address: str) -> None:
     with _attaching:
         if not ray.is_initialized():
-            with _hearing_of_deaths(), showing_token(), command_line_in_unicode():
+            with _hearing_of_deaths(), showing_token(), command_line_in_unicode(), _without_signal_handler():
                 check_admitted(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+
+
+@contextlib.contextmanager
+def _without_signal_handler() -> Iterator[None]:
+    """Ray warns where it cannot take the process's SIGTERM for itself. That is the user's, so it need not be told."""
+
+    def worth_telling(record: logging.LogRecord) -> bool:
+        return "SIGTERM handler is not set" not in record.getMessage()
+
+    log = logging.getLogger("ray._private.worker")
+    log.addFilter(worth_telling)
+    try:
+        yield
+    finally:
+        log.removeFilter(worth_telling)
 
 
 def join_or_start_ray() -> None:
