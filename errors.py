@@ -102,6 +102,22 @@ class ForkedProcess(KeeperError):
         super().__init__(message or _FORKED, applied=applied)
 
 
+class ReentrantCall(KeeperError):
+    """The call came from a signal handler or a destructor that ran in the middle of RayKeeper's own work, on the thread
+    that does it, where waiting for an answer would mean to wait for ever. It has had no effect.
+
+    Set a flag there, or hand the work to another thread.
+    """
+
+    def __init__(self, message: str = "", *, applied: bool | None = False) -> None:
+        super().__init__(message or _REENTRANT, applied=applied)
+
+
+_REENTRANT = (
+    "a signal handler or a destructor has interrupted RayKeeper in the middle of its work, and cannot wait for it: "
+    "call from another thread, or later"
+)
+
 _FORKED = (
     "this process was forked from one that uses Ray, and Ray does not work in a forked child: start it with the "
     '"spawn" method (multiprocessing.get_context("spawn"), DataLoader(multiprocessing_context="spawn")), pass it the '

@@ -344,11 +344,14 @@ LEASE_MIN_MARGIN = 0.05
 LEASE_LATE_FRAMES = 8
 """Keep-alives given up as lost whose late answers would still be taken."""
 LITTER_PAUSE = 1.0
-"""Seconds between two looks at whether a process that keeps leases alive is idle, and must look for dropped ones..."""
+"""Seconds between two looks at whether a process that keeps leases alive must look for dropped ones, because it is idle
+or allocates nothing..."""
 LITTER_IDLE_SHARE = 0.2
 """... which it is if it used less than this share of a core meanwhile..."""
 LITTER_SHARE = 0.005
-"""... and the share of a core that looking may cost."""
+"""... and the share of a core that looking at everything may cost."""
+MAX_ERRANDS = 1000
+"""What may wait for the thread of a process that collects garbage and logs; more is left out."""
 LEASE_ASK_AGAIN = 0.05
 """Pause before a lease is asked for again of which the leader could not tell."""
 

@@ -25,6 +25,7 @@ from typing import NoReturn
 from ...errors import InvalidArgument, KeeperError, RequestTimeout
 from ...limits import CACHED_MAX_BYTES
 from . import arguments as check
+from . import undisturbed
 from .arguments import Key
 from .base import Handle
 from .handle import Client
@@ -66,13 +67,13 @@ class CachedView:
 
     def __len__(self) -> int:
         """How many keys the copy holds."""
-        with self._replica.lock:
+        with self._replica.lock, undisturbed.here:
             return len(self._replica.items)
 
     def _look(self, key: Key) -> KeyValue | None:
         name = key if type(key) is bytes else check.text_or_bytes("a key", key)
         replica = self._replica
-        with replica.lock:
+        with replica.lock, undisturbed.here:
             found = replica.items.get(name)
         if found is None:
             if not name.startswith(replica.prefix):

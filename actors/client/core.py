@@ -15,7 +15,6 @@ a lone request waits for nothing.
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from collections.abc import Callable, Sequence, Set
@@ -52,7 +51,6 @@ from .outbox import Call, Outbox
 from .outcome import failure
 from .session import Session
 
-_log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Reply).decode
 
@@ -101,6 +99,8 @@ class HubCore:
         self._close_session = False
         self.wants_members = not members
         """The list of members may be out of date: somebody should call :meth:`set_members`."""
+        self.mishaps: list[Exception] = []
+        """What callbacks have raised, for the owner to say aloud where it can."""
         self.revision = 0
         """The newest revision that an answer has told of."""
 
@@ -525,5 +525,5 @@ class HubCore:
             self._session.settle(call.sequence)
         try:
             call.done(outcome)
-        except Exception:  # one caller's trouble must not lose the others' answers
-            _log.exception("the callback of a request failed")
+        except Exception as error:  # one caller's trouble must not lose the others' answers
+            self.mishaps.append(error)

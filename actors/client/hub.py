@@ -4,10 +4,14 @@ Callers submit under the lock and send what the core hands out themselves, so a 
 way out; replies are taken in on the transport's thread. The timer thread looks at the clock for all of them, and sleeps
 for good while nothing is open. Locks here guard the hand-over only; what is decided is decided in :mod:`core`, for
 watches in :mod:`watching`, and for leases in :mod:`leasing`.
+
+No code of the user's runs under the lock or on these threads (:mod:`undisturbed`): so whoever holds the lock comes to
+an end with it, and calls do not wait for anything but the cluster.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -20,14 +24,16 @@ from collections import deque
 from collections.abc import Callable, Set
 from typing import Protocol, TypeVar
 
-from ...errors import ForkedProcess, KeeperError
+from ...errors import ForkedProcess, KeeperError, ReentrantCall
 from ...limits import CLIENT_MAX_REFRESH_INTERVAL, CLIENT_REFRESH_INTERVAL, LITTER_PAUSE, Settings
-from ...store.commands import Answer
+from ...store.commands import Answer, Operation
 from ..protocol import Leases
+from . import undisturbed
 from .core import HubCore
+from .errands import collect_young, errands
 from .frames import LeaseQuestion, Outgoing, check_request
 from .leasing import LeaseCore
-from .litter import Litter
+from .litter import litter
 from .requests import Ask
 from .subscription import Subscription
 from .watching import WatchCore
@@ -39,6 +45,10 @@ Core = HubCore | WatchCore | LeaseCore
 Post = tuple[Core, Outgoing]
 """A frame to be sent, and who wants the answer."""
 T = TypeVar("T")
+
+
+def _nobody(outcome: Outcome) -> None:
+    pass
 
 
 def _now_including_suspend() -> float:
@@ -170,9 +180,8 @@ class Hub:
         self.leasing = LeaseCore(cluster, members, self.limits, rng, leader=leader)
         """All leases of the process; only inside :meth:`do`."""
         self._cores: tuple[Core, ...] = (self._core, self.watching, self.leasing)
-        self._dropped: deque[Subscription] = deque()
-        self._litter = Litter()
-        self._lock = threading.Lock()
+        self._soon: deque[Callable[[float], object]] = deque()
+        self._lock = threading.RLock()  # nobody takes it twice: it knows who holds it
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._timer_at = math.inf
         self._told: list[Listener] = []
@@ -187,6 +196,8 @@ class Hub:
 
     def call(self, ask: Ask, timeout: float) -> Outcome:
         """Ask the cluster and wait. An interrupt (Ctrl-C) gives the call up."""
+        if self.interrupted():
+            return ReentrantCall()
         try:
             size = check_request(ask.request, self.limits)
         except KeeperError as error:
@@ -202,11 +213,16 @@ class Hub:
             raise
 
     def submit(self, ask: Ask, size: int, timeout: float, done: Callable[[Outcome], None]) -> int:
-        """Hand a checked request in; ``done`` gets its outcome, with the hub's lock held, so it must not call back."""
+        """Hand a checked request in; ``done`` gets its outcome, with the hub's lock held, so it must not call back.
+
+        Raises:
+            ReentrantCall: this thread is at work on the hub already, and was interrupted.
+        """
         now = clock()
         if isinstance(ask.request, LeaseQuestion):
             return self.submit_many([(ask, size, timeout, done)])[0]
-        with self._lock:
+        self._check_not_held()
+        with self._lock, undisturbed.here:
             number = self._core.submit(
                 ask.request,
                 now=now,
@@ -248,19 +264,21 @@ class Hub:
     def give_up(self, number: int) -> None:
         """The caller of a request waits no longer."""
         if number < 0:
-            self.do(lambda now: self.leasing.give_up(number))
+            self.now_or_soon(lambda now: self.leasing.give_up(number))
         else:
-            self.do(lambda now: self._core.give_up(number, now))
+            self.now_or_soon(lambda now: self._core.give_up(number, now))
 
     def do(self, act: Callable[[float], T]) -> T:
         """Do something with the cores, under the hub's lock and given the time, and then send what that brings up.
 
         Raises:
             ForkedProcess: this process is a child of the hub's own; the lock may be held by nobody for ever.
+            ReentrantCall: this thread is at work on the hub already, and was interrupted.
         """
         self.check_process()
+        self._check_not_held()
         now = clock()
-        with self._lock:
+        with self._lock, undisturbed.here:
             result = act(now)
             out = self._gather(now)
             self._set_timer()
@@ -268,10 +286,35 @@ class Hub:
         self._post(out, told)
         return result
 
+    def soon(self, act: Callable[[float], object]) -> None:
+        """Do something with the cores soon, on the hub's own thread. Safe anywhere, in destructors too."""
+        self._soon.append(act)
+        self.wake()
+
+    def submit_soon(self, request: Operation, size: int, timeout: float) -> None:
+        """Hand a request in that nobody waits for, on the hub's own thread. Safe anywhere, in destructors too."""
+        self.soon(lambda now: self._core.submit(request, now=now, timeout=timeout, done=_nobody, size=size))
+
+    def interrupted(self) -> bool:
+        """Whether this runs in the middle of the hub's own work, or on its thread: nothing can be waited for then."""
+        return undisturbed.held_here(self._lock) or undisturbed.is_ours()
+
+    def now_or_soon(self, act: Callable[[float], object]) -> None:
+        """The same, but at once where that can be."""
+        if undisturbed.held_here(self._lock):
+            self.soon(act)
+        else:
+            self.do(act)
+
+    def _check_not_held(self) -> None:
+        if undisturbed.held_here(self._lock):
+            raise ReentrantCall()
+
     def peek(self, look: Callable[[], T]) -> T:
         """Look at something of the cores, under the hub's lock. Raises as :meth:`do`."""
         self.check_process()
-        with self._lock:
+        self._check_not_held()
+        with self._lock, undisturbed.here:
             return look()
 
     def check_process(self) -> None:
@@ -285,8 +328,7 @@ class Hub:
 
     def drop(self, watch: Subscription) -> None:
         """Cancel a watch soon, on the hub's own thread. Safe anywhere, in destructors too."""
-        self._dropped.append(watch)
-        self._wakeups.put(None)
+        self.soon(lambda now: self.watching.cancel(watch, now))
 
     def tell(self, listener: Listener) -> None:
         """Have a listener flushed once what is being taken in has been; for ``done`` callbacks, which hold the lock."""
@@ -343,6 +385,9 @@ class Hub:
             self._send(core, frame)
         for listener in told:
             listener.flush()
+        while self._core.mishaps:
+            with contextlib.suppress(IndexError):
+                errands.log(_log, logging.ERROR, "the callback of a request failed", error=self._core.mishaps.pop())
 
     def _send(self, core: Core, outgoing: Outgoing) -> None:
         call, member, frame = outgoing
@@ -360,9 +405,10 @@ class Hub:
 
     def _replied(self, core: Core, call: int, reply: bytes | Exception) -> None:
         now = clock()
-        with self._lock:
+        problem = f"{type(reply).__name__}: {str(reply).partition(chr(10))[0]}" if isinstance(reply, Exception) else ""
+        with self._lock, undisturbed.here:
             if isinstance(reply, Exception):
-                core.on_failure(call, now, f"{type(reply).__name__}: {str(reply).partition(chr(10))[0]}")
+                core.on_failure(call, now, problem)
             else:
                 core.on_reply(call, reply, now)
                 if not core.failing:
@@ -377,14 +423,21 @@ class Hub:
         self._post(out, told)
 
     def _keep_time(self) -> None:
+        thread = undisturbed.OurThread()
+        try:
+            self._keep_time_undisturbed(thread)
+        finally:
+            thread.over()
+
+    def _keep_time_undisturbed(self, thread: undisturbed.OurThread) -> None:
         while not self._closing:
             now = clock()
             goes_at = self._goes_at(now)
             if goes_at == 0.0:
                 break
             with self._lock:
-                while self._dropped:
-                    self.watching.cancel(self._dropped.popleft(), now)
+                while self._soon:
+                    self._soon.popleft()(now)
                 for core in self._cores:
                     core.on_time(now)
                 out = self._gather(now)
@@ -398,14 +451,18 @@ class Hub:
                 self._timer_at = wakeup = min(wakeup, goes_at)
                 told = self._take_told()
             self._post(out, told)
+            if undisturbed.held_off():
+                errands.do(collect_young)
+            thread.rest()
             if keeping:
-                self._litter.look(now)
+                errands.do(lambda: litter.look(clock()))
             try:
                 self._wakeups.get(timeout=None if wakeup == math.inf else max(0.001, wakeup - clock()))
                 while True:
                     self._wakeups.get_nowait()
             except queue.Empty:
                 pass
+            thread.wake()
         self.close()
 
     def _goes_at(self, now: float) -> float:
@@ -437,7 +494,7 @@ class Hub:
             self.transport.refresh()
         except Exception as error:
             _log.debug("looking up the members of %r failed: %s", self.name, error)
-        with self._lock:
+        with self._lock, undisturbed.here:
             self._refreshing = False
             for core in self._cores:
                 core.set_members(tuple(self.transport.members()))

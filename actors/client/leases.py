@@ -15,8 +15,8 @@ import asyncio
 import contextlib
 import os
 import secrets
-import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,11 +28,12 @@ from ...limits import LEASE_ID_BITS
 from ..protocol import Leases, LeaseStatus
 from . import arguments as check
 from .frames import LeaseQuestion
-from .hub import Hub, clock
+from .hub import Hub, Listener, clock
 from .leasing import Held
 from .operations import Op
 from .requests import Ask, Steps, View, grant_command, lease_seconds, revoke_command
 from .results import TxnResult
+from .undisturbed import Bell
 
 if TYPE_CHECKING:
     from .aio import AsyncClient
@@ -149,18 +150,19 @@ def _info(view: View, status: LeaseStatus) -> LeaseInfo:
 # --- losses ----------------------------------------------------------------------------------------------------------
 
 
-class Loss(threading.Event):
+class Loss(Bell):
     """Set the moment that a lease can no longer be guaranteed; it never becomes unset.
 
     A ``threading.Event`` that also looks at the clock, so that ``is_set`` is right even where the process was not given
-    the time to set it; and in a coroutine, ``await lease.lost`` waits for it. Setting it gives the lease up.
+    the time to set it; and in a coroutine, ``await lease.lost`` waits for it. Setting it gives the lease up, and may be
+    done anywhere, in destructors and handlers of signals too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[Listener], None] = lambda loss: loss.flush()) -> None:
         super().__init__()
+        self._tell = tell
         self._held: Held | None = None
-        self._awaited: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
-        self._registering = threading.Lock()
+        self._awaited: deque[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = deque()
 
     def belong_to(self, held: Held) -> None:
         """This is the loss of that lease."""
@@ -169,8 +171,12 @@ class Loss(threading.Event):
             self.set()
 
     def wake(self) -> None:
-        """The hub says that the lease is lost."""
-        self.set()
+        """The hub says, with its lock held, that the lease is lost."""
+        if self._held is not None:
+            self._held.keep = False
+        super().set()
+        if self._awaited:
+            self._tell(self)
 
     def is_set(self) -> bool:
         """Whether the lease is lost."""
@@ -184,10 +190,13 @@ class Loss(threading.Event):
         if self._held is not None:
             self._held.keep = False
         super().set()
-        with self._registering:
-            awaited, self._awaited = self._awaited, set()
-        for loop, event in awaited:
-            with contextlib.suppress(RuntimeError):  # the loop was closed, and whoever waited in it is gone
+        self.flush()
+
+    def flush(self) -> None:
+        """Wake the coroutines that wait."""
+        while self._awaited:
+            with contextlib.suppress(IndexError, RuntimeError):  # the loop was closed, and whoever waited in it is gone
+                loop, event = self._awaited.popleft()
                 loop.call_soon_threadsafe(event.set)
 
     def clear(self) -> NoReturn:
@@ -200,14 +209,13 @@ class Loss(threading.Event):
     async def _wait(self) -> None:
         event = asyncio.Event()
         entry = (asyncio.get_running_loop(), event)
-        with self._registering:
-            self._awaited.add(entry)
+        self._awaited.append(entry)
         try:
             while not self.is_set():
                 await event.wait()
         finally:
-            with self._registering:
-                self._awaited.discard(entry)
+            with contextlib.suppress(ValueError, IndexError):
+                self._awaited.remove(entry)
 
 
 class _Lease:
@@ -218,7 +226,7 @@ class _Lease:
         """The lease's id, which other processes may use too."""
         self.ttl = ttl
         """Seconds that each keep-alive gives it."""
-        self.lost = loss = Loss()
+        self.lost = loss = Loss(hub.tell)
         """Set the moment that the lease can no longer be guaranteed."""
         self._hub = hub
         self._held: Held = hub.do(
@@ -247,7 +255,7 @@ class _Lease:
     def revoked(self) -> None:
         """It has been ended elsewhere, as by a transaction (``Op.revoke``): note that here."""
         if self._hub.process == os.getpid():
-            self._hub.do(lambda now: self._hub.leasing.end(self._held, LeaseLost("it was revoked")))
+            self._hub.now_or_soon(lambda now: self._hub.leasing.end(self._held, LeaseLost("it was revoked")))
         self.lost.set()
 
     def __repr__(self) -> str:

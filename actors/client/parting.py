@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Callable
 
 from ...limits import CLEANUP_GRACE
@@ -21,6 +20,7 @@ from .handle import Client
 from .hub import Outcome, this_process
 from .leases import AsyncLease, Lease
 from .requests import Ask, revoke_command
+from .undisturbed import Bell
 from .waiting import within
 
 
@@ -31,7 +31,7 @@ def end_lease(owner: Client | Lease, id: int, lasting: float) -> None:
         owner: the lease, or a handle of the process that may have made it.
         lasting: seconds for which it could live, and for which ending it is tried.
     """
-    over = threading.Event()
+    over = Bell()
     if _hand_in(owner, id, lasting, lambda outcome: over.set()):
         over.wait(min(CLEANUP_GRACE, time_left()))
 
@@ -55,6 +55,10 @@ def _hand_in(
     hub = owner._known_hub() if isinstance(owner, (Client, AsyncClient)) else owner._hub
     if hub is None or hub.process != this_process():
         return False  # nothing was made here
-    ask = Ask(revoke_command(id))
-    hub.submit(ask, check_request(ask.request, hub.limits), lasting, done)
+    command = revoke_command(id)
+    size = check_request(command, hub.limits)
+    if hub.interrupted():
+        hub.submit_soon(command, size, lasting)
+        return False
+    hub.submit(Ask(command), size, lasting, done)
     return True

@@ -26,6 +26,7 @@ import msgspec
 from ...errors import ClusterMismatch, ClusterNotFound, KeeperError, Unavailable
 from ...limits import CLIENT_REFRESH_INTERVAL, HUB_LINGER, MAX_IDLE_HUBS, Settings, decode_settings
 from ..protocol import AskStatus, MemberStatus, Reply, Status
+from . import undisturbed
 from .deadline import covering, time_left
 from .hub import Hub, Transport
 
@@ -58,7 +59,7 @@ class _Entry:
 
 
 _hubs: dict[tuple[str, int], _Entry] = {}
-_hubs_lock = threading.Lock()
+_hubs_lock = threading.RLock()
 linger = HUB_LINGER
 """Seconds that an idle hub stays."""
 
@@ -114,7 +115,7 @@ def _open_hub(name: str, cluster: int | None) -> Share:
     if share is not None:
         transport.close()
         return share
-    with _hubs_lock:
+    with _hubs_lock, undisturbed.here:
         entry = _hubs.get((name, status.cluster))
         share = entry.share() if entry is not None else None
         if share is not None:  # somebody else was faster just now
@@ -139,14 +140,14 @@ def _open_hub(name: str, cluster: int | None) -> Share:
 
 def _find(name: str, cluster: int) -> Share | None:
     """A share in the hub that there is."""
-    with _hubs_lock:
+    with _hubs_lock, undisturbed.here:
         entry = _hubs.get((name, cluster))
         return None if entry is None else _share(entry)
 
 
 def _find_by_name(name: str) -> Share | None:
     """A share in a hub of a cluster of that name, which may not be the one that goes by it now."""
-    with _hubs_lock:
+    with _hubs_lock, undisturbed.here:
         found = [entry for (known, _), entry in _hubs.items() if known == name]
         share = _share(found[-1]) if found else None
     return share if share is not None and share.hub.transport.valid() else None
@@ -164,7 +165,7 @@ def _share(entry: _Entry) -> Share:
 def _stays(hub: Hub, now: float) -> float:
     """Until when a hub stays that was let go: 0 if it goes at once (and is known here no more), for ever if it is in
     use again. Asked on the hub's own thread."""
-    with _hubs_lock:
+    with _hubs_lock, undisturbed.here:
         entry = _hubs.get((hub.name, hub.cluster))
         if entry is None or entry.hub is not hub:
             return 0.0
@@ -245,7 +246,7 @@ def _settings(status: MemberStatus) -> Settings:
 
 
 def _close_all() -> None:
-    with _hubs_lock:
+    with _hubs_lock, undisturbed.here:
         hubs = [entry.hub for entry in _hubs.values()]
         _hubs.clear()
     for hub in hubs:
@@ -256,7 +257,7 @@ def _close_all() -> None:
 def _forget_all() -> None:
     """In a forked child: the hubs' threads, sessions and locks belong to the parent."""
     global _hubs_lock
-    _hubs_lock = threading.Lock()
+    _hubs_lock = threading.RLock()
     _hubs.clear()
 
 

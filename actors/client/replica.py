@@ -32,6 +32,7 @@ from ...limits import (
 )
 from ...store.commands import Item, KeyRange, Range
 from ..protocol import WatchEvent
+from . import undisturbed
 from .handle import Client
 from .hub import Hub, clock
 from .requests import RESERVED_SPACE, Steps, View, page, prefix_end, rest_of
@@ -47,10 +48,10 @@ Waiting = concurrent.futures.Future[object]
 """Somebody who waits for a revision, or for the first load."""
 
 
-class _Gate(threading.Event):
+class _Gate(undisturbed.Bell):
     """Wakes the thread that keeps a copy."""
 
-    wake = threading.Event.set
+    wake = undisturbed.Bell.set
 
 
 class _Ended(Mapping[bytes, KeyValue]):
@@ -86,7 +87,7 @@ class Replica:
         self.revision = 0
         self.reloads = 0
         self.loaded: Waiting = concurrent.futures.Future()
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         """Around a read, and around each step from one revision to another."""
         self.items: Mapping[bytes, KeyValue] = {}
         self._client = client
@@ -108,7 +109,7 @@ class Replica:
 
     def range(self, prefix: bytes) -> tuple[list[KeyValue], int]:
         """What lies under a prefix, in order, and at which revision."""
-        with self.lock:
+        with self.lock, undisturbed.here:
             items = self.items
             if self._order is None:
                 self._order = sorted(items)
@@ -120,7 +121,7 @@ class Replica:
         """What to wait for until the copy has come to a revision; ``None`` if it has."""
         if self.revision >= revision:
             return None
-        with self.lock:
+        with self.lock, undisturbed.here:
             if isinstance(self.items, _Ended):
                 raise self.items.error.with_traceback(None)
             if self.revision >= revision:
@@ -137,7 +138,7 @@ class Replica:
 
     def end(self, error: KeeperError) -> None:
         """From now on every read raises this."""
-        with self.lock:
+        with self.lock, undisturbed.here:
             if not isinstance(self.items, _Ended):
                 self.items = _Ended(error)
             self._order = None
@@ -147,7 +148,7 @@ class Replica:
 
     def forked(self) -> None:
         """In a forked child: nobody keeps this copy, and whoever held its lock is not here."""
-        self.lock, self._gate = threading.Lock(), _Gate()
+        self.lock, self._gate = threading.RLock(), _Gate()
         self._waiting = []
         self.items = _Ended(InvalidArgument("this copy belongs to the process that made it"))
 
@@ -176,7 +177,7 @@ class Replica:
         """Read everything at one revision, and show that from now on."""
         revision, items, size = self._client._run(_loading(self._keys, self._max_bytes), timeout)
         content = {pair.key: pair for pair in self._view._pairs(items, None)}
-        with self.lock:
+        with self.lock, undisturbed.here:
             if isinstance(self.items, _Ended):
                 return
             if revision < self.revision:
@@ -241,7 +242,7 @@ class Replica:
         """Go on to a revision; whether somebody waits for a later one."""
         changes = {event.item.key[self._skip :]: None if event.deleted else self._pair(event.item) for event in events}
         done: list[Waiting] = []
-        with self.lock:
+        with self.lock, undisturbed.here:
             if isinstance(self.items, dict):  # it has not been ended
                 self._change(self.items, changes)
             self.revision = max(self.revision, position)

@@ -33,6 +33,7 @@ from .registry import Share
 from .requests import View
 from .results import KeyValue
 from .subscription import Gate, Phase, Subscription
+from .undisturbed import Bell
 from .waiting import within
 
 ONLY = {"put": (True, False), "delete": (False, True)}
@@ -105,7 +106,7 @@ class Feed:
         self._position = 0
         self._over = False
         self._error: KeeperError | None = None
-        self._taking = threading.Lock()
+        self._taking = threading.RLock()  # a destructor may end a watch in the middle
         self._hub = hub = share.hub
         check_range(Range(wanted.keys), hub.limits)
         self._subscription: Subscription = hub.do(
@@ -207,7 +208,7 @@ class Feed:
     def _end(self) -> None:
         hub, subscription = self._hub, self._subscription
         if hub.process == os.getpid():
-            hub.do(lambda now: hub.watching.cancel(subscription, now))
+            hub.now_or_soon(lambda now: hub.watching.cancel(subscription, now))
         with self._taking:
             self._taken.clear()
             self._over, self._error = True, None
@@ -234,7 +235,7 @@ class _ThreadGate:
     __slots__ = ("event",)
 
     def __init__(self) -> None:
-        self.event = threading.Event()
+        self.event = Bell()
 
     def wake(self) -> None:
         self.event.set()
@@ -340,12 +341,16 @@ class Watch(Feed):
 class _LoopGate:
     """Wakes the coroutine that waits for a watch. Made inside its loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, hub: Hub) -> None:
         self.event = asyncio.Event()
+        self._hub = hub
         self._loop = asyncio.get_running_loop()
         self._told = False
 
     def wake(self) -> None:
+        self._hub.tell(self)
+
+    def flush(self) -> None:
         if not self._told:
             self._told = True
             with contextlib.suppress(RuntimeError):  # the loop was closed, and whoever waited in it is gone
@@ -360,7 +365,7 @@ class AsyncWatch(Feed):
     """The same as :class:`Watch` for asyncio, in the loop that made it: ``async for event in await kv.watch("k")``."""
 
     def __init__(self, share: Share, view: View, wanted: Wanted) -> None:
-        self._gate = _LoopGate()
+        self._gate = _LoopGate(share.hub)
         super().__init__(share, view, wanted, self._gate)
 
     async def begin(self, timeout: float) -> None:

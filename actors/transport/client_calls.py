@@ -22,6 +22,7 @@ from typing import Any
 import ray
 
 from ...limits import MAX_RAY_CALLS_WAITING
+from ..client.undisturbed import OurThread
 from ..ray_calls import check_not_forked, in_time
 from ..ray_session import join_ray
 from ..seat import member_name
@@ -55,7 +56,9 @@ class _Caller:
                     self._started = True
 
     def _run(self) -> None:
+        thread = OurThread()
         while True:
+            thread.rest()  # while it is in Ray, too, where it may stay for long
             call, failed = self._calls.get()
             try:
                 call()

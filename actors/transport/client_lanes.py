@@ -29,6 +29,8 @@ from ...limits import (
     MAX_LANE_FRAME_BYTES,
     MAX_LANE_REQUESTS,
 )
+from ..client import undisturbed
+from ..client.errands import collect_young, errands
 from .lane_frames import FrameKind, LaneBroken, LaneOffer, Wire, open_lane, pack
 
 _log = logging.getLogger(__name__)
@@ -78,32 +80,35 @@ class ClientLane:
     def __init__(self, member: int, wire: Wire) -> None:
         self.member = member
         self.wire = wire
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._number = 0
         self._waiting: dict[int, tuple[bytes, Done]] = {}
         self._ended = False
 
     def ask(self, frame: bytes, done: Done) -> bool:
         """Send a frame; False if the lane takes none now. All that leaves for a member by lane leaves here."""
-        with self._lock:
+        if undisturbed.held_here(self._lock):
+            return False
+        with self._lock, undisturbed.here:
             if self._ended or len(self._waiting) >= MAX_LANE_REQUESTS or self.wire.backlog > LANE_BACKLOG_BYTES:
                 return False
             self._number += 1
             number = self._number
             self._waiting[number] = frame, done
-        if self.wire.send(pack(FrameKind.REQUEST, number, frame)):
-            return True
-        with self._lock:
+        with undisturbed.here:
+            if self.wire.send(pack(FrameKind.REQUEST, number, frame)):
+                return True
+        with self._lock, undisturbed.here:
             return self._waiting.pop(number, None) is None  # if somebody else has taken it, it has failed already
 
     def take(self, number: int) -> tuple[bytes, Done] | None:
         """The frame that a reply answers, and who waits for that."""
-        with self._lock:
+        with self._lock, undisturbed.here:
             return self._waiting.pop(number, None)
 
     def end(self) -> list[Done]:
         """Take no more; who waits in vain."""
-        with self._lock:
+        with self._lock, undisturbed.here:
             self._ended = True
             left = [done for _, done in self._waiting.values()]
             self._waiting.clear()
@@ -130,7 +135,7 @@ class LaneTransport:
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._ways: dict[int, _Way] = {}
         self._by_fd: dict[int, ClientLane] = {}
         self._watch: select.epoll | None = None
@@ -152,7 +157,7 @@ class LaneTransport:
         """See ``hub.Transport``; lanes to members that are none any more are closed."""
         self._calls.refresh()
         known = self._calls.members()
-        with self._lock:
+        with self._lock, undisturbed.here:
             strays = [way.lane for member, way in self._ways.items() if member not in known and way.lane is not None]
         for lane in strays:
             lane.wire.finish(abruptly=True)
@@ -175,7 +180,7 @@ class LaneTransport:
         way = self._ways.get(member)
         if way is not None and (lane := way.lane) is not None:
             return len(frame) <= MAX_LANE_FRAME_BYTES and lane.ask(frame, done)
-        with self._lock:
+        with self._lock, undisturbed.here:
             way = self._ways.setdefault(member, _Way())
             way.asked += 1
             wanted = way.asked > 1 and not way.opening and not self._closed and time.monotonic() >= way.not_before
@@ -187,7 +192,7 @@ class LaneTransport:
 
     def close(self) -> None:
         """Close all lanes, once what was sent has gone out. Comes back at once."""
-        with self._lock:
+        with self._lock, undisturbed.here:
             if self._closed:
                 return
             self._closed = True
@@ -209,7 +214,7 @@ class LaneTransport:
                 lane = self._begin(member, offer, deadline)
         except Exception as error:  # Ray's, of many kinds; or the member does not know what a lane is
             _log.debug("no lane to member %d: %s", member, error)
-        with self._lock:
+        with self._lock, undisturbed.here:
             way.opening = False
             way.lane = lane
             if lane is None or self._by_fd.get(lane.wire.fd) is not lane:  # it may have ended by now
@@ -222,7 +227,7 @@ class LaneTransport:
 
     def _begin(self, member: int, offer: LaneOffer, deadline: float) -> ClientLane | None:
         sock = open_lane(offer, self._calls.node, 0, deadline - time.monotonic())
-        with self._lock:
+        with self._lock, undisturbed.here:
             if self._closed:
                 sock.close()
                 return None
@@ -238,9 +243,21 @@ class LaneTransport:
     # -- the thread that reads ----------------------------------------------------------------------------------------
 
     def _run(self, watch: select.epoll) -> None:
+        thread = undisturbed.OurThread()
+        try:
+            self._run_undisturbed(watch, thread)
+        finally:
+            thread.over()
+
+    def _run_undisturbed(self, watch: select.epoll, thread: undisturbed.OurThread) -> None:
         while not self._closed:
-            for fd, events in watch.poll():
+            thread.rest()
+            ready = watch.poll()
+            thread.wake()
+            for fd, events in ready:
                 self._look(fd, events)
+            if undisturbed.held_off():
+                errands.do(collect_young)
         # Last words: what the sockets have not taken yet, and then the end of file.
         said: set[int] = set()
         while self._by_fd and (left := self._linger_until - time.monotonic()) > 0:
@@ -248,11 +265,14 @@ class LaneTransport:
                 if not lane.wire.backlog and lane.wire.fd not in said:
                     said.add(lane.wire.fd)
                     lane.wire.finish()
-            for fd, events in watch.poll(left):
+            thread.rest()
+            ready = watch.poll(left)
+            thread.wake()
+            for fd, events in ready:
                 self._look(fd, events)
         for lane in list(self._by_fd.values()):
             self._drop(lane)
-        with self._lock:
+        with self._lock, undisturbed.here:
             watch.close()
             os.close(self._bell)
             self._watch = None
@@ -270,7 +290,7 @@ class LaneTransport:
         try:
             frames = lane.wire.receive()
         except LaneBroken as error:
-            _log.debug("the lane to member %d has ended: %s", lane.member, error)
+            errands.log(_log, logging.DEBUG, "the lane to member %d has ended: %s", lane.member, str(error))
             self._drop(lane)
             return
         for kind, number, payload in frames:
@@ -283,11 +303,12 @@ class LaneTransport:
                     self._calls.send(lane.member, frame, done)
                 else:
                     done(payload)
-            except Exception:  # one reply's trouble must not cost the others
-                _log.exception("a reply of member %d could not be taken in", lane.member)
+            except Exception as error:  # one reply's trouble must not cost the others
+                message = "a reply of member %d could not be taken in"
+                errands.log(_log, logging.ERROR, message, lane.member, error=error)
 
     def _drop(self, lane: ClientLane) -> None:
-        with self._lock:
+        with self._lock, undisturbed.here:
             self._by_fd.pop(lane.wire.fd, None)
             way = self._ways.get(lane.member)
             if way is not None and way.lane is lane:
@@ -298,8 +319,8 @@ class LaneTransport:
         for done in left:
             try:
                 done(LaneBroken(f"the lane to member {lane.member} has ended"))
-            except Exception:
-                _log.exception("the end of a lane could not be told")
+            except Exception as error:
+                errands.log(_log, logging.ERROR, "the end of a lane could not be told", error=error)
 
     def _forget(self) -> None:
         """In a forked child."""

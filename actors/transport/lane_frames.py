@@ -164,7 +164,7 @@ class Wire:
         self._sock = sock
         self._watch = watch
         self._splitter = Splitter()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # nobody takes it twice: it knows who holds it
         self._backlog: deque[bytes | memoryview] = deque()
         self._backlog_bytes = 0
         self._reading = True
@@ -182,7 +182,10 @@ class Wire:
         return self._backlog_bytes
 
     def send(self, data: bytes) -> bool:
-        """Send now what the socket takes, and the rest when it can; False if the lane has ended. Any thread."""
+        """Send now what the socket takes, and the rest when it can; False if the lane has ended, or if this thread was
+        interrupted in the middle of sending. Any thread."""
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            return False
         with self._lock:
             if self._closed:
                 return False

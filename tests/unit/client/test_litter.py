@@ -18,18 +18,25 @@ class Process:
         self.used = 5.0
         self.cost = cost
         self.collections = 0
-        self.litter = Litter(lambda: self.used, self._collect)
+        self.young = 0
+        self.automatic = 0
+        self.litter = Litter(lambda: self.used, lambda: self.automatic, self._collect)
 
-    def _collect(self) -> None:
-        self.collections += 1
-        self.used += self.cost
+    def _collect(self, generation: int) -> None:
+        self.automatic += 1
+        if generation == 2:
+            self.collections += 1
+            self.used += self.cost
+        else:
+            self.young += 1
 
-    def live(self, seconds: int, share: float) -> int:
-        """Use so much of a core for so long; how often it collected meanwhile."""
+    def live(self, seconds: int, share: float, *, allocates: bool = True) -> int:
+        """Use so much of a core for so long; how often everything was collected meanwhile."""
         before = self.collections
         for _ in range(seconds * 10):
             self.now += LITTER_PAUSE / 10
             self.used += share * LITTER_PAUSE / 10
+            self.automatic += allocates
             self.litter.look(self.now)
         return self.collections - before
 
@@ -38,11 +45,22 @@ def test_an_idle_process_collects() -> None:
     assert Process().live(20, share=0.01) >= 15
 
 
-def test_a_busy_one_does_not() -> None:
+def test_a_busy_one_that_allocates_does_not() -> None:
     process = Process()
     process.live(5, share=0.9)
     assert process.live(20, share=0.9) == 0
     assert process.live(3, share=0.0) >= 1
+
+
+def test_one_that_computes_without_allocating_does() -> None:
+    process = Process()
+    process.live(5, share=0.9)
+    assert process.live(20, share=1.0, allocates=False) >= 15
+    dear = Process(cost=1.0)
+    dear.live(5, share=1.0, allocates=False)
+    before = dear.young
+    assert dear.live(20, share=1.0, allocates=False) <= 1
+    assert dear.young >= before + 15, "what was made lately costs next to nothing"
 
 
 @pytest.mark.parametrize("cost", [0.001, 0.02, 0.3])

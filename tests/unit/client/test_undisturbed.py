@@ -1,0 +1,328 @@
+"""No code of the user's runs under our locks or on our threads, and what it calls from anywhere ends."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from onemember import OneMember, one_member
+
+from raykeeper import Client, KeeperError, ReentrantCall
+from raykeeper.actors.client import undisturbed
+from raykeeper.actors.client.leases import Loss
+from raykeeper.actors.client.undisturbed import Bell, OurThread, here
+
+
+@pytest.fixture(scope="module")
+def member() -> Iterator[OneMember]:
+    with one_member() as made:
+        yield made
+
+
+@pytest.fixture
+def kv(member: OneMember) -> Iterator[Client]:
+    with member.client() as client:
+        yield client
+
+
+@pytest.fixture
+def eager() -> Iterator[None]:
+    """The collector comes with nearly every allocation."""
+    before = gc.get_threshold()
+    gc.set_threshold(1, 5, 1000)
+    yield
+    gc.set_threshold(*before)
+
+
+def in_time(work: Any, seconds: float = 60.0) -> list[BaseException]:
+    """Do something on a thread that may hang; its errors."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert not thread.is_alive(), "it hangs"
+    return errors
+
+
+class Cycle:
+    """Garbage whose destructor calls something."""
+
+    def __init__(self, dying: Any) -> None:
+        self.me = self
+        self.dying = dying
+
+    def __del__(self) -> None:
+        self.dying()
+
+
+def where() -> tuple[bool, bool]:
+    return undisturbed.is_ours(), threading.get_ident() in undisturbed._undisturbed
+
+
+def test_destructors_find_no_lock_held_and_none_of_our_threads(kv: Client, eager: None) -> None:
+    seen: set[tuple[bool, bool]] = set()
+    ran: list[int] = []
+
+    def dying() -> None:
+        seen.add(where())
+        ran.append(1)
+
+    with kv.lease(30):
+        for number in range(100):
+            Cycle(dying)
+            kv.put("k", str(number))
+    gc.collect()
+    assert len(ran) == 100
+    assert seen == {(False, False)}
+
+
+CALLS = {
+    "put": lambda kv: kv.put("bye", "1"),
+    "get": lambda kv: kv.get("k"),
+    "lease": lambda kv: kv.lease(30, keep_alive=False),
+    "close": lambda kv: kv.namespace("x").close(),
+    "watch": lambda kv: kv.watch("k").cancel(),
+    "lock": lambda kv: kv.lock("dying", 30).holder(),
+}
+
+
+@pytest.mark.parametrize("what", CALLS)
+def test_a_destructor_may_call_anything(kv: Client, eager: None, what: str) -> None:
+    def work() -> None:
+        for number in range(30):
+            Cycle(lambda: CALLS[what](kv))
+            kv.put("k", str(number))
+
+    assert in_time(work) == []
+
+
+def test_watches_and_locks_that_are_forgotten_in_cycles_are_ended(kv: Client, eager: None) -> None:
+    class Holder:
+        def __init__(self) -> None:
+            self.me = self
+            self.watch = kv.watch("k")
+            self.lock = kv.lock("forgotten", 30)
+            self.lock.acquire()
+
+        def __del__(self) -> None:
+            self.watch.cancel()
+            self.lock.release()
+
+    def work() -> None:
+        for number in range(10):
+            Holder()
+            gc.collect()
+            kv.put("k", str(number))
+
+    assert in_time(work) == []
+
+
+def test_a_destructor_that_takes_long_holds_nobody_up(member: OneMember, kv: Client, eager: None) -> None:
+    done = threading.Event()
+    threads: list[str] = []
+
+    def dying() -> None:
+        threads.append(threading.current_thread().name)
+        done.wait(30)
+
+    def allocate() -> None:
+        while not threads:
+            Cycle(dying)
+            kv.put("k", "v")
+
+    other = threading.Thread(target=allocate, daemon=True)
+    other.start()
+    deadline = time.monotonic() + 20
+    while not threads:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    gc.disable()  # whatever else is garbage waits
+    try:
+        assert in_time(lambda: [kv.put("k", "w", timeout=20) for _ in range(50)]) == []
+        assert not threads[0].startswith(("raykeeper-hub", "raykeeper-lanes")), threads
+    finally:
+        done.set()
+        gc.enable()
+        other.join(30)
+
+
+def test_a_signal_handler_never_waits_for_what_it_has_interrupted(kv: Client) -> None:
+    """The handler comes in the middle of anything, under the lock too. Every call in it ends, one way or another."""
+    outcomes: set[str] = set()
+    watch = kv.watch("k")
+
+    def handler(number: int, frame: Any) -> None:
+        try:
+            kv.put("signalled", "1", timeout=20)
+            outcomes.add("done")
+        except ReentrantCall:
+            outcomes.add("refused")
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    main = threading.main_thread().ident
+    assert main is not None
+    stop = threading.Event()
+
+    def storm() -> None:
+        while not stop.is_set():
+            signal.pthread_kill(main, signal.SIGUSR1)
+            stop.wait(0.001)
+
+    thread = threading.Thread(target=storm, daemon=True)
+    thread.start()
+    try:
+        for number in range(200):
+            try:
+                kv.put("k", str(number), timeout=20)
+            except ReentrantCall:
+                pytest.fail("only the handler's own calls are refused")
+    finally:
+        stop.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+        watch.cancel()
+    assert "done" in outcomes
+    assert gc.isenabled()
+    assert in_time(lambda: kv.put("k", "after")) == []
+
+
+def test_a_call_in_the_middle_of_the_hub_is_refused_and_a_cancellation_is_not_lost(kv: Client) -> None:
+    watch, lock = kv.watch("k"), kv.lock("middle", 30)
+    lock.acquire()
+    hub = kv._hub(1.0)
+    found: dict[str, Any] = {}
+
+    def middle(now: float) -> None:
+        for name, call in CALLS.items():
+            try:
+                found[name] = call(kv)
+            except KeeperError as error:
+                found[name] = error
+        watch.cancel()
+        lock.release()
+
+    assert in_time(lambda: hub.do(middle)) == []
+    assert {name for name, value in found.items() if isinstance(value, ReentrantCall)} == set(CALLS) - {"close"}
+    assert watch.next(timeout=20) is None
+    assert kv.lock("middle", 30).acquire(timeout=20), "released in the middle, and free long before its TTL"
+
+
+def test_the_users_choice_about_the_collector_stays() -> None:
+    assert gc.isenabled()
+    with here:
+        assert not gc.isenabled()
+        with here:
+            pass
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with here:
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    with here:
+        gc.enable()  # somebody else does, meanwhile
+    assert gc.isenabled()
+
+
+def test_threads_that_are_undisturbed_at_once_end_it_together() -> None:
+    inside, go = threading.Barrier(3), threading.Event()
+
+    def work() -> None:
+        with here:
+            inside.wait(20)
+            go.wait(20)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    inside.wait(20)
+    with here:
+        pass
+    assert not gc.isenabled()
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert gc.isenabled()
+
+
+def test_a_thread_of_ours_is_undisturbed_until_it_rests() -> None:
+    def work() -> None:
+        thread = OurThread()
+        with here:
+            pass
+        assert not gc.isenabled()
+        thread.rest()
+        assert gc.isenabled()
+        assert undisturbed.is_ours()
+        thread.wake()
+        assert not gc.isenabled()
+        thread.over()
+        assert not undisturbed.is_ours()
+
+    assert in_time(work) == []
+    assert gc.isenabled()
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_bell_is_an_event() -> None:
+    bell = Bell()
+    assert isinstance(bell, threading.Event)
+    assert not bell.wait(0)
+    assert not bell.wait(0.01)
+    woken: list[bool] = []
+    threads = [threading.Thread(target=lambda: woken.append(bell.wait(30))) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    bell.set()
+    for thread in threads:
+        thread.join(30)
+    assert woken == [True] * 5
+    assert bell.wait()
+    bell.clear()
+    assert not bell.is_set()
+    assert not bell.wait(-1)
+    assert not bell._waiting
+
+
+def test_a_bell_is_set_in_the_middle_of_a_wait_for_it(eager: None) -> None:
+    bell = Bell()
+
+    def work() -> None:
+        for _ in range(200):
+            Cycle(bell.set)
+            bell.wait(0.0001)
+            bell.clear()
+
+    assert in_time(work) == []
+
+
+def test_a_loss_wakes_coroutines_outside_of_the_lock() -> None:
+    told: list[Any] = []
+
+    async def wait() -> None:
+        loss = Loss(told.append)
+        waiting = asyncio.ensure_future(loss._wait())
+        await asyncio.sleep(0)
+        loss.wake()
+        assert told == [loss]
+        loss.flush()
+        await asyncio.wait_for(waiting, 20)
+
+    asyncio.run(wait())
