@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
-Bytes = Annotated[int, msgspec.Meta(ge=1024)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 62)]
+Bytes = Annotated[int, msgspec.Meta(ge=1024, le=1 << 62)]
+Seconds = Annotated[float, msgspec.Meta(ge=0.001, le=1e9)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
 
@@ -46,7 +46,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_page_bytes: Bytes = 4 * 1024 * 1024
     """Bytes in one page of a range read or in one answer; at least one item always fits."""
     max_deleted_keys: Count = 10_000
-    """Keys that one range delete may remove: one command touches a bounded number of keys."""
+    """Keys that one request may delete, all deletes of a transaction together, and the leases that it revokes."""
 
     max_batch_requests: Count = 1000
     """Requests of one process that travel in one call."""
@@ -76,7 +76,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``request_id`` answers remembered; when full, requests with a new id are refused with ``Unavailable``."""
     max_remembered_request_bytes: Bytes = 256 * 1024 * 1024
     max_scanned_keys: Count = 10_000
-    """Keys that one comparison or range inside a transaction may look at."""
+    """Keys that one transaction may look at, all its comparisons and ranges together. A kilobyte of values counts as a
+    key where they are compared or sorted by; a range at a past revision counts every change since."""
     max_leases: Count = 100_000
     max_lease_keys: Count = 10_000
     """Keys attached to one lease: they all go in one revision when it ends."""
@@ -180,6 +181,15 @@ MAX_CHANGES = 2 * MAX_MEMBERS
 DEFAULT_TIMEOUT = 10.0
 """Timeout of a client call that names none."""
 MAX_NESTED_TXNS = 3
+WORK_OF_WRITE = 8
+"""What a write weighs, counted in keys that are looked at: all take about a microsecond..."""
+WORK_OF_DELETE = 4
+"""... and a key that is deleted by a command, beside the look at it."""
+APPLY_WORK = 10_000
+"""Work after which a turn of a member's loop stops in the middle of a command that holds many writes, and goes on with
+it in the next; after half of it, it begins no further entry."""
+PAST_CHANGES = 5_000
+"""A read of the past looks at so many changes since; of a longer past, at all keys of its range that ever changed."""
 
 # A member's databases.
 INLINE_VALUE_BYTES = 1024
@@ -188,6 +198,8 @@ LOG_CUT_SLICE = 2000
 """Entries that one call removes from the log's file; the log begins behind the cut at once."""
 STATE_WRITE_BUFFER_BYTES = 16 * 1024 * 1024
 LOG_WRITE_BUFFER_BYTES = 16 * 1024 * 1024
+DELETES_IN_MEMORY = 4096
+"""Deletes of one family after which its memory is moved to a file, which makes looks over them short again."""
 BLOCK_CACHE_BYTES = 32 * 1024 * 1024
 COPY_BYTES = 1024 * 1024
 """Bytes that packing, hashing and unpacking a snapshot hold in memory at a time."""
@@ -574,6 +586,11 @@ CLIENT_RANGE_RESTARTS = 5
 MAX_REQUEST_ID_BYTES = 256
 REQUEST_DIGEST_BYTES = 16
 """Of what stands for a namespace, and for an operation, beside a ``request_id``."""
+MAX_NAME_BYTES = 4096
+"""Of what a frame names a thing by: a nonce, a stream, a place, an alarm's words."""
+MAX_SETTINGS_BYTES = 64 * 1024
+MAX_FRAME_DEADLINE = 3600.0
+"""Seconds that a member holds a frame whose sender would wait longer."""
 HEAD_START_TIMEOUT = 60.0
 """How long the command line waits for the Ray head that it starts."""
 HEAD_STOP_TIMEOUT = 40.0

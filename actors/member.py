@@ -28,6 +28,7 @@ from ..limits import (
     CONTROL_THREADS,
     GIL_SWITCH,
     LOCK_PAUSE,
+    MAX_FRAME_DEADLINE,
     MAX_LEFTOVERS,
     NO_SPACE_PAUSE,
     PEER_THREADS,
@@ -46,7 +47,7 @@ from .copies import note_served
 from .events import BackgroundDone, LeadershipTransfer
 from .loop import Loop, Spot
 from .priority import as_daemon
-from .protocol import AlarmStatus, AskStatus, MemberStatus, Refusal, Refused, Request, Status
+from .protocol import AlarmStatus, AskStatus, MemberStatus, Patience, Refusal, Refused, Request, Status
 from .registration import register_in_background
 from .seat import NAMESPACE, Seat, actor_name, decode_seat, member_name
 from .service import reply_bytes
@@ -115,7 +116,7 @@ class Member:
     def _answer_idle(self, frame: bytes) -> bytes:
         try:
             request = _decode_request(frame)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             return reply_bytes(Refused(Refusal.INVALID, message=str(error)))
         if isinstance(request, AskStatus):
             return reply_bytes(Status(self._status()))
@@ -405,7 +406,7 @@ class _DeadlineOf(msgspec.Struct, array_like=True):
 
     kind: int
     cluster: int
-    deadline: float
+    deadline: Patience
 
 
 _decode_deadline = msgspec.msgpack.Decoder(_DeadlineOf).decode
@@ -414,8 +415,8 @@ _decode_deadline = msgspec.msgpack.Decoder(_DeadlineOf).decode
 def deadline_of(frame: bytes) -> float:
     """The deadline of a request frame in seconds from its arrival; 0 for one that has none."""
     try:
-        return _decode_deadline(frame).deadline
-    except msgspec.MsgspecError:
+        return max(0.0, min(_decode_deadline(frame).deadline, MAX_FRAME_DEADLINE))
+    except (msgspec.MsgspecError, RecursionError):
         return 0.0
 
 

@@ -7,21 +7,35 @@ session, for reads, or for something about the session itself; a process sends w
 from __future__ import annotations
 
 import enum
+from typing import Annotated
 
 import msgspec
 
-from ..store.commands import Administration, Answer, ClientWrites, Failed, Item, KeyRange, Range, RangeAnswer, RangePart
+from ..store.commands import (
+    Administration,
+    Answer,
+    ClientWrites,
+    Failed,
+    Item,
+    KeyRange,
+    Number,
+    Range,
+    RangeAnswer,
+    RangePart,
+)
 from ..store.members import Description
 from ..store.portable import Portable
 from .raft.messages import Change
+
+Patience = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
+"""Seconds from the arrival of a frame after which its sender no longer waits; not above 0: it waits no more."""
 
 
 class Writes(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Writes of one session; only the leader takes them."""
 
-    cluster: int
-    deadline: float
-    """Seconds from arrival after which the sender no longer waits."""
+    cluster: Number
+    deadline: Patience
     commands: ClientWrites
 
 
@@ -29,15 +43,15 @@ class Read(msgspec.Struct, frozen=True, array_like=True):
     """One read inside a ``Reads`` frame."""
 
     range: Range
-    at_least: int = 0
+    at_least: Number = 0
     """Wait until the member has applied this revision (serializable reads that may not go back)."""
 
 
 class Reads(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Reads; any member takes them. All are linearizable, or all serializable."""
 
-    cluster: int
-    deadline: float
+    cluster: Number
+    deadline: Patience
     serializable: bool
     reads: tuple[Read, ...]
 
@@ -45,8 +59,8 @@ class Reads(msgspec.Struct, frozen=True, array_like=True, tag=2):
 class Open(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """Opens a session of the cluster's ``session_ttl``; the leader answers ``Opened``."""
 
-    cluster: int
-    deadline: float
+    cluster: Number
+    deadline: Patience
     nonce: bytes
 
 
@@ -54,17 +68,17 @@ class KeepAlive(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """Answered with ``Written``: ``Done`` once a quorum confirmed the leader after the arrival, or
     ``Failed(SESSION_EXPIRED)``."""
 
-    cluster: int
-    deadline: float
-    session: int
+    cluster: Number
+    deadline: Patience
+    session: Number
 
 
 class Close(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """Ends a session at the client's wish; answered with ``Written(answers=(Done,))``."""
 
-    cluster: int
-    deadline: float
-    session: int
+    cluster: Number
+    deadline: Patience
+    session: Number
 
 
 class AskStatus(msgspec.Struct, frozen=True, array_like=True, tag=6):
@@ -75,17 +89,17 @@ class KeepLeases(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """Keep-alives of all leases of a process; answered with ``LeasesKept`` once a quorum confirmed the leader after the
     arrival."""
 
-    cluster: int
-    deadline: float
-    leases: tuple[int, ...]
+    cluster: Number
+    deadline: Patience
+    leases: tuple[Number, ...]
 
 
 class AskLeases(msgspec.Struct, frozen=True, array_like=True, tag=8):
     """What is left of these leases (of all, if none is named); the leader answers ``Leases`` after a quorum's word."""
 
-    cluster: int
-    deadline: float
-    leases: tuple[int, ...]
+    cluster: Number
+    deadline: Patience
+    leases: tuple[Number, ...]
     keys: bool = False
     """Also the keys that are attached."""
 
@@ -93,9 +107,9 @@ class AskLeases(msgspec.Struct, frozen=True, array_like=True, tag=8):
 class CreateWatch(msgspec.Struct, frozen=True, array_like=True):
     """Begins a watch in a stream, under an id that the client chose."""
 
-    id: int
+    id: Number
     keys: KeyRange
-    start_revision: int = 0
+    start_revision: Number = 0
     """The first revision to see; 0 for whatever comes next."""
     prev: bool = False
     puts: bool = True
@@ -109,22 +123,22 @@ class WatchPoll(msgspec.Struct, frozen=True, array_like=True, tag=9):
     stream up and begins another, with each watch where it stood: so nothing is lost or seen twice.
     """
 
-    cluster: int
-    deadline: float
+    cluster: Number
+    deadline: Patience
     """Seconds after which the member answers even without news."""
     stream: bytes
     first: bool
     """The stream begins with this poll; otherwise the member must know it."""
     create: tuple[CreateWatch, ...] = ()
-    cancel: tuple[int, ...] = ()
+    cancel: tuple[Number, ...] = ()
 
 
 class Administer(msgspec.Struct, frozen=True, array_like=True, tag=10):
     """One command of administration; only the leader takes it, and answers ``Written`` with one answer once it is
     applied. Commands are idempotent: after an unknown outcome the sender asks again."""
 
-    cluster: int
-    deadline: float
+    cluster: Number
+    deadline: Patience
     command: Administration
 
 
@@ -135,8 +149,8 @@ class ChangeMembership(msgspec.Struct, frozen=True, array_like=True, tag=11):
     reason why it was not made.
     """
 
-    cluster: int
-    deadline: float
+    cluster: Number
+    deadline: Patience
     changes: tuple[Change, ...]
     context: bytes = b""
 

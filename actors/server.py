@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 
 import msgspec
 
@@ -32,7 +33,7 @@ from ..limits import (
 )
 from ..store.commands import COMMANDS_VERSION, Answer, Command, LeaseGranted, SessionOpened, TxnAnswer, version_of
 from ..store.folder import DataMissing, Identity, MemberFolder, StateDamaged
-from ..store.state import State, UnknownCommand
+from ..store.state import State
 from .clock import both_readings
 from .compactor import Compactor
 from .content_check import Hashing
@@ -389,7 +390,7 @@ class Server:
                 self.folder.log.append(ready.entries, ready.hard_state, sync=ready.must_sync)
             self._send(ready.messages_after)
             if ready.committed:
-                self._apply(ready.committed)
+                ready.committed = ready.committed[: self._apply(ready.committed)]
             self.node.advance(ready)
             if answer_first:
                 self._send(ready.messages)
@@ -399,23 +400,30 @@ class Server:
             if ready.rejected_snapshots:
                 self._snapshots.rejected(ready.rejected_snapshots)
 
-    def _apply(self, entries: Sequence[Entry]) -> None:
+    def _apply(self, entries: Sequence[Entry]) -> int:
+        """Apply the first of these entries: as many as there is time for in one round, and how many that was. What is
+        left comes again with the next ``Ready``."""
         now = self._clock()
         configurations: dict[int, Configuration] = {}
-        for entry in entries:
-            if entry.kind is EntryKind.CONFIGURATION:
-                configurations[entry.index] = self.node.apply_configuration(entry)
-        if self.state.lost:
-            return  # an image comes, and with it these entries once more
+        if self.state.lost:  # an image comes, and with it these entries once more
+            for entry in entries:
+                if entry.kind is EntryKind.CONFIGURATION:
+                    self.node.apply_configuration(entry)
+            return len(entries)
+        if entries[0].kind is EntryKind.CONFIGURATION:
+            entries = entries[:1]  # takes effect with all before it applied, and nothing behind it
+            configurations[entries[0].index] = self.node.apply_configuration(entries[0])
+        else:
+            entries = list(takewhile(lambda entry: entry.kind is not EntryKind.CONFIGURATION, entries))
         try:
-            applied = self.state.apply(entries, configurations)
-        except UnknownCommand:
-            raise
+            applied = self.state.apply_some(entries, configurations)
         except DataCorrupted as error:
             self.state.report_damage(error)
             raise
+        if not applied:
+            return 0
         self._time.applied(now)
-        for entry, answers in zip(entries, applied, strict=True):
+        for entry, answers in zip(entries, applied, strict=False):
             if self._leading_term:
                 self._track(answers, now)
             waiting = self._proposals.pop(entry.index, None)
@@ -437,6 +445,7 @@ class Server:
         self._sessions.applied()
         self._lessor.applied()
         self.reconfiguration.applied()
+        return len(applied)
 
     def _track(self, answers: Sequence[Answer], now: float) -> None:
         """Count the time of what was opened or granted just now."""

@@ -14,8 +14,7 @@ import msgspec
 from ..errors import InvalidArgument, RequestTooLarge, Unavailable
 from ..limits import (
     LANE_QUICK_READS,
-    MAX_CHANGES,
-    MAX_LEASES_IN_FRAME,
+    MAX_FRAME_DEADLINE,
     READ_SCAN,
     READ_SECONDS,
     WATCH_POLL,
@@ -35,6 +34,7 @@ from ..store.commands import (
     SessionOpened,
     version_of,
 )
+from .door import check_request
 from .events import Event, LeaseRenewal, LeasesAsked, MembershipChange, Proposal, ReadAsked, SessionRenewal
 from .protocol import (
     Administer,
@@ -63,7 +63,6 @@ from .protocol import (
     Written,
 )
 from .server import Server
-from .validation import check_operation, check_range, check_request_id
 from .watches import Gathered
 
 MakeReply = Callable[[], bytes]
@@ -125,8 +124,8 @@ class Service:
         """Take one request frame; ``done`` is called exactly once, on this thread or on the loop's."""
         try:
             request = _decode(frame)
-            self._check(request)
-        except (msgspec.MsgspecError, InvalidArgument, RequestTooLarge) as error:
+            check_request(request, self.limits)
+        except (msgspec.MsgspecError, RecursionError, InvalidArgument, RequestTooLarge) as error:
             _finish(done, Refused(Refusal.INVALID, message=str(error)))
             return
         if isinstance(request, AskStatus):
@@ -139,7 +138,7 @@ class Service:
             _finish(done, Refused(Refusal.NOT_SERVING, self._server.leader, why))
             return
         arrival = self._clock()
-        deadline = arrival + request.deadline
+        deadline = arrival + min(request.deadline, MAX_FRAME_DEADLINE)
         if isinstance(request, Writes):
             commands = request.commands
             too_new = self._too_new(commands)
@@ -171,28 +170,6 @@ class Service:
             self._put(MembershipChange(request.changes, deadline, _written(done), request.context), 0, done)
         else:
             self._propose(Proposal(_encode(CloseSession(request.session)), deadline, arrival, _written(done)), done)
-
-    def _check(self, request: Request) -> None:
-        """The same checks that a good client makes: a member trusts nobody's."""
-        limits = self.limits
-        if isinstance(request, Writes):
-            if len(request.commands.writes) > limits.max_batch_requests:
-                raise RequestTooLarge(f"a frame holds at most {limits.max_batch_requests} requests")
-            for write in request.commands.writes:
-                check_operation(write.operation, limits)
-                check_request_id(write.request_id)
-        elif isinstance(request, Reads):
-            if len(request.reads) > limits.max_batch_requests:
-                raise RequestTooLarge(f"a frame holds at most {limits.max_batch_requests} requests")
-            for read in request.reads:
-                check_range(read.range, limits)
-        elif isinstance(request, WatchPoll):
-            for create in request.create:
-                check_range(Range(create.keys, create.start_revision), limits)
-        elif isinstance(request, ChangeMembership) and not 0 < len(request.changes) <= MAX_CHANGES:
-            raise InvalidArgument(f"a change of membership has 1 to {MAX_CHANGES} steps")
-        elif isinstance(request, (KeepLeases, AskLeases)) and len(request.leases) > MAX_LEASES_IN_FRAME:
-            raise RequestTooLarge(f"a frame names at most {MAX_LEASES_IN_FRAME} leases")
 
     def _too_new(self, command: Command) -> str:
         """Why a command may not be proposed yet, or nothing: a member that does not know it could not apply it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import InvalidArgument, RequestTooLarge
-from ..limits import MAX_NESTED_TXNS, MAX_REQUEST_ID_BYTES, REQUEST_DIGEST_BYTES, Limits
+from ..limits import LEASE_MAX_TTL, MAX_NESTED_TXNS, MAX_REQUEST_ID_BYTES, REQUEST_DIGEST_BYTES, Limits
 from ..store.commands import (
     KEEP_LEASE,
     Compact,
@@ -53,6 +53,14 @@ def check_range(request: Range, limits: Limits) -> int:
     return budget.bytes
 
 
+_MOST = (1 << 63) - 1
+
+
+def _within(what: str, number: int, least: int) -> None:
+    if not least <= number <= _MOST:
+        raise InvalidArgument(f"{what} is at least {least}, and at most 2^63 - 1: not {number}")
+
+
 class _Budget:
     """Walks an operation and adds up what it takes."""
 
@@ -65,8 +73,7 @@ class _Budget:
         if isinstance(operation, Put):
             self._key(operation.key)
             self._add(len(operation.value or b""))
-            if operation.lease < KEEP_LEASE:
-                raise InvalidArgument(f"lease id {operation.lease} is negative")
+            _within("a lease's id", operation.lease, KEEP_LEASE)
         elif isinstance(operation, Delete):
             self._keys(operation.keys)
         elif isinstance(operation, Range):
@@ -74,18 +81,18 @@ class _Budget:
         elif isinstance(operation, Txn):
             self._txn(operation, depth)
         elif isinstance(operation, Compact):
-            if operation.revision < 1:
-                raise InvalidArgument(f"compact revision must be at least 1, not {operation.revision}")
+            _within("the revision to compact at", operation.revision, 1)
         elif isinstance(operation, LeaseGrant):
-            if not 0 < operation.ttl < float("inf") or operation.id < 0:
-                raise InvalidArgument(f"a lease needs a positive TTL in seconds, not {operation.ttl}")
-        elif isinstance(operation, LeaseRevoke) and operation.id < 1:
-            raise InvalidArgument(f"lease id {operation.id} is not positive")
+            if not 0 < operation.ttl <= LEASE_MAX_TTL:
+                raise InvalidArgument(f"a lease's TTL is over 0 and at most {LEASE_MAX_TTL:g} s, not {operation.ttl}")
+            _within("a lease's id", operation.id, 0)
+        elif isinstance(operation, LeaseRevoke):
+            _within("a lease's id", operation.id, 1)
 
     def range(self, request: Range) -> None:
         self._keys(request.keys)
-        if request.limit < 0 or request.revision < 0:
-            raise InvalidArgument("limit and revision of a range cannot be negative")
+        _within("the limit of a range", request.limit, 0)
+        _within("the revision of a range", request.revision, 0)
 
     def _txn(self, txn: Txn, depth: int) -> None:
         if depth > MAX_NESTED_TXNS:
@@ -104,6 +111,8 @@ class _Budget:
             raise InvalidArgument("a value is compared with bytes, everything else with a number")
         if isinstance(comparison.operand, bytes):
             self._add(len(comparison.operand))
+        else:
+            _within("what a comparison compares with", comparison.operand, -_MOST - 1)
 
     def _count(self) -> None:
         self.operations += 1

@@ -3,13 +3,25 @@
 The structs are tagged and encode as compact arrays; an older member refuses a tag that it does not know. A command
 holds everything that applying it needs: no clock, no randomness, no member's own state. Revisions, versions, leases
 and transactions mean what they mean in the etcd v3 API.
+
+The types of the fields bound their values (``Number`` and its like), so whatever can be decoded can be computed with.
 """
 
 from __future__ import annotations
 
 import enum
+from typing import Annotated
 
 import msgspec
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+"""Counts, revisions, log indexes, terms, and ids where 0 means none. What lies outside cannot be decoded, so nobody has
+to ask for it again: neither at the door nor when a command is applied."""
+Id = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
+LeaseChoice = Annotated[int, msgspec.Meta(ge=-1, le=(1 << 63) - 1)]
+Operand = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+Span = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+"""Seconds; neither endless nor "not a number"."""
 
 KEEP_LEASE = -1
 """``Put.lease``: leave the lease that the key has."""
@@ -38,7 +50,7 @@ class Put(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     key: bytes
     value: bytes | None
     """``None`` leaves the value that the key has (and fails with KEY_NOT_FOUND if there is no such key)."""
-    lease: int = 0
+    lease: LeaseChoice = 0
     """Lease id, 0 for none, ``KEEP_LEASE`` to leave what is there."""
     prev: bool = False
 
@@ -54,8 +66,8 @@ class Range(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
     """A read. ``revision`` 0 means now; ``limit`` 0 means no limit but the page's."""
 
     keys: KeyRange
-    revision: int = 0
-    limit: int = 0
+    revision: Number = 0
+    limit: Number = 0
     sort: Sort = Sort.KEY
     descending: bool = False
     keys_only: bool = False
@@ -90,27 +102,27 @@ class Comparison(msgspec.Struct, frozen=True, array_like=True, gc=False):
     keys: KeyRange
     target: Target
     relation: Relation
-    operand: int | bytes
+    operand: Operand | bytes
 
 
 class Compact(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """Forget the versions that are overtaken at this revision (etcd: CompactionRequest)."""
 
-    revision: int
+    revision: Number
 
 
 class LeaseGrant(msgspec.Struct, frozen=True, array_like=True, tag=6):
     """Make a lease of ``ttl`` seconds (etcd: LeaseGrantRequest)."""
 
-    id: int
+    id: Number
     """0 lets the state machine choose one."""
-    ttl: float
+    ttl: Span
 
 
 class LeaseRevoke(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """End a lease and delete its keys (etcd: LeaseRevokeRequest)."""
 
-    id: int
+    id: Number
 
 
 class Txn(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -136,7 +148,7 @@ class RequestId(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The caller's name, after what tells his namespace from others."""
     meaning: bytes
     """A digest of what he asks for: a request of another meaning under the same name is refused."""
-    held: int = 0
+    held: Number = 0
     """So many transactions, from the outermost one inwards (each the first in the one around it), must have held their
     comparisons for the answer to be remembered. Those of a guard, or of somebody who will look again, say whether
     something may be done now, and not what: where they do not hold nothing is done, and it may be asked for again."""
@@ -145,7 +157,7 @@ class RequestId(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class ClientWrite(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One write inside ``ClientWrites``, numbered within its session."""
 
-    sequence: int
+    sequence: Number
     operation: Operation
     request_id: RequestId | None = None
 
@@ -154,8 +166,8 @@ class ClientWrites(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """Writes of one session. Every sequence below ``low`` is answered or given up: its answer may be forgotten, and a
     write with such a sequence is refused without effect."""
 
-    session: int
-    low: int
+    session: Number
+    low: Number
     writes: tuple[ClientWrite, ...]
 
 
@@ -163,74 +175,74 @@ class OpenSession(msgspec.Struct, frozen=True, array_like=True, tag=21):
     """Answers ``SessionOpened``; repeated with the same nonce, the same session."""
 
     nonce: bytes
-    ttl: float
+    ttl: Span
 
 
 class CloseSession(msgspec.Struct, frozen=True, array_like=True, tag=22):
     """End a session at its owner's wish."""
 
-    session: int
+    session: Number
 
 
 class Expiry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One session or lease that its proposer saw run out."""
 
-    id: int
-    heard: int
+    id: Number
+    heard: Number
     """Log index of the last sign of life that the proposer saw in the log: void if another one came between."""
 
 
 class ExpireSessions(msgspec.Struct, frozen=True, array_like=True, tag=23):
     """Proposed by a leader only; void unless the entry's term is ``term``."""
 
-    term: int
+    term: Number
     sessions: tuple[Expiry, ...]
 
 
 class ExpireLeases(msgspec.Struct, frozen=True, array_like=True, tag=24):
     """As ExpireSessions; each lease's keys go in one revision."""
 
-    term: int
+    term: Number
     leases: tuple[Expiry, ...]
 
 
 class Deadline(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The reading of the cluster's clock at which a lease runs out."""
 
-    id: int
-    seconds: float
+    id: Number
+    seconds: Span
 
 
 class CheckpointLeases(msgspec.Struct, frozen=True, array_like=True, tag=25):
     """When leases run out that nobody has kept alive for a while, so that a new leader does not start them anew. Void
     in any term but ``term``."""
 
-    term: int
+    term: Number
     leases: tuple[Deadline, ...]
 
 
 class RenewLeases(msgspec.Struct, frozen=True, array_like=True, tag=26):
     """A sign of life of leases: they have their whole TTL again."""
 
-    term: int
-    leases: tuple[int, ...]
+    term: Number
+    leases: tuple[Number, ...]
 
 
 class RenewSessions(msgspec.Struct, frozen=True, array_like=True, tag=39):
     """The same of sessions."""
 
-    term: int
-    sessions: tuple[int, ...]
+    term: Number
+    sessions: tuple[Number, ...]
 
 
 class PassTime(msgspec.Struct, frozen=True, array_like=True, tag=38):
     """So much time has passed since a reading of the cluster's clock; void if another such command came between."""
 
-    since: float
-    seconds: float
-    index: int
+    since: Span
+    seconds: Span
+    index: Number
     """The last entry of the log that the proposer had applied, and the newest revision then."""
-    revision: int
+    revision: Number
     begins: bool = False
     """From here on, a sign of life of whatever has none in the log behind this entry goes through the log."""
 
@@ -238,7 +250,7 @@ class PassTime(msgspec.Struct, frozen=True, array_like=True, tag=38):
 class ForgetRequests(msgspec.Struct, frozen=True, array_like=True, tag=27):
     """Drop the answers of request ids that were applied at or below this log index."""
 
-    index: int
+    index: Number
 
 
 class Configure(msgspec.Struct, frozen=True, array_like=True, tag=28):
@@ -252,10 +264,10 @@ class Configure(msgspec.Struct, frozen=True, array_like=True, tag=28):
 class RegisterMember(msgspec.Struct, frozen=True, array_like=True, tag=29):
     """What a member says of itself when it starts: where it lives (see ``members.Description``), and what it knows."""
 
-    member: int
+    member: Id
     pin: str
     base: str
-    version: int
+    version: Number
 
 
 class ReserveMember(msgspec.Struct, frozen=True, array_like=True, tag=30):
@@ -265,7 +277,7 @@ class ReserveMember(msgspec.Struct, frozen=True, array_like=True, tag=30):
     nonce: bytes
     pin: str
     base: str
-    replaces: int = 0
+    replaces: Number = 0
     """The member that it is to replace; a second successor of it is not given out, but the first one named again."""
     voter: bool = True
     """It is to become a voter once it has caught up."""
@@ -274,7 +286,7 @@ class ReserveMember(msgspec.Struct, frozen=True, array_like=True, tag=30):
 class RetireMember(msgspec.Struct, frozen=True, array_like=True, tag=31):
     """Note that a member that has no part in the configuration is gone for good, or will never come."""
 
-    member: int
+    member: Id
 
 
 class AlarmKind(enum.IntEnum):
@@ -289,7 +301,7 @@ class AlarmKind(enum.IntEnum):
 class SetAlarm(msgspec.Struct, frozen=True, array_like=True, tag=35):
     """Raise a member's alarm, or end it. Alarms of members that leave the configuration end by themselves."""
 
-    member: int
+    member: Id
     kind: AlarmKind
     on: bool
     message: str = ""
@@ -299,7 +311,7 @@ class SetAlarm(msgspec.Struct, frozen=True, array_like=True, tag=35):
 class CompactHistory(msgspec.Struct, frozen=True, array_like=True, tag=36):
     """As ``Compact``, proposed by a leader by itself; nothing happens if the history is compacted that far already."""
 
-    revision: int
+    revision: Number
 
 
 class HashContent(msgspec.Struct, frozen=True, array_like=True, tag=37):

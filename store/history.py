@@ -18,10 +18,9 @@ from .mvcc import (
     RECORD,
     REVISION_SUB,
     TOMBSTONE,
-    Vanished,
-    find,
     version_key,
 )
+from .ranges import Vanished, View, find
 
 _NUMBERS = RECORD.size
 
@@ -89,15 +88,13 @@ def _of_key(engine: Engine, wanted: Wanted, low: int, high: int, max_bytes: int)
     # First the latest record, then those it has overtaken: what moves from one place to the other meanwhile is seen.
     latest = engine.get("keys", key)
     records: dict[int, bytes] = {}
-    if latest is None or RECORD.unpack_from(latest)[0] < low:
-        return Changes(high)
     for stored, record in engine.iterate("versions", version_key(key, low), version_key(key, high + 1)):
         records[int.from_bytes(stored[-8:], "big")] = record
         if len(records) * ITEM_OVERHEAD > max_bytes:
             break
     else:
-        mod = RECORD.unpack_from(latest)[0]
-        if mod <= high and mod not in records:
+        mod = 0 if latest is None else RECORD.unpack_from(latest)[0]
+        if latest is not None and low <= mod <= high and mod not in records:
             records[mod] = latest
     found = Changes(high)
     for revision in sorted(records):
@@ -175,5 +172,5 @@ def _change(engine: Engine, wanted: Wanted, key: bytes, revision: int, record: b
                 raise Vanished
             value = whole[_NUMBERS:]
         item = Item(key, value, create, mod, version, lease)
-    prev = find(engine, key, revision - 1) if wanted.prev else None
+    prev = find(View(engine, revision - 1), key) if wanted.prev else None
     return Change(deleted, item, prev)

@@ -8,13 +8,14 @@ far is damage.
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from ..errors import DataCorrupted
 from .commands import Failed, Range, RangeAnswer, RangePart, Reason
 from .engine import Engine
 from .history import Changes, Wanted, read_history
-from .mvcc import Vanished, read_range
+from .ranges import Budget, Vanished, View, read_range
 
 
 class Revisions(Protocol):
@@ -22,6 +23,10 @@ class Revisions(Protocol):
 
     revision: int
     compact_revision: int
+
+    def shows(self, revision: int) -> bool:
+        """Whether what was opened just before now shows this revision, and nothing newer."""
+        ...
 
 
 def read_as_of(
@@ -37,9 +42,9 @@ def read_as_of(
         if revision >= mark:
             answer: RangeAnswer | RangePart | None = None
             with suppress(Vanished):
-                answer = read_range(
-                    engine, r, revision, max_items=page_items, max_bytes=page_bytes, max_scanned=max_scanned
-                )
+                view = View(engine, revision, partial(revisions.shows, revision), far=True)
+                budget = Budget(max_scanned or 1 << 62)
+                answer = read_range(view, r, budget, max_items=page_items, max_bytes=page_bytes)
             mark = revisions.compact_revision
             if revision >= mark:
                 if answer is None:

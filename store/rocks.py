@@ -3,8 +3,10 @@
 What shapes this file are the traps of both. RocksDB's defaults turn damage into silent amnesia, and create what is
 missing; so every ordinary open demands an existing database, and the Raft log is opened strictly (``wal_tail`` decides
 what a torn write is). A synced write holds the GIL while it waits for the disk, ``flush_wal(True)`` does not; so writes
-are never synced, and ``sync`` flushes. After a failed fsync nobody knows what is on the disk (the kernel may have
-dropped the dirty pages); so it ends the process, and the log decides what is true when it starts again.
+are never synced, and ``sync`` flushes. A delete leaves a mark that every later look over it must pass; so memory that
+is full of them is moved to a file, in the background, and files full of them are merged. After a failed fsync nobody
+knows what is on the disk (the kernel may have dropped the dirty pages); so it ends the process, and the log decides
+what is true when it starts again.
 """
 
 from __future__ import annotations
@@ -21,7 +23,13 @@ import rocksdict
 from rocksdict import Checkpoint, Rdict, RdictIter, ReadOptions, WriteBatch
 
 from ..errors import DataCorrupted, KeeperError, NoSpace, Unavailable
-from ..limits import BLOCK_CACHE_BYTES, LOG_WRITE_BUFFER_BYTES, RECLAIM_SHARE, STATE_WRITE_BUFFER_BYTES
+from ..limits import (
+    BLOCK_CACHE_BYTES,
+    DELETES_IN_MEMORY,
+    LOG_WRITE_BUFFER_BYTES,
+    RECLAIM_SHARE,
+    STATE_WRITE_BUFFER_BYTES,
+)
 from .engine import Write
 from .sync_journal import SyncJournal, write_ahead_logs
 from .wal_tail import check_chain, drop_torn_tail
@@ -145,6 +153,8 @@ class RocksEngine:
         self._families = {name: database.get_column_family(name) for name in families}
         self._handles = {name: database.get_column_family_handle(name) for name in families}
         self._iterators: WeakSet[_Pairs] = WeakSet()
+        self._deletes = dict.fromkeys(families, 0)
+        """Since the family's memory was last moved to a file for their sake."""
 
     def failed(self, error: Exception) -> Exception:
         """An error of RocksDB in our words; damage is remembered."""
@@ -185,14 +195,19 @@ class RocksEngine:
         """As ``Engine.write``."""
         database = self._open()
         batch = WriteBatch(raw_mode=True)
-        put, delete, handles = batch.put, batch.delete, self._handles
+        put, delete, handles, deletes = batch.put, batch.delete, self._handles, self._deletes
         for family, key, value in writes:
             if value is None:
+                deletes[family] += 1
                 delete(key, handles[family])
             else:
                 put(key, value, handles[family])
         try:
             database.write(batch)
+            for family, count in deletes.items():
+                if count >= DELETES_IN_MEMORY:
+                    deletes[family] = 0
+                    self._families[family].flush(False)
         except Exception as error:
             raise self.failed(error) from error
 
@@ -339,6 +354,8 @@ class RocksDisk:
         table.set_block_cache(self._cache)
         table.set_bloom_filter(10, False)
         options.set_block_based_table_factory(table)
+        # What was deleted stays as a mark until files are merged, and whoever looks for what comes behind passes it.
+        options.add_compact_on_deletion_collector_factory(1000, 500, 0.5)
         options.set_keep_log_file_num(2)
         options.set_max_log_file_size(1 << 20)
         options.set_stats_dump_period_sec(0)

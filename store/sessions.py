@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import heapq
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 
 import msgspec
 
 from ..errors import DataCorrupted
-from ..limits import Limits
+from ..limits import APPLY_WORK, Limits
 from .commands import Answer, ClientWrites, Expiry, Failed, Operation, Reason, RequestId, TxnAnswer
 from .engine import Engine
 from .leases import FRESH_ID_BITS
 from .pending import Ordered, Pending
+from .transactions import Executor
 
 FAMILY = "sessions"
 _ID = struct.Struct(">Q")
@@ -68,9 +69,6 @@ _PASSING = (Reason.FULL, Reason.NO_SPACE)
 """Refusals that are not remembered under a request id: they pass, and whoever asks again later wants it done."""
 
 _ANOTHER = Failed(Reason.INVALID, message="this request_id names another operation already")
-
-Run = Callable[[Operation, int, int], Answer]
-"""Runs an operation: (operation, bytes that its answer may take, a number for a fresh id)."""
 
 
 class Session:
@@ -190,16 +188,15 @@ class Sessions:
 
     # -- writes -------------------------------------------------------------------------------------------------------
 
-    def write(
-        self, command: ClientWrites, index: int, run: Run, size: Callable[[], int], limits: Limits
-    ) -> list[Answer]:
-        """Do what is new of a command, and find the old answers of what is not.
+    def write(self, command: ClientWrites, index: int, executor: Executor) -> Generator[None, None, list[Answer]]:
+        """Do what is new of a command, and find the old answers of what is not. Rests between two writes whenever
+        ``APPLY_WORK`` was done.
 
         Args:
             index: of the command in the log.
-            run: runs one operation.
-            size: the size of the answer of the last run.
+            executor: runs the operations.
         """
+        run, limits = executor.run, executor.limits
         session = self.by_id.get(command.session)
         if session is None:
             return [Failed(Reason.SESSION_EXPIRED)] * len(command.writes)
@@ -235,16 +232,18 @@ class Sessions:
                 continue
             if write.request_id is None:
                 answer = run(write.operation, bytes_left, fresh_id + position)
-                cost = size()
+                cost = executor.answer_bytes
             else:
                 answer, cost = self._once(
-                    write.request_id, write.operation, bytes_left, fresh_id + position, index, run, size, limits
+                    write.request_id, write.operation, bytes_left, fresh_id + position, index, executor
                 )
             answers.append(answer)
             if type(answer) is not Failed or answer.reason is not Reason.FULL:
                 new[sequence] = answer
                 count_left -= 1
                 bytes_left -= cost
+            if executor.work >= APPLY_WORK:
+                yield
         if new:
             first = next(iter(new))
             spent = limits.max_session_answer_bytes - session.size - bytes_left
@@ -265,11 +264,10 @@ class Sessions:
         room: int,
         fresh_id: int,
         index: int,
-        run: Run,
-        size: Callable[[], int],
-        limits: Limits,
+        executor: Executor,
     ) -> tuple[Answer, int]:
         """Run an operation that has a name, unless one of that name was run before: (answer, its size)."""
+        limits = executor.limits
         key = b"r" + request_id.name
         value = self._pending.get(FAMILY, key)
         if value is not None:
@@ -279,8 +277,8 @@ class Sessions:
             return (known.answer, known.size) if known.size <= room else (Failed(Reason.FULL), 0)
         if self.requests >= limits.max_remembered_requests:
             return Failed(Reason.FULL), 0
-        answer = run(operation, min(room, limits.max_remembered_request_bytes - self.request_bytes), fresh_id)
-        cost = size()
+        answer = executor.run(operation, min(room, limits.max_remembered_request_bytes - self.request_bytes), fresh_id)
+        cost = executor.answer_bytes
         if _lasts(answer, request_id.held):
             self._pending.set(FAMILY, key, _encode(_Remembered(index, cost, answer, request_id.meaning)))
             self._pending.set(FAMILY, b"i" + _ID.pack(index) + request_id.name, b"")

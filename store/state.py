@@ -5,20 +5,25 @@ before, and the limits that stand in the state itself (``Configure`` changes the
 of the entries that are applied together, and the applied index, go to the disk in one write; so a crash leaves the
 state at an entry boundary, and the log replays from there. It needs no fsync of its own, except before the log is cut.
 
+Applying is total: whatever stands in an entry, it is answered, alike on every member. What is no command of this
+version, or one that cannot be, has no effect. Only the disk can fail.
+
 One thread owns the state and writes; ``range`` and the plain numbers may be read on any thread. A reader holds the
 database open: ``close`` waits for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import struct
+import traceback
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import msgspec
 
 from ..actors.raft.messages import Configuration, Entry, EntryKind
 from ..errors import DataCorrupted
-from ..limits import HASH_SLICE_RECORDS, Limits, Settings, decode_settings
+from ..limits import APPLY_WORK, HASH_SLICE_RECORDS, Limits, Settings, decode_settings
 from .alarms import Alarms
 from .cluster_clock import ClusterClock
 from .commands import (
@@ -59,14 +64,15 @@ from .leases import Lease, Leases
 from .members import Members
 from .mvcc import Mvcc, compaction_slice, next_pass
 from .pending import Pending
+from .ranges import Vanished
 from .readers import Readers
 from .reading import read_as_of, read_changes
 from .sessions import Session, Sessions
-from .transactions import Executor
+from .transactions import Executor, nests_too_deep
 
 FAMILIES = ("keys", "versions", "revisions", "leases", "sessions", "meta")
 
-FORMAT = 1
+FORMAT = 2
 """Version of what the families hold. Another one is refused."""
 
 _FORMAT, _APPLIED, _CONFIGURATION, _SETTINGS, _COMPACTED = (
@@ -93,12 +99,25 @@ class _Applied(msgspec.Struct, frozen=True, array_like=True):
     request_bytes: int = 0
 
 
-class UnknownCommand(DataCorrupted):
-    """An entry of the log is no command of this version. The state is not damaged."""
+_POISON = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, AssertionError)
+"""Errors of computing with what a command says. The disk's are others (``Engine``)."""
 
 
 class FormatUnknown(DataCorrupted):
     """The state was written by a version of RayKeeper that knows more than this one: it is not damaged."""
+
+
+class _Begun:
+    """Entries that are being applied: how far, and nothing of it is written."""
+
+    __slots__ = ("answers", "index", "running", "term")
+
+    def __init__(self, index: int, term: int) -> None:
+        self.index = index
+        self.term = term
+        self.answers: list[tuple[Answer, ...]] = []
+        self.running: Generator[None, None, tuple[Answer, ...]] | None = None
+        """The command of the entry behind ``index``, in the middle of its work."""
 
 
 class State:
@@ -111,8 +130,6 @@ class State:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._pending = Pending(engine, FAMILIES)
-        self._leases = Leases(self._pending)
-        self._sessions = Sessions(self._pending)
         self.applied_index = 0
         self.applied_term = 0
         self.revision = 1
@@ -123,22 +140,25 @@ class State:
         """The newest configuration that was applied."""
         self.settings = b""
         """Encoded settings (``limits.encode_settings``); empty for the defaults."""
-        self.members = Members(self._pending)
+        self.members: Members
         """What is known of the members besides their part in the configuration."""
+        self.clock: ClusterClock
+        """How long ago things happened."""
         self.lost = ""
         """Why this is an empty state in the place of one that was damaged, from which too much is cut off the log:
         nothing is applied to it, and nothing read, until an image takes its place. Empty for an ordinary state."""
         self._inconsistent: DataCorrupted | None = None
-        self._alarms = Alarms(self._pending)
-        self.clock = ClusterClock(self._pending)
-        """How long ago things happened."""
-        self._load()
-        self._mvcc = Mvcc(self._pending, self.revision)
-        self._executor = Executor(self._pending, self._mvcc, self._leases, self._limits(), self.compact_revision)
-        self._executor.read_only = self._alarms.no_space
         self._content: Content | None = None
+        self._changed: list[bytes] = []
+        self._begun: _Begun | None = None
+        self._poison: set[int] = set()
+        """Log indexes of commands, of those being applied, that are known to have no answer but ``Failed``."""
+        self._writing = False
+        self._applying = 0
+        """Log index of the command that is being applied."""
         self._broken = False
         self._readers = Readers()
+        self._load()
 
     @classmethod
     def create(
@@ -182,6 +202,10 @@ class State:
             raise
 
     def _load(self) -> None:
+        """Read what memory holds of the database."""
+        self._leases, self._sessions = Leases(self._pending), Sessions(self._pending)
+        self.members, self._alarms = Members(self._pending), Alarms(self._pending)
+        self.clock = ClusterClock(self._pending)
         get = self._engine.get
         try:
             format = msgspec.msgpack.decode(get("meta", _FORMAT) or b"", type=int)
@@ -202,9 +226,14 @@ class State:
         self._compaction_start = get("meta", _COMPACTED) or b""
         self._compacted_to = 0
         """The mark whose removals are complete, as far as this process knows."""
+        self._compacting = 0
+        """The mark of this process's last pass, 0 if there was none."""
         self._leases.load(self._engine)
         self._sessions.load(self._engine)
         self._sessions.requests, self._sessions.request_bytes = applied.requests, applied.request_bytes
+        self._mvcc = Mvcc(self._pending, self.revision)
+        self._executor = Executor(self._pending, self._mvcc, self._leases, self._limits(), self.compact_revision)
+        self._executor.read_only = self._alarms.no_space
 
     def _decoded_settings(self) -> Settings:
         return decode_settings(self.settings) if self.settings else Settings()
@@ -263,50 +292,107 @@ class State:
     def apply(
         self, entries: Sequence[Entry], configurations: Mapping[int, Configuration] | None = None
     ) -> list[tuple[Answer, ...]]:
-        """Apply committed entries, in one write.
+        """Apply committed entries, however much work that is (see ``apply_some``)."""
+        answers: list[tuple[Answer, ...]] = []
+        while len(answers) < len(entries):
+            answers += self.apply_some(entries[len(answers) :], configurations)
+        return answers
+
+    def apply_some(
+        self, entries: Sequence[Entry], configurations: Mapping[int, Configuration] | None = None
+    ) -> list[tuple[Answer, ...]]:
+        """Apply the first of some committed entries, in one write: as many as a turn of the loop has time for.
+
+        None at all, if the work of an entry is longer than that: the next call, with the same entries, goes on with it.
+        Until then nothing of them is on the disk, or can be read.
 
         Args:
             entries: consecutive, the first one behind ``applied_index``.
             configurations: by index of a CONFIGURATION entry, the configuration that it has led to.
 
         Returns:
-            for each entry its answers: one for each write of ``ClientWrites``, one for another command, none for a
-            no-op or a configuration.
+            for each entry that is applied its answers: one for each write of ``ClientWrites``, one for another command,
+            none for a no-op or a configuration.
 
         Raises:
-            UnknownCommand: an entry is no command of this version.
             DataCorrupted: the state is damaged.
         """
         if self._broken:
             raise DataCorrupted("an earlier apply failed: the state must be opened anew")
         if self.lost:
             raise ValueError("nothing can be applied to a state that was lost")
-        if not entries:
-            return []
         self._broken = True
-        answers: list[tuple[Answer, ...]] = []
-        index, term = self.applied_index, self.applied_term
-        for entry in entries:
-            if entry.index != index + 1 or entry.term < term:
-                raise ValueError(f"entry {entry.index} of term {entry.term} cannot follow {index} of term {term}")
-            index, term = entry.index, entry.term
-            if entry.kind is EntryKind.CONFIGURATION:
-                before, self.configuration = self.configuration, (configurations or {})[index]
-                self._pending.set("meta", _CONFIGURATION, _encode(self.configuration))
-                self.members.settle(before.members, self.configuration.members)
-                self._alarms.settle(self.configuration.members)
-                self._executor.read_only = self._alarms.no_space
-                answers.append(())
-            elif entry.data:
-                answers.append(self._command(entry))
-                if answers[-1] and type(answers[-1][0]) is ContentAsked:  # what follows must not be in the hash
-                    self._write(index, term)
-                    self._content = Content(self)
+        while True:
+            try:
+                answers = self._apply_some(entries, configurations or {})
+            except (Vanished, msgspec.MsgspecError, struct.error) as error:  # commands were decoded outside of this
+                raise DataCorrupted(f"what is stored does not fit together: {error!r}") from error
+            except _POISON as error:
+                if not self._begin_again(error):
+                    raise
             else:
-                answers.append(())
-        self._write(index, term)
+                break
         self._broken = False
         return answers
+
+    def _apply_some(
+        self, entries: Sequence[Entry], configurations: Mapping[int, Configuration]
+    ) -> list[tuple[Answer, ...]]:
+        begun, self._begun = self._begun or _Begun(self.applied_index, self.applied_term), None
+        executor, answers = self._executor, begun.answers
+        executor.work = 0
+        asked = False
+        for entry in entries[len(answers) :]:
+            self._applying = 0
+            if entry.index != begun.index + 1 or entry.term < begun.term:
+                raise ValueError(f"entry {entry.index} of term {entry.term} cannot follow {begun.index}, {begun.term}")
+            if entry.kind is EntryKind.CONFIGURATION:
+                self._configuration(configurations[entry.index])
+                answers.append(())
+            elif entry.data:
+                begun.running = begun.running or self._command(entry)
+                try:
+                    next(begun.running)
+                except StopIteration as done:
+                    begun.running = None
+                    answers.append(done.value)
+                else:
+                    self._begun = begun
+                    return []
+            else:
+                answers.append(())
+            begun.index, begun.term = entry.index, entry.term
+            asked = bool(answers[-1]) and type(answers[-1][0]) is ContentAsked
+            if asked or executor.work >= APPLY_WORK / 2 or entry.kind is EntryKind.CONFIGURATION:
+                break
+        if answers:
+            self._write(begun.index, begun.term)
+            self._poison.clear()
+            if asked:  # what follows must not be in the hash
+                self._content = Content(self)
+        return answers
+
+    def _begin_again(self, error: Exception) -> bool:
+        """A command has led to an error that is not the disk's, which must not be; and since it would do so again and
+        again, and on every member, that would be the end. Forget all that is not on the disk, so that the same entries
+        can be applied once more, and this one without effect. False if it was none of a command.
+        """
+        index = self._applying
+        if not index or index in self._poison:
+            return False
+        self._poison.add(index)
+        traceback.print_exception(error)
+        self._begun = None
+        self._pending.discard()
+        self._load()
+        return True
+
+    def _configuration(self, configuration: Configuration) -> None:
+        before, self.configuration = self.configuration, configuration
+        self._pending.set("meta", _CONFIGURATION, _encode(configuration))
+        self.members.settle(before.members, configuration.members)
+        self._alarms.settle(configuration.members)
+        self._executor.read_only = self._alarms.no_space
 
     def _write(self, index: int, term: int) -> None:
         """Write what was applied up to this entry, in one batch."""
@@ -320,10 +406,14 @@ class State:
             sessions.request_bytes,
         )
         self._pending.set("meta", _APPLIED, _encode(applied))
+        self._writing = True
         self._pending.flush()
         self.applied_index, self.applied_term = index, term
         self.compact_revision = executor.compact_revision
         self.revision = self._mvcc.revision
+        self._writing = False
+        self._changed += self._mvcc.changed
+        self._mvcc.changed = []
 
     def take_content(self) -> Content | None:
         """The content as of the last ``HashContent`` that was applied since this was last called, if any was."""
@@ -332,19 +422,25 @@ class State:
 
     def take_changed(self) -> list[bytes]:
         """The keys that ``apply`` has changed since this was last called; one may be named twice, or for nothing."""
-        changed, self._mvcc.changed = self._mvcc.changed, []
+        changed, self._changed = self._changed, []
         return changed
 
-    def _command(self, entry: Entry) -> tuple[Answer, ...]:
+    def _command(self, entry: Entry) -> Generator[None, None, tuple[Answer, ...]]:
+        """Do what an entry says; rests after each slice of work."""
+        self._applying = entry.index
         try:
             command = _decode_command(entry.data)
-        except msgspec.MsgspecError as error:
-            raise UnknownCommand(f"log entry {entry.index} is no command of this version: {error}") from error
+        except (msgspec.MsgspecError, RecursionError):
+            return (Failed(Reason.INVALID, message="no command of this version"),)
         if isinstance(command, ClientWrites):
+            # How deep a nested command may be to be decoded at all depends on the thread; so nothing may depend on it.
+            if entry.index in self._poison or any(nests_too_deep(write.operation) for write in command.writes):
+                return (Failed(Reason.INVALID, message="no command that can be applied"),) * len(command.writes)
             executor = self._executor
-            return tuple(
-                self._sessions.write(command, entry.index, executor.run, lambda: executor.answer_bytes, executor.limits)
-            )
+            answers = yield from self._sessions.write(command, entry.index, executor)
+            return tuple(answers)
+        if entry.index in self._poison:
+            return (Failed(Reason.INVALID, message="no command that can be applied"),)
         return (self._own_command(command, entry),)
 
     def _own_command(self, command: Command, entry: Entry) -> Answer:
@@ -379,8 +475,7 @@ class State:
         if command.term != entry.term:
             return Failed(Reason.INVALID, entry.term, "void: proposed in another term")
         if isinstance(command, ExpireSessions):
-            for expiry in command.sessions:
-                self._sessions.expire(expiry)
+            self._expire_sessions(command)
         elif isinstance(command, ExpireLeases):
             self._expire_leases(command)
         elif isinstance(command, CheckpointLeases):
@@ -394,6 +489,20 @@ class State:
                 self._sessions.renew(session, entry.index)
         return Done(self._mvcc.revision)
 
+    def _expire_sessions(self, command: ExpireSessions) -> None:
+        """End sessions until as many answers are forgotten as one command may delete keys; the leader proposes the rest
+        again."""
+        budget = self.limits.max_deleted_keys
+        for expiry in command.sessions:
+            session = self.sessions.get(expiry.id)
+            if session is None or session.heard != expiry.heard:
+                continue
+            answers = len(session.batches)
+            if answers > budget < self.limits.max_deleted_keys:
+                return
+            budget -= answers
+            self._sessions.close(expiry.id)
+
     def _expire_leases(self, command: ExpireLeases) -> None:
         """End leases until as many keys went as one command may delete; the leader proposes the rest again."""
         budget = self.limits.max_deleted_keys
@@ -401,7 +510,7 @@ class State:
             lease = self._leases.by_id.get(expiry.id)
             if lease is None or lease.heard != expiry.heard:
                 continue
-            if lease.keys > budget and budget < self.limits.max_deleted_keys:
+            if lease.keys > budget < self.limits.max_deleted_keys:
                 return
             budget -= lease.keys
             self._executor.end_lease(expiry.id)
@@ -409,8 +518,8 @@ class State:
     def _configure(self, command: Configure) -> Answer:
         try:
             limits = decode_settings(command.settings).limits
-        except msgspec.MsgspecError as error:
-            return Failed(Reason.INVALID, message=f"settings cannot be read: {error}")
+        except (msgspec.MsgspecError, RecursionError):
+            return Failed(Reason.INVALID, message="settings cannot be read")
         if command.based_on not in (None, self.settings) and command.settings != self.settings:
             return Failed(Reason.CHANGED, message="the settings were changed by somebody else meanwhile")
         self.settings = command.settings
@@ -462,13 +571,18 @@ class State:
 
         Args:
             page_items, page_bytes: at most so much is answered, though at least one item.
-            max_scanned: of a range with more keys than this (0: any number) only a part is answered.
+            max_scanned: the budget (see ``ranges``); of a range for which it does not reach a part is answered. 0: no
+                end of it.
 
         Raises:
             Unavailable: the state was closed: read again from the member's new one.
         """
         with self.reading() as engine:
             return read_as_of(engine, self, r, page_items=page_items, page_bytes=page_bytes, max_scanned=max_scanned)
+
+    def shows(self, revision: int) -> bool:
+        """Whether what was opened just before now shows this revision, and nothing newer. For any thread."""
+        return not self._writing and self.revision == revision
 
     def history(self, wanted: Wanted, low: int, high: int, *, max_bytes: int, max_scanned: int) -> Changes | int:
         """The changes from revision ``low`` up to ``high`` (both included), for watches. For any thread.
@@ -501,15 +615,19 @@ class State:
         mark = self.compact_revision
         if self._compacted_to >= mark:
             return False
-        writes, start, more = compaction_slice(self._engine, mark, self._compaction_start, keys)
+        if self._compacting and self._compacting != mark:
+            self._compaction_start = next_pass(self._compaction_start, self._compacting)
+        self._compacting = mark
+        before = self._compaction_start
+        writes, start, more = compaction_slice(self._engine, mark, before, keys)
+        self._compaction_start = start
         if not more:
             self._compacted_to = mark
-            start = next_pass(start)
-        if start != self._compaction_start:
-            writes.append(("meta", _COMPACTED, start))
+        safe = next_pass(start, mark)  # whatever the mark will be when another process goes on
+        if safe != next_pass(before, mark):
+            writes.append(("meta", _COMPACTED, safe))
         if writes:
             self._engine.write(writes)
-        self._compaction_start = start
         return more
 
     def sync(self) -> None:

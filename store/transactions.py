@@ -4,13 +4,17 @@ An operation has all of its effects or none. All that is changed by one operatio
 included, shares one main revision; a read inside a transaction sees what the transaction did before it. The rules of
 transactions are etcd's: comparisons, nested ones included, are made before anything happens; no key may be put twice,
 or put and deleted, by operations that can both run.
+
+Every member does this work in its loop, so it has bounds, of one operation with all that is in it: what its
+comparisons and ranges look at, and what it deletes. Work is counted as it is done, in what is the same on every member;
+so what is over a bound ends there, without effect, and alike everywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..limits import MAX_NESTED_TXNS, Limits
+from ..limits import MAX_NESTED_TXNS, WORK_OF_DELETE, WORK_OF_WRITE, Limits
 from .commands import (
     KEEP_LEASE,
     Answer,
@@ -38,13 +42,12 @@ from .commands import (
     TxnAnswer,
 )
 from .leases import FRESH_ID_BITS, Leases
-from .mvcc import ITEM_OVERHEAD, RECORD, TOMBSTONE, Mvcc, TooManyKeys, bounds, item_of, read_range, records
+from .mvcc import ITEM_OVERHEAD, RECORD, Mvcc, bounds
 from .pending import Pending
+from .ranges import WEIGHT, Budget, TooManyKeys, View, item_of, read_range, records
 
 ANSWER_BYTES = 64
 """What an answer counts in bounds on bytes, beside the items in it."""
-
-_KIND = RECORD.size - 1
 
 
 class Refuse(Exception):
@@ -68,7 +71,12 @@ class Executor:
         """Whether nothing may be put or granted, because a member runs out of space (etcd: applierV3Capped)."""
         self.answer_bytes = 0
         """Size of the last answer, roughly; the same on every member."""
+        self.work = 0
+        """What was done since somebody set it to 0, counted in keys that are looked at."""
         self._room = 0
+        self._budget = Budget(0)
+        self._deletable = 0
+        """Keys that the running operation may still delete."""
         self._revoked = False
         """Whether the running transaction has ended a lease: keys that went with it must not change again."""
 
@@ -80,6 +88,7 @@ class Executor:
             fresh_id: a number that no other operation ever gets, for what needs a new id.
         """
         self.answer_bytes = ANSWER_BYTES
+        self.work += WORK_OF_WRITE
         self._room = room
         if room < ANSWER_BYTES:
             return Failed(Reason.FULL)
@@ -92,12 +101,21 @@ class Executor:
             return answer
         self._pending.begin()
         self._revoked = False
+        limits = self.limits
+        most = limits.max_scanned_keys
+        self._budget = budget = Budget(most)
+        self._deletable = deletable = limits.max_deleted_keys
         try:
             answer = self._dispatch(operation, fresh_id)
         except Refuse as refuse:
             answer = refuse.failed
         except TooManyKeys:
-            answer = Failed(Reason.TOO_LARGE, message=f"a range covers over {self.limits.max_scanned_keys} keys")
+            answer = Failed(
+                Reason.TOO_LARGE,
+                message=f"one request may look at {most} keys in all (limits.max_scanned_keys), its comparisons and "
+                "ranges together: narrow them, or read outside the transaction",
+            )
+        self.work += most - budget.left + WORK_OF_DELETE * (deletable - self._deletable)
         if type(answer) is Failed:
             self._mvcc.sub = 0
             self.answer_bytes = ANSWER_BYTES
@@ -137,9 +155,10 @@ class Executor:
             raise Refuse(Reason.NO_SPACE)
         key, value, lease = put.key, put.value, put.lease
         old = self._pending.get("keys", key)
-        live = old is not None and old[_KIND] != TOMBSTONE
-        old_lease = RECORD.unpack_from(old)[3] if live and old is not None else 0
+        old_lease = RECORD.unpack_from(old)[3] if old is not None else 0
         if lease == KEEP_LEASE:
+            if old is None:
+                raise Refuse(Reason.KEY_NOT_FOUND)
             lease = old_lease
         elif lease:
             found = self._leases.by_id.get(lease)
@@ -149,7 +168,7 @@ class Executor:
                 raise Refuse(Reason.TOO_LARGE, message=f"a lease holds at most {self.limits.max_lease_keys} keys")
         prev = None
         if value is None or put.prev:
-            if live and old is not None:
+            if old is not None:
                 prev = item_of(self._pending, key, old)
             if value is None:
                 if prev is None:
@@ -165,18 +184,14 @@ class Executor:
         return PutAnswer(self._mvcc.put(key, value, lease, old), prev if put.prev else None)
 
     def _delete(self, delete: Delete) -> DeleteAnswer:
-        limit = self.limits.max_deleted_keys
         pending, mvcc = self._pending, self._mvcc
         found: list[tuple[bytes, bytes]] = []
-        if delete.keys.end is None:
-            old = pending.get("keys", delete.keys.key)
-            if old is not None and old[_KIND] != TOMBSTONE:
-                found.append((delete.keys.key, old))
-        else:
-            for pair in records(pending, delete.keys, mvcc.now, max_scanned=2 * limit + self.limits.max_scanned_keys):
-                if len(found) >= limit:
-                    raise Refuse(Reason.TOO_LARGE, message=f"a delete removes at most {limit} keys")
-                found.append(pair)
+        try:
+            found += records(View(pending, mvcc.now, _always), delete.keys, Budget(self._deletable))
+        except TooManyKeys:
+            raise self._too_many_deletes() from None
+        if len(found) > self._deletable:
+            raise self._too_many_deletes()
         prev = []
         if delete.prev:
             for key, old in found:
@@ -187,11 +202,19 @@ class Executor:
             self._remove(key, old)
         return DeleteAnswer(mvcc.now, len(found), tuple(prev))
 
+    def _too_many_deletes(self) -> Refuse:
+        most = self.limits.max_deleted_keys
+        return Refuse(
+            Reason.TOO_LARGE,
+            message=f"one request deletes at most {most} keys in all (limits.max_deleted_keys): delete them in parts",
+        )
+
     def _remove(self, key: bytes, old: bytes) -> None:
         lease = RECORD.unpack_from(old)[3]
         if lease:
             self._leases.detach(lease, key)
         self._mvcc.delete(key, old)
+        self._deletable -= 1
 
     def _range(self, request: Range) -> RangeAnswer:
         current = self._mvcc.revision
@@ -202,12 +225,11 @@ class Executor:
             raise Refuse(Reason.COMPACTED, self.compact_revision)
         limits = self.limits
         answer = read_range(
-            self._pending,
+            View(self._pending, revision, _never if request.revision else _always),
             request,
-            revision,
+            self._budget,
             max_items=limits.max_scanned_keys,
             max_bytes=limits.max_page_bytes,
-            max_scanned=limits.max_scanned_keys,
         )
         if isinstance(answer, RangePart):
             raise TooManyKeys(answer.next)
@@ -256,12 +278,13 @@ class Executor:
     def _holds(self, comparison: Comparison) -> bool:
         any_key = False
         by_value = comparison.target is Target.VALUE
-        found = records(self._pending, comparison.keys, self._mvcc.now, max_scanned=self.limits.max_scanned_keys)
-        for key, record in found:
+        budget = self._budget
+        for key, record in records(View(self._pending, self._mvcc.now, _always), comparison.keys, budget):
             any_key = True
             actual: int | bytes
             if by_value:
                 actual = item_of(self._pending, key, record).value
+                budget.left -= len(actual) >> WEIGHT
             else:
                 mod, create, version, lease, _ = RECORD.unpack_from(record)
                 actual = _number(comparison.target, mod, create, version, lease)
@@ -295,8 +318,11 @@ class Executor:
         return LeaseGranted(id, grant.ttl)
 
     def _revoke(self, revoke: LeaseRevoke) -> Done:
-        if revoke.id not in self._leases.by_id:
+        lease = self._leases.by_id.get(revoke.id)
+        if lease is None:
             raise Refuse(Reason.LEASE_NOT_FOUND, revoke.id)
+        if lease.keys > self._deletable < self.limits.max_deleted_keys:  # the keys of one lease always go together
+            raise self._too_many_deletes()
         self._end_lease(revoke.id)
         return Done(self._mvcc.now)
 
@@ -312,8 +338,18 @@ class Executor:
 
     def end_lease(self, id: int) -> None:
         """End a lease that exists: its keys go, in one revision."""
+        self.work += WORK_OF_WRITE + WORK_OF_DELETE * self._leases.by_id[id].keys
         self._end_lease(id)
         self._mvcc.finish()
+
+
+def _always() -> bool:
+    """A batch that nobody else changes is as new as whoever reads it."""
+    return True
+
+
+def _never() -> bool:
+    return False
 
 
 def _item_bytes(item: Item) -> int:
@@ -341,28 +377,35 @@ def _related(actual: int | bytes, relation: Relation, operand: int | bytes) -> b
 # --- what is wrong with a transaction before it runs -----------------------------------------------------------------
 
 
+def nests_too_deep(operation: Operation, depth: int = 0) -> bool:
+    """Whether transactions lie deeper in one another than is ever valid."""
+    if type(operation) is not Txn:
+        return False
+    if depth > MAX_NESTED_TXNS:
+        return True
+    return any(nests_too_deep(each, depth + 1) for branch in (operation.success, operation.failure) for each in branch)
+
+
 def check_txn(txn: Txn, limits: Limits) -> None:
     """Refuse a transaction that is never valid, whatever the keys are.
 
     Raises:
         Refuse: INVALID or TOO_LARGE.
     """
-    if _count(txn, 0) > limits.max_txn_operations:
+    if _count(txn) > limits.max_txn_operations:
         raise Refuse(Reason.TOO_LARGE, message=f"a transaction holds at most {limits.max_txn_operations} operations")
     _touched(txn.success)
     _touched(txn.failure)
 
 
-def _count(txn: Txn, depth: int) -> int:
-    if depth > MAX_NESTED_TXNS:
-        raise Refuse(Reason.INVALID, message=f"transactions nest at most {MAX_NESTED_TXNS} deep")
+def _count(txn: Txn) -> int:
     count = len(txn.compare)
     for comparison in txn.compare:
         if isinstance(comparison.operand, bytes) is not (comparison.target is Target.VALUE):
             raise Refuse(Reason.INVALID, message="a value is compared with bytes, everything else with a number")
     for branch in (txn.success, txn.failure):
         for operation in branch:
-            count += 1 + (_count(operation, depth + 1) if isinstance(operation, Txn) else 0)
+            count += 1 + (_count(operation) if isinstance(operation, Txn) else 0)
     return count
 
 

@@ -98,7 +98,7 @@ def wipe(engine: Any) -> State:
     for family in FAMILIES:
         writes += [(family, key, None) for key, _ in engine.iterate(family)]
     writes += [
-        ("meta", b"format", encode(1)),
+        ("meta", b"format", encode(2)),
         ("meta", b"applied", encode((0, 0, 1, 0, 0, 0))),
         ("meta", b"configuration", encode(FIRST)),
         ("meta", b"settings", b""),
@@ -197,7 +197,9 @@ class Model:
         old = self.now.get(put.key)
         lease = put.lease
         if lease == KEEP_LEASE:
-            lease = old.lease if old else 0
+            if old is None:
+                raise Refused(Reason.KEY_NOT_FOUND)
+            lease = old.lease
         elif lease and lease not in self.leases:
             raise Refused(Reason.LEASE_NOT_FOUND, lease)
         value = put.value

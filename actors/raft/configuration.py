@@ -33,7 +33,7 @@ def decode_change(data: bytes) -> ConfigurationChange:
     """
     try:
         return _decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise InvalidChange(str(error)) from error
 
 

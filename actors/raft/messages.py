@@ -7,8 +7,17 @@ and the sender's term; ``decode_messages`` accepts nothing else than a list of t
 from __future__ import annotations
 
 import enum
+from typing import Annotated
 
 import msgspec
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+"""An index, a term, an id, or 0 for none. What lies outside cannot be decoded, and one more is still a number of 64
+bits."""
+Id = Annotated[int, msgspec.Meta(ge=1, le=1 << 62)]
+Span = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+"""Seconds."""
+Position = Annotated[int, msgspec.Meta(ge=-1, le=1 << 62)]
 
 
 class EntryKind(enum.IntEnum):
@@ -23,8 +32,8 @@ class EntryKind(enum.IntEnum):
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One entry of the Raft log."""
 
-    index: int
-    term: int
+    index: Number
+    term: Number
     kind: EntryKind
     data: bytes
 
@@ -33,23 +42,23 @@ class HardState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a node must remember over a crash, besides its log: term, vote (0 for none), commit index, and for how long
     it may have promised to stand by a leader (see ``lease``)."""
 
-    term: int = 0
-    vote: int = 0
-    commit: int = 0
-    promise: float = 0.0
+    term: Number = 0
+    vote: Number = 0
+    commit: Number = 0
+    promise: Span = 0.0
 
 
 class Configuration(msgspec.Struct, frozen=True, array_like=True):
     """Who takes part. ``outgoing`` is empty unless the configuration is joint (thesis, section 4.3)."""
 
-    voters: tuple[int, ...] = ()
-    outgoing: tuple[int, ...] = ()
-    learners: tuple[int, ...] = ()
-    learners_next: tuple[int, ...] = ()
+    voters: tuple[Id, ...] = ()
+    outgoing: tuple[Id, ...] = ()
+    learners: tuple[Id, ...] = ()
+    learners_next: tuple[Id, ...] = ()
     """Outgoing voters that become learners when the joint configuration is left."""
     auto_leave: bool = False
     """The leader leaves the joint configuration by itself once it is committed."""
-    index: int = 0
+    index: Number = 0
     """Index of the log entry that made this configuration, 0 for the first one."""
 
     @property
@@ -79,13 +88,13 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     """One step of a configuration change."""
 
     kind: ChangeKind
-    member: int
+    member: Id
 
 
 class ConfigurationChange(msgspec.Struct, frozen=True, array_like=True):
     """The data of a CONFIGURATION entry. No changes means: leave the joint configuration."""
 
-    base: int
+    base: Number
     """``Configuration.index`` of the configuration that this change is based on; on any other it is void."""
     changes: tuple[Change, ...] = ()
     context: bytes = b""
@@ -95,23 +104,23 @@ class ConfigurationChange(msgspec.Struct, frozen=True, array_like=True):
 class SnapshotMeta(msgspec.Struct, frozen=True, array_like=True):
     """What a snapshot replaces: the log up to and including (index, term), under this configuration."""
 
-    index: int
-    term: int
+    index: Number
+    term: Number
     configuration: Configuration
     id: str = ""
     """Names one particular file image: chunks of different images never mix."""
-    size: int = 0
+    size: Number = 0
     """Bytes of the whole image."""
 
 
 class RequestVote(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """RequestVote RPC (paper, figure 2); ``pre_vote`` asks without raising the term (thesis, section 9.6)."""
 
-    sender: int
-    to: int
-    term: int
-    last_log_index: int
-    last_log_term: int
+    sender: Id
+    to: Id
+    term: Number
+    last_log_index: Number
+    last_log_term: Number
     pre_vote: bool = False
     leadership_transfer: bool = False
     """Sent on the leader's own wish: voters do not refuse it for having heard from a leader (thesis, 3.10)."""
@@ -124,24 +133,24 @@ class RequestVoteResponse(msgspec.Struct, frozen=True, array_like=True, tag=2):
     entry learns from it, and with it perhaps of a configuration in which it no longer needs this voter.
     """
 
-    sender: int
-    to: int
-    term: int
+    sender: Id
+    to: Id
+    term: Number
     vote_granted: bool
     pre_vote: bool = False
-    commit_index: int = 0
-    commit_term: int = 0
+    commit_index: Number = 0
+    commit_term: Number = 0
 
 
 class AppendEntries(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """AppendEntries RPC (paper, figure 2)."""
 
-    sender: int
-    to: int
-    term: int
-    prev_log_index: int
-    prev_log_term: int
-    leader_commit: int
+    sender: Id
+    to: Id
+    term: Number
+    prev_log_index: Number
+    prev_log_term: Number
+    leader_commit: Number
     entries: tuple[Entry, ...] = ()
     quiet: bool = False
     """It only tells the commit index: success needs no answer. If it is lost, the next heartbeat tells."""
@@ -151,25 +160,26 @@ class AppendEntriesResponse(msgspec.Struct, frozen=True, array_like=True, tag=4)
     """``success``: the log matches the leader's up to ``index``. Otherwise ``index`` is the refused
     ``prev_log_index`` and the hint says where the logs may meet (paper, end of section 5.3)."""
 
-    sender: int
-    to: int
-    term: int
+    sender: Id
+    to: Id
+    term: Number
     success: bool
-    index: int
-    hint_index: int = 0
-    hint_term: int = 0
+    index: Position
+    """-1 in the answer to a leader of an older term, whatever it sent."""
+    hint_index: Number = 0
+    hint_term: Number = 0
 
 
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """An empty AppendEntries that needs no log check; ``context`` confirms leadership for reads (thesis, 6.4), and
     ``promise`` asks to stand by the leader for so long (thesis, 6.4.1; see ``lease``)."""
 
-    sender: int
-    to: int
-    term: int
-    leader_commit: int
-    context: int = 0
-    promise: float = 0.0
+    sender: Id
+    to: Id
+    term: Number
+    leader_commit: Number
+    context: Number = 0
+    promise: Span = 0.0
 
 
 class HeartbeatResponse(msgspec.Struct, frozen=True, array_like=True, tag=6):
@@ -178,21 +188,21 @@ class HeartbeatResponse(msgspec.Struct, frozen=True, array_like=True, tag=6):
     A member that has lost its state but not its log says from which index on an image would do; 0: it needs none.
     """
 
-    sender: int
-    to: int
-    term: int
-    context: int = 0
-    image_from: int = 0
+    sender: Id
+    to: Id
+    term: Number
+    context: Number = 0
+    image_from: Number = 0
 
 
 class InstallSnapshot(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """InstallSnapshot RPC (paper, figure 13): one chunk of an image."""
 
-    sender: int
-    to: int
-    term: int
+    sender: Id
+    to: Id
+    term: Number
     meta: SnapshotMeta
-    offset: int
+    offset: Number
     data: bytes
     done: bool
 
@@ -200,12 +210,12 @@ class InstallSnapshot(msgspec.Struct, frozen=True, array_like=True, tag=7):
 class InstallSnapshotResponse(msgspec.Struct, frozen=True, array_like=True, tag=8):
     """``offset`` is where the receiver wants to go on; ``installed`` that its log now begins behind ``index``."""
 
-    sender: int
-    to: int
-    term: int
-    index: int
+    sender: Id
+    to: Id
+    term: Number
+    index: Number
     id: str
-    offset: int
+    offset: Number
     installed: bool = False
     rejected: bool = False
     """The image is damaged or unusable: start again with a new one."""
@@ -214,28 +224,28 @@ class InstallSnapshotResponse(msgspec.Struct, frozen=True, array_like=True, tag=
 class ReadIndex(msgspec.Struct, frozen=True, array_like=True, tag=9):
     """A follower asks the leader for an index at which reads are linearizable (thesis, section 6.4)."""
 
-    sender: int
-    to: int
-    term: int
-    context: int
+    sender: Id
+    to: Id
+    term: Number
+    context: Number
 
 
 class ReadIndexResponse(msgspec.Struct, frozen=True, array_like=True, tag=10):
     """The leader's answer: reads are linearizable once ``index`` is applied."""
 
-    sender: int
-    to: int
-    term: int
-    context: int
-    index: int
+    sender: Id
+    to: Id
+    term: Number
+    context: Number
+    index: Number
 
 
 class TimeoutNow(msgspec.Struct, frozen=True, array_like=True, tag=11):
     """The leader asks a caught-up follower to campaign at once (thesis, section 3.10)."""
 
-    sender: int
-    to: int
-    term: int
+    sender: Id
+    to: Id
+    term: Number
 
 
 Message = (

@@ -41,6 +41,9 @@ from .messages import (
 )
 from .ready import Ready
 
+MAX_TERM_LEAP = 1 << 32
+"""Terms by which a message may be ahead: more than a century of elections. Whoever followed one that is further ahead
+would take all others along, to where no term is left."""
 _FROM_LEADERS = (AppendEntries, Heartbeat, InstallSnapshot)
 """Only the leader of a term sends these in it."""
 
@@ -73,7 +76,7 @@ class Node(Elections):
             LogInconsistent: it contradicts what is committed: some member has lost its data or its mind.
         """
         sender, term = message.sender, message.term
-        if message.to != self.id or sender == self.id or sender < 1:
+        if message.to != self.id or sender == self.id or sender < 1 or term - self.term > MAX_TERM_LEAP:
             return
         if type(message) is RequestVote:
             if self._ignores_candidate(message):
@@ -192,7 +195,8 @@ class Node(Elections):
         return ready
 
     def advance(self, ready: Ready) -> None:
-        """The owner has done everything that was in ``ready``."""
+        """The owner has done everything that was in ``ready``. What it has cut off from the end of ``committed`` for
+        want of time is handed out again."""
         log = self.log
         if ready.must_sync:
             self._synced_commit = self._saved.commit

@@ -145,7 +145,7 @@ class Replication(SnapshotTransfer):
     def _on_append(self, message: AppendEntries) -> None:
         self._hear_leader(message.sender)
         entries, prev_index = message.entries, message.prev_log_index
-        if entries and (entries[0].index != prev_index + 1 or entries[-1].index != prev_index + len(entries)):
+        if entries and not _continues(prev_index, message.prev_log_term, entries, message.term):
             return  # malformed
         log = self.log
         if prev_index < log.commit_index:
@@ -191,3 +191,13 @@ class Replication(SnapshotTransfer):
         """Show a deposed leader the newer term, or it would never learn of it: pre-vote and stickiness keep others
         from telling (thesis, section 9.6)."""
         self._messages_after.append(AppendEntriesResponse(self.id, sender, self.term, False, -1))
+
+
+def _continues(index: int, term: int, entries: Sequence[Entry], newest: int) -> bool:
+    """Whether entries can follow an entry of this index and term in the log of a leader of the term ``newest``."""
+    for entry in entries:
+        index += 1
+        if entry.index != index or not term <= entry.term <= newest:
+            return False
+        term = entry.term
+    return True

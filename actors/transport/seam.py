@@ -14,18 +14,18 @@ from typing import Protocol
 
 import msgspec
 
-from ..raft.messages import Message
+from ..raft.messages import Id, Message, Number
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):
     """What travels: messages of one sender to one receiver that left together."""
 
-    cluster: int
-    sender: int
-    to: int
-    epoch: int
+    cluster: Number
+    sender: Id
+    to: Id
+    epoch: Number
     """Grows with every start of the sender's process."""
-    sequence: int
+    sequence: Number
     """Grows with every frame from this sender, in this epoch, to this receiver."""
     messages: tuple[Message, ...]
 
@@ -122,7 +122,7 @@ def decode_frame(data: bytes) -> Frame | None:
         return None
     try:
         frame = _decode(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return None
     if any(message.sender != frame.sender or message.to != frame.to for message in frame.messages):
         return None

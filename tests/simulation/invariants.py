@@ -104,7 +104,7 @@ class Observer:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """See every append, cut and application as it happens."""
-        append, apply, cut, reset = RaftLog.append, State.apply, RaftLog.cut, RaftLog.reset
+        append, apply, cut, reset = RaftLog.append, State.apply_some, RaftLog.cut, RaftLog.reset
         observer = self
 
         def watched_append(log: RaftLog, entries: Sequence[Entry], hard_state: HardState | None, *, sync: bool) -> None:
@@ -115,7 +115,7 @@ class Observer:
             state: State, entries: Sequence[Entry], configurations: Mapping[int, Configuration] | None = None
         ) -> Any:
             answers = apply(state, entries, configurations or {})
-            observer.applying(entries, answers)
+            observer.applying(entries[: len(answers)], answers)
             return answers
 
         def watched_cut(log: RaftLog, index: int, configuration: Configuration | None = None) -> Any:
@@ -126,12 +126,12 @@ class Observer:
             observer.snapshots += 1
             reset(log, index, term, configuration)
 
-        RaftLog.append, State.apply = watched_append, watched_apply  # type: ignore[method-assign,assignment]
+        RaftLog.append, State.apply_some = watched_append, watched_apply  # type: ignore[method-assign,assignment]
         RaftLog.cut, RaftLog.reset = watched_cut, watched_reset  # type: ignore[method-assign,assignment]
         try:
             yield
         finally:
-            RaftLog.append, State.apply = append, apply  # type: ignore[method-assign]
+            RaftLog.append, State.apply_some = append, apply  # type: ignore[method-assign]
             RaftLog.cut, RaftLog.reset = cut, reset  # type: ignore[method-assign]
 
     # --- lives -------------------------------------------------------------------------------------------------------

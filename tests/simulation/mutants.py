@@ -7,7 +7,7 @@ seeds, and passes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,6 @@ from raykeeper.actors.recipes.line import Line
 from raykeeper.actors.server import Server
 from raykeeper.actors.timekeeper import ClusterTime
 from raykeeper.actors.watches import Watches
-from raykeeper.limits import Limits
 from raykeeper.store.checkpoint import Incoming
 from raykeeper.store.cluster_clock import ClusterClock
 from raykeeper.store.commands import Answer, ClientWrites, Failed, Reason
@@ -37,8 +36,9 @@ from raykeeper.store.folder import MemberFolder
 from raykeeper.store.leases import Lease
 from raykeeper.store.pending import Pending
 from raykeeper.store.raft_log import RaftLog
-from raykeeper.store.sessions import Run, Sessions
+from raykeeper.store.sessions import Sessions
 from raykeeper.store.state import State
+from raykeeper.store.transactions import Executor
 
 Mutate = Callable[[], AbstractContextManager[None]]
 
@@ -148,9 +148,9 @@ def _session_forgotten() -> AbstractContextManager[None]:
     original = Sessions.write
 
     def write(
-        sessions: Sessions, command: ClientWrites, index: int, run: Run, size: Callable[[], int], limits: Limits
-    ) -> list[Answer]:
-        answers = original(sessions, command, index, run, size, limits)
+        sessions: Sessions, command: ClientWrites, index: int, executor: Executor
+    ) -> Generator[None, None, list[Answer]]:
+        answers = yield from original(sessions, command, index, executor)
         session = sessions.by_id.get(command.session)
         if session is not None:
             low = session.low
@@ -168,12 +168,12 @@ def _below_the_mark() -> AbstractContextManager[None]:
     original = Sessions.write
 
     def write(
-        sessions: Sessions, command: ClientWrites, index: int, run: Run, size: Callable[[], int], limits: Limits
-    ) -> list[Answer]:
-        answers = original(sessions, command, index, run, size, limits)
+        sessions: Sessions, command: ClientWrites, index: int, executor: Executor
+    ) -> Generator[None, None, list[Answer]]:
+        answers = yield from original(sessions, command, index, executor)
         for position, (answer, asked) in enumerate(zip(answers, command.writes, strict=True)):
             if type(answer) is Failed and answer.reason is Reason.BELOW_MARK:
-                answers[position] = run(asked.operation, 1 << 20, (index << 16) + position)
+                answers[position] = executor.run(asked.operation, 1 << 20, (index << 16) + position)
         return answers
 
     return patched(Sessions, "write", write)
@@ -345,16 +345,20 @@ def _damage_forgotten() -> AbstractContextManager[None]:
 
 @mutant("a hash of whatever was applied together", "care")
 def _hash_of_the_batch() -> AbstractContextManager[None]:
-    """The content is not taken at its entry, but when its batch is written."""
+    """The content is not taken at its entry, but when what follows is written."""
     original = State.take_content
+    asked: dict[State, int] = {}
 
     def take_content(state: State) -> Content | None:
         content = original(state)
         if content is not None:
-            late = Content(state)
-            late.index = content.index
-            return late
-        return None
+            asked[state] = content.index
+            return None
+        if state not in asked:
+            return None
+        late = Content(state)
+        late.index = asked.pop(state)
+        return late
 
     return patched(State, "take_content", take_content)
 

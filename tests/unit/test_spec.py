@@ -104,10 +104,10 @@ def test_a_spec_pickles_and_loads_from_itself() -> None:
         ({"bootstrap": "maybe"}, "spec: bootstrap: expected auto or never, got 'maybe'"),
         ({"bootstrap": True}, "spec: bootstrap: expected text, got True"),
         ({"data_dir": "data"}, "spec: data_dir: expected an absolute path, or one that begins with ~, got 'data'"),
-        ({"timings": {"heartbeat_interval": 0}}, "spec: timings.heartbeat_interval: expected a number > 0.0, got 0"),
+        ({"timings": {"heartbeat_interval": 0}}, "spec: timings.heartbeat_interval: expected a number >= 0.001, got 0"),
         (
             {"timings": {"session_ttl": float("inf")}},
-            "spec: timings.session_ttl: expected a finite number, got inf",
+            "spec: timings.session_ttl: expected a number <= 1000000000.0, got inf",
         ),
         (
             {"timings": {"heartbeat_interval": 0.4}},

@@ -30,7 +30,7 @@ def test_compaction_removes_what_nobody_can_read(hand: Hand) -> None:
     for n in range(50):
         hand.run(*(Put(b"k%d" % k, b"%d" % n * (600 if k == 0 else 1)) for k in range(4)))
     hand.run(Delete(KeyRange(b"k3")), Put(b"last", b"x"))
-    assert (stored(hand, "revisions"), stored(hand, "keys")) == (202, 5)
+    assert (stored(hand, "revisions"), stored(hand, "keys")) == (202, 4)
     assert hand.do(Compact(hand.state.revision)) == Done(203)
     assert compact_all(hand) > 20
     assert stored(hand, "revisions") == 1
@@ -86,7 +86,7 @@ def test_the_mark_may_rise_in_the_middle_of_a_pass(hand: Hand) -> None:
         hand.state.compact_slice(5)
     compact_all(hand)
     # The deletions at the compacted revision itself stay: they can still be watched.
-    assert (stored(hand, "revisions"), stored(hand, "keys"), stored(hand, "versions")) == (2, 2, 0)
+    assert (stored(hand, "revisions"), stored(hand, "keys"), stored(hand, "versions")) == (2, 0, 2)
     hand.run(Put(b"c", b"1"))
     hand.do(Compact(hand.state.revision))
     compact_all(hand)

@@ -326,7 +326,7 @@ def test_a_database_that_is_open_elsewhere_is_no_damage(copy: Path) -> None:
 def test_an_unknown_format_of_the_state_is_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "state")
     state = State.create(RocksDisk(), path, Configuration())
-    state._engine.write([("meta", b"format", b"\x02")])
+    state._engine.write([("meta", b"format", b"\x63")])
     state.close()
-    with pytest.raises(DataCorrupted, match="format 2"):
+    with pytest.raises(DataCorrupted, match="format 99"):
         State.open(RocksDisk(), path)

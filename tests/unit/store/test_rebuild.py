@@ -225,9 +225,9 @@ def test_a_state_of_a_newer_version_is_left_alone() -> None:
     disk = SimDisk()
     member(disk, cut=30)
     engine = State.open(disk, "m1/state-1")._engine
-    engine.write([("meta", b"format", b"\x02")])
+    engine.write([("meta", b"format", b"\x63")])
     engine.close()
-    with pytest.raises(FormatUnknown, match="format 2"):
+    with pytest.raises(FormatUnknown, match="format 99"):
         MemberFolder.open(disk, "m1", rebuild=True)
     assert disk.list("m1/state-1")
     assert "damaged.json" not in disk.list("m1")

@@ -257,7 +257,7 @@ def test_a_deleted_key_starts_anew(hand: Hand) -> None:
 
 
 def test_keeping_value_and_lease(filled: Hand) -> None:
-    filled.run(Put(b"a", None, lease=KEEP_LEASE), Put(b"b", None, lease=7), Put(b"c", b"x", lease=KEEP_LEASE))
+    filled.run(Put(b"a", None, lease=KEEP_LEASE), Put(b"b", None, lease=7), Put(b"c", b"x"))
     answer = filled.range(KeyRange(b"a", b"d"))
     assert isinstance(answer, RangeAnswer)
     assert [(item.value, item.version, item.lease) for item in answer.items] == [
@@ -267,6 +267,17 @@ def test_keeping_value_and_lease(filled: Hand) -> None:
     ]
     filled.do(Put(b"a", b"y"))
     assert filled.state.leases[7].keys == 1
+
+
+@pytest.mark.parametrize("value", [b"x", None])
+def test_there_is_no_lease_to_keep_of_a_key_that_is_not_there(filled: Hand, value: bytes | None) -> None:
+    """etcd: ErrKeyNotFound for ignore_lease as for ignore_value."""
+    put = Put(b"none", value, lease=KEEP_LEASE)
+    for operation in (put, Put(b"none", value, KEEP_LEASE, True), txn(Put(b"other", b"1"), put)):
+        assert plain(filled.do(operation)) == Failed(Reason.KEY_NOT_FOUND)
+    assert filled.range(KeyRange(b"none")).count == filled.range(KeyRange(b"other")).count == 0  # type: ignore[union-attr]
+    filled.do(Delete(KeyRange(b"a")))
+    assert plain(filled.do(Put(b"a", value, KEEP_LEASE))) == Failed(Reason.KEY_NOT_FOUND)
 
 
 def test_a_transaction_grants_a_lease_and_uses_it(hand: Hand) -> None:

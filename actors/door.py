@@ -1,0 +1,167 @@
+"""What every frame must be like before anything happens: the same checks that a good client makes, because a member
+trusts nobody's, and those that no client of ours needs.
+
+One table says it for each kind of frame, and one for each command of administration, so that none is forgotten. That
+numbers are within 64 bits, and times finite, the types have said before, in decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ..errors import InvalidArgument, RequestTooLarge, SpecError
+from ..limits import (
+    MAX_CHANGES,
+    MAX_LEASES_IN_FRAME,
+    MAX_NAME_BYTES,
+    MAX_SETTINGS_BYTES,
+    MAX_WATCHES_PER_STREAM,
+    WATCH_CREATES_AT_ONCE,
+    Limits,
+    decode_settings,
+)
+from ..spec import check as check_settings
+from ..store.commands import (
+    Configure,
+    HashContent,
+    Range,
+    RegisterMember,
+    ReserveMember,
+    RetireMember,
+    SetAlarm,
+)
+from .protocol import (
+    Administer,
+    AskLeases,
+    AskStatus,
+    ChangeMembership,
+    Close,
+    KeepAlive,
+    KeepLeases,
+    Open,
+    Reads,
+    Request,
+    WatchPoll,
+    Writes,
+)
+from .validation import check_operation, check_range, check_request_id
+
+Check = Callable[[Any, Limits], None]
+
+
+def check_request(request: Request, limits: Limits) -> None:
+    """Check one frame.
+
+    Raises:
+        RequestTooLarge: over a limit.
+        InvalidArgument: what is never valid.
+    """
+    CHECKS[type(request)](request, limits)
+
+
+def _at_most(what: str, count: int, most: int) -> None:
+    if count > most:
+        raise RequestTooLarge(f"{what}: at most {most}, not {count}")
+
+
+def _name(what: str, name: bytes | str, most: int = MAX_NAME_BYTES) -> None:
+    _at_most(f"bytes of {what}", len(name), most)
+    if not name:
+        raise InvalidArgument(f"{what} is empty")
+
+
+def _nothing(request: Any, limits: Limits) -> None:
+    """The types say it all."""
+
+
+def _writes(request: Writes, limits: Limits) -> None:
+    _at_most("requests in a frame", len(request.commands.writes), limits.max_batch_requests)
+    for write in request.commands.writes:
+        check_operation(write.operation, limits)
+        check_request_id(write.request_id)
+
+
+def _reads(request: Reads, limits: Limits) -> None:
+    _at_most("requests in a frame", len(request.reads), limits.max_batch_requests)
+    for read in request.reads:
+        check_range(read.range, limits)
+
+
+def _open(request: Open, limits: Limits) -> None:
+    _name("a session's nonce", request.nonce)
+
+
+def _leases(request: KeepLeases | AskLeases, limits: Limits) -> None:
+    _at_most("leases in a frame", len(request.leases), MAX_LEASES_IN_FRAME)
+
+
+def _poll(request: WatchPoll, limits: Limits) -> None:
+    _name("a stream's id", request.stream)
+    _at_most("watches that a poll creates", len(request.create), WATCH_CREATES_AT_ONCE)
+    _at_most("watches that a poll cancels", len(request.cancel), MAX_WATCHES_PER_STREAM)
+    for create in request.create:
+        check_range(Range(create.keys, create.start_revision), limits)
+
+
+def _changes(request: ChangeMembership, limits: Limits) -> None:
+    if not 0 < len(request.changes) <= MAX_CHANGES:
+        raise InvalidArgument(f"a change of membership has 1 to {MAX_CHANGES} steps")
+    _at_most("bytes of a change's context", len(request.context), MAX_NAME_BYTES)
+
+
+def _administer(request: Administer, limits: Limits) -> None:
+    COMMANDS[type(request.command)](request.command, limits)
+
+
+def _configure(command: Configure, limits: Limits) -> None:
+    for data in (command.settings, command.based_on or b""):
+        _at_most("bytes of settings", len(data), MAX_SETTINGS_BYTES)
+    try:
+        settings = decode_settings(command.settings)
+        check_settings("settings", settings.timings, settings.limits)
+    except (msgspec.MsgspecError, RecursionError, SpecError) as error:
+        raise InvalidArgument(f"settings that cannot be lived with: {error}") from None
+
+
+def _register(command: RegisterMember, limits: Limits) -> None:
+    _at_most("letters of a member's place", len(command.pin) + len(command.base), MAX_NAME_BYTES)
+    if command.version < 1:
+        raise InvalidArgument(f"{command.version} is no version of commands")
+
+
+def _reserve(command: ReserveMember, limits: Limits) -> None:
+    _name("a reservation's nonce", command.nonce)
+    _at_most("letters of a member's place", len(command.pin) + len(command.base), MAX_NAME_BYTES)
+
+
+def _alarm(command: SetAlarm, limits: Limits) -> None:
+    _at_most("letters of an alarm", len(command.message), MAX_NAME_BYTES)
+
+
+CHECKS: dict[type, Check] = {
+    Writes: _writes,
+    Reads: _reads,
+    Open: _open,
+    KeepAlive: _nothing,
+    Close: _nothing,
+    AskStatus: _nothing,
+    KeepLeases: _leases,
+    AskLeases: _leases,
+    WatchPoll: _poll,
+    Administer: _administer,
+    ChangeMembership: _changes,
+}
+"""By kind of frame."""
+
+COMMANDS: dict[type, Check] = {
+    Configure: _configure,
+    RegisterMember: _register,
+    ReserveMember: _reserve,
+    RetireMember: _nothing,
+    SetAlarm: _alarm,
+    HashContent: _nothing,
+}
+"""By command of administration."""

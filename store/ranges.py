@@ -1,0 +1,335 @@
+"""Reading the keys as of a revision: one key, a range, and who may look at how much.
+
+Readers run on other threads, beside the writer. What they read at a fixed revision cannot change, because every record
+is kept until compaction; and compaction raises its mark before it removes the first record, so a reader that finds the
+mark still at or below its revision *after* its last look at the disk has seen everything (design, rules of the disk).
+
+``keys`` holds what lives, in the order of the users: a read of now is one pass over it, however much died lately. A
+read of the past takes from there what has not changed since, and the rest from ``versions``. Which keys those are the
+history tells, as long as it is short; beyond ``PAST_CHANGES`` changes it is cheaper to look which keys of the range
+stand in ``versions``, and only that depends on what died. In every case ``keys`` is opened first: what changes after
+that, the later looks see.
+
+What a read costs is counted in a :class:`Budget`, by what lives, lived then, or changed since; never by what compaction
+has, or has not yet, removed. So a command that is over its budget is so on every member.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable, Iterator
+from heapq import merge
+from typing import Any
+
+from ..limits import PAST_CHANGES
+from .commands import Item, KeyRange, Range, RangeAnswer, RangePart, Sort
+from .mvcc import (
+    CHANGE,
+    HEAD,
+    INLINE,
+    ITEM_OVERHEAD,
+    RECORD,
+    REVISION,
+    TOMBSTONE,
+    bounds,
+    memcomparable,
+    plain_key,
+    version_key,
+)
+from .pending import Source
+
+WEIGHT = 10
+"""As a shift: so many bytes of values count as a key."""
+
+
+class Vanished(Exception):
+    """A record that must be there is not: compaction has overtaken the reader, or the data is damaged."""
+
+
+class TooManyKeys(Exception):
+    """The budget does not reach any further."""
+
+    def __init__(self, next: bytes) -> None:
+        super().__init__()
+        self.next = next
+        """The first key that was not looked at."""
+
+
+class Budget:
+    """How much may still be looked at: keys, changes, and kilobytes of values, all alike."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+
+class View:
+    """What is read, and as of which revision.
+
+    Args:
+        source: a database, or a batch over it.
+        revision: as of which it is read.
+        settled: whether what was opened just before shows nothing that is newer.
+        far: whether a past that is too long ago may be read by way of what died, too: costs what nobody has counted.
+    """
+
+    __slots__ = ("far", "revision", "settled", "source")
+
+    def __init__(
+        self, source: Source, revision: int, settled: Callable[[], bool] = lambda: False, *, far: bool = False
+    ) -> None:
+        self.source = source
+        self.revision = revision
+        self.settled = settled
+        self.far = far
+
+
+def _value(source: Source, key: bytes, record: bytes, mod: int, kind: int) -> bytes:
+    if kind == INLINE:
+        return record[HEAD:]
+    whole = source.get("versions", version_key(key, mod))
+    if whole is None:
+        raise Vanished
+    return whole[HEAD:]
+
+
+def item_of(source: Source, key: bytes, record: bytes, *, with_value: bool = True) -> Item:
+    """The item that a live record stands for."""
+    mod, create, version, lease, kind = RECORD.unpack_from(record)
+    value = _value(source, key, record, mod, kind) if with_value else b""
+    return Item(key, value, create, mod, version, lease)
+
+
+def record_at(source: Source, key: bytes, record: bytes | None, revision: int) -> bytes | None:
+    """The record of a key as of a revision, given that of now; ``None`` if there was no such key then."""
+    if record is None or REVISION.unpack_from(record)[0] > revision:
+        start = version_key(key, 0)
+        older = source.iterate("versions", start, start[:-8] + REVISION.pack(revision + 1), reverse=True)
+        found = next(older, None)
+        if found is None:
+            return None
+        record = found[1]
+    return None if record[HEAD - 1] == TOMBSTONE else record
+
+
+def find(view: View, key: bytes, *, with_value: bool = True) -> Item | None:
+    """One key."""
+    source = view.source
+    record = source.get("keys", key)
+    if record is None and view.settled():
+        return None
+    record = record_at(source, key, record, view.revision)
+    return None if record is None else item_of(source, key, record, with_value=with_value)
+
+
+def records(view: View, keys: KeyRange, budget: Budget, *, descending: bool = False) -> Iterator[tuple[bytes, bytes]]:
+    """(key, record) of the keys in a range that existed, in key order or against it.
+
+    Raises:
+        TooManyKeys: the budget is used up.
+    """
+    source, revision = view.source, view.revision
+    if keys.end is None:
+        record = source.get("keys", keys.key)
+        budget.left -= 1
+        if record is not None or not view.settled():
+            record = record_at(source, keys.key, record, revision)
+            if record is not None:
+                yield keys.key, record
+        return
+    now = source.iterate("keys", *bounds(keys), reverse=descending)
+    if not view.settled():
+        now = _then(view, keys, now, budget, descending)
+    for pair in now:
+        if budget.left <= 0:
+            raise TooManyKeys(pair[0])
+        budget.left -= 1
+        yield pair
+
+
+def _then(
+    view: View, keys: KeyRange, now: Iterator[tuple[bytes, bytes]], budget: Budget, descending: bool
+) -> Iterator[tuple[bytes, bytes]]:
+    """What existed at the view's revision, given what lives now, or did when that was opened."""
+    source, revision = view.source, view.revision
+    found = _changed_since(source, keys, revision, PAST_CHANGES if view.far else budget.left)
+    changed: Iterator[tuple[bytes, bytes | None]]
+    if found is not None:
+        changed = iter([(key, None) for key in sorted(found, reverse=descending)])
+    elif view.far:
+        changed = _ever_changed(source, keys, descending)
+    else:
+        raise TooManyKeys(keys.key)
+    live = ((key, record) for key, record in now if REVISION.unpack_from(record)[0] <= revision)
+    last = None
+    for key, record in merge(live, changed, key=_key, reverse=descending):
+        if key == last:
+            continue
+        last = key
+        if budget.left <= 0:
+            raise TooManyKeys(key)
+        if record is None:
+            record = record_at(source, key, source.get("keys", key), revision)
+        if record is None:
+            budget.left -= 1
+        else:
+            yield key, record
+
+
+def _key(pair: tuple[bytes, bytes | None]) -> bytes:
+    return pair[0]
+
+
+def _changed_since(source: Source, keys: KeyRange, revision: int, most: int) -> set[bytes] | None:
+    """The keys of a range that have changed since a revision; ``None`` if there were more changes than so many."""
+    start, end = bounds(keys)
+    found = set()
+    for count, (_, change) in enumerate(source.iterate("revisions", REVISION.pack(revision + 1))):
+        if count == most:
+            return None
+        key = change[CHANGE.size :]
+        if key >= start and (end is None or key < end):
+            found.add(key)
+    return found
+
+
+def _ever_changed(source: Source, keys: KeyRange, descending: bool) -> Iterator[tuple[bytes, None]]:
+    """The keys of a range that stand in ``versions``."""
+    start, end = bounds(keys)
+    low, high = memcomparable(start), None if end is None else memcomparable(end)
+    while True:
+        pair = next(source.iterate("versions", low, high, reverse=descending), None)
+        if pair is None:
+            return
+        key = plain_key(pair[0])[0]
+        if descending:
+            high = memcomparable(key)
+        else:
+            low = memcomparable(key) + b"\xff" * (REVISION.size + 1)
+        yield key, None
+
+
+def read_range(
+    view: View, request: Range, budget: Budget, *, max_items: int, max_bytes: int
+) -> RangeAnswer | RangePart:
+    """Answer a range: at most so many items and bytes (one item always fits); the count is of all.
+
+    If the budget does not reach for all of it, a part is answered. Anything fits into a new budget of one key or more,
+    in parts.
+    """
+    keys, revision = request.keys, view.revision
+    if keys.end is None:
+        item = find(view, keys.key, with_value=not (request.keys_only or request.count_only))
+        budget.left -= 1
+        if item is None:
+            return RangeAnswer(revision, (), 0)
+        return RangeAnswer(revision, () if request.count_only else (item,), 1)
+    limit = min(request.limit, max_items) if request.limit else max_items
+    in_order = request.sort is Sort.KEY or request.count_only
+    descending = in_order and request.descending and not request.count_only
+    page = (_Page if in_order else _Best)(view.source, request, budget, limit, max_bytes)
+    try:
+        page.take(records(view, keys, budget, descending=descending))
+    except TooManyKeys as stop:
+        return RangePart(revision, page.items, page.count, stop.next)
+    items, count = page.items, page.count
+    more = count > len(items) and not request.count_only
+    return RangeAnswer(revision, items, len(items) if request.uncounted and more else count, more)
+
+
+class _Page:
+    """The first items of a range, and how many there are."""
+
+    def __init__(self, source: Source, request: Range, budget: Budget, limit: int, max_bytes: int) -> None:
+        self._source = source
+        self._request = request
+        self._budget = budget
+        self._limit = limit
+        self._max_bytes = max_bytes
+        self._items: list[Item] = []
+        self.count = 0
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """What is to be answered."""
+        return tuple(self._items)
+
+    def take(self, found: Iterator[tuple[bytes, bytes]]) -> None:
+        """Take these keys in."""
+        items, with_value, uncounted = self._items, not self._request.keys_only, self._request.uncounted
+        full = self._request.count_only
+        count = size = 0
+        try:
+            for key, record in found:
+                if not full:
+                    item = item_of(self._source, key, record, with_value=with_value)
+                    size += _size(item)
+                    if items and size > self._max_bytes:
+                        full = True
+                    else:
+                        items.append(item)
+                        full = len(items) >= self._limit
+                elif uncounted and count > len(items):
+                    return
+                count += 1
+        finally:
+            self.count = count
+
+
+class _Best:
+    """The first items of a range in another order than the keys'. What cannot be among them is dropped on the way."""
+
+    def __init__(self, source: Source, request: Range, budget: Budget, limit: int, max_bytes: int) -> None:
+        self._source = source
+        self._request = request
+        self._budget = budget
+        self._limit = limit
+        self._max_bytes = max_bytes
+        self._best: list[tuple[Any, bytes, Item]] = []
+        self._bytes = 0
+        self.count = 0
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """What is to be answered."""
+        best, size = self._best[:], self._bytes
+        if self._request.descending:
+            best.reverse()
+        while len(best) > 1 and size > self._max_bytes:
+            size -= _size(best.pop()[2])
+        return tuple([item for _, _, item in best])
+
+    def take(self, found: Iterator[tuple[bytes, bytes]]) -> None:
+        """Take these keys in."""
+        target, keys_only = self._request.sort, self._request.keys_only
+        best, worst = self._best, 0 if self._request.descending else -1
+        for key, record in found:
+            self.count += 1
+            item = item_of(self._source, key, record, with_value=target is Sort.VALUE or not keys_only)
+            self._budget.left -= len(item.value) >> WEIGHT
+            place = _sort_value(item, target)
+            if target is Sort.VALUE and keys_only:
+                item = Item(key, b"", item.create_revision, item.mod_revision, item.version, item.lease)
+            insort(best, (place, key, item), key=_place)
+            self._bytes += _size(item)
+            while len(best) > 1 and (len(best) > self._limit or self._bytes - _size(best[worst][2]) >= self._max_bytes):
+                self._bytes -= _size(best.pop(worst)[2])
+
+
+def _place(entry: tuple[Any, bytes, Item]) -> tuple[Any, bytes]:
+    return entry[0], entry[1]
+
+
+def _size(item: Item) -> int:
+    return len(item.key) + len(item.value) + ITEM_OVERHEAD
+
+
+def _sort_value(item: Item, target: Sort) -> int | bytes:
+    if target is Sort.VERSION:
+        return item.version
+    if target is Sort.CREATE_REVISION:
+        return item.create_revision
+    if target is Sort.MOD_REVISION:
+        return item.mod_revision
+    return item.value
