@@ -247,7 +247,9 @@ WATCH_BATCH_BYTES = 512 * 1024
 WATCH_SCAN = 5000
 """Changes of any keys that one watch looks through in one go."""
 WATCH_STREAM_IDLE = 30.0
-"""A stream that nobody polls for this long is dropped."""
+"""A stream that nobody polls for this long is dropped..."""
+WATCH_FORGET_AT_ONCE = 500
+"""... and with every heartbeat so many of its watches are forgotten."""
 WATCH_POLL = 5.0
 """The longest that a poll waits for news; also how often a quiet watch hears of progress."""
 MAX_LEASES_AT_ONCE = 1000

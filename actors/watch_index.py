@@ -1,13 +1,15 @@
-"""Which watches a changed key concerns: single keys by a dictionary, ranges by the stretches that their ends cut.
+"""Which watches a changed key concerns: single keys by a dictionary, ranges by an interval tree.
 
-Between two neighbouring ends of any ranges, every key lies in the same ranges; so a changed key is one binary search
-away from its watches. The stretches are cut anew when a range came or went since they were last asked for.
+The tree is ordered by where ranges begin, and each node knows how far any range below it reaches (CLRS, "Interval
+trees"); so whoever asks for a key passes by what ends before it or begins behind it. It keeps its balance as a treap:
+each range draws a priority, and nobody stands above one of a higher one. To look for a key, to add a range and to
+remove one take O(log n) steps, and one for each range found, however many ranges nest; nothing is ever built anew.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
 from ..store.commands import KeyRange
@@ -15,66 +17,155 @@ from ..store.commands import KeyRange
 W = TypeVar("W")
 
 
+class _Node(Generic[W]):
+    """One range, and all watches of it."""
+
+    __slots__ = ("end", "furthest", "left", "place", "priority", "right", "start", "watches")
+
+    def __init__(self, start: bytes, end: bytes | None, number: int, priority: float) -> None:
+        self.start = start
+        self.end = end
+        self.place = (start, number)
+        self.priority = priority
+        self.watches: dict[W, None] = {}
+        self.left: _Node[W] | None = None
+        self.right: _Node[W] | None = None
+        self.furthest = end
+        """The highest end in this node and below; ``None`` if there is one without."""
+
+    def reach(self) -> None:
+        """What is below has changed."""
+        furthest = self.end
+        for child in (self.left, self.right):
+            if child is not None and furthest is not None:
+                furthest = None if child.furthest is None else max(furthest, child.furthest)
+        self.furthest = furthest
+
+
 class WatchIndex(Generic[W]):
     """Watches by what they look at."""
 
     def __init__(self) -> None:
-        self._single: dict[bytes, list[W]] = {}
-        self._ranges: list[tuple[bytes, bytes | None, W]] = []
-        self._starts: list[bytes] = []
-        self._stretches: list[tuple[W, ...]] = []
-        self._cut = True
+        self._single: dict[bytes, dict[W, None]] = {}
+        self._ranges: dict[tuple[bytes, bytes | None], _Node[W]] = {}
+        self._root: _Node[W] | None = None
+        self._numbers = 0
+        self._rng = random.Random(0)
 
     def __len__(self) -> int:
-        return sum(map(len, self._single.values())) + len(self._ranges)
+        return sum(len(watches) for watches in self._single.values()) + sum(
+            len(node.watches) for node in self._ranges.values()
+        )
 
     def add(self, keys: KeyRange, watch: W) -> None:
         """Look at these keys."""
         if keys.end is None:
-            self._single.setdefault(keys.key, []).append(watch)
-        else:
-            self._ranges.append((keys.key, keys.end or None, watch))
-            self._cut = False
+            self._single.setdefault(keys.key, {})[watch] = None
+            return
+        where = keys.key, keys.end or None
+        node = self._ranges.get(where)
+        if node is None:
+            if where[1] is not None and where[0] >= where[1]:
+                return
+            self._numbers += 1
+            node = self._ranges[where] = _Node(*where, self._numbers, self._rng.random())
+            self._root = _insert(self._root, node)
+        node.watches[watch] = None
 
     def remove(self, keys: KeyRange, watch: W) -> None:
         """Look no longer."""
         if keys.end is None:
-            watches = self._single.get(keys.key, [])
-            if watch in watches:
-                watches.remove(watch)
+            watches = self._single.get(keys.key)
+            if watches is not None:
+                watches.pop(watch, None)
                 if not watches:
                     del self._single[keys.key]
-        else:
-            self._ranges = [entry for entry in self._ranges if entry[2] is not watch]
-            self._cut = False
+            return
+        where = keys.key, keys.end or None
+        node = self._ranges.get(where)
+        if node is not None:
+            node.watches.pop(watch, None)
+            if not node.watches:
+                del self._ranges[where]
+                self._root = _remove(self._root, node)
 
-    def concerned(self, key: bytes) -> Iterable[W]:
-        """The watches that look at a key."""
-        single = self._single.get(key, ())
-        if not self._ranges:
-            return single
-        if not self._cut:
-            self._cut_stretches()
-        position = bisect_right(self._starts, key) - 1
-        in_ranges = self._stretches[position] if position >= 0 else ()
-        return (*single, *in_ranges) if single else in_ranges
+    def concerned(self, keys: Iterable[bytes]) -> Iterator[W]:
+        """The watches that look at any of these keys; each once for every key or range that it was added with."""
+        single, root = self._single, self._root
+        found: dict[int, dict[W, None]] = {}
+        for key in keys:
+            watches = single.get(key)
+            if watches is not None:
+                found[id(watches)] = watches
+            if root is not None:
+                _covering(root, key, found)
+        for watches in found.values():
+            yield from watches
 
-    def _cut_stretches(self) -> None:
-        """Sweep over all ends in order, keeping the set of ranges that are open."""
-        begins: dict[bytes, list[int]] = {}
-        ends: dict[bytes, list[int]] = {}
-        for number, (start, end, _) in enumerate(self._ranges):
-            if end is None or start < end:
-                begins.setdefault(start, []).append(number)
-                if end is not None:
-                    ends.setdefault(end, []).append(number)
-        self._starts = sorted({*begins, *ends})
-        self._stretches = []
-        open_ranges: dict[int, None] = {}
-        for point in self._starts:
-            for number in ends.get(point, ()):
-                open_ranges.pop(number, None)
-            for number in begins.get(point, ()):
-                open_ranges[number] = None
-            self._stretches.append(tuple(self._ranges[number][2] for number in open_ranges))
-        self._cut = True
+
+def _covering(root: _Node[W], key: bytes, found: dict[int, dict[W, None]]) -> None:
+    """Add the watches of all ranges that a key lies in."""
+    todo: list[_Node[W]] = [root]
+    while todo:
+        node = todo.pop()
+        if node.furthest is not None and node.furthest <= key:
+            continue
+        if node.left is not None:
+            todo.append(node.left)
+        if node.start <= key:
+            if node.end is None or key < node.end:
+                found[id(node.watches)] = node.watches
+            if node.right is not None:
+                todo.append(node.right)
+
+
+def _insert(root: _Node[W] | None, node: _Node[W]) -> _Node[W]:
+    if root is None:
+        return node
+    if node.priority > root.priority:
+        node.left, node.right = _split(root, node.place)
+        node.reach()
+        return node
+    if node.place < root.place:
+        root.left = _insert(root.left, node)
+    else:
+        root.right = _insert(root.right, node)
+    root.reach()
+    return root
+
+
+def _split(root: _Node[W] | None, place: tuple[bytes, int]) -> tuple[_Node[W] | None, _Node[W] | None]:
+    """What lies before a place, and what behind it."""
+    if root is None:
+        return None, None
+    if root.place < place:
+        root.right, behind = _split(root.right, place)
+        root.reach()
+        return root, behind
+    before, root.left = _split(root.left, place)
+    root.reach()
+    return before, root
+
+
+def _remove(root: _Node[W] | None, node: _Node[W]) -> _Node[W] | None:
+    if root is node:
+        return _join(node.left, node.right)
+    assert root is not None
+    if node.place < root.place:
+        root.left = _remove(root.left, node)
+    else:
+        root.right = _remove(root.right, node)
+    root.reach()
+    return root
+
+
+def _join(before: _Node[W] | None, behind: _Node[W] | None) -> _Node[W] | None:
+    if before is None or behind is None:
+        return before or behind
+    if before.priority > behind.priority:
+        before.right = _join(before.right, behind)
+        before.reach()
+        return before
+    behind.left = _join(before, behind.left)
+    behind.reach()
+    return behind

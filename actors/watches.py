@@ -24,6 +24,7 @@ from ..limits import (
     MAX_WATCH_STREAMS,
     MAX_WATCHES_PER_STREAM,
     WATCH_BATCH_BYTES,
+    WATCH_FORGET_AT_ONCE,
     WATCH_QUICK_CHANGES,
     WATCH_QUICK_STREAMS,
     WATCH_REPLY_BYTES,
@@ -107,6 +108,8 @@ class Watches:
         self._lock = threading.Lock()
         self._index: WatchIndex[_Watch] = WatchIndex()
         self._streams: dict[bytes, _Stream] = {}
+        self._dropped: list[_Watch] = []
+        """Watches that have ended and still stand in the index."""
         self._seen = state().revision
         """Up to here the watches know what concerns them."""
         self.busy = False
@@ -121,14 +124,14 @@ class Watches:
             woken = []
             before = self._seen
             if self.busy:
-                concerned = self._index.concerned
-                for key in keys:
-                    for watch in concerned(key):
-                        if watch.due:
-                            watch.again = True
-                        else:
-                            self._make_due(watch, before)
-                        woken.append(watch.stream)
+                for watch in self._index.concerned(keys):
+                    if watch.ended:
+                        continue
+                    if watch.due:
+                        watch.again = True
+                    else:
+                        self._make_due(watch, before)
+                    woken.append(watch.stream)
             self._seen = revision
             polls = self._take_polls(woken)
         quick = WATCH_QUICK_STREAMS if len(keys) <= WATCH_QUICK_CHANGES else 0
@@ -152,7 +155,7 @@ class Watches:
 
     def tick(self, now: float) -> None:
         """Time has passed: answer polls whose time is over or that are better asked elsewhere; drop silent streams."""
-        if not self._streams:
+        if not self._streams and not self._dropped:
             return
         stale = self._is_stale()
         with self._lock:
@@ -161,6 +164,7 @@ class Watches:
             for stream in list(self._streams.values()):
                 if stream.poll is None and now - stream.polled_at >= WATCH_STREAM_IDLE:
                     self._drop(stream)
+            self._forget(WATCH_FORGET_AT_ONCE)
         self._answer(polls)
 
     def close(self) -> None:
@@ -195,10 +199,16 @@ class Watches:
         del self._streams[stream.id]
         for watch in stream.watches.values():
             watch.ended = True
-            self._index.remove(watch.wanted.keys, watch)
+        self._dropped += stream.watches.values()
         stream.watches.clear()
         stream.due.clear()
         self.busy = bool(self._streams)
+
+    def _forget(self, most: int) -> None:
+        """Take watches of dropped streams out of the index, so many at a time: there may be thousands."""
+        for watch in self._dropped[-most:]:
+            self._index.remove(watch.wanted.keys, watch)
+        del self._dropped[-most:]
 
     # -- polls --------------------------------------------------------------------------------------------------------
 
