@@ -412,6 +412,14 @@ MIN_CALL_PATIENCE = 1.0
 # Lanes: stream sockets between clients and members, and from each member to each other one.
 MAX_LANES = 4096
 """Lanes of one member; further clients go by actor calls."""
+MAX_OPEN_FILES = 256
+"""Of one database; a quarter of the process's limit where that is less."""
+MEMBER_DESCRIPTORS = 65_536
+"""What a member raises its soft limit of descriptors to, where the hard one allows."""
+RESERVED_DESCRIPTORS = 640
+"""Of these, kept free of clients' lanes: two databases (``MAX_OPEN_FILES`` each), strangers, peers, Ray..."""
+PEER_DESCRIPTORS = 32
+"""... of which so many may be lanes of peers."""
 MAX_LANE_FRAME_BYTES = 64 * 1024 * 1024
 """One frame; longer ones go by actor calls."""
 MAX_LANE_REQUESTS = 256
@@ -440,6 +448,8 @@ LANE_OPEN_TIMEOUT = 3.0
 LANE_PAUSE = 0.2
 """Seconds from one attempt to open a lane to the next; doubles up to ``LANE_MAX_PAUSE``."""
 LANE_MAX_PAUSE = 2.0
+LANE_REFUSED_PAUSE = 30.0
+"""The same where the member has none to offer: it is only starting, or is to have none, or is full."""
 LANE_SILENCE = 5.0
 """A host that takes no bytes, or is silent, for this long is gone."""
 LANE_LINGER = 1.0

@@ -130,7 +130,7 @@ class Loop:
 
         def dial(member: int) -> socket.socket:
             deadline = time.monotonic() + LANE_OPEN_TIMEOUT
-            offer = self._lookup(member).lane.remote().future().result(LANE_OPEN_TIMEOUT)
+            offer = self._lookup(member).lane.remote(True).future().result(LANE_OPEN_TIMEOUT)
             if offer is None or offer.cluster != identity.cluster:
                 raise LaneBroken(f"member {member} offers no lane")
             return open_lane(offer, spot.node, identity.member, deadline - time.monotonic())
@@ -153,9 +153,9 @@ class Loop:
     def _lane_gone(self, member: int) -> None:
         self._vigil.gone(member, member_clock(), self.server.timings.election_timeout)
 
-    def lane(self) -> LaneOffer | None:
-        """How to open a lane to this member; ``None`` if there are to be none. Any thread."""
-        return None if self._lanes is None else self._lanes.offer()
+    def lane(self, peer: bool) -> LaneOffer | None:
+        """How to open a lane to this member; ``None`` if there are to be none, or no more. Any thread."""
+        return None if self._lanes is None else self._lanes.offer(peer=peer)
 
     def start(self) -> None:
         """Begin to serve."""

@@ -52,6 +52,7 @@ from .registration import register_in_background
 from .seat import NAMESPACE, Seat, actor_name, decode_seat, member_name
 from .service import reply_bytes
 from .sites import member_disk, try_lock
+from .transport.descriptors import raise_limit
 from .transport.lane_frames import LaneOffer
 
 _decode_request = msgspec.msgpack.Decoder(Request).decode
@@ -66,6 +67,7 @@ class Member:
 
     def __init__(self, seat: bytes) -> None:
         as_daemon()
+        raise_limit()
         sys.setswitchinterval(GIL_SWITCH)
         self._seat = decode_seat(seat)
         self._node_id = ray.get_runtime_context().get_node_id()
@@ -162,10 +164,11 @@ class Member:
         return None if loop is None else loop.server.folder.identity
 
     @ray.method(concurrency_group="control")
-    def lane(self) -> LaneOffer | None:
-        """How to open a lane to this member, once; ``None`` while there are none, and all goes by calls."""
+    def lane(self, peer: bool = False) -> LaneOffer | None:
+        """How to open a lane to this member, once; ``None`` while there is none, or no room for one, and all goes by
+        calls. There is more room for peers than for clients."""
         loop = self._loop
-        return None if loop is None else loop.lane()
+        return None if loop is None else loop.lane(peer)
 
     @ray.method(concurrency_group="control")
     def counters(self) -> dict[str, int]:

@@ -12,6 +12,7 @@ what is true when it starts again.
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +28,7 @@ from ..limits import (
     BLOCK_CACHE_BYTES,
     DELETES_IN_MEMORY,
     LOG_WRITE_BUFFER_BYTES,
+    MAX_OPEN_FILES,
     RECLAIM_SHARE,
     STATE_WRITE_BUFFER_BYTES,
 )
@@ -360,7 +362,8 @@ class RocksDisk:
         options.set_max_log_file_size(1 << 20)
         options.set_stats_dump_period_sec(0)
         options.set_stats_persist_period_sec(0)
-        options.set_max_open_files(256)
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        options.set_max_open_files(MAX_OPEN_FILES if soft < 0 else min(MAX_OPEN_FILES, soft // 4))
         # What is written in the background goes to the disk bit by bit, or our own syncs would wait behind all of it.
         options.set_bytes_per_sync(1 << 20)
         options.set_wal_bytes_per_sync(1 << 20)

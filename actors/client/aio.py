@@ -20,6 +20,7 @@ from . import arguments as check
 from .arguments import Key
 from .base import Handle
 from .coordination import AsyncCoordination
+from .errands import errands
 from .frames import check_request
 from .hub import Hub, Outcome, clock
 from .leases import AsyncLease, LeaseInfo, asking, granting, granting_in_txn, listing
@@ -99,8 +100,9 @@ class _Bridge:
         try:
             if loop is not None:
                 loop.call_soon_threadsafe(self._deliver)
-        except RuntimeError:  # the loop was closed, and all that waited in it is gone
-            self.finished.clear()
+        except RuntimeError:  # the loop was closed, and all that waited in it is gone: with what it holds, elsewhere
+            gone, self.finished = self.finished, deque()
+            errands.do(gone.clear)
 
     def _deliver(self) -> None:
         self._woken = False

@@ -29,10 +29,12 @@ import msgspec
 
 from ...errors import CompactedError, InvalidArgument, KeeperError, LeaseLost
 from ...limits import RECIPE_LOOK, RECIPE_MAX_PAUSE, RECIPE_PAUSE
+from ..client.aio import AsyncClient
 from ..client.deadline import time_left
-from ..client.leases import AsyncLease, Lease
+from ..client.leases import AsyncLease, Lease, Loss
 from ..client.operations import Compare, Condition, Op
 from ..client.results import KeyValue, PutResult, TxnResult
+from .eyes import eyes
 from .faces import (
     Deadline,
     Handle,
@@ -313,8 +315,13 @@ class Line:
 
     def keep_an_eye_on(self, place: Place) -> None:
         """Have ``lost`` set when somebody deletes the key of a place, as soon as its lease would set it otherwise."""
-        watching = _guardian(self.space, weakref.ref(place), place.key, place.token + 1, place.lost)
-        spawn(self.space, watching, f"raykeeper-holds-{self.name!r}")
+        space, lost = self.space, place.lost
+        if isinstance(space, AsyncClient):
+            watching = _guardian(space, weakref.ref(place), place.key, place.token + 1, lost)
+            spawn(space, watching, f"raykeeper-holds-{self.name!r}")
+        else:
+            assert isinstance(lost, Loss)
+            eyes.keep_on(space, place, place.key, place.token + 1, lost)
 
     async def turn(self, place: Place, deadline: Deadline) -> bool:
         """Wait until nobody is before this place; ``False`` when the time is over."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import select
 import threading
 import time
@@ -26,14 +27,16 @@ from ...limits import (
     LANE_MAX_PAUSE,
     LANE_OPEN_TIMEOUT,
     LANE_PAUSE,
+    LANE_REFUSED_PAUSE,
     MAX_LANE_FRAME_BYTES,
     MAX_LANE_REQUESTS,
 )
 from ..client import undisturbed
 from ..client.errands import collect_young, errands
-from .lane_frames import FrameKind, LaneBroken, LaneOffer, Wire, open_lane, pack
+from .lane_frames import FrameKind, LaneBroken, LaneOffer, NoRoom, Wire, open_lane, pack
 
 _log = logging.getLogger(__name__)
+_random = random.SystemRandom()
 Done = Callable[[bytes | Exception], None]
 
 
@@ -212,6 +215,8 @@ class LaneTransport:
             offered = offer is not None
             if offer is not None:
                 lane = self._begin(member, offer, deadline)
+        except NoRoom:
+            offered = False
         except Exception as error:  # Ray's, of many kinds; or the member does not know what a lane is
             _log.debug("no lane to member %d: %s", member, error)
         with self._lock, undisturbed.here:
@@ -219,9 +224,10 @@ class LaneTransport:
             way.lane = lane
             if lane is None or self._by_fd.get(lane.wire.fd) is not lane:  # it may have ended by now
                 way.lane = None
-                pause = min(LANE_MAX_PAUSE, LANE_PAUSE * 2 ** min(way.failures, 10)) if offered else LANE_MAX_PAUSE
+                longest = LANE_MAX_PAUSE if offered else LANE_REFUSED_PAUSE
+                pause = min(longest, LANE_PAUSE * 2 ** min(way.failures, 10))
                 way.failures += 1
-                way.not_before = time.monotonic() + pause
+                way.not_before = time.monotonic() + pause * _random.uniform(0.5, 1.0)
             else:
                 way.failures = 0
 
@@ -232,8 +238,13 @@ class LaneTransport:
                 sock.close()
                 return None
             if self._watch is None:
-                self._watch = select.epoll()
-                self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                watch = select.epoll()
+                try:
+                    self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                except OSError:  # no descriptor is left
+                    watch.close()
+                    raise
+                self._watch = watch
                 self._watch.register(self._bell, select.EPOLLIN)
                 threading.Thread(target=self._run, args=(self._watch,), name="raykeeper-lanes", daemon=True).start()
             lane = ClientLane(member, Wire(sock, self._watch))

@@ -39,6 +39,10 @@ class LaneBroken(Exception):
     """The lane has ended, or what came over it is no frame."""
 
 
+class NoRoom(LaneBroken):
+    """The member has no room for another lane; it can be spoken to by actor calls."""
+
+
 class LaneOffer(Portable, frozen=True):
     """How to open one lane to a member; good once, and for a few seconds."""
 
@@ -76,6 +80,8 @@ class FrameKind(enum.IntEnum):
     """The reply is too large for a lane: ask by an actor call."""
     MESSAGES = 4
     """A member's (``seam.Frame``)."""
+    NO_ROOM = 5
+    """Instead of a welcome."""
 
 
 class Received(NamedTuple):
@@ -304,6 +310,7 @@ def open_lane(offer: LaneOffer, node: str, peer: int, timeout: float) -> socket.
 
     Raises:
         LaneBroken: nobody listens there, or not who made the offer.
+        NoRoom: the member has as many lanes as it can have.
     """
     deadline = time.monotonic() + timeout
     sock = _connect(offer, node, deadline)
@@ -317,6 +324,8 @@ def open_lane(offer: LaneOffer, node: str, peer: int, timeout: float) -> socket.
             if not part:
                 raise LaneBroken("the member closed the lane")
             answer += part
+        if answer == pack(FrameKind.NO_ROOM, offer.member, offer.proof):
+            raise NoRoom(f"member {offer.member} has no room for another lane")
         if answer != expected:
             raise LaneBroken("somebody else answers")
         sock.setblocking(False)
@@ -337,7 +346,11 @@ def _connect(offer: LaneOffer, node: str, deadline: float) -> socket.socket:
         ways.append((socket.AF_INET6 if ":" in offer.host else socket.AF_INET, (offer.host, offer.port)))
     problem = "there is no way to it"
     for family, address in ways:
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:  # no descriptor is left
+            problem = str(error)
+            continue
         try:
             sock.settimeout(max(0.001, deadline - time.monotonic()))
             sock.connect(address)

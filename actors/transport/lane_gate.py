@@ -69,7 +69,8 @@ class Gate:
         node: the Ray node that it is on.
         host: the node's address; empty for none but the Unix socket.
         watch: the epoll that is told of the sockets, and whose owner calls :meth:`look`.
-        admit: takes the connection of somebody who has shown a token; False if there is no room.
+        room: whether there is room for a connection of that descriptor, of a peer or of a client.
+        admit: takes the connection of somebody who has shown a token.
         clock: monotonic seconds.
     """
 
@@ -81,13 +82,15 @@ class Gate:
         node: str,
         host: str,
         watch: select.epoll,
-        admit: Callable[[socket.socket, Hello], bool],
+        room: Callable[[int, bool], bool],
+        admit: Callable[[socket.socket, Hello], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
         self._member = member
         self._node = node
         self._watch = watch
+        self._room = room
         self._admit = admit
         self._clock = clock
         self.tokens = Tokens(clock)
@@ -175,13 +178,15 @@ class Gate:
             return
         del self._strangers[fd]
         self._watch.unregister(fd)
+        room = self._room(fd, hello.peer != 0)
         try:
             tune(stranger.sock)
-            stranger.sock.send(pack(FrameKind.WELCOME, self._member, proof))
+            stranger.sock.send(pack(FrameKind.WELCOME if room else FrameKind.NO_ROOM, self._member, proof))
         except OSError:
-            stranger.sock.close()
-            return
-        if not self._admit(stranger.sock, hello):
+            room = False
+        if room:
+            self._admit(stranger.sock, hello)
+        else:
             stranger.sock.close()
 
     def _turn_away(self, fd: int) -> None:

@@ -37,6 +37,7 @@ from ...limits import (
 )
 from ..protocol import Refusal, Refused
 from ..service import MakeReply, Slow, reply_bytes
+from . import descriptors
 from .lane_frames import FrameKind, Hello, LaneBroken, LaneOffer, Wire, pack
 from .lane_gate import Gate
 
@@ -92,7 +93,14 @@ class Lanes:
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._watch.register(self._bell, select.EPOLLIN)
         self._gate = Gate(
-            cluster=cluster, member=member, node=node, host=host, watch=self._watch, admit=self._admit, clock=clock
+            cluster=cluster,
+            member=member,
+            node=node,
+            host=host,
+            watch=self._watch,
+            room=self._room,
+            admit=self._admit,
+            clock=clock,
         )
         self._lanes: dict[int, Lane] = {}
         self._heard_on: dict[int, Lane] = {}
@@ -104,9 +112,16 @@ class Lanes:
         self._turn = 0
         self._closed = False
 
-    def offer(self) -> LaneOffer:
-        """How somebody may open a lane to this member. Any thread."""
+    def offer(self, *, peer: bool = False) -> LaneOffer | None:
+        """How somebody may open a lane to this member; ``None`` if there is no room for one. Any thread."""
+        with self._lock:
+            if self._closed or not self._room(descriptors.next_number(self._bell), peer):
+                return None
         return self._gate.offer()
+
+    def _room(self, number: int, peer: bool) -> bool:
+        """Whether a lane may have a descriptor of that number."""
+        return (peer or len(self._lanes) < MAX_LANES) and number < descriptors.lane_bound(peer=peer)
 
     def __len__(self) -> int:
         return len(self._lanes)
@@ -180,15 +195,12 @@ class Lanes:
 
     # -- lanes come and go --------------------------------------------------------------------------------------------
 
-    def _admit(self, sock: socket.socket, hello: Hello) -> bool:
-        if len(self._lanes) >= MAX_LANES:
-            return False
+    def _admit(self, sock: socket.socket, hello: Hello) -> None:
         lane = Lane(Wire(sock, self._watch), hello.peer)
         self._lanes[lane.wire.fd] = lane
         if hello.peer:
             self._heard_on[hello.peer] = lane
             self._came(hello.peer)
-        return True
 
     def attach(self, member: int, sock: socket.socket) -> Lane | None:
         """A lane to a peer has been opened; ``None`` if it comes too late."""

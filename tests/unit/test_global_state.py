@@ -59,7 +59,13 @@ MOVES = {
     "warnings.filterwarnings",
     "warnings.simplefilter",
 }
-PROCESSES_OF_OUR_OWN = {"actors/member.py", "actors/priority.py", "actors/loop.py", "__main__.py"}
+PROCESSES_OF_OUR_OWN = {
+    "actors/transport/descriptors.py",
+    "actors/member.py",
+    "actors/priority.py",
+    "actors/loop.py",
+    "__main__.py",
+}
 """They run in a member's actor or in the command line's process."""
 FOR_A_MOMENT = {"actors/client/undisturbed.py": {"gc.disable", "gc.enable"}}
 """What is as it was a moment later; the files say why, and tests of their own that it is so."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,13 +19,14 @@ import pytest
 
 from raykeeper.actors.protocol import Refused, Reply
 from raykeeper.actors.service import Slow
-from raykeeper.actors.transport import lane_frames, lane_gate, lanes
+from raykeeper.actors.transport import descriptors, lane_frames, lane_gate, lanes
 from raykeeper.actors.transport.client_lanes import LaneTransport
 from raykeeper.actors.transport.lane_frames import (
     FrameKind,
     Hello,
     LaneBroken,
     LaneOffer,
+    NoRoom,
     Splitter,
     Wire,
     open_lane,
@@ -35,6 +38,7 @@ from raykeeper.actors.transport.peer_lanes import PeerLanes
 from raykeeper.limits import (
     MAX_LANE_REQUESTS,
     MAX_LANE_STRANGERS,
+    RESERVED_DESCRIPTORS,
 )
 
 CLUSTER = 77
@@ -108,7 +112,7 @@ class House:
         self.lanes.close()
 
     def client(self, node: str = "here", peer: int = 0) -> Client:
-        return Client(open_lane(self.lanes.offer(), node, peer, PATIENCE))
+        return Client(open_lane(self.lanes.offer(peer=peer != 0), node, peer, PATIENCE))
 
     def stranger(self) -> socket.socket:
         offer = self.lanes.offer()
@@ -249,11 +253,110 @@ def test_a_client_that_sends_what_is_not_its_own_to_send_is_closed(house: House,
 
 
 def test_a_member_has_a_bounded_number_of_lanes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer = house.lanes.offer()
     monkeypatch.setattr(lanes, "MAX_LANES", 1)
     first = house.client()
-    second = Client(open_lane(house.lanes.offer(), "here", 0, PATIENCE))
-    assert is_closed(second.sock)
+    with pytest.raises(NoRoom):
+        open_lane(offer, "here", 0, PATIENCE)
+    assert house.lanes.offer() is None
     assert first.ask(1, b"a") == b"re a"
+    assert house.client(peer=2) is not None, "peers are few, and always have room"
+
+
+def test_lanes_leave_descriptors_to_the_disk_and_to_peers(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is on numbers: what is free above it stays free, whatever else this process opens meanwhile."""
+    number = descriptors.next_number(0)
+    offer = house.lanes.offer()
+    monkeypatch.setattr(descriptors, "limit", lambda: number + RESERVED_DESCRIPTORS + 20)
+    clients = []
+    refused = None
+    while refused is None:
+        assert len(clients) < 100
+        try:
+            clients.append(Client(open_lane(offer, "here", 0, PATIENCE)))
+        except NoRoom as error:
+            refused = error
+        offer = house.lanes._gate.offer()
+    assert 5 <= len(clients) <= 20
+    assert max(house.lanes._lanes) < number + 20
+    assert house.lanes.offer() is None
+    peer_offer = house.lanes.offer(peer=True)
+    assert peer_offer is not None
+    Client(open_lane(peer_offer, "here", 2, PATIENCE))
+    until(lambda: ("came", 2) in house.news)
+    assert all(client.ask(1, b"a") == b"re a" for client in clients)
+    for client in clients[:3]:
+        client.sock.close()
+    until(lambda: house.lanes.offer() is not None, "room again")
+    monkeypatch.setattr(descriptors, "limit", lambda: 100)
+    assert house.lanes.offer() is None
+    assert house.lanes.offer(peer=True) is None, "no room at all: members speak by calls, too"
+
+
+def test_a_process_without_descriptors_neither_spins_nor_breaks() -> None:
+    """In one of its own, which has none left: nobody is let in, the loop rests, and all goes on when some are free."""
+    code = """
+import os, resource, socket, time
+from raykeeper.actors.transport.lane_frames import open_lane, LaneBroken
+from raykeeper.actors.transport.lanes import Lanes
+from raykeeper.actors.transport.client_lanes import LaneTransport
+now = [0.0]
+nothing = lambda *_: None
+house = Lanes(cluster=7, member=1, node="here", host="127.0.0.1", submit=nothing, take_in=nothing,
+              came=nothing, lost=nothing, gone=nothing, clock=lambda: now[0])
+offer = house._gate.offer()
+caller = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+taken = [os.dup(0) for _ in range(5)]
+resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1] + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+caller.connect(chr(0) + offer.local)
+turns = 0
+end = time.monotonic() + 0.3
+while time.monotonic() < end:
+    ready = house.wait(0.1)
+    house.work(ready, clients=True)
+    turns += 1
+assert turns < 20, turns
+class Calls:
+    node = "here"
+transport = LaneTransport(Calls())
+try:
+    transport._begin(1, offer, time.monotonic() + 1)
+    raise SystemExit("it was opened")
+except LaneBroken:
+    pass
+os.close(taken[0])
+try:
+    transport._begin(1, offer, time.monotonic() + 0.2)
+    raise SystemExit("it was opened")
+except (LaneBroken, OSError):
+    pass
+assert transport._watch is None
+for each in taken[1:]:
+    os.close(each)
+now[0] += 2.0
+until = time.monotonic() + 5
+while not house._gate._strangers and time.monotonic() < until:
+    house.work(house.wait(0.01), clients=True)
+assert house._gate._strangers
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_member_raises_its_own_limit_as_far_as_it_may() -> None:
+    code = """
+import resource
+from raykeeper.actors.transport.descriptors import limit, raise_limit
+hard = min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+assert limit() == 256
+raise_limit()
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+raise_limit()
+assert limit() == hard
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_client_has_a_bounded_number_of_requests_under_way(house: House) -> None:
@@ -309,13 +412,13 @@ def test_all_lanes_together_hold_a_bounded_number_of_bytes(house: House, monkeyp
     assert house.client().ask(1, b"a") == b"re a"
 
 
-def descriptors() -> int:
+def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
 def test_hundreds_of_clients_come_and_go_without_a_trace(house: House) -> None:
     assert house.client().ask(1, b"slow")
-    before, threads = descriptors(), threading.active_count()
+    before, threads = open_descriptors(), threading.active_count()
     for _ in range(3):
         clients = [house.client("here" if n % 2 else "there") for n in range(150)]
         for client in clients:
@@ -329,7 +432,7 @@ def test_hundreds_of_clients_come_and_go_without_a_trace(house: House) -> None:
     for _, done in house.open:
         done(lambda: b"to nobody")
     until(lambda: house.lanes._under_way == 0)
-    assert descriptors() <= before
+    assert open_descriptors() <= before
     assert threading.active_count() <= threads + lanes.LANE_READERS
 
 
@@ -516,7 +619,7 @@ def test_a_reply_that_is_too_large_comes_by_call(asker: Asker, monkeypatch: pyte
 
 
 def test_a_closed_transport_lets_go_of_everything(house: House) -> None:
-    before = descriptors()
+    before = open_descriptors()
     asker = Asker(house)
     asker.open()
     asker.send(b"later goodbye")
@@ -525,7 +628,7 @@ def test_a_closed_transport_lets_go_of_everything(house: House) -> None:
     until(lambda: len(house.lanes) == 0)
     assert house.asked[-1] == b"later goodbye", "the last words have arrived"
     until(lambda: asker.transport._watch is None)
-    assert descriptors() == before
+    assert open_descriptors() == before
     assert not [each for each in threading.enumerate() if each.name.startswith("raykeeper-lane")]
     assert asker.calls.closed == 1
     assert isinstance(asker.replies[b"later goodbye"], LaneBroken)

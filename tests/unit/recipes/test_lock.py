@@ -280,7 +280,38 @@ def test_nothing_is_left_behind(kv: Client, member: OneMember, until: Until) -> 
     until(lambda: member.leases <= before)
     left = kv.reserved("lock").range(prefix=kv.prefix.replace(b"/", b"%2F") + b"x")
     assert [item.key.rpartition(b"/")[2] for item in left] == [b"p-head", b"p-tail"]
-    until(lambda: not [thread for thread in threading.enumerate() if "raykeeper-holds-'x'" in thread.name])
+
+
+def test_many_locks_held_cost_no_thread_each_and_each_sees_its_key_go(kv: Client, until: Until) -> None:
+    kv.lock("warm").acquire(timeout=20)
+    before = threading.active_count()
+    locks = [kv.lock(f"many-{number}", 60) for number in range(100)]
+    for lock in locks:
+        assert lock.acquire(timeout=20)
+    space = kv.reserved("lock")
+    places = [lock._holding.held().key for lock in locks]
+    watching = kv._hub(1.0).watching
+    until(lambda: len(watching) >= 100)
+    assert threading.active_count() <= before + 2
+    for key in places[::2]:
+        space.delete(key)
+    until(lambda: all(lock.lost.is_set() for lock in locks[::2]))
+    assert not any(lock.lost.is_set() for lock in locks[1::2])
+    for lock in locks[1::2]:
+        lock.release()
+    until(lambda: len(watching) == 0, 20.0)
+
+
+def test_a_key_that_goes_where_history_is_compacted_is_missed_all_the_same(kv: Client, until: Until) -> None:
+    kept, gone = kv.lock("kept", 60), kv.lock("gone", 60)
+    assert kept.acquire(timeout=20)
+    assert gone.acquire(timeout=20)
+    kv.reserved("lock").delete(gone._holding.held().key)
+    kv.compact(kv.revision())
+    until(lambda: gone.lost.is_set())
+    assert not kept.lost.is_set()
+    kv.reserved("lock").delete(kept._holding.held().key)
+    until(lambda: kept.lost.is_set())
 
 
 def test_locks_do_not_pickle(kv: Client) -> None:
