@@ -4,11 +4,13 @@ The observer sits outside the cluster and sees all members at once, and what the
 went now. Raft's five (paper, figure 3): Election Safety, Leader Append-Only, Log Matching, Leader Completeness, State
 Machine Safety. Ours: a promise is on disk before it is spoken; what is committed is on the disks of a quorum; nobody
 campaigns with a committed configuration unapplied, and none takes effect above the commit index on disk; commit and
-applied index and revision only grow; equal entries give equal answers, and equal applied indexes equal content.
+applied index and revision only grow; equal entries give equal answers, and equal applied indexes equal content. With
+lease reads: nobody is elected while somebody else holds a lease, or would hold it if he looked at his clock.
 """
 
 from __future__ import annotations
 
+import copy
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +25,7 @@ from raykeeper.actors.raft.messages import (
     Entry,
     EntryKind,
     HardState,
+    HeartbeatResponse,
     Message,
     RequestVote,
     RequestVoteResponse,
@@ -97,6 +100,8 @@ class Observer:
         self.snapshots = 0
         self.cuts = 0
         self.digest = 0
+        self.leases = 0
+        """Turns at whose end a leader held its lease."""
         self.checks = 0
         """Comparisons of content hashes that were made."""
         self._lives: dict[int, _Life] = {}
@@ -160,6 +165,12 @@ class Observer:
                 if message.vote_granted and not message.pre_vote:
                     synced = synced or Synced(member)
                     self._vote(member, synced, message.term, message.to, message)
+            elif kind is HeartbeatResponse:
+                promise = process.server.node._promise.length
+                if promise:
+                    synced = synced or Synced(member)
+                    if synced.hard_state().promise < promise:
+                        self._break(f"{member!r} promises {promise} s, which is not on its disk: {message}")
             elif kind is RequestVote:
                 self._campaigning(member, process)
                 if not message.pre_vote:
@@ -239,6 +250,8 @@ class Observer:
                 self.elected_at = self.world.now
                 self.world.trace(f"{member!r} leads in term {term}")
                 self._complete(member, process, term)
+                self._no_lease_left(member, term)
+            self._no_lease_beside(member, process, term)
             if process.server._leading_term:
                 self.world.ages.leads(term)
             if commit > self.commit:
@@ -249,6 +262,25 @@ class Observer:
         self.commit = max(self.commit, commit)
         mark = f"{self.world.now:.9f} {member.id} {term} {commit} {applied} {revision} {len(messages)}"
         self.digest = zlib.crc32(mark.encode(), self.digest)
+
+    def _no_lease_beside(self, member: Member, process: Process, term: int) -> None:
+        """Who holds a lease at this moment has no successor."""
+        if process.server.node._holds_lease():
+            self.leases += 1
+            newer = max(self.leaders, default=term)
+            if newer > term:
+                self._break(f"{member!r} holds its lease of term {term}, and m{self.leaders[newer]} leads in {newer}")
+
+    def _no_lease_left(self, winner: Member, term: int) -> None:
+        """At the moment of an election nobody else holds a lease, as far as his own clock goes, if he looked at it."""
+        for other in self.world.members.values():
+            process = other.process
+            if process is None or other is winner or process.server.node.role != "leader":
+                continue
+            node, clock = process.server.node, copy.copy(process.clock)
+            left = node._lease_until - clock.look()[1]
+            if left > 0 and not node._lease_dropped and node.term < term:
+                self._break(f"{winner!r} leads in term {term}; {other!r} holds its lease of {node.term} for {left:.4f}")
 
     def _complete(self, member: Member, process: Process, term: int) -> None:
         """Leader Completeness: a leader's log holds everything committed in earlier terms."""

@@ -13,12 +13,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from raykeeper.actors.clock import SteadyClock
 from raykeeper.actors.events import BackgroundDone, Event, Unreachable
 from raykeeper.actors.protocol import MemberStatus
 from raykeeper.actors.raft.messages import Message
 from raykeeper.actors.server import Server
 from raykeeper.actors.service import Service
-from raykeeper.limits import TURN_EVENTS
+from raykeeper.limits import TURN_EVENTS, Settings, decode_settings
 from raykeeper.store.folder import MemberFolder, StateDamaged
 
 from .checker import Violation
@@ -70,23 +71,27 @@ class Process:
         self.events: deque[Event] = deque()
         self.hanging: dict[object, Callable[[], None]] = {}
         """Polls without an answer, and what becomes of each if the process dies."""
+        settings = decode_settings(folder.state.settings) if folder.state.settings else Settings()
+        self.clock = SteadyClock(lambda: member.clock.read(world.now), world.profile.max_clock_step)
+        """The product's, over the machine's."""
         self.server = Server(
             folder=folder,
-            timings=world.timings,
-            limits=world.limits,
+            timings=settings.timings,
+            limits=settings.limits,
             send=self._send,
-            clock=self._clock,
+            clock=self.clock,
             rng=random.Random(member.rng.getrandbits(64)),
             background=self._background,
         )
-        self.service = Service(self.server, self._enqueue, self._clock, self._status)
+        self.service = Service(self.server, self._enqueue, self.clock, self._status)
 
     @property
     def alive(self) -> bool:
         return self.member.process is self
 
-    def _clock(self) -> float:
-        return self.member.clock.read(self.member.world.now)
+    def when(self, shown: float) -> float | None:
+        """The true time at which its clock will show this, if nothing happens to the machine's."""
+        return self.member.clock.when(shown + self.clock._skipped)
 
     def _send(self, messages: Sequence[Message]) -> None:
         member = self.member
@@ -143,7 +148,7 @@ class Member:
         self.rng = rng
         self.disk = SimDisk()
         self.clock = Clock(world.now, rng.uniform(0, 1000))
-        self.pace = 1.0 + world.random("pace", member).uniform(-DRIFT, DRIFT)
+        self.pace = world.pace(member)
         """The rate of its clock while nothing is wrong with it."""
         self.clock.set(world.now, rate=self.pace)
         self.process: Process | None = None
@@ -322,6 +327,6 @@ class Member:
         if process.frames or process.events:
             self.schedule_turn()
         else:
-            wakeup = self.clock.when(process.server.next_wakeup())
+            wakeup = process.when(process.server.next_wakeup())
             if wakeup is not None:
                 self.schedule_turn(max(wakeup, world.now))

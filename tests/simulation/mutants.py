@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,12 @@ from raykeeper.actors.client.guard import GuardedView
 from raykeeper.actors.client.leasing import LeaseCore
 from raykeeper.actors.client.subscription import Subscription
 from raykeeper.actors.client.watching import WatchCore
+from raykeeper.actors.clock import SteadyClock
 from raykeeper.actors.events import LeaseRenewal
 from raykeeper.actors.lessor import Lessor
 from raykeeper.actors.protocol import Kept
 from raykeeper.actors.raft import Node
+from raykeeper.actors.raft.lease import Promise, Rounds
 from raykeeper.actors.raft.log import Log
 from raykeeper.actors.raft.messages import AppendEntriesResponse, Entry, HardState
 from raykeeper.actors.raft.quorum import majority_value
@@ -82,6 +84,15 @@ def patched(owner: type, name: str, replacement: Any) -> Iterator[None]:
             setattr(owner, name, original)
 
 
+@contextmanager
+def together(*changes: AbstractContextManager[None]) -> Iterator[None]:
+    """Several replacements at once."""
+    with ExitStack() as stack:
+        for change in changes:
+            stack.enter_context(change)
+        yield
+
+
 @mutant("no fsync before a vote", "elections")
 def _no_fsync_before_a_vote() -> AbstractContextManager[None]:
     append = RaftLog.append
@@ -130,6 +141,89 @@ def _unconfirmed_read() -> AbstractContextManager[None]:
 @mutant("a lease that never runs out", "lease reads")
 def _endless_lease() -> AbstractContextManager[None]:
     return patched(Node, "_holds_lease", lambda node: node._lease_until > -math.inf)
+
+
+@mutant("messages before the time that passed before them", "lease reads", first_seed=1)
+def _messages_before_time() -> AbstractContextManager[None]:
+    """A follower that has stalled takes the silence before a heartbeat for silence after it."""
+    set_time, tick, take = Node.set_time, Server._tick, Server._take
+
+    def late_time(node: Any, least: float, most: float) -> None:
+        node._late = (least, most)
+
+    def late_tick(server: Any, now: float) -> None:
+        if server.is_leader:
+            tick(server, now)
+
+    def late_take(server: Any, events: Any, now: float) -> None:
+        set_time(server.node, *server.node._late)
+        if not server.is_leader:
+            tick(server, now)
+        take(server, events, now)
+
+    return together(
+        patched(Node, "set_time", late_time), patched(Server, "_tick", late_tick), patched(Server, "_take", late_take)
+    )
+
+
+@mutant("a leader that does not count its sleep", "lease reads")
+def _sleep_not_counted() -> AbstractContextManager[None]:
+    look = SteadyClock.look
+
+    def least(clock: SteadyClock) -> tuple[float, float]:
+        shown, _ = look(clock)
+        return shown, shown
+
+    return patched(SteadyClock, "look", least)
+
+
+@mutant("a follower that believes a leap of its clock", "lease reads", first_seed=2)
+def _leap_believed() -> AbstractContextManager[None]:
+    look = SteadyClock.look
+
+    def most(clock: SteadyClock) -> tuple[float, float]:
+        _, shown = look(clock)
+        return shown, shown
+
+    return patched(SteadyClock, "look", most)
+
+
+@mutant("a leader that believes new timings at once", "lease reads", first_seed=2)
+def _timings_believed() -> AbstractContextManager[None]:
+    """It counts on what it has configured, though nobody was asked for that yet."""
+    original = Server._follow_settings
+
+    def follow(server: Any) -> None:
+        before = server.node.config.promise
+        original(server)
+        more = (server.node.config.promise - before) * (1 - server.node.config.clock_drift)
+        for progress in server.node.progress.values():
+            progress.promised_until += max(0.0, more)
+        if server.is_leader:
+            server.node._count_promises()
+
+    return patched(Server, "_follow_settings", follow)
+
+
+@mutant("a promise that does not outlive its process", "lease reads", first_seed=1)
+def _promise_forgotten() -> AbstractContextManager[None]:
+    original = Promise.__init__
+
+    def begin(promise: Promise, length: float, now: float) -> None:
+        original(promise, 0.0, now)
+        promise.length = length
+
+    return patched(Promise, "__init__", begin)
+
+
+@mutant("a leader that allows for no drift", "lease reads", first_seed=4)
+def _no_drift() -> AbstractContextManager[None]:
+    original = Rounds.begin
+
+    def begin(rounds: Rounds, number: int, length: float, drift: float, now: float) -> None:
+        original(rounds, number, length, 0.0, now)
+
+    return patched(Rounds, "begin", begin)
 
 
 @mutant("a campaign with a configuration unapplied", "membership", first_seed=90)

@@ -19,6 +19,7 @@ from raykeeper.store.commands import AlarmKind, Command, HashContent, SetAlarm
 
 from .member import FOLDER
 from .network import Weather
+from .time_faults import TimeFaults
 
 if TYPE_CHECKING:
     from .member import Member
@@ -68,7 +69,7 @@ class Faults:
                 self.succeeded[name] += 1
 
 
-class Nemesis:
+class Nemesis(TimeFaults):
     """Causes the faults of one run.
 
     Args:
@@ -199,27 +200,6 @@ class Nemesis:
         if len(self.world.members) > 2:
             a, b = self.rng.sample(list(self.world.members), 2)
             self._cut("bridge", f"m{a} / m{b}", [(a, b), (b, a)], self.rng.uniform(0.5, 4.0))
-
-    def _stale_leader(self) -> None:
-        """A leader that nobody follows and whose clock hardly moves, so that it does not notice; some clients stay."""
-        leader, world = self.world.leader(), self.world
-        if leader is None or leader.paused:
-            return
-        others = [m for m in world.members if m != leader.id]
-        links = [(leader.id, m) for m in others] + [(m, leader.id) for m in others]
-        for client in world.clients:
-            if self.rng.random() < 0.5:
-                links += [(client.node, leader.id), (leader.id, client.node)]
-        heal = world.network.cut(links)
-        leader.clock.set(world.now, rate=self.rng.choice((0.0, 0.1)))
-        leader.clock_changed()
-
-        def undo() -> None:
-            heal()
-            leader.clock.set(world.now, rate=leader.pace)
-            leader.clock_changed()
-
-        self._begin("stale leader", repr(leader), undo, self.rng.uniform(2.0, 5.0))
 
     def _flap(self) -> None:
         victim = self._victim()
@@ -402,46 +382,6 @@ class Nemesis:
         if victim is not None and self._spare():
             victim.disk.sync_fails = True
             self.world.trace(f"fault: the next sync of {victim!r} fails")
-
-    def _pause(self) -> None:
-        victim = self._victim()
-        if victim is not None and self._spare():
-            victim.pause()
-            life = victim.lives
-
-            def undo() -> None:
-                if victim.paused and victim.lives == life:
-                    victim.resume()
-
-            self._begin("pause", repr(victim), undo, self.rng.uniform(0.2, 3.0))
-
-    def _clock(self) -> None:
-        victim = self._victim()
-        if victim is None:
-            return
-        draw, now = self.rng.random(), self.world.now
-        if self.world.profile.honest_clocks and draw < 0.7:
-            rate = self.rng.choice((0.1, 0.3, 0.7))
-            victim.clock.set(now, rate=rate)
-            what = f"runs at {rate}"
-        elif draw < 0.4:
-            rate = self.rng.choice((0.3, 0.7, 1.5, 3.0))
-            victim.clock.set(now, rate=rate)
-            what = f"runs at {rate}"
-        elif draw < 0.7:
-            jump = self.rng.choice((0.3, 1.0, 5.0))
-            victim.clock.set(now, jump=jump)
-            what = f"jumps by {jump}"
-        else:
-            victim.clock.set(now, rate=0.0)
-            what = "stands still"
-        victim.clock_changed()
-
-        def undo() -> None:
-            victim.clock.set(self.world.now, rate=victim.pace)
-            victim.clock_changed()
-
-        self._begin("clock", f"of {victim!r} {what}", undo, self.rng.uniform(0.5, 3.0))
 
     def _slow_disk(self) -> None:
         victim = self._victim()

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from raykeeper.limits import Compaction, Limits, Timings
+from raykeeper.limits import MAX_CLOCK_STEP, Compaction, Limits, Timings
 
 MIX = {
     "get": 22.0,
@@ -90,7 +90,11 @@ class Profile:
     """Whether what is to be forgotten must be so in time, and what ends, ended; times this, as processes that are begun
     anew know little of the time before."""
     lease_reads: bool = False
-    """Clocks must be healthy then."""
+    """Clocks may then sleep, and leap ahead so far that it shows, but else must be healthy."""
+    clock_drift: float = 0.1
+    """How far their rates may be apart, for lease reads."""
+    max_clock_step: float = MAX_CLOCK_STEP
+    """What a member believes of one step of its clock; smaller, and sleep need not last for minutes to go beyond."""
     leader_changes: int = 2
     """A run with fewer does not count."""
     small: dict[str, float] = field(default_factory=dict)
@@ -157,6 +161,10 @@ def mixed(rng: random.Random) -> Profile:
     members = rng.choice((3, 3, 3, 5))
     if members > 3:
         lodgers = ""  # they are many already
+    lease_reads = rng.random() < 0.3
+    if lease_reads:
+        faults["clock"] = faults["stale_leader"] = 0.0
+        faults |= {"sleep": 2.0, "stall": 2.0, "forget": 1.0, "leap": 1.0, "configure": 1.0}
     return Profile(
         members=members,
         watchers=rng.choice((0, 1, 1)),
@@ -170,6 +178,8 @@ def mixed(rng: random.Random) -> Profile:
         timings=timings,
         limits=_limits(rng),
         lose_all_at_the_end=rng.random() < 0.5,
+        lease_reads=lease_reads,
+        max_clock_step=2.0 if lease_reads else MAX_CLOCK_STEP,
     )
 
 
@@ -187,6 +197,41 @@ def _focus(
         )
 
     return make
+
+
+def _lease_reads(rng: random.Random) -> Profile:
+    tenants = rng.choice((0, 0, 2))
+    return Profile(
+        faults={
+            "isolate": 3,
+            "split": 2,
+            "one_way": 2,
+            "pause": 2,
+            "sleep": 5,
+            "stall": 4,
+            "forget": 3,
+            "leap": 3,
+            "crash": 2,
+            "power": 2,
+            "transfer": 3,
+            "storm": 1,
+            "configure": 4,
+            "membership": 1,
+        },
+        mix=MIX | {"get": 40.0},
+        fault_pause=0.5,
+        think=0.12,
+        seconds=16.0,
+        workers=2 if tenants else 3,
+        tenants=tenants,
+        timings=_timings(rng, request_ttl=600.0, session_ttl=60.0),
+        limits=_limits(rng),
+        small=_small(rng),
+        lease_reads=True,
+        # With tenants the rates are closer than what leaders allow for, since clients allow for less.
+        clock_drift=rng.choice((0.02, 0.1)),
+        max_clock_step=rng.choice((0.9, 2.0)),
+    )
 
 
 PROFILES: dict[str, Callable[[random.Random], Profile]] = {
@@ -290,13 +335,19 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         watchers=1,
         seconds=14.0,
     ),
-    # Leaders that answer reads by their lease, and are cut off, paused, started anew and replaced.
-    "lease reads": _focus(
-        {"isolate": 4, "split": 3, "one_way": 2, "pause": 3, "crash": 3, "power": 2, "transfer": 4, "storm": 1},
-        mix={"get": 40.0},
-        fault_pause=0.5,
-        think=0.12,
-        seconds=14.0,
+    # Leaders that answer reads by their lease, and are cut off, stalled, put to sleep, started anew and replaced, under
+    # clocks as far apart as is allowed, and timings that change.
+    "lease reads": _lease_reads,
+    # The same with machines that sleep for more than a minute.
+    "minutes of sleep": _focus(
+        {"sleep": 3, "isolate": 1},
+        mix={"get": 60.0},
+        fault_pause=3.0,
+        faults_at_once=1,
+        clients=2,
+        workers=2,
+        think=0.7,
+        seconds=150.0,
         lease_reads=True,
     ),
     # Leases of processes that are cut off, die and sleep, while leaders come and go.

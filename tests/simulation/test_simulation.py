@@ -54,6 +54,8 @@ def test_every_fault_and_repair_happens_within_the_share() -> None:
     assert sum(report.watched_events for report in reports) > 100
     assert sum(report.leases_expired for report in reports) > 0
     assert sum(report.hand_overs for report in reports) > 0
+    assert sum(report.lease_turns for report in reports) > 0
+    assert caused & {"sleep", "stall", "forget", "leap", "configure"}
 
 
 def test_a_seed_is_the_same_run_everywhere() -> None:

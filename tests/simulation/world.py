@@ -29,7 +29,7 @@ from .chronicle import Chronicle
 from .client import Client
 from .coordination import STRAY, Book, check_content, populate
 from .invariants import Observer
-from .member import FOLDER, Member
+from .member import DRIFT, FOLDER, Member
 from .nemesis import Nemesis
 from .network import Network
 from .profiles import Profile, draw
@@ -72,6 +72,8 @@ class Report:
     leases: int = 0
     leases_expired: int = 0
     hand_overs: int = 0
+    lease_turns: int = 0
+    """Turns at whose end a leader held its lease for reads."""
     """Times that a lock or an election was won."""
 
     @property
@@ -123,6 +125,15 @@ class World:
     def random(self, *name: object) -> random.Random:
         """A generator of its own for everything that has a name."""
         return random.Random(f"{self.seed} {name}")
+
+    def pace(self, member: int) -> float:
+        """The rate of a member's clock while nothing is wrong with it: within the margin that all promises of time
+        leave, or, if nobody lives by such a promise, as far apart from another as lease reads allow."""
+        rng = self.random("pace", member)
+        if self.profile.lease_reads and not self.profile.honest_clocks:
+            slow = self.random("pace").choice((0, *self.founders))
+            return 1.0 + self.profile.clock_drift * (rng.random() if not slow else float(member != slow))
+        return 1.0 + rng.uniform(-DRIFT, DRIFT)
 
     def at(self, when: float, what: Callable[..., None], *arguments: Any) -> None:
         """Call something at a time."""
@@ -207,6 +218,7 @@ class World:
                 timings=self.timings,
                 compaction=self.profile.compaction,
                 lease_reads=self.profile.lease_reads,
+                clock_drift=self.profile.clock_drift,
             ),
         )
         MemberFolder.create(member.disk, FOLDER, identity, cache_bytes=self.limits.log_cache_bytes).close()
@@ -419,4 +431,5 @@ class World:
             leases=len(self.book.leases),
             leases_expired=sum(ended.expired for ended in self.chronicle.ended.values()),
             hand_overs=self.book.hand_overs,
+            lease_turns=observer.leases,
         )
