@@ -214,6 +214,17 @@ class _Hub:
             self.client.soon()
         return result
 
+    def now_or_soon(self, act: Callable[[float], object]) -> None:
+        self.do(act)
+
+    def tell(self, listener: Any) -> None:
+        """Once what is being taken in has been."""
+        self.client.world.at(self.client.world.now, self._flush, listener)
+
+    def _flush(self, listener: Any) -> None:
+        if self.life == self.client.lives:
+            listener.flush()
+
     def peek(self, look: Callable[[], T]) -> T:
         return look()
 
