@@ -20,11 +20,12 @@ from raykeeper.actors.client.aio import AsyncClient
 from raykeeper.actors.client.frames import LeaseQuestion
 from raykeeper.actors.client.leases import AsyncLease, granting, granting_in_txn
 from raykeeper.actors.client.operations import Condition, Op
-from raykeeper.actors.client.requests import Ask, Steps, View
+from raykeeper.actors.client.requests import Ask, Steps, View, revoke_command
 from raykeeper.actors.client.results import TxnResult
 from raykeeper.actors.client.watch import AsyncWatch, wanted
 from raykeeper.actors.recipes import faces, following, holding, line
 from raykeeper.errors import KeeperError
+from raykeeper.limits import CLEANUP_GRACE
 
 from .checker import Violation
 
@@ -78,6 +79,7 @@ def replaced(world: World) -> Iterator[None]:
         for module in (faces, following, line):
             stack.enter_context(mock.patch.object(module, "pause", pause))
         stack.enter_context(mock.patch.object(line, "spawn", spawn))
+        stack.enter_context(mock.patch.object(faces, "end_lease_async", end_lease))
         stack.enter_context(mock.patch.object(holding, "whoami", return_value=b"somebody"))
         for name, value in world.profile.small.items():
             for module in (watches, service, watching, subscription, watch):
@@ -290,6 +292,26 @@ class SimLease(AsyncLease):
     def kept(self) -> bool:
         """Whether its process lives and keeps it alive."""
         return self.life == self.process.lives and self._held.keep
+
+
+async def end_lease(owner: SimClient | SimLease, id: int, lasting: float) -> None:
+    """As the real one: ask for the end of a lease for as long as it could live, and wait for that only a little."""
+    client = owner.client if isinstance(owner, SimClient) else owner.process
+    for lease in client.world.book.leases:
+        if lease.id == id:
+            lease.note_revocation()
+
+    def start(resume: Callable[[Any], None]) -> None:
+        waiting = [resume]
+
+        def over(outcome: Any) -> None:
+            if waiting:
+                waiting.pop()(None)
+
+        client.submit(revoke_command(id), lasting, over)
+        client.world.after(CLEANUP_GRACE, over, None)
+
+    await Wait(start)
 
 
 class SimClient(AsyncClient):
