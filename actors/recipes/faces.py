@@ -71,13 +71,6 @@ async def watching(
     return handle.watch(key, end, prefix=prefix, start_revision=start_revision, only=only)
 
 
-async def leased(handle: Handle, ttl: float, keep_alive: bool = True) -> Lease | AsyncLease:
-    """A lease on either handle."""
-    if isinstance(handle, AsyncClient):
-        return await handle.lease(ttl, keep_alive=keep_alive)
-    return handle.lease(ttl, keep_alive=keep_alive)
-
-
 async def leased_txn(
     handle: Handle, ttl: float, make: Callable[[int], Op]
 ) -> tuple[Lease | AsyncLease | None, TxnResult]:

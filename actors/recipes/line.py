@@ -19,7 +19,6 @@ away, the present is read instead.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
@@ -152,32 +151,17 @@ class Line:
 
     # -- places -------------------------------------------------------------------------------------------------------
 
-    async def join(self, value: bytes, kind: bytes = b"", compare: Sequence[Condition] = ()) -> Place | None:
+    async def join(
+        self, value: bytes, kind: bytes = b"", compare: Sequence[Condition] = (), under: bytes = b""
+    ) -> Place | None:
         """Take a place; ``None`` if the comparisons do not hold.
 
         The key is named by a lease of this call's own, which is made in the same transaction; and only if it does not
         exist, so that a call that is retried on the way still makes one place.
         """
-        ids: list[int] = []
-
-        def taking(id: int) -> Op:
-            ids.append(id)
-            return self._taking(id, self.places, kind, value, compare)
-
-        deadline = Deadline(min(self.space.timeout, time_left()) / 2)
-        while True:
-            try:
-                lease, result = await leased_txn(self.space, self.ttl, taking)
-            except BaseException as error:
-                # It may have happened, but cannot happen later than this, which leaves no place.
-                if ids and not (isinstance(error, KeeperError) and error.applied is False):
-                    await end_lease(self.space, ids[-1], self.ttl)
-                raise
-            if lease is None:
-                return None
-            if not lease.lost.is_set() or not deadline.left:
-                return self._taken(lease, self.places, kind, result)
-            await drop(lease)  # it took longer than the TTL: another place, from the end of the line
+        under = under or self.places
+        lease, result = await begin(self.space, self.ttl, lambda id: self._taking(id, under, kind, value, compare))
+        return None if lease is None else self._taken(lease, under, kind, result)
 
     async def take(
         self, lease: Lease | AsyncLease, under: bytes, kind: bytes, value: bytes, compare: Sequence[Condition] = ()
@@ -233,12 +217,17 @@ class Line:
         the end of the lease does it."""
         if not place.lost.is_set():
             place.lost.set()
-            with contextlib.suppress(KeeperError):
-                told = Op.put(head(place.under), b"%d" % place.token)
-                here = Compare.create_revision(place.key) == place.token
+            told = Op.put(head(place.under), b"%d" % place.token)
+            here = Compare.create_revision(place.key) == place.token
+            try:
                 if (await settled(self.space.txn([here], [told, Op.revoke(place.lease)]))).succeeded:
                     place.lease.revoked()
                     return
+            except KeeperError:
+                pass
+            except BaseException:  # given up by the user
+                await drop(place.lease)
+                raise
         await drop(place.lease)
 
     async def nearest(self, place: Place, prefix: bytes) -> Ahead | None:
@@ -355,6 +344,30 @@ class Line:
 def contender(item: KeyValue) -> Contender:
     """Who wrote a key of a line."""
     return Contender(item.create_revision, item.lease, item.raw.decode(errors="replace"))
+
+
+async def begin(space: Handle, ttl: float, make: Callable[[int], Op]) -> tuple[Lease | AsyncLease | None, TxnResult]:
+    """A lease, and a transaction that uses it, as ``leased_txn``. But if it fails in any way, nothing of it stays; and
+    a lease that was too long in the making is dropped and another one made: all that the transaction does hangs on it.
+    """
+    ids: list[int] = []
+
+    def making(id: int) -> Op:
+        ids.append(id)
+        return make(id)
+
+    deadline = Deadline(min(space.timeout, time_left()) / 2)
+    while True:
+        try:
+            lease, result = await leased_txn(space, ttl, making)
+        except BaseException as error:
+            # It may have happened, but cannot happen later than this, which ends the lease.
+            if ids and not (isinstance(error, KeeperError) and error.applied is False):
+                await end_lease(space, ids[-1], ttl)
+            raise
+        if lease is None or not lease.lost.is_set() or not deadline.left:
+            return lease, result
+        await drop(lease)
 
 
 async def drop(lease: Lease | AsyncLease) -> None:

@@ -22,6 +22,7 @@ All members watch the members and the partitions, so each move costs one wake-up
 from __future__ import annotations
 
 import hashlib
+import threading
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
@@ -34,15 +35,14 @@ from ...limits import MAX_PARTITIONS, RECIPE_LOOK, RECIPE_MAX_PAUSE, RECIPE_MOVE
 from ..client.aio import AsyncClient
 from ..client.guard import guarded
 from ..client.handle import Client
-from ..client.leases import AsyncLease, Lease
 from ..client.operations import Compare, Op
 from ..client.results import KeyValue, RangeResult
+from ..client.watch import AsyncWatch, Watch
 from .faces import (
     Handle,
     Unpicklable,
     bounded,
     drive,
-    leased,
     news,
     pause,
     quoted,
@@ -52,7 +52,7 @@ from .faces import (
     watching,
     whoami,
 )
-from .line import Line, Place, drop
+from .line import Line, Place
 
 Partition = int | str
 
@@ -87,6 +87,21 @@ def taking(split: Sequence[_Member], free: Sequence[bytes], me: bytes) -> list[b
     return []
 
 
+class _Membership:
+    """One time of being a member, from ``join`` to ``leave``. What goes on for it in the background works on this
+    object alone, so nothing of an earlier membership can touch a later one."""
+
+    __slots__ = ("__weakref__", "over", "owned", "place", "watch")
+
+    def __init__(self) -> None:
+        self.place: Place | None = None
+        self.owned: dict[bytes, int] = {}
+        """Keys of the partitions that are owned, with their tokens."""
+        self.watch: Watch | AsyncWatch | None = None
+        """What waits for changes now."""
+        self.over = False
+
+
 class _Partitioner:
     def __init__(self, handle: Handle, name: str | bytes, partitions: object, ttl: float) -> None:
         self.line = Line(handle, "partitioner", name, ttl)
@@ -100,29 +115,43 @@ class _Partitioner:
         digest = hashlib.sha256(msgspec.json.encode(self.partitions)).hexdigest()[:16]
         self._shape_key = self.line.folder + b"shape"
         self._shape = f"{len(self.partitions)} partitions {digest}".encode()
-        self._place: Place | None = None
-        self._owned: dict[bytes, int] = {}
+        self._changing = threading.Lock()
+        self._membership: _Membership | None = None
+        self._problem: KeeperError | None = None
+        """Why it is no member any more, if that was not its wish."""
         self.left = False
 
     # -- what a user asks ---------------------------------------------------------------------------------------------
 
     @bounded
     async def join(self) -> None:
-        if self._place is not None:
-            return
-        self.left = False
-        revision = await self._round()
-        spawn(self.line.space, _keep(self.line.space, weakref.ref(self), revision), f"raykeeper-{self.line.name!r}")
+        with self._changing:
+            self.left, self._problem = False, None
+            if self._membership is not None:
+                return
+            member = self._membership = _Membership()
+        try:
+            revision = await self.round(member)
+        except BaseException:
+            await self._end(member)
+            raise
+        if not member.over:
+            keeping = _keep(self.space, weakref.ref(self), weakref.ref(member), revision)
+            spawn(self.space, keeping, f"raykeeper-{self.line.name!r}")
 
     async def leave(self) -> None:
         self.left = True
-        place, self._place = self._place, None
-        self._owned = {}
-        if place is not None:
-            await drop(place.lease)
+        member = self._membership
+        if member is not None:
+            await self._end(member)
 
     def mine(self) -> list[tuple[Partition, int]]:
-        owned, place = self._owned, self._place
+        member = self._membership
+        if member is None:
+            if self._problem is not None:
+                raise self._problem
+            return []
+        owned, place = member.owned, member.place
         if place is None or place.lost.is_set():
             return []
         return [(partition, owned[key]) for key, partition in self._keys.items() if key in owned]
@@ -137,119 +166,158 @@ class _Partitioner:
             raise LockLost(f"partition {partition!r} is not owned by this member now")
         return key, owned[self._keys[key]]
 
+    # -- being a member -----------------------------------------------------------------------------------------------
+
+    def detach(self, member: _Membership, problem: KeeperError | None = None) -> Place | None:
+        """A membership is over; what it hangs on is still to be ended."""
+        with self._changing:
+            if self._membership is member:
+                self._membership, self._problem = None, problem
+        member.over = True
+        member.owned = {}
+        place, member.place = member.place, None
+        if place is not None:
+            place.lost.set()
+        return place
+
+    async def _end(self, member: _Membership) -> None:
+        place, watch = self.detach(member), member.watch
+        if watch is not None:
+            await stop(watch)  # so that who waits for it looks up
+        if place is not None:
+            await self.line.leave(place)
+
     # -- splitting ----------------------------------------------------------------------------------------------------
 
-    async def _round(self) -> int:
+    async def round(self, member: _Membership) -> int:
         """Give back and take until nothing is left to do here; the revision at which that was so."""
-        while not self.left:
-            place = await self._present()
-            listing = await settled(self.line.space.range(prefix=self.line.folder, sort="create_revision"))
-            if not await self._split(place, listing):
+        while not member.over:
+            place = await self._present(member)
+            listing = await settled(self.space.range(prefix=self.line.folder, sort="create_revision"))
+            if not await self._split(member, place, listing):
                 return listing.revision
         return 0
 
-    async def _present(self) -> Place:
+    async def _present(self, member: _Membership) -> Place:
         """This member's place; a new one if there is none, or if it was lost."""
-        place = self._place
+        place = member.place
         if place is not None and not place.lost.is_set():
             return place
-        self._owned = {}
-        lease = await leased(self.line.space, self.line.ttl)
-        try:
-            place = await self._take_place(lease)
-        except BaseException:
-            await drop(lease)
-            raise
-        self._place = place
-        if self.left:  # meanwhile, by another thread
-            await self.leave()
+        member.owned = {}
+        member.place = place = await self._take_place()
+        if member.over:  # meanwhile, by another thread
+            self.detach(member)
+            await self.line.leave(place)
         return place
 
-    async def _take_place(self, lease: Lease | AsyncLease) -> Place:
+    async def _take_place(self) -> Place:
         line = self.line
         for _ in range(2):
-            place = await line.take(
-                lease, self._members, b"", whoami(), [Compare.value(self._shape_key) == self._shape]
-            )
+            same = [Compare.value(self._shape_key) == self._shape]
+            place = await line.join(whoami(), compare=same, under=self._members)
             if place is not None:
                 return place
             # Nobody ever came here, or somebody with other partitions.
             await line.agree(self._shape_key, self._shape, self._members)
         raise InvalidArgument(f"the members of {line.name!r} have other partitions than these")
 
-    async def _split(self, me: Place, listing: RangeResult) -> bool:
+    async def _split(self, member: _Membership, me: Place, listing: RangeResult) -> bool:
         """One step; whether something was changed, or may have been."""
         members = [item for item in listing if item.key.startswith(self._members)]
         owners = [item for item in listing if item.key.startswith(self._owners)]
         split = shares(members, owners, len(self._keys))
-        mine = next((member for member in split if member.key == me.key), None)
+        mine = next((each for each in split if each.key == me.key), None)
         if mine is None:
             me.lost.set()  # somebody has removed it
             return True
         tokens = {item.key: item.create_revision for item in owners if item.lease == me.lease.id}
-        self._owned = tokens
+        member.owned = tokens
         surplus = list(tokens)[mine.quota :]
         if surplus:
-            return await self._give(surplus[:RECIPE_MOVES], tokens)
+            return await self._give(member, surplus[:RECIPE_MOVES], tokens)
         free = [key for key in self._keys if key not in {item.key for item in owners}]
         wanted = taking(split, free, me.key)
-        return bool(wanted) and await self._take(wanted[:RECIPE_MOVES], me)
+        return bool(wanted) and await self._take(member, wanted[:RECIPE_MOVES], me)
 
-    async def _give(self, keys: list[bytes], tokens: dict[bytes, int]) -> bool:
+    async def _give(self, member: _Membership, keys: list[bytes], tokens: dict[bytes, int]) -> bool:
         # First it is not ours any more, then anybody else's.
-        self._owned = {key: token for key, token in tokens.items() if key not in keys}
+        member.owned = {key: token for key, token in tokens.items() if key not in keys}
         await settled(
-            self.line.space.txn(
+            self.space.txn(
                 [Compare.create_revision(key) == tokens[key] for key in keys], [Op.delete(key) for key in keys]
             )
         )
         return True
 
-    async def _take(self, keys: list[bytes], me: Place) -> bool:
+    async def _take(self, member: _Membership, keys: list[bytes], me: Place) -> bool:
         result = await settled(
-            self.line.space.txn(
+            self.space.txn(
                 [Compare.create_revision(me.key) == me.token, *(Compare.version(key) == 0 for key in keys)],
                 [Op.put(key, me.key[len(self._members) :], lease=me.lease) for key in keys],
             )
         )
         if result.succeeded:
-            self._owned = {**self._owned, **dict.fromkeys(keys, result.revision)}
+            member.owned = {**member.owned, **dict.fromkeys(keys, result.revision)}
         else:
-            await pause(self.line.space, RECIPE_PAUSE)  # somebody saw something else; look again
+            await pause(self.space, RECIPE_PAUSE)  # somebody saw something else; look again
         return True
 
 
-async def _keep(space: Handle, reference: weakref.ref[_Partitioner], revision: int) -> None:
-    """What goes on in the background. The share is held weakly: one that is forgotten gives up what it owns."""
-    while True:
-        logic = reference()
-        if logic is None or logic.left:
-            return
-        prefix, place = logic.line.folder, logic._place
-        lost = place.lost if place is not None else None
-        del logic, place
-        try:
-            watch = await watching(space, prefix=prefix, start_revision=revision + 1)
-            try:
-                while await news(watch, RECIPE_LOOK / 2) is None:
-                    logic = reference()
-                    if logic is None or logic.left:
-                        return
-                    del logic
-                    if lost is None or lost.is_set():
-                        break
-            except CompactedError:
-                pass
-            finally:
-                await stop(watch)
-            logic = reference()
-            if logic is None or logic.left:
+async def _keep(
+    space: Handle, share: weakref.ref[_Partitioner], membership: weakref.ref[_Membership], revision: int
+) -> None:
+    """What goes on in the background. Both are held only for a moment at a time: a share that is forgotten gives up
+    what it owns. If this ends while the membership does not, as when its event loop is closed, so does that."""
+    try:
+        while await _changed(space, share, membership, revision):
+            logic, member = share(), membership()
+            if logic is None or member is None or member.over:
                 return
-            revision = await logic._round()
-            del logic
-        except KeeperError:
-            logic = None
-            await pause(space, RECIPE_MAX_PAUSE)
+            try:
+                revision = await logic.round(member)
+            except InvalidArgument as error:  # it had lost its place, and others with other partitions have come
+                logic.detach(member, error)
+                return
+            except KeeperError:
+                await pause(space, RECIPE_MAX_PAUSE)
+            finally:
+                logic = member = None
+    except BaseException:
+        logic, member = share(), membership()
+        if logic is not None and member is not None:
+            logic.detach(member)
+        raise
+
+
+async def _changed(
+    space: Handle, share: weakref.ref[_Partitioner], membership: weakref.ref[_Membership], revision: int
+) -> bool:
+    """Wait until there may be something to do; ``False`` when the membership is over."""
+    logic, member = share(), membership()
+    if logic is None or member is None or member.over:
+        return False
+    prefix, lost = logic.line.folder, None if member.place is None else member.place.lost
+    logic = None
+    try:
+        watch = await watching(space, prefix=prefix, start_revision=revision + 1)
+        try:
+            member.watch = watch
+            member = None
+            while not _over(share, membership) and not (lost is None or lost.is_set()):
+                if await news(watch, RECIPE_LOOK / 2) is not None:
+                    break
+        finally:
+            await stop(watch)
+    except CompactedError:
+        pass
+    except KeeperError:
+        await pause(space, RECIPE_MAX_PAUSE)
+    return not _over(share, membership)
+
+
+def _over(share: weakref.ref[_Partitioner], membership: weakref.ref[_Membership]) -> bool:
+    member = membership()
+    return share() is None or member is None or member.over
 
 
 def _partitions(partitions: object) -> list[Partition]:
@@ -283,6 +351,7 @@ class Partitioner(_Face):
 
         Raises:
             InvalidArgument: members that are there have other partitions.
+            Unavailable, RequestTimeout: the cluster cannot be reached; this is no member then.
         """
         drive(self._logic.join())
 
@@ -291,7 +360,8 @@ class Partitioner(_Face):
         drive(self._logic.leave())
 
     def mine(self) -> list[tuple[Any, int]]:
-        """The partitions that this member owns now, each with its token; joins if it never has."""
+        """The partitions that this member owns now, each with its token; joins if it is no member and has not
+        left. Raises as ``join``."""
         if not self._logic.left:
             self.join()
         return self._logic.mine()
@@ -333,7 +403,11 @@ class AsyncPartitioner(_Face):
         await self._logic.leave()
 
     def mine(self) -> list[tuple[Any, int]]:
-        """The partitions that this member owns now, each with its token."""
+        """The partitions that this member owns now, each with its token.
+
+        Raises:
+            InvalidArgument: it is no member any more: it was cut off, and others with other partitions came.
+        """
         return self._logic.mine()
 
     def guard(self, partition: int | str) -> AsyncClient:

@@ -45,7 +45,6 @@ from .faces import (
     decoded,
     drive,
     encoded,
-    leased,
     news,
     once,
     settled,
@@ -53,7 +52,7 @@ from .faces import (
     watching,
     whoami,
 )
-from .line import Line, Place, drop, head, tail
+from .line import Line, Place, begin, drop, head, tail
 
 _MIDDLE = 2**31
 
@@ -81,8 +80,15 @@ class _Claimed:
             raise LockLost(f"the claim of an item of {name!r} was lost: the item is not acknowledged")
 
     async def nack(self) -> None:
-        if not self.over:
+        if self.over:
+            return
+        try:
             await self._finish(Op.delete(self.key))
+        except BaseException as error:  # the end of the lease does it
+            self.over = True
+            await drop(self.lease)
+            if not isinstance(error, KeeperError):
+                raise
 
     @bounded
     async def _finish(self, *then: Op) -> bool:
@@ -155,7 +161,9 @@ class _Queue:
                 break
             if lease.remaining() > self.line.ttl / 3:
                 return lease
-        return await leased(self.line.space, self.line.ttl)
+        made, _ = await begin(self.line.space, self.line.ttl, lambda id: Op.txn())
+        assert made is not None  # without comparisons
+        return made
 
     def keep(self, lease: Lease | AsyncLease) -> None:
         """A lease that nothing hangs on any more serves the next claim."""
@@ -298,7 +306,8 @@ class Claim(_ClaimFace):
         drive(self._claimed.ack())
 
     def nack(self) -> None:
-        """Give the item back at once. Does nothing if the claim is over or lost."""
+        """Give the item back at once. Does nothing if the claim is over or lost. If the cluster cannot be told, nothing
+        is raised: it is told in the background, and the TTL does the rest."""
         drive(self._claimed.nack())
 
     def guard(self) -> Client:
@@ -318,10 +327,7 @@ class Claim(_ClaimFace):
         if error is None:
             self.ack()
             return
-        try:
-            self.nack()
-        except KeeperError:
-            self.lost.set()  # it comes back by itself
+        self.nack()
 
 
 class AsyncClaim(_ClaimFace):
@@ -352,10 +358,7 @@ class AsyncClaim(_ClaimFace):
         if error is None:
             await self.ack()
             return
-        try:
-            await self.nack()
-        except KeeperError:
-            self.lost.set()
+        await self.nack()
 
 
 class Queue(Unpicklable):

@@ -39,7 +39,6 @@ from .faces import (
     bounded,
     drive,
     folder,
-    leased,
     pause,
     quoted,
     seconds_to_live,
@@ -48,7 +47,7 @@ from .faces import (
     unquoted,
 )
 from .following import AsyncFollowing, Follower, Following
-from .line import drop
+from .line import begin, drop
 
 
 class Service(msgspec.Struct, frozen=True):
@@ -100,13 +99,13 @@ class _Entry:
 
     @bounded
     async def register(self) -> None:
-        lease = await leased(self.space, self.ttl)
-        try:
-            text = self.text
-            await settled(self.space.put(self.name + b"%016x" % lease.id, text, lease=lease))
-        except BaseException:
-            await drop(lease)
-            raise
+        text = self.text
+
+        def saying(id: int) -> Op:
+            return Op.txn([], [Op.put(self.name + b"%016x" % id, text, lease=id)])
+
+        lease, _ = await begin(self.space, self.ttl, saying)
+        assert lease is not None  # without comparisons
         self.lease, self.said = lease, text
         if self.over:  # meanwhile, by another thread
             await drop(lease)

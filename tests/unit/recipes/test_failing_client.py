@@ -1,0 +1,449 @@
+"""Every recipe over a client that fails at its first, second, ... nth call, with and without asyncio.
+
+Whatever happens to a call (refused; lost on its way there or back; given up by Ctrl-C or a cancelled task, before it
+took effect or after), the recipe says so or goes on, leaves no place in a line, no lease that it keeps alive and no
+thread, and works when it is used again. Leases are long here: were a place left behind, the next one would not get its
+turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from onemember import OneMember
+
+from raykeeper import Client, CompactedError, KeeperError, RequestTimeout, Unavailable
+from raykeeper.actors.client.aio import AsyncClient
+from raykeeper.actors.client.watch import AsyncWatch, Watch
+from raykeeper.actors.recipes.faces import Handle, drive, settled
+
+TTL = 600.0
+MOST = 40
+"""Calls of one scenario; there are fewer."""
+PLAIN = 29.0
+"""Timeout of a handle whose calls do not fail."""
+HOW = ("refused", "lost on its way", "answer lost", "given up before", "given up after")
+
+
+# --- a client that fails ---------------------------------------------------------------------------------------------
+
+
+class Failing:
+    """Counts the calls of the scenario itself, and fails at one of them."""
+
+    def __init__(self) -> None:
+        self.left = 0
+        """Calls until the one that fails; 0 for none."""
+        self.how = ""
+        self.owner: object = None
+
+    @property
+    def counts(self) -> bool:
+        try:
+            here: object = asyncio.current_task()
+        except RuntimeError:
+            here = None
+        return self.owner is not None and (here or threading.current_thread()) is self.owner
+
+    def due(self, handle: object) -> bool:
+        if self.left and self.counts and getattr(handle, "timeout", None) != PLAIN:
+            self.left -= 1
+            return not self.left
+        return False
+
+    def error(self, cancelled: type[BaseException]) -> BaseException:
+        if self.how == "refused":
+            return Unavailable("refused by the test", applied=False)
+        if self.how.startswith("given up"):
+            return cancelled()
+        return RequestTimeout("lost by the test", applied=None)
+
+    @property
+    def after(self) -> bool:
+        return self.how in ("answer lost", "given up after")
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
+    failing = Failing()
+
+    def wrap(owner: type, name: str, undo: Callable[[Any], None] = lambda result: None) -> None:
+        original = getattr(owner, name)
+
+        def call(self: Any, *arguments: Any, **options: Any) -> Any:
+            if not failing.due(self):
+                return original(self, *arguments, **options)
+            if failing.after:
+                undo(original(self, *arguments, **options))
+            raise failing.error(KeyboardInterrupt)
+
+        async def call_async(self: Any, *arguments: Any, **options: Any) -> Any:
+            if not failing.due(self):
+                return await original(self, *arguments, **options)
+            if failing.after:
+                undo(await original(self, *arguments, **options))
+            raise failing.error(asyncio.CancelledError)
+
+        monkeypatch.setattr(owner, name, call_async if owner is AsyncClient else call)
+
+    def wrap_next(owner: type[Watch | AsyncWatch]) -> None:
+        original: Any = owner.next
+
+        def failed(cancelled: type[BaseException]) -> BaseException:
+            return cancelled() if failing.how.startswith("given up") else CompactedError(1)
+
+        def wait(self: Any, timeout: float | None = None) -> Any:
+            if failing.due(self):
+                raise failed(KeyboardInterrupt)
+            return original(self, timeout)
+
+        async def wait_async(self: Any, timeout: float | None = None) -> Any:
+            if failing.due(self):
+                raise failed(asyncio.CancelledError)
+            return await original(self, timeout)
+
+        monkeypatch.setattr(owner, "next", wait_async if owner is AsyncWatch else wait)
+
+    for owner in (Client, AsyncClient):
+        wrap(owner, "_run")
+        wrap(owner, "watch", lambda watch: watch._end())
+    for kind in (Watch, AsyncWatch):
+        wrap_next(kind)
+    return failing
+
+
+# --- what is done with each recipe -----------------------------------------------------------------------------------
+
+Done = Coroutine[Any, Any, None]
+
+
+async def lock(kv: Handle) -> None:
+    held = kv.lock("l", TTL)
+    try:
+        assert await settled(held.acquire(5))
+        await settled(held.guard().put("k", "v"))
+        assert await settled(held.holder()) is not None
+    finally:
+        if held.held:
+            await settled(held.release())
+
+
+async def handed_over(kv: Handle, plain: Client) -> None:
+    before, held = plain.lock("l", TTL), kv.lock("l", TTL)
+    assert before.acquire(5)
+    free = threading.Timer(0.02, before.release)
+    free.start()
+    try:
+        assert await settled(held.acquire(5))
+        await settled(held.release())
+    finally:
+        free.join()
+
+
+async def in_vain(kv: Handle, plain: Client) -> None:
+    with plain.lock("l", TTL):
+        assert not await settled(kv.lock("l", TTL).acquire(0.3))
+
+
+async def rwlock(kv: Handle) -> None:
+    table = kv.rwlock("l", TTL)
+    for held in (table.read(), table.write()):
+        assert await settled(held.acquire(5))
+        await settled(held.release())
+
+
+async def semaphore(kv: Handle) -> None:
+    one, two = kv.semaphore("s", 2, TTL), kv.semaphore("s", 2, TTL)
+    try:
+        assert await settled(one.acquire(5))
+        assert await settled(two.acquire(5))
+        assert not await settled(kv.semaphore("s", 2, TTL).acquire(0))
+    finally:
+        for each in (one, two):
+            if each.held:
+                await settled(each.release())
+
+
+async def election(kv: Handle) -> None:
+    held = kv.election("e", TTL)
+    try:
+        assert await settled(held.campaign("me", 5))
+        await settled(held.proclaim("still me"))
+        assert (await settled(held.leader())).value == b"still me"  # type: ignore[union-attr]
+    finally:
+        if held.held:
+            await settled(held.resign())
+
+
+async def observe(kv: Handle, plain: Client) -> None:
+    with plain.election("e", TTL):
+        leaders = kv.election("e", TTL).observe()
+        assert await settled(leaders.next(5)) is not None
+        assert await settled(leaders.next(0)) is None
+        await settled(leaders.cancel())
+
+
+async def barrier(kv: Handle) -> None:
+    assert await settled(kv.barrier("b", 1, TTL).wait(5))
+    assert not await settled(kv.barrier("c", 2, TTL).wait(0))
+
+
+async def latch(kv: Handle) -> None:
+    gate = kv.latch("l", 2)
+    assert await settled(gate.count_down(request_id="one")) == 1
+    await settled(gate.wait(0))
+    assert await settled(gate.count_down(request_id="two")) == 0
+    assert await settled(gate.wait(5))
+    assert await settled(gate.left()) == 0
+
+
+async def counter(kv: Handle) -> None:
+    rows = kv.counter("c")
+    assert await settled(rows.add(5, request_id="once")) == 5
+    assert await settled(rows.value()) == 5
+
+
+async def queue(kv: Handle) -> None:
+    work = kv.queue("q", TTL)
+    await settled(work.put("x", request_id="put"))
+    claim = await settled(work.claim(0))
+    if claim is not None:  # the second time it may be done
+        assert claim.item == b"x"
+        await acknowledged(claim)
+
+
+async def given_back(kv: Handle, plain: Client) -> None:
+    work = kv.queue("q", TTL)
+    if not len(plain.queue("q")):
+        plain.queue("q").put("x")
+    claim = await settled(work.claim(5))
+    assert claim is not None
+    await settled(claim.nack())
+    again = await settled(work.claim(5))
+    assert again is not None
+    await acknowledged(again)
+
+
+async def acknowledged(claim: Any) -> None:
+    try:
+        await settled(claim.ack())
+    finally:
+        await settled(claim.nack())
+
+
+async def registry(kv: Handle) -> None:
+    found = kv.registry("r")
+    entry = await settled(found.register("n", "here", TTL))
+    try:
+        assert [each.address for each in await settled(found.lookup("n"))] == ["here"]
+        await settled(entry.update("there"))
+    finally:
+        await settled(entry.deregister())
+
+
+async def changes(kv: Handle, plain: Client) -> None:
+    with plain.registry("r").register("n", "here", TTL):
+        watch = kv.registry("r").watch()
+        assert (await settled(watch.next(5))).type == "up"  # type: ignore[union-attr]
+        assert await settled(watch.next(0)) is None
+        await settled(watch.cancel())
+
+
+async def partitioner(kv: Handle) -> None:
+    share = kv.partitioner("p", 40, TTL)
+    try:
+        await settled(share.join())
+        assert len(share.mine()) == 40
+    finally:
+        await settled(share.leave())
+
+
+async def divided(kv: Handle, plain: Client) -> None:
+    with plain.partitioner("p", 4, TTL) as other:
+        share = kv.partitioner("p", 4, TTL)
+        try:
+            await settled(share.join())
+            await balanced(lambda: len(share.mine()) == len(other.mine()) == 2)
+        finally:
+            await settled(share.leave())
+
+
+async def balanced(condition: Callable[[], bool]) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        wait_until(condition)
+    else:
+        async with asyncio.timeout(10) if hasattr(asyncio, "timeout") else _nothing():
+            while not condition():
+                await asyncio.sleep(0.005)
+
+
+class _nothing:
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, *error: object) -> None: ...
+
+
+SCENARIOS: list[Callable[..., Awaitable[None]]] = [
+    lock,
+    handed_over,
+    in_vain,
+    rwlock,
+    semaphore,
+    election,
+    observe,
+    barrier,
+    latch,
+    counter,
+    queue,
+    given_back,
+    registry,
+    changes,
+    partitioner,
+    divided,
+]
+
+
+# --- driving them ----------------------------------------------------------------------------------------------------
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    done = threading.Event()
+    for _ in range(int(seconds / 0.005)):
+        if condition():
+            return
+        done.wait(0.005)
+    pytest.fail(f"not within {seconds} s")
+
+
+def run(scenario: Callable[..., Any], kv: Client, failing: Failing, face: str) -> BaseException | None:
+    """Run a scenario with the failure that is set; what it ended in."""
+    more = (kv.with_timeout(PLAIN),) if scenario.__code__.co_argcount > 1 else ()
+    try:
+        if face == "sync":
+            failing.owner = threading.current_thread()
+            drive(scenario(kv, *more))
+        else:
+
+            async def main() -> None:
+                failing.owner = asyncio.current_task()
+                await scenario(kv.aio, *more)
+
+            asyncio.run(main())
+    except (KeeperError, KeyboardInterrupt, asyncio.CancelledError) as error:
+        return error
+    finally:
+        failing.owner = None
+    return None
+
+
+@contextmanager
+def nothing_left(kv: Client) -> Iterator[None]:
+    """At the end no lease is kept alive, and no thread or watch works, that was not there before."""
+    hub = kv._known_hub()
+    assert hub is not None
+
+    def kept() -> int:
+        gc.collect()
+        return hub.peek(lambda: sum(held.keep for held in hub.leasing._held.values()))
+
+    threads = {thread.name for thread in threading.enumerate()}
+    before = kept()
+    yield
+    wait_until(lambda: kept() == before)
+    wait_until(lambda: {t.name for t in threading.enumerate() if t.name.startswith("raykeeper-")} <= threads)
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("face", ["sync", "aio"])
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+def test_it_works_or_says_why_and_leaves_nothing(
+    scenario: Callable[..., Any], face: str, how: str, kv: Client, member: OneMember, failing: Failing
+) -> None:
+    failing.how = how
+    with nothing_left(kv):
+        for number in range(1, MOST):
+            place = kv.namespace(f"{number}/")
+            failing.left = number
+            error = run(scenario, place, failing, face)
+            if failing.left:
+                assert error is None
+                break
+            failing.left = 0
+            assert run(scenario, place, failing, face) is None, f"after {error!r} at call {number}"
+        else:
+            pytest.fail("it makes more calls than the test takes")
+        assert number > 1
+
+
+def keepers() -> int:
+    return sum("'p'" in thread.name for thread in threading.enumerate())
+
+
+def test_a_partitioner_that_was_left_and_joined_at_once_has_one_keeper(kv: Client) -> None:
+    with kv.partitioner("p", 4, TTL) as share:
+        for _ in range(5):
+            share.leave()
+            share.join()
+        assert len(share.mine()) == 4
+        wait_until(lambda: keepers() == 1)
+    wait_until(lambda: keepers() == 0)
+
+
+def test_a_partitioner_whose_first_round_failed_is_no_member_and_joins_again(kv: Client, failing: Failing) -> None:
+    with kv.with_timeout(PLAIN).partitioner("p", 8, TTL) as one:
+        assert len(one.mine()) == 8
+        two = kv.partitioner("p", 8, TTL)
+        failing.how, failing.owner = "refused", threading.current_thread()
+        for number in (1, 2):  # it takes a place, and looks at the others'
+            failing.left = number
+            with pytest.raises(Unavailable):
+                two.mine()
+            assert two._logic.mine() == []
+        failing.owner = None
+        two.mine()
+        wait_until(lambda: len(one.mine()) == len(two.mine()) == 4)
+        two.leave()
+        wait_until(lambda: len(one.mine()) == 8)
+
+
+def test_a_partitioner_goes_on_after_failures_in_the_background(kv: Client, failing: Failing) -> None:
+    with kv.partitioner("p", 8, TTL) as one, kv.with_timeout(PLAIN).partitioner("p", 8, TTL) as two:
+        keeper = next(thread for thread in threading.enumerate() if "'p'" in thread.name)
+        for number in range(1, 4):
+            failing.how, failing.owner, failing.left = "answer lost", keeper, number
+            two.leave()
+            wait_until(lambda: len(one.mine()) == 8)
+            two.join()
+            wait_until(lambda: len(one.mine()) == len(two.mine()) == 4)
+
+
+def test_a_partitioner_whose_event_loop_is_closed_gives_everything_back(kv: Client) -> None:
+    share = kv.aio.partitioner("p", 4, TTL)
+
+    async def main() -> None:
+        await share.join()
+        assert len(share.mine()) == 4
+
+    asyncio.run(main())
+    assert share.mine() == []
+
+
+def test_what_a_registration_could_not_say_is_said_later(kv: Client, failing: Failing) -> None:
+    entry = kv.registry("r").register("n", "here", TTL)
+    failing.how, failing.owner, failing.left = "refused", threading.current_thread(), 1
+    with pytest.raises(Unavailable):
+        entry.update("there")
+    failing.owner = None
+    wait_until(lambda: [each.address for each in kv.registry("r").lookup("n")] == ["there"])
+    entry._entry.lease.lost.set()  # it is not registered now, as far as it knows
+    entry.update("elsewhere")
+    wait_until(lambda: "elsewhere" in [each.address for each in kv.registry("r").lookup("n")])
+    entry.deregister()
