@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from raykeeper.actors import door
 from raykeeper.actors.events import Event
-from raykeeper.actors.protocol import Refused, Reply, Request
+from raykeeper.actors.protocol import Open, Refused, Reply, Request, Writes
 from raykeeper.actors.raft import LogInconsistent
 from raykeeper.actors.raft.messages import (
     AppendEntries,
@@ -30,8 +30,8 @@ from raykeeper.actors.raft.messages import (
 from raykeeper.actors.server import Server
 from raykeeper.actors.service import Service
 from raykeeper.actors.transport.seam import Frame, decode_frame, encode_frame
-from raykeeper.limits import MAX_FRAME_DEADLINE, Settings
-from raykeeper.store.commands import Administration
+from raykeeper.limits import APPLY_WORK, MAX_FRAME_DEADLINE, MAX_READY_ROUNDS, Settings
+from raykeeper.store.commands import Administration, ClientWrite, ClientWrites, KeyRange, Put, Range, Txn
 from raykeeper.store.folder import FirstMember, Identity, MemberFolder
 from simulation.disk import SimDisk
 
@@ -201,3 +201,28 @@ def test_an_image_of_a_name_that_is_none_is_refused() -> None:
     solo.turn([InstallSnapshot(2, 1, 3, meta, 0, b"x" * 100, False)])
     solo.turn([InstallSnapshot(2, 1, 3, meta, 100, b"x" * 100, True)])
     assert not [path for path in solo.disk.list("data") if "etc" in path]
+
+
+def test_a_heavy_frame_is_applied_in_more_than_one_turn() -> None:
+    solo = Solo()
+    solo.lead()
+    opened = solo.submit(msgspec.msgpack.encode(Open(CLUSTER, 5.0, b"n")))
+    solo.turn()
+    session = msgspec.msgpack.decode(opened[0](), type=Reply).session
+    keys = [ClientWrite(n, Put(b"k%03d" % n, b"")) for n in range(1, 301)]
+    solo.submit(msgspec.msgpack.encode(Writes(CLUSTER, 5.0, ClientWrites(session, 1, tuple(keys)))))
+    solo.turn()
+    count = Txn((), (Range(KeyRange(b"k", b"l"), count_only=True),) * 10)
+    slices = 5 * MAX_READY_ROUNDS
+    heavy = tuple(ClientWrite(n, count) for n in range(301, 301 + slices * APPLY_WORK // 3000))
+    got = solo.submit(msgspec.msgpack.encode(Writes(CLUSTER, 5.0, ClientWrites(session, 301, heavy))))
+    after = solo.submit(msgspec.msgpack.encode(Writes(CLUSTER, 5.0, ClientWrites(session, 301, (keys[0],)))))
+    turns = 0
+    while not got:
+        solo.turn()
+        turns += 1
+        assert solo.server.next_wakeup() <= solo.now or got
+    assert 2 <= turns <= 4
+    assert len(msgspec.msgpack.decode(got[0](), type=Reply).answers) == len(heavy)
+    solo.turn()
+    assert after

@@ -1,0 +1,322 @@
+"""Work has bounds, which cut it off: of one request with all that is in it, and of one turn. It is counted in what is
+the same on every member, and what died costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raykeeper.limits import APPLY_WORK, DELETES_IN_MEMORY, PAST_CHANGES
+from raykeeper.store.commands import (
+    Answer,
+    Compact,
+    Comparison,
+    Delete,
+    DeleteAnswer,
+    Done,
+    ExpireSessions,
+    Expiry,
+    Failed,
+    KeyRange,
+    LeaseGrant,
+    LeaseRevoke,
+    OpenSession,
+    Operation,
+    Put,
+    PutAnswer,
+    Range,
+    RangeAnswer,
+    RangePart,
+    Reason,
+    Relation,
+    SessionOpened,
+    Sort,
+    Target,
+    Txn,
+    TxnAnswer,
+)
+from raykeeper.store.rocks import RocksDisk
+from raykeeper.store.state import State
+from simulation.disk import SimDisk
+from store_model import FIRST, Hand, plain
+
+KEYS = KeyRange(b"k", b"l")
+COUNT = Range(KEYS, count_only=True)
+ALIVE = Comparison(KEYS, Target.VERSION, Relation.GREATER, 0)
+BY_VALUE = Comparison(KEYS, Target.VALUE, Relation.NOT_EQUAL, b"")
+
+
+class Looks:
+    """Counts the records that are read in order, by family."""
+
+    def __init__(self, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.read: Counter[str] = Counter()
+        original = state._engine.iterate
+
+        def iterate(family: str, *arguments: Any, **options: Any) -> Iterator[tuple[bytes, bytes]]:
+            pairs = original(family, *arguments, **options)
+
+            def counted() -> Iterator[tuple[bytes, bytes]]:
+                for pair in pairs:
+                    self.read[family] += 1
+                    yield pair
+
+            return counted()
+
+        monkeypatch.setattr(state._engine, "iterate", iterate)
+
+    def total(self) -> int:
+        """Since this was last asked."""
+        read, self.read = self.read, Counter()
+        return read.total()
+
+
+def sim_hand() -> Hand:
+    return Hand(State.create(SimDisk(), "s", FIRST))
+
+
+def filled(keys: int = 300, **limits: int) -> Hand:
+    hand = sim_hand()
+    hand.configure(**{"max_scanned_keys": 1000, "max_deleted_keys": 400, **limits})
+    for lease in (1, 2):
+        hand.do(LeaseGrant(lease, 60.0))
+    hand.run(*(Put(b"k%04d" % n, b"v") for n in range(keys)))
+    hand.run(*(Put(b"leased%d/%04d" % (lease, n), b"v", lease) for lease in (1, 2) for n in range(300)))
+    hand.run(*(Put(b"long%02d" % n, bytes(100_000)) for n in range(30)))
+    return hand
+
+
+LONG = KeyRange(b"long", b"lonh")
+
+HEAVY: list[Operation] = [
+    Txn((), (COUNT,) * 4),
+    Txn((), (COUNT,) * 100),
+    Txn((ALIVE,) * 100),
+    Txn((), (Txn((), (COUNT, COUNT)), Txn((ALIVE, ALIVE)))),
+    Txn((ALIVE, ALIVE), (COUNT, COUNT)),
+    Txn((ALIVE,), (Range(KEYS, sort=Sort.VERSION, keys_only=True),) * 3),
+    Txn((BY_VALUE,) * 4),
+    Txn((Comparison(LONG, Target.VALUE, Relation.NOT_EQUAL, b""),)),
+    Txn((), (Range(LONG, sort=Sort.VALUE, keys_only=True),)),
+    Txn((), (Delete(KeyRange(b"k", b"k02")), Delete(KeyRange(b"k02", b"leased2")))),
+    Txn((), (Delete(KeyRange(b"leased1", b"leased2")), LeaseRevoke(2))),
+    Txn((), (LeaseRevoke(1), LeaseRevoke(2))),
+    Txn((), (Txn((), (LeaseRevoke(1),)), LeaseRevoke(2))),
+    Txn((), (Range(KEYS, revision=3, count_only=True),)),
+]
+
+
+@pytest.mark.parametrize("operation", HEAVY, ids=[str(n) for n in range(len(HEAVY))])
+def test_the_work_of_a_whole_request_is_cut_off_at_its_bound(
+    operation: Operation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = filled()
+    if operation == HEAVY[-1]:
+        hand.run(*(Put(b"other", b"v") for _ in range(500)))
+        hand.run(*(Put(b"other", b"v") for _ in range(500)))
+    before, revision = hand.state._mvcc.changed[:], hand.state.revision
+    looks = Looks(hand.state, monkeypatch)
+    answer = hand.do(operation)
+    assert plain(answer) == Failed(Reason.TOO_LARGE)
+    assert isinstance(answer, Failed)
+    assert "limits.max_" in answer.message
+    assert looks.total() <= 1000 + 400 + 100
+    assert (hand.state.revision, before) == (revision, [])
+    assert isinstance(hand.do(Put(b"k0000", b"w")), PutAnswer)
+
+
+LIGHT: list[Operation] = [
+    Txn((), (COUNT,) * 3),
+    Txn((ALIVE,), (COUNT, COUNT)),
+    Delete(KEYS),
+    LeaseRevoke(1),
+    Txn((), (Delete(KeyRange(b"k", b"k01")), LeaseRevoke(2))),
+    Txn((), (Range(LONG, keys_only=True),) * 20),
+]
+
+
+@pytest.mark.parametrize("operation", LIGHT, ids=[str(n) for n in range(len(LIGHT))])
+def test_what_fits_is_done(operation: Operation) -> None:
+    assert not isinstance(filled().do(operation), Failed)
+
+
+def test_one_lease_always_goes_with_its_keys() -> None:
+    assert isinstance(filled(max_deleted_keys=100).do(LeaseRevoke(1)), Done)
+    assert isinstance(filled(max_deleted_keys=100).do(Txn((), (LeaseRevoke(1),))), TxnAnswer)
+
+
+def test_a_look_does_not_pass_what_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of a queue of which many were consumed, none of it compacted."""
+    hand = sim_hand()
+    hand.configure(max_scanned_keys=50)
+    for start in range(0, 3000, 500):
+        hand.run(*(Put(b"k%05d" % n, b"v") for n in range(start, start + 500)))
+    recent = hand.state.revision
+    hand.run(*(Put(b"k%05d" % n, b"v") for n in range(3000, 3010)))
+    for start in range(0, 3000, 500):
+        hand.run(*(Delete(KeyRange(b"k%05d" % n)) for n in range(start, start + 500)))
+    looks = Looks(hand.state, monkeypatch)
+    first = hand.range(KEYS, limit=1)
+    assert isinstance(first, RangeAnswer)
+    assert (first.items[0].key, first.count) == (b"k03000", 10)
+    assert isinstance(hand.range(KEYS, limit=1, descending=True), RangeAnswer)
+    assert looks.total() <= 25
+    answer = hand.do(Txn((ALIVE,), (COUNT,)))
+    assert isinstance(answer, TxnAnswer)
+    assert answer.succeeded
+    assert isinstance(
+        hand.do(Txn((ALIVE, Comparison(KEYS, Target.VERSION, Relation.LESS, 0)), (), (COUNT,))), TxnAnswer
+    )
+    assert looks.total() <= 60
+    now = hand.state.revision
+    hand.do(Delete(KeyRange(b"k03005")))
+    page = hand.range(KEYS, revision=now)  # as the pages after the first, while somebody writes
+    assert isinstance(page, RangeAnswer)
+    assert page.count == 10
+    assert looks.total() <= 40
+    assert isinstance(hand.range(KEYS, revision=recent, count_only=True), RangeAnswer)
+
+
+def test_deletes_do_not_pile_up_in_memory(hand: Hand) -> None:
+    """RocksDB keeps a mark of each delete, which looks must pass until it is merged away."""
+    count = 3 * DELETES_IN_MEMORY
+    for start in range(0, count, 1000):
+        hand.run(*(Put(b"k%06d" % n, b"") for n in range(start, start + 1000)))
+    for start in range(0, count, 1000):
+        hand.run(*(Delete(KeyRange(b"k%06d" % n)) for n in range(start, start + 1000)))
+    deletes = hand.state._engine._deletes  # type: ignore[attr-defined]
+    assert deletes["keys"] < DELETES_IN_MEMORY
+    assert hand.range(KEYS).count == 0  # type: ignore[union-attr]
+
+
+def test_a_bound_is_alike_however_far_compaction_has_come() -> None:
+    """Members remove what was compacted at their own pace: no answer may depend on it."""
+    hands = [sim_hand() for _ in range(2)]
+    for hand in hands:
+        hand.configure(max_scanned_keys=40, max_deleted_keys=40)
+        hand.run(*(Put(b"k%03d" % n, b"v") for n in range(100)))
+        hand.run(*(Delete(KeyRange(b"k%03d" % n)) for n in range(70)))
+        hand.run(*(Put(b"k%03d" % n, b"w") for n in range(5)))
+        hand.do(Compact(hand.state.revision - 3))
+    while hands[0].state.compact_slice(1000):
+        pass
+    now = hands[0].state.revision
+    for operation in (
+        Txn((ALIVE,)),
+        Txn((), (COUNT,)),
+        Txn((), (Range(KEYS, now - 3),)),
+        Txn((), (Range(KEYS, now - 2), Range(KEYS, now))),
+        Delete(KEYS),
+    ):
+        one, other = (hand.do(operation) for hand in hands)
+        assert one == other
+    assert hands[0].state.content_hash() == hands[1].state.content_hash()
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("scan", [1, 3, 0])
+def test_the_distant_past_is_read_in_parts(monkeypatch: pytest.MonkeyPatch, descending: bool, scan: int) -> None:
+    """Beyond what the history is looked through for: by the keys that ever changed, however they came and went."""
+    hand = sim_hand()
+    keys = [b"k%d\0" % n for n in range(12)]
+    hand.run(*(Put(key, b"1" * (2000 if n % 3 else 1)) for n, key in enumerate(keys)))
+    hand.run(Delete(KeyRange(keys[2])), Put(keys[3], b"2"), Delete(KeyRange(keys[4])), Put(keys[4], b"3"))
+    then = hand.state.revision
+    expected = hand.range(KEYS)
+    assert isinstance(expected, RangeAnswer)
+    hand.run(Delete(KeyRange(keys[0], keys[6])), Put(keys[1], b"4"), Put(b"k11", b"new"), Put(keys[7], b"5"))
+    hand.run(*(Put(b"other", b"%d" % n) for n in range(30)), Delete(KeyRange(keys[8])))
+    for most in (PAST_CHANGES, 10):
+        monkeypatch.setattr("raykeeper.store.ranges.PAST_CHANGES", most)
+        found, start, end = [], b"k", b"l"
+        while True:
+            request = Range(KeyRange(start, end), then, descending=descending)
+            answer = hand.state.range(request, page_items=99, page_bytes=1 << 20, max_scanned=scan)
+            assert isinstance(answer, (RangeAnswer, RangePart))
+            found += answer.items
+            if isinstance(answer, RangeAnswer):
+                break
+            start, end = (start, answer.next + b"\0") if descending else (answer.next, end)
+        assert found == list(reversed(expected.items) if descending else expected.items)
+
+
+# --- a turn ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_command_of_many_writes_is_spread_over_turns() -> None:
+    hand, other = filled(), filled()
+    hand.state.take_changed()
+    heavy = Txn((), (COUNT, COUNT, COUNT, Put(b"made", b"v")))
+    count = 10 * APPLY_WORK // 900
+    batch = [
+        [hand.entry(hand.writes(Put(b"before", b"v"))), hand.entry(hand.writes(*[heavy] * count, low=1), 1)],
+        [other.entry(other.writes(Put(b"before", b"v"))), other.entry(other.writes(*[heavy] * count, low=1), 1)],
+    ]
+    state, index = hand.state, hand.state.applied_index
+    turns = 0
+    answers: list[tuple[Answer, ...]] = []
+    while not (answers := state.apply_some(batch[0])):
+        turns += 1
+        assert (state.applied_index, state.take_changed()) == (index, [])
+        assert hand.range(KeyRange(b"made")).count == hand.range(KeyRange(b"before")).count == 0  # type: ignore[union-attr]
+        assert state._executor.work <= 1.2 * APPLY_WORK
+    assert 8 <= turns <= 14
+    assert answers == other.state.apply(batch[1])
+    assert state.content_hash() == other.state.content_hash()
+    assert set(state.take_changed()) == {b"before", b"made"}
+
+
+def test_a_crash_in_the_middle_of_a_command_leaves_nothing_of_it() -> None:
+    disk = SimDisk()
+    hand = Hand(State.create(disk, "s", FIRST))
+    hand.run(*(Put(b"k%04d" % n, b"v") for n in range(900)))
+    digest = hand.state.content_hash()
+    entry = hand.entry(hand.writes(*[Txn((), (COUNT,) * 10)] * 10))
+    assert hand.state.apply_some([entry]) == []
+    hand.state.close()
+    state = State.open(disk, "s")
+    assert state.content_hash() == digest
+    assert len(state.apply([entry])[0]) == 10
+
+
+def test_light_entries_are_written_together() -> None:
+    hand = sim_hand()
+    entries = [hand.entry(hand.writes(Put(b"k%d" % n, b"v")), n) for n in range(200)]
+    assert len(hand.state.apply_some(entries)) == 200
+
+
+def test_ending_sessions_is_bounded_by_what_they_left_behind() -> None:
+    hand = sim_hand()
+    hand.configure(max_deleted_keys=10)
+    sessions = []
+    for number in range(3):
+        opened = hand.apply(OpenSession(b"%d" % number, 1.0))
+        assert isinstance(opened, SessionOpened)
+        other = Hand.__new__(Hand)
+        other.state, other.term, other.sequence, other.session = hand.state, 1, 0, opened.session
+        for _ in range(8):
+            other.apply_all([other.writes(Put(b"k", b"v"), low=1)])
+        sessions.append(opened.session)
+    for left in (2, 1, 0):
+        known = hand.state.sessions
+        expiries = tuple(Expiry(session, known[session].heard) for session in sessions if session in known)
+        hand.apply(ExpireSessions(1, expiries))
+        assert len(set(sessions) & set(hand.state.sessions)) == left
+
+
+def test_deleting_a_range_is_exact_at_its_bound(disk: RocksDisk, tmp_path: Path) -> None:
+    hand = Hand(State.create(disk, str(tmp_path / "b"), FIRST))
+    hand.configure(max_deleted_keys=5)
+    hand.run(*(Put(b"k%d" % n, b"v") for n in range(6)))
+    assert plain(hand.do(Delete(KEYS))) == Failed(Reason.TOO_LARGE)
+    singles = tuple(Delete(KeyRange(b"k%d" % n)) for n in range(6))
+    assert plain(hand.do(Txn((), singles))) == Failed(Reason.TOO_LARGE)
+    answer = hand.do(Delete(KeyRange(b"k", b"k5")))
+    assert isinstance(answer, DeleteAnswer)
+    assert answer.deleted == 5
+    hand.state.close()
