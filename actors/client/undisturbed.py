@@ -29,10 +29,10 @@ import gc
 import os
 import threading
 from collections import deque
+from gc import disable, enable, isenabled
 from threading import get_ident
 from typing import Any
 
-_turn = threading.RLock()
 _undisturbed: set[int] = set()
 """Threads that are."""
 _ours: set[int] = set()
@@ -41,8 +41,34 @@ _resume = False
 """Whether automatic collection is to go on afterwards."""
 
 
+# Every call of the client comes through here, so these two take no lock: each step is one of the interpreter's, and in
+# whatever order two threads take theirs, collection is on in the end if it was before. A thread that comes in the very
+# moment that the last one goes may be undisturbed an instruction late.
+
+
+def _begin() -> None:
+    global _resume
+    _undisturbed.add(get_ident())
+    if isenabled():
+        _resume = True
+        disable()
+
+
+def _leave(me: int) -> None:
+    global _resume
+    _undisturbed.discard(me)
+    if _resume and not _undisturbed:
+        _resume = False
+        enable()
+        if _undisturbed:  # somebody has come just now
+            _resume = True
+            disable()
+
+
 class _Here:
     """``with lock, here:`` is how a lock of ours is taken. In this order: who waits for one is not undisturbed."""
+
+    __slots__ = ()
 
     def __enter__(self) -> None:
         _begin()
@@ -54,27 +80,6 @@ class _Here:
 
 
 here = _Here()
-
-
-def _begin() -> None:
-    global _resume
-    me = get_ident()
-    if me in _undisturbed:
-        return
-    with _turn:
-        _undisturbed.add(me)
-        if gc.isenabled():
-            _resume = True
-            gc.disable()
-
-
-def _leave(me: int) -> None:
-    global _resume
-    with _turn:
-        _undisturbed.discard(me)
-        if _resume and not _undisturbed:
-            _resume = False
-            gc.enable()
 
 
 class OurThread:
@@ -118,18 +123,17 @@ def held_off() -> bool:
 
 def collection_wanted() -> bool:
     """Whether the user wants automatic collection."""
-    return _resume or gc.isenabled()
+    return _resume or isenabled()
 
 
 def _in_child() -> None:
     """Only the thread that forked goes on."""
-    global _turn, _resume
-    _turn = threading.RLock()
+    global _resume
     _undisturbed.clear()
     _ours.clear()
     if _resume:
         _resume = False
-        gc.enable()
+        enable()
 
 
 os.register_at_fork(after_in_child=_in_child)

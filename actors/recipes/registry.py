@@ -20,6 +20,9 @@ watch*: it looks at the present and tells the difference, so what came and went 
 from __future__ import annotations
 
 import contextlib
+import os
+import queue
+import threading
 import weakref
 from types import TracebackType
 from typing import Any, Literal
@@ -91,6 +94,7 @@ class _Entry:
         self.text = text
         self.said = b""
         self.over = False
+        self.mending = False
         self.lease: Any = None
 
     @property
@@ -123,6 +127,19 @@ class _Entry:
                 await settled(self.space.txn([Compare.version(self.key) > 0], [Op.put(self.key, text, lease=lease)]))
                 self.said = text
 
+    @property
+    def well(self) -> bool:
+        """Whether it is registered, and the directory says what this is to say."""
+        return not self.lease.lost.is_set() and self.said is self.text
+
+    async def mend(self) -> None:
+        """Try to make it so."""
+        with contextlib.suppress(KeeperError):  # then again, later
+            if self.lease.lost.is_set():
+                await self.register()
+            elif not self.well:
+                await self.say()
+
     async def deregister(self) -> None:
         self.over = True
         await drop(self.lease)
@@ -135,13 +152,63 @@ async def _stay(space: Handle, reference: weakref.ref[_Entry]) -> None:
         entry = reference()
         if entry is None or entry.over:
             return
-        with contextlib.suppress(KeeperError):  # then again, later
-            if entry.lease.lost.is_set():
-                await entry.register()
-            elif entry.said is not entry.text:
-                await entry.say()
+        await entry.mend()
         del entry
         await pause(space, RECIPE_LOOK / 2)
+
+
+class _Stayers:
+    """The same for all registrations of blocking handles, by one thread of the process. What has to be mended, which
+    may take long, is mended by a thread of its own."""
+
+    def __init__(self) -> None:
+        self._new: queue.SimpleQueue[weakref.ref[_Entry]] = queue.SimpleQueue()
+        self._starting = threading.Lock()
+        self._started = False
+
+    def add(self, entry: _Entry) -> None:
+        """Have it stay until it is over, or forgotten."""
+        self._new.put(weakref.ref(entry))
+        if not self._started:
+            with self._starting:
+                if not self._started:
+                    threading.Thread(target=self._run, name="raykeeper-registers", daemon=True).start()
+                    self._started = True
+
+    def _run(self) -> None:
+        staying: list[weakref.ref[_Entry]] = []
+        while True:
+            with contextlib.suppress(queue.Empty):
+                staying.append(self._new.get(timeout=RECIPE_LOOK / 2 if staying else None))
+                continue
+            staying = [reference for reference in staying if self._look(reference)]
+
+    def _look(self, reference: weakref.ref[_Entry]) -> bool:
+        entry = reference()
+        if entry is None or entry.over:
+            return False
+        if not entry.well and not entry.mending:
+            entry.mending = True
+            name = f"raykeeper-registers-{entry.name!r}"
+            threading.Thread(target=_mend, args=(entry,), name=name, daemon=True).start()
+        return True
+
+
+def _mend(entry: _Entry) -> None:
+    try:
+        drive(entry.mend())
+    finally:
+        entry.mending = False
+
+
+_stayers = _Stayers()
+
+
+def _in_child() -> None:
+    _stayers.__init__()  # type: ignore[misc]
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 class _Registry:
@@ -165,7 +232,10 @@ class _Registry:
             self.space, self.folder + quoted(name) + b"/", seconds_to_live(ttl), self.text(address, metadata)
         )
         await entry.register()
-        spawn(self.space, _stay(self.space, weakref.ref(entry)), f"raykeeper-registers-{name!r}")
+        if isinstance(self.space, AsyncClient):
+            spawn(self.space, _stay(self.space, weakref.ref(entry)), f"raykeeper-registers-{name!r}")
+        else:
+            _stayers.add(entry)
         return entry
 
     async def lookup(self, name: str | None) -> list[Service]:

@@ -89,6 +89,18 @@ def test_a_forgotten_registration_disappears(kv: Client, until: Until) -> None:
     until(lambda: kv.registry("search").lookup() == [], 4)
 
 
+def test_many_registrations_cost_no_thread_each(kv: Client, until: Until) -> None:
+    registry = kv.registry("many")
+    with registry.register("warm", "a"):
+        before = threading.active_count()
+        entries = [registry.register(f"s{number}", "a", ttl=60) for number in range(50)]
+        assert threading.active_count() <= before + 2
+        entries[7]._entry.text = entries[7]._entry.text.replace(b'"a"', b'"b"')  # what could not be said is said later
+        until(lambda: [s.address for s in registry.lookup("s7")] == ["b"])
+        for entry in entries:
+            entry.deregister()
+
+
 def test_a_service_that_was_cut_off_comes_back(member: OneMember, kv: Client, until: Until) -> None:
     registry = kv.registry("search")
     with registry.register("one", "a:1", ttl=1) as one:
