@@ -27,8 +27,10 @@ from .engine import Disk, Engine, Write
 FAMILIES = ("entries", "meta")
 
 _INDEX = struct.Struct(">Q")
-_HEAD = struct.Struct(">QB")
-"""Before an entry's data: term and kind."""
+_HEAD = struct.Struct(">QBB")
+"""Before an entry's data: term, kind, and what each byte of the data is xored with (see ``_stored``)."""
+_ZEROS = bytes(16)
+_MASKS = [bytes(byte ^ mask for byte in range(256)) for mask in range(256)]
 _HARD, _MARK, _CONFIGURATION = b"hard", b"mark", b"configuration"
 _encode = msgspec.msgpack.Encoder().encode
 _decode_hard = msgspec.msgpack.Decoder(HardState).decode
@@ -262,8 +264,7 @@ class RaftLog:
                 writes += [("entries", _INDEX.pack(i), None) for i in range(entries[-1].index + 1, self._last + 1)]
                 self._drop_from(first)
             for entry in entries:
-                head = _HEAD.pack(entry.term, entry.kind)
-                writes.append(("entries", _INDEX.pack(entry.index), head + entry.data))
+                writes.append(("entries", _INDEX.pack(entry.index), _stored(entry)))
                 self._take(entry)
         if hard_state is not None:
             self.hard_state = hard_state
@@ -368,10 +369,20 @@ class RaftLog:
         self._engine.close()
 
 
+def _stored(entry: Entry) -> bytes:
+    """An entry as it is written: without many zeros in a row, so that what is blank is what was never written."""
+    data, mask = entry.data, 0
+    if _ZEROS in data:
+        mask = next((byte for byte in range(1, 256) if bytes((byte,)) * len(_ZEROS) not in data), 0)
+        data = data.translate(_MASKS[mask])
+    return _HEAD.pack(entry.term, entry.kind, mask) + data
+
+
 def _entry(key: bytes, value: bytes) -> Entry:
     try:
         (index,) = _INDEX.unpack(key)
-        term, kind = _HEAD.unpack_from(value)
-        return Entry(index, term, EntryKind(kind), value[_HEAD.size :])
+        term, kind, mask = _HEAD.unpack_from(value)
+        data = value[_HEAD.size :]
+        return Entry(index, term, EntryKind(kind), data.translate(_MASKS[mask]) if mask else data)
     except (struct.error, ValueError) as error:
         raise DataCorrupted(f"an entry of the log cannot be read: {error}") from error

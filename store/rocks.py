@@ -34,10 +34,12 @@ from ..limits import (
 )
 from .engine import Write
 from .sync_journal import SyncJournal, write_ahead_logs
-from .wal_tail import check_chain, drop_torn_tail
+from .wal_tail import check_chain, drop_torn_tail, seal
 
 FATAL_EXIT = 74
 """Exit status of a process whose fsync failed (EX_IOERR)."""
+_SEAL = b"seal"
+"""The key, in the family ``meta`` of a log, whose value ends each batch (see ``wal_tail``)."""
 _TABLE_BYTES = "rocksdb.total-sst-files-size"
 
 
@@ -147,8 +149,13 @@ def _nothing() -> None:
 class RocksEngine:
     """One open RocksDB database (``engine.Engine``)."""
 
-    def __init__(self, database: Rdict, path: str, families: tuple[str, ...], journal: SyncJournal | None) -> None:
+    def __init__(
+        self, database: Rdict, path: str, families: tuple[str, ...], journal: SyncJournal | None, is_log: bool
+    ) -> None:
         self._database: Rdict | None = database
+        self._is_log = is_log
+        self._synced = 0
+        """All up to this sequence number was synced."""
         self.path = path
         self._journal = journal
         self.damage: DataCorrupted | None = None
@@ -204,6 +211,8 @@ class RocksEngine:
                 delete(key, handles[family])
             else:
                 put(key, value, handles[family])
+        if self._is_log:
+            put(_SEAL, seal(self._synced), handles["meta"])
         try:
             database.write(batch)
             for family, count in deletes.items():
@@ -218,10 +227,12 @@ class RocksEngine:
         database = self._open()
         # Measured before the sync: what is written meanwhile is not vouched for.
         lengths = self._wal_lengths() if self._journal is not None else {}
+        written = database.latest_sequence_number() if self._is_log else 0
         try:
             database.flush_wal(True)
         except Exception as error:
             _die(self.path, error)
+        self._synced = written
         if self._journal is not None:
             self._journal.synced(lengths)
 
@@ -328,7 +339,7 @@ class RocksDisk:
             database = self._open_database(path, families, create, is_log)
         if create:
             _sync_folder(path)
-        return RocksEngine(database, path, families, self._journal)
+        return RocksEngine(database, path, families, self._journal, is_log)
 
     def _open_database(self, path: str, families: tuple[str, ...], create: bool, is_log: bool) -> Rdict:
         columns = {name: self._options(create, is_log) for name in families if name != "default"}

@@ -1,13 +1,19 @@
 """Telling a torn write from damage, in RocksDB's write-ahead logs.
 
-The rule (docs/architecture.md, "Rules of the disk"): damage with nothing intact behind it is a write that a loss of
-power cut short; nobody was told that it is durable, and it is dropped. Other damage may have taken promises with it.
-RocksDB does not make that difference for us: its modes refuse a bad last record like a bad one in the middle, skip runs
-of zeros and files that end early without a word, or lose what follows. So this module reads the logs itself.
+The rule (docs/architecture.md, "Rules of the disk"): torn is what was never written. A loss of power leaves a file that
+is too short, or sectors that are blank, in any order; such a write was never synced, so nobody was told that it is
+durable, and it is dropped with all that lies behind it, intact or not. All else that does not check was written once
+and has changed since: it may have taken promises with it. RocksDB does not make that difference for us: its modes
+refuse a bad last record like a bad one in the middle, skip runs of zeros and files that end early without a word, or
+lose what follows. So this module reads the logs itself.
 
 A log is a row of blocks of 32 KiB; a record is whole in a block or in fragments over several: masked CRC-32C (4 bytes),
 length (2), type (1), payload (rocksdb wiki, "Write Ahead Log File Format"). The payload of a whole record is a batch:
 sequence number (8), count of operations (4), ...; sequence numbers have no gaps, over all logs.
+
+What makes it certain is ours. No record has many zeros in a row by nature (see ``raft_log``), and each ends in a
+*seal*: so one whose length has rotted is not taken for one that is cut short. The seal names the sequence number up to
+which all was synced before: what is blank below that went blank after it had been synced.
 """
 
 from __future__ import annotations
@@ -23,6 +29,12 @@ _BLOCK = 32 * 1024
 _HEADER = struct.Struct("<IHB")
 _BATCH = struct.Struct("<QI")
 _ZERO, _FULL, _FIRST, _MIDDLE, _LAST = range(5)
+_SECTOR = 512
+"""What a disk writes whole or not at all, at least..."""
+_BLANK = 32
+"""... and how many zeros at its end, at least, tell of a part of it that was not there yet when it was written."""
+_SEAL = struct.Struct(">4sQB")
+_SEAL_BEGINS, _SEAL_ENDS = b"\xa5RK\xe1", 0xFF
 _IGNORABLE = 1 << 7
 """Types from here on may be skipped by readers that do not know them."""
 
@@ -48,12 +60,41 @@ def _masked_crc32c(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+def seal(synced: int) -> bytes:
+    """What the payload of each record ends with. It is not blank, and ends in a byte that is not.
+
+    Args:
+        synced: the sequence number up to which all was synced before the record was written.
+    """
+    return _SEAL.pack(_SEAL_BEGINS, synced, _SEAL_ENDS)
+
+
+def _synced(tail: bytes) -> int | None:
+    """What a seal says; ``None`` if it is none."""
+    if len(tail) < _SEAL.size:
+        return None
+    begins, synced, ends = _SEAL.unpack(tail[-_SEAL.size :])
+    return int(synced) if (begins, ends) == (_SEAL_BEGINS, _SEAL_ENDS) else None
+
+
 @dataclass
 class _Fragment:
     offset: int
     end: int
     kind: int
     payload: bytes
+    """Its beginning..."""
+    tail: bytes
+    """... and its end."""
+
+
+@dataclass
+class _Record:
+    sequence: int
+    count: int
+    end: int
+    synced: int
+    """What its seal says; 0 if it has none."""
 
 
 class _Reader:
@@ -81,38 +122,87 @@ class _Reader:
             return None
         if self.verify and _masked_crc32c(self.data[offset + 6 : end]) != crc:
             return None
-        return _Fragment(offset, end, kind, self.data[start : min(end, start + _BATCH.size)])
+        payload, tail = self.data[start : min(end, start + _BATCH.size)], self.data[max(start, end - _SEAL.size) : end]
+        return _Fragment(offset, end, kind, payload, tail)
 
     def next_offset(self, offset: int) -> int:
         """Where the next fragment may begin: blocks end in up to six bytes that hold nothing."""
         left = _BLOCK - offset % _BLOCK
         return offset + left if left < _HEADER.size else offset
 
-    def record(self, offset: int) -> tuple[int, int, int] | None:
-        """A whole record that begins at an offset: (sequence, count, end)."""
+    def record(self, offset: int) -> _Record | None:
+        """The whole record that begins at an offset, if there is one."""
         fragment = self.fragment(offset)
         if fragment is None or fragment.kind not in (_FULL, _FIRST):
             return None
-        head = fragment.payload
+        head, tail = fragment.payload, fragment.tail
         while fragment.kind != _FULL and fragment.kind != _LAST:
             following = self.fragment(self.next_offset(fragment.end))
             if following is None or following.kind not in (_MIDDLE, _LAST):
                 return None
             fragment = following
             head += fragment.payload  # a record that begins at the very end of a block has its head in two fragments
+            tail += fragment.tail
         if len(head) < _BATCH.size:
             return None
         sequence, count = _BATCH.unpack_from(head)
-        return sequence, count, fragment.end
+        return _Record(sequence, count, fragment.end, _synced(tail) or 0)
 
     def rest_is_empty(self, offset: int) -> bool:
         """Whether there is nothing but zeros from here on."""
         return not self.data[offset:].strip(b"\0")
 
-    def intact_record_from(self, offset: int, next_sequence: int) -> bool:
-        """Whether a whole record begins anywhere from here on, on whatever byte: a bad length loses the thread.
+    def is_torn(self, offset: int, next_sequence: int) -> bool:
+        """Whether what is no good record here was never written as a whole; otherwise all of it was, and has changed.
 
-        Its sequence number must be a likely one, before it is worth a checksum.
+        Args:
+            next_sequence: of the record that should be here, 0 if not known.
+        """
+        written = offset + len(self.data[offset:].rstrip(b"\0"))
+        if _synced(self._payload_before(written)) is not None and not self._has_blank(offset, written):
+            return False  # up to the end of some record
+        begins = offset
+        while True:
+            offset = self.next_offset(offset)
+            if offset + _HEADER.size > len(self.data):
+                return True
+            _, length, kind = _HEADER.unpack_from(self.data, offset)
+            end = offset + _HEADER.size + length
+            expected = (_FULL, _FIRST) if offset == self.next_offset(begins) else (_MIDDLE, _LAST)
+            if kind not in expected or end > offset + _BLOCK - offset % _BLOCK:
+                return self._has_blank(offset, -(-(offset + _HEADER.size) // _SECTOR) * _SECTOR)
+            if self._has_blank(offset, end) or (kind in (_FULL, _LAST) and self.data[end - 1 : end] == b"\0"):
+                return True
+            if end > len(self.data):
+                head = self.data[offset + _HEADER.size : offset + _HEADER.size + 8]
+                is_first = kind in (_FULL, _FIRST) and len(head) == 8 and next_sequence
+                return not is_first or int.from_bytes(head, "little") == next_sequence
+            if kind in (_FULL, _LAST) or self.fragment(offset) is None:
+                return False
+            offset = end
+
+    def _has_blank(self, start: int, end: int) -> bool:
+        """Whether any sector, or what of it lies between two offsets, is blank or has a blank end."""
+        data, end = self.data, min(end, len(self.data))
+        while start < end:
+            stop = min(end, start - start % _SECTOR + _SECTOR)
+            if stop - start - len(data[start:stop].rstrip(b"\0")) >= min(_BLANK, stop - start):
+                return True
+            start = stop
+        return False
+
+    def _payload_before(self, end: int) -> bytes:
+        """The end of a record's payload, if one ends here: it may lie in two blocks."""
+        block = max(0, end - 1) // _BLOCK * _BLOCK
+        if block and end - block < _HEADER.size + _SEAL.size:
+            return self.data[block - _SEAL.size : block] + self.data[block + _HEADER.size : end]
+        return self.data[max(0, end - _SEAL.size) : end]
+
+    def proof_of_sync(self, offset: int, next_sequence: int) -> bool:
+        """Whether an intact record from here on says that what should begin at an offset was synced.
+
+        It may begin on whatever byte: a bad length loses the thread. Its sequence number must be a likely one, before
+        it is worth a checksum.
         """
         data, first_bytes = self.data, len(self.data) - _HEADER.size - _BATCH.size + 1
         limit = next_sequence + (1 << 40)
@@ -121,11 +211,12 @@ class _Reader:
                 if _BLOCK - candidate % _BLOCK >= _HEADER.size + _BATCH.size:
                     sequence, count = _BATCH.unpack_from(data, candidate + _HEADER.size)
                 elif (record := self.record(candidate)) is not None:  # its head goes on in the next block
-                    sequence, count, _ = record
+                    sequence, count = record.sequence, record.count
                 else:
                     continue
                 likely = next_sequence <= sequence < limit and 0 < count < 1 << 28
-                if likely and self.record(candidate) is not None:
+                record = self.record(candidate) if likely else None
+                if record is not None and record.synced >= (next_sequence or sequence - 1) > 0:
                     return True
         return False
 
@@ -152,11 +243,10 @@ def _walk(reader: _Reader, next_sequence: int) -> _Walk:
                 return _Walk(end, next_sequence, reader.rest_is_empty(offset))
             offset = end = fragment.end
             continue
-        sequence, count, record_end = record
-        if next_sequence and sequence != next_sequence:
+        if next_sequence and record.sequence != next_sequence:
             return _Walk(end, next_sequence, False)
-        next_sequence = sequence + count
-        offset = end = record_end
+        next_sequence = record.sequence + record.count
+        offset = end = record.end
 
 
 def check_chain(folder: str) -> bool:
@@ -189,17 +279,20 @@ def drop_torn_tail(folder: str) -> None:
     """Cut a torn write off the logs of a closed database, durably. Slow: it computes checksums in Python.
 
     Raises:
-        DataCorrupted: there is damage with something intact behind it, or none that this module can see.
+        DataCorrupted: there is damage, or none that this module can see.
     """
     paths = write_ahead_logs(folder)
     broken = _broken_link(paths, verify=True)
     if broken is None:
         raise DataCorrupted(f"{folder}: damaged, but not in its write-ahead log")
     number, walk = broken
+    where = f"{paths[number]}: damaged at byte {walk.end}"
+    if not _Reader(_read(paths[number]), verify=True).is_torn(walk.end, walk.next_sequence):
+        raise DataCorrupted(f"{where}: what was written there is not what is there now")
     for later, path in enumerate(paths[number:], number):
         start = walk.end if later == number else 0
-        if _Reader(_read(path), verify=True).intact_record_from(start, walk.next_sequence):
-            raise DataCorrupted(f"{paths[number]}: damaged at byte {walk.end}, with intact records behind it in {path}")
+        if _Reader(_read(path), verify=True).proof_of_sync(start, walk.next_sequence):
+            raise DataCorrupted(f"{where}: what is blank there was synced, says a record behind it in {path}")
     for torn in paths[number:]:
         _cut(torn, walk.end if torn == paths[number] else 0)
 
