@@ -31,9 +31,16 @@ from .actors.places import Spot, choose_spot, shared_hosts
 from .actors.protocol import MemberStatus
 from .actors.ray_session import join_or_start_ray, join_ray
 from .actors.restore import backup_of, place_backup
-from .actors.roster import ask_all, member_actors, pause, settled, wait_for
+from .actors.roster import ask_all, collect, listed_actors, member_actors, pause, settled, wait_for
 from .actors.seat import Seat, member_name
-from .actors.supervisor import Charge, ask_supervisor, start_supervisor, stop_supervisor
+from .actors.supervisor import (
+    Charge,
+    ask_supervisor,
+    cannot_be_loaded,
+    start_supervisor,
+    stop_supervisor,
+    supervisor_actor,
+)
 from .actors.upgrading import restart_all
 from .actors.upkeep import Upkeep
 from .errors import ClusterNotFound, InvalidArgument, KeeperError, NotCaughtUp, RequestTimeout, Unavailable
@@ -154,10 +161,17 @@ class Cluster(Upkeep):
             Unavailable: Ray does not answer in time.
         """
         actors = member_actors(self.name)
-        nodes = alive_nodes()
-        statuses: dict[int, MemberStatus] = ask_all(actors, "status")
-        seen = ask_supervisor(self.name, "alarms") or []
-        found = self._status(actors, statuses, nodes, seen)
+        supervisor = supervisor_actor(self.name)
+        asked = {member: actor.status.remote() for member, actor in actors.items()}
+        if supervisor is not None:
+            asked[0] = alarms = supervisor.alarms.remote()
+        answers = collect(asked, STATUS_TIMEOUT)
+        seen: list[str] = answers.pop(0, [])
+        if supervisor is not None and cannot_be_loaded(alarms):
+            seen = [
+                f"the supervisor runs on a node that cannot load RayKeeper; `raykeeper up --cluster {self.name}` helps"
+            ]
+        found = self._status(actors, answers, alive_nodes(), seen)
         if found.leader and not any(member.why_not_serving for member in found.members):
             return found
         said = ask_supervisor(self.name, "situation")
@@ -313,7 +327,8 @@ class Cluster(Upkeep):
             timeout: seconds.
         """
         hands = self._hands()
-        start_supervisor(Charge(self.name, self.id, hands.data_dir, hands.placement))
+        charge = Charge(self.name, self.id, hands.data_dir, hands.placement)
+        start_supervisor(charge, near=next((member.node for member in self.members() if member.node), ""))
 
     @covered
     def unsupervise(self, *, timeout: float = SHUTDOWN_TIMEOUT) -> None:
@@ -519,7 +534,9 @@ def attach(name: str = "default", *, timeout: float = DEFAULT_TIMEOUT) -> Cluste
     join_ray()
     seats: dict[int, Seat] = ask_all(member_actors(name), "seat")
     if not seats:
-        raise ClusterNotFound(f"no cluster {name} runs in this Ray cluster")
+        listed = sorted(listed_actors(name))
+        waiting = f"; Ray lists {', '.join(listed)}, of which no member answers: its node may be away" if listed else ""
+        raise ClusterNotFound(f"no cluster {name} runs in this Ray cluster{waiting}")
     seat = next(iter(seats.values()))
     data_dir = seat.data_dir or os.path.dirname(os.path.dirname(seat.folder))
     return Cluster(name, seat.cluster, data_dir, seat.placement)

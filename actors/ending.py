@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from ..errors import ClusterMismatch, ClusterNotFound, Unavailable
+from ..errors import ClusterMismatch, ClusterNotFound
 from ..limits import STOP_TIMEOUT, SURVEY_TIMEOUT
 from . import sites
 from .evidence import newest_marker
@@ -44,8 +44,10 @@ def delete_data(cluster_name: str, cluster: int, data_dir: str) -> None:
         Unavailable: a node did not answer, or a process there still holds the data. The others are done.
     """
     nodes = {node.id: node for node in alive_nodes()}
-    found = _survey(nodes, cluster_name, data_dir)
-    remains = Marker(cluster_name, cluster, destroyed=True) if _may_be_more(nodes, found, cluster) else None
+    answers = _ask(nodes, cluster_name, data_dir)
+    found = {id: site for id, site in answers.items() if isinstance(site, Site)}
+    silent = any(not isinstance(answer, (Site, PackageMissing)) for answer in answers.values())
+    remains = _remains(nodes, found, cluster_name, cluster, silent)
     arguments = (data_dir, cluster_name, cluster, STOP_TIMEOUT, remains)
     results = run_where_possible(nodes, sites.clear_all, dict.fromkeys(nodes, arguments), SURVEY_TIMEOUT)
     for result in results.values():
@@ -57,7 +59,11 @@ def delete_data(cluster_name: str, cluster: int, data_dir: str) -> None:
 def discard(cluster_name: str, cluster: int | None, data_dir: str) -> int:
     """Give up a cluster that nobody can bring back, or what is left of one: see ``raykeeper.discard``."""
     nodes = {node.id: node for node in alive_nodes()}
-    found = _survey(nodes, cluster_name, data_dir)
+    answers = _ask(nodes, cluster_name, data_dir)
+    for answer in answers.values():
+        if not isinstance(answer, (Site, PackageMissing)):
+            raise answer
+    found = {id: site for id, site in answers.items() if isinstance(site, Site)}
     running = _running(cluster_name)
     destroyed = {marker.cluster for site in found.values() for marker in site.markers if marker.destroyed}
     ids = set().union(*(site.ids() for site in found.values()), running) - (destroyed if cluster is None else set())
@@ -92,20 +98,23 @@ def _running(cluster_name: str) -> set[int]:
     return running
 
 
-def _survey(nodes: dict[str, Node], cluster_name: str, data_dir: str) -> dict[str, Site]:
-    results = run_where_possible(nodes, sites.survey, dict.fromkeys(nodes, (data_dir, cluster_name)), SURVEY_TIMEOUT)
-    for result in results.values():
-        if isinstance(result, Unavailable) and not isinstance(result, PackageMissing):
-            raise result
-    return {id: site for id, site in results.items() if isinstance(site, Site)}
+def _ask(nodes: dict[str, Node], cluster_name: str, data_dir: str) -> dict[str, Any]:
+    """What each node holds under a name, or why it does not say."""
+    return run_where_possible(nodes, sites.survey, dict.fromkeys(nodes, (data_dir, cluster_name)), SURVEY_TIMEOUT)
 
 
-def _may_be_more(nodes: dict[str, Node], found: dict[str, Site], cluster: int) -> bool:
-    """Whether a node that is away may hold something of a cluster: one that Ray misses, or where a member was last."""
-    list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
-    if any(not node["Alive"] for node in in_time(list_nodes)):
-        return True
+def _remains(
+    nodes: dict[str, Node], found: dict[str, Site], cluster_name: str, cluster: int, silent: bool
+) -> Marker | None:
+    """The marker of a destroyed cluster, if a node that is away may hold something of it: one where a member was last
+    (those it names), one that is ``silent``, or any that Ray misses."""
     addresses = {node.address for node in nodes.values()}
-    markers = [marker for site in found.values() for marker in site.markers if marker.cluster == cluster]
-    newest = newest_marker(markers)
-    return newest is not None and any(member.address not in addresses for member in newest.members)
+    newest = newest_marker([each for site in found.values() for each in site.markers if each.cluster == cluster])
+    pins = {pin for node in nodes.values() for pin in node.resources}
+    known = newest.members if newest is not None else ()
+    members = tuple(member for member in known if member.address not in addresses and member.pin not in pins)
+    list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
+    missed = silent or any(node["NodeManagerAddress"] not in addresses for node in in_time(list_nodes))
+    if not members and not missed:
+        return None
+    return Marker(cluster_name, cluster, members, 0 if newest is None else newest.version + 1, destroyed=True)

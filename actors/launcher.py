@@ -215,7 +215,9 @@ class _Launch:
         members |= {missing.member: missing.marked for missing in start.missing}
         for member, seat in self._seats.items():
             if seat.cluster == start.cluster and member not in members:
-                members[member] = marker_of_seat(seat).members[0]
+                address = next((node.address for node, _ in found if seat.pin in node.resources), "")
+                [known] = marker_of_seat(seat).members
+                members[member] = MarkedMember(member, seat.name, seat.pin, known.base, address)
         return Marker(self._spec.name, start.cluster, tuple(members[member] for member in sorted(members)))
 
     def _redo(self, redo: Redo) -> Bootstrap | Start:

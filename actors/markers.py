@@ -95,7 +95,7 @@ def write_marker(base: str, marker: Marker) -> None:
     os.makedirs(base, exist_ok=True)
     if os.path.exists(path):
         old = _read(base, marker.cluster_name, marker.cluster)
-        if old == marker or old.destroyed or (old.version > marker.version and not marker.destroyed):
+        if old == marker or (old.destroyed, old.version) > (marker.destroyed, marker.version):
             return
     new = f"{path}.{secrets.token_hex(4)}"
     disk = RocksDisk()

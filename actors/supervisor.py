@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..errors import KeeperError, Unavailable
 from ..limits import (
@@ -173,6 +174,11 @@ class Supervisor:
         """What an operator should see to, that no member knows of."""
         return list(self._surroundings.alarms)
 
+    def stop(self) -> bool:
+        """It is about to be ended: start no more tasks on nodes, and wait a little for those under way; whether all are
+        over."""
+        return self._surroundings.end(0.8 * STATUS_TIMEOUT)
+
     def lines(self) -> list[str]:
         """Its last steps, what came in their way, and what it saw and waited for; oldest first, each with its time."""
         return list(self._lines)
@@ -272,29 +278,56 @@ def supervisor_name(cluster_name: str) -> str:
     return actor_name(cluster_name, "supervisor")
 
 
+def supervisor_actor(cluster_name: str) -> Any:
+    """The handle of a cluster's supervisor, ``None`` if there is none."""
+    try:
+        return in_time(ray.get_actor, supervisor_name(cluster_name), namespace=NAMESPACE)
+    except ValueError:
+        return None
+
+
+def cannot_be_loaded(reference: Any) -> bool:
+    """Whether a supervisor's answer is that there is no RayKeeper where Ray runs it."""
+    try:
+        ray.get(reference, timeout=0)
+    except ray.exceptions.RayTaskError:
+        return True
+    except (ray.exceptions.RayError, TimeoutError):
+        return False
+    return False
+
+
 def ask_supervisor(cluster_name: str, method: str, timeout: float = STATUS_TIMEOUT) -> Any:
     """What a cluster's supervisor answers; ``None`` if there is none, or it says nothing in time."""
-    with suppress(ValueError, ray.exceptions.RayError, TimeoutError):
-        actor = in_time(ray.get_actor, supervisor_name(cluster_name), namespace=NAMESPACE)
-        return ray.get(getattr(actor, method).remote(), timeout=at_most(timeout))
+    with suppress(ray.exceptions.RayError, TimeoutError):
+        actor = supervisor_actor(cluster_name)
+        return None if actor is None else ray.get(getattr(actor, method).remote(), timeout=at_most(timeout))
     return None
 
 
-def start_supervisor(charge: Charge) -> None:
+def start_supervisor(charge: Charge, near: str = "") -> None:
     """Start a cluster's supervisor, if there is none; one with another charge, perhaps of a cluster of the same name
-    that is no more, is replaced."""
-    if _start(charge):
+    that is no more, is replaced, and so is one that Ray runs where it cannot be loaded.
+
+    Args:
+        near: id of a node to start it on if that is possible: one that certainly can load it. It may run on any.
+    """
+    if _start(charge, near):
         return
-    with suppress(ValueError, ray.exceptions.RayError, TimeoutError):
-        actor = in_time(ray.get_actor, supervisor_name(charge.cluster_name), namespace=NAMESPACE)
-        if ray.get(actor.charge.remote(), timeout=at_most(STATUS_TIMEOUT)) == _encode(charge):
-            return
+    with suppress(ray.exceptions.RayError, TimeoutError):
+        actor = supervisor_actor(charge.cluster_name)
+        try:
+            if actor is not None and ray.get(actor.charge.remote(), timeout=at_most(STATUS_TIMEOUT)) == _encode(charge):
+                return
+        except ray.exceptions.RayTaskError:
+            pass
         stop_supervisor(charge.cluster_name)
-        _start(charge)
+        _start(charge, near)
 
 
-def _start(charge: Charge) -> bool:
+def _start(charge: Charge, near: str) -> bool:
     actor: Any = ray.remote(Supervisor)
+    where = {"scheduling_strategy": NodeAffinitySchedulingStrategy(near, soft=True)} if near else {}
     try:
         options = actor.options(
             name=supervisor_name(charge.cluster_name),
@@ -303,6 +336,7 @@ def _start(charge: Charge) -> bool:
             num_cpus=0,
             max_restarts=-1,
             max_concurrency=8,
+            **where,
         )
         in_time(options.remote, _encode(charge))
     except (ray.exceptions.ActorAlreadyExistsError, ValueError):
@@ -317,6 +351,8 @@ def stop_supervisor(cluster_name: str) -> bool:
         actor = in_time(ray.get_actor, name, namespace=NAMESPACE)
     except ValueError:
         return False
+    with suppress(ray.exceptions.RayError, TimeoutError):
+        ray.get(actor.stop.remote(), timeout=at_most(STATUS_TIMEOUT))
     in_time(ray.kill, actor, no_restart=True)
     wait_for(lambda: gone([name]), time.monotonic() + STOP_TIMEOUT)
     return True

@@ -8,6 +8,7 @@ healed.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -69,14 +70,29 @@ class Surroundings:
         self._sites: dict[str, tuple[Node, Site]] = {}
         self.alarms: tuple[str, ...] = ()
         """What there is of other clusters of that name. Replaced, never changed: for any thread."""
+        self._looking = threading.Lock()
+        self._over = False
 
     def tell(self, outlook: Outlook) -> None:
         """What a look at the cluster has shown."""
         self._nodes = {node.id: node for node in outlook.nodes}
         self.marker = marker_of(outlook, self.marker.cluster_name, self.marker.cluster, self.marker) or self.marker
 
+    def end(self, patience: float) -> bool:
+        """Leave no marker from now on: a cluster that is destroyed next must not be marked once more by a task that is
+        late. Waits up to ``patience`` seconds until none is under way; whether that is so."""
+        self._over = True
+        if not self._looking.acquire(timeout=patience):
+            return False
+        self._looking.release()
+        return True
+
     def look_around(self, now: float) -> list[str]:
         """Visit the nodes that are due; what came in the way, one line each."""
+        with self._looking:
+            return [] if self._over else self._visit(now)
+
+    def _visit(self, now: float) -> list[str]:
         nodes, marker = self._nodes, self.marker
         if not marker.members:
             return []
@@ -90,7 +106,8 @@ class Surroundings:
         for id, result in results.items():
             if isinstance(result, Site):
                 self._sites[id] = (due[id], result)
-                self._looked[id] = (marker, now + LOOK_AROUND_AGAIN)
+                others = foreign(marker.cluster_name, marker.cluster, self._data_dir, [(due[id], result)])
+                self._looked[id] = (marker, now + (STEP_AGAIN if others else LOOK_AROUND_AGAIN))
             else:
                 self._looked[id] = (marker, now + STEP_AGAIN)
                 failed.append(str(result))

@@ -15,6 +15,7 @@ from raykeeper import Client, ClusterMismatch, ClusterNotFound, DataCorrupted, S
 from raykeeper.actors import backup, launcher, restore, sites
 from raykeeper.actors.backup import Images, take_backup
 from raykeeper.actors.events import BackgroundDone, Event, ReadAsked
+from raykeeper.actors.markers import MarkedMember, Marker, write_marker
 from raykeeper.actors.placement import Node
 from raykeeper.actors.raft.messages import HardState
 from raykeeper.spec import ClusterSpec
@@ -340,6 +341,27 @@ def test_a_running_cluster_is_not_restored_over(
     with pytest.raises(ClusterMismatch, match="runs"):
         restore.place_backup(spec(tmp_path), file)
     assert left(tmp_path) == []
+
+
+def test_a_cluster_whose_nodes_are_away_is_not_restored_over(nodes: list[Node], file: str, tmp_path: Path) -> None:
+    base = str(tmp_path / "data" / "new")
+    write_marker(base, Marker("new", 7, (MarkedMember(1, "m1", "node:10.0.0.9"),)))
+    with pytest.raises(ClusterMismatch, match=r"m1 \(last at node:10\.0\.0\.9\).*--id 7 .*another name"):
+        restore.place_backup(spec(tmp_path), file)
+    assert [path.name for path in (tmp_path / "data" / "new").iterdir()] == ["cluster-7.json"]
+
+
+def test_what_is_left_of_a_destroyed_cluster_is_no_hindrance(nodes: list[Node], file: str, tmp_path: Path) -> None:
+    """It came back with a node that was away then, and lies where the new one is to live."""
+    base = str(tmp_path / "data" / "new")
+    old = restore.place_backup(spec(tmp_path), file)
+    folder = MemberFolder.open(RocksDisk(), f"{base}/m1")
+    folder.log.append([], HardState(folder.log.hard_state.term + 1, 1, folder.log.hard_state.commit), sync=True)
+    folder.close()
+    write_marker(base, Marker("new", old, destroyed=True))
+    new = restore.place_backup(spec(tmp_path), file)
+    found = sites.survey(str(tmp_path / "data"), "new").found
+    assert {place.identity.cluster for place in found if place.identity is not None} == {new}
 
 
 def test_a_survivors_data_is_copied_and_not_touched(file: str, tmp_path: Path, member: OneMember) -> None:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from raykeeper import END, ClusterNotFound, KeyValue, cli, errors
+from raykeeper import (
+    END,
+    ClusterNotFound,
+    KeeperError,
+    KeyValue,
+    MembersMissing,
+    SpecError,
+    Unavailable,
+    cli,
+    errors,
+)
 from raykeeper.actors.client.results import DeleteResult, PutResult, RangeResult, TxnResult
 from raykeeper.cluster import ClusterStatus, MemberInfo
 
@@ -377,3 +388,93 @@ def test_down_without_a_cluster_stops_the_head_that_was_left(monkeypatch: pytest
         "destroyed": False,
         "ray_stopped": True,
     }
+
+
+# --- a cluster whose nodes are away ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch) -> FakeHead:
+    """A head that `up` starts."""
+    head = FakeHead(running=False)
+
+    def start() -> bool:
+        head.running = True
+        return True
+
+    monkeypatch.setattr(head, "start_if_none_runs", start, raising=False)
+    monkeypatch.setattr(cli, "RayHead", head)
+    monkeypatch.setattr(cli, "join", lambda address: None)
+    return head
+
+
+@pytest.mark.parametrize(
+    ("error", "runs_on"),
+    [(MembersMissing("m1 is away"), True), (Unavailable("no quorum"), False), (SpecError("s", "f", "more"), False)],
+)
+def test_up_leaves_the_head_running_only_for_nodes_that_are_missing(
+    head: FakeHead, monkeypatch: pytest.MonkeyPatch, error: KeeperError, runs_on: bool
+) -> None:
+    def launch(spec: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("raykeeper.cluster.launch", launch)
+    result = run("up")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == f"raykeeper: {error}"
+    assert head.running is runs_on
+    assert ("so that the nodes that are missing can join it" in result.stderr) is runs_on
+
+
+def test_up_says_on_stderr_what_the_launch_warns_of(head: FakeHead, monkeypatch: pytest.MonkeyPatch) -> None:
+    specs = []
+
+    def launch(spec: Any) -> Any:
+        specs.append(spec)
+        logging.getLogger("raykeeper").warning("all on one host")
+        return FakeCluster()
+
+    monkeypatch.setattr("raykeeper.cluster.launch", launch)
+    result = run("up", "--cluster", "jobs", "--bootstrap", "never")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == "raykeeper: warning: all on one host\n"
+    assert (specs[0].name, specs[0].bootstrap) == ("jobs", "never")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        (("--id", "1f"), ("jobs", 0x1F, "~/.raykeeper")),
+        (("--id", "1f", "--data-dir", "/d"), ("jobs", 0x1F, "/d")),
+        (("--data-dir", "/d"), ("jobs", None, "/d")),
+    ],
+)
+def test_down_gives_up_a_cluster_that_does_not_run(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], given: tuple[Any, ...]
+) -> None:
+    asked = []
+    monkeypatch.setattr(cli, "join", lambda address: None)
+    monkeypatch.setattr(
+        "raykeeper.cluster.discard", lambda name, id, *, data_dir: asked.append((name, id, data_dir)) or id
+    )
+    command = ("down", "--cluster", "jobs", "--destroy", *arguments)
+    assert run(*command, stdin=b"n\n").exit_code == 1
+    assert asked == []
+    good(*command, "--yes")
+    assert asked == [given]
+    assert cluster.done == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--id", "1f"),
+        ("--data-dir", "/d"),
+        ("--destroy", "--id", "m1"),
+        ("--destroy", "--id", "0"),
+        ("--destroy", "--id", "-3"),
+    ],
+)
+def test_down_takes_no_half_said_order(cluster: FakeCluster, arguments: tuple[str, ...]) -> None:
+    assert run("down", "--yes", *arguments).exit_code == 2
+    assert cluster.done == []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from raykeeper.actors.placement import Node
-from raykeeper.actors.places import choose_spot
+from raykeeper.actors.places import choose_spot, shared_hosts
 
 
 def node(name: str, address: str = "", *resources: str) -> Node:
@@ -40,3 +42,35 @@ def test_only_resources_that_the_spec_names() -> None:
     assert chosen(nodes, ("fast", "disk"), {1: "c"}) == ("a", "disk")
     assert chosen(nodes, ("disk",), {1: "a", 2: "c"}) is None
     assert chosen([], (), {}) is None
+
+
+SPREAD, DISKS = (), ("disk",)
+
+
+@pytest.mark.parametrize(
+    ("voters", "nodes", "placement", "hosts"),
+    [
+        pytest.param({1: "n1", 2: "n2", 3: "n3"}, ("n1", "n2", "n3", "n4"), SPREAD, [], id="a host each"),
+        pytest.param({1: "n1", 2: "n1", 3: "n2"}, ("n1", "n2"), SPREAD, [], id="no host without a voter"),
+        pytest.param({1: "n1", 2: "n1", 3: "n2"}, ("n1", "n2", "n3"), SPREAD, ["n1"], id="two on one"),
+        pytest.param({1: "n1", 2: "n1", 3: "n1"}, ("n1", "n2", "n3"), SPREAD, ["n1"], id="all on the head"),
+        pytest.param(
+            {1: "n1", 2: "n1b", 3: "n2"}, ("n1", "n1b", "n2", "n3"), SPREAD, ["n1"], id="two Ray nodes, one host"
+        ),
+        pytest.param({1: "n1", 2: "n1", 3: "n2"}, ("n1", "n2", "n3"), DISKS, [], id="placement excludes the others"),
+        pytest.param({1: "n1", 2: "n1", 3: "n2"}, ("n1", "n2", "d3"), DISKS, ["n1"], id="placement allows another"),
+        pytest.param({1: "gone", 2: "gone", 3: "n2"}, ("n2", "n3"), SPREAD, [], id="where a node is gone"),
+    ],
+)
+def test_voters_that_share_a_host_although_others_are_there(
+    voters: dict[int, str], nodes: tuple[str, ...], placement: tuple[str, ...], hosts: list[str]
+) -> None:
+    alive = [
+        Node(name, f"10.0.0.{name[1]}", frozenset({f"node:10.0.0.{name[1]}", "disk" if name[0] == "d" else "cpu"}))
+        for name in nodes
+    ]
+    lines = shared_hosts(voters, alive, placement)
+    assert len(lines) == len(hosts)
+    for line in lines:
+        assert "share the host 10.0.0.1" in line
+        assert "raykeeper member add 10.0.0." in line
