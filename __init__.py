@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from .actors.client.watch import AsyncWatch, Batch, Event, Watch
     from .actors.content_check import Comparison
     from .actors.upkeep import BackupInfo
-    from .cluster import Cluster, ClusterStatus, MemberInfo, attach, connect, discard, launch, restore
+    from .cluster import Cluster, attach, connect, discard, launch, restore
+    from .cluster_status import ClusterStatus, MemberInfo
     from .spec import ClusterSpec
 
 __version__ = "0.1.0"
@@ -63,7 +64,8 @@ _LAZY = {
     ".actors.client.watch": ("AsyncWatch", "Batch", "Event", "Watch"),
     ".actors.content_check": ("Comparison",),
     ".actors.upkeep": ("BackupInfo",),
-    ".cluster": ("Cluster", "ClusterStatus", "MemberInfo", "attach", "connect", "discard", "launch", "restore"),
+    ".cluster": ("Cluster", "attach", "connect", "discard", "launch", "restore"),
+    ".cluster_status": ("ClusterStatus", "MemberInfo"),
     ".codec": ("codec",),
     ".spec": ("ClusterSpec",),
 }

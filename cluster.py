@@ -11,7 +11,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -23,12 +23,11 @@ from .actors.client.handle import Client
 from .actors.client.registry import open_hub
 from .actors.ending import delete_data, stop_members
 from .actors.ending import discard as discard_cluster
-from .actors.launcher import launch_members, newest, why_not
+from .actors.launcher import launch_members, why_not
 from .actors.membership import Hands
 from .actors.outlook import Outlook, first_seat, homes, look
-from .actors.placement import Node, alive_nodes
-from .actors.places import Spot, choose_spot, shared_hosts
-from .actors.protocol import MemberStatus
+from .actors.placement import alive_nodes
+from .actors.places import Spot, choose_spot
 from .actors.ray_session import join_or_start_ray, join_ray
 from .actors.restore import backup_of, place_backup
 from .actors.roster import ask_all, collect, listed_actors, member_actors, pause, settled, wait_for
@@ -43,6 +42,7 @@ from .actors.supervisor import (
 )
 from .actors.upgrading import restart_all
 from .actors.upkeep import Upkeep
+from .cluster_status import ClusterStatus, MemberInfo, status_of
 from .errors import ClusterNotFound, InvalidArgument, KeeperError, NotCaughtUp, RequestTimeout, Unavailable
 from .limits import (
     DEFAULT_TIMEOUT,
@@ -56,64 +56,6 @@ from .limits import (
     UPGRADE_TIMEOUT,
 )
 from .spec import ClusterSpec
-
-
-@dataclass(frozen=True)
-class MemberInfo:
-    """How one member is.
-
-    Attributes:
-        id, name: of the member, never reused in its cluster.
-        role: "leader", "follower", "candidate", "pre-candidate", "learner", "starting", "not serving", "silent", or
-            "outside" (its actor runs, but it does not take part: it is about to join, or to go).
-        node, node_id: id of the Ray node that it runs on, empty if unknown.
-        pid: of its process, 0 if unknown.
-        term: its Raft term.
-        raft_index: last index in its log.
-        applied_index: last index that its state holds.
-        db_size: bytes of its data, roughly.
-        why_not_serving: empty if it serves.
-        actor: its Ray actor handle, ``None`` if there is none.
-    """
-
-    id: int
-    name: str
-    role: str
-    node: str = ""
-    pid: int = 0
-    term: int = 0
-    raft_index: int = 0
-    applied_index: int = 0
-    revision: int = 0
-    db_size: int = 0
-    why_not_serving: str = ""
-    actor: Any = None
-
-    @property
-    def node_id(self) -> str:
-        """The same as ``node``."""
-        return self.node
-
-
-@dataclass(frozen=True)
-class ClusterStatus:
-    """How a cluster is, as its members say.
-
-    Attributes:
-        leader: id of the leader, 0 if no member claims to lead.
-        term: highest Raft term seen.
-        revision: newest revision seen.
-        alarms: what an operator should look at, one line each.
-        members: all members, also those that are missing.
-    """
-
-    name: str
-    id: int
-    leader: int
-    term: int
-    revision: int
-    alarms: tuple[str, ...]
-    members: tuple[MemberInfo, ...]
 
 
 class Cluster(Upkeep):
@@ -171,7 +113,7 @@ class Cluster(Upkeep):
             seen = [
                 f"the supervisor runs on a node that cannot load RayKeeper; `raykeeper up --cluster {self.name}` helps"
             ]
-        found = self._status(actors, answers, alive_nodes(), seen)
+        found = status_of(self.name, self.id, actors, answers, alive_nodes(), self._placement, seen)
         if found.leader and not any(member.why_not_serving for member in found.members):
             return found
         said = ask_supervisor(self.name, "situation")
@@ -365,45 +307,6 @@ class Cluster(Upkeep):
         stop_members(self.name)
         delete_data(self.name, self.id, self._data_dir)
 
-    def _status(
-        self,
-        actors: Mapping[int, Any],
-        statuses: Mapping[int, MemberStatus],
-        nodes: Sequence[Node],
-        seen: Sequence[str],
-    ) -> ClusterStatus:
-        configuration = newest(statuses.values())
-        known = set(actors) | set(configuration.members)
-        members, alarms = [], []
-        for member in sorted(known):
-            info = _info(member, statuses.get(member), actors.get(member))
-            if info.role in ("learner", "follower"):  # it may not have heard of its part yet
-                info = replace(info, role="learner" if member in configuration.learners else "follower")
-            if configuration.voters and member not in configuration.members:
-                # It has an actor and no part in the cluster: one that is about to join, or to go.
-                info = replace(info, role="outside", why_not_serving="it does not take part")
-            members.append(info)
-            if info.why_not_serving:
-                alarms.append(f"{info.name} does not serve: {info.why_not_serving}")
-        best = max(statuses.values(), key=lambda status: status.applied_index, default=None)
-        for alarm in best.alarms if best is not None else ():
-            alarms.append(f"{member_name(alarm.member)} {alarm.kind}: {alarm.message}")
-        voting = {info.id: info.node for info in members if info.id in configuration.voters}
-        alarms += [*shared_hosts(voting, nodes, self._placement), *seen]
-        leaders = [info for info in members if info.role == "leader"]
-        leader = max(leaders, key=lambda info: info.term, default=None)
-        if leader is None:
-            alarms.insert(0, "no member leads")
-        return ClusterStatus(
-            name=self.name,
-            id=self.id,
-            leader=leader.id if leader is not None else 0,
-            term=max((info.term for info in members), default=0),
-            revision=max((info.revision for info in members), default=0),
-            alarms=tuple(alarms),
-            members=tuple(members),
-        )
-
 
 @covered
 def launch(
@@ -593,23 +496,3 @@ def _spot_for(node: str | None, outlook: Outlook, placement: Sequence[str]) -> S
         raise InvalidArgument(f"no Ray node that is alive has the id or address {node}, or offers such a resource")
     load = Counter(homes(outlook).values())
     return min(meant, key=lambda spot: load[spot.node.id])
-
-
-def _info(member: int, status: MemberStatus | None, actor: Any) -> MemberInfo:
-    if status is None:
-        why = "it does not answer" if actor is not None else "there is no actor for it"
-        return MemberInfo(member, member_name(member), "silent", why_not_serving=why, actor=actor)
-    return MemberInfo(
-        id=member,
-        name=status.name,
-        role=status.role,
-        node=status.node,
-        pid=status.pid,
-        term=status.term,
-        raft_index=status.last_log_index,
-        applied_index=status.applied_index,
-        revision=status.revision,
-        db_size=status.db_size,
-        why_not_serving=status.why_not_serving,
-        actor=actor,
-    )

@@ -21,7 +21,7 @@ from .actors.client.results import DeleteResult, KeyValue, PutResult, RangeResul
 from .actors.client.watch import Batch, Event
 
 if TYPE_CHECKING:
-    from .cluster import ClusterStatus
+    from .cluster_status import ClusterStatus
 
 _UNPRINTABLE = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
 

@@ -23,7 +23,7 @@ from raykeeper import (
     errors,
 )
 from raykeeper.actors.client.results import DeleteResult, PutResult, RangeResult, TxnResult
-from raykeeper.cluster import ClusterStatus, MemberInfo
+from raykeeper.cluster_status import ClusterStatus, MemberInfo
 
 A = KeyValue(b"a", b"1", 2, 3, 2)
 BINARY = KeyValue(b"b\xff", b"\x1b[31m\x00", 4, 4, 1)

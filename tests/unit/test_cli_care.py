@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from raykeeper import BackupInfo, Comparison, DataCorrupted, InvalidArgument, NoSpace, cli, cli_care
 from raykeeper import cluster as cluster_module
 from raykeeper.actors import restore as restore_module
-from raykeeper.cluster import ClusterStatus
+from raykeeper.cluster_status import ClusterStatus
 from raykeeper.spec import ClusterSpec
 from raykeeper.store.backup import Header
 from raykeeper.store.folder import FirstMember, Identity, MemberFolder

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from raykeeper import cli, errors
-from raykeeper.cluster import MemberInfo
+from raykeeper.cluster_status import MemberInfo
 
 
 class FakeCluster:

@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from raykeeper import ClusterNotFound, KeyValue, cli, cli_care, cli_common
 from raykeeper.actors.client.results import DeleteResult, PutResult, RangeResult, TxnResult
 from raykeeper.actors.client.watch import Batch, Event
-from raykeeper.cluster import ClusterStatus, MemberInfo
+from raykeeper.cluster_status import ClusterStatus, MemberInfo
 from raykeeper.printing import Said, show
 
 ODD = [b"\xff", b"\xe9t\xe9", b"a\nb", "\u2028".encode(), b"\x1b[31m", b"", b"-", b"\xed\xa0\x80"]
