@@ -28,7 +28,7 @@ from ...limits import LEASE_ID_BITS
 from ..protocol import Leases, LeaseStatus
 from . import arguments as check
 from .frames import LeaseQuestion
-from .hub import Hub, Listener, clock
+from .hub import Hub, Listener, clock, this_process
 from .leasing import Held
 from .operations import Op
 from .requests import Ask, Steps, View, grant_command, lease_seconds, revoke_command
@@ -161,6 +161,7 @@ class Loss(Bell):
     def __init__(self, tell: Callable[[Listener], None] = lambda loss: loss.flush()) -> None:
         super().__init__()
         self._tell = tell
+        self._process = this_process()
         self._held: Held | None = None
         self._awaited: deque[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = deque()
 
@@ -179,8 +180,8 @@ class Loss(Bell):
             self._tell(self)
 
     def is_set(self) -> bool:
-        """Whether the lease is lost."""
-        if super().is_set():
+        """Whether the lease is lost. A forked child has nobody who would tell it, so there it always is."""
+        if super().is_set() or self._process != this_process():
             return True
         held = self._held
         return held is not None and clock() >= held.good_until
@@ -250,6 +251,8 @@ class _Lease:
 
     def why_lost(self) -> str:
         """What is known of how it was lost, for messages."""
+        if self._hub.process != this_process():
+            return "it belongs to the process that this one was forked from"
         return str(self._held.error or "it was given up")
 
     def revoked(self) -> None:

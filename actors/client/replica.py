@@ -21,7 +21,15 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from ...errors import CompactedError, InvalidArgument, KeeperError, RequestTimeout, RequestTooLarge, Unavailable
+from ...errors import (
+    CompactedError,
+    ForkedProcess,
+    InvalidArgument,
+    KeeperError,
+    RequestTimeout,
+    RequestTooLarge,
+    Unavailable,
+)
 from ...limits import (
     CACHED_ENTRY_BYTES,
     CACHED_FIRST_LOOK,
@@ -150,7 +158,7 @@ class Replica:
         """In a forked child: nobody keeps this copy, and whoever held its lock is not here."""
         self.lock, self._gate = threading.RLock(), _Gate()
         self._waiting = []
-        self.items = _Ended(InvalidArgument("this copy belongs to the process that made it"))
+        self.items = _Ended(ForkedProcess())
 
     # -- keeping, on the copy's own thread ----------------------------------------------------------------------------
 

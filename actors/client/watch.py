@@ -124,6 +124,7 @@ class Feed:
     @property
     def revision(self) -> int:
         """All events up to this revision were delivered, and none beyond."""
+        self._hub.check_process()
         with self._taking:
             if not self._taken and not self._over:
                 position = self._hub.peek(lambda: self._hub.watching.position(self._subscription))
@@ -157,8 +158,6 @@ class Feed:
     def _pull(self) -> bool:
         """Take what has come; whether there is an event, or nothing more to wait for."""
         if not self._taken and not self._over:
-            if self._hub.process != os.getpid():
-                raise InvalidArgument("this watch belongs to the process that made it")
             taken = self._hub.do(lambda now: self._hub.watching.take(self._subscription))
             self._taken.extend(taken.events)
             self._position = max(self._position, taken.position)
@@ -207,14 +206,17 @@ class Feed:
 
     def _end(self) -> None:
         hub, subscription = self._hub, self._subscription
-        if hub.process == os.getpid():
-            hub.now_or_soon(lambda now: hub.watching.cancel(subscription, now))
+        if hub.process != os.getpid():
+            self._over = True  # the watch itself is the parent's; whoever held the lock may not be here
+            return
+        hub.now_or_soon(lambda now: hub.watching.cancel(subscription, now))
         with self._taking:
             self._taken.clear()
             self._over, self._error = True, None
 
     def __repr__(self) -> str:
-        state = "ended" if self._over else f"at revision {self.revision}"
+        foreign = self._hub.process != os.getpid()
+        state = "of another process" if foreign else "ended" if self._over else f"at revision {self.revision}"
         return f"<{type(self).__name__} of cluster {self._hub.name!r}, {state}>"
 
     def __reduce__(self) -> NoReturn:
@@ -278,6 +280,7 @@ class Watch(Feed):
             CompactedError: the events that come next are compacted away.
         """
         deadline = _deadline(timeout)
+        self._hub.check_process()  # whoever has the turn may not be here
         if not self._turn.acquire(timeout=_bounded(deadline - clock())):
             return None
         try:
@@ -302,6 +305,7 @@ class Watch(Feed):
             yield batch
 
     def _next_batch(self, told: int) -> Batch | None:
+        self._hub.check_process()
         with self._turn:
             progress = False
             while True:
@@ -387,6 +391,7 @@ class AsyncWatch(Feed):
     async def next(self, timeout: float | None = None) -> Event | None:
         """Wait for the next event: see ``Watch.next``. No event is lost if the coroutine is cancelled."""
         deadline = _deadline(timeout)
+        self._hub.check_process()
         while True:
             self._gate.event.clear()
             event = self._pop()
