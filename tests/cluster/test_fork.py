@@ -1,0 +1,91 @@
+"""A real process that uses Ray forks, as PyTorch's DataLoader does: the child is told at once what to do instead, and
+what it is told works."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import ray
+
+PROGRAM = """
+import faulthandler, multiprocessing, sys, time
+faulthandler.dump_traceback_later(200, exit=True)
+import raykeeper
+
+
+def attempt(call):
+    begun = time.monotonic()
+    try:
+        call()
+        said = "worked"
+    except raykeeper.KeeperError as error:
+        said = type(error).__name__
+    return said, time.monotonic() - begun
+
+
+def forked(said, kv, cluster, lock, lease, watch, name):
+    said.put([attempt(call) for call in (
+        lambda: kv.put("k", "child", timeout=5),
+        lambda: kv.namespace("n/").get("k"),
+        lambda: raykeeper.connect(name, timeout=5),
+        lambda: raykeeper.attach(name),
+        lambda: raykeeper.launch(name=name),
+        lambda: cluster.status(),
+        lambda: cluster.shutdown(),
+        lambda: watch.next(timeout=5),
+        lambda: lease.revoke(timeout=5),
+        lambda: lock.guard().put("k", "child", timeout=5),
+        lambda: kv.cached("k"),
+    )])
+
+
+def spawned(said, kv):
+    said.put(attempt(lambda: kv.put("k", "spawned", timeout=60)))
+
+
+if __name__ == "__main__":
+    name = sys.argv[1]
+    kv = raykeeper.connect(name, timeout=60)
+    cluster = raykeeper.attach(name)
+    kv.put("k", "parent")
+    lock = kv.lock("l", ttl=60)
+    lock.acquire()
+    with kv.lease(60) as lease, kv.watch("k") as watch:
+        for method, target, more in (
+            ("fork", forked, (kv, cluster, lock, lease, watch, name)), ("spawn", spawned, (kv,))
+        ):
+            context = multiprocessing.get_context(method)
+            said = context.SimpleQueue()
+            child = context.Process(target=target, args=(said, *more))
+            child.start()
+            print(said.get(), flush=True)
+            child.join()
+            assert child.exitcode == 0
+        assert not lock.lost.is_set()
+    print(kv.get("k").text)
+"""
+
+
+def test_a_forked_child_is_refused_and_a_spawned_one_works(shared: Any, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, str(program), shared.name],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+    )
+    assert done.returncode == 0, done.stderr
+    forked, spawned, now = done.stdout.splitlines()
+    outcomes = ast.literal_eval(forked)
+    assert {said for said, _ in outcomes} == {"ForkedProcess"}
+    assert all(took < 5.0 for _, took in outcomes)
+    assert "worked" in spawned
+    assert now == "spawned"
