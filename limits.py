@@ -175,6 +175,7 @@ PROMOTE_LAG = 100
 """Log entries that a learner may be behind the leader when it becomes a voter."""
 FRESH_SHARE = 0.25
 """Share of two election timeouts: who was heard of within this time surely counts for the quorum after a change."""
+MAX_MEMBER_ID = 1 << 32
 MAX_CHANGES = 2 * MAX_MEMBERS
 """Steps of one change of membership."""
 
@@ -254,8 +255,8 @@ WATCH_POLL = 5.0
 """The longest that a poll waits for news; also how often a quiet watch hears of progress."""
 MAX_LEASES_AT_ONCE = 1000
 """Leases that one log entry ends, renews or checkpoints."""
-MAX_LEASES_IN_FRAME = 100_000
-"""Leases that one keep-alive or one question names."""
+MAX_LEASES_IN_FRAME = 10_000
+"""Leases that one keep-alive or one question names: the loop looks at each."""
 LEASE_CHECKPOINT_SHARE = 0.5
 """Share of the TTL: when so little is left of a lease that was kept alive, it is written into the log when it ends."""
 

@@ -16,6 +16,7 @@ from ..errors import InvalidArgument, RequestTooLarge, SpecError
 from ..limits import (
     MAX_CHANGES,
     MAX_LEASES_IN_FRAME,
+    MAX_MEMBER_ID,
     MAX_NAME_BYTES,
     MAX_SETTINGS_BYTES,
     MAX_WATCHES_PER_STREAM,
@@ -109,6 +110,9 @@ def _poll(request: WatchPoll, limits: Limits) -> None:
 def _changes(request: ChangeMembership, limits: Limits) -> None:
     if not 0 < len(request.changes) <= MAX_CHANGES:
         raise InvalidArgument(f"a change of membership has 1 to {MAX_CHANGES} steps")
+    for change in request.changes:  # ids are given out one by one, and none may be so high that no other comes behind
+        if change.member > MAX_MEMBER_ID:
+            raise InvalidArgument(f"{change.member} is the id of no member")
     _at_most("bytes of a change's context", len(request.context), MAX_NAME_BYTES)
 
 

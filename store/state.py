@@ -23,39 +23,20 @@ import msgspec
 
 from ..actors.raft.messages import Configuration, Entry, EntryKind
 from ..errors import DataCorrupted
-from ..limits import APPLY_WORK, HASH_SLICE_RECORDS, Limits, Settings, decode_settings
+from ..limits import APPLY_WORK, HASH_SLICE_RECORDS
 from .alarms import Alarms
 from .cluster_clock import ClusterClock
 from .commands import (
     AlarmKind,
     Answer,
-    CheckpointLeases,
     ClientWrites,
-    CloseSession,
     Command,
-    CompactHistory,
-    Configure,
     ContentAsked,
-    Done,
-    ExpireLeases,
-    ExpireSessions,
     Failed,
-    ForgetRequests,
-    HashContent,
-    MemberReserved,
-    OpenSession,
-    PassTime,
     Range,
     RangeAnswer,
     RangePart,
     Reason,
-    RegisterMember,
-    RenewLeases,
-    RenewSessions,
-    ReserveMember,
-    RetireMember,
-    SessionOpened,
-    SetAlarm,
 )
 from .content import SETTLED_META, Content
 from .engine import Disk, Engine
@@ -63,6 +44,7 @@ from .history import Changes, Wanted
 from .leases import Lease, Leases
 from .members import Members
 from .mvcc import Mvcc, compaction_slice, next_pass
+from .own_commands import SETTINGS, OwnCommands
 from .pending import Pending
 from .ranges import Vanished
 from .readers import Readers
@@ -75,13 +57,7 @@ FAMILIES = ("keys", "versions", "revisions", "leases", "sessions", "meta")
 FORMAT = 2
 """Version of what the families hold. Another one is refused."""
 
-_FORMAT, _APPLIED, _CONFIGURATION, _SETTINGS, _COMPACTED = (
-    b"format",
-    b"applied",
-    b"configuration",
-    b"settings",
-    b"compacted",
-)
+_FORMAT, _APPLIED, _CONFIGURATION, _COMPACTED = b"format", b"applied", b"configuration", b"compacted"
 _LOST = b"lost"
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -120,7 +96,7 @@ class _Begun:
         """The command of the entry behind ``index``, in the middle of its work."""
 
 
-class State:
+class State(OwnCommands):
     """One member's state machine over its database.
 
     After an error in ``apply`` the object is of no use any more: its memory may be ahead of the disk. Close it and open
@@ -140,10 +116,6 @@ class State:
         """The newest configuration that was applied."""
         self.settings = b""
         """Encoded settings (``limits.encode_settings``); empty for the defaults."""
-        self.members: Members
-        """What is known of the members besides their part in the configuration."""
-        self.clock: ClusterClock
-        """How long ago things happened."""
         self.lost = ""
         """Why this is an empty state in the place of one that was damaged, from which too much is cut off the log:
         nothing is applied to it, and nothing read, until an image takes its place. Empty for an ordinary state."""
@@ -180,7 +152,7 @@ class State:
                 ("meta", _FORMAT, _encode(FORMAT)),
                 ("meta", _APPLIED, _encode(_Applied())),
                 ("meta", _CONFIGURATION, _encode(configuration)),
-                ("meta", _SETTINGS, settings),
+                ("meta", SETTINGS, settings),
                 ("meta", _LOST, lost.encode() or None),
             ]
         )
@@ -213,7 +185,7 @@ class State:
                 raise FormatUnknown(f"the state has format {format}; this version of RayKeeper knows {FORMAT}")
             applied = msgspec.msgpack.decode(get("meta", _APPLIED) or b"", type=_Applied)
             self.configuration = msgspec.msgpack.decode(get("meta", _CONFIGURATION) or b"", type=Configuration)
-            self.settings = get("meta", _SETTINGS) or b""
+            self.settings = get("meta", SETTINGS) or b""
             self.lost = (get("meta", _LOST) or b"").decode()
             self._limits()
             self.members.load(self._engine)
@@ -235,17 +207,6 @@ class State:
         self._executor = Executor(self._pending, self._mvcc, self._leases, self._limits(), self.compact_revision)
         self._executor.read_only = self._alarms.no_space
 
-    def _decoded_settings(self) -> Settings:
-        return decode_settings(self.settings) if self.settings else Settings()
-
-    def _limits(self) -> Limits:
-        return self._decoded_settings().limits
-
-    def _horizon(self) -> float:
-        """Seconds up to which it matters how old something is."""
-        settings = self._decoded_settings()
-        return max(settings.compaction.keep, settings.timings.request_ttl)
-
     # -- what is in it ------------------------------------------------------------------------------------------------
 
     @property
@@ -262,11 +223,6 @@ class State:
     def alarms(self) -> Mapping[tuple[int, AlarmKind], str]:
         """Alarms that are on, by member and kind: what was said of them. For any thread."""
         return self._alarms.on
-
-    @property
-    def limits(self) -> Limits:
-        """The limits that commands are held to, on every member alike."""
-        return self._executor.limits
 
     @property
     def remembered_requests(self) -> int:
@@ -443,109 +399,6 @@ class State:
             return (Failed(Reason.INVALID, message="no command that can be applied"),)
         return (self._own_command(command, entry),)
 
-    def _own_command(self, command: Command, entry: Entry) -> Answer:
-        """A command that a member proposed, not a client's write."""
-        done = Done(self._mvcc.revision)
-        if isinstance(command, OpenSession):
-            session = self._sessions.open(entry.index, command.nonce, command.ttl, self.limits)
-            return Failed(Reason.FULL) if session is None else SessionOpened(session)
-        if isinstance(command, CloseSession):
-            return done if self._sessions.close(command.session) else Failed(Reason.SESSION_EXPIRED)
-        if isinstance(command, PassTime):
-            went_on = self.clock.pass_time(command, entry.index, self._horizon())
-            return done if went_on else Failed(Reason.CHANGED, message="void: the clock has gone on meanwhile")
-        if isinstance(command, ForgetRequests):
-            self._sessions.forget_requests(min(max(0, command.index), entry.index), self.limits.max_deleted_keys)
-            return done
-        if isinstance(command, Configure):
-            return self._configure(command)
-        if isinstance(command, (RegisterMember, ReserveMember, RetireMember)):
-            return self._member_command(command)
-        if isinstance(command, SetAlarm):
-            return self._set_alarm(command)
-        if isinstance(command, HashContent):
-            return ContentAsked(entry.index)
-        if isinstance(command, CompactHistory):
-            executor = self._executor
-            if executor.compact_revision < command.revision <= self._mvcc.revision:
-                executor.compact_revision = command.revision
-            return done
-        if isinstance(command, ClientWrites):
-            raise AssertionError("handled before")
-        if command.term != entry.term:
-            return Failed(Reason.INVALID, entry.term, "void: proposed in another term")
-        if isinstance(command, ExpireSessions):
-            self._expire_sessions(command)
-        elif isinstance(command, ExpireLeases):
-            self._expire_leases(command)
-        elif isinstance(command, CheckpointLeases):
-            for deadline in command.leases:
-                self._leases.checkpoint(deadline.id, deadline.seconds)
-        elif isinstance(command, RenewLeases):
-            for lease in command.leases:
-                self._leases.renew(lease, entry.index)
-        elif isinstance(command, RenewSessions):
-            for session in command.sessions:
-                self._sessions.renew(session, entry.index)
-        return Done(self._mvcc.revision)
-
-    def _expire_sessions(self, command: ExpireSessions) -> None:
-        """End sessions until as many answers are forgotten as one command may delete keys; the leader proposes the rest
-        again."""
-        budget = self.limits.max_deleted_keys
-        for expiry in command.sessions:
-            session = self.sessions.get(expiry.id)
-            if session is None or session.heard != expiry.heard:
-                continue
-            answers = len(session.batches)
-            if answers > budget < self.limits.max_deleted_keys:
-                return
-            budget -= answers
-            self._sessions.close(expiry.id)
-
-    def _expire_leases(self, command: ExpireLeases) -> None:
-        """End leases until as many keys went as one command may delete; the leader proposes the rest again."""
-        budget = self.limits.max_deleted_keys
-        for expiry in command.leases:
-            lease = self._leases.by_id.get(expiry.id)
-            if lease is None or lease.heard != expiry.heard:
-                continue
-            if lease.keys > budget < self.limits.max_deleted_keys:
-                return
-            budget -= lease.keys
-            self._executor.end_lease(expiry.id)
-
-    def _configure(self, command: Configure) -> Answer:
-        try:
-            limits = decode_settings(command.settings).limits
-        except (msgspec.MsgspecError, RecursionError):
-            return Failed(Reason.INVALID, message="settings cannot be read")
-        if command.based_on not in (None, self.settings) and command.settings != self.settings:
-            return Failed(Reason.CHANGED, message="the settings were changed by somebody else meanwhile")
-        self.settings = command.settings
-        self._executor.limits = limits
-        self._pending.set("meta", _SETTINGS, command.settings)
-        return Done(self._mvcc.revision)
-
-    def _member_command(self, command: RegisterMember | ReserveMember | RetireMember) -> Answer:
-        members = self.configuration.members
-        if isinstance(command, ReserveMember):
-            member = self.members.reserve(command, members)
-            return MemberReserved(member) if member else Failed(Reason.FULL, message="too many members are reserved")
-        if isinstance(command, RegisterMember):
-            if self.members.register(command, members):
-                return Done(self._mvcc.revision)
-            return Failed(Reason.INVALID, message=f"m{command.member} is no member of the cluster")
-        if self.members.retire(command.member, members):
-            return Done(self._mvcc.revision)
-        return Failed(Reason.INVALID, message=f"m{command.member} still takes part, or never was a member")
-
-    def _set_alarm(self, command: SetAlarm) -> Answer:
-        if not self._alarms.set(command, self.configuration.members):
-            return Failed(Reason.INVALID, message=f"{command.member} is no member of the cluster")
-        self._executor.read_only = self._alarms.no_space
-        return Done(self._mvcc.revision)
-
     # -- reading ------------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -650,7 +503,7 @@ class State:
         """
         put, engine = self._pending.set, self._engine
         put("meta", _CONFIGURATION, _encode(configuration))
-        put("meta", _SETTINGS, settings)
+        put("meta", SETTINGS, settings)
         for prefix in SETTLED_META:
             for key, _ in engine.iterate("meta", prefix, prefix + b"\xff"):
                 put("meta", key, None)
