@@ -15,8 +15,19 @@ from ...limits import MAX_REQUEST_ID_BYTES
 from .results import End
 
 MAX_INT = 2**63 - 1
+MAX_SECONDS = 1e9
+"""More is for ever: longer waits than some centuries are refused by Python."""
 
 Key = str | bytes
+
+
+def shown(value: object) -> str:
+    """A value as it stands in a message: in short, and whatever it is (Python writes no number of 5,000 digits)."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"something of type {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def text_or_bytes(what: str, value: object) -> bytes:
@@ -38,24 +49,28 @@ def whole_number(what: str, value: object, minimum: int = 0) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidArgument(f"{what} must be an int, not {type(value).__name__}")
     if not minimum <= value <= MAX_INT:
-        raise InvalidArgument(f"{what} must be at least {minimum} and below 2**63, not {value}")
+        raise InvalidArgument(f"{what} must be at least {minimum} and below 2**63, not {shown(value)}")
     return int(value)
 
 
 def flag(what: str, value: object) -> bool:
     """A ``bool``, and nothing that merely looks like one."""
     if not isinstance(value, bool):
-        raise InvalidArgument(f"{what} must be True or False, not {value!r}")
+        raise InvalidArgument(f"{what} must be True or False, not {shown(value)}")
     return value
 
 
 def seconds(what: str, value: object) -> float:
-    """A number of seconds, not negative; infinity is fine."""
+    """A number of seconds, not negative; infinity is fine, and whoever names a millennium means it."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidArgument(f"{what} must be a number of seconds, not {type(value).__name__}")
-    if math.isnan(value) or value < 0:
-        raise InvalidArgument(f"{what} must not be negative, not {value}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf if value > 0 else -math.inf
+    if math.isnan(number) or number < 0:
+        raise InvalidArgument(f"{what} must not be negative, not {shown(value)}")
+    return number if number <= MAX_SECONDS else math.inf
 
 
 def lease_id(value: object) -> int:
@@ -96,7 +111,7 @@ def one_of(what: str, value: object, choices: dict[str, Any]) -> Any:
     """The choice that goes by this name."""
     if isinstance(value, str) and value in choices:
         return choices[value]
-    raise InvalidArgument(f"{what} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+    raise InvalidArgument(f"{what} must be one of {', '.join(map(repr, choices))}, not {shown(value)}")
 
 
 def range_end(value: object) -> bytes | End | None:

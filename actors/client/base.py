@@ -121,7 +121,7 @@ class Handle:
             and callable(getattr(codec, "decode", None))
             and hasattr(codec, "comparable")
         ):
-            raise InvalidArgument(f"a codec has encode, decode and comparable; {codec!r} has not")
+            raise InvalidArgument(f"a codec has encode, decode and comparable; {check.shown(codec)} has not")
         return self._derive(self._view.narrow(self._view.space, codec))
 
     def reserved(self: H, area: str) -> H:

@@ -101,7 +101,7 @@ def granting_in_txn(
     id = fresh_id()
     txn = make(id)
     if not isinstance(txn, Op) or txn.kind != "txn":
-        raise InvalidArgument(f"what makes the transaction of a lease must return Op.txn(...), not {txn!r}")
+        raise InvalidArgument(f"what makes the transaction of a lease must return Op.txn(...), not {check.shown(txn)}")
     parts = dict(txn.arguments)
     parts["success"] = (Op.grant(id, seconds), *check.each("success", parts["success"]))
     asked_at = clock()

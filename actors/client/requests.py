@@ -269,7 +269,7 @@ class View:
 
     def _operation(self, operation: object, depth: int) -> Put | Delete | Range | Txn | LeaseGrant | LeaseRevoke:
         if not isinstance(operation, Op):
-            raise InvalidArgument(f"an operation of a transaction must be made by Op, not {operation!r}")
+            raise InvalidArgument(f"an operation of a transaction must be made by Op, not {check.shown(operation)}")
         if operation.kind == "put":
             return self.put_command(**operation.arguments)
         if operation.kind == "get":
@@ -286,7 +286,7 @@ class View:
 
     def _comparison(self, condition: object) -> Comparison:
         if not isinstance(condition, Condition):
-            raise InvalidArgument(f"a comparison must be made by Compare, not {condition!r}")
+            raise InvalidArgument(f"a comparison must be made by Compare, not {check.shown(condition)}")
         operand: int | bytes
         if condition.target is Target.VALUE:
             if self.codec is not None and not (

@@ -20,6 +20,7 @@ from random import SystemRandom
 
 from ...errors import InvalidArgument, Unavailable
 from ...limits import COUNTER_BITS, RECIPE_MAX_PAUSE, RECIPE_PAUSE
+from ..client import arguments as check
 from ..client.aio import AsyncClient
 from ..client.deadline import time_left
 from ..client.handle import Client
@@ -47,7 +48,7 @@ class _Counter:
     @bounded
     async def add(self, n: object, request_id: str | bytes | None) -> int:
         if isinstance(n, bool) or not isinstance(n, int):
-            raise InvalidArgument(f"a counter adds whole numbers, not {n!r}")
+            raise InvalidArgument(f"a counter adds whole numbers, not {check.shown(n)}")
         key = self._key
         # Remembered only once it was added: an attempt that somebody else was faster than may be made again.
         name = once(self._handle, request_id, b"counter", key, _text(n), held=1)

@@ -175,8 +175,8 @@ class Deadline:
     __slots__ = ("_at", "_timeout")
 
     def __init__(self, timeout: float | None) -> None:
-        self._timeout = timeout
-        self._at = math.inf if timeout is None else time.monotonic() + check.seconds("timeout", timeout)
+        self._timeout = None if timeout is None else check.seconds("timeout", timeout)
+        self._at = math.inf if self._timeout is None else time.monotonic() + self._timeout
 
     @property
     def left(self) -> float:
@@ -256,7 +256,7 @@ def seconds_to_live(ttl: object) -> float:
     """A TTL. The cluster has the last word on how short it may be."""
     value = check.seconds("ttl", ttl)
     if not 0 < value < math.inf:
-        raise InvalidArgument(f"ttl must be a positive number of seconds, not {ttl!r}")
+        raise InvalidArgument(f"ttl must be a positive number of seconds, not {check.shown(ttl)}")
     return value
 
 

@@ -32,6 +32,7 @@ import msgspec
 
 from ...errors import CompactedError, InvalidArgument, KeeperError, LockLost
 from ...limits import MAX_PARTITIONS, RECIPE_LOOK, RECIPE_MAX_PAUSE, RECIPE_MOVES, RECIPE_PAUSE
+from ..client import arguments as check
 from ..client.aio import AsyncClient
 from ..client.guard import guarded
 from ..client.handle import Client
@@ -158,12 +159,12 @@ class _Partitioner:
 
     def fence(self, partition: Partition) -> tuple[bytes, int]:
         """The key and the token that stand for owning a partition."""
-        key = self._owners + quoted(str(partition))
-        if key not in self._keys:
-            raise InvalidArgument(f"{partition!r} is none of the partitions of {self.line.name!r}")
+        key = next((key for key, each in self._keys.items() if each == partition), None)
+        if key is None or isinstance(partition, bool):
+            raise InvalidArgument(f"{check.shown(partition)} is none of the partitions of {self.line.name!r}")
         owned = dict(self.mine())
         if self._keys[key] not in owned:
-            raise LockLost(f"partition {partition!r} is not owned by this member now")
+            raise LockLost(f"partition {check.shown(partition)} is not owned by this member now")
         return key, owned[self._keys[key]]
 
     # -- being a member -----------------------------------------------------------------------------------------------
@@ -323,12 +324,14 @@ def _over(share: weakref.ref[_Partitioner], membership: weakref.ref[_Membership]
 def _partitions(partitions: object) -> list[Partition]:
     if isinstance(partitions, int) and not isinstance(partitions, bool):
         if not 1 <= partitions <= MAX_PARTITIONS:
-            raise InvalidArgument(f"there are 1 to {MAX_PARTITIONS} partitions, not {partitions}")
+            raise InvalidArgument(f"there are 1 to {MAX_PARTITIONS} partitions, not {check.shown(partitions)}")
         return list(range(partitions))
     named = isinstance(partitions, (list, tuple)) and all(isinstance(each, str) and each for each in partitions)
     if named and isinstance(partitions, (list, tuple)) and 1 <= len(partitions) <= MAX_PARTITIONS:
         return list(partitions)
-    raise InvalidArgument(f"partitions are a number or a list of names, 1 to {MAX_PARTITIONS}, not {partitions!r}")
+    raise InvalidArgument(
+        f"partitions are a number or a list of names, 1 to {MAX_PARTITIONS}, not {check.shown(partitions)}"
+    )
 
 
 class _Face(Unpicklable):

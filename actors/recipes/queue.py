@@ -31,6 +31,7 @@ from typing import Any
 
 from ...errors import CompactedError, InvalidArgument, KeeperError, LockLost, RequestTimeout, Unavailable
 from ...limits import RECIPE_LOOK_AT_ONCE, RECIPE_SPARE_LEASES
+from ..client import arguments as check
 from ..client.aio import AsyncClient
 from ..client.guard import guarded
 from ..client.handle import Client
@@ -123,7 +124,7 @@ class _Queue:
     @bounded
     async def put(self, item: object, priority: object, request_id: str | bytes | None) -> None:
         if isinstance(priority, bool) or not isinstance(priority, int) or not -_MIDDLE <= priority < _MIDDLE:
-            raise InvalidArgument(f"a priority is a whole number of at most 31 bits, not {priority!r}")
+            raise InvalidArgument(f"a priority is a whole number of at most 31 bits, not {check.shown(priority)}")
         data = encoded(self.line.handle, item)
         # A revision is the order: whatever was put before this call began lies behind a smaller one.
         now = await settled(self.line.space.revision())
