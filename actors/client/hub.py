@@ -196,7 +196,7 @@ class Hub:
 
     def call(self, ask: Ask, timeout: float) -> Outcome:
         """Ask the cluster and wait. An interrupt (Ctrl-C) gives the call up."""
-        if self.interrupted():
+        if undisturbed.is_ours():
             return ReentrantCall()
         try:
             size = check_request(ask.request, self.limits)
@@ -207,6 +207,8 @@ class Hub:
         try:
             number = self.submit(ask, size, timeout, waiter.done)
             return waiter.wait()
+        except ReentrantCall as error:
+            return error
         except BaseException:
             if number:
                 self.give_up(number)

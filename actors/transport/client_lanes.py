@@ -92,21 +92,20 @@ class ClientLane:
         """Send a frame; False if the lane takes none now. All that leaves for a member by lane leaves here."""
         if undisturbed.held_here(self._lock):
             return False
-        with self._lock, undisturbed.here:
-            if self._ended or len(self._waiting) >= MAX_LANE_REQUESTS or self.wire.backlog > LANE_BACKLOG_BYTES:
-                return False
-            self._number += 1
-            number = self._number
-            self._waiting[number] = frame, done
         with undisturbed.here:
+            with self._lock:
+                if self._ended or len(self._waiting) >= MAX_LANE_REQUESTS or self.wire.backlog > LANE_BACKLOG_BYTES:
+                    return False
+                self._number += 1
+                number = self._number
+                self._waiting[number] = frame, done
             if self.wire.send(pack(FrameKind.REQUEST, number, frame)):
                 return True
-        with self._lock, undisturbed.here:
-            return self._waiting.pop(number, None) is None  # if somebody else has taken it, it has failed already
+            return self.take(number) is None  # if somebody else has taken it, it has failed already
 
     def take(self, number: int) -> tuple[bytes, Done] | None:
-        """The frame that a reply answers, and who waits for that."""
-        with self._lock, undisturbed.here:
+        """The frame that a reply answers, and who waits for that. On a thread that is undisturbed."""
+        with self._lock:
             return self._waiting.pop(number, None)
 
     def end(self) -> list[Done]:
