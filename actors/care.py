@@ -153,14 +153,14 @@ class Caretaker:
     # -- content ------------------------------------------------------------------------------------------------------
 
     def _compare(self) -> None:
-        """Compare the contents, if this member leads and it is time; or at least soon."""
+        """Compare the contents, if this member leads and it is time, whoever led when they were last compared."""
         server = self._server
         interval = server.timings.check_interval
         if any(kind is AlarmKind.CORRUPT for _, kind in server.state.alarms):
             interval = min(interval, CHECK_AGAIN)
-        if not server.is_leader or self._ended.wait(interval) or not server.is_leader:
+        if not server.is_leader or server.seconds_since_check < interval:
             return
-        compared = compare_contents(self._name, self._cluster, time.monotonic() + CHECK_TIMEOUT)
+        compared = compare_contents(self._name, self._cluster, time.monotonic() + CHECK_TIMEOUT, routine=True)
         self.raise_alarms(compared)
 
     def raise_alarms(self, compared: Comparison) -> None:
@@ -180,18 +180,19 @@ def describe(compared: Comparison, member: int) -> str:
     return f"the members' contents differ {where}, and there is no majority that could tell who is right"
 
 
-def compare_contents(cluster_name: str, cluster: int, deadline: float) -> Comparison:
+def compare_contents(cluster_name: str, cluster: int, deadline: float, *, routine: bool = False) -> Comparison:
     """Have all members hash their contents at one index of the log, and compare.
 
     Args:
         deadline: by ``time.monotonic``; who has not said by then is ``silent``.
+        routine: whether this is what a leader does every ``check_interval``.
 
     Raises:
         Unavailable, RequestTimeout: no leader took the question.
         ClusterNotFound, ClusterMismatch: no such cluster runs.
     """
     for _ in range(CHECK_ATTEMPTS):
-        asked = expect(administer(cluster_name, cluster, HashContent(), deadline))
+        asked = expect(administer(cluster_name, cluster, HashContent(routine), deadline))
         assert isinstance(asked, ContentAsked)
         compared = _collect(cluster_name, cluster, asked.index, deadline)
         if not compared.silent or compared.odd or time.monotonic() >= deadline:

@@ -365,7 +365,8 @@ class Member:
             )
         node, folder, care = loop.server.node, loop.server.folder, self._care
         state, log = folder.state, folder.log
-        leads, others, table = loop.server.is_leader, loop.server.reconfiguration, state.members.by_id
+        now, table = member_clock(), state.members.by_id
+        leads, others = loop.server.is_leader, loop.server.reconfiguration
         alarms = [AlarmStatus(who, kind.name, said) for (who, kind), said in sorted(state.alarms.items())]
         return MemberStatus(
             cluster_name=seat.cluster_name,
@@ -397,7 +398,8 @@ class Member:
             configuration_index=node.configuration.index,
             table=tuple(known for _, known in sorted(table.items()) if not known.removed),
             removed=tuple([known for _, known in sorted(table.items()) if known.removed][-MAX_LEFTOVERS:]),
-            silent=others.silent(member_clock()) if leads else {},
+            silent=others.silent(now) if leads else {},
+            leading_for=others.leading_for(now) if leads else 0.0,
             caught_up=tuple(sorted(filter(others.caught_up, node.configuration.members))) if leads else (),
             version=COMMANDS_VERSION,
             active_version=loop.server.active_version,

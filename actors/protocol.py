@@ -271,7 +271,9 @@ class MemberStatus(Portable, frozen=True):
     removed: tuple[Description, ...] = ()
     """The last members that were removed."""
     silent: dict[int, float] = msgspec.field(default_factory=dict)
-    """Of a leader: for how many seconds each other member has not been heard of."""
+    """Of a leader: for how many seconds each other member has not been heard of; no longer than it leads."""
+    leading_for: float = 0.0
+    """Of a leader: for how many seconds it has led."""
     caught_up: tuple[int, ...] = ()
     """Of a leader: the members that follow closely enough to be voters."""
     lost: bool = False

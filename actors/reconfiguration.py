@@ -58,6 +58,10 @@ class Reconfiguration:
         others = self._node.configuration.members - {self._node.id}
         return {member: max(0.0, now - max(since, heard.get(member, since))) for member in sorted(others)}
 
+    def leading_for(self, now: float) -> float:
+        """For how many seconds this member has led. For any thread, of a leader."""
+        return max(0.0, now - self._leading_since)
+
     def caught_up(self, member: int) -> bool:
         """Whether a member follows so closely that it may count as a voter. For any thread, of a leader."""
         progress = self._node.progress.get(member)

@@ -113,6 +113,7 @@ class Server:
         self._sessions = SessionKeeper(lambda: self.state, self._propose_own, self._time)
         self._lessor = Lessor(lambda: self.state, self._propose_own, self._time)
         self._compactor = Compactor(lambda: self.state, self._propose_own, self._time)
+        self._checked_at = clock()
         self.hashing = Hashing(background, breathe, folder.state.applied_index)
         self.watches = Watches(lambda: self.state, clock, lambda: self.is_cut_off)
         """Polls of watches; they may come on any thread."""
@@ -135,6 +136,11 @@ class Server:
     def state(self) -> State:
         """The state machine; its reads may run on any thread. A snapshot from the leader replaces it."""
         return self.folder.state
+
+    @property
+    def seconds_since_check(self) -> float:
+        """How long ago a leader, whichever it was, last had the members compared; at least since this one started."""
+        return self._clock() - self._checked_at
 
     @property
     def is_leader(self) -> bool:
@@ -441,6 +447,8 @@ class Server:
         content = self.state.take_content()
         if content is not None:
             self.hashing.take(content, self.state.report_damage)
+            if content.routine:
+                self._checked_at = now
         self._reads.applied(self.state)
         self._sessions.applied()
         self._lessor.applied()

@@ -38,6 +38,8 @@ class Watchman:
         self._placement = placement
         self._search = Search(cluster)
         self._missed_since: dict[int, float] = {}
+        self._silent_since: dict[int, float] = {}
+        """Since when leaders have not heard of a member."""
         self._reserved_since: dict[int, float] = {}
         self._cleared: set[tuple[int, str]] = set()
         self._postponed: dict[tuple[int, str] | str | int, float] = {}
@@ -52,6 +54,18 @@ class Watchman:
         self._best: MemberStatus | None = None
         """The last word of a member: should none answer, it tells whom to start where."""
         self.replace_after = Settings().timings.replace_after
+
+    def _silences(self, leader: MemberStatus, now: float) -> dict[int, float]:
+        """For how many seconds each member has not been heard of, by this leader or those that led before it.
+
+        A leader can only tell of its own time: who was silent all through that was so before, as far as was known then.
+        """
+        since = {member: now - seconds for member, seconds in leader.silent.items()}
+        for member, seconds in leader.silent.items():
+            if leader.leading_for and seconds >= leader.leading_for:
+                since[member] = min(since[member], self._silent_since.get(member, now))
+        self._silent_since = since
+        return {member: now - begun for member, begun in since.items()}
 
     def view(self, outlook: Outlook, now: float) -> View:
         """What is known after one more look."""
@@ -76,7 +90,7 @@ class Watchman:
             configuration=configuration,
             table=table,
             removed={**removed, **{known.id: known for known in (best.removed if best is not None else ())}},
-            silent=leader.silent if leader is not None else {},
+            silent=self._silences(leader, now) if leader is not None else {},
             caught_up=frozenset(leader.caught_up) if leader is not None else frozenset(),
             actors=frozenset(outlook.actors),
             missed_since=dict(self._missed_since),

@@ -317,6 +317,9 @@ class CompactHistory(msgspec.Struct, frozen=True, array_like=True, tag=36):
 class HashContent(msgspec.Struct, frozen=True, array_like=True, tag=37):
     """Each member computes the hash of its content as of this entry, in the background. Answers ``ContentAsked``."""
 
+    routine: bool = False
+    """Asked by a leader on its own; the next one waits ``check_interval`` from here, whoever leads then."""
+
 
 COMMANDS_VERSION = 1
 """The newest version of commands that this code knows. A command that older code does not know gets the next number
@@ -486,6 +489,7 @@ class ContentAsked(msgspec.Struct, frozen=True, array_like=True, tag=35):
     """The log index at which every member takes the hash of its content."""
 
     index: int
+    routine: bool = False
 
 
 Answer = (

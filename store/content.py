@@ -53,10 +53,12 @@ class Content:
 
     Args:
         state: between two calls of ``apply``. When it is closed, ``digest`` ends with ``Unavailable``.
+        routine: whether a leader asked for it on its own.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, *, routine: bool = False) -> None:
         self._state = state
+        self.routine = routine
         self.index = state.applied_index
         """The log index that the content is of."""
         self.term = state.applied_term

@@ -106,7 +106,7 @@ class OwnCommands:
         if isinstance(command, SetAlarm):
             return self._set_alarm(command)
         if isinstance(command, HashContent):
-            return ContentAsked(entry.index)
+            return ContentAsked(entry.index, command.routine)
         if isinstance(command, CompactHistory):
             executor = self._executor
             if executor.compact_revision < command.revision <= self._mvcc.revision:

@@ -297,7 +297,7 @@ class State(OwnCommands):
         begun, self._begun = self._begun or _Begun(self.applied_index, self.applied_term), None
         executor, answers = self._executor, begun.answers
         executor.work = 0
-        asked = False
+        asked: ContentAsked | None = None
         for entry in entries[len(answers) :]:
             self._applying = 0
             if entry.index != begun.index + 1 or entry.term < begun.term:
@@ -318,14 +318,14 @@ class State(OwnCommands):
             else:
                 answers.append(())
             begun.index, begun.term = entry.index, entry.term
-            asked = bool(answers[-1]) and type(answers[-1][0]) is ContentAsked
-            if asked or executor.work >= APPLY_WORK / 2 or entry.kind is EntryKind.CONFIGURATION:
+            asked = answers[-1][0] if answers[-1] and type(answers[-1][0]) is ContentAsked else None
+            if asked is not None or executor.work >= APPLY_WORK / 2 or entry.kind is EntryKind.CONFIGURATION:
                 break
         if answers:
             self._write(begun.index, begun.term)
             self._poison.clear()
-            if asked:  # what follows must not be in the hash
-                self._content = Content(self)
+            if asked is not None:  # what follows must not be in the hash
+                self._content = Content(self, routine=asked.routine)
         return answers
 
     def _begin_again(self, error: Exception) -> bool:

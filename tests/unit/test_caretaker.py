@@ -18,7 +18,7 @@ from raykeeper.actors import care
 from raykeeper.actors.care import Caretaker
 from raykeeper.actors.protocol import Administer, MemberStatus, Refused, Reply, Written
 from raykeeper.limits import Limits, Settings, Timings, encode_settings
-from raykeeper.store.commands import Administration, AlarmKind, Answer, Configure, SetAlarm
+from raykeeper.store.commands import Administration, AlarmKind, Answer, Configure, HashContent, SetAlarm
 from raykeeper.store.rocks import RocksDisk
 
 encode = msgspec.msgpack.Encoder().encode
@@ -175,3 +175,13 @@ def test_the_leader_compares_and_ends_an_alarm_that_is_over(
     caretaker = watched_over(member, tmp_path)
     until(lambda: not server.state.alarms)
     caretaker.stop()
+
+
+def test_the_next_comparison_is_due_whoever_leads(member: OneMember, kv: Client) -> None:
+    """Every member notes when a leader last asked for one; what an operator asks for does not count."""
+    server = member.loop.server
+    until(lambda: server.seconds_since_check >= 0.3)
+    administer(member, HashContent())
+    assert server.seconds_since_check >= 0.3
+    administer(member, HashContent(routine=True))
+    until(lambda: server.seconds_since_check < 0.3)

@@ -63,12 +63,15 @@ def known(member: int) -> Description:
     return Description(member, f"m{member}", PINS[member - 1], "/data", joined=True)
 
 
-def outlook(*, silent: float = 0.0, answers: bool = True, there: bool = True, registered: bool = True) -> Outlook:
+def outlook(
+    *, silent: float = 0.0, leading: float = 0.0, answers: bool = True, there: bool = True, registered: bool = True
+) -> Outlook:
     """Member 1 leads; of member 3 this is to be said. A call to it does not fail: it only is not answered."""
     leader = status(
         1,
         role="leader",
         silent={2: 0.0, 3: silent},
+        leading_for=leading,
         caught_up=(1, 2, 3),
         table=(known(1), known(2), *((known(3),) if registered else ())),
     )
@@ -121,6 +124,16 @@ def test_a_member_whose_node_is_gone_is_replaced() -> None:
     step = plan(watched(*LOST))
     assert isinstance(step, Reserve)
     assert (step.replaces, step.spot.pin) == (3, "d")
+
+
+def test_so_it_is_though_no_leader_leads_as_long_as_that_takes() -> None:
+    looks = [outlook(silent=0.1 + n % 2, leading=0.1 + n % 2, answers=False, there=False) for n in range(6)]
+    assert isinstance(plan(watched(*looks)), Reserve)
+
+
+def test_one_that_each_leader_hears_is_not() -> None:
+    looks = [outlook(silent=0.5, leading=1.0, answers=False, there=False) for _ in range(8)]
+    assert plan(watched(*looks)) is None
 
 
 def test_so_is_one_that_was_lost_before_it_could_tell_where_it_lives() -> None:
