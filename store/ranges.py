@@ -17,9 +17,9 @@ has, or has not yet, removed. So a command that is over its budget is so on ever
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from heapq import merge
-from typing import Any
+from typing import Any, Protocol
 
 from ..limits import PAST_CHANGES
 from .commands import Item, KeyRange, Range, RangeAnswer, RangePart, Sort
@@ -64,25 +64,35 @@ class Budget:
         self.left = left
 
 
+class Newest(Protocol):
+    """Who knows what is the newest that readers see."""
+
+    def shows(self, revision: int) -> bool:
+        """Whether what was opened just before now shows this revision, and nothing newer. For any thread."""
+        ...
+
+
 class View:
     """What is read, and as of which revision.
 
     Args:
         source: a database, or a batch over it.
         revision: as of which it is read.
-        settled: whether what was opened just before shows nothing that is newer.
+        newest: who knows whether that is the newest; ``None`` if it is taken for a past one.
         far: whether a past that is too long ago may be read by way of what died, too: costs what nobody has counted.
     """
 
-    __slots__ = ("far", "revision", "settled", "source")
+    __slots__ = ("_newest", "far", "revision", "source")
 
-    def __init__(
-        self, source: Source, revision: int, settled: Callable[[], bool] = lambda: False, *, far: bool = False
-    ) -> None:
+    def __init__(self, source: Source, revision: int, newest: Newest | None = None, far: bool = False) -> None:
         self.source = source
         self.revision = revision
-        self.settled = settled
+        self._newest = newest
         self.far = far
+
+    def settled(self) -> bool:
+        """Whether what was opened just before shows the revision, and nothing newer."""
+        return self._newest is not None and self._newest.shows(self.revision)
 
 
 def _value(source: Source, key: bytes, record: bytes, mod: int, kind: int) -> bytes:

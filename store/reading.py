@@ -8,7 +8,6 @@ far is damage.
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
 from typing import Protocol
 
 from ..errors import DataCorrupted
@@ -42,7 +41,7 @@ def read_as_of(
         if revision >= mark:
             answer: RangeAnswer | RangePart | None = None
             with suppress(Vanished):
-                view = View(engine, revision, partial(revisions.shows, revision), far=True)
+                view = View(engine, revision, revisions, far=True)
                 budget = Budget(max_scanned or 1 << 62)
                 answer = read_range(view, r, budget, max_items=page_items, max_bytes=page_bytes)
             mark = revisions.compact_revision

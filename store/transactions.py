@@ -12,7 +12,7 @@ so what is over a bound ends there, without effect, and alike everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..limits import MAX_NESTED_TXNS, WORK_OF_DELETE, WORK_OF_WRITE, Limits
 from .commands import (
@@ -186,10 +186,16 @@ class Executor:
     def _delete(self, delete: Delete) -> DeleteAnswer:
         pending, mvcc = self._pending, self._mvcc
         found: list[tuple[bytes, bytes]] = []
-        try:
-            found += records(View(pending, mvcc.now, _always), delete.keys, Budget(self._deletable))
-        except TooManyKeys:
-            raise self._too_many_deletes() from None
+        key = delete.keys.key
+        if delete.keys.end is None:
+            old = pending.get("keys", key)
+            if old is not None:
+                found.append((key, old))
+        else:
+            try:
+                found += records(View(pending, mvcc.now, _BATCH), delete.keys, Budget(self._deletable))
+            except TooManyKeys:
+                raise self._too_many_deletes() from None
         if len(found) > self._deletable:
             raise self._too_many_deletes()
         prev = []
@@ -225,7 +231,7 @@ class Executor:
             raise Refuse(Reason.COMPACTED, self.compact_revision)
         limits = self.limits
         answer = read_range(
-            View(self._pending, revision, _never if request.revision else _always),
+            View(self._pending, revision, None if request.revision else _BATCH),
             request,
             self._budget,
             max_items=limits.max_scanned_keys,
@@ -278,8 +284,15 @@ class Executor:
     def _holds(self, comparison: Comparison) -> bool:
         any_key = False
         by_value = comparison.target is Target.VALUE
-        budget = self._budget
-        for key, record in records(View(self._pending, self._mvcc.now, _always), comparison.keys, budget):
+        budget, keys = self._budget, comparison.keys
+        found: Iterable[tuple[bytes, bytes]]
+        if keys.end is None:
+            budget.left -= 1
+            only = self._pending.get("keys", keys.key)
+            found = () if only is None else ((keys.key, only),)
+        else:
+            found = records(View(self._pending, self._mvcc.now, _BATCH), keys, budget)
+        for key, record in found:
             any_key = True
             actual: int | bytes
             if by_value:
@@ -343,13 +356,14 @@ class Executor:
         self._mvcc.finish()
 
 
-def _always() -> bool:
-    """A batch that nobody else changes is as new as whoever reads it."""
-    return True
+class _Batch:
+    """A batch is as new as whoever reads it: nobody else changes it meanwhile."""
+
+    def shows(self, revision: int) -> bool:
+        return True
 
 
-def _never() -> bool:
-    return False
+_BATCH = _Batch()
 
 
 def _item_bytes(item: Item) -> int:
@@ -379,11 +393,14 @@ def _related(actual: int | bytes, relation: Relation, operand: int | bytes) -> b
 
 def nests_too_deep(operation: Operation, depth: int = 0) -> bool:
     """Whether transactions lie deeper in one another than is ever valid."""
-    if type(operation) is not Txn:
-        return False
-    if depth > MAX_NESTED_TXNS:
-        return True
-    return any(nests_too_deep(each, depth + 1) for branch in (operation.success, operation.failure) for each in branch)
+    if type(operation) is Txn:
+        if depth > MAX_NESTED_TXNS:
+            return True
+        for branch in (operation.success, operation.failure):
+            for each in branch:
+                if type(each) is Txn and nests_too_deep(each, depth + 1):
+                    return True
+    return False
 
 
 def check_txn(txn: Txn, limits: Limits) -> None:
