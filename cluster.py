@@ -35,7 +35,6 @@ from .actors.seat import Seat, member_name
 from .actors.supervisor import (
     Charge,
     ask_supervisor,
-    cannot_be_loaded,
     start_supervisor,
     stop_supervisor,
     supervisor_actor,
@@ -106,13 +105,9 @@ class Cluster(Upkeep):
         supervisor = supervisor_actor(self.name)
         asked = {member: actor.status.remote() for member, actor in actors.items()}
         if supervisor is not None:
-            asked[0] = alarms = supervisor.alarms.remote()
+            asked[0] = supervisor.alarms.remote()
         answers = collect(asked, STATUS_TIMEOUT)
         seen: list[str] = answers.pop(0, [])
-        if supervisor is not None and cannot_be_loaded(alarms):
-            seen = [
-                f"the supervisor runs on a node that cannot load RayKeeper; `raykeeper up --cluster {self.name}` helps"
-            ]
         found = status_of(self.name, self.id, actors, answers, alive_nodes(), self._placement, seen)
         if found.leader and not any(member.why_not_serving for member in found.members):
             return found

@@ -556,7 +556,9 @@ ADOPT_AFTER = 20.0
 SEARCH_AFTER = 1.0
 """Seconds for which a member must be missed before a supervisor looks for its data on all nodes..."""
 SEARCH_AGAIN = 15.0
-"""... and after which it looks at a node again, as long as somebody is missed."""
+"""... and after which it looks at a node again, as long as somebody is missed: so long at first..."""
+SEARCH_MAX_PAUSE = 300.0
+"""... and so long at last. A node that joins is looked at as soon as it is there."""
 SEARCH_TIMEOUT = 10.0
 """Seconds in which a node must have said what it holds."""
 MOVE_PATIENCE = 0.2

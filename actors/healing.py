@@ -170,7 +170,8 @@ def obstacles(view: View) -> list[str]:
     """
     members = view.configuration.members
     if not members:
-        return ["no member has said who takes part"]
+        searched = ", and no data of one was found on any Ray node that is alive" if view.searched else ""
+        return [f"no member has said who takes part{searched}"]
     found = [] if view.leads else ["no leader answers"]
     if view.configuration.joint:
         found.append("a change of the configuration is under way")

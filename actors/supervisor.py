@@ -39,6 +39,7 @@ from ..limits import (
     SUPERVISOR_PATIENCE,
     SUPERVISOR_STEP_TIMEOUT,
 )
+from . import supervisor_class
 from .client.deadline import at_most
 from .healing import Join, Leave, Move, Promote, Reserve, Retire, Start, Step, obstacles, plan
 from .markers import Marker, base_of, read_markers
@@ -135,7 +136,8 @@ class Watchdog:
 
 
 class Supervisor:
-    """The actor. ``launch`` starts it; its methods are for those who wonder what it does.
+    """What runs in the actor (``supervisor_class.py``). ``launch`` starts it; its methods are for those who wonder what
+    it does.
 
     Args:
         charge: an encoded :class:`Charge`.
@@ -286,17 +288,6 @@ def supervisor_actor(cluster_name: str) -> Any:
         return None
 
 
-def cannot_be_loaded(reference: Any) -> bool:
-    """Whether a supervisor's answer is that there is no RayKeeper where Ray runs it."""
-    try:
-        ray.get(reference, timeout=0)
-    except ray.exceptions.RayTaskError:
-        return True
-    except (ray.exceptions.RayError, TimeoutError):
-        return False
-    return False
-
-
 def ask_supervisor(cluster_name: str, method: str, timeout: float = STATUS_TIMEOUT) -> Any:
     """What a cluster's supervisor answers; ``None`` if there is none, or it says nothing in time."""
     with suppress(ray.exceptions.RayError, TimeoutError):
@@ -307,7 +298,7 @@ def ask_supervisor(cluster_name: str, method: str, timeout: float = STATUS_TIMEO
 
 def start_supervisor(charge: Charge, near: str = "") -> None:
     """Start a cluster's supervisor, if there is none; one with another charge, perhaps of a cluster of the same name
-    that is no more, is replaced, and so is one that Ray runs where it cannot be loaded.
+    that is no more, is replaced.
 
     Args:
         near: id of a node to start it on if that is possible: one that certainly can load it. It may run on any.
@@ -316,17 +307,21 @@ def start_supervisor(charge: Charge, near: str = "") -> None:
         return
     with suppress(ray.exceptions.RayError, TimeoutError):
         actor = supervisor_actor(charge.cluster_name)
-        try:
-            if actor is not None and ray.get(actor.charge.remote(), timeout=at_most(STATUS_TIMEOUT)) == _encode(charge):
-                return
-        except ray.exceptions.RayTaskError:
-            pass
+        if actor is not None and ray.get(actor.charge.remote(), timeout=at_most(STATUS_TIMEOUT)) == _encode(charge):
+            return
         stop_supervisor(charge.cluster_name)
         _start(charge, near)
 
 
+def actor_class() -> type:
+    """The class of the actor, to be sent by value from now on."""
+    by_value: Any = ray.cloudpickle.register_pickle_by_value  # which has no types
+    by_value(supervisor_class)
+    return supervisor_class.SupervisorActor
+
+
 def _start(charge: Charge, near: str) -> bool:
-    actor: Any = ray.remote(Supervisor)
+    actor: Any = ray.remote(actor_class())
     where = {"scheduling_strategy": NodeAffinitySchedulingStrategy(near, soft=True)} if near else {}
     try:
         options = actor.options(

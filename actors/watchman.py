@@ -7,7 +7,6 @@ knows who takes part and where their data is. Without Ray, so that it can be tes
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -53,6 +52,8 @@ class Watchman:
         """Where the members of the first configuration live: one may be lost before it stands in the table."""
         self._best: MemberStatus | None = None
         """The last word of a member: should none answer, it tells whom to start where."""
+        self._began: float | None = None
+        """The moment of the first look."""
         self.replace_after = Settings().timings.replace_after
 
     def _silences(self, leader: MemberStatus, now: float) -> dict[int, float]:
@@ -69,6 +70,7 @@ class Watchman:
 
     def view(self, outlook: Outlook, now: float) -> View:
         """What is known after one more look."""
+        self._began = now if self._began is None else self._began
         self._best = best = outlook.best or self._best
         self._postponed = {what: until for what, until in self._postponed.items() if until > now}
         if best is not None and best.settings:
@@ -98,7 +100,7 @@ class Watchman:
             homes=homes(outlook),
             nodes=outlook.nodes,
             placement=self._placement,
-            searched=self._search.covers(outlook.nodes, max(self._missed_since.values(), default=now)),
+            searched=self._search.covers(outlook.nodes, max(self._missed_since.values(), default=self._began)),
             leftovers=tuple((each.member, each.base, each.node.id) for each in sightings),
             cleared=frozenset(self._cleared | {what for what in self._postponed if isinstance(what, tuple)}),
             avoided=frozenset(what for what in self._postponed if isinstance(what, str)),
@@ -147,7 +149,7 @@ class Watchman:
     def due(self, view: View) -> list[Node]:
         """The nodes whose disks should be looked at now."""
         if not view.configuration.members:
-            return self._search.due(view.nodes, view.now, -math.inf)
+            return self._search.due(view.nodes, view.now, self._began)
         if self._missed_since:
             newest = max(self._missed_since.values())
             return self._search.due(view.nodes, view.now, newest) if view.now - newest >= SEARCH_AFTER else []

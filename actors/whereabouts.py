@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..limits import SEARCH_AGAIN
+from ..limits import SEARCH_AGAIN, SEARCH_MAX_PAUSE
 from ..store.members import Description
 from ..store.membership_note import MembershipNote
 from .copies import newest_of
@@ -60,7 +60,8 @@ class Search:
         self._asked: dict[str, tuple[float, Site | None]] = {}
 
     def due(self, nodes: Sequence[Node], now: float, since: float | None = None) -> list[Node]:
-        """The nodes to look at now: those that never were, and, while somebody is missed, all of them now and then.
+        """The nodes to look at now: those that never were, and, while somebody is missed, all of them, more and more
+        rarely.
 
         Args:
             since: the moment from which on somebody is missed, if anybody is: what was seen before tells nothing.
@@ -71,7 +72,9 @@ class Search:
         asked = self._asked.get(node.id)
         if asked is None:
             return True
-        return since is not None and (asked[0] < since or now - asked[0] >= SEARCH_AGAIN)
+        if since is None:
+            return False
+        return asked[0] < since or now - asked[0] >= min(SEARCH_MAX_PAUSE, max(SEARCH_AGAIN, asked[0] - since))
 
     def covers(self, nodes: Sequence[Node], since: float) -> bool:
         """Whether all of these were looked at since that moment, with or without an answer."""

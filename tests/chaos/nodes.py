@@ -82,7 +82,8 @@ class NodeCampaign(Campaign):
         """A node is lost with all that runs on it, and comes back."""
         member = field.leader() if field.rng.random() < 0.5 else field.follower()
         place = self._place_of(member)
-        back = field.rng.choice(("back soon", "back soon, in another place", "back late"))
+        away = len(self._places) < 4  # with two of them there is no majority that could replace anybody
+        back = field.rng.choice(("back soon", "back soon, in another place", "back late")[: 2 if away else 3])
         self._ray.remove_node(self._places.pop(place), allow_graceful=False)
         home = self._homes.pop(place)
         disk = home.with_name(f"{place}-out")

@@ -13,12 +13,19 @@ from ray.cluster_utils import Cluster as RayCluster
 from raylab.tools import leader, serving, wait_until
 import raykeeper
 
-data_dir, temporary = sys.argv[1:]
+disks, temporary = sys.argv[1:]
+data_dir = "~/data"  # each node has a disk of its own
+os.environ["HOME"] = os.path.join(disks, "head")
 pins = ("place-a", "place-b", "place-c")
+os.makedirs(os.environ["HOME"])
 nodes = RayCluster(initialize_head=True, connect=False, head_node_args={
     "num_cpus": 1, "include_dashboard": False, "temp_dir": temporary, "object_store_memory": 100 * 1024 * 1024})
 small = {"num_cpus": 1, "object_store_memory": 100 * 1024 * 1024}
-places = {pin: nodes.add_node(resources={pin: 1}, **small) for pin in pins}
+def add(pin):
+    home = os.path.join(disks, pin)
+    os.makedirs(home, exist_ok=True)
+    return nodes.add_node(resources={pin: 1}, env_vars={"HOME": home}, **small)
+places = {pin: add(pin) for pin in pins}
 ray.init(address=nodes.address, log_to_driver=False, logging_level=logging.ERROR)
 wait_until(lambda: len([n for n in ray.nodes() if n["Alive"]]) == 4)
 
@@ -46,7 +53,7 @@ silent = wait_until(lambda: [m for m in cluster.members() if m.role == "silent"]
 assert [member.name for member in silent] == [lead.name]
 print("lost")
 
-nodes.add_node(resources={lost: 1}, **small)
+add(lost)
 wait_until(lambda: serving(cluster), 60)
 assert {m.name for m in cluster.members()} == {"m1", "m2", "m3"}
 assert kv.get("a").text == "2"
@@ -65,7 +72,7 @@ nodes.shutdown()
 
 
 def test_members_live_where_their_data_is(tmp_path: Path, scratch: Path) -> None:
-    folders = str(tmp_path / "data"), str(scratch / "nodes")
+    folders = str(tmp_path / "disks"), str(scratch / "nodes")
     said = run_program("-c", PROGRAM, *folders, PYTHONPATH=PATH, RAY_worker_niceness="15")
     steps = ["spread", "lost", "back", "done"]
     assert [line for line in said.splitlines() if line in steps] == steps  # Ray has its say too

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import ray
 
 from raykeeper.actors import supervisor
 from raykeeper.actors.copies import Served
@@ -18,7 +21,8 @@ from raykeeper.actors.placement import Node
 from raykeeper.actors.protocol import MemberStatus
 from raykeeper.actors.raft.messages import Configuration
 from raykeeper.actors.sites import Found, Site
-from raykeeper.actors.supervisor import Charge, Supervisor, Watchdog
+from raykeeper.actors.supervisor import Charge, Supervisor, Watchdog, actor_class
+from raykeeper.actors.supervisor_class import SupervisorActor
 from raykeeper.actors.watchman import Watchman, lacks_pins
 from raykeeper.limits import SEARCH_AGAIN, Settings, Timings, encode_settings
 from raykeeper.store.folder import FirstMember, Identity
@@ -379,7 +383,11 @@ def test_it_says_what_it_waits_for(looks: list[Outlook], says: str) -> None:
 
 def test_it_says_that_nobody_leads_and_that_nobody_answers() -> None:
     nobody = Outlook((), {}, {}, frozenset())
-    assert obstacles(watched(nobody)) == ["no member has said who takes part"]
+    somewhere = silent_outlook("a", actors=())
+    assert obstacles(Watchman(7, PINS).view(somewhere, 0.0)) == ["no member has said who takes part"]
+    searched = [obstacles(watched(*[somewhere] * looks)) for looks in (1, 2, 3)]
+    assert searched[0] == searched[1] == searched[2]
+    assert "no data of one was found" in searched[0][0]
     assert "no leader answers" in obstacles(watched(outlook(), nobody))
 
 
@@ -473,3 +481,41 @@ def test_the_watchdog_bites_once_something_takes_longer_than_it_may() -> None:
     assert dog.bites
     dog.begin("rests", 1.0)
     assert not dog.bites
+
+
+# --- its actor -------------------------------------------------------------------------------------------------------
+
+WITHOUT_THE_PACKAGE = """
+import sys
+from ray import cloudpickle
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "raykeeper":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+kind = cloudpickle.loads(sys.stdin.buffer.read())
+print("loaded", flush=True)
+kind(b"")
+print("and it lives", flush=True)
+"""
+
+
+def test_its_class_can_be_sent_where_the_package_is_not_and_ends_the_process_there() -> None:
+    """A class that cannot be loaded would be the end of the actor; a process that ended is started anew, elsewhere."""
+    sent = ray.cloudpickle.dumps(actor_class())
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_PACKAGE], input=sent, capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout.split()) == (1, [b"loaded"]), done.stderr
+
+
+def test_its_actor_takes_all_its_calls(supervise: Callable[..., Supervisor]) -> None:
+    calls = {name for name in vars(Supervisor) if not name.startswith("_")}
+    assert calls == {name for name in vars(SupervisorActor) if not name.startswith("_")}
+    watching = supervise(Looks(outlook()))
+    actor = object.__new__(SupervisorActor)
+    actor._supervisor = watching
+    for name in sorted(calls):
+        assert type(getattr(actor, name)()) is type(getattr(watching, name)())

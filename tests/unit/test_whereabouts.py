@@ -12,7 +12,7 @@ from raykeeper.actors.raft.messages import Configuration
 from raykeeper.actors.sites import Found, Site
 from raykeeper.actors.whereabouts import Search, Sighting, choose_home, membership, whereabouts
 from raykeeper.errors import Unavailable
-from raykeeper.limits import SEARCH_AGAIN
+from raykeeper.limits import SEARCH_AGAIN, SEARCH_MAX_PAUSE
 from raykeeper.store.folder import FirstMember, Identity
 from raykeeper.store.members import Description
 from raykeeper.store.membership_note import MembershipNote
@@ -90,6 +90,8 @@ def test_who_is_looked_at_when() -> None:
     assert search.due([A, B], 101.0, since=99.0) == []
     assert search.due([A, B], 101.0, since=100.5) == [A, B], "what was seen before somebody was missed tells nothing"
     assert search.due([A, B], 100.0 + SEARCH_AGAIN, since=99.0) == [A, B]
+    assert search.due([A, B], 100.0 + SEARCH_AGAIN, since=50.0) == [], "the longer, the more rarely"
+    assert search.due([A, B], 100.0 + SEARCH_MAX_PAUSE, since=-1e9) == [A, B]
     assert search.covers([A, B], since=99.0)
     assert not search.covers([A, B], since=100.5)
     assert not search.covers([A, C], since=99.0)
