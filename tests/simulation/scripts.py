@@ -219,6 +219,9 @@ class _Hub:
     def now_or_soon(self, act: Callable[[float], object]) -> None:
         self.do(act)
 
+    def check_process(self) -> None:
+        """Nobody forks here."""
+
     def tell(self, listener: Any) -> None:
         """Once what is being taken in has been."""
         self.client.world.at(self.client.world.now, self._flush, listener)
