@@ -177,8 +177,11 @@ class World:
     # --- who takes part ----------------------------------------------------------------------------------------------
 
     def member_ids(self) -> list[int]:
-        """All members that clients may ask."""
-        return list(self.members)
+        """All members that clients may ask. Once all is well, those that were removed are no longer found."""
+        leader = self.leader() if self.closing else None
+        if leader is None or leader.process is None:
+            return list(self.members)
+        return sorted(leader.process.server.node.configuration.members)
 
     def leader(self) -> Member | None:
         """Who leads the newest term, if anybody who lives does."""
