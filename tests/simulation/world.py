@@ -268,8 +268,9 @@ class World:
             failure = str(violation) or "a violation"
         except Exception:
             failure = f"the simulator failed:\n{traceback.format_exc()}"
-        for client in self.clients:
-            client.gone()
+        with replaced(self):
+            for client in self.clients:
+                client.gone()
         return self._report(failure)
 
     def _found(self) -> None:
