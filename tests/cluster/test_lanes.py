@@ -23,7 +23,7 @@ pytestmark = pytest.mark.survival
 
 def transport(kv: Any) -> LaneTransport:
     """Of this process's hub."""
-    found = registry.open_hub(kv.cluster_name, 10.0, kv.cluster_id).hub._transport
+    found = registry.open_hub(kv.cluster_name, 10.0, kv.cluster_id).hub.transport
     assert isinstance(found, LaneTransport)
     return found
 
