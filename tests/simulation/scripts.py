@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 from unittest import mock
 
 from raykeeper.actors import service, watches
-from raykeeper.actors.client import aio, leases, subscription, watch, watching
+from raykeeper.actors.client import aio, deadline, leases, subscription, watch, watching
 from raykeeper.actors.client.aio import AsyncClient
 from raykeeper.actors.client.frames import LeaseQuestion
 from raykeeper.actors.client.leases import AsyncLease, granting, granting_in_txn
@@ -75,7 +76,8 @@ def replaced(world: World) -> Iterator[None]:
         for module in (aio, leases, watch):
             stack.enter_context(mock.patch.object(module, "clock", now))
         stack.enter_context(mock.patch.object(leases, "fresh_id", fresh_id))
-        stack.enter_context(mock.patch.object(faces, "time", SimpleNamespace(monotonic=now)))
+        for module in (faces, deadline):
+            stack.enter_context(mock.patch.object(module, "time", SimpleNamespace(monotonic=now)))
         for module in (faces, following, line):
             stack.enter_context(mock.patch.object(module, "pause", pause))
         stack.enter_context(mock.patch.object(line, "spawn", spawn))
@@ -111,6 +113,8 @@ class Script:
         self.background = background
         """Nobody waits for its end."""
         self._coroutine = coroutine
+        self._context = copy_context()
+        """Its own, as a task's: deadlines of calls stand there."""
         self._over = False
         client.scripts[self] = None
         client.world.at(client.world.now, self._go_on, None)
@@ -122,7 +126,7 @@ class Script:
         _dying.append(True)
         try:
             with running(self.client):
-                self._coroutine.close()
+                self._context.run(self._coroutine.close)
         finally:
             _dying.pop()
 
@@ -132,7 +136,7 @@ class Script:
         client, world = self.client, self.client.world
         try:
             with running(client):
-                wait = self._coroutine.send(value)
+                wait = self._context.run(self._coroutine.send, value)
         except StopIteration:
             self._over = True
             client.scripts.pop(self, None)
