@@ -15,6 +15,8 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 """An index, a term, an id, or 0 for none. What lies outside cannot be decoded, and one more is still a number of 64
 bits."""
 Id = Annotated[int, msgspec.Meta(ge=1, le=1 << 62)]
+ClusterId = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
+"""Drawn at random once, from all that there are."""
 Span = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 """Seconds."""
 Position = Annotated[int, msgspec.Meta(ge=-1, le=1 << 62)]

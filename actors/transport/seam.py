@@ -14,13 +14,13 @@ from typing import Protocol
 
 import msgspec
 
-from ..raft.messages import Id, Message, Number
+from ..raft.messages import ClusterId, Id, Message, Number
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):
     """What travels: messages of one sender to one receiver that left together."""
 
-    cluster: Number
+    cluster: ClusterId
     sender: Id
     to: Id
     epoch: Number
