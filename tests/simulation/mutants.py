@@ -469,7 +469,7 @@ def _alarms_forgotten() -> AbstractContextManager[None]:
     return patched(State, "__init__", made)
 
 
-@mutant("the clock begins anew with each leader", "reigns")
+@mutant("the clock begins anew with each leader", "reigns", first_seed=54)
 def _clock_begins_anew() -> AbstractContextManager[None]:
     original = ClusterTime.lead
 
@@ -480,7 +480,7 @@ def _clock_begins_anew() -> AbstractContextManager[None]:
     return patched(ClusterTime, "lead", lead)
 
 
-@mutant("silence begins anew with each leader", "reigns")
+@mutant("silence begins anew with each leader", "reigns", first_seed=54)
 def _silence_begins_anew() -> AbstractContextManager[None]:
     return patched(ClusterClock, "silent_since", lambda clock, heard: None)
 
