@@ -63,10 +63,12 @@ class _Barrier:
             place = None
         if place is None:
             return False
+        opened = False
         try:
             while True:
                 gate = await self.line.patiently(place, self._look, deadline)
                 if gate.cut >= place.token:
+                    opened = True
                     return True
                 if place.token not in gate.waiting:
                     await self.line.check(place)
@@ -80,7 +82,10 @@ class _Barrier:
                     # Gone. That the gate was written makes everybody count again who had counted this place.
                     return False
         finally:
-            await self.line.leave(place)
+            if opened:  # the last to go closes it for good: the gate says nothing to those who come next
+                await self.line.leave_last(place, self._gate)
+            else:
+                await self.line.leave(place)
 
     async def _arrive(self, deadline: Deadline) -> Place | None:
         """Take a place; ``None`` if those it opened for last, who were another number, are not gone in time."""
@@ -90,7 +95,7 @@ class _Barrier:
             Compare.version(own[:-1] + b".", line.places[:-1] + b"0") == 0,
         ]
         while True:
-            place = await line.join(b"%d" % self.parties, b"%d-" % self.parties, alone)
+            place = await line.join(b"%d" % self.parties, b"%d-" % self.parties, alone, chained=False)
             if place is not None:
                 return place
             await self._look()

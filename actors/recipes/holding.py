@@ -28,6 +28,8 @@ class Holding:
 
     kind = b""
     """What the names of its keys begin with."""
+    chained = True
+    """Whether each waits for the one that came directly before it."""
 
     def __init__(self, line: Line) -> None:
         self.line = line
@@ -43,7 +45,7 @@ class Holding:
 
     async def join(self) -> Place:
         """Take a place in the line."""
-        place = await self.line.join(self.value(), self.kind, self.compare())
+        place = await self.line.join(self.value(), self.kind, self.compare(), chained=self.chained)
         if place is None:
             raise InvalidArgument(f"{self.line.name!r} is used in another way by somebody else")
         return place

@@ -10,7 +10,9 @@ last; whoever comes writes itself there, in the transaction that takes its place
 in the queue lock of Mellor-Crummey and Scott). Another one, the *head*, tells the last token that was held and given
 back, so that nobody before it can be there any more; who gives back writes it in the transaction that removes its key.
 So a waiter whose predecessor has gone knows, from the head, whether it had its turn. If it did not (it died, or gave
-up), and only then, the line is read.
+up), and only then, the line is read. Whoever gives back and is still the last to have come leaves an empty line, and
+takes tail and head with it: a name that nobody uses any more costs nothing. Tokens grow all the same, since they are
+revisions. (If the last of several dies or gives up, the two stay until the name is used again.)
 
 The watch on the predecessor starts right behind the revision that made the own place, at which the predecessor was
 there or had gone before; which of the two, is asked once. So no wake-up can be lost; and if that history is compacted
@@ -103,7 +105,7 @@ class Place:
         self.lease = lease
         self.token = token
         self.before = before
-        """``None`` if nobody ever was."""
+        """``None`` if nobody was, or if nobody is known."""
         self.free = free
         """Whether all before it had had their turns by then."""
 
@@ -152,15 +154,22 @@ class Line:
     # -- places -------------------------------------------------------------------------------------------------------
 
     async def join(
-        self, value: bytes, kind: bytes = b"", compare: Sequence[Condition] = (), under: bytes = b""
+        self,
+        value: bytes,
+        kind: bytes = b"",
+        compare: Sequence[Condition] = (),
+        under: bytes = b"",
+        chained: bool = True,
     ) -> Place | None:
-        """Take a place; ``None`` if the comparisons do not hold.
+        """Take a place; ``None`` if the comparisons do not hold. One that is not chained knows nobody before it.
 
         The key is named by a lease of this call's own, which is made in the same transaction; and only if it does not
         exist, so that a call that is retried on the way still makes one place.
         """
         under = under or self.places
-        lease, result = await begin(self.space, self.ttl, lambda id: self._taking(id, under, kind, value, compare))
+        lease, result = await begin(
+            self.space, self.ttl, lambda id: self._taking(id, under, kind, value, compare, chained)
+        )
         return None if lease is None else self._taken(lease, under, kind, result)
 
     async def take(
@@ -171,21 +180,23 @@ class Line:
         result = await settled(self.space.txn(**taking.arguments))
         return self._taken(lease, under, kind, result) if result.succeeded else None
 
-    def _taking(self, lease: int, under: bytes, kind: bytes, value: bytes, compare: Sequence[Condition]) -> Op:
+    def _taking(
+        self, lease: int, under: bytes, kind: bytes, value: bytes, compare: Sequence[Condition], chained: bool = True
+    ) -> Op:
         """The transaction that takes a place."""
         key = place_key(under, kind, lease)
-        return Op.txn(
-            [Compare.create_revision(key) == 0, *compare],
-            [Op.put(tail(under), key, prev=True), Op.get(head(under)), Op.put(key, value, lease=lease)],
-        )
+        chain = [Op.put(tail(under), key, prev=True), Op.get(head(under))] if chained else []
+        return Op.txn([Compare.create_revision(key) == 0, *compare], [*chain, Op.put(key, value, lease=lease)])
 
     def _taken(self, lease: Lease | AsyncLease, under: bytes, kind: bytes, result: TxnResult) -> Place:
         key = place_key(under, kind, lease.id)
+        if len(result.responses) == 1:
+            return Place(under, key, lease, result.revision, None, False)
         replaced, given_back, _ = result.responses
         assert isinstance(replaced, PutResult)
         last = replaced.prev
         if last is None:
-            return Place(under, key, lease, result.revision, None, True)
+            return Place(under, key, lease, result.revision, None, True)  # the line was empty
         # The tail is written in the transaction that takes a place: its revision is the token of who wrote it.
         before = Before(last.raw, last.mod_revision)
         free = isinstance(given_back, KeyValue) and int(given_back.raw) == before.token
@@ -207,9 +218,36 @@ class Line:
         """Give the place up, without having had a turn."""
         await drop(place.lease)
 
-    def given_back(self, place: Place) -> list[Op]:
-        """What tells, in the transaction that ends an exclusive turn, that it ended well."""
-        return [Op.put(head(place.under), b"%d" % place.token), Op.delete(place.key)]
+    def given_back(self, place: Place) -> Op:
+        """What tells, in the transaction that ends an exclusive turn, that it ended well. If nobody has come since, the
+        line is empty, and nothing is left of it."""
+        last, turn = tail(place.under), head(place.under)
+        return Op.txn(
+            [Compare.value(last) == place.key],
+            [Op.delete(last), Op.delete(turn)],
+            [Op.put(turn, b"%d" % place.token)],
+        )
+
+    @bounded
+    async def leave_last(self, place: Place, *keys: bytes) -> None:
+        """Give the place up; and if nobody else is there, remove these keys, which nobody needs then."""
+        if not place.lost.is_set():
+            place.lost.set()
+            others = [
+                Compare.version(place.under, place.key) == 0,
+                Compare.version(place.key + b"\0", place.under[:-1] + b"0") == 0,  # "0" follows "/"
+            ]
+            over = Op.revoke(place.lease)
+            try:
+                await settled(self.space.txn(others, [*map(Op.delete, keys), over], [over]))
+                place.lease.revoked()
+                return
+            except KeeperError:
+                pass
+            except BaseException:  # given up by the user
+                await drop(place.lease)
+                raise
+        await drop(place.lease)
 
     @bounded
     async def give_back(self, place: Place) -> None:
@@ -217,7 +255,7 @@ class Line:
         the end of the lease does it."""
         if not place.lost.is_set():
             place.lost.set()
-            told = Op.put(head(place.under), b"%d" % place.token)
+            told = self.given_back(place)
             here = Compare.create_revision(place.key) == place.token
             try:
                 if (await settled(self.space.txn([here], [told, Op.revoke(place.lease)]))).succeeded:

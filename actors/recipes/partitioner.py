@@ -177,16 +177,20 @@ class _Partitioner:
         member.over = True
         member.owned = {}
         place, member.place = member.place, None
+        return place
+
+    def abandon(self, member: _Membership, problem: KeeperError | None = None) -> None:
+        """A membership is over, and nobody can wait until its lease is: that is kept alive no longer."""
+        place = self.detach(member, problem)
         if place is not None:
             place.lost.set()
-        return place
 
     async def _end(self, member: _Membership) -> None:
         place, watch = self.detach(member), member.watch
         if watch is not None:
             await stop(watch)  # so that who waits for it looks up
         if place is not None:
-            await self.line.leave(place)
+            await self.line.leave_last(place, self._shape_key)
 
     # -- splitting ----------------------------------------------------------------------------------------------------
 
@@ -208,14 +212,14 @@ class _Partitioner:
         member.place = place = await self._take_place()
         if member.over:  # meanwhile, by another thread
             self.detach(member)
-            await self.line.leave(place)
+            await self.line.leave_last(place, self._shape_key)
         return place
 
     async def _take_place(self) -> Place:
         line = self.line
         for _ in range(2):
             same = [Compare.value(self._shape_key) == self._shape]
-            place = await line.join(whoami(), compare=same, under=self._members)
+            place = await line.join(whoami(), compare=same, under=self._members, chained=False)
             if place is not None:
                 return place
             # Nobody ever came here, or somebody with other partitions.
@@ -277,7 +281,7 @@ async def _keep(
             try:
                 revision = await logic.round(member)
             except InvalidArgument as error:  # it had lost its place, and others with other partitions have come
-                logic.detach(member, error)
+                logic.abandon(member, error)
                 return
             except KeeperError:
                 await pause(space, RECIPE_MAX_PAUSE)
@@ -286,7 +290,7 @@ async def _keep(
     except BaseException:
         logic, member = share(), membership()
         if logic is not None and member is not None:
-            logic.detach(member)
+            logic.abandon(member)
         raise
 
 

@@ -202,7 +202,7 @@ class _Queue:
                     [
                         Op.get(free.key),
                         Op.put(key, whoami(), lease=lease),
-                        *(self.line.given_back(place) if place is not None else []),
+                        *([self.line.given_back(place), Op.delete(place.key)] if place is not None else []),
                     ],
                 )
             )

@@ -28,6 +28,7 @@ READ, WRITE = b"r", b"w"
 
 class _Reading(Holding):
     kind = READ
+    chained = False
 
     async def turn(self, place: Place, deadline: Deadline) -> bool:
         return await _turn(self.line, place, self.line.places + WRITE, deadline)

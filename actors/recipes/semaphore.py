@@ -26,7 +26,7 @@ from ..client.handle import Client
 from ..client.operations import Compare, Condition, Op
 from .faces import Deadline, drive, settled
 from .holding import AsyncHeld, Held, Holding
-from .line import Ahead, Contender, Line, Place
+from .line import Ahead, Contender, Line, Place, tail
 
 
 class _Slot(Holding):
@@ -61,7 +61,7 @@ class _Slot(Holding):
                 return False
 
     async def give_back(self, place: Place) -> None:
-        await self.line.leave(place)
+        await self.line.leave_last(place, tail(place.under), self._limit_key)
 
     async def _ahead(self, place: Place) -> Ahead | None:
         line = self.line

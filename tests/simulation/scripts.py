@@ -396,7 +396,7 @@ class SimClient(AsyncClient):
         self, compare: Sequence[Condition] = (), success: Sequence[Op] = (), *arguments: Any, **options: Any
     ) -> TxnResult:
         """As the real one; the book is told of the leases that it revokes."""
-        for op in success:
+        for op in (*success, *(arguments[0] if arguments else ())):
             if isinstance(op, Op) and op.kind == "revoke" and isinstance(op.arguments["lease"], SimLease):
                 op.arguments["lease"].note_revocation()
         return await super().txn(compare, success, *arguments, **options)

@@ -162,12 +162,15 @@ async def semaphore(kv: Handle) -> None:
     one, two = kv.semaphore("s", 2, TTL), kv.semaphore("s", 2, TTL)
     try:
         assert await settled(one.acquire(5))
-        assert await settled(two.acquire(5))
-        assert not await settled(kv.semaphore("s", 2, TTL).acquire(0))
+        try:
+            assert await settled(two.acquire(5))
+            assert not await settled(kv.semaphore("s", 2, TTL).acquire(0))
+        finally:
+            if two.held:
+                await settled(two.release())
     finally:
-        for each in (one, two):
-            if each.held:
-                await settled(each.release())
+        if one.held:
+            await settled(one.release())
 
 
 async def election(kv: Handle) -> None:
@@ -354,11 +357,16 @@ def nothing_left(kv: Client) -> Iterator[None]:
         gc.collect()
         return hub.peek(lambda: sum(held.keep for held in hub.leasing._held.values()))
 
-    threads = {thread.name for thread in threading.enumerate()}
+    threads = at_work()
     before = kept()
     yield
     wait_until(lambda: kept() == before)
-    wait_until(lambda: {t.name for t in threading.enumerate() if t.name.startswith("raykeeper-")} <= threads)
+    wait_until(lambda: at_work() <= threads)
+
+
+def at_work() -> set[str]:
+    """Threads that work for one object, which they are named by; others serve the whole process, and stay."""
+    return {thread.name for thread in threading.enumerate() if "'" in thread.name}
 
 
 @pytest.mark.parametrize("how", HOW)
