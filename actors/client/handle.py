@@ -310,8 +310,8 @@ class Client(Coordination, Handle):
         return self._run(asking(self._view, lease, keys), timeout)
 
     def close(self) -> None:
-        """End this handle, and its watches. Calls that other threads have open on it go on; the hub goes with its last
-        handle, watch or lease."""
+        """End this handle, and its watches. Calls that other threads have open on it go on; the hub goes
+        a while after its last handle, watch or lease."""
         if self._aio is not None:
             self._aio._release()
             self._aio = None

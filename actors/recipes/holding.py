@@ -158,8 +158,8 @@ class Held(_Face):
         """Wait for one's turn.
 
         Args:
-            timeout: seconds to wait in line, ``None`` for ever, 0 not at all. Requests on the way there take the
-                handle's timeout at most.
+            timeout: seconds for all of it, ``None`` for ever (then each request on the way has the handle's timeout),
+                0 not to wait in line at all (the requests have the handle's timeout together).
 
         Returns:
             Whether it is held now; if not, no place is left in the line.
