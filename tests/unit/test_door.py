@@ -100,6 +100,14 @@ def test_every_number_that_comes_has_bounds(of: Any) -> None:
     assert unbounded(of) == []
 
 
+def test_the_highest_ids_that_are_drawn_travel() -> None:
+    cluster = (1 << 63) - 1
+    frame = Frame(cluster, 1, 2, 1 << 62, 1, (Heartbeat(1, 2, 3, 4, 5),))
+    assert decode_frame(encode_frame(frame)) == frame
+    request = Open(cluster, 5.0, b"n")
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=Request) == request
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_every_frame_is_answered_and_harms_nobody(seed: int) -> None:
