@@ -23,6 +23,7 @@ from .actors.client.handle import Client
 from .actors.client.registry import open_hub
 from .actors.ending import delete_data, stop_members
 from .actors.ending import discard as discard_cluster
+from .actors.evidence import marker_of_seat
 from .actors.launcher import launch_members, why_not
 from .actors.membership import Hands
 from .actors.outlook import Outlook, first_seat, homes, look
@@ -264,7 +265,9 @@ class Cluster(Upkeep):
             timeout: seconds.
         """
         hands = self._hands()
-        charge = Charge(self.name, self.id, hands.data_dir, hands.placement)
+        seats: dict[int, Seat] = ask_all(member_actors(self.name), "seat")
+        members = tuple(marker_of_seat(seat).members[0] for _, seat in sorted(seats.items()))
+        charge = Charge(self.name, self.id, hands.data_dir, hands.placement, members)
         start_supervisor(charge, near=next((member.node for member in self.members() if member.node), ""))
 
     @covered

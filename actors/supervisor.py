@@ -42,7 +42,7 @@ from ..limits import (
 from . import supervisor_class
 from .client.deadline import at_most
 from .healing import Join, Leave, Move, Promote, Reserve, Retire, Start, Step, obstacles, plan
-from .markers import Marker, base_of, read_markers
+from .markers import MarkedMember, Marker, base_of, read_markers
 from .membership import Hands
 from .outlook import Outlook, look
 from .placement import Node, run_where_possible
@@ -64,6 +64,8 @@ class Charge(msgspec.Struct, frozen=True):
     cluster: int
     data_dir: str
     placement: tuple[str, ...] = ()
+    members: tuple[MarkedMember, ...] = ()
+    """Where each member lived when this was written: should the supervisor come up where nobody knows more."""
 
 
 decode_charge = msgspec.msgpack.Decoder(Charge).decode
@@ -72,7 +74,7 @@ decode_charge = msgspec.msgpack.Decoder(Charge).decode
 def _marker_here(charge: Charge) -> Marker:
     """What the marker on this node knows of the cluster."""
     known = read_markers(base_of(charge.data_dir, charge.cluster_name), charge.cluster_name)
-    plain = Marker(charge.cluster_name, charge.cluster)
+    plain = Marker(charge.cluster_name, charge.cluster, charge.members, version=-1)  # any other one knows more
     return next((marker for marker in known if marker.cluster == charge.cluster and not marker.destroyed), plain)
 
 
@@ -307,8 +309,10 @@ def start_supervisor(charge: Charge, near: str = "") -> None:
         return
     with suppress(ray.exceptions.RayError, TimeoutError):
         actor = supervisor_actor(charge.cluster_name)
-        if actor is not None and ray.get(actor.charge.remote(), timeout=at_most(STATUS_TIMEOUT)) == _encode(charge):
-            return
+        if actor is not None:
+            there = decode_charge(ray.get(actor.charge.remote(), timeout=at_most(STATUS_TIMEOUT)))
+            if msgspec.structs.replace(there, members=charge.members) == charge:
+                return
         stop_supervisor(charge.cluster_name)
         _start(charge, near)
 
