@@ -166,8 +166,9 @@ def read_directly(member: Any, cluster: Any, key: bytes, deadline: float) -> Any
     return member.actor.request.remote(frame)
 
 
-def test_a_stopped_leader_serves_no_stale_read(clusters: Made, stopped: list[int]) -> None:
-    cluster = clusters.launch()
+@pytest.mark.parametrize("lease_reads", [False, True], ids=["confirmed", "by lease"])
+def test_a_stopped_leader_serves_no_stale_read(clusters: Made, stopped: list[int], lease_reads: bool) -> None:
+    cluster = clusters.launch(lease_reads=lease_reads)
     kv = cluster.client()
     for n in range(3):
         kv.put("x", f"old {n}")
