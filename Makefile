@@ -23,7 +23,7 @@ lint: $(STAMP)
 	@$(BIN)/mypy --no-error-summary
 
 unit: $(STAMP)
-	@$(BIN)/pytest -q -n auto tests/unit
+	@$(BIN)/pytest -q -n 4 tests/unit
 
 simulation: $(STAMP)
 	@$(BIN)/pytest -q -n auto tests/simulation
