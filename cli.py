@@ -124,7 +124,8 @@ def down(
     """Stop the cluster; its data stays. Stops Ray too if `raykeeper up` started it and no other cluster runs on it.
 
     With --destroy and --id or --data-dir (of the spec; ~/.raykeeper by default) also a cluster that does not run is
-    given up, or what is left of one: an error of `up`, or an alarm, says how.
+    given up, or what is left of one: an error of `up`, or an alarm, says how. If no Ray runs on this machine, and no
+    address is given, one is started for that.
     """
     if (id is not None or data_dir is not None) and not destroy:
         raise click.UsageError("--id and --data-dir are for --destroy")
@@ -135,16 +136,14 @@ def down(
     said = {"cluster": cluster, "stopped": True, "destroyed": destroy, "ray_stopped": False}
     try:
         if id is not None or data_dir is not None:
-            hush()
-            from .cluster import discard
-
-            join(address)
-            discard(cluster, id, data_dir=data_dir or ClusterSpec().data_dir)
+            _discard(head, cluster, address, id, data_dir)
         elif destroy:
             open_cluster(cluster, address).destroy()
         else:
             open_cluster(cluster, address).shutdown()
-    except ClusterNotFound:
+    except ClusterNotFound as error:
+        if destroy and id is None and data_dir is None:
+            raise ClusterNotFound(f"{error}; to delete what is left of one that does not run, add --data-dir") from None
         if destroy or not (head.runs() and head.idle()):
             raise
         said["stopped"] = False
@@ -154,11 +153,26 @@ def down(
     show(said, output)
 
 
+def _discard(head: RayHead, cluster: str, address: str | None, id: int | None, data_dir: str | None) -> None:
+    """Give up a cluster that does not run. Where no Ray runs any more, either, one is started for that long."""
+    hush()
+    from .cluster import discard
+
+    spec = ClusterSpec.load(None, name=cluster, **({} if data_dir is None else {"data_dir": data_dir}))
+    started = address is None and head.start_if_none_runs()
+    try:
+        join(address)
+        discard(spec.name, id, data_dir=spec.data_dir)
+    finally:
+        if started:
+            head.stop()
+
+
 @cli.command()
-@common
-def status(cluster: str, address: str | None, output: str) -> None:
+@options(common, timeout_option)
+def status(cluster: str, address: str | None, output: str, timeout: float) -> None:
     """How the cluster and each of its members are."""
-    show(open_cluster(cluster, address).status(), output)
+    show(open_cluster(cluster, address).status(timeout=timeout), output)
 
 
 # --- members ---------------------------------------------------------------------------------------------------------
@@ -170,10 +184,10 @@ def member() -> None:
 
 
 @member.command("list")
-@common
-def member_list(cluster: str, address: str | None, output: str) -> None:
+@options(common, timeout_option)
+def member_list(cluster: str, address: str | None, output: str, timeout: float) -> None:
     """All members and how they are."""
-    show(open_cluster(cluster, address).status(), output)
+    show(open_cluster(cluster, address).status(timeout=timeout), output)
 
 
 @member.command("add")
@@ -189,28 +203,28 @@ def member_add(cluster: str, address: str | None, output: str, node: str | None,
 
 @member.command("remove")
 @click.argument("name")
-@common
-def member_remove(cluster: str, address: str | None, output: str, name: str) -> None:
+@options(common, timeout_of(MEMBERSHIP_TIMEOUT))
+def member_remove(cluster: str, address: str | None, output: str, name: str, timeout: float) -> None:
     """Take member NAME (m4, or 4) out for good, and delete its data."""
-    open_cluster(cluster, address).remove_member(_member_id(name))
+    open_cluster(cluster, address).remove_member(_member_id(name), timeout=timeout)
     show({"removed": f"m{_member_id(name)}"}, output)
 
 
 @member.command("promote")
 @click.argument("name")
-@common
-def member_promote(cluster: str, address: str | None, output: str, name: str) -> None:
+@options(common, timeout_of(MEMBERSHIP_TIMEOUT))
+def member_promote(cluster: str, address: str | None, output: str, name: str, timeout: float) -> None:
     """Make the learner NAME (m4, or 4) a voter, if it has caught up."""
-    open_cluster(cluster, address).promote(_member_id(name))
+    open_cluster(cluster, address).promote(_member_id(name), timeout=timeout)
     show({"promoted": f"m{_member_id(name)}"}, output)
 
 
 @cli.command("move-leader")
 @click.argument("name")
-@common
-def move_leader(cluster: str, address: str | None, output: str, name: str) -> None:
+@options(common, timeout_option)
+def move_leader(cluster: str, address: str | None, output: str, name: str, timeout: float) -> None:
     """Hand leadership to member NAME (m2, or 2)."""
-    open_cluster(cluster, address).move_leader(_member_id(name))
+    open_cluster(cluster, address).move_leader(_member_id(name), timeout=timeout)
     show({"leader": f"m{_member_id(name)}"}, output)
 
 
@@ -375,7 +389,7 @@ def _blocks(text: str) -> list[list[str]]:
         if not line.strip(_BLANKS):
             blocks.append([])
         elif not line.startswith("#"):
-            blocks[-1].append(line.strip(_BLANKS))
+            blocks[-1].append(line)
     if any(blocks[3:]):
         raise click.UsageError("more than three blocks: comparisons, success and failure operations")
     return [*blocks, [], []][:3]
@@ -401,7 +415,11 @@ def _lines(text: str) -> Iterator[str]:
 
 
 _BLANKS = " \t\r\n"
-_COMPARISON = re.compile(r"(version|create|mod|value|lease)\((.*)\)[ \t\r\n]*(==?|!=|<|>)[ \t\r\n]*(.*)", re.DOTALL)
+_WORD = r"""(?:[^"'\\)]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')*"""
+"""Up to the next closing parenthesis that is not quoted."""
+_COMPARISON = re.compile(
+    rf"[ \t\r\n]*(version|create|mod|value|lease)\(({_WORD})\)[ \t\r\n]*(==?|!=|<|>)(.*)", re.DOTALL
+)
 _TARGETS = {
     "version": Compare.version,
     "create": Compare.create_revision,
@@ -419,7 +437,7 @@ def _words(text: str) -> list[str]:
 
 
 def _comparison(line: str) -> Condition:
-    match = _COMPARISON.fullmatch(line.strip(_BLANKS))
+    match = _COMPARISON.fullmatch(line)
     keys, operands = (_words(match[2]), _words(match[4])) if match else ([], [])
     if match is None or len(keys) != 1 or len(operands) != 1:
         raise click.UsageError(f'{line!r} is no comparison such as: mod("key") > 5')

@@ -384,6 +384,8 @@ def restore(
     id = launch_members(loaded, deadline, before=lambda: place_backup(loaded, file))
     cluster = _cluster(loaded, id)
     _wait_until_it_serves(cluster, deadline)
+    if loaded.supervised:
+        cluster.supervise()
     return cluster
 
 
@@ -410,15 +412,17 @@ def discard(
         data_dir: as in the spec.
 
     Returns:
-        the id; 0 if there was nothing but actors that do not say it.
+        the id; 0 if there was nothing but actors and damaged data that do not say it.
 
     Raises:
+        SpecError: there can be no such cluster, or no such folder.
         ClusterNotFound: there is nothing of it, or no Ray.
         ClusterMismatch: there are traces of several clusters, and no ``id`` was given.
         Unavailable: a process holds the data, or a node does not answer.
     """
+    spec = ClusterSpec.load(None, name=name, data_dir=data_dir)  # what is deleted lies in the folder of that name
     join_ray()
-    return discard_cluster(name, id, data_dir)
+    return discard_cluster(spec.name, id, spec.data_dir)
 
 
 @covered

@@ -262,6 +262,10 @@ def _read(path: str) -> Any:
         raise SpecError(path, "", "a UTF-8 text file") from None
     except yaml.YAMLError as error:
         raise SpecError(path, "", f"valid YAML; {_where(error)}") from None
+    except (RecursionError, MemoryError):
+        raise SpecError(path, "", "valid YAML; it is nested too deeply") from None
+    except Exception as error:  # the YAML library lets pass what a date or a number of no such kind raises
+        raise SpecError(path, "", f"valid YAML; {' '.join(str(error).split()) or type(error).__name__}") from None
     return {} if content is None else content
 
 

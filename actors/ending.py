@@ -75,14 +75,17 @@ def discard(cluster_name: str, cluster: int | None, data_dir: str) -> int:
                 f"there are traces of {len(ids)} clusters of the name {cluster_name}: say which by its id: {known}"
             )
         cluster = next(iter(ids), 0)
-    if cluster not in ids and not (listed and not running):
+    # Neither actors that wait for a node nor data that cannot be read say of which cluster they are.
+    waiting = bool(listed) and not running
+    damaged = any(place.damage for site in found.values() for place in site.found)
+    if cluster not in ids and not waiting and not (damaged and not cluster):
         raise ClusterNotFound(
             f"nothing of cluster {cluster_name}" + (f" (id {cluster:x})" if cluster else "") + " was found in its "
             f"folder in {data_dir} on the Ray nodes that are alive, nor does Ray list an actor of it"
         )
     if listed and running <= {cluster}:  # its own, or of a cluster that does not say which it is
         stop_members(cluster_name)
-    if cluster:
+    if cluster or damaged:
         delete_data(cluster_name, cluster, data_dir)
     return cluster
 
@@ -115,6 +118,6 @@ def _remains(
     members = tuple(member for member in known if member.address not in addresses and member.pin not in pins)
     list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
     missed = silent or any(node["NodeManagerAddress"] not in addresses for node in in_time(list_nodes))
-    if not members and not missed:
+    if not cluster or (not members and not missed):
         return None
     return Marker(cluster_name, cluster, members, 0 if newest is None else newest.version + 1, destroyed=True)

@@ -44,6 +44,7 @@ class View:
         placement: resources that members may be pinned by; none for any node.
         found: members that are missed and whose data was found elsewhere than their actors are: where it is.
         doubts: members that are missed and whose data was found, but not so that they may be started: why.
+        delayed: members that are missed and whose data was found, but that could not be started there just now.
         searched: whether all these nodes were looked at for the data of those that are missed.
         leftovers: folders of members that do not take part: (member, its folder's parent, node).
         cleared: (removed member, node) whose leftovers are known to be gone, or could not be removed just now.
@@ -66,6 +67,7 @@ class View:
     placement: tuple[str, ...] = ()
     found: Mapping[int, Description] = field(default_factory=dict)
     doubts: Mapping[int, str] = field(default_factory=dict)
+    delayed: Collection[int] = frozenset()
     searched: bool = True
     leftovers: tuple[tuple[int, str, str], ...] = ()
     cleared: Collection[tuple[int, str]] = frozenset()
@@ -188,6 +190,8 @@ def _situation(view: View, member: int, successors: Mapping[int, Description]) -
         if member in view.found:
             found = view.found[member]
             return f"its data is at {found.pin} now ({found.base}), where it is started"
+        if member in view.delayed:
+            return "its data was found, but it could not be started there just now; that is tried again"
         if member in view.doubts:
             return view.doubts[member]
         if not view.leads:
@@ -317,7 +321,7 @@ def _begin(view: View) -> Step | None:
     if not view.has_live_quorum(configuration.voters):
         return None
     for member in sorted(members):
-        if not view.is_gone(member) or member in view.found or not view.searched:
+        if not view.is_gone(member) or member in view.found or member in view.delayed or not view.searched:
             continue
         known = view.table.get(member)
         home = view.node_of(known.pin) if known is not None else None

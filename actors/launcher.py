@@ -32,6 +32,7 @@ from .placement import Node, PackageMissing, alive_nodes, choose, run_on, run_wh
 from .protocol import MemberStatus
 from .raft.messages import Configuration
 from .ray_calls import in_time
+from .ray_session import ray_is_own
 from .recovery import Bootstrap, Missing, Place, Redo, Start, decide
 from .roster import ask_all, gone, listed_actors, member_actors, pause, settled, wait_for
 from .seat import NAMESPACE, Seat, actor_name, member_name
@@ -274,14 +275,18 @@ def first_marker(name: str, cluster: int, chosen: Mapping[int, tuple[Node, str]]
 
 
 def warn_if_crowded(name: str, nodes: Iterable[Node]) -> None:
-    """Say that members of a new cluster share a host, if they do: it is lost with less than each having its own."""
+    """Say that members of a new cluster share a host, if they do: it is lost with less than each having its own.
+
+    Where there can be no other host, in a Ray that only this process has, that is no warning.
+    """
     addresses = [node.address for node in nodes]
     members, hosts = len(addresses), sorted(set(addresses))
     if len(hosts) < members:
-        log.warning(
+        log.log(
+            logging.INFO if ray_is_own() else logging.WARNING,
             f"the {members} members of the new cluster {name} are on {len(hosts)} host{'s' * (len(hosts) > 1)} "
             f"({', '.join(hosts)}): a host that is lost takes several of them along; for one on each host, let "
-            f"{members} Ray nodes join before the cluster is made"
+            f"{members} Ray nodes join before the cluster is made",
         )
 
 

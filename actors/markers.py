@@ -25,7 +25,8 @@ from ..limits import MAX_DESTROYED_MARKERS
 from ..store.portable import Portable
 from ..store.rocks import RocksDisk
 
-_FILE = re.compile(r"cluster-([0-9a-f]{1,16})\.json")
+_FILE = re.compile(r"cluster-([1-9a-f][0-9a-f]{0,15})\.json")
+"""One file has one name, so that whoever reads it can also take it away."""
 
 
 class MarkedMember(Portable, frozen=True):
@@ -73,8 +74,8 @@ def read_markers(base: str, cluster_name: str) -> tuple[Marker, ...]:
     with suppress(OSError):
         for name in sorted(os.listdir(base)):
             match = _FILE.fullmatch(name)
-            if match is not None:
-                found.append(_read(base, cluster_name, int(match[1], 16)))
+            if match is not None and (cluster := int(match[1], 16)) < 1 << 63:
+                found.append(_read(base, cluster_name, cluster))
     return tuple(found)
 
 
@@ -83,7 +84,9 @@ def _read(base: str, cluster_name: str, cluster: int) -> Marker:
         marker = msgspec.json.decode(RocksDisk().read(_path(base, cluster)), type=Marker)
     except (OSError, msgspec.MsgspecError):
         return Marker(cluster_name, cluster)
-    return marker if marker.cluster == cluster else Marker(cluster_name, cluster)
+    # A file that was copied here from somewhere else says nothing of this cluster's members.
+    ours = (marker.cluster_name, marker.cluster) == (cluster_name, cluster)
+    return marker if ours else Marker(cluster_name, cluster)
 
 
 def write_marker(base: str, marker: Marker) -> None:

@@ -48,7 +48,9 @@ def join_ray(address: str | None = None) -> None:
     check_not_forked()
     if ray.is_initialized():
         return
-    wanted = address or os.environ.get("RAY_ADDRESS") or running_here() or "auto"
+    wanted = address or os.environ.get("RAY_ADDRESS") or "auto"
+    if wanted == "auto":  # Ray itself would go by a note that may be of one that is gone
+        wanted = running_here() or "auto"
     if wanted == "local":
         raise ClusterNotFound("this process is not attached to a Ray cluster, and RAY_ADDRESS is local")
     check_reachable(wanted)
@@ -89,6 +91,14 @@ def _without_signal_handler() -> Iterator[None]:
         log.removeFilter(worth_telling)
 
 
+def ray_is_own() -> bool:
+    """Whether this process has started its Ray itself: one that no other host can join, and that ends with it."""
+    return _own and ray.is_initialized()
+
+
+_own = False
+
+
 def join_or_start_ray() -> None:
     """Attach this process to Ray; if none is named and none was joined, start a local one that ends with this process.
 
@@ -98,6 +108,7 @@ def join_or_start_ray() -> None:
     if ray.is_initialized() or os.environ.get("RAY_ADDRESS", "local") not in ("", "local"):
         join_ray()
         return
+    global _own
     folder = tempfile.mkdtemp(prefix="raykeeper-")
 
     process = os.getpid()
@@ -117,3 +128,4 @@ def join_or_start_ray() -> None:
             logging_level=logging.WARNING,
             _temp_dir=folder,
         )
+    _own = True

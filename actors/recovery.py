@@ -120,9 +120,14 @@ def decide(
     cluster = _one_cluster(name, places, live, configuration, data_dir)
     places = [place for place in places if _identity(place).cluster == cluster]
     if not cluster:
-        damaged = [f"{found.folder}: {found.damage}" for _, site in sites for found in site.found if found.damage]
+        damaged = [
+            f"{found.folder} on {node.address}: {found.damage}"
+            for node, site in sites
+            for found in site.found
+            if found.damage
+        ]
         if damaged:
-            raise DataCorrupted("; ".join(damaged))
+            raise DataCorrupted(f"{'; '.join(damaged)}. {if_gone(name, 0, data_dir)}")
         refused = refusal(name, data_dir, sites, evidence)
         if refused is not None:
             raise refused

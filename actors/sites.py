@@ -254,7 +254,7 @@ def clear_all(data_dir: str, cluster_name: str, cluster: int, patience: float, r
     """
     deadline = time.monotonic() + patience
     site = survey(data_dir, cluster_name)
-    others = bool(site.ids() - {cluster})
+    others = bool(site.ids() - {cluster} - {marker.cluster for marker in site.markers if marker.destroyed})
     try:
         for found in site.found:
             while _is_of(found, cluster, others):

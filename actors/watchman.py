@@ -132,17 +132,21 @@ class Watchman:
             return view
         certain, doubts = whereabouts(sightings)
         taken = dict(view.homes)
-        found = {}
+        found, delayed = {}, set()
         for member in sorted(self._missed_since):
-            if member in certain and member not in self._postponed:
+            if member in certain:
                 known = view.table.get(member) or Description(member, member_name(member))
-                if not _is_at_home(known, certain[member], outlook):
+                if _is_at_home(known, certain[member], outlook):
+                    continue
+                if member in self._postponed:
+                    delayed.add(member)
+                else:
                     others = [home for other, home in taken.items() if other != member]
                     place, pin = choose_home(certain[member], view.nodes, self._placement, others)
                     taken[member] = place.node.id
                     found[member] = msgspec.structs.replace(known, pin=pin, base=place.base)
         doubtful = {member: why for member, why in doubts.items() if member in self._missed_since}
-        return replace(view, found=found, doubts=doubtful)
+        return replace(view, found=found, doubts=doubtful, delayed=frozenset(delayed))
 
     # -- looking for data ---------------------------------------------------------------------------------------------
 

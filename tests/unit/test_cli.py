@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+import raykeeper
 from raykeeper import (
     END,
     ClusterNotFound,
@@ -298,7 +299,7 @@ class FakeCluster:
     def __init__(self) -> None:
         self.done: list[str] = []
 
-    def status(self) -> ClusterStatus:
+    def status(self, *, timeout: float = 5.0) -> ClusterStatus:
         return STATUS
 
     def shutdown(self) -> None:
@@ -317,6 +318,9 @@ class FakeHead:
 
     def runs(self) -> bool:
         return self.running
+
+    def start_if_none_runs(self) -> bool:
+        return False
 
     def idle(self) -> bool:
         return self.is_idle
@@ -402,7 +406,7 @@ def head(monkeypatch: pytest.MonkeyPatch) -> FakeHead:
         head.running = True
         return True
 
-    monkeypatch.setattr(head, "start_if_none_runs", start, raising=False)
+    monkeypatch.setattr(head, "start_if_none_runs", start)
     monkeypatch.setattr(cli, "RayHead", head)
     monkeypatch.setattr(cli, "join", lambda address: None)
     return head
@@ -463,6 +467,52 @@ def test_down_gives_up_a_cluster_that_does_not_run(
     good(*command, "--yes")
     assert asked == [given]
     assert cluster.done == []
+
+
+@pytest.mark.parametrize("error", [None, ClusterNotFound("nothing is there")])
+def test_what_an_error_advises_works_where_the_ray_of_its_process_has_ended(
+    head: FakeHead, monkeypatch: pytest.MonkeyPatch, error: KeeperError | None
+) -> None:
+    """A Ray is started to look at this machine's disk, and stopped again whatever comes."""
+
+    def discard(name: str, id: int | None, *, data_dir: str) -> int:
+        assert head.running
+        if error is not None:
+            raise error
+        return 0x1F
+
+    monkeypatch.setattr("raykeeper.cluster.discard", discard)
+    result = run("down", "--destroy", "--id", "1f", "--data-dir", "/d", "--yes")
+    assert result.exit_code == (error is not None), result.output
+    assert not head.running
+
+
+def test_a_head_that_ran_before_is_only_stopped_if_it_is_idle(head: FakeHead, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raykeeper.cluster.discard", lambda *_, **__: 1)
+    monkeypatch.setattr(head, "start_if_none_runs", lambda: False)
+    head.running, head.is_idle = True, False
+    good("down", "--destroy", "--id", "1f", "--yes")
+    assert head.running
+
+
+@pytest.mark.parametrize("arguments", [("--cluster", "../x"), ("--data-dir", "relative"), ("--data-dir", "")])
+def test_no_folder_is_deleted_that_can_be_no_cluster_s(head: FakeHead, arguments: tuple[str, ...]) -> None:
+    result = run("down", "--destroy", "--id", "1f", "--yes", *arguments)
+    assert result.exit_code == 1
+    assert not head.running
+    with pytest.raises(SpecError):
+        raykeeper.discard("..", 1)
+    with pytest.raises(SpecError):
+        raykeeper.discard("x", 1, data_dir="relative")
+
+
+def test_down_says_how_to_give_up_what_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(cluster: str, address: str | None) -> Any:
+        raise ClusterNotFound("no cluster default runs")
+
+    monkeypatch.setattr(cli, "open_cluster", none)
+    monkeypatch.setattr(cli, "RayHead", FakeHead(running=False))
+    assert "add --data-dir" in run("down", "--destroy", "--yes").stderr
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,11 @@ def test_members_are_named_as_the_status_does_or_by_id(cluster: FakeCluster, nam
     assert run("member", "remove", name).stdout == "removed: m4\n"
     assert run("member", "promote", name).stdout == "promoted: m4\n"
     assert run("move-leader", name).stdout == "leader: m4\n"
-    assert cluster.asked == [("remove_member", (4,), {}), ("promote", (4,), {}), ("move_leader", (4,), {})]
+    assert cluster.asked == [
+        ("remove_member", (4,), {"timeout": 120.0}),
+        ("promote", (4,), {"timeout": 120.0}),
+        ("move_leader", (4,), {"timeout": 10.0}),
+    ]
 
 
 def test_upgrade_says_what_all_know_then(cluster: FakeCluster) -> None:

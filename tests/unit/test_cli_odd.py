@@ -222,7 +222,8 @@ def test_json_has_no_number_that_readers_round(capsys: pytest.CaptureFixture[str
         ("put k 'a\nb'\n\nput x \"c\n\nd\"\n", [["put k 'a\nb'"], ['put x "c\n\nd"'], []]),
         ("put k 'a\u2028b'\n\nput k a\x0bb\x1cc\n", [["put k 'a\u2028b'"], ["put k a\x0bb\x1cc"], []]),
         ("# it's a comment\nput k v\n#\n", [["put k v"], [], []]),
-        ("put k it\\'s\nput k v\r\n", [["put k it\\'s", "put k v"], [], []]),
+        ("put k it\\'s\nput k v\r\n", [["put k it\\'s", "put k v\r"], [], []]),
+        ("put k v\\ \n", [["put k v\\ "], [], []]),
         ('put k "a\\"\nb"\nput k \'\\\'\n', [['put k "a\\"\nb"', "put k '\\'"], [], []]),
         ("\n\nput k v # 'no comment'", [[], [], ["put k v # 'no comment'"]]),
         ("put '#' \u3000\n \t\nget k", [["put '#' \u3000"], ["get k"], []]),
@@ -231,6 +232,42 @@ def test_json_has_no_number_that_readers_round(capsys: pytest.CaptureFixture[str
 )
 def test_lines_of_a_transaction_end_where_a_shell_ends_them(text: str, blocks: list[list[str]]) -> None:
     assert cli._blocks(text) == blocks
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "operand"),
+    [
+        ('value("k") = "x) = y"', b"k", b"x) = y"),
+        ("value('a)b') = c", b"a)b", b"c"),
+        ("\tvalue( a\\)b )=='c'\r", b"a)b", b"c"),
+        ('value("a\\")") = a\\ ', b'a")', b"a "),
+        ("value('') = ''", b"", b""),
+        ("value('\u2028\0\udcff') = '\0\n'", "\u2028\0".encode() + b"\xff", b"\0\n"),
+    ],
+)
+def test_a_comparison_ends_its_key_where_no_quote_holds_it(line: str, key: bytes, operand: bytes) -> None:
+    condition = cli._comparison(line)
+    assert (condition.key, condition.operand) == (key, operand)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "value",
+        "value(",
+        "value()",
+        "value() = 1",
+        "value(k) 1",
+        "value(k) = ",
+        "value(a b) = 1",
+        "x(k) = 1",
+        "value('k) = 1",
+    ],
+)
+def test_what_is_no_comparison_is_bad_usage(line: str) -> None:
+    with pytest.raises(click.UsageError, match="comparison"):
+        cli._comparison(line)
 
 
 def test_operands_are_taken_as_they_are() -> None:

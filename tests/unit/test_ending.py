@@ -178,3 +178,22 @@ def test_nothing_is_given_up_while_a_node_does_not_say_what_it_holds(world: Worl
     with pytest.raises(Unavailable, match="did not answer"):
         discard("x", None, "/d")
     assert "m1" in world.left(1)
+
+
+@pytest.mark.parametrize("destroyed", [False, True])
+@pytest.mark.parametrize("away", [False, True])
+def test_damaged_data_that_does_not_say_its_cluster_can_be_given_up(world: World, destroyed: bool, away: bool) -> None:
+    """As the error of a launch or a restore says, with a data directory and without an id."""
+    world.member(1, A)
+    discard("x", A, "/d")
+    folder = Path(world.base(1), "m1")
+    folder.mkdir(parents=True)
+    (folder / "CURRENT").write_text("nobody knows")
+    if destroyed:
+        write_marker(world.base(1), Marker("x", A, destroyed=True))
+    if away:
+        world.ever = (1, 2, 3)
+    assert discard("x", None, "/d") == 0
+    assert world.left(1) == (["cluster-a.json"] if destroyed else [])
+    with pytest.raises(ClusterNotFound):
+        discard("x", None, "/d")

@@ -93,3 +93,17 @@ def test_the_memory_of_destroyed_clusters_is_bounded(tmp_path: Path, monkeypatch
     for cluster in range(1, 6):
         sites.clear_all(str(tmp_path), "x", cluster, 1.0, Marker("x", cluster, destroyed=True))
     assert sorted(marker.cluster for marker in read_markers(str(tmp_path / "x"), "x")) == [4, 5, 99]
+
+
+@pytest.mark.parametrize(
+    "name", ["cluster-0.json", "cluster-00a.json", "cluster-ffffffffffffffff.json", "cluster-a.json.1"]
+)
+def test_what_is_not_named_as_a_marker_is_none(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{}")
+    assert read_markers(str(tmp_path), "x") == ()
+
+
+def test_a_marker_that_was_copied_from_another_cluster_tells_of_its_id_alone(tmp_path: Path) -> None:
+    write_marker(str(tmp_path / "y"), Marker("y", A, MEMBERS, version=9))
+    (tmp_path / "y").rename(tmp_path / "x")
+    assert read_markers(str(tmp_path / "x"), "x") == (Marker("x", A),)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from raykeeper.actors import launcher
 from raykeeper.actors.launcher import warn_if_crowded
 from raykeeper.actors.placement import Node, PackageMissing, choose, in_one_line, may_hold
 from raykeeper.actors.sites import UnusableFolder
@@ -96,3 +97,10 @@ def test_a_new_cluster_on_fewer_hosts_than_members_is_said(
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == (said is not None)
     assert all(said in line for line in lines if said)
+
+
+def test_in_a_ray_that_only_this_process_has_that_is_no_warning(caplog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "ray_is_own", lambda: True)
+    with caplog.at_level(logging.INFO, logger="raykeeper"):
+        warn_if_crowded("x", [node(1)] * 3)
+    assert [record.levelname for record in caplog.records] == ["INFO"]

@@ -118,8 +118,8 @@ def test_data_of_a_cluster_of_another_name_is_refused_by_name() -> None:
 
 def test_data_that_cannot_be_read_is_no_reason_to_bootstrap() -> None:
     damaged = Found("m1", "/d/x/m1", (1, 1), damage="identity.json is cut off")
-    with pytest.raises(DataCorrupted, match="cut off"):
-        decide("x", sites([damaged], [], []), {})
+    with pytest.raises(DataCorrupted, match=r"cut off.* `raykeeper down --cluster x --destroy --data-dir /d`"):
+        decide("x", sites([damaged], [], []), {}, data_dir="/d")
     unreadable = [(node(1), Site("/d/x", "machine1", problem="/d/x: Permission denied")), *sites([])]
     with pytest.raises(SpecError, match="Permission denied"):
         decide("x", unreadable, {})

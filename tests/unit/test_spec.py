@@ -143,6 +143,12 @@ def test_a_wrong_override_is_no_fault_of_the_file(tmp_path: Path) -> None:
         ("!!python/object:os.system {}", "valid YAML; line 1, column 1: could not determine a constructor for the tag"),
         ("x: \x00", "valid YAML; unacceptable character"),
         ("- 1\n", "a mapping of fields, got [1]"),
+        ("x: 2026-13-45\n", "valid YAML; month must be in 1..12"),
+        ("!!timestamp x", "valid YAML; "),
+        ("!!bool x", "valid YAML; "),
+        ("x: !!int y", "valid YAML; invalid literal"),
+        ("!!set x", "valid YAML; "),
+        ("x: " + "[" * 3000, "valid YAML; it is nested too deeply"),
     ],
 )
 def test_a_file_that_is_no_spec_says_where(tmp_path: Path, text: str, expected: str) -> None:

@@ -264,6 +264,7 @@ def test_who_cannot_be_started_elsewhere_is_left_for_a_while() -> None:
     then = plan(after_search(watchman, shown, 2.0, disks))
     assert isinstance(then, Move)
     assert then.member.id == 3
+    assert any("could not be started there just now" in line for line in obstacles(watchman.view(shown, 2.0)))
     again = plan(after_search(watchman, shown, 90.0, disks))
     assert isinstance(again, Move)
     assert again.member.id == 2
@@ -277,6 +278,18 @@ def test_nobody_is_replaced_before_all_nodes_were_looked_at() -> None:
     assert plan(view) is None
     watchman.learn({each.id: OSError("it has no such package") for each in view.nodes}, view.now)
     assert isinstance(plan(watchman.view(LOST[-1], view.now)), Reserve)
+
+
+def test_whose_data_was_found_is_not_replaced_though_it_could_not_be_started_there_at_once() -> None:
+    watchman = Watchman(7, PINS)
+    for now, each in enumerate(LOST):
+        view = after_search(watchman, each, float(now), {"node-d": THREE})
+    step = plan(view)
+    assert isinstance(step, Move)
+    watchman.failed(step, view.now)
+    for later in (0.1, 1.0, 5.0):
+        assert not isinstance(plan(after_search(watchman, LOST[-1], view.now + later, {"node-d": THREE})), Reserve)
+    assert isinstance(plan(after_search(watchman, LOST[-1], view.now + 90.0, {"node-d": THREE})), Move)
 
 
 @pytest.mark.parametrize("served", [Served(4, 9, copied=True), Served()], ids=["a copy", "two"])
