@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raylab.faults import Faults
-from raylab.tools import is_alive, is_stopped, wait_until
+from raylab.tools import is_alive, is_stopped, start_of, wait_until
 
 Bit = bool | Callable[[], bool]
 """Whether a fault did what it should; a function can tell only when the cluster is whole again."""
@@ -126,8 +126,9 @@ def unmount(folder: Path) -> None:
 
 def kill(pid: int) -> bool:
     """SIGKILL; true once the process is dead."""
+    started = start_of(pid)
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not is_alive(pid), what=f"process {pid} dead")
+    wait_until(lambda: not is_alive(pid, started), what=f"process {pid} dead")
     return True
 
 

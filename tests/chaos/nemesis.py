@@ -21,7 +21,7 @@ from raykeeper.actors.seat import NAMESPACE
 from raykeeper.actors.supervisor import supervisor_name
 from raykeeper.actors.transport.seam import Frame, encode_frame
 from raylab.faults import CLIENT, cut, rule
-from raylab.tools import is_alive, is_stopped, wait_until
+from raylab.tools import is_alive, is_stopped, start_of, wait_until
 
 from .disks import (
     damaged_image,
@@ -58,11 +58,11 @@ def kill_follower(field: Field) -> Fault:
 
 
 def kill_all(field: Field) -> Fault:
-    pids = [member.pid for member in field.members()]
-    for pid in pids:
+    started = {member.pid: start_of(member.pid) for member in field.members()}
+    for pid in started:
         os.kill(pid, signal.SIGKILL)
     yield "SIGKILL of all members"
-    wait_until(lambda: not any(map(is_alive, pids)))
+    wait_until(lambda: not any(is_alive(pid, start) for pid, start in started.items()))
     return True
 
 

@@ -128,13 +128,27 @@ def pid_of(actor: Any) -> int:
         return 0
 
 
-def is_alive(pid: int) -> bool:
-    """Whether the process runs (one that is only not yet reaped does not)."""
+def is_alive(pid: int, started: str = "") -> bool:
+    """Whether the process runs (one that is only not yet reaped does not). Ids are used again soon on a busy machine.
+
+    Args:
+        started: what ``start_of`` said of it; another process that has its id by now does not count.
+    """
     try:
         threads = [Path(f"/proc/{pid}/task/{thread}/stat").read_text() for thread in os.listdir(f"/proc/{pid}/task")]
+        if f"Tgid:\t{pid}\n" not in Path(f"/proc/{pid}/status").read_text() or (started and start_of(pid) != started):
+            return False  # a thread of another process has the id now, or another process
     except (FileNotFoundError, ProcessLookupError):
-        return os.path.exists(f"/proc/{pid}") and is_alive(pid)  # a thread has just ended, or the process has
+        return os.path.exists(f"/proc/{pid}") and is_alive(pid, started)  # a thread has just ended, or the process has
     return any(stat.rpartition(")")[2].split()[0] not in "ZX" for stat in threads)
+
+
+def start_of(pid: int) -> str:
+    """When a process started, in the kernel's words; with its id, that names it for good. Empty if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def is_stopped(pid: int) -> bool:
@@ -155,8 +169,9 @@ def leader(cluster: Any) -> Any:
 
 def kill(pid: int) -> None:
     """SIGKILL, and wait until it is dead."""
+    started = start_of(pid)
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not is_alive(pid), what=f"process {pid} dead")
+    wait_until(lambda: not is_alive(pid, started), what=f"process {pid} dead")
 
 
 def serving(cluster: Any, members: int = 3) -> bool:
