@@ -99,21 +99,21 @@ def test_a_newcomer_whose_home_has_a_token_is_let_in(
     local_ray: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Any local Ray leaves a token at home; a head that starts then demands it, also of who comes by its address."""
-    home = scratch / "home"
+    home = scratch / "newcomer"
     (home / ".ray").mkdir(parents=True)
     token = home / ".ray" / "auth_token"
     token.write_text("a" * 64)
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(home))
-    (scratch / "t").mkdir()
-    monkeypatch.setenv("TMPDIR", str(scratch / "t"))
+    (scratch / "newcomer-t").mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch / "newcomer-t"))
     monkeypatch.setattr(ray_head, "_ray_runs", lambda: False)
     monkeypatch.setattr(ray, "shutdown", lambda: None)  # the tests' own Ray goes on
     options = ("--port=0", "--num-cpus=1", "--object-store-memory=100000000")
     head = RayHead(scratch / "newcomer", options)
     assert head.start_if_none_runs()
-    note = scratch / "t" / "ray" / "ray_current_cluster"
+    note = scratch / "newcomer-t" / "ray" / "ray_current_cluster"
     try:
         place = {"RAY_ADDRESS": str(head.address()), "XDG_STATE_HOME": str(scratch / "none")}
         spec = scratch / "newcomer.yaml"
