@@ -77,7 +77,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_remembered_request_bytes: Bytes = 256 * 1024 * 1024
     max_scanned_keys: Count = 10_000
     """Keys that one transaction may look at, all its comparisons and ranges together. A kilobyte of values counts as a
-    key where they are compared or sorted by; a range at a past revision counts every change since."""
+    key where they are compared or sorted by; a range at a past revision counts every change since. So many keys may
+    they pass by, too, that were deleted in the same frame."""
     max_leases: Count = 100_000
     max_lease_keys: Count = 10_000
     """Keys attached to one lease: they all go in one revision when it ends."""
@@ -209,8 +210,8 @@ MAX_READY_ROUNDS = 8
 """Times that one turn goes round writing, sending and applying before it looks at its inbox again."""
 MAX_EXPIRIES_AT_ONCE = 500
 """Sessions that one log entry ends."""
-READ_RETRY_HEARTBEATS = 3
-"""A ReadIndex round without an answer is asked anew after this many heartbeats."""
+MAX_READ_ROUNDS = 64
+"""ReadIndex rounds of one member without an answer; reads that come meanwhile share the next one."""
 COMPACTION_PAUSE = 0.003
 """Seconds between two slices of physical compaction."""
 COMPACTION_MOST = 20

@@ -3,12 +3,16 @@
 A linearizable read waits for two things: a quorum's word that the leader still led after the read arrived (ReadIndex,
 thesis section 6.4), and this member's state having reached the index that came with it. All reads of one turn share
 one round. A serializable read waits for a revision at most. The read itself runs elsewhere, on the reader's thread.
+
+However late a round is confirmed, it was asked for after its reads had arrived, so it holds for them. Lost messages are
+the core's to make good, and where it gives a round up it says so: nothing is asked again after a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..limits import MAX_READ_ROUNDS
 from ..store.state import State
 from .events import ReadAsked
 from .protocol import Refusal, Refused
@@ -16,16 +20,12 @@ from .raft import Node, Ready
 
 
 class ReadRounds:
-    """Reads on their way from being asked to being allowed.
+    """Reads on their way from being asked to being allowed."""
 
-    Args:
-        retry_after: seconds after which a round without an answer is asked anew (its messages may be lost).
-    """
-
-    def __init__(self, retry_after: float) -> None:
-        self.retry_after = retry_after
+    def __init__(self) -> None:
         self._waiting: list[ReadAsked] = []
-        self._asked: dict[int, tuple[float, list[ReadAsked]]] = {}
+        self._asked: dict[int, list[ReadAsked]] = {}
+        """What the core was asked for, by context, until it says what became of it."""
         self._confirmed: list[tuple[int, list[ReadAsked]]] = []
         self._behind: list[ReadAsked] = []
         self._context = 0
@@ -39,31 +39,24 @@ class ReadRounds:
         else:
             self._behind.append(read)
 
-    def ask(self, node: Node, now: float) -> None:
-        """Start one round for all reads that wait, if there is a leader to ask."""
-        late = [context for context, (since, _) in self._asked.items() if now - since >= self.retry_after]
-        for context in late:
-            self._waiting += self._asked.pop(context)[1]
-        if self._waiting and node.leader:
+    def ask(self, node: Node) -> None:
+        """Start one round for all reads that wait, if there is a leader to ask, and not too many rounds are open."""
+        if self._waiting and node.leader and len(self._asked) < MAX_READ_ROUNDS:
             self._context += 1
-            self._asked[self._context] = (now, self._waiting)
+            self._asked[self._context] = self._waiting
             self._waiting = []
             node.read_index(self._context)
 
     def answered(self, ready: Ready, state: State) -> None:
         """Take in which rounds the core has confirmed, and which it gave up (those are asked again)."""
         for context, index in ready.read_states:
-            round_ = self._asked.pop(context, None)
-            if round_ is None:
-                continue
+            reads = self._asked.pop(context, [])
             if state.applied_index >= index:
-                _allow(round_[1])
-            else:
-                self._confirmed.append((index, round_[1]))
+                _allow(reads)
+            elif reads:
+                self._confirmed.append((index, reads))
         for context in ready.failed_reads:
-            round_ = self._asked.pop(context, None)
-            if round_ is not None:
-                self._waiting += round_[1]
+            self._waiting += self._asked.pop(context, [])
 
     def applied(self, state: State) -> None:
         """The state has moved on: allow what waited for that."""
@@ -86,13 +79,13 @@ class ReadRounds:
         self._waiting = _still_in_time(self._waiting, now)
         self._behind = _still_in_time(self._behind, now)
         self._confirmed = [(index, _still_in_time(reads, now)) for index, reads in self._confirmed]
-        self._asked = {context: (since, _still_in_time(reads, now)) for context, (since, reads) in self._asked.items()}
+        self._asked = {context: _still_in_time(reads, now) for context, reads in self._asked.items()}
 
     def refuse_all(self, refused: Refused) -> None:
         """This member stops."""
         everything = [self._waiting, self._behind]
         everything += [reads for _, reads in self._confirmed]
-        everything += [reads for _, reads in self._asked.values()]
+        everything += self._asked.values()
         self._waiting, self._behind, self._confirmed, self._asked = [], [], [], {}
         for reads in everything:
             for read in reads:

@@ -24,7 +24,6 @@ from ..limits import (
     COMPACTION_PAUSE,
     MAX_PROMISE,
     MAX_READY_ROUNDS,
-    READ_RETRY_HEARTBEATS,
     TURN_SECONDS,
     Limits,
     Settings,
@@ -108,7 +107,7 @@ class Server:
         )
         self._proposals: dict[int, tuple[int, Proposal]] = {}
         """By log index: the term it was proposed in, and who waits."""
-        self._reads = ReadRounds(READ_RETRY_HEARTBEATS * timings.heartbeat_interval)
+        self._reads = ReadRounds()
         self._time = ClusterTime(lambda: self.state, self._propose_own, clock())
         self._sessions = SessionKeeper(lambda: self.state, self._propose_own, self._time)
         self._lessor = Lessor(lambda: self.state, self._propose_own, self._time)
@@ -210,7 +209,7 @@ class Server:
         if leads:  # and answers that wait here show a leader that it has its quorum
             self._tick(now)
         self._take(events, now)
-        self._reads.ask(self.node, now)
+        self._reads.ask(self.node)
         if self._snapshots.due(now):
             self.node.snapshot_chunk_ready()
         self._work_off()
@@ -533,7 +532,6 @@ class Server:
         settings = decode_settings(data) if data else Settings()
         self.timings, self.limits = timings, limits = settings.timings, settings.limits
         self.node.config = _node_config(self.folder.identity, timings, limits)
-        self._reads.retry_after = READ_RETRY_HEARTBEATS * timings.heartbeat_interval
         self._snapshots.limits = limits
         self.reconfiguration.silence = 2 * timings.election_timeout
 
