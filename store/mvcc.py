@@ -116,6 +116,7 @@ class Mvcc:
         if kind != APART:
             put("versions", version_key(key, before), old)
         put("keys", key, None)
+        self._pending.dead.add(key)
         put("versions", version_key(key, main), RECORD.pack(main, 0, 0, 0, TOMBSTONE))
         put("revisions", REVISION_SUB.pack(main, self.sub), CHANGE.pack(1, before) + key)
         self.changed.append(key)

@@ -37,6 +37,7 @@ class _Absent:
 
 
 _ABSENT = _Absent()
+_FIRST_CHANGES = 16
 
 
 class _Layer:
@@ -49,6 +50,21 @@ class _Layer:
         self.order: list[bytes] | None = None
         """The changed keys in order, kept from the first time that somebody iterates."""
 
+    def changes(self, low: int, high: int, reverse: bool) -> Iterator[tuple[bytes, bytes | None]]:
+        """The changes at these places of ``order``, a few at a time: who wants the first does not pay for all."""
+        order, values, size = self.order or [], self.values, _FIRST_CHANGES
+        while low < high:
+            if reverse:
+                some = order[max(low, high - size) : high]
+                some.reverse()
+                high -= size
+            else:
+                some = order[low : min(high, low + size)]
+                low += size
+            for key in some:
+                yield key, values[key]
+            size *= 2
+
 
 class Pending:
     """A batch of writes over a database."""
@@ -58,6 +74,10 @@ class Pending:
         self._engine_get = engine.get
         self._layers = {family: _Layer() for family in families}
         self._journal: list[tuple[_Layer, bytes, bytes | _Absent | None] | Callable[[], None]] | None = None
+        self.dead: set[bytes] = set()
+        """Users' keys that the running command has deleted; some may have come back since."""
+        self.skipped = 0
+        """Deleted keys that iterators have passed by so far: in the database they are still there."""
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -71,21 +91,50 @@ class Pending:
     def iterate(
         self, family: str, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        """As ``Engine.iterate``, with the batch's changes."""
+        """As ``Engine.iterate``, with the batch's changes; none may come while it is iterated."""
         stored = self._engine.iterate(family, start, end, reverse=reverse)
+        changed = self._changed(family, start, end, reverse)
+        return stored if changed is None else self._living(stored, changed, reverse)
+
+    def iterate_with_dead(
+        self, family: str, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes | None]]:
+        """The same, with the keys that the running command has deleted, as ``None``: passing by them takes as long as
+        by others, and they are the same on every member, whatever else is in the batch."""
+        stored = self._engine.iterate(family, start, end, reverse=reverse)
+        changed = self._changed(family, start, end, reverse)
+        if changed is None:
+            yield from stored
+            return
+        dead = self.dead
+        for key, value in _merge(stored, changed, reverse):
+            if value is None:
+                self.skipped += 1
+                if key not in dead:
+                    continue
+            yield key, value
+
+    def _living(
+        self, stored: Iterator[tuple[bytes, bytes]], changed: Iterator[tuple[bytes, bytes | None]], reverse: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
+        for key, value in _merge(stored, changed, reverse):
+            if value is None:
+                self.skipped += 1
+            else:
+                yield key, value
+
+    def _changed(
+        self, family: str, start: bytes, end: bytes | None, reverse: bool
+    ) -> Iterator[tuple[bytes, bytes | None]] | None:
+        """The changes to a range, in order; ``None`` if there are none."""
         layer = self._layers[family]
         if not layer.values:
-            return stored
+            return None
         if layer.order is None:
             layer.order = sorted(layer.values)
         low = bisect_left(layer.order, start)
         high = len(layer.order) if end is None else bisect_left(layer.order, end)
-        if low >= high:
-            return stored
-        changed = [(key, layer.values[key]) for key in layer.order[low:high]]
-        if reverse:
-            changed.reverse()
-        return _merge(stored, changed, reverse)
+        return layer.changes(low, high, reverse) if low < high else None
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -139,31 +188,27 @@ class Pending:
     def discard(self) -> None:
         """Forget everything."""
         self._journal = None
+        self.dead.clear()
         for layer in self._layers.values():
             layer.values.clear()
             layer.order = None
 
 
 def _merge(
-    stored: Iterator[tuple[bytes, bytes]], changed: list[tuple[bytes, bytes | None]], reverse: bool
-) -> Iterator[tuple[bytes, bytes]]:
-    position = 0
+    stored: Iterator[tuple[bytes, bytes]], changed: Iterator[tuple[bytes, bytes | None]], reverse: bool
+) -> Iterator[tuple[bytes, bytes | None]]:
+    """Both in order, the change where there are both; ``None`` for what was deleted."""
+    change = next(changed, None)
     for pair in stored:
         key = pair[0]
-        while position < len(changed):
-            changed_key, value = changed[position]
-            if changed_key == key or (changed_key > key) is not reverse:
-                break
-            position += 1
-            if value is not None:
-                yield changed_key, value
-        if position < len(changed) and changed[position][0] == key:
-            value = changed[position][1]
-            position += 1
-            if value is not None:
-                yield key, value
+        while change is not None and change[0] != key and (change[0] > key) is reverse:
+            yield change
+            change = next(changed, None)
+        if change is not None and change[0] == key:
+            yield change
+            change = next(changed, None)
         else:
             yield pair
-    for changed_key, value in changed[position:]:
-        if value is not None:
-            yield changed_key, value
+    if change is not None:
+        yield change
+        yield from changed

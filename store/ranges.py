@@ -36,7 +36,7 @@ from .mvcc import (
     plain_key,
     version_key,
 )
-from .pending import Source
+from .pending import Pending, Source
 
 WEIGHT = 10
 """As a shift: so many bytes of values count as a key."""
@@ -56,12 +56,17 @@ class TooManyKeys(Exception):
 
 
 class Budget:
-    """How much may still be looked at: keys, changes, and kilobytes of values, all alike."""
+    """How much may still be looked at: keys, changes, and kilobytes of values, all alike.
 
-    __slots__ = ("left",)
+    Args:
+        dead: how many of the keys may be passed by that the same command has deleted.
+    """
 
-    def __init__(self, left: int) -> None:
+    __slots__ = ("dead", "left")
+
+    def __init__(self, left: int, dead: int = 0) -> None:
         self.left = left
+        self.dead = dead
 
 
 class Newest(Protocol):
@@ -148,7 +153,7 @@ def records(view: View, keys: KeyRange, budget: Budget, *, descending: bool = Fa
             if record is not None:
                 yield keys.key, record
         return
-    now = source.iterate("keys", *bounds(keys), reverse=descending)
+    now = _now(source, keys, budget, descending)
     if not view.settled():
         now = _then(view, keys, now, budget, descending)
     for pair in now:
@@ -158,12 +163,29 @@ def records(view: View, keys: KeyRange, budget: Budget, *, descending: bool = Fa
         yield pair
 
 
+def _now(source: Source, keys: KeyRange, budget: Budget, descending: bool) -> Iterator[tuple[bytes, bytes]]:
+    """What lives, by key."""
+    if isinstance(source, Pending):
+        return _passing_by_dead(source.iterate_with_dead("keys", *bounds(keys), reverse=descending), budget)
+    return source.iterate("keys", *bounds(keys), reverse=descending)
+
+
+def _passing_by_dead(pairs: Iterator[tuple[bytes, bytes | None]], budget: Budget) -> Iterator[tuple[bytes, bytes]]:
+    for key, record in pairs:
+        if record is not None:
+            yield key, record
+        elif budget.dead <= 0:
+            raise TooManyKeys(key)
+        else:
+            budget.dead -= 1
+
+
 def _then(
     view: View, keys: KeyRange, now: Iterator[tuple[bytes, bytes]], budget: Budget, descending: bool
 ) -> Iterator[tuple[bytes, bytes]]:
     """What existed at the view's revision, given what lives now, or did when that was opened."""
     source, revision = view.source, view.revision
-    found = _changed_since(source, keys, revision, PAST_CHANGES if view.far else budget.left)
+    found = _changed_since(source, keys, revision, Budget(PAST_CHANGES) if view.far else budget)
     changed: Iterator[tuple[bytes, bytes | None]]
     if found is not None:
         changed = iter([(key, None) for key in sorted(found, reverse=descending)])
@@ -191,13 +213,14 @@ def _key(pair: tuple[bytes, bytes | None]) -> bytes:
     return pair[0]
 
 
-def _changed_since(source: Source, keys: KeyRange, revision: int, most: int) -> set[bytes] | None:
-    """The keys of a range that have changed since a revision; ``None`` if there were more changes than so many."""
+def _changed_since(source: Source, keys: KeyRange, revision: int, budget: Budget) -> set[bytes] | None:
+    """The keys of a range that have changed since a revision; ``None`` if the budget does not reach for all changes."""
     start, end = bounds(keys)
     found = set()
-    for count, (_, change) in enumerate(source.iterate("revisions", REVISION.pack(revision + 1))):
-        if count == most:
+    for _, change in source.iterate("revisions", REVISION.pack(revision + 1)):
+        if budget.left <= 0:
             return None
+        budget.left -= 1
         key = change[CHANGE.size :]
         if key >= start and (end is None or key < end):
             found.add(key)

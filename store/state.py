@@ -384,6 +384,7 @@ class State(OwnCommands):
     def _command(self, entry: Entry) -> Generator[None, None, tuple[Answer, ...]]:
         """Do what an entry says; rests after each slice of work."""
         self._applying = entry.index
+        self._pending.dead.clear()
         try:
             command = _decode_command(entry.data)
         except (msgspec.MsgspecError, RecursionError):

@@ -103,7 +103,8 @@ class Executor:
         self._revoked = False
         limits = self.limits
         most = limits.max_scanned_keys
-        self._budget = budget = Budget(most)
+        self._budget = budget = Budget(most, most)
+        skipped = self._pending.skipped
         self._deletable = deletable = limits.max_deleted_keys
         try:
             answer = self._dispatch(operation, fresh_id)
@@ -116,6 +117,7 @@ class Executor:
                 "ranges together: narrow them, or read outside the transaction",
             )
         self.work += most - budget.left + WORK_OF_DELETE * (deletable - self._deletable)
+        self.work += self._pending.skipped - skipped
         if type(answer) is Failed:
             self._mvcc.sub = 0
             self.answer_bytes = ANSWER_BYTES
@@ -192,10 +194,12 @@ class Executor:
             if old is not None:
                 found.append((key, old))
         else:
+            budget = Budget(self._deletable, self._budget.dead)
             try:
-                found += records(View(pending, mvcc.now, _BATCH), delete.keys, Budget(self._deletable))
+                found += records(View(pending, mvcc.now, _BATCH), delete.keys, budget)
             except TooManyKeys:
-                raise self._too_many_deletes() from None
+                raise (self._too_many_deletes() if budget.dead else TooManyKeys(key)) from None
+            self._budget.dead = budget.dead
         if len(found) > self._deletable:
             raise self._too_many_deletes()
         prev = []
@@ -264,6 +268,7 @@ class Executor:
         responses: list[PutAnswer | DeleteAnswer | RangeAnswer | TxnAnswer | LeaseGranted | Done] = []
         for operation in txn.success if succeeded else txn.failure:
             self._spend(ANSWER_BYTES)
+            self.work += WORK_OF_WRITE
             if isinstance(operation, LeaseRevoke):
                 responses.append(self._revoke(operation))
                 self._revoked = True
@@ -286,6 +291,8 @@ class Executor:
         by_value = comparison.target is Target.VALUE
         budget, keys = self._budget, comparison.keys
         found: Iterable[tuple[bytes, bytes]]
+        if budget.left <= 0:
+            raise TooManyKeys(keys.key)
         if keys.end is None:
             budget.left -= 1
             only = self._pending.get("keys", keys.key)

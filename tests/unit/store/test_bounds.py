@@ -107,6 +107,8 @@ HEAVY: list[Operation] = [
     Txn((), (Delete(KeyRange(b"leased1", b"leased2")), LeaseRevoke(2))),
     Txn((), (LeaseRevoke(1), LeaseRevoke(2))),
     Txn((), (Txn((), (LeaseRevoke(1),)), LeaseRevoke(2))),
+    Txn((Comparison(KeyRange(b"long00"), Target.VALUE, Relation.NOT_EQUAL, b""),) * 100),
+    Txn((), (Range(KeyRange(b"x", b"y"), revision=600),) * 100),
     Txn((), (Range(KEYS, revision=3, count_only=True),)),
 ]
 
@@ -128,6 +130,64 @@ def test_the_work_of_a_whole_request_is_cut_off_at_its_bound(
     assert looks.total() <= 1000 + 400 + 100
     assert (hand.state.revision, before) == (revision, [])
     assert isinstance(hand.do(Put(b"k0000", b"w")), PutAnswer)
+
+
+NONE = Comparison(KEYS, Target.VERSION, Relation.EQUAL, 0)
+
+AFTER_DEATH: list[tuple[Operation, ...]] = [
+    (Txn((), (Delete(KEYS), *(COUNT,) * 100)),),
+    (Txn((), (Delete(KEYS), *(Delete(KEYS),) * 100)),),
+    (Txn((), (Delete(KEYS), *(Range(KEYS, limit=1, descending=True, uncounted=True),) * 100)),),
+    (Txn((), (Delete(KEYS), Txn((), (COUNT,) * 50), Txn((), (Delete(KEYS, prev=True),) * 50))),),
+    (Delete(KEYS), Txn((NONE,) * 100)),
+    (Delete(KEYS), Txn((), (Txn((NONE,) * 50), COUNT, COUNT))),
+    (Delete(KEYS), Put(b"k9", b"v"), Txn((), (Delete(KEYS), Put(b"x", b"v"), *(COUNT,) * 100))),
+]
+
+
+@pytest.mark.parametrize("operations", AFTER_DEATH, ids=[str(n) for n in range(len(AFTER_DEATH))])
+def test_looks_at_what_the_same_command_has_deleted_are_cut_off(
+    operations: tuple[Operation, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the command is written, the database still holds those keys: each look passes by all of them."""
+    hand = filled()
+    looks = Looks(hand.state, monkeypatch)
+    answer = hand.run(*operations)[-1]
+    assert plain(answer) == Failed(Reason.TOO_LARGE)
+    assert looks.total() <= 300 + 1000 + 400
+    few = Txn((NONE, NONE), (COUNT,))
+    other = filled()
+    assert isinstance(other.run(Delete(KEYS), few)[-1], TxnAnswer)
+    assert isinstance(other.do(Txn((NONE,) * 100)), TxnAnswer)
+
+
+def test_what_other_commands_have_deleted_counts_for_nothing() -> None:
+    """They may be in the same batch on one member, and long written on another."""
+    one, other = filled(), filled()
+    commands = [
+        one.writes(Delete(KeyRange(b"k", b"k01")), Put(b"k0001", b"v")),
+        one.writes(Delete(KeyRange(b"k", b"k02")), Txn((NONE,) * 100), Txn((), (COUNT,) * 9), Put(b"k0003", b"v")),
+        one.writes(Txn((), (Delete(KEYS), COUNT, COUNT)), Txn((NONE,) * 40), Txn((NONE,) * 3)),
+        one.writes(Txn((NONE,) * 100)),
+    ]
+    entries = [one.entry(command, offset) for offset, command in enumerate(commands)]
+    together = one.state.apply(entries)
+    assert together == [other.state.apply([entry])[0] for entry in entries]
+    assert one.state.content_hash() == other.state.content_hash()
+    assert isinstance(together[-1][0], TxnAnswer)
+
+
+def test_every_look_in_a_turn_is_counted() -> None:
+    """Leases that come and go under one id, puts inside transactions: a turn ends all the same."""
+    hand = filled()
+    again = [LeaseGrant(1, 60.0), LeaseRevoke(1)]
+    many = [Txn((), tuple(Put(b"p%03d%02d" % (n, m), b"") for m in range(60))) for n in range(200)]
+    for operations in ([LeaseRevoke(1), *again * 100], many):
+        entry, slices = hand.entry(hand.writes(*operations)), 1
+        while not hand.state.apply_some([entry]):
+            slices += 1
+            assert hand.state._executor.work <= 1.2 * APPLY_WORK
+        assert slices >= 3
 
 
 LIGHT: list[Operation] = [
