@@ -166,11 +166,11 @@ def _draw(ids: Any) -> None:
 
 def test_forked_children_draw_different_leases() -> None:
     context = multiprocessing.get_context("fork")
-    ids = context.SimpleQueue()
+    ids = context.Queue()
     children = [context.Process(target=_draw, args=(ids,)) for _ in range(2)]
     for child in children:
         child.start()
-    drawn = {fresh_id(), *[ids.get() for _ in children]}
+    drawn = {fresh_id(), *[ids.get(timeout=60) for _ in children]}
     for child in children:
         child.join(30)
     assert len(drawn) == 3

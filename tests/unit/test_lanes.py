@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -644,6 +645,7 @@ def test_a_forked_child_lets_go_of_its_parents_lanes_without_a_trace(house: Hous
     child = os.fork()
     if child == 0:  # nothing but this may run in it
         try:
+            signal.alarm(60)  # nobody else would end it if it hangs
             os.fstat(lane.wire.fd)
             os.write(writer, b"held")
         except OSError:

@@ -7,6 +7,7 @@ import gc
 import os
 import pickle
 import random
+import signal
 import threading
 import time
 import weakref
@@ -303,6 +304,7 @@ def test_a_forked_child_is_told_that_nobody_keeps_its_copy(kv: Client) -> None:
         child = os.fork()
         if child == 0:
             try:
+                signal.alarm(60)  # nobody else would end it if it hangs
                 copy.get("a/1")
                 os.write(write, b"a stale copy")
             except BaseException as error:

@@ -189,6 +189,7 @@ def test_a_forked_child_has_a_hub_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     child = os.fork()
     if child == 0:
         try:
+            signal.alarm(60)  # nobody else would end it if it hangs
             registry.make_transport = FakeCluster().transport  # the parent's threads are not here
             kv.put("k", "child")
             found = kv.get("k")
