@@ -52,7 +52,7 @@ def show(result: Any, output: str, **options: bool) -> None:
     elif output == "table":
         _print_table(*_rows(result))
         for alarm in getattr(result, "alarms", ()):
-            click.echo(f"alarm: {text(alarm.encode())}")
+            click.echo(f"alarm: {text(alarm.encode(errors='surrogateescape'))}")
     else:
         for line in _lines(result, **options):
             click.echo(line)
@@ -170,7 +170,7 @@ def _status_lines(status: ClusterStatus) -> Iterator[str]:
         progress = f"applied {member.applied_index} of {member.raft_index}, {member.db_size / 1e6:.1f} MB"
         yield f"{member.name} {member.role}: {place}, {progress}"
     for alarm in status.alarms:
-        yield f"alarm: {text(alarm.encode())}"
+        yield f"alarm: {text(alarm.encode(errors='surrogateescape'))}"
 
 
 def _rows(result: Any) -> tuple[list[str], list[list[Any]]]:

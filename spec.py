@@ -22,6 +22,9 @@ from .limits import MAX_MEMBERS, Compaction, Limits, Settings, Share, Timings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """What a cluster may be called: the name becomes part of actor names and of folder names."""
+_UNSPEAKABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+"""What a folder's name may not hold, as no error, marker or command could name it: control characters, and bytes that
+are no UTF-8."""
 
 
 class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -148,7 +151,7 @@ def _rules(source: str, spec: ClusterSpec) -> None:
             "name",
             f"up to 63 letters, digits, '.', '_' and '-', the first a letter or digit, got {spec.name!r}",
         )
-    if not spec.data_dir.startswith(("/", "~")) or "\0" in spec.data_dir:
+    if not spec.data_dir.startswith(("/", "~")) or _UNSPEAKABLE.search(spec.data_dir):
         raise SpecError(source, "data_dir", f"an absolute path, or one that begins with ~, got {spec.data_dir!r}")
     if isinstance(spec.placement, str):
         if spec.placement != "spread":

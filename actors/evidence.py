@@ -132,7 +132,7 @@ def never(name: str, sites: Sequence[tuple[Node, Site]]) -> MembersMissing:
     return MembersMissing(
         f"nothing of cluster {name} was found on the Ray nodes that are alive ({_addresses(sites)}), and its spec says "
         "bootstrap: never. Bring its nodes back, and launch again; to make a new, empty cluster, launch once with "
-        "bootstrap: auto (`raykeeper up --bootstrap auto`)"
+        "bootstrap: auto (`raykeeper up SPEC --bootstrap auto`)"
     )
 
 

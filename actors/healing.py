@@ -78,8 +78,10 @@ class View:
         return next((node for node in self.nodes if pin and pin in node.resources), None)
 
     def is_gone(self, member: int) -> bool:
-        """Whether Ray and the leader have both missed a member for ``replace_after``."""
+        """Whether Ray and the leader have both missed a member for ``replace_after``, and its data as well."""
         since = self.missed_since.get(member)
+        if member in self.found or member in self.delayed:
+            return False
         if since is None or self.now - since < self.replace_after:
             return False
         return self.silent.get(member, 0.0) >= self.replace_after
@@ -321,7 +323,7 @@ def _begin(view: View) -> Step | None:
     if not view.has_live_quorum(configuration.voters):
         return None
     for member in sorted(members):
-        if not view.is_gone(member) or member in view.found or member in view.delayed or not view.searched:
+        if not view.is_gone(member) or not view.searched:
             continue
         known = view.table.get(member)
         home = view.node_of(known.pin) if known is not None else None

@@ -142,7 +142,7 @@ RESULTS = {
     "event": Batch(1, (Event("put", ITEM, ITEM),)),
     "said": Said({"name": "é漢".encode(), "id": (1 << 62) + 1}, ["é漢\u2028"]),
     "fields": {"path": os.fsdecode(b"\xff\xe9"), "n": (1 << 62) + 1},
-    "status": ClusterStatus("n", 1 << 62, 1, 1, 1, ("漢",), (MEMBER,)),
+    "status": ClusterStatus("n", 1 << 62, 1, 1, 1, ("漢", os.fsdecode(b"\xff")), (MEMBER,)),
 }
 FORMS = [(kind, form) for kind, form in itertools.product(RESULTS, ("simple", "json", "table"))]
 FORMS.remove(("event", "table"))

@@ -408,3 +408,14 @@ def test_two_supervisors_with_old_looks_keep_a_cluster_at_full_strength(seed: in
     assert world.actors == set(voters)
     assert len({world.data[voter] for voter in voters}) == 3, "each on a node of its own"
     assert [plan(world.view(start, done)) for start, done in zip(began, cleared, strict=True)] == [None, None]
+
+
+@pytest.mark.parametrize("where", ["found", "delayed"])
+@pytest.mark.parametrize(
+    "view", [lost(healthy()), with_successor(lost(healthy())), with_successor(lost(healthy()), reserved=True)]
+)
+def test_whose_data_is_there_is_not_replaced_by_any_step(view: View, where: str) -> None:
+    """Neither is a successor begun with, nor does one that was begun with take its place."""
+    home = Description(3, "m3", "e", "/data")
+    step = plan(replace(view, **{where: {3: home}}))  # type: ignore[arg-type]
+    assert not isinstance(step, (Reserve, Promote, Leave, Retire)), step

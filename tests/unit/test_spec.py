@@ -191,3 +191,12 @@ def test_lease_reads_are_decided_by_word_or_boolean_and_go_into_the_settings() -
         assert (settings.lease_reads, settings.clock_drift) == (True, 0.02)
     assert str(refused({"lease_reads": "often"})) == "spec: lease_reads: expected on or off, got 'often'"
     assert "clock_drift" in str(refused({"clock_drift": 1.0}))
+
+
+@pytest.mark.parametrize("path", ["/a\0b", "/a\nb", "/a\x1b[2J", "/\udcff", "~/\x7f", ""])
+def test_a_folder_that_no_error_could_name_is_refused(path: str) -> None:
+    assert refused({"data_dir": path}).field == "data_dir"
+
+
+def test_a_folder_may_have_any_other_name() -> None:
+    assert ClusterSpec.load({"data_dir": "/a b/ü\u3000'\"$"}).data_dir == "/a b/ü\u3000'\"$"
