@@ -123,8 +123,10 @@ class State(OwnCommands):
         self._content: Content | None = None
         self._changed: list[bytes] = []
         self._begun: _Begun | None = None
+        self._suspects: set[int] = set()
+        """Log indexes of commands that have led to an error once: each is applied in a write of its own..."""
         self._poison: set[int] = set()
-        """Log indexes of commands, of those being applied, that are known to have no answer but ``Failed``."""
+        """... and has no answer but ``Failed`` if it does so again."""
         self._writing = False
         self._applying = 0
         """Log index of the command that is being applied."""
@@ -294,12 +296,19 @@ class State(OwnCommands):
     def _apply_some(
         self, entries: Sequence[Entry], configurations: Mapping[int, Configuration]
     ) -> list[tuple[Answer, ...]]:
-        begun, self._begun = self._begun or _Begun(self.applied_index, self.applied_term), None
+        begun = self._begun
+        if begun is not None and len(entries) <= len(begun.answers):
+            self._forget()  # the command that is in the middle of its work is not wanted yet
+            begun = None
+        begun, self._begun = begun or _Begun(self.applied_index, self.applied_term), None
         executor, answers = self._executor, begun.answers
         executor.work = 0
         asked: ContentAsked | None = None
+        settings = self.settings
         for entry in entries[len(answers) :]:
             self._applying = 0
+            if answers and entry.index in self._suspects:
+                break
             if entry.index != begun.index + 1 or entry.term < begun.term:
                 raise ValueError(f"entry {entry.index} of term {entry.term} cannot follow {begun.index}, {begun.term}")
             if entry.kind is EntryKind.CONFIGURATION:
@@ -319,11 +328,19 @@ class State(OwnCommands):
                 answers.append(())
             begun.index, begun.term = entry.index, entry.term
             asked = answers[-1][0] if answers[-1] and type(answers[-1][0]) is ContentAsked else None
-            if asked is not None or executor.work >= APPLY_WORK / 2 or entry.kind is EntryKind.CONFIGURATION:
+            if (
+                asked is not None
+                or executor.work >= APPLY_WORK / 2
+                or entry.kind is EntryKind.CONFIGURATION
+                or entry.index in self._suspects
+                or self.settings is not settings  # whoever follows them must find them on the disk
+            ):
                 break
         if answers:
             self._write(begun.index, begun.term)
-            self._poison.clear()
+            if self._suspects and max(self._suspects) <= begun.index:
+                self._suspects.clear()
+                self._poison.clear()
             if asked is not None:  # what follows must not be in the hash
                 self._content = Content(self, routine=asked.routine)
         return answers
@@ -331,17 +348,22 @@ class State(OwnCommands):
     def _begin_again(self, error: Exception) -> bool:
         """A command has led to an error that is not the disk's, which must not be; and since it would do so again and
         again, and on every member, that would be the end. Forget all that is not on the disk, so that the same entries
-        can be applied once more, and this one without effect. False if it was none of a command.
+        can be applied once more: this one alone, because what was in one write with it is not the same on every
+        member; and if it leads to an error then, too, without effect. False if it was none of a command.
         """
         index = self._applying
         if not index or index in self._poison:
             return False
-        self._poison.add(index)
+        (self._poison if index in self._suspects else self._suspects).add(index)
         traceback.print_exception(error)
+        self._forget()
+        return True
+
+    def _forget(self) -> None:
+        """Forget all that is not on the disk."""
         self._begun = None
         self._pending.discard()
         self._load()
-        return True
 
     def _configuration(self, configuration: Configuration) -> None:
         before, self.configuration = self.configuration, configuration

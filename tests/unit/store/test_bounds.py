@@ -11,11 +11,19 @@ from typing import Any
 
 import pytest
 
-from raykeeper.limits import APPLY_WORK, DELETES_IN_MEMORY, PAST_CHANGES
+from raykeeper.limits import (
+    APPLY_WORK,
+    DELETES_IN_MEMORY,
+    PAST_CHANGES,
+    Limits,
+    Settings,
+    encode_settings,
+)
 from raykeeper.store.commands import (
     Answer,
     Compact,
     Comparison,
+    Configure,
     Delete,
     DeleteAnswer,
     Done,
@@ -342,6 +350,27 @@ def test_a_crash_in_the_middle_of_a_command_leaves_nothing_of_it() -> None:
     state = State.open(disk, "s")
     assert state.content_hash() == digest
     assert len(state.apply([entry])[0]) == 10
+
+
+def test_half_a_command_is_never_written() -> None:
+    """Not if the next turn gets fewer entries either, as after a change of ``max_apply_bytes`` just before it."""
+    hand = sim_hand()
+    hand.run(*(Put(b"k%04d" % n, b"v") for n in range(900)))
+    heavy = [Txn((), (Put(b"made%d" % n, b"v"), *(COUNT,) * 10)) for n in range(8)]
+    configured = Configure(encode_settings(Settings(limits=Limits(max_apply_bytes=1024))))
+    entries = [hand.entry(configured), hand.entry(hand.writes(*heavy), 1)]
+    assert hand.state.apply_some(entries) == [(Done(hand.state.revision),)]
+    assert hand.state.settings
+    del entries[0]
+    entries.insert(0, hand.entry(hand.writes(Put(b"light", b"v"), low=1)))
+    entries[1] = hand.entry(hand.writes(*heavy, low=1), 1)
+    assert hand.state.apply_some(entries) == []
+    assert [type(answer) for answer in hand.state.apply_some(entries[:1])[0]] == [PutAnswer]
+    assert hand.range(KeyRange(b"made", b"madf")).count == 0  # type: ignore[union-attr]
+    while not (answers := hand.state.apply_some(entries[1:])):
+        pass
+    assert [type(answer) for answer in answers[0]] == [TxnAnswer] * 8
+    assert hand.range(KeyRange(b"made", b"madf")).count == 8  # type: ignore[union-attr]
 
 
 def test_light_entries_are_written_together() -> None:

@@ -172,6 +172,25 @@ def test_an_error_of_our_own_is_no_outage(monkeypatch: pytest.MonkeyPatch, error
         assert one.range(Range(KeyRange(b"half")), page_items=1, page_bytes=99).count == 0  # type: ignore[union-attr]
 
 
+def test_an_error_that_comes_of_what_else_is_in_the_batch_has_no_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which entries are applied together differs from member to member: what becomes of one must not hang on it."""
+    with pair() as (one, other):
+        datas = [frame(Put(b"a", b"%d" % n), sequence=5 + n) for n in range(5)]
+        datas[3] = frame(Put(b"boom", b"1"), sequence=8)
+        original = sessions.Executor.run
+
+        def run(self: Any, operation: Any, room: int, fresh: int) -> Any:
+            if operation.key == b"boom" and self._pending._layers["keys"].values:
+                raise KeyError("something that is not written yet")
+            return original(self, operation, room, fresh)
+
+        monkeypatch.setattr(sessions.Executor, "run", run)
+        together = one.apply(entries(one, datas))
+        assert together == [other.apply(entries(other, [data]))[0] for data in datas]
+        assert [type(answer[0]) for answer in together] == [PutAnswer] * 5
+        assert one.content_hash() == other.content_hash()
+
+
 @pytest.mark.parametrize("error", [OSError("gone"), DataCorrupted("rotten"), RuntimeError("closed"), MemoryError()])
 def test_an_error_of_the_disk_is_no_answer(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """Another member's disk is well: were the command answered here, the members would part."""
