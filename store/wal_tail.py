@@ -171,7 +171,7 @@ class _Reader:
             expected = (_FULL, _FIRST) if offset == self.next_offset(begins) else (_MIDDLE, _LAST)
             if kind not in expected or end > offset + _BLOCK - offset % _BLOCK:
                 return self._has_blank(offset, -(-(offset + _HEADER.size) // _SECTOR) * _SECTOR)
-            if self._has_blank(offset, end) or (kind in (_FULL, _LAST) and self.data[end - 1 : end] == b"\0"):
+            if self._has_blank(offset, end):
                 return True
             if end > len(self.data):
                 head = self.data[offset + _HEADER.size : offset + _HEADER.size + 8]

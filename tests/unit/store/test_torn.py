@@ -60,8 +60,11 @@ class Written:
             length = rng.choice((rng.randrange(self.synced, len(data) + 1), rng.choice(moments)))
             if rng.random() < 0.5:
                 del data[length:]
-            else:
-                data[length:] = bytes(len(data) - length)
+                return bytes(data)
+            # What a file is longer than what was written is blank from a sector on, or from where a write began.
+            if length not in moments:
+                length = max(self.synced, length - length % SECTOR)
+            data[length:] = bytes(len(data) - length)
         if rng.random() < 0.2:
             data += bytes(rng.randrange(3 * SECTOR))
         return bytes(data)
@@ -127,6 +130,29 @@ def test_any_flipped_bit_in_what_was_synced_is_damage(tmp_path: Path, seed: int)
             data += bytes(rng.randrange(3 * SECTOR))
         with pytest.raises(DataCorrupted):
             written.settled(bytes(data))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_byte_that_is_another_is_damage(tmp_path: Path, seed: int) -> None:
+    """All bits of it at once, or gone to zero with a few before it: no part of a sector is ever blank but all of it."""
+    rng = random.Random(5000 + seed)
+    written = Written(tmp_path, rng, unsynced=False)
+    start, end = written.ends[-2], written.ends[-1]
+    for position in [*range(start, min(end, start + 8)), *range(max(start, end - 20), end)]:
+        for few in (0, 1, 4):
+            data = bytearray(written.data)
+            if few:
+                first = max(start, position + 1 - few)
+                data[first : position + 1] = bytes(position + 1 - first)
+                sector = max(start, position - position % SECTOR)
+                if bytes(data) == written.data or not any(data[sector : min(end, sector + SECTOR)]):
+                    continue  # nothing has changed, or all that was written to a sector is blank
+            else:
+                data[position] ^= 0xFF
+                if end % SECTOR == 1 and position == end - 1:
+                    continue
+            with pytest.raises(DataCorrupted):
+                written.settled(bytes(data))
 
 
 @pytest.mark.parametrize("seed", range(8))
