@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import ray
 
-from ..errors import ClusterNotFound
+from ..errors import ClusterNotFound, Unavailable
 from .ray_admission import check_admitted, command_line_in_unicode, showing_token
 from .ray_calls import check_not_forked, in_time
 from .ray_here import check_reachable, running_here
@@ -56,6 +56,9 @@ def join_ray(address: str | None = None) -> None:
     check_reachable(wanted)
     try:
         in_time(_attach, wanted)
+    except Unavailable as error:
+        where = "on this machine" if wanted == "auto" else f"at {wanted}"
+        raise Unavailable(f"the Ray {where} did not let this process in in time") from error
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if wanted == "auto":
             where = "give its address (RAY_ADDRESS, or --address in a shell)"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from raykeeper.actors import ray_here
-from raykeeper.errors import ClusterNotFound
+from raykeeper.actors import ray_here, ray_session
+from raykeeper.actors.client.deadline import covering
+from raykeeper.errors import ClusterNotFound, Unavailable
 
 
 @pytest.fixture
@@ -77,3 +79,28 @@ def test_what_is_no_address_is_let_pass_and_a_silent_one_is_not() -> None:
     ray_here.check_reachable("auto")
     with pytest.raises(ClusterNotFound, match="no Ray cluster can be reached at"):
         ray_here.check_reachable(GONE)
+
+
+def test_a_ray_that_lets_nobody_in_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = threading.Event()
+    monkeypatch.setattr(ray_session, "_attach", lambda address: done.wait(20))
+    monkeypatch.setattr(ray_session, "check_reachable", lambda address: None)
+    try:
+        with covering(0.05), pytest.raises(Unavailable, match=r"the Ray at 10\.0\.0\.1:7 did not let"):
+            ray_session.join_ray("10.0.0.1:7")
+    finally:
+        done.set()
+
+
+@pytest.mark.parametrize("address", [None, "", "auto"])
+def test_auto_means_the_same_as_no_address(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
+    """Ray's own way would be to believe a note, though it may be of a Ray that is gone."""
+    joined: list[str] = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_session, "running_here", lambda: "10.0.0.1:7")
+    monkeypatch.setattr(ray_session, "check_reachable", lambda address: None)
+    monkeypatch.setattr(ray_session, "_attach", joined.append)
+    ray_session.join_ray(address)
+    monkeypatch.setenv("RAY_ADDRESS", address or "")
+    ray_session.join_ray()
+    assert joined == ["10.0.0.1:7"] * 2
