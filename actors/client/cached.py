@@ -67,13 +67,13 @@ class CachedView:
 
     def __len__(self) -> int:
         """How many keys the copy holds."""
-        with self._replica.lock, undisturbed.here:
+        with undisturbed.here, self._replica.lock:
             return len(self._replica.items)
 
     def _look(self, key: Key) -> KeyValue | None:
         name = key if type(key) is bytes else check.text_or_bytes("a key", key)
         replica = self._replica
-        with replica.lock, undisturbed.here:
+        with undisturbed.here, replica.lock:
             found = replica.items.get(name)
         if found is None:
             if not name.startswith(replica.prefix):

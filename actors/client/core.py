@@ -165,6 +165,12 @@ class HubCore:
             if len(call.outbox.fresh) + len(call.outbox.again) > 2 * len(self._calls) + 64:
                 call.outbox.clear_away()
 
+    def give_up_who(self, done: Callable[[Answer | KeeperError], None], now: float) -> None:
+        """The same for a caller who was interrupted before he knew the number."""
+        for call in list(self._calls.values()):
+            if call.done == done:
+                self.give_up(call.id, now)
+
     def set_members(self, members: Sequence[int]) -> None:
         """These members can be asked from now on."""
         self.wants_members = not members
@@ -232,6 +238,26 @@ class HubCore:
         flight = self._flights.get(call_id)
         if flight is not None:
             self._lost(flight, now, f"member {flight.member} cannot be reached{': ' if problem else ''}{problem}")
+
+    def resume(self, now: float) -> None:
+        """Whoever was at work here was interrupted anywhere in the middle. What was not answered goes once more: it may
+        not have been sent, and a second copy does no harm."""
+        self._flights.clear()
+        for outbox in self._outboxes:
+            outbox.begin_anew()
+        for call in list(self._calls.values()):
+            if call.over:  # but its caller was not told
+                call.over = False
+                self._end(call, self._timed_out(call))
+            elif call.sequence or (call.sends and call.outbox is not self._writes):
+                call.outbox.put_back([call], doubtful=True)
+            else:
+                call.doubtful |= call.sends > 0
+                call.outbox.fresh.append(call)
+        for outbox in self._outboxes:
+            outbox.again.reverse()
+        self._session.settle_others({call.sequence for call in self._calls.values()})
+        self._expire(now)
 
     def on_time(self, now: float) -> None:
         """Look at the clock: end calls whose time is over, and give up on batches without an answer."""

@@ -210,6 +210,7 @@ class Hub:
         except ReentrantCall as error:
             return error
         except BaseException:
+            undisturbed.recover()
             if number:
                 self.give_up(number)
             raise
@@ -224,21 +225,26 @@ class Hub:
         if isinstance(ask.request, LeaseQuestion):
             return self.submit_many([(ask, size, timeout, done)])[0]
         self._check_not_held()
-        with self._lock, undisturbed.here:
-            number = self._core.submit(
-                ask.request,
-                now=now,
-                timeout=timeout,
-                serializable=ask.serializable,
-                request_id=ask.request_id,
-                done=done,
-                size=size,
-            )
-            out: list[Post] = [(self._core, each) for each in self._core.outgoing(now)]
-            if out or now + timeout < self._timer_at or self._core.wants_members:
-                self._set_timer()
-            told = self._take_told()
-        self._post(out, told)
+        try:
+            with undisturbed.here, self._lock:
+                number = self._core.submit(
+                    ask.request,
+                    now=now,
+                    timeout=timeout,
+                    serializable=ask.serializable,
+                    request_id=ask.request_id,
+                    done=done,
+                    size=size,
+                )
+                out: list[Post] = [(self._core, each) for each in self._core.outgoing(now)]
+                if out or now + timeout < self._timer_at or self._core.wants_members:
+                    self._set_timer()
+                told = self._take_told()
+            self._post(out, told)
+        except BaseException:
+            self.soon(lambda now: self._core.give_up_who(done, now))
+            self._interrupted()
+            raise
         return number
 
     def submit_many(self, asks: list[tuple[Ask, int, float, Callable[[Outcome], None]]]) -> list[int]:
@@ -280,12 +286,18 @@ class Hub:
         self.check_process()
         self._check_not_held()
         now = clock()
-        with self._lock, undisturbed.here:
-            result = act(now)
-            out = self._gather(now)
-            self._set_timer()
-            told = self._take_told()
-        self._post(out, told)
+        try:
+            with undisturbed.here, self._lock:
+                result = act(now)
+                out = self._gather(now)
+                self._set_timer()
+                told = self._take_told()
+            self._post(out, told)
+        except KeeperError:
+            raise
+        except BaseException:
+            self._interrupted()
+            raise
         return result
 
     def soon(self, act: Callable[[float], object]) -> None:
@@ -316,7 +328,7 @@ class Hub:
         """Look at something of the cores, under the hub's lock. Raises as :meth:`do`."""
         self.check_process()
         self._check_not_held()
-        with self._lock, undisturbed.here:
+        with undisturbed.here, self._lock:
             return look()
 
     def check_process(self) -> None:
@@ -359,6 +371,14 @@ class Hub:
         self.do(close)
         self._wakeups.put(None)
         self.transport.close()
+
+    def _interrupted(self) -> None:
+        """A handler of a signal (Ctrl-C's, or one of the user's) has raised in the middle of this thread's work: what
+        it leaves undone concerns others' calls too."""
+        undisturbed.recover()
+        self._timer_at = -math.inf  # whoever set it last may not have woken the thread
+        for core in self._cores:
+            self.soon(core.resume)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -408,7 +428,7 @@ class Hub:
     def _replied(self, core: Core, call: int, reply: bytes | Exception) -> None:
         now = clock()
         problem = f"{type(reply).__name__}: {str(reply).partition(chr(10))[0]}" if isinstance(reply, Exception) else ""
-        with self._lock, undisturbed.here:
+        with undisturbed.here, self._lock:
             if isinstance(reply, Exception):
                 core.on_failure(call, now, problem)
             else:
@@ -496,7 +516,7 @@ class Hub:
             self.transport.refresh()
         except Exception as error:
             _log.debug("looking up the members of %r failed: %s", self.name, error)
-        with self._lock, undisturbed.here:
+        with undisturbed.here, self._lock:
             self._refreshing = False
             for core in self._cores:
                 core.set_members(tuple(self.transport.members()))

@@ -280,6 +280,16 @@ class LeaseCore:
             question.call = 0
             self._failed(self._asking, question.member, problem, now)
 
+    def resume(self, now: float) -> None:
+        """Whoever was at work here was interrupted anywhere in the middle: what is under way may not have been sent."""
+        self._frames.clear()
+        self._flying = 0
+        for held in self._held.values():
+            held.keep_at = min(held.keep_at, now)
+        for question in self._questions.values():
+            question.call = 0
+        self._keep_at = self._lost_at = now
+
     def on_time(self, now: float) -> None:
         """Look at the clock: leases that are lost, members that do not answer, questions whose time is over."""
         if now >= self._lost_at:

@@ -176,6 +176,12 @@ class Outbox:
         self.fresh = deque(call for call in self.fresh if not call.over)
         self.again = deque(call for call in self.again if not call.over)
 
+    def begin_anew(self) -> None:
+        """Nothing waits, and nothing is under way."""
+        self.fresh.clear()
+        self.again.clear()
+        self.flying = self.flying_calls = 0
+
     def took_off(self, calls: int) -> None:
         """A batch of so many calls was sent."""
         self.flying += 1

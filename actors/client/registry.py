@@ -115,7 +115,7 @@ def _open_hub(name: str, cluster: int | None) -> Share:
     if share is not None:
         transport.close()
         return share
-    with _hubs_lock, undisturbed.here:
+    with undisturbed.here, _hubs_lock:
         entry = _hubs.get((name, status.cluster))
         share = entry.share() if entry is not None else None
         if share is not None:  # somebody else was faster just now
@@ -140,14 +140,14 @@ def _open_hub(name: str, cluster: int | None) -> Share:
 
 def _find(name: str, cluster: int) -> Share | None:
     """A share in the hub that there is."""
-    with _hubs_lock, undisturbed.here:
+    with undisturbed.here, _hubs_lock:
         entry = _hubs.get((name, cluster))
         return None if entry is None else _share(entry)
 
 
 def _find_by_name(name: str) -> Share | None:
     """A share in a hub of a cluster of that name, which may not be the one that goes by it now."""
-    with _hubs_lock, undisturbed.here:
+    with undisturbed.here, _hubs_lock:
         found = [entry for (known, _), entry in _hubs.items() if known == name]
         share = _share(found[-1]) if found else None
     return share if share is not None and share.hub.transport.valid() else None
@@ -165,7 +165,7 @@ def _share(entry: _Entry) -> Share:
 def _stays(hub: Hub, now: float) -> float:
     """Until when a hub stays that was let go: 0 if it goes at once (and is known here no more), for ever if it is in
     use again. Asked on the hub's own thread."""
-    with _hubs_lock, undisturbed.here:
+    with undisturbed.here, _hubs_lock:
         entry = _hubs.get((hub.name, hub.cluster))
         if entry is None or entry.hub is not hub:
             return 0.0
@@ -246,7 +246,7 @@ def _settings(status: MemberStatus) -> Settings:
 
 
 def _close_all() -> None:
-    with _hubs_lock, undisturbed.here:
+    with undisturbed.here, _hubs_lock:
         hubs = [entry.hub for entry in _hubs.values()]
         _hubs.clear()
     for hub in hubs:

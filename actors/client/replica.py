@@ -117,7 +117,7 @@ class Replica:
 
     def range(self, prefix: bytes) -> tuple[list[KeyValue], int]:
         """What lies under a prefix, in order, and at which revision."""
-        with self.lock, undisturbed.here:
+        with undisturbed.here, self.lock:
             items = self.items
             if self._order is None:
                 self._order = sorted(items)
@@ -129,7 +129,7 @@ class Replica:
         """What to wait for until the copy has come to a revision; ``None`` if it has."""
         if self.revision >= revision:
             return None
-        with self.lock, undisturbed.here:
+        with undisturbed.here, self.lock:
             if isinstance(self.items, _Ended):
                 raise self.items.error.with_traceback(None)
             if self.revision >= revision:
@@ -146,7 +146,7 @@ class Replica:
 
     def end(self, error: KeeperError) -> None:
         """From now on every read raises this."""
-        with self.lock, undisturbed.here:
+        with undisturbed.here, self.lock:
             if not isinstance(self.items, _Ended):
                 self.items = _Ended(error)
             self._order = None
@@ -185,7 +185,7 @@ class Replica:
         """Read everything at one revision, and show that from now on."""
         revision, items, size = self._client._run(_loading(self._keys, self._max_bytes), timeout)
         content = {pair.key: pair for pair in self._view._pairs(items, None)}
-        with self.lock, undisturbed.here:
+        with undisturbed.here, self.lock:
             if isinstance(self.items, _Ended):
                 return
             if revision < self.revision:
@@ -250,7 +250,7 @@ class Replica:
         """Go on to a revision; whether somebody waits for a later one."""
         changes = {event.item.key[self._skip :]: None if event.deleted else self._pair(event.item) for event in events}
         done: list[Waiting] = []
-        with self.lock, undisturbed.here:
+        with undisturbed.here, self.lock:
             if isinstance(self.items, dict):  # it has not been ended
                 self._change(self.items, changes)
             self.revision = max(self.revision, position)

@@ -57,6 +57,10 @@ class Session:
         """The write was answered, or given up."""
         self._open.discard(sequence)
 
+    def settle_others(self, open: set[int]) -> None:
+        """Only these are open."""
+        self._open &= open
+
     def opening(self, now: float, ttl: float) -> bytes:
         """The nonce for an attempt to open that is made now; a new one if the old one's session may be over already."""
         if not self.nonce or now - self._nonce_since > ttl / 2:

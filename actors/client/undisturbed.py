@@ -7,12 +7,11 @@ that code then waits for one of our calls (or just sleeps), everything stands st
 so:
 
 - **The collector does not run there.** Whoever holds one of our locks, and those of our threads that everybody waits
-  for while they are awake, are *undisturbed*: automatic collection is off for the moment, and on again as soon as no
-  thread is. A moment is some ten microseconds, and nothing of Ray's or the user's is called in it. What had to be
+  for while they are awake, are *undisturbed*: automatic collection is put off for the moment, and comes again as soon
+  as no thread is. A moment is some ten microseconds, and nothing of Ray's or the user's is called in it. What had to be
   collected is collected a moment later, in a thread of the user's. Where such moments follow on each other without a
   gap, and at every look for forgotten leases, a thread of our own collects (:mod:`errands`), on which nobody waits:
-  there a destructor may take its time. Whether the user wants automatic collection is respected: if it was off it stays
-  off.
+  there a destructor may take its time.
 - **What signal handlers and destructors may call does not wait.** Cancelling a watch, giving a lease up, closing a
   handle only put something into a queue; events are set without a lock (:class:`Bell`).
 - **Whoever waits where he would wait for ever is refused.** A handler of a signal that has interrupted us in the
@@ -20,16 +19,21 @@ so:
   no effect. So does any call from one of our threads. Another attempt, elsewhere or later, will do.
 
 A call of ours that drops the last reference to something of the user's does so after it has let go of its locks.
+
+Collection is put off by the threshold of the youngest generation, which is so high meanwhile that it is not reached.
+``gc.disable`` would leave no trace of what the user does in another thread at the same time: his own ``disable`` would
+be undone, and ``isenabled`` would tell him that he had done it. A threshold that he sets is seen, and stays. Who reads
+``gc.get_threshold`` in such a moment finds ours; if he sets it again later, the next moment takes it for ours. And if
+Ctrl-C comes in between, where no ``finally`` can help, collection is late until the next call, but not off for ever.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import threading
 from collections import deque
-from gc import disable, enable, isenabled
+from gc import get_count, get_threshold, isenabled, set_threshold
 from threading import get_ident
 from typing import Any
 
@@ -37,49 +41,57 @@ _undisturbed: set[int] = set()
 """Threads that are."""
 _ours: set[int] = set()
 """Threads of ours that everybody waits for."""
-_resume = False
-"""Whether automatic collection is to go on afterwards."""
+_PUT_OFF = 10_000_019
+"""The youngest generation's threshold meanwhile. Nobody else has chosen this number; and it may be multiplied."""
+_thresholds = get_threshold()
+"""The user's, which come back afterwards."""
 
 
 # Every call of the client comes through here, so these two take no lock: each step is one of the interpreter's, and in
-# whatever order two threads take theirs, collection is on in the end if it was before. A thread that comes in the very
+# whatever order two threads take theirs, the user's thresholds are back in the end. A thread that comes in the very
 # moment that the last one goes may be undisturbed an instruction late.
 
 
-def _begin() -> None:
-    global _resume
-    _undisturbed.add(get_ident())
-    if isenabled():
-        _resume = True
-        disable()
-
-
-def _leave(me: int) -> None:
-    global _resume
-    _undisturbed.discard(me)
-    if _resume and not _undisturbed:
-        _resume = False
-        enable()
-        if _undisturbed:  # somebody has come just now
-            _resume = True
-            disable()
-
-
 class _Here:
-    """``with lock, here:`` is how a lock of ours is taken. In this order: who waits for one is not undisturbed."""
+    """``with here, lock:`` is how a lock of ours is taken. In this order: asking for the thresholds makes an object,
+    and that may be when the collector comes."""
 
     __slots__ = ()
 
     def __enter__(self) -> None:
-        _begin()
+        global _thresholds
+        me = get_ident()
+        if me in _undisturbed:
+            return
+        _undisturbed.add(me)
+        now = get_threshold()
+        if now[0] != _PUT_OFF and now[0]:
+            _thresholds = now
+            set_threshold(_PUT_OFF)
 
     def __exit__(self, *_: object) -> None:
         me = get_ident()
-        if me not in _ours:  # which is undisturbed until it rests
-            _leave(me)
+        if me in _ours:  # which is undisturbed until it rests
+            return
+        _undisturbed.discard(me)
+        if not _undisturbed:
+            _end()
 
 
 here = _Here()
+
+
+def _end() -> None:
+    """Nobody is undisturbed any more."""
+    if get_threshold()[0] == _PUT_OFF:
+        set_threshold(*_thresholds)
+        if _undisturbed:  # somebody has come just now
+            set_threshold(_PUT_OFF)
+
+
+def recover() -> None:
+    """A call of this thread was interrupted (Ctrl-C) where it may not have come to its end."""
+    here.__exit__()
 
 
 class OurThread:
@@ -88,20 +100,22 @@ class OurThread:
     def __init__(self) -> None:
         self._me = get_ident()
         _ours.add(self._me)
-        _begin()
+        self.wake()
 
     def rest(self) -> None:
         """It is about to wait, or to call somebody else."""
-        _leave(self._me)
+        _undisturbed.discard(self._me)
+        if not _undisturbed:
+            _end()
 
     def wake(self) -> None:
         """It goes on."""
-        _begin()
+        here.__enter__()
 
     def over(self) -> None:
         """It ends."""
         _ours.discard(self._me)
-        _leave(self._me)
+        self.rest()
 
 
 def held_here(lock: Any) -> bool:
@@ -118,22 +132,19 @@ def is_ours() -> bool:
 
 def held_off() -> bool:
     """Whether automatic collection has been kept waiting for long."""
-    return _resume and gc.get_count()[0] > 10 * max(gc.get_threshold()[0], 100)
+    return get_threshold()[0] == _PUT_OFF and isenabled() and get_count()[0] > 10 * max(_thresholds[0], 100)
 
 
 def collection_wanted() -> bool:
     """Whether the user wants automatic collection."""
-    return _resume or isenabled()
+    return isenabled() and get_threshold()[0] > 0
 
 
 def _in_child() -> None:
     """Only the thread that forked goes on."""
-    global _resume
     _undisturbed.clear()
     _ours.clear()
-    if _resume:
-        _resume = False
-        enable()
+    _end()
 
 
 os.register_at_fork(after_in_child=_in_child)

@@ -269,6 +269,14 @@ class WatchCore:
             who = f"member {stream.member} cannot be reached"
             self._abandon(stream, f"{who}: {problem}" if problem else who, now)
 
+    def resume(self, now: float) -> None:
+        """Whoever was at work here was interrupted anywhere in the middle: the poll may not have been sent."""
+        if self._stream is not None:
+            self._leave(self._stream)
+        for watch in self._watches:
+            if watch.phase in (Phase.CREATING, Phase.LIVE):
+                self._wait_again(watch)
+
     def on_time(self, now: float) -> None:
         """Look at the clock: give up on a member that does not answer."""
         stream = self._stream

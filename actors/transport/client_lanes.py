@@ -110,7 +110,7 @@ class ClientLane:
 
     def end(self) -> list[Done]:
         """Take no more; who waits in vain."""
-        with self._lock, undisturbed.here:
+        with undisturbed.here, self._lock:
             self._ended = True
             left = [done for _, done in self._waiting.values()]
             self._waiting.clear()
@@ -159,7 +159,7 @@ class LaneTransport:
         """See ``hub.Transport``; lanes to members that are none any more are closed."""
         self._calls.refresh()
         known = self._calls.members()
-        with self._lock, undisturbed.here:
+        with undisturbed.here, self._lock:
             strays = [way.lane for member, way in self._ways.items() if member not in known and way.lane is not None]
         for lane in strays:
             lane.wire.finish(abruptly=True)
@@ -182,7 +182,7 @@ class LaneTransport:
         way = self._ways.get(member)
         if way is not None and (lane := way.lane) is not None:
             return len(frame) <= MAX_LANE_FRAME_BYTES and lane.ask(frame, done)
-        with self._lock, undisturbed.here:
+        with undisturbed.here, self._lock:
             way = self._ways.setdefault(member, _Way())
             way.asked += 1
             wanted = way.asked > 1 and not way.opening and not self._closed and time.monotonic() >= way.not_before
@@ -194,7 +194,7 @@ class LaneTransport:
 
     def close(self) -> None:
         """Close all lanes, once what was sent has gone out. Comes back at once."""
-        with self._lock, undisturbed.here:
+        with undisturbed.here, self._lock:
             if self._closed:
                 return
             self._closed = True
@@ -218,7 +218,7 @@ class LaneTransport:
             offered = False
         except Exception as error:  # Ray's, of many kinds; or the member does not know what a lane is
             _log.debug("no lane to member %d: %s", member, error)
-        with self._lock, undisturbed.here:
+        with undisturbed.here, self._lock:
             way.opening = False
             way.lane = lane
             if lane is None or self._by_fd.get(lane.wire.fd) is not lane:  # it may have ended by now
@@ -232,7 +232,7 @@ class LaneTransport:
 
     def _begin(self, member: int, offer: LaneOffer, deadline: float) -> ClientLane | None:
         sock = open_lane(offer, self._calls.node, 0, deadline - time.monotonic())
-        with self._lock, undisturbed.here:
+        with undisturbed.here, self._lock:
             if self._closed:
                 sock.close()
                 return None
@@ -282,7 +282,7 @@ class LaneTransport:
                 self._look(fd, events)
         for lane in list(self._by_fd.values()):
             self._drop(lane)
-        with self._lock, undisturbed.here:
+        with undisturbed.here, self._lock:
             watch.close()
             os.close(self._bell)
             self._watch = None
@@ -318,7 +318,7 @@ class LaneTransport:
                 errands.log(_log, logging.ERROR, message, lane.member, error=error)
 
     def _drop(self, lane: ClientLane) -> None:
-        with self._lock, undisturbed.here:
+        with undisturbed.here, self._lock:
             self._by_fd.pop(lane.wire.fd, None)
             way = self._ways.get(lane.member)
             if way is not None and way.lane is lane:

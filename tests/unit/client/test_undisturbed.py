@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -195,7 +197,7 @@ def test_a_signal_handler_never_waits_for_what_it_has_interrupted(kv: Client) ->
         signal.signal(signal.SIGUSR1, before)
         watch.cancel()
     assert "done" in outcomes
-    assert gc.isenabled()
+    assert not put_off()
     assert in_time(lambda: kv.put("k", "after")) == []
 
 
@@ -220,23 +222,123 @@ def test_a_call_in_the_middle_of_the_hub_is_refused_and_a_cancellation_is_not_lo
     assert kv.lock("middle", 30).acquire(timeout=20), "released in the middle, and free long before its TTL"
 
 
-def test_the_users_choice_about_the_collector_stays() -> None:
-    assert gc.isenabled()
+def put_off() -> bool:
+    return gc.get_threshold()[0] == undisturbed._PUT_OFF
+
+
+def test_collection_is_put_off_for_a_moment_and_looks_on() -> None:
+    before = gc.get_threshold()
     with here:
-        assert not gc.isenabled()
+        assert put_off()
+        assert gc.isenabled()
         with here:
             pass
-    assert gc.isenabled()
-    gc.disable()
-    try:
-        with here:
-            assert not gc.isenabled()
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
+    assert gc.get_threshold() == before
+
+
+def set_low() -> None:
+    gc.set_threshold(5, 6, 7)
+
+
+def never() -> None:
+    gc.set_threshold(0)
+
+
+CHOICES = {"disable": gc.disable, "enable": gc.enable, "freeze": gc.freeze, "set_threshold": set_low, "never": never}
+
+
+@pytest.mark.parametrize("before", [gc.enable, gc.disable, set_low, never])
+@pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
+def test_what_the_user_chooses_meanwhile_stays(before: Any, choice: Any) -> None:
+    """In another thread, or in a handler of a signal; whatever the state was."""
+
+    def chosen(inside: bool) -> Any:
+        thresholds = gc.get_threshold()
+        try:
+            before()
+            if inside:
+                with here:
+                    choice()
+            else:
+                choice()
+            with here:
+                pass
+            return gc.isenabled(), gc.get_threshold(), gc.get_freeze_count() > 0
+        finally:
+            gc.enable()
+            gc.unfreeze()
+            gc.set_threshold(*thresholds)
+
+    assert chosen(True) == chosen(False)
+
+
+def test_thresholds_that_the_user_kept_from_such_a_moment_are_recognized() -> None:
+    before = gc.get_threshold()
     with here:
-        gc.enable()  # somebody else does, meanwhile
-    assert gc.isenabled()
+        kept = gc.get_threshold()
+    gc.set_threshold(*kept)
+    with here:
+        pass
+    assert gc.get_threshold() == before
+
+
+def test_a_child_that_was_forked_in_such_a_moment_collects() -> None:
+    before = gc.get_threshold()
+    inside, go = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with here:
+            inside.set()
+            go.wait(20)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    inside.wait(20)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if gc.get_threshold() == before else 1)
+    _, status = os.waitpid(child, 0)
+    go.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def interrupted_at(place: int, work: Any) -> bool:
+    """Ctrl-C at the so many-th instruction of the module in this thread; whether there are so many."""
+    count = 0
+
+    def look(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            count += 1
+            if count == place:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return look
+
+    sys.settrace(lambda frame, *_: look if frame.f_code.co_filename == undisturbed.__file__ else None)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
+
+
+def test_ctrl_c_in_the_middle_does_not_put_collection_off_for_ever(kv: Client) -> None:
+    before = gc.get_threshold()
+    me = threading.get_ident()
+    place = 1
+    while interrupted_at(place, lambda: kv.get("k")):
+        assert me not in undisturbed._undisturbed, place
+        deadline = time.monotonic() + 20
+        while gc.get_threshold() != before:  # one of our threads may be awake
+            assert time.monotonic() < deadline, place
+            time.sleep(0.001)
+        place += 1
+    assert place > 20
 
 
 def test_threads_that_are_undisturbed_at_once_end_it_together() -> None:
@@ -253,11 +355,11 @@ def test_threads_that_are_undisturbed_at_once_end_it_together() -> None:
     inside.wait(20)
     with here:
         pass
-    assert not gc.isenabled()
+    assert put_off()
     go.set()
     for thread in threads:
         thread.join()
-    assert gc.isenabled()
+    assert not put_off()
 
 
 def test_a_thread_of_ours_is_undisturbed_until_it_rests() -> None:
@@ -265,17 +367,17 @@ def test_a_thread_of_ours_is_undisturbed_until_it_rests() -> None:
         thread = OurThread()
         with here:
             pass
-        assert not gc.isenabled()
+        assert put_off()
         thread.rest()
-        assert gc.isenabled()
+        assert not put_off()
         assert undisturbed.is_ours()
         thread.wake()
-        assert not gc.isenabled()
+        assert put_off()
         thread.over()
         assert not undisturbed.is_ours()
 
     assert in_time(work) == []
-    assert gc.isenabled()
+    assert not put_off()
 
 
 # --- events ----------------------------------------------------------------------------------------------------------

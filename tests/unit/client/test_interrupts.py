@@ -1,0 +1,128 @@
+"""An exception out of a handler of a signal (Ctrl-C, or one of the user's) anywhere in our code, and then life goes on.
+
+Python runs handlers after calls, at the begin of functions and at the end of loops: there, one after the other, the
+exception is raised. The call may have been made or not; the calls after it, and those of other threads, are answered,
+locks are free, and collection goes on.
+"""
+
+from __future__ import annotations
+
+import dis
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from onemember import one_member
+
+import raykeeper
+from raykeeper import Client
+from raykeeper.actors.client import undisturbed
+
+CLIENT = str(Path(raykeeper.__file__).parent / "actors")
+HANDLERS_RUN_AFTER = {"RESUME", "CALL", "CALL_FUNCTION", "CALL_METHOD", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD"}
+
+
+class Interrupt(BaseException):
+    """As ``KeyboardInterrupt``."""
+
+
+class Interrupted:
+    """Does something, with an exception at the so many-th place."""
+
+    def __init__(self, place: int) -> None:
+        self.left = place
+        self._last: dict[Any, str] = {}
+
+    def run(self, work: Callable[[], object]) -> bool:
+        """Whether there were so many places."""
+        sys.settrace(lambda frame, *_: self._look if frame.f_code.co_filename.startswith(CLIENT) else None)
+        try:
+            work()
+        except Interrupt:
+            pass
+        finally:
+            sys.settrace(None)
+            self._last.clear()
+        return self.left == 0
+
+    def _look(self, frame: Any, event: str, argument: Any) -> Any:
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            before = self._last.get(frame)
+            self._last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            if before is None or before in HANDLERS_RUN_AFTER:
+                self.left -= 1
+                if self.left == 0:
+                    sys.settrace(None)
+                    raise Interrupt
+        return self._look
+
+
+@pytest.fixture(scope="module")
+def kv() -> Iterator[Client]:
+    with one_member() as member, member.client() as client:
+        yield client
+
+
+def locked(kv: Client, place: int) -> None:
+    with kv.lock(f"l{place}", ttl=5):
+        pass
+
+
+def watched(kv: Client, place: int) -> None:
+    with kv.watch("k"):
+        pass
+
+
+def leased(kv: Client, place: int) -> None:
+    with kv.lease(10):
+        pass
+
+
+CALLS: dict[str, Callable[[Client, int], object]] = {
+    "put": lambda kv, place: kv.put("k", "v"),
+    "get": lambda kv, place: kv.get("k"),
+    "leases": lambda kv, place: kv.leases(),
+    "watch": watched,
+    "lease": leased,
+    "lock": locked,
+}
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+@pytest.mark.parametrize("what", CALLS)
+def test_an_interrupt_anywhere_leaves_everything_in_order(kv: Client, what: str) -> None:
+    thresholds = gc.get_threshold()
+    for place in range(1, 5000, 1 if what in ("put", "get") else 11):
+        reached = Interrupted(place).run(partial(CALLS[what], kv, place))
+        assert threading.get_ident() not in undisturbed._undisturbed, place
+        kv.put("after", "v", timeout=20)
+        kv.get("after", timeout=20)
+        kv.get("after", serializable=True, timeout=20)
+        if place % 5 == 1:
+            with kv.watch("k", timeout=20):
+                pass
+        if not reached:
+            break
+    else:
+        pytest.fail("there is no end to it")
+    assert place > 50
+    gc.collect()  # coroutines that were interrupted before they began
+    for each in range(1, place, 11) if what == "lock" else ():
+        lock = kv.lock(f"l{each}")
+        assert lock.acquire(timeout=20), "what was interrupted is given back, or its TTL ends it"
+        lock.release()
+    deadline = time.monotonic() + 20
+    while gc.get_threshold() != thresholds:  # one of our threads may be awake
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    hub = kv._hub(1.0)
+    assert hub.peek(lambda: hub._core.pending) == 0
+    assert hub.peek(lambda: [outbox.flying for outbox in hub._core._outboxes]) == [0, 0, 0]
+    assert hub.peek(lambda: hub._core._session.idle)
