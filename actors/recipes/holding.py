@@ -69,14 +69,14 @@ class Holding:
         deadline = Deadline(timeout)
         if not self._busy.acquire(blocking=False):
             raise InvalidArgument("this object holds or awaits its turn already: make one for each contender")
-        place = None
+        place, won = None, False
         try:
             with deadline.covering(self.line.space):
                 place = await self.join()
                 if await self.turn(place, deadline):
                     self.line.alive(place)
                     self.line.keep_an_eye_on(place)
-                    self._place = place
+                    self._place, won = place, True  # from now on another thread may release it
                     return True
             return False
         except (RequestTimeout, Unavailable) as error:
@@ -84,7 +84,7 @@ class Holding:
                 return False
             raise
         finally:
-            if self._place is None:
+            if not won:
                 self._busy.release()
                 if place is not None:
                     await self.line.leave(place)

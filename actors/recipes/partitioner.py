@@ -217,14 +217,14 @@ class _Partitioner:
 
     async def _take_place(self) -> Place:
         line = self.line
-        for _ in range(2):
+        while True:
             same = [Compare.value(self._shape_key) == self._shape]
             place = await line.join(whoami(), compare=same, under=self._members, chained=False)
             if place is not None:
                 return place
-            # Nobody ever came here, or somebody with other partitions.
+            # Nobody is here, or somebody with other partitions, which ends this. If somebody comes and goes before the
+            # next look, he takes the shape with him.
             await line.agree(self._shape_key, self._shape, self._members)
-        raise InvalidArgument(f"the members of {line.name!r} have other partitions than these")
 
     async def _split(self, member: _Membership, me: Place, listing: RangeResult) -> bool:
         """One step; whether something was changed, or may have been."""

@@ -42,11 +42,14 @@ class _Slot(Holding):
         return [Compare.value(self._limit_key) == self._text]
 
     async def join(self) -> Place:
-        place = await self.line.join(self.value(), self.kind, self.compare())
-        if place is None:  # nobody ever came here, or somebody with another limit
-            await self.line.agree(self._limit_key, self._text, self.line.places)
-            place = await super().join()
-        return place
+        line = self.line
+        while True:
+            place = await line.join(self.value(), self.kind, self.compare())
+            if place is not None:
+                return place
+            # Nobody is here, or somebody with another limit, which ends this. If somebody comes and goes before the
+            # next look, he takes the limit with him.
+            await line.agree(self._limit_key, self._text, line.places)
 
     async def turn(self, place: Place, deadline: Deadline) -> bool:
         if place.before is None:

@@ -15,6 +15,7 @@ from onemember import OneMember, in_thread
 
 from raykeeper import Client, InvalidArgument, LockLost
 from raykeeper.actors.client.results import KeyValue
+from raykeeper.actors.recipes.line import Line
 from raykeeper.actors.recipes.partitioner import shares, taking
 
 Until = Callable[..., None]
@@ -172,6 +173,23 @@ def test_names_and_members_that_disagree(kv: Client) -> None:
     for bad in (0, -1, True, [], ["a", "a"], [1], "ab", None, 1.5, 10**9):
         with pytest.raises(InvalidArgument):
             kv.partitioner("p", bad)
+
+
+def test_a_member_comes_and_goes_between_the_two_steps_of_the_first(
+    kv: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agree = Line.agree
+    visits = iter([True, True])
+
+    async def visited(line: Line, *arguments: Any) -> None:
+        await agree(line, *arguments)
+        if next(visits, False):
+            with kv.partitioner("p", 4):
+                pass
+
+    monkeypatch.setattr(Line, "agree", visited)
+    with kv.partitioner("p", 4) as share:
+        assert len(share.mine()) == 4
 
 
 def test_a_forgotten_member_loses_its_partitions(kv: Client, until: Until) -> None:

@@ -12,6 +12,8 @@ import pytest
 from onemember import in_thread
 
 from raykeeper import Client, InvalidArgument, LockLost
+from raykeeper.actors.recipes.holding import Holding
+from raykeeper.actors.recipes.line import Line
 
 Until = Callable[..., None]
 
@@ -190,6 +192,52 @@ def test_the_limit_is_everybodys(kv: Client) -> None:
     for bad in (0, -1, 1.5, "2", True, None):
         with pytest.raises(InvalidArgument):
             kv.semaphore("s", bad)
+
+
+def test_somebody_comes_and_goes_between_the_two_steps_of_the_first(
+    kv: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is written first, and the place is taken then; the last to go takes the limit with it."""
+    agree = Line.agree
+    visits = iter([True, True])
+
+    async def visited(line: Line, *arguments: Any) -> None:
+        await agree(line, *arguments)
+        if next(visits, False):
+            with kv.semaphore("s", 2):
+                pass
+
+    monkeypatch.setattr(Line, "agree", visited)
+    with kv.semaphore("s", 2) as slot:
+        assert slot.held
+
+
+def test_another_thread_may_release_at_once(kv: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One object in two threads is one contender, and keeps count of that."""
+    lock = kv.lock("shared")
+
+    class Released:
+        """Stands for a thread that releases in the moment in which it can."""
+
+        def __set_name__(self, owner: type, name: str) -> None:
+            self.now = False
+
+        def __get__(self, holding: Any, owner: Any) -> Any:
+            return holding.__dict__.get("_place")
+
+        def __set__(self, holding: Any, place: Any) -> None:
+            holding.__dict__["_place"] = place
+            if place is not None and not self.now:
+                self.now = True
+                lock.release()
+
+    monkeypatch.setattr(Holding, "_place", Released(), raising=False)
+    Holding.__dict__["_place"].now = False
+    assert lock.acquire(timeout=5)
+    assert not lock.held
+    assert lock.acquire(timeout=5)
+    assert lock.held
+    lock.release()
 
 
 def test_asyncio_semaphore(kv: Client) -> None:
