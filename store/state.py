@@ -304,7 +304,7 @@ class State(OwnCommands):
         executor, answers = self._executor, begun.answers
         executor.work = 0
         asked: ContentAsked | None = None
-        settings = self.settings
+        settings, marks = self.settings, self.clock.marks
         for entry in entries[len(answers) :]:
             self._applying = 0
             if answers and entry.index in self._suspects:
@@ -333,7 +333,8 @@ class State(OwnCommands):
                 or executor.work >= APPLY_WORK / 2
                 or entry.kind is EntryKind.CONFIGURATION
                 or entry.index in self._suspects
-                or self.settings is not settings  # whoever follows them must find them on the disk
+                or self.settings is not settings  # whoever reads these here must find them on the disk, too
+                or self.clock.marks is not marks
             ):
                 break
         if answers:

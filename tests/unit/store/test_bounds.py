@@ -4,6 +4,7 @@ the same on every member, and what died costs nothing.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ from raykeeper.store.commands import (
     LeaseRevoke,
     OpenSession,
     Operation,
+    PassTime,
     Put,
     PutAnswer,
     Range,
@@ -350,6 +352,29 @@ def test_a_crash_in_the_middle_of_a_command_leaves_nothing_of_it() -> None:
     state = State.open(disk, "s")
     assert state.content_hash() == digest
     assert len(state.apply([entry])[0]) == 10
+
+
+def test_in_the_middle_of_a_command_the_content_is_what_is_on_the_disk() -> None:
+    """A backup that is made then says what it holds."""
+    disk = SimDisk()
+    hand = Hand(State.create(disk, "s", FIRST))
+    hand.run(*(Put(b"k%04d" % n, b"v") for n in range(900)))
+    configured = Configure(encode_settings(Settings(limits=Limits(max_leases=5))))
+    heavy = hand.writes(*[Txn((), (COUNT,) * 10)] * 10)
+    commands = [hand.writes(Put(b"light", b"v"), low=1), configured, PassTime(0.0, 5.0, 1, 1, True), heavy]
+    entries = [hand.entry(command, offset) for offset, command in enumerate(commands)]
+    for number in itertools.count():
+        if not entries:
+            break
+        del entries[: len(hand.state.apply_some(entries))]
+        digest = hand.state.content_hash()
+        hand.state.sync()
+        copy = f"copy{number}"
+        hand.state.checkpoint(copy)
+        state = State.open(disk, copy)
+        assert state.content_hash() == digest
+        state.close()
+    assert hand.state.clock.seconds == 5.0
 
 
 def test_half_a_command_is_never_written() -> None:
