@@ -50,7 +50,7 @@ def test_a_cluster_from_up_to_down(clusters: Any, local_ray: Path, tmp_path: Pat
 
     assert run("put", "k", "x", "--timeout", "1e-6", status=1, **place).count(b"\n") == 1
     run("down", **place)
-    gone = run("get", "k", "--timeout", "1", status=1, **place)
+    gone = run("get", "k", "--timeout", "20", status=1, **place)
     assert clusters.name.encode() in gone
 
     run("up", str(tmp_path / "c.yaml"), **place)
