@@ -132,6 +132,7 @@ class Cluster(Upkeep):
             InvalidArgument: there is no such member.
             Unavailable: there is no leader, or the member does not take over in time.
         """
+        check.whole_number("a member's id", id, 1)
         deadline = time.monotonic() + at_most(timeout)
         while True:
             status = self.status()
@@ -164,12 +165,15 @@ class Cluster(Upkeep):
             timeout: seconds.
 
         Raises:
-            InvalidArgument: no Ray node that is alive is meant by ``node``.
+            InvalidArgument: no Ray node that is alive is meant by ``node``, or it is no text.
             Unavailable: the cluster has no leader, or the node cannot be used.
             RequestTimeout: the member was added and has not caught up in time. It goes on catching up, and the
                 supervisor promotes it.
         """
         deadline = time.monotonic() + at_most(timeout)
+        check.flag("promote", promote)
+        if node is not None:
+            check.text("a node", node)
         hands, outlook = self._hands(), look(self.name)
         spot = _spot_for(node, outlook, hands.placement)
         new = hands.reserve(secrets.token_bytes(12), spot, voter=promote)
@@ -203,6 +207,7 @@ class Cluster(Upkeep):
             NotCaughtUp: it has not caught up with the leader's log yet.
             Unavailable: there is no leader, or too few voters can be heard.
         """
+        check.whole_number("a member's id", id, 1)
         if id not in look(self.name).configuration.members:
             raise InvalidArgument(f"cluster {self.name} has no member {id}")
         self._hands().promote(id)
@@ -220,6 +225,7 @@ class Cluster(Upkeep):
             InvalidArgument: there never was such a member, or no voter would be left.
             Unavailable: there is no leader, or too few voters would be left that can be heard.
         """
+        check.whole_number("a member's id", id, 1)
         outlook, hands = look(self.name), self._hands()
         best = outlook.best
         if best is None:
@@ -375,11 +381,11 @@ def restore(
     if (path is None) is (from_data_dir is None):
         raise InvalidArgument("a new cluster is made of a backup or of a data directory: exactly one of them")
     if from_data_dir is not None:
-        with backup_of(os.fspath(from_data_dir)) as (file, _, _):
+        with backup_of(check.path("from_data_dir", from_data_dir)) as (file, _, _):
             return restore(file, loaded, timeout=timeout)
-    file = os.path.abspath(os.path.expanduser(os.fspath(path or "")))
+    file = check.path("a backup", path)
     if not os.access(file, os.R_OK) or os.path.isdir(file):
-        raise InvalidArgument(f"there is no backup {file} that can be read")
+        raise InvalidArgument(f"there is no backup that can be read: {check.shown(file)}")
     join_or_start_ray()
     id = launch_members(loaded, deadline, before=lambda: place_backup(loaded, file))
     cluster = _cluster(loaded, id)
@@ -416,11 +422,14 @@ def discard(
 
     Raises:
         SpecError: there can be no such cluster, or no such folder.
+        InvalidArgument: there can be no such id.
         ClusterNotFound: there is nothing of it, or no Ray.
         ClusterMismatch: there are traces of several clusters, and no ``id`` was given.
         Unavailable: a process holds the data, or a node does not answer.
     """
     spec = ClusterSpec.load(None, name=name, data_dir=data_dir)  # what is deleted lies in the folder of that name
+    if id is not None:
+        check.whole_number("the id of a cluster", id, 1)
     join_ray()
     return discard_cluster(spec.name, id, spec.data_dir)
 
@@ -433,9 +442,11 @@ def attach(name: str = "default", *, timeout: float = DEFAULT_TIMEOUT) -> Cluste
         timeout: seconds.
 
     Raises:
+        InvalidArgument: the name is no text.
         ClusterNotFound: there is none, or no Ray.
         Unavailable: Ray does not answer in time.
     """
+    check.text("the name of a cluster", name)
     join_ray()
     seats: dict[int, Seat] = ask_all(member_actors(name), "seat")
     if not seats:
@@ -454,11 +465,12 @@ def connect(name: str = "default", *, timeout: float = DEFAULT_TIMEOUT) -> Clien
         timeout: seconds for this call, and by default for each call of the handle.
 
     Raises:
+        InvalidArgument: the name is no text.
         ClusterNotFound: there is no such cluster, or no Ray.
         ForkedProcess: this is a forked child of a process that uses Ray.
         Unavailable: neither members nor Ray answer in time.
     """
-    share = open_hub(name, check.seconds("timeout", timeout))
+    share = open_hub(check.text("the name of a cluster", name), check.seconds("timeout", timeout))
     return Client(name, share.hub.cluster, share=share, timeout=timeout)
 
 

@@ -11,6 +11,7 @@ import difflib
 import math
 import os
 import re
+import reprlib
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Annotated, Any
 
@@ -22,6 +23,8 @@ from .limits import MAX_MEMBERS, Compaction, Limits, Settings, Share, Timings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """What a cluster may be called: the name becomes part of actor names and of folder names."""
+RAYS_OWN = frozenset(("CPU", "GPU", "memory", "object_store_memory", "bundle"))
+"""Resources that Ray's nodes offer, and that no actor can name among its own."""
 _UNSPEAKABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 """What a folder's name may not hold, as no error, marker or command could name it: control characters, and bytes that
 are no UTF-8."""
@@ -35,7 +38,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     members: Annotated[int, msgspec.Meta(ge=1, le=MAX_MEMBERS)] = 3
     """How many members a new cluster gets."""
     data_dir: str = "~/.raykeeper"
-    """Folder for the data on each node: absolute, or from ``~``, the home folder of the user that Ray runs as there."""
+    """Folder for the data on each node: absolute, or from ``~/``, the home of the user that Ray runs as there."""
     placement: str | tuple[str, ...] = "spread"
     """``"spread"`` over the nodes as evenly as they come, or the names of Ray resources (such as ``node:10.0.0.1``),
     one for each node that shall hold members, used in turn."""
@@ -81,22 +84,30 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         """
         if spec is None:
             source, raw = "spec", {}
-        elif isinstance(spec, ClusterSpec):
-            source, raw = "spec", msgspec.to_builtins(spec)
-        elif isinstance(spec, Mapping):
-            source, raw = "spec", _plain(spec)
+        elif isinstance(spec, (ClusterSpec, Mapping)):
+            source, raw = "spec", _plain("spec", spec)
         elif isinstance(spec, (str, os.PathLike)):
-            source, raw = os.fspath(spec), _read(os.fspath(spec))
+            path = os.fsdecode(spec)
+            source, raw = _named(path), _read(path)
         else:
             raise SpecError("spec", "", f"a path, a mapping or a ClusterSpec, got {type(spec).__name__}")
         loaded = _convert(source, raw)
         if not overrides:
             return loaded
-        merged = msgspec.to_builtins(loaded)
-        for field, value in _plain(overrides).items():
+        merged = _plain("spec", loaded)
+        for field, value in _plain("arguments", overrides).items():
             old = merged.get(field)
             merged[field] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
         return _convert("arguments", merged)
+
+
+def check_fields(source: str, fields: Mapping[str, Any]) -> None:
+    """Check some fields of a spec each for itself: that it is known, and of the right type.
+
+    Raises:
+        SpecError: one is not.
+    """
+    _typed(source, _plain(source, fields))
 
 
 def check(source: str, timings: Timings, limits: Limits) -> None:
@@ -149,17 +160,21 @@ def _rules(source: str, spec: ClusterSpec) -> None:
         raise SpecError(
             source,
             "name",
-            f"up to 63 letters, digits, '.', '_' and '-', the first a letter or digit, got {spec.name!r}",
+            f"up to 63 letters, digits, '.', '_' and '-', the first a letter or digit, got {_shown(spec.name)}",
         )
-    if not spec.data_dir.startswith(("/", "~")) or _UNSPEAKABLE.search(spec.data_dir):
-        raise SpecError(source, "data_dir", f"an absolute path, or one that begins with ~, got {spec.data_dir!r}")
+    if not (spec.data_dir == "~" or spec.data_dir.startswith(("/", "~/"))) or _UNSPEAKABLE.search(spec.data_dir):
+        raise SpecError(source, "data_dir", f"an absolute path, or one from ~/, got {_shown(spec.data_dir)}")
     if isinstance(spec.placement, str):
         if spec.placement != "spread":
-            raise SpecError(source, "placement", f"spread, or a list of Ray resource names, got {spec.placement!r}")
+            raise SpecError(
+                source, "placement", f"spread, or a list of Ray resource names, got {_shown(spec.placement)}"
+            )
     elif not spec.placement or not all(spec.placement):
         raise SpecError(source, "placement", "spread, or a list of at least one Ray resource name")
+    elif unfit := [name for name in spec.placement if name in RAYS_OWN or _UNSPEAKABLE.search(name)]:
+        raise SpecError(source, "placement", f"resources that an actor can be pinned by, got {_shown(unfit[0])}")
     if spec.bootstrap not in ("auto", "never"):
-        raise SpecError(source, "bootstrap", f"auto or never, got {spec.bootstrap!r}")
+        raise SpecError(source, "bootstrap", f"auto or never, got {_shown(spec.bootstrap)}")
     check(source, spec.timings, spec.limits)
 
 
@@ -168,6 +183,12 @@ _SECTIONS = ("timings", "limits", "compaction")
 
 
 def _convert(source: str, raw: Any) -> ClusterSpec:
+    spec = _typed(source, raw)
+    _rules(source, spec)
+    return spec
+
+
+def _typed(source: str, raw: Any) -> ClusterSpec:
     if not isinstance(raw, dict):
         raise SpecError(source, "", f"a mapping of fields, got {_shown(raw)}")
     # A section whose lines are all commented out reads as null: it means the defaults.
@@ -179,11 +200,11 @@ def _convert(source: str, raw: Any) -> ClusterSpec:
                 raise SpecError(source, field, f"on or off, got {_shown(raw[field])}")
             raw[field] = _ON_OFF[raw[field]]
     try:
-        spec = msgspec.convert(raw, ClusterSpec)
+        return msgspec.convert(raw, ClusterSpec)
     except msgspec.ValidationError as error:
         raise _spec_error(source, str(error), raw) from None
-    _rules(source, spec)
-    return spec
+    except UnicodeEncodeError:  # a number is read from text by way of its bytes
+        raise SpecError(source, "", "text that UTF-8 can encode") from None
 
 
 def _no_unknown_fields(source: str, raw: dict[Any, Any]) -> None:
@@ -196,9 +217,9 @@ def _no_unknown_fields(source: str, raw: dict[Any, Any]) -> None:
     for prefix, (given, known) in sections.items():
         for field in given if isinstance(given, dict) else ():
             if field not in known:
-                near = difflib.get_close_matches(str(field), known, 1)
+                near = difflib.get_close_matches(_named(field), known, 1)
                 hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
-                raise SpecError(source, f"{prefix}{field}", f"a known field; {hint}")
+                raise SpecError(source, f"{prefix}{_named(field)}", f"a known field; {hint}")
 
 
 _WORDS = {"str": "text", "array": "a list", "object": "a mapping", "int": "a whole number", "float": "a number"}
@@ -210,7 +231,7 @@ def _spec_error(source: str, message: str, raw: Any) -> SpecError:
     """Put msgspec's "Expected `int` >= 1 - at `$.members`" in the words of this file, with the value that was found."""
     choice = _INVALID_CHOICE.fullmatch(message)
     if choice is not None:
-        return SpecError(source, "compaction.mode", f"age, revisions or off, got {choice[1]}")
+        return SpecError(source, "compaction.mode", f"age, revisions or off, got {_shown(choice[1].strip(chr(39)))}")
     found = _EXPECTED.match(message)
     if found is None:
         return SpecError(source, "", message)
@@ -225,17 +246,38 @@ def _spec_error(source: str, message: str, raw: Any) -> SpecError:
     return SpecError(source, path, f"{what}, got {_shown(value)}")
 
 
+_short = reprlib.Repr()
+_short.maxlevel = 2
+_short.maxstring = _short.maxother = 60
+
+
 def _shown(value: Any) -> str:
-    text = repr(value)
+    """A value as it stands in a message: in short, whatever it is. A few lines of YAML can say billions of items."""
+    try:
+        text = _short.repr(value)
+    except Exception:  # Python writes no number of 5,000 digits
+        text = f"something of type {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _plain(value: Any) -> Any:
-    """Mappings, structs and paths as YAML would give them."""
+def _named(name: Any) -> str:
+    """The name of a field or file as it stands in a message: in one line, also where no field or file can be meant."""
+    printable = isinstance(name, str) and name.isprintable() and len(name) <= _MAX_NAME
+    return str(name) if printable else _shown(name)
+
+
+_MAX_NAME = 4096
+"""Longer than that no path can be."""
+
+
+def _plain(source: str, value: Any, depth: int = 3) -> Any:
+    """Mappings, structs and paths as YAML would give them; no field holds a mapping that holds another one."""
     if isinstance(value, msgspec.Struct):
-        return msgspec.to_builtins(value)
+        value = {name: getattr(value, name) for name in value.__struct_fields__}
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        if not depth:
+            raise SpecError(source, "", "fields, and mappings of fields; a mapping is nested too deeply")
+        return {key: _plain(source, item, depth - 1) for key, item in value.items()}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value
@@ -260,15 +302,17 @@ def _read(path: str) -> Any:
         with open(os.path.expanduser(path), encoding="utf-8") as file:
             content = yaml.load(file, _Loader)
     except OSError as error:
-        raise SpecError(path, "", f"a readable file: {error.strerror}") from None
+        raise SpecError(_named(path), "", f"a readable file: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise SpecError(path, "", "a UTF-8 text file") from None
+        raise SpecError(_named(path), "", "a UTF-8 text file") from None
     except yaml.YAMLError as error:
-        raise SpecError(path, "", f"valid YAML; {_where(error)}") from None
+        raise SpecError(_named(path), "", f"valid YAML; {_where(error)}") from None
     except (RecursionError, MemoryError):
-        raise SpecError(path, "", "valid YAML; it is nested too deeply") from None
+        raise SpecError(_named(path), "", "valid YAML; it is nested too deeply") from None
     except Exception as error:  # the YAML library lets pass what a date or a number of no such kind raises
-        raise SpecError(path, "", f"valid YAML; {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise SpecError(
+            _named(path), "", f"valid YAML; {' '.join(str(error).split()) or type(error).__name__}"
+        ) from None
     return {} if content is None else content
 
 

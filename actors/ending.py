@@ -70,20 +70,23 @@ def discard(cluster_name: str, cluster: int | None, data_dir: str) -> int:
     listed = listed_actors(cluster_name)
     if cluster is None:
         if len(ids) > 1:
-            known = ", ".join(f"{id:x}" for id in sorted(ids))
+            found_ids = ", ".join(f"{id:x}" for id in sorted(ids))
             raise ClusterMismatch(
-                f"there are traces of {len(ids)} clusters of the name {cluster_name}: say which by its id: {known}"
+                f"there are traces of {len(ids)} clusters of the name {cluster_name}: say which by its id: {found_ids}"
             )
         cluster = next(iter(ids), 0)
     # Neither actors that wait for a node nor data that cannot be read say of which cluster they are.
     waiting = bool(listed) and not running
     damaged = any(place.damage for site in found.values() for place in site.found)
-    if cluster not in ids and not waiting and not (damaged and not cluster):
+    known = ids - destroyed
+    if cluster not in ids and (known or not waiting) and not (damaged and not cluster):
         raise ClusterNotFound(
             f"nothing of cluster {cluster_name}" + (f" (id {cluster:x})" if cluster else "") + " was found in its "
             f"folder in {data_dir} on the Ray nodes that are alive, nor does Ray list an actor of it"
+            + (f"; there are traces of {', '.join(f'id {id:x}' for id in sorted(known))}" if known else "")
         )
-    if listed and running <= {cluster}:  # its own, or of a cluster that does not say which it is
+    # Actors that do not answer are of the one cluster that there are traces of, if there are such.
+    if running == {cluster} or (waiting and known <= {cluster} and cluster not in destroyed):
         stop_members(cluster_name)
     if cluster or damaged:
         delete_data(cluster_name, cluster, data_dir)

@@ -18,6 +18,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..errors import KeeperError, SpecError, Unavailable
+from ..spec import RAYS_OWN
 from .client.deadline import at_most
 from .ray_calls import in_time
 
@@ -27,7 +28,8 @@ class PackageMissing(Unavailable):
 
 
 class Node(msgspec.Struct, frozen=True):
-    """A Ray node that is alive: its id, its address, and the names of the resources that it offers."""
+    """A Ray node that is alive: its id, its address, and the names of the resources that it offers and that an
+    actor can name."""
 
     id: str
     address: str
@@ -47,7 +49,7 @@ def alive_nodes() -> list[Node]:
     """The nodes that Ray believes to be alive, in the order of their addresses."""
     list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
     nodes = [
-        Node(node["NodeID"], node["NodeManagerAddress"], frozenset(node["Resources"]))
+        Node(node["NodeID"], node["NodeManagerAddress"], frozenset(node["Resources"]) - RAYS_OWN)
         for node in in_time(list_nodes)
         if node["Alive"]
     ]

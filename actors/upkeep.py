@@ -22,12 +22,13 @@ from ..limits import (
     decode_settings,
     encode_settings,
 )
-from ..spec import ClusterSpec
+from ..spec import ClusterSpec, check_fields
 from ..store.backup import Header
 from ..store.commands import Configure, Failed, Reason
 from .administration import administer, expect
 from .backup import take_backup
 from .care import compare_contents
+from .client import arguments as check
 from .client.deadline import at_most, covered
 from .content_check import Comparison
 from .outlook import look
@@ -88,7 +89,8 @@ class Upkeep:
             Unavailable, RequestTimeout: see :class:`KeeperError`.
         """
         fields = {"timings": timings, "limits": limits, "compaction": compaction}
-        changed = {name: dict(change) for name, change in fields.items() if change is not None}
+        changed = {name: change for name, change in fields.items() if change is not None}
+        check_fields("arguments", changed)  # at once, as far as that can be told without the cluster
         deadline = time.monotonic() + at_most(timeout)
         while True:
             best = look(self.name).best
@@ -144,7 +146,7 @@ class Upkeep:
             ClusterNotFound: no member runs.
         """
         deadline = time.monotonic() + at_most(timeout)
-        given = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        given = check.path("the path of a backup", path)
         is_folder = os.path.isdir(given)
 
         def place(header: Header) -> str:

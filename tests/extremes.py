@@ -13,11 +13,53 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from raykeeper import END, KEEP, Op
+
 INTEGERS = (0, 1, 2, 3, 7, 100, -1, -5, -(1 << 63), 1 << 31, 1 << 47, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
 FLOATS = (0.0, 1.0, 30.0, -1.0, -0.0, 1e-300, 1e12, 1e300, float("nan"), float("inf"), float("-inf"))
 BYTES = (b"", b"a", b"k", b"k\0", b"l", b"\xff" * 9, b"\0\1", b"\0" * 300, b"x" * 70_000)
 TEXTS = ("", "m1", "/", "../../x", "\0", "é" * 600)
 OTHERS = (None, True, "text", b"bytes", 1.5, -1, (), {}, [[[]]])
+VALUES: dict[str, Any] = {
+    "nan": float("nan"),
+    "inf": float("inf"),
+    "-inf": float("-inf"),
+    "1e308": 1e308,
+    "1e10": 1e10,
+    "-1": -1,
+    "-1.0": -1.0,
+    "0": 0,
+    "0.5": 0.5,
+    "2**31": 2**31,
+    "2**63": 2**63,
+    "2**64": 2**64,
+    "-2**63": -(2**63),
+    "2**200": 2**200,
+    "10**400": 10**400,
+    "10**5000": 10**5000,
+    "True": True,
+    "text 1": "1",
+    "None": None,
+    "empty": "",
+    "empty bytes": b"",
+    "NUL": "\0",
+    "slashes": "a//%2F/",
+    "surrogate": "\ud800",
+    "huge": "x" * 3_000_000,
+    "bytes": b"\xff\xfe",
+    "bytearray": bytearray(b"k"),
+    "list": [],
+    "list of None": [None],
+    "dict": {},
+    "object": object(),
+    "class": int,
+    "KEEP": KEEP,
+    "END": END,
+    "Op": Op.get("k"),
+    "complex": 1j,
+}
+"""What a user may pass in, for any argument of a public call."""
+
 DEPTH = 6
 """Structs inside structs; for those that hold themselves."""
 

@@ -6,6 +6,7 @@ Every number is kept within 63 bits and every text is UTF-8, so that whatever pa
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ MAX_INT = 2**63 - 1
 MAX_SECONDS = 1e9
 """More is for ever: longer waits than some centuries are refused by Python."""
 
+MAX_PATH_BYTES = 4096
+"""More no Linux takes."""
+
 Key = str | bytes
 
 
@@ -28,6 +32,28 @@ def shown(value: object) -> str:
     except Exception:
         return f"something of type {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def text(what: str, value: object) -> str:
+    """A ``str`` that can be said: UTF-8 can encode it."""
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{what} must be str, not {type(value).__name__}")
+    text_or_bytes(what, value)
+    return value
+
+
+def path(what: str, value: object) -> str:
+    """A path of this machine, with ``~`` resolved: a ``str`` or ``os.PathLike`` that names a file or folder."""
+    given = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(given, str):
+        raise InvalidArgument(f"{what} must be a path, not {type(value).__name__}")
+    try:
+        encoded = os.fsencode(given)
+        if b"\0" in encoded or not 0 < len(encoded) <= MAX_PATH_BYTES:
+            raise InvalidArgument(f"{what} must be the path of a file or folder, not {shown(given)}")
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"{what} cannot be encoded as a path: {error}") from error
+    return os.path.abspath(os.path.expanduser(given))
 
 
 def text_or_bytes(what: str, value: object) -> bytes:

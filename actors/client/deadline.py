@@ -63,8 +63,9 @@ def covered(call: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(call)
     def in_time(*args: P.args, **kwargs: P.kwargs) -> T:
-        seconds: Any = kwargs.get("timeout", default)
-        with covering(check.seconds("timeout", seconds) + CLEANUP_GRACE):
+        named: Any = kwargs  # as it is: a number that is too large for Python's floats means for ever
+        named["timeout"] = check.seconds("timeout", kwargs.get("timeout", default))
+        with covering(named["timeout"] + CLEANUP_GRACE):
             return call(*args, **kwargs)
 
     return in_time

@@ -16,6 +16,7 @@ import ray
 import raykeeper
 from raykeeper import Cluster, ClusterMismatch, DataCorrupted, InvalidArgument, RequestTimeout, Unavailable
 from raykeeper.actors.roster import member_actors
+from raykeeper.actors.supervisor import ask_supervisor, decode_charge, supervisor_actor
 from raykeeper.store.backup import read_header
 from raykeeper.store.rocks import RocksDisk
 from raylab.faults import Faults, rule
@@ -93,6 +94,7 @@ def test_a_backup_under_load_makes_a_cluster_of_its_own(clusters: Made, tmp_path
         clusters.also(name)
         copy = raykeeper.restore(tmp_path / "b", name=name, data_dir=str(clusters.data_dir), members=3)
         assert copy.id != cluster.id
+        assert decode_charge(ask_supervisor(name, "charge")).cluster == copy.id, "it is supervised, as its spec says"
         assert everything(copy) == expected
         with copy.client() as other:
             assert [info.id for info in other.leases()] == [lease.id]
@@ -159,8 +161,9 @@ def test_what_a_killed_restore_has_left_is_cleared_by_the_next(clusters: Made, t
     arguments = [sys.executable, "-c", program, address, taken.path, name, str(clusters.data_dir)]
     assert subprocess.run(arguments, check=False, timeout=120, capture_output=True).returncode == 9
     assert left_over(clusters, name)
-    copy = raykeeper.restore(taken.path, name=name, data_dir=str(clusters.data_dir), members=1)
+    copy = raykeeper.restore(taken.path, name=name, data_dir=str(clusters.data_dir), members=1, supervised=False)
     assert everything(copy)[b"k"][0] == b"v"
+    assert supervisor_actor(name) is None
 
 
 def test_the_command_line_restores_what_one_survivor_holds(clusters: Made, local_ray: Path, tmp_path: Path) -> None:

@@ -156,6 +156,28 @@ def test_actors_that_nobody_knows_the_cluster_of_are_ended(world: World) -> None
     assert world.stopped == ["x"]
 
 
+def test_an_id_that_nothing_tells_of_gives_up_nothing_of_another(world: World) -> None:
+    """Also where the actors do not say whose they are: the traces do."""
+    world.member(1, A)
+    world.listed = ["m1", "supervisor"]
+    before = world.left(1)
+    with pytest.raises(ClusterNotFound, match="there are traces of id a"):
+        discard("x", 0xC, "/d")
+    assert (world.left(1), world.stopped) == (before, [])
+
+
+@pytest.mark.parametrize("destroyed", [False, True])
+def test_actors_that_may_be_of_another_cluster_are_not_ended(world: World, destroyed: bool) -> None:
+    """What is left of one is given up while the nodes of the other are away, and its actors wait for them."""
+    world.mark(1, B)
+    write_marker(world.base(1), Marker("x", A, destroyed=destroyed))
+    world.listed = ["m1", "m2", "supervisor"]
+    assert discard("x", A, "/d") == A
+    assert (world.left(1), world.stopped) == (["cluster-b.json"], [])
+    assert discard("x", B, "/d") == B
+    assert (world.left(1), world.stopped) == ([], ["x"])
+
+
 @pytest.mark.parametrize("given", [A, None])
 def test_nothing_at_all_is_said(world: World, given: int | None) -> None:
     with pytest.raises(ClusterNotFound, match="nothing of cluster x"):

@@ -103,7 +103,7 @@ def test_a_spec_pickles_and_loads_from_itself() -> None:
         ({"placement": []}, "spec: placement: expected spread, or a list of at least one Ray resource name"),
         ({"bootstrap": "maybe"}, "spec: bootstrap: expected auto or never, got 'maybe'"),
         ({"bootstrap": True}, "spec: bootstrap: expected text, got True"),
-        ({"data_dir": "data"}, "spec: data_dir: expected an absolute path, or one that begins with ~, got 'data'"),
+        ({"data_dir": "data"}, "spec: data_dir: expected an absolute path, or one from ~/, got 'data'"),
         ({"timings": {"heartbeat_interval": 0}}, "spec: timings.heartbeat_interval: expected a number >= 0.001, got 0"),
         (
             {"timings": {"session_ttl": float("inf")}},

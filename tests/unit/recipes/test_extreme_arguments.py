@@ -11,47 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from extremes import VALUES
 
-from raykeeper import END, KEEP, Client, Compare, InvalidArgument, KeeperError, Op
-
-EXTREMES: dict[str, Any] = {
-    "nan": float("nan"),
-    "inf": float("inf"),
-    "-inf": float("-inf"),
-    "1e308": 1e308,
-    "1e10": 1e10,
-    "-1": -1,
-    "-1.0": -1.0,
-    "0": 0,
-    "0.5": 0.5,
-    "2**31": 2**31,
-    "2**63": 2**63,
-    "2**64": 2**64,
-    "-2**63": -(2**63),
-    "2**200": 2**200,
-    "10**400": 10**400,
-    "10**5000": 10**5000,
-    "True": True,
-    "text 1": "1",
-    "None": None,
-    "empty": "",
-    "empty bytes": b"",
-    "NUL": "\0",
-    "slashes": "a//%2F/",
-    "surrogate": "\ud800",
-    "huge": "x" * 3_000_000,
-    "bytes": b"\xff\xfe",
-    "bytearray": bytearray(b"k"),
-    "list": [],
-    "list of None": [None],
-    "dict": {},
-    "object": object(),
-    "class": int,
-    "KEEP": KEEP,
-    "END": END,
-    "Op": Op.get("k"),
-    "complex": 1j,
-}
+from raykeeper import Client, Compare, InvalidArgument, KeeperError, Op
 
 Call = Callable[[Client, Any], Any]
 
@@ -208,7 +170,7 @@ for _name, *_arguments in TIMEOUTS:
 @pytest.mark.parametrize("what", CALLS)
 def test_it_works_or_is_a_typed_error(what: str, kv: Client) -> None:
     wrong = []
-    for number, (name, value) in enumerate(EXTREMES.items()):
+    for number, (name, value) in enumerate(VALUES.items()):
         try:
             CALLS[what](kv.namespace(f"{number}/").with_timeout(5), value)
         except KeeperError:
@@ -222,7 +184,7 @@ def test_it_works_or_is_a_typed_error(what: str, kv: Client) -> None:
 def test_the_same_for_asyncio(what: str, kv: Client) -> None:
     async def main() -> list[str]:
         wrong = []
-        for number, (name, value) in enumerate(EXTREMES.items()):
+        for number, (name, value) in enumerate(VALUES.items()):
             try:
                 result = CALLS[what](kv.namespace(f"a{number}/").with_timeout(5).aio, value)
                 for each in result if isinstance(result, tuple) else (result,):
