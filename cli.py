@@ -21,6 +21,7 @@ from .actors.client.operations import Comparand, Compare, Condition, Op
 from .cli_common import (
     BYTES,
     MAX_NUMBER,
+    WholeNumber,
     address_option,
     cluster_id,
     common,
@@ -29,6 +30,7 @@ from .cli_common import (
     join,
     keys_option,
     lease_id,
+    member_id,
     open_client,
     open_cluster,
     options,
@@ -37,7 +39,9 @@ from .cli_common import (
     timeout_of,
     timeout_option,
     warnings_told,
+    whole_number,
 )
+from .cli_lasting import signals_raised
 from .cli_streams import speaking, stdin, tell, write
 from .errors import ClusterNotFound, KeeperError, MembersMissing
 from .limits import MEMBERSHIP_TIMEOUT, UPGRADE_TIMEOUT
@@ -87,20 +91,21 @@ def up(spec: str | None, cluster: str | None, bootstrap: str | None, address: st
         spec = "cluster.yaml"
     given = {"name": cluster, "bootstrap": bootstrap}
     loaded = ClusterSpec.load(spec, **{field: value for field, value in given.items() if value})
-    head = RayHead()
-    started = address is None and head.start_if_none_runs()
-    try:
-        with warnings_told():
-            join(address)
-            status = launch(loaded).status()
-    except MembersMissing:
-        if started:
-            tell("Ray's head runs on, so that the nodes that are missing can join it; `raykeeper down` stops it")
-        raise
-    except BaseException:
-        if started:
-            head.stop()
-        raise
+    head, started = RayHead(), False
+    with signals_raised():
+        try:
+            started = address is None and head.start_if_none_runs()
+            with warnings_told():
+                join(address)
+                status = launch(loaded).status()
+        except MembersMissing:
+            if started:
+                tell("Ray's head runs on, so that the nodes that are missing can join it; `raykeeper down` stops it")
+            raise
+        except BaseException:
+            if started:
+                head.stop()
+            raise
     show(status, output)
 
 
@@ -159,13 +164,15 @@ def _discard(head: RayHead, cluster: str, address: str | None, id: int | None, d
     from .cluster import discard
 
     spec = ClusterSpec.load(None, name=cluster, **({} if data_dir is None else {"data_dir": data_dir}))
-    started = address is None and head.start_if_none_runs()
-    try:
-        join(address)
-        discard(spec.name, id, data_dir=spec.data_dir)
-    finally:
-        if started:
-            head.stop()
+    started = False
+    with signals_raised():
+        try:
+            started = address is None and head.start_if_none_runs()
+            join(address)
+            discard(spec.name, id, data_dir=spec.data_dir)
+        finally:
+            if started:
+                head.stop()
 
 
 @cli.command()
@@ -202,30 +209,30 @@ def member_add(cluster: str, address: str | None, output: str, node: str | None,
 
 
 @member.command("remove")
-@click.argument("name")
+@click.argument("name", type=member_id)
 @options(common, timeout_of(MEMBERSHIP_TIMEOUT))
-def member_remove(cluster: str, address: str | None, output: str, name: str, timeout: float) -> None:
+def member_remove(cluster: str, address: str | None, output: str, name: int, timeout: float) -> None:
     """Take member NAME (m4, or 4) out for good, and delete its data."""
-    open_cluster(cluster, address).remove_member(_member_id(name), timeout=timeout)
-    show({"removed": f"m{_member_id(name)}"}, output)
+    open_cluster(cluster, address).remove_member(name, timeout=timeout)
+    show({"removed": f"m{name}"}, output)
 
 
 @member.command("promote")
-@click.argument("name")
+@click.argument("name", type=member_id)
 @options(common, timeout_of(MEMBERSHIP_TIMEOUT))
-def member_promote(cluster: str, address: str | None, output: str, name: str, timeout: float) -> None:
+def member_promote(cluster: str, address: str | None, output: str, name: int, timeout: float) -> None:
     """Make the learner NAME (m4, or 4) a voter, if it has caught up."""
-    open_cluster(cluster, address).promote(_member_id(name), timeout=timeout)
-    show({"promoted": f"m{_member_id(name)}"}, output)
+    open_cluster(cluster, address).promote(name, timeout=timeout)
+    show({"promoted": f"m{name}"}, output)
 
 
 @cli.command("move-leader")
-@click.argument("name")
+@click.argument("name", type=member_id)
 @options(common, timeout_option)
-def move_leader(cluster: str, address: str | None, output: str, name: str, timeout: float) -> None:
+def move_leader(cluster: str, address: str | None, output: str, name: int, timeout: float) -> None:
     """Hand leadership to member NAME (m2, or 2)."""
-    open_cluster(cluster, address).move_leader(_member_id(name), timeout=timeout)
-    show({"leader": f"m{_member_id(name)}"}, output)
+    open_cluster(cluster, address).move_leader(name, timeout=timeout)
+    show({"leader": f"m{name}"}, output)
 
 
 @cli.command()
@@ -240,13 +247,6 @@ def upgrade(cluster: str, address: str | None, output: str, timeout: float) -> N
     show({"upgraded": cluster, "commands_version": version}, output)
 
 
-def _member_id(name: str) -> int:
-    number = name.removeprefix("m")
-    if not number.isascii() or not number.isdigit() or not 0 < int(number[:20]) <= MAX_NUMBER:
-        raise click.UsageError(f"{name!r} is no member: give its name, such as m2, or its id")
-    return int(number)
-
-
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 _put = options(
@@ -257,8 +257,8 @@ _put = options(
 )
 _get = options(
     keys_option,
-    click.option("--limit", type=click.IntRange(0, MAX_NUMBER), default=0, help="At most so many keys."),
-    click.option("--rev", type=click.IntRange(1, MAX_NUMBER), help="Read the past, as of this revision."),
+    click.option("--limit", type=WholeNumber(0, MAX_NUMBER), default=0, help="At most so many keys."),
+    click.option("--rev", type=WholeNumber(1, MAX_NUMBER), help="Read the past, as of this revision."),
     click.option("--sort", type=click.Choice(["key", "version", "create_revision", "mod_revision", "value"])),
     click.option("--order", type=click.Choice(["ascend", "descend"]), default="ascend"),
     click.option("--keys-only", is_flag=True, help="Leave the values out."),
@@ -444,11 +444,8 @@ def _comparison(line: str) -> Condition:
     kind, relation = match[1], match[3]
     operand: Any = os.fsencode(operands[0])
     if kind != "value":
-        try:
-            operand = int(operand, 16 if kind == "lease" else 10)
-        except ValueError:
-            operand = -1
-        if not 0 <= operand <= MAX_NUMBER:
+        operand = whole_number(operands[0], 16 if kind == "lease" else 10)
+        if operand is None:
             raise click.UsageError(f"{line!r}: {kind} is compared with a whole number of up to 63 bits")
     left = _TARGETS[kind](os.fsencode(keys[0]))
     return _RELATIONS[relation](left, operand)

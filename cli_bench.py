@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_common import beginning_option, common, open_client, options, seconds
+from .cli_common import WholeNumber, beginning_option, common, open_client, options, seconds
 from .errors import Unavailable
 from .limits import Limits
 from .printing import Said, show
@@ -48,10 +48,10 @@ def _duration(text: str) -> float:
 @options(common, beginning_option)
 @click.option("--seconds", "each", type=_duration, default=2.0, show_default=True, help="For each measure.")
 @click.option(
-    "--in-flight", type=click.IntRange(1, MAX_IN_FLIGHT), default=100, show_default=True, help="Calls at a time."
+    "--in-flight", type=WholeNumber(1, MAX_IN_FLIGHT), default=100, show_default=True, help="Calls at a time."
 )
 @click.option(
-    "--bytes", "size", type=click.IntRange(0, MAX_BYTES), default=256, show_default=True, help="Size of the values."
+    "--bytes", "size", type=WholeNumber(0, MAX_BYTES), default=256, show_default=True, help="Size of the values."
 )
 def bench(
     cluster: str, address: str | None, output: str, timeout: float, each: float, in_flight: int, size: int

@@ -8,6 +8,7 @@ import click
 
 from .cli_common import (
     MAX_NUMBER,
+    WholeNumber,
     address_option,
     common,
     join,
@@ -116,7 +117,7 @@ def check(cluster: str, address: str | None, output: str, timeout: float) -> Non
 
 
 @click.command()
-@click.argument("revision", type=click.IntRange(1, MAX_NUMBER))
+@click.argument("revision", type=WholeNumber(1, MAX_NUMBER))
 @options(common, timeout_option)
 def compact(cluster: str, address: str | None, output: str, timeout: float, revision: int) -> None:
     """Forget the history before REVISION: it can be neither read nor watched any more."""

@@ -20,6 +20,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 
+from .cli_lasting import stop_here
 from .cli_streams import tell
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
@@ -62,9 +63,31 @@ async def begin(command: Sequence[str], environment: Mapping[str, str]) -> async
 
 
 def send(child: asyncio.subprocess.Process, number: int) -> None:
-    """Send it a signal, unless it has just ended."""
+    """Send it a signal, unless it has just ended. It is to see it even if it is stopped, as timeout(1) does."""
     with contextlib.suppress(ProcessLookupError):
         child.send_signal(number)
+        child.send_signal(signal.SIGCONT)
+
+
+def pause(child: asyncio.subprocess.Process, number: int, told: bool) -> None:
+    """Stop this process, and the command first: it must not go on while nobody keeps what is held for it.
+
+    Args:
+        number: the signal that stops this process.
+        told: whether the command has got it too, and is to stop by itself.
+
+    Returns when somebody has this process continue.
+    """
+    if not told:
+        with contextlib.suppress(ProcessLookupError):
+            child.send_signal(signal.SIGSTOP)
+    stop_here(number)
+
+
+def resume(child: asyncio.subprocess.Process) -> None:
+    """Have the command go on after a pause."""
+    with contextlib.suppress(ProcessLookupError):
+        child.send_signal(signal.SIGCONT)
 
 
 async def end(child: asyncio.subprocess.Process, ended: asyncio.Future[int], grace: float) -> None:

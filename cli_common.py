@@ -9,6 +9,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -35,33 +36,59 @@ BYTES = os.fsencode
 """Type of an argument: the bytes that the shell gave."""
 
 
+MAX_NUMBER = (1 << 63) - 1
+"""The greatest revision, and the greatest number that the store counts with."""
+
+
+def whole_number(text: str, base: int = 10) -> int | None:
+    """The number that the text is, 0 to ``MAX_NUMBER``, in digits alone; ``None`` if it is none. Python itself takes
+    digits of all scripts, underscores among them, signs, and fails with too many of them."""
+    text = text.strip(" ")
+    if not _DIGITS[base].fullmatch(text) or len(text) > 100:
+        return None
+    number = int(text, base)
+    return number if number <= MAX_NUMBER else None
+
+
+_DECIMAL = re.compile(r" *[+-]?[0-9.]+([eE][+-]?[0-9]+)? *")
+_DIGITS = {10: re.compile("[0-9]+"), 16: re.compile("(0[xX])?[0-9a-fA-F]+")}
+
+
+class WholeNumber(click.IntRange):
+    """Type of an argument: a whole number within bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number. Click asks for it."""
+        if isinstance(value, str) and whole_number(value) is None:
+            self.fail(f"{value!r} is no whole number of up to 63 bits.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def lease_id(text: str) -> int:
     """Type of an argument: a lease id in hexadecimal, as everywhere that ids are text."""
-    try:
-        number = int(text, 16)
-    except ValueError:
-        number = 0
-    if not 0 < number < 1 << 63:
+    number = whole_number(text, 16)
+    if not number:
         raise click.BadParameter(f"{text!r} is no lease id: hexadecimal digits, as `lease grant` prints them")
     return number
 
 
 def cluster_id(text: str) -> int:
     """Type of an argument: a cluster id in hexadecimal, as statuses and errors print it."""
-    try:
-        number = int(text, 16)
-    except ValueError:
-        number = 0
-    if not 0 < number < 1 << 63:
+    number = whole_number(text, 16)
+    if not number:
         raise click.BadParameter(f"{text!r} is no cluster id: hexadecimal digits, as `status` prints them")
     return number
 
 
-MAX_NUMBER = (1 << 63) - 1
-"""The greatest revision, and the greatest number that the store counts with."""
+def member_id(text: str) -> int:
+    """Type of an argument: a member, by its name or its id."""
+    number = whole_number(text.removeprefix("m"))
+    if not number:
+        raise click.BadParameter(f"{text!r} is no member: give its name, such as m2, or its id")
+    return number
 
 
-def seconds(text: str) -> float:
+def seconds(text: str | float) -> float:
     """Type of an argument: a time that takes a while, and can be waited for."""
     time = seconds_or_none(text)
     if not time > 0:
@@ -69,10 +96,10 @@ def seconds(text: str) -> float:
     return time
 
 
-def seconds_or_none(text: str) -> float:
-    """Type of an argument: a time that can be waited for, or 0."""
+def seconds_or_none(text: str | float) -> float:
+    """Type of an argument: a time that can be waited for, or 0. As for whole numbers, not all that Python takes."""
     try:
-        time = float(text)
+        time = math.nan if isinstance(text, str) and not _DECIMAL.fullmatch(text) else float(text)
     except ValueError:
         time = math.nan
     if not 0 <= time <= threading.TIMEOUT_MAX:
@@ -205,7 +232,7 @@ def fenced(kv: Client, guard: bool) -> Client:
     from .actors.client.guard import guarded
 
     area, _, key = os.fsencode(os.environ.get(LOCK_KEY, "")).partition(b"/")
-    token = os.environ.get(LOCK_TOKEN, "")
-    if not key or not token.isdecimal():
+    token = whole_number(os.environ.get(LOCK_TOKEN, ""))
+    if not key or not token:  # 0 would be the one of a key that is not there
         raise click.UsageError(f"--guard needs a lock in {LOCK_KEY} and {LOCK_TOKEN}, as `raykeeper lock` sets them")
-    return guarded(kv, kv.reserved(area.decode(errors="replace")), key, int(token))
+    return guarded(kv, kv.reserved(area.decode(errors="replace")), key, token)

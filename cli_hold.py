@@ -1,9 +1,9 @@
 """`raykeeper lock` and `raykeeper elect`: hold something, for as long as a command runs or until a signal comes.
 
 What is held is given back at the end, whatever the end was. A command that runs under a lock is this process's child:
-it gets the signals that this process gets, it does not outlive it, and if the lock is lost it is ended, because it must
-not go on without. A process can only be told so late, and not at all while it does not run; hence the token in the
-child's environment.
+it gets the signals that this process gets, it stops and goes on with it, it does not outlive it, and if the lock is
+lost it is ended, because it must not go on without. A process can only be told so late, and not at all while it does
+not run; hence the token in the child's environment.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .actors.client.leases import Loss
 from .actors.recipes.election import AsyncElection, Leader
 from .actors.recipes.faces import whoami
 from .actors.recipes.holding import AsyncHeld
-from .cli_child import begin, end, send
+from .cli_child import begin, end, pause, resume, send
 from .cli_common import (
     BYTES,
     LOCK_KEY,
@@ -35,7 +35,7 @@ from .cli_common import (
     seconds,
     seconds_or_none,
 )
-from .cli_lasting import Lasting, lasting
+from .cli_lasting import PAUSING, Lasting, lasting
 from .cli_streams import tell
 from .limits import DEFAULT_TIMEOUT
 from .printing import Said, show, text
@@ -102,6 +102,7 @@ def lock(
             lasts.write(lambda: show(Said(fields, [text(key), str(held.token)]), output))
             return await _until_lost(held, what)
         finally:
+            lasts.gives_back()
             await held.release()
 
     with open_client(cluster, address, DEFAULT_TIMEOUT) as kv:
@@ -147,6 +148,7 @@ def elect(
             lasts.write(lambda: show(Said(fields, [text(key), str(token), text(said)]), output))
             return await _until_lost(election, f"the leadership in {text(name)}")
         finally:
+            lasts.gives_back()
             await election.resign()
 
     with open_client(cluster, address, DEFAULT_TIMEOUT) as kv:
@@ -185,17 +187,24 @@ async def _run(
     lasts: Lasting, command: Sequence[str], environment: Mapping[str, str], lost: Loss, grace: float, what: str
 ) -> int:
     """Run a command to its end, or to that of what it runs under; the exit status."""
-    early: list[int] = []
+    early: list[tuple[int, bool]] = []
     child: asyncio.subprocess.Process | None = None
 
     def take(number: int) -> None:
         # The loop hands signals over between its steps, and the step that begins here makes the child a process: what
         # the terminal sends meanwhile reaches it too, though it may not be known here yet.
-        if _terminal_told(number):
-            return
+        told = _terminal_told(number)
         if child is None:
-            early.append(number)
+            early.append((number, told))
         else:
+            give(child, number, told)
+
+    def give(child: asyncio.subprocess.Process, number: int, told: bool) -> None:
+        if number in PAUSING:
+            pause(child, number, told)
+            if not lost.is_set():
+                resume(child)
+        elif not told:
             send(child, number)
 
     with lasts.taking_signals(take):
@@ -203,8 +212,8 @@ async def _run(
         if isinstance(begun, int):
             return begun
         child = begun
-        for number in early:
-            send(child, number)
+        for number, told in early:
+            give(child, number, told)
         ended, over = asyncio.ensure_future(child.wait()), asyncio.ensure_future(_lost(lost))
         try:
             await asyncio.wait({ended, over}, return_when=asyncio.FIRST_COMPLETED)
@@ -223,9 +232,9 @@ def _status(returned: int) -> int:
 
 
 def _terminal_told(number: int) -> bool:
-    """Whether the child has got this signal too: Ctrl-C and Ctrl-\\ go to all processes in a terminal's foreground, and
-    what is interrupted twice may not find the time to clean up."""
-    if number not in (signal.SIGINT, signal.SIGQUIT):
+    """Whether the child has got this signal too: Ctrl-C, Ctrl-\\ and Ctrl-Z go to all processes in a terminal's
+    foreground, and what is interrupted twice may not find the time to clean up."""
+    if number not in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP):
         return False
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)

@@ -4,7 +4,8 @@ Such a command is a coroutine, and a signal is its cancellation: it surfaces whe
 middle of something, so whatever is held is given back in good order. The one exception is writing: a reader that does
 not read may block that for ever, so a signal breaks it off.
 
-A second signal ends a command that is busy giving back. What it held is then free when its lease has run out.
+A second signal ends a command that is busy giving back. What it held is then free when its lease has run out. The first
+one does not, if it comes that late.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import contextlib
 import select
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -24,9 +26,10 @@ _FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 """A process that goes on after one of these has no idea what it does."""
 _HARMLESS = {signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH, signal.SIGCONT, signal.SIGPIPE, signal.SIGXFSZ}
 """They end no process, or surface as an error of what was called."""
-_PAUSING = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+PAUSING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+"""They stop this process, for a while: a terminal's Ctrl-Z, and reading and writing there in the background."""
 _NEVER = {signal.SIGKILL, signal.SIGSTOP}
-ENDING = tuple(sorted({int(number) for number in signal.valid_signals()} - _FAULTS - _HARMLESS - _PAUSING - _NEVER))
+ENDING = tuple(sorted({int(number) for number in signal.valid_signals()} - _FAULTS - _HARMLESS - {*PAUSING} - _NEVER))
 """Signals that end a command, or go to the command that it runs: all that would end this process and can be caught."""
 
 
@@ -41,6 +44,8 @@ class Lasting:
         self.status = 0
         """The exit status if it is ended from outside: 128 and the signal's number, 0 for a reader that has gone."""
         self._ending = False
+        self._ends = 0
+        self._giving_back = False
         self._writing = False
         self._taker: Callable[[int], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -49,7 +54,7 @@ class Lasting:
     async def run(self, work: Callable[[Lasting], Coroutine[Any, Any, int]]) -> int:
         """Run the command; its exit status. To be called by :func:`lasting`."""
         self._loop = asyncio.get_running_loop()
-        with self._signals():
+        with self._handling(ENDING):
             self._task = asyncio.create_task(work(self))
             try:
                 return await self._task
@@ -58,12 +63,18 @@ class Lasting:
 
     @contextlib.contextmanager
     def taking_signals(self, taker: Callable[[int], None]) -> Iterator[None]:
-        """Within this, signals do not end the command, but are given to ``taker``, in the loop."""
+        """Within this, signals do not end the command, but are given to ``taker``, in the loop; those that would stop
+        this process, too."""
         self._taker = taker
         try:
-            yield
+            with self._handling(PAUSING):
+                yield
         finally:
             self._taker = None
+
+    def gives_back(self) -> None:
+        """From now on the first signal of all changes nothing: the command is ending already."""
+        self._giving_back = True
 
     def write(self, output: Callable[[], None]) -> None:
         """Have something written to stdout, and flush it. A closed pipe, or a signal while that blocks, ends it all."""
@@ -106,9 +117,9 @@ class Lasting:
     # -- how it ends --------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _handling(self, numbers: Iterable[int]) -> Iterator[None]:
         before: dict[int, Any] = {}
-        for number in ENDING:
+        for number in numbers:
             handler = signal.getsignal(number)
             if handler is not signal.SIG_IGN:  # as nohup and shells leave it for what runs in the background
                 # Not the main thread: somebody else looks after signals; or a number that this system keeps to itself.
@@ -124,8 +135,8 @@ class Lasting:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Python calls this between any two instructions of the main thread, so it does next to nothing."""
         assert self._loop is not None
-        if self._taker is not None:
-            self._loop.call_soon_threadsafe(self._taker, number)
+        if self._taker is not None or number in PAUSING:
+            self._loop.call_soon_threadsafe(self._take, number)
             return
         if not self._ending:
             self._ending, self.status = True, 128 + number
@@ -141,9 +152,47 @@ class Lasting:
         self._ending = True
         self._end()
 
+    def _take(self, number: int) -> None:
+        if self._taker is not None:
+            self._taker(number)
+        elif number in PAUSING:
+            stop_here(number)
+        else:
+            self._on_signal(number, None)
+
     def _end(self) -> None:
-        if self._task is not None:
+        self._ends += 1
+        if self._task is not None and not (self._giving_back and self._ends == 1):
             self._task.cancel()
+
+
+def stop_here(number: int) -> None:
+    """Stop this process by a signal that was caught, unless nobody is there who could have it continue, as the kernel
+    sees it. The signal goes to this very thread, which therefore does not run on meanwhile."""
+    caught = signal.signal(number, signal.SIG_DFL)
+    signal.pthread_kill(threading.get_ident(), number)
+    signal.signal(number, caught)
+
+
+@contextlib.contextmanager
+def signals_raised() -> Iterator[None]:
+    """For a command that does not go on, but begins something that has to be undone if it does not come to its end:
+    within this, a signal that would end the process raises ``SystemExit``, wherever that is."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    taken = []
+    for number in ENDING:
+        with contextlib.suppress(ValueError, OSError):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, end)
+                taken.append(number)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def lasting(work: Callable[[Lasting], Coroutine[Any, Any, int]]) -> NoReturn:

@@ -16,13 +16,15 @@ from typing import TextIO, TypeVar
 
 import click
 
+from .errors import RequestTooLarge
+
 T = TypeVar("T")
 
 
 def speaking(main: Callable[[], T]) -> T:
     """Run all of a command, and see that what it has written has arrived."""
     _complete()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -38,9 +40,20 @@ def speaking(main: Callable[[], T]) -> T:
         raise SystemExit(1) from None
 
 
+MAX_STDIN = 256 * 1024 * 1024
+"""Bytes of it that are read: more than a cluster takes in one request, unless its limits were raised a hundredfold."""
+
+
 def stdin() -> bytes:
-    """All of stdin."""
-    return sys.stdin.buffer.read()
+    """All of stdin.
+
+    Raises:
+        RequestTooLarge: it has no end, or as good as none.
+    """
+    said = sys.stdin.buffer.read(MAX_STDIN + 1)
+    if len(said) > MAX_STDIN:
+        raise RequestTooLarge(f"stdin has more than {MAX_STDIN} bytes")
+    return said
 
 
 def write(data: bytes) -> None:

@@ -8,7 +8,16 @@ import click
 
 from .actors.client.handle import Client
 from .actors.client.watch import Batch
-from .cli_common import MAX_NUMBER, beginning_option, common_of_streams, keys_option, open_client, options, selected
+from .cli_common import (
+    MAX_NUMBER,
+    WholeNumber,
+    beginning_option,
+    common_of_streams,
+    keys_option,
+    open_client,
+    options,
+    selected,
+)
 from .cli_lasting import Lasting, lasting
 from .printing import show
 
@@ -18,7 +27,7 @@ from .printing import show
 @options(common_of_streams, beginning_option)
 @click.option(
     "--rev",
-    type=click.IntRange(1, MAX_NUMBER),
+    type=WholeNumber(1, MAX_NUMBER),
     help="Begin with the changes of this revision (default: with what comes).",
 )
 @click.option("--prev", "--prev-kv", "prev", is_flag=True, help="Also print what was there before each change.")

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from .actors.ray_here import ray_note
 from .errors import ClusterNotFound
@@ -68,34 +69,44 @@ class RayHead:
         with self._state.open("ab+") as state, self._log.open("wb") as log:
             if not _try_lock(state.fileno()):
                 return False  # another `up` is starting it right now
-            head = subprocess.Popen(
-                [
-                    *_RAY,
-                    "start",
-                    "--head",
-                    "--block",
-                    "--include-dashboard=false",
-                    "--disable-usage-stats",
-                    *self._options,
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "RAY_timeout_ms_task_wait_for_death_info": "0"},
-                pass_fds=[state.fileno()],
-                start_new_session=True,
-            )
-            state.truncate(0)
-            state.write(b"%d\n%s" % (head.pid, os.fsencode(ray_note())))
+            head = self._start(state, log)
+        try:
+            self._wait(head)
+        except BaseException:
+            self.stop()
+            raise
+        return True
+
+    def _start(self, state: IO[bytes], log: IO[bytes]) -> subprocess.Popen[bytes]:
+        head = subprocess.Popen(
+            [
+                *_RAY,
+                "start",
+                "--head",
+                "--block",
+                "--include-dashboard=false",
+                "--disable-usage-stats",
+                *self._options,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "RAY_timeout_ms_task_wait_for_death_info": "0"},
+            pass_fds=[state.fileno()],
+            start_new_session=True,
+        )
+        state.truncate(0)
+        state.write(b"%d\n%s" % (head.pid, os.fsencode(ray_note())))
+        return head
+
+    def _wait(self, head: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + HEAD_START_TIMEOUT
         while b"Ray runtime started" not in self._log.read_bytes():
             if head.poll() is not None or time.monotonic() > deadline:
                 said = self._log.read_text(errors="replace").split("\n")
-                self.stop()
                 reason = next((line.strip() for line in reversed(said) if "rror" in line), f"see {self._log}")
                 raise ClusterNotFound(f"Ray did not start: {reason}")
             time.sleep(0.05)
-        return True
 
     def idle(self) -> bool:
         """Whether no RayKeeper cluster has a member on the Ray that this process is attached to."""

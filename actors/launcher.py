@@ -277,13 +277,13 @@ def first_marker(name: str, cluster: int, chosen: Mapping[int, tuple[Node, str]]
 def warn_if_crowded(name: str, nodes: Iterable[Node]) -> None:
     """Say that members of a new cluster share a host, if they do: it is lost with less than each having its own.
 
-    Where there can be no other host, in a Ray that only this process has, that is no warning.
+    Where no other host is expected, in a Ray that this process has started, that is no warning.
     """
     addresses = [node.address for node in nodes]
     members, hosts = len(addresses), sorted(set(addresses))
     if len(hosts) < members:
         log.log(
-            logging.INFO if ray_is_own() else logging.WARNING,
+            logging.INFO if len(hosts) == 1 and ray_is_own() else logging.WARNING,
             f"the {members} members of the new cluster {name} are on {len(hosts)} host{'s' * (len(hosts) > 1)} "
             f"({', '.join(hosts)}): a host that is lost takes several of them along; for one on each host, let "
             f"{members} Ray nodes join before the cluster is made",

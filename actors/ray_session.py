@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import ray
 
@@ -95,11 +96,13 @@ def _without_signal_handler() -> Iterator[None]:
 
 
 def ray_is_own() -> bool:
-    """Whether this process has started its Ray itself: one that no other host can join, and that ends with it."""
-    return _own and ray.is_initialized()
-
-
-_own = False
+    """Whether this process has started its Ray itself, by ``launch`` or by ``ray.init()``, instead of joining one: no
+    other host is expected in it, and it ends with this process."""
+    try:
+        node: Any = ray._private.worker._global_node
+        return ray.is_initialized() and bool(node.is_head())
+    except AttributeError:  # Ray Client, or a Ray that keeps it elsewhere: that is no part of what it promises
+        return False
 
 
 def join_or_start_ray() -> None:
@@ -111,7 +114,6 @@ def join_or_start_ray() -> None:
     if ray.is_initialized() or os.environ.get("RAY_ADDRESS", "local") not in ("", "local"):
         join_ray()
         return
-    global _own
     folder = tempfile.mkdtemp(prefix="raykeeper-")
 
     process = os.getpid()
@@ -131,4 +133,3 @@ def join_or_start_ray() -> None:
             logging_level=logging.WARNING,
             _temp_dir=folder,
         )
-    _own = True

@@ -5,7 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
+import signal
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +27,7 @@ from raykeeper import (
     Unavailable,
     cli,
     errors,
+    ray_head,
 )
 from raykeeper.actors.client.results import DeleteResult, PutResult, RangeResult, TxnResult
 from raykeeper.cluster_status import ClusterStatus, MemberInfo
@@ -428,6 +434,34 @@ def test_up_leaves_the_head_running_only_for_nodes_that_are_missing(
     assert result.stderr.splitlines()[-1] == f"raykeeper: {error}"
     assert head.running is runs_on
     assert ("so that the nodes that are missing can join it" in result.stderr) is runs_on
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1])
+def test_what_ends_up_while_it_launches_ends_its_head_too(
+    head: FakeHead, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def launch(spec: Any) -> Any:
+        os.kill(os.getpid(), number)
+        time.sleep(20)
+
+    monkeypatch.setattr("raykeeper.cluster.launch", launch)
+    before = signal.getsignal(number)
+    assert run("up").exit_code == 128 + number
+    assert not head.running
+    assert signal.getsignal(number) is before
+
+
+def test_what_ends_up_while_its_head_begins_ends_that_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(head: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ray_head, "_ray_runs", lambda: False)
+    monkeypatch.setattr(ray_head, "_RAY", (sys.executable, "-c", "import time; time.sleep(100)"))
+    head = ray_head.RayHead(tmp_path)
+    monkeypatch.setattr(head, "_wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        head.start_if_none_runs()
+    assert not head.runs()
 
 
 def test_up_says_on_stderr_what_the_launch_warns_of(head: FakeHead, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 
 from raykeeper import cli_hold
 from raykeeper.actors.client.leases import Loss
-from raykeeper.cli_lasting import Lasting
+from raykeeper.cli_lasting import Lasting, lasting
 
 begin = asyncio.create_subprocess_exec
 
@@ -74,6 +75,7 @@ from raykeeper.actors.client.leases import Loss
 from raykeeper.cli_lasting import lasting
 
 def hold(write):
+    os.setpgid(0, 0)  # as a shell has its jobs
     os.dup2(write, 1)
     command = ["sh", "-c", "echo $$; exec sleep 100 >/dev/null"]
     lasting(lambda lasts: cli_hold._run(lasts, command, dict(os.environ), Loss(), 5.0, "it"))
@@ -94,12 +96,40 @@ sys.stdin.read()
 """
 
 
-def gone(pid: int) -> bool:
+def state(pid: int) -> str:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state in "ZX"
+        return "X"
+
+
+def gone(pid: int) -> bool:
+    return state(pid) in "ZX"
+
+
+@contextmanager
+def holders(count: int) -> Iterator[list[tuple[int, int]]]:
+    """So many processes that hold something, each with its command, in the middle of it."""
+    program = [sys.executable, "-c", HOLDERS, str(count)]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as made:
+        assert made.stdout is not None
+        pairs = []
+        for _ in range(count):
+            holder, command = map(int, made.stdout.readline().split())
+            pairs.append((holder, command))
+        try:
+            yield pairs
+        finally:
+            for pid in itertools.chain(*pairs):
+                if not gone(pid):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_no_signal_ends_the_holder_and_leaves_its_command() -> None:
@@ -107,25 +137,78 @@ def test_no_signal_ends_the_holder_and_leaves_its_command() -> None:
     harmless = {signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH, signal.SIGCONT, signal.SIGPIPE, signal.SIGXFSZ}
     stopping = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
     numbers = sorted(int(number) for number in signal.valid_signals() - harmless - stopping)
-    program = [sys.executable, "-c", HOLDERS, str(len(numbers))]
-    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holders:
-        assert holders.stdout is not None
-        pairs = [tuple(map(int, holders.stdout.readline().split())) for _ in numbers]
-        try:
-            for (holder, _), number in zip(pairs, numbers, strict=True):
+    with holders(len(numbers)) as pairs:
+        for (holder, _), number in zip(pairs, numbers, strict=True):
+            os.kill(holder, number)
+        deadline = time.monotonic() + 30
+        while left := [
+            signal.Signals(number).name if number < 32 else number
+            for pair, number in zip(pairs, numbers, strict=True)
+            if not all(map(gone, pair))
+        ]:
+            assert time.monotonic() < deadline, f"after these a process is still there: {left}"
+            time.sleep(0.05)
+
+
+def test_a_command_stops_with_its_holder_and_goes_on_with_it() -> None:
+    """Nobody keeps what is held while the holder is stopped, so the command must not go on alone."""
+    with holders(3) as pairs:
+        for (holder, command), number in zip(pairs, (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU), strict=True):
+            for _ in range(2):
                 os.kill(holder, number)
-            deadline = time.monotonic() + 30
-            while left := [
-                signal.Signals(number).name if number < 32 else number
-                for pair, number in zip(pairs, numbers, strict=True)
-                if not all(map(gone, pair))
-            ]:
-                assert time.monotonic() < deadline, f"after these a process is still there: {left}"
-                time.sleep(0.05)
+                until(lambda holder=holder, command=command: state(holder) == state(command) == "T")
+                os.kill(holder, signal.SIGCONT)
+                until(lambda holder=holder, command=command: state(holder) == state(command) == "S")
+            os.kill(holder, number)
+            until(lambda command=command: state(command) == "T")
+            os.kill(holder, signal.SIGTERM)
+            os.kill(holder, signal.SIGCONT)  # as a shell does that ends a job
+            until(lambda holder=holder, command=command: gone(holder) and gone(command))
+
+
+def test_a_command_that_was_stopped_gets_a_signal_all_the_same() -> None:
+    with holders(1) as [(holder, command)]:
+        os.kill(command, signal.SIGSTOP)
+        until(lambda: state(command) == "T")
+        os.kill(holder, signal.SIGTERM)
+        until(lambda: gone(holder) and gone(command))
+
+
+def test_a_command_that_was_stopped_may_clean_up_when_its_lock_is_lost(tmp_path: Path) -> None:
+    done, pid, loss = tmp_path / "done", tmp_path / "pid", Loss()
+    trap = f"trap 'echo cleaned > {done}; exit 0' TERM; echo $$ > {pid}; kill -STOP $$; while :; do sleep 0.05; done"
+
+    async def work() -> int:
+        running = asyncio.ensure_future(
+            cli_hold._run(Lasting(), ["sh", "-c", trap], dict(os.environ), loss, 60.0, "it")
+        )
+        await asyncio.to_thread(until, lambda: pid.exists() and pid.read_text() and state(int(pid.read_text())) == "T")
+        loss.set()
+        return await asyncio.wait_for(running, 30)
+
+    assert asyncio.run(work()) == cli_hold.LOST
+    assert done.read_text() == "cleaned\n"
+
+
+@pytest.mark.parametrize(("signals", "status"), [(0, 7), (1, 7), (2, 128 + signal.SIGTERM)])
+def test_giving_back_is_broken_off_by_a_second_signal_only(signals: int, status: int) -> None:
+    gave = []
+
+    async def work(lasts: Lasting) -> int:
+        try:
+            await asyncio.sleep(0)
+            return 7
         finally:
-            for pid in itertools.chain(*pairs):
-                if not gone(pid):
-                    os.kill(pid, signal.SIGKILL)
+            lasts.gives_back()
+            for _ in range(signals):
+                os.kill(os.getpid(), signal.SIGTERM)
+                await asyncio.sleep(0.02)
+            gave.append(True)
+
+    with pytest.raises(SystemExit) as ended:
+        lasting(work)
+    assert ended.value.code == status
+    assert bool(gave) == (signals < 2)
 
 
 @pytest.mark.parametrize(

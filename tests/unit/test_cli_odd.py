@@ -5,6 +5,7 @@ The commands are those that the group has, so that a new one is looked at too.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
@@ -18,14 +19,15 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from raykeeper import ClusterNotFound, KeyValue, cli, cli_care, cli_common
+from raykeeper import ClusterNotFound, KeyValue, RequestTooLarge, cli, cli_care, cli_common, cli_streams
 from raykeeper.actors.client.results import DeleteResult, PutResult, RangeResult, TxnResult
 from raykeeper.actors.client.watch import Batch, Event
 from raykeeper.cluster_status import ClusterStatus, MemberInfo
 from raykeeper.printing import Said, show
 
 ODD = [b"\xff", b"\xe9t\xe9", b"a\nb", "\u2028".encode(), b"\x1b[31m", b"", b"-", b"\xed\xa0\x80"]
-ABSURD = ["-1", "nan", "inf", "-inf", "1e400", "9" * 30, "-" + "9" * 30, "x", "", "0x10", "1_0 0", "\u0661"]
+NUMBERLESS = ["-1", "nan", "inf", "1e400", "9" * 30, "9" * 5000, str(1 << 64), "x", "", " ", "1_0", "\u0661", "\u00b2"]
+ABSURD = [*NUMBERLESS, "-inf", "-" + "9" * 30, "0x10", "1_0 0", "1e-300"]
 
 
 def commands(group: click.Group = cli.cli, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -117,9 +119,34 @@ def test_no_command_takes_a_time_or_a_number_that_is_none(path: tuple[str, ...])
         if parameter.name in TIMES | NUMBERS:
             none = path in {("lock",), ("elect",)} and parameter.name in {"timeout", "grace"}
             zero = ["0"] if parameter.name in TIMES and not none else []
-            for value in [*zero, "-1", "nan", "inf", "1e400", "9" * 30, "x", ""]:
+            for value in [*zero, *NUMBERLESS]:
                 words = call(path, parameter, value)
                 in_order(run(words), words, 2)
+
+
+IDS = {"lease", "id"}
+
+
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_no_command_takes_an_id_or_a_member_that_is_none(path: tuple[str, ...]) -> None:
+    """And none needs a cluster to say so."""
+    for parameter in ALL[path].params:
+        member = parameter.name == "name" and (path[0] == "member" or path == ("move-leader",))
+        if parameter.name in IDS or member:
+            for value in {*NUMBERLESS, "0", "-0", "+1", "m1" if not member else "m"} - {"1e400", "9" * 30}:
+                words = call(path, parameter, value)
+                words = [*words[: len(path)], "--destroy", "--yes", *words[len(path) :]] if path == ("down",) else words
+                in_order(run(words), words, 2)
+
+
+@pytest.mark.parametrize("token", [*NUMBERLESS, "0", "+1", "1.0", os.fsdecode(b"\xff")])
+def test_a_guard_needs_a_lock_that_can_be_one(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Token 0 above all: a key that is not there has it, so the guard of a lock that is gone would let all through."""
+    monkeypatch.setattr(cli, "open_client", lambda *_: contextlib.nullcontext(object()))
+    environment = {cli_common.LOCK_KEY: "lock/k", cli_common.LOCK_TOKEN: token}
+    for words in (["put", "k", "v"], ["del", "k"], ["txn", "--success", "put k v"]):
+        result = CliRunner().invoke(cli.cli, [*words, "--guard"], env=environment)
+        in_order(result, words, 2)
 
 
 def test_whatever_is_a_number_is_known_to_the_test_above() -> None:
@@ -204,6 +231,23 @@ def test_a_process_ends_in_order_wherever_its_streams_lead(ending: str) -> None:
     assert done.returncode == (0 if ending.endswith("x") else 1), done
     assert b"Traceback" not in done.stderr + done.stdout
     assert done.stderr.count(b"\n") <= 1
+
+
+@pytest.mark.parametrize("told", [b"\xff\n", b"\0\n", b"", "é".encode("latin-1")])
+def test_an_answer_of_any_bytes_is_no_yes(told: bytes) -> None:
+    words = [sys.executable, "-m", "raykeeper", "down", "--destroy"]
+    done = subprocess.run(words, input=told, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith(b"Aborted!\n")
+    assert b"Traceback" not in done.stderr
+
+
+def test_stdin_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_streams, "MAX_STDIN", 1000)
+    with open("/dev/zero") as endless, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", endless)
+        with pytest.raises(RequestTooLarge):
+            cli_streams.stdin()
 
 
 def test_json_has_no_number_that_readers_round(capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,8 +99,11 @@ def test_a_new_cluster_on_fewer_hosts_than_members_is_said(
     assert all(said in line for line in lines if said)
 
 
-def test_in_a_ray_that_only_this_process_has_that_is_no_warning(caplog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_ray_that_this_process_has_started_that_is_no_warning(
+    caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(launcher, "ray_is_own", lambda: True)
     with caplog.at_level(logging.INFO, logger="raykeeper"):
         warn_if_crowded("x", [node(1)] * 3)
-    assert [record.levelname for record in caplog.records] == ["INFO"]
+        warn_if_crowded("x", [node(1), node(1), node(2)])  # but others have joined it
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
