@@ -44,7 +44,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_page_items: Count = 1000
     """Keys in one page of a range read; longer ranges are fetched in several pages."""
     max_page_bytes: Bytes = 4 * 1024 * 1024
-    """Bytes in one page of a range read or in one answer; at least one item always fits."""
+    """Bytes in one page of a range read, in one answer, and in the values that one transaction leaves as they are; at
+    least one item always fits."""
     max_deleted_keys: Count = 10_000
     """Keys that one request may delete, all deletes of a transaction together, and the leases that it revokes."""
 
@@ -187,9 +188,16 @@ WORK_OF_WRITE = 8
 """What a write weighs, counted in keys that are looked at: all take about a microsecond..."""
 WORK_OF_DELETE = 4
 """... and a key that is deleted by a command, beside the look at it."""
+WORK_OF_COPY = 4
+"""... and a kilobyte that is written once more, though nobody has sent it."""
+WORK_OF_CHECKS = 4
+"""As a shift, of the square of a transaction's operations: what it takes to look whether they get on together."""
 APPLY_WORK = 10_000
 """Work after which a turn of a member's loop stops in the middle of a command that holds many writes, and goes on with
 it in the next; after half of it, it begins no further entry."""
+ENTRY_CHANGES = 5_000
+"""Keys that one log entry changes, and kilobytes that it copies or answers, after which it does no more of its writes:
+they are all written at once, and whoever sent them sends the rest again."""
 PAST_CHANGES = 5_000
 """A read of the past looks at so many changes since; of a longer past, at all keys of its range that ever changed."""
 

@@ -171,7 +171,7 @@ Request = (
 
 
 class Written(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Answers in the order of the writes."""
+    """Answers in the order of the writes: of as many as one log entry may do, at least one. Send the rest again."""
 
     answers: tuple[Answer, ...]
 

@@ -19,11 +19,12 @@ from collections.abc import Generator, Iterator
 import msgspec
 
 from ..errors import DataCorrupted
-from ..limits import APPLY_WORK, Limits
+from ..limits import APPLY_WORK, ENTRY_CHANGES, WORK_OF_WRITE, Limits
 from .commands import Answer, ClientWrites, Expiry, Failed, Operation, Reason, RequestId, TxnAnswer
 from .engine import Engine
 from .leases import FRESH_ID_BITS
 from .pending import Ordered, Pending
+from .ranges import WEIGHT
 from .transactions import Executor
 
 FAMILY = "sessions"
@@ -195,8 +196,13 @@ class Sessions:
         Args:
             index: of the command in the log.
             executor: runs the operations.
+
+        Returns:
+            the answers of the first writes: of all, unless ``ENTRY_CHANGES`` is reached before. What has no answer has
+            not been looked at.
         """
         run, limits = executor.run, executor.limits
+        executor.begin()
         session = self.by_id.get(command.session)
         if session is None:
             return [Failed(Reason.SESSION_EXPIRED)] * len(command.writes)
@@ -220,13 +226,15 @@ class Sessions:
             if sequence in answered:
                 stored_under = answered[sequence]
                 if stored_under not in loaded:
-                    loaded[stored_under] = self._load_answers(session.id, stored_under)
+                    loaded[stored_under] = self._load_answers(session.id, stored_under, executor)
                 answers.append(loaded[stored_under][sequence])
                 continue
             answer = new.get(sequence)
             if answer is not None:
                 answers.append(answer)
                 continue
+            if executor.written >= ENTRY_CHANGES:
+                break
             if count_left <= 0:
                 answers.append(Failed(Reason.FULL))
                 continue
@@ -251,10 +259,11 @@ class Sessions:
             session.add(first, spent, tuple(new))
         return answers
 
-    def _load_answers(self, session: int, stored_under: int) -> dict[int, Answer]:
+    def _load_answers(self, session: int, stored_under: int, executor: Executor) -> dict[int, Answer]:
         value = self._pending.get(FAMILY, b"a" + _PAIR.pack(session, stored_under))
         if value is None:
             raise DataCorrupted(f"answers of session {session} are missing")
+        executor.work += WORK_OF_WRITE + (len(value) >> WEIGHT)
         return dict(_decode_batch(value).answers)
 
     def _once(
@@ -271,10 +280,14 @@ class Sessions:
         key = b"r" + request_id.name
         value = self._pending.get(FAMILY, key)
         if value is not None:
+            executor.work += WORK_OF_WRITE + (len(value) >> WEIGHT)
             known = _decode_remembered(value)
             if known.meaning != request_id.meaning:
                 return _ANOTHER, 0
-            return (known.answer, known.size) if known.size <= room else (Failed(Reason.FULL), 0)
+            if known.size > room:
+                return Failed(Reason.FULL), 0
+            executor.written += known.size >> WEIGHT
+            return known.answer, known.size
         if self.requests >= limits.max_remembered_requests:
             return Failed(Reason.FULL), 0
         answer = executor.run(operation, min(room, limits.max_remembered_request_bytes - self.request_bytes), fresh_id)

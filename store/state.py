@@ -269,8 +269,8 @@ class State(OwnCommands):
             configurations: by index of a CONFIGURATION entry, the configuration that it has led to.
 
         Returns:
-            for each entry that is applied its answers: one for each write of ``ClientWrites``, one for another command,
-            none for a no-op or a configuration.
+            for each entry that is applied its answers: one for each write of ``ClientWrites``, from the first one on
+            (see ``Sessions.write``), one for another command, none for a no-op or a configuration.
 
         Raises:
             DataCorrupted: the state is damaged.
@@ -316,6 +316,7 @@ class State(OwnCommands):
                 answers.append(())
             elif entry.data:
                 begun.running = begun.running or self._command(entry)
+                self._applying = entry.index
                 try:
                     next(begun.running)
                 except StopIteration as done:
@@ -406,7 +407,6 @@ class State(OwnCommands):
 
     def _command(self, entry: Entry) -> Generator[None, None, tuple[Answer, ...]]:
         """Do what an entry says; rests after each slice of work."""
-        self._applying = entry.index
         self._pending.dead.clear()
         try:
             command = _decode_command(entry.data)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..limits import MAX_NESTED_TXNS, WORK_OF_DELETE, WORK_OF_WRITE, Limits
+from ..limits import MAX_NESTED_TXNS, WORK_OF_CHECKS, WORK_OF_COPY, WORK_OF_DELETE, WORK_OF_WRITE, Limits
 from .commands import (
     KEEP_LEASE,
     Answer,
@@ -72,13 +72,24 @@ class Executor:
         self.answer_bytes = 0
         """Size of the last answer, roughly; the same on every member."""
         self.work = 0
-        """What was done since somebody set it to 0, counted in keys that are looked at."""
+        """What was done since somebody set it to 0, counted in keys that are looked at. A kilobyte of values that is
+        read or copied weighs as much."""
+        self.written = 0
+        """What is to be written of the command (see ``ENTRY_CHANGES``)."""
+        self._next_id = 0
+        """No lease that the command has made has this id, or a higher one."""
         self._room = 0
         self._budget = Budget(0)
         self._deletable = 0
         """Keys that the running operation may still delete."""
+        self._copied = 0
+        """Bytes of values that the running operation has left as they were."""
         self._revoked = False
         """Whether the running transaction has ended a lease: keys that went with it must not change again."""
+
+    def begin(self) -> None:
+        """The operations of another log entry follow."""
+        self.written = self._next_id = 0
 
     def run(self, operation: Operation, room: int, fresh_id: int) -> Answer:
         """Run one operation, with all effects or, if it answers ``Failed``, none.
@@ -92,7 +103,8 @@ class Executor:
         self._room = room
         if room < ANSWER_BYTES:
             return Failed(Reason.FULL)
-        if type(operation) is Put and not operation.prev:  # checks everything before it does anything
+        if type(operation) is Put and not operation.prev and operation.value is not None:
+            # It checks everything before it does anything, so there is nothing to roll back.
             try:
                 answer: Answer = self._put(operation)
             except Refuse as refuse:
@@ -100,6 +112,7 @@ class Executor:
             self._mvcc.finish()
             return answer
         self._pending.begin()
+        written, self._copied = self.written, 0
         self._revoked = False
         limits = self.limits
         most = limits.max_scanned_keys
@@ -117,12 +130,14 @@ class Executor:
                 "ranges together: narrow them, or read outside the transaction",
             )
         self.work += most - budget.left + WORK_OF_DELETE * (deletable - self._deletable)
-        self.work += self._pending.skipped - skipped
+        self.work += self._pending.skipped - skipped + (self.answer_bytes >> WEIGHT)
         if type(answer) is Failed:
             self._mvcc.sub = 0
             self.answer_bytes = ANSWER_BYTES
+            self.written = written
             self._pending.rollback()
         else:
+            self.written += self.answer_bytes >> WEIGHT
             self._pending.keep()
             self._mvcc.finish()
         return answer
@@ -135,13 +150,23 @@ class Executor:
         if isinstance(operation, Range):
             return self._range(operation)
         if isinstance(operation, Txn):
-            check_txn(operation, self.limits)
+            self._check(operation)
             return self._txn(operation, iter(self._path(operation)), fresh_id)
         if isinstance(operation, Compact):
             return self._compact(operation)
         if isinstance(operation, LeaseGrant):
             return self._grant(operation, fresh_id)
         return self._revoke(operation)
+
+    def _check(self, txn: Txn) -> None:
+        """Refuse a transaction that is never valid, whatever the keys are."""
+        count = _count(txn)
+        if count > self.limits.max_txn_operations:
+            most = self.limits.max_txn_operations
+            raise Refuse(Reason.TOO_LARGE, message=f"a transaction holds at most {most} operations")
+        self.work += count * count >> WORK_OF_CHECKS
+        _touched(txn.success)
+        _touched(txn.failure)
 
     def _spend(self, size: int) -> None:
         self.answer_bytes += size
@@ -176,14 +201,27 @@ class Executor:
                 if prev is None:
                     raise Refuse(Reason.KEY_NOT_FOUND)
                 value = prev.value
+                self._copy(len(value))
             if put.prev and prev is not None:
                 self._spend(_item_bytes(prev))
+        self.written += 1
         if lease != old_lease:
             if old_lease:
                 self._leases.detach(old_lease, key)
             if lease:
                 self._leases.attach(lease, key)
         return PutAnswer(self._mvcc.put(key, value, lease, old), prev if put.prev else None)
+
+    def _copy(self, size: int) -> None:
+        """A value that nobody has sent is written once more."""
+        most = self.limits.max_page_bytes
+        if self._copied and self._copied + size > most:
+            raise Refuse(
+                Reason.TOO_LARGE, message=f"a transaction leaves values of at most {most} bytes in all as they are"
+            )
+        self._copied += size
+        self.work += WORK_OF_COPY * (size >> WEIGHT)
+        self.written += size >> WEIGHT
 
     def _delete(self, delete: Delete) -> DeleteAnswer:
         pending, mvcc = self._pending, self._mvcc
@@ -225,6 +263,7 @@ class Executor:
             self._leases.detach(lease, key)
         self._mvcc.delete(key, old)
         self._deletable -= 1
+        self.written += 1
 
     def _range(self, request: Range) -> RangeAnswer:
         current = self._mvcc.revision
@@ -244,6 +283,7 @@ class Executor:
         if isinstance(answer, RangePart):
             raise TooManyKeys(answer.next)
         if answer.more and (not request.limit or len(answer.items) < request.limit):
+            self.work += limits.max_page_bytes >> WEIGHT
             raise Refuse(
                 Reason.TOO_LARGE, message=f"a range inside a transaction is over {limits.max_page_bytes} bytes"
             )
@@ -299,6 +339,7 @@ class Executor:
             found = () if only is None else ((keys.key, only),)
         else:
             found = records(View(self._pending, self._mvcc.now, _BATCH), keys, budget)
+            self.work += WORK_OF_WRITE
         for key, record in found:
             any_key = True
             actual: int | bytes
@@ -331,9 +372,13 @@ class Executor:
             raise Refuse(Reason.LEASE_EXISTS, grant.id)
         if len(self._leases.by_id) >= self.limits.max_leases:
             raise Refuse(Reason.FULL)
-        id = grant.id or fresh_id
-        while id in self._leases.by_id:  # somebody chose that number as his own
-            id += 1
+        id = grant.id
+        if not id:
+            id = max(fresh_id, self._next_id)
+            while id in self._leases.by_id:  # somebody chose that number as his own
+                id += 1
+            self._next_id = id + 1
+        self.written += 1
         self._leases.grant(id, grant.ttl, fresh_id >> FRESH_ID_BITS)
         return LeaseGranted(id, grant.ttl)
 
@@ -410,19 +455,8 @@ def nests_too_deep(operation: Operation, depth: int = 0) -> bool:
     return False
 
 
-def check_txn(txn: Txn, limits: Limits) -> None:
-    """Refuse a transaction that is never valid, whatever the keys are.
-
-    Raises:
-        Refuse: INVALID or TOO_LARGE.
-    """
-    if _count(txn) > limits.max_txn_operations:
-        raise Refuse(Reason.TOO_LARGE, message=f"a transaction holds at most {limits.max_txn_operations} operations")
-    _touched(txn.success)
-    _touched(txn.failure)
-
-
 def _count(txn: Txn) -> int:
+    """The operations and comparisons of a transaction, nested ones included."""
     count = len(txn.compare)
     for comparison in txn.compare:
         if isinstance(comparison.operand, bytes) is not (comparison.target is Target.VALUE):

@@ -365,8 +365,8 @@ class HubCore:
 
     def _answered(self, flight: Flight, answers: Sequence[Answer], now: float) -> None:
         calls, unanswered = flight.calls[: len(answers)], flight.calls[len(answers) :]
-        # Of reads a member answers as many as fit into a reply; the rest is asked again. Of writes, all or none.
-        if not calls or len(answers) > len(calls) or (unanswered and flight.outbox is self._writes):
+        # A member answers as many as fit into a reply, or a log entry; nothing was done of the rest, which goes again.
+        if not calls or len(answers) > len(calls):
             self._lost(flight, now, f"member {flight.member} answers {len(answers)} of {len(flight.calls)} requests")
             return
         self._landed(flight, now)

@@ -435,6 +435,23 @@ def test_reads_that_did_not_fit_into_a_reply_are_asked_again() -> None:
     assert waiting[2] == [RangeAnswer(8, (), 0)]
 
 
+def test_writes_that_did_not_fit_into_a_log_entry_are_sent_again_under_their_numbers() -> None:
+    play = open_play(limits=Limits(max_calls_in_flight=1))
+    first = play.put()
+    frame, _ = play.writes()
+    waiting = [play.put() for _ in range(3)]
+    play.reply(frame, Written((PutAnswer(3),)))
+    frame, request = play.writes()
+    numbers = [write.sequence for write in request.commands.writes]
+    play.reply(frame, Written((PutAnswer(4),)))
+    assert (first, waiting) == ([PutAnswer(3)], [[PutAnswer(4)], [], []])
+    frame, request = play.writes()
+    assert [write.sequence for write in request.commands.writes] == numbers[1:]
+    assert request.commands.low == numbers[1]
+    play.reply(frame, Written((PutAnswer(5), PutAnswer(6))))
+    assert waiting == [[PutAnswer(4)], [PutAnswer(5)], [PutAnswer(6)]]
+
+
 def test_serializable_reads_stay_with_one_member_until_it_fails() -> None:
     play = Play()
     members = set()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from raykeeper.limits import (
     APPLY_WORK,
     DELETES_IN_MEMORY,
+    ENTRY_CHANGES,
     PAST_CHANGES,
     Limits,
     Settings,
@@ -22,6 +23,8 @@ from raykeeper.limits import (
 )
 from raykeeper.store.commands import (
     Answer,
+    ClientWrite,
+    ClientWrites,
     Compact,
     Comparison,
     Configure,
@@ -33,6 +36,7 @@ from raykeeper.store.commands import (
     Failed,
     KeyRange,
     LeaseGrant,
+    LeaseGranted,
     LeaseRevoke,
     OpenSession,
     Operation,
@@ -44,6 +48,7 @@ from raykeeper.store.commands import (
     RangePart,
     Reason,
     Relation,
+    RequestId,
     SessionOpened,
     Sort,
     Target,
@@ -396,6 +401,124 @@ def test_half_a_command_is_never_written() -> None:
         pass
     assert [type(answer) for answer in answers[0]] == [TxnAnswer] * 8
     assert hand.range(KeyRange(b"made", b"madf")).count == 8  # type: ignore[union-attr]
+
+
+BIG = KeyRange(b"big")
+WIDE = 60
+"""Operations in a transaction of those below."""
+MANY = tuple(Put(b"p%03d" % n, b"") for n in range(WIDE))
+CROSSED = (*(Delete(KeyRange(b"d%03d" % n, b"e")) for n in range(WIDE)), *MANY)
+NOTHING = KeyRange(b"x", b"y")
+
+CROWDED: dict[str, Operation] = {
+    "puts": Txn((), MANY),
+    "deletes": Txn((), (*(Put(b"d%03d" % n, b"") for n in range(WIDE)), Delete(KeyRange(b"k0", b"k01")))),
+    "grants": Txn((), (LeaseGrant(0, 60.0),) * WIDE),
+    "values left as they are": Put(b"big", None),
+    "values left as they are, in transactions": Txn((), (Put(b"big", None),)),
+    "values before": Put(b"big", None, prev=True),
+    "values that are read": Txn((), (Range(BIG),)),
+    "values that are too long to be answered": Txn((), (Range(BIG),) * 5),
+    "looks at nothing": Txn((Comparison(NOTHING, Target.VERSION, Relation.EQUAL, 0),) * WIDE),
+    "reads of nothing": Txn((), (Range(NOTHING),) * WIDE),
+    "deletes of nothing": Txn((), (Delete(NOTHING),) * WIDE),
+    "operations that cannot stand together": Txn((), (*CROSSED, MANY[0])),
+    "operations that have to be compared": Txn((), (), CROSSED),
+}
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("name", CROWDED)
+def test_a_frame_of_anything_at_all_is_spread_over_turns_and_bounded_in_what_it_writes(
+    name: str, named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many small requests in one frame, each of which is within all bounds."""
+    hand, other = filled(max_scanned_keys=10_000), filled(max_scanned_keys=10_000)
+    for each in (hand, other):
+        each.run(Put(b"big", b"v" * 1_200_000), LeaseGrant(0, 60.0))
+    request_id = RequestId(b"one name for all of them", b"") if named else None
+    writes = tuple(ClientWrite(n, CROWDED[name], request_id) for n in range(2000, 2250))
+    sizes: list[tuple[int, int]] = []
+    seeks: list[int] = []
+    flush, iterate = hand.state._pending.flush, hand.state._engine.iterate
+
+    def weighed() -> None:
+        written = [value or b"" for layer in hand.state._pending._layers.values() for value in layer.values.values()]
+        sizes.append((len(written), sum(map(len, written))))
+        flush()
+
+    def counted(*arguments: Any, **options: Any) -> Iterator[tuple[bytes, bytes]]:
+        seeks[-1] += 1
+        return iterate(*arguments, **options)
+
+    monkeypatch.setattr(hand.state._pending, "flush", weighed)
+    monkeypatch.setattr(hand.state._engine, "iterate", counted)
+    entry = hand.entry(ClientWrites(hand.session, 1, writes))
+    answers: list[tuple[Answer, ...]] = []
+    while not answers:
+        seeks.append(0)
+        answers = hand.state.apply_some([entry])
+        assert hand.state._executor.work <= 1.5 * APPLY_WORK
+        assert seeks[-1] <= APPLY_WORK / 4
+    assert 0 < len(answers[0]) <= len(writes)
+    ((records, size),) = sizes
+    assert records <= 3 * (ENTRY_CHANGES + 200)
+    assert size <= 15_000_000
+    if "operations that" in name and not named:
+        assert len(seeks) >= 10
+    assert answers == other.state.apply([entry])
+    assert hand.state.content_hash() == other.state.content_hash()
+
+
+def test_what_a_frame_leaves_undone_is_done_when_it_is_sent_again_and_nothing_twice() -> None:
+    hand = sim_hand()
+    for start in range(0, 3 * ENTRY_CHANGES, 1000):
+        hand.run(*(Put(b"k%05d" % n, b"v") for n in range(start, start + 1000)))
+    deletes = [Delete(KeyRange(b"k%05d" % n, b"k%05d" % (n + ENTRY_CHANGES // 2))) for n in range(0, 15_000, 2500)]
+    frame = hand.writes(*deletes)
+    found: list[Answer] = []
+    revision = hand.state.revision
+    for _ in range(len(deletes)):
+        (answers,) = hand.apply_all([frame])  # all of it, as one who has heard nothing of the first time sends it
+        assert list(answers[: len(found)]) == found
+        assert len(answers) == min(len(deletes), len(found) + 2)
+        found = list(answers)
+    assert [answer.deleted for answer in found if isinstance(answer, DeleteAnswer)] == [ENTRY_CHANGES // 2] * 6
+    assert (hand.state.revision, hand.range(KEYS).count) == (revision + 6, 0)  # type: ignore[union-attr]
+
+
+def test_one_transaction_copies_no_more_than_an_answer_may_hold() -> None:
+    hand = sim_hand()
+    hand.configure(max_page_bytes=100_000)
+    hand.run(*(Put(b"big%d" % n, b"v" * 60_000) for n in range(2)), Put(b"huge", b"v" * 500_000))
+    both = Txn((), (Put(b"big0", None), Put(b"big1", None)))
+    assert plain(hand.do(both)) == Failed(Reason.TOO_LARGE)
+    assert isinstance(hand.do(Txn((), (Put(b"huge", None), Put(b"p", b"v")))), TxnAnswer)
+    assert isinstance(hand.do(Put(b"huge", None)), PutAnswer)
+
+
+def test_the_ids_of_many_leases_are_found_at_once_and_are_nobodys_else() -> None:
+    one, other = sim_hand(), sim_hand()
+    for hand in (one, other):
+        next_index = hand.state.applied_index + 2
+        hand.run(*(LeaseGrant((next_index << 16) + n, 60.0) for n in (1, 3, 64)))
+    grants = [Txn((), (LeaseGrant(0, 60.0),) * 60), LeaseGrant(0, 60.0), Txn((ALIVE,), (), (LeaseGrant(0, 60.0),) * 9)]
+    commands = [one.writes(*grants), one.writes(*grants)]
+    entries = [one.entry(command, offset) for offset, command in enumerate(commands)]
+    answers = one.state.apply(entries)
+    apart = [other.state.apply([entry])[0] for entry in entries]
+    assert answers == apart
+    ids = [each.id for each in _granted([answer for each in answers for answer in each])]
+    assert len(set(ids)) == len(ids) == 140
+    assert set(ids) < set(one.state.leases)
+
+
+def _granted(answers: Iterable[Answer]) -> Iterator[LeaseGranted]:
+    for answer in answers:
+        if isinstance(answer, TxnAnswer):
+            yield from _granted(answer.responses)
+        elif isinstance(answer, LeaseGranted):
+            yield answer
 
 
 def test_light_entries_are_written_together() -> None:

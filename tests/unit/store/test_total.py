@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from raykeeper.actors.raft.messages import Configuration, Entry, EntryKind
 from raykeeper.errors import DataCorrupted
-from raykeeper.limits import Settings, encode_settings
+from raykeeper.limits import APPLY_WORK, Settings, encode_settings
 from raykeeper.store import sessions
 from raykeeper.store.commands import (
     ClientWrite,
@@ -188,6 +188,28 @@ def test_an_error_that_comes_of_what_else_is_in_the_batch_has_no_say(monkeypatch
         together = one.apply(entries(one, datas))
         assert together == [other.apply(entries(other, [data]))[0] for data in datas]
         assert [type(answer[0]) for answer in together] == [PutAnswer] * 5
+        assert one.content_hash() == other.content_hash()
+
+
+def test_an_error_of_our_own_is_no_outage_late_in_a_long_command_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a later turn than that in which the command began."""
+    with pair() as (one, other):
+        writes = [(5 + n, Put(b"a", b"%d" % n)) for n in range(9)]
+        long = msgspec.msgpack.encode((20, 1, 5, [*writes, (14, Put(b"boom", b"1"))]))
+        original = sessions.Executor.run
+
+        def run(self: Any, operation: Any, room: int, fresh: int) -> Any:
+            self.work += APPLY_WORK // 3
+            if operation.key == b"boom":
+                raise KeyError("x")
+            return original(self, operation, room, fresh)
+
+        monkeypatch.setattr(sessions.Executor, "run", run)
+        datas = [frame(Put(b"b", b"1"), sequence=4, low=4), long, frame(Put(b"b", b"2"), sequence=15, low=4)]
+        together = one.apply(entries(one, datas))
+        assert together == [other.apply(entries(other, [data]))[0] for data in datas]
+        assert [len(answers) for answers in together] == [1, 10, 1]
+        assert {type(answer) for answer in together[1]} == {Failed}
         assert one.content_hash() == other.content_hash()
 
 
