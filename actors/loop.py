@@ -29,6 +29,7 @@ from ..limits import (
     Settings,
     decode_settings,
 )
+from ..store.commands import CommandUnknown
 from ..store.folder import DataMissing, MemberFolder, StateDamaged
 from .clock import member_clock
 from .events import BackgroundDone, Unreachable
@@ -197,7 +198,7 @@ class Loop:
             server.turn(transport.begin(received), events)
             transport.end()
             server.stop(self._stop)
-        except (StateDamaged, DataMissing) as error:
+        except (StateDamaged, DataMissing, CommandUnknown) as error:
             die(f"member {self.server.folder.identity.member}: {type(error).__name__}: {error}")
         except BaseException:
             die(f"the loop of member {self.server.folder.identity.member} failed")

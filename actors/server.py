@@ -16,8 +16,6 @@ import random
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 
-import msgspec
-
 from ..errors import DataCorrupted
 from ..limits import (
     COMPACTION_MOST,
@@ -30,7 +28,8 @@ from ..limits import (
     Timings,
     decode_settings,
 )
-from ..store.commands import COMMANDS_VERSION, Answer, Command, LeaseGranted, SessionOpened, TxnAnswer, version_of
+from ..store import commands
+from ..store.commands import COMMANDS_VERSION, Answer, Command, LeaseGranted, SessionOpened, TxnAnswer
 from ..store.folder import DataMissing, Identity, MemberFolder, StateDamaged
 from ..store.state import State
 from .clock import both_readings
@@ -57,8 +56,6 @@ from .session_keeper import SessionKeeper
 from .snapshots import Background, MemberStorage, Snapshots
 from .timekeeper import ClusterTime
 from .watches import Watches
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class Server:
@@ -180,6 +177,7 @@ class Server:
             StateDamaged: the state was found damaged, here or by a read on another thread. It is condemned: the
                 process must end, and the next one rebuilds it.
             DataMissing: the data directory is gone. The process must end.
+            CommandUnknown: the log goes on with what only a newer version of RayKeeper can do. The process must end.
         """
         try:
             self._turn(messages, events)
@@ -507,10 +505,10 @@ class Server:
 
     def _propose_own(self, command: Command) -> int:
         """Propose a command that nobody waits for; its index, or 0 if it was not taken."""
-        if version_of(command) > self.active_version:
+        if commands.version_of(command) > self.active_version:
             return 0
         try:
-            return self.node.propose([_encode(command)])
+            return self.node.propose([commands.encode(command)])
         except (NotLeader, ProposalRefused):
             return 0
 

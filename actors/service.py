@@ -32,6 +32,7 @@ from ..store.commands import (
     RangePart,
     Reason,
     SessionOpened,
+    encode,
     version_of,
 )
 from .door import check_request
@@ -145,12 +146,12 @@ class Service:
             if too_new:
                 _finish(done, Refused(Refusal.INVALID, message=too_new))
                 return
-            self._propose(Proposal(_encode(commands), deadline, arrival, _written(done), commands.session), done)
+            self._propose(Proposal(encode(commands), deadline, arrival, _written(done), commands.session), done)
         elif isinstance(request, Reads):
             self._read(request, deadline, done)
         elif isinstance(request, Open):
             command = OpenSession(request.nonce, self._server.timings.session_ttl)
-            self._propose(Proposal(_encode(command), deadline, arrival, _opened(done, command.ttl)), done)
+            self._propose(Proposal(encode(command), deadline, arrival, _opened(done, command.ttl)), done)
         elif isinstance(request, KeepAlive):
             event = SessionRenewal(request.session, deadline, arrival, self._renewed(done))
             self._put(event, 0, done)
@@ -165,11 +166,11 @@ class Service:
             if too_new:
                 _finish(done, Written((Failed(Reason.INVALID, message=too_new),)))
                 return
-            self._propose(Proposal(_encode(request.command), deadline, arrival, _written(done)), done)
+            self._propose(Proposal(encode(request.command), deadline, arrival, _written(done)), done)
         elif isinstance(request, ChangeMembership):
             self._put(MembershipChange(request.changes, deadline, _written(done), request.context), 0, done)
         else:
-            self._propose(Proposal(_encode(CloseSession(request.session)), deadline, arrival, _written(done)), done)
+            self._propose(Proposal(encode(CloseSession(request.session)), deadline, arrival, _written(done)), done)
 
     def _too_new(self, command: Command) -> str:
         """Why a command may not be proposed yet, or nothing: a member that does not know it could not apply it."""

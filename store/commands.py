@@ -10,9 +10,12 @@ The types of the fields bound their values (``Number`` and its like), so whateve
 from __future__ import annotations
 
 import enum
+import struct
 from typing import Annotated
 
 import msgspec
+
+from ..errors import KeeperError
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 """Counts, revisions, log indexes, terms, and ids where 0 means none. What lies outside cannot be decoded, so nobody has
@@ -366,6 +369,49 @@ Command = (
     | CompactHistory
     | HashContent
 )
+
+
+_NEWER = struct.Struct(">8sH")
+_NEWER_BEGINS = b"\xc1RK-new-"
+"""Before a command that version 1 did not have stands which one brought it: so a member that cannot read it knows
+whether that is for its own sake. No encoding begins with that byte."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Command).decode
+
+
+class CommandUnknown(KeeperError):
+    """A log entry holds a command of a newer version of RayKeeper: a member that cannot do it must not go on, or it
+    would part from the others in silence. Nothing is damaged; it goes on where it stopped once it runs that version."""
+
+
+def encode(command: Command) -> bytes:
+    """The data of a log entry."""
+    version = version_of(command)
+    data = _encode(command)
+    return data if version == 1 else _NEWER.pack(_NEWER_BEGINS, version) + data
+
+
+def decode_newer(data: bytes) -> Command | None:
+    """The command in data that is no plain encoding of one; ``None`` if there is none.
+
+    Raises:
+        CommandUnknown: there is one, of a newer version.
+    """
+    if len(data) < _NEWER.size:
+        return None
+    begins, version = _NEWER.unpack_from(data)
+    if begins != _NEWER_BEGINS:
+        return None
+    try:
+        return _decode(memoryview(data)[_NEWER.size :])
+    except (msgspec.MsgspecError, RecursionError):
+        if version <= COMMANDS_VERSION:
+            return None
+        raise CommandUnknown(
+            f"it needs version {version} of the cluster's commands, and this RayKeeper knows {COMMANDS_VERSION}: start "
+            "the member with the version that it ran before, or a newer one"
+        ) from None
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ before, and the limits that stand in the state itself (``Configure`` changes the
 of the entries that are applied together, and the applied index, go to the disk in one write; so a crash leaves the
 state at an entry boundary, and the log replays from there. It needs no fsync of its own, except before the log is cut.
 
-Applying is total: whatever stands in an entry, it is answered, alike on every member. What is no command of this
-version, or one that cannot be, has no effect. Only the disk can fail.
+Applying is total: whatever stands in an entry, it is answered, alike on every member. What is no command, or one that
+cannot be, has no effect. Only the disk can fail, and a member that is older than a command: that one stops.
 
 One thread owns the state and writes; ``range`` and the plain numbers may be read on any thread. A reader holds the
 database open: ``close`` waits for it.
@@ -31,12 +31,14 @@ from .commands import (
     Answer,
     ClientWrites,
     Command,
+    CommandUnknown,
     ContentAsked,
     Failed,
     Range,
     RangeAnswer,
     RangePart,
     Reason,
+    decode_newer,
 )
 from .content import SETTLED_META, Content
 from .engine import Disk, Engine
@@ -274,6 +276,7 @@ class State(OwnCommands):
 
         Raises:
             DataCorrupted: the state is damaged.
+            CommandUnknown: an entry was written by a newer version of RayKeeper; nothing is damaged.
         """
         if self._broken:
             raise DataCorrupted("an earlier apply failed: the state must be opened anew")
@@ -411,7 +414,13 @@ class State(OwnCommands):
         try:
             command = _decode_command(entry.data)
         except (msgspec.MsgspecError, RecursionError):
-            return (Failed(Reason.INVALID, message="no command of this version"),)
+            try:
+                newer = decode_newer(entry.data)
+            except CommandUnknown as error:
+                raise CommandUnknown(f"log entry {entry.index} cannot be applied: {error}") from None
+            if newer is None:
+                return (Failed(Reason.INVALID, message="no command"),)
+            command = newer
         if isinstance(command, ClientWrites):
             # How deep a nested command may be to be decoded at all depends on the thread; so nothing may depend on it.
             if entry.index in self._poison or any(nests_too_deep(write.operation) for write in command.writes):

@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from raykeeper.actors.raft.messages import Configuration, Entry, EntryKind
 from raykeeper.errors import DataCorrupted
 from raykeeper.limits import APPLY_WORK, Settings, encode_settings
-from raykeeper.store import sessions
+from raykeeper.store import commands, sessions
 from raykeeper.store.commands import (
     ClientWrite,
     ClientWrites,
     Command,
+    CommandUnknown,
     Configure,
     Done,
     Failed,
@@ -38,6 +39,7 @@ from raykeeper.store.commands import (
     Reason,
     RetireMember,
     Txn,
+    TxnAnswer,
 )
 from raykeeper.store.rocks import RocksDisk
 from raykeeper.store.state import State
@@ -211,6 +213,45 @@ def test_an_error_of_our_own_is_no_outage_late_in_a_long_command_either(monkeypa
         assert [len(answers) for answers in together] == [1, 10, 1]
         assert {type(answer) for answer in together[1]} == {Failed}
         assert one.content_hash() == other.content_hash()
+
+
+class Unheard(msgspec.Struct, frozen=True, array_like=True, tag=99):
+    """A command of a version to come."""
+
+    what: str
+
+
+def test_a_command_of_a_newer_version_stops_the_member_and_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answering it as garbage would part this member from those that know it."""
+    disk = SimDisk()
+    hand = Hand(State.create(disk, "s", FIRST))
+    monkeypatch.setitem(commands.SINCE, Unheard, 2)
+    data = commands.encode(Unheard("x"))  # type: ignore[arg-type]
+    log = entries(hand.state, [encode(hand.writes(Put(b"a", b"1"))), data, encode(hand.writes(Put(b"a", b"2")))])
+    with pytest.raises(CommandUnknown, match=f"log entry {log[1].index} .* version 2 .* knows 1"):
+        hand.state.apply(log)
+    assert hand.state.damage is None
+    hand.state.close()
+    again = State.open(disk, "s")
+    assert again.applied_index == log[0].index - 1
+    assert isinstance(again.apply(log[:1])[0][0], PutAnswer)  # all before it can be applied
+    with pytest.raises(CommandUnknown):
+        again.apply(log[1:])
+
+
+def test_what_no_version_has_written_is_garbage_and_what_this_one_knows_is_done(hand: Hand) -> None:
+    monkeypatch = pytest.MonkeyPatch()
+    with monkeypatch.context() as patch:
+        patch.setitem(commands.SINCE, Put, 2)
+        newer = commands.encode(hand.writes(Put(b"a", b"1"), low=1))
+        nested = commands.encode(hand.writes(Txn((), (Put(b"b", b"1"),)), low=1))
+    assert newer[0] == nested[0] == 0xC1
+    known = newer[:8] + b"\0\1garbage"
+    cut = [newer[:n] for n in range(1, 10)]
+    log = entries(hand.state, [newer, nested, known, *cut, b"\xc1", b"\xc1" * 30])
+    found = [answers[0] for answers in hand.state.apply(log)]
+    assert [type(answer) for answer in found[:2]] == [PutAnswer, TxnAnswer]
+    assert all(isinstance(answer, Failed) and answer.reason is Reason.INVALID for answer in found[2:])
 
 
 @pytest.mark.parametrize("error", [OSError("gone"), DataCorrupted("rotten"), RuntimeError("closed"), MemoryError()])
