@@ -6,9 +6,9 @@ of the folder the note has another inode than it says. So of two folders of one 
 often is the newer, and of two that did equally often the one that is no copy.
 
 That matters because a copy may be behind: what the member has voted and acknowledged since is not in it, and a member
-must not come back without that. Nobody but a person may start one that is a copy and nothing else (``launch``); then it
-is the member's data from there on. A disk that was copied as a whole, block by block, cannot be told from the original,
-except by how often it has served.
+must not come back without that. The supervisor starts none from a copy alone; ``launch`` does where the original is
+known to be gone, or nothing else makes a quorum (``recovery.py``); then it is the member's data from there on. A disk
+that was copied as a whole, block by block, cannot be told from the original, except by how often it has served.
 """
 
 from __future__ import annotations

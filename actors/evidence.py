@@ -89,7 +89,7 @@ def refusal(
             add(marker, f"a marker on {node.address}")
         for found in site.found:
             # A reservation whose places are all there and empty is of a bootstrap that never was a cluster.
-            if found.reserved and not all(_is_seen(member, sites) for member in found.listed):
+            if found.reserved and not all(is_seen(member, sites) for member in found.listed):
                 add(Marker(name, found.reserved, found.listed), f"a reservation on {node.address}")
     for who, marker in evidence.told.items():
         add(marker, f"{who}, which runs without data" if who.startswith("m") else f"the {who}, which still runs")
@@ -158,7 +158,7 @@ def foreign(name: str, cluster: int, data_dir: str, sites: Sequence[tuple[Node, 
     ]
 
 
-def _is_seen(member: MarkedMember, sites: Sequence[tuple[Node, Site]]) -> bool:
+def is_seen(member: MarkedMember, sites: Sequence[tuple[Node, Site]]) -> bool:
     """Whether the place of a member is on a node that has said what it holds."""
     return any(
         (member.pin in node.resources or member.address == node.address) and not site.silent and not site.problem

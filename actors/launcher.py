@@ -18,6 +18,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import msgspec
 import ray
 
 from ..errors import ClusterMismatch, MembersMissing, SpecError, Unavailable
@@ -99,7 +100,7 @@ class _Launch:
             if member in serving or (member in statuses and statuses[member].role == "starting")
         }
         if configuration.voters and configuration.members <= serving and len({s.cluster for s in live.values()}) == 1:
-            return next(iter(live.values())).cluster
+            return self._all_well(next(iter(live.values())).cluster, configuration)
         found = self._survey()
         decision = decide(
             self._spec.name,
@@ -116,12 +117,21 @@ class _Launch:
             return self._bootstrap(found)
         for line in decision.foreign:
             log.warning("%s", line)
-        self._mark(self._marker_of(decision, found), [node for node, site in found if not site.silent])
+        marker = self._marker_of(decision, [node for node, _ in found])
+        self._mark(marker, [node for node, site in found if not site.silent])
         for place in decision.places:
             self._start(decision.cluster, place.member, place.site.base, self._pin(place))
         for missing in decision.missing:
             self._stand_in(decision.cluster, missing, found)
         return decision.cluster
+
+    def _all_well(self, cluster: int, configuration: Configuration) -> int:
+        """All members serve. Without a supervisor, nobody else brings the marker to nodes that have joined since."""
+        if not self._spec.supervised:
+            nodes = alive_nodes()
+            marker = self._marker_of(Start(cluster, (), ()), nodes)
+            self._mark(msgspec.structs.replace(marker, version=configuration.index), nodes)
+        return cluster
 
     @property
     def _placement(self) -> tuple[str, ...]:
@@ -207,7 +217,7 @@ class _Launch:
             if isinstance(result, Exception) and not isinstance(result, PackageMissing):
                 log.warning(f"no marker of cluster {marker.cluster_name} could be left on {on[id].address}: {result}")
 
-    def _marker_of(self, start: Start, found: Sequence[tuple[Node, Site]]) -> Marker:
+    def _marker_of(self, start: Start, nodes: Sequence[Node]) -> Marker:
         """What is known of a cluster over whose data this launch starts members."""
         members = {
             place.member: MarkedMember(place.member, place.name, self._pin(place), place.site.base, place.node.address)
@@ -216,7 +226,7 @@ class _Launch:
         members |= {missing.member: missing.marked for missing in start.missing}
         for member, seat in self._seats.items():
             if seat.cluster == start.cluster and member not in members:
-                address = next((node.address for node, _ in found if seat.pin in node.resources), "")
+                address = next((node.address for node in nodes if seat.pin in node.resources), "")
                 [known] = marker_of_seat(seat).members
                 members[member] = MarkedMember(member, seat.name, seat.pin, known.base, address)
         return Marker(self._spec.name, start.cluster, tuple(members[member] for member in sorted(members)))

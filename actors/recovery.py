@@ -5,11 +5,14 @@ is known decides who takes part, and a quorum of it must be there. Nor is anythi
 (``evidence.py``). The one exception is a bootstrap that was interrupted half-way: if every place that it listed is
 found, and none of them ever voted or appended anything, it never was a cluster, and is done anew, under a new cluster
 id. What is left of a cluster that was destroyed on purpose, while a node was away, counts for nothing.
+
+A copy of a member's data (``copies.py``) counts as the data if the node where that was last is there without it, so if
+somebody has moved it, or if there is no quorum without it. Otherwise the original may be what is away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -18,7 +21,7 @@ from ..errors import ClusterMismatch, DataCorrupted, MembersMissing, SpecError, 
 from ..store.folder import Identity
 from ..store.membership_note import MembershipNote
 from .copies import newest_of
-from .evidence import Evidence, destroyed, foreign, if_gone, newest_marker, refusal, way_out
+from .evidence import Evidence, destroyed, foreign, if_gone, is_seen, newest_marker, refusal, way_out
 from .markers import MarkedMember
 from .placement import Node, may_hold
 from .raft.messages import Configuration
@@ -150,6 +153,15 @@ def decide(
     if configuration is None:
         configuration = note.configuration if note.configuration.voters else Configuration(voters=tuple(sorted(first)))
     there = set(live) | set(by_member)
+    doubtful = {
+        place.member
+        for place in by_member.values()
+        if place.found.served.copied and not is_seen(_last_place(place.member, pins, last), sites)
+    } - set(live)
+    if not _lacking(configuration, there - doubtful):
+        # The original may come back, with what the member has promised since: nobody needs the copy.
+        there -= doubtful
+        by_member = {member: place for member, place in by_member.items() if member not in doubtful}
     missing = tuple(
         Missing(member, member_name(member), pins.get(member, ""), last.get(member))
         for member in sorted(configuration.members - there)
@@ -158,9 +170,7 @@ def decide(
     found = [place for member, place in sorted(by_member.items()) if member in configuration.members]
     others = tuple(foreign(name, cluster, data_dir, everything))
     start = Start(cluster, tuple(place for place in found if place.member not in live), missing, others)
-    lacking = [
-        half for half in (configuration.voters, configuration.outgoing) if 2 * len(there & set(half)) <= len(half) > 0
-    ]
+    lacking = _lacking(configuration, there)
     error = ""
     if lacking:
         error = (
@@ -177,6 +187,18 @@ def decide(
     if lacking:
         raise MembersMissing(error)
     return start
+
+
+def _lacking(configuration: Configuration, there: Collection[int]) -> bool:
+    """Whether these are less than a quorum."""
+    halves = (configuration.voters, configuration.outgoing)
+    return any(half and 2 * len(set(half) & set(there)) <= len(half) for half in halves)
+
+
+def _last_place(member: int, pins: Mapping[int, str], last: Mapping[int, MarkedMember]) -> MarkedMember:
+    """Where a member was last, as far as anybody knows."""
+    address = last[member].address if member in last else ""
+    return MarkedMember(member, member_name(member), pins.get(member, ""), address=address)
 
 
 def _without(gone: frozenset[int], sites: Sequence[tuple[Node, Site]]) -> list[tuple[Node, Site]]:

@@ -133,8 +133,8 @@ def whereabouts(sightings: Sequence[Sighting]) -> tuple[dict[int, list[Sighting]
         where = ", ".join(sorted(map(str, newest)))
         if all(sighting.found.served.copied for sighting in newest):
             doubts[member] = (
-                f"only a copy of its data was found ({where}), which may lack what it has promised since; if there is "
-                "no other, launch the cluster (`raykeeper up`) to start it there"
+                f"only a copy of its data was found ({where}), which may lack what it has promised since; "
+                "`raykeeper up` starts it there if there is no quorum else, or its last node is there without it"
             )
         elif len({sighting.folder for sighting in newest}) > 1:
             doubts[member] = f"its data was found in several places, of which only one can be the right one: {where}"

@@ -196,6 +196,31 @@ def test_of_two_copies_the_newest_counts_wherever_it_is(here: Served, there: Ser
     assert [place.node for place in decision.places if place.member == 1] == [node(chosen)]
 
 
+COPY = msgspec.structs.replace(found(3), served=Served(4, 9, copied=True))
+
+
+@pytest.mark.parametrize(
+    ("holdings", "live", "started"),
+    [
+        (([found(1)], [found(2)]), {}, [1, 2]),
+        (([], []), {1: seat(1), 2: seat(2)}, []),
+        (([found(1)], []), {}, [1, 3]),
+        (([found(1)], [found(2)], []), {}, [1, 2, 3]),
+        (([found(1)], [], []), {2: seat(2)}, [1, 3]),
+    ],
+    ids=["others", "others run", "it is needed", "its host has no more", "and so if others run"],
+)
+def test_a_copy_is_started_only_if_its_original_is_gone_or_nothing_else_makes_a_quorum(
+    holdings: tuple[list[Found], ...], live: dict[int, Seat], started: list[int]
+) -> None:
+    """What m3 has promised since the copy was made is not in it, and its host, 10.0.0.3, may only be away."""
+    there = [*sites(*holdings), (node(9), Site("/d/x", "machine9", (COPY,)))]
+    decision = decide("x", there, live)
+    assert isinstance(decision, Start)
+    assert [place.member for place in decision.places] == started
+    assert [missing.member for missing in decision.missing] == sorted({1, 2, 3} - set(started) - set(live))
+
+
 def test_spread_gives_each_node_a_member_before_any_gets_two() -> None:
     nodes = [node(1), node(2)]
     assert [chosen.address for chosen, _ in choose(3, "spread", nodes)] == ["10.0.0.1", "10.0.0.2", "10.0.0.1"]
