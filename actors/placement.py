@@ -148,7 +148,8 @@ def in_one_line(where: str, error: BaseException) -> KeeperError:
         return Unavailable(f"{where}: {error.filename or 'its disk'}: {error.strerror or error}")
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
     # A worker that cannot import what it is to run says so by RuntimeError, with the cause somewhere in its text.
-    cause = next((line for line in reversed(said) if _NOT_THERE.match(line)), "")
+    loading = bool(said) and said[0].startswith(_RAYS_WORDS)
+    cause = next((line for line in reversed(said) if (_ANY_ERROR if loading else _NOT_THERE).match(line)), "")
     if isinstance(error, (ImportError, AttributeError)) and not cause:
         cause = f"{type(error).__name__}: {error}"
     if cause:
@@ -160,3 +161,6 @@ def in_one_line(where: str, error: BaseException) -> KeeperError:
 
 
 _NOT_THERE = re.compile(r"(ModuleNotFoundError|ImportError|AttributeError): ")
+_ANY_ERROR = re.compile(r"[\w.]+(Error|Exception|Warning|Interrupt|Exit)(: |$)")
+_RAYS_WORDS = "The remote function failed to import on the worker"
+"""How Ray begins where a worker could not load what it is to run: whatever the error was, that is the package's."""
