@@ -269,9 +269,18 @@ class Cluster(Upkeep):
 
         Args:
             timeout: seconds.
+
+        Raises:
+            Unavailable: no member answers in time.
         """
+        deadline = time.monotonic() + at_most(timeout)
+        while True:
+            actors = member_actors(self.name)
+            seats: dict[int, Seat] = ask_all(actors, "seat")
+            if seats or not actors or time.monotonic() >= deadline:
+                break
+            pause(POLL_PAUSE)  # they may only just be starting
         hands = self._hands()
-        seats: dict[int, Seat] = ask_all(member_actors(self.name), "seat")
         members = tuple(marker_of_seat(seat).members[0] for _, seat in sorted(seats.items()))
         charge = Charge(self.name, self.id, hands.data_dir, hands.placement, members)
         start_supervisor(charge, near=next((member.node for member in self.members() if member.node), ""))

@@ -1,9 +1,11 @@
 """Launching a cluster: from nothing, over data that is there, or beside members that already run.
 
-One launch of a name at a time, and each looks before it acts. A bootstrap has two phases on disk before anybody serves:
-first every place is reserved, then every place is written; so an interruption in the first phase leaves nothing that
-counts, and one in the second leaves what ``recovery`` recognises. Then every node that is alive gets a marker
-(``markers.py``), and only then the first member starts: from its first answer on, the cluster is known everywhere.
+One launch of a name at a time, until the members' processes are there, and each looks before it acts. A bootstrap has
+two phases on disk before anybody serves: first every place is reserved, then every place is written; so an interruption
+in the first phase leaves nothing that counts, and one in the second leaves what ``recovery`` recognises. Then every
+node that is alive gets a marker (``markers.py``), and only then the first member starts: from its first answer on, the
+cluster is known everywhere.
+
 What stands between two launches is an actor whose name only one of them can have, and which dies with its launcher;
 but a name is no fence, so a place is only written by the launch that has it reserved, under the lock on the place.
 """
@@ -52,7 +54,10 @@ def launch_members(spec: ClusterSpec, deadline: float, before: Callable[[], obje
     with _one_launch_at_a_time(spec.name, deadline):
         if before is not None:
             before()
-        return _Launch(spec, deadline).run()
+        launch = _Launch(spec, deadline)
+        cluster = launch.run()
+        launch.wait_for_processes()
+        return cluster
 
 
 @contextmanager
@@ -84,6 +89,8 @@ class _Launch:
         self._deadline = deadline
         self._actors: dict[int, Any] = {}
         self._seats: dict[int, Seat] = {}
+        self._started: set[int] = set()
+        """Members whose actors were started, where their data is."""
         self._fast_death = False
         """Whether the processes of Ray's nodes fail fast on dead actors by themselves."""
 
@@ -124,6 +131,14 @@ class _Launch:
         for missing in decision.missing:
             self._stand_in(decision.cluster, missing, found)
         return decision.cluster
+
+    def wait_for_processes(self) -> None:
+        """Wait until all processes that were started are there: to the next launch, which comes right after this one,
+        they would look like members that do not answer, and it would end them and start them anew."""
+        if not self._started:
+            return
+        actors = {m: actor for m, actor in member_actors(self._spec.name).items() if m in self._started}
+        ask_all(actors, "seat", timeout=max(0.0, min(SURVEY_TIMEOUT, self._deadline - time.monotonic())))
 
     def _all_well(self, cluster: int, configuration: Configuration) -> int:
         """All members serve. Without a supervisor, nobody else brings the marker to nodes that have joined since."""
@@ -260,6 +275,7 @@ class _Launch:
             return
         known = [(missing.pin not in node.resources, site.base) for node, site in found if not site.silent]
         self._start(cluster, missing.member, min(known)[1], missing.pin)
+        self._started.discard(missing.member)  # its node may be away
 
     def _start(self, cluster: int, member: int, base: str, pin: str) -> None:
         """Start a member's actor, or have the one that there is try again, if it is where the data is."""
@@ -273,6 +289,7 @@ class _Launch:
             in_time(ray.kill, actor, no_restart=True)
             wait_for(lambda: gone([actor_name(spec.name, name)]), time.monotonic() + STOP_TIMEOUT)
         start_actor(seat, fast_death=self._fast_death, fresh=False)
+        self._started.add(member)
 
 
 def first_marker(name: str, cluster: int, chosen: Mapping[int, tuple[Node, str]], bases: Mapping[int, str]) -> Marker:

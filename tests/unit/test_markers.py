@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from raykeeper import ClusterSpec
-from raykeeper.actors import launcher, markers, sites
+from raykeeper.actors import markers, sites
 from raykeeper.actors.markers import MarkedMember, Marker, read_markers, write_marker
-from raykeeper.actors.placement import Node
-from raykeeper.actors.protocol import MemberStatus
-from raykeeper.actors.seat import Seat
 from raykeeper.store.folder import FirstMember, Identity
 
 A, B = 0xA, 0xB
@@ -98,33 +93,6 @@ def test_the_memory_of_destroyed_clusters_is_bounded(tmp_path: Path, monkeypatch
     for cluster in range(1, 6):
         sites.clear_all(str(tmp_path), "x", cluster, 1.0, Marker("x", cluster, destroyed=True))
     assert sorted(marker.cluster for marker in read_markers(str(tmp_path / "x"), "x")) == [4, 5, 99]
-
-
-def test_without_a_supervisor_each_launch_tells_the_nodes_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where all members serve and there is nothing to start: of nodes that have joined, nobody else takes care."""
-    nodes = [Node(f"id{n}", f"10.0.0.{n}", frozenset({f"node:10.0.0.{n}"})) for n in (1, 2)]
-    seat = Seat("x", A, 1, "m1", "/d/x/m1", "node:10.0.0.1")
-    status = MemberStatus(
-        *("x", A, 1, "m1", "leader", 3, 1, 9, 9, 9, 1, 1, 0, (1,), (), 0, 0, "id1"), configuration_index=7
-    )
-    told: dict[str, Marker] = {}
-
-    def run(on: dict[str, Node], function: object, arguments: dict[str, tuple[str, Marker]], timeout: float) -> object:
-        assert function is sites.mark
-        told.update({id: arguments[id][1] for id in on})
-        return {}
-
-    monkeypatch.setattr(launcher, "member_actors", lambda name: {1: None})
-    monkeypatch.setattr(launcher, "ask_all", lambda actors, method: {1: seat})
-    monkeypatch.setattr(launcher, "settled", lambda actors, timeout: {1: status})
-    monkeypatch.setattr(launcher, "alive_nodes", lambda: nodes)
-    monkeypatch.setattr(launcher, "run_where_possible", run)
-    for supervised in (True, False):
-        spec = ClusterSpec(name="x", data_dir="/d", supervised=supervised)
-        assert launcher._Launch(spec, time.monotonic() + 60).run() == A
-        assert list(told) == ([] if supervised else ["id1", "id2"])
-    where = MarkedMember(1, "m1", "node:10.0.0.1", "/d/x", "10.0.0.1")
-    assert set(told.values()) == {Marker("x", A, (where,), version=7)}
 
 
 @pytest.mark.parametrize(
