@@ -95,13 +95,13 @@ def write_marker(base: str, marker: Marker) -> None:
     Nodes may share the folder, so several may be at it at once: each writes a file of its own first.
     """
     path = _path(base, marker.cluster)
-    os.makedirs(base, exist_ok=True)
+    disk = RocksDisk()
+    disk.make_folder(base)
     if os.path.exists(path):
         old = _read(base, marker.cluster_name, marker.cluster)
         if old == marker or (old.destroyed, old.version) > (marker.destroyed, marker.version):
             return
     new = f"{path}.{secrets.token_hex(4)}"
-    disk = RocksDisk()
     disk.replace(new, msgspec.json.encode(marker))
     disk.rename(new, path)
 

@@ -133,7 +133,7 @@ def reserve(base: str, member: str, marker: Marker) -> None:
         ClusterMismatch: there is data already.
     """
     try:
-        os.makedirs(base, exist_ok=True)
+        RocksDisk().make_folder(base)
         with locked(base, member):
             found = look(base, member)
             if found.identity is not None or found.damage:
@@ -175,7 +175,7 @@ def enroll(base: str, identity: Identity) -> bool:
         DataCorrupted: there is data that cannot be read.
     """
     try:
-        os.makedirs(base, exist_ok=True)
+        RocksDisk().make_folder(base)
         with locked(base, identity.name):
             found = look(base, identity.name)
             if found.damage:

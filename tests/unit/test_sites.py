@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from raykeeper.actors import sites
+from raykeeper.actors.markers import Marker
 from raykeeper.errors import ClusterMismatch
+from raykeeper.store import rocks
 from raykeeper.store.folder import FirstMember, Identity
 
 
@@ -26,6 +28,24 @@ def test_data_is_made_once_however_often_it_is_asked_for(tmp_path: Path) -> None
     assert (tmp_path / "x" / "m4" / "identity.json").stat().st_mtime_ns == made
     [found] = sites.survey(str(tmp_path), "x").found
     assert found.identity == identity()
+
+
+@pytest.mark.parametrize("how", ["reserve", "enroll", "mark"])
+def test_folders_that_are_made_on_the_way_outlast_a_loss_of_power(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A folder is there for good only once the one that it is in was synced: data and markers would go with it."""
+    synced: list[str] = []
+    sync = rocks._sync_folder
+    monkeypatch.setattr(rocks, "_sync_folder", lambda folder: (synced.append(folder), sync(folder)))
+    data_dir = tmp_path / "a" / "b"
+    if how == "reserve":
+        sites.reserve(str(data_dir / "x"), "m4", Marker("x", 7))
+    elif how == "enroll":
+        sites.enroll(str(data_dir / "x"), identity())
+    else:
+        sites.mark(str(data_dir), Marker("x", 7))
+    assert synced[:3] == [str(tmp_path), str(tmp_path / "a"), str(data_dir)]
 
 
 def test_data_that_was_there_and_is_gone_is_not_made_again(tmp_path: Path) -> None:
