@@ -3,13 +3,16 @@
 The tree is ordered by where ranges begin, and each node knows how far any range below it reaches (CLRS, "Interval
 trees"); so whoever asks for a key passes by what ends before it or begins behind it. It keeps its balance as a treap:
 each range draws a priority, and nobody stands above one of a higher one. To look for a key, to add a range and to
-remove one take O(log n) steps, and one for each range found, however many ranges nest; nothing is ever built anew.
+remove one take O(log n) steps, and one for each range found, however many ranges nest; nothing is ever built anew. Many
+keys at once take no more steps than there are ranges, and none of them is found twice.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Generic, TypeVar
 
 from ..store.commands import KeyRange
@@ -89,34 +92,37 @@ class WatchIndex(Generic[W]):
                 del self._ranges[where]
                 self._root = _remove(self._root, node)
 
-    def concerned(self, keys: Iterable[bytes]) -> Iterator[W]:
-        """The watches that look at any of these keys; each once for every key or range that it was added with."""
-        single, root = self._single, self._root
-        found: dict[int, dict[W, None]] = {}
-        for key in keys:
-            watches = single.get(key)
-            if watches is not None:
-                found[id(watches)] = watches
-            if root is not None:
-                _covering(root, key, found)
-        for watches in found.values():
-            yield from watches
+    def concerned(self, keys: bytes | Iterable[bytes]) -> Iterator[W]:
+        """The watches that look at a key, or at any of several; each once for every key or range that it was added
+        with."""
+        order = [keys] if isinstance(keys, bytes) else sorted(set(keys))
+        single = self._single
+        found = [single[key] for key in order if key in single] if single else []
+        if self._root is not None and order:
+            _covering(self._root, order, found)
+        return chain.from_iterable(found)
 
 
-def _covering(root: _Node[W], key: bytes, found: dict[int, dict[W, None]]) -> None:
-    """Add the watches of all ranges that a key lies in."""
-    todo: list[_Node[W]] = [root]
+def _covering(root: _Node[W], keys: Sequence[bytes], found: list[dict[W, None]]) -> None:
+    """Add the watches of all ranges that any of these keys, which are in order, lies in.
+
+    All keys go down the tree at once, so that no range is looked at twice: behind a range only those go on that do not
+    lie before its beginning, and nobody goes where all ranges end before the first of them.
+    """
+    todo, count = [(root, 0)], len(keys)
     while todo:
-        node = todo.pop()
-        if node.furthest is not None and node.furthest <= key:
+        node, first = todo.pop()
+        if node.furthest is not None and node.furthest <= keys[first]:
             continue
         if node.left is not None:
-            todo.append(node.left)
-        if node.start <= key:
-            if node.end is None or key < node.end:
-                found[id(node.watches)] = node.watches
+            todo.append((node.left, first))
+        if keys[first] < node.start:
+            first = bisect_left(keys, node.start, first)
+        if first < count:
+            if node.end is None or keys[first] < node.end:
+                found.append(node.watches)
             if node.right is not None:
-                todo.append(node.right)
+                todo.append((node.right, first))
 
 
 def _insert(root: _Node[W] | None, node: _Node[W]) -> _Node[W]:

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from raykeeper.actors import watches as watches_module
 from raykeeper.actors.protocol import CreateWatch, Refusal, Refused, Watched, WatchEvent, WatchPoll
-from raykeeper.actors.watch_index import WatchIndex
 from raykeeper.actors.watches import Watches
 from raykeeper.limits import WATCH_STREAM_IDLE
 from raykeeper.store.commands import Compact, Delete, Item, KeyRange, Operation, Put, Txn
@@ -511,70 +510,6 @@ def test_a_member_that_stops_sends_everybody_away() -> None:
     world.watches.close()
     world.poll(stream)
     assert [make() for make in stream.open] == [Refused(Refusal.NOT_SERVING)] * 2
-
-
-@given(st.lists(st.tuples(st.binary(max_size=2), st.none() | st.binary(max_size=2)), max_size=12), st.data())
-def test_the_index_finds_whom_a_key_concerns(ranges: list[tuple[bytes, bytes | None]], data: st.DataObject) -> None:
-    index: WatchIndex[int] = WatchIndex()
-    for number, (key, end) in enumerate(ranges):
-        index.add(KeyRange(key, end), number)
-    gone = data.draw(st.sets(st.sampled_from(range(len(ranges))))) if ranges else set()
-    for number in gone:
-        index.remove(KeyRange(*ranges[number]), number)
-    for key in data.draw(st.lists(st.binary(max_size=3), max_size=5)):
-        found = list(index.concerned([key]))
-        expected = [n for n, (k, end) in enumerate(ranges) if n not in gone and inside(key, KeyRange(k, end))]
-        assert sorted(found) == expected
-    some = [number for number, (key, end) in enumerate(ranges) if end is None or not end or key < end]
-    assert len(index) == len(set(some) - gone)
-
-
-def depth(node: Any) -> int:
-    return 0 if node is None else 1 + max(depth(node.left), depth(node.right))
-
-
-def test_ranges_come_and_go_one_by_one_and_nothing_is_built_anew() -> None:
-    """In whatever order they come, a look at a key, and a change of the index, touch few of thousands of ranges."""
-    rng = random.Random(5)
-    index: WatchIndex[int] = WatchIndex()
-    ranges = {n: KeyRange(b"%05d/" % n, b"%05d0" % n) for n in range(4000)}
-    for n, keys in ranges.items():
-        index.add(keys, n)
-    assert depth(index._root) < 60
-    for _ in range(3000):
-        n = rng.randrange(4000)
-        if n in ranges and rng.random() < 0.6:
-            index.remove(ranges.pop(n), n)
-        elif n not in ranges:
-            ranges[n] = KeyRange(b"%05d/" % n, rng.choice((b"%05d0" % n, b"", b"%05d0" % (n + 3))))
-            index.add(ranges[n], n)
-    assert len(index) == len(ranges)
-    assert depth(index._root) < 60
-    for _ in range(50):
-        key = b"%05d/x" % rng.randrange(4000)
-        expected = sorted(n for n, keys in ranges.items() if inside(key, keys))
-        assert sorted(index.concerned([key])) == expected
-    for n, keys in ranges.items():
-        index.remove(keys, n)
-    assert len(index) == 0
-    assert index._root is None
-
-
-def test_ranges_inside_each_other_take_the_room_of_each() -> None:
-    index: WatchIndex[int] = WatchIndex()
-    for n in range(2000):
-        index.add(KeyRange(b"%05d" % n, b""), n)
-    assert sorted(index.concerned([b"01000"])) == list(range(1001))
-    assert list(index.concerned([b"0"])) == []
-
-
-def test_many_changes_concern_a_watch_once() -> None:
-    """A delete of thousands of keys under thousands of watches is no product of the two."""
-    index: WatchIndex[int] = WatchIndex()
-    for n in range(300):
-        index.add(KeyRange(b"a", b"b"), n)
-        index.add(KeyRange(b"a5"), -n)
-    assert len(list(index.concerned(b"a%d" % n for n in range(2000)))) == 600
 
 
 def test_the_watches_of_a_silent_stream_are_forgotten_bit_by_bit(monkeypatch: pytest.MonkeyPatch) -> None:
