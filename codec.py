@@ -7,6 +7,7 @@ decode values; only the process that asked for the codec does.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import cloudpickle  # type: ignore[import-untyped]
@@ -30,8 +31,27 @@ class Codec(Protocol):
         ...
 
 
+def check_finite(value: object) -> None:
+    """JSON has no word for numbers that are not finite, and msgspec writes ``null``: that would lose them in silence.
+
+    Args:
+        value: what JSON can say otherwise.
+
+    Raises:
+        ValueError: such a number is in it.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"JSON has no {value}")
+    if isinstance(value, dict):
+        for each in value.values():
+            check_finite(each)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for each in value:
+            check_finite(each)
+
+
 class _Json:
-    """JSON through msgspec: ``None``, bools, numbers, strings, lists and dicts.
+    """JSON through msgspec: ``None``, bools, finite numbers, strings, lists and dicts.
 
     Keys of objects are sorted, so equal values have equal bytes.
     """
@@ -41,7 +61,10 @@ class _Json:
     _decode = msgspec.json.Decoder().decode
 
     def encode(self, value: Any) -> bytes:
-        return _Json._encode(value)
+        data = _Json._encode(value)
+        if b"null" in data:
+            check_finite(value)
+        return data
 
     def decode(self, data: bytes) -> Any:
         return _Json._decode(data)

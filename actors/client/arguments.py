@@ -34,6 +34,14 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def reason(error: Exception) -> str:
+    """What an error of the user's code says, whatever it is."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        return type(error).__name__
+
+
 def text(what: str, value: object) -> str:
     """A ``str`` that can be said: UTF-8 can encode it."""
     if not isinstance(value, str):
@@ -104,10 +112,11 @@ def lease_id(value: object) -> int:
     latter as in etcd."""
     if value is None:
         return 0
+    id = whole_number("a lease id", getattr(value, "id", value))  # a lock has none, though it may be lost too
     lost = getattr(value, "lost", None)
     if lost is not None and lost.is_set():
-        raise LeaseLost(f"lease {value.id:x} is lost: nothing can be bound to it")  # type: ignore[attr-defined]
-    return whole_number("a lease id", getattr(value, "id", value))
+        raise LeaseLost(f"lease {id:x} is lost: nothing can be bound to it")
+    return id
 
 
 def request_name(value: object) -> bytes:
@@ -127,9 +136,10 @@ def encode_value(value: object, codec: Codec | None) -> bytes:
     try:
         data = codec.encode(value)
     except Exception as error:
-        raise InvalidArgument(f"{codec!r} cannot encode a {type(value).__name__}: {error}") from error
+        what = type(value).__name__
+        raise InvalidArgument(f"{shown(codec)} cannot encode a {what}: {reason(error)}") from error
     if not isinstance(data, bytes):
-        raise InvalidArgument(f"{codec!r} made {type(data).__name__} instead of bytes")
+        raise InvalidArgument(f"{shown(codec)} made {type(data).__name__} instead of bytes")
     return data
 
 

@@ -88,7 +88,7 @@ class Handle:
         more = "".join(
             [
                 f", prefix={self.prefix!r}" if self.prefix else "",
-                f", codec={self.codec!r}" if self.codec is not None else "",
+                f", codec={check.shown(self.codec)}" if self.codec is not None else "",
                 ", closed" if self._closed else "",
             ]
         )

@@ -13,7 +13,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
@@ -38,7 +38,9 @@ def covering(seconds: float | None) -> Iterator[None]:
     try:
         yield
     finally:
-        _until.reset(token)
+        # A coroutine that nobody ends is taken apart anywhere: its own context is gone, and the deadline with it.
+        with suppress(ValueError):
+            _until.reset(token)
 
 
 @contextmanager

@@ -3,7 +3,11 @@
 Who gives up (a lock's waiter whose time is over, a cancelled coroutine, a release while the cluster is out of reach)
 leaves a lease behind on which a place in a line hangs. Its end is handed to the hub, which tries for as long as the
 lease could live, whatever becomes of the caller. The caller waits for it only a little: what is not done by then goes
-on without it, and in the end the lease runs out by itself.
+on without it, and in the end the lease runs out by itself. Whoever gives back what it holds waits longer, for it
+to be so when it goes on.
+
+What else is to be done when the lease ends travels with it, in one transaction; if the cluster refuses that (it takes
+no puts while a disk is full), the lease ends alone.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from ...errors import KeeperError, LeaseNotFound
 from ...limits import CLEANUP_GRACE
+from ...store.commands import Txn
 from .aio import AsyncClient
 from .deadline import time_left
 from .frames import check_request
@@ -21,44 +27,83 @@ from .hub import Outcome, this_process
 from .leases import AsyncLease, Lease
 from .requests import Ask, revoke_command
 from .undisturbed import Bell
-from .waiting import within
 
 
-def end_lease(owner: Client | Lease, id: int, lasting: float) -> None:
+def end_lease(
+    owner: Client | Lease, id: int, lasting: float, ending: Txn | None = None, patience: float = CLEANUP_GRACE
+) -> None:
     """End a lease that may or may not exist.
 
     Args:
         owner: the lease, or a handle of the process that may have made it.
         lasting: seconds for which it could live, and for which ending it is tried.
+        ending: a transaction that ends it, and does what else there is to do.
+        patience: seconds to wait for it.
     """
     over = Bell()
-    if _hand_in(owner, id, lasting, lambda outcome: over.set()):
-        over.wait(min(CLEANUP_GRACE, time_left()))
+    if _hand_in(owner, id, lasting, ending, lambda outcome: over.set()):
+        over.wait(min(patience, time_left()))
 
 
-async def end_lease_async(owner: AsyncClient | AsyncLease, id: int, lasting: float) -> None:
+async def end_lease_async(
+    owner: AsyncClient | AsyncLease,
+    id: int,
+    lasting: float,
+    ending: Txn | None = None,
+    patience: float = CLEANUP_GRACE,
+) -> None:
     """The same as :func:`end_lease` for asyncio."""
-    loop = asyncio.get_running_loop()
-    over = asyncio.Event()
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:  # a coroutine that is taken apart after its loop was closed: there is nobody to wait
+        _hand_in(owner, id, lasting, ending, lambda outcome: None)
+        return
+    over: asyncio.Future[None] = loop.create_future()
 
     def done(outcome: Outcome) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed, and whoever waited in it is gone
-            loop.call_soon_threadsafe(over.set)
+            loop.call_soon_threadsafe(_wake, over)
 
-    if _hand_in(owner, id, lasting, done):
-        await within(min(CLEANUP_GRACE, time_left()), over.wait())
+    if _hand_in(owner, id, lasting, ending, done):
+        timer = loop.call_later(min(patience, time_left()), _wake, over)
+        try:
+            await over
+        finally:
+            timer.cancel()
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def _hand_in(
-    owner: Client | AsyncClient | Lease | AsyncLease, id: int, lasting: float, done: Callable[[Outcome], None]
+    owner: Client | AsyncClient | Lease | AsyncLease,
+    id: int,
+    lasting: float,
+    ending: Txn | None,
+    done: Callable[[Outcome], None],
 ) -> bool:
     hub = owner._known_hub() if isinstance(owner, (Client, AsyncClient)) else owner._hub
     if hub is None or hub.process != this_process():
         return False  # nothing was made here
-    command = revoke_command(id)
-    size = check_request(command, hub.limits)
+    revoke = revoke_command(id)
+    size = check_request(revoke, hub.limits)
     if hub.interrupted():
-        hub.submit_soon(command, size, lasting)
+        hub.submit_soon(revoke, size, lasting)
         return False
-    hub.submit(Ask(command), size, lasting, done)
+
+    def ended(outcome: Outcome) -> None:
+        if isinstance(outcome, KeeperError) and not isinstance(outcome, LeaseNotFound):
+            hub.submit_soon(revoke, size, lasting)
+        done(outcome)
+
+    try:
+        if ending is None:
+            hub.submit(Ask(revoke), size, lasting, done)
+        else:
+            hub.submit(Ask(ending), check_request(ending, hub.limits), lasting, ended)
+    except BaseException:  # interrupted in the middle
+        hub.submit_soon(revoke, size, lasting)
+        raise
     return True

@@ -292,7 +292,9 @@ class View:
             if self.codec is not None and not (
                 self.codec.comparable and condition.relation in (Relation.EQUAL, Relation.NOT_EQUAL)
             ):
-                raise InvalidArgument(f"values of {self.codec!r} cannot be compared by {condition.relation.name}")
+                raise InvalidArgument(
+                    f"values of {check.shown(self.codec)} cannot be compared by {condition.relation.name}"
+                )
             operand = check.encode_value(condition.operand, self.codec)
         elif condition.target is Target.LEASE:
             operand = check.whole_number("a lease id", getattr(condition.operand, "id", condition.operand))

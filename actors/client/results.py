@@ -61,7 +61,10 @@ class KeyValue:
             try:
                 self._object = self._codec.decode(self.raw)
             except Exception as error:
-                raise DecodeError(f"{self._codec!r} cannot read the value of key {self.key!r}: {error}") from error
+                from . import arguments as check  # which knows results
+
+                codec, why = check.shown(self._codec), check.reason(error)
+                raise DecodeError(f"{codec} cannot read the value of key {self.key!r}: {why}") from error
         return self._object
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import threading
 from collections.abc import Awaitable, Callable
@@ -31,7 +32,8 @@ async def within(seconds: float | None, waiting: Awaitable[object]) -> bool:
         task.result()
         return True
     finally:
-        task.cancel()
+        with contextlib.suppress(RuntimeError):  # the loop was closed, and this is taken apart by the collector
+            task.cancel()
 
 
 def on_thread(name: str, call: Callable[..., T], *arguments: Any) -> concurrent.futures.Future[T]:

@@ -345,14 +345,10 @@ class Watch(Feed):
 class _LoopGate:
     """Wakes the coroutine that waits for a watch. Made inside its loop."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self) -> None:
         self.event = asyncio.Event()
-        self._hub = hub
         self._loop = asyncio.get_running_loop()
         self._told = False
-
-    def wake(self) -> None:
-        self._hub.tell(self)
 
     def flush(self) -> None:
         if not self._told:
@@ -365,12 +361,29 @@ class _LoopGate:
         self.event.set()
 
 
+class _LoopNews:
+    """What the hub knows of a gate. It is held weakly: a coroutine that still waits there when its loop is closed is to
+    be collected, with the watch, and with the lease that it may wait for a turn by."""
+
+    def __init__(self, hub: Hub, gate: _LoopGate) -> None:
+        self._hub = hub
+        self._gate = weakref.ref(gate)
+
+    def wake(self) -> None:
+        self._hub.tell(self)
+
+    def flush(self) -> None:
+        gate = self._gate()
+        if gate is not None:
+            gate.flush()
+
+
 class AsyncWatch(Feed):
     """The same as :class:`Watch` for asyncio, in the loop that made it: ``async for event in await kv.watch("k")``."""
 
     def __init__(self, share: Share, view: View, wanted: Wanted) -> None:
-        self._gate = _LoopGate(share.hub)
-        super().__init__(share, view, wanted, self._gate)
+        self._gate = _LoopGate()
+        super().__init__(share, view, wanted, _LoopNews(share.hub, self._gate))
 
     async def begin(self, timeout: float) -> None:
         """Wait until the start is fixed. ``AsyncClient.watch`` has done so.

@@ -63,29 +63,27 @@ class _Barrier:
             place = None
         if place is None:
             return False
-        opened = False
         try:
             while True:
                 gate = await self.line.patiently(place, self._look, deadline)
                 if gate.cut >= place.token:
-                    opened = True
                     return True
                 if place.token not in gate.waiting:
                     await self.line.check(place)
                 if len(gate.waiting) >= self.parties:
                     # All up to this place were here at the revision that was seen. If this fails, somebody has opened
                     # it or given up since: look again.
-                    await self._change(gate, gate.waiting[self.parties - 1])
+                    await self._change(gate, self._opening(gate.waiting[self.parties - 1]))
                 elif deadline.left:
                     await self._wait(place, gate.revision, deadline)
-                elif await self._change(gate, gate.cut, Op.delete(place.key)):
-                    # Gone. That the gate was written makes everybody count again who had counted this place.
-                    return False
+                else:
+                    # That the gate is written makes everybody count again who has counted this place. The last to go
+                    # takes it with him: it says nothing to those who come next.
+                    last = Op.txn([self.line.alone(place)], [Op.delete(self._gate)], [self._opening(gate.cut)])
+                    if await self._change(gate, last, Op.delete(place.key)):
+                        return False
         finally:
-            if opened:  # the last to go closes it for good: the gate says nothing to those who come next
-                await self.line.leave_last(place, self._gate)
-            else:
-                await self.line.leave(place)
+            await self.line.leave(place, self._gate)
 
     async def _arrive(self, deadline: Deadline) -> Place | None:
         """Take a place; ``None`` if those it opened for last, who were another number, are not gone in time."""
@@ -117,11 +115,13 @@ class _Barrier:
         written = gate.mod_revision if gate is not None else 0
         return _Gate(cut, written, [item.create_revision for item in waiting], seen.revision)
 
-    async def _change(self, gate: _Gate, cut: int, *also: Op) -> bool:
+    def _opening(self, cut: int) -> Op:
+        return Op.put(self._gate, b"%d" % cut)
+
+    async def _change(self, gate: _Gate, *what: Op) -> bool:
         """Write the gate if nobody has since it was seen."""
         unchanged = Compare.mod_revision(self._gate) == gate.written
-        result = await settled(self.line.space.txn([unchanged], [Op.put(self._gate, b"%d" % cut), *also]))
-        return result.succeeded
+        return (await settled(self.line.space.txn([unchanged], what))).succeeded
 
     async def _wait(self, place: Place, revision: int, deadline: Deadline) -> None:
         """Until the gate is written, or the time is over."""

@@ -27,7 +27,8 @@ from contextlib import AbstractContextManager
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from ...errors import InvalidArgument, KeeperError, LockLost, RequestTimeout, Unavailable
-from ...limits import RECIPE_MAX_PAUSE
+from ...limits import CLEANUP_GRACE, RECIPE_MAX_PAUSE
+from ...store.commands import Txn
 from ..client import arguments as check
 from ..client import parting
 from ..client.aio import AsyncClient
@@ -80,12 +81,18 @@ async def leased_txn(
     return handle.leased_txn(ttl, make)
 
 
-async def end_lease(owner: Handle | Lease | AsyncLease, id: int, lasting: float) -> None:
-    """End a lease, waiting for that only a little, on either kind of handle or lease."""
+async def end_lease(
+    owner: Handle | Lease | AsyncLease,
+    id: int,
+    lasting: float,
+    ending: Txn | None = None,
+    patience: float = CLEANUP_GRACE,
+) -> None:
+    """End a lease, on either kind of handle or lease; see ``parting``."""
     if isinstance(owner, (AsyncClient, AsyncLease)):
-        await end_lease_async(owner, id, lasting)
+        await end_lease_async(owner, id, lasting, ending, patience)
     else:
-        parting.end_lease(owner, id, lasting)
+        parting.end_lease(owner, id, lasting, ending, patience)
 
 
 def once(handle: Handle, request_id: str | bytes | None, *meaning: bytes, held: int = 0) -> Any:

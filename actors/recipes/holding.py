@@ -17,7 +17,7 @@ from ..client.guard import guarded
 from ..client.handle import Client
 from ..client.operations import Condition
 from .faces import Deadline, NotHeld, Unpicklable, drive, whoami
-from .line import Contender, Line, Place
+from .line import Contender, Line, Place, head
 
 S = TypeVar("S", bound="Held")
 A = TypeVar("A", bound="AsyncHeld")
@@ -58,6 +58,10 @@ class Holding:
         """Wait for its turn; ``False`` when the time is over."""
         return await self.line.turn(place, deadline)
 
+    def left_over(self, place: Place) -> Sequence[bytes]:
+        """The keys that nobody needs once nobody is there."""
+        return [head(place.under)]
+
     async def give_back(self, place: Place) -> None:
         """End its turn."""
         await self.line.give_back(place)
@@ -87,7 +91,7 @@ class Holding:
             if not won:
                 self._busy.release()
                 if place is not None:
-                    await self.line.leave(place)
+                    await self.line.leave(place, *self.left_over(place))
 
     async def release(self) -> None:
         """Give back what is held; nothing happens if it was lost before."""

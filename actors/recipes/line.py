@@ -10,9 +10,12 @@ last; whoever comes writes itself there, in the transaction that takes its place
 in the queue lock of Mellor-Crummey and Scott). Another one, the *head*, tells the last token that was held and given
 back, so that nobody before it can be there any more; who gives back writes it in the transaction that removes its key.
 So a waiter whose predecessor has gone knows, from the head, whether it had its turn. If it did not (it died, or gave
-up), and only then, the line is read. Whoever gives back and is still the last to have come leaves an empty line, and
-takes tail and head with it: a name that nobody uses any more costs nothing. Tokens grow all the same, since they are
-revisions. (If the last of several dies or gives up, the two stay until the name is used again.)
+up), and only then, the line is read.
+
+A name that nobody uses any more costs nothing. The tail hangs on the lease of whoever wrote it last, and goes with it;
+if that one dies or gives up while others wait, whoever comes next finds no tail in a line that is not empty, and reads
+it. Whoever leaves an empty line, by giving back or giving up, takes the head with it. Tokens grow all the same, since
+they are revisions. (Only where the last of several dies does the head stay, until the name is used again.)
 
 The watch on the predecessor starts right behind the revision that made the own place, at which the predecessor was
 there or had gone before; which of the two, is asked once. So no wake-up can be lost; and if that history is compacted
@@ -29,7 +32,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from ...errors import CompactedError, InvalidArgument, KeeperError, LeaseLost
-from ...limits import RECIPE_LOOK, RECIPE_MAX_PAUSE, RECIPE_PAUSE
+from ...limits import CLEANUP_GRACE, RECIPE_LOOK, RECIPE_MAX_PAUSE, RECIPE_PAUSE
 from ..client.aio import AsyncClient
 from ..client.deadline import time_left
 from ..client.leases import AsyncLease, Lease, Loss
@@ -107,7 +110,7 @@ class Place:
         self.before = before
         """``None`` if nobody was, or if nobody is known."""
         self.free = free
-        """Whether all before it had had their turns by then."""
+        """Whether nobody else was there."""
 
     @property
     def lost(self) -> threading.Event:
@@ -161,7 +164,7 @@ class Line:
         under: bytes = b"",
         chained: bool = True,
     ) -> Place | None:
-        """Take a place; ``None`` if the comparisons do not hold. One that is not chained knows nobody before it.
+        """Take a place; ``None`` if the comparisons do not hold. One not chained does not know who is before it.
 
         The key is named by a lease of this call's own, which is made in the same transaction; and only if it does not
         exist, so that a call that is retried on the way still makes one place.
@@ -185,22 +188,18 @@ class Line:
     ) -> Op:
         """The transaction that takes a place."""
         key = place_key(under, kind, lease)
-        chain = [Op.put(tail(under), key, prev=True), Op.get(head(under))] if chained else []
-        return Op.txn([Compare.create_revision(key) == 0, *compare], [*chain, Op.put(key, value, lease=lease)])
+        empty = Op.txn([Compare.version(prefix=under) == 0])
+        chain = [Op.put(tail(under), key, lease=lease, prev=True)] if chained else []
+        return Op.txn([Compare.create_revision(key) == 0, *compare], [empty, Op.put(key, value, lease=lease), *chain])
 
     def _taken(self, lease: Lease | AsyncLease, under: bytes, kind: bytes, result: TxnResult) -> Place:
         key = place_key(under, kind, lease.id)
-        if len(result.responses) == 1:
-            return Place(under, key, lease, result.revision, None, False)
-        replaced, given_back, _ = result.responses
-        assert isinstance(replaced, PutResult)
-        last = replaced.prev
-        if last is None:
-            return Place(under, key, lease, result.revision, None, True)  # the line was empty
+        empty, _, *chain = result.responses
+        assert isinstance(empty, TxnResult)
+        replaced = chain[0].prev if chain and isinstance(chain[0], PutResult) else None
         # The tail is written in the transaction that takes a place: its revision is the token of who wrote it.
-        before = Before(last.raw, last.mod_revision)
-        free = isinstance(given_back, KeyValue) and int(given_back.raw) == before.token
-        return Place(under, key, lease, result.revision, before, free)
+        before = None if replaced is None else Before(replaced.raw, replaced.mod_revision)
+        return Place(under, key, lease, result.revision, before, empty.succeeded)
 
     async def agree(self, key: bytes, text: bytes, under: bytes) -> None:
         """Have a key say what all contenders in a folder go by: it is written while nobody is there.
@@ -214,59 +213,36 @@ class Line:
             said = there.text if isinstance(there, KeyValue) else "nothing"
             raise InvalidArgument(f"those who use {self.name!r} now go by {said!r}, not by {text.decode()!r}")
 
-    async def leave(self, place: Place) -> None:
-        """Give the place up, without having had a turn."""
-        await drop(place.lease)
+    async def leave(self, place: Place, *keys: bytes, patience: float = CLEANUP_GRACE) -> None:
+        """Give the place up; and if nobody else is there, remove these keys, which nobody needs then.
 
-    def given_back(self, place: Place) -> Op:
-        """What tells, in the transaction that ends an exclusive turn, that it ended well. If nobody has come since, the
-        line is empty, and nothing is left of it."""
-        last, turn = tail(place.under), head(place.under)
-        return Op.txn(
-            [Compare.value(last) == place.key],
-            [Op.delete(last), Op.delete(turn)],
-            [Op.put(turn, b"%d" % place.token)],
-        )
+        Args:
+            patience: seconds to wait for it; after that it goes on in the background.
+        """
+        over = Op.revoke(place.lease)
+        ending = Op.txn([self.alone(place)], [*map(Op.delete, keys), over], [over]) if keys else None
+        await self._end(place, ending, patience)
 
-    @bounded
-    async def leave_last(self, place: Place, *keys: bytes) -> None:
-        """Give the place up; and if nobody else is there, remove these keys, which nobody needs then."""
-        if not place.lost.is_set():
-            place.lost.set()
-            others = [
-                Compare.version(place.under, place.key) == 0,
-                Compare.version(place.key + b"\0", place.under[:-1] + b"0") == 0,  # "0" follows "/"
-            ]
-            over = Op.revoke(place.lease)
-            try:
-                await settled(self.space.txn(others, [*map(Op.delete, keys), over], [over]))
-                place.lease.revoked()
-                return
-            except KeeperError:
-                pass
-            except BaseException:  # given up by the user
-                await drop(place.lease)
-                raise
-        await drop(place.lease)
-
-    @bounded
     async def give_back(self, place: Place) -> None:
         """End an exclusive turn, and the lease with it, in one write. If it was lost, or the cluster cannot be told,
         the end of the lease does it."""
-        if not place.lost.is_set():
-            place.lost.set()
-            told = self.given_back(place)
-            here = Compare.create_revision(place.key) == place.token
-            try:
-                if (await settled(self.space.txn([here], [told, Op.revoke(place.lease)]))).succeeded:
-                    place.lease.revoked()
-                    return
-            except KeeperError:
-                pass
-            except BaseException:  # given up by the user
-                await drop(place.lease)
-                raise
-        await drop(place.lease)
+        over = Op.revoke(place.lease)
+        ending = Op.txn([self.alone(place)], [Op.delete(head(place.under)), over], [self.had_turn(place), over])
+        await self._end(place, ending, self.space.timeout)
+
+    async def _end(self, place: Place, ending: Op | None, patience: float) -> None:
+        lease = place.lease
+        lease.lost.set()
+        command = None if ending is None else self.space._view.txn_command(ending)
+        await end_lease(lease, lease.id, lease.ttl, command, patience)
+
+    def alone(self, place: Place) -> Condition:
+        """What holds if the place is there, and no other."""
+        return Compare.create_revision(prefix=place.under) == place.token
+
+    def had_turn(self, place: Place) -> Op:
+        """What tells, in the transaction that ends an exclusive turn, that it ended well."""
+        return Op.put(head(place.under), b"%d" % place.token)
 
     async def nearest(self, place: Place, prefix: bytes) -> Ahead | None:
         """The nearest key under a prefix that is before this place now, by a look at all of them.
@@ -284,15 +260,13 @@ class Line:
     async def _predecessor(self, place: Place) -> Ahead | None:
         """Whom this place waits for; ``None`` if it is its turn."""
         before = place.before
-        if before is None or await self._had_its_turn(place, before):
-            return None
-        there = await settled(self.looks.get(before.key))
-        if there is not None and there.create_revision == before.token:
+        there = None if before is None else await settled(self.looks.get(before.key))
+        if before is not None and there is not None and there.create_revision == before.token:
             return Ahead(before.key, place.token + 1)
         return await self._next(place)
 
     async def _next(self, place: Place) -> Ahead | None:
-        """Whom this place waits for, now that who was before it is gone."""
+        """Whom this place waits for, now that who was before it is gone, or is not known."""
         before = place.before
         if before is not None and await self._had_its_turn(place, before):
             return None

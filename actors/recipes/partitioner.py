@@ -190,7 +190,7 @@ class _Partitioner:
         if watch is not None:
             await stop(watch)  # so that who waits for it looks up
         if place is not None:
-            await self.line.leave_last(place, self._shape_key)
+            await self.line.leave(place, self._shape_key, patience=self.space.timeout)
 
     # -- splitting ----------------------------------------------------------------------------------------------------
 
@@ -212,7 +212,7 @@ class _Partitioner:
         member.place = place = await self._take_place()
         if member.over:  # meanwhile, by another thread
             self.detach(member)
-            await self.line.leave_last(place, self._shape_key)
+            await self.line.leave(place, self._shape_key, patience=self.space.timeout)
         return place
 
     async def _take_place(self) -> Place:

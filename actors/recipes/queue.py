@@ -36,7 +36,7 @@ from ..client.aio import AsyncClient
 from ..client.guard import guarded
 from ..client.handle import Client
 from ..client.leases import AsyncLease, Lease
-from ..client.operations import Compare, Condition, Op
+from ..client.operations import Compare, Op
 from ..client.results import KeyValue
 from .faces import (
     Deadline,
@@ -138,21 +138,25 @@ class _Queue:
 
     async def claim(self, timeout: float | None) -> _Claimed | None:
         deadline = Deadline(timeout)
-        lease = claimed = None
+        lease = place = claimed = None
         try:
             with deadline.covering(self.space):
                 lease = await self._lease()
                 claimed, _ = await self._pick(lease, None)
                 if claimed is None and deadline.left:
-                    claimed = await self._in_line(lease, deadline)
+                    place = await self.line.take(lease, self.waiting, b"", whoami())
+                    if place is not None and await self.line.turn(place, deadline):
+                        claimed = await self._at_its_turn(lease, place, deadline)
             return claimed
         except (RequestTimeout, Unavailable) as error:
             if deadline.cut(error, began=lease is not None):
                 return None
             raise
         finally:
-            if claimed is None and lease is not None:
-                await drop(lease)  # and with it the place in the line
+            if claimed is None and place is not None:
+                await self.line.leave(place, head(self.waiting))
+            elif claimed is None and lease is not None:
+                await drop(lease)
 
     async def _lease(self) -> Lease | AsyncLease:
         while self._spare:
@@ -171,11 +175,7 @@ class _Queue:
         if not lease.lost.is_set() and len(self._spare) < RECIPE_SPARE_LEASES:
             self._spare.append(lease)
 
-    async def _in_line(self, lease: Lease | AsyncLease, deadline: Deadline) -> _Claimed | None:
-        line = self.line
-        place = await line.take(lease, self.waiting, b"", whoami())
-        if place is None or not await line.turn(place, deadline):
-            return None
+    async def _at_its_turn(self, lease: Lease | AsyncLease, place: Place, deadline: Deadline) -> _Claimed | None:
         while True:
             claimed, revision = await self._pick(lease, place)
             if claimed is not None:
@@ -186,23 +186,25 @@ class _Queue:
 
     async def _pick(self, lease: Lease | AsyncLease, place: Place | None) -> tuple[_Claimed | None, int]:
         """Claim the first free item, if there is one and it is this worker's turn; and the revision that was seen."""
+        # Who stands in no line takes an item only if nobody waits.
+        none = Compare.version(prefix=self.waiting) == 0
+        turn = none if place is None else Compare.create_revision(place.key) == place.token
         while True:
-            turn = await self._turn(place)
             try:
                 free, revision = await self._first_free()
             except CompactedError:
                 continue
-            if free is None or turn is None:
+            if free is None:
                 return None, revision
             suffix = free.key[len(self.items) :]
             key = self.claims + suffix
             result = await settled(
                 self.line.space.txn(
-                    [*turn, Compare.create_revision(free.key) == free.create_revision, Compare.version(key) == 0],
+                    [turn, Compare.create_revision(free.key) == free.create_revision, Compare.version(key) == 0],
                     [
                         Op.get(free.key),
                         Op.put(key, whoami(), lease=lease),
-                        *([self.line.given_back(place), Op.delete(place.key)] if place is not None else []),
+                        *([] if place is None else self._turn_over(place)),
                     ],
                 )
             )
@@ -214,17 +216,11 @@ class _Queue:
                 return None, revision  # others are faster, or wait: stand in line
             await self.line.check(place)
 
-    async def _turn(self, place: Place | None) -> list[Condition] | None:
-        """What must hold for this worker to take an item: it is the first in line; or it stands in none, and nobody
-        does, which the tail and the head of the line tell (``None`` if somebody may)."""
-        if place is not None:
-            return [Compare.create_revision(place.key) == place.token]
-        last, given_back = tail(self.waiting), head(self.waiting)
-        both = {item.key: item for item in await settled(self.line.space.range(given_back, last + b"\0"))}
-        came, left = both.get(last), both.get(given_back)
-        if came is not None and (left is None or int(left.raw) != came.mod_revision):
-            return None
-        return [Compare.mod_revision(last) == (0 if came is None else came.mod_revision)]
+    def _turn_over(self, place: Place) -> list[Op]:
+        """What ends a turn in the line, while the lease goes on."""
+        last, turn = tail(place.under), head(place.under)
+        empty = Op.txn([self.line.alone(place)], [Op.delete(last), Op.delete(turn)], [self.line.had_turn(place)])
+        return [empty, Op.delete(place.key)]
 
     async def _first_free(self) -> tuple[KeyValue | None, int]:
         """The first item that nobody has claimed, and the revision at which that was so."""

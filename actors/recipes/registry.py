@@ -29,8 +29,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from ...codec import check_finite
 from ...errors import InvalidArgument, KeeperError, LeaseLost
 from ...limits import RECIPE_LOOK
+from ..client import arguments as check
 from ..client.aio import AsyncClient
 from ..client.handle import Client
 from ..client.operations import Compare, Op
@@ -221,9 +223,11 @@ class _Registry:
         if not isinstance(address, str):
             raise InvalidArgument(f"an address is a str, not {type(address).__name__}")
         try:
-            return msgspec.json.encode(_Said(address, metadata))
-        except (TypeError, ValueError) as error:
-            raise InvalidArgument(f"metadata must be what JSON can say: {error}") from error
+            text = msgspec.json.encode(_Said(address, metadata))
+            check_finite(metadata)
+        except Exception as error:
+            raise InvalidArgument(f"metadata must be what JSON can say: {check.reason(error)}") from error
+        return text
 
     async def register(self, name: str, address: object, ttl: object, metadata: object) -> _Entry:
         if not isinstance(name, str):

@@ -17,6 +17,8 @@ before its own; readers behind a writer all get their turn together when it leav
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..client.aio import AsyncClient
 from ..client.handle import Client
 from .faces import Deadline, Unpicklable, drive, settled
@@ -33,8 +35,11 @@ class _Reading(Holding):
     async def turn(self, place: Place, deadline: Deadline) -> bool:
         return await _turn(self.line, place, self.line.places + WRITE, deadline)
 
+    def left_over(self, place: Place) -> Sequence[bytes]:
+        return ()
+
     async def give_back(self, place: Place) -> None:
-        await self.line.leave(place)
+        await self.line.leave(place, patience=self.space.timeout)
 
 
 class _Writing(_Reading):
@@ -47,12 +52,13 @@ class _Writing(_Reading):
 async def _turn(line: Line, place: Place, prefix: bytes, deadline: Deadline) -> bool:
     """Wait until no key under the prefix is before this place's. Others may hold it at the same time, so nobody can
     tell from a single key that all before it are gone: the line is read."""
-    while True:
+    while not place.free:
         ahead = await line.patiently(place, lambda: line.nearest(place, prefix), deadline)
         if ahead is None:
             return True
         if not await line.wait(place, ahead, deadline):
             return False
+    return True
 
 
 async def _listing(line: Line) -> tuple[list[Contender], list[Contender]]:

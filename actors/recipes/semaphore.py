@@ -26,11 +26,13 @@ from ..client.handle import Client
 from ..client.operations import Compare, Condition, Op
 from .faces import Deadline, drive, settled
 from .holding import AsyncHeld, Held, Holding
-from .line import Ahead, Contender, Line, Place, tail
+from .line import Ahead, Contender, Line, Place
 
 
 class _Slot(Holding):
     """A contender for one of the slots."""
+
+    chained = False
 
     def __init__(self, line: Line, limit: int) -> None:
         super().__init__(line)
@@ -44,7 +46,7 @@ class _Slot(Holding):
     async def join(self) -> Place:
         line = self.line
         while True:
-            place = await line.join(self.value(), self.kind, self.compare())
+            place = await line.join(self.value(), self.kind, self.compare(), chained=self.chained)
             if place is not None:
                 return place
             # Nobody is here, or somebody with another limit, which ends this. If somebody comes and goes before the
@@ -52,9 +54,7 @@ class _Slot(Holding):
             await line.agree(self._limit_key, self._text, line.places)
 
     async def turn(self, place: Place, deadline: Deadline) -> bool:
-        if place.before is None:
-            return True
-        while True:
+        while not place.free:
             ahead = await self.line.patiently(place, lambda: self._ahead(place), deadline)
             if ahead is None:
                 # Whoever came next may be waiting for this key to say that it has entered.
@@ -62,9 +62,13 @@ class _Slot(Holding):
                 return True
             if not await self.line.wait(place, ahead, deadline):
                 return False
+        return True
+
+    def left_over(self, place: Place) -> Sequence[bytes]:
+        return [self._limit_key]
 
     async def give_back(self, place: Place) -> None:
-        await self.line.leave_last(place, tail(place.under), self._limit_key)
+        await self.line.leave(place, self._limit_key, patience=self.space.timeout)
 
     async def _ahead(self, place: Place) -> Ahead | None:
         line = self.line

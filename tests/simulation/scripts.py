@@ -27,6 +27,7 @@ from raykeeper.actors.client.watch import AsyncWatch, wanted
 from raykeeper.actors.recipes import faces, following, holding, line
 from raykeeper.errors import KeeperError
 from raykeeper.limits import CLEANUP_GRACE
+from raykeeper.store.commands import Txn
 
 from .checker import Violation
 
@@ -301,7 +302,13 @@ class SimLease(AsyncLease):
         return self.life == self.process.lives and self._held.keep
 
 
-async def end_lease(owner: SimClient | SimLease, id: int, lasting: float) -> None:
+async def end_lease(
+    owner: SimClient | SimLease,
+    id: int,
+    lasting: float,
+    ending: Txn | None = None,
+    patience: float = CLEANUP_GRACE,
+) -> None:
     """As the real one: ask for the end of a lease for as long as it could live, and wait for that only a little."""
     client = owner.client if isinstance(owner, SimClient) else owner.process
     for lease in client.world.book.leases:
@@ -315,8 +322,8 @@ async def end_lease(owner: SimClient | SimLease, id: int, lasting: float) -> Non
             if waiting:
                 waiting.pop()(None)
 
-        client.submit(revoke_command(id), lasting, over)
-        client.world.after(CLEANUP_GRACE, over, None)
+        client.submit(revoke_command(id) if ending is None else ending, lasting, over)
+        client.world.after(min(patience, deadline.time_left()), over, None)
 
     await Wait(start)
 

@@ -7,13 +7,79 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from enum import IntEnum
+from fractions import Fraction
 from typing import Any
 
 import pytest
 from extremes import VALUES
 
-from raykeeper import Client, Compare, InvalidArgument, KeeperError, Op
+from raykeeper import Client, Compare, InvalidArgument, KeeperError, Op, codec
+from raykeeper.errors import DecodeError
+
+
+class Number(IntEnum):
+    ONE = 1
+
+
+class Bytes(bytes):
+    pass
+
+
+class NoRepr:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+class Lost:
+    """As a lock that is not held, passed as a lease."""
+
+    def __init__(self) -> None:
+        self.lost = threading.Event()
+        self.lost.set()
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text either")
+
+
+class Fails:
+    """A codec that raises whatever it is asked."""
+
+    comparable = True
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __repr__(self) -> str:
+        raise self.error
+
+    def encode(self, value: object) -> bytes:
+        raise self.error
+
+    def decode(self, data: bytes) -> object:
+        raise self.error
+
+
+HOLDS_ITSELF: list[Any] = []
+HOLDS_ITSELF.append(HOLDS_ITSELF)
+ODD: dict[str, Any] = {
+    **VALUES,
+    "Decimal": Decimal("0.5"),
+    "Fraction": Fraction(1, 2),
+    "timedelta": timedelta(seconds=1),
+    "enumerated": Number.ONE,
+    "bytes of its own kind": Bytes(b"k"),
+    "memoryview": memoryview(b"k"),
+    "what has no repr": NoRepr(),
+    "what is lost": Lost(),
+    "what holds itself": HOLDS_ITSELF,
+}
 
 Call = Callable[[Client, Any], Any]
 
@@ -170,7 +236,7 @@ for _name, *_arguments in TIMEOUTS:
 @pytest.mark.parametrize("what", CALLS)
 def test_it_works_or_is_a_typed_error(what: str, kv: Client) -> None:
     wrong = []
-    for number, (name, value) in enumerate(VALUES.items()):
+    for number, (name, value) in enumerate(ODD.items()):
         try:
             CALLS[what](kv.namespace(f"{number}/").with_timeout(5), value)
         except KeeperError:
@@ -184,7 +250,7 @@ def test_it_works_or_is_a_typed_error(what: str, kv: Client) -> None:
 def test_the_same_for_asyncio(what: str, kv: Client) -> None:
     async def main() -> list[str]:
         wrong = []
-        for number, (name, value) in enumerate(VALUES.items()):
+        for number, (name, value) in enumerate(ODD.items()):
             try:
                 result = CALLS[what](kv.namespace(f"a{number}/").with_timeout(5).aio, value)
                 for each in result if isinstance(result, tuple) else (result,):
@@ -197,3 +263,57 @@ def test_the_same_for_asyncio(what: str, kv: Client) -> None:
         return wrong
 
     assert asyncio.run(main()) == []
+
+
+ENCODING: dict[str, Callable[[Client], Any]] = {
+    "put": lambda kv: kv.put("k", 1),
+    "txn": lambda kv: kv.txn([], [Op.put("k", 1)]),
+    "compare": lambda kv: kv.txn([Compare.value("k") == 1]),
+    "queue": lambda kv: kv.queue("q").put(1),
+    "campaign": lambda kv: kv.election("e").campaign(1, 5),
+    "guard": lambda kv: held(kv).guard().put("k", 1),
+}
+DECODING: dict[str, Callable[[Client], Any]] = {
+    "get": lambda kv: kv.get("k").value,  # type: ignore[union-attr]
+    "range": lambda kv: [item.value for item in kv.range(prefix="k")],
+    "watch": lambda kv: kv.watch("k", start_revision=1).next(5).kv.value,  # type: ignore[union-attr]
+    "cached": lambda kv: kv.cached("k").get("k").value,  # type: ignore[union-attr]
+    "claim": lambda kv: kv.queue("q").claim(5).item,  # type: ignore[union-attr]
+    "leader": lambda kv: kv.election("e").leader(),
+    "observe": lambda kv: kv.election("e").observe().next(5),
+}
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), Mute(), RecursionError(), KeyError()], ids=lambda error: type(error).__name__
+)
+def test_a_codec_may_raise_anything(error: Exception, kv: Client) -> None:
+    failing = kv.with_codec(Fails(error))
+    assert "codec" in repr(failing)
+    for call in ENCODING.values():
+        with pytest.raises(InvalidArgument) as caught:
+            call(failing)
+        assert caught.value.applied is False
+    kv.put("k", "v")
+    kv.queue("q").put("x")
+    with kv.election("e") as leading:
+        leading.proclaim("me")
+        for call in DECODING.values():
+            with pytest.raises(DecodeError):
+                call(failing)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_json_cannot_say_are_refused_and_not_lost(number: float, kv: Client) -> None:
+    values = kv.with_codec(codec.JSON)
+    for value in (number, [number], {"a": {"b": (1, number)}}):
+        for attempt in (
+            lambda value=value: values.put("k", value),
+            lambda value=value: values.queue("q").put(value),
+            lambda value=value: kv.registry("r").register("n", "here", metadata=value),
+        ):
+            with pytest.raises(InvalidArgument, match="JSON"):
+                attempt()
+    assert kv.registry("r").lookup() == []
+    values.put("k", [None, "null", 1.5])
+    assert values.get("k").value == [None, "null", 1.5]  # type: ignore[union-attr]

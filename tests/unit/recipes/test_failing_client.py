@@ -9,25 +9,21 @@ turn.
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from onemember import OneMember
 
+from clientlab.scenarios import PLAIN, SCENARIOS, TTL, nothing_left, wait_until
 from raykeeper import Client, CompactedError, KeeperError, RequestTimeout, Unavailable
 from raykeeper.actors.client.aio import AsyncClient
 from raykeeper.actors.client.watch import AsyncWatch, Watch
-from raykeeper.actors.recipes.faces import Handle, drive, settled
+from raykeeper.actors.recipes.faces import drive
 
-TTL = 600.0
 MOST = 40
 """Calls of one scenario; there are fewer."""
-PLAIN = 29.0
-"""Timeout of a handle whose calls do not fail."""
 HOW = ("refused", "lost on its way", "answer lost", "given up before", "given up after")
 
 
@@ -118,212 +114,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
     return failing
 
 
-# --- what is done with each recipe -----------------------------------------------------------------------------------
-
-Done = Coroutine[Any, Any, None]
-
-
-async def lock(kv: Handle) -> None:
-    held = kv.lock("l", TTL)
-    try:
-        assert await settled(held.acquire(5))
-        await settled(held.guard().put("k", "v"))
-        assert await settled(held.holder()) is not None
-    finally:
-        if held.held:
-            await settled(held.release())
-
-
-async def handed_over(kv: Handle, plain: Client) -> None:
-    before, held = plain.lock("l", TTL), kv.lock("l", TTL)
-    assert before.acquire(5)
-    free = threading.Timer(0.02, before.release)
-    free.start()
-    try:
-        assert await settled(held.acquire(5))
-        await settled(held.release())
-    finally:
-        free.join()
-
-
-async def in_vain(kv: Handle, plain: Client) -> None:
-    with plain.lock("l", TTL):
-        assert not await settled(kv.lock("l", TTL).acquire(0.3))
-
-
-async def rwlock(kv: Handle) -> None:
-    table = kv.rwlock("l", TTL)
-    for held in (table.read(), table.write()):
-        assert await settled(held.acquire(5))
-        await settled(held.release())
-
-
-async def semaphore(kv: Handle) -> None:
-    one, two = kv.semaphore("s", 2, TTL), kv.semaphore("s", 2, TTL)
-    try:
-        assert await settled(one.acquire(5))
-        try:
-            assert await settled(two.acquire(5))
-            assert not await settled(kv.semaphore("s", 2, TTL).acquire(0))
-        finally:
-            if two.held:
-                await settled(two.release())
-    finally:
-        if one.held:
-            await settled(one.release())
-
-
-async def election(kv: Handle) -> None:
-    held = kv.election("e", TTL)
-    try:
-        assert await settled(held.campaign("me", 5))
-        await settled(held.proclaim("still me"))
-        assert (await settled(held.leader())).value == b"still me"  # type: ignore[union-attr]
-    finally:
-        if held.held:
-            await settled(held.resign())
-
-
-async def observe(kv: Handle, plain: Client) -> None:
-    with plain.election("e", TTL):
-        leaders = kv.election("e", TTL).observe()
-        assert await settled(leaders.next(5)) is not None
-        assert await settled(leaders.next(0)) is None
-        await settled(leaders.cancel())
-
-
-async def barrier(kv: Handle) -> None:
-    assert await settled(kv.barrier("b", 1, TTL).wait(5))
-    assert not await settled(kv.barrier("c", 2, TTL).wait(0))
-
-
-async def latch(kv: Handle) -> None:
-    gate = kv.latch("l", 2)
-    assert await settled(gate.count_down(request_id="one")) == 1
-    await settled(gate.wait(0))
-    assert await settled(gate.count_down(request_id="two")) == 0
-    assert await settled(gate.wait(5))
-    assert await settled(gate.left()) == 0
-
-
-async def counter(kv: Handle) -> None:
-    rows = kv.counter("c")
-    assert await settled(rows.add(5, request_id="once")) == 5
-    assert await settled(rows.value()) == 5
-
-
-async def queue(kv: Handle) -> None:
-    work = kv.queue("q", TTL)
-    await settled(work.put("x", request_id="put"))
-    claim = await settled(work.claim(0))
-    if claim is not None:  # the second time it may be done
-        assert claim.item == b"x"
-        await acknowledged(claim)
-
-
-async def given_back(kv: Handle, plain: Client) -> None:
-    work = kv.queue("q", TTL)
-    if not len(plain.queue("q")):
-        plain.queue("q").put("x")
-    claim = await settled(work.claim(5))
-    assert claim is not None
-    await settled(claim.nack())
-    again = await settled(work.claim(5))
-    assert again is not None
-    await acknowledged(again)
-
-
-async def acknowledged(claim: Any) -> None:
-    try:
-        await settled(claim.ack())
-    finally:
-        await settled(claim.nack())
-
-
-async def registry(kv: Handle) -> None:
-    found = kv.registry("r")
-    entry = await settled(found.register("n", "here", TTL))
-    try:
-        assert [each.address for each in await settled(found.lookup("n"))] == ["here"]
-        await settled(entry.update("there"))
-    finally:
-        await settled(entry.deregister())
-
-
-async def changes(kv: Handle, plain: Client) -> None:
-    with plain.registry("r").register("n", "here", TTL):
-        watch = kv.registry("r").watch()
-        assert (await settled(watch.next(5))).type == "up"  # type: ignore[union-attr]
-        assert await settled(watch.next(0)) is None
-        await settled(watch.cancel())
-
-
-async def partitioner(kv: Handle) -> None:
-    share = kv.partitioner("p", 40, TTL)
-    try:
-        await settled(share.join())
-        assert len(share.mine()) == 40
-    finally:
-        await settled(share.leave())
-
-
-async def divided(kv: Handle, plain: Client) -> None:
-    with plain.partitioner("p", 4, TTL) as other:
-        share = kv.partitioner("p", 4, TTL)
-        try:
-            await settled(share.join())
-            await balanced(lambda: len(share.mine()) == len(other.mine()) == 2)
-        finally:
-            await settled(share.leave())
-
-
-async def balanced(condition: Callable[[], bool]) -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        wait_until(condition)
-    else:
-        async with asyncio.timeout(10) if hasattr(asyncio, "timeout") else _nothing():
-            while not condition():
-                await asyncio.sleep(0.005)
-
-
-class _nothing:
-    async def __aenter__(self) -> None: ...
-
-    async def __aexit__(self, *error: object) -> None: ...
-
-
-SCENARIOS: list[Callable[..., Awaitable[None]]] = [
-    lock,
-    handed_over,
-    in_vain,
-    rwlock,
-    semaphore,
-    election,
-    observe,
-    barrier,
-    latch,
-    counter,
-    queue,
-    given_back,
-    registry,
-    changes,
-    partitioner,
-    divided,
-]
-
-
 # --- driving them ----------------------------------------------------------------------------------------------------
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    done = threading.Event()
-    for _ in range(int(seconds / 0.005)):
-        if condition():
-            return
-        done.wait(0.005)
-    pytest.fail(f"not within {seconds} s")
 
 
 def run(scenario: Callable[..., Any], kv: Client, failing: Failing, face: str) -> BaseException | None:
@@ -345,28 +136,6 @@ def run(scenario: Callable[..., Any], kv: Client, failing: Failing, face: str) -
     finally:
         failing.owner = None
     return None
-
-
-@contextmanager
-def nothing_left(kv: Client) -> Iterator[None]:
-    """At the end no lease is kept alive, and no thread or watch works, that was not there before."""
-    hub = kv._known_hub()
-    assert hub is not None
-
-    def kept() -> int:
-        gc.collect()
-        return hub.peek(lambda: sum(held.keep for held in hub.leasing._held.values()))
-
-    threads = at_work()
-    before = kept()
-    yield
-    wait_until(lambda: kept() == before)
-    wait_until(lambda: at_work() <= threads)
-
-
-def at_work() -> set[str]:
-    """Threads that work for one object, which they are named by; others serve the whole process, and stay."""
-    return {thread.name for thread in threading.enumerate() if "'" in thread.name}
 
 
 @pytest.mark.parametrize("how", HOW)

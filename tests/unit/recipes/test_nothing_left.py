@@ -9,8 +9,14 @@ from typing import Any
 import pytest
 from onemember import in_thread
 
-from raykeeper import Client, LockLost
+from raykeeper import Client, LockLost, Op
 
+KINDS: dict[str, Callable[[Client], Any]] = {
+    "lock": lambda kv: kv.lock("n", 600),
+    "election": lambda kv: kv.election("n", 600),
+    "semaphore": lambda kv: kv.semaphore("n", 1, 600),
+    "writer": lambda kv: kv.rwlock("n", 600).write(),
+}
 USES: dict[str, Callable[[Client], Any]] = {
     "lock": lambda kv: [_hold(kv.lock("n")) for _ in range(2)],
     "rwlock": lambda kv: (_hold(kv.rwlock("n").read()), _hold(kv.rwlock("n").write())),
@@ -24,6 +30,23 @@ USES: dict[str, Callable[[Client], Any]] = {
     "a semaphore that is handed over": lambda kv: _queue_up(kv, lambda: kv.semaphore("n", 1)),
     "a writer that waits": lambda kv: _queue_up(kv, lambda: kv.rwlock("n").write()),
     "a queue": lambda kv: _work(kv),
+    **{
+        f"{name}, {how}": lambda kv, name=name, give_up=give_up: give_up(kv, lambda: KINDS[name](kv))
+        for how, give_up in {
+            "with one who gives up": lambda kv, make: _give_up(kv, make),
+            "with one who gives up last": lambda kv, make: _give_up_last(kv, make),
+            "with one who gives up in the middle": lambda kv, make: _give_up_in_the_middle(kv, make),
+            "with one who is interrupted": lambda kv, make: _interrupted(make),
+        }.items()
+        for name in KINDS
+    },
+    "lock, with one who dies": lambda kv: _die(kv.lock("n", 600)),
+    "election, with one who dies": lambda kv: _die(kv.election("n", 600)),
+    "writer, with one who dies": lambda kv: _die(kv.rwlock("n", 600).write()),
+    "a barrier that is given up": lambda kv: [kv.barrier("n", 2).wait(timeout) for timeout in (0, 0.1)],
+    "a barrier that several give up": lambda kv: _give_up_barrier(kv),
+    "a queue without items": lambda kv: [kv.queue("n").claim(timeout) for timeout in (0, 0.1)],
+    "a queue that the last gives up": lambda kv: _give_up_queue(kv),
 }
 
 
@@ -46,6 +69,84 @@ def _queue_up(kv: Client, make: Callable[[], Any]) -> None:
         _until(lambda number=number: _places(kv) == number + 2)
     holder.release()
     assert len({each.result() for each in waiting}) == 3
+
+
+def _give_up(kv: Client, make: Callable[[], Any]) -> None:
+    with make():
+        for timeout in (0, 0.05):
+            assert not make().acquire(timeout)
+
+
+def _give_up_last(kv: Client, make: Callable[[], Any]) -> None:
+    """Who waits gives up once the holder has given back: nobody is there any more then."""
+    holder, waiter = make(), make()
+    holder.acquire(5)
+    turn = waiter._holding.turn
+
+    async def late(place: Any, deadline: Any) -> bool:
+        holder.release()
+        await turn(place, deadline)
+        return False
+
+    waiter._holding.turn = late
+    assert not waiter.acquire(5)
+
+
+def _give_up_in_the_middle(kv: Client, make: Callable[[], Any]) -> None:
+    """Of a line of four, the last gives up, the others have their turns, and who comes then stands behind them."""
+    order: list[str] = []
+
+    def hold(name: str) -> None:
+        with make():
+            order.append(name)
+
+    holder = make()
+    holder.acquire(5)
+    waiting = []
+    for number, name in enumerate(["first", "second"]):
+        waiting.append(in_thread(lambda name=name: hold(name)))
+        _until(lambda number=number: _places(kv) == number + 2)
+    assert not make().acquire(0.05)
+    waiting.append(in_thread(lambda: hold("third")))
+    _until(lambda: _places(kv) == 4)
+    holder.release()
+    for each in waiting:
+        each.result()
+    assert order == ["first", "second", "third"]
+
+
+def _die(held: Any) -> None:
+    held.acquire(5)
+    lease = held._holding.held().lease
+    lease._client.txn([], [Op.revoke(lease.id)])
+
+
+def _interrupted(make: Callable[[], Any]) -> None:
+    waiter = make()
+
+    async def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    waiter._holding.turn = interrupted
+    with make(), pytest.raises(KeyboardInterrupt):
+        waiter.acquire(5)
+
+
+def _give_up_barrier(kv: Client) -> None:
+    for each in [in_thread(lambda: kv.barrier("n", 4).wait(0.3)) for _ in range(3)]:
+        assert not each.result()
+
+
+def _give_up_queue(kv: Client) -> None:
+    """The first of those who wait gets the item, and the last gives up."""
+    first = in_thread(lambda: kv.queue("n").claim(10))
+    _until(lambda: _places(kv) == 1)
+    last = in_thread(lambda: kv.queue("n").claim(0.5))
+    _until(lambda: _places(kv) == 2)
+    kv.queue("n").put("x")
+    claim = first.result()
+    assert last.result() is None
+    claim.ack()
 
 
 def _work(kv: Client) -> None:
