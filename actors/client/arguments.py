@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from ...codec import Codec
+from ...codec import JSON, Codec
 from ...errors import InvalidArgument, LeaseLost, RequestTooLarge
 from ...limits import MAX_REQUEST_ID_BYTES
 from .results import End
@@ -141,6 +141,14 @@ def encode_value(value: object, codec: Codec | None) -> bytes:
     if not isinstance(data, bytes):
         raise InvalidArgument(f"{shown(codec)} made {type(data).__name__} instead of bytes")
     return data
+
+
+def json(what: str, value: object) -> None:
+    """Something that JSON can say."""
+    try:
+        JSON.encode(value)
+    except Exception as error:
+        raise InvalidArgument(f"{what} must be what JSON can say: {reason(error)}") from error
 
 
 def one_of(what: str, value: object, choices: dict[str, Any]) -> Any:

@@ -18,26 +18,26 @@ from collections.abc import Callable
 
 from ...errors import KeeperError, LeaseNotFound
 from ...limits import CLEANUP_GRACE
-from ...store.commands import Txn
 from .aio import AsyncClient
 from .deadline import time_left
 from .frames import check_request
 from .handle import Client
 from .hub import Outcome, this_process
 from .leases import AsyncLease, Lease
+from .operations import Op
 from .requests import Ask, revoke_command
 from .undisturbed import Bell
 
 
 def end_lease(
-    owner: Client | Lease, id: int, lasting: float, ending: Txn | None = None, patience: float = CLEANUP_GRACE
+    owner: Client | Lease, id: int, lasting: float, ending: Op | None = None, patience: float = CLEANUP_GRACE
 ) -> None:
     """End a lease that may or may not exist.
 
     Args:
         owner: the lease, or a handle of the process that may have made it.
         lasting: seconds for which it could live, and for which ending it is tried.
-        ending: a transaction that ends it, and does what else there is to do.
+        ending: a transaction that ends it, and does what else there is to do. No guard holds it up.
         patience: seconds to wait for it.
     """
     over = Bell()
@@ -49,7 +49,7 @@ async def end_lease_async(
     owner: AsyncClient | AsyncLease,
     id: int,
     lasting: float,
-    ending: Txn | None = None,
+    ending: Op | None = None,
     patience: float = CLEANUP_GRACE,
 ) -> None:
     """The same as :func:`end_lease` for asyncio."""
@@ -81,7 +81,7 @@ def _hand_in(
     owner: Client | AsyncClient | Lease | AsyncLease,
     id: int,
     lasting: float,
-    ending: Txn | None,
+    ending: Op | None,
     done: Callable[[Outcome], None],
 ) -> bool:
     hub = owner._known_hub() if isinstance(owner, (Client, AsyncClient)) else owner._hub
@@ -102,7 +102,9 @@ def _hand_in(
         if ending is None:
             hub.submit(Ask(revoke), size, lasting, done)
         else:
-            hub.submit(Ask(ending), check_request(ending, hub.limits), lasting, ended)
+            view = owner._view if isinstance(owner, (Client, AsyncClient)) else owner._client._view
+            command = view.txn_command(ending)
+            hub.submit(Ask(command), check_request(command, hub.limits), lasting, ended)
     except BaseException:  # interrupted in the middle
         hub.submit_soon(revoke, size, lasting)
         raise

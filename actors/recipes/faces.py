@@ -28,7 +28,6 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from ...errors import InvalidArgument, KeeperError, LockLost, RequestTimeout, Unavailable
 from ...limits import CLEANUP_GRACE, RECIPE_MAX_PAUSE
-from ...store.commands import Txn
 from ..client import arguments as check
 from ..client import parting
 from ..client.aio import AsyncClient
@@ -85,7 +84,7 @@ async def end_lease(
     owner: Handle | Lease | AsyncLease,
     id: int,
     lasting: float,
-    ending: Txn | None = None,
+    ending: Op | None = None,
     patience: float = CLEANUP_GRACE,
 ) -> None:
     """End a lease, on either kind of handle or lease; see ``parting``."""

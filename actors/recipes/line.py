@@ -233,8 +233,7 @@ class Line:
     async def _end(self, place: Place, ending: Op | None, patience: float) -> None:
         lease = place.lease
         lease.lost.set()
-        command = None if ending is None else self.space._view.txn_command(ending)
-        await end_lease(lease, lease.id, lease.ttl, command, patience)
+        await end_lease(lease, lease.id, lease.ttl, ending, patience)
 
     def alone(self, place: Place) -> Condition:
         """What holds if the place is there, and no other."""

@@ -29,7 +29,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from ...codec import check_finite
 from ...errors import InvalidArgument, KeeperError, LeaseLost
 from ...limits import RECIPE_LOOK
 from ..client import arguments as check
@@ -222,12 +221,11 @@ class _Registry:
     def text(self, address: object, metadata: object) -> bytes:
         if not isinstance(address, str):
             raise InvalidArgument(f"an address is a str, not {type(address).__name__}")
+        check.json("metadata", metadata)
         try:
-            text = msgspec.json.encode(_Said(address, metadata))
-            check_finite(metadata)
-        except Exception as error:
-            raise InvalidArgument(f"metadata must be what JSON can say: {check.reason(error)}") from error
-        return text
+            return msgspec.json.encode(_Said(address, metadata))
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument(f"an address cannot be encoded as UTF-8: {error}") from error
 
     async def register(self, name: str, address: object, ttl: object, metadata: object) -> _Entry:
         if not isinstance(name, str):

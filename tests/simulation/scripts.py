@@ -27,7 +27,6 @@ from raykeeper.actors.client.watch import AsyncWatch, wanted
 from raykeeper.actors.recipes import faces, following, holding, line
 from raykeeper.errors import KeeperError
 from raykeeper.limits import CLEANUP_GRACE
-from raykeeper.store.commands import Txn
 
 from .checker import Violation
 
@@ -306,11 +305,12 @@ async def end_lease(
     owner: SimClient | SimLease,
     id: int,
     lasting: float,
-    ending: Txn | None = None,
+    ending: Op | None = None,
     patience: float = CLEANUP_GRACE,
 ) -> None:
     """As the real one: ask for the end of a lease for as long as it could live, and wait for that only a little."""
     client = owner.client if isinstance(owner, SimClient) else owner.process
+    view = owner._view if isinstance(owner, SimClient) else owner._client._view
     for lease in client.world.book.leases:
         if lease.id == id:
             lease.note_revocation()
@@ -322,7 +322,7 @@ async def end_lease(
             if waiting:
                 waiting.pop()(None)
 
-        client.submit(revoke_command(id) if ending is None else ending, lasting, over)
+        client.submit(revoke_command(id) if ending is None else view.txn_command(ending), lasting, over)
         client.world.after(min(patience, deadline.time_left()), over, None)
 
     await Wait(start)
