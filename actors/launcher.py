@@ -145,7 +145,11 @@ class _Launch:
         if not self._spec.supervised:
             nodes = alive_nodes()
             marker = self._marker_of(Start(cluster, (), ()), nodes)
-            self._mark(msgspec.structs.replace(marker, version=configuration.index), nodes)
+            left = max(0.0, self._deadline - time.monotonic())
+            # A node that does not answer must not keep a launch from saying that all is well.
+            self._mark(
+                msgspec.structs.replace(marker, version=configuration.index), nodes, min(SURVEY_TIMEOUT, left / 2)
+            )
         return cluster
 
     @property
@@ -224,11 +228,11 @@ class _Launch:
             self._start(cluster, member, bases[node.id], pin)
         return cluster
 
-    def _mark(self, marker: Marker, nodes: Sequence[Node]) -> None:
+    def _mark(self, marker: Marker, nodes: Sequence[Node], patience: float = SURVEY_TIMEOUT) -> None:
         """Leave a marker on these nodes. Where that is not possible the supervisor tries again; the data tells, too."""
         on = {node.id: node for node in nodes}
         arguments = dict.fromkeys(on, (self._spec.data_dir, marker))
-        for id, result in run_where_possible(on, sites.mark, arguments, SURVEY_TIMEOUT).items():
+        for id, result in run_where_possible(on, sites.mark, arguments, patience).items():
             if isinstance(result, Exception) and not isinstance(result, PackageMissing):
                 log.warning(f"no marker of cluster {marker.cluster_name} could be left on {on[id].address}: {result}")
 
