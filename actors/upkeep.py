@@ -23,7 +23,7 @@ from ..limits import (
     encode_settings,
 )
 from ..spec import ClusterSpec, check_fields
-from ..store.backup import Header
+from ..store.backup import PARTIAL, Header
 from ..store.commands import Configure, Failed, Reason
 from .administration import administer, expect
 from .backup import take_backup
@@ -140,7 +140,7 @@ class Upkeep:
             timeout: seconds.
 
         Raises:
-            InvalidArgument: the file cannot be written.
+            InvalidArgument: the file cannot be written, or something that is no file has its name.
             NoSpace: there is no room for it.
             Unavailable: no member gave a backup in time.
             ClusterNotFound: no member runs.
@@ -150,7 +150,7 @@ class Upkeep:
         is_folder = os.path.isdir(given)
 
         def place(header: Header) -> str:
-            return os.path.join(given, f"{self.name}-{header.revision}{SUFFIX}") if is_folder else given
+            return _replaceable(os.path.join(given, f"{self.name}-{header.revision}{SUFFIX}") if is_folder else given)
 
         try:
             header, size = take_backup(self.name, self.id, place, deadline)
@@ -165,3 +165,16 @@ class Upkeep:
             compact_revision=header.compact_revision,
             bytes=size,
         )
+
+
+def _replaceable(path: str) -> str:
+    """Where a file of that path lies, links followed.
+
+    Raises:
+        InvalidArgument: a backup would take the place of something else there (a device, a folder), and end it.
+    """
+    file = os.path.realpath(path)
+    for name in (file, f"{file}{PARTIAL}"):
+        if os.path.lexists(name) and not os.path.isfile(name):
+            raise InvalidArgument(f"{name} is there and no file: a backup would take its place")
+    return file

@@ -32,6 +32,8 @@ FORMAT = 1
 MAGIC = b"RKBACKUP"
 _LENGTH_BYTES = 8
 _DIGEST_BYTES = 32
+PARTIAL = ".partial"
+"""What the name of a backup that is being written ends in."""
 
 
 class Header(Portable, frozen=True):
@@ -124,7 +126,7 @@ def write_backup(disk: Disk, path: str, header: Header, chunk: Callable[[int, in
         NoSpace: there is no room for it.
         OSError: it cannot be written.
     """
-    partial = f"{path}.partial"
+    partial = f"{path}{PARTIAL}"
     disk.remove(partial)
     try:
         disk.append(partial, encode_header(header))

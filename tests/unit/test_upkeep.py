@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +14,7 @@ from raykeeper import errors
 from raykeeper.actors import upkeep
 from raykeeper.actors.client.handle import Client
 from raykeeper.limits import Settings, decode_settings, encode_settings
+from raykeeper.store.backup import Header
 from raykeeper.store.commands import Answer, Configure, Done, Failed, Reason
 
 
@@ -66,3 +70,41 @@ def test_a_change_that_is_always_too_late_ends(settled: Settled, monkeypatch: py
     monkeypatch.setattr(upkeep, "administer", lambda *arguments: Failed(Reason.CHANGED, message="changed meanwhile"))
     with pytest.raises(errors.Unavailable, match="changed meanwhile"):
         Kept().configure(timings={"replace_after": 90.0})
+
+
+# --- backups ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def backed_up(monkeypatch: pytest.MonkeyPatch) -> Header:
+    """Backups write their header, and nothing else."""
+    header = Header("jobs", 7, 1, 5, 0, 9, 2, "image", 0, "", 0.0)
+
+    def take(name: str, cluster: int, place: Callable[[Header], str], deadline: float) -> tuple[Header, int]:
+        Path(place(header)).write_text("a backup")
+        return header, 8
+
+    monkeypatch.setattr(upkeep, "take_backup", take)
+    return header
+
+
+def test_a_backup_takes_the_place_of_files_alone(backed_up: Header, tmp_path: Path) -> None:
+    """Under root's rights, /dev/null would be gone, or whatever folder has the name of what is written first."""
+    pipe, folder = tmp_path / "pipe", tmp_path / "there.partial"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    (folder / "kept").write_text("mine")
+    (tmp_path / "link").symlink_to(pipe)
+    (tmp_path / f"jobs-5{upkeep.SUFFIX}.partial").mkdir()
+    for place in (pipe, tmp_path / "link", tmp_path / "there", tmp_path, Path("/dev/null"), Path("/dev/full")):
+        with pytest.raises(errors.InvalidArgument, match="no file"):
+            Kept().backup(place)
+    assert (folder / "kept").read_text() == "mine"
+
+
+def test_a_backup_follows_links_to_files(backed_up: Header, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for _ in range(2):
+        assert Kept().backup(tmp_path / "link").path == str((tmp_path / "file").resolve())
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "a backup"
