@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from . import __version__, cli_bench, cli_care, cli_hold, cli_lease, cli_watch
+from .actors.client.arguments import shown
 from .actors.client.operations import Comparand, Compare, Condition, Op
 from .cli_common import (
     BYTES,
@@ -433,20 +434,20 @@ def _words(text: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise click.UsageError(f"{text!r}: {str(error).lower()}") from None
+        raise click.UsageError(f"{shown(text)}: {str(error).lower()}") from None
 
 
 def _comparison(line: str) -> Condition:
     match = _COMPARISON.fullmatch(line)
     keys, operands = (_words(match[2]), _words(match[4])) if match else ([], [])
     if match is None or len(keys) != 1 or len(operands) != 1:
-        raise click.UsageError(f'{line!r} is no comparison such as: mod("key") > 5')
+        raise click.UsageError(f'{shown(line)} is no comparison such as: mod("key") > 5')
     kind, relation = match[1], match[3]
     operand: Any = os.fsencode(operands[0])
     if kind != "value":
         operand = whole_number(operands[0], 16 if kind == "lease" else 10)
         if operand is None:
-            raise click.UsageError(f"{line!r}: {kind} is compared with a whole number of up to 63 bits")
+            raise click.UsageError(f"{shown(line)}: {kind} is compared with a whole number of up to 63 bits")
     left = _TARGETS[kind](os.fsencode(keys[0]))
     return _RELATIONS[relation](left, operand)
 
@@ -463,7 +464,7 @@ _RELATIONS: dict[str, Callable[[Comparand, Any], Condition]] = {
 def _operation(line: str) -> Op:
     words = _words(line)
     if not words or words[0] not in _OPERATIONS:
-        raise click.UsageError(f"{line!r} is no operation: put, get or del")
+        raise click.UsageError(f"{shown(line)} is no operation: put, get or del")
     command = _OPERATIONS[words[0]]
     with command.make_context(words[0], words[1:]) as context:
         operation: Op = command.invoke(context)

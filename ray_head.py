@@ -47,7 +47,7 @@ class RayHead:
         try:
             with self._state.open("rb+") as file:
                 return not _try_lock(file.fileno())
-        except FileNotFoundError:
+        except OSError:  # there is none, nor can there be one, where a service's home is /dev/null
             return False
 
     def address(self) -> str | None:
@@ -127,7 +127,7 @@ class RayHead:
         address = self.address()
         try:
             started = self._state.read_bytes().partition(b"\n")
-        except FileNotFoundError:
+        except OSError:
             return
         pid, note = int(started[0] or 0), Path(os.fsdecode(started[2]) or ray_note())
         for how in (signal.SIGTERM, signal.SIGKILL):

@@ -464,6 +464,17 @@ def test_what_ends_up_while_its_head_begins_ends_that_too(tmp_path: Path, monkey
     assert not head.runs()
 
 
+@pytest.mark.parametrize("home", ["/dev/null", "/nonexistent", "x" * 5000, "a\nb\udcff"])
+def test_a_home_that_holds_nothing_has_no_head(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_STATE_HOME"):
+        with monkeypatch.context() as patch:
+            patch.delenv("XDG_STATE_HOME", raising=False)
+            patch.setenv(name, home)
+            head = ray_head.RayHead()
+            assert not head.runs()
+            assert head.address() is None
+
+
 def test_up_says_on_stderr_what_the_launch_warns_of(head: FakeHead, monkeypatch: pytest.MonkeyPatch) -> None:
     specs = []
 

@@ -314,6 +314,13 @@ def test_what_is_no_comparison_is_bad_usage(line: str) -> None:
         cli._comparison(line)
 
 
+@pytest.mark.parametrize("blocks", [b"x" * 1_000_000, b"\0" * 1_000_000, b"\n\nput k '" + b"x" * 1_000_000])
+def test_what_is_wrong_with_much_is_said_in_short(blocks: bytes) -> None:
+    result = CliRunner().invoke(cli.cli, ["txn"], input=blocks)
+    in_order(result, ["txn"], 2)
+    assert len(result.stderr) < 1000
+
+
 def test_operands_are_taken_as_they_are() -> None:
     assert cli._comparison("value(k) = '\u2028\n'") is not None
     with pytest.raises(click.UsageError, match="63 bits"):
