@@ -28,20 +28,48 @@ def _token_file() -> Path:
     return Path(named) if named else Path("~/.ray/auth_token").expanduser()
 
 
-def _has_token() -> bool:
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return True
-    try:
-        return bool(_token_file().read_text(errors="replace").strip())
-    except (OSError, RuntimeError):
-        return False
+def _token() -> str:
+    """The token that is there, as Ray would send it; empty if there is none."""
+    given = os.environ.get("RAY_AUTH_TOKEN", "")
+    if not given:
+        with contextlib.suppress(OSError, RuntimeError):
+            given = _token_file().read_text(errors="replace")
+    return given.strip(" \t\r\n\v\f")
+
+
+def _source() -> str:
+    return "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else str(_token_file())
+
+
+def _can_be_sent(token: str) -> bool:
+    """Ray ends the process in which it is to send anything else."""
+    return token.isascii() and token.isprintable()
+
+
+def check_token() -> None:
+    """To be called before Ray begins and would use the token that is there.
+
+    Raises:
+        ClusterNotFound: that is something which Ray cannot send.
+    """
+    if os.environ.get(_AUTH_MODE, "token").lower() == "token" and not _can_be_sent(_token()):
+        raise ClusterNotFound(f"what is in {_source()} can be no token of Ray: it is not printable ASCII on one line")
 
 
 @contextlib.contextmanager
 def showing_token() -> Iterator[None]:
     """Within this, Ray uses the token, if there is one and the environment does not say otherwise. What it then knows
-    it goes on knowing, and afterwards the user's environment is as it was."""
-    if os.environ.get(_AUTH_MODE) is not None or not _has_token():
+    it goes on knowing, and afterwards the user's environment is as it was.
+
+    Raises:
+        ClusterNotFound: as ``check_token``, where the environment has Ray use it.
+    """
+    if os.environ.get(_AUTH_MODE) is not None:
+        check_token()
+        yield
+        return
+    token = _token()
+    if not token or not _can_be_sent(token):
         yield
         return
     os.environ[_AUTH_MODE] = "token"
@@ -81,10 +109,9 @@ def _why_refused() -> str:
     mode = os.environ.get(_AUTH_MODE)
     if mode is not None and mode.lower() != "token":
         return f"{_AUTH_MODE} is {mode!r} here, unset it or make it 'token'"
-    if not _has_token():
+    if not _token():
         return f"copy it from the user or host that started that Ray to {_token_file()}, or set RAY_AUTH_TOKEN"
-    source = "RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else str(_token_file())
-    return f"that in {source} is another one"
+    return f"that in {_source()} {'is another one' if _can_be_sent(_token()) else 'is none'}"
 
 
 @contextlib.contextmanager

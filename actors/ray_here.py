@@ -56,14 +56,23 @@ def _listens(address: str) -> bool:
 
 
 def check_reachable(address: str) -> None:
-    """Ray itself tries for minutes to reach an address where nobody listens.
+    """Ray itself tries for minutes to reach an address where nobody listens, and what is no address makes it say much.
+
+    Names are looked up in the system's own time.
 
     Raises:
-        ClusterNotFound: nobody listens at the address. Whatever is no address is let pass.
+        ClusterNotFound: nobody listens at the address, or it is none. What is no host and port, but may mean something
+            to Ray (``auto``, an address of another kind) is let pass.
     """
     place = host_and_port(address)
     if place is None:
-        return
+        kind, named, rest = address.rpartition("://")
+        if address == "auto" or (named and rest and kind != "ray"):
+            return
+        raise ClusterNotFound(
+            f"no Ray cluster can be reached at {address!r}: that is no address such as 10.0.0.1:6379, "
+            "ray://10.0.0.1:10001 or auto"
+        )
     patience = max(0.01, min(RAY_CONNECT_TIMEOUT, time_left()))
     try:
         socket.create_connection(place, patience).close()

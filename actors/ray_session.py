@@ -15,7 +15,7 @@ from typing import Any
 import ray
 
 from ..errors import ClusterNotFound, Unavailable
-from .ray_admission import check_admitted, command_line_in_unicode, showing_token
+from .ray_admission import check_admitted, check_token, command_line_in_unicode, showing_token
 from .ray_calls import check_not_forked, in_time
 from .ray_here import check_reachable, running_here
 from .sites import FAST_DEATH
@@ -54,8 +54,8 @@ def join_ray(address: str | None = None) -> None:
         wanted = running_here() or "auto"
     if wanted == "local":
         raise ClusterNotFound("this process is not attached to a Ray cluster, and RAY_ADDRESS is local")
-    check_reachable(wanted)
     try:
+        in_time(check_reachable, wanted)
         in_time(_attach, wanted)
     except Unavailable as error:
         where = "on this machine" if wanted == "auto" else f"at {wanted}"
@@ -109,7 +109,7 @@ def join_or_start_ray() -> None:
     """Attach this process to Ray; if none is named and none was joined, start a local one that ends with this process.
 
     Raises:
-        ClusterNotFound: ``RAY_ADDRESS`` names a Ray that cannot be reached.
+        ClusterNotFound: ``RAY_ADDRESS`` names a Ray that cannot be reached; or what is there for a token is none.
     """
     if ray.is_initialized() or os.environ.get("RAY_ADDRESS", "local") not in ("", "local"):
         join_ray()
@@ -125,6 +125,7 @@ def join_or_start_ray() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(end)
+    check_token()
     with _hearing_of_deaths():
         ray.init(
             address="local",

@@ -75,8 +75,9 @@ def test_the_folder_is_the_one_that_ray_takes(monkeypatch: pytest.MonkeyPatch) -
         assert str(ray_here.ray_note()) == get_ray_address_file(None)
 
 
-def test_what_is_no_address_is_let_pass_and_a_silent_one_is_not() -> None:
-    ray_here.check_reachable("auto")
+def test_what_means_something_to_ray_is_let_pass_and_a_silent_address_is_not() -> None:
+    for address in ("auto", "anyscale://x"):
+        ray_here.check_reachable(address)
     with pytest.raises(ClusterNotFound, match="no Ray cluster can be reached at"):
         ray_here.check_reachable(GONE)
 
@@ -104,3 +105,27 @@ def test_auto_means_the_same_as_no_address(monkeypatch: pytest.MonkeyPatch, addr
     monkeypatch.setenv("RAY_ADDRESS", address or "")
     ray_session.join_ray()
     assert joined == ["10.0.0.1:7"] * 2
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["ray://", "ray://host", "://", ":", "::", "host", "host:", "host:\u0661", " ", "-x", "\udcff", "a\nb", "/"],
+)
+def test_what_is_no_address_does_not_come_to_ray(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_session, "_attach", lambda address: pytest.fail(f"Ray was given {address!r}"))
+    monkeypatch.setattr(ray_session.ray, "is_initialized", lambda: False)
+    with pytest.raises(ClusterNotFound, match="that is no address"):
+        ray_session.join_ray(address)
+
+
+def test_the_look_up_of_a_name_is_inside_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's resolver knows no timeout."""
+    end = threading.Event()
+    monkeypatch.setattr(ray_session.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_here.socket, "create_connection", lambda place, patience: end.wait(30))
+    try:
+        with covering(0.05), pytest.raises(Unavailable, match="in time"):
+            ray_session.join_ray("name.invalid:6379")
+        assert not end.is_set()
+    finally:
+        end.set()
