@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import re
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ import click
 from .actors.client.deadline import covering
 from .actors.client.results import END
 from .cli_streams import tell
-from .limits import DEFAULT_TIMEOUT
+from .limits import DEFAULT_TIMEOUT, HEAD_START_TIMEOUT
 from .ray_head import RayHead
 
 if TYPE_CHECKING:
@@ -195,11 +196,29 @@ def hush() -> None:
 
 
 def join(address: str | None) -> None:
-    """Attach to the Ray at the address, else to the head that `up` started, else to the one that runs here."""
+    """Attach to the Ray at the address, else to the head that `up` started, else to the one that runs here; a Ray that
+    does not let anybody in is given up after ``HEAD_START_TIMEOUT``, or when the command's time is over."""
     hush()
     from .actors.ray_session import join_ray
 
-    join_ray(address or RayHead().address())
+    with covering(HEAD_START_TIMEOUT), _sigterm_kept():
+        join_ray(address or RayHead().address())
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself while it begins, and answers it with a dump of the stack. Whoever sends it meanwhile
+    ends the command a moment later, as it would be ended by it now."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if handler is None else handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def open_client(cluster: str, address: str | None, timeout: float) -> Client:

@@ -123,7 +123,8 @@ class RayHead:
         """End the head, if it runs, with all processes of its Ray; returns when they are gone."""
         import ray
 
-        ray.shutdown()
+        if ray.is_initialized():  # or it may be at it, in a thread that was left behind
+            ray.shutdown()
         address = self.address()
         try:
             started = self._state.read_bytes().partition(b"\n")

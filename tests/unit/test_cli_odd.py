@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -327,3 +328,39 @@ def test_operands_are_taken_as_they_are() -> None:
         cli._comparison("version(k) = " + "9" * 30)
     with pytest.raises(click.UsageError, match="quot"):
         cli._operation("put k 'open")
+
+
+# --- signals ---------------------------------------------------------------------------------------------------------
+
+JOINING = """
+import os, signal, sys
+from raykeeper import cli_common
+from raykeeper.actors import ray_session
+
+def join(address):
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(99))  # as Ray does, below Python
+    print("joining", flush=True)
+    if sys.argv[1] == "meanwhile":
+        sys.stdin.readline()
+
+ray_session.join_ray = join
+cli_common.join(None)
+print("joined", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("moment", ["meanwhile", "then"])
+def test_sigterm_is_not_ray_s(moment: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", JOINING, moment], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "joining\n"
+        if moment == "then":
+            assert process.stdout.readline() == "joined\n"
+        process.terminate()
+        process.stdin.write("\n" * (moment == "meanwhile"))
+        process.stdin.flush()
+        assert process.wait(30) == -signal.SIGTERM
