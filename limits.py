@@ -189,14 +189,14 @@ WORK_OF_WRITE = 8
 WORK_OF_DELETE = 4
 """... and a key that is deleted by a command, beside the look at it."""
 WORK_OF_COPY = 4
-"""... and a kilobyte that is written once more, though nobody has sent it."""
+"""... and a kilobyte of values that is written."""
 WORK_OF_CHECKS = 4
 """As a shift, of the square of a transaction's operations: what it takes to look whether they get on together."""
 APPLY_WORK = 10_000
 """Work after which a turn of a member's loop stops in the middle of a command that holds many writes, and goes on with
 it in the next; after half of it, it begins no further entry."""
 ENTRY_CHANGES = 5_000
-"""Keys that one log entry changes, and kilobytes that it copies or answers, after which it does no more of its writes:
+"""Keys that one log entry changes, and kilobytes that it writes or answers, after which it does no more of its writes:
 they are all written at once, and whoever sent them sends the rest again."""
 PAST_CHANGES = 5_000
 """A read of the past looks at so many changes since; of a longer past, at all keys of its range that ever changed."""

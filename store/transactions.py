@@ -204,7 +204,10 @@ class Executor:
                 self._copy(len(value))
             if put.prev and prev is not None:
                 self._spend(_item_bytes(prev))
-        self.written += 1
+        weight = len(value) >> WEIGHT
+        if weight:
+            self.work += WORK_OF_COPY * weight
+        self.written += 1 + weight
         if lease != old_lease:
             if old_lease:
                 self._leases.detach(old_lease, key)
@@ -220,8 +223,6 @@ class Executor:
                 Reason.TOO_LARGE, message=f"a transaction leaves values of at most {most} bytes in all as they are"
             )
         self._copied += size
-        self.work += WORK_OF_COPY * (size >> WEIGHT)
-        self.written += size >> WEIGHT
 
     def _delete(self, delete: Delete) -> DeleteAnswer:
         pending, mvcc = self._pending, self._mvcc

@@ -414,6 +414,7 @@ CROWDED: dict[str, Operation] = {
     "puts": Txn((), MANY),
     "deletes": Txn((), (*(Put(b"d%03d" % n, b"") for n in range(WIDE)), Delete(KeyRange(b"k0", b"k01")))),
     "grants": Txn((), (LeaseGrant(0, 60.0),) * WIDE),
+    "values that are sent": Put(b"sent", b"v" * 100_000),
     "values left as they are": Put(b"big", None),
     "values left as they are, in transactions": Txn((), (Put(b"big", None),)),
     "values before": Put(b"big", None, prev=True),
