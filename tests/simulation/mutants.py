@@ -32,7 +32,7 @@ from raykeeper.actors.timekeeper import ClusterTime
 from raykeeper.actors.watches import Watches
 from raykeeper.store.checkpoint import Incoming
 from raykeeper.store.cluster_clock import ClusterClock
-from raykeeper.store.commands import Answer, ClientWrites, Failed, Reason
+from raykeeper.store.commands import Answer, ClientWrites, Failed, Reason, RequestId
 from raykeeper.store.content import Content
 from raykeeper.store.folder import MemberFolder
 from raykeeper.store.leases import Lease
@@ -271,6 +271,27 @@ def _below_the_mark() -> AbstractContextManager[None]:
         return answers
 
     return patched(Sessions, "write", write)
+
+
+@mutant("a request_id without its scope", "retries")
+def _request_id_of_anybody() -> AbstractContextManager[None]:
+    """Whoever uses the same name somewhere else gets the other's answer, and nothing is done for him."""
+    original = Sessions._once
+
+    def once(sessions: Sessions, request_id: RequestId, *rest: Any) -> tuple[Answer, int]:
+        return original(sessions, RequestId(request_id.name.rsplit(b"/")[-1], request_id.meaning), *rest)
+
+    return patched(Sessions, "_once", once)
+
+
+@mutant("a request_id not remembered", "retries")
+def _request_id_forgotten() -> AbstractContextManager[None]:
+    def once(
+        sessions: Sessions, request_id: RequestId, operation: Any, room: int, fresh: int, index: int, run: Executor
+    ) -> tuple[Answer, int]:
+        return run.run(operation, room, fresh), run.answer_bytes
+
+    return patched(Sessions, "_once", once)
 
 
 @mutant("the applied index outside the batch", "power")
