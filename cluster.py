@@ -107,9 +107,10 @@ class Cluster(Upkeep):
         asked = {member: actor.status.remote() for member, actor in actors.items()}
         if supervisor is not None:
             asked[0] = supervisor.alarms.remote()
+        nodes = alive_nodes()  # first, because those that are silent may cost all the time there is
         answers = collect(asked, STATUS_TIMEOUT)
         seen: list[str] = answers.pop(0, [])
-        found = status_of(self.name, self.id, actors, answers, alive_nodes(), self._placement, seen)
+        found = status_of(self.name, self.id, actors, answers, nodes, self._placement, seen)
         if found.leader and not any(member.why_not_serving for member in found.members):
             return found
         said = ask_supervisor(self.name, "situation")

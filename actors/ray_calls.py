@@ -7,12 +7,15 @@ A helper ends with its one call; there are never more than a bound of them, and 
 deadline (a member, the supervisor) calls Ray directly.
 
 A forked child must not call Ray at all: its copy of Ray waits for threads that only the parent has.
-:func:`check_not_forked` refuses, in every place that leads to Ray.
+:func:`check_not_forked` refuses, in every place that leads to Ray. Nor must Ray call itself there: what it does at the
+end of a process hangs or crashes in the child, or ends the Ray that the parent has started, so the child forgets it.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import ctypes
 import math
 import os
 import sys
@@ -102,9 +105,22 @@ def _before_fork() -> None:
         _ray_at_fork = ray is not None and bool(ray.is_initialized())
 
 
+def _leave_ray_alone(ray: Any) -> None:
+    """At the child's end nothing of Ray's is to run: not what Ray has asked Python to call then, not the destructors of
+    its objects, and not those of its library, which run when the process exits."""
+    atexit.unregister(ray.shutdown)
+    for kept in (ray._private.worker.global_worker, ray._private.worker._global_node, ray._private.state.state):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))  # never given back
+    libc = ctypes.CDLL(None)
+    libc.on_exit(libc._exit, None)  # Python has ended itself, and flushed its files, by then
+
+
 def _in_child() -> None:
     global _forked, _helpers
-    _forked = _forked or _ray_at_fork
+    if _ray_at_fork:
+        _forked = True
+        with contextlib.suppress(Exception):  # parts of this are no part of what Ray promises
+            _leave_ray_alone(sys.modules["ray"])
     _helpers = threading.BoundedSemaphore(MAX_RAY_HELPERS)
 
 

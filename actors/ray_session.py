@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -95,6 +96,18 @@ def _without_signal_handler() -> Iterator[None]:
         log.removeFilter(worth_telling)
 
 
+@contextlib.contextmanager
+def _leaving_sigterm() -> Iterator[None]:
+    """Ray takes SIGTERM for itself when it is started on the main thread, to end with the process. A handler that the
+    user has chosen stays his; it may well end the process in a way that ends Ray, too."""
+    chosen = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if chosen not in (signal.SIG_DFL, None) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, chosen)
+
+
 def ray_is_own() -> bool:
     """Whether this process has started its Ray itself, by ``launch`` or by ``ray.init()``, instead of joining one: no
     other host is expected in it, and it ends with this process."""
@@ -126,7 +139,7 @@ def join_or_start_ray() -> None:
 
     atexit.register(end)
     check_token()
-    with _hearing_of_deaths():
+    with _hearing_of_deaths(), _leaving_sigterm():
         ray.init(
             address="local",
             include_dashboard=False,

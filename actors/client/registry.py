@@ -24,7 +24,17 @@ from collections.abc import Callable
 import msgspec
 
 from ...errors import ClusterMismatch, ClusterNotFound, KeeperError, Unavailable
-from ...limits import CLIENT_REFRESH_INTERVAL, HUB_LINGER, MAX_IDLE_HUBS, Settings, decode_settings
+from ...limits import (
+    CLIENT_BACKOFF,
+    CLIENT_BACKOFF_SHARE,
+    CLIENT_MAX_BACKOFF,
+    CLIENT_MAX_REFRESH_INTERVAL,
+    CLIENT_REFRESH_INTERVAL,
+    HUB_LINGER,
+    MAX_IDLE_HUBS,
+    Settings,
+    decode_settings,
+)
 from ..protocol import AskStatus, MemberStatus, Reply, Status
 from . import undisturbed
 from .deadline import covering, time_left
@@ -184,9 +194,13 @@ def _stays(hub: Hub, now: float) -> float:
 
 def _ask_who(name: str, transport: Transport, cluster: int | None, near: set[int]) -> MemberStatus:
     """Ask all members for their status until one that serves answers; those that live on this process's own node are
-    added to ``near``, also when they answer later. The deadline is that of what runs here."""
+    added to ``near``, also when they answer later. The deadline is that of what runs here.
+
+    While none serves, the pauses grow with the outage and are drawn at random, and Ray is asked who the members are
+    more seldom still: a thousand processes that begin in an outage are as patient as a thousand hubs."""
     here = transport.node
-    pause = 0.02
+    begun = time.monotonic()
+    look_at, longest_look = begun + _random.uniform(0, CLIENT_REFRESH_INTERVAL), CLIENT_REFRESH_INTERVAL
     problem = "no member answers"
     while True:
         answers: queue.SimpleQueue[MemberStatus | Exception | None] = queue.SimpleQueue()
@@ -222,11 +236,16 @@ def _ask_who(name: str, transport: Transport, cluster: int | None, near: set[int
                 return status
         if foreign == len(members):
             raise ClusterMismatch(problem)
-        if time_left() <= pause:
+        left = time_left()
+        if left <= CLIENT_BACKOFF:
             raise (ClusterMismatch if foreign else Unavailable)(f"cluster {name!r}: {problem}")
-        time.sleep(pause * _random.uniform(0.5, 1.0))
-        pause = min(CLIENT_REFRESH_INTERVAL, 2 * pause)
-        transport.refresh()
+        longest = max(CLIENT_BACKOFF, CLIENT_BACKOFF_SHARE * (time.monotonic() - begun))
+        # However long the pause, there is another attempt in good time before the end.
+        time.sleep(min(_random.uniform(0.5, 1.0) * min(longest, CLIENT_MAX_BACKOFF), left / 2))
+        if (now := time.monotonic()) >= look_at:
+            transport.refresh()
+            longest_look = min(CLIENT_MAX_REFRESH_INTERVAL, 2 * longest_look)
+            look_at = now + _random.uniform(0, longest_look)
 
 
 def _status(reply: bytes) -> MemberStatus | None:

@@ -116,6 +116,7 @@ class _Entry:
             await drop(lease)
 
     async def update(self, text: bytes) -> None:
+        self.lease._hub.check_process()  # in a forked child nobody would ever say it
         self.text = text
         await self.say()
 
@@ -303,6 +304,7 @@ class Registration(_RegistrationFace):
 
         Raises:
             Unavailable, RequestTimeout: the cluster cannot be reached; it goes on being told in the background.
+            ForkedProcess: it is the parent's, who alone can say something else.
         """
         drive(self._entry.update(self._registry.text(address, metadata)))
 

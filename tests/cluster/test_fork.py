@@ -89,3 +89,61 @@ def test_a_forked_child_is_refused_and_a_spawned_one_works(shared: Any, tmp_path
     assert all(took < 5.0 for _, took in outcomes)
     assert "worked" in spawned
     assert now == "spawned"
+
+
+ENDING = """
+import os, signal, sys, tempfile, time
+import raykeeper
+
+
+def handler(*_):
+    sys.exit(7)
+
+
+def ended(child):
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "it hangs"
+
+
+signal.signal(signal.SIGTERM, handler)
+with raykeeper.launch(members=1, data_dir=sys.argv[1]) as cluster:  # with a Ray of its own
+    assert signal.getsignal(signal.SIGTERM) is handler
+    kv = cluster.client()
+    with kv.lock("l", ttl=30) as lock:
+        child = os.fork()
+        if child == 0:
+            grandchild = os.fork()
+            if grandchild == 0:
+                sys.exit(4)
+            print(ended(grandchild), flush=True)
+            sys.exit(3)
+        print(ended(child), flush=True)
+        kv.put("k", "v", timeout=30)
+        assert not lock.lost.is_set()
+        assert lock.holder() is not None
+    print("the parent goes on", flush=True)
+"""
+
+
+def test_a_forked_child_that_ends_takes_nothing_of_its_parents_along(tmp_path: Path) -> None:
+    """Ray would end itself with the child: its processes if the parent has started it, and else the child by a crash.
+    And Ray, started on the user's behalf, leaves him his handler of SIGTERM."""
+    program = tmp_path / "program.py"
+    program.write_text(ENDING)
+    done = subprocess.run(
+        [sys.executable, str(program), str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env={name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["4", "3", "the parent goes on"], done.stderr

@@ -81,7 +81,10 @@ PROCESSES_OF_OUR_OWN = {
     "__main__.py",
 }
 """They run in a member's actor or in the command line's process."""
-FOR_A_MOMENT = {"actors/client/undisturbed.py": {"gc.set_threshold"}}
+FOR_A_MOMENT = {
+    "actors/client/undisturbed.py": {"gc.set_threshold"},
+    "actors/ray_session.py": {"signal.signal"},
+}
 """What is as it was a moment later; the files say why, and tests of their own that it is so."""
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from clientlab.cluster import FakeCluster, connect, hub_of, serve, wait_until
 from raykeeper import KeeperError
+from raykeeper.actors.client import registry
 from raykeeper.actors.client.core import HubCore
 from raykeeper.actors.protocol import Open, Opened, Refusal, Refused, Request, Writes, Written
 from raykeeper.actors.transport import directory
@@ -158,3 +159,60 @@ def test_a_hub_looks_the_members_up_at_random_times_and_ever_more_seldom(monkeyp
     cluster.broken = set()
     kv.get("k")
     assert hub._refreshes == 0, "whoever was answered begins anew"
+
+
+class ImaginedTime:
+    """In the place of the module ``time``, and of the deadline of what runs here."""
+
+    def __init__(self, until: float) -> None:
+        self.now = 0.0
+        self.until = until
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def left(self) -> float:
+        return self.until - self.now
+
+
+class Refusing:
+    """The way to members that all say that they do not serve."""
+
+    node = ""
+
+    def __init__(self, time: ImaginedTime) -> None:
+        self.time = time
+        self.asked: list[float] = []
+        self.looked: list[float] = []
+
+    def members(self) -> dict[int, str]:
+        return {1: "m1"}
+
+    def send(self, member: int, frame: bytes, done: Any) -> None:
+        self.asked.append(self.time.now)
+        done(RuntimeError("it does not serve"))
+
+    def refresh(self) -> None:
+        self.looked.append(self.time.now)
+
+
+def test_five_hundred_processes_that_connect_in_an_outage_ask_as_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = []
+    for _ in range(HUBS):
+        time = ImaginedTime(until=120.0)
+        monkeypatch.setattr(registry, "time", time)
+        monkeypatch.setattr(registry, "time_left", time.left)
+        way = Refusing(time)
+        ways.append(way)
+        with pytest.raises(KeeperError):
+            registry._ask_who("c", way, None, set())  # type: ignore[arg-type]
+        assert time.now > 119.0  # it did not give up before its time
+    late = [at for way in ways for at in way.looked if 60.0 <= at < 100.0]
+    assert len(late) < HUBS * 40 / (CLIENT_MAX_REFRESH_INTERVAL / 2) * 1.5
+    each_second = Counter(int(at) for at in late)
+    assert max(each_second.values()) < 2 * HUBS / (CLIENT_MAX_REFRESH_INTERVAL / 2)
+    asked = Counter(int(at) for way in ways for at in way.asked if 60.0 <= at < 100.0)
+    assert max(asked.values()) < 2 * HUBS / CLIENT_MAX_BACKOFF * 1.5
