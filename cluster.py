@@ -6,6 +6,7 @@ several of them for one cluster do no harm.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -43,7 +44,15 @@ from .actors.supervisor import (
 from .actors.upgrading import restart_all
 from .actors.upkeep import Upkeep
 from .cluster_status import ClusterStatus, MemberInfo, status_of
-from .errors import ClusterNotFound, InvalidArgument, KeeperError, NotCaughtUp, RequestTimeout, Unavailable
+from .errors import (
+    ClusterNotFound,
+    ForkedProcess,
+    InvalidArgument,
+    KeeperError,
+    NotCaughtUp,
+    RequestTimeout,
+    Unavailable,
+)
 from .limits import (
     DEFAULT_TIMEOUT,
     DESTROY_TIMEOUT,
@@ -81,7 +90,8 @@ class Cluster(Upkeep):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.shutdown()
+        with contextlib.suppress(ForkedProcess):  # a child that ends inside leaves its parent's cluster alone
+            self.shutdown()
 
     def client(self, *, timeout: float = DEFAULT_TIMEOUT) -> Client:
         """A client handle whose calls have this timeout (seconds) unless they name one, as this call has.

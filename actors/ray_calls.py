@@ -106,10 +106,14 @@ def _before_fork() -> None:
 
 
 def _leave_ray_alone(ray: Any) -> None:
-    """At the child's end nothing of Ray's is to run: not what Ray has asked Python to call then, not the destructors of
-    its objects, and not those of its library, which run when the process exits."""
+    """At the child's end nothing of Ray's is to run: not what Ray has asked Python to call then, or for an exception
+    that nobody catches, not the destructors of its objects, and not those of its library, which run when the process
+    exits."""
+    worker = ray._private.worker
     atexit.unregister(ray.shutdown)
-    for kept in (ray._private.worker.global_worker, ray._private.worker._global_node, ray._private.state.state):
+    if sys.excepthook is worker.custom_excepthook:  # which tells Ray, and waits for ever
+        sys.excepthook = worker.normal_excepthook
+    for kept in (worker.global_worker, worker._global_node, ray._private.state.state):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))  # never given back
     libc = ctypes.CDLL(None)
     libc.on_exit(libc._exit, None)  # Python has ended itself, and flushed its files, by then

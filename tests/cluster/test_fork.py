@@ -125,6 +125,10 @@ with raykeeper.launch(members=1, data_dir=sys.argv[1]) as cluster:  # with a Ray
             print(ended(grandchild), flush=True)
             sys.exit(3)
         print(ended(child), flush=True)
+        child = os.fork()
+        if child == 0:
+            kv.put("k", "child")  # nobody catches what it raises
+        print(ended(child), flush=True)
         kv.put("k", "v", timeout=30)
         assert not lock.lost.is_set()
         assert lock.holder() is not None
@@ -133,8 +137,9 @@ with raykeeper.launch(members=1, data_dir=sys.argv[1]) as cluster:  # with a Ray
 
 
 def test_a_forked_child_that_ends_takes_nothing_of_its_parents_along(tmp_path: Path) -> None:
-    """Ray would end itself with the child: its processes if the parent has started it, and else the child by a crash.
-    And Ray, started on the user's behalf, leaves him his handler of SIGTERM."""
+    """Ray would end itself with the child: its processes if the parent has started it, and else the child by a crash;
+    and it would wait for ever for somebody to tell of an exception that nobody catches. And Ray, started on the user's
+    behalf, leaves him his handler of SIGTERM."""
     program = tmp_path / "program.py"
     program.write_text(ENDING)
     done = subprocess.run(
@@ -146,4 +151,4 @@ def test_a_forked_child_that_ends_takes_nothing_of_its_parents_along(tmp_path: P
         env={name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")},
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["4", "3", "the parent goes on"], done.stderr
+    assert done.stdout.splitlines() == ["4", "3", "1", "the parent goes on"], done.stderr
