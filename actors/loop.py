@@ -3,7 +3,7 @@
 The server does one turn at a time and knows neither threads nor sockets. Here is the thread that calls it, as soon as
 something waits in the inbox or has come by lane, and at the latest when its clock says so. An error in a turn is a bug
 or a broken disk: the process ends at once, with a line that says why, and Ray starts it anew over its data. It must not
-live on half dead.
+live on half dead. What would meet every process of this version alike is said in the member's status instead.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class Loop:
         lookup: finds the actor of a member (see ``Calls``).
         status: what the member says of itself.
         spot: where lanes may be opened to it; without, all goes by calls.
+        gave_up: told why the loop has ended by itself, its data closed; on a thread of its own.
     """
 
     def __init__(
@@ -82,7 +83,9 @@ class Loop:
         lookup: Callable[[int], Any],
         status: Callable[[], MemberStatus],
         spot: Spot | None = None,
+        gave_up: Callable[[str], None] = lambda why: None,
     ) -> None:
+        self._gave_up = gave_up
         settings = decode_settings(folder.state.settings) if folder.state.settings else Settings()
         timings, limits = settings.timings, settings.limits
         self.inbox = Inbox(limits, member_clock)
@@ -198,10 +201,19 @@ class Loop:
             server.turn(transport.begin(received), events)
             transport.end()
             server.stop(self._stop)
-        except (StateDamaged, DataMissing, CommandUnknown) as error:
+        except CommandUnknown as error:
+            self._give_up(f"CommandUnknown: {error}")
+        except (StateDamaged, DataMissing) as error:
             die(f"member {self.server.folder.identity.member}: {type(error).__name__}: {error}")
         except BaseException:
             die(f"the loop of member {self.server.folder.identity.member} failed")
+
+    def _give_up(self, why: str) -> None:
+        """What a process of this version cannot do the next one cannot either: end in order, and say so."""
+        print(f"raykeeper: member {self.server.folder.identity.member}: {why}", file=sys.stderr, flush=True)
+        self.inbox.close()
+        self.server.stop(why)
+        threading.Thread(target=self._gave_up, args=(why,), name="gave up", daemon=True).start()
 
 
 def die(why: str) -> None:

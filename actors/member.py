@@ -240,16 +240,18 @@ class Member:
     def stop(self) -> None:
         """Close the data and serve no more; the actor stays up until it is killed."""
         self._stopped = True
+        self._end("it was stopped")
+
+    def _end(self, why: str) -> None:
+        """Serve no more, and say why. Also where the loop has ended by itself: a process that ended with it would only
+        be followed by others that end alike."""
         with self._opening:
             loop, self._loop = self._loop, None
-            self._role, self._why = "not serving", "it was stopped"
             if self._care is not None:
                 self._care.stop()
             if loop is not None:
-                loop.stop(self._why)
-            if self._lock_fd >= 0:
-                os.close(self._lock_fd)
-                self._lock_fd = -1
+                loop.stop(why)
+            self._give_up(why)
 
     # -- opening the data ---------------------------------------------------------------------------------------------
 
@@ -320,7 +322,7 @@ class Member:
             )
         note_served(seat.folder)
         host: str = _util.get_node_ip_address()
-        loop = Loop(folder, self._lookup, self._status, Spot(self._node_id, host))
+        loop = Loop(folder, self._lookup, self._status, Spot(self._node_id, host), self._end)
         # What lives by now lives for ever: the collector need not walk over it again and again.
         gc.collect()
         gc.freeze()

@@ -177,7 +177,7 @@ class Server:
             StateDamaged: the state was found damaged, here or by a read on another thread. It is condemned: the
                 process must end, and the next one rebuilds it.
             DataMissing: the data directory is gone. The process must end.
-            CommandUnknown: the log goes on with what only a newer version of RayKeeper can do. The process must end.
+            CommandUnknown: the log goes on with what only a newer version of RayKeeper can do. This one must stop.
         """
         try:
             self._turn(messages, events)

@@ -45,7 +45,8 @@ class OneMember:
         )
         folder = MemberFolder.create(SimDisk() if disk is None else disk, path, identity)
         self._threads = ThreadPoolExecutor(16, thread_name_prefix="answers")
-        self.loop = Loop(folder, lambda member: None, self._status)
+        self.gave_up: list[str] = []
+        self.loop = Loop(folder, lambda member: None, self._status, gave_up=self.gave_up.append)
         self.loop.start()
         self.cut = False
 
