@@ -210,7 +210,8 @@ def hand_overs(kv: Client, crowd: Crowd, name: str, processes: int, each: int) -
     people = crowd.take(processes)
     lock = kv.lock(name, ttl=60)
     lock.acquire()
-    running = [person.start(stand_in_line, kv, name, each, 0) for person in people]
+    patient = kv.with_timeout(100)  # processes that begin, twenty at once, on a busy machine
+    running = [person.start(stand_in_line, patient, name, each, 0) for person in people]
     began = now()
     space = kv.reserved("lock").with_timeout(30)
     while space.range(prefix=f"{name}/p/", count_only=True).count <= processes * each:
