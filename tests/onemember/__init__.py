@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -49,6 +50,13 @@ class OneMember:
         self.loop = Loop(folder, lambda member: None, self._status, gave_up=self.gave_up.append)
         self.loop.start()
         self.cut = False
+
+    def wait_until_it_leads(self) -> None:
+        """Calls of a test that have little time are not to wait for an election."""
+        until = time.monotonic() + 30
+        while not (self.loop.server.is_leader and self.loop.server._leading_term):
+            assert time.monotonic() < until, "no leader"
+            threading.Event().wait(0.002)
 
     # -- what the registry of hubs asks of a transport ----------------------------------------------------------------
 
@@ -152,6 +160,7 @@ def one_member(disk: Disk | None = None, path: str = "data") -> Iterator[OneMemb
     member = OneMember(disk, path)
     made[member.name] = member
     try:
+        member.wait_until_it_leads()
         yield member
     finally:
         registry.make_transport = before
