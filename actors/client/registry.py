@@ -4,6 +4,9 @@ Handles hold a :class:`Share` of a hub. When the last share is gone the hub stay
 handle: Ray runs one task after another in a worker, each with handles of its own, and a session for each would cost
 more than what the tasks do. Then it closes itself; at the end of the process all do.
 
+A process opens one hub of a cluster at a time: who asks for it meanwhile (a thousand threads or coroutines may, with a
+handle that was just unpickled) waits for that one, no longer than its own deadline.
+
 A forked child starts with no hub at all, because the threads, locks and sessions of its parent's are not its own: its
 handles find that their share was made in another process, and would open a new one, if Ray worked there.
 """
@@ -19,7 +22,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -68,7 +71,17 @@ class _Entry:
         self.share = weakref.ref(share)
 
 
+class _Opening:
+    """Held by whoever looks for a cluster of one name. The same thread may do so twice: a signal's handler might."""
+
+    __slots__ = ("__weakref__", "lock")
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+
 _hubs: dict[tuple[str, int], _Entry] = {}
+_openings: weakref.WeakValueDictionary[str, _Opening] = weakref.WeakValueDictionary()
 _hubs_lock = threading.RLock()
 linger = HUB_LINGER
 """Seconds that an idle hub stays."""
@@ -106,14 +119,31 @@ def open_hub(name: str, timeout: float, cluster: int | None = None) -> Share:
             return share
     with covering(timeout):
         try:
-            return _open_hub(name, cluster)
+            with _one_at_a_time(name):
+                return _open_hub(name, cluster)
         except KeeperError as error:
             error.applied = False  # nothing was asked of the cluster yet
             raise
 
 
+@contextlib.contextmanager
+def _one_at_a_time(name: str) -> Iterator[None]:
+    with undisturbed.here, _hubs_lock:
+        opening = _openings.get(name)
+        if opening is None:
+            _openings[name] = opening = _Opening()
+    if not opening.lock.acquire(timeout=min(time_left(), threading.TIMEOUT_MAX)):
+        raise Unavailable(f"no member of cluster {name} has answered this process in time")
+    try:
+        yield
+    finally:
+        opening.lock.release()
+
+
 def _open_hub(name: str, cluster: int | None) -> Share:
     near: set[int] = set()
+    if cluster is not None and (share := _find(name, cluster)) is not None:
+        return share  # somebody else has opened it meanwhile
     share = _find_by_name(name) if cluster is None else None
     if share is not None:
         with contextlib.suppress(KeeperError), covering(CLIENT_REFRESH_INTERVAL):  # else look anew
@@ -278,6 +308,7 @@ def _forget_all() -> None:
     global _hubs_lock
     _hubs_lock = threading.RLock()
     _hubs.clear()
+    _openings.clear()
 
 
 os.register_at_fork(after_in_child=_forget_all)

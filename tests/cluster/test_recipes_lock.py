@@ -227,7 +227,7 @@ def hand_overs(kv: Client, crowd: Crowd, name: str, processes: int, each: int) -
 
 def test_a_thousand_wait_as_ten_do(clusters: Made, crowd: Crowd) -> None:
     cluster = clusters.launch()
-    kv = cluster.client()
+    kv = cluster.client(timeout=60)  # while twenty processes start, members may wait for a processor
     few = hand_overs(kv, crowd, "few", 5, 2)
     many = hand_overs(kv, crowd, "many", 20, 50)
     assert min(*few, *many) > 0, "two held it at once"

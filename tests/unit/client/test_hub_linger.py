@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from clientlab.cluster import FakeCluster, connect, hub_of, serve, wait_until
-from raykeeper import Client
+from raykeeper import Client, KeeperError
 from raykeeper.actors.client import registry
 from raykeeper.actors.protocol import Close, Open
 from raykeeper.limits import MAX_IDLE_HUBS
@@ -100,3 +103,58 @@ def test_the_end_of_the_process_closes_an_idle_hub(cluster: FakeCluster) -> None
     gc.collect()
     registry._close_all()
     wait_until(lambda: cluster.count(Close) == 1)
+
+
+def test_a_hundred_threads_of_a_fresh_process_open_one_hub(cluster: FakeCluster) -> None:
+    """Each would else ask all members, and open lanes to them: a storm, if a job's processes begin together."""
+    with connect() as kv:
+        pickled = pickle.dumps(kv)
+    registry._close_all()
+    cluster.transports = 0
+    begin = threading.Barrier(100)
+
+    def put() -> int:
+        mine: Client = pickle.loads(pickled)
+        begin.wait(10)
+        return mine.put("k", "v").revision
+
+    with ThreadPoolExecutor(100) as threads:
+        revisions = [each.result() for each in [threads.submit(put) for _ in range(100)]]
+    assert len(set(revisions)) == 100
+    assert cluster.transports == 1
+    assert cluster.count(Open) <= 2  # and one of the handle that was pickled
+
+
+def test_a_hundred_coroutines_of_a_fresh_process_open_one_hub(cluster: FakeCluster) -> None:
+    with connect() as kv:
+        pickled = pickle.dumps(kv)
+    registry._close_all()
+    cluster.transports = 0
+
+    async def main() -> None:
+        mine: Client = pickle.loads(pickled)
+        await asyncio.gather(*(mine.aio.put(f"k{number}", "v") for number in range(100)))
+
+    asyncio.run(main())
+    assert cluster.transports == 1
+
+
+def test_whoever_waits_for_another_to_connect_waits_no_longer_than_it_may(cluster: FakeCluster) -> None:
+    cluster.broken = {1, 2, 3}
+    found: list[registry.Share] = []
+    patient = threading.Thread(target=lambda: found.append(registry.open_hub("test", 60.0)))
+    patient.start()
+
+    def try_to(timeout: float) -> None:
+        with pytest.raises(KeeperError) as raised:
+            registry.open_hub("test", timeout)
+        assert raised.value.applied is False
+
+    with ThreadPoolExecutor(20) as threads:
+        for each in [threads.submit(try_to, 0.1) for _ in range(20)]:
+            each.result()
+    assert patient.is_alive(), "nobody had to wait for it"
+    cluster.broken = set()
+    share = registry.open_hub("test", 60.0)
+    patient.join()
+    assert found[0].hub is share.hub
