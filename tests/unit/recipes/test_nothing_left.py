@@ -10,6 +10,7 @@ import pytest
 from onemember import in_thread
 
 from raykeeper import Client, LockLost, Op
+from raykeeper.actors.recipes import barrier
 
 KINDS: dict[str, Callable[[Client], Any]] = {
     "lock": lambda kv: kv.lock("n", 600),
@@ -48,6 +49,12 @@ USES: dict[str, Callable[[Client], Any]] = {
     "a queue without items": lambda kv: [kv.queue("n").claim(timeout) for timeout in (0, 0.1)],
     "a queue that the last gives up": lambda kv: _give_up_queue(kv),
 }
+
+
+@pytest.fixture(autouse=True)
+def _time_enough_to_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried here is what a name leaves, not what a slow machine makes of half a second."""
+    monkeypatch.setattr(barrier, "CLEANUP_GRACE", 20.0)
 
 
 def _hold(held: Any) -> int:
