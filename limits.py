@@ -272,6 +272,8 @@ LEASE_CHECKPOINT_SHARE = 0.5
 # The cluster's clock.
 CLOCK_STEP = 30.0
 """Seconds from one reading of the clock in the log to the next while there is something that ages..."""
+CLOCK_FRESH = 1.0
+"""Seconds for which the end of a lease may be reckoned from a reading that the leader has put into the log."""
 CLOCK_FIRST_STEP = 1.0
 """... and to the second one of a leader, who may not live that long; they double from there..."""
 CLOCK_SHARE = 1 / 16

@@ -111,7 +111,12 @@ class Lessor:
                 return
             for lease in some:
                 self._resetting[lease] = (index, arrival)
-        self._waiting.append((index, leases, lambda _: done(tuple([self._renew(i, arrival, state) for i in leases]))))
+
+        def answer(refused: tuple[Kept, ...]) -> None:
+            """Deposed meanwhile, it promises nothing, whatever it still knows."""
+            done(refused or tuple([self._renew(lease, arrival, state) for lease in leases]))
+
+        self._waiting.append((index, leases, answer))
 
     def _runs_out(self, lease: Lease) -> bool:
         """Whether a next leader may know when it ends: then a renewal must go through the log."""
@@ -198,13 +203,18 @@ class Lessor:
     def _checkpoint(self, now: float, pause: float) -> None:
         leases = self._state().leases
         left: list[Deadline] = []
+        if self._checkpoints.next_deadline() > now:
+            return
+        reading = self._time.at_most(now)
+        if reading is None:  # comes soon
+            return
         for lease in self._checkpoints.due(now, MAX_LEASES_AT_ONCE):
             self._checkpoints.forget(lease)
             known = leases.get(lease)
             remaining = self._ends.deadline(lease, now) - now
             # One whose renewal is on its way would lose it again; its next checkpoint comes with that.
             if known is not None and remaining > 0 and lease not in self._resetting and not self._runs_out(known):
-                left.append(Deadline(lease, self._time.read(now) + remaining))
+                left.append(Deadline(lease, reading + remaining))
         if not left:
             return
         index = self._propose(CheckpointLeases(self._term, tuple(left)))

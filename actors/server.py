@@ -196,6 +196,7 @@ class Server:
     def _turn(self, messages: Sequence[Message], events: Sequence[Event]) -> None:
         now, most = self._look()
         self.node.set_time(now, most)
+        self._time.most = most
         self.reconfiguration.heard(messages, now)
         leads = self.is_leader
         if not leads:  # what has passed before a leader's word is no silence after it

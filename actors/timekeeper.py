@@ -12,7 +12,7 @@ import heapq
 import math
 from collections.abc import Callable, Iterable, Set
 
-from ..limits import CLOCK_FIRST_STEP, CLOCK_SHARE, CLOCK_STEP, Settings, decode_settings
+from ..limits import CLOCK_FIRST_STEP, CLOCK_FRESH, CLOCK_SHARE, CLOCK_STEP, Settings, decode_settings
 from ..store.commands import Command, PassTime
 from ..store.state import State
 
@@ -149,6 +149,13 @@ class ClusterTime:
         """Whether this leader has to let the silence begin of those that lived when it came."""
         self._begins_at = 0
         self._due = math.inf
+        self._wanted = False
+        """Whether somebody needs a reading of this leader's in the log."""
+        self.most = -math.inf
+        """The clock's other reading, what may have passed at most; set by the owner before each turn, if it has one."""
+        self._proposed_at = 0.0
+        self._own: tuple[float, float] | None = None
+        """The last reading, if this leader has proposed it, and when it did."""
         self._step = 0.0
         self._read_settings = b""
         self._settings = Settings()
@@ -160,6 +167,7 @@ class ClusterTime:
         seconds = self._state().clock.seconds
         if seconds != self._seen:
             self._seen, self._since = seconds, now
+            self._own = (seconds, self._proposed_at) if self._under_way else None
 
     def read(self, now: float) -> float:
         """The cluster's clock; never more than true time has passed since any of its readings in the log."""
@@ -178,6 +186,7 @@ class ClusterTime:
     def lead(self, term: int, now: float) -> None:
         """This member has become leader."""
         state = self._state()
+        self._own, self._wanted = None, False
         self._under_way = self._begins_at = 0
         self._led_from = state.applied_index
         self._begins = bool(state.sessions or state.leases)
@@ -187,6 +196,22 @@ class ClusterTime:
     def stop(self) -> None:
         """This member does not lead (any more)."""
         self._due = math.inf
+        self._own, self._under_way = None, 0
+
+    def at_most(self, now: float) -> float | None:
+        """What no member's reading is beyond just now, whoever leads next; ``None`` if that is not known yet.
+
+        Members count on from when they *applied* the last reading, some later than others, so one who leads next may be
+        ahead of this one's :meth:`read`. But all applied it after its leader had proposed it. So what is to last until
+        some reading is counted from there, on the clock's upper reading. The reading has to be this leader's own, and
+        of just now: a clock that lost time since then would count too little. Else a new one goes into the log first.
+        """
+        latest = max(now, self.most)
+        if self._own is None or latest - self._own[1] > CLOCK_FRESH:
+            self._wanted = True
+            self._due = min(self._due, now)
+            return None
+        return self._own[0] + max(0.0, latest - self._own[1])
 
     @property
     def beginning(self) -> int:
@@ -218,16 +243,18 @@ class ClusterTime:
             return
         begins = self._begins and state.clock.beginning <= self._led_from
         shortest = self._shortest(state)
-        if not begins and shortest is None:
+        if not begins and shortest is None and not self._wanted:
             self._due = now + self._step
             return
         since = state.clock.seconds
+        self._proposed_at = max(now, self.most)
         self._under_way = self._propose(
             PassTime(since, self.read(now) - since, state.applied_index, state.revision, begins)
         )
         if not self._under_way:
             self._due = now + pause
             return
+        self._wanted = False
         if begins:
             self._begins_at = self._under_way
         wanted = CLOCK_STEP if shortest is None else max(CLOCK_FIRST_STEP, min(CLOCK_STEP, CLOCK_SHARE * shortest))
