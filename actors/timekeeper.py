@@ -163,7 +163,11 @@ class ClusterTime:
     # -- on every member ----------------------------------------------------------------------------------------------
 
     def applied(self, now: float) -> None:
-        """The state has moved on, or another one has taken its place."""
+        """The state has moved on, or another one has taken its place.
+
+        Of a new reading each member counts on from now, also one that was ahead of it: what the reading stands for (a
+        beginning, the end of a lease) is true of the time when it was proposed, and that was before now.
+        """
         seconds = self._state().clock.seconds
         if seconds != self._seen:
             self._seen, self._since = seconds, now
@@ -247,6 +251,8 @@ class ClusterTime:
             self._due = now + self._step
             return
         since = state.clock.seconds
+        if self.read(now) <= since:  # applied in this very turn: the next one has a reading that differs
+            return
         self._proposed_at = max(now, self.most)
         self._under_way = self._propose(
             PassTime(since, self.read(now) - since, state.applied_index, state.revision, begins)

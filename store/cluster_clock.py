@@ -1,10 +1,11 @@
 """The cluster's clock: how long ago things happened, as the log itself tells it, whoever leads and however briefly.
 
 A leader tells of time that has passed by a command (``PassTime``), which names the reading that it began from: if
-another one came between, it is void, so no second is counted twice. Every member notes when it applied the last one, on
-its own clock; whoever leads next counts on from there (``actors/timekeeper.py``). So the clock loses what it takes to
-apply a command, and the time in which nobody ran who knew the last reading, and is never ahead of true time: what is
-so and so old by this clock is at least so old.
+another one came between, it is void, so no second is counted twice. No two readings are equal, so every member sees
+each of them. It notes when it applied the last one, on its own clock, and counts on from there, whatever it had counted
+before; whoever leads next does too (``actors/timekeeper.py``). So the clock loses what it takes to apply a command, and
+the time in which nobody ran who knew the last reading, and is never ahead of true time: what is so and so old by this
+clock is at least so old.
 
 *Marks* tell what was there at a reading: the log up to an index, the history up to a revision. By them history and
 request ids are forgotten. *Beginnings* are marks from which on a leader put every sign of life into the log of whoever
@@ -75,7 +76,8 @@ class ClusterClock:
         return _encode(_Stored(self.seconds, tuple(self.marks), tuple(self.beginnings)))
 
     def pass_time(self, command: PassTime, index: int, horizon: float) -> bool:
-        """Go on; False, and nothing has happened, if the command began from another reading, or is none that can be.
+        """Go on; False, and nothing has happened, if the command began from another reading, does not go on from it, or
+        is none that can be.
 
         Args:
             index: of the command in the log.
@@ -83,7 +85,10 @@ class ClusterClock:
         """
         if command.since != self.seconds or not 0 <= command.seconds <= MAX_PASSED_SECONDS:
             return False
-        self.seconds += command.seconds
+        reading = self.seconds + command.seconds
+        if reading == self.seconds:
+            return False
+        self.seconds = reading
         self.marks = _thin([*self.marks, Mark(self.seconds, min(command.index, index), command.revision)])
         while len(self.marks) > 1 and self.marks[1].seconds <= self.seconds - horizon:
             del self.marks[0]

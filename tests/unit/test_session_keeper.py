@@ -46,7 +46,7 @@ class Cluster:
         self.hand.apply_all([None])
         self.time.lead(self.hand.term, self.now)
         self.keeper.lead(self.hand.term, self.now)
-        self.work()
+        self.work(0.001)  # so that it has a reading that differs from the last one
 
     def commit(self) -> None:
         state, log = self.hand.state, self.log

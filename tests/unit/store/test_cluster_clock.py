@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raykeeper.limits import CLOCK_RESOLUTION, MAX_BEGINNINGS
+from raykeeper.limits import CLOCK_RESOLUTION, MAX_BEGINNINGS, MAX_PASSED_SECONDS
 from raykeeper.store.cluster_clock import ClusterClock
 from raykeeper.store.commands import Done, Failed, PassTime, Reason
 from raykeeper.store.rocks import RocksDisk
@@ -29,6 +29,16 @@ def test_a_reading_that_another_one_has_overtaken_is_void(hand: Hand) -> None:
     assert isinstance(again, Failed)
     assert again.reason is Reason.CHANGED
     assert hand.state.clock.seconds == 5.0
+
+
+def test_no_two_readings_are_equal(hand: Hand) -> None:
+    """Members count on from each reading, and know that there is a new one by its being another."""
+    assert isinstance(hand.apply(PassTime(0.0, 0.0, 0, 1, True)), Failed)
+    while hand.state.clock.seconds < 2.0**30:
+        assert isinstance(hand.apply(PassTime(hand.state.clock.seconds, MAX_PASSED_SECONDS, 0, 1)), Done)
+    before = hand.state.clock.encoded()
+    assert isinstance(hand.apply(PassTime(hand.state.clock.seconds, 1e-9, 0, 1, True)), Failed)
+    assert hand.state.clock.encoded() == before
 
 
 @pytest.mark.parametrize("seconds", [-1.0, math.inf, -math.inf, math.nan, 1e300])
@@ -51,7 +61,7 @@ def test_it_is_there_after_a_restart(tmp_path: Any) -> None:
     state.close()
 
 
-@given(st.lists(st.tuples(st.floats(0, 50), st.booleans()), max_size=150))
+@given(st.lists(st.tuples(st.floats(0.001, 50), st.booleans()), max_size=150))
 def test_what_it_says_of_ages_is_true_and_not_far_off(steps: list[tuple[float, bool]]) -> None:
     one = clock()
     readings, beginnings = [], []
