@@ -323,6 +323,10 @@ CLIENT_MAX_REFRESH_INTERVAL = 8.0
 """... this. One look serves all hubs of a process that ask within..."""
 CLIENT_LOOK_AGE = 0.5
 """... this many seconds."""
+ASYNC_CHECK = 1.0
+"""Seconds from one look to the next whether an interrupt has left something undone for the coroutines that wait."""
+ASYNC_WATCH_CHECK = 30.0
+"""The same for a coroutine that waits for events."""
 HUB_LINGER = 15.0
 """Seconds that a process keeps its hub after the last handle is gone, for the next one: Ray's workers run one task
 after another."""

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import KeeperError, RequestTimeout
+from ...limits import ASYNC_CHECK
 from . import arguments as check
 from .arguments import Key
 from .base import Handle
@@ -49,14 +50,20 @@ class _Call:
         self.outcome: Outcome | None = None
 
     def done(self, outcome: Outcome) -> None:
-        """On any thread, with the hub's lock held."""
-        self.outcome = outcome
+        """On any thread, with the hub's lock held. The first outcome holds."""
+        if self.outcome is None:
+            self.outcome = outcome
         self._bridge.finished.append(self)
         self._bridge.hub.tell(self._bridge)
 
 
 class _Bridge:
-    """Between the threads of a hub and one event loop."""
+    """Between the threads of a hub and one event loop.
+
+    What the loop calls here serves all its coroutines. If a handler of a signal raises in the middle of it, even before
+    its first instruction, the loop reports that and runs on (or is run again by its owner, as Jupyter's is). So while
+    calls are open, it is looked once a second whether something was left undone.
+    """
 
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
         self.hub = hub
@@ -64,6 +71,10 @@ class _Bridge:
         self._loop = weakref.ref(loop)  # the hub knows its bridges by loop, and must not keep dead loops alive
         self._asked: list[tuple[_Call, Ask, int, float]] = []
         self._woken = False
+        self._open = 0
+        """Calls that wait."""
+        self._check_at = 0.0
+        """When it is looked next, on the loop's clock."""
 
     async def call(self, ask: Ask, timeout: float) -> Outcome:
         """Ask the cluster and wait."""
@@ -75,21 +86,32 @@ class _Bridge:
         call = _Call(self, loop.create_future())
         if not self._asked:
             loop.call_soon(self._hand_in)
+            if loop.time() >= self._check_at:
+                self._check_soon(loop)
         self._asked.append((call, ask, size, timeout))
+        self._open += 1
         try:
             return await call.future
         except asyncio.CancelledError:
             if call.number:
                 self.hub.give_up(call.number)
             raise
+        finally:
+            self._open -= 1
 
     def _hand_in(self) -> None:
         """Hand in what this turn of the loop has asked, except what was cancelled since."""
         asked, self._asked = self._asked, []
-        asked = [each for each in asked if not each[0].future.done()]
-        numbers = self.hub.submit_many([(ask, size, timeout, call.done) for call, ask, size, timeout in asked])
-        for (call, _, _, _), number in zip(asked, numbers, strict=True):
-            call.number = number
+        try:
+            wanted = [each for each in asked if not each[0].future.done()]
+            numbers = self.hub.submit_many([(ask, size, timeout, call.done) for call, ask, size, timeout in wanted])
+            for (call, _, _, _), number in zip(wanted, numbers, strict=True):
+                call.number = number
+        except BaseException as error:
+            for call, _, _, _ in asked:
+                if not call.future.done():
+                    call.future.set_result(_not_handed_in(error))
+            raise
 
     def flush(self) -> None:
         """On any thread: answers have come."""
@@ -107,9 +129,30 @@ class _Bridge:
     def _deliver(self) -> None:
         self._woken = False
         while self.finished:
-            call = self.finished.popleft()
+            call = self.finished[0]
             if not call.future.done() and call.outcome is not None:
                 call.future.set_result(call.outcome)
+            self.finished.popleft()
+
+    def _check_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._check_at = loop.time() + ASYNC_CHECK
+        loop.call_later(ASYNC_CHECK, self._check)
+
+    def _check(self) -> None:
+        if self._asked:
+            self._hand_in()
+        if self.finished:
+            self._deliver()
+        loop = self._loop()
+        if self._open and loop is not None:
+            self._check_soon(loop)
+
+
+def _not_handed_in(error: BaseException) -> KeeperError:
+    """What becomes of calls in whose handing in an exception came: some may be on their way."""
+    if isinstance(error, KeeperError):
+        return error
+    return RequestTimeout(f"interrupted while it was handed in: {type(error).__name__}", applied=None)
 
 
 def _bridge(hub: Hub) -> _Bridge:

@@ -225,6 +225,7 @@ class Hub:
         if isinstance(ask.request, LeaseQuestion):
             return self.submit_many([(ask, size, timeout, done)])[0]
         self._check_not_held()
+        told: list[Listener] = []
         try:
             with undisturbed.here, self._lock:
                 number = self._core.submit(
@@ -239,11 +240,11 @@ class Hub:
                 out: list[Post] = [(self._core, each) for each in self._core.outgoing(now)]
                 if out or now + timeout < self._timer_at or self._core.wants_members:
                     self._set_timer()
-                told = self._take_told()
+                told, self._told = self._told, told
             self._post(out, told)
         except BaseException:
-            self.soon(lambda now: self._core.give_up_who(done, now))
-            self._interrupted()
+            self._give_up_who(done)
+            self._interrupted(told)
             raise
         return number
 
@@ -267,7 +268,21 @@ class Hub:
                 for ask, size, timeout, done in asks
             ]
 
-        return self.do(hand_in)
+        try:
+            return self.do(hand_in)
+        except BaseException:
+            for _, _, _, done in asks:
+                self._give_up_who(done)
+            raise
+
+    def _give_up_who(self, done: Callable[[Outcome], None]) -> None:
+        """The caller was interrupted before he knew the number of his call."""
+
+        def give_up(now: float) -> None:
+            self._core.give_up_who(done, now)
+            self.leasing.give_up_who(done)
+
+        self.soon(give_up)
 
     def give_up(self, number: int) -> None:
         """The caller of a request waits no longer."""
@@ -286,17 +301,18 @@ class Hub:
         self.check_process()
         self._check_not_held()
         now = clock()
+        told: list[Listener] = []
         try:
             with undisturbed.here, self._lock:
                 result = act(now)
                 out = self._gather(now)
                 self._set_timer()
-                told = self._take_told()
+                told, self._told = self._told, told
             self._post(out, told)
         except KeeperError:
             raise
         except BaseException:
-            self._interrupted()
+            self._interrupted(told)
             raise
         return result
 
@@ -372,10 +388,11 @@ class Hub:
         self._wakeups.put(None)
         self.transport.close()
 
-    def _interrupted(self) -> None:
+    def _interrupted(self, told: list[Listener]) -> None:
         """A handler of a signal (Ctrl-C's, or one of the user's) has raised in the middle of this thread's work: what
         it leaves undone concerns others' calls too."""
         undisturbed.recover()
+        self.soon(lambda now: self._told.extend(told))
         self._timer_at = -math.inf  # whoever set it last may not have woken the thread
         for core in self._cores:
             self.soon(core.resume)

@@ -195,6 +195,12 @@ class LeaseCore:
         if question is not None:
             self._answer(question, self._timed_out())
 
+    def give_up_who(self, done: Callable[[Leases | KeeperError], None]) -> None:
+        """The same for a caller who was interrupted before he knew the number."""
+        for question in list(self._questions.values()):
+            if question.done == done:
+                self.give_up(question.number)
+
     @property
     def failing(self) -> bool:
         """Whether nobody has answered since something failed."""

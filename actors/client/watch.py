@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 import msgspec
 
 from ...errors import InvalidArgument, KeeperError, Unavailable
-from ...limits import WATCH_POLL
+from ...limits import ASYNC_WATCH_CHECK, WATCH_POLL
 from ...store.commands import Item, KeyRange, Range
 from ..protocol import WatchEvent
 from ..validation import check_range
@@ -360,6 +360,11 @@ class _LoopGate:
         self._told = False
         self.event.set()
 
+    def overdue(self) -> bool:
+        """Whether the loop did not do what it was told: a handler of a signal raised where it began."""
+        overdue, self._told = self._told, False
+        return overdue
+
 
 class _LoopNews:
     """What the hub knows of a gate. It is held weakly: a coroutine that still waits there when its loop is closed is to
@@ -431,7 +436,13 @@ class AsyncWatch(Feed):
         left = deadline - clock()
         if left <= 0:
             return self._gate.event.is_set()
-        return await within(None if left == float("inf") else left, self._gate.event.wait())
+        while not await within(min(left, ASYNC_WATCH_CHECK), self._gate.event.wait()):
+            if self._gate.overdue():
+                return True
+            left = deadline - clock()
+            if left <= 0:
+                return False
+        return True
 
     async def cancel(self) -> None:
         """End the watch: see ``Watch.cancel``."""

@@ -7,12 +7,13 @@ locks are free, and collection goes on.
 
 from __future__ import annotations
 
+import asyncio
 import dis
 import gc
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import pytest
 from onemember import one_member
 
 import raykeeper
-from raykeeper import Client
+from raykeeper import Client, KeeperError
 from raykeeper.actors.client import undisturbed
 
 CLIENT = str(Path(raykeeper.__file__).parent / "actors")
@@ -126,3 +127,67 @@ def test_an_interrupt_anywhere_leaves_everything_in_order(kv: Client, what: str)
     assert hub.peek(lambda: hub._core.pending) == 0
     assert hub.peek(lambda: [outbox.flying for outbox in hub._core._outboxes]) == [0, 0, 0]
     assert hub.peek(lambda: hub._core._session.idle)
+
+
+async def several(kv: Client, place: int) -> None:
+    """Calls of several coroutines travel together."""
+    await asyncio.gather(
+        kv.aio.put(f"k{place}", "v", timeout=5),
+        kv.aio.get("k", timeout=5),
+        kv.aio.get("k", serializable=True, timeout=5),
+    )
+
+
+async def async_leased(kv: Client, place: int) -> None:
+    async with await kv.aio.lease(10, timeout=5):
+        await kv.aio.leases(timeout=5)
+
+
+async def async_locked(kv: Client, place: int) -> None:
+    async with kv.aio.lock(f"a{place}", ttl=5):
+        pass
+
+
+async def async_watched(kv: Client, place: int) -> None:
+    async with await kv.aio.watch("w", timeout=5) as watch:
+        await kv.aio.put("w", "v", timeout=5)
+        assert await watch.next() is not None
+
+
+COROUTINES: dict[str, Callable[[Client, int], Coroutine[Any, Any, None]]] = {
+    "several": several,
+    "lease": async_leased,
+    "lock": async_locked,
+    "watch": async_watched,
+}
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+@pytest.mark.parametrize("what", COROUTINES)
+def test_an_interrupt_anywhere_in_a_loop_leaves_no_coroutine_waiting(
+    kv: Client, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is raised in a coroutine, which ends of it, or in what the loop calls for all of them: then the loop reports
+    it and runs on, and each call still ends within its timeout."""
+    monkeypatch.setattr("raykeeper.actors.client.watch.ASYNC_WATCH_CHECK", 0.5)
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda loop, context: None)
+
+    def go(work: Coroutine[Any, Any, None]) -> None:
+        task = loop.create_task(work)
+        loop.run_until_complete(asyncio.wait([task], timeout=20))
+        assert task.done(), "a call hangs"
+        if not task.cancelled() and task.exception() is not None:
+            assert isinstance(task.exception(), (Interrupt, KeeperError)), task.exception()
+
+    for place in range(1, 5000, 1 if what == "several" else 13):
+        reached = Interrupted(place).run(lambda place=place: go(COROUTINES[what](kv, place)))
+        assert threading.get_ident() not in undisturbed._undisturbed, place
+        loop.run_until_complete(several(kv, place))
+        if not reached:
+            break
+    else:
+        pytest.fail("there is no end to it")
+    assert place > 50
+    loop.run_until_complete(kv.aio.put("after", "v", timeout=20))
+    loop.close()
