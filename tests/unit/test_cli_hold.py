@@ -160,9 +160,9 @@ def test_a_command_stops_with_its_holder_and_goes_on_with_it() -> None:
                 os.kill(holder, signal.SIGCONT)
                 until(lambda holder=holder, command=command: state(holder) == state(command) == "S")
             os.kill(holder, number)
-            until(lambda command=command: state(command) == "T")
+            until(lambda holder=holder, command=command: state(holder) == state(command) == "T")
             os.kill(holder, signal.SIGTERM)
-            os.kill(holder, signal.SIGCONT)  # as a shell does that ends a job
+            os.kill(holder, signal.SIGCONT)  # as a shell does that ends a job that it has seen stop
             until(lambda holder=holder, command=command: gone(holder) and gone(command))
 
 
