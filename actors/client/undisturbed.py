@@ -83,10 +83,13 @@ here = _Here()
 
 def _end() -> None:
     """Nobody is undisturbed any more."""
-    if get_threshold()[0] == _PUT_OFF:
+    while get_threshold()[0] == _PUT_OFF:
         set_threshold(*_thresholds)
-        if _undisturbed:  # somebody has come just now
-            set_threshold(_PUT_OFF)
+        if not _undisturbed:
+            return
+        set_threshold(_PUT_OFF)  # somebody has come just now...
+        if _undisturbed:
+            return  # ... and ends it when he goes; one who has gone meanwhile has found nothing to end
 
 
 def recover() -> None:

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import warnings
 from asyncio import get_event_loop_policy
 from pathlib import Path
@@ -173,6 +174,10 @@ def test_using_it_moves_nothing() -> None:
             assert len(share.mine()) == 4
         with kv.lease(10), kv.registry("t").register("n", "here"), kv.watch("k"), kv.cached(""):
             kv.put("k", "v")
+    until = time.monotonic() + 30
+    while gc.get_threshold() != before["collector"][1]:  # one of our threads may be awake for a moment
+        assert time.monotonic() < until, gc.get_threshold()
+        time.sleep(0.001)
     assert state() == before
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.util
+import itertools
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -360,6 +362,80 @@ def test_threads_that_are_undisturbed_at_once_end_it_together() -> None:
     for thread in threads:
         thread.join()
     assert not put_off()
+
+
+@pytest.mark.parametrize("others", [1, 2])
+def test_in_whatever_order_threads_take_their_steps_the_thresholds_come_back(others: int) -> None:
+    """One thread comes and goes; at each of its steps any other may come, or go if it has come before, or both."""
+    spec = importlib.util.spec_from_file_location("raykeeper.actors.client.alone", undisturbed.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    alone: Any = importlib.util.module_from_spec(spec)  # real threads have the other one
+    spec.loader.exec_module(alone)
+    times = [None, *((comes, goes) for comes in range(12) for goes in range(comes, 13))]
+    for plan in itertools.product(times, repeat=others):
+        assert Play(alone, plan).run() == USERS, plan
+        assert not set(alone._undisturbed)
+
+
+USERS = (700, 10, 10)
+
+
+class Play:
+    """Threads that come and go, each of the others at these steps of the first one's."""
+
+    def __init__(self, module: Any, plan: Sequence[tuple[int, int] | None]) -> None:
+        self._module = module
+        self._plan = plan
+        self._thresholds = USERS
+        self._thread = 1
+        self._step = 0
+        module.get_ident = lambda: self._thread
+        module.set_threshold, module.get_threshold = self._set, self._get
+        module._undisturbed, module._thresholds = Steps(), USERS
+        module._undisturbed.stepped = self._stepped
+
+    def run(self) -> tuple[int, ...]:
+        """The thresholds in the end."""
+        self._module.here.__enter__()
+        self._module.here.__exit__()
+        for _ in range(13):  # who has not come or gone yet does now
+            self._stepped()
+        return self._thresholds
+
+    def _stepped(self) -> None:
+        if self._thread != 1:
+            return
+        for other, times in enumerate(self._plan, 2):
+            self._thread = other
+            if times is not None and times[0] == self._step:
+                self._module.here.__enter__()
+            if times is not None and times[1] == self._step:
+                self._module.here.__exit__()
+        self._thread = 1
+        self._step += 1
+
+    def _set(self, *to: int) -> None:
+        self._stepped()
+        self._thresholds = (*to, *USERS[len(to) :])
+
+    def _get(self) -> tuple[int, ...]:
+        self._stepped()
+        return self._thresholds
+
+
+class Steps(set[int]):
+    """Each look at it is a step."""
+
+    stepped: Callable[[], None] = staticmethod(lambda: None)
+
+    def __bool__(self) -> bool:
+        self.stepped()
+        return set.__len__(self) > 0
+
+    def __contains__(self, thread: object) -> bool:
+        self.stepped()
+        return set.__contains__(self, thread)
 
 
 def test_a_thread_of_ours_is_undisturbed_until_it_rests() -> None:
