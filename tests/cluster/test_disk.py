@@ -26,7 +26,7 @@ from raykeeper.actors.protocol import Read, Reads
 from raykeeper.store.commands import KeyRange, Range
 from raykeeper.store.sync_journal import write_ahead_logs
 from raylab.contents import content
-from raylab.tools import Made, is_alive, leader, not_serving, serving, wait_until
+from raylab.tools import Made, is_alive, leader, not_serving, remove, serving, wait_until
 
 pytestmark = pytest.mark.survival
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -100,7 +100,7 @@ def whole_again(cluster: Any, count: int, prefix: str = "k") -> None:
 
 
 def _remove_state(folder: Path) -> None:
-    shutil.rmtree(state_of(folder))
+    remove(state_of(folder))
 
 
 def _remove_current(folder: Path) -> None:
@@ -311,7 +311,7 @@ def test_a_data_directory_that_is_deleted_under_a_running_member(clusters: Made)
     fill(kv, 20)
     victim = leader(cluster)
     folder = clusters.folder(victim.id)
-    shutil.rmtree(folder)
+    remove(folder)
     wait_until(lambda: not is_alive(victim.pid), 30, "the process ends")
     fill(kv, 20, "after")
     wait_until(lambda: victim.name in not_serving(cluster), 30)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import os
 import re
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ import raykeeper
 from raykeeper.actors import launcher, sites
 from raykeeper.actors.roster import gone, member_actors
 from raykeeper.store.sync_journal import cut_back
-from raylab.tools import Made, is_alive, leader, not_serving, serving, wait_until
+from raylab.tools import Made, is_alive, leader, not_serving, remove, serving, wait_until
 
 pytestmark = pytest.mark.survival
 
@@ -229,7 +228,7 @@ def lose_power_after_a_promise_from_the_page_cache(
     assert leader(cluster).id == lead.id
     os.kill(other.pid, signal.SIGCONT)
     power.pull()
-    shutil.rmtree(clusters.folder(lead.id))
+    remove(clusters.folder(lead.id))
     again = clusters.launch()
     promised = again.client().get("w/promised")
     assert promised is not None, "acknowledged and lost"

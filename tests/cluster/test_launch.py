@@ -21,7 +21,7 @@ from raykeeper.actors import launcher, sites
 from raykeeper.actors.markers import Marker
 from raykeeper.actors.roster import member_actors
 from raykeeper.actors.seat import NAMESPACE
-from raylab.tools import Made, kill_actors, leader, not_serving, serving, wait_until
+from raylab.tools import Made, kill_actors, leader, not_serving, remove, serving, wait_until
 
 
 class Interrupted(BaseException):
@@ -203,7 +203,7 @@ def test_one_directory_missing(clusters: Made) -> None:
     cluster = clusters.launch()
     cluster.client().put("a", "1")
     cluster.shutdown()
-    shutil.rmtree(clusters.folder(2))
+    remove(clusters.folder(2))
     again = clusters.launch()
     assert again.id == cluster.id
     assert again.client().get("a").text == "1"
@@ -233,7 +233,7 @@ def test_two_directories_missing(clusters: Made) -> None:
     cluster.client().put("a", "1")
     cluster.shutdown()
     for member in (1, 3):
-        shutil.rmtree(clusters.folder(member))
+        remove(clusters.folder(member))
     with pytest.raises(raykeeper.Unavailable) as caught:
         clusters.launch()
     said = str(caught.value)
@@ -263,7 +263,7 @@ def test_the_directories_of_two_clusters_of_one_name(clusters: Made, tmp_path: P
     shutil.move(clusters.data_dir / one.name, aside)
     two = clusters.launch()
     two.shutdown()
-    shutil.rmtree(clusters.folder(2))
+    remove(clusters.folder(2))
     shutil.copytree(aside / "m2", clusters.folder(2))
     with pytest.raises(raykeeper.ClusterMismatch) as caught:
         clusters.launch()
@@ -280,7 +280,7 @@ def test_a_foreign_directory_under_a_member_is_not_served(clusters: Made, tmp_pa
     two = clusters.launch()
     victim = next(member for member in two.members() if member.role != "leader")
     ray.get(victim.actor.stop.remote(), timeout=30)
-    shutil.rmtree(clusters.folder(victim.id))
+    remove(clusters.folder(victim.id))
     shutil.copytree(aside / victim.name, clusters.folder(victim.id))
     ray.kill(victim.actor, no_restart=False)
 

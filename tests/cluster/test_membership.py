@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from typing import Any
 
@@ -11,7 +10,7 @@ import ray
 
 import raykeeper
 from raykeeper.errors import InvalidArgument, Unavailable
-from raylab.tools import Made, kill, kill_actors, leader, wait_until
+from raylab.tools import Made, kill, kill_actors, leader, remove, wait_until
 
 pytestmark = pytest.mark.survival
 
@@ -137,7 +136,7 @@ def test_a_member_whose_data_is_gone_is_replaced_where_it_lived_if_there_is_but_
     with cluster.client(timeout=30) as kv:
         kv.put("a", "1")
         lead = leader(cluster)
-        shutil.rmtree(clusters.folder(lead.id))
+        remove(clusters.folder(lead.id))
         whole = {1, 2, 3, 4} - {lead.id}
 
         def healed() -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -34,6 +35,16 @@ def wait_until(condition: Callable[[], T], seconds: float = 90.0, what: str = ""
             return value
         assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
         pause.wait(0.02)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder and all in it, though a member may be at work there and files come and go."""
+
+    def gone() -> bool:
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+
+    wait_until(gone, 30, f"the end of {folder}")
 
 
 def told(watch: Any, revision: int) -> Iterator[Any]:
