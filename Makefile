@@ -1,5 +1,5 @@
 # A fresh clone with Python 3.10+, pip and make needs nothing else: every target builds the virtual environment it
-# uses, and builds it anew only when pyproject.toml changes.
+# uses, and rebuilds it only when pyproject.toml changes.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint unit simulation simulate cluster survival large chaos chaos-threads chaos-nodes chaos-short bench clean
+.PHONY: run test lint docs unit simulation simulate cluster survival large chaos chaos-threads chaos-nodes chaos-short bench clean
 .DEFAULT_GOAL := test
 
 # The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a worker and a leader killed.
@@ -21,6 +21,13 @@ lint: $(STAMP)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --no-error-summary
+	@MYPYPATH=.types:benchmarks $(BIN)/mypy --no-error-summary --config-file= --ignore-missing-imports --check-untyped-defs --explicit-package-bases benchmarks
+	@said=$$($(BIN)/lint-imports --no-cache 2>&1) || { echo "$$said"; exit 1; }
+	@$(BIN)/codespell
+
+# The tables in docs/reference/, from limits.py and .importlinter; a unit test says whether they are current.
+docs: $(STAMP)
+	@$(BIN)/python docs/tables.py
 
 unit: $(STAMP)
 	@$(BIN)/pytest -q -n 4 tests/unit
@@ -35,22 +42,22 @@ simulate: $(STAMP)
 	    $(if $(SEED),--seed $(SEED) --verbose $(if $(PROFILE),--profile "$(PROFILE)"),--seeds $(SEEDS))
 
 # Real Ray and real processes, which mostly wait for something to end or to be noticed: two files at a time, each with a
-# Ray of its own. Of the tests marked `survival` only the core.
+# Ray of its own; of the tests marked `survival` only those marked `core`.
 cluster: $(STAMP)
 	@$(BIN)/pytest -q -m '(core or not survival) and not long' -n 2 --dist loadfile tests/cluster
 
-# All about faults, membership, healing and backups, on real processes; those marked `core` are part of `make test`.
+# Faults, membership, healing and backups, on real processes; tests marked `core` are part of `make test`.
 survival: $(STAMP)
 	@$(BIN)/pytest -q -m survival tests/cluster
 
 # A campaign of faults against real processes: MINUTES of it, from one seed; the history is left in chaos-runs/seed-*/.
-# LANES=off: members and clients speak by actor calls alone.
+# LANES=off: members and clients use actor calls alone.
 MINUTES ?= 2
 CHAOS   = --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(LANES),--lanes $(LANES))
 chaos: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m chaos.campaign $(CHAOS)
 
-# The same without Ray, the members being threads: quicker, and without the death of processes.
+# The same without Ray, with members as threads: quicker, and without the death of processes.
 chaos-threads: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m chaos.threads --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
@@ -58,7 +65,7 @@ chaos-threads: $(STAMP)
 chaos-nodes: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m chaos.nodes $(CHAOS)
 
-# The share of it that is part of `make test`.
+# The part of it that belongs to `make test`.
 chaos-short: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m chaos.campaign --minutes 2 --seed 4
 
@@ -67,7 +74,7 @@ large: $(STAMP)
 	@RAYKEEPER_LARGE_MEGABYTES=$(MEGABYTES) $(BIN)/pytest -q -s -m long tests/cluster/test_large.py
 
 # RayKeeper beside etcd, ZooKeeper and a Ray actor, written into docs/benchmarks.md: about an hour, on a machine that does
-# nothing else. ARGS=--quick is a look of a few minutes, and writes nothing into the docs. Who is not installed is named.
+# nothing else. ARGS=--quick takes a few minutes, and writes nothing into the docs. Peers that are not installed are named.
 ARGS ?= --docs
 bench: $(VENV)/.bench
 	@$(BIN)/python benchmarks/run.py $(ARGS)

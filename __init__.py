@@ -4,8 +4,7 @@
 >>> cluster = raykeeper.launch("cluster.yaml")
 >>> kv = raykeeper.connect("default")
 
-This file is the public face and nothing else. What needs Ray is loaded when it is first used, so that
-``import raykeeper`` stays quick.
+This file is only the public interface. What needs Ray is loaded on first use, so that ``import raykeeper`` is fast.
 """
 
 from __future__ import annotations
@@ -39,33 +38,33 @@ from .errors import (
 
 if TYPE_CHECKING:
     from . import codec
-    from .actors.client.aio import AsyncClient
     from .actors.client.cached import AsyncCached, Cached
-    from .actors.client.handle import Client
     from .actors.client.leases import AsyncLease, Lease, LeaseInfo
-    from .actors.client.operations import Compare, Op
     from .actors.client.results import END, KEEP, DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
+    from .actors.client.txn_parts import Compare, Op
     from .actors.client.watch import AsyncWatch, Batch, Event, Watch
-    from .actors.content_check import Comparison
-    from .actors.upkeep import BackupInfo
-    from .cluster import Cluster, attach, connect, discard, launch, restore
-    from .cluster_status import ClusterStatus, MemberInfo
+    from .actors.cluster.cluster_operations import BackupInfo
+    from .actors.cluster.status import ClusterStatus, MemberInfo
+    from .actors.connect import connect
+    from .actors.consistency import Comparison
+    from .actors.handles import AsyncClient, Client
+    from .cluster import Cluster, attach, discard, launch, restore
     from .spec import ClusterSpec
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    ".actors.client.aio": ("AsyncClient",),
+    ".actors.handles": ("AsyncClient", "Client"),
     ".actors.client.cached": ("AsyncCached", "Cached"),
-    ".actors.client.handle": ("Client",),
     ".actors.client.leases": ("AsyncLease", "Lease", "LeaseInfo"),
-    ".actors.client.operations": ("Compare", "Op"),
+    ".actors.client.txn_parts": ("Compare", "Op"),
     ".actors.client.results": ("END", "KEEP", "DeleteResult", "KeyValue", "PutResult", "RangeResult", "TxnResult"),
     ".actors.client.watch": ("AsyncWatch", "Batch", "Event", "Watch"),
-    ".actors.content_check": ("Comparison",),
-    ".actors.upkeep": ("BackupInfo",),
-    ".cluster": ("Cluster", "attach", "connect", "discard", "launch", "restore"),
-    ".cluster_status": ("ClusterStatus", "MemberInfo"),
+    ".actors.consistency": ("Comparison",),
+    ".actors.cluster.cluster_operations": ("BackupInfo",),
+    ".actors.connect": ("connect",),
+    ".cluster": ("Cluster", "attach", "discard", "launch", "restore"),
+    ".actors.cluster.status": ("ClusterStatus", "MemberInfo"),
     ".codec": ("codec",),
     ".spec": ("ClusterSpec",),
 }

@@ -1,7 +1,7 @@
-"""Where the command `raykeeper` begins: `raykeeper ...` and `python -m raykeeper ...`.
+"""Entry point of the command `raykeeper`: `raykeeper ...` and `python -m raykeeper ...`.
 
-Loading what the commands need takes a moment, on a busy machine a second. Whoever presses Ctrl-C in it is to see the
-command end, and no traceback of an import, which only a process that has loaded nothing else yet can see to.
+Loading what the commands need takes a moment, on a busy machine a second. Ctrl-C during that time must end the command
+without the traceback of an import. Only a process that has loaded nothing else yet can ensure that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def main() -> None:
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from .cli import main
+    from .cli.main import main
 
     signal.signal(signal.SIGINT, before)
     main()

@@ -1,7 +1,7 @@
-"""Launching clusters, finding them, and looking after them from outside.
+"""Launching clusters, finding them, and administering them from outside.
 
-A :class:`Cluster` holds nothing but a name and where the data lies: whatever it says it has just asked the members, and
-several of them for one cluster do no harm.
+A :class:`Cluster` holds only a name and where the data is. Whatever it reports it has just asked the members, so
+several objects for one cluster do no harm.
 """
 
 from __future__ import annotations
@@ -14,36 +14,30 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
-from .actors.client import arguments as check
-from .actors.client.deadline import at_most, covered
-from .actors.client.handle import Client
-from .actors.client.registry import open_hub
-from .actors.ending import delete_data, stop_members
-from .actors.ending import discard as discard_cluster
-from .actors.evidence import marker_of_seat
-from .actors.launcher import launch_members, why_not
-from .actors.membership import Hands
-from .actors.outlook import Outlook, first_seat, homes, look
-from .actors.placement import alive_nodes
-from .actors.places import Spot, choose_spot
+from .actors import arguments as check
+from .actors.cluster.cluster_operations import ClusterOperations
+from .actors.cluster.destroy import delete_data, stop_members
+from .actors.cluster.destroy import discard as discard_cluster
+from .actors.cluster.evidence import marker_of_member
+from .actors.cluster.launch import launch_members, why_not
+from .actors.cluster.membership import MembershipOps
+from .actors.cluster.observe import Observation, first_member_spec, homes, observe_cluster
+from .actors.cluster.placement import Placement, choose_placement
+from .actors.cluster.ray_nodes import alive_nodes
+from .actors.cluster.restore import backup_of, place_backup
+from .actors.cluster.status import ClusterStatus, MemberInfo, status_of
+from .actors.cluster.supervisor_handle import ask_supervisor, start_supervisor, stop_supervisor, supervisor_actor
+from .actors.cluster.supervisor_spec import SupervisorSpec
+from .actors.cluster.upgrade import restart_all
+from .actors.connect import connect
+from .actors.deadline import at_most, covered
+from .actors.discovery import ask_all, collect, listed_actors, member_actors, pause, settled_statuses, wait_for
+from .actors.naming import MemberSpec, member_name
 from .actors.ray_session import join_or_start_ray, join_ray
-from .actors.restore import backup_of, place_backup
-from .actors.roster import ask_all, collect, listed_actors, member_actors, pause, settled, wait_for
-from .actors.seat import Seat, member_name
-from .actors.supervisor import (
-    Charge,
-    ask_supervisor,
-    start_supervisor,
-    stop_supervisor,
-    supervisor_actor,
-)
-from .actors.upgrading import restart_all
-from .actors.upkeep import Upkeep
-from .cluster_status import ClusterStatus, MemberInfo, status_of
 from .errors import (
     ClusterNotFound,
     ForkedProcess,
@@ -54,25 +48,29 @@ from .errors import (
     Unavailable,
 )
 from .limits import (
-    DEFAULT_TIMEOUT,
-    DESTROY_TIMEOUT,
-    LAUNCH_TIMEOUT,
-    MEMBERSHIP_TIMEOUT,
-    POLL_PAUSE,
-    RESTORE_TIMEOUT,
-    SHUTDOWN_TIMEOUT,
-    STATUS_TIMEOUT,
-    UPGRADE_TIMEOUT,
+    DEFAULT_TIMEOUT_S,
+    DESTROY_TIMEOUT_S,
+    LAUNCH_TIMEOUT_S,
+    MEMBERSHIP_TIMEOUT_S,
+    POLL_PAUSE_S,
+    RESTORE_TIMEOUT_S,
+    SHUTDOWN_TIMEOUT_S,
+    STATUS_TIMEOUT_S,
+    UPGRADE_TIMEOUT_S,
 )
+from .raft.quorum import is_majority
 from .spec import ClusterSpec
 
+if TYPE_CHECKING:
+    from .actors.handles import Client
 
-class Cluster(Upkeep):
-    """A cluster that was launched: see how it is, get a client, stop it. A context manager that shuts it down.
+
+class Cluster(ClusterOperations):
+    """A running cluster: its status, its clients, its administration. As a context manager it is shut down at the end.
 
     Attributes:
         name: what ``connect`` finds it by.
-        id: the cluster id, drawn once when it was bootstrapped.
+        id: the cluster id, drawn once at bootstrap.
     """
 
     def __init__(self, name: str, id: int, data_dir: str, placement: Sequence[str] = ()) -> None:
@@ -90,21 +88,21 @@ class Cluster(Upkeep):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(ForkedProcess):  # a child that ends inside leaves its parent's cluster alone
+        with contextlib.suppress(ForkedProcess):  # a forked child leaves its parent's cluster alone
             self.shutdown()
 
-    def client(self, *, timeout: float = DEFAULT_TIMEOUT) -> Client:
-        """A client handle whose calls have this timeout (seconds) unless they name one, as this call has.
+    def client(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> Client:
+        """A client handle whose calls have this timeout (seconds) unless they name one; this call has it too.
 
         Raises:
             ClusterNotFound: the cluster does not run any more.
-            Unavailable: neither members nor Ray answer in time.
+            Unavailable: neither the members nor Ray answer in time.
         """
         return connect(self.name, timeout=timeout)
 
     @covered
-    def status(self, *, timeout: float = DEFAULT_TIMEOUT) -> ClusterStatus:
-        """Ask every member how it is; a member that is silent costs a few seconds.
+    def status(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> ClusterStatus:
+        """Ask every member for its status; a silent member costs a few seconds.
 
         Args:
             timeout: seconds.
@@ -117,24 +115,24 @@ class Cluster(Upkeep):
         asked = {member: actor.status.remote() for member, actor in actors.items()}
         if supervisor is not None:
             asked[0] = supervisor.alarms.remote()
-        nodes = alive_nodes()  # first, because those that are silent may cost all the time there is
-        answers = collect(asked, STATUS_TIMEOUT)
+        nodes = alive_nodes()  # first: silent members may take all the time there is
+        answers = collect(asked, STATUS_TIMEOUT_S)
         seen: list[str] = answers.pop(0, [])
         found = status_of(self.name, self.id, actors, answers, nodes, self._placement, seen)
         if found.leader and not any(member.why_not_serving for member in found.members):
             return found
         said = ask_supervisor(self.name, "situation")
         if said is None and not found.leader:
-            said = ["none answers, so nobody starts members where their data is now; `raykeeper up` does"]
+            said = ["it does not answer, so members are not started where their data is now; `raykeeper up` does that"]
         return replace(found, alarms=(*found.alarms, *(f"supervisor: {line}" for line in said or ())))
 
-    def members(self, *, timeout: float = DEFAULT_TIMEOUT) -> tuple[MemberInfo, ...]:
-        """All members; also those that are missing. Raises as :meth:`status`."""
+    def members(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> tuple[MemberInfo, ...]:
+        """All members, including missing ones. Raises as :meth:`status`."""
         return self.status(timeout=timeout).members
 
     @covered
-    def move_leader(self, id: int, *, timeout: float = DEFAULT_TIMEOUT) -> None:
-        """Hand leadership to a member; returns once it leads.
+    def move_leader(self, id: int, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
+        """Transfer leadership to a member; returns once it leads.
 
         Args:
             timeout: seconds.
@@ -156,49 +154,49 @@ class Cluster(Upkeep):
                 raise Unavailable(f"{member_name(id)} did not become leader within {timeout:g} s")
             if leader is not None:
                 try:
-                    ray.get(leader.actor.move_leader.remote(id), timeout=at_most(STATUS_TIMEOUT))
+                    ray.get(leader.actor.move_leader.remote(id), timeout=at_most(STATUS_TIMEOUT_S))
                 except (KeeperError, ray.exceptions.RayError, TimeoutError):
-                    continue  # leadership has moved: look again
+                    continue  # leadership has moved: ask again
             wait_for(lambda: self.status().leader == id, min(deadline, time.monotonic() + 1.0))
 
     # -- membership ---------------------------------------------------------------------------------------------------
 
     @covered
     def add_member(
-        self, node: str | None = None, *, promote: bool = True, timeout: float = MEMBERSHIP_TIMEOUT
+        self, node: str | None = None, *, promote: bool = True, timeout: float = MEMBERSHIP_TIMEOUT_S
     ) -> MemberInfo:
         """Add a member: a learner until it has caught up with the others, then a voter.
 
         Args:
-            node: where it shall live: a Ray node's id or address, or a resource that nodes offer. By default the node
+            node: where it is to live: a Ray node's id or address, or a resource that nodes offer. By default the node
                 with the fewest members, of those that the spec's ``placement`` allows.
             promote: make it a voter; otherwise it stays a learner (see :meth:`promote`).
             timeout: seconds.
 
         Raises:
-            InvalidArgument: no Ray node that is alive is meant by ``node``, or it is no text.
+            InvalidArgument: no Ray node that is alive matches ``node``, or it is not text.
             Unavailable: the cluster has no leader, or the node cannot be used.
-            RequestTimeout: the member was added and has not caught up in time. It goes on catching up, and the
-                supervisor promotes it.
+            RequestTimeout: the member was added and has not caught up in time. It continues, and the supervisor
+                promotes it once it has.
         """
         deadline = time.monotonic() + at_most(timeout)
         check.flag("promote", promote)
         if node is not None:
             check.text("a node", node)
-        hands, outlook = self._hands(), look(self.name)
-        spot = _spot_for(node, outlook, hands.placement)
-        new = hands.reserve(secrets.token_bytes(12), spot, voter=promote)
-        hands.enroll(new, outlook.nodes)
-        hands.learn(new.id)
+        ops, observation = self._membership_ops(), observe_cluster(self.name)
+        chosen = _placement_for(node, observation, ops.placement)
+        new = ops.reserve(secrets.token_bytes(12), chosen, voter=promote)
+        ops.create_member(new, observation.nodes)
+        ops.add_learner(new.id)
         while promote:
             try:
-                hands.promote(new.id)
+                ops.promote(new.id)
                 break
             except NotCaughtUp as error:
                 if time.monotonic() >= deadline:
-                    late = f"{new.name} is a learner, and has not caught up within {timeout:g} s"
+                    late = f"{new.name} is a learner and has not caught up within {timeout:g} s"
                     raise RequestTimeout(late, applied=None) from error
-                pause(POLL_PAUSE)
+                pause(POLL_PAUSE_S)
         # A learner may only just have been started.
         wait_for(lambda: self._member(new.id).role not in ("silent", "starting"), deadline)
         return self._member(new.id)
@@ -207,76 +205,76 @@ class Cluster(Upkeep):
         return next(info for info in self.members() if info.id == id)
 
     @covered
-    def promote(self, id: int, *, timeout: float = MEMBERSHIP_TIMEOUT) -> None:
+    def promote(self, id: int, *, timeout: float = MEMBERSHIP_TIMEOUT_S) -> None:
         """Make a learner a voter.
 
         Args:
             timeout: seconds.
 
         Raises:
-            InvalidArgument: it does not take part.
+            InvalidArgument: the cluster has no such member.
             NotCaughtUp: it has not caught up with the leader's log yet.
             Unavailable: there is no leader, or too few voters can be heard.
         """
         check.whole_number("a member's id", id, 1)
-        if id not in look(self.name).configuration.members:
+        if id not in observe_cluster(self.name).configuration.members:
             raise InvalidArgument(f"cluster {self.name} has no member {id}")
-        self._hands().promote(id)
+        self._membership_ops().promote(id)
 
     @covered
-    def remove_member(self, id: int, *, timeout: float = MEMBERSHIP_TIMEOUT) -> None:
-        """Take a member out of the cluster for good: end its actor, and delete its data. Also the leader.
+    def remove_member(self, id: int, *, timeout: float = MEMBERSHIP_TIMEOUT_S) -> None:
+        """Remove a member from the cluster for good, end its actor, and delete its data. It may be the leader.
 
-        Where its node is gone, the data is deleted when that comes back. To remove it again does nothing.
+        If its node is gone, the data is deleted when that comes back. Removing a member again does nothing.
 
         Args:
             timeout: seconds.
 
         Raises:
-            InvalidArgument: there never was such a member, or no voter would be left.
-            Unavailable: there is no leader, or too few voters would be left that can be heard.
+            InvalidArgument: there never was such a member, or no voter would remain.
+            Unavailable: there is no leader, or too few voters that can be heard would remain.
         """
         check.whole_number("a member's id", id, 1)
-        outlook, hands = look(self.name), self._hands()
-        best = outlook.best
+        observation, ops = observe_cluster(self.name), self._membership_ops()
+        best = observation.best
         if best is None:
             raise Unavailable(f"no member of cluster {self.name} serves")
         known = {description.id: description for description in (*best.table, *best.removed)}
-        if id not in known and id not in outlook.configuration.members:
+        if id not in known and id not in observation.configuration.members:
             raise InvalidArgument(f"cluster {self.name} has no member {id}")
-        hands.leave(id)
-        hands.retire(id)
-        hands.end(id)
+        ops.remove_from_configuration(id)
+        ops.retire(id)
+        ops.stop_member(id)
         if id in known:
-            hands.clear(known[id], outlook.nodes)
+            ops.delete_data(known[id], observation.nodes)
 
-    def _hands(self) -> Hands:
-        seat = first_seat(list(member_actors(self.name).values()))
-        if seat is None:
+    def _membership_ops(self) -> MembershipOps:
+        member_spec = first_member_spec(list(member_actors(self.name).values()))
+        if member_spec is None:
             raise Unavailable(f"no member of cluster {self.name} answers")
-        return Hands(self.name, self.id, seat.data_dir or self._data_dir, seat.placement)
+        return MembershipOps(self.name, self.id, member_spec.data_dir or self._data_dir, member_spec.placement)
 
     @covered
-    def upgrade(self, *, timeout: float = UPGRADE_TIMEOUT) -> int:
+    def upgrade(self, *, timeout: float = UPGRADE_TIMEOUT_S) -> int:
         """Restart all members one by one, the leader last, always with a quorum, so that they run the code that is
         installed on their nodes now. With fewer than three voters there is a pause.
 
-        Commands that only newer code knows are refused until every member has told that it knows them.
+        Commands that only newer code knows are refused until every member has reported that it knows them.
 
         Returns:
             the version of commands that all members know afterwards.
 
         Raises:
-            Unavailable: a member is missing, or does not come back in time; the others serve on.
+            Unavailable: a member is missing, or does not come back in time; the others continue to serve.
         """
-        supervised = stop_supervisor(self.name)  # whatever starts members must be new code itself
+        supervised = stop_supervisor(self.name)  # what starts members must itself run the new code
         if supervised:
             self.supervise()
         return restart_all(self.name, time.monotonic() + at_most(timeout))
 
     @covered
-    def supervise(self, *, timeout: float = DEFAULT_TIMEOUT) -> None:
-        """Start the cluster's supervisor, if it has none: it keeps the cluster at full strength from now on.
+    def supervise(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
+        """Start the cluster's supervisor, if it has none: it restarts and replaces members from now on.
 
         Args:
             timeout: seconds.
@@ -287,29 +285,29 @@ class Cluster(Upkeep):
         deadline = time.monotonic() + at_most(timeout)
         while True:
             actors = member_actors(self.name)
-            seats: dict[int, Seat] = ask_all(actors, "seat")
-            if seats or not actors or time.monotonic() >= deadline:
+            member_specs: dict[int, MemberSpec] = ask_all(actors, "member_spec")
+            if member_specs or not actors or time.monotonic() >= deadline:
                 break
-            pause(POLL_PAUSE)  # they may only just be starting
-        hands = self._hands()
-        members = tuple(marker_of_seat(seat).members[0] for _, seat in sorted(seats.items()))
-        charge = Charge(self.name, self.id, hands.data_dir, hands.placement, members)
-        start_supervisor(charge, near=next((member.node for member in self.members() if member.node), ""))
+            pause(POLL_PAUSE_S)  # they may still be starting
+        ops = self._membership_ops()
+        members = tuple(marker_of_member(member_spec).members[0] for _, member_spec in sorted(member_specs.items()))
+        spec = SupervisorSpec(self.name, self.id, ops.data_dir, ops.placement, members)
+        start_supervisor(spec, near=next((member.node for member in self.members() if member.node), ""))
 
     @covered
-    def unsupervise(self, *, timeout: float = SHUTDOWN_TIMEOUT) -> None:
-        """End the cluster's supervisor: members that are lost stay lost until somebody sees to them.
+    def unsupervise(self, *, timeout: float = SHUTDOWN_TIMEOUT_S) -> None:
+        """Stop the cluster's supervisor: lost members stay lost until an operator acts.
 
         Args:
             timeout: seconds.
         """
         stop_supervisor(self.name)
 
-    # -- its end ------------------------------------------------------------------------------------------------------
+    # -- stopping -----------------------------------------------------------------------------------------------------
 
     @covered
-    def shutdown(self, *, timeout: float = SHUTDOWN_TIMEOUT) -> None:
-        """Stop all members; the data stays, and ``launch`` starts them again.
+    def shutdown(self, *, timeout: float = SHUTDOWN_TIMEOUT_S) -> None:
+        """Stop all members. Their data stays, and ``launch`` starts them again.
 
         Args:
             timeout: seconds.
@@ -317,16 +315,16 @@ class Cluster(Upkeep):
         stop_members(self.name)
 
     @covered
-    def destroy(self, *, timeout: float = DESTROY_TIMEOUT) -> None:
-        """Stop all members and delete their data, and all that tells of the cluster, on every node that is alive.
+    def destroy(self, *, timeout: float = DESTROY_TIMEOUT_S) -> None:
+        """Stop all members and delete their data and all traces of the cluster, on every node that is alive.
 
-        What is left on a node that is away is known for what it is when it comes back, and does no harm.
+        What is left on a node that is away is recognized when that comes back, and does no harm.
 
         Args:
             timeout: seconds.
 
         Raises:
-            Unavailable: a process that still ends holds the data, or a node does not answer; call it again.
+            Unavailable: a process that is still ending holds the data, or a node does not answer; call it again.
         """
         stop_members(self.name)
         delete_data(self.name, self.id, self._data_dir)
@@ -336,14 +334,14 @@ class Cluster(Upkeep):
 def launch(
     spec: str | os.PathLike[str] | Mapping[str, Any] | ClusterSpec | None = None,
     *,
-    timeout: float = LAUNCH_TIMEOUT,
+    timeout: float = LAUNCH_TIMEOUT_S,
     **overrides: Any,
 ) -> Cluster:
-    """Start a cluster, or what is missing of it, and return once a leader serves a linearizable read.
+    """Start a cluster, or the missing part of it, and return once a leader serves a linearizable read.
 
-    Starts a local Ray if this process has none and ``RAY_ADDRESS`` names none. A cluster of that name that runs is
-    returned; one whose data lies on the nodes is started over that data, whatever ``members`` says; only where nothing
-    tells of one, neither data nor an actor nor a marker on any node, a new one is made.
+    Starts a local Ray if this process has none and ``RAY_ADDRESS`` names none. A running cluster of that name is
+    returned. One whose data is on the nodes is started from that data, whatever ``members`` says. A new one is created
+    only if there is no trace of one, neither data nor an actor nor a marker on any node.
 
     Args:
         spec: a path, a mapping or a ``ClusterSpec``; ``overrides`` name its fields.
@@ -353,8 +351,8 @@ def launch(
         SpecError: the spec is wrong, or its ``data_dir`` or ``placement`` cannot be used on the nodes.
         ClusterMismatch: name, cluster id or data directory contradict what is there.
         DataCorrupted: the data that is there cannot be read.
-        MembersMissing: less than a quorum of the members was found, or nothing but traces of a cluster; says which are
-            missing, where their data was last, and what to do. Nothing is made in its place.
+        MembersMissing: less than a quorum of the members was found, or only traces of a cluster. The message says which
+            are missing, where their data was last, and what to do. No cluster is created in its place.
         Unavailable: less than a quorum of the members can serve, or a node does not say what it holds.
         ClusterNotFound: ``RAY_ADDRESS`` names a Ray that cannot be reached.
     """
@@ -374,24 +372,25 @@ def restore(
     spec: str | os.PathLike[str] | Mapping[str, Any] | ClusterSpec | None = None,
     *,
     from_data_dir: str | os.PathLike[str] | None = None,
-    timeout: float = RESTORE_TIMEOUT,
+    timeout: float = RESTORE_TIMEOUT_S,
     **overrides: Any,
 ) -> Cluster:
     """Start a new cluster from a backup, and return once a leader serves.
 
-    It has a new id, so members of the old one cannot join it, nor its clients take it for the old one. Keys, history,
-    leases (with their whole TTL) and answers to request ids are kept; sessions are not. Settings are those of the spec.
+    It has a new id, so that members of the old cluster cannot join it, and its clients do not mistake it for the old
+    one. Keys, history, leases (with their full TTL) and answers to request ids are kept; sessions are not. Settings are
+    those of the spec.
 
     Args:
-        path: a backup, on this machine.
+        path: a backup on this machine.
         spec: as for ``launch``; there must be no cluster of that name, and no data of one.
         from_data_dir: instead of a backup, the folder of one member of a cluster whose majority is lost for good, on
-            this machine, with no process at work on it. What the others had acknowledged and this one never got is
-            lost; what its log holds is taken for committed, though of the newest entries that is not known.
+            this machine, with no process working on it. What the others had acknowledged and this member never received
+            is lost; what its log holds is taken as committed, though that is unknown for the newest entries.
         timeout: seconds.
 
     Raises:
-        DataCorrupted: backup or data are damaged; nothing is left of the new cluster.
+        DataCorrupted: the backup or the data is damaged; nothing remains of the new cluster.
         ClusterMismatch: a cluster of that name runs, or there is data of one.
         InvalidArgument: there is no such file.
         SpecError, Unavailable, ClusterNotFound: as for ``launch``.
@@ -399,7 +398,7 @@ def restore(
     loaded = ClusterSpec.load(spec, **overrides)
     deadline = time.monotonic() + at_most(timeout)
     if (path is None) is (from_data_dir is None):
-        raise InvalidArgument("a new cluster is made of a backup or of a data directory: exactly one of them")
+        raise InvalidArgument("a cluster is restored from a backup or from a data directory: exactly one of them")
     if from_data_dir is not None:
         with backup_of(check.path("from_data_dir", from_data_dir)) as (file, _, _):
             return restore(file, loaded, timeout=timeout)
@@ -426,28 +425,28 @@ def discard(
     id: int | None = None,
     *,
     data_dir: str = "~/.raykeeper",
-    timeout: float = DESTROY_TIMEOUT,
+    timeout: float = DESTROY_TIMEOUT_S,
 ) -> int:
     """Give up a cluster that does not run and never will, or what is left of one: end the actors that Ray still has for
-    it, and delete its data and markers on every node that is alive. Then ``launch`` may make a new one of that name.
+    it, and delete its data and markers on every node that is alive. Then ``launch`` may create a new one of that name.
 
-    Of a cluster that runs, see ``Cluster.destroy``. Data of another cluster id is not touched.
+    For a running cluster see ``Cluster.destroy``. Data of another cluster id is not touched.
 
     Args:
-        id: of the cluster, as the error of a launch or an alarm names it; ``None`` if there are traces of one only.
+        id: of the cluster, as named by the error of a launch or an alarm; ``None`` if there are traces of only one.
         data_dir: as in the spec.
 
     Returns:
-        the id; 0 if there was nothing but actors and damaged data that do not say it.
+        the id; 0 if only actors and damaged data were found, which do not tell the id.
 
     Raises:
-        SpecError: there can be no such cluster, or no such folder.
-        InvalidArgument: there can be no such id.
+        SpecError: the name or the folder is not valid.
+        InvalidArgument: the id is not valid.
         ClusterNotFound: there is nothing of it, or no Ray.
         ClusterMismatch: there are traces of several clusters, and no ``id`` was given.
         Unavailable: a process holds the data, or a node does not answer.
     """
-    spec = ClusterSpec.load(None, name=name, data_dir=data_dir)  # what is deleted lies in the folder of that name
+    spec = ClusterSpec.load(None, name=name, data_dir=data_dir)  # what is deleted is in the folder of that name
     if id is not None:
         check.whole_number("the id of a cluster", id, 1)
     join_ray()
@@ -455,54 +454,40 @@ def discard(
 
 
 @covered
-def attach(name: str = "default", *, timeout: float = DEFAULT_TIMEOUT) -> Cluster:
-    """The cluster of that name, if any member of it runs; never starts anything.
+def attach(name: str = "default", *, timeout: float = DEFAULT_TIMEOUT_S) -> Cluster:
+    """The cluster of that name, if any member of it runs; it never starts anything.
 
     Args:
         timeout: seconds.
 
     Raises:
-        InvalidArgument: the name is no text.
+        InvalidArgument: the name is not text.
         ClusterNotFound: there is none, or no Ray.
         Unavailable: Ray does not answer in time.
     """
     check.text("the name of a cluster", name)
     join_ray()
-    seats: dict[int, Seat] = ask_all(member_actors(name), "seat")
-    if not seats:
+    member_specs: dict[int, MemberSpec] = ask_all(member_actors(name), "member_spec")
+    if not member_specs:
         listed = sorted(listed_actors(name))
-        waiting = f"; Ray lists {', '.join(listed)}, of which no member answers: its node may be away" if listed else ""
+        waiting = f"; Ray lists {', '.join(listed)}, but no member answers: its node may be away" if listed else ""
         raise ClusterNotFound(f"no cluster {name} runs in this Ray cluster{waiting}")
-    seat = next(iter(seats.values()))
-    data_dir = seat.data_dir or os.path.dirname(os.path.dirname(seat.folder))
-    return Cluster(name, seat.cluster, data_dir, seat.placement)
-
-
-def connect(name: str = "default", *, timeout: float = DEFAULT_TIMEOUT) -> Client:
-    """A client handle for the cluster of that name, from any driver, task or actor of its Ray cluster.
-
-    Args:
-        timeout: seconds for this call, and by default for each call of the handle.
-
-    Raises:
-        InvalidArgument: the name is no text.
-        ClusterNotFound: there is no such cluster, or no Ray.
-        ForkedProcess: this is a forked child of a process that uses Ray.
-        Unavailable: neither members nor Ray answer in time.
-    """
-    share = open_hub(check.text("the name of a cluster", name), check.seconds("timeout", timeout))
-    return Client(name, share.hub.cluster, share=share, timeout=timeout)
+    member_spec = next(iter(member_specs.values()))
+    data_dir = member_spec.data_dir or os.path.dirname(os.path.dirname(member_spec.folder))
+    return Cluster(name, member_spec.cluster, data_dir, member_spec.placement)
 
 
 def _wait_until_it_serves(cluster: Cluster, deadline: float) -> None:
+    """Wait for a linearizable read. Fails early if half of the members or more report that they cannot serve: waiting
+    would not change that."""
     while True:
         actors = member_actors(cluster.name)
-        statuses = settled(actors, STATUS_TIMEOUT)
+        statuses = settled_statuses(actors, STATUS_TIMEOUT_S)
         serving = {member: status for member, status in statuses.items() if not status.why_not_serving}
         problem = ""
-        if 2 * len(serving) > len(actors):
+        if is_majority(len(serving), len(actors)):
             if not any(status.leader for status in serving.values()):
-                # Whoever has the longest log may as well campaign now as after its election timeout.
+                # The member with the longest log may as well campaign now as after its election timeout.
                 actors[max(serving, key=lambda member: serving[member].last_log_index)].campaign.remote()
             try:
                 with cluster.client(timeout=max(0.1, min(2.0, deadline - time.monotonic()))) as client:
@@ -511,22 +496,24 @@ def _wait_until_it_serves(cluster: Cluster, deadline: float) -> None:
             except KeeperError as error:
                 problem = str(error)
         out = [status for status in statuses.values() if status.role == "not serving"]
-        if 2 * len(out) >= len(actors) or time.monotonic() >= deadline:
+        if not is_majority(len(actors) - len(out), len(actors)) or time.monotonic() >= deadline:
             why = why_not(statuses, actors) or problem
             raise Unavailable(f"cluster {cluster.name} (id {cluster.id:x}) has no quorum that serves: {why}")
-        pause(POLL_PAUSE)
+        pause(POLL_PAUSE_S)
 
 
-def _spot_for(node: str | None, outlook: Outlook, placement: Sequence[str]) -> Spot:
-    """The place for a new member: the one that is asked for, or the best."""
+def _placement_for(node: str | None, observation: Observation, placement: Sequence[str]) -> Placement:
+    """The place for a new member: the requested one, or the best."""
     if node is None:
-        spot = choose_spot(outlook.nodes, placement, homes(outlook), crowded=True)
-        if spot is None:
+        chosen = choose_placement(observation.nodes, placement, homes(observation), crowded=True)
+        if chosen is None:
             raise Unavailable("no Ray node that is alive may hold a member")
-        return spot
-    meant = [Spot(each, each.pin(placement)) for each in outlook.nodes if each.id == node or each.address == node]
-    meant = meant or [Spot(each, node) for each in outlook.nodes if node in each.resources]
+        return chosen
+    meant = [
+        Placement(each, each.pin(placement)) for each in observation.nodes if each.id == node or each.address == node
+    ]
+    meant = meant or [Placement(each, node) for each in observation.nodes if node in each.resources]
     if not meant:
         raise InvalidArgument(f"no Ray node that is alive has the id or address {node}, or offers such a resource")
-    load = Counter(homes(outlook).values())
-    return min(meant, key=lambda spot: load[spot.node.id])
+    load = Counter(homes(observation).values())
+    return min(meant, key=lambda chosen: load[chosen.node.id])

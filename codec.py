@@ -1,6 +1,6 @@
 """Codecs: handles whose values are Python objects, ``kv.with_codec(codec.JSON)``.
 
-A codec turns an object into bytes and back. ``JSON`` is safe with anybody's data. ``CLOUDPICKLE`` takes any Python
+A codec turns an object into bytes and back. ``JSON`` is safe with any data. ``CLOUDPICKLE`` takes any Python
 object, and reading a value runs code that its writer chose: use it only where every writer is trusted. Members never
 decode values; only the process that asked for the codec does.
 """
@@ -15,7 +15,7 @@ import msgspec
 
 
 class Codec(Protocol):
-    """What a handle needs of a codec. It must pickle, because handles do."""
+    """What a handle needs of a codec. It must be picklable, because handles are."""
 
     @property
     def comparable(self) -> bool:
@@ -23,22 +23,22 @@ class Codec(Protocol):
         ...
 
     def encode(self, value: Any) -> bytes:
-        """Bytes of an object. May raise anything; the caller gets an ``InvalidArgument``."""
+        """The bytes of an object. May raise anything; the caller gets an ``InvalidArgument``."""
         ...
 
     def decode(self, data: bytes) -> Any:
-        """The object again. May raise anything; the caller gets a ``DecodeError``."""
+        """The object of these bytes. May raise anything; the caller gets a ``DecodeError``."""
         ...
 
 
 def check_finite(value: object) -> None:
-    """JSON has no word for numbers that are not finite, and msgspec writes ``null``: that would lose them in silence.
+    """Refuse numbers that are not finite: JSON cannot express them, and msgspec would silently write ``null``.
 
     Args:
-        value: what JSON can say otherwise.
+        value: an object that JSON can otherwise express.
 
     Raises:
-        ValueError: such a number is in it.
+        ValueError: it contains such a number.
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"JSON has no {value}")

@@ -1,8 +1,8 @@
-"""Every error that RayKeeper raises, in one tree under :class:`KeeperError`.
+"""All errors that RayKeeper raises, in one tree under :class:`KeeperError`.
 
-``applied`` tells a caller what became of a write that ended in the error: ``False`` means that it had no effect and
-never will, ``None`` means that nobody can know (it may have taken effect, or may still). No error is raised for a
-write that is known to have taken effect. Errors pickle, because they cross process borders as results of Ray tasks.
+``applied`` tells what became of a write that ended in the error: ``False`` means that it had no effect and never will;
+``None`` means that the outcome is unknown (it may have taken effect, or may still). No error is raised for a write that
+is known to have taken effect. Errors can be pickled, because they cross process borders as results of Ray tasks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class KeeperError(Exception):
-    """Base of all errors of RayKeeper.
+    """Base class of all errors of RayKeeper.
 
     Attributes:
         applied: ``False`` if the request had no effect, ``None`` if its outcome is unknown.
@@ -48,7 +48,7 @@ class InvalidArgument(KeeperError, ValueError):
 
 
 class RequestTooLarge(KeeperError):
-    """A request is over a limit of ``raykeeper.limits``; it was refused before anything happened."""
+    """A request exceeds a limit of ``raykeeper.limits``; it was refused and had no effect."""
 
 
 class Unavailable(KeeperError):
@@ -56,18 +56,18 @@ class Unavailable(KeeperError):
 
 
 class MembersMissing(Unavailable):
-    """A cluster is known to exist, and too little of it was found to start it; nothing was made in its place."""
+    """A cluster is known to exist, but too little of it was found to start it; no cluster was created in its place."""
 
 
 class RequestTimeout(KeeperError):
-    """No answer came within the timeout; a write may or may not have taken effect (``applied`` says what is known)."""
+    """No answer came within the timeout; a write may or may not have taken effect (see ``applied``)."""
 
 
 class CompactedError(KeeperError):
-    """The revision asked for was compacted away.
+    """The requested revision has been compacted.
 
     Attributes:
-        compact_revision: revisions below this one are gone.
+        compact_revision: revisions below this one are no longer available.
     """
 
     def __init__(self, compact_revision: int, *, applied: bool | None = False) -> None:
@@ -76,7 +76,7 @@ class CompactedError(KeeperError):
 
 
 class FutureRevisionError(KeeperError):
-    """The revision asked for does not exist yet."""
+    """The requested revision does not exist yet."""
 
 
 class LeaseNotFound(KeeperError):
@@ -84,17 +84,17 @@ class LeaseNotFound(KeeperError):
 
 
 class LeaseLost(KeeperError):
-    """A lease can no longer be guaranteed to be alive."""
+    """A lease is no longer guaranteed to be alive."""
 
 
 class LockLost(KeeperError):
-    """The lock is no longer held under the token that the request was guarded by."""
+    """The lock is no longer held under the token that guarded the request."""
 
 
 class ForkedProcess(KeeperError):
-    """This process is the forked child of one that uses Ray, in which Ray, and all that stands on it, cannot work.
+    """This process is the forked child of one that uses Ray, in which neither Ray nor anything built on it works.
 
-    Start the child by ``spawn`` or ``forkserver`` instead and pass it a handle, or connect there:
+    Start the child with ``spawn`` or ``forkserver`` instead and pass it a handle, or connect there:
     ``multiprocessing.get_context("spawn")``, ``DataLoader(..., multiprocessing_context="spawn")``.
     """
 
@@ -103,8 +103,8 @@ class ForkedProcess(KeeperError):
 
 
 class ReentrantCall(KeeperError):
-    """The call came from a signal handler or a destructor that ran in the middle of RayKeeper's own work, on the thread
-    that does it, where waiting for an answer would mean to wait for ever. It has had no effect.
+    """The call came from a signal handler or a destructor that interrupted RayKeeper's own work on the same thread. It
+    would have waited forever for that work, so it was refused. It had no effect.
 
     Set a flag there, or hand the work to another thread.
     """
@@ -126,32 +126,32 @@ _FORKED = (
 
 
 class SessionExpired(KeeperError):
-    """The client's session ended while the call was open, so its outcome is unknown and it is not sent again."""
+    """The client's session ended while the call was in progress: its outcome is unknown, and it is not sent again."""
 
 
 class NoSpace(KeeperError):
-    """The cluster is read-only because a member runs out of disk space; deletes and compaction still work."""
+    """The cluster refuses puts because a member runs out of disk space; deletes and compaction still work."""
 
 
 class NotCaughtUp(KeeperError):
-    """A member cannot become a voter before it has caught up with the leader's log; ask again later."""
+    """A member cannot become a voter before it has caught up with the leader's log; try again later."""
 
 
 class DataCorrupted(KeeperError):
-    """Data on disk is damaged in a way that may not be repaired silently."""
+    """Data on disk is damaged in a way that must not be repaired silently."""
 
 
 class DecodeError(KeeperError, ValueError):
-    """A stored value is not what the reader takes it for: no text, or nothing that the handle's codec can read."""
+    """A stored value is not of the expected kind: not text, or not readable by the handle's codec."""
 
 
 class SpecError(KeeperError):
-    """A cluster spec is wrong.
+    """A cluster spec is invalid.
 
     Attributes:
         source: the file the spec was read from, or a word for where it came from.
-        field: dotted path of the wrong field, empty if the whole is wrong.
-        expected: what would have been right.
+        field: dotted path of the invalid field; empty if it is the whole spec.
+        expected: what would have been valid.
     """
 
     def __init__(self, source: str, field: str, expected: str) -> None:

@@ -1,8 +1,8 @@
-"""What a cluster is launched with: ``cluster.yaml``, a mapping, or fields by name, checked into a ``ClusterSpec``.
+"""A cluster's spec: ``cluster.yaml``, a mapping, or fields by name, checked and converted to a ``ClusterSpec``.
 
-Whatever is wrong gives a :class:`SpecError` of one line that names the file, the field and what was expected. Each
-value is checked alone by its type in ``limits.py``; the table ``_AT_LEAST`` and ``_rules`` hold what fields owe each
-other. The defaults stand in the classes; ``cluster.yaml`` at the root repeats them with comments, and a test compares.
+Anything wrong raises a :class:`SpecError` of one line that names the file, the field and what was expected. Each value
+is checked alone by its type in ``limits.py``; the table ``_AT_LEAST`` and ``_check_rules`` hold the rules between
+fields. The defaults are in the classes; ``cluster.yaml`` at the root repeats them with comments, and a test compares.
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ import msgspec
 import yaml
 
 from .errors import SpecError
-from .limits import MAX_MEMBERS, Compaction, Limits, Settings, Share, Timings
+from .limits import MAX_MEMBERS, Compaction, Fraction, Limits, Settings, Timings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-"""What a cluster may be called: the name becomes part of actor names and of folder names."""
+"""Valid cluster names: a name becomes part of actor names and of folder names."""
 RAYS_OWN = frozenset(("CPU", "GPU", "memory", "object_store_memory", "bundle"))
-"""Resources that Ray's nodes offer, and that no actor can name among its own."""
+"""Resources that Ray's nodes offer, and that an actor cannot request by name."""
 _UNSPEAKABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-"""What a folder's name may not hold, as no error, marker or command could name it: control characters, and bytes that
-are no UTF-8."""
+"""Characters that a folder's name must not have, because errors, markers and commands could not show them: control
+characters, and bytes that are not UTF-8."""
 
 
 class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How to launch a cluster. Only the first launch uses ``members``; later the data on disk says who is a member."""
 
     name: str = "default"
-    """What ``connect`` finds it by."""
+    """The name for ``connect``."""
     members: Annotated[int, msgspec.Meta(ge=1, le=MAX_MEMBERS)] = 3
     """How many members a new cluster gets."""
     data_dir: str = "~/.raykeeper"
-    """Folder for the data on each node: absolute, or from ``~/``, the home of the user that Ray runs as there."""
+    """Folder for the data on each node: an absolute path, or one from ``~/``, the home of the user that Ray runs as."""
     placement: str | tuple[str, ...] = "spread"
-    """``"spread"`` over the nodes as evenly as they come, or the names of Ray resources (such as ``node:10.0.0.1``),
-    one for each node that shall hold members, used in turn."""
+    """``"spread"`` evenly over the nodes, or the names of Ray resources (such as ``node:10.0.0.1``), one for each node
+    that may hold members, used in turn."""
     bootstrap: str = "auto"
-    """``"auto"``: where there is no data of a cluster of this name, and nothing that tells of one, a new one is made;
-    ``"never"``: the cluster must be there (etcd's ``initial-cluster-state: existing``)."""
+    """``"auto"``: if there is neither data nor any trace of a cluster of this name, a new one is created; ``"never"``:
+    the cluster must exist (etcd's ``initial-cluster-state: existing``)."""
     supervised: bool = True
-    """Whether a supervisor starts members anew and replaces those that are lost (``actors/supervisor.py``)."""
+    """Whether a supervisor restarts members and replaces lost ones (``actors/cluster/supervisor.py``)."""
     lanes: bool = True
-    """Whether clients and members also talk over sockets of their own, faster than actor calls; ``on`` or ``off``."""
+    """Whether clients and members also communicate over sockets, faster than actor calls; ``on`` or ``off``."""
     lease_reads: bool = False
-    """Whether linearizable reads spare the round trip to a majority while the leader's lease runs; ``on`` or ``off``.
-    They are then linearizable only as far as the members' clocks differ by no more than ``clock_drift``."""
-    clock_drift: Share = 0.1
+    """Whether linearizable reads skip the round trip to a majority while the leader's lease runs; ``on`` or ``off``.
+    They are then linearizable only if the rates of the members' clocks differ by no more than ``clock_drift``."""
+    clock_drift: Fraction = 0.1
     """How much faster, as a fraction, the clock of one member may run than another's (for ``lease_reads``)."""
     timings: Timings = Timings()
     limits: Limits = Limits()
@@ -60,7 +60,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     @property
     def settings(self) -> Settings:
-        """What the members of a new cluster agree on."""
+        """The settings of a new cluster."""
         return Settings(
             timings=self.timings,
             limits=self.limits,
@@ -80,7 +80,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         fields that it names and leaves the others.
 
         Raises:
-            SpecError: a field is unknown, has the wrong type, or a value that cannot be.
+            SpecError: a field is unknown, has the wrong type, or has a value that is not valid.
         """
         if spec is None:
             source, raw = "spec", {}
@@ -102,19 +102,19 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 def check_fields(source: str, fields: Mapping[str, Any]) -> None:
-    """Check some fields of a spec each for itself: that it is known, and of the right type.
+    """Check that each of some fields of a spec is known and has the right type.
 
     Raises:
-        SpecError: one is not.
+        SpecError: one of them is not.
     """
     _typed(source, _plain(source, fields))
 
 
 def check(source: str, timings: Timings, limits: Limits) -> None:
-    """Check what timings and limits owe each other, for a spec as for ``Cluster.configure``.
+    """Check the rules between timings and limits, for a spec and for ``Cluster.configure``.
 
     Raises:
-        SpecError: two of them contradict each other; ``source`` is named in it.
+        SpecError: two of them contradict each other; it names ``source``.
     """
     for field, number in (*_numbers("timings", timings), *_numbers("limits", limits)):
         if not math.isfinite(number):
@@ -132,9 +132,9 @@ _AT_LEAST = (
     # A session must outlive the election of a new leader, or each failover would end it.
     ("timings.session_ttl", 3, "timings.election_timeout"),
     ("timings.request_ttl", 1, "timings.session_ttl"),
-    # Nobody is replaced for what an election mends.
+    # No member is replaced for a failure that an election repairs.
     ("timings.replace_after", 3, "timings.election_timeout"),
-    # One request of the largest size must fit through every window on its way.
+    # One request of the largest size must fit into every window on its way.
     ("limits.max_request_bytes", 1, "limits.max_key_bytes"),
     ("limits.max_batch_bytes", 1, "limits.max_request_bytes"),
     ("limits.max_inbox_bytes", 1, "limits.max_batch_bytes"),
@@ -154,8 +154,8 @@ def _numbers(section: str, values: Timings | Limits) -> Iterator[tuple[str, floa
         yield f"{section}.{name}", getattr(values, name)
 
 
-def _rules(source: str, spec: ClusterSpec) -> None:
-    """Check what the types alone do not say."""
+def _check_rules(source: str, spec: ClusterSpec) -> None:
+    """Check what the types alone do not express."""
     if not NAME.fullmatch(spec.name):
         raise SpecError(
             source,
@@ -184,18 +184,19 @@ _SECTIONS = ("timings", "limits", "compaction")
 
 def _convert(source: str, raw: Any) -> ClusterSpec:
     spec = _typed(source, raw)
-    _rules(source, spec)
+    _check_rules(source, spec)
     return spec
 
 
 def _typed(source: str, raw: Any) -> ClusterSpec:
+    """Convert plain values to a spec; a value that its type does not accept raises a ``SpecError`` that names it."""
     if not isinstance(raw, dict):
         raise SpecError(source, "", f"a mapping of fields, got {_shown(raw)}")
-    # A section whose lines are all commented out reads as null: it means the defaults.
+    # A section with all its lines commented out reads as null: it means the defaults.
     raw = {field: value for field, value in raw.items() if value is not None or field not in _SECTIONS}
     _no_unknown_fields(source, raw)
     for field in ("lanes", "lease_reads"):
-        if isinstance(raw.get(field), str):  # as a word it did not come from YAML, which reads on and off as booleans
+        if isinstance(raw.get(field), str):  # a word: not from YAML, which reads on and off as booleans
             if raw[field] not in _ON_OFF:
                 raise SpecError(source, field, f"on or off, got {_shown(raw[field])}")
             raw[field] = _ON_OFF[raw[field]]
@@ -203,7 +204,7 @@ def _typed(source: str, raw: Any) -> ClusterSpec:
         return msgspec.convert(raw, ClusterSpec)
     except msgspec.ValidationError as error:
         raise _spec_error(source, str(error), raw) from None
-    except UnicodeEncodeError:  # a number is read from text by way of its bytes
+    except UnicodeEncodeError:  # a number is converted from text through its bytes
         raise SpecError(source, "", "text that UTF-8 can encode") from None
 
 
@@ -228,7 +229,7 @@ _INVALID_CHOICE = re.compile(r"Invalid enum value (.*) - at `\$\.compaction\.mod
 
 
 def _spec_error(source: str, message: str, raw: Any) -> SpecError:
-    """Put msgspec's "Expected `int` >= 1 - at `$.members`" in the words of this file, with the value that was found."""
+    """Rephrase msgspec's "Expected `int` >= 1 - at `$.members`" in the words of this file, with the value found."""
     choice = _INVALID_CHOICE.fullmatch(message)
     if choice is not None:
         return SpecError(source, "compaction.mode", f"age, revisions or off, got {_shown(choice[1].strip(chr(39)))}")
@@ -252,26 +253,26 @@ _short.maxstring = _short.maxother = 60
 
 
 def _shown(value: Any) -> str:
-    """A value as it stands in a message: in short, whatever it is. A few lines of YAML can say billions of items."""
+    """A value for a message, abbreviated: a few lines of YAML can expand to billions of items."""
     try:
         text = _short.repr(value)
-    except Exception:  # Python writes no number of 5,000 digits
+    except Exception:  # Python does not format a number of 5,000 digits
         text = f"something of type {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _named(name: Any) -> str:
-    """The name of a field or file as it stands in a message: in one line, also where no field or file can be meant."""
+    """The name of a field or file for a message: in one line, even for what cannot be such a name."""
     printable = isinstance(name, str) and name.isprintable() and len(name) <= _MAX_NAME
     return str(name) if printable else _shown(name)
 
 
 _MAX_NAME = 4096
-"""Longer than that no path can be."""
+"""No path can be longer."""
 
 
 def _plain(source: str, value: Any, depth: int = 3) -> Any:
-    """Mappings, structs and paths as YAML would give them; no field holds a mapping that holds another one."""
+    """Mappings, structs and paths as YAML would give them. Fields are nested at most ``depth`` deep."""
     if isinstance(value, msgspec.Struct):
         value = {name: getattr(value, name) for name in value.__struct_fields__}
     if isinstance(value, Mapping):
@@ -284,7 +285,7 @@ def _plain(source: str, value: Any, depth: int = 3) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, that takes no field twice: of two values, YAML would silently keep the last."""
+    """YAML's safe loader, which refuses a repeated field: YAML would silently keep the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
@@ -292,12 +293,13 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 continue
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} occurs twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def _read(path: str) -> Any:
+    """The content of a YAML file. Whatever it is that cannot be read, the error is a ``SpecError`` of one line."""
     try:
         with open(os.path.expanduser(path), encoding="utf-8") as file:
             content = yaml.load(file, _Loader)
@@ -309,7 +311,7 @@ def _read(path: str) -> Any:
         raise SpecError(_named(path), "", f"valid YAML; {_where(error)}") from None
     except (RecursionError, MemoryError):
         raise SpecError(_named(path), "", "valid YAML; it is nested too deeply") from None
-    except Exception as error:  # the YAML library lets pass what a date or a number of no such kind raises
+    except Exception as error:  # the YAML library lets errors of malformed dates and numbers pass
         raise SpecError(
             _named(path), "", f"valid YAML; {' '.join(str(error).split()) or type(error).__name__}"
         ) from None

@@ -1,1 +1,1 @@
-"""Every process of RayKeeper, and what they say to each other."""
+"""The processes of RayKeeper, and their communication."""

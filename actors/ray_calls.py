@@ -1,14 +1,14 @@
-"""Calls to Ray that may block for as long as Ray's control service does, inside a deadline.
+"""Calls to Ray, which may block for as long as Ray's control service does, within a deadline.
 
 Ray's own calls (looking up an actor, listing nodes, creating or killing an actor, attaching to a cluster) have no
-timeout: while the control service is frozen or cut off they wait, whatever patience the caller has. So a call that has
-a deadline (:mod:`.client.deadline`) hands each of them to a helper thread and leaves that behind when the time is over.
-A helper ends with its one call; there are never more than a bound of them, and none keeps the process alive. Who has no
+timeout: while the control service is frozen or cut off they wait, whatever timeout their caller has. So a call with a
+deadline (``deadline.py``) hands each of them to a helper thread, which it abandons when the time is over. A helper
+thread ends with its one call, the number of them is bounded, and none keeps the process alive. A caller without a
 deadline (a member, the supervisor) calls Ray directly.
 
 A forked child must not call Ray at all: its copy of Ray waits for threads that only the parent has.
 :func:`check_not_forked` refuses, in every place that leads to Ray. Nor must Ray call itself there: what it does at the
-end of a process hangs or crashes in the child, or ends the Ray that the parent has started, so the child forgets it.
+end of a process hangs or crashes in the child, or ends the Ray that the parent has started. So the child disables it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from ..errors import ForkedProcess, Unavailable
 from ..limits import MAX_RAY_HELPERS
-from .client.deadline import time_left
+from .deadline import time_left
 
 T = TypeVar("T")
 
@@ -52,9 +52,9 @@ class _Helper:
 
 
 def in_time(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
-    """Make a call to Ray inside the deadline of what runs here; without one, directly.
+    """Make a call to Ray within the deadline of the current call; without one, directly.
 
-    A call that was left behind may still have its effect, once Ray goes on.
+    An abandoned call may still take effect, once Ray continues.
 
     Raises:
         ForkedProcess: see :func:`check_not_forked`.
@@ -68,7 +68,7 @@ def in_time(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
     name = getattr(call, "__name__", "a call")
     helpers = _helpers
     if not helpers.acquire(timeout=left):
-        raise Unavailable(f"Ray does not answer: {MAX_RAY_HELPERS} calls wait for it already ({name})")
+        raise Unavailable(f"Ray does not answer: {MAX_RAY_HELPERS} calls already wait for it ({name})")
     helper = _Helper(lambda: call(*arguments, **named))
     threading.Thread(target=helper.run, args=(helpers,), name=f"raykeeper-ray-{name}", daemon=True).start()
     if not helper.over.wait(time_left()):
@@ -82,13 +82,13 @@ def in_time(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
 # --- forks -----------------------------------------------------------------------------------------------------------
 
 _ray_at_fork = False
-"""Whether the process was attached to Ray when it forked last."""
+"""Whether the process was attached to Ray when it last forked."""
 _forked = False
-"""Whether this process is the forked child of one that was attached to Ray, or such a child's own."""
+"""Whether this process is the forked child of one that was attached to Ray, or a child of such a child."""
 
 
 def check_not_forked() -> None:
-    """Refuse where Ray cannot be called.
+    """Refuse in a process in which Ray cannot be called.
 
     Raises:
         ForkedProcess: this process is the forked child of one that was attached to Ray.
@@ -105,26 +105,25 @@ def _before_fork() -> None:
         _ray_at_fork = ray is not None and bool(ray.is_initialized())
 
 
-def _leave_ray_alone(ray: Any) -> None:
-    """At the child's end nothing of Ray's is to run: not what Ray has asked Python to call then, or for an exception
-    that nobody catches, not the destructors of its objects, and not those of its library, which run when the process
-    exits."""
+def _disable_ray(ray: Any) -> None:
+    """Let nothing of Ray run when the child ends: neither its exit and exception hooks, nor the destructors of its
+    objects, nor those of its library, which run when the process exits."""
     worker = ray._private.worker
     atexit.unregister(ray.shutdown)
-    if sys.excepthook is worker.custom_excepthook:  # which tells Ray, and waits for ever
+    if sys.excepthook is worker.custom_excepthook:  # which reports to Ray, and waits forever
         sys.excepthook = worker.normal_excepthook
     for kept in (worker.global_worker, worker._global_node, ray._private.state.state):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))  # never given back
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))  # never released
     libc = ctypes.CDLL(None)
-    libc.on_exit(libc._exit, None)  # Python has ended itself, and flushed its files, by then
+    libc.on_exit(libc._exit, None)  # by then Python has shut down and flushed its files
 
 
 def _in_child() -> None:
     global _forked, _helpers
     if _ray_at_fork:
         _forked = True
-        with contextlib.suppress(Exception):  # parts of this are no part of what Ray promises
-            _leave_ray_alone(sys.modules["ray"])
+        with contextlib.suppress(Exception):  # some of these are not part of Ray's public interface
+            _disable_ray(sys.modules["ray"])
     _helpers = threading.BoundedSemaphore(MAX_RAY_HELPERS)
 
 

@@ -1,4 +1,4 @@
-"""How this process comes to Ray: it joins the one it is told of, or, only for ``launch``, starts one of its own."""
+"""Attaching this process to Ray: it joins the Ray that it is told of, or, for ``launch`` alone, starts its own."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from typing import Any
 import ray
 
 from ..errors import ClusterNotFound, Unavailable
-from .ray_admission import check_admitted, check_token, command_line_in_unicode, showing_token
+from .ray_auth import check_admitted, check_token, command_line_in_unicode, showing_token
 from .ray_calls import check_not_forked, in_time
-from .ray_here import check_reachable, running_here
-from .sites import FAST_DEATH
+from .ray_env import FAST_DEATH
+from .ray_local import check_reachable, running_here
 
 
 @contextlib.contextmanager
-def _hearing_of_deaths() -> Iterator[None]:
-    """Have Ray, which reads its settings while it is started or joined, tell of a death at once; the processes that it
-    starts inherit that. Afterwards the user's environment is as it was."""
+def _fast_death_reports() -> Iterator[None]:
+    """Have Ray report the death of an actor at once. Ray reads its settings while it is started or joined, and the
+    processes that it starts inherit them; the user's environment is restored afterwards."""
     if FAST_DEATH in os.environ:
         yield
         return
@@ -37,7 +37,7 @@ def _hearing_of_deaths() -> Iterator[None]:
 
 
 def join_ray(address: str | None = None) -> None:
-    """Attach this process to the Ray that runs, if it is not attached yet; never start one.
+    """Attach this process to a running Ray, if it is not attached yet; never start one.
 
     Args:
         address: of the Ray cluster; without one ``RAY_ADDRESS``, and without that the one on this machine.
@@ -45,13 +45,13 @@ def join_ray(address: str | None = None) -> None:
     Raises:
         ClusterNotFound: no Ray can be reached.
         ForkedProcess: Ray does not work in this process.
-        Unavailable: it did not let this process in before the deadline of what runs here.
+        Unavailable: Ray did not accept this process before the deadline of the current call.
     """
     check_not_forked()
     if ray.is_initialized():
         return
     wanted = address or os.environ.get("RAY_ADDRESS") or "auto"
-    if wanted == "auto":  # Ray itself would go by a note that may be of one that is gone
+    if wanted == "auto":  # Ray itself would use a file that may name one that is gone
         wanted = running_here() or "auto"
     if wanted == "local":
         raise ClusterNotFound("this process is not attached to a Ray cluster, and RAY_ADDRESS is local")
@@ -60,7 +60,7 @@ def join_ray(address: str | None = None) -> None:
         in_time(_attach, wanted)
     except Unavailable as error:
         where = "on this machine" if wanted == "auto" else f"at {wanted}"
-        raise Unavailable(f"the Ray {where} did not let this process in in time") from error
+        raise Unavailable(f"the Ray {where} did not accept this process in time") from error
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if wanted == "auto":
             where = "give its address (RAY_ADDRESS, or --address in a shell)"
@@ -70,36 +70,36 @@ def join_ray(address: str | None = None) -> None:
 
 
 _attaching = threading.Lock()
-"""Only one thread at a time lets Ray begin; a call that was left behind may still be at it."""
+"""Only one thread at a time starts Ray; an abandoned call may still be doing so."""
 
 
 def _attach(address: str) -> None:
     with _attaching:
         if not ray.is_initialized():
-            with _hearing_of_deaths(), showing_token(), command_line_in_unicode(), _without_signal_handler():
+            with _fast_death_reports(), showing_token(), command_line_in_unicode(), _without_signal_handler():
                 check_admitted(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
 
 
 @contextlib.contextmanager
 def _without_signal_handler() -> Iterator[None]:
-    """Ray warns where it cannot take the process's SIGTERM for itself. That is the user's, so it need not be told."""
+    """Suppress Ray's warning that it could not install its SIGTERM handler: that signal is the user's."""
 
-    def worth_telling(record: logging.LogRecord) -> bool:
+    def not_about_sigterm(record: logging.LogRecord) -> bool:
         return "SIGTERM handler is not set" not in record.getMessage()
 
     log = logging.getLogger("ray._private.worker")
-    log.addFilter(worth_telling)
+    log.addFilter(not_about_sigterm)
     try:
         yield
     finally:
-        log.removeFilter(worth_telling)
+        log.removeFilter(not_about_sigterm)
 
 
 @contextlib.contextmanager
-def _leaving_sigterm() -> Iterator[None]:
-    """Ray takes SIGTERM for itself when it is started on the main thread, to end with the process. A handler that the
-    user has chosen stays his; it may well end the process in a way that ends Ray, too."""
+def _users_sigterm_kept() -> Iterator[None]:
+    """Keep the user's SIGTERM handler: Ray installs its own when it is started on the main thread, to end with the
+    process. The user's handler may well end the process in a way that ends Ray too."""
     chosen = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -109,20 +109,20 @@ def _leaving_sigterm() -> Iterator[None]:
 
 
 def ray_is_own() -> bool:
-    """Whether this process has started its Ray itself, by ``launch`` or by ``ray.init()``, instead of joining one: no
+    """Whether this process started its Ray itself, by ``launch`` or ``ray.init()``, instead of joining one: then no
     other host is expected in it, and it ends with this process."""
     try:
         node: Any = ray._private.worker._global_node
         return ray.is_initialized() and bool(node.is_head())
-    except AttributeError:  # Ray Client, or a Ray that keeps it elsewhere: that is no part of what it promises
+    except AttributeError:  # Ray Client, or another version: this is not part of Ray's public interface
         return False
 
 
 def join_or_start_ray() -> None:
-    """Attach this process to Ray; if none is named and none was joined, start a local one that ends with this process.
+    """Attach this process to Ray; if none is named and none was joined, start a local Ray that ends with this process.
 
     Raises:
-        ClusterNotFound: ``RAY_ADDRESS`` names a Ray that cannot be reached; or what is there for a token is none.
+        ClusterNotFound: ``RAY_ADDRESS`` names a Ray that cannot be reached; or the token that was found is not one.
     """
     if ray.is_initialized() or os.environ.get("RAY_ADDRESS", "local") not in ("", "local"):
         join_ray()
@@ -131,15 +131,15 @@ def join_or_start_ray() -> None:
 
     process = os.getpid()
 
-    def end() -> None:
+    def end_ray() -> None:
         if os.getpid() != process:
-            return  # a forked child ends: the Ray is its parent's
+            return  # a forked child: Ray is its parent's
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
-    atexit.register(end)
+    atexit.register(end_ray)
     check_token()
-    with _hearing_of_deaths(), _leaving_sigterm():
+    with _fast_death_reports(), _users_sigterm_kept():
         ray.init(
             address="local",
             include_dashboard=False,

@@ -28,7 +28,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 def come_to_rest(busy: float = 0.1, patience: float = 20.0) -> None:
     """Wait until the machine has nothing to do: what was just started may still be at its start (Ray's workers, a
-    database's first files), which is no part of what is measured.
+    database's first files), which is not part of what is measured.
 
     Args:
         busy: the share of all cores that may be in use.
@@ -85,7 +85,7 @@ def file_system(folder: str) -> str:
 
 
 def count_syncs(pids: list[int], work: Callable[[], None]) -> list[int] | str:
-    """How many fsync and fdatasync calls each of some processes makes meanwhile; why not, if nobody can say."""
+    """How many fsync and fdatasync calls each of some processes makes meanwhile; or why that is not known."""
     if shutil.which("strace") is None:
         return "strace is not installed: apt-get install strace"
     tracers = []
@@ -115,7 +115,7 @@ def count_syncs(pids: list[int], work: Callable[[], None]) -> list[int] | str:
 
 
 def _traced(pid: int, seconds: float = 5.0) -> bool:
-    """Whether somebody traces all threads of a process, soon."""
+    """Wait until all threads of a process are traced; whether they are."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:

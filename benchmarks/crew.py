@@ -48,7 +48,7 @@ class ClientProcess:
         """
         try:
             if not self._pipe.poll(timeout):
-                raise Failed(f"no answer of a client process within {timeout:g} s")
+                raise Failed(f"no answer from a client process within {timeout:g} s")
             right, value = self._pipe.recv()
         except (EOFError, OSError) as error:
             raise Failed("a client process died") from error
@@ -62,7 +62,7 @@ class ClientProcess:
         return self.answer(timeout)
 
     def end(self) -> None:
-        """Close its connection and end it; whoever does not close in time is killed."""
+        """Close its connection and end it; a process that does not close in time is killed."""
         with contextlib.suppress(OSError, ValueError):
             self._pipe.send(("close", ()))
         self._process.join(10)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 FAST_DEATH = "RAY_timeout_ms_task_wait_for_death_info"
 """Set to 0, it has Ray's callers learn of a death in milliseconds."""
-HUSH = "RAY_DEDUP_LOGS_SKIP_REGEX"
+NO_LOG_DEDUP = "RAY_DEDUP_LOGS_SKIP_REGEX"
 """Set to a dot, it keeps Ray from telling every driver of each process that died."""
 EQUAL_TERMS = "RAY_worker_niceness"
 """Set to 0, it has Ray start actors with the niceness of everything else that is measured, and not with 15."""

@@ -1,4 +1,4 @@
-"""The floors: what the parts cost that nobody can go below. A bare actor call, a bare stream, a bare synced write."""
+"""The floors, below which no system can go: a bare actor call, a bare stream, a bare synced write."""
 
 from __future__ import annotations
 

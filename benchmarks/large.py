@@ -57,7 +57,7 @@ def value() -> bytes:
 
 
 async def together(crowd: int, work: Callable[[], Awaitable[bool]]) -> None:
-    """So many workers, each of which works until it says that there is no more."""
+    """This many workers, each of which works until it says that there is no more."""
 
     async def worker() -> None:
         while await work():
@@ -158,7 +158,7 @@ def main(keys: int, seconds: float, folder: Path | None) -> None:
 
 
 def while_counting(kv: Any, keys: int) -> tuple[float, float]:
-    """Count everything: how long that takes, and p99 of the reads of somebody else meanwhile."""
+    """Count everything: how long that takes, and the p99 of another client's reads meanwhile."""
     counts: list[int] = []
     work = threading.Thread(
         target=lambda: counts.append(kv.range(prefix="large/", count_only=True, timeout=600).count), daemon=True

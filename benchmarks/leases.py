@@ -1,4 +1,4 @@
-"""What many leases cost that nobody uses but everybody keeps alive.
+"""The cost of many leases that are kept alive and not used.
 
     python benchmarks/leases.py [--leases 10000] [--ttl 30] [--seconds 60]
 
@@ -36,7 +36,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def measure(pids: dict[str, int], seconds: float, meanwhile: Callable[[], None] = lambda: None) -> dict[str, float]:
-    """The share of one core that each process uses over so many seconds."""
+    """The share of one core that each process uses over this many seconds."""
     began, before = time.monotonic(), {name: cpu_seconds(pid) for name, pid in pids.items()}
     meanwhile()
     time.sleep(max(0.0, began + seconds - time.monotonic()))

@@ -19,14 +19,14 @@ from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from faces import EQUAL_TERMS, FACES, FAST_DEATH, HUSH, Address, Face, start_loop
+from faces import EQUAL_TERMS, FACES, FAST_DEATH, NO_LOG_DEDUP, Address, Face, start_loop
 
 KEYS = [f"bench/{number:04}" for number in range(1000)]
 VALUE = bytes(range(256))
 WARM_UP = 0.25
 """Seconds before a measurement in which the load already runs."""
 PATIENCE = 6
-"""A window is open for so many times its length at most, for a crowd whose calls take longer than that."""
+"""A window is open for this many times its length at most, for a crowd whose calls take longer than that."""
 
 
 class Samples(NamedTuple):
@@ -50,8 +50,8 @@ class Samples(NamedTuple):
 class Load:
     """One loop of calls after calls, for all its workers.
 
-    What ends within the window counts. It is open for so many seconds, and longer if by then the workers have not ended
-    two calls each.
+    What ends within the window counts. It is open for this many seconds, and longer if by then the workers have not
+    ended two calls each.
     """
 
     def __init__(self, in_flight: int, begin: float, seconds: float) -> None:
@@ -69,7 +69,7 @@ class Load:
         return next(self._keys)
 
     def open(self, now: float) -> bool:
-        """Whether a worker is to go on."""
+        """Whether a worker is to continue."""
         if not self._closed:
             open_for = now - self._begin
             enough = open_for >= self._seconds and len(self._times) >= self._least
@@ -99,7 +99,7 @@ def names_of(op: str) -> tuple[str, ...]:
 
 
 async def by_coroutines(face: Face, op: str, in_flight: int, begin: float, seconds: float) -> Samples:
-    """So many coroutines, each of which has one call open all the time."""
+    """This many coroutines, each of which has one call open all the time."""
     load = Load(in_flight, begin, seconds)
     ops = itertools.cycle([face.ops[name] for name in names_of(op)])
 
@@ -119,7 +119,7 @@ async def by_coroutines(face: Face, op: str, in_flight: int, begin: float, secon
 
 
 def by_threads(face: Face, op: str, in_flight: int, begin: float, seconds: float) -> Samples:
-    """So many threads, each of which has one call open all the time."""
+    """This many threads, each of which has one call open all the time."""
     load = Load(in_flight, begin, seconds)
     ops = itertools.cycle([face.blocking[name] for name in names_of(op)])
 
@@ -171,7 +171,7 @@ async def stamped_puts(face: Face, key: str, count: int) -> int:
 
 
 async def lock_cycles(face: Face, name: str, seconds: float) -> list[float]:
-    """Lock and unlock, with nobody else about."""
+    """Lock and unlock, without contention."""
     times = []
     lock = face.lock(name)
     end = time.monotonic() + seconds
@@ -264,7 +264,7 @@ class Client:
         self.wait(self.face.prepare([*KEYS, "bench/watched"], VALUE))
 
     def serial(self, op: str, count: int) -> None:
-        """Calls one after another, for whoever counts something meanwhile."""
+        """Calls one after another, while something else is counted."""
 
         async def run() -> None:
             for number in range(count):
@@ -314,7 +314,7 @@ class Client:
 def serve(pipe: Connection, kind: str, address: Address) -> None:
     """A client process: do what the pipe says until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator says when it is over
-    os.environ.update({FAST_DEATH: "0", HUSH: ".", EQUAL_TERMS: "0"})
+    os.environ.update({FAST_DEATH: "0", NO_LOG_DEDUP: ".", EQUAL_TERMS: "0"})
     try:
         client = Client(kind, address)
         pipe.send((True, None))

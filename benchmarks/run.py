@@ -4,7 +4,7 @@
 
 Each round starts the systems one after another, measures each alone on the machine, and stops it; the order changes
 from round to round. A system that is not installed is named, with the command that installs it; one that fails is
-reported, and the others go on. Results lie in ``bench-runs/`` as JSON and PNG; ``--docs`` also writes them into
+reported, and the others continue. Results lie in ``bench-runs/`` as JSON and PNG; ``--docs`` also writes them into
 docs/benchmarks.md. Whatever was started is stopped at the end, and after Ctrl-C.
 """
 
@@ -52,7 +52,7 @@ class Bench:
         self.console = Console(stderr=True)
 
     def rounds(self, count: int) -> None:
-        """Measure everything so many times. Ctrl-C ends that; what was measured is kept."""
+        """Measure everything this many times. Ctrl-C ends that; what was measured is kept."""
         for number in range(count):
             turn = number % max(1, len(self.systems))
             for kind in [*self.systems[turn:], *self.systems[:turn]]:
@@ -86,7 +86,7 @@ class Bench:
 
     @contextlib.contextmanager
     def _told(self, name: str) -> Iterator[None]:
-        """Whatever fails in it is told and noted, and the others go on."""
+        """A failure is printed and noted, and the others continue."""
         try:
             yield
         except Exception as error:
@@ -167,7 +167,7 @@ def main(
 
 
 def write(bench: Bench, took: float, quick: bool, docs: bool) -> None:
-    """Print the tables, and leave JSON and plots behind."""
+    """Print the tables, and write JSON and plots."""
     results = Results(bench.rows)
     now = datetime.datetime.now(datetime.timezone.utc)
     facts = {

@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from faces import EQUAL_TERMS, FAST_DEATH, HUSH, Address
+from faces import EQUAL_TERMS, FAST_DEATH, NO_LOG_DEDUP, Address
 
 PATIENCE = 60.0
 """Seconds for whatever a system takes to start, elect or mend."""
@@ -109,7 +109,7 @@ class RayKeeper(System):
         return self._cluster
 
     def restart(self) -> float:
-        """Stop all members and launch them again over their data; seconds from the launch to a linearizable read."""
+        """Stop all members and launch them again on their data; seconds from the launch to a linearizable read."""
         self._cluster.shutdown()
         began = time.monotonic()
         self._launch()
@@ -383,7 +383,7 @@ def _tried(holds: Callable[[], Any]) -> Any:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on just now."""
+    """Ports that are free now."""
     held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in held]
     for each in held:
@@ -411,7 +411,7 @@ def _kill(pid: int) -> float:
 
 
 def _start_ray(folder: str) -> None:
-    os.environ.update({FAST_DEATH: "0", HUSH: ".", EQUAL_TERMS: "0"})
+    os.environ.update({FAST_DEATH: "0", NO_LOG_DEDUP: ".", EQUAL_TERMS: "0"})
     import ray
 
     ray.init(

@@ -1,4 +1,4 @@
-"""Where the processor time of members goes: while nobody asks anything, and for one put or get at a time.
+"""Where the processor time of members goes: while idle, and for one put or get at a time.
 
     python benchmarks/where.py [--seconds 10]
 
@@ -7,7 +7,7 @@ A cluster of three members on this machine, and, to compare with:
 - **an actor of Ray's that does nothing**: what of an idle member is Ray's own;
 - **a wake-up**: a Python thread that waits in epoll for a tenth of a second, again and again: what it costs to be woken
   on this machine, with caches that others have filled meanwhile;
-- **the code alone**: three servers in this process, driven by hand, whose disks do not sync. What a put needs of
+- **the code alone**: three replicas in this process, driven by hand, whose disks do not sync. What a put needs of
   RayKeeper's own code, RocksDB's writes included, when nothing has to be woken.
 """
 
@@ -34,16 +34,17 @@ from run import kill_left
 from systems import RayKeeper
 
 import raykeeper
-from raykeeper.actors.events import Event
-from raykeeper.actors.protocol import Open, Opened, Read, Reads, Reply, Request, Writes, Written
-from raykeeper.actors.raft.messages import Message
-from raykeeper.actors.server import Server
-from raykeeper.actors.service import Service
-from raykeeper.actors.transport.seam import Frame, decode_frame, encode_frame
+from raykeeper.actors.member.events import InboxEvent
+from raykeeper.actors.member.replica import Replica
+from raykeeper.actors.member.request_handler import RequestHandler
+from raykeeper.actors.transport.peer_frames import PeerFrame, decode_frame, encode_frame
 from raykeeper.limits import Limits, Timings
-from raykeeper.store.commands import ClientWrite, ClientWrites, KeyRange, Put, Range
-from raykeeper.store.folder import FirstMember, Identity, MemberFolder
-from raykeeper.store.rocks import RocksDisk
+from raykeeper.raft.messages import Message
+from raykeeper.schema.commands import ClientWrite, ClientWrites
+from raykeeper.schema.frames import Open, Opened, Read, Reads, Reply, Request, Writes, Written
+from raykeeper.schema.operations import KeyRange, Put, Range
+from raykeeper.store.data_dir import DataDir, FirstMember, Identity
+from raykeeper.store.engine.rocks import RocksDisk
 
 MEMBERS = (1, 2, 3)
 CALLS = 2000
@@ -87,16 +88,16 @@ def a_wake_up() -> float:
 
 
 class Bench:
-    """Three servers without sockets, threads and clocks."""
+    """Three replicas without sockets, threads and clocks."""
 
     def __init__(self, folder: str) -> None:
         self._now = 0.0
         self._frames: dict[int, deque[bytes]] = {member: deque() for member in MEMBERS}
-        self._events: dict[int, deque[Event]] = {member: deque() for member in MEMBERS}
+        self._events: dict[int, deque[InboxEvent]] = {member: deque() for member in MEMBERS}
         self._spent = dict.fromkeys(MEMBERS, 0.0)
-        self.servers = {member: self._server(folder, member) for member in MEMBERS}
-        self.services = {member: self._service(member) for member in MEMBERS}
-        while not (leaders := [member for member, server in self.servers.items() if server.is_leader]):
+        self.replicas = {member: self._replica(folder, member) for member in MEMBERS}
+        self.handlers = {member: self._handler(member) for member in MEMBERS}
+        while not (leaders := [member for member, replica in self.replicas.items() if replica.is_leader]):
             self._now += 0.1
             for member in MEMBERS:
                 self._turn(member)
@@ -104,13 +105,13 @@ class Bench:
         self.leader = leaders[0]
         self._settle()
 
-    def _server(self, folder: str, member: int) -> Server:
+    def _replica(self, folder: str, member: int) -> Replica:
         disk, path = RocksDisk(), f"{folder}/m{member}"
-        everybody = tuple(FirstMember(each, f"m{each}") for each in MEMBERS)
-        MemberFolder.create(disk, path, Identity("bench", 7, member, f"m{member}", everybody)).close()
-        opened = MemberFolder.open(disk, path)
+        founders = tuple(FirstMember(each, f"m{each}") for each in MEMBERS)
+        DataDir.create(disk, path, Identity("bench", 7, member, f"m{member}", founders)).close()
+        opened = DataDir.open(disk, path)
         opened.log._engine.sync = lambda: None  # type: ignore[method-assign]
-        return Server(
+        return Replica(
             folder=opened,
             timings=Timings(),
             limits=Limits(),
@@ -120,22 +121,22 @@ class Bench:
             background=lambda work, then: None,
         )
 
-    def _service(self, member: int) -> Service:
-        def enqueue(event: Event, size: int) -> bool:
+    def _handler(self, member: int) -> RequestHandler:
+        def enqueue(event: InboxEvent, size: int) -> bool:
             self._events[member].append(event)
             return True
 
         def status() -> Any:
             raise NotImplementedError
 
-        return Service(self.servers[member], enqueue, lambda: self._now, status)
+        return RequestHandler(self.replicas[member], enqueue, lambda: self._now, status)
 
     def _send(self, member: int, messages: Sequence[Message]) -> None:
         groups: dict[int, list[Message]] = {}
         for message in messages:
             groups.setdefault(message.to, []).append(message)
         for to, group in groups.items():
-            self._frames[to].append(encode_frame(Frame(7, member, to, 1, 1, tuple(group))))
+            self._frames[to].append(encode_frame(PeerFrame(7, member, to, 1, 1, tuple(group))))
 
     def _turn(self, member: int) -> None:
         began = time.perf_counter()
@@ -145,7 +146,7 @@ class Bench:
             messages += frame.messages if frame is not None else ()
         events = list(self._events[member])
         self._events[member].clear()
-        self.servers[member].turn(messages, events)
+        self.replicas[member].turn(messages, events)
         self._spent[member] += time.perf_counter() - began
 
     def _settle(self) -> None:
@@ -158,7 +159,7 @@ class Bench:
         replies: list[bytes] = []
         frame = _encode(request)
         began = time.perf_counter()
-        self.services[self.leader].submit(frame, lambda make: replies.append(make()))
+        self.handlers[self.leader].handle_request(frame, lambda make: replies.append(make()))
         self._spent[self.leader] += time.perf_counter() - began
         self._settle()
         reply: Reply = _decode(replies[0])
@@ -177,7 +178,7 @@ class Bench:
 
 
 def code_alone() -> dict[str, tuple[float, float]]:
-    """What puts and gets cost without anybody to wake: seconds in the leader, and in a follower."""
+    """What puts and gets cost without waking any process: seconds in the leader, and in a follower."""
     folder = tempfile.mkdtemp(prefix="rkw-")
     try:
         bench = Bench(folder)
@@ -193,8 +194,8 @@ def code_alone() -> dict[str, tuple[float, float]]:
             bench.ask(Reads(7, 5.0, False, (Read(Range(KeyRange(b"ubench/0001"))),)))
 
         costs = {"put": bench.cost(put), "get": bench.cost(get)}
-        for server in bench.servers.values():
-            server.stop("the end")
+        for replica in bench.replicas.values():
+            replica.stop("the end")
         return costs
     finally:
         shutil.rmtree(folder, ignore_errors=True)

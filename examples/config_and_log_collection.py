@@ -52,7 +52,7 @@ class Collector:
         """Collect a few lines of each directory that is this one's, again and again."""
         while True:
             for directory, _ in self.share.mine():
-                # If it is another one's by now, that one goes on from the last commit.
+                # If another worker owns it by now, that one continues from the last commit.
                 with contextlib.suppress(raykeeper.LockLost):
                     self.collect_some(directory)
             time.sleep(self.config["pause"])

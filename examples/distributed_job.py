@@ -62,7 +62,7 @@ class Process:
                 continue
 
     def train(self, guard: raykeeper.Client) -> None:
-        """Go on from the last checkpoint, whoever made it."""
+        """Continue from the last checkpoint, whichever leader made it."""
         item = guard.get("checkpoint")
         checkpoint = item.value if item else {"shards": [], "sum": 0}
         while True:

@@ -2,7 +2,7 @@
 
 The workers share nothing but the store. Each has one lease, and claims files under it: a claim is a key that is gone
 soon after its worker is. A file is recorded in one transaction, which asks whether the claim is still the worker's,
-adds to the totals, and ends the claim; so whoever was overtaken counts nothing, and each file counts once.
+adds to the totals, and ends the claim; so a worker that was overtaken counts nothing, and each file counts once.
 
 On the way a worker that holds claims and the cluster's leader are killed with SIGKILL. The worker's claims must come
 back, and the totals must equal those of a single pass over the same files in this process. Exit status 1 if not.
@@ -28,7 +28,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-# Ray's notice of a process that was killed fills the terminal. Which processes died, `deaths` tells at the end.
+# Ray's notice of a process that was killed fills the terminal. At the end `deaths` tells which processes died.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed")
 
 import ray
@@ -55,7 +55,7 @@ console = Console()
 
 
 def index(path: str) -> dict[str, int]:
-    """Count what is in a file. One that is no Python (the library's tests hold some) is counted as unreadable."""
+    """Count what is in a file. One that is not Python (the library's tests hold some) is counted as unreadable."""
     data = Path(path).read_bytes()
     counts = {"files": 1, "bytes": len(data), "lines": data.count(b"\n"), "tokens": 0, "unreadable": 0}
     try:
@@ -74,7 +74,7 @@ def work(kv: raykeeper.Client, me: int, files: list[str]) -> None:
             with store.lease(TTL) as lease:
                 return index_under(lease, store, me, files)
         except SURVIVED:
-            continue  # with the lease go the claims: this worker begins anew, as if it were another one
+            continue  # with the lease go the claims: this worker starts over, as if it were another one
 
 
 def index_under(lease: raykeeper.Lease, store: raykeeper.Client, me: int, files: list[str]) -> None:
@@ -154,9 +154,9 @@ def kill_holder(kv: raykeeper.Client) -> Victim | None:
     newest = store.range(prefix="claim/", sort="create_revision", order="descend", limit=1)
     if not newest:
         return None
-    claim = newest.items[0]  # who claimed last has most of it still to do
+    claim = newest.items[0]  # the worker that claimed last has most of it still to do
     worker, pid = claim.value["worker"], claim.value["pid"]
-    with stopped(pid):  # it shall not finish them while we look
+    with stopped(pid):  # it must not finish them while we look
         held = [number(item) for item in store.range(prefix="claim/") if item.lease == claim.lease]
         if len(held) < 2:  # the record of one may be on its way
             return None
@@ -166,7 +166,7 @@ def kill_holder(kv: raykeeper.Client) -> Victim | None:
 
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """The process stands still meanwhile."""
+    """The process is stopped meanwhile."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -243,7 +243,7 @@ def run(cluster: raykeeper.Cluster, files: list[str]) -> list[str]:
     totals = sums(expected)
     table = Table(title="the standard library, indexed", show_header=False)
     for name, value in (
-        ("files", f"{totals['files']:,} ({totals['unreadable']} no Python)"),
+        ("files", f"{totals['files']:,} ({totals['unreadable']} not Python)"),
         ("lines, tokens", f"{totals['lines']:,}, {totals['tokens']:,}"),
         ("writes", f"{writes:,} ({len(prober.acknowledged):,} a prober's), {writes / seconds:,.0f}/s while tokenizing"),
         ("worker killed", f"worker {victim.worker} at {victim.at - began:.1f} s, with {len(victim.held)} claims"),
@@ -260,7 +260,7 @@ def run(cluster: raykeeper.Cluster, files: list[str]) -> list[str]:
 
 
 def compare(store: raykeeper.Client, expected: list[dict[str, Any]]) -> list[str]:
-    """What in the store is not as a single pass says."""
+    """What in the store differs from a single pass."""
     wrong = []
     records = {number(item): item for item in store.range(prefix="file/")}
     for file, single in enumerate(expected):
@@ -306,7 +306,7 @@ def deaths(
 
 
 def standard_library(limit: int | None) -> list[str]:
-    """All Python files of the standard library, or the first so many."""
+    """All Python files of the standard library, or the first ``limit``."""
     root = Path(sysconfig.get_path("stdlib"))
     others = {"site-packages", "dist-packages"}
     files = sorted(str(p) for p in root.rglob("*.py") if p.is_file() and not others & set(p.relative_to(root).parts))
@@ -326,7 +326,7 @@ def main() -> int:
     """Set up a Ray and a cluster of its own, run the job, take both away again."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("spec", nargs="?", default=None, help="cluster spec, such as cluster.yaml")
-    parser.add_argument("--limit", type=int, help="index only the first so many files")
+    parser.add_argument("--limit", type=int, help="index only this many files, the first ones")
     arguments = parser.parse_args()
     files = standard_library(arguments.limit)
     console.print(f"{len(files):,} files of Python {sys.version.split()[0]}; starting Ray and the cluster")

@@ -64,7 +64,7 @@ def main() -> None:
         until(lambda: moved() >= arguments.transfers, "a third of the transfers")
         kill_leader(cluster)
         retries = ray.get(tellers, timeout=300)
-        say(f"{moved()} transfers, {sum(retries)} times somebody else was faster")
+        say(f"{moved()} transfers, {sum(retries)} times another was faster")
 
         last = kv.revision()
         revisions = range(created, last + 1, max(1, (last - created) // 50))

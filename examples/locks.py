@@ -1,9 +1,9 @@
-"""Distributed locks: exclusive ones, with a holder that is overtaken, and ordered ones, in which everyone has a turn.
+"""Distributed locks: exclusive ones, with a holder that is overtaken, and ordered ones, in which everyone gets a turn.
 
 Exclusive: a process is stopped while it holds the lock, for longer than its TTL, and another one gets it. When the
-first goes on it does not know, and writes. What it writes to a file is written; what it writes through the guard of
+first runs again it does not know that, and writes. Its write to a file succeeds; its write through the guard of
 its lock is refused. Ordered: many contenders on several processes get their turns in the order in which they came,
-also though one of the processes is killed. Exit status 1 if that is not so.
+even if one of the processes is killed. Exit status 1 if that is not so.
 
     python examples/locks.py [--contenders N]
 """
@@ -82,7 +82,7 @@ def exclusive(kv: raykeeper.Client, one: Any, two: Any, path: Path) -> None:
 
 
 def ordered(kv: raykeeper.Client, processes: list[Any], contenders: int) -> None:
-    """Everybody has a turn, in one order."""
+    """Each gets a turn, in one order."""
     lock = kv.lock("ordered", ttl=30)
     lock.acquire()
     watch = kv.watch("turn")

@@ -2,8 +2,8 @@
 
 Each job is a key; the workers watch it and start what is assigned to them. While a worker works, it reports its
 progress in a temporary directory: keys under a lease, which are gone as soon as it is dead. The scheduler watches that
-directory; when a worker that had not finished disappears from it, it assigns the job to another one. Nobody calls
-anybody: all of them only know the keys. A worker is killed midway. Exit status 1 if a job was not done.
+directory; when a worker that had not finished disappears from it, it assigns the job to another one. No process calls
+another: they know only the keys. A worker is killed midway. Exit status 1 if a job was not done.
 
     python examples/scheduling_and_progress.py [--jobs N] [--steps N]
 """
@@ -37,7 +37,7 @@ class Worker:
         threading.Thread(target=self.follow, args=(watch,), daemon=True).start()
 
     def follow(self, watch: raykeeper.Watch) -> None:
-        """An operator changes a key; who it is meant for acts."""
+        """An operator changes a key; the worker that it is meant for acts."""
         for event in watch:
             job = event.kv.key.decode().removeprefix("assigned/")
             worker, steps = event.kv.text.split()
@@ -62,7 +62,7 @@ class Worker:
 
 
 class Scheduler(threading.Thread):
-    """Assigns jobs, and assigns them anew when whoever had them is gone."""
+    """Assigns jobs, and assigns them again when their worker is gone."""
 
     def __init__(self, kv: raykeeper.Client, workers: list[str], steps: int) -> None:
         super().__init__(daemon=True)
@@ -80,7 +80,7 @@ class Scheduler(threading.Thread):
         self.kv.put(f"assigned/{job}", f"{worker} {self.steps}")
 
     def run(self) -> None:
-        """Whose progress vanishes before the job is done is gone."""
+        """A worker whose progress vanishes before its job is done is gone."""
         for event in self.watch:
             _, job, worker = event.kv.key.decode().split("/")
             if self.kv.get(f"done/{job}") is None:
@@ -120,7 +120,7 @@ def main() -> None:
         done = {item.key.decode(): item for item in kv.range(prefix="done/")}
         check(set(done) == {f"done/{job}" for job in jobs}, f"all {len(jobs)} jobs are done")
         check(all(item.version == 1 for item in done.values()), "each once")
-        check(scheduler.again, f"the killed worker's jobs were assigned anew: {', '.join(sorted(scheduler.again))}")
+        check(scheduler.again, f"the killed worker's jobs were assigned again: {', '.join(sorted(scheduler.again))}")
         until(lambda: not progress(), "the temporary directory is empty")
 
 

@@ -1,4 +1,4 @@
-"""What the examples share: a Ray and a cluster of their own, which leave nothing behind, and a few words.
+"""What the examples share: a Ray and a cluster of their own, which are gone at the end, and a few helpers.
 
 with stage() as cluster:
     kv = cluster.client()

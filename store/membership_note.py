@@ -1,8 +1,8 @@
 """A note beside a member's databases: the newest configuration and table of members that it has applied.
 
-A launch over data that nobody has open reads these small files to see whom to start and where, without opening any
-database. A note is a hint: it may be behind what the databases hold, and nothing that matters for safety rests on it,
-because every member that is started goes by its own log.
+A launch from existing data reads these small files to find which members to start and where, without opening a
+database. A note is a hint: it may lag the databases, and safety never depends on it, because every member that starts
+goes by its own log.
 """
 
 from __future__ import annotations
@@ -11,37 +11,37 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..actors.raft.messages import Configuration
-from .engine import Disk
-from .members import Description
+from ..raft.messages import Configuration
+from ..schema.member_record import MemberRecord
+from .engine.interface import Disk
 
 if TYPE_CHECKING:
-    from .state import State
+    from .state.machine import State
 
 _NAME = "membership.json"
 
 
 class MembershipNote(msgspec.Struct, frozen=True):
-    """What a member knew of all members."""
+    """The members as one member last knew them."""
 
     configuration: Configuration
-    members: tuple[Description, ...] = ()
+    members: tuple[MemberRecord, ...] = ()
     """Those that are not removed."""
     removed: tuple[int, ...] = ()
 
 
 def note_of(state: State) -> MembershipNote:
-    """What a state machine knows now. For any thread."""
+    """The note for the present state. For any thread."""
     table = state.members.by_id
     return MembershipNote(
         state.configuration,
-        tuple(description for _, description in sorted(table.items()) if not description.removed),
-        tuple(sorted(member for member, description in table.items() if description.removed)),
+        tuple(record for _, record in sorted(table.items()) if not record.removed),
+        tuple(sorted(member for member, record in table.items() if record.removed)),
     )
 
 
 def write_note(disk: Disk, folder: str, note: MembershipNote) -> None:
-    """Leave the note in a member's folder, in the place of an older one."""
+    """Write the note to a member's folder, replacing an older one."""
     data = msgspec.json.encode(note)
     try:
         if disk.read(f"{folder}/{_NAME}") == data:

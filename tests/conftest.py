@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# No deadline, and slow is not ill: a machine that is busy with something else is no failure. The blob reproduces an
+# No deadline, and slow is not ill: a machine that is busy with something else is not a failure. The blob reproduces an
 # example anywhere.
 settings.register_profile("raykeeper", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("raykeeper")

@@ -1,24 +1,23 @@
-"""Leases that somebody else made, looked after from here: by their id, as a command line has to.
+"""Adopting a lease that another process made, by its id, as the command line must.
 
-A lease belongs to whoever keeps it alive, and any process may. This one counts its time from what the leader said was
-left of it, and from when it asked, so ``lost`` and ``remaining()`` are as safe as for a lease that it made itself.
+Any process may keep a lease alive. This one counts from the time that the leader says is left, at the moment when it
+asked; so ``lost`` and ``remaining()`` are as safe as for a lease that it made itself.
 """
 
 from __future__ import annotations
 
-from .handle import Client
+from .handle import KeyValueClient
 from .hub import clock
 from .leases import Lease
 
 
-def adopted(client: Client, id: int, *, keep_alive: bool, timeout: float | None = None) -> Lease:
-    """The lease of that id, as if this process had made it.
+def adopted(client: KeyValueClient, id: int, *, keep_alive: bool, timeout: float | None = None) -> Lease:
+    """A ``Lease`` for the lease of that id, as if this process had made it.
 
     Args:
         id: of a lease that exists.
-        keep_alive: keep it alive from now on, in the background, while the object lives. The first keep-alive is sent
-            at once.
-        timeout: seconds; ``None`` is the handle's.
+        keep_alive: keep it alive in the background as long as the returned object exists, starting at once.
+        timeout: seconds; ``None`` is the handle's default.
 
     Raises:
         LeaseNotFound: it does not exist, or has ended.
@@ -26,6 +25,7 @@ def adopted(client: Client, id: int, *, keep_alive: bool, timeout: float | None 
     """
     asked_at = clock()
     info = client.time_to_live(id, timeout=timeout)
-    # A third of its time must have passed for a keep-alive to be due; to claim so promises less, never more.
+    # A keep-alive is due once a third of the TTL has passed. Claiming that it has only shortens the guarantee.
+
     left = min(info.remaining, info.ttl * 2 / 3)
     return Lease(client, client._hub(client.timeout), (info.id, info.ttl, asked_at - (info.ttl - left)), keep_alive)

@@ -1,8 +1,8 @@
 """The client handle for asyncio: ``await kv.aio.put("key", "value")``, with the arguments and results of ``Client``.
 
-Requests that coroutines of one loop make in the same turn of it are handed to the hub together, and answers that come
-together cost the loop one wake-up. Cancelling a coroutine gives its call up: that counts as a timeout, so a write may
-or may not take effect.
+Requests that coroutines make during one iteration of their event loop are submitted to the hub together, and answers
+that arrive together wake the loop once. To cancel a coroutine is to give its call up: as at a timeout, a write may or
+may not take effect.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import KeeperError, RequestTimeout
-from ...limits import ASYNC_CHECK
-from . import arguments as check
-from .arguments import Key
+from ...limits import ASYNC_CHECK_S
+from .. import arguments as check
+from ..arguments import Key
+from ..background import background
+from .aio_timeout import on_thread, within
 from .base import Handle
-from .coordination import AsyncCoordination
-from .errands import errands
-from .frames import check_request
+from .core.in_flight import request_size
 from .hub import Hub, Outcome, clock
-from .leases import AsyncLease, LeaseInfo, asking, granting, granting_in_txn, listing
-from .operations import Condition, Op
-from .requests import Ask, Steps
+from .leases import AsyncLease, LeaseInfo, grant_steps, lease_info_steps, leased_txn_steps, list_lease_steps
 from .results import DeleteResult, End, KeyValue, PutResult, RangeResult, TxnResult
-from .waiting import on_thread, within
-from .watch import AsyncWatch, wanted
+from .txn_parts import Condition, Op
+from .view import Call, Steps
+from .watch import AsyncWatch, watch_spec
 
 if TYPE_CHECKING:
     from .cached import AsyncCached
@@ -37,8 +36,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class _Call:
-    """One request of a coroutine."""
+class _AsyncCall:
+    """One request of a coroutine, and the future that it awaits."""
 
     __slots__ = ("_bridge", "future", "number", "outcome")
 
@@ -46,49 +45,50 @@ class _Call:
         self._bridge = bridge
         self.future = future
         self.number = 0
-        """The hub's number; 0 until it was handed in."""
+        """The hub's number of the call; 0 until it is submitted."""
         self.outcome: Outcome | None = None
 
-    def done(self, outcome: Outcome) -> None:
-        """On any thread, with the hub's lock held. The first outcome holds."""
+    def set_outcome(self, outcome: Outcome) -> None:
+        """Called on any thread, with the hub's lock held. The first outcome counts."""
         if self.outcome is None:
             self.outcome = outcome
         self._bridge.finished.append(self)
-        self._bridge.hub.tell(self._bridge)
+        self._bridge.hub.flush_later(self._bridge)
 
 
 class _Bridge:
-    """Between the threads of a hub and one event loop.
+    """Carries calls from one event loop to the hub, and their outcomes from the hub's threads back to the loop.
 
-    What the loop calls here serves all its coroutines. If a handler of a signal raises in the middle of it, even before
-    its first instruction, the loop reports that and runs on (or is run again by its owner, as Jupyter's is). So while
-    calls are open, it is looked once a second whether something was left undone.
+    The loop's callbacks here serve all its coroutines. If a signal handler raises in one, even before its first
+    instruction, the loop reports the exception and keeps running (or its owner runs it again, as Jupyter does). So a
+    timer checks once a second, while calls are open, whether such a callback left anything undone.
     """
 
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
         self.hub = hub
-        self.finished: deque[_Call] = deque()
-        self._loop = weakref.ref(loop)  # the hub knows its bridges by loop, and must not keep dead loops alive
-        self._asked: list[tuple[_Call, Ask, int, float]] = []
+        self.finished: deque[_AsyncCall] = deque()
+        self._loop = weakref.ref(loop)  # the hub keeps its bridges by loop, and must not keep dead loops alive
+        self._new: list[tuple[_AsyncCall, Call, int, float]] = []
+        """Calls that are not submitted yet: call, request, size in bytes, timeout in seconds."""
         self._woken = False
         self._open = 0
-        """Calls that wait."""
+        """Number of calls that wait for their outcome."""
         self._check_at = 0.0
-        """When it is looked next, on the loop's clock."""
+        """When the next check is due, on the loop's clock."""
 
-    async def call(self, ask: Ask, timeout: float) -> Outcome:
-        """Ask the cluster and wait."""
+    async def call(self, request: Call, timeout: float) -> Outcome:
+        """Send a request to the cluster and wait for its outcome."""
         try:
-            size = check_request(ask.request, self.hub.limits)
+            size = request_size(request.request, self.hub.limits)
         except KeeperError as error:
             return error
         loop = asyncio.get_running_loop()
-        call = _Call(self, loop.create_future())
-        if not self._asked:
-            loop.call_soon(self._hand_in)
+        call = _AsyncCall(self, loop.create_future())
+        if not self._new:
+            loop.call_soon(self._submit_new)
             if loop.time() >= self._check_at:
-                self._check_soon(loop)
-        self._asked.append((call, ask, size, timeout))
+                self._schedule_check(loop)
+        self._new.append((call, request, size, timeout))
         self._open += 1
         try:
             return await call.future
@@ -99,22 +99,24 @@ class _Bridge:
         finally:
             self._open -= 1
 
-    def _hand_in(self) -> None:
-        """Hand in what this turn of the loop has asked, except what was cancelled since."""
-        asked, self._asked = self._asked, []
+    def _submit_new(self) -> None:
+        """Submit the requests of this iteration of the loop, except those that were cancelled since."""
+        new, self._new = self._new, []
         try:
-            wanted = [each for each in asked if not each[0].future.done()]
-            numbers = self.hub.submit_many([(ask, size, timeout, call.done) for call, ask, size, timeout in wanted])
+            wanted = [each for each in new if not each[0].future.done()]
+            numbers = self.hub.submit_many(
+                [(request, size, timeout, call.set_outcome) for call, request, size, timeout in wanted]
+            )
             for (call, _, _, _), number in zip(wanted, numbers, strict=True):
                 call.number = number
         except BaseException as error:
-            for call, _, _, _ in asked:
+            for call, _, _, _ in new:
                 if not call.future.done():
-                    call.future.set_result(_not_handed_in(error))
+                    call.future.set_result(_submission_error(error))
             raise
 
     def flush(self) -> None:
-        """On any thread: answers have come."""
+        """Have the loop deliver the outcomes. Called on any thread."""
         if self._woken:
             return
         self._woken = True
@@ -122,9 +124,9 @@ class _Bridge:
         try:
             if loop is not None:
                 loop.call_soon_threadsafe(self._deliver)
-        except RuntimeError:  # the loop was closed, and all that waited in it is gone: with what it holds, elsewhere
+        except RuntimeError:  # the loop is closed: free its calls on the background thread, with the user's destructors
             gone, self.finished = self.finished, deque()
-            errands.do(gone.clear)
+            background.submit(gone.clear)
 
     def _deliver(self) -> None:
         self._woken = False
@@ -134,25 +136,26 @@ class _Bridge:
                 call.future.set_result(call.outcome)
             self.finished.popleft()
 
-    def _check_soon(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._check_at = loop.time() + ASYNC_CHECK
-        loop.call_later(ASYNC_CHECK, self._check)
+    def _schedule_check(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._check_at = loop.time() + ASYNC_CHECK_S
+        loop.call_later(ASYNC_CHECK_S, self._check)
 
     def _check(self) -> None:
-        if self._asked:
-            self._hand_in()
+        """Do what an interrupted callback left undone."""
+        if self._new:
+            self._submit_new()
         if self.finished:
             self._deliver()
         loop = self._loop()
         if self._open and loop is not None:
-            self._check_soon(loop)
+            self._schedule_check(loop)
 
 
-def _not_handed_in(error: BaseException) -> KeeperError:
-    """What becomes of calls in whose handing in an exception came: some may be on their way."""
+def _submission_error(error: BaseException) -> KeeperError:
+    """The outcome of calls whose submission was interrupted: some may have been sent."""
     if isinstance(error, KeeperError):
         return error
-    return RequestTimeout(f"interrupted while it was handed in: {type(error).__name__}", applied=None)
+    return RequestTimeout(f"interrupted while it was submitted: {type(error).__name__}", applied=None)
 
 
 def _bridge(hub: Hub) -> _Bridge:
@@ -164,11 +167,17 @@ def _bridge(hub: Hub) -> _Bridge:
     return bridge
 
 
-class AsyncClient(AsyncCoordination, Handle):
-    """A handle whose calls are coroutines. Arguments, results and errors are those of ``Client``'s calls."""
+C = TypeVar("C", bound="AsyncKeyValueClient")
+
+
+class AsyncKeyValueClient(Handle):
+    """A handle whose calls are coroutines; made by ``Client.aio``.
+
+    Arguments, results and errors are those of the call of the same name of ``Client``.
+    """
 
     _opening: concurrent.futures.Future[Hub] | None = None
-    """The attempt under way to find the hub, which the calls of all coroutines share."""
+    """The attempt to find the hub that is in progress; the calls of all coroutines share it."""
 
     async def put(
         self,
@@ -180,7 +189,7 @@ class AsyncClient(AsyncCoordination, Handle):
         request_id: Key | None = None,
         timeout: float | None = None,
     ) -> PutResult:
-        """Set a key: see ``Client.put``."""
+        """Set a key. Arguments, result and errors: see ``Client.put``."""
         return await self._run(self._view.put(key, value, lease, prev, request_id), timeout)
 
     async def get(
@@ -192,7 +201,7 @@ class AsyncClient(AsyncCoordination, Handle):
         at_least: int | None = None,
         timeout: float | None = None,
     ) -> KeyValue | None:
-        """Read one key: see ``Client.get``."""
+        """Read one key. Arguments, result and errors: see ``Client.get``."""
         return await self._run(self._view.get(key, revision, serializable, at_least), timeout)
 
     async def range(
@@ -210,7 +219,7 @@ class AsyncClient(AsyncCoordination, Handle):
         serializable: bool = False,
         timeout: float | None = None,
     ) -> RangeResult:
-        """Read a range or a prefix: see ``Client.range``."""
+        """Read a range of keys. Arguments, result and errors: see ``Client.range``."""
         steps = self._view.range(
             serializable,
             key=key,
@@ -235,7 +244,7 @@ class AsyncClient(AsyncCoordination, Handle):
         request_id: Key | None = None,
         timeout: float | None = None,
     ) -> DeleteResult:
-        """Delete a key, a range or a prefix: see ``Client.delete``."""
+        """Delete a key, a range or a prefix. Arguments, result and errors: see ``Client.delete``."""
         return await self._run(self._view.delete(key, end, prefix, prev, request_id), timeout)
 
     async def txn(
@@ -247,15 +256,15 @@ class AsyncClient(AsyncCoordination, Handle):
         request_id: Key | None = None,
         timeout: float | None = None,
     ) -> TxnResult:
-        """Run a transaction: see ``Client.txn``."""
+        """Run a transaction. Arguments, result and errors: see ``Client.txn``."""
         return await self._run(self._view.txn(compare, success, failure, request_id), timeout)
 
     async def compact(self, revision: int, *, timeout: float | None = None) -> None:
-        """Forget the history below a revision: see ``Client.compact``."""
+        """Forget the history below a revision. Arguments and errors: see ``Client.compact``."""
         return await self._run(self._view.compact(revision), timeout)
 
     async def revision(self, *, timeout: float | None = None) -> int:
-        """The current revision: see ``Client.revision``."""
+        """The current revision of the store: see ``Client.revision``."""
         return await self._run(self._view.revision(), timeout)
 
     async def watch(
@@ -269,10 +278,13 @@ class AsyncClient(AsyncCoordination, Handle):
         only: str | None = None,
         timeout: float | None = None,
     ) -> AsyncWatch:
-        """See every change of a key, a range or a prefix: see ``Client.watch``."""
+        """Watch a key, a range or a prefix: ``async for event in await kv.aio.watch(prefix="jobs/")``.
+
+        Arguments and errors: see ``Client.watch``. The watch belongs to the running event loop.
+        """
         self._check_open()
         deadline = clock() + self._seconds(timeout)
-        asked = wanted(self._view, key, end, prefix, start_revision, prev, only)
+        asked = watch_spec(self._view, key, end, prefix, start_revision, prev, only)
         await self._hub(deadline - clock())
         assert self._share is not None
         watch = AsyncWatch(self._share, self._view, asked)
@@ -281,39 +293,39 @@ class AsyncClient(AsyncCoordination, Handle):
         return watch
 
     async def cached(self, prefix: Key, *, max_bytes: int | None = None, timeout: float | None = None) -> AsyncCached:
-        """A read-only copy of a prefix in this process: see ``Client.cached``."""
+        """Make a read-only copy of a prefix in this process. Arguments and errors: see ``Client.cached``."""
         from .cached import open_async_copy
 
         return await open_async_copy(self, prefix, max_bytes, self._seconds(timeout))
 
     async def lease(self, ttl: float, *, keep_alive: bool = True, timeout: float | None = None) -> AsyncLease:
-        """Make a lease: see ``Client.lease``."""
+        """Make a lease: ``async with await kv.aio.lease(10) as lease``. Arguments and errors: see ``Client.lease``."""
         keep = check.flag("keep_alive", keep_alive)
-        granted = await self._run(granting(self._view, ttl, clock() + self._seconds(timeout) / 2), timeout)
+        granted = await self._run(grant_steps(self._view, ttl, clock() + self._seconds(timeout) / 2), timeout)
         return AsyncLease(self._derive(self._view), await self._hub(0), granted, keep)
 
     async def leased_txn(
         self, ttl: float, make: Callable[[int], Op], *, timeout: float | None = None
     ) -> tuple[AsyncLease | None, TxnResult]:
         """Make a lease and run a transaction that uses it, in one write: see ``Client.leased_txn``."""
-        granted, result = await self._run(granting_in_txn(self._view, ttl, make), timeout)
+        granted, result = await self._run(leased_txn_steps(self._view, ttl, make), timeout)
         if granted is None:
             return None, result
         return AsyncLease(self._derive(self._view), await self._hub(0), granted, True), result
 
     async def leases(self, *, timeout: float | None = None) -> list[LeaseInfo]:
         """All leases of the cluster: see ``Client.leases``."""
-        return await self._run(listing(self._view), timeout)
+        return await self._run(list_lease_steps(self._view), timeout)
 
     async def time_to_live(self, lease: Any, *, keys: bool = False, timeout: float | None = None) -> LeaseInfo:
-        """How a lease stands: see ``Client.time_to_live``."""
-        return await self._run(asking(self._view, lease, keys), timeout)
+        """The TTL of a lease, and the seconds that it has left: see ``Client.time_to_live``."""
+        return await self._run(lease_info_steps(self._view, lease, keys), timeout)
 
     async def close(self) -> None:
-        """End this handle; see ``Client.close``."""
+        """Close this handle: see ``Client.close``."""
         self._release()
 
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self: C) -> C:
         self._check_open()
         return self
 
@@ -323,24 +335,29 @@ class AsyncClient(AsyncCoordination, Handle):
         self._release()
 
     async def _run(self, steps: Steps[T], timeout: float | None) -> T:
-        """Take the steps of a call, awaiting each answer, within one timeout for all of them."""
+        """Run the steps of a call, awaiting each outcome, within one timeout for all of them."""
         self._check_open()
         left = self._seconds(timeout)
         deadline = clock() + left
         try:
-            ask = next(steps)
+            request = next(steps)
             hub = await self._hub(left)
             left = deadline - clock()
             bridge = _bridge(hub)
             while True:
-                outcome = await bridge.call(ask, left)
-                ask = steps.throw(outcome) if isinstance(outcome, KeeperError) else steps.send(outcome)
+                outcome = await bridge.call(request, left)
+                request = steps.throw(outcome) if isinstance(outcome, KeeperError) else steps.send(outcome)
                 left = deadline - clock()
         except StopIteration as end:
             result: T = end.value
             return result
 
     async def _hub(self, timeout: float) -> Hub:
+        """This process's hub, opened if need be, on a thread: that may block.
+
+        Coroutines that need it at the same time share one attempt. Each waits within its own timeout; if an attempt
+        fails that another coroutine started, with less time, the others start one of their own.
+        """
         deadline = clock() + timeout
         while (hub := self._known_hub()) is None:
             opening, left = self._opening, deadline - clock()
@@ -352,6 +369,6 @@ class AsyncClient(AsyncCoordination, Handle):
                 if not await within(left, opened):
                     raise RequestTimeout("the cluster was not found in time", applied=False)
             except KeeperError:
-                if own or clock() >= deadline:  # else another call's time was over, not this one's
+                if own or clock() >= deadline:
                     raise
         return hub

@@ -1,4 +1,4 @@
-"""What the sync and the async handle have in common: which cluster, which view of it, and a share in the hub."""
+"""What the sync and the async handle have in common: the cluster, a view of its keys, and a share in the hub."""
 
 from __future__ import annotations
 
@@ -7,30 +7,33 @@ from typing import Any, Protocol, TypeVar
 
 from ...codec import Codec
 from ...errors import InvalidArgument, RequestTimeout
-from ...limits import DEFAULT_TIMEOUT
-from . import arguments as check
-from .deadline import time_left
+from ...limits import DEFAULT_TIMEOUT_S
+from .. import arguments as check
+from ..deadline import time_left
 from .hub import Hub, this_process
-from .registry import Share, open_hub
-from .requests import RESERVED_SPACE, USER_SPACE, View
+from .hub_pool import HubShare, open_hub
+from .view import RESERVED_SPACE, USER_SPACE, View
 
 H = TypeVar("H", bound="Handle")
 
 
 class _Ending(Protocol):
-    """What ends with a handle."""
+    """A watch or a copy, which ends with its handle."""
 
     def _end(self) -> None: ...
 
 
 class Handle:
-    """One view of one cluster. Made by ``connect``; other handles are made from it.
+    """A handle on one cluster: a namespace, a codec and a default timeout.
+
+    Made by ``raykeeper.connect``; other handles are derived from it. Handles are cheap, and pickle: in another process
+    a handle finds its cluster again at the first call.
 
     Args:
         name: the cluster's name.
-        cluster: its id.
-        share: in the hub of this process; ``None`` opens one at the first call.
-        view: which keys, and how values are encoded.
+        cluster: the cluster's id.
+        share: in the hub of this process; ``None`` opens the hub at the first call.
+        view: the keys that it sees, and how values are encoded.
         timeout: seconds, for calls that name none.
     """
 
@@ -39,9 +42,9 @@ class Handle:
         name: str,
         cluster: int,
         *,
-        share: Share | None = None,
+        share: HubShare | None = None,
         view: View | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
+        timeout: float = DEFAULT_TIMEOUT_S,
     ) -> None:
         self._name = name
         self._cluster = cluster
@@ -50,9 +53,9 @@ class Handle:
         self._timeout = timeout
         self._closed = False
         self._watches: weakref.WeakSet[_Ending] = weakref.WeakSet()
-        """Watches and copies that end with this handle."""
+        """Watches and local copies that end with this handle."""
 
-    # -- what it is ---------------------------------------------------------------------------------------------------
+    # -- properties ---------------------------------------------------------------------------------------------------
 
     @property
     def cluster_name(self) -> str:
@@ -61,22 +64,22 @@ class Handle:
 
     @property
     def cluster_id(self) -> int:
-        """The cluster's id, which no other cluster ever has."""
+        """The cluster's id, drawn at random when it was made."""
         return self._cluster
 
     @property
     def prefix(self) -> bytes:
-        """The namespace of this handle, empty for all keys."""
+        """The prefix of this handle's namespace; ``b""`` if it sees all keys."""
         return self._view.space[len(USER_SPACE) :]
 
     @property
     def codec(self) -> Codec | None:
-        """The codec of this handle's values, ``None`` for bytes."""
+        """The codec of this handle's values; ``None`` if they are bytes."""
         return self._view.codec
 
     @property
     def timeout(self) -> float:
-        """The default timeout of this handle's calls, in seconds."""
+        """The default timeout of this handle's calls in seconds."""
         return self._timeout
 
     @property
@@ -104,43 +107,69 @@ class Handle:
     def namespace(self: H, prefix: str | bytes) -> H:
         """A handle that sees only the keys under a prefix, and sees them without it. Namespaces nest.
 
+        The names of its locks, queues and other coordination calls, and of its ``request_id``, are its own too.
+
+        ::
+
+            jobs = kv.namespace("jobs/")
+            jobs.put("17", "running")        # the key "jobs/17" of kv
+
+        Args:
+            prefix: ``str`` or ``bytes``.
+
         Raises:
-            InvalidArgument: the prefix is neither ``str`` nor ``bytes``, or the handle is closed.
+            InvalidArgument: the prefix is neither, or the handle is closed.
         """
         space = self._view.space + check.text_or_bytes("a prefix", prefix)
         return self._derive(self._view.narrow(space, self._view.codec))
 
     def with_codec(self: H, codec: Codec | None) -> H:
-        """A handle whose values are Python objects: ``raykeeper.codec.JSON`` or ``.CLOUDPICKLE``; ``None`` for bytes.
+        """A handle whose values are Python objects.
+
+        ::
+
+            config = kv.with_codec(raykeeper.codec.JSON)
+            config.put("rate", {"limit": 100})
+            config.get("rate").value["limit"]
+
+        Args:
+            codec: ``raykeeper.codec.JSON``, ``raykeeper.codec.CLOUDPICKLE``, or an object with their ``encode``,
+                ``decode`` and ``comparable``; ``None`` makes values bytes again.
 
         Raises:
-            InvalidArgument: that is no codec, or the handle is closed.
+            InvalidArgument: it is not a codec, or the handle is closed.
         """
         if codec is not None and not (
             callable(getattr(codec, "encode", None))
             and callable(getattr(codec, "decode", None))
             and hasattr(codec, "comparable")
         ):
-            raise InvalidArgument(f"a codec has encode, decode and comparable; {check.shown(codec)} has not")
+            raise InvalidArgument(f"a codec has encode, decode and comparable; {check.shown(codec)} does not")
         return self._derive(self._view.narrow(self._view.space, codec))
 
     def reserved(self: H, area: str) -> H:
-        """A handle on one area of the space that the coordination calls store in; its values are bytes.
+        """A handle on one area of the reserved space, in which the coordination calls keep their keys.
 
-        For what is built on the client, not for users' data: no range of a user's handle reaches there. A namespace
-        does not show in it, so whoever uses it puts ``prefix`` into its keys.
+        For libraries built on the client, not for data: no range of an ordinary handle reaches there. Values are bytes.
+        Namespaces do not apply; to respect them, put ``prefix`` into the keys.
+
+        Args:
+            area: a name for the area, ``str`` or ``bytes``.
 
         Raises:
-            InvalidArgument: the area is no text, or the handle is closed.
+            InvalidArgument: the area is neither, or the handle is closed.
         """
         space = RESERVED_SPACE + check.text_or_bytes("an area", area) + b"/"
         return self._derive(self._view.narrow(space, None))
 
     def with_timeout(self: H, timeout: float) -> H:
-        """A handle with another default timeout, in seconds.
+        """A handle with another default timeout.
+
+        Args:
+            timeout: seconds.
 
         Raises:
-            InvalidArgument: the timeout is no number or negative, or the handle is closed.
+            InvalidArgument: the timeout is negative or not a number, or the handle is closed.
         """
         handle = self._derive(self._view)
         handle._timeout = check.seconds("timeout", timeout)
@@ -157,7 +186,7 @@ class Handle:
             raise InvalidArgument(f"this handle of cluster {self._name!r} is closed")
 
     def _known_hub(self) -> Hub | None:
-        """This process's hub, if this handle has its share in it."""
+        """The hub, if this handle has a share in one of this very process."""
         share = self._share
         if share is not None and share.hub.process == this_process():
             return share.hub
@@ -170,7 +199,7 @@ class Handle:
         return share.hub
 
     def _seconds(self, timeout: float | None) -> float:
-        """What a call may take: its timeout, the handle's, or what the call that it is part of has left."""
+        """The seconds that a call may take: its timeout or the handle's, within what the call around it has left."""
         return min(self._timeout if timeout is None else check.seconds("timeout", timeout), time_left())
 
     def _release(self) -> None:
@@ -181,5 +210,5 @@ class Handle:
 
 
 def _restore(kind: type[H], name: str, cluster: int, view: View, timeout: float) -> H:
-    """Make a handle from what was pickled; its hub is opened at the first call."""
+    """Make a handle from its pickle; its hub is opened at the first call."""
     return kind(name, cluster, view=view, timeout=timeout)

@@ -1,11 +1,11 @@
-"""Guarded handles: every write is refused once the key that stands for a lock is not the one that it was.
+"""Guarded handles: every write is refused once the lock, claim or place that it is guarded by is lost.
 
-A lock's token is the revision that created its key. A guarded write travels as one transaction that compares that
-revision and then does what was asked, so the check and the write are one step of the replicated log: there is no
-moment between them in which the lock could change hands (Kleppmann's fencing, made by the store itself). The lock's
-key lies in the reserved space and the data in the user's, which is why comparisons are kept with their full keys.
+A lock's token is the revision that created its key. A guarded write is one transaction that compares that revision and
+then writes. So the check and the write are one step of the replicated log, and the lock cannot change hands between
+them (Kleppmann's fencing, enforced by the store itself). The lock's key is in the reserved space and the data in the
+user's, so the comparisons are kept with their full keys.
 
-Reads pass; a guard says who may write, not who may look.
+Reads are not guarded: a guard says who may write.
 """
 
 from __future__ import annotations
@@ -16,23 +16,12 @@ import msgspec
 
 from ...codec import Codec
 from ...errors import InvalidArgument, LockLost, Unavailable
-from ...store.commands import (
-    Answer,
-    Comparison,
-    Delete,
-    KeyRange,
-    LeaseGrant,
-    LeaseGranted,
-    Put,
-    Relation,
-    RequestId,
-    Target,
-    Txn,
-    TxnAnswer,
-)
+from ...schema.answers import Answer, LeaseGranted, TxnAnswer
+from ...schema.commands import RequestId
+from ...schema.operations import Delete, KeyRange, LeaseGrant, Put, Relation, Target, Txn, TxnCompare
 from .base import Handle
-from .requests import Ask, Steps, View, named
 from .results import DeleteResult, PutResult, TxnResult
+from .view import Call, Steps, View, named
 
 H = TypeVar("H", bound=Handle)
 
@@ -42,12 +31,12 @@ class GuardedView(View):
 
     Args:
         space, codec: as for ``View``.
-        fences: what must hold for any write to happen; guards of guards add to them.
+        fences: the comparisons that must hold for a write to happen; a guard of a guarded handle adds to them.
     """
 
     __slots__ = ("fences",)
 
-    def __init__(self, space: bytes, codec: Codec | None, fences: tuple[Comparison, ...]) -> None:
+    def __init__(self, space: bytes, codec: Codec | None, fences: tuple[TxnCompare, ...]) -> None:
         super().__init__(space, codec)
         self.fences = fences
 
@@ -72,22 +61,24 @@ class GuardedView(View):
         return self.txn_result(operation, (yield from self._guarded(self.txn_command(operation), request_id)))
 
     def grant(self, command: LeaseGrant) -> Steps[LeaseGranted]:
-        """Steps that make a lease, guarded: what hangs on it belongs to whoever holds the lock. It may be ended by
-        anybody who knows it, later too, as it ends by itself."""
+        """Steps that grant a lease, guarded. Ending it is not guarded: it may also expire."""
         answer = yield from self._guarded(command, None)
         if not isinstance(answer, LeaseGranted):
             raise Unavailable(f"the cluster answered {type(answer).__name__} to a guarded lease", applied=None)
         return answer
 
     def compact(self, revision: object) -> Steps[None]:
-        """Refused: compaction is no part of a transaction."""
+        """Refused, since a compaction cannot be part of a transaction."""
         if self.fences:
             raise InvalidArgument("compaction cannot be guarded: compact through an ordinary handle")
         yield from super().compact(revision)
 
     def _behind_fences(self, request_id: object, command: Put | Delete | Txn | LeaseGrant) -> RequestId | None:
-        """A name for a guarded write. The token is no part of what is asked for: a task that runs again holds the lock
-        under another one. And a write that was refused may be asked for again."""
+        """The name of a guarded write.
+
+        The token is not part of the operation that the name is bound to: a task that runs again holds the lock under
+        another one. And a write that was refused may be tried again under its name (``held``).
+        """
         if request_id is None:
             return None
         if isinstance(request_id, RequestId):
@@ -95,7 +86,8 @@ class GuardedView(View):
         return named(self.space, request_id, command, held=1)
 
     def _guarded(self, command: Put | Delete | Txn | LeaseGrant, request_id: object) -> Steps[Answer]:
-        answer = yield Ask(Txn(self.fences, (command,), ()), False, self._behind_fences(request_id, command))
+        """Steps that run a write only if all comparisons hold, in one transaction. Raises ``LockLost`` if not."""
+        answer = yield Call(Txn(self.fences, (command,), ()), False, self._behind_fences(request_id, command))
         if not isinstance(answer, TxnAnswer):
             raise Unavailable(f"the cluster answered {type(answer).__name__} to a guarded write", applied=None)
         if not answer.succeeded:
@@ -104,13 +96,13 @@ class GuardedView(View):
 
 
 def guarded(handle: H, space: Handle, key: bytes, token: int) -> H:
-    """A handle like ``handle`` whose every write happens only while ``key`` has been there since revision ``token``.
+    """A handle like ``handle``, but each of its writes happens only if ``key`` exists since revision ``token``.
 
     Args:
-        space: the handle that ``key`` belongs to, which may see other keys than ``handle``.
+        space: the handle that ``key`` belongs to; it may see other keys than ``handle``.
         token: the ``create_revision`` that ``key`` must have.
     """
     view = handle._view
     before = view.fences if isinstance(view, GuardedView) else ()
-    fence = Comparison(KeyRange(space._view.space + key), Target.CREATE_REVISION, Relation.EQUAL, token)
+    fence = TxnCompare(KeyRange(space._view.space + key), Target.CREATE_REVISION, Relation.EQUAL, token)
     return handle._derive(GuardedView(view.space, view.codec, (*before, fence)))

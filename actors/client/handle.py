@@ -1,57 +1,71 @@
 """The client handle: ``kv = raykeeper.connect()``, then ``kv.put("key", "value")``.
 
-Every call ends in a result (it took effect once), in an error whose ``applied`` is ``False``, or in one whose
-``applied`` is ``None``: nobody knows. Calls are retried inside their timeout, never applied twice; for retries beyond
-one call, pass the same ``request_id`` again.
+Every call ends in a result (it took effect once), in an error with ``applied=False`` (it never had an effect and never
+will), or in an error with ``applied=None`` (its outcome is unknown). Calls are retried within their timeout and never
+applied twice. To retry beyond one call, pass the same ``request_id`` again.
 
-Handles may be used from many threads, pickle into Ray tasks and actors, and survive leader changes and restarts of
-members. What the calls mean is said in :mod:`requests`, how they travel in :mod:`hub`; this file only waits.
-Watches are in :mod:`watch`, leases in :mod:`leases`, local copies in :mod:`cached`.
+Handles may be shared by threads, can be pickled into Ray tasks and actors, and survive changes of the leader and
+restarts of members. This file declares the calls and waits for them; :mod:`view` turns them into requests and
+:mod:`hub` carries those. Watches are in :mod:`watch`, leases in :mod:`leases`, local copies in :mod:`cached`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from ...errors import KeeperError
-from . import arguments as check
-from .arguments import Key
-from .base import Handle
-from .coordination import Coordination
-from .hub import Hub, clock
-from .leases import Lease, LeaseInfo, asking, granting, granting_in_txn, listing
-from .operations import Condition, Op
-from .requests import Steps
+from .. import arguments as check
+from ..arguments import Key
+from .blocking import Blocking
+from .hub import clock
+from .leases import Lease, LeaseInfo, grant_steps, lease_info_steps, leased_txn_steps, list_lease_steps
 from .results import DeleteResult, End, KeyValue, PutResult, RangeResult, TxnResult
-from .watch import Watch, wanted
+from .txn_parts import Condition, Op
+from .watch import Watch, watch_spec
 
 if TYPE_CHECKING:
-    from .aio import AsyncClient
+    from .aio import AsyncKeyValueClient
     from .cached import Cached
 
-T = TypeVar("T")
+
+C = TypeVar("C", bound="KeyValueClient")
 
 
-class Client(Coordination, Handle):
-    """A handle whose calls wait. See the module; every call takes ``timeout`` in seconds (``None``: the handle's).
+class KeyValueClient(Blocking):
+    """A handle whose calls block the calling thread until they end.
 
-    Any call may raise ``InvalidArgument`` (an argument is wrong, or the handle is closed), ``RequestTooLarge``,
-    ``RequestTimeout``, ``Unavailable`` (no quorum in time), and, at a handle's first call in a process,
-    ``ClusterNotFound`` or ``ClusterMismatch``. Writes may also raise ``SessionExpired`` and ``NoSpace``.
+    Keys are ``str`` (as UTF-8) or ``bytes``, and always come back as ``bytes``; values are too, unless the handle has a
+    codec. Every call takes ``timeout`` in seconds, which covers all that it does; ``None`` is the handle's default.
+
+    Any call may raise these errors; ``error.applied`` says whether a write took effect:
+
+    - ``InvalidArgument``: an argument is wrong, or the handle is closed.
+    - ``RequestTooLarge``: the request is over a limit of the cluster; nothing happened.
+    - ``Unavailable``: no quorum could be reached in time.
+    - ``RequestTimeout``: no answer came in time.
+    - ``ClusterNotFound``, ``ClusterMismatch``: at a handle's first call in a process.
+    - ``ForkedProcess``, ``ReentrantCall``: the call comes from a forked child, or from a signal handler or destructor
+      that has interrupted RayKeeper itself.
+    - Writes only: ``SessionExpired`` (the outcome is unknown) and ``NoSpace`` (a member is short of disk space).
     """
 
-    _aio: AsyncClient | None = None
+    _aio: AsyncKeyValueClient | None = None
+    _async_kind: ClassVar[type[AsyncKeyValueClient]]
+    """The class of the async handle; set by ``actors/handles.py``, which knows both."""
 
     @property
-    def aio(self) -> AsyncClient:
-        """The same handle with coroutines; closed together with this one. One that was closed alone is made anew."""
+    def aio(self) -> AsyncKeyValueClient:
+        """The same handle for asyncio: ``await kv.aio.put("key", "value")``.
+
+        It is closed together with this one; if it was closed alone, the next use makes another.
+
+        Raises:
+            InvalidArgument: this handle is closed.
+        """
         self._check_open()
         if self._aio is None or self._aio.closed:
-            from .aio import AsyncClient
-
-            self._aio = AsyncClient(
+            self._aio = self._async_kind(
                 self._name, self._cluster, share=self._share, view=self._view, timeout=self._timeout
             )
         return self._aio
@@ -68,16 +82,30 @@ class Client(Coordination, Handle):
     ) -> PutResult:
         """Set a key (etcd: Put).
 
+        ::
+
+            kv.put("jobs/17", "running")
+            kv.put("here", "me", lease=lease)      # deleted when the lease ends
+
         Args:
-            value: ``bytes`` or ``str``; what the handle's codec takes; or ``KEEP``, to leave the value that is there.
-            lease: an id or a lease object that the key is bound to; ``None`` for none, ``KEEP`` to leave what is there.
-            prev: also return what was there before.
-            request_id: names the request for retries beyond this call.
+            key: the key.
+            value: ``bytes`` or ``str``; on a handle with a codec, any object that it encodes; ``KEEP`` leaves the value
+                of an existing key.
+            lease: the ``Lease``, or the id of the lease, that the key is attached to; ``None`` for none, ``KEEP`` for
+                the one that it has.
+            prev: also return the pair that the put replaced.
+            request_id: a name for this write, for tasks that Ray may run again. The same write under the same name is
+                done once, and answered the second time as the first, within the cluster's ``request_ttl``.
+            timeout: seconds; ``None`` is the handle's default.
+
+        Returns:
+            The revision that the put made, and ``prev`` if it was asked for (``None`` if there was no such key).
 
         Raises:
             LeaseNotFound: there is no such lease.
-            LeaseLost: the lease object knows that it is lost.
-            InvalidArgument: also for ``KEEP`` where there is no such key.
+            LeaseLost: the ``lease`` object is lost already; nothing was sent.
+            InvalidArgument: also for ``KEEP`` if there is no such key, and for a ``request_id`` that named another
+                write.
         """
         return self._run(self._view.put(key, value, lease, prev, request_id), timeout)
 
@@ -90,15 +118,29 @@ class Client(Coordination, Handle):
         at_least: int | None = None,
         timeout: float | None = None,
     ) -> KeyValue | None:
-        """Read one key; ``None`` if there is none (etcd: Range of one key).
+        """Read one key (etcd: Range of one key).
+
+        The read is linearizable unless ``serializable``: it sees every write that had returned before it began.
+
+        ::
+
+            found = kv.get("jobs/17")
+            if found is not None:
+                print(found.value, found.mod_revision)
 
         Args:
-            revision: read the past as of this revision.
-            serializable: any member answers from what it has, which may be stale.
-            at_least: with ``serializable``: nothing older than this revision.
+            key: the key.
+            revision: read the store as of this past revision; ``None`` for the present.
+            serializable: let any member answer from what it has applied, which may be stale. Needs no leader.
+            at_least: with ``serializable``: wait until the member has applied this revision, such as the one that an
+                earlier put returned.
+            timeout: seconds; ``None`` is the handle's default.
+
+        Returns:
+            The key with its value and revisions; ``None`` if there is no such key.
 
         Raises:
-            CompactedError: the revision is compacted away.
+            CompactedError: the revision has been compacted.
             FutureRevisionError: the revision does not exist yet.
         """
         return self._run(self._view.get(key, revision, serializable, at_least), timeout)
@@ -118,20 +160,32 @@ class Client(Coordination, Handle):
         serializable: bool = False,
         timeout: float | None = None,
     ) -> RangeResult:
-        """Read the keys from ``key`` up to but without ``end`` (``END``: to the last), or all under ``prefix``.
+        """Read a range of keys, all as of one revision (etcd: Range).
 
-        Long ranges come in pages, all of one revision. ``prefix=b""`` is everything that this handle sees.
+        Give either ``prefix``, or ``key`` with an optional ``end``. A long range is fetched in pages.
+
+        ::
+
+            for item in kv.range(prefix="jobs/"):
+                print(item.key, item.value)
+            newest = kv.range(prefix="jobs/", sort="mod_revision", order="descend", limit=10)
 
         Args:
-            limit: at most so many items; 0 for all. ``count`` tells of all.
-            sort: ``"key"``, ``"version"``, ``"create_revision"``, ``"mod_revision"`` or ``"value"``; ties go by key.
+            key: the first key; alone, the only one.
+            end: the first key that no longer belongs to the range; ``END`` for a range up to the last key.
+            prefix: all keys that start with it; ``b""`` is everything that this handle sees.
+            limit: return at most this many items; 0 returns all. ``count`` is that of the whole range in any case.
+            revision: read the store as of this past revision; ``None`` for the present.
+            sort: ``"key"`` (the default), ``"version"``, ``"create_revision"``, ``"mod_revision"`` or ``"value"``; ties
+                are in key order.
             order: ``"ascend"`` or ``"descend"``.
-            keys_only: leave the values out.
-            count_only: leave the items out.
-            revision, serializable: as for :meth:`get`.
+            keys_only: leave out the values (they are ``b""``).
+            count_only: leave out the items, and only count them.
+            serializable: let any member answer from what it has applied, as for :meth:`get`.
+            timeout: seconds for all pages together; ``None`` is the handle's default.
 
         Raises:
-            CompactedError: the revision is compacted away.
+            CompactedError: the revision has been compacted.
             FutureRevisionError: the revision does not exist yet.
         """
         steps = self._view.range(
@@ -158,14 +212,21 @@ class Client(Coordination, Handle):
         request_id: Key | None = None,
         timeout: float | None = None,
     ) -> DeleteResult:
-        """Delete a key, a range or a prefix in one revision (etcd: DeleteRange).
+        """Delete a key, a range or a prefix, in one revision (etcd: DeleteRange).
+
+        Deleting nothing is not an error, and makes no revision.
 
         Args:
-            prev: also return what was deleted.
-            request_id: names the request for retries beyond this call.
+            key, end, prefix: which keys, as for :meth:`range`.
+            prev: also return the pairs that were deleted.
+            request_id: a name for this write, as for :meth:`put`.
+            timeout: seconds; ``None`` is the handle's default.
+
+        Returns:
+            How many keys were deleted, ``prev`` if it was asked for, and the revision of the store afterwards.
 
         Raises:
-            RequestTooLarge: the range holds more keys than one request may delete.
+            RequestTooLarge: the range holds more keys than one request may delete; nothing was deleted.
         """
         return self._run(self._view.delete(key, end, prefix, prev, request_id), timeout)
 
@@ -178,29 +239,53 @@ class Client(Coordination, Handle):
         request_id: Key | None = None,
         timeout: float | None = None,
     ) -> TxnResult:
-        """Run ``success`` if all comparisons hold, else ``failure``, atomically and in one revision (etcd: Txn).
+        """Run ``success`` if all comparisons hold, otherwise ``failure``: atomically, in one revision (etcd: Txn).
+
+        ::
+
+            done = kv.txn(
+                compare=[Compare.mod_revision("balance") == seen.mod_revision],
+                success=[Op.put("balance", "90")],
+                failure=[Op.get("balance")],
+            )
+            if not done.succeeded:
+                seen = done.responses[0]
 
         Args:
-            compare: made by ``Compare``; none holds always.
-            success, failure: made by ``Op``.
-            request_id: names the request for retries beyond this call.
+            compare: conditions made by ``Compare``; an empty list holds.
+            success, failure: operations made by ``Op``, run in order; a read sees the writes before it.
+
+            request_id: a name for this write, as for :meth:`put`.
+            timeout: seconds; ``None`` is the handle's default.
+
+        Returns:
+            Whether the comparisons held, and one result for each operation that ran.
 
         Raises:
-            LeaseNotFound: a put names a lease that does not exist.
+            LeaseNotFound: an operation names a lease that does not exist; nothing was changed.
+            CompactedError, FutureRevisionError: an operation reads at such a revision; nothing was changed.
         """
         return self._run(self._view.txn(compare, success, failure, request_id), timeout)
 
     def compact(self, revision: int, *, timeout: float | None = None) -> None:
-        """Forget the history below a revision (etcd: Compact). The newest version of each key stays.
+        """Forget the history below a revision (etcd: Compact). The present value of each key stays.
+
+        Args:
+            revision: the oldest revision that can still be read afterwards.
+            timeout: seconds; ``None`` is the handle's default.
 
         Raises:
-            CompactedError: it is forgotten already.
+            CompactedError: the history below it is forgotten already.
             FutureRevisionError: the revision does not exist yet.
         """
         return self._run(self._view.compact(revision), timeout)
 
     def revision(self, *, timeout: float | None = None) -> int:
-        """The current revision of the store; a linearizable read."""
+        """The current revision of the store, by a linearizable read.
+
+        Args:
+            timeout: seconds; ``None`` is the handle's default.
+        """
         return self._run(self._view.revision(), timeout)
 
     def watch(
@@ -214,23 +299,32 @@ class Client(Coordination, Handle):
         only: str | None = None,
         timeout: float | None = None,
     ) -> Watch:
-        """See every change of a key, a range or a prefix, in order (etcd: Watch). Iterate over what this returns.
+        """Watch every change of a key, a range or a prefix, in order and without gaps (etcd: Watch).
 
-        Its start is fixed before this returns: after everything that was written before this was called, or at the
-        revision given, which may lie in the past (unless compacted) or in the future.
+        The start is fixed before this returns: after everything that had been written when it was called, or at the
+        given revision, which may be past (unless compacted) or future.
+
+        ::
+
+            jobs = kv.range(prefix="jobs/")
+            with kv.watch(prefix="jobs/", start_revision=jobs.revision + 1) as watch:
+                for event in watch:
+                    print(event.type, event.kv.key, event.kv.value)
 
         Args:
-            start_revision: the first revision to see; ``None`` for whatever comes next.
-            prev: events carry what was there before.
-            only: ``"put"`` or ``"delete"``, to see only these.
-            timeout: for fixing the start. The waits of the watch have their own.
+            key, end, prefix: which keys, as for :meth:`range`.
+            start_revision: the first revision to see; ``None`` for the one that comes next.
+            prev: events carry the pair that was there before.
+            only: ``"put"`` or ``"delete"`` to see only those events; ``None`` for both.
+            timeout: seconds for fixing the start, ``None`` is the handle's default; iterating waits without limit, and
+                :meth:`Watch.next` has a timeout of its own.
 
         Raises:
-            Unavailable: the start could not be fixed in time.
+            Unavailable: the start could not be fixed in time, or this process has as many watches as it may.
         """
         self._check_open()
         deadline = clock() + self._seconds(timeout)
-        asked = wanted(self._view, key, end, prefix, start_revision, prev, only)
+        asked = watch_spec(self._view, key, end, prefix, start_revision, prev, only)
         self._hub(deadline - clock())
         assert self._share is not None
         watch = Watch(self._share, self._view, asked, deadline - clock())
@@ -238,37 +332,51 @@ class Client(Coordination, Handle):
         return watch
 
     def cached(self, prefix: Key, *, max_bytes: int | None = None, timeout: float | None = None) -> Cached:
-        """A read-only copy of a prefix in this process, kept by a watch; reading it takes microseconds.
+        """Make a read-only copy of a prefix in this process, kept up to date by a watch; a read takes microseconds.
 
-        It is loaded when this returns. It shows one revision of the store after another, in order and each whole, but
-        lags a little: it is not linearizable. ``get(key, at_least=revision)`` waits until it has come so far. Close
-        it, or use it in a ``with`` statement; it also ends with this handle, and when it is collected.
+        The copy is loaded when this returns. It shows one revision of the store after another, in order and each as a
+        whole, but lags a little: it is not linearizable. ``get(key, at_least=revision)`` waits until it has reached a
+        revision. Close it, or use it in a ``with`` statement; it also ends with this handle, and when it is collected.
+
+        ::
+
+            with kv.cached("config/") as config:
+                config.get("config/rate")
 
         Args:
-            max_bytes: what it may hold, at about ``len(key) + len(value) + 400`` bytes a key; ``None`` for 1 GiB.
-            timeout: for loading it.
+            prefix: which keys; ``b""`` is everything that this handle sees.
+            max_bytes: the most memory that it may take, at about ``len(key) + len(value) + 400`` bytes for each key;
+                ``None`` is 1 GiB.
+            timeout: seconds for loading it; ``None`` is the handle's default.
 
         Raises:
-            RequestTooLarge: the prefix holds more than ``max_bytes``.
+            RequestTooLarge: the prefix takes more than ``max_bytes``.
         """
         from .cached import open_copy
 
         return open_copy(self, prefix, max_bytes, self._seconds(timeout))
 
     def lease(self, ttl: float, *, keep_alive: bool = True, timeout: float | None = None) -> Lease:
-        """Make a lease: keys that are put under it go when it ends (etcd: LeaseGrant, LeaseKeepAlive).
+        """Make a lease: keys that are attached to it are deleted when it ends (etcd: LeaseGrant, LeaseKeepAlive).
+
+        ::
+
+            with kv.lease(10) as lease:
+                kv.put("workers/7", "10.0.0.7:5000", lease=lease)
+                work_until(lease.lost)
 
         Args:
-            ttl: seconds. It ends when nothing was heard of this process for so long; not before, and soon after. A
-                change of leaders takes one to three seconds, in which nothing can be heard.
-            keep_alive: keep it alive in the background while the object that this returns lives; otherwise it ends
-                after ``ttl``.
+            ttl: seconds. The lease ends when the cluster has not heard from its holder for that long: not earlier, and
+                soon after. Choose it longer than an election, which takes one to three seconds.
+            keep_alive: keep it alive in the background as long as the returned object exists; otherwise it ends after
+                ``ttl``.
+            timeout: seconds; ``None`` is the handle's default.
 
         Raises:
             InvalidArgument: the TTL is too short or too long.
         """
         keep = check.flag("keep_alive", keep_alive)
-        granted = self._run(granting(self._view, ttl, clock() + self._seconds(timeout) / 2), timeout)
+        granted = self._run(grant_steps(self._view, ttl, clock() + self._seconds(timeout) / 2), timeout)
         return Lease(self._derive(self._view), self._hub(0), granted, keep)
 
     def leased_txn(
@@ -282,42 +390,55 @@ class Client(Coordination, Handle):
             lease, result = kv.leased_txn(10, lambda id: Op.txn(free, [Op.put("me", "here", lease=id)]))
 
         Args:
-            ttl: seconds, as for ``lease``; it is kept alive while the object that this returns lives.
-            make: from the lease's id, ``Op.txn(...)``. Its success branch runs after the lease was made; if the
-                comparisons do not hold there is no lease.
+            ttl: seconds, as for :meth:`lease`. The lease is kept alive as long as the returned object exists.
+            make: is given the lease's id and returns ``Op.txn(...)``. The lease is made before its success branch runs;
+                if the comparisons do not hold, no lease is made.
+            timeout: seconds; ``None`` is the handle's default.
 
         Returns:
-            the lease, ``None`` if the comparisons did not hold, and the result of the transaction. It runs once: if it
-            took longer than the TTL, the lease that is returned is lost already (``lost``), and ends with its keys.
+            The lease, or ``None`` if the comparisons did not hold, and the result of the transaction. The transaction
+            runs once, however long it takes: if it took longer than the TTL, the returned lease is lost already, and
+            its keys go with it.
+
+        Raises:
+            InvalidArgument: the TTL is too short or too long, or ``make`` returns something else than ``Op.txn(...)``.
         """
-        granted, result = self._run(granting_in_txn(self._view, ttl, make), timeout)
+        granted, result = self._run(leased_txn_steps(self._view, ttl, make), timeout)
         return None if granted is None else Lease(self._derive(self._view), self._hub(0), granted, True), result
 
     def leases(self, *, timeout: float | None = None) -> list[LeaseInfo]:
-        """All leases of the cluster, whoever made them (etcd: LeaseLeases); linearizable."""
-        return self._run(listing(self._view), timeout)
-
-    def time_to_live(self, lease: Any, *, keys: bool = False, timeout: float | None = None) -> LeaseInfo:
-        """How a lease stands (etcd: LeaseTimeToLive); linearizable.
+        """All leases of the cluster, of all clients (etcd: LeaseLeases); linearizable.
 
         Args:
-            lease: an id, or a lease object.
+            timeout: seconds; ``None`` is the handle's default.
+        """
+        return self._run(list_lease_steps(self._view), timeout)
+
+    def time_to_live(self, lease: Any, *, keys: bool = False, timeout: float | None = None) -> LeaseInfo:
+        """The TTL of a lease, and the seconds that it has left (etcd: LeaseTimeToLive); linearizable.
+
+        Args:
+            lease: the ``Lease``, or the id of the lease.
             keys: also list the keys that are attached to it, as far as this handle sees them.
+            timeout: seconds; ``None`` is the handle's default.
 
         Raises:
             LeaseNotFound: it does not exist, or has ended.
         """
-        return self._run(asking(self._view, lease, keys), timeout)
+        return self._run(lease_info_steps(self._view, lease, keys), timeout)
 
     def close(self) -> None:
-        """End this handle, and its watches. Calls that other threads have open on it go on; the hub goes
-        a while after its last handle, watch or lease."""
+        """Close this handle, and end its watches and local copies.
+
+        Calls of other threads that are open on it go on. The process stays connected for a while after its last handle,
+        watch and lease, so that the next ``connect`` is cheap. Closing twice is not an error.
+        """
         if self._aio is not None:
             self._aio._release()
             self._aio = None
         self._release()
 
-    def __enter__(self) -> Client:
+    def __enter__(self: C) -> C:
         self._check_open()
         return self
 
@@ -325,23 +446,3 @@ class Client(Coordination, Handle):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def _run(self, steps: Steps[T], timeout: float | None) -> T:
-        """Take the steps of a call, waiting for each answer, within one timeout for all of them."""
-        self._check_open()
-        left = self._seconds(timeout)
-        deadline = clock() + left
-        try:
-            ask = next(steps)
-            hub = self._hub(left)
-            left = deadline - clock()
-            while True:
-                outcome = hub.call(ask, left)
-                ask = steps.throw(outcome) if isinstance(outcome, KeeperError) else steps.send(outcome)
-                left = deadline - clock()
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-    def _hub(self, timeout: float) -> Hub:
-        return self._known_hub() or self._open_hub(timeout)

@@ -1,12 +1,12 @@
-"""One hub per process and cluster: its cores under a lock, a transport, and one timer thread.
+"""One hub per process and cluster: three cores under a lock, a transport, and one timer thread.
 
-Callers submit under the lock and send what the core hands out themselves, so a lone request changes no thread on its
-way out; replies are taken in on the transport's thread. The timer thread looks at the clock for all of them, and sleeps
-for good while nothing is open. Locks here guard the hand-over only; what is decided is decided in :mod:`core`, for
-watches in :mod:`watching`, and for leases in :mod:`leasing`.
+The calling thread submits its request under the lock and sends the resulting frames itself, so a lone request changes
+no thread on its way out. Replies are taken in on the transport's thread. The timer thread looks at the clock for the
+cores, and sleeps while nothing is open. The lock guards the hand-over only; every decision is made in
+:mod:`core.dispatch_core` for requests, :mod:`core.watch_core` for watches, and :mod:`core.lease_core` for leases.
 
-No code of the user's runs under the lock or on these threads (:mod:`undisturbed`): so whoever holds the lock comes to
-an end with it, and calls do not wait for anything but the cluster.
+None of the user's code runs under the lock or on these threads (:mod:`finalizer_guard`). So the lock is never held for
+long, and calls wait for nothing but the cluster.
 """
 
 from __future__ import annotations
@@ -25,34 +25,37 @@ from collections.abc import Callable, Set
 from typing import Protocol, TypeVar
 
 from ...errors import ForkedProcess, KeeperError, ReentrantCall
-from ...limits import CLIENT_MAX_REFRESH_INTERVAL, CLIENT_REFRESH_INTERVAL, LITTER_PAUSE, Settings
-from ...store.commands import Answer, Operation
-from ..protocol import Leases
-from . import undisturbed
-from .core import HubCore
-from .errands import collect_young, errands
-from .frames import LeaseQuestion, Outgoing, check_request
-from .leasing import LeaseCore
-from .litter import litter
-from .requests import Ask
-from .subscription import Subscription
-from .watching import WatchCore
+from ...limits import CLIENT_MAX_REFRESH_INTERVAL_S, CLIENT_REFRESH_INTERVAL_S, GC_CHECK_PAUSE_S, Settings
+from ...schema.answers import Answer
+from ...schema.frames import LeaseStatuses
+from ...schema.operations import Operation
+from .. import finalizer_guard
+from ..background import background, collect_young
+from ..transport.client_transport import ClientTransport
+from .core.dispatch_core import DispatchCore
+from .core.in_flight import LeaseQuestion, OutgoingFrame, request_size
+from .core.lease_core import LeaseCore
+from .core.router import Router
+from .core.subscription import Subscription
+from .core.watch_core import WatchCore
+from .gc_pacer import gc_pacer
+from .view import Call
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("raykeeper.client")
 
-Outcome = Answer | Leases | KeeperError
-Core = HubCore | WatchCore | LeaseCore
-Post = tuple[Core, Outgoing]
-"""A frame to be sent, and who wants the answer."""
+Outcome = Answer | LeaseStatuses | KeeperError
+ClientCore = DispatchCore | WatchCore | LeaseCore
+RoutedFrame = tuple[ClientCore, OutgoingFrame]
+"""A frame to send, and the core that takes in its reply."""
 T = TypeVar("T")
 
 
-def _nobody(outcome: Outcome) -> None:
+def _ignore_outcome(outcome: Outcome) -> None:
     pass
 
 
 def _now_including_suspend() -> float:
-    """Monotonic seconds that run on while the machine sleeps, as the members' own clocks do."""
+    """Monotonic seconds that include the time in which the machine sleeps, as the members' clocks do."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -60,7 +63,7 @@ _process = os.getpid()
 
 
 def this_process() -> int:
-    """The id of this process, without asking the system: every call of a handle looks at it."""
+    """The id of this process, without a system call: every call of a handle needs it."""
     return _process
 
 
@@ -74,91 +77,58 @@ os.register_at_fork(after_in_child=_in_child)
 clock: Callable[[], float] = _now_including_suspend if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 
 
-class Transport(Protocol):
-    """How frames travel to members and replies come back. ``send`` and ``poll`` never block, and never call Ray on the
-    thread that calls them: that may be the one on which Ray tells of results."""
-
-    def send(self, member: int, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
-        """Send a frame; ``done`` is called once, on any thread, with the reply or with why there will be none."""
-        ...
-
-    def poll(self, member: int, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
-        """Send a poll of watches, which may wait long and must hold up nothing else; otherwise as ``send``."""
-        ...
-
-    @property
-    def node(self) -> str:
-        """Id of the Ray node that this process is on; empty if there is none."""
-        ...
-
-    def members(self) -> dict[int, str]:
-        """Names of the members that can be reached, by id, as last looked up."""
-        ...
-
-    def refresh(self) -> None:
-        """Look the members up again. May block."""
-        ...
-
-    def valid(self) -> bool:
-        """Whether the process is still attached to the Ray in which this transport was made."""
-        ...
-
-    def close(self) -> None:
-        """Send what has been handed in, and let go of everything; may be called again. Never blocks."""
-        ...
-
-
 class Listener(Protocol):
-    """Somebody who takes many outcomes at once: told to ``flush`` when a reply has been taken in whole."""
+    """Takes in many outcomes at once: it is flushed when a reply has been taken in as a whole."""
 
     def flush(self) -> None:
-        """All outcomes that come at once have come."""
+        """All outcomes of a reply have been set. Called without the hub's lock."""
         ...
 
 
 class _Waiter:
     """A thread that waits for one outcome."""
 
-    __slots__ = ("_gate", "outcome")
+    __slots__ = ("_pending", "outcome")
 
     def __init__(self) -> None:
-        self._gate = threading.Lock()
-        self._gate.acquire()
+        self._pending = threading.Lock()  # released when the outcome is there; cheaper than an event
+        self._pending.acquire()
         self.outcome: Outcome | None = None
 
-    def done(self, outcome: Outcome) -> None:
+    def set_outcome(self, outcome: Outcome) -> None:
         self.outcome = outcome
-        self._gate.release()
+        self._pending.release()
 
     def wait(self) -> Outcome:
-        with self._gate:
+        with self._pending:
             assert self.outcome is not None
             return self.outcome
 
 
 class Hub:
-    """See the module.
+    """The one client of a process and cluster, shared by all its handles.
 
     Args:
-        name: of the cluster, for messages.
-        cluster: its id.
-        leader: who leads, if known.
+        name: the cluster's name.
+        cluster: the cluster's id.
+        leader: id of the leader, 0 if it is not known.
         settings: limits and timings of the cluster, as they were when the hub was opened.
-        near: members on this process's own node; may grow.
-        stays: until when the hub stays that was let go, 0 if it goes at once, for ever if it is in use again.
+        near: ids of members on this process's node; the set may grow.
+        keep_until: until when a hub that was marked unused stays open; 0 closes it at once, infinity means that it is
+            in use again.
     """
 
     def __init__(
         self,
         name: str,
         cluster: int,
-        transport: Transport,
+        transport: ClientTransport,
         *,
         leader: int = 0,
         settings: Settings | None = None,
         near: Set[int] = frozenset(),
         rng: random.Random | None = None,
-        stays: Callable[[Hub, float], float] = lambda hub, now: 0.0,
+        keep_until: Callable[[Hub, float], float] = lambda hub, now: 0.0,
     ) -> None:
         self.name = name
         self.cluster = cluster
@@ -166,364 +136,410 @@ class Hub:
         self.limits = settings.limits
         self.process = this_process()
         self.listeners: weakref.WeakKeyDictionary[object, Listener] = weakref.WeakKeyDictionary()
-        """One for each event loop that asks this hub (see ``aio``)."""
+        """By event loop, for the coroutines that call through this hub (see ``aio``)."""
         self.transport = transport
         self.idle_since = -math.inf
-        """When it was let go last."""
-        self._stays = stays
-        self._let_go = False
+        """When the last handle was dropped."""
+        self._keep_until = keep_until
+        self._unused = False
+        """Whether the last handle was dropped and ``keep_until`` is to be asked."""
         self._rng = rng = rng or random.Random(os.urandom(16))
-        members = tuple(transport.members())
-        self._core = HubCore(cluster, members, self.limits, settings.timings, rng, leader=leader, near=near)
-        self.watching = WatchCore(cluster, members, self.limits, rng, leader=leader, near=near)
-        """All watches of the process; only inside :meth:`do`."""
-        self.leasing = LeaseCore(cluster, members, self.limits, rng, leader=leader)
-        """All leases of the process; only inside :meth:`do`."""
-        self._cores: tuple[Core, ...] = (self._core, self.watching, self.leasing)
+        self._router = router = Router(transport.members(), leader=leader, near=near)
+        self._dispatch_core = DispatchCore(cluster, router, self.limits, settings.timings, rng)
+        self.watch_core = WatchCore(cluster, router, self.limits, rng)
+        """All watches of the process; use it only inside :meth:`run_locked`."""
+        self.lease_core = LeaseCore(cluster, router, self.limits, rng)
+        """All leases of the process; use it only inside :meth:`run_locked`."""
+        self._cores: tuple[ClientCore, ...] = (self._dispatch_core, self.watch_core, self.lease_core)
         self._soon: deque[Callable[[float], object]] = deque()
-        self._lock = threading.RLock()  # nobody takes it twice: it knows who holds it
+        """What the timer thread is to do with the cores."""
+        self._lock = threading.RLock()  # never taken twice by a thread; an RLock, because it knows its owner
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._timer_at = math.inf
-        self._told: list[Listener] = []
+        """When the timer thread wakes by itself; -inf if it has been woken."""
+        self._listeners_to_flush: list[Listener] = []
         self._closing = False
         self._refreshing = False
         self._refresh_at = -math.inf
         self._refreshes = 0
-        """In a row, without an answer from anybody since."""
-        threading.Thread(target=self._keep_time, name=f"raykeeper-hub-{name}", daemon=True).start()
+        """Lookups of the members in a row without an answer of any member since."""
+        threading.Thread(target=self._run_timer, name=f"raykeeper-hub-{name}", daemon=True).start()
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    def call(self, ask: Ask, timeout: float) -> Outcome:
-        """Ask the cluster and wait. An interrupt (Ctrl-C) gives the call up."""
-        if undisturbed.is_ours():
+    def call(self, call: Call, timeout: float) -> Outcome:
+        """Send a request to the cluster and wait for its outcome. An interrupt (Ctrl-C) gives the call up."""
+        if finalizer_guard.on_service_thread():
             return ReentrantCall()
         try:
-            size = check_request(ask.request, self.limits)
+            size = request_size(call.request, self.limits)
         except KeeperError as error:
             return error
         waiter = _Waiter()
         number = 0
         try:
-            number = self.submit(ask, size, timeout, waiter.done)
+            number = self.submit(call, size, timeout, waiter.set_outcome)
             return waiter.wait()
         except ReentrantCall as error:
             return error
         except BaseException:
-            undisturbed.recover()
+            finalizer_guard.recover()
             if number:
                 self.give_up(number)
             raise
 
-    def submit(self, ask: Ask, size: int, timeout: float, done: Callable[[Outcome], None]) -> int:
-        """Hand a checked request in; ``done`` gets its outcome, with the hub's lock held, so it must not call back.
+    def submit(self, call: Call, size: int, timeout: float, done: Callable[[Outcome], None]) -> int:
+        """Submit a checked request; ``done`` gets its outcome, with the hub's lock held, so it must not call back.
+
+        If this thread is interrupted on the way (Ctrl-C), the call is given up by the timer thread, which knows it by
+        ``done`` alone: its number may not have been assigned to anything yet.
+
+        The steps are those of :meth:`run_locked`, written out: every call of a user passes here, and most need neither
+        the other cores' frames nor the timer.
+
+        Args:
+            size: what ``request_size`` returned for it.
+            timeout: seconds.
+
+        Returns:
+            The number of the call, for :meth:`give_up`.
 
         Raises:
-            ReentrantCall: this thread is at work on the hub already, and was interrupted.
+            ReentrantCall: this thread was interrupted while it holds the hub's lock, and calls again.
         """
         now = clock()
-        if isinstance(ask.request, LeaseQuestion):
-            return self.submit_many([(ask, size, timeout, done)])[0]
+        if isinstance(call.request, LeaseQuestion):
+            return self.submit_many([(call, size, timeout, done)])[0]
         self._check_not_held()
-        told: list[Listener] = []
+        listeners: list[Listener] = []
         try:
-            with undisturbed.here, self._lock:
-                number = self._core.submit(
-                    ask.request,
+            with finalizer_guard.gc_deferred, self._lock:
+                number = self._dispatch_core.submit(
+                    call.request,
                     now=now,
                     timeout=timeout,
-                    serializable=ask.serializable,
-                    request_id=ask.request_id,
+                    serializable=call.serializable,
+                    request_id=call.request_id,
                     done=done,
                     size=size,
                 )
-                out: list[Post] = [(self._core, each) for each in self._core.outgoing(now)]
-                if out or now + timeout < self._timer_at or self._core.wants_members:
+                out: list[RoutedFrame] = [(self._dispatch_core, each) for each in self._dispatch_core.outgoing(now)]
+                if out or now + timeout < self._timer_at or self._router.wants_members:
                     self._set_timer()
-                told, self._told = self._told, told
-            self._post(out, told)
+                listeners, self._listeners_to_flush = self._listeners_to_flush, listeners
+            self._send_all(out, listeners)
         except BaseException:
-            self._give_up_who(done)
-            self._interrupted(told)
+            self._give_up_callback(done)
+            self._recover_interrupted(listeners)
             raise
         return number
 
-    def submit_many(self, asks: list[tuple[Ask, int, float, Callable[[Outcome], None]]]) -> list[int]:
-        """As :meth:`submit`, for many at once: they travel together."""
+    def submit_many(self, calls: list[tuple[Call, int, float, Callable[[Outcome], None]]]) -> list[int]:
+        """As :meth:`submit`, for many requests at once (call, size, timeout, done): they travel together."""
 
         def hand_in(now: float) -> list[int]:
-            submit = self._core.submit
+            """All in one call, under the lock, so that no frame leaves before the last is in: they share as few frames
+            as can be. The numbers are in the order of the calls; those of lease questions, which another core asks,
+            are negative (see ``give_up``)."""
+            submit = self._dispatch_core.submit
             return [
-                self.leasing.ask(ask.request, now=now, timeout=timeout, done=done)
-                if isinstance(ask.request, LeaseQuestion)
+                self.lease_core.ask_status(call.request, now=now, timeout=timeout, done=done)
+                if isinstance(call.request, LeaseQuestion)
                 else submit(
-                    ask.request,
+                    call.request,
                     now=now,
                     timeout=timeout,
-                    serializable=ask.serializable,
-                    request_id=ask.request_id,
+                    serializable=call.serializable,
+                    request_id=call.request_id,
                     done=done,
                     size=size,
                 )
-                for ask, size, timeout, done in asks
+                for call, size, timeout, done in calls
             ]
 
         try:
-            return self.do(hand_in)
+            return self.run_locked(hand_in)
         except BaseException:
-            for _, _, _, done in asks:
-                self._give_up_who(done)
+            for _, _, _, done in calls:
+                self._give_up_callback(done)
             raise
 
-    def _give_up_who(self, done: Callable[[Outcome], None]) -> None:
-        """The caller was interrupted before he knew the number of his call."""
+    def _give_up_callback(self, done: Callable[[Outcome], None]) -> None:
+        """Give a call up whose caller was interrupted before it learned the number."""
 
         def give_up(now: float) -> None:
-            self._core.give_up_who(done, now)
-            self.leasing.give_up_who(done)
+            self._dispatch_core.give_up_callback(done, now)
+            self.lease_core.give_up_callback(done)
 
-        self.soon(give_up)
+        self.run_soon(give_up)
 
     def give_up(self, number: int) -> None:
-        """The caller of a request waits no longer."""
+        """The caller of a request no longer waits."""
         if number < 0:
-            self.now_or_soon(lambda now: self.leasing.give_up(number))
+            self.run_now_or_soon(lambda now: self.lease_core.give_up(number))
         else:
-            self.now_or_soon(lambda now: self._core.give_up(number, now))
+            self.run_now_or_soon(lambda now: self._dispatch_core.give_up(number, now))
 
-    def do(self, act: Callable[[float], T]) -> T:
-        """Do something with the cores, under the hub's lock and given the time, and then send what that brings up.
+    def run_locked(self, act: Callable[[float], T]) -> T:
+        """Run ``act(now)`` on the cores under the hub's lock, then send the frames that result.
+
+        Sending and the flushing of listeners come after the lock was released: both may lead to other code of ours.
 
         Raises:
-            ForkedProcess: this process is a child of the hub's own; the lock may be held by nobody for ever.
-            ReentrantCall: this thread is at work on the hub already, and was interrupted.
+            ForkedProcess: this process was forked from the hub's own; the lock may be held forever by a thread that the
+                child does not have.
+            ReentrantCall: this thread was interrupted while it holds the hub's lock, and calls again.
         """
         self.check_process()
         self._check_not_held()
         now = clock()
-        told: list[Listener] = []
+        listeners: list[Listener] = []
         try:
-            with undisturbed.here, self._lock:
+            with finalizer_guard.gc_deferred, self._lock:
                 result = act(now)
-                out = self._gather(now)
+                out = self._outgoing(now)
                 self._set_timer()
-                told, self._told = self._told, told
-            self._post(out, told)
+                listeners, self._listeners_to_flush = self._listeners_to_flush, listeners
+            self._send_all(out, listeners)
         except KeeperError:
             raise
         except BaseException:
-            self._interrupted(told)
+            self._recover_interrupted(listeners)
             raise
         return result
 
-    def soon(self, act: Callable[[float], object]) -> None:
-        """Do something with the cores soon, on the hub's own thread. Safe anywhere, in destructors too."""
+    def run_soon(self, act: Callable[[float], object]) -> None:
+        """As :meth:`run_locked`, but soon and on the timer thread. Safe anywhere, in destructors too."""
         self._soon.append(act)
         self.wake()
 
     def submit_soon(self, request: Operation, size: int, timeout: float) -> None:
-        """Hand a request in that nobody waits for, on the hub's own thread. Safe anywhere, in destructors too."""
-        self.soon(lambda now: self._core.submit(request, now=now, timeout=timeout, done=_nobody, size=size))
+        """Submit a request without waiting for its outcome, on the timer thread. Safe anywhere, in destructors too."""
+        self.run_soon(
+            lambda now: self._dispatch_core.submit(request, now=now, timeout=timeout, done=_ignore_outcome, size=size)
+        )
 
-    def interrupted(self) -> bool:
-        """Whether this runs in the middle of the hub's own work, or on its thread: nothing can be waited for then."""
-        return undisturbed.held_here(self._lock) or undisturbed.is_ours()
+    def cannot_wait(self) -> bool:
+        """Whether waiting here would never end: this code has interrupted the hub, or runs on a service thread."""
+        return finalizer_guard.held_by_this_thread(self._lock) or finalizer_guard.on_service_thread()
 
-    def now_or_soon(self, act: Callable[[float], object]) -> None:
-        """The same, but at once where that can be."""
-        if undisturbed.held_here(self._lock):
-            self.soon(act)
+    def run_now_or_soon(self, act: Callable[[float], object]) -> None:
+        """As :meth:`run_locked`, or as :meth:`run_soon` if this thread holds the hub's lock already."""
+        if finalizer_guard.held_by_this_thread(self._lock):
+            self.run_soon(act)
         else:
-            self.do(act)
+            self.run_locked(act)
 
     def _check_not_held(self) -> None:
-        if undisturbed.held_here(self._lock):
+        if finalizer_guard.held_by_this_thread(self._lock):
             raise ReentrantCall()
 
-    def peek(self, look: Callable[[], T]) -> T:
-        """Look at something of the cores, under the hub's lock. Raises as :meth:`do`."""
+    def read_locked(self, read: Callable[[], T]) -> T:
+        """Read something of the cores under the hub's lock. Raises as :meth:`run_locked`."""
         self.check_process()
         self._check_not_held()
-        with undisturbed.here, self._lock:
-            return look()
+        with finalizer_guard.gc_deferred, self._lock:
+            return read()
 
     def check_process(self) -> None:
-        """Refuse in a forked child, where nobody answers, and locks may be held by threads that are not there.
+        """Refuse in a forked child: it has none of the hub's threads, and locks may be held by threads that are gone.
 
         Raises:
-            ForkedProcess: this is one.
+            ForkedProcess: this process is one.
         """
         if self.process != _process:
             raise ForkedProcess()
 
-    def drop(self, watch: Subscription) -> None:
-        """Cancel a watch soon, on the hub's own thread. Safe anywhere, in destructors too."""
-        self.soon(lambda now: self.watching.cancel(watch, now))
+    def cancel_soon(self, watch: Subscription) -> None:
+        """Cancel a watch soon, on the timer thread. Safe anywhere, in destructors too."""
+        self.run_soon(lambda now: self.watch_core.cancel(watch, now))
 
-    def tell(self, listener: Listener) -> None:
-        """Have a listener flushed once what is being taken in has been; for ``done`` callbacks, which hold the lock."""
-        if listener not in self._told:
-            self._told.append(listener)
+    def flush_later(self, listener: Listener) -> None:
+        """Flush a listener once the lock is released; for ``done`` callbacks, which run with the lock held."""
+        if listener not in self._listeners_to_flush:
+            self._listeners_to_flush.append(listener)
 
-    def let_go(self) -> None:
-        """Nobody uses it any more: it closes, on its own thread, unless somebody does again before its time is over.
-        Safe anywhere, in destructors too."""
+    def mark_unused(self) -> None:
+        """The last handle was dropped: the timer thread closes the hub unless it is used again in time.
+
+        Safe anywhere, in destructors too.
+        """
         self.idle_since = clock()
-        self._let_go = True
+        self._unused = True
         self.wake()
 
     def wake(self) -> None:
-        """Have the hub's own thread look at everything. Safe anywhere."""
+        """Wake the timer thread. Safe anywhere."""
         self._wakeups.put(None)
 
     def close(self) -> None:
-        """End all calls, and tell the cluster that the session is over, without waiting for its answer."""
+        """End all calls, and tell the cluster that the session is over, without waiting for a reply."""
         self._closing = True
 
         def close(now: float) -> None:
             for core in self._cores:
                 core.close(now)
 
-        self.do(close)
+        self.run_locked(close)
         self._wakeups.put(None)
         self.transport.close()
 
-    def _interrupted(self, told: list[Listener]) -> None:
-        """A handler of a signal (Ctrl-C's, or one of the user's) has raised in the middle of this thread's work: what
-        it leaves undone concerns others' calls too."""
-        undisturbed.recover()
-        self.soon(lambda now: self._told.extend(told))
-        self._timer_at = -math.inf  # whoever set it last may not have woken the thread
+    def _recover_interrupted(self, listeners: list[Listener]) -> None:
+        """A signal handler (Ctrl-C's, or one of the user's) has raised while this thread worked on the cores.
+
+        What it left half done concerns the calls of other threads too, so the timer thread has the cores restore order.
+        """
+        finalizer_guard.recover()
+        self.run_soon(lambda now: self._listeners_to_flush.extend(listeners))
+        self._timer_at = -math.inf  # it may have been set without waking the timer thread
         for core in self._cores:
-            self.soon(core.resume)
+            self.run_soon(core.resume)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _take_told(self) -> list[Listener]:
-        told, self._told = self._told, []
-        return told
+    def _take_listeners(self) -> list[Listener]:
+        listeners, self._listeners_to_flush = self._listeners_to_flush, []
+        return listeners
 
-    def _gather(self, now: float) -> list[Post]:
-        """With the lock held: what is to be sent."""
+    def _outgoing(self, now: float) -> list[RoutedFrame]:
+        """The frames to send now. With the lock held."""
         return [(core, each) for core in self._cores for each in core.outgoing(now)]
 
     def _next_wakeup(self) -> float:
         return min([math.inf if (at := core.next_wakeup()) is None else at for core in self._cores])
 
     def _set_timer(self) -> None:
-        """With the lock held: wake the timer thread if it would sleep too long."""
+        """Wake the timer thread if it would sleep too long. With the lock held."""
         wakeup = self._next_wakeup()
         if wakeup < self._timer_at:
-            self._timer_at = -math.inf  # one token is enough
+            self._timer_at = -math.inf  # woken once is enough
             self._wakeups.put(None)
         if self._wants_members():
             self._start_refresh(clock())
 
-    def _post(self, out: list[Post], told: list[Listener]) -> None:
+    def _send_all(self, out: list[RoutedFrame], listeners: list[Listener]) -> None:
         for core, frame in out:
             self._send(core, frame)
-        for listener in told:
+        for listener in listeners:
             listener.flush()
-        while self._core.mishaps:
+        errors = self._dispatch_core.callback_errors
+        while errors:
             with contextlib.suppress(IndexError):
-                errands.log(_log, logging.ERROR, "the callback of a request failed", error=self._core.mishaps.pop())
+                background.log(
+                    _log,
+                    logging.ERROR,
+                    "the callback of a request failed",
+                    error=errors.pop(),
+                )
 
-    def _send(self, core: Core, outgoing: Outgoing) -> None:
+    def _send(self, core: ClientCore, outgoing: OutgoingFrame) -> None:
+        """Give a frame to the transport. Every frame is reported back to its core once, even if sending it fails."""
         call, member, frame = outgoing
 
         def done(reply: bytes | Exception) -> None:
             self._replied(core, call, reply)
 
         try:
-            if core is self.watching:
+            if core is self.watch_core:
                 self.transport.poll(member, frame, done)
             else:
                 self.transport.send(member, frame, done)
         except Exception as error:
             self._replied(core, call, error)
 
-    def _replied(self, core: Core, call: int, reply: bytes | Exception) -> None:
+    def _replied(self, core: ClientCore, call: int, reply: bytes | Exception) -> None:
+        """Take in a reply, or the news that there is none, and send what results. On any thread, holding no lock.
+
+        A revision that a write or a read has seen is passed on to the watches, so that they notice a member that lags.
+        """
         now = clock()
         problem = f"{type(reply).__name__}: {str(reply).partition(chr(10))[0]}" if isinstance(reply, Exception) else ""
-        with undisturbed.here, self._lock:
+        with finalizer_guard.gc_deferred, self._lock:
             if isinstance(reply, Exception):
                 core.on_failure(call, now, problem)
             else:
                 core.on_reply(call, reply, now)
                 if not core.failing:
                     self._refreshes = 0
-            if core is self._core:
-                self.watching.learn(self._core.revision, now)
-                self.leasing.learn_leader(self._core.leader)
-                self.watching.learn_leader(self._core.leader)
-            out = self._gather(now)
+            if core is self._dispatch_core:
+                self.watch_core.learn_revision(self._dispatch_core.revision, now)
+            out = self._outgoing(now)
             self._set_timer()
-            told = self._take_told()
-        self._post(out, told)
+            listeners = self._take_listeners()
+        self._send_all(out, listeners)
 
-    def _keep_time(self) -> None:
-        thread = undisturbed.OurThread()
+    def _run_timer(self) -> None:
+        thread = finalizer_guard.ServiceThread()
         try:
-            self._keep_time_undisturbed(thread)
+            self._timer_loop(thread)
         finally:
-            thread.over()
+            thread.close()
 
-    def _keep_time_undisturbed(self, thread: undisturbed.OurThread) -> None:
+    def _timer_loop(self, thread: finalizer_guard.ServiceThread) -> None:
+        """Run what was left to this thread, tell the cores the time, and sleep until the next wake-up.
+
+        ``_timer_at`` is set under the lock, before sleeping. A thread that finds an earlier wake-up afterwards puts a
+        token into the queue that this thread sleeps on, so no wake-up is missed. The lock is held for one pass only,
+        and this thread stops deferring collection before it sleeps.
+        """
         while not self._closing:
             now = clock()
-            goes_at = self._goes_at(now)
-            if goes_at == 0.0:
+            closes_at = self._closes_at(now)
+            if closes_at == 0.0:
                 break
             with self._lock:
                 while self._soon:
                     self._soon.popleft()(now)
                 for core in self._cores:
                     core.on_time(now)
-                out = self._gather(now)
+                out = self._outgoing(now)
                 wakeup = self._next_wakeup()
                 if self._wants_members():
                     self._start_refresh(now)
-                    wakeup = min(wakeup, max(self._refresh_at, now + CLIENT_REFRESH_INTERVAL))
-                keeping = len(self.leasing) > 0
+                    wakeup = min(wakeup, max(self._refresh_at, now + CLIENT_REFRESH_INTERVAL_S))
+                keeping = len(self.lease_core) > 0
                 if keeping:
-                    wakeup = min(wakeup, now + LITTER_PAUSE)
-                self._timer_at = wakeup = min(wakeup, goes_at)
-                told = self._take_told()
-            self._post(out, told)
-            if undisturbed.held_off():
-                errands.do(collect_young)
-            thread.rest()
+                    wakeup = min(wakeup, now + GC_CHECK_PAUSE_S)
+                self._timer_at = wakeup = min(wakeup, closes_at)
+                listeners = self._take_listeners()
+            self._send_all(out, listeners)
+            if finalizer_guard.collection_overdue():
+                background.submit(collect_young)
+            thread.idle()
             if keeping:
-                errands.do(lambda: litter.look(clock()))
+                background.submit(lambda: gc_pacer.maybe_collect(clock()))
             try:
                 self._wakeups.get(timeout=None if wakeup == math.inf else max(0.001, wakeup - clock()))
                 while True:
                     self._wakeups.get_nowait()
             except queue.Empty:
                 pass
-            thread.wake()
+            thread.busy()
         self.close()
 
-    def _goes_at(self, now: float) -> float:
-        """When a hub that nobody uses goes, as far as is known now; 0 if it goes at once."""
-        if not self._let_go:
+    def _closes_at(self, now: float) -> float:
+        """When the hub closes if it stays unused: 0 for at once, infinity while it is in use."""
+        if not self._unused:
             return math.inf
-        self._let_go = False  # before looking: it may be let go again meanwhile
-        goes_at = self._stays(self, now)
-        self._let_go |= goes_at < math.inf
-        return goes_at
+        self._unused = False  # before asking: the last handle may be dropped once more meanwhile
+        closes_at = self._keep_until(self, now)
+        self._unused |= closes_at < math.inf
+        return closes_at
 
     def _wants_members(self) -> bool:
-        """Whether somebody waits for members that nobody knows."""
-        return any(core.wants_members and core.pending for core in self._cores)
+        """Whether something is pending and the list of members may be out of date."""
+        return self._router.wants_members and any(core.pending for core in self._cores)
 
     def _start_refresh(self, now: float) -> None:
-        """Look the members up, now and then, on a thread of its own: it may take long. The pauses grow while nobody
-        answers and are drawn at random, so that the hubs of a thousand processes do not ask Ray all at once."""
+        """Look the members up on a thread of its own, since that may take a long time, unless that was done just now.
+
+        The pauses grow while no member answers and are drawn at random, so that the hubs of a thousand processes do not
+        ask Ray all at once.
+        """
         if self._refreshing or now < self._refresh_at:
             return
         self._refreshing = True
-        longest = min(CLIENT_MAX_REFRESH_INTERVAL, CLIENT_REFRESH_INTERVAL * 2 ** min(self._refreshes, 10))
+        longest = min(CLIENT_MAX_REFRESH_INTERVAL_S, CLIENT_REFRESH_INTERVAL_S * 2 ** min(self._refreshes, 10))
         self._refresh_at = now + self._rng.uniform(0, longest)
         self._refreshes += 1
         threading.Thread(target=self._refresh, name=f"raykeeper-members-{self.name}", daemon=True).start()
@@ -533,8 +549,7 @@ class Hub:
             self.transport.refresh()
         except Exception as error:
             _log.debug("looking up the members of %r failed: %s", self.name, error)
-        with undisturbed.here, self._lock:
+        with finalizer_guard.gc_deferred, self._lock:
             self._refreshing = False
-            for core in self._cores:
-                core.set_members(tuple(self.transport.members()))
+            self._router.set_members(self.transport.members())
         self._wakeups.put(None)

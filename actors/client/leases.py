@@ -1,12 +1,13 @@
-"""What the user holds of a lease: ``with kv.lease(10) as lease: kv.put("here", "me", lease=lease)``
+"""Leases as the user sees them: ``with kv.lease(10) as lease: kv.put("here", "me", lease=lease)``
 
-Keys that are put under a lease are deleted, in one revision, when the lease ends: when it is revoked, or when nothing
-was heard of its holder for its TTL. While the object lives the lease is kept alive in the background, together with all
-others of the process; when the object is collected, that stops, and the lease runs out.
+Keys that are attached to a lease are deleted, in one revision, when the lease ends: when it is revoked, or when the
+cluster has not heard from its holder for its TTL. As long as the object exists, the lease is kept alive in the
+background, together with all others of the process. When the object is collected, that stops, and the lease expires.
 
-``lost`` tells when the lease can no longer be guaranteed. Its time is counted here, from the *sending* of the last
-keep-alive that was confirmed, less a margin for drift; so it is set no later than the cluster ends the lease, also in
-a process that is cut off. Only a process that does not run cannot be told: what a lease protects needs a fence as well.
+``lost`` says when the lease can no longer be guaranteed. Its time is counted in this process, from the *sending* of the
+last keep-alive that was confirmed, less a margin for clock drift. So ``lost`` is set no later than the cluster ends the
+lease, even in a process that is cut off. Only a process that is paused cannot notice in time; therefore what a lease
+protects needs a fence as well (``guard()`` of a lock).
 """
 
 from __future__ import annotations
@@ -25,29 +26,29 @@ import msgspec
 
 from ...errors import InvalidArgument, KeeperError, LeaseLost, LeaseNotFound, Unavailable
 from ...limits import LEASE_ID_BITS
-from ..protocol import Leases, LeaseStatus
-from . import arguments as check
-from .frames import LeaseQuestion
+from ...schema.frames import LeaseStatus, LeaseStatuses
+from .. import arguments as check
+from ..finalizer_guard import LockFreeEvent
+from .core.in_flight import LeaseQuestion
+from .core.lease_core import HeldLease
 from .hub import Hub, Listener, clock, this_process
-from .leasing import Held
-from .operations import Op
-from .requests import Ask, Steps, View, grant_command, lease_seconds, revoke_command
 from .results import TxnResult
-from .undisturbed import Bell
+from .txn_parts import Op
+from .view import Call, Steps, View, grant_command, lease_seconds, revoke_command
 
 if TYPE_CHECKING:
-    from .aio import AsyncClient
-    from .handle import Client
+    from .aio import AsyncKeyValueClient
+    from .handle import KeyValueClient
 
 
 class LeaseInfo(msgspec.Struct, frozen=True):
     """A lease as the cluster's leader sees it.
 
     Attributes:
-        id: its id.
-        ttl: seconds that each keep-alive gives it.
-        remaining: seconds that it has left.
-        keys: what is attached to it, if that was asked for: the keys that the asking handle sees.
+        id: the lease's id.
+        ttl: the seconds that each keep-alive gives it.
+        remaining: the seconds that it has left.
+        keys: the keys that are attached to it, if they were asked for, as far as the handle sees them.
     """
 
     id: int
@@ -59,14 +60,14 @@ class LeaseInfo(msgspec.Struct, frozen=True):
 # --- steps of calls --------------------------------------------------------------------------------------------------
 
 
-def granting(view: View, ttl: object, deadline: float) -> Steps[tuple[int, float, float]]:
-    """Steps that make a lease: its id, its TTL, and when it was asked for.
+def grant_steps(view: View, ttl: object, deadline: float) -> Steps[tuple[int, float, float]]:
+    """Steps that make a lease, and return its id, its TTL, and the time at which it was asked for.
 
-    A lease that was so long in the making that little is left of it is given back, and another one asked for: nothing
-    hangs on it yet.
+    If granting took so long that little of the lease is left, it is revoked, and another one is asked for: nothing is
+    attached to it yet.
 
     Args:
-        deadline: clock time until which that is worth trying.
+        deadline: clock time until which to try again.
     """
     seconds = lease_seconds(ttl)
     while True:
@@ -75,27 +76,28 @@ def granting(view: View, ttl: object, deadline: float) -> Steps[tuple[int, float
         now = clock()
         if now - asked_at < answer.ttl / 2 or now >= deadline:
             return answer.id, answer.ttl, asked_at
-        yield from revoking(answer.id)
+        yield from revoke_steps(answer.id)
 
 
 def fresh_id() -> int:
-    """An id for a lease, from the system's randomness: a process that seeds its own ``random``, or was forked, must not
-    draw what another one draws."""
+    """A random id for a lease, drawn by the system: processes that seed ``random``, or were forked, must not draw the
+    same ids."""
     return secrets.randbits(LEASE_ID_BITS) | 1
 
 
-def granting_in_txn(
+def leased_txn_steps(
     view: View, ttl: object, make: Callable[[int], Op]
 ) -> Steps[tuple[tuple[int, float, float] | None, TxnResult]]:
-    """Steps that make a lease in a transaction: what ``granting`` gives, or ``None`` if the comparisons did not hold,
-    and the result.
+    """Steps that make a lease in a transaction, and return what ``grant_steps`` does (``None`` if the comparisons did
+    not hold), and the result of the transaction.
 
-    It runs once, however long it takes: what else is in the transaction must not happen twice. A lease that was too
-    long in the making is lost when the caller gets it, and says so.
+
+    The transaction runs once, however long it takes: what else it does must not happen twice. A lease that took too
+    long to grant is lost when the caller gets it, and says so.
 
     Args:
-        make: the transaction, from the id of the lease, which is chosen here. A repeated request finds its answer by
-            its place in the session; another lease of that id is as likely as a collision of random numbers.
+        make: makes the transaction from the lease's id. The id is drawn here, at random, because the transaction must
+            know it before the cluster does.
     """
     seconds = lease_seconds(ttl)
     id = fresh_id()
@@ -113,30 +115,30 @@ def granting_in_txn(
     return (id, granted, asked_at), TxnResult(True, tuple(responses), result.revision)
 
 
-def revoking(lease: object) -> Steps[None]:
-    """Steps that end a lease; it is no error if it has ended already."""
+def revoke_steps(lease: object) -> Steps[None]:
+    """Steps that revoke a lease; that it has ended already is not an error."""
     with contextlib.suppress(LeaseNotFound):
-        yield Ask(revoke_command(lease))
+        yield Call(revoke_command(lease))
 
 
-def asking(view: View, lease: object, keys: object) -> Steps[LeaseInfo]:
-    """Steps that ask how one lease stands."""
+def lease_info_steps(view: View, lease: object, keys: object) -> Steps[LeaseInfo]:
+    """Steps that ask for the status of one lease."""
     id = check.whole_number("a lease id", getattr(lease, "id", lease), 1)
-    answer = yield Ask(LeaseQuestion((id,), check.flag("keys", keys)))
+    answer = yield Call(LeaseQuestion((id,), check.flag("keys", keys)))
     found = _statuses(answer)
     if not found:
         raise LeaseNotFound(f"lease {id:x} does not exist, or has expired")
     return _info(view, found[0])
 
 
-def listing(view: View) -> Steps[list[LeaseInfo]]:
-    """Steps that ask for all leases of the cluster."""
-    answer = yield Ask(LeaseQuestion())
+def list_lease_steps(view: View) -> Steps[list[LeaseInfo]]:
+    """Steps that ask for the status of all leases of the cluster."""
+    answer = yield Call(LeaseQuestion())
     return [_info(view, status) for status in _statuses(answer)]
 
 
 def _statuses(answer: object) -> tuple[LeaseStatus, ...]:
-    if not isinstance(answer, Leases):
+    if not isinstance(answer, LeaseStatuses):
         raise Unavailable(f"the cluster answered {type(answer).__name__} to a question about leases")
     return answer.leases
 
@@ -147,32 +149,32 @@ def _info(view: View, status: LeaseStatus) -> LeaseInfo:
     return LeaseInfo(status.id, status.ttl, status.remaining, keys)
 
 
-# --- losses ----------------------------------------------------------------------------------------------------------
+# --- the loss of a lease ---------------------------------------------------------------------------------------------
 
 
-class Loss(Bell):
-    """Set the moment that a lease can no longer be guaranteed; it never becomes unset.
+class LossEvent(LockFreeEvent):
+    """Set when a lease can no longer be guaranteed, and never cleared again.
 
-    A ``threading.Event`` that also looks at the clock, so that ``is_set`` is right even where the process was not given
-    the time to set it; and in a coroutine, ``await lease.lost`` waits for it. Setting it gives the lease up, and may be
-    done anywhere, in destructors and handlers of signals too.
+    It is a ``threading.Event`` that also looks at the clock, so ``is_set()`` is right even if the process had no time
+    to set it. In a thread ``lost.wait(timeout)`` waits for it, in a coroutine ``await lease.lost``. To set it is to
+    give the lease up; that may be done anywhere, in destructors and signal handlers too.
     """
 
     def __init__(self, tell: Callable[[Listener], None] = lambda loss: loss.flush()) -> None:
         super().__init__()
         self._tell = tell
         self._process = this_process()
-        self._held: Held | None = None
+        self._held: HeldLease | None = None
         self._awaited: deque[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = deque()
 
-    def belong_to(self, held: Held) -> None:
-        """This is the loss of that lease."""
+    def belong_to(self, held: HeldLease) -> None:
+        """Tie the event to its lease."""
         self._held = held
         if held.lost:
             self.set()
 
     def wake(self) -> None:
-        """The hub says, with its lock held, that the lease is lost."""
+        """The lease is lost. Called by the hub, with its lock held."""
         if self._held is not None:
             self._held.keep = False
         super().set()
@@ -180,7 +182,7 @@ class Loss(Bell):
             self._tell(self)
 
     def is_set(self) -> bool:
-        """Whether the lease is lost. A forked child has nobody who would tell it, so there it always is."""
+        """Whether the lease is lost. In a forked child it always is: nothing there keeps it alive."""
         if super().is_set() or self._process != this_process():
             return True
         held = self._held
@@ -196,13 +198,13 @@ class Loss(Bell):
     def flush(self) -> None:
         """Wake the coroutines that wait."""
         while self._awaited:
-            with contextlib.suppress(IndexError, RuntimeError):  # the loop was closed, and whoever waited in it is gone
+            with contextlib.suppress(IndexError, RuntimeError):  # another thread took it, or the loop is closed
                 loop, event = self._awaited.popleft()
                 loop.call_soon_threadsafe(event.set)
 
     def clear(self) -> NoReturn:
-        """Not possible: what is lost is lost."""
-        raise TypeError("a lost lease cannot be found again")
+        """Refused: a lease that is lost stays lost."""
+        raise TypeError("a lost lease stays lost: its event cannot be cleared")
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._wait().__await__()
@@ -220,29 +222,29 @@ class Loss(Bell):
 
 
 class _Lease:
-    """What a sync and an async lease have in common."""
+    """What the sync and the async lease have in common."""
 
     def __init__(self, hub: Hub, id: int, ttl: float, asked_at: float, keep_alive: bool) -> None:
         self.id = id
-        """The lease's id, which other processes may use too."""
+        """The lease's id; other processes may use it too."""
         self.ttl = ttl
-        """Seconds that each keep-alive gives it."""
-        self.lost = loss = Loss(hub.tell)
-        """Set the moment that the lease can no longer be guaranteed."""
+        """The seconds that each keep-alive gives it."""
+        self.lost = loss = LossEvent(hub.flush_later)
+        """Set when the lease can no longer be guaranteed."""
         self._hub = hub
-        self._held: Held = hub.do(
-            lambda now: hub.leasing.hold(id, ttl, asked_at, keep=keep_alive, signal=loss, now=now)
+        self._held: HeldLease = hub.run_locked(
+            lambda now: hub.lease_core.hold_lease(id, ttl, asked_at, keep=keep_alive, signal=loss, now=now)
         )
         loss.belong_to(self._held)
-        weakref.finalize(self, hub.leasing.drop, self._held).atexit = False
+        weakref.finalize(self, hub.lease_core.drop_lease, self._held).atexit = False
 
     def remaining(self) -> float:
-        """Seconds for which the lease is guaranteed if nothing more is heard of the cluster; 0 once it is lost."""
+        """The seconds for which the lease is guaranteed even if the cluster cannot be reached; 0 once it is lost."""
         return 0.0 if self.lost.is_set() else max(0.0, self._held.good_until - clock())
 
     @property
     def keep_alives(self) -> int:
-        """How many keep-alives that this object has sent the cluster has confirmed."""
+        """How many keep-alives of this object the cluster has confirmed."""
         return self._held.keep_alives
 
     def _check(self) -> None:
@@ -250,15 +252,17 @@ class _Lease:
             raise LeaseLost(f"lease {self.id:x} is lost: {self.why_lost()}")
 
     def why_lost(self) -> str:
-        """What is known of how it was lost, for messages."""
+        """How it was lost, in words, for messages."""
         if self._hub.process != this_process():
             return "it belongs to the process that this one was forked from"
         return str(self._held.error or "it was given up")
 
     def revoked(self) -> None:
-        """It has been ended elsewhere, as by a transaction (``Op.revoke``): note that here."""
+        """Note that the lease was ended in another way, as by a transaction with ``Op.revoke``."""
         if self._hub.process == os.getpid():
-            self._hub.now_or_soon(lambda now: self._hub.leasing.end(self._held, LeaseLost("it was revoked")))
+            self._hub.run_now_or_soon(
+                lambda now: self._hub.lease_core.lease_ended(self._held, LeaseLost("it was revoked"))
+            )
         self.lost.set()
 
     def __repr__(self) -> str:
@@ -270,26 +274,40 @@ class _Lease:
 
 
 class Lease(_Lease):
-    """A lease that is kept alive while this object lives. Made by ``Client.lease``; see the module.
+    """A lease that is kept alive as long as this object exists. Made by ``Client.lease``.
 
-    As a context manager it is revoked at the end.
+    ::
+
+        with kv.lease(10) as lease:                  # revoked at the end
+            kv.put("workers/7", "10.0.0.7:5000", lease=lease)
+            while not lease.lost.wait(1):
+                work()
+
+    It does not pickle: it is kept alive by this process. Another process may use its ``id``.
     """
 
-    def __init__(self, client: Client, hub: Hub, granted: tuple[int, float, float], keep_alive: bool) -> None:
+    def __init__(self, client: KeyValueClient, hub: Hub, granted: tuple[int, float, float], keep_alive: bool) -> None:
         self._client = client
         super().__init__(hub, *granted, keep_alive)
 
     def keys(self, *, timeout: float | None = None) -> list[bytes]:
-        """The keys attached to it, as far as the handle that made it sees them.
+        """The keys that are attached to it, as far as the handle that made it sees them.
+
+        Args:
+            timeout: seconds; ``None`` is the handle's default.
 
         Raises:
-            LeaseNotFound: it has ended.
+            LeaseNotFound: the lease has ended.
         """
         return list(self._client.time_to_live(self.id, keys=True, timeout=timeout).keys)
 
     def revoke(self, *, timeout: float | None = None) -> None:
-        """End the lease and delete its keys, in one revision. It is no error if it has ended already."""
-        self._client._run(revoking(self.id), timeout)
+        """End the lease and delete its keys, in one revision; that it has ended already is not an error.
+
+        Args:
+            timeout: seconds; ``None`` is the handle's default.
+        """
+        self._client._run(revoke_steps(self.id), timeout)
         self.revoked()
 
     def __enter__(self) -> Lease:
@@ -300,24 +318,26 @@ class Lease(_Lease):
     ) -> None:
         try:
             self.revoke()
-        except KeeperError:  # it runs out by itself, and what happened inside matters more
+        except KeeperError:  # it expires by itself, and an exception from inside the block matters more
             self.lost.set()
 
 
 class AsyncLease(_Lease):
-    """The same as :class:`Lease` for asyncio."""
+    """As :class:`Lease`, for asyncio: ``async with await kv.aio.lease(10) as lease``."""
 
-    def __init__(self, client: AsyncClient, hub: Hub, granted: tuple[int, float, float], keep_alive: bool) -> None:
+    def __init__(
+        self, client: AsyncKeyValueClient, hub: Hub, granted: tuple[int, float, float], keep_alive: bool
+    ) -> None:
         self._client = client
         super().__init__(hub, *granted, keep_alive)
 
     async def keys(self, *, timeout: float | None = None) -> list[bytes]:
-        """The keys attached to it: see ``Lease.keys``."""
+        """The keys that are attached to it: see ``Lease.keys``."""
         return list((await self._client.time_to_live(self.id, keys=True, timeout=timeout)).keys)
 
     async def revoke(self, *, timeout: float | None = None) -> None:
         """End the lease: see ``Lease.revoke``."""
-        await self._client._run(revoking(self.id), timeout)
+        await self._client._run(revoke_steps(self.id), timeout)
         self.revoked()
 
     async def __aenter__(self) -> AsyncLease:

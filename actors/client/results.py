@@ -1,4 +1,4 @@
-"""What the calls of a handle return. All of it is immutable and pickles."""
+"""The results of a handle's calls. All are immutable, and pickle."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ import msgspec
 
 from ...codec import Codec
 from ...errors import DecodeError
+from .. import arguments as check
 
 _UNDECODED = object()
 
 
 class KeyValue:
-    """A key with its value as of some revision (etcd: mvccpb.KeyValue).
+    """A key with its value, as of some revision (etcd: mvccpb.KeyValue).
 
     Attributes:
-        key: without the handle's namespace.
+        key: the key's bytes, without the handle's namespace.
         raw: the value's bytes.
-        create_revision: revision of the put that created the key.
-        mod_revision: revision of its last change.
-        version: number of changes since it was created, from 1.
-        lease: id of the lease it is bound to, 0 for none.
+        value: the value; an object if the handle has a codec, otherwise bytes.
+        text: the value's bytes as text.
+        create_revision: the revision of the put that created the key.
+        mod_revision: the revision of its last change.
+        version: the number of changes since it was created, counting from 1.
+        lease: the id of the lease that it is attached to, 0 for none.
     """
 
     __slots__ = ("_codec", "_object", "create_revision", "key", "lease", "mod_revision", "raw", "version")
@@ -50,10 +53,11 @@ class KeyValue:
     def value(self) -> Any:
         """The value: ``bytes``, or the object that the handle's codec makes of them.
 
-        Decoding happens on the first look: a call whose write took effect must not fail because of a previous value.
+        It is decoded when it is first read, not by the call that returns it: a write that took effect must not fail
+        because the previous value cannot be decoded.
 
         Raises:
-            DecodeError: the codec cannot read the stored bytes (see ``raw``).
+            DecodeError: the codec cannot read the stored bytes; ``raw`` has them.
         """
         if self._codec is None:
             return self.raw
@@ -61,8 +65,6 @@ class KeyValue:
             try:
                 self._object = self._codec.decode(self.raw)
             except Exception as error:
-                from . import arguments as check  # which knows results
-
                 codec, why = check.shown(self._codec), check.reason(error)
                 raise DecodeError(f"{codec} cannot read the value of key {self.key!r}: {why}") from error
         return self._object
@@ -72,12 +74,12 @@ class KeyValue:
         """The value's bytes as UTF-8 text.
 
         Raises:
-            DecodeError: they are none.
+            DecodeError: they are not valid UTF-8.
         """
         try:
             return self.raw.decode()
         except UnicodeDecodeError as error:
-            raise DecodeError(f"the value of key {self.key!r} is no UTF-8 text: {error}") from error
+            raise DecodeError(f"the value of key {self.key!r} is not UTF-8 text: {error}") from error
 
     def _fields(self) -> tuple[Any, ...]:
         return self.key, self.raw, self.create_revision, self.mod_revision, self.version, self.lease
@@ -99,20 +101,25 @@ class KeyValue:
 
 
 class PutResult(msgspec.Struct, frozen=True):
-    """The revision that a put made, and what was there before if ``prev=True`` was asked (``None``: nothing)."""
+    """The result of a put.
+
+    Attributes:
+        revision: the revision that the put made.
+        prev: the pair that it replaced, if ``prev=True`` was given and there was one; otherwise ``None``.
+    """
 
     revision: int
     prev: KeyValue | None = None
 
 
 class RangeResult(msgspec.Struct, frozen=True):
-    """The keys of a range.
+    """The result of a range. Iterating over it yields its items; ``len`` is their number.
 
     Attributes:
-        items: what was asked for, in order.
-        count: keys in the whole range, whatever the limit.
+        items: the pairs, in the order asked for.
+        count: the number of keys in the whole range, whatever the limit.
         more: whether the limit left some out.
-        revision: the revision that was read.
+        revision: the revision as of which the range was read.
     """
 
     items: tuple[KeyValue, ...]
@@ -128,7 +135,13 @@ class RangeResult(msgspec.Struct, frozen=True):
 
 
 class DeleteResult(msgspec.Struct, frozen=True):
-    """How many keys a delete removed, the removed ones if ``prev=True`` was asked, and the revision after it."""
+    """The result of a delete.
+
+    Attributes:
+        deleted: how many keys were deleted.
+        prev: the deleted pairs, if ``prev=True`` was given; otherwise empty.
+        revision: the revision of the store afterwards; a delete that deleted nothing makes none.
+    """
 
     deleted: int
     prev: tuple[KeyValue, ...]
@@ -136,10 +149,14 @@ class DeleteResult(msgspec.Struct, frozen=True):
 
 
 class TxnResult(msgspec.Struct, frozen=True):
-    """Outcome of a transaction: whether all comparisons held, and one result for each operation of the branch that ran.
+    """The result of a transaction.
 
-    A put answers a ``PutResult``, a get a ``KeyValue`` or ``None``, a range a ``RangeResult``, a delete a
-    ``DeleteResult``, a transaction a ``TxnResult``.
+    Attributes:
+        succeeded: whether all comparisons held, so that ``success`` ran.
+        responses: one result for each operation that ran: of a put a ``PutResult``, of a get a ``KeyValue`` or
+            ``None``, of a range a ``RangeResult``, of a delete a ``DeleteResult``, of a transaction a ``TxnResult``, of
+            a grant the TTL in seconds, of a revoke ``None``.
+        revision: the revision of the store afterwards.
     """
 
     succeeded: bool
@@ -168,6 +185,6 @@ class End:
 
 
 KEEP = Keep()
-"""As a value or a lease of a put: leave what is there."""
+"""As the value or the lease of a put: leave it as it is."""
 END = End()
-"""As the end of a range: to the last key."""
+"""As the end of a range: up to the last key."""

@@ -1,11 +1,11 @@
-"""What the user holds of a watch: ``for event in kv.watch(prefix="jobs/"): ...``
+"""Watches as the user sees them: ``for event in kv.watch(prefix="jobs/"): ...``
 
-A watch sees every change of its keys from its start on, in order, once, and whole revisions at a time; it moves to
-another member by itself when its own one dies, lags or is cut off. How that comes about is said in :mod:`watching`;
-this file turns stored events into the user's, and waits. Its start is fixed before the call that makes it returns.
+A watch sees every change of its keys from its start on: in order, once, and whole revisions at a time. Its start is
+fixed before the call that makes it returns. It moves to another member by itself when its member dies, lags or is cut
+off. :mod:`core.watch_core` sees to all that; this file turns stored events into the user's, and waits.
 
-A watch belongs to its process. It ends when it is cancelled or collected, when the handle that made it is closed, and
-when the history that it needs is compacted away; only then is that an error, :class:`~raykeeper.CompactedError`.
+A watch belongs to its process. It ends when it is cancelled or collected, and when the handle that made it is closed.
+If the history that it needs is compacted, it ends with :class:`~raykeeper.CompactedError`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from typing import Any, Literal, NamedTuple, NoReturn
 import msgspec
 
 from ...errors import InvalidArgument, KeeperError, Unavailable
-from ...limits import ASYNC_WATCH_CHECK, WATCH_POLL
-from ...store.commands import Item, KeyRange, Range
-from ..protocol import WatchEvent
-from ..validation import check_range
-from . import arguments as check
+from ...limits import ASYNC_WATCH_CHECK_S, WATCH_POLL_S
+from ...schema.answers import Item
+from ...schema.frames import WatchEvent
+from ...schema.operations import KeyRange, Range
+from ...schema.validation import check_range
+from .. import arguments as check
+from ..finalizer_guard import LockFreeEvent
+from .aio_timeout import within
+from .core.subscription import NewsSignal, Phase, Subscription
 from .hub import Hub, clock
-from .registry import Share
-from .requests import View
+from .hub_pool import HubShare
 from .results import KeyValue
-from .subscription import Gate, Phase, Subscription
-from .undisturbed import Bell
-from .waiting import within
+from .view import View
 
 ONLY = {"put": (True, False), "delete": (False, True)}
 
@@ -44,9 +45,9 @@ class Event(msgspec.Struct, frozen=True):
 
     Attributes:
         type: ``"put"`` or ``"delete"``.
-        kv: the key as it is now; of a deleted one only ``key`` and ``mod_revision`` mean something.
-        prev: the key as it was before, if the watch was made with ``prev=True``; ``None`` if there was none, or if
-            that revision is compacted.
+        kv: the pair after the change; for a delete only ``key`` and ``mod_revision`` have a meaning.
+        prev: the pair before the change, if the watch was made with ``prev=True``; ``None`` if there was no such key,
+            or if that revision has been compacted.
     """
 
     type: Literal["put", "delete"]
@@ -55,19 +56,19 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """One whole revision as far as a watch is concerned, or a notice that there was nothing for it up to a revision.
+    """All events of a watch at one revision, or a progress notice: nothing happened up to a revision.
 
     Attributes:
         revision: with this batch, everything up to this revision was delivered.
-        events: of this revision; empty for a progress notice.
+        events: those of this revision; empty in a progress notice.
     """
 
     revision: int
     events: tuple[Event, ...]
 
 
-class Wanted(NamedTuple):
-    """What a watch is asked to look at."""
+class WatchSpec(NamedTuple):
+    """The checked arguments of a watch."""
 
     keys: KeyRange
     start_revision: int
@@ -76,9 +77,9 @@ class Wanted(NamedTuple):
     deletes: bool
 
 
-def wanted(
+def watch_spec(
     view: View, key: object, end: object, prefix: object, start_revision: object, prev: object, only: object
-) -> Wanted:
+) -> WatchSpec:
     """Check the arguments of ``Client.watch``.
 
     Raises:
@@ -87,19 +88,19 @@ def wanted(
     keys = view.keys(key, end, prefix)
     start = 0 if start_revision is None else check.whole_number("start_revision", start_revision, 1)
     puts, deletes = (True, True) if only is None else check.one_of("only", only, ONLY)
-    return Wanted(keys, start, check.flag("prev", prev), puts, deletes)
+    return WatchSpec(keys, start, check.flag("prev", prev), puts, deletes)
 
 
-class Feed:
-    """What a sync and an async watch have in common: what was taken, and where that stands.
+class EventBuffer:
+    """What the sync and the async watch have in common: the events that were taken from the hub, and the position.
 
     Args:
-        share: in the hub; the hub lives as long as its watches.
-        view: which keys, and how values are decoded.
-        gate: is woken when there may be something to take.
+        share: in the hub, which stays open as long as its watches exist.
+        view: the keys that the handle sees, and how values are decoded.
+        signal: is woken when there may be something to take.
     """
 
-    def __init__(self, share: Share, view: View, wanted: Wanted, gate: Gate) -> None:
+    def __init__(self, share: HubShare, view: View, wanted: WatchSpec, signal: NewsSignal) -> None:
         self._share = share
         self._view = view
         self._taken: deque[WatchEvent] = deque()
@@ -109,25 +110,26 @@ class Feed:
         self._taking = threading.RLock()  # a destructor may end a watch in the middle
         self._hub = hub = share.hub
         check_range(Range(wanted.keys), hub.limits)
-        self._subscription: Subscription = hub.do(
-            lambda now: hub.watching.create(
+        self._subscription: Subscription = hub.run_locked(
+            lambda now: hub.watch_core.create(
                 wanted.keys,
                 start_revision=wanted.start_revision,
                 prev=wanted.prev,
                 puts=wanted.puts,
                 deletes=wanted.deletes,
-                gate=gate,
+                signal=signal,
             )
         )
         weakref.finalize(self, _drop, hub, self._subscription).atexit = False
 
     @property
     def revision(self) -> int:
-        """All events up to this revision were delivered, and none beyond."""
+        """The revision up to which all events were delivered, and none after it. To go on later, or in another process,
+        watch with ``start_revision=watch.revision + 1``."""
         self._hub.check_process()
         with self._taking:
             if not self._taken and not self._over:
-                position = self._hub.peek(lambda: self._hub.watching.position(self._subscription))
+                position = self._hub.read_locked(lambda: self._hub.watch_core.position(self._subscription))
                 if position is not None:
                     self._position = max(self._position, position)
             return self._reached()
@@ -135,40 +137,36 @@ class Feed:
     def _reached(self) -> int:
         if self._taken:
             return self._taken[0].item.mod_revision - 1
-        return max(self._position, self._subscription.before)  # nothing was taken yet, and something waits
+        return max(self._position, self._subscription.start_after)  # the latter if nothing was taken yet
 
     def _begun(self) -> bool:
-        """Whether the start is fixed.
-
-        Raises:
-            KeeperError: it never will be.
-        """
+        """Whether the start is fixed. Raises if it never will be."""
         subscription = self._subscription
         if subscription.phase is Phase.OVER and not subscription.fixed:
             raise subscription.error or InvalidArgument("the watch was cancelled before it began")
         return subscription.fixed
 
     def _unconfirmed(self) -> Unavailable:
-        """No member has said in time where the watch begins: cancel it."""
+        """Cancel the watch, and return the error: no member has confirmed its start in time."""
         hub = self._hub
-        problem = hub.peek(lambda: hub.watching.problem)
+        problem = hub.read_locked(lambda: hub.watch_core.problem)
         self._end()
         return Unavailable(f"no member has confirmed the watch in time{': ' if problem else ''}{problem}")
 
     def _pull(self) -> bool:
-        """Take what has come; whether there is an event, or nothing more to wait for."""
+        """Take what has arrived from the hub; whether there is an event now, or nothing more to wait for."""
         if not self._taken and not self._over:
-            taken = self._hub.do(lambda now: self._hub.watching.take(self._subscription))
+            taken = self._hub.run_locked(lambda now: self._hub.watch_core.deliver(self._subscription))
             self._taken.extend(taken.events)
             self._position = max(self._position, taken.position)
             self._over, self._error = taken.over, taken.error
         return bool(self._taken) or self._over
 
     def _pop(self) -> Event | None:
-        """The next event; ``None`` if there is none, or no more.
+        """The next event; ``None`` if none has arrived, or the watch is over.
 
         Raises:
-            CompactedError: the history that comes next is gone.
+            CompactedError: the events that come next have been compacted.
         """
         with self._taking:
             self._pull()
@@ -178,8 +176,11 @@ class Feed:
                 raise self._error
             return None
 
-    def _pop_batch(self, told: int, progress: bool) -> Batch | None:
-        """The next revision's events, or, if wanted, a notice that there were none beyond ``told``."""
+    def _pop_batch(self, delivered: int, progress: bool) -> Batch | None:
+        """The events of the next revision; or, if ``progress``, a notice that there were none after ``delivered``.
+
+        The core buffers whole revisions, so all events of the first one are here.
+        """
         with self._taking:
             self._pull()
             taken = self._taken
@@ -191,7 +192,7 @@ class Feed:
                 return Batch(revision, tuple(events))
             if self._error is not None:
                 raise self._error
-            if progress and not self._over and self._position > told:
+            if progress and not self._over and self._position > delivered:
                 return Batch(self._position, ())
             return None
 
@@ -207,9 +208,9 @@ class Feed:
     def _end(self) -> None:
         hub, subscription = self._hub, self._subscription
         if hub.process != os.getpid():
-            self._over = True  # the watch itself is the parent's; whoever held the lock may not be here
+            self._over = True  # the watch itself is the parent's, and its locks may be held by threads that are gone
             return
-        hub.now_or_soon(lambda now: hub.watching.cancel(subscription, now))
+        hub.run_now_or_soon(lambda now: hub.watch_core.cancel(subscription, now))
         with self._taking:
             self._taken.clear()
             self._over, self._error = True, None
@@ -228,41 +229,50 @@ class Feed:
 
 def _drop(hub: Hub, subscription: Subscription) -> None:
     if hub.process == os.getpid():
-        hub.drop(subscription)
+        hub.cancel_soon(subscription)
 
 
-class _ThreadGate:
-    """Wakes the thread that waits for a watch."""
+class _ThreadSignal:
+    """Wakes the thread that waits for events of a watch."""
 
     __slots__ = ("event",)
 
     def __init__(self) -> None:
-        self.event = Bell()
+        self.event = LockFreeEvent()
 
     def wake(self) -> None:
         self.event.set()
 
 
-class Watch(Feed):
-    """Changes of keys as they happen. Made by ``Client.watch``; see the module.
+class Watch(EventBuffer):
+    """A watch, made by ``Client.watch``.
 
-    Iterate for :class:`Event`, or over :meth:`batches` for :class:`Batch`. Both wait, and end after :meth:`cancel`.
-    Several threads may take events from one watch: each event goes to one of them.
+    ::
+
+        with kv.watch(prefix="jobs/") as watch:
+            for event in watch:                      # waits; ends after watch.cancel()
+                print(event.type, event.kv.key)
+            event = watch.next(timeout=5)            # None after 5 seconds without an event
+            for batch in watch.batches():            # whole revisions, with progress notices
+                print(batch.revision, batch.events)
+
+    Several threads may take events from one watch: each event goes to one of them. It does not pickle; pass its
+    ``revision`` to another process instead.
 
     Raises (while iterating):
-        CompactedError: the events that come next are compacted away; all before them were delivered.
+        CompactedError: the events that come next have been compacted; all before them were delivered.
     """
 
-    def __init__(self, share: Share, view: View, wanted: Wanted, timeout: float) -> None:
-        self._gate = _ThreadGate()
-        self._turn = threading.Lock()
-        super().__init__(share, view, wanted, self._gate)
+    def __init__(self, share: HubShare, view: View, wanted: WatchSpec, timeout: float) -> None:
+        self._wakeup = _ThreadSignal()
+        self._taker = threading.Lock()
+        super().__init__(share, view, wanted, self._wakeup)
         deadline = clock() + timeout
         try:
             while not self._begun():
-                if not self._gate.event.wait(_bounded(deadline - clock())):
+                if not self._wakeup.event.wait(_bounded(deadline - clock())):
                     raise self._unconfirmed()
-                self._gate.event.clear()
+                self._wakeup.event.clear()
         except BaseException:
             self._end()
             raise
@@ -271,55 +281,57 @@ class Watch(Feed):
         """Wait for the next event.
 
         Args:
-            timeout: seconds, ``None`` for ever.
+            timeout: seconds; ``None`` waits forever, 0 does not wait.
 
         Returns:
-            the event, or ``None`` when the time is over or the watch was cancelled.
+            The event, or ``None`` when the time is over or the watch was cancelled.
 
         Raises:
-            CompactedError: the events that come next are compacted away.
+            CompactedError: the events that come next have been compacted.
+            ForkedProcess: this process is a forked child of the watch's own.
         """
         deadline = _deadline(timeout)
-        self._hub.check_process()  # whoever has the turn may not be here
-        if not self._turn.acquire(timeout=_bounded(deadline - clock())):
+        self._hub.check_process()  # in a forked child the lock may be held by a thread that is gone
+        if not self._taker.acquire(timeout=_bounded(deadline - clock())):
             return None
         try:
             while True:
-                self._gate.event.clear()
+                self._wakeup.event.clear()
                 event = self._pop()
                 if event is not None or self._over:
                     return event
                 if not self._wait(deadline):
                     return self._pop()
         finally:
-            self._turn.release()
+            self._taker.release()
 
     def batches(self) -> Iterator[Batch]:
-        """Whole revisions, each as one batch; empty ones now and then, as progress notices, while nothing happens."""
-        told = self.revision
+        """Iterate over whole revisions, each as one batch. While nothing happens, progress notices (batches without
+        events) come now and then."""
+        delivered = self.revision
         while True:
-            batch = self._next_batch(told)
+            batch = self._next_batch(delivered)
             if batch is None:
                 return
-            told = batch.revision
+            delivered = batch.revision
             yield batch
 
-    def _next_batch(self, told: int) -> Batch | None:
+    def _next_batch(self, delivered: int) -> Batch | None:
         self._hub.check_process()
-        with self._turn:
+        with self._taker:
             progress = False
             while True:
-                self._gate.event.clear()
-                batch = self._pop_batch(told, progress)
+                self._wakeup.event.clear()
+                batch = self._pop_batch(delivered, progress)
                 if batch is not None or self._over:
                     return batch
-                progress = not self._wait(clock() + WATCH_POLL)
+                progress = not self._wait(clock() + WATCH_POLL_S)
 
     def _wait(self, deadline: float) -> bool:
-        return self._gate.event.wait(_bounded(deadline - clock()))
+        return self._wakeup.event.wait(_bounded(deadline - clock()))
 
     def cancel(self) -> None:
-        """End the watch; events that were not taken yet are dropped. Iterators end."""
+        """End the watch, from any thread; events that were not taken yet are dropped, and iterators end."""
         self._end()
 
     def __iter__(self) -> Watch:
@@ -342,66 +354,69 @@ class Watch(Feed):
         self._end()
 
 
-class _LoopGate:
-    """Wakes the coroutine that waits for a watch. Made inside its loop."""
+class _LoopEvent:
+    """The event that the coroutine waiting for a watch waits on. Made inside its loop."""
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._told = False
+        self._scheduled = False
 
     def flush(self) -> None:
-        if not self._told:
-            self._told = True
-            with contextlib.suppress(RuntimeError):  # the loop was closed, and whoever waited in it is gone
+        if not self._scheduled:
+            self._scheduled = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._set)
 
     def _set(self) -> None:
-        self._told = False
+        self._scheduled = False
         self.event.set()
 
     def overdue(self) -> bool:
-        """Whether the loop did not do what it was told: a handler of a signal raised where it began."""
-        overdue, self._told = self._told, False
+        """Whether the loop has not run the callback that was scheduled: a signal handler raised as it began."""
+        overdue, self._scheduled = self._scheduled, False
         return overdue
 
 
-class _LoopNews:
-    """What the hub knows of a gate. It is held weakly: a coroutine that still waits there when its loop is closed is to
-    be collected, with the watch, and with the lease that it may wait for a turn by."""
+class _LoopSignal:
+    """What the hub holds of a :class:`_LoopEvent`.
 
-    def __init__(self, hub: Hub, gate: _LoopGate) -> None:
+    It holds the event weakly: a coroutine that still waits when its loop is closed must be collectable, together with
+    its watch and with the lease that it may be waiting under.
+    """
+
+    def __init__(self, hub: Hub, event: _LoopEvent) -> None:
         self._hub = hub
-        self._gate = weakref.ref(gate)
+        self._event = weakref.ref(event)
 
     def wake(self) -> None:
-        self._hub.tell(self)
+        self._hub.flush_later(self)
 
     def flush(self) -> None:
-        gate = self._gate()
-        if gate is not None:
-            gate.flush()
+        event = self._event()
+        if event is not None:
+            event.flush()
 
 
-class AsyncWatch(Feed):
-    """The same as :class:`Watch` for asyncio, in the loop that made it: ``async for event in await kv.watch("k")``."""
+class AsyncWatch(EventBuffer):
+    """As :class:`Watch`, for the event loop that made it: ``async for event in await kv.aio.watch("k")``."""
 
-    def __init__(self, share: Share, view: View, wanted: Wanted) -> None:
-        self._gate = _LoopGate()
-        super().__init__(share, view, wanted, _LoopNews(share.hub, self._gate))
+    def __init__(self, share: HubShare, view: View, wanted: WatchSpec) -> None:
+        self._wakeup = _LoopEvent()
+        super().__init__(share, view, wanted, _LoopSignal(share.hub, self._wakeup))
 
     async def begin(self, timeout: float) -> None:
-        """Wait until the start is fixed. ``AsyncClient.watch`` has done so.
+        """Wait until the start is fixed; ``AsyncClient.watch`` has done so.
 
         Raises:
-            Unavailable: it was not, in time.
+            Unavailable: it could not be fixed in time.
         """
         deadline = clock() + timeout
         try:
             while not self._begun():
                 if not await self._wait(deadline):
                     raise self._unconfirmed()
-                self._gate.event.clear()
+                self._wakeup.event.clear()
         except BaseException:
             self._end()
             raise
@@ -411,7 +426,7 @@ class AsyncWatch(Feed):
         deadline = _deadline(timeout)
         self._hub.check_process()
         while True:
-            self._gate.event.clear()
+            self._wakeup.event.clear()
             event = self._pop()
             if event is not None or self._over:
                 return event
@@ -419,25 +434,25 @@ class AsyncWatch(Feed):
                 return self._pop()
 
     async def batches(self) -> AsyncIterator[Batch]:
-        """Whole revisions: see ``Watch.batches``."""
-        told, progress = self.revision, False
+        """Iterate over whole revisions: see ``Watch.batches``."""
+        delivered, progress = self.revision, False
         while True:
-            self._gate.event.clear()
-            batch = self._pop_batch(told, progress)
+            self._wakeup.event.clear()
+            batch = self._pop_batch(delivered, progress)
             if batch is not None:
-                told, progress = batch.revision, False
+                delivered, progress = batch.revision, False
                 yield batch
             elif self._over:
                 return
             else:
-                progress = not await self._wait(clock() + WATCH_POLL)
+                progress = not await self._wait(clock() + WATCH_POLL_S)
 
     async def _wait(self, deadline: float) -> bool:
         left = deadline - clock()
         if left <= 0:
-            return self._gate.event.is_set()
-        while not await within(min(left, ASYNC_WATCH_CHECK), self._gate.event.wait()):
-            if self._gate.overdue():
+            return self._wakeup.event.is_set()
+        while not await within(min(left, ASYNC_WATCH_CHECK_S), self._wakeup.event.wait()):
+            if self._wakeup.overdue():
                 return True
             left = deadline - clock()
             if left <= 0:
@@ -473,5 +488,5 @@ def _deadline(timeout: Any) -> float:
 
 
 def _bounded(seconds: float) -> float:
-    """A wait that a lock takes: 0 at least, and not for ever."""
+    """Seconds as a lock's timeout: at least 0, and finite."""
     return min(max(0.0, seconds), threading.TIMEOUT_MAX)

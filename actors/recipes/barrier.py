@@ -1,20 +1,22 @@
-"""A barrier: nobody goes on before so many parties have arrived.
+"""A barrier: no party goes on before a number of parties have arrived.
 
 ::
 
     barrier = client.barrier("epoch", parties=8)
     for epoch in range(10):
         train(epoch)
-        barrier.wait()          # goes on once all eight are here; then it is closed again, for the next epoch
+        barrier.wait()          # goes on once all eight have arrived; then the barrier is closed for the next epoch
 
-*A party dies while it waits*: within the TTL it does not count any more, and the others wait until another one has come
-in its place. *A party times out*: it does not count from that moment on, and gets ``False``; it is never among those
-that the barrier opened for. *It opened, and a party dies at once*: the others do not notice; they were all there.
-*The cluster cannot be reached*: waiting goes on; a party whose lease is lost gets ``LeaseLost``. *History is
-compacted*: the present is looked at. If more than ``parties`` wait, it opens for those who came first.
+If more than ``parties`` wait, it opens for those that came first.
 
-All parties wait by a watch on one key, the gate, which is written when it opens: one wakes all of them, for once. A
-place's key begins with the number of parties, and is made only while nobody is there who says another number.
+- *A party dies while it waits*: within the TTL it no longer counts, and the others wait until another one has come.
+- *A party times out*: it no longer counts, and gets ``False``; it is never among those that the barrier opened for.
+- *A party dies just after the barrier opened*: the others do not notice, since all had arrived.
+- *The cluster cannot be reached*: waiting goes on; a party whose lease is lost gets ``LeaseLost``.
+- *History is compacted*: the present is read.
+
+All parties watch one key, the gate. It is written when the barrier opens, which wakes all of them, as intended. The key
+of a ticket begins with the number of parties, and is created only while no ticket has another number.
 """
 
 from __future__ import annotations
@@ -22,149 +24,181 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ...errors import CompactedError, InvalidArgument, RequestTimeout
-from ...limits import CLEANUP_GRACE, RECIPE_PAUSE
-from ..client import arguments as check
-from ..client.aio import AsyncClient
-from ..client.handle import Client
-from ..client.operations import Compare, Op
-from .faces import Deadline, Handle, Unpicklable, drive, news, pause, settled, stop, watching
-from .line import Line, Place
+from ...limits import CLEANUP_GRACE_S, RECIPE_PAUSE_S
+from .. import arguments as check
+from ..client.aio import AsyncKeyValueClient
+from ..client.handle import KeyValueClient
+from ..client.txn_parts import Compare, Op
+from .contenders import Contenders, Ticket
+from .sync_async import (
+    AnyHandle,
+    TimeLimit,
+    Unpicklable,
+    cancel_watch,
+    next_event,
+    open_watch,
+    pause,
+    resolved,
+    run_sync,
+)
 
 
-class _Gate(NamedTuple):
-    """What was seen at one revision."""
+class _Arrivals(NamedTuple):
+    """The state of the barrier as of one revision."""
 
-    cut: int
-    """The last place that it has opened for."""
+    opened_to: int
+    """The token of the last ticket that it has opened for."""
     written: int
-    """The revision in which the gate's key was written last; 0 if never."""
+    """The revision at which the gate's key was written last; 0 if never."""
     waiting: list[int]
-    """The places behind the cut, in order."""
+    """The tokens after ``opened_to``, in order."""
     revision: int
 
 
 class _Barrier:
-    def __init__(self, handle: Handle, name: str | bytes, parties: int, ttl: float) -> None:
+    def __init__(self, handle: AnyHandle, name: str | bytes, parties: int, ttl: float) -> None:
         self.parties = check.whole_number("parties", parties, 1)
-        self.line = Line(handle, "barrier", name, ttl)
-        self._gate = self.line.folder + b"gate"
+        self.contenders = Contenders(handle, "barrier", name, ttl)
+        self._gate = self.contenders.folder + b"gate"
 
     async def wait(self, timeout: float | None) -> bool:
-        deadline = Deadline(timeout)
-        with deadline.covering(self.line.space, CLEANUP_GRACE):  # giving up is a write of its own
+        deadline = TimeLimit(timeout)
+        with deadline.covering(self.contenders.space, CLEANUP_GRACE_S):  # giving up is a write of its own
             return await self._wait_for_all(deadline)
 
-    async def _wait_for_all(self, deadline: Deadline) -> bool:
+    async def _wait_for_all(self, deadline: TimeLimit) -> bool:
+        """Arrive, and wait until the barrier has opened for this party's ticket; ``False`` when the time is over.
+
+        Opening and giving up both write the gate, on condition that it was not written since it was read. So one of two
+        that conflict fails, and reads again: a party that gave up was not counted, and one that was counted cannot give
+        up. Whatever happens, the ticket is given up at the end.
+        """
         try:
-            place = await self._arrive(deadline)
+            ticket = await self._arrive(deadline)
         except RequestTimeout:
             if deadline.left:
                 raise
-            place = None
-        if place is None:
+            ticket = None
+        if ticket is None:
             return False
         try:
             while True:
-                gate = await self.line.patiently(place, self._look, deadline)
-                if gate.cut >= place.token:
+                gate = await self.contenders.retry_read(ticket, self._read, deadline)
+                if gate.opened_to >= ticket.token:
                     return True
-                if place.token not in gate.waiting:
-                    await self.line.check(place)
+                if ticket.token not in gate.waiting:
+                    await self.contenders.check_key(ticket)
                 if len(gate.waiting) >= self.parties:
-                    # All up to this place were here at the revision that was seen. If this fails, somebody has opened
-                    # it or given up since: look again.
-                    await self._change(gate, self._opening(gate.waiting[self.parties - 1]))
+                    # The first ``parties`` tickets existed at the revision that was read. If this fails, a party has
+                    # opened the barrier or given up since: read again.
+                    await self._write_gate(gate, self._opening(gate.waiting[self.parties - 1]))
                 elif deadline.left:
-                    await self._wait(place, gate.revision, deadline)
+                    await self._wait(ticket, gate.revision, deadline)
                 else:
-                    # That the gate is written makes everybody count again who has counted this place. The last to go
-                    # takes it with him: it says nothing to those who come next.
-                    last = Op.txn([self.line.alone(place)], [Op.delete(self._gate)], [self._opening(gate.cut)])
-                    if await self._change(gate, last, Op.delete(place.key)):
+                    # Writing the gate makes every party that has counted this ticket count again. The last one to
+                    # leave deletes it instead, since it means nothing to those that come next.
+                    last = Op.txn(
+                        [self.contenders.alone(ticket)], [Op.delete(self._gate)], [self._opening(gate.opened_to)]
+                    )
+                    if await self._write_gate(gate, last, Op.delete(ticket.key)):
                         return False
         finally:
-            await self.line.leave(place, self._gate)
+            await self.contenders.leave(ticket, self._gate)
 
-    async def _arrive(self, deadline: Deadline) -> Place | None:
-        """Take a place; ``None`` if those it opened for last, who were another number, are not gone in time."""
-        line, own = self.line, self.line.places + b"%d-" % self.parties
-        alone = [  # in the ranges before and behind those who say the same number: "." follows "-", and "0" follows "/"
-            Compare.version(line.places, own) == 0,
-            Compare.version(own[:-1] + b".", line.places[:-1] + b"0") == 0,
+    async def _arrive(self, deadline: TimeLimit) -> Ticket | None:
+        """Take a ticket; ``None`` if parties of another number, for which it has opened, have not left in time."""
+        contenders, own = self.contenders, self.contenders.ticket_prefix + b"%d-" % self.parties
+        alone = [  # in the ranges before and after the tickets of this number: "." follows "-", and "0" follows "/"
+            Compare.version(contenders.ticket_prefix, own) == 0,
+            Compare.version(own[:-1] + b".", contenders.ticket_prefix[:-1] + b"0") == 0,
         ]
         while True:
-            place = await line.join(b"%d" % self.parties, b"%d-" % self.parties, alone, chained=False)
-            if place is not None:
-                return place
-            await self._look()
+            ticket = await contenders.join(b"%d" % self.parties, b"%d-" % self.parties, alone, chained=False)
+            if ticket is not None:
+                return ticket
+            await self._read()
             if not deadline.left:
                 return None
-            await pause(line.space, RECIPE_PAUSE)
+            await pause(contenders.space, RECIPE_PAUSE_S)
 
-    async def _look(self) -> _Gate:
-        seen = await settled(self.line.looks.range(prefix=self.line.folder, sort="create_revision"))
+    async def _read(self) -> _Arrivals:
+        """Read the gate and all tickets, as of one revision.
+
+        Raises:
+            InvalidArgument: parties that wait have another number.
+        """
+        seen = await resolved(self.contenders.reads.range(prefix=self.contenders.folder, sort="create_revision"))
         gate = next((item for item in seen if item.key == self._gate), None)
-        cut = int(gate.raw) if gate is not None else 0
-        places = self.line.places
-        waiting = [item for item in seen if item.create_revision > cut and item.key.startswith(places)]
+        opened_to = int(gate.raw) if gate is not None else 0
+        places = self.contenders.ticket_prefix
+        waiting = [item for item in seen if item.create_revision > opened_to and item.key.startswith(places)]
         for item in waiting:
             if int(item.raw) != self.parties:
                 raise InvalidArgument(
-                    f"barrier {self.line.name!r} is for {item.text} parties, say those who wait, not for {self.parties}"
+                    f"barrier {self.contenders.name!r} is in use for {item.text} parties, not for {self.parties}"
                 )
         written = gate.mod_revision if gate is not None else 0
-        return _Gate(cut, written, [item.create_revision for item in waiting], seen.revision)
+        return _Arrivals(opened_to, written, [item.create_revision for item in waiting], seen.revision)
 
-    def _opening(self, cut: int) -> Op:
-        return Op.put(self._gate, b"%d" % cut)
+    def _opening(self, opened_to: int) -> Op:
+        return Op.put(self._gate, b"%d" % opened_to)
 
-    async def _change(self, gate: _Gate, *what: Op) -> bool:
-        """Write the gate if nobody has since it was seen."""
+    async def _write_gate(self, gate: _Arrivals, *what: Op) -> bool:
+        """Write the gate, unless it was written since it was read; whether that was done."""
         unchanged = Compare.mod_revision(self._gate) == gate.written
-        return (await settled(self.line.space.txn([unchanged], what))).succeeded
+        return (await resolved(self.contenders.space.txn([unchanged], what))).succeeded
 
-    async def _wait(self, place: Place, revision: int, deadline: Deadline) -> None:
-        """Until the gate is written, or the time is over."""
-        watch = await watching(self.line.space, self._gate, start_revision=revision + 1)
+    async def _wait(self, ticket: Ticket, revision: int, deadline: TimeLimit) -> None:
+        """Wait until the gate is written, or the time is over."""
+        watch = await open_watch(self.contenders.space, self._gate, start_revision=revision + 1)
         try:
             while deadline.left:
-                self.line.alive(place)
-                if await news(watch, self.line.patience(place, deadline)) is not None:
+                self.contenders.check_lease(ticket)
+                if await next_event(watch, self.contenders.wait_limit(ticket, deadline)) is not None:
                     return
         except CompactedError:
             pass
         finally:
-            await stop(watch)
+            await cancel_watch(watch)
 
 
 class Barrier(Unpicklable):
-    """A barrier; see the module."""
+    """A reusable barrier; made by ``client.barrier``.
 
-    def __init__(self, client: Client, name: str | bytes, parties: int, ttl: float = 10) -> None:
+    ::
+
+        barrier = client.barrier("epoch", parties=8)
+        for epoch in range(10):
+            train(epoch)
+            barrier.wait()
+    """
+
+    def __init__(self, client: KeyValueClient, name: str | bytes, parties: int, ttl: float = 10) -> None:
         self._barrier = _Barrier(client, name, parties, ttl)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Arrive, and wait for the others.
 
         Args:
-            timeout: seconds, ``None`` for ever.
+            timeout: seconds; ``None`` waits forever.
 
         Returns:
-            Whether it opened for this party; if not, this party does not count any more.
+            Whether the barrier opened for this party. If not, this party no longer counts.
 
         Raises:
-            InvalidArgument: parties that wait already say another number of parties.
-            LeaseLost: the cluster was out of reach for the TTL.
+            InvalidArgument: parties that wait already use another number of parties.
+            LeaseLost: the cluster could not be reached for the TTL.
+            Unavailable, RequestTimeout: the cluster cannot be reached.
         """
-        return drive(self._barrier.wait(timeout))
+        return run_sync(self._barrier.wait(timeout))
 
 
 class AsyncBarrier(Unpicklable):
-    """A barrier for asyncio; see the module and ``Barrier``."""
+    """As ``Barrier``, for asyncio."""
 
-    def __init__(self, client: AsyncClient, name: str | bytes, parties: int, ttl: float = 10) -> None:
+    def __init__(self, client: AsyncKeyValueClient, name: str | bytes, parties: int, ttl: float = 10) -> None:
         self._barrier = _Barrier(client, name, parties, ttl)
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """See ``Barrier.wait``. Cancelling it means to give up."""
+        """See ``Barrier.wait``. To cancel the coroutine is to give up."""
         return await self._barrier.wait(timeout)

@@ -1,18 +1,22 @@
-"""A latch: opens once it was counted down so many times, and stays open.
+"""A latch: opens once it was counted down a number of times, and stays open.
 
 ::
 
     latch = client.latch("shards-loaded", count=8)
-    latch.count_down()          # eight times, by anybody
-    latch.wait()                # anybody: until all eight have
+    latch.count_down()          # eight times, by any process
+    latch.wait()                # in any process: until it was counted down eight times
 
-Each ``count_down`` counts exactly once, whatever becomes of the request on its way; for a task that Ray may run again,
-pass the same ``request_id`` to it. *Who counted down dies*: it has counted. *Who should have counted dies*: nobody
-counts for it, so give ``wait`` a timeout or have another one do the work. *The cluster cannot be reached*: a waiter
-waits on; ``count_down`` raises, and the error's ``applied`` says what is known. *History is compacted*: a waiter looks
-at the present. A latch needs no lease and nobody's life, and stays until it is ``reset``; ``reset`` makes it a new one.
+Each ``count_down`` counts exactly once, whatever becomes of the request on its way. In a task that Ray may run again,
+pass the same ``request_id`` each time.
 
-A waiter costs one watch, on a key that is written once, when the latch opens.
+- *A process dies after counting down*: it has counted.
+- *A process dies before counting down*: nothing counts for it, so give ``wait`` a timeout, or have the work done again.
+- *The cluster cannot be reached*: a waiter goes on waiting; ``count_down`` raises, and ``error.applied`` says what is
+  known.
+- *History is compacted*: a waiter reads the present.
+
+A latch has no lease: it outlives all processes, until it is ``reset``. A waiter costs one watch, of a key that is
+written once, when the latch opens.
 """
 
 from __future__ import annotations
@@ -20,41 +24,58 @@ from __future__ import annotations
 import functools
 
 from ...errors import CompactedError, InvalidArgument, RequestTimeout, Unavailable
-from ..client import arguments as check
-from ..client.aio import AsyncClient
-from ..client.handle import Client
-from ..client.operations import Compare, Op
+from .. import arguments as check
+from ..client.aio import AsyncKeyValueClient
+from ..client.handle import KeyValueClient
 from ..client.results import KeyValue, RangeResult, TxnResult
-from .faces import Deadline, Handle, Unpicklable, bounded, drive, folder, news, once, patiently, settled, stop, watching
+from ..client.txn_parts import Compare, Op
+from .sync_async import (
+    AnyHandle,
+    TimeLimit,
+    Unpicklable,
+    bounded,
+    cancel_watch,
+    folder,
+    next_event,
+    open_watch,
+    recipe_request_id,
+    resolved,
+    retry_while_unreachable,
+    run_sync,
+)
 
 
 class _Latch:
-    """The count is the ``version`` of a key: each put adds one, without a look at what is there."""
+    """The logic. The count is the ``version`` of a key: each put adds one, without reading it before."""
 
-    def __init__(self, handle: Handle, name: str | bytes, count: int) -> None:
+    def __init__(self, handle: AnyHandle, name: str | bytes, count: int) -> None:
         self.name = name
         self.count = check.whole_number("count", count, 1)
         self._handle = handle
-        self.space: Handle = handle.reserved("latch")
+        self.space: AnyHandle = handle.reserved("latch")
         self._text = b"%d" % self.count
         base = folder(handle, name)
         self._counted, self._open = base + b"counted", base + b"open"
 
     @bounded
     async def count_down(self, request_id: str | bytes | None) -> int:
-        """Count; what is left to be counted."""
+        """Count one down; how many are left.
+
+        One transaction covers all cases, so that each count is one write. The key's value is the latch's count, so a
+        latch that is used with another count is refused. The put that makes the version reach the count also writes the
+        key that waiters watch, in the same revision.
+        """
         key, text = self._counted, self._text
         count = Op.put(key, text)
         last = Op.put(self._open, b"")
         ours = Compare.value(key) == text
-        # The one who counts last opens it, in the same revision.
         first = Op.txn([Compare.version(key) == 0], [count, *([last] if self.count == 1 else [])])
-        result = await settled(
+        result = await resolved(
             self.space.txn(
                 [ours, Compare.version(key) == self.count - 1],
                 [count, last],
                 [Op.txn([ours], [count, Op.get(key)], [first, Op.get(key)])],
-                request_id=once(self._handle, request_id, b"latch", key, text),
+                request_id=recipe_request_id(self._handle, request_id, b"latch", key, text),
             )
         )
         if result.succeeded:
@@ -68,8 +89,8 @@ class _Latch:
 
     @bounded
     async def left(self) -> int:
-        """What is left to be counted."""
-        there = await settled(self.space.get(self._counted))
+        """How many are left."""
+        there = await resolved(self.space.get(self._counted))
         if there is None:
             return self.count
         self._check(there)
@@ -80,8 +101,8 @@ class _Latch:
             raise InvalidArgument(f"latch {self.name!r} counts to {there.text}, not to {self.count}")
 
     async def wait(self, timeout: float | None) -> bool:
-        """Wait until it is open."""
-        deadline = Deadline(timeout)
+        """Wait until it is open; ``False`` when the time is over."""
+        deadline = TimeLimit(timeout)
         seen = False
         try:
             with deadline.covering(self.space):
@@ -92,66 +113,85 @@ class _Latch:
                         return True
                     if not deadline.left:
                         return False
-                    watch = await watching(self.space, self._open, start_revision=now.revision + 1, only="put")
+                    watch = await open_watch(self.space, self._open, start_revision=now.revision + 1, only="put")
                     try:
-                        return await news(watch, deadline.left) is not None
+                        return await next_event(watch, deadline.left) is not None
                     except CompactedError:
                         pass
                     finally:
-                        await stop(watch)
+                        await cancel_watch(watch)
         except (RequestTimeout, Unavailable) as error:
-            if deadline.cut(error, began=seen):
+            if deadline.caused(error, answered=seen):
                 return False
             raise
 
-    async def _now(self, deadline: Deadline) -> RangeResult:
-        """Whether the key is there that opens it, asked again and again while the cluster cannot be reached."""
+    async def _now(self, deadline: TimeLimit) -> RangeResult:
+        """Read the key that is written when it opens; repeatedly while the cluster cannot be reached."""
         look = functools.partial(self.space.range, self._open, keys_only=True)
-        return await patiently(self.space, lambda: settled(look()), lambda: bool(deadline.left))
+        return await retry_while_unreachable(self.space, lambda: resolved(look()), lambda: bool(deadline.left))
 
     @bounded
     async def reset(self) -> None:
-        """Begin anew."""
-        await settled(self.space.txn([], [Op.delete(self._counted), Op.delete(self._open)]))
+        """Close it, with nothing counted."""
+        await resolved(self.space.txn([], [Op.delete(self._counted), Op.delete(self._open)]))
 
 
 class Latch(Unpicklable):
-    """A latch; see the module."""
+    """A latch, which opens once it was counted down ``count`` times; made by ``client.latch``.
 
-    def __init__(self, client: Client, name: str | bytes, count: int) -> None:
+    ::
+
+        latch = client.latch("shards-loaded", count=8)
+        latch.count_down()          # eight times, by any process
+        latch.wait()
+    """
+
+    def __init__(self, client: KeyValueClient, name: str | bytes, count: int) -> None:
         self._latch = _Latch(client, name, count)
 
     def count_down(self, *, request_id: str | bytes | None = None) -> int:
-        """Count one down.
+        """Count one down, exactly once.
 
         Args:
-            request_id: the same again counts once, within the cluster's ``request_ttl``.
+            request_id: a name for this call, for tasks that Ray may run again: calls with the same name count once,
+                within the cluster's ``request_ttl``.
 
         Returns:
             How many are left.
 
         Raises:
-            InvalidArgument: somebody uses this latch with another count; nothing was counted.
+            InvalidArgument: this latch is in use with another count; nothing was counted.
+            Unavailable, RequestTimeout: the cluster cannot be reached; ``applied`` says whether it counted.
         """
-        return drive(self._latch.count_down(request_id))
+        return run_sync(self._latch.count_down(request_id))
 
     def left(self) -> int:
-        """How many are left to be counted; 0 if it is open."""
-        return drive(self._latch.left())
+        """How many are left to count down; 0 if it is open."""
+        return run_sync(self._latch.left())
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is open; ``False`` if it is not in time. ``None`` is for ever."""
-        return drive(self._latch.wait(timeout))
+        """Wait until it is open.
+
+        Args:
+            timeout: seconds; ``None`` waits forever, 0 does not wait.
+
+        Returns:
+            Whether it is open.
+
+        Raises:
+            Unavailable, RequestTimeout: the cluster cannot be reached.
+        """
+        return run_sync(self._latch.wait(timeout))
 
     def reset(self) -> None:
-        """Close it again, with nothing counted. Whoever waited for the old one and has not heard yet waits on."""
-        drive(self._latch.reset())
+        """Close it again, with nothing counted. A waiter that has not noticed yet that it was open goes on waiting."""
+        run_sync(self._latch.reset())
 
 
 class AsyncLatch(Unpicklable):
-    """A latch for asyncio; see the module and ``Latch``."""
+    """As ``Latch``, for asyncio."""
 
-    def __init__(self, client: AsyncClient, name: str | bytes, count: int) -> None:
+    def __init__(self, client: AsyncKeyValueClient, name: str | bytes, count: int) -> None:
         self._latch = _Latch(client, name, count)
 
     async def count_down(self, *, request_id: str | bytes | None = None) -> int:

@@ -5,55 +5,66 @@
     with client.lock("reports", ttl=10) as lock:
         lock.guard().put("reports/latest", data)      # refused if the lock was lost meanwhile
 
-*The holder dies*, or forgets the lock: nobody keeps its lease alive, and within the TTL (and a second) the next in line
-holds it. *The cluster cannot be reached*: ``lost`` is set before the TTL is over, counted from the last keep-alive that
-was confirmed; the cluster gives the lock to somebody else only after that. *The holder is paused* (a stopped process, a
-suspended machine): when it goes on it may believe for a moment that it holds the lock, and no lock service can prevent
-that; ``token`` and ``guard()`` are for this. What is written through the guard never comes from an overtaken holder.
-*A waiter's lease is lost*: ``acquire`` raises ``LeaseLost``, its place is gone. *History is compacted under a waiter*:
-it looks at the present and waits on. *Somebody deletes the key*: ``lost`` is set.
+- *The holder dies*, or drops the lock object: its lease is no longer kept alive, and within the TTL (and a second) the
+  next in line holds the lock.
+- *The cluster cannot be reached*: ``lost`` is set before the TTL is over, counted from the last keep-alive that was
+  confirmed. The cluster gives the lock to the next contender only after that.
+- *The holder is paused* (a stopped process, a suspended machine): when it goes on, it may believe for a moment that it
+  still holds the lock. No lock service can prevent that; ``token`` and ``guard()`` are for this case. A write through
+  the guard never comes from a holder that has been overtaken.
+- *A waiter's lease is lost*: ``acquire`` raises ``LeaseLost``, and the waiter has left the line.
+- *History is compacted while a contender waits*: it reads the present, and goes on waiting.
+- *The lock's key is deleted*: ``lost`` is set.
 
-A waiter costs one watch and wakes alone. One object is one contender; make one for each thread.
+A waiter costs one watch, and is woken alone. One object is one contender; make one for each thread.
 """
 
 from __future__ import annotations
 
-from ..client.aio import AsyncClient
-from ..client.handle import Client
-from .faces import drive
-from .holding import AsyncHeld, Held, Holding, first
-from .line import Contender, Line
+from ..client.aio import AsyncKeyValueClient
+from ..client.handle import KeyValueClient
+from .contenders import Contender, Contenders
+from .holder import AsyncLockLike, Holder, LockLike, first_contender
+from .sync_async import run_sync
 
 
-class Lock(Held):
-    """An exclusive lock; see the module."""
+class Lock(LockLike):
+    """An exclusive lock, first come, first served; made by ``client.lock``.
 
-    def __init__(self, client: Client, name: str | bytes, ttl: float = 10) -> None:
-        super().__init__(Holding(Line(client, "lock", name, ttl)))
+    ::
+
+        with client.lock("reports", ttl=10) as lock:
+            lock.guard().put("reports/latest", data)  # refused if the lock was lost meanwhile
+
+    One object is one contender; make one for each thread. It does not pickle.
+    """
+
+    def __init__(self, client: KeyValueClient, name: str | bytes, ttl: float = 10) -> None:
+        super().__init__(Holder(Contenders(client, "lock", name, ttl)))
 
     def holder(self) -> Contender | None:
-        """Who holds it now; ``None`` if nobody does."""
-        line = self._holding.line
-        return drive(first(line))
+        """The contender that holds it now; ``None`` if none does."""
+        contenders = self._holder.contenders
+        return run_sync(first_contender(contenders))
 
     def waiters(self) -> list[Contender]:
-        """Who waits for it, in the order of their turns."""
-        line = self._holding.line
-        return drive(line.contenders())[1:]
+        """The contenders that wait for it, in the order of their turns."""
+        contenders = self._holder.contenders
+        return run_sync(contenders.in_order())[1:]
 
 
-class AsyncLock(AsyncHeld):
-    """An exclusive lock for asyncio; see the module."""
+class AsyncLock(AsyncLockLike):
+    """As ``Lock``, for asyncio: ``async with client.aio.lock("reports") as lock``."""
 
-    def __init__(self, client: AsyncClient, name: str | bytes, ttl: float = 10) -> None:
-        super().__init__(Holding(Line(client, "lock", name, ttl)))
+    def __init__(self, client: AsyncKeyValueClient, name: str | bytes, ttl: float = 10) -> None:
+        super().__init__(Holder(Contenders(client, "lock", name, ttl)))
 
     async def holder(self) -> Contender | None:
-        """Who holds it now; ``None`` if nobody does."""
-        line = self._holding.line
-        return await first(line)
+        """The contender that holds it now; ``None`` if none does."""
+        contenders = self._holder.contenders
+        return await first_contender(contenders)
 
     async def waiters(self) -> list[Contender]:
-        """Who waits for it, in the order of their turns."""
-        line = self._holding.line
-        return (await line.contenders())[1:]
+        """The contenders that wait for it, in the order of their turns."""
+        contenders = self._holder.contenders
+        return (await contenders.in_order())[1:]

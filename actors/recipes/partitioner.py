@@ -1,4 +1,4 @@
-"""Splits a fixed set of partitions over whoever has joined, and splits them anew when somebody comes, leaves or dies.
+"""Divides a fixed set of partitions among the members that have joined, again whenever one joins, leaves or dies.
 
 ::
 
@@ -7,16 +7,18 @@
             for partition, token in share.mine():
                 share.guard(partition).put(f"offset/{partition}", collect(partition))
 
-Everybody is to own the same number, give or take one. Who owns too many gives the surplus back; who owns too few takes
-what is free, and only what is free: each partition has one key, whose ``create_revision`` is the owner's token. So two
-owners of a partition never overlap in the order of their tokens, and only what must move does. *A member dies*, or
-forgets its share: within the TTL its partitions are free, and taken by the others at once. *It is cut off or paused*
-for longer: the same; ``mine()`` is empty from before that moment, its guards refuse, and when it is back it joins
-again. *The cluster cannot be reached*: nothing is split anew meanwhile. *History is compacted*: the present is looked
-at, as always. A partition can be taken away between two calls of ``mine()``; what is written through ``guard`` while it
-is not owned any more is refused.
+Each member is to own the same number of partitions, give or take one. A member that owns too many gives up the surplus;
+a member that owns too few takes free ones, and only free ones. Each owned partition has a key, whose
+``create_revision`` is the owner's token. So no two members own a partition at the same revision, and no more partitions
+move than must. A partition may be lost between two calls of ``mine()``; a write through its ``guard`` is refused then.
 
-All members watch the members and the partitions, so each move costs one wake-up for each of them.
+- *A member dies*, or drops its share: within the TTL its partitions are free, and the others take them at once.
+- *A member is cut off or paused* for longer than the TTL: the same. Before that, its ``mine()`` becomes empty and its
+  guards refuse; when it is back, it joins again.
+- *The cluster cannot be reached*: no partition moves meanwhile.
+- *History is compacted*: the present is read.
+
+All members watch the members and the partitions, so each move wakes each of them once.
 """
 
 from __future__ import annotations
@@ -26,34 +28,37 @@ import threading
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 
 from ...errors import CompactedError, InvalidArgument, KeeperError, LockLost
-from ...limits import MAX_PARTITIONS, RECIPE_LOOK, RECIPE_MAX_PAUSE, RECIPE_MOVES, RECIPE_PAUSE
-from ..client import arguments as check
-from ..client.aio import AsyncClient
+from ...limits import MAX_PARTITIONS, RECIPE_CHECK_S, RECIPE_MAX_PAUSE_S, RECIPE_MOVES_PER_TXN, RECIPE_PAUSE_S
+from .. import arguments as check
+from ..client.aio import AsyncKeyValueClient
 from ..client.guard import guarded
-from ..client.handle import Client
-from ..client.operations import Compare, Op
+from ..client.handle import KeyValueClient
 from ..client.results import KeyValue, RangeResult
+from ..client.txn_parts import Compare, Op
 from ..client.watch import AsyncWatch, Watch
-from .faces import (
-    Handle,
+from .contenders import Contenders, Ticket
+from .sync_async import (
+    AnyHandle,
     Unpicklable,
     bounded,
-    drive,
-    news,
+    cancel_watch,
+    next_event,
+    open_watch,
     pause,
     quoted,
-    settled,
+    resolved,
+    run_sync,
     spawn,
-    stop,
-    watching,
     whoami,
 )
-from .line import Line, Place
+
+if TYPE_CHECKING:
+    from ..handles import AsyncClient, Client
 
 Partition = int | str
 
@@ -66,19 +71,19 @@ class _Member(NamedTuple):
 
 
 def shares(members: Sequence[KeyValue], owners: Sequence[KeyValue], partitions: int) -> list[_Member]:
-    """What each member may own and does, in the order in which they joined; the first ones may own one more."""
+    """What each member may own and does own, in the order in which they joined; the first ones may own one more."""
     every, more = divmod(partitions, len(members)) if members else (0, 0)
     owned: dict[int, list[bytes]] = {}
     for owner in owners:
         owned.setdefault(owner.lease, []).append(owner.key)
     return [
-        _Member(member.key, member.lease, every + (place < more), owned.get(member.lease, []))
-        for place, member in enumerate(members)
+        _Member(member.key, member.lease, every + (index < more), owned.get(member.lease, []))
+        for index, member in enumerate(members)
     ]
 
 
 def taking(split: Sequence[_Member], free: Sequence[bytes], me: bytes) -> list[bytes]:
-    """Which of the free partitions are this member's to take: everybody who sees the same computes the same."""
+    """The free partitions that this member is to take. Members that see the same state compute disjoint lists."""
     at = 0
     for member in split:
         wants = max(0, member.quota - len(member.owns))
@@ -89,56 +94,58 @@ def taking(split: Sequence[_Member], free: Sequence[bytes], me: bytes) -> list[b
 
 
 class _Membership:
-    """One time of being a member, from ``join`` to ``leave``. What goes on for it in the background works on this
-    object alone, so nothing of an earlier membership can touch a later one."""
+    """One membership, from ``join`` to ``leave``. The background work for it uses this object alone, so that nothing of
+    an earlier membership can affect a later one."""
 
-    __slots__ = ("__weakref__", "over", "owned", "place", "watch")
+    __slots__ = ("__weakref__", "over", "owned", "ticket", "watch")
 
     def __init__(self) -> None:
-        self.place: Place | None = None
+        self.ticket: Ticket | None = None
         self.owned: dict[bytes, int] = {}
-        """Keys of the partitions that are owned, with their tokens."""
+        """The keys of the partitions that are owned, with their tokens."""
         self.watch: Watch | AsyncWatch | None = None
-        """What waits for changes now."""
+        """The watch that waits for changes now."""
         self.over = False
 
 
 class _Partitioner:
-    def __init__(self, handle: Handle, name: str | bytes, partitions: object, ttl: float) -> None:
-        self.line = Line(handle, "partitioner", name, ttl)
-        self.space = self.line.space
+    def __init__(self, handle: AnyHandle, name: str | bytes, partitions: object, ttl: float) -> None:
+        self.contenders = Contenders(handle, "partitioner", name, ttl)
+        self.space = self.contenders.space
         self.partitions = _partitions(partitions)
-        self._members = self.line.folder + b"m/"
-        self._owners = self.line.folder + b"o/"
+        self._members = self.contenders.folder + b"m/"
+        self._owners = self.contenders.folder + b"o/"
         self._keys = {self._owners + quoted(str(each)): each for each in self.partitions}
         if len(self._keys) != len(self.partitions):
             raise InvalidArgument("partitions must have different names")
         digest = hashlib.sha256(msgspec.json.encode(self.partitions)).hexdigest()[:16]
-        self._shape_key = self.line.folder + b"shape"
+        self._shape_key = self.contenders.folder + b"shape"
         self._shape = f"{len(self.partitions)} partitions {digest}".encode()
         self._changing = threading.Lock()
         self._membership: _Membership | None = None
         self._problem: KeeperError | None = None
-        """Why it is no member any more, if that was not its wish."""
+        """Why it is no longer a member, if it did not leave."""
         self.left = False
+        """Whether it has left."""
 
-    # -- what a user asks ---------------------------------------------------------------------------------------------
+    # -- calls --------------------------------------------------------------------------------------------------------
 
     @bounded
     async def join(self) -> None:
+        """Become a member and take a first share; a failure leaves nothing of it. Then rebalance in the background."""
         with self._changing:
             self.left, self._problem = False, None
             if self._membership is not None:
                 return
             member = self._membership = _Membership()
         try:
-            revision = await self.round(member)
+            revision = await self.rebalance(member)
         except BaseException:
             await self._end(member)
             raise
         if not member.over:
-            keeping = _keep(self.space, weakref.ref(self), weakref.ref(member), revision)
-            spawn(self.space, keeping, f"raykeeper-{self.line.name!r}")
+            keeping = _keep_balanced(self.space, weakref.ref(self), weakref.ref(member), revision)
+            spawn(self.space, keeping, f"raykeeper-{self.contenders.name!r}")
 
     async def leave(self) -> None:
         self.left = True
@@ -152,110 +159,115 @@ class _Partitioner:
             if self._problem is not None:
                 raise self._problem
             return []
-        owned, place = member.owned, member.place
-        if place is None or place.lost.is_set():
+        owned, ticket = member.owned, member.ticket
+        if ticket is None or ticket.lost.is_set():
             return []
         return [(partition, owned[key]) for key, partition in self._keys.items() if key in owned]
 
     def fence(self, partition: Partition) -> tuple[bytes, int]:
-        """The key and the token that stand for owning a partition."""
+        """The key and the token of a partition that this member owns. Raises ``LockLost`` if it does not."""
         key = next((key for key, each in self._keys.items() if each == partition), None)
         if key is None or isinstance(partition, bool):
-            raise InvalidArgument(f"{check.shown(partition)} is none of the partitions of {self.line.name!r}")
+            raise InvalidArgument(f"{check.shown(partition)} is not a partition of {self.contenders.name!r}")
         owned = dict(self.mine())
         if self._keys[key] not in owned:
             raise LockLost(f"partition {check.shown(partition)} is not owned by this member now")
         return key, owned[self._keys[key]]
 
-    # -- being a member -----------------------------------------------------------------------------------------------
+    # -- membership ---------------------------------------------------------------------------------------------------
 
-    def detach(self, member: _Membership, problem: KeeperError | None = None) -> Place | None:
-        """A membership is over; what it hangs on is still to be ended."""
+    def detach(self, member: _Membership, problem: KeeperError | None = None) -> Ticket | None:
+        """Mark a membership as over; its ticket, which the caller gets, is still to be given up."""
         with self._changing:
             if self._membership is member:
                 self._membership, self._problem = None, problem
         member.over = True
         member.owned = {}
-        place, member.place = member.place, None
-        return place
+        ticket, member.ticket = member.ticket, None
+        return ticket
 
     def abandon(self, member: _Membership, problem: KeeperError | None = None) -> None:
-        """A membership is over, and nobody can wait until its lease is: that is kept alive no longer."""
-        place = self.detach(member, problem)
-        if place is not None:
-            place.lost.set()
+        """Mark a membership as over where nothing can wait for the end of its lease: it is kept alive no longer."""
+        ticket = self.detach(member, problem)
+        if ticket is not None:
+            ticket.lost.set()
 
     async def _end(self, member: _Membership) -> None:
-        place, watch = self.detach(member), member.watch
+        ticket, watch = self.detach(member), member.watch
         if watch is not None:
-            await stop(watch)  # so that who waits for it looks up
-        if place is not None:
-            await self.line.leave(place, self._shape_key, patience=self.space.timeout)
+            await cancel_watch(watch)  # which ends the wait of the background work
+        if ticket is not None:
+            await self.contenders.leave(ticket, self._shape_key, max_wait=self.space.timeout)
 
     # -- splitting ----------------------------------------------------------------------------------------------------
 
-    async def round(self, member: _Membership) -> int:
-        """Give back and take until nothing is left to do here; the revision at which that was so."""
+    async def rebalance(self, member: _Membership) -> int:
+        """Give up and take partitions until there is nothing to do; the revision at which that was so."""
         while not member.over:
-            place = await self._present(member)
-            listing = await settled(self.space.range(prefix=self.line.folder, sort="create_revision"))
-            if not await self._split(member, place, listing):
+            ticket = await self._ensure_ticket(member)
+            listing = await resolved(self.space.range(prefix=self.contenders.folder, sort="create_revision"))
+            if not await self._split(member, ticket, listing):
                 return listing.revision
         return 0
 
-    async def _present(self, member: _Membership) -> Place:
-        """This member's place; a new one if there is none, or if it was lost."""
-        place = member.place
-        if place is not None and not place.lost.is_set():
-            return place
+    async def _ensure_ticket(self, member: _Membership) -> Ticket:
+        """This member's ticket; a new one if there is none, or if it was lost. Then nothing is owned any more."""
+        ticket = member.ticket
+        if ticket is not None and not ticket.lost.is_set():
+            return ticket
         member.owned = {}
-        member.place = place = await self._take_place()
-        if member.over:  # meanwhile, by another thread
+        member.ticket = ticket = await self._join()
+        if member.over:  # it left meanwhile, by another thread
             self.detach(member)
-            await self.line.leave(place, self._shape_key, patience=self.space.timeout)
-        return place
+            await self.contenders.leave(ticket, self._shape_key, max_wait=self.space.timeout)
+        return ticket
 
-    async def _take_place(self) -> Place:
-        line = self.line
+    async def _join(self) -> Ticket:
+        contenders = self.contenders
         while True:
             same = [Compare.value(self._shape_key) == self._shape]
-            place = await line.join(whoami(), compare=same, under=self._members, chained=False)
-            if place is not None:
-                return place
-            # Nobody is here, or somebody with other partitions, which ends this. If somebody comes and goes before the
-            # next look, he takes the shape with him.
-            await line.agree(self._shape_key, self._shape, self._members)
+            ticket = await contenders.join(whoami(), compare=same, prefix=self._members, chained=False)
+            if ticket is not None:
+                return ticket
+            # There are no members, or members with other partitions, which is an error. It may take several attempts:
+            # a member that comes and goes in between takes the key of the shape with it.
+            await contenders.agree_on(self._shape_key, self._shape, self._members)
 
-    async def _split(self, member: _Membership, me: Place, listing: RangeResult) -> bool:
-        """One step; whether something was changed, or may have been."""
+    async def _split(self, member: _Membership, me: Ticket, listing: RangeResult) -> bool:
+        """Give up or take some partitions; whether anything was changed, or may have been.
+
+        Partitions are given up first, so that they are free for others as soon as possible. What this member owns
+        follows from the listing alone: keys attached to its present lease, with their ``create_revision`` as tokens.
+        """
         members = [item for item in listing if item.key.startswith(self._members)]
         owners = [item for item in listing if item.key.startswith(self._owners)]
         split = shares(members, owners, len(self._keys))
         mine = next((each for each in split if each.key == me.key), None)
         if mine is None:
-            me.lost.set()  # somebody has removed it
+            me.lost.set()  # its key was deleted
             return True
         tokens = {item.key: item.create_revision for item in owners if item.lease == me.lease.id}
         member.owned = tokens
         surplus = list(tokens)[mine.quota :]
         if surplus:
-            return await self._give(member, surplus[:RECIPE_MOVES], tokens)
+            return await self._give_up(member, surplus[:RECIPE_MOVES_PER_TXN], tokens)
         free = [key for key in self._keys if key not in {item.key for item in owners}]
         wanted = taking(split, free, me.key)
-        return bool(wanted) and await self._take(member, wanted[:RECIPE_MOVES], me)
+        return bool(wanted) and await self._take(member, wanted[:RECIPE_MOVES_PER_TXN], me)
 
-    async def _give(self, member: _Membership, keys: list[bytes], tokens: dict[bytes, int]) -> bool:
-        # First it is not ours any more, then anybody else's.
+    async def _give_up(self, member: _Membership, keys: list[bytes], tokens: dict[bytes, int]) -> bool:
+        # ``mine()`` must not name a partition any more when another member can own it.
         member.owned = {key: token for key, token in tokens.items() if key not in keys}
-        await settled(
+        await resolved(
             self.space.txn(
                 [Compare.create_revision(key) == tokens[key] for key in keys], [Op.delete(key) for key in keys]
             )
         )
         return True
 
-    async def _take(self, member: _Membership, keys: list[bytes], me: Place) -> bool:
-        result = await settled(
+    async def _take(self, member: _Membership, keys: list[bytes], me: Ticket) -> bool:
+        """Take free partitions in one transaction, on condition that all are free and this member's ticket exists."""
+        result = await resolved(
             self.space.txn(
                 [Compare.create_revision(me.key) == me.token, *(Compare.version(key) == 0 for key in keys)],
                 [Op.put(key, me.key[len(self._members) :], lease=me.lease) for key in keys],
@@ -264,27 +276,30 @@ class _Partitioner:
         if result.succeeded:
             member.owned = {**member.owned, **dict.fromkeys(keys, result.revision)}
         else:
-            await pause(self.space, RECIPE_PAUSE)  # somebody saw something else; look again
+            await pause(self.space, RECIPE_PAUSE_S)  # another member saw something else: read again
         return True
 
 
-async def _keep(
-    space: Handle, share: weakref.ref[_Partitioner], membership: weakref.ref[_Membership], revision: int
+async def _keep_balanced(
+    space: AnyHandle, share: weakref.ref[_Partitioner], membership: weakref.ref[_Membership], revision: int
 ) -> None:
-    """What goes on in the background. Both are held only for a moment at a time: a share that is forgotten gives up
-    what it owns. If this ends while the membership does not, as when its event loop is closed, so does that."""
+    """The background work for a membership: rebalance after every change.
+
+    Both objects are held weakly while it waits, so that a share that was dropped gives up what it owns. If this work
+    ends in another way, as when its event loop is closed, the membership ends too.
+    """
     try:
         while await _changed(space, share, membership, revision):
             logic, member = share(), membership()
             if logic is None or member is None or member.over:
                 return
             try:
-                revision = await logic.round(member)
-            except InvalidArgument as error:  # it had lost its place, and others with other partitions have come
+                revision = await logic.rebalance(member)
+            except InvalidArgument as error:  # its ticket was lost, and members with other partitions have joined
                 logic.abandon(member, error)
                 return
             except KeeperError:
-                await pause(space, RECIPE_MAX_PAUSE)
+                await pause(space, RECIPE_MAX_PAUSE_S)
             finally:
                 logic = member = None
     except BaseException:
@@ -295,28 +310,29 @@ async def _keep(
 
 
 async def _changed(
-    space: Handle, share: weakref.ref[_Partitioner], membership: weakref.ref[_Membership], revision: int
+    space: AnyHandle, share: weakref.ref[_Partitioner], membership: weakref.ref[_Membership], revision: int
 ) -> bool:
-    """Wait until there may be something to do; ``False`` when the membership is over."""
+    """Wait until there may be something to do: a change of members or owners, or the loss of this member's lease;
+    ``False`` when the membership is over."""
     logic, member = share(), membership()
     if logic is None or member is None or member.over:
         return False
-    prefix, lost = logic.line.folder, None if member.place is None else member.place.lost
+    prefix, lost = logic.contenders.folder, None if member.ticket is None else member.ticket.lost
     logic = None
     try:
-        watch = await watching(space, prefix=prefix, start_revision=revision + 1)
+        watch = await open_watch(space, prefix=prefix, start_revision=revision + 1)
         try:
             member.watch = watch
             member = None
             while not _over(share, membership) and not (lost is None or lost.is_set()):
-                if await news(watch, RECIPE_LOOK / 2) is not None:
+                if await next_event(watch, RECIPE_CHECK_S / 2) is not None:
                     break
         finally:
-            await stop(watch)
+            await cancel_watch(watch)
     except CompactedError:
         pass
     except KeeperError:
-        await pause(space, RECIPE_MAX_PAUSE)
+        await pause(space, RECIPE_MAX_PAUSE_S)
     return not _over(share, membership)
 
 
@@ -338,50 +354,62 @@ def _partitions(partitions: object) -> list[Partition]:
     )
 
 
-class _Face(Unpicklable):
+class _PartitionerBase(Unpicklable):
     _logic: _Partitioner
 
     @property
     def partitions(self) -> list[Any]:
-        """All partitions, whoever owns them."""
+        """All partitions, whichever member owns them."""
         return list(self._logic.partitions)
 
 
-class Partitioner(_Face):
-    """A member of a partitioner; see the module."""
+class Partitioner(_PartitionerBase):
+    """A member that owns its share of a fixed set of partitions; made by ``client.partitioner``.
 
-    def __init__(self, client: Client, name: str | bytes, partitions: int | Sequence[str], ttl: float = 10) -> None:
+    ::
+
+        with client.partitioner("logs", partitions=64) as share:
+            for partition, token in share.mine():
+                share.guard(partition).put(f"offset/{partition}", "...")
+    """
+
+    def __init__(
+        self, client: KeyValueClient, name: str | bytes, partitions: int | Sequence[str], ttl: float = 10
+    ) -> None:
         self._logic = _Partitioner(client, name, partitions, ttl)
 
     def join(self) -> None:
-        """Become a member, which ``mine`` does too. Does nothing if this is one.
+        """Become a member, as ``mine`` does too; does nothing if this is one already.
 
         Raises:
-            InvalidArgument: members that are there have other partitions.
-            Unavailable, RequestTimeout: the cluster cannot be reached; this is no member then.
+            InvalidArgument: the present members have other partitions.
+            Unavailable, RequestTimeout: the cluster cannot be reached; this is not a member then.
         """
-        drive(self._logic.join())
+        run_sync(self._logic.join())
 
     def leave(self) -> None:
-        """Give everything back, and be no member any more."""
-        drive(self._logic.leave())
+        """Give up all partitions, and stop being a member."""
+        run_sync(self._logic.leave())
 
     def mine(self) -> list[tuple[Any, int]]:
-        """The partitions that this member owns now, each with its token; joins if it is no member and has not
-        left. Raises as ``join``."""
+        """The partitions that this member owns now, each with its fencing token.
+
+        It joins first if this is not a member and has not left, and raises as ``join`` then.
+        """
         if not self._logic.left:
             self.join()
         return self._logic.mine()
 
     def guard(self, partition: int | str) -> Client:
-        """The client, but every write is refused with ``LockLost`` once this member does not own the partition.
+        """A handle like the client, whose every write is refused with ``LockLost`` once this member no longer owns the
+        partition.
 
         Raises:
-            LockLost: it does not own it now.
+            LockLost: this member does not own the partition now.
+            InvalidArgument: there is no such partition.
         """
-        line = self._logic.line
-        assert isinstance(line.handle, Client)
-        return guarded(line.handle, line.space, *self._logic.fence(partition))
+        contenders = self._logic.contenders
+        return guarded(cast("Client", contenders.handle), contenders.space, *self._logic.fence(partition))
 
     def __enter__(self) -> Partitioner:
         self.join()
@@ -393,11 +421,11 @@ class Partitioner(_Face):
         self.leave()
 
 
-class AsyncPartitioner(_Face):
-    """The same as ``Partitioner`` for asyncio. ``mine`` does not join by itself here: it needs no waiting."""
+class AsyncPartitioner(_PartitionerBase):
+    """As ``Partitioner``, for asyncio. Here ``mine`` is not a coroutine, so it does not join by itself."""
 
     def __init__(
-        self, client: AsyncClient, name: str | bytes, partitions: int | Sequence[str], ttl: float = 10
+        self, client: AsyncKeyValueClient, name: str | bytes, partitions: int | Sequence[str], ttl: float = 10
     ) -> None:
         self._logic = _Partitioner(client, name, partitions, ttl)
 
@@ -410,18 +438,17 @@ class AsyncPartitioner(_Face):
         await self._logic.leave()
 
     def mine(self) -> list[tuple[Any, int]]:
-        """The partitions that this member owns now, each with its token.
+        """The partitions that this member owns now, each with its fencing token.
 
         Raises:
-            InvalidArgument: it is no member any more: it was cut off, and others with other partitions came.
+            InvalidArgument: this is no longer a member: it was cut off, and members with other partitions have joined.
         """
         return self._logic.mine()
 
     def guard(self, partition: int | str) -> AsyncClient:
         """See ``Partitioner.guard``."""
-        line = self._logic.line
-        assert isinstance(line.handle, AsyncClient)
-        return guarded(line.handle, line.space, *self._logic.fence(partition))
+        contenders = self._logic.contenders
+        return guarded(cast("AsyncClient", contenders.handle), contenders.space, *self._logic.fence(partition))
 
     async def __aenter__(self) -> AsyncPartitioner:
         await self.join()

@@ -1,20 +1,24 @@
-"""Service registration and discovery: who offers what, where, as long as it lives.
+"""Service registration and discovery: services are listed as long as they live.
 
 ::
 
     registry = client.registry("search")
     with registry.register("ranker", "10.0.0.7:5000", ttl=10, metadata={"zone": "a"}):
-        serve()                                     # heartbeats go in the background
+        serve()                                     # kept alive in the background
 
     registry.lookup("ranker")                       # -> [Service(name="ranker", address="10.0.0.7:5000", ...)]
-    for change in registry.watch():                 # those that are there, then each that comes, changes or goes
+    for change in registry.watch():                 # the present services, then each that comes, changes or goes
         print(change.type, change.service)
 
-Any number of services may register under one name; each registration is one of them. *A service dies*, or forgets its
-registration: within the TTL (and a second) it is gone from the directory, and watchers are told. *It is cut off, or
-paused*, for longer: the same; when it is back, it registers itself again, until it deregisters. *The cluster cannot be
-reached*: ``register`` and ``lookup`` raise; ``watch`` waits and goes on where it was. *History is compacted under a
-watch*: it looks at the present and tells the difference, so what came and went in between is not seen.
+Any number of services may register under one name; each registration is one of them.
+
+- *A service dies*, or drops its registration: within the TTL (and a second) it is gone from the directory, and watchers
+  see it go.
+- *A service is cut off or paused* for longer than its TTL: the same; when it is back, it registers again, unless it has
+  deregistered.
+- *The cluster cannot be reached*: ``register`` and ``lookup`` raise; ``watch`` waits and goes on where it was.
+- *History is compacted while a process watches*: it reads the present and reports the difference, so a service that
+  came and went in between is not seen.
 """
 
 from __future__ import annotations
@@ -30,38 +34,39 @@ from typing import Any, Literal
 import msgspec
 
 from ...errors import InvalidArgument, KeeperError, LeaseLost
-from ...limits import RECIPE_LOOK
-from ..client import arguments as check
-from ..client.aio import AsyncClient
-from ..client.handle import Client
-from ..client.operations import Compare, Op
+from ...limits import RECIPE_CHECK_S
+from .. import arguments as check
+from ..background import LazyThread
+from ..client.aio import AsyncKeyValueClient
+from ..client.handle import KeyValueClient
 from ..client.results import KeyValue
+from ..client.txn_parts import Compare, Op
 from ..client.watch import Event
-from .faces import (
-    Handle,
+from .change_stream import AsyncChangeStream, ChangeSource, ChangeStream
+from .contenders import drop_lease, leased_txn_or_nothing
+from .sync_async import (
+    AnyHandle,
     Unpicklable,
     bounded,
-    drive,
     folder,
     pause,
     quoted,
+    resolved,
+    run_sync,
     seconds_to_live,
-    settled,
     spawn,
     unquoted,
 )
-from .following import AsyncFollowing, Follower, Following
-from .line import begin, drop
 
 
 class Service(msgspec.Struct, frozen=True):
     """A registered service.
 
     Attributes:
-        name: what it registered as.
-        address: where it is to be found.
-        metadata: whatever it said about itself.
-        id: of this registration; a service that registers anew has a greater one.
+        name: the name that it registered under.
+        address: its address.
+        metadata: what it said about itself.
+        id: of this registration; a service that registers again has a greater one.
     """
 
     name: str
@@ -70,32 +75,37 @@ class Service(msgspec.Struct, frozen=True):
     id: int
 
 
-class Change(msgspec.Struct, frozen=True):
-    """What happened to a service: it came ``"up"``, ``"changed"`` its address or metadata, or went ``"down"``."""
+class ServiceChange(msgspec.Struct, frozen=True):
+    """A change of a service.
+
+    Attributes:
+        type: ``"up"``: it has registered; ``"changed"``: its address or metadata; ``"down"``: it is gone.
+        service: the service; of one that is gone, as it was last.
+    """
 
     type: Literal["up", "changed", "down"]
     service: Service
 
 
-class _Said(msgspec.Struct):
+class _ServiceData(msgspec.Struct):
     address: str
     metadata: Any = None
 
 
-_decode = msgspec.json.Decoder(_Said).decode
+_decode = msgspec.json.Decoder(_ServiceData).decode
 
 
-class _Entry:
+class _ServiceRecord:
     """One registration: a key under a lease, renewed with another lease if that one is lost."""
 
-    def __init__(self, space: Handle, name: bytes, ttl: float, text: bytes) -> None:
+    def __init__(self, space: AnyHandle, name: bytes, ttl: float, text: bytes) -> None:
         self.space = space
         self.name = name
         self.ttl = ttl
         self.text = text
-        self.said = b""
+        self.published = b""
         self.over = False
-        self.mending = False
+        self.repairing = False
         self.lease: Any = None
 
     @property
@@ -106,168 +116,164 @@ class _Entry:
     async def register(self) -> None:
         text = self.text
 
-        def saying(id: int) -> Op:
+        def registering(id: int) -> Op:
             return Op.txn([], [Op.put(self.name + b"%016x" % id, text, lease=id)])
 
-        lease, _ = await begin(self.space, self.ttl, saying)
+        lease, _ = await leased_txn_or_nothing(self.space, self.ttl, registering)
         assert lease is not None  # without comparisons
-        self.lease, self.said = lease, text
-        if self.over:  # meanwhile, by another thread
-            await drop(lease)
+        self.lease, self.published = lease, text
+        if self.over:  # deregistered meanwhile, by another thread
+            await drop_lease(lease)
 
     async def update(self, text: bytes) -> None:
-        self.lease._hub.check_process()  # in a forked child nobody would ever say it
+        self.lease._hub.check_process()  # in a forked child it would never be published
         self.text = text
-        await self.say()
+        await self.publish()
 
     @bounded
-    async def say(self) -> None:
-        """Have the directory say what this is to say. Nothing happens while it is not registered."""
+    async def publish(self) -> None:
+        """Write this service's data into the directory; does nothing while it is not registered."""
         text, lease = self.text, self.lease
         if not lease.lost.is_set():
-            with contextlib.suppress(LeaseLost):  # just now
-                await settled(self.space.txn([Compare.version(self.key) > 0], [Op.put(self.key, text, lease=lease)]))
-                self.said = text
+            with contextlib.suppress(LeaseLost):  # in between
+                await resolved(self.space.txn([Compare.version(self.key) > 0], [Op.put(self.key, text, lease=lease)]))
+                self.published = text
 
     @property
-    def well(self) -> bool:
-        """Whether it is registered, and the directory says what this is to say."""
-        return not self.lease.lost.is_set() and self.said is self.text
+    def up_to_date(self) -> bool:
+        """Whether it is registered, with the present data."""
+        return not self.lease.lost.is_set() and self.published is self.text
 
-    async def mend(self) -> None:
-        """Try to make it so."""
-        with contextlib.suppress(KeeperError):  # then again, later
+    async def repair(self) -> None:
+        """Try to register it again, or to publish its data."""
+        with contextlib.suppress(KeeperError):  # it is tried again later
             if self.lease.lost.is_set():
                 await self.register()
-            elif not self.well:
-                await self.say()
+            elif not self.up_to_date:
+                await self.publish()
 
     async def deregister(self) -> None:
         self.over = True
-        await drop(self.lease)
+        await drop_lease(self.lease)
 
 
-async def _stay(space: Handle, reference: weakref.ref[_Entry]) -> None:
-    """Register again what has lost its lease, and say what could not be said. The entry is held weakly: what is
-    forgotten is to disappear."""
+async def _keep_registered(space: AnyHandle, reference: weakref.ref[_ServiceRecord]) -> None:
+    """Repair a registration whenever it needs to be; the task for an async handle. It is held weakly, so that one that
+    was dropped disappears."""
     while True:
-        entry = reference()
-        if entry is None or entry.over:
+        record = reference()
+        if record is None or record.over:
             return
-        await entry.mend()
-        del entry
-        await pause(space, RECIPE_LOOK / 2)
+        await record.repair()
+        del record
+        await pause(space, RECIPE_CHECK_S / 2)
 
 
-class _Stayers:
-    """The same for all registrations of blocking handles, by one thread of the process. What has to be mended, which
-    may take long, is mended by a thread of its own."""
+class _RegistrationKeeper:
+    """Repairs the registrations of all blocking handles of the process, by one thread. Each repair may take a long
+    time, so it has a thread of its own."""
 
     def __init__(self) -> None:
-        self._new: queue.SimpleQueue[weakref.ref[_Entry]] = queue.SimpleQueue()
-        self._starting = threading.Lock()
-        self._started = False
+        self._new: queue.SimpleQueue[weakref.ref[_ServiceRecord]] = queue.SimpleQueue()
+        self._thread = LazyThread(self._run, "raykeeper-registers")
 
-    def add(self, entry: _Entry) -> None:
-        """Have it stay until it is over, or forgotten."""
-        self._new.put(weakref.ref(entry))
-        if not self._started:
-            with self._starting:
-                if not self._started:
-                    threading.Thread(target=self._run, name="raykeeper-registers", daemon=True).start()
-                    self._started = True
+    def keep_registered(self, record: _ServiceRecord) -> None:
+        """Repair it whenever it needs to be, until it is deregistered or dropped."""
+        self._new.put(weakref.ref(record))
+        self._thread.ensure_started()
 
     def _run(self) -> None:
-        staying: list[weakref.ref[_Entry]] = []
+        kept: list[weakref.ref[_ServiceRecord]] = []
         while True:
             with contextlib.suppress(queue.Empty):
-                staying.append(self._new.get(timeout=RECIPE_LOOK / 2 if staying else None))
+                kept.append(self._new.get(timeout=RECIPE_CHECK_S / 2 if kept else None))
                 continue
-            staying = [reference for reference in staying if self._look(reference)]
+            kept = [reference for reference in kept if self._check(reference)]
 
-    def _look(self, reference: weakref.ref[_Entry]) -> bool:
-        entry = reference()
-        if entry is None or entry.over:
+    def _check(self, reference: weakref.ref[_ServiceRecord]) -> bool:
+        record = reference()
+        if record is None or record.over:
             return False
-        if not entry.well and not entry.mending:
-            entry.mending = True
-            name = f"raykeeper-registers-{entry.name!r}"
-            threading.Thread(target=_mend, args=(entry,), name=name, daemon=True).start()
+        if not record.up_to_date and not record.repairing:
+            record.repairing = True
+            name = f"raykeeper-registers-{record.name!r}"
+            threading.Thread(target=_repair, args=(record,), name=name, daemon=True).start()
         return True
 
 
-def _mend(entry: _Entry) -> None:
+def _repair(record: _ServiceRecord) -> None:
     try:
-        drive(entry.mend())
+        run_sync(record.repair())
     finally:
-        entry.mending = False
+        record.repairing = False
 
 
-_stayers = _Stayers()
+_registration_keeper = _RegistrationKeeper()
 
 
 def _in_child() -> None:
-    _stayers.__init__()  # type: ignore[misc]
+    _registration_keeper.__init__()  # type: ignore[misc]
 
 
 os.register_at_fork(after_in_child=_in_child)
 
 
 class _Registry:
-    def __init__(self, handle: Handle, topic: str | bytes) -> None:
+    def __init__(self, handle: AnyHandle, topic: str | bytes) -> None:
         self.topic = topic
-        self.space: Handle = handle.reserved("registry")
+        self.space: AnyHandle = handle.reserved("registry")
         self.folder = folder(handle, topic)
 
     def text(self, address: object, metadata: object) -> bytes:
         if not isinstance(address, str):
-            raise InvalidArgument(f"an address is a str, not {type(address).__name__}")
+            raise InvalidArgument(f"an address must be a str, not {type(address).__name__}")
         check.json("metadata", metadata)
         try:
-            return msgspec.json.encode(_Said(address, metadata))
+            return msgspec.json.encode(_ServiceData(address, metadata))
         except (TypeError, ValueError) as error:
             raise InvalidArgument(f"an address cannot be encoded as UTF-8: {error}") from error
 
-    async def register(self, name: str, address: object, ttl: object, metadata: object) -> _Entry:
+    async def register(self, name: str, address: object, ttl: object, metadata: object) -> _ServiceRecord:
+        """Register a service, and keep it registered in the background."""
         if not isinstance(name, str):
-            raise InvalidArgument(f"the name of a service is a str, not {type(name).__name__}")
-        entry = _Entry(
+            raise InvalidArgument(f"the name of a service must be a str, not {type(name).__name__}")
+        record = _ServiceRecord(
             self.space, self.folder + quoted(name) + b"/", seconds_to_live(ttl), self.text(address, metadata)
         )
-        await entry.register()
-        if isinstance(self.space, AsyncClient):
-            spawn(self.space, _stay(self.space, weakref.ref(entry)), f"raykeeper-registers-{name!r}")
+        await record.register()
+        if isinstance(self.space, AsyncKeyValueClient):
+            spawn(self.space, _keep_registered(self.space, weakref.ref(record)), f"raykeeper-registers-{name!r}")
         else:
-            _stayers.add(entry)
-        return entry
+            _registration_keeper.keep_registered(record)
+        return record
 
     async def lookup(self, name: str | None) -> list[Service]:
-        under = self.folder + (b"" if name is None else quoted(name) + b"/")
-        listing = await settled(self.space.range(prefix=under, sort="create_revision"))
+        prefix = self.folder + (b"" if name is None else quoted(name) + b"/")
+        listing = await resolved(self.space.range(prefix=prefix, sort="create_revision"))
         return [self.service(item) for item in listing]
 
     def service(self, item: KeyValue) -> Service:
         name = unquoted(item.key[len(self.folder) :].partition(b"/")[0])
-        said = _decode(item.raw)
-        return Service(name.decode(errors="replace"), said.address, said.metadata, item.create_revision)
+        data = _decode(item.raw)
+        return Service(name.decode(errors="replace"), data.address, data.metadata, item.create_revision)
 
 
-class _Directory(Follower[Change]):
-    """A watcher's copy of the directory, for telling what changed."""
+class _Directory(ChangeSource[ServiceChange]):
+    """A watcher's copy of the directory, from which it knows what changed."""
 
     def __init__(self, registry: _Registry) -> None:
         super().__init__(registry.space, registry.folder)
         self._registry = registry
         self._known: dict[bytes, Service] = {}
 
-    def present(self, items: list[KeyValue]) -> None:
+    def on_present(self, items: list[KeyValue]) -> None:
         here = {item.key for item in items}
         for key in [key for key in self._known if key not in here]:
             self._gone(key)
         for item in items:
             self._here(item)
 
-    def changed(self, event: Event) -> None:
+    def on_change(self, event: Event) -> None:
         if event.type == "put":
             self._here(event.kv)
         else:
@@ -277,40 +283,45 @@ class _Directory(Follower[Change]):
         service, known = self._registry.service(item), self._known.get(item.key)
         if service != known:
             self._known[item.key] = service
-            self.ready.append(Change("up" if known is None else "changed", service))
+            self.ready.append(ServiceChange("up" if known is None else "changed", service))
 
     def _gone(self, key: bytes) -> None:
         service = self._known.pop(key, None)
         if service is not None:
-            self.ready.append(Change("down", service))
+            self.ready.append(ServiceChange("down", service))
 
 
-class _RegistrationFace(Unpicklable):
-    def __init__(self, registry: _Registry, entry: _Entry) -> None:
+class _RegistrationBase(Unpicklable):
+    def __init__(self, registry: _Registry, record: _ServiceRecord) -> None:
         self._registry = registry
-        self._entry = entry
+        self._record = record
 
     @property
     def registered(self) -> bool:
-        """Whether it can be found, as far as is known here."""
-        return not self._entry.over and not self._entry.lease.lost.is_set()
+        """Whether it is in the directory, as far as this process knows."""
+        return not self._record.over and not self._record.lease.lost.is_set()
 
 
-class Registration(_RegistrationFace):
-    """A service's place in the directory, while this object lives; a context manager that ends it."""
+class Registration(_RegistrationBase):
+    """a service's entry in the directory, kept as long as this object exists; as a context manager it ends it."""
 
     def update(self, address: str, metadata: Any = None) -> None:
-        """Say something else. While it is not registered, it is what it will say when it is again.
+        """Change the address and metadata. While the service is not registered, they are what it will register with.
+
+        Args:
+            address: the new address.
+            metadata: anything that JSON can express.
 
         Raises:
-            Unavailable, RequestTimeout: the cluster cannot be reached; it goes on being told in the background.
-            ForkedProcess: it is the parent's, who alone can say something else.
+            InvalidArgument: the address is not a ``str``, or JSON cannot express the metadata.
+            Unavailable, RequestTimeout: the cluster cannot be reached; the update is tried again in the background.
+            ForkedProcess: this process is a forked child; only its parent can update the entry.
         """
-        drive(self._entry.update(self._registry.text(address, metadata)))
+        run_sync(self._record.update(self._registry.text(address, metadata)))
 
     def deregister(self) -> None:
-        """Be gone at once, and stay so."""
-        drive(self._entry.deregister())
+        """Remove the entry, for good. If the cluster cannot be reached, it goes with its TTL."""
+        run_sync(self._record.deregister())
 
     def __enter__(self) -> Registration:
         return self
@@ -321,16 +332,16 @@ class Registration(_RegistrationFace):
         self.deregister()
 
 
-class AsyncRegistration(_RegistrationFace):
-    """The same as ``Registration`` for asyncio."""
+class AsyncRegistration(_RegistrationBase):
+    """As ``Registration``, for asyncio."""
 
     async def update(self, address: str, metadata: Any = None) -> None:
         """See ``Registration.update``."""
-        await self._entry.update(self._registry.text(address, metadata))
+        await self._record.update(self._registry.text(address, metadata))
 
     async def deregister(self) -> None:
         """See ``Registration.deregister``."""
-        await self._entry.deregister()
+        await self._record.deregister()
 
     async def __aenter__(self) -> AsyncRegistration:
         return self
@@ -342,34 +353,54 @@ class AsyncRegistration(_RegistrationFace):
 
 
 class Registry(Unpicklable):
-    """A directory of services; see the module."""
+    """A directory of services; made by ``client.registry``.
 
-    def __init__(self, client: Client, topic: str | bytes) -> None:
+    ::
+
+        registry = client.registry("search")
+        with registry.register("ranker", "10.0.0.7:5000", metadata={"zone": "a"}):
+            serve()
+        registry.lookup("ranker")
+    """
+
+    def __init__(self, client: KeyValueClient, topic: str | bytes) -> None:
         self._registry = _Registry(client, topic)
 
     def register(self, name: str, address: str, ttl: float = 10, metadata: Any = None) -> Registration:
-        """Enter a service into the directory, and keep it there.
+        """Enter a service into the directory, and keep it there as long as the returned object exists.
 
         Args:
-            ttl: seconds after which it is gone if it died.
-            metadata: anything that JSON can say.
+            name: the service's name; several services may have the same.
+            address: its address, any ``str``.
+            ttl: seconds after which its entry is gone if this process dies.
+            metadata: anything that JSON can express.
+
+        Raises:
+            InvalidArgument: an argument is wrong.
+            Unavailable, RequestTimeout: the cluster cannot be reached.
         """
-        return Registration(self._registry, drive(self._registry.register(name, address, ttl, metadata)))
+        return Registration(self._registry, run_sync(self._registry.register(name, address, ttl, metadata)))
 
     def lookup(self, name: str | None = None) -> list[Service]:
-        """The services of that name, or all of the topic, in the order in which they came."""
-        return drive(self._registry.lookup(name))
+        """The services of that name, in the order of their registration; ``None`` for all of the topic.
 
-    def watch(self) -> Following[Change]:
-        """Those that are there, then every change. An iterator that waits for ever; its ``next(timeout)`` does not, and
-        ``cancel()`` ends it."""
-        return Following(_Directory(self._registry))
+        Raises:
+            Unavailable, RequestTimeout: the cluster cannot be reached.
+        """
+        return run_sync(self._registry.lookup(name))
+
+    def watch(self) -> ChangeStream[ServiceChange]:
+        """Iterate over the present services, each as ``"up"``, and then over every change.
+
+        The iterator waits forever; its ``next(timeout)`` does not, and ``cancel()`` ends it.
+        """
+        return ChangeStream(_Directory(self._registry))
 
 
 class AsyncRegistry(Unpicklable):
-    """A directory of services for asyncio; see the module and ``Registry``."""
+    """As ``Registry``, for asyncio."""
 
-    def __init__(self, client: AsyncClient, topic: str | bytes) -> None:
+    def __init__(self, client: AsyncKeyValueClient, topic: str | bytes) -> None:
         self._registry = _Registry(client, topic)
 
     async def register(self, name: str, address: str, ttl: float = 10, metadata: Any = None) -> AsyncRegistration:
@@ -380,6 +411,6 @@ class AsyncRegistry(Unpicklable):
         """See ``Registry.lookup``."""
         return await self._registry.lookup(name)
 
-    def watch(self) -> AsyncFollowing[Change]:
+    def watch(self) -> AsyncChangeStream[ServiceChange]:
         """See ``Registry.watch``."""
-        return AsyncFollowing(_Directory(self._registry))
+        return AsyncChangeStream(_Directory(self._registry))

@@ -1,4 +1,4 @@
-"""A lock for readers together or one writer alone, first come, first served.
+"""A lock for many readers or one writer, first come, first served.
 
 ::
 
@@ -8,110 +8,119 @@
     with lock.write() as writing:
         writing.guard().put("table/row", data)
 
-A reader waits for the nearest writer that came before it, a writer for everybody that came before it: so no writer
-starves behind readers that keep coming, and no reader behind writers. A writer waits for one key at a time, the last
-before its own; readers behind a writer all get their turn together when it leaves, which is what they are for.
+A reader waits for the nearest writer before it, a writer for all contenders before it. So readers that keep coming do
+not starve a writer, nor writers a reader. A writer waits for one key at a time, the last before its own. All readers
+between two writers get their turn together, when the first writer leaves.
 
-*A holder dies, is paused, is cut off, loses its lease; history is compacted*: as for ``lock``, each side of it is one.
+*A holder dies, is paused or cut off, a lease is lost, history is compacted*: as for ``lock``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..client.aio import AsyncClient
-from ..client.handle import Client
-from .faces import Deadline, Unpicklable, drive, settled
-from .holding import AsyncHeld, Held, Holding
-from .line import Contender, Line, Place, contender
+from ..client.aio import AsyncKeyValueClient
+from ..client.handle import KeyValueClient
+from .contenders import Contender, Contenders, Ticket, contender
+from .holder import AsyncLockLike, Holder, LockLike
+from .sync_async import TimeLimit, Unpicklable, resolved, run_sync
 
 READ, WRITE = b"r", b"w"
 
 
-class _Reading(Holding):
+class _Reading(Holder):
     kind = READ
     chained = False
 
-    async def turn(self, place: Place, deadline: Deadline) -> bool:
-        return await _turn(self.line, place, self.line.places + WRITE, deadline)
+    async def wait_turn(self, ticket: Ticket, deadline: TimeLimit) -> bool:
+        return await _wait_turn(self.contenders, ticket, self.contenders.ticket_prefix + WRITE, deadline)
 
-    def left_over(self, place: Place) -> Sequence[bytes]:
+    def shared_keys(self, ticket: Ticket) -> Sequence[bytes]:
         return ()
 
-    async def give_back(self, place: Place) -> None:
-        await self.line.leave(place, patience=self.space.timeout)
+    async def give_back(self, ticket: Ticket) -> None:
+        await self.contenders.leave(ticket, max_wait=self.space.timeout)
 
 
 class _Writing(_Reading):
     kind = WRITE
 
-    async def turn(self, place: Place, deadline: Deadline) -> bool:
-        return await _turn(self.line, place, self.line.places, deadline)
+    async def wait_turn(self, ticket: Ticket, deadline: TimeLimit) -> bool:
+        return await _wait_turn(self.contenders, ticket, self.contenders.ticket_prefix, deadline)
 
 
-async def _turn(line: Line, place: Place, prefix: bytes, deadline: Deadline) -> bool:
-    """Wait until no key under the prefix is before this place's. Others may hold it at the same time, so nobody can
-    tell from a single key that all before it are gone: the line is read."""
-    while not place.free:
-        ahead = await line.patiently(place, lambda: line.nearest(place, prefix), deadline)
+async def _wait_turn(contenders: Contenders, ticket: Ticket, prefix: bytes, deadline: TimeLimit) -> bool:
+    """Wait until no key under the prefix is before this ticket's; ``False`` when the time is over.
+
+    Several contenders may hold the lock at the same time, so that one key is gone does not tell that all before it are:
+    the line is read.
+    """
+    while not ticket.uncontended:
+        ahead = await contenders.retry_read(ticket, lambda: contenders.nearest(ticket, prefix), deadline)
         if ahead is None:
             return True
-        if not await line.wait(place, ahead, deadline):
+        if not await contenders.wait_for(ticket, ahead, deadline):
             return False
     return True
 
 
-async def _listing(line: Line) -> tuple[list[Contender], list[Contender]]:
-    """Who holds it, and who waits, in the order of their places."""
-    everybody = list(await settled(line.space.range(prefix=line.places, sort="create_revision")))
+async def _listing(contenders: Contenders) -> tuple[list[Contender], list[Contender]]:
+    """The contenders that hold the lock, and those that wait, each in the order of the line."""
+    line = list(await resolved(contenders.space.range(prefix=contenders.ticket_prefix, sort="create_revision")))
     holders = 0
-    while holders < len(everybody) and everybody[holders].key.startswith(line.places + READ):
+    while holders < len(line) and line[holders].key.startswith(contenders.ticket_prefix + READ):
         holders += 1
-    holders = holders or min(1, len(everybody))
-    return [contender(each) for each in everybody[:holders]], [contender(each) for each in everybody[holders:]]
+    holders = holders or min(1, len(line))
+    return [contender(each) for each in line[:holders]], [contender(each) for each in line[holders:]]
 
 
 class RWLock(Unpicklable):
-    """A readers-writer lock; see the module."""
+    """A readers-writer lock, first come, first served; made by ``client.rwlock``.
 
-    def __init__(self, client: Client, name: str | bytes, ttl: float = 10) -> None:
-        self._line = Line(client, "rwlock", name, ttl)
+    ::
 
-    def read(self) -> Held:
-        """A contender for reading, beside other readers."""
-        return Held(_Reading(self._line))
+        with client.rwlock("table").write() as writing:
+            writing.guard().put("table/row", data)
+    """
 
-    def write(self) -> Held:
-        """A contender for writing, alone."""
-        return Held(_Writing(self._line))
+    def __init__(self, client: KeyValueClient, name: str | bytes, ttl: float = 10) -> None:
+        self._contenders = Contenders(client, "rwlock", name, ttl)
+
+    def read(self) -> LockLike:
+        """A contender that reads, together with other readers; make one for each thread."""
+        return LockLike(_Reading(self._contenders))
+
+    def write(self) -> LockLike:
+        """A contender that writes, alone; make one for each thread."""
+        return LockLike(_Writing(self._contenders))
 
     def holders(self) -> list[Contender]:
-        """Who holds it now: readers, or one writer, or nobody."""
-        return drive(_listing(self._line))[0]
+        """The contenders that hold it now: readers, one writer, or none."""
+        return run_sync(_listing(self._contenders))[0]
 
     def waiters(self) -> list[Contender]:
-        """Who waits for it, in the order of their places."""
-        return drive(_listing(self._line))[1]
+        """The contenders that wait for it, in the order of the line."""
+        return run_sync(_listing(self._contenders))[1]
 
 
 class AsyncRWLock(Unpicklable):
-    """A readers-writer lock for asyncio; see the module."""
+    """As ``RWLock``, for asyncio: ``async with client.aio.rwlock("table").read()``."""
 
-    def __init__(self, client: AsyncClient, name: str | bytes, ttl: float = 10) -> None:
-        self._line = Line(client, "rwlock", name, ttl)
+    def __init__(self, client: AsyncKeyValueClient, name: str | bytes, ttl: float = 10) -> None:
+        self._contenders = Contenders(client, "rwlock", name, ttl)
 
-    def read(self) -> AsyncHeld:
-        """A contender for reading, beside other readers."""
-        return AsyncHeld(_Reading(self._line))
+    def read(self) -> AsyncLockLike:
+        """A contender that reads, together with other readers; make one for each thread."""
+        return AsyncLockLike(_Reading(self._contenders))
 
-    def write(self) -> AsyncHeld:
-        """A contender for writing, alone."""
-        return AsyncHeld(_Writing(self._line))
+    def write(self) -> AsyncLockLike:
+        """A contender that writes, alone; make one for each thread."""
+        return AsyncLockLike(_Writing(self._contenders))
 
     async def holders(self) -> list[Contender]:
-        """Who holds it now: readers, or one writer, or nobody."""
-        return (await _listing(self._line))[0]
+        """The contenders that hold it now: readers, one writer, or none."""
+        return (await _listing(self._contenders))[0]
 
     async def waiters(self) -> list[Contender]:
-        """Who waits for it, in the order of their places."""
-        return (await _listing(self._line))[1]
+        """The contenders that wait for it, in the order of the line."""
+        return (await _listing(self._contenders))[1]

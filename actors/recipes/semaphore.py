@@ -1,18 +1,20 @@
-"""A semaphore: at most so many holders at a time, first come, first served.
+"""A semaphore: at most ``limit`` holders at a time, first come, first served.
 
 ::
 
     with client.semaphore("downloads", limit=4) as slot:
         slot.guard().put("progress", "...")
 
-Whoever is among the first ``limit`` of the line holds it. *A holder dies*: within the TTL its place is free, and the
-next in line has it. The limit belongs to the name: whoever gives another one, while anybody holds or waits, gets
-``InvalidArgument``. *The cluster cannot be reached, a holder is paused, a lease is lost, history is compacted*: as for
-``lock``; a paused holder may believe that it holds a slot that was given away, and the guard refuses its writes, so
-that never more than ``limit`` can write through theirs.
+The first ``limit`` contenders of the line hold it. The limit belongs to the name: a contender that gives another one,
+while any holds or waits, gets ``InvalidArgument``.
 
-Each waiter waits for the one before it, by one watch: for it to leave, or to get its turn. Only the first of those who
-wait watches the holders, so a slot that is free wakes one waiter, however long the line.
+- *A holder dies*: within the TTL its slot is free, and the next in line has it.
+- *The cluster cannot be reached, a holder is paused, a lease is lost, history is compacted*: as for ``lock``. A paused
+  holder may believe that it holds a slot that was given away, but its guard refuses its writes. So never more than
+  ``limit`` contenders can write through their guards.
+
+Each waiter watches the one before it: for it to leave, or to get its turn. Only the first waiter watches the holders.
+So a slot that becomes free wakes one waiter, however long the line is.
 """
 
 from __future__ import annotations
@@ -20,113 +22,129 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...errors import LeaseLost
-from ..client import arguments as check
-from ..client.aio import AsyncClient
-from ..client.handle import Client
-from ..client.operations import Compare, Condition, Op
-from .faces import Deadline, drive, settled
-from .holding import AsyncHeld, Held, Holding
-from .line import Ahead, Contender, Line, Place
+from .. import arguments as check
+from ..client.aio import AsyncKeyValueClient
+from ..client.handle import KeyValueClient
+from ..client.txn_parts import Compare, Condition, Op
+from .contenders import Contender, Contenders, Ticket, WaitFor
+from .holder import AsyncLockLike, Holder, LockLike
+from .sync_async import TimeLimit, resolved, run_sync
 
 
-class _Slot(Holding):
+class _Slot(Holder):
     """A contender for one of the slots."""
 
     chained = False
 
-    def __init__(self, line: Line, limit: int) -> None:
-        super().__init__(line)
+    def __init__(self, contenders: Contenders, limit: int) -> None:
+        super().__init__(contenders)
         self.limit = check.whole_number("limit", limit, 1)
-        self._limit_key = line.folder + b"limit"
+        self._limit_key = contenders.folder + b"limit"
         self._text = b"limit %d" % self.limit
 
     def compare(self) -> Sequence[Condition]:
         return [Compare.value(self._limit_key) == self._text]
 
-    async def join(self) -> Place:
-        line = self.line
+    async def join(self) -> Ticket:
+        contenders = self.contenders
         while True:
-            place = await line.join(self.value(), self.kind, self.compare(), chained=self.chained)
-            if place is not None:
-                return place
-            # Nobody is here, or somebody with another limit, which ends this. If somebody comes and goes before the
-            # next look, he takes the limit with him.
-            await line.agree(self._limit_key, self._text, line.places)
+            ticket = await contenders.join(self.value(), self.kind, self.compare(), chained=self.chained)
+            if ticket is not None:
+                return ticket
+            # The line is empty, or has contenders with another limit, which is an error. It may take several attempts:
+            # a contender that comes and goes in between takes the limit's key with it.
+            await contenders.agree_on(self._limit_key, self._text, contenders.ticket_prefix)
 
-    async def turn(self, place: Place, deadline: Deadline) -> bool:
-        while not place.free:
-            ahead = await self.line.patiently(place, lambda: self._ahead(place), deadline)
+    async def wait_turn(self, ticket: Ticket, deadline: TimeLimit) -> bool:
+        while not ticket.uncontended:
+            ahead = await self.contenders.retry_read(ticket, lambda: self._ahead(ticket), deadline)
             if ahead is None:
-                # Whoever came next may be waiting for this key to say that it has entered.
-                await self._enter(place)
+                # The next contender may be waiting for this key to be written, which says that this one holds a slot.
+                await self._enter(ticket)
                 return True
-            if not await self.line.wait(place, ahead, deadline):
+            if not await self.contenders.wait_for(ticket, ahead, deadline):
                 return False
         return True
 
-    def left_over(self, place: Place) -> Sequence[bytes]:
+    def shared_keys(self, ticket: Ticket) -> Sequence[bytes]:
         return [self._limit_key]
 
-    async def give_back(self, place: Place) -> None:
-        await self.line.leave(place, self._limit_key, patience=self.space.timeout)
+    async def give_back(self, ticket: Ticket) -> None:
+        await self.contenders.leave(ticket, self._limit_key, max_wait=self.space.timeout)
 
-    async def _ahead(self, place: Place) -> Ahead | None:
-        line = self.line
-        everybody = await settled(line.looks.range(prefix=line.places, sort="create_revision", keys_only=True))
-        earlier = [item for item in everybody if item.create_revision < place.token]
-        if len(earlier) == len(everybody) or everybody.items[len(earlier)].key != place.key:
-            await line.check(place)
+    async def _ahead(self, ticket: Ticket) -> WaitFor | None:
+        """What this ticket waits for; ``None`` if it is among the first ``limit``.
+
+        If all before it hold a slot, any of them may leave, so it waits for any deletion under the prefix. Otherwise it
+        waits for a change of the ticket directly before it: that one leaves, or writes its key when it gets a slot.
+        """
+        contenders = self.contenders
+        line = await resolved(
+            contenders.reads.range(prefix=contenders.ticket_prefix, sort="create_revision", keys_only=True)
+        )
+        earlier = [item for item in line if item.create_revision < ticket.token]
+        if len(earlier) == len(line) or line.items[len(earlier)].key != ticket.key:
+            await contenders.check_key(ticket)
         if len(earlier) < self.limit:
             return None
-        if len(earlier) == self.limit:  # all before it are holders: any of them may leave
-            return Ahead(line.places, everybody.revision + 1, all=True)
-        return Ahead(earlier[-1].key, everybody.revision + 1, only=None)
+        if len(earlier) == self.limit:
+            return WaitFor(contenders.ticket_prefix, line.revision + 1, all=True)
+        return WaitFor(earlier[-1].key, line.revision + 1, only=None)
 
-    async def _enter(self, place: Place) -> None:
-        space = self.line.space
-        entered = await settled(
+    async def _enter(self, ticket: Ticket) -> None:
+        space = self.contenders.space
+        entered = await resolved(
             space.txn(
-                [Compare.create_revision(place.key) == place.token],
-                [Op.put(place.key, self.value(), lease=place.lease)],
+                [Compare.create_revision(ticket.key) == ticket.token],
+                [Op.put(ticket.key, self.value(), lease=ticket.lease)],
             )
         )
         if not entered.succeeded:
-            place.lost.set()
-            raise LeaseLost(f"the place in the line of {self.line.name!r} is gone: its lease has ended")
+            ticket.lost.set()
+            raise LeaseLost(f"the place in the line of {self.contenders.name!r} is gone: its lease has ended")
 
 
-async def _split(line: Line, limit: int) -> tuple[list[Contender], list[Contender]]:
-    everybody = await line.contenders()
-    return everybody[:limit], everybody[limit:]
+async def _split(contenders: Contenders, limit: int) -> tuple[list[Contender], list[Contender]]:
+    """The contenders that hold a slot, and those that wait, each in the order of the line."""
+    line = await contenders.in_order()
+    return line[:limit], line[limit:]
 
 
-class Semaphore(Held):
-    """A semaphore; see the module."""
+class Semaphore(LockLike):
+    """A semaphore, first come, first served; made by ``client.semaphore``.
 
-    def __init__(self, client: Client, name: str | bytes, limit: int, ttl: float = 10) -> None:
+    ::
+
+        with client.semaphore("downloads", limit=4) as slot:
+            slot.guard().put("progress", "...")
+
+    One object is one contender; make one for each thread. It does not pickle.
+    """
+
+    def __init__(self, client: KeyValueClient, name: str | bytes, limit: int, ttl: float = 10) -> None:
         self.limit = limit
-        super().__init__(_Slot(Line(client, "semaphore", name, ttl), limit))
+        super().__init__(_Slot(Contenders(client, "semaphore", name, ttl), limit))
 
     def holders(self) -> list[Contender]:
-        """Who holds it now."""
-        return drive(_split(self._holding.line, self.limit))[0]
+        """The contenders that hold a slot now."""
+        return run_sync(_split(self._holder.contenders, self.limit))[0]
 
     def waiters(self) -> list[Contender]:
-        """Who waits for it, in the order of their turns."""
-        return drive(_split(self._holding.line, self.limit))[1]
+        """The contenders that wait, in the order of their turns."""
+        return run_sync(_split(self._holder.contenders, self.limit))[1]
 
 
-class AsyncSemaphore(AsyncHeld):
-    """A semaphore for asyncio; see the module."""
+class AsyncSemaphore(AsyncLockLike):
+    """As ``Semaphore``, for asyncio: ``async with client.aio.semaphore("downloads", limit=4) as slot``."""
 
-    def __init__(self, client: AsyncClient, name: str | bytes, limit: int, ttl: float = 10) -> None:
+    def __init__(self, client: AsyncKeyValueClient, name: str | bytes, limit: int, ttl: float = 10) -> None:
         self.limit = limit
-        super().__init__(_Slot(Line(client, "semaphore", name, ttl), limit))
+        super().__init__(_Slot(Contenders(client, "semaphore", name, ttl), limit))
 
     async def holders(self) -> list[Contender]:
-        """Who holds it now."""
-        return (await _split(self._holding.line, self.limit))[0]
+        """The contenders that hold a slot now."""
+        return (await _split(self._holder.contenders, self.limit))[0]
 
     async def waiters(self) -> list[Contender]:
-        """Who waits for it, in the order of their turns."""
-        return (await _split(self._holding.line, self.limit))[1]
+        """The contenders that wait, in the order of their turns."""
+        return (await _split(self._holder.contenders, self.limit))[1]

@@ -1,11 +1,11 @@
-"""A client's frames over lanes, and over actor calls where there is none.
+"""A client's frames by lane, and by actor calls where there is no lane.
 
-A lane to a member is opened once the process has more to say to it than a single question, on a thread of its own;
-until it is open, and whenever it is not, frames go by actor calls. Frames are written by whoever has them, without
-blocking; one thread of the process reads all of its lanes. When a lane ends, what is under way on it fails at once: the
-hub knows how to send it again.
+A lane to a member is opened with the second request to it, on a thread of its own; until it is open, and whenever there
+is none, frames go by actor calls. Each thread writes its own frames, without blocking; one thread of the process reads
+all lanes. When a lane ends, the requests in flight on it fail at once, and the hub sends them again.
 
-A forked child lets go of its parent's sockets without a trace: it has hubs, and lanes, of its own.
+A forked child closes the sockets that it inherited, without touching its parent's connections: it has hubs and lanes of
+its own.
 """
 
 from __future__ import annotations
@@ -17,62 +17,32 @@ import select
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
 from ...limits import (
     LANE_BACKLOG_BYTES,
-    LANE_LINGER,
-    LANE_MAX_PAUSE,
-    LANE_OPEN_TIMEOUT,
-    LANE_PAUSE,
-    LANE_REFUSED_PAUSE,
+    LANE_LINGER_S,
+    LANE_MAX_PAUSE_S,
+    LANE_OPEN_TIMEOUT_S,
+    LANE_PAUSE_S,
+    LANE_REFUSED_PAUSE_S,
     MAX_LANE_FRAME_BYTES,
     MAX_LANE_REQUESTS,
 )
-from ..client import undisturbed
-from ..client.errands import collect_young, errands
-from .lane_frames import FrameKind, LaneBroken, LaneOffer, NoRoom, Wire, open_lane, pack
+from .. import finalizer_guard
+from ..background import background, collect_young
+from .client_transport import ClientTransport, ReplyReceiver
+from .lane import Connection, FrameKind, LaneBroken, LaneOffer, NoRoom, open_lane, pack
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("raykeeper.transport")
 _random = random.SystemRandom()
-Done = Callable[[bytes | Exception], None]
 
 
-class Calls(Protocol):
-    """The way by actor calls."""
+class ActorCalls(ClientTransport, Protocol):
+    """The transport by actor calls, which also asks members for lanes."""
 
-    @property
-    def node(self) -> str:
-        """The Ray node that this process is on."""
-        ...
-
-    def send(self, member: int, frame: bytes, done: Done) -> None:
-        """See ``hub.Transport``."""
-        ...
-
-    def poll(self, member: int, frame: bytes, done: Done) -> None:
-        """See ``hub.Transport``."""
-        ...
-
-    def members(self) -> dict[int, str]:
-        """See ``hub.Transport``."""
-        ...
-
-    def refresh(self) -> None:
-        """See ``hub.Transport``."""
-        ...
-
-    def valid(self) -> bool:
-        """See ``hub.Transport``."""
-        ...
-
-    def close(self) -> None:
-        """See ``hub.Transport``."""
-        ...
-
-    def offer(self, member: int) -> Future[LaneOffer | None]:
+    def ask_for_lane(self, member: int) -> Future[LaneOffer | None]:
         """Ask a member for a lane."""
         ...
 
@@ -80,45 +50,52 @@ class Calls(Protocol):
 class ClientLane:
     """A lane to one member."""
 
-    def __init__(self, member: int, wire: Wire) -> None:
+    def __init__(self, member: int, connection: Connection) -> None:
         self.member = member
-        self.wire = wire
+        self.connection = connection
         self._lock = threading.RLock()
         self._number = 0
-        self._waiting: dict[int, tuple[bytes, Done]] = {}
+        self._waiting: dict[int, tuple[bytes, ReplyReceiver]] = {}
         self._ended = False
 
-    def ask(self, frame: bytes, done: Done) -> bool:
-        """Send a frame; False if the lane takes none now. All that leaves for a member by lane leaves here."""
-        if undisturbed.held_here(self._lock):
+    def send_request(self, frame: bytes, done: ReplyReceiver) -> bool:
+        """Send a frame; False if the lane takes none now. Every frame to a member by lane goes through here.
+
+        Once this returns True, ``done`` is called exactly once: the thread that takes the request out of ``_waiting``
+        calls it."""
+        if finalizer_guard.held_by_this_thread(self._lock):
             return False
-        with undisturbed.here:
+        with finalizer_guard.gc_deferred:
             with self._lock:
-                if self._ended or len(self._waiting) >= MAX_LANE_REQUESTS or self.wire.backlog > LANE_BACKLOG_BYTES:
+                if (
+                    self._ended
+                    or len(self._waiting) >= MAX_LANE_REQUESTS
+                    or self.connection.backlog > LANE_BACKLOG_BYTES
+                ):
                     return False
                 self._number += 1
                 number = self._number
                 self._waiting[number] = frame, done
-            if self.wire.send(pack(FrameKind.REQUEST, number, frame)):
+            if self.connection.send(pack(FrameKind.REQUEST, number, frame)):
                 return True
-            return self.take(number) is None  # if somebody else has taken it, it has failed already
+            return self.take_waiting(number) is None  # if another thread has taken it, it has failed already
 
-    def take(self, number: int) -> tuple[bytes, Done] | None:
-        """The frame that a reply answers, and who waits for that. On a thread that is undisturbed."""
+    def take_waiting(self, number: int) -> tuple[bytes, ReplyReceiver] | None:
+        """The frame that a reply answers, and its callback. The caller must have garbage collection deferred."""
         with self._lock:
             return self._waiting.pop(number, None)
 
-    def end(self) -> list[Done]:
-        """Take no more; who waits in vain."""
-        with undisturbed.here, self._lock:
+    def end_all(self) -> list[ReplyReceiver]:
+        """Refuse further requests; returns the callbacks of those without a reply."""
+        with finalizer_guard.gc_deferred, self._lock:
             self._ended = True
             left = [done for _, done in self._waiting.values()]
             self._waiting.clear()
             return left
 
 
-class _Way:
-    """What is known of the way to one member."""
+class _MemberRoute:
+    """The lane to one member, and when to open it again."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -129,182 +106,193 @@ class _Way:
 
 
 class LaneTransport:
-    """A hub's transport (``hub.Transport``) that goes by lanes where it can.
+    """A hub's transport (``ClientTransport``) that uses lanes where it can.
 
     Args:
-        calls: the way that always works.
+        calls: the transport by actor calls, which always works.
     """
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: ActorCalls) -> None:
         self._calls = calls
         self._lock = threading.RLock()
-        self._ways: dict[int, _Way] = {}
+        self._routes: dict[int, _MemberRoute] = {}
         self._by_fd: dict[int, ClientLane] = {}
-        self._watch: select.epoll | None = None
-        self._bell = -1
+        self._epoll: select.epoll | None = None
+        self._wake_fd = -1
         self._closed = False
         self._linger_until = 0.0
         _transports.add(self)
 
     @property
     def node(self) -> str:
-        """See ``hub.Transport``."""
+        """See ``ClientTransport``."""
         return self._calls.node
 
     def members(self) -> dict[int, str]:
-        """See ``hub.Transport``."""
+        """See ``ClientTransport``."""
         return self._calls.members()
 
     def refresh(self) -> None:
-        """See ``hub.Transport``; lanes to members that are none any more are closed."""
+        """See ``ClientTransport``; lanes to former members are closed."""
         self._calls.refresh()
         known = self._calls.members()
-        with undisturbed.here, self._lock:
-            strays = [way.lane for member, way in self._ways.items() if member not in known and way.lane is not None]
+        with finalizer_guard.gc_deferred, self._lock:
+            strays = [
+                route.lane for member, route in self._routes.items() if member not in known and route.lane is not None
+            ]
         for lane in strays:
-            lane.wire.finish(abruptly=True)
+            lane.connection.shut_down(abruptly=True)
 
     def valid(self) -> bool:
-        """See ``hub.Transport``."""
+        """See ``ClientTransport``."""
         return self._calls.valid()
 
-    def send(self, member: int, frame: bytes, done: Done) -> None:
-        """See ``hub.Transport``."""
+    def send(self, member: int, frame: bytes, done: ReplyReceiver) -> None:
+        """See ``ClientTransport``."""
         if not self._by_lane(member, frame, done):
             self._calls.send(member, frame, done)
 
-    def poll(self, member: int, frame: bytes, done: Done) -> None:
-        """See ``hub.Transport``."""
+    def poll(self, member: int, frame: bytes, done: ReplyReceiver) -> None:
+        """See ``ClientTransport``."""
         if not self._by_lane(member, frame, done):
             self._calls.poll(member, frame, done)
 
-    def _by_lane(self, member: int, frame: bytes, done: Done) -> bool:
-        way = self._ways.get(member)
-        if way is not None and (lane := way.lane) is not None:
-            return len(frame) <= MAX_LANE_FRAME_BYTES and lane.ask(frame, done)
-        with undisturbed.here, self._lock:
-            way = self._ways.setdefault(member, _Way())
-            way.asked += 1
-            wanted = way.asked > 1 and not way.opening and not self._closed and time.monotonic() >= way.not_before
-            if wanted and way.lane is None:
-                way.opening = True
+    def _by_lane(self, member: int, frame: bytes, done: ReplyReceiver) -> bool:
+        """Send by lane; False if there is none, or not for this frame. The second request to a member opens one: a
+        process that only asks once should not pay for it."""
+        route = self._routes.get(member)
+        if route is not None and (lane := route.lane) is not None:
+            return len(frame) <= MAX_LANE_FRAME_BYTES and lane.send_request(frame, done)
+        with finalizer_guard.gc_deferred, self._lock:
+            route = self._routes.setdefault(member, _MemberRoute())
+            route.asked += 1
+            wanted = route.asked > 1 and not route.opening and not self._closed and time.monotonic() >= route.not_before
+            if wanted and route.lane is None:
+                route.opening = True
                 name = f"raykeeper-lane-{member}"
-                threading.Thread(target=self._open, args=(member, way), name=name, daemon=True).start()
+                threading.Thread(target=self._open, args=(member, route), name=name, daemon=True).start()
         return False
 
     def close(self) -> None:
-        """Close all lanes, once what was sent has gone out. Comes back at once."""
-        with undisturbed.here, self._lock:
+        """Close all lanes, after what was sent has gone out. Returns at once."""
+        with finalizer_guard.gc_deferred, self._lock:
             if self._closed:
                 return
             self._closed = True
-            self._linger_until = time.monotonic() + LANE_LINGER
-            if self._watch is not None:
-                os.eventfd_write(self._bell, 1)
+            self._linger_until = time.monotonic() + LANE_LINGER_S
+            if self._epoll is not None:
+                os.eventfd_write(self._wake_fd, 1)
         self._calls.close()
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
-    def _open(self, member: int, way: _Way) -> None:
-        deadline = time.monotonic() + LANE_OPEN_TIMEOUT
+    def _open(self, member: int, route: _MemberRoute) -> None:
+        """Ask for an offer and connect. The lane may end before it is entered in the route: then it counts as
+        failed."""
+        deadline = time.monotonic() + LANE_OPEN_TIMEOUT_S
         lane = None
         offered = True
         try:
-            offer = self._calls.offer(member).result(LANE_OPEN_TIMEOUT)
+            offer = self._calls.ask_for_lane(member).result(LANE_OPEN_TIMEOUT_S)
             offered = offer is not None
             if offer is not None:
-                lane = self._begin(member, offer, deadline)
+                lane = self._connect(member, offer, deadline)
         except NoRoom:
             offered = False
-        except Exception as error:  # Ray's, of many kinds; or the member does not know what a lane is
+        except Exception as error:  # Ray's, of many kinds
             _log.debug("no lane to member %d: %s", member, error)
-        with undisturbed.here, self._lock:
-            way.opening = False
-            way.lane = lane
-            if lane is None or self._by_fd.get(lane.wire.fd) is not lane:  # it may have ended by now
-                way.lane = None
-                longest = LANE_MAX_PAUSE if offered else LANE_REFUSED_PAUSE
-                pause = min(longest, LANE_PAUSE * 2 ** min(way.failures, 10))
-                way.failures += 1
-                way.not_before = time.monotonic() + pause * _random.uniform(0.5, 1.0)
+        with finalizer_guard.gc_deferred, self._lock:
+            route.opening = False
+            route.lane = lane
+            if lane is None or self._by_fd.get(lane.connection.fd) is not lane:  # it may have ended by now
+                route.lane = None
+                longest = LANE_MAX_PAUSE_S if offered else LANE_REFUSED_PAUSE_S
+                pause = min(longest, LANE_PAUSE_S * 2 ** min(route.failures, 10))
+                route.failures += 1
+                route.not_before = time.monotonic() + pause * _random.uniform(0.5, 1.0)
             else:
-                way.failures = 0
+                route.failures = 0
 
-    def _begin(self, member: int, offer: LaneOffer, deadline: float) -> ClientLane | None:
+    def _connect(self, member: int, offer: LaneOffer, deadline: float) -> ClientLane | None:
+        """Connect, and have the reading thread watch the socket; the first lane starts that thread. ``None`` if the
+        transport was closed meanwhile: the check and the registration are under one lock, so no socket is left open."""
         sock = open_lane(offer, self._calls.node, 0, deadline - time.monotonic())
-        with undisturbed.here, self._lock:
+        with finalizer_guard.gc_deferred, self._lock:
             if self._closed:
                 sock.close()
                 return None
-            if self._watch is None:
-                watch = select.epoll()
+            if self._epoll is None:
+                epoll = select.epoll()
                 try:
-                    self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                    self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
                 except OSError:  # no descriptor is left
-                    watch.close()
+                    epoll.close()
                     raise
-                self._watch = watch
-                self._watch.register(self._bell, select.EPOLLIN)
-                threading.Thread(target=self._run, args=(self._watch,), name="raykeeper-lanes", daemon=True).start()
-            lane = ClientLane(member, Wire(sock, self._watch))
-            self._by_fd[lane.wire.fd] = lane
+                self._epoll = epoll
+                self._epoll.register(self._wake_fd, select.EPOLLIN)
+                threading.Thread(target=self._run, args=(self._epoll,), name="raykeeper-lanes", daemon=True).start()
+            lane = ClientLane(member, Connection(sock, self._epoll))
+            self._by_fd[lane.connection.fd] = lane
             return lane
 
     # -- the thread that reads ----------------------------------------------------------------------------------------
 
-    def _run(self, watch: select.epoll) -> None:
-        thread = undisturbed.OurThread()
+    def _run(self, epoll: select.epoll) -> None:
+        thread = finalizer_guard.ServiceThread()
         try:
-            self._run_undisturbed(watch, thread)
+            self._run_loop(epoll, thread)
         finally:
-            thread.over()
+            thread.close()
 
-    def _run_undisturbed(self, watch: select.epoll, thread: undisturbed.OurThread) -> None:
+    def _run_loop(self, epoll: select.epoll, thread: finalizer_guard.ServiceThread) -> None:
+        """Read all lanes until the transport is closed, and then let their last bytes leave, for ``LANE_LINGER_S`` at
+        most: a process that ends must not lose what it has just sent."""
         while not self._closed:
-            thread.rest()
-            ready = watch.poll()
-            thread.wake()
+            thread.idle()
+            ready = epoll.poll()
+            thread.busy()
             for fd, events in ready:
-                self._look(fd, events)
-            if undisturbed.held_off():
-                errands.do(collect_young)
-        # Last words: what the sockets have not taken yet, and then the end of file.
-        said: set[int] = set()
+                self._handle_event(fd, events)
+            if finalizer_guard.collection_overdue():
+                background.submit(collect_young)
+        # Closed: send what the sockets have not accepted yet, and then the end of file.
+        shut_down: set[int] = set()
         while self._by_fd and (left := self._linger_until - time.monotonic()) > 0:
             for lane in list(self._by_fd.values()):
-                if not lane.wire.backlog and lane.wire.fd not in said:
-                    said.add(lane.wire.fd)
-                    lane.wire.finish()
-            thread.rest()
-            ready = watch.poll(left)
-            thread.wake()
+                if not lane.connection.backlog and lane.connection.fd not in shut_down:
+                    shut_down.add(lane.connection.fd)
+                    lane.connection.shut_down()
+            thread.idle()
+            ready = epoll.poll(left)
+            thread.busy()
             for fd, events in ready:
-                self._look(fd, events)
+                self._handle_event(fd, events)
         for lane in list(self._by_fd.values()):
             self._drop(lane)
-        with undisturbed.here, self._lock:
-            watch.close()
-            os.close(self._bell)
-            self._watch = None
+        with finalizer_guard.gc_deferred, self._lock:
+            epoll.close()
+            os.close(self._wake_fd)
+            self._epoll = None
 
-    def _look(self, fd: int, events: int) -> None:
+    def _handle_event(self, fd: int, events: int) -> None:
+        """Write and read one lane; the end of a lane fails its requests, an error in one callback only that."""
         lane = self._by_fd.get(fd)
         if lane is None:
-            if fd == self._bell:
+            if fd == self._wake_fd:
                 os.eventfd_read(fd)
             return
         if events & select.EPOLLOUT:
-            lane.wire.flush()
+            lane.connection.flush()
         if not events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
             return
         try:
-            frames = lane.wire.receive()
+            frames = lane.connection.receive()
         except LaneBroken as error:
-            errands.log(_log, logging.DEBUG, "the lane to member %d has ended: %s", lane.member, str(error))
+            background.log(_log, logging.DEBUG, "the lane to member %d has ended: %s", lane.member, str(error))
             self._drop(lane)
             return
         for kind, number, payload in frames:
-            asked = lane.take(number)
+            asked = lane.take_waiting(number)
             if asked is None:
                 continue
             frame, done = asked
@@ -313,41 +301,42 @@ class LaneTransport:
                     self._calls.send(lane.member, frame, done)
                 else:
                     done(payload)
-            except Exception as error:  # one reply's trouble must not cost the others
-                message = "a reply of member %d could not be taken in"
-                errands.log(_log, logging.ERROR, message, lane.member, error=error)
+            except Exception as error:  # the other replies must still be delivered
+                message = "a reply from member %d could not be handled"
+                background.log(_log, logging.ERROR, message, lane.member, error=error)
 
     def _drop(self, lane: ClientLane) -> None:
-        with undisturbed.here, self._lock:
-            self._by_fd.pop(lane.wire.fd, None)
-            way = self._ways.get(lane.member)
-            if way is not None and way.lane is lane:
-                way.lane = None
-                way.not_before = time.monotonic() + LANE_PAUSE
-        left = lane.end()
-        lane.wire.close()
+        """Remove a lane that has ended, and fail its requests, outside the lock: their callbacks may send again."""
+        with finalizer_guard.gc_deferred, self._lock:
+            self._by_fd.pop(lane.connection.fd, None)
+            route = self._routes.get(lane.member)
+            if route is not None and route.lane is lane:
+                route.lane = None
+                route.not_before = time.monotonic() + LANE_PAUSE_S
+        left = lane.end_all()
+        lane.connection.close()
         for done in left:
             try:
                 done(LaneBroken(f"the lane to member {lane.member} has ended"))
             except Exception as error:
-                errands.log(_log, logging.ERROR, "the end of a lane could not be told", error=error)
+                background.log(_log, logging.ERROR, "the callback of a failed request raised", error=error)
 
-    def _forget(self) -> None:
-        """In a forked child."""
+    def _close_in_child(self) -> None:
+        """In a forked child: close what it inherited."""
         for lane in self._by_fd.values():
-            lane.wire.forget()
-        if self._watch is not None:
-            self._watch.close()
-            os.close(self._bell)
+            lane.connection.close_in_child()
+        if self._epoll is not None:
+            self._epoll.close()
+            os.close(self._wake_fd)
 
 
 _transports: weakref.WeakSet[LaneTransport] = weakref.WeakSet()
 
 
-def _forget_all() -> None:
+def _close_all_in_child() -> None:
     for transport in list(_transports):
-        transport._forget()
+        transport._close_in_child()
     _transports.clear()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+os.register_at_fork(after_in_child=_close_all_in_child)

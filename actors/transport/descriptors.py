@@ -1,9 +1,9 @@
-"""How many descriptors a member's process has, and what it keeps of them for what it cannot do without.
+"""The file descriptors of a member's process, and which of them lanes may use.
 
-The soft limit of a process is that of the shell that started Ray, mostly 1,024, though the hard one is far higher: a
-member raises its own. Of what it has, lanes take only numbers below a bound. The kernel gives out the lowest number
-that is free, so the numbers above the bound stay free for the disk, whose failure to open a file ends the member, for
-lanes between members, and for Ray. A client for whose lane there is no room goes by actor calls, which take none.
+A process inherits its soft limit from the shell that started Ray, mostly 1,024, though the hard limit is far higher, so
+a member raises its own. Lanes of clients use only numbers below a bound. The kernel gives out the lowest free number,
+so the numbers above the bound stay free for the disk (a member that cannot open a file ends), for lanes between
+members, and for Ray. A client without room for a lane uses actor calls, which need no descriptor.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ...limits import MEMBER_DESCRIPTORS, PEER_DESCRIPTORS, RESERVED_DESCRIPTORS
 
 
 def raise_limit() -> None:
-    """Raise this process's soft limit, if it is allowed to. Elsewhere nothing changes."""
+    """Raise this process's soft limit, if that is allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MEMBER_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MEMBER_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -31,15 +31,15 @@ def limit() -> int:
 
 
 def lane_bound(*, peer: bool) -> int:
-    """A lane to a client, or to a peer, has a number below this."""
+    """Lanes to clients, or to peers, may use descriptors below this number."""
     return limit() - RESERVED_DESCRIPTORS + (PEER_DESCRIPTORS if peer else 0)
 
 
 def next_number(like: int) -> int:
-    """The number that the next descriptor of this process will have, found by making one more of ``like``."""
+    """The number that the next descriptor of this process will get, found by duplicating ``like``."""
     try:
         number = os.dup(like)
-    except OSError:  # there is none
+    except OSError:  # none is left
         return limit()
     os.close(number)
     return number

@@ -1,8 +1,8 @@
-"""Where this process looks up the members of its clusters: one look at a time, for all of its hubs.
+"""Looks up the members of clusters in Ray: one lookup at a time, shared by all hubs of this process.
 
-In an outage every process that uses the cluster wants to know who its members are now, and the only one who can tell is
-Ray's control service, which then has other work to do. So hubs ask seldom (with growing pauses that are drawn at
-random, see ``hub``), and those of one process share what one of them has asked.
+In an outage every process that uses the cluster wants to know its present members, and only Ray's control service can
+tell, which then has other work to do. So hubs ask rarely (with growing random pauses, see ``hub``), and those of one
+process share the answer.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import time
 from typing import Any
 
 from ...errors import Unavailable
-from ...limits import CLIENT_LOOK_AGE
-from ..client.deadline import time_left
-from ..roster import member_actors
+from ...limits import CLIENT_REFRESH_AGE_S
+from ..deadline import time_left
+from ..discovery import member_actors
 
 
 class Directory:
@@ -26,15 +26,15 @@ class Directory:
         self._looking: dict[str, threading.Lock] = {}
         self._seen: dict[str, tuple[float, dict[int, Any]]] = {}
 
-    def look(self, name: str, *, fresh: bool = False) -> dict[int, Any]:
+    def member_handles(self, name: str, *, fresh: bool = False) -> dict[int, Any]:
         """Handles of the actors of a cluster's members, by member id.
 
         Args:
-            fresh: ask Ray, however lately somebody else has.
+            fresh: ask Ray, however recent the last answer is.
 
         Raises:
             ClusterNotFound: this process is not attached to Ray.
-            Unavailable: Ray did not answer before the deadline of what runs here.
+            Unavailable: Ray did not answer before the deadline of the present call.
         """
         with self._lock:
             looking = self._looking.setdefault(name, threading.Lock())
@@ -43,8 +43,8 @@ class Directory:
         if not looking.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
             raise Unavailable(f"Ray's control service did not tell the members of cluster {name!r} in time")
         try:
-            when, handles = self._seen.get(name, (-CLIENT_LOOK_AGE, {}))
-            if when < (asked if fresh else asked - CLIENT_LOOK_AGE):
+            when, handles = self._seen.get(name, (-CLIENT_REFRESH_AGE_S, {}))
+            if when < (asked if fresh else asked - CLIENT_REFRESH_AGE_S):
                 begun = time.monotonic()
                 handles = member_actors(name)
                 self._seen[name] = begun, handles

@@ -1,7 +1,7 @@
 """A member's lanes to its peers: opened on threads of their own, written by the loop.
 
-While there is none to a peer, or more waits on it than it takes, messages go by actor calls, as without lanes. A lane
-is opened because somebody has something to send; after a failure, or when one breaks, not again for a while.
+While there is none to a peer, or its backlog is too large, messages go by actor calls, as without lanes. A lane is
+opened when there is something to send; after a failure, or when one ends, not again for a while.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ import socket
 import threading
 from collections.abc import Callable
 
-from ...limits import LANE_MAX_PAUSE, LANE_PAUSE, MAX_LANE_FRAME_BYTES, PEER_BACKLOG_BYTES
-from .lane_frames import FrameKind, pack
-from .lanes import Lane, Lanes
+from ...limits import LANE_MAX_PAUSE_S, LANE_PAUSE_S, MAX_LANE_FRAME_BYTES, PEER_BACKLOG_BYTES
+from ..logs import MemberLog
+from ..naming import member_name
+from .lane import FrameKind, pack
+from .lane_server import Lane, LaneServer
 
 
-class PeerLanes:
+class LaneLinks:
     """See the module. Methods are the loop's.
 
     Args:
-        member: whose lanes these are.
-        lanes: all lanes of the member.
-        dial: opens a lane to a member and returns its socket; blocks, and raises if there is none to be had.
-        hand_over: has the loop call something.
+        member: the member that these lanes belong to.
+        lanes: all lanes of that member.
+        dial: opens a lane to a peer and returns its socket; blocks, and raises if that fails.
+        hand_over: has the loop call a function.
         clock: seconds on the member's clock.
     """
 
@@ -31,65 +33,69 @@ class PeerLanes:
         self,
         *,
         member: int,
-        lanes: Lanes,
+        lanes: LaneServer,
         dial: Callable[[int], socket.socket],
         hand_over: Callable[[Callable[[], None]], None],
         clock: Callable[[], float],
+        log: MemberLog | None = None,
     ) -> None:
+        self._log = log or MemberLog("transport", "unknown", member_name(member))
         self._member = member
         self._lanes = lanes
         self._dial = dial
         self._hand_over = hand_over
         self._clock = clock
-        self._ways: dict[int, _Way] = {}
+        self._routes: dict[int, LaneLink] = {}
 
     def is_open(self, member: int) -> bool:
-        """Whether messages to a peer can go by lane now; if there is none, one is opened."""
-        way = self._ways.get(member)
-        if way is None:
-            way = self._ways[member] = _Way(self._member, member)
-        if way.lane is not None:
-            return way.lane.wire.backlog <= PEER_BACKLOG_BYTES
-        if not way.opening and self._clock() >= way.not_before:
-            way.opening = True
-            threading.Thread(target=self._open, args=(way,), name=f"lane to member {member}", daemon=True).start()
+        """Whether messages to a peer can go by lane now; if there is no lane, this starts to open one."""
+        route = self._routes.get(member)
+        if route is None:
+            route = self._routes[member] = LaneLink(self._member, member)
+        if route.lane is not None:
+            return route.lane.connection.backlog <= PEER_BACKLOG_BYTES
+        if not route.opening and self._clock() >= route.not_before:
+            route.opening = True
+            threading.Thread(target=self._open, args=(route,), name=f"lane to member {member}", daemon=True).start()
         return False
 
-    def carry(self, member: int, frame: bytes) -> bool:
-        """Send a frame to a peer by lane; False if it has to go another way."""
-        return len(frame) <= MAX_LANE_FRAME_BYTES and self._ways[member].carry(frame)
+    def send_by_lane(self, member: int, frame: bytes) -> bool:
+        """Send a frame to a peer by lane; False if it has to go another route."""
+        return len(frame) <= MAX_LANE_FRAME_BYTES and self._routes[member].send(frame)
 
-    def came(self, member: int) -> None:
-        """A peer is there: if there is no lane to it, there is no need to wait before trying again."""
-        if member in self._ways:
-            self._ways[member].failures = 0
-            self._ways[member].not_before = self._clock()
+    def peer_connected(self, member: int) -> None:
+        """A peer is running: if there is no lane to it, try again without a pause."""
+        if member in self._routes:
+            self._routes[member].failures = 0
+            self._routes[member].not_before = self._clock()
 
-    def lost(self, member: int) -> None:
+    def lane_lost(self, member: int) -> None:
         """The lane to a peer has ended."""
-        way = self._ways[member]
-        way.lane = None
-        way.pause(self._clock())
+        route = self._routes[member]
+        route.lane = None
+        route.pause(self._clock())
 
-    def _open(self, way: _Way) -> None:
+    def _open(self, route: LaneLink) -> None:
         try:
-            sock = self._dial(way.to)
-        except Exception:  # no such actor, no lanes there, or nobody answers: all mean not now
-            self._hand_over(lambda: self._opened(way, None))
+            sock = self._dial(route.to)
+        except Exception as error:  # no such actor, no lanes there, or no answer: try again later
+            self._log.debug("no lane to %s: %s", member_name(route.to), error)
+            self._hand_over(lambda: self._opened(route, None))
         else:
-            self._hand_over(lambda: self._opened(way, sock))
+            self._hand_over(lambda: self._opened(route, sock))
 
-    def _opened(self, way: _Way, sock: socket.socket | None) -> None:
-        way.opening = False
-        way.lane = self._lanes.attach(way.to, sock) if sock is not None else None
-        if way.lane is None:
-            way.pause(self._clock())
+    def _opened(self, route: LaneLink, sock: socket.socket | None) -> None:
+        route.opening = False
+        route.lane = self._lanes.add_outgoing(route.to, sock) if sock is not None else None
+        if route.lane is None:
+            route.pause(self._clock())
         else:
-            way.failures = 0
+            route.failures = 0
+            self._log.info("a lane to %s is open", member_name(route.to))
 
 
-class _Way:
-    """The way to one peer."""
+class LaneLink:
+    """The lane to one peer, and when to open it again."""
 
     def __init__(self, sender: int, to: int) -> None:
         self.sender = sender
@@ -100,12 +106,13 @@ class _Way:
         self.not_before = 0.0
         self._rng = random.Random()
 
-    def carry(self, frame: bytes) -> bool:
-        """All that leaves for the peer by lane leaves here."""
+    def send(self, frame: bytes) -> bool:
+        """Send a frame to the peer; False if there is no lane. Everything for it by lane goes through here."""
         lane = self.lane
-        return lane is not None and lane.wire.send(pack(FrameKind.MESSAGES, 0, frame))
+        return lane is not None and lane.connection.send(pack(FrameKind.MESSAGES, 0, frame))
 
     def pause(self, now: float) -> None:
-        pause = min(LANE_MAX_PAUSE, LANE_PAUSE * 2 ** min(self.failures, 10))
+        """Exponential back-off with jitter."""
+        pause = min(LANE_MAX_PAUSE_S, LANE_PAUSE_S * 2 ** min(self.failures, 10))
         self.failures += 1
         self.not_before = now + pause * self._rng.uniform(0.5, 1.0)

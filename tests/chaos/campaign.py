@@ -29,11 +29,11 @@ from typing import Any
 import ray
 
 import raykeeper
+from lab.ray.contents import content
+from lab.ray.faults import Faults
+from lab.ray.tools import kill_actors, wait_until
 from raykeeper import KeeperError
 from raykeeper.errors import LockLost
-from raylab.contents import content
-from raylab.faults import Faults
-from raylab.tools import kill_actors, wait_until
 from simulation.checker import Violation
 
 from .field import Bit, Field, NotNow, unmount
@@ -43,7 +43,7 @@ from .verdict import Truth, judge
 from .work import COUNTER, QUEUE, WorkerActor
 
 TESTS = Path(__file__).resolve().parent.parent
-PATCHES = TESTS / "raylab" / "patches"
+PATCHES = TESTS / "lab" / "ray" / "patches"
 PROCESSES = 3
 NAME = "chaos"
 SPEC: dict[str, Any] = {
@@ -406,7 +406,7 @@ class Campaign:
 
 NEVER = 1 << 62
 NOT_NOW = (NotNow, OSError, KeeperError, ray.exceptions.RayError)
-"""How a fault may fail to come about, mostly because another one is on: a process is dead already, a disk read-only."""
+"""How a fault may fail to happen, mostly because another one is on: a process is dead already, a disk read-only."""
 
 
 def main(kind: type[Campaign] = Campaign, target: str = "chaos") -> int:

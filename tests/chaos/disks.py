@@ -20,17 +20,18 @@ from typing import Any
 
 import ray
 
+from lab.power_loss import cut_back
+from lab.ray.tools import is_alive, is_stopped, wait_until
 from raykeeper.errors import DataCorrupted
-from raykeeper.store import wal_tail
-from raykeeper.store.sync_journal import cut_back, write_ahead_logs
-from raylab.tools import is_alive, is_stopped, wait_until
+from raykeeper.store.engine import rocks_wal
+from raykeeper.store.engine.rocks_wal import write_ahead_logs
 from simulation.checker import Violation
 
 from .field import Fault, Field, NotNow, frozen
 
 SMALL_DISK = "512m"
 SOON = 15.0
-"""Seconds for what comes about within moments, or not at all."""
+"""Seconds for what happens within moments, or not at all."""
 
 
 # --- power -----------------------------------------------------------------------------------------------------------
@@ -98,7 +99,7 @@ def damaged_state(field: Field) -> Fault:
 
 def look_through(member: Any) -> None:
     """Runs in a member: it reads all of its state, and ends if that is damaged."""
-    member._loop.server.state.verify()
+    member._loop.replica.state.verify()
 
 
 def _inside(log: str, rng: random.Random) -> int:
@@ -107,7 +108,7 @@ def _inside(log: str, rng: random.Random) -> int:
     Raises:
         NotNow: there is none.
     """
-    reader = wal_tail._Reader(Path(log).read_bytes(), verify=False)
+    reader = rocks_wal._Reader(Path(log).read_bytes(), verify=False)
     ends = [0]
     while (record := reader.record(reader.next_offset(ends[-1]))) is not None:
         ends.append(record.end)
@@ -158,9 +159,9 @@ def damaged_image(field: Field) -> Fault:
     folder = field.folder(member.id)
     with frozen(member.pid):
         shutil.rmtree(folder / (folder / "CURRENT").read_text())
-    spoilt: set[Path] = set()
+    damaged: set[Path] = set()
     pause, until = threading.Event(), time.monotonic() + SOON
-    while not spoilt and time.monotonic() < until:
+    while not damaged and time.monotonic() < until:
         for checkpoint in _images(field):
             with suppress(OSError):  # it is just being made, or is gone again
                 tables = sorted(checkpoint.glob("*.sst"), key=lambda path: path.stat().st_size)
@@ -168,12 +169,12 @@ def damaged_image(field: Field) -> Fault:
                 shutil.copyfile(tables[-1], other)
                 _flip_any(other, field.rng)
                 other.rename(tables[-1])
-                spoilt.add(checkpoint)
+                damaged.add(checkpoint)
         pause.wait(0.002)
-    yield f"{member.name} lost its state, and {len(spoilt)} images of others have a wrong bit"
+    yield f"{member.name} lost its state, and {len(damaged)} images of others have a wrong bit"
 
     def found() -> bool:
-        return bool(spoilt) and not any(map(Path.exists, spoilt))
+        return bool(damaged) and not any(map(Path.exists, damaged))
 
     return found
 
@@ -243,7 +244,7 @@ def full_disk(field: Field) -> Fault:
 
 
 def _fill(filler: Path, keep: int) -> None:
-    """Take all that is free on a disk but so many bytes, while others write to it."""
+    """Take all that is free on a disk but this many bytes, while others write to it."""
     with filler.open("wb") as file:
         for _ in range(100):
             free = shutil.disk_usage(filler.parent).free - keep

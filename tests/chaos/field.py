@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raylab.faults import Faults
-from raylab.tools import is_alive, is_stopped, start_of, wait_until
+from lab.ray.faults import Faults
+from lab.ray.tools import is_alive, is_stopped, start_of, wait_until
 
 Bit = bool | Callable[[], bool]
 """Whether a fault did what it should; a function can tell only when the cluster is whole again."""
@@ -51,7 +51,7 @@ class Field:
     mounts: list[Path]
 
     def leader(self) -> Any:
-        """Whoever leads.
+        """The leader.
 
         Raises:
             NotNow: nobody does.
@@ -114,13 +114,13 @@ class Field:
         self.mounts.append(folder)
 
     def unmount(self, folder: Path) -> None:
-        """Undo the last ``mount`` over a folder, whoever has it open."""
+        """Undo the last ``mount`` over a folder, even if files of it are open."""
         self.mounts.remove(folder)
         unmount(folder)
 
 
 def unmount(folder: Path) -> None:
-    """Take away what was mounted last over a folder, whoever has files of it open."""
+    """Take away what was mounted last over a folder, even if files of it are open."""
     subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)
 
 

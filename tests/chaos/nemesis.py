@@ -15,13 +15,13 @@ from typing import Any
 import msgspec
 import ray
 
-from raykeeper.actors.protocol import KeepAlive
-from raykeeper.actors.raft.messages import Heartbeat
-from raykeeper.actors.seat import NAMESPACE
-from raykeeper.actors.supervisor import supervisor_name
-from raykeeper.actors.transport.seam import Frame, encode_frame
-from raylab.faults import CLIENT, cut, rule
-from raylab.tools import is_alive, is_stopped, start_of, wait_until
+from lab.ray.faults import CLIENT, cut, rule
+from lab.ray.tools import is_alive, is_stopped, start_of, wait_until
+from raykeeper.actors.cluster.supervisor_handle import supervisor_name
+from raykeeper.actors.naming import NAMESPACE
+from raykeeper.actors.transport.peer_frames import PeerFrame, encode_frame
+from raykeeper.raft.messages import Heartbeat
+from raykeeper.schema.frames import KeepAlive
 
 from .disks import (
     damaged_image,
@@ -203,14 +203,14 @@ def damage(field: Field) -> Fault:
     return (yield from _switch(field, f"frames between members: {fault}", rules))
 
 
-def strangers(field: Field) -> Fault:
+def foreign_frames(field: Field) -> Fault:
     """Frames that are not for this cluster, or not for anybody."""
     rng, replies = field.rng, []
     members = field.members()
     for member in members:
         for other in (0, 77, *(each.id for each in members)):
             beat = Heartbeat(other, member.id, 1 << 40, 1 << 40, 0)
-            foreign = encode_frame(Frame(field.cluster.id + 1, other, member.id, 1, 1, (beat,)))
+            foreign = encode_frame(PeerFrame(field.cluster.id + 1, other, member.id, 1, 1, (beat,)))
             replies += [getattr(member.actor, method).remote(foreign) for method in ("append_entries", "request_vote")]
         for size in (0, 1, 30, 3000):
             garbage = rng.randbytes(size)
@@ -222,7 +222,7 @@ def strangers(field: Field) -> Fault:
         foreign = msgspec.msgpack.encode(KeepAlive(field.cluster.id + 1, 1.0, 1))
         replies += [member.actor.request.remote(frame) for frame in (newer, foreign)]
     answered, _ = ray.wait(replies, num_returns=len(replies), timeout=10)
-    yield f"{len(answered)} frames of strangers, garbage, and of a newer version"
+    yield f"{len(answered)} frames of unknown senders, garbage, and of a newer version"
     return len(answered) > len(replies) // 2
 
 
@@ -302,7 +302,7 @@ FAULTS: dict[Callable[[Field], Fault], tuple[int, float]] = {
     overload: (7, 1),
     noise: (8, 3),
     damage: (8, 2),
-    strangers: (8, 1),
+    foreign_frames: (8, 1),
     move_leader: (0, 1),
     change_members: (0, 1),
 }

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster as RayCluster
 
-from raylab.tools import wait_until
+from lab.ray.tools import wait_until
 
 from .campaign import NAME, Campaign, main
 from .field import Fault, Field, NotNow

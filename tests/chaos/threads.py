@@ -1,8 +1,8 @@
 """The same campaign without Ray: ``python -m chaos.threads --minutes 1 --seed 1``; ``make chaos-threads``.
 
-Three members with their real loops, transports, services and RocksDB in one process, real clients, real time; an actor
-call is played by a thread of a pool. What cannot be had this way is the death of a process; everything else runs as in
-the product, races between threads among it, and it needs neither Ray nor a quiet machine.
+Three members with their real loops, transports, request handlers and RocksDB in one process, real clients, real time;
+an actor call is played by a thread of a pool. What cannot be had this way is the death of a process; everything else
+runs as in the product, races between threads among it, and it needs neither Ray nor a quiet machine.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raykeeper.actors.client import registry
-from raykeeper.actors.loop import Loop
-from raykeeper.actors.protocol import MemberStatus
+from lab.ray.faults import Faults
+from lab.ray.patches.switch import Post, Switch
+from raykeeper.actors.client import hub_pool
+from raykeeper.actors.member.event_loop import EventLoop
 from raykeeper.limits import Limits, Settings, Timings, encode_settings
-from raykeeper.store.folder import FirstMember, Identity, MemberFolder
-from raykeeper.store.rocks import RocksDisk
-from raylab.faults import Faults
-from raylab.patches.switch import Post, Switch
+from raykeeper.schema.frames import MemberStatus
+from raykeeper.store.data_dir import DataDir, FirstMember, Identity
+from raykeeper.store.engine.rocks import RocksDisk
 from simulation.checker import Violation
 
 from .campaign import NAME, SPEC, Campaign, main
@@ -83,21 +83,21 @@ class Threads:
         self._disk = RocksDisk()
         self._post = Post(Switch(str(table)))
         self._pool = ThreadPoolExecutor(300, thread_name_prefix="calls")
-        self._loops: dict[int, Loop | None] = {}
+        self._loops: dict[int, EventLoop | None] = {}
         names = tuple(FirstMember(n, f"m{n}", "") for n in range(1, SPEC["members"] + 1))
         for first in names:
             identity = Identity(
                 cluster_name=NAME, cluster=CLUSTER, member=first.id, name=first.name, members=names, settings=SETTINGS
             )
-            MemberFolder.create(self._disk, str(folder / first.name), identity).close()
+            DataDir.create(self._disk, str(folder / first.name), identity).close()
             self.start(first.id)
 
     # -- members ------------------------------------------------------------------------------------------------------
 
     def start(self, member: int) -> None:
         """Open a member's data, and have it serve."""
-        folder = MemberFolder.open(self._disk, str(self._folder / f"m{member}"))
-        loop = Loop(folder, lambda to: Handle(self, member, to), lambda: self._status(member))
+        folder = DataDir.open(self._disk, str(self._folder / f"m{member}"))
+        loop = EventLoop(folder, lambda to: Handle(self, member, to), lambda: self._status(member))
         self._loops[member] = loop
         loop.start()
 
@@ -107,7 +107,7 @@ class Threads:
         if loop is not None:
             loop.stop("the campaign stops it")
 
-    def loop(self, member: int) -> Loop:
+    def loop(self, member: int) -> EventLoop:
         """A member that runs.
 
         Raises:
@@ -139,7 +139,7 @@ class Threads:
             if loop is None:
                 found.append(Info(member, f"m{member}", "silent", 0, "it does not run", 0))
             else:
-                node = loop.server.node
+                node = loop.replica.node
                 found.append(Info(member, f"m{member}", node.role, os.getpid(), "", node.term))
         leaders = [info for info in found if info.role == "leader"]
         return Status(max(leaders, key=lambda info: info.term).id if leaders else 0, tuple(found))
@@ -150,11 +150,11 @@ class Threads:
 
     def contents(self) -> dict[str, tuple[int, str]]:
         """What each has applied, and the hash of it."""
-        states = {f"m{member}": self.loop(member).server.state for member in self._loops}
+        states = {f"m{member}": self.loop(member).replica.state for member in self._loops}
         return {name: (state.applied_index, state.content_hash()) for name, state in states.items()}
 
     def _status(self, member: int) -> MemberStatus:
-        node, state = self.loop(member).server.node, self.loop(member).server.folder.state
+        node, state = self.loop(member).replica.node, self.loop(member).replica.folder.state
         return MemberStatus(
             cluster_name=NAME, cluster=CLUSTER, member=member, name=f"m{member}", role=node.role, term=node.term,
             leader=node.leader, commit_index=node.commit_index, applied_index=state.applied_index, last_log_index=0,
@@ -182,7 +182,7 @@ class Handle:
             with contextlib.suppress(LookupError):
                 transport: Any = cluster.loop(sender).transport
                 if answer:
-                    transport._take_in(answer, None)
+                    transport._receive(answer, None)
 
         made = Handle(cluster, sender, to)
         made._future = cluster.call(  # type: ignore[attr-defined]
@@ -228,7 +228,7 @@ class Transport:
                 made.append(make)
                 ready.set()
 
-            self._cluster.loop(member).service.submit(copy, take)
+            self._cluster.loop(member).handler.handle_request(copy, take)
             if not ready.wait(60):
                 raise TimeoutError("the member's loop did not answer")
             return made[0]()
@@ -246,7 +246,7 @@ class Transport:
 
 
 def restart(field: Field) -> Fault:
-    """A member ends, and starts again over its data."""
+    """A member ends, and starts again on its data."""
     member = field.rng.choice([field.leader(), field.follower()])
     field.cluster.stop(member.id)
     try:
@@ -276,7 +276,7 @@ class ThreadCampaign(Campaign):
         self._kinds = {fault: FAULTS[fault] for fault in HERE if fault.__name__ in chosen} | {restart: (1, 3)}
         (self.folder / "data").mkdir()
         self._threads = Threads(self.folder / "data", self._scratch / "switch")
-        registry.make_transport = lambda name: Transport(self._threads)  # type: ignore[assignment, return-value]
+        hub_pool.make_transport = lambda name: Transport(self._threads)  # type: ignore[assignment, return-value]
         deadline = time.monotonic() + 30
         while not self._threads.status().leader:
             if time.monotonic() > deadline:

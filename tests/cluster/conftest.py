@@ -1,7 +1,7 @@
 """One local Ray for all cluster tests, and clusters that are gone after the test that made them.
 
 The Ray is the tests' own: it joins nothing that runs on the machine, has its own temporary folder, and ends with the
-session. All its processes note what their syncs made durable, and load ``raylab/patches/sitecustomize.py``, with which
+session. All its processes note what their syncs made durable, and load ``lab/ray/patches/sitecustomize.py``, with which
 a test can take a single sync out of the product, and cut, slow down or garble what members and clients say.
 """
 
@@ -20,13 +20,13 @@ from typing import Any
 import pytest
 import ray
 
-from raykeeper.actors.transport import client_calls, client_lanes
-from raylab.crowd import Crowd, gathered
-from raylab.faults import Faults
-from raylab.patches import switch
-from raylab.tools import Made, kill_stragglers
+from lab.ray.crowd import Crowd, gathered
+from lab.ray.faults import Faults
+from lab.ray.patches import switch
+from lab.ray.tools import Made, kill_stragglers
+from raykeeper.actors.transport import client_actor, client_lanes
 
-PATCHES = Path(__file__).parent.parent / "raylab" / "patches"
+PATCHES = Path(__file__).parent.parent / "lab" / "ray" / "patches"
 
 
 @pytest.fixture(scope="session")
@@ -106,9 +106,9 @@ def stopped() -> Iterator[list[int]]:
 @pytest.fixture
 def faults(local_ray: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
     """The fault switch of all processes; this one's calls to members go through it too. Healed at the end."""
-    monkeypatch.setattr(client_calls.ActorTransport, "_bring", client_calls.ActorTransport._bring)
-    switch.around_client_calls(client_calls)
-    monkeypatch.setattr(client_lanes.ClientLane, "ask", client_lanes.ClientLane.ask)
+    monkeypatch.setattr(client_actor.ActorTransport, "_send_call", client_actor.ActorTransport._send_call)
+    switch.around_client_calls(client_actor)
+    monkeypatch.setattr(client_lanes.ClientLane, "send_request", client_lanes.ClientLane.send_request)
     switch.around_client_lanes(client_lanes)
     faults = Faults(scratch / "switch")
     yield faults

@@ -14,13 +14,14 @@ import pytest
 import ray
 
 import raykeeper
+from lab.ray.faults import Faults, rule
+from lab.ray.tools import Made, kill_actors, leader, wait_until
 from raykeeper import Cluster, ClusterMismatch, DataCorrupted, InvalidArgument, RequestTimeout, Unavailable
-from raykeeper.actors.roster import member_actors
-from raykeeper.actors.supervisor import ask_supervisor, decode_charge, supervisor_actor
-from raykeeper.store.backup import read_header
-from raykeeper.store.rocks import RocksDisk
-from raylab.faults import Faults, rule
-from raylab.tools import Made, kill_actors, leader, wait_until
+from raykeeper.actors.cluster.supervisor_handle import ask_supervisor, supervisor_actor
+from raykeeper.actors.cluster.supervisor_spec import decode_supervisor_spec
+from raykeeper.actors.discovery import member_actors
+from raykeeper.store.backup_file import read_header
+from raykeeper.store.engine.rocks import RocksDisk
 
 pytestmark = pytest.mark.survival
 
@@ -94,7 +95,9 @@ def test_a_backup_under_load_makes_a_cluster_of_its_own(clusters: Made, tmp_path
         clusters.also(name)
         copy = raykeeper.restore(tmp_path / "b", name=name, data_dir=str(clusters.data_dir), members=3)
         assert copy.id != cluster.id
-        assert decode_charge(ask_supervisor(name, "charge")).cluster == copy.id, "it is supervised, as its spec says"
+        assert decode_supervisor_spec(ask_supervisor(name, "supervisor_spec")).cluster == copy.id, (
+            "it is supervised, as its spec says"
+        )
         assert everything(copy) == expected
         with copy.client() as other:
             assert [info.id for info in other.leases()] == [lease.id]
@@ -107,7 +110,7 @@ def test_a_backup_under_load_makes_a_cluster_of_its_own(clusters: Made, tmp_path
     copy.shutdown()
     with pytest.raises(ClusterMismatch, match="there is data"):
         raykeeper.restore(tmp_path / "b", name=name, data_dir=str(clusters.data_dir))
-    # A member of the old cluster is no member of the new one, whatever its folder is called.
+    # A member of the old cluster is not a member of the new one, whatever its folder is called.
     cluster.shutdown()
     copied = clusters.folder(3, name)
     copied.rename(tmp_path / "aside")
@@ -124,7 +127,7 @@ def test_a_backup_under_load_makes_a_cluster_of_its_own(clusters: Made, tmp_path
 def test_a_backup_from_a_follower_that_lags_holds_what_has_no_revision(
     clusters: Made, faults: Faults, tmp_path: Path
 ) -> None:
-    """Whoever learns late what is committed has the revisions of before, as everybody: leases, sessions and settings
+    """A follower that learns late what is committed has the same revisions as all others: leases, sessions and settings
     change without one."""
     cluster = clusters.launch(timings={"election_timeout": 6.0, "heartbeat_interval": 1.0})
     with cluster.client() as kv:
@@ -152,8 +155,8 @@ def test_what_a_killed_restore_has_left_is_cleared_by_the_next(clusters: Made, t
     name = clusters.name + "-copy"
     clusters.also(name)
     program = (
-        "import os, sys, raykeeper, ray; from raykeeper.actors import launcher; "
-        "launcher._Launch.run = lambda self: os._exit(9); "  # killed when all is in its place and nothing runs
+        "import os, sys, raykeeper, ray; from raykeeper.actors.cluster import launch; "
+        "launch._Launch.run = lambda self: os._exit(9); "  # killed when all is in its place and nothing runs
         "ray.init(address=sys.argv[1], log_to_driver=False); "
         "raykeeper.restore(sys.argv[2], name=sys.argv[3], data_dir=sys.argv[4])"
     )
@@ -169,7 +172,7 @@ def test_what_a_killed_restore_has_left_is_cleared_by_the_next(clusters: Made, t
 def test_the_command_line_restores_what_one_survivor_holds(clusters: Made, local_ray: Path, tmp_path: Path) -> None:
     def run(*arguments: str, status: int = 0) -> tuple[str, str]:
         done = subprocess.run(
-            [sys.executable, "-m", "raykeeper.cli", *arguments],
+            [sys.executable, "-m", "raykeeper.cli.main", *arguments],
             capture_output=True,
             check=False,
             timeout=120,

@@ -7,7 +7,7 @@ import sys
 import ray
 
 import raykeeper
-from raylab.tools import Made, kill, leader
+from lab.ray.tools import Made, kill, leader
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from lab.ray.tools import Made, wait_until
 from raykeeper import Cluster, NoSpace
-from raykeeper.actors.administration import administer, expect
+from raykeeper.actors.leader_call import administer, expect
 from raykeeper.limits import Limits, Settings, Timings, encode_settings
-from raykeeper.store.commands import Configure
-from raykeeper.store.folder import MemberFolder
-from raykeeper.store.mvcc import RECORD
-from raykeeper.store.rocks import RocksDisk
-from raylab.tools import Made, wait_until
+from raykeeper.schema.commands import Configure
+from raykeeper.store.data_dir import DataDir
+from raykeeper.store.engine.rocks import RocksDisk
+from raykeeper.store.state.mvcc import RECORD
 
 pytestmark = pytest.mark.survival
 
@@ -89,7 +89,7 @@ def test_a_disk_that_is_nearly_full_stops_puts_before_it_is_full(clusters: Made)
 
 def tamper(folder: str) -> None:
     """Change one value in a stopped member's state, as a bug or a cosmic ray would that no checksum sees."""
-    opened = MemberFolder.open(RocksDisk(), folder)
+    opened = DataDir.open(RocksDisk(), folder)
     with opened.state.reading() as engine:
         key, record = next(iter(engine.iterate("keys", b"u")))
         engine.write([("keys", key, record[: RECORD.size] + b"forged")])
@@ -115,7 +115,7 @@ def test_a_member_whose_content_is_odd_is_named_and_mends_itself(clusters: Made)
     assert (compared.odd, compared.certain) == ((2,), True)
     assert cluster.status().leader
     settings = Settings(timings=msgspec.structs.replace(Timings(), check_interval=1.0))
-    # The leader compares by itself; the settings that it began with count, so it begins anew.
+    # The leader compares by itself; the settings that it began with count, so it starts over.
     expect(administer(cluster.name, cluster.id, Configure(encode_settings(settings)), time.monotonic() + 10))
     cluster.shutdown()
     cluster = clusters.launch()

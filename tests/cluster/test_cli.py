@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import ray
 
-from raykeeper import ray_head
-from raykeeper.ray_head import RayHead
-from raylab.tools import wait_until
+from lab.ray.tools import wait_until
+from raykeeper.cli import ray_head
+from raykeeper.cli.ray_head import RayHead
 
 
 def run(*arguments: str, stdin: bytes = b"", status: int = 0, **environment: str) -> bytes:
     done = subprocess.run(
-        [sys.executable, "-m", "raykeeper.cli", *arguments],
+        [sys.executable, "-m", "raykeeper.cli.main", *arguments],
         input=stdin,
         capture_output=True,
         check=False,
@@ -128,7 +128,7 @@ def test_a_newcomer_whose_home_has_a_token_is_let_in(
         assert b"copy it from the user or host" in run("status", status=1, **place)
         token.write_text("a" * 64)
         assert note.exists()
-        monkeypatch.setenv("TMPDIR", str(scratch / "elsewhere"))  # whoever stops it may see other folders
+        monkeypatch.setenv("TMPDIR", str(scratch / "elsewhere"))  # the one that stops it may see other folders
         run("down", "--cluster", "new", **place)
     finally:
         head.stop()

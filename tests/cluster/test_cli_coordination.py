@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import ray
 
+from lab.ray.tools import is_alive, leader, wait_until
 from raykeeper import Client
-from raylab.tools import is_alive, leader, wait_until
 
 TTL = 8.0
 """Seconds, where somebody's end is waited for."""

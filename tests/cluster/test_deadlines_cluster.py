@@ -1,5 +1,5 @@
 """Administrative calls, and whole processes, end with their timeout while Ray's control service is frozen, and while
-the members are stopped. What a handle does is tried without Ray, in ``unit/client/test_deadlines.py``."""
+the members are stopped. What a handle does is tried without Ray, in ``unit/actors/client/test_deadlines.py``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from typing import Any
 import ray
 
 import raykeeper
+from lab.ray.tools import Made, pid_of, wait_until
 from raykeeper import KeeperError
-from raykeeper.actors.client import registry
-from raykeeper.limits import CLEANUP_GRACE
-from raylab.tools import Made, pid_of, wait_until
+from raykeeper.actors.client import hub_pool
+from raykeeper.limits import CLEANUP_GRACE_S
 
 TIMEOUT = 1.0
 SLACK = 8.0
@@ -66,7 +66,7 @@ def test_every_administrative_call_is_in_the_table() -> None:
 
 
 def late(calls: dict[str, Call]) -> list[str]:
-    """Make all calls at the same time; those that took too long, or ended in what is no answer."""
+    """Make all calls at the same time; those that took too long, or ended in what is not an answer."""
     wrong: list[str] = []
 
     def make(name: str, call: Call) -> None:
@@ -79,7 +79,7 @@ def late(calls: dict[str, Call]) -> list[str]:
         except BaseException as error:
             wrong.append(f"{name}: {error!r}")
         took = time.monotonic() - begun
-        if took > TIMEOUT + 2 * CLEANUP_GRACE + SLACK:
+        if took > TIMEOUT + 2 * CLEANUP_GRACE_S + SLACK:
             wrong.append(f"{name}: {took:.1f} s, {outcome!r}")
 
     threads = {name: threading.Thread(target=make, args=(name, call), daemon=True) for name, call in calls.items()}
@@ -96,7 +96,7 @@ def late(calls: dict[str, Call]) -> list[str]:
 CONNECTING = """
 import sys, time, raykeeper
 from raykeeper.actors.ray_session import join_ray  # what a process loads is not counted
-import raykeeper.actors.transport.client_calls
+import raykeeper.actors.transport.client_actor
 print("loaded", flush=True)
 sys.stdin.readline()
 begun = time.monotonic()
@@ -140,7 +140,7 @@ def test_nothing_outlasts_its_timeout_while_ray_is_frozen(
     assert fresh.stdin is not None
     assert fresh.stdout is not None
     assert fresh.stdout.readline() == "loaded\n"
-    registry._close_all()  # handles begin anew
+    hub_pool._close_all()  # handles start over
     service = control_service(scratch)
     stopped.append(service)
     os.kill(service, signal.SIGSTOP)
@@ -173,7 +173,7 @@ def test_nothing_outlasts_its_timeout_while_the_members_are_stopped(
     clusters: Made, tmp_path: Path, stopped: list[int]
 ) -> None:
     cluster = clusters.launch(members=1, supervised=False)
-    registry._close_all()
+    hub_pool._close_all()
     member = cluster.members()[0]
     pid = pid_of(member.actor)
     stopped.append(pid)

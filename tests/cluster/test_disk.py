@@ -1,6 +1,6 @@
 """Disks that fail, under real members: damage is found, never served, and healed where the promises are still there.
 
-A member's process is frozen, its files are spoilt, and it is killed; Ray starts the next one over what is left.
+A member's process is frozen, its files are damaged, and it is killed; Ray starts the next one over what is left.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import pytest
 import ray
 
 import raykeeper
-from raykeeper.actors.client.requests import USER_SPACE
-from raykeeper.actors.protocol import Read, Reads
-from raykeeper.store.commands import KeyRange, Range
-from raykeeper.store.sync_journal import write_ahead_logs
-from raylab.contents import content
-from raylab.tools import Made, is_alive, leader, not_serving, remove, serving, wait_until
+from lab.ray.contents import content
+from lab.ray.tools import Made, is_alive, leader, not_serving, remove, serving, wait_until
+from raykeeper.actors.client.view import USER_SPACE
+from raykeeper.schema.frames import Read, Reads
+from raykeeper.schema.operations import KeyRange, Range
+from raykeeper.store.engine.rocks_wal import write_ahead_logs
 
 pytestmark = pytest.mark.survival
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -51,7 +51,7 @@ def random_text(n: int, size: int = 1000) -> str:
 
 
 def fill(kv: Any, count: int, prefix: str = "k", size: int = 1000) -> None:
-    """Write so many keys, in log entries of their own."""
+    """Write this many keys, in log entries of their own."""
     for n in range(count):
         kv.put(f"{prefix}/{n:05}", random_text(n, size), timeout=30)
 
@@ -280,7 +280,7 @@ def test_a_transfer_survives_the_death_of_either_side(clusters: Made, stopped: l
         return lowest[-1] > before + 200_000
 
     wait_until(goes_on, 60, "the transfer goes on")
-    assert min(lowest) >= before, "it began anew"
+    assert min(lowest) >= before, "it started over"
     os.kill(leader(cluster).pid, signal.SIGKILL)
     whole_again(cluster, count)
 
@@ -360,7 +360,7 @@ def test_a_disk_that_becomes_read_only(clusters: Made, mounts: list[Path]) -> No
 @pytest.mark.core
 def test_a_full_disk_of_one_member_harms_nobody(clusters: Made, mounts: list[Path], tmp_path: Path) -> None:
     """It strikes in the middle of a write, since next to nothing is held in reserve. Puts may be refused meanwhile;
-    the member's data is not spoilt, and what was acknowledged is there."""
+    the member's data is not damaged, and what was acknowledged is there."""
     cluster = clusters.launch(limits={"reserve_bytes": 400_000, "log_cut_bytes": 200_000})
     kv = cluster.client()
     fill(kv, 20)

@@ -22,10 +22,10 @@ import pytest
 import ray
 
 import raykeeper
-from raykeeper.actors import launcher, sites
-from raykeeper.actors.roster import gone, member_actors
-from raykeeper.store.sync_journal import cut_back
-from raylab.tools import Made, is_alive, leader, not_serving, remove, serving, wait_until
+from lab.power_loss import cut_back
+from lab.ray.tools import Made, is_alive, leader, not_serving, remove, serving, wait_until
+from raykeeper.actors.cluster import launch, node_storage
+from raykeeper.actors.discovery import actors_gone, member_actors
 
 pytestmark = pytest.mark.survival
 
@@ -56,7 +56,7 @@ class Power:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             wait_until(lambda pid=pid: not is_alive(pid))  # type: ignore[misc]
-        wait_until(lambda: gone(f"raykeeper/{self._made.name}/m{member}" for member in actors))
+        wait_until(lambda: actors_gone(f"raykeeper/{self._made.name}/m{member}" for member in actors))
         return self.cut()
 
     def cut(self) -> int:
@@ -67,7 +67,7 @@ class Power:
         return sum(old - new for old, new in lost.values())
 
     def fault(self, line: str) -> None:
-        """From now on, and in all processes: see ``raylab/patches``."""
+        """From now on, and in all processes: see ``lab/ray/patches``."""
         self._fault.write_text(line + "\n")
 
 
@@ -100,7 +100,7 @@ class Writers:
             n += 1
 
     def wait(self, more: int) -> None:
-        """Wait until so many more writes are acknowledged."""
+        """Wait until this many more writes are acknowledged."""
         enough = len(self.acknowledged) + more
         wait_until(lambda: len(self.acknowledged) >= enough, 120, "writes acknowledged")
 
@@ -133,8 +133,8 @@ def lose_power_under_load(clusters: Made, power: Power, patience: float = 60.0) 
     wait_until(lambda: serving(cluster), what="all members serve")
     writers = Writers(cluster.client(), "w/1")
     writers.wait(300)
-    cut = 3 * SHORT_LOG["log_cut_entries"]
-    wait_until(lambda: min(member.applied_index for member in cluster.members()) > cut, what="logs cut on all members")
+    trimmed = 3 * SHORT_LOG["log_cut_entries"]
+    wait_until(lambda: min(member.applied_index for member in cluster.members()) > trimmed, what="trimmed logs")
     lost_bytes = power.pull()
     acknowledged = dict(writers.stop())
     again = clusters.launch(timeout=patience)
@@ -167,16 +167,16 @@ def create_and_die(base: str, identity: Any) -> None:
     def die(_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    sites.MemberFolder.close = die  # type: ignore[method-assign]
-    sites.create(base, identity)
+    node_storage.DataDir.close = die  # type: ignore[method-assign]
+    node_storage.create_member(base, identity)
 
 
 def lose_power_after_bootstrap(clusters: Made, power: Power, patch: pytest.MonkeyPatch) -> None:
     """All is just written, and nobody has been started yet."""
-    real = launcher.run_on
+    real = launch.run_on
 
     def run_on(nodes: Any, what: Any, arguments: Any, timeout: float) -> Any:
-        if what is not sites.create:
+        if what is not node_storage.create_member:
             return real(nodes, what, arguments, timeout)
         for member, node in nodes.items():
             with pytest.raises(raykeeper.Unavailable, match="WorkerCrashed"):
@@ -184,7 +184,7 @@ def lose_power_after_bootstrap(clusters: Made, power: Power, patch: pytest.Monke
         raise Interrupted
 
     with patch.context() as context:
-        context.setattr(launcher, "run_on", run_on)
+        context.setattr(launch, "run_on", run_on)
         with pytest.raises(Interrupted):
             clusters.launch()
     power.cut()
@@ -237,16 +237,16 @@ def lose_power_after_a_promise_from_the_page_cache(
 
 # --- these tests can fail --------------------------------------------------------------------------------------------
 
-SYNCS = {"raft_log:append", "state:sync", "raft_log:create"}
+SYNCS = {"raft_log:append", "stored_state:sync", "raft_log:create"}
 """Where the store syncs a database, and must."""
 TWICE = {
     # RocksDB writes what it has recovered to a table, and syncs that, before it opens.
     "raft_log:open",
     # What a loss of power takes of a reset, the next start does again: the state that it follows is durable before.
     "raft_log:reset",
-    # A state that is lost is made anew from a log that is whole, or from an image, however often.
-    "state:create",
-    "state:begin_anew",
+    # A state that is lost is made again from a log that is whole, or from an image, however often.
+    "stored_state:create",
+    "stored_state:reset_for_new_cluster",
 }
 """Where it syncs what is safe already with RocksDB as it is; it does not rely on that."""
 
@@ -255,7 +255,7 @@ TWICE = {
 def test_every_sync_of_a_database_is_among_these() -> None:
     store = Path(raykeeper.__file__).parent / "store"
     places = set()
-    for path in store.glob("*.py"):
+    for path in store.rglob("*.py"):
         for function in ast.walk(ast.parse(path.read_text())):
             if isinstance(function, ast.FunctionDef) and any(
                 isinstance(call, ast.Call) and ast.unparse(call.func) in ("engine.sync", "self._engine.sync")
@@ -266,7 +266,7 @@ def test_every_sync_of_a_database_is_among_these() -> None:
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("place", ["raft_log:append", "state:sync"])
+@pytest.mark.parametrize("place", ["raft_log:append", "stored_state:sync"])
 def test_without_a_sync_under_load(clusters: Made, power: Power, place: str) -> None:
     power.fault(f"skip {place}")
     with pytest.raises((AssertionError, raykeeper.KeeperError)) as caught:

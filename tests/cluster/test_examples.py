@@ -1,4 +1,4 @@
-"""What the README shows, and what `make run` runs, as a stranger would run it."""
+"""What the README shows, and what `make run` runs, as a new user would run it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import contextlib
 import re
 from pathlib import Path
 
-from raylab.programs import ROOT, run_program
-from raylab.tools import wait_until
+from lab.ray.programs import ROOT, run_program
+from lab.ray.tools import wait_until
 
 
 def test_the_readme_tells_the_truth(scratch: Path) -> None:

@@ -1,10 +1,10 @@
-"""Each example, as a stranger would run it, with less to do: it kills what it kills, and says that all was right."""
+"""Each example, as a new user would run it, with less to do: it kills what it kills, and says that all was right."""
 
 from __future__ import annotations
 
 import pytest
 
-from raylab.programs import run_program
+from lab.ray.programs import run_program
 
 EXAMPLES = [
     ("key_value.py", ["--transfers", "15"], ["at every revision", "each transfer was made once"]),

@@ -17,11 +17,11 @@ import ray
 from ray.exceptions import RayActorError
 
 import raykeeper
+from lab.ray.tools import Made, is_alive, kill, leader, serving, wait_until
 from raykeeper import Compare, KeeperError, Op
-from raykeeper.actors.client.requests import USER_SPACE
-from raykeeper.actors.protocol import Read, ReadReply, Reads, Refused, Reply
-from raykeeper.store.commands import KeyRange, Range
-from raylab.tools import Made, is_alive, kill, leader, serving, wait_until
+from raykeeper.actors.client.view import USER_SPACE
+from raykeeper.schema.frames import Read, ReadReply, Reads, Refused, Reply
+from raykeeper.schema.operations import KeyRange, Range
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -273,7 +273,7 @@ def test_status_says_how_each_member_is(clusters: Made) -> None:
 
 
 def test_a_crashed_loop_ends_its_process(clusters: Made) -> None:
-    """A member whose data goes away under it must not live on as a zombie; Ray starts it anew."""
+    """A member whose data goes away under it must not live on as a zombie; Ray restarts it."""
     cluster = clusters.launch()
     kv = cluster.client()
     lead = leader(cluster)
@@ -288,7 +288,7 @@ def break_loop(member: Any) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("broken by a test")
 
-    member._loop.server.turn = broken
+    member._loop.replica.turn = broken
 
 
 def test_many_waiters_do_not_lock_out_the_peers(clusters: Made, stopped: list[int]) -> None:

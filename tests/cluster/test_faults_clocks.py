@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import ray
 
-from raylab.direct import read, replies, values
-from raylab.faults import Faults
-from raylab.load import Load
-from raylab.tools import Made, leader, serving, wait_until
+from lab.ray.direct import read, replies, values
+from lab.ray.faults import Faults
+from lab.ray.load import Load
+from lab.ray.tools import Made, leader, serving, wait_until
 
 pytestmark = pytest.mark.survival
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -11,8 +11,12 @@ import msgspec
 import pytest
 import ray
 
-from raykeeper.actors.protocol import KeepAlive, Reads, Refusal, Refused, Reply, WatchPoll, Writes
-from raykeeper.actors.raft.messages import (
+from lab.ray.contents import content
+from lab.ray.faults import Faults, rule
+from lab.ray.load import Load
+from lab.ray.tools import Made, is_alive, leader, serving, wait_until
+from raykeeper.actors.transport.peer_frames import PeerFrame, encode_frame
+from raykeeper.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
     Entry,
@@ -22,12 +26,8 @@ from raykeeper.actors.raft.messages import (
     RequestVote,
     TimeoutNow,
 )
-from raykeeper.actors.transport.seam import Frame, encode_frame
-from raykeeper.store.commands import ClientWrites
-from raylab.contents import content
-from raylab.faults import Faults, rule
-from raylab.load import Load
-from raylab.tools import Made, is_alive, leader, serving, wait_until
+from raykeeper.schema.commands import ClientWrites
+from raykeeper.schema.frames import KeepAlive, Reads, Refusal, Refused, Reply, WatchPoll, Writes
 
 pytestmark = pytest.mark.survival
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -119,11 +119,12 @@ def test_frames_of_another_cluster_and_for_another_member_are_not_taken(clusters
     for member in cluster.members():
         other = member.id % 3 + 1
         foreign = [
-            encode_frame(Frame(cluster.id + 1, other, member.id, 1, 1, (message,)))
+            encode_frame(PeerFrame(cluster.id + 1, other, member.id, 1, 1, (message,)))
             for message in harmful(other, member.id)
         ]
         misled = [
-            encode_frame(Frame(cluster.id, member.id, other, 1, 1, (message,))) for message in harmful(member.id, other)
+            encode_frame(PeerFrame(cluster.id, member.id, other, 1, 1, (message,)))
+            for message in harmful(member.id, other)
         ]
         assert set(send([member], foreign + misled)) == {b""}
     cluster.client().put("a", "1")
@@ -152,7 +153,9 @@ def test_frames_of_a_removed_member_change_nothing(clusters: Made) -> None:
                 HeartbeatResponse(removed, to, term, 1),
                 TimeoutNow(removed, to, term - 1),
             ]
-            send([member], [encode_frame(Frame(cluster.id, removed, to, 1, n, (m,))) for n, m in enumerate(messages)])
+            send(
+                [member], [encode_frame(PeerFrame(cluster.id, removed, to, 1, n, (m,))) for n, m in enumerate(messages)]
+            )
         kv.put("a", "2")
     assert before(cluster) == was
     assert kv.get("a").text == "2"

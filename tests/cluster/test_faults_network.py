@@ -126,8 +126,8 @@ PROGRAM = """
 import logging, subprocess, sys, threading, time
 import ray
 import raykeeper
-from raylab.load import Load
-from raylab.tools import leader, serving, wait_until
+from lab.ray.load import Load
+from lab.ray.tools import leader, serving, wait_until
 
 ray.init(address="10.77.0.1:6379", log_to_driver=False, logging_level=logging.ERROR)
 pins = [f"place-{n}" for n in range(3)]

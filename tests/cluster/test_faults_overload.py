@@ -13,10 +13,10 @@ import pytest
 import ray
 
 import raykeeper
+from lab.ray.crowd import Crowd, connect
+from lab.ray.load import Load
+from lab.ray.tools import Made, leader, serving, wait_until
 from raykeeper.errors import KeeperError
-from raylab.crowd import Crowd, connect
-from raylab.load import Load
-from raylab.tools import Made, leader, serving, wait_until
 
 pytestmark = pytest.mark.survival
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import raykeeper
-from raylab.direct import keep, read, replies, values
-from raylab.faults import CLIENT, Faults, cut, rule
-from raylab.load import Load
-from raylab.tools import Made, leader, serving, wait_until
+from lab.ray.direct import keep, read, replies, values
+from lab.ray.faults import CLIENT, Faults, cut, rule
+from lab.ray.load import Load
+from lab.ray.tools import Made, leader, serving, wait_until
 
 pytestmark = pytest.mark.survival
 

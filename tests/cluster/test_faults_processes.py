@@ -14,11 +14,11 @@ import ray
 
 import raykeeper
 from chaos.journal import OK, Journal, read_journal
-from raykeeper.actors.protocol import Kept, LeasesKept, Refused, Written
+from lab.ray.crowd import Crowd, connect
+from lab.ray.direct import keep, open_session, replies, write
+from lab.ray.tools import Made, leader, serving, wait_until
 from raykeeper.errors import KeeperError, LockLost
-from raylab.crowd import Crowd, connect
-from raylab.direct import keep, open_session, replies, write
-from raylab.tools import Made, leader, serving, wait_until
+from raykeeper.schema.frames import Kept, LeasesKept, Refused, Written
 
 pytestmark = pytest.mark.survival
 for module in (__name__, "chaos.journal"):  # processes of the crowd know nothing of the tests
@@ -26,7 +26,7 @@ for module in (__name__, "chaos.journal"):  # processes of the crowd know nothin
 
 
 def write_pairs(cluster: str, journal: str, number: int) -> None:
-    """Write the same value to two keys in one transaction, for ever, and note what was acknowledged."""
+    """Write the same value to two keys in one transaction, forever, and note what was acknowledged."""
     kv, notes = connect(cluster), Journal(journal)
     with kv.lock("pairs", ttl=2):
         for n in range(10**9):
@@ -87,7 +87,7 @@ def test_a_paused_leader_acknowledges_nothing_that_it_should_not(clusters: Made,
 
 
 def hold(cluster: str, journal: str) -> str:
-    """Take a lock and write under it for ever; what ended that, and whether the loss was known then."""
+    """Take a lock and write under it forever; what ended that, and whether the loss was known then."""
     kv, notes = connect(cluster), Journal(journal)
     lock = kv.lock("shared", ttl=2)
     lock.acquire()

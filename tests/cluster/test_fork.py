@@ -138,8 +138,8 @@ with raykeeper.launch(members=1, data_dir=sys.argv[1]) as cluster:  # with a Ray
 
 def test_a_forked_child_that_ends_takes_nothing_of_its_parents_along(tmp_path: Path) -> None:
     """Ray would end itself with the child: its processes if the parent has started it, and else the child by a crash;
-    and it would wait for ever for somebody to tell of an exception that nobody catches. And Ray, started on the user's
-    behalf, leaves him his handler of SIGTERM."""
+    and it would wait forever for somebody to tell of an exception that nobody catches. And Ray, started on the user's
+    behalf, leaves the user's handler of SIGTERM."""
     program = tmp_path / "program.py"
     program.write_text(ENDING)
     done = subprocess.run(

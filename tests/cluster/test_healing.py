@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from raylab.nodes import run
+from lab.ray.nodes import run
 
 pytestmark = pytest.mark.survival
 
@@ -109,7 +109,7 @@ until(lambda: whole({1, 2, 3}), 60, "the same three again")
 print("back")
 
 ray.kill(next(m.actor for m in cluster.members() if m.id == victim.id), no_restart=True)
-until(lambda: whole({1, 2, 3}), 60, "an actor that died for good is started anew over its data")
+until(lambda: whole({1, 2, 3}), 60, "an actor that died for good is restarted on its data")
 assert where(victim.id) == pin
 assert kv.get("a").text == "2"
 assert not [line for line in lines() if "Reserve" in line], lines()
@@ -119,11 +119,11 @@ done()
 
 KILLED_AT_EACH_STEP = """
 import re
-STEP = re.compile(r"^[0-9:]+ (Start|Reserve|Join|Promote|Leave|Retire|Clear)[(]")
+STEP = re.compile(r"^[0-9:]+ (StartMember|Move|Reserve|Join|Promote|Leave|Retire|Clear)[(]")
 stop = threading.Event()
 kills = []
 def killer():
-    # Often enough to strike at every step, and not for ever: on a machine that is busy no step might come to its end.
+    # Often enough to strike at every step, and not forever: on a machine that is busy no step might come to its end.
     while not stop.wait(0.02) and len(kills) < 12:
         if [line for line in lines() if STEP.search(line)]:  # it has begun a step in this life
             stop.wait(random.uniform(0.0, 2.0))
@@ -134,8 +134,8 @@ lost = next(m for m in cluster.members() if m.role == "follower")
 lose(lost.id)
 
 # A second supervisor, that nobody kills, does what the other one does.
-charge = msgspec.msgpack.encode(Charge("heal", cluster.id, data_dir, pins))
-second = ray.remote(Supervisor).options(num_cpus=0, max_concurrency=8).remote(charge)
+spec = msgspec.msgpack.encode(SupervisorSpec("heal", cluster.id, data_dir, pins))
+second = ray.remote(Supervisor).options(num_cpus=0, max_concurrency=8).remote(spec)
 until(lambda: whole({1, 2, 3, 4} - {lost.id}), 60, "m4 in its place, by two")
 ray.kill(second)
 print("two")

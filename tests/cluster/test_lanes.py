@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 import ray
 
-from raykeeper.actors.client import registry
-from raykeeper.actors.roster import member_actors
+from lab.ray.load import Load
+from lab.ray.tools import Made, leader, serving, wait_until
+from raykeeper.actors.client import hub_pool
+from raykeeper.actors.discovery import member_actors
 from raykeeper.actors.transport.client_lanes import LaneTransport
-from raykeeper.actors.transport.lane_frames import HELLO_BYTES, Hello, pack_hello
-from raylab.load import Load
-from raylab.tools import Made, leader, serving, wait_until
+from raykeeper.actors.transport.lane import HELLO_BYTES, Hello, pack_hello
 
 pytestmark = pytest.mark.survival
 
 
 def transport(kv: Any) -> LaneTransport:
     """Of this process's hub."""
-    found = registry.open_hub(kv.cluster_name, 10.0, kv.cluster_id).hub.transport
+    found = hub_pool.open_hub(kv.cluster_name, 10.0, kv.cluster_id).hub.transport
     assert isinstance(found, LaneTransport)
     return found
 
@@ -76,11 +76,11 @@ def test_lanes_that_are_cut_lose_nothing_and_repeat_nothing(clusters: Made) -> N
     kv = cluster.client()
     load = Load(kv)
     load.wait(20)
-    way = transport(kv)
+    route = transport(kv)
     for _ in range(5):
-        wait_until(lambda: way._by_fd, 30, "a lane is open")
-        for lane in list(way._by_fd.values()):
-            lane.wire.finish(abruptly=True)
+        wait_until(lambda: route._by_fd, 30, "a lane is open")
+        for lane in list(route._by_fd.values()):
+            lane.connection.shut_down(abruptly=True)
         load.wait(30)
     assert load.check()
     for n in range(20):

@@ -19,9 +19,9 @@ import pytest
 import ray
 
 import raykeeper
-from raylab.contents import content
-from raylab.nodes import run
-from raylab.tools import Made, leader, serving, wait_until
+from lab.ray.contents import content
+from lab.ray.nodes import run
+from lab.ray.tools import Made, leader, serving, wait_until
 
 pytestmark = pytest.mark.long
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -31,7 +31,7 @@ VALUE = 256 * 1024
 
 
 def fill(kv: Any, megabytes: int) -> None:
-    """So many incompressible bytes, by eight threads."""
+    """This many incompressible bytes, by eight threads."""
     count = megabytes * (1 << 20) // VALUE
 
     def write(n: int) -> None:

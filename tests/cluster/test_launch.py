@@ -17,11 +17,11 @@ import pytest
 import ray
 
 import raykeeper
-from raykeeper.actors import launcher, sites
-from raykeeper.actors.markers import Marker
-from raykeeper.actors.roster import member_actors
-from raykeeper.actors.seat import NAMESPACE
-from raylab.tools import Made, kill_actors, leader, not_serving, remove, serving, wait_until
+from lab.ray.tools import Made, kill_actors, leader, not_serving, remove, serving, wait_until
+from raykeeper.actors.cluster import launch, node_storage
+from raykeeper.actors.cluster.markers import Marker
+from raykeeper.actors.discovery import member_actors
+from raykeeper.actors.naming import NAMESPACE
 
 
 class Interrupted(BaseException):
@@ -30,10 +30,12 @@ class Interrupted(BaseException):
 
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], None]]:
-    """Have the next launch die after some function was run for so many members."""
-    real = launcher.run_on
+    """Have the next launch die after some function was run for this many members."""
+    real = launch.run_on
 
     def plan(function: str, members: int) -> None:
+        assert function == "nothing" or hasattr(node_storage, function)
+
         def run_on(nodes: Any, what: Any, arguments: Any, timeout: float) -> Any:
             if what.__name__ != function:
                 return real(nodes, what, arguments, timeout)
@@ -41,10 +43,10 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], 
             real(some, what, arguments, timeout)
             raise Interrupted
 
-        monkeypatch.setattr(launcher, "run_on", run_on)
+        monkeypatch.setattr(launch, "run_on", run_on)
 
     yield plan
-    monkeypatch.setattr(launcher, "run_on", real)
+    monkeypatch.setattr(launch, "run_on", real)
 
 
 def test_launch_is_idempotent(clusters: Made) -> None:
@@ -109,7 +111,7 @@ def test_a_cluster_is_a_context_manager(clusters: Made) -> None:
 def test_interrupted_while_it_reserves_nothing_counts(
     clusters: Made, interrupt: Callable[[str, int], None], reserved: int
 ) -> None:
-    interrupt("reserve", reserved)
+    interrupt("reserve_place", reserved)
     with pytest.raises(Interrupted):
         clusters.launch()
     assert len(list((clusters.data_dir / clusters.name).glob("*.reserved"))) == reserved
@@ -123,7 +125,7 @@ def test_interrupted_while_it_reserves_nothing_counts(
 def test_interrupted_while_it_writes_it_is_redone_under_a_new_id(
     clusters: Made, interrupt: Callable[[str, int], None], written: int
 ) -> None:
-    interrupt("create", written)
+    interrupt("create_member", written)
     with pytest.raises(Interrupted):
         clusters.launch()
     identity = json.loads((clusters.folder(1) / "identity.json").read_text())
@@ -135,7 +137,7 @@ def test_interrupted_while_it_writes_it_is_redone_under_a_new_id(
 
 
 def test_interrupted_after_all_is_written_it_goes_on(clusters: Made, interrupt: Callable[[str, int], None]) -> None:
-    interrupt("create", 3)
+    interrupt("create_member", 3)
     with pytest.raises(Interrupted):
         clusters.launch()
     identity = json.loads((clusters.folder(1) / "identity.json").read_text())
@@ -145,7 +147,7 @@ def test_interrupted_after_all_is_written_it_goes_on(clusters: Made, interrupt: 
 
 
 def test_half_written_with_a_place_missing_is_not_redone(clusters: Made, interrupt: Callable[[str, int], None]) -> None:
-    interrupt("create", 1)
+    interrupt("create_member", 1)
     with pytest.raises(Interrupted):
         clusters.launch()
     (clusters.data_dir / clusters.name / "m3.reserved").unlink()
@@ -158,14 +160,14 @@ def test_half_written_with_a_place_missing_is_not_redone(clusters: Made, interru
 def test_a_launcher_killed_half_way_holds_nobody_up(clusters: Made) -> None:
     program = f"""
 import os, signal
-from raykeeper.actors import launcher, sites
-real = launcher.run_on
+from raykeeper.actors.cluster import launch, node_storage
+real = launch.run_on
 def run_on(nodes, what, arguments, timeout):
-    if what is sites.create:
+    if what is node_storage.create_member:
         real({{1: nodes[1]}}, what, arguments, timeout)
         os.kill(os.getpid(), signal.SIGKILL)
     return real(nodes, what, arguments, timeout)
-launcher.run_on = run_on
+launch.run_on = run_on
 import raykeeper
 raykeeper.launch(name={clusters.name!r}, data_dir={str(clusters.data_dir)!r})
 """
@@ -182,7 +184,7 @@ raykeeper.launch(name={clusters.name!r}, data_dir={str(clusters.data_dir)!r})
 
 def test_a_launch_that_was_overtaken_writes_nothing(clusters: Made, interrupt: Callable[[str, int], None]) -> None:
     """It went to sleep after it had reserved; another launch has made the cluster meanwhile."""
-    interrupt("reserve", 3)
+    interrupt("reserve_place", 3)
     with pytest.raises(Interrupted):
         clusters.launch()
     base = str(clusters.data_dir / clusters.name)
@@ -190,13 +192,13 @@ def test_a_launch_that_was_overtaken_writes_nothing(clusters: Made, interrupt: C
     interrupt("nothing", 0)
     cluster = clusters.launch()
     kill_actors(cluster.name)
-    identity = sites.survey(str(clusters.data_dir), clusters.name).found[0].identity
+    identity = node_storage.survey(str(clusters.data_dir), clusters.name).found[0].identity
     assert identity is not None
     late = type(identity)(clusters.name, old, 1, "m1", identity.members)
     with pytest.raises(raykeeper.ClusterMismatch, match="not reserved"):
-        sites.create(base, late)
+        node_storage.create_member(base, late)
     with pytest.raises(raykeeper.ClusterMismatch, match="already holds data"):
-        sites.reserve(base, "m1", Marker(clusters.name, old))
+        node_storage.reserve_place(base, "m1", Marker(clusters.name, old))
 
 
 def test_one_directory_missing(clusters: Made) -> None:
@@ -212,7 +214,7 @@ def test_one_directory_missing(clusters: Made) -> None:
     assert list(why) == ["m2"]
     assert f"no data directory {clusters.folder(2)}" in why["m2"]
     assert again.status().alarms == (f"m2 does not serve: {why['m2']}",)
-    assert not clusters.folder(2).exists(), "nobody has made it anew: its vote is gone with it"
+    assert not clusters.folder(2).exists(), "it was not made again: its vote is gone with it"
 
 
 def test_a_directory_that_comes_back_is_served_again(clusters: Made) -> None:

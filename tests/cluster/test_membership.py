@@ -9,8 +9,8 @@ import pytest
 import ray
 
 import raykeeper
+from lab.ray.tools import Made, kill, kill_actors, leader, remove, wait_until
 from raykeeper.errors import InvalidArgument, Unavailable
-from raylab.tools import Made, kill, kill_actors, leader, remove, wait_until
 
 pytestmark = pytest.mark.survival
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from raylab.programs import PATH, run_program
+from lab.ray.programs import PATH, run_program
 
 PROGRAM = """
 import logging, os, sys, time
 import ray
 from ray.cluster_utils import Cluster as RayCluster
-from raylab.tools import leader, serving, wait_until
+from lab.ray.tools import leader, serving, wait_until
 import raykeeper
 
 disks, temporary = sys.argv[1:]

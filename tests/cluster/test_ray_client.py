@@ -1,5 +1,5 @@
 """A process outside the Ray cluster, over Ray Client (``ray://``): there Ray takes everything in on one thread of its
-own, so whoever asks Ray for something on that thread waits for itself."""
+own, so a call to Ray on that thread waits for itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from raylab.tools import Made, wait_until
+from lab.ray.tools import Made, wait_until
 
 PROGRAM = """
 import asyncio, faulthandler, os, sys, threading, time

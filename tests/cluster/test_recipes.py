@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import ray
 
+from lab.ray.crowd import Crowd, by_pid, kill_leader, now, pid_of, results, sleep
+from lab.ray.tools import Lateness, Made, told, wait_until
 from raykeeper import Client, KeeperError, LockLost, Op
-from raylab.crowd import Crowd, by_pid, kill_leader, now, pid_of, results, sleep
-from raylab.tools import Lateness, Made, told, wait_until
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -31,7 +31,7 @@ def kv(shared: Any) -> Client:
 
 
 def lead(kv: Client, terms: int) -> list[int]:
-    """Campaign, lead for a moment and proclaim, so many times; the tokens."""
+    """Campaign, lead for a moment and proclaim, this many times; the tokens."""
     tokens: list[int] = []
     tries = 0
     while len(tokens) < terms:
@@ -159,7 +159,7 @@ def use_slots(kv: Client, path: str, rounds: int) -> int:
 def test_a_semaphore_is_never_over_its_limit_under_guards(
     kv: Client, crowd: Crowd, tmp_path: Path, stopped: list[int]
 ) -> None:
-    """Who died inside leaves its key: it counts until its slot is free again, which its lease tells."""
+    """A holder that died leaves its key: it counts until its slot is free again, which its lease tells."""
     people = crowd.take(6)
     inside = 0
     running = [person.start(use_slots, kv, "", 5) for person in people]
@@ -290,7 +290,7 @@ def test_owners_never_overlap_and_all_is_owned_again_soon(kv: Client, crowd: Cro
         with Lateness(kv) as late:
             wait_until(lambda: spread(members), what=f"all owned by {members} after {what}")
             took = now() - began
-        assert took <= seconds + late.forgiven, f"{took:.1f} s until all were owned after {what}"
+        assert took <= seconds + late.tolerance, f"{took:.1f} s until all were owned after {what}"
 
     within(20, 3, "the beginning")
     joined = people[3].start(own, kv)
@@ -338,7 +338,7 @@ def test_a_dead_service_disappears_and_watchers_are_told(kv: Client, crowd: Crow
         gone = next(changes)
         took = now() - began
     assert (gone.type, gone.service.address) == ("down", "host:1")
-    assert took < TTL + 1.5 + late.forgiven
+    assert took < TTL + 1.5 + late.tolerance
     assert {service.address for service in registry.lookup()} == {"host:0", "host:2"}
     for person in people:
         if person.alive:

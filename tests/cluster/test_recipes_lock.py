@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import ray
 
+from lab.ray.crowd import Crowd, by_pid, kill_leader, now, pid_of, results, sleep
+from lab.ray.tools import Lateness, Made, leader, serving, wait_until
 from raykeeper import Client, KeeperError, LockLost
-from raylab.crowd import Crowd, by_pid, kill_leader, now, pid_of, results, sleep
-from raylab.tools import Lateness, Made, leader, serving, wait_until
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -36,7 +36,7 @@ def hold(kv: Client, path: str, numbers: list[int]) -> list[tuple[int, int, str]
             lock.acquire()
             token, guard = lock.token, lock.guard()
             began, working = now(), True
-            while working:  # once more at the end: whoever was stopped meanwhile does not know
+            while working:  # once more at the end: a process that was stopped does not know
                 working = now() < began + (HOLD if kv.get("all harm is done") else LONG)
                 with open(path, "a") as file:
                     file.write(f"{token}\n")
@@ -119,7 +119,7 @@ def test_exclusive_means_exclusive(clusters: Made, crowd: Crowd, tmp_path: Path,
 
     said = [outcome for each in outcomes if isinstance(each, list) for outcome in each]
     assert sum(isinstance(each, Exception) for each in outcomes) == 1, "one process was killed"
-    # Whoever lived had its turn, or was stopped so long that its place was gone.
+    # Each that lived had its turn, or was stopped so long that its place was gone.
     lost = [outcome for outcome in said if outcome[2] != "done"]
     excused = {number for person, share in zip(people, shares, strict=True) if person.pid in harmed for number in share}
     assert [outcome for outcome in lost if outcome[0] not in excused] == []
@@ -183,7 +183,7 @@ def test_a_task_that_fails_frees_its_lock(shared: Any, crowd: Crowd) -> None:
     with Lateness(kv) as late:
         assert lock.acquire(timeout=60)
         got = now()
-    assert got - began < TTL + 1 + late.forgiven
+    assert got - began < TTL + 1 + late.tolerance
     assert person.alive
     lock.release()
 

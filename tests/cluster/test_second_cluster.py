@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from raylab.programs import PATH, run_program
+from lab.ray.programs import PATH, run_program
 
 PROGRAM = """
 import glob, logging, os, subprocess, sys, time
 import ray
 from ray.cluster_utils import Cluster as RayCluster
-from raykeeper.actors.roster import listed_actors
-from raylab.tools import serving, wait_until
+from raykeeper.actors.discovery import listed_actors
+from lab.ray.tools import serving, wait_until
 import raykeeper
 
 folder, temporary = sys.argv[1:]
@@ -166,7 +166,7 @@ for arguments in (("restore", f"{folder}/backup", f"{folder}/spread.yaml"), ("up
     names_it(line)
 done = shell("restore", f"{folder}/backup", f"{folder}/good.yaml")
 assert done.returncode == 0, done
-assert "warning: the 3 members of the new cluster copy are on 1 host" in done.stderr, done
+assert "warning: cluster copy: its 3 members are on 1 host" in done.stderr, done
 for cluster in ("copy", "jobs"):
     done = shell("down", "--cluster", cluster, "--destroy", "--yes")
     assert done.returncode == 0, done

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from lab.ray.tools import Made, kill_actors, serving, wait_until
 from raykeeper.errors import InvalidArgument, Unavailable
-from raylab.tools import Made, kill_actors, serving, wait_until
 
 pytestmark = pytest.mark.survival
 

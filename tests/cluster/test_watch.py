@@ -18,10 +18,10 @@ import pytest
 import ray
 
 import raykeeper
+from lab.ray.crowd import Crowd
+from lab.ray.tools import Made, kill, leader, serving, wait_until
 from raykeeper import CompactedError, InvalidArgument, KeeperError, Op, Unavailable, codec
-from raykeeper.actors.client import subscription as subscription_module
-from raylab.crowd import Crowd
-from raylab.tools import Made, kill, leader, serving, wait_until
+from raykeeper.actors.client.core import subscription
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -53,16 +53,16 @@ def watch_from_now(name: str, member: int) -> dict[str, Any]:
     kv = raykeeper.connect(name)
     kv.revision()
     hub = hub_of(kv)
-    hub.watching._outbox._near = set()  # or all would begin at the leader
-    hub.watching._outbox._turn = member - 1
+    hub._router.near = frozenset()  # or all would begin at the leader
+    hub.watch_core._outbox._rotation = member - 1
     changes: list[Change] = []
     batches: list[tuple[int, int]] = []
     members = set()
     with kv.watch("end") as end, kv.watch(prefix="w/", prev=True) as watch:
         start = watch.revision
-        kv.put(f"ready/{member}/{os.getpid()}", str(hub.watching.member))
+        kv.put(f"ready/{member}/{os.getpid()}", str(hub.watch_core.member))
         for batch in watch.batches():
-            members.add(hub.watching.member)
+            members.add(hub.watch_core.member)
             assert all(event.kv.mod_revision == batch.revision for event in batch.events)
             assert not batches or batch.revision > batches[-1][0], "time goes backwards"
             batches.append((batch.revision, len(batch.events)))
@@ -256,12 +256,12 @@ def test_compaction_under_a_watcher(shared: Any, kv: Any) -> None:
 
 
 def test_a_slow_consumer_costs_little_and_holds_back_nobody(kv: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscription_module, "WATCH_BUFFER_EVENTS", 50)
+    monkeypatch.setattr(subscription, "WATCH_BUFFER_EVENTS", 50)
     with kv.watch(prefix="slow/") as slow, kv.watch(prefix="slow/") as quick:
         for n in range(60):
             kv.txn(success=[Op.put(f"slow/{n}/{i}", "v" * 100) for i in range(20)])
             assert [quick.next(timeout=10).kv.key for _ in range(20)] == [f"slow/{n}/{i}".encode() for i in range(20)]
-        assert slow._subscription.phase is subscription_module.Phase.PAUSED
+        assert slow._subscription.phase is subscription.Phase.PAUSED
         assert len(slow._subscription._events) <= 70
         for n in range(60):
             assert [slow.next(timeout=10).kv.key for _ in range(20)] == [f"slow/{n}/{i}".encode() for i in range(20)]
@@ -271,11 +271,11 @@ def test_a_slow_consumer_costs_little_and_holds_back_nobody(kv: Any, monkeypatch
 def test_a_slow_consumer_whose_history_is_compacted_gets_what_it_had_and_is_told(
     shared: Any, kv: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscription_module, "WATCH_BUFFER_EVENTS", 5)
+    monkeypatch.setattr(subscription, "WATCH_BUFFER_EVENTS", 5)
     with kv.watch("behind") as watch:
         for n in range(50):
             kv.put("behind", str(n))
-        wait_until(lambda: watch._subscription.phase is subscription_module.Phase.PAUSED, 20, "its buffer is full")
+        wait_until(lambda: watch._subscription.phase is subscription.Phase.PAUSED, 20, "its buffer is full")
         for n in range(50, 60):
             kv.put("behind", str(n))
         revision = kv.revision()
@@ -293,14 +293,14 @@ def test_a_member_that_stands_still_is_left(clusters: Made, stopped: list[int]) 
     cluster = clusters.launch()
     kv = cluster.client()
     with kv.watch("key") as watch:
-        member = next(m for m in cluster.members() if m.id == hub_of(kv).watching.member)
+        member = next(m for m in cluster.members() if m.id == hub_of(kv).watch_core.member)
         stopped.append(member.pid)
         os.kill(member.pid, signal.SIGSTOP)
         kv.put("key", "value", timeout=30)
         began = time.monotonic()
         assert watch.next(timeout=20).kv.value == b"value"
         assert time.monotonic() - began < 10
-        assert hub_of(kv).watching.member != member.id
+        assert hub_of(kv).watch_core.member != member.id
 
 
 # --- handles ---------------------------------------------------------------------------------------------------------
@@ -339,13 +339,13 @@ def test_closing_the_handle_ends_its_watches_and_collecting_a_watch_cancels_it(s
     hub = hub_of(keep)
     with shared.client() as kv:
         watch = kv.watch("closing")
-        assert len(hub.watching) == 1
+        assert len(hub.watch_core) == 1
     assert list(watch) == []
     watch = keep.watch("collected")
-    assert len(hub.watching) == 1
+    assert len(hub.watch_core) == 1
     del watch
     gc.collect()
-    wait_until(lambda: len(hub.watching) == 0, 5)
+    wait_until(lambda: len(hub.watch_core) == 0, 5)
 
 
 def test_a_watch_does_not_pickle_and_says_what_to_do(kv: Any) -> None:
@@ -378,7 +378,7 @@ def test_without_a_quorum_a_watch_from_now_is_unavailable(clusters: Made, stoppe
         os.kill(member.pid, signal.SIGSTOP)
     with pytest.raises(Unavailable):
         kv.watch("key", timeout=3.0)
-    assert len(hub_of(kv).watching) == 0
+    assert len(hub_of(kv).watch_core) == 0
 
 
 def test_coroutines(kv: Any) -> None:
@@ -417,7 +417,7 @@ def test_coroutines(kv: Any) -> None:
 
 def test_many_watches_of_a_process_are_one_stream(kv: Any) -> None:
     watches = [kv.watch(f"many/{n}", start_revision=kv.revision() + 1) for n in range(300)]
-    wait_until(lambda: all(watch._subscription.phase is subscription_module.Phase.LIVE for watch in watches), 10)
+    wait_until(lambda: all(watch._subscription.phase is subscription.Phase.LIVE for watch in watches), 10)
     kv.txn(success=[Op.put(f"many/{n}", str(n)) for n in range(100)])
     assert [watch.next(timeout=10).kv.text for watch in watches[:100]] == [str(n) for n in range(100)]
     for watch in watches:

@@ -10,13 +10,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
-from raykeeper.limits import CLOCK_RESOLUTION, CLOCK_SHARE, CLOCK_STEP, COMPACTION_LOOK
-
-from .checker import Violation
-from .member import DRIFT
+from raykeeper.limits import CLOCK_RESOLUTION_DIVISOR, CLOCK_STEP_FRACTION, CLOCK_STEP_S, COMPACTION_CHECK_S
+from simulation.checker import Violation
+from simulation.member import DRIFT
 
 if TYPE_CHECKING:
-    from .world import World
+    from simulation.world import World
 
 SLACK = 1.5
 """Seconds for what was on its way, and for commands to be applied."""
@@ -59,7 +58,7 @@ class Ages:
             return
         self.looks += 1
         self._look_at_history()
-        state, now = leader.process.server.state, self.world.now
+        state, now = leader.process.replica.state, self.world.now
         known = self.world.chronicle.requests
         ttl = self.world.timings.request_ttl
         most = self._kept(ttl, now)
@@ -80,7 +79,9 @@ class Ages:
 
     def _ended(self, what: str, id: int, most: float, ttl: float, since: float) -> None:
         now, restarts = self.world.now, self.world.profile.ages
-        bound = restarts * (most * (1 + 2 * DRIFT) + ttl / CLOCK_RESOLUTION) + 2 * self._worst_gap(since) + SLACK
+        bound = (
+            restarts * (most * (1 + 2 * DRIFT) + ttl / CLOCK_RESOLUTION_DIVISOR) + 2 * self._worst_gap(since) + SLACK
+        )
         if now - since > bound:
             raise Violation(f"at {now:.2f}: {what} {id:x} of {ttl} s lives, silent for more than {bound:.2f} s")
 
@@ -105,9 +106,9 @@ class Ages:
 
     def _kept(self, seconds: float, now: float) -> float:
         """The longest that something is kept which is to be kept so long."""
-        step = max(1.0, min(CLOCK_STEP, seconds * CLOCK_SHARE))
-        longest = seconds * (1 + 2 * DRIFT) * (1 + 1 / CLOCK_RESOLUTION) + step
-        return self.world.profile.ages * longest + COMPACTION_LOOK + self._worst_gap(now - 2 * longest) + SLACK
+        step = max(1.0, min(CLOCK_STEP_S, seconds * CLOCK_STEP_FRACTION))
+        longest = seconds * (1 + 2 * DRIFT) * (1 + 1 / CLOCK_RESOLUTION_DIVISOR) + step
+        return self.world.profile.ages * longest + COMPACTION_CHECK_S + self._worst_gap(now - 2 * longest) + SLACK
 
     def _worst_gap(self, since: float) -> float:
         return max((seconds for at, seconds in self._gaps if at >= since), default=0.0)

@@ -134,7 +134,7 @@ def summary(reports: list[Report]) -> tuple[str, bool]:
         ("operations", f"{operations:,}, of which {succeeded:,} succeeded"),
         ("of unknown outcome", f"{sum(report.unknown for report in reports):,}"),
         ("leader changes", f"{sum(report.leader_changes for report in reports):,}"),
-        ("log cuts, snapshots", f"{sum(r.cuts for r in reports):,}, {sum(r.snapshots for r in reports):,}"),
+        ("log trims, snapshots", f"{sum(r.trims for r in reports):,}, {sum(r.snapshots for r in reports):,}"),
         (
             "frames lost, doubled",
             f"{sum(r.lost_frames for r in reports):,}, {sum(r.doubled_frames for r in reports):,}",

@@ -4,7 +4,7 @@
 memoisation of (operations linearized, state) pairs ("Testing for linearizability", 2017). Linearizability is
 compositional, so each object (a key, a pair of keys that only transactions touch together, a counter) is searched
 alone. A call whose outcome is unknown never returns: it may have taken effect at any time after its invocation, or
-never. A search that exceeds its budget raises: not knowing is no pass.
+never. A search that exceeds its budget raises: not knowing is not a pass.
 
 ``check_revisions`` needs no search. Every answer of the store carries its revision, a total order that the store itself
 claims, so it can be held to it: revisions respect real time, no two writes share one, and what a read returned at a

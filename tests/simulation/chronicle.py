@@ -12,34 +12,22 @@ from typing import NamedTuple
 
 import msgspec
 
-from raykeeper.actors.raft.messages import Entry, EntryKind
-from raykeeper.store.commands import (
+from raykeeper.raft.messages import Entry, EntryKind
+from raykeeper.schema.answers import Answer, DeleteAnswer, Done, Failed, Item, LeaseGranted, PutAnswer, TxnAnswer
+from raykeeper.schema.commands import ClientWrites, Command, CompactHistory, ExpireLeases, RenewLeases
+from raykeeper.schema.operations import (
     KEEP_LEASE,
-    Answer,
-    ClientWrites,
-    Command,
     Compact,
-    CompactHistory,
     Delete,
-    DeleteAnswer,
-    Done,
-    ExpireLeases,
-    Failed,
-    Item,
     KeyRange,
     LeaseGrant,
-    LeaseGranted,
     LeaseRevoke,
     Operation,
     Put,
-    PutAnswer,
     Range,
-    RenewLeases,
     Txn,
-    TxnAnswer,
 )
-
-from .checker import Violation
+from simulation.checker import Violation
 
 _decode = msgspec.msgpack.Decoder(Command).decode
 

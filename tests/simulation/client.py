@@ -1,6 +1,6 @@
 """A process of the imagined world: the real cores of a hub (requests, watches, leases) over the imagined network.
 
-It can crash: what was open stays open for ever, and a new process takes its place. It can be paused, as by a signal or
+It can crash: what was open stays open forever, and a new process takes its place. It can be paused, as by a signal or
 a suspended machine: nothing is sent or heard meanwhile, and its clock runs on. Its clock is a little fast or slow.
 """
 
@@ -11,24 +11,25 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from raykeeper.actors.client.core import HubCore
-from raykeeper.actors.client.frames import Outgoing
-from raykeeper.actors.client.leasing import LeaseCore
-from raykeeper.actors.client.watching import WatchCore
-from raykeeper.actors.protocol import Read, Refusal, Refused
-from raykeeper.actors.service import reply_bytes
+from raykeeper.actors.client.core.dispatch_core import DispatchCore
+from raykeeper.actors.client.core.in_flight import OutgoingFrame
+from raykeeper.actors.client.core.lease_core import LeaseCore
+from raykeeper.actors.client.core.router import Router
+from raykeeper.actors.client.core.watch_core import WatchCore
 from raykeeper.errors import DataCorrupted, KeeperError
-from raykeeper.store.commands import Answer, Operation
-
-from .member import DRIFT, Clock
+from raykeeper.schema.answers import Answer
+from raykeeper.schema.frames import Read, Refusal, Refused
+from raykeeper.schema.operations import Operation
+from raykeeper.schema.replies import reply_bytes
+from simulation.member import DRIFT, Clock
 
 if TYPE_CHECKING:
-    from .coordination import Lodger
-    from .scripts import Script
-    from .workload import Worker
-    from .world import World
+    from simulation.coordination import Lodger
+    from simulation.scripts import Script
+    from simulation.workload import Worker
+    from simulation.world import World
 
-Core = HubCore | WatchCore | LeaseCore
+ClientCore = DispatchCore | WatchCore | LeaseCore
 
 
 class Client:
@@ -61,10 +62,11 @@ class Client:
         world = self.world
         members = world.member_ids()
         rng = random.Random(self.rng.getrandbits(64))
-        self.hub = HubCore(world.cluster, members, world.limits, world.timings, rng)
-        self.watching = WatchCore(world.cluster, members, world.limits, rng)
-        self.leasing = LeaseCore(world.cluster, members, world.limits, rng)
-        self.cores: tuple[Core, ...] = (self.hub, self.watching, self.leasing)
+        self.router = Router(members)
+        self.hub = DispatchCore(world.cluster, self.router, world.limits, world.timings, rng)
+        self.watch_core = WatchCore(world.cluster, self.router, world.limits, rng)
+        self.lease_core = LeaseCore(world.cluster, self.router, world.limits, rng)
+        self.cores: tuple[ClientCore, ...] = (self.hub, self.watch_core, self.lease_core)
 
     def time(self, at: float | None = None) -> float:
         """What its clock shows now, or showed at a true time."""
@@ -155,9 +157,9 @@ class Client:
             return
         world, now = self.world, self.time()
         wakeup = math.inf
+        if self.router.wants_members:
+            self.router.set_members(world.member_ids())
         for core in self.cores:
-            if core.wants_members:
-                core.set_members(world.member_ids())
             for out in core.outgoing(now):
                 self._send(core, out, life)
             wanted = core.next_wakeup()
@@ -184,7 +186,7 @@ class Client:
             core.on_time(self.time())
         self.pump(self.lives)
 
-    def _send(self, core: Core, out: Outgoing, life: int) -> None:
+    def _send(self, core: ClientCore, out: OutgoingFrame, life: int) -> None:
         """A call to a member. If it is lost, the transport says so sometimes, late; otherwise it hangs."""
         world, member = self.world, out.member
         ended = [False]
@@ -198,8 +200,7 @@ class Client:
             else:
                 core.on_reply(out.call, content, self.time())
             if core is self.hub:
-                self.watching.learn(self.hub.revision, self.time())
-                self.leasing.learn_leader(self.hub.leader)
+                self.watch_core.learn_revision(self.hub.revision, self.time())
             self.pump(life)
 
         def fail() -> None:
@@ -239,7 +240,7 @@ class Client:
                         core, WatchCore
                     ):  # it may hang for seconds, and the transport says if it is for nothing
                         process.hanging[finished] = lambda: world.after(self.rng.uniform(0.005, 0.5), fail)
-                    process.service.submit(out.frame, finished)
+                    process.handler.handle_request(out.frame, finished)
 
             take()
 

@@ -1,4 +1,4 @@
-"""Who watches, holds leases, stands in lines for locks and elections, and the book in which all of it is written down.
+"""Clients that watch, hold leases, and queue for locks and elections, and the record of what they did.
 
 Lodgers live in clients, and move in again when their process has died. They use the product's own handles and recipes
 (see ``scripts``). What they see is held against the chronicle:
@@ -8,7 +8,7 @@ Lodgers live in clients, and move in again when their process has died. They use
 - a lease never ends before its process, by its own clock, must take it for lost; and on a quiet cluster soon after;
 - a lock is held by one at a time as the holders' own clocks have it, its tokens only grow, in the order of the line;
   what is written through a guard never comes from a holder that was overtaken;
-- whoever observes an election sees its leaders in order.
+- observers of an election see its leaders in order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from raykeeper.actors.client.requests import View
+from raykeeper.actors.client.view import View
 from raykeeper.actors.recipes.election import AsyncElection
 from raykeeper.actors.recipes.lock import AsyncLock
 from raykeeper.errors import (
@@ -28,15 +28,15 @@ from raykeeper.errors import (
     SessionExpired,
     Unavailable,
 )
-from raykeeper.store.commands import Item, KeyRange
-
-from .checker import Violation
-from .chronicle import Change, Chronicle, inside
-from .scripts import Script, SimClient, SimLease, SimWatch, running, sleep
+from raykeeper.schema.answers import Item
+from raykeeper.schema.operations import KeyRange
+from simulation.checker import Violation
+from simulation.chronicle import Change, Chronicle, inside
+from simulation.scripts import Script, SimClient, SimLease, SimWatch, running, sleep
 
 if TYPE_CHECKING:
-    from .client import Client
-    from .world import World
+    from simulation.client import Client
+    from simulation.world import World
 
 ORDINARY = (RequestTimeout, Unavailable, SessionExpired)
 """How any call may fail here."""
@@ -161,7 +161,7 @@ class Book:
 
     def acquired(self, owner: str, name: str, lock: AsyncLock | AsyncElection) -> Held:
         """A lock was taken: nobody else may believe that it holds it, and its token is the greatest so far."""
-        lease: Any = lock._holding.held().lease
+        lease: Any = lock._holder.current_ticket().lease
         held = Held(owner, name, lock.token, lease)
         before = self.holders.setdefault(name, [])
         self.world.trace(f"{owner} holds {name} under {held.token}")
@@ -213,7 +213,7 @@ class Book:
             shown = lease.process.time(ended.at)
             if shown < lease.good_until:
                 raise Violation(f"{what} ended at {ended.at:.4f}, {lease.good_until - shown:.3f} s before its time")
-            # From its grant on if nobody ever kept it alive: that may have taken long to be applied.
+            # From its grant on if nobody ever kept it alive: that may have taken a long time to be applied.
             silent = max(chronicle.granted[lease.id], lease.forgotten_at or 0.0)
             if ended.at > max(quiet, silent) + 1.02 * lease.ttl + PROMPT:
                 raise Violation(
@@ -423,7 +423,7 @@ class Contender(Lodger):
         except (LockLost, *ORDINARY):
             pass
         held.released = True
-        if rng.random() < 0.8 or contender._holding._place is None:
+        if rng.random() < 0.8 or contender._holder._ticket is None:
             await contender.release()
         else:
             held.lease.lost.set()

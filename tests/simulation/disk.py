@@ -20,7 +20,7 @@ from weakref import WeakSet
 import msgspec
 
 from raykeeper.errors import DataCorrupted, Unavailable
-from raykeeper.store.engine import Write
+from raykeeper.store.engine.interface import Write
 
 _MANIFEST = "MANIFEST"
 
@@ -179,7 +179,7 @@ class SimDisk:
         return "is gone"
 
     def rot(self, path: str, rng: random.Random, share: float) -> int:
-        """Let so many of a database's records rot, open or not; how many did."""
+        """Let this many of a database's records rot, open or not; how many did."""
         database = self._find(path)
         if not isinstance(database, _Database):
             return 0

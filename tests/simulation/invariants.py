@@ -5,7 +5,7 @@ went now. Raft's five (paper, figure 3): Election Safety, Leader Append-Only, Lo
 Machine Safety. Ours: a promise is on disk before it is spoken; what is committed is on the disks of a quorum; nobody
 campaigns with a committed configuration unapplied, and none takes effect above the commit index on disk; commit and
 applied index and revision only grow; equal entries give equal answers, and equal applied indexes equal content. With
-lease reads: nobody is elected while somebody else holds a lease, or would hold it if he looked at his clock.
+lease reads: no member is elected while another holds a lease, or would hold it by its own clock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from raykeeper.actors.raft.messages import (
+from raykeeper.errors import DataCorrupted
+from raykeeper.raft.messages import (
     AppendEntriesResponse,
     Configuration,
     Entry,
@@ -30,20 +31,21 @@ from raykeeper.actors.raft.messages import (
     RequestVote,
     RequestVoteResponse,
 )
-from raykeeper.errors import DataCorrupted
-from raykeeper.store.raft_log import Mark, RaftLog
-from raykeeper.store.state import State
-
-from .checker import Violation
-from .member import FOLDER
+from raykeeper.schema.commands import Command
+from raykeeper.store.log.raft_log import LogBase, RaftLog
+from raykeeper.store.state.machine import State
+from simulation.checker import Violation
+from simulation.member import FOLDER
 
 if TYPE_CHECKING:
-    from .member import Member, Process
-    from .world import World
+    from simulation.member import Member, Process
+    from simulation.world import World
 
 _INDEX = struct.Struct(">Q")
 _decode_hard = msgspec.msgpack.Decoder(HardState).decode
-_decode_mark = msgspec.msgpack.Decoder(Mark).decode
+_decode_mark = msgspec.msgpack.Decoder(LogBase).decode
+
+_decode_command = msgspec.msgpack.Decoder(Command).decode
 
 
 class Synced:
@@ -98,7 +100,7 @@ class Observer:
         self.told: dict[int, tuple[str, int]] = {}
         """By index of a HashContent: what a member has told of its content."""
         self.snapshots = 0
-        self.cuts = 0
+        self.trims = 0
         self.digest = 0
         self.leases = 0
         """Turns at whose end a leader held its lease."""
@@ -108,8 +110,8 @@ class Observer:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """See every append, cut and application as it happens."""
-        append, apply, cut, reset = RaftLog.append, State.apply_some, RaftLog.cut, RaftLog.reset
+        """See every append, trim and application as it happens."""
+        append, apply, trim, reset = RaftLog.append, State.apply_some, RaftLog.trim, RaftLog.reset
         observer = self
 
         def watched_append(log: RaftLog, entries: Sequence[Entry], hard_state: HardState | None, *, sync: bool) -> None:
@@ -117,27 +119,32 @@ class Observer:
             append(log, entries, hard_state, sync=sync)
 
         def watched_apply(
-            state: State, entries: Sequence[Entry], configurations: Mapping[int, Configuration] | None = None
+            state: State,
+            entries: Sequence[Entry],
+            configurations: Mapping[int, Configuration] | None = None,
+            known: Mapping[int, Command] | None = None,
         ) -> Any:
-            answers = apply(state, entries, configurations or {})
+            for entry in entries:  # what a member decodes once must be what all others decode from the log
+                assert entry.index not in (known or {}) or _decode_command(entry.data) == (known or {})[entry.index]
+            answers = apply(state, entries, configurations, known)
             observer.applying(entries[: len(answers)], answers)
             return answers
 
-        def watched_cut(log: RaftLog, index: int, configuration: Configuration | None = None) -> Any:
-            observer.cuts += 1
-            return cut(log, index, configuration)
+        def watched_trim(log: RaftLog, index: int, configuration: Configuration | None = None) -> Any:
+            observer.trims += 1
+            return trim(log, index, configuration)
 
         def watched_reset(log: RaftLog, index: int, term: int, configuration: Configuration | None = None) -> None:
             observer.snapshots += 1
             reset(log, index, term, configuration)
 
         RaftLog.append, State.apply_some = watched_append, watched_apply  # type: ignore[method-assign,assignment]
-        RaftLog.cut, RaftLog.reset = watched_cut, watched_reset  # type: ignore[method-assign,assignment]
+        RaftLog.trim, RaftLog.reset = watched_trim, watched_reset  # type: ignore[method-assign,assignment]
         try:
             yield
         finally:
             RaftLog.append, State.apply_some = append, apply  # type: ignore[method-assign]
-            RaftLog.cut, RaftLog.reset = cut, reset  # type: ignore[method-assign]
+            RaftLog.trim, RaftLog.reset = trim, reset  # type: ignore[method-assign]
 
     # --- lives -------------------------------------------------------------------------------------------------------
 
@@ -166,7 +173,7 @@ class Observer:
                     synced = synced or Synced(member)
                     self._vote(member, synced, message.term, message.to, message)
             elif kind is HeartbeatResponse:
-                promise = process.server.node._promise.length
+                promise = process.replica.node._promise.length
                 if promise:
                     synced = synced or Synced(member)
                     if synced.hard_state().promise < promise:
@@ -185,7 +192,7 @@ class Observer:
             self._break(f"{member!r} votes for {self.votes[member.id, term]} and {candidate} in term {term}")
 
     def _campaigning(self, member: Member, process: Process) -> None:
-        node, log = process.server.node, process.folder.log
+        node, log = process.replica.node, process.folder.log
         for index in range(
             max(node.applied_index + 1, log.first_index()), min(node.commit_index, log.last_index()) + 1
         ):
@@ -201,7 +208,7 @@ class Observer:
         member = self.current
         life = self._lives.get(member.id) if member is not None else None
         if member is not None and life is not None and member.process is not None:
-            node = member.process.server.node
+            node = member.process.replica.node
             leads_on = life.leading and life.leading == node.term and node.role == "leader"
             if leads_on and entries[0].index != log.last_index() + 1:
                 self._break(f"the leader {member!r} replaces its own entry {entries[0].index}")
@@ -233,7 +240,7 @@ class Observer:
     def turned(self, member: Member, process: Process, messages: Sequence[Message]) -> None:
         """A member has done a turn."""
         life = self._lives[member.id]
-        node, state = process.server.node, process.server.state
+        node, state = process.replica.node, process.replica.state
         term, commit, applied, revision = node.term, node.commit_index, state.applied_index, state.revision
         if commit < life.commit or applied < life.applied or revision < life.revision or term < life.term:
             self._break(
@@ -252,7 +259,7 @@ class Observer:
                 self._complete(member, process, term)
                 self._no_lease_left(member, term)
             self._no_lease_beside(member, process, term)
-            if process.server._leading_term:
+            if process.replica._duties.term:
                 self.world.ages.leads(term)
             if commit > self.commit:
                 self._on_quorum(member, process, commit, life.configuration)
@@ -264,21 +271,21 @@ class Observer:
         self.digest = zlib.crc32(mark.encode(), self.digest)
 
     def _no_lease_beside(self, member: Member, process: Process, term: int) -> None:
-        """Who holds a lease at this moment has no successor."""
-        if process.server.node._holds_lease():
+        """A member that holds a lease now has no successor."""
+        if process.replica.node._holds_lease():
             self.leases += 1
             newer = max(self.leaders, default=term)
             if newer > term:
                 self._break(f"{member!r} holds its lease of term {term}, and m{self.leaders[newer]} leads in {newer}")
 
     def _no_lease_left(self, winner: Member, term: int) -> None:
-        """At the moment of an election nobody else holds a lease, as far as his own clock goes, if he looked at it."""
+        """At an election no other member holds a lease by its own clock."""
         for other in self.world.members.values():
             process = other.process
-            if process is None or other is winner or process.server.node.role != "leader":
+            if process is None or other is winner or process.replica.node.role != "leader":
                 continue
-            node, clock = process.server.node, copy.copy(process.clock)
-            left = node._lease_until - clock.look()[1]
+            node, clock = process.replica.node, copy.copy(process.clock)
+            left = node._lease_until - clock.readings()[1]
             if left > 0 and not node._lease_dropped and node.term < term:
                 self._break(f"{winner!r} leads in term {term}; {other!r} holds its lease of {node.term} for {left:.4f}")
 
@@ -297,10 +304,10 @@ class Observer:
         if commit < log.first_index():
             return
         term = log.term(commit)
-        if term != process.server.node.term:
+        if term != process.replica.node.term:
             self._break(f"{member!r} commits entry {commit} of the old term {term} by counting (paper, 5.4.2)")
         holding = {other.id for other in self.world.members.values() if Synced(other).holds(commit, term)}
-        for configuration in (process.server.node.configuration, before):
+        for configuration in (process.replica.node.configuration, before):
             halves = [configuration.voters] + ([configuration.outgoing] if configuration.outgoing else [])
             if configuration.voters and all(2 * len(holding.intersection(half)) > len(half) for half in halves):
                 return
@@ -311,20 +318,20 @@ class Observer:
     def compare_content(self) -> None:
         """At equal applied index the logical content hashes equal on every member, also as the members hash it."""
         for member in self.world.members.values():
-            for result in member.process.server.hashing.results if member.process is not None else ():
+            for result in member.process.replica.hashing.results if member.process is not None else ():
                 digest, other = self.told.setdefault(result.index, (result.digest, member.id))
                 if digest != result.digest:
                     self._break(f"at index {result.index} {member!r} has hashed something else than m{other}")
         now: dict[int, list[Member]] = {}
         for member in self.world.members.values():
-            if member.process is not None and member.process.server.state.applied_index:
-                now.setdefault(member.process.server.state.applied_index, []).append(member)
+            if member.process is not None and member.process.replica.state.applied_index:
+                now.setdefault(member.process.replica.state.applied_index, []).append(member)
         for applied, members in now.items():
             if len(members) > 1 or applied in self.hashes:
                 for member in members:
                     assert member.process is not None
                     try:
-                        content = member.process.server.state.content_hash()
+                        content = member.process.replica.state.content_hash()
                     except DataCorrupted:
                         continue  # its next turn finds that out
                     known, other = self.hashes.setdefault(applied, (content, member.id))

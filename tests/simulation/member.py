@@ -1,4 +1,4 @@
-"""One member as a machine: a disk that outlives its processes, a clock that cannot be trusted, and the real Server.
+"""One member as a machine: a disk that outlives its processes, a clock that cannot be trusted, and the real Replica.
 
 The process can crash (between turns, or in the middle of one, see ``disk.fuse``), lose its power, and be paused like a
 process that is stopped by a signal: what arrives gathers meanwhile, and its clock runs on. Turns take no time, but the
@@ -7,32 +7,34 @@ next one begins only after the disk was busy for a while; so batches form here a
 
 from __future__ import annotations
 
+import logging
 import random
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from raykeeper.actors.clock import SteadyClock
-from raykeeper.actors.events import BackgroundDone, Event, Unreachable
-from raykeeper.actors.protocol import MemberStatus
-from raykeeper.actors.raft.messages import Message
-from raykeeper.actors.server import Server
-from raykeeper.actors.service import Service
+from raykeeper.actors.member.clock import SteadyClock
+from raykeeper.actors.member.events import BackgroundDone, InboxEvent, Unreachable
+from raykeeper.actors.member.replica import Replica
+from raykeeper.actors.member.request_handler import RequestHandler
 from raykeeper.limits import TURN_EVENTS, Settings, decode_settings
-from raykeeper.store.folder import MemberFolder, StateDamaged
-
-from .checker import Violation
-from .disk import SimCrash, SimDisk
+from raykeeper.raft.messages import Message
+from raykeeper.schema.frames import MemberStatus
+from raykeeper.store.data_dir import DataDir, StateDamaged
+from simulation.checker import Violation
+from simulation.disk import SimCrash, SimDisk
 
 if TYPE_CHECKING:
-    from .world import World
+    from simulation.world import World
+
+logging.getLogger("raykeeper.member").addHandler(logging.NullHandler())  # the trace tells more
 
 FOLDER = "data/member"
 DRIFT = 0.008
 """By how much of its rate a healthy clock may be fast or slow: two of them stay within the product's margin."""
 INBOX_FRAMES = 512
-"""Frames of peers that wait; more are dropped."""
+"""Frames from peers that wait; more are dropped."""
 
 
 class Clock:
@@ -63,18 +65,18 @@ class Clock:
 class Process:
     """One life of a member: everything that a crash forgets."""
 
-    def __init__(self, member: Member, folder: MemberFolder) -> None:
+    def __init__(self, member: Member, folder: DataDir) -> None:
         self.member = member
         self.folder = folder
         world = member.world
         self.frames: deque[Sequence[Message]] = deque()
-        self.events: deque[Event] = deque()
+        self.events: deque[InboxEvent] = deque()
         self.hanging: dict[object, Callable[[], None]] = {}
         """Polls without an answer, and what becomes of each if the process dies."""
         settings = decode_settings(folder.state.settings) if folder.state.settings else Settings()
         self.clock = SteadyClock(lambda: member.clock.read(world.now), world.profile.max_clock_step)
         """The product's, over the machine's."""
-        self.server = Server(
+        self.replica = Replica(
             folder=folder,
             timings=settings.timings,
             limits=settings.limits,
@@ -83,7 +85,7 @@ class Process:
             rng=random.Random(member.rng.getrandbits(64)),
             background=self._background,
         )
-        self.service = Service(self.server, self._enqueue, self.clock, self._status)
+        self.handler = RequestHandler(self.replica, self._enqueue, self.clock, self._status)
 
     @property
     def alive(self) -> bool:
@@ -105,7 +107,7 @@ class Process:
             self.events.append(Unreachable(receiver))
             self.member.schedule_turn()
 
-    def _enqueue(self, event: Event, size: int) -> bool:
+    def _enqueue(self, event: InboxEvent, size: int) -> bool:
         if len(self.events) >= self.member.world.limits.max_inbox_batches:
             return False
         self.events.append(event)
@@ -199,7 +201,7 @@ class Member:
             return
         self.world.trace(f"{self!r} stops")
         try:
-            process.server.stop("told to stop")
+            process.replica.stop("told to stop")
         except SimCrash:
             self.burnt_out()
             return
@@ -256,14 +258,14 @@ class Member:
     # --- what arrives ------------------------------------------------------------------------------------------------
 
     def receive(self, messages: Sequence[Message]) -> None:
-        """Messages of a peer have arrived."""
+        """Messages from a peer have arrived."""
         process = self.process
         if process is None or len(process.frames) >= INBOX_FRAMES:
             return
         process.frames.append(messages)
         self.schedule_turn()
 
-    def put(self, event: Event) -> None:
+    def put(self, event: InboxEvent) -> None:
         """Bring an event to the loop, if the process lives."""
         if self.process is not None:
             self.process.events.append(event)
@@ -283,7 +285,7 @@ class Member:
         self.world.at(when, self._turn, self._turn_number)
 
     def clock_changed(self) -> None:
-        """What was planned by the old clock is planned anew."""
+        """What was planned by the old clock is planned again."""
         self._turn_number += 1
         self._turn_at = None
         self.schedule_turn()
@@ -299,13 +301,13 @@ class Member:
         messages: list[Message] = []
         while process.frames and len(messages) < TURN_EVENTS:
             messages += process.frames.popleft()
-        events: list[Event] = []
+        events: list[InboxEvent] = []
         while process.events and len(events) < TURN_EVENTS:
             events.append(process.events.popleft())
         syncs = self.disk.syncs
         world.observer.current = self
         try:
-            process.server.turn(messages, events)
+            process.replica.turn(messages, events)
         except SimCrash:
             self.burnt_out()
             return
@@ -327,6 +329,6 @@ class Member:
         if process.frames or process.events:
             self.schedule_turn()
         else:
-            wakeup = process.when(process.server.next_wakeup())
+            wakeup = process.when(process.replica.next_wakeup())
             if wakeup is not None:
                 self.schedule_turn(max(wakeup, world.now))

@@ -12,35 +12,37 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from raykeeper.actors.client.core.lease_core import LeaseCore
+from raykeeper.actors.client.core.subscription import Subscription
+from raykeeper.actors.client.core.watch_core import WatchCore
 from raykeeper.actors.client.guard import GuardedView
-from raykeeper.actors.client.leasing import LeaseCore
-from raykeeper.actors.client.subscription import Subscription
-from raykeeper.actors.client.watching import WatchCore
-from raykeeper.actors.clock import SteadyClock
-from raykeeper.actors.events import LeaseRenewal
-from raykeeper.actors.lessor import Lessor
-from raykeeper.actors.protocol import Kept
-from raykeeper.actors.raft import Node
-from raykeeper.actors.raft.lease import Promise, Rounds
-from raykeeper.actors.raft.log import Log
-from raykeeper.actors.raft.messages import AppendEntriesResponse, Entry, HardState
-from raykeeper.actors.raft.quorum import majority_value
-from raykeeper.actors.raft.ready import Ready
-from raykeeper.actors.recipes.line import Line
-from raykeeper.actors.server import Server
-from raykeeper.actors.timekeeper import ClusterTime
-from raykeeper.actors.watches import Watches
-from raykeeper.store.checkpoint import Incoming
-from raykeeper.store.cluster_clock import ClusterClock
-from raykeeper.store.commands import Answer, ClientWrites, Failed, Reason, RequestId
-from raykeeper.store.content import Content
-from raykeeper.store.folder import MemberFolder
-from raykeeper.store.leases import Lease
-from raykeeper.store.pending import Pending
-from raykeeper.store.raft_log import RaftLog
-from raykeeper.store.sessions import Sessions
-from raykeeper.store.state import State
-from raykeeper.store.transactions import Executor
+from raykeeper.actors.member.clock import SteadyClock
+from raykeeper.actors.member.deadlines import ClusterTime
+from raykeeper.actors.member.events import LeaseRenewal
+from raykeeper.actors.member.leader_duties import LeaderDuties
+from raykeeper.actors.member.lessor import Lessor
+from raykeeper.actors.member.replica import Replica
+from raykeeper.actors.member.watches import Watches
+from raykeeper.actors.recipes.contenders import Contenders
+from raykeeper.raft import Node
+from raykeeper.raft.leader_lease import Promise, PromiseRounds
+from raykeeper.raft.log import Log
+from raykeeper.raft.messages import AppendEntriesResponse, Entry, HardState
+from raykeeper.raft.quorum import majority_value
+from raykeeper.raft.ready import Ready
+from raykeeper.schema.answers import Answer, Failed, Reason
+from raykeeper.schema.commands import ClientWrites, RequestId
+from raykeeper.schema.frames import Kept
+from raykeeper.store.data_dir import DataDir
+from raykeeper.store.log.raft_log import RaftLog
+from raykeeper.store.snapshot_file import SnapshotSink
+from raykeeper.store.state.cluster_clock import ClusterClock
+from raykeeper.store.state.content_hash import ContentHasher
+from raykeeper.store.state.executor import Executor
+from raykeeper.store.state.lease_table import LeaseRecord
+from raykeeper.store.state.machine import State
+from raykeeper.store.state.sessions import Sessions
+from raykeeper.store.state.write_batch import WriteBatch
 
 Mutate = Callable[[], AbstractContextManager[None]]
 
@@ -73,6 +75,7 @@ def mutant(name: str, profile: str, first_seed: int = 0) -> Callable[[Mutate], M
 @contextmanager
 def patched(owner: type, name: str, replacement: Any) -> Iterator[None]:
     """Replace an attribute of a class for a while."""
+    assert hasattr(owner, name), f"{owner.__name__} has no {name}"
     original = owner.__dict__.get(name)
     setattr(owner, name, replacement)
     try:
@@ -103,7 +106,7 @@ def _no_fsync_before_a_vote() -> AbstractContextManager[None]:
     return patched(RaftLog, "append", without)
 
 
-@mutant("an acknowledgement before the own fsync", "power")
+@mutant("an acknowledgement before the member's own fsync", "power")
 def _acknowledgement_before_fsync() -> AbstractContextManager[None]:
     original = Node.ready
 
@@ -146,63 +149,65 @@ def _endless_lease() -> AbstractContextManager[None]:
 @mutant("messages before the time that passed before them", "lease reads", first_seed=1)
 def _messages_before_time() -> AbstractContextManager[None]:
     """A follower that has stalled takes the silence before a heartbeat for silence after it."""
-    set_time, tick, take = Node.set_time, Server._tick, Server._take
+    set_time, tick, take = Node.set_time, Replica._tick, Replica._take_events
 
     def late_time(node: Any, least: float, most: float) -> None:
         node._late = (least, most)
 
-    def late_tick(server: Any, now: float) -> None:
-        if server.is_leader:
-            tick(server, now)
+    def late_tick(replica: Any, now: float) -> None:
+        if replica.is_leader:
+            tick(replica, now)
 
-    def late_take(server: Any, events: Any, now: float) -> None:
-        set_time(server.node, *server.node._late)
-        if not server.is_leader:
-            tick(server, now)
-        take(server, events, now)
+    def late_take(replica: Any, events: Any) -> None:
+        set_time(replica.node, *replica.node._late)
+        if not replica.is_leader:
+            tick(replica, replica._turn.now)
+        take(replica, events)
 
     return together(
-        patched(Node, "set_time", late_time), patched(Server, "_tick", late_tick), patched(Server, "_take", late_take)
+        patched(Node, "set_time", late_time),
+        patched(Replica, "_tick", late_tick),
+        patched(Replica, "_take_events", late_take),
     )
 
 
 @mutant("a leader that does not count its sleep", "lease reads")
 def _sleep_not_counted() -> AbstractContextManager[None]:
-    look = SteadyClock.look
+    readings = SteadyClock.readings
 
     def least(clock: SteadyClock) -> tuple[float, float]:
-        shown, _ = look(clock)
+        shown, _ = readings(clock)
         return shown, shown
 
-    return patched(SteadyClock, "look", least)
+    return patched(SteadyClock, "readings", least)
 
 
 @mutant("a follower that believes a leap of its clock", "lease reads", first_seed=2)
 def _leap_believed() -> AbstractContextManager[None]:
-    look = SteadyClock.look
+    readings = SteadyClock.readings
 
     def most(clock: SteadyClock) -> tuple[float, float]:
-        _, shown = look(clock)
+        _, shown = readings(clock)
         return shown, shown
 
-    return patched(SteadyClock, "look", most)
+    return patched(SteadyClock, "readings", most)
 
 
 @mutant("a leader that believes new timings at once", "lease reads", first_seed=2)
 def _timings_believed() -> AbstractContextManager[None]:
     """It counts on what it has configured, though nobody was asked for that yet."""
-    original = Server._follow_settings
+    original = Replica._follow_settings
 
-    def follow(server: Any) -> None:
-        before = server.node.config.promise
-        original(server)
-        more = (server.node.config.promise - before) * (1 - server.node.config.clock_drift)
-        for progress in server.node.progress.values():
+    def follow(replica: Any) -> None:
+        before = replica.node.config.promise
+        original(replica)
+        more = (replica.node.config.promise - before) * (1 - replica.node.config.clock_drift)
+        for progress in replica.node.progress.values():
             progress.promised_until += max(0.0, more)
-        if server.is_leader:
-            server.node._count_promises()
+        if replica.is_leader:
+            replica.node._count_promises()
 
-    return patched(Server, "_follow_settings", follow)
+    return patched(Replica, "_follow_settings", follow)
 
 
 @mutant("a promise that does not outlive its process", "lease reads", first_seed=1)
@@ -218,12 +223,12 @@ def _promise_forgotten() -> AbstractContextManager[None]:
 
 @mutant("a leader that allows for no drift", "lease reads", first_seed=4)
 def _no_drift() -> AbstractContextManager[None]:
-    original = Rounds.begin
+    original = PromiseRounds.add_round
 
-    def begin(rounds: Rounds, number: int, length: float, drift: float, now: float) -> None:
+    def begin(rounds: PromiseRounds, number: int, length: float, drift: float, now: float) -> None:
         original(rounds, number, length, 0.0, now)
 
-    return patched(Rounds, "begin", begin)
+    return patched(PromiseRounds, "add_round", begin)
 
 
 @mutant("a campaign with a configuration unapplied", "membership", first_seed=90)
@@ -231,7 +236,7 @@ def _campaign_unapplied() -> AbstractContextManager[None]:
     return patched(Log, "has_unapplied_configuration", lambda log, page_bytes: False)
 
 
-@mutant("the log cut before the state is synced", "power")
+@mutant("the log trimmed before the state is synced", "power")
 def _cut_before_sync() -> AbstractContextManager[None]:
     return patched(State, "sync", lambda state: None)
 
@@ -239,7 +244,7 @@ def _cut_before_sync() -> AbstractContextManager[None]:
 @mutant("a session forgotten", "retries")
 def _session_forgotten() -> AbstractContextManager[None]:
     """What was answered is not remembered, so a repeated write runs again."""
-    original = Sessions.write
+    original = Sessions.apply_writes
 
     def write(
         sessions: Sessions, command: ClientWrites, index: int, executor: Executor
@@ -250,16 +255,16 @@ def _session_forgotten() -> AbstractContextManager[None]:
             low = session.low
             for stored_under in session.drop_below(1 << 62):
                 key = b"a" + session.id.to_bytes(8, "big") + stored_under.to_bytes(8, "big")
-                sessions._pending.set("sessions", key, None)
+                sessions._batch.set("sessions", key, None)
             session.low = low
         return answers
 
-    return patched(Sessions, "write", write)
+    return patched(Sessions, "apply_writes", write)
 
 
 @mutant("a sequence below the mark run again", "retries")
 def _below_the_mark() -> AbstractContextManager[None]:
-    original = Sessions.write
+    original = Sessions.apply_writes
 
     def write(
         sessions: Sessions, command: ClientWrites, index: int, executor: Executor
@@ -270,18 +275,18 @@ def _below_the_mark() -> AbstractContextManager[None]:
                 answers[position] = executor.run(asked.operation, 1 << 20, (index << 16) + position)
         return answers
 
-    return patched(Sessions, "write", write)
+    return patched(Sessions, "apply_writes", write)
 
 
 @mutant("a request_id without its scope", "retries")
 def _request_id_of_anybody() -> AbstractContextManager[None]:
-    """Whoever uses the same name somewhere else gets the other's answer, and nothing is done for him."""
-    original = Sessions._once
+    """A caller that uses the same name elsewhere gets the other's answer, and nothing is done."""
+    original = Sessions._run_named
 
     def once(sessions: Sessions, request_id: RequestId, *rest: Any) -> tuple[Answer, int]:
         return original(sessions, RequestId(request_id.name.rsplit(b"/")[-1], request_id.meaning), *rest)
 
-    return patched(Sessions, "_once", once)
+    return patched(Sessions, "_run_named", once)
 
 
 @mutant("a request_id not remembered", "retries")
@@ -291,29 +296,29 @@ def _request_id_forgotten() -> AbstractContextManager[None]:
     ) -> tuple[Answer, int]:
         return run.run(operation, room, fresh), run.answer_bytes
 
-    return patched(Sessions, "_once", once)
+    return patched(Sessions, "_run_named", once)
 
 
 @mutant("the applied index outside the batch", "power")
 def _applied_outside() -> AbstractContextManager[None]:
     """Two writes instead of one: first the effects, then how far the log is applied."""
-    original = Pending.flush
+    original = WriteBatch.flush
 
-    def flush(pending: Any) -> None:
-        meta = pending._layers["meta"].values
+    def flush(batch: Any) -> None:
+        meta = batch._layers["meta"].values
         applied = meta.pop(b"applied", None)
-        original(pending)
+        original(batch)
         if applied is not None:
-            pending._engine.write([("meta", b"applied", applied)])
+            batch._engine.write([("meta", b"applied", applied)])
 
-    return patched(Pending, "flush", flush)
+    return patched(WriteBatch, "flush", flush)
 
 
 @mutant("a snapshot without the sessions", "snapshots")
 def _snapshot_without_sessions() -> AbstractContextManager[None]:
-    original = Incoming.unpack
+    original = SnapshotSink.unpack
 
-    def unpack(incoming: Incoming) -> None:
+    def unpack(incoming: SnapshotSink) -> None:
         original(incoming)
         state = incoming.state
         assert state is not None
@@ -322,7 +327,7 @@ def _snapshot_without_sessions() -> AbstractContextManager[None]:
         state.close()
         incoming.state = State.open(incoming._disk, incoming.target)
 
-    return patched(Incoming, "unpack", unpack)
+    return patched(SnapshotSink, "unpack", unpack)
 
 
 # --- watches, leases and locks ---------------------------------------------------------------------------------------
@@ -330,13 +335,13 @@ def _snapshot_without_sessions() -> AbstractContextManager[None]:
 
 @mutant("a keep-alive answered by a deposed leader", "leases")
 def _unconfirmed_keep_alive() -> AbstractContextManager[None]:
-    def keep(server: Any, event: LeaseRenewal) -> None:
-        if server.is_leader:
-            server._lessor.keep(event.leases, event.arrival, event.done)
+    def keep(duties: Any, event: LeaseRenewal) -> None:
+        if duties._node.role == "leader":
+            duties._lessor.keep_alive(event.leases, event.arrival, event.done)
         else:
-            event.done(server._not_leader())
+            event.done(duties._not_leader())
 
-    return patched(Server, "_keep_leases", keep)
+    return patched(LeaderDuties, "keep_leases", keep)
 
 
 @mutant("a lease shortened by a leader change", "sleepers")
@@ -345,7 +350,7 @@ def _lease_not_reset() -> AbstractContextManager[None]:
     from what is written."""
 
     def keep(lessor: Any, leases: tuple[int, ...], arrival: float, done: Callable[[tuple[Kept, ...]], None]) -> None:
-        known = lessor._state().leases
+        known = lessor._turn.state.leases
 
         def renew(lease: int) -> Kept:
             if lease not in known:
@@ -354,7 +359,7 @@ def _lease_not_reset() -> AbstractContextManager[None]:
 
         done(tuple([renew(lease) if lessor._term else Kept.ASK_AGAIN for lease in leases]))
 
-    return patched(Lessor, "keep", keep)
+    return patched(Lessor, "keep_alive", keep)
 
 
 @mutant("a lease counted from the answer", "leases")
@@ -394,19 +399,19 @@ def _resumes_one_back() -> AbstractContextManager[None]:
 
 @mutant("a watch that restarts at now", "watches")
 def _restarts_at_now() -> AbstractContextManager[None]:
-    original = WatchCore._leave
+    original = WatchCore._drop_stream
 
-    def leave(core: WatchCore, stream: Any) -> None:
+    def drop_stream(core: WatchCore, stream: Any) -> None:
         for watch in stream.watches.values():
             watch.fixed = False
         original(core, stream)
 
-    return patched(WatchCore, "_leave", leave)
+    return patched(WatchCore, "_drop_stream", drop_stream)
 
 
 @mutant("progress ahead of events", "watches")
 def _progress_ahead() -> AbstractContextManager[None]:
-    """A watch that has more to read is not named as one that is behind."""
+    """A watch that has more to read is not named as one that lags."""
     original = Watches._put_back
 
     def put_back(watches: Any, due: Any, seen: int) -> tuple[int, ...] | None:
@@ -416,14 +421,14 @@ def _progress_ahead() -> AbstractContextManager[None]:
     return patched(Watches, "_put_back", put_back)
 
 
-@mutant("a lock for whoever's predecessor is gone", "locks")
+@mutant("a lock for a waiter whose predecessor is gone", "locks")
 def _whoever_is_next() -> AbstractContextManager[None]:
     """It may have left the line without having had its turn."""
 
-    async def following(line: Line, place: Any) -> None:
+    async def following(line: Contenders, place: Any) -> None:
         return None
 
-    return patched(Line, "_next", following)
+    return patched(Contenders, "_next", following)
 
 
 @mutant("a guard that guards nothing", "locks")
@@ -441,18 +446,18 @@ def _no_guard() -> AbstractContextManager[None]:
 
 @mutant("a lost state takes the log with it", "rot")
 def _log_dropped() -> AbstractContextManager[None]:
-    """The image replaces the log too, with all that was acknowledged behind it."""
+    """The snapshot replaces the log too, with all that was acknowledged after it."""
     return patched(Node, "snapshot_keeps_log", lambda node, meta: False)
 
 
 @mutant("an image that the log does not continue", "rot")
 def _any_image() -> AbstractContextManager[None]:
-    return patched(Node, "_image_from", lambda node: 1)
+    return patched(Node, "_min_snapshot_index", lambda node: 1)
 
 
 @mutant("damage that is forgotten", "rot")
 def _damage_forgotten() -> AbstractContextManager[None]:
-    return patched(MemberFolder, "condemn_state", lambda folder, why: None)
+    return patched(DataDir, "mark_state_damaged", lambda folder, why: None)
 
 
 # --- background care -------------------------------------------------------------------------------------------------
@@ -461,21 +466,21 @@ def _damage_forgotten() -> AbstractContextManager[None]:
 @mutant("a hash of whatever was applied together", "care")
 def _hash_of_the_batch() -> AbstractContextManager[None]:
     """The content is not taken at its entry, but when what follows is written."""
-    original = State.take_content
+    original = State.take_content_hasher
     asked: dict[State, int] = {}
 
-    def take_content(state: State) -> Content | None:
+    def take_content_hasher(state: State) -> ContentHasher | None:
         content = original(state)
         if content is not None:
             asked[state] = content.index
             return None
         if state not in asked:
             return None
-        late = Content(state)
+        late = ContentHasher(state)
         late.index = asked.pop(state)
         return late
 
-    return patched(State, "take_content", take_content)
+    return patched(State, "take_content_hasher", take_content_hasher)
 
 
 @mutant("room is forgotten over a restart", "care")
@@ -490,7 +495,7 @@ def _alarms_forgotten() -> AbstractContextManager[None]:
     return patched(State, "__init__", made)
 
 
-@mutant("the clock begins anew with each leader", "reigns", first_seed=54)
+@mutant("the clock starts over with each leader", "reigns", first_seed=54)
 def _clock_begins_anew() -> AbstractContextManager[None]:
     original = ClusterTime.lead
 
@@ -501,7 +506,7 @@ def _clock_begins_anew() -> AbstractContextManager[None]:
     return patched(ClusterTime, "lead", lead)
 
 
-@mutant("silence begins anew with each leader", "reigns", first_seed=54)
+@mutant("silence starts over with each leader", "reigns", first_seed=54)
 def _silence_begins_anew() -> AbstractContextManager[None]:
     return patched(ClusterClock, "silent_since", lambda clock, heard: None)
 
@@ -509,14 +514,14 @@ def _silence_begins_anew() -> AbstractContextManager[None]:
 @mutant("time that is counted twice", "reigns")
 def _time_counted_twice() -> AbstractContextManager[None]:
     def applied(time: ClusterTime, now: float) -> None:
-        time._seen = time._state().clock.seconds
+        time._seen = time._turn.state.clock.seconds
 
     return patched(ClusterTime, "applied", applied)
 
 
 @mutant("a lease renewed behind the log's back", "reigns")
 def _renewed_beside_the_log() -> AbstractContextManager[None]:
-    def runs_out(lessor: Lessor, lease: Lease) -> bool:
+    def runs_out(lessor: Lessor, lease: LeaseRecord) -> bool:
         return lease.until is not None or lease.id in lessor._checkpointing
 
     return patched(Lessor, "_runs_out", runs_out)

@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from raykeeper.actors.events import LeadershipTransfer, MembershipChange, Proposal
-from raykeeper.actors.raft.messages import Change, ChangeKind
-from raykeeper.store.commands import AlarmKind, Command, HashContent, SetAlarm
-
-from .member import FOLDER
-from .network import Weather
-from .time_faults import TimeFaults
+from raykeeper.actors.member.events import LeadershipTransfer, MembershipChange, Proposal
+from raykeeper.raft.messages import ChangeKind, MemberChange
+from raykeeper.schema.commands import AlarmKind, Command, HashContent, SetAlarm
+from simulation.member import FOLDER
+from simulation.network import Weather
+from simulation.time_faults import TimeFaults
 
 if TYPE_CHECKING:
-    from .member import Member
-    from .world import World
+    from simulation.member import Member
+    from simulation.world import World
 
 Undo = Callable[[], object]
 encode = msgspec.msgpack.Encoder().encode
@@ -346,8 +345,8 @@ class Nemesis(TimeFaults):
             if member.process is None:
                 return False  # who knows what it knows
             for half in (
-                member.process.server.node.configuration.voters,
-                member.process.server.node.configuration.outgoing,
+                member.process.replica.node.configuration.voters,
+                member.process.replica.node.configuration.outgoing,
             ):
                 if half and 2 * len(lost.intersection(half)) > len(half):
                     return False
@@ -369,7 +368,7 @@ class Nemesis(TimeFaults):
         self._begin("state loss", f"{victim!r}: {path} {what}", self._restart(victim), self.rng.uniform(0.02, 1.0))
 
     def _rot(self) -> None:
-        """Bits flip in the state of a member that runs. It is found out by whoever reads them."""
+        """Bits flip in the state of a member that runs. The next read of them finds it."""
         victim = self._victim()
         if victim is None or not self._may_rot(victim):
             return
@@ -437,7 +436,7 @@ class Nemesis(TimeFaults):
         """As members do: see again and again that no alarm is on that should not be."""
         leader = self.world.leader()
         if leader is not None and leader.process is not None:
-            for member, kind in leader.process.server.state.alarms:
+            for member, kind in leader.process.replica.state.alarms:
                 if member not in self._alarmed:
                     self._propose(SetAlarm(member, kind, False))
         self.world.after(0.3, self._tend_alarms)
@@ -485,22 +484,22 @@ class Nemesis(TimeFaults):
         leader = world.leader() if rng.random() < 0.9 else self._victim()
         if leader is None or leader.process is None:
             return
-        configuration = leader.process.server.node.configuration
+        configuration = leader.process.replica.node.configuration
         voters, learners = list(configuration.voters), list(configuration.learners)
         draw = rng.random()
-        changes: list[Change] = []
+        changes: list[MemberChange] = []
         if learners and draw < 0.6:
             promoted = rng.choice(learners)
-            changes = [Change(ChangeKind.ADD_VOTER, promoted)]
+            changes = [MemberChange(ChangeKind.ADD_VOTER, promoted)]
             if len(voters) > 3 or rng.random() < 0.6:  # a voter is replaced in one joint change
-                changes.append(Change(ChangeKind.REMOVE, rng.choice(voters)))
+                changes.append(MemberChange(ChangeKind.REMOVE, rng.choice(voters)))
         elif len(voters) > 3 and draw < 0.8:
-            changes = [Change(rng.choice((ChangeKind.REMOVE, ChangeKind.ADD_LEARNER)), rng.choice(voters))]
+            changes = [MemberChange(rng.choice((ChangeKind.REMOVE, ChangeKind.ADD_LEARNER)), rng.choice(voters))]
         elif len(world.members) < world.profile.most_members:
             member = world.add_member()
-            changes = [Change(ChangeKind.ADD_LEARNER, member.id)]
+            changes = [MemberChange(ChangeKind.ADD_LEARNER, member.id)]
         elif learners:
-            changes = [Change(ChangeKind.REMOVE, rng.choice(learners))]
+            changes = [MemberChange(ChangeKind.REMOVE, rng.choice(learners))]
         if changes:
             world.trace(f"operator: {changes} asked of {leader!r}")
             leader.put(MembershipChange(tuple(changes), math.inf, lambda outcome: world.trace(f"operator: {outcome}")))

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from raykeeper.actors.raft.messages import Message
+from raykeeper.raft.messages import Message
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class Network:
 
     Args:
         rng: decides every fate.
-        after: schedules a callback so many seconds from now.
+        after: schedules a callback this many seconds from now.
     """
 
     def __init__(self, rng: random.Random, after: Callable[..., None]) -> None:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from raykeeper.limits import MAX_CLOCK_STEP, Compaction, Limits, Timings
+from raykeeper.limits import MAX_CLOCK_STEP_S, Compaction, Limits, Timings
 
 MIX = {
     "get": 22.0,
@@ -87,13 +87,13 @@ class Profile:
     limits: Limits = field(default_factory=Limits)
     compaction: Compaction = field(default_factory=Compaction)
     ages: float = 0.0
-    """Whether what is to be forgotten must be so in time, and what ends, ended; times this, as processes that are begun
-    anew know little of the time before."""
+    """Whether what is to be forgotten must be so in time, and what ends, ended; times this, as processes that are
+    restarted know little of the time before."""
     lease_reads: bool = False
     """Clocks may then sleep, and leap ahead so far that it shows, but else must be healthy."""
     clock_drift: float = 0.1
     """How far their rates may be apart, for lease reads."""
-    max_clock_step: float = MAX_CLOCK_STEP
+    max_clock_step: float = MAX_CLOCK_STEP_S
     """What a member believes of one step of its clock; smaller, and sleep need not last for minutes to go beyond."""
     leader_changes: int = 2
     """A run with fewer does not count."""
@@ -109,7 +109,7 @@ class Profile:
 
 
 def _limits(rng: random.Random, **more: int) -> Limits:
-    """Small, so that logs are cut, windows fill and images take several chunks within one run."""
+    """Small, so that logs are trimmed, windows fill and snapshots take several chunks within one run."""
     chosen: dict[str, int] = {
         "log_cut_entries": rng.choice((20, 60, 150)),
         "log_keep_entries": rng.choice((1, 5, 20)),
@@ -141,9 +141,9 @@ def _timings(rng: random.Random, **more: float) -> Timings:
 def _small(rng: random.Random) -> dict[str, float]:
     """Buffers that fill, readings that stop half-way."""
     return {
-        "WATCH_POLL": rng.choice((1.0, 1.0, 5.0)),
+        "WATCH_POLL_S": rng.choice((1.0, 1.0, 5.0)),
         "WATCH_BUFFER_EVENTS": rng.choice((3, 10, 10_000)),
-        "WATCH_SCAN": rng.choice((1, 5, 5000)),
+        "WATCH_SCAN_CHANGES": rng.choice((1, 5, 5000)),
         "WATCH_BATCH_BYTES": rng.choice((300, 2000, 512 * 1024)),
         "WATCH_REPLY_BYTES": rng.choice((600, 5000, 2 * 1024 * 1024)),
     }
@@ -179,7 +179,7 @@ def mixed(rng: random.Random) -> Profile:
         limits=_limits(rng),
         lose_all_at_the_end=rng.random() < 0.5,
         lease_reads=lease_reads,
-        max_clock_step=2.0 if lease_reads else MAX_CLOCK_STEP,
+        max_clock_step=2.0 if lease_reads else MAX_CLOCK_STEP_S,
     )
 
 
@@ -278,7 +278,7 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         seconds=15.0,
         most_members=8,
     ),
-    # Followers that fall behind and are brought back by an image.
+    # Followers that fall behind and are brought back by a snapshot.
     "snapshots": _focus(
         {"crash": 3, "isolate": 3, "fuse": 3, "power": 2, "storm": 1},
         limits={"log_cut_entries": 20, "log_keep_entries": 1, "snapshot_chunk_bytes": 9000},
@@ -303,7 +303,7 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         think=0.12,
         seconds=14.0,
     ),
-    # Watches on members that die, fall behind, are cut off or replaced by an image, under writes and compactions.
+    # Watches on members that die, fall behind, are cut off or replaced by a snapshot, under writes and compactions.
     "watches": _focus(
         {
             "crash": 3,
@@ -335,7 +335,7 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         watchers=1,
         seconds=14.0,
     ),
-    # Leaders that answer reads by their lease, and are cut off, stalled, put to sleep, started anew and replaced, under
+    # Leaders that answer reads by their lease, and are cut off, stalled, put to sleep, restarted and replaced, under
     # clocks as far apart as is allowed, and timings that change.
     "lease reads": _lease_reads,
     # The same with machines that sleep for more than a minute.

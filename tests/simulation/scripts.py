@@ -2,7 +2,7 @@
 
 A script is a coroutine in one life of one client. Whatever it awaits is a :class:`Wait`, which the world ends at some
 imagined time. The async handle, lease and watch here are the real ones; only how they wait is replaced, and the clock
-that they and the recipes look at is the one of the client whose script runs (``replaced`` puts that in place).
+that they and the recipes look at is the one of the client whose script runs (``state_replaced`` puts that in place).
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 from unittest import mock
 
-from raykeeper.actors import service, watches
-from raykeeper.actors.client import aio, deadline, leases, subscription, watch, watching
-from raykeeper.actors.client.aio import AsyncClient
-from raykeeper.actors.client.frames import LeaseQuestion
-from raykeeper.actors.client.leases import AsyncLease, granting, granting_in_txn
-from raykeeper.actors.client.operations import Condition, Op
-from raykeeper.actors.client.requests import Ask, Steps, View, revoke_command
+from raykeeper.actors import deadline
+from raykeeper.actors.client import aio, leases, watch
+from raykeeper.actors.client.core import subscription, watch_core
+from raykeeper.actors.client.core.in_flight import LeaseQuestion
+from raykeeper.actors.client.leases import AsyncLease, grant_steps, leased_txn_steps
 from raykeeper.actors.client.results import TxnResult
-from raykeeper.actors.client.watch import AsyncWatch, wanted
-from raykeeper.actors.recipes import faces, following, holding, line
+from raykeeper.actors.client.txn_parts import Condition, Op
+from raykeeper.actors.client.view import Call, Steps, View, revoke_command
+from raykeeper.actors.client.watch import AsyncWatch, watch_spec
+from raykeeper.actors.handles import AsyncClient
+from raykeeper.actors.member import request_handler, watches
+from raykeeper.actors.recipes import change_stream, contenders, holder, sync_async
 from raykeeper.errors import KeeperError
-from raykeeper.limits import CLEANUP_GRACE
-
-from .checker import Violation
+from raykeeper.limits import CLEANUP_GRACE_S
+from simulation.checker import Violation
 
 if TYPE_CHECKING:
-    from .client import Client
-    from .world import World
+    from simulation.client import Client
+    from simulation.world import World
 
 T = TypeVar("T")
 TIMEOUT = 4.0
@@ -76,15 +77,15 @@ def replaced(world: World) -> Iterator[None]:
         for module in (aio, leases, watch):
             stack.enter_context(mock.patch.object(module, "clock", now))
         stack.enter_context(mock.patch.object(leases, "fresh_id", fresh_id))
-        for module in (faces, deadline):
+        for module in (sync_async, deadline):
             stack.enter_context(mock.patch.object(module, "time", SimpleNamespace(monotonic=now)))
-        for module in (faces, following, line):
+        for module in (sync_async, change_stream, contenders):
             stack.enter_context(mock.patch.object(module, "pause", pause))
-        stack.enter_context(mock.patch.object(line, "spawn", spawn))
-        stack.enter_context(mock.patch.object(faces, "end_lease_async", end_lease))
-        stack.enter_context(mock.patch.object(holding, "whoami", return_value=b"somebody"))
+        stack.enter_context(mock.patch.object(contenders, "spawn", spawn))
+        stack.enter_context(mock.patch.object(sync_async, "end_lease_async", end_lease))
+        stack.enter_context(mock.patch.object(holder, "whoami", return_value=b"somebody"))
         for name, value in world.profile.small.items():
-            for module in (watches, service, watching, subscription, watch):
+            for module in (watches, request_handler, watch_core, subscription, watch):
                 if hasattr(module, name):
                     stack.enter_context(mock.patch.object(module, name, value))
         yield
@@ -161,7 +162,7 @@ def _mistake(client: Client, error: Exception) -> Violation:
 
 
 def sleep(client: Client, seconds: float) -> Wait:
-    """Wait for so many seconds."""
+    """Wait for this many seconds."""
     return Wait(lambda resume: client.world.after(seconds, resume, None))
 
 
@@ -189,7 +190,7 @@ class Gate:
         self._set = False
 
     def wait(self, client: Client, seconds: float) -> Wait:
-        """Wait until it is woken, or for so many seconds; the result says which."""
+        """Wait until it is woken, or for this many seconds; the result says which."""
 
         def start(resume: Callable[[Any], None]) -> None:
             if self._set:
@@ -211,22 +212,22 @@ class _Hub:
         self.name = "simulated"
         self.process = os.getpid()
         self.limits = client.world.limits
-        self.watching = client.watching
-        self.leasing = client.leasing
+        self.watch_core = client.watch_core
+        self.lease_core = client.lease_core
 
-    def do(self, act: Callable[[float], T]) -> T:
+    def run_locked(self, act: Callable[[float], T]) -> T:
         result = act(self.client.time())
         if self.life == self.client.lives:
             self.client.soon()
         return result
 
-    def now_or_soon(self, act: Callable[[float], object]) -> None:
-        self.do(act)
+    def run_now_or_soon(self, act: Callable[[float], object]) -> None:
+        self.run_locked(act)
 
     def check_process(self) -> None:
         """Nobody forks here."""
 
-    def tell(self, listener: Any) -> None:
+    def flush_later(self, listener: Any) -> None:
         """Once what is being taken in has been."""
         self.client.world.at(self.client.world.now, self._flush, listener)
 
@@ -234,10 +235,10 @@ class _Hub:
         if self.life == self.client.lives:
             listener.flush()
 
-    def peek(self, look: Callable[[], T]) -> T:
+    def read_locked(self, look: Callable[[], T]) -> T:
         return look()
 
-    def drop(self, subscription: Any) -> None:
+    def cancel_soon(self, subscription: Any) -> None:
         """Nothing: when objects are collected must not decide what happens."""
 
 
@@ -247,10 +248,10 @@ class SimWatch(AsyncWatch):
     def __init__(self, handle: SimClient, asked: Any) -> None:
         self.start = 0
         """The first revision that it sees, once a member has said what that is; 0 if it was asked for one."""
-        self._gate: Any = Gate(self._woken)
+        self._wakeup: Any = Gate(self._woken)
         self._client = handle.client
         self._asked_for = asked.start_revision
-        super(AsyncWatch, self).__init__(SimpleNamespace(hub=handle.hub), handle._view, asked, self._gate)  # type: ignore[arg-type]
+        super(AsyncWatch, self).__init__(SimpleNamespace(hub=handle.hub), handle._view, asked, self._wakeup)  # type: ignore[arg-type]
 
     def _woken(self) -> None:
         if not self.start and not self._asked_for and self._subscription.fixed:
@@ -259,8 +260,8 @@ class SimWatch(AsyncWatch):
     async def _wait(self, deadline: float) -> bool:
         left = deadline - now()
         if left <= 0:
-            return bool(self._gate.is_set())
-        woken: bool = await self._gate.wait(self._client, left)
+            return bool(self._wakeup.is_set())
+        woken: bool = await self._wakeup.wait(self._client, left)
         return woken
 
 
@@ -278,7 +279,7 @@ class SimLease(AsyncLease):
     def forget(self) -> None:
         """As if the object were collected."""
         self.forgotten_at = self.process.world.now
-        self._hub.leasing.drop(self._held)
+        self._hub.lease_core.drop_lease(self._held)
 
     async def revoke(self, *, timeout: float | None = None) -> None:
         self.note_revocation()
@@ -306,7 +307,7 @@ async def end_lease(
     id: int,
     lasting: float,
     ending: Op | None = None,
-    patience: float = CLEANUP_GRACE,
+    patience: float = CLEANUP_GRACE_S,
 ) -> None:
     """As the real one: ask for the end of a lease for as long as it could live, and wait for that only a little."""
     client = owner.client if isinstance(owner, SimClient) else owner.process
@@ -350,7 +351,7 @@ class SimClient(AsyncClient):
             result: T = end.value
             return result
 
-    def _ask(self, ask: Ask, left: float) -> Wait:
+    def _ask(self, ask: Call, left: float) -> Wait:
         client = self.client
 
         def start(resume: Callable[[Any], None]) -> None:
@@ -362,7 +363,7 @@ class SimClient(AsyncClient):
                 resume(outcome)
 
             if isinstance(ask.request, LeaseQuestion):
-                client.leasing.ask(ask.request, now=client.time(), timeout=left, done=done)
+                client.lease_core.ask_status(ask.request, now=client.time(), timeout=left, done=done)
                 client.soon()
             else:
                 options = {"serializable": ask.serializable, "request_id": ask.request_id}
@@ -373,7 +374,7 @@ class SimClient(AsyncClient):
     async def watch(self, key: Any = None, end: Any = None, **options: Any) -> SimWatch:
         """As the real one."""
         timeout = options.pop("timeout", None)
-        asked = wanted(
+        asked = watch_spec(
             self._view,
             key,
             end,
@@ -389,14 +390,14 @@ class SimClient(AsyncClient):
 
     async def lease(self, ttl: float, *, keep_alive: bool = True, timeout: float | None = None) -> SimLease:
         """As the real one."""
-        granted = await self._run(granting(self._view, ttl, now() + self._seconds(timeout) / 2), timeout)
+        granted = await self._run(grant_steps(self._view, ttl, now() + self._seconds(timeout) / 2), timeout)
         return SimLease(self, granted, keep_alive)
 
     async def leased_txn(
         self, ttl: float, make: Callable[[int], Op], *, timeout: float | None = None
     ) -> tuple[SimLease | None, TxnResult]:
         """As the real one."""
-        granted, result = await self._run(granting_in_txn(self._view, ttl, make), timeout)
+        granted, result = await self._run(leased_txn_steps(self._view, ttl, make), timeout)
         return None if granted is None else SimLease(self, granted, True), result
 
     async def txn(

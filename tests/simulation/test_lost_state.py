@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from raykeeper.actors.raft import Node
 from raykeeper.limits import Limits, Timings
+from raykeeper.raft import Node
 from simulation.member import FOLDER
 from simulation.profiles import Profile
 from simulation.world import World

@@ -36,4 +36,4 @@ def test_a_broken_promise_is_caught_by_what_comes_of_it(monkeypatch: pytest.Monk
     """Even if nobody looked at the disks when a promise is spoken: the faults are such that its breach does harm."""
     monkeypatch.setattr(Observer, "spoken", lambda *arguments: None)
     monkeypatch.setattr(Observer, "_on_quorum", lambda *arguments: None)
-    _catch("an acknowledgement before the own fsync")
+    _catch("an acknowledgement before the member's own fsync")

@@ -49,7 +49,7 @@ def test_every_fault_and_repair_happens_within_the_share() -> None:
     reports = [run_seed(seed) for seed in range(12)]
     caused = {fault for report in reports for fault in report.faults}
     assert {"power loss", "power loss of all", "crash in a turn", "membership", "split", "one-way", "storm"} <= caused
-    assert sum(report.cuts for report in reports) > 0
+    assert sum(report.trims for report in reports) > 0
     assert sum(report.snapshots for report in reports) > 0
     assert sum(report.watched_events for report in reports) > 100
     assert sum(report.leases_expired for report in reports) > 0

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from raykeeper.actors.events import BackgroundDone, Proposal
+from raykeeper.actors.member.events import BackgroundDone, Proposal
 from raykeeper.limits import decode_settings, encode_settings
-from raykeeper.store.commands import Configure
+from raykeeper.schema.commands import Configure
 
 if TYPE_CHECKING:
-    from .member import Member
-    from .world import World
+    from simulation.member import Member
+    from simulation.world import World
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -87,7 +87,7 @@ class TimeFaults:
         followers = [member for member in self._members() if member is not leader]
         if leader is None or leader.process is None or leader.paused or not followers:
             return
-        timeout = leader.process.server.timings.election_timeout
+        timeout = leader.process.replica.timings.election_timeout
         alone_after = trick(leader, followers)
         heal: list[Callable[[], None]] = []
         over = [False]
@@ -107,7 +107,7 @@ class TimeFaults:
             if over[0]:
                 return
             if process is not None:
-                member.put(BackgroundDone(process.server.node.campaign))
+                member.put(BackgroundDone(process.replica.node.campaign))
             world.after(0.015, urge, member)
 
         def undo() -> None:
@@ -120,7 +120,7 @@ class TimeFaults:
 
     def _timeout(self, leader: Member) -> float:
         assert leader.process is not None
-        return leader.process.server.timings.election_timeout
+        return leader.process.replica.timings.election_timeout
 
     def _stall(self) -> None:
         """Loops that stand still for a moment, and then find a fresh word of the leader among what has gathered."""
@@ -135,7 +135,7 @@ class TimeFaults:
         self._usurp("stall", stand_still)
 
     def _forget(self) -> None:
-        """Processes that are started anew, quickly."""
+        """Processes that are restarted, quickly."""
 
         def begin_anew(leader: Member, followers: list[Member]) -> float:
             for follower in followers:
@@ -223,7 +223,7 @@ class TimeFaults:
 
         def change(leader: Member, followers: list[Member]) -> float:
             assert leader.process is not None
-            now = decode_settings(leader.process.server.state.settings)
+            now = decode_settings(leader.process.replica.state.settings)
             interval = min(0.1, timeout * self.rng.choice((0.1, 0.2)))
             timings = replace(now.timings, election_timeout=timeout, heartbeat_interval=interval)
             command = Configure(encode_settings(replace(now, timings=timings)))

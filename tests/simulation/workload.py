@@ -11,31 +11,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from raykeeper.actors.protocol import Read
 from raykeeper.errors import CompactedError, KeeperError, NoSpace, RequestTimeout, SessionExpired, Unavailable
-from raykeeper.store.commands import (
-    Answer,
+from raykeeper.schema.answers import Answer, DeleteAnswer, PutAnswer, RangeAnswer, TxnAnswer
+from raykeeper.schema.commands import RequestId
+from raykeeper.schema.frames import Read
+from raykeeper.schema.operations import (
     Compact,
-    Comparison,
     Delete,
-    DeleteAnswer,
     KeyRange,
     Operation,
     Put,
-    PutAnswer,
     Range,
-    RangeAnswer,
     Relation,
-    RequestId,
     Target,
     Txn,
-    TxnAnswer,
+    TxnCompare,
 )
-
-from .checker import NEVER, Call, Observation, Seen, Violation
+from simulation.checker import NEVER, Call, Observation, Seen, Violation
 
 if TYPE_CHECKING:
-    from .client import Client
+    from simulation.client import Client
 
 REGISTERS = tuple(b"r%d" % n for n in range(5))
 COUNTERS = (b"c0", b"c1")
@@ -306,9 +301,9 @@ class Worker:
         old = self._known.get(key)
         call = Call(self.name, "cas", (old, value), 0)
         if old is None:
-            compare = Comparison(KeyRange(key), Target.VERSION, Relation.EQUAL, 0)
+            compare = TxnCompare(KeyRange(key), Target.VERSION, Relation.EQUAL, 0)
         else:
-            compare = Comparison(KeyRange(key), Target.VALUE, Relation.EQUAL, old)
+            compare = TxnCompare(KeyRange(key), Target.VALUE, Relation.EQUAL, old)
 
         def judge(answer: TxnAnswer, seen: Observation) -> None:
             seen.revision = answer.revision

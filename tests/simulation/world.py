@@ -17,24 +17,23 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from raykeeper.actors.raft.messages import Message
 from raykeeper.errors import DataCorrupted
 from raykeeper.limits import Settings
-from raykeeper.store.commands import KeyRange, Range
-from raykeeper.store.folder import FirstMember, Identity, MemberFolder
-
-from .ages import Ages
-from .checker import Call, Violation, check_linearizable, check_revisions, counter, register
-from .chronicle import Chronicle
-from .client import Client
-from .coordination import STRAY, Book, check_content, populate
-from .invariants import Observer
-from .member import DRIFT, FOLDER, Member
-from .nemesis import Nemesis
-from .network import Network
-from .profiles import Profile, draw
-from .scripts import replaced
-from .workload import COUNTERS, History, Worker, read_all
+from raykeeper.raft.messages import Message
+from raykeeper.schema.operations import KeyRange, Range
+from raykeeper.store.data_dir import DataDir, FirstMember, Identity
+from simulation.ages import Ages
+from simulation.checker import Call, Violation, check_linearizable, check_revisions, counter, register
+from simulation.chronicle import Chronicle
+from simulation.client import Client
+from simulation.coordination import STRAY, Book, check_content, populate
+from simulation.invariants import Observer
+from simulation.member import DRIFT, FOLDER, Member
+from simulation.nemesis import Nemesis
+from simulation.network import Network
+from simulation.profiles import Profile, draw
+from simulation.scripts import replaced
+from simulation.workload import COUNTERS, History, Worker, read_all
 
 CONVERGE_WITHIN = 20.0
 """Simulated seconds in which a healed cluster must have settled."""
@@ -60,7 +59,7 @@ class Report:
     leader_changes: int = 0
     snapshots: int = 0
     rebuilds: int = 0
-    cuts: int = 0
+    trims: int = 0
     states: int = 0
     """That the linearizability checker looked at."""
     digest: int = 0
@@ -141,11 +140,11 @@ class World:
         heapq.heappush(self._queue, (when, self._events, what, arguments))
 
     def after(self, seconds: float, what: Callable[..., None], *arguments: Any) -> None:
-        """Call something so many seconds from now."""
+        """Call something this many seconds from now."""
         self.at(self.now + seconds, what, *arguments)
 
     def trace(self, line: str) -> None:
-        """A line for whoever wants to read what happened."""
+        """A line for those who read the trace."""
         if self._verbose is not None:
             self._verbose(f"{self.now:9.4f} {line}")
 
@@ -181,14 +180,14 @@ class World:
         leader = self.leader() if self.closing else None
         if leader is None or leader.process is None:
             return list(self.members)
-        return sorted(leader.process.server.node.configuration.members)
+        return sorted(leader.process.replica.node.configuration.members)
 
     def leader(self) -> Member | None:
         """Who leads the newest term, if anybody who lives does."""
         leaders = [
-            (member.process.server.node.term, member.id)
+            (member.process.replica.node.term, member.id)
             for member in self.members.values()
-            if member.process is not None and member.process.server.is_leader
+            if member.process is not None and member.process.replica.is_leader
         ]
         return self.members[max(leaders)[1]] if leaders else None
 
@@ -203,9 +202,9 @@ class World:
         if member is not None:
             member.receive(messages)
 
-    def open_folder(self, member: Member) -> MemberFolder:
+    def open_folder(self, member: Member) -> DataDir:
         """A member opens its data."""
-        return MemberFolder.open(member.disk, FOLDER, cache_bytes=self.limits.log_cache_bytes, rebuild=True)
+        return DataDir.open(member.disk, FOLDER, cache_bytes=self.limits.log_cache_bytes, rebuild=True)
 
     def _new_member(self, number: int, founders: Sequence[int]) -> Member:
         """A machine with a member's first data."""
@@ -224,7 +223,7 @@ class World:
                 clock_drift=self.profile.clock_drift,
             ),
         )
-        MemberFolder.create(member.disk, FOLDER, identity, cache_bytes=self.limits.log_cache_bytes).close()
+        DataDir.create(member.disk, FOLDER, identity, cache_bytes=self.limits.log_cache_bytes).close()
         self.members[number] = member
         return member
 
@@ -306,7 +305,7 @@ class World:
             if member.process is not None:
                 # What has rotted is found at the latest when somebody reads everything.
                 with suppress(DataCorrupted):
-                    member.process.server.state.content_hash()
+                    member.process.replica.state.content_hash()
                 member.schedule_turn()
 
     def _settled(self) -> bool:
@@ -317,13 +316,13 @@ class World:
         leader = self.leader()
         if leader is None or leader.process is None:
             return False
-        node = leader.process.server.node
+        node = leader.process.replica.node
         if node.configuration.joint:
             return False
         last = leader.process.folder.log.last_index()
         for number in node.configuration.members:
             process = self.members[number].process
-            if process is None or process.server.state.applied_index != last:
+            if process is None or process.replica.state.applied_index != last:
                 return False
         return self.book.settled
 
@@ -338,7 +337,7 @@ class World:
             if member.process is None:
                 lines.append(f"  {member!r} is down")
                 continue
-            node, log = member.process.server.node, member.process.folder.log
+            node, log = member.process.replica.node, member.process.folder.log
             lines.append(
                 f"  {member!r} {node.role} term {node.term} leader {node.leader} commit {node.commit_index} "
                 f"applied {node.applied_index} log {log.first_index()}..{log.last_index()} {node.configuration}"
@@ -369,7 +368,7 @@ class World:
         self.book.judge(max(self.healed_at + STRAY, self.observer.elected_at))
         leader = self.leader()
         if leader is not None and leader.process is not None:
-            content = leader.process.server.state.range(
+            content = leader.process.replica.state.range(
                 Range(KeyRange(b"\0", b"")), page_items=1 << 20, page_bytes=1 << 30
             )
             check_content(self.chronicle, content.items)
@@ -424,7 +423,7 @@ class World:
             leader_changes=leader_changes,
             snapshots=observer.snapshots,
             rebuilds=self.rebuilds,
-            cuts=observer.cuts,
+            trims=observer.trims,
             states=self.states,
             digest=observer.digest,
             faults=dict(sorted(faults.times.items())),

@@ -1,4 +1,4 @@
-"""Every call that makes, finds or looks after a cluster, with every argument at its extremes: what cannot be meant is a
+"""Every call that creates, finds or maintains a cluster, with every argument at its extremes: what cannot be meant is a
 typed error in one line, before Ray or anybody else is asked; so nothing is half done.
 """
 
@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from extremes import VALUES
 
 import raykeeper
+from lab.extremes import VALUES
 from raykeeper import Cluster, ClusterSpec, KeeperError, SpecError, cluster
-from raykeeper.actors import ray_calls, upkeep
+from raykeeper.actors import connect as connecting
+from raykeeper.actors import ray_calls
+from raykeeper.actors.cluster import cluster_operations
 from raykeeper.limits import Compaction, Limits, Settings, Timings
 
 holding_itself: dict[str, Any] = {}
@@ -42,9 +44,10 @@ def _nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Reached
 
     for module, names in {
-        cluster: ("join_ray", "join_or_start_ray", "open_hub", "look", "member_actors", "backup_of", "stop_members",
+        cluster: ("join_ray", "join_or_start_ray", "observe_cluster", "member_actors", "backup_of", "stop_members",
                   "stop_supervisor", "supervisor_actor"),
-        upkeep: ("look", "administer", "take_backup", "compare_contents"),
+        connecting: ("open_hub",),
+        cluster_operations: ("observe_cluster", "administer", "take_backup", "compare_contents"),
         ray_calls: ("in_time",),
     }.items():  # fmt: skip
         for name in names:
@@ -153,7 +156,7 @@ def test_it_is_a_typed_error_at_once_or_may_be_meant(what: str) -> None:
         began = time.process_time()
         try:
             call(value)
-            wrong.append(f"{name}: nobody minds")
+            wrong.append(f"{name}: no error")
         except Reached:
             if not may_be_meant(value):
                 wrong.append(f"{name}: it went on")
@@ -175,7 +178,7 @@ def test_the_answer_of_configure_stands_on_the_settings_of_now(monkeypatch: pyte
         class best:
             settings = raykeeper.limits.encode_settings(Settings(timings=Timings(election_timeout=9.0)))
 
-    monkeypatch.setattr(upkeep, "look", lambda name: asked.append(name) or Seen)
+    monkeypatch.setattr(cluster_operations, "observe_cluster", lambda name: asked.append(name) or Seen)
     with pytest.raises(Reached):
         there.configure(timings={"heartbeat_interval": 2.0})
     with pytest.raises(SpecError, match=r"timings.election_timeout: expected at least 3 times"):

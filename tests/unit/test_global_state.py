@@ -1,7 +1,7 @@
 """What belongs to the user's process is neither read nor moved: randomness, signals, environment, settings of Python.
 
 A training script seeds ``random`` on every worker with the same number; were ids drawn from there, two workers would
-draw the same ones. Read from the source, so that a line that no test runs counts too; and looked at while it runs.
+draw the same ones. Read from the source, so that a line that no test runs counts too; and checked at run time.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from onemember import one_member
 
-import raykeeper
+from lab.onemember import one_member
 from raykeeper.actors.client.leases import fresh_id
+from rooms import name_of, product_files
 
-ROOT = Path(raykeeper.__file__).parent
 OWN_GENERATORS = {"random.Random", "random.SystemRandom"}
 MOVES = {
     "asyncio.set_event_loop_policy",
@@ -76,22 +75,17 @@ MOVES = {
 }
 PROCESSES_OF_OUR_OWN = {
     "actors/transport/descriptors.py",
-    "actors/member.py",
-    "actors/priority.py",
-    "actors/loop.py",
+    "actors/member/actor.py",
+    "actors/process.py",
+    "actors/member/event_loop.py",
     "__main__.py",
 }
 """They run in a member's actor or in the command line's process."""
 FOR_A_MOMENT = {
-    "actors/client/undisturbed.py": {"gc.set_threshold"},
+    "actors/finalizer_guard.py": {"gc.set_threshold"},
     "actors/ray_session.py": {"signal.signal"},
 }
 """What is as it was a moment later; the files say why, and tests of their own that it is so."""
-
-
-def files() -> list[Path]:
-    rooms = [ROOT.glob("*.py"), ROOT.glob("actors/**/*.py"), ROOT.glob("store/**/*.py")]
-    return sorted(path for room in rooms for path in room)
 
 
 def used(path: Path) -> set[str]:
@@ -118,20 +112,20 @@ def used(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", product_files(), ids=name_of)
 def test_no_file_draws_from_or_moves_what_is_the_users(path: Path) -> None:
     names = used(path)
     drawn = {name for name in names if name.startswith(("random.", "numpy.random", "np.random"))}
     assert drawn <= OWN_GENERATORS
-    name = str(path.relative_to(ROOT))
-    if name not in PROCESSES_OF_OUR_OWN and not name.startswith("cli"):
+    name = name_of(path)
+    if name not in PROCESSES_OF_OUR_OWN and not name.startswith("cli/"):
         assert names & MOVES == FOR_A_MOMENT.get(name, set())
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", product_files(), ids=name_of)
 def test_the_environment_is_set_by_nobody_but_for_a_moment(path: Path) -> None:
     text = path.read_text()
-    if path.name not in {"ray_session.py", "ray_admission.py"} and not path.name.startswith("cli"):
+    if path.name not in {"ray_session.py", "ray_auth.py"} and not name_of(path).startswith("cli/"):
         assert not any(what in text for what in ("os.environ[", "environ.setdefault", "environ.update", "environ.pop"))
 
 

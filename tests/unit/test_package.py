@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 import raykeeper
+from rooms import ROOT, name_of, product_files
 
-ROOT = Path(raykeeper.__file__).parent
-FOLDERS = ("actors", "store")
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis"
 )
@@ -31,7 +30,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build from a copy: what setuptools leaves behind in a tree would find its way into the next wheel."""
+    """Build from a copy: what setuptools leaves in a tree would find its way into the next wheel."""
     folder = tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT, folder / "copy", ignore=LEFT_OUT, symlinks=True)
     run(
@@ -54,15 +53,14 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=folder,
     )
     site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
-    # A path in a .pth file is searched, but .pth files behind it (the editable install's) are not read.
+    # A path in a .pth file is searched, but .pth files in it (the editable install's) are not read.
     (Path(site) / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python
 
 
 def modules() -> set[str]:
     """Files of the product in the tree, as paths from the root."""
-    found = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
-    return {path.relative_to(ROOT).as_posix() for path in found}
+    return {name_of(path) for path in product_files()}
 
 
 def test_the_wheel_holds_the_product_and_nothing_else(wheel: Path) -> None:

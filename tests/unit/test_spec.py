@@ -11,11 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-import raykeeper
 from raykeeper import ClusterSpec, SpecError
 from raykeeper.limits import Limits, Timings
-
-ROOT = Path(raykeeper.__file__).parent
+from rooms import ROOT
 
 
 def refused(spec: object, **overrides: object) -> SpecError:
@@ -139,7 +137,7 @@ def test_a_wrong_override_is_no_fault_of_the_file(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("a: [1", "valid YAML; line 1, column 6: expected ',' or ']', but got '<stream end>'"),
-        ("name: a\nname: b\n", "valid YAML; line 2, column 1: name stands twice"),
+        ("name: a\nname: b\n", "valid YAML; line 2, column 1: name occurs twice"),
         ("!!python/object:os.system {}", "valid YAML; line 1, column 1: could not determine a constructor for the tag"),
         ("x: \x00", "valid YAML; unacceptable character"),
         ("- 1\n", "a mapping of fields, got [1]"),

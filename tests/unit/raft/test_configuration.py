@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raykeeper.actors.raft import (
-    Change,
+from raykeeper.raft import (
     ChangeKind,
     Configuration,
     ConfigurationChange,
     InvalidChange,
+    MemberChange,
     apply_change,
     decode_change,
     encode_change,
 )
-from raykeeper.actors.raft.quorum import has_quorum
+from raykeeper.raft.quorum import has_quorum
 
 VOTER, LEARNER, REMOVE = ChangeKind.ADD_VOTER, ChangeKind.ADD_LEARNER, ChangeKind.REMOVE
 THREE = Configuration(voters=(1, 2, 3))
@@ -25,7 +25,7 @@ JOINT = Configuration(voters=(1, 2, 4), outgoing=(1, 2, 3), learners_next=(3,), 
 
 
 def change(base: int, *steps: tuple[ChangeKind, int]) -> ConfigurationChange:
-    return ConfigurationChange(base, tuple(Change(kind, member) for kind, member in steps))
+    return ConfigurationChange(base, tuple(MemberChange(kind, member) for kind, member in steps))
 
 
 @pytest.mark.parametrize(
@@ -74,10 +74,10 @@ def test_change(before: Configuration, made: ConfigurationChange, after: Configu
     [
         (THREE, change(1, (VOTER, 4)), "based on"),
         (WITH_LEARNER, change(0, (VOTER, 4)), "based on"),
-        (THREE, change(0, (VOTER, 1)), "voter already"),
-        (WITH_LEARNER, change(5, (LEARNER, 4)), "learner already"),
+        (THREE, change(0, (VOTER, 1)), "already a voter"),
+        (WITH_LEARNER, change(5, (LEARNER, 4)), "already a learner"),
         (THREE, change(0, (REMOVE, 9)), "no member 9"),
-        (THREE, change(0, (VOTER, 0)), "no member id"),
+        (THREE, change(0, (VOTER, 0)), "not a member id"),
         (THREE, change(0, (VOTER, 4), (REMOVE, 4)), "twice"),
         (THREE, change(0, (REMOVE, 1), (REMOVE, 2), (REMOVE, 3)), "no voter"),
         (THREE, change(0, (LEARNER, 1), (LEARNER, 2), (LEARNER, 3)), "no voter"),
@@ -97,7 +97,7 @@ def test_of_two_changes_from_one_configuration_only_one_takes_effect() -> None:
 
 
 def test_a_change_survives_its_encoding() -> None:
-    made = ConfigurationChange(7, (Change(VOTER, 4), Change(REMOVE, 1)), b"context")
+    made = ConfigurationChange(7, (MemberChange(VOTER, 4), MemberChange(REMOVE, 1)), b"context")
     assert decode_change(encode_change(made)) == made
     with pytest.raises(InvalidChange):
         decode_change(b"\xc1")
@@ -120,7 +120,7 @@ def test_any_chain_of_changes_keeps_neighbouring_quorums_overlapping(chain: list
         assert after.index == index
         assert not set(after.learners) & ({*after.voters, *after.outgoing})
         assert set(after.learners_next) <= set(after.outgoing) - set(after.voters)
-        # Whoever is no quorum of the one leaves a quorum of the other nowhere to hide.
+        # Members that are not a quorum of the one leave no room for a quorum of the other.
         for bits in range(1 << len(everybody)):
             some = {member for member in everybody if bits >> member - 1 & 1}
             assert not (has_quorum(configuration, some) and has_quorum(after, set(everybody) - some))

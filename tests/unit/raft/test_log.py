@@ -1,4 +1,4 @@
-"""The log against a plain list: every operation, in any order, with the durable part lagging behind."""
+"""The log against a plain list: every operation, in any order, with the durable part lagging."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from raftlab.cluster import MemoryLog
-from raykeeper.actors.raft import Compacted, Entry, EntryKind, HardState, LogInconsistent, Unavailable
-from raykeeper.actors.raft.log import ENTRY_OVERHEAD, Log, entries_size, within_bytes
+from lab.raft.cluster import MemoryLog
+from raykeeper.raft import Entry, EntryCompacted, EntryKind, EntryUnavailable, HardState, LogInconsistent
+from raykeeper.raft.log import ENTRY_OVERHEAD, Log, entries_size, within_bytes
 
 FOREVER = 1 << 40
 
@@ -38,7 +38,7 @@ class LogMachine(RuleBasedStateMachine):
         self.storage = MemoryLog()
         self.log = Log(self.storage, 0, 0)
         self.model: list[Entry] = []
-        self.mark = 0
+        self.base = 0
         self.commit = 0
         self.applied = 0
         self.stable = 0
@@ -54,7 +54,7 @@ class LogMachine(RuleBasedStateMachine):
         self.model += new
 
     @rule(data=st.data(), count=st.integers(0, 4), overlap=st.integers(0, 4))
-    def accept(self, data: st.DataObject, count: int, overlap: int) -> None:
+    def append_from_leader(self, data: st.DataObject, count: int, overlap: int) -> None:
         """A newer leader's entries: some that are here, then others in place of what follows, or none."""
         prev = data.draw(st.integers(self.commit, len(self.model)))
         same = self.model[prev : prev + overlap]
@@ -65,7 +65,7 @@ class LogMachine(RuleBasedStateMachine):
             first = prev + len(same) + 1
             new += [Entry(first + i, self.term, EntryKind.NORMAL, b"%d" % self.term) for i in range(count)]
         prev_term = self.model[prev - 1].term if prev else 0
-        assert self.log.accept(prev, prev_term, new) == prev + len(new)
+        assert self.log.append_from_leader(prev, prev_term, new) == prev + len(new)
         if len(new) > len(same):
             self.stable = min(self.stable, prev + len(same))
             self.model[prev + len(same) :] = new[len(same) :]
@@ -73,8 +73,8 @@ class LogMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def refuse(self, data: st.DataObject) -> None:
         """What does not fit changes nothing."""
-        prev = data.draw(st.integers(self.mark, len(self.model) + 3))
-        assert self.log.accept(prev, self.term + 1, entries(prev + 1, self.term + 1)) is None
+        prev = data.draw(st.integers(self.base, len(self.model) + 3))
+        assert self.log.append_from_leader(prev, self.term + 1, entries(prev + 1, self.term + 1)) is None
 
     @rule(data=st.data())
     def write(self, data: st.DataObject) -> None:
@@ -107,11 +107,11 @@ class LogMachine(RuleBasedStateMachine):
     def apply(self, data: st.DataObject) -> None:
         self.applied = self.log.applied_index = data.draw(st.integers(self.applied, self.commit))
 
-    @precondition(lambda self: min(self.applied, self.stable) > self.mark)
+    @precondition(lambda self: min(self.applied, self.stable) > self.base)
     @rule(data=st.data())
-    def cut(self, data: st.DataObject) -> None:
-        self.mark = data.draw(st.integers(self.mark + 1, min(self.applied, self.stable)))
-        self.storage.cut(self.mark)
+    def trim(self, data: st.DataObject) -> None:
+        self.base = data.draw(st.integers(self.base + 1, min(self.applied, self.stable)))
+        self.storage.trim(self.base)
 
     @rule(ahead=st.integers(1, 5))
     def install(self, ahead: int) -> None:
@@ -123,34 +123,34 @@ class LogMachine(RuleBasedStateMachine):
         self.model += entries(self.commit + 1, *[self.term] * ahead)
         self.storage.reset(index, self.term)
         self.log.reset(index, self.term)
-        self.mark = self.commit = self.applied = self.stable = index
+        self.base = self.commit = self.applied = self.stable = index
 
     @invariant()
     def is_the_model(self) -> None:
         log = self.log
         assert (log.last_index, log.commit_index, log.stable_index) == (len(self.model), self.commit, self.stable)
         assert log.last_term == (self.model[-1].term if self.model else 0)
-        for index in range(self.mark, len(self.model) + 1):
+        for index in range(self.base, len(self.model) + 1):
             term = self.model[index - 1].term if index else 0
             assert log.term(index) == term
             assert log.matches(index, term)
             assert not log.matches(index, term + 1)
-        if self.mark < len(self.model):
-            assert list(log.entries(self.mark + 1, len(self.model) + 1, FOREVER)) == self.model[self.mark :]
-        with pytest.raises(Unavailable):
+        if self.base < len(self.model):
+            assert list(log.entries(self.base + 1, len(self.model) + 1, FOREVER)) == self.model[self.base :]
+        with pytest.raises(EntryUnavailable):
             log.term(len(self.model) + 1)
-        if self.mark:
-            with pytest.raises(Compacted):
-                log.term(self.mark - 1)
-            with pytest.raises(Compacted):
-                log.entries(self.mark, self.mark + 1, FOREVER)
-            assert not log.matches(self.mark - 1, 1)
+        if self.base:
+            with pytest.raises(EntryCompacted):
+                log.term(self.base - 1)
+            with pytest.raises(EntryCompacted):
+                log.entries(self.base, self.base + 1, FOREVER)
+            assert not log.matches(self.base - 1, 1)
 
-    @precondition(lambda self: self.mark < len(self.model))
+    @precondition(lambda self: self.base < len(self.model))
     @rule(data=st.data(), limit=st.integers(0, 120))
     def pages(self, data: st.DataObject, limit: int) -> None:
         """As many as fit, at least one, wherever the durable part ends."""
-        low = data.draw(st.integers(self.mark + 1, len(self.model)))
+        low = data.draw(st.integers(self.base + 1, len(self.model)))
         high = data.draw(st.integers(low + 1, len(self.model) + 1))
         page = list(self.log.entries(low, high, limit))
         assert page == self.model[low - 1 : low - 1 + len(page)]
@@ -182,7 +182,7 @@ TestLogMachine.settings = settings(max_examples=40, stateful_step_count=25, dead
 )
 def test_accept(prev: int, term: int, new: list[int], result: int | None, after: list[int], stable: int) -> None:
     log = log_of(1, 1, 2, 2, stable=3, commit=1)
-    assert log.accept(prev, term, entries(prev + 1, *new)) == result
+    assert log.append_from_leader(prev, term, entries(prev + 1, *new)) == result
     assert [entry.term for entry in log.entries(1, log.last_index + 1, FOREVER)] == after
     assert log.stable_index == stable
 
@@ -190,7 +190,7 @@ def test_accept(prev: int, term: int, new: list[int], result: int | None, after:
 def test_a_committed_entry_is_never_truncated() -> None:
     log = log_of(1, 1, 2, commit=2)
     with pytest.raises(LogInconsistent):
-        log.accept(1, 1, entries(2, 3))
+        log.append_from_leader(1, 1, entries(2, 3))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_find_conflict(terms: list[int], index: int, term: int, expected: int) -
 def test_find_conflict_stops_where_the_log_was_cut() -> None:
     log = log_of(3, 3, 3, 3, commit=4)
     log.applied_index = 4
-    log.storage.cut(2)  # type: ignore[attr-defined]
+    log.storage.trim(2)  # type: ignore[attr-defined]
     assert log.find_conflict(4, 1) == 1
 
 
@@ -225,27 +225,35 @@ def test_is_up_to_date(last_index: int, last_term: int, expected: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("commit", "applied", "mark", "expected"),
+    ("commit", "applied", "base", "expected"),
     [(2, 1, 0, 2), (1, 3, 0, 3), (0, 2, 2, 2), (2, 2, 2, 2)],
 )
 def test_a_start_takes_the_higher_of_the_commit_index_and_what_is_applied(
-    commit: int, applied: int, mark: int, expected: int
+    commit: int, applied: int, base: int, expected: int
 ) -> None:
     storage = MemoryLog()
     storage.append(entries(1, 1, 1, 1), None, sync=True)
-    if mark:
-        storage.cut(mark)
+    if base:
+        storage.trim(base)
     assert Log(storage, commit, applied).commit_index == expected
 
 
-@pytest.mark.parametrize(("commit", "applied", "mark"), [(4, 0, 0), (0, 4, 0), (2, 1, 2)])
-def test_a_start_refuses_what_does_not_belong_together(commit: int, applied: int, mark: int) -> None:
+@pytest.mark.parametrize(("commit", "applied", "base"), [(4, 0, 0), (0, 4, 0), (2, 1, 2)])
+def test_a_start_refuses_what_does_not_belong_together(commit: int, applied: int, base: int) -> None:
     storage = MemoryLog()
     storage.append(entries(1, 1, 1, 1), None, sync=True)
-    if mark:
-        storage.cut(mark)
+    if base:
+        storage.trim(base)
     with pytest.raises(LogInconsistent):
         Log(storage, commit, applied)
+
+
+def test_entries_that_leave_a_gap_are_refused() -> None:
+    log = Log(MemoryLog(), 0, 0)
+    log.append(entries(1, 1, 1))
+    with pytest.raises(LogInconsistent):
+        log.append(entries(4, 1))
+    assert log.last_index == 2
 
 
 @given(st.lists(st.integers(0, 50), max_size=8), st.integers(0, 200))

@@ -1,4 +1,4 @@
-"""A node that has lost its state machine and not its log: it keeps its promises, and gets an image beside them."""
+"""A node that has lost its state machine but not its log: it keeps its promises, and gets a snapshot and entries."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 
 import pytest
 
-from raftlab.cluster import MemoryLog
-from raykeeper.actors.raft import Configuration, Entry, EntryKind, HardState, Node, NodeConfig, ProposalRefused
-from raykeeper.actors.raft.core import RELUCTANCE
-from raykeeper.actors.raft.messages import (
+from lab.raft.cluster import MemoryLog
+from raykeeper.raft import Configuration, Entry, EntryKind, HardState, Node, NodeConfig, ProposalRefused
+from raykeeper.raft.core import STATELESS_TIMEOUT_FACTOR
+from raykeeper.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
-    Change,
     ChangeKind,
     Heartbeat,
     HeartbeatResponse,
     InstallSnapshot,
     InstallSnapshotResponse,
+    MemberChange,
     RequestVote,
     RequestVoteResponse,
     SnapshotMeta,
 )
-from raykeeper.actors.raft.progress import ProgressState
+from raykeeper.raft.progress import ProgressState
 
 VOTERS = Configuration(voters=(1, 2, 3))
 
@@ -49,14 +49,14 @@ def make(log: MemoryLog, *, lost: bool = False, id: int = 1, voters: Configurati
         configuration=voters,
         applied=log.first_index() - 1,
         rng=random.Random(1),
-        needs_image=lost,
+        needs_snapshot=lost,
     )
 
 
-def cut_log(*, cut: int, last: int, commit: int) -> MemoryLog:
+def trimmed_log(*, trimmed: int, last: int, commit: int) -> MemoryLog:
     log = MemoryLog()
     log.append(entries(1, last), HardState(2, 3, commit), sync=True)
-    log.cut(cut)
+    log.trim(trimmed)
     return log
 
 
@@ -77,7 +77,7 @@ def meta(index: int, term: int = 2, size: int = 25) -> SnapshotMeta:
 
 @pytest.fixture
 def log() -> MemoryLog:
-    return cut_log(cut=10, last=30, commit=20)
+    return trimmed_log(trimmed=10, last=30, commit=20)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_it_votes_and_acknowledges_as_its_log_says(log: MemoryLog, lost: Node) -
     assert lost.commit_index == 31
 
 
-def test_it_asks_for_an_image_that_its_log_continues(log: MemoryLog, lost: Node) -> None:
+def test_it_asks_for_a_snapshot_that_its_log_continues(log: MemoryLog, lost: Node) -> None:
     lost.step(Heartbeat(2, 1, 3, 20, 7))
     assert said(turn(lost, log), HeartbeatResponse) == [HeartbeatResponse(1, 2, 3, 7, 10)]
     lost.step(InstallSnapshot(2, 1, 3, meta(9), 0, b"x", False))
@@ -106,7 +106,7 @@ def test_it_asks_for_an_image_that_its_log_continues(log: MemoryLog, lost: Node)
     assert turn(lost, log).chunk is not None
 
 
-def test_an_image_within_the_log_brings_back_the_state_alone(log: MemoryLog, lost: Node) -> None:
+def test_a_snapshot_within_the_log_replaces_only_the_state(log: MemoryLog, lost: Node) -> None:
     lost.step(InstallSnapshot(2, 1, 3, meta(15), 0, b"x" * 25, True))
     turn(lost, log)
     assert lost.snapshot_is_needed(meta(15))
@@ -115,29 +115,29 @@ def test_an_image_within_the_log_brings_back_the_state_alone(log: MemoryLog, los
     ready = turn(lost, log)
     assert [entry.index for entry in ready.committed] == [16, 17, 18, 19, 20]
     assert said(ready, InstallSnapshotResponse)[0].installed
-    assert (lost.last_index, lost.needs_image) == (30, False)
+    assert (lost.last_index, lost.needs_snapshot) == (30, False)
     lost.step(Heartbeat(2, 1, 3, 20, 8))
-    assert said(turn(lost, log), HeartbeatResponse)[0].image_from == 0
+    assert said(turn(lost, log), HeartbeatResponse)[0].snapshot_from == 0
 
 
-def test_an_image_beyond_the_log_takes_its_place(log: MemoryLog, lost: Node) -> None:
+def test_a_snapshot_beyond_the_log_replaces_it(log: MemoryLog, lost: Node) -> None:
     lost.step(InstallSnapshot(2, 1, 3, meta(40), 0, b"x" * 25, True))
     turn(lost, log)
     assert not lost.snapshot_keeps_log(meta(40))
     log.reset(40, 2)
     lost.snapshot_installed(meta(40))
-    assert (lost.last_index, lost.applied_index, lost.needs_image) == (40, 40, False)
+    assert (lost.last_index, lost.applied_index, lost.needs_snapshot) == (40, 40, False)
 
 
 def test_it_campaigns_late() -> None:
-    log = cut_log(cut=10, last=30, commit=20)
+    log = trimmed_log(trimmed=10, last=30, commit=20)
     node = make(log, lost=True)
     turn(node, log)
-    for _ in range(RELUCTANCE * 10 - 1):
+    for _ in range(STATELESS_TIMEOUT_FACTOR * 10 - 1):
         node.tick()
     turn(node, log)
     assert node.role == "follower"
-    for _ in range(RELUCTANCE * 10 + 1):
+    for _ in range(STATELESS_TIMEOUT_FACTOR * 10 + 1):
         node.tick()
     turn(node, log)
     assert node.role == "pre-candidate"
@@ -168,11 +168,11 @@ def beat(node: Node, log: MemoryLog, wants: dict[int, int]) -> Any:
     return turn(node, log)
 
 
-def test_the_leader_sends_an_image_beside_the_entries() -> None:
-    log = cut_log(cut=10, last=30, commit=30)
+def test_the_leader_sends_a_snapshot_besides_entries() -> None:
+    log = trimmed_log(trimmed=10, last=30, commit=30)
     node = leader_of(log)
     beat(node, log, {2: 15})
-    assert log.wanted, "there is none yet"
+    assert log.snapshot_wanted, "there is none yet"
     log.offered, log.images = meta(25), {"image-25": b"y" * 25}
     chunks = said(beat(node, log, {2: 15}), InstallSnapshot)
     assert [(chunk.to, chunk.offset, len(chunk.data)) for chunk in chunks] == [(2, 0, 10)]
@@ -184,19 +184,19 @@ def test_the_leader_sends_an_image_beside_the_entries() -> None:
     assert node.commit_index == 32, "its acknowledgements count"
     node.step(InstallSnapshotResponse(2, 1, 3, 32, "image-25", 25, True))
     turn(node, log)
-    assert (node.progress[2].wanted, node.progress[2].state) == (0, ProgressState.REPLICATE)
-    assert not node.travelling_snapshots()
+    assert (node.progress[2].min_snapshot_index, node.progress[2].state) == (0, ProgressState.REPLICATE)
+    assert all(progress.snapshot is None for progress in node.progress.values())
 
 
-def test_an_image_that_is_too_old_is_not_begun() -> None:
-    log = cut_log(cut=10, last=30, commit=30)
+def test_a_snapshot_that_is_too_old_is_not_sent() -> None:
+    log = trimmed_log(trimmed=10, last=30, commit=30)
     node = leader_of(log)
     log.offered, log.images = meta(14), {"image-14": b"y" * 25}
     assert not said(beat(node, log, {2: 15}), InstallSnapshot)
 
 
-def test_nobody_hands_over_to_it() -> None:
-    log = cut_log(cut=10, last=30, commit=30)
+def test_no_leader_hands_over_to_it() -> None:
+    log = trimmed_log(trimmed=10, last=30, commit=30)
     node = leader_of(log)
     beat(node, log, {2: 15})
     with pytest.raises(ProposalRefused, match="lost its state"):
@@ -205,10 +205,10 @@ def test_nobody_hands_over_to_it() -> None:
 
 
 def test_the_last_voter_with_a_state_does_not_leave() -> None:
-    log = cut_log(cut=10, last=30, commit=30)
+    log = trimmed_log(trimmed=10, last=30, commit=30)
     node = leader_of(log)
     beat(node, log, {2: 15})
-    alone = [Change(ChangeKind.REMOVE, 1), Change(ChangeKind.REMOVE, 3)]
+    alone = [MemberChange(ChangeKind.REMOVE, 1), MemberChange(ChangeKind.REMOVE, 3)]
     with pytest.raises(ProposalRefused, match="lost its state"):
         node.propose_change(alone)
     beat(node, log, {})
@@ -216,7 +216,7 @@ def test_the_last_voter_with_a_state_does_not_leave() -> None:
 
 
 def test_a_leader_without_a_state_hands_over_to_one_that_has_answered() -> None:
-    log = cut_log(cut=10, last=30, commit=30)
+    log = trimmed_log(trimmed=10, last=30, commit=30)
     node = leader_of(log, lost=True)
     assert not node.hand_over(), "nobody has been heard of yet"
     beat(node, log, {2: 12})

@@ -10,9 +10,9 @@ from typing import Any, get_args
 
 import pytest
 
-from raftlab.cluster import SETTINGS, MemoryLog
-from raykeeper.actors.raft import Configuration, Entry, EntryKind, HardState, Node, NodeConfig, SnapshotMeta
-from raykeeper.actors.raft.messages import (
+from lab.raft.cluster import SETTINGS, MemoryLog
+from raykeeper.raft import Configuration, Entry, EntryKind, HardState, Node, NodeConfig, SnapshotMeta
+from raykeeper.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
     Heartbeat,
@@ -101,7 +101,7 @@ def message(kind: str, term: int) -> Message:
         "vote": RequestVote(SENDER, ME, term, 9, 5),
         "vote, short log": RequestVote(SENDER, ME, term, 0, 0),
         "vote, transfer": RequestVote(SENDER, ME, term, 9, 5, False, True),
-        "vote, transfer, stranger": RequestVote(7, ME, term, 9, 5, False, True),
+        "vote, transfer, non-voter": RequestVote(7, ME, term, 9, 5, False, True),
         "pre-vote": RequestVote(SENDER, ME, term, 9, 5, True),
         "pre-vote, short log": RequestVote(SENDER, ME, term, 0, 0, True),
         "granted": RequestVoteResponse(SENDER, ME, term, True),
@@ -125,7 +125,7 @@ KINDS = (
     "vote",
     "vote, short log",
     "vote, transfer",
-    "vote, transfer, stranger",
+    "vote, transfer, non-voter",
     "pre-vote",
     "pre-vote, short log",
     "granted",
@@ -206,9 +206,9 @@ def expected(kind: str, term: int, role: str) -> Outcome:
     return same
 
 
-def stranger(kind: str, role: str, term: int, outcome: Outcome) -> Outcome:
-    """Who is no voter of the configuration has no leader's excuse, and is else as good as anybody."""
-    return expected("vote", term, role) if kind.endswith("stranger") else outcome
+def from_non_voter(kind: str, role: str, term: int, outcome: Outcome) -> Outcome:
+    """A sender that is not a voter is not excused by a leader, and otherwise treated like any other."""
+    return expected("vote", term, role) if kind.endswith("non-voter") else outcome
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -225,8 +225,8 @@ def test_what_becomes_of_a_message(kind: str, term: int, role: str) -> None:
         for m in work_off(node)
         if m.to == sent.sender and isinstance(m, (RequestVoteResponse, *FROM_LEADERS.values()))
     ]
-    want = stranger(kind, role, term, expected(kind, term, role))
-    if want.vote == SENDER and kind.endswith("stranger"):
+    want = from_non_voter(kind, role, term, expected(kind, term, role))
+    if want.vote == SENDER and kind.endswith("non-voter"):
         want = Outcome(want.term, want.role, want.leader, 7, want.said)
     assert Outcome(node.term, node.role, node.leader, node.vote, tuple(said)) == want
 

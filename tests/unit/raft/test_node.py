@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from raftlab.cluster import SETTINGS, Cluster, MemoryLog
-from raykeeper.actors.raft import (
-    Change,
+from lab.raft.cluster import SETTINGS, Cluster, MemoryLog
+from raykeeper.raft import (
     ChangeKind,
     Configuration,
     ConfigurationChange,
@@ -17,6 +16,7 @@ from raykeeper.actors.raft import (
     EntryKind,
     HardState,
     LogInconsistent,
+    MemberChange,
     Node,
     NodeConfig,
     NotLeader,
@@ -24,7 +24,7 @@ from raykeeper.actors.raft import (
     SnapshotMeta,
     encode_change,
 )
-from raykeeper.actors.raft.messages import (
+from raykeeper.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
     Heartbeat,
@@ -44,7 +44,7 @@ def entry(index: int, term: int = 1, data: bytes = b"x", kind: EntryKind = Entry
 
 
 def adding_learner(index: int, base: int = 0, member: int = 9) -> Entry:
-    change = ConfigurationChange(base, (Change(ChangeKind.ADD_LEARNER, member),))
+    change = ConfigurationChange(base, (MemberChange(ChangeKind.ADD_LEARNER, member),))
     return entry(index, data=encode_change(change), kind=EntryKind.CONFIGURATION)
 
 
@@ -170,7 +170,7 @@ def test_the_leader_sends_before_its_own_write_and_counts_itself_only_after_it()
     assert [(m.to, len(m.entries)) for m in appends] == [(2, 2)]
     assert ready.must_sync
     assert [e.index for e in ready.entries] == [2, 3]
-    # One follower has it, the leader's own disk does not: that is no majority of three.
+    # One follower has it, the leader's own disk does not: that is not a majority of three.
     node.step(AppendEntriesResponse(2, 1, 1, True, 3))
     assert node.commit_index == 1
     log.append(ready.entries, ready.hard_state, sync=True)
@@ -249,7 +249,7 @@ def test_committed_entries_come_in_pages() -> None:
     assert node.applied_index == 7
 
 
-def test_nobody_campaigns_with_a_committed_configuration_unapplied() -> None:
+def test_no_member_campaigns_with_a_committed_configuration_unapplied() -> None:
     log = log_with([entry(1), adding_learner(2), entry(3)], commit=3)
     node = make_node(log)
     node.campaign()
@@ -344,7 +344,7 @@ def test_only_the_leader_takes_proposals() -> None:
     node.step(Heartbeat(2, 1, 1, 0))
     for refused in (
         lambda: node.propose([b"x"]),
-        lambda: node.propose_change([Change(ChangeKind.ADD_VOTER, 4)]),
+        lambda: node.propose_change([MemberChange(ChangeKind.ADD_VOTER, 4)]),
         lambda: node.transfer_leadership(3),
     ):
         with pytest.raises(NotLeader) as caught:
@@ -397,25 +397,25 @@ def test_the_most_up_to_date_peer() -> None:
     assert alone.elect(1).most_up_to_date_peer() == 1
 
 
-def test_an_image_is_needed_only_where_the_log_does_not_reach() -> None:
+def test_a_snapshot_is_needed_only_where_the_log_does_not_reach() -> None:
     log = log_with([entry(1), entry(2), entry(3)], commit=1)
     node = make_node(log, applied=1)
     held = SnapshotMeta(2, 1, THREE, "a", 10)
     assert not node.snapshot_is_needed(held)
-    assert node.commit_index == 2, "what an image holds is committed"
+    assert node.commit_index == 2, "what a snapshot holds is committed"
     assert node.snapshot_is_needed(SnapshotMeta(3, 2, THREE, "b", 10))
     assert node.snapshot_is_needed(SnapshotMeta(9, 1, THREE, "c", 10))
     with pytest.raises(ValueError, match="commit index"):
         node.snapshot_installed(held)
 
 
-def test_a_leader_takes_no_image() -> None:
+def test_a_leader_needs_no_snapshot() -> None:
     """It was checked in the background. Only a deposed leader can lack what is committed, and it hears of that."""
     node = make_leader(MemoryLog())
     assert not node.snapshot_is_needed(SnapshotMeta(9, 5, THREE, "image", 10))
 
 
-def test_an_installed_image_replaces_log_state_and_configuration() -> None:
+def test_an_installed_snapshot_replaces_log_state_and_configuration() -> None:
     log = log_with([entry(1), entry(2)], commit=1)
     node = make_node(log, applied=1)
     configuration = Configuration(voters=(1, 2), learners=(3,), index=7)
@@ -435,8 +435,8 @@ def test_an_installed_image_replaces_log_state_and_configuration() -> None:
     assert [(m.offset, m.installed, m.index) for m in answers] == [(4, False, 9), (4, True, 9)]  # type: ignore[union-attr]
 
 
-def test_acknowledgements_of_entries_that_an_image_replaced_are_not_sent() -> None:
-    """The image was checked in the background; entries came in the same turn, and were never written."""
+def test_acknowledgements_of_entries_that_a_snapshot_replaced_are_not_sent() -> None:
+    """The snapshot was checked in the background; entries came in the same turn, and were never written."""
     log = MemoryLog()
     node = make_node(log)
     node.step(AppendEntries(2, 1, 1, 0, 0, 0, (entry(1),)))
@@ -480,7 +480,10 @@ def test_a_commit_index_that_nothing_else_tells_is_told_without_asking_for_an_an
     for member in (2, 3):
         node.step(AppendEntriesResponse(member, 1, 1, True, 1))
     told = [message for message in turn(node, log).messages if isinstance(message, AppendEntries)]
-    assert [(message.to, message.leader_commit, message.quiet) for message in told] == [(2, 1, True), (3, 1, True)]
+    assert [(message.to, message.leader_commit, message.commit_only) for message in told] == [
+        (2, 1, True),
+        (3, 1, True),
+    ]
     follower_log = log_with([Entry(1, 1, EntryKind.NORMAL, b"")], term=1)
     follower = make_node(follower_log, id=2)
     follower.step(told[0])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raftlab.play import Play, read_play, write_play
+from lab.raft.play import Play, read_play, write_play
 
 PLAYS = sorted((Path(__file__).parent / "plays").glob("*.txt"))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from raykeeper.actors.raft import Configuration, SnapshotMeta
-from raykeeper.actors.raft.progress import Inflights, Progress, ProgressState
+from raykeeper.raft import Configuration, SnapshotMeta
+from raykeeper.raft.progress import Inflights, Progress, ProgressState
 
 PROBE, REPLICATE, SNAPSHOT = ProgressState.PROBE, ProgressState.REPLICATE, ProgressState.SNAPSHOT
 IMAGE = SnapshotMeta(index=20, term=1, configuration=Configuration(), id="image", size=100)
@@ -104,7 +104,7 @@ def test_reject(
 def test_a_probe_waits_for_its_answer() -> None:
     progress = probing()
     assert not progress.paused
-    progress.sent(5, 50, commit=3)
+    progress.on_sent(5, 50, commit=3)
     assert progress.paused
     assert progress.next_index == 10
     assert progress.sent_commit == 3
@@ -114,7 +114,7 @@ def test_a_probe_waits_for_its_answer() -> None:
 
 def test_a_probe_is_repeated_at_the_first_sign_of_life_after_a_heartbeat() -> None:
     progress = probing()
-    progress.sent(0, 0, 0)
+    progress.on_sent(0, 0, 0)
     progress.on_heartbeat_response(1)
     assert progress.paused
     progress.on_heartbeat_sent(2, 0, last_index=20, periodic=False)
@@ -129,7 +129,7 @@ def test_replication_streams_until_the_window_is_full() -> None:
     progress = replicating()
     for expected in (12, 14, 16):
         assert not progress.paused
-        progress.sent(2, 20, commit=0)
+        progress.on_sent(2, 20, commit=0)
         assert progress.next_index == expected
     assert progress.paused
     progress.on_success(11, 1)
@@ -141,13 +141,13 @@ def test_replication_streams_until_the_window_is_full() -> None:
 
 def test_an_empty_append_takes_no_room_in_the_window() -> None:
     progress = replicating()
-    progress.sent(0, 0, commit=8)
+    progress.on_sent(0, 0, commit=8)
     assert (progress.inflight_count, progress.next_index, progress.sent_commit) == (0, 10, 8)
 
 
 def test_unreachable_stops_the_stream() -> None:
     progress = replicating()
-    progress.sent(5, 50, 0)
+    progress.on_sent(5, 50, 0)
     progress.on_unreachable()
     assert (progress.state, progress.next_index) == (PROBE, 10)
     progress = receiving()
@@ -188,16 +188,16 @@ def test_what_a_follower_knows_to_be_committed_shows_in_its_answer_to_the_last_h
 )
 def test_the_receiver_says_where_to_go_on(offset: int, expected_offset: int, in_flight: bool) -> None:
     progress = receiving()
-    progress.chunk_sent()
+    progress.on_chunk_sent()
     progress.on_chunk_response(offset)
     assert (progress.snapshot_offset, progress.chunk_in_flight) == (expected_offset, in_flight)
 
 
 def test_a_receiver_that_lost_chunks_starts_again() -> None:
     progress = receiving()
-    progress.chunk_sent()
+    progress.on_chunk_sent()
     progress.on_chunk_response(40)
-    progress.chunk_sent()
+    progress.on_chunk_sent()
     progress.on_chunk_response(0)
     assert (progress.snapshot_offset, progress.chunk_in_flight) == (0, False)
 

@@ -7,10 +7,20 @@ from itertools import combinations, product
 
 import pytest
 
-from raykeeper.actors.raft import Configuration
-from raykeeper.actors.raft.quorum import VoteResult, has_quorum, majority_value, quorum_value, vote_result
+from raykeeper.raft import Configuration
+from raykeeper.raft.quorum import VoteResult, has_quorum, is_majority, majority_value, quorum_value, vote_result
 
 WON, LOST, PENDING = VoteResult.WON, VoteResult.LOST, VoteResult.PENDING
+
+
+@pytest.mark.parametrize(("part", "whole"), [(1, 1), (2, 2), (2, 3), (3, 4), (3, 5)])
+def test_a_majority_is_more_than_half(part: int, whole: int) -> None:
+    assert is_majority(part, whole)
+    assert not is_majority(part - 1, whole)
+
+
+def test_none_of_none_are_not_a_majority() -> None:
+    assert not is_majority(0, 0)
 
 
 @pytest.mark.parametrize(

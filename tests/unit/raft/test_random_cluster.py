@@ -12,8 +12,8 @@ import random
 
 import pytest
 
-from raftlab.cluster import Cluster, Member
-from raykeeper.actors.raft import Change, ChangeKind, NotLeader, ProposalRefused
+from lab.raft.cluster import Cluster, Member
+from raykeeper.raft import ChangeKind, MemberChange, NotLeader, ProposalRefused
 
 SEEDS = 24
 STEPS = 500
@@ -116,10 +116,10 @@ class Storm:
         self.cluster.partition(ids[:border], ids[border:])
 
     def _cut(self, member: Member) -> None:
-        if member.machine.applied > member.log.mark[0]:
+        if member.machine.applied > member.log.base[0]:
             member.make_snapshot()
             if self.rng.random() < 0.7:
-                member.log.cut(self.rng.randint(member.log.mark[0], member.machine.applied))
+                member.log.trim(self.rng.randint(member.log.base[0], member.machine.applied))
 
     def _transfer(self, target: int) -> None:
         leader = self.cluster.leader
@@ -132,7 +132,7 @@ class Storm:
         assert leader is not None
         most = min(MOST_MEMBERS, len(self.cluster.members) + 1)
         count = self.rng.randrange(1, 4)
-        changes = [Change(self.rng.choice(list(ChangeKind)), self.rng.randint(1, most)) for _ in range(count)]
+        changes = [MemberChange(self.rng.choice(list(ChangeKind)), self.rng.randint(1, most)) for _ in range(count)]
         try:
             leader.propose_change(changes)
         except ProposalRefused:
@@ -145,7 +145,7 @@ class Storm:
     def _look(self) -> None:
         for member in self.cluster.members.values():
             for context, index in member.reads:
-                assert index >= self.asked[context], f"read {context} at {index}, behind {self.asked[context]}"
+                assert index >= self.asked[context], f"read {context} at {index}, before {self.asked[context]}"
                 self.reads += 1
             member.reads.clear()
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from raykeeper.store.rocks import RocksDisk
-from raykeeper.store.state import State
-from store_model import FIRST, Hand
+from lab.store_model import FIRST, Hand
+from raykeeper.store.engine.rocks import RocksDisk
+from raykeeper.store.state.machine import State
 
 
 @pytest.fixture

@@ -13,16 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from raykeeper.actors.raft.messages import Configuration, Entry, EntryKind, HardState
+from lab.store_model import Hand
 from raykeeper.errors import DataCorrupted, Unavailable
-from raykeeper.store.commands import Delete, KeyRange, Put, Txn
-from raykeeper.store.raft_log import RaftLog
-from raykeeper.store.rocks import RocksDisk
-from raykeeper.store.state import State
-from raykeeper.store.sync_journal import write_ahead_logs
-from raykeeper.store.wal_tail import _SECTOR as SECTOR
-from raykeeper.store.wal_tail import _masked_crc32c, check_chain
-from store_model import Hand
+from raykeeper.raft.messages import Configuration, Entry, EntryKind, HardState
+from raykeeper.schema.operations import Delete, KeyRange, Put, Txn
+from raykeeper.store.engine.rocks import RocksDisk
+from raykeeper.store.engine.rocks_wal import _SECTOR as SECTOR
+from raykeeper.store.engine.rocks_wal import _masked_crc32c, check_chain, write_ahead_logs
+from raykeeper.store.log.raft_log import RaftLog
+from raykeeper.store.state.machine import State
 
 RECORDS = 12
 CACHE = 1 << 20
@@ -185,18 +184,18 @@ def test_a_record_that_begins_at_the_very_end_of_a_block_is_no_damage(tmp_path: 
 
 
 @pytest.mark.parametrize("left", range(7, 21))
-def test_it_counts_as_intact_behind_damage(tmp_path: Path, left: int) -> None:
+def test_it_counts_as_intact_after_damage(tmp_path: Path, left: int) -> None:
     log, end = log_with_a_record_at_the_end_of_a_block(tmp_path / "log", left)
     path = crash(log, tmp_path / "log")
     with wal_of(path).open("r+b") as file:
-        file.truncate(end + 5)  # behind the damage, the one at the end of the block alone is intact
+        file.truncate(end + 5)  # after the damage, only the one at the end of the block is intact
     flip(wal_of(path), BLOCK - left - 1, 0)
     with pytest.raises(DataCorrupted):
         open_log(path)
 
 
 def test_a_flipped_bit_in_the_record_before_a_small_last_one_is_damage(tmp_path: Path) -> None:
-    """Both in one block: a bad length must not hide the intact record behind it."""
+    """Both in one block: a bad length must not hide the intact record after it."""
     path = tmp_path / "log"
     log = RaftLog.create(RocksDisk(), str(path), cache_bytes=CACHE)
     ends = []

@@ -1,0 +1,50 @@
+"""From the state machine's reasons for a failure to the public errors: one table."""
+
+from __future__ import annotations
+
+from ....errors import (
+    CompactedError,
+    FutureRevisionError,
+    InvalidArgument,
+    KeeperError,
+    LeaseNotFound,
+    NoSpace,
+    NotCaughtUp,
+    RequestTimeout,
+    RequestTooLarge,
+    SessionExpired,
+    Unavailable,
+)
+from ....schema.answers import Failed, Reason
+
+_KINDS: dict[Reason, tuple[type[KeeperError], str]] = {
+    Reason.LEASE_NOT_FOUND: (LeaseNotFound, "the lease does not exist, or has expired"),
+    Reason.LEASE_EXISTS: (InvalidArgument, "a lease with that id exists"),
+    Reason.KEY_NOT_FOUND: (InvalidArgument, "KEEP needs a key that exists"),
+    Reason.TOO_LARGE: (RequestTooLarge, "the request is over a limit of the cluster"),
+    Reason.INVALID: (InvalidArgument, "the cluster refuses the request"),
+    Reason.NO_SPACE: (NoSpace, "the cluster is read-only: a member is running out of disk space"),
+    Reason.FULL: (Unavailable, "a table of the cluster is full"),
+    Reason.NOT_CAUGHT_UP: (NotCaughtUp, "the member has not caught up with the leader yet"),
+    Reason.NO_QUORUM: (Unavailable, "too few reachable voters would be left"),
+    Reason.CHANGED: (Unavailable, "what the request was based on has been changed meanwhile"),
+    Reason.BELOW_MARK: (RequestTimeout, "the write was given up before it was answered"),
+    Reason.SESSION_EXPIRED: (SessionExpired, "the session expired while the call was open"),
+}
+
+
+def failure(failed: Failed, *, maybe_applied: bool) -> KeeperError:
+    """The public error for a failed answer of the state machine.
+
+    A failure that the session remembers is final: every copy of the write gets the same answer, so ``applied`` is
+    ``False``. FULL is not remembered: if another copy may be in flight (``maybe_applied``), the outcome is unknown.
+    """
+    if failed.reason is Reason.COMPACTED:
+        return CompactedError(failed.detail)
+    if failed.reason is Reason.FUTURE_REVISION:
+        return FutureRevisionError(failed.message or f"the revision is in the future: the newest is {failed.detail}")
+    kind, text = _KINDS[failed.reason]
+    unknown = failed.reason in (Reason.BELOW_MARK, Reason.SESSION_EXPIRED) or (
+        failed.reason is Reason.FULL and maybe_applied
+    )
+    return kind(failed.message or text, applied=None if unknown else False)

@@ -1,0 +1,83 @@
+"""Frames in flight: what a core gives its transport to send, and what it remembers of that until the reply."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ....limits import CLIENT_MAX_FRAME_DEADLINE_S, Limits
+from ....schema.frames import Read
+from ....schema.operations import Operation
+from ....schema.validation import check_operation, check_range
+from .outbox import Outbox, PendingCall
+
+_REQUEST_OVERHEAD_BYTES = 64
+"""Bytes that a request counts in addition to its keys and values."""
+_ITEM_GUESS_BYTES = 256
+"""Bytes that an item of a read's answer is guessed to take."""
+
+
+class OutgoingFrame(NamedTuple):
+    """A frame for a member; its reply comes back under the same call number."""
+
+    call: int
+    member: int
+    frame: bytes
+
+
+class LeaseQuestion(NamedTuple):
+    """Asks for the status of these leases, all if none is named; answered with ``LeaseStatuses``."""
+
+    leases: tuple[int, ...] = ()
+    keys: bool = False
+    """Also list the keys that are attached."""
+
+
+class Kind(enum.Enum):
+    """What a frame asks for: a batch of requests, a new session, or to keep the session alive."""
+
+    BATCH = 0
+    OPEN = 1
+    KEEP_ALIVE = 2
+
+
+class InFlight:
+    """A frame that was sent and not answered. ``late``: no longer waited for; its calls are queued again."""
+
+    __slots__ = ("calls", "id", "kind", "late", "member", "outbox", "sent_at", "session", "suspect_at")
+
+    def __init__(
+        self, id: int, kind: Kind, outbox: Outbox, member: int, calls: list[PendingCall], session: int, sent_at: float
+    ) -> None:
+        self.id = id
+        self.kind = kind
+        self.outbox = outbox
+        self.member = member
+        self.calls = calls
+        self.session = session
+        self.sent_at = sent_at
+        self.suspect_at = sent_at + outbox.reply_timeout()
+        self.late = False
+
+
+def request_size(request: Operation | Read | LeaseQuestion, limits: Limits) -> int:
+    """The bytes that a request counts in a batch. A read counts with its answer, as far as that can be guessed.
+
+    Raises:
+        RequestTooLarge, InvalidArgument: no member would accept it.
+    """
+    if isinstance(request, LeaseQuestion):
+        return _REQUEST_OVERHEAD_BYTES
+    if not isinstance(request, Read):
+        return _REQUEST_OVERHEAD_BYTES + check_operation(request, limits)
+    size = _REQUEST_OVERHEAD_BYTES + check_range(request.range, limits)
+    if request.range.keys.end is None or request.range.count_only:
+        return size
+    items = min(request.range.limit or limits.max_page_items, limits.max_page_items)
+    return size + items * _ITEM_GUESS_BYTES
+
+
+def longest_wait(calls: Sequence[PendingCall], now: float) -> float:
+    """The deadline of a frame: the seconds until the last of its calls times out, up to a bound."""
+    return min(max(call.deadline for call in calls) - now, CLIENT_MAX_FRAME_DEADLINE_S)

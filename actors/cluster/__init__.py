@@ -1,0 +1,1 @@
+"""The control plane: launching, observing, healing, maintaining a cluster from outside."""

@@ -1,0 +1,180 @@
+"""An operator's calls: changing the settings of a cluster, comparing its members, taking a backup.
+
+``Cluster`` inherits them (``cluster.py``); they are here because they concern neither launching nor membership.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ...errors import InvalidArgument, Unavailable
+from ...limits import (
+    BACKUP_TIMEOUT_S,
+    CHECK_TIMEOUT_S,
+    DEFAULT_TIMEOUT_S,
+    POLL_PAUSE_S,
+    Settings,
+    decode_settings,
+    encode_settings,
+)
+from ...schema.answers import Failed, Reason
+from ...schema.commands import Configure
+from ...spec import ClusterSpec, check_fields
+from ...store.backup_file import PARTIAL, Header
+from .. import arguments as check
+from ..consistency import Comparison, compare_contents
+from ..deadline import at_most, covered
+from ..discovery import pause
+from ..leader_call import administer, expect
+from .backup import take_backup
+from .observe import observe_cluster
+
+SUFFIX = ".rkbackup"
+
+
+class BackupInfo(msgspec.Struct, frozen=True):
+    """A backup that was taken.
+
+    Attributes:
+        path: the file.
+        cluster, cluster_name: id and name of its cluster.
+        member: id of the member that it was taken from.
+        revision, compact_revision: it holds the revisions from ``compact_revision`` to ``revision``.
+        bytes: size of the file.
+    """
+
+    path: str
+    cluster_name: str
+    cluster: int
+    member: int
+    revision: int
+    compact_revision: int
+    bytes: int
+
+
+class ClusterOperations:
+    """Base of ``Cluster``."""
+
+    name: str
+    id: int
+
+    @covered
+    def configure(
+        self,
+        *,
+        timings: Mapping[str, float] | None = None,
+        limits: Mapping[str, int] | None = None,
+        compaction: Mapping[str, Any] | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> Settings:
+        """Change timings, limits and compaction of the running cluster. What is not named stays as it is, even if
+        another caller changes it at the same time.
+
+        Members follow within a heartbeat, except for the bounds of their queues of requests (``max_inbox_...``), which
+        they take when they start.
+
+        Args:
+            timeout: seconds.
+
+        Returns:
+            the new settings.
+
+        Raises:
+            SpecError: a field is unknown, or a value is not valid.
+            Unavailable, RequestTimeout: see :class:`KeeperError`.
+        """
+        fields = {"timings": timings, "limits": limits, "compaction": compaction}
+        changed = {name: change for name, change in fields.items() if change is not None}
+        check_fields("arguments", changed)  # first what can be checked without the cluster
+        deadline = time.monotonic() + at_most(timeout)
+        while True:
+            best = observe_cluster(self.name).best
+            if best is None:
+                raise Unavailable(f"no member of cluster {self.name} serves")
+            now = decode_settings(best.settings) if best.settings else Settings()
+            spec = ClusterSpec(
+                name=self.name,
+                timings=now.timings,
+                limits=now.limits,
+                compaction=now.compaction,
+                lanes=now.lanes,
+                lease_reads=now.lease_reads,
+                clock_drift=now.clock_drift,
+            )
+            settings = ClusterSpec.load(spec, **changed).settings
+            answer = administer(self.name, self.id, Configure(encode_settings(settings), best.settings), deadline)
+            changed_meanwhile = isinstance(answer, Failed) and answer.reason is Reason.CHANGED
+            if not changed_meanwhile or time.monotonic() >= deadline:
+                expect(answer)
+                return settings
+            pause(POLL_PAUSE_S)  # and again, on top of the other change
+
+    @covered
+    def check(self, *, timeout: float = CHECK_TIMEOUT_S) -> Comparison:
+        """Have all members hash their contents at one index of the log, and compare (see ``Comparison``).
+
+        The cluster serves meanwhile. The leader does the same every ``check_interval``.
+
+        Args:
+            timeout: seconds; a member that has not answered by then is ``silent`` in the result.
+
+        Raises:
+            Unavailable, RequestTimeout: no leader accepted the request.
+        """
+        return compare_contents(self.name, self.id, time.monotonic() + at_most(timeout))
+
+    @covered
+    def backup(self, path: str | os.PathLike[str], *, timeout: float = BACKUP_TIMEOUT_S) -> BackupInfo:
+        """Write a backup to a file on this machine: the cluster at one revision, while it serves.
+
+        It holds all that was acknowledged before the call, including leases and answers to request ids. The file is
+        there whole, with every byte checked, or not at all; an existing one is replaced.
+
+        Args:
+            path: a file, or an existing folder: then the file is named after cluster and revision.
+            timeout: seconds.
+
+        Raises:
+            InvalidArgument: the file cannot be written, or its name is taken by something that is not a file.
+            NoSpace: there is no room for it.
+            Unavailable: no member provided a backup in time.
+            ClusterNotFound: no member runs.
+        """
+        deadline = time.monotonic() + at_most(timeout)
+        given = check.path("the path of a backup", path)
+        is_folder = os.path.isdir(given)
+
+        def place(header: Header) -> str:
+            return _replaceable(os.path.join(given, f"{self.name}-{header.revision}{SUFFIX}") if is_folder else given)
+
+        try:
+            header, size = take_backup(self.name, self.id, place, deadline)
+        except OSError as error:
+            raise InvalidArgument(f"{given}: {error.strerror or error}") from None
+        return BackupInfo(
+            path=place(header),
+            cluster_name=header.cluster_name,
+            cluster=header.cluster,
+            member=header.member,
+            revision=header.revision,
+            compact_revision=header.compact_revision,
+            bytes=size,
+        )
+
+
+def _replaceable(path: str) -> str:
+    """The real path of a file, links followed.
+
+    Raises:
+        InvalidArgument: a backup would replace and destroy something else there (a device, a folder).
+    """
+    file = os.path.realpath(path)
+    for name in (file, f"{file}{PARTIAL}"):
+        if os.path.lexists(name) and not os.path.isfile(name):
+            raise InvalidArgument(f"{name} exists and is not a file: a backup would replace it")
+    return file

@@ -1,0 +1,306 @@
+"""What launch does about the data that it finds: one pure function, without Ray and without a disk.
+
+A cluster id is drawn once. If any identity of the name is found, nothing is bootstrapped: the newest known
+configuration decides who takes part, and a quorum of it must be there. Nor is anything bootstrapped if other evidence
+of a cluster exists (``evidence.py``). The one exception is a bootstrap that was interrupted: if every place that it
+listed is found, and none of them ever voted or appended anything, it never was a cluster, and is done again under a new
+cluster id. What is left of a cluster that was destroyed on purpose, while a node was away, counts for nothing.
+
+A copy of a member's data (``data_copies.py``) counts as the data if the node that last held the data is back without
+it, so it was moved, or if there is no quorum without it. Otherwise the original may be on a node that is away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from ...errors import ClusterMismatch, DataCorrupted, MembersMissing, SpecError, Unavailable
+from ...raft.messages import Configuration
+from ...raft.quorum import has_quorum, is_majority
+from ...store.data_copies import newest_of
+from ...store.data_dir import Identity
+from ...store.membership_note import MembershipNote
+from ..naming import MemberSpec, member_name
+from .evidence import Evidence, destroy_command, destroyed, foreign_data, if_gone, is_seen, newest_marker, refusal
+from .markers import MarkedMember
+from .node_storage import FoundData, NodeInventory
+from .ray_nodes import RayNode, may_hold
+
+
+@dataclass(frozen=True)
+class MemberPlace:
+    """Where a member's data is."""
+
+    member: int
+    name: str
+    node: RayNode
+    inventory: NodeInventory
+    found: FoundData
+    pin: str = ""
+    """The resource that it was pinned with, if any member knew it."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A member whose data is on no node that is alive, and its last pin."""
+
+    member: int
+    name: str
+    pin: str
+    last: MarkedMember | None = None
+    """What a marker says about it."""
+
+    @property
+    def marked(self) -> MarkedMember:
+        """All that is known about it."""
+        known = self.last or MarkedMember(self.member, self.name)
+        return MarkedMember(self.member, self.name, self.pin or known.pin, known.base, known.address)
+
+    def __str__(self) -> str:
+        return str(self.marked)
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """There is nothing of that name anywhere: bootstrap a new cluster."""
+
+
+@dataclass(frozen=True)
+class StartMembers:
+    """A cluster is there: its members that were found and do not run yet are to be started."""
+
+    cluster: int
+    places: tuple[MemberPlace, ...]
+    missing: tuple[Missing, ...]
+    foreign: tuple[str, ...] = ()
+    """What was found of other clusters of that name, one line each; it is left alone."""
+
+
+@dataclass(frozen=True)
+class Redo:
+    """A bootstrap that was interrupted. If each of these places turns out to be unused, they are emptied and a new
+    cluster is bootstrapped; otherwise the decision is ``instead``, or ``error`` if that is ``None``."""
+
+    cluster: int
+    places: tuple[MemberPlace, ...]
+    instead: StartMembers | None
+    error: str
+
+
+def decide(
+    name: str,
+    inventories: Sequence[tuple[RayNode, NodeInventory]],
+    live: Mapping[int, MemberSpec],
+    configuration: Configuration | None = None,
+    *,
+    evidence: Evidence = Evidence(),
+    data_dir: str = "",
+    placement: Sequence[str] = (),
+) -> Bootstrap | StartMembers | Redo:
+    """Decide what launch does.
+
+    Args:
+        inventories: what each node that is alive holds.
+        live: the specs of member actors that run, by member id.
+        configuration: the newest one that members reported, if any.
+        evidence: other evidence of a cluster of that name.
+        data_dir: as in the spec, for messages.
+        placement: resources that members may be pinned by; empty for any node. Another node is heard if it answers,
+            but is not waited for.
+
+    Raises:
+        ClusterMismatch: there is data of several clusters, or of one with another name.
+        DataCorrupted: all data that was found is unreadable.
+        SpecError: a node's folder cannot be read, and nothing was found elsewhere.
+        MembersMissing: less than a quorum was found, or no data, and yet there is evidence of a cluster.
+        Unavailable: nothing was found, and a node did not answer.
+    """
+    everything = inventories
+    inventories = _without(destroyed(inventories), inventories)
+    places, reserved = _places(name, inventories)
+    cluster = _one_cluster(name, places, live, configuration, data_dir)
+    places = [place for place in places if _identity(place).cluster == cluster]
+    if not cluster:
+        damaged = [
+            f"{found.folder} on {node.address}: {found.damage}"
+            for node, inventory in inventories
+            for found in inventory.found
+            if found.damage
+        ]
+        if damaged:
+            raise DataCorrupted(f"{'; '.join(damaged)}. {if_gone(name, 0, data_dir)}")
+        refused = refusal(name, data_dir, inventories, evidence)
+        if refused is not None:
+            raise refused
+        asked = [(node, inventory) for node, inventory in inventories if may_hold(node, placement)]
+        silent = [inventory.problem for _, inventory in asked if inventory.silent]
+        if silent:
+            raise Unavailable(f"cannot tell whether there is data of cluster {name}: {'; '.join(silent)}")
+        unreadable = [f"{node.address}: {inventory.problem}" for node, inventory in asked if inventory.problem]
+        if unreadable:
+            raise SpecError("spec", "data_dir", f"a folder that can be read on every node; {'; '.join(unreadable)}")
+        return Bootstrap()
+    marker = newest_marker(
+        [each for _, inventory in inventories for each in inventory.markers if each.cluster == cluster]
+    )
+    last = {member.id: member for member in marker.members} if marker is not None else {}
+    first = {listed.id: listed for place in places for listed in _identity(place).members}
+    note = _newest_note(places)
+    pins = {listed.id: listed.pin for listed in first.values()}
+    pins.update({member.id: member.pin for member in last.values() if member.pin})
+    pins.update({known.id: known.pin for known in note.members if known.pin})
+    by_member = _one_place_each(places, pins)
+    if configuration is None:
+        configuration = note.configuration if note.configuration.voters else Configuration(voters=tuple(sorted(first)))
+    there = set(live) | set(by_member)
+    uncertain = {
+        place.member
+        for place in by_member.values()
+        if place.found.served.copied and not is_seen(_last_place(place.member, pins, last), inventories)
+    } - set(live)
+    if not _lacks_quorum(configuration, there - uncertain):
+        # The original may come back, with what the member has promised since: the copy is not needed.
+        there -= uncertain
+        by_member = {member: place for member, place in by_member.items() if member not in uncertain}
+    missing = tuple(
+        Missing(member, member_name(member), pins.get(member, ""), last.get(member))
+        for member in sorted(configuration.members - there)
+    )
+    # A member with data that is not in the configuration was removed, or never joined.
+    found = [place for member, place in sorted(by_member.items()) if member in configuration.members]
+    others = tuple(foreign_data(name, cluster, data_dir, everything))
+    start = StartMembers(cluster, tuple(place for place in found if place.member not in live), missing, others)
+    lacking = _lacks_quorum(configuration, there)
+    error = ""
+    if lacking:
+        error = (
+            f"cluster {name} (id {cluster:x}) has {len(configuration.voters)} voting members and needs more than half; "
+            f"the data of these was not found on any Ray node that is alive: {', '.join(map(str, missing))}"
+        ) + "".join(
+            f"; {problem}"
+            for problem in (*(inventory.problem for _, inventory in inventories if inventory.problem), *others)
+        )
+        error += ". Bring their nodes back, and launch again; if their data is gone for good, see operations.md"
+        error += f', "A majority is lost for good". {if_gone(name, cluster, data_dir)}'
+    if not live and missing and not configuration.index:
+        waiting = {place.name: place for place in reserved if place.found.reserved == cluster}
+        if first and all(listed.id in by_member or listed.name in waiting for listed in first.values()):
+            everywhere = (*by_member.values(), *waiting.values())
+            return Redo(cluster, everywhere, None if lacking else start, error)
+    if lacking:
+        raise MembersMissing(error)
+    return start
+
+
+def _lacks_quorum(configuration: Configuration, there: Collection[int]) -> bool:
+    """Whether there are voters, and these members are not a quorum of them."""
+    return bool(configuration.voters) and not has_quorum(configuration, there)
+
+
+def _last_place(member: int, pins: Mapping[int, str], last: Mapping[int, MarkedMember]) -> MarkedMember:
+    """Where a member was last, as far as that is known."""
+    address = last[member].address if member in last else ""
+    return MarkedMember(member, member_name(member), pins.get(member, ""), address=address)
+
+
+def _without(
+    gone: frozenset[int], inventories: Sequence[tuple[RayNode, NodeInventory]]
+) -> list[tuple[RayNode, NodeInventory]]:
+    """What the nodes hold, without what is left of these clusters."""
+    left = []
+    for node, inventory in inventories:
+        found = tuple(
+            place
+            for place in inventory.found
+            if (place.identity.cluster if place.identity is not None else place.reserved) not in gone
+        )
+        markers = tuple(marker for marker in inventory.markers if marker.cluster not in gone)
+        left.append((node, msgspec.structs.replace(inventory, found=found, markers=markers)))
+    return left
+
+
+def _places(
+    name: str, inventories: Sequence[tuple[RayNode, NodeInventory]]
+) -> tuple[list[MemberPlace], list[MemberPlace]]:
+    """Places with an identity, and places that are only reserved. An identity in the wrong folder is refused."""
+    with_identity, reserved = [], []
+    for node, inventory in inventories:
+        for found in inventory.found:
+            identity = found.identity
+            if identity is None:
+                if found.reserved:
+                    reserved.append(MemberPlace(0, found.name, node, inventory, found))
+                continue
+            if identity.cluster_name != name or identity.name != found.name:
+                raise ClusterMismatch(
+                    f"{found.folder} on {node.address} should hold {found.name} of cluster {name}, but holds "
+                    f"{identity.name} of cluster {identity.cluster_name} (id {identity.cluster:x})"
+                )
+            with_identity.append(MemberPlace(identity.member, identity.name, node, inventory, found))
+    return with_identity, reserved
+
+
+def _one_cluster(
+    name: str,
+    places: Sequence[MemberPlace],
+    live: Mapping[int, MemberSpec],
+    configuration: Configuration | None,
+    data_dir: str,
+) -> int:
+    """The cluster id that everything found belongs to, 0 if nothing was found. If a quorum runs, its cluster is the one
+    that the name means, whatever else was found."""
+    where: dict[int, list[str]] = {}
+    for place in places:
+        where.setdefault(_identity(place).cluster, []).append(f"{place.found.folder} on {place.node.address}")
+    for member_spec in live.values():
+        where.setdefault(member_spec.cluster, []).append(f"the running member {member_spec.name}")
+    running = {member_spec.cluster for member_spec in live.values()}
+    voters = configuration.voters if configuration is not None else ()
+    if len(running) == 1 and voters and is_majority(len(set(live) & set(voters)), len(voters)):
+        return running.pop()
+    if len(where) > 1:
+        said = "; ".join(f"id {cluster:x}: {', '.join(found)}" for cluster, found in sorted(where.items()))
+        ways = " or ".join(f"`{destroy_command(name, cluster, data_dir)}`" for cluster in sorted(where))
+        raise ClusterMismatch(
+            f"there is data of {len(where)} clusters named {name}: {said}. Nothing was started. Decide which is "
+            f'the right one (operations.md, "Data of two clusters"), and delete the other: {ways}'
+        )
+    return next(iter(where), 0)
+
+
+def _newest_note(places: Sequence[MemberPlace]) -> MembershipNote:
+    """What the member that has seen the newest configuration knew of all members."""
+    notes = [place.found.note for place in places if place.found.note is not None]
+    return max(notes, key=lambda note: note.configuration.index, default=MembershipNote(Configuration()))
+
+
+def _one_place_each(places: Sequence[MemberPlace], pins: Mapping[int, str]) -> dict[int, MemberPlace]:
+    """The place of each member. Of copies in different places the newest counts (``data_copies.py``). The same folder
+    may have been seen from several nodes (of one machine, or on a shared file system): then the node that the member
+    was pinned to counts. If the right one is unknown, the launch is refused: two members of one id would vote twice."""
+    by_member: dict[int, list[MemberPlace]] = {}
+    for place in places:
+        by_member.setdefault(place.member, []).append(place)
+    chosen = {}
+    for member, everywhere in by_member.items():
+        candidates = newest_of(everywhere, [place.found.served for place in everywhere])
+        identity = _identity(candidates[0])
+        pin = pins.get(member, "")
+        pinned = [place for place in candidates if pin in place.node.resources]
+        left = pinned or candidates
+        if len({(place.inventory.machine, place.found.device) for place in left}) > 1:
+            where = ", ".join(f"{place.found.folder} on {place.node.address}" for place in left)
+            raise ClusterMismatch(
+                f"the data of {identity.name} of cluster {identity.cluster_name} (id {identity.cluster:x}) is in "
+                f"several places, and only one can be the right one: {where}"
+            )
+        chosen[member] = replace(left[0], pin=pin)
+    return chosen
+
+
+def _identity(place: MemberPlace) -> Identity:
+    assert place.found.identity is not None
+    return place.found.identity

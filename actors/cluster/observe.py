@@ -1,0 +1,111 @@
+"""One observation of a cluster from outside: what its members say, what Ray says, and what of both is reliable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from ...limits import STATUS_TIMEOUT_S
+from ...raft.messages import Configuration
+from ...schema.frames import MemberStatus
+from ..deadline import at_most
+from ..discovery import member_actors
+from ..naming import MemberSpec
+from .ray_nodes import RayNode, alive_nodes
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one observation showed.
+
+    Attributes:
+        nodes: Ray nodes that are alive.
+        actors: handles of the members' actors that Ray lists.
+        statuses: of the members that answered.
+        failed: members whose actor cannot be called, according to Ray; one that is only slow is not among them.
+    """
+
+    nodes: tuple[RayNode, ...]
+    actors: Mapping[int, Any]
+    statuses: Mapping[int, MemberStatus]
+    failed: frozenset[int]
+
+    @property
+    def leader(self) -> MemberStatus | None:
+        """Of the members that say they lead, the one of the highest term."""
+        leaders = [status for status in self.statuses.values() if status.role == "leader"]
+        return max(leaders, key=lambda status: status.term, default=None)
+
+    @property
+    def best(self) -> MemberStatus | None:
+        """The leader, or else the member that knows the newest configuration."""
+        known = [status for status in self.statuses.values() if status.voters]
+        newest = max(known, key=lambda status: (status.configuration_index, status.applied_index), default=None)
+        return self.leader or newest
+
+    @property
+    def configuration(self) -> Configuration:
+        """The newest configuration that is known; without voters if none is known."""
+        best = self.best
+        return Configuration() if best is None else configuration_of(best)
+
+
+def configuration_of(status: MemberStatus) -> Configuration:
+    """The configuration that a member reported."""
+    return Configuration(
+        voters=status.voters, outgoing=status.outgoing, learners=status.learners, index=status.configuration_index
+    )
+
+
+def homes(observation: Observation) -> dict[int, str]:
+    """For each member, the id of the node that it lives on, or will live on once its actor runs; only nodes alive."""
+    best, alive = observation.best, {node.id for node in observation.nodes}
+    found = (
+        {} if best is None else {known.id: _node_of(known.pin, observation.nodes) for known in best.table if known.pin}
+    )
+    found.update({member: status.node for member, status in observation.statuses.items()})
+    taking_part = set(observation.configuration.members) | ({known.id for known in best.table} if best else set())
+    return {member: node for member, node in found.items() if node in alive and member in taking_part}
+
+
+def _node_of(pin: str, nodes: Sequence[RayNode]) -> str:
+    return next((node.id for node in nodes if pin in node.resources), "")
+
+
+def observe_cluster(cluster_name: str, timeout: float = STATUS_TIMEOUT_S) -> Observation:
+    """Ask Ray for nodes and actors, and all members for their status.
+
+    Raises:
+        ClusterNotFound: this process is not attached to Ray.
+    """
+    actors = member_actors(cluster_name)
+    references = {member: actor.status.remote() for member, actor in actors.items()}
+    if references:
+        ray.wait(list(references.values()), num_returns=len(references), timeout=at_most(timeout))
+    statuses, failed = {}, set()
+    for member, reference in references.items():
+        try:
+            statuses[member] = ray.get(reference, timeout=0)
+        except TimeoutError:  # paused or pending: whether its node is there tells which
+            continue
+        except ray.exceptions.RayError:
+            failed.add(member)
+    return Observation(tuple(alive_nodes()), actors, statuses, frozenset(failed))
+
+
+def first_member_spec(actors: Sequence[Any], timeout: float = STATUS_TIMEOUT_S) -> MemberSpec | None:
+    """The spec of the member whose actor answers first."""
+    waiting = [actor.member_spec.remote() for actor in actors]
+    while waiting:
+        done, waiting = ray.wait(waiting, timeout=at_most(timeout))
+        if not done:
+            return None
+        try:
+            member_spec: MemberSpec = ray.get(done[0], timeout=0)
+            return member_spec
+        except ray.exceptions.RayError:
+            continue
+    return None

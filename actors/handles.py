@@ -1,0 +1,310 @@
+"""``Client`` and ``AsyncClient``: the key-value handles together with the coordination calls.
+
+Each coordination call is a recipe in ``actors/recipes``, one file each, which says what happens when a process dies or
+is cut off. Recipes use nothing but the handle's other calls; each is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from .client import aio as kv_async
+from .client import handle as kv
+
+if TYPE_CHECKING:
+    from .recipes.barrier import AsyncBarrier, Barrier
+    from .recipes.counter import AsyncCounter, Counter
+    from .recipes.election import AsyncElection, Election
+    from .recipes.latch import AsyncLatch, Latch
+    from .recipes.lock import AsyncLock, Lock
+    from .recipes.partitioner import AsyncPartitioner, Partitioner
+    from .recipes.queue import AsyncQueue, Queue
+    from .recipes.registry import AsyncRegistry, Registry
+    from .recipes.rwlock import AsyncRWLock, RWLock
+    from .recipes.semaphore import AsyncSemaphore, Semaphore
+
+Name = str | bytes
+
+
+class Coordination:
+    """The coordination calls of a ``Client``."""
+
+    def lock(self, name: Name, ttl: float = 10) -> Lock:
+        """An exclusive lock, first come, first served.
+
+        ::
+
+            with client.lock("reports") as lock:
+                lock.guard().put("reports/latest", data)  # refused if the lock was lost meanwhile
+
+        Args:
+            name: the lock's name, ``str`` or ``bytes``, within the handle's namespace.
+            ttl: seconds after which a dead holder, or one that is cut off, loses it.
+
+        Raises:
+            InvalidArgument: the name or the TTL is not valid.
+        """
+        from .recipes.lock import Lock
+
+        return Lock(cast("Client", self), name, ttl)
+
+    def rwlock(self, name: Name, ttl: float = 10) -> RWLock:
+        """A lock for many readers or one writer, first come, first served, so that neither starves.
+
+        ::
+
+            with client.rwlock("table").read():
+                ...
+
+        Args:
+            name: the lock's name, ``str`` or ``bytes``, within the handle's namespace.
+            ttl: seconds after which a dead holder, or one that is cut off, loses it.
+
+        Raises:
+            InvalidArgument: the name or the TTL is not valid.
+        """
+        from .recipes.rwlock import RWLock
+
+        return RWLock(cast("Client", self), name, ttl)
+
+    def semaphore(self, name: Name, limit: int, ttl: float = 10) -> Semaphore:
+        """A semaphore: at most ``limit`` holders at a time, first come, first served.
+
+        ::
+
+            with client.semaphore("downloads", limit=4) as slot:
+                ...
+
+        Args:
+            name: the semaphore's name, ``str`` or ``bytes``, within the handle's namespace.
+            limit: how many may hold it, at least 1; all that use the name must give the same.
+            ttl: seconds after which a dead holder, or one that is cut off, loses its slot.
+
+        Raises:
+            InvalidArgument: an argument is not valid.
+        """
+        from .recipes.semaphore import Semaphore
+
+        return Semaphore(cast("Client", self), name, limit, ttl)
+
+    def election(self, name: Name, ttl: float = 10) -> Election:
+        """The election of a leader, and one candidate in it.
+
+        ::
+
+            election = client.election("trainer")
+            if election.campaign("host-1:5000"):          # waits until this candidate leads
+                election.guard().put("checkpoint", data)  # refused once another candidate leads
+
+        Args:
+            name: the election's name, ``str`` or ``bytes``, within the handle's namespace.
+            ttl: seconds after which a dead leader, or one that is cut off, no longer leads.
+
+        Raises:
+            InvalidArgument: the name or the TTL is not valid.
+        """
+        from .recipes.election import Election
+
+        return Election(cast("Client", self), name, ttl)
+
+    def barrier(self, name: Name, parties: int, ttl: float = 10) -> Barrier:
+        """A barrier: no party goes on before ``parties`` have arrived. It can be used again and again.
+
+        ::
+
+            client.barrier("epoch", parties=8).wait()
+
+        Args:
+            name: the barrier's name, ``str`` or ``bytes``, within the handle's namespace.
+            parties: how many must arrive, at least 1; all that use the name must give the same.
+            ttl: seconds after which a dead party no longer counts.
+
+        Raises:
+            InvalidArgument: an argument is not valid.
+        """
+        from .recipes.barrier import Barrier
+
+        return Barrier(cast("Client", self), name, parties, ttl)
+
+    def latch(self, name: Name, count: int) -> Latch:
+        """A latch, which opens once it was counted down ``count`` times, and stays open.
+
+        ::
+
+            latch = client.latch("shards-loaded", count=8)
+            latch.count_down()          # eight times, by any process
+            latch.wait()
+
+        Args:
+            name: the latch's name, ``str`` or ``bytes``, within the handle's namespace.
+            count: at least 1; all that use the name must give the same.
+
+        Raises:
+            InvalidArgument: an argument is not valid.
+        """
+        from .recipes.latch import Latch
+
+        return Latch(cast("Client", self), name, count)
+
+    def queue(self, name: Name, ttl: float = 10) -> Queue:
+        """A work queue, whose items come back if their worker dies.
+
+        ::
+
+            queue = client.queue("shards")
+            queue.put("shard-17")
+            with queue.claim() as claim:    # waits for an item; acknowledged at the end
+                work(claim.item)
+
+        Args:
+            name: the queue's name, ``str`` or ``bytes``, within the handle's namespace.
+            ttl: seconds after which the claim of a dead worker, or of one that is cut off, ends.
+
+        Raises:
+            InvalidArgument: the name or the TTL is not valid.
+        """
+        from .recipes.queue import Queue
+
+        return Queue(cast("Client", self), name, ttl)
+
+    def counter(self, name: Name) -> Counter:
+        """A counter that many processes add to; each addition counts exactly once.
+
+        ::
+
+            client.counter("rows").add(250)     # the value after this addition
+
+        Args:
+            name: the counter's name, ``str`` or ``bytes``, within the handle's namespace.
+
+        Raises:
+            InvalidArgument: the name is not valid.
+        """
+        from .recipes.counter import Counter
+
+        return Counter(cast("Client", self), name)
+
+    def registry(self, topic: Name) -> Registry:
+        """A directory of services, for registration and discovery.
+
+        ::
+
+            registry = client.registry("search")
+            with registry.register("ranker", "10.0.0.7:5000"):
+                serve()
+            registry.lookup("ranker")
+
+        Args:
+            topic: the directory's name, ``str`` or ``bytes``, within the handle's namespace.
+
+        Raises:
+            InvalidArgument: the topic is not valid.
+        """
+        from .recipes.registry import Registry
+
+        return Registry(cast("Client", self), topic)
+
+    def partitioner(self, name: Name, partitions: int | Sequence[str], ttl: float = 10) -> Partitioner:
+        """Divides partitions evenly among the members that have joined.
+
+        ::
+
+            with client.partitioner("logs", partitions=64) as share:
+                for partition, token in share.mine():
+                    share.guard(partition).put(f"offset/{partition}", "...")
+
+        Args:
+            name: the partitioner's name, ``str`` or ``bytes``, within the handle's namespace.
+            partitions: their number, or a list of different names; all that use the name must give the same.
+            ttl: seconds after which the partitions of a dead member, or of one that is cut off, are free.
+
+        Raises:
+            InvalidArgument: an argument is not valid.
+        """
+        from .recipes.partitioner import Partitioner
+
+        return Partitioner(cast("Client", self), name, partitions, ttl)
+
+
+class AsyncCoordination:
+    """The coordination calls of an ``AsyncClient``."""
+
+    def lock(self, name: Name, ttl: float = 10) -> AsyncLock:
+        """An exclusive lock, first come, first served: see ``Client.lock``."""
+        from .recipes.lock import AsyncLock
+
+        return AsyncLock(cast("AsyncClient", self), name, ttl)
+
+    def rwlock(self, name: Name, ttl: float = 10) -> AsyncRWLock:
+        """A lock for many readers or one writer, first come, first served: see ``Client.rwlock``."""
+        from .recipes.rwlock import AsyncRWLock
+
+        return AsyncRWLock(cast("AsyncClient", self), name, ttl)
+
+    def semaphore(self, name: Name, limit: int, ttl: float = 10) -> AsyncSemaphore:
+        """A semaphore: at most ``limit`` holders at a time, first come, first served: see ``Client.semaphore``."""
+        from .recipes.semaphore import AsyncSemaphore
+
+        return AsyncSemaphore(cast("AsyncClient", self), name, limit, ttl)
+
+    def election(self, name: Name, ttl: float = 10) -> AsyncElection:
+        """The election of a leader, and one candidate in it: see ``Client.election``."""
+        from .recipes.election import AsyncElection
+
+        return AsyncElection(cast("AsyncClient", self), name, ttl)
+
+    def barrier(self, name: Name, parties: int, ttl: float = 10) -> AsyncBarrier:
+        """A barrier: no party goes on before ``parties`` have arrived: see ``Client.barrier``."""
+        from .recipes.barrier import AsyncBarrier
+
+        return AsyncBarrier(cast("AsyncClient", self), name, parties, ttl)
+
+    def latch(self, name: Name, count: int) -> AsyncLatch:
+        """A latch, which opens once it was counted down ``count`` times, and stays open: see ``Client.latch``."""
+        from .recipes.latch import AsyncLatch
+
+        return AsyncLatch(cast("AsyncClient", self), name, count)
+
+    def queue(self, name: Name, ttl: float = 10) -> AsyncQueue:
+        """A work queue, whose items come back if their worker dies: see ``Client.queue``."""
+        from .recipes.queue import AsyncQueue
+
+        return AsyncQueue(cast("AsyncClient", self), name, ttl)
+
+    def counter(self, name: Name) -> AsyncCounter:
+        """A counter that many processes add to; each addition counts exactly once: see ``Client.counter``."""
+        from .recipes.counter import AsyncCounter
+
+        return AsyncCounter(cast("AsyncClient", self), name)
+
+    def registry(self, topic: Name) -> AsyncRegistry:
+        """A directory of services, for registration and discovery: see ``Client.registry``."""
+        from .recipes.registry import AsyncRegistry
+
+        return AsyncRegistry(cast("AsyncClient", self), topic)
+
+    def partitioner(self, name: Name, partitions: int | Sequence[str], ttl: float = 10) -> AsyncPartitioner:
+        """Divides partitions evenly among the members that have joined: see ``Client.partitioner``."""
+        from .recipes.partitioner import AsyncPartitioner
+
+        return AsyncPartitioner(cast("AsyncClient", self), name, partitions, ttl)
+
+
+class Client(Coordination, kv.KeyValueClient):
+    """A handle on a cluster whose calls block: keys, leases, watches, local copies, and coordination.
+
+    Made by ``raykeeper.connect``. It may be shared by threads, and pickles into Ray tasks and actors.
+    """
+
+    @property
+    def aio(self) -> AsyncClient:
+        """The same handle for asyncio: ``await client.aio.put("key", "value")``; closed together with this one."""
+        return cast("AsyncClient", super().aio)
+
+
+class AsyncClient(AsyncCoordination, kv_async.AsyncKeyValueClient):
+    """A handle on a cluster whose calls are coroutines; made by ``Client.aio``."""
+
+
+Client._async_kind = AsyncClient

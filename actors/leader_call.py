@@ -1,0 +1,139 @@
+"""Administration of a running cluster from outside: commands that go through its log, and changes of its membership.
+
+The leader accepts them. Here it is found, by its own word or by that of other members, and asked again until the
+deadline. That is safe because every such command is idempotent: to ask twice is to ask once. So all that may remain
+unknown, when no answer comes in time, is whether the command has taken effect already.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import ray
+
+from ..errors import (
+    ClusterMismatch,
+    ClusterNotFound,
+    InvalidArgument,
+    KeeperError,
+    NoSpace,
+    NotCaughtUp,
+    RequestTimeout,
+    Unavailable,
+)
+from ..limits import ADMINISTRATION_CALL_TIMEOUT_S, CLIENT_SHORT_BACKOFF_S
+from ..raft.messages import MemberChange
+from ..schema.answers import Answer, Failed, Reason
+from ..schema.commands import Administration
+from ..schema.frames import Administer, ChangeMembership, Refusal, Refused, Reply, Written
+from .deadline import at_most
+from .discovery import member_actors, pause
+from .naming import member_name
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Reply).decode
+
+
+def administer(cluster_name: str, cluster: int, command: Administration, deadline: float) -> Answer:
+    """Have a command applied by the cluster, and return its answer.
+
+    Args:
+        cluster: id of the cluster.
+        command: idempotent, as they all are.
+        deadline: by ``time.monotonic``.
+
+    Raises:
+        Unavailable: no leader could be asked in time; the command had no effect.
+        RequestTimeout: a member was asked, and whether the command had an effect is unknown.
+        ClusterMismatch: the cluster that runs under this name has another id.
+        ClusterNotFound: no member of it runs.
+        InvalidArgument: the members refuse the command.
+    """
+    return _ask_leader(cluster_name, lambda left: Administer(cluster, left, command), deadline)
+
+
+def change_membership(
+    cluster_name: str, cluster: int, changes: Sequence[MemberChange], deadline: float, context: bytes = b""
+) -> Answer:
+    """Change the configuration; returns once the change is in effect (or was before), or with ``Failed``.
+
+    For arguments and errors see :func:`administer`.
+    """
+    return _ask_leader(cluster_name, lambda left: ChangeMembership(cluster, left, tuple(changes), context), deadline)
+
+
+def expect(answer: Answer) -> Answer:
+    """The answer, unless it is a failure.
+
+    Raises:
+        KeeperError: the error that the failure stands for, with ``applied`` ``False``.
+    """
+    if not isinstance(answer, Failed):
+        return answer
+    if answer.reason is Reason.NOT_CAUGHT_UP:
+        raise NotCaughtUp(answer.message)
+    if answer.reason is Reason.NO_SPACE:
+        raise NoSpace(answer.message)
+    if answer.reason in (Reason.NO_QUORUM, Reason.FULL, Reason.CHANGED):
+        raise Unavailable(answer.message or answer.reason.name)
+    raise InvalidArgument(answer.message or f"the cluster refused it: {answer.reason.name}")
+
+
+def _ask_leader(cluster_name: str, frame: Any, deadline: float) -> Answer:
+    """Ask the leader until it answers; ``frame`` makes the request from the seconds that are left.
+
+    ``unknown`` stays set once a request may have been accepted: from then on a failure is a ``RequestTimeout``, even if
+    a later member refuses the request.
+    """
+    hint = 0
+    unknown = False
+    problem = "no member answered"
+    while True:
+        handles = member_actors(cluster_name)
+        if not handles:
+            raise ClusterNotFound(f"no cluster {cluster_name} runs in this Ray cluster")
+        hint = hint if hint in handles else 0
+        for member in sorted(handles, key=lambda member: member != hint):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            if hint and member != hint:
+                continue
+            patience = at_most(min(left, ADMINISTRATION_CALL_TIMEOUT_S))
+            reply = _call(handles[member], _encode(frame(patience)), patience)
+            if isinstance(reply, Written):
+                return reply.answers[0]
+            if not isinstance(reply, Refused):
+                unknown, hint = True, 0
+                problem = f"{member_name(member)} did not answer"
+                continue
+            problem = f"{member_name(member)}: {reply.message or reply.refusal.name.lower().replace('_', ' ')}"
+            if reply.refusal is Refusal.WRONG_CLUSTER:
+                raise ClusterMismatch(f"cluster {cluster_name} has another id: it is not the requested one")
+            if reply.refusal is Refusal.INVALID:
+                raise InvalidArgument(reply.message)
+            unknown = unknown or reply.refusal in (Refusal.LOST, Refusal.TIMED_OUT)
+            hint = reply.leader if reply.refusal is not Refusal.NOT_SERVING and reply.leader in handles else 0
+            if hint and hint != member:
+                break  # ask it next
+        if time.monotonic() >= deadline:
+            raise _deadline_error(problem, unknown)
+        pause(min(CLIENT_SHORT_BACKOFF_S, max(0.0, deadline - time.monotonic())))
+
+
+def _deadline_error(problem: str, unknown: bool) -> KeeperError:
+    if unknown:
+        return RequestTimeout(f"whether the cluster did it is unknown: {problem}", applied=None)
+    return Unavailable(f"no leader could be asked: {problem}")
+
+
+def _call(handle: Any, frame: bytes, patience: float) -> Written | Refused | None:
+    """Send one request; ``None`` if no answer came, and it may have been accepted."""
+    try:
+        reply = _decode(ray.get(handle.request.remote(frame), timeout=patience))
+    except (ray.exceptions.RayError, TimeoutError, msgspec.MsgspecError):
+        return None
+    return reply if isinstance(reply, (Written, Refused)) else None

@@ -1,0 +1,464 @@
+"""The Ray actor around one member.
+
+The actor is threaded, and its threads are in groups, so that waiting clients can never lock out the peers or the
+control calls that would release them. The constructor never creates data: Ray runs it again whenever the process has
+died, and a member that lost its data must not come back as if it had never voted. Nor does it raise, because Ray gives
+up an actor whose constructor raises: a member that may not serve stays up, refuses requests, and says why.
+
+A thread of its own opens the data: the previous process may still be dying, and holds the lock on the directory until
+it is dead.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import ray
+
+from ...errors import ClusterMismatch, KeeperError, NoSpace, Unavailable
+from ...limits import (
+    CLIENT_THREADS,
+    CONTROL_THREADS,
+    GIL_SWITCH_S,
+    LOCK_PAUSE_S,
+    MAX_FRAME_DEADLINE_S,
+    MAX_LEFTOVERS,
+    NO_SPACE_PAUSE_S,
+    PEER_THREADS,
+    REQUEST_MARGIN_S,
+    STATUS_TIMEOUT_S,
+    WATCH_POLL_S,
+    WATCH_THREADS,
+)
+from ...schema.commands import COMMANDS_VERSION
+from ...schema.frames import AlarmStatus, AskStatus, MemberStatus, Refusal, Refused, RelativeDeadline, Request, Status
+from ...schema.replies import reply_bytes
+from ...store.backup_file import Header
+from ...store.data_copies import note_served
+from ...store.data_dir import DataDir, DataMissing, Identity, LogDamaged
+from ...store.data_lock import member_disk, try_lock
+from ..log_files import log_to_ray
+from ..logs import MemberLog
+from ..naming import NAMESPACE, MemberSpec, actor_name, decode_member_spec, member_name
+from ..process import as_daemon
+from ..transport.descriptors import raise_limit
+from ..transport.lane import LaneOffer
+from .announce import register_in_background
+from .backup_source import BackupSource
+from .clock import member_clock
+from .event_loop import EventLoop
+from .events import BackgroundDone, LeadershipTransfer
+from .maintenance import Maintenance
+from .wiring import ProcessLocation
+
+_decode_request = msgspec.msgpack.Decoder(Request).decode
+
+
+class Member:
+    """One member of a cluster. Started by ``launch``; called by peers, by clients' hubs and by ``Cluster``.
+
+    Args:
+        spec: an encoded :class:`MemberSpec`.
+    """
+
+    def __init__(self, spec: bytes) -> None:
+        as_daemon()
+        self._spec = decode_member_spec(spec)
+        log_to_ray(self._spec.cluster_name, self._spec.name)
+        raise_limit()
+        sys.setswitchinterval(GIL_SWITCH_S)
+        self._log = MemberLog("member", self._spec.cluster_name, self._spec.name)
+        self._node_id = ray.get_runtime_context().get_node_id()
+        self._loop: EventLoop | None = None
+        self._maintenance: Maintenance | None = None
+        self._backups = BackupSource()
+        self._role = "not serving"
+        self._why = ""
+        self._lost = self._missing = False
+        self._opening = threading.Lock()
+        self._lock_fd = -1
+        self._stopped = False
+        self._start_opening()
+
+    # -- clients ------------------------------------------------------------------------------------------------------
+
+    @ray.method(concurrency_group="client")
+    def request(self, frame: bytes) -> bytes:
+        """Answer one frame of a client's hub (``frames.Request``), always and within the frame's deadline."""
+        return self._answer(frame, deadline_of(frame))
+
+    @ray.method(concurrency_group="watch")
+    def watch(self, frame: bytes) -> bytes:
+        """Answer one poll of a client's watches (``frames.WatchPoll``), within its deadline and ``WATCH_POLL_S``."""
+        return self._answer(frame, min(deadline_of(frame), WATCH_POLL_S))
+
+    def _answer(self, frame: bytes, patience: float) -> bytes:
+        """Submit a frame and make its reply on this thread, so that the loop makes none for actor calls. The wait is a
+        little longer than the loop's own, so that its refusal arrives first."""
+        loop = self._loop
+        if loop is None:
+            return self._answer_idle(frame)
+        made: list[Callable[[], bytes]] = []
+        ready = threading.Event()
+
+        def done(make_reply: Callable[[], bytes]) -> None:
+            made.append(make_reply)
+            ready.set()
+
+        loop.handler.handle_request(frame, done)
+        if not ready.is_set() and not ready.wait(patience + REQUEST_MARGIN_S):
+            return reply_bytes(Refused(Refusal.TIMED_OUT, message="the member's loop did not answer in time"))
+        try:
+            return made[0]()
+        except Exception as error:
+            if self._loop is loop:
+                self._log.exception("a reply could not be made")
+            return reply_bytes(Refused(Refusal.NOT_SERVING, message=f"{type(error).__name__}: {error}"))
+
+    def _answer_idle(self, frame: bytes) -> bytes:
+        try:
+            request = _decode_request(frame)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            return reply_bytes(Refused(Refusal.INVALID, message=str(error)))
+        if isinstance(request, AskStatus):
+            return reply_bytes(Status(self._status()))
+        return reply_bytes(Refused(Refusal.NOT_SERVING, message=self._why))
+
+    # -- peers --------------------------------------------------------------------------------------------------------
+
+    @ray.method(concurrency_group="peer")
+    def append_entries(self, frame: bytes) -> bytes:
+        """AppendEntries RPC, responses and heartbeats (``peer_frames.PeerFrame``); the answer is a frame, or
+        empty."""
+        return self._receive(frame)
+
+    @ray.method(concurrency_group="peer")
+    def request_vote(self, frame: bytes) -> bytes:
+        """RequestVote RPC: like ``append_entries``."""
+        return self._receive(frame)
+
+    @ray.method(concurrency_group="peer")
+    def install_snapshot(self, frame: bytes) -> bytes:
+        """InstallSnapshot RPC: like ``append_entries``."""
+        return self._receive(frame)
+
+    def _receive(self, frame: bytes) -> bytes:
+        loop = self._loop
+        return b"" if loop is None else loop.transport.receive(frame)
+
+    # -- control ------------------------------------------------------------------------------------------------------
+
+    @ray.method(concurrency_group="control")
+    def status(self) -> MemberStatus:
+        """The member's status, whatever state it is in."""
+        return self._status()
+
+    @ray.method(concurrency_group="control")
+    def member_spec(self) -> MemberSpec:
+        """The spec that the actor was started with."""
+        return self._spec
+
+    @ray.method(concurrency_group="control")
+    def identity(self) -> Identity | None:
+        """The cluster and member that the data belongs to, and the first members; ``None`` if this one does not
+        serve."""
+        loop = self._loop
+        return None if loop is None else loop.replica.folder.identity
+
+    @ray.method(concurrency_group="control")
+    def lane(self, peer: bool = False) -> LaneOffer | None:
+        """How to open one lane to this member; ``None`` while it offers none, so that everything goes by actor calls.
+        There is more room for peers than for clients."""
+        loop = self._loop
+        return None if loop is None else loop.lane(peer)
+
+    @ray.method(concurrency_group="control")
+    def counters(self) -> dict[str, int]:
+        """How many messages to and from peers were sent, received, and dropped for which reason."""
+        loop = self._loop
+        return {} if loop is None else loop.transport.counters()
+
+    @ray.method(concurrency_group="control")
+    def open(self) -> None:
+        """If the member does not serve, try again to open the data; returns at once, with the status "starting"."""
+        self._stopped = False
+        self._start_opening()
+
+    @ray.method(concurrency_group="control")
+    def campaign(self) -> None:
+        """Campaign now instead of after the election timeout, if the member serves and hears from no leader."""
+        loop = self._loop
+        if loop is not None:
+            loop.inbox.put_own(BackgroundDone(loop.replica.node.campaign))
+
+    @ray.method(concurrency_group="control")
+    def move_leader(self, target: int) -> None:
+        """Hand leadership to a member (0: to the most up-to-date one). Returns once the transfer has begun.
+
+        Raises:
+            Unavailable: this member does not lead, or does not answer.
+        """
+        loop = self._loop
+        if loop is None:
+            raise Unavailable(f"member {self._spec.name} does not serve: {self._why}")
+        outcome: list[Refused | None] = []
+        ready = threading.Event()
+
+        def done(refused: Refused | None) -> None:
+            outcome.append(refused)
+            ready.set()
+
+        loop.inbox.put_own(LeadershipTransfer(target, done))
+        if not ready.wait(STATUS_TIMEOUT_S):
+            raise Unavailable(f"member {self._spec.name} does not answer")
+        if outcome[0] is not None:
+            raise Unavailable(f"member {self._spec.name} is not the leader")
+
+    @ray.method(concurrency_group="control")
+    def begin_backup(self, created: float, patience: float) -> Header:
+        """Make a snapshot of the present state, to be fetched with ``backup_chunk``.
+
+        Args:
+            created: Unix time, for the backup's header.
+            patience: seconds in which the member must have applied all that was committed when this was called.
+
+        Raises:
+            Unavailable: the member does not serve, is making another backup, or did not catch up in time.
+            DataCorrupted: its state is damaged.
+        """
+        loop = self._loop
+        if loop is None:
+            raise Unavailable(f"member {self._spec.name} does not serve: {self._why}")
+        return self._backups.begin_backup(loop, self._spec.cluster_name, created, patience)
+
+    @ray.method(concurrency_group="control")
+    def backup_chunk(self, snapshot: str, offset: int, size: int) -> bytes:
+        """Bytes of the snapshot with that id. Raises ``Unavailable`` if it is gone."""
+        return self._backups.read_chunk(snapshot, offset, size)
+
+    @ray.method(concurrency_group="control")
+    def end_backup(self, snapshot: str) -> None:
+        """Remove the snapshot with that id."""
+        self._backups.end_backup(snapshot)
+
+    @ray.method(concurrency_group="control")
+    def stop(self) -> None:
+        """Stop serving and close the data; the actor stays up until it is killed."""
+        self._stopped = True
+        self._end("it was stopped", logging.INFO)
+
+    def _end(self, why: str, level: int = logging.WARNING) -> None:
+        """Stop serving and keep the reason for the status. Also called when the loop has ended by itself: if the
+        process ended with it, Ray would start another that ends in the same way."""
+        with self._opening:
+            loop, self._loop = self._loop, None
+            if self._maintenance is not None:
+                self._maintenance.stop()
+            if loop is not None:
+                loop.stop(why)
+            self._give_up(why, level)
+
+    # -- opening the data ---------------------------------------------------------------------------------------------
+
+    def _start_opening(self) -> None:
+        if self._loop is None and not self._stopped and not self._opening.locked():
+            self._role, self._why, self._lost, self._missing = "starting", "it is starting", False, False
+            threading.Thread(target=self._open, name="open data", daemon=True).start()
+
+    def _open(self) -> None:
+        pause = threading.Event()
+        while self._lacks_space_to_open() and not self._stopped:
+            pause.wait(NO_SPACE_PAUSE_S)
+
+    def _lacks_space_to_open(self) -> bool:
+        """Open the data and serve; True if the disk was full, which may pass. Every other failure becomes the reason in
+        the status, and sets what a supervisor needs to know: whether the data is lost, or only missing here."""
+        if not self._opening.acquire(blocking=False):
+            return False  # another thread is opening it
+        try:
+            if self._loop is None and not self._stopped and self._lock_directory():
+                self._serve()
+        except NoSpace as error:
+            self._give_up(f"NoSpace: {error}")
+            return True
+        except KeeperError as error:
+            # If another member's data is here, this one's may be elsewhere: hosts can swap their addresses.
+            self._missing = isinstance(error, (DataMissing, ClusterMismatch))
+            self._lost = self._missing or isinstance(error, LogDamaged)
+            self._give_up(f"{type(error).__name__}: {error}")
+        except OSError as error:
+            self._give_up(f"its data directory cannot be used: {error}")
+        except Exception as error:
+            self._log.exception("the data could not be opened")
+            self._give_up(f"{type(error).__name__}: {error}")
+        finally:
+            self._opening.release()
+        return False
+
+    def _give_up(self, why: str, level: int = logging.WARNING) -> None:
+        if why != self._why:  # a full disk is tried again and again
+            self._log.log(level, "does not serve: %s", why)
+        self._role, self._why = "not serving", why
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _lock_directory(self) -> bool:
+        """Lock the data directory against every other process; False once stopped. The actor's name is not enough: Ray
+        may start a second process while the first still runs, cut off from it."""
+        base, name = os.path.split(self._spec.folder)
+        if not os.path.isdir(self._spec.folder):
+            raise DataMissing(f"there is no data directory {self._spec.folder}")
+        pause = threading.Event()
+        while not self._stopped:
+            fd = try_lock(base, name)
+            if fd is not None:
+                self._lock_fd = fd
+                return True
+            self._why = f"another process holds the lock on {self._spec.folder}"
+            pause.wait(LOCK_PAUSE_S)
+        return False
+
+    def _serve(self) -> None:
+        """Open the data and start the loop, after checking that the data is this member's: a vote under another's id
+        could elect two leaders."""
+        spec = self._spec
+        folder = DataDir.open(member_disk(), spec.folder, rebuild=True)
+        identity = folder.identity
+        if (identity.cluster, identity.member) != (spec.cluster, spec.member):
+            folder.close()
+            raise ClusterMismatch(
+                f"{spec.folder} holds {identity.name} of cluster {identity.cluster_name} (id {identity.cluster:x}), "
+                f"not {spec.name} of cluster {spec.cluster_name} (id {spec.cluster:x})"
+            )
+        note_served(spec.folder)
+        host: str = _util.get_node_ip_address()
+        loop = EventLoop(folder, self._lookup, self._status, ProcessLocation(self._node_id, host), self._end)
+        # What exists by now stays: the garbage collector need not visit it again.
+        gc.collect()
+        gc.freeze()
+        self._loop = loop
+        self._why = ""
+        self._log.info("serves; its log ends at index %d, process %d", folder.log.last_index(), os.getpid())
+        loop.start()
+        register_in_background(spec, loop.replica, lambda: self._loop is loop)
+        self._maintenance = Maintenance(
+            spec.cluster_name, spec.cluster, loop.replica, spec.folder, self._backups.drop_idle
+        )
+
+    def _lookup(self, member: int) -> Any:
+        return ray.get_actor(actor_name(self._spec.cluster_name, member_name(member)), namespace=NAMESPACE)
+
+    # -- status -------------------------------------------------------------------------------------------------------
+
+    def _status(self) -> MemberStatus:
+        """Read outside the loop: each number is correct, but they may be of different moments."""
+        spec, loop = self._spec, self._loop
+        if loop is None:
+            return MemberStatus(
+                cluster_name=spec.cluster_name,
+                cluster=spec.cluster,
+                member=spec.member,
+                name=spec.name,
+                role=self._role,
+                term=0,
+                leader=0,
+                commit_index=0,
+                applied_index=0,
+                last_log_index=0,
+                first_log_index=0,
+                revision=0,
+                compact_revision=0,
+                voters=(),
+                learners=(),
+                db_size=0,
+                pid=os.getpid(),
+                node=self._node_id,
+                why_not_serving=self._why or "it is starting",
+                lost=self._lost,
+                missing=self._missing,
+                version=COMMANDS_VERSION,
+            )
+        node, folder, maintenance = loop.replica.node, loop.replica.folder, self._maintenance
+        state, log = folder.state, folder.log
+        now, table = member_clock(), state.members.by_id
+        leads, changes = loop.replica.is_leader, loop.replica.config_changes
+        alarms = [AlarmStatus(who, kind.name, said) for (who, kind), said in sorted(state.alarms.items())]
+        return MemberStatus(
+            cluster_name=spec.cluster_name,
+            cluster=spec.cluster,
+            member=spec.member,
+            name=spec.name,
+            role="learner" if node.is_learner else node.role,
+            term=node.term,
+            leader=node.leader,
+            commit_index=node.commit_index,
+            applied_index=state.applied_index,
+            last_log_index=log.last_index(),
+            first_log_index=log.first_index(),
+            revision=state.revision,
+            compact_revision=state.compact_revision,
+            voters=node.configuration.voters,
+            learners=node.configuration.learners,
+            db_size=state.size() + log.size_bytes,
+            pid=os.getpid(),
+            node=self._node_id,
+            session_count=len(state.sessions),
+            settings=state.settings,
+            why_not_serving=loop.replica.why_not_serving,
+            alarms=tuple(alarms),
+            contents=loop.replica.hashing.results,
+            contents_begin=loop.replica.hashing.begins,
+            free_bytes=maintenance.free if maintenance is not None else 0,
+            outgoing=node.configuration.outgoing,
+            configuration_index=node.configuration.index,
+            table=tuple(known for _, known in sorted(table.items()) if not known.removed),
+            removed=tuple([known for _, known in sorted(table.items()) if known.removed][-MAX_LEFTOVERS:]),
+            silent=changes.silent_for(now) if leads else {},
+            leading_for=changes.leading_for(now) if leads else 0.0,
+            caught_up=tuple(sorted(filter(changes.caught_up, node.configuration.members))) if leads else (),
+            version=COMMANDS_VERSION,
+            active_version=loop.replica.active_version,
+        )
+
+
+class _DeadlineOf(msgspec.Struct, array_like=True):
+    """The first fields of every request that has a deadline."""
+
+    kind: int
+    cluster: int
+    deadline: RelativeDeadline
+
+
+_decode_deadline = msgspec.msgpack.Decoder(_DeadlineOf).decode
+
+
+def deadline_of(frame: bytes) -> float:
+    """The deadline of a request frame in seconds from its arrival; 0 for one that has none."""
+    try:
+        return max(0.0, min(_decode_deadline(frame).deadline, MAX_FRAME_DEADLINE_S))
+    except (msgspec.MsgspecError, RecursionError):
+        return 0.0
+
+
+_util: Any = ray.util
+_remote: Any = ray.remote  # whose type does not know of concurrency groups
+MemberActor: Any = _remote(
+    num_cpus=0,
+    max_restarts=-1,
+    max_task_retries=0,
+    concurrency_groups={
+        "client": CLIENT_THREADS,
+        "watch": WATCH_THREADS,
+        "peer": PEER_THREADS,
+        "control": CONTROL_THREADS,
+    },
+)(Member)
+"""The actor class. ``spawn.start_actor`` names, pins and detaches its actors."""

@@ -1,0 +1,117 @@
+"""The thread that owns a member's replica.
+
+The replica does one turn at a time and knows neither threads nor sockets. This thread calls it as soon as something
+waits in the inbox or has arrived by lane, and at the latest when its next deadline comes. An error in a turn is a bug
+or a broken disk: the process ends at once, says why in its log, and Ray starts it again on the same data. It must not
+go on half dead. An error that every process of this version would meet again is reported in the member's status
+instead.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ...schema.commands import CommandUnknown
+from ...schema.frames import MemberStatus
+from ...store.data_dir import DataDir, DataMissing, StateDamaged
+from ..log_files import flush_log
+from ..logs import MemberLog
+from ..transport.lane import LaneOffer
+from .clock import member_clock
+from .inbox import TurnInput
+from .wiring import ProcessLocation, wire
+
+
+class EventLoop:
+    """A serving member: its replica, its request handler, its transport, and the thread that drives them.
+
+    Args:
+        folder: the opened data; closed at the end.
+        lookup, status, location: see ``wiring.wire``.
+        gave_up: told why the loop has ended by itself, after its data was closed; on a thread of its own.
+    """
+
+    def __init__(
+        self,
+        folder: DataDir,
+        lookup: Callable[[int], Any],
+        status: Callable[[], MemberStatus],
+        location: ProcessLocation | None = None,
+        gave_up: Callable[[str], None] = lambda why: None,
+    ) -> None:
+        self._gave_up = gave_up
+        self._log = MemberLog("member", folder.identity.cluster_name, folder.identity.name)
+        parts = wire(folder, lookup, status, location)
+        self.inbox = parts.inbox
+        self.replica = parts.replica
+        self.handler = parts.handler
+        self.transport = parts.transport
+        self._poller = parts.poller
+        self._failover = parts.failover
+        self._lanes = parts.lanes
+        self._workers = parts.workers
+        self._stop: str | None = None
+        self._thread = threading.Thread(target=self._run, name="member loop", daemon=True)
+
+    def lane(self, peer: bool) -> LaneOffer | None:
+        """How to open a lane to this member; ``None`` if it has none to offer. Any thread."""
+        return None if self._lanes is None else self._lanes.offer_lane(peer=peer)
+
+    def start(self) -> None:
+        """Start to serve."""
+        self._thread.start()
+
+    def stop(self, why: str) -> None:
+        """Answer all waiting callers and close the data; returns when that is done."""
+        self._stop = why
+        self.inbox.wake()
+        self._thread.join()
+        self.transport.close()
+        if self._lanes is not None:
+            self._lanes.close()
+        self._workers.shutdown(wait=False)
+
+    def _run(self) -> None:
+        """One turn for each batch until the loop is stopped, then one more for what was left in the inbox. No
+        exception leaves this thread: each ends the process, or the loop in order."""
+        replica, transport, failover, poller = self.replica, self.transport, self._failover, self._poller
+        try:
+            while self._stop is None:
+                batch = poller.wait(min(replica.next_wakeup(), failover.due, transport.due))
+                now = member_clock()
+                if failover.due <= now:
+                    failover.campaign(now)
+                self._turn(batch)
+                if transport.due <= now:
+                    transport.send_notices()
+            self._turn(self.inbox.close())
+            replica.stop(self._stop)
+        except CommandUnknown as error:
+            self._give_up(f"CommandUnknown: {error}")
+        except (StateDamaged, DataMissing) as error:
+            die(self._log, f"{type(error).__name__}: {error}")
+        except BaseException:
+            die(self._log, "its loop failed")
+
+    def _turn(self, batch: TurnInput) -> None:
+        self.replica.turn(self.transport.begin_turn(batch.frames), batch.events)
+        self.transport.end_turn()
+
+    def _give_up(self, why: str) -> None:
+        """Stop in order and say why: a new process of this version could do no better."""
+        self._log.error("serves no longer: %s", why)
+        self.inbox.close()
+        self.replica.stop(why)
+        threading.Thread(target=self._gave_up, args=(why,), name="gave up", daemon=True).start()
+
+
+def die(log: MemberLog, why: str) -> None:
+    """End the process at once, with the present exception in the log: Ray starts it again."""
+    log.critical("%s; ending the process", why, exc_info=True)
+    flush_log()
+    faulthandler.disable()
+    os._exit(1)

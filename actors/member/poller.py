@@ -1,0 +1,121 @@
+"""Waits for a member's next batch, and reads what arrives by lane.
+
+Actor calls and background threads put what they bring into the inbox. What clients and peers send by lane is read here,
+on the loop's own thread: frames from peers are decoded into the inbox, and requests from clients are decoded and
+checked by the request handler, which answers at once or puts an event into the inbox. The next turn takes its batch
+from there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from ...schema.frames import Refusal, Refused
+from ...schema.replies import MakeReply, reply_bytes
+from ..logs import MemberLog
+from ..transport.lane_server import Arrived, LaneServer
+from ..transport.peer_lanes import LaneLinks
+from ..transport.peer_transport import PeerTransport
+from .fast_failover import FastFailover
+from .inbox import Inbox, TurnInput
+from .replica import Replica
+
+
+class Poller(Protocol):
+    """What the loop waits with."""
+
+    def wait(self, until: float) -> TurnInput:
+        """The next batch, as soon as there is one; at that clock time at the latest, perhaps empty."""
+        ...
+
+
+class Waker:
+    """Wakes the loop of a member without lanes."""
+
+    def __init__(self) -> None:
+        self._woken = threading.Event()
+
+    def wake(self) -> None:
+        """End the sleep, or the next one. Any thread."""
+        self._woken.set()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until woken, or not at all if woken since the last sleep."""
+        self._woken.wait(seconds)
+        self._woken.clear()
+
+
+class InboxPoller:
+    """The poller of a member without lanes: everything comes through the inbox."""
+
+    def __init__(self, inbox: Inbox, waker: Waker, clock: Callable[[], float]) -> None:
+        self._inbox = inbox
+        self._waker = waker
+        self._clock = clock
+
+    def wait(self, until: float) -> TurnInput:
+        """See :class:`Poller`."""
+        if self._inbox.about_to_sleep() and (left := until - self._clock()) > 0:
+            self._waker.wait(left)
+        return self._inbox.take_batch()
+
+
+class LanePoller:
+    """The poller of a member with lanes.
+
+    Args:
+        handle_request: ``RequestHandler.handle_request``.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        lanes: LaneServer,
+        links: LaneLinks,
+        transport: PeerTransport,
+        replica: Replica,
+        failover: FastFailover,
+        handle_request: Callable[[bytes, Callable[[MakeReply], None]], None],
+        clock: Callable[[], float],
+        log: MemberLog,
+    ) -> None:
+        self._inbox = inbox
+        self._lanes = lanes
+        self._links = links
+        self._transport = transport
+        self._replica = replica
+        self._failover = failover
+        self._handle_request = handle_request
+        self._clock = clock
+        self._log = log
+
+    def wait(self, until: float) -> TurnInput:
+        """See :class:`Poller`."""
+        idle = self._inbox.about_to_sleep()
+        ready = self._lanes.wait(max(0.0, until - self._clock()) if idle else 0.0)
+        # While enough events wait, requests stay in the kernel: there they slow down those who send them.
+        self._pass_on(self._lanes.serve(ready, clients=self._inbox.wants_requests))
+        return self._inbox.take_batch()
+
+    def _pass_on(self, arrived: Arrived) -> None:
+        """Frames before requests: heartbeats must not wait for clients. News of peers come last: a frame that arrived
+        before its lane ended is still taken."""
+        for frame in arrived.frames:
+            self._transport.receive_from_lane(frame)
+        for frame, done in arrived.requests:
+            try:
+                self._handle_request(frame, done)
+            except Exception as error:  # a bug that one request triggers must not end the member
+                self._log.exception("a client's request broke the request handler")
+                reply = reply_bytes(Refused(Refusal.NOT_SERVING, message=f"{type(error).__name__}: {error}"))
+                done(partial(bytes, reply))
+        for member in arrived.peers_connected:
+            self._links.peer_connected(member)
+        for member in arrived.lanes_lost:
+            self._links.lane_lost(member)
+            self._replica.node.report_unreachable(member)
+        for member in arrived.peers_gone:
+            self._failover.peer_gone(member, self._clock(), self._replica.timings.election_timeout)

@@ -1,0 +1,372 @@
+"""The watches that one member serves.
+
+A watch is a position in the history of a range. What lies between the position and the newest revision is read from the
+store when a client polls for it. So a slow consumer costs nothing and delays no other, and no event is kept in memory
+for it. The loop only reports which keys have changed: a watch of one of them becomes *due*, and the poll that waits for
+its stream is answered. If it has missed only a few recent changes, the loop reads them itself. A watch that is not due
+has seen everything, so its position need not be updated.
+
+Guarantees (etcd: watch API): ordered, unique, complete from the first revision on, whole revisions at a time. A
+progress notice (a batch without events) never overtakes an event, because ``seen`` advances only after the watches of
+the changed keys were made due.
+
+The loop calls ``keys_changed``, ``state_replaced`` and ``answer_overdue_polls``; polls come on threads of their own and
+read the history there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from ...limits import (
+    MAX_WATCH_STREAMS,
+    MAX_WATCHES_PER_STREAM,
+    WATCH_BATCH_BYTES,
+    WATCH_FORGET_AT_ONCE,
+    WATCH_QUICK_CHANGES,
+    WATCH_QUICK_STREAMS,
+    WATCH_REPLY_BYTES,
+    WATCH_SCAN_CHANGES,
+    WATCH_STREAM_IDLE_S,
+)
+from ...schema.frames import CreateWatch, Refusal, Refused, WatchBatch, Watched, WatchEvent, WatchPoll
+from ...store.state.history import HistoryQuery
+from .turn import Turn
+from .watch_index import WatchIndex
+
+WatchReply = Watched | Refused
+WatchReplyCallback = Callable[[Callable[[], WatchReply]], None]
+"""Called once, with a function that makes the reply and may be called on any thread."""
+
+
+class ReadyReply:
+    """A reply that exists already, in the form of a function that makes it."""
+
+    __slots__ = ("_reply",)
+
+    def __init__(self, reply: WatchReply) -> None:
+        self._reply = reply
+
+    def __call__(self) -> WatchReply:
+        """The reply."""
+        return self._reply
+
+
+@dataclass(eq=False, slots=True)
+class _Watch:
+    id: int
+    wanted: HistoryQuery
+    position: int
+    """Everything up to this revision was delivered. It matters only while the watch is due: otherwise the watch has
+    seen everything that this member has applied."""
+    stream: _ServedStream
+    due: bool = False
+    """It is in the stream's list of watches with something to read, or is being read."""
+    again: bool = False
+    """Another of its keys has changed while it was due."""
+    ended: bool = False
+
+
+@dataclass(slots=True)
+class _PendingPoll:
+    """A poll that waits for news of its stream."""
+
+    deadline: float
+    done: WatchReplyCallback
+
+
+@dataclass(eq=False, slots=True)
+class _ServedStream:
+    id: bytes
+    polled_at: float
+    watches: dict[int, _Watch] = field(default_factory=dict)
+    due: list[_Watch] = field(default_factory=list)
+    created: list[tuple[int, int]] = field(default_factory=list)
+    """New watches and their start revisions, for the next reply. That may answer another poll than the one that created
+    them, and may already hold their first events."""
+    poll: _PendingPoll | None = None
+    replies: int = 0
+    gathering: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a reply is made, so that replies are numbered in the order of their contents."""
+
+
+class Watches:
+    """See the module.
+
+    Args:
+        turn: the member's.
+        clock: the replica's clock.
+        is_stale: whether the member is cut off from the leader.
+    """
+
+    def __init__(self, turn: Turn, clock: Callable[[], float], is_stale: Callable[[], bool]) -> None:
+        self._turn = turn
+        self._clock = clock
+        self._is_stale = is_stale
+        self._lock = threading.Lock()
+        self._index: WatchIndex[_Watch] = WatchIndex()
+        self._streams: dict[bytes, _ServedStream] = {}
+        self._dropped: list[_Watch] = []
+        """Watches that have ended but are still in the index."""
+        self._seen = turn.state.revision
+        """The newest revision whose changes have made their watches due."""
+        self.busy = False
+        """Whether there are streams."""
+        self._closed = False
+
+    # -- the loop's side ----------------------------------------------------------------------------------------------
+
+    def keys_changed(self, keys: Sequence[bytes], revision: int) -> None:
+        """These keys have changed, up to and including this revision, which reads already see.
+
+        ``seen`` must advance under the same lock that makes the watches due, or a reply made in between would report
+        progress past an event that it lacks."""
+        with self._lock:
+            woken = []
+            before = self._seen
+            if self.busy:
+                for watch in self._index.concerned(keys):
+                    if watch.ended:
+                        continue
+                    if watch.due:
+                        watch.again = True
+                    else:
+                        self._make_due(watch, before)
+                    woken.append(watch.stream)
+            self._seen = revision
+            polls = self._take_polls(woken)
+        quick = WATCH_QUICK_STREAMS if len(keys) <= WATCH_QUICK_CHANGES else 0
+        for stream, poll in polls[:quick]:
+            reply = self._gather_now(stream, before)
+            poll.done(partial(self._gather, stream) if reply is None else ReadyReply(reply))
+        self._answer(polls[quick:])
+
+    def state_replaced(self) -> None:
+        """A snapshot has replaced the state: every watch becomes due, because it may have missed something."""
+        with self._lock:
+            before, self._seen = self._seen, self._turn.state.revision
+            for stream in self._streams.values():
+                for watch in stream.watches.values():
+                    if watch.due:
+                        watch.again = True
+                    else:
+                        self._make_due(watch, before)
+            polls = self._take_polls(self._streams.values())
+        self._answer(polls)
+
+    def answer_overdue_polls(self, now: float) -> None:
+        """Answer polls whose deadline has passed, or all if this member is cut off, so that clients ask another; drop
+        streams that are no longer polled."""
+        if not self._streams and not self._dropped:
+            return
+        stale = self._is_stale()
+        with self._lock:
+            over = [s for s in self._streams.values() if s.poll and (stale or s.poll.deadline <= now)]
+            polls = self._take_polls(over)
+            for stream in list(self._streams.values()):
+                if stream.poll is None and now - stream.polled_at >= WATCH_STREAM_IDLE_S:
+                    self._drop(stream)
+            self._forget(WATCH_FORGET_AT_ONCE)
+        self._answer(polls)
+
+    def close(self) -> None:
+        """This member stops: refuse all waiting polls."""
+        with self._lock:
+            self._closed = True
+            polls = self._take_polls(self._streams.values())
+            for stream in list(self._streams.values()):
+                self._drop(stream)
+        for _, poll in polls:
+            poll.done(lambda: Refused(Refusal.NOT_SERVING))
+
+    def _make_due(self, watch: _Watch, position: int) -> None:
+        watch.due = True
+        watch.position = max(watch.position, position)
+        watch.stream.due.append(watch)
+
+    def _take_polls(self, streams: Iterable[_ServedStream]) -> list[tuple[_ServedStream, _PendingPoll]]:
+        polls = []
+        for stream in streams:
+            if stream.poll is not None:
+                polls.append((stream, stream.poll))
+                stream.poll = None
+                stream.polled_at = self._clock()
+        return polls
+
+    def _answer(self, polls: list[tuple[_ServedStream, _PendingPoll]]) -> None:
+        for stream, poll in polls:
+            poll.done(partial(self._gather, stream))
+
+    def _drop(self, stream: _ServedStream) -> None:
+        del self._streams[stream.id]
+        for watch in stream.watches.values():
+            watch.ended = True
+        self._dropped += stream.watches.values()
+        stream.watches.clear()
+        stream.due.clear()
+        self.busy = bool(self._streams)
+
+    def _forget(self, most: int) -> None:
+        """Remove watches of dropped streams from the index, a bounded number at a time: there may be thousands."""
+        for watch in self._dropped[-most:]:
+            self._index.remove(watch.wanted.keys, watch)
+        del self._dropped[-most:]
+
+    # -- polls --------------------------------------------------------------------------------------------------------
+
+    def poll(self, request: WatchPoll, deadline: float, done: WatchReplyCallback) -> None:
+        """Accept a poll, and create its watches. If one of them starts with what comes next (``start_revision`` 0), the
+        state must be known to be as new as any was when the poll arrived.
+
+        A poll replaces the stream's previous one, which is answered at once with what there is.
+        """
+        with self._lock:
+            if self._closed:
+                refused: WatchReply | None = Refused(Refusal.NOT_SERVING)
+            else:
+                refused = self._find_or_open(request)
+            polls: list[tuple[_ServedStream, _PendingPoll]] = []
+            if refused is None:
+                stream = self._streams[request.stream]
+                polls = self._take_polls([stream])
+                stream.created += [self._create(stream, create) for create in request.create]
+                for number in request.cancel:
+                    self._cancel(stream, number)
+                stream.polled_at = self._clock()
+                stream.poll = _PendingPoll(deadline, done)
+                if stream.created or stream.due or self._is_stale():
+                    polls += self._take_polls([stream])
+        if refused is not None:
+            answer = refused
+            done(lambda: answer)
+        self._answer(polls)
+
+    def _find_or_open(self, request: WatchPoll) -> WatchReply | None:
+        """Find or open the poll's stream; the reply if that is not possible. A stream that is not what the client takes
+        it for is answered as stale: then the client opens another, and resumes each watch at the position that it
+        knows."""
+        stream = self._streams.get(request.stream)
+        if stream is None:
+            if not request.first:
+                return Watched(0, self._seen, stale=True)
+            if len(self._streams) >= MAX_WATCH_STREAMS:
+                return Refused(Refusal.OVERLOADED, message="this member serves as many watch streams as it may")
+            stream = self._streams[request.stream] = _ServedStream(request.stream, self._clock())
+            self.busy = True
+        elif request.first:
+            return Watched(0, self._seen, stale=True)  # a repeated poll
+        if len(stream.watches) + len(request.create) > MAX_WATCHES_PER_STREAM:
+            return Refused(Refusal.OVERLOADED, message="a process may have no more watches")
+        return None
+
+    def _create(self, stream: _ServedStream, create: CreateWatch) -> tuple[int, int]:
+        start = create.start_revision or self._seen + 1
+        wanted = HistoryQuery(create.keys, create.prev, create.puts, create.deletes)
+        watch = _Watch(create.id, wanted, start - 1, stream)
+        self._cancel(stream, create.id)
+        stream.watches[create.id] = watch
+        self._index.add(create.keys, watch)
+        if start <= self._seen:
+            watch.due = True
+            stream.due.append(watch)
+        return create.id, start
+
+    def _cancel(self, stream: _ServedStream, number: int) -> None:
+        watch = stream.watches.pop(number, None)
+        if watch is not None:
+            watch.ended = True
+            self._index.remove(watch.wanted.keys, watch)
+
+    # -- gathering, on the poll's thread ------------------------------------------------------------------------------
+
+    def _gather(self, stream: _ServedStream) -> WatchReply:
+        with stream.gathering:
+            return self._gather_locked(stream)
+
+    def _gather_now(self, stream: _ServedStream, before: int) -> WatchReply | None:
+        """The reply, if only a few watches are due and all for changes after this revision; else ``None``. For the
+        loop, which must not wait, so it does not wait for the lock either."""
+        with self._lock:
+            few = len(stream.due) <= WATCH_QUICK_CHANGES and all(watch.position >= before for watch in stream.due)
+        if not few or not stream.gathering.acquire(blocking=False):
+            return None
+        try:
+            return self._gather_locked(stream)
+        finally:
+            stream.gathering.release()
+
+    def _gather_locked(self, stream: _ServedStream) -> WatchReply:
+        """Read what the due watches have missed, as much as fits. Number and ``seen`` are taken together with the list
+        of due watches: whatever changes afterwards makes a watch due again, for the next reply."""
+        with self._lock:
+            if self._closed:
+                return Refused(Refusal.NOT_SERVING)
+            if self._streams.get(stream.id) is not stream:
+                return Watched(0, self._seen, stale=True)
+            stream.replies += 1
+            number, seen = stream.replies, self._seen
+            due, stream.due = stream.due, []
+            created, stream.created = tuple(stream.created), []
+            for watch in due:
+                watch.again = False
+        batches: list[WatchBatch] = []
+        compacted: list[tuple[int, int]] = []
+        left = WATCH_REPLY_BYTES
+        waiting: list[_Watch] = []
+        served: list[_Watch] = []
+        for watch in due:
+            if left <= 0:
+                waiting.append(watch)
+            elif not watch.ended:
+                left -= self._read(watch, seen, left, batches, compacted)
+                served.append(watch)
+        lagging = self._put_back([*waiting, *served], seen)  # those without room in this reply are first in the next
+        if lagging is None:
+            return Watched(0, seen, stale=True)
+        return Watched(number, seen, created, tuple(batches), lagging, tuple(compacted), self._is_stale())
+
+    def _read(
+        self, watch: _Watch, seen: int, left: int, batches: list[WatchBatch], compacted: list[tuple[int, int]]
+    ) -> int:
+        """Read what one watch has missed; returns the size in bytes."""
+        low = watch.position + 1
+        if low > seen:  # it starts at a future revision
+            return 0
+        state = self._turn.state
+        found = state.history(
+            watch.wanted, low, seen, max_bytes=min(left, WATCH_BATCH_BYTES), max_scanned=WATCH_SCAN_CHANGES
+        )
+        if isinstance(found, int):
+            with self._lock:
+                if watch.stream.watches.get(watch.id) is watch:
+                    self._cancel(watch.stream, watch.id)
+            compacted.append((watch.id, found))
+            return 0
+        watch.position = found.upto
+        if found.changes or found.upto < seen:  # the position matters too, to a client that resumes at another member
+            events = tuple([WatchEvent(change.deleted, change.item, change.prev) for change in found.changes])
+            batches.append(WatchBatch(watch.id, found.upto, events))
+        return found.size
+
+    def _put_back(self, watches: list[_Watch], seen: int) -> tuple[int, ...] | None:
+        """Keep those due that have not seen everything, or whose keys have changed again; returns the ids of the
+        former.
+
+        ``None`` if the stream was dropped meanwhile (after the machine slept, say): then its watches have ended, and
+        what was read for them may be incomplete.
+        """
+        lagging = []
+        stream = watches[0].stream if watches else None
+        with self._lock:
+            if stream is not None and self._streams.get(stream.id) is not stream:
+                return None
+            for watch in watches:
+                watch.due = not watch.ended and (watch.again or watch.position < seen)
+                if watch.due:
+                    watch.stream.due.append(watch)
+                    if watch.position < seen:
+                        lagging.append(watch.id)
+        return tuple(lagging)

@@ -1,0 +1,169 @@
+"""Builds the parts of a serving member, in order: each gets what it needs when it is constructed.
+
+::
+
+    lanes, waker <- inbox <- links <- transport <- replica <- handler <- poller
+
+An arrow points from a part to one that uses it. What flows back are return values and events in the inbox.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from ...limits import (
+    BACKGROUND_THREADS,
+    LANE_OPEN_TIMEOUT_S,
+    MIN_PEER_CALL_TIMEOUT_S,
+    Settings,
+    decode_settings,
+)
+from ...schema.frames import MemberStatus
+from ...store.data_dir import DataDir, Identity
+from ..logs import MemberLog
+from ..transport.lane import HAS_LANES, LaneBroken, open_lane
+from ..transport.lane_server import LaneServer
+from ..transport.peer_lanes import LaneLinks
+from ..transport.peer_transport import PeerTransport
+from .clock import member_clock
+from .events import BackgroundDone, Unreachable
+from .fast_failover import FastFailover
+from .inbox import Inbox
+from .poller import InboxPoller, LanePoller, Poller, Waker
+from .replica import Replica
+from .request_handler import RequestHandler
+from .snapshots import Background
+from .throttle import Throttle
+
+
+class ProcessLocation(NamedTuple):
+    """Where a member's process runs."""
+
+    node: str
+    """Ray node id."""
+    host: str
+    """The node's address."""
+
+
+class Parts(NamedTuple):
+    """The parts of a serving member."""
+
+    inbox: Inbox
+    lanes: LaneServer | None
+    transport: PeerTransport
+    workers: ThreadPoolExecutor
+    replica: Replica
+    handler: RequestHandler
+    failover: FastFailover
+    poller: Poller
+
+
+def wire(
+    folder: DataDir,
+    lookup: Callable[[int], Any],
+    status: Callable[[], MemberStatus],
+    location: ProcessLocation | None,
+) -> Parts:
+    """Build the parts of a member.
+
+    Args:
+        folder: the opened data.
+        lookup: finds the actor of a member (see ``PeerTransport``).
+        status: makes the member's status.
+        location: where lanes may be opened to it; without one, everything goes by actor calls.
+    """
+    identity = folder.identity
+    settings = decode_settings(folder.state.settings) if folder.state.settings else Settings()
+    timings, limits = settings.timings, settings.limits
+
+    transport_log = MemberLog("transport", identity.cluster_name, identity.name)
+    lanes = None
+    if location is not None and settings.lanes and HAS_LANES:
+        lanes = LaneServer(
+            cluster=identity.cluster,
+            member=identity.member,
+            node=location.node,
+            host=location.host,
+            log=transport_log,
+        )
+    waker = Waker()
+    inbox = Inbox(limits, waker.wake if lanes is None else lanes.wake)
+
+    links = None
+    if lanes is not None and location is not None:
+        links = LaneLinks(
+            member=identity.member,
+            lanes=lanes,
+            dial=_dialer(identity, location, lookup),
+            hand_over=lambda then: inbox.put_own(BackgroundDone(then)),
+            clock=member_clock,
+            log=transport_log,
+        )
+    transport = PeerTransport(
+        cluster=identity.cluster,
+        member=identity.member,
+        lookup=lookup,
+        deliver=inbox.put_frame,
+        unreachable=lambda member: inbox.put_own(Unreachable(member)),
+        give_up_after=max(MIN_PEER_CALL_TIMEOUT_S, timings.election_timeout),
+        clock=member_clock,
+        lanes=links,
+        log=transport_log,
+    )
+    workers = ThreadPoolExecutor(max_workers=BACKGROUND_THREADS, thread_name_prefix="background")
+    replica = Replica(
+        folder=folder,
+        timings=timings,
+        limits=limits,
+        send=transport.send,
+        clock=member_clock,
+        rng=random.Random(),
+        background=_in_background(workers, inbox),
+        throttle=Throttle(),
+    )
+    handler = RequestHandler(replica, inbox.put_event, member_clock, status)
+    log = MemberLog("member", identity.cluster_name, identity.name)
+    failover = FastFailover(replica.node, random.Random(), log)
+    poller: Poller = InboxPoller(inbox, waker, member_clock)
+    if lanes is not None and links is not None:
+        poller = LanePoller(
+            inbox, lanes, links, transport, replica, failover, handler.handle_request, member_clock, log
+        )
+    return Parts(inbox, lanes, transport, workers, replica, handler, failover, poller)
+
+
+def _dialer(
+    identity: Identity, location: ProcessLocation, lookup: Callable[[int], Any]
+) -> Callable[[int], socket.socket]:
+    """A function that opens a lane to a peer: it asks the peer's actor for an offer and connects. It blocks."""
+
+    def dial(member: int) -> socket.socket:
+        deadline = time.monotonic() + LANE_OPEN_TIMEOUT_S
+        offer = lookup(member).lane.remote(True).future().result(LANE_OPEN_TIMEOUT_S)
+        if offer is None or offer.cluster != identity.cluster:
+            raise LaneBroken(f"member {member} offers no lane")
+        return open_lane(offer, location.node, identity.member, deadline - time.monotonic())
+
+    return dial
+
+
+def _in_background(workers: ThreadPoolExecutor, inbox: Inbox) -> Background:
+    """A function that runs slow work on a worker thread, and then has the loop call ``then``."""
+
+    def background(work: Callable[[], None], then: Callable[[Exception | None], None]) -> None:
+        def run() -> None:
+            error: Exception | None = None
+            try:
+                work()
+            except Exception as caught:
+                error = caught
+            inbox.put_own(BackgroundDone(lambda: then(error)))
+
+        workers.submit(run)
+
+    return background

@@ -1,0 +1,47 @@
+"""What a hub asks of whatever carries its frames: implemented by actor calls (``client_actor.py``), and by lanes with
+actor calls to fall back on (``client_lanes.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+ReplyReceiver = Callable[[bytes | Exception], None]
+"""Is called once, on any thread, with the reply or with the reason for having none."""
+
+
+class ClientTransport(Protocol):
+    """How frames travel to members and replies come back.
+
+    ``send`` and ``poll`` never block, and never call Ray on the calling thread: that may be the thread on which Ray
+    delivers results.
+    """
+
+    def send(self, member: int, frame: bytes, done: ReplyReceiver) -> None:
+        """Send a frame; ``done`` gets its reply."""
+        ...
+
+    def poll(self, member: int, frame: bytes, done: ReplyReceiver) -> None:
+        """Send a poll of watches. As ``send``, but the reply may take a long time and must delay no other."""
+        ...
+
+    @property
+    def node(self) -> str:
+        """Id of the Ray node that this process is on; empty if there is none."""
+        ...
+
+    def members(self) -> dict[int, str]:
+        """Names of the reachable members by id, as last looked up."""
+        ...
+
+    def refresh(self) -> None:
+        """Look the members up again. May block."""
+        ...
+
+    def valid(self) -> bool:
+        """Whether the process is still attached to the Ray in which this transport was made."""
+        ...
+
+    def close(self) -> None:
+        """Send what was handed in, and release everything. Never blocks; may be called again."""
+        ...

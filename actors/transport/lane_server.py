@@ -1,0 +1,315 @@
+"""A member's lanes, on the thread of its loop.
+
+The loop waits here, in epoll, for its next turn. What clients and peers send is read without blocking and returned as
+``Arrived``, so a frame does not change threads on its way in. While the loop waits for its disk, frames gather in the
+kernel: so batches form by themselves, and a sender that outpaces the member is slowed down by its own full socket.
+Replies are written, also without blocking, by the thread that makes them: the loop for writes and for reads of a few
+keys, one of a few threads for what may take a long time.
+
+Every lane has one direction: clients send requests and members reply on the lane that the client opened; a member sends
+to a peer on the lane that it has opened to it, and receives on the one that the peer has opened. If that one ends, the
+peer may be gone, unless it has opened another meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from ...limits import (
+    LANE_BACKLOG_BYTES,
+    LANE_READ_BYTES,
+    LANE_READERS,
+    MAX_LANE_BACKLOG_BYTES,
+    MAX_LANE_FRAME_BYTES,
+    MAX_LANE_REQUESTS,
+    MAX_LANES,
+    MAX_LANES_BYTES,
+    MAX_LANES_REQUESTS,
+    TURN_BYTES,
+    TURN_EVENTS,
+)
+from ...schema.frames import Refusal, Refused
+from ...schema.replies import MakeReply, SlowReply, reply_bytes
+from ..logs import MemberLog
+from ..naming import member_name
+from . import descriptors
+from .lane import Connection, FrameKind, Hello, LaneBroken, LaneOffer, pack
+from .lane_listener import LaneListener
+
+_BROKEN = select.EPOLLHUP | select.EPOLLERR if hasattr(select, "epoll") else 0
+
+
+class Lane:
+    """A lane that was opened to this member, or (``out``) that this member has opened to a peer."""
+
+    __slots__ = ("connection", "out", "peer", "under_way")
+
+    def __init__(self, connection: Connection, peer: int, *, out: bool = False) -> None:
+        self.connection = connection
+        self.peer = peer
+        self.out = out
+        self.under_way = 0
+        """Requests without a reply."""
+
+
+class Arrived:
+    """What has arrived by lane since the last turn."""
+
+    __slots__ = ("frames", "lanes_lost", "peers_connected", "peers_gone", "requests")
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        """Frames from peers."""
+        self.requests: list[tuple[bytes, Callable[[MakeReply], None]]] = []
+        """Requests from clients, each with the callback for its reply."""
+        self.peers_connected: list[int] = []
+        """Peers that have opened their lane, so they are running."""
+        self.lanes_lost: list[int] = []
+        """Peers to which the lane has ended: what was sent last may not have arrived."""
+        self.peers_gone: list[int] = []
+        """Peers whose own lane has ended, so they may be gone."""
+
+
+class LaneServer:
+    """See the module. Methods are the loop's, unless they say otherwise.
+
+    Args:
+        cluster, member: the member that these lanes belong to.
+        node, host: its Ray node, and the node's address.
+    """
+
+    def __init__(
+        self,
+        *,
+        cluster: int,
+        member: int,
+        node: str,
+        host: str,
+        clock: Callable[[], float] = time.monotonic,
+        log: MemberLog | None = None,
+    ) -> None:
+        self._log = log or MemberLog("transport", f"{cluster:x}", member_name(member))
+        self._arrived = Arrived()
+        self._epoll = select.epoll()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._listener = LaneListener(
+            cluster=cluster,
+            member=member,
+            node=node,
+            host=host,
+            epoll=self._epoll,
+            room=self._room,
+            admit=self._admit,
+            clock=clock,
+            log=self._log,
+        )
+        self._lanes: dict[int, Lane] = {}
+        self._heard_on: dict[int, Lane] = {}
+        """By peer: the newest lane that it has opened."""
+        self._readers = ThreadPoolExecutor(LANE_READERS, thread_name_prefix="lane reader")
+        self._lock = threading.Lock()
+        """Guards the counts of requests, and the wake-up descriptor."""
+        self._under_way = 0
+        self._turn = 0
+        self._closed = False
+
+    def offer_lane(self, *, peer: bool = False) -> LaneOffer | None:
+        """An offer to open a lane to this member; ``None`` if there is no room for one. Any thread."""
+        with self._lock:
+            if self._closed or not self._room(descriptors.next_number(self._wake_fd), peer):
+                return None
+        return self._listener.offer_lane()
+
+    def _room(self, number: int, peer: bool) -> bool:
+        """Whether a lane may have the descriptor with that number."""
+        return (peer or len(self._lanes) < MAX_LANES) and number < descriptors.lane_bound(peer=peer)
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    # -- the loop waits -----------------------------------------------------------------------------------------------
+
+    def wait(self, seconds: float) -> list[tuple[int, int]]:
+        """Wait until something can be read or written, or :meth:`wake` is called; returns events for :meth:`serve`."""
+        return self._epoll.poll(seconds, TURN_EVENTS)
+
+    def wake(self) -> None:
+        """End the wait. Any thread."""
+        with self._lock:
+            if not self._closed:
+                os.eventfd_write(self._wake_fd, 1)
+
+    def serve(self, ready: list[tuple[int, int]], *, clients: bool) -> Arrived:
+        """Handle these events, peers first; without ``clients``, requests are left in the kernel: enough wait
+        already."""
+        self._serve_all(ready, clients=clients)
+        arrived, self._arrived = self._arrived, Arrived()
+        return arrived
+
+    def _serve_all(self, ready: list[tuple[int, int]], *, clients: bool) -> None:
+        """Peers first, without a bound: their frames keep the cluster alive. Clients share what one turn may read."""
+        self._listener.expire_unauthenticated()
+        later: list[tuple[Lane, int]] = []
+        for fd, events in ready:
+            lane = self._lanes.get(fd)
+            if lane is not None:
+                if lane.peer:
+                    self._serve(lane, events)
+                else:
+                    later.append((lane, events))
+            elif fd == self._wake_fd:
+                os.eventfd_read(self._wake_fd)
+            elif self._listener.owns(fd):
+                self._listener.handle_event(fd)
+        if not later:
+            return
+        # Start with another lane each time, so that the bound on a turn is fair.
+        self._turn = (self._turn + 1) % len(later)
+        most = TURN_BYTES // LANE_READ_BYTES if clients else 0
+        for lane, events in later[self._turn :] + later[: self._turn]:
+            self._serve(lane, events, read=most > 0)
+            most -= 1
+
+    def _serve(self, lane: Lane, events: int, *, read: bool = True) -> None:
+        """Write and read one lane. A frame that does not belong on this kind of lane ends it: only a peer's own lane
+        carries messages, and only a client's lane requests."""
+        connection = lane.connection
+        try:
+            if events & select.EPOLLOUT:
+                connection.flush()
+                self._update_reading(lane)
+            if not connection.is_reading() and events & _BROKEN:
+                raise LaneBroken("hung up")
+            if read and events & (select.EPOLLIN | _BROKEN):
+                for kind, number, payload in connection.receive():
+                    if kind == FrameKind.MESSAGES and lane.peer and not lane.out:
+                        self._arrived.frames.append(payload)
+                    elif kind == FrameKind.REQUEST and not lane.peer:
+                        self._add_request(lane, number, payload)
+                    else:
+                        raise LaneBroken(f"a frame of kind {kind}")
+                if connection.buffered:
+                    self._check_room(lane)
+        except LaneBroken as error:
+            self._log_end(lane, error)
+            self._drop(lane)
+
+    def _log_end(self, lane: Lane, error: LaneBroken) -> None:
+        """Lanes of peers are few and their ends matter; those of clients come and go with their processes."""
+        if lane.peer:
+            name = member_name(lane.peer)
+            self._log.info("the lane %s %s has ended: %s", "to" if lane.out else "from", name, error)
+        else:
+            self._log.debug("the lane of a client has ended: %s", error)
+
+    def _check_room(self, lane: Lane) -> None:
+        """End a lane that holds more than it may. The sum is checked rarely, because it takes a walk over all lanes."""
+        if lane.connection.backlog > MAX_LANE_BACKLOG_BYTES:
+            raise LaneBroken("its client does not read its replies")
+        if (
+            lane.connection.buffered > LANE_READ_BYTES
+            and sum(x.connection.buffered for x in self._lanes.values()) > MAX_LANES_BYTES
+        ):
+            raise LaneBroken("all lanes together hold too many bytes")
+
+    # -- lanes come and go --------------------------------------------------------------------------------------------
+
+    def _admit(self, sock: socket.socket, hello: Hello) -> None:
+        lane = Lane(Connection(sock, self._epoll), hello.peer)
+        self._lanes[lane.connection.fd] = lane
+        if hello.peer:
+            self._heard_on[hello.peer] = lane
+            self._log.info("%s has opened its lane", member_name(hello.peer))
+            self._arrived.peers_connected.append(hello.peer)
+
+    def add_outgoing(self, member: int, sock: socket.socket) -> Lane | None:
+        """Add a lane that was opened to a peer; ``None`` if this member has stopped meanwhile."""
+        if self._closed:
+            sock.close()
+            return None
+        lane = Lane(Connection(sock, self._epoll), member, out=True)
+        self._lanes[lane.connection.fd] = lane
+        return lane
+
+    def _drop(self, lane: Lane) -> None:
+        if self._lanes.pop(lane.connection.fd, None) is None:
+            return
+        lane.connection.close()
+        if lane.out:
+            self._arrived.lanes_lost.append(lane.peer)
+        elif lane.peer and self._heard_on.get(lane.peer) is lane:
+            del self._heard_on[lane.peer]
+            self._arrived.peers_gone.append(lane.peer)
+
+    def close(self) -> None:
+        """End all lanes; replies that were written by now still arrive."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._listener.close()
+        for lane in self._lanes.values():
+            lane.connection.shut_down()
+            lane.connection.close()
+        self._lanes.clear()
+        self._readers.shutdown(wait=False)
+        self._epoll.close()
+        os.close(self._wake_fd)
+
+    # -- clients ------------------------------------------------------------------------------------------------------
+
+    def _add_request(self, lane: Lane, number: int, frame: bytes) -> None:
+        """Count a request, and hand it to the loop; each counts until its reply was sent, by any thread."""
+        with self._lock:
+            full = self._under_way >= MAX_LANES_REQUESTS
+            self._under_way += 1
+            lane.under_way += 1
+        self._update_reading(lane)
+
+        def done(make: MakeReply) -> None:
+            if isinstance(make, SlowReply):
+                try:
+                    self._readers.submit(self._finish, lane, number, make)
+                    return
+                except RuntimeError:  # the member has stopped
+                    pass
+            self._finish(lane, number, make)
+
+        if full:
+            done(lambda: reply_bytes(Refused(Refusal.OVERLOADED, message="too many requests wait in this member")))
+            return
+        self._arrived.requests.append((frame, done))
+
+    def _finish(self, lane: Lane, number: int, make: MakeReply) -> None:
+        """Make a reply and send it, on the loop's thread or a reader's."""
+        try:
+            reply = make()
+        except Exception as error:
+            if not self._closed:
+                self._log.exception("a reply could not be made")
+            reply = reply_bytes(Refused(Refusal.NOT_SERVING, message=f"{type(error).__name__}: {error}"))
+        if len(reply) > MAX_LANE_FRAME_BYTES:
+            lane.connection.send(pack(FrameKind.BY_CALL, number, b""))
+        else:
+            lane.connection.send(pack(FrameKind.REPLY, number, reply))
+        with self._lock:
+            self._under_way -= 1
+            lane.under_way -= 1
+        self._update_reading(lane)
+        if lane.connection.backlog > MAX_LANE_BACKLOG_BYTES:
+            lane.connection.shut_down(abruptly=True)
+
+    def _update_reading(self, lane: Lane) -> None:
+        """Read a client's lane as long as the client reads its replies. Any thread."""
+        if not lane.peer:
+            with self._lock:
+                lane.connection.set_reading(
+                    lane.under_way < MAX_LANE_REQUESTS and lane.connection.backlog <= LANE_BACKLOG_BYTES
+                )

@@ -1,0 +1,125 @@
+"""The commands that maintain a cluster's data: `backup`, `restore`, `check`, `compact`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import DataCorrupted, Unavailable
+from ..limits import BACKUP_TIMEOUT_S, CHECK_TIMEOUT_S, RESTORE_TIMEOUT_S
+from .options import (
+    MAX_NUMBER,
+    WholeNumber,
+    address_option,
+    common,
+    join,
+    open_client,
+    open_cluster,
+    options,
+    output_option,
+    timeout_of,
+    timeout_option,
+)
+from .render import show
+
+if TYPE_CHECKING:
+    from ..spec import ClusterSpec
+
+
+@click.command()
+@click.argument("path", metavar="FILE")
+@options(common, timeout_of(BACKUP_TIMEOUT_S))
+def backup(cluster: str, address: str | None, output: str, timeout: float, path: str) -> None:
+    """Write a backup of the cluster to FILE on this machine, while it serves.
+
+    FILE may be a folder: then the file in it is named after the cluster and its revision.
+    """
+    taken = open_cluster(cluster, address).backup(path, timeout=timeout)
+    fields = {name: getattr(taken, name) for name in taken.__struct_fields__}
+    show({**fields, "cluster": f"{taken.cluster:x}"}, output)
+
+
+@click.command()
+@click.argument("source", metavar="[FILE]", required=False)
+@click.argument("spec", required=False, type=click.Path())
+@click.option("--from-data-dir", metavar="DIR", help="Instead of FILE: the folder of the one member that is left.")
+@click.option("--cluster", help="Name of the new cluster, instead of the spec's.")
+@options(address_option, output_option, timeout_of(RESTORE_TIMEOUT_S))
+def restore(
+    source: str | None,
+    spec: str | None,
+    from_data_dir: str | None,
+    cluster: str | None,
+    address: str | None,
+    output: str,
+    timeout: float,
+) -> None:
+    """Start a new cluster of SPEC (all defaults, if none is given) from the backup FILE, and leave it running.
+
+    \b
+    raykeeper restore FILE [SPEC]
+    raykeeper restore --from-data-dir DIR [SPEC]
+
+    --from-data-dir is for a cluster whose majority is lost for good. DIR is the folder of one of its members, on this
+    machine, with no process working on it. What the lost members acknowledged and this one never received is lost.
+    """
+    from ..spec import ClusterSpec
+
+    if from_data_dir is not None:
+        if spec is not None:
+            raise click.UsageError("either FILE or --from-data-dir DIR")
+        source, spec = None, source
+    elif source is None:
+        raise click.UsageError("what to restore: FILE, or --from-data-dir DIR")
+    loaded = ClusterSpec.load(spec, **({"name": cluster} if cluster else {}))
+    join(address)
+    _restore(source, from_data_dir, loaded, timeout, output)
+
+
+def _restore(source: str | None, data_dir: str | None, spec: ClusterSpec, timeout: float, output: str) -> None:
+    """Restore, and print the new cluster's status. That a member's folder may lack writes is said first."""
+    from ..actors.cluster.restore import backup_of
+    from ..cluster import restore as restore_cluster
+
+    if data_dir is None:
+        show(restore_cluster(source, spec, timeout=timeout).status(), output)
+        return
+    with backup_of(data_dir) as (file, header, taken):
+        click.echo(
+            f"raykeeper: {data_dir} is of cluster {header.cluster_name} (id {header.cluster:x}) at revision "
+            f"{header.revision}; {taken} entries of its log are taken as committed though that is unknown, and what "
+            "other members acknowledged and this one never received is lost",
+            err=True,
+        )
+        show(restore_cluster(file, spec, timeout=timeout).status(), output)
+
+
+@click.command()
+@options(common, timeout_of(CHECK_TIMEOUT_S))
+def check(cluster: str, address: str | None, output: str, timeout: float) -> None:
+    """Compare the contents of all members as of one revision.
+
+    Exit status 1 if one differs or does not answer; it is named.
+    """
+    from ..actors.consistency import summary
+    from ..actors.naming import member_name
+
+    compared = open_cluster(cluster, address).check(timeout=timeout)
+    hashes = {member_name(member): digest for member, digest in compared.hashes.items()}
+    where = {"revision": compared.revision, "compact_revision": compared.compact_revision}
+    show({"equal": compared.equal and not compared.silent, **where, **hashes}, output)
+    if compared.odd:
+        raise DataCorrupted(summary(compared))
+    if compared.silent:
+        raise Unavailable(summary(compared))
+
+
+@click.command()
+@click.argument("revision", type=WholeNumber(1, MAX_NUMBER))
+@options(common, timeout_option)
+def compact(cluster: str, address: str | None, output: str, timeout: float, revision: int) -> None:
+    """Compact the history before REVISION: it can no longer be read or watched."""
+    with open_client(cluster, address, timeout) as kv:
+        kv.compact(revision)
+    show({"compacted": revision}, output)

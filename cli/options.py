@@ -1,0 +1,257 @@
+"""What the commands share: their options, and how they connect to the cluster.
+
+An option that several commands have is defined once, here, so that it has the same name and meaning everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..actors.client.results import END
+from ..actors.deadline import covering
+from ..limits import DEFAULT_TIMEOUT_S, HEAD_START_TIMEOUT_S
+from .ray_head import RayHead
+from .stdio import tell
+
+if TYPE_CHECKING:
+    from ..actors.handles import Client
+    from ..cluster import Cluster
+
+LOCK_NAME, LOCK_KEY, LOCK_TOKEN = "RAYKEEPER_LOCK_NAME", "RAYKEEPER_LOCK_KEY", "RAYKEEPER_LOCK_TOKEN"
+"""Environment of a command that runs under a lock. The key is the area of the reserved space, a slash, and the key."""
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+BYTES = os.fsencode
+"""Type of an argument: the bytes that the shell passed."""
+
+
+MAX_NUMBER = (1 << 63) - 1
+"""The greatest revision, and the greatest number that the store counts with."""
+
+
+def whole_number(text: str, base: int = 10) -> int | None:
+    """The number, 0 to ``MAX_NUMBER``, of a text of digits alone; ``None`` for any other text. Python itself also
+    accepts signs, underscores and the digits of all scripts, and fails on too many digits."""
+    text = text.strip(" ")
+    if not _DIGITS[base].fullmatch(text) or len(text) > 100:
+        return None
+    number = int(text, base)
+    return number if number <= MAX_NUMBER else None
+
+
+_DECIMAL = re.compile(r" *[+-]?[0-9.]+([eE][+-]?[0-9]+)? *")
+_DIGITS = {10: re.compile("[0-9]+"), 16: re.compile("(0[xX])?[0-9a-fA-F]+")}
+
+
+class WholeNumber(click.IntRange):
+    """Type of an argument: a whole number within bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; called by Click."""
+        if isinstance(value, str) and whole_number(value) is None:
+            self.fail(f"{value!r} is not a whole number of up to 63 bits.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def lease_id(text: str) -> int:
+    """Type of an argument: a lease id in hexadecimal, as everywhere that ids are text."""
+    number = whole_number(text, 16)
+    if not number:
+        raise click.BadParameter(f"{text!r} is not a lease id: hexadecimal digits, as `lease grant` prints them")
+    return number
+
+
+def cluster_id(text: str) -> int:
+    """Type of an argument: a cluster id in hexadecimal, as statuses and errors print it."""
+    number = whole_number(text, 16)
+    if not number:
+        raise click.BadParameter(f"{text!r} is not a cluster id: hexadecimal digits, as `status` prints them")
+    return number
+
+
+def member_id(text: str) -> int:
+    """Type of an argument: a member, by its name or its id."""
+    number = whole_number(text.removeprefix("m"))
+    if not number:
+        raise click.BadParameter(f"{text!r} is not a member: give its name, such as m2, or its id")
+    return number
+
+
+def seconds(text: str | float) -> float:
+    """Type of an argument: a positive time that can be waited for."""
+    time = seconds_or_none(text)
+    if not time > 0:
+        raise click.BadParameter(f"{text} is not a time: a positive number of seconds")
+    return time
+
+
+def seconds_or_none(text: str | float) -> float:
+    """Type of an argument: a time that can be waited for, or 0. As with whole numbers, not all that Python accepts."""
+    try:
+        time = math.nan if isinstance(text, str) and not _DECIMAL.fullmatch(text) else float(text)
+    except ValueError:
+        time = math.nan
+    if not 0 <= time <= threading.TIMEOUT_MAX:
+        raise click.BadParameter(f"{text} is not a time: a number of seconds")
+    return time
+
+
+def options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several click options as one decorator."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def output_as(*forms: str) -> Callable[[Any], Any]:
+    """The option that says how to print, in one of these forms; the first is the default."""
+    return click.option("-o", "--output", type=click.Choice(forms), default=forms[0], help="How to print.")
+
+
+address_option = click.option(
+    "--address", envvar="RAY_ADDRESS", help="Ray cluster to attach to (default: the one that runs)."
+)
+output_option = output_as("simple", "json", "table")
+cluster_option = click.option("--cluster", envvar="RAYKEEPER_CLUSTER", default="default", help="Name of the cluster.")
+
+
+def _cover(ctx: click.Context, option: click.Parameter, given: float) -> float:
+    """Let the whole command end by then, including joining Ray."""
+    ctx.with_resource(covering(given))
+    return given
+
+
+def timeout_of(default: float, help: str = "Seconds to wait.") -> Callable[[Any], Any]:
+    """The option that bounds a whole command."""
+    return click.option("--timeout", type=seconds, default=default, show_default=True, callback=_cover, help=help)
+
+
+timeout_option = timeout_of(DEFAULT_TIMEOUT_S)
+beginning_option = click.option(
+    "--timeout", type=seconds, default=DEFAULT_TIMEOUT_S, show_default=True, help="Seconds for each request."
+)
+common = options(cluster_option, address_option, output_option)
+common_of_streams = options(cluster_option, address_option, output_as("simple", "json"))
+
+keys_option = options(
+    click.argument("key", type=BYTES),
+    click.argument("end", type=BYTES, required=False),
+    click.option("--prefix", is_flag=True, help="All keys that start with KEY."),
+    click.option("--from-key", is_flag=True, help="All keys from KEY on."),
+)
+
+
+def selected(key: bytes, end: bytes | None, prefix: bool, from_key: bool) -> dict[str, Any]:
+    """What was given for ``keys_option``, as arguments of the client's calls."""
+    if (end is not None) + prefix + from_key > 1:
+        raise click.UsageError("END, --prefix and --from-key exclude each other")
+    if prefix:
+        return {"prefix": key}
+    return {"key": key, "end": END if from_key else end}
+
+
+@contextlib.contextmanager
+def warnings_told() -> Iterator[None]:
+    """In this context, print the package's warnings and errors on stderr, in the form of the command's own messages."""
+    logger = logging.getLogger("raykeeper")
+    handler = _StderrHandler(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _StderrHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tell(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+# --- the cluster -----------------------------------------------------------------------------------------------------
+
+
+def silence_ray() -> None:
+    """Keep Ray from printing on stdout; to be called before Ray is imported.
+
+    Ray reports processes that died to every driver, in the middle of a command's output. What matters of that is in the
+    cluster's status.
+    """
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+
+
+def join(address: str | None) -> None:
+    """Attach to the Ray at the address, else to the head that `up` started, else to the one that runs here. A Ray that
+    does not answer is given up after ``HEAD_START_TIMEOUT_S``, or when the command's time is over."""
+    silence_ray()
+    from ..actors.ray_session import join_ray
+
+    with covering(HEAD_START_TIMEOUT_S), _sigterm_kept():
+        join_ray(address or RayHead().address())
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Keep the handler of SIGTERM: Ray installs one while it starts, which dumps the stack. A SIGTERM that comes
+    meanwhile is delivered afterwards, and ends the command then."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if handler is None else handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def open_client(cluster: str, address: str | None, timeout: float) -> Client:
+    """A client handle for the cluster; ``timeout`` in seconds for each of its calls."""
+    silence_ray()
+    from ..actors.connect import connect
+
+    with covering(timeout):
+        join(address)
+        return connect(cluster, timeout=timeout)
+
+
+def open_cluster(cluster: str, address: str | None) -> Cluster:
+    """The running cluster of that name, looked up within ``DEFAULT_TIMEOUT_S``."""
+    silence_ray()
+    from ..cluster import attach
+
+    with covering(DEFAULT_TIMEOUT_S):
+        join(address)
+        return attach(cluster)
+
+
+def fenced(kv: Client, guard: bool) -> Client:
+    """The handle; with ``guard``, all its writes are refused unless the lock that this command runs under is held.
+
+    The environment names the lock: `raykeeper lock` sets that for the command that it runs.
+    """
+    if not guard:
+        return kv
+    from ..actors.client.guard import guarded
+
+    area, _, key = os.fsencode(os.environ.get(LOCK_KEY, "")).partition(b"/")
+    token = whole_number(os.environ.get(LOCK_TOKEN, ""))
+    if not key or not token:  # 0 would be the token of a key that does not exist
+        raise click.UsageError(f"--guard needs a lock in {LOCK_KEY} and {LOCK_TOKEN}, as `raykeeper lock` sets them")
+    return guarded(kv, kv.reserved(area.decode(errors="replace")), key, token)

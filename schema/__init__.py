@@ -1,0 +1,1 @@
+"""The language of the cluster: commands of the log, frames between processes, and their checks."""

@@ -1,0 +1,361 @@
+"""The frames between a client process and a member: each request frame gets one reply frame.
+
+They are the same over an actor call and over a lane. A frame carries writes of one session, reads, or a request of
+another kind; a process sends everything of a kind that has gathered in one frame.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import msgspec
+
+from ..raft.messages import MemberChange
+from .answers import Answer, Failed, Item, RangeAnswer, RangePart
+from .commands import Administration, ClientWrites
+from .member_record import MemberRecord
+from .operations import KeyRange, Number, Range
+from .portable import Portable
+
+RelativeDeadline = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
+"""Seconds after the arrival of a frame until which its sender waits for the answer; 0 or less: not any more."""
+
+
+class Writes(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Writes of one session; only the leader accepts them. Answered with ``Written``."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    commands: ClientWrites
+
+
+class Read(msgspec.Struct, frozen=True, array_like=True):
+    """One read inside a ``Reads`` frame."""
+
+    range: Range
+    at_least: Number = 0
+    """Wait until the member has applied this revision: for serializable reads that must not go back."""
+
+
+class Reads(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Reads; any member accepts them. All are linearizable, or all serializable. Answered with ``ReadReply``."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    serializable: bool
+    reads: tuple[Read, ...]
+
+
+class Open(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Open a session with the cluster's ``session_ttl``; the leader answers ``Opened``."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    nonce: bytes
+
+
+class KeepAlive(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Keep a session alive. Answered with ``Written``: ``Done`` once a quorum has confirmed the leader after the
+    arrival, or ``Failed(SESSION_EXPIRED)``."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    session: Number
+
+
+class Close(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """End a session at the client's request; answered with ``Written(answers=(Done,))``."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    session: Number
+
+
+class AskStatus(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Ask for a member's status. Any member answers ``Status`` at once, even one that does not serve."""
+
+
+class KeepLeases(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Keep all leases of a process alive; answered with ``LeasesKept`` once a quorum has confirmed the leader after the
+    arrival."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    leases: tuple[Number, ...]
+
+
+class AskLeases(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """Ask for the remaining time of these leases (of all, if none is named). The leader answers ``LeaseStatuses`` once
+    a quorum has confirmed it."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    leases: tuple[Number, ...]
+    keys: bool = False
+    """Also return the attached keys."""
+
+
+class CreateWatch(msgspec.Struct, frozen=True, array_like=True):
+    """Start a watch in a stream, under an id that the client has chosen."""
+
+    id: Number
+    keys: KeyRange
+    start_revision: Number = 0
+    """The first revision to see; 0 for the next one."""
+    prev: bool = False
+    puts: bool = True
+    deletes: bool = True
+
+
+class WatchPoll(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """Wait for events of a stream of watches; any member answers ``Watched``.
+
+    A stream lives in one member, and only while it is polled. If a poll or its answer is lost, the client drops the
+    stream and starts another, with each watch at its next revision. So no event is lost or seen twice.
+    """
+
+    cluster: Number
+    deadline: RelativeDeadline
+    """Seconds after which the member answers even without events."""
+    stream: bytes
+    first: bool
+    """This poll starts the stream; otherwise the member must know it."""
+    create: tuple[CreateWatch, ...] = ()
+    cancel: tuple[Number, ...] = ()
+
+
+class Administer(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """One administrative command. Only the leader accepts it; it answers ``Written`` with one answer once the command
+    is applied. Commands are idempotent: after an unknown outcome the sender repeats them."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    command: Administration
+
+
+class ChangeMembership(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """Change the configuration, in one step or through a joint one; only the leader accepts it.
+
+    Answered with ``Written`` once the change is applied: ``Done``, even if it was applied before, or ``Failed`` with
+    the reason.
+    """
+
+    cluster: Number
+    deadline: RelativeDeadline
+    changes: tuple[MemberChange, ...]
+    context: bytes = b""
+
+
+Request = (
+    Writes
+    | Reads
+    | Open
+    | KeepAlive
+    | Close
+    | AskStatus
+    | KeepLeases
+    | AskLeases
+    | WatchPoll
+    | Administer
+    | ChangeMembership
+)
+
+
+class Written(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Answers to the first writes, in order: as many as one log entry could do, at least one. Send the rest again."""
+
+    answers: tuple[Answer, ...]
+
+
+class ReadReply(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Answers to the first reads, in order: as many as fit into one reply, at least one. Send the rest again."""
+
+    answers: tuple[RangeAnswer | RangePart | Failed, ...]
+
+
+class Opened(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """A session was opened; it expires after ``ttl`` seconds without a sign of life."""
+
+    session: int
+    ttl: float
+
+
+class Refusal(enum.IntEnum):
+    """Why a member refused a whole frame."""
+
+    NOT_LEADER = 0
+    """Had no effect; ``leader`` is the leader if the member knows it."""
+    OVERLOADED = 1
+    """A queue or window is full; had no effect."""
+    LOST = 2
+    """Leadership was lost while the writes were in the log: their outcome is unknown. Send them again to the new
+    leader; session and sequence make that safe."""
+    TIMED_OUT = 3
+    """The deadline passed in the member; the outcome of writes is unknown."""
+    WRONG_CLUSTER = 4
+    """The frame names another cluster id; had no effect."""
+    NOT_SERVING = 5
+    """The member does not serve (no data, damaged, starting, stopping); had no effect."""
+    INVALID = 6
+    """The frame cannot be decoded or exceeds a limit; had no effect. Do not send it again."""
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """The whole frame was refused; ``message`` is for people."""
+
+    refusal: Refusal
+    leader: int = 0
+    message: str = ""
+
+
+class ContentHash(msgspec.Struct, frozen=True):
+    """The hash of a member's content as of a log index, with the newest and the compact revision then."""
+
+    index: int
+    revision: int
+    compact_revision: int
+    digest: str
+
+
+class AlarmStatus(msgspec.Struct, frozen=True):
+    """An active alarm."""
+
+    member: int
+    kind: str
+    """NOSPACE or CORRUPT."""
+    message: str
+
+
+class MemberStatus(Portable, frozen=True):
+    """What a member says about itself."""
+
+    cluster_name: str
+    cluster: int
+    member: int
+    name: str
+    role: str
+    """leader, follower, candidate, pre-candidate, learner, or "not serving"."""
+    term: int
+    leader: int
+    commit_index: int
+    applied_index: int
+    last_log_index: int
+    first_log_index: int
+    revision: int
+    compact_revision: int
+    voters: tuple[int, ...]
+    learners: tuple[int, ...]
+    db_size: int
+    pid: int
+    node: str
+    """Ray node id."""
+    why_not_serving: str = ""
+    session_count: int = 0
+    settings: bytes = b""
+    """Encoded settings of the cluster (``limits.encode_settings``); empty for the defaults."""
+    outgoing: tuple[int, ...] = ()
+    """The outgoing voters of a joint configuration."""
+    configuration_index: int = 0
+    """Index of the log entry that made the configuration."""
+    table: tuple[MemberRecord, ...] = ()
+    """The records of the members that are not removed."""
+    removed: tuple[MemberRecord, ...] = ()
+    """The last members that were removed."""
+    silent: dict[int, float] = msgspec.field(default_factory=dict)
+    """Of a leader: for how many seconds each other member has been silent, since it leads at most."""
+    leading_for: float = 0.0
+    """Of a leader: for how many seconds it has led."""
+    caught_up: tuple[int, ...] = ()
+    """Of a leader: the members whose logs are up to date enough to be voters."""
+    lost: bool = False
+    """The member's log is damaged or its data gone: with this data it can never serve again under its id."""
+    missing: bool = False
+    """... because there is no data where it was started; it may be elsewhere."""
+    version: int = 1
+    """The newest version of commands that it knows."""
+    active_version: int = 1
+    """The newest version of commands that all members know, according to this one."""
+    alarms: tuple[AlarmStatus, ...] = ()
+    """The active alarms in this member's state."""
+    contents: tuple[ContentHash, ...] = ()
+    """The newest hashes of its content, oldest first."""
+    contents_begin: int = 0
+    """There is no hash at or below this log index, and there will be none."""
+    free_bytes: int = 0
+    """Free bytes on its disk, when it last checked."""
+
+
+class Status(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """The answer to ``AskStatus``."""
+
+    status: MemberStatus
+
+
+class Kept(enum.IntEnum):
+    """The outcome of a lease's keep-alive."""
+
+    GONE = 0
+    ALIVE = 1
+    ASK_AGAIN = 2
+    """An expiry or a renewal is in the log but not applied yet: the outcome is unknown."""
+
+
+class LeasesKept(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """The outcomes, in the order of the requested leases."""
+
+    kept: tuple[Kept, ...]
+
+
+class LeaseStatus(msgspec.Struct, frozen=True, array_like=True):
+    """A lease as the leader sees it; times in seconds."""
+
+    id: int
+    ttl: float
+    remaining: float
+    keys: tuple[bytes, ...] = ()
+
+
+class LeaseStatuses(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """The requested leases that exist."""
+
+    leases: tuple[LeaseStatus, ...]
+
+
+class WatchEvent(msgspec.Struct, frozen=True, array_like=True):
+    """A change that a watch sees (etcd: mvccpb.Event). The item of a deleted key has no value and version 0."""
+
+    deleted: bool
+    item: Item
+    prev: Item | None = None
+
+
+class WatchBatch(msgspec.Struct, frozen=True, array_like=True):
+    """Events of one watch: with these it has seen everything up to and including revision ``upto``."""
+
+    id: int
+    upto: int
+    events: tuple[WatchEvent, ...]
+
+
+class Watched(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """Events of a stream. The answers of a stream are numbered from 1 and take effect in that order.
+
+    With this answer, all watches of the stream have seen everything up to ``revision``, except those in ``behind``.
+    """
+
+    number: int
+    revision: int
+    """The newest revision that this member has applied and its watches have been told of."""
+    created: tuple[tuple[int, int], ...] = ()
+    """(id, first revision that it will see) of the watches that have started."""
+    batches: tuple[WatchBatch, ...] = ()
+    behind: tuple[int, ...] = ()
+    """Watches that lag: they have more to read up to ``revision``."""
+    compacted: tuple[tuple[int, int], ...] = ()
+    """(id, compact revision) of the watches that ended because their next revision is compacted."""
+    stale: bool = False
+    """The member is cut off from the leader, or does not know the stream: start another one at another member."""
+
+
+Reply = Written | ReadReply | Opened | Refused | Status | LeasesKept | LeaseStatuses | Watched

@@ -1,0 +1,138 @@
+"""The checks of operations and reads: made by the client, and again by the member before anything happens."""
+
+from __future__ import annotations
+
+from ..errors import InvalidArgument, RequestTooLarge
+from ..limits import LEASE_MAX_TTL_S, MAX_NESTED_TXNS, MAX_REQUEST_ID_BYTES, REQUEST_DIGEST_BYTES, Limits
+from .commands import RequestId
+from .operations import (
+    KEEP_LEASE,
+    Compact,
+    Delete,
+    KeyRange,
+    LeaseGrant,
+    Operation,
+    Put,
+    Range,
+    Target,
+    Txn,
+    TxnCompare,
+)
+
+
+def check_operation(operation: Operation, limits: Limits) -> int:
+    """Check one write. Returns its size in bytes.
+
+    Raises:
+        RequestTooLarge: it exceeds a limit on bytes or on the operations of a transaction.
+        InvalidArgument: a value is never valid.
+    """
+    budget = _Budget(limits)
+    budget.operation(operation, depth=0)
+    return budget.bytes
+
+
+def check_request_id(request_id: RequestId | None) -> None:
+    """Check a request id.
+
+    Raises:
+        RequestTooLarge: its name or its digest is too long.
+    """
+    if request_id is not None and (
+        len(request_id.name) > MAX_REQUEST_ID_BYTES + REQUEST_DIGEST_BYTES
+        or len(request_id.meaning) > REQUEST_DIGEST_BYTES
+    ):
+        raise RequestTooLarge(f"request_id is over the limit of {MAX_REQUEST_ID_BYTES} bytes")
+
+
+def check_range(request: Range, limits: Limits) -> int:
+    """Check one read. Returns its size in bytes; raises as ``check_operation``."""
+    budget = _Budget(limits)
+    budget.range(request)
+    return budget.bytes
+
+
+_MOST = (1 << 63) - 1
+
+
+def _within(what: str, number: int, least: int) -> None:
+    if not least <= number <= _MOST:
+        raise InvalidArgument(f"{what} is at least {least}, and at most 2^63 - 1: not {number}")
+
+
+class _Budget:
+    """Checks an operation with all its parts, and adds up its bytes and operations."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.bytes = 0
+        self.operations = 0
+
+    def operation(self, operation: Operation, depth: int) -> None:
+        """Check one operation. Each kind has a branch, and each branch counts all keys and values, because the limits
+        hold for the sum. Transactions recurse; ``depth`` bounds that."""
+        if isinstance(operation, Put):
+            self._key(operation.key)
+            self._add(len(operation.value or b""))
+            _within("a lease's id", operation.lease, KEEP_LEASE)
+        elif isinstance(operation, Delete):
+            self._keys(operation.keys)
+        elif isinstance(operation, Range):
+            self.range(operation)
+        elif isinstance(operation, Txn):
+            self._txn(operation, depth)
+        elif isinstance(operation, Compact):
+            _within("the revision to compact at", operation.revision, 1)
+        elif isinstance(operation, LeaseGrant):
+            if not 0 < operation.ttl <= LEASE_MAX_TTL_S:
+                raise InvalidArgument(f"a lease's TTL is over 0 and at most {LEASE_MAX_TTL_S:g} s, not {operation.ttl}")
+            _within("a lease's id", operation.id, 0)
+        else:  # a LeaseRevoke: mypy would complain of any other
+            _within("a lease's id", operation.id, 1)
+
+    def range(self, request: Range) -> None:
+        self._keys(request.keys)
+        _within("the limit of a range", request.limit, 0)
+        _within("the revision of a range", request.revision, 0)
+
+    def _txn(self, txn: Txn, depth: int) -> None:
+        if depth > MAX_NESTED_TXNS:
+            raise RequestTooLarge(f"transactions nest at most {MAX_NESTED_TXNS} deep")
+        for comparison in txn.compare:
+            self._count()
+            self._comparison(comparison)
+        for branch in (txn.success, txn.failure):
+            for operation in branch:
+                self._count()
+                self.operation(operation, depth + 1)
+
+    def _comparison(self, comparison: TxnCompare) -> None:
+        self._keys(comparison.keys)
+        if (comparison.target is Target.VALUE) != isinstance(comparison.operand, bytes):
+            raise InvalidArgument("a value is compared with bytes, everything else with a number")
+        if isinstance(comparison.operand, bytes):
+            self._add(len(comparison.operand))
+        else:
+            _within("what a comparison compares with", comparison.operand, -_MOST - 1)
+
+    def _count(self) -> None:
+        self.operations += 1
+        if self.operations > self.limits.max_txn_operations:
+            raise RequestTooLarge(
+                f"a transaction holds at most {self.limits.max_txn_operations} operations and comparisons"
+            )
+
+    def _keys(self, keys: KeyRange) -> None:
+        self._key(keys.key)
+        if keys.end:
+            self._key(keys.end)
+
+    def _key(self, key: bytes) -> None:
+        if len(key) > self.limits.max_key_bytes:
+            raise RequestTooLarge(f"a key of {len(key)} bytes is over the limit of {self.limits.max_key_bytes}")
+        self._add(len(key))
+
+    def _add(self, size: int) -> None:
+        self.bytes += size
+        if self.bytes > self.limits.max_request_bytes:
+            raise RequestTooLarge(f"a request is over the limit of {self.limits.max_request_bytes} bytes")

@@ -1,0 +1,1 @@
+"""Ordered stores and files: what they owe, and RocksDB."""

@@ -1,0 +1,123 @@
+"""The boundary between RayKeeper and the disk: an ordered store with column families, and the file system.
+
+``Engine`` and ``Disk`` are all that the rest of ``store`` may ask for. ``RocksEngine`` and ``RocksDisk`` implement them
+with RocksDB and real files; the simulator implements them in memory, and forgets what was not synced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from ...errors import DataCorrupted
+
+Write = tuple[str, bytes, bytes | None]
+"""(column family, key, value); ``None`` deletes the key."""
+
+
+class Engine(Protocol):
+    """One open database. Readers may be on any thread; there is one writer.
+
+    Every call may raise ``DataCorrupted``, where a checksum does not match.
+    """
+
+    damage: DataCorrupted | None
+    """The last damage that any call on any thread has found; ``None`` if there is none."""
+
+    def get(self, family: str, key: bytes) -> bytes | None:
+        """The value of a key, or ``None``."""
+        ...
+
+    def iterate(
+        self, family: str, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs with ``start <= key < end`` in key order, or in reverse, as of the call."""
+        ...
+
+    def write(self, writes: Iterable[Write]) -> None:
+        """Apply all writes or none. They survive a crash of the process at once, a loss of power only after
+        ``sync``."""
+        ...
+
+    def sync(self) -> None:
+        """Return once everything written before is on disk. A failure ends the process; it is never retried."""
+        ...
+
+    def flush(self) -> None:
+        """Move the data in memory into files, so that a checkpoint soon after is short. Slow; for any thread."""
+        ...
+
+    def checkpoint(self, path: str) -> None:
+        """Write a consistent copy of the database to a folder that does not exist yet; its parent must exist."""
+        ...
+
+    def size(self) -> int:
+        """Bytes on disk: tables, and write-ahead logs of data that is in no table yet."""
+        ...
+
+    def reclaim(self, free: int) -> None:
+        """Return the space of deleted data to the disk, if it is enough to be worth it and the work needs less than
+        ``free`` bytes.
+
+        Slow; for any thread. The database may be closed in the meantime.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the database. Open iterators end with an error."""
+        ...
+
+
+class Disk(Protocol):
+    """The file system as the store uses it. Paths are strings with ``/``."""
+
+    def open(self, path: str, families: tuple[str, ...], *, create: bool = False, is_log: bool = False) -> Engine:
+        """Open a database. With ``create`` there must be none yet, without it there must be one.
+
+        ``is_log`` applies the rules for the Raft log: a torn write at its end is dropped, any other damage is an error.
+
+        Raises:
+            DataCorrupted: it is damaged or missing, or has other column families.
+            Unavailable: another process has it open.
+        """
+        ...
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file or a folder."""
+        ...
+
+    def list(self, path: str) -> list[str]:
+        """The names in a folder, sorted; empty if there is no such folder."""
+        ...
+
+    def make_folder(self, path: str) -> None:
+        """Make a folder and its parents, durably; no error if it exists."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Remove a file or a whole folder; no error if it does not exist."""
+        ...
+
+    def rename(self, old: str, new: str) -> None:
+        """Rename a folder or a file, durably."""
+        ...
+
+    def size(self, path: str) -> int:
+        """The size of a file in bytes."""
+        ...
+
+    def read(self, path: str, offset: int = 0, size: int = -1) -> bytes:
+        """Read ``size`` bytes from ``offset`` on (all, if negative); fewer at the end. Raises ``FileNotFoundError``."""
+        ...
+
+    def append(self, path: str, data: bytes) -> None:
+        """Append to a file, creating it if need be. Not durable before ``sync_file``."""
+        ...
+
+    def sync_file(self, path: str) -> None:
+        """Make a file's content, and its entry in its folder, durable."""
+        ...
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Replace a small file, durably and atomically (write, sync, rename, sync the folder)."""
+        ...

@@ -1,0 +1,485 @@
+"""The real disk: RocksDB through rocksdict, and the file system.
+
+Several traps of both shape this file.
+
+- RocksDB's defaults turn damage into silent loss, and create what is missing. So every ordinary open demands an
+  existing database, and the Raft log is opened strictly (``rocks_wal`` decides what is a torn write).
+- A synced write holds the GIL while it waits for the disk; ``flush_wal(True)`` does not. So writes are never synced,
+  and ``sync`` flushes.
+- A delete leaves a tombstone that every later iteration must skip. So memory that is full of them is moved to a file in
+  the background, and files full of them are merged.
+- After a failed fsync the content of the disk is unknown (the kernel may have dropped the dirty pages). So it ends the
+  process, and the next start reads what the disk really holds.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import NoReturn
+from weakref import WeakSet
+
+import rocksdict
+from rocksdict import Checkpoint, Rdict, RdictIter, ReadOptions, WriteBatch
+
+from ...errors import DataCorrupted, KeeperError, NoSpace, Unavailable
+from ...limits import (
+    BLOCK_CACHE_BYTES,
+    DELETES_IN_MEMORY,
+    LOG_WRITE_BUFFER_BYTES,
+    MAX_OPEN_FILES,
+    RECLAIM_MIN_FRACTION,
+    STATE_WRITE_BUFFER_BYTES,
+)
+from .interface import Write
+from .rocks_wal import check_chain, drop_torn_tail, seal, write_ahead_logs
+from .sync_journal import SyncJournal
+
+FATAL_EXIT = 74
+"""Exit status of a process whose fsync failed (EX_IOERR)."""
+_SEAL = b"seal"
+"""The key, in the family ``meta`` of a log, whose value ends each batch (see ``rocks_wal``)."""
+_TABLE_BYTES = "rocksdb.total-sst-files-size"
+
+
+def translate(error: Exception, path: str) -> Exception:
+    """Our exception for one of rocksdict, which has a single class and many texts."""
+    text = str(error)
+    if isinstance(error, KeeperError):
+        return error
+    if "No space left" in text or "Disk quota exceeded" in text or "SpaceLimit" in text:
+        return NoSpace(f"{path}: {text}")
+    if "LOCK" in text and ("lock" in text.lower()):
+        return Unavailable(f"{path} is in use by another process: {text}")
+    if text.startswith("Corruption") or "checksum mismatch" in text:
+        return DataCorrupted(f"{path}: {text}")
+    if "No such file" in text or text.startswith(("Invalid argument", "NotFound")):
+        return DataCorrupted(f"{path}: {text}")
+    return OSError(f"{path}: {text}")
+
+
+def _exit_on_failed_fsync(what: str, error: Exception) -> NoReturn:
+    """End the process: after a failed fsync it does not know what is on its disk, so it must not promise anything."""
+    with suppress(Exception):
+        sys.stderr.write(f"raykeeper: fsync of {what} failed, ending the process: {error}\n")
+        sys.stderr.flush()
+    os._exit(FATAL_EXIT)
+
+
+def _sync_descriptor(path: str, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        _exit_on_failed_fsync(path, error)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: str) -> None:
+    _sync_descriptor(path or ".", os.O_RDONLY | os.O_DIRECTORY)
+
+
+class _PairIterator(Iterator[tuple[bytes, bytes]]):
+    """Pairs of one range, as of its creation; closing the database ends it.
+
+    rocksdict's ``items()`` is not safe: at a damaged block it ends as if there were nothing more.
+    """
+
+    __slots__ = ("__weakref__", "_engine", "_iterator", "_options", "_start", "_step")
+
+    def __init__(self, family: Rdict, engine: RocksEngine, start: bytes, end: bytes | None, reverse: bool) -> None:
+        self._engine = engine
+        self._start = start if reverse and start else None
+        options = ReadOptions()
+        if end is not None and not reverse:
+            options.set_iterate_upper_bound(end)
+        # The bound is stored in the options, and rocksdict does not keep them: without this reference RocksDB would
+        # read freed memory.
+        self._options = options
+        self._iterator: RdictIter | None = None
+        self._step: Callable[[], None] = _nothing
+        if end is not None and start >= end:
+            return
+        self._iterator = iterator = family.iter(options)
+        if not reverse:
+            self._step = iterator.next
+            iterator.seek(start)
+            return
+        self._step = iterator.prev  # rocksdict ignores lower bounds
+        if end is None:
+            iterator.seek_to_last()
+            return
+        iterator.seek_for_prev(end)
+        if iterator.valid() and iterator.key() == end:
+            iterator.prev()
+
+    def __next__(self) -> tuple[bytes, bytes]:
+        """The next pair. An iterator that is not valid has either ended or met damage: only its status tells which."""
+        iterator = self._iterator
+        if iterator is None:
+            if self._engine.closed:
+                raise RuntimeError(f"{self._engine.path} is closed")
+            raise StopIteration
+        try:
+            if not iterator.valid():
+                iterator.status()
+                raise StopIteration
+            pair = iterator.key(), iterator.value()
+            if self._start is not None and pair[0] < self._start:
+                self.release()
+                raise StopIteration
+            self._step()
+        except StopIteration:
+            raise
+        except Exception as error:
+            raise self._engine.translated(error) from error
+        return pair
+
+    def release(self) -> None:
+        """Release the database."""
+        self._iterator = None
+        self._step = _nothing
+
+
+def _nothing() -> None:
+    """The step of an iterator that has ended."""
+
+
+class RocksEngine:
+    """One open RocksDB database (``interface.Engine``)."""
+
+    def __init__(
+        self, database: Rdict, path: str, families: tuple[str, ...], journal: SyncJournal | None, is_log: bool
+    ) -> None:
+        self._database: Rdict | None = database
+        self._is_log = is_log
+        self._synced = 0
+        """Everything up to this sequence number is synced."""
+        self.path = path
+        self._journal = journal
+        self.damage: DataCorrupted | None = None
+        self._families = {name: database.get_column_family(name) for name in families}
+        self._handles = {name: database.get_column_family_handle(name) for name in families}
+        self._iterators: WeakSet[_PairIterator] = WeakSet()
+        self._deletes = dict.fromkeys(families, 0)
+        """Deletes in each family since its memory was last moved to a file because of them."""
+
+    def translated(self, error: Exception) -> Exception:
+        """Our exception for an error of RocksDB; damage is remembered."""
+        problem = translate(error, self.path)
+        if isinstance(problem, DataCorrupted):
+            self.damage = problem
+        return problem
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._database is None
+
+    def _open(self) -> Rdict:
+        if self._database is None:
+            raise RuntimeError(f"{self.path} is closed")
+        return self._database
+
+    def get(self, family: str, key: bytes) -> bytes | None:
+        """As ``Engine.get``."""
+        try:
+            value: bytes | None = self._families[family].get(key)
+        except Exception as error:
+            self._open()
+            raise self.translated(error) from error
+        return value
+
+    def iterate(
+        self, family: str, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """As ``Engine.iterate``."""
+        self._open()
+        pairs = _PairIterator(self._families[family], self, start, end, reverse)
+        self._iterators.add(pairs)
+        return pairs
+
+    def write(self, writes: Iterable[Write]) -> None:
+        """As ``Engine.write``."""
+        database = self._open()
+        batch = WriteBatch(raw_mode=True)
+        put, delete, handles, deletes = batch.put, batch.delete, self._handles, self._deletes
+        for family, key, value in writes:
+            if value is None:
+                deletes[family] += 1
+                delete(key, handles[family])
+            else:
+                put(key, value, handles[family])
+        if self._is_log:
+            put(_SEAL, seal(self._synced), handles["meta"])
+        try:
+            database.write(batch)
+            for family, count in deletes.items():
+                if count >= DELETES_IN_MEMORY:
+                    deletes[family] = 0
+                    self._families[family].flush(False)
+        except Exception as error:
+            raise self.translated(error) from error
+
+    def sync(self) -> None:
+        """As ``Engine.sync``."""
+        database = self._open()
+        # Measured before the sync, which does not cover what is written during it.
+        lengths = self._wal_lengths() if self._journal is not None else {}
+        written = database.latest_sequence_number() if self._is_log else 0
+        try:
+            database.flush_wal(True)
+        except Exception as error:
+            _exit_on_failed_fsync(self.path, error)
+        self._synced = written
+        if self._journal is not None:
+            self._journal.synced(lengths)
+
+    def _wal_lengths(self) -> dict[str, int]:
+        lengths = {}
+        for path in write_ahead_logs(self.path):
+            with suppress(FileNotFoundError):  # RocksDB has just removed it
+                lengths[path] = os.path.getsize(path)
+        return lengths
+
+    def flush(self) -> None:
+        """As ``Engine.flush``. rocksdict releases the GIL meanwhile."""
+        self._open()
+        try:
+            for family in list(self._families.values()):
+                family.flush(True)
+        except Exception as error:
+            raise self.translated(error) from error
+
+    def checkpoint(self, path: str) -> None:
+        """As ``Engine.checkpoint``: hard links where possible."""
+        database = self._open()
+        try:
+            Checkpoint(database).create_checkpoint(path)
+        except Exception as error:
+            raise self.translated(error) from error
+
+    def size(self) -> int:
+        """As ``Engine.size``."""
+        # Without the memtables: they grow in blocks of a megabyte for each family that was written to at all.
+        self._open()
+        logs: dict[str, int] = {}
+        with suppress(FileNotFoundError):  # the folder is gone: reported elsewhere
+            logs = self._wal_lengths()
+        return self._table_bytes() + sum(logs.values())
+
+    def _table_bytes(self) -> int:
+        return sum(family.property_int_value(_TABLE_BYTES) or 0 for family in list(self._families.values()))
+
+    def reclaim(self, free: int) -> None:
+        """As ``Engine.reclaim``. rocksdict releases the GIL meanwhile."""
+        families = list(self._families.values())
+        self.flush()
+        files = self._table_bytes()
+        live = sum(family.property_int_value("rocksdb.estimate-live-data-size") or 0 for family in families)
+        if files - live < RECLAIM_MIN_FRACTION * files or live > free:
+            return
+        try:
+            for family in families:
+                family.compact_range(None, None)
+        except Exception as error:
+            self._open()
+            raise self.translated(error) from error
+
+    def close(self) -> None:
+        """As ``Engine.close``. RocksDB releases its lock once nothing refers to the database any more."""
+        database, self._database = self._database, None
+        if database is None:
+            return
+        for pairs in list(self._iterators):
+            pairs.release()
+        self._families.clear()
+        self._handles.clear()
+        try:
+            database.close()
+        except Exception as error:
+            raise translate(error, self.path) from error
+
+
+class RocksDisk:
+    """The file system and RocksDB (``interface.Disk``).
+
+    Args:
+        sync_journal: a file in which each sync records what it made durable (see ``sync_journal``); for tests.
+    """
+
+    def __init__(self, *, sync_journal: str | None = None) -> None:
+        self._journal = None if sync_journal is None else SyncJournal(sync_journal)
+        self._cache = rocksdict.Cache(BLOCK_CACHE_BYTES)
+
+    # -- databases ----------------------------------------------------------------------------------------------------
+
+    def open(self, path: str, families: tuple[str, ...], *, create: bool = False, is_log: bool = False) -> RocksEngine:
+        """As ``Disk.open``."""
+        path = os.path.abspath(path)
+        # RocksDB would create the folder, with files in it, before it finds that there is no database.
+        exists = os.path.exists(os.path.join(path, "CURRENT"))
+        if create:
+            if exists or (os.path.isdir(path) and os.listdir(path)):
+                raise DataCorrupted(f"{path}: there is already a database")
+            self.make_folder(path)
+        elif not exists:
+            raise DataCorrupted(f"{path}: there is no database")
+        elif not write_ahead_logs(path):
+            raise DataCorrupted(f"{path}: its write-ahead log is missing")
+        elif is_log and not check_chain(path):
+            drop_torn_tail(path)
+        try:
+            database = self._open_database(path, families, create, is_log)
+        except DataCorrupted as error:
+            if create or not is_log or not error.__cause__ or not str(error.__cause__).startswith("Corruption"):
+                raise
+            drop_torn_tail(path)
+            database = self._open_database(path, families, create, is_log)
+        if create:
+            _sync_folder(path)
+        return RocksEngine(database, path, families, self._journal, is_log)
+
+    def _open_database(self, path: str, families: tuple[str, ...], create: bool, is_log: bool) -> Rdict:
+        columns = {name: self._options(create, is_log) for name in families if name != "default"}
+        try:
+            return Rdict(path, self._options(create, is_log), columns)
+        except Exception as error:
+            raise translate(error, path) from error
+
+    def _options(self, create: bool, is_log: bool) -> rocksdict.Options:
+        """RocksDB's options: create nothing unasked, report all damage, keep background work out of the way of
+        syncs."""
+        options = rocksdict.Options(raw_mode=True)
+        options.create_if_missing(create)
+        options.create_missing_column_families(create)
+        options.set_paranoid_checks(True)
+        # The state may lose its newest writes, in order, because the log replays them. The log may lose nothing synced.
+        options.set_wal_recovery_mode(
+            rocksdict.DBRecoveryMode.tolerate_corrupted_tail_records()
+            if is_log
+            else rocksdict.DBRecoveryMode.point_in_time()
+        )
+        options.set_write_buffer_size(LOG_WRITE_BUFFER_BYTES if is_log else STATE_WRITE_BUFFER_BYTES)
+        # A writer that waits for a flush holds the GIL, so several write buffers may fill up before it has to wait.
+        options.set_max_write_buffer_number(4)
+        options.set_max_total_wal_size(4 * (LOG_WRITE_BUFFER_BYTES if is_log else STATE_WRITE_BUFFER_BYTES))
+        table = rocksdict.BlockBasedOptions()
+        table.set_block_cache(self._cache)
+        table.set_bloom_filter(10, False)
+        options.set_block_based_table_factory(table)
+        # A deleted key stays as a tombstone until files are merged, and every iteration past it must skip it.
+        options.add_compact_on_deletion_collector_factory(1000, 500, 0.5)
+        options.set_keep_log_file_num(2)
+        options.set_max_log_file_size(1 << 20)
+        options.set_stats_dump_period_sec(0)
+        options.set_stats_persist_period_sec(0)
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        options.set_max_open_files(MAX_OPEN_FILES if soft < 0 else min(MAX_OPEN_FILES, soft // 4))
+        # Background writes go to disk bit by bit, or our own syncs would have to wait for all of them.
+        options.set_bytes_per_sync(1 << 20)
+        options.set_wal_bytes_per_sync(1 << 20)
+        return options
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def exists(self, path: str) -> bool:
+        """As ``Disk.exists``."""
+        return os.path.exists(path)
+
+    def list(self, path: str) -> list[str]:
+        """As ``Disk.list``."""
+        try:
+            return sorted(os.listdir(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def make_folder(self, path: str) -> None:
+        """As ``Disk.make_folder``."""
+        path = os.path.abspath(path)
+        missing = []
+        while not os.path.isdir(path):
+            missing.append(path)
+            path = os.path.dirname(path)
+        for folder in reversed(missing):
+            with suppress(FileExistsError):
+                os.mkdir(folder)
+            _sync_folder(os.path.dirname(folder))
+
+    def remove(self, path: str) -> None:
+        """As ``Disk.remove``."""
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            pass
+        except NotADirectoryError:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                os.remove(path)
+
+    def rename(self, old: str, new: str) -> None:
+        """As ``Disk.rename``."""
+        old, new = os.path.abspath(old), os.path.abspath(new)
+        os.rename(old, new)
+        _sync_folder(os.path.dirname(new))
+        if os.path.dirname(new) != os.path.dirname(old):
+            _sync_folder(os.path.dirname(old))
+        if self._journal is not None:
+            self._journal.renamed(old, new)
+
+    def size(self, path: str) -> int:
+        """As ``Disk.size``."""
+        return os.stat(path).st_size
+
+    def read(self, path: str, offset: int = 0, size: int = -1) -> bytes:
+        """As ``Disk.read``."""
+        with open(path, "rb", buffering=0) as file:
+            file.seek(offset)
+            data = file.read() if size < 0 else file.read(size)
+            while size >= 0 and len(data) < size and (more := file.read(size - len(data))):
+                data += more  # a single read may return less than there is
+            return data
+
+    def append(self, path: str, data: bytes) -> None:
+        """As ``Disk.append``."""
+        try:
+            with open(path, "ab", buffering=0) as file:
+                if self._journal is not None and file.tell() == 0:
+                    self._journal.synced({os.path.abspath(path): 0})
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) :]
+        except OSError as error:
+            raise _no_space_or_same(error, path) from error
+
+    def sync_file(self, path: str) -> None:
+        """As ``Disk.sync_file``."""
+        length = os.path.getsize(path)
+        _sync_descriptor(path, os.O_RDONLY)
+        _sync_folder(os.path.dirname(os.path.abspath(path)))
+        if self._journal is not None:
+            self._journal.synced({os.path.abspath(path): length})
+
+    def replace(self, path: str, data: bytes) -> None:
+        """As ``Disk.replace``."""
+        path = os.path.abspath(path)
+        folder, temporary = os.path.dirname(path), path + ".new"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+        except OSError as error:
+            raise _no_space_or_same(error, path) from error
+        _sync_descriptor(temporary, os.O_RDONLY)
+        os.replace(temporary, path)
+        _sync_folder(folder)
+        if self._journal is not None:
+            self._journal.synced({path: len(data)})
+
+
+def _no_space_or_same(error: OSError, path: str) -> Exception:
+    problem = translate(error, path)
+    return problem if isinstance(problem, NoSpace) else error

@@ -1,0 +1,523 @@
+"""Executes the operations of clients on the write batch: puts, deletes, reads, transactions, compaction, leases.
+
+An operation has all of its effects or none. Everything that one operation changes, a transaction with all its branches
+included, shares one revision. A read inside a transaction sees what the transaction has done before it. The rules of
+transactions are etcd's: all comparisons, nested ones included, are evaluated before anything changes, and no key may be
+put twice, or put and deleted, by operations that can both run.
+
+Every member does this work in its loop, so each operation has bounds on the keys that its comparisons and ranges look
+at, and on the keys that it deletes. Work is counted in quantities that are the same on every member. So an operation
+that exceeds a bound fails without effect, and does so on every member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from ...limits import MAX_NESTED_TXNS, WORK_OF_CHECKS_SHIFT, WORK_OF_COPY, WORK_OF_DELETE, WORK_OF_WRITE, Limits
+from ...schema.answers import (
+    Answer,
+    DeleteAnswer,
+    Done,
+    Failed,
+    Item,
+    LeaseGranted,
+    PutAnswer,
+    RangeAnswer,
+    RangePart,
+    Reason,
+    TxnAnswer,
+)
+from ...schema.operations import (
+    KEEP_LEASE,
+    Compact,
+    Delete,
+    KeyRange,
+    LeaseGrant,
+    LeaseRevoke,
+    Operation,
+    Put,
+    Range,
+    Relation,
+    Target,
+    Txn,
+    TxnCompare,
+)
+from .lease_table import FRESH_ID_BITS, LeaseTable
+from .mvcc import ITEM_OVERHEAD, RECORD, Mvcc, bounds
+from .ranges import WEIGHT_SHIFT, Budget, RevisionView, TooManyKeys, item_of, read_range, records
+from .write_batch import WriteBatch
+
+ANSWER_OVERHEAD_BYTES = 64
+"""What an answer counts in bounds on bytes, on top of its items."""
+
+
+class Rejected(Exception):
+    """Ends an operation without effect; ``failed`` is its answer."""
+
+    def __init__(self, reason: Reason, detail: int = 0, message: str = "") -> None:
+        super().__init__(message)
+        self.failed = Failed(reason, detail, message)
+
+
+class Executor:
+    """Runs operations on a write batch, one after the other."""
+
+    def __init__(
+        self, batch: WriteBatch, mvcc: Mvcc, leases: LeaseTable, limits: Limits, compact_revision: int
+    ) -> None:
+        self._batch = batch
+        self._mvcc = mvcc
+        self._leases = leases
+        self.limits = limits
+        self.compact_revision = compact_revision
+        self.read_only = False
+        """Whether puts and grants are refused because a member is running out of space (etcd: applierV3Capped)."""
+        self.answer_bytes = 0
+        """Approximate size of the last answer in bytes; the same on every member."""
+        self.work = 0
+        """Work done since it was last set to 0, in keys looked at. A kilobyte of values read or copied counts as one
+        key."""
+        self.written = 0
+        """Changes that the running command will write (see ``ENTRY_CHANGES``)."""
+        self._next_id = 0
+        """Higher than the id of any lease that the running command has granted."""
+        self._answer_room = 0
+        self._budget = Budget(0)
+        self._deletable = 0
+        """The number of keys that the running operation may still delete."""
+        self._copied = 0
+        """Bytes of unchanged values that the running operation has written again."""
+        self._revoked = False
+        """Whether the running transaction has revoked a lease: the keys deleted with it must not change again."""
+
+    def begin_entry(self) -> None:
+        """The operations of a new log entry follow."""
+        self.written = self._next_id = 0
+
+    def run(self, operation: Operation, room: int, fresh_id: int) -> Answer:
+        """Run one operation: with all its effects or, if it answers ``Failed``, with none.
+
+        Changes since the savepoint are rolled back on failure, but the work counts: every member did it.
+
+        Args:
+            room: bytes that the answer may take; if it needs more, the operation fails with FULL.
+            fresh_id: a number that no other operation ever gets, for new ids.
+        """
+        self.answer_bytes = ANSWER_OVERHEAD_BYTES
+        self.work += WORK_OF_WRITE
+        self._answer_room = room
+        if room < ANSWER_OVERHEAD_BYTES:
+            return Failed(Reason.FULL)
+        if type(operation) is Put and not operation.prev and operation.value is not None:
+            # The common case. A plain put checks everything before it changes anything, so it needs no savepoint.
+            try:
+                answer: Answer = self._put(operation)
+            except Rejected as rejected:
+                return rejected.failed
+            self._mvcc.finish()
+            return answer
+        self._batch.set_savepoint()
+        written, self._copied = self.written, 0
+        self._revoked = False
+        limits = self.limits
+        most = limits.max_scanned_keys
+        self._budget = budget = Budget(most, most)
+        skipped = self._batch.skipped_deletes
+        self._deletable = deletable = limits.max_deleted_keys
+        try:
+            answer = self._dispatch(operation, fresh_id)
+        except Rejected as rejected:
+            answer = rejected.failed
+        except TooManyKeys:
+            answer = Failed(
+                Reason.TOO_LARGE,
+                message=f"one request may look at {most} keys in all (limits.max_scanned_keys), its comparisons and "
+                "ranges together: narrow them, or read outside the transaction",
+            )
+        self.work += most - budget.left + WORK_OF_DELETE * (deletable - self._deletable)
+        self.work += self._batch.skipped_deletes - skipped + (self.answer_bytes >> WEIGHT_SHIFT)
+        if type(answer) is Failed:
+            self._mvcc.sub = 0
+            self.answer_bytes = ANSWER_OVERHEAD_BYTES
+            self.written = written
+            self._batch.rollback_to_savepoint()
+        else:
+            self.written += self.answer_bytes >> WEIGHT_SHIFT
+            self._batch.release_savepoint()
+            self._mvcc.finish()
+        return answer
+
+    def _dispatch(self, operation: Operation, fresh_id: int) -> Answer:
+        """The most frequent kinds first. A transaction evaluates all its comparisons before anything changes."""
+        if isinstance(operation, Put):
+            return self._put(operation)
+        if isinstance(operation, Delete):
+            return self._delete(operation)
+        if isinstance(operation, Range):
+            return self._range(operation)
+        if isinstance(operation, Txn):
+            self._check_txn(operation)
+            return self._txn(operation, iter(self._evaluate_compares(operation)), fresh_id)
+        if isinstance(operation, Compact):
+            return self._compact(operation)
+        if isinstance(operation, LeaseGrant):
+            return self._grant(operation, fresh_id)
+        return self._revoke(operation)
+
+    def _check_txn(self, txn: Txn) -> None:
+        """Refuse a transaction that is invalid whatever the keys hold."""
+        count = _count_operations(txn)
+        if count > self.limits.max_txn_operations:
+            most = self.limits.max_txn_operations
+            raise Rejected(Reason.TOO_LARGE, message=f"a transaction holds at most {most} operations")
+        self.work += count * count >> WORK_OF_CHECKS_SHIFT
+        _puts_and_deletes(txn.success)
+        _puts_and_deletes(txn.failure)
+
+    def _add_answer_bytes(self, size: int) -> None:
+        self.answer_bytes += size
+        if self.answer_bytes > self.limits.max_page_bytes:
+            raise Rejected(Reason.TOO_LARGE, message=f"the answer is over {self.limits.max_page_bytes} bytes")
+        if self.answer_bytes > self._answer_room:
+            raise Rejected(Reason.FULL)
+
+    # -- keys ---------------------------------------------------------------------------------------------------------
+
+    def _put(self, put: Put) -> PutAnswer:
+        """Write one key. All checks come before the first change: ``run`` relies on that for plain puts."""
+        if self.read_only:
+            raise Rejected(Reason.NO_SPACE)
+        key, value, lease = put.key, put.value, put.lease
+        old = self._batch.get("keys", key)
+        old_lease = RECORD.unpack_from(old)[3] if old is not None else 0
+        if lease == KEEP_LEASE:
+            if old is None:
+                raise Rejected(Reason.KEY_NOT_FOUND)
+            lease = old_lease
+        elif lease:
+            found = self._leases.by_id.get(lease)
+            if found is None:
+                raise Rejected(Reason.LEASE_NOT_FOUND, lease)
+            if lease != old_lease and found.keys >= self.limits.max_lease_keys:
+                raise Rejected(Reason.TOO_LARGE, message=f"a lease holds at most {self.limits.max_lease_keys} keys")
+        prev = None
+        if value is None or put.prev:
+            if old is not None:
+                prev = item_of(self._batch, key, old)
+            if value is None:
+                if prev is None:
+                    raise Rejected(Reason.KEY_NOT_FOUND)
+                value = prev.value
+                self._count_copied(len(value))
+            if put.prev and prev is not None:
+                self._add_answer_bytes(_item_bytes(prev))
+        weight = len(value) >> WEIGHT_SHIFT
+        if weight:
+            self.work += WORK_OF_COPY * weight
+        self.written += 1 + weight
+        if lease != old_lease:
+            if old_lease:
+                self._leases.detach(old_lease, key)
+            if lease:
+                self._leases.attach(lease, key)
+        return PutAnswer(self._mvcc.put(key, value, lease, old), prev if put.prev else None)
+
+    def _count_copied(self, size: int) -> None:
+        """Count a value that a put leaves unchanged (``Put.value`` is ``None``): it is written again although no client
+        has sent it, so the limits on requests do not bound it."""
+        most = self.limits.max_page_bytes
+        if self._copied and self._copied + size > most:
+            raise Rejected(
+                Reason.TOO_LARGE, message=f"a transaction leaves values of at most {most} bytes in all as they are"
+            )
+        self._copied += size
+
+    def _delete(self, delete: Delete) -> DeleteAnswer:
+        """Delete a key or a range. The keys are found before any is deleted: the batch must not change while it is
+        iterated, and an operation over its bound must fail before it has done the work."""
+        batch, mvcc = self._batch, self._mvcc
+        found: list[tuple[bytes, bytes]] = []
+        key = delete.keys.key
+        if delete.keys.end is None:
+            old = batch.get("keys", key)
+            if old is not None:
+                found.append((key, old))
+        else:
+            budget = Budget(self._deletable, self._budget.deleted)
+            try:
+                found += records(RevisionView(batch, mvcc.now, _BATCH), delete.keys, budget)
+            except TooManyKeys:
+                raise (self._too_many_deletes() if budget.deleted else TooManyKeys(key)) from None
+            self._budget.deleted = budget.deleted
+        if len(found) > self._deletable:
+            raise self._too_many_deletes()
+        prev = []
+        if delete.prev:
+            for key, old in found:
+                item = item_of(batch, key, old)
+                self._add_answer_bytes(_item_bytes(item))
+                prev.append(item)
+        for key, old in found:
+            self._remove(key, old)
+        return DeleteAnswer(mvcc.now, len(found), tuple(prev))
+
+    def _too_many_deletes(self) -> Rejected:
+        most = self.limits.max_deleted_keys
+        return Rejected(
+            Reason.TOO_LARGE,
+            message=f"one request deletes at most {most} keys in all (limits.max_deleted_keys): delete them in parts",
+        )
+
+    def _remove(self, key: bytes, old: bytes) -> None:
+        lease = RECORD.unpack_from(old)[3]
+        if lease:
+            self._leases.detach(lease, key)
+        self._mvcc.delete(key, old)
+        self._deletable -= 1
+        self.written += 1
+
+    def _range(self, request: Range) -> RangeAnswer:
+        """A read inside a transaction: all of the range or an error, because a transaction cannot be continued with
+        another page."""
+        current = self._mvcc.revision
+        revision = request.revision or self._mvcc.now
+        if request.revision > current:
+            raise Rejected(Reason.FUTURE_REVISION, current)
+        if revision < self.compact_revision:
+            raise Rejected(Reason.COMPACTED, self.compact_revision)
+        limits = self.limits
+        answer = read_range(
+            RevisionView(self._batch, revision, None if request.revision else _BATCH),
+            request,
+            self._budget,
+            max_items=limits.max_scanned_keys,
+            max_bytes=limits.max_page_bytes,
+        )
+        if isinstance(answer, RangePart):
+            raise TooManyKeys(answer.next)
+        if answer.more and (not request.limit or len(answer.items) < request.limit):
+            self.work += limits.max_page_bytes >> WEIGHT_SHIFT
+            raise Rejected(
+                Reason.TOO_LARGE, message=f"a range inside a transaction is over {limits.max_page_bytes} bytes"
+            )
+        self._add_answer_bytes(ANSWER_OVERHEAD_BYTES + sum(map(_item_bytes, answer.items)))
+        return answer
+
+    # -- transactions -------------------------------------------------------------------------------------------------
+
+    def _evaluate_compares(self, txn: Txn) -> list[bool]:
+        """Whether the comparisons hold: of this transaction, and of those nested in the branch that will run, in order.
+
+        All of them are evaluated before anything changes (etcd: compareToPath).
+        """
+        path = [all(self._compare_holds(comparison) for comparison in txn.compare)]
+        for operation in txn.success if path[0] else txn.failure:
+            if isinstance(operation, Txn):
+                path += self._evaluate_compares(operation)
+        return path
+
+    def _txn(self, txn: Txn, path: Iterator[bool], fresh_id: int) -> TxnAnswer:
+        """Run the branch that ``path``, the outcomes of all comparisons in order, selects. Revokes come last: a lease
+        takes its keys along, and a key must not change twice in one revision."""
+        succeeded = next(path)
+        responses: list[PutAnswer | DeleteAnswer | RangeAnswer | TxnAnswer | LeaseGranted | Done] = []
+        for operation in txn.success if succeeded else txn.failure:
+            self._add_answer_bytes(ANSWER_OVERHEAD_BYTES)
+            self.work += WORK_OF_WRITE
+            if isinstance(operation, LeaseRevoke):
+                responses.append(self._revoke(operation))
+                self._revoked = True
+            elif self._revoked:
+                raise Rejected(Reason.INVALID, message="a transaction revokes leases after all else")
+            elif isinstance(operation, Put):
+                responses.append(self._put(operation))
+            elif isinstance(operation, Delete):
+                responses.append(self._delete(operation))
+            elif isinstance(operation, Range):
+                responses.append(self._range(operation))
+            elif isinstance(operation, LeaseGrant):
+                responses.append(self._grant(operation, fresh_id))
+            else:
+                responses.append(self._txn(operation, path, fresh_id))
+        return TxnAnswer(self._mvcc.now, succeeded, tuple(responses))
+
+    def _compare_holds(self, comparison: TxnCompare) -> bool:
+        """Evaluate one comparison: it holds if it holds for every key that exists in the range. Without any, numbers
+        are compared with 0 and a comparison of values is false (etcd: applyCompare)."""
+        any_key = False
+        by_value = comparison.target is Target.VALUE
+        budget, keys = self._budget, comparison.keys
+        found: Iterable[tuple[bytes, bytes]]
+        if budget.left <= 0:
+            raise TooManyKeys(keys.key)
+        if keys.end is None:
+            budget.left -= 1
+            only = self._batch.get("keys", keys.key)
+            found = () if only is None else ((keys.key, only),)
+        else:
+            found = records(RevisionView(self._batch, self._mvcc.now, _BATCH), keys, budget)
+            self.work += WORK_OF_WRITE
+        for key, record in found:
+            any_key = True
+            actual: int | bytes
+            if by_value:
+                actual = item_of(self._batch, key, record).value
+                budget.left -= len(actual) >> WEIGHT_SHIFT
+            else:
+                mod, create, version, lease, _ = RECORD.unpack_from(record)
+                actual = _compared_number(comparison.target, mod, create, version, lease)
+            if not _relation_holds(actual, comparison.relation, comparison.operand):
+                return False
+        return any_key or (not by_value and _relation_holds(0, comparison.relation, comparison.operand))
+
+    # -- compaction and leases
+    # -----------------------------------------------------------------------------------------------------
+
+    def _compact(self, compact: Compact) -> Done:
+        if compact.revision <= self.compact_revision:
+            raise Rejected(Reason.COMPACTED, self.compact_revision)
+        if compact.revision > self._mvcc.revision:
+            raise Rejected(Reason.FUTURE_REVISION, self._mvcc.revision)
+        self.compact_revision = compact.revision
+        return Done(self._mvcc.revision)
+
+    def _grant(self, grant: LeaseGrant, fresh_id: int) -> LeaseGranted:
+        """Grant a lease. An id that the client has not chosen comes from the entry's index and position, so that every
+        member chooses the same one."""
+        if not 0 < grant.ttl < float("inf") or not 0 <= grant.id < 1 << 63:
+            raise Rejected(Reason.INVALID, message="a lease needs a positive TTL and an id of 63 bits")
+        if self.read_only:
+            raise Rejected(Reason.NO_SPACE)
+        if grant.id in self._leases.by_id:
+            raise Rejected(Reason.LEASE_EXISTS, grant.id)
+        if len(self._leases.by_id) >= self.limits.max_leases:
+            raise Rejected(Reason.FULL)
+        id = grant.id
+        if not id:
+            id = max(fresh_id, self._next_id)
+            while id in self._leases.by_id:  # a client has chosen that id
+                id += 1
+            self._next_id = id + 1
+        self.written += 1
+        self._leases.grant(id, grant.ttl, fresh_id >> FRESH_ID_BITS)
+        return LeaseGranted(id, grant.ttl)
+
+    def _revoke(self, revoke: LeaseRevoke) -> Done:
+        lease = self._leases.by_id.get(revoke.id)
+        if lease is None:
+            raise Rejected(Reason.LEASE_NOT_FOUND, revoke.id)
+        # A revoke deletes all keys of its lease or none; one that comes first may exceed the bound, or it never could.
+        if lease.keys > self._deletable < self.limits.max_deleted_keys:
+            raise self._too_many_deletes()
+        self._end_lease(revoke.id)
+        return Done(self._mvcc.now)
+
+    def _end_lease(self, id: int) -> None:
+        changing = self._mvcc.revision + 1
+        for key in list(self._leases.keys(id)):
+            old = self._batch.get("keys", key)
+            if old is not None:
+                if RECORD.unpack_from(old)[0] == changing:
+                    raise Rejected(Reason.INVALID, message="a transaction revokes the lease of a key that it has put")
+                self._remove(key, old)
+        self._leases.remove(id)
+
+    def end_lease(self, id: int) -> None:
+        """End an existing lease and delete its keys, in one revision."""
+        self.work += WORK_OF_WRITE + WORK_OF_DELETE * self._leases.by_id[id].keys
+        self._end_lease(id)
+        self._mvcc.finish()
+
+
+class _TxnBatch:
+    """For reads inside a transaction: the batch always shows the newest revision, since only the reader changes it."""
+
+    def shows(self, revision: int) -> bool:
+        return True
+
+
+_BATCH = _TxnBatch()
+
+
+def _item_bytes(item: Item) -> int:
+    return len(item.key) + len(item.value) + ITEM_OVERHEAD
+
+
+def _compared_number(target: Target, mod: int, create: int, version: int, lease: int) -> int:
+    if target is Target.VERSION:
+        return version
+    if target is Target.CREATE_REVISION:
+        return create
+    return mod if target is Target.MOD_REVISION else lease
+
+
+def _relation_holds(actual: int | bytes, relation: Relation, operand: int | bytes) -> bool:
+    if relation is Relation.EQUAL:
+        return actual == operand
+    if relation is Relation.NOT_EQUAL:
+        return actual != operand
+    if relation is Relation.GREATER:
+        return actual > operand  # type: ignore[operator]
+    return actual < operand  # type: ignore[operator]
+
+
+# --- checks of a transaction before it runs --------------------------------------------------------------------------
+
+
+def nests_too_deep(operation: Operation, depth: int = 0) -> bool:
+    """Whether transactions are nested deeper than is ever valid."""
+    if type(operation) is Txn:
+        if depth > MAX_NESTED_TXNS:
+            return True
+        for branch in (operation.success, operation.failure):
+            for each in branch:
+                if type(each) is Txn and nests_too_deep(each, depth + 1):
+                    return True
+    return False
+
+
+def _count_operations(txn: Txn) -> int:
+    """The number of operations and comparisons of a transaction, nested ones included."""
+    count = len(txn.compare)
+    for comparison in txn.compare:
+        if isinstance(comparison.operand, bytes) is not (comparison.target is Target.VALUE):
+            raise Rejected(Reason.INVALID, message="a value is compared with bytes, everything else with a number")
+    for branch in (txn.success, txn.failure):
+        for operation in branch:
+            count += 1 + (_count_operations(operation) if isinstance(operation, Txn) else 0)
+    return count
+
+
+def _puts_and_deletes(operations: Sequence[Operation]) -> tuple[set[bytes], list[KeyRange]]:
+    """The keys that the operations may put and the ranges that they may delete, over all branches of nested
+    transactions.
+
+    Raises:
+        Rejected: operations that can both run put the same key, or put and delete it.
+    """
+    puts: set[bytes] = set()
+    deletes: list[KeyRange] = []
+    for operation in operations:
+        if isinstance(operation, Put):
+            more_puts, more_deletes = {operation.key}, []
+        elif isinstance(operation, Delete):
+            more_puts, more_deletes = set(), [operation.keys]
+        elif isinstance(operation, Txn):  # only one branch runs, so both may touch the same keys
+            more_puts, more_deletes = _puts_and_deletes(operation.success)
+            other_puts, other_deletes = _puts_and_deletes(operation.failure)
+            more_puts |= other_puts
+            more_deletes += other_deletes
+        else:
+            continue
+        if not puts.isdisjoint(more_puts):
+            raise Rejected(Reason.INVALID, message="a transaction puts the same key twice")
+        if (deletes and _any_inside(more_puts, deletes)) or (more_deletes and _any_inside(puts, more_deletes)):
+            raise Rejected(Reason.INVALID, message="a transaction puts a key that it also deletes")
+        puts |= more_puts
+        deletes += more_deletes
+    return puts, deletes
+
+
+def _any_inside(keys: set[bytes], ranges: list[KeyRange]) -> bool:
+    return any(start <= key and (end is None or key < end) for start, end in map(bounds, ranges) for key in keys)

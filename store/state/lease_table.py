@@ -1,0 +1,145 @@
+"""Leases: a time to live with keys attached, which are deleted when the lease ends (etcd: leases).
+
+This is the replicated part: which leases exist, the log index of each one's last sign of life, when each runs out if a
+leader has recorded that since, and which keys are attached. Counting time is the leader's task. An expiry is a command
+that names the last sign of life that the leader saw; it is void if another one came in between.
+
+In the family ``leases``: ``l`` + id -> the lease; ``k`` + id + key -> nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import msgspec
+
+from ...errors import DataCorrupted
+from ..engine.interface import Engine
+from .write_batch import WriteBatch
+
+_FAMILY = "leases"
+FRESH_ID_BITS = 16
+"""An id that the client has not chosen consists of the log index of the grant, and of this many bits for the position
+within the entry."""
+_ID = struct.Struct(">Q")
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class _StoredLease(msgspec.Struct, frozen=True, array_like=True):
+    ttl: float
+    heard: int
+    until: float | None
+
+
+_decode = msgspec.msgpack.Decoder(_StoredLease).decode
+
+
+class LeaseRecord:
+    """A lease as the state machine sees it. Times are seconds."""
+
+    __slots__ = ("heard", "id", "keys", "ttl", "until")
+
+    def __init__(self, id: int, ttl: float, heard: int, until: float | None = None) -> None:
+        self.id = id
+        self.ttl = ttl
+        self.heard = heard
+        """Log index of its last sign of life: the grant, or a renewal."""
+        self.until = until
+        """The time on the cluster's clock when it runs out, if a leader has recorded that since."""
+        self.keys = 0
+        """The number of attached keys."""
+
+
+class LeaseTable:
+    """All leases, in memory and in the write batch."""
+
+    def __init__(self, batch: WriteBatch) -> None:
+        self._batch = batch
+        self.by_id: dict[int, LeaseRecord] = {}
+
+    def load(self, engine: Engine) -> None:
+        """Read the leases from the database."""
+        for key, value in engine.iterate(_FAMILY, b"l", b"m"):
+            try:
+                stored = _decode(value)
+            except msgspec.MsgspecError as error:
+                raise DataCorrupted(f"a lease cannot be read: {error}") from error
+            id = _ID.unpack(key[1:])[0]
+            self.by_id[id] = LeaseRecord(id, stored.ttl, stored.heard, stored.until)
+        for key, _ in engine.iterate(_FAMILY, b"k", b"l"):
+            self.by_id[_ID.unpack_from(key, 1)[0]].keys += 1
+
+    def grant(self, id: int, ttl: float, index: int) -> None:
+        """Grant a lease at a log index. There must be none with that id."""
+        self._save(LeaseRecord(id, ttl, index))
+        self._batch.on_rollback(lambda: self._forget(id))
+
+    def renew(self, id: int, index: int) -> bool:
+        """Record a sign of life at a log index: the lease has its whole TTL again. Returns False if there is none."""
+        lease = self.by_id.get(id)
+        if lease is None:
+            return False
+        lease.heard, lease.until = index, None
+        self._save(lease)
+        return True
+
+    def checkpoint(self, id: int, until: float) -> bool:
+        """Record when a lease runs out. Returns False if there is no such lease, or the time is not finite."""
+        lease = self.by_id.get(id)
+        if lease is None or not until < float("inf"):
+            return False
+        lease.until = until
+        self._save(lease)
+        return True
+
+    def renew_all(self, index: int) -> None:
+        """Give every lease its whole TTL again (after a restore)."""
+        for id in list(self.by_id):
+            self.renew(id, index)
+
+    def _save(self, lease: LeaseRecord) -> None:
+        self.by_id[lease.id] = lease
+        self._batch.set(_FAMILY, b"l" + _ID.pack(lease.id), _encode(_StoredLease(lease.ttl, lease.heard, lease.until)))
+
+    def remove(self, id: int) -> None:
+        """Remove a lease whose keys are deleted."""
+        lease = self.by_id.pop(id)
+        self._batch.set(_FAMILY, b"l" + _ID.pack(id), None)
+        self._batch.on_rollback(lambda: self._remember(lease))
+
+    def _forget(self, id: int) -> None:
+        del self.by_id[id]
+
+    def _remember(self, lease: LeaseRecord) -> None:
+        self.by_id[lease.id] = lease
+
+    def attach(self, id: int, key: bytes) -> None:
+        """Attach a key to a lease; it must not be attached to another."""
+        self._batch.set(_FAMILY, b"k" + _ID.pack(id) + key, b"")
+        self._count(id, 1)
+
+    def detach(self, id: int, key: bytes) -> None:
+        """Detach a key from its lease."""
+        self._batch.set(_FAMILY, b"k" + _ID.pack(id) + key, None)
+        self._count(id, -1)
+
+    def _count(self, id: int, by: int) -> None:
+        lease = self.by_id[id]
+        lease.keys += by
+
+        def undo() -> None:
+            lease.keys -= by
+
+        self._batch.on_rollback(undo)
+
+    def keys(self, id: int) -> Iterator[bytes]:
+        """The attached keys, in order."""
+        start = b"k" + _ID.pack(id)
+        for key, _ in self._batch.iterate(_FAMILY, start, b"k" + _ID.pack(id + 1)):
+            yield key[9:]
+
+    def attached(self, engine: Engine, id: int) -> Iterator[bytes]:
+        """The attached keys as the database holds them, without the write batch. For any thread."""
+        for key, _ in engine.iterate(_FAMILY, b"k" + _ID.pack(id), b"k" + _ID.pack(id + 1)):
+            yield key[9:]

@@ -1,0 +1,73 @@
+"""Reads concurrent with compaction: of the keys at a revision, and of their history, on any thread.
+
+Compaction raises the compact revision before it removes anything. So a reader checks it again after it has read. If it
+has not passed the reader's revision, the answer is complete, and a record that was missing means damage.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Protocol
+
+from ...errors import DataCorrupted
+from ...schema.answers import Failed, RangeAnswer, RangePart, Reason
+from ...schema.operations import Range
+from ..engine.interface import Engine
+from .history import Changes, HistoryQuery, read_history
+from .ranges import Budget, RecordMissing, RevisionView, read_range
+
+
+class Revisions(Protocol):
+    """What may change while a reader reads."""
+
+    revision: int
+    compact_revision: int
+
+    def shows(self, revision: int) -> bool:
+        """Whether an iterator opened just before this call shows this revision and nothing newer."""
+        ...
+
+
+def read_as_of(
+    engine: Engine, revisions: Revisions, r: Range, *, page_items: int, page_bytes: int, max_scanned: int
+) -> RangeAnswer | RangePart | Failed:
+    """As ``State.range``. A read of the present that compaction overtakes starts again at a newer revision."""
+    while True:
+        current = revisions.revision
+        if r.revision > current:
+            return Failed(Reason.FUTURE_REVISION, current)
+        revision = r.revision or current
+        compacted = revisions.compact_revision
+        if revision >= compacted:
+            answer: RangeAnswer | RangePart | None = None
+            with suppress(RecordMissing):
+                view = RevisionView(engine, revision, revisions, far=True)
+                budget = Budget(max_scanned or 1 << 62)
+                answer = read_range(view, r, budget, max_items=page_items, max_bytes=page_bytes)
+            compacted = revisions.compact_revision
+            if revision >= compacted:
+                if answer is None:
+                    raise DataCorrupted(f"a value at revision {revision} is missing")
+                return answer
+        if r.revision:
+            return Failed(Reason.COMPACTED, compacted)
+
+
+def read_changes(
+    engine: Engine, revisions: Revisions, wanted: HistoryQuery, low: int, high: int, *, max_bytes: int, max_scanned: int
+) -> Changes | int:
+    """As ``State.history``."""
+    compacted = revisions.compact_revision
+    if low < compacted:
+        return compacted
+    found: Changes | None = None
+    with suppress(RecordMissing):
+        found = read_history(engine, wanted, low, high, max_bytes=max_bytes, max_scanned=max_scanned)
+    compacted = revisions.compact_revision
+    if low < compacted:
+        return compacted
+    if found is None:
+        raise DataCorrupted(f"a change between revisions {low} and {high} is missing")
+    if low == compacted:
+        found.forget_before(compacted)
+    return found

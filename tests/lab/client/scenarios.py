@@ -1,0 +1,245 @@
+"""What is done with each recipe, over either kind of handle, where calls of it fail or are given up at any place.
+
+Each can be done again after it has failed: what it cannot end by itself it leaves to a ``finally`` of its own. Leases
+are long: if a ticket were left over, the next contender would not get its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from raykeeper import Client
+from raykeeper.actors.recipes.sync_async import AnyHandle, resolved
+
+TTL = 600.0
+PLAIN = 29.0
+"""Timeout of a handle whose calls do not fail."""
+
+
+async def lock(kv: AnyHandle) -> None:
+    held = kv.lock("l", TTL)
+    try:
+        assert await resolved(held.acquire(5))
+        await resolved(held.guard().put("k", "v"))
+        assert await resolved(held.holder()) is not None
+    finally:
+        if held.held:
+            await resolved(held.release())
+
+
+async def handed_over(kv: AnyHandle, plain: Client) -> None:
+    before, held = plain.lock("l", TTL), kv.lock("l", TTL)
+    assert before.acquire(5)
+    free = threading.Timer(0.02, before.release)
+    free.start()
+    try:
+        assert await resolved(held.acquire(5))
+        await resolved(held.release())
+    finally:
+        free.join()
+
+
+async def in_vain(kv: AnyHandle, plain: Client) -> None:
+    with plain.lock("l", TTL):
+        assert not await resolved(kv.lock("l", TTL).acquire(0.3))
+
+
+async def rwlock(kv: AnyHandle) -> None:
+    table = kv.rwlock("l", TTL)
+    for held in (table.read(), table.write()):
+        assert await resolved(held.acquire(5))
+        await resolved(held.release())
+
+
+async def semaphore(kv: AnyHandle) -> None:
+    one, two = kv.semaphore("s", 2, TTL), kv.semaphore("s", 2, TTL)
+    try:
+        assert await resolved(one.acquire(5))
+        try:
+            assert await resolved(two.acquire(5))
+            assert not await resolved(kv.semaphore("s", 2, TTL).acquire(0))
+        finally:
+            if two.held:
+                await resolved(two.release())
+    finally:
+        if one.held:
+            await resolved(one.release())
+
+
+async def election(kv: AnyHandle) -> None:
+    held = kv.election("e", TTL)
+    try:
+        assert await resolved(held.campaign("me", 5))
+        await resolved(held.proclaim("still me"))
+        assert (await resolved(held.leader())).value == b"still me"  # type: ignore[union-attr]
+    finally:
+        if held.held:
+            await resolved(held.resign())
+
+
+async def observe(kv: AnyHandle, plain: Client) -> None:
+    with plain.election("e", TTL):
+        leaders = kv.election("e", TTL).observe()
+        assert await resolved(leaders.next(5)) is not None
+        assert await resolved(leaders.next(0)) is None
+        await resolved(leaders.cancel())
+
+
+async def barrier(kv: AnyHandle) -> None:
+    assert await resolved(kv.barrier("b", 1, TTL).wait(5))
+    assert not await resolved(kv.barrier("c", 2, TTL).wait(0))
+
+
+async def latch(kv: AnyHandle) -> None:
+    gate = kv.latch("l", 2)
+    assert await resolved(gate.count_down(request_id="one")) == 1
+    await resolved(gate.wait(0))
+    assert await resolved(gate.count_down(request_id="two")) == 0
+    assert await resolved(gate.wait(5))
+    assert await resolved(gate.left()) == 0
+
+
+async def counter(kv: AnyHandle) -> None:
+    rows = kv.counter("c")
+    assert await resolved(rows.add(5, request_id="once")) == 5
+    assert await resolved(rows.value()) == 5
+
+
+async def queue(kv: AnyHandle) -> None:
+    work = kv.queue("q", TTL)
+    await resolved(work.put("x", request_id="put"))
+    claim = await resolved(work.claim(0))
+    if claim is not None:  # the second time it may be done
+        assert claim.item == b"x"
+        await acknowledged(claim)
+
+
+async def given_back(kv: AnyHandle, plain: Client) -> None:
+    work = kv.queue("q", TTL)
+    if not len(plain.queue("q")):
+        plain.queue("q").put("x")
+    claim = await resolved(work.claim(5))
+    assert claim is not None
+    await resolved(claim.nack())
+    again = await resolved(work.claim(5))
+    assert again is not None
+    await acknowledged(again)
+
+
+async def acknowledged(claim: Any) -> None:
+    try:
+        await resolved(claim.ack())
+    finally:
+        await resolved(claim.nack())
+
+
+async def registry(kv: AnyHandle) -> None:
+    found = kv.registry("r")
+    entry = await resolved(found.register("n", "here", TTL))
+    try:
+        assert [each.address for each in await resolved(found.lookup("n"))] == ["here"]
+        await resolved(entry.update("there"))
+    finally:
+        await resolved(entry.deregister())
+
+
+async def changes(kv: AnyHandle, plain: Client) -> None:
+    with plain.registry("r").register("n", "here", TTL):
+        watch = kv.registry("r").watch()
+        assert (await resolved(watch.next(5))).type == "up"  # type: ignore[union-attr]
+        assert await resolved(watch.next(0)) is None
+        await resolved(watch.cancel())
+
+
+async def partitioner(kv: AnyHandle) -> None:
+    share = kv.partitioner("p", 40, TTL)
+    try:
+        await resolved(share.join())
+        assert len(share.mine()) == 40
+    finally:
+        await resolved(share.leave())
+
+
+async def divided(kv: AnyHandle, plain: Client) -> None:
+    with plain.partitioner("p", 4, TTL) as other:
+        share = kv.partitioner("p", 4, TTL)
+        try:
+            await resolved(share.join())
+            await balanced(lambda: len(share.mine()) == len(other.mine()) == 2)
+        finally:
+            await resolved(share.leave())
+
+
+async def balanced(condition: Callable[[], bool]) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        wait_until(condition)
+    else:
+        async with asyncio.timeout(10) if hasattr(asyncio, "timeout") else _nothing():
+            while not condition():
+                await asyncio.sleep(0.005)
+
+
+class _nothing:
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(self, *error: object) -> None: ...
+
+
+SCENARIOS: list[Callable[..., Awaitable[None]]] = [
+    lock,
+    handed_over,
+    in_vain,
+    rwlock,
+    semaphore,
+    election,
+    observe,
+    barrier,
+    latch,
+    counter,
+    queue,
+    given_back,
+    registry,
+    changes,
+    partitioner,
+    divided,
+]
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    done = threading.Event()
+    for _ in range(int(seconds / 0.005)):
+        if condition():
+            return
+        done.wait(0.005)
+    pytest.fail(f"not within {seconds} s")
+
+
+@contextmanager
+def nothing_left(kv: Client) -> Iterator[None]:
+    """At the end no lease is kept alive, and no thread or watch works, that was not there before."""
+    hub = kv._known_hub()
+    assert hub is not None
+
+    def kept() -> int:
+        gc.collect()
+        return hub.read_locked(lambda: sum(held.keep for held in hub.lease_core._held.values()))
+
+    threads = at_work()
+    before = kept()
+    yield
+    wait_until(lambda: kept() == before)
+    wait_until(lambda: at_work() <= threads)
+
+
+def at_work() -> set[str]:
+    """Threads that work for one object, which they are named by; others serve the whole process, and stay."""
+    return {thread.name for thread in threading.enumerate() if "'" in thread.name}

@@ -1,0 +1,202 @@
+"""A cluster of one real member inside the test's own process: real replica, store, watches and leases; no Ray, no disk.
+
+What it is for: tests of what stands on the client, at the speed of a unit test. Clients can be cut off from it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from raykeeper import Client
+from raykeeper.actors.client import hub_pool
+from raykeeper.actors.member.event_loop import EventLoop
+from raykeeper.limits import Settings, Timings, encode_settings
+from raykeeper.schema.frames import MemberStatus
+from raykeeper.store.data_dir import DataDir, FirstMember, Identity
+from raykeeper.store.engine.interface import Disk
+from simulation.disk import SimDisk
+
+_numbers = itertools.count(1)
+SETTINGS = Settings(timings=Timings(heartbeat_interval=0.02, election_timeout=0.1))
+
+Done = Callable[[bytes | Exception], None]
+
+
+class OneMember:
+    """The member, and the transport to it. Its data lies in memory, unless another disk is given."""
+
+    def __init__(self, disk: Disk | None = None, path: str = "data") -> None:
+        self.name = f"one-{next(_numbers)}"
+        self.node = ""
+        self.cluster = 1000 + next(_numbers)
+        identity = Identity(
+            cluster_name=self.name,
+            cluster=self.cluster,
+            member=1,
+            name="m1",
+            members=(FirstMember(1, "m1", ""),),
+            settings=SETTINGS,
+        )
+        folder = DataDir.create(SimDisk() if disk is None else disk, path, identity)
+        self._threads = ThreadPoolExecutor(16, thread_name_prefix="answers")
+        self.gave_up: list[str] = []
+        self.loop = EventLoop(folder, lambda member: None, self._status, gave_up=self.gave_up.append)
+        self.loop.start()
+        self.cut = False
+
+    def wait_until_it_leads(self) -> None:
+        """Calls of a test that have little time are not to wait for an election."""
+        until = time.monotonic() + 30
+        while not (self.loop.replica.is_leader and self.loop.replica._duties.term):
+            assert time.monotonic() < until, "no leader"
+            threading.Event().wait(0.002)
+
+    # -- what the registry of hubs asks of a transport ----------------------------------------------------------------
+
+    def members(self) -> dict[int, str]:
+        return {1: "m1"}
+
+    def refresh(self) -> None:
+        pass
+
+    def valid(self) -> bool:
+        return True
+
+    def send(self, member: int, frame: bytes, done: Done) -> None:
+        if self.cut:
+            return  # as over a network that swallows everything: no answer, ever
+
+        def answer(make: Callable[[], bytes]) -> None:
+            self._threads.submit(self._finish, make, done)
+
+        self.loop.handler.handle_request(frame, answer)
+
+    poll = send
+
+    def _finish(self, make: Callable[[], bytes], done: Done) -> None:
+        try:
+            reply: bytes | Exception = make()
+        except Exception as error:
+            reply = error
+        if not self.cut:
+            done(reply)
+
+    def _status(self) -> MemberStatus:
+        node, state = self.loop.replica.node, self.loop.replica.folder.state
+        return MemberStatus(
+            cluster_name=self.name,
+            cluster=self.cluster,
+            member=1,
+            name="m1",
+            role=node.role,
+            term=node.term,
+            leader=node.leader,
+            commit_index=node.commit_index,
+            applied_index=state.applied_index,
+            last_log_index=0,
+            first_log_index=0,
+            revision=state.revision,
+            compact_revision=state.compact_revision,
+            voters=(1,),
+            learners=(),
+            db_size=0,
+            pid=os.getpid(),
+            node="",
+            why_not_serving="",
+            settings=encode_settings(SETTINGS),
+        )
+
+    # -- what tests ask -----------------------------------------------------------------------------------------------
+
+    def client(self) -> Client:
+        """A handle of this process's hub."""
+        share = hub_pool.open_hub(self.name, 10.0, self.cluster)
+        return Client(self.name, self.cluster, share=share)
+
+    @property
+    def leases(self) -> int:
+        """How many leases there are."""
+        return len(self.loop.replica.folder.state.leases)
+
+    @property
+    def watches(self) -> int:
+        """How many watches the process has."""
+        share = hub_pool.open_hub(self.name, 10.0, self.cluster)
+        return (
+            sum(1 for each in share.hub.watch_core._watches.values())
+            if hasattr(share.hub.watch_core, "_watches")
+            else -1
+        )
+
+    def close(self) -> None:
+        self.loop.stop("the test is over")
+        self._threads.shutdown(wait=False)
+
+
+class _Way:
+    """A hub's transport to the member, which is not closed with it."""
+
+    def __init__(self, member: OneMember) -> None:
+        self._member = member
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._member, name)
+
+    def close(self) -> None:
+        pass
+
+
+@contextmanager
+def one_member(disk: Disk | None = None, path: str = "data") -> Iterator[OneMember]:
+    """A member for one test or many."""
+    before = hub_pool.make_transport
+    made: dict[str, OneMember] = {}
+    hub_pool.make_transport = lambda name: _Way(made[name])  # type: ignore[assignment, return-value]
+    member = OneMember(disk, path)
+    made[member.name] = member
+    try:
+        member.wait_until_it_leads()
+        yield member
+    finally:
+        hub_pool.make_transport = before
+        member.close()
+
+
+def in_thread(work: Callable[[], Any]) -> Background:
+    """Run something beside the test."""
+    return Background(work)
+
+
+class Background:
+    """A thread with a result."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._outcome: list[Any] = []
+        self._error: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                self._outcome.append(work())
+            except BaseException as error:
+                self._error.append(error)
+
+        self.thread = threading.Thread(target=run, daemon=True)
+        self.thread.start()
+
+    @property
+    def done(self) -> bool:
+        return not self.thread.is_alive()
+
+    def result(self, seconds: float = 10.0) -> Any:
+        self.thread.join(seconds)
+        assert self.done, f"not finished within {seconds} s"
+        if self._error:
+            raise self._error[0]
+        return self._outcome[0]

@@ -1,0 +1,109 @@
+"""Loaded by every Python process of the tests' Ray: breaks a single sync of the product, if a test asks for it.
+
+The file that ``RAYKEEPER_TEST_FAULT`` names holds lines ``action module:function [pid]``: what the call of
+``Engine.sync`` from that place in the product comes to, in all processes or only in one. ``skip`` does nothing, ``die``
+ends the process before anything is synced, ``fail`` has the disk refuse the fsync. The product itself knows nothing of
+this.
+
+``RAYKEEPER_TEST_SWITCH`` names the table of the fault switch (``switch.py``), which is put around frames and clocks.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+_ENGINE = "raykeeper.store.engine.rocks"
+
+
+def _action(place: str) -> str:
+    try:
+        with open(os.environ["RAYKEEPER_TEST_FAULT"], encoding="utf-8") as file:
+            lines = [words for line in file if (words := line.split())]
+    except FileNotFoundError:
+        return ""
+    for action, where, *pid in lines:
+        if where == place and pid in ([], [str(os.getpid())]):
+            return action
+    return ""
+
+
+def _weaken(module: ModuleType) -> None:
+    real = module.RocksEngine.sync
+
+    def sync(self: Any) -> None:
+        caller = sys._getframe(1)
+        action = _action(f"{caller.f_globals['__name__'].rpartition('.')[2]}:{caller.f_code.co_name}")
+        if action == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if action == "fail":
+            self._database = _Broken(self._database)
+        if action != "skip":
+            real(self)
+
+    module.RocksEngine.sync = sync
+
+
+class _Broken:
+    """A database on a disk that takes nothing more."""
+
+    def __init__(self, database: Any) -> None:
+        self._real = database
+
+    def flush_wal(self, sync: bool) -> None:
+        raise RuntimeError("IO error: While fsync: Input/output error")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def _newer(module: ModuleType) -> None:
+    """A line ``newer commands:COMMANDS_VERSION`` stands for code of a newer version that was just installed: processes
+    that start from then on know version 2 of the commands, which brought ``Configure``."""
+    module.SINCE[module.Configure] = 2
+    if _action("commands:COMMANDS_VERSION") == "newer":
+        module.COMMANDS_VERSION = 2
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Does something to modules of the product once they are loaded."""
+
+    def __init__(self, patches: dict[str, Callable[[Any], None]]) -> None:
+        self._patches = patches
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        patch = self._patches.get(name)
+        if patch is None:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is None or spec.loader is None:
+            return None
+        load = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            load(module)
+            patch(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+_patches: dict[str, Callable[[Any], None]] = {}
+if os.environ.get("RAYKEEPER_TEST_FAULT"):
+    _patches[_ENGINE] = _weaken
+    if _action("commands:COMMANDS_VERSION"):
+        _patches["raykeeper.schema.commands"] = _newer
+if os.environ.get("RAYKEEPER_TEST_SWITCH"):
+    import switch
+
+    _patches.update(switch.PATCHES)
+if _patches:
+    sys.meta_path.insert(0, _Finder(_patches))

@@ -1,0 +1,193 @@
+"""An exception out of a handler of a signal (Ctrl-C, or one of the user's) anywhere in our code, and then life goes on.
+
+Python runs handlers after calls, at the begin of functions and at the end of loops: there, one after the other, the
+exception is raised. The call may have been made or not; the calls after it, and those of other threads, are answered,
+locks are free, and collection goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dis
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import raykeeper
+from lab.onemember import one_member
+from raykeeper import Client, KeeperError
+from raykeeper.actors import finalizer_guard
+
+CLIENT = str(Path(raykeeper.__file__).parent / "actors")
+HANDLERS_RUN_AFTER = {"RESUME", "CALL", "CALL_FUNCTION", "CALL_METHOD", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD"}
+
+
+class Interrupt(BaseException):
+    """As ``KeyboardInterrupt``."""
+
+
+class Interrupted:
+    """Does something, with an exception at the nth place."""
+
+    def __init__(self, place: int) -> None:
+        self.left = place
+        self._last: dict[Any, str] = {}
+
+    def run(self, work: Callable[[], object]) -> bool:
+        """Whether there were that many places."""
+        sys.settrace(lambda frame, *_: self._look if frame.f_code.co_filename.startswith(CLIENT) else None)
+        try:
+            work()
+        except Interrupt:
+            pass
+        finally:
+            sys.settrace(None)
+            self._last.clear()
+        return self.left == 0
+
+    def _look(self, frame: Any, event: str, argument: Any) -> Any:
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            before = self._last.get(frame)
+            self._last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            if before is None or before in HANDLERS_RUN_AFTER:
+                self.left -= 1
+                if self.left == 0:
+                    sys.settrace(None)
+                    raise Interrupt
+        return self._look
+
+
+@pytest.fixture(scope="module")
+def kv() -> Iterator[Client]:
+    with one_member() as member, member.client() as client:
+        yield client
+
+
+def locked(kv: Client, place: int) -> None:
+    with kv.lock(f"l{place}", ttl=5):
+        pass
+
+
+def watched(kv: Client, place: int) -> None:
+    with kv.watch("k"):
+        pass
+
+
+def leased(kv: Client, place: int) -> None:
+    with kv.lease(10):
+        pass
+
+
+CALLS: dict[str, Callable[[Client, int], object]] = {
+    "put": lambda kv, place: kv.put("k", "v"),
+    "get": lambda kv, place: kv.get("k"),
+    "leases": lambda kv, place: kv.leases(),
+    "watch": watched,
+    "lease": leased,
+    "lock": locked,
+}
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+@pytest.mark.parametrize("what", CALLS)
+def test_an_interrupt_anywhere_leaves_everything_in_order(kv: Client, what: str) -> None:
+    thresholds = gc.get_threshold()
+    for place in range(1, 5000, 1 if what in ("put", "get") else 11):
+        reached = Interrupted(place).run(partial(CALLS[what], kv, place))
+        assert threading.get_ident() not in finalizer_guard._deferring, place
+        kv.put("after", "v", timeout=20)
+        kv.get("after", timeout=20)
+        kv.get("after", serializable=True, timeout=20)
+        if place % 5 == 1:
+            with kv.watch("k", timeout=20):
+                pass
+        if not reached:
+            break
+    else:
+        pytest.fail("there is no end to it")
+    assert place > 50
+    gc.collect()  # coroutines that were interrupted before they began
+    for each in range(1, place, 11) if what == "lock" else ():
+        lock = kv.lock(f"l{each}")
+        assert lock.acquire(timeout=20), "what was interrupted is given back, or its TTL ends it"
+        lock.release()
+    deadline = time.monotonic() + 20
+    while gc.get_threshold() != thresholds:  # one of our threads may be awake
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    hub = kv._hub(1.0)
+    assert hub.read_locked(lambda: hub._dispatch_core.pending) == 0
+    assert hub.read_locked(lambda: [outbox.in_flight for outbox in hub._dispatch_core._outboxes]) == [0, 0, 0]
+    assert hub.read_locked(lambda: hub._dispatch_core._session.idle)
+
+
+async def several(kv: Client, place: int) -> None:
+    """Calls of several coroutines travel together."""
+    await asyncio.gather(
+        kv.aio.put(f"k{place}", "v", timeout=5),
+        kv.aio.get("k", timeout=5),
+        kv.aio.get("k", serializable=True, timeout=5),
+    )
+
+
+async def async_leased(kv: Client, place: int) -> None:
+    async with await kv.aio.lease(10, timeout=5):
+        await kv.aio.leases(timeout=5)
+
+
+async def async_locked(kv: Client, place: int) -> None:
+    async with kv.aio.lock(f"a{place}", ttl=5):
+        pass
+
+
+async def async_watched(kv: Client, place: int) -> None:
+    async with await kv.aio.watch("w", timeout=5) as watch:
+        await kv.aio.put("w", "v", timeout=5)
+        assert await watch.next() is not None
+
+
+COROUTINES: dict[str, Callable[[Client, int], Coroutine[Any, Any, None]]] = {
+    "several": several,
+    "lease": async_leased,
+    "lock": async_locked,
+    "watch": async_watched,
+}
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+@pytest.mark.parametrize("what", COROUTINES)
+def test_an_interrupt_anywhere_in_a_loop_leaves_no_coroutine_waiting(
+    kv: Client, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is raised in a coroutine, which ends of it, or in what the loop calls for all of them: then the loop reports
+    it and runs on, and each call still ends within its timeout."""
+    monkeypatch.setattr("raykeeper.actors.client.watch.ASYNC_WATCH_CHECK_S", 0.5)
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda loop, context: None)
+
+    def go(work: Coroutine[Any, Any, None]) -> None:
+        task = loop.create_task(work)
+        loop.run_until_complete(asyncio.wait([task], timeout=20))
+        assert task.done(), "a call hangs"
+        if not task.cancelled() and task.exception() is not None:
+            assert isinstance(task.exception(), (Interrupt, KeeperError)), task.exception()
+
+    for place in range(1, 5000, 1 if what == "several" else 13):
+        reached = Interrupted(place).run(lambda place=place: go(COROUTINES[what](kv, place)))
+        assert threading.get_ident() not in finalizer_guard._deferring, place
+        loop.run_until_complete(several(kv, place))
+        if not reached:
+            break
+    else:
+        pytest.fail("there is no end to it")
+    assert place > 50
+    loop.run_until_complete(kv.aio.put("after", "v", timeout=20))
+    loop.close()

@@ -1,0 +1,94 @@
+"""What a launch does besides its decision (``launch_rule.py``): whom it tells, what it waits for; without Ray."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from raykeeper import ClusterSpec
+from raykeeper.actors.cluster import launch as launcher
+from raykeeper.actors.cluster import node_storage
+from raykeeper.actors.cluster.markers import MarkedMember, Marker
+from raykeeper.actors.cluster.node_storage import NodeInventory
+from raykeeper.actors.cluster.ray_nodes import RayNode
+from raykeeper.actors.naming import MemberSpec
+from raykeeper.schema.frames import MemberStatus
+
+A = 0xA
+NODES = [RayNode(f"id{n}", f"10.0.0.{n}", frozenset({f"node:10.0.0.{n}"})) for n in (1, 2, 3)]
+
+
+class World:
+    """Nodes without data, and a Ray whose actors begin to answer when they are waited for."""
+
+    def __init__(self) -> None:
+        self.actors: dict[int, Any] = {}
+        self.member_specs: dict[int, MemberSpec] = {}
+        self.statuses: dict[int, MemberStatus] = {}
+        self.told: dict[str, Marker] = {}
+        self.said: list[str] = []
+
+    def run(self, on: dict[str, RayNode], function: Any, arguments: dict[str, Any], timeout: float) -> dict[str, Any]:
+        if function is node_storage.leave_marker:
+            self.told.update({id: arguments[id][1] for id in on})
+        return {id: NodeInventory("/d/x", id) for id in on}
+
+    def start(self, member_spec: MemberSpec, **how: Any) -> None:
+        self.said.append(f"start {member_spec.name}")
+        self.actors[member_spec.member] = member_spec
+
+    def ask(self, actors: dict[int, Any], method: str, timeout: float = 3.0) -> dict[int, Any]:
+        if timeout > 3.0:
+            self.said.append(f"wait for {sorted(actors)}")
+        return dict(self.member_specs)
+
+    @contextmanager
+    def alone(self, name: str, deadline: float) -> Iterator[None]:
+        yield
+        self.said.append("let others")
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+    monkeypatch.setattr(launcher, "_one_launch_at_a_time", world.alone)
+    monkeypatch.setattr(launcher, "member_actors", lambda name: dict(world.actors))
+    monkeypatch.setattr(launcher, "listed_actors", lambda name: [])
+    monkeypatch.setattr(launcher, "ask_all", world.ask)
+    monkeypatch.setattr(launcher, "settled_statuses", lambda actors, timeout: dict(world.statuses))
+    monkeypatch.setattr(launcher, "alive_nodes", lambda: NODES)
+    monkeypatch.setattr(launcher, "run_where_possible", world.run)
+    monkeypatch.setattr(launcher, "run_on", world.run)
+    monkeypatch.setattr(launcher, "start_actor", world.start)
+    return world
+
+
+def launch(**fields: Any) -> int:
+    return launcher.launch_members(ClusterSpec(name="x", data_dir="/d", **fields), time.monotonic() + 60)
+
+
+def test_no_other_launch_begins_before_the_processes_of_this_one_are_there(world: World) -> None:
+    """It would take them for members that do not answer, end them, and restart them."""
+    assert launch()
+    assert world.said == ["start m1", "start m2", "start m3", "wait for [1, 2, 3]", "let others"]
+    assert set(world.told) == {"id1", "id2", "id3"}
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_without_a_supervisor_each_launch_tells_the_nodes_of_the_cluster(world: World, supervised: bool) -> None:
+    """Also where all members serve and there is nothing to start: nothing else marks nodes that have joined."""
+    world.actors = {1: None}
+    world.member_specs = {1: MemberSpec("x", A, 1, "m1", "/d/x/m1", "node:10.0.0.1")}
+    world.statuses = {
+        1: MemberStatus(
+            *("x", A, 1, "m1", "leader", 3, 1, 9, 9, 9, 1, 1, 0, (1,), (), 0, 0, "id1"), configuration_index=7
+        )
+    }
+    assert launch(supervised=supervised) == A
+    where = MarkedMember(1, "m1", "node:10.0.0.1", "/d/x", "10.0.0.1")
+    expected = {} if supervised else dict.fromkeys(("id1", "id2", "id3"), Marker("x", A, (where,), version=7))
+    assert world.told == expected

@@ -1,0 +1,104 @@
+"""Making and deleting the data of a member that joins later, on a real disk."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from raykeeper.actors.cluster import node_storage
+from raykeeper.actors.cluster.markers import Marker
+from raykeeper.errors import ClusterMismatch
+from raykeeper.store import data_lock
+from raykeeper.store.data_dir import FirstMember, Identity
+from raykeeper.store.engine import rocks
+
+
+def identity(cluster: int = 7, member: int = 4) -> Identity:
+    return Identity(
+        cluster_name="x", cluster=cluster, member=member, name=f"m{member}", members=(FirstMember(1, "m1", "node:a"),)
+    )
+
+
+def test_data_is_made_once_however_often_it_is_asked_for(tmp_path: Path) -> None:
+    base = str(tmp_path / "x")
+    assert node_storage.create_joining_member(base, identity())
+    made = (tmp_path / "x" / "m4" / "identity.json").stat().st_mtime_ns
+    assert node_storage.create_joining_member(base, identity())
+    assert (tmp_path / "x" / "m4" / "identity.json").stat().st_mtime_ns == made
+    [found] = node_storage.survey(str(tmp_path), "x").found
+    assert found.identity == identity()
+
+
+@pytest.mark.parametrize("how", ["reserve", "enroll", "mark"])
+def test_folders_that_are_made_on_the_way_outlast_a_loss_of_power(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A folder is there for good only once the one that it is in was synced: data and markers would go with it."""
+    synced: list[str] = []
+    sync = rocks._sync_folder
+    monkeypatch.setattr(rocks, "_sync_folder", lambda folder: (synced.append(folder), sync(folder)))
+    data_dir = tmp_path / "a" / "b"
+    if how == "reserve":
+        node_storage.reserve_place(str(data_dir / "x"), "m4", Marker("x", 7))
+    elif how == "enroll":
+        node_storage.create_joining_member(str(data_dir / "x"), identity())
+    else:
+        node_storage.leave_marker(str(data_dir), Marker("x", 7))
+    assert synced[:3] == [str(tmp_path), str(tmp_path / "a"), str(data_dir)]
+
+
+def test_data_that_was_there_and_is_gone_is_not_made_again(tmp_path: Path) -> None:
+    """Its votes are gone with it: only another id may take its place."""
+    base = str(tmp_path / "x")
+    node_storage.create_joining_member(base, identity())
+    shutil.rmtree(tmp_path / "x" / "m4")
+    with pytest.raises(ClusterMismatch, match="it is gone"):
+        node_storage.create_joining_member(base, identity())
+    assert node_storage.create_joining_member(base, identity(member=5))
+    assert node_storage.create_joining_member(base, identity(cluster=8)), (
+        "a new cluster of that name has its own members"
+    )
+
+
+def test_a_place_of_another_cluster_is_not_touched(tmp_path: Path) -> None:
+    base = str(tmp_path / "x")
+    node_storage.create_joining_member(base, identity())
+    with pytest.raises(ClusterMismatch, match="another member"):
+        node_storage.create_joining_member(base, identity(cluster=8))
+
+
+def test_whoever_is_at_work_there_is_left_alone(tmp_path: Path) -> None:
+    base = str(tmp_path / "x")
+    node_storage.create_joining_member(base, identity())
+    with node_storage.locked(base, "m4"):
+        assert not node_storage.create_joining_member(base, identity())
+
+
+def test_nothing_is_left_of_what_was_cleared(tmp_path: Path) -> None:
+    base = str(tmp_path / "x")
+    node_storage.create_joining_member(base, identity())
+    node_storage.delete_member(base, "m4", 8)
+    assert (tmp_path / "x" / "m4").exists(), "another cluster's data"
+    node_storage.delete_member(base, "m4", 7)
+    assert not (tmp_path / "x").exists()
+    node_storage.delete_member(base, "m4", 7)
+
+
+def test_nodes_that_share_a_disk_clear_it_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = str(tmp_path / "x")
+    node_storage.create_joining_member(base, identity())
+    try_lock, cleared = data_lock.try_lock, False
+
+    def overtaken(base: str, member: str) -> int | None:
+        nonlocal cleared
+        if not cleared:
+            cleared = True
+            node_storage.delete_member(base, member, 7)
+        return try_lock(base, member)
+
+    monkeypatch.setattr(data_lock, "try_lock", overtaken)
+    node_storage.delete_cluster(str(tmp_path), "x", 7, 1.0)
+    assert cleared
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,580 @@
+"""A supervisor's view of its cluster, what it reports, and its watchdog; without Ray."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+import ray
+
+from raykeeper.actors.cluster import supervisor
+from raykeeper.actors.cluster.failure_tracker import FailureTracker, lacks_pins
+from raykeeper.actors.cluster.heal_plan import Clear, ClusterView, Move, Reserve, Retire, Step, obstacles, plan
+from raykeeper.actors.cluster.node_storage import FoundData, NodeInventory
+from raykeeper.actors.cluster.observe import Observation
+from raykeeper.actors.cluster.ray_nodes import RayNode
+from raykeeper.actors.cluster.supervisor import Supervisor, Watchdog
+from raykeeper.actors.cluster.supervisor_actor import SupervisorActor
+from raykeeper.actors.cluster.supervisor_handle import actor_class
+from raykeeper.actors.cluster.supervisor_spec import SupervisorSpec
+from raykeeper.errors import Unavailable
+from raykeeper.limits import SEARCH_MIN_PAUSE_S, Settings, Timings, encode_settings
+from raykeeper.raft.messages import Configuration
+from raykeeper.schema.frames import MemberStatus
+from raykeeper.schema.member_record import MemberRecord
+from raykeeper.store.data_copies import Served
+from raykeeper.store.data_dir import FirstMember, Identity
+from raykeeper.store.membership_note import MembershipNote
+
+AFTER = 2.0
+PINS = ("a", "b", "c", "d")
+SETTINGS = encode_settings(Settings(timings=Timings(replace_after=AFTER)))
+
+
+def node(pin: str) -> RayNode:
+    return RayNode(f"node-{pin}", "10.0.0.1", frozenset({pin}))
+
+
+def status(member: int, **fields: Any) -> MemberStatus:
+    plain: dict[str, Any] = {
+        "cluster_name": "heal",
+        "cluster": 7,
+        "member": member,
+        "name": f"m{member}",
+        "role": "follower",
+        "term": 1,
+        "leader": 1,
+        "commit_index": 9,
+        "applied_index": 9,
+        "last_log_index": 9,
+        "first_log_index": 1,
+        "revision": 1,
+        "compact_revision": 0,
+        "voters": (1, 2, 3),
+        "learners": (),
+        "db_size": 0,
+        "pid": 1,
+        "node": f"node-{PINS[member - 1]}",
+        "settings": SETTINGS,
+    }
+    return MemberStatus(**{**plain, **fields})
+
+
+def known(member: int) -> MemberRecord:
+    return MemberRecord(member, f"m{member}", PINS[member - 1], "/data", joined=True)
+
+
+def observation(
+    *, silent: float = 0.0, leading: float = 0.0, answers: bool = True, there: bool = True, registered: bool = True
+) -> Observation:
+    """Member 1 leads; of member 3 this is to be said. A call to it does not fail: it only is not answered."""
+    leader = status(
+        1,
+        role="leader",
+        silent={2: 0.0, 3: silent},
+        leading_for=leading,
+        caught_up=(1, 2, 3),
+        table=(known(1), known(2), *((known(3),) if registered else ())),
+    )
+    statuses = {1: leader, 2: status(2), **({3: status(3)} if answers else {})}
+    nodes = tuple(node(pin) for pin in PINS if there or pin != "c")
+    return Observation(nodes, dict.fromkeys((1, 2, 3)), statuses, frozenset())
+
+
+Disks = dict[str, tuple[FoundData, ...]]
+
+
+def watched(
+    *observations: Observation, first_pins: dict[int, str] | None = None, disks: Disks | None = None
+) -> ClusterView:
+    """What a supervisor knows after these observations, one second apart, if the nodes hold this, by node id."""
+    tracker = FailureTracker(7, PINS)
+    tracker.first_pins = first_pins or {}
+    for now, each in enumerate(observations):
+        view = after_search(tracker, each, float(now), disks or {})
+    return view
+
+
+def after_search(tracker: FailureTracker, shown: Observation, now: float, disks: Disks) -> ClusterView:
+    """What a supervisor knows after one more observation, and a search if one is due."""
+    due = tracker.nodes_to_search(tracker.view(shown, now))
+    tracker.record_search({each.id: NodeInventory("/data/heal", each.id, disks.get(each.id, ())) for each in due}, now)
+    return tracker.view(shown, now)
+
+
+def data(*members: int, **fields: Any) -> tuple[FoundData, ...]:
+    """Members' folders on a disk."""
+    first = tuple(FirstMember(n, f"m{n}", PINS[n - 1]) for n in (1, 2, 3))
+    return tuple(
+        FoundData(
+            f"m{member}",
+            f"/data/heal/m{member}",
+            (1, member),
+            Identity(cluster_name="heal", cluster=7, member=member, name=f"m{member}", members=first),
+            **fields,
+        )
+        for member in members
+    )
+
+
+# --- who is missed ---------------------------------------------------------------------------------------------------
+
+LOST = [observation(silent=float(n), answers=False, there=False) for n in range(5)]
+LOST_UNREGISTERED = [observation(silent=float(n), answers=False, there=False, registered=False) for n in range(5)]
+
+
+def test_a_member_whose_node_is_gone_is_replaced() -> None:
+    step = plan(watched(*LOST))
+    assert isinstance(step, Reserve)
+    assert (step.replaces, step.placement.pin) == (3, "d")
+
+
+def test_so_it_is_though_no_leader_leads_as_long_as_that_takes() -> None:
+    observations = [observation(silent=0.1 + n % 2, leading=0.1 + n % 2, answers=False, there=False) for n in range(6)]
+    assert isinstance(plan(watched(*observations)), Reserve)
+
+
+def test_one_that_each_leader_hears_is_not() -> None:
+    observations = [observation(silent=0.5, leading=1.0, answers=False, there=False) for _ in range(8)]
+    assert plan(watched(*observations)) is None
+
+
+def test_so_is_one_that_was_lost_before_it_could_tell_where_it_lives() -> None:
+    """A call to its actor waits forever for a node that is gone, so by that alone it looks like a slow one."""
+    assert lacks_pins(LOST_UNREGISTERED[0])
+    assert not lacks_pins(LOST[0])
+    assert plan(watched(*LOST_UNREGISTERED)) is None
+    step = plan(watched(*LOST_UNREGISTERED, first_pins={1: "a", 2: "b", 3: "c"}))
+    assert isinstance(step, Reserve)
+    assert (step.replaces, step.placement.pin) == (3, "d")
+
+
+def test_what_the_table_says_of_a_place_comes_before_how_the_cluster_began() -> None:
+    assert plan(watched(*[observation(silent=9.0, answers=False)] * 5, first_pins={3: "elsewhere"})) is None
+
+
+@pytest.mark.parametrize("registered", [True, False])
+def test_a_member_that_is_only_slow_is_not_replaced(registered: bool) -> None:
+    observations = [observation(silent=float(n), answers=False, registered=registered) for n in range(9)]
+    view = watched(*observations, first_pins={3: "c"})
+    assert not view.missed_since
+    assert plan(view) is None
+
+
+# --- whose data is elsewhere -----------------------------------------------------------------------------------------
+
+
+def alive(*pins: str) -> tuple[RayNode, ...]:
+    return tuple(node(pin) for pin in pins)
+
+
+def silent_observation(*pins: str, actors: tuple[int, ...] = (1, 2, 3), **said: MemberStatus) -> Observation:
+    """These nodes are alive; of the members' actors answer only these."""
+    return Observation(alive(*pins), dict.fromkeys(actors), {each.member: each for each in said.values()}, frozenset())
+
+
+def moved(view: ClusterView) -> list[tuple[int, str, str]]:
+    """Whom the supervisor would start elsewhere, and where, one after the other."""
+    return [(member, known.pin, known.base) for member, known in sorted(view.found.items())]
+
+
+NOTE = MembershipNote(Configuration(voters=(1, 2, 3), index=4), (known(1), known(2), known(3)))
+MINORITY = status(1, table=(known(1), known(2), known(3)))
+MISSING = status(3, role="not serving", why_not_serving="DataMissing", lost=True, missing=True, voters=())
+DAMAGED = status(3, role="not serving", why_not_serving="LogDamaged", lost=True, voters=())
+TWO, THREE = data(2), data(3)
+COPY = data(3, served=Served(4, 9, copied=True))
+
+
+@pytest.mark.parametrize(
+    ("shown", "disks", "expected"),
+    [
+        (silent_observation("a", "d", one=MINORITY), {"node-d": TWO}, [(2, "d", "/data/heal")]),
+        (silent_observation("x", "y", "z"), {"node-x": data(1), "node-y": TWO, "node-z": THREE}, [1, 2, 3]),
+        (silent_observation("x", actors=()), {"node-x": data(1, 2, note=NOTE)}, [1, 2]),
+        (silent_observation("a", "b", "x", one=MINORITY), {"node-x": data(2)}, []),
+        (observation(silent=9.0, answers=False, there=False), {"node-d": THREE}, [3]),
+        (replace(observation(silent=9.0), statuses={**observation().statuses, 3: MISSING}), {"node-d": THREE}, []),
+        (silent_observation("a", "b", "c", "d", one=MINORITY, three=MISSING), {"node-b": THREE}, [3]),
+        (silent_observation("a", "b", "c", one=MINORITY, three=MISSING), {"node-c": THREE}, [3]),
+        (silent_observation("a", "b", "c", "d", one=MINORITY, three=DAMAGED), {"node-d": THREE}, []),
+        (silent_observation("a", "b", "d", one=MINORITY), {"node-d": COPY}, []),
+        (silent_observation("a", "b", "d", one=MINORITY), {"node-d": data(3), "node-b": COPY}, []),
+        (silent_observation("a", "b", "d", one=MINORITY), {"node-d": data(5)}, []),
+        (silent_observation("a", "b", "d", actors=(1, 2), one=MINORITY), {"node-d": THREE}, [3]),
+    ],
+    ids=[
+        "a majority is at other addresses",
+        "all are, and no member answers",
+        "nor is there an actor",
+        "only slow",
+        "the leader misses it",
+        "the leader has heard it a moment ago",
+        "addresses were swapped",
+        "its disk is back",
+        "its log is damaged where it is",
+        "only a copy is there",
+        "the copy served later",
+        "it does not take part",
+        "its actor is gone",
+    ],
+)
+def test_whose_data_is_found_elsewhere_is_started_there(shown: Observation, disks: Disks, expected: list[Any]) -> None:
+    if shown.leader is not None and 3 in shown.statuses:
+        shown.leader.silent[3] = 0.0
+    view = watched(*[shown] * 5, disks=disks)
+    step, found = plan(view), moved(view)
+    if not expected:
+        assert not isinstance(step, Move)
+        return
+    assert isinstance(step, Move)
+    assert step.member.id == found[0][0]
+    assert [each if isinstance(expected[0], tuple) else each[0] for each in found] == expected
+    said = obstacles(view)
+    assert [line for line in said if "where it is started" in line]
+
+
+def test_who_was_started_elsewhere_is_given_time_to_come_up_and_found_again_if_that_node_goes_too() -> None:
+    shown = silent_observation("a", "b", "d", one=MINORITY)
+    tracker = FailureTracker(7, PINS)
+    for now in (0.0, 1.0):
+        view = after_search(tracker, shown, now, {"node-d": THREE})
+    step = plan(view)
+    assert isinstance(step, Move)
+    tracker.step_done(step)
+    for now in (2.0, 3.0, 90.0):
+        assert plan(after_search(tracker, shown, now, {"node-d": THREE})) is None
+    away = silent_observation("a", "b", "x", one=MINORITY)
+    for now in (91.0, 92.0):
+        view = after_search(tracker, away, now, {"node-x": THREE})
+    assert moved(view) == [(3, "node:10.0.0.1", "/data/heal")]
+
+
+def test_who_cannot_be_started_elsewhere_is_left_for_a_while() -> None:
+    shown = silent_observation("a", "d", "x", one=MINORITY)
+    disks = {"node-d": TWO, "node-x": THREE}
+    tracker = FailureTracker(7, PINS)
+    for now in (0.0, 1.0):
+        view = after_search(tracker, shown, now, disks)
+    first = plan(view)
+    assert isinstance(first, Move)
+    assert first.member.id == 2
+    tracker.step_failed(first, 1.0)
+    then = plan(after_search(tracker, shown, 2.0, disks))
+    assert isinstance(then, Move)
+    assert then.member.id == 3
+    assert any("could not be started there" in line for line in obstacles(tracker.view(shown, 2.0)))
+    again = plan(after_search(tracker, shown, 90.0, disks))
+    assert isinstance(again, Move)
+    assert again.member.id == 2
+
+
+def test_no_member_is_replaced_before_all_nodes_were_searched() -> None:
+    tracker = FailureTracker(7, PINS)
+    for now, each in enumerate(LOST):
+        view = tracker.view(each, float(now))
+    assert tracker.nodes_to_search(view) == list(LOST[0].nodes)
+    assert plan(view) is None
+    tracker.record_search({each.id: OSError("it has no such package") for each in view.nodes}, view.now)
+    assert isinstance(plan(tracker.view(LOST[-1], view.now)), Reserve)
+
+
+def test_whose_data_was_found_is_not_replaced_though_it_could_not_be_started_there_at_once() -> None:
+    tracker = FailureTracker(7, PINS)
+    for now, each in enumerate(LOST):
+        view = after_search(tracker, each, float(now), {"node-d": THREE})
+    step = plan(view)
+    assert isinstance(step, Move)
+    tracker.step_failed(step, view.now)
+    for later in (0.1, 1.0, 5.0):
+        assert not isinstance(plan(after_search(tracker, LOST[-1], view.now + later, {"node-d": THREE})), Reserve)
+    assert isinstance(plan(after_search(tracker, LOST[-1], view.now + 90.0, {"node-d": THREE})), Move)
+
+
+@pytest.mark.parametrize("served", [Served(4, 9, copied=True), Served()], ids=["a copy", "two"])
+def test_uncertain_data_is_reported_and_does_not_prevent_a_replacement(served: Served) -> None:
+    again = tuple(msgspec.structs.replace(each, device=(1, 99)) for each in data(3, served=served))
+    disks = {"node-d": data(3, served=served), "node-b": again}
+    view = watched(*LOST, disks=disks)
+    assert isinstance(plan(view), Reserve)
+    assert "its data" in view.doubts[3] or "a copy" in view.doubts[3]
+    quiet = watched(*[silent_observation("a", "b", "d", one=MINORITY)] * 5, disks=disks)
+    assert plan(quiet) is None
+    assert any(view.doubts[3] in line for line in obstacles(quiet))
+
+
+def test_it_says_that_data_is_nowhere_and_where_it_was() -> None:
+    said = obstacles(watched(*[silent_observation("a", "d", one=MINORITY)] * 5))
+    assert "no leader answers" in said
+    assert [line for line in said if line.startswith("m2: its data was not found on any Ray node") and "at b" in line]
+
+
+def test_disks_are_searched_only_when_there_is_a_reason_and_then_less_and_less_often() -> None:
+    tracker = FailureTracker(7, PINS)
+    for now in range(5):
+        assert tracker.nodes_to_search(tracker.view(observation(), float(now))) == []
+    nobody = silent_observation("a", "b", actors=())
+    fresh = FailureTracker(7, PINS)
+    assert fresh.nodes_to_search(fresh.view(nobody, 0.0)) == list(nobody.nodes)
+    fresh.record_search({each.id: NodeInventory("/data/heal", each.id) for each in nobody.nodes}, 0.0)
+    assert fresh.nodes_to_search(fresh.view(nobody, 1.0)) == []
+    assert fresh.nodes_to_search(fresh.view(nobody, SEARCH_MIN_PAUSE_S)) == list(nobody.nodes)
+
+
+# --- what a removed member has left ----------------------------------------------------------------------------------
+
+
+def without_three(*pins: str, removed: bool = True) -> Observation:
+    """Members 1, 2 and 4 take part; 3 was replaced, and its host is gone, or has come back under another name."""
+    four = MemberRecord(4, "m4", "d", "/data/heal", joined=True)
+    three = MemberRecord(3, "m3", "c", "/data/heal", joined=True, removed=True)
+    said = status(
+        1,
+        role="leader",
+        voters=(1, 2, 4),
+        silent={2: 0.0, 4: 0.0},
+        caught_up=(1, 2, 4),
+        table=(known(1), known(2), four),
+        removed=(three,) if removed else (),
+    )
+    statuses = {1: said, 2: status(2, voters=(1, 2, 4)), 4: status(4, voters=(1, 2, 4))}
+    return Observation(alive(*pins), dict.fromkeys((1, 2, 4)), statuses, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("shown", "disks", "expected"),
+    [
+        (without_three("a", "b", "d", "x"), {"node-x": THREE}, [Clear, None]),
+        (without_three("a", "b", "d", "c"), {"node-c": THREE}, [Clear, None]),
+        (without_three("a", "b", "d", "x", removed=False), {"node-x": THREE}, [Retire, Clear, None]),
+        (without_three("a", "b", "d", "x"), {"node-x": TWO}, [None]),
+        (without_three("a", "b", "d", "x"), {"node-x": data(9)}, [None]),
+        (without_three("a", "b", "d", "x"), {}, [None]),
+        (replace(without_three("a", "b", "x"), statuses={2: status(2, voters=(1, 2, 4))}), {"node-x": THREE}, [None]),
+    ],
+    ids=["elsewhere", "where it was", "forgotten", "takes part", "not known yet", "nothing", "no leader"],
+)
+def test_what_a_replaced_member_has_left_goes_wherever_it_turns_up(
+    shown: Observation, disks: Disks, expected: list[type[Step] | None]
+) -> None:
+    tracker, steps = FailureTracker(7, PINS), []
+    for now in range(len(expected)):
+        step = plan(after_search(tracker, shown, float(now), disks))
+        steps.append(type(step) if step is not None else None)
+        if isinstance(step, Clear):
+            assert (step.member.id, step.member.name, step.member.base) == (3, "m3", "/data/heal")
+            disks = {}
+        if step is not None:
+            tracker.step_done(step)
+    assert steps == expected
+
+
+# --- what it tells ---------------------------------------------------------------------------------------------------
+
+
+def spare_gone(observations: list[Observation]) -> list[Observation]:
+    return [replace(each, nodes=each.nodes[:2]) for each in observations]
+
+
+@pytest.mark.parametrize(
+    ("observations", "says"),
+    [
+        ([observation()], ""),
+        ([observation(silent=5.0, answers=False)] * 5, "m3: the leader does not hear it, but Ray does not miss it"),
+        ([observation(silent=0.0, answers=False, there=False)] * 5, "and the leader hears it; waiting for the leader"),
+        (LOST[:2], "waiting until both have done so"),
+        (LOST, "m3: it is gone, and is replaced as soon as there is a spare place"),
+        (spare_gone(LOST), "m3: it is gone, and is replaced as soon as there is a spare place"),
+    ],
+    ids=["well", "slow", "only Ray", "not long", "gone", "no place"],
+)
+def test_it_says_what_it_waits_for(observations: list[Observation], says: str) -> None:
+    said = obstacles(watched(*observations))
+    assert (says in said[0] and len(said) == 1) if says else said == []
+
+
+def test_it_says_that_there_is_no_leader_and_that_no_member_answers() -> None:
+    nobody = Observation((), {}, {}, frozenset())
+    somewhere = silent_observation("a", actors=())
+    assert obstacles(FailureTracker(7, PINS).view(somewhere, 0.0)) == ["no member has said who takes part"]
+    searched = [obstacles(watched(*[somewhere] * observations)) for observations in (1, 2, 3)]
+    assert searched[0] == searched[1] == searched[2]
+    assert "no data of one was found" in searched[0][0]
+    assert "no leader answers" in obstacles(watched(observation(), nobody))
+
+
+class Observations:
+    """In place of ``observe_cluster``: shows these, and the last one again and again; ``over`` when all were shown."""
+
+    def __init__(self, *shows: Observation | Callable[[], Observation]) -> None:
+        self._shows = list(shows)
+        self._last_shown = 0
+        self.over = threading.Event()
+
+    def __call__(self, cluster_name: str, timeout: float) -> Observation:
+        shown = self._shows[0]
+        if len(self._shows) > 1:
+            self._shows.pop(0)
+        else:
+            self._last_shown += 1
+            if self._last_shown > 2:  # so what it made of the one before is done
+                self.over.set()
+        return shown if isinstance(shown, Observation) else shown()
+
+
+@pytest.fixture
+def supervise(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Supervisor]]:
+    """Runs a supervisor over some observations."""
+    made: list[Supervisor] = []
+    for pause in ("SUPERVISOR_MIN_PAUSE_S", "SUPERVISOR_MAX_PAUSE_S"):
+        monkeypatch.setattr(supervisor, pause, 0.001)
+    monkeypatch.setattr(supervisor, "as_daemon", lambda: None)
+
+    def run(observations: Observations) -> Supervisor:
+        monkeypatch.setattr(supervisor, "observe_cluster", observations)
+        made.append(Supervisor(msgspec.msgpack.encode(SupervisorSpec("heal", 7, "/data", PINS))))
+        return made[-1]
+
+    yield run
+    for each in made:
+        each._ended.set()
+
+
+def test_it_notes_what_it_sees_when_that_changes_and_not_each_time(supervise: Callable[..., Supervisor]) -> None:
+    slow = observation(silent=5.0, answers=False)
+    observations = Observations(observation(), slow, slow, slow, observation(), observation(), slow)
+    watching = supervise(observations)
+    assert observations.over.wait(20)
+    said = [line.split(" ", 1)[1].split(":")[0] for line in watching.lines()]
+    assert said == ["m3", "all members are well", "m3"]
+
+
+def test_its_log_names_the_cluster_and_says_each_thing_once(
+    supervise: Callable[..., Supervisor], caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = observation(silent=5.0, answers=False)
+    observations = Observations(observation(), slow, slow, observation())
+    with caplog.at_level("INFO", logger="raykeeper.supervisor"):
+        supervise(observations)
+        assert observations.over.wait(20)
+    levels = [record.levelname for record in caplog.records]
+    assert levels == ["INFO", "WARNING", "INFO"], "it starts, m3 is missed, all are well"
+    assert all(record.getMessage().startswith("cluster heal, supervisor: ") for record in caplog.records)
+
+
+def test_its_log_says_each_step_with_its_reason_and_each_error_once(
+    supervise: Callable[..., Supervisor], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve = plan(watched(*LOST))
+    assert isinstance(reserve, Reserve)
+    steps: list[Step | None] = [reserve, reserve, Retire(3), None]
+    tried: list[Step] = []
+
+    def do_step(step: Step, *_: object) -> None:
+        tried.append(step)
+        if len(tried) < 3:
+            raise Unavailable("not now")
+
+    monkeypatch.setattr(supervisor, "do_step", do_step)
+    monkeypatch.setattr(supervisor, "plan", lambda view: steps.pop(0) if len(steps) > 1 else steps[0])
+    observations = Observations(*[observation()] * 5)
+    with caplog.at_level("INFO", logger="raykeeper.supervisor"):
+        supervise(observations)
+        assert observations.over.wait(20)
+    said = [(record.levelname, record.getMessage().partition("supervisor: ")[2]) for record in caplog.records]
+    reason = "replacing m3, which is lost: reserving an id for its successor at d"
+    assert said[1:] == [
+        ("INFO", f"step: {reason}"),
+        ("WARNING", f"{reason} failed: Unavailable: not now"),
+        ("INFO", "step: retiring m3: it is not in the configuration, and its id is not used again"),
+    ]
+
+
+def test_an_observation_that_fails_is_noted_and_is_not_the_last(supervise: Callable[..., Supervisor]) -> None:
+    def fails() -> Observation:
+        raise OSError("no Ray")
+
+    observations = Observations(fails, observation(), fails, observation())
+    watching = supervise(observations)
+    assert observations.over.wait(20)
+    assert [line.split(" ", 1)[1] for line in watching.lines()] == ["OSError: no Ray"]
+
+
+def test_a_supervisor_that_hangs_ends_its_process(
+    supervise: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, ended, statuses = threading.Event(), threading.Event(), []
+
+    def hangs() -> Observation:
+        released.wait(20)
+        return observation()
+
+    def end(code: int) -> None:
+        statuses.append(code)
+        ended.set()
+
+    monkeypatch.setattr(supervisor, "SUPERVISOR_OBSERVE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(supervisor.os, "_exit", end)
+    watching = supervise(Observations(hangs))
+    assert ended.wait(20)
+    activity = watching.activity()
+    released.set()
+    assert activity.startswith("observes, for ")
+    assert statuses == [1]
+
+
+def test_the_watchdog_expires_once_an_activity_takes_longer_than_it_may() -> None:
+    now = [100.0]
+    dog = Watchdog(lambda: now[0])
+    dog.enter("observes", 5.0)
+    now[0] += 5.0
+    assert not dog.expired
+    assert dog.activity == "observes, for 5.0 s"
+    now[0] += 0.1
+    assert dog.expired
+    dog.enter("idle", 1.0)
+    assert not dog.expired
+
+
+# --- its actor -------------------------------------------------------------------------------------------------------
+
+WITHOUT_THE_PACKAGE = """
+import sys
+from ray import cloudpickle
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "raykeeper":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+kind = cloudpickle.loads(sys.stdin.buffer.read())
+print("loaded", flush=True)
+kind(b"")
+print("and it lives", flush=True)
+"""
+
+
+def test_its_class_can_be_sent_where_the_package_is_not_and_ends_the_process_there() -> None:
+    """A class that cannot be loaded would be the end of the actor; a process that ended is restarted, elsewhere."""
+    sent = ray.cloudpickle.dumps(actor_class())
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_PACKAGE], input=sent, capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout.split()) == (1, [b"loaded"]), done.stderr
+
+
+def test_its_actor_takes_all_its_calls(supervise: Callable[..., Supervisor]) -> None:
+    calls = {name for name in vars(Supervisor) if not name.startswith("_")}
+    assert calls == {name for name in vars(SupervisorActor) if not name.startswith("_")}
+    watching = supervise(Observations(observation()))
+    actor = object.__new__(SupervisorActor)
+    actor._supervisor = watching
+    for name in sorted(calls):
+        assert type(getattr(actor, name)()) is type(getattr(watching, name)())

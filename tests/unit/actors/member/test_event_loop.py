@@ -1,0 +1,37 @@
+"""The loop of a member: how it ends when it cannot go on."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import pytest
+
+from lab.onemember import one_member
+from raykeeper import Unavailable
+from raykeeper.actors.member.events import Proposal
+from raykeeper.schema import commands
+
+
+class Unheard(msgspec.Struct, frozen=True, array_like=True, tag=99):
+    """A command of a version to come."""
+
+    what: str
+
+
+def test_a_command_of_a_newer_version_ends_the_loop_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ended there would be followed by others that end at the same entry."""
+    monkeypatch.setitem(commands.SINCE, Unheard, 2)
+    with one_member() as member, member.client() as kv:
+        kv.put("a", "1")
+        answers: list[object] = []
+        data = commands.encode(Unheard("x"))  # type: ignore[arg-type]
+        assert member.loop.inbox.put_event(Proposal(data, time.monotonic() + 1e6, 0.0, answers.append), len(data))
+        until = time.monotonic() + 20
+        while not member.gave_up and time.monotonic() < until:
+            time.sleep(0.01)
+        assert "version 2" in member.gave_up[0]
+        assert len(answers) == 1, "a waiting caller is answered"
+        assert not member.loop._thread.is_alive()
+        with pytest.raises(Unavailable):
+            kv.put("a", "2", timeout=0.3)

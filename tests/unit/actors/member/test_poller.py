@@ -1,0 +1,139 @@
+"""The poller: the loop sleeps until there is something for a turn, and what came by lane is passed on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import msgspec
+
+from raykeeper.actors.logs import MemberLog
+from raykeeper.actors.member.inbox import Inbox, TurnInput
+from raykeeper.actors.member.poller import InboxPoller, LanePoller, Waker
+from raykeeper.actors.transport.lane_server import Arrived
+from raykeeper.actors.transport.peer_frames import PeerFrame, ReceivedFrame
+from raykeeper.limits import Limits, Timings
+from raykeeper.schema.frames import Refusal, Refused, Reply
+
+LOG = MemberLog("member", "c", "m1")
+
+
+def five() -> float:
+    return 5.0
+
+
+def frame(sequence: int) -> ReceivedFrame:
+    return ReceivedFrame(PeerFrame(1, 2, 1, 0, sequence, ()), 10)
+
+
+def made() -> tuple[Inbox, InboxPoller]:
+    waker = Waker()
+    inbox = Inbox(Limits(), waker.wake)
+    return inbox, InboxPoller(inbox, waker, time.monotonic)
+
+
+def test_it_sleeps_until_something_comes() -> None:
+    inbox, poller = made()
+    taken: list[TurnInput] = []
+    thread = threading.Thread(target=lambda: taken.append(poller.wait(time.monotonic() + 30)))
+    thread.start()
+    inbox.put_frame(frame(7))
+    thread.join(10)
+    assert [each.frame.sequence for each in taken[0].frames] == [7]
+
+
+def test_it_comes_back_empty_at_its_time_or_when_woken() -> None:
+    inbox, poller = made()
+    start = time.monotonic()
+    assert poller.wait(start + 0.02) == TurnInput([], [])
+    assert time.monotonic() >= start + 0.02
+    inbox.wake()
+    assert poller.wait(time.monotonic() + 30) == TurnInput([], [])
+
+
+class Lanes:
+    """Brings what it is given, once."""
+
+    def __init__(self) -> None:
+        self.arrived = Arrived()
+        self.clients: list[bool] = []
+        self.slept: list[float] = []
+
+    def wait(self, seconds: float) -> list[tuple[int, int]]:
+        self.slept.append(seconds)
+        return []
+
+    def wake(self) -> None:
+        pass
+
+    def serve(self, ready: list[tuple[int, int]], *, clients: bool) -> Arrived:
+        self.clients.append(clients)
+        arrived, self.arrived = self.arrived, Arrived()
+        return arrived
+
+
+class Everything:
+    """All that a poller passes things on to; notes what it is told."""
+
+    timings = Timings()
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+        self.node = self
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments: self.told.append((name, *arguments))
+
+
+def test_what_came_by_lane_is_passed_on_before_the_turn() -> None:
+    lanes, others = Lanes(), Everything()
+    inbox = Inbox(Limits(), lanes.wake)
+    any_part = cast("Any", others)
+    poller = LanePoller(
+        inbox, cast("Any", lanes), any_part, any_part, any_part, any_part, others.handle_request, lambda: 5.0, LOG
+    )
+    done = print
+    lanes.arrived.frames, lanes.arrived.requests = [b"f"], [(b"r", done)]
+    lanes.arrived.peers_connected, lanes.arrived.lanes_lost, lanes.arrived.peers_gone = [2], [3], [4]
+    assert poller.wait(7.0) == TurnInput([], [])
+    assert lanes.slept == [2.0]
+    assert others.told == [
+        ("receive_from_lane", b"f"),
+        ("handle_request", b"r", done),
+        ("peer_connected", 2),
+        ("lane_lost", 3),
+        ("report_unreachable", 3),
+        ("peer_gone", 4, 5.0, Timings().election_timeout),
+    ]
+    inbox.put_frame(frame(1))
+    assert len(poller.wait(7.0).frames) == 1
+    assert lanes.slept[1] == 0.0, "nobody sleeps while something waits"
+
+
+def test_a_request_that_breaks_the_handler_is_refused_and_harms_nobody_else() -> None:
+    def submit(request: bytes, done: object) -> None:
+        raise ValueError(request.decode())
+
+    lanes, any_part = Lanes(), cast("Any", Everything())
+    poller = LanePoller(
+        Inbox(Limits(), lanes.wake),
+        cast("Any", lanes),
+        any_part,
+        any_part,
+        any_part,
+        any_part,
+        submit,
+        lambda: 0.0,
+        LOG,
+    )
+    answers: list[bytes] = []
+    for text in (b"one", b"two"):
+        lanes.arrived.requests.append((text, lambda make: answers.append(make())))
+    poller.wait(5.0)
+    replies = [msgspec.msgpack.decode(each, type=Reply) for each in answers]
+    assert [(type(each), each.refusal, each.message) for each in replies] == [
+        (Refused, Refusal.NOT_SERVING, "ValueError: one"),
+        (Refused, Refusal.NOT_SERVING, "ValueError: two"),
+    ]

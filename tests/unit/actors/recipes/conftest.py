@@ -1,0 +1,39 @@
+"""Recipes against one real member in this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from lab.onemember import OneMember, one_member
+from raykeeper import Client
+
+
+@pytest.fixture(scope="module")
+def member() -> Iterator[OneMember]:
+    with one_member() as made:
+        yield made
+
+
+@pytest.fixture
+def kv(member: OneMember, request: pytest.FixtureRequest) -> Iterator[Client]:
+    """A handle on a namespace of the test's own."""
+    with member.client() as client:
+        yield client.namespace(f"{request.node.name}/")
+
+
+@pytest.fixture
+def until() -> Callable[..., None]:
+    """Waits for a condition."""
+
+    def wait(condition: Callable[[], object], seconds: float = 10.0) -> None:
+        deadline = time.monotonic() + seconds
+        pause = threading.Event()
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {seconds} s"
+            pause.wait(0.005)
+
+    return wait

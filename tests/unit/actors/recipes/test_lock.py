@@ -1,0 +1,370 @@
+"""Locks: order, tokens, guards, losses, and that nothing is left over."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import pickle
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lab.onemember import OneMember, in_thread
+from raykeeper import Client, Compare, InvalidArgument, LeaseLost, LockLost, Op
+
+Until = Callable[..., None]
+
+
+def test_a_lock_is_held_by_one_and_handed_on_in_order(kv: Client, until: Until) -> None:
+    turns: list[int] = []
+    tokens: list[int] = []
+    with kv.lock("a") as first:
+        tokens.append(first.token)
+        others = []
+        for number in range(5):
+
+            def contend(number: int = number) -> None:
+                with kv.lock("a") as lock:
+                    turns.append(number)
+                    tokens.append(lock.token)
+
+            others.append(in_thread(contend))
+            until(lambda number=number: len(first.waiters()) == number + 1)
+        assert turns == []
+        assert [waiter.token for waiter in first.waiters()] == sorted(waiter.token for waiter in first.waiters())
+        holder = first.holder()
+        assert holder is not None
+        assert holder.token == first.token
+    for other in others:
+        other.result()
+    assert turns == [0, 1, 2, 3, 4]
+    assert tokens == sorted(set(tokens))
+    assert first.holder() is None
+
+
+def test_trying_takes_no_place(kv: Client) -> None:
+    with kv.lock("a") as held:
+        other = kv.lock("a")
+        assert other.acquire(timeout=0) is False
+        assert other.acquire(timeout=0.1) is False
+        assert held.waiters() == []
+        assert not other.held
+    assert other.acquire(timeout=0) is True
+    other.release()
+
+
+def test_one_who_gives_up_in_the_middle_lets_the_next_one_by(kv: Client, until: Until) -> None:
+    first = kv.lock("a")
+    first.acquire()
+    second = in_thread(lambda: kv.lock("a").acquire(timeout=0.4))
+    until(lambda: len(first.waiters()) == 1)
+    third_lock = kv.lock("a")
+    third = in_thread(third_lock.acquire)
+    until(lambda: len(first.waiters()) == 2)
+    assert second.result() is False
+    assert len(first.waiters()) == 1
+    assert not third.done
+    first.release()
+    assert third.result() is True
+    third_lock.release()
+
+
+def test_a_guard_writes_only_under_its_token(kv: Client) -> None:
+    first = kv.lock("a")
+    first.acquire()
+    guard = first.guard()
+    guard.put("k", "1")
+    assert guard.get("k").value == b"1"  # type: ignore[union-attr]
+    assert guard.txn([Compare.value("k") == "0"], [Op.put("k", "x")], [Op.put("k", "2")]).succeeded is False
+    assert guard.delete("nothing").deleted == 0
+    assert guard.namespace("n/").put("k", "3", prev=True).prev is None
+    sent = pickle.loads(pickle.dumps(guard))
+    sent.put("k", "4")
+    first.release()
+    for write in (
+        lambda: guard.put("k", "5"),
+        lambda: guard.delete("k"),
+        lambda: guard.txn([], [], [Op.put("k", "5")]),
+        lambda: guard.txn([], [Op.txn([], [Op.put("k", "5")])]),
+        lambda: guard.namespace("n/").put("k", "5"),
+        lambda: guard.counter("c").add(1),
+        lambda: sent.put("k", "5"),
+    ):
+        with pytest.raises(LockLost) as refused:
+            write()
+        assert refused.value.applied is False
+    assert kv.get("k").value == b"4"  # type: ignore[union-attr]
+    assert guard.get("k").value == b"4"  # type: ignore[union-attr]
+    with pytest.raises(LockLost):
+        first.guard()
+    with pytest.raises(LockLost):
+        _ = first.token
+
+
+def test_guards_of_guards_need_both(kv: Client) -> None:
+    outer, inner = kv.lock("outer"), kv.lock("inner")
+    outer.acquire()
+    inner.acquire()
+    from raykeeper.actors.client.guard import guarded
+
+    contenders, place = inner._holder.contenders, inner._holder.current_ticket()
+    both = guarded(outer.guard(), contenders.space, place.key, place.token)
+    both.put("k", "1")
+    outer.release()
+    with pytest.raises(LockLost):
+        both.put("k", "2")
+    inner.release()
+
+
+def test_lost_is_set_when_somebody_deletes_the_key(kv: Client) -> None:
+    lock = kv.lock("a", ttl=30)
+    lock.acquire()
+    assert not lock.lost.is_set()
+    space = kv.reserved("lock")
+    assert space.delete(lock._holder.current_ticket().key).deleted == 1
+    assert lock.lost.wait(5)
+    assert not lock.held
+    with pytest.raises(LockLost):
+        lock.guard().put("k", "1")
+    lock.release()  # says nothing: it was lost
+
+
+def test_a_forgotten_lock_is_free_within_its_ttl(kv: Client, until: Until) -> None:
+    def forget() -> None:
+        lock = kv.lock("a", ttl=1)
+        lock.acquire()
+
+    forget()
+    gc.collect()
+    other = kv.lock("a")
+    assert other.acquire(timeout=3)
+    other.release()
+
+
+def test_a_holder_that_is_cut_off_learns_it_within_the_ttl(member: OneMember, kv: Client) -> None:
+    lock = kv.lock("a", ttl=1)
+    lock.acquire()
+    member.cut = True
+    try:
+        assert lock.lost.wait(1.0)
+    finally:
+        member.cut = False
+    lock.release()
+
+
+def test_a_waiter_that_is_cut_off_loses_its_place(member: OneMember, kv: Client, until: Until) -> None:
+    held = kv.lock("a", ttl=30)
+    held.acquire()
+    waiting = in_thread(lambda: kv.lock("a", ttl=1).acquire())
+    until(lambda: len(held.waiters()) == 1)
+    member.cut = True
+    try:
+        with pytest.raises(LeaseLost):
+            waiting.result()
+    finally:
+        member.cut = False
+    until(lambda: held.waiters() == [])
+    held.release()
+
+
+def test_history_may_be_compacted_under_those_who_wait(kv: Client, until: Until) -> None:
+    held = kv.lock("a")
+    held.acquire()
+    waiters = [kv.lock("a") for _ in range(3)]
+    waiting = []
+    for number, lock in enumerate(waiters):
+        waiting.append(in_thread(lock.acquire))
+        until(lambda number=number: len(held.waiters()) == number + 1)
+    kv.put("k", "1")
+    kv.compact(kv.revision())
+    assert not any(each.done for each in waiting)
+    held.release()
+    for lock, each in zip(waiters, waiting, strict=True):
+        assert each.result() is True
+        kv.compact(kv.put("k", "2").revision)
+        lock.release()
+
+
+def test_history_that_is_gone_before_it_was_looked_at(
+    kv: Client, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A waiter that compaction overtakes between its entry and its first look."""
+    from raykeeper.actors.recipes.contenders import Contenders
+
+    look = Contenders._predecessor
+
+    async def compacted(self: Any, place: Any) -> Any:
+        ahead = await look(self, place)
+        kv.compact(kv.put("k", "1").revision)
+        return ahead
+
+    monkeypatch.setattr(Contenders, "_predecessor", compacted)
+    held = kv.lock("a")
+    held.acquire()
+    other = kv.lock("a")
+    waiting = in_thread(other.acquire)
+    until(lambda: len(held.waiters()) == 1)
+    assert other.acquire is not None
+    held.release()
+    assert waiting.result() is True
+    other.release()
+
+
+def test_an_interrupt_leaves_no_place(kv: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raykeeper.actors.recipes import contenders
+
+    held = kv.lock("a")
+    held.acquire()
+
+    async def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(contenders, "next_event", interrupted)
+    other = kv.lock("a")
+    with pytest.raises(KeyboardInterrupt):
+        other.acquire()
+    assert held.waiters() == []
+    monkeypatch.undo()
+    held.release()
+    assert other.acquire(timeout=0)
+    other.release()
+
+
+def test_an_object_is_one_contender(kv: Client) -> None:
+    lock = kv.lock("a")
+    with pytest.raises(InvalidArgument):
+        lock.release()
+    with lock:
+        with pytest.raises(InvalidArgument):
+            lock.acquire()
+        assert lock.held
+    with lock:
+        pass
+    assert lock.lost.is_set()
+
+
+def test_names(kv: Client) -> None:
+    with kv.lock("a/b") as one, kv.lock("a") as two, kv.namespace("n").lock("b") as three, kv.lock(b"\xff%2F") as four:
+        assert len({one.token, two.token, three.token, four.token}) == 4
+        assert [len(each.waiters()) for each in (one, two, three, four)] == [0, 0, 0, 0]
+        other = kv.lock("a%2Fb")
+        assert other.acquire(timeout=0)
+        other.release()
+        # As with keys, a namespace is a beginning of the name.
+        assert not kv.namespace("a/").lock("b").acquire(timeout=0)
+    for name in ("", 5, None):
+        with pytest.raises(InvalidArgument):
+            kv.lock(name)  # type: ignore[arg-type]
+    for ttl in (0, -1, "5", float("inf"), float("nan"), True):
+        with pytest.raises(InvalidArgument):
+            kv.lock("a", ttl=ttl).acquire()  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument):
+        kv.lock("a").acquire(timeout=-1)
+
+
+def test_what_it_keeps_lies_outside_every_range(kv: Client, member: OneMember) -> None:
+    everything = member.client()
+    before = everything.range(prefix=b"").count
+    with kv.lock("a"):
+        assert everything.range(prefix=b"").count == before
+        assert everything.delete(prefix=b"x").deleted == 0
+
+
+def test_nothing_is_left_behind(kv: Client, member: OneMember, until: Until) -> None:
+    before = member.leases
+    for _ in range(3):
+        with kv.lock("x"):
+            kv.lock("x").acquire(timeout=0)
+    until(lambda: member.leases <= before)
+    assert kv.reserved("lock").range(prefix=kv.prefix.replace(b"/", b"%2F") + b"x").count == 0
+
+
+def test_many_locks_held_cost_no_thread_each_and_each_sees_its_key_go(kv: Client, until: Until) -> None:
+    kv.lock("warm").acquire(timeout=20)
+    before = threading.active_count()
+    locks = [kv.lock(f"many-{number}", 60) for number in range(100)]
+    for lock in locks:
+        assert lock.acquire(timeout=20)
+    space = kv.reserved("lock")
+    places = [lock._holder.current_ticket().key for lock in locks]
+    watching = kv._hub(1.0).watch_core
+    until(lambda: len(watching) >= 100)
+    assert threading.active_count() <= before + 2
+    for key in places[::2]:
+        space.delete(key)
+    until(lambda: all(lock.lost.is_set() for lock in locks[::2]))
+    assert not any(lock.lost.is_set() for lock in locks[1::2])
+    for lock in locks[1::2]:
+        lock.release()
+    until(lambda: len(watching) == 0, 20.0)
+
+
+def test_a_key_that_goes_where_history_is_compacted_is_missed_all_the_same(kv: Client, until: Until) -> None:
+    kept, gone = kv.lock("kept", 60), kv.lock("gone", 60)
+    assert kept.acquire(timeout=20)
+    assert gone.acquire(timeout=20)
+    kv.reserved("lock").delete(gone._holder.current_ticket().key)
+    kv.compact(kv.revision())
+    until(lambda: gone.lost.is_set())
+    assert not kept.lost.is_set()
+    kv.reserved("lock").delete(kept._holder.current_ticket().key)
+    until(lambda: kept.lost.is_set())
+
+
+def test_locks_do_not_pickle(kv: Client) -> None:
+    with pytest.raises(TypeError, match=r"\.token"):
+        pickle.dumps(kv.lock("a"))
+    with pytest.raises(TypeError, match=r"\.token"):
+        pickle.dumps(kv.aio.lock("a"))
+
+
+# --- asyncio ---------------------------------------------------------------------------------------------------------
+
+
+def test_coroutines_take_turns(kv: Client) -> None:
+    async def main() -> None:
+        turns: list[int] = []
+        tokens: list[int] = []
+        held = kv.aio.lock("a")
+        await held.acquire()
+
+        async def contend(number: int) -> None:
+            async with kv.aio.lock("a") as lock:
+                turns.append(number)
+                tokens.append(lock.token)
+                await lock.guard().put("k", str(number))
+
+        tasks = []
+        for number in range(5):
+            tasks.append(asyncio.create_task(contend(number)))
+            while len(await held.waiters()) != number + 1:
+                await asyncio.sleep(0.005)
+        await held.release()
+        await asyncio.wait_for(asyncio.gather(*tasks), 10)
+        assert turns == [0, 1, 2, 3, 4]
+        assert tokens == sorted(tokens)
+        assert await held.holder() is None
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_coroutine_leaves_no_place(kv: Client) -> None:
+    async def main() -> None:
+        async with kv.aio.lock("a") as held:
+            lock = kv.aio.lock("a")
+            waiting = asyncio.create_task(lock.acquire())
+            while not await held.waiters():
+                await asyncio.sleep(0.005)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert await held.waiters() == []
+            assert await lock.acquire(timeout=0.1) is False
+        assert await lock.acquire(timeout=5) is True
+        await lock.release()
+        with pytest.raises(LockLost):
+            lock.guard()
+
+    asyncio.run(main())

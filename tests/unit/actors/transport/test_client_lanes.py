@@ -1,0 +1,167 @@
+"""A client's lanes, on real sockets: when one is opened, and what its end means for what is in flight."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+
+import pytest
+
+from lab.lanes import LaneHost, open_descriptors, until
+from raykeeper.actors.transport import lane_server
+from raykeeper.actors.transport.client_lanes import LaneTransport
+from raykeeper.actors.transport.lane import (
+    LaneBroken,
+    LaneOffer,
+)
+
+
+class PlayedCalls:
+    """Stands where actor calls would."""
+
+    node = "here"
+
+    def __init__(self, lane_host: LaneHost | None) -> None:
+        self.lane_host = lane_host
+        self.frames: list[bytes] = []
+        self.offers = 0
+        self.closed = 0
+
+    def members(self) -> dict[int, str]:
+        return {1: "m1"}
+
+    def refresh(self) -> None:
+        pass
+
+    def valid(self) -> bool:
+        return True
+
+    def send(self, member: int, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
+        self.frames.append(frame)
+        done(b"by call " + frame)
+
+    poll = send
+
+    def ask_for_lane(self, member: int) -> Future[LaneOffer | None]:
+        self.offers += 1
+        future: Future[LaneOffer | None] = Future()
+        future.set_result(None if self.lane_host is None else self.lane_host.lanes.offer_lane())
+        return future
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Asker:
+    """A hub, as far as its transport sees it."""
+
+    def __init__(self, lane_host: LaneHost | None) -> None:
+        self.calls = PlayedCalls(lane_host)
+        self.transport = LaneTransport(self.calls)
+        self.replies: dict[bytes, bytes | Exception] = {}
+
+    def send(self, frame: bytes) -> None:
+        self.transport.send(1, frame, lambda reply: self.replies.update({frame: reply}))
+
+    def ask(self, frame: bytes) -> bytes | Exception:
+        self.send(frame)
+        until(lambda: frame in self.replies)
+        return self.replies.pop(frame)
+
+    def open(self) -> None:
+        until(lambda: not str(self.ask(b"x")).startswith("b'by call"), "a lane is opened")
+
+
+@pytest.fixture
+def asker(lane_host: LaneHost) -> Iterator[Asker]:
+    made = Asker(lane_host)
+    yield made
+    made.transport.close()
+    until(lambda: len(lane_host.lanes) == 0)
+
+
+def test_the_first_frames_go_by_call_and_a_single_question_opens_no_lane(asker: Asker) -> None:
+    assert asker.ask(b"who leads") == b"by call who leads"
+    assert asker.calls.offers == 0
+    asker.open()
+    assert asker.calls.offers == 1
+    asker.calls.frames.clear()
+    assert asker.ask(b"put") == b"re put"
+    assert asker.calls.frames == []
+
+
+def test_where_no_lane_is_offered_all_goes_by_call() -> None:
+    asker = Asker(None)
+    for _ in range(10):
+        assert asker.ask(b"a") == b"by call a"
+    until(lambda: not asker.transport._routes[1].opening)
+    assert asker.calls.offers == 1, "it is not asked for over and over"
+    asker.transport.close()
+
+
+def test_when_a_lane_ends_what_is_under_way_fails_at_once(lane_host: LaneHost, asker: Asker) -> None:
+    asker.open()
+    asker.send(b"later 1")
+    asker.send(b"later 2")
+    until(lambda: len(lane_host.open) == 2)
+    lane_host.close()
+    until(lambda: len(asker.replies) == 2)
+    assert {type(reply) for reply in asker.replies.values()} == {LaneBroken}
+    assert asker.ask(b"a") == b"by call a"
+
+
+def test_a_lane_that_was_cut_is_opened_again(lane_host: LaneHost, asker: Asker) -> None:
+    asker.open()
+    for lane in list(lane_host.lanes._lanes.values()):
+        lane.connection.shut_down(abruptly=True)
+    until(lambda: asker.ask(b"a") == b"by call a")
+    asker.open()
+
+
+def test_a_reply_that_is_too_large_comes_by_call(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    asker.open()
+    monkeypatch.setattr(lane_server, "MAX_LANE_FRAME_BYTES", 50)
+    assert asker.ask(b"y" * 60) == b"by call " + b"y" * 60
+
+
+def test_a_closed_transport_lets_go_of_everything(lane_host: LaneHost) -> None:
+    before = open_descriptors()
+    asker = Asker(lane_host)
+    asker.open()
+    asker.send(b"later goodbye")
+    asker.transport.close()
+    asker.transport.close()
+    until(lambda: len(lane_host.lanes) == 0)
+    assert lane_host.asked[-1] == b"later goodbye", "the last words have arrived"
+    until(lambda: asker.transport._epoll is None)
+    assert open_descriptors() == before
+    assert not [each for each in threading.enumerate() if each.name.startswith("raykeeper-lane")]
+    assert asker.calls.closed == 1
+    assert isinstance(asker.replies[b"later goodbye"], LaneBroken)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_lets_go_of_its_parents_lanes_without_a_trace(lane_host: LaneHost, asker: Asker) -> None:
+    asker.open()
+    (lane,) = asker.transport._by_fd.values()
+    watch = asker.transport._epoll
+    assert watch is not None
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:  # nothing but this may run in it
+        try:
+            signal.alarm(60)  # nobody else would end it if it hangs
+            os.fstat(lane.connection.fd)
+            os.write(writer, b"held")
+        except OSError:
+            os.write(writer, b"free" if watch.closed else b"watched")
+        finally:
+            os._exit(0)
+    os.close(writer)
+    assert os.read(reader, 100) == b"free"
+    os.waitpid(child, 0)
+    os.close(reader)
+    assert asker.ask(b"a") == b"re a", "the parent's lane is as it was"

@@ -1,0 +1,85 @@
+"""Lanes between members, on real sockets."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from lab.lanes import PATIENCE, LaneHost, until
+from raykeeper.actors.transport.lane import (
+    open_lane,
+)
+from raykeeper.actors.transport.peer_lanes import LaneLinks
+
+
+@contextmanager
+def two_members() -> Iterator[tuple[LaneHost, LaneHost, LaneLinks]]:
+    here, there = LaneHost(1), LaneHost(2)
+
+    def dial(member: int) -> socket.socket:
+        return open_lane(there.lanes.offer_lane(), "here", 1, PATIENCE)
+
+    peers = LaneLinks(member=1, lanes=here.lanes, dial=dial, hand_over=here.do, clock=lambda: here.now)
+    here.lost = peers.lane_lost
+    try:
+        yield here, there, peers
+    finally:
+        here.close()
+        there.close()
+
+
+def test_messages_of_a_peer_come_by_lane_once_one_is_open() -> None:
+    with two_members() as (_, there, peers):
+        assert not peers.is_open(2), "the first go by call"
+        until(lambda: peers.is_open(2))
+        assert peers.send_by_lane(2, b"one")
+        assert peers.send_by_lane(2, b"two")
+        until(lambda: there.heard == [b"one", b"two"])
+        assert there.news == [("peers_connected", 1)]
+
+
+def test_the_end_of_a_peers_lane_is_noticed_and_another_opened() -> None:
+    with two_members() as (here, there, peers):
+        until(lambda: peers.is_open(2))
+        lane = peers._routes[2].lane
+        assert lane is not None
+        lane.connection.shut_down(abruptly=True)
+        until(lambda: not peers.is_open(2))
+        until(lambda: there.news == [("peers_connected", 1), ("peers_gone", 1)])
+        assert not peers.is_open(2), "not at once"
+        here.now += 60
+        until(lambda: peers.is_open(2))
+
+
+def test_a_peer_that_has_opened_another_lane_is_not_gone(lane_host: LaneHost) -> None:
+    first, second = lane_host.client(peer=2), lane_host.client(peer=2)
+    until(lambda: lane_host.news == [("peers_connected", 2), ("peers_connected", 2)])
+    first.close()
+    until(lambda: len(lane_host.lanes) == 1)
+    assert ("peers_gone", 2) not in lane_host.news
+    second.close()
+    until(lambda: ("peers_gone", 2) in lane_host.news)
+
+
+def test_a_peer_that_takes_nothing_does_not_hold_up_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    deaf = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    for end in deaf:
+        end.setblocking(False)
+    lane_host = LaneHost()
+    peers = LaneLinks(
+        member=1, lanes=lane_host.lanes, dial=lambda to: deaf[0], hand_over=lane_host.do, clock=lambda: 0.0
+    )
+    until(lambda: peers.is_open(2))
+    while peers.is_open(2):
+        assert peers.send_by_lane(2, b"x" * 100_000)
+    lane = peers._routes[2].lane
+    assert lane is not None
+    assert lane.connection.backlog > 0
+    deaf[1].settimeout(PATIENCE)
+    while not peers.is_open(2):
+        assert deaf[1].recv(1 << 20)
+    lane_host.close()
+    deaf[1].close()
