@@ -231,10 +231,11 @@ changed."""
 # A member's databases.
 INLINE_VALUE_BYTES = 1024
 """Longer values are stored beside the key's latest record, not in it, so that counting and listing keys stays cheap."""
-LOG_TRIM_SLICE_ENTRIES = 2000
-"""Entries that one call removes from the log's file; the log starts at its new first entry at once."""
+LOG_SEGMENT_BYTES = 4 * 1024 * 1024
+"""Size of a segment of the Raft log."""
+LOG_FREE_SEGMENTS = 4
+"""Trimmed segments of the Raft log that are kept to be recycled."""
 STATE_WRITE_BUFFER_BYTES = 16 * 1024 * 1024
-LOG_WRITE_BUFFER_BYTES = 16 * 1024 * 1024
 DELETES_IN_MEMORY = 4096
 """Deletes in one column family after which its memtable is flushed to a file, which keeps scans over them short."""
 BLOCK_CACHE_BYTES = 32 * 1024 * 1024

@@ -110,7 +110,7 @@ class Bench:
         founders = tuple(FirstMember(each, f"m{each}") for each in MEMBERS)
         DataDir.create(disk, path, Identity("bench", 7, member, f"m{member}", founders)).close()
         opened = DataDir.open(disk, path)
-        opened.log._engine.sync = lambda: None  # type: ignore[method-assign]
+        opened.log._store.sync = lambda: None  # type: ignore[method-assign]
         return Replica(
             folder=opened,
             timings=Timings(),

@@ -1,7 +1,7 @@
 """One member's data on disk: its layout, and the rules for creating, opening and replacing its parts.
 
     identity.json   cluster and member; written last, so a folder with one is complete
-    log/            the Raft log
+    log/            the Raft log, in segments
     CURRENT         the name of the folder that holds the state
     state-N/        the state; N grows with each state that replaces another
     membership.json a hint: the members as last applied (``membership_note``)
@@ -17,13 +17,14 @@ snapshot (``raft/install_snapshot.py``). The damaged state stays until another i
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 
 import msgspec
 from msgspec.structs import replace
 
 from ..errors import ClusterMismatch, DataCorrupted
-from ..limits import Limits, Settings, encode_settings
+from ..limits import LOG_SEGMENT_BYTES, Limits, Settings, encode_settings
 from ..raft.messages import Configuration, SnapshotMeta
 from ..schema.member_record import MemberRecord
 from ..schema.portable import Portable
@@ -34,7 +35,7 @@ from .snapshot_file import SnapshotSink, SnapshotSource
 from .state.machine import State
 from .state.stored_state import FormatUnknown
 
-DATA_DIR_FORMAT = 1
+DATA_DIR_FORMAT = 2
 """Version of the layout and of everything in it."""
 
 _IDENTITY, _CURRENT, _DAMAGED = "identity.json", "CURRENT", "damaged.json"
@@ -112,7 +113,13 @@ class DataDir:
 
     @classmethod
     def create(
-        cls, disk: Disk, path: str, identity: Identity, *, cache_bytes: int = Limits().log_cache_bytes
+        cls,
+        disk: Disk,
+        path: str,
+        identity: Identity,
+        *,
+        cache_bytes: int = Limits().log_cache_bytes,
+        segment_bytes: int = LOG_SEGMENT_BYTES,
     ) -> DataDir:
         """Create the data of a new member. Leftovers of an interrupted creation are removed.
 
@@ -125,7 +132,7 @@ class DataDir:
             disk.remove(f"{path}/{name}")
         disk.make_folder(path)
         configuration = Configuration(voters=tuple(sorted(member.id for member in identity.members)))
-        log = RaftLog.create(disk, f"{path}/log", cache_bytes=cache_bytes)
+        log = cls._create_log(disk, path, identity, cache_bytes, segment_bytes)
         state = State.create(disk, f"{path}/state-1", configuration, encode_settings(identity.settings))
         disk.replace(f"{path}/{_CURRENT}", b"state-1")
         disk.replace(f"{path}/{_IDENTITY}", msgspec.json.format(msgspec.json.encode(identity)))
@@ -140,13 +147,19 @@ class DataDir:
         Args:
             configuration: the first configuration, as in the state.
         """
-        log = RaftLog.create(disk, f"{path}/log", cache_bytes=Limits().log_cache_bytes)
+        log = DataDir._create_log(disk, path, identity, Limits().log_cache_bytes, LOG_SEGMENT_BYTES)
         try:
             log.reset(index, term, configuration)
         finally:
             log.close()
         disk.replace(f"{path}/{_CURRENT}", b"state-1")
         disk.replace(f"{path}/{_IDENTITY}", msgspec.json.format(msgspec.json.encode(identity)))
+
+    @staticmethod
+    def _create_log(disk: Disk, path: str, identity: Identity, cache_bytes: int, segment_bytes: int) -> RaftLog:
+        """The log's number is drawn from cluster and member, so that no other member's log has it."""
+        number = int.from_bytes(hashlib.sha256(f"{identity.cluster} {identity.member}".encode()).digest()[:8], "little")
+        return RaftLog.create(disk, f"{path}/log", cache_bytes=cache_bytes, number=number, segment_bytes=segment_bytes)
 
     @property
     def never_served(self) -> bool:
@@ -163,7 +176,8 @@ class DataDir:
         finished.
 
         Raises:
-            DataCorrupted: it cannot be read, or has a format that this version does not know.
+            FormatUnknown: it was written by another version of RayKeeper.
+            DataCorrupted: it cannot be read.
         """
         try:
             data = disk.read(f"{path}/{_IDENTITY}")
@@ -172,14 +186,23 @@ class DataDir:
         try:
             format = msgspec.json.decode(data, type=_DirFormat).format
             if format != DATA_DIR_FORMAT:
-                raise DataCorrupted(f"{path} has format {format}; this version of RayKeeper knows {DATA_DIR_FORMAT}")
+                raise FormatUnknown(
+                    f"{path} has format {format}, and this version of RayKeeper knows {DATA_DIR_FORMAT}: "
+                    "use the version that wrote it, or make a backup with that one and restore it with this one"
+                )
             return msgspec.json.decode(data, type=Identity)
         except msgspec.MsgspecError as error:
             raise DataCorrupted(f"{path}/{_IDENTITY} cannot be read: {error}") from error
 
     @classmethod
     def open(
-        cls, disk: Disk, path: str, *, cache_bytes: int = Limits().log_cache_bytes, rebuild: bool = False
+        cls,
+        disk: Disk,
+        path: str,
+        *,
+        cache_bytes: int = Limits().log_cache_bytes,
+        segment_bytes: int = LOG_SEGMENT_BYTES,
+        rebuild: bool = False,
     ) -> DataDir:
         """Open a member's data, make log and state consistent, and remove what a crash may have left.
 
@@ -197,7 +220,7 @@ class DataDir:
         if identity is None:
             raise DataMissing(f"{path} holds no member's data")
         try:
-            log = RaftLog.open(disk, f"{path}/log", cache_bytes=cache_bytes)
+            log = RaftLog.open(disk, f"{path}/log", cache_bytes=cache_bytes, segment_bytes=segment_bytes)
         except DataCorrupted as error:
             raise LogDamaged(f"the Raft log is damaged or missing: {error}") from error
         try:
@@ -295,7 +318,7 @@ class DataDir:
     def _reconcile(self) -> None:
         """Make log and state consistent after a crash.
 
-        They are separate databases, so a crash may leave them apart in three ways. The state ends before the log
+        They are separate, so a crash may leave them apart in three ways. The state ends before the log
         begins: entries are gone for good, and the state must be rebuilt. The log does not contain the state's last
         entry: a snapshot was made current, and the crash came before the log was reset; the reset is repeated. The hard
         state's commit index lags the applied index: it is raised, and with that the pair is as if synced together.
@@ -339,7 +362,7 @@ class DataDir:
                 self._noted = known
 
     def close(self) -> None:
-        """Release both databases; waits for the readers of the state."""
+        """Release log and state; waits for the readers of the state."""
         self.state.close()
         self.log.close()
 

@@ -27,8 +27,6 @@ class LogTrimmer:
         self._snapshots = snapshots
         self.limits = limits
         self._slow_sync = slow_sync
-        self._more = False
-        """Whether trimmed entries are still on disk."""
 
     def trim(self) -> None:
         """Trim the log up to what is applied. The state is synced first, past the new start of the log: otherwise a
@@ -40,9 +38,7 @@ class LogTrimmer:
             state.sync()
             if (took := monotonic() - began) >= SLOW_S:
                 self._slow_sync(took, trim_to)
-            self._more = log.trim(trim_to, state.configuration)
-        elif self._more:  # trimmed entries are deleted in slices
-            self._more = log.trim(log.first_index() - 1)
+            log.trim(trim_to, state.configuration)
 
     def _last_index_to_trim(self) -> int:
         """The last index to trim, 0 while the log is short enough. What remains suffices for followers that lag a

@@ -1,12 +1,14 @@
-"""The boundary between RayKeeper and the disk: an ordered store with column families, and the file system.
+"""The boundary between RayKeeper and the disk: an ordered store with column families, files written in place, and the
+file system.
 
-``Engine`` and ``Disk`` are all that the rest of ``store`` may ask for. ``RocksEngine`` and ``RocksDisk`` implement them
-with RocksDB and real files; the simulator implements them in memory, and forgets what was not synced.
+``Engine``, ``BlockFile`` and ``Disk`` are all that the rest of ``store`` may ask for. ``RocksEngine``, ``OsFile`` and
+``RocksDisk`` implement them with RocksDB and real files; the simulator implements them in memory, and forgets what was
+not synced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from ...errors import DataCorrupted
@@ -68,17 +70,70 @@ class Engine(Protocol):
         ...
 
 
+class BlockFile(Protocol):
+    """One open file of a fixed size, which is written in place. One thread owns it.
+
+    Any call may raise ``OSError``.
+    """
+
+    size: int
+    """In bytes."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """The bytes there; fewer at the end."""
+        ...
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write in place, with one call to the system. Not durable before ``sync``, and until then a loss of power may
+        take any sectors of it. The file does not grow."""
+        ...
+
+    def write_zeros(self, start: int, end: int) -> None:
+        """Write zeros from ``start`` to ``end``."""
+        ...
+
+    def sync(self, end: int) -> None:
+        """Return once everything written is on disk. A failure ends the process; it is never retried.
+
+        Args:
+            end: there are only zeros from here on (for ``sync_journal``).
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
+
+
 class Disk(Protocol):
     """The file system as the store uses it. Paths are strings with ``/``."""
 
-    def open(self, path: str, families: tuple[str, ...], *, create: bool = False, is_log: bool = False) -> Engine:
+    def open(self, path: str, families: tuple[str, ...], *, create: bool = False) -> Engine:
         """Open a database. With ``create`` there must be none yet, without it there must be one.
-
-        ``is_log`` applies the rules for the Raft log: a torn write at its end is dropped, any other damage is an error.
 
         Raises:
             DataCorrupted: it is damaged or missing, or has other column families.
             Unavailable: another process has it open.
+        """
+        ...
+
+    def open_file(self, path: str, size: int | None = None) -> BlockFile:
+        """Open a file to write to it in place.
+
+        Args:
+            size: make the file, if there is none, and reserve so many bytes for it. Its name is not durable.
+
+        Raises:
+            NoSpace: there is no room for it.
+            FileNotFoundError: there is no such file, and ``size`` is ``None``.
+        """
+        ...
+
+    def in_background(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Run something slow on a thread of its own.
+
+        Returns:
+            waits for its end, and raises what it has raised.
         """
         ...
 

@@ -2,14 +2,11 @@
 
 Several traps of both shape this file.
 
-- RocksDB's defaults turn damage into silent loss, and create what is missing. So every ordinary open demands an
-  existing database, and the Raft log is opened strictly (``rocks_wal`` decides what is a torn write).
+- RocksDB's defaults create what is missing. So every ordinary open demands an existing database.
 - A synced write holds the GIL while it waits for the disk; ``flush_wal(True)`` does not. So writes are never synced,
   and ``sync`` flushes.
 - A delete leaves a tombstone that every later iteration must skip. So memory that is full of them is moved to a file in
   the background, and files full of them are merged.
-- After a failed fsync the content of the disk is unknown (the kernel may have dropped the dirty pages). So it ends the
-  process, and the next start reads what the disk really holds.
 """
 
 from __future__ import annotations
@@ -17,10 +14,8 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import NoReturn
 from weakref import WeakSet
 
 import rocksdict
@@ -30,19 +25,14 @@ from ...errors import DataCorrupted, KeeperError, NoSpace, Unavailable
 from ...limits import (
     BLOCK_CACHE_BYTES,
     DELETES_IN_MEMORY,
-    LOG_WRITE_BUFFER_BYTES,
     MAX_OPEN_FILES,
     RECLAIM_MIN_FRACTION,
     STATE_WRITE_BUFFER_BYTES,
 )
+from .files import OsFile, exit_on_failed_fsync, in_background, no_space_or_same, sync_folder, sync_path
 from .interface import Write
-from .rocks_wal import check_chain, drop_torn_tail, seal, write_ahead_logs
 from .sync_journal import SyncJournal
 
-FATAL_EXIT = 74
-"""Exit status of a process whose fsync failed (EX_IOERR)."""
-_SEAL = b"seal"
-"""The key, in the family ``meta`` of a log, whose value ends each batch (see ``rocks_wal``)."""
 _TABLE_BYTES = "rocksdb.total-sst-files-size"
 
 
@@ -60,28 +50,6 @@ def translate(error: Exception, path: str) -> Exception:
     if "No such file" in text or text.startswith(("Invalid argument", "NotFound")):
         return DataCorrupted(f"{path}: {text}")
     return OSError(f"{path}: {text}")
-
-
-def _exit_on_failed_fsync(what: str, error: Exception) -> NoReturn:
-    """End the process: after a failed fsync it does not know what is on its disk, so it must not promise anything."""
-    with suppress(Exception):
-        sys.stderr.write(f"raykeeper: fsync of {what} failed, ending the process: {error}\n")
-        sys.stderr.flush()
-    os._exit(FATAL_EXIT)
-
-
-def _sync_descriptor(path: str, flags: int) -> None:
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        _exit_on_failed_fsync(path, error)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(path: str) -> None:
-    _sync_descriptor(path or ".", os.O_RDONLY | os.O_DIRECTORY)
 
 
 class _PairIterator(Iterator[tuple[bytes, bytes]]):
@@ -150,16 +118,17 @@ def _nothing() -> None:
     """The step of an iterator that has ended."""
 
 
+def write_ahead_logs(folder: str) -> list[str]:
+    """The paths of a database's write-ahead logs, oldest first."""
+    names = [name for name in os.listdir(folder) if name.endswith(".log") and name[:-4].isdigit()]
+    return [os.path.join(folder, name) for name in sorted(names, key=lambda name: int(name[:-4]))]
+
+
 class RocksEngine:
     """One open RocksDB database (``interface.Engine``)."""
 
-    def __init__(
-        self, database: Rdict, path: str, families: tuple[str, ...], journal: SyncJournal | None, is_log: bool
-    ) -> None:
+    def __init__(self, database: Rdict, path: str, families: tuple[str, ...], journal: SyncJournal | None) -> None:
         self._database: Rdict | None = database
-        self._is_log = is_log
-        self._synced = 0
-        """Everything up to this sequence number is synced."""
         self.path = path
         self._journal = journal
         self.damage: DataCorrupted | None = None
@@ -215,8 +184,6 @@ class RocksEngine:
                 delete(key, handles[family])
             else:
                 put(key, value, handles[family])
-        if self._is_log:
-            put(_SEAL, seal(self._synced), handles["meta"])
         try:
             database.write(batch)
             for family, count in deletes.items():
@@ -231,12 +198,10 @@ class RocksEngine:
         database = self._open()
         # Measured before the sync, which does not cover what is written during it.
         lengths = self._wal_lengths() if self._journal is not None else {}
-        written = database.latest_sequence_number() if self._is_log else 0
         try:
             database.flush_wal(True)
         except Exception as error:
-            _exit_on_failed_fsync(self.path, error)
-        self._synced = written
+            exit_on_failed_fsync(self.path, error)
         if self._journal is not None:
             self._journal.synced(lengths)
 
@@ -319,7 +284,7 @@ class RocksDisk:
 
     # -- databases ----------------------------------------------------------------------------------------------------
 
-    def open(self, path: str, families: tuple[str, ...], *, create: bool = False, is_log: bool = False) -> RocksEngine:
+    def open(self, path: str, families: tuple[str, ...], *, create: bool = False) -> RocksEngine:
         """As ``Disk.open``."""
         path = os.path.abspath(path)
         # RocksDB would create the folder, with files in it, before it finds that there is no database.
@@ -332,43 +297,31 @@ class RocksDisk:
             raise DataCorrupted(f"{path}: there is no database")
         elif not write_ahead_logs(path):
             raise DataCorrupted(f"{path}: its write-ahead log is missing")
-        elif is_log and not check_chain(path):
-            drop_torn_tail(path)
-        try:
-            database = self._open_database(path, families, create, is_log)
-        except DataCorrupted as error:
-            if create or not is_log or not error.__cause__ or not str(error.__cause__).startswith("Corruption"):
-                raise
-            drop_torn_tail(path)
-            database = self._open_database(path, families, create, is_log)
+        database = self._open_database(path, families, create)
         if create:
-            _sync_folder(path)
-        return RocksEngine(database, path, families, self._journal, is_log)
+            sync_folder(path)
+        return RocksEngine(database, path, families, self._journal)
 
-    def _open_database(self, path: str, families: tuple[str, ...], create: bool, is_log: bool) -> Rdict:
-        columns = {name: self._options(create, is_log) for name in families if name != "default"}
+    def _open_database(self, path: str, families: tuple[str, ...], create: bool) -> Rdict:
+        columns = {name: self._options(create) for name in families if name != "default"}
         try:
-            return Rdict(path, self._options(create, is_log), columns)
+            return Rdict(path, self._options(create), columns)
         except Exception as error:
             raise translate(error, path) from error
 
-    def _options(self, create: bool, is_log: bool) -> rocksdict.Options:
+    def _options(self, create: bool) -> rocksdict.Options:
         """RocksDB's options: create nothing unasked, report all damage, keep background work out of the way of
         syncs."""
         options = rocksdict.Options(raw_mode=True)
         options.create_if_missing(create)
         options.create_missing_column_families(create)
         options.set_paranoid_checks(True)
-        # The state may lose its newest writes, in order, because the log replays them. The log may lose nothing synced.
-        options.set_wal_recovery_mode(
-            rocksdict.DBRecoveryMode.tolerate_corrupted_tail_records()
-            if is_log
-            else rocksdict.DBRecoveryMode.point_in_time()
-        )
-        options.set_write_buffer_size(LOG_WRITE_BUFFER_BYTES if is_log else STATE_WRITE_BUFFER_BYTES)
+        # The newest writes may be lost, in order, because the Raft log replays them.
+        options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.point_in_time())
+        options.set_write_buffer_size(STATE_WRITE_BUFFER_BYTES)
         # A writer that waits for a flush holds the GIL, so several write buffers may fill up before it has to wait.
         options.set_max_write_buffer_number(4)
-        options.set_max_total_wal_size(4 * (LOG_WRITE_BUFFER_BYTES if is_log else STATE_WRITE_BUFFER_BYTES))
+        options.set_max_total_wal_size(4 * STATE_WRITE_BUFFER_BYTES)
         table = rocksdict.BlockBasedOptions()
         table.set_block_cache(self._cache)
         table.set_bloom_filter(10, False)
@@ -387,6 +340,14 @@ class RocksDisk:
         return options
 
     # -- files --------------------------------------------------------------------------------------------------------
+
+    def open_file(self, path: str, size: int | None = None) -> OsFile:
+        """As ``Disk.open_file``."""
+        return OsFile(os.path.abspath(path), size, self._journal)
+
+    def in_background(self, work: Callable[[], None]) -> Callable[[], None]:
+        """As ``Disk.in_background``."""
+        return in_background(work, "raykeeper-disk")
 
     def exists(self, path: str) -> bool:
         """As ``Disk.exists``."""
@@ -409,7 +370,7 @@ class RocksDisk:
         for folder in reversed(missing):
             with suppress(FileExistsError):
                 os.mkdir(folder)
-            _sync_folder(os.path.dirname(folder))
+            sync_folder(os.path.dirname(folder))
 
     def remove(self, path: str) -> None:
         """As ``Disk.remove``."""
@@ -425,9 +386,9 @@ class RocksDisk:
         """As ``Disk.rename``."""
         old, new = os.path.abspath(old), os.path.abspath(new)
         os.rename(old, new)
-        _sync_folder(os.path.dirname(new))
+        sync_folder(os.path.dirname(new))
         if os.path.dirname(new) != os.path.dirname(old):
-            _sync_folder(os.path.dirname(old))
+            sync_folder(os.path.dirname(old))
         if self._journal is not None:
             self._journal.renamed(old, new)
 
@@ -454,13 +415,13 @@ class RocksDisk:
                 while rest:
                     rest = rest[file.write(rest) :]
         except OSError as error:
-            raise _no_space_or_same(error, path) from error
+            raise no_space_or_same(error, path) from error
 
     def sync_file(self, path: str) -> None:
         """As ``Disk.sync_file``."""
         length = os.path.getsize(path)
-        _sync_descriptor(path, os.O_RDONLY)
-        _sync_folder(os.path.dirname(os.path.abspath(path)))
+        sync_path(path)
+        sync_folder(os.path.dirname(os.path.abspath(path)))
         if self._journal is not None:
             self._journal.synced({os.path.abspath(path): length})
 
@@ -472,14 +433,9 @@ class RocksDisk:
             with open(temporary, "wb") as file:
                 file.write(data)
         except OSError as error:
-            raise _no_space_or_same(error, path) from error
-        _sync_descriptor(temporary, os.O_RDONLY)
+            raise no_space_or_same(error, path) from error
+        sync_path(temporary)
         os.replace(temporary, path)
-        _sync_folder(folder)
+        sync_folder(folder)
         if self._journal is not None:
             self._journal.synced({path: len(data)})
-
-
-def _no_space_or_same(error: OSError, path: str) -> Exception:
-    problem = translate(error, path)
-    return problem if isinstance(problem, NoSpace) else error

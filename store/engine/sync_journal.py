@@ -1,8 +1,8 @@
 """A record of how much of each file is on the disk for certain, for tests of power loss.
 
 A killed process proves nothing about fsync, because the page cache survives it. So ``RocksDisk(sync_journal=...)``
-records at every sync how long the synced files were. A test kills the processes and cuts the files back to these
-lengths, which leaves what a machine would find after a loss of power.
+records at every sync how long the synced files were, or what of a file of fixed size was written. A test kills the
+processes and takes the rest from the files, which leaves what a machine would find after a loss of power.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Synced(msgspec.Struct, frozen=True, tag="synced"):
-    """The synced length of each file. The write-ahead logs of one database come in one record."""
+    """The synced length of each file; of a file of fixed size, where its zeros begin. The write-ahead logs of one
+    database come in one record."""
 
     files: dict[str, int]
 

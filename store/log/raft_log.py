@@ -2,76 +2,27 @@
 
 A promise is on disk before it is sent (Raft paper, figure 2: currentTerm, votedFor and log[] are persistent). So
 entries and hard state go into one batch, and ``sync`` follows before the caller continues. The base (index and term of
-the last entry that was trimmed) is on disk too, so trimming is one small write; the trimmed entries are garbage from
-then on, and are removed in slices. Terms are kept in memory as runs, and the newest entries in a bounded cache:
-replicating and applying recent entries reads no disk. One thread owns a log.
+the last entry that was trimmed) is on disk too, so trimming is one small write; the files that hold nothing else any
+more go with it. The newest entries are in a bounded cache: replicating and applying them reads no disk. One thread owns
+a log.
 """
 
 from __future__ import annotations
 
 import contextlib
-import struct
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 
-import msgspec
 from msgspec.structs import replace
 
 from ...errors import DataCorrupted, KeeperError
-from ...limits import LOG_TRIM_SLICE_ENTRIES
+from ...limits import LOG_SEGMENT_BYTES
 from ...raft.log import ENTRY_OVERHEAD, EntryCompacted, EntryUnavailable, can_follow
-from ...raft.messages import Configuration, Entry, EntryKind, HardState
-from ..engine.interface import Disk, Engine, Write
-
-_FAMILIES = ("entries", "meta")
-
-_INDEX = struct.Struct(">Q")
-_HEAD = struct.Struct(">QBB")
-"""Before an entry's data: term, kind, and the byte with which the data is xored (see ``_stored``)."""
-_ZEROS = bytes(16)
-_MASKS = [bytes(byte ^ mask for byte in range(256)) for mask in range(256)]
-_HARD_STATE, _BASE, _CONFIGURATION = b"hard", b"mark", b"configuration"
-_encode = msgspec.msgpack.Encoder().encode
-_decode_hard = msgspec.msgpack.Decoder(HardState).decode
-_decode_configuration = msgspec.msgpack.Decoder(Configuration).decode
-
-
-class LogBase(msgspec.Struct, frozen=True, array_like=True):
-    """The last entry that was trimmed: the log begins after it."""
-
-    index: int = 0
-    term: int = 0
-
-
-_decode_base = msgspec.msgpack.Decoder(LogBase).decode
-
-
-class _Terms:
-    """The terms of consecutive entries, as runs: (first index, term). Terms never fall along a log."""
-
-    def __init__(self, base: LogBase) -> None:
-        self.indexes = [base.index]
-        self.terms = [base.term]
-
-    def append(self, index: int, term: int) -> None:
-        if term != self.terms[-1]:
-            self.indexes.append(index)
-            self.terms.append(term)
-
-    def at(self, index: int) -> int:
-        return self.terms[bisect_right(self.indexes, index) - 1]
-
-    def drop_from(self, index: int) -> None:
-        while len(self.indexes) > 1 and self.indexes[-1] >= index:
-            self.indexes.pop()
-            self.terms.pop()
-
-    def set_base(self, base: LogBase) -> None:
-        keep = bisect_right(self.indexes, base.index)
-        del self.indexes[:keep], self.terms[:keep]
-        self.indexes.insert(0, base.index)
-        self.terms.insert(0, base.term)
+from ...raft.messages import Configuration, Entry, HardState
+from ..engine.interface import Disk
+from .log_record import LogBase, LogNote
+from .log_store import LogStore
+from .segments import SegmentedLog
 
 
 class RaftLog:
@@ -80,95 +31,77 @@ class RaftLog:
     hard_state: HardState
     """Term, vote and commit index. All of it is on disk, except perhaps the newest commit index (see ``append``)."""
 
-    def __init__(self, engine: Engine, *, cache_bytes: int) -> None:
-        self._engine = engine
+    def __init__(self, store: LogStore, *, cache_bytes: int) -> None:
+        self._store = store
         self._cache_bytes = cache_bytes
         self._cache: deque[Entry] = deque()
         """The newest entries up to the last, without a gap."""
         self._cached = 0
-        self.hard_state = HardState()
+        self.hard_state = store.note.hard_state or HardState()
         self._hard_state_unwritten = False
         """Whether the hard state holds a commit index that is not written yet."""
-        self.configuration: Configuration | None = None
-        """The configuration that was in effect when the log was last trimmed or reset. With the entries that follow, it
-        gives the configuration even if the state is lost. ``None`` if the log was never trimmed."""
-        self._base = LogBase()
-        self._garbage_start = 1
-        """The first index whose trimmed entry may still be on disk."""
-        self._last = 0
-        self._sizes: deque[int] = deque()
-        """Bytes of each held entry."""
-        self._size = 0
-        self._terms = _Terms(self._base)
+        self._base = store.note.base or LogBase()
 
     @classmethod
-    def create(cls, disk: Disk, path: str, *, cache_bytes: int) -> RaftLog:
+    def create(
+        cls, disk: Disk, path: str, *, cache_bytes: int, number: int = 1, segment_bytes: int = LOG_SEGMENT_BYTES
+    ) -> RaftLog:
         """Create an empty log where there is none. For bootstrap and join only.
+
+        Args:
+            number: of this log for life; no other log should have it.
 
         Raises:
             DataCorrupted: there is one already.
         """
-        engine = disk.open(path, _FAMILIES, create=True, is_log=True)
-        log = cls(engine, cache_bytes=cache_bytes)
-        engine.write([("meta", _HARD_STATE, _encode(log.hard_state)), ("meta", _BASE, _encode(log._base))])
-        engine.sync()
-        return log
+        store = SegmentedLog.create(disk, path, log=number, segment_bytes=segment_bytes)
+        try:
+            store.append([], LogNote(HardState(), LogBase()))
+            store.sync()
+        except BaseException:
+            store.close()
+            raise
+        return cls(store, cache_bytes=cache_bytes)
 
     @classmethod
-    def open(cls, disk: Disk, path: str, *, cache_bytes: int) -> RaftLog:
-        """Open an existing log.
+    def open(cls, disk: Disk, path: str, *, cache_bytes: int, segment_bytes: int = LOG_SEGMENT_BYTES) -> RaftLog:
+        """Open an existing log. All that it holds is on disk.
 
         Raises:
             DataCorrupted: missing or damaged. The vote may be gone, so the member may not serve under its id.
         """
-        engine = disk.open(path, _FAMILIES, is_log=True)
-        log = cls(engine, cache_bytes=cache_bytes)
+        store = SegmentedLog.open(disk, path, segment_bytes=segment_bytes)
         try:
-            log._load(path)
+            log = cls(store, cache_bytes=cache_bytes)
+            hard, index = log.hard_state, store.index
+            if hard.term < index.last_term or hard.commit > index.last:
+                raise DataCorrupted(f"{path}: {hard} does not fit a log that ends at {index.last}")
+            log._fill_cache()
             # A process that died between write and sync has left data that a loss of power may still take. This process
             # promises what it reads, so that must be on disk first.
-            engine.sync()
+            store.sync()
+            store.release()
         except BaseException:
-            engine.close()
+            store.close()
             raise
         return log
 
-    def _load(self, path: str) -> None:
-        """Read the log into memory and check it: indexes without a gap, terms that never fall, and a hard state that
-        is not older than the entries. A log that breaks one of these has lost something that was promised."""
-        hard, base = self._engine.get("meta", _HARD_STATE), self._engine.get("meta", _BASE)
-        if hard is None or base is None:
-            raise DataCorrupted(f"{path}: the hard state is missing")
-        try:
-            self.hard_state, self._base = _decode_hard(hard), _decode_base(base)
-            configuration = self._engine.get("meta", _CONFIGURATION)
-            if configuration is not None:
-                self.configuration = _decode_configuration(configuration)
-        except msgspec.MsgspecError as error:
-            raise DataCorrupted(f"{path}: the hard state cannot be read: {error}") from error
-        self._terms = _Terms(self._base)
-        self._last = self._base.index
-        self._garbage_start = self._base.index + 1
-        for key, _ in self._engine.iterate("entries", b"", _INDEX.pack(self._base.index + 1)):
-            self._garbage_start = _INDEX.unpack(key)[0]
-            break
-        for key, value in self._engine.iterate("entries", _INDEX.pack(self._base.index + 1)):
-            entry = _entry(key, value)
-            if entry.index != self._last + 1 or entry.term < self._terms.terms[-1]:
-                raise DataCorrupted(f"{path}: entry {entry.index} of term {entry.term} follows entry {self._last}")
-            self._add_to_memory(entry)
-        if self.hard_state.term < self._terms.terms[-1] or self.hard_state.commit > self._last:
-            raise DataCorrupted(f"{path}: {self.hard_state} does not fit a log that ends at {self._last}")
+    def _fill_cache(self) -> None:
+        """Read the newest entries."""
+        index, size = self._store.index, 0
+        low = index.last + 1
+        while low > index.first and size < self._cache_bytes:
+            low -= 1
+            size += index.size_of(low) + ENTRY_OVERHEAD
+        while low <= index.last:
+            entries = self._store.read(low, index.last + 1, self._cache_bytes)
+            self._cache_entries(entries)
+            low += len(entries)
 
-    def _add_to_memory(self, entry: Entry) -> None:
-        """Add an entry after the last one: its term, its size, and the entry itself to the cache."""
-        self._last = entry.index
-        self._terms.append(entry.index, entry.term)
-        size = len(entry.data) + ENTRY_OVERHEAD
-        self._size += size
-        self._sizes.append(size)
-        self._cache.append(entry)
-        self._cached += size
+    def _cache_entries(self, entries: Sequence[Entry]) -> None:
+        """Add entries that follow the cached ones."""
+        self._cache.extend(entries)
+        self._cached += sum([len(entry.data) for entry in entries]) + ENTRY_OVERHEAD * len(entries)
         while self._cached > self._cache_bytes and len(self._cache) > 1:
             self._cached -= len(self._cache.popleft().data) + ENTRY_OVERHEAD
 
@@ -177,12 +110,18 @@ class RaftLog:
     @property
     def empty(self) -> bool:
         """Whether this log holds no promise: no term, no vote, no entry, no snapshot."""
-        return self.hard_state == HardState() and self._last == 0
+        return self.hard_state == HardState() and self.last_index() == 0
+
+    @property
+    def configuration(self) -> Configuration | None:
+        """The configuration that was in effect when the log was last trimmed or reset. With the entries that follow, it
+        gives the configuration even if the state is lost. ``None`` if the log was never trimmed."""
+        return self._store.note.configuration
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the held entries."""
-        return self._size
+        return self._store.index.size
 
     def first_index(self) -> int:
         """Index of the first entry held; the last index plus one if there is none."""
@@ -190,7 +129,7 @@ class RaftLog:
 
     def last_index(self) -> int:
         """Index of the last entry held; the base's if there is none."""
-        return self._last
+        return self._store.index.last
 
     def term(self, index: int) -> int:
         """The term of a held entry, or of the base.
@@ -199,27 +138,27 @@ class RaftLog:
             EntryCompacted: the index lies before the base.
             EntryUnavailable: the index lies after the last entry.
         """
+        held = self._store.index
         if index < self._base.index:
-            raise EntryCompacted(f"entry {index} was trimmed; the log begins at {self._base.index + 1}")
-        if index > self._last:
-            raise EntryUnavailable(f"entry {index} does not exist; the log ends at {self._last}")
-        return self._terms.at(index)
+            raise EntryCompacted(f"entry {index} was trimmed; the log begins at {held.first}")
+        if index > held.last:
+            raise EntryUnavailable(f"entry {index} does not exist; the log ends at {held.last}")
+        return held.term(index)
 
     def entries(self, low: int, high: int, max_bytes: int) -> list[Entry]:
         """Entries with ``low <= index < high``: as many as fit into ``max_bytes``, at least one.
 
-        The cache answers if it holds ``low``, since it has no gaps. Each index read from disk is checked: a missing
-        entry must never be passed over in silence.
+        The cache answers if it holds ``low``, since it has no gaps.
 
         Raises:
             EntryCompacted: ``low`` lies before the first entry.
             EntryUnavailable: ``high`` is more than one after the last entry.
-            DataCorrupted: an entry is missing on disk.
+            DataCorrupted: an entry is damaged on disk.
         """
         if low <= self._base.index:
             raise EntryCompacted(f"entry {low} was trimmed; the log begins at {self._base.index + 1}")
-        if high > self._last + 1:
-            raise EntryUnavailable(f"entry {high - 1} does not exist; the log ends at {self._last}")
+        if high > self.last_index() + 1:
+            raise EntryUnavailable(f"entry {high - 1} does not exist; the log ends at {self.last_index()}")
         found: list[Entry] = []
         if low >= high:
             return found
@@ -234,17 +173,7 @@ class RaftLog:
                     break
                 found.append(entry)
             return found
-        for key, value in self._engine.iterate("entries", _INDEX.pack(low), _INDEX.pack(high)):
-            entry = _entry(key, value)
-            if entry.index != low + len(found):
-                raise DataCorrupted(f"entry {low + len(found)} is missing in the log")
-            size += len(entry.data) + ENTRY_OVERHEAD
-            if found and size > max_bytes:
-                break
-            found.append(entry)
-        if not found:
-            raise DataCorrupted(f"entry {low} is missing in the log")
-        return found
+        return self._store.read(low, high, max_bytes)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -264,89 +193,67 @@ class RaftLog:
         Raises:
             ValueError: the entries leave a gap or would replace committed ones, or the hard state does not follow the
                 last one. Nothing was written.
+            NoSpace: the disk is full. Nothing was written.
         """
         self._check_append(entries, hard_state or self.hard_state)
-        writes: list[Write] = []
-        if entries:
-            first = entries[0].index
-            if first <= self._last:
-                writes += [("entries", _INDEX.pack(i), None) for i in range(entries[-1].index + 1, self._last + 1)]
-                self._drop_from_memory(first)
-            for entry in entries:
-                writes.append(("entries", _INDEX.pack(entry.index), _stored(entry)))
-                self._add_to_memory(entry)
+        store, last = self._store, self._store.index.last
+        note = None
+        if hard_state is not None or self._hard_state_unwritten:
+            note = LogNote(hard_state or self.hard_state)
+        if entries or (sync and note is not None):
+            store.append(entries, note)
+            self._hard_state_unwritten = False
+        elif note is not None:
+            self._hard_state_unwritten = True
         if hard_state is not None:
             self.hard_state = hard_state
-            self._hard_state_unwritten = True
-        if writes or sync:
-            self._add_hard_state(writes)
-        if writes:
-            self._engine.write(writes)
+        if entries:
+            if entries[0].index <= last:
+                self._uncache_from(entries[0].index)
+            self._cache_entries(entries)
         if sync:
-            self._engine.sync()
+            store.sync()
 
     def _check_append(self, entries: Sequence[Entry], hard: HardState) -> None:
-        """What ``_load`` demands of a log, and what makes votes and acknowledgements promises."""
-        old, last = self.hard_state, self._last
+        """What ``open`` demands of a log, and what makes votes and acknowledgements promises."""
+        old, held = self.hard_state, self._store.index
+        last = held.last
         if entries:
             first, last = entries[0].index, entries[-1].index
-            if not self._base.index < first <= self._last + 1:
-                raise ValueError(f"entries from {first} do not continue a log of {self._base.index + 1}..{self._last}")
+            if not self._base.index < first <= held.last + 1:
+                raise ValueError(f"entries from {first} do not continue a log of {held.first}..{held.last}")
             if first <= old.commit:
                 raise ValueError(f"entries from {first} would replace committed ones up to {old.commit}")
-            before = self._terms.terms[-1] if first > self._last else self._terms.at(first - 1)
-            if not can_follow(first - 1, before, entries, hard.term):
+            if not can_follow(first - 1, held.term(first - 1), entries, hard.term):
                 raise ValueError(f"entries {first}..{last} have a gap, or a term that falls or is not reached yet")
         if hard is not old:
             kept = hard.term > old.term or (hard.term == old.term and old.vote in (0, hard.vote))
             if not kept or not old.commit <= hard.commit <= last:
                 raise ValueError(f"{hard} cannot follow {old} in a log that ends at {last}")
 
-    def _add_hard_state(self, writes: list[Write]) -> None:
-        if self._hard_state_unwritten:
-            writes.append(("meta", _HARD_STATE, _encode(self.hard_state)))
-            self._hard_state_unwritten = False
+    def _uncache_from(self, index: int) -> None:
+        cache = self._cache
+        while cache and cache[-1].index >= index:
+            self._cached -= len(cache.pop().data) + ENTRY_OVERHEAD
 
-    def _drop_from_memory(self, index: int) -> None:
-        """Forget, in memory, the entries from ``index`` on."""
-        for _ in range(index, self._last + 1):
-            size = self._sizes.pop()
-            self._size -= size
-            if self._cache:
-                self._cache.pop()
-                self._cached -= size
-        self._last = index - 1
-        self._terms.drop_from(index)
-
-    def trim(self, index: int, configuration: Configuration | None = None) -> bool:
+    def trim(self, index: int, configuration: Configuration | None = None) -> None:
         """Drop the entries up to ``index``. The caller has synced the state at least that far: the log is the only copy
         of what the state has not on disk.
 
-        Each call removes one slice of trimmed entries from disk.
-
         Args:
             configuration: the newest that was applied.
-
-        Returns:
-            Whether there is more to remove: call again, with the same index or a later one.
         """
-        if index > self._last:
-            raise ValueError(f"cannot trim to {index}: the log ends at {self._last}")
-        writes: list[Write] = []
+        if index > self.last_index():
+            raise ValueError(f"cannot trim to {index}: the log ends at {self.last_index()}")
         if index > self._base.index:
-            base = LogBase(index, self._terms.at(index))
-            for position in range(self._base.index + 1, index + 1):
-                size = self._sizes.popleft()
-                self._size -= size
-                if self._cache and self._cache[0].index == position:
-                    self._cache.popleft()
-                    self._cached -= size
-            self._set_base(base, configuration, writes)
-        self._remove_slice(writes)
-        if writes:
-            self._add_hard_state(writes)
-            self._engine.write(writes)
-        return self._garbage_start <= self._base.index
+            base = LogBase(index, self.term(index))
+            self._store.append([], LogNote(self.hard_state, base, configuration))
+            self._hard_state_unwritten = False
+            self._base = base
+            cache = self._cache
+            while cache and cache[0].index <= index:
+                self._cached -= len(cache.popleft().data) + ENTRY_OVERHEAD
+            self._store.release()
 
     def reset(self, index: int, term: int, configuration: Configuration | None = None) -> None:
         """Empty the log and let it begin after (index, term): a snapshot replaces all of it.
@@ -358,61 +265,18 @@ class RaftLog:
         if term > hard.term:
             hard = replace(hard, term=term, vote=0)  # it has not voted in that newer term
         hard = replace(hard, commit=max(hard.commit, index))
-        writes: list[Write] = [("meta", _HARD_STATE, _encode(hard))]
+        base = LogBase(index, term)
+        self._store.append([], LogNote(hard, base, configuration, reset=True))
+        self.hard_state, self._base = hard, base
         self._hard_state_unwritten = False
-        # Entries left after the new base would be taken for part of the log; those before it are garbage.
-        writes += [("entries", _INDEX.pack(i), None) for i in range(index + 1, self._last + 1)]
-        self.hard_state = hard
         self._cache.clear()
-        self._sizes.clear()
-        self._cached = self._size = 0
-        self._last = index
-        self._set_base(LogBase(index, term), configuration, writes)
-        self._terms = _Terms(self._base)
-        self._remove_slice(writes)
-        self._engine.write(writes)
-        self._engine.sync()
-
-    def _set_base(self, base: LogBase, configuration: Configuration | None, writes: list[Write]) -> None:
-        self._base = base
-        self._terms.set_base(base)
-        writes.append(("meta", _BASE, _encode(base)))
-        if configuration is not None:
-            self.configuration = configuration
-            writes.append(("meta", _CONFIGURATION, _encode(configuration)))
-
-    def _remove_slice(self, writes: list[Write]) -> None:
-        """Remove one slice of the trimmed entries from disk."""
-        end = min(self._base.index + 1, self._garbage_start + LOG_TRIM_SLICE_ENTRIES)
-        writes += [("entries", _INDEX.pack(i), None) for i in range(self._garbage_start, end)]
-        self._garbage_start = max(self._garbage_start, end)
+        self._cached = 0
+        self._store.sync()
+        self._store.release()
 
     def close(self) -> None:
-        """Release the database. Unsynced writes survive the process, but not a loss of power."""
-        writes: list[Write] = []
-        self._add_hard_state(writes)
-        if writes:
-            with contextlib.suppress(KeeperError):  # a full or broken disk: the commit index is a hint
-                self._engine.write(writes)
-        self._engine.close()
-
-
-def _stored(entry: Entry) -> bytes:
-    """An entry as it is written: without many zeros in a row, so that blank bytes on disk were never written (see
-    ``rocks_wal``)."""
-    data, mask = entry.data, 0
-    if _ZEROS in data:
-        mask = next((byte for byte in range(1, 256) if bytes((byte,)) * len(_ZEROS) not in data), 0)
-        data = data.translate(_MASKS[mask])
-    return _HEAD.pack(entry.term, entry.kind, mask) + data
-
-
-def _entry(key: bytes, value: bytes) -> Entry:
-    """Reverse of ``_stored``."""
-    try:
-        (index,) = _INDEX.unpack(key)
-        term, kind, mask = _HEAD.unpack_from(value)
-        data = value[_HEAD.size :]
-        return Entry(index, term, EntryKind(kind), data.translate(_MASKS[mask]) if mask else data)
-    except (struct.error, ValueError) as error:
-        raise DataCorrupted(f"an entry of the log cannot be read: {error}") from error
+        """Release the files. Unsynced writes survive the process, but not a loss of power."""
+        if self._hard_state_unwritten:
+            with contextlib.suppress(KeeperError, OSError):  # a full or broken disk: the commit index is a hint
+                self._store.append([], LogNote(self.hard_state))
+        self._store.close()

@@ -60,7 +60,7 @@ class _Applied(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FormatUnknown(DataCorrupted):
-    """The state was written by a newer version of RayKeeper. It is not damaged."""
+    """The data was written by another version of RayKeeper. It is not damaged."""
 
 
 class StoredState:

@@ -22,9 +22,8 @@ import ray
 
 from lab.power_loss import cut_back
 from lab.ray.tools import is_alive, is_stopped, wait_until
+from lab.segment_files import last_segment, written_ranges
 from raykeeper.errors import DataCorrupted
-from raykeeper.store.engine import rocks_wal
-from raykeeper.store.engine.rocks_wal import write_ahead_logs
 from simulation.checker import Violation
 
 from .field import Fault, Field, NotNow, frozen
@@ -103,18 +102,16 @@ def look_through(member: Any) -> None:
 
 
 def _inside(log: str, rng: random.Random) -> int:
-    """A place in the records of a write-ahead log, be it the last one: what changes there is no torn write.
+    """A place in the frames of a segment, be it the last one: what changes there is no torn write.
 
     Raises:
         NotNow: there is none.
     """
-    reader = rocks_wal._Reader(Path(log).read_bytes(), verify=False)
-    ends = [0]
-    while (record := reader.record(reader.next_offset(ends[-1]))) is not None:
-        ends.append(record.end)
-    if len(ends) == 1:
-        raise NotNow(f"{log} has no records")
-    return rng.randrange(ends[-2] if rng.random() < 0.3 else 0, ends[-1])
+    ranges = written_ranges(Path(log).read_bytes())
+    if not ranges:
+        raise NotNow(f"{log} has no frames")
+    start, end = ranges[-1] if rng.random() < 0.3 else rng.choice(ranges)
+    return rng.randrange(start, end)
 
 
 def damaged_log(field: Field) -> Fault:
@@ -129,7 +126,7 @@ def damaged_log(field: Field) -> Fault:
 
 
 def _log_of(field: Field, member: Any) -> str:
-    return write_ahead_logs(str(field.folder(member.id) / "log"))[-1]
+    return str(last_segment(field.folder(member.id) / "log"))
 
 
 def deleted_folder(field: Field) -> Fault:

@@ -23,10 +23,10 @@ import ray
 import raykeeper
 from lab.ray.contents import content
 from lab.ray.tools import Made, is_alive, leader, not_serving, remove, serving, wait_until
+from lab.segment_files import last_segment, tear, written_ranges
 from raykeeper.actors.client.view import USER_SPACE
 from raykeeper.schema.frames import Read, Reads
 from raykeeper.schema.operations import KeyRange, Range
-from raykeeper.store.engine.rocks_wal import write_ahead_logs
 
 pytestmark = pytest.mark.survival
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -194,8 +194,9 @@ def test_a_flipped_bit_in_the_middle_of_the_log_keeps_a_member_down(clusters: Ma
     folder = clusters.folder(victim.id)
 
     def damage() -> None:
-        log = Path(write_ahead_logs(str(folder / "log"))[-1])
-        flip(log, log.stat().st_size // 2)
+        log = last_segment(folder / "log")
+        ranges = written_ranges(log.read_bytes())
+        flip(log, ranges[len(ranges) // 2][0] + 40)
 
     spoil(victim, damage)
     fill(kv, 20, "meanwhile")
@@ -217,13 +218,7 @@ def test_a_torn_last_write_of_the_log_is_dropped(clusters: Made) -> None:
     fill(kv, 50)
     victim = follower(cluster)
     folder = clusters.folder(victim.id)
-
-    def tear() -> None:
-        log = Path(write_ahead_logs(str(folder / "log"))[-1])
-        with log.open("ab") as file:
-            file.write(log.read_bytes()[:7])  # the power went when no more than the head of a record was written
-
-    spoil(victim, tear)
+    spoil(victim, lambda: tear(folder / "log"))
     whole_again(cluster, 50)
 
 

@@ -18,6 +18,7 @@ import ray
 
 import raykeeper
 from lab.ray.tools import Made, kill_actors, leader, not_serving, remove, serving, wait_until
+from lab.segment_files import last_segment, written_ranges
 from raykeeper.actors.cluster import launch, node_storage
 from raykeeper.actors.cluster.markers import Marker
 from raykeeper.actors.discovery import member_actors
@@ -299,11 +300,12 @@ def test_a_damaged_log_is_not_served_and_said(clusters: Made) -> None:
     cluster = clusters.launch()
     for n in range(50):
         cluster.client().put(f"k{n}", "x" * 100)
-    kill_actors(cluster.name)  # a shutdown would leave no write-ahead log to damage
-    logs = sorted((clusters.folder(3) / "log").glob("*.log"))
-    data = bytearray(logs[-1].read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    logs[-1].write_bytes(data)
+    kill_actors(cluster.name)
+    segment = last_segment(clusters.folder(3) / "log")
+    data = bytearray(segment.read_bytes())
+    ranges = written_ranges(bytes(data))
+    data[ranges[len(ranges) // 2][0] + 10] ^= 0xFF
+    segment.write_bytes(data)
     again = clusters.launch()
     assert again.client().get("k49").text == "x" * 100
     why = wait_until(lambda: not_serving(again).get("m3", ""))

@@ -2,14 +2,14 @@
 
 Only what *we* sync is in doubt. RocksDB itself syncs its table files and manifests before it relies on them, and an
 older write-ahead log before a table made from it (it must, with several column families). So of each database only the
-newest write-ahead log is cut.
+newest write-ahead log is cut. A segment of the Raft log keeps its length: what is not synced goes back to zeros.
 """
 
 from __future__ import annotations
 
 import os
 
-from raykeeper.store.engine.rocks_wal import write_ahead_logs
+from raykeeper.store.engine.rocks import write_ahead_logs
 from raykeeper.store.engine.sync_journal import Renamed, Synced, decode
 
 
@@ -34,19 +34,27 @@ def cut_back(root: str, journals: list[str], *, zero_fill: bool = False) -> dict
     cut: dict[str, tuple[int, int]] = {}
     for folder, _, names in os.walk(os.path.abspath(root)):
         if "CURRENT" in names and any(name.startswith("MANIFEST-") for name in names):
-            logs = write_ahead_logs(folder)
-            in_doubt = logs[-1:]
+            in_doubt = write_ahead_logs(folder)[-1:]
         else:
-            in_doubt = [path for path in (os.path.join(folder, name) for name in names) if path in lengths]
+            paths = [os.path.join(folder, name) for name in names]
+            in_doubt = [path for path in paths if path in lengths or path.endswith(".wal")]
         for path in in_doubt:
-            old, new = os.path.getsize(path), lengths.get(path, 0)
+            segment = path.endswith(".wal")
+            old, new = _used(path) if segment else os.path.getsize(path), lengths.get(path, 0)
             if new >= old:
                 continue
+            size = os.path.getsize(path) if segment else old
             os.truncate(path, new)
-            if zero_fill:
-                os.truncate(path, old)
+            if zero_fill or segment:
+                os.truncate(path, size)
             cut[path] = (old, new)
     return cut
+
+
+def _used(path: str) -> int:
+    """Where the zeros at a file's end begin."""
+    with open(path, "rb") as file:
+        return len(file.read().rstrip(b"\0"))
 
 
 def _replay(line: Synced | Renamed, lengths: dict[str, int]) -> None:

@@ -3,8 +3,9 @@
 A crash of the process keeps everything that was written; a loss of power keeps what was synced, and of the rest what a
 real machine may keep: of each database a random *prefix* of its unsynced writes (RocksDB's write-ahead log is a log,
 and it syncs the older ones before it flushes one column family of several), of each file a prefix of its unsynced
-bytes, of each unsynced change of a folder either side. A ``fuse`` ends the process before its n-th next operation
-that changes the disk, so crashes fall between any two of them and not only between two turns.
+bytes, of a file that is written in place any of its sectors, of each unsynced change of a folder either side. A
+``fuse`` ends the process before its n-th next operation that changes the disk, so crashes fall between any two of them
+and not only between two turns.
 
 Synced content is not kept twice: a database remembers how to undo what is not synced yet.
 """
@@ -19,10 +20,12 @@ from weakref import WeakSet
 
 import msgspec
 
-from raykeeper.errors import DataCorrupted, Unavailable
+from raykeeper.errors import DataCorrupted, NoSpace, Unavailable
 from raykeeper.store.engine.interface import Write
 
 _MANIFEST = "MANIFEST"
+SECTOR = 512
+"""The least that a disk writes completely or not at all."""
 
 
 class SimCrash(BaseException):
@@ -100,6 +103,38 @@ class _File:
         self.synced = keep
 
 
+class _BlockFile:
+    """What a file that is written in place holds."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.old: dict[int, bytes] = {}
+        """By number, each sector that has unsynced writes, as it was synced."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        if self.data[offset : offset + len(data)] == data:
+            return  # zeros over zeros, mostly
+        for sector in range(offset // SECTOR, -(-(offset + len(data)) // SECTOR)):
+            if sector not in self.old:
+                self.old[sector] = bytes(self.data[sector * SECTOR : (sector + 1) * SECTOR])
+        self.data[offset : offset + len(data)] = data
+
+    def synced(self) -> bytes:
+        """What a loss of power cannot take away."""
+        data = self.data[:]
+        for sector, old in self.old.items():
+            data[sector * SECTOR : sector * SECTOR + len(old)] = old
+        return bytes(data)
+
+    def lose_power(self, rng: random.Random) -> None:
+        """Of what is unsynced nothing is left, or all, or any sectors: a disk writes them in any order."""
+        sectors = sorted(self.old)
+        for sector in rng.sample(sectors, len(sectors) - _part(rng, len(sectors))):
+            old = self.old[sector]
+            self.data[sector * SECTOR : sector * SECTOR + len(old)] = old
+        self.old.clear()
+
+
 class _Folder:
     def __init__(self) -> None:
         self.entries: dict[str, _Node] = {}
@@ -120,7 +155,7 @@ class _Folder:
         self.sync()
 
 
-_Node = _File | _Folder | _Database
+_Node = _File | _BlockFile | _Folder | _Database
 
 
 def _part(rng: random.Random, whole: int) -> int:
@@ -140,10 +175,14 @@ class SimDisk:
         """Changing operations left before the process ends with ``SimCrash``; ``None``: no end planned."""
         self.dead = False
         """The process has ended: until ``restart`` every use raises ``SimCrash``."""
+        self.full = False
+        """No file that is written in place can be made."""
         self.sync_fails = False
         """The next sync fails, and so ends the process."""
         self.operations = 0
         self.syncs = 0
+        self.losses = 0
+        """How often the power was lost."""
         self.trace: Callable[[str], None] | None = None
 
     # --- what the world does to it -----------------------------------------------------------------------------------
@@ -156,6 +195,7 @@ class SimDisk:
     def lose_power(self, rng: random.Random) -> None:
         """End the process and forget what was not synced, but for the part of it that ``rng`` spares."""
         self.crash()
+        self.losses += 1
         self._root.lose_power(rng)
 
     def restart(self) -> None:
@@ -251,15 +291,15 @@ class SimDisk:
             raise FileNotFoundError(path)
         return parent, names[-1]
 
-    def _file(self, path: str) -> _File:
+    def _file(self, path: str) -> _File | _BlockFile:
         node = self._find(path)
-        if not isinstance(node, _File):
+        if not isinstance(node, _File | _BlockFile):
             raise FileNotFoundError(path)
         return node
 
     # --- store.engine.Disk -------------------------------------------------------------------------------------------
 
-    def open(self, path: str, families: tuple[str, ...], *, create: bool = False, is_log: bool = False) -> SimEngine:
+    def open(self, path: str, families: tuple[str, ...], *, create: bool = False) -> SimEngine:
         """As ``Disk.open``; a folder that a checkpoint or an unpacked image filled becomes a database here."""
         node = self._find(path)
         if create:
@@ -289,6 +329,49 @@ class SimDisk:
             raise Unavailable(f"{path}: already open")
         database.engine = SimEngine(self, database)
         return database.engine
+
+    def open_file(self, path: str, size: int | None = None) -> SimBlockFile:
+        """As ``Disk.open_file``."""
+        node = self._find(path)
+        if size is not None:
+            self.touch()
+            if self.full:
+                raise NoSpace(path)
+            if not isinstance(node, _BlockFile):
+                node = _BlockFile()
+                parent, name = self._parent(path)
+                parent.entries[name] = node
+            if len(node.data) != size:
+                node.data[size:] = bytes(max(0, size - len(node.data)))
+                node.old = {sector: old for sector, old in node.old.items() if (sector + 1) * SECTOR <= size}
+        if not isinstance(node, _BlockFile):
+            raise FileNotFoundError(path)
+        return SimBlockFile(self, node)
+
+    def in_background(self, work: Callable[[], None]) -> Callable[[], None]:
+        """As ``Disk.in_background``, but at once."""
+        try:
+            work()
+        except Exception as error:
+            failure = error  # the name in an ``except`` clause ends with it
+
+            def fail() -> None:
+                raise failure
+
+            return fail
+        return lambda: None
+
+    def set_file(self, path: str, data: bytes) -> None:
+        """Let a file that is written in place hold this, durably."""
+        node = self._find(path)
+        assert isinstance(node, _BlockFile)
+        node.data[:] = data
+        node.old.clear()
+
+    def synced_file(self, path: str) -> bytes:
+        """What a loss of power leaves for certain of a file that is written in place."""
+        node = self._find(path)
+        return node.synced() if isinstance(node, _BlockFile) else b""
 
     def exists(self, path: str) -> bool:
         """As ``Disk.exists``."""
@@ -342,7 +425,7 @@ class SimDisk:
             raise FileNotFoundError(old)
         node = source.entries.pop(source_name)
         there = target.entries.get(target_name)
-        if there is not None and not isinstance(there, _File) and getattr(there, "entries", True):
+        if there is not None and not isinstance(there, _File | _BlockFile) and getattr(there, "entries", True):
             source.entries[source_name] = node
             raise OSError(f"{new}: not empty")
         target.entries[target_name] = node
@@ -371,6 +454,7 @@ class SimDisk:
         """As ``Disk.sync_file``."""
         self._sync()
         file = self._file(path)
+        assert isinstance(file, _File)
         file.synced = len(file.data)
         self._parent(path)[0].sync()
 
@@ -383,6 +467,38 @@ class SimDisk:
         file.synced = len(data)
         parent.entries[name] = file
         parent.sync()
+
+
+class SimBlockFile:
+    """An open file of a :class:`SimDisk` (``store.engine.BlockFile``)."""
+
+    def __init__(self, disk: SimDisk, node: _BlockFile) -> None:
+        self._disk = disk
+        self._node = node
+        self.size = len(node.data)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """As ``BlockFile.read``."""
+        return bytes(self._node.data[offset : offset + size])
+
+    def write(self, offset: int, data: bytes) -> None:
+        """As ``BlockFile.write``."""
+        if offset + len(data) > self.size:
+            raise ValueError("a write beyond the end of the file")
+        self._disk.touch()
+        self._node.write(offset, data)
+
+    def write_zeros(self, start: int, end: int) -> None:
+        """As ``BlockFile.write_zeros``."""
+        self.write(start, bytes(end - start))
+
+    def sync(self, end: int) -> None:
+        """As ``BlockFile.sync``."""
+        self._disk._sync()
+        self._node.old.clear()
+
+    def close(self) -> None:
+        """As ``BlockFile.close``."""
 
 
 def _names(path: str) -> list[str]:

@@ -11,7 +11,6 @@ lease reads: no member is elected while another holds a lease, or would hold it 
 from __future__ import annotations
 
 import copy
-import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,39 +31,17 @@ from raykeeper.raft.messages import (
     RequestVoteResponse,
 )
 from raykeeper.schema.commands import Command
-from raykeeper.store.log.raft_log import LogBase, RaftLog
+from raykeeper.store.log.raft_log import RaftLog
 from raykeeper.store.state.machine import State
 from simulation.checker import Violation
+from simulation.durable_log import DurableLog
 from simulation.member import FOLDER
 
 if TYPE_CHECKING:
     from simulation.member import Member, Process
     from simulation.world import World
 
-_INDEX = struct.Struct(">Q")
-_decode_hard = msgspec.msgpack.Decoder(HardState).decode
-_decode_mark = msgspec.msgpack.Decoder(LogBase).decode
-
 _decode_command = msgspec.msgpack.Decoder(Command).decode
-
-
-class Synced:
-    """What would be left of a member's Raft log if the power went now."""
-
-    def __init__(self, member: Member) -> None:
-        self._get = member.disk.synced_reader(f"{FOLDER}/log")
-
-    def hard_state(self) -> HardState:
-        data = self._get("meta", b"hard")
-        return HardState() if data is None else _decode_hard(data)
-
-    def holds(self, index: int, term: int | None = None) -> bool:
-        """Whether the entry is there (of that term), or was cut off."""
-        mark = self._get("meta", b"mark")
-        if mark is not None and index <= _decode_mark(mark).index:
-            return True
-        entry = self._get("entries", _INDEX.pack(index))
-        return entry is not None and (term is None or _INDEX.unpack_from(entry)[0] == term)
 
 
 class _Life:
@@ -107,6 +84,7 @@ class Observer:
         self.checks = 0
         """Comparisons of content hashes that were made."""
         self._lives: dict[int, _Life] = {}
+        self._logs: dict[int, DurableLog] = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -130,9 +108,9 @@ class Observer:
             observer.applying(entries[: len(answers)], answers)
             return answers
 
-        def watched_trim(log: RaftLog, index: int, configuration: Configuration | None = None) -> Any:
+        def watched_trim(log: RaftLog, index: int, configuration: Configuration | None = None) -> None:
             observer.trims += 1
-            return trim(log, index, configuration)
+            trim(log, index, configuration)
 
         def watched_reset(log: RaftLog, index: int, term: int, configuration: Configuration | None = None) -> None:
             observer.snapshots += 1
@@ -160,32 +138,38 @@ class Observer:
 
     def spoken(self, member: Member, process: Process, messages: Sequence[Message]) -> None:
         """A promise is on disk before it is spoken."""
-        synced: Synced | None = None
+        synced: DurableLog | None = None
         for message in messages:
             kind = type(message)
             if kind is AppendEntriesResponse:
                 if message.success:
-                    synced = synced or Synced(member)
-                    if synced.hard_state().term <= message.term and not synced.holds(message.index):
+                    synced = synced or self._synced(member)
+                    if synced.hard_state.term <= message.term and not synced.holds(message.index):
                         self._break(f"{member!r} acknowledges entry {message.index} that is not on its disk: {message}")
             elif kind is RequestVoteResponse:
                 if message.vote_granted and not message.pre_vote:
-                    synced = synced or Synced(member)
+                    synced = synced or self._synced(member)
                     self._vote(member, synced, message.term, message.to, message)
             elif kind is HeartbeatResponse:
                 promise = process.replica.node._promise.length
                 if promise:
-                    synced = synced or Synced(member)
-                    if synced.hard_state().promise < promise:
+                    synced = synced or self._synced(member)
+                    if synced.hard_state.promise < promise:
                         self._break(f"{member!r} promises {promise} s, which is not on its disk: {message}")
             elif kind is RequestVote:
                 self._campaigning(member, process)
                 if not message.pre_vote:
-                    synced = synced or Synced(member)
+                    synced = synced or self._synced(member)
                     self._vote(member, synced, message.term, member.id, message)
 
-    def _vote(self, member: Member, synced: Synced, term: int, candidate: int, message: Message) -> None:
-        hard = synced.hard_state()
+    def _synced(self, member: Member) -> DurableLog:
+        """What would be left of a member's Raft log if the power went now."""
+        log = self._logs.setdefault(member.id, DurableLog(member.disk, f"{FOLDER}/log"))
+        log.refresh()
+        return log
+
+    def _vote(self, member: Member, synced: DurableLog, term: int, candidate: int, message: Message) -> None:
+        hard = synced.hard_state
         if hard.term < term or (hard.term == term and hard.vote != candidate):
             self._break(f"{member!r} speaks of a vote that is not on its disk ({hard}): {message}")
         if self.votes.setdefault((member.id, term), candidate) != candidate:
@@ -231,7 +215,7 @@ class Observer:
             if known is not answer and known != answer:
                 self._break(f"entry {entry.index} answered {known} and now {answer}: {entry}")
             if entry.kind is EntryKind.CONFIGURATION and self.current is not None:
-                commit = Synced(self.current).hard_state().commit
+                commit = self._synced(self.current).hard_state.commit
                 if commit < entry.index:
                     self._break(f"configuration {entry.index} takes effect above the commit index on disk, {commit}")
 
@@ -306,7 +290,7 @@ class Observer:
         term = log.term(commit)
         if term != process.replica.node.term:
             self._break(f"{member!r} commits entry {commit} of the old term {term} by counting (paper, 5.4.2)")
-        holding = {other.id for other in self.world.members.values() if Synced(other).holds(commit, term)}
+        holding = {other.id for other in self.world.members.values() if self._synced(other).holds(commit, term)}
         for configuration in (process.replica.node.configuration, before):
             halves = [configuration.voters] + ([configuration.outgoing] if configuration.outgoing else [])
             if configuration.voters and all(2 * len(holding.intersection(half)) > len(half) for half in halves):

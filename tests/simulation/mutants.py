@@ -34,7 +34,11 @@ from raykeeper.schema.answers import Answer, Failed, Reason
 from raykeeper.schema.commands import ClientWrites, RequestId
 from raykeeper.schema.frames import Kept
 from raykeeper.store.data_dir import DataDir
+from raykeeper.store.engine.interface import Disk
+from raykeeper.store.log import segments
 from raykeeper.store.log.raft_log import RaftLog
+from raykeeper.store.log.repair import SegmentContent
+from raykeeper.store.log.segments import SegmentedLog, segment_name
 from raykeeper.store.snapshot_file import SnapshotSink
 from raykeeper.store.state.cluster_clock import ClusterClock
 from raykeeper.store.state.content_hash import ContentHasher
@@ -73,7 +77,7 @@ def mutant(name: str, profile: str, first_seed: int = 0) -> Callable[[Mutate], M
 
 
 @contextmanager
-def patched(owner: type, name: str, replacement: Any) -> Iterator[None]:
+def patched(owner: Any, name: str, replacement: Any) -> Iterator[None]:
     """Replace an attribute of a class for a while."""
     assert hasattr(owner, name), f"{owner.__name__} has no {name}"
     original = owner.__dict__.get(name)
@@ -239,6 +243,64 @@ def _campaign_unapplied() -> AbstractContextManager[None]:
 @mutant("the log trimmed before the state is synced", "power")
 def _cut_before_sync() -> AbstractContextManager[None]:
     return patched(State, "sync", lambda state: None)
+
+
+# --- the log's files -------------------------------------------------------------------------------------------------
+
+
+def _without_sync(method: str) -> AbstractContextManager[None]:
+    """A method of the log in which ``sync`` does nothing."""
+    original = getattr(SegmentedLog, method)
+
+    def without(log: SegmentedLog, *arguments: Any) -> None:
+        log.sync = lambda: None  # type: ignore[method-assign]
+        try:
+            original(log, *arguments)
+        finally:
+            del log.sync
+
+    return patched(SegmentedLog, method, without)
+
+
+@mutant("a segment written to before the last one is synced", "power")
+def _sealed_unsynced() -> AbstractContextManager[None]:
+    return _without_sync("_open_segment")
+
+
+@mutant("segments removed before the new base is synced", "power")
+def _released_unsynced() -> AbstractContextManager[None]:
+    return _without_sync("release")
+
+
+@mutant("a start that does not sync what it has read", "power", first_seed=50)
+def _read_unsynced() -> AbstractContextManager[None]:
+    original = SegmentedLog._settle
+
+    def settle(log: SegmentedLog, contents: dict[int, SegmentContent]) -> None:
+        original(log, contents)
+        log._unsynced = False
+
+    return patched(SegmentedLog, "_settle", settle)
+
+
+@mutant("a segment that gets its number before it is blank", "power")
+def _numbered_early() -> AbstractContextManager[None]:
+    original = segments._prepare
+
+    def prepare(disk: Disk, path: str, number: int, size: int, recycled: str | None) -> None:
+        if recycled is None or disk.size(recycled) != size:
+            original(disk, path, number, size, recycled)
+            return
+        name = f"{path}/{segment_name(number)}"
+        disk.rename(recycled, name)
+        file = disk.open_file(name)
+        file.write_zeros(0, size)
+        file.sync(0)
+
+    return patched(segments, "_prepare", prepare)
+
+
+# --- sessions --------------------------------------------------------------------------------------------------------
 
 
 @mutant("a session forgotten", "retries")

@@ -35,6 +35,8 @@ from simulation.profiles import Profile, draw
 from simulation.scripts import replaced
 from simulation.workload import COUNTERS, History, Worker, read_all
 
+SEGMENT_BYTES = 4 * 1024
+"""Of the Raft logs: small, so that a run goes through many segments."""
 CONVERGE_WITHIN = 20.0
 """Simulated seconds in which a healed cluster must have settled."""
 CHECK_BUDGET = 400_000
@@ -204,7 +206,9 @@ class World:
 
     def open_folder(self, member: Member) -> DataDir:
         """A member opens its data."""
-        return DataDir.open(member.disk, FOLDER, cache_bytes=self.limits.log_cache_bytes, rebuild=True)
+        return DataDir.open(
+            member.disk, FOLDER, cache_bytes=self.limits.log_cache_bytes, segment_bytes=SEGMENT_BYTES, rebuild=True
+        )
 
     def _new_member(self, number: int, founders: Sequence[int]) -> Member:
         """A machine with a member's first data."""
@@ -223,7 +227,13 @@ class World:
                 clock_drift=self.profile.clock_drift,
             ),
         )
-        DataDir.create(member.disk, FOLDER, identity, cache_bytes=self.limits.log_cache_bytes).close()
+        DataDir.create(
+            member.disk,
+            FOLDER,
+            identity,
+            cache_bytes=self.limits.log_cache_bytes,
+            segment_bytes=SEGMENT_BYTES,
+        ).close()
         self.members[number] = member
         return member
 

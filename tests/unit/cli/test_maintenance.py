@@ -165,6 +165,6 @@ def test_data_of_an_unknown_format_is_refused_with_a_clear_message(
     folder = tmp_path / "c" / "m1"
     DataDir.create(RocksDisk(), str(folder), identity).close()
     stated = json.loads((folder / "identity.json").read_text())
-    (folder / "identity.json").write_text(json.dumps({**stated, "format": 2}))
+    (folder / "identity.json").write_text(json.dumps({**stated, "format": 3}))
     result = run("restore", "--from-data-dir", str(folder), status=1)
-    assert result.stderr == f"raykeeper: {folder} has format 2; this version of RayKeeper knows 1\n"
+    assert result.stderr.startswith(f"raykeeper: {folder} has format 3, and this version of RayKeeper knows 2: ")

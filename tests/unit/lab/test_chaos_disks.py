@@ -10,22 +10,21 @@ import pytest
 
 from chaos.disks import _inside, flip
 from chaos.field import NotNow
+from lab.segment_files import last_segment
 from raykeeper.errors import DataCorrupted
 from raykeeper.raft.messages import Entry, EntryKind, HardState
 from raykeeper.store.engine.rocks import RocksDisk
-from raykeeper.store.engine.rocks_wal import write_ahead_logs
 from raykeeper.store.log.raft_log import RaftLog
 
 
 def written(path: Path, entries: int) -> Path:
-    """The write-ahead log of this many entries, some over several blocks, as a killed process leaves it."""
-    log = RaftLog.create(RocksDisk(), f"{path}.running", cache_bytes=1000)
+    """The segment that a log of this many entries is written to."""
+    log = RaftLog.create(RocksDisk(), str(path), cache_bytes=1000)
     for index in range(1, entries + 1):
         data = random.Random(index).randbytes(60_000 if index % 7 == 0 else 200)
         log.append([Entry(index, 1, EntryKind.NORMAL, data)], HardState(1, 1, index - 1), sync=True)
-    shutil.copytree(f"{path}.running", path)
     log.close()
-    return Path(write_ahead_logs(str(path))[-1])
+    return last_segment(path)
 
 
 def test_a_flipped_bit_is_always_damage(tmp_path: Path) -> None:
@@ -45,7 +44,7 @@ def test_a_flipped_bit_is_always_damage(tmp_path: Path) -> None:
 
 
 def test_an_empty_log_is_spared(tmp_path: Path) -> None:
-    log = tmp_path / "000004.log"
-    log.write_bytes(b"")
+    log = tmp_path / "0000000001.wal"
+    log.write_bytes(bytes(4096))
     with pytest.raises(NotNow):
         _inside(str(log), random.Random(1))

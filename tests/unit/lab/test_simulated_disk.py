@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from raykeeper.errors import DataCorrupted
 from raykeeper.store.engine.rocks import RocksDisk
-from simulation.disk import SimCrash, SimDisk, SimEngine
+from simulation.disk import SECTOR, SimCrash, SimDisk, SimEngine
 
 FAMILIES = ("default", "other")
 
@@ -120,6 +120,48 @@ def test_the_simulated_files_agree_with_real_ones(steps: list[tuple[Any, ...]]) 
             assert _outcome(simulated, "root", step) == _outcome(real, f"{folder}/root", step), step
 
 
+BLOCK_STEPS = st.one_of(
+    st.tuples(st.just("open"), st.sampled_from(["x", "y"]), st.none() | st.sampled_from([1024, 4096])),
+    st.tuples(st.just("write"), st.integers(0, 900), st.binary(max_size=100)),
+    st.tuples(st.just("write_zeros"), st.integers(0, 500), st.integers(500, 1024)),
+    st.tuples(st.just("read"), st.integers(0, 2000), st.integers(0, 2000)),
+    st.tuples(st.just("sync")),
+    st.tuples(st.just("rename")),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(BLOCK_STEPS, max_size=20))
+def test_the_simulated_files_that_are_written_in_place_agree_with_real_ones(steps: list[tuple[Any, ...]]) -> None:
+    def do(disk: Any, root: str, files: list[Any], step: tuple[Any, ...]) -> Any:
+        name, *arguments = step
+        if name == "open":
+            try:
+                files.append(disk.open_file(f"{root}/{arguments[0]}", arguments[1]))
+            except FileNotFoundError:
+                return "no such file"
+            return files[-1].size
+        if name == "rename":
+            try:
+                disk.rename(f"{root}/x", f"{root}/y")
+            except FileNotFoundError:
+                return "no such file"
+            return disk.size(f"{root}/y"), disk.read(f"{root}/y")
+        if not files:
+            return None
+        return files[-1].sync(0) if name == "sync" else getattr(files[-1], name)(*arguments)
+
+    with tempfile.TemporaryDirectory() as folder:
+        real: tuple[Any, ...] = (RocksDisk(), f"{folder}/root", [])
+        simulated: tuple[Any, ...] = (SimDisk(), "root", [])
+        for disk, root, _ in (real, simulated):
+            disk.make_folder(root)
+        for step in steps:
+            assert do(*simulated, step) == do(*real, step), step
+        for file in real[2]:
+            file.close()
+
+
 def test_opening_demands_what_it_says(tmp_path: Path) -> None:
     for disk, root in ((RocksDisk(), str(tmp_path)), (SimDisk(), "root")):
         with pytest.raises(DataCorrupted):
@@ -213,6 +255,20 @@ def test_a_file_keeps_its_synced_bytes_and_maybe_more() -> None:
         disk.append("f/a", b"c")
 
     assert _survivors(prepare) == {(("a", b"syn"),), (("a", b"sync"),)}
+
+
+def test_a_file_that_is_written_in_place_keeps_any_sectors_of_what_is_not_synced() -> None:
+    def prepare(disk: SimDisk) -> None:
+        file = disk.open_file("f/a", 9 * SECTOR)
+        file.write(0, b"1" * 9 * SECTOR)
+        file.sync(9 * SECTOR)
+        disk.rename("f/a", "f/b")
+        file.write(SECTOR, b"2" * 8 * SECTOR)
+
+    left = {data[::SECTOR] for ((_, data),) in _survivors(prepare)}
+    assert {b"111111111", b"122222222"} < left
+    assert all(sectors[0:1] == b"1" for sectors in left), "what is synced"
+    assert any(b"12" in sectors[1:] and b"21" in sectors[1:] for sectors in left), "in no order"
 
 
 def test_a_file_that_was_never_synced_may_be_missing() -> None:

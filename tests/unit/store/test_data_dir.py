@@ -22,6 +22,7 @@ from raykeeper.store.data_dir import DataDir, DataMissing, FirstMember, Identity
 from raykeeper.store.engine.interface import Disk
 from raykeeper.store.engine.rocks import RocksDisk
 from raykeeper.store.snapshot_file import SnapshotSink, SnapshotSource
+from raykeeper.store.state.stored_state import FormatUnknown
 from simulation.disk import SimCrash, SimDisk
 
 MEMBERS = tuple(FirstMember(n, f"m{n}", "node:1.2.3.4") for n in (1, 2, 3))
@@ -315,9 +316,12 @@ def test_an_unknown_format_is_refused(place: tuple[Disk, str], folder: DataDir) 
     disk, root = place
     path = f"{root}/m1/identity.json"
     data = json.loads(disk.read(path))
-    disk.replace(path, json.dumps({**data, "format": 2, "members": "something new"}).encode())
-    with pytest.raises(DataCorrupted, match=r"format 2.*knows 1"):
+    disk.replace(path, json.dumps({**data, "format": 3, "members": "something new"}).encode())
+    with pytest.raises(FormatUnknown, match=r"format 3.*knows 2"):
         DataDir.read_identity(disk, f"{root}/m1")
+    disk.replace(path, json.dumps({**data, "format": 1}).encode())  # its log is a RocksDB database
+    with pytest.raises(FormatUnknown):
+        DataDir.open(disk, f"{root}/m1")
     disk.replace(path, b"{")
     with pytest.raises(DataCorrupted, match="cannot be read"):
         DataDir.read_identity(disk, f"{root}/m1")

@@ -1,9 +1,9 @@
 """Loaded by every Python process of the tests' Ray: breaks a single sync of the product, if a test asks for it.
 
 The file that ``RAYKEEPER_TEST_FAULT`` names holds lines ``action module:function [pid]``: what the call of
-``Engine.sync`` from that place in the product comes to, in all processes or only in one. ``skip`` does nothing, ``die``
-ends the process before anything is synced, ``fail`` has the disk refuse the fsync. The product itself knows nothing of
-this.
+``Engine.sync`` or ``LogStore.sync`` from that place in the product comes to, in all processes or only in one. ``skip``
+does nothing, ``die`` ends the process before anything is synced, ``fail`` has the disk refuse the fsync. The product
+itself knows nothing of this.
 
 ``RAYKEEPER_TEST_SWITCH`` names the table of the fault switch (``switch.py``), which is put around frames and clocks.
 """
@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 _ENGINE = "raykeeper.store.engine.rocks"
+_SEGMENTS = "raykeeper.store.log.segments"
 
 
 def _action(place: str) -> str:
@@ -34,8 +35,8 @@ def _action(place: str) -> str:
     return ""
 
 
-def _weaken(module: ModuleType) -> None:
-    real = module.RocksEngine.sync
+def _weaken(kind: Any, break_disk: Callable[[Any], None]) -> None:
+    real = kind.sync
 
     def sync(self: Any) -> None:
         caller = sys._getframe(1)
@@ -43,11 +44,25 @@ def _weaken(module: ModuleType) -> None:
         if action == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if action == "fail":
-            self._database = _Broken(self._database)
+            break_disk(self)
         if action != "skip":
             real(self)
 
-    module.RocksEngine.sync = sync
+    kind.sync = sync
+
+
+def _weaken_engine(module: ModuleType) -> None:
+    def break_disk(engine: Any) -> None:
+        engine._database = _Broken(engine._database)
+
+    _weaken(module.RocksEngine, break_disk)
+
+
+def _weaken_log(module: ModuleType) -> None:
+    def break_disk(log: Any) -> None:
+        log._file._descriptor = 1_000_000  # fdatasync refuses it
+
+    _weaken(module.SegmentedLog, break_disk)
 
 
 class _Broken:
@@ -98,7 +113,8 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 _patches: dict[str, Callable[[Any], None]] = {}
 if os.environ.get("RAYKEEPER_TEST_FAULT"):
-    _patches[_ENGINE] = _weaken
+    _patches[_ENGINE] = _weaken_engine
+    _patches[_SEGMENTS] = _weaken_log
     if _action("commands:COMMANDS_VERSION"):
         _patches["raykeeper.schema.commands"] = _newer
 if os.environ.get("RAYKEEPER_TEST_SWITCH"):

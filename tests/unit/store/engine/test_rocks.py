@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from lab.power_loss import cut_back
 from raykeeper.errors import DataCorrupted, NoSpace, Unavailable
-from raykeeper.store.engine.rocks import FATAL_EXIT, RocksDisk, translate
-from raykeeper.store.engine.rocks_wal import write_ahead_logs
+from raykeeper.store.engine.files import FATAL_EXIT
+from raykeeper.store.engine.rocks import RocksDisk, translate, write_ahead_logs
 from raykeeper.store.state.write_batch import WriteBatch
 from simulation.disk import SimDisk
 
@@ -179,7 +179,7 @@ def test_the_journal_of_syncs_knows_what_a_loss_of_power_leaves(tmp_path: Path, 
     cut = cut_back(root, [journal], zero_fill=zero_fill)
     assert {str(Path(path).relative_to(root).parent) for path in cut} == {"db", "renamed", "never-synced"}
     disk = RocksDisk()
-    engine = disk.open(f"{root}/db", FAMILIES, is_log=True)
+    engine = disk.open(f"{root}/db", FAMILIES)
     assert [key for key, _ in engine.iterate("a")] == [b"%02d" % n for n in range(15)]
     assert [key for key, _ in engine.iterate("b")] == [b"%02d" % n for n in range(15)]
     engine.close()

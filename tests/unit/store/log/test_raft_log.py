@@ -11,16 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raykeeper.errors import DataCorrupted
-from raykeeper.limits import LOG_TRIM_SLICE_ENTRIES
+from raykeeper.limits import LOG_FREE_SEGMENTS
 from raykeeper.raft.log import EntryCompacted, EntryUnavailable
-from raykeeper.raft.messages import Entry, EntryKind, HardState
+from raykeeper.raft.messages import Configuration, Entry, EntryKind, HardState
 from raykeeper.store.engine.interface import Disk
 from raykeeper.store.engine.rocks import RocksDisk
+from raykeeper.store.log.log_record import LogBase, LogNote
 from raykeeper.store.log.raft_log import RaftLog
 from simulation.disk import SimDisk
 
 CACHE = 500
 """Bytes: a dozen entries, so that reads come from memory, from disk, and from both sides of the edge."""
+SEGMENT = 4096
 
 
 def entry(index: int, term: int, size: int = 5) -> Entry:
@@ -32,7 +34,7 @@ class Twin:
 
     def __init__(self, disk: Disk, path: str) -> None:
         self.disk, self.path = disk, path
-        self.log = RaftLog.create(disk, path, cache_bytes=CACHE)
+        self.log = RaftLog.create(disk, path, cache_bytes=CACHE, segment_bytes=SEGMENT)
         self.entries: list[Entry] = []
         self.base = (0, 0)
         self.hard = HardState()
@@ -72,7 +74,7 @@ class Twin:
 
     def reopen(self) -> None:
         self.log.close()
-        self.log = RaftLog.open(self.disk, self.path, cache_bytes=CACHE)
+        self.log = RaftLog.open(self.disk, self.path, cache_bytes=CACHE, segment_bytes=SEGMENT)
 
     def compare(self) -> None:
         log = self.log
@@ -133,7 +135,7 @@ def test_against_a_list_in_memory(steps: list[Any]) -> None:
 
 @settings(max_examples=40)
 @given(steps=STEPS)
-def test_against_a_list_on_rocksdb(tmp_path_factory: pytest.TempPathFactory, steps: list[Any]) -> None:
+def test_against_a_list_on_real_files(tmp_path_factory: pytest.TempPathFactory, steps: list[Any]) -> None:
     follow(Twin(RocksDisk(), str(tmp_path_factory.mktemp("log") / "log")), steps)
 
 
@@ -151,7 +153,7 @@ def test_what_was_synced_outlives_a_loss_of_power(steps: list[Any], seed: int, u
             twin.append(0, [5, 5], False, False)
     disk.lose_power(random.Random(seed))
     disk.restart()
-    log = RaftLog.open(disk, "log", cache_bytes=CACHE)
+    log = RaftLog.open(disk, "log", cache_bytes=CACHE, segment_bytes=SEGMENT)
     assert log.hard_state == hard
     assert log.last_index() >= twin.base[0] + len(synced)
     if twin.entries[: log.last_index() - twin.base[0]]:
@@ -197,23 +199,20 @@ def test_a_commit_index_that_comes_alone_is_on_disk_before_what_asks_for_a_sync(
     assert RaftLog.open(disk, "log", cache_bytes=CACHE).hard_state == HardState(1, 1, 1)
 
 
-def test_a_long_cut_goes_in_slices_and_goes_on_after_a_restart(disk: RocksDisk, tmp_path: Path) -> None:
-    path = str(tmp_path / "log")
-    log = RaftLog.create(disk, path, cache_bytes=1 << 20)
-    count = 2 * LOG_TRIM_SLICE_ENTRIES + 500
-    log.append([entry(n, 1, 1) for n in range(1, count + 1)], HardState(1, 1, count), sync=True)
+def test_a_trim_gives_space_back(disk: RocksDisk, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = RaftLog.create(disk, str(path), cache_bytes=1 << 20, segment_bytes=SEGMENT)
+    for n in range(1, 101):
+        log.append([entry(n, 1, 200)], HardState(1, 1, n), sync=True)
     size = log.size_bytes
-    assert log.trim(count - 10)
-    assert (log.first_index(), log.last_index()) == (count - 9, count)
-    assert log.size_bytes < size / 10
+    log.trim(90, Configuration((1, 2)))
+    assert (log.first_index(), log.last_index()) == (91, 100)
+    assert log.size_bytes < size / 9
     log.close()
-    log = RaftLog.open(disk, path, cache_bytes=1 << 20)
-    assert log.first_index() == count - 9
-    rounds = 1
-    while log.trim(count - 10):
-        rounds += 1
-    assert rounds <= 3
-    assert len(list(log._engine.iterate("entries"))) == 10
+    assert len(list(path.iterdir())) < 10 + LOG_FREE_SEGMENTS
+    log = RaftLog.open(disk, str(path), cache_bytes=1 << 20)
+    assert log.first_index() == 91
+    assert log.configuration == Configuration((1, 2))
     log.close()
 
 
@@ -230,24 +229,23 @@ def test_what_must_not_be_written(disk: RocksDisk, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "writes",
+    ("entries", "note"),
     [
-        [("meta", b"hard", None)],
-        [("meta", b"mark", b"\xff")],
-        [("meta", b"hard", b"nonsense")],
-        [("entries", (2).to_bytes(8, "big"), None)],
-        [("entries", (2).to_bytes(8, "big"), b"short")],
-        [("entries", (2).to_bytes(8, "big"), b"\0" * 7 + b"\1\x09")],
+        ([entry(2, 1)], LogNote(HardState(1, 1, 7))),
+        ([entry(2, 5)], None),
+        ([], LogNote(base=LogBase(9, 1))),
+        ([], LogNote(base=LogBase(1, 2))),
+        ([entry(5, 1)], None),
     ],
 )
-def test_content_that_cannot_be_is_refused(disk: RocksDisk, tmp_path: Path, writes: list[Any]) -> None:
-    path = str(tmp_path / "log")
-    log = RaftLog.create(disk, path, cache_bytes=CACHE)
-    log.append([entry(n, 1) for n in (1, 2, 3)], HardState(1, 1, 2), sync=True)
-    log._engine.write(writes)
+def test_content_that_cannot_be_is_refused(entries: list[Entry], note: LogNote | None) -> None:
+    disk = SimDisk()
+    log = RaftLog.create(disk, "log", cache_bytes=CACHE)
+    log.append([entry(1, 1)], HardState(1, 1, 1), sync=True)
+    log._store.append(entries, note)
     log.close()
     with pytest.raises(DataCorrupted):
-        RaftLog.open(disk, path, cache_bytes=CACHE)
+        RaftLog.open(disk, "log", cache_bytes=CACHE)
 
 
 @pytest.mark.parametrize(
