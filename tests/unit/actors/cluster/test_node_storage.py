@@ -37,8 +37,8 @@ def test_folders_that_are_made_on_the_way_outlast_a_loss_of_power(
 ) -> None:
     """A folder is there for good only once the one that it is in was synced: data and markers would go with it."""
     synced: list[str] = []
-    sync = rocks._sync_folder
-    monkeypatch.setattr(rocks, "_sync_folder", lambda folder: (synced.append(folder), sync(folder)))
+    sync = rocks.sync_folder
+    monkeypatch.setattr(rocks, "sync_folder", lambda folder: (synced.append(folder), sync(folder)))
     data_dir = tmp_path / "a" / "b"
     if how == "reserve":
         node_storage.reserve_place(str(data_dir / "x"), "m4", Marker("x", 7))
