@@ -181,7 +181,7 @@ class SnapshotSink:
             if found != (self.meta.index, self.meta.term, self.meta.configuration):
                 raise DataCorrupted(f"the snapshot is of {found}, not what was announced: {self.meta}")
             state.verify()
-            state.sync()
+            state.flush()
         except Exception:
             self._discard_target()
             raise

@@ -7,7 +7,7 @@ from time import monotonic
 
 from ...limits import SLOW_S, Limits
 from ...store.data_dir import DataDir
-from .snapshots import Snapshots
+from .snapshots import Background, Snapshots
 
 
 class LogTrimmer:
@@ -17,28 +17,44 @@ class LogTrimmer:
         folder: the member's data.
         snapshots: those that it sends; the log must continue them.
         limits: the cluster's limits.
-        slow_sync: told of a slow sync of the state: its seconds, and up to which index the log is trimmed.
+        background: runs the flush of the state elsewhere.
+        slow_sync: told of a slow flush of the state: its seconds, and up to which index the log is trimmed.
     """
 
     def __init__(
-        self, folder: DataDir, snapshots: Snapshots, limits: Limits, slow_sync: Callable[[float, int], None]
+        self,
+        folder: DataDir,
+        snapshots: Snapshots,
+        limits: Limits,
+        background: Background,
+        slow_sync: Callable[[float, int], None],
     ) -> None:
         self._folder = folder
         self._snapshots = snapshots
         self.limits = limits
+        self._background = background
         self._slow_sync = slow_sync
+        self._flushing = False
 
     def trim(self) -> None:
-        """Trim the log up to what is applied. The state is synced first, past the new start of the log: otherwise a
-        loss of power could leave neither the entries nor their effect."""
+        """If the log is long enough, have the state flushed in the background, and trim up to what was applied before:
+        otherwise a crash could leave neither the entries nor their effect."""
         log, state = self._folder.log, self._folder.state
-        trim_to = self._last_index_to_trim()
-        if trim_to >= log.first_index():
-            began = monotonic()
-            state.sync()
+        if self._flushing or state.lost or self._last_index_to_trim() < log.first_index():
+            return
+        flushed, configuration = state.applied_index, state.configuration
+        began = monotonic()
+        self._flushing = True
+
+        def trim(error: Exception | None) -> None:
+            self._flushing = False
+            trim_to = min(self._last_index_to_trim(), flushed)
             if (took := monotonic() - began) >= SLOW_S:
                 self._slow_sync(took, trim_to)
-            log.trim(trim_to, state.configuration)
+            if error is None and self._folder.state is state and log.first_index() <= trim_to:
+                log.trim(trim_to, configuration)
+
+        self._background(state.flush, trim)
 
     def _last_index_to_trim(self) -> int:
         """The last index to trim, 0 while the log is short enough. What remains suffices for followers that lag a

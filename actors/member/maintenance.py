@@ -141,8 +141,8 @@ class Maintenance:
         on = alarm in state.alarms
         size = state.size()
         if not on and size >= state.limits.quota_bytes:
-            # Much of it may be a write-ahead log whose content is in tables already, overwritten, or compressible:
-            # what counts is the size after a flush.
+            # Much of it may be in memory, overwritten or compressible, or in tables already: what counts is the size
+            # after a flush.
             state.flush()
             size = state.size()
         why = lacks_space(on, size, self.free, state.limits)

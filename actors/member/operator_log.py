@@ -179,8 +179,8 @@ class OperatorLog:
         self.log.info("slow disk: %d log entries (%d bytes) %s took %.3f s", len(ready.entries), size, what, seconds)
 
     def slow_sync(self, seconds: float, trim_to: int) -> None:
-        """The fsync of the state took longer than ``SLOW_S``."""
-        self.log.info("slow disk: fsync of the state took %.3f s, before trimming the log up to %d", seconds, trim_to)
+        """The flush of the state took longer than ``SLOW_S``."""
+        self.log.info("slow disk: flush of the state took %.3f s, before trimming the log up to %d", seconds, trim_to)
 
     def slow_apply(self, seconds: float, entries: Sequence[Entry]) -> None:
         """Applying entries took longer than ``SLOW_S``."""

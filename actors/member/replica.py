@@ -136,7 +136,7 @@ class Replica:
         self.hashing = Hashing(background, throttle, folder.state.applied_index)
         self._checked_at = clock()
         """When a leader last had the members' contents compared."""
-        self._trimmer = LogTrimmer(folder, self._snapshots, limits, self._operator_log.slow_sync)
+        self._trimmer = LogTrimmer(folder, self._snapshots, limits, background, self._operator_log.slow_sync)
         self._compaction = CompactionPacer(self._turn, clock())
         self._last_tick = clock()
         """The time up to which the core has counted ticks."""
@@ -445,7 +445,7 @@ class Replica:
             if self.is_leader:  # only because no other member could be elected
                 self.node.hand_over()
         elif self.folder.serve_from and self._turn.state.applied_index >= self.folder.serve_from:
-            self._turn.state.sync()
+            self._turn.state.flush()
             self.folder.finish_rebuild()
 
     def _check_damage(self) -> None:

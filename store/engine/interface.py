@@ -37,16 +37,12 @@ class Engine(Protocol):
         ...
 
     def write(self, writes: Iterable[Write]) -> None:
-        """Apply all writes or none. They survive a crash of the process at once, a loss of power only after
-        ``sync``."""
-        ...
-
-    def sync(self) -> None:
-        """Return once everything written before is on disk. A failure ends the process; it is never retried."""
+        """Apply all writes or none. A crash, of the process too, takes the newest of them until ``flush``: what is left
+        is always all that was written up to some call."""
         ...
 
     def flush(self) -> None:
-        """Move the data in memory into files, so that a checkpoint soon after is short. Slow; for any thread."""
+        """Return once everything written before is on disk. Slow; for any thread."""
         ...
 
     def checkpoint(self, path: str) -> None:
@@ -54,7 +50,7 @@ class Engine(Protocol):
         ...
 
     def size(self) -> int:
-        """Bytes on disk: tables, and write-ahead logs of data that is in no table yet."""
+        """Bytes on disk, and of data that is not on disk yet."""
         ...
 
     def reclaim(self, free: int) -> None:

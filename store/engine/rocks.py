@@ -3,8 +3,10 @@
 Several traps of both shape this file.
 
 - RocksDB's defaults create what is missing. So every ordinary open demands an existing database.
-- A synced write holds the GIL while it waits for the disk; ``flush_wal(True)`` does not. So writes are never synced,
-  and ``sync`` flushes.
+- The Raft log replays what the state has not on disk, so there is no write-ahead log here. With atomic_flush
+  RocksDB flushes all column families together, so what is on disk is always a whole prefix of what was written.
+- rocksdict's ``flush`` flushes one family only, even then. ``compact_range`` of a family flushes all, and releases the
+  GIL.
 - A delete leaves a tombstone that every later iteration must skip. So memory that is full of them is moved to a file in
   the background, and files full of them are merged.
 """
@@ -19,7 +21,7 @@ from contextlib import suppress
 from weakref import WeakSet
 
 import rocksdict
-from rocksdict import Checkpoint, Rdict, RdictIter, ReadOptions, WriteBatch
+from rocksdict import Checkpoint, Rdict, RdictIter, ReadOptions, WriteBatch, WriteOptions
 
 from ...errors import DataCorrupted, KeeperError, NoSpace, Unavailable
 from ...limits import (
@@ -29,7 +31,7 @@ from ...limits import (
     RECLAIM_MIN_FRACTION,
     STATE_WRITE_BUFFER_BYTES,
 )
-from .files import OsFile, exit_on_failed_fsync, in_background, no_space_or_same, sync_folder, sync_path
+from .files import OsFile, in_background, no_space_or_same, sync_folder, sync_path
 from .interface import Write
 from .sync_journal import SyncJournal
 
@@ -118,25 +120,25 @@ def _nothing() -> None:
     """The step of an iterator that has ended."""
 
 
-def write_ahead_logs(folder: str) -> list[str]:
-    """The paths of a database's write-ahead logs, oldest first."""
-    names = [name for name in os.listdir(folder) if name.endswith(".log") and name[:-4].isdigit()]
-    return [os.path.join(folder, name) for name in sorted(names, key=lambda name: int(name[:-4]))]
-
-
 class RocksEngine:
     """One open RocksDB database (``interface.Engine``)."""
 
-    def __init__(self, database: Rdict, path: str, families: tuple[str, ...], journal: SyncJournal | None) -> None:
+    def __init__(self, database: Rdict, path: str, families: tuple[str, ...]) -> None:
         self._database: Rdict | None = database
         self.path = path
-        self._journal = journal
         self.damage: DataCorrupted | None = None
         self._families = {name: database.get_column_family(name) for name in families}
         self._handles = {name: database.get_column_family_handle(name) for name in families}
         self._iterators: WeakSet[_PairIterator] = WeakSet()
         self._deletes = dict.fromkeys(families, 0)
-        """Deletes in each family since its memory was last moved to a file because of them."""
+        """Deletes in each family since memory was last moved to files because of them."""
+        self._flushing: Callable[[], None] | None = None
+        self._written = 0
+        """Bytes written in all..."""
+        self._flushed = 0
+        """... and before the last flush that was asked for. Each is changed where the other is only read."""
+        self._unlogged = WriteOptions()
+        self._unlogged.disable_wal = True  # type: ignore[method-assign,assignment]
 
     def translated(self, error: Exception) -> Exception:
         """Our exception for an error of RocksDB; damage is remembered."""
@@ -185,40 +187,38 @@ class RocksEngine:
             else:
                 put(key, value, handles[family])
         try:
-            database.write(batch)
-            for family, count in deletes.items():
-                if count >= DELETES_IN_MEMORY:
-                    deletes[family] = 0
-                    self._families[family].flush(False)
+            self._written += batch.size_in_bytes()
+            database.write(batch, self._unlogged)
         except Exception as error:
             raise self.translated(error) from error
+        for family, count in deletes.items():
+            if count >= DELETES_IN_MEMORY:
+                deletes[family] = 0
+                self._wait_for_flush()
+                self._flushing = in_background(self.flush, "raykeeper-flush")
 
-    def sync(self) -> None:
-        """As ``Engine.sync``."""
-        database = self._open()
-        # Measured before the sync, which does not cover what is written during it.
-        lengths = self._wal_lengths() if self._journal is not None else {}
-        try:
-            database.flush_wal(True)
-        except Exception as error:
-            exit_on_failed_fsync(self.path, error)
-        if self._journal is not None:
-            self._journal.synced(lengths)
-
-    def _wal_lengths(self) -> dict[str, int]:
-        lengths = {}
-        for path in write_ahead_logs(self.path):
-            with suppress(FileNotFoundError):  # RocksDB has just removed it
-                lengths[path] = os.path.getsize(path)
-        return lengths
+    def _wait_for_flush(self) -> None:
+        """Wait for the flush in the background, if there is one. What it has met, the next one meets too."""
+        wait, self._flushing = self._flushing, None
+        if wait is not None:
+            with suppress(Exception):
+                wait()
 
     def flush(self) -> None:
-        """As ``Engine.flush``. rocksdict releases the GIL meanwhile."""
+        """As ``Engine.flush``: all families together. rocksdict releases the GIL meanwhile.
+
+        The family ``meta`` is small, and written to with every batch of entries, so compacting it costs little, and
+        flushes everything. A database without one has all of its families compacted.
+        """
         self._open()
+        small = [family for name, family in self._families.items() if name == "meta"]
+        written = self._written
         try:
-            for family in list(self._families.values()):
-                family.flush(True)
+            for family in small or list(self._families.values()):
+                family.compact_range(None, None)
+            self._flushed = written
         except Exception as error:
+            self._open()
             raise self.translated(error) from error
 
     def checkpoint(self, path: str) -> None:
@@ -231,12 +231,9 @@ class RocksEngine:
 
     def size(self) -> int:
         """As ``Engine.size``."""
-        # Without the memtables: they grow in blocks of a megabyte for each family that was written to at all.
+        # Not the memtables' own size: they grow in blocks of a megabyte for each family that was written to at all.
         self._open()
-        logs: dict[str, int] = {}
-        with suppress(FileNotFoundError):  # the folder is gone: reported elsewhere
-            logs = self._wal_lengths()
-        return self._table_bytes() + sum(logs.values())
+        return self._table_bytes() + self._written - self._flushed
 
     def _table_bytes(self) -> int:
         return sum(family.property_int_value(_TABLE_BYTES) or 0 for family in list(self._families.values()))
@@ -258,9 +255,12 @@ class RocksEngine:
 
     def close(self) -> None:
         """As ``Engine.close``. RocksDB releases its lock once nothing refers to the database any more."""
-        database, self._database = self._database, None
-        if database is None:
+        if self._database is None:
             return
+        self._wait_for_flush()
+        with suppress(Exception):  # the log replays what is not flushed
+            self.flush()
+        database, self._database = self._database, None
         for pairs in list(self._iterators):
             pairs.release()
         self._families.clear()
@@ -295,12 +295,10 @@ class RocksDisk:
             self.make_folder(path)
         elif not exists:
             raise DataCorrupted(f"{path}: there is no database")
-        elif not write_ahead_logs(path):
-            raise DataCorrupted(f"{path}: its write-ahead log is missing")
         database = self._open_database(path, families, create)
         if create:
             sync_folder(path)
-        return RocksEngine(database, path, families, self._journal)
+        return RocksEngine(database, path, families)
 
     def _open_database(self, path: str, families: tuple[str, ...], create: bool) -> Rdict:
         columns = {name: self._options(create) for name in families if name != "default"}
@@ -316,12 +314,10 @@ class RocksDisk:
         options.create_if_missing(create)
         options.create_missing_column_families(create)
         options.set_paranoid_checks(True)
-        # The newest writes may be lost, in order, because the Raft log replays them.
-        options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.point_in_time())
+        options.set_atomic_flush(True)
         options.set_write_buffer_size(STATE_WRITE_BUFFER_BYTES)
         # A writer that waits for a flush holds the GIL, so several write buffers may fill up before it has to wait.
         options.set_max_write_buffer_number(4)
-        options.set_max_total_wal_size(4 * STATE_WRITE_BUFFER_BYTES)
         table = rocksdict.BlockBasedOptions()
         table.set_block_cache(self._cache)
         table.set_bloom_filter(10, False)
@@ -336,7 +332,6 @@ class RocksDisk:
         options.set_max_open_files(MAX_OPEN_FILES if soft < 0 else min(MAX_OPEN_FILES, soft // 4))
         # Background writes go to disk bit by bit, or our own syncs would have to wait for all of them.
         options.set_bytes_per_sync(1 << 20)
-        options.set_wal_bytes_per_sync(1 << 20)
         return options
 
     # -- files --------------------------------------------------------------------------------------------------------

@@ -16,8 +16,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Synced(msgspec.Struct, frozen=True, tag="synced"):
-    """The synced length of each file; of a file of fixed size, where its zeros begin. The write-ahead logs of one
-    database come in one record."""
+    """The synced length of each file; of a file of fixed size, where its zeros begin."""
 
     files: dict[str, int]
 

@@ -126,7 +126,7 @@ class StoredState:
                 ("meta", _LOST, lost.encode() or None),
             ]
         )
-        engine.sync()
+        engine.flush()
         return cls(engine)
 
     @classmethod
@@ -338,7 +338,7 @@ class StoredState:
         self._leases.renew_all(self.applied_index)
         self._broken = True
         self._batch.flush()
-        engine.sync()
+        engine.flush()
 
     def compact_slice(self, changes: int) -> bool:
         """Remove records that compaction has made unreachable, looking at no more than this many changes (see
@@ -349,12 +349,9 @@ class StoredState:
         """
         return self._compaction.remove_slice(self.compact_revision, changes)
 
-    def sync(self) -> None:
-        """Return once everything applied is on disk. Required before the log is trimmed."""
-        self._engine.sync()
-
     def flush(self) -> None:
-        """Move RocksDB's memory into files, so that a checkpoint soon after is short. Slow; for any thread."""
+        """Return once everything applied is on disk. Required before the log is trimmed, and before a checkpoint, which
+        is short then. Slow; for any thread."""
         with self.reading() as engine:
             engine.flush()
 

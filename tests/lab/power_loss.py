@@ -1,15 +1,14 @@
 """Power loss: cuts files back to what a sync journal says is on the disk for certain.
 
-Only what *we* sync is in doubt. RocksDB itself syncs its table files and manifests before it relies on them, and an
-older write-ahead log before a table made from it (it must, with several column families). So of each database only the
-newest write-ahead log is cut. A segment of the Raft log keeps its length: what is not synced goes back to zeros.
+Only what *we* sync is in doubt. RocksDB itself syncs its table files and manifests before it relies on them, and has no
+write-ahead log: what it had in memory went with the process. A segment of the Raft log keeps its length: what is not
+synced goes back to zeros.
 """
 
 from __future__ import annotations
 
 import os
 
-from raykeeper.store.engine.rocks import write_ahead_logs
 from raykeeper.store.engine.sync_journal import Renamed, Synced, decode
 
 
@@ -33,11 +32,8 @@ def cut_back(root: str, journals: list[str], *, zero_fill: bool = False) -> dict
                 _replay(decode(line), lengths)
     cut: dict[str, tuple[int, int]] = {}
     for folder, _, names in os.walk(os.path.abspath(root)):
-        if "CURRENT" in names and any(name.startswith("MANIFEST-") for name in names):
-            in_doubt = write_ahead_logs(folder)[-1:]
-        else:
-            paths = [os.path.join(folder, name) for name in names]
-            in_doubt = [path for path in paths if path in lengths or path.endswith(".wal")]
+        paths = [os.path.join(folder, name) for name in names]
+        in_doubt = [path for path in paths if path in lengths or path.endswith(".wal")]
         for path in in_doubt:
             segment = path.endswith(".wal")
             old, new = _used(path) if segment else os.path.getsize(path), lengths.get(path, 0)

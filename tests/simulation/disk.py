@@ -1,11 +1,11 @@
 """A disk in memory that forgets what was not synced, in the shape that ``store.engine`` asks for.
 
-A crash of the process keeps everything that was written; a loss of power keeps what was synced, and of the rest what a
-real machine may keep: of each database a random *prefix* of its unsynced writes (RocksDB's write-ahead log is a log,
-and it syncs the older ones before it flushes one column family of several), of each file a prefix of its unsynced
-bytes, of a file that is written in place any of its sectors, of each unsynced change of a folder either side. A
-``fuse`` ends the process before its n-th next operation that changes the disk, so crashes fall between any two of them
-and not only between two turns.
+A crash of the process keeps everything that was written to files; a loss of power keeps what was synced, and of the
+rest what a real machine may keep: of each file a prefix of its unsynced bytes, of a file that is written in place any
+of its sectors, of each unsynced change of a folder either side. Both take from each database the newest of what was not
+flushed: a random *prefix* is left, since it has no write-ahead log, and flushes full memtables on its own. A ``fuse``
+ends the process before its n-th next operation that changes the disk, so crashes fall between any two of them and not
+only between two turns.
 
 Synced content is not kept twice: a database remembers how to undo what is not synced yet.
 """
@@ -83,6 +83,9 @@ class _Database:
     def lose_power(self, rng: random.Random) -> None:
         if self.fragile:
             self.damaged = True
+        self.lose_unflushed(rng)
+
+    def lose_unflushed(self, rng: random.Random) -> None:
         keep = _part(rng, len(self.batches))
         while len(self.batches) > keep:
             for family, key, old in reversed(self.batches.pop()):
@@ -173,6 +176,7 @@ class SimDisk:
         self._root = _Folder()
         self.fuse: int | None = None
         """Changing operations left before the process ends with ``SimCrash``; ``None``: no end planned."""
+        self._rng = random.Random(1)
         self.dead = False
         """The process has ended: until ``restart`` every use raises ``SimCrash``."""
         self.full = False
@@ -188,7 +192,7 @@ class SimDisk:
     # --- what the world does to it -----------------------------------------------------------------------------------
 
     def crash(self) -> None:
-        """End the process: written data stays, open databases are closed."""
+        """End the process: files stay as they were written, and of databases a prefix."""
         self.dead = True
         self._close_all(self._root)
 
@@ -251,7 +255,8 @@ class SimDisk:
         for node in folder.entries.values():
             if isinstance(node, _Database):
                 if node.engine is not None:
-                    node.engine.close()
+                    node.engine.end()
+                    node.lose_unflushed(self._rng)
             elif isinstance(node, _Folder):
                 self._close_all(node)
 
@@ -645,8 +650,8 @@ class SimEngine:
         self._bytes += grown
         self._database.batches.append(undo)
 
-    def sync(self) -> None:
-        """As ``Engine.sync``."""
+    def flush(self) -> None:
+        """As ``Engine.flush``."""
         if self.closed and not self._disk.dead:
             raise RuntimeError("the database is closed")
         self._disk._sync()
@@ -657,14 +662,11 @@ class SimEngine:
         """Batches that a loss of power may still take away."""
         return len(self._database.batches)
 
-    def flush(self) -> None:
-        """As ``Engine.flush``: there is nothing to move here."""
-
     def checkpoint(self, path: str) -> None:
         """As ``Engine.checkpoint``: the folder holds plain files, of which none is synced."""
         for family, key in sorted(self._database.rotten):
             self.check(family, key)
-        self._disk.touch()
+        self.flush()
         if self._disk.exists(path):
             raise OSError(f"{path}: exists")
         folder = _Folder()
@@ -693,6 +695,12 @@ class SimEngine:
 
     def close(self) -> None:
         """As ``Engine.close``."""
+        if not self.closed and not self._disk.dead:
+            self.flush()
+        self.end()
+
+    def end(self) -> None:
+        """The process is gone."""
         self.closed = True
         if self._database.engine is self:
             self._database.engine = None

@@ -240,9 +240,9 @@ def _campaign_unapplied() -> AbstractContextManager[None]:
     return patched(Log, "has_unapplied_configuration", lambda log, page_bytes: False)
 
 
-@mutant("the log trimmed before the state is synced", "power")
+@mutant("the log trimmed before the state is flushed", "power")
 def _cut_before_sync() -> AbstractContextManager[None]:
-    return patched(State, "sync", lambda state: None)
+    return patched(State, "flush", lambda state: None)
 
 
 # --- the log's files -------------------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ def _snapshot_without_sessions() -> AbstractContextManager[None]:
         state = incoming.state
         assert state is not None
         state._engine.write([("sessions", key, None) for key, _ in list(state._engine.iterate("sessions"))])
-        state._engine.sync()
+        state._engine.flush()
         state.close()
         incoming.state = State.open(incoming._disk, incoming.target)
 

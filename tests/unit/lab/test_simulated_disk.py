@@ -58,7 +58,7 @@ class Side:
             begun, self.begun = self.begun, None
             return None if begun is None else list(begun)
         elif step == "sync":
-            engine.sync()
+            engine.flush()
         elif step == "reopen":
             self.begun = None
             engine.close()
@@ -190,14 +190,14 @@ def test_a_loss_of_power_keeps_the_synced_and_a_prefix_of_the_rest(
     possible: list[dict[tuple[str, bytes], bytes]] = []
     for n, batch in enumerate(before + after):
         if n == len(before):
-            engine.sync()
+            engine.flush()
             possible.clear()
             possible.append(_content(engine))
         engine.write(batch)
         if n >= len(before):
             possible.append(_content(engine))
     if not after:
-        engine.sync()
+        engine.flush()
         possible = [_content(engine)]
     synced = dict(possible[0])
     for family in FAMILIES:
@@ -208,10 +208,11 @@ def test_a_loss_of_power_keeps_the_synced_and_a_prefix_of_the_rest(
     assert _content(disk.open("db", FAMILIES)) in possible
 
 
-def test_a_crash_of_the_process_keeps_what_was_written() -> None:
+def test_a_crash_of_the_process_keeps_what_was_flushed_and_all_files() -> None:
     disk = SimDisk()
     engine = disk.open("db", FAMILIES, create=True)
     engine.write([("default", b"k", b"v")])
+    engine.flush()
     disk.make_folder("files")
     disk.append("files/a", b"data")
     disk.crash()
@@ -225,12 +226,13 @@ def test_a_crash_of_the_process_keeps_what_was_written() -> None:
 def test_a_fuse_ends_the_process_between_two_operations() -> None:
     disk = SimDisk()
     engine = disk.open("db", FAMILIES, create=True)
-    disk.fuse = 2
+    disk.fuse = 3
     engine.write([("default", b"1", b"")])
+    engine.flush()
     with pytest.raises(SimCrash):
         engine.write([("default", b"2", b"")])
     with pytest.raises(SimCrash):
-        engine.sync()
+        engine.flush()
     disk.restart()
     assert [key for key, _ in disk.open("db", FAMILIES).iterate("default")] == [b"1"]
 
@@ -305,7 +307,7 @@ def test_a_database_made_of_unsynced_files_does_not_survive() -> None:
     disk.make_folder("f")
     disk.rename("copy", "f/copy")
     copy = disk.open("f/copy", FAMILIES)
-    copy.sync()
+    copy.flush()
     disk.lose_power(random.Random(1))
     disk.restart()
     with pytest.raises(DataCorrupted):
@@ -332,11 +334,11 @@ def test_a_failing_sync_ends_the_process_and_nothing_new_is_durable() -> None:
     disk = SimDisk()
     engine = disk.open("db", ("a",), create=True)
     engine.write([("a", b"1", b"x")])
-    engine.sync()
+    engine.flush()
     engine.write([("a", b"2", b"x")])
     disk.sync_fails = True
     with pytest.raises(SimCrash):
-        engine.sync()
+        engine.flush()
     assert disk.synced_reader("db")("a", b"2") is None
     disk.restart()
     assert disk.open("db", ("a",)).get("a", b"1") == b"x"

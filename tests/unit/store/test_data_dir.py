@@ -230,7 +230,7 @@ def test_a_crash_anywhere_in_an_installation_leaves_the_old_or_the_new() -> None
             content = source.state.content_hash()
             folder = DataDir.create(disk, "m2", identity(2))
             fill(folder, 12)
-            folder.state.sync()
+            folder.state.flush()
             old = folder.state.content_hash()
             disk.fuse = fuse
             try:

@@ -1,7 +1,7 @@
 """Loaded by every Python process of the tests' Ray: breaks a single sync of the product, if a test asks for it.
 
 The file that ``RAYKEEPER_TEST_FAULT`` names holds lines ``action module:function [pid]``: what the call of
-``Engine.sync`` or ``LogStore.sync`` from that place in the product comes to, in all processes or only in one. ``skip``
+``Engine.flush`` or ``LogStore.sync`` from that place in the product comes to, in all processes or only in one. ``skip``
 does nothing, ``die`` ends the process before anything is synced, ``fail`` has the disk refuse the fsync. The product
 itself knows nothing of this.
 
@@ -35,8 +35,8 @@ def _action(place: str) -> str:
     return ""
 
 
-def _weaken(kind: Any, break_disk: Callable[[Any], None]) -> None:
-    real = kind.sync
+def _weaken(kind: Any, method: str, break_disk: Callable[[Any], None]) -> None:
+    real = getattr(kind, method)
 
     def sync(self: Any) -> None:
         caller = sys._getframe(1)
@@ -48,34 +48,28 @@ def _weaken(kind: Any, break_disk: Callable[[Any], None]) -> None:
         if action != "skip":
             real(self)
 
-    kind.sync = sync
+    setattr(kind, method, sync)
 
 
 def _weaken_engine(module: ModuleType) -> None:
     def break_disk(engine: Any) -> None:
-        engine._database = _Broken(engine._database)
+        engine._families = {"meta": _Broken()}
 
-    _weaken(module.RocksEngine, break_disk)
+    _weaken(module.RocksEngine, "flush", break_disk)
 
 
 def _weaken_log(module: ModuleType) -> None:
     def break_disk(log: Any) -> None:
         log._file._descriptor = 1_000_000  # fdatasync refuses it
 
-    _weaken(module.SegmentedLog, break_disk)
+    _weaken(module.SegmentedLog, "sync", break_disk)
 
 
 class _Broken:
-    """A database on a disk that takes nothing more."""
+    """A column family on a disk that takes nothing more."""
 
-    def __init__(self, database: Any) -> None:
-        self._real = database
-
-    def flush_wal(self, sync: bool) -> None:
+    def compact_range(self, start: None, end: None) -> None:
         raise RuntimeError("IO error: While fsync: Input/output error")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
 
 
 def _newer(module: ModuleType) -> None:

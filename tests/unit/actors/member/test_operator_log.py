@@ -185,7 +185,7 @@ def test_what_was_slow_and_what_caused_it(play: Play) -> None:
     play.log.slow_turn(0.45, times, ["message"], [1, 2])
     assert play.lines() == [
         f"INFO: slow disk: 5 log entries ({size} bytes) with fsync took 0.150 s",
-        "INFO: slow disk: fsync of the state took 0.250 s, before trimming the log up to 70",
+        "INFO: slow disk: flush of the state took 0.250 s, before trimming the log up to 70",
         f"INFO: slow apply: 5 entries up to index 9 took 0.350 s ({size} bytes, the largest entry "
         f"{max(map(len, datas))}): 2 Put, 1 CompactHistory, 1 no-op, 1 unknown command, 1 configuration",
         "INFO: slow turn: 0.450 s, of which append 0.000, apply 0.200, housekeeping 0.000; it had taken 2 int, 1 str",
@@ -231,9 +231,9 @@ def test_a_real_member_logs_a_slow_sync_of_its_state(
         kv.put("a", "1")
         replica = member.loop.replica
         monkeypatch.setattr(replica._trimmer, "_last_index_to_trim", lambda: replica.state.applied_index)
-        monkeypatch.setattr(replica.state, "sync", lambda: time.sleep(1.5 * SLOW_S))
+        monkeypatch.setattr(replica.state, "flush", lambda: time.sleep(1.5 * SLOW_S))
         until = time.monotonic() + 30
-        while not any("fsync of the state took 0." in line for line in caplog.messages):
+        while not any("flush of the state took 0." in line for line in caplog.messages):
             assert time.monotonic() < until
             time.sleep(0.01)
 

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from lab.power_loss import cut_back
 from raykeeper.errors import DataCorrupted, NoSpace, Unavailable
-from raykeeper.store.engine.files import FATAL_EXIT
-from raykeeper.store.engine.rocks import RocksDisk, translate, write_ahead_logs
+from raykeeper.store.engine.rocks import RocksDisk, translate
 from raykeeper.store.state.write_batch import WriteBatch
 from simulation.disk import SimDisk
 
@@ -93,7 +92,7 @@ def test_an_iterator_stands_still_and_ends_with_the_database(disk: RocksDisk, tm
     engine.close()
     with pytest.raises(RuntimeError, match="closed"):
         next(pairs)
-    for use in (lambda: engine.get("a", b"1"), engine.sync, lambda: engine.write([]), lambda: engine.iterate("a")):
+    for use in (lambda: engine.get("a", b"1"), engine.flush, lambda: engine.write([]), lambda: engine.iterate("a")):
         with pytest.raises((RuntimeError, KeyError)):
             use()
     disk.open(path, FAMILIES).close()
@@ -110,37 +109,6 @@ def test_errors_in_our_words() -> None:
         assert type(translate(Exception(text), "/x")) is kind, text
 
 
-FAILING_SYNC = """
-import sys
-from raykeeper.store.engine.rocks import RocksDisk
-engine = RocksDisk().open(sys.argv[1], ("a",), create=True)
-engine.write([("a", b"k", b"v")])
-class Broken:
-    def flush_wal(self, sync):
-        raise Exception("IO error: fdatasync: Input/output error")
-engine._database = Broken()
-try:
-    engine.sync()
-finally:
-    print("still here")
-"""
-
-
-def test_a_failed_fsync_ends_the_process(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", FAILING_SYNC, str(tmp_path / "db")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert result.returncode == FATAL_EXIT
-    assert "fsync" in result.stderr
-    assert "Input/output error" in result.stderr
-    assert "still here" not in result.stdout
-
-
 WRITER = """
 import os, signal, sys
 from raykeeper.store.engine.rocks import RocksDisk
@@ -149,10 +117,8 @@ disk = RocksDisk(sync_journal=journal)
 engine = disk.open(root + "/db", ("a", "b"), create=True)
 for n in range(20):
     engine.write([("a", b"%02d" % n, b"x" * 1000), ("b", b"%02d" % n, b"")])
-    if n == 9:
-        engine._families["a"].flush(True)  # a new write-ahead log begins, the old one is still needed
-    if n <= 14:
-        engine.sync()
+    if n == 14:
+        engine.flush()
 disk.make_folder(root + "/files")
 disk.append(root + "/files/f", b"synced")
 disk.sync_file(root + "/files/f")
@@ -175,9 +141,8 @@ def test_the_journal_of_syncs_knows_what_a_loss_of_power_leaves(tmp_path: Path, 
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    assert len(write_ahead_logs(f"{root}/db")) == 2
     cut = cut_back(root, [journal], zero_fill=zero_fill)
-    assert {str(Path(path).relative_to(root).parent) for path in cut} == {"db", "renamed", "never-synced"}
+    assert {str(Path(path).relative_to(root).parent) for path in cut} == {"renamed"}
     disk = RocksDisk()
     engine = disk.open(f"{root}/db", FAMILIES)
     assert [key for key, _ in engine.iterate("a")] == [b"%02d" % n for n in range(15)]

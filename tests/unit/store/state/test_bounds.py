@@ -377,7 +377,7 @@ def test_in_the_middle_of_a_command_the_content_is_what_is_on_the_disk() -> None
             break
         del entries[: len(hand.state.apply_some(entries))]
         digest = hand.state.content_hash()
-        hand.state.sync()
+        hand.state.flush()
         copy = f"copy{number}"
         hand.state.checkpoint(copy)
         state = State.open(disk, copy)

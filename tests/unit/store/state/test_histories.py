@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -159,16 +158,6 @@ def compare_everything(hand: Hand, model: Model) -> None:
     assert {id: set(hand.state._leases.keys(id)) for id in model.leases} == attached
 
 
-def picture(path: str, folder: str) -> str:
-    """A copy of an open database. RocksDB removes files that it no longer needs whenever it likes: then once more."""
-    for attempt in range(20):
-        try:
-            return shutil.copytree(path, f"{folder}/{attempt}")
-        except shutil.Error:
-            continue
-    raise AssertionError("no picture came out whole")
-
-
 def follow(shared: Shared, steps: list[tuple[str, Any]], reopen_at: int) -> None:
     hand, model = Hand(shared.fresh()), Model()
     for number, (step, argument) in enumerate(steps):
@@ -176,9 +165,10 @@ def follow(shared: Shared, steps: list[tuple[str, Any]], reopen_at: int) -> None
             before = hand.state.content_hash()
             if number % 2:
                 hand.state = shared.reopen()
-            else:  # what a crash would leave
+            else:  # what a crash just after a flush would leave
                 with tempfile.TemporaryDirectory() as left:
-                    state = State.open(shared.disk, picture(shared.path, left))
+                    hand.state.checkpoint(f"{left}/state")
+                    state = State.open(shared.disk, f"{left}/state")
                     assert state.content_hash() == before
                     state.close()
             assert hand.state.content_hash() == before

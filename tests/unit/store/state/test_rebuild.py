@@ -48,7 +48,7 @@ def member(disk: SimDisk, *, cut: int, last: int = 60, applied: int = 50, number
     """A member's folder, closed; its log begins after ``cut``. Returns the hash of its content."""
     folder = DataDir.create(disk, f"m{number}", identity(number))
     fill(folder, last, applied=applied)
-    folder.state.sync()
+    folder.state.flush()
     if cut:
         folder.log.trim(cut, VOTERS)
         folder.log.append([], None, sync=True)

@@ -258,7 +258,7 @@ def _run(rng: random.Random, work: Any) -> None:
             if what < 0.1:
                 copies += 1
                 where = f"copy{copies}"
-                sliced.sync()
+                sliced.flush()
                 sliced.checkpoint(where)
             sliced.close()
             sliced = State.open(disk, where)
