@@ -97,13 +97,25 @@ def within(modules: set[str], *rooms: str) -> list[str]:
     return sorted(name for name in modules if any(name == room or name.startswith(f"{room}.") for room in rooms))
 
 
+CLIENT = "import raykeeper; raykeeper.connect; raykeeper.Client; raykeeper.codec.JSON; raykeeper.Compare"
 SERVER = ("raykeeper.actors.member", "raykeeper.actors.cluster", "raykeeper.store", "raykeeper.cluster", "rocksdict")
 
 
 def test_a_client_process_loads_no_server() -> None:
     """Every process of a job that only uses a cluster pays for what it imports, in time and in memory."""
-    code = "import raykeeper; raykeeper.connect; raykeeper.Client; raykeeper.codec.JSON; raykeeper.Compare"
-    assert within(loaded_by(code), *SERVER, "click", "rich") == []
+    assert within(loaded_by(CLIENT), *SERVER, "click", "rich") == []
+
+
+def test_a_client_process_loads_little_beside_ray() -> None:
+    """Ray is there in any case; what comes on top is a client, and nothing heavy under it."""
+    beside = loaded_by(f"import ray\n{CLIENT}") - loaded_by("import ray")
+    foreign = {name.split(".")[0] for name in beside} - set(sys.stdlib_module_names)
+    assert foreign <= {"raykeeper", "msgspec", "cloudpickle"}
+    parts = {".".join(name.split(".")[1:3]) for name in within(beside, "raykeeper.actors")}
+    client = {"arguments", "background", "client", "connect", "deadline", "finalizer_guard", "handles", "transport"}
+    assert parts - {"actors"} == {f"actors.{part}" for part in client}
+    assert within(beside, "raykeeper.actors.transport")[1:] == ["raykeeper.actors.transport.client_transport"]
+    assert within(beside, "raykeeper.actors.client.cached", "raykeeper.actors.client.cache_sync") == []
 
 
 def test_the_package_alone_loads_next_to_nothing() -> None:
