@@ -477,8 +477,9 @@ MAX_LANE_REQUESTS = 256
 """Requests of one client that wait for an answer; at this many its lane is not read, and it asks by actor calls."""
 MAX_LANES_REQUESTS = 8192
 """The same of all clients of a member together; more are refused with ``Unavailable``."""
-LANE_READ_BYTES = 256 * 1024
-"""Read from one lane at a time, so that each has its turn."""
+LANE_READ_BYTES = 64 * 1024
+"""Read from one lane at a time, so that each has its turn. From 128 KiB on, malloc maps and unmaps each buffer: three
+system calls and a page fault more for every read, however little arrives."""
 LANE_BACKLOG_BYTES = 4 * 1024 * 1024
 """Unread answers of a client: with this many bytes of them its lane is not read either..."""
 MAX_LANE_BACKLOG_BYTES = 64 * 1024 * 1024
