@@ -43,7 +43,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_request_bytes: Bytes = 1536 * 1024
     """Largest single request (put, transaction, ...): its keys and values together; etcd's default."""
     max_txn_operations: Count = 128
-    """Operations in one transaction, nested ones and comparisons included; etcd's default."""
+    """Operations in one transaction: in the longest of its lists of comparisons, of operations if they hold, and of
+    operations if not; a nested transaction may have what its outer one leaves. etcd's rule and default."""
     max_page_items: Count = 1000
     """Keys in one page of a range read; longer ranges are fetched in several pages."""
     max_page_bytes: Bytes = 4 * 1024 * 1024
@@ -199,7 +200,11 @@ MAX_CHANGES = 2 * MAX_MEMBERS
 # A request.
 DEFAULT_TIMEOUT_S = 10.0
 """Timeout of a client call that names none."""
-MAX_NESTED_TXNS = 3
+MAX_NESTED_TXNS = 128
+"""How deep transactions nest, whatever ``max_txn_operations``: code that follows them is recursive."""
+TXN_TOTAL_FACTOR = 4
+"""All operations and comparisons of a transaction, nested ones included, are at most this many times
+``max_txn_operations``; without nesting they cannot be more than three times as many."""
 MAX_REQUEST_ID_BYTES = 256
 REQUEST_DIGEST_BYTES = 16
 """Of the digests of a namespace and of an operation that are kept with a ``request_id``."""
@@ -395,7 +400,8 @@ WATCH_LINGER_S = 10.0
 """A stream is polled for this long after its last watch has ended, in case another one comes."""
 LEASE_MIN_TTL_S = 1.0
 """Keep-alives are sent every third of the TTL, and heartbeats between members must be frequent compared with that."""
-LEASE_MAX_TTL_S = 10 * 365 * 86_400.0
+LEASE_MAX_TTL_S = 9e9
+"""etcd's bound."""
 LEASE_ID_BITS = 62
 """Of the random lease id that a client chooses itself."""
 LEASE_MARGIN_FRACTION = 0.02

@@ -16,6 +16,7 @@ from ..errors import InvalidArgument, LeaseLost, RequestTooLarge
 from ..limits import MAX_REQUEST_ID_BYTES
 
 MAX_INT = 2**63 - 1
+MIN_LEASE_ID = -(2**63)
 MAX_SECONDS = 1e9
 """Longer times count as infinite: Python refuses to wait for centuries."""
 
@@ -115,7 +116,7 @@ def lease_id(value: object) -> int:
     """
     if value is None:
         return 0
-    id = whole_number("a lease id", getattr(value, "id", value))  # a lock has no id, and is refused here
+    id = whole_number("a lease id", getattr(value, "id", value), MIN_LEASE_ID)  # a lock has no id, and is refused here
     lost = getattr(value, "lost", None)
     if lost is not None and lost.is_set():
         raise LeaseLost(f"lease {id:x} is lost: no key can be attached to it")

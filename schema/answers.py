@@ -37,6 +37,7 @@ class RangeAnswer(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """``count`` is the number of keys in the range, whatever the limit; ``more`` says that items were left out."""
 
     revision: int
+    """The newest revision when the range was read, whichever revision was read (etcd: ResponseHeader.revision)."""
     items: tuple[Item, ...]
     count: int
     more: bool = False
@@ -66,6 +67,8 @@ class LeaseGranted(msgspec.Struct, frozen=True, array_like=True, tag=7):
 
     id: int
     ttl: float
+    revision: int
+    """The revision of the store, which a grant leaves as it is."""
 
 
 class TxnAnswer(msgspec.Struct, frozen=True, array_like=True, tag=4):

@@ -12,7 +12,7 @@ import struct
 import msgspec
 
 from ..errors import KeeperError
-from .operations import Id, Number, Operation, Span, Txn
+from .operations import Id, LeaseId, Number, Operation, Span, Txn
 
 
 class RequestId(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -61,7 +61,7 @@ class CloseSession(msgspec.Struct, frozen=True, array_like=True, tag=22):
 class Expiry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A session or lease that has run out, as the proposer saw it."""
 
-    id: Number
+    id: LeaseId
     heard: Number
     """Log index of the last sign of life that the proposer saw. Void if another one has come since."""
 
@@ -83,7 +83,7 @@ class ExpireLeases(msgspec.Struct, frozen=True, array_like=True, tag=24):
 class LeaseDeadline(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The time on the cluster's clock at which a lease runs out."""
 
-    id: Number
+    id: LeaseId
     seconds: Span
 
 
@@ -99,7 +99,7 @@ class RenewLeases(msgspec.Struct, frozen=True, array_like=True, tag=26):
     """A sign of life of leases: each has its whole TTL again. Void in any term but ``term``."""
 
     term: Number
-    leases: tuple[Number, ...]
+    leases: tuple[LeaseId, ...]
 
 
 class RenewSessions(msgspec.Struct, frozen=True, array_like=True, tag=39):

@@ -15,7 +15,7 @@ from ..raft.messages import MemberChange
 from .answers import Answer, Failed, Item, RangeAnswer, RangePart
 from .commands import Administration, ClientWrites
 from .member_record import MemberRecord
-from .operations import KeyRange, Number, Range
+from .operations import KeyRange, LeaseId, Number, Range
 from .portable import Portable
 
 RelativeDeadline = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
@@ -82,7 +82,7 @@ class KeepLeases(msgspec.Struct, frozen=True, array_like=True, tag=7):
 
     cluster: Number
     deadline: RelativeDeadline
-    leases: tuple[Number, ...]
+    leases: tuple[LeaseId, ...]
 
 
 class AskLeases(msgspec.Struct, frozen=True, array_like=True, tag=8):
@@ -91,7 +91,7 @@ class AskLeases(msgspec.Struct, frozen=True, array_like=True, tag=8):
 
     cluster: Number
     deadline: RelativeDeadline
-    leases: tuple[Number, ...]
+    leases: tuple[LeaseId, ...]
     keys: bool = False
     """Also return the attached keys."""
 
@@ -166,12 +166,15 @@ class Written(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Answers to the first writes, in order: as many as one log entry could do, at least one. Send the rest again."""
 
     answers: tuple[Answer, ...]
+    term: int = 0
+    """The Raft term of the member when it answered (etcd: ResponseHeader.raft_term); so in the other replies."""
 
 
 class ReadReply(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Answers to the first reads, in order: as many as fit into one reply, at least one. Send the rest again."""
 
     answers: tuple[RangeAnswer | RangePart | Failed, ...]
+    term: int = 0
 
 
 class Opened(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -305,6 +308,9 @@ class LeasesKept(msgspec.Struct, frozen=True, array_like=True, tag=6):
     """The outcomes, in the order of the requested leases."""
 
     kept: tuple[Kept, ...]
+    revision: int = 0
+    """The revision of the store when the leader answered."""
+    term: int = 0
 
 
 class LeaseStatus(msgspec.Struct, frozen=True, array_like=True):
@@ -320,6 +326,9 @@ class LeaseStatuses(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """The requested leases that exist."""
 
     leases: tuple[LeaseStatus, ...]
+    revision: int = 0
+    """The revision of the store when the leader answered."""
+    term: int = 0
 
 
 class WatchEvent(msgspec.Struct, frozen=True, array_like=True):
@@ -356,6 +365,7 @@ class Watched(msgspec.Struct, frozen=True, array_like=True, tag=8):
     """(id, compact revision) of the watches that ended because their next revision is compacted."""
     stale: bool = False
     """The member is cut off from the leader, or does not know the stream: start another one at another member."""
+    term: int = 0
 
 
 Reply = Written | ReadReply | Opened | Refused | Status | LeasesKept | LeaseStatuses | Watched

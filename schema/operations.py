@@ -8,7 +8,7 @@ computed with.
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
@@ -16,13 +16,14 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 """Counts, revisions, log indexes, terms, and ids where 0 means none. Other values cannot be decoded, so no code needs
 to check them again: neither on arrival nor when a command is applied."""
 Id = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
-LeaseChoice = Annotated[int, msgspec.Meta(ge=-1, le=(1 << 63) - 1)]
+LeaseId = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+"""Any number of 64 bits, as in etcd; 0 means none."""
 Operand = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 Span = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 """Seconds; neither infinite nor NaN."""
 
-KEEP_LEASE = -1
-"""``Put.lease``: keep the lease that the key has."""
+KEEP_LEASE: Final = None
+"""``Put.lease``: keep the lease that the key has (etcd: ignore_lease)."""
 
 
 class Sort(enum.IntEnum):
@@ -48,8 +49,9 @@ class Put(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     key: bytes
     value: bytes | None
     """``None`` keeps the value that the key has, and fails with KEY_NOT_FOUND if there is no such key."""
-    lease: LeaseChoice = 0
-    """Lease id; 0 for none, ``KEEP_LEASE`` to keep the key's."""
+    lease: LeaseId | None = 0
+    """Lease id; 0 for none, ``KEEP_LEASE`` to keep that of a key that exists: without one it fails with
+    KEY_NOT_FOUND."""
     prev: bool = False
 
 
@@ -113,7 +115,7 @@ class Compact(msgspec.Struct, frozen=True, array_like=True, tag=5):
 class LeaseGrant(msgspec.Struct, frozen=True, array_like=True, tag=6):
     """Grant a lease of ``ttl`` seconds (etcd: LeaseGrantRequest)."""
 
-    id: Number
+    id: LeaseId
     """0 lets the state machine choose the id."""
     ttl: Span
 
@@ -121,7 +123,7 @@ class LeaseGrant(msgspec.Struct, frozen=True, array_like=True, tag=6):
 class LeaseRevoke(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """End a lease and delete its keys, in one revision (etcd: LeaseRevokeRequest)."""
 
-    id: Number
+    id: LeaseId
 
 
 class Txn(msgspec.Struct, frozen=True, array_like=True, tag=4):

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from ..errors import InvalidArgument, RequestTooLarge
-from ..limits import LEASE_MAX_TTL_S, MAX_NESTED_TXNS, MAX_REQUEST_ID_BYTES, REQUEST_DIGEST_BYTES, Limits
+from ..limits import (
+    LEASE_MAX_TTL_S,
+    MAX_NESTED_TXNS,
+    MAX_REQUEST_ID_BYTES,
+    REQUEST_DIGEST_BYTES,
+    TXN_TOTAL_FACTOR,
+    Limits,
+)
 from .commands import RequestId
 from .operations import (
     KEEP_LEASE,
@@ -18,6 +25,7 @@ from .operations import (
     Txn,
     TxnCompare,
 )
+from .txn_size import txn_is_too_large
 
 
 def check_operation(operation: Operation, limits: Limits) -> int:
@@ -29,6 +37,11 @@ def check_operation(operation: Operation, limits: Limits) -> int:
     """
     budget = _Budget(limits)
     budget.operation(operation, depth=0)
+    if isinstance(operation, Txn) and txn_is_too_large(operation, limits.max_txn_operations):
+        raise RequestTooLarge(
+            f"a transaction has at most {limits.max_txn_operations} comparisons, and as many operations in each branch;"
+            f" with those of nested ones, which share them, {TXN_TOTAL_FACTOR * limits.max_txn_operations} in all"
+        )
     return budget.bytes
 
 
@@ -61,12 +74,11 @@ def _within(what: str, number: int, least: int) -> None:
 
 
 class _Budget:
-    """Checks an operation with all its parts, and adds up its bytes and operations."""
+    """Checks an operation with all its parts, and adds up its bytes."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.bytes = 0
-        self.operations = 0
 
     def operation(self, operation: Operation, depth: int) -> None:
         """Check one operation. Each kind has a branch, and each branch counts all keys and values, because the limits
@@ -74,7 +86,8 @@ class _Budget:
         if isinstance(operation, Put):
             self._key(operation.key)
             self._add(len(operation.value or b""))
-            _within("a lease's id", operation.lease, KEEP_LEASE)
+            if operation.lease is not KEEP_LEASE:
+                _within("a lease's id", operation.lease, -_MOST - 1)
         elif isinstance(operation, Delete):
             self._keys(operation.keys)
         elif isinstance(operation, Range):
@@ -86,9 +99,11 @@ class _Budget:
         elif isinstance(operation, LeaseGrant):
             if not 0 < operation.ttl <= LEASE_MAX_TTL_S:
                 raise InvalidArgument(f"a lease's TTL is over 0 and at most {LEASE_MAX_TTL_S:g} s, not {operation.ttl}")
-            _within("a lease's id", operation.id, 0)
+            _within("a lease's id", operation.id, -_MOST - 1)
         else:  # a LeaseRevoke: mypy would complain of any other
-            _within("a lease's id", operation.id, 1)
+            _within("a lease's id", operation.id, -_MOST - 1)
+            if not operation.id:
+                raise InvalidArgument("no lease has the id 0")
 
     def range(self, request: Range) -> None:
         self._keys(request.keys)
@@ -99,11 +114,9 @@ class _Budget:
         if depth > MAX_NESTED_TXNS:
             raise RequestTooLarge(f"transactions nest at most {MAX_NESTED_TXNS} deep")
         for comparison in txn.compare:
-            self._count()
             self._comparison(comparison)
         for branch in (txn.success, txn.failure):
             for operation in branch:
-                self._count()
                 self.operation(operation, depth + 1)
 
     def _comparison(self, comparison: TxnCompare) -> None:
@@ -114,13 +127,6 @@ class _Budget:
             self._add(len(comparison.operand))
         else:
             _within("what a comparison compares with", comparison.operand, -_MOST - 1)
-
-    def _count(self) -> None:
-        self.operations += 1
-        if self.operations > self.limits.max_txn_operations:
-            raise RequestTooLarge(
-                f"a transaction holds at most {self.limits.max_txn_operations} operations and comparisons"
-            )
 
     def _keys(self, keys: KeyRange) -> None:
         self._key(keys.key)

@@ -123,7 +123,7 @@ def revoke_steps(lease: object) -> Steps[None]:
 
 def lease_info_steps(view: View, lease: object, keys: object) -> Steps[LeaseInfo]:
     """Steps that ask for the status of one lease."""
-    id = check.whole_number("a lease id", getattr(lease, "id", lease), 1)
+    id = check.whole_number("a lease id", getattr(lease, "id", lease), check.MIN_LEASE_ID)
     answer = yield Call(LeaseQuestion((id,), check.flag("keys", keys)))
     found = _statuses(answer)
     if not found:

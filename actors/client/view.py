@@ -147,8 +147,8 @@ class View:
         anywhere = check.flag("serializable", serializable)
         for _ in range(CLIENT_RANGE_RESTARTS):
             try:
-                answer = yield from _whole_range(command, anywhere)
-                return self.range_result(answer, command.keys_only)
+                answer = yield from whole_range(command, anywhere)
+                return self.range_result(answer, command.keys_only, command.revision)
             except CompactedError:
                 if command.revision:
                     raise
@@ -314,11 +314,11 @@ class View:
         items = _expect(answer, RangeAnswer).items
         return self._pair(items[0]) if items else None
 
-    def range_result(self, answer: Answer, keys_only: bool = False) -> RangeResult:
-        """The result of a range."""
+    def range_result(self, answer: Answer, keys_only: bool = False, revision: int = 0) -> RangeResult:
+        """The result of a range that was read as of a revision, 0 for the newest."""
         answer = _expect(answer, RangeAnswer)
         pairs = self._pairs(answer.items, None if keys_only else self.codec)
-        return RangeResult(pairs, answer.count, answer.more, answer.revision)
+        return RangeResult(pairs, answer.count, answer.more, revision or answer.revision)
 
     def delete_result(self, answer: Answer) -> DeleteResult:
         """The result of a delete."""
@@ -339,7 +339,8 @@ class View:
         if operation.kind == "get":
             return self.get_result(answer)
         if operation.kind == "range":
-            return self.range_result(answer, operation.arguments["keys_only"])
+            asked = operation.arguments
+            return self.range_result(answer, asked["keys_only"], _revision(asked["revision"]))
         if operation.kind == "delete":
             return self.delete_result(answer)
         if operation.kind == "grant":
@@ -364,10 +365,11 @@ class View:
 # --- ranges that may be longer than a page ---------------------------------------------------------------------------
 #
 # All pages of a range are read at the revision of the first. The past is the same on every member, so every page but
-# the first is read serializably, at a member that has reached that revision.
+# the first is read serializably, at a member that has reached that revision. What is returned names the newest revision
+# when the first page was read.
 
 
-def _whole_range(command: Range, serializable: bool) -> Steps[RangeAnswer]:
+def whole_range(command: Range, serializable: bool) -> Steps[RangeAnswer]:
     """Steps that read a range completely, as its kind requires."""
     if command.count_only:
         return (yield from _counted(command, serializable))
@@ -379,12 +381,13 @@ def _whole_range(command: Range, serializable: bool) -> Steps[RangeAnswer]:
 def _counted(command: Range, serializable: bool) -> Steps[RangeAnswer]:
     """Count a range part after part."""
     answer = yield from page(command, serializable)
-    revision, count = command.revision or answer.revision, answer.count
+    newest, count = answer.revision, answer.count
+    revision = command.revision or newest
     while isinstance(answer, RangePart):
         part = Range(KeyRange(answer.next, command.keys.end), revision, count_only=True)
         answer = yield from page(part, True, revision)
         count += answer.count
-    return RangeAnswer(revision, (), count)
+    return RangeAnswer(newest, (), count)
 
 
 def _by_key(command: Range, serializable: bool) -> Steps[RangeAnswer]:
@@ -403,12 +406,12 @@ def _by_key(command: Range, serializable: bool) -> Steps[RangeAnswer]:
         items += answer.items
         rest = rest_of(rest, answer, command.descending)
     if rest is None:
-        return RangeAnswer(revision, tuple(items), len(items))
+        return RangeAnswer(first.revision, tuple(items), len(items))
     count = first.count
     if isinstance(first, RangePart):
         uncounted = _beyond(command.keys, first.next, command.descending)
         count += (yield from _counted(Range(uncounted, revision, count_only=True), True)).count
-    return RangeAnswer(revision, tuple(items), count, count > len(items))
+    return RangeAnswer(first.revision, tuple(items), count, count > len(items))
 
 
 def _sorted(command: Range, serializable: bool) -> Steps[RangeAnswer]:
@@ -419,7 +422,7 @@ def _sorted(command: Range, serializable: bool) -> Steps[RangeAnswer]:
     (``keys_only``), the whole range is fetched in key order and sorted here.
     """
     sort_key, limit = _SORT_KEYS[command.sort], command.limit
-    keys, revision, count = command.keys, command.revision, 0
+    keys, revision, newest, count = command.keys, command.revision, 0, 0
     best: list[Item] = []
     with contextlib.suppress(RequestTooLarge):
         while True:
@@ -434,13 +437,14 @@ def _sorted(command: Range, serializable: bool) -> Steps[RangeAnswer]:
                 return answer
             if command.keys_only and command.sort is Sort.VALUE:
                 break
-            revision = revision or answer.revision
+            newest = newest or answer.revision
+            revision = revision or newest
             best += answer.items
             count += answer.count
             if isinstance(answer, RangeAnswer):
                 best.sort(key=lambda item: (sort_key(item), item.key), reverse=command.descending)
                 del best[limit or count :]
-                return RangeAnswer(revision, tuple(best), count, len(best) < count)
+                return RangeAnswer(newest, tuple(best), count, len(best) < count)
             keys = KeyRange(answer.next, command.keys.end)
     whole = yield from _by_key(Range(command.keys, revision), serializable)
     items = sorted(whole.items, key=lambda item: (sort_key(item), item.key), reverse=command.descending)
@@ -489,7 +493,7 @@ def grant_command(id: object, ttl: object) -> LeaseGrant:
 
 def revoke_command(lease: object) -> LeaseRevoke:
     """The command that revokes a lease, given by its id or by a lease object."""
-    return LeaseRevoke(check.whole_number("a lease id", getattr(lease, "id", lease), 1))
+    return LeaseRevoke(check.whole_number("a lease id", getattr(lease, "id", lease), check.MIN_LEASE_ID))
 
 
 # --- small things ----------------------------------------------------------------------------------------------------

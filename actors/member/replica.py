@@ -131,7 +131,7 @@ class Replica:
             self._reads,
         )
         # What every member does.
-        self.watches = Watches(self._turn, clock, lambda: self.is_cut_off)
+        self.watches = Watches(self._turn, clock, lambda: self.is_cut_off, lambda: self.term)
         """Serves polls of watches, which may come on any thread."""
         self.hashing = Hashing(background, throttle, folder.state.applied_index)
         self._checked_at = clock()
@@ -176,6 +176,11 @@ class Replica:
     def leader(self) -> int:
         """The leader as far as this member knows, 0 if it knows none."""
         return self.node.leader
+
+    @property
+    def term(self) -> int:
+        """The Raft term that this member is in."""
+        return self.node.term
 
     @property
     def active_version(self) -> int:

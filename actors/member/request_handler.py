@@ -121,26 +121,28 @@ class RequestHandler:
             _finish(done, Refused(Refusal.INVALID, message=too_new))
             return
         data, session = encode(commands), commands.session
-        self._propose(Proposal(data, deadline, arrival, _written(done), session, commands), done)
+        self._propose(Proposal(data, deadline, arrival, self._written(done), session, commands), done)
 
     def _administer(self, request: Administer, arrival: float, deadline: float, done: ReplyCallback) -> None:
         if too_new := self._too_new(request.command):
             _finish(done, Written((Failed(Reason.INVALID, message=too_new),)))
             return
-        self._propose(Proposal(encode(request.command), deadline, arrival, _written(done)), done)
+        self._propose(Proposal(encode(request.command), deadline, arrival, self._written(done)), done)
 
     def _open_session(self, request: Open, arrival: float, deadline: float, done: ReplyCallback) -> None:
         command = OpenSession(request.nonce, self._replica.timings.session_ttl)
-        self._propose(Proposal(encode(command), deadline, arrival, _opened(done, command.ttl)), done)
+        self._propose(Proposal(encode(command), deadline, arrival, self._opened(done, command.ttl)), done)
 
     def _close_session(self, request: Close, arrival: float, deadline: float, done: ReplyCallback) -> None:
-        self._propose(Proposal(encode(CloseSession(request.session)), deadline, arrival, _written(done)), done)
+        self._propose(Proposal(encode(CloseSession(request.session)), deadline, arrival, self._written(done)), done)
 
     def _keep_session(self, request: KeepAlive, arrival: float, deadline: float, done: ReplyCallback) -> None:
         self._enqueue_event(SessionRenewal(request.session, deadline, arrival, self._renewed(done)), 0, done)
 
     def _keep_leases(self, request: KeepLeases, arrival: float, deadline: float, done: ReplyCallback) -> None:
-        self._enqueue_event(LeaseRenewal(request.leases, deadline, arrival, _kept(done)), 8 * len(request.leases), done)
+        self._enqueue_event(
+            LeaseRenewal(request.leases, deadline, arrival, self._kept(done)), 8 * len(request.leases), done
+        )
 
     def _ask_leases(self, request: AskLeases, arrival: float, deadline: float, done: ReplyCallback) -> None:
         self._enqueue_event(
@@ -150,7 +152,7 @@ class RequestHandler:
     def _change_membership(
         self, request: ChangeMembership, arrival: float, deadline: float, done: ReplyCallback
     ) -> None:
-        self._enqueue_event(MembershipChange(request.changes, deadline, _written(done), request.context), 0, done)
+        self._enqueue_event(MembershipChange(request.changes, deadline, self._written(done), request.context), 0, done)
 
     def _too_new(self, command: Command) -> str:
         """Why a command may not be proposed yet, empty if it may: every member must be able to apply it."""
@@ -226,8 +228,10 @@ class RequestHandler:
                 return
 
             def make() -> bytes:
-                keys = self._replica.state.lease_keys if request.keys else lambda lease: []
-                return reply_bytes(LeaseStatuses(tuple([LeaseStatus(*each, tuple(keys(each[0]))) for each in found])))
+                state = self._replica.state
+                keys = state.lease_keys if request.keys else lambda lease: []
+                leases = tuple([LeaseStatus(*each, tuple(keys(each[0]))) for each in found])
+                return reply_bytes(LeaseStatuses(leases, state.revision, self._replica.term))
 
             done(SlowReply(make))
 
@@ -249,7 +253,7 @@ class RequestHandler:
             if not isinstance(answer, Failed):
                 bytes_left -= sum([len(item.key) + len(item.value) for item in answer.items])
             answers.append(answer)
-        return reply_bytes(ReadReply(tuple(answers)))
+        return reply_bytes(ReadReply(tuple(answers), self._replica.term))
 
     def _range(self, request: Range, page_bytes: int) -> RangeAnswer | RangePart | Failed:
         items = self.limits.max_page_items
@@ -267,38 +271,40 @@ class RequestHandler:
             if isinstance(result, Refused):
                 _finish(done, result)
             elif result:
-                _finish(done, Written((Done(self._replica.state.revision),)))
+                _finish(done, Written((Done(self._replica.state.revision),), self._replica.term))
             else:
                 _finish(done, Written((Failed(Reason.SESSION_EXPIRED),)))
+
+        return outcome
+
+    # -- outcomes of events ------------------------------------------------------------------------------------------
+
+    def _written(self, done: ReplyCallback) -> Callable[[tuple[Answer, ...] | Refused], None]:
+        def outcome(result: tuple[Answer, ...] | Refused) -> None:
+            _finish(done, result if isinstance(result, Refused) else Written(result, self._replica.term))
+
+        return outcome
+
+    def _kept(self, done: ReplyCallback) -> Callable[[tuple[Kept, ...] | Refused], None]:
+        def outcome(result: tuple[Kept, ...] | Refused) -> None:
+            if isinstance(result, Refused):
+                _finish(done, result)
+            else:
+                _finish(done, LeasesKept(result, self._replica.state.revision, self._replica.term))
+
+        return outcome
+
+    def _opened(self, done: ReplyCallback, ttl: float) -> Callable[[tuple[Answer, ...] | Refused], None]:
+        def outcome(result: tuple[Answer, ...] | Refused) -> None:
+            if isinstance(result, tuple) and isinstance(result[0], SessionOpened):
+                _finish(done, Opened(result[0].session, ttl))
+            elif isinstance(result, tuple):
+                _finish(done, Written(result, self._replica.term))
+            else:
+                _finish(done, result)
 
         return outcome
 
 
 def _finish(done: ReplyCallback, reply: Reply) -> None:
     done(lambda: reply_bytes(reply))
-
-
-def _written(done: ReplyCallback) -> Callable[[tuple[Answer, ...] | Refused], None]:
-    def outcome(result: tuple[Answer, ...] | Refused) -> None:
-        _finish(done, result if isinstance(result, Refused) else Written(result))
-
-    return outcome
-
-
-def _kept(done: ReplyCallback) -> Callable[[tuple[Kept, ...] | Refused], None]:
-    def outcome(result: tuple[Kept, ...] | Refused) -> None:
-        _finish(done, result if isinstance(result, Refused) else LeasesKept(result))
-
-    return outcome
-
-
-def _opened(done: ReplyCallback, ttl: float) -> Callable[[tuple[Answer, ...] | Refused], None]:
-    def outcome(result: tuple[Answer, ...] | Refused) -> None:
-        if isinstance(result, tuple) and isinstance(result[0], SessionOpened):
-            _finish(done, Opened(result[0].session, ttl))
-        elif isinstance(result, tuple):
-            _finish(done, Written(result))
-        else:
-            _finish(done, result)
-
-    return outcome

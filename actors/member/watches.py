@@ -100,12 +100,20 @@ class Watches:
         turn: the member's.
         clock: the replica's clock.
         is_stale: whether the member is cut off from the leader.
+        term: the Raft term that it is in.
     """
 
-    def __init__(self, turn: Turn, clock: Callable[[], float], is_stale: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        turn: Turn,
+        clock: Callable[[], float],
+        is_stale: Callable[[], bool],
+        term: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._turn = turn
         self._clock = clock
         self._is_stale = is_stale
+        self._term = term
         self._lock = threading.Lock()
         self._index: WatchIndex[_Watch] = WatchIndex()
         self._streams: dict[bytes, _ServedStream] = {}
@@ -326,7 +334,7 @@ class Watches:
         lagging = self._put_back([*waiting, *served], seen)  # those without room in this reply are first in the next
         if lagging is None:
             return Watched(0, seen, stale=True)
-        return Watched(number, seen, created, tuple(batches), lagging, tuple(compacted), self._is_stale())
+        return Watched(number, seen, created, tuple(batches), lagging, tuple(compacted), self._is_stale(), self._term())
 
     def _read(
         self, watch: _Watch, seen: int, left: int, batches: list[WatchBatch], compacted: list[tuple[int, int]]

@@ -43,6 +43,7 @@ from ...schema.operations import (
     Txn,
     TxnCompare,
 )
+from ...schema.txn_size import txn_is_too_large, txn_total
 from .lease_table import FRESH_ID_BITS, LeaseTable
 from .mvcc import ITEM_OVERHEAD, RECORD, Mvcc, bounds
 from .ranges import WEIGHT_SHIFT, Budget, RevisionView, TooManyKeys, item_of, read_range, records
@@ -167,10 +168,11 @@ class Executor:
 
     def _check_txn(self, txn: Txn) -> None:
         """Refuse a transaction that is invalid whatever the keys hold."""
-        count = _count_operations(txn)
-        if count > self.limits.max_txn_operations:
-            most = self.limits.max_txn_operations
+        most = self.limits.max_txn_operations
+        if txn_is_too_large(txn, most):
             raise Rejected(Reason.TOO_LARGE, message=f"a transaction holds at most {most} operations")
+        _check_operands(txn)
+        count = txn_total(txn)
         self.work += count * count >> WORK_OF_CHECKS_SHIFT
         _puts_and_deletes(txn.success)
         _puts_and_deletes(txn.failure)
@@ -191,7 +193,7 @@ class Executor:
         key, value, lease = put.key, put.value, put.lease
         old = self._batch.get("keys", key)
         old_lease = RECORD.unpack_from(old)[3] if old is not None else 0
-        if lease == KEEP_LEASE:
+        if lease is KEEP_LEASE:
             if old is None:
                 raise Rejected(Reason.KEY_NOT_FOUND)
             lease = old_lease
@@ -291,6 +293,7 @@ class Executor:
             RevisionView(self._batch, revision, None if request.revision else _BATCH),
             request,
             self._budget,
+            newest=self._mvcc.now,
             max_items=limits.max_scanned_keys,
             max_bytes=limits.max_page_bytes,
         )
@@ -385,8 +388,8 @@ class Executor:
     def _grant(self, grant: LeaseGrant, fresh_id: int) -> LeaseGranted:
         """Grant a lease. An id that the client has not chosen comes from the entry's index and position, so that every
         member chooses the same one."""
-        if not 0 < grant.ttl < float("inf") or not 0 <= grant.id < 1 << 63:
-            raise Rejected(Reason.INVALID, message="a lease needs a positive TTL and an id of 63 bits")
+        if not 0 < grant.ttl < float("inf"):
+            raise Rejected(Reason.INVALID, message="a lease needs a positive TTL")
         if self.read_only:
             raise Rejected(Reason.NO_SPACE)
         if grant.id in self._leases.by_id:
@@ -401,7 +404,7 @@ class Executor:
             self._next_id = id + 1
         self.written += 1
         self._leases.grant(id, grant.ttl, fresh_id >> FRESH_ID_BITS)
-        return LeaseGranted(id, grant.ttl)
+        return LeaseGranted(id, grant.ttl, self._mvcc.now)
 
     def _revoke(self, revoke: LeaseRevoke) -> Done:
         lease = self._leases.by_id.get(revoke.id)
@@ -477,16 +480,15 @@ def nests_too_deep(operation: Operation, depth: int = 0) -> bool:
     return False
 
 
-def _count_operations(txn: Txn) -> int:
-    """The number of operations and comparisons of a transaction, nested ones included."""
-    count = len(txn.compare)
+def _check_operands(txn: Txn) -> None:
+    """Refuse comparisons with an operand of the wrong kind, nested ones included."""
     for comparison in txn.compare:
         if isinstance(comparison.operand, bytes) is not (comparison.target is Target.VALUE):
             raise Rejected(Reason.INVALID, message="a value is compared with bytes, everything else with a number")
     for branch in (txn.success, txn.failure):
         for operation in branch:
-            count += 1 + (_count_operations(operation) if isinstance(operation, Txn) else 0)
-    return count
+            if isinstance(operation, Txn):
+                _check_operands(operation)
 
 
 def _puts_and_deletes(operations: Sequence[Operation]) -> tuple[set[bytes], list[KeyRange]]:

@@ -22,7 +22,7 @@ _FAMILY = "leases"
 FRESH_ID_BITS = 16
 """An id that the client has not chosen consists of the log index of the grant, and of this many bits for the position
 within the entry."""
-_ID = struct.Struct(">Q")
+_ID = struct.Struct(">q")
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -135,11 +135,16 @@ class LeaseTable:
 
     def keys(self, id: int) -> Iterator[bytes]:
         """The attached keys, in order."""
-        start = b"k" + _ID.pack(id)
-        for key, _ in self._batch.iterate(_FAMILY, start, b"k" + _ID.pack(id + 1)):
+        for key, _ in self._batch.iterate(_FAMILY, *_attached_to(id)):
             yield key[9:]
 
     def attached(self, engine: Engine, id: int) -> Iterator[bytes]:
         """The attached keys as the database holds them, without the write batch. For any thread."""
-        for key, _ in engine.iterate(_FAMILY, b"k" + _ID.pack(id), b"k" + _ID.pack(id + 1)):
+        for key, _ in engine.iterate(_FAMILY, *_attached_to(id)):
             yield key[9:]
+
+
+def _attached_to(id: int) -> tuple[bytes, bytes]:
+    """The range of a lease's keys. Ids are packed as they are, so the next in that order is not always ``id + 1``."""
+    start = b"k" + _ID.pack(id)
+    return start, (int.from_bytes(start, "big") + 1).to_bytes(len(start), "big")

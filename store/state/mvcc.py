@@ -23,7 +23,7 @@ from .write_batch import OrderedReader, WriteBatch
 TOMBSTONE, INLINE, APART = 0, 1, 2
 """A record's kind: the key is deleted; the value follows; the value is in ``versions``."""
 
-RECORD = struct.Struct(">QQQQB")
+RECORD = struct.Struct(">QQQqB")
 """Mod revision, create revision, version, lease, kind."""
 HEAD = RECORD.size
 REVISION = struct.Struct(">Q")

@@ -253,21 +253,21 @@ def _ever_changed(source: Source, keys: KeyRange, descending: bool) -> Iterator[
 
 
 def read_range(
-    view: RevisionView, request: Range, budget: Budget, *, max_items: int, max_bytes: int
+    view: RevisionView, request: Range, budget: Budget, *, newest: int, max_items: int, max_bytes: int
 ) -> RangeAnswer | RangePart:
     """Answer a range: at most ``max_items`` items and ``max_bytes`` bytes (one item always fits); the count is of all
-    keys.
+    keys. ``newest`` is the newest revision, which the answer names.
 
     If the budget does not cover the range, a part is answered. In parts, any range can be read with budgets of one key
     or more.
     """
-    keys, revision = request.keys, view.revision
+    keys = request.keys
     if keys.end is None:
         item = find(view, keys.key, with_value=not (request.keys_only or request.count_only))
         budget.left -= 1
         if item is None:
-            return RangeAnswer(revision, (), 0)
-        return RangeAnswer(revision, () if request.count_only else (item,), 1)
+            return RangeAnswer(newest, (), 0)
+        return RangeAnswer(newest, () if request.count_only else (item,), 1)
     limit = min(request.limit, max_items) if request.limit else max_items
     in_order = request.sort is Sort.KEY or request.count_only
     descending = in_order and request.descending and not request.count_only
@@ -275,10 +275,10 @@ def read_range(
     try:
         page.add_records(records(view, keys, budget, descending=descending))
     except TooManyKeys as stop:
-        return RangePart(revision, page.items, page.count, stop.next)
+        return RangePart(newest, page.items, page.count, stop.next)
     items, count = page.items, page.count
     more = count > len(items) and not request.count_only
-    return RangeAnswer(revision, items, len(items) if request.uncounted and more else count, more)
+    return RangeAnswer(newest, items, len(items) if request.uncounted and more else count, more)
 
 
 class _Page:

@@ -43,7 +43,7 @@ def read_as_of(
             with suppress(RecordMissing):
                 view = RevisionView(engine, revision, revisions, far=True)
                 budget = Budget(max_scanned or 1 << 62)
-                answer = read_range(view, r, budget, max_items=page_items, max_bytes=page_bytes)
+                answer = read_range(view, r, budget, newest=current, max_items=page_items, max_bytes=page_bytes)
             compacted = revisions.compact_revision
             if revision >= compacted:
                 if answer is None:

@@ -176,7 +176,7 @@ class Model:
             if operation.id in self.leases:
                 raise Refused(Reason.LEASE_EXISTS, operation.id)
             self.leases[operation.id] = operation.ttl
-            return LeaseGranted(operation.id, operation.ttl)
+            return LeaseGranted(operation.id, operation.ttl, self.at)
         assert isinstance(operation, LeaseRevoke)
         if operation.id not in self.leases:
             raise Refused(Reason.LEASE_NOT_FOUND, operation.id)
@@ -195,7 +195,7 @@ class Model:
     def _put(self, put: Put) -> PutAnswer:
         old = self.now.get(put.key)
         lease = put.lease
-        if lease == KEEP_LEASE:
+        if lease is KEEP_LEASE:
             if old is None:
                 raise Refused(Reason.KEY_NOT_FOUND)
             lease = old.lease
@@ -230,7 +230,7 @@ class Model:
         if r.keys_only:
             chosen = [msgspec.structs.replace(item, value=b"") for item in chosen]
         more = not r.count_only and len(chosen) < len(found)
-        return RangeAnswer(r.revision or self.at, () if r.count_only else tuple(chosen), len(found), more)
+        return RangeAnswer(self.at, () if r.count_only else tuple(chosen), len(found), more)
 
     def read(self, r: Range) -> RangeAnswer | Failed:
         """A read from outside."""

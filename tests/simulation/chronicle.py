@@ -173,7 +173,7 @@ class Chronicle:
         if isinstance(operation, Put):
             assert isinstance(answer, PutAnswer)
             old = self.items.get(operation.key)
-            lease = (old.lease if old else 0) if operation.lease == KEEP_LEASE else operation.lease
+            lease = (old.lease if old else 0) if operation.lease is KEEP_LEASE else operation.lease
             value = operation.value if operation.value is not None else old.value if old else b""
             created, version = (old.create_revision, old.version + 1) if old else (revision, 1)
             item = Item(operation.key, value, created, revision, version, lease)

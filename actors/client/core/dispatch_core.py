@@ -214,6 +214,8 @@ class DispatchCore:
         elif inflight.kind is not Kind.BATCH and isinstance(answer, (Opened, Written)):
             self._session_answered(inflight, answer, now)
         elif isinstance(answer, Written if inflight.outbox is self._writes else ReadReply):
+            if answer.term > self._router.term:
+                self._router.term = answer.term
             self._answered(inflight, answer.answers, now)
         else:
             self._lost(inflight, now, f"member {inflight.member} sent a reply of another kind")

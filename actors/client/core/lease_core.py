@@ -254,8 +254,10 @@ class LeaseCore:
             elif question is not None:
                 self._refused_question(question, answer, now)
         elif frame is not None and isinstance(answer, LeasesKept) and len(answer.kept) == len(frame.held):
+            self._router.term = max(self._router.term, answer.term)
             self._kept(call, frame, answer.kept, now)
         elif question is not None and isinstance(answer, LeaseStatuses):
+            self._router.term = max(self._router.term, answer.term)
             self._router.note_leader(question.member)
             self._asking.answered(question.member, now - question.sent_at)
             self._answer(question, answer)

@@ -38,6 +38,8 @@ class Router:
         self.near = near
         self.leader = leader
         """Id of the leader, 0 if it is not known."""
+        self.term = 0
+        """The newest Raft term that a reply has named, 0 before the first."""
         self.wants_members = not members
         """The list of members may be out of date: the owner should call :meth:`set_members`."""
         self._foreign: set[int] = set()

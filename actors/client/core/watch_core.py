@@ -260,6 +260,7 @@ class WatchCore:
         elif not isinstance(answer, Watched):
             self._abandon(stream, f"member {stream.member} sent a reply of another kind", now)
         else:
+            self._router.term = max(self._router.term, answer.term)
             self._answered(stream, poll, answer, now)
 
     def on_failure(self, call: int, now: float, problem: str = "") -> None:

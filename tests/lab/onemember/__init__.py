@@ -14,11 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
+
 from raykeeper import Client
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.member.event_loop import EventLoop
 from raykeeper.limits import Settings, Timings, encode_settings
-from raykeeper.schema.frames import MemberStatus
+from raykeeper.schema.frames import MemberStatus, Reply, Request
 from raykeeper.store.data_dir import DataDir, FirstMember, Identity
 from raykeeper.store.engine.interface import Disk
 from simulation.disk import SimDisk
@@ -119,6 +121,20 @@ class OneMember:
         """A handle of this process's hub."""
         share = hub_pool.open_hub(self.name, 10.0, self.cluster)
         return Client(self.name, self.cluster, share=share)
+
+    def ask(self, request: Request) -> Any:
+        """The reply to a frame."""
+        got: list[bytes | Exception] = []
+        ready = threading.Event()
+
+        def done(reply: bytes | Exception) -> None:
+            got.append(reply)
+            ready.set()
+
+        self.send(1, msgspec.msgpack.encode(request), done)
+        assert ready.wait(10)
+        assert isinstance(got[0], bytes), got
+        return msgspec.msgpack.decode(got[0], type=Reply)
 
     @property
     def leases(self) -> int:

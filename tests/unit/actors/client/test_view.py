@@ -28,7 +28,7 @@ BAD_ARGUMENTS: dict[str, Any] = {
     "a value that is not str or bytes": lambda kv: kv.put("k", 7),
     "a value of None": lambda kv: kv.put("k", None),
     "a lease that is none": lambda kv: kv.put("k", "v", lease="seven"),
-    "a negative lease": lambda kv: kv.put("k", "v", lease=-1),
+    "a lease of 65 bits": lambda kv: kv.put("k", "v", lease=-(2**63) - 1),
     "a lease of True": lambda kv: kv.put("k", "v", lease=True),
     "prev that is not a bool": lambda kv: kv.put("k", "v", prev=1),
     "an empty request_id": lambda kv: kv.put("k", "v", request_id=""),
@@ -91,7 +91,7 @@ def test_requests_over_the_limits_are_refused_before_anything_is_sent(kv: Client
         lambda: kv.put("k", "v", request_id="r" * 1000),
         lambda: kv.txn(success=[Op.put("k", b"v" * 1_000_000)] * 2),
         lambda: kv.txn(success=[Op.get("k")] * 129),
-        lambda: kv.txn(success=[nested(5)]),
+        lambda: kv.txn(success=[nested(128)]),
     ):
         with pytest.raises(RequestTooLarge) as caught:
             call()

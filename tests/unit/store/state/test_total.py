@@ -113,7 +113,7 @@ def test_every_number_in_a_command_has_bounds() -> None:
     assert set(get_args(Operation)) <= set(structs(Command))
 
 
-@pytest.mark.parametrize("depth", [3, 4, 5, 50, 190, 400, 2000, 50_000])
+@pytest.mark.parametrize("depth", [3, 50, 128, 129, 190, 400, 2000, 50_000])
 def test_how_deep_a_transaction_can_be_decoded_changes_nothing(depth: int) -> None:
     """The decoder's patience depends on the thread's stack: the answer, and what is remembered, must not."""
     with pair() as (one, other):
@@ -121,10 +121,12 @@ def test_how_deep_a_transaction_can_be_decoded_changes_nothing(depth: int) -> No
         before = one.content_hash()
         first, second = one.apply(entries(one, [nested(depth), good]))
         assert type(second[0]) is PutAnswer
-        if depth <= 4:
+        if depth <= 128:
             assert type(first[0]) is not Failed
-            return
-        assert [answer.reason for answer in first if isinstance(answer, Failed)] == [Reason.INVALID]
+        elif depth == 129:
+            assert [answer.reason for answer in first if isinstance(answer, Failed)] == [Reason.TOO_LARGE]
+        else:
+            assert [answer.reason for answer in first if isinstance(answer, Failed)] == [Reason.INVALID]
 
         def deeper(left: int) -> None:
             if left:

@@ -142,7 +142,7 @@ def test_all_effects_share_one_revision_and_reads_see_what_came_before(hand: Han
             DeleteAnswer(3, 1, (gone,)),
             PutAnswer(3),
             RangeAnswer(3, (Item(b"a", b"", 3, 3, 1, 0),), 2, True),
-            RangeAnswer(2, (), 1),
+            RangeAnswer(3, (), 1),
         ),
     )
     assert hand.state.revision == 3
@@ -186,7 +186,8 @@ P, D = Put(b"k", b"v"), Delete(KeyRange(b"k"))
         (txn(txn(txn(P), otherwise=(P,))), True),
         (txn(txn(txn(P)), P), False),
         (txn(txn(txn(txn(P)))), True),
-        (txn(txn(txn(txn(txn(P))))), False),
+        (txn(txn(txn(txn(txn(P))))), True),
+        (txn(txn(txn(txn(txn(P, P))))), False),
         (Txn((TxnCompare(ONE, Target.VALUE, EQ, 1),)), False),
         (Txn((TxnCompare(ONE, Target.VERSION, EQ, b"1"),)), False),
     ],
@@ -285,7 +286,7 @@ def test_there_is_no_lease_to_keep_of_a_key_that_is_not_there(filled: Hand, valu
 def test_a_transaction_grants_a_lease_and_uses_it(hand: Hand) -> None:
     taken = hand.do(Txn((), (LeaseGrant(7, 10.0), Put(b"lock", b"me", lease=7))))
     assert isinstance(taken, TxnAnswer)
-    assert taken.responses[0] == LeaseGranted(7, 10.0)
+    assert taken.responses[0] == LeaseGranted(7, 10.0, 1)
     assert hand.state.leases[7].keys == 1
     given_back = hand.do(Txn((), (Put(b"head", b"1"), LeaseRevoke(7))))
     assert given_back == TxnAnswer(3, True, (PutAnswer(3), Done(3)))
