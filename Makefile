@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint docs unit simulation simulate cluster survival large chaos chaos-threads chaos-nodes chaos-short bench clean
+.PHONY: run test lint docs proto unit simulation simulate cluster survival large chaos chaos-threads chaos-nodes chaos-short bench clean
 .DEFAULT_GOAL := test
 
 # The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a worker and a leader killed.
@@ -28,6 +28,14 @@ lint: $(STAMP)
 # The tables in docs/reference/, from limits.py and .importlinter; a unit test says whether they are current.
 docs: $(STAMP)
 	@$(BIN)/python docs/tables.py
+
+# The messages of etcd's API, from the .proto files; a unit test says whether they are current. Needs the package
+# grpcio-tools, which nothing else does.
+ETCDPB := raykeeper/actors/proxy/etcdpb
+proto: $(STAMP)
+	@$(PIP) install grpcio-tools
+	@$(BIN)/python -m grpc_tools.protoc -I .types --include_imports --pyi_out=.types \
+	    --descriptor_set_out=.types/$(ETCDPB)/descriptors.binpb $(patsubst actors/%,raykeeper/actors/%,$(wildcard actors/proxy/etcdpb/*.proto))
 
 unit: $(STAMP)
 	@$(BIN)/pytest -q -n 4 tests/unit

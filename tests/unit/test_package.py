@@ -65,7 +65,9 @@ def modules() -> set[str]:
 
 def test_the_wheel_holds_the_product_and_nothing_else(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert names == {f"raykeeper/{path}" for path in modules()} | {"raykeeper/py.typed"}
+    made = {f"raykeeper/{path}i" for path in modules() if path.endswith("_pb2.py")}
+    data = {"raykeeper/py.typed", "raykeeper/actors/proxy/etcdpb/descriptors.binpb"}
+    assert names == {f"raykeeper/{path}" for path in modules()} | made | data
 
 
 def test_every_module_imports_and_nothing_else_is_on_the_path(python: Path) -> None:
