@@ -23,7 +23,7 @@ from contextlib import suppress
 import msgspec
 from msgspec.structs import replace
 
-from ..errors import ClusterMismatch, DataCorrupted
+from ..errors import ClusterMismatch, DataCorrupted, NoSpace
 from ..limits import LOG_SEGMENT_BYTES, Limits, Settings, encode_settings
 from ..raft.messages import Configuration, SnapshotMeta
 from ..schema.member_record import MemberRecord
@@ -214,6 +214,7 @@ class DataDir:
         Raises:
             DataMissing, LogDamaged, StateDamaged: the member may not serve with this data.
             FormatUnknown: it was written by another version of RayKeeper.
+            NoSpace: the disk is full. Nothing was changed, and what was begun is removed.
             Unavailable: another process has it open.
         """
         identity = cls.read_identity(disk, path)
@@ -233,9 +234,13 @@ class DataDir:
         except BaseException:
             log.close()
             raise
-        if data_dir.state.lost or disk.exists(f"{path}/{_DAMAGED}"):
-            data_dir.serve_from = max(1, log.hard_state.commit)
-        data_dir._remove_leftovers()
+        try:
+            if data_dir.state.lost or disk.exists(f"{path}/{_DAMAGED}"):
+                data_dir.serve_from = max(1, log.hard_state.commit)
+            data_dir._remove_leftovers()
+        except BaseException:
+            data_dir.close()
+            raise
         return data_dir
 
     @classmethod
@@ -266,11 +271,15 @@ class DataDir:
         else:
             configuration, lost = log.configuration or Configuration(), why
         settings = encode_settings(identity.settings)
-        state = State.create(disk, f"{path}/state-{number}", configuration, settings, lost=lost)
         try:
-            disk.replace(f"{path}/{_CURRENT}", f"state-{number}".encode("ascii"))
-        except BaseException:
-            state.close()
+            state = State.create(disk, f"{path}/state-{number}", configuration, settings, lost=lost)
+            try:
+                disk.replace(f"{path}/{_CURRENT}", f"state-{number}".encode("ascii"))
+            except BaseException:
+                state.close()
+                raise
+        except NoSpace:  # it is tried again and again
+            disk.remove(f"{path}/state-{number}")
             raise
         return cls(disk, path, identity, log, state, number)
 
@@ -357,14 +366,16 @@ class DataDir:
         state = self.state
         known = (state.configuration, state.members.by_id)
         if not state.lost and (self._noted is None or self._noted[0] != known[0] or self._noted[1] is not known[1]):
-            with suppress(OSError):
+            with suppress(OSError, NoSpace):
                 write_note(self._disk, self.path, note_of(state))
                 self._noted = known
 
     def close(self) -> None:
         """Release log and state; waits for the readers of the state."""
-        self.state.close()
-        self.log.close()
+        try:
+            self.state.close()
+        finally:
+            self.log.close()
 
     # -- snapshots ----------------------------------------------------------------------------------------------------
 

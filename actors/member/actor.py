@@ -33,6 +33,7 @@ from ...limits import (
     NO_SPACE_PAUSE_S,
     PEER_THREADS,
     REQUEST_MARGIN_S,
+    START_FREE_BYTES,
     STATUS_TIMEOUT_S,
     WATCH_POLL_S,
     WATCH_THREADS,
@@ -55,7 +56,7 @@ from .backup_source import BackupSource
 from .clock import member_clock
 from .event_loop import EventLoop
 from .events import BackgroundDone, LeadershipTransfer
-from .maintenance import Maintenance
+from .maintenance import Maintenance, free_bytes
 from .wiring import ProcessLocation
 
 _decode_request = msgspec.msgpack.Decoder(Request).decode
@@ -328,19 +329,25 @@ class Member:
 
     def _serve(self) -> None:
         """Open the data and start the loop, after checking that the data is this member's: a vote under another's id
-        could elect two leaders."""
+        could elect two leaders. A start applies again what the log holds and the state has not on disk. If there were
+        no room for that, the process would end and start again and again."""
         spec = self._spec
+        check_room(spec.folder, START_FREE_BYTES)
         folder = DataDir.open(member_disk(), spec.folder, rebuild=True)
-        identity = folder.identity
-        if (identity.cluster, identity.member) != (spec.cluster, spec.member):
+        try:
+            identity = folder.identity
+            if (identity.cluster, identity.member) != (spec.cluster, spec.member):
+                raise ClusterMismatch(
+                    f"{spec.folder} holds {identity.name} of cluster {identity.cluster_name} "
+                    f"(id {identity.cluster:x}), not {spec.name} of cluster {spec.cluster_name} (id {spec.cluster:x})"
+                )
+            check_room(spec.folder, START_FREE_BYTES + folder.log.size_bytes)
+            note_served(spec.folder)
+            host: str = _util.get_node_ip_address()
+            loop = EventLoop(folder, self._lookup, self._status, ProcessLocation(self._node_id, host), self._end)
+        except BaseException:
             folder.close()
-            raise ClusterMismatch(
-                f"{spec.folder} holds {identity.name} of cluster {identity.cluster_name} (id {identity.cluster:x}), "
-                f"not {spec.name} of cluster {spec.cluster_name} (id {spec.cluster:x})"
-            )
-        note_served(spec.folder)
-        host: str = _util.get_node_ip_address()
-        loop = EventLoop(folder, self._lookup, self._status, ProcessLocation(self._node_id, host), self._end)
+            raise
         # What exists by now stays: the garbage collector need not visit it again.
         gc.collect()
         gc.freeze()
@@ -427,6 +434,13 @@ class Member:
             version=COMMANDS_VERSION,
             active_version=loop.replica.active_version,
         )
+
+
+def check_room(folder: str, needed: int) -> None:
+    """Raise ``NoSpace`` unless so many bytes are free on a folder's disk."""
+    free = free_bytes(folder)
+    if free < needed:
+        raise NoSpace(f"{free / 1e6:.1f} MB are free on the disk of {folder}, and a start needs {needed / 1e6:.1f} MB")
 
 
 class _DeadlineOf(msgspec.Struct, array_like=True):

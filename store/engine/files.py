@@ -10,8 +10,8 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from ...errors import NoSpace
@@ -46,11 +46,16 @@ def sync_folder(path: str) -> None:
     sync_path(path or ".", os.O_RDONLY | os.O_DIRECTORY)
 
 
-def no_space_or_same(error: OSError, path: str) -> Exception:
-    """``NoSpace`` for an error of the system that means this."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return NoSpace(f"{path}: {error}")
-    return error
+@contextmanager
+def named_if_full(path: str) -> Iterator[None]:
+    """Raise ``NoSpace`` for an error of the system that means this. Any call that makes a file, a folder or a name may
+    find the disk full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise NoSpace(f"{path}: {error}") from error
+        raise
 
 
 class OsFile:
@@ -59,15 +64,16 @@ class OsFile:
     def __init__(self, path: str, size: int | None, journal: SyncJournal | None) -> None:
         self._path = path
         self._journal = journal
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (0 if size is None else os.O_CREAT), 0o644)
-        try:
-            if size is not None:
-                os.posix_fallocate(self._descriptor, 0, size)
-                os.ftruncate(self._descriptor, size)
-            self.size = os.fstat(self._descriptor).st_size
-        except OSError as error:
-            os.close(self._descriptor)
-            raise no_space_or_same(error, path) from error
+        with named_if_full(path):
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (0 if size is None else os.O_CREAT), 0o644)
+            try:
+                if size is not None:
+                    os.posix_fallocate(self._descriptor, 0, size)
+                    os.ftruncate(self._descriptor, size)
+                self.size = os.fstat(self._descriptor).st_size
+            except OSError:
+                os.close(self._descriptor)
+                raise
 
     def read(self, offset: int, size: int) -> bytes:
         """As ``BlockFile.read``."""
@@ -84,8 +90,9 @@ class OsFile:
             written = os.pwrite(self._descriptor, data, offset)
             while written < len(data):
                 written += os.pwrite(self._descriptor, memoryview(data)[written:], offset + written)
-        except OSError as error:
-            raise no_space_or_same(error, self._path) from error
+        except OSError:
+            with named_if_full(self._path):
+                raise
 
     def write_zeros(self, start: int, end: int) -> None:
         """As ``BlockFile.write_zeros``."""

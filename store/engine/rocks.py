@@ -6,7 +6,7 @@ Several traps of both shape this file.
 - The Raft log replays what the state has not on disk, so there is no write-ahead log here. With atomic_flush
   RocksDB flushes all column families together, so what is on disk is always a whole prefix of what was written.
 - rocksdict's ``flush`` flushes one family only, even then. ``compact_range`` of a family flushes all, and releases the
-  GIL.
+  GIL, but does not say whether it has failed.
 - A delete leaves a tombstone that every later iteration must skip. So memory that is full of them is moved to a file in
   the background, and files full of them are merged.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from weakref import WeakSet
@@ -31,10 +32,11 @@ from ...limits import (
     RECLAIM_MIN_FRACTION,
     STATE_WRITE_BUFFER_BYTES,
 )
-from .files import OsFile, in_background, no_space_or_same, sync_folder, sync_path
+from .files import OsFile, in_background, named_if_full, sync_folder, sync_path
 from .interface import Write
 from .sync_journal import SyncJournal
 
+_FULL = ("No space left", "Disk quota exceeded", "File too large", "SpaceLimit")
 _TABLE_BYTES = "rocksdb.total-sst-files-size"
 
 
@@ -43,7 +45,7 @@ def translate(error: Exception, path: str) -> Exception:
     text = str(error)
     if isinstance(error, KeeperError):
         return error
-    if "No space left" in text or "Disk quota exceeded" in text or "SpaceLimit" in text:
+    if any(said in text for said in _FULL):
         return NoSpace(f"{path}: {text}")
     if "LOCK" in text and ("lock" in text.lower()):
         return Unavailable(f"{path} is in use by another process: {text}")
@@ -133,6 +135,7 @@ class RocksEngine:
         self._deletes = dict.fromkeys(families, 0)
         """Deletes in each family since memory was last moved to files because of them."""
         self._flushing: Callable[[], None] | None = None
+        self._flush_lock = threading.Lock()
         self._written = 0
         """Bytes written in all..."""
         self._flushed = 0
@@ -207,19 +210,34 @@ class RocksEngine:
     def flush(self) -> None:
         """As ``Engine.flush``: all families together. rocksdict releases the GIL meanwhile.
 
-        The family ``meta`` is small, and written to with every batch of entries, so compacting it costs little, and
-        flushes everything. A database without one has all of its families compacted.
+        A mark is written first, a key that never was before. Since all families are flushed together, everything that
+        was written before the mark is on disk if the mark is. It is the only key of RocksDB's own family ``default``,
+        and the range that is compacted lies beyond it, so nothing is compacted.
         """
-        self._open()
-        small = [family for name, family in self._families.items() if name == "meta"]
-        written = self._written
-        try:
-            for family in small or list(self._families.values()):
-                family.compact_range(None, None)
+        with self._flush_lock:
+            database = self._open()
+            written = self._written
+            mark = database.latest_sequence_number().to_bytes(8, "big") + os.urandom(8)
+            try:
+                self._write_mark(database, mark)
+                database.compact_range(mark + b"\xff", None)
+                on_disk = any(file["end_key"] == mark for file in database.live_files())
+                if not on_disk:
+                    self._write_mark(database, mark)  # says what has failed
+            except Exception as error:
+                self._open()
+                raise self.translated(error) from error
+            if not on_disk:
+                raise OSError(f"{self.path}: a flush has failed")
             self._flushed = written
-        except Exception as error:
-            self._open()
-            raise self.translated(error) from error
+
+    def _write_mark(self, database: Rdict, mark: bytes) -> None:
+        """Write the mark of a flush in place of the last one; it is greater."""
+        batch = WriteBatch(raw_mode=True)
+        for earlier in list(database.keys()):
+            batch.delete(earlier)
+        batch.put(mark, b"")
+        database.write(batch, self._unlogged)
 
     def checkpoint(self, path: str) -> None:
         """As ``Engine.checkpoint``: hard links where possible."""
@@ -258,17 +276,15 @@ class RocksEngine:
         if self._database is None:
             return
         self._wait_for_flush()
-        with suppress(Exception):  # the log replays what is not flushed
+        with suppress(Exception):
             self.flush()
         database, self._database = self._database, None
         for pairs in list(self._iterators):
             pairs.release()
         self._families.clear()
         self._handles.clear()
-        try:
+        with suppress(Exception):  # it flushes, too, and the disk may be full
             database.close()
-        except Exception as error:
-            raise translate(error, self.path) from error
 
 
 class RocksDisk:
@@ -295,13 +311,15 @@ class RocksDisk:
             self.make_folder(path)
         elif not exists:
             raise DataCorrupted(f"{path}: there is no database")
+        if "default" in families:
+            raise ValueError("RocksDB's own family is for the marks of flushes")
         database = self._open_database(path, families, create)
         if create:
             sync_folder(path)
         return RocksEngine(database, path, families)
 
     def _open_database(self, path: str, families: tuple[str, ...], create: bool) -> Rdict:
-        columns = {name: self._options(create) for name in families if name != "default"}
+        columns = {name: self._options(create) for name in families}
         try:
             return Rdict(path, self._options(create), columns)
         except Exception as error:
@@ -363,7 +381,7 @@ class RocksDisk:
             missing.append(path)
             path = os.path.dirname(path)
         for folder in reversed(missing):
-            with suppress(FileExistsError):
+            with suppress(FileExistsError), named_if_full(folder):
                 os.mkdir(folder)
             sync_folder(os.path.dirname(folder))
 
@@ -380,7 +398,8 @@ class RocksDisk:
     def rename(self, old: str, new: str) -> None:
         """As ``Disk.rename``."""
         old, new = os.path.abspath(old), os.path.abspath(new)
-        os.rename(old, new)
+        with named_if_full(new):
+            os.rename(old, new)
         sync_folder(os.path.dirname(new))
         if os.path.dirname(new) != os.path.dirname(old):
             sync_folder(os.path.dirname(old))
@@ -402,15 +421,12 @@ class RocksDisk:
 
     def append(self, path: str, data: bytes) -> None:
         """As ``Disk.append``."""
-        try:
-            with open(path, "ab", buffering=0) as file:
-                if self._journal is not None and file.tell() == 0:
-                    self._journal.synced({os.path.abspath(path): 0})
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[file.write(rest) :]
-        except OSError as error:
-            raise no_space_or_same(error, path) from error
+        with named_if_full(path), open(path, "ab", buffering=0) as file:
+            if self._journal is not None and file.tell() == 0:
+                self._journal.synced({os.path.abspath(path): 0})
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
 
     def sync_file(self, path: str) -> None:
         """As ``Disk.sync_file``."""
@@ -424,13 +440,11 @@ class RocksDisk:
         """As ``Disk.replace``."""
         path = os.path.abspath(path)
         folder, temporary = os.path.dirname(path), path + ".new"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-        except OSError as error:
-            raise no_space_or_same(error, path) from error
+        with named_if_full(path), open(temporary, "wb") as file:
+            file.write(data)
         sync_path(temporary)
-        os.replace(temporary, path)
+        with named_if_full(path):
+            os.replace(temporary, path)
         sync_folder(folder)
         if self._journal is not None:
             self._journal.synced({path: len(data)})

@@ -46,6 +46,15 @@ class LogStore(Protocol):
         """Give back the space of what lies before the base; syncs if it must."""
         ...
 
+    def reserve(self) -> None:
+        """Make room for what is written next. Call it before serving: a process that starts on a full disk would end
+        with its first append, and so would the next one.
+
+        Raises:
+            NoSpace: there is none.
+        """
+        ...
+
     def close(self) -> None:
         """Close the files. What was not synced survives the process, but not a loss of power."""
         ...

@@ -69,6 +69,7 @@ class RaftLog:
 
         Raises:
             DataCorrupted: missing or damaged. The vote may be gone, so the member may not serve under its id.
+            NoSpace: the disk is full.
         """
         store = SegmentedLog.open(disk, path, segment_bytes=segment_bytes)
         try:
@@ -81,6 +82,7 @@ class RaftLog:
             # promises what it reads, so that must be on disk first.
             store.sync()
             store.release()
+            store.reserve()
         except BaseException:
             store.close()
             raise

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from msgspec.structs import replace
 
-from ...errors import DataCorrupted
+from ...errors import DataCorrupted, NoSpace
 from ...limits import LOG_FREE_SEGMENTS
 from ...raft.log import ENTRY_OVERHEAD
 from ...raft.messages import Entry, EntryKind, HardState
@@ -193,8 +193,6 @@ class SegmentedLog:
             if content.torn:
                 self._file.write_zeros(content.end, self._file.size)
             self._unsynced = True
-            if self._number + 1 not in contents:
-                self._prepare_next()
         except BaseException:
             self._file.close()
             raise
@@ -279,16 +277,24 @@ class SegmentedLog:
 
     def _next_segment(self, size: int) -> BlockFile:
         """The next segment, open. It exists under its name, durably, before this one is sealed."""
+        self.reserve(size)
+        return self._disk.open_file(self._name(self._number + 1))
+
+    def reserve(self, size: int = 0) -> None:
+        """As ``LogStore.reserve``: there must be a next segment, with room for a record of this size."""
+        self._join_preparation()
         number = self._number + 1
         name = self._name(number)
-        self._join_preparation()
         if not self._disk.exists(name) or self._disk.size(name) < size:
-            _prepare(self._disk, self._path, number, max(size, self._segment_bytes), None)
-        return self._disk.open_file(name)
+            _prepare(self._disk, self._path, number, max(size, self._segment_bytes), self._take_free())
+
+    def _take_free(self) -> str | None:
+        """The file of a segment to be recycled, if there is one."""
+        return self._name(self._free.pop(0)) if self._free else None
 
     def _prepare_next(self) -> None:
         """Let a thread make the next segment, of one that is free if there is one."""
-        recycled = self._name(self._free.pop(0)) if self._free else None
+        recycled = self._take_free()
         disk, path, number, size = self._disk, self._path, self._number + 1, self._segment_bytes
         self._wait_for_next = disk.in_background(lambda: _prepare(disk, path, number, size, recycled))
 
@@ -386,17 +392,22 @@ def _is_segment(name: str) -> bool:
 def _prepare(disk: Disk, path: str, number: int, size: int, recycled: str | None) -> None:
     """Make a blank segment, and give it its number once it is blank on disk. Runs on a thread of its own, too.
 
-    A segment that is recycled loses its number first: a start must not find it half blank.
+    A segment that is recycled loses its number first: a start must not find it half blank. If there is no room, what
+    was reserved of it is given back: the file system may have reserved a part, which the state needs more.
     """
     spare = f"{path}/{_SPARE}"
     if recycled is not None and disk.size(recycled) == size:
         disk.rename(recycled, spare)
     elif recycled is not None:
         disk.remove(recycled)
-    file = disk.open_file(spare, size)
     try:
-        file.write_zeros(0, size)
-        file.sync(0)
-    finally:
-        file.close()
-    disk.rename(spare, f"{path}/{segment_name(number)}")
+        file = disk.open_file(spare, size)
+        try:
+            file.write_zeros(0, size)
+            file.sync(0)
+        finally:
+            file.close()
+        disk.rename(spare, f"{path}/{segment_name(number)}")
+    except NoSpace:
+        disk.remove(spare)
+        raise

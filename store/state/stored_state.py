@@ -117,17 +117,21 @@ class StoredState:
             DataCorrupted: there is one already.
         """
         engine = disk.open(path, FAMILIES, create=True)
-        engine.write(
-            [
-                ("meta", _FORMAT, encode(STATE_FORMAT)),
-                ("meta", _APPLIED, encode(_Applied())),
-                ("meta", CONFIGURATION, encode(configuration)),
-                ("meta", SETTINGS, settings),
-                ("meta", _LOST, lost.encode() or None),
-            ]
-        )
-        engine.flush()
-        return cls(engine)
+        try:
+            engine.write(
+                [
+                    ("meta", _FORMAT, encode(STATE_FORMAT)),
+                    ("meta", _APPLIED, encode(_Applied())),
+                    ("meta", CONFIGURATION, encode(configuration)),
+                    ("meta", SETTINGS, settings),
+                    ("meta", _LOST, lost.encode() or None),
+                ]
+            )
+            engine.flush()
+            return cls(engine)
+        except BaseException:
+            engine.close()
+            raise
 
     @classmethod
     def open(cls: type[_S], disk: Disk, path: str) -> _S:

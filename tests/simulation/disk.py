@@ -5,7 +5,8 @@ rest what a real machine may keep: of each file a prefix of its unsynced bytes, 
 of its sectors, of each unsynced change of a folder either side. Both take from each database the newest of what was not
 flushed: a random *prefix* is left, since it has no write-ahead log, and flushes full memtables on its own. A ``fuse``
 ends the process before its n-th next operation that changes the disk, so crashes fall between any two of them and not
-only between two turns.
+only between two turns. ``room`` fills the disk after the n-th next operation that takes room. Then, as with RocksDB, a
+database whose flush has failed takes no writes any more until it is opened again.
 
 Synced content is not kept twice: a database remembers how to undo what is not synced yet.
 """
@@ -16,6 +17,7 @@ import random
 import zlib
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from weakref import WeakSet
 
 import msgspec
@@ -179,8 +181,10 @@ class SimDisk:
         self._rng = random.Random(1)
         self.dead = False
         """The process has ended: until ``restart`` every use raises ``SimCrash``."""
-        self.full = False
-        """No file that is written in place can be made."""
+        self.room: int | None = None
+        """How many more operations that take room succeed; ``None``: the disk has room enough."""
+        self.harmed = False
+        """Whether anything on it was ever damaged."""
         self.sync_fails = False
         """The next sync fails, and so ends the process."""
         self.operations = 0
@@ -210,6 +214,7 @@ class SimDisk:
 
     def damage(self, path: str, rng: random.Random) -> str:
         """Damage a database or a file that nobody has open, in one of several ways; what was done."""
+        self.harmed = True
         node = self._find(path)
         parent, name = self._parent(path)
         if isinstance(node, _Database) and rng.random() < 0.6:
@@ -224,6 +229,7 @@ class SimDisk:
 
     def rot(self, path: str, rng: random.Random, share: float) -> int:
         """Let this many of a database's records rot, open or not; how many did."""
+        self.harmed = True
         database = self._find(path)
         if not isinstance(database, _Database):
             return 0
@@ -272,6 +278,13 @@ class SimDisk:
                 self.crash()
                 raise SimCrash
 
+    def take_room(self, path: str) -> None:
+        """Before every operation that takes room."""
+        if self.room is not None:
+            if self.room <= 0:
+                raise NoSpace(path)
+            self.room -= 1
+
     def synced_reader(self, path: str) -> Callable[[str, bytes], bytes | None]:
         """Reads of a database, open or not, what a loss of power could not take away."""
         database = self._find(path)
@@ -309,6 +322,7 @@ class SimDisk:
         node = self._find(path)
         if create:
             self.touch()
+            self.take_room(path)
             if isinstance(node, _Database) or (isinstance(node, _Folder) and node.entries):
                 raise DataCorrupted(f"{path}: there is a database already")
             self._make_folders("/".join(_names(path)[:-1]))
@@ -332,6 +346,7 @@ class SimDisk:
             raise DataCorrupted(f"{path}: damaged, or of other column families")
         if database.engine is not None:
             raise Unavailable(f"{path}: already open")
+        self.take_room(path)
         database.engine = SimEngine(self, database)
         return database.engine
 
@@ -340,12 +355,13 @@ class SimDisk:
         node = self._find(path)
         if size is not None:
             self.touch()
-            if self.full:
-                raise NoSpace(path)
+            grows = not isinstance(node, _BlockFile) or len(node.data) < size
             if not isinstance(node, _BlockFile):
                 node = _BlockFile()
                 parent, name = self._parent(path)
                 parent.entries[name] = node
+            if grows:  # a part may be reserved before the disk is full
+                self.take_room(path)
             if len(node.data) != size:
                 node.data[size:] = bytes(max(0, size - len(node.data)))
                 node.old = {sector: old for sector, old in node.old.items() if (sector + 1) * SECTOR <= size}
@@ -408,6 +424,8 @@ class SimDisk:
     def make_folder(self, path: str) -> None:
         """As ``Disk.make_folder``."""
         self.touch()
+        if self._find(path) is None:
+            self.take_room(path)
         self._make_folders(path)
 
     def remove(self, path: str) -> None:
@@ -453,6 +471,11 @@ class SimDisk:
         node = parent.entries.setdefault(name, _File())
         if not isinstance(node, _File):
             raise IsADirectoryError(path)
+        try:
+            self.take_room(path)
+        except NoSpace:
+            node.data += data[: len(data) // 2]
+            raise
         node.data += data
 
     def sync_file(self, path: str) -> None:
@@ -465,6 +488,7 @@ class SimDisk:
 
     def replace(self, path: str, data: bytes) -> None:
         """As ``Disk.replace``."""
+        self.take_room(path)
         self._sync()
         parent, name = self._parent(path)
         file = _File()
@@ -591,6 +615,8 @@ class SimEngine:
         self.closed = False
         self.damage: DataCorrupted | None = None
         self.rotten = database.rotten
+        self._failed: NoSpace | None = None
+        """What the last flush ended with."""
 
     def _table(self, family: str) -> _Table:
         if self.closed:
@@ -628,6 +654,8 @@ class SimEngine:
         tables = self._tables
         for family, _, _ in batch:  # an error leaves nothing applied
             self._table(family)
+        if self._failed is not None:
+            raise self._failed
         self._disk.touch()
         if self.readers:
             for reader in list(self.readers):
@@ -654,6 +682,13 @@ class SimEngine:
         """As ``Engine.flush``."""
         if self.closed and not self._disk.dead:
             raise RuntimeError("the database is closed")
+        if self._failed is not None:
+            raise self._failed
+        try:
+            self._disk.take_room("database")
+        except NoSpace as error:
+            self._failed = error
+            raise
         self._disk._sync()
         self._database.batches.clear()
         self._database.synced.clear()
@@ -667,6 +702,7 @@ class SimEngine:
         for family, key in sorted(self._database.rotten):
             self.check(family, key)
         self.flush()
+        self._disk.take_room(path)
         if self._disk.exists(path):
             raise OSError(f"{path}: exists")
         folder = _Folder()
@@ -696,7 +732,10 @@ class SimEngine:
     def close(self) -> None:
         """As ``Engine.close``."""
         if not self.closed and not self._disk.dead:
-            self.flush()
+            with suppress(NoSpace):
+                self.flush()
+            if self._database.batches:
+                self._database.lose_unflushed(self._disk._rng)
         self.end()
 
     def end(self) -> None:

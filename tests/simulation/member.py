@@ -18,6 +18,7 @@ from raykeeper.actors.member.clock import SteadyClock
 from raykeeper.actors.member.events import BackgroundDone, InboxEvent, Unreachable
 from raykeeper.actors.member.replica import Replica
 from raykeeper.actors.member.request_handler import RequestHandler
+from raykeeper.errors import NoSpace
 from raykeeper.limits import TURN_EVENTS, Settings, decode_settings
 from raykeeper.raft.messages import Message
 from raykeeper.schema.frames import MemberStatus
@@ -176,10 +177,17 @@ class Member:
         self.paused = False
         try:
             folder = self.world.open_folder(self)
+            if folder.state.lost and not self.disk.harmed:
+                raise Violation(f"the state of {self!r} is lost, and nothing has damaged it: {folder.state.lost}")
             self.process = Process(self, folder)
         except SimCrash:
             self.burnt_out()
             return
+        except NoSpace as full:
+            self.out_of_room(full)
+            return
+        except Violation:
+            raise
         except Exception as error:
             raise Violation(f"{self!r} cannot start over its own disk: {error!r}\n{traceback.format_exc()}") from error
         self.world.trace(f"{self!r} starts (life {self.lives})")
@@ -228,6 +236,13 @@ class Member:
         self.disk.crash()
         self.world.rebuilds += 1
         self.world.after(self.rng.uniform(0.05, 0.5), self.start)
+
+    def out_of_room(self, why: NoSpace) -> None:
+        """Its disk is full, and the process ends, or does not serve; it tries again and again."""
+        self.world.trace(f"{self!r} ends: {why}")
+        self._end()
+        self.disk.crash()
+        self.world.after(self.rng.uniform(0.1, 0.6), self.start)
 
     def is_whole(self) -> bool:
         """Whether nothing is wrong with its state, so that others could be rebuilt from it."""
@@ -313,6 +328,9 @@ class Member:
             return
         except StateDamaged as damage:
             self.condemned(damage)
+            return
+        except NoSpace as full:
+            self.out_of_room(full)
             return
         except Violation:
             raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from raykeeper.actors.member.lessor import Lessor
 from raykeeper.actors.member.replica import Replica
 from raykeeper.actors.member.watches import Watches
 from raykeeper.actors.recipes.contenders import Contenders
+from raykeeper.errors import NoSpace
 from raykeeper.raft import Node
 from raykeeper.raft.leader_lease import Promise, PromiseRounds
 from raykeeper.raft.log import Log
@@ -243,6 +244,17 @@ def _campaign_unapplied() -> AbstractContextManager[None]:
 @mutant("the log trimmed before the state is flushed", "power")
 def _cut_before_sync() -> AbstractContextManager[None]:
     return patched(State, "flush", lambda state: None)
+
+
+@mutant("the log trimmed after a flush that has failed", "full disks")
+def _trimmed_after_failure() -> AbstractContextManager[None]:
+    flush = State.flush
+
+    def silent(state: State) -> None:
+        with suppress(NoSpace):
+            flush(state)
+
+    return patched(State, "flush", silent)
 
 
 # --- the log's files -------------------------------------------------------------------------------------------------

@@ -382,6 +382,18 @@ class Nemesis(TimeFaults):
             victim.disk.sync_fails = True
             self.world.trace(f"fault: the next sync of {victim!r} fails")
 
+    def _full_disk(self) -> None:
+        """A member's disk has no room, at once or soon, and later it has."""
+        victim = self._victim()
+        if victim is None or not self._spare():
+            return
+        victim.disk.room = self.rng.randint(0, 12)
+
+        def undo() -> None:
+            victim.disk.room = None
+
+        self._begin("full disk", repr(victim), undo, self.rng.uniform(0.3, 3.0))
+
     def _slow_disk(self) -> None:
         victim = self._victim()
         if victim is not None:

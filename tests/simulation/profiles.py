@@ -47,6 +47,7 @@ FAULTS = {
     "pause": 2.5,
     "clock": 2.0,
     "slow_disk": 1.0,
+    "full_disk": 1.0,
     "client_crash": 1.0,
     "client_pause": 1.0,
     "transfer": 1.5,
@@ -295,7 +296,16 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         lose_all_at_the_end=True,
         seconds=12.0,
     ),
-    # The same with few members, whose quorum may need one that has lost its state, and members that come and go.
+    # Disks that are full, in the midst of anything, and have room again.
+    "full disks": _focus(
+        {"full_disk": 6, "power": 2, "crash": 1, "state_loss": 1.5, "fuse": 1, "isolate": 2, "power_all": 0.5},
+        limits={"log_cut_entries": 20, "log_keep_entries": 1, "snapshot_chunk_bytes": 4096},
+        fault_pause=0.5,
+        think=0.12,
+        lose_all_at_the_end=True,
+        seconds=12.0,
+    ),
+    # Rot with few members, whose quorum may need one that has lost its state, and members that come and go.
     "rot and membership": _focus(
         {"state_loss": 5, "rot": 2, "membership": 4, "transfer": 3, "isolate": 1.5, "power": 1, "storm": 1},
         limits={"log_cut_entries": 20, "log_keep_entries": 1, "snapshot_chunk_bytes": 4096},

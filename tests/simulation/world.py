@@ -305,6 +305,7 @@ class World:
         for member in self.members.values():
             member.disk.fuse = None
             member.disk.sync_fails = False
+            member.disk.room = None
             member.slow_disk = 0.0
             member.clock.set(self.now, rate=member.pace)
             if member.paused:

@@ -25,15 +25,17 @@ T = TypeVar("T")
 _numbers = itertools.count(1)
 
 
-def wait_until(condition: Callable[[], T], seconds: float = 90.0, what: str = "") -> T:
-    """Wait until the condition is true, and return what made it so; fail at the deadline."""
+def wait_until(condition: Callable[[], T], seconds: float = 90.0, what: str | Callable[[], str] = "") -> T:
+    """Wait until the condition is true, and return what made it so; fail at the deadline, and say what was missing."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
+        if time.monotonic() >= deadline:
+            missing = what() if callable(what) else what
+            raise AssertionError(f"not within {seconds} s: {missing or condition}")
         pause.wait(0.02)
 
 

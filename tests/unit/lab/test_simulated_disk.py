@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raykeeper.errors import DataCorrupted
+from raykeeper.errors import DataCorrupted, NoSpace
 from raykeeper.store.engine.rocks import RocksDisk
 from simulation.disk import SECTOR, SimCrash, SimDisk, SimEngine
 
-FAMILIES = ("default", "other")
+FAMILIES = ("one", "other")
 
 KEYS = st.binary(max_size=3)
 WRITES = st.lists(st.tuples(st.sampled_from(FAMILIES), KEYS, st.none() | st.binary(max_size=4)), min_size=1, max_size=6)
@@ -170,7 +170,7 @@ def test_opening_demands_what_it_says(tmp_path: Path) -> None:
         with pytest.raises(DataCorrupted):
             disk.open(f"{root}/db", FAMILIES, create=True)
         with pytest.raises(DataCorrupted):
-            disk.open(f"{root}/db", ("default", "another"))
+            disk.open(f"{root}/db", ("one", "another"))
 
 
 # --- forgetting ------------------------------------------------------------------------------------------------------
@@ -211,15 +211,15 @@ def test_a_loss_of_power_keeps_the_synced_and_a_prefix_of_the_rest(
 def test_a_crash_of_the_process_keeps_what_was_flushed_and_all_files() -> None:
     disk = SimDisk()
     engine = disk.open("db", FAMILIES, create=True)
-    engine.write([("default", b"k", b"v")])
+    engine.write([("one", b"k", b"v")])
     engine.flush()
     disk.make_folder("files")
     disk.append("files/a", b"data")
     disk.crash()
     with pytest.raises(SimCrash):
-        engine.get("default", b"k")
+        engine.get("one", b"k")
     disk.restart()
-    assert disk.open("db", FAMILIES).get("default", b"k") == b"v"
+    assert disk.open("db", FAMILIES).get("one", b"k") == b"v"
     assert disk.read("files/a") == b"data"
 
 
@@ -227,14 +227,14 @@ def test_a_fuse_ends_the_process_between_two_operations() -> None:
     disk = SimDisk()
     engine = disk.open("db", FAMILIES, create=True)
     disk.fuse = 3
-    engine.write([("default", b"1", b"")])
+    engine.write([("one", b"1", b"")])
     engine.flush()
     with pytest.raises(SimCrash):
-        engine.write([("default", b"2", b"")])
+        engine.write([("one", b"2", b"")])
     with pytest.raises(SimCrash):
         engine.flush()
     disk.restart()
-    assert [key for key, _ in disk.open("db", FAMILIES).iterate("default")] == [b"1"]
+    assert [key for key, _ in disk.open("db", FAMILIES).iterate("one")] == [b"1"]
 
 
 def _survivors(prepare: Any) -> set[Any]:
@@ -302,7 +302,7 @@ def test_replace_and_rename_are_durable_at_once() -> None:
 def test_a_database_made_of_unsynced_files_does_not_survive() -> None:
     disk = SimDisk()
     engine = disk.open("db", FAMILIES, create=True)
-    engine.write([("default", b"k", b"v")])
+    engine.write([("one", b"k", b"v")])
     engine.checkpoint("copy")
     disk.make_folder("f")
     disk.rename("copy", "f/copy")
@@ -352,3 +352,30 @@ def test_damage_shows_when_the_database_is_opened(seed: int) -> None:
     assert not disk.is_whole("db")
     with pytest.raises(DataCorrupted):
         disk.open("db", ("a",))
+
+
+def test_a_full_disk_takes_files_no_more_and_a_database_is_as_it_was_flushed() -> None:
+    disk = SimDisk()
+    engine = disk.open("db", FAMILIES, create=True)
+    engine.write([("one", b"k", b"old")])
+    engine.flush()
+    file = disk.open_file("file", SECTOR)
+    disk.room = 0
+    engine.write([("one", b"k", b"new")])
+    for act in (
+        engine.flush,
+        lambda: engine.write([("one", b"k", b"newer")]),
+        lambda: engine.checkpoint("copy"),
+        lambda: disk.append("other", b"data"),
+        lambda: disk.replace("other", b"data"),
+        lambda: disk.make_folder("folder"),
+        lambda: disk.open_file("file", 2 * SECTOR),
+    ):
+        with pytest.raises(NoSpace):
+            act()
+    file.write(0, b"there is room for it")
+    engine.close()
+    with pytest.raises(NoSpace):
+        disk.open("db", FAMILIES)
+    disk.room = None
+    assert disk.open("db", FAMILIES).get("one", b"k") == b"old"

@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,71 @@ def test_errors_in_our_words() -> None:
         ("IO error: Input/output error", OSError),
     ]:
         assert type(translate(Exception(text), "/x")) is kind, text
+
+
+NO_ROOM = """
+import os, resource, sys
+from raykeeper.store.engine.rocks import RocksDisk
+engine = RocksDisk().open(sys.argv[1], ("a", "b"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+def attempt(act):
+    try:
+        act()
+    except Exception as error:
+        return type(error).__name__
+    return "done"
+for n in range(10):
+    engine.write([("a", b"%02d" % n, os.urandom(30_000)), ("b", b"%02d" % n, b"")])
+print(attempt(engine.flush), attempt(engine.flush), attempt(lambda: engine.write([("a", b"k", b"")])))
+print(attempt(engine.close))
+"""
+
+
+def test_a_flush_that_finds_no_room_fails(tmp_path: Path) -> None:
+    """rocksdict reports nothing. The log was trimmed on the word of this flush."""
+    path = str(tmp_path / "db")
+    engine = RocksDisk().open(path, FAMILIES, create=True)
+    engine.write([("a", b"old", b"1"), ("b", b"old", b"2")])
+    engine.flush()
+    engine.close()
+    said = subprocess.run(
+        [sys.executable, "-c", NO_ROOM, path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert said.stdout.split() == ["NoSpace", "NoSpace", "NoSpace", "done"]
+    engine = RocksDisk().open(path, FAMILIES)
+    assert list(engine.iterate("a")) == [(b"old", b"1")]
+    assert list(engine.iterate("b")) == [(b"old", b"2")]
+    engine.close()
+
+
+def test_flushes_from_several_threads_leave_one_mark(tmp_path: Path) -> None:
+    path = str(tmp_path / "db")
+    engine = RocksDisk().open(path, FAMILIES, create=True)
+    failed: list[BaseException] = []
+
+    def flush() -> None:
+        try:
+            for _ in range(20):
+                engine.flush()
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=flush) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for n in range(200):
+        engine.write([("a", n.to_bytes(8, "big"), os.urandom(1000))])
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert engine._database is not None
+    assert len(list(engine._database.keys())) == 1
+    engine.close()
 
 
 WRITER = """

@@ -63,6 +63,7 @@ def reopened(disk: SimDisk) -> SegmentedLog:
     log = SegmentedLog.open(disk, FOLDER, segment_bytes=SEGMENT)
     log.sync()
     log.release()
+    log.reserve()
     return log
 
 
@@ -344,26 +345,65 @@ def _fill(log: SegmentedLog, entries: list[Entry], rng: random.Random) -> None:
 def test_a_full_disk_changes_nothing() -> None:
     disk, rng = SimDisk(), random.Random(6)
     log, entries = filled(disk, 3, rng)
-    disk.full = True
+    disk.room = 0
     with pytest.raises(NoSpace):
         _fill(log, entries, rng)
     batch = entries_from(rng, len(entries) + 1, 20)
     assert log.index.last == len(entries)
     with pytest.raises(NoSpace):
         log.append(batch, None)
-    disk.full = False
+    disk.room = None
     log.append(batch, None)
     assert held(log) == entries + batch
     log.close()
     assert held(reopened(disk)) == entries + batch
 
 
-def test_a_full_disk_is_no_reason_not_to_start() -> None:
+def test_a_start_without_room_for_the_next_segment_is_refused() -> None:
+    """It would end with its first append, and so would the next."""
+    disk, rng = SimDisk(), random.Random(6)
+    log, entries = filled(disk, 3, rng)
+    disk.room = 0
+    with pytest.raises(NoSpace):
+        _fill(log, entries, rng)
+    log.close()
+    names = disk.list(FOLDER)
+    assert all(name.endswith(".wal") for name in names), "what was reserved in vain is given back"
+    for _ in range(3):
+        with pytest.raises(NoSpace):
+            reopened(disk)
+        assert disk.list(FOLDER) == names
+    disk.room = None
+    assert held(reopened(disk)) == entries
+
+
+def test_a_full_disk_with_a_segment_in_reserve_is_no_reason_not_to_start() -> None:
     disk, rng = SimDisk(), random.Random(6)
     log, entries = filled(disk, 3, rng)
     log.close()
-    disk.full = True
+    disk.room = 0
     assert held(reopened(disk)) == entries
+
+
+def test_what_was_trimmed_makes_room_for_the_next_segment() -> None:
+    """The thread that prepares it has found none; since then segments have become free."""
+    disk, rng = SimDisk(), random.Random(6)
+    log, entries = filled(disk, 5, rng)
+    disk.room = 0
+    while disk.exists(f"{FOLDER}/{segment_name(log._number + 1)}"):
+        batch = entries_from(rng, len(entries) + 1, 1)
+        log.append(batch, None)
+        entries += batch
+    base = len(entries) - 2
+    log.append([], LogNote(HardState(1, 1, base), LogBase(base, 1)))
+    log.release()
+    number = log._number
+    while log._number < number + 2:
+        batch = entries_from(rng, len(entries) + 1, 1)
+        log.append(batch, None)
+        entries += batch
+    log.close()
+    assert held(reopened(disk)) == entries[base:]
 
 
 def test_after_a_failed_write_nothing_is_written() -> None:
