@@ -15,9 +15,11 @@ class KeeperError(Exception):
 
     Attributes:
         applied: ``False`` if the request had no effect, ``None`` if its outcome is unknown.
+        reason: why the state machine refused it (``schema.answers.Reason``); ``None`` if it was not asked.
     """
 
     applied: bool | None = False
+    reason: int | None = None
 
     def __init__(self, message: str = "", *, applied: bool | None = False) -> None:
         super().__init__(message)

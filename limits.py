@@ -578,6 +578,20 @@ RESTORE_TIMEOUT_S = 3600.0
 RESTORE_UNPACK_TIMEOUT_S = 1800.0
 """... and for checking and unpacking the whole backup on the nodes."""
 
+# The proxy.
+PROXY_TIMEOUT_S = 7.0
+"""How long a proxy tries to answer a call whose client would wait longer: etcd's five seconds and two election
+timeouts."""
+PROXY_PROGRESS_NOTIFY_S = 600.0
+"""How often a proxy tells a quiet watch that asks for it how far it has come..."""
+PROXY_PROGRESS_JITTER_FRACTION = 0.1
+"""... more or less by this fraction. Both are etcd's."""
+PROXY_PROGRESS_CHECK_S = 0.02
+"""Between two checks whether all watches of a stream have come as far as one that asks for progress waits for."""
+PROXY_WATCH_ANSWER_BYTES = 512 * 1024
+"""Events of several revisions that a proxy sends in one message; a revision is never split unless its client asks for
+fragments, which hold as much as a request may."""
+
 # A member actor.
 NO_SPACE_PAUSE_S = 2.0
 """Between two attempts to open the data while the disk has no room for that."""

@@ -83,6 +83,8 @@ class KeepLeases(msgspec.Struct, frozen=True, array_like=True, tag=7):
     cluster: Number
     deadline: RelativeDeadline
     leases: tuple[LeaseId, ...]
+    with_ttls: bool = False
+    """Answer their TTLs, too: for senders that do not know them."""
 
 
 class AskLeases(msgspec.Struct, frozen=True, array_like=True, tag=8):
@@ -311,6 +313,8 @@ class LeasesKept(msgspec.Struct, frozen=True, array_like=True, tag=6):
     revision: int = 0
     """The revision of the store when the leader answered."""
     term: int = 0
+    ttls: tuple[float, ...] = ()
+    """In seconds, 0 for a lease that is gone; empty unless asked for."""
 
 
 class LeaseStatus(msgspec.Struct, frozen=True, array_like=True):

@@ -27,7 +27,7 @@ from typing import Protocol, TypeVar
 from ...errors import ForkedProcess, KeeperError, ReentrantCall
 from ...limits import CLIENT_MAX_REFRESH_INTERVAL_S, CLIENT_REFRESH_INTERVAL_S, GC_CHECK_PAUSE_S, Settings
 from ...schema.answers import Answer
-from ...schema.frames import LeaseStatuses
+from ...schema.frames import LeasesKept, LeaseStatuses
 from ...schema.operations import Operation
 from .. import finalizer_guard
 from ..background import background, collect_young
@@ -43,7 +43,7 @@ from .view import Call
 
 _log = logging.getLogger("raykeeper.client")
 
-Outcome = Answer | LeaseStatuses | KeeperError
+Outcome = Answer | LeaseStatuses | LeasesKept | KeeperError
 ClientCore = DispatchCore | WatchCore | LeaseCore
 RoutedFrame = tuple[ClientCore, OutgoingFrame]
 """A frame to send, and the core that takes in its reply."""
@@ -134,6 +134,7 @@ class Hub:
         self.cluster = cluster
         settings = settings or Settings()
         self.limits = settings.limits
+        self.timings = settings.timings
         self.process = this_process()
         self.listeners: weakref.WeakKeyDictionary[object, Listener] = weakref.WeakKeyDictionary()
         """By event loop, for the coroutines that call through this hub (see ``aio``)."""
@@ -164,6 +165,16 @@ class Hub:
         self._refreshes = 0
         """Lookups of the members in a row without an answer of any member since."""
         threading.Thread(target=self._run_timer, name=f"raykeeper-hub-{name}", daemon=True).start()
+
+    @property
+    def revision(self) -> int:
+        """The newest revision that an answer has named; 0 before the first."""
+        return self._dispatch_core.revision
+
+    @property
+    def term(self) -> int:
+        """The newest Raft term that a member has named; 0 before the first."""
+        return self._router.term
 
     # -- calls --------------------------------------------------------------------------------------------------------
 

@@ -57,6 +57,7 @@ SORTS = {
 }
 ORDERS = {"ascend": False, "descend": True}
 _SORT_KEYS: dict[Sort, Any] = {
+    Sort.KEY: lambda item: item.key,
     Sort.VERSION: lambda item: item.version,
     Sort.CREATE_REVISION: lambda item: item.create_revision,
     Sort.MOD_REVISION: lambda item: item.mod_revision,
@@ -421,7 +422,7 @@ def _sorted(command: Range, serializable: bool) -> Steps[RangeAnswer]:
     part's items do not fit into an answer, or the values that parts would be merged by are not returned
     (``keys_only``), the whole range is fetched in key order and sorted here.
     """
-    sort_key, limit = _SORT_KEYS[command.sort], command.limit
+    limit = command.limit
     keys, revision, newest, count = command.keys, command.revision, 0, 0
     best: list[Item] = []
     with contextlib.suppress(RequestTooLarge):
@@ -442,17 +443,23 @@ def _sorted(command: Range, serializable: bool) -> Steps[RangeAnswer]:
             best += answer.items
             count += answer.count
             if isinstance(answer, RangeAnswer):
-                best.sort(key=lambda item: (sort_key(item), item.key), reverse=command.descending)
+                best = _in_order(best, command)
                 del best[limit or count :]
                 return RangeAnswer(newest, tuple(best), count, len(best) < count)
             keys = KeyRange(answer.next, command.keys.end)
     whole = yield from _by_key(Range(command.keys, revision), serializable)
-    items = sorted(whole.items, key=lambda item: (sort_key(item), item.key), reverse=command.descending)
+    items = _in_order(whole.items, command)
     if limit:
         items = items[:limit]
     if command.keys_only:
         items = [Item(i.key, b"", i.create_revision, i.mod_revision, i.version, i.lease) for i in items]
     return RangeAnswer(whole.revision, tuple(items), whole.count, len(items) < whole.count)
+
+
+def _in_order(items: Iterable[Item], command: Range) -> list[Item]:
+    """Items in the order of a command. Ties are in key order, either way."""
+    by_key = sorted(items, key=_SORT_KEYS[Sort.KEY])
+    return sorted(by_key, key=_SORT_KEYS[command.sort], reverse=command.descending)
 
 
 def page(command: Range, serializable: bool, at_least: int = 0) -> Steps[RangeAnswer | RangePart]:

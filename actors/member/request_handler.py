@@ -141,7 +141,7 @@ class RequestHandler:
 
     def _keep_leases(self, request: KeepLeases, arrival: float, deadline: float, done: ReplyCallback) -> None:
         self._enqueue_event(
-            LeaseRenewal(request.leases, deadline, arrival, self._kept(done)), 8 * len(request.leases), done
+            LeaseRenewal(request.leases, deadline, arrival, self._kept(request, done)), 8 * len(request.leases), done
         )
 
     def _ask_leases(self, request: AskLeases, arrival: float, deadline: float, done: ReplyCallback) -> None:
@@ -285,12 +285,17 @@ class RequestHandler:
 
         return outcome
 
-    def _kept(self, done: ReplyCallback) -> Callable[[tuple[Kept, ...] | Refused], None]:
+    def _kept(self, request: KeepLeases, done: ReplyCallback) -> Callable[[tuple[Kept, ...] | Refused], None]:
         def outcome(result: tuple[Kept, ...] | Refused) -> None:
             if isinstance(result, Refused):
                 _finish(done, result)
-            else:
-                _finish(done, LeasesKept(result, self._replica.state.revision, self._replica.term))
+                return
+            state = self._replica.state
+            ttls: tuple[float, ...] = ()
+            if request.with_ttls:
+                found = map(state.leases.get, request.leases)
+                ttls = tuple([0.0 if lease is None else lease.ttl for lease in found])
+            _finish(done, LeasesKept(result, state.revision, self._replica.term, ttls))
 
         return outcome
 

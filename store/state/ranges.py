@@ -330,7 +330,7 @@ class _SortedPage:
         self._budget = budget
         self._limit = limit
         self._max_bytes = max_bytes
-        self._best: list[tuple[Any, bytes, Item]] = []
+        self._best: list[tuple[Any, bytes | _Backwards, Item]] = []
         self._bytes = 0
         self.count = 0
 
@@ -347,7 +347,8 @@ class _SortedPage:
     def add_records(self, found: Iterator[tuple[bytes, bytes]]) -> None:
         """Add keys with their records."""
         target, keys_only = self._request.sort, self._request.keys_only
-        best, worst = self._best, 0 if self._request.descending else -1
+        best, descending = self._best, self._request.descending
+        worst = 0 if descending else -1
         for key, record in found:
             self.count += 1
             item = item_of(self._source, key, record, with_value=target is Sort.VALUE or not keys_only)
@@ -355,13 +356,20 @@ class _SortedPage:
             place = _sort_value(item, target)
             if target is Sort.VALUE and keys_only:
                 item = Item(key, b"", item.create_revision, item.mod_revision, item.version, item.lease)
-            insort(best, (place, key, item), key=_sort_key)
+            insort(best, (place, _Backwards(key) if descending else key, item), key=_sort_key)
             self._bytes += _size(item)
             while len(best) > 1 and (len(best) > self._limit or self._bytes - _size(best[worst][2]) >= self._max_bytes):
                 self._bytes -= _size(best.pop(worst)[2])
 
 
-def _sort_key(entry: tuple[Any, bytes, Item]) -> tuple[Any, bytes]:
+class _Backwards(bytes):
+    """A key that sorts backwards: ties are in key order in a descending answer, too."""
+
+    def __lt__(self, other: bytes) -> bool:
+        return bytes.__gt__(self, other)
+
+
+def _sort_key(entry: tuple[Any, bytes | _Backwards, Item]) -> tuple[Any, bytes | _Backwards]:
     return entry[0], entry[1]
 
 

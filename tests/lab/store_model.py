@@ -221,11 +221,11 @@ class Model:
         found = [content[key] for key in sorted(content) if inside(key, r.keys)]
         order = {
             Sort.KEY: lambda item: item.key,
-            Sort.VERSION: lambda item: (item.version, item.key),
-            Sort.CREATE_REVISION: lambda item: (item.create_revision, item.key),
-            Sort.MOD_REVISION: lambda item: (item.mod_revision, item.key),
-            Sort.VALUE: lambda item: (item.value, item.key),
-        }[r.sort]
+            Sort.VERSION: lambda item: item.version,
+            Sort.CREATE_REVISION: lambda item: item.create_revision,
+            Sort.MOD_REVISION: lambda item: item.mod_revision,
+            Sort.VALUE: lambda item: item.value,
+        }[r.sort]  # ties stay in key order
         chosen = sorted(found, key=order, reverse=r.descending)[: r.limit or None]
         if r.keys_only:
             chosen = [msgspec.structs.replace(item, value=b"") for item in chosen]

@@ -39,6 +39,12 @@ def failure(failed: Failed, *, maybe_applied: bool) -> KeeperError:
     A failure that the session remembers is final: every copy of the write gets the same answer, so ``applied`` is
     ``False``. FULL is not remembered: if another copy may be in flight (``maybe_applied``), the outcome is unknown.
     """
+    error = _failure(failed, maybe_applied)
+    error.reason = failed.reason
+    return error
+
+
+def _failure(failed: Failed, maybe_applied: bool) -> KeeperError:
     if failed.reason is Reason.COMPACTED:
         return CompactedError(failed.detail)
     if failed.reason is Reason.FUTURE_REVISION:

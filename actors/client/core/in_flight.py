@@ -27,11 +27,13 @@ class OutgoingFrame(NamedTuple):
 
 
 class LeaseQuestion(NamedTuple):
-    """Asks for the status of these leases, all if none is named; answered with ``LeaseStatuses``."""
+    """Asks the leader for the status of these leases, all if none is named; answered with ``LeaseStatuses``."""
 
     leases: tuple[int, ...] = ()
     keys: bool = False
     """Also list the keys that are attached."""
+    keep: bool = False
+    """Keep these leases alive once, instead; answered with ``LeasesKept`` and their TTLs."""
 
 
 class Kind(enum.Enum):

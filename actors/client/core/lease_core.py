@@ -93,7 +93,11 @@ class _Question:
     __slots__ = ("asked", "call", "deadline", "done", "member", "number", "sent_at", "suspect_at")
 
     def __init__(
-        self, number: int, asked: LeaseQuestion, deadline: float, done: Callable[[LeaseStatuses | KeeperError], None]
+        self,
+        number: int,
+        asked: LeaseQuestion,
+        deadline: float,
+        done: Callable[[LeaseStatuses | LeasesKept | KeeperError], None],
     ) -> None:
         self.number = number
         self.asked = asked
@@ -169,7 +173,12 @@ class LeaseCore:
             self._lose(held, error)
 
     def ask_status(
-        self, asked: LeaseQuestion, *, now: float, timeout: float, done: Callable[[LeaseStatuses | KeeperError], None]
+        self,
+        asked: LeaseQuestion,
+        *,
+        now: float,
+        timeout: float,
+        done: Callable[[LeaseStatuses | LeasesKept | KeeperError], None],
     ) -> int:
         """Ask the leader for the status of leases; ``done`` gets the outcome exactly once, maybe before this returns.
 
@@ -193,7 +202,7 @@ class LeaseCore:
         if question is not None:
             self._answer(question, self._timed_out())
 
-    def give_up_callback(self, done: Callable[[LeaseStatuses | KeeperError], None]) -> None:
+    def give_up_callback(self, done: Callable[[LeaseStatuses | LeasesKept | KeeperError], None]) -> None:
         """As :meth:`give_up`, for a caller that was interrupted before it learned the number."""
         for question in list(self._questions.values()):
             if question.done == done:
@@ -256,7 +265,7 @@ class LeaseCore:
         elif frame is not None and isinstance(answer, LeasesKept) and len(answer.kept) == len(frame.held):
             self._router.term = max(self._router.term, answer.term)
             self._kept(call, frame, answer.kept, now)
-        elif question is not None and isinstance(answer, LeaseStatuses):
+        elif question is not None and isinstance(answer, LeasesKept if question.asked.keep else LeaseStatuses):
             self._router.term = max(self._router.term, answer.term)
             self._router.note_leader(question.member)
             self._asking.answered(question.member, now - question.sent_at)
@@ -406,7 +415,12 @@ class LeaseCore:
         question.sent_at = now
         question.suspect_at = now + self._asking.reply_timeout()
         deadline = min(question.deadline - now, CLIENT_MAX_FRAME_DEADLINE_S)
-        frame = AskLeases(self._cluster, deadline, question.asked.leases, question.asked.keys)
+        asked = question.asked
+        frame: AskLeases | KeepLeases
+        if asked.keep:
+            frame = KeepLeases(self._cluster, deadline, asked.leases, with_ttls=True)
+        else:
+            frame = AskLeases(self._cluster, deadline, asked.leases, asked.keys)
         out.append(OutgoingFrame(question.call, question.member, _encode(frame)))
 
     def _refused_question(self, question: _Question, refused: Refused, now: float) -> None:
@@ -416,7 +430,7 @@ class LeaseCore:
         question.call = 0
         self._refused(self._asking, question.member, refused, now)
 
-    def _answer(self, question: _Question, outcome: LeaseStatuses | KeeperError) -> None:
+    def _answer(self, question: _Question, outcome: LeaseStatuses | LeasesKept | KeeperError) -> None:
         del self._questions[question.number]
         question.done(outcome)
 

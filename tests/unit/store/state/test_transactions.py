@@ -29,6 +29,7 @@ from raykeeper.schema.operations import (
     Put,
     Range,
     Relation,
+    Sort,
     Target,
     Txn,
     TxnCompare,
@@ -250,6 +251,16 @@ def test_an_empty_store_is_at_revision_one(hand: Hand) -> None:
     assert hand.range(ALL) == RangeAnswer(1, (), 0)
     assert hand.do(Put(b"a", b"")) == PutAnswer(2)
     assert hand.range(ALL) == RangeAnswer(2, (Item(b"a", b"", 2, 2, 1, 0),), 1)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 2, 4])
+def test_items_that_sort_alike_are_in_key_order_either_way(hand: Hand, limit: int) -> None:
+    """etcd: its sort is stable, and reads in key order."""
+    hand.run(txn(*[Put(key, b"v") for key in (b"d", b"a", b"c")]), Put(b"b", b"v"))
+    for descending, expected in ((False, b"acdb"), (True, b"bacd")):
+        answer = hand.range(ALL, sort=Sort.MOD_REVISION, descending=descending, limit=limit)
+        assert isinstance(answer, RangeAnswer)
+        assert b"".join([item.key for item in answer.items]) == expected[: limit or None]
 
 
 def test_a_deleted_key_starts_anew(hand: Hand) -> None:

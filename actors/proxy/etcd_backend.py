@@ -1,0 +1,182 @@
+"""What the services ask the cluster for: the handle of a client, in the terms of etcd's answers.
+
+A service makes commands of our own and gets our answers; here are the wait for them, etcd's errors in place of ours,
+and the header of every answer. All keys of etcd's clients lie in one namespace of the cluster, by default that of the
+handles' own keys. So an etcd client and a handle see the same keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+from typing import NamedTuple, Protocol, TypeVar
+
+from ...errors import KeeperError
+from ...limits import LEASE_RETRY_S, PROXY_TIMEOUT_S, Limits
+from ...schema.answers import Answer, RangeAnswer
+from ...schema.frames import Kept, LeasesKept, LeaseStatuses, Read
+from ...schema.operations import KeyRange, Operation, Range
+from ..client.aio import AsyncKeyValueClient
+from ..client.core.in_flight import LeaseQuestion
+from ..client.hub import Hub, clock
+from ..client.view import Call, Steps, prefix_end
+from .etcd_errors import TIMED_OUT, from_keeper_error
+from .etcdpb.rpc_pb2 import ResponseHeader
+from .rpc_status import RpcCode, RpcError
+
+T = TypeVar("T")
+
+
+class CallContext(Protocol):
+    """What a service knows of a call."""
+
+    def time_left(self) -> float:
+        """Seconds until the caller's deadline; infinite if it named none."""
+        ...
+
+
+class StreamContext(CallContext, Protocol):
+    """What a service knows of a call in which either side may send many messages."""
+
+    async def receive(self) -> bytes | None:
+        """The client's next message; ``None`` when it has sent all."""
+        ...
+
+    async def send(self, message: bytes) -> None:
+        """Send a message; waits while too much of what was sent before has not left."""
+        ...
+
+
+class KeptLease(NamedTuple):
+    """A lease was kept alive."""
+
+    ttl: int
+    """In seconds; 0 if it is gone."""
+    revision: int
+
+
+class EtcdBackend:
+    """The cluster, as one proxy's services see it.
+
+    Args:
+        handle: its namespace holds the keys; its timeout does not matter.
+        member: id of the member that the proxy speaks for.
+    """
+
+    def __init__(self, handle: AsyncKeyValueClient, member: int) -> None:
+        self._handle = handle
+        self.member = member
+        self.space = handle._view.space
+        self.space_end = prefix_end(self.space)
+        self._hub: Hub | None = None
+
+    @property
+    def hub(self) -> Hub:
+        """The process's hub."""
+        if self._hub is None:
+            raise RuntimeError("the backend is not open")
+        return self._hub
+
+    async def open(self, timeout: float) -> None:
+        """Find the cluster.
+
+        Raises:
+            KeeperError: it was not found.
+        """
+        self._hub = await self._handle._hub(timeout)
+
+    @property
+    def limits(self) -> Limits:
+        """The cluster's."""
+        return self.hub.limits
+
+    @property
+    def least_lease_ttl(self) -> int:
+        """The TTL in seconds that shorter ones are raised to (etcd: minTTL, one and a half election timeouts)."""
+        return math.ceil(1.5 * self.hub.timings.election_timeout)
+
+    # -- headers ------------------------------------------------------------------------------------------------------
+
+    def header(self, revision: int) -> ResponseHeader:
+        """The header of an answer at a revision."""
+        return ResponseHeader(
+            cluster_id=self._handle.cluster_id, member_id=self.member, revision=revision, raft_term=self.hub.term
+        )
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    async def write(self, operation: Operation, context: CallContext) -> Answer:
+        """The answer to a write.
+
+        Raises:
+            RpcError: it failed.
+        """
+        return await self.run(_one(Call(operation)), context)
+
+    async def run(self, steps: Steps[T], context: CallContext) -> T:
+        """The result of some steps, within the time that the caller has left, and no longer than etcd tries.
+
+        Raises:
+            RpcError: a step failed.
+        """
+        try:
+            return await self._handle._run(steps, min(context.time_left(), PROXY_TIMEOUT_S))
+        except KeeperError as error:
+            raise from_keeper_error(error) from error
+
+    async def revision(self, context: CallContext) -> int:
+        """The store's newest revision, confirmed by a quorum."""
+        read = Read(Range(KeyRange(self.space), count_only=True))
+        answer: RangeAnswer = await self.run(_one(Call(read)), context)
+        return answer.revision
+
+    async def revision_unless_compacted(self, context: CallContext) -> int:
+        """The store's newest revision, if its history was never compacted.
+
+        Raises:
+            RpcError: COMPACTED, or no answer.
+        """
+        read = Read(Range(KeyRange(self.space), 1, count_only=True))
+        answer: RangeAnswer = await self.run(_one(Call(read)), context)
+        return answer.revision
+
+    async def keep_lease(self, lease: int, context: CallContext) -> KeptLease:
+        """Keep a lease alive once.
+
+        Raises:
+            RpcError: nothing is known of it.
+        """
+        until = clock() + min(context.time_left(), PROXY_TIMEOUT_S)
+        question = Call(LeaseQuestion((lease,), keep=True))
+        while True:
+            answer: LeasesKept = await self.run(_one(question), context)
+            if answer.kept[0] is not Kept.ASK_AGAIN:
+                return KeptLease(int(answer.ttls[0]) if answer.kept[0] is Kept.ALIVE else 0, answer.revision)
+            if clock() + LEASE_RETRY_S >= until:
+                raise TIMED_OUT
+            await asyncio.sleep(LEASE_RETRY_S)
+
+    async def lease_statuses(self, leases: tuple[int, ...], keys: bool, context: CallContext) -> LeaseStatuses:
+        """The status of leases that exist; of all, if none is named."""
+        answer: LeaseStatuses = await self.run(_one(Call(LeaseQuestion(leases, keys))), context)
+        return answer
+
+    def choose_lease_id(self) -> int:
+        """An id for a lease whose client has not chosen one: positive, as etcd's are."""
+        return secrets.randbits(63) or 1
+
+
+A = TypeVar("A")
+
+
+def expect(answer: object, kind: type[A]) -> A:
+    """An answer of the kind that a request gets."""
+    if not isinstance(answer, kind):
+        raise RpcError(RpcCode.INTERNAL, f"the cluster answered {type(answer).__name__} instead of {kind.__name__}")
+    return answer
+
+
+def _one(call: Call) -> Steps[T]:
+    answer: T = yield call
+    return answer

@@ -1,0 +1,100 @@
+"""etcd's errors on the wire: each a status code and a text, which clients compare to the letter (etcd: rpctypes).
+
+Services raise :class:`RpcError`; ``from_keeper_error`` says which of etcd's errors one of ours is. An outcome that is
+unknown is always "request timed out": no client of etcd repeats a write after that on its own.
+"""
+
+from __future__ import annotations
+
+from ...errors import (
+    CompactedError,
+    FutureRevisionError,
+    KeeperError,
+    LeaseNotFound,
+    NoSpace,
+    NotCaughtUp,
+    RequestTimeout,
+    RequestTooLarge,
+    SessionExpired,
+    Unavailable,
+)
+from ...schema.answers import Reason
+from .rpc_status import RpcCode, RpcError
+
+
+def _etcd(code: RpcCode, text: str) -> RpcError:
+    return RpcError(code, f"etcdserver: {text}")
+
+
+EMPTY_KEY = _etcd(RpcCode.INVALID_ARGUMENT, "key is not provided")
+KEY_NOT_FOUND = _etcd(RpcCode.INVALID_ARGUMENT, "key not found")
+VALUE_PROVIDED = _etcd(RpcCode.INVALID_ARGUMENT, "value is provided")
+LEASE_PROVIDED = _etcd(RpcCode.INVALID_ARGUMENT, "lease is provided")
+TOO_MANY_OPERATIONS = _etcd(RpcCode.INVALID_ARGUMENT, "too many operations in txn request")
+DUPLICATE_KEY = _etcd(RpcCode.INVALID_ARGUMENT, "duplicate key given in txn request")
+INVALID_SORT = _etcd(RpcCode.INVALID_ARGUMENT, "invalid sort option")
+REQUEST_TOO_LARGE = _etcd(RpcCode.INVALID_ARGUMENT, "request is too large")
+BAD_MEMBER_URLS = _etcd(RpcCode.INVALID_ARGUMENT, "given member URLs are invalid")
+
+COMPACTED = _etcd(RpcCode.OUT_OF_RANGE, "mvcc: required revision has been compacted")
+FUTURE_REVISION = _etcd(RpcCode.OUT_OF_RANGE, "mvcc: required revision is a future revision")
+LEASE_TTL_TOO_LARGE = _etcd(RpcCode.OUT_OF_RANGE, "too large lease TTL")
+
+NO_SPACE = _etcd(RpcCode.RESOURCE_EXHAUSTED, "mvcc: database space exceeded")
+TOO_MANY_REQUESTS = _etcd(RpcCode.RESOURCE_EXHAUSTED, "too many requests")
+
+LEASE_NOT_FOUND = _etcd(RpcCode.NOT_FOUND, "requested lease not found")
+MEMBER_NOT_FOUND = _etcd(RpcCode.NOT_FOUND, "member not found")
+
+LEASE_EXISTS = _etcd(RpcCode.FAILED_PRECONDITION, "lease already exists")
+NOT_ENOUGH_STARTED = _etcd(RpcCode.FAILED_PRECONDITION, "re-configuration failed due to not enough started members")
+NOT_A_LEARNER = _etcd(RpcCode.FAILED_PRECONDITION, "can only promote a learner member")
+LEARNER_NOT_READY = _etcd(RpcCode.FAILED_PRECONDITION, "can only promote a learner member which is in sync with leader")
+NOT_LEADER = _etcd(RpcCode.FAILED_PRECONDITION, "not leader")
+BAD_TRANSFEREE = _etcd(RpcCode.FAILED_PRECONDITION, "bad leader transferee")
+NO_DOWNGRADE = _etcd(RpcCode.FAILED_PRECONDITION, "no inflight downgrade job")
+AUTH_NOT_ENABLED = _etcd(RpcCode.FAILED_PRECONDITION, "authentication is not enabled")
+
+NO_LEADER = _etcd(RpcCode.UNAVAILABLE, "no leader")
+TIMED_OUT = _etcd(RpcCode.UNAVAILABLE, "request timed out")
+
+_BY_REASON: dict[int | None, RpcError] = {
+    Reason.COMPACTED: COMPACTED,
+    Reason.FUTURE_REVISION: FUTURE_REVISION,
+    Reason.LEASE_NOT_FOUND: LEASE_NOT_FOUND,
+    Reason.LEASE_EXISTS: LEASE_EXISTS,
+    Reason.KEY_NOT_FOUND: KEY_NOT_FOUND,
+    Reason.TOO_LARGE: REQUEST_TOO_LARGE,
+    Reason.FULL: TOO_MANY_REQUESTS,
+    Reason.INVALID: DUPLICATE_KEY,
+    Reason.NO_SPACE: NO_SPACE,
+    Reason.NOT_CAUGHT_UP: LEARNER_NOT_READY,
+    Reason.NO_QUORUM: NOT_ENOUGH_STARTED,
+}
+"""INVALID: of what a proxy sends, the state machine refuses only a transaction that changes a key twice."""
+
+_BY_TYPE: tuple[tuple[type[KeeperError], RpcError], ...] = (
+    (CompactedError, COMPACTED),
+    (FutureRevisionError, FUTURE_REVISION),
+    (LeaseNotFound, LEASE_NOT_FOUND),
+    (RequestTooLarge, REQUEST_TOO_LARGE),
+    (NoSpace, NO_SPACE),
+    (NotCaughtUp, LEARNER_NOT_READY),
+    (SessionExpired, TIMED_OUT),
+    (RequestTimeout, TIMED_OUT),
+)
+
+
+def from_keeper_error(error: KeeperError) -> RpcError:
+    """The error that etcd would answer."""
+    if error.applied is None:
+        return TIMED_OUT
+    found = _BY_REASON.get(error.reason)
+    if found is not None:
+        return found
+    for kind, answer in _BY_TYPE:
+        if isinstance(error, kind):
+            return answer
+    if isinstance(error, Unavailable):
+        return NO_LEADER
+    return RpcError(RpcCode.UNKNOWN, str(error))

@@ -1,0 +1,70 @@
+"""etcd's service KV: ranges, puts, deletes, transactions and compaction."""
+
+from __future__ import annotations
+
+from ...schema.answers import DeleteAnswer, PutAnswer, TxnAnswer
+from ...schema.operations import Compact
+from ..client.view import whole_range
+from .etcd_backend import CallContext, EtcdBackend, expect
+from .etcd_errors import COMPACTED
+from .etcdpb.rpc_pb2 import (
+    CompactionRequest,
+    CompactionResponse,
+    DeleteRangeRequest,
+    PutRequest,
+    RangeRequest,
+    TxnRequest,
+)
+from .translate import Translator, check_delete, check_put, check_range, check_txn
+
+
+class KvService:
+    """Answers requests with bytes; see the module."""
+
+    def __init__(self, backend: EtcdBackend) -> None:
+        self._backend = backend
+        self._translate = Translator(backend.space, backend.space_end)
+
+    async def range(self, request: bytes, context: CallContext) -> bytes:
+        """Read a key or a range."""
+        asked = RangeRequest.FromString(request)
+        check_range(asked)
+        plan = self._translate.range_plan(asked)
+        answer = await self._backend.run(whole_range(plan.command, asked.serializable), context)
+        header = self._backend.header(answer.revision)
+        return self._translate.range_response(plan, answer, header).SerializeToString()
+
+    async def put(self, request: bytes, context: CallContext) -> bytes:
+        """Write a key."""
+        asked = PutRequest.FromString(request)
+        check_put(asked)
+        answer = expect(await self._backend.write(self._translate.put(asked), context), PutAnswer)
+        return self._translate.put_response(answer, self._backend.header(answer.revision)).SerializeToString()
+
+    async def delete_range(self, request: bytes, context: CallContext) -> bytes:
+        """Delete a key or a range."""
+        asked = DeleteRangeRequest.FromString(request)
+        check_delete(asked)
+        answer = expect(await self._backend.write(self._translate.delete(asked), context), DeleteAnswer)
+        return self._translate.delete_response(answer, self._backend.header(answer.revision)).SerializeToString()
+
+    async def txn(self, request: bytes, context: CallContext) -> bytes:
+        """Run a transaction."""
+        asked = TxnRequest.FromString(request)
+        check_txn(asked, self._backend.limits.max_txn_operations)
+        command, plan = self._translate.txn(asked)
+        answer = expect(await self._backend.write(command, context), TxnAnswer)
+        return self._translate.txn_response(plan, answer, self._backend.header(answer.revision)).SerializeToString()
+
+    async def compact(self, request: bytes, context: CallContext) -> bytes:
+        """Forget the history below a revision. What was never compacted counts as compacted at -1, so compacting at 0
+        succeeds, and does nothing (etcd: compactMainRev)."""
+        asked = CompactionRequest.FromString(request)
+        if asked.revision > 0:
+            answer = await self._backend.write(Compact(asked.revision), context)
+            revision = getattr(answer, "revision", 0)
+        elif asked.revision == 0:
+            revision = await self._backend.revision_unless_compacted(context)
+        else:
+            raise COMPACTED
+        return CompactionResponse(header=self._backend.header(revision)).SerializeToString()

@@ -1,0 +1,126 @@
+"""The proxy's services over one real member in this process, called with bytes and without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import queue
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from lab.onemember import OneMember, one_member
+from raykeeper.actors.proxy.etcd_backend import EtcdBackend
+from raykeeper.actors.proxy.etcd_services import EtcdServices
+from raykeeper.actors.proxy.rpc_status import RpcError
+from raykeeper.limits import Timings
+
+T = TypeVar("T")
+
+
+class Caller:
+    """The context of a unary call."""
+
+    def __init__(self, timeout: float = math.inf) -> None:
+        self._left = timeout
+
+    def time_left(self) -> float:
+        return self._left
+
+
+class LabStream(Caller):
+    """The service's end of a stream."""
+
+    def __init__(self, proxy: LabProxy, path: str) -> None:
+        super().__init__()
+        self._loop = proxy.loop
+        self._requests: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._arrived: queue.Queue[bytes | tuple[int, str] | None] = queue.Queue()
+        self.gate = asyncio.Event()
+        """Cleared, the client takes nothing."""
+        self.gate.set()
+        self._served = asyncio.run_coroutine_threadsafe(self._serve(proxy.services.streaming[path]), self._loop)
+
+    async def _serve(self, service: Any) -> None:
+        try:
+            await service(self)
+            self._arrived.put(None)
+        except RpcError as error:
+            self._arrived.put((int(error.code), error.text))
+
+    async def receive(self) -> bytes | None:
+        return await self._requests.get()
+
+    async def send(self, message: bytes) -> None:
+        await self.gate.wait()
+        self._arrived.put(message)
+
+
+class LabClientStream:
+    """The client's end of a :class:`LabStream`."""
+
+    def __init__(self, proxy: LabProxy, path: str) -> None:
+        self.inner = LabStream(proxy, path)
+        self._loop = proxy.loop
+
+    def send(self, message: bytes) -> None:
+        self._loop.call_soon_threadsafe(self.inner._requests.put_nowait, message)
+
+    def finish(self) -> None:
+        self._loop.call_soon_threadsafe(self.inner._requests.put_nowait, None)
+
+    def receive(self, timeout: float = 30.0) -> bytes | tuple[int, str] | None:
+        return self.inner._arrived.get(timeout=timeout)
+
+    def close(self) -> None:
+        """End the call, and wait until its service has ended."""
+        self.inner._served.cancel()
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop).result(10)
+
+
+class LabProxy:
+    """A proxy's services, on an event loop of their own."""
+
+    def __init__(self, member: OneMember) -> None:
+        self.member = member
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+        self.kv = member.client()
+        self.backend = EtcdBackend(self.kv.aio, 1)
+        self.run(self.backend.open(10.0))
+        self.backend.hub.timings = Timings()  # etcd's election timeout, by which the least TTL of a lease goes
+        self.services = EtcdServices(self.backend)
+
+    def run(self, work: Coroutine[Any, Any, T], timeout: float = 20.0) -> T:
+        """The result of a coroutine on the proxy's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
+
+    def call(self, path: str, request: bytes, timeout: float = math.inf) -> bytes | tuple[int, str]:
+        """The answer of a unary method, or code and text of its error."""
+        try:
+            return self.run(self.services.unary[path](request, Caller(timeout)))
+        except RpcError as error:
+            return int(error.code), error.text
+
+    def stream(self, path: str) -> LabClientStream:
+        """A call in which either side may send many messages."""
+        return LabClientStream(self, path)
+
+    def close(self) -> None:
+        self.kv.close()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()
+
+
+@contextmanager
+def lab_proxy() -> Iterator[LabProxy]:
+    """A proxy for some tests."""
+    with one_member() as member:
+        proxy = LabProxy(member)
+        try:
+            yield proxy
+        finally:
+            proxy.close()
