@@ -118,6 +118,10 @@ class Core:
         self._messages_after: list[Message] = []
         self._sends_due = False
         """Leader: some follower may need a message; decided once, when ``ready`` is built."""
+        self.commit_untold = False
+        """Leader: some follower does not know the commit index, and nothing that carries it is on its way. The next
+        entries or heartbeat will tell it; an owner that does not want to wait for these calls ``Node.tell_commit``."""
+        self._wants_commits = True
         self._chunk: InstallSnapshot | None = None
         self._rejected_snapshots: list[SnapshotMeta] = []
 
@@ -223,7 +227,7 @@ class Core:
         self._reads.fail_all()
         self.progress = {}
         self.transfer_target = 0
-        self._sends_due = False
+        self._sends_due = self.commit_untold = False
         self._retiring = 0
         self._uncommitted.clear()
         self._uncommitted_bytes = 0

@@ -146,6 +146,9 @@ class HeartbeatRounds(Replication):
     def _answer_reads(self, answered: list[tuple[int, int]], index: int) -> None:
         for requester, context in answered:
             if requester:
+                progress = self.progress.get(requester)
+                if progress is not None:  # it runs the read once it has applied that
+                    self._tell_commit_to(requester, progress)
                 self._messages.append(ReadIndexResponse(self.id, requester, self.term, context, index))
             else:
                 self._reads.states.append((context, index))

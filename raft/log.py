@@ -85,7 +85,7 @@ def entries_size(entries: Sequence[Entry]) -> int:
 
 def within_bytes(entries: Sequence[Entry], max_bytes: int) -> Sequence[Entry]:
     """The longest prefix that fits; at least one entry if there is any."""
-    if entries_size(entries) <= max_bytes:
+    if len(entries) <= 1 or entries_size(entries) <= max_bytes:
         return entries
     size = 0
     for count, entry in enumerate(entries):

@@ -170,6 +170,8 @@ class AppendEntriesResponse(msgspec.Struct, frozen=True, array_like=True, tag=4)
     """-1 in the answer to a leader of an older term."""
     hint_index: RaftNumber = 0
     hint_term: RaftNumber = 0
+    wants_commits: bool = True
+    """On success: the sender wants to be told each new commit index at once (``Node.want_commits``)."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag=5):

@@ -28,6 +28,7 @@ from .log import LogInconsistent
 from .messages import (
     AppendEntries,
     AppendEntriesResponse,
+    Entry,
     EntryKind,
     HardState,
     Heartbeat,
@@ -88,18 +89,22 @@ class Node(Elections):
                 return
         elif type(message) is RequestVoteResponse and message.commit_index:
             self._learn_commit(message)
-        if term > self.term:
+        if term != self.term:
+            if term < self.term:
+                self._on_old_term(message)
+                return
             if not self._enter_term(message):
                 return
-        elif term < self.term:
-            if isinstance(message, _FROM_LEADERS):
-                self._refuse_stale_leader(sender)
-            elif type(message) is RequestVote and message.pre_vote:
-                self._on_vote_request(message)
-            return
         handler = _HANDLERS[self.role].get(type(message))
         if handler is not None:
             handler(self, message)
+
+    def _on_old_term(self, message: Message) -> None:
+        """Let a deposed leader know the newer term, and answer a pre-vote; ignore the rest."""
+        if isinstance(message, _FROM_LEADERS):
+            self._refuse_stale_leader(message.sender)
+        elif type(message) is RequestVote and message.pre_vote:
+            self._on_vote_request(message)
 
     def _enter_term(self, message: Message) -> bool:
         """Enter the newer term of a message, if its type calls for that. Returns whether to handle the message."""
@@ -143,7 +148,7 @@ class Node(Elections):
 
     def has_ready(self) -> bool:
         """Whether ``ready`` has anything to hand out."""
-        log, saved = self.log, self._saved
+        log, saved, reads = self.log, self._saved, self._reads
         return bool(
             self._messages
             or self._messages_after
@@ -154,12 +159,12 @@ class Node(Elections):
             or saved.commit != log.commit_index
             or saved.vote != self.vote
             or saved.promise < self._promise.length
-            or self._campaign_due()
+            or (self._election_elapsed >= self._election_timeout and self._campaign_due())
             or self._chunk is not None
-            or self._reads.states
-            or self._reads.failed
+            or reads.states
+            or reads.failed
             or self._rejected_snapshots
-            or self._reads_due()
+            or (reads.waiting and self._reads_due())
         )
 
     def ready(self) -> Ready:
@@ -169,39 +174,31 @@ class Node(Elections):
         applied. The write is synced if a promise depends on it: entries, term, vote, a longer promise to a leader, or
         the commit index of a configuration that is about to take effect.
         """
-        if self._campaign_due():
+        log, saved, reads = self.log, self._saved, self._reads
+        if self._election_elapsed >= self._election_timeout and self._campaign_due():
             self._time_out()
-        if self._reads_due():
+        if reads.waiting and self._reads_due():
             self._advance_reads()
         if self._sends_due:
             self._send_appends()
-        log, saved, reads = self.log, self._saved, self._reads
-        entries = log.unstable[:]
-        must_sync = bool(entries)
+        entries, commit, promise = log.unstable[:], log.commit_index, self._promise.length
         hard_state: HardState | None = None
-        promise = self._promise.length
-        if saved.term != self.term or saved.vote != self.vote or saved.promise < promise:
-            must_sync = True
-        if must_sync or saved.commit != log.commit_index:
-            hard_state = self._saved = HardState(self.term, self.vote, log.commit_index, promise)
-        committed = list(log.entries(log.applied_index + 1, log.commit_index + 1, self.config.max_apply_bytes))
-        if not must_sync and committed and committed[-1].index > self._synced_commit:
-            must_sync = any(entry.kind is EntryKind.CONFIGURATION for entry in committed)
-        ready = Ready(
-            messages=self._messages,
-            entries=entries,
-            hard_state=hard_state,
-            must_sync=must_sync,
-            messages_after=self._messages_after,
-            committed=committed,
-            chunk=self._chunk,
-            read_states=reads.states,
-            failed_reads=reads.failed,
-            rejected_snapshots=self._rejected_snapshots,
-        )
-        self._messages, self._messages_after, self._rejected_snapshots = [], [], []
-        reads.states, reads.failed = [], []
-        self._chunk = None
+        must_sync = bool(entries) or saved.term != self.term or saved.vote != self.vote or saved.promise < promise
+        if must_sync or saved.commit != commit:
+            hard_state = self._saved = HardState(self.term, self.vote, commit, promise)
+        committed: list[Entry] = []
+        if log.applied_index < commit:
+            committed += log.entries(log.applied_index + 1, commit + 1, self.config.max_apply_bytes)
+            if not must_sync and committed[-1].index > self._synced_commit:
+                must_sync = EntryKind.CONFIGURATION in [entry.kind for entry in committed]
+        ready = Ready(self._messages, entries, hard_state, must_sync, self._messages_after, committed)
+        self._messages, self._messages_after = [], []
+        if self._chunk is not None or self._rejected_snapshots:
+            ready.chunk, ready.rejected_snapshots = self._chunk, self._rejected_snapshots
+            self._chunk, self._rejected_snapshots = None, []
+        if reads.states or reads.failed:
+            ready.read_states, ready.failed_reads = reads.states, reads.failed
+            reads.states, reads.failed = [], []
         return ready
 
     def advance(self, ready: Ready) -> None:

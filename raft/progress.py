@@ -92,6 +92,7 @@ class Progress:
         "snapshot_offset",
         "stalled",
         "state",
+        "wants_commits",
     )
 
     def __init__(self, next_index: int, inflights: Inflights) -> None:
@@ -101,7 +102,9 @@ class Progress:
         self.recent_active = True
         """It has answered since the last check-quorum; true for a new one."""
         self.sent_commit = 0
-        """The commit index that its last AppendEntries carried."""
+        """The highest commit index that it was sent."""
+        self.wants_commits = True
+        """It wants to be told each new commit index at once."""
         self.acked_round = 0
         """The last confirmation round that it has answered."""
         self.promised_until = -math.inf
@@ -218,6 +221,7 @@ class Progress:
     def on_heartbeat_sent(self, round_: int, commit: int, last_index: int, *, periodic: bool) -> None:
         """A heartbeat has been sent: a periodic one, or one that confirms reads."""
         self.sent_heartbeat = (round_, commit)
+        self.sent_commit = max(self.sent_commit, commit)
         if periodic:
             self.stalled = self.match_index < last_index and self.match_index == self._match_at_heartbeat
             self._match_at_heartbeat = self.match_index

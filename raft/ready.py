@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import msgspec
 
 from .messages import Entry, HardState, InstallSnapshot, Message, SnapshotMeta
 
@@ -60,8 +62,7 @@ class NodeConfig:
             raise ValueError("every bound is at least 1")
 
 
-@dataclass(slots=True)
-class Ready:
+class Ready(msgspec.Struct):
     """What the owner has to do, in this order; afterwards it calls ``Node.advance``."""
 
     messages: list[Message]
@@ -79,9 +80,9 @@ class Ready:
     chunk: InstallSnapshot | None = None
     """A chunk to store. Report it with ``snapshot_progress``, and at the end with ``snapshot_installed`` or
     ``snapshot_rejected``."""
-    read_states: list[tuple[int, int]] = field(default_factory=list)
+    read_states: list[tuple[int, int]] = []
     """(context, index): these reads are linearizable once ``index`` is applied."""
-    failed_reads: list[int] = field(default_factory=list)
+    failed_reads: list[int] = []
     """Contexts that will not be confirmed, because the leader is lost: ask again."""
-    rejected_snapshots: list[SnapshotMeta] = field(default_factory=list)
+    rejected_snapshots: list[SnapshotMeta] = []
     """Snapshots of this node that a receiver found damaged: the next ``Storage.snapshot`` should be another one."""

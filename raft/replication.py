@@ -1,14 +1,15 @@
 """Log replication (paper, section 5.3), the leader's side and the follower's.
 
 The leader does not send at each event. It notes that sending is due, and ``ready`` then sends once for everything that
-has gathered. Thus many proposals share one AppendEntries, and a new commit index travels with the next entries.
+has gathered. Thus many proposals share one AppendEntries. A new commit index travels with the next entries or the next
+heartbeat; only followers that want to know it at once are told by a message of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .core import ProposalRefused
+from .core import FOLLOWER, ProposalRefused
 from .install_snapshot import SnapshotTransfer
 from .log import ENTRY_OVERHEAD, EntryCompacted, LogInconsistent, can_follow, entries_size
 from .messages import AppendEntries, AppendEntriesResponse, Entry, EntryKind, TimeoutNow
@@ -42,7 +43,7 @@ class Replication(SnapshotTransfer):
 
     def _send_appends(self) -> None:
         """Send to every follower what its window allows now."""
-        self._sends_due = False
+        self._sends_due = self.commit_untold = False
         batches: dict[int, tuple[tuple[Entry, ...], int]] = {}
         for member, progress in self.progress.items():
             if member != self.id:
@@ -61,10 +62,10 @@ class Replication(SnapshotTransfer):
             return
         if progress.lost_state:
             self._send_state_snapshot(member, progress)
-        while not progress.paused:
-            next_index = progress.next_index
-            if next_index > log.last_index and progress.state is ProgressState.REPLICATE:
+        while progress.next_index <= log.last_index or progress.state is not ProgressState.REPLICATE:
+            if progress.paused:
                 break
+            next_index = progress.next_index
             try:
                 prev_term = log.term(next_index - 1)
                 batch = batches.get(next_index)
@@ -76,7 +77,30 @@ class Replication(SnapshotTransfer):
                 return
             self._send_append(member, progress, prev_term, *batch)
         if progress.state is ProgressState.REPLICATE and progress.sent_commit < log.commit_index:
+            if progress.wants_commits:
+                self._send_empty(member, progress, commit_only=True)
+            else:
+                self.commit_untold = True
+
+    def tell_commit(self) -> None:
+        """Leader: tell the commit index to all followers that do not know it (see ``commit_untold``)."""
+        self.commit_untold = False
+        for member, progress in self.progress.items():
+            if member != self.id:
+                self._tell_commit_to(member, progress)
+
+    def _tell_commit_to(self, member: int, progress: Progress) -> None:
+        if progress.state is ProgressState.REPLICATE and progress.sent_commit < self.log.commit_index:
             self._send_empty(member, progress, commit_only=True)
+
+    def _needs_message(self, progress: Progress) -> bool:
+        """Whether a follower that has just answered may need a message; ``_send_to`` decides."""
+        return (
+            progress.next_index <= self.log.last_index
+            or progress.state is not ProgressState.REPLICATE
+            or progress.lost_state
+            or (progress.wants_commits and progress.sent_commit < self.log.commit_index)
+        )
 
     def _send_append(
         self,
@@ -124,7 +148,11 @@ class Replication(SnapshotTransfer):
         if progress is None:
             return
         progress.recent_active = True
-        if not message.success:
+        if message.success:
+            progress.wants_commits = message.wants_commits
+            if progress.wants_commits and progress.sent_commit < self.log.commit_index:
+                self._sends_due = True
+        else:
             hint = message.hint_index
             if message.hint_term > 0:
                 hint = self.log.find_conflict(hint, message.hint_term)
@@ -135,7 +163,7 @@ class Replication(SnapshotTransfer):
             return
         if message.index > self.log.last_index or not progress.on_success(message.index, self._storage.first_index()):
             return
-        self._sends_due = True
+        self._sends_due = self._sends_due or self._needs_message(progress)
         self._maybe_commit(message.index)
         if message.sender == self.transfer_target and progress.match_index == self.log.last_index:
             self._messages.append(TimeoutNow(self.id, message.sender, self.term))
@@ -151,7 +179,11 @@ class Replication(SnapshotTransfer):
             index = min(index, majority_value([progress[voter].match_index for voter in configuration.outgoing]))
         # From its no-op on, this leader's log holds only entries of its own term.
         if index >= self._term_start and self.log.commit_to(index):
-            self._sends_due = True
+            self.commit_untold = True
+            for member, each in progress.items():
+                if each.wants_commits and member != self.id:
+                    self._sends_due = True
+                    break
             uncommitted = self._uncommitted
             while uncommitted and uncommitted[0][0] <= index:
                 self._uncommitted_bytes -= uncommitted.popleft()[1]
@@ -211,10 +243,25 @@ class Replication(SnapshotTransfer):
         if after:
             last = after[-1]
             if type(last) is AppendEntriesResponse and last.success and last.to == leader and last.term == self.term:
-                if last.index >= index:
-                    return
+                index = max(index, last.index)
                 after.pop()
-        after.append(AppendEntriesResponse(self.id, leader, self.term, True, index))
+        after.append(AppendEntriesResponse(self.id, leader, self.term, True, index, wants_commits=self._wants_commits))
+
+    def want_commits(self, wanted: bool) -> bool:
+        """Say whether something at this node waits for what is committed next. If nothing does, the leader saves itself
+        and this node the messages that tell nothing but a new commit index. A node that begins to want them says so at
+        once: what is committed already is in every leader's log, so it can be acknowledged.
+
+        Returns:
+            Whether this node has something to send now.
+        """
+        if wanted is self._wants_commits:
+            return False
+        self._wants_commits = wanted
+        if not wanted or not self.leader or self.role != FOLLOWER:
+            return False
+        self._acknowledge(self.leader, self.log.commit_index)
+        return True
 
     def _refuse_stale_leader(self, sender: int) -> None:
         """Tell a deposed leader the newer term. It might never learn of it otherwise, since with pre-vote and

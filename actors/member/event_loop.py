@@ -78,16 +78,14 @@ class EventLoop:
     def _run(self) -> None:
         """One turn for each batch until the loop is stopped, then one more for what was left in the inbox. No
         exception leaves this thread: each ends the process, or the loop in order."""
-        replica, transport, failover, poller = self.replica, self.transport, self._failover, self._poller
+        replica, failover, poller = self.replica, self._failover, self._poller
         try:
             while self._stop is None:
-                batch = poller.wait(min(replica.next_wakeup(), failover.due, transport.due))
+                batch = poller.wait(min(replica.next_wakeup(), failover.due))
                 now = member_clock()
                 if failover.due <= now:
                     failover.campaign(now)
                 self._turn(batch)
-                if transport.due <= now:
-                    transport.send_notices()
             self._turn(self.inbox.close())
             replica.stop(self._stop)
         except CommandUnknown as error:

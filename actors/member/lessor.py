@@ -155,8 +155,10 @@ class Lessor:
             for lease in self._counted.keys() - leases.keys():
                 self._ended(lease)
         index = self._turn.state.applied_index
-        self._checkpointing = {lease: at for lease, at in self._checkpointing.items() if at > index}
-        self._resetting = {lease: reset for lease, reset in self._resetting.items() if reset[0] > index}
+        if self._checkpointing:
+            self._checkpointing = {lease: at for lease, at in self._checkpointing.items() if at > index}
+        if self._resetting:
+            self._resetting = {lease: reset for lease, reset in self._resetting.items() if reset[0] > index}
         if self._waiting and self._waiting[0][0] <= index:
             ready = [entry for entry in self._waiting if entry[0] <= index]
             self._waiting = [entry for entry in self._waiting if entry[0] > index]

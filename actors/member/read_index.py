@@ -74,6 +74,11 @@ class ReadRounds:
             self._awaiting_revision = [read for read in self._awaiting_revision if read.at_least > revision]
             _allow(allowed)
 
+    @property
+    def await_commits(self) -> bool:
+        """Whether reads wait for entries to be applied."""
+        return bool(self._confirmed or self._awaiting_revision)
+
     def refuse_late(self, now: float) -> None:
         """Refuse the reads whose deadline has passed."""
         self._waiting = _still_in_time(self._waiting, now)

@@ -12,14 +12,15 @@ loop may call it; each property says what other threads may read.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 from time import monotonic
 from typing import Any
 
 from ...errors import DataCorrupted
 from ...limits import (
+    COMMIT_NOTICE_PAUSE_S,
     MAX_READY_ROUNDS,
     SLOW_S,
     TURN_S,
@@ -141,6 +142,10 @@ class Replica:
         self._last_tick = clock()
         """The time up to which the core has counted ticks."""
         self._next_sweep = self._last_tick
+        self._leadership = ("", 0, 0, 0)
+        """Role, term, leader and transfer target when the duties last followed them."""
+        self._tell_commit_at = math.inf
+        """When followers for whom nothing brings the commit index are told of it."""
         self._work_left = False
         """Whether the last turn ended before everything ready was processed."""
         self._handlers: dict[type[InboxEvent], Callable[[Any], None]] = {
@@ -230,31 +235,46 @@ class Replica:
     def _do_turn(self, messages: Sequence[Message], events: Sequence[InboxEvent]) -> None:
         """Everything in a turn uses one reading of the clock, taken after its messages and events arrived. So a leader
         lease that is valid at that reading was valid after each of the turn's reads arrived (thesis 6.4.1)."""
-        turn = self._turn
+        turn, node = self._turn, self.node
         turn.now, turn.most = now, most = self._readings()
-        self.node.set_time(now, most)
+        node.set_time(now, most)
         self._step(messages, now)
         self._take_events(events)
-        self._reads.start_round(self.node)
+        self._reads.start_round(node)
         if self._snapshots.chunk_due(now):
-            self.node.snapshot_chunk_ready()
+            node.snapshot_chunk_ready()
+        if now >= self._tell_commit_at:
+            node.tell_commit()
         self._process_all_ready()
+        more = False
         if self._duties.term:
+            last = node.last_index
             self._duties.work(now, self.timings.heartbeat_interval)
+            more = node.last_index != last
         if now >= self._next_sweep or now >= self._compaction.due:
             self._keep_house(now)
-        if self.node.has_ready():
+            more = True
+        more |= node.want_commits(self.watches.busy or self._reads.await_commits)
+        if more and node.has_ready():
             self._process_all_ready()
-        self._work_left = self.node.has_ready()
+        if not node.commit_untold:
+            self._tell_commit_at = math.inf
+        elif self._tell_commit_at <= now or self._tell_commit_at == math.inf:
+            self._tell_commit_at = now + COMMIT_NOTICE_PAUSE_S
 
     def _process_all_ready(self) -> None:
-        started = self._clock()
+        """Process what is ready, and what becomes ready by that, as far as the time for one turn goes."""
+        node, now = self.node, self._turn.now
         for _ in range(MAX_READY_ROUNDS):
-            if not self.node.has_ready() or self._clock() - started >= TURN_S:
+            self._process_ready(node.ready())
+            self._work_left = node.has_ready()
+            if not self._work_left or self._clock() - now >= TURN_S:
                 break
-            self._process_ready(self.node.ready())
-        self._operator_log.follow_leadership()
-        self._duties.follow_leadership(self._turn.now)
+        leadership = node.role, node.term, node.leader, node.transfer_target
+        if leadership != self._leadership or (node.role == "leader" and not self._duties.term):
+            self._leadership = leadership
+            self._operator_log.follow_leadership()
+            self._duties.follow_leadership(now)
 
     def _process_ready(self, ready: Ready) -> None:
         """The order on which safety rests: what binds this member (its entries, its vote, its acknowledgements) is on
@@ -262,19 +282,21 @@ class Replica:
         only afterwards (``Node.advance``; thesis 10.2.1)."""
         # If nothing has to be written, clients get their answers before followers learn what is committed.
         answer_first = bool(ready.committed) and not ready.must_sync
-        if not answer_first:
+        if ready.messages and not answer_first:
             self._send(ready.messages)
         if ready.must_sync or ready.hard_state is not None:
             self._append(ready)
-        self._send(ready.messages_after)
+        if ready.messages_after:
+            self._send(ready.messages_after)
         if ready.committed:
             self._apply(ready)
         self.node.advance(ready)
-        if answer_first:
+        if ready.messages and answer_first:
             self._send(ready.messages)
         if ready.chunk is not None:  # after applying: it may replace what was applied to
             self._snapshots.receive_chunk(ready.chunk, self.node, self._state_replaced)
-        self._reads.round_answered(ready, self._turn.state)
+        if ready.read_states or ready.failed_reads:
+            self._reads.round_answered(ready, self._turn.state)
         if ready.rejected_snapshots:
             self._snapshots.snapshot_rejected(ready.rejected_snapshots)
 
@@ -287,9 +309,10 @@ class Replica:
         counts it last: the responses waiting here may show that it still has its quorum. While the state is lost and
         the log is full, new entries are ignored: the snapshot on its way contains them.
         """
-        self.config_changes.note_heard(messages, now)
-        leads = self.is_leader
-        if not leads:
+        leads = self.node.role == "leader"
+        if leads:
+            self.config_changes.note_heard(messages, now)
+        else:
             self._tick(now)
         state = self._turn.state
         full = state.lost and self.folder.log.size_bytes >= self.limits.log_hold_bytes
@@ -349,11 +372,11 @@ class Replica:
                 if entry.kind is EntryKind.CONFIGURATION:
                     self.node.apply_configuration(entry)
             return
-        if entries[0].kind is EntryKind.CONFIGURATION:
-            entries = entries[:1]
-            configurations[entries[0].index] = self.node.apply_configuration(entries[0])
-        else:
-            entries = list(takewhile(lambda entry: entry.kind is not EntryKind.CONFIGURATION, entries))
+        kinds = [entry.kind for entry in entries]
+        if EntryKind.CONFIGURATION in kinds:
+            entries = entries[: max(1, kinds.index(EntryKind.CONFIGURATION))]
+            if kinds[0] is EntryKind.CONFIGURATION:
+                configurations[entries[0].index] = self.node.apply_configuration(entries[0])
         began = monotonic()
         try:
             answers = state.apply_some(entries, configurations, self._proposals.decoded(entries))
@@ -472,7 +495,7 @@ class Replica:
         chunk_due = self._snapshots.next_due
         if chunk_due is not None:
             wakeup = min(wakeup, chunk_due)
-        return min(wakeup, self._compaction.due)
+        return min(wakeup, self._compaction.due, self._tell_commit_at)
 
     def stop(self, why: str) -> None:
         """Answer all waiting callers, and close the data. The replica cannot be used afterwards."""

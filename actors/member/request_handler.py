@@ -156,8 +156,8 @@ class RequestHandler:
 
     def _too_new(self, command: Command) -> str:
         """Why a command may not be proposed yet, empty if it may: every member must be able to apply it."""
-        needed, active = version_of(command), self._replica.active_version
-        if needed <= active:
+        needed = version_of(command)
+        if needed == 1 or needed <= (active := self._replica.active_version):
             return ""
         return (
             f"this needs version {needed} of the cluster's commands, and the active one is {active}, because not every "

@@ -16,7 +16,7 @@ from ...errors import DataCorrupted, NoSpace
 from ...limits import SNAPSHOT_FETCHED_CHUNKS, SNAPSHOT_IDLE_S, SNAPSHOT_INLINE_BYTES, SNAPSHOT_RETRY_S, Limits
 from ...raft import Node, SnapshotMeta
 from ...raft.log import ChunkNotReady
-from ...raft.messages import Entry, InstallSnapshot
+from ...raft.messages import InstallSnapshot
 from ...store.data_dir import DataDir
 from ...store.snapshot_file import SnapshotSink, SnapshotSource
 from ..logs import MemberLog
@@ -349,10 +349,7 @@ class MemberStorage:
         self.first_index = self._log.first_index
         self.last_index = self._log.last_index
         self.term = self._log.term
-
-    def entries(self, low: int, high: int, max_bytes: int) -> list[Entry]:
-        """Entries from ``low`` up to, but not including, ``high``: as many as fit, at least one."""
-        return self._log.entries(low, high, max_bytes)
+        self.entries = self._log.entries
 
     def snapshot(self, at_least: int = 0) -> SnapshotMeta | None:
         """The snapshot to send; ``None`` while it is being made."""

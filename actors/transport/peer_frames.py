@@ -85,6 +85,8 @@ def decode_frame(data: bytes) -> PeerFrame | None:
         frame = _decode(body)
     except (msgspec.MsgspecError, RecursionError):
         return None
-    if any(message.sender != frame.sender or message.to != frame.to for message in frame.messages):
-        return None
+    sender, to = frame.sender, frame.to
+    for message in frame.messages:
+        if message.sender != sender or message.to != to:
+            return None
     return frame

@@ -14,14 +14,10 @@ a large argument through its object store), and the loop must not. A peer has a 
 room for more, messages gather, and travel together. A call that has had no answer for a long time is given up: it no
 longer counts against the window. It may still arrive, so the number of those is bounded too, and beyond that messages
 are dropped, as Raft allows.
-
-A call costs both sides about a millisecond of processor time. So a message that carries nothing but a new commit index
-is held back briefly: mostly the next entries, or a heartbeat, carry it too.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import Counter, deque
@@ -30,7 +26,6 @@ from concurrent.futures import Future
 from typing import Any
 
 from ...limits import (
-    COMMIT_NOTICE_PAUSE_S,
     MAX_GIVEN_UP_CALLS,
     MAX_PEER_CALLS,
     MAX_PEER_PENDING_BYTES,
@@ -40,7 +35,6 @@ from ...limits import (
 )
 from ...raft.messages import (
     AppendEntries,
-    Heartbeat,
     InstallSnapshot,
     InstallSnapshotResponse,
     Message,
@@ -116,10 +110,6 @@ class PeerTransport:
         self._peers: dict[int, ActorLink] = {}
         self._slots: dict[int, list[ReplySlot]] = {}
         self._held: dict[int, list[Message]] = {}
-        self._commit_notices: dict[int, AppendEntries] = {}
-        """By peer: the commit index to send, unless another message carries it first."""
-        self.due = math.inf
-        """The clock time by which :meth:`send_notices` is to be called."""
         self._counters: Counter[str] = Counter()
         self._closed = False
         self._lanes = lanes
@@ -179,30 +169,10 @@ class PeerTransport:
         if self._lanes is not None:
             messages = self._by_lane(self._lanes, messages)
         for message in messages:
-            if isinstance(message, AppendEntries) and message.commit_only:
-                self._commit_notices[message.to] = message
-                self.due = min(self.due, self._clock() + COMMIT_NOTICE_PAUSE_S)
-            elif message.to in self._slots and not isinstance(message, AppendEntries | InstallSnapshot):
+            if message.to in self._slots and not isinstance(message, AppendEntries | InstallSnapshot):
                 self._held.setdefault(message.to, []).append(message)
             else:
-                if isinstance(message, AppendEntries | Heartbeat):
-                    self._drop_needless_notice(message)
                 self._peer(message.to).enqueue(message)
-
-    def send_notices(self) -> None:
-        """Send the commit notices that were held back, in case another message would make them needless."""
-        notices, self._commit_notices = self._commit_notices, {}
-        self.due = math.inf
-        for to, notice in notices.items():
-            self._peer(to).enqueue(notice)
-
-    def _drop_needless_notice(self, message: AppendEntries | Heartbeat) -> None:
-        """A message that carries the commit index makes the notice to that peer needless."""
-        notice = self._commit_notices.get(message.to)
-        if notice is not None and notice.term <= message.term and notice.leader_commit <= message.leader_commit:
-            del self._commit_notices[message.to]
-            if not self._commit_notices:
-                self.due = math.inf
 
     def _by_lane(self, lanes: LaneLinks, messages: Sequence[Message]) -> list[Message]:
         """Send what can go by lane; returns what cannot. Messages to one peer stay in order: after one that cannot,

@@ -28,7 +28,9 @@ _MAGIC = b"RKL\1"
 _HEADER = struct.Struct("<4sIQIIIIIIQIIII")
 _CHECKED = struct.Struct("<QIIIIIIQIIII")
 """The header from the log's number on."""
-_ROW = struct.Struct("<QIIB")
+ROW = struct.Struct("<QIIB")
+"""What a record says of each entry besides its data: term, size, check and kind."""
+_pack_row = ROW.pack
 _SECTOR_OF_ZEROS = bytes(SECTOR)
 _SOME_ZEROS = bytes(64)
 """A record without so many zeros in a row has no blank sector."""
@@ -60,15 +62,6 @@ _encode_note = msgspec.msgpack.Encoder().encode
 _decode_note = msgspec.msgpack.Decoder(LogNote).decode
 
 
-class EntryRows(NamedTuple):
-    """What a record says of its entries besides their data, by column."""
-
-    terms: Sequence[int]
-    sizes: Sequence[int]
-    checks: Sequence[int]
-    kinds: Sequence[int]
-
-
 class RecordPlace(NamedTuple):
     """Where a record is to be written: what its header says besides its content."""
 
@@ -98,7 +91,7 @@ class RecordHeader(NamedTuple):
     @property
     def data_offset(self) -> int:
         """Where the entries' data begins, from the beginning of the record."""
-        return _HEADER.size + self.note_size + self.entries * _ROW.size
+        return _HEADER.size + self.note_size + self.entries * ROW.size
 
     @property
     def size(self) -> int:
@@ -106,13 +99,27 @@ class RecordHeader(NamedTuple):
         return to_sector(self.data_offset + self.data_size + len(END_MARK))
 
 
-class PackedRecord(NamedTuple):
-    """A record that is ready to be written."""
+class RecordContent(NamedTuple):
+    """What a record says and holds, wherever it is to be written."""
 
+    first: int
+    sizes: list[int]
+    """Bytes of each entry's data."""
+    rows: bytes
+    note_size: int
     data: bytes
-    chain: int
-    rows: EntryRows
-    data_offset: int
+    """Note, rows, the entries' data, and the end mark."""
+    blanks: int
+
+    @property
+    def data_offset(self) -> int:
+        """Where the entries' data begins, from the beginning of the record."""
+        return _HEADER.size + self.note_size + len(self.rows)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole record."""
+        return to_sector(_HEADER.size + len(self.data))
 
 
 class LogRecord(NamedTuple):
@@ -120,7 +127,8 @@ class LogRecord(NamedTuple):
 
     header: RecordHeader
     note: LogNote | None
-    rows: EntryRows
+    rows: bytes
+    """One ``ROW`` for each entry."""
 
 
 def to_sector(offset: int) -> int:
@@ -128,51 +136,35 @@ def to_sector(offset: int) -> int:
     return -(-offset // SECTOR) * SECTOR
 
 
-def record_size(entries: Sequence[Entry], note: bytes) -> int:
-    """Bytes of a record with these entries and this note."""
-    data = sum([len(entry.data) for entry in entries])
-    return to_sector(_HEADER.size + len(note) + len(entries) * _ROW.size + data + len(END_MARK))
-
-
 def encode_note(note: LogNote | None) -> bytes:
     """A note as it is written."""
     return b"" if note is None else _encode_note(note)
 
 
-def pack_record(place: RecordPlace, flags: int, note: bytes, entries: Sequence[Entry]) -> PackedRecord:
-    """The bytes of a record. The entries' indexes are consecutive."""
+def pack_content(note: bytes, entries: Sequence[Entry]) -> RecordContent:
+    """The content of a record. The entries' indexes are consecutive."""
     datas = [entry.data for entry in entries]
-    rows = EntryRows(
-        [entry.term for entry in entries],
-        [len(data) for data in datas],
-        [crc32c(0, data) for data in datas],
-        [entry.kind for entry in entries],
-    )
-    described = note + b"".join(map(_ROW.pack, *rows))
-    chain = crc32c(place.previous, described)
-    content = b"".join((described, *datas, END_MARK))
+    rows = b"".join([_pack_row(entry.term, len(entry.data), crc32c(0, entry.data), entry.kind) for entry in entries])
+    data = b"".join((note, rows, *datas, END_MARK))
     blanks = 0
-    if _SOME_ZEROS in content:
-        blanks = count_blanks(END_MARK * _HEADER.size + content)
-    header = RecordHeader(
-        place.log,
-        place.segment,
-        flags,
-        place.offset,
-        place.durable,
-        place.previous,
-        chain,
-        entries[0].index if entries else 0,
-        len(entries),
-        len(note),
-        len(content) - len(described) - len(END_MARK),
-        blanks,
+    if _SOME_ZEROS in data:
+        blanks = count_blanks(END_MARK * _HEADER.size + data)
+    return RecordContent(entries[0].index if entries else 0, list(map(len, datas)), rows, len(note), data, blanks)
+
+
+def pack_record(place: RecordPlace, flags: int, content: RecordContent) -> tuple[bytes, int]:
+    """The bytes of a record, and the chain up to it."""
+    log, segment, offset, durable, previous = place
+    first, sizes, rows, note_size, data, blanks = content
+    described = note_size + len(rows)
+    chain = crc32c(previous, data[:described])
+    data_size = len(data) - described - len(END_MARK)
+    checked = _CHECKED.pack(
+        log, segment, flags, offset, durable, previous, chain, first, len(sizes), note_size, data_size, blanks
     )
-    checked = _CHECKED.pack(*header)
-    size = _HEADER.size + len(content)
-    padding = bytes(to_sector(size) - size)
+    padding = -(_HEADER.size + len(data)) % SECTOR
     head = _MAGIC + crc32c(0, checked).to_bytes(4, "little") + checked
-    return PackedRecord(head + content + padding, chain, rows, header.data_offset)
+    return b"".join((head, data, _SECTOR_OF_ZEROS[:padding])), chain
 
 
 def read_header(data: bytes, offset: int) -> RecordHeader | None:
@@ -193,10 +185,9 @@ def read_record(data: bytes, header: RecordHeader) -> LogRecord | None:
     described = data[start + _HEADER.size : data_offset]
     if crc32c(header.previous, described) != header.chain:
         return None
-    columns = list(zip(*_ROW.iter_unpack(data[rows_offset:data_offset]), strict=True))
-    rows = EntryRows(*columns) if columns else EntryRows((), (), (), ())
+    rows = data[rows_offset:data_offset]
     end = data_offset
-    for size, check in zip(rows.sizes, rows.checks, strict=True):
+    for _, size, check, _ in ROW.iter_unpack(rows):
         if crc32c(0, data[end : end + size]) != check:
             return None
         end += size

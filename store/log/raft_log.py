@@ -197,18 +197,15 @@ class RaftLog:
                 last one. Nothing was written.
             NoSpace: the disk is full. Nothing was written.
         """
-        self._check_append(entries, hard_state or self.hard_state)
+        hard = hard_state or self.hard_state
         store, last = self._store, self._store.index.last
-        note = None
-        if hard_state is not None or self._hard_state_unwritten:
-            note = LogNote(hard_state or self.hard_state)
-        if entries or (sync and note is not None):
-            store.append(entries, note)
+        self._check_append(entries, hard)
+        if entries or (sync and (hard_state is not None or self._hard_state_unwritten)):
+            store.append(entries, LogNote(hard))
             self._hard_state_unwritten = False
-        elif note is not None:
+        elif hard_state is not None:
             self._hard_state_unwritten = True
-        if hard_state is not None:
-            self.hard_state = hard_state
+        self.hard_state = hard
         if entries:
             if entries[0].index <= last:
                 self._uncache_from(entries[0].index)

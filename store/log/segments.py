@@ -21,6 +21,7 @@ from ..engine.interface import BlockFile, Disk
 from .entry_index import EntryIndex
 from .log_record import (
     OPENS,
+    ROW,
     SEALS,
     SECTOR,
     LogBase,
@@ -29,8 +30,8 @@ from .log_record import (
     RecordPlace,
     crc32c,
     encode_note,
+    pack_content,
     pack_record,
-    record_size,
     to_sector,
 )
 from .repair import SegmentContent, read_segment
@@ -147,10 +148,11 @@ class SegmentedLog:
             if not base.index < header.first <= index.last + 1:
                 raise DataCorrupted(f"{path}: entry {header.first} follows entry {index.last}")
             index.drop_from(header.first)
-            terms = [index.last_term, *record.rows.terms]
-            if terms != sorted(terms):
+            terms, sizes, *_ = zip(*ROW.iter_unpack(record.rows), strict=True)
+            terms = (index.last_term, *terms)
+            if terms != tuple(sorted(terms)):
                 raise DataCorrupted(f"{path}: terms fall from entry {header.first - 1} on: {terms[:10]}")
-            index.extend(header.segment, header.offset + header.data_offset, record.rows)
+            index.extend(header.segment, header.offset + header.data_offset, record.rows, sizes)
 
     def _merge(self, note: LogNote) -> None:
         """Take over what a note says."""
@@ -175,7 +177,7 @@ class SegmentedLog:
         if index.first <= base.index and index.term(base.index) != base.term:
             raise DataCorrupted(f"{self._path}: entry {base.index} is not of term {base.term}")
         index.drop_to(base.index)
-        index.before = base.term
+        index.set_before(base.term)
 
     def _settle(self, contents: dict[int, SegmentContent]) -> None:
         """Make the last segment ready to be written to. Nothing in it counts as synced: a process that died between
@@ -203,25 +205,20 @@ class SegmentedLog:
         """As ``LogStore.append``: one write."""
         if self._broken is not None:
             raise OSError(f"{self._path}: a write has failed before: {self._broken}") from self._broken
-        encoded = encode_note(note)
-        size = record_size(entries, encoded)
-        if not self._offset or self._offset + size + SECTOR > self._file.size:
-            encoded = encode_note(self._opening_note(note))
-            self._open_segment(record_size(entries, encoded))
-        flags = 0 if self._offset else OPENS
+        content = pack_content(encode_note(note), entries)
+        if not self._offset or self._offset + content.size + SECTOR > self._file.size:
+            content = pack_content(encode_note(self._opening_note(note)), entries)
+            self._open_segment(content.size)
         offset, number = self._offset, self._number
-        packed = pack_record(
-            RecordPlace(self._log, number, offset, self._durable, self._chain), flags, encoded, entries
-        )
-        self._write(packed.data)
-        self._chain = packed.chain
+        place = RecordPlace(self._log, number, offset, self._durable, self._chain)
+        data, chain = pack_record(place, 0 if offset else OPENS, content)
+        self._write(data)
+        self._chain = chain
         if note is not None:
             self._merge(note)
         if entries:
-            index = self.index
-            if entries[0].index <= index.last:
-                index.drop_from(entries[0].index)
-            index.extend(number, offset + packed.data_offset, packed.rows)
+            self.index.drop_from(content.first)
+            self.index.extend(number, offset + content.data_offset, content.rows, content.sizes)
 
     def _write(self, data: bytes) -> None:
         self._unsynced = True
@@ -263,13 +260,13 @@ class SegmentedLog:
             return
         following = self._next_segment(size)
         place = RecordPlace(self._log, self._number, self._offset, self._durable, self._chain)
-        seal = pack_record(place, SEALS, b"", ())
+        seal, chain = pack_record(place, SEALS, pack_content(b"", ()))
         try:
-            self._write(seal.data)
+            self._write(seal)
         except BaseException:
             following.close()
             raise
-        self._chain = seal.chain
+        self._chain = chain
         self.sync()
         self._file.close()
         self._file, self._number, self._offset, self._durable = following, self._number + 1, 0, 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from raykeeper.raft.messages import Entry, EntryKind
-from raykeeper.store.log.log_record import SECTOR, RecordPlace, pack_record, read_header
+from raykeeper.store.log.log_record import SECTOR, RecordPlace, pack_content, pack_record, read_header
 
 
 def last_segment(folder: Path) -> Path:
@@ -33,7 +33,8 @@ def tear(folder: Path) -> None:
         offset, header = offset + following.size, following
     assert header is not None
     place = RecordPlace(header.log, header.segment, offset, offset, header.chain)
-    torn = pack_record(place, 0, b"", [Entry(1 << 40, 1, EntryKind.NORMAL, b"torn" * SECTOR)])
+    content = pack_content(b"", [Entry(1 << 40, 1, EntryKind.NORMAL, b"torn" * SECTOR)])
+    torn, _ = pack_record(place, 0, content)
     with path.open("r+b") as file:
         file.seek(offset)
-        file.write(torn.data[:SECTOR])
+        file.write(torn[:SECTOR])

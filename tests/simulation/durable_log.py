@@ -7,7 +7,7 @@ record does to the log are written once more here.
 from __future__ import annotations
 
 from raykeeper.raft.messages import HardState
-from raykeeper.store.log.log_record import OPENS, SEALS, LogBase, LogRecord, read_header, read_record
+from raykeeper.store.log.log_record import OPENS, ROW, SEALS, LogBase, LogRecord, read_header, read_record
 from simulation.disk import SimDisk
 
 
@@ -82,5 +82,6 @@ class DurableLog:
         if header.entries:
             for index in range(header.first, self._last + 1):
                 self._terms.pop(index, None)
-            self._terms.update(enumerate(record.rows.terms, header.first))
+            terms = [term for term, *_ in ROW.iter_unpack(record.rows)]
+            self._terms.update(enumerate(terms, header.first))
             self._last = header.first + header.entries - 1

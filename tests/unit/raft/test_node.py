@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import pytest
 
 from lab.raft.cluster import SETTINGS, Cluster, MemoryLog
+from lab.raft.nodes import THREE, log_with, make_leader, make_node, turn
 from raykeeper.raft import (
     ChangeKind,
     Configuration,
@@ -36,8 +36,6 @@ from raykeeper.raft.messages import (
     RequestVoteResponse,
 )
 
-THREE = Configuration(voters=(1, 2, 3))
-
 
 def entry(index: int, term: int = 1, data: bytes = b"x", kind: EntryKind = EntryKind.NORMAL) -> Entry:
     return Entry(index, term, kind, data)
@@ -46,46 +44,6 @@ def entry(index: int, term: int = 1, data: bytes = b"x", kind: EntryKind = Entry
 def adding_learner(index: int, base: int = 0, member: int = 9) -> Entry:
     change = ConfigurationChange(base, (MemberChange(ChangeKind.ADD_LEARNER, member),))
     return entry(index, data=encode_change(change), kind=EntryKind.CONFIGURATION)
-
-
-def make_node(
-    log: MemoryLog | None = None,
-    *,
-    id: int = 1,
-    configuration: Configuration = THREE,
-    applied: int = 0,
-    seed: int = 1,
-    **settings: Any,
-) -> Node:
-    log = log or MemoryLog()
-    config = NodeConfig(id=id, **{**SETTINGS, **settings})
-    return Node(
-        config, log, hard_state=log.hard_state, configuration=configuration, applied=applied, rng=random.Random(seed)
-    )
-
-
-def log_with(entries: list[Entry], term: int = 1, vote: int = 0, commit: int = 0) -> MemoryLog:
-    log = MemoryLog()
-    log.append(entries, HardState(term, vote, commit), sync=True)
-    return log
-
-
-def turn(node: Node, log: MemoryLog) -> Any:
-    ready = node.ready()
-    log.append(ready.entries, ready.hard_state, sync=ready.must_sync)
-    node.advance(ready)
-    return ready
-
-
-def make_leader(log: MemoryLog) -> Node:
-    node = make_node(log)
-    node.campaign()
-    turn(node, log)
-    node.step(RequestVoteResponse(2, 1, 1, True, True))
-    turn(node, log)
-    node.step(RequestVoteResponse(2, 1, 1, True))
-    assert node.role == "leader"
-    return node
 
 
 def test_a_vote_is_handed_out_with_the_hard_state_that_must_be_synced_before() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 import zlib
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 from raykeeper.actors.transport.peer_frames import PeerFrame, ReceivedFrame, decode_frame, encode_frame
 from raykeeper.actors.transport.peer_transport import PeerTransport, method_for
-from raykeeper.limits import COMMIT_NOTICE_PAUSE_S, MAX_GIVEN_UP_CALLS, MAX_PEER_CALLS
+from raykeeper.limits import MAX_GIVEN_UP_CALLS, MAX_PEER_CALLS
 from raykeeper.raft.messages import (
     AppendEntries,
     AppendEntriesResponse,
@@ -154,54 +153,6 @@ def test_messages_that_gather_travel_together(make: Callable[..., Side]) -> None
     _, gathered, _ = side.peer.calls[-1]
     assert gathered.messages == (append(10), append(11), append(12))
     assert [call[1].sequence for call in side.peer.calls] == sorted(call[1].sequence for call in side.peer.calls)
-
-
-def notice(commit: int) -> AppendEntries:
-    return AppendEntries(1, 2, 1, commit, 1, commit, (), commit_only=True)
-
-
-def test_news_of_a_commit_makes_no_call_before_its_time(make: Callable[..., Side]) -> None:
-    side = make()
-    assert side.calls.due == math.inf
-    began = time.monotonic()
-    side.calls.send([notice(3)])
-    due = side.calls.due
-    assert began < due <= time.monotonic() + COMMIT_NOTICE_PAUSE_S
-    side.calls.send([notice(4)])
-    assert side.calls.due == due, "what comes later does not put it off"
-    assert side.peer.calls == []
-    side.calls.send_notices()
-    side.peer.wait(1)
-    assert side.peer.calls[0][1].messages == (notice(4),)
-    assert side.calls.due == math.inf
-
-
-@pytest.mark.parametrize(
-    ("message", "needless"),
-    [
-        (AppendEntries(1, 2, 1, 3, 1, 3, (Entry(4, 1, EntryKind.NORMAL, b""),)), True),
-        (AppendEntries(1, 2, 1, 3, 1, 2, (Entry(4, 1, EntryKind.NORMAL, b""),)), False),
-        (Heartbeat(1, 2, 1, 3, 0), True),
-        (Heartbeat(1, 2, 1, 2, 0), False),
-        (Heartbeat(1, 3, 1, 3, 0), False),
-    ],
-    ids=["entries", "older entries", "heartbeat", "heartbeat to one who lags", "another's heartbeat"],
-)
-def test_news_of_a_commit_is_needless_once_something_else_tells_it(
-    make: Callable[..., Side], message: Message, needless: bool
-) -> None:
-    side = make()
-    side.calls.send([notice(3)])
-    side.calls.send([message])
-    assert (side.calls.due == math.inf) is needless
-    side.calls.send_notices()
-    wanted = [message] if needless else [message, notice(3)]
-
-    def sent() -> list[Message]:
-        return [each for _, frame, _ in list(side.peer.calls) for each in frame.messages]
-
-    until(lambda: len(sent()) >= len(wanted))
-    assert sorted(map(repr, sent())) == sorted(map(repr, wanted))
 
 
 def test_an_answer_to_a_call_is_delivered_like_a_frame(make: Callable[..., Side]) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from raykeeper.raft.messages import Configuration, Entry, EntryKind, HardState
 from raykeeper.store.log.log_record import (
     OPENS,
+    ROW,
     SECTOR,
     LogBase,
     LogNote,
@@ -17,10 +18,10 @@ from raykeeper.store.log.log_record import (
     count_blanks,
     crc32c,
     encode_note,
+    pack_content,
     pack_record,
     read_header,
     read_record,
-    record_size,
 )
 
 DATAS = st.lists(
@@ -47,30 +48,32 @@ def test_the_checksum() -> None:
 def test_what_is_packed_is_read(datas: list[bytes], note: LogNote | None, previous: int, before: int) -> None:
     entries = [Entry(7 + n, 4, EntryKind.CONFIGURATION, data) for n, data in enumerate(datas)]
     place = RecordPlace(1 << 63, 12, before * SECTOR, 0, previous)
-    packed = pack_record(place, OPENS, encode_note(note), entries)
-    assert len(packed.data) == record_size(entries, encode_note(note))
-    segment = b"\xaa" * place.offset + packed.data + b"\xaa" * SECTOR
+    content = pack_content(encode_note(note), entries)
+    packed, chain = pack_record(place, OPENS, content)
+    assert len(packed) == content.size
+    segment = b"\xaa" * place.offset + packed + b"\xaa" * SECTOR
     header = read_header(segment, place.offset)
     assert header is not None
     assert header[:2] + header[3:6] == place
-    assert header.chain == packed.chain
-    assert header.size == len(packed.data)
-    assert header.blanks == count_blanks(packed.data)
+    assert header.chain == chain
+    assert header.size == len(packed)
+    assert header.data_offset == content.data_offset
+    assert header.blanks == count_blanks(packed)
     record = read_record(segment, header)
     assert record is not None
     assert record.note == note
     start = place.offset + header.data_offset
-    for n, entry in enumerate(entries):
-        assert segment[start : start + record.rows.sizes[n]] == entry.data
-        assert (record.rows.terms[n], record.rows.kinds[n]) == (4, 1)
-        start += record.rows.sizes[n]
+    for entry, row in zip(entries, ROW.iter_unpack(record.rows), strict=True):
+        assert segment[start : start + len(entry.data)] == entry.data
+        assert row == (4, len(entry.data), crc32c(0, entry.data), EntryKind.CONFIGURATION)
+        start += len(entry.data)
 
 
 @given(datas=DATAS, note=NOTES, seed=st.integers(0, 1 << 30))
 def test_a_flipped_bit_is_noticed(datas: list[bytes], note: LogNote | None, seed: int) -> None:
     rng = random.Random(seed)
     entries = [Entry(7 + n, 4, EntryKind.NORMAL, data) for n, data in enumerate(datas)]
-    data = pack_record(RecordPlace(1, 1, 0, 0, 99), 0, encode_note(note), entries).data
+    data, _ = pack_record(RecordPlace(1, 1, 0, 0, 99), 0, pack_content(encode_note(note), entries))
     whole = read_header(data, 0)
     assert whole is not None
     flipped = bytearray(data)
