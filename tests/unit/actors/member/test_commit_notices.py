@@ -98,6 +98,7 @@ def test_the_news_waits_for_the_next_entries(three: Three) -> None:
 
 
 def test_the_news_waits_no_longer_than_the_pause(three: Three) -> None:
+    three.pass_time(COMMIT_NOTICE_PAUSE_S / 2)  # between two heartbeats
     three.write()
     leader = three.replicas[three.leader]
     assert leader.next_wakeup() <= three.now + COMMIT_NOTICE_PAUSE_S
