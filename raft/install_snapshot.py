@@ -114,17 +114,19 @@ class SnapshotTransfer(Core):
         """The owner has stored a chunk, durably or not, and wants the image from byte ``next_offset`` on."""
         self._answer_snapshot(chunk.meta, offset=next_offset)
 
-    def snapshot_installed(self, meta: SnapshotMeta) -> None:
-        """The owner has durably installed a snapshot: it is the state now, and the log begins after it, or holds its
-        last entry (``snapshot_keeps_log``).
+    def snapshot_installed(self, meta: SnapshotMeta, *, log_kept: bool = False) -> None:
+        """The owner has durably installed a snapshot: it is the state now, and the log begins after it.
+
+        Args:
+            log_kept: the log holds the snapshot's last entry, and was kept. This is what ``snapshot_keeps_log`` said
+                before the installation; a log that was replaced answers everything about that entry as if it held it.
 
         Raises:
             ValueError: the snapshot was not needed (call ``snapshot_is_needed`` right before).
         """
-        if self.snapshot_keeps_log(meta) and self.role != "leader":
+        if log_kept and self.role != "leader":
             self._state_restored(meta)
             return
-        # The durable log begins after the snapshot by now, so ``log.matches`` would say nothing here.
         if meta.index <= self.log.commit_index or self.role == "leader":
             raise ValueError(f"a snapshot of {meta.index} replaced a state whose commit index is {self.commit_index}")
         self.log.reset(meta.index, meta.term)

@@ -10,6 +10,7 @@ instead.
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -82,8 +83,7 @@ class EventLoop:
         try:
             while self._stop is None:
                 batch = poller.wait(min(replica.next_wakeup(), failover.due))
-                now = member_clock()
-                if failover.due <= now:
+                if failover.due < math.inf and failover.due <= (now := member_clock()):
                     failover.campaign(now)
                 self._turn(batch)
             self._turn(self.inbox.close())

@@ -99,6 +99,11 @@ class Inbox:
             self._sleeping = not (self._frames or self._events or self._woken)
             return self._sleeping
 
+    def awake(self) -> None:
+        """The loop has slept: what it puts in itself, before it takes the batch, need not wake it."""
+        with self._lock:
+            self._sleeping = False
+
     @property
     def wants_requests(self) -> bool:
         """Whether there are fewer events than a turn takes; more would only wait here."""

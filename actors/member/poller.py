@@ -96,6 +96,7 @@ class LanePoller:
         """See :class:`Poller`."""
         idle = self._inbox.about_to_sleep()
         ready = self._lanes.wait(max(0.0, until - self._clock()) if idle else 0.0)
+        self._inbox.awake()
         # While enough events wait, requests stay in the kernel: there they slow down those who send them.
         self._pass_on(self._lanes.serve(ready, clients=self._inbox.wants_requests))
         return self._inbox.take_batch()

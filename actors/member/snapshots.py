@@ -327,7 +327,7 @@ class Snapshots:
             self._drop()
             self._folder.install_snapshot(incoming, keep_log=keep_log)
             self._log.info("has taken over a snapshot of index %d, %d bytes", chunk.meta.index, chunk.meta.size)
-            node.snapshot_installed(chunk.meta)
+            node.snapshot_installed(chunk.meta, log_kept=keep_log)
             replaced()
 
         self._background(incoming.unpack, install)

@@ -138,6 +138,10 @@ class FrameDecoder:
             LaneBroken: one is longer than the limit.
         """
         whole: bytes | bytearray = data
+        if not self._buffer and len(data) >= HEADER_BYTES:
+            length, number, kind = _HEADER.unpack_from(data)
+            if length == len(data) - HEADER_BYTES <= self._limit:  # mostly, one frame comes at a time
+                return [LaneFrame(kind, number, data[HEADER_BYTES:])]
         if self._buffer:
             self._buffer += data
             if len(self._buffer) < self._needed:

@@ -207,6 +207,8 @@ class LaneListener:
 
     def expire_unauthenticated(self) -> None:
         """Reject connections that have shown no token in time, and accept again after a pause."""
+        if not self._unauthenticated and not self._paused_until:
+            return
         now = self._clock()
         while self._unauthenticated:
             fd, oldest = next(iter(self._unauthenticated.items()))

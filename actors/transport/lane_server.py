@@ -271,7 +271,8 @@ class LaneServer:
             full = self._under_way >= MAX_LANES_REQUESTS
             self._under_way += 1
             lane.under_way += 1
-        self._update_reading(lane)
+        if lane.under_way >= MAX_LANE_REQUESTS:
+            self._update_reading(lane)
 
         def done(make: MakeReply) -> None:
             if isinstance(make, SlowReply):
@@ -302,7 +303,8 @@ class LaneServer:
         with self._lock:
             self._under_way -= 1
             lane.under_way -= 1
-        self._update_reading(lane)
+        if not lane.connection.is_reading() or lane.connection.backlog > LANE_BACKLOG_BYTES:
+            self._update_reading(lane)
         if lane.connection.backlog > MAX_LANE_BACKLOG_BYTES:
             lane.connection.shut_down(abruptly=True)
 

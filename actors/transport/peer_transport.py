@@ -18,6 +18,7 @@ are dropped, as Raft allows.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter, deque
@@ -182,12 +183,12 @@ class PeerTransport:
         for message in messages:
             groups.setdefault(message.to, []).append(message)
         for to, group in groups.items():
+            peer = self._peer(to)
             while group and lanes.is_open(to):
-                count, size = 0, 0
-                while count < len(group) and (not count or size < TURN_BYTES):
-                    size += size_of(group[count])
+                count, size = 1, 0
+                while count < len(group) and size < TURN_BYTES:
+                    size += size_of(group[count - 1])
                     count += 1
-                peer = self._peer(to)
                 if not lanes.send_by_lane(to, self._frame(peer, peer.next_sequence(), group[:count])):
                     break
                 self._counters["sent by lane"] += 1
@@ -197,6 +198,8 @@ class PeerTransport:
 
     def end_turn(self) -> None:
         """End the turn: actor calls that wait for an answer to a frame of this turn get it now."""
+        if not self._slots:
+            return
         for sender, slots in self._slots.items():
             held = self._held.get(sender)
             for slot in slots:
@@ -241,7 +244,7 @@ class ActorLink:
         self.member = member
         self._transport = transport
         self._changed = threading.Condition(threading.Lock())
-        self._sequence = 0
+        self._sequence = itertools.count(1)
         self._pending: deque[Message] = deque()
         self._pending_bytes = 0
         self._in_flight: dict[int, float] = {}
@@ -252,10 +255,8 @@ class ActorLink:
         threading.Thread(target=self._run, name=f"to member {member}", daemon=True).start()
 
     def next_sequence(self) -> int:
-        """The number of the next frame."""
-        with self._changed:
-            self._sequence += 1
-            return self._sequence
+        """The number of the next frame. Any thread: a step of a counter is not interrupted."""
+        return next(self._sequence)
 
     def enqueue(self, message: Message) -> None:
         """Queue a message. If there is no room, the oldest are dropped, as Raft allows: newer ones are more useful."""

@@ -111,7 +111,7 @@ def test_a_snapshot_within_the_log_replaces_only_the_state(log: MemoryLog, lost:
     turn(lost, log)
     assert lost.snapshot_is_needed(meta(15))
     assert lost.snapshot_keeps_log(meta(15))
-    lost.snapshot_installed(meta(15))
+    lost.snapshot_installed(meta(15), log_kept=True)
     ready = turn(lost, log)
     assert [entry.index for entry in ready.committed] == [16, 17, 18, 19, 20]
     assert said(ready, InstallSnapshotResponse)[0].installed
@@ -127,6 +127,22 @@ def test_a_snapshot_beyond_the_log_replaces_it(log: MemoryLog, lost: Node) -> No
     log.reset(40, 2)
     lost.snapshot_installed(meta(40))
     assert (lost.last_index, lost.applied_index, lost.needs_snapshot) == (40, 40, False)
+
+
+def test_a_snapshot_within_the_log_but_of_another_term_replaces_it(log: MemoryLog, lost: Node) -> None:
+    """Its uncommitted entries are a deposed leader's. Once the log begins after the snapshot, it says of the
+    snapshot's last entry what it says of one that it holds."""
+    lost.step(InstallSnapshot(2, 1, 3, meta(25, 3), 0, b"x" * 25, True))
+    turn(lost, log)
+    assert lost.snapshot_is_needed(meta(25, 3))
+    assert not lost.snapshot_keeps_log(meta(25, 3))
+    log.reset(25, 3)
+    lost.snapshot_installed(meta(25, 3))
+    turn(lost, log)
+    assert (lost.last_index, lost.applied_index, lost.needs_snapshot) == (25, 25, False)
+    lost.step(AppendEntries(2, 1, 3, 25, 3, 26, entries(26, 27, 3)))
+    assert [entry.index for entry in turn(lost, log).committed] == [26]
+    assert lost.last_index == 27
 
 
 def test_it_campaigns_late() -> None:

@@ -112,7 +112,7 @@ class Side:
     def snapshot_keeps_log(self, meta: SnapshotMeta) -> bool:
         return False
 
-    def snapshot_installed(self, meta: SnapshotMeta) -> None:
+    def snapshot_installed(self, meta: SnapshotMeta, *, log_kept: bool = False) -> None:
         self.installed = True
 
     def snapshot_rejected(self, chunk: InstallSnapshot) -> None:
