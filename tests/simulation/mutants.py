@@ -284,7 +284,7 @@ def _released_unsynced() -> AbstractContextManager[None]:
     return _without_sync("release")
 
 
-@mutant("a start that does not sync what it has read", "power", first_seed=50)
+@mutant("a start that does not sync what it has read", "power", first_seed=100)
 def _read_unsynced() -> AbstractContextManager[None]:
     original = SegmentedLog._settle
 
@@ -295,7 +295,7 @@ def _read_unsynced() -> AbstractContextManager[None]:
     return patched(SegmentedLog, "_settle", settle)
 
 
-@mutant("a segment that gets its number before it is blank", "power")
+@mutant("a segment that gets its number before it is blank", "power", first_seed=100)
 def _numbered_early() -> AbstractContextManager[None]:
     original = segments._prepare
 
