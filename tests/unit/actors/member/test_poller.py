@@ -10,6 +10,7 @@ from typing import Any, cast
 import msgspec
 
 from raykeeper.actors.logs import MemberLog
+from raykeeper.actors.member.events import Unreachable
 from raykeeper.actors.member.inbox import Inbox, TurnInput
 from raykeeper.actors.member.poller import InboxPoller, LanePoller, Waker
 from raykeeper.actors.transport.lane_server import Arrived
@@ -60,13 +61,14 @@ class Lanes:
         self.arrived = Arrived()
         self.clients: list[bool] = []
         self.slept: list[float] = []
+        self.woken = 0
 
     def wait(self, seconds: float) -> list[tuple[int, int]]:
         self.slept.append(seconds)
         return []
 
     def wake(self) -> None:
-        pass
+        self.woken += 1
 
     def serve(self, ready: list[tuple[int, int]], *, clients: bool) -> Arrived:
         self.clients.append(clients)
@@ -137,3 +139,22 @@ def test_a_request_that_breaks_the_handler_is_refused_and_harms_nobody_else() ->
         (Refused, Refusal.NOT_SERVING, "ValueError: one"),
         (Refused, Refusal.NOT_SERVING, "ValueError: two"),
     ]
+
+
+def test_the_loop_does_not_wake_itself() -> None:
+    """What arrives by lane is put into the inbox by the loop, which is awake: a wake-up would cost it an empty turn."""
+    lanes, others = Lanes(), Everything()
+    inbox = Inbox(Limits(), lanes.wake)
+    any_part = cast("Any", others)
+
+    def handle(request: bytes, done: object) -> None:
+        assert inbox.put_event(Unreachable(2), 10)
+        assert inbox.put_frame(frame(1))
+
+    poller = LanePoller(inbox, cast("Any", lanes), any_part, any_part, any_part, any_part, handle, lambda: 5.0, LOG)
+    lanes.arrived.requests = [(b"r", print)]
+    batch = poller.wait(7.0)
+    assert (len(batch.events), len(batch.frames), lanes.woken) == (1, 1, 0)
+    assert inbox.about_to_sleep()
+    inbox.put_own(Unreachable(2))
+    assert lanes.woken == 1, "while it sleeps, it is woken"
