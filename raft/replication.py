@@ -179,11 +179,10 @@ class Replication(SnapshotTransfer):
             index = min(index, majority_value([progress[voter].match_index for voter in configuration.outgoing]))
         # From its no-op on, this leader's log holds only entries of its own term.
         if index >= self._term_start and self.log.commit_to(index):
-            self.commit_untold = True
             for member, each in progress.items():
-                if each.wants_commits and member != self.id:
-                    self._sends_due = True
-                    break
+                if member != self.id:
+                    self.commit_untold = True
+                    self._sends_due = self._sends_due or each.wants_commits
             uncommitted = self._uncommitted
             while uncommitted and uncommitted[0][0] <= index:
                 self._uncommitted_bytes -= uncommitted.popleft()[1]
