@@ -1,9 +1,10 @@
 """One hub per process and cluster: three cores under a lock, a transport, and one timer thread.
 
 The calling thread submits its request under the lock and sends the resulting frames itself, so a lone request changes
-no thread on its way out. Replies are taken in on the transport's thread. The timer thread looks at the clock for the
-cores, and sleeps while nothing is open. The lock guards the hand-over only; every decision is made in
-:mod:`core.dispatch_core` for requests, :mod:`core.watch_core` for watches, and :mod:`core.lease_core` for leases.
+no thread on its way out. Replies are taken in on the transport's thread, or by a caller that waits alone. The timer
+thread looks at the clock for the cores, and sleeps while nothing is open. The lock guards the hand-over only; every
+decision is made in :mod:`core.dispatch_core` for requests, :mod:`core.watch_core` for watches, and
+:mod:`core.lease_core` for leases.
 
 None of the user's code runs under the lock or on these threads (:mod:`finalizer_guard`). So the lock is never held for
 long, and calls wait for nothing but the cluster.
@@ -32,6 +33,7 @@ from ...schema.operations import Operation
 from .. import finalizer_guard
 from ..background import background, collect_young
 from ..transport.client_transport import ClientTransport
+from ..transport.waiter import OutcomeWaiter
 from .core.dispatch_core import DispatchCore
 from .core.in_flight import LeaseQuestion, OutgoingFrame, request_size
 from .core.lease_core import LeaseCore
@@ -83,26 +85,6 @@ class Listener(Protocol):
     def flush(self) -> None:
         """All outcomes of a reply have been set. Called without the hub's lock."""
         ...
-
-
-class _Waiter:
-    """A thread that waits for one outcome."""
-
-    __slots__ = ("_pending", "outcome")
-
-    def __init__(self) -> None:
-        self._pending = threading.Lock()  # released when the outcome is there; cheaper than an event
-        self._pending.acquire()
-        self.outcome: Outcome | None = None
-
-    def set_outcome(self, outcome: Outcome) -> None:
-        self.outcome = outcome
-        self._pending.release()
-
-    def wait(self) -> Outcome:
-        with self._pending:
-            assert self.outcome is not None
-            return self.outcome
 
 
 class Hub:
@@ -186,20 +168,29 @@ class Hub:
             size = request_size(call.request, self.limits)
         except KeeperError as error:
             return error
-        waiter = _Waiter()
+        waiter: OutcomeWaiter[Outcome] = OutcomeWaiter()
         number = 0
         try:
-            number = self.submit(call, size, timeout, waiter.set_outcome)
+            number = self.submit(call, size, timeout, waiter.set_outcome, waiter)
             return waiter.wait()
         except ReentrantCall as error:
             return error
         except BaseException:
             finalizer_guard.recover()
+            if waiter.lane is not None:
+                self._recover_interrupted([])  # a reply that this thread had read may be lost
             if number:
                 self.give_up(number)
             raise
 
-    def submit(self, call: Call, size: int, timeout: float, done: Callable[[Outcome], None]) -> int:
+    def submit(
+        self,
+        call: Call,
+        size: int,
+        timeout: float,
+        done: Callable[[Outcome], None],
+        waiter: OutcomeWaiter[Outcome] | None = None,
+    ) -> int:
         """Submit a checked request; ``done`` gets its outcome, with the hub's lock held, so it must not call back.
 
         If this thread is interrupted on the way (Ctrl-C), the call is given up by the timer thread, which knows it by
@@ -211,6 +202,7 @@ class Hub:
         Args:
             size: what ``request_size`` returned for it.
             timeout: seconds.
+            waiter: this thread, if it waits for the outcome next: if it is the only one, it takes in the reply itself.
 
         Returns:
             The number of the call, for :meth:`give_up`.
@@ -237,8 +229,10 @@ class Hub:
                 out: list[RoutedFrame] = [(self._dispatch_core, each) for each in self._dispatch_core.outgoing(now)]
                 if out or now + timeout < self._timer_at or self._router.wants_members:
                     self._set_timer()
+                if self._dispatch_core.pending > 1:
+                    waiter = None
                 listeners, self._listeners_to_flush = self._listeners_to_flush, listeners
-            self._send_all(out, listeners)
+            self._send_all(out, listeners, waiter)
         except BaseException:
             self._give_up_callback(done)
             self._recover_interrupted(listeners)
@@ -428,9 +422,11 @@ class Hub:
         if self._wants_members():
             self._start_refresh(clock())
 
-    def _send_all(self, out: list[RoutedFrame], listeners: list[Listener]) -> None:
+    def _send_all(
+        self, out: list[RoutedFrame], listeners: list[Listener], waiter: OutcomeWaiter[Outcome] | None = None
+    ) -> None:
         for core, frame in out:
-            self._send(core, frame)
+            self._send(core, frame, waiter)
         for listener in listeners:
             listener.flush()
         errors = self._dispatch_core.callback_errors
@@ -443,7 +439,7 @@ class Hub:
                     error=errors.pop(),
                 )
 
-    def _send(self, core: ClientCore, outgoing: OutgoingFrame) -> None:
+    def _send(self, core: ClientCore, outgoing: OutgoingFrame, waiter: OutcomeWaiter[Outcome] | None) -> None:
         """Give a frame to the transport. Every frame is reported back to its core once, even if sending it fails."""
         call, member, frame = outgoing
 
@@ -453,8 +449,10 @@ class Hub:
         try:
             if core is self.watch_core:
                 self.transport.poll(member, frame, done)
-            else:
+            elif waiter is None:
                 self.transport.send(member, frame, done)
+            else:
+                waiter.lane = self.transport.send_alone(member, frame, done, waiter)
         except Exception as error:
             self._replied(core, call, error)
 
@@ -465,19 +463,24 @@ class Hub:
         """
         now = clock()
         problem = f"{type(reply).__name__}: {str(reply).partition(chr(10))[0]}" if isinstance(reply, Exception) else ""
-        with finalizer_guard.gc_deferred, self._lock:
-            if isinstance(reply, Exception):
-                core.on_failure(call, now, problem)
-            else:
-                core.on_reply(call, reply, now)
-                if not core.failing:
-                    self._refreshes = 0
-            if core is self._dispatch_core:
-                self.watch_core.learn_revision(self._dispatch_core.revision, now)
-            out = self._outgoing(now)
-            self._set_timer()
-            listeners = self._take_listeners()
-        self._send_all(out, listeners)
+        listeners: list[Listener] = []
+        try:
+            with finalizer_guard.gc_deferred, self._lock:
+                if isinstance(reply, Exception):
+                    core.on_failure(call, now, problem)
+                else:
+                    core.on_reply(call, reply, now)
+                    if not core.failing:
+                        self._refreshes = 0
+                if core is self._dispatch_core:
+                    self.watch_core.learn_revision(self._dispatch_core.revision, now)
+                out = self._outgoing(now)
+                self._set_timer()
+                listeners, self._listeners_to_flush = self._listeners_to_flush, listeners
+            self._send_all(out, listeners)
+        except BaseException:
+            self._recover_interrupted(listeners)
+            raise
 
     def _run_timer(self) -> None:
         thread = finalizer_guard.ServiceThread()
@@ -498,6 +501,7 @@ class Hub:
             closes_at = self._closes_at(now)
             if closes_at == 0.0:
                 break
+            self.transport.take_back()
             with self._lock:
                 while self._soon:
                     self._soon.popleft()(now)

@@ -26,7 +26,7 @@ from ..finalizer_guard import ServiceThread
 from ..naming import member_name
 from ..ray_calls import check_not_forked, in_time
 from ..ray_session import join_ray
-from .client_transport import ReplyReceiver
+from .client_transport import OnOwnThreads, ReplyReceiver
 from .directory import directory
 from .lane import LaneOffer
 
@@ -77,7 +77,7 @@ def _node() -> str:
     return node
 
 
-class ActorTransport:
+class ActorTransport(OnOwnThreads):
     """Finds the members of a cluster by their actors' names, and calls them.
 
     Args:

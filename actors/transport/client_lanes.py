@@ -2,7 +2,8 @@
 
 A lane to a member is opened with the second request to it, on a thread of its own; until it is open, and whenever there
 is none, frames go by actor calls. Each thread writes its own frames, without blocking; one thread of the process reads
-all lanes. When a lane ends, the requests in flight on it fail at once, and the hub sends them again.
+all lanes, except while a caller that waits alone reads one itself (:mod:`client_lane`). When a lane ends, the requests
+in flight on it fail at once, and the hub sends them again.
 
 A forked child closes the sockets that it inherited, without touching its parent's connections: it has hubs and lanes of
 its own.
@@ -18,80 +19,33 @@ import threading
 import time
 import weakref
 from concurrent.futures import Future
-from typing import Protocol
+from typing import Any, Protocol
 
 from ...limits import (
-    LANE_BACKLOG_BYTES,
     LANE_LINGER_S,
     LANE_MAX_PAUSE_S,
     LANE_OPEN_TIMEOUT_S,
     LANE_PAUSE_S,
     LANE_REFUSED_PAUSE_S,
     MAX_LANE_FRAME_BYTES,
-    MAX_LANE_REQUESTS,
 )
 from .. import finalizer_guard
 from ..background import background, collect_young
-from .client_transport import ClientTransport, ReplyReceiver
-from .lane import Connection, FrameKind, LaneBroken, LaneOffer, NoRoom, open_lane, pack
+from .client_lane import ClientLane
+from .client_transport import FrameTransport, ReplyReceiver
+from .lane import Connection, LaneBroken, LaneOffer, NoRoom, open_lane
+from .waiter import LaneReader, OutcomeWaiter
 
 _log = logging.getLogger("raykeeper.transport")
 _random = random.SystemRandom()
 
 
-class ActorCalls(ClientTransport, Protocol):
+class ActorCalls(FrameTransport, Protocol):
     """The transport by actor calls, which also asks members for lanes."""
 
     def ask_for_lane(self, member: int) -> Future[LaneOffer | None]:
         """Ask a member for a lane."""
         ...
-
-
-class ClientLane:
-    """A lane to one member."""
-
-    def __init__(self, member: int, connection: Connection) -> None:
-        self.member = member
-        self.connection = connection
-        self._lock = threading.RLock()
-        self._number = 0
-        self._waiting: dict[int, tuple[bytes, ReplyReceiver]] = {}
-        self._ended = False
-
-    def send_request(self, frame: bytes, done: ReplyReceiver) -> bool:
-        """Send a frame; False if the lane takes none now. Every frame to a member by lane goes through here.
-
-        Once this returns True, ``done`` is called exactly once: the thread that takes the request out of ``_waiting``
-        calls it."""
-        if finalizer_guard.held_by_this_thread(self._lock):
-            return False
-        with finalizer_guard.gc_deferred:
-            with self._lock:
-                if (
-                    self._ended
-                    or len(self._waiting) >= MAX_LANE_REQUESTS
-                    or self.connection.backlog > LANE_BACKLOG_BYTES
-                ):
-                    return False
-                self._number += 1
-                number = self._number
-                self._waiting[number] = frame, done
-            if self.connection.send(pack(FrameKind.REQUEST, number, frame)):
-                return True
-            return self.take_waiting(number) is None  # if another thread has taken it, it has failed already
-
-    def take_waiting(self, number: int) -> tuple[bytes, ReplyReceiver] | None:
-        """The frame that a reply answers, and its callback. The caller must have garbage collection deferred."""
-        with self._lock:
-            return self._waiting.pop(number, None)
-
-    def end_all(self) -> list[ReplyReceiver]:
-        """Refuse further requests; returns the callbacks of those without a reply."""
-        with finalizer_guard.gc_deferred, self._lock:
-            self._ended = True
-            left = [done for _, done in self._waiting.values()]
-            self._waiting.clear()
-            return left
 
 
 class _MemberRoute:
@@ -149,20 +103,37 @@ class LaneTransport:
 
     def send(self, member: int, frame: bytes, done: ReplyReceiver) -> None:
         """See ``ClientTransport``."""
-        if not self._by_lane(member, frame, done):
+        if self._by_lane(member, frame, done) is None:
             self._calls.send(member, frame, done)
+
+    def send_alone(
+        self, member: int, frame: bytes, done: ReplyReceiver, waiter: OutcomeWaiter[Any]
+    ) -> LaneReader | None:
+        """See ``ClientTransport``."""
+        lane = self._by_lane(member, frame, done, waiter)
+        if lane is None:
+            self._calls.send(member, frame, done)
+        return lane
 
     def poll(self, member: int, frame: bytes, done: ReplyReceiver) -> None:
         """See ``ClientTransport``."""
-        if not self._by_lane(member, frame, done):
+        if self._by_lane(member, frame, done) is None:
             self._calls.poll(member, frame, done)
 
-    def _by_lane(self, member: int, frame: bytes, done: ReplyReceiver) -> bool:
-        """Send by lane; False if there is none, or not for this frame. The second request to a member opens one: a
-        process that only asks once should not pay for it."""
+    def take_back(self) -> None:
+        """See ``ClientTransport``."""
+        for lane in list(self._by_fd.values()):
+            lane.take_back()
+
+    def _by_lane(
+        self, member: int, frame: bytes, done: ReplyReceiver, waiter: OutcomeWaiter[Any] | None = None
+    ) -> ClientLane | None:
+        """Send by lane, and return it; ``None`` if there is none, or not for this frame. The second request to a member
+        opens one: a process that only asks once should not pay for it."""
         route = self._routes.get(member)
         if route is not None and (lane := route.lane) is not None:
-            return len(frame) <= MAX_LANE_FRAME_BYTES and lane.send_request(frame, done)
+            sent = len(frame) <= MAX_LANE_FRAME_BYTES and lane.send_request(frame, done, waiter)
+            return lane if sent else None
         with finalizer_guard.gc_deferred, self._lock:
             route = self._routes.setdefault(member, _MemberRoute())
             route.asked += 1
@@ -171,7 +142,7 @@ class LaneTransport:
                 route.opening = True
                 name = f"raykeeper-lane-{member}"
                 threading.Thread(target=self._open, args=(member, route), name=name, daemon=True).start()
-        return False
+        return None
 
     def close(self) -> None:
         """Close all lanes, after what was sent has gone out. Returns at once."""
@@ -231,7 +202,7 @@ class LaneTransport:
                 self._epoll = epoll
                 self._epoll.register(self._wake_fd, select.EPOLLIN)
                 threading.Thread(target=self._run, args=(self._epoll,), name="raykeeper-lanes", daemon=True).start()
-            lane = ClientLane(member, Connection(sock, self._epoll))
+            lane = ClientLane(member, Connection(sock, self._epoll), self._calls.send)
             self._by_fd[lane.connection.fd] = lane
             return lane
 
@@ -259,6 +230,7 @@ class LaneTransport:
         shut_down: set[int] = set()
         while self._by_fd and (left := self._linger_until - time.monotonic()) > 0:
             for lane in list(self._by_fd.values()):
+                lane.take_back()
                 if not lane.connection.backlog and lane.connection.fd not in shut_down:
                     shut_down.add(lane.connection.fd)
                     lane.connection.shut_down()
@@ -275,7 +247,7 @@ class LaneTransport:
             self._epoll = None
 
     def _handle_event(self, fd: int, events: int) -> None:
-        """Write and read one lane; the end of a lane fails its requests, an error in one callback only that."""
+        """Write and read one lane; its end fails its requests."""
         lane = self._by_fd.get(fd)
         if lane is None:
             if fd == self._wake_fd:
@@ -286,24 +258,10 @@ class LaneTransport:
         if not events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
             return
         try:
-            frames = lane.connection.receive()
+            lane.take_in()
         except LaneBroken as error:
             background.log(_log, logging.DEBUG, "the lane to member %d has ended: %s", lane.member, str(error))
             self._drop(lane)
-            return
-        for kind, number, payload in frames:
-            asked = lane.take_waiting(number)
-            if asked is None:
-                continue
-            frame, done = asked
-            try:
-                if kind == FrameKind.BY_CALL:
-                    self._calls.send(lane.member, frame, done)
-                else:
-                    done(payload)
-            except Exception as error:  # the other replies must still be delivered
-                message = "a reply from member %d could not be handled"
-                background.log(_log, logging.ERROR, message, lane.member, error=error)
 
     def _drop(self, lane: ClientLane) -> None:
         """Remove a lane that has ended, and fail its requests, outside the lock: their callbacks may send again."""

@@ -4,13 +4,18 @@ actor calls to fall back on (``client_lanes.py``)."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
+
+from .waiter import LaneReader, OutcomeWaiter
 
 ReplyReceiver = Callable[[bytes | Exception], None]
 """Is called once, on any thread, with the reply or with the reason for having none."""
 
+FrameSender = Callable[[int, bytes, ReplyReceiver], None]
+"""Sends a frame to a member; its reply goes to the receiver."""
 
-class ClientTransport(Protocol):
+
+class FrameTransport(Protocol):
     """How frames travel to members and replies come back.
 
     ``send`` and ``poll`` never block, and never call Ray on the calling thread: that may be the thread on which Ray
@@ -45,3 +50,36 @@ class ClientTransport(Protocol):
     def close(self) -> None:
         """Send what was handed in, and release everything. Never blocks; may be called again."""
         ...
+
+
+class ClientTransport(FrameTransport, Protocol):
+    """... with replies that a waiting thread may take in itself."""
+
+    def send_alone(
+        self, member: int, frame: bytes, done: ReplyReceiver, waiter: OutcomeWaiter[Any]
+    ) -> LaneReader | None:
+        """As ``send``, for a thread that waits for this reply and nothing else.
+
+        Returns:
+            What it reads to take in the reply itself (``OutcomeWaiter.lane``); ``None`` if the reply comes on another
+            thread.
+        """
+        ...
+
+    def take_back(self) -> None:
+        """Take in the replies that have arrived for threads that were to take them in themselves. Never blocks."""
+        ...
+
+
+class OnOwnThreads:
+    """Makes a ``ClientTransport`` of a ``FrameTransport`` whose replies come on threads of its own, all of them."""
+
+    def send_alone(
+        self: FrameTransport, member: int, frame: bytes, done: ReplyReceiver, waiter: OutcomeWaiter[Any]
+    ) -> LaneReader | None:
+        """See ``ClientTransport``."""
+        self.send(member, frame, done)
+        return None
+
+    def take_back(self) -> None:
+        """See ``ClientTransport``."""

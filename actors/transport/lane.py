@@ -221,7 +221,7 @@ class Connection:
             self._backlog.append(rest)
             self._backlog_bytes += len(rest)
             if len(self._backlog) == 1:
-                self._update_events()
+                self._update_events(self._reading)
             return True
 
     def flush(self) -> None:
@@ -242,7 +242,7 @@ class Connection:
                     self._backlog[0] = memoryview(data)[sent:]
                     return
                 self._backlog.popleft()
-            self._update_events()
+            self._update_events(self._reading)
 
     def receive(self) -> list[LaneFrame]:
         """The frames that one read completes.
@@ -264,8 +264,9 @@ class Connection:
         """Read, or leave what arrives in the kernel, which then slows down the sender. Any thread."""
         with self._lock:
             if wanted is not self._reading:
+                self._reading = False  # in between, an interrupted thread may leave it: then it is not known to be read
+                self._update_events(wanted)
                 self._reading = wanted
-                self._update_events()
 
     def is_reading(self) -> bool:
         """Whether the connection is read."""
@@ -293,10 +294,10 @@ class Connection:
         self._closed = True
         self._sock.close()
 
-    def _update_events(self) -> None:
+    def _update_events(self, reading: bool) -> None:
         """With the lock held: have the epoll wait for the events that are wanted now."""
         if not self._closed:
-            mask = (select.EPOLLIN if self._reading else 0) | (select.EPOLLOUT if self._backlog else 0)
+            mask = (select.EPOLLIN if reading else 0) | (select.EPOLLOUT if self._backlog else 0)
             self._epoll.modify(self.fd, mask)
 
 

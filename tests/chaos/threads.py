@@ -22,6 +22,7 @@ from lab.ray.faults import Faults
 from lab.ray.patches.switch import Post, Switch
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.member.event_loop import EventLoop
+from raykeeper.actors.transport.client_transport import OnOwnThreads
 from raykeeper.limits import Limits, Settings, Timings, encode_settings
 from raykeeper.schema.frames import MemberStatus
 from raykeeper.store.data_dir import DataDir, FirstMember, Identity
@@ -196,7 +197,7 @@ class Handle:
         return outcome
 
 
-class Transport:
+class Transport(OnOwnThreads):
     """What a hub has in place of actor calls."""
 
     def __init__(self, cluster: Threads) -> None:

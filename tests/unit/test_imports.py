@@ -114,7 +114,8 @@ def test_a_client_process_loads_little_beside_ray() -> None:
     parts = {".".join(name.split(".")[1:3]) for name in within(beside, "raykeeper.actors")}
     client = {"arguments", "background", "client", "connect", "deadline", "finalizer_guard", "handles", "transport"}
     assert parts - {"actors"} == {f"actors.{part}" for part in client}
-    assert within(beside, "raykeeper.actors.transport")[1:] == ["raykeeper.actors.transport.client_transport"]
+    ways = "raykeeper.actors.transport"
+    assert within(beside, ways) == [ways, f"{ways}.client_transport", f"{ways}.waiter"]
     assert within(beside, "raykeeper.actors.client.cached", "raykeeper.actors.client.cache_sync") == []
 
 

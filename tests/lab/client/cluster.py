@@ -18,6 +18,7 @@ import pytest
 from raykeeper import Client
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.client.hub import Hub
+from raykeeper.actors.transport.client_transport import OnOwnThreads
 from raykeeper.limits import READ_SCAN_KEYS, Settings, encode_settings
 from raykeeper.raft.messages import Configuration, Entry, EntryKind
 from raykeeper.schema.answers import Answer, Done, Failed, Reason, SessionOpened
@@ -186,7 +187,7 @@ def hub_of(kv: Client) -> Hub:
     return kv._share.hub
 
 
-class FakeTransport:
+class FakeTransport(OnOwnThreads):
     """Carries frames to a ``FakeCluster`` on a thread of its own."""
 
     def __init__(self, cluster: FakeCluster | None) -> None:

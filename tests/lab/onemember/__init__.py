@@ -10,15 +10,19 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
+from lab.lanes import LaneHost
 from raykeeper import Client
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.member.event_loop import EventLoop
+from raykeeper.actors.transport.client_lanes import LaneTransport
+from raykeeper.actors.transport.client_transport import OnOwnThreads
+from raykeeper.actors.transport.lane import LaneOffer
 from raykeeper.limits import Settings, Timings, encode_settings
 from raykeeper.schema.frames import MemberStatus, Reply, Request
 from raykeeper.store.data_dir import DataDir, FirstMember, Identity
@@ -31,10 +35,14 @@ SETTINGS = Settings(timings=Timings(heartbeat_interval=0.02, election_timeout=0.
 Done = Callable[[bytes | Exception], None]
 
 
-class OneMember:
-    """The member, and the transport to it. Its data lies in memory, unless another disk is given."""
+class OneMember(OnOwnThreads):
+    """The member, and the transport to it. Its data lies in memory, unless another disk is given.
 
-    def __init__(self, disk: Disk | None = None, path: str = "data") -> None:
+    Args:
+        by_lane: clients reach it by real lanes.
+    """
+
+    def __init__(self, disk: Disk | None = None, path: str = "data", *, by_lane: bool = False) -> None:
         self.name = f"one-{next(_numbers)}"
         self.node = ""
         self.cluster = 1000 + next(_numbers)
@@ -52,6 +60,7 @@ class OneMember:
         self.loop = EventLoop(folder, lambda member: None, self._status, gave_up=self.gave_up.append)
         self.loop.start()
         self.cut = False
+        self.lanes = LaneHost(submit=self.loop.handler.handle_request) if by_lane else None
 
     def wait_until_it_leads(self) -> None:
         """Calls of a test that have little time are not to wait for an election."""
@@ -117,6 +126,12 @@ class OneMember:
 
     # -- what tests ask -----------------------------------------------------------------------------------------------
 
+    def ask_for_lane(self, member: int) -> Future[LaneOffer | None]:
+        """See ``ActorCalls``."""
+        future: Future[LaneOffer | None] = Future()
+        future.set_result(None if self.lanes is None else self.lanes.lanes.offer_lane())
+        return future
+
     def client(self) -> Client:
         """A handle of this process's hub."""
         share = hub_pool.open_hub(self.name, 10.0, self.cluster)
@@ -152,6 +167,8 @@ class OneMember:
         )
 
     def close(self) -> None:
+        if self.lanes is not None:
+            self.lanes.close()
         self.loop.stop("the test is over")
         self._threads.shutdown(wait=False)
 
@@ -170,12 +187,17 @@ class _Way:
 
 
 @contextmanager
-def one_member(disk: Disk | None = None, path: str = "data") -> Iterator[OneMember]:
+def one_member(disk: Disk | None = None, path: str = "data", *, by_lane: bool = False) -> Iterator[OneMember]:
     """A member for one test or many."""
     before = hub_pool.make_transport
     made: dict[str, OneMember] = {}
-    hub_pool.make_transport = lambda name: _Way(made[name])  # type: ignore[assignment, return-value]
-    member = OneMember(disk, path)
+
+    def transport(name: str) -> Any:
+        way: Any = _Way(made[name])
+        return LaneTransport(way) if by_lane else way
+
+    hub_pool.make_transport = transport
+    member = OneMember(disk, path, by_lane=by_lane)
     made[member.name] = member
     try:
         member.wait_until_it_leads()

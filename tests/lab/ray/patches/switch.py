@@ -317,7 +317,7 @@ def around_client_lanes(module: Any) -> None:
     """The same for lanes between clients and members."""
     real = module.ClientLane.send_request
 
-    def send_request(self: Any, frame: bytes, done: Any) -> bool:
+    def send_request(self: Any, frame: bytes, done: Any, waiter: Any = None) -> bool:
         if self._ended:
             return False
 

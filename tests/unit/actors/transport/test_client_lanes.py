@@ -17,6 +17,7 @@ from raykeeper.actors.transport.lane import (
     LaneBroken,
     LaneOffer,
 )
+from raykeeper.actors.transport.waiter import OutcomeWaiter
 
 
 class PlayedCalls:
@@ -55,6 +56,10 @@ class PlayedCalls:
         self.closed += 1
 
 
+Outcome = tuple[int, bytes | Exception]
+"""The thread that took the reply in, and the reply."""
+
+
 class Asker:
     """A hub, as far as its transport sees it."""
 
@@ -70,6 +75,19 @@ class Asker:
         self.send(frame)
         until(lambda: frame in self.replies)
         return self.replies.pop(frame)
+
+    def send_alone(self, frame: bytes) -> OutcomeWaiter[Outcome]:
+        """As a caller that waits for this reply next, and for nothing else."""
+        waiter: OutcomeWaiter[Outcome] = OutcomeWaiter()
+        waiter.lane = self.transport.send_alone(
+            1, frame, lambda reply: waiter.set_outcome((threading.get_ident(), reply)), waiter
+        )
+        return waiter
+
+    def thread(self) -> int | None:
+        """The one that reads all lanes."""
+        (found,) = [each.ident for each in threading.enumerate() if each.name == "raykeeper-lanes"]
+        return found
 
     def open(self) -> None:
         until(lambda: not str(self.ask(b"x")).startswith("b'by call"), "a lane is opened")
@@ -127,10 +145,60 @@ def test_a_reply_that_is_too_large_comes_by_call(asker: Asker, monkeypatch: pyte
     assert asker.ask(b"y" * 60) == b"by call " + b"y" * 60
 
 
+def test_a_caller_that_waits_alone_takes_its_reply_in_itself(asker: Asker) -> None:
+    asker.open()
+    for _ in range(3):
+        assert asker.send_alone(b"put").wait() == (threading.get_ident(), b"re put")
+    assert asker.ask(b"get") == b"re get", "and then the lanes' thread reads again"
+
+
+def test_no_other_reply_waits_for_a_caller_that_is_held_up(asker: Asker) -> None:
+    asker.open()
+    held_up = asker.send_alone(b"put")
+    assert asker.ask(b"get") == b"re get"
+    assert held_up.wait() == (asker.thread(), b"re put")
+
+
+def test_a_caller_that_is_not_alone_leaves_its_reply_to_the_lanes_thread(lane_host: LaneHost, asker: Asker) -> None:
+    asker.open()
+    asker.send(b"later 1")
+    assert asker.send_alone(b"put").wait() == (asker.thread(), b"re put")
+
+
+def test_the_reply_of_a_caller_that_is_held_up_is_taken_back(lane_host: LaneHost, asker: Asker) -> None:
+    asker.open()
+    held_up = asker.send_alone(b"put")
+    until(lambda: lane_host.asked[-1] == b"put")
+    until(lambda: asker.transport.take_back() or held_up.outcome is not None)
+    assert held_up.wait()[1] == b"re put"
+
+
+def test_an_outcome_from_elsewhere_wakes_a_caller_that_reads(asker: Asker) -> None:
+    asker.open()
+    waiter: OutcomeWaiter[str] = OutcomeWaiter()
+    waiter.lane = asker.transport.send_alone(1, b"later 1", lambda reply: None, waiter)
+    outcomes: list[str] = []
+    caller = threading.Thread(target=lambda: outcomes.append(waiter.wait()), daemon=True)
+    caller.start()
+    until(lambda: waiter.sleep is not None)
+    waiter.set_outcome("its time is over")
+    until(lambda: outcomes == ["its time is over"])
+    assert asker.ask(b"get") == b"re get"
+
+
+def test_the_end_of_a_lane_is_seen_by_a_caller_that_reads(asker: Asker) -> None:
+    asker.open()
+    waiter = asker.send_alone(b"later 1")
+    (lane,) = asker.transport._by_fd.values()
+    threading.Timer(0.05, lane.connection.shut_down, kwargs={"abruptly": True}).start()
+    assert isinstance(waiter.wait()[1], LaneBroken)
+
+
 def test_a_closed_transport_lets_go_of_everything(lane_host: LaneHost) -> None:
     before = open_descriptors()
     asker = Asker(lane_host)
     asker.open()
+    asker.send_alone(b"put").wait()
     asker.send(b"later goodbye")
     asker.transport.close()
     asker.transport.close()

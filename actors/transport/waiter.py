@@ -1,0 +1,94 @@
+"""A thread that waits for one outcome, and may read a lane meanwhile.
+
+On most machines it takes longer to wake a sleeping thread than to do all the rest of a call. So a caller's thread that
+waits alone for a reply does not sleep on a lock until another thread has read the reply: it reads the lane itself
+(:meth:`client_lane.ClientLane.read_for`). Its outcome may come from elsewhere all the same, at its timeout, say: then
+its :class:`LaneSleep` is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+from typing import Generic, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class LaneSleep:
+    """Sleeps until a lane is readable, or until another thread ends that.
+
+    Its descriptor lives as long as the object, and whoever ends the sleep holds the object: so nobody ever writes to
+    another descriptor of the same number.
+
+    Args:
+        fd: the lane's descriptor.
+    """
+
+    __slots__ = ("_poll", "_wake_fd")
+
+    def __init__(self, fd: int) -> None:
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+        self._poll.register(self._wake_fd, select.POLLIN)
+
+    def sleep(self) -> bool:
+        """Whether the lane is readable, or has ended. One thread at a time."""
+        readable = False
+        for fd, _ in self._poll.poll():
+            if fd == self._wake_fd:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(fd)
+            else:
+                readable = True
+        return readable
+
+    def end(self) -> None:
+        """End the sleep, or the next one. Any thread; never blocks."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    def __del__(self) -> None:
+        os.close(self._wake_fd)
+
+
+class LaneReader(Protocol):
+    """What reads a lane on behalf of a waiting thread."""
+
+    def read_for(self, waiter: OutcomeWaiter[T]) -> None:
+        """Take in replies on this thread until the waiter has its outcome, or until another thread reads them."""
+        ...
+
+
+class OutcomeWaiter(Generic[T]):
+    """A thread that waits for one outcome."""
+
+    __slots__ = ("_pending", "lane", "outcome", "sleep")
+
+    def __init__(self) -> None:
+        self._pending = threading.Lock()  # released when the outcome is there; cheaper than an event
+        self._pending.acquire()
+        self.outcome: T | None = None
+        self.lane: LaneReader | None = None
+        """What this thread may read while it waits."""
+        self.sleep: LaneSleep | None = None
+        """What to end when the outcome is there: set while the thread may sleep at a lane."""
+
+    def set_outcome(self, outcome: T) -> None:
+        """Wake the thread with its outcome. Called once, on any thread."""
+        self.outcome = outcome
+        self._pending.release()
+        sleep = self.sleep
+        if sleep is not None:
+            sleep.end()
+
+    def wait(self) -> T:
+        """Wait for the outcome, without limit; the hub ends every call at its timeout."""
+        if self.lane is not None:
+            self.lane.read_for(self)
+        with self._pending:
+            outcome, self.outcome = self.outcome, None  # a lane may refer to this object for longer
+            assert outcome is not None
+            return outcome
