@@ -33,7 +33,7 @@ from ...schema.operations import Operation
 from .. import finalizer_guard
 from ..background import background, collect_young
 from ..transport.client_transport import ClientTransport
-from ..transport.waiter import OutcomeWaiter
+from ..transport.waiter import OutcomeWaiter, WakeQueue
 from .core.dispatch_core import DispatchCore
 from .core.in_flight import LeaseQuestion, OutgoingFrame, request_size
 from .core.lease_core import LeaseCore
@@ -141,6 +141,7 @@ class Hub:
         self._timer_at = math.inf
         """When the timer thread wakes by itself; -inf if it has been woken."""
         self._listeners_to_flush: list[Listener] = []
+        self._to_wake = WakeQueue()
         self._closing = False
         self._refreshing = False
         self._refresh_at = -math.inf
@@ -168,7 +169,7 @@ class Hub:
             size = request_size(call.request, self.limits)
         except KeeperError as error:
             return error
-        waiter: OutcomeWaiter[Outcome] = OutcomeWaiter()
+        waiter: OutcomeWaiter[Outcome] = OutcomeWaiter(self._to_wake)
         number = 0
         try:
             number = self.submit(call, size, timeout, waiter.set_outcome, waiter)
@@ -177,6 +178,7 @@ class Hub:
             return error
         except BaseException:
             finalizer_guard.recover()
+            waiter.leave()
             if waiter.lane is not None:
                 self._recover_interrupted([])  # a reply that this thread had read may be lost
             if number:
@@ -427,6 +429,7 @@ class Hub:
     ) -> None:
         for core, frame in out:
             self._send(core, frame, waiter)
+        self._to_wake.wake_next()
         for listener in listeners:
             listener.flush()
         errors = self._dispatch_core.callback_errors

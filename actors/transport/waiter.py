@@ -12,7 +12,8 @@ import contextlib
 import os
 import select
 import threading
-from typing import Generic, Protocol, TypeVar
+from collections import deque
+from typing import Any, Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -62,14 +63,41 @@ class LaneReader(Protocol):
         ...
 
 
+class WakeQueue:
+    """Threads whose outcome is there, and which are woken one by one: each wakes the next one.
+
+    A reply may be for a thousand threads. If all were woken at once, all would wait for the interpreter lock, and a
+    thread that waits for that is woken 200 times a second to ask for it. So each reply wakes one of them.
+    """
+
+    def __init__(self) -> None:
+        self._waiters: deque[OutcomeWaiter[Any]] = deque()
+
+    def add(self, waiter: OutcomeWaiter[Any]) -> None:
+        """The waiter has its outcome. Any thread, under any lock."""
+        self._waiters.append(waiter)
+
+    def wake_next(self) -> None:
+        """Wake one, if there is one: after outcomes were added, and when a thread is awake. Holding no lock.
+
+        If a signal handler raises in a thread that should have woken the next one, that happens when the next outcome
+        arrives, or when the hub's timer thread has its next look.
+        """
+        with contextlib.suppress(IndexError):
+            while not self._waiters.popleft().wake():
+                pass
+
+
 class OutcomeWaiter(Generic[T]):
     """A thread that waits for one outcome."""
 
-    __slots__ = ("_pending", "lane", "outcome", "sleep")
+    __slots__ = ("_gone", "_pending", "_queue", "lane", "outcome", "sleep")
 
-    def __init__(self) -> None:
+    def __init__(self, queue: WakeQueue) -> None:
+        self._queue = queue
         self._pending = threading.Lock()  # released when the outcome is there; cheaper than an event
         self._pending.acquire()
+        self._gone = False
         self.outcome: T | None = None
         self.lane: LaneReader | None = None
         """What this thread may read while it waits."""
@@ -77,18 +105,31 @@ class OutcomeWaiter(Generic[T]):
         """What to end when the outcome is there: set while the thread may sleep at a lane."""
 
     def set_outcome(self, outcome: T) -> None:
-        """Wake the thread with its outcome. Called once, on any thread."""
-        self.outcome = outcome
-        self._pending.release()
+        """Take the outcome; the queue wakes the thread with it. On any thread, under any lock; the first one counts."""
+        if self.outcome is None:
+            self.outcome = outcome
+        self._queue.add(self)
+
+    def wake(self) -> bool:
+        """Wake the thread, which has its outcome; whether it still waits."""
         sleep = self.sleep
         if sleep is not None:
             sleep.end()
+        if self._pending.locked():
+            self._pending.release()
+        return not self._gone
 
     def wait(self) -> T:
         """Wait for the outcome, without limit; the hub ends every call at its timeout."""
         if self.lane is not None:
             self.lane.read_for(self)
-        with self._pending:
-            outcome, self.outcome = self.outcome, None  # a lane may refer to this object for longer
-            assert outcome is not None
-            return outcome
+        self._pending.acquire()
+        self._queue.wake_next()
+        outcome, self.outcome = self.outcome, None  # a lane may refer to this object for longer
+        assert outcome is not None
+        return outcome
+
+    def leave(self) -> None:
+        """The thread was interrupted, and waits no longer."""
+        self._gone = True
+        self._queue.wake_next()

@@ -562,17 +562,18 @@ class DispatchCore:
     def _end(self, call: PendingCall, outcome: Answer | KeeperError) -> None:
         """End a call with its outcome, unless it has ended: the only place where ``done`` is called after submission.
 
-        It is marked over first and leaves the table next, so that :meth:`resume` finds a call that an interrupt left
-        between the two. Its sequence is settled before its caller is told, so a later call sees the low mark move.
+        It is marked over first and leaves the table last, so that :meth:`resume` finds a call that an interrupt left in
+        between: then ``done`` is called once more, and the first outcome counts. Its sequence is settled before its
+        caller is told, so a later call sees the low mark move.
         """
         if call.over:
             return
         call.over = True
         call.read = call.write = None  # a late frame keeps the call, but not its bytes
-        del self._calls[call.id]
         if call.sequence:
             self._session.settle(call.sequence)
         try:
             call.done(outcome)
         except Exception as error:  # a failing callback must not lose the answers of others
             self.callback_errors.append(error)
+        del self._calls[call.id]

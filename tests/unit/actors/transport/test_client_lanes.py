@@ -17,7 +17,7 @@ from raykeeper.actors.transport.lane import (
     LaneBroken,
     LaneOffer,
 )
-from raykeeper.actors.transport.waiter import OutcomeWaiter
+from raykeeper.actors.transport.waiter import OutcomeWaiter, WakeQueue
 
 
 class PlayedCalls:
@@ -78,10 +78,14 @@ class Asker:
 
     def send_alone(self, frame: bytes) -> OutcomeWaiter[Outcome]:
         """As a caller that waits for this reply next, and for nothing else."""
-        waiter: OutcomeWaiter[Outcome] = OutcomeWaiter()
-        waiter.lane = self.transport.send_alone(
-            1, frame, lambda reply: waiter.set_outcome((threading.get_ident(), reply)), waiter
-        )
+        queue = WakeQueue()
+        waiter: OutcomeWaiter[Outcome] = OutcomeWaiter(queue)
+
+        def done(reply: bytes | Exception) -> None:
+            waiter.set_outcome((threading.get_ident(), reply))
+            queue.wake_next()
+
+        waiter.lane = self.transport.send_alone(1, frame, done, waiter)
         return waiter
 
     def thread(self) -> int | None:
@@ -175,13 +179,15 @@ def test_the_reply_of_a_caller_that_is_held_up_is_taken_back(lane_host: LaneHost
 
 def test_an_outcome_from_elsewhere_wakes_a_caller_that_reads(asker: Asker) -> None:
     asker.open()
-    waiter: OutcomeWaiter[str] = OutcomeWaiter()
+    queue = WakeQueue()
+    waiter: OutcomeWaiter[str] = OutcomeWaiter(queue)
     waiter.lane = asker.transport.send_alone(1, b"later 1", lambda reply: None, waiter)
     outcomes: list[str] = []
     caller = threading.Thread(target=lambda: outcomes.append(waiter.wait()), daemon=True)
     caller.start()
     until(lambda: waiter.sleep is not None)
     waiter.set_outcome("its time is over")
+    queue.wake_next()
     until(lambda: outcomes == ["its time is over"])
     assert asker.ask(b"get") == b"re get"
 

@@ -257,3 +257,27 @@ def test_a_cluster_that_is_gone_is_forgotten_after_a_while() -> None:
     world.mute = {1, 2, 3}
     world.run(30.0)
     assert world.core.next_wakeup() is None
+
+
+def test_a_call_whose_end_was_interrupted_ends_again() -> None:
+    """Another thread waits for it: it is told twice rather than never, and takes what it is told first."""
+
+    class Interrupt(BaseException):
+        pass
+
+    play = open_play()
+    told: list[Answer | KeeperError] = []
+
+    def done(outcome: Answer | KeeperError) -> None:
+        told.append(outcome)
+        if len(told) == 1:
+            raise Interrupt
+
+    play.core.submit(Put(b"k", b"v"), now=play.now, timeout=10.0, done=done)
+    play.pump()
+    with pytest.raises(Interrupt):
+        play.reply(play.writes()[0], Written((PutAnswer(3),)))
+    play.core.resume(play.now)
+    assert told[0] == PutAnswer(3)
+    assert len(told) == 2
+    assert play.core.pending == 0
