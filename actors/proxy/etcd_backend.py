@@ -18,9 +18,10 @@ from ...schema.answers import Answer, RangeAnswer
 from ...schema.frames import Kept, LeasesKept, LeaseStatuses, Read
 from ...schema.operations import KeyRange, Operation, Range
 from ..client.aio import AsyncKeyValueClient
-from ..client.core.in_flight import LeaseQuestion
+from ..client.core.in_flight import LeaseQuestion, request_size
 from ..client.hub import Hub, clock
 from ..client.view import Call, Steps, prefix_end
+from ..client.watch import AsyncWatch
 from .etcd_errors import TIMED_OUT, from_keeper_error
 from .etcdpb.rpc_pb2 import ResponseHeader
 from .rpc_status import RpcCode, RpcError
@@ -124,6 +125,20 @@ class EtcdBackend:
             return await self._handle._run(steps, min(context.time_left(), PROXY_TIMEOUT_S))
         except KeeperError as error:
             raise from_keeper_error(error) from error
+
+    def write_soon(self, operation: Operation) -> None:
+        """Have a write done, without waiting for it: for calls that have ended, anywhere."""
+        self.hub.submit_soon(operation, request_size(operation, self.limits), PROXY_TIMEOUT_S)
+
+    async def watch(self, keys: KeyRange, start: int, only: str | None, context: CallContext) -> AsyncWatch:
+        """A watch of stored keys from a revision on; ``only`` is "put" or "delete", or ``None`` for both.
+
+        Raises:
+            KeeperError: it could not be made.
+        """
+        skip = len(self.space)
+        end = None if keys.end is None else keys.end[skip:]
+        return await self._handle.watch(keys.key[skip:], end, start_revision=start, only=only, timeout=PROXY_TIMEOUT_S)
 
     async def revision(self, context: CallContext) -> int:
         """The store's newest revision, confirmed by a quorum."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from .election_service import ElectionService
 from .etcd_backend import CallContext, EtcdBackend, StreamContext
 from .kv_service import KvService
 from .lease_service import LeaseService
+from .lock_service import LockService
 from .watch_service import WatchService
 
 Unary = Callable[[bytes, CallContext], Awaitable[bytes]]
@@ -22,6 +24,7 @@ class EtcdServices:
 
     def __init__(self, backend: EtcdBackend) -> None:
         kv, lease, watch = KvService(backend), LeaseService(backend), WatchService(backend)
+        lock, election = LockService(backend), ElectionService(backend)
         self.unary: dict[str, Unary] = {
             "/etcdserverpb.KV/Range": kv.range,
             "/etcdserverpb.KV/Put": kv.put,
@@ -32,8 +35,15 @@ class EtcdServices:
             "/etcdserverpb.Lease/LeaseRevoke": lease.revoke,
             "/etcdserverpb.Lease/LeaseTimeToLive": lease.time_to_live,
             "/etcdserverpb.Lease/LeaseLeases": lease.leases,
+            "/v3lockpb.Lock/Lock": lock.lock,
+            "/v3lockpb.Lock/Unlock": lock.unlock,
+            "/v3electionpb.Election/Campaign": election.campaign,
+            "/v3electionpb.Election/Proclaim": election.proclaim,
+            "/v3electionpb.Election/Leader": election.leader,
+            "/v3electionpb.Election/Resign": election.resign,
         }
         self.streaming: dict[str, Streaming] = {
             "/etcdserverpb.Lease/LeaseKeepAlive": lease.keep_alive,
             "/etcdserverpb.Watch/Watch": watch.watch,
+            "/v3electionpb.Election/Observe": election.observe,
         }

@@ -7,6 +7,7 @@ import math
 import queue
 import threading
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -85,6 +86,7 @@ class LabProxy:
     def __init__(self, member: OneMember) -> None:
         self.member = member
         self.loop = asyncio.new_event_loop()
+        self._called: set[Future[bytes]] = set()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self.kv = member.client()
@@ -99,10 +101,21 @@ class LabProxy:
 
     def call(self, path: str, request: bytes, timeout: float = math.inf) -> bytes | tuple[int, str]:
         """The answer of a unary method, or code and text of its error."""
+        called = asyncio.run_coroutine_threadsafe(self.services.unary[path](request, Caller(timeout)), self.loop)
+        self._called.add(called)
         try:
-            return self.run(self.services.unary[path](request, Caller(timeout)))
+            return called.result(20.0)
         except RpcError as error:
             return int(error.code), error.text
+        except CancelledError:
+            return 1, "context canceled"
+        finally:
+            self._called.discard(called)
+
+    def cancel_all(self) -> None:
+        """As if the clients of all calls had gone."""
+        for called in list(self._called):
+            called.cancel()
 
     def stream(self, path: str) -> LabClientStream:
         """A call in which either side may send many messages."""
