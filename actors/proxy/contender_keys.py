@@ -55,7 +55,7 @@ class Entered(NamedTuple):
     """The key that was created first; ``None`` if it is this one."""
 
 
-class Contenders:
+class EtcdContenders:
     """The contenders for one name.
 
     Args:

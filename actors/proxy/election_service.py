@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...schema.answers import Item
 from ...schema.operations import Delete, KeyRange, Put
 from ..client.view import prefix_end
-from .contender_keys import Contenders, unknown
+from .contender_keys import EtcdContenders, unknown
 from .etcd_backend import CallContext, EtcdBackend, StreamContext
 from .etcdpb.election_pb2 import (
     CampaignRequest,
@@ -35,7 +35,7 @@ class ElectionService:
     async def campaign(self, request: bytes, context: CallContext) -> bytes:
         """Wait until the caller leads. One that gives up leaves no key behind."""
         asked = CampaignRequest.FromString(request)
-        contenders = Contenders(self._backend, asked.name, context)
+        contenders = EtcdContenders(self._backend, asked.name, context)
         entered = await contenders.enter(asked.lease, asked.value)
         try:
             if entered.found is not None and entered.found.value != asked.value:
@@ -58,7 +58,7 @@ class ElectionService:
         if not asked.HasField("leader"):
             raise unknown(_NO_LEADER_KEY)
         key = self._backend.space + asked.leader.key
-        contenders = Contenders(self._backend, asked.leader.name, context)
+        contenders = EtcdContenders(self._backend, asked.leader.name, context)
         put = Put(key, asked.value, asked.leader.lease)
         changed = await contenders.change_if_created(key, asked.leader.rev, put)
         if not changed.succeeded:
@@ -71,14 +71,14 @@ class ElectionService:
         if not asked.HasField("leader"):
             raise unknown(_NO_LEADER_KEY)
         key = self._backend.space + asked.leader.key
-        contenders = Contenders(self._backend, asked.leader.name, context)
+        contenders = EtcdContenders(self._backend, asked.leader.name, context)
         changed = await contenders.change_if_created(key, asked.leader.rev, Delete(KeyRange(key)))
         return ResignResponse(header=self._backend.header(changed.revision)).SerializeToString()
 
     async def leader(self, request: bytes, context: CallContext) -> bytes:
         """Who leads now."""
         asked = LeaderRequest.FromString(request)
-        first, revision = await Contenders(self._backend, asked.name, context).first()
+        first, revision = await EtcdContenders(self._backend, asked.name, context).first()
         if first is None:
             raise unknown(_NO_LEADER)
         return self._leader(first, revision)
@@ -87,7 +87,7 @@ class ElectionService:
         """Who leads, from now on: each leader in turn, and each value that one proclaims."""
         message = await stream.receive()
         asked = LeaderRequest.FromString(message or b"")
-        contenders = Contenders(self._backend, asked.name, stream)
+        contenders = EtcdContenders(self._backend, asked.name, stream)
         prefix = self._backend.space + asked.name + b"/"
         everyone = KeyRange(prefix, prefix_end(prefix))
         while True:

@@ -88,6 +88,11 @@ class EtcdBackend:
         self._hub = await self._handle._hub(timeout)
 
     @property
+    def cluster(self) -> int:
+        """The cluster's id."""
+        return self._handle.cluster_id
+
+    @property
     def limits(self) -> Limits:
         """The cluster's."""
         return self.hub.limits

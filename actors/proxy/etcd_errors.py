@@ -52,6 +52,8 @@ NOT_A_LEARNER = _etcd(RpcCode.FAILED_PRECONDITION, "can only promote a learner m
 LEARNER_NOT_READY = _etcd(RpcCode.FAILED_PRECONDITION, "can only promote a learner member which is in sync with leader")
 NOT_LEADER = _etcd(RpcCode.FAILED_PRECONDITION, "not leader")
 BAD_TRANSFEREE = _etcd(RpcCode.FAILED_PRECONDITION, "bad leader transferee")
+BAD_DOWNGRADE_VERSION = _etcd(RpcCode.INVALID_ARGUMENT, "wrong downgrade target version format")
+BAD_DOWNGRADE_TARGET = _etcd(RpcCode.INVALID_ARGUMENT, "invalid downgrade target version")
 NO_DOWNGRADE = _etcd(RpcCode.FAILED_PRECONDITION, "no inflight downgrade job")
 AUTH_NOT_ENABLED = _etcd(RpcCode.FAILED_PRECONDITION, "authentication is not enabled")
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from .cluster_service import ClientUrls, ClusterService, MembershipOperations
 from .election_service import ElectionService
 from .etcd_backend import CallContext, EtcdBackend, StreamContext
+from .health_service import AuthService, HealthService
 from .kv_service import KvService
 from .lease_service import LeaseService
 from .lock_service import LockService
+from .maintenance_service import MaintenanceService
+from .member_calls import MemberCalls
 from .watch_service import WatchService
 
 Unary = Callable[[bytes, CallContext], Awaitable[bytes]]
@@ -19,12 +23,18 @@ class EtcdServices:
     """The functions by path: of one request and one answer (``unary``), and of streams of either (``streaming``).
 
     Args:
-        backend: the cluster; it must be open before anything is called.
+        backend: the cluster, which is open.
+        operations: changes of its members.
+        urls: of the proxies.
     """
 
-    def __init__(self, backend: EtcdBackend) -> None:
+    def __init__(self, backend: EtcdBackend, operations: MembershipOperations, urls: ClientUrls) -> None:
         kv, lease, watch = KvService(backend), LeaseService(backend), WatchService(backend)
         lock, election = LockService(backend), ElectionService(backend)
+        calls = MemberCalls(backend.hub, backend.cluster)
+        cluster = ClusterService(backend, calls, operations, urls)
+        maintenance = MaintenanceService(backend, calls, operations)
+        health, auth = HealthService(), AuthService(backend)
         self.unary: dict[str, Unary] = {
             "/etcdserverpb.KV/Range": kv.range,
             "/etcdserverpb.KV/Put": kv.put,
@@ -41,9 +51,23 @@ class EtcdServices:
             "/v3electionpb.Election/Proclaim": election.proclaim,
             "/v3electionpb.Election/Leader": election.leader,
             "/v3electionpb.Election/Resign": election.resign,
+            "/etcdserverpb.Cluster/MemberAdd": cluster.member_add,
+            "/etcdserverpb.Cluster/MemberRemove": cluster.member_remove,
+            "/etcdserverpb.Cluster/MemberUpdate": cluster.member_update,
+            "/etcdserverpb.Cluster/MemberList": cluster.member_list,
+            "/etcdserverpb.Cluster/MemberPromote": cluster.member_promote,
+            "/etcdserverpb.Maintenance/Alarm": maintenance.alarm,
+            "/etcdserverpb.Maintenance/Status": maintenance.status,
+            "/etcdserverpb.Maintenance/Defragment": maintenance.defragment,
+            "/etcdserverpb.Maintenance/MoveLeader": maintenance.move_leader,
+            "/etcdserverpb.Maintenance/Downgrade": maintenance.downgrade,
+            "/etcdserverpb.Auth/AuthStatus": auth.status,
+            "/etcdserverpb.Auth/Authenticate": auth.authenticate,
+            "/grpc.health.v1.Health/Check": health.check,
         }
         self.streaming: dict[str, Streaming] = {
             "/etcdserverpb.Lease/LeaseKeepAlive": lease.keep_alive,
             "/etcdserverpb.Watch/Watch": watch.watch,
             "/v3electionpb.Election/Observe": election.observe,
+            "/grpc.health.v1.Health/Watch": health.watch,
         }

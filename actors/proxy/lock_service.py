@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...schema.answers import DeleteAnswer
 from ...schema.operations import Delete, KeyRange, Range
-from .contender_keys import Contenders, unknown
+from .contender_keys import EtcdContenders, unknown
 from .etcd_backend import CallContext, EtcdBackend, expect
 from .etcd_errors import EMPTY_KEY
 from .etcdpb.lock_pb2 import LockRequest, LockResponse, UnlockRequest, UnlockResponse
@@ -20,7 +20,7 @@ class LockService:
     async def lock(self, request: bytes, context: CallContext) -> bytes:
         """Wait for the lock. A caller that gives up leaves no key behind."""
         asked = LockRequest.FromString(request)
-        contenders = Contenders(self._backend, asked.name, context)
+        contenders = EtcdContenders(self._backend, asked.name, context)
         entered = await contenders.enter(asked.lease, b"")
         revision = entered.revision
         if entered.first is not None:

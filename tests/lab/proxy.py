@@ -80,6 +80,23 @@ class LabClientStream:
         asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop).result(10)
 
 
+class LabOperations:
+    """Stands for what starts and stops members: notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+
+    async def add_member(self, learner: bool) -> int:
+        self.asked.append(("add", learner))
+        return 2
+
+    async def remove_member(self, member: int) -> None:
+        self.asked.append(("remove", member))
+
+    async def move_leader(self, member: int) -> None:
+        self.asked.append(("move", member))
+
+
 class LabProxy:
     """A proxy's services, on an event loop of their own."""
 
@@ -93,7 +110,11 @@ class LabProxy:
         self.backend = EtcdBackend(self.kv.aio, 1)
         self.run(self.backend.open(10.0))
         self.backend.hub.timings = Timings()  # etcd's election timeout, by which the least TTL of a lease goes
-        self.services = EtcdServices(self.backend)
+        self.operations = LabOperations()
+        self.services = EtcdServices(self.backend, self.operations, self._urls)
+
+    async def _urls(self, member: int) -> list[str]:
+        return [f"http://127.0.0.1:{2379 + member}"]
 
     def run(self, work: Coroutine[Any, Any, T], timeout: float = 20.0) -> T:
         """The result of a coroutine on the proxy's loop."""

@@ -24,7 +24,7 @@ from raykeeper.actors.transport.client_lanes import LaneTransport
 from raykeeper.actors.transport.client_transport import OnOwnThreads
 from raykeeper.actors.transport.lane import LaneOffer
 from raykeeper.limits import Settings, Timings, encode_settings
-from raykeeper.schema.frames import MemberStatus, Reply, Request
+from raykeeper.schema.frames import AlarmStatus, MemberStatus, Reply, Request
 from raykeeper.store.data_dir import DataDir, FirstMember, Identity
 from raykeeper.store.engine.interface import Disk
 from simulation.disk import SimDisk
@@ -122,6 +122,7 @@ class OneMember(OnOwnThreads):
             node="",
             why_not_serving="",
             settings=encode_settings(SETTINGS),
+            alarms=tuple([AlarmStatus(member, kind.name, why) for (member, kind), why in state.alarms.items()]),
         )
 
     # -- what tests ask -----------------------------------------------------------------------------------------------

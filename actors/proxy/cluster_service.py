@@ -1,0 +1,121 @@
+"""etcd's service Cluster: the members, and changes of them.
+
+A member of RayKeeper has no URLs of its own: clients reach it by the proxies that speak for it, so those are its client
+URLs. Its peer URL only gives it a name. A member that is added is placed by the cluster, wherever a node has room;
+peer URLs that a client names are not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from ...raft.messages import ChangeKind, MemberChange
+from ...schema.frames import MemberStatus
+from ..naming import member_name
+from .etcd_backend import CallContext, EtcdBackend
+from .etcd_errors import BAD_MEMBER_URLS, MEMBER_NOT_FOUND, NOT_A_LEARNER
+from .etcdpb.cluster_pb2 import (
+    Member,
+    MemberAddRequest,
+    MemberAddResponse,
+    MemberListRequest,
+    MemberListResponse,
+    MemberPromoteRequest,
+    MemberPromoteResponse,
+    MemberRemoveRequest,
+    MemberRemoveResponse,
+    MemberUpdateRequest,
+)
+from .etcdpb.rpc_pb2 import ResponseHeader
+from .member_calls import MemberCalls
+
+ClientUrls = Callable[[int], Awaitable[Sequence[str]]]
+"""The URLs of the proxies that speak for a member."""
+
+
+class MembershipOperations(Protocol):
+    """Changes of the members that take more than a frame: they start and stop actors."""
+
+    async def add_member(self, learner: bool) -> int:
+        """Add a member anywhere; its id. It may still be starting."""
+        ...
+
+    async def remove_member(self, member: int) -> None:
+        """Remove a member for good."""
+        ...
+
+    async def move_leader(self, member: int) -> None:
+        """Hand leadership to a member."""
+        ...
+
+
+class ClusterService:
+    """Answers requests with bytes; see the module."""
+
+    def __init__(
+        self, backend: EtcdBackend, calls: MemberCalls, operations: MembershipOperations, urls: ClientUrls
+    ) -> None:
+        self._backend = backend
+        self._calls = calls
+        self._operations = operations
+        self._urls = urls
+
+    async def member_list(self, request: bytes, context: CallContext) -> bytes:
+        """All members."""
+        if MemberListRequest.FromString(request).linearizable:
+            await self._backend.revision(context)
+        return MemberListResponse(header=self._header(), members=await self._members()).SerializeToString()
+
+    async def member_add(self, request: bytes, context: CallContext) -> bytes:
+        """Add a member."""
+        asked = MemberAddRequest.FromString(request)
+        if not asked.peerURLs:
+            raise BAD_MEMBER_URLS
+        added = await self._operations.add_member(asked.isLearner)
+        members = await self._members()
+        member = next((each for each in members if added == each.ID), Member(ID=added, isLearner=asked.isLearner))
+        return MemberAddResponse(header=self._header(), member=member, members=members).SerializeToString()
+
+    async def member_remove(self, request: bytes, context: CallContext) -> bytes:
+        """Remove a member."""
+        member = MemberRemoveRequest.FromString(request).ID
+        await self._known(member)
+        await self._operations.remove_member(member)
+        return MemberRemoveResponse(header=self._header(), members=await self._members()).SerializeToString()
+
+    async def member_update(self, request: bytes, context: CallContext) -> bytes:
+        """Refused: there are no peer URLs to change."""
+        await self._known(MemberUpdateRequest.FromString(request).ID)
+        raise BAD_MEMBER_URLS
+
+    async def member_promote(self, request: bytes, context: CallContext) -> bytes:
+        """Make a learner a voter."""
+        member = MemberPromoteRequest.FromString(request).ID
+        if member not in (await self._known(member)).learners:
+            raise NOT_A_LEARNER
+        await self._calls.change_membership([MemberChange(ChangeKind.ADD_VOTER, member)])
+        return MemberPromoteResponse(header=self._header(), members=await self._members()).SerializeToString()
+
+    def _header(self) -> ResponseHeader:
+        """Answers about members name no revision (etcd: clusterServer)."""
+        return self._backend.header(0)
+
+    async def _known(self, member: int) -> MemberStatus:
+        status = await self._calls.any_status(self._backend.member)
+        if member not in status.voters and member not in status.learners:
+            raise MEMBER_NOT_FOUND
+        return status
+
+    async def _members(self) -> list[Member]:
+        status = await self._calls.any_status(self._backend.member)
+        return [
+            Member(
+                ID=member,
+                name=member_name(member),
+                peerURLs=[f"raykeeper://{status.cluster_name}/{member_name(member)}"],
+                clientURLs=await self._urls(member),
+                isLearner=member in status.learners,
+            )
+            for member in sorted({*status.voters, *status.learners})
+        ]

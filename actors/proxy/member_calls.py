@@ -1,0 +1,126 @@
+"""Frames to members that no handle's call stands for: their status, administrative commands, changes of membership.
+
+They travel as the hub's own frames do. What only the leader accepts is asked again, wherever members say that it is,
+until the time is over: all such commands are idempotent. So after the time all that may be unknown is whether one has
+taken effect already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from ...limits import CLIENT_SHORT_BACKOFF_S, PROXY_TIMEOUT_S, STATUS_TIMEOUT_S
+from ...raft.messages import MemberChange
+from ...schema.answers import Answer, Failed
+from ...schema.commands import Administration
+from ...schema.frames import (
+    Administer,
+    AskStatus,
+    ChangeMembership,
+    MemberStatus,
+    Refusal,
+    Refused,
+    Reply,
+    Request,
+    Status,
+    Written,
+)
+from ..client.core.failures import failure
+from ..client.hub import Hub, clock
+from .etcd_errors import NO_LEADER, TIMED_OUT, from_keeper_error
+from .rpc_status import RpcCode, RpcError
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Reply).decode
+
+
+class MemberCalls:
+    """Asks members, by the hub's transport.
+
+    Args:
+        hub: the process's.
+        cluster: the cluster's id.
+    """
+
+    def __init__(self, hub: Hub, cluster: int) -> None:
+        self._hub = hub
+        self._cluster = cluster
+
+    async def status(self, member: int) -> MemberStatus | None:
+        """A member's status; ``None`` if it does not answer."""
+        reply = await self._ask(member, AskStatus(), STATUS_TIMEOUT_S)
+        return reply.status if isinstance(reply, Status) else None
+
+    async def any_status(self, first: int) -> MemberStatus:
+        """The status of a member, or, if it does not answer or does not serve, of another.
+
+        Raises:
+            RpcError: no member serves.
+        """
+        members = sorted(self._hub.transport.members(), key=lambda member: member != first)
+        for member in members:
+            status = await self.status(member)
+            if status is not None and not status.why_not_serving:
+                return status
+        raise NO_LEADER
+
+    async def administer(self, command: Administration) -> Answer:
+        """Have a command applied by the cluster.
+
+        Raises:
+            RpcError: it was refused, or nothing is known of it.
+        """
+        return await self._ask_leader(lambda left: Administer(self._cluster, left, command))
+
+    async def change_membership(self, changes: Sequence[MemberChange]) -> Answer:
+        """Change the configuration; returns once the change is in effect. Raises as :meth:`administer`."""
+        return await self._ask_leader(lambda left: ChangeMembership(self._cluster, left, tuple(changes)))
+
+    async def _ask_leader(self, frame: Callable[[float], Request]) -> Answer:
+        """Ask the leader until it answers. Once a request may have been accepted, a failure is "request timed out",
+        even if a later member refuses the request."""
+        until, unknown, leader = clock() + PROXY_TIMEOUT_S, False, 0
+        while (left := until - clock()) > 0:
+            for member in [leader] if leader else sorted(self._hub.transport.members()):
+                leader = 0
+                reply = await self._ask(member, frame(left), min(left, STATUS_TIMEOUT_S))
+                if isinstance(reply, Written):
+                    answer = reply.answers[0]
+                    if isinstance(answer, Failed):
+                        raise from_keeper_error(failure(answer, maybe_applied=unknown))
+                    return answer
+                if not isinstance(reply, Refused):
+                    unknown = True
+                    continue
+                if reply.refusal is Refusal.INVALID:
+                    raise RpcError(RpcCode.INVALID_ARGUMENT, reply.message)
+                unknown = unknown or reply.refusal in (Refusal.LOST, Refusal.TIMED_OUT)
+                if reply.leader not in (0, member):
+                    leader = reply.leader
+                    break
+            if not leader:
+                await asyncio.sleep(CLIENT_SHORT_BACKOFF_S)
+        raise TIMED_OUT if unknown else NO_LEADER
+
+    async def _ask(self, member: int, request: Request, timeout: float) -> Reply | None:
+        """The reply of one member; ``None`` if none comes, and it may have the request."""
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[bytes | Exception] = loop.create_future()
+
+        def set_result(reply: bytes | Exception) -> None:
+            if not answered.done():
+                answered.set_result(reply)
+
+        def done(reply: bytes | Exception) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(set_result, reply)
+
+        self._hub.transport.send(member, _encode(request), done)
+        try:
+            reply = await asyncio.wait_for(answered, timeout)
+            return None if isinstance(reply, Exception) else _decode(reply)
+        except (asyncio.TimeoutError, msgspec.MsgspecError):
+            return None

@@ -1,0 +1,188 @@
+"""Members, alarms, status and what else is asked of a whole cluster: a real etcd's answers and the proxy's."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lab.etcd_twins import Twins, twins
+from raykeeper.actors.proxy.etcdpb.auth_pb2 import AuthenticateRequest, AuthStatusRequest
+from raykeeper.actors.proxy.etcdpb.cluster_pb2 import (
+    AlarmRequest,
+    DefragmentRequest,
+    DowngradeRequest,
+    MemberAddRequest,
+    MemberListRequest,
+    MemberPromoteRequest,
+    MemberRemoveRequest,
+    MemberUpdateRequest,
+    MoveLeaderRequest,
+    StatusRequest,
+)
+from raykeeper.actors.proxy.etcdpb.health_pb2 import HealthCheckRequest
+from raykeeper.actors.proxy.etcdpb.rpc_pb2 import (
+    DeleteRangeRequest,
+    LeaseGrantRequest,
+    PutRequest,
+    RangeRequest,
+    RequestOp,
+    TxnRequest,
+)
+
+CLUSTER, MAINTENANCE, KV = "/etcdserverpb.Cluster/", "/etcdserverpb.Maintenance/", "/etcdserverpb.KV/"
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Twins]:
+    with twins() as both:
+        yield both
+
+
+@pytest.fixture
+def both(servers: Twins) -> Twins:
+    servers.begin()
+    servers.proxy.operations.asked.clear()
+    return servers
+
+
+def ids(both: Twins) -> list[int]:
+    """The id of each one's only member."""
+    return [side.ask(f"{CLUSTER}MemberList", MemberListRequest()).members[0].ID for side in both.sides]
+
+
+def ask(both: Twins, path: str, request: Any, **own_id: str) -> Any:
+    """What both answer to a request that names their own member, with the id as 1."""
+    answers = []
+    for side, id in zip(both.sides, ids(both), strict=True):
+        each = type(request)()
+        each.CopyFrom(request)
+        for field in own_id.values():
+            setattr(each, field, id)
+        answer = side.relative(path, each)
+        answers.append(json.loads(json.dumps(answer).replace(str(id), "1")))
+    theirs, ours = answers
+    assert ours == theirs
+    return ours
+
+
+def test_the_members(both: Twins) -> None:
+    for linearizable in (False, True):
+        theirs, ours = (
+            side.relative(f"{CLUSTER}MemberList", MemberListRequest(linearizable=linearizable)) for side in both.sides
+        )
+        assert ours.keys() == theirs.keys()
+        assert ours["header"] == theirs["header"]
+        assert [each.keys() for each in ours["members"]] == [each.keys() for each in theirs["members"]]
+        assert [each["clientURLs"] for each in ours["members"]] == [["http://127.0.0.1:2380"]]
+
+
+def test_members_that_are_not_there(both: Twins) -> None:
+    both.ask(f"{CLUSTER}MemberAdd", MemberAddRequest())
+    for request in (
+        MemberRemoveRequest(ID=77),
+        MemberPromoteRequest(ID=77),
+    ):
+        both.ask(CLUSTER + type(request).__name__.removesuffix("Request"), request)
+    ask(both, f"{CLUSTER}MemberPromote", MemberPromoteRequest(), id="ID")
+    update = MemberUpdateRequest(ID=77, peerURLs=["http://127.0.0.1:77"])  # etcd's answer may take forever
+    assert both.sides[1].relative(f"{CLUSTER}MemberUpdate", update) == (5, "etcdserver: member not found")
+
+
+def test_members_are_added_and_removed_by_the_cluster(both: Twins) -> None:
+    ours = both.sides[1]
+    added = ours.ask(f"{CLUSTER}MemberAdd", MemberAddRequest(peerURLs=["http://127.0.0.1:1"], isLearner=True))
+    assert (added.member.ID, added.member.isLearner, added.header.revision) == (2, True, 0)
+    ours.ask(f"{CLUSTER}MemberRemove", MemberRemoveRequest(ID=1))
+    assert both.proxy.operations.asked == [("add", True), ("remove", 1)]
+    refused = ours.relative(f"{CLUSTER}MemberUpdate", MemberUpdateRequest(ID=1, peerURLs=["http://127.0.0.1:1"]))
+    assert refused == (3, "etcdserver: given member URLs are invalid")
+
+
+def test_alarms(both: Twins) -> None:
+    path = f"{MAINTENANCE}Alarm"
+    for kind in (0, 1, 2):
+        both.ask(path, AlarmRequest(alarm=kind))  # type: ignore[arg-type]
+    for action in (1, 0, 2, 2, 0):
+        for kind in (0, 2):
+            ask(both, path, AlarmRequest(action=action, alarm=kind), id="memberID")  # type: ignore[arg-type]
+
+
+def test_without_space_the_cluster_takes_deletes_alone(both: Twins) -> None:
+    path = f"{MAINTENANCE}Alarm"
+    ask(both, path, AlarmRequest(action=1, alarm=1), id="memberID")  # type: ignore[arg-type]
+    try:
+        theirs, ours = (side.ask(f"{MAINTENANCE}Status", StatusRequest()) for side in both.sides)
+        etcd_id, our_id = ids(both)
+        assert [each.replace(str(etcd_id), str(our_id)) for each in theirs.errors] == list(ours.errors)
+        both.ask(f"{KV}Put", PutRequest(key=b"a"))
+        both.ask(f"{KV}Txn", TxnRequest(success=[RequestOp(request_put=PutRequest(key=b"a"))]))
+        both.ask(f"{KV}Range", RangeRequest(key=b"a"))
+        both.ask(f"{KV}DeleteRange", DeleteRangeRequest(key=b"a"))
+        both.ask("/etcdserverpb.Lease/LeaseGrant", LeaseGrantRequest(TTL=5, ID=5))
+    finally:
+        ask(both, path, AlarmRequest(action=2, alarm=1), id="memberID")  # type: ignore[arg-type]
+    both.ask(f"{KV}Put", PutRequest(key=b"a"))
+
+
+def test_the_status_of_a_member(both: Twins) -> None:
+    both.ask(f"{KV}Put", PutRequest(key=b"a"))
+    theirs, ours = (side.ask(f"{MAINTENANCE}Status", StatusRequest()) for side in both.sides)
+    for side, status in zip(both.sides, (theirs, ours), strict=True):
+        assert status.header.revision == side.base + 1
+        assert status.leader == status.header.member_id
+        assert status.raftTerm == status.header.raft_term > 0
+        assert status.raftIndex == status.raftAppliedIndex > 0
+        assert not status.errors
+        assert not status.isLearner
+    assert ours.dbSizeQuota > 0
+    assert [theirs.version.split(".")[:2]] == [ours.version.split(".")[:2]]
+
+
+def test_moving_the_leader(both: Twins) -> None:
+    path = f"{MAINTENANCE}MoveLeader"
+    for target in (77, 0):
+        both.ask(path, MoveLeaderRequest(targetID=target))
+    ask(both, path, MoveLeaderRequest(), id="targetID")
+    assert both.proxy.operations.asked == []
+
+
+def test_what_there_is_nothing_to_do_for(both: Twins) -> None:
+    both.ask(f"{MAINTENANCE}Defragment", DefragmentRequest())
+    both.ask(f"{MAINTENANCE}Downgrade", DowngradeRequest(action=2))  # type: ignore[arg-type]
+    for version in ("", "3", "x.y", "9.9.9"):
+        for action in (0, 1):
+            both.ask(f"{MAINTENANCE}Downgrade", DowngradeRequest(action=action, version=version))  # type: ignore[arg-type]
+    both.ask("/etcdserverpb.Auth/Authenticate", AuthenticateRequest(name="a", password="b"))
+
+
+def test_authentication_is_off(both: Twins) -> None:
+    """etcd's header has the revision of its store at the last change of users."""
+    theirs, ours = (side.relative("/etcdserverpb.Auth/AuthStatus", AuthStatusRequest()) for side in both.sides)
+    del theirs["header"], ours["header"]
+    assert ours == theirs
+
+
+def test_health(both: Twins) -> None:
+    for service in ("", "etcd"):
+        both.ask("/grpc.health.v1.Health/Check", HealthCheckRequest(service=service))
+    for service in ("", "etcd"):
+        with both.stream("/grpc.health.v1.Health/Watch") as stream:
+            stream.send(HealthCheckRequest(service=service))
+            stream.receive()
+
+
+def test_a_member_that_does_not_answer_has_no_status(both: Twins, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raykeeper.actors.proxy.member_calls.STATUS_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("raykeeper.actors.proxy.member_calls.PROXY_TIMEOUT_S", 0.3)
+    ours, member = both.sides[1], both.proxy.member
+    member.cut = True
+    try:
+        assert ours.relative(f"{MAINTENANCE}Status", StatusRequest()) == (14, "etcdserver: no leader")
+        assert ours.relative(f"{CLUSTER}MemberList", MemberListRequest()) == (14, "etcdserver: no leader")
+    finally:
+        member.cut = False
+        threading.Event().wait(0.1)
