@@ -15,7 +15,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from lab.etcd import Etcd, running_etcd
-from lab.proxy import LabProxy, lab_proxy
+from lab.proxy_services import LabProxy, lab_proxy
 from raykeeper.actors.proxy.etcdpb import rpc_pb2
 from raykeeper.actors.proxy.etcdpb.message_pool import methods
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab.etcd_twins import Twins, twins
-from lab.proxy import Caller
+from lab.proxy_services import Caller
 from raykeeper.actors.proxy.etcd_errors import TIMED_OUT
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import (
     LeaseGrantRequest,
