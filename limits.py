@@ -596,8 +596,9 @@ fragments, which hold as much as a request may."""
 # A member actor.
 NO_SPACE_PAUSE_S = 2.0
 """Between two attempts to open the data while the disk has no room for that."""
-START_FREE_BYTES = 8 * 1024 * 1024
-"""A member starts only with so much free on its disk, and as much as its log takes besides."""
+START_FREE_BYTES = STATE_WRITE_BUFFER_BYTES
+"""A member starts only with so much free on its disk, and as much as its log takes besides. After a full disk RocksDB
+takes writes again only with so much, too."""
 BACKGROUND_THREADS = 2
 """Snapshots, and hashing: neither waits for the other."""
 REQUEST_MARGIN_S = 1.0
