@@ -691,6 +691,74 @@ POLL_PAUSE_S = 0.05
 PIN_AMOUNT = 0.001
 """How much a member asks of the Ray resource that pins it to its place (every node offers 1 of each)."""
 
+# A proxy's port: HTTP/2 with gRPC, and HTTP/1.1.
+MAX_PROXY_CONNECTIONS = 16_384
+"""A new connection beyond this closes the one that has been idle longest; it is refused if none is idle."""
+MAX_ADMISSION_CHECKS = 64
+"""Connections that are looked at for this..."""
+PROXY_DESCRIPTOR_DIVISOR = 2
+"""Connections take at most this part of the descriptors that the process may open, if that is less."""
+MAX_PROXY_STREAMS = 4096
+"""Calls of one connection at one time; more are refused, and sent again later by every gRPC client."""
+MAX_HEADER_LIST_BYTES = 32 * 1024
+"""Header fields of a request, counted as HTTP/2 does (32 bytes more for each field). A header block and the head of an
+HTTP/1.1 request may not be longer either."""
+MAX_CONTINUATION_FRAMES = 32
+"""Frames in which the rest of one header block may come."""
+MAX_REMEMBERED_BLOCKS = 16
+"""Header blocks of one connection whose meaning is kept, because clients send the same again and again..."""
+REMEMBERED_BLOCK_BYTES = 2048
+"""... if the fields have no more bytes than this..."""
+MAX_REMEMBERED_HEADS = 1024
+"""... and their meanings for all connections together, apart from their timeouts."""
+MAX_RPC_MESSAGE_BYTES = 1536 * 1024 + 512 * 1024
+"""One request of gRPC, or the body of one HTTP request: what etcd's server takes in, its largest request and half a
+mebibyte for what is around it."""
+MAX_RPC_STATUS_BYTES = 4096
+"""The text of an error, in UTF-8; more is left out."""
+PROXY_WINDOW_BYTES = 1024 * 1024
+"""What a client may send ahead on one connection before the loop has looked at it."""
+PROXY_STREAM_WINDOW_BYTES = 65_535
+"""The same for one call: the window that HTTP/2 begins with. A longer message waits for its turn..."""
+PROXY_LONG_MESSAGES_BYTES = 64 * 1024 * 1024
+"""... until it fits into this, together with the other long messages that are on their way."""
+PROXY_HELD_BYTES = 512 * 1024 * 1024
+"""Beginnings of requests and unsent answers, of all connections. Beyond it the connection with the most is closed."""
+PROXY_SEND_BYTES = 256 * 1024
+"""What a connection puts together before it hands it to the socket; and what its socket may hold before answers wait
+and nothing more is read from it."""
+PROXY_STREAM_SEND_BYTES = 256 * 1024
+"""Unsent messages of one streaming answer, beyond which its handler waits."""
+PROXY_GREETING_S = 10.0
+"""Within this a connection must have said what it speaks; an HTTP/1.1 request must have its head complete..."""
+PROXY_PARTIAL_S = 10.0
+"""... and an HTTP/2 frame or header block its end."""
+PROXY_REQUEST_S = 60.0
+"""Within this the message or body of a request must be complete..."""
+PROXY_STALL_S = 60.0
+"""... and an HTTP/1.1 client must have taken something of an answer that waits for it."""
+PROXY_IDLE_S = 120.0
+"""An HTTP/1.1 connection without a request for this long is closed. HTTP/2 connections stay; one that has been silent
+for this long is asked for a sign of life..."""
+PROXY_PING_TIMEOUT_S = 20.0
+"""... which must come within this."""
+PROXY_SWEEP_S = 1.0
+"""How often the times above are checked."""
+RPC_DEADLINE_STEP_S = 0.05
+"""Deadlines of calls are kept to this."""
+PROXY_FLOOD_S = 10.0
+"""In this time, one connection may send..."""
+MAX_FLOOD_FRAMES = 20_000
+"""... this many frames beside those that carry requests and a few for each message that it gets..."""
+MAX_FLOOD_RESETS = 20_000
+"""... and may reset this many calls before it had an answer."""
+PROXY_DRAIN_S = 5.0
+"""How long calls may go on when a proxy stops..."""
+PROXY_STOP_S = 1.0
+"""... and how long the news that the others have ended may take to reach their clients."""
+PROXY_BACKLOG = 1024
+"""Connections that the kernel holds until the proxy accepts them."""
+
 # The command line and the Ray head that it starts.
 MAX_STDIN_BYTES = 256 * 1024 * 1024
 """Read from stdin: more than a cluster accepts in one request, unless its limits were raised a hundredfold."""

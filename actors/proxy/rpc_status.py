@@ -1,8 +1,12 @@
-"""How a gRPC call ends: its code and text."""
+"""How a gRPC call ends: its code and text, and both as HTTP/2 header blocks (gRPC over HTTP/2, "Responses")."""
 
 from __future__ import annotations
 
 from enum import IntEnum
+from urllib.parse import quote
+
+from ...limits import MAX_RPC_STATUS_BYTES
+from .header_blocks import encode_block
 
 
 class RpcCode(IntEnum):
@@ -39,3 +43,25 @@ class RpcError(Exception):
         super().__init__(code, text)
         self.code = code
         self.text = text
+
+
+# Not to be raised: an exception keeps the frames that it went through.
+DEADLINE_EXCEEDED = RpcError(RpcCode.DEADLINE_EXCEEDED, "context deadline exceeded")
+CANCELED = RpcError(RpcCode.CANCELLED, "context canceled")
+SERVER_STOPPED = RpcError(RpcCode.UNAVAILABLE, "etcdserver: server stopped")
+
+_HEAD = ((b":status", b"200"), (b"content-type", b"application/grpc"))
+_PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+"""What stays as it is in a status text; all else becomes %XX."""
+
+ANSWER_HEAD = encode_block(_HEAD)
+"""The header block that begins an answer."""
+OK_TRAILERS = encode_block(((b"grpc-status", b"0"),))
+"""The header block that ends a successful one."""
+
+
+def encode_status(error: RpcError, *, alone: bool) -> bytes:
+    """The header block that ends a failed call; ``alone`` if it is the whole answer ("Trailers-Only")."""
+    text = quote(error.text.encode()[:MAX_RPC_STATUS_BYTES], safe=_PRINTABLE).encode()
+    status = ((b"grpc-status", b"%d" % error.code), *(((b"grpc-message", text),) if text else ()))
+    return encode_block((*_HEAD, *status) if alone else status)

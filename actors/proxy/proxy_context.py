@@ -1,0 +1,110 @@
+"""What all connections of one proxy share: its methods, its memory, its deadlines, its log, and the list of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from ...limits import MAX_ADMISSION_CHECKS
+from ..logs import MemberLog
+from .call_deadlines import CallDeadlines
+from .held_bytes import HeldBytes
+from .http_exchange import HttpHandler
+from .request_heads import RequestHeads
+from .rpc_methods import RpcMethods
+
+
+class ProxyConnection(Protocol):
+    """One client's connection, whatever it speaks."""
+
+    def idle_since(self) -> float | None:
+        """Since when it has had no request, in the loop's time; ``None`` if it has one."""
+
+    def check_times(self, now: float) -> None:
+        """Close what has taken too long."""
+
+    def drain(self) -> None:
+        """Take no new requests, and close when those that run have ended."""
+
+    def stop(self) -> None:
+        """End the requests that run, and close."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
+class ProxyContext:
+    """See the module.
+
+    Args:
+        loop: the proxy's.
+        methods: what it serves by gRPC.
+        http: what it serves by plain HTTP.
+        log: for an operator.
+        held: the bound of its memory.
+        max_connections: another one displaces an idle one.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        methods: RpcMethods,
+        http: HttpHandler,
+        log: MemberLog,
+        held: HeldBytes,
+        max_connections: int,
+    ) -> None:
+        self.loop = loop
+        self.heads = RequestHeads(methods)
+        self.http = http
+        self.log = log
+        self.held = held
+        self.deadlines = CallDeadlines(loop)
+        self.draining = False
+        self._max_connections = max_connections
+        self._connections: dict[ProxyConnection, None] = {}
+
+    def add(self, connection: ProxyConnection) -> bool:
+        """List a new connection; ``False`` if there is no room for it.
+
+        If there are too many, the one that has been idle longest of those which are looked at is closed. These are few,
+        so that a flood of connections costs little, and others are looked at the next time.
+        """
+        if len(self._connections) >= self._max_connections and not self._close_an_idle_one():
+            self.log.log(logging.WARNING, "refuses connections: %d are open", len(self._connections))
+            return False
+        self._connections[connection] = None
+        return True
+
+    def replace(self, old: ProxyConnection, new: ProxyConnection) -> None:
+        """A connection has said what it speaks."""
+        self._connections.pop(old, None)
+        self._connections[new] = None
+
+    def discard(self, connection: ProxyConnection) -> None:
+        """A connection is closed."""
+        self._connections.pop(connection, None)
+
+    def connections(self) -> list[ProxyConnection]:
+        """All that are open."""
+        return list(self._connections)
+
+    def report_abuse(self, what: str) -> None:
+        """Log why a connection was closed."""
+        self.log.log(logging.WARNING, "closed a connection: %s", what)
+
+    def _close_an_idle_one(self) -> bool:
+        looked_at: list[tuple[float, ProxyConnection]] = []
+        for connection in list(self._connections)[:MAX_ADMISSION_CHECKS]:
+            since = connection.idle_since()
+            if since is not None:
+                looked_at.append((since, connection))
+            del self._connections[connection]
+            self._connections[connection] = None
+        if not looked_at:
+            return False
+        _, idle = min(looked_at, key=lambda pair: pair[0])
+        self.discard(idle)
+        idle.abort()
+        return True

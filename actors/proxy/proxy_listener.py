@@ -1,0 +1,179 @@
+"""A proxy's port: accepts connections, and tells HTTP/2 from HTTP/1.1 by the first bytes.
+
+etcd's clients take one address for gRPC, for JSON, for health and for metrics, so one port has to speak both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import socket
+from typing import cast
+
+from ...limits import (
+    MAX_PROXY_CONNECTIONS,
+    POLL_PAUSE_S,
+    PROXY_BACKLOG,
+    PROXY_DESCRIPTOR_DIVISOR,
+    PROXY_DRAIN_S,
+    PROXY_GREETING_S,
+    PROXY_STOP_S,
+    PROXY_SWEEP_S,
+)
+from ..logs import MemberLog
+from .held_bytes import HeldBytes
+from .http1_protocol import Http1Protocol
+from .http2_frames import PREFACE
+from .http2_protocol import Http2Protocol
+from .http_exchange import HttpHandler, answer_not_found
+from .proxy_context import ProxyContext
+from .rpc_methods import RpcMethods
+
+_TLS_HANDSHAKE = 0x16
+
+
+class Greeting(asyncio.Protocol):
+    """A connection that has not said what it speaks."""
+
+    def __init__(self, context: ProxyContext) -> None:
+        self._context = context
+        self._since = context.loop.time()
+        self._data = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self._transport = cast(asyncio.Transport, transport)
+        if not self._context.add(self):
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Its first bytes."""
+        self._data += data
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._data[0] == _TLS_HANDSHAKE:
+            self._context.report_abuse("it speaks TLS, and this port does not")
+            transport.abort()
+            return
+        if self._data.startswith(PREFACE):
+            protocol: Http2Protocol | Http1Protocol = Http2Protocol(self._context)
+        elif not PREFACE.startswith(self._data):
+            protocol = Http1Protocol(self._context)
+        else:
+            return
+        transport.set_protocol(protocol)
+        self._context.replace(self, protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(self._data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client is gone."""
+        self._transport = None
+        self._context.discard(self)
+
+    def idle_since(self) -> float | None:
+        """Since the beginning."""
+        return self._since
+
+    def check_times(self, now: float) -> None:
+        """Close a connection that says nothing."""
+        if now - self._since > PROXY_GREETING_S:
+            self.abort()
+
+    def drain(self) -> None:
+        """Close."""
+        self.abort()
+
+    def stop(self) -> None:
+        """Close."""
+        self.abort()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class ProxyListener:
+    """See the module. Made and used on the loop that serves.
+
+    Args:
+        methods: what is served by gRPC.
+        log: for an operator.
+        http: what is served by plain HTTP.
+        held: the bound of the memory.
+        max_connections: at most; fewer if the process may not open enough descriptors.
+    """
+
+    def __init__(
+        self,
+        methods: RpcMethods,
+        log: MemberLog,
+        http: HttpHandler = answer_not_found,
+        held: HeldBytes | None = None,
+        max_connections: int = MAX_PROXY_CONNECTIONS,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if descriptors != resource.RLIM_INFINITY:
+            max_connections = min(max_connections, descriptors // PROXY_DESCRIPTOR_DIVISOR)
+        self.context = ProxyContext(loop, methods, http, log, held or HeldBytes(), max_connections)
+        self._loop = loop
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def listen(self, host: str, port: int) -> tuple[str, int]:
+        """Begin to accept connections; returns the address. Port 0 is any free one.
+
+        Raises:
+            OSError: the address cannot be had.
+        """
+        self._server = await self._loop.create_server(
+            lambda: Greeting(self.context), host, port, backlog=PROXY_BACKLOG, family=socket.AF_UNSPEC
+        )
+        self._sweeper = self._loop.call_later(PROXY_SWEEP_S, self._sweep)
+        address = self._server.sockets[0].getsockname()
+        return address[0], address[1]
+
+    def connection_count(self) -> int:
+        """Connections that are open."""
+        return len(self.context.connections())
+
+    async def close(self, grace: float = PROXY_DRAIN_S) -> None:
+        """Accept no more, let calls end for ``grace`` seconds, end the others, and close all connections."""
+        if self._server is None:
+            return
+        self._server.close()
+        for connection in self.context.connections():
+            connection.drain()
+        await self._wait_for_clients(grace)
+        for connection in self.context.connections():
+            connection.stop()
+        await self._wait_for_clients(PROXY_STOP_S)
+        for connection in self.context.connections():
+            connection.abort()
+        await asyncio.sleep(0)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self.context.deadlines.close()
+        self._server = None
+
+    async def _wait_for_clients(self, seconds: float) -> None:
+        """Wait until all connections are closed, but no longer."""
+        until = self._loop.time() + seconds
+        while self.context.connections() and self._loop.time() < until:
+            await asyncio.sleep(min(POLL_PAUSE_S, seconds))
+
+    def _sweep(self) -> None:
+        """Check the times of all connections."""
+        self._sweeper = self._loop.call_later(PROXY_SWEEP_S, self._sweep)
+        now = self._loop.time()
+        for connection in self.context.connections():
+            try:
+                connection.check_times(now)
+            except Exception as error:
+                self.context.log.log(logging.ERROR, "a connection's times", exc_info=error)
+                connection.abort()

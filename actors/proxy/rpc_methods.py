@@ -1,0 +1,159 @@
+"""What services register: methods by path, each with a handler, and what a handler knows of its call.
+
+A handler is one of three kinds:
+
+- *unary*: ``async def handler(request: bytes, call: RpcCall) -> bytes``;
+- *direct*: ``def handler(request: bytes, call: UnaryCall) -> None``, which ends the call at once or later, from the
+  loop's thread, by ``call.answer`` or ``call.fail``. It costs no task, so it is for calls that come by the thousand;
+- *stream*: ``async def handler(call: StreamCall) -> None``, for streams of requests, of answers, or of both.
+
+All run on the proxy's loop. A coroutine is cancelled when its client is gone or its deadline has passed; a direct
+handler may ask to be told (``call.when_ended``). What a handler raises as :class:`RpcError` reaches the client; any
+other exception is logged, and the client gets ``UNKNOWN``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Final, TypeAlias
+
+from .rpc_status import RpcCode, RpcError
+
+
+class RpcCall:
+    """What a handler knows of its call.
+
+    Attributes:
+        method: the path, ``/etcdserverpb.KV/Range``.
+        metadata: the first value of each name, in lower case. Not to be changed.
+        deadline: in seconds of ``time.monotonic``; infinity if the client named none.
+        ended: whether the call is over, so that nobody waits for an answer.
+        when_ended: called once if the call ends in another way than by its handler.
+    """
+
+    __slots__ = ("deadline", "ended", "metadata", "method", "when_ended")
+
+    def __init__(self, method: str, metadata: Mapping[str, str], deadline: float = math.inf) -> None:
+        self.method = method
+        self.metadata = metadata
+        self.deadline = deadline
+        self.ended = False
+        self.when_ended: Callable[[], None] | None = None
+
+    def time_left(self) -> float:
+        """Seconds until the deadline, not less than 0."""
+        return max(0.0, self.deadline - time.monotonic())
+
+
+class UnaryCall(RpcCall, ABC):
+    """A call with one request and one answer. Once it has ended, :meth:`answer` and :meth:`fail` do nothing."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def answer(self, message: bytes) -> None:
+        """End the call with its answer."""
+
+    @abstractmethod
+    def fail(self, error: RpcError) -> None:
+        """End the call without one."""
+
+
+class StreamCall(RpcCall, ABC):
+    """A call in which either side may send many messages."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    async def receive(self) -> bytes | None:
+        """The client's next message; ``None`` when it has sent all.
+
+        Raises:
+            RpcError: what came is not a message; the handler should let it through.
+        """
+
+    @abstractmethod
+    async def send(self, message: bytes) -> None:
+        """Send a message; waits while too much of what was sent before has not left.
+
+        Raises:
+            RpcError: the call has ended.
+        """
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """The client's messages to the last one."""
+        return self._messages()
+
+    async def _messages(self) -> AsyncIterator[bytes]:
+        while (message := await self.receive()) is not None:
+            yield message
+
+
+UnaryHandler: TypeAlias = Callable[[bytes, RpcCall], Awaitable[bytes]]
+DirectHandler: TypeAlias = Callable[[bytes, UnaryCall], None]
+StreamHandler: TypeAlias = Callable[[StreamCall], Awaitable[None]]
+
+
+class RpcMethod:
+    """A registered method; exactly one of the handlers is set."""
+
+    __slots__ = ("direct", "path", "stream", "unary")
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        unary: UnaryHandler | None = None,
+        direct: DirectHandler | None = None,
+        stream: StreamHandler | None = None,
+    ) -> None:
+        self.path: Final = path
+        self.unary: Final = unary
+        self.direct: Final = direct
+        self.stream: Final = stream
+
+
+class RpcMethods:
+    """The methods that a proxy serves. All are added before it listens."""
+
+    def __init__(self) -> None:
+        self._methods: dict[str, RpcMethod] = {}
+        self._services: set[str] = set()
+
+    def add_unary(self, path: str, handler: UnaryHandler) -> None:
+        """Serve a method by a coroutine."""
+        self._add(RpcMethod(path, unary=handler))
+
+    def add_direct(self, path: str, handler: DirectHandler) -> None:
+        """Serve a unary method by a function."""
+        self._add(RpcMethod(path, direct=handler))
+
+    def add_stream(self, path: str, handler: StreamHandler) -> None:
+        """Serve a method with a stream of requests or of answers."""
+        self._add(RpcMethod(path, stream=handler))
+
+    def _add(self, method: RpcMethod) -> None:
+        assert method.path not in self._methods, method.path
+        self._methods[method.path] = method
+        self._services.add(method.path[1:].rpartition("/")[0])
+
+    def find(self, path: str) -> RpcMethod:
+        """The method with that path.
+
+        Raises:
+            RpcError: there is none; the text is that of gRPC for Go.
+        """
+        method = self._methods.get(path)
+        if method is not None:
+            return method
+        service, slash, name = path.removeprefix("/").rpartition("/")
+        if not slash:
+            text = f'malformed method name: "{path}"'
+        elif service not in self._services:
+            text = f"unknown service {service}"
+        else:
+            text = f"unknown method {name} for service {service}"
+        raise RpcError(RpcCode.UNIMPLEMENTED, text)

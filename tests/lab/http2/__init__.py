@@ -1,0 +1,1 @@
+"""The proxy's HTTP side without sockets: frames by hand, and an owner that records."""
