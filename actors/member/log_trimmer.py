@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from time import monotonic
 
 from ...limits import SLOW_S, Limits
 from ...store.data_dir import DataDir
+from .operator_log import OperatorLog
 from .snapshots import Background, Snapshots
 
 
@@ -18,7 +18,7 @@ class LogTrimmer:
         snapshots: those that it sends; the log must continue them.
         limits: the cluster's limits.
         background: runs the flush of the state elsewhere.
-        slow_sync: told of a slow flush of the state: its seconds, and up to which index the log is trimmed.
+        operator_log: told of flushes that are slow or fail.
     """
 
     def __init__(
@@ -27,18 +27,19 @@ class LogTrimmer:
         snapshots: Snapshots,
         limits: Limits,
         background: Background,
-        slow_sync: Callable[[float, int], None],
+        operator_log: OperatorLog,
     ) -> None:
         self._folder = folder
         self._snapshots = snapshots
         self.limits = limits
         self._background = background
-        self._slow_sync = slow_sync
+        self._operator_log = operator_log
         self._flushing = False
 
     def trim(self) -> None:
         """If the log is long enough, have the state flushed in the background, and trim up to what was applied before:
-        otherwise a crash could leave neither the entries nor their effect."""
+        otherwise a crash could leave neither the entries nor their effect. After a flush that has failed nothing is
+        trimmed, and the next sweep tries again."""
         log, state = self._folder.log, self._folder.state
         if self._flushing or state.lost or self._last_index_to_trim() < log.first_index():
             return
@@ -50,8 +51,12 @@ class LogTrimmer:
             self._flushing = False
             trim_to = min(self._last_index_to_trim(), flushed)
             if (took := monotonic() - began) >= SLOW_S:
-                self._slow_sync(took, trim_to)
-            if error is None and self._folder.state is state and log.first_index() <= trim_to:
+                self._operator_log.slow_sync(took, trim_to)
+            if self._folder.state is not state:
+                return
+            if error is not None:
+                self._operator_log.failed_sync(error)
+            elif log.first_index() <= trim_to:
                 log.trim(trim_to, configuration)
 
         self._background(state.flush, trim)

@@ -182,6 +182,10 @@ class OperatorLog:
         """The flush of the state took longer than ``SLOW_S``."""
         self.log.info("slow disk: flush of the state took %.3f s, before trimming the log up to %d", seconds, trim_to)
 
+    def failed_sync(self, error: Exception) -> None:
+        """The flush of the state has failed."""
+        self.log.warning("the log cannot be trimmed: the flush of the state has failed: %s", error)
+
     def slow_apply(self, seconds: float, entries: Sequence[Entry]) -> None:
         """Applying entries took longer than ``SLOW_S``."""
         sizes = [len(entry.data) for entry in entries]

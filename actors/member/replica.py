@@ -137,7 +137,7 @@ class Replica:
         self.hashing = Hashing(background, throttle, folder.state.applied_index)
         self._checked_at = clock()
         """When a leader last had the members' contents compared."""
-        self._trimmer = LogTrimmer(folder, self._snapshots, limits, background, self._operator_log.slow_sync)
+        self._trimmer = LogTrimmer(folder, self._snapshots, limits, background, self._operator_log)
         self._compaction = CompactionPacer(self._turn, clock())
         self._last_tick = clock()
         """The time up to which the core has counted ticks."""

@@ -11,6 +11,7 @@ import pytest
 from lab.store_model import encode
 from raykeeper.actors.member.events import BackgroundDone, Proposal
 from raykeeper.actors.member.replica import Replica
+from raykeeper.errors import NoSpace
 from raykeeper.limits import Limits, Timings
 from raykeeper.schema.commands import OpenSession
 from raykeeper.store.data_dir import DataDir, DataMissing, FirstMember, Identity
@@ -45,8 +46,12 @@ class Alone:
             self.turn()
 
     def _background(self, work: Callable[[], None], then: Callable[[Exception | None], None]) -> None:
-        work()
-        self.events.append(BackgroundDone(lambda: then(None)))
+        failed: Exception | None = None
+        try:
+            work()
+        except NoSpace as error:
+            failed = error
+        self.events.append(BackgroundDone(lambda: then(failed)))
 
     def turn(self) -> None:
         self.now += 0.1
@@ -91,6 +96,25 @@ def test_what_was_cut_is_durable_in_the_state_before() -> None:
     member.disk.restart()
     folder = DataDir.open(member.disk, "m")
     assert folder.state.applied_index >= folder.log.first_index() - 1
+
+
+def test_a_flush_that_fails_trims_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    member = Alone(log_cut_entries=30, log_keep_entries=5)
+    member.propose(20)
+    member.disk.room = 0
+    with pytest.raises(NoSpace):  # what is applied next ends the process
+        member.propose(30)
+    assert member.folder.log.first_index() == 1
+    assert "flush of the state has failed" in caplog.text
+    last = member.folder.log.last_index()
+    member.disk.crash()
+    member.disk.restart()
+    member.disk.room = None
+    member.folder = DataDir.open(member.disk, "m")
+    member.start()
+    member.propose(5)
+    assert member.folder.log.first_index() > 1
+    assert member.folder.state.applied_index >= last
 
 
 def test_the_log_is_kept_for_a_snapshot_that_is_being_fetched() -> None:
