@@ -26,7 +26,6 @@ from ...limits import (
 )
 from .http_exchange import ClientGone, HttpExchange, run_exchange
 from .proxy_context import ProxyContext
-from .rpc_calls import start_task
 
 
 class Http1Exchange(HttpExchange):
@@ -120,6 +119,8 @@ class Http1Protocol(asyncio.Protocol):
         self._since = self.loop.time()
         """When the last request ended, or the first byte of the next one came."""
         self._begun = False
+        self._droppable = 0
+        """Bytes of a body that may come after its answer."""
         self._closing_since = 0.0
         self._draining = False
 
@@ -185,21 +186,33 @@ class Http1Protocol(asyncio.Protocol):
                 return
             if isinstance(event, h11.Request):
                 self._begin(event)
-            elif isinstance(event, h11.Data) and self._exchange is not None:
-                self._keep(self._exchange, bytes(event.data))
-            elif isinstance(event, h11.EndOfMessage) and self._exchange is not None:
-                self._exchange.complete = True
-                self._exchange.wake()
+            elif isinstance(event, h11.Data):
+                self._take_body(bytes(event.data))
+            elif isinstance(event, h11.EndOfMessage):
+                if self._exchange is None:
+                    self._http.start_next_cycle()
+                else:
+                    self._exchange.complete = True
+                    self._exchange.wake()
 
-    def _keep(self, exchange: Http1Exchange, data: bytes) -> None:
-        """A part of a body; what one read of the socket brings is at most one such."""
-        for at in range(0, len(data), PROXY_STREAM_WINDOW_BYTES):
-            exchange.parts.append(data[at : at + PROXY_STREAM_WINDOW_BYTES])
-        exchange.wake()
+    def _take_body(self, data: bytes) -> None:
+        """A part of a body; what one read of the socket brings is at most one such.
+
+        After an answer it is dropped, as far as the client may have sent it before it saw the answer.
+        """
+        exchange = self._exchange
+        if exchange is not None:
+            for at in range(0, len(data), PROXY_STREAM_WINDOW_BYTES):
+                exchange.parts.append(data[at : at + PROXY_STREAM_WINDOW_BYTES])
+            exchange.wake()
+            return
+        self._droppable -= len(data)
+        if self._droppable < 0:
+            self._close()
 
     def _begin(self, request: h11.Request) -> None:
         self._exchange = Http1Exchange(self, request)
-        self._task = start_task(self.loop, self._run(self._exchange))
+        self._task = self.loop.create_task(self._run(self._exchange))
 
     async def _run(self, exchange: Http1Exchange) -> None:
         try:
@@ -210,15 +223,19 @@ class Http1Protocol(asyncio.Protocol):
             self._end_cycle()
 
     def _end_cycle(self) -> None:
-        """After an answer: the next request, if client and server are both through with this one."""
+        """After an answer: the next request, once client and server are both through with this one."""
         self._since = self.loop.time()
         self._begun = bool(self._http.trailing_data[0])
         if self._transport is None or self._closing_since:
             return
-        if self._draining or self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+        theirs = self._http.their_state
+        if self._draining or self._http.our_state is not h11.DONE or theirs not in (h11.DONE, h11.SEND_BODY):
             self._close()
             return
-        self._http.start_next_cycle()
+        if theirs is h11.DONE:
+            self._http.start_next_cycle()
+        else:
+            self._begun, self._droppable = True, PROXY_SEND_BYTES
         self._take_events()
 
     def _refuse(self, error: h11.RemoteProtocolError) -> None:

@@ -108,6 +108,21 @@ def test_pipelined_requests(port: Port) -> None:
     assert answer.count(b"HTTP/1.1 200") == 21
 
 
+def test_a_body_that_the_answer_did_not_wait_for(port: Port) -> None:
+    """A small one is dropped, and the connection goes on; a large one ends it."""
+    with socket.create_connection((port.host, port.port), timeout=10) as sock:
+        for _ in range(3):
+            sock.sendall(b"POST /elsewhere HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n")
+            assert sock.recv(1000).startswith(b"HTTP/1.1 404")
+            sock.sendall(bytes(100_000))
+        sock.sendall(b"POST /elsewhere HTTP/1.1\r\nhost: x\r\ncontent-length: 100000000\r\n\r\n")
+        assert sock.recv(1000).startswith(b"HTTP/1.1 404")
+        with suppress(ConnectionResetError, BrokenPipeError):
+            for _ in range(1000):
+                sock.sendall(bytes(100_000))
+            pytest.fail("it takes all")
+
+
 def test_http_1_0(port: Port) -> None:
     answer = by_hand(port, b"GET /lines?3 HTTP/1.0\r\n\r\n")
     assert b"chunked" not in answer
