@@ -190,7 +190,7 @@ WATCH_THREADS = 128
 MAX_MEMBERS = 9
 """Members that a spec may ask for: each more makes every write wait for more disks; seven survive three failures."""
 PROMOTE_LAG_ENTRIES = 100
-"""Log entries by which a learner may lag behind the leader when it becomes a voter."""
+"""Entries of the leader's log that a learner may still lack when it becomes a voter."""
 FRESH_FRACTION = 0.25
 """Fraction of two election timeouts: a member heard from within this time surely counts for the quorum after a
 change."""

@@ -98,7 +98,7 @@ def pause(seconds: float) -> None:
         RequestTimeout: the deadline of the current call has passed: there is no further check.
     """
     if not time_left():
-        raise RequestTimeout("it was not done in time; what was started may still be done", applied=None)
+        raise RequestTimeout("the time for this call is over; what it has started may still take effect", applied=None)
     time.sleep(at_most(seconds))
 
 

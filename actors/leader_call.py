@@ -112,7 +112,10 @@ def _ask_leader(cluster_name: str, frame: Any, deadline: float) -> Answer:
                 continue
             problem = f"{member_name(member)}: {reply.message or reply.refusal.name.lower().replace('_', ' ')}"
             if reply.refusal is Refusal.WRONG_CLUSTER:
-                raise ClusterMismatch(f"cluster {cluster_name} has another id: it is not the requested one")
+                raise ClusterMismatch(
+                    f"the members named after cluster {cluster_name} belong to a cluster with another id than the one "
+                    "that was asked for"
+                )
             if reply.refusal is Refusal.INVALID:
                 raise InvalidArgument(reply.message)
             unknown = unknown or reply.refusal in (Refusal.LOST, Refusal.TIMED_OUT)

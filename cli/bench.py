@@ -40,7 +40,15 @@ def _duration(text: str) -> float:
 
 @click.command()
 @options(common, beginning_option)
-@click.option("--seconds", "each", type=_duration, default=2.0, show_default=True, help="For each measurement.")
+@click.option(
+    "--seconds",
+    "each",
+    type=_duration,
+    metavar="SECONDS",
+    default=2.0,
+    show_default=True,
+    help="For each measurement.",
+)
 @click.option(
     "--in-flight", type=WholeNumber(1, BENCH_MAX_IN_FLIGHT), default=100, show_default=True, help="Calls at a time."
 )

@@ -59,7 +59,7 @@ def revoke(cluster: str, address: str | None, output: str, timeout: float, id: i
 @click.option("--keys", is_flag=True, help="Also print the keys attached to it.")
 @options(common, timeout_option)
 def time_to_live(cluster: str, address: str | None, output: str, timeout: float, id: int, keys: bool) -> None:
-    """Print the remaining time of a lease. `lease ttl` is the same."""
+    """Print the remaining time of a lease. `ttl` and `timetolive` are the same."""
     with open_client(cluster, address, timeout) as kv:
         info = kv.time_to_live(id, keys=keys)
     line = f"lease {id:x} granted with TTL({info.ttl:g}s), remaining({info.remaining:.1f}s)"

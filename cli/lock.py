@@ -47,7 +47,9 @@ _common = options(
     cluster_option,
     address_option,
     output_option,
-    click.option("--ttl", type=seconds, default=10.0, show_default=True, help="Seconds until it is free if this dies."),
+    click.option(
+        "--ttl", type=seconds, default=10.0, show_default=True, help="Seconds until it is free if this process dies."
+    ),
     click.option("--timeout", type=seconds_or_none, help="Seconds to wait for it (default: forever)."),
 )
 

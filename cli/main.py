@@ -266,10 +266,22 @@ _put = options(
 )
 _get = options(
     keys_option,
-    click.option("--limit", type=WholeNumber(0, MAX_NUMBER), default=0, help="The most keys to print."),
+    click.option(
+        "--limit", type=WholeNumber(0, MAX_NUMBER), default=0, help="Print at most this many keys (default: all)."
+    ),
     click.option("--rev", type=WholeNumber(1, MAX_NUMBER), help="Read as of this revision."),
-    click.option("--sort", type=click.Choice(["key", "version", "create_revision", "mod_revision", "value"])),
-    click.option("--order", type=click.Choice(["ascend", "descend"]), default="ascend"),
+    click.option(
+        "--sort",
+        type=click.Choice(["key", "version", "create_revision", "mod_revision", "value"]),
+        help="Sort by this (default: key).",
+    ),
+    click.option(
+        "--order",
+        type=click.Choice(["ascend", "descend"]),
+        default="ascend",
+        show_default=True,
+        help="Order of the sort.",
+    ),
     click.option("--keys-only", is_flag=True, help="Omit the values."),
     click.option("--count-only", is_flag=True, help="Print only the number of keys."),
 )

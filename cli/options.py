@@ -128,7 +128,9 @@ address_option = click.option(
     "--address", envvar="RAY_ADDRESS", help="Ray cluster to attach to (default: the one that runs)."
 )
 output_option = output_as("simple", "json", "table")
-cluster_option = click.option("--cluster", envvar="RAYKEEPER_CLUSTER", default="default", help="Name of the cluster.")
+cluster_option = click.option(
+    "--cluster", envvar="RAYKEEPER_CLUSTER", default="default", show_default=True, help="Name of the cluster."
+)
 
 
 def _cover(ctx: click.Context, option: click.Parameter, given: float) -> float:

@@ -354,7 +354,7 @@ class WatchBatch(msgspec.Struct, frozen=True, array_like=True):
 class Watched(msgspec.Struct, frozen=True, array_like=True, tag=8):
     """Events of a stream. The answers of a stream are numbered from 1 and take effect in that order.
 
-    With this answer, all watches of the stream have seen everything up to ``revision``, except those in ``behind``.
+    With this answer, all watches of the stream have seen everything up to ``revision``, except those in ``lagging``.
     """
 
     number: int
@@ -363,8 +363,8 @@ class Watched(msgspec.Struct, frozen=True, array_like=True, tag=8):
     created: tuple[tuple[int, int], ...] = ()
     """(id, first revision that it will see) of the watches that have started."""
     batches: tuple[WatchBatch, ...] = ()
-    behind: tuple[int, ...] = ()
-    """Watches that lag: they have more to read up to ``revision``."""
+    lagging: tuple[int, ...] = ()
+    """Ids of the watches that have more to read up to ``revision``."""
     compacted: tuple[tuple[int, int], ...] = ()
     """(id, compact revision) of the watches that ended because their next revision is compacted."""
     stale: bool = False

@@ -73,7 +73,7 @@ class GuardedView(View):
             raise InvalidArgument("compaction cannot be guarded: compact through an ordinary handle")
         yield from super().compact(revision)
 
-    def _behind_fences(self, request_id: object, command: Put | Delete | Txn | LeaseGrant) -> RequestId | None:
+    def _guarded_request_id(self, request_id: object, command: Put | Delete | Txn | LeaseGrant) -> RequestId | None:
         """The name of a guarded write.
 
         The token is not part of the operation that the name is bound to: a task that runs again holds the lock under
@@ -87,7 +87,7 @@ class GuardedView(View):
 
     def _guarded(self, command: Put | Delete | Txn | LeaseGrant, request_id: object) -> Steps[Answer]:
         """Steps that run a write only if all comparisons hold, in one transaction. Raises ``LockLost`` if not."""
-        answer = yield Call(Txn(self.fences, (command,), ()), False, self._behind_fences(request_id, command))
+        answer = yield Call(Txn(self.fences, (command,), ()), False, self._guarded_request_id(request_id, command))
         if not isinstance(answer, TxnAnswer):
             raise Unavailable(f"the cluster answered {type(answer).__name__} to a guarded write", applied=None)
         if not answer.succeeded:

@@ -124,25 +124,7 @@ def decide(
     cluster = _one_cluster(name, places, live, configuration, data_dir)
     places = [place for place in places if _identity(place).cluster == cluster]
     if not cluster:
-        damaged = [
-            f"{found.folder} on {node.address}: {found.damage}"
-            for node, inventory in inventories
-            for found in inventory.found
-            if found.damage
-        ]
-        if damaged:
-            raise DataCorrupted(f"{'; '.join(damaged)}. {if_gone(name, 0, data_dir)}")
-        refused = refusal(name, data_dir, inventories, evidence)
-        if refused is not None:
-            raise refused
-        asked = [(node, inventory) for node, inventory in inventories if may_hold(node, placement)]
-        silent = [inventory.problem for _, inventory in asked if inventory.silent]
-        if silent:
-            raise Unavailable(f"cannot tell whether there is data of cluster {name}: {'; '.join(silent)}")
-        unreadable = [f"{node.address}: {inventory.problem}" for node, inventory in asked if inventory.problem]
-        if unreadable:
-            raise SpecError("spec", "data_dir", f"a folder that can be read on every node; {'; '.join(unreadable)}")
-        return Bootstrap()
+        return _without_data(name, inventories, evidence, data_dir, placement)
     marker = newest_marker(
         [each for _, inventory in inventories for each in inventory.markers if each.cluster == cluster]
     )
@@ -176,15 +158,7 @@ def decide(
     lacking = _lacks_quorum(configuration, there)
     error = ""
     if lacking:
-        error = (
-            f"cluster {name} (id {cluster:x}) has {len(configuration.voters)} voting members and needs more than half; "
-            f"the data of these was not found on any Ray node that is alive: {', '.join(map(str, missing))}"
-        ) + "".join(
-            f"; {problem}"
-            for problem in (*(inventory.problem for _, inventory in inventories if inventory.problem), *others)
-        )
-        error += ". Bring their nodes back, and launch again; if their data is gone for good, see operations.md"
-        error += f', "A majority is lost for good". {if_gone(name, cluster, data_dir)}'
+        error = _what_is_missing(name, cluster, configuration, missing, inventories, others, data_dir)
     if not live and missing and not configuration.index:
         waiting = {place.name: place for place in reserved if place.found.reserved == cluster}
         if first and all(listed.id in by_member or listed.name in waiting for listed in first.values()):
@@ -193,6 +167,55 @@ def decide(
     if lacking:
         raise MembersMissing(error)
     return start
+
+
+def _without_data(
+    name: str,
+    inventories: Sequence[tuple[RayNode, NodeInventory]],
+    evidence: Evidence,
+    data_dir: str,
+    placement: Sequence[str],
+) -> Bootstrap:
+    """Nothing that can be read was found of a cluster of that name: bootstrap, but only if nothing speaks for one
+    and every node that counts has answered (see ``decide``)."""
+    damaged = [
+        f"{found.folder} on {node.address}: {found.damage}"
+        for node, inventory in inventories
+        for found in inventory.found
+        if found.damage
+    ]
+    if damaged:
+        raise DataCorrupted(f"{'; '.join(damaged)}. {if_gone(name, 0, data_dir)}")
+    refused = refusal(name, data_dir, inventories, evidence)
+    if refused is not None:
+        raise refused
+    asked = [(node, inventory) for node, inventory in inventories if may_hold(node, placement)]
+    silent = [inventory.problem for _, inventory in asked if inventory.silent]
+    if silent:
+        raise Unavailable(f"cannot tell whether there is data of cluster {name}: {'; '.join(silent)}")
+    unreadable = [f"{node.address}: {inventory.problem}" for node, inventory in asked if inventory.problem]
+    if unreadable:
+        raise SpecError("spec", "data_dir", f"a folder that can be read on every node; {'; '.join(unreadable)}")
+    return Bootstrap()
+
+
+def _what_is_missing(
+    name: str,
+    cluster: int,
+    configuration: Configuration,
+    missing: Sequence[Missing],
+    inventories: Sequence[tuple[RayNode, NodeInventory]],
+    others: Sequence[str],
+    data_dir: str,
+) -> str:
+    """Why there is no quorum, and what to do about it."""
+    problems = [*(inventory.problem for _, inventory in inventories if inventory.problem), *others]
+    return (
+        f"cluster {name} (id {cluster:x}) has {len(configuration.voters)} voting members and needs more than half; "
+        f"the data of these was not found on any Ray node that is alive: {', '.join(map(str, missing))}"
+        f"{''.join(f'; {problem}' for problem in problems)}. Bring their nodes back, and launch again; if their data "
+        f'is gone for good, see operations.md, "A majority is lost for good". {if_gone(name, cluster, data_dir)}'
+    )
 
 
 def _lacks_quorum(configuration: Configuration, there: Collection[int]) -> bool:

@@ -66,7 +66,7 @@ class MembershipOps:
             {0: placement.node}, node_storage.survey, {0: (self.data_dir, self.cluster_name)}, SURVEY_TIMEOUT_S
         )[0]
         if inventory.problem:
-            raise Unavailable(f"no member can live on Ray node {placement.node.address}: {inventory.problem}")
+            raise Unavailable(f"no member can be placed on Ray node {placement.node.address}: {inventory.problem}")
         answer = self._administer(ReserveMember(nonce, placement.pin, inventory.base, replaces, voter))
         assert isinstance(answer, MemberReserved)
         member = answer.member
@@ -114,7 +114,7 @@ class MembershipOps:
         """Make a learner a voter; the member that it replaces, if any, leaves in the same joint change.
 
         Raises:
-            NotCaughtUp: it lags too far behind the leader's log.
+            NotCaughtUp: it lacks too many entries of the leader's log.
             Unavailable: there is no leader, or too few voters that can be heard would remain.
         """
         changes = [MemberChange(ChangeKind.ADD_VOTER, member)]

@@ -49,7 +49,7 @@ def restart_all(cluster_name: str, deadline: float) -> int:
         if left[0] == leader.member and len(observation.configuration.voters) > 1:
             _hand_over(cluster_name, observation, deadline)
         done[left[0]] = observation.statuses[left[0]].pid
-        _restart(observation.actors[left[0]], deadline)
+        _restart(left[0], observation.actors[left[0]], deadline)
     last = _wait_whole(cluster_name, done, deadline).leader
     assert last is not None
     return last.active_version
@@ -107,12 +107,12 @@ def _leads(cluster_name: str) -> int:
     return 0 if leader is None else leader.member
 
 
-def _restart(actor: Any, deadline: float) -> None:
+def _restart(member: int, actor: Any, deadline: float) -> None:
     """End a member's actor and start it again, from the class as it is now, over the same data."""
     try:
         member_spec: MemberSpec = ray.get(actor.member_spec.remote(), timeout=at_most(STATUS_TIMEOUT_S))
     except (ray.exceptions.RayError, TimeoutError) as error:
-        raise Unavailable("a member that was about to be restarted does not answer") from error
+        raise Unavailable(f"{member_name(member)}, which was about to be restarted, does not answer") from error
     ray.wait([actor.stop.remote()], timeout=at_most(STOP_TIMEOUT_S))
     in_time(ray.kill, actor, no_restart=True)
     name = actor_name(member_spec.cluster_name, member_spec.name)

@@ -369,30 +369,7 @@ class Member:
         """Read outside the loop: each number is correct, but they may be of different moments."""
         spec, loop = self._spec, self._loop
         if loop is None:
-            return MemberStatus(
-                cluster_name=spec.cluster_name,
-                cluster=spec.cluster,
-                member=spec.member,
-                name=spec.name,
-                role=self._role,
-                term=0,
-                leader=0,
-                commit_index=0,
-                applied_index=0,
-                last_log_index=0,
-                first_log_index=0,
-                revision=0,
-                compact_revision=0,
-                voters=(),
-                learners=(),
-                db_size=0,
-                pid=os.getpid(),
-                node=self._node_id,
-                why_not_serving=self._why or "it is starting",
-                lost=self._lost,
-                missing=self._missing,
-                version=COMMANDS_VERSION,
-            )
+            return self._status_not_serving()
         node, folder, maintenance = loop.replica.node, loop.replica.folder, self._maintenance
         state, log = folder.state, folder.log
         now, table = member_clock(), state.members.by_id
@@ -433,6 +410,34 @@ class Member:
             caught_up=tuple(sorted(filter(changes.caught_up, node.configuration.members))) if leads else (),
             version=COMMANDS_VERSION,
             active_version=loop.replica.active_version,
+        )
+
+    def _status_not_serving(self) -> MemberStatus:
+        """Of a member without a loop: it says who it is, and why it does not serve."""
+        spec = self._spec
+        return MemberStatus(
+            cluster_name=spec.cluster_name,
+            cluster=spec.cluster,
+            member=spec.member,
+            name=spec.name,
+            role=self._role,
+            term=0,
+            leader=0,
+            commit_index=0,
+            applied_index=0,
+            last_log_index=0,
+            first_log_index=0,
+            revision=0,
+            compact_revision=0,
+            voters=(),
+            learners=(),
+            db_size=0,
+            pid=os.getpid(),
+            node=self._node_id,
+            why_not_serving=self._why or "it is starting",
+            lost=self._lost,
+            missing=self._missing,
+            version=COMMANDS_VERSION,
         )
 
 

@@ -163,7 +163,7 @@ class OperatorLog:
         if sent_to == self._snapshots_to:
             return
         for member in sorted(sent_to - self._snapshots_to):
-            self.log.info("%s lags behind the log and is sent a snapshot", member_name(member))
+            self.log.info("%s needs entries that the log no longer holds, and is sent a snapshot", member_name(member))
         for member in sorted(self._snapshots_to - sent_to):
             if member in progress:
                 index = progress[member].match_index

@@ -175,8 +175,8 @@ class RequestHandler:
             _finish(done, Refused(Refusal.OVERLOADED, self._replica.leader, "the member's inbox is full"))
 
     def _read(self, request: Reads, arrival: float, deadline: float, done: ReplyCallback) -> None:
-        """A linearizable read goes by way of the loop. A serializable one runs at once, unless this member lags behind
-        a revision that the client has already seen (``at_least``)."""
+        """A linearizable read goes by way of the loop. A serializable one runs at once, unless this member has
+        not reached a revision that the client has seen (``at_least``)."""
 
         def make() -> bytes:
             return self._run_reads(request)

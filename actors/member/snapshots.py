@@ -64,7 +64,7 @@ class Snapshots:
         """A chunk is being written."""
         self._checking = ""
         """The id of the snapshot that is being verified, empty for none."""
-        self._rest_until = 0.0
+        self._paused_until = 0.0
         """No snapshot is made or received before this time: our disk has failed."""
 
     # -- sending ------------------------------------------------------------------------------------------------------
@@ -75,9 +75,9 @@ class Snapshots:
         if self._meta is not None and self._meta.index >= wanted:
             self._last_used = self._clock()
             return self._meta
-        able = not state.lost and state.applied_index >= wanted and self._clock() >= self._rest_until
+        able = not state.lost and state.applied_index >= wanted and self._clock() >= self._paused_until
         if able and not self._making:
-            self._make()
+            self._make_snapshot()
         return None
 
     def read_chunk(self, meta: SnapshotMeta, offset: int, size: int) -> bytes | None:
@@ -126,7 +126,7 @@ class Snapshots:
         self._fetched[offset, size] = None
         read: list[bytes] = []
 
-        def there(error: Exception | None) -> None:
+        def fetched(error: Exception | None) -> None:
             if self._outgoing is not outgoing:
                 return
             if error is not None:
@@ -134,7 +134,7 @@ class Snapshots:
             elif (offset, size) in self._fetched:
                 self._fetched[offset, size] = read[0]
 
-        self._background(lambda: read.append(outgoing.read_chunk(offset, size)), there)
+        self._background(lambda: read.append(outgoing.read_chunk(offset, size)), fetched)
 
     def chunk_due(self, now: float) -> bool:
         """Whether a chunk that was not ready is ready now; true once."""
@@ -159,7 +159,7 @@ class Snapshots:
         """Remove snapshots that no member fetches or sends any more: they take disk space, and keep the log long."""
         now = self._clock()
         if self._meta is not None and now - self._last_used >= SNAPSHOT_IDLE_S:
-            self._drop()
+            self._drop_outgoing()
         busy = self._checking or self._storing
         if self._incoming is not None and not busy and now - self._last_chunk >= SNAPSHOT_IDLE_S:
             self._log.info("a snapshot is given up, %s: nothing more of it has come for a while", self.arrival)
@@ -171,21 +171,21 @@ class Snapshots:
         if self._meta is not None and any(meta.id == self._meta.id for meta in metas):
             self._verify_first = True
             self._log.warning("the snapshot of index %d has arrived damaged; another is made", self._meta.index)
-            self._drop()
+            self._drop_outgoing()
 
     def _drop_unreadable(self, error: Exception) -> None:
         self._log.warning("its snapshot cannot be read, and is made again if it is needed: %s", error)
-        self._drop()
+        self._drop_outgoing()
 
-    def _drop(self) -> None:
+    def _drop_outgoing(self) -> None:
         if self._outgoing is not None:
             self._outgoing.remove()
         self._outgoing, self._meta = None, None
         self._fetched.clear()
 
-    def _make(self) -> None:
+    def _make_snapshot(self) -> None:
         self._making = True
-        self._drop()
+        self._drop_outgoing()
         state, verify_first = self._folder.state, self._verify_first
 
         def prepare() -> None:
@@ -193,14 +193,14 @@ class Snapshots:
                 state.verify()
             state.flush()
 
-        self._background(prepare, self._take)
+        self._background(prepare, self._take_checkpoint)
 
-    def _take(self, error: Exception | None) -> None:
+    def _take_checkpoint(self, error: Exception | None) -> None:
         """In the loop, just after a flush: take the checkpoint while applied index and content belong together. Then
         pack it in the background, and publish it only when that has succeeded."""
         self._making = False
         if error is not None:
-            self._rest(error)
+            self._pause_after(error)
             return
         self._verify_first = False
         state = self._folder.state
@@ -212,7 +212,7 @@ class Snapshots:
         except (NoSpace, OSError) as failure:
             if outgoing is not None:
                 outgoing.remove()
-            self._rest(failure)
+            self._pause_after(failure)
             return
         self._making = True
         made = outgoing
@@ -221,7 +221,7 @@ class Snapshots:
             self._making = False
             if error is not None:
                 made.remove()
-                self._rest(error)
+                self._pause_after(error)
                 return
             self._outgoing = made
             self._meta = SnapshotMeta(index, term, configuration, made.id, made.size)
@@ -230,10 +230,10 @@ class Snapshots:
 
         self._background(outgoing.pack, publish)
 
-    def _rest(self, error: Exception) -> None:
+    def _pause_after(self, error: Exception) -> None:
         """The disk failed to store a snapshot or to read one: try again later."""
         self._log.warning("a snapshot can be neither made nor stored now: %s", error)
-        self._rest_until = self._clock() + SNAPSHOT_RETRY_S
+        self._paused_until = self._clock() + SNAPSHOT_RETRY_S
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 
@@ -254,10 +254,10 @@ class Snapshots:
             replaced: called after the snapshot has replaced the state.
         """
         now = self._last_chunk = self._clock()
-        if self._checking or self._storing or now < self._rest_until:
+        if self._checking or self._storing or now < self._paused_until:
             return
         try:
-            incoming = self._arriving(chunk.meta)
+            incoming = self._incoming_for(chunk.meta)
         except (NoSpace, OSError) as error:
             self._give_up_incoming(error)
             return
@@ -269,7 +269,7 @@ class Snapshots:
                 return
             node.snapshot_progress(chunk, incoming.received)
             if incoming.received == chunk.meta.size:
-                self._check(chunk, incoming, node, replaced)
+                self._verify_and_install(chunk, incoming, node, replaced)
 
         def store() -> None:
             incoming.write_chunk(chunk.offset, chunk.data)
@@ -285,7 +285,7 @@ class Snapshots:
         else:
             stored(None)
 
-    def _arriving(self, meta: SnapshotMeta) -> SnapshotSink:
+    def _incoming_for(self, meta: SnapshotMeta) -> SnapshotSink:
         """The snapshot that is arriving, if it is this one; else a new one in its place."""
         incoming = self._incoming
         if incoming is None or incoming.id != meta.id:
@@ -295,7 +295,9 @@ class Snapshots:
             self._log.info("a snapshot of index %d arrives, %d bytes", meta.index, meta.size)
         return incoming
 
-    def _check(self, chunk: InstallSnapshot, incoming: SnapshotSink, node: Node, replaced: Callable[[], None]) -> None:
+    def _verify_and_install(
+        self, chunk: InstallSnapshot, incoming: SnapshotSink, node: Node, replaced: Callable[[], None]
+    ) -> None:
         """The snapshot is whole: verify every byte in the background, and then install it.
 
         The log may be kept only if it holds the snapshot's last entry on disk (paper, section 7); while that entry is
@@ -324,7 +326,7 @@ class Snapshots:
                 self._checking, self._incoming = chunk.meta.id, incoming
                 self._background(lambda: None, install)
                 return
-            self._drop()
+            self._drop_outgoing()
             self._folder.install_snapshot(incoming, keep_log=keep_log)
             self._log.info("has taken over a snapshot of index %d, %d bytes", chunk.meta.index, chunk.meta.size)
             node.snapshot_installed(chunk.meta, log_kept=keep_log)
@@ -337,11 +339,12 @@ class Snapshots:
         if self._incoming is not None:
             self._incoming.remove()
             self._incoming = None
-        self._rest(error)
+        self._pause_after(error)
 
 
 class MemberStorage:
-    """What the core reads of durable state: the member's log, and the snapshot for followers that lag behind it."""
+    """What the core reads of durable state: the member's log, and the snapshot for followers that need what was
+    trimmed."""
 
     def __init__(self, folder: DataDir, snapshots: Snapshots) -> None:
         self._log = folder.log

@@ -321,7 +321,7 @@ def _guarded(records: Sequence[Record], truth: Truth) -> int:
         text, owner, _ = value.split()
         token, (last, last_owner) = int(text), newest.get(key, (0, ""))
         if token < last or (token == last and owner != last_owner):
-            raise Violation(f"{key} at {revision}: {value!r} comes behind token {last} of {last_owner}")
+            raise Violation(f"{key} at {revision}: {value!r} comes after token {last} of {last_owner}")
         newest[key] = (token, owner)
     return checked
 

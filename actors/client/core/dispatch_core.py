@@ -123,7 +123,8 @@ class DispatchCore:
         elif not timeout > 0:
             error = RequestTimeout(f"the timeout of {timeout:g} s left no time to send the request", applied=False)
         elif len(self._calls) >= self._limits.max_pending_requests:
-            error = Unavailable(f"{len(self._calls)} requests of this process wait already", applied=False)
+            waiting = f"{len(self._calls)} requests of this process wait already"
+            error = Unavailable(f"{waiting}, as many as limits.max_pending_requests allows", applied=False)
         elif size is None:
             try:
                 size = request_size(request, self._limits)
@@ -144,9 +145,9 @@ class DispatchCore:
         outbox.fresh.append(call)
         return number
 
-    def give_up(self, call_id: int, now: float) -> None:
+    def give_up(self, number: int, now: float) -> None:
         """The caller no longer waits: the call ends as at its timeout, unless it is over already."""
-        call = self._calls.get(call_id)
+        call = self._calls.get(number)
         if call is not None:
             self._end(call, self._timed_out(call))
             if len(call.outbox.fresh) + len(call.outbox.again) > 2 * len(self._calls) + 64:
@@ -195,13 +196,13 @@ class DispatchCore:
                 self._send(Kind.BATCH, outbox, calls, request, now, out)
         return out
 
-    def on_reply(self, call_id: int, reply: bytes, now: float) -> None:
+    def on_reply(self, frame_number: int, reply: bytes, now: float) -> None:
         """A reply has arrived, maybe late, or for the second time.
 
-        Only a call in ``_in_flight`` is answered. A frame leaves that table at its first reply, so a second reply is
+        Only a frame in ``_in_flight`` is answered. It leaves that table at its first reply, so a second reply is
         dropped; a frame that is waited for no longer (``late``) stays, so its answers still count.
         """
-        inflight = self._in_flight.get(call_id)
+        inflight = self._in_flight.get(frame_number)
         if inflight is None:
             return
         try:
@@ -220,9 +221,9 @@ class DispatchCore:
         else:
             self._lost(inflight, now, f"member {inflight.member} sent a reply of another kind")
 
-    def on_failure(self, call_id: int, now: float, problem: str = "") -> None:
+    def on_failure(self, frame_number: int, now: float, problem: str = "") -> None:
         """The transport gave the frame up. The member may have it all the same; sending it again is safe."""
-        inflight = self._in_flight.get(call_id)
+        inflight = self._in_flight.get(frame_number)
         if inflight is not None:
             self._lost(inflight, now, f"member {inflight.member} cannot be reached{': ' if problem else ''}{problem}")
 

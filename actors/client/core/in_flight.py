@@ -19,9 +19,9 @@ _ITEM_GUESS_BYTES = 256
 
 
 class OutgoingFrame(NamedTuple):
-    """A frame for a member; its reply comes back under the same call number."""
+    """A frame for a member; its reply comes back under the same number."""
 
-    call: int
+    number: int
     member: int
     frame: bytes
 

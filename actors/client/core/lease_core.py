@@ -90,7 +90,7 @@ class _Frame:
 class _Question:
     """An open question for the status of leases."""
 
-    __slots__ = ("asked", "call", "deadline", "done", "member", "number", "sent_at", "suspect_at")
+    __slots__ = ("asked", "deadline", "done", "frame_number", "member", "number", "sent_at", "suspect_at")
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class _Question:
         self.asked = asked
         self.deadline = deadline
         self.done = done
-        self.call = 0
+        self.frame_number = 0
         """Number of the frame in flight, 0 for none."""
         self.member = 0
         self.sent_at = 0.0
@@ -242,47 +242,47 @@ class LeaseCore:
             self._send_keep_alives(now, out)
         if self._questions and now >= self._asking.not_before:
             for question in self._questions.values():
-                if not question.call:
+                if not question.frame_number:
                     self._send_question(question, now, out)
         return out
 
-    def on_reply(self, call: int, reply: bytes, now: float) -> None:
+    def on_reply(self, frame_number: int, reply: bytes, now: float) -> None:
         """A reply has arrived, maybe late, or for the second time; each frame is answered once at most."""
-        frame = self._frames.get(call)
-        question = None if frame is not None else self._asked_by(call)
+        frame = self._frames.get(frame_number)
+        question = None if frame is not None else self._asked_by(frame_number)
         if frame is None and question is None:
             return
         try:
             answer = _decode(reply)
         except msgspec.MsgspecError as error:
-            self.on_failure(call, now, str(error))
+            self.on_failure(frame_number, now, str(error))
             return
         if isinstance(answer, Refused):
             if frame is not None:
-                self._refused_keep_alives(call, frame, answer, now)
+                self._refused_keep_alives(frame_number, frame, answer, now)
             elif question is not None:
                 self._refused_question(question, answer, now)
         elif frame is not None and isinstance(answer, LeasesKept) and len(answer.kept) == len(frame.held):
             self._router.term = max(self._router.term, answer.term)
-            self._kept(call, frame, answer.kept, now)
+            self._kept(frame_number, frame, answer.kept, now)
         elif question is not None and isinstance(answer, LeasesKept if question.asked.keep else LeaseStatuses):
             self._router.term = max(self._router.term, answer.term)
             self._router.note_leader(question.member)
             self._asking.answered(question.member, now - question.sent_at)
             self._answer(question, answer)
         else:
-            self.on_failure(call, now, "it sent a reply of another kind")
+            self.on_failure(frame_number, now, "it sent a reply of another kind")
 
-    def on_failure(self, call: int, now: float, problem: str = "") -> None:
+    def on_failure(self, frame_number: int, now: float, problem: str = "") -> None:
         """The transport gave a frame up. The member may have it all the same; sending it again is safe."""
-        frame = self._frames.get(call)
+        frame = self._frames.get(frame_number)
         if frame is not None:
-            if self._put_back(call, frame, now):
+            if self._put_back(frame_number, frame, now):
                 self._failed(self._keeping, frame.member, problem, now)
             return
-        question = self._asked_by(call)
+        question = self._asked_by(frame_number)
         if question is not None:
-            question.call = 0
+            question.frame_number = 0
             self._failed(self._asking, question.member, problem, now)
 
     def resume(self, now: float) -> None:
@@ -296,7 +296,7 @@ class LeaseCore:
         for held in self._held.values():
             held.keep_at = min(held.keep_at, now)
         for question in self._questions.values():
-            question.call = 0
+            question.frame_number = 0
         self._keep_at = self._lost_at = now
 
     def on_time(self, now: float) -> None:
@@ -311,8 +311,8 @@ class LeaseCore:
         for question in list(self._questions.values()):
             if now >= question.deadline:
                 self._answer(question, self._timed_out())
-            elif question.call and now >= question.suspect_at:
-                question.call = 0
+            elif question.frame_number and now >= question.suspect_at:
+                question.frame_number = 0
                 self._asking.timed_out(question.member, now)
                 self._forget_leader(self._asking, question.member)
 
@@ -325,7 +325,7 @@ class LeaseCore:
             wakeup = min(wakeup, max(self._keep_at, self._keeping.not_before))
         for question in self._questions.values():
             wakeup = min(wakeup, question.deadline)
-            if question.call:
+            if question.frame_number:
                 wakeup = min(wakeup, question.suspect_at)
             elif self._router.members:
                 wakeup = min(wakeup, self._asking.not_before)
@@ -355,14 +355,14 @@ class LeaseCore:
             out.append(OutgoingFrame(self._number, member, _encode(frame)))
         self._update_next_times()
 
-    def _kept(self, call: int, frame: _Frame, kept: Sequence[Kept], now: float) -> None:
+    def _kept(self, frame_number: int, frame: _Frame, kept: Sequence[Kept], now: float) -> None:
         """Take in the leader's word on each lease of a frame.
 
         The guarantee counts from the frame's *sending*, never from its reply, and only grows: a late reply must not
         shorten what a newer one has confirmed. A lease that is lost stays lost.
         """
-        del self._frames[call]
-        if call == self._awaited:
+        del self._frames[frame_number]
+        if frame_number == self._awaited:
             self._awaited = 0
         self._router.note_leader(frame.member)
         self._keeping.answered(frame.member, now - frame.sent_at)
@@ -380,13 +380,13 @@ class LeaseCore:
                 held.keep_at = min(held.keep_at, now + LEASE_RETRY_S)
         self._lose_expired(now)
 
-    def _refused_keep_alives(self, call: int, frame: _Frame, refused: Refused, now: float) -> None:
-        if self._put_back(call, frame, now):
+    def _refused_keep_alives(self, frame_number: int, frame: _Frame, refused: Refused, now: float) -> None:
+        if self._put_back(frame_number, frame, now):
             self._refused(self._keeping, frame.member, refused, now)
 
-    def _put_back(self, call: int, frame: _Frame, now: float) -> bool:
+    def _put_back(self, frame_number: int, frame: _Frame, now: float) -> bool:
         """A frame ended without an answer: its leases are due again. Whether it was still waited for."""
-        del self._frames[call]
+        del self._frames[frame_number]
         if frame.late:
             return False
         self._give_up_waiting(frame, now)
@@ -399,18 +399,18 @@ class LeaseCore:
         for held in frame.held:
             held.keep_at = min(held.keep_at, now)
         self._keep_at = min(self._keep_at, now)
-        late = [call for call, other in self._frames.items() if other.late]
-        for call in late[:-LEASE_LATE_FRAMES]:
-            del self._frames[call]
+        late = [number for number, other in self._frames.items() if other.late]
+        for number in late[:-LEASE_LATE_FRAMES]:
+            del self._frames[number]
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
-    def _asked_by(self, call: int) -> _Question | None:
-        return next((question for question in self._questions.values() if question.call == call), None)
+    def _asked_by(self, frame_number: int) -> _Question | None:
+        return next((question for question in self._questions.values() if question.frame_number == frame_number), None)
 
     def _send_question(self, question: _Question, now: float, out: list[OutgoingFrame]) -> None:
         self._number += 1
-        question.call = self._number
+        question.frame_number = self._number
         question.member = self._asking.target(self._router, now)
         question.sent_at = now
         question.suspect_at = now + self._asking.reply_timeout()
@@ -421,13 +421,13 @@ class LeaseCore:
             frame = KeepLeases(self._cluster, deadline, asked.leases, with_ttls=True)
         else:
             frame = AskLeases(self._cluster, deadline, asked.leases, asked.keys)
-        out.append(OutgoingFrame(question.call, question.member, _encode(frame)))
+        out.append(OutgoingFrame(question.frame_number, question.member, _encode(frame)))
 
     def _refused_question(self, question: _Question, refused: Refused, now: float) -> None:
         if refused.refusal is Refusal.INVALID:
             self._answer(question, InvalidArgument(f"refused: {refused.message}"))
             return
-        question.call = 0
+        question.frame_number = 0
         self._refused(self._asking, question.member, refused, now)
 
     def _answer(self, question: _Question, outcome: LeaseStatuses | LeasesKept | KeeperError) -> None:

@@ -160,7 +160,7 @@ class WatchCore:
         if self._closed:
             raise InvalidArgument("the hub is closed")
         if len(self._watches) >= MAX_WATCHES_PER_STREAM:
-            raise Unavailable(f"this process has {len(self._watches)} watches already")
+            raise Unavailable(f"this process has {len(self._watches)} watches already, as many as it may have")
         watch = Subscription(keys, start_revision, prev, puts, deletes, signal)
         self._watches[watch] = None
         self._waiting[watch] = None
@@ -244,10 +244,10 @@ class WatchCore:
             return []
         return [self._send(stream, creates, probing, now)]
 
-    def on_reply(self, call: int, reply: bytes, now: float) -> None:
+    def on_reply(self, frame_number: int, reply: bytes, now: float) -> None:
         """A reply to a poll has arrived, maybe late, or for the second time; each poll is answered once at most."""
         stream = self._stream
-        poll = stream.polls.pop(call, None) if stream is not None else None
+        poll = stream.polls.pop(frame_number, None) if stream is not None else None
         if stream is None or poll is None:
             return
         try:
@@ -263,10 +263,10 @@ class WatchCore:
             self._router.term = max(self._router.term, answer.term)
             self._answered(stream, poll, answer, now)
 
-    def on_failure(self, call: int, now: float, problem: str = "") -> None:
+    def on_failure(self, frame_number: int, now: float, problem: str = "") -> None:
         """The transport gave a poll up. Its answer may be lost, so the stream is abandoned."""
         stream = self._stream
-        if stream is not None and call in stream.polls:
+        if stream is not None and frame_number in stream.polls:
             who = f"member {stream.member} cannot be reached"
             self._abandon(stream, f"{who}: {problem}" if problem else who, now)
 
@@ -383,7 +383,7 @@ class WatchCore:
         grow. A watch whose buffer is full is paused last, when its position is certain.
         """
         watches = stream.watches
-        lagging = set(answer.behind)
+        lagging = set(answer.lagging)
         for id in lagging - stream.lagging:
             if id in watches:
                 stream.save_position(watches[id])

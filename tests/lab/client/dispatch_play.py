@@ -56,11 +56,11 @@ class Play:
         return frame, decode(frame.frame)
 
     def reply(self, frame: OutgoingFrame, reply: Reply) -> None:
-        self.core.on_reply(frame.call, encode(reply), self.now)
+        self.core.on_reply(frame.number, encode(reply), self.now)
         self.pump()
 
     def fail(self, frame: OutgoingFrame) -> None:
-        self.core.on_failure(frame.call, self.now, "gone")
+        self.core.on_failure(frame.number, self.now, "gone")
         self.pump()
 
     def wait(self, seconds: float) -> None:

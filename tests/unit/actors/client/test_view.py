@@ -104,7 +104,7 @@ def nested(depth: int) -> Op:
 
 
 @given(st.binary(max_size=4), st.lists(st.binary(max_size=6)))
-def test_a_prefix_ends_behind_all_keys_that_begin_with_it(prefix: bytes, keys: list[bytes]) -> None:
+def test_a_prefix_ends_after_all_keys_that_begin_with_it(prefix: bytes, keys: list[bytes]) -> None:
     end = prefix_end(prefix)
     for key in [*keys, prefix, prefix + b"\xff\xff"]:
         inside = key >= prefix and (not end or key < end)

@@ -161,7 +161,7 @@ def test_alarms_compaction_configuration_and_service(play: Play) -> None:
 def test_followers_that_are_sent_a_snapshot(play: Play) -> None:
     follower = SimpleNamespace(state=ProgressState.SNAPSHOT, match_index=0)
     play.node.progress = {3: follower}
-    assert play.look() == ["INFO: m3 lags behind the log and is sent a snapshot"]
+    assert play.look() == ["INFO: m3 needs entries that the log no longer holds, and is sent a snapshot"]
     follower.state, follower.match_index = ProgressState.REPLICATE, 40
     assert play.look() == ["INFO: m3 needs no snapshot any more: its log reaches 40"]
 

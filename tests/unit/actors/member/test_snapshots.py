@@ -290,7 +290,7 @@ def test_an_image_of_an_index_that_is_asked_for(sender: Side) -> None:
     assert sender.snapshots.offer_snapshot(60) == old
 
 
-def test_the_log_behind_an_image_is_kept_up_to_a_bound(sender: Side) -> None:
+def test_the_log_after_a_snapshot_is_kept_up_to_a_bound(sender: Side) -> None:
     sender.offer()
     assert sender.snapshots.needed_from() == 60
     sender.limits = Limits(log_hold_bytes=sender.folder.log.size_bytes)

@@ -186,7 +186,7 @@ class World:
                 assert seen.position + 1 < compact_revision <= self.model.compacted or not seen.start
                 seen.compacted, seen.live = compact_revision, False
         for id, seen in stream.watches.items():
-            if seen.live and id not in answer.behind and not seen.cancelled:
+            if seen.live and id not in answer.lagging and not seen.cancelled:
                 seen.position = max(seen.position, answer.revision)
                 self.check(seen)
 
@@ -364,7 +364,7 @@ def revisions(answer: Watched) -> dict[int, list[int]]:
     return {batch.id: [event.item.mod_revision for event in batch.events] for batch in answer.batches}
 
 
-def test_now_is_behind_all_that_was_applied() -> None:
+def test_now_is_after_all_that_was_applied() -> None:
     world = World()
     put(world, b"a", b"a")
     stream, answer = begin(world, CreateWatch(1, KeyRange(b"a")))
@@ -449,7 +449,7 @@ def test_who_got_no_room_in_one_answer_comes_first_in_the_next(monkeypatch: pyte
         world, CreateWatch(1, KeyRange(b"a"), 1), CreateWatch(2, KeyRange(b"b"), 1), CreateWatch(3, KeyRange(b"c"), 1)
     )
     assert set(revisions(answer)) == {1, 2}
-    assert set(answer.behind) == {1, 2, 3}
+    assert set(answer.lagging) == {1, 2, 3}
     world.poll(stream)
     answer = told(world, stream)
     assert 3 in revisions(answer), "the long history of one holds back nobody"

@@ -213,7 +213,7 @@ def test_an_answer_that_makes_no_sense_is_a_failure_of_the_member(garbage: bytes
     play = open_play()
     outcomes = play.put()
     frame, _ = play.writes()
-    play.core.on_reply(frame.call, garbage, play.now)
+    play.core.on_reply(frame.number, garbage, play.now)
     play.pump()
     frame, _ = play.writes()
     assert frame.member != 1

@@ -99,7 +99,7 @@ class Play:
         ]
         self.look()
         created = tuple((each.id, each.start_revision or revision + 1) for each in self.poll.create)
-        self.reply(Watched(1, revision, created, behind=tuple(id for id, start in created if start <= revision)))
+        self.reply(Watched(1, revision, created, lagging=tuple(id for id, start in created if start <= revision)))
         return watches
 
     @property
@@ -168,11 +168,11 @@ def test_news_of_a_watch_that_was_not_confirmed_is_not_believed(play: Play) -> N
 def test_the_progress_of_a_stream_says_nothing_of_a_watch_that_it_does_not_know_yet(play: Play) -> None:
     play.begin(5, revision=50)
     past = play.watch(start=20)
-    play.reply(Watched(2, 60, behind=(1,)))
+    play.reply(Watched(2, 60, lagging=(1,)))
     assert play.core.position(past) == 19
-    play.reply(Watched(3, 60, created=((2, 20),), behind=(2,)))
+    play.reply(Watched(3, 60, created=((2, 20),), lagging=(2,)))
     assert play.core.position(past) == 19
-    play.reply(Watched(4, 61, batches=(WatchBatch(2, 30, events(25)),), behind=(2,)))
+    play.reply(Watched(4, 61, batches=(WatchBatch(2, 30, events(25)),), lagging=(2,)))
     assert seen(play.core.deliver(past)) == [25]
     assert play.core.position(past) == 30
 
@@ -181,7 +181,7 @@ def test_a_new_watch_that_reads_the_past_repeats_nothing(play: Play) -> None:
     play.begin(5, revision=50)
     past = play.watch(start=20)
     play.reply(Watched(2, 50))
-    play.reply(Watched(3, 60, created=((2, 20),), batches=(WatchBatch(2, 40, events(20, 30)),), behind=(2,)))
+    play.reply(Watched(3, 60, created=((2, 20),), batches=(WatchBatch(2, 40, events(20, 30)),), lagging=(2,)))
     assert seen(play.core.deliver(past)) == [20, 30]
     assert play.core.position(past) == 40
 
@@ -216,7 +216,7 @@ def test_a_gap_that_nobody_can_fill_ends_the_stream(play: Play) -> None:
 )
 def test_whatever_goes_wrong_the_watches_go_on_elsewhere_from_where_they_stand(play: Play, answer: Reply) -> None:
     watch, other = play.begin(0, 3)
-    play.reply(Watched(2, 15, batches=(WatchBatch(1, 15, events(12)),), behind=(2,)))
+    play.reply(Watched(2, 15, batches=(WatchBatch(1, 15, events(12)),), lagging=(2,)))
     member, stream = play.member, play.poll.stream
     play.reply(answer)
     assert play.member != member
@@ -364,7 +364,7 @@ def test_a_stream_without_watches_lingers_for_the_next_one(play: Play) -> None:
 
 def test_history_that_is_gone_ends_the_watch_behind_what_it_has_seen(play: Play) -> None:
     (watch,) = play.begin(3, revision=5)
-    play.reply(Watched(2, 9, batches=(WatchBatch(1, 4, events(4)),), behind=(1,)))
+    play.reply(Watched(2, 9, batches=(WatchBatch(1, 4, events(4)),), lagging=(1,)))
     play.fail()
     play.reply(Watched(1, 20, created=((2, 5),), compacted=((2, 15),)))
     taken = play.core.deliver(watch)
