@@ -1,1 +1,1 @@
-"""Everything that a member keeps on disk, on RocksDB."""
+"""Everything that a member keeps on disk: the Raft log in files of its own, the state in RocksDB."""

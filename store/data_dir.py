@@ -8,8 +8,8 @@
     damaged.json    names a state that was found damaged, and says why
     incoming/ outgoing/   snapshots being received and sent; receiving continues after a restart
 
-Only ``create`` and ``create_from_state`` make databases (bootstrap, join, restore). A damaged or missing log means that
-the vote may be gone, so the member may not come back under its id. A damaged state can be rebuilt:
+Only ``create`` and ``create_from_state`` make logs and states (bootstrap, join, restore). A damaged or missing log
+means that the vote may be gone, so the member may not come back under its id. A damaged state can be rebuilt:
 ``open(rebuild=True)`` puts an empty state in its place. If the log still holds everything from its first entry on, it
 is simply applied again. Otherwise the new state is ``lost``: the member keeps its promises by its log, and waits for a
 snapshot (``raft/install_snapshot.py``). The damaged state stays until another is complete: it may be the last copy.

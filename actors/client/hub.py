@@ -444,10 +444,10 @@ class Hub:
 
     def _send(self, core: ClientCore, outgoing: OutgoingFrame, waiter: OutcomeWaiter[Outcome] | None) -> None:
         """Give a frame to the transport. Every frame is reported back to its core once, even if sending it fails."""
-        call, member, frame = outgoing
+        number, member, frame = outgoing
 
         def done(reply: bytes | Exception) -> None:
-            self._replied(core, call, reply)
+            self._replied(core, number, reply)
 
         try:
             if core is self.watch_core:
@@ -457,9 +457,9 @@ class Hub:
             else:
                 waiter.lane = self.transport.send_alone(member, frame, done, waiter)
         except Exception as error:
-            self._replied(core, call, error)
+            self._replied(core, number, error)
 
-    def _replied(self, core: ClientCore, call: int, reply: bytes | Exception) -> None:
+    def _replied(self, core: ClientCore, frame_number: int, reply: bytes | Exception) -> None:
         """Take in a reply, or the news that there is none, and send what results. On any thread, holding no lock.
 
         A revision that a write or a read has seen is passed on to the watches, so that they notice a member that lags.
@@ -470,9 +470,9 @@ class Hub:
         try:
             with finalizer_guard.gc_deferred, self._lock:
                 if isinstance(reply, Exception):
-                    core.on_failure(call, now, problem)
+                    core.on_failure(frame_number, now, problem)
                 else:
-                    core.on_reply(call, reply, now)
+                    core.on_reply(frame_number, reply, now)
                     if not core.failing:
                         self._refreshes = 0
                 if core is self._dispatch_core:

@@ -133,7 +133,7 @@ def reserve_place(base: str, member: str, marker: Marker) -> None:
 
 
 def create_member(base: str, identity: Identity) -> None:
-    """Second phase: write the databases and, last, the identity into a reserved place.
+    """Second phase: write log and state and, last, the identity into a reserved place.
 
     Raises:
         ClusterMismatch: the place is not reserved for this cluster id.

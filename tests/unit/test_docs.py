@@ -171,6 +171,26 @@ def test_paths_by_names_alone_exist() -> None:
     )
 
 
+def test_hand_overs_start_where_the_table_says() -> None:
+    """`self._store` of `RaftLog`, `done` of `Proposal`: the class, or the file, has an attribute of that name."""
+    page = PAGE_TEXTS[ROOT / "docs" / "architecture" / "one-put.md"]
+    rows = re.findall(r"^\| (`(?:self\.)?\w+`) (of|in) (`.*?) \|", page, re.MULTILINE)
+    assert len(rows) > 10
+    bodies = {
+        node.name: ast.unparse(node)
+        for path in PRODUCT
+        for node in ast.walk(ast.parse(TEXTS[path]))
+        if isinstance(node, ast.ClassDef)
+    }
+    found = []
+    for name, kind, owners in rows:
+        for owner in re.findall(r"`([^`]+)`", owners):
+            text = BARE[ROOT / owner] if kind == "in" else bodies.get(owner.partition(".")[0], "")
+            if not re.search(rf"(?<![\w.]){re.escape(name.strip('`'))}\b", text):
+                found.append(f"no {name} {kind} {owner}")
+    complain(found)
+
+
 def test_names_in_docstrings_exist() -> None:
     """``wiring.wire``, ``Replica.turn``, ``READ_SCAN_KEYS`` and :meth:`run_locked` in comments and docstrings."""
     found = []
