@@ -230,6 +230,8 @@ with it. After half of it, a turn starts no further entry."""
 ENTRY_CHANGES = 5_000
 """Keys that one log entry changes, and kilobytes that it writes or answers, after which its remaining writes are not
 done: all of them are written at once. The client sends the rest again."""
+HISTORY_WINDOW = 250
+"""Changes that reading the history for a watch looks up together."""
 PAST_CHANGES = 5_000
 """A read of a past revision goes through up to this many changes since; beyond, through all keys of its range that ever
 changed."""

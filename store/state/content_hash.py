@@ -16,7 +16,7 @@ import msgspec
 from ...limits import HASH_SLICE_RECORDS
 from ..engine.interface import Engine
 from ..state import sessions
-from .mvcc import surviving_history
+from .mvcc import content_ranges, surviving_content
 
 if TYPE_CHECKING:
     from .machine import State
@@ -26,8 +26,6 @@ CONTENT_META_PREFIXES = (b"alarm/", b"member/")
 
 _encode = msgspec.msgpack.Encoder().encode
 _RANGES: tuple[tuple[str, bytes, bytes | None], ...] = (
-    ("versions", b"", None),
-    ("keys", b"", None),
     ("leases", b"", None),
     ("sessions", b"s", b"t"),
     ("sessions", b"a", b"b"),
@@ -39,8 +37,9 @@ _RANGES: tuple[tuple[str, bytes, bytes | None], ...] = (
 class _FrozenSource:
     """A source whose iterators were all opened at the same time; each can be used once."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._iterators = {wanted: engine.iterate(*wanted) for wanted in _RANGES}
+    def __init__(self, engine: Engine, compact_revision: int) -> None:
+        ranges = (*content_ranges(compact_revision), *_RANGES)
+        self._iterators = {wanted: engine.iterate(*wanted) for wanted in ranges}
 
     def iterate(
         self, family: str, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
@@ -67,7 +66,7 @@ class ContentHasher:
         head = (state.applied_index, state.applied_term, state.revision, state.compact_revision)
         self._head = (_encode(head), _encode(state.configuration), state.settings, state.clock.encoded())
         with state.reading() as engine:
-            self._source = _FrozenSource(engine)
+            self._source = _FrozenSource(engine, self.compact_revision)
 
     def digest(self, throttle: Callable[[], None] = lambda: None) -> str:
         """The hash, in hexadecimal. Reads everything.
@@ -96,9 +95,7 @@ class ContentHasher:
 
     def _parts(self) -> Iterator[bytes]:
         yield from self._head
-        for key, record in surviving_history(self._source, self.compact_revision):
-            yield key
-            yield record
+        yield from surviving_content(self._source, self.compact_revision)
         for pair in self._source.iterate("leases"):
             yield from pair
         yield from sessions.session_content(self._source)

@@ -1,21 +1,33 @@
 """The history of the keys as a sequence of changes, from which watches are served.
 
-Every change is kept in ``revisions`` under (revision, sub) until compaction removes it, and its record in ``keys`` or
-``versions``. So a watch needs no memory of its own: from any revision the history continues, the same on every member.
+Every change is kept in ``history`` until compaction removes it, and what it left in ``keys`` or in the key's next
+change. So a watch needs no memory of its own: from any revision the history continues, the same on every member.
 History from the compact revision on is complete, including the changes of that revision and deletions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
+from ...limits import HISTORY_WINDOW
 from ...schema.answers import Item
 from ...schema.operations import KeyRange
 from ..engine.interface import Engine
-from .mvcc import CHANGE, INLINE, ITEM_OVERHEAD, RECORD, REVISION_SUB, TOMBSTONE, version_key
-from .ranges import RecordMissing, RevisionView, find
-
-_NUMBERS = RECORD.size
+from .mvcc import (
+    CHANGE,
+    CHANGE_BYTES,
+    ITEM_OVERHEAD,
+    REVISION,
+    RecordMissing,
+    change_key,
+    changed_key,
+    changes_after,
+    mod_revision,
+    record_at,
+)
+from .ranges import item_of
 
 
 @dataclass(slots=True)
@@ -34,14 +46,6 @@ class Changes:
     upto: int
     changes: list[KeyChange] = field(default_factory=list)
     size: int = 0
-
-    def forget_before(self, compact_revision: int) -> None:
-        """Drop the previous items of changes at ``compact_revision``. Some members may have removed them
-        already; so all members answer alike (in etcd the read of the previous value fails then)."""
-        for change in self.changes:
-            if change.item.mod_revision > compact_revision:
-                return
-            change.prev = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +66,13 @@ def covers(keys: KeyRange, key: bytes) -> bool:
 
 
 def read_history(
-    engine: Engine, wanted: HistoryQuery, low: int, high: int, *, max_bytes: int, max_scanned: int
+    engine: Engine, wanted: HistoryQuery, low: int, high: int, *, compacted: int, max_bytes: int, max_scanned: int
 ) -> Changes:
     """The wanted changes with ``low <= revision <= high``.
 
     Args:
+        compacted: the compact revision. What changes at it have replaced is left out, since some members may have
+            removed it already: so all answer alike (in etcd the read of the previous value fails then).
         max_bytes: stop before the revision that would exceed this; one revision always fits.
         max_scanned: look at about this many changes of any key; ``upto`` says how far that went.
 
@@ -75,60 +81,90 @@ def read_history(
             ``low``.
     """
     if wanted.keys.end is None:
-        return _of_key(engine, wanted, low, high, max_bytes)
-    return _of_range(engine, wanted, low, high, max_bytes, max_scanned)
+        return _of_key(engine, wanted, low, high, compacted, max_bytes)
+    return _of_range(engine, wanted, low, high, compacted, max_bytes, max_scanned)
 
 
-def _of_key(engine: Engine, wanted: HistoryQuery, low: int, high: int, max_bytes: int) -> Changes:
+def _of_key(engine: Engine, wanted: HistoryQuery, low: int, high: int, compacted: int, max_bytes: int) -> Changes:
     """The changes of one key, from its own records: their number does not depend on the changes of other keys."""
-    key = wanted.keys.key
-    # First the latest record, then the older ones: a record that moves from ``keys`` to ``versions`` in between is seen
-    # at least once.
-    latest = engine.get("keys", key)
-    records: dict[int, bytes] = {}
-    for stored, record in engine.iterate("versions", version_key(key, low), version_key(key, high + 1)):
-        records[int.from_bytes(stored[-8:], "big")] = record
-        if len(records) * ITEM_OVERHEAD > max_bytes:
+    key, found = wanted.keys.key, Changes(high)
+    for looked, (revision, record) in enumerate(changes_after(engine, key, low - 1)):
+        if revision > high:
             break
-    else:
-        mod = 0 if latest is None else RECORD.unpack_from(latest)[0]
-        if latest is not None and low <= mod <= high and mod not in records:
-            records[mod] = latest
-    found = Changes(high)
-    for revision in sorted(records):
-        change = _change(engine, wanted, key, revision, records[revision])
-        if change is not None and not _add(found, [change], max_bytes):
+        if looked * ITEM_OVERHEAD > max_bytes:
             found.upto = revision - 1
-            return found
-    if len(records) * ITEM_OVERHEAD > max_bytes:
-        found.upto = max(records)
+            break
+        if not (wanted.puts if record is not None else wanted.deletes):
+            continue
+        old = None
+        if wanted.prev and revision > compacted:
+            old = (engine.get("history", change_key(revision, key)) or b"")[CHANGE_BYTES:]
+        if not _add(found, [_change(engine, key, revision, record, old)], max_bytes):
+            found.upto = revision - 1
+            break
     return found
 
 
-def _of_range(engine: Engine, wanted: HistoryQuery, low: int, high: int, max_bytes: int, max_scanned: int) -> Changes:
+def _of_range(
+    engine: Engine, wanted: HistoryQuery, low: int, high: int, compacted: int, max_bytes: int, max_scanned: int
+) -> Changes:
     """The changes of a range, from the history of all keys. The bounds end it between two revisions, never inside one:
     a watch must see the changes of a revision together."""
     found = Changes(high)
-    revision, group = low, list[KeyChange]()
-    changes = engine.iterate("revisions", REVISION_SUB.pack(low, 0), REVISION_SUB.pack(high + 1, 0))
-    for scanned, (where, stored) in enumerate(changes):
-        main = REVISION_SUB.unpack(where)[0]
+    revision, window = low, list[tuple[int, bytes, bytes]]()
+    changes = engine.iterate("history", REVISION.pack(low), REVISION.pack(high + 1))
+    for scanned, (where, change) in enumerate(changes):
+        main, key = changed_key(where)
         if main != revision:
-            if group and not _add(found, group, max_bytes):
-                found.upto = revision - 1
-                return found
-            revision, group = main, []
-            if scanned >= max_scanned:
-                found.upto = main - 1
-                return found
-        key = stored[CHANGE.size :]
+            if len(window) >= HISTORY_WINDOW or scanned >= max_scanned:
+                if not _add_window(engine, wanted, window, found, compacted, max_bytes):
+                    return found
+                if scanned >= max_scanned:
+                    found.upto = main - 1
+                    return found
+                window = []
+            revision = main
         if covers(wanted.keys, key):
-            change = _change(engine, wanted, key, main, _record(engine, key, main))
-            if change is not None:
-                group.append(change)
-    if group and not _add(found, group, max_bytes):
-        found.upto = revision - 1
+            window.append((main, key, change))
+    _add_window(engine, wanted, window, found, compacted, max_bytes)
     return found
+
+
+def _add_window(
+    engine: Engine,
+    wanted: HistoryQuery,
+    window: list[tuple[int, bytes, bytes]],
+    found: Changes,
+    compacted: int,
+    max_bytes: int,
+) -> bool:
+    """Add what is wanted of some whole revisions, as far as there is room. Returns whether there was room for all.
+
+    They are gone through backwards: what a change left is what the key's next change has replaced. So only the last of
+    each key has to be looked up.
+    """
+    changes: list[tuple[int, int, KeyChange]] = []
+    replaced: dict[bytes, bytes] = {}
+    for revision, key, change in reversed(window):
+        deleted, sub = CHANGE.unpack_from(change)
+        old = change[CHANGE_BYTES:]
+        if wanted.deletes if deleted else wanted.puts:
+            record = None
+            if not deleted:
+                record = replaced.get(key)
+                if record is None:
+                    record = record_at(engine, key, engine.get("keys", key), revision)
+                if not record:
+                    raise RecordMissing
+            prev = old if wanted.prev and revision > compacted else None
+            changes.append((revision, sub, _change(engine, key, revision, record, prev)))
+        replaced[key] = old
+    changes.sort(key=itemgetter(0, 1))
+    for revision, group in groupby(changes, key=itemgetter(0)):
+        if not _add(found, [change for _, _, change in group], max_bytes):
+            found.upto = revision - 1
+            return False
+    return True
 
 
 def _add(found: Changes, group: list[KeyChange], max_bytes: int) -> bool:
@@ -145,34 +181,12 @@ def _add(found: Changes, group: list[KeyChange], max_bytes: int) -> bool:
     return True
 
 
-def _record(engine: Engine, key: bytes, revision: int) -> bytes:
-    record = engine.get("keys", key)
-    if record is None or RECORD.unpack_from(record)[0] != revision:
-        record = engine.get("versions", version_key(key, revision))
-        if record is None:
-            raise RecordMissing
-    return record
-
-
-def _change(engine: Engine, wanted: HistoryQuery, key: bytes, revision: int, record: bytes) -> KeyChange | None:
-    """The change that a record stands for; ``None`` if it is not wanted. A record of another revision than the history
-    says means the same as a missing one."""
-    mod, create, version, lease, kind = RECORD.unpack_from(record)
-    if mod != revision:
+def _change(engine: Engine, key: bytes, revision: int, record: bytes | None, old: bytes | None) -> KeyChange:
+    """The change that left a record, or deleted the key, and replaced ``old``. A record of another revision than the
+    history says means the same as a missing one."""
+    prev = item_of(engine, key, old) if old else None
+    if record is None:
+        return KeyChange(True, Item(key, b"", 0, revision, 0, 0), prev)
+    if mod_revision(record) != revision:
         raise RecordMissing
-    deleted = kind == TOMBSTONE
-    if not (wanted.deletes if deleted else wanted.puts):
-        return None
-    if deleted:
-        item = Item(key, b"", 0, revision, 0, 0)
-    else:
-        if kind == INLINE:
-            value = record[_NUMBERS:]
-        else:
-            whole = engine.get("versions", version_key(key, revision))
-            if whole is None:
-                raise RecordMissing
-            value = whole[_NUMBERS:]
-        item = Item(key, value, create, mod, version, lease)
-    prev = find(RevisionView(engine, revision - 1), key) if wanted.prev else None
-    return KeyChange(deleted, item, prev)
+    return KeyChange(False, item_of(engine, key, record), prev)

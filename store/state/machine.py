@@ -29,11 +29,12 @@ from ...limits import APPLY_WORK
 from ...raft.messages import Configuration, Entry, EntryKind
 from ...schema.answers import Answer, ContentAsked, Failed, Reason
 from ...schema.commands import ClientWrites, Command, CommandUnknown, decode_newer
+from ...schema.operations import Txn
 from ..engine.interface import Engine
 from .content_hash import ContentHasher
 from .executor import nests_too_deep
 from .internal_commands import InternalCommands
-from .ranges import RecordMissing
+from .mvcc import RecordMissing
 
 _decode_command = msgspec.msgpack.Decoder(Command).decode
 
@@ -259,7 +260,8 @@ class State(InternalCommands):
             command = newer
         if isinstance(command, ClientWrites):
             # How deep a nesting can be decoded depends on the thread's stack. The rule must not depend on that.
-            if entry.index in self._poison or any(nests_too_deep(write.operation) for write in command.writes):
+            deep = any(type(each.operation) is Txn and nests_too_deep(each.operation) for each in command.writes)
+            if deep or entry.index in self._poison:
                 return (Failed(Reason.INVALID, message="no command that can be applied"),) * len(command.writes)
             executor = self._executor
             answers = yield from self._sessions.apply_writes(command, entry.index, executor)

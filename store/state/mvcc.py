@@ -1,38 +1,62 @@
-"""Multi-version concurrency control: all versions of the keys, in three column families (etcd: mvcc).
+"""Multi-version concurrency control: all versions of the keys (etcd: mvcc). A put writes two records.
 
 ``keys``       key -> its latest record, of existing keys only;
-``versions``   memcomparable(key) + revision -> every older record, the latest record of a long value, and tombstones;
-``revisions``  (revision, sub) -> whether it deleted, the key's revision before, key: the history that watches read.
+``history``    (revision, key) -> the change: what it was, and the record that it replaced;
+``deletions``  memcomparable(key) + revision -> nothing, for each deletion;
+``values``     long values: memcomparable(key) + revision -> the value, and the revision that has replaced it, if any.
 
-A record is mod revision, create revision, version, lease, kind, and the value. Long values are in ``versions`` only, so
-counting and listing keys stays cheap. ``ranges`` reads them; here are the format, the writer, and what compaction
-leaves.
+A record is create revision, version, lease, kind, skip pointers, and the value. Long values are in ``values`` only, so
+counting and listing keys stays cheap.
+
+The past is read backwards. The record of a key at a revision is the one that the key's next change has replaced, and
+that stands in the history. The *skip pointers* find this change in few steps, however often the key was put since. They
+are the revision of the version itself, and those of earlier versions of the same generation (etcd: from creation to
+deletion): the ones that remain as the 1 bits of the version are cleared, one after the other, from the lowest on.
+Version 13 (binary 1101) points to 13, 12, and 8. So each step halves the number of versions in question. A generation
+that has ended is found by its deletion.
+
+Whatever reads at or above the compact revision needs only later changes. So compaction removes the history from its
+beginning, and looks for nothing.
+
+``ranges`` reads; here are the format, the writer, the steps into the past, and what compaction leaves.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from heapq import merge
 
-from ...errors import DataCorrupted
 from ...limits import INLINE_VALUE_BYTES
 from ...schema.operations import KeyRange
-from .write_batch import OrderedReader, WriteBatch
+from .write_batch import OrderedReader, Source, WriteBatch
 
-TOMBSTONE, INLINE, APART = 0, 1, 2
-"""A record's kind: the key is deleted; the value follows; the value is in ``versions``."""
+INLINE, APART = 1, 2
+"""A record's kind: the value follows; the value is in ``values``."""
 
-RECORD = struct.Struct(">QQQqB")
-"""Mod revision, create revision, version, lease, kind."""
-HEAD = RECORD.size
+RECORD = struct.Struct(">QQqBQ")
+"""Create revision, version, lease, kind, and the first skip pointer, which is the mod revision."""
+KIND = 24
+SKIPS = 25
+"""Where in a record the kind is, and where the skip pointers begin."""
 REVISION = struct.Struct(">Q")
-REVISION_SUB = struct.Struct(">QI")
-CHANGE = struct.Struct(">BQ")
-"""The value in ``revisions``, before the key: 1 if the key was deleted, and its mod revision before (0 for none)."""
+_LEASE = struct.Struct(">16xq")
+CHANGE = struct.Struct(">BI")
+"""Before the replaced record in ``history``: 1 if the key was deleted; the number of changes before it in its
+revision."""
+CHANGE_BYTES = CHANGE.size
+
+_FIRST_PUT = CHANGE.pack(0, 0)
 
 ITEM_OVERHEAD = 40
 """Bytes that an item counts in bounds, on top of key and value."""
+
+_NO_REVISION = 1 << 63
+_REPLACED, _VALUE = b"\0", b"\1"
+"""The end of a key in ``values``: the revision that has replaced the value; the value."""
+
+
+class RecordMissing(Exception):
+    """A record is missing: compaction has overtaken the reader, or the data is damaged."""
 
 
 def memcomparable(key: bytes) -> bytes:
@@ -40,14 +64,46 @@ def memcomparable(key: bytes) -> bytes:
     return key.replace(b"\0", b"\0\xff") + b"\0\1"
 
 
-def version_key(key: bytes, revision: int) -> bytes:
-    """The key in ``versions`` of a key's record at a revision."""
-    return key.replace(b"\0", b"\0\xff") + b"\0\1" + REVISION.pack(revision)
+def deletion_key(key: bytes, revision: int) -> bytes:
+    """The key in ``deletions`` of a deletion."""
+    return memcomparable(key) + REVISION.pack(revision)
 
 
-def plain_key(stored: bytes) -> tuple[bytes, int]:
-    """Key and revision of a key in ``versions``."""
+def deleted_key(stored: bytes) -> tuple[bytes, int]:
+    """Key and revision of a key in ``deletions``."""
     return stored[:-10].replace(b"\0\xff", b"\0"), REVISION.unpack(stored[-8:])[0]
+
+
+def value_key(key: bytes, revision: int) -> bytes:
+    """The key in ``values`` of a long value."""
+    return memcomparable(key) + REVISION.pack(revision) + _VALUE
+
+
+def replaced_key(key: bytes, revision: int) -> bytes:
+    """The key in ``values`` of the revision that has replaced a long value."""
+    return memcomparable(key) + REVISION.pack(revision) + _REPLACED
+
+
+def change_key(revision: int, key: bytes) -> bytes:
+    """The key in ``history`` of a change."""
+    return REVISION.pack(revision) + key
+
+
+def changed_key(stored: bytes) -> tuple[int, bytes]:
+    """Revision and key of a key in ``history``."""
+    return REVISION.unpack_from(stored)[0], stored[8:]
+
+
+def mod_revision(record: bytes) -> int:
+    """The revision of a record."""
+    revision: int = REVISION.unpack_from(record, SKIPS)[0]
+    return revision
+
+
+def lease_of(record: bytes) -> int:
+    """The lease of a record; 0 for none."""
+    lease: int = _LEASE.unpack_from(record)[0]
+    return lease
 
 
 def bounds(keys: KeyRange) -> tuple[bytes, bytes | None]:
@@ -88,84 +144,159 @@ class Mvcc:
 
     def put(self, key: bytes, value: bytes, lease: int, old: bytes | None) -> int:
         """Put a key whose record is ``old`` (``None`` if it does not exist). Returns the revision."""
-        main = self.revision + 1
-        before = 0
-        create, version = main, 1
-        put = self._batch.set
-        if old is not None:
-            before, create, version, _, kind = RECORD.unpack_from(old)
-            version += 1
-            if kind != APART:
-                put("versions", version_key(key, before), old)
-        if len(value) <= INLINE_VALUE_BYTES:
-            put("keys", key, RECORD.pack(main, create, version, lease, INLINE) + value)
+        main, sub, put = self.revision + 1, self.sub, self._batch.set
+        self.sub = sub + 1
+        change = CHANGE.pack(0, sub) if sub else _FIRST_PUT
+        kind = INLINE
+        if len(value) > INLINE_VALUE_BYTES:
+            put("values", value_key(key, main), value)
+            kind, value = APART, b""
+        if old is None:
+            record = RECORD.pack(main, 1, lease, kind, main) + value
         else:
-            put("keys", key, RECORD.pack(main, create, version, lease, APART))
-            put("versions", version_key(key, main), RECORD.pack(main, create, version, lease, INLINE) + value)
-        put("revisions", REVISION_SUB.pack(main, self.sub), CHANGE.pack(0, before) + key)
+            create, before, _, old_kind, mod = RECORD.unpack_from(old)
+            if old_kind == APART:
+                put("values", replaced_key(key, mod), REVISION.pack(main))
+            change += old
+            # The skip pointers of ``before``, but those that its trailing 1 bits stand for: the carry clears these.
+            version = before + 1
+            start = SKIPS - 8 + 8 * (version & -version).bit_length()
+            skips = old[start : SKIPS + 8 * before.bit_count()]
+            record = RECORD.pack(create, version, lease, kind, main) + skips + value
+        put("keys", key, record)
+        put("history", REVISION.pack(main) + key, change)
         self.changed.append(key)
-        self.sub += 1
         return main
 
     def delete(self, key: bytes, old: bytes) -> int:
         """Delete an existing key whose record is ``old``. Returns the revision."""
         main = self.revision + 1
-        before, kind = REVISION.unpack_from(old)[0], old[HEAD - 1]
         put = self._batch.set
-        if kind != APART:
-            put("versions", version_key(key, before), old)
         put("keys", key, None)
         self._batch.deleted_keys.add(key)
-        put("versions", version_key(key, main), RECORD.pack(main, 0, 0, 0, TOMBSTONE))
-        put("revisions", REVISION_SUB.pack(main, self.sub), CHANGE.pack(1, before) + key)
+        put("history", change_key(main, key), CHANGE.pack(1, self.sub) + old)
+        put("deletions", deletion_key(key, main), b"")
+        if old[KIND] == APART:
+            put("values", replaced_key(key, mod_revision(old)), REVISION.pack(main))
         self.changed.append(key)
         self.sub += 1
         return main
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
+# --- the past of one key ---------------------------------------------------------------------------------------------
+
+
+def record_at(source: Source, key: bytes, record: bytes | None, revision: int) -> bytes | None:
+    """The record of a key as of a revision, given its record now; ``None`` if the key did not exist then.
+
+    Raises:
+        RecordMissing
+    """
+    if record is not None and mod_revision(record) <= revision:
+        return record
+    if record is None or RECORD.unpack_from(record)[0] > revision:
+        record = None
+        for where, _ in _deletions_after(source, key, revision):
+            record = _replaced(source, key, deleted_key(where)[1])
+            break
+        if record is None or RECORD.unpack_from(record)[0] > revision:
+            return None
+    while mod_revision(record) > revision:
+        record = _replaced(source, key, min(change for change in _skips(record) if change > revision))
+    return record
+
+
+def changes_after(source: Source, key: bytes, revision: int) -> Iterator[tuple[int, bytes | None]]:
+    """(revision, record) of the changes of a key after a revision, in order; a deletion has no record. Their number
+    does not depend on the changes of other keys.
+
+    Raises:
+        RecordMissing
+    """
+    # First the latest record: a generation that ends in between is seen at least once.
+    latest = source.get("keys", key)
+    if latest is None or RECORD.unpack_from(latest)[0] > revision:
+        for where, _ in _deletions_after(source, key, revision):
+            end = deleted_key(where)[1]
+            yield from _versions_after(source, key, _replaced(source, key, end), revision)
+            yield end, None
+            revision = end
+    if latest is not None and mod_revision(latest) > revision:
+        yield from _versions_after(source, key, latest, revision)
+
+
+def _versions_after(source: Source, key: bytes, last: bytes, revision: int) -> Iterator[tuple[int, bytes]]:
+    """(mod revision, record) of one generation after a revision, in order, given its last record.
+
+    Each version is found on the way to one before it, and kept until it is its turn.
+    """
+    wanted = max(revision, RECORD.unpack_from(last)[0])
+    ahead = [(last, _skips(last), 0)]
+    while ahead:
+        record, skips, replaced_at = ahead[-1]
+        while skips and skips[-1] <= wanted:
+            skips.pop()
+        if skips:
+            before = _replaced(source, key, skips[-1])
+            ahead.append((before, _skips(before), skips[-1]))
+            continue
+        ahead.pop()
+        mod = mod_revision(record)
+        if mod > revision:
+            yield mod, record
+        wanted = replaced_at
+
+
+def _deletions_after(source: Source, key: bytes, revision: int) -> Iterator[tuple[bytes, bytes]]:
+    return source.iterate("deletions", deletion_key(key, revision + 1), deletion_key(key, _NO_REVISION))
+
+
+def _replaced(source: Source, key: bytes, revision: int) -> bytes:
+    """The record that the change of a key at a revision has replaced."""
+    change = source.get("history", change_key(revision, key))
+    if change is None or len(change) == CHANGE_BYTES:
+        raise RecordMissing
+    return change[CHANGE_BYTES:]
+
+
+def _skips(record: bytes) -> list[int]:
+    """The skip pointers of a record, from new to old."""
+    return [*struct.unpack_from(f">{RECORD.unpack_from(record)[1].bit_count()}Q", record, SKIPS)]
+
+
+# --- everything ------------------------------------------------------------------------------------------------------
 
 
 def newest_change(source: OrderedReader) -> int:
     """The revision at which the history ends; 1 for an empty store. Compaction always leaves it."""
-    for where, _ in source.iterate("revisions", reverse=True):
-        return int(REVISION.unpack_from(where)[0])
+    for where, _ in source.iterate("history", reverse=True):
+        return changed_key(where)[0]
     return 1
 
 
-def surviving_history(source: OrderedReader, compact_revision: int) -> Iterator[tuple[bytes, bytes]]:
-    """(key, record with its value) of everything that can be read or watched at or above ``compact_revision``,
-    whether or not the removal has come that far.
-
-    Keys are in order, and the records of each from old to new.
-    """
-    held: tuple[bytes, bytes] | None = None  # the newest record of a key below the compact revision
-    for key, revision, record in _with_values(source):
-        if held is not None and (held[0] != key or revision > compact_revision):
-            if held[1][HEAD - 1] != TOMBSTONE:
-                yield held
-            held = None
-        if revision < compact_revision:
-            held = key, record
-        else:
-            held = None
-            yield key, record
-    if held is not None and held[1][HEAD - 1] != TOMBSTONE:
-        yield held
+def content_ranges(compact_revision: int) -> tuple[tuple[str, bytes, bytes | None], ...]:
+    """What ``surviving_content`` reads: family, start, end."""
+    history = REVISION.pack(compact_revision)
+    return ("keys", b"", None), ("history", history, None), ("deletions", b"", None), ("values", b"", None)
 
 
-def _with_values(source: OrderedReader) -> Iterator[tuple[bytes, int, bytes]]:
-    """(key, revision, record) of everything stored, in that order; for a long value the record in ``versions``."""
-    older = ((*plain_key(where), record) for where, record in source.iterate("versions"))
-    latest = ((key, REVISION.unpack_from(record)[0], record) for key, record in source.iterate("keys"))
-    last: tuple[bytes, int] | None = None
-    for key, revision, record in merge(older, latest, key=_place):
-        if record[HEAD - 1] != APART:
-            last = key, revision
-            yield key, revision, record
-        elif last != (key, revision):
-            raise DataCorrupted(f"the value of key {key!r} at revision {revision} is missing")
-
-
-def _place(entry: tuple[bytes, int, bytes]) -> tuple[bytes, int]:
-    return entry[:2]
+def surviving_content(source: OrderedReader, compact_revision: int) -> Iterator[bytes]:
+    """Everything that can be read or watched at or above ``compact_revision``, whether or not the removal has come that
+    far."""
+    keys, history, deletions, values = content_ranges(compact_revision)
+    for pair in source.iterate(*keys):
+        yield from pair
+    for where, change in source.iterate(*history):
+        yield where
+        # What was replaced at the compact revision itself cannot be read.
+        yield change if changed_key(where)[0] > compact_revision else change[:CHANGE_BYTES]
+    for where, _ in source.iterate(*deletions):
+        if deleted_key(where)[1] >= compact_revision:
+            yield where
+    gone = b""
+    for where, value in source.iterate(*values):
+        if where[-1:] == _REPLACED and REVISION.unpack(value)[0] <= compact_revision:
+            gone = where[:-1]
+        elif where[:-1] != gone:
+            yield where
+            yield value

@@ -1,14 +1,25 @@
 """Removes, in slices, the records that compaction has made unreachable (etcd: physical compaction).
 
 Raising the compact revision makes them unreachable at once, so removing them may take its time, and it need not happen
-at the same entry on all members. A pass walks the history in order. Its position is stored such that any later compact
-revision can continue from it, in this process or the next.
+at the same entry on all members. A pass removes the history from its beginning, in order. Its position is stored such
+that any later compact revision can continue from it, in this process or the next.
 """
 
 from __future__ import annotations
 
 from ..engine.interface import Engine, Write
-from .mvcc import CHANGE, REVISION, version_key
+from .mvcc import (
+    APART,
+    CHANGE,
+    CHANGE_BYTES,
+    KIND,
+    REVISION,
+    changed_key,
+    deletion_key,
+    mod_revision,
+    replaced_key,
+    value_key,
+)
 from .write_batch import OrderedReader
 
 _COMPACTED = b"compacted"
@@ -25,7 +36,7 @@ class PhysicalCompaction:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._start = engine.get("meta", _COMPACTED) or b""
-        """The key in ``revisions`` to continue from."""
+        """The key in ``history`` to continue from."""
         self._removed_to = 0
         """The compact revision up to which this process has removed everything."""
         self._target = 0
@@ -60,31 +71,31 @@ def _next_removals(
 ) -> tuple[list[Write], bytes, bool]:
     """What to remove next, looking at no more than ``count`` changes.
 
-    A change at or below the compact revision makes the key's record before it unreachable, and its own record too if it
-    deleted the key. Changes *at* the compact revision stay in the history, because that revision can still be read and
+    A change at or below the compact revision makes the record unreachable that it has replaced, and so that record's
+    long value. Changes *at* the compact revision stay in the history, because that revision can still be read and
     watched. So the next pass, or one for a compact revision raised during this pass, starts with them
     (``_next_pass``).
 
     Args:
         compact_revision: everything below it is to be removed.
-        start: the key in ``revisions`` to continue from.
+        start: the key in ``history`` to continue from.
 
     Returns:
         The writes, the new ``start``, and whether there is more.
     """
     writes: list[Write] = []
-    for looked, (where, change) in enumerate(source.iterate("revisions", start, REVISION.pack(compact_revision + 1))):
+    for looked, (where, change) in enumerate(source.iterate("history", start, REVISION.pack(compact_revision + 1))):
         if looked == count:
             return writes, start, True
-        main = REVISION.unpack_from(where)[0]
-        deleted, before = CHANGE.unpack_from(change)
-        key = change[CHANGE.size :]
-        if before:
-            writes.append(("versions", version_key(key, before), None))
+        main, key = changed_key(where)
+        replaced = change[CHANGE_BYTES:]
+        if replaced and replaced[KIND] == APART:
+            before = mod_revision(replaced)
+            writes += [("values", value_key(key, before), None), ("values", replaced_key(key, before), None)]
         if main < compact_revision:
-            if deleted:
-                writes.append(("versions", version_key(key, main), None))
-            writes.append(("revisions", where, None))
+            writes.append(("history", where, None))
+            if CHANGE.unpack_from(change)[0]:
+                writes.append(("deletions", deletion_key(key, main), None))
         start = where + b"\0"
     return writes, start, False
 

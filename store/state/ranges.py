@@ -5,9 +5,9 @@ every record is kept until compaction. And compaction raises the compact revisio
 a reader that finds the compact revision at or below its own *after* its last look at the disk has seen everything.
 
 ``keys`` holds the keys that exist now, in key order: a read of the present is one pass over it, however many keys were
-deleted lately. A read of the past takes from ``keys`` what has not changed since, and the rest from ``versions``. The
-history says which keys those are, as long as it is short. Beyond ``PAST_CHANGES`` changes it is cheaper to find the
-keys of the range in ``versions``; only the cost of that way depends on deleted keys. In every case the iterator over
+deleted lately. A read of the past takes from ``keys`` what has not changed since, and from the history what was
+replaced, as long as that is short. Beyond ``PAST_CHANGES`` changes it is cheaper to go back from each key in ``keys``,
+and from each in ``deletions``; only the cost of that way depends on deleted keys. In every case the iterator over
 ``keys`` is opened first: later looks see what changes after that.
 
 The cost of a read is counted in a :class:`Budget`: in keys that exist, existed then, or have changed since. It never
@@ -17,7 +17,7 @@ depends on what compaction has or has not removed, so a command that exceeds its
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from heapq import merge
 from typing import Any, Protocol
 
@@ -25,26 +25,25 @@ from ...limits import PAST_CHANGES
 from ...schema.answers import Item, RangeAnswer, RangePart
 from ...schema.operations import KeyRange, Range, Sort
 from .mvcc import (
-    CHANGE,
-    HEAD,
+    CHANGE_BYTES,
     INLINE,
     ITEM_OVERHEAD,
     RECORD,
     REVISION,
-    TOMBSTONE,
+    SKIPS,
+    RecordMissing,
     bounds,
+    changed_key,
+    deleted_key,
     memcomparable,
-    plain_key,
-    version_key,
+    mod_revision,
+    record_at,
+    value_key,
 )
 from .write_batch import Source, WriteBatch
 
 WEIGHT_SHIFT = 10
 """As a shift: this many bytes of values count as one key."""
-
-
-class RecordMissing(Exception):
-    """A record is missing: compaction has overtaken the reader, or the data is damaged."""
 
 
 class TooManyKeys(Exception):
@@ -86,7 +85,7 @@ class RevisionView:
         source: a database, or a batch on top of one.
         revision: the revision to read.
         newest: tells whether that is the newest; ``None`` to treat it as a past one.
-        far: whether a distant past may be read by searching ``versions``, at a cost that the budget does not count.
+        far: whether a distant past may be read key by key, at a cost that the budget does not count.
     """
 
     __slots__ = ("_newest", "far", "revision", "source")
@@ -102,32 +101,17 @@ class RevisionView:
         return self._newest is not None and self._newest.shows(self.revision)
 
 
-def _value(source: Source, key: bytes, record: bytes, mod: int, kind: int) -> bytes:
-    if kind == INLINE:
-        return record[HEAD:]
-    whole = source.get("versions", version_key(key, mod))
-    if whole is None:
-        raise RecordMissing
-    return whole[HEAD:]
-
-
 def item_of(source: Source, key: bytes, record: bytes, *, with_value: bool = True) -> Item:
-    """The item of an existing key's record."""
-    mod, create, version, lease, kind = RECORD.unpack_from(record)
-    value = _value(source, key, record, mod, kind) if with_value else b""
+    """The item of a record."""
+    create, version, lease, kind, mod = RECORD.unpack_from(record)
+    if not with_value:
+        return Item(key, b"", create, mod, version, lease)
+    if kind == INLINE:
+        return Item(key, record[SKIPS + 8 * version.bit_count() :], create, mod, version, lease)
+    value = source.get("values", value_key(key, mod))
+    if value is None:
+        raise RecordMissing
     return Item(key, value, create, mod, version, lease)
-
-
-def record_at(source: Source, key: bytes, record: bytes | None, revision: int) -> bytes | None:
-    """The record of a key as of a revision, given its record now; ``None`` if the key did not exist then."""
-    if record is None or REVISION.unpack_from(record)[0] > revision:
-        start = version_key(key, 0)
-        older = source.iterate("versions", start, start[:-8] + REVISION.pack(revision + 1), reverse=True)
-        found = next(older, None)
-        if found is None:
-            return None
-        record = found[1]
-    return None if record[HEAD - 1] == TOMBSTONE else record
 
 
 def find(view: RevisionView, key: bytes, *, with_value: bool = True) -> Item | None:
@@ -187,64 +171,67 @@ def _passing_by_deleted(pairs: Iterator[tuple[bytes, bytes | None]], budget: Bud
 def _records_then(
     view: RevisionView, keys: KeyRange, now: Iterator[tuple[bytes, bytes]], budget: Budget, descending: bool
 ) -> Iterator[tuple[bytes, bytes]]:
-    """The keys that existed at the view's revision, given those that exist now.
-
-    Keys that have not changed since are taken from ``now``; the others are looked up in ``versions``. Both iterators
-    are in key order. A key that occurs in both is taken from ``now``, because its record there is not newer than the
-    revision.
-    """
+    """The keys that existed at the view's revision, given those that exist now."""
     source, revision = view.source, view.revision
-    found = _changed_since(source, keys, revision, Budget(PAST_CHANGES) if view.far else budget)
-    changed: Iterator[tuple[bytes, bytes | None]]
-    if found is not None:
-        changed = iter([(key, None) for key in sorted(found, reverse=descending)])
+    changed = _changed_since(source, keys, revision, Budget(PAST_CHANGES) if view.far else budget)
+    found: Iterator[tuple[bytes, bytes | None]]
+    if changed is not None:
+        live = (pair for pair in now if mod_revision(pair[1]) <= revision)
+        found = _one_for_each_key(live, sorted(changed.items(), reverse=descending), descending)
     elif view.far:
-        changed = _ever_changed(source, keys, descending)
+        ever = _one_for_each_key(now, _ever_deleted(source, keys, descending), descending)
+        found = ((key, record_at(source, key, record, revision)) for key, record in ever)
     else:
         raise TooManyKeys(keys.key)
-    live = ((key, record) for key, record in now if REVISION.unpack_from(record)[0] <= revision)
-    last = None
-    for key, record in merge(live, changed, key=_key, reverse=descending):
-        if key == last:
-            continue
-        last = key
+    for key, record in found:
         if budget.left <= 0:
             raise TooManyKeys(key)
-        if record is None:
-            record = record_at(source, key, source.get("keys", key), revision)
         if record is None:
             budget.left -= 1
         else:
             yield key, record
 
 
+def _one_for_each_key(
+    now: Iterable[tuple[bytes, bytes]], more: Iterable[tuple[bytes, bytes | None]], descending: bool
+) -> Iterator[tuple[bytes, bytes | None]]:
+    """Both in key order. A key that occurs in both is taken from ``now``, which was looked at first."""
+    pairs: tuple[Iterable[tuple[bytes, bytes | None]], ...] = now, more
+    last = None
+    for pair in merge(*pairs, key=_key, reverse=descending):
+        if pair[0] != last:
+            last = pair[0]
+            yield pair
+
+
 def _key(pair: tuple[bytes, bytes | None]) -> bytes:
     return pair[0]
 
 
-def _changed_since(source: Source, keys: KeyRange, revision: int, budget: Budget) -> set[bytes] | None:
-    """The keys of a range that have changed since a revision; ``None`` if the budget does not cover all changes."""
+def _changed_since(source: Source, keys: KeyRange, revision: int, budget: Budget) -> dict[bytes, bytes | None] | None:
+    """The keys of a range that have changed since a revision, each with its record then (``None`` if it did not exist);
+    ``None`` if the budget does not cover all changes."""
     start, end = bounds(keys)
-    found = set()
-    for _, change in source.iterate("revisions", REVISION.pack(revision + 1)):
+    found: dict[bytes, bytes | None] = {}
+    for where, change in source.iterate("history", REVISION.pack(revision + 1)):
         if budget.left <= 0:
             return None
         budget.left -= 1
-        key = change[CHANGE.size :]
-        if key >= start and (end is None or key < end):
-            found.add(key)
+        key = changed_key(where)[1]
+        if key >= start and (end is None or key < end) and key not in found:
+            found[key] = change[CHANGE_BYTES:] or None
     return found
 
 
-def _ever_changed(source: Source, keys: KeyRange, descending: bool) -> Iterator[tuple[bytes, None]]:
-    """The keys of a range that occur in ``versions``, by one seek for each."""
+def _ever_deleted(source: Source, keys: KeyRange, descending: bool) -> Iterator[tuple[bytes, None]]:
+    """The keys of a range that occur in ``deletions``, by one seek for each."""
     start, end = bounds(keys)
     low, high = memcomparable(start), None if end is None else memcomparable(end)
     while True:
-        pair = next(source.iterate("versions", low, high, reverse=descending), None)
+        pair = next(source.iterate("deletions", low, high, reverse=descending), None)
         if pair is None:
             return
-        key = plain_key(pair[0])[0]
+        key = deleted_key(pair[0])[0]
         if descending:
             high = memcomparable(key)
         else:

@@ -14,7 +14,8 @@ from ...schema.answers import Failed, RangeAnswer, RangePart, Reason
 from ...schema.operations import Range
 from ..engine.interface import Engine
 from .history import Changes, HistoryQuery, read_history
-from .ranges import Budget, RecordMissing, RevisionView, read_range
+from .mvcc import RecordMissing
+from .ranges import Budget, RevisionView, read_range
 
 
 class Revisions(Protocol):
@@ -56,18 +57,17 @@ def read_as_of(
 def read_changes(
     engine: Engine, revisions: Revisions, wanted: HistoryQuery, low: int, high: int, *, max_bytes: int, max_scanned: int
 ) -> Changes | int:
-    """As ``State.history``."""
+    """As ``State.history``. A read that compaction reaches, but does not overtake, starts again."""
     compacted = revisions.compact_revision
-    if low < compacted:
-        return compacted
-    found: Changes | None = None
-    with suppress(RecordMissing):
-        found = read_history(engine, wanted, low, high, max_bytes=max_bytes, max_scanned=max_scanned)
-    compacted = revisions.compact_revision
-    if low < compacted:
-        return compacted
-    if found is None:
-        raise DataCorrupted(f"a change between revisions {low} and {high} is missing")
-    if low == compacted:
-        found.forget_before(compacted)
-    return found
+    while low >= compacted:
+        found: Changes | None = None
+        with suppress(RecordMissing):
+            found = read_history(
+                engine, wanted, low, high, compacted=compacted, max_bytes=max_bytes, max_scanned=max_scanned
+            )
+        before, compacted = compacted, revisions.compact_revision
+        if compacted == before:
+            if found is None:
+                raise DataCorrupted(f"a change between revisions {low} and {high} is missing")
+            return found
+    return compacted

@@ -34,7 +34,7 @@ from .reads import read_as_of, read_changes
 from .sessions import SessionRecord, Sessions
 from .write_batch import WriteBatch
 
-FAMILIES = ("keys", "versions", "revisions", "leases", "sessions", "meta")
+FAMILIES = ("keys", "history", "deletions", "values", "leases", "sessions", "meta")
 
 STATE_FORMAT = 2
 """Version of the content of the families. Any other version is refused."""

@@ -41,11 +41,13 @@ from raykeeper.store.log.raft_log import RaftLog
 from raykeeper.store.log.repair import SegmentContent
 from raykeeper.store.log.segments import SegmentedLog, segment_name
 from raykeeper.store.snapshot_file import SnapshotSink
+from raykeeper.store.state import mvcc, physical_compaction
 from raykeeper.store.state.cluster_clock import ClusterClock
 from raykeeper.store.state.content_hash import ContentHasher
 from raykeeper.store.state.executor import Executor
 from raykeeper.store.state.lease_table import LeaseRecord
 from raykeeper.store.state.machine import State
+from raykeeper.store.state.mvcc import Mvcc, deletion_key
 from raykeeper.store.state.sessions import Sessions
 from raykeeper.store.state.write_batch import WriteBatch
 
@@ -532,6 +534,34 @@ def _any_image() -> AbstractContextManager[None]:
 @mutant("damage that is forgotten", "rot")
 def _damage_forgotten() -> AbstractContextManager[None]:
     return patched(DataDir, "mark_state_damaged", lambda folder, why: None)
+
+
+# --- the past --------------------------------------------------------------------------------------------------------
+
+
+@mutant("a deletion that the past does not find", "watches")
+def _deletion_not_found() -> AbstractContextManager[None]:
+    """A key that was deleted since seems not to have existed before."""
+    original = Mvcc.delete
+
+    def delete(mvcc: Mvcc, key: bytes, old: bytes) -> int:
+        revision = original(mvcc, key, old)
+        mvcc._batch.set("deletions", deletion_key(key, revision), None)
+        return revision
+
+    return patched(Mvcc, "delete", delete)
+
+
+@mutant("the compact revision removed from the history", "watches")
+def _compacted_too_far() -> AbstractContextManager[None]:
+    """Its changes can still be watched."""
+    original = physical_compaction._next_removals
+
+    def removals(source: Any, compact_revision: int, start: bytes, count: int) -> Any:
+        newest = mvcc.newest_change(source)  # that one is looked at when the state is opened
+        return original(source, min(compact_revision + 1, newest), start, count)
+
+    return patched(physical_compaction, "_next_removals", removals)
 
 
 # --- background care -------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.store_model import FIRST, Hand, Model, plain, wipe
+from lab.store_model import FIRST, Hand, Model, inside, plain, wipe
+from raykeeper.schema.answers import Item
 from raykeeper.schema.operations import (
     KEEP_LEASE,
     Compact,
@@ -30,6 +31,8 @@ from raykeeper.schema.operations import (
     TxnCompare,
 )
 from raykeeper.store.engine.rocks import RocksDisk
+from raykeeper.store.state import ranges
+from raykeeper.store.state.history import Changes, HistoryQuery, KeyChange
 from raykeeper.store.state.machine import State
 
 # Bytes that an encoding of keys could trip over.
@@ -146,16 +149,38 @@ def shared() -> Iterator[Shared]:
         shared.state.close()
 
 
+EVERYTHING = KeyRange(b"", b"")
+
+
 def compare_everything(hand: Hand, model: Model) -> None:
-    everything = Range(KeyRange(b"", b""))
     for revision in [*range(max(0, model.compacted - 1), model.revision + 2)]:
-        r = Range(everything.keys, revision)
-        assert plain(hand.state.range(r, page_items=100, page_bytes=1 << 20)) == model.read(r), revision
+        r = Range(EVERYTHING, revision)
+        expected = model.read(r)
+        assert plain(hand.state.range(r, page_items=100, page_bytes=1 << 20)) == expected, revision
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ranges, "PAST_CHANGES", 0)
+            assert plain(hand.state.range(r, page_items=100, page_bytes=1 << 20)) == expected, revision
+    compare_changes(hand, model)
     assert hand.state.revision == model.revision
     attached = {id: {k for k, i in model.past[model.revision].items() if i.lease == id} for id in model.leases}
     assert {id: lease.ttl for id, lease in hand.state.leases.items()} == model.leases
     assert {id: lease.keys for id, lease in hand.state.leases.items()} == {id: len(k) for id, k in attached.items()}
     assert {id: set(hand.state._leases.keys(id)) for id in model.leases} == attached
+
+
+def compare_changes(hand: Hand, model: Model) -> None:
+    for low in {max(1, model.compacted), (model.compacted + model.revision) // 2, model.revision}:
+        for keys in (EVERYTHING, *(KeyRange(key) for key in KEYS)):
+            expected = []
+            for revision, key, deleted in model.history:
+                if revision >= low and inside(key, keys):
+                    item = Item(key, b"", 0, revision, 0, 0) if deleted else model.past[revision][key]
+                    prev = model.past[revision - 1].get(key) if revision > model.compacted else None
+                    expected.append(KeyChange(deleted, item, prev))
+            wanted = HistoryQuery(keys, prev=True)
+            found = hand.state.history(wanted, low, model.revision, max_bytes=1 << 20, max_scanned=1 << 20)
+            assert isinstance(found, Changes)
+            assert found.changes == expected, (low, keys)
 
 
 def follow(shared: Shared, steps: list[tuple[str, Any]], reopen_at: int) -> None:
@@ -187,7 +212,7 @@ def follow(shared: Shared, steps: list[tuple[str, Any]], reopen_at: int) -> None
         pass
     assert hand.state.content_hash() == before
     compare_everything(hand, model)
-    history = [key for key, _ in hand.state._engine.iterate("revisions")]
+    history = [key for key, _ in hand.state._engine.iterate("history")]
     kept = [revision for revision, _, _ in model.history if revision >= model.compacted]
     assert [int.from_bytes(key[:8], "big") for key in history] == kept
 

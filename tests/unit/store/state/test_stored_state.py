@@ -12,7 +12,7 @@ from raykeeper.errors import DataCorrupted
 from raykeeper.raft.messages import Configuration
 from raykeeper.schema.operations import Compact, Put
 from raykeeper.store.state.machine import State
-from raykeeper.store.state.mvcc import REVISION_SUB
+from raykeeper.store.state.mvcc import change_key
 from simulation.disk import SimDisk
 
 
@@ -46,9 +46,9 @@ def test_a_lost_state_may_have_a_configuration_that_it_has_not_applied() -> None
 @pytest.mark.parametrize(
     "write",
     [
-        ("revisions", REVISION_SUB.pack(4, 0), None),
-        ("revisions", REVISION_SUB.pack(5, 0), b"\0" * 9 + b"k"),
-        ("revisions", b"\xff", b""),
+        ("history", change_key(4, b"k2"), None),
+        ("history", change_key(5, b"k"), b"\0" * 5),
+        ("history", b"\xff", b""),
         ("meta", b"applied", applied(6, 1, 3, 0)),
         ("meta", b"applied", applied(6, 1, 5, 0)),
         ("meta", b"applied", applied(6, 1, 4, 5)),
