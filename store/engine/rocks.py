@@ -8,7 +8,8 @@ Several traps of both shape this file.
 - rocksdict's ``flush`` flushes one family only, even then. ``compact_range`` of a family flushes all, and releases the
   GIL, but does not say whether it has failed.
 - A delete leaves a tombstone that every later iteration must skip. So memory that is full of them is moved to a file in
-  the background, and files full of them are merged.
+  the background, and files full of them are merged. The family ``history`` is left out, where this would be most of the
+  cost of compaction: it is trimmed from its beginning, and iterations start after that.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from .sync_journal import SyncJournal
 
 _FULL = ("No space left", "Disk quota exceeded", "File too large", "SpaceLimit")
 _TABLE_BYTES = "rocksdb.total-sst-files-size"
+_TRIMMED = "history"
 
 
 def translate(error: Exception, path: str) -> Exception:
@@ -130,6 +132,7 @@ class RocksEngine:
         self.path = path
         self.damage: DataCorrupted | None = None
         self._families = {name: database.get_column_family(name) for name in families}
+        self._getters = {name: family.get for name, family in self._families.items()}
         self._handles = {name: database.get_column_family_handle(name) for name in families}
         self._iterators: WeakSet[_PairIterator] = WeakSet()
         self._deletes = dict.fromkeys(families, 0)
@@ -163,7 +166,7 @@ class RocksEngine:
     def get(self, family: str, key: bytes) -> bytes | None:
         """As ``Engine.get``."""
         try:
-            value: bytes | None = self._families[family].get(key)
+            value: bytes | None = self._getters[family](key)
         except Exception as error:
             self._open()
             raise self.translated(error) from error
@@ -195,7 +198,7 @@ class RocksEngine:
         except Exception as error:
             raise self.translated(error) from error
         for family, count in deletes.items():
-            if count >= DELETES_IN_MEMORY:
+            if count >= DELETES_IN_MEMORY and family != _TRIMMED:
                 deletes[family] = 0
                 self._wait_for_flush()
                 self._flushing = in_background(self.flush, "raykeeper-flush")
@@ -281,6 +284,7 @@ class RocksEngine:
         database, self._database = self._database, None
         for pairs in list(self._iterators):
             pairs.release()
+        self._getters.clear()
         self._families.clear()
         self._handles.clear()
         with suppress(Exception):  # it flushes, too, and the disk may be full

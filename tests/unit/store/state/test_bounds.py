@@ -273,6 +273,18 @@ def test_deletes_do_not_pile_up_in_memory(hand: Hand) -> None:
     assert hand.range(KEYS).count == 0  # type: ignore[union-attr]
 
 
+def test_compaction_needs_no_flush(hand: Hand) -> None:
+    """Its tombstones lie where nothing is read any more."""
+    for _ in range(0, 2 * DELETES_IN_MEMORY, 1000):
+        hand.run(*(Put(b"k%d" % (n % 7), b"") for n in range(1000)))
+    hand.do(Compact(hand.state.revision))
+    while hand.state.compact_slice(1000):
+        pass
+    engine = hand.state._engine
+    assert engine._deletes["history"] > DELETES_IN_MEMORY  # type: ignore[attr-defined]
+    assert engine._flushing is None  # type: ignore[attr-defined]
+
+
 def test_a_bound_does_not_depend_on_how_far_compaction_has_come() -> None:
     """Members remove what was compacted at their own pace: no answer may depend on it."""
     hands = [sim_hand() for _ in range(2)]
