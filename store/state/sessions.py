@@ -78,7 +78,7 @@ _ANOTHER = Failed(Reason.INVALID, message="this request_id names another operati
 class SessionRecord:
     """A client process as the state machine knows it."""
 
-    __slots__ = ("answered", "batches", "heard", "id", "low", "nonce", "size", "ttl")
+    __slots__ = ("answered", "batches", "heard", "id", "low", "newest", "nonce", "size", "ttl")
 
     def __init__(self, id: int, ttl: float, nonce: bytes, heard: int, low: int = 0) -> None:
         self.id = id
@@ -91,6 +91,8 @@ class SessionRecord:
         """Log index of its last sign of life: an expiry that names another one is void."""
         self.answered: dict[int, int] = {}
         """Sequence -> the sequence under which its answer is stored."""
+        self.newest = 0
+        """No sequence above this one was answered."""
         self.batches: list[tuple[int, int, int, tuple[int, ...]]] = []
         """A heap of (last sequence, stored under, size, sequences): batches below the low mark come first."""
         self.size = 0
@@ -98,9 +100,10 @@ class SessionRecord:
 
     def add(self, stored_under: int, size: int, sequences: tuple[int, ...]) -> None:
         """Record a stored batch of answers."""
-        for sequence in sequences:
-            self.answered[sequence] = stored_under
-        heapq.heappush(self.batches, (max(sequences), stored_under, size, sequences))
+        self.answered.update(dict.fromkeys(sequences, stored_under))
+        last = max(sequences)
+        self.newest = max(self.newest, last)
+        heapq.heappush(self.batches, (last, stored_under, size, sequences))
         self.size += size
 
     def drop_below(self, low: int) -> Iterator[int]:
@@ -212,8 +215,8 @@ class Sessions:
             for stored_under in session.drop_below(command.low):
                 self._batch.set(_FAMILY, b"a" + _PAIR.pack(session.id, stored_under), None)
         self.renew(session.id, index)
-        low, answered = session.low, session.answered
-        count_left = limits.max_session_answers - len(answered)
+        low, newest = session.low, max(session.newest, session.low - 1)
+        count_left = limits.max_session_answers - len(session.answered)
         bytes_left = limits.max_session_answer_bytes - session.size
         new: dict[int, Answer] = {}
         loaded: dict[int, dict[int, Answer]] = {}
@@ -222,19 +225,14 @@ class Sessions:
         for position, write in enumerate(command.writes):
             sequence = write.sequence
             answer: Answer | None
-            if sequence < low:
-                answers.append(Failed(Reason.BELOW_MARK))
-                continue
-            if sequence in answered:
-                stored_under = answered[sequence]
-                if stored_under not in loaded:
-                    loaded[stored_under] = self._load_answers(session.id, stored_under, executor)
-                answers.append(loaded[stored_under][sequence])
-                continue
-            answer = new.get(sequence)
-            if answer is not None:
-                answers.append(answer)
-                continue
+            if sequence <= newest:
+                if sequence < low:
+                    answer = Failed(Reason.BELOW_MARK)
+                else:
+                    answer = new.get(sequence) or self._answer_before(session, sequence, loaded, executor)
+                if answer is not None:
+                    answers.append(answer)
+                    continue
             if executor.written >= ENTRY_CHANGES:
                 break
             if count_left <= 0:
@@ -250,6 +248,8 @@ class Sessions:
             answers.append(answer)
             if type(answer) is not Failed or answer.reason is not Reason.FULL:
                 new[sequence] = answer
+                if sequence > newest:
+                    newest = sequence
                 count_left -= 1
                 bytes_left -= cost
             if executor.work >= APPLY_WORK:
@@ -261,12 +261,20 @@ class Sessions:
             session.add(first, spent, tuple(new))
         return answers
 
-    def _load_answers(self, session: int, stored_under: int, executor: Executor) -> dict[int, Answer]:
-        value = self._batch.get(_FAMILY, b"a" + _PAIR.pack(session, stored_under))
-        if value is None:
-            raise DataCorrupted(f"answers of session {session} are missing")
-        executor.work += WORK_OF_WRITE + (len(value) >> WEIGHT_SHIFT)
-        return dict(_decode_batch(value).answers)
+    def _answer_before(
+        self, session: SessionRecord, sequence: int, loaded: dict[int, dict[int, Answer]], executor: Executor
+    ) -> Answer | None:
+        """The answer that an earlier command has given to this sequence. ``loaded`` holds what was read for others."""
+        stored_under = session.answered.get(sequence)
+        if stored_under is None:
+            return None
+        if stored_under not in loaded:
+            value = self._batch.get(_FAMILY, b"a" + _PAIR.pack(session.id, stored_under))
+            if value is None:
+                raise DataCorrupted(f"answers of session {session.id} are missing")
+            executor.work += WORK_OF_WRITE + (len(value) >> WEIGHT_SHIFT)
+            loaded[stored_under] = dict(_decode_batch(value).answers)
+        return loaded[stored_under][sequence]
 
     def _run_named(
         self,

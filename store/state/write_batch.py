@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from typing import Protocol
 
 from ..engine.interface import Engine, Write
@@ -188,7 +189,8 @@ class WriteBatch:
             raise ValueError("an open savepoint")
         writes: list[Write] = []
         for family, layer in self._layers.items():
-            writes += [(family, key, value) for key, value in layer.values.items()]
+            if layer.values:
+                writes += zip(repeat(family), layer.values.keys(), layer.values.values())
         if writes:
             self._engine.write(writes)
         self.discard()
@@ -198,7 +200,8 @@ class WriteBatch:
         self._undo = None
         self.deleted_keys.clear()
         for layer in self._layers.values():
-            layer.values.clear()
+            if layer.values:
+                layer.values.clear()
             layer.order = None
 
 
