@@ -594,6 +594,8 @@ PROXY_PROGRESS_CHECK_S = 0.02
 PROXY_WATCH_ANSWER_BYTES = 512 * 1024
 """Events of several revisions that a proxy sends in one message; a revision is never split unless its client asks for
 fragments, which hold as much as a request may."""
+MAX_GATEWAY_REQUEST_BYTES = 4 * 1024 * 1024
+"""JSON of one request to a proxy, and what has arrived of one that is not complete."""
 
 # A member actor.
 NO_SPACE_PAUSE_S = 2.0
