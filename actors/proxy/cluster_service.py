@@ -71,7 +71,7 @@ class ClusterService:
         """Add a member."""
         asked = MemberAddRequest.FromString(request)
         if not asked.peerURLs:
-            raise BAD_MEMBER_URLS
+            raise BAD_MEMBER_URLS.error()
         added = await self._operations.add_member(asked.isLearner)
         members = await self._members()
         member = next((each for each in members if added == each.ID), Member(ID=added, isLearner=asked.isLearner))
@@ -87,13 +87,13 @@ class ClusterService:
     async def member_update(self, request: bytes, context: CallContext) -> bytes:
         """Refused: there are no peer URLs to change."""
         await self._known(MemberUpdateRequest.FromString(request).ID)
-        raise BAD_MEMBER_URLS
+        raise BAD_MEMBER_URLS.error()
 
     async def member_promote(self, request: bytes, context: CallContext) -> bytes:
         """Make a learner a voter."""
         member = MemberPromoteRequest.FromString(request).ID
         if member not in (await self._known(member)).learners:
-            raise NOT_A_LEARNER
+            raise NOT_A_LEARNER.error()
         await self._calls.change_membership([MemberChange(ChangeKind.ADD_VOTER, member)])
         return MemberPromoteResponse(header=self._header(), members=await self._members()).SerializeToString()
 
@@ -104,7 +104,7 @@ class ClusterService:
     async def _known(self, member: int) -> MemberStatus:
         status = await self._calls.any_status(self._backend.member)
         if member not in status.voters and member not in status.learners:
-            raise MEMBER_NOT_FOUND
+            raise MEMBER_NOT_FOUND.error()
         return status
 
     async def _members(self) -> list[Member]:

@@ -174,7 +174,7 @@ class EtcdBackend:
             if answer.kept[0] is not Kept.ASK_AGAIN:
                 return KeptLease(int(answer.ttls[0]) if answer.kept[0] is Kept.ALIVE else 0, answer.revision)
             if clock() + LEASE_RETRY_S >= until:
-                raise TIMED_OUT
+                raise TIMED_OUT.error()
             await asyncio.sleep(LEASE_RETRY_S)
 
     async def lease_statuses(self, leases: tuple[int, ...], keys: bool, context: CallContext) -> LeaseStatuses:

@@ -1,10 +1,13 @@
 """etcd's errors on the wire: each a status code and a text, which clients compare to the letter (etcd: rpctypes).
 
-Services raise :class:`RpcError`; ``from_keeper_error`` says which of etcd's errors one of ours is. An outcome that is
-unknown is always "request timed out": no client of etcd repeats a write after that on its own.
+Services raise what ``error`` makes of a constant here: a new exception each time, because one that was raised keeps the
+frames that it went through. ``from_keeper_error`` says which of etcd's errors one of ours is. An unknown outcome is
+always "request timed out": no client of etcd repeats a write after that on its own.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from ...errors import (
     CompactedError,
@@ -22,8 +25,19 @@ from ...schema.answers import Reason
 from .rpc_status import RpcCode, RpcError
 
 
-def _etcd(code: RpcCode, text: str) -> RpcError:
-    return RpcError(code, f"etcdserver: {text}")
+class EtcdFailure(NamedTuple):
+    """One of etcd's errors."""
+
+    code: RpcCode
+    text: str
+
+    def error(self) -> RpcError:
+        """An exception to raise."""
+        return RpcError(self.code, self.text)
+
+
+def _etcd(code: RpcCode, text: str) -> EtcdFailure:
+    return EtcdFailure(code, f"etcdserver: {text}")
 
 
 EMPTY_KEY = _etcd(RpcCode.INVALID_ARGUMENT, "key is not provided")
@@ -60,7 +74,7 @@ AUTH_NOT_ENABLED = _etcd(RpcCode.FAILED_PRECONDITION, "authentication is not ena
 NO_LEADER = _etcd(RpcCode.UNAVAILABLE, "no leader")
 TIMED_OUT = _etcd(RpcCode.UNAVAILABLE, "request timed out")
 
-_BY_REASON: dict[int | None, RpcError] = {
+_BY_REASON: dict[int | None, EtcdFailure] = {
     Reason.COMPACTED: COMPACTED,
     Reason.FUTURE_REVISION: FUTURE_REVISION,
     Reason.LEASE_NOT_FOUND: LEASE_NOT_FOUND,
@@ -75,7 +89,7 @@ _BY_REASON: dict[int | None, RpcError] = {
 }
 """INVALID: of what a proxy sends, the state machine refuses only a transaction that changes a key twice."""
 
-_BY_TYPE: tuple[tuple[type[KeeperError], RpcError], ...] = (
+_BY_TYPE: tuple[tuple[type[KeeperError], EtcdFailure], ...] = (
     (CompactedError, COMPACTED),
     (FutureRevisionError, FUTURE_REVISION),
     (LeaseNotFound, LEASE_NOT_FOUND),
@@ -90,13 +104,13 @@ _BY_TYPE: tuple[tuple[type[KeeperError], RpcError], ...] = (
 def from_keeper_error(error: KeeperError) -> RpcError:
     """The error that etcd would answer."""
     if error.applied is None:
-        return TIMED_OUT
+        return TIMED_OUT.error()
     found = _BY_REASON.get(error.reason)
     if found is not None:
-        return found
+        return found.error()
     for kind, answer in _BY_TYPE:
         if isinstance(error, kind):
-            return answer
+            return answer.error()
     if isinstance(error, Unavailable):
-        return NO_LEADER
+        return NO_LEADER.error()
     return RpcError(RpcCode.UNKNOWN, str(error))

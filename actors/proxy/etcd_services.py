@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
+from ...limits import STATUS_TIMEOUT_S
 from .cluster_service import ClientUrls, ClusterService, MembershipOperations
 from .election_service import ElectionService
 from .etcd_backend import CallContext, EtcdBackend, StreamContext
@@ -13,6 +14,8 @@ from .lease_service import LeaseService
 from .lock_service import LockService
 from .maintenance_service import MaintenanceService
 from .member_calls import MemberCalls
+from .rpc_methods import RpcMethods
+from .rpc_status import RpcError
 from .watch_service import WatchService
 
 Unary = Callable[[bytes, CallContext], Awaitable[bytes]]
@@ -31,7 +34,8 @@ class EtcdServices:
     def __init__(self, backend: EtcdBackend, operations: MembershipOperations, urls: ClientUrls) -> None:
         kv, lease, watch = KvService(backend), LeaseService(backend), WatchService(backend)
         lock, election = LockService(backend), ElectionService(backend)
-        calls = MemberCalls(backend.hub, backend.cluster)
+        self._backend = backend
+        self._calls = calls = MemberCalls(backend.hub, backend.cluster)
         cluster = ClusterService(backend, calls, operations, urls)
         maintenance = MaintenanceService(backend, calls, operations)
         health, auth = HealthService(), AuthService(backend)
@@ -71,3 +75,42 @@ class EtcdServices:
             "/v3electionpb.Election/Observe": election.observe,
             "/grpc.health.v1.Health/Watch": health.watch,
         }
+
+    def register(self, registered: RpcMethods) -> None:
+        """Serve all of them by gRPC."""
+        for path, handler in self.unary.items():
+            registered.add_unary(path, handler)
+        for path, streaming in self.streaming.items():
+            registered.add_stream(path, streaming)
+
+    async def why_unhealthy(self, excluded: Collection[str] | None, serializable: bool) -> str:
+        """Why the cluster does not serve as it should; empty if it does (etcd: checkHealth).
+
+        Args:
+            excluded: alarms that do not count; ``None`` to look at no alarm.
+            serializable: a leader is not needed.
+        """
+        status = await self._calls.status(self._backend.member)
+        if status is None or status.why_not_serving:
+            return f"RANGE ERROR:{status.why_not_serving if status else 'the member does not answer'}"
+        if excluded is not None:
+            for alarm in status.alarms:
+                if alarm.kind not in excluded:
+                    return f"ALARM {alarm.kind}"
+        if serializable:
+            return ""
+        if not status.leader:
+            return "RAFT NO LEADER"
+        try:
+            await self._backend.revision(_Brief())
+        except RpcError as error:
+            return f"RANGE ERROR:{error.text}"
+        return ""
+
+
+class _Brief:
+    """The context of a check."""
+
+    def time_left(self) -> float:
+        """Seconds."""
+        return STATUS_TIMEOUT_S

@@ -44,4 +44,4 @@ class AuthService:
 
     async def authenticate(self, request: bytes, context: CallContext) -> bytes:
         """Refused while it is off."""
-        raise AUTH_NOT_ENABLED
+        raise AUTH_NOT_ENABLED.error()

@@ -66,5 +66,5 @@ class KvService:
         elif asked.revision == 0:
             revision = await self._backend.revision_unless_compacted(context)
         else:
-            raise COMPACTED
+            raise COMPACTED.error()
         return CompactionResponse(header=self._backend.header(revision)).SerializeToString()

@@ -32,7 +32,7 @@ class LeaseService:
         """Grant a lease. A TTL below the least is raised to it; the lease then has that one (etcd: minLeaseTTL)."""
         asked = LeaseGrantRequest.FromString(request)
         if asked.TTL > LEASE_MAX_TTL_S:
-            raise LEASE_TTL_TOO_LARGE
+            raise LEASE_TTL_TOO_LARGE.error()
         ttl = max(asked.TTL, self._backend.least_lease_ttl)
         while True:
             grant = LeaseGrant(asked.ID or self._backend.choose_lease_id(), float(ttl))
@@ -40,7 +40,7 @@ class LeaseService:
                 answer = expect(await self._backend.write(grant, context), LeaseGranted)
                 break
             except RpcError as error:
-                if error is not LEASE_EXISTS or asked.ID:
+                if error.text != LEASE_EXISTS.text or asked.ID:
                     raise
         header = self._backend.header(answer.revision)
         return LeaseGrantResponse(header=header, ID=answer.id, TTL=int(answer.ttl)).SerializeToString()
@@ -49,7 +49,7 @@ class LeaseService:
         """End a lease and delete its keys."""
         lease = LeaseRevokeRequest.FromString(request).ID
         if not lease:
-            raise LEASE_NOT_FOUND
+            raise LEASE_NOT_FOUND.error()
         answer = expect(await self._backend.write(LeaseRevoke(lease), context), Done)
         return LeaseRevokeResponse(header=self._backend.header(answer.revision)).SerializeToString()
 

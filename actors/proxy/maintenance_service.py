@@ -51,7 +51,7 @@ class MaintenanceService:
         """The status of the member that this proxy speaks for."""
         status = await self._calls.status(self._backend.member)
         if status is None:
-            raise NO_LEADER
+            raise NO_LEADER.error()
         errors = [_alarm_text(each) for each in _alarms(status)]
         if not status.leader:
             errors.append(NO_LEADER.text)
@@ -97,9 +97,9 @@ class MaintenanceService:
         target = MoveLeaderRequest.FromString(request).targetID
         status = await self._calls.status(self._backend.member)
         if status is None or status.leader != self._backend.member:
-            raise NOT_LEADER
+            raise NOT_LEADER.error()
         if target not in status.voters:
-            raise BAD_TRANSFEREE
+            raise BAD_TRANSFEREE.error()
         if target != status.leader:
             await self._operations.move_leader(target)
         return MoveLeaderResponse().SerializeToString()
@@ -108,10 +108,10 @@ class MaintenanceService:
         """Refused: there is no older format to go back to."""
         asked = DowngradeRequest.FromString(request)
         if asked.action == DowngradeRequest.CANCEL:
-            raise NO_DOWNGRADE
+            raise NO_DOWNGRADE.error()
         if not re.fullmatch(r"\d+\.\d+(\.\d+)?", asked.version):
-            raise BAD_DOWNGRADE_VERSION
-        raise BAD_DOWNGRADE_TARGET
+            raise BAD_DOWNGRADE_VERSION.error()
+        raise BAD_DOWNGRADE_TARGET.error()
 
 
 def _alarms(status: MemberStatus) -> list[AlarmMember]:

@@ -65,7 +65,7 @@ class MemberCalls:
             status = await self.status(member)
             if status is not None and not status.why_not_serving:
                 return status
-        raise NO_LEADER
+        raise NO_LEADER.error()
 
     async def administer(self, command: Administration) -> Answer:
         """Have a command applied by the cluster.
@@ -103,7 +103,7 @@ class MemberCalls:
                     break
             if not leader:
                 await asyncio.sleep(CLIENT_SHORT_BACKOFF_S)
-        raise TIMED_OUT if unknown else NO_LEADER
+        raise (TIMED_OUT if unknown else NO_LEADER).error()
 
     async def _ask(self, member: int, request: Request, timeout: float) -> Reply | None:
         """The reply of one member; ``None`` if none comes, and it may have the request."""

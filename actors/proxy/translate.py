@@ -259,35 +259,35 @@ def _inner_header(revision: int) -> ResponseHeader:
 def check_range(request: RangeRequest) -> None:
     """As etcd's checkRangeRequest."""
     if not request.key:
-        raise EMPTY_KEY
+        raise EMPTY_KEY.error()
     if request.sort_order not in _SORT_ORDERS or request.sort_target not in _SORT_TARGETS:
-        raise INVALID_SORT
+        raise INVALID_SORT.error()
 
 
 def check_put(request: PutRequest) -> None:
     """As etcd's checkPutRequest."""
     if not request.key:
-        raise EMPTY_KEY
+        raise EMPTY_KEY.error()
     if request.ignore_value and request.value:
-        raise VALUE_PROVIDED
+        raise VALUE_PROVIDED.error()
     if request.ignore_lease and request.lease:
-        raise LEASE_PROVIDED
+        raise LEASE_PROVIDED.error()
 
 
 def check_delete(request: DeleteRangeRequest) -> None:
     """As etcd's checkDeleteRequest."""
     if not request.key:
-        raise EMPTY_KEY
+        raise EMPTY_KEY.error()
 
 
 def check_txn(request: TxnRequest, most: int) -> None:
     """As etcd's checkTxnRequest: ``most`` is what the limit leaves this transaction."""
     count = max(len(request.compare), len(request.success), len(request.failure))
     if count > most:
-        raise TOO_MANY_OPERATIONS
+        raise TOO_MANY_OPERATIONS.error()
     for comparison in request.compare:
         if not comparison.key:
-            raise EMPTY_KEY
+            raise EMPTY_KEY.error()
     _check_operations(request.success, most - count)
     _check_operations(request.failure, most - count)
 
@@ -301,7 +301,7 @@ def _check_operations(operations: Iterable[RequestOp], most: int) -> None:
         elif kind == "request_txn":
             check_txn(operation.request_txn, most)
         else:
-            raise KEY_NOT_FOUND
+            raise KEY_NOT_FOUND.error()
 
 
 _CHECKS = {"request_range": check_range, "request_put": check_put, "request_delete_range": check_delete}

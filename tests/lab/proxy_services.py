@@ -111,10 +111,12 @@ class LabProxy:
         self.run(self.backend.open(10.0))
         self.backend.hub.timings = Timings()  # etcd's election timeout, by which the least TTL of a lease goes
         self.operations = LabOperations()
+        self.url = ""
+        """Of its port, if it has one."""
         self.services = EtcdServices(self.backend, self.operations, self._urls)
 
     async def _urls(self, member: int) -> list[str]:
-        return [f"http://127.0.0.1:{2379 + member}"]
+        return [self.url or f"http://127.0.0.1:{2379 + member}"]
 
     def run(self, work: Coroutine[Any, Any, T], timeout: float = 20.0) -> T:
         """The result of a coroutine on the proxy's loop."""

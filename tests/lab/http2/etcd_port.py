@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from lab.proxy_services import LabProxy, lab_proxy
 from raykeeper.actors.logs import MemberLog
+from raykeeper.actors.proxy.etcd_http import EtcdHttp
 from raykeeper.actors.proxy.proxy_listener import ProxyListener
 from raykeeper.actors.proxy.rpc_methods import RpcMethods
 
@@ -19,14 +20,13 @@ class EtcdPort:
         self.listener: ProxyListener
         self.host, self.port = proxy.run(self._listen())
         self.endpoint = f"{self.host}:{self.port}"
+        proxy.url = f"http://{self.endpoint}"
 
     async def _listen(self) -> tuple[str, int]:
         methods = RpcMethods()
-        for path, unary in self.proxy.services.unary.items():
-            methods.add_unary(path, unary)
-        for path, streaming in self.proxy.services.streaming.items():
-            methods.add_stream(path, streaming)
-        self.listener = ProxyListener(methods, MemberLog("proxy", "test", "proxy"))
+        self.proxy.services.register(methods)
+        http = EtcdHttp(self.proxy.backend, self.proxy.services)
+        self.listener = ProxyListener(methods, MemberLog("proxy", "test", "proxy"), http.handle)
         return await self.listener.listen("127.0.0.1", 0)
 
     def close(self) -> None:

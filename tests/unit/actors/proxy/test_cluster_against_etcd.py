@@ -82,14 +82,14 @@ def test_the_members(both: Twins) -> None:
 
 def test_members_that_are_not_there(both: Twins) -> None:
     both.ask(f"{CLUSTER}MemberAdd", MemberAddRequest())
-    for request in (
+    ask(both, f"{CLUSTER}MemberPromote", MemberPromoteRequest(), id="ID")
+    for request in (  # etcd's answers may take forever
         MemberRemoveRequest(ID=77),
         MemberPromoteRequest(ID=77),
+        MemberUpdateRequest(ID=77, peerURLs=["http://127.0.0.1:77"]),
     ):
-        both.ask(CLUSTER + type(request).__name__.removesuffix("Request"), request)
-    ask(both, f"{CLUSTER}MemberPromote", MemberPromoteRequest(), id="ID")
-    update = MemberUpdateRequest(ID=77, peerURLs=["http://127.0.0.1:77"])  # etcd's answer may take forever
-    assert both.sides[1].relative(f"{CLUSTER}MemberUpdate", update) == (5, "etcdserver: member not found")
+        path = CLUSTER + type(request).__name__.removesuffix("Request")
+        assert both.sides[1].relative(path, request) == (5, "etcdserver: member not found")
 
 
 def test_members_are_added_and_removed_by_the_cluster(both: Twins) -> None:
