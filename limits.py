@@ -169,7 +169,7 @@ MAX_PROMISE_S = 3600.0
 """With lease reads: the longest that a member supports a leader after hearing from it once. A leader asks for the
 election timeout, or for this if that is less."""
 COMMIT_NOTICE_PAUSE_S = 0.02
-"""Seconds that the news of a commit waits for entries or a heartbeat that carry it, if nobody at the follower waits
+"""Seconds that a new commit index waits for entries or a heartbeat that carry it, if nothing at the follower waits
 for it."""
 MAX_PEER_FRAMES = 4096
 """Frames from peers that wait in a member's inbox; more are dropped, as a network drops messages."""

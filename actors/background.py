@@ -1,4 +1,4 @@
-"""One background thread of the process, for work that may take its time and that nobody waits for.
+"""One background thread of the process, for work that may take its time and that no caller waits for.
 
 It runs what may lead into the user's code: the garbage collector with its destructors (:mod:`finalizer_guard`), and
 logging handlers. It starts when it is first needed, and sleeps while its queue is empty.

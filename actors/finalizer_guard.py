@@ -12,7 +12,7 @@ hangs, and no further lock can prevent that.
    wait for) while it is busy, *defers* automatic collection. Collection comes back as soon as no thread defers it, so
    garbage is collected a moment later, usually on a thread of the user's. A critical section takes some ten
    microseconds and calls neither Ray nor the user. If critical sections follow one another without a gap, the
-   background thread (:mod:`background`) collects: nobody waits for it, so a destructor there may take its time.
+   background thread (:mod:`background`) collects: no caller waits for it, so a destructor there may take its time.
 
 2. *What destructors and signal handlers may call never waits.* Cancelling a watch, giving up a lease and closing a
    handle only put an entry into a queue. Events are set without a lock (:class:`LockFreeEvent`).

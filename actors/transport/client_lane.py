@@ -1,4 +1,4 @@
-"""One lane to a member, and who reads it.
+"""One lane to a member, and the thread that reads it.
 
 One thread of the process reads all its lanes. But to be woken by another thread costs a caller more than the rest of
 its call. So a caller's thread reads the lane itself *while the lane carries no request but its own*: it is the lane's
@@ -120,7 +120,7 @@ class ClientLane:
         with contextlib.suppress(LaneBroken):  # the lanes' thread sees that, too
             while self._reader is waiter:
                 waiter.sleep = sleep
-                if waiter.outcome is not None:  # read last; whoever sets the outcome looks for the sleep last
+                if waiter.outcome is not None:  # read last; the thread that sets the outcome looks for the sleep last
                     break
                 readable = sleep.sleep()
                 waiter.sleep = None  # this thread is awake

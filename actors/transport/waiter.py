@@ -21,8 +21,8 @@ T = TypeVar("T")
 class LaneSleep:
     """Sleeps until a lane is readable, or until another thread ends that.
 
-    Its descriptor lives as long as the object, and whoever ends the sleep holds the object: so nobody ever writes to
-    another descriptor of the same number.
+    Its descriptor lives as long as the object, and a thread that ends the sleep holds the object. So no thread ever
+    writes to another descriptor of the same number.
 
     Args:
         fd: the lane's descriptor.
@@ -56,7 +56,7 @@ class LaneSleep:
 
 
 class LaneReader(Protocol):
-    """What reads a lane on behalf of a waiting thread."""
+    """Reads a lane on behalf of a waiting thread."""
 
     def read_for(self, waiter: OutcomeWaiter[T]) -> None:
         """Take in replies on this thread until the waiter has its outcome, or until another thread reads them."""

@@ -1,4 +1,4 @@
-"""Threads that wait for outcomes: each is woken once, one after the other, whoever leaves meanwhile."""
+"""Threads that wait for outcomes: each is woken once, one after the other, even if one leaves meanwhile."""
 
 from __future__ import annotations
 
