@@ -22,11 +22,18 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
+from functools import partial
 from typing import Protocol, TypeVar
 
 from ...errors import ForkedProcess, KeeperError, ReentrantCall
-from ...limits import CLIENT_MAX_REFRESH_INTERVAL_S, CLIENT_REFRESH_INTERVAL_S, GC_CHECK_PAUSE_S, Settings
+from ...limits import (
+    CLIENT_MAX_REFRESH_INTERVAL_S,
+    CLIENT_REFRESH_INTERVAL_S,
+    CLIENT_SUSPICION_S,
+    GC_CHECK_PAUSE_S,
+    Settings,
+)
 from ...schema.answers import Answer
 from ...schema.frames import LeasesKept, LeaseStatuses
 from ...schema.operations import Operation
@@ -56,11 +63,6 @@ def _ignore_outcome(outcome: Outcome) -> None:
     pass
 
 
-def _now_including_suspend() -> float:
-    """Monotonic seconds that include the time in which the machine sleeps, as the members' clocks do."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 _process = os.getpid()
 
 
@@ -76,7 +78,10 @@ def _in_child() -> None:
 
 os.register_at_fork(after_in_child=_in_child)
 
-clock: Callable[[], float] = _now_including_suspend if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+clock: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+"""Monotonic seconds that include the time in which the machine sleeps, as the members' clocks do."""
 
 
 class Listener(Protocol):
@@ -229,8 +234,8 @@ class Hub:
                     size=size,
                 )
                 out: list[RoutedFrame] = [(self._dispatch_core, each) for each in self._dispatch_core.outgoing(now)]
-                if out or now + timeout < self._timer_at or self._router.wants_members:
-                    self._set_timer()
+                if now + min(timeout, CLIENT_SUSPICION_S) < self._timer_at or self._router.wants_members:
+                    self._set_timer((self._dispatch_core,))  # otherwise it wakes before anything new is due
                 if self._dispatch_core.pending > 1:
                     waiter = None
                 listeners, self._listeners_to_flush = self._listeners_to_flush, listeners
@@ -305,7 +310,7 @@ class Hub:
             with finalizer_guard.gc_deferred, self._lock:
                 result = act(now)
                 out = self._outgoing(now)
-                self._set_timer()
+                self._set_timer(self._cores)
                 listeners, self._listeners_to_flush = self._listeners_to_flush, listeners
             self._send_all(out, listeners)
         except KeeperError:
@@ -415,12 +420,13 @@ class Hub:
     def _next_wakeup(self) -> float:
         return min([math.inf if (at := core.next_wakeup()) is None else at for core in self._cores])
 
-    def _set_timer(self) -> None:
-        """Wake the timer thread if it would sleep too long. With the lock held."""
-        wakeup = self._next_wakeup()
-        if wakeup < self._timer_at:
-            self._timer_at = -math.inf  # woken once is enough
-            self._wakeups.put(None)
+    def _set_timer(self, cores: Sequence[ClientCore]) -> None:
+        """Wake the timer thread if it would sleep too long for these cores, which have changed. With the lock held."""
+        for core in cores:
+            wakeup = core.next_wakeup()
+            if wakeup is not None and wakeup < self._timer_at:
+                self._timer_at = -math.inf  # woken once is enough
+                self._wakeups.put(None)
         if self._wants_members():
             self._start_refresh(clock())
 
@@ -478,7 +484,7 @@ class Hub:
                 if core is self._dispatch_core:
                     self.watch_core.learn_revision(self._dispatch_core.revision, now)
                 out = self._outgoing(now)
-                self._set_timer()
+                self._set_timer(self._cores if out else (core, self.watch_core))
                 listeners, self._listeners_to_flush = self._listeners_to_flush, listeners
             self._send_all(out, listeners)
         except BaseException:

@@ -83,9 +83,11 @@ class WakeQueue:
         If a signal handler raises in a thread that should have woken the next one, that happens when the next outcome
         arrives, or when the hub's timer thread has its next look.
         """
-        with contextlib.suppress(IndexError):
-            while not self._waiters.popleft().wake():
+        try:
+            while self._waiters and not self._waiters.popleft().wake():
                 pass
+        except IndexError:  # another thread has taken the last one
+            return
 
 
 class OutcomeWaiter(Generic[T]):

@@ -287,7 +287,7 @@ class DispatchCore:
     @property
     def failing(self) -> bool:
         """Whether no member has answered since something failed."""
-        return any(outbox.failures for outbox in self._outboxes)
+        return self._writes.failures > 0 or self._reads.failures > 0 or self._stale.failures > 0
 
     @property
     def pending(self) -> int:
