@@ -1,8 +1,8 @@
 """The client handle for asyncio: ``await kv.aio.put("key", "value")``, with the arguments and results of ``Client``.
 
-Requests that coroutines make during one iteration of their event loop are submitted to the hub together, and answers
-that arrive together wake the loop once. To cancel a coroutine is to give its call up: as at a timeout, a write may or
-may not take effect.
+Requests that coroutines make during one iteration of their event loop are submitted to the hub together, a lone one at
+once; and answers that arrive together wake the loop once. To cancel a coroutine is to give its call up: as at a
+timeout, a write may or may not take effect.
 """
 
 from __future__ import annotations
@@ -84,14 +84,19 @@ class _Bridge:
             return error
         loop = asyncio.get_running_loop()
         call = _AsyncCall(self, loop.create_future())
-        if not self._new:
-            loop.call_soon(self._submit_new)
-            if loop.time() >= self._check_at:
-                self._schedule_check(loop)
-        self._new.append((call, request, size, timeout))
+        if loop.time() >= self._check_at and not self._new:
+            self._schedule_check(loop)
         self._open += 1
         try:
+            if self._open == 1 and not getattr(loop, "_ready", True):  # nothing else runs in this iteration
+                call.number = self.hub.submit(request, size, timeout, call.set_outcome)
+            else:
+                if not self._new:
+                    loop.call_soon(self._submit_new)
+                self._new.append((call, request, size, timeout))
             return await call.future
+        except KeeperError as error:
+            return error
         except asyncio.CancelledError:
             if call.number:
                 self.hub.give_up(call.number)

@@ -11,6 +11,7 @@ import pytest
 
 from lab.client.cluster import FakeCluster, connect
 from raykeeper import AsyncClient, Client, InvalidArgument, KeeperError, Op, RequestTimeout, RequestTooLarge, codec
+from raykeeper.actors.client.hub import Hub
 from raykeeper.actors.handles import Coordination
 from raykeeper.schema.frames import Reads, Writes
 
@@ -70,6 +71,21 @@ def test_a_thousand_coroutines_share_frames_and_wake_ups(
     assert cluster.count(Reads) == 1
     assert len(wakes) <= 4
     assert kv.range(prefix="", count_only=True).count == 1000
+
+
+def test_a_lone_call_waits_for_no_other(kv: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    together: list[int] = []
+    submit_many = Hub.submit_many
+    monkeypatch.setattr(Hub, "submit_many", lambda hub, calls: together.append(len(calls)) or submit_many(hub, calls))
+
+    async def main() -> None:
+        await kv.aio.put("k", "v")
+        await kv.aio.get("k")
+        assert together == []
+        await asyncio.gather(*(kv.aio.get("k") for _ in range(3)))
+        assert together == [3]
+
+    asyncio.run(main())
 
 
 def test_cancelling_gives_the_call_up(kv: Client, cluster: FakeCluster) -> None:
