@@ -18,43 +18,43 @@ from .turn import Turn
 
 
 class DeadlineQueue:
-    """Deadlines of leases or sessions by id, here called promises; the earliest is found in O(log n).
+    """Deadlines of leases or sessions, by id; the earliest is found in O(log n).
 
-    A promise that :meth:`due` has returned is *expiring* until it is forgotten, retried, or all start again. It cannot
-    be renewed in between, because its expiry may already be in the log.
+    An id that :meth:`due` has returned is *expiring* until it is forgotten, retried, or all start again. It cannot be
+    renewed in between, because its expiry may already be in the log.
 
-    Each promise has one valid entry in a heap. A deadline that is postponed leaves its entry where it is, to be moved
+    Each id has one valid entry in a heap. A deadline that is postponed leaves its entry where it is, to be moved
     when the old time comes, so a keep-alive costs next to nothing. Void entries are removed once they are the majority,
-    so a promise that has ended does not take up memory until its deadline.
+    so a lease or session that has ended does not take up memory until its deadline.
     """
 
     SPARE = 64
-    """This many void entries, or ended promises, are not worth removing."""
+    """This many void entries, or ids that have ended, are not worth removing."""
 
     def __init__(self) -> None:
         self._deadlines: dict[int, float] = {}
         self._heap: list[tuple[float, int]] = []
         self._places: dict[int, float] = {}
-        """The time of each promise's valid heap entry; its other entries are void."""
+        """The time of each id's valid heap entry; its other entries are void."""
         self._expiring: set[int] = set()
 
-    def __contains__(self, promise: int) -> bool:
-        return promise in self._deadlines
+    def __contains__(self, id: int) -> bool:
+        return id in self._deadlines
 
     def __len__(self) -> int:
         return len(self._deadlines)
 
     @property
-    def promises(self) -> Set[int]:
+    def ids(self) -> Set[int]:
         """All ids that have a deadline."""
         return self._deadlines.keys()
 
-    def start(self, promises: Iterable[tuple[int, float]], now: float) -> None:
+    def start(self, lengths: Iterable[tuple[int, float]], now: float) -> None:
         """Replace everything by these (id, length in seconds), all counted from ``now``."""
         self._expiring.clear()
-        self._deadlines = {promise: now + length for promise, length in promises}
+        self._deadlines = {id: now + length for id, length in lengths}
         self._places = dict(self._deadlines)
-        self._heap = [(deadline, promise) for promise, deadline in self._deadlines.items()]
+        self._heap = [(deadline, id) for id, deadline in self._deadlines.items()]
         heapq.heapify(self._heap)
 
     def stop(self) -> None:
@@ -63,62 +63,62 @@ class DeadlineQueue:
 
     @property
     def expiring(self) -> tuple[int, ...]:
-        """The promises that are expiring."""
+        """The ids that are expiring."""
         return tuple(sorted(self._expiring))
 
-    def renew(self, promise: int, until: float) -> bool:
-        """Extend a promise to the given clock time; never shortens it. False if it is expiring."""
-        if promise in self._expiring:
+    def renew(self, id: int, until: float) -> bool:
+        """Extend a deadline to the given clock time; never shortens it. False if it is expiring."""
+        if id in self._expiring:
             return False
-        self.move(promise, max(until, self._deadlines.get(promise, until)))
+        self.move(id, max(until, self._deadlines.get(id, until)))
         return True
 
-    def move(self, promise: int, until: float) -> None:
-        """Set a promise's deadline, later or earlier than before."""
-        self._deadlines[promise] = until
-        place = self._places.get(promise)
+    def move(self, id: int, until: float) -> None:
+        """Set a deadline, later or earlier than before."""
+        self._deadlines[id] = until
+        place = self._places.get(id)
         if place is None or until < place:
-            self._places[promise] = until
-            heapq.heappush(self._heap, (until, promise))
+            self._places[id] = until
+            heapq.heappush(self._heap, (until, id))
             self._sweep()
 
-    def forget(self, promise: int) -> None:
-        """The promise has ended."""
-        self._deadlines.pop(promise, None)
-        self._places.pop(promise, None)
-        self._expiring.discard(promise)
+    def forget(self, id: int) -> None:
+        """The lease or session has ended."""
+        self._deadlines.pop(id, None)
+        self._places.pop(id, None)
+        self._expiring.discard(id)
         self._sweep()
 
     def _sweep(self) -> None:
         if len(self._heap) > 2 * len(self._places) + self.SPARE:
-            self._heap = [(place, promise) for promise, place in self._places.items()]
+            self._heap = [(place, id) for id, place in self._places.items()]
             heapq.heapify(self._heap)
 
-    def retry(self, promise: int, until: float) -> None:
-        """The promise did not expire after all: it is due again at that clock time."""
-        self._expiring.discard(promise)
-        if promise in self._deadlines:
-            self.move(promise, until)
+    def retry(self, id: int, until: float) -> None:
+        """It did not expire after all: it is due again at that clock time."""
+        self._expiring.discard(id)
+        if id in self._deadlines:
+            self.move(id, until)
 
     def due(self, now: float, most: int) -> list[int]:
-        """Up to ``most`` promises whose deadline has passed; each is returned once, and is expiring from then on."""
+        """Up to ``most`` ids whose deadline has passed; each is returned once, and is expiring from then on."""
         ended: list[int] = []
         while self._heap and self._heap[0][0] <= now and len(ended) < most:
-            place, promise = heapq.heappop(self._heap)
-            if self._places.get(promise) != place:
+            place, id = heapq.heappop(self._heap)
+            if self._places.get(id) != place:
                 continue
-            del self._places[promise]
-            deadline = self._deadlines[promise]
+            del self._places[id]
+            deadline = self._deadlines[id]
             if deadline > now:  # renewed since this entry was made
-                self.move(promise, deadline)
+                self.move(id, deadline)
             else:
-                self._expiring.add(promise)
-                ended.append(promise)
+                self._expiring.add(id)
+                ended.append(id)
         return ended
 
-    def deadline(self, promise: int, unknown: float) -> float:
-        """A promise's deadline; ``unknown`` if there is no such promise."""
-        return self._deadlines.get(promise, unknown)
+    def deadline(self, id: int, unknown: float) -> float:
+        """The deadline of an id; ``unknown`` if it has none."""
+        return self._deadlines.get(id, unknown)
 
     def next_deadline(self) -> float:
         """No deadline is earlier than this clock time."""

@@ -102,7 +102,7 @@ class SessionExpirer:
         self._settle(now, pause)
         sessions = self._turn.state.sessions
         if len(self._ends) > 2 * len(sessions) + DeadlineQueue.SPARE:  # closed by their clients
-            for session in self._ends.promises - sessions.keys():
+            for session in self._ends.ids - sessions.keys():
                 self._ends.forget(session)
         while self._asked:
             signs, self._asked = self._asked[:MAX_EXPIRIES_AT_ONCE], self._asked[MAX_EXPIRIES_AT_ONCE:]

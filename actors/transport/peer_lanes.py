@@ -73,7 +73,7 @@ class LaneLinks:
         """The lane to a peer has ended."""
         route = self._routes[member]
         route.lane = None
-        route.pause(self._clock())
+        route.back_off(self._clock())
 
     def _open(self, route: LaneLink) -> None:
         try:
@@ -88,7 +88,7 @@ class LaneLinks:
         route.opening = False
         route.lane = self._lanes.add_outgoing(route.to, sock) if sock is not None else None
         if route.lane is None:
-            route.pause(self._clock())
+            route.back_off(self._clock())
         else:
             route.failures = 0
             self._log.info("a lane to %s is open", member_name(route.to))
@@ -111,8 +111,8 @@ class LaneLink:
         lane = self.lane
         return lane is not None and lane.connection.send(pack(FrameKind.MESSAGES, 0, frame))
 
-    def pause(self, now: float) -> None:
-        """Exponential back-off with jitter."""
+    def back_off(self, now: float) -> None:
+        """Open no lane for a while: exponential back-off with jitter."""
         pause = min(LANE_MAX_PAUSE_S, LANE_PAUSE_S * 2 ** min(self.failures, 10))
         self.failures += 1
         self.not_before = now + pause * self._rng.uniform(0.5, 1.0)

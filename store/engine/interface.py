@@ -117,7 +117,7 @@ class Disk(Protocol):
         """Open a file to write to it in place.
 
         Args:
-            size: make the file, if there is none, and reserve so many bytes for it. Its name is not durable.
+            size: make the file, if there is none, and reserve this many bytes for it. Its name is not durable.
 
         Raises:
             NoSpace: there is no room for it.
@@ -129,7 +129,7 @@ class Disk(Protocol):
         """Run something slow on a thread of its own.
 
         Returns:
-            waits for its end, and raises what it has raised.
+            A function that waits for its end, and raises what it has raised.
         """
         ...
 
