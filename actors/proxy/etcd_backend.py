@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol, TypeVar
 
 from ...errors import KeeperError
@@ -31,6 +32,11 @@ T = TypeVar("T")
 
 class CallContext(Protocol):
     """What a service knows of a call."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the caller sent beside the request, by names in lower case."""
+        ...
 
     def time_left(self) -> float:
         """Seconds until the caller's deadline; infinite if it named none."""

@@ -6,6 +6,7 @@ import json
 import math
 from collections import deque
 from collections.abc import Mapping
+from typing import ClassVar
 from urllib.parse import parse_qs
 
 from .etcd_backend import EtcdBackend
@@ -130,6 +131,8 @@ async def _checks(exchange: HttpExchange, found: Mapping[str, str]) -> None:
 
 class _Untimed:
     """The context of a call whose client names no deadline."""
+
+    metadata: ClassVar[Mapping[str, str]] = {}
 
     def time_left(self) -> float:
         """Forever."""

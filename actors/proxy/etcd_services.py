@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import ClassVar
 
 from ...limits import STATUS_TIMEOUT_S
 from .cluster_service import ClientUrls, ClusterService, MembershipOperations
@@ -63,6 +64,8 @@ class EtcdServices:
             "/etcdserverpb.Maintenance/Alarm": maintenance.alarm,
             "/etcdserverpb.Maintenance/Status": maintenance.status,
             "/etcdserverpb.Maintenance/Defragment": maintenance.defragment,
+            "/etcdserverpb.Maintenance/Hash": maintenance.hash,
+            "/etcdserverpb.Maintenance/HashKV": maintenance.hash_kv,
             "/etcdserverpb.Maintenance/MoveLeader": maintenance.move_leader,
             "/etcdserverpb.Maintenance/Downgrade": maintenance.downgrade,
             "/etcdserverpb.Auth/AuthStatus": auth.status,
@@ -110,6 +113,8 @@ class EtcdServices:
 
 class _Brief:
     """The context of a check."""
+
+    metadata: ClassVar[Mapping[str, str]] = {}
 
     def time_left(self) -> float:
         """Seconds."""

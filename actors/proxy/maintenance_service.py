@@ -26,10 +26,14 @@ from .etcdpb.cluster_pb2 import (
     DefragmentResponse,
     DowngradeInfo,
     DowngradeRequest,
+    HashKVRequest,
+    HashKVResponse,
+    HashResponse,
     MoveLeaderRequest,
     MoveLeaderResponse,
     StatusResponse,
 )
+from .key_hash import hash_keys
 from .member_calls import MemberCalls
 
 ETCD_VERSION = "3.5.33"
@@ -87,6 +91,25 @@ class MaintenanceService:
                 await self._calls.administer(SetAlarm(asked.memberID, kind, on, "set by an operator"))
                 found = [alarm]
         return AlarmResponse(header=self._backend.header(revision), alarms=found).SerializeToString()
+
+    async def hash(self, request: bytes, context: CallContext) -> bytes:
+        """A hash of the keys of this proxy's member."""
+        found = await hash_keys(self._calls, self._backend.member, 0)
+        return HashResponse(header=self._backend.header(found.revision), hash=found.hash).SerializeToString()
+
+    async def hash_kv(self, request: bytes, context: CallContext) -> bytes:
+        """The same as of a revision."""
+        asked = HashKVRequest.FromString(request)
+        found = await hash_keys(self._calls, self._backend.member, max(0, asked.revision))
+        status = await self._calls.status(self._backend.member)
+        if status is None:
+            raise NO_LEADER.error()
+        return HashKVResponse(
+            header=self._backend.header(status.revision),
+            hash=found.hash,
+            compact_revision=status.compact_revision,
+            hash_revision=found.revision,
+        ).SerializeToString()
 
     async def defragment(self, request: bytes, context: CallContext) -> bytes:
         """Nothing to do: the store gives space back by itself."""

@@ -14,13 +14,16 @@ import msgspec
 
 from ...limits import CLIENT_SHORT_BACKOFF_S, PROXY_TIMEOUT_S, STATUS_TIMEOUT_S
 from ...raft.messages import MemberChange
-from ...schema.answers import Answer, Failed
+from ...schema.answers import Answer, Failed, RangeAnswer, RangePart
 from ...schema.commands import Administration
 from ...schema.frames import (
     Administer,
     AskStatus,
     ChangeMembership,
     MemberStatus,
+    Read,
+    ReadReply,
+    Reads,
     Refusal,
     Refused,
     Reply,
@@ -28,6 +31,7 @@ from ...schema.frames import (
     Status,
     Written,
 )
+from ...schema.operations import Range
 from ..client.core.failures import failure
 from ..client.hub import Hub, clock
 from .etcd_errors import NO_LEADER, TIMED_OUT, from_keeper_error
@@ -66,6 +70,21 @@ class MemberCalls:
             if status is not None and not status.why_not_serving:
                 return status
         raise NO_LEADER.error()
+
+    async def read(self, member: int, command: Range) -> RangeAnswer | RangePart:
+        """One page of what a member itself has applied.
+
+        Raises:
+            RpcError: it does not answer, or the revision is compacted or in the future.
+        """
+        reads = Reads(self._cluster, PROXY_TIMEOUT_S, True, (Read(command),))
+        reply = await self._ask(member, reads, PROXY_TIMEOUT_S)
+        if not isinstance(reply, ReadReply):
+            raise NO_LEADER.error()
+        answer = reply.answers[0]
+        if isinstance(answer, Failed):
+            raise from_keeper_error(failure(answer, maybe_applied=False))
+        return answer
 
     async def administer(self, command: Administration) -> Answer:
         """Have a command applied by the cluster.

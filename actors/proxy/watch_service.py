@@ -28,6 +28,7 @@ from ...schema.operations import KeyRange
 from ..client.core.subscription import Delivery, Phase, Subscription
 from ..client.hub import Hub
 from .etcd_backend import EtcdBackend, StreamContext
+from .etcd_errors import NO_LEADER
 from .etcdpb.kv_pb2 import Event, KeyValue
 from .etcdpb.rpc_pb2 import WatchCreateRequest, WatchRequest, WatchResponse
 from .rpc_status import RpcError
@@ -126,10 +127,11 @@ class _ServedWatches:
         """Read requests and send answers. A client that has sent its last request goes on seeing events."""
         sender = asyncio.ensure_future(self._send_all())
         reader = asyncio.ensure_future(self._read_all())
+        required = [asyncio.ensure_future(self._require_leader())] if self._stream.metadata.get("hasleader") else []
         try:
-            await asyncio.gather(reader, sender)
+            await asyncio.gather(reader, sender, *required)
         finally:
-            tasks = [reader, sender, *self._tasks]
+            tasks = [reader, sender, *required, *self._tasks]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -146,6 +148,15 @@ class _ServedWatches:
                 self._cancel_request(request.cancel_request.watch_id)
             elif kind == "progress_request":
                 self._start(self._confirm_progress(self._answer_later()))
+
+    async def _require_leader(self) -> None:
+        """End the stream once no member that hears a leader has answered for three election timeouts: its client asks
+        for that, to go elsewhere (etcd: monitorLeader)."""
+        core, silent = self._hub.watch_core, 0
+        while silent < 3:
+            await asyncio.sleep(self._hub.timings.election_timeout)
+            silent = silent + 1 if self._hub.read_locked(lambda: core.failing) else 0
+        raise NO_LEADER.error()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

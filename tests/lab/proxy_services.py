@@ -23,8 +23,9 @@ T = TypeVar("T")
 class Caller:
     """The context of a unary call."""
 
-    def __init__(self, timeout: float = math.inf) -> None:
+    def __init__(self, timeout: float = math.inf, metadata: dict[str, str] | None = None) -> None:
         self._left = timeout
+        self.metadata = metadata or {}
 
     def time_left(self) -> float:
         return self._left
@@ -33,8 +34,8 @@ class Caller:
 class LabStream(Caller):
     """The service's end of a stream."""
 
-    def __init__(self, proxy: LabProxy, path: str) -> None:
-        super().__init__()
+    def __init__(self, proxy: LabProxy, path: str, metadata: dict[str, str] | None = None) -> None:
+        super().__init__(metadata=metadata)
         self._loop = proxy.loop
         self._requests: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._arrived: queue.Queue[bytes | tuple[int, str] | None] = queue.Queue()
@@ -61,8 +62,8 @@ class LabStream(Caller):
 class LabClientStream:
     """The client's end of a :class:`LabStream`."""
 
-    def __init__(self, proxy: LabProxy, path: str) -> None:
-        self.inner = LabStream(proxy, path)
+    def __init__(self, proxy: LabProxy, path: str, metadata: dict[str, str] | None = None) -> None:
+        self.inner = LabStream(proxy, path, metadata)
         self._loop = proxy.loop
 
     def send(self, message: bytes) -> None:
@@ -140,9 +141,9 @@ class LabProxy:
         for called in list(self._called):
             called.cancel()
 
-    def stream(self, path: str) -> LabClientStream:
+    def stream(self, path: str, metadata: dict[str, str] | None = None) -> LabClientStream:
         """A call in which either side may send many messages."""
-        return LabClientStream(self, path)
+        return LabClientStream(self, path, metadata)
 
     def close(self) -> None:
         self.kv.close()

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from lab.etcd_twins import Twins, twins
+from lab.etcd_twins import RELATIVE, Twins, twins
 from raykeeper.actors.proxy.etcdpb.auth_pb2 import AuthenticateRequest, AuthStatusRequest
 from raykeeper.actors.proxy.etcdpb.cluster_pb2 import (
     AlarmRequest,
     DefragmentRequest,
     DowngradeRequest,
+    HashKVRequest,
+    HashRequest,
     MemberAddRequest,
     MemberListRequest,
     MemberPromoteRequest,
@@ -186,3 +188,27 @@ def test_a_member_that_does_not_answer_has_no_status(both: Twins, monkeypatch: p
     finally:
         member.cut = False
         threading.Event().wait(0.1)
+
+
+def test_a_hash_of_the_keys(both: Twins) -> None:
+    """Its value is ours alone; what it may be asked for is etcd's."""
+    ours, path = both.sides[1], f"{MAINTENANCE}HashKV"
+    for start in range(0, 1200, 100):
+        puts = [RequestOp(request_put=PutRequest(key=b"k%05d" % n, value=b"v")) for n in range(start, start + 100)]
+        both.ask(f"{KV}Txn", TxnRequest(success=puts))
+    first = ours.ask(path, HashKVRequest())
+    assert first.hash_revision == first.header.revision == ours.base + 12
+    assert first.compact_revision == ours.base
+    assert ours.ask(f"{MAINTENANCE}Hash", HashRequest()).hash == first.hash
+    seen = {first.hash}
+    for change in (PutRequest(key=b"k01199", value=b"w"), PutRequest(key=b"k01199", value=b"v")):
+        both.ask(f"{KV}Put", change)
+        seen.add(ours.ask(path, HashKVRequest()).hash)
+    both.ask(f"{KV}DeleteRange", DeleteRangeRequest(key=b"k00500"))
+    seen.add(ours.ask(path, HashKVRequest()).hash)
+    assert len(seen) == 4
+    again = ours.ask(path, HashKVRequest(revision=first.hash_revision))
+    assert (again.hash, again.hash_revision) == (first.hash, first.hash_revision)
+    assert again.header.revision == ours.base + 15
+    for revision in (RELATIVE - 1, RELATIVE + 99):
+        both.ask(path, HashKVRequest(revision=revision))
