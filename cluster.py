@@ -35,7 +35,15 @@ from .actors.cluster.supervisor_spec import SupervisorSpec
 from .actors.cluster.upgrade import restart_all
 from .actors.connect import connect
 from .actors.deadline import at_most, covered
-from .actors.discovery import ask_all, collect, listed_actors, member_actors, pause, settled_statuses, wait_for
+from .actors.discovery import (
+    ask_all,
+    collect,
+    listed_actors,
+    member_actors,
+    pause_between_checks,
+    settled_statuses,
+    wait_for,
+)
 from .actors.naming import MemberSpec, member_name
 from .actors.ray_session import join_or_start_ray, join_ray
 from .errors import (
@@ -196,7 +204,7 @@ class Cluster(ClusterOperations):
                 if time.monotonic() >= deadline:
                     late = f"{new.name} is a learner and has not caught up within {timeout:g} s"
                     raise RequestTimeout(late, applied=None) from error
-                pause(POLL_PAUSE_S)
+                pause_between_checks(POLL_PAUSE_S)
         # A learner may only just have been started.
         wait_for(lambda: self._member(new.id).role not in ("silent", "starting"), deadline)
         return self._member(new.id)
@@ -288,7 +296,7 @@ class Cluster(ClusterOperations):
             member_specs: dict[int, MemberSpec] = ask_all(actors, "member_spec")
             if member_specs or not actors or time.monotonic() >= deadline:
                 break
-            pause(POLL_PAUSE_S)  # they may still be starting
+            pause_between_checks(POLL_PAUSE_S)  # they may still be starting
         ops = self._membership_ops()
         members = tuple(marker_of_member(member_spec).members[0] for _, member_spec in sorted(member_specs.items()))
         spec = SupervisorSpec(self.name, self.id, ops.data_dir, ops.placement, members)
@@ -499,7 +507,7 @@ def _wait_until_it_serves(cluster: Cluster, deadline: float) -> None:
         if not is_majority(len(actors) - len(out), len(actors)) or time.monotonic() >= deadline:
             why = why_not(statuses, actors) or problem
             raise Unavailable(f"cluster {cluster.name} (id {cluster.id:x}) has no quorum that serves: {why}")
-        pause(POLL_PAUSE_S)
+        pause_between_checks(POLL_PAUSE_S)
 
 
 def _placement_for(node: str | None, observation: Observation, placement: Sequence[str]) -> Placement:

@@ -1,4 +1,4 @@
-"""Do all members hold the same content? All hash it as of one index of the log, and the majority decides who is right.
+"""Comparing what the members hold: all hash it as of one index of the log, and the majority says which are right.
 
 Every member hashes what it holds as of that index (``actors/member/hashing.py``) and keeps the hash for a while. This
 module requests that, collects the hashes and compares them. Used by ``raykeeper check`` and, in the background, by the
@@ -18,7 +18,7 @@ from ..raft.quorum import is_majority
 from ..schema.answers import ContentAsked
 from ..schema.commands import HashContent
 from ..schema.frames import ContentHash, MemberStatus
-from .discovery import ask_all, member_actors, pause
+from .discovery import ask_all, member_actors, pause_between_checks
 from .leader_call import administer, expect
 from .naming import member_name
 
@@ -72,7 +72,7 @@ def _collect(cluster_name: str, cluster: int, index: int, deadline: float) -> Co
         without |= {member for member in all_members if heard.get(member, began) < silence}
         if (all_members and set(all_members) <= set(found) | without) or time.monotonic() >= deadline:
             return judge(index, found, voters, all_members)
-        pause(POLL_PAUSE_S)
+        pause_between_checks(POLL_PAUSE_S)
 
 
 def _cannot_report(status: MemberStatus, index: int) -> bool:

@@ -79,7 +79,7 @@ def settled_statuses(handles: dict[int, Any], timeout: float) -> dict[int, Membe
         statuses: dict[int, MemberStatus] = ask_all(handles, "status")
         if all(status.role != "starting" for status in statuses.values()) or time.monotonic() >= deadline:
             return statuses
-        pause(POLL_PAUSE_S)
+        pause_between_checks(POLL_PAUSE_S)
 
 
 def wait_for(condition: Callable[[], bool], deadline: float) -> bool:
@@ -87,11 +87,11 @@ def wait_for(condition: Callable[[], bool], deadline: float) -> bool:
     while not condition():
         if time.monotonic() >= deadline:
             return False
-        pause(POLL_PAUSE_S)
+        pause_between_checks(POLL_PAUSE_S)
     return True
 
 
-def pause(seconds: float) -> None:
+def pause_between_checks(seconds: float) -> None:
     """Wait before a condition is checked again.
 
     Raises:

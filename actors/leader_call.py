@@ -30,7 +30,7 @@ from ..schema.answers import Answer, Failed, Reason
 from ..schema.commands import Administration
 from ..schema.frames import Administer, ChangeMembership, Refusal, Refused, Reply, Written
 from .deadline import at_most
-from .discovery import member_actors, pause
+from .discovery import member_actors, pause_between_checks
 from .naming import member_name
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -124,7 +124,7 @@ def _ask_leader(cluster_name: str, frame: Any, deadline: float) -> Answer:
                 break  # ask it next
         if time.monotonic() >= deadline:
             raise _deadline_error(problem, unknown)
-        pause(min(CLIENT_SHORT_BACKOFF_S, max(0.0, deadline - time.monotonic())))
+        pause_between_checks(min(CLIENT_SHORT_BACKOFF_S, max(0.0, deadline - time.monotonic())))
 
 
 def _deadline_error(problem: str, unknown: bool) -> KeeperError:

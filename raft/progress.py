@@ -35,11 +35,6 @@ class Inflights:
         be sent."""
         return len(self._window) >= self._max_messages or self._bytes >= self._max_bytes
 
-    @property
-    def count(self) -> int:
-        """Messages in flight."""
-        return len(self._window)
-
     def add(self, last_index: int, size: int) -> None:
         """A message with entries up to ``last_index`` has been sent."""
         self._window.append((last_index, size))
@@ -138,11 +133,6 @@ class Progress:
         if self.state is ProgressState.REPLICATE:
             return self._inflights.full
         return self._probe_sent or self.state is ProgressState.SNAPSHOT
-
-    @property
-    def inflight_count(self) -> int:
-        """AppendEntries in flight."""
-        return self._inflights.count
 
     # -- sending ------------------------------------------------------------------------------------------------------
 

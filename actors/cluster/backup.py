@@ -25,7 +25,7 @@ from ...schema.frames import MemberStatus
 from ...store.backup_file import Header, write_backup
 from ...store.engine.rocks import RocksDisk
 from ..deadline import at_most
-from ..discovery import ask_all, member_actors, pause
+from ..discovery import ask_all, member_actors, pause_between_checks
 from ..naming import member_name
 
 
@@ -55,7 +55,7 @@ def take_backup(cluster_name: str, cluster: int, path: Callable[[Header], str], 
                 problem = f"{member_name(member)}: {_cause(error)}"
         if time.monotonic() >= deadline:
             raise Unavailable(f"no backup of cluster {cluster_name} was taken: {problem}")
-        pause(POLL_PAUSE_S)
+        pause_between_checks(POLL_PAUSE_S)
 
 
 def _candidates(cluster_name: str, cluster: int) -> list[tuple[int, Any]]:

@@ -29,7 +29,7 @@ from ...store.backup_file import PARTIAL, Header
 from .. import arguments as check
 from ..consistency import Comparison, compare_contents
 from ..deadline import at_most, covered
-from ..discovery import pause
+from ..discovery import pause_between_checks
 from ..leader_call import administer, expect
 from .backup import take_backup
 from .observe import observe_cluster
@@ -112,7 +112,7 @@ class ClusterOperations:
             if not changed_meanwhile or time.monotonic() >= deadline:
                 expect(answer)
                 return settings
-            pause(POLL_PAUSE_S)  # and again, on top of the other change
+            pause_between_checks(POLL_PAUSE_S)  # and again, on top of the other change
 
     @covered
     def check(self, *, timeout: float = CHECK_TIMEOUT_S) -> Comparison:

@@ -27,7 +27,15 @@ from ...limits import POLL_PAUSE_S, SETTLE_TIMEOUT_S, STOP_TIMEOUT_S, SURVEY_TIM
 from ...raft.messages import Configuration
 from ...schema.frames import MemberStatus
 from ...spec import ClusterSpec
-from ..discovery import actors_gone, ask_all, listed_actors, member_actors, pause, settled_statuses, wait_for
+from ..discovery import (
+    actors_gone,
+    ask_all,
+    listed_actors,
+    member_actors,
+    pause_between_checks,
+    settled_statuses,
+    wait_for,
+)
 from ..naming import NAMESPACE, MemberSpec, actor_name, member_name
 from ..ray_calls import in_time
 from . import node_storage
@@ -71,7 +79,7 @@ def _one_launch_at_a_time(name: str, deadline: float) -> Iterator[None]:
         except Exception as error:  # it exists; or its launcher has just died, which makes Ray fail in several ways
             if time.monotonic() >= deadline:
                 raise Unavailable(f"another launch of cluster {name} is under way") from error
-            pause(POLL_PAUSE_S)
+            pause_between_checks(POLL_PAUSE_S)
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from ...errors import KeeperError, Unavailable
 from ...limits import POLL_PAUSE_S, STATUS_TIMEOUT_S, STOP_TIMEOUT_S
 from ...schema.frames import MemberStatus
 from ..deadline import at_most
-from ..discovery import actors_gone, pause, wait_for
+from ..discovery import actors_gone, pause_between_checks, wait_for
 from ..naming import MemberSpec, actor_name, member_name
 from ..ray_calls import in_time
 from .observe import Observation, observe_cluster
@@ -66,7 +66,7 @@ def _wait_whole(cluster_name: str, done: dict[int, int], deadline: float) -> Obs
             return observation
         if time.monotonic() >= deadline:
             raise Unavailable(f"the members cannot be restarted one by one: {missing}")
-        pause(POLL_PAUSE_S)
+        pause_between_checks(POLL_PAUSE_S)
 
 
 def _not_ready(observation: Observation, leader: MemberStatus, done: dict[int, int]) -> str:

@@ -399,7 +399,8 @@ class Play:
                 self._out.append(f"{id}: down")
                 continue
             sending = "".join(
-                f"; {member} {p.state.value} match {p.match_index} next {p.next_index} in flight {p.inflight_count}"
+                f"; {member} {p.state.value} match {p.match_index} next {p.next_index}"
+                f" in flight {len(p._inflights._window)}"
                 for member, p in node.progress.items()
                 if member != id
             )
