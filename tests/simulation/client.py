@@ -196,9 +196,9 @@ class Client:
                 return
             ended[0] = True
             if content is None:
-                core.on_failure(out.call, self.time())
+                core.on_failure(out.number, self.time())
             else:
-                core.on_reply(out.call, content, self.time())
+                core.on_reply(out.number, content, self.time())
             if core is self.hub:
                 self.watch_core.learn_revision(self.hub.revision, self.time())
             self.pump(life)
