@@ -100,9 +100,11 @@ class SessionRecord:
 
     def add(self, stored_under: int, size: int, sequences: tuple[int, ...]) -> None:
         """Record a stored batch of answers."""
-        self.answered.update(dict.fromkeys(sequences, stored_under))
+        for sequence in sequences:
+            self.answered[sequence] = stored_under
         last = max(sequences)
-        self.newest = max(self.newest, last)
+        if last > self.newest:
+            self.newest = last
         heapq.heappush(self.batches, (last, stored_under, size, sequences))
         self.size += size
 
@@ -214,7 +216,8 @@ class Sessions:
         if command.low > session.low:
             for stored_under in session.drop_below(command.low):
                 self._batch.set(_FAMILY, b"a" + _PAIR.pack(session.id, stored_under), None)
-        self.renew(session.id, index)
+        session.heard = index
+        self._save(session)
         low, newest = session.low, max(session.newest, session.low - 1)
         count_left = limits.max_session_answers - len(session.answered)
         bytes_left = limits.max_session_answer_bytes - session.size
