@@ -112,7 +112,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_cache_bytes: Bytes = 8 * 1024 * 1024
     """Newest entries of the log kept in memory."""
     compaction_slice_keys: Count = 100
-    """Versions examined in one slice of physical compaction, so that it stays short; more while more are written."""
+    """Changes looked at in one slice of physical compaction, so that it stays short; more while more are written."""
 
     quota_bytes: Bytes = 8 * 1024**3
     """When the files of a member's state take this much of its disk, the cluster refuses puts until they take clearly
@@ -601,8 +601,8 @@ MAX_GATEWAY_REQUEST_BYTES = 4 * 1024 * 1024
 NO_SPACE_PAUSE_S = 2.0
 """Between two attempts to open the data while the disk has no room for that."""
 START_FREE_BYTES = STATE_WRITE_BUFFER_BYTES
-"""A member starts only with so much free on its disk, and as much as its log takes besides. After a full disk RocksDB
-takes writes again only with so much, too."""
+"""A member starts only with this much free on its disk, and as much again as its log takes. After a full disk RocksDB
+asks for as much before it takes writes again."""
 BACKGROUND_THREADS = 2
 """Snapshots, and hashing: neither waits for the other."""
 REQUEST_MARGIN_S = 1.0

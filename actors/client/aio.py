@@ -69,37 +69,37 @@ class _Bridge:
         self.finished: deque[_AsyncCall] = deque()
         self._loop = weakref.ref(loop)  # the hub keeps its bridges by loop, and must not keep dead loops alive
         self._new: list[tuple[_AsyncCall, Call, int, float]] = []
-        """Calls that are not submitted yet: call, request, size in bytes, timeout in seconds."""
+        """What is not submitted yet: its future, the call, its size in bytes, its timeout in seconds."""
         self._woken = False
         self._open = 0
         """Number of calls that wait for their outcome."""
         self._check_at = 0.0
         """When the next check is due, on the loop's clock."""
 
-    async def call(self, request: Call, timeout: float) -> Outcome:
+    async def call(self, call: Call, timeout: float) -> Outcome:
         """Send a request to the cluster and wait for its outcome."""
         try:
-            size = request_size(request.request, self.hub.limits)
+            size = request_size(call.request, self.hub.limits)
         except KeeperError as error:
             return error
         loop = asyncio.get_running_loop()
-        call = _AsyncCall(self, loop.create_future())
+        pending = _AsyncCall(self, loop.create_future())
         if loop.time() >= self._check_at and not self._new:
             self._schedule_check(loop)
         self._open += 1
         try:
             if self._open == 1 and not getattr(loop, "_ready", True):  # nothing else runs in this iteration
-                call.number = self.hub.submit(request, size, timeout, call.set_outcome)
+                pending.number = self.hub.submit(call, size, timeout, pending.set_outcome)
             else:
                 if not self._new:
                     loop.call_soon(self._submit_new)
-                self._new.append((call, request, size, timeout))
-            return await call.future
+                self._new.append((pending, call, size, timeout))
+            return await pending.future
         except KeeperError as error:
             return error
         except asyncio.CancelledError:
-            if call.number:
-                self.hub.give_up(call.number)
+            if pending.number:
+                self.hub.give_up(pending.number)
             raise
         finally:
             self._open -= 1
@@ -110,14 +110,14 @@ class _Bridge:
         try:
             wanted = [each for each in new if not each[0].future.done()]
             numbers = self.hub.submit_many(
-                [(request, size, timeout, call.set_outcome) for call, request, size, timeout in wanted]
+                [(call, size, timeout, pending.set_outcome) for pending, call, size, timeout in wanted]
             )
-            for (call, _, _, _), number in zip(wanted, numbers, strict=True):
-                call.number = number
+            for (pending, _, _, _), number in zip(wanted, numbers, strict=True):
+                pending.number = number
         except BaseException as error:
-            for call, _, _, _ in new:
-                if not call.future.done():
-                    call.future.set_result(_submission_error(error))
+            for pending, _, _, _ in new:
+                if not pending.future.done():
+                    pending.future.set_result(_submission_error(error))
             raise
 
     def flush(self) -> None:
@@ -136,9 +136,9 @@ class _Bridge:
     def _deliver(self) -> None:
         self._woken = False
         while self.finished:
-            call = self.finished[0]
-            if not call.future.done() and call.outcome is not None:
-                call.future.set_result(call.outcome)
+            pending = self.finished[0]
+            if not pending.future.done() and pending.outcome is not None:
+                pending.future.set_result(pending.outcome)
             self.finished.popleft()
 
     def _schedule_check(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -153,10 +153,10 @@ def _open_hub(name: str, cluster: int | None) -> HubShare:
     share = _find_by_name(name) if cluster is None else None
     if share is not None:
         with contextlib.suppress(KeeperError), covering(CLIENT_REFRESH_INTERVAL_S):  # otherwise look it up again
-            if _ask_who(name, share.hub.transport, None, set()).cluster == share.hub.cluster:
+            if _find_serving_member(name, share.hub.transport, None, set()).cluster == share.hub.cluster:
                 return share
     transport = make_transport(name)
-    status = _ask_who(name, transport, cluster, near)
+    status = _find_serving_member(name, transport, cluster, near)
     share = _find(name, status.cluster)
     if share is not None:
         transport.close()
@@ -232,7 +232,7 @@ def _keep_until(hub: Hub, now: float) -> float:
         return 0.0
 
 
-def _ask_who(name: str, transport: ClientTransport, cluster: int | None, near: set[int]) -> MemberStatus:
+def _find_serving_member(name: str, transport: ClientTransport, cluster: int | None, near: set[int]) -> MemberStatus:
     """Ask all members for their status until one that serves answers, within the deadline of the running call.
 
     Members on this process's node are added to ``near``, even if they answer later. While no member serves, the pauses
@@ -257,7 +257,7 @@ def _ask_who(name: str, transport: ClientTransport, cluster: int | None, near: s
 
         members = transport.members()
         if not members:
-            raise ClusterNotFound(f"there is no cluster {name!r}")
+            raise ClusterNotFound(f"no cluster {name!r} runs in this Ray cluster: start it with raykeeper.launch")
         for member in members:
             try:
                 transport.send(member, _ASK_STATUS, answered)
