@@ -211,7 +211,7 @@ def test_five_hundred_processes_that_connect_in_an_outage_ask_as_seldom(monkeypa
         way = Refusing(time)
         ways.append(way)
         with pytest.raises(KeeperError):
-            hub_pool._ask_who("c", way, None, set())  # type: ignore[arg-type]
+            hub_pool._find_serving_member("c", way, None, set())  # type: ignore[arg-type]
         assert time.now > 119.0  # it did not give up before its time
     late = [at for way in ways for at in way.looked if 60.0 <= at < 100.0]
     assert len(late) < HUBS * 40 / (CLIENT_MAX_REFRESH_INTERVAL_S / 2) * 1.5
