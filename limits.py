@@ -591,6 +591,8 @@ PROXY_PROGRESS_JITTER_FRACTION = 0.1
 """... more or less by this fraction. Both are etcd's."""
 PROXY_PROGRESS_CHECK_S = 0.02
 """Between two checks whether all watches of a stream have come as far as one that asks for progress waits for."""
+MAX_PROXY_WATCH_ANSWERS = 1000
+"""Requests in one stream of watches whose answers are not sent yet; with as many, no other request is read."""
 PROXY_WATCH_ANSWER_BYTES = 512 * 1024
 """Events of several revisions that a proxy sends in one message; a revision is never split unless its client asks for
 fragments, which hold as much as a request may."""

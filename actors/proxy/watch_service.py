@@ -18,6 +18,7 @@ from typing import Any
 
 from ...errors import CompactedError, KeeperError
 from ...limits import (
+    MAX_PROXY_WATCH_ANSWERS,
     PROXY_PROGRESS_CHECK_S,
     PROXY_PROGRESS_JITTER_FRACTION,
     PROXY_PROGRESS_NOTIFY_S,
@@ -55,7 +56,7 @@ class WatchService:
 class _ServedWatch:
     """One watch of a stream; the hub wakes it when there is news."""
 
-    __slots__ = ("_owner", "announced", "ended", "fragment", "id", "notify", "quiet", "subscription")
+    __slots__ = ("_owner", "announced", "ended", "fragment", "has_news", "id", "notify", "quiet", "subscription")
 
     def __init__(self, owner: _ServedWatches, id: int, request: WatchCreateRequest) -> None:
         self._owner = owner
@@ -68,11 +69,13 @@ class _ServedWatch:
         """... and that it is over. Its id stays taken until it is canceled (etcd: watchStream)."""
         self.quiet = False
         """Whether no event was sent since the last progress notification was due."""
+        self.has_news = False
+        """Whether it waits for the sender already."""
         self.subscription: Subscription | None = None
 
     def wake(self) -> None:
         """There is news. Called with the hub's lock held."""
-        self._owner.has_news(self)
+        self._owner.queue_news(self)
 
 
 class _Pending:
@@ -106,14 +109,21 @@ class _ServedWatches:
         self._news: deque[_ServedWatch] = deque()
         """Watches that the hub has woken; it appends to this on its own threads."""
         self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        """An answer to a request was sent, since this was last cleared."""
         self._random = random.Random(os.urandom(16))
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- the hub's side -----------------------------------------------------------------------------------------------
 
-    def has_news(self, watch: _ServedWatch) -> None:
-        """A watch has begun, has events, or is over. Called on any thread, with the hub's lock held."""
-        self._news.append(watch)
+    def queue_news(self, watch: _ServedWatch) -> None:
+        """A watch has begun, has events, or is over. Called on any thread, with the hub's lock held.
+
+        A watch waits for the sender once, however often it is woken. The sender takes the mark away before it looks.
+        """
+        if not watch.has_news:
+            watch.has_news = True
+            self._news.append(watch)
         self._hub.flush_later(self)
 
     def flush(self) -> None:
@@ -140,6 +150,9 @@ class _ServedWatches:
 
     async def _read_all(self) -> None:
         while (message := await self._stream.receive()) is not None:
+            while len(self._pending) >= MAX_PROXY_WATCH_ANSWERS:
+                self._room.clear()
+                await self._room.wait()
             request = WatchRequest.FromString(message)
             kind = request.WhichOneof("request_union")
             if kind == "create_request":
@@ -284,6 +297,7 @@ class _ServedWatches:
             await self._send_pending()
             while self._news:
                 watch = self._news.popleft()
+                watch.has_news = False
                 if watch.announced and self._watches.get(watch.id) is watch:
                     await self._send_news(watch, self._deliver([watch])[0])
             if self._loop.time() >= notify_at:
@@ -311,10 +325,12 @@ class _ServedWatches:
             if response is None:
                 return
             self._pending.popleft()
+            self._room.set()
             await self._stream.send(response.SerializeToString())
             watch = pending.watch
             if watch is not None and not response.canceled:
                 watch.announced = True
+                watch.has_news = True
                 self._news.append(watch)
 
     def _complete(self, pending: _Pending) -> WatchResponse | None:

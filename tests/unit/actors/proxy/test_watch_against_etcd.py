@@ -6,6 +6,7 @@ free to put events of several revisions into one answer, and to serve watches in
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import time
 from collections import defaultdict
@@ -18,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lab.etcd_twins import RELATIVE, SideStream, Twins, twins
+from lab.proxy_services import LabProxy
 from raykeeper.actors.proxy.etcdpb.kv_pb2 import Event, KeyValue
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import (
     CompactionRequest,
@@ -30,7 +32,7 @@ from raykeeper.actors.proxy.etcdpb.rpc_pb2 import (
     WatchResponse,
 )
 from raykeeper.actors.proxy.watch_service import fragments
-from raykeeper.limits import Timings
+from raykeeper.limits import WATCH_BUFFER_EVENTS, Timings
 
 WATCH = "/etcdserverpb.Watch/Watch"
 MARK = 1000
@@ -310,4 +312,49 @@ def test_a_watch_that_requires_a_leader_ends_without_one(both: Twins, required: 
     finally:
         proxy.member.cut = False
         proxy.backend.hub.timings = Timings()
+        stream.close()
+
+
+def test_a_client_that_does_not_read_misses_nothing(both: Twins) -> None:
+    """Its events wait in the hub, which pauses the watch once it holds enough of them, and reads the rest later."""
+    proxy = both.proxy
+    stream = proxy.stream(WATCH)
+    try:
+        stream.send(create(key=b"slow").SerializeToString())
+        assert isinstance(stream.receive(), bytes)
+        proxy.loop.call_soon_threadsafe(stream.inner.gate.clear)
+        first = proxy.kv.put("slow", b"0").revision
+        count = WATCH_BUFFER_EVENTS + 500
+        proxy.run(put_many(proxy, count - 1))
+        proxy.loop.call_soon_threadsafe(stream.inner.gate.set)
+        seen: list[int] = []
+        while len(seen) < count:
+            answer = stream.receive()
+            assert isinstance(answer, bytes)
+            seen += [event.kv.mod_revision for event in WatchResponse.FromString(answer).events]
+        assert seen == sorted(set(seen))
+        assert seen[0] == first
+    finally:
+        stream.close()
+
+
+async def put_many(proxy: LabProxy, count: int) -> None:
+    await asyncio.gather(*[proxy.kv.aio.put("slow", b"%d" % number) for number in range(count)])
+
+
+def test_requests_without_end_are_read_as_fast_as_they_are_answered(
+    both: Twins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raykeeper.actors.proxy.watch_service.MAX_PROXY_WATCH_ANSWERS", 10)
+    stream = both.proxy.stream(WATCH)
+    try:
+        both.proxy.loop.call_soon_threadsafe(stream.inner.gate.clear)
+        for _ in range(100):
+            stream.send(create(key=b"b", range_end=b"a").SerializeToString())
+        time.sleep(0.5)
+        assert stream.inner._requests.qsize() > 80
+        both.proxy.loop.call_soon_threadsafe(stream.inner.gate.set)
+        answers = [stream.receive() for _ in range(100)]
+        assert all(isinstance(answer, bytes) and WatchResponse.FromString(answer).canceled for answer in answers)
+    finally:
         stream.close()
