@@ -287,6 +287,8 @@ class MemberStatus(Portable, frozen=True):
     """The newest hashes of its content, oldest first."""
     contents_begin: int = 0
     """There is no hash at or below this log index, and there will be none."""
+    db_size_in_use: int = 0
+    """Of ``db_size``, without what was overwritten or deleted; roughly."""
     free_bytes: int = 0
     """Free bytes on its disk, when it last checked."""
 

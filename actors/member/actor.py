@@ -392,6 +392,7 @@ class Member:
             voters=node.configuration.voters,
             learners=node.configuration.learners,
             db_size=state.size() + log.size_bytes,
+            db_size_in_use=state.size_in_use() + log.size_bytes,
             pid=os.getpid(),
             node=self._node_id,
             session_count=len(state.sessions),

@@ -63,7 +63,7 @@ class MaintenanceService:
             header=self._backend.header(status.revision),
             version=ETCD_VERSION,
             dbSize=status.db_size,
-            dbSizeInUse=status.db_size,
+            dbSizeInUse=min(status.db_size_in_use, status.db_size),
             leader=status.leader,
             raftIndex=status.commit_index,
             raftTerm=status.term,

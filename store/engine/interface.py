@@ -53,6 +53,10 @@ class Engine(Protocol):
         """Bytes on disk, and of data that is not on disk yet."""
         ...
 
+    def size_in_use(self) -> int:
+        """As :meth:`size`, without what was overwritten or deleted since; roughly."""
+        ...
+
     def reclaim(self, free: int) -> None:
         """Return the space of deleted data to the disk, if it is enough to be worth it and the work needs less than
         ``free`` bytes.

@@ -39,6 +39,7 @@ from .sync_journal import SyncJournal
 
 _FULL = ("No space left", "Disk quota exceeded", "File too large", "SpaceLimit")
 _TABLE_BYTES = "rocksdb.total-sst-files-size"
+_LIVE_BYTES = "rocksdb.estimate-live-data-size"
 _TRIMMED = "history"
 
 
@@ -256,8 +257,13 @@ class RocksEngine:
         self._open()
         return self._table_bytes() + self._written - self._flushed
 
-    def _table_bytes(self) -> int:
-        return sum(family.property_int_value(_TABLE_BYTES) or 0 for family in list(self._families.values()))
+    def size_in_use(self) -> int:
+        """As ``Engine.size_in_use``: the tables of the last level, and of others what is not in them."""
+        self._open()
+        return self._table_bytes(_LIVE_BYTES) + self._written - self._flushed
+
+    def _table_bytes(self, kind: str = _TABLE_BYTES) -> int:
+        return sum(family.property_int_value(kind) or 0 for family in list(self._families.values()))
 
     def reclaim(self, free: int) -> None:
         """As ``Engine.reclaim``. rocksdict releases the GIL meanwhile."""

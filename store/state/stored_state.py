@@ -383,6 +383,11 @@ class StoredState:
         with self.reading() as engine:
             return engine.size()
 
+    def size_in_use(self) -> int:
+        """Bytes of it that hold what was not overwritten or deleted (see ``Engine.size_in_use``). For any thread."""
+        with self.reading() as engine:
+            return engine.size_in_use()
+
     def reclaim(self, free: int) -> None:
         """Return the space of deleted and compacted data to the disk (see ``Engine.reclaim``). For any thread.
 

@@ -726,6 +726,10 @@ class SimEngine:
         """As ``Engine.size``."""
         return self._bytes
 
+    def size_in_use(self) -> int:
+        """As ``Engine.size_in_use``: what is deleted is gone."""
+        return self._bytes
+
     def reclaim(self, free: int) -> None:
         """As ``Engine.reclaim``: what is deleted is gone."""
 

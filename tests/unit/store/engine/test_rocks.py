@@ -54,6 +54,21 @@ def test_the_size_is_that_of_what_was_written_and_no_more(tmp_path: Path) -> Non
     engine.close()
 
 
+def test_the_size_in_use_leaves_out_what_was_overwritten(tmp_path: Path) -> None:
+    engine = RocksDisk().open(str(tmp_path / "db"), ("family",), create=True)
+    written = 0
+    for _ in range(2):
+        written = 0
+        for n in range(200):
+            value = os.urandom(2000)
+            engine.write([("family", n.to_bytes(8, "big"), value)])
+            written += len(value)
+        engine.flush()
+    assert engine.size() >= 2 * written
+    assert written <= engine.size_in_use() <= 1.1 * written + 20_000
+    engine.close()
+
+
 def read_calls() -> int:
     """How often this process has read from a file."""
     return int(Path("/proc/self/io").read_text().partition("syscr: ")[2].split()[0])
