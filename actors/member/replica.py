@@ -234,7 +234,11 @@ class Replica:
 
     def _do_turn(self, messages: Sequence[Message], events: Sequence[InboxEvent]) -> None:
         """Everything in a turn uses one reading of the clock, taken after its messages and events arrived. So a leader
-        lease that is valid at that reading was valid after each of the turn's reads arrived (thesis 6.4.1)."""
+        lease that is valid at that reading was valid after each of the turn's reads arrived (thesis 6.4.1).
+
+        What a leader's duties and housekeeping propose leaves in the same turn. A new commit index that nothing has
+        carried to the followers by then is told ``COMMIT_NOTICE_PAUSE_S`` later; if something waits for the next one
+        here, the leader is asked to tell it at once (``Node.want_commits``)."""
         turn, node = self._turn, self.node
         turn.now, turn.most = now, most = self._readings()
         node.set_time(now, most)
@@ -263,7 +267,11 @@ class Replica:
             self._tell_commit_at = now + COMMIT_NOTICE_PAUSE_S
 
     def _process_all_ready(self) -> None:
-        """Process what is ready, and what becomes ready by that, as far as the time for one turn goes."""
+        """Process what is ready, and what becomes ready by that, as far as the time for one turn goes.
+
+        The first ``Ready`` is not asked for beforehand: nearly every turn has one, and an empty one does nothing. The
+        duties follow each change of leadership, and while this member leads without them: they begin once it has
+        applied what earlier leaders committed (``LeaderDuties.follow_leadership``)."""
         node, now = self.node, self._turn.now
         for _ in range(MAX_READY_ROUNDS):
             self._process_ready(node.ready())

@@ -1,5 +1,5 @@
-"""When followers learn what is committed: with the next entries, at the latest after a pause, and at once if they serve
-somebody who waits for it."""
+"""When followers learn what is committed: with the next entries, after a pause at most, and at once if something
+waits for it there."""
 
 from __future__ import annotations
 
