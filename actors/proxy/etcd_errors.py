@@ -47,6 +47,8 @@ LEASE_PROVIDED = _etcd(RpcCode.INVALID_ARGUMENT, "lease is provided")
 TOO_MANY_OPERATIONS = _etcd(RpcCode.INVALID_ARGUMENT, "too many operations in txn request")
 DUPLICATE_KEY = _etcd(RpcCode.INVALID_ARGUMENT, "duplicate key given in txn request")
 INVALID_SORT = _etcd(RpcCode.INVALID_ARGUMENT, "invalid sort option")
+INVALID_COMPARE = _etcd(RpcCode.INVALID_ARGUMENT, "invalid compare")
+"""Our own: etcd lets comparisons that it does not know hold."""
 REQUEST_TOO_LARGE = _etcd(RpcCode.INVALID_ARGUMENT, "request is too large")
 BAD_MEMBER_URLS = _etcd(RpcCode.INVALID_ARGUMENT, "given member URLs are invalid")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import ClassVar
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from typing import Any, ClassVar, ParamSpec, TypeVar
+
+from google.protobuf.message import DecodeError
 
 from ...limits import STATUS_TIMEOUT_S
 from .cluster_service import ClientUrls, ClusterService, MembershipOperations
@@ -16,7 +18,7 @@ from .lock_service import LockService
 from .maintenance_service import MaintenanceService
 from .member_calls import MemberCalls
 from .rpc_methods import RpcMethods
-from .rpc_status import RpcError
+from .rpc_status import RpcCode, RpcError
 from .watch_service import WatchService
 
 Unary = Callable[[bytes, CallContext], Awaitable[bytes]]
@@ -40,7 +42,7 @@ class EtcdServices:
         cluster = ClusterService(backend, calls, operations, urls)
         maintenance = MaintenanceService(backend, calls, operations)
         health, auth = HealthService(), AuthService(backend)
-        self.unary: dict[str, Unary] = {
+        unary: dict[str, Unary] = {
             "/etcdserverpb.KV/Range": kv.range,
             "/etcdserverpb.KV/Put": kv.put,
             "/etcdserverpb.KV/DeleteRange": kv.delete_range,
@@ -72,12 +74,15 @@ class EtcdServices:
             "/etcdserverpb.Auth/Authenticate": auth.authenticate,
             "/grpc.health.v1.Health/Check": health.check,
         }
-        self.streaming: dict[str, Streaming] = {
+        streaming: dict[str, Streaming] = {
             "/etcdserverpb.Lease/LeaseKeepAlive": lease.keep_alive,
             "/etcdserverpb.Watch/Watch": watch.watch,
             "/v3electionpb.Election/Observe": election.observe,
             "/grpc.health.v1.Health/Watch": health.watch,
         }
+
+        self.unary = {path: _decoded(handler) for path, handler in unary.items()}
+        self.streaming = {path: _decoded(handler) for path, handler in streaming.items()}
 
     def register(self, registered: RpcMethods) -> None:
         """Serve all of them by gRPC."""
@@ -109,6 +114,22 @@ class EtcdServices:
         except RpcError as error:
             return f"RANGE ERROR:{error.text}"
         return ""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _decoded(handler: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """A handler whose client is told if it sends what is not a message."""
+
+    async def handle(*arguments: P.args, **named: P.kwargs) -> T:
+        try:
+            return await handler(*arguments, **named)
+        except DecodeError as error:
+            raise RpcError(RpcCode.INTERNAL, f"grpc: error unmarshalling request: {error}") from None
+
+    return handle
 
 
 class _Brief:

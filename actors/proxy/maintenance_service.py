@@ -83,7 +83,7 @@ class MaintenanceService:
         if asked.action == AlarmRequest.GET:
             status = await self._calls.any_status(self._backend.member)
             found = [each for each in _alarms(status) if asked.alarm in (NONE, each.alarm)]
-        elif kind is not None:
+        elif kind is not None and asked.action in (AlarmRequest.ACTIVATE, AlarmRequest.DEACTIVATE):
             alarm = AlarmMember(memberID=asked.memberID, alarm=asked.alarm)
             on = asked.action == AlarmRequest.ACTIVATE
             status = await self._calls.any_status(self._backend.member)

@@ -15,6 +15,7 @@ from ...schema.answers import Answer, DeleteAnswer, Item, PutAnswer, RangeAnswer
 from ...schema.operations import KEEP_LEASE, Delete, KeyRange, Put, Range, Relation, Sort, Target, Txn, TxnCompare
 from .etcd_errors import (
     EMPTY_KEY,
+    INVALID_COMPARE,
     INVALID_SORT,
     KEY_NOT_FOUND,
     LEASE_PROVIDED,
@@ -36,7 +37,8 @@ from .etcdpb.rpc_pb2 import (
     TxnResponse,
 )
 
-_NONE, _ASCEND, _DESCEND = RangeRequest.NONE, RangeRequest.ASCEND, RangeRequest.DESCEND
+_MOST = (1 << 63) - 1
+_NONE, _DESCEND = RangeRequest.NONE, RangeRequest.DESCEND
 _SORT_KEYS = {
     Sort.KEY: attrgetter("key"),
     Sort.VERSION: attrgetter("version"),
@@ -138,6 +140,8 @@ class Translator:
 
     def _compare(self, request: Compare) -> TxnCompare:
         """A comparison. An operand that is not given is zero, whatever else is given (etcd: applyCompare)."""
+        if request.target not in _TARGETS or request.result not in _RESULTS:
+            raise INVALID_COMPARE.error()
         target = Target(request.target)
         given = request.WhichOneof("target_union")
         operand: int | bytes = b"" if target is Target.VALUE else 0
@@ -192,7 +196,7 @@ class RangePlan:
         limit, keys_only = self._limit, request.keys_only
         if self._sorted_here:
             keys_only = keys_only and sort is not Sort.VALUE
-            limit = 0 if self._filtered or not limit else limit + 1
+            limit = 0 if self._filtered or not limit else min(limit + 1, _MOST)
         self.command = Range(
             keys,
             max(0, request.revision),
@@ -305,5 +309,7 @@ def _check_operations(operations: Iterable[RequestOp], most: int) -> None:
 
 
 _CHECKS = {"request_range": check_range, "request_put": check_put, "request_delete_range": check_delete}
+_TARGETS = frozenset(Compare.CompareTarget.values())
+_RESULTS = frozenset(Compare.CompareResult.values())
 _SORT_ORDERS = frozenset(RangeRequest.SortOrder.values())
 _SORT_TARGETS = frozenset(RangeRequest.SortTarget.values())
