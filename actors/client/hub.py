@@ -435,7 +435,7 @@ class Hub:
     ) -> None:
         for core, frame in out:
             self._send(core, frame, waiter)
-        self._to_wake.wake_next()
+        self._to_wake.wake()
         for listener in listeners:
             listener.flush()
         errors = self._dispatch_core.callback_errors

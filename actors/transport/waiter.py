@@ -15,6 +15,8 @@ import threading
 from collections import deque
 from typing import Any, Generic, Protocol, TypeVar
 
+from ...limits import THREADS_WOKEN_AT_ONCE
+
 T = TypeVar("T")
 
 
@@ -64,10 +66,11 @@ class LaneReader(Protocol):
 
 
 class WakeQueue:
-    """Threads whose outcome is there, and which are woken one by one: each wakes the next one.
+    """Threads whose outcome is there, and which are woken a few at a time: each wakes the next one.
 
     A reply may be for a thousand threads. If all were woken at once, all would wait for the interpreter lock, and a
-    thread that waits for that is woken 200 times a second to ask for it. So each reply wakes one of them.
+    thread that waits for that is woken 200 times a second to ask for it. So few are awake, and each has its turn before
+    it would ask. They are not so few that a thread of the user's which computes would take every other turn.
     """
 
     def __init__(self) -> None:
@@ -77,8 +80,13 @@ class WakeQueue:
         """The waiter has its outcome. Any thread, under any lock."""
         self._waiters.append(waiter)
 
+    def wake(self) -> None:
+        """Wake the first threads, after outcomes were added. Holding no lock."""
+        for _ in range(min(len(self._waiters), THREADS_WOKEN_AT_ONCE)):
+            self.wake_next()
+
     def wake_next(self) -> None:
-        """Wake one, if there is one: after outcomes were added, and when a thread is awake. Holding no lock.
+        """Wake one, if there is one: every thread that is awake calls this. Holding no lock.
 
         If a signal handler raises in a thread that should have woken the next one, that happens when the next outcome
         arrives, or when the hub's timer thread has its next look.

@@ -6,6 +6,7 @@ import threading
 
 from lab.lanes import until
 from raykeeper.actors.transport.waiter import OutcomeWaiter, WakeQueue
+from raykeeper.limits import THREADS_WOKEN_AT_ONCE
 
 
 def waiters(queue: WakeQueue, number: int) -> list[OutcomeWaiter[int]]:
@@ -25,18 +26,22 @@ def test_each_thread_wakes_the_next_one() -> None:
     for number, waiter in enumerate(blocked):
         waiter.set_outcome(number)
     assert outcomes == [], "an outcome alone wakes nobody: the hub's lock may be held"
-    queue.wake_next()
+    queue.wake()
     until(lambda: len(outcomes) == 50)
     assert sorted(outcomes) == list(range(50))
 
 
-def test_one_is_awake_at_a_time() -> None:
+def test_few_are_awake_at_a_time() -> None:
     queue = WakeQueue()
-    first, second, third = waiters(queue, 3)
-    queue.wake_next()
-    assert (first._pending.locked(), second._pending.locked(), third._pending.locked()) == (False, True, True)
-    assert first.wait() == 0
-    assert (second._pending.locked(), third._pending.locked()) == (False, True)
+    made = waiters(queue, 3 * THREADS_WOKEN_AT_ONCE)
+
+    def awake() -> int:
+        return sum(not waiter._pending.locked() for waiter in made)
+
+    queue.wake()
+    assert awake() == THREADS_WOKEN_AT_ONCE
+    assert made.pop(0).wait() == 0
+    assert awake() == THREADS_WOKEN_AT_ONCE, "it has woken another one"
 
 
 def test_a_thread_that_was_interrupted_leaves_nobody_asleep() -> None:
