@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from ...errors import KeeperError
@@ -55,11 +55,11 @@ class StreamContext(CallContext, Protocol):
         ...
 
 
-class KeptLease(NamedTuple):
-    """A lease was kept alive."""
+class KeptLeases(NamedTuple):
+    """Leases were kept alive."""
 
-    ttl: int
-    """In seconds; 0 if it is gone."""
+    ttls: list[int]
+    """In seconds; 0 for one that is gone."""
     revision: int
 
 
@@ -167,20 +167,28 @@ class EtcdBackend:
         answer: RangeAnswer = await self.run(_one(Call(read)), context)
         return answer.revision
 
-    async def keep_lease(self, lease: int, context: CallContext) -> KeptLease:
-        """Keep a lease alive once.
+    async def keep_leases(self, leases: Sequence[int], context: CallContext) -> KeptLeases:
+        """Keep leases alive once, all in one frame.
 
         Raises:
-            RpcError: nothing is known of it.
+            RpcError: nothing is known of some of them.
         """
         until = clock() + min(context.time_left(), PROXY_TIMEOUT_S)
-        question = Call(LeaseQuestion((lease,), keep=True))
+        ttls: dict[int, int] = {}
+        asked = tuple(dict.fromkeys(leases))
         while True:
-            answer: LeasesKept = await self.run(_one(question), context)
-            if answer.kept[0] is not Kept.ASK_AGAIN:
-                return KeptLease(int(answer.ttls[0]) if answer.kept[0] is Kept.ALIVE else 0, answer.revision)
+            answer: LeasesKept = await self.run(_one(Call(LeaseQuestion(asked, keep=True))), context)
+            again = []
+            for lease, kept, ttl in zip(asked, answer.kept, answer.ttls, strict=True):
+                if kept is Kept.ASK_AGAIN:
+                    again.append(lease)
+                else:
+                    ttls[lease] = int(ttl) if kept is Kept.ALIVE else 0
+            if not again:
+                return KeptLeases([ttls[lease] for lease in leases], answer.revision)
             if clock() + LEASE_RETRY_S >= until:
                 raise TIMED_OUT.error()
+            asked = tuple(again)
             await asyncio.sleep(LEASE_RETRY_S)
 
     async def lease_statuses(self, leases: tuple[int, ...], keys: bool, context: CallContext) -> LeaseStatuses:

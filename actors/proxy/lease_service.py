@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ...limits import LEASE_MAX_TTL_S
+import asyncio
+
+from ...limits import LEASE_MAX_TTL_S, MAX_LEASES_IN_FRAME
 from ...schema.answers import Done, LeaseGranted
 from ...schema.operations import LeaseGrant, LeaseRevoke
 from .etcd_backend import CallContext, EtcdBackend, StreamContext, expect
@@ -54,12 +56,22 @@ class LeaseService:
         return LeaseRevokeResponse(header=self._backend.header(answer.revision)).SerializeToString()
 
     async def keep_alive(self, stream: StreamContext) -> None:
-        """Keep leases alive, one after the other. A lease that is gone is answered with a TTL of 0."""
-        while (message := await stream.receive()) is not None:
-            lease = LeaseKeepAliveRequest.FromString(message).ID
-            kept = await self._backend.keep_lease(lease, stream)
-            header = self._backend.header(kept.revision)
-            await stream.send(LeaseKeepAliveResponse(header=header, ID=lease, TTL=kept.ttl).SerializeToString())
+        """Keep leases alive; answers come in the order of the requests. A lease that is gone has a TTL of 0.
+
+        A client keeps all of its leases alive by one stream. Requests that gather while others are asked for are the
+        next frame, so a thousand leases cost no more rounds than one.
+        """
+        gathered: asyncio.Queue[int | None] = asyncio.Queue(MAX_LEASES_IN_FRAME)
+        reader = asyncio.ensure_future(_read_leases(stream, gathered))
+        try:
+            while leases := await _next_leases(gathered):
+                kept = await self._backend.keep_leases(leases, stream)
+                header = self._backend.header(kept.revision)
+                for lease, ttl in zip(leases, kept.ttls, strict=True):
+                    await stream.send(LeaseKeepAliveResponse(header=header, ID=lease, TTL=ttl).SerializeToString())
+            await reader
+        finally:
+            reader.cancel()
 
     async def time_to_live(self, request: bytes, context: CallContext) -> bytes:
         """The seconds that a lease has left, -1 if there is none, and the keys attached to it."""
@@ -79,3 +91,28 @@ class LeaseService:
         return LeaseLeasesResponse(
             header=self._backend.header(found.revision), leases=[LeaseStatus(ID=lease.id) for lease in in_order]
         ).SerializeToString()
+
+
+async def _read_leases(stream: StreamContext, gathered: asyncio.Queue[int | None]) -> None:
+    """Queue the ids that a client sends, and ``None`` after the last, or after what was not a request."""
+    try:
+        while (message := await stream.receive()) is not None:
+            await gathered.put(LeaseKeepAliveRequest.FromString(message).ID)
+    except Exception:
+        await gathered.put(None)
+        raise
+    await gathered.put(None)
+
+
+async def _next_leases(gathered: asyncio.Queue[int | None]) -> list[int]:
+    """The ids that have gathered, one at least; none after the last."""
+    leases: list[int] = []
+    lease = await gathered.get()
+    while lease is not None:
+        leases.append(lease)
+        if gathered.empty():
+            return leases
+        lease = gathered.get_nowait()
+    if leases:
+        gathered.put_nowait(None)
+    return leases

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from lab.etcd_twins import Twins, twins
 from lab.proxy_services import Caller
+from raykeeper.actors.proxy.etcd_backend import CallContext, KeptLeases
 from raykeeper.actors.proxy.etcd_errors import TIMED_OUT
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import (
     LeaseGrantRequest,
     LeaseGrantResponse,
     LeaseKeepAliveRequest,
+    LeaseKeepAliveResponse,
     LeaseLeasesRequest,
     LeaseRevokeRequest,
     LeaseTimeToLiveRequest,
@@ -53,6 +55,41 @@ def test_a_stream_of_keep_alives(both: Twins) -> None:
         assert "TTL" not in stream.receive()
         stream.finish()
         assert stream.receive() is None
+
+
+def test_many_leases_in_one_stream_share_frames(both: Twins, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client keeps all its leases alive by one stream: a round for each would take too long."""
+    proxy = both.proxy
+    both.ask(GRANT, LeaseGrantRequest(ID=7, TTL=100))
+    questions: list[int] = []
+    keep = proxy.backend.keep_leases
+
+    async def counted(leases: Sequence[int], context: CallContext) -> KeptLeases:
+        questions.append(len(leases))
+        return await keep(leases, context)
+
+    monkeypatch.setattr(proxy.backend, "keep_leases", counted)
+    stream = proxy.stream(KEEP)
+    ids = [7, 99] * 500
+    for id in ids:
+        stream.send(LeaseKeepAliveRequest(ID=id).SerializeToString())
+    stream.finish()
+    answers = []
+    while (answer := stream.receive()) is not None:
+        assert isinstance(answer, bytes)
+        answers.append(LeaseKeepAliveResponse.FromString(answer))
+    assert [each.ID for each in answers] == ids
+    assert {each.TTL for each in answers if each.ID == 7} == {100}
+    assert sum(questions) == 1000
+    assert len(questions) < 100
+
+
+def test_a_stream_of_keep_alives_ends_in_the_error_of_its_request(both: Twins) -> None:
+    stream = both.proxy.stream(KEEP)
+    stream.send(LeaseKeepAliveRequest(ID=99).SerializeToString())
+    stream.send(b"\xff")
+    assert isinstance(stream.receive(), bytes)
+    assert isinstance(stream.receive(), tuple)
 
 
 def test_the_time_that_is_left(both: Twins) -> None:
@@ -102,7 +139,7 @@ def test_a_keep_alive_without_an_answer_is_no_promise(both: Twins) -> None:
     proxy.member.cut = True
     try:
         with pytest.raises(RpcError) as caught:
-            proxy.run(proxy.backend.keep_lease(7, Caller(0.2)))
+            proxy.run(proxy.backend.keep_leases([7], Caller(0.2)))
         assert (caught.value.code, caught.value.text) == TIMED_OUT
         with pytest.raises((RpcError, asyncio.TimeoutError)):
             proxy.run(proxy.services.unary[GRANT](LeaseGrantRequest(TTL=5).SerializeToString(), Caller(0.2)))
