@@ -204,8 +204,8 @@ class WireUnaryCall(UnaryCall):
             if not self._started and self._running:  # then nothing of it will run
                 self._running = False
                 self._host.running -= 1
-        if self.when_ended is not None:
-            self.when_ended()
+        if self.when_ended is not None:  # in a pass of its own, so that a mistake in it ends nothing else
+            self._host.loop.call_soon(self.when_ended)
 
     def _leave(self) -> None:
         self.ended = True
@@ -323,8 +323,8 @@ class WireStreamCall(StreamCall):
             self._task.cancel()
             if not self._started:  # then nothing of it will run
                 self._host.running -= 1
-        if self.when_ended is not None:
-            self.when_ended()
+        if self.when_ended is not None:  # in a pass of its own, so that a mistake in it ends nothing else
+            self._host.loop.call_soon(self.when_ended)
 
     def _end(self, error: RpcError | None) -> None:
         """The end of the answer. What was sent before goes out first."""

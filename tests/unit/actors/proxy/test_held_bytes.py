@@ -1,0 +1,95 @@
+"""What a proxy holds for its clients: one bound, and turns for long messages."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raykeeper.actors.proxy.held_bytes import ByteShare, HeldBytes, LongMessage
+
+
+def shares(held: HeldBytes, count: int) -> tuple[list[ByteShare], list[int]]:
+    closed: list[int] = []
+    return [held.open_share(lambda number=number: closed.append(number)) for number in range(count)], closed
+
+
+def test_the_largest_share_is_closed() -> None:
+    held = HeldBytes(limit=100)
+    (small, large, last), closed = shares(held, 3)
+    small.add(10)
+    large.add(80)
+    last.add(10)
+    assert closed == []
+    last.add(1)
+    assert closed == [1]
+    assert held.held == 21
+    large.add(1000)
+    large.close()
+    assert held.held == 21, "a closed share counts no more"
+
+
+def test_a_single_holder_can_exceed_the_bound_once() -> None:
+    held = HeldBytes(limit=100)
+    (only,), closed = shares(held, 1)
+    only.add(1000)
+    assert closed == [0]
+    assert held.held == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(-50, 100)), max_size=100))
+def test_the_sum_is_that_of_the_shares(steps: list[tuple[int, int]]) -> None:
+    held = HeldBytes(limit=200)
+    opened, closed = shares(held, 4)
+    for number, count in steps:
+        share = opened[number]
+        share.add(max(count, -share.held))
+        assert held.held == sum(each.held for each in held.shares) <= 200
+    assert len(held.shares) + len(closed) == 4
+
+
+def test_long_messages_take_turns() -> None:
+    held = HeldBytes(long_messages=100)
+    begun: list[str] = []
+    first = held.ask(60, lambda: begun.append("first"))
+    second = held.ask(60, lambda: begun.append("second"))
+    third = held.ask(30, lambda: begun.append("third"))
+    assert begun == ["first"], "the third does not overtake"
+    held.give_back(first)
+    assert begun == ["first", "second", "third"]
+    held.give_back(first)
+    held.give_back(second)
+    held.give_back(third)
+    assert held._room == 100
+
+
+def test_one_that_is_longer_than_all_room_comes_alone() -> None:
+    held = HeldBytes(long_messages=100)
+    begun: list[str] = []
+    small = held.ask(10, lambda: begun.append("small"))
+    huge = held.ask(1000, lambda: begun.append("huge"))
+    last = held.ask(10, lambda: begun.append("last"))
+    held.give_back(small)
+    assert begun == ["small", "huge"]
+    held.give_back(huge)
+    assert begun == ["small", "huge", "last"]
+    held.give_back(last)
+    assert held._room == 100
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 120)), max_size=60))
+def test_nobody_waits_while_there_is_room(steps: list[tuple[bool, int]]) -> None:
+    """Some give up while they wait."""
+    held = HeldBytes(long_messages=100)
+    open_messages: list[LongMessage] = []
+    for ask, number in steps:
+        if ask:
+            open_messages.append(held.ask(number, lambda: None))
+        elif open_messages:
+            held.give_back(open_messages.pop(number % len(open_messages)))
+        begun = [each.size for each in open_messages if each.begun]
+        waiting = [each for each in open_messages if not each.begun]
+        assert sum(begun) <= 100 or len(begun) == 1
+        assert not waiting or (begun and waiting[0].size > 100 - sum(begun))
+    for message in open_messages:
+        held.give_back(message)
+    assert held._room == 100
