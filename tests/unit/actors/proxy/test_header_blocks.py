@@ -84,6 +84,13 @@ def test_an_entry_that_displaces_another_of_its_size_is_noticed() -> None:
     assert decoder.decode(last)[0][1][:1] == b"4", "the same bytes mean another field"
 
 
+def test_a_field_that_is_put_into_the_table_twice_is_there_twice() -> None:
+    decoder = HeaderDecoder(plain)
+    for _ in range(2):
+        assert decoder.decode(b"\x40\x01a\x01b") == ((b"a", b"b"),)
+    assert decoder.decode(b"\xbf") == ((b"a", b"b"),), "the older one"
+
+
 def test_a_header_bomb_is_refused() -> None:
     """One long field in the table, and a block of nothing but its index."""
     encoder, decoder = hpack.Encoder(), HeaderDecoder(plain)

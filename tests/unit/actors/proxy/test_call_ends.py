@@ -1,0 +1,80 @@
+"""How calls end that do not end with their handler's answer: nothing of them is left, and the client is told."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lab.http2.port import Port
+from lab.http2.wire import HELLO, REQUEST, split_frames
+from raykeeper.actors.proxy.header_blocks import Fields, encode_block
+from raykeeper.actors.proxy.http2_frames import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, pack_frame
+
+
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def grpc_fields(method: str) -> Fields:
+    return tuple((name, b"/test.Test/" + method.encode() if name == b":path" else value) for name, value in REQUEST)
+
+
+SLEEP_BY_HTTP: Fields = tuple((name, b"/sleep" if name == b":path" else value) for name, value in REQUEST[:4])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [grpc_fields("Sleep"), grpc_fields("Both"), grpc_fields("Flood"), SLEEP_BY_HTTP],
+    ids=["unary", "requests", "answers", "http"],
+)
+@pytest.mark.parametrize("pause", [0.0, 0.2])
+def test_a_call_that_is_reset(port: Port, fields: Fields, pause: float) -> None:
+    """Before its handler has begun, and after."""
+    message = pack_frame(DATA, END_STREAM, 1, struct.pack(">BL", 0, 1) + b"x")
+    with socket.create_connection((port.host, port.port), timeout=10) as sock:
+        hello = HELLO + pack_frame(HEADERS, END_HEADERS, 1, encode_block(fields)) + message
+        reset = pack_frame(RST_STREAM, 0, 1, bytes(4))
+        sock.sendall(hello + reset if not pause else hello)
+        if pause:
+            time.sleep(pause)
+            sock.sendall(reset)
+        until(lambda: port.listener.connection_count() == 1)
+        connection: Any = port.listener.context.connections()[0]
+        until(lambda: not connection.connection.streams and connection.running == 0)
+        assert port.held.held == 0
+
+
+@pytest.mark.parametrize("method", ["Echo", "Both", "Sum"])
+@pytest.mark.parametrize("part", [b"\0\0\0", b"\0\0\0\0\5abc"])
+def test_a_request_that_ends_in_the_middle(port: Port, method: str, part: bytes) -> None:
+    with socket.create_connection((port.host, port.port), timeout=10) as sock:
+        head = pack_frame(HEADERS, END_HEADERS, 1, encode_block(grpc_fields(method)))
+        sock.sendall(HELLO + head + pack_frame(DATA, END_STREAM, 1, part))
+        data = b""
+        while b"grpc-message" not in data:
+            data += sock.recv(10_000)
+        (trailers,) = [each for each in split_frames(data) if each.kind == HEADERS]
+        assert b"grpc-status\x0213" in trailers.payload
+        assert b"unexpected EOF" in trailers.payload
+
+
+def test_a_notice_that_fails_ends_nothing_else(port: Port) -> None:
+    """``when_ended`` of one call raises; its neighbors are told all the same."""
+    with socket.create_connection((port.host, port.port), timeout=10) as sock:
+        block = encode_block(grpc_fields("Never"))
+        for stream in (1, 3, 5):
+            message = pack_frame(DATA, END_STREAM, stream, struct.pack(">BL", 0, 0))
+            sock.sendall((HELLO if stream == 1 else b"") + pack_frame(HEADERS, END_HEADERS, stream, block) + message)
+        until(lambda: port.begun == 3)
+        port.never[0].when_ended = lambda: 1 / 0  # type: ignore[assignment]
+        port.loop.set_exception_handler(lambda loop, context: None)
+    until(lambda: port.cancelled == 2)
+    until(lambda: port.listener.connection_count() == 0)

@@ -1,0 +1,65 @@
+"""Which connections a proxy keeps when there are too many."""
+
+from __future__ import annotations
+
+import asyncio
+
+from raykeeper.actors.logs import MemberLog
+from raykeeper.actors.proxy.held_bytes import HeldBytes
+from raykeeper.actors.proxy.http_exchange import answer_not_found
+from raykeeper.actors.proxy.proxy_context import ProxyContext
+from raykeeper.actors.proxy.rpc_methods import RpcMethods
+from raykeeper.limits import MAX_ADMISSION_CHECKS
+
+
+class Connection:
+    def __init__(self, idle_since: float | None) -> None:
+        self._idle_since = idle_since
+        self.looked_at = 0
+        self.aborted = False
+
+    def idle_since(self) -> float | None:
+        self.looked_at += 1
+        return self._idle_since
+
+    def check_times(self, now: float) -> None: ...
+
+    def drain(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def context(size: int) -> ProxyContext:
+    loop = asyncio.new_event_loop()
+    loop.close()
+    return ProxyContext(loop, RpcMethods(), answer_not_found, MemberLog("proxy", "c", "p"), HeldBytes(), size)
+
+
+def test_the_one_that_is_idle_longest_goes() -> None:
+    room = context(4)
+    connections = [Connection(since) for since in (5.0, None, 3.0, 4.0)]
+    assert all(room.add(each) for each in connections)
+    assert room.add(Connection(6.0))
+    assert [each.aborted for each in connections] == [False, False, True, False]
+    assert len(room.connections()) == 4
+
+
+def test_none_is_idle() -> None:
+    room = context(2)
+    assert room.add(Connection(None))
+    assert room.add(Connection(None))
+    assert not room.add(Connection(None))
+    assert len(room.connections()) == 2
+
+
+def test_few_are_looked_at_each_time_and_all_in_the_end() -> None:
+    count = 10 * MAX_ADMISSION_CHECKS
+    room = context(count)
+    connections = [Connection(None) for _ in range(count - 1)] + [Connection(1.0)]
+    assert all(room.add(each) for each in connections)
+    assert [room.add(Connection(None)) for _ in range(10)] == [False] * 9 + [True]
+    assert connections[-1].aborted
+    assert all(each.looked_at == 1 for each in connections)
