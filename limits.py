@@ -241,6 +241,10 @@ INLINE_VALUE_BYTES = 1024
 """Longer values are stored beside the key's latest record, not in it, so that counting and listing keys stays cheap."""
 LOG_SEGMENT_BYTES = 4 * 1024 * 1024
 """Size of a segment of the Raft log."""
+LOG_BLANK_SLICE_BYTES = 256 * 1024
+"""Bytes that are written and synced at a time to make the next segment blank..."""
+LOG_BLANK_PAUSE_S = 0.01
+"""... and the pause before the next ones: each sync of the log may have to wait for those."""
 LOG_FREE_SEGMENTS = 4
 """Trimmed segments of the Raft log that are kept to be recycled."""
 STATE_WRITE_BUFFER_BYTES = 16 * 1024 * 1024

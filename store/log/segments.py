@@ -8,13 +8,14 @@ their entries are not needed.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from msgspec.structs import replace
 
 from ...errors import DataCorrupted, NoSpace
-from ...limits import LOG_FREE_SEGMENTS
+from ...limits import LOG_BLANK_PAUSE_S, LOG_BLANK_SLICE_BYTES, LOG_FREE_SEGMENTS
 from ...raft.log import ENTRY_OVERHEAD
 from ...raft.messages import Entry, EntryKind, HardState
 from ..engine.interface import BlockFile, Disk
@@ -69,6 +70,8 @@ class SegmentedLog:
         """... and how far it is synced for certain."""
         self._unsynced = False
         """Whether anything was written since the last sync, perhaps by an earlier process."""
+        self._hurry = threading.Event()
+        """The next segment is waited for."""
         self._wait_for_next: Callable[[], None] | None = None
         """Waits until the next segment is made, or that has failed. ``None``: nothing makes it."""
         self._reading: tuple[int, BlockFile] | None = None
@@ -293,12 +296,16 @@ class SegmentedLog:
         """Let a thread make the next segment, of one that is free if there is one."""
         recycled = self._take_free()
         disk, path, number, size = self._disk, self._path, self._number + 1, self._segment_bytes
-        self._wait_for_next = disk.in_background(lambda: _prepare(disk, path, number, size, recycled))
+        self._hurry = hurry = threading.Event()
+        self._wait_for_next = disk.in_background(
+            lambda: _prepare(disk, path, number, size, recycled, lambda: hurry.wait(LOG_BLANK_PAUSE_S))
+        )
 
     def _join_preparation(self) -> None:
         """Wait until the next segment is made. If that has failed, it is tried again when the segment is needed."""
         wait, self._wait_for_next = self._wait_for_next, None
         if wait is not None:
+            self._hurry.set()
             with suppress(Exception):
                 wait()
 
@@ -386,7 +393,9 @@ def _is_segment(name: str) -> bool:
     return name.endswith(_SUFFIX) and name.removesuffix(_SUFFIX).isdigit()
 
 
-def _prepare(disk: Disk, path: str, number: int, size: int, recycled: str | None) -> None:
+def _prepare(
+    disk: Disk, path: str, number: int, size: int, recycled: str | None, pause: Callable[[], object] = lambda: None
+) -> None:
     """Make a blank segment, and give it its number once it is blank on disk. Runs on a thread of its own, too.
 
     A segment that is recycled loses its number first: a start must not find it half blank. If there is no room, what
@@ -400,8 +409,11 @@ def _prepare(disk: Disk, path: str, number: int, size: int, recycled: str | None
     try:
         file = disk.open_file(spare, size)
         try:
-            file.write_zeros(0, size)
-            file.sync(0)
+            for start in range(0, size, LOG_BLANK_SLICE_BYTES):
+                if start:
+                    pause()
+                file.write_zeros(start, min(start + LOG_BLANK_SLICE_BYTES, size))
+                file.sync(0)
         finally:
             file.close()
         disk.rename(spare, f"{path}/{segment_name(number)}")

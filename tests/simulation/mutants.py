@@ -301,9 +301,9 @@ def _read_unsynced() -> AbstractContextManager[None]:
 def _numbered_early() -> AbstractContextManager[None]:
     original = segments._prepare
 
-    def prepare(disk: Disk, path: str, number: int, size: int, recycled: str | None) -> None:
+    def prepare(disk: Disk, path: str, number: int, size: int, recycled: str | None, *pause: Any) -> None:
         if recycled is None or disk.size(recycled) != size:
-            original(disk, path, number, size, recycled)
+            original(disk, path, number, size, recycled, *pause)
             return
         name = f"{path}/{segment_name(number)}"
         disk.rename(recycled, name)

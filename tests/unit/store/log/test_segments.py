@@ -7,6 +7,7 @@ nothing that was synced is lost by it. A flipped bit in what was synced is damag
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from raykeeper.errors import DataCorrupted, NoSpace
-from raykeeper.limits import LOG_FREE_SEGMENTS
+from raykeeper.limits import LOG_BLANK_SLICE_BYTES, LOG_FREE_SEGMENTS
 from raykeeper.raft.messages import Configuration, Entry, EntryKind, HardState
 from raykeeper.store.engine.rocks import RocksDisk
-from raykeeper.store.log import log_record
+from raykeeper.store.log import log_record, segments
 from raykeeper.store.log.log_record import SECTOR, LogBase, LogNote
 from raykeeper.store.log.segments import SegmentedLog, segment_name
 from simulation.disk import SimCrash, SimDisk
@@ -404,6 +405,23 @@ def test_what_was_trimmed_makes_room_for_the_next_segment() -> None:
         entries += batch
     log.close()
     assert held(reopened(disk)) == entries[base:]
+
+
+def test_a_segment_is_made_in_slices_with_pauses_until_it_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Syncs of the log have to wait for each slice, and a writer that waits is not kept waiting."""
+    monkeypatch.setattr(segments, "LOG_BLANK_PAUSE_S", 3600.0)
+    disk, began = RocksDisk(), time.monotonic()
+    log = SegmentedLog.create(disk, str(tmp_path / "log"), log=7, segment_bytes=4 * LOG_BLANK_SLICE_BYTES)
+    log.append([], LogNote(HardState(), LogBase()))
+    time.sleep(0.2)
+    assert not disk.exists(str(tmp_path / "log" / segment_name(2)))
+    for index in (1, 2):
+        log.append([Entry(index, 1, EntryKind.NORMAL, bytes(3 * LOG_BLANK_SLICE_BYTES))], None)
+    assert log._number == 2
+    log.close()
+    assert time.monotonic() < began + 60
 
 
 def test_after_a_failed_write_nothing_is_written() -> None:
