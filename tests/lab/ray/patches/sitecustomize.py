@@ -53,7 +53,7 @@ def _weaken(kind: Any, method: str, break_disk: Callable[[Any], None]) -> None:
 
 def _weaken_engine(module: ModuleType) -> None:
     def break_disk(engine: Any) -> None:
-        engine._families = {"meta": _Broken()}
+        engine._write_mark = _refuse
 
     _weaken(module.RocksEngine, "flush", break_disk)
 
@@ -65,11 +65,9 @@ def _weaken_log(module: ModuleType) -> None:
     _weaken(module.SegmentedLog, "sync", break_disk)
 
 
-class _Broken:
-    """A column family on a disk that takes nothing more."""
-
-    def compact_range(self, start: None, end: None) -> None:
-        raise RuntimeError("IO error: While fsync: Input/output error")
+def _refuse(*arguments: Any) -> None:
+    """A disk that takes nothing more."""
+    raise RuntimeError("IO error: While fsync: Input/output error")
 
 
 def _newer(module: ModuleType) -> None:
