@@ -2,7 +2,7 @@
 
 Exit status 0 is success, 1 a ``KeeperError`` (one line on stderr, never a traceback), 2 wrong usage, 130 Ctrl-C. The
 commands only translate: the client says what they mean, ``render.py`` how they print. Commands that run until they are
-stopped have files of their own: ``watch.py``, ``lease.py``, ``lock.py``.
+stopped have files of their own: ``watch.py``, ``lease.py``, ``lock.py``, ``proxy.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import click
 from .. import __version__
 from ..actors.arguments import shown
 from ..actors.client.txn_parts import Comparand, Compare, Condition, Op
-from ..cli import bench, lease, lock, maintenance, watch
+from ..cli import bench, lease, lock, maintenance, proxy, watch
 from ..errors import ClusterNotFound, KeeperError, MembersMissing
 from ..limits import MEMBERSHIP_TIMEOUT_S, UPGRADE_TIMEOUT_S
 from ..spec import ClusterSpec
@@ -512,7 +512,7 @@ def _delete_operation(key: bytes, end: bytes | None, prefix: bool, from_key: boo
 _OPERATIONS = {"put": _put_operation, "get": _get_operation, "del": _delete_operation}
 
 
-for _command in (watch.watch, lease.lease, lock.lock, lock.elect):
+for _command in (watch.watch, lease.lease, lock.lock, lock.elect, proxy.proxy):
     cli.add_command(_command)
 for _command in (maintenance.backup, maintenance.restore, maintenance.check, maintenance.compact, bench.bench):
     cli.add_command(_command)

@@ -1,0 +1,112 @@
+"""`raykeeper proxy` over a real cluster: etcd's API by JSON and by gRPC, members that die, and its end."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+import ray
+
+from lab.ray.tools import leader
+from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest, PutResponse, RangeRequest, RangeResponse
+
+Start = Callable[..., "tuple[subprocess.Popen[str], str]"]
+
+
+@pytest.fixture
+def start(clusters: Any) -> Iterator[tuple[Any, Start]]:
+    """A cluster, and what starts a proxy of it."""
+    cluster = clusters.launch()
+    environment = {
+        **os.environ,
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        "RAYKEEPER_CLUSTER": cluster.name,
+    }
+    started: list[subprocess.Popen[str]] = []
+
+    def go(*arguments: str) -> tuple[subprocess.Popen[str], str]:
+        command = (sys.executable, "-m", "raykeeper", "proxy", "-o", "json", *arguments)
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        started.append(process)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        return process, json.loads(line)["url"] if line else ""
+
+    yield cluster, go
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def post(url: str, path: str, **fields: Any) -> Any:
+    """The answer of etcd's JSON gateway."""
+    request = urllib.request.Request(url + path, json.dumps(fields).encode(), method="POST")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def test_clients_of_etcd_and_handles_see_the_same_keys_and_a_leader_may_die(start: tuple[Any, Start]) -> None:
+    cluster, go = start
+    process, url = go("--listen", "127.0.0.1:0")
+    kv = cluster.client()
+    kv.put("by/handle", b"1")
+    found = post(url, "/v3/kv/range", key=b64("by/handle"))
+    assert [base64.b64decode(each["value"]) for each in found["kvs"]] == [b"1"]
+    post(url, "/v3/kv/put", key=b64("by/json"), value=b64("2"))
+    assert kv.get("by/json").raw == b"2"
+    with grpc.insecure_channel(url.removeprefix("http://")) as channel:
+        put = channel.unary_unary("/etcdserverpb.KV/Put", PutRequest.SerializeToString, PutResponse.FromString)
+        read = channel.unary_unary("/etcdserverpb.KV/Range", RangeRequest.SerializeToString, RangeResponse.FromString)
+        put(PutRequest(key=b"by/grpc", value=b"3"), timeout=30)
+        os.kill(leader(cluster).pid, signal.SIGKILL)
+        written = put(PutRequest(key=b"by/grpc", value=b"4"), timeout=60)
+        answer = read(RangeRequest(key=b"by/grpc"), timeout=60)
+        assert [(each.value, each.version, each.mod_revision) for each in answer.kvs] == [
+            (b"4", 2, written.header.revision)
+        ]
+    assert kv.get("by/grpc").raw == b"4"
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (143, "")
+
+
+def test_an_address_that_cannot_be_had_is_one_line(start: tuple[Any, Start]) -> None:
+    _, go = start
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        process, url = go("--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, url, said.count("\n")) == (1, "", 1)
+    assert "cannot listen on" in said
+
+
+@pytest.mark.parametrize(
+    "address", ["2379", "localhost", ":2379", "127.0.0.1:65536", "127.0.0.1:-1", "::1:2379", "a:b"]
+)
+def test_what_is_no_address_is_wrong_usage(start: tuple[Any, Start], address: str) -> None:
+    _, go = start
+    process, _ = go("--listen", address)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "is not an address to listen on" in said
