@@ -10,7 +10,7 @@ import click
 
 from ..actors.handles import Client
 from ..errors import KeeperError
-from .options import common_of_streams, open_client, open_cluster, options, timeout_option, whole_number
+from .options import beginning_option, common_of_streams, open_client, open_cluster, options, whole_number
 from .render import CommandResult, show
 from .streaming import StreamingCommand, run_streaming
 
@@ -31,7 +31,7 @@ def listen_address(text: str) -> tuple[str, int]:
 
 
 @click.command()
-@options(common_of_streams, timeout_option)
+@options(common_of_streams, beginning_option)
 @click.option(
     "--listen",
     type=listen_address,

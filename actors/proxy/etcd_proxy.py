@@ -29,7 +29,7 @@ class EtcdProxy:
         self, handle: AsyncKeyValueClient, member: int, operations: MembershipOperations, log: MemberLog
     ) -> None:
         self._backend = EtcdBackend(handle, member)
-        self._services = EtcdServices(self._backend, operations, self._client_urls)
+        self._operations = operations
         self._log = log
         self._listener: ProxyListener | None = None
         self._url = ""
@@ -42,9 +42,10 @@ class EtcdProxy:
             OSError: the address cannot be had.
         """
         await self._backend.open(PROXY_TIMEOUT_S)
+        services = EtcdServices(self._backend, self._operations, self._client_urls)
         methods = RpcMethods()
-        self._services.register(methods)
-        self._listener = ProxyListener(methods, self._log, EtcdHttp(self._backend, self._services).handle)
+        services.register(methods)
+        self._listener = ProxyListener(methods, self._log, EtcdHttp(self._backend, services).handle)
         address = await self._listener.listen(host, port)
         self._url = url_of(*address)
         return address
