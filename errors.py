@@ -15,7 +15,8 @@ class KeeperError(Exception):
 
     Attributes:
         applied: ``False`` if the request had no effect, ``None`` if its outcome is unknown.
-        reason: why the state machine refused it (``schema.answers.Reason``); ``None`` if it was not asked.
+        reason: why the state machine refused it (``schema.answers.Reason``), or FULL if this process has too many
+            requests open already; ``None`` for other errors.
     """
 
     applied: bool | None = False

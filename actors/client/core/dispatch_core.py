@@ -125,6 +125,7 @@ class DispatchCore:
         elif len(self._calls) >= self._limits.max_pending_requests:
             waiting = f"{len(self._calls)} requests of this process wait already"
             error = Unavailable(f"{waiting}, as many as limits.max_pending_requests allows", applied=False)
+            error.reason = Reason.FULL
         elif size is None:
             try:
                 size = request_size(request, self._limits)

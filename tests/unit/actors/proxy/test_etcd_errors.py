@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from lab.proxy_services import LabProxy, lab_proxy
@@ -91,3 +92,10 @@ def test_a_cluster_that_does_not_answer(proxy: LabProxy) -> None:
         assert read in (TIMED_OUT, NO_LEADER)
     finally:
         proxy.member.cut = False
+
+
+def test_more_requests_than_a_process_may_have_open(proxy: LabProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    core = proxy.backend.hub._dispatch_core
+    monkeypatch.setattr(core, "_limits", msgspec.structs.replace(core._limits, max_pending_requests=0))
+    put = PutRequest(key=b"a").SerializeToString()
+    assert proxy.call("/etcdserverpb.KV/Put", put, 5.0) == TOO_MANY_REQUESTS
