@@ -339,7 +339,7 @@ MAX_REMOVED_MEMBERS = 1000
 """Removed members that a cluster remembers, to tell them from members it never had."""
 
 # Waiting and retrying, in a client process.
-THREADS_WOKEN_AT_ONCE = 16
+THREADS_WOKEN_AT_ONCE = 4
 """Of those for which a reply brings outcomes; each wakes another one."""
 CLIENT_SUSPICION_S = 0.5
 """A batch without an answer for this long is sent to another member too (later if answers were slow recently)..."""

@@ -236,10 +236,11 @@ class Hub:
                 out: list[RoutedFrame] = [(self._dispatch_core, each) for each in self._dispatch_core.outgoing(now)]
                 if now + min(timeout, CLIENT_SUSPICION_S) < self._timer_at or self._router.wants_members:
                     self._set_timer((self._dispatch_core,))  # otherwise it wakes before anything new is due
-                if self._dispatch_core.pending > 1:
-                    waiter = None
+                alone = self._dispatch_core.pending == 1
                 listeners, self._listeners_to_flush = self._listeners_to_flush, listeners
-            self._send_all(out, listeners, waiter)
+            self._send_all(out, listeners, waiter if alone else None)
+            if waiter is not None and waiter.outcome is not None:  # refused
+                self._to_wake.wake_next()
         except BaseException:
             self._give_up_callback(done)
             self._recover_interrupted(listeners)
@@ -313,6 +314,7 @@ class Hub:
                 self._set_timer(self._cores)
                 listeners, self._listeners_to_flush = self._listeners_to_flush, listeners
             self._send_all(out, listeners)
+            self._to_wake.wake()
         except KeeperError:
             raise
         except BaseException:
@@ -435,7 +437,6 @@ class Hub:
     ) -> None:
         for core, frame in out:
             self._send(core, frame, waiter)
-        self._to_wake.wake()
         for listener in listeners:
             listener.flush()
         errors = self._dispatch_core.callback_errors
@@ -487,6 +488,7 @@ class Hub:
                 self._set_timer(self._cores if out else (core, self.watch_core))
                 listeners, self._listeners_to_flush = self._listeners_to_flush, listeners
             self._send_all(out, listeners)
+            self._to_wake.wake()
         except BaseException:
             self._recover_interrupted(listeners)
             raise
@@ -527,6 +529,7 @@ class Hub:
                 self._timer_at = wakeup = min(wakeup, closes_at)
                 listeners = self._take_listeners()
             self._send_all(out, listeners)
+            self._to_wake.wake()
             if finalizer_guard.collection_overdue():
                 background.submit(collect_young)
             thread.idle()
