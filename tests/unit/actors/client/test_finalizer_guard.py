@@ -265,6 +265,10 @@ def test_what_the_user_chooses_meanwhile_stays(before: Any, choice: Any) -> None
                 choice()
             with gc_deferred:
                 pass
+            deadline = time.monotonic() + 20
+            while deferred():  # by a thread that another test has left
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
             return gc.isenabled(), gc.get_threshold(), gc.get_freeze_count() > 0
         finally:
             gc.enable()

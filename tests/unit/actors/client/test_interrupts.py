@@ -61,6 +61,8 @@ class Interrupted:
 
     def _look(self, frame: Any, event: str, argument: Any) -> Any:
         frame.f_trace_opcodes = True
+        if event == "exception":
+            self._last[frame] = "RAISED"  # no handler runs between a call that raises and what catches that
         if event == "opcode":
             before = self._last.get(frame)
             self._last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]

@@ -14,6 +14,7 @@ from lab.http2.port import Port
 from lab.http2.wire import HELLO, REQUEST, split_frames
 from raykeeper.actors.proxy.header_blocks import Fields, encode_block
 from raykeeper.actors.proxy.http2_frames import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, pack_frame
+from raykeeper.actors.proxy.http2_protocol import Http2Protocol
 
 
 def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -46,7 +47,7 @@ def test_a_call_that_is_reset(port: Port, fields: Fields, pause: float) -> None:
         if pause:
             time.sleep(pause)
             sock.sendall(reset)
-        until(lambda: port.listener.connection_count() == 1)
+        until(lambda: [type(each) for each in port.listener.context.connections()] == [Http2Protocol])
         connection: Any = port.listener.context.connections()[0]
         until(lambda: not connection.connection.streams and connection.running == 0)
         assert port.held.held == 0
