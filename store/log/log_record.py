@@ -32,8 +32,6 @@ ROW = struct.Struct("<QIIB")
 """What a record says of each entry besides its data: term, size, check and kind."""
 _pack_row = ROW.pack
 _SECTOR_OF_ZEROS = bytes(SECTOR)
-_SOME_ZEROS = bytes(64)
-"""A record without so many zeros in a row has no blank sector."""
 
 crc32c = google_crc32c.extend
 assert _HEADER.size == 8 + _CHECKED.size
@@ -147,7 +145,7 @@ def pack_content(note: bytes, entries: Sequence[Entry]) -> RecordContent:
     rows = b"".join([_pack_row(entry.term, len(entry.data), crc32c(0, entry.data), entry.kind) for entry in entries])
     data = b"".join((note, rows, *datas, END_MARK))
     blanks = 0
-    if _SOME_ZEROS in data:
+    if _SECTOR_OF_ZEROS in data:  # else no sector of it is blank
         blanks = count_blanks(END_MARK * _HEADER.size + data)
     return RecordContent(entries[0].index if entries else 0, list(map(len, datas)), rows, len(note), data, blanks)
 
