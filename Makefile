@@ -14,7 +14,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 run: $(STAMP)
 	@$(BIN)/python examples/index_stdlib.py cluster.yaml
 
-# About, on two cores: lint 20 s, unit 2 min, simulation 2 min, cluster 12 min, chaos-short 2.5 min.
+# About, on two cores: lint 20 s, unit 5 min, simulation 1 min, cluster 10 min, chaos-short 2 min.
 test: lint unit simulation cluster chaos-short
 
 lint: $(STAMP)
