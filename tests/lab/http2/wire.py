@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
-from raykeeper.actors.proxy.header_blocks import Fields
+from raykeeper.actors.proxy.header_blocks import Fields, encode_block
 from raykeeper.actors.proxy.held_bytes import HeldBytes
 from raykeeper.actors.proxy.http2_connection import Http2Connection
-from raykeeper.actors.proxy.http2_frames import FRAME_HEADER, PREFACE, RST_STREAM, SETTINGS, pack_frame
+from raykeeper.actors.proxy.http2_frames import (
+    END_HEADERS,
+    END_STREAM,
+    FRAME_HEADER,
+    GOAWAY,
+    HEADERS,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    pack_frame,
+)
 from raykeeper.actors.proxy.http2_sender import Stream
 
 HELLO = PREFACE + pack_frame(SETTINGS, 0, 0)
@@ -20,6 +32,9 @@ REQUEST: Fields = (
     (b"content-type", b"application/grpc"),
     (b"te", b"trailers"),
 )
+BLOCK = encode_block(REQUEST)
+HEAD = encode_block(((b":status", b"200"),))
+TAIL = encode_block(((b"grpc-status", b"0"),))
 
 
 class Frame(NamedTuple):
@@ -115,3 +130,26 @@ class RecordingOwner:
     def resets(self, frames: list[Frame]) -> dict[int, int]:
         """The error codes of the streams that were reset, by stream."""
         return {frame.stream: int.from_bytes(frame.payload, "big") for frame in frames if frame.kind == RST_STREAM}
+
+
+def connected(held: HeldBytes | None = None) -> RecordingOwner:
+    """The owner of a connection whose client has said hello."""
+    owner = RecordingOwner(held)
+    greeting = owner.feed(HELLO)
+    assert [frame.kind for frame in greeting] == [SETTINGS, WINDOW_UPDATE, SETTINGS]
+    return owner
+
+
+def request(stream: int, *, end: bool = False) -> bytes:
+    """The head of a call."""
+    return pack_frame(HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, BLOCK)
+
+
+def failure(owner: RecordingOwner, data: bytes) -> int:
+    """The code of the GOAWAY that these bytes end the connection with."""
+    frames = owner.feed(data)
+    assert frames[-1].kind == GOAWAY
+    assert owner.connection.failed is not None
+    code: int = struct.unpack_from(">LL", frames[-1].payload)[1]
+    assert code == owner.connection.failed.code
+    return code

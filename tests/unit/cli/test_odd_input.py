@@ -24,7 +24,7 @@ from raykeeper import ClusterNotFound, KeyValue, RequestTooLarge
 from raykeeper.actors.client.results import DeleteResult, PutResult, RangeResult, TxnResult
 from raykeeper.actors.client.watch import Batch, Event
 from raykeeper.actors.cluster.status import ClusterStatus, MemberInfo
-from raykeeper.cli import main, maintenance, options, stdio
+from raykeeper.cli import lease, lock, main, maintenance, options, proxy, stdio, watch
 from raykeeper.cli.render import CommandResult, show
 
 ODD = [b"\xff", b"\xe9t\xe9", b"a\nb", "\u2028".encode(), b"\x1b[31m", b"", b"-", b"\xed\xa0\x80"]
@@ -365,3 +365,11 @@ def test_sigterm_is_not_ray_s(moment: str) -> None:
         process.stdin.write("\n" * (moment == "meanwhile"))
         process.stdin.flush()
         assert process.wait(30) == -signal.SIGTERM
+
+
+def test_no_command_that_runs_until_it_is_stopped_has_a_deadline() -> None:
+    """Its ``--timeout`` is for starting, or for each request: one that covered all would end its calls some day."""
+    lasting = [watch.watch, lock.lock, lock.elect, proxy.proxy, lease.lease.commands["keep-alive"]]
+    for command in lasting:
+        for option in command.params:
+            assert option.name != "timeout" or option.callback is None, command.name

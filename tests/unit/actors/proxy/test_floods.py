@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import struct
-
 import pytest
 
-from lab.http2.wire import HELLO, REQUEST, RecordingOwner
-from raykeeper.actors.proxy.header_blocks import encode_block
-from raykeeper.actors.proxy.held_bytes import HeldBytes
+from lab.http2.wire import HEAD, TAIL, connected, failure, request
 from raykeeper.actors.proxy.http2_frames import (
     CANCEL,
     CONTINUATION,
     DATA,
-    END_HEADERS,
-    END_STREAM,
     ENHANCE_YOUR_CALM,
-    GOAWAY,
     HEADERS,
     INITIAL_WINDOW_SIZE,
     PING,
     PRIORITY,
     RST_STREAM,
     SETTINGS,
-    WINDOW_UPDATE,
     pack_frame,
     pack_settings,
     pack_window_update,
@@ -35,32 +27,6 @@ from raykeeper.limits import (
     MAX_HEADER_LIST_BYTES,
     PROXY_FLOOD_S,
 )
-
-BLOCK = encode_block(REQUEST)
-HEAD = encode_block(((b":status", b"200"),))
-TAIL = encode_block(((b"grpc-status", b"0"),))
-
-
-def connected(held: HeldBytes | None = None) -> RecordingOwner:
-    owner = RecordingOwner(held)
-    greeting = owner.feed(HELLO)
-    assert [frame.kind for frame in greeting] == [SETTINGS, WINDOW_UPDATE, SETTINGS]
-    return owner
-
-
-def request(stream: int, *, end: bool = False) -> bytes:
-    return pack_frame(HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, BLOCK)
-
-
-def failure(owner: RecordingOwner, data: bytes) -> int:
-    """The code of the GOAWAY that these bytes end the connection with."""
-    frames = owner.feed(data)
-    assert frames[-1].kind == GOAWAY
-    assert owner.connection.failed is not None
-    code: int = struct.unpack_from(">LL", frames[-1].payload)[1]
-    assert code == owner.connection.failed.code
-    return code
-
 
 USELESS = {
     "ping": pack_frame(PING, 0, 0, bytes(8)),

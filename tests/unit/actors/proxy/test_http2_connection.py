@@ -7,7 +7,19 @@ import struct
 import hpack
 import pytest
 
-from lab.http2.wire import HELLO, REQUEST, Frame, RecordingOwner, split_frames
+from lab.http2.wire import (
+    BLOCK,
+    HEAD,
+    HELLO,
+    REQUEST,
+    TAIL,
+    Frame,
+    RecordingOwner,
+    connected,
+    failure,
+    request,
+    split_frames,
+)
 from raykeeper.actors.proxy import http2_connection
 from raykeeper.actors.proxy.header_blocks import encode_block
 from raykeeper.actors.proxy.held_bytes import HeldBytes
@@ -46,31 +58,6 @@ from raykeeper.limits import (
     PROXY_STREAM_WINDOW_BYTES,
     PROXY_WINDOW_BYTES,
 )
-
-BLOCK = encode_block(REQUEST)
-HEAD = encode_block(((b":status", b"200"),))
-TAIL = encode_block(((b"grpc-status", b"0"),))
-
-
-def connected(held: HeldBytes | None = None) -> RecordingOwner:
-    owner = RecordingOwner(held)
-    greeting = owner.feed(HELLO)
-    assert [frame.kind for frame in greeting] == [SETTINGS, WINDOW_UPDATE, SETTINGS]
-    return owner
-
-
-def request(stream: int, *, end: bool = False) -> bytes:
-    return pack_frame(HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, BLOCK)
-
-
-def failure(owner: RecordingOwner, data: bytes) -> int:
-    """The code of the GOAWAY that these bytes end the connection with."""
-    frames = owner.feed(data)
-    assert frames[-1].kind == GOAWAY
-    assert owner.connection.failed is not None
-    code: int = struct.unpack_from(">LL", frames[-1].payload)[1]
-    assert code == owner.connection.failed.code
-    return code
 
 
 def sent_data(frames: list[Frame], stream: int) -> int:
