@@ -241,8 +241,11 @@ class Http2Sender:
         self._block_prefix = _NO_DYNAMIC_TABLE
 
     def _get_in_line(self, stream: Stream) -> None:
-        """A stream with something to send takes its turn, unless its own window is closed."""
-        if stream.window > 0 and stream.id not in self._ready:
+        """A stream with something to send takes its turn, unless its own window is closed, or has closed meanwhile:
+        a client may take back what it gave (RFC 9113, 6.9.2)."""
+        if stream.window <= 0:
+            self._ready.pop(stream.id, None)
+        elif stream.id not in self._ready:
             self._ready[stream.id] = stream
             if not self._awake and not self.paused and self._window > 0:
                 self._awake = True
@@ -265,6 +268,7 @@ class Http2Sender:
         queue = stream.queue
         assert queue
         room = min(self._frame_bytes, stream.window, self._window)
+        assert room > 0
         piece = queue.popleft()
         if len(piece) > room:
             queue.appendleft(piece[room:])

@@ -33,6 +33,7 @@ class LaneSleep:
     __slots__ = ("_poll", "_wake_fd")
 
     def __init__(self, fd: int) -> None:
+        self._wake_fd = -1  # until there is one: an interrupt, or a limit on files, may leave a half-made object
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
@@ -54,7 +55,8 @@ class LaneSleep:
         os.eventfd_write(self._wake_fd, 1)
 
     def __del__(self) -> None:
-        os.close(self._wake_fd)
+        if self._wake_fd >= 0:
+            os.close(self._wake_fd)
 
 
 class LaneReader(Protocol):

@@ -16,7 +16,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 import hpack
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lab.http2.wire import Frame, RecordingOwner, split_frames
@@ -361,8 +361,21 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=100)
-@given(st.sampled_from([0, 1, 10_000, 65_535, 1 << 20]), STEPS, st.integers(1, 40_000))
+SMALL_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("ask"), st.sampled_from([1, 2, 99, 150]), st.integers(0, 9)),
+        st.tuples(st.just("window"), st.sampled_from([0, 1, 2, 100]), st.just(0)),
+        st.tuples(st.just("credit"), st.integers(0, 3), st.just(0)),
+        st.tuples(st.just("pause"), st.integers(0, 1), st.just(0)),
+    ),
+    max_size=20,
+)
+"""Answers about as large as the windows, so that windows open, close and shrink below nothing while answers wait."""
+
+
+@settings(max_examples=150)
+@example(1, [("ask", 2, 0), ("pause", 1, 0), ("window", 100, 0), ("window", 0, 0), ("pause", 0, 0)], 20)
+@given(st.sampled_from([0, 1, 10_000, 65_535, 1 << 20]), st.one_of(STEPS, SMALL_STEPS), st.integers(1, 40_000))
 def test_whole_dialogues(window: int, steps: list[tuple[str, int, int]], cut: int) -> None:
     """Whatever windows the client gives, and whenever: no answer exceeds them, and all arrive whole in the end."""
     dialogue = Dialogue(window)
