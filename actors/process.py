@@ -1,9 +1,11 @@
-"""The priority of the process of a member or of the supervisor.
+"""The priority and the umask of the process of a member or of the supervisor.
 
 Ray starts the processes of actors with a niceness of 15 (``RAY_worker_niceness``), so that work never delays Ray's own
 daemons, which run at 0. A member is such a daemon itself: its heartbeats and answers must not wait for other programs
 of a busy node, nor be counted as lost because of that. So it takes the daemons' niceness where it may: as root, or with
 CAP_SYS_NICE, or as far as RLIMIT_NICE allows. Elsewhere nothing changes.
+
+What it writes, or a library writes for it, is for its owner alone (``store/engine/private_files.py``).
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import os
 
 
 def as_daemon() -> None:
-    """Give this process the niceness of a daemon, if it is allowed to."""
+    """Give this process the niceness of a daemon, if it is allowed to, and let nobody else read what it writes."""
+    os.umask(0o077)
     with contextlib.suppress(OSError):
         if os.getpriority(os.PRIO_PROCESS, 0) <= 0:
             return

@@ -65,7 +65,7 @@ class RayHead:
         """
         if self.runs() or _ray_runs():
             return False
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._state.open("ab+") as state, self._log.open("wb") as log:
             if not _try_lock(state.fileno()):
                 return False  # another `up` is starting it

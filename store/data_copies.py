@@ -21,6 +21,8 @@ from typing import TypeVar
 
 import msgspec
 
+from .engine.private_files import open_private
+
 Candidate = TypeVar("Candidate")
 
 _NAME = "served.json"
@@ -65,7 +67,7 @@ def note_served(folder: str) -> None:
     """
     path = os.path.join(folder, _NAME)
     with suppress(OSError):
-        with open(f"{path}.new", "wb") as file:
+        with open(f"{path}.new", "wb", opener=open_private) as file:
             served = Served(read_served(folder).times + 1, os.fstat(file.fileno()).st_ino)
             file.write(msgspec.json.encode(served))
             file.flush()

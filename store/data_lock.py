@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..errors import Unavailable
+from .engine.private_files import FILE_MODE
 from .engine.rocks import RocksDisk
 
 SYNC_JOURNAL = "RAYKEEPER_SYNC_JOURNAL"
@@ -41,7 +42,7 @@ def try_lock(base: str, member: str) -> int | None:
 
     The lock lasts exactly as long as the process: it holds where the name of an actor does not.
     """
-    fd = os.open(lock_path(base, member), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(lock_path(base, member), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -45,6 +45,7 @@ from ...store.backup_file import Header
 from ...store.data_copies import note_served
 from ...store.data_dir import DataDir, DataMissing, Identity, LogDamaged
 from ...store.data_lock import member_disk, try_lock
+from ...store.engine.private_files import narrow
 from ..log_files import log_to_ray
 from ..logs import MemberLog
 from ..naming import NAMESPACE, MemberSpec, actor_name, decode_member_spec, member_name
@@ -332,6 +333,7 @@ class Member:
         could elect two leaders. A start applies again what the log holds and the state has not on disk. If there were
         no room for that, the process would end and start again and again."""
         spec = self._spec
+        self._narrow_folders()
         check_room(spec.folder, START_FREE_BYTES)
         folder = DataDir.open(member_disk(), spec.folder, rebuild=True)
         try:
@@ -359,6 +361,12 @@ class Member:
         self._maintenance = Maintenance(
             spec.cluster_name, spec.cluster, loop.replica, spec.folder, self._backups.drop_idle
         )
+
+    def _narrow_folders(self) -> None:
+        """Nobody but this process's user may read the data, or change it."""
+        for folder, deep in ((os.path.dirname(self._spec.folder), False), (self._spec.folder, True)):
+            if narrow(folder, deep=deep):
+                self._log.warning("%s was open to other users of this machine; now it is not", folder)
 
     def _lookup(self, member: int) -> Any:
         return ray.get_actor(actor_name(self._spec.cluster_name, member_name(member)), namespace=NAMESPACE)

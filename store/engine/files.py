@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from ...errors import NoSpace
+from .private_files import FILE_MODE
 from .sync_journal import SyncJournal
 
 FATAL_EXIT = 74
@@ -65,7 +66,7 @@ class OsFile:
         self._path = path
         self._journal = journal
         with named_if_full(path):
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (0 if size is None else os.O_CREAT), 0o644)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (0 if size is None else os.O_CREAT), FILE_MODE)
             try:
                 if size is not None:
                     os.posix_fallocate(self._descriptor, 0, size)

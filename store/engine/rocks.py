@@ -35,6 +35,7 @@ from ...limits import (
 )
 from .files import OsFile, in_background, named_if_full, sync_folder, sync_path
 from .interface import Write
+from .private_files import FOLDER_MODE, open_private
 from .sync_journal import SyncJournal
 
 _FULL = ("No space left", "Disk quota exceeded", "File too large", "SpaceLimit")
@@ -392,7 +393,7 @@ class RocksDisk:
             path = os.path.dirname(path)
         for folder in reversed(missing):
             with suppress(FileExistsError), named_if_full(folder):
-                os.mkdir(folder)
+                os.mkdir(folder, FOLDER_MODE)
             sync_folder(os.path.dirname(folder))
 
     def remove(self, path: str) -> None:
@@ -431,7 +432,7 @@ class RocksDisk:
 
     def append(self, path: str, data: bytes) -> None:
         """As ``Disk.append``."""
-        with named_if_full(path), open(path, "ab", buffering=0) as file:
+        with named_if_full(path), open(path, "ab", buffering=0, opener=open_private) as file:
             if self._journal is not None and file.tell() == 0:
                 self._journal.synced({os.path.abspath(path): 0})
             rest = memoryview(data)
@@ -450,7 +451,7 @@ class RocksDisk:
         """As ``Disk.replace``."""
         path = os.path.abspath(path)
         folder, temporary = os.path.dirname(path), path + ".new"
-        with named_if_full(path), open(temporary, "wb") as file:
+        with named_if_full(path), open(temporary, "wb", opener=open_private) as file:
             file.write(data)
         sync_path(temporary)
         with named_if_full(path):

@@ -12,6 +12,8 @@ import threading
 
 import msgspec
 
+from .private_files import FILE_MODE
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -40,7 +42,7 @@ class SyncJournal:
     """
 
     def __init__(self, path: str) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, FILE_MODE)
         self._lock = threading.Lock()
 
     def synced(self, files: dict[str, int]) -> None:
