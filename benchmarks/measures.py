@@ -11,7 +11,7 @@ from typing import Any
 
 from accounting import come_to_rest, count_syncs, cpu_seconds, descendants, resident
 from crew import ClientProcess, Crew
-from loads import PATIENCE
+from loads import PATIENCE, Samples
 from systems import System
 
 GAP = 0.15
@@ -174,18 +174,23 @@ def _loads(
                     for together in in_flight:
                         if together >= count:
                             say(f"{known}, {together} in flight, {face}, {count} process{'es' * (count > 1)}")
-                            yield _load(system, known, face, clients[:count], together, plan.seconds)
+                            row = Row(system.name, known, face, count, together)
+                            yield load(row, clients[:count], plan.seconds)
 
 
-def _load(system: System, op: str, face: str, clients: list[ClientProcess], in_flight: int, seconds: float) -> Row:
-    row = Row(system.name, op, face, len(clients), in_flight)
+def load(row: Row, clients: list[ClientProcess], seconds: float) -> Row:
+    """A row with what some client processes bring who keep its number of calls in flight together."""
     costs = Costs()
     begin = time.monotonic() + GAP
     for number, client in enumerate(clients):
-        share = in_flight // len(clients) + (number < in_flight % len(clients))
-        client.ask("load", face, op, share, begin, seconds)
+        share = row.in_flight // len(clients) + (number < row.in_flight % len(clients))
+        client.ask("load", row.face, row.measure, share, begin, seconds)
     samples = [client.answer(PATIENCE * seconds + 90) for client in clients]
-    spent = costs.spent()
+    return load_row(row, samples, costs.spent())
+
+
+def load_row(row: Row, samples: list[Samples], spent: float) -> Row:
+    """A row with what clients brought, and what that cost in CPU seconds."""
     row.failed = sum(each.failed for each in samples)
     row.note = next((each.problem for each in samples if each.problem), "")
     distribution(row, [time for each in samples for time in each.times])

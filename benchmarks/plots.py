@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from report import Result, Results
+from results import Result, Results
 
 
 def draw(results: Results, folder: Path) -> list[Path]:

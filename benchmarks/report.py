@@ -4,154 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
-import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from accounting import file_system
-from measures import Row
+from results import Result, Results
 from rich.console import Console
 from rich.table import Table
+from targets import PROXY_TARGETS, TARGETS, VIA_PROXY, Target
 
 BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
-RAYKEEPER, CALLS, ETCD, ZOOKEEPER = "RayKeeper", "RayKeeper, lanes off", "etcd + aetcd", "ZooKeeper + kazoo"
-ACTOR_CALL = "floor: Ray actor call"
-Key = tuple[str, str, str, int, int]
-
-
-@dataclass
-class Result:
-    """One measurement over all rounds: medians, and the least and the most of what was measured."""
-
-    system: str
-    measure: str
-    face: str
-    processes: int
-    in_flight: int
-    rows: list[Row]
-
-    def median(self, field: str) -> float | None:
-        """The median over the rounds that have it."""
-        values = self._values(field)
-        return statistics.median(values) if values else None
-
-    def spread(self, field: str) -> tuple[float, float] | None:
-        """The least and the most."""
-        values = self._values(field)
-        return (min(values), max(values)) if values else None
-
-    def _values(self, field: str) -> list[float]:
-        return [value for row in self.rows if (value := getattr(row, field)) is not None]
-
-    @property
-    def notes(self) -> list[str]:
-        """What was said of it, and how many calls failed."""
-        failed = sum(row.failed for row in self.rows)
-        said = list(dict.fromkeys(row.note for row in self.rows if row.note))
-        return [*([f"{failed} calls failed"] if failed and self.measure != "durability" else []), *said]
-
-
-class Results:
-    """All of them."""
-
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self._results: dict[Key, Result] = {}
-        for row in rows:
-            key = (row.system, row.measure, row.face, row.processes, row.in_flight)
-            self._results.setdefault(key, Result(*key, [])).rows.append(row)
-
-    def __iter__(self) -> Iterator[Result]:
-        return iter(self._results.values())
-
-    def find(
-        self, system: str, measure: str, face: str = "coroutines", processes: int = 1, in_flight: int = 1
-    ) -> Result | None:
-        """One of them, if it was measured."""
-        return self._results.get((system, measure, face, processes, in_flight))
-
-    def median(
-        self, field: str, system: str, measure: str, face: str = "coroutines", processes: int = 1, in_flight: int = 1
-    ) -> float | None:
-        """The median of one of them, if it was measured."""
-        found = self.find(system, measure, face, processes, in_flight)
-        return found.median(field) if found else None
-
-
-# --- targets ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Target:
-    """A bound that was set before anything was measured."""
-
-    what: str
-    measured: Callable[[Results], float | None]
-    target: float
-    stretch: float
-    at_least: bool = False
-    unit: str = ""
-
-    def verdict(self, results: Results) -> tuple[str, str]:
-        """What came out, and how that stands to the bounds."""
-        value = self.measured(results)
-        if value is None:
-            return "not measured", ""
-        shown = f"{value:.2f}{self.unit}"
-        if self._meets(value, self.stretch):
-            return shown, "reached, and the stretch"
-        if self._meets(value, self.target):
-            return shown, "reached"
-        by = self.target / value if self.at_least else value / self.target
-        return shown, f"missed by a factor of {by:.2f}"
-
-    def _meets(self, value: float, bound: float) -> bool:
-        return value >= bound if self.at_least else value <= bound
-
-    @property
-    def bounds(self) -> tuple[str, str]:
-        """Target and stretch as text."""
-        word = "at least" if self.at_least else "at most"
-        return f"{word} {self.target:g}{self.unit}", f"{self.stretch:g}{self.unit}"
-
-
-def _against(
-    other: str, field: str, measure: str, in_flight: int = 1, processes: int = 1
-) -> Callable[[Results], float | None]:
-    def ratio(results: Results) -> float | None:
-        ours = results.median(field, RAYKEEPER, measure, "coroutines", processes, in_flight)
-        theirs = results.median(field, other, measure, "coroutines", processes, in_flight)
-        return ours / theirs if ours and theirs else None
-
-    return ratio
-
-
-def _by_calls(results: Results) -> float | None:
-    put = results.median("p50", CALLS, "put", "threads") or results.median("p50", CALLS, "put")
-    call = results.median("p50", ACTOR_CALL, "call", "threads")
-    return put / call if put and call else None
-
-
-def _microseconds(results: Results) -> float | None:
-    value = results.median("p50", RAYKEEPER, "cached get", "threads")
-    return None if value is None else value * 1e6
-
-
-TARGETS = (
-    Target("serial put p50 / etcd + aetcd", _against(ETCD, "p50", "put"), 0.6, 0.45),
-    Target("puts/s, 1,000 in flight / etcd + aetcd", _against(ETCD, "per_second", "put", 1000), 4, 6, True),
-    Target("serial linearizable get p50 / etcd + aetcd", _against(ETCD, "p50", "get"), 0.5, 0.3),
-    Target(
-        "linearizable gets/s, 1,000 in flight / etcd + aetcd", _against(ETCD, "per_second", "get", 1000), 4, 8, True
-    ),
-    Target("put to watch event p50 / etcd + aetcd", _against(ETCD, "p50", "put to watch event", 1, 2), 0.6, 0.4),
-    Target("uncontended lock and unlock p50 / etcd + aetcd", _against(ETCD, "p50", "lock and unlock"), 0.6, 0.4),
-    Target("failover, median", lambda r: r.median("p50", RAYKEEPER, "failover"), 1.0, 0.3, unit=" s"),
-    Target("failover / etcd + aetcd", _against(ETCD, "p50", "failover"), 1.0, 1.0),
-    Target("lanes off: serial put p50 / bare Ray actor call", _by_calls, 4.5, 3.5),
-    Target("get of a `cached` copy", _microseconds, 5, 2, unit=" µs"),
-)
 
 # --- tables ----------------------------------------------------------------------------------------------------------
 
@@ -179,7 +42,9 @@ def _between(bounds: tuple[float, float] | None, show: Callable[[float | None], 
 
 def sheets(results: Results) -> list[Sheet]:
     """Everything as tables."""
-    said: list[Sheet] = [_targets(results)]
+    said: list[Sheet] = [_targets("Targets", TARGETS, results)]
+    if any(each.measure.startswith(VIA_PROXY.format("")) for each in results):
+        said.append(_targets("Targets of a proxy, for etcd's clients", PROXY_TARGETS, results))
     loads = [each for each in results if each.median("per_second") is not None]
     for measure in dict.fromkeys(each.measure for each in loads):
         said.append(_load_sheet(measure, [each for each in loads if each.measure == measure]))
@@ -223,9 +88,9 @@ def _synced(result: Result) -> str:
     return "no" if any(row.failed for row in result.rows) else "yes"
 
 
-def _targets(results: Results) -> Sheet:
-    rows = [[each.what, *each.bounds, *each.verdict(results)] for each in TARGETS]
-    return "Targets", ["", "target", "stretch", "measured", ""], rows
+def _targets(title: str, targets: Sequence[Target], results: Results) -> Sheet:
+    rows = [[each.what, *each.bounds, *each.cells(results)] for each in targets]
+    return title, ["", "must", "stretch", "median round", "worst round", "best round", ""], rows
 
 
 _TITLES = {

@@ -1,9 +1,10 @@
-"""Side by side: RayKeeper, etcd with aetcd, ZooKeeper with kazoo, a Ray actor with a dict, and the floors below them.
+"""Side by side: RayKeeper, etcd with aetcd and from Go, ZooKeeper with kazoo, a Ray actor with a dict, and more.
 
     python benchmarks/run.py [--quick] [--only NAME]... [--rounds N] [--docs]
 
 Each round starts the systems one after another, measures each alone on the machine, and stops it; the order changes
-from round to round. A system that is not installed is named, with the command that installs it; one that fails is
+from round to round. Then come the sections (``benchmarks/sections.py``): the floors below all systems, etcd's clients
+at a proxy, and others. A system that is not installed is named, with the command that installs it; one that fails is
 reported, and the others continue. Results lie in ``bench-runs/`` as JSON and PNG; ``--docs`` also writes them into
 docs/benchmarks.md. Whatever was started is stopped at the end, and after Ctrl-C.
 """
@@ -26,26 +27,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from accounting import descendants
-from floors import floors
+import go_client
+from large import kept
 from measures import FULL, QUICK, Plan, Row, measure
 from plots import draw
-from report import Results, machine, page, put_into, sheets, show
+from report import machine, page, put_into, sheets, show
+from results import Results
 from rich.console import Console
-from systems import SYSTEMS, Missing, System
+from sections import PARTS, SECTIONS, Part
+from systems import SYSTEMS, Etcd, Missing, System, kill_left, running
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURES = ("put", "get", "stale get", "txn", "mixed", "watch", "lock", "failover", "memory", "durability", "cached")
-FLOORS = "floors"
 
 
 class Bench:
     """One run: what is measured, and what came of it."""
 
-    def __init__(self, plan: Plan, systems: list[type[System]], with_floors: bool, folder: Path) -> None:
+    def __init__(self, plan: Plan, systems: list[type[System]], parts: list[Part], folder: Path) -> None:
         self.plan = plan
         self.systems = systems
-        self.with_floors = with_floors
+        self.parts = parts
         self.folder = folder
         self.rows: list[Row] = []
         self.notes: dict[str, str] = {}
@@ -57,27 +59,34 @@ class Bench:
             turn = number % max(1, len(self.systems))
             for kind in [*self.systems[turn:], *self.systems[:turn]]:
                 self._measure(kind, number, count)
-            if self.with_floors:
-                self._say("floors", f"round {number + 1} of {count}")
-                with self._scratch() as folder, self._told("floors"):
-                    self._keep(floors(folder, max(1.0, self.plan.seconds / 2)), number)
+            for part in self.parts:
+                self._run(part, number, count)
+
+    def _run(self, part: Part, number: int, count: int) -> None:
+        self._say(part.name, f"round {number + 1} of {count}")
+        self.notes.setdefault(part.name, part.notes)
+        try:
+            with self._scratch() as folder, self._told(part.name):
+                self._keep(part.rows(folder, self.plan, lambda text: self._say(part.name, text)), number)
+        finally:
+            kill_left()
 
     def _measure(self, kind: type[System], number: int, count: int) -> None:
         with self._scratch() as folder, self._told(kind.name):
             system = kind(folder)
-            try:
-                system.check()
-            except Missing as missing:
-                self.notes[kind.name] = f"not measured: {missing}"
-                return
+            system.check()
             self.notes.setdefault(kind.name, " ".join(filter(None, [system.durability + ".", system.notes])))
             self._say(kind.name, f"round {number + 1} of {count}: starting")
-            try:
-                system.start()
+            with running(system):
                 self._keep(measure(system, self.plan, lambda text: self._say(kind.name, text)), number)
-            finally:
-                system.stop()
-                kill_left()
+                if kind is Etcd:
+                    self._from_go(system, number)
+
+    def _from_go(self, system: System, number: int) -> None:
+        """The same etcd, by its own client."""
+        with self._told(go_client.NAME):
+            self._keep(go_client.rows(system, self.plan, lambda text: self._say(go_client.NAME, text)), number)
+            self.notes.setdefault(go_client.NAME, go_client.NOTES)
 
     def _keep(self, rows: Iterator[Row], number: int) -> None:
         for row in rows:
@@ -89,6 +98,8 @@ class Bench:
         """A failure is printed and noted, and the others continue."""
         try:
             yield
+        except Missing as missing:
+            self.notes[name] = f"not measured: {missing}"
         except Exception as error:
             self.notes[name] = f"failed: {type(error).__name__}: {str(error).strip().splitlines()[-1:]}"
             self.console.print(f"[red]{name} failed[/red]")
@@ -108,31 +119,27 @@ class Bench:
         self.console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {name}: {text}", highlight=False)
 
 
-def kill_left() -> None:
-    """Kill whatever this process has started and has not ended yet, its children's children too."""
-    for pid in descendants(os.getpid()):
-        with contextlib.suppress(OSError):
-            if "resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_text():
-                os.kill(pid, signal.SIGKILL)
-
-
-def chosen(only: tuple[str, ...]) -> tuple[list[type[System]], bool, tuple[str, ...]]:
-    """Which systems, whether the floors, and which measures ``--only`` names; none of a sort means all of it."""
+def chosen(only: tuple[str, ...]) -> tuple[list[type[System]], list[Part], tuple[str, ...]]:
+    """Which systems, which parts of sections, and which measures ``--only`` names; none of a sort means all of it."""
     measures = tuple(name for name in only if name in MEASURES)
     wanted = [name.lower() for name in only if name not in MEASURES]
-    for name in wanted:
-        if name != FLOORS and not any(name in each.name.lower() for each in SYSTEMS):
-            known = ", ".join([FLOORS, *(each.name for each in SYSTEMS), *MEASURES])
+    named = [name for name in wanted if name not in SECTIONS]
+    for name in named:
+        if not any(name in each.name.lower() for each in SYSTEMS):
+            known = ", ".join([*SECTIONS, *(each.name for each in SYSTEMS), *MEASURES])
             raise click.BadParameter(f"{name!r} is none of: {known}")
-    exact = [each for each in SYSTEMS if each.name.lower() in wanted]
-    parts = [name for name in wanted if name not in [each.name.lower() for each in exact]]
-    systems = [each for each in SYSTEMS if each in exact or any(part in each.name.lower() for part in parts)]
-    return (systems if wanted else list(SYSTEMS)), (FLOORS in wanted or not wanted), measures
+    exact = [each for each in SYSTEMS if each.name.lower() in named]
+    fragments = [name for name in named if name not in [each.name.lower() for each in exact]]
+    systems = [each for each in SYSTEMS if each in exact or any(name in each.name.lower() for name in fragments)]
+    parts = [each for each in PARTS if each.section in wanted or not (wanted or measures)]
+    return (systems if wanted else list(SYSTEMS)), parts, measures
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="A few minutes in all; for a look, not for the record.")
-@click.option("--only", multiple=True, metavar="NAME", help="A system (or a part of its name), 'floors', or a measure.")
+@click.option(
+    "--only", multiple=True, metavar="NAME", help="A system (or a part of its name), a section, or a measure."
+)
 @click.option("--rounds", type=click.IntRange(1), help="How often everything is measured (default 3; 1 with --quick).")
 @click.option("--seconds", type=click.FloatRange(0.1), help="Of each cell of the load.")
 @click.option("--dir", "folder", type=click.Path(path_type=Path), help="Where the members' data lies for the time.")
@@ -141,12 +148,12 @@ def main(
     quick: bool, only: tuple[str, ...], rounds: int | None, seconds: float | None, folder: Path | None, docs: bool
 ) -> None:
     """Measure RayKeeper and its peers side by side on this machine."""
-    systems, with_floors, measures = chosen(only)
+    systems, parts, measures = chosen(only)
     plan = dataclasses.replace(QUICK if quick else FULL, only=measures)
     if seconds is not None:
         plan = dataclasses.replace(plan, seconds=seconds)
     data = folder or Path(tempfile.gettempdir())
-    bench = Bench(plan, systems, with_floors and not measures, data)
+    bench = Bench(plan, systems, parts, data)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     interrupted = False
     began = time.monotonic()
@@ -168,7 +175,8 @@ def main(
 
 def write(bench: Bench, took: float, quick: bool, docs: bool) -> None:
     """Print the tables, and write JSON and plots."""
-    results = Results(bench.rows)
+    carried = kept()
+    results = Results([*bench.rows, *([carried] if carried else [])])
     now = datetime.datetime.now(datetime.timezone.utc)
     facts = {
         **machine(str(bench.folder)),

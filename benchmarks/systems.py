@@ -20,8 +20,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
+from accounting import descendants
 from faces import EQUAL_TERMS, FAST_DEATH, NO_LOG_DEDUP, Address
 
 PATIENCE = 60.0
@@ -30,6 +31,9 @@ PATIENCE = 60.0
 
 class Missing(Exception):
     """A system is not installed; says what would install it."""
+
+
+SystemT = TypeVar("SystemT", bound="System")
 
 
 class System(ABC):
@@ -364,6 +368,22 @@ class RayActor(System):
 SYSTEMS: tuple[type[System], ...] = (RayKeeper, RayKeeperByCalls, Etcd, ZooKeeper, RayActor)
 
 
+@contextlib.contextmanager
+def running(system: SystemT) -> Iterator[SystemT]:
+    """A system that runs meanwhile.
+
+    Raises:
+        Missing: it cannot be started here.
+    """
+    system.check()
+    try:
+        system.start()
+        yield system
+    finally:
+        system.stop()
+        kill_left()
+
+
 def until(holds: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     """Wait for something, and return what it came to."""
     end = time.monotonic() + seconds
@@ -389,6 +409,14 @@ def free_ports(count: int) -> list[int]:
     for each in held:
         each.close()
     return ports
+
+
+def kill_left() -> None:
+    """Kill whatever this process has started and has not ended yet, its children's children too."""
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(OSError):
+            if "resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_text():
+                os.kill(pid, signal.SIGKILL)
 
 
 def _spawn(command: list[str], log: str) -> subprocess.Popen[bytes]:

@@ -15,6 +15,7 @@ import pytest
 import report
 import run
 from measures import Row, percentile
+from results import Results
 
 from rooms import ROOT
 
@@ -26,12 +27,8 @@ def rows(system: str, put: float, rate: float, round: int = 0) -> list[Row]:
     ]
 
 
-def verdicts(results: report.Results) -> dict[str, tuple[str, str]]:
-    return {each.what: each.verdict(results) for each in report.TARGETS}
-
-
 def test_medians_and_spread_are_over_rounds() -> None:
-    results = report.Results([each for n, p in enumerate((0.3, 0.1, 0.2)) for each in rows("etcd + aetcd", p, 10, n)])
+    results = Results([each for n, p in enumerate((0.3, 0.1, 0.2)) for each in rows("etcd + aetcd", p, 10, n)])
     found = results.find("etcd + aetcd", "put")
     assert found is not None
     assert found.median("p50") == 0.2
@@ -40,22 +37,10 @@ def test_medians_and_spread_are_over_rounds() -> None:
     assert results.find("etcd + aetcd", "put", in_flight=5) is None
 
 
-def test_targets_are_ratios_and_say_by_how_much_they_are_missed() -> None:
-    results = report.Results([*rows("etcd + aetcd", 0.002, 1000), *rows("RayKeeper", 0.001, 2000)])
-    said = verdicts(results)
-    assert said["serial put p50 / etcd + aetcd"] == ("0.50", "reached")
-    assert said["puts/s, 1,000 in flight / etcd + aetcd"] == ("2.00", "missed by a factor of 2.00")
-    assert said["failover, median"] == ("not measured", "")
-    better = report.Results([*rows("etcd + aetcd", 0.002, 1000), *rows("RayKeeper", 0.0008, 7000)])
-    said = verdicts(better)
-    assert said["serial put p50 / etcd + aetcd"][1] == "reached, and the stretch"
-    assert said["puts/s, 1,000 in flight / etcd + aetcd"][1] == "reached, and the stretch"
-
-
 def test_stale_reads_have_a_table_of_their_own_that_says_so() -> None:
     mixed = [Row("ZooKeeper + kazoo", "stale get", "coroutines", per_second=9.0, p50=0.1, p99=0.2)]
     mixed += [Row("RayKeeper", "get", "coroutines", per_second=8.0, p50=0.1, p99=0.2)]
-    said = {title: cells for title, _, cells in report.sheets(report.Results(mixed))}
+    said = {title: cells for title, _, cells in report.sheets(Results(mixed))}
     (linearizable,) = [cells for title, cells in said.items() if title.startswith("get, linearizable")]
     (stale,) = [cells for title, cells in said.items() if title.startswith("get that may be stale")]
     assert [row[0] for row in linearizable] == ["RayKeeper"]
@@ -69,7 +54,7 @@ def test_failed_calls_and_missing_syncs_are_told() -> None:
         Row("B", "durability", count=30, note="90 syncs of the members during 30 puts one by one"),
         Row("C", "durability", count=30, note="strace is not installed"),
     ]
-    cells = [row for _, _, table in report.sheets(report.Results(bad)) for row in table]
+    cells = [row for _, _, table in report.sheets(Results(bad)) for row in table]
     assert any("3 calls failed; TypeError: no" in row for row in cells)
     assert [row[-1] for row in cells if "syncs" in row[1] or "strace" in row[1]] == ["no", "yes", "not counted"]
 
@@ -77,7 +62,7 @@ def test_failed_calls_and_missing_syncs_are_told() -> None:
 def test_only_what_is_between_the_markers_is_replaced(tmp_path: Path) -> None:
     document = tmp_path / "page.md"
     document.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    said = report.sheets(report.Results(rows("RayKeeper", 0.001, 2000)))
+    said = report.sheets(Results(rows("RayKeeper", 0.001, 2000)))
     report.put_into(document, report.page(said, {"machine": "m"}, {"etcd": "not measured: x"}, [], document))
     text = document.read_text()
     assert text.startswith("before\n")
@@ -97,13 +82,17 @@ def _copy(path: Path, folder: Path) -> Path:
     return copy
 
 
-def test_only_names_systems_floors_and_measures() -> None:
-    systems, floors, measures = run.chosen(())
-    assert (len(systems), floors, measures) == (5, True, ())
-    systems, floors, measures = run.chosen(("raykeeper", "put"))
-    assert ([each.name for each in systems], floors, measures) == (["RayKeeper"], False, ("put",))
-    systems, floors, _ = run.chosen(("zoo", "lanes off", "floors"))
-    assert ([each.name for each in systems], floors) == (["RayKeeper, lanes off", "ZooKeeper + kazoo"], True)
+def test_only_names_systems_sections_and_measures() -> None:
+    def names(*only: str) -> tuple[list[str], list[str], tuple[str, ...]]:
+        systems, parts, measures = run.chosen(only)
+        return [each.name for each in systems], list(dict.fromkeys(each.section for each in parts)), measures
+
+    everything = [each.name for each in run.SYSTEMS]
+    assert names() == (everything, list(run.SECTIONS), ())
+    assert names("raykeeper", "put") == (["RayKeeper"], [], ("put",))
+    assert names("put") == (everything, [], ("put",))
+    assert names("zoo", "lanes off", "floors") == (["RayKeeper, lanes off", "ZooKeeper + kazoo"], ["floors"], ())
+    assert names("proxy") == ([], ["proxy"], ())
     with pytest.raises(click.BadParameter, match="etcd"):
         run.chosen(("consul",))
 

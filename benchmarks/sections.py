@@ -1,0 +1,42 @@
+"""What is measured beside the common load: each section has some parts, which run one after another in each round.
+
+A part starts what it needs and stops it. If it fails, or something is not installed, that is noted, and the others
+continue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import through_proxy
+from floors import floors
+from measures import Plan, Row
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of them.
+
+    Attributes:
+        rows: given a scratch folder, how much is measured, and where progress is told.
+    """
+
+    section: str
+    name: str
+    rows: Callable[[str, Plan, Say], Iterator[Row]]
+    notes: str = ""
+
+
+def _floors(folder: str, plan: Plan, say: Say) -> Iterator[Row]:
+    return floors(folder, max(1.0, plan.seconds / 2))
+
+
+PARTS = (
+    Part("floors", "floors", _floors),
+    Part("proxy", "etcd's clients at a proxy", through_proxy.at_proxy, through_proxy.NOTES),
+    Part("proxy", "etcd's clients at etcd", through_proxy.at_etcd),
+)
+SECTIONS = tuple(dict.fromkeys(part.section for part in PARTS))
