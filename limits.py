@@ -605,6 +605,13 @@ fragments, which hold as much as a request may."""
 MAX_GATEWAY_REQUEST_BYTES = 4 * 1024 * 1024
 """JSON of one request to a proxy, and what has arrived of one that is not complete."""
 
+HTTP_PAGE_ITEMS = 1000
+"""Keys in one answer of `/kv/`; a page ends earlier if it would exceed `max_page_bytes`."""
+HTTP_WATCH_NOTICE_S = 15.0
+"""How often a quiet watch of `/kv/` is told how far it has come."""
+MAX_HTTP_PARAMETERS = 16
+"""In the query of one request to `/kv/`."""
+
 # A member actor.
 NO_SPACE_PAUSE_S = 2.0
 """Between two attempts to open the data while the disk has no room for that."""

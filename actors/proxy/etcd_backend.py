@@ -55,6 +55,17 @@ class StreamContext(CallContext, Protocol):
         ...
 
 
+class UntimedContext:
+    """The context of a call whose client names no deadline."""
+
+    def __init__(self, metadata: Mapping[str, str] | None = None) -> None:
+        self.metadata: Mapping[str, str] = metadata or {}
+
+    def time_left(self) -> float:
+        """Forever."""
+        return math.inf
+
+
 class KeptLeases(NamedTuple):
     """Leases were kept alive."""
 
@@ -133,9 +144,17 @@ class EtcdBackend:
             RpcError: a step failed.
         """
         try:
-            return await self._handle._run(steps, min(context.time_left(), PROXY_TIMEOUT_S))
+            return await self.ask(steps, context)
         except KeeperError as error:
             raise from_keeper_error(error) from error
+
+    async def ask(self, steps: Steps[T], context: CallContext) -> T:
+        """As :meth:`run`, for callers that answer in another form than etcd's.
+
+        Raises:
+            KeeperError: a step failed.
+        """
+        return await self._handle._run(steps, min(context.time_left(), PROXY_TIMEOUT_S))
 
     def write_soon(self, operation: Operation) -> None:
         """Have a write done, without waiting for it: for calls that have ended, anywhere."""
@@ -150,6 +169,12 @@ class EtcdBackend:
         skip = len(self.space)
         end = None if keys.end is None else keys.end[skip:]
         return await self._handle.watch(keys.key[skip:], end, start_revision=start, only=only, timeout=PROXY_TIMEOUT_S)
+
+    async def watch_key(self, key: bytes, prefix: bool, start: int | None, prev: bool) -> AsyncWatch:
+        """A watch of a key, or of all keys that begin with it, from a revision on or from now on. Raises as above."""
+        if prefix:
+            return await self._handle.watch(prefix=key, start_revision=start, prev=prev, timeout=PROXY_TIMEOUT_S)
+        return await self._handle.watch(key, start_revision=start, prev=prev, timeout=PROXY_TIMEOUT_S)
 
     async def revision(self, context: CallContext) -> int:
         """The store's newest revision, confirmed by a quorum."""

@@ -1,15 +1,14 @@
-"""What a proxy serves by plain HTTP: etcd's JSON gateway, ``/health``, ``/livez``, ``/readyz`` and ``/version``."""
+"""What a proxy serves by plain HTTP: keys under ``/kv/``, etcd's JSON gateway, ``/health``, ``/livez``, ``/readyz`` and
+``/version``."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections import deque
 from collections.abc import Mapping
-from typing import ClassVar
 from urllib.parse import parse_qs
 
-from .etcd_backend import EtcdBackend
+from .etcd_backend import EtcdBackend, UntimedContext
 from .etcd_services import EtcdServices
 from .etcdpb.message_pool import Method
 from .gateway import (
@@ -24,6 +23,8 @@ from .gateway import (
     stream_line,
 )
 from .http_exchange import HttpError, HttpExchange
+from .key_requests import KEYS_PATH
+from .key_values import KeyValues
 from .maintenance_service import ETCD_VERSION
 from .rpc_status import RpcCode, RpcError
 
@@ -44,6 +45,7 @@ class EtcdHttp:
     def __init__(self, backend: EtcdBackend, services: EtcdServices) -> None:
         self._backend = backend
         self._services = services
+        self._keys = KeyValues(backend)
         self._pages = {
             "/health": self._health,
             "/livez": self._live,
@@ -53,6 +55,9 @@ class EtcdHttp:
 
     async def handle(self, exchange: HttpExchange) -> None:
         """Answer one request."""
+        if exchange.path.startswith(KEYS_PATH):
+            await self._keys.handle(exchange)
+            return
         method = find_method(exchange.path)
         if method is not None:
             if exchange.method != "POST":
@@ -76,7 +81,7 @@ class EtcdHttp:
         try:
             if unary is not None:
                 request = request_of(method, await exchange.body())
-                answer = await unary(request, _Untimed())
+                answer = await unary(request, UntimedContext())
                 await exchange.respond(200, response_json(method, answer), _JSON)
             elif streaming is not None:
                 await streaming(_LineStream(exchange, method))
@@ -129,20 +134,11 @@ async def _checks(exchange: HttpExchange, found: Mapping[str, str]) -> None:
     await exchange.respond(503 if failed else 200, text.encode(), _TEXT)
 
 
-class _Untimed:
-    """The context of a call whose client names no deadline."""
-
-    metadata: ClassVar[Mapping[str, str]] = {}
-
-    def time_left(self) -> float:
-        """Forever."""
-        return math.inf
-
-
-class _LineStream(_Untimed):
+class _LineStream(UntimedContext):
     """A stream of requests and answers, as JSON values in the body of a request and lines in that of an answer."""
 
     def __init__(self, exchange: HttpExchange, method: Method) -> None:
+        super().__init__()
         self._exchange = exchange
         self._method = method
         self._requests = JsonRequests(method)

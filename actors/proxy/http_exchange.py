@@ -21,12 +21,14 @@ class HttpError(Exception):
     Attributes:
         status: the HTTP status.
         text: the body.
+        headers: of the answer, beside its content type.
     """
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status, text)
         self.status = status
         self.text = text
+        self.headers = headers or {}
 
 
 class ClientGone(Exception):
@@ -125,4 +127,5 @@ async def run_exchange(exchange: HttpExchange, handler: HttpHandler, log: Member
     if exchange.started:
         exchange.abort()
     else:
-        await exchange.respond(failure.status, failure.text.encode(), {"content-type": "text/plain; charset=utf-8"})
+        headers = {"content-type": "text/plain; charset=utf-8", **failure.headers}
+        await exchange.respond(failure.status, failure.text.encode(), headers)
