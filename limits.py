@@ -602,6 +602,16 @@ MAX_PROXY_WATCH_ANSWERS = 1000
 PROXY_WATCH_ANSWER_BYTES = 512 * 1024
 """Events of several revisions that a proxy sends in one message; a revision is never split unless its client asks for
 fragments, which hold as much as a request may."""
+PROXY_REGISTRATION_TTL_S = 10.0
+"""A proxy that has died disappears from the list of members after this..."""
+PROXY_REGISTRY_CHECK_S = 2.0
+"""... and others look this often whether they have to speak for another member..."""
+MAX_PROXY_REGISTRATION_TRIES = 64
+"""... and try so many times, if others write at the same time, before they wait again."""
+PROXY_REGISTRY_TIMEOUT_S = 5.0
+"""For one read or write of the directory of proxies."""
+PROXY_DEREGISTER_S = 2.0
+"""For a proxy that stops to say so; otherwise its entry goes with its lease."""
 MAX_GATEWAY_REQUEST_BYTES = 4 * 1024 * 1024
 """JSON of one request to a proxy, and what has arrived of one that is not complete."""
 

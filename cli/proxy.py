@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ..actors.handles import Client
 from ..errors import KeeperError
-from .options import beginning_option, common_of_streams, open_client, open_cluster, options, whole_number
+from ..proxy_address import (
+    AdvertisedAddress,
+    ListenAddress,
+    read_advertised_address,
+    read_listen_address,
+)
+from .options import beginning_option, common_of_streams, open_client, open_cluster, options
 from .render import CommandResult, show
 from .streaming import StreamingCommand, run_streaming
 
@@ -20,14 +26,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def listen_address(text: str) -> tuple[str, int]:
-    """Type of an argument: where to listen, as ``HOST:PORT``; an IPv6 address stands in brackets."""
-    host, colon, digits = text.rpartition(":")
-    port = whole_number(digits)
-    host = host.removeprefix("[").removesuffix("]") if host.startswith("[") and host.endswith("]") else host
-    if not colon or not host or port is None or port > 65535 or (":" in host and not text.startswith("[")):
-        raise click.BadParameter(f"{text!r} is not an address to listen on: HOST:PORT, such as 127.0.0.1:2379")
-    return host, port
+def listen_address(text: str) -> ListenAddress:
+    """Type of an argument: where to listen."""
+    address = read_listen_address(text)
+    if address is None:
+        raise click.BadParameter(
+            f"{text!r} is not an address to listen on: HOST:PORT, such as 127.0.0.1:2379, or HOST:FIRST-LAST"
+        )
+    return address
+
+
+def advertised_address(text: str) -> AdvertisedAddress:
+    """Type of an argument: what clients are told."""
+    address = read_advertised_address(text)
+    if address is None:
+        raise click.BadParameter(f"{text!r} is not an address for clients: HOST, or HOST:PORT")
+    return address
 
 
 @click.command()
@@ -37,32 +51,51 @@ def listen_address(text: str) -> tuple[str, int]:
     type=listen_address,
     default="127.0.0.1:2379",
     show_default=True,
-    help="HOST:PORT to listen on. Port 0 is any free one.",
+    help="HOST:PORT to listen on, or HOST:FIRST-LAST for the first free port of a range. Port 0 is any free one.",
 )
-def proxy(cluster: str, address: str | None, output: str, timeout: float, listen: tuple[str, int]) -> None:
+@click.option(
+    "--advertise",
+    type=advertised_address,
+    help="HOST or HOST:PORT that clients are told, in the list of members. By default where it listens, or, if that is "
+    "all addresses of the machine, the address of its Ray node.",
+)
+@click.option("--no-register", is_flag=True, help="Stay out of the list of members that other proxies give.")
+def proxy(cluster: str, address: str | None, output: str, timeout: float, **given: Any) -> None:
     """Serve etcd's v3 API, over gRPC and as JSON, to clients of etcd until a signal comes.
 
     The address is printed once the port is open. --timeout is for starting only. There are no users and no TLS yet:
     any process that reaches the port may do everything: listen on an address that only trusted ones reach.
+
+    The list of members names this proxy to clients, as long as it runs. `proxy` in the spec has the cluster start such
+    proxies by itself.
     """
     with open_client(cluster, address, timeout) as kv:
         found = open_cluster(cluster, address)
-        run_streaming(lambda command: _serve(command, kv, found, listen, output))
+        run_streaming(lambda command: _serve(command, kv, found, output, **given))
 
 
-async def _serve(command: StreamingCommand, kv: Client, cluster: Cluster, listen: tuple[str, int], output: str) -> int:
+async def _serve(
+    command: StreamingCommand,
+    kv: Client,
+    cluster: Cluster,
+    output: str,
+    listen: ListenAddress,
+    advertise: AdvertisedAddress | None,
+    no_register: bool,
+) -> int:
     from ..actors.logs import MemberLog
-    from ..actors.proxy.etcd_proxy import EtcdProxy, url_of
+    from ..actors.proxy.etcd_proxy import EtcdProxy
+    from ..actors.proxy.proxy_place import proxy_place
 
-    # Its answers name a member that they come from, as etcd's do: the first.
-    member = min(info.id for info in await asyncio.to_thread(cluster.members))
-    server = EtcdProxy(kv.aio, member, _Operations(cluster), MemberLog("proxy", cluster.name, "proxy"))
+    log = MemberLog("proxy", cluster.name, "proxy")
+    server = EtcdProxy(kv.aio, _Operations(cluster), log, proxy_place(), registered=not no_register)
     try:
-        address = await server.start(*listen)
+        await server.start(listen, advertise)
     except OSError as error:
-        raise click.ClickException(f"cannot listen on {url_of(*listen)}: {error.strerror or error}") from error
+        await server.close()
+        raise click.ClickException(f"cannot listen on {listen}: {error.strerror or error}") from error
     try:
-        url = url_of(*address)
+        url = server.url
         command.write(lambda: show(CommandResult({"url": url}, [f"etcd's API is served on {url}"]), output))
         await asyncio.Event().wait()
     finally:

@@ -7,7 +7,7 @@ peer URLs that a client names are not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from ...raft.messages import ChangeKind, MemberChange
@@ -30,8 +30,8 @@ from .etcdpb.cluster_pb2 import (
 from .etcdpb.rpc_pb2 import ResponseHeader
 from .member_calls import MemberCalls
 
-ClientUrls = Callable[[int], Awaitable[Sequence[str]]]
-"""The URLs of the proxies that speak for a member."""
+ClientUrls = Callable[[bool], Awaitable[Mapping[int, Sequence[str]]]]
+"""By member, the URLs of the proxies that speak for it; whether the answer must be linearizable."""
 
 
 class MembershipOperations(Protocol):
@@ -63,9 +63,11 @@ class ClusterService:
 
     async def member_list(self, request: bytes, context: CallContext) -> bytes:
         """All members."""
-        if MemberListRequest.FromString(request).linearizable:
+        linearizable = MemberListRequest.FromString(request).linearizable
+        if linearizable:
             await self._backend.revision(context)
-        return MemberListResponse(header=self._header(), members=await self._members()).SerializeToString()
+        members = await self._members(linearizable)
+        return MemberListResponse(header=self._header(), members=members).SerializeToString()
 
     async def member_add(self, request: bytes, context: CallContext) -> bytes:
         """Add a member."""
@@ -107,14 +109,15 @@ class ClusterService:
             raise MEMBER_NOT_FOUND.error()
         return status
 
-    async def _members(self) -> list[Member]:
+    async def _members(self, linearizable: bool = False) -> list[Member]:
         status = await self._calls.any_status(self._backend.member)
+        urls = await self._urls(linearizable)
         return [
             Member(
                 ID=member,
                 name=member_name(member),
                 peerURLs=[f"raykeeper://{status.cluster_name}/{member_name(member)}"],
-                clientURLs=await self._urls(member),
+                clientURLs=urls.get(member, ()),
                 isLearner=member in status.learners,
             )
             for member in sorted({*status.voters, *status.learners})

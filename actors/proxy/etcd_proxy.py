@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+import os
+from collections.abc import Collection, Mapping, Sequence
 
+from ...errors import Unavailable
 from ...limits import PROXY_TIMEOUT_S
+from ...proxy_address import AdvertisedAddress, ListenAddress, client_url
 from ..client.aio import AsyncKeyValueClient
 from ..logs import MemberLog
 from .cluster_service import MembershipOperations
 from .etcd_backend import EtcdBackend
 from .etcd_http import EtcdHttp
 from .etcd_services import EtcdServices
+from .member_calls import MemberCalls
 from .proxy_listener import ProxyListener
+from .proxy_place import ProxyPlace
+from .proxy_registry import ProxyEntry, ProxyRegistry
 from .rpc_methods import RpcMethods
+from .rpc_status import RpcError
 
 
 class EtcdProxy:
@@ -20,46 +28,102 @@ class EtcdProxy:
 
     Args:
         handle: a client's; its namespace holds the keys of etcd's clients.
-        member: id of the member that the proxy speaks for: its answers name it.
         operations: changes of the cluster's members.
         log: for an operator.
+        place: where it runs.
+        registered: whether other proxies tell clients of this one.
     """
 
     def __init__(
-        self, handle: AsyncKeyValueClient, member: int, operations: MembershipOperations, log: MemberLog
+        self,
+        handle: AsyncKeyValueClient,
+        operations: MembershipOperations,
+        log: MemberLog,
+        place: ProxyPlace,
+        *,
+        registered: bool = True,
     ) -> None:
-        self._backend = EtcdBackend(handle, member)
+        self._handle = handle
+        self._backend = EtcdBackend(handle, 0)
         self._operations = operations
         self._log = log
+        self._place = place
+        self._registered = registered
+        self._calls: MemberCalls | None = None
         self._listener: ProxyListener | None = None
+        self._registry: ProxyRegistry | None = None
         self._url = ""
 
-    async def start(self, host: str, port: int) -> tuple[str, int]:
-        """Find the cluster, and begin to serve; returns the address. Port 0 is any free one.
+    @property
+    def url(self) -> str:
+        """What clients are told; empty before the start."""
+        return self._url
+
+    @property
+    def member(self) -> int:
+        """Id of the member that it speaks for: its answers name it."""
+        return self._backend.member
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return self._listener.connection_count() if self._listener is not None else 0
+
+    async def start(self, listen: ListenAddress, advertised: AdvertisedAddress | None = None) -> tuple[str, int]:
+        """Find the cluster, and begin to serve; returns the address.
+
+        Args:
+            listen: the first of its ports that is free is taken.
+            advertised: what clients are told, unless it is that address.
 
         Raises:
-            KeeperError: the cluster was not found.
+            KeeperError: the cluster was not found, or no member serves.
             OSError: the address cannot be had.
         """
         await self._backend.open(PROXY_TIMEOUT_S)
+        self._calls = MemberCalls(self._backend.hub, self._backend.cluster)
+        try:
+            voters = await self._voters()
+        except RpcError as error:
+            raise Unavailable(f"no member of the cluster serves: {error.text}") from None
+        near = self._backend.hub.near
+        # Until the directory says which of them others speak for.
+        self._backend.member = min(voters, key=lambda voter: (voter not in near, voter))
         services = EtcdServices(self._backend, self._operations, self._client_urls)
         methods = RpcMethods()
         services.register(methods)
         self._listener = ProxyListener(methods, self._log, EtcdHttp(self._backend, services).handle)
-        address = await self._listener.listen(host, port)
-        self._url = url_of(*address)
-        return address
+        bound = await self._listen(self._listener, listen)
+        self._url = client_url(advertised, bound, self._place.node_address)
+        entry = ProxyEntry(self._url, self.member, self._place.node, os.getpid(), self._place.name)
+        registry = ProxyRegistry(self._handle, entry, self._voters, near, self._speak_for, self._log)
+        self._registry = registry
+        if self._registered:
+            await registry.start()
+        return bound
 
     async def close(self) -> None:
-        """Accept no more; calls have a moment to end."""
+        """Deregister, and accept no more; calls have a moment to end."""
+        if self._registry is not None:
+            await self._registry.close()
         if self._listener is not None:
             await self._listener.close()
 
-    async def _client_urls(self, member: int) -> Sequence[str]:
-        """Only this proxy's own address is known to it."""
-        return [self._url] if member == self._backend.member else []
+    async def _listen(self, listener: ProxyListener, listen: ListenAddress) -> tuple[str, int]:
+        for port in listen.ports:
+            try:
+                return await listener.listen(listen.host, port)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or port == listen.last:
+                    raise
+        raise AssertionError("a range of ports is not empty")
 
+    async def _voters(self) -> Collection[int]:
+        assert self._calls is not None
+        return (await self._calls.any_status(self.member)).voters
 
-def url_of(host: str, port: int) -> str:
-    """The address as clients write it."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    def _speak_for(self, member: int) -> None:
+        self._backend.member = member
+
+    async def _client_urls(self, linearizable: bool) -> Mapping[int, Sequence[str]]:
+        return {} if self._registry is None else await self._registry.urls(linearizable)

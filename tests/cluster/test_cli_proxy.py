@@ -17,7 +17,7 @@ import grpc
 import pytest
 import ray
 
-from lab.ray.tools import leader
+from lab.ray.tools import leader, wait_until
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest, PutResponse, RangeRequest, RangeResponse
 
 Start = Callable[..., "tuple[subprocess.Popen[str], str]"]
@@ -92,6 +92,32 @@ def test_clients_of_etcd_and_handles_see_the_same_keys_and_a_leader_may_die(star
     assert (process.returncode, said) == (143, "")
 
 
+def urls_told(url: str, linearizable: bool = True) -> list[str]:
+    """The client URLs of all members, as a proxy tells them; no member has two."""
+    members = post(url, "/v3/cluster/member/list", linearizable=linearizable)["members"]
+    assert max(len(each.get("clientURLs", [])) for each in members) == 1
+    return sorted(url for each in members for url in each.get("clientURLs", []))
+
+
+def test_each_proxy_names_all_that_run(start: tuple[Any, Start]) -> None:
+    _, go = start
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        first, one = go("--listen", f"127.0.0.1:{port}-{min(port + 50, 65535)}", "--advertise", "localhost")
+    _, two = go("--listen", "127.0.0.1:0")
+    _, silent = go("--listen", "127.0.0.1:0", "--no-register")
+    assert one.startswith("http://localhost:")
+    assert one != f"http://localhost:{port}", "which is taken"
+    assert urls_told(two) == sorted([one, two])
+    wait_until(lambda: urls_told(two, linearizable=False) == sorted([one, two]))
+    assert silent in [
+        url for each in post(silent, "/v3/cluster/member/list")["members"] for url in each.get("clientURLs", [])
+    ], "it knows itself"
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert urls_told(two) == [two], "it has deregistered"
+
+
 def test_an_address_that_cannot_be_had_is_one_line(start: tuple[Any, Start]) -> None:
     _, go = start
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -102,7 +128,7 @@ def test_an_address_that_cannot_be_had_is_one_line(start: tuple[Any, Start]) -> 
 
 
 @pytest.mark.parametrize(
-    "address", ["2379", "localhost", ":2379", "127.0.0.1:65536", "127.0.0.1:-1", "::1:2379", "a:b"]
+    "address", ["2379", "localhost", "127.0.0.1:0-9", ":2379", "127.0.0.1:65536", "127.0.0.1:-1", "::1:2379", "a:b"]
 )
 def test_what_is_no_address_is_wrong_usage(start: tuple[Any, Start], address: str) -> None:
     _, go = start

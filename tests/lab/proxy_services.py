@@ -116,8 +116,8 @@ class LabProxy:
         """Of its port, if it has one."""
         self.services = EtcdServices(self.backend, self.operations, self._urls)
 
-    async def _urls(self, member: int) -> list[str]:
-        return [self.url or f"http://127.0.0.1:{2379 + member}"]
+    async def _urls(self, linearizable: bool) -> dict[int, list[str]]:
+        return {1: [self.url or "http://127.0.0.1:2380"]}
 
     def run(self, work: Coroutine[Any, Any, T], timeout: float = 20.0) -> T:
         """The result of a coroutine on the proxy's loop."""

@@ -53,6 +53,7 @@ KNOW_RAY = {
     "actors/cluster/membership.py",
     "actors/cluster/observe.py",
     "actors/cluster/ray_nodes.py",
+    "actors/proxy/proxy_place.py",
     "actors/ray_auth.py",
     "actors/ray_local.py",
     "actors/ray_session.py",

@@ -1,0 +1,203 @@
+"""The directory of proxies, over one real member: who speaks for whom, and what clients are told."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from lab.onemember import OneMember, one_member
+from raykeeper.actors.client.txn_parts import Op
+from raykeeper.actors.logs import MemberLog
+from raykeeper.actors.proxy import proxy_registry
+from raykeeper.actors.proxy.proxy_registry import (
+    PROXIES,
+    ListedProxy,
+    ProxyEntry,
+    ProxyRegistry,
+    choose_member,
+    must_move,
+)
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+@pytest.fixture(scope="module")
+def member() -> Iterator[OneMember]:
+    with one_member() as member:
+        yield member
+
+
+class Place:
+    """A registry, and what its proxy was told."""
+
+    def __init__(self, member: OneMember, number: int, voters: list[int], near: Collection[int] = ()) -> None:
+        self.kv = member.client()
+        self.url = f"http://127.0.0.1:{number}"
+        self.spoken_for: list[int] = []
+        self.voters = voters
+        entry = ProxyEntry(self.url, 0, f"node-{number}", number)
+        log = MemberLog("proxy", "test", "proxy")
+        self.registry = ProxyRegistry(self.kv.aio, entry, self._voters, frozenset(near), self.spoken_for.append, log)
+
+    async def _voters(self) -> Collection[int]:
+        return self.voters
+
+    @property
+    def member(self) -> int:
+        return self.spoken_for[-1]
+
+
+async def settled(places: list[Place], condition: Callable[[], bool]) -> None:
+    """Let all check until the condition holds."""
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until, [place.spoken_for for place in places]
+        for place in places:
+            await place.registry.check()
+
+
+async def close(*places: Place) -> None:
+    for place in places:
+        await place.registry.close()
+        place.kv.close()
+
+
+def entries(member: OneMember) -> list[Any]:
+    with member.client() as kv:
+        return list(kv.reserved(PROXIES).range(prefix=b""))
+
+
+def test_proxies_that_start_together_spread_over_the_voters(member: OneMember) -> None:
+    async def scenario() -> None:
+        voters = [1, 2, 3]
+        places = [Place(member, number, voters) for number in range(2001, 2010)]
+        await asyncio.gather(*(place.registry.start() for place in places))
+        assert Counter(place.member for place in places) == {1: 3, 2: 3, 3: 3}
+        told = await places[0].registry.urls(True)
+        assert {voter: sorted(urls) for voter, urls in told.items()} == {
+            voter: [place.url for place in places if place.member == voter] for voter in voters
+        }
+        assert told[places[0].member][0] == places[0].url, "its own first"
+        assert await places[0].registry.urls(False) == told
+        await close(*places)
+        assert entries(member) == []
+
+    asyncio.run(scenario())
+
+
+def test_proxies_move_when_voters_change_and_when_others_end(member: OneMember) -> None:
+    async def scenario() -> None:
+        voters = [1, 2]
+        places = [Place(member, number, voters) for number in range(2001, 2005)]
+        for place in places:
+            await place.registry.check()
+        assert [place.spoken_for for place in places] == [[1], [2], [1], [2]]
+        await close(places[0], places[2])
+        left = [places[1], places[3]]
+        await settled(left, lambda: Counter(place.member for place in left) == {1: 1, 2: 1})
+        assert places[1].spoken_for == [2], "the older one stays"
+        voters[:] = [2, 3]
+        await settled(left, lambda: Counter(place.member for place in left) == {2: 1, 3: 1})
+        assert places[1].spoken_for == [2]
+        voters.clear()  # unknown: nobody moves
+        for place in left:
+            await place.registry.check()
+        assert [len(place.spoken_for) for place in left] == [1, 3]
+        await close(*left)
+
+    asyncio.run(scenario())
+
+
+def test_a_proxy_whose_lease_was_lost_registers_again(member: OneMember, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_registry, "PROXY_REGISTRATION_TTL_S", 1.0)
+    monkeypatch.setattr(proxy_registry, "PROXY_REGISTRY_CHECK_S", 0.05)
+
+    async def scenario() -> None:
+        place = Place(member, 2001, [1])
+        await place.registry.start()
+        [found] = entries(member)
+        with member.client() as kv:
+            kv.txn([], [Op.revoke(found.lease)])
+        until = time.monotonic() + 30
+        while not (now := entries(member)) or now[0].lease == found.lease:
+            assert time.monotonic() < until
+            await asyncio.sleep(0.05)
+        await close(place)
+
+    asyncio.run(scenario())
+
+
+def test_a_dead_proxy_disappears_with_its_lease(member: OneMember, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_registry, "PROXY_REGISTRATION_TTL_S", 1.0)
+
+    async def scenario() -> None:
+        dead, other = Place(member, 2001, [1, 2]), Place(member, 2002, [1, 2])
+        await dead.registry.check()
+        await other.registry.check()
+        assert (await other.registry.urls(True)).keys() == {1, 2}
+        dead.registry._lease = None  # it is kept alive no longer, and not ended either
+        gc.collect()
+        until = time.monotonic() + 30
+        while (await other.registry.urls(True)).keys() != {2}:
+            assert time.monotonic() < until
+            await asyncio.sleep(0.05)
+        await close(dead, other)
+
+    asyncio.run(scenario())
+
+
+def test_a_proxy_that_cannot_reach_the_cluster_knows_itself(member: OneMember, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_registry, "PROXY_REGISTRY_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(proxy_registry, "PROXY_DEREGISTER_S", 0.1)
+
+    async def scenario() -> None:
+        place, other = Place(member, 2001, [1]), Place(member, 2002, [1])
+        await place.registry.start()
+        await other.registry.start()
+        member.cut = True
+        try:
+            assert await place.registry.urls(True) == {1: [place.url]}
+            late = Place(member, 2003, [1])
+            await late.registry.start()  # it will register later
+        finally:
+            member.cut = False
+        await settled([late], lambda: late.spoken_for == [1])
+        await close(place, other, late)
+
+    asyncio.run(scenario())
+
+
+def test_an_entry_that_cannot_be_read_is_passed_over(member: OneMember) -> None:
+    async def scenario() -> None:
+        with member.client() as kv:
+            kv.reserved(PROXIES).put(b"broken", b"\xc1")
+            place = Place(member, 2001, [1])
+            await place.registry.check()
+            assert await place.registry.urls(True) == {1: [place.url]}
+            await close(place)
+            kv.reserved(PROXIES).delete(b"broken")
+
+    asyncio.run(scenario())
+
+
+def test_a_member_on_the_same_node_comes_first_but_not_before_an_even_spread() -> None:
+    assert choose_member([1, 2, 3], [], {2}) == 2
+    assert choose_member([1, 2, 3], [2], {2}) == 1
+    assert choose_member([1, 2, 3], [1, 2, 3], {3}) == 3
+    assert choose_member([], [1], {1}) == 0
+
+
+def test_the_youngest_of_a_crowd_moves() -> None:
+    def listed(since: int, member: int) -> ListedProxy:
+        return ListedProxy(b"%d" % since, since, 1, ProxyEntry("http://a:1", member))
+
+    crowd = [listed(5, 1), listed(6, 1), listed(7, 2)]
+    for own, moves in ((crowd[0], False), (crowd[1], True), (crowd[2], False)):
+        assert must_move(own, [each for each in crowd if each != own], [1, 2, 3]) is moves
+        assert not must_move(own, [each for each in crowd if each != own], [1, 2]), "one more than another is even"
