@@ -8,6 +8,7 @@ queue, buffer, window and wait of the product takes its bound from here. A const
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -139,6 +140,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compaction: Compaction = Compaction()
     lanes: bool = True
     """Whether members offer lanes; without, everything goes by actor calls. Members read it when they start."""
+    lane_ports: str = ""
+    """TCP ports that members may listen on for lanes from other nodes, as ``FIRST-LAST`` or one number; empty: any."""
+    lane_interface: str = ""
+    """Network interface whose address members listen on for lanes (``eth1``); empty: the one of the node's address."""
     lease_reads: bool = False
     """Whether a leader answers reads without asking the others while its lease runs. Decided when the cluster is
     created: were it switched on later, members that did not know yet could still help to depose a leader that relies
@@ -146,6 +151,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clock_drift: Fraction = 0.1
     """How much faster, as a fraction, any member's clock may run than another's; lease reads rely on it
     (``raft/leader_lease.py``)."""
+
+
+def port_range(text: str) -> range | None:
+    """The ports that ``FIRST-LAST`` or one number means, an empty range for an empty text; ``None`` for other texts."""
+    if not text:
+        return range(0)
+    found = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
+    if found is None:
+        return None
+    first, last = int(found[1]), int(found[2] or found[1])
+    return range(first, last + 1) if 0 < first <= last < 1 << 16 else None
 
 
 def encode_settings(settings: Settings) -> bytes:
@@ -515,6 +531,10 @@ LANE_OPEN_TIMEOUT_S = 3.0
 LANE_PAUSE_S = 0.2
 """From one attempt to open a lane to the next; doubles up to ``LANE_MAX_PAUSE_S``."""
 LANE_MAX_PAUSE_S = 2.0
+LANE_UNREACHABLE_PAUSE_S = 300.0
+"""The same where the member has offered a lane and its address cannot be reached: a firewall, most likely."""
+LANE_UNREACHABLE_ATTEMPTS = 3
+"""After so many such attempts in a row it is said, once, in the log and in the status."""
 LANE_REFUSED_PAUSE_S = 30.0
 """The same where the member has no lane to offer: it is starting, is configured without lanes, or is full."""
 LANE_SILENCE_S = 5.0

@@ -19,12 +19,14 @@ import msgspec
 import yaml
 
 from .errors import SpecError
-from .limits import MAX_MEMBERS, Compaction, Fraction, Limits, Settings, Timings
+from .limits import MAX_MEMBERS, Compaction, Fraction, Limits, Settings, Timings, port_range
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """Valid cluster names: a name becomes part of actor names and of folder names."""
 RAYS_OWN = frozenset(("CPU", "GPU", "memory", "object_store_memory", "bundle"))
 """Resources that Ray's nodes offer, and that an actor cannot request by name."""
+_INTERFACE = re.compile(r"[^\s/\x00-\x1f\x7f]{0,15}")
+"""Linux's rule for names of interfaces (IFNAMSIZ)."""
 _UNSPEAKABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 """Characters that a folder's name must not have, because errors, markers and commands could not show them: control
 characters, and bytes that are not UTF-8."""
@@ -49,6 +51,10 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Whether a supervisor restarts members and replaces lost ones (``actors/cluster/supervisor.py``)."""
     lanes: bool = True
     """Whether clients and members also communicate over sockets, faster than actor calls; ``on`` or ``off``."""
+    lane_ports: str = ""
+    """TCP ports that members may listen on for lanes from other nodes: ``FIRST-LAST``, or one; empty: any free one."""
+    lane_interface: str = ""
+    """The network interface, such as ``eth1``, on whose address they listen; empty: on the Ray node's address."""
     lease_reads: bool = False
     """Whether linearizable reads skip the round trip to a majority while the leader's lease runs; ``on`` or ``off``.
     They are then linearizable only if the rates of the members' clocks differ by no more than ``clock_drift``."""
@@ -66,6 +72,8 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             limits=self.limits,
             compaction=self.compaction,
             lanes=self.lanes,
+            lane_ports=self.lane_ports,
+            lane_interface=self.lane_interface,
             lease_reads=self.lease_reads,
             clock_drift=self.clock_drift,
         )
@@ -173,6 +181,10 @@ def _check_rules(source: str, spec: ClusterSpec) -> None:
         raise SpecError(source, "placement", "spread, or a list of at least one Ray resource name")
     elif unfit := [name for name in spec.placement if name in RAYS_OWN or _UNSPEAKABLE.search(name)]:
         raise SpecError(source, "placement", f"resources that an actor can be pinned by, got {_shown(unfit[0])}")
+    if port_range(spec.lane_ports) is None:
+        raise SpecError(source, "lane_ports", f"ports as 7000-7099, or one port, got {_shown(spec.lane_ports)}")
+    if not _INTERFACE.fullmatch(spec.lane_interface):
+        raise SpecError(source, "lane_interface", f"the name of an interface, got {_shown(spec.lane_interface)}")
     if spec.bootstrap not in ("auto", "never"):
         raise SpecError(source, "bootstrap", f"auto or never, got {_shown(spec.bootstrap)}")
     check(source, spec.timings, spec.limits)
@@ -195,6 +207,8 @@ def _typed(source: str, raw: Any) -> ClusterSpec:
     # A section with all its lines commented out reads as null: it means the defaults.
     raw = {field: value for field, value in raw.items() if value is not None or field not in _SECTIONS}
     _no_unknown_fields(source, raw)
+    if type(raw.get("lane_ports")) is int:  # one port, as YAML reads it
+        raw = {**raw, "lane_ports": str(raw["lane_ports"])}
     for field in ("lanes", "lease_reads"):
         if isinstance(raw.get(field), str):  # a word: not from YAML, which reads on and off as booleans
             if raw[field] not in _ON_OFF:

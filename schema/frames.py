@@ -291,6 +291,8 @@ class MemberStatus(Portable, frozen=True):
     """Of ``db_size``, without what was overwritten or deleted; roughly."""
     free_bytes: int = 0
     """Free bytes on its disk, when it last checked."""
+    without_lane: dict[int, str] = msgspec.field(default_factory=dict)
+    """Members to whose address it can open no lane, and why: messages to them go by actor calls."""
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, tag=5):

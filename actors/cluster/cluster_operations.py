@@ -103,6 +103,8 @@ class ClusterOperations:
                 limits=now.limits,
                 compaction=now.compaction,
                 lanes=now.lanes,
+                lane_ports=now.lane_ports,
+                lane_interface=now.lane_interface,
                 lease_reads=now.lease_reads,
                 clock_drift=now.clock_drift,
             )

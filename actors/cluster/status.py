@@ -105,6 +105,10 @@ def status_of(
     best = max(statuses.values(), key=lambda status: status.applied_index, default=None)
     for alarm in best.alarms if best is not None else ():
         alarms.append(f"{member_name(alarm.member)} {alarm.kind}: {alarm.message}")
+    for info in members:
+        status = statuses.get(info.id)
+        for to, why in sorted(status.without_lane.items()) if status is not None else ():
+            alarms.append(f"{info.name} has no lane to {member_name(to)} and uses slower actor calls: {why}")
     voting = {info.id: info.node for info in members if info.id in configuration.voters}
     alarms += [*shared_hosts(voting, nodes, placement), *seen]
     leaders = [info for info in members if info.role == "leader"]

@@ -175,11 +175,11 @@ class Member:
         return None if loop is None else loop.replica.folder.identity
 
     @ray.method(concurrency_group="control")
-    def lane(self, peer: bool = False) -> LaneOffer | None:
-        """How to open one lane to this member; ``None`` while it offers none, so that everything goes by actor calls.
-        There is more room for peers than for clients."""
+    def lane(self, node: str, peer: bool = False) -> LaneOffer | None:
+        """How a process on that Ray node (empty: on none) opens one lane to this member; ``None`` while it offers none,
+        so that everything goes by actor calls. There is more room for peers than for clients."""
         loop = self._loop
-        return None if loop is None else loop.lane(peer)
+        return None if loop is None else loop.lane(node, peer)
 
     @ray.method(concurrency_group="control")
     def counters(self) -> dict[str, int]:
@@ -419,6 +419,7 @@ class Member:
             caught_up=tuple(sorted(filter(changes.caught_up, node.configuration.members))) if leads else (),
             version=COMMANDS_VERSION,
             active_version=loop.replica.active_version,
+            without_lane=loop.transport.without_lane(),
         )
 
     def _status_not_serving(self) -> MemberStatus:

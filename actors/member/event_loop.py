@@ -58,9 +58,9 @@ class EventLoop:
         self._stop: str | None = None
         self._thread = threading.Thread(target=self._run, name="member loop", daemon=True)
 
-    def lane(self, peer: bool) -> LaneOffer | None:
-        """How to open a lane to this member; ``None`` if it has none to offer. Any thread."""
-        return None if self._lanes is None else self._lanes.offer_lane(peer=peer)
+    def lane(self, node: str, peer: bool) -> LaneOffer | None:
+        """How a process on that Ray node opens a lane to this member; ``None`` if it has none to offer. Any thread."""
+        return None if self._lanes is None else self._lanes.offer_lane(node, peer=peer)
 
     def start(self) -> None:
         """Start to serve."""

@@ -22,11 +22,13 @@ from ...limits import (
     MIN_PEER_CALL_TIMEOUT_S,
     Settings,
     decode_settings,
+    port_range,
 )
 from ...schema.frames import MemberStatus
 from ...store.data_dir import DataDir, Identity
 from ..logs import MemberLog
 from ..transport.lane import HAS_LANES, LaneBroken, open_lane
+from ..transport.lane_address import lane_host
 from ..transport.lane_server import LaneServer
 from ..transport.peer_lanes import LaneLinks
 from ..transport.peer_transport import PeerTransport
@@ -88,7 +90,8 @@ def wire(
             cluster=identity.cluster,
             member=identity.member,
             node=location.node,
-            host=location.host,
+            host=lane_host(settings.lane_interface, location.host, transport_log),
+            ports=port_range(settings.lane_ports) or range(0),
             log=transport_log,
         )
     waker = Waker()
@@ -144,7 +147,7 @@ def _dialer(
 
     def dial(member: int) -> socket.socket:
         deadline = time.monotonic() + LANE_OPEN_TIMEOUT_S
-        offer = lookup(member).lane.remote(True).future().result(LANE_OPEN_TIMEOUT_S)
+        offer = lookup(member).lane.remote(location.node, True).future().result(LANE_OPEN_TIMEOUT_S)
         if offer is None or offer.cluster != identity.cluster:
             raise LaneBroken(f"member {member} offers no lane")
         return open_lane(offer, location.node, identity.member, deadline - time.monotonic())

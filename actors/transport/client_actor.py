@@ -128,7 +128,10 @@ class ActorTransport(OnOwnThreads):
 
     def ask_for_lane(self, member: int) -> Future[LaneOffer | None]:
         """Ask a member for a lane; ``None`` if it offers none. May block as long as Ray does."""
-        future: Future[LaneOffer | None] = self._method(member, "lane").remote().future()
+        # Over Ray Client this process is on no node, whatever `node` says.
+        over_ray_client: bool = ray.util.client.ray.is_connected()  # type: ignore[no-untyped-call]
+        node = "" if over_ray_client else self.node
+        future: Future[LaneOffer | None] = self._method(member, "lane").remote(node).future()
         return future
 
     def close(self) -> None:

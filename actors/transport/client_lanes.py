@@ -27,13 +27,16 @@ from ...limits import (
     LANE_OPEN_TIMEOUT_S,
     LANE_PAUSE_S,
     LANE_REFUSED_PAUSE_S,
+    LANE_UNREACHABLE_ATTEMPTS,
+    LANE_UNREACHABLE_PAUSE_S,
     MAX_LANE_FRAME_BYTES,
 )
 from .. import finalizer_guard
 from ..background import background, collect_young
+from ..naming import member_name
 from .client_lane import ClientLane
 from .client_transport import FrameTransport, ReplyReceiver
-from .lane import Connection, LaneBroken, LaneOffer, NoRoom, open_lane
+from .lane import Connection, LaneBroken, LaneOffer, LaneUnreachable, NoRoom, open_lane
 from .waiter import LaneReader, OutcomeWaiter
 
 _log = logging.getLogger("raykeeper.transport")
@@ -56,6 +59,8 @@ class _MemberRoute:
         self.lane: ClientLane | None = None
         self.opening = False
         self.failures = 0
+        self.unreachable = 0
+        """Attempts in a row that found no way to the member's address."""
         self.not_before = 0.0
 
 
@@ -162,14 +167,18 @@ class LaneTransport:
         failed."""
         deadline = time.monotonic() + LANE_OPEN_TIMEOUT_S
         lane = None
-        offered = True
+        longest = LANE_MAX_PAUSE_S
+        unreachable: LaneUnreachable | None = None
         try:
             offer = self._calls.ask_for_lane(member).result(LANE_OPEN_TIMEOUT_S)
-            offered = offer is not None
-            if offer is not None:
+            if offer is None:
+                longest = LANE_REFUSED_PAUSE_S
+            else:
                 lane = self._connect(member, offer, deadline)
         except NoRoom:
-            offered = False
+            longest = LANE_REFUSED_PAUSE_S
+        except LaneUnreachable as error:
+            longest, unreachable = LANE_UNREACHABLE_PAUSE_S, error
         except Exception as error:  # Ray's, of many kinds
             _log.debug("no lane to member %d: %s", member, error)
         with finalizer_guard.gc_deferred, self._lock:
@@ -177,12 +186,18 @@ class LaneTransport:
             route.lane = lane
             if lane is None or self._by_fd.get(lane.connection.fd) is not lane:  # it may have ended by now
                 route.lane = None
-                longest = LANE_MAX_PAUSE_S if offered else LANE_REFUSED_PAUSE_S
-                pause = min(longest, LANE_PAUSE_S * 2 ** min(route.failures, 10))
+                pause = min(longest, LANE_PAUSE_S * 2 ** min(route.failures, 16))
                 route.failures += 1
                 route.not_before = time.monotonic() + pause * _random.uniform(0.5, 1.0)
+                route.unreachable = route.unreachable + 1 if unreachable is not None else 0
             else:
-                route.failures = 0
+                route.failures = route.unreachable = 0
+        if unreachable is not None and route.unreachable == LANE_UNREACHABLE_ATTEMPTS:
+            _log.warning(
+                "no lane to member %s: %s; its requests go by actor calls, which are slower (lane_ports, a firewall?)",
+                member_name(member),
+                unreachable,
+            )
 
     def _connect(self, member: int, offer: LaneOffer, deadline: float) -> ClientLane | None:
         """Connect, and have the reading thread watch the socket; the first lane starts that thread. ``None`` if the

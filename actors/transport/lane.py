@@ -39,6 +39,10 @@ class LaneBroken(Exception):
     """The lane has ended, or what arrived on it is not a valid frame."""
 
 
+class LaneUnreachable(LaneBroken):
+    """No connection to the address in an offer."""
+
+
 class NoRoom(LaneBroken):
     """The member has no room for another lane; actor calls still work."""
 
@@ -54,7 +58,7 @@ class LaneOffer(Portable, frozen=True):
     """Name of an abstract Unix socket; empty if there is none."""
     host: str
     port: int
-    """Of TCP; 0 if there is none."""
+    """Of TCP; 0 if there is none. It is opened for the first offer to a process on another node."""
     token: bytes
     proof: bytes
     """The payload of the member's answer."""
@@ -323,7 +327,8 @@ def open_lane(offer: LaneOffer, node: str, peer: int, timeout: float) -> socket.
         A socket that does not block.
 
     Raises:
-        LaneBroken: no process listens there, or not the one that made the offer.
+        LaneBroken: not the process that made the offer listens there.
+        LaneUnreachable: no connection can be made.
         NoRoom: the member has as many lanes as it can have.
     """
     deadline = time.monotonic() + timeout
@@ -374,4 +379,4 @@ def _connect(offer: LaneOffer, node: str, deadline: float) -> socket.socket:
         except OSError as error:
             sock.close()
             problem = str(error)
-    raise LaneBroken(f"member {offer.member} cannot be reached: {problem}")
+    raise LaneUnreachable(f"{offer.host or 'its address'}, port {offer.port}, cannot be reached: {problem}")

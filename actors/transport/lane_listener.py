@@ -1,12 +1,14 @@
 """Accepts lanes to a member, from processes that show a token.
 
-It listens on TCP, at the Ray node's own address, and on a Unix socket with an abstract name drawn at random: such a
-socket leaves no file when a process is killed, and no process can take its name without knowing it. Any process can
-connect to a port, so a connection is unauthenticated, and gets no answer, until it has shown a token that an actor call
-gave out. Unauthenticated connections are few and have little time, and a new one displaces the oldest, so that they
-cannot keep others out.
+It listens on a Unix socket with an abstract name drawn at random: such a socket leaves no file when a process is
+killed, and no process can take its name without knowing it. Once a process on another node asks for a lane, it listens
+on TCP as well, at one address; where all is on one node, no port is ever opened.
 
-The loop's thread runs it; only tokens are issued on other threads.
+Any process can connect to a port, so a connection is unauthenticated, and gets no answer, until it has shown a token
+that an actor call gave out. Unauthenticated connections are few and have little time, and a new one displaces the
+oldest, so that they cannot keep others out.
+
+The loop's thread runs it; only offers are made on other threads.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ class LaneListener:
     Args:
         cluster, member: the member that listens.
         node: the Ray node that it is on.
-        host: the node's address; empty to listen on the Unix socket only.
+        host: the address to listen on; empty to listen on the Unix socket only.
+        ports: those that may be listened on; empty: any free one.
         epoll: the sockets are registered here; its owner calls :meth:`handle_event`.
         room: whether there is room for a connection with that descriptor, of a peer or of a client.
         admit: takes over a connection that has shown a token.
@@ -84,6 +87,7 @@ class LaneListener:
         member: int,
         node: str,
         host: str,
+        ports: range = range(0),
         epoll: select.epoll,
         room: Callable[[int, bool], bool],
         admit: Callable[[socket.socket, Hello], None],
@@ -102,10 +106,11 @@ class LaneListener:
         self._unauthenticated: dict[int, _Handshake] = {}
         self._paused_until = 0.0
         self._local, self._host, self._port = "", host, 0
+        self._ports = ports
         self._listeners: dict[int, socket.socket] = {}
+        self._opening = threading.Lock()
+        self._tried = not host
         self._listen_locally()
-        if host:
-            self._listen_on(host)
 
     def _listen_locally(self) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -118,15 +123,28 @@ class LaneListener:
         self._local = name
         self._listen(sock)
 
-    def _listen_on(self, host: str) -> None:
-        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            sock.bind((host, 0))
-        except OSError:  # not an address of this machine: it is translated somewhere
-            sock.close()
-            return
-        self._port = sock.getsockname()[1]
-        self._listen(sock)
+    def _listen_on_port(self) -> None:
+        """Listen on TCP, once. Any thread."""
+        with self._opening:
+            if self._tried:
+                return
+            self._tried = True
+            problem: object = "there is none"
+            for port in self._ports or (0,):
+                sock = socket.socket(socket.AF_INET6 if ":" in self._host else socket.AF_INET, socket.SOCK_STREAM)
+                # Two members never listen on one port, but one that is started again may do so at once.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    sock.bind((self._host, port))
+                    self._listen(sock)
+                except OSError as error:  # in use; or not an address of this machine: it is translated somewhere
+                    sock.close()
+                    problem = error
+                else:
+                    self._port = sock.getsockname()[1]
+                    return
+            where = f"ports {self._ports[0]}-{self._ports[-1]}" if self._ports else "any port"
+            self._log.warning("cannot listen on %s of %s: %s; other nodes use actor calls", where, self._host, problem)
 
     def _listen(self, sock: socket.socket) -> None:
         sock.listen(MAX_UNAUTHENTICATED_LANES)
@@ -134,8 +152,10 @@ class LaneListener:
         self._listeners[sock.fileno()] = sock
         self._epoll.register(sock.fileno(), select.EPOLLIN)
 
-    def offer_lane(self) -> LaneOffer:
-        """An offer to open a lane, with a new token. Any thread."""
+    def offer_lane(self, node: str) -> LaneOffer:
+        """An offer to a process on that Ray node to open a lane, with a new token. Any thread."""
+        if node != self._node or not self._local:
+            self._listen_on_port()
         token, proof = self.tokens.issue()
         return LaneOffer(
             self._cluster, self._member, self._node, self._local, self._host, self._port, token=token, proof=proof
@@ -201,7 +221,7 @@ class LaneListener:
         self._unauthenticated.pop(fd).sock.close()
 
     def _pause_accepting(self) -> None:
-        for fd in self._listeners:
+        for fd in list(self._listeners):
             self._epoll.modify(fd, 0)
         self._paused_until = self._clock() + 1.0
 
@@ -217,13 +237,15 @@ class LaneListener:
             self._reject(fd)
         if self._paused_until and now >= self._paused_until:
             self._paused_until = 0.0
-            for fd in self._listeners:
+            for fd in list(self._listeners):
                 self._epoll.modify(fd, select.EPOLLIN)
 
     def close(self) -> None:
         """Accept nothing any more."""
-        for listener in self._listeners.values():
-            listener.close()
-        self._listeners.clear()
+        with self._opening:
+            self._tried = True
+            for listener in self._listeners.values():
+                listener.close()
+            self._listeners.clear()
         for fd in list(self._unauthenticated):
             self._reject(fd)

@@ -81,7 +81,8 @@ class LaneServer:
 
     Args:
         cluster, member: the member that these lanes belong to.
-        node, host: its Ray node, and the node's address.
+        node: its Ray node.
+        host, ports: where it may listen for processes on other nodes.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class LaneServer:
         member: int,
         node: str,
         host: str,
+        ports: range = range(0),
         clock: Callable[[], float] = time.monotonic,
         log: MemberLog | None = None,
     ) -> None:
@@ -104,6 +106,7 @@ class LaneServer:
             member=member,
             node=node,
             host=host,
+            ports=ports,
             epoll=self._epoll,
             room=self._room,
             admit=self._admit,
@@ -120,12 +123,13 @@ class LaneServer:
         self._turn = 0
         self._closed = False
 
-    def offer_lane(self, *, peer: bool = False) -> LaneOffer | None:
-        """An offer to open a lane to this member; ``None`` if there is no room for one. Any thread."""
+    def offer_lane(self, node: str, *, peer: bool = False) -> LaneOffer | None:
+        """An offer to a process on that Ray node to open a lane to this member; ``None`` if there is no room for one.
+        Any thread."""
         with self._lock:
             if self._closed or not self._room(descriptors.next_number(self._wake_fd), peer):
                 return None
-        return self._listener.offer_lane()
+        return self._listener.offer_lane(node)
 
     def _room(self, number: int, peer: bool) -> bool:
         """Whether a lane may have the descriptor with that number."""

@@ -11,10 +11,17 @@ import socket
 import threading
 from collections.abc import Callable
 
-from ...limits import LANE_MAX_PAUSE_S, LANE_PAUSE_S, MAX_LANE_FRAME_BYTES, PEER_BACKLOG_BYTES
+from ...limits import (
+    LANE_MAX_PAUSE_S,
+    LANE_PAUSE_S,
+    LANE_UNREACHABLE_ATTEMPTS,
+    LANE_UNREACHABLE_PAUSE_S,
+    MAX_LANE_FRAME_BYTES,
+    PEER_BACKLOG_BYTES,
+)
 from ..logs import MemberLog
 from ..naming import member_name
-from .lane import FrameKind, pack
+from .lane import FrameKind, LaneUnreachable, pack
 from .lane_server import Lane, LaneServer
 
 
@@ -63,6 +70,11 @@ class LaneLinks:
         """Send a frame to a peer by lane; False if it has to go another route."""
         return len(frame) <= MAX_LANE_FRAME_BYTES and self._routes[member].send(frame)
 
+    def unreachable(self) -> dict[int, str]:
+        """The peers to whose address no lane can be opened, and why. Any thread."""
+        routes = list(self._routes.values())
+        return {route.to: route.problem for route in routes if route.unreachable >= LANE_UNREACHABLE_ATTEMPTS}
+
     def peer_connected(self, member: int) -> None:
         """A peer is running: if there is no lane to it, try again without a pause."""
         if member in self._routes:
@@ -79,18 +91,29 @@ class LaneLinks:
         try:
             sock = self._dial(route.to)
         except Exception as error:  # no such actor, no lanes there, or no answer: try again later
-            self._log.debug("no lane to %s: %s", member_name(route.to), error)
-            self._hand_over(lambda: self._opened(route, None))
+            failure = error  # the name that `except` binds ends with it
+            self._log.debug("no lane to %s: %s", member_name(route.to), failure)
+            self._hand_over(lambda: self._failed(route, failure))
         else:
             self._hand_over(lambda: self._opened(route, sock))
 
-    def _opened(self, route: LaneLink, sock: socket.socket | None) -> None:
+    def _failed(self, route: LaneLink, error: Exception) -> None:
         route.opening = False
-        route.lane = self._lanes.add_outgoing(route.to, sock) if sock is not None else None
+        unreachable = isinstance(error, LaneUnreachable)
+        route.unreachable = route.unreachable + 1 if unreachable else 0
+        route.problem = str(error)
+        route.back_off(self._clock(), LANE_UNREACHABLE_PAUSE_S if unreachable else LANE_MAX_PAUSE_S)
+        if route.unreachable == LANE_UNREACHABLE_ATTEMPTS:
+            message = "no lane to %s: %s; messages go by actor calls, which are slower (lane_ports, a firewall?)"
+            self._log.warning(message, member_name(route.to), error)
+
+    def _opened(self, route: LaneLink, sock: socket.socket) -> None:
+        route.opening = False
+        route.lane = self._lanes.add_outgoing(route.to, sock)
         if route.lane is None:
             route.back_off(self._clock())
         else:
-            route.failures = 0
+            route.failures = route.unreachable = 0
             self._log.info("a lane to %s is open", member_name(route.to))
 
 
@@ -103,6 +126,10 @@ class LaneLink:
         self.lane: Lane | None = None
         self.opening = False
         self.failures = 0
+        self.unreachable = 0
+        """Attempts in a row that found no way to the peer's address..."""
+        self.problem = ""
+        """... and why the last one failed."""
         self.not_before = 0.0
         self._rng = random.Random()
 
@@ -111,8 +138,8 @@ class LaneLink:
         lane = self.lane
         return lane is not None and lane.connection.send(pack(FrameKind.MESSAGES, 0, frame))
 
-    def back_off(self, now: float) -> None:
-        """Open no lane for a while: exponential back-off with jitter."""
-        pause = min(LANE_MAX_PAUSE_S, LANE_PAUSE_S * 2 ** min(self.failures, 10))
+    def back_off(self, now: float, longest: float = LANE_MAX_PAUSE_S) -> None:
+        """Open no lane for a while, at most ``longest`` seconds: exponential back-off with jitter."""
+        pause = min(longest, LANE_PAUSE_S * 2 ** min(self.failures, 16))
         self.failures += 1
         self.not_before = now + pause * self._rng.uniform(0.5, 1.0)

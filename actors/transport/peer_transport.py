@@ -213,6 +213,10 @@ class PeerTransport:
         self._slots.clear()
         self._held.clear()
 
+    def without_lane(self) -> dict[int, str]:
+        """The peers to whose address no lane can be opened, and why. Any thread."""
+        return {} if self._lanes is None else self._lanes.unreachable()
+
     def counters(self) -> dict[str, int]:
         """How many frames were sent, received, and dropped for which reason. Any thread."""
         return dict(self._counters)

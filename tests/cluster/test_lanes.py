@@ -62,13 +62,25 @@ def test_a_port_answers_nobody_without_the_token(clusters: Made) -> None:
     kv = cluster.client()
     kv.put("a", "b")
     (actor,) = member_actors(cluster.name).values()
-    offer = ray.get(actor.lane.remote())
+    offer = ray.get(actor.lane.remote(""))
     for hello in (pack_hello(Hello(b"?" * 16, 0, offer.cluster)), b"x" * HELLO_BYTES):
         with socket.create_connection((offer.host, offer.port), 30) as sock:
             sock.sendall(hello)
             with contextlib.suppress(ConnectionResetError):
                 assert sock.recv(100) == b""
     assert kv.get("a").text == "b"
+
+
+def test_a_port_is_opened_for_another_node_alone_and_within_the_range(clusters: Made) -> None:
+    cluster = clusters.launch(lane_ports="28100-28140")
+    kv = cluster.client()
+    wait_until(lambda: kv.put("a", "b") and lanes_of(kv) > 0 and peers_have_lanes(cluster), 60, "lanes are open")
+    here = ray.get_runtime_context().get_node_id()
+    actors = member_actors(cluster.name).values()
+    assert [ray.get(actor.lane.remote(here)).port for actor in actors] == [0, 0, 0]
+    ports = [ray.get(actor.lane.remote("elsewhere")).port for actor in actors]
+    assert len(set(ports)) == 3
+    assert all(28100 <= port <= 28140 for port in ports)
 
 
 def test_lanes_that_are_cut_lose_nothing_and_repeat_nothing(clusters: Made) -> None:
@@ -113,9 +125,10 @@ def test_clients_come_and_go(clusters: Made) -> None:
 
     wait_until(lambda: kv.put("a", "b") and lanes_of(kv) == 1, 30)
     (actor,) = member_actors(cluster.name).values()
+    assert ray.get(actor.lane.remote("")).port  # it listens from now on
     before = descriptors()
     for _ in range(2):
-        offers = ray.get([actor.lane.remote() for _ in range(50)])
+        offers = ray.get([actor.lane.remote("") for _ in range(50)])
         socks = []
         for offer in offers:
             sock = socket.create_connection((offer.host, offer.port), 30)

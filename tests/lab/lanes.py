@@ -33,7 +33,7 @@ def until(condition: Callable[[], object], what: str = "") -> None:
 class LaneHost:
     """A member's lanes with a thread in place of its loop."""
 
-    def __init__(self, member: int = 1, submit: Callable[..., None] | None = None) -> None:
+    def __init__(self, member: int = 1, submit: Callable[..., None] | None = None, ports: range = range(0)) -> None:
         self.now = 0.0
         self.member = member
         self.asked: list[bytes] = []
@@ -46,6 +46,7 @@ class LaneHost:
             member=member,
             node="here",
             host="127.0.0.1",
+            ports=ports,
             clock=lambda: self.now,
         )
         self._submit = submit or self._echo
@@ -88,10 +89,10 @@ class LaneHost:
         self.lanes.close()
 
     def client(self, node: str = "here", peer: int = 0) -> LaneEnd:
-        return LaneEnd(open_lane(self.lanes.offer_lane(peer=peer != 0), node, peer, PATIENCE))
+        return LaneEnd(open_lane(self.lanes.offer_lane(node, peer=peer != 0), node, peer, PATIENCE))
 
     def unauthenticated(self) -> socket.socket:
-        offer = self.lanes.offer_lane()
+        offer = self.lanes.offer_lane("")
         sock = socket.create_connection((offer.host, offer.port), PATIENCE)
         sock.settimeout(PATIENCE)
         return sock

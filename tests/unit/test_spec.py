@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raykeeper import ClusterSpec, SpecError
-from raykeeper.limits import Limits, Timings
+from raykeeper.limits import Limits, Timings, port_range
 from rooms import ROOT
 
 
@@ -43,6 +43,13 @@ def test_lanes_are_on_or_off_however_that_is_said(tmp_path: Path, word: bool) ->
         assert ClusterSpec.load(spec).lanes is ClusterSpec.load(spec).settings.lanes is word
 
 
+def test_ports_of_lanes_are_a_range_or_one_number(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("lane_ports: 7000\n")
+    assert ClusterSpec.load(tmp_path / "c.yaml").settings.lane_ports == "7000"
+    assert [list(port_range(text) or ()) for text in ("", "7000", "7000-7002")] == [[], [7000], [7000, 7001, 7002]]
+    assert [port_range(text) for text in ("0", "70000", "7-6", "a", "1-", "-1", " 1", "1-70000")] == [None] * 8
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "timings:\nlimits:\n", "---\n"])
 def test_an_empty_file_or_section_means_the_defaults(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
@@ -71,6 +78,8 @@ def test_a_spec_pickles_and_loads_from_itself() -> None:
 @pytest.mark.parametrize(
     ("spec", "line"),
     [
+        ({"lane_ports": "9-8"}, "spec: lane_ports: expected ports as 7000-7099, or one port, got '9-8'"),
+        ({"lane_interface": "a b"}, "spec: lane_interface: expected the name of an interface, got 'a b'"),
         ({"member": 3}, "spec: member: expected a known field; did you mean members?"),
         (
             {"limits": {"max_key_byte": 1}},
@@ -79,7 +88,7 @@ def test_a_spec_pickles_and_loads_from_itself() -> None:
         (
             {3: 4},
             "spec: 3: expected a known field; one of name, members, data_dir, placement, bootstrap, supervised, lanes, "
-            "lease_reads, clock_drift, timings, limits, compaction",
+            "lane_ports, lane_interface, lease_reads, clock_drift, timings, limits, compaction",
         ),
         ({"members": "3"}, "spec: members: expected a whole number, got '3'"),
         ({"lanes": "maybe"}, "spec: lanes: expected on or off, got 'maybe'"),

@@ -130,7 +130,7 @@ class OneMember(OnOwnThreads):
     def ask_for_lane(self, member: int) -> Future[LaneOffer | None]:
         """See ``ActorCalls``."""
         future: Future[LaneOffer | None] = Future()
-        future.set_result(None if self.lanes is None else self.lanes.lanes.offer_lane())
+        future.set_result(None if self.lanes is None else self.lanes.lanes.offer_lane(""))
         return future
 
     def client(self) -> Client:

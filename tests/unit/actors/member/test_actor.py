@@ -59,7 +59,7 @@ def member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCa
     monkeypatch.setattr(actor.DataDir, "open", full)
     caplog.set_level(logging.INFO, "raykeeper.member")
     folder = tmp_path / "m1"
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     made = Member(encode_member_spec(MemberSpec("c", 7, 1, "m1", str(folder), "pin")))
     until = time.monotonic() + 30
     while len(tried) < 5:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from lab.lanes import LaneHost, open_descriptors, until
-from raykeeper.actors.transport import lane_server
+from raykeeper.actors.transport import client_lanes, lane_server
 from raykeeper.actors.transport.client_lanes import LaneTransport
 from raykeeper.actors.transport.lane import (
     LaneBroken,
     LaneOffer,
 )
 from raykeeper.actors.transport.waiter import OutcomeWaiter, WakeQueue
+from raykeeper.limits import LANE_UNREACHABLE_PAUSE_S
 
 
 class PlayedCalls:
@@ -49,7 +53,7 @@ class PlayedCalls:
     def ask_for_lane(self, member: int) -> Future[LaneOffer | None]:
         self.offers += 1
         future: Future[LaneOffer | None] = Future()
-        future.set_result(None if self.lane_host is None else self.lane_host.lanes.offer_lane())
+        future.set_result(None if self.lane_host is None else self.lane_host.lanes.offer_lane(""))
         return future
 
     def close(self) -> None:
@@ -201,6 +205,7 @@ def test_the_end_of_a_lane_is_seen_by_a_caller_that_reads(asker: Asker) -> None:
 
 
 def test_a_closed_transport_lets_go_of_everything(lane_host: LaneHost) -> None:
+    lane_host.lanes.offer_lane("")  # it listens from now on
     before = open_descriptors()
     asker = Asker(lane_host)
     asker.open()
@@ -239,3 +244,38 @@ def test_a_forked_child_lets_go_of_its_parents_lanes_without_a_trace(lane_host: 
     os.waitpid(child, 0)
     os.close(reader)
     assert asker.ask(b"a") == b"re a", "the parent's lane is as it was"
+
+
+def test_an_address_behind_a_firewall_is_said_once_and_tried_ever_less(
+    lane_host: LaneHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed_port = server.getsockname()[1]
+    now, pauses = [1000.0], []
+    monkeypatch.setattr(client_lanes, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Firewall(PlayedCalls):
+        def ask_for_lane(self, member: int) -> Future[LaneOffer | None]:
+            future = super().ask_for_lane(member)
+            offer = future.result()
+            assert offer is not None
+            changed: Future[LaneOffer | None] = Future()
+            changed.set_result(msgspec.structs.replace(offer, node="elsewhere", port=closed_port))
+            return changed
+
+    asker = Asker(lane_host)
+    asker.transport = LaneTransport(Firewall(lane_host))
+    for _ in range(20):
+        assert asker.ask(b"a") == b"by call a"
+        assert asker.ask(b"a") == b"by call a"
+        route = asker.transport._routes[1]
+        until(lambda route=route: not route.opening and route.not_before > now[0])  # type: ignore[misc]
+        pauses.append(route.not_before - now[0])
+        now[0] = route.not_before
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "m1" in warnings[0]
+    assert str(closed_port) in warnings[0]
+    assert max(pauses[:3]) <= 1
+    assert min(pauses[15:]) >= LANE_UNREACHABLE_PAUSE_S / 2
+    asker.transport.close()

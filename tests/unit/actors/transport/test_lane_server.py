@@ -71,8 +71,8 @@ def test_a_port_answers_nobody_without_the_token(lane_host: LaneHost, hello: byt
 
 
 def test_a_token_opens_one_lane_and_only_of_its_cluster(lane_host: LaneHost) -> None:
-    offer = lane_host.lanes.offer_lane()
-    other = msgspec.structs.replace(lane_host.lanes.offer_lane(), cluster=CLUSTER + 1)
+    offer = lane_host.lanes.offer_lane("")
+    other = msgspec.structs.replace(lane_host.lanes.offer_lane(""), cluster=CLUSTER + 1)
     open_lane(offer, "here", 0, PATIENCE).close()
     for used in (offer, other):
         with pytest.raises(LaneBroken):
@@ -80,7 +80,7 @@ def test_a_token_opens_one_lane_and_only_of_its_cluster(lane_host: LaneHost) -> 
 
 
 def test_a_process_that_has_taken_the_address_of_a_dead_member_is_found_out(lane_host: LaneHost) -> None:
-    offer = msgspec.structs.replace(lane_host.lanes.offer_lane(), proof=b"of another one..")
+    offer = msgspec.structs.replace(lane_host.lanes.offer_lane(""), proof=b"of another one..")
     with pytest.raises(LaneBroken):
         open_lane(offer, "here", 0, PATIENCE)
 
@@ -112,20 +112,20 @@ def test_a_client_that_sends_what_is_not_its_own_to_send_is_closed(lane_host: La
 
 
 def test_a_member_has_a_bounded_number_of_lanes(lane_host: LaneHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    offer = lane_host.lanes.offer_lane()
+    offer = lane_host.lanes.offer_lane("")
     monkeypatch.setattr(lane_server, "MAX_LANES", 1)
     first = lane_host.client()
     with pytest.raises(NoRoom):
         open_lane(offer, "here", 0, PATIENCE)
-    assert lane_host.lanes.offer_lane() is None
+    assert lane_host.lanes.offer_lane("") is None
     assert first.ask(1, b"a") == b"re a"
     assert lane_host.client(peer=2) is not None, "peers are few, and always have room"
 
 
 def test_lanes_leave_descriptors_to_the_disk_and_to_peers(lane_host: LaneHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bound is on numbers: what is free above it stays free, whatever else this process opens meanwhile."""
+    offer = lane_host.lanes.offer_lane("")
     number = descriptors.next_number(0)
-    offer = lane_host.lanes.offer_lane()
     monkeypatch.setattr(descriptors, "limit", lambda: number + RESERVED_DESCRIPTORS + 20)
     clients = []
     refused = None
@@ -135,21 +135,21 @@ def test_lanes_leave_descriptors_to_the_disk_and_to_peers(lane_host: LaneHost, m
             clients.append(LaneEnd(open_lane(offer, "here", 0, PATIENCE)))
         except NoRoom as error:
             refused = error
-        offer = lane_host.lanes._listener.offer_lane()
+        offer = lane_host.lanes._listener.offer_lane("")
     assert 5 <= len(clients) <= 20
     assert max(lane_host.lanes._lanes) < number + 20
-    assert lane_host.lanes.offer_lane() is None
-    peer_offer = lane_host.lanes.offer_lane(peer=True)
+    assert lane_host.lanes.offer_lane("") is None
+    peer_offer = lane_host.lanes.offer_lane("", peer=True)
     assert peer_offer is not None
     LaneEnd(open_lane(peer_offer, "here", 2, PATIENCE))
     until(lambda: ("peers_connected", 2) in lane_host.news)
     assert all(client.ask(1, b"a") == b"re a" for client in clients)
     for client in clients[:3]:
         client.sock.close()
-    until(lambda: lane_host.lanes.offer_lane() is not None, "room again")
+    until(lambda: lane_host.lanes.offer_lane("") is not None, "room again")
     monkeypatch.setattr(descriptors, "limit", lambda: 100)
-    assert lane_host.lanes.offer_lane() is None
-    assert lane_host.lanes.offer_lane(peer=True) is None, "no room at all: members speak by calls, too"
+    assert lane_host.lanes.offer_lane("") is None
+    assert lane_host.lanes.offer_lane("", peer=True) is None, "no room at all: members speak by calls, too"
 
 
 def test_a_process_without_descriptors_neither_spins_nor_breaks() -> None:
@@ -161,7 +161,7 @@ from raykeeper.actors.transport.lane_server import LaneServer
 from raykeeper.actors.transport.client_lanes import LaneTransport
 now = [0.0]
 lane_host = LaneServer(cluster=7, member=1, node="here", host="127.0.0.1", clock=lambda: now[0])
-offer = lane_host._listener.offer_lane()
+offer = lane_host._listener.offer_lane("")
 caller = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 taken = [os.dup(0) for _ in range(5)]
 resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1] + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -272,6 +272,7 @@ def test_all_lanes_together_hold_a_bounded_number_of_bytes(
 
 def test_hundreds_of_clients_come_and_go_without_a_trace(lane_host: LaneHost) -> None:
     assert lane_host.client().ask(1, b"slow")
+    lane_host.lanes.offer_lane("there")  # it listens on a port from now on
     before, threads = open_descriptors(), threading.active_count()
     for _ in range(3):
         clients = [lane_host.client("here" if n % 2 else "there") for n in range(150)]
@@ -288,3 +289,31 @@ def test_hundreds_of_clients_come_and_go_without_a_trace(lane_host: LaneHost) ->
     until(lambda: lane_host.lanes._under_way == 0)
     assert open_descriptors() <= before
     assert threading.active_count() <= threads + lane_server.LANE_READERS
+
+
+def test_no_port_is_opened_before_somebody_elsewhere_asks(lane_host: LaneHost) -> None:
+    assert lane_host.lanes.offer_lane("here").port == 0
+    offer = lane_host.lanes.offer_lane("elsewhere")
+    assert offer.port
+    assert lane_host.lanes.offer_lane("here").port == lane_host.lanes.offer_lane("").port == offer.port, "one is enough"
+    LaneEnd(open_lane(offer, "elsewhere", 0, PATIENCE)).close()
+
+
+def test_lanes_use_only_the_ports_that_are_given(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        busy = taken.getsockname()[1]
+        ports = range(busy, min(busy + 30, 1 << 16))
+        first, second = LaneHost(1, ports=ports), LaneHost(2, ports=ports)
+        only_busy = LaneHost(3, ports=range(busy, busy + 1))
+        try:
+            found = [host.lanes.offer_lane("elsewhere").port for host in (first, second)]
+            assert busy not in found
+            assert len(set(found)) == 2
+            assert set(found) <= set(ports)
+            caplog.clear()
+            assert [only_busy.lanes.offer_lane("elsewhere").port for _ in range(3)] == [0, 0, 0]
+            assert [record.levelname for record in caplog.records] == ["WARNING"], "said once"
+            LaneEnd(open_lane(only_busy.lanes.offer_lane("here"), "here", 0, PATIENCE)).close()
+        finally:
+            for host in (first, second, only_busy):
+                host.close()

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 import pytest
 
 from lab.lanes import PATIENCE, LaneHost, until
-from raykeeper.actors.transport.lane import (
-    open_lane,
-)
+from raykeeper.actors.transport.lane import LaneUnreachable, open_lane
 from raykeeper.actors.transport.peer_lanes import LaneLinks
+from raykeeper.limits import LANE_UNREACHABLE_PAUSE_S
 
 
 @contextmanager
@@ -20,7 +19,7 @@ def two_members() -> Iterator[tuple[LaneHost, LaneHost, LaneLinks]]:
     here, there = LaneHost(1), LaneHost(2)
 
     def dial(member: int) -> socket.socket:
-        return open_lane(there.lanes.offer_lane(), "here", 1, PATIENCE)
+        return open_lane(there.lanes.offer_lane(""), "here", 1, PATIENCE)
 
     peers = LaneLinks(member=1, lanes=here.lanes, dial=dial, hand_over=here.do, clock=lambda: here.now)
     here.lost = peers.lane_lost
@@ -83,3 +82,26 @@ def test_a_peer_that_takes_nothing_does_not_hold_up_the_loop(monkeypatch: pytest
         assert deaf[1].recv(1 << 20)
     lane_host.close()
     deaf[1].close()
+
+
+def test_a_peer_behind_a_firewall_is_said_once_and_tried_ever_less(caplog: pytest.LogCaptureFixture) -> None:
+    here, pauses = LaneHost(1), []
+
+    def dial(member: int) -> socket.socket:
+        raise LaneUnreachable("192.0.2.7, port 7000, cannot be reached: timed out")
+
+    peers = LaneLinks(member=1, lanes=here.lanes, dial=dial, hand_over=here.do, clock=lambda: here.now)
+    try:
+        for attempt in range(20):
+            assert not peers.is_open(2)
+            route = peers._routes[2]
+            until(lambda route=route: not route.opening and route.not_before > here.now)  # type: ignore[misc]
+            assert bool(peers.unreachable()) == (attempt >= 2)
+            pauses.append(route.not_before - here.now)
+            here.now = route.not_before
+        assert peers.unreachable() == {2: "192.0.2.7, port 7000, cannot be reached: timed out"}
+        assert [record.levelname for record in caplog.records].count("WARNING") == 1
+        assert max(pauses[:3]) <= 1
+        assert min(pauses[15:]) >= LANE_UNREACHABLE_PAUSE_S / 2
+    finally:
+        here.close()
