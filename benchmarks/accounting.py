@@ -58,6 +58,16 @@ def resident(pid: int) -> int:
     return 0
 
 
+def sockets(pid: int) -> int:
+    """How many sockets a process has open."""
+    count = 0
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                count += os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:")
+    return count
+
+
 def descendants(root: int) -> list[int]:
     """All processes that a process has started, and those that they have."""
     children: dict[int, list[int]] = {}

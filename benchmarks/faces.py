@@ -53,6 +53,18 @@ class Face(ABC):
         """The values that a key gets from now on; the watch is in place when the first, empty one comes."""
         raise LookupError(f"{type(self).__name__} has no watches")
 
+    def watch_prefix(self, prefix: str) -> AsyncGenerator[bytes, None]:
+        """The same for all keys that begin alike."""
+        raise LookupError(f"{type(self).__name__} has no watches of prefixes")
+
+    def watch_deletes(self, prefix: str) -> AsyncGenerator[str, None]:
+        """The keys that begin alike and are deleted from now on; first an empty one, as in ``watch``."""
+        raise LookupError(f"{type(self).__name__} has no watches of prefixes")
+
+    def lease(self, key: str, ttl: float, keep: bool) -> Awaitable[Any]:
+        """A lease with a key, which the library keeps alive, if it is to and does such a thing."""
+        raise LookupError(f"{type(self).__name__} has no leases")
+
     def lock(self, name: str) -> Lock:
         """A contender for a lock."""
         raise LookupError(f"{type(self).__name__} has no locks")
@@ -89,13 +101,33 @@ class RayKeeper(Face):
         }
 
     async def watch(self, key: str) -> AsyncGenerator[bytes, None]:
-        watch = await self.kv.aio.watch(key)
+        async with contextlib.aclosing(self._events(key)) as events:
+            async for event in events:
+                yield event.kv.raw if event else b""
+
+    async def watch_prefix(self, prefix: str) -> AsyncGenerator[bytes, None]:
+        async with contextlib.aclosing(self._events(prefix=prefix)) as events:
+            async for event in events:
+                yield event.kv.raw if event else b""
+
+    async def watch_deletes(self, prefix: str) -> AsyncGenerator[str, None]:
+        async with contextlib.aclosing(self._events(prefix=prefix, only="delete")) as events:
+            async for event in events:
+                yield event.kv.key.decode() if event else ""
+
+    async def _events(self, *key: str, **options: Any) -> AsyncGenerator[Any, None]:
+        watch = await self.kv.aio.watch(*key, **options)
         try:
-            yield b""
+            yield None
             async for event in watch:
-                yield event.kv.raw
+                yield event
         finally:
             await watch.cancel()
+
+    async def lease(self, key: str, ttl: float, keep: bool) -> Any:
+        lease = await self.kv.aio.lease(ttl, keep_alive=keep)
+        await self.kv.aio.put(key, b"", lease=lease)
+        return lease
 
     def lock(self, name: str) -> Lock:
         return self.kv.aio.lock(name)
@@ -143,13 +175,36 @@ class Etcd(Face):
         self.blocking = {name: bridged(op) for name, op in self.ops.items()}
 
     async def watch(self, key: str) -> AsyncGenerator[bytes, None]:
-        watch = await self.client.watch(key.encode())
+        async with contextlib.aclosing(self._events(self.client.watch(key.encode()))) as events:
+            async for event in events:
+                yield event.kv.value if event else b""
+
+    async def watch_prefix(self, prefix: str) -> AsyncGenerator[bytes, None]:
+        async with contextlib.aclosing(self._events(self.client.watch_prefix(prefix.encode()))) as events:
+            async for event in events:
+                yield event.kv.value if event else b""
+
+    async def watch_deletes(self, prefix: str) -> AsyncGenerator[str, None]:
+        from aetcd.rtypes import EventKind
+
+        opening = self.client.watch_prefix(prefix.encode(), kind=EventKind.DELETE)
+        async with contextlib.aclosing(self._events(opening)) as events:
+            async for event in events:
+                yield event.kv.key.decode() if event else ""
+
+    async def _events(self, opening: Awaitable[Any]) -> AsyncGenerator[Any, None]:
+        watch = await opening
         try:
-            yield b""
+            yield None
             async for event in watch:
-                yield event.kv.value
+                yield event
         finally:
             await watch.cancel()
+
+    async def lease(self, key: str, ttl: float, keep: bool) -> Any:
+        lease = await self.client.lease(int(ttl))
+        await self.client.put(key.encode(), b"", lease=lease)
+        return lease
 
     def lock(self, name: str) -> Lock:
         lock = self.client.lock(name.encode(), ttl=10)

@@ -1,88 +1,160 @@
-"""The cost of many leases that are kept alive and not used.
+"""Many leases: what it costs to keep them alive and not use them, and how late they end when nobody keeps them.
 
-    python benchmarks/leases.py [--leases 10000] [--ttl 30] [--seconds 60]
-
-A cluster of three members and one client process, which keeps that many leases alive, each with a key. Printed for
-each process: the share of one core that it uses without leases, with them, and while their leader is made to change.
-Keep-alives of a process travel together, every third of the TTL; the quorum confirms the leader once for all of them.
+One client process holds them, each with a key. RayKeeper's handle keeps its leases alive by itself: keep-alives of a
+process travel together, every third of the TTL, and a quorum confirms the leader once for all of them. aetcd has no
+such thing, so etcd is measured only with leases that end. How late a key goes is counted from when the grant was sent,
+and the TTL, to the event in the client: an early end would be a negative time.
 """
 
 from __future__ import annotations
 
-import os
-import sys
+import asyncio
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Any
 
-import click
-from rich.console import Console
-from rich.table import Table
+from accounting import come_to_rest
+from crew import Crew
+from crowds import Usage, each_of
+from faces import Face
+from measures import Plan, Row, distribution
+from systems import Etcd, RayKeeper, System, running
 
-import raykeeper
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-from stage import stage
-
-THREADS = 64
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU seconds that a process has used so far, by user and system together."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def measure(pids: dict[str, int], seconds: float, meanwhile: Callable[[], None] = lambda: None) -> dict[str, float]:
-    """The share of one core that each process uses over this many seconds."""
-    began, before = time.monotonic(), {name: cpu_seconds(pid) for name, pid in pids.items()}
-    meanwhile()
-    time.sleep(max(0.0, began + seconds - time.monotonic()))
-    elapsed = time.monotonic() - began
-    return {name: (cpu_seconds(pid) - before[name]) / elapsed for name, pid in pids.items()}
+AT_ONCE = 256
+"""Grants in flight."""
+KEPT_TTL_S = 30.0
+GRANTS_A_SECOND = 700
+"""At least, or some leases would end before all are granted: the TTL of those that end is chosen by it."""
+SHORTEST_TTL_S = 10
+PATIENCE_S = 120.0
+"""For the last key to go."""
+NOTES = (
+    f"Kept: TTL of {KEPT_TTL_S:g} s, each lease with a key, by one process. Ended: nobody keeps them; p50 and p99 are "
+    "how late each key goes. `a second` is grants with their keys."
+)
 
 
-def processes(cluster: raykeeper.Cluster) -> dict[str, int]:
-    """The members by their role, and this process."""
-    members = sorted(cluster.members(), key=lambda member: member.role != "leader")
-    return {**{f"{member.role} {member.name}": member.pid for member in members}, "client": os.getpid()}
+class Held:
+    """The leases of one client process."""
+
+    def __init__(self) -> None:
+        self.leases: list[Any] = []
 
 
-@click.command(help=__doc__)
-@click.option("--leases", default=10_000, show_default=True, help="How many.")
-@click.option("--ttl", default=30.0, show_default=True, help="Seconds.")
-@click.option("--seconds", default=60.0, show_default=True, help="How long each measurement takes.")
-def main(leases: int, ttl: float, seconds: float) -> None:
-    """Run it."""
-    with stage() as cluster:
-        kv = cluster.client()
-        kv.put("warm", "")
-        pids = processes(cluster)
-        idle = measure(pids, seconds)
-        began = time.monotonic()
-        with ThreadPoolExecutor(THREADS) as pool:
-            held = list(pool.map(lambda _: kv.lease(ttl), range(leases)))
-            granting = time.monotonic() - began
-            list(pool.map(lambda n: kv.put(f"leased/{n}", "", lease=held[n]), range(leases)))
-        kept = measure(pids, seconds)
-        follower = next(member for member in cluster.members() if member.role == "follower")
-        moved = measure(pids, seconds, lambda: cluster.move_leader(follower.id))
-        alive = kv.range(prefix="leased/", count_only=True).count
-        lost = sum(lease.lost.is_set() for lease in held)
-    table = Table(
-        title=f"{leases} leases of {ttl:g} s, kept alive by one process; share of one core over {seconds:g} s"
-    )
-    for column in ("process", "no leases", "kept alive", "and the leader changes"):
-        table.add_column(column, justify="left" if column == "process" else "right")
-    for name in pids:
-        table.add_row(name, *(f"{share[name]:.2%}" for share in (idle, kept, moved)))
-    console = Console(width=100)
-    console.print(table)
-    console.print(f"granted in {granting:.1f} s by {THREADS} threads; at the end {alive} keys are there, {lost} lost")
-    sys.exit(0 if alive == leases and not lost else 1)
+_held: dict[Face, Held] = {}
 
 
-if __name__ == "__main__":
-    main()
+def key(number: int) -> str:
+    """Of the lease with this number."""
+    return f"leased/{number}"
+
+
+async def grant(face: Face, first: int, count: int, ttl: float) -> float:
+    """In a client process: make leases that are kept alive, each with a key; the seconds that this took."""
+    held = _held.setdefault(face, Held())
+
+    async def one(number: int) -> None:
+        held.leases.append(await face.lease(key(number), ttl, True))
+
+    began = time.monotonic()
+    await each_of(range(first, first + count), one, AT_ONCE)
+    return time.monotonic() - began
+
+
+async def lost(face: Face) -> int:
+    """In a client process: how many of its leases are lost."""
+    return sum(lease.lost.is_set() for lease in _held[face].leases)
+
+
+async def endings(face: Face, count: int, ttl: int, patience: float) -> tuple[float, list[float]]:
+    """In a client process: make leases that nobody keeps; the seconds that this took, and how late each key went."""
+    sent: dict[str, float] = {}
+    late: list[float] = []
+    watch = face.watch_deletes("leased/")
+    await watch.__anext__()
+
+    async def follow() -> None:
+        async for name in watch:
+            late.append(time.monotonic() - sent[name] - ttl)
+            if len(late) == count:
+                return
+
+    async def one(number: int) -> None:
+        sent[key(number)] = time.monotonic()
+        await face.lease(key(number), ttl, False)
+
+    following = asyncio.ensure_future(follow())
+    began = time.monotonic()
+    await each_of(range(count), one, AT_ONCE)
+    took = time.monotonic() - began
+    await asyncio.wait([following], timeout=ttl + patience)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    await watch.aclose()
+    return took, late
+
+
+def kept(
+    system: RayKeeper, counts: tuple[int, ...], seconds: float, say: Callable[[str], None], ttl: float = KEPT_TTL_S
+) -> Iterator[Row]:
+    """One row for each number of leases, and one in which the leader changes with the last; none may be lost."""
+    with Crew(system.kind, system.address(), 1) as crew:
+        (client,) = crew.clients
+        granted = 0
+        for count in sorted(counts):
+            say(f"{count:,} leases are kept")
+            took = client.do("run", grant, (granted, count - granted, ttl), timeout=600)
+            row = Row(system.name, "leases kept", "coroutines", 1, count, per_second=(count - granted) / took)
+            granted = count
+            come_to_rest(patience=5)
+            usage = Usage(system)
+            time.sleep(seconds)
+            row = usage.into(row)
+            gone = client.do("run", lost, ())
+            row.note = f"{gone:,} lost" if gone else ""
+            yield row
+        say("the leader changes")
+        usage = Usage(system)
+        follower = next(member for member in system.cluster.members() if member.role == "follower")
+        system.cluster.move_leader(follower.id)
+        time.sleep(max(seconds, ttl))  # who was forgotten would end meanwhile
+        row = usage.into(Row(system.name, "leases kept, the leader changes", "coroutines", 1, granted))
+        gone = client.do("run", lost, ())
+        alive = system.cluster.client().range(prefix="leased/", count_only=True).count
+        row.note = "" if alive == granted and not gone else f"{gone:,} lost, {alive:,} keys are there"
+        yield row
+
+
+def ended(system: System, count: int, say: Callable[[str], None]) -> Row:
+    """How late so many leases end that nobody keeps."""
+    with Crew(system.kind, system.address(), 1) as crew:
+        ttl = max(SHORTEST_TTL_S, count // GRANTS_A_SECOND)
+        say(f"{count:,} leases end after {ttl} s")
+        usage = Usage(system)
+        took, late = crew.clients[0].do("run", endings, (count, ttl, PATIENCE_S), timeout=ttl + 3 * PATIENCE_S)
+        row = usage.into(distribution(Row(system.name, "leases ended", "coroutines", 1, count), late))
+        row.per_second = count / took
+        told = [f"{count - len(late):,} keys had not gone"] if len(late) < count else []
+        early = sum(each < 0 for each in late)
+        row.note = "; ".join([*told, *([f"{early:,} ended early"] if early else [])])
+        return row
+
+
+def kept_by_raykeeper(folder: str, plan: Plan, say: Callable[[str], None]) -> Iterator[Row]:
+    """The leases of the plan, kept."""
+    with running(RayKeeper(folder)) as system:
+        yield from kept(system, plan.leases, plan.crowd_seconds, say)
+
+
+def ended_by(kind: type[System]) -> Callable[[str, Plan, Callable[[str], None]], Iterator[Row]]:
+    """The leases of the plan, ended."""
+
+    def rows(folder: str, plan: Plan, say: Callable[[str], None]) -> Iterator[Row]:
+        with running(kind(folder)) as system:
+            for count in plan.leases:
+                yield ended(system, count, say)
+
+    return rows
+
+
+ended_by_raykeeper, ended_by_etcd = ended_by(RayKeeper), ended_by(Etcd)

@@ -257,6 +257,10 @@ class Client:
 
         return asyncio.run_coroutine_threadsafe(run(), self.loop).result(timeout)
 
+    def run(self, function: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...]) -> Any:
+        """Any coroutine function of a face and more, which can be imported here too."""
+        return self.wait(function(self.face, *arguments), 3600)
+
     def ops(self) -> list[str]:
         return list(self.face.ops)
 

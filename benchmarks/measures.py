@@ -34,6 +34,10 @@ class Row:
     per_second: float | None = None
     cpu_per_op: float | None = None
     """CPU seconds of all processes of the system and of its clients, by operation."""
+    member_cores: float | None = None
+    """Cores in use by the members meanwhile..."""
+    client_cores: float | None = None
+    """... and by all else that belongs to them: clients, proxies, Ray's daemons."""
     bytes: int | None = None
     failed: int = 0
     note: str = ""
@@ -60,6 +64,13 @@ class Plan:
     failovers: int
     cached_gets: int
     syncs: int
+    watches: int
+    watched_puts: tuple[int, ...]
+    """Puts a second while they watch."""
+    leases: tuple[int, ...]
+    sessions: int
+    crowd_seconds: float
+    """Of each measurement of the watches, leases and sessions."""
     only: tuple[str, ...] = ()
 
     def wants(self, measure: str) -> bool:
@@ -86,6 +97,11 @@ QUICK = Plan(
     failovers=1,
     cached_gets=20_000,
     syncs=30,
+    watches=1000,
+    watched_puts=(100,),
+    leases=(1000,),
+    sessions=40,
+    crowd_seconds=3.0,
 )
 FULL = Plan(
     seconds=2.0,
@@ -99,6 +115,11 @@ FULL = Plan(
     failovers=5,
     cached_gets=100_000,
     syncs=50,
+    watches=10_000,
+    watched_puts=(100, 1000),
+    leases=(10_000, 100_000),
+    sessions=2000,
+    crowd_seconds=15.0,
 )
 
 

@@ -45,6 +45,10 @@ def sheets(results: Results) -> list[Sheet]:
     said: list[Sheet] = [_targets("Targets", TARGETS, results)]
     if any(each.measure.startswith(VIA_PROXY.format("")) for each in results):
         said.append(_targets("Targets of a proxy, for etcd's clients", PROXY_TARGETS, results))
+    crowds = [each for each in results if each.median("member_cores") is not None]
+    if crowds:
+        said.append(_crowd_sheet(crowds))
+    results = Results(row for each in results if each not in crowds for row in each.rows)
     loads = [each for each in results if each.median("per_second") is not None]
     for measure in dict.fromkeys(each.measure for each in loads):
         said.append(_load_sheet(measure, [each for each in loads if each.measure == measure]))
@@ -133,6 +137,27 @@ def _load_sheet(measure: str, results: Sequence[Result]) -> Sheet:
         for each in sorted(results, key=lambda e: (e.face, e.processes, e.in_flight, order[e.system]))
     ]
     return _TITLES.get(measure, measure), columns, rows
+
+
+def _crowd_sheet(results: Sequence[Result]) -> Sheet:
+    columns = ["", "system", "how many", "p50", "p99", "a second"]
+    columns += ["cores: members", "cores: all others", "memory", "notes"]
+    rows = [
+        [
+            each.measure,
+            each.system,
+            f"{each.in_flight:,}",
+            seconds(each.median("p50")),
+            seconds(each.median("p99")),
+            _rate(each.median("per_second")),
+            f"{each.median('member_cores') or 0:.2f}",
+            f"{each.median('client_cores') or 0:.2f}",
+            f"{(each.median('bytes') or 0) / 1e6:.0f} MB",
+            "; ".join(each.notes),
+        ]
+        for each in sorted(results, key=lambda each: (each.measure, each.in_flight))
+    ]
+    return "Crowds: watches, leases, sessions", columns, rows
 
 
 def show(said: Iterable[Sheet], console: Console) -> None:

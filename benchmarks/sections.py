@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import leases
+import sessions
 import through_proxy
+import watching
 from floors import floors
 from measures import Plan, Row
 
@@ -38,5 +41,11 @@ PARTS = (
     Part("floors", "floors", _floors),
     Part("proxy", "etcd's clients at a proxy", through_proxy.at_proxy, through_proxy.NOTES),
     Part("proxy", "etcd's clients at etcd", through_proxy.at_etcd),
+    Part("watches", "watches of RayKeeper", watching.of_raykeeper, watching.NOTES),
+    Part("watches", "watches of etcd", watching.of_etcd),
+    Part("leases", "leases kept by RayKeeper", leases.kept_by_raykeeper, leases.NOTES),
+    Part("leases", "leases that end, RayKeeper", leases.ended_by_raykeeper),
+    Part("leases", "leases that end, etcd", leases.ended_by_etcd),
+    Part("sessions", "sessions of RayKeeper", sessions.rows, sessions.NOTES),
 )
 SECTIONS = tuple(dict.fromkeys(part.section for part in PARTS))

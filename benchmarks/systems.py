@@ -73,6 +73,10 @@ class System(ABC):
     def address(self, probing: bool = False) -> Address:
         """Where clients find it; ``probing`` is for a client that is to survive the death of the leader."""
 
+    def address_of(self, number: int) -> Address:
+        """One of several addresses, for crowds of clients whose library knows one endpoint: they are spread."""
+        return self.address()
+
     @abstractmethod
     def pids(self) -> list[int]:
         """The processes of its members."""
@@ -241,6 +245,9 @@ class Etcd(Processes):
         order = [n for n in range(3) if n != leader]
         order = [*order, leader] if probing else [leader, *order]
         return {"ports": [self._ports[n] for n in order]}
+
+    def address_of(self, number: int) -> Address:
+        return {"ports": [self._ports[number % 3]]}
 
     def mend(self) -> None:
         for number, process in list(self._processes.items()):
