@@ -488,7 +488,12 @@ class Hub:
                 out = self._outgoing(now)
                 self._set_timer(self._cores if out else (core, self.watch_core))
                 listeners, self._listeners_to_flush = self._listeners_to_flush, listeners
-            self._send_all(out, listeners)
+            if core is self.watch_core:  # its events are on their way to the consumers before the next poll leaves
+                for listener in listeners:
+                    listener.flush()
+                self._send_all(out, [])
+            else:  # the next batch leaves before the threads are woken that would compete with it for the interpreter
+                self._send_all(out, listeners)
             self._to_wake.wake()
         except BaseException:
             self._recover_interrupted(listeners)

@@ -30,7 +30,6 @@ from ...schema.operations import KeyRange, Range
 from ...schema.validation import check_range
 from .. import arguments as check
 from ..finalizer_guard import LockFreeEvent
-from .aio_timeout import within
 from .core.subscription import NewsSignal, Phase, Subscription
 from .hub import Hub, clock
 from .hub_pool import HubShare
@@ -233,14 +232,18 @@ def _drop(hub: Hub, subscription: Subscription) -> None:
 
 
 class _ThreadSignal:
-    """Wakes the thread that waits for events of a watch."""
+    """Wakes the thread that waits for events of a watch, once the hub's lock is free: that is what it needs next."""
 
-    __slots__ = ("event",)
+    __slots__ = ("__weakref__", "_hub", "event")
 
-    def __init__(self) -> None:
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
         self.event = LockFreeEvent()
 
     def wake(self) -> None:
+        self._hub.flush_later(self)
+
+    def flush(self) -> None:
         self.event.set()
 
 
@@ -264,7 +267,7 @@ class Watch(EventBuffer):
     """
 
     def __init__(self, share: HubShare, view: View, wanted: WatchSpec, timeout: float) -> None:
-        self._wakeup = _ThreadSignal()
+        self._wakeup = _ThreadSignal(share.hub)
         self._taker = threading.Lock()
         super().__init__(share, view, wanted, self._wakeup)
         deadline = clock() + timeout
@@ -355,12 +358,38 @@ class Watch(EventBuffer):
 
 
 class _LoopEvent:
-    """The event that the coroutine waiting for a watch waits on. Made inside its loop."""
+    """The event that the coroutine waiting for a watch waits on. Made inside its loop.
+
+    The coroutine awaits a bare future, so it runs in the loop's next iteration after the event is set.
+    ``asyncio.Event`` and a timeout around it would take three iterations, each with a system call.
+    """
 
     def __init__(self) -> None:
-        self.event = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._is_set = False
+        self._waiting: list[asyncio.Future[bool]] = []
         self._scheduled = False
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
+        return self._is_set
+
+    def clear(self) -> None:
+        """Reset it."""
+        self._is_set = False
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait until it is set, for this many seconds at most; whether it was."""
+        if self._is_set:
+            return True
+        future: asyncio.Future[bool] = self._loop.create_future()
+        timer = self._loop.call_later(seconds, _expire, future)
+        self._waiting.append(future)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            self._waiting.remove(future)
 
     def flush(self) -> None:
         if not self._scheduled:
@@ -370,7 +399,10 @@ class _LoopEvent:
 
     def _set(self) -> None:
         self._scheduled = False
-        self.event.set()
+        self._is_set = True
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(True)
 
     def overdue(self) -> bool:
         """Whether the loop has not run the callback that was scheduled: a signal handler raised as it began."""
@@ -416,7 +448,7 @@ class AsyncWatch(EventBuffer):
             while not self._begun():
                 if not await self._wait(deadline):
                     raise self._unconfirmed()
-                self._wakeup.event.clear()
+                self._wakeup.clear()
         except BaseException:
             self._end()
             raise
@@ -426,7 +458,7 @@ class AsyncWatch(EventBuffer):
         deadline = _deadline(timeout)
         self._hub.check_process()
         while True:
-            self._wakeup.event.clear()
+            self._wakeup.clear()
             event = self._pop()
             if event is not None or self._over:
                 return event
@@ -437,7 +469,7 @@ class AsyncWatch(EventBuffer):
         """Iterate over whole revisions: see ``Watch.batches``."""
         delivered, progress = self.revision, False
         while True:
-            self._wakeup.event.clear()
+            self._wakeup.clear()
             batch = self._pop_batch(delivered, progress)
             if batch is not None:
                 delivered, progress = batch.revision, False
@@ -450,8 +482,8 @@ class AsyncWatch(EventBuffer):
     async def _wait(self, deadline: float) -> bool:
         left = deadline - clock()
         if left <= 0:
-            return self._wakeup.event.is_set()
-        while not await within(min(left, ASYNC_WATCH_CHECK_S), self._wakeup.event.wait()):
+            return self._wakeup.is_set()
+        while not await self._wakeup.wait(min(left, ASYNC_WATCH_CHECK_S)):
             if self._wakeup.overdue():
                 return True
             left = deadline - clock()
@@ -481,6 +513,11 @@ class AsyncWatch(EventBuffer):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._end()
+
+
+def _expire(future: asyncio.Future[bool]) -> None:
+    if not future.done():
+        future.set_result(False)
 
 
 def _deadline(timeout: Any) -> float:

@@ -404,14 +404,15 @@ class Replica:
     def _answer(self, entries: Sequence[Entry], answers: Sequence[tuple[Answer, ...]], now: float) -> None:
         """These entries were just applied: answer those that are proposals of this member, and let everything continue
         that waited for them. Watches come before reads: a watch that a read allows to start now must start after these
-        entries."""
+        entries. A lone watch comes first of all: a lock is handed over by one."""
         state, duties = self._turn.state, self._duties
         self._time.applied(now)
         if duties.term:
             for answer in answers:
                 duties.count_granted(answer, now)
-        self._proposals.answer(entries, answers, duties.heard_session)
         self.watches.keys_changed(state.take_changed_keys(), state.revision)
+        self._proposals.answer(entries, answers, duties.heard_session)
+        self.watches.answer_others()
         content = state.take_content_hasher()
         if content is not None:
             self.hashing.hash_content(content, state.report_damage)

@@ -10,8 +10,8 @@ Guarantees (etcd: watch API): ordered, unique, complete from the first revision 
 progress notice (a batch without events) never overtakes an event, because ``seen`` advances only after the watches of
 the changed keys were made due.
 
-The loop calls ``keys_changed``, ``state_replaced`` and ``answer_overdue_polls``; polls come on threads of their own and
-read the history there.
+The loop calls ``keys_changed``, ``answer_others``, ``state_replaced`` and ``answer_overdue_polls``; polls come on
+threads of their own and read the history there.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ...limits import (
     MAX_WATCH_STREAMS,
     MAX_WATCHES_PER_STREAM,
     WATCH_BATCH_BYTES,
+    WATCH_FIRST_STREAMS,
     WATCH_FORGET_AT_ONCE,
     WATCH_QUICK_CHANGES,
     WATCH_QUICK_STREAMS,
@@ -93,6 +94,10 @@ class _ServedStream:
     """Held while a reply is made, so that replies are numbered in the order of their contents."""
 
 
+_Polls = list[tuple[_ServedStream, _PendingPoll]]
+_NO_OTHERS: tuple[_Polls, int, _Polls] = ([], 0, [])
+
+
 class Watches:
     """See the module.
 
@@ -123,6 +128,8 @@ class Watches:
         """The newest revision whose changes have made their watches due."""
         self.busy = False
         """Whether there are streams."""
+        self._others = _NO_OTHERS
+        """Polls that :meth:`answer_others` is to answer: in the loop, with the revision before; and on threads."""
         self._closed = False
 
     # -- the loop's side ----------------------------------------------------------------------------------------------
@@ -131,7 +138,10 @@ class Watches:
         """These keys have changed, up to and including this revision, which reads already see.
 
         ``seen`` must advance under the same lock that makes the watches due, or a reply made in between would report
-        progress past an event that it lacks."""
+        progress past an event that it lacks.
+
+        The polls of the first ``WATCH_FIRST_STREAMS`` streams are answered here; those of the others by
+        :meth:`answer_others`, which the caller calls next, after it has answered those who made the changes."""
         with self._lock:
             woken = []
             before = self._seen
@@ -146,11 +156,18 @@ class Watches:
                     woken.append(watch.stream)
             self._seen = revision
             polls = self._take_polls(woken)
+        if not polls:
+            return
         quick = WATCH_QUICK_STREAMS if len(keys) <= WATCH_QUICK_CHANGES else 0
-        for stream, poll in polls[:quick]:
-            reply = self._gather_now(stream, before)
-            poll.done(partial(self._gather, stream) if reply is None else ReadyReply(reply))
-        self._answer(polls[quick:])
+        first = min(quick, WATCH_FIRST_STREAMS)
+        self._answer_now(polls[:first], before)
+        self._others = polls[first:quick], before, polls[quick:]
+
+    def answer_others(self) -> None:
+        """Answer the polls that :meth:`keys_changed` has left."""
+        (soon, before, later), self._others = self._others, _NO_OTHERS
+        self._answer_now(soon, before)
+        self._answer(later)
 
     def state_replaced(self) -> None:
         """A snapshot has replaced the state: every watch becomes due, because it may have missed something."""
@@ -195,7 +212,7 @@ class Watches:
         watch.position = max(watch.position, position)
         watch.stream.due.append(watch)
 
-    def _take_polls(self, streams: Iterable[_ServedStream]) -> list[tuple[_ServedStream, _PendingPoll]]:
+    def _take_polls(self, streams: Iterable[_ServedStream]) -> _Polls:
         polls = []
         for stream in streams:
             if stream.poll is not None:
@@ -204,7 +221,13 @@ class Watches:
                 stream.polled_at = self._clock()
         return polls
 
-    def _answer(self, polls: list[tuple[_ServedStream, _PendingPoll]]) -> None:
+    def _answer_now(self, polls: _Polls, before: int) -> None:
+        """Answer polls in the loop if little was missed, all of it after this revision; else leave it to a thread."""
+        for stream, poll in polls:
+            reply = self._gather_now(stream, before)
+            poll.done(partial(self._gather, stream) if reply is None else ReadyReply(reply))
+
+    def _answer(self, polls: _Polls) -> None:
         for stream, poll in polls:
             poll.done(partial(self._gather, stream))
 
@@ -236,7 +259,7 @@ class Watches:
                 refused: WatchReply | None = Refused(Refusal.NOT_SERVING)
             else:
                 refused = self._find_or_open(request)
-            polls: list[tuple[_ServedStream, _PendingPoll]] = []
+            polls: _Polls = []
             if refused is None:
                 stream = self._streams[request.stream]
                 polls = self._take_polls([stream])

@@ -170,7 +170,6 @@ class Gate:
     """What a watch wakes."""
 
     def __init__(self, told: Callable[[], None]) -> None:
-        self.event = self
         self._told = told
         self._set = False
         self._waiting: list[Callable[[Any], None]] = []

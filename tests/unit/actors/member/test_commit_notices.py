@@ -1,5 +1,5 @@
 """When followers learn what is committed: with the next entries, after a pause at most, and at once if something
-waits for it there."""
+waits for it there. And who is told first where it was applied."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from raykeeper.actors.member.events import Proposal, ReadAsked
 from raykeeper.actors.member.replica import Replica
 from raykeeper.limits import COMMIT_NOTICE_PAUSE_S, Limits, Timings
 from raykeeper.raft.messages import AppendEntries, Message
-from raykeeper.schema.commands import OpenSession
+from raykeeper.schema.commands import ClientWrite, ClientWrites, OpenSession
 from raykeeper.schema.frames import CreateWatch, WatchPoll
-from raykeeper.schema.operations import KeyRange
+from raykeeper.schema.operations import KeyRange, Put
 from raykeeper.store.data_dir import DataDir, FirstMember, Identity
 from simulation.disk import SimDisk
 
@@ -138,3 +138,26 @@ def test_a_linearizable_read_at_a_follower_waits_for_nothing_else(three: Three) 
     three.turn(three.follower, ReadAsked(three.now + 10, allowed.append))
     three.settle()
     assert (allowed, three.lag(three.follower)) == ([None], 0)
+
+
+def test_one_watch_is_told_before_the_writer_and_others_after_it(three: Three) -> None:
+    leader = three.replicas[three.leader]
+    opened: list[Any] = []
+    three.turn(three.leader, Proposal(encode(OpenSession(b"12345678", 60.0)), three.now + 10, 0.0, opened.append))
+    three.settle()
+    session = opened[0][0].session
+    told: list[str] = []
+    for name in ("one", "two", "three"):
+        for first in (True, False):  # the first poll is answered at once: the watch is there
+            create = (CreateWatch(1, KeyRange(b"k"), 1),) if first else ()
+            poll = WatchPoll(7, 5.0, name.encode(), first, create)
+
+            def answered(make: Any, name: str = name, first: bool = first) -> None:
+                if not first or make().batches:
+                    told.append(name)
+
+            leader.watches.poll(poll, three.now + 100, answered)
+    put = ClientWrites(session, 1, (ClientWrite(1, Put(b"k", b"v")),))
+    three.turn(three.leader, Proposal(encode(put), three.now + 10, three.now, lambda outcome: told.append("writer")))
+    three.settle()
+    assert told == ["one", "writer", "two", "three"]

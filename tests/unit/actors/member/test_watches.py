@@ -126,6 +126,7 @@ class World:
         if self.pending:
             self.pending = False
             self.watches.keys_changed(self.hand.state.take_changed_keys(), self.hand.state.revision)
+            self.watches.answer_others()
 
     def replace(self) -> None:
         """A snapshot arrives."""
@@ -537,6 +538,7 @@ def test_a_few_changes_of_just_now_are_told_without_another_thread() -> None:
     def change(count: int) -> None:
         hand.run(*(Put(b"a%d" % n, b"v") for n in range(count)))
         watches.keys_changed(hand.state.take_changed_keys(), hand.state.revision)
+        watches.answer_others()
 
     everything = KeyRange(b"a", b"b")
     poll(True, CreateWatch(1, everything, 0, False, True, True))

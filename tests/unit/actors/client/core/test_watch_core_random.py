@@ -59,6 +59,7 @@ class Member:
             self.hand.run(*operations)
             self.applied += len(operations)
         self.watches.keys_changed(self.hand.state.take_changed_keys(), self.hand.state.revision)
+        self.watches.answer_others()
 
     def snapshot(self) -> None:
         old, self.hand = self.hand, Hand(State.create(SimDisk(), "state", FIRST))
