@@ -7,15 +7,15 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint docs proto unit simulation simulate cluster survival large chaos chaos-threads chaos-nodes chaos-short bench clean
+.PHONY: run test lint docs proto unit clients clients-install simulation simulate cluster survival large chaos chaos-threads chaos-nodes chaos-short bench clean
 .DEFAULT_GOAL := test
 
 # The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a worker and a leader killed.
 run: $(STAMP)
 	@$(BIN)/python examples/index_stdlib.py cluster.yaml
 
-# About, on two cores: lint 20 s, unit 5 min, simulation 1 min, cluster 10 min, chaos-short 2 min.
-test: lint unit simulation cluster chaos-short
+# About, on two cores: lint 20 s, unit 5 min, clients 1 min, simulation 1 min, cluster 10 min, chaos-short 2 min.
+test: lint unit clients simulation cluster chaos-short
 
 lint: $(STAMP)
 	@$(BIN)/ruff check --quiet .
@@ -40,6 +40,17 @@ proto: $(STAMP)
 unit: $(STAMP)
 	@$(BIN)/pytest -q -n 4 tests/unit
 
+# Clients of etcd, unmodified, at a proxy's port and at a real etcd's. What is not installed is skipped, and says so.
+clients: $(STAMP)
+	@$(BIN)/pytest -q -m 'not survival' -n 2 tests/clients
+
+# All of them that the machine's package managers offer; those of the system need root.
+clients-install: $(STAMP)
+	@$(PIP) install --no-build-isolation -e '.[clients]' || echo "not all of Python's clients of etcd could be installed"
+	@npm install --silent --no-audit --no-fund --prefix $(VENV)/node etcd3 >/dev/null || echo "npm's etcd3 could not be installed"
+	@apt-get install -qq --yes --no-install-recommends etcd-client golang-go golang-etcd-server-dev postgresql >/dev/null || \
+	    echo "Debian's etcdctl, clientv3 for Go, and PostgreSQL could not be installed"
+
 simulation: $(STAMP)
 	@$(BIN)/pytest -q -n auto tests/simulation
 
@@ -54,9 +65,11 @@ simulate: $(STAMP)
 cluster: $(STAMP)
 	@$(BIN)/pytest -q -m '(core or not survival) and not long' -n 2 --dist loadfile tests/cluster
 
-# Faults, membership, healing and backups, on real processes; tests marked `core` are part of `make test`.
+# Faults, membership, healing and backups, on real processes; tests marked `core` are part of `make test`. Also the
+# clients of etcd that take their time.
 survival: $(STAMP)
 	@$(BIN)/pytest -q -m survival tests/cluster
+	@$(BIN)/pytest -q -m survival tests/clients
 
 # A campaign of faults against real processes: MINUTES of it, from one seed; the history is left in chaos-runs/seed-*/.
 # LANES=off: members and clients use actor calls alone.
