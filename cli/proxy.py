@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,6 +45,13 @@ def advertised_address(text: str) -> AdvertisedAddress:
     return address
 
 
+def origin(text: str) -> str:
+    """Type of an argument: where a web page comes from (RFC 6454), or ``*``."""
+    if text != "*" and not re.fullmatch(r"https?://[^/\s?#@]+", text):
+        raise click.BadParameter(f"{text!r} is not an origin: * or SCHEME://HOST[:PORT], without a path")
+    return text
+
+
 @click.command()
 @options(common_of_streams, beginning_option)
 @click.option(
@@ -60,6 +68,12 @@ def advertised_address(text: str) -> AdvertisedAddress:
     "all addresses of the machine, the address of its Ray node.",
 )
 @click.option("--no-register", is_flag=True, help="Stay out of the list of members that other proxies give.")
+@click.option(
+    "--cors",
+    type=origin,
+    multiple=True,
+    help="An origin whose web pages may ask by HTTP, such as https://host; * for all. May be given several times.",
+)
 def proxy(cluster: str, address: str | None, output: str, timeout: float, **given: Any) -> None:
     """Serve etcd's v3 API, over gRPC and as JSON, to clients of etcd until a signal comes.
 
@@ -82,13 +96,14 @@ async def _serve(
     listen: ListenAddress,
     advertise: AdvertisedAddress | None,
     no_register: bool,
+    cors: tuple[str, ...],
 ) -> int:
     from ..actors.logs import MemberLog
     from ..actors.proxy.etcd_proxy import EtcdProxy
     from ..actors.proxy.proxy_place import proxy_place
 
     log = MemberLog("proxy", cluster.name, "proxy")
-    server = EtcdProxy(kv.aio, _Operations(cluster), log, proxy_place(), registered=not no_register)
+    server = EtcdProxy(kv.aio, _Operations(cluster), log, proxy_place(), registered=not no_register, cors=cors)
     try:
         await server.start(listen, advertise)
     except OSError as error:

@@ -1,12 +1,16 @@
-"""What a proxy serves by plain HTTP: keys under ``/kv/``, etcd's JSON gateway, ``/health``, ``/livez``, ``/readyz`` and
-``/version``."""
+"""What a proxy serves by plain HTTP: keys under ``/kv/``, etcd's JSON gateway, health checks, ``/metrics`` and
+``/version``.
+
+Pages of other origins may ask only if their origin is allowed; then every answer says so (CORS), as etcd's do.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping
-from urllib.parse import parse_qs
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry
 
 from .etcd_backend import EtcdBackend, UntimedContext
 from .etcd_services import EtcdServices
@@ -22,123 +26,161 @@ from .gateway import (
     response_json,
     stream_line,
 )
+from .health_pages import HealthPages
 from .http_exchange import HttpError, HttpExchange
+from .key_forms import EXPOSED
 from .key_requests import KEYS_PATH
 from .key_values import KeyValues
-from .maintenance_service import ETCD_VERSION
-from .rpc_status import RpcCode, RpcError
+from .maintenance_service import CLUSTER_VERSION, ETCD_VERSION
+from .proxy_metrics import ProxyMetrics
+from .rpc_methods import RpcMethod, RpcMethods
+from .rpc_status import CANCELED, RpcCode, RpcError
 
 _JSON = {"content-type": JSON_TYPE}
-_TEXT = {"content-type": "text/plain; charset=utf-8"}
 _NOT_ALLOWED = "Method Not Allowed\n"
-_CLUSTER_VERSION = ETCD_VERSION.rpartition(".")[0] + ".0"
+_METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"}
+_ALLOWED_HEADERS = "accept, content-type, authorization, if-match, if-none-match, idempotency-key, last-event-id"
+_VERSION = json.dumps({"etcdserver": ETCD_VERSION, "etcdcluster": CLUSTER_VERSION}, separators=(",", ":")).encode()
 
 
 class EtcdHttp:
     """The handler of all requests that are not gRPC's.
 
     Args:
-        backend: the cluster.
+        backend: the cluster, which is open.
         services: what the gateway's paths stand for.
+        methods: where calls by way of the gateway are counted, too.
+        cors: origins whose pages may ask (``https://host``), or ``*`` for all.
+        registry: of the process's metrics.
     """
 
-    def __init__(self, backend: EtcdBackend, services: EtcdServices) -> None:
+    def __init__(
+        self,
+        backend: EtcdBackend,
+        services: EtcdServices,
+        methods: RpcMethods,
+        cors: Sequence[str] = (),
+        registry: CollectorRegistry | None = None,
+    ) -> None:
         self._backend = backend
         self._services = services
+        self._methods = methods
+        self._cors = frozenset(cors)
         self._keys = KeyValues(backend)
-        self._pages = {
-            "/health": self._health,
-            "/livez": self._live,
-            "/readyz": self._ready,
-            "/version": self._version,
-        }
+        self._health = HealthPages(backend, services.calls)
+        self.metrics = ProxyMetrics(registry or CollectorRegistry(), methods, self._health)
 
     async def handle(self, exchange: HttpExchange) -> None:
         """Answer one request."""
+        name, status = "other", 500
         if exchange.path.startswith(KEYS_PATH):
-            await self._keys.handle(exchange)
-            return
-        method = find_method(exchange.path)
-        if method is not None:
-            if exchange.method != "POST":
-                raise HttpError(405, _NOT_ALLOWED)
-            await self._call(exchange, method)
-            return
-        if exchange.path.startswith(PREFIXES):
-            raise HttpError(404, "Not Found\n")
-        page = self._pages.get(exchange.path)
-        if page is None:
-            raise HttpError(404, "404 page not found\n")
-        if exchange.method not in ("GET", "HEAD"):
-            raise HttpError(405, _NOT_ALLOWED)
-        await page(exchange)
+            name = "kv"
+        elif exchange.path.startswith(PREFIXES):
+            name = "gateway"
+        try:
+            if self._answer_cors(exchange):
+                await exchange.respond(200, b"", {})
+            elif name == "kv":
+                await self._keys.handle(exchange)
+            elif name == "gateway":
+                await self._gateway(exchange)
+            else:
+                name = await self._page(exchange)
+            status = exchange.status
+        except HttpError as error:
+            status = error.status
+            raise
+        finally:
+            method = exchange.method if exchange.method in _METHODS else "other"
+            self.metrics.http_requests[name, method, exchange.status or status] += 1
+
+    def _answer_cors(self, exchange: HttpExchange) -> bool:
+        """Say that a page of another origin may see the answer, if it may; whether that is all that was asked for."""
+        origin = exchange.headers.get("origin", "")
+        if not self._cors or not ("*" in self._cors or origin in self._cors):
+            return False
+        exchange.added = {
+            "access-control-allow-origin": "*" if "*" in self._cors else origin,
+            "access-control-allow-methods": "POST, GET, OPTIONS, PUT, DELETE",
+            "access-control-allow-headers": _ALLOWED_HEADERS,
+            "access-control-expose-headers": ", ".join(EXPOSED),
+            "vary": "origin",
+        }
+        return exchange.method == "OPTIONS"
 
     # -- the gateway --------------------------------------------------------------------------------------------------
 
-    async def _call(self, exchange: HttpExchange, method: Method) -> None:
-        unary = self._services.unary.get(method.path)
-        streaming = self._services.streaming.get(method.path)
+    async def _gateway(self, exchange: HttpExchange) -> None:
+        method = find_method(exchange.path)
+        if method is None:
+            raise HttpError(404, "Not Found\n")
+        if exchange.method != "POST":
+            raise HttpError(405, _NOT_ALLOWED)
+        counted = self._methods.get(method.path)
+        code = CANCELED.code
+        if counted is not None:
+            counted.started += 1
         try:
-            if unary is not None:
-                request = request_of(method, await exchange.body())
-                answer = await unary(request, UntimedContext())
-                await exchange.respond(200, response_json(method, answer), _JSON)
-            elif streaming is not None:
-                await streaming(_LineStream(exchange, method))
-                if not exchange.started:
-                    await exchange.respond(200, b"", _JSON)
-            else:
-                raise RpcError(RpcCode.UNIMPLEMENTED, f"unknown method {method.path.rpartition('/')[2]}")
+            await self._call(exchange, method, counted)
+            code = RpcCode.OK
         except RpcError as error:
+            code = error.code
             error.__cause__ = None
             if exchange.started:
                 await exchange.send(error_line(error))
             else:
                 status, body = error_json(error)
                 await exchange.respond(status, body, _JSON)
+        finally:
+            if counted is None:
+                pass
+            elif code is RpcCode.OK:
+                counted.succeeded += 1
+            else:
+                counted.count_failure(code)
+
+    async def _call(self, exchange: HttpExchange, method: Method, counted: RpcMethod | None) -> None:
+        unary = self._services.unary.get(method.path)
+        streaming = self._services.streaming.get(method.path)
+        if counted is None:
+            raise RpcError(RpcCode.UNIMPLEMENTED, f"unknown method {method.path.rpartition('/')[2]}")
+        if unary is not None:
+            request = request_of(method, await exchange.body())
+            counted.received += 1
+            answer = await unary(request, UntimedContext())
+            counted.sent += 1
+            await exchange.respond(200, response_json(method, answer), _JSON)
+        elif streaming is not None:
+            await streaming(_LineStream(exchange, method, counted))
+            if not exchange.started:
+                await exchange.respond(200, b"", _JSON)
 
     # -- pages --------------------------------------------------------------------------------------------------------
 
-    async def _health(self, exchange: HttpExchange) -> None:
-        """As etcd's: unhealthy with an alarm that is not excluded, without a leader, and if nothing can be read."""
-        query = parse_qs(exchange.query)
-        serializable = query.get("serializable") == ["true"]
-        why = await self._services.why_unhealthy(set(query.get("exclude", ())), serializable)
-        body = json.dumps({"health": "false" if why else "true", "reason": why}, separators=(",", ":"))
-        await exchange.respond(503 if why else 200, body.encode(), _TEXT)
-
-    async def _live(self, exchange: HttpExchange) -> None:
-        """Whether the member can be read at all."""
-        await _checks(exchange, {"serializable_read": await self._services.why_unhealthy(None, True)})
-
-    async def _ready(self, exchange: HttpExchange) -> None:
-        """Whether the cluster serves."""
-        checks = {
-            "data_corruption": await self._services.why_unhealthy({"NOSPACE"}, True),
-            "serializable_read": await self._services.why_unhealthy(None, True),
-            "linearizable_read": await self._services.why_unhealthy(None, False),
-        }
-        await _checks(exchange, checks)
-
-    async def _version(self, exchange: HttpExchange) -> None:
-        body = json.dumps({"etcdserver": ETCD_VERSION, "etcdcluster": _CLUSTER_VERSION}, separators=(",", ":"))
-        await exchange.respond(200, body.encode(), _JSON)
-
-
-async def _checks(exchange: HttpExchange, found: Mapping[str, str]) -> None:
-    """The page of some checks, each with why it fails or an empty text (etcd: healthz)."""
-    failed = any(found.values())
-    lines = [f"[-]{name} failed: {why}\n" if why else f"[+]{name} ok\n" for name, why in found.items()]
-    verbose = failed or "verbose" in parse_qs(exchange.query, keep_blank_values=True)
-    text = "".join(lines if verbose else []) + ("" if failed else "ok\n")
-    await exchange.respond(503 if failed else 200, text.encode(), _TEXT)
+    async def _page(self, exchange: HttpExchange) -> str:
+        """Answer a request for a page; returns what it is called in the metrics."""
+        if await self._health.handle(exchange):
+            return "health"
+        if exchange.path not in ("/version", "/metrics"):
+            raise HttpError(404, "404 page not found\n")
+        if exchange.method != "GET":
+            raise HttpError(405, _NOT_ALLOWED, {"allow": "GET"})
+        if exchange.path == "/version":
+            await exchange.respond(200, _VERSION, _JSON)
+            return "version"
+        status = await self._services.calls.status(self._backend.member)
+        accept = exchange.headers.get("accept", "")
+        page, content_type = self.metrics.page(status, self._backend.limits, accept)
+        await exchange.respond(200, page, {"content-type": content_type})
+        return "metrics"
 
 
 class _LineStream(UntimedContext):
     """A stream of requests and answers, as JSON values in the body of a request and lines in that of an answer."""
 
-    def __init__(self, exchange: HttpExchange, method: Method) -> None:
+    def __init__(self, exchange: HttpExchange, method: Method, counted: RpcMethod) -> None:
         super().__init__()
+        self._counted = counted
         self._exchange = exchange
         self._method = method
         self._requests = JsonRequests(method)
@@ -153,6 +195,7 @@ class _LineStream(UntimedContext):
             self._decoded.extend(self._requests.feed(data, last=self._ended))
         if self._decoded:
             request = self._decoded.popleft()
+            self._counted.received += 1
             if not self._method.client_streaming:
                 self._decoded.clear()
                 self._ended = True
@@ -163,4 +206,5 @@ class _LineStream(UntimedContext):
         """One line."""
         if not self._exchange.started:
             await self._exchange.start(200, _JSON)
+        self._counted.sent += 1
         await self._exchange.send(stream_line(self._method, message))

@@ -6,6 +6,8 @@ import errno
 import os
 from collections.abc import Collection, Mapping, Sequence
 
+from prometheus_client import CollectorRegistry
+
 from ...errors import Unavailable
 from ...limits import PROXY_TIMEOUT_S
 from ...proxy_address import AdvertisedAddress, ListenAddress, client_url
@@ -32,6 +34,8 @@ class EtcdProxy:
         log: for an operator.
         place: where it runs.
         registered: whether other proxies tell clients of this one.
+        cors: origins whose web pages may ask by HTTP; ``*`` for all.
+        metrics: the registry of the process's metrics.
     """
 
     def __init__(
@@ -42,6 +46,8 @@ class EtcdProxy:
         place: ProxyPlace,
         *,
         registered: bool = True,
+        cors: Sequence[str] = (),
+        metrics: CollectorRegistry | None = None,
     ) -> None:
         self._handle = handle
         self._backend = EtcdBackend(handle, 0)
@@ -50,6 +56,8 @@ class EtcdProxy:
         self._place = place
         self._registered = registered
         self._calls: MemberCalls | None = None
+        self._cors = cors
+        self._metrics = metrics
         self._listener: ProxyListener | None = None
         self._registry: ProxyRegistry | None = None
         self._url = ""
@@ -92,7 +100,9 @@ class EtcdProxy:
         services = EtcdServices(self._backend, self._operations, self._client_urls)
         methods = RpcMethods()
         services.register(methods)
-        self._listener = ProxyListener(methods, self._log, EtcdHttp(self._backend, services).handle)
+        http = EtcdHttp(self._backend, services, methods, self._cors, self._metrics)
+        self._listener = ProxyListener(methods, self._log, http.handle)
+        http.metrics.context = self._listener.context
         bound = await self._listen(self._listener, listen)
         self._url = client_url(advertised, bound, self._place.node_address)
         entry = ProxyEntry(self._url, self.member, self._place.node, os.getpid(), self._place.name)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from ...limits import STATUS_TIMEOUT_S
 from .cluster_service import ClientUrls, ClusterService, MembershipOperations
 from .election_service import ElectionService
 from .etcd_backend import CallContext, EtcdBackend, StreamContext
+from .etcdpb.message_pool import methods
 from .health_service import AuthService, HealthService
 from .kv_service import KvService
 from .lease_service import LeaseService
@@ -37,8 +37,7 @@ class EtcdServices:
     def __init__(self, backend: EtcdBackend, operations: MembershipOperations, urls: ClientUrls) -> None:
         kv, lease, watch = KvService(backend), LeaseService(backend), WatchService(backend)
         lock, election = LockService(backend), ElectionService(backend)
-        self._backend = backend
-        self._calls = calls = MemberCalls(backend.hub, backend.cluster)
+        self.calls = calls = MemberCalls(backend.hub, backend.cluster)
         cluster = ClusterService(backend, calls, operations, urls)
         maintenance = MaintenanceService(backend, calls, operations)
         health, auth = HealthService(), AuthService(backend)
@@ -88,32 +87,9 @@ class EtcdServices:
         """Serve all of them by gRPC."""
         for path, handler in self.unary.items():
             registered.add_unary(path, handler)
+        kinds = methods()
         for path, streaming in self.streaming.items():
-            registered.add_stream(path, streaming)
-
-    async def why_unhealthy(self, excluded: Collection[str] | None, serializable: bool) -> str:
-        """Why the cluster does not serve as it should; empty if it does (etcd: checkHealth).
-
-        Args:
-            excluded: alarms that do not count; ``None`` to look at no alarm.
-            serializable: a leader is not needed.
-        """
-        status = await self._calls.status(self._backend.member)
-        if status is None or status.why_not_serving:
-            return f"RANGE ERROR:{status.why_not_serving if status else 'the member does not answer'}"
-        if excluded is not None:
-            for alarm in status.alarms:
-                if alarm.kind not in excluded:
-                    return f"ALARM {alarm.kind}"
-        if serializable:
-            return ""
-        if not status.leader:
-            return "RAFT NO LEADER"
-        try:
-            await self._backend.revision(_Brief())
-        except RpcError as error:
-            return f"RANGE ERROR:{error.text}"
-        return ""
+            registered.add_stream(path, streaming, "bidi_stream" if kinds[path].client_streaming else "server_stream")
 
 
 P = ParamSpec("P")
@@ -130,13 +106,3 @@ def _decoded(handler: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, A
             raise RpcError(RpcCode.INTERNAL, f"grpc: error unmarshalling request: {error}") from None
 
     return handle
-
-
-class _Brief:
-    """The context of a check."""
-
-    metadata: ClassVar[Mapping[str, str]] = {}
-
-    def time_left(self) -> float:
-        """Seconds."""
-        return STATUS_TIMEOUT_S

@@ -86,8 +86,8 @@ class Http1Exchange(HttpExchange):
             await self._wait()
 
     def _head(self, status: int, headers: Mapping[str, str]) -> h11.Response:
-        self.started = True
-        fields = [(name, " ".join(value.splitlines())) for name, value in headers.items()]
+        self.started, self.status = True, status
+        fields = [(name, " ".join(value.splitlines())) for name, value in {**self.added, **headers}.items()]
         return h11.Response(status_code=status, headers=fields, reason=responses.get(status, ""))
 
     def abort(self) -> None:
@@ -106,6 +106,8 @@ class Http1Exchange(HttpExchange):
 
 class Http1Protocol(asyncio.Protocol):
     """See the module."""
+
+    protocol = "http1"
 
     def __init__(self, context: ProxyContext) -> None:
         self.context = context

@@ -67,9 +67,9 @@ class Http2Exchange(HttpExchange):
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Begin the answer."""
-        self.started = True
+        self.started, self.status = True, status
         fields = [(b":status", b"%d" % status)]
-        for name, value in headers.items():
+        for name, value in {**self.added, **headers}.items():
             if name.lower() not in _OF_CONNECTION:
                 fields.append((name.lower().encode(), _BAD_VALUE.sub(" ", value).encode()))
         self._host.connection.send_head(self._stream, encode_block(tuple(fields)))

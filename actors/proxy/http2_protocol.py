@@ -30,6 +30,8 @@ _GONE = Http2Error(INTERNAL_ERROR, "the connection is closed")
 class Http2Protocol(asyncio.Protocol):
     """See the module. It is the owner of its :class:`Http2Connection` and the host of its calls."""
 
+    protocol = "http2"
+
     def __init__(self, context: ProxyContext) -> None:
         self.context = context
         self.loop = context.loop

@@ -44,6 +44,8 @@ class HttpExchange(ABC):
         query: what follows its first question mark, still encoded.
         headers: the first value of each name, in lower case; ``host`` whatever the version calls it.
         started: whether an answer has begun.
+        status: its status; 0 before.
+        added: headers that every answer gets, whatever it is.
     """
 
     def __init__(self, method: str, target: str, headers: Mapping[str, str]) -> None:
@@ -51,6 +53,8 @@ class HttpExchange(ABC):
         self.path, _, self.query = target.partition("?")
         self.headers = headers
         self.started = False
+        self.status = 0
+        self.added: Mapping[str, str] = {}
 
     @abstractmethod
     async def receive(self) -> bytes:

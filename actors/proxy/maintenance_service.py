@@ -38,6 +38,7 @@ from .member_calls import MemberCalls
 
 ETCD_VERSION = "3.5.33"
 """The etcd whose API this is. Clients switch features on by it."""
+CLUSTER_VERSION = ETCD_VERSION.rpartition(".")[0] + ".0"
 
 _KINDS = {NOSPACE: AlarmKind.NOSPACE, CORRUPT: AlarmKind.CORRUPT}
 _NAMES = {"NOSPACE": NOSPACE, "CORRUPT": CORRUPT}

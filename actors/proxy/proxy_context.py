@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from typing import Protocol
 
 from ...limits import MAX_ADMISSION_CHECKS
@@ -17,6 +18,9 @@ from .rpc_methods import RpcMethods
 
 class ProxyConnection(Protocol):
     """One client's connection, whatever it speaks."""
+
+    protocol: str
+    """http1, http2, or unknown."""
 
     def idle_since(self) -> float | None:
         """Since when it has had no request, in the loop's time; ``None`` if it has one."""
@@ -62,7 +66,11 @@ class ProxyContext:
         self.held = held
         self.deadlines = CallDeadlines(loop)
         self.draining = False
-        self._max_connections = max_connections
+        self.max_connections = max_connections
+        self.accepted = 0
+        """Connections so far..."""
+        self.ends: Counter[str] = Counter()
+        """... and what became of those which did not simply end: refused, displaced, or closed for doing harm."""
         self._connections: dict[ProxyConnection, None] = {}
 
     def add(self, connection: ProxyConnection) -> bool:
@@ -71,9 +79,11 @@ class ProxyContext:
         If there are too many, the one that has been idle longest of those which are looked at is closed. These are few,
         so that a flood of connections costs little, and others are looked at the next time.
         """
-        if len(self._connections) >= self._max_connections and not self._close_an_idle_one():
+        if len(self._connections) >= self.max_connections and not self._close_an_idle_one():
+            self.ends["refused"] += 1
             self.log.log(logging.WARNING, "refuses connections: %d are open", len(self._connections))
             return False
+        self.accepted += 1
         self._connections[connection] = None
         return True
 
@@ -92,6 +102,7 @@ class ProxyContext:
 
     def report_abuse(self, what: str) -> None:
         """Log why a connection was closed."""
+        self.ends["harmful"] += 1
         self.log.log(logging.WARNING, "closed a connection: %s", what)
 
     def _close_an_idle_one(self) -> bool:
@@ -105,6 +116,7 @@ class ProxyContext:
         if not looked_at:
             return False
         _, idle = min(looked_at, key=lambda pair: pair[0])
+        self.ends["displaced"] += 1
         self.discard(idle)
         idle.abort()
         return True

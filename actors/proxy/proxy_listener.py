@@ -36,6 +36,8 @@ _TLS_HANDSHAKE = 0x16
 class Greeting(asyncio.Protocol):
     """A connection that has not said what it speaks."""
 
+    protocol = "unknown"
+
     def __init__(self, context: ProxyContext) -> None:
         self._context = context
         self._since = context.loop.time()

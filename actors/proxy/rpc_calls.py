@@ -93,6 +93,7 @@ class WireUnaryCall(UnaryCall):
         self._begun = False
         self._running = False
         self._started = False
+        rpc.started += 1
         host.deadlines.add(self)
 
     # --- the request -------------------------------------------------------------------------------------------------
@@ -133,6 +134,7 @@ class WireUnaryCall(UnaryCall):
         host = self._host
         host.running += 1
         self._begun = self._running = True
+        self._rpc.received += 1
         direct = self._rpc.direct
         if direct is None:
             self._task = start_task(host.loop, self._run(message))
@@ -165,6 +167,8 @@ class WireUnaryCall(UnaryCall):
             host.running -= 1
         if not self.ended:
             self.ended = True
+            self._rpc.succeeded += 1
+            self._rpc.sent += 1
             host.deadlines.discard(self)
             host.connection.answer(self._stream, ANSWER_HEAD, data, OK_TRAILERS)
 
@@ -174,7 +178,7 @@ class WireUnaryCall(UnaryCall):
             self._running = False
             self._host.running -= 1
         if not self.ended:
-            self._leave()
+            self._leave(error.code)
             self._host.connection.end(self._stream, encode_status(error, alone=True))
 
     def expire(self) -> None:
@@ -187,17 +191,17 @@ class WireUnaryCall(UnaryCall):
 
     def receive_reset(self) -> None:
         """The client is gone, or wants no answer."""
-        self._end_from_outside(None)
+        self._end_from_outside(CANCELED, told=False)
 
     def continue_sending(self) -> None:
         """The one answer waits for nothing."""
 
-    def _end_from_outside(self, error: RpcError | None) -> None:
+    def _end_from_outside(self, error: RpcError, *, told: bool = True) -> None:
         """End the call whatever its handler does; that counts as running until it has ended itself."""
         if self.ended:
             return
-        self._leave()
-        if error is not None:
+        self._leave(error.code)
+        if told:
             self._host.connection.end(self._stream, encode_status(error, alone=True))
         if self._task is not None:
             self._task.cancel()
@@ -207,8 +211,9 @@ class WireUnaryCall(UnaryCall):
         if self.when_ended is not None:  # in a pass of its own, so that a mistake in it ends nothing else
             self._host.loop.call_soon(self.when_ended)
 
-    def _leave(self) -> None:
+    def _leave(self, code: RpcCode) -> None:
         self.ended = True
+        self._rpc.count_failure(code)
         self._host.deadlines.discard(self)
         if self._incoming is not None:
             self._incoming.close()
@@ -234,6 +239,7 @@ class WireStreamCall(StreamCall):
     def begin(self) -> None:
         """Start the handler."""
         self._host.running += 1
+        self._rpc.started += 1
         self._host.deadlines.add(self)
         self._task = start_task(self._host.loop, self._run())
 
@@ -259,6 +265,7 @@ class WireStreamCall(StreamCall):
         while True:
             message = self._incoming.take()
             if message is not None:
+                self._rpc.received += 1
                 return message
             if self._stream.ended:
                 return None
@@ -274,6 +281,7 @@ class WireStreamCall(StreamCall):
         if not self._stream.answered:
             self._host.connection.send_head(self._stream, ANSWER_HEAD)
         self._host.connection.send_data(self._stream, pack_message(message))
+        self._rpc.sent += 1
         while self._stream.unsent > PROXY_STREAM_SEND_BYTES and not self.ended:
             self._sender = self._host.loop.create_future()
             await self._sender
@@ -331,6 +339,10 @@ class WireStreamCall(StreamCall):
         if self.ended:
             return
         self.ended = True
+        if error is None:
+            self._rpc.succeeded += 1
+        else:
+            self._rpc.count_failure(error.code)
         self._host.deadlines.discard(self)
         self._incoming.close()
         trailers = OK_TRAILERS if error is None else encode_status(error, alone=not self._stream.answered)

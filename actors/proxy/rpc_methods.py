@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from typing import Final, TypeAlias
 
 from .rpc_status import RpcCode, RpcError
@@ -98,9 +98,17 @@ StreamHandler: TypeAlias = Callable[[StreamCall], Awaitable[None]]
 
 
 class RpcMethod:
-    """A registered method; exactly one of the handlers is set."""
+    """A registered method; exactly one of the handlers is set. What becomes of its calls is counted here.
 
-    __slots__ = ("direct", "path", "stream", "unary")
+    Attributes:
+        kind: unary, server_stream, client_stream or bidi_stream.
+        started: calls so far...
+        succeeded: ... and how many of them have ended well...
+        failed: ... or with which code.
+        received, sent: messages.
+    """
+
+    __slots__ = ("direct", "failed", "kind", "path", "received", "sent", "started", "stream", "succeeded", "unary")
 
     def __init__(
         self,
@@ -109,11 +117,19 @@ class RpcMethod:
         unary: UnaryHandler | None = None,
         direct: DirectHandler | None = None,
         stream: StreamHandler | None = None,
+        kind: str = "unary",
     ) -> None:
         self.path: Final = path
+        self.kind: Final = kind
+        self.started = self.succeeded = self.received = self.sent = 0
+        self.failed: dict[RpcCode, int] = {}
         self.unary: Final = unary
         self.direct: Final = direct
         self.stream: Final = stream
+
+    def count_failure(self, code: RpcCode) -> None:
+        """A call has ended without success."""
+        self.failed[code] = self.failed.get(code, 0) + 1
 
 
 class RpcMethods:
@@ -131,9 +147,17 @@ class RpcMethods:
         """Serve a unary method by a function."""
         self._add(RpcMethod(path, direct=handler))
 
-    def add_stream(self, path: str, handler: StreamHandler) -> None:
+    def add_stream(self, path: str, handler: StreamHandler, kind: str = "bidi_stream") -> None:
         """Serve a method with a stream of requests or of answers."""
-        self._add(RpcMethod(path, stream=handler))
+        self._add(RpcMethod(path, stream=handler, kind=kind))
+
+    def all(self) -> Collection[RpcMethod]:
+        """Those that are served."""
+        return self._methods.values()
+
+    def get(self, path: str) -> RpcMethod | None:
+        """The method with that path, if it is served."""
+        return self._methods.get(path)
 
     def _add(self, method: RpcMethod) -> None:
         assert method.path not in self._methods, method.path

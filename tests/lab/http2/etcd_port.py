@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from lab.proxy_services import LabProxy, lab_proxy
@@ -15,18 +15,19 @@ from raykeeper.actors.proxy.rpc_methods import RpcMethods
 class EtcdPort:
     """A proxy of a cluster of one member, and where it listens."""
 
-    def __init__(self, proxy: LabProxy) -> None:
+    def __init__(self, proxy: LabProxy, cors: Sequence[str]) -> None:
         self.proxy = proxy
         self.listener: ProxyListener
-        self.host, self.port = proxy.run(self._listen())
+        self.host, self.port = proxy.run(self._listen(cors))
         self.endpoint = f"{self.host}:{self.port}"
         proxy.url = f"http://{self.endpoint}"
 
-    async def _listen(self) -> tuple[str, int]:
+    async def _listen(self, cors: Sequence[str]) -> tuple[str, int]:
         methods = RpcMethods()
         self.proxy.services.register(methods)
-        http = EtcdHttp(self.proxy.backend, self.proxy.services)
+        http = EtcdHttp(self.proxy.backend, self.proxy.services, methods, cors)
         self.listener = ProxyListener(methods, MemberLog("proxy", "test", "proxy"), http.handle)
+        http.metrics.context = self.listener.context
         return await self.listener.listen("127.0.0.1", 0)
 
     def close(self) -> None:
@@ -34,10 +35,10 @@ class EtcdPort:
 
 
 @contextmanager
-def etcd_port() -> Iterator[EtcdPort]:
+def etcd_port(cors: Sequence[str] = ()) -> Iterator[EtcdPort]:
     """A port for some tests."""
     with lab_proxy() as proxy:
-        port = EtcdPort(proxy)
+        port = EtcdPort(proxy, cors)
         try:
             yield port
         finally:
