@@ -51,8 +51,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_page_bytes: Bytes = 4 * 1024 * 1024
     """Bytes in one page of a range read, in one answer, and in the values that one transaction leaves as they are. At
     least one item always fits."""
-    max_deleted_keys: Count = 10_000
-    """Keys that one request may delete: those of all deletes of a transaction and of the leases that it revokes."""
+    max_deleted_keys: Count = 100_000
+    """Keys that one request may delete: those of all deletes of a transaction and of the leases that it revokes. They
+    go in one revision, in many turns of a member's loop and one write to its database."""
 
     max_batch_requests: Count = 1000
     """Requests of one process that travel in one call."""
@@ -94,7 +95,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     again is allowed for keys deleted in the same frame, which the transaction has to skip."""
     max_leases: Count = 100_000
     """Leases at one time; another one is refused with ``Unavailable``."""
-    max_lease_keys: Count = 10_000
+    max_lease_keys: Count = 100_000
     """Keys attached to one lease; all of them are deleted in one revision when it ends."""
 
     log_cut_entries: Count = 20_000
@@ -240,6 +241,15 @@ WORK_OF_COPY = 4
 """... and of each kilobyte of values that is written."""
 WORK_OF_CHECKS_SHIFT = 4
 """Checking that a transaction's operations are compatible costs the square of their number, shifted right by this."""
+DELETE_SLICE_KEYS = 1000
+"""Deleted keys of one operation after which a turn of a member's loop stops; the next turn goes on with them."""
+BATCH_SLICE_WRITES = 10_000
+"""The same for the records of one write to the database, as they are prepared, and for the past of a large write, which
+is written ahead of it..."""
+BATCH_SLICE_BYTES = 1024 * 1024
+"""... and for the bytes of the latter."""
+MAX_FORGOTTEN_ANSWERS = 10_000
+"""Answers of sessions, and request ids, that one command forgets, if it may not delete as many keys."""
 APPLY_WORK = 10_000
 """Work after which a turn of a member's loop stops in the middle of a command with many writes; the next turn goes on
 with it. After half of it, a turn starts no further entry."""

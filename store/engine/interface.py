@@ -17,6 +17,18 @@ Write = tuple[str, bytes, bytes | None]
 """(column family, key, value); ``None`` deletes the key."""
 
 
+class PreparedWrite(Protocol):
+    """Writes that are gathered, in slices, and then applied all at once. One thread owns it."""
+
+    def add(self, writes: Iterable[Write]) -> None:
+        """Gather writes. Of two to one key the later one counts."""
+        ...
+
+    def write(self) -> None:
+        """As ``Engine.write`` with all of them. The object cannot be used afterwards."""
+        ...
+
+
 class Engine(Protocol):
     """One open database. Readers may be on any thread; there is one writer.
 
@@ -39,6 +51,10 @@ class Engine(Protocol):
     def write(self, writes: Iterable[Write]) -> None:
         """Apply all writes or none. A crash, of the process too, takes the newest of them until ``flush``: what is left
         is always all that was written up to some call."""
+        ...
+
+    def prepare_write(self) -> PreparedWrite:
+        """An empty write, to be filled in slices: for one so large that even gathering it takes long."""
         ...
 
     def flush(self) -> None:

@@ -23,7 +23,7 @@ from contextlib import suppress
 from weakref import WeakSet
 
 import rocksdict
-from rocksdict import Checkpoint, Rdict, RdictIter, ReadOptions, WriteBatch, WriteOptions
+from rocksdict import Checkpoint, ColumnFamily, Rdict, RdictIter, ReadOptions, WriteBatch, WriteOptions
 
 from ...errors import DataCorrupted, KeeperError, NoSpace, Unavailable
 from ...limits import (
@@ -185,25 +185,33 @@ class RocksEngine:
 
     def write(self, writes: Iterable[Write]) -> None:
         """As ``Engine.write``."""
+        prepared = _RocksWrite(self, self._handles)
+        prepared.add(writes)
+        prepared.write()
+
+    def prepare_write(self) -> _RocksWrite:
+        """As ``Engine.prepare_write``."""
+        return _RocksWrite(self, self._handles)
+
+    def write_batch(self, batch: WriteBatch, deleted: dict[str, int]) -> None:
+        """Apply a batch of RocksDB, with so many deletes in each family. It holds the GIL, for about a third of a
+        microsecond a record."""
         database = self._open()
-        batch = WriteBatch(raw_mode=True)
-        put, delete, handles, deletes = batch.put, batch.delete, self._handles, self._deletes
-        for family, key, value in writes:
-            if value is None:
-                deletes[family] += 1
-                delete(key, handles[family])
-            else:
-                put(key, value, handles[family])
         try:
             self._written += batch.size_in_bytes()
             database.write(batch, self._unlogged)
         except Exception as error:
             raise self.translated(error) from error
-        for family, count in deletes.items():
-            if count >= DELETES_IN_MEMORY and family != _TRIMMED:
-                deletes[family] = 0
-                self._wait_for_flush()
-                self._flushing = in_background(self.flush, "raykeeper-flush")
+        if not deleted:
+            return
+        deletes = self._deletes
+        for family, count in deleted.items():
+            deletes[family] += count
+        if max(deletes[family] for family in deletes if family != _TRIMMED) >= DELETES_IN_MEMORY:
+            # One flush is of all families.
+            self._deletes = dict.fromkeys(deletes, 0)
+            self._wait_for_flush()
+            self._flushing = in_background(self.flush, "raykeeper-flush")
 
     def _wait_for_flush(self) -> None:
         """Wait for the flush in the background, if there is one. What it has met, the next one meets too."""
@@ -296,6 +304,32 @@ class RocksEngine:
         self._handles.clear()
         with suppress(Exception):  # it flushes, too, and the disk may be full
             database.close()
+
+
+class _RocksWrite:
+    """A write of RocksDB that is being gathered (``interface.PreparedWrite``)."""
+
+    __slots__ = ("_batch", "_deleted", "_engine", "_handles")
+
+    def __init__(self, engine: RocksEngine, handles: dict[str, ColumnFamily]) -> None:
+        self._engine = engine
+        self._handles = handles
+        self._batch = WriteBatch(raw_mode=True)
+        self._deleted: dict[str, int] = {}
+
+    def add(self, writes: Iterable[Write]) -> None:
+        """As ``PreparedWrite.add``."""
+        put, delete, handles, deleted = self._batch.put, self._batch.delete, self._handles, self._deleted
+        for family, key, value in writes:
+            if value is None:
+                deleted[family] = deleted.get(family, 0) + 1
+                delete(key, handles[family])
+            else:
+                put(key, value, handles[family])
+
+    def write(self) -> None:
+        """As ``PreparedWrite.write``."""
+        self._engine.write_batch(self._batch, self._deleted)
 
 
 class RocksDisk:

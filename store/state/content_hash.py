@@ -37,8 +37,8 @@ _RANGES: tuple[tuple[str, bytes, bytes | None], ...] = (
 class _FrozenSource:
     """A source whose iterators were all opened at the same time; each can be used once."""
 
-    def __init__(self, engine: Engine, compact_revision: int) -> None:
-        ranges = (*content_ranges(compact_revision), *_RANGES)
+    def __init__(self, engine: Engine, compact_revision: int, revision: int) -> None:
+        ranges = (*content_ranges(compact_revision, revision), *_RANGES)
         self._iterators = {wanted: engine.iterate(*wanted) for wanted in ranges}
 
     def iterate(
@@ -66,7 +66,7 @@ class ContentHasher:
         head = (state.applied_index, state.applied_term, state.revision, state.compact_revision)
         self._head = (_encode(head), _encode(state.configuration), state.settings, state.clock.encoded())
         with state.reading() as engine:
-            self._source = _FrozenSource(engine, self.compact_revision)
+            self._source = _FrozenSource(engine, self.compact_revision, self.revision)
 
     def digest(self, throttle: Callable[[], None] = lambda: None) -> str:
         """The hash, in hexadecimal. Reads everything.
@@ -95,7 +95,7 @@ class ContentHasher:
 
     def _parts(self) -> Iterator[bytes]:
         yield from self._head
-        yield from surviving_content(self._source, self.compact_revision)
+        yield from surviving_content(self._source, self.compact_revision, self.revision)
         for pair in self._source.iterate("leases"):
             yield from pair
         yield from sessions.session_content(self._source)

@@ -8,13 +8,26 @@ put twice, or put and deleted, by operations that can both run.
 Every member does this work in its loop, so each operation has bounds on the keys that its comparisons and ranges look
 at, and on the keys that it deletes. Work is counted in quantities that are the same on every member. So an operation
 that exceeds a bound fails without effect, and does so on every member.
+
+One operation may delete 100,000 keys. So operations run as generators that yield after each slice of deleted keys, and
+the loop does other things in between; the operation goes on in the state in which it stopped, since nothing else is
+applied meanwhile (``State.apply_some``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import islice
 
-from ...limits import MAX_NESTED_TXNS, WORK_OF_CHECKS_SHIFT, WORK_OF_COPY, WORK_OF_DELETE, WORK_OF_WRITE, Limits
+from ...limits import (
+    DELETE_SLICE_KEYS,
+    MAX_NESTED_TXNS,
+    WORK_OF_CHECKS_SHIFT,
+    WORK_OF_COPY,
+    WORK_OF_DELETE,
+    WORK_OF_WRITE,
+    Limits,
+)
 from ...schema.answers import (
     Answer,
     DeleteAnswer,
@@ -96,8 +109,19 @@ class Executor:
         """The operations of a new log entry follow."""
         self.written = self._next_id = 0
 
-    def run(self, operation: Operation, room: int, fresh_id: int) -> Answer:
-        """Run one operation: with all its effects or, if it answers ``Failed``, with none.
+    def run_plain(self, operation: Operation, room: int) -> Answer | None:
+        """The answer of :meth:`run` for a plain put, the common case; ``None``, with nothing done, for all else."""
+        if type(operation) is not Put or operation.value is None or operation.lease != 0 or operation.prev:
+            return None
+        self.answer_bytes = ANSWER_OVERHEAD_BYTES
+        self.work += WORK_OF_WRITE
+        if room < ANSWER_OVERHEAD_BYTES:
+            return Failed(Reason.FULL)
+        return Failed(Reason.NO_SPACE) if self.read_only else self._put_plainly(operation.key, operation.value)
+
+    def run(self, operation: Operation, room: int, fresh_id: int) -> Generator[None, None, Answer]:
+        """Run one operation: with all its effects or, if it answers ``Failed``, with none. Yields after each slice of
+        keys that it deletes.
 
         Changes since the savepoint are rolled back on failure, but the work counts: every member did it.
 
@@ -109,19 +133,17 @@ class Executor:
         self.work += WORK_OF_WRITE
         if room < ANSWER_OVERHEAD_BYTES:
             return Failed(Reason.FULL)
-        if type(operation) is Put and operation.value is not None and operation.lease == 0 and not operation.prev:
-            return Failed(Reason.NO_SPACE) if self.read_only else self._put_plainly(operation.key, operation.value)
         self._answer_room = room
         self._batch.set_savepoint()
         written, self._copied = self.written, 0
         self._revoked = False
         limits = self.limits
         most = limits.max_scanned_keys
-        self._budget = budget = Budget(most, most)
+        self._budget = budget = Budget(most, max(most, limits.max_deleted_keys))
         skipped = self._batch.skipped_deletes
         self._deletable = deletable = limits.max_deleted_keys
         try:
-            answer: Answer = self._dispatch(operation, fresh_id)
+            answer: Answer = yield from self._dispatch(operation, fresh_id)
         except Rejected as rejected:
             answer = rejected.failed
         except TooManyKeys:
@@ -136,29 +158,29 @@ class Executor:
             self._mvcc.sub = 0
             self.answer_bytes = ANSWER_OVERHEAD_BYTES
             self.written = written
-            self._batch.rollback_to_savepoint()
+            yield from self._batch.rollback_to_savepoint()
         else:
             self.written += self.answer_bytes >> WEIGHT_SHIFT
             self._batch.release_savepoint()
             self._mvcc.finish()
         return answer
 
-    def _dispatch(self, operation: Operation, fresh_id: int) -> Answer:
+    def _dispatch(self, operation: Operation, fresh_id: int) -> Generator[None, None, Answer]:
         """The most frequent kinds first. A transaction evaluates all its comparisons before anything changes."""
         if isinstance(operation, Put):
             return self._put(operation)
         if isinstance(operation, Delete):
-            return self._delete(operation)
+            return (yield from self._delete(operation))
         if isinstance(operation, Range):
             return self._range(operation)
         if isinstance(operation, Txn):
             self._check_txn(operation)
-            return self._txn(operation, iter(self._evaluate_compares(operation)), fresh_id)
+            return (yield from self._txn(operation, iter(self._evaluate_compares(operation)), fresh_id))
         if isinstance(operation, Compact):
             return self._compact(operation)
         if isinstance(operation, LeaseGrant):
             return self._grant(operation, fresh_id)
-        return self._revoke(operation)
+        return (yield from self._revoke(operation))
 
     def _check_txn(self, txn: Txn) -> None:
         """Refuse a transaction that is invalid whatever the keys hold."""
@@ -245,7 +267,7 @@ class Executor:
             )
         self._copied += size
 
-    def _delete(self, delete: Delete) -> DeleteAnswer:
+    def _delete(self, delete: Delete) -> Generator[None, None, DeleteAnswer]:
         """Delete a key or a range. The keys are found before any is deleted: the batch must not change while it is
         iterated, and an operation over its bound must fail before it has done the work."""
         batch, mvcc = self._batch, self._mvcc
@@ -258,7 +280,11 @@ class Executor:
         else:
             budget = Budget(self._deletable, self._budget.deleted)
             try:
-                found += records(RevisionView(batch, mvcc.now, _BATCH), delete.keys, budget)
+                pairs = records(RevisionView(batch, mvcc.now, _BATCH), delete.keys, budget)
+                while more := [*islice(pairs, DELETE_SLICE_KEYS)]:
+                    found += more
+                    if len(more) == DELETE_SLICE_KEYS:
+                        yield
             except TooManyKeys:
                 raise (self._too_many_deletes() if budget.deleted else TooManyKeys(key)) from None
             self._budget.deleted = budget.deleted
@@ -270,9 +296,15 @@ class Executor:
                 item = item_of(batch, key, old)
                 self._add_answer_bytes(_item_bytes(item))
                 prev.append(item)
-        for key, old in found:
-            self._remove(key, old)
-        return DeleteAnswer(mvcc.now, len(found), tuple(prev))
+                if not len(prev) % DELETE_SLICE_KEYS:
+                    yield
+        count = len(found)
+        found.reverse()
+        while found:  # which is emptied on the way: the records may take much memory
+            self._remove(*found.pop())
+            if not len(found) % DELETE_SLICE_KEYS and found:
+                yield
+        return DeleteAnswer(mvcc.now, count, tuple(prev))
 
     def _too_many_deletes(self) -> Rejected:
         most = self.limits.max_deleted_keys
@@ -330,7 +362,7 @@ class Executor:
                 path += self._evaluate_compares(operation)
         return path
 
-    def _txn(self, txn: Txn, path: Iterator[bool], fresh_id: int) -> TxnAnswer:
+    def _txn(self, txn: Txn, path: Iterator[bool], fresh_id: int) -> Generator[None, None, TxnAnswer]:
         """Run the branch that ``path``, the outcomes of all comparisons in order, selects. Revokes come last: a lease
         takes its keys along, and a key must not change twice in one revision."""
         succeeded = next(path)
@@ -339,20 +371,20 @@ class Executor:
             self._add_answer_bytes(ANSWER_OVERHEAD_BYTES)
             self.work += WORK_OF_WRITE
             if isinstance(operation, LeaseRevoke):
-                responses.append(self._revoke(operation))
+                responses.append((yield from self._revoke(operation)))
                 self._revoked = True
             elif self._revoked:
                 raise Rejected(Reason.INVALID, message="a transaction revokes leases after all else")
             elif isinstance(operation, Put):
                 responses.append(self._put(operation))
             elif isinstance(operation, Delete):
-                responses.append(self._delete(operation))
+                responses.append((yield from self._delete(operation)))
             elif isinstance(operation, Range):
                 responses.append(self._range(operation))
             elif isinstance(operation, LeaseGrant):
                 responses.append(self._grant(operation, fresh_id))
             else:
-                responses.append(self._txn(operation, path, fresh_id))
+                responses.append((yield from self._txn(operation, path, fresh_id)))
         return TxnAnswer(self._mvcc.now, succeeded, tuple(responses))
 
     def _compare_holds(self, comparison: TxnCompare) -> bool:
@@ -416,30 +448,38 @@ class Executor:
         self._leases.grant(id, grant.ttl, fresh_id >> FRESH_ID_BITS)
         return LeaseGranted(id, grant.ttl, self._mvcc.now)
 
-    def _revoke(self, revoke: LeaseRevoke) -> Done:
+    def _revoke(self, revoke: LeaseRevoke) -> Generator[None, None, Done]:
         lease = self._leases.by_id.get(revoke.id)
         if lease is None:
             raise Rejected(Reason.LEASE_NOT_FOUND, revoke.id)
         # A revoke deletes all keys of its lease or none; one that comes first may exceed the bound, or it never could.
         if lease.keys > self._deletable < self.limits.max_deleted_keys:
             raise self._too_many_deletes()
-        self._end_lease(revoke.id)
+        yield from self._end_lease(revoke.id)
         return Done(self._mvcc.now)
 
-    def _end_lease(self, id: int) -> None:
+    def _end_lease(self, id: int) -> Generator[None, None, None]:
         changing = self._mvcc.revision + 1
-        for key in list(self._leases.keys(id)):
+        attached, keys = self._leases.keys(id), list[bytes]()
+        while more := [*islice(attached, DELETE_SLICE_KEYS)]:
+            keys += more
+            if len(more) == DELETE_SLICE_KEYS:
+                yield
+        for count, key in enumerate(keys, start=1):
             old = self._batch.get("keys", key)
             if old is not None:
                 if mod_revision(old) == changing:
                     raise Rejected(Reason.INVALID, message="a transaction revokes the lease of a key that it has put")
                 self._remove(key, old)
+            if not count % DELETE_SLICE_KEYS:
+                yield
         self._leases.remove(id)
 
-    def end_lease(self, id: int) -> None:
-        """End an existing lease and delete its keys, in one revision."""
-        self.work += WORK_OF_WRITE + WORK_OF_DELETE * self._leases.by_id[id].keys
-        self._end_lease(id)
+    def end_lease(self, id: int) -> Generator[None, None, None]:
+        """End an existing lease and delete its keys, in one revision; yields after each slice of keys."""
+        work = WORK_OF_WRITE + WORK_OF_DELETE * self._leases.by_id[id].keys
+        yield from self._end_lease(id)
+        self.work += work
         self._mvcc.finish()
 
 

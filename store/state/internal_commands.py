@@ -7,11 +7,12 @@ is bounded; the leader proposes the rest again.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import NoReturn
 
 import msgspec
 
-from ...limits import decode_settings
+from ...limits import MAX_FORGOTTEN_ANSWERS, decode_settings
 from ...raft.messages import Configuration, Entry
 from ...schema.answers import Answer, ContentAsked, Done, Failed, MemberReserved, Reason, SessionOpened
 from ...schema.commands import (
@@ -53,9 +54,10 @@ class InternalCommands(StoredState):
         self._alarms.on_configuration(configuration.members)
         self._executor.read_only = self._alarms.no_space
 
-    def _run_internal(self, command: Command, entry: Entry) -> Answer:
-        """Apply a command that is not a client's write. Those below the check of the term are a leader's: another
-        leader may have acted on newer knowledge since, so they are void in any term but their own."""
+    def _run_internal(self, command: Command, entry: Entry) -> Generator[None, None, Answer]:
+        """Apply a command that is not a client's write; yields after each slice of work. Those below the check of the
+        term are a leader's: another leader may have acted on newer knowledge since, so they are void in any term but
+        their own."""
         done = Done(self._mvcc.revision)
         if isinstance(command, OpenSession):
             session = self._sessions.open(entry.index, command.nonce, command.ttl, self.limits)
@@ -66,7 +68,7 @@ class InternalCommands(StoredState):
             passed = self.clock.pass_time(command, entry.index, self._horizon())
             return done if passed else Failed(Reason.CHANGED, message="void: the clock has moved on in the meantime")
         if isinstance(command, ForgetRequests):
-            self._sessions.forget_requests(min(max(0, command.index), entry.index), self.limits.max_deleted_keys)
+            self._sessions.forget_requests(min(max(0, command.index), entry.index), self._most_forgotten())
             return done
         if isinstance(command, Configure):
             return self._configure(command)
@@ -88,7 +90,7 @@ class InternalCommands(StoredState):
         if isinstance(command, ExpireSessions):
             self._expire_sessions(command)
         elif isinstance(command, ExpireLeases):
-            self._expire_leases(command)
+            yield from self._expire_leases(command)
         elif isinstance(command, CheckpointLeases):
             for deadline in command.leases:
                 self._leases.checkpoint(deadline.id, deadline.seconds)
@@ -103,20 +105,24 @@ class InternalCommands(StoredState):
         return Done(self._mvcc.revision)
 
     def _expire_sessions(self, command: ExpireSessions) -> None:
-        """Expire sessions, until as many answers are dropped as one command may delete keys. The leader proposes the
-        rest again."""
-        budget = self.limits.max_deleted_keys
+        """Expire sessions, until as many answers are dropped as one command may forget. The leader proposes the rest
+        again."""
+        most = budget = self._most_forgotten()
         for expiry in command.sessions:
             session = self._sessions.by_id.get(expiry.id)
             if session is None or session.heard != expiry.heard:
                 continue
             answers = len(session.batches)
-            if answers > budget < self.limits.max_deleted_keys:
+            if answers > budget < most:
                 return
             budget -= answers
             self._sessions.close(expiry.id)
 
-    def _expire_leases(self, command: ExpireLeases) -> None:
+    def _most_forgotten(self) -> int:
+        """Answers and request ids that one command forgets: it does so in one turn."""
+        return min(self.limits.max_deleted_keys, MAX_FORGOTTEN_ANSWERS)
+
+    def _expire_leases(self, command: ExpireLeases) -> Generator[None, None, None]:
         """Expire leases, until as many keys are deleted as one command may delete. The leader proposes the rest
         again."""
         budget = self.limits.max_deleted_keys
@@ -127,7 +133,7 @@ class InternalCommands(StoredState):
             if lease.keys > budget < self.limits.max_deleted_keys:
                 return
             budget -= lease.keys
-            self._executor.end_lease(expiry.id)
+            yield from self._executor.end_lease(expiry.id)
 
     def _configure(self, command: Configure) -> Answer:
         try:

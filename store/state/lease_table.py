@@ -73,7 +73,7 @@ class LeaseTable:
     def grant(self, id: int, ttl: float, index: int) -> None:
         """Grant a lease at a log index. There must be none with that id."""
         self._save(LeaseRecord(id, ttl, index))
-        self._batch.on_rollback(lambda: self._forget(id))
+        self._batch.on_rollback(self._forget, id, None)
 
     def renew(self, id: int, index: int) -> bool:
         """Record a sign of life at a log index: the lease has its whole TTL again. Returns False if there is none."""
@@ -106,12 +106,12 @@ class LeaseTable:
         """Remove a lease whose keys are deleted."""
         lease = self.by_id.pop(id)
         self._batch.set(_FAMILY, b"l" + _ID.pack(id), None)
-        self._batch.on_rollback(lambda: self._remember(lease))
+        self._batch.on_rollback(self._remember, lease, None)
 
-    def _forget(self, id: int) -> None:
+    def _forget(self, id: int, _: None) -> None:
         del self.by_id[id]
 
-    def _remember(self, lease: LeaseRecord) -> None:
+    def _remember(self, lease: LeaseRecord, _: None) -> None:
         self.by_id[lease.id] = lease
 
     def attach(self, id: int, key: bytes) -> None:
@@ -127,11 +127,7 @@ class LeaseTable:
     def _count(self, id: int, by: int) -> None:
         lease = self.by_id[id]
         lease.keys += by
-
-        def undo() -> None:
-            lease.keys -= by
-
-        self._batch.on_rollback(undo)
+        self._batch.on_rollback(_count_back, lease, by)
 
     def keys(self, id: int) -> Iterator[bytes]:
         """The attached keys, in order."""
@@ -142,6 +138,10 @@ class LeaseTable:
         """The attached keys as the database holds them, without the write batch. For any thread."""
         for key, _ in engine.iterate(_FAMILY, *_attached_to(id)):
             yield key[9:]
+
+
+def _count_back(lease: LeaseRecord, by: int) -> None:
+    lease.keys -= by
 
 
 def _attached_to(id: int) -> tuple[bytes, bytes]:

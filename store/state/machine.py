@@ -45,7 +45,7 @@ _POISON = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, 
 class _Unwritten:
     """Entries that have been applied to the write batch, of which nothing is written yet."""
 
-    __slots__ = ("answers", "index", "running", "term")
+    __slots__ = ("answers", "asked", "at_once", "index", "running", "term", "writing")
 
     def __init__(self, index: int, term: int) -> None:
         self.index = index
@@ -53,6 +53,12 @@ class _Unwritten:
         self.answers: list[tuple[Answer, ...]] = []
         self.running: Generator[None, None, tuple[Answer, ...]] | None = None
         """The command of the entry after ``index``, if it is partly done."""
+        self.asked: ContentAsked | None = None
+        """The answer of the last of these entries, if that asks for a hash of the content."""
+        self.at_once = False
+        """Whether readers find in memory already what these entries have changed: it must be on disk with this turn."""
+        self.writing: Generator[None, None, None] | None = None
+        """The write, if it is partly prepared; no entry is added then."""
 
 
 class State(InternalCommands):
@@ -98,7 +104,9 @@ class State(InternalCommands):
         """Apply the first of these committed entries in one write: as many as fit into one turn.
 
         If a single entry needs more work than that, none is applied: the next call, with the same entries, continues
-        with it. Until then nothing of it is on disk or visible to readers.
+        with it. So a delete of 100,000 keys takes many turns, between which the member hears and sends messages. Until
+        all of it is done nothing of it is on disk or visible to readers, nor is the applied index raised; a crash
+        forgets it, and the log replays it from its beginning.
 
         Args:
             entries: consecutive; the first follows ``applied_index``.
@@ -139,23 +147,48 @@ class State(InternalCommands):
     def _apply_some(
         self, entries: Sequence[Entry], configurations: Mapping[int, Configuration]
     ) -> list[tuple[Answer, ...]]:
-        """The loop of ``apply_some``. A write ends after an entry
+        """What ``apply_some`` does, but for errors of commands."""
+        unwritten = self._unwritten
+        if unwritten is not None and len(entries) < len(unwritten.answers) + (unwritten.running is not None):
+            self._reload()  # the call ends before the command that is partly done, or is partly written
+            unwritten = None
+        unwritten, self._unwritten = unwritten or _Unwritten(self.applied_index, self.applied_term), None
+        self._executor.work = 0
+        if unwritten.writing is None:
+            self._run_entries(unwritten, entries, configurations)
+            if unwritten.running is not None:
+                self._unwritten = unwritten
+                return []
+            if not unwritten.answers:
+                return []
+            unwritten.writing = self._write_applied(unwritten.index, unwritten.term)
+        for _ in unwritten.writing:
+            if not unwritten.at_once:
+                self._unwritten = unwritten
+                return []
+        self._changed += self._mvcc.changed
+        self._mvcc.changed = []
+        if self._suspects and max(self._suspects) <= unwritten.index:
+            self._suspects.clear()
+            self._poison.clear()
+        if unwritten.asked is not None:  # later entries must not be in the hash
+            self._content_hasher = ContentHasher(self, routine=unwritten.asked.routine)
+        return unwritten.answers
 
-        - once it has done its share of work, so that a turn stays short;
+    def _run_entries(
+        self, unwritten: _Unwritten, entries: Sequence[Entry], configurations: Mapping[int, Configuration]
+    ) -> None:
+        """Apply entries to the batch, until a write is due or ``running`` has used up the turn. A write ends after an
+        entry
+
+        - once it has done its share of work, so that a turn stays short, or has taken several turns;
         - that changes settings, configuration or clock, whose readers must find the new value on disk too;
         - that asks for the hash of the content: entries after it must not be in the hash;
         - that raised an error before, and before such an entry: it must not take others with it.
 
         Where a write ends has no influence on the state, so members need not agree on it.
         """
-        unwritten = self._unwritten
-        if unwritten is not None and len(entries) <= len(unwritten.answers):
-            self._reload()  # the call ends before the command that is partly done
-            unwritten = None
-        unwritten, self._unwritten = unwritten or _Unwritten(self.applied_index, self.applied_term), None
         executor, answers = self._executor, unwritten.answers
-        executor.work = 0
-        asked: ContentAsked | None = None
         settings, readings = self.settings, self.clock.readings
         for entry in entries[len(answers) :]:
             self._applying = 0
@@ -165,6 +198,7 @@ class State(InternalCommands):
                 raise ValueError(
                     f"entry {entry.index} of term {entry.term} cannot follow {unwritten.index}, {unwritten.term}"
                 )
+            resumed = unwritten.running is not None
             if entry.kind is EntryKind.CONFIGURATION:
                 self._apply_configuration(configurations[entry.index])
                 answers.append(())
@@ -177,31 +211,26 @@ class State(InternalCommands):
                     unwritten.running = None
                     answers.append(done.value)
                 else:
-                    self._unwritten = unwritten
-                    return []
+                    return
             else:
                 answers.append(())
             unwritten.index, unwritten.term = entry.index, entry.term
-            asked = answers[-1][0] if answers[-1] and type(answers[-1][0]) is ContentAsked else None
-            if (
-                asked is not None
-                or executor.work >= APPLY_WORK / 2
-                or entry.kind is EntryKind.CONFIGURATION
-                or entry.index in self._suspects
-                or self.settings is not settings  # readers of these must find them on disk, too
+            last = answers[-1]
+            if last and type(last[0]) is ContentAsked:
+                unwritten.asked = last[0]
+            unwritten.at_once = (
+                entry.kind is EntryKind.CONFIGURATION
+                or self.settings is not settings
                 or self.clock.readings is not readings
+            )
+            if (
+                unwritten.at_once
+                or unwritten.asked is not None
+                or resumed
+                or executor.work >= APPLY_WORK / 2
+                or entry.index in self._suspects
             ):
                 break
-        if answers:
-            self._write_applied(unwritten.index, unwritten.term)
-            self._changed += self._mvcc.changed
-            self._mvcc.changed = []
-            if self._suspects and max(self._suspects) <= unwritten.index:
-                self._suspects.clear()
-                self._poison.clear()
-            if asked is not None:  # later entries must not be in the hash
-                self._content_hasher = ContentHasher(self, routine=asked.routine)
-        return answers
 
     def _retry_without(self, error: Exception) -> bool:
         """A command has raised an error that does not come from the disk: a bug. Every member would fail on it, again
@@ -268,7 +297,7 @@ class State(InternalCommands):
             return tuple(answers)
         if entry.index in self._poison:
             return (Failed(Reason.INVALID, message="no command that can be applied"),)
-        return (self._run_internal(command, entry),)
+        return ((yield from self._run_internal(command, entry)),)
 
     def content_hash(self) -> str:
         """A hash of the logical content as of now (see ``content_hash``). Reads everything; for the owner."""

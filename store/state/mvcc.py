@@ -274,16 +274,16 @@ def newest_change(source: OrderedReader) -> int:
     return 1
 
 
-def content_ranges(compact_revision: int) -> tuple[tuple[str, bytes, bytes | None], ...]:
+def content_ranges(compact_revision: int, revision: int) -> tuple[tuple[str, bytes, bytes | None], ...]:
     """What ``surviving_content`` reads: family, start, end."""
-    history = REVISION.pack(compact_revision)
-    return ("keys", b"", None), ("history", history, None), ("deletions", b"", None), ("values", b"", None)
+    history = REVISION.pack(compact_revision), REVISION.pack(revision + 1)
+    return ("keys", b"", None), ("history", *history), ("deletions", b"", None), ("values", b"", None)
 
 
-def surviving_content(source: OrderedReader, compact_revision: int) -> Iterator[bytes]:
-    """Everything that can be read or watched at or above ``compact_revision``, whether or not the removal has come that
-    far."""
-    keys, history, deletions, values = content_ranges(compact_revision)
+def surviving_content(source: OrderedReader, compact_revision: int, revision: int) -> Iterator[bytes]:
+    """Everything that can be read or watched from ``compact_revision`` to ``revision``, the newest: whether or not the
+    removal has come that far, and whatever is written ahead for the next one (see ``unfinished``)."""
+    keys, history, deletions, values = content_ranges(compact_revision, revision)
     for pair in source.iterate(*keys):
         yield from pair
     for where, change in source.iterate(*history):
@@ -291,12 +291,19 @@ def surviving_content(source: OrderedReader, compact_revision: int) -> Iterator[
         # What was replaced at the compact revision itself cannot be read.
         yield change if changed_key(where)[0] > compact_revision else change[:CHANGE_BYTES]
     for where, _ in source.iterate(*deletions):
-        if deleted_key(where)[1] >= compact_revision:
+        if compact_revision <= deleted_key(where)[1] <= revision:
             yield where
     gone = b""
     for where, value in source.iterate(*values):
-        if where[-1:] == _REPLACED and REVISION.unpack(value)[0] <= compact_revision:
-            gone = where[:-1]
-        elif where[:-1] != gone:
+        if REVISION.unpack(where[-9:-1])[0] > revision:
+            continue
+        if where[-1:] == _REPLACED:
+            replaced_at = REVISION.unpack(value)[0]
+            if replaced_at <= compact_revision:
+                gone = where[:-1]
+                continue
+            if replaced_at > revision:
+                continue
+        if where[:-1] != gone:
             yield where
             yield value

@@ -199,7 +199,8 @@ class Sessions:
 
         A write runs at most once: each answer is stored with its sequence in the same batch as the effects, and a
         sequence below the low mark, whose answer may be gone, never runs. An answer that could not be stored (FULL)
-        had no effect either, so its write may be sent again. Yields between writes after each ``APPLY_WORK`` of work.
+        had no effect either, so its write may be sent again. Yields between writes after each ``APPLY_WORK`` of work,
+        and within those that delete many keys.
 
         Args:
             index: log index of the command.
@@ -208,7 +209,7 @@ class Sessions:
         Returns:
             The answers of the first writes: of all, unless ``ENTRY_CHANGES`` is reached. The rest did not run.
         """
-        run, limits = executor.run, executor.limits
+        run_plain, run, limits = executor.run_plain, executor.run, executor.limits
         executor.begin_entry()
         session = self.by_id.get(command.session)
         if session is None:
@@ -242,10 +243,12 @@ class Sessions:
                 answers.append(Failed(Reason.FULL))
                 continue
             if write.request_id is None:
-                answer = run(write.operation, bytes_left, fresh_id + position)
+                answer = run_plain(write.operation, bytes_left)
+                if answer is None:
+                    answer = yield from run(write.operation, bytes_left, fresh_id + position)
                 cost = executor.answer_bytes
             else:
-                answer, cost = self._run_named(
+                answer, cost = yield from self._run_named(
                     write.request_id, write.operation, bytes_left, fresh_id + position, index, executor
                 )
             answers.append(answer)
@@ -287,7 +290,7 @@ class Sessions:
         fresh_id: int,
         index: int,
         executor: Executor,
-    ) -> tuple[Answer, int]:
+    ) -> Generator[None, None, tuple[Answer, int]]:
         """Run an operation with a request id, unless one with that id has run before. Returns (answer, its size).
 
         The room for the answer is the smaller of the session's and that of all request ids, since it is stored in
@@ -307,7 +310,8 @@ class Sessions:
             return known.answer, known.size
         if self.requests >= limits.max_remembered_requests:
             return Failed(Reason.FULL), 0
-        answer = executor.run(operation, min(room, limits.max_remembered_request_bytes - self.request_bytes), fresh_id)
+        room = min(room, limits.max_remembered_request_bytes - self.request_bytes)
+        answer = yield from executor.run(operation, room, fresh_id)
         cost = executor.answer_bytes
         if _is_remembered(answer, request_id.held):
             self._batch.set(_FAMILY, key, _encode(_Remembered(index, cost, answer, request_id.meaning)))

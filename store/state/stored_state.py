@@ -7,7 +7,7 @@ after what they stand for is in the database. A reader keeps the database open: 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -32,6 +32,7 @@ from .physical_compaction import PhysicalCompaction
 from .read_gate import ReadGate
 from .reads import read_as_of, read_changes
 from .sessions import SessionRecord, Sessions
+from .unfinished import AHEAD, MARK, remove_unfinished
 from .write_batch import WriteBatch
 
 FAMILIES = ("keys", "history", "deletions", "values", "leases", "sessions", "meta")
@@ -167,6 +168,7 @@ class StoredState:
             self.members.load(self._engine)
             self._alarms.load(self._engine)
             self.clock.load(self._engine)
+            remove_unfinished(self._engine, applied.revision)
             history_end = newest_change(self._engine)
         except (msgspec.MsgspecError, ValueError, struct.error) as error:
             raise DataCorrupted(f"the state cannot be read: {error}") from error
@@ -233,10 +235,10 @@ class StoredState:
 
     # -- writing, by the owner ----------------------------------------------------------------------------------------
 
-    def _write_applied(self, index: int, term: int) -> None:
-        """Write everything applied up to this entry, in one batch. The attributes that readers look at change only
-        afterwards, so a reader never knows of a revision that is not in the database; ``_writing`` covers the time in
-        between (``shows``).
+    def _write_applied(self, index: int, term: int) -> Generator[None, None, None]:
+        """Write everything applied up to this entry, in one batch, which is prepared in slices. The attributes that
+        readers look at change only afterwards, so a reader never knows of a revision that is not in the database;
+        ``_writing`` covers the time in between (``shows``).
 
         Raises:
             ValueError: something would go back, or a revision is unfinished. Nothing was written.
@@ -259,8 +261,9 @@ class StoredState:
             sessions.request_bytes,
         )
         self._batch.set("meta", _APPLIED, encode(applied))
+        write = yield from self._batch.prepare(AHEAD, MARK)
         self._writing = True
-        self._batch.flush()
+        write()
         self.applied_index, self.applied_term = index, term
         self.compact_revision = executor.compact_revision
         self.revision = revision

@@ -3,15 +3,19 @@
 The effects of all entries that are applied together, and the applied index, go to disk in one write, so a crash leaves
 the state at an entry boundary. Until then they live here, on top of the database. The effects of a command that fails
 half-way are rolled back to its savepoint, so that it has none.
+
+A batch may hold hundreds of thousands of changes (the deletes of one request). So what takes time in proportion to them
+goes in slices: a generator yields after each.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
-from itertools import repeat
-from typing import Protocol
+from collections.abc import Callable, Generator, Iterator
+from itertools import islice, repeat
+from typing import Any, Protocol, TypeVar
 
+from ...limits import BATCH_SLICE_BYTES, BATCH_SLICE_WRITES
 from ..engine.interface import Engine, Write
 
 
@@ -38,18 +42,57 @@ class _Unchanged:
 
 
 _UNCHANGED = _Unchanged()
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 _FIRST_CHANGES = 16
+_INSERTED_CHANGES = 4096
+"""Into a longer order, new keys are merged before the next iteration: to insert each would move all after it."""
 
 
 class _Layer:
     """The changes to one column family."""
 
-    __slots__ = ("order", "values")
+    __slots__ = ("order", "unordered", "values")
 
     def __init__(self) -> None:
         self.values: dict[bytes, bytes | None] = {}
         self.order: list[bytes] | None = None
-        """The changed keys in order; kept from the first iteration on."""
+        """The changed keys in order; kept from the first iteration on..."""
+        self.unordered: list[bytes] = []
+        """... but for these."""
+
+    def ordered(self) -> list[bytes]:
+        """The changed keys in order."""
+        order = self.order
+        if order is None:
+            order = self.order = sorted(self.values)
+        elif self.unordered:
+            order += self.unordered
+            self.unordered.clear()
+            order.sort()  # a merge of runs that are mostly in order
+        return order
+
+    def note_new(self, key: bytes) -> None:
+        """A key has been added to ``values``."""
+        order = self.order
+        if order is not None:
+            if len(order) < _INSERTED_CHANGES:
+                insort(order, key)
+            else:
+                self.unordered.append(key)
+
+    def note_gone(self, key: bytes, many: bool) -> None:
+        """A key has been removed from ``values``; one of many, or of a few."""
+        if many:
+            self.forget_order()
+        elif self.order is not None:
+            order = self.ordered()
+            del order[bisect_left(order, key)]
+
+    def forget_order(self) -> None:
+        """Sort the keys again when they are iterated next."""
+        self.order = None
+        self.unordered.clear()
 
     def changes(self, low: int, high: int, reverse: bool) -> Iterator[tuple[bytes, bytes | None]]:
         """The changes at positions ``low`` to ``high`` of ``order``. They are copied in slices that grow, so that a
@@ -75,7 +118,9 @@ class WriteBatch:
         self._engine = engine
         self._engine_get = engine.get
         self._layers = {family: _Layer() for family in families}
-        self._undo: list[tuple[_Layer, bytes, bytes | _Unchanged | None] | Callable[[], None]] | None = None
+        self._undo: list[Any] | None = None
+        """Three elements for each step back: a layer, the key and its value before; or a function and two arguments.
+        In a flat list, since a hundred thousand tuples would keep the garbage collector busy."""
         self.deleted_keys: set[bytes] = set()
         """Users' keys that the running command has deleted; it may have put some again."""
         self.skipped_deletes = 0
@@ -133,10 +178,9 @@ class WriteBatch:
         layer = self._layers[family]
         if not layer.values:
             return None
-        if layer.order is None:
-            layer.order = sorted(layer.values)
-        low = bisect_left(layer.order, start)
-        high = len(layer.order) if end is None else bisect_left(layer.order, end)
+        order = layer.ordered()
+        low = bisect_left(order, start)
+        high = len(order) if end is None else bisect_left(order, end)
         return layer.changes(low, high, reverse) if low < high else None
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -146,54 +190,111 @@ class WriteBatch:
         layer = self._layers[family]
         values = layer.values
         if self._undo is not None:
-            self._undo.append((layer, key, values.get(key, _UNCHANGED)))
+            self._undo += (layer, key, values.get(key, _UNCHANGED))
         if layer.order is not None and key not in values:
-            insort(layer.order, key)
+            layer.note_new(key)
         values[key] = value
 
     def set_savepoint(self) -> None:
         """Changes from here on can be rolled back."""
         self._undo = []
 
-    def on_rollback(self, undo: Callable[[], None]) -> None:
-        """Call ``undo`` if the batch is rolled back to the savepoint: for tables that are mirrored in memory."""
+    def on_rollback(self, undo: Callable[[_A, _B], None], first: _A, second: _B) -> None:
+        """Call ``undo`` with both if the batch is rolled back to the savepoint: for tables that are mirrored in
+        memory."""
         if self._undo is not None:
-            self._undo.append(undo)
+            self._undo += (undo, first, second)
 
     def release_savepoint(self) -> None:
         """Keep what was changed since the savepoint."""
         self._undo = None
 
-    def rollback_to_savepoint(self) -> None:
-        """Undo what was changed since the savepoint, newest first."""
-        undo, self._undo = self._undo, None
-        for step in reversed(undo or ()):
-            if not isinstance(step, tuple):
-                step()
-                continue
-            layer, key, old = step
-            if isinstance(old, _Unchanged):
+    def rollback_to_savepoint(self) -> Generator[None, None, None]:
+        """Undo what was changed since the savepoint, newest first, in slices."""
+        undo, self._undo = self._undo or [], None
+        many = len(undo) > 3 * _INSERTED_CHANGES
+        count = 0
+        while undo:
+            old, key, layer = undo.pop(), undo.pop(), undo.pop()
+            if type(layer) is not _Layer:
+                layer(key, old)
+            elif old is _UNCHANGED:
                 del layer.values[key]
-                if layer.order is not None:
-                    del layer.order[bisect_left(layer.order, key)]
+                layer.note_gone(key, many)
             else:
                 layer.values[key] = old
+            count += 1
+            if not count % BATCH_SLICE_WRITES:
+                yield
 
-    def flush(self) -> None:
-        """Write everything to the database in one batch, then empty the batch.
+    def prepare(self, ahead: tuple[str, ...] = (), mark: bytes = b"") -> Generator[None, None, Callable[[], None]]:
+        """Prepare to write everything to the database in one write, in slices.
+
+        Args:
+            ahead: families that are written before, in slices, if the batch is large (see ``unfinished``).
+            mark: a key in ``meta`` that is there meanwhile.
+
+        Returns:
+            What makes the write, and empties the batch. Nothing may change in between, nor may the batch be read.
 
         Raises:
             ValueError: a savepoint is open, so a command is half done.
         """
         if self._undo is not None:
             raise ValueError("an open savepoint")
-        writes: list[Write] = []
+        if mark and sum([len(layer.values) for layer in self._layers.values()]) > BATCH_SLICE_WRITES:
+            self._engine.write([("meta", mark, b"")])
+            for family in ahead:
+                yield from self._write_ahead(family)
+            self.set("meta", mark, None)
+        prepared = self._engine.prepare_write()
+        room = BATCH_SLICE_WRITES
         for family, layer in self._layers.items():
-            if layer.values:
-                writes += zip(repeat(family), layer.values.keys(), layer.values.values())
-        if writes:
-            self._engine.write(writes)
-        self.discard()
+            if not layer.values:
+                continue
+            writes = zip(repeat(family), layer.values.keys(), layer.values.values())
+            left = len(layer.values)
+            while left:
+                prepared.add(islice(writes, room))
+                took = min(room, left)
+                left -= took
+                room -= took
+                if not room:
+                    room = BATCH_SLICE_WRITES
+                    yield
+
+        def write() -> None:
+            prepared.write()
+            self.discard()
+
+        return write
+
+    def _write_ahead(self, family: str) -> Generator[None, None, None]:
+        """Write one family, and empty it here."""
+        layer = self._layers[family]
+        some: list[Write] = []
+        size = 0
+        for key, value in layer.values.items():
+            some.append((family, key, value))
+            size += len(key) + len(value or b"")
+            if size >= BATCH_SLICE_BYTES or len(some) == BATCH_SLICE_WRITES:
+                self._engine.write(some)
+                some, size = [], 0
+                yield
+        if some:
+            self._engine.write(some)
+        layer.values.clear()
+        layer.forget_order()
+
+    def flush(self) -> None:
+        """Write everything to the database in one write, then empty the batch. Raises as :meth:`prepare`."""
+        preparing = self.prepare()
+        while True:
+            try:
+                next(preparing)
+            except StopIteration as done:
+                done.value()
+                return
 
     def discard(self) -> None:
         """Drop all changes."""
@@ -202,7 +303,7 @@ class WriteBatch:
         for layer in self._layers.values():
             if layer.values:
                 layer.values.clear()
-            layer.order = None
+            layer.forget_order()
 
 
 def _merge(

@@ -603,6 +603,22 @@ class _Pairs(Iterator[tuple[bytes, bytes]]):
             self._position, self._stop, self._step = 0, len(self._keys), 1
 
 
+class _SimWrite:
+    """A write that is being gathered (``store.engine.PreparedWrite``)."""
+
+    def __init__(self, engine: SimEngine) -> None:
+        self._engine = engine
+        self._writes: list[Write] = []
+
+    def add(self, writes: Iterable[Write]) -> None:
+        """As ``PreparedWrite.add``."""
+        self._writes += writes
+
+    def write(self) -> None:
+        """As ``PreparedWrite.write``."""
+        self._engine.write(self._writes)
+
+
 class SimEngine:
     """One open database of a :class:`SimDisk` (``store.engine.Engine``)."""
 
@@ -647,6 +663,10 @@ class SimEngine:
     ) -> Iterator[tuple[bytes, bytes]]:
         """As ``Engine.iterate``."""
         return _Pairs(self, family, start, end, reverse)
+
+    def prepare_write(self) -> _SimWrite:
+        """As ``Engine.prepare_write``."""
+        return _SimWrite(self)
 
     def write(self, writes: Iterable[Write]) -> None:
         """As ``Engine.write``."""

@@ -281,7 +281,8 @@ def test_a_batch_reads_as_if_it_were_written(steps: list[tuple[object, ...]]) ->
             batch.release_savepoint()
             saved = None
         elif step == "rollback":
-            batch.rollback_to_savepoint()
+            for _ in batch.rollback_to_savepoint():
+                pass
             now, saved = (now if saved is None else saved), None
         elif step == "flush":
             batch.release_savepoint()  # a batch is only written between two operations

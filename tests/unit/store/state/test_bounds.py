@@ -457,18 +457,18 @@ def test_a_frame_of_anything_at_all_is_spread_over_turns_and_bounded_in_what_it_
     writes = tuple(ClientWrite(n, CROWDED[name], request_id) for n in range(2000, 2250))
     sizes: list[tuple[int, int]] = []
     seeks: list[int] = []
-    flush, iterate = hand.state._batch.flush, hand.state._engine.iterate
+    prepare, iterate = hand.state._batch.prepare, hand.state._engine.iterate
 
-    def weighed() -> None:
+    def weighed(*arguments: Any) -> Any:
         written = [value or b"" for layer in hand.state._batch._layers.values() for value in layer.values.values()]
         sizes.append((len(written), sum(map(len, written))))
-        flush()
+        return prepare(*arguments)
 
     def counted(*arguments: Any, **options: Any) -> Iterator[tuple[bytes, bytes]]:
         seeks[-1] += 1
         return iterate(*arguments, **options)
 
-    monkeypatch.setattr(hand.state._batch, "flush", weighed)
+    monkeypatch.setattr(hand.state._batch, "prepare", weighed)
     monkeypatch.setattr(hand.state._engine, "iterate", counted)
     entry = hand.entry(ClientWrites(hand.session, 1, writes))
     answers: list[tuple[Answer, ...]] = []
