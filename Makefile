@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint docs proto unit clients clients-install simulation simulate cluster survival large chaos chaos-threads chaos-nodes chaos-short bench clean
+.PHONY: run test lint docs proto unit clients clients-install simulation simulate cluster survival large chaos chaos-threads chaos-nodes chaos-short bench scale clean
 .DEFAULT_GOAL := test
 
 # The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a worker and a leader killed.
@@ -93,6 +93,11 @@ chaos-short: $(STAMP)
 # A large state moves to a new member under load; prints how long that took and what writers saw of it.
 large: $(STAMP)
 	@RAYKEEPER_LARGE_MEGABYTES=$(MEGABYTES) $(BIN)/pytest -q -s -m long tests/cluster/test_large.py
+
+# What one group carries on this machine, written into docs/scale.md: about half an hour. SCALE=--quick for a look.
+SCALE ?= --docs
+scale: $(VENV)/.bench
+	@$(BIN)/python benchmarks/scale.py $(SCALE)
 
 # RayKeeper beside etcd, ZooKeeper and a Ray actor, written into docs/benchmarks.md: about an hour, on a machine that does
 # nothing else. ARGS=--quick takes a few minutes, and writes nothing into the docs. Peers that are not installed are named.

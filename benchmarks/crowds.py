@@ -26,13 +26,14 @@ class Usage:
         """Cores in use since then, and the memory of the largest member now."""
         began, members, others = self._before
         now, members_now, others_now = self._now()
-        row.member_cores = (members_now - members) / (now - began)
+        each = [(after - before) / (now - began) for before, after in zip(members, members_now, strict=True)]
+        row.member_cores, row.busiest_cores = sum(each), max(each)
         row.client_cores = (others_now - others) / (now - began)
         row.bytes = largest(self._members)
         return row
 
-    def _now(self) -> tuple[float, float, float]:
-        return time.monotonic(), cpu_seconds(self._members), cpu_seconds(self._others)
+    def _now(self) -> tuple[float, list[float], float]:
+        return time.monotonic(), [cpu_seconds([pid]) for pid in self._members], cpu_seconds(self._others)
 
 
 def largest(pids: Iterable[int]) -> int:

@@ -36,9 +36,13 @@ class Row:
     """CPU seconds of all processes of the system and of its clients, by operation."""
     member_cores: float | None = None
     """Cores in use by the members meanwhile..."""
+    busiest_cores: float | None = None
+    """... by the busiest of them, which is a process whose code runs on one core at a time..."""
     client_cores: float | None = None
     """... and by all else that belongs to them: clients, proxies, Ray's daemons."""
     bytes: int | None = None
+    disk: int | None = None
+    """Bytes of the largest member's state on its disk."""
     failed: int = 0
     note: str = ""
 

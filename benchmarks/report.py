@@ -141,7 +141,7 @@ def _load_sheet(measure: str, results: Sequence[Result]) -> Sheet:
 
 def _crowd_sheet(results: Sequence[Result]) -> Sheet:
     columns = ["", "system", "how many", "p50", "p99", "a second"]
-    columns += ["cores: members", "cores: all others", "memory", "notes"]
+    columns += ["cores: members", "the busiest", "all others", "memory", "notes"]
     rows = [
         [
             each.measure,
@@ -151,6 +151,7 @@ def _crowd_sheet(results: Sequence[Result]) -> Sheet:
             seconds(each.median("p99")),
             _rate(each.median("per_second")),
             f"{each.median('member_cores') or 0:.2f}",
+            f"{each.median('busiest_cores') or 0:.2f}",
             f"{each.median('client_cores') or 0:.2f}",
             f"{(each.median('bytes') or 0) / 1e6:.0f} MB",
             "; ".join(each.notes),
@@ -206,10 +207,16 @@ def page(
     lines += [f"- **{name}**: {text}" for name, text in notes.items() if text]
     for plot in plots:
         lines += ["", f"![{plot.stem}]({plot.relative_to(where.parent).as_posix()})"]
+    return "\n".join([*lines, *markdown(said)])
+
+
+def markdown(said: Iterable[Sheet]) -> list[str]:
+    """Tables as lines of Markdown, each under a heading."""
+    lines = []
     for title, columns, rows in said:
         lines += ["", f"### {title}", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
         lines += [f"| {' | '.join(cell.replace('|', '/').replace(chr(10), ' ') for cell in row)} |" for row in rows]
-    return "\n".join(lines)
+    return lines
 
 
 def put_into(document: Path, generated: str) -> None:
