@@ -534,8 +534,14 @@ MAX_LANES_BYTES = 512 * 1024 * 1024
 MAX_LANE_TOKENS = 4096
 """Tokens that were handed out and not used; beyond that the oldest is void."""
 LANE_TOKEN_TTL_S = 10.0
-MAX_UNAUTHENTICATED_LANES = 64
-"""Connections that have not shown a token yet; beyond that the oldest is closed."""
+MAX_UNAUTHENTICATED_LANES = 128
+"""Connections that have not shown a token yet; beyond that the oldest is closed..."""
+MAX_UNAUTHENTICATED_LANES_OF_ONE = 64
+"""... or, from this many of one address, or of one user but the member's own, the oldest of these."""
+LANE_ACCEPTS_PER_S = 250
+"""Connections that a member accepts, whoever makes them..."""
+LANE_ACCEPTS_AT_ONCE = 250
+"""... and as many at once after a rest; further ones wait in the kernel, or are refused there."""
 LANE_HELLO_TIMEOUT_S = 5.0
 """Within this they must have shown it."""
 LANE_OPEN_TIMEOUT_S = 3.0

@@ -9,8 +9,8 @@ An arrow points from a part to one that uses it. What flows back are return valu
 
 from __future__ import annotations
 
+import os
 import random
-import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +30,7 @@ from ..logs import MemberLog
 from ..transport.lane import HAS_LANES, LaneBroken, open_lane
 from ..transport.lane_address import lane_host
 from ..transport.lane_server import LaneServer
+from ..transport.lane_tls import LaneSocket, ServerTls, TlsUnusable, tls_files
 from ..transport.peer_lanes import LaneLinks
 from ..transport.peer_transport import PeerTransport
 from .clock import member_clock
@@ -86,12 +87,21 @@ def wire(
     transport_log = MemberLog("transport", identity.cluster_name, identity.name)
     lanes = None
     if location is not None and settings.lanes and HAS_LANES:
+        host = lane_host(settings.lane_interface, location.host, transport_log)
+        tls = None
+        try:
+            files = tls_files(os.environ)
+            tls = ServerTls(files) if files is not None else None
+        except TlsUnusable as error:
+            transport_log.warning("TLS is wanted, so there are no lanes to other nodes: %s", error)
+            host = ""
         lanes = LaneServer(
             cluster=identity.cluster,
             member=identity.member,
             node=location.node,
-            host=lane_host(settings.lane_interface, location.host, transport_log),
+            host=host,
             ports=port_range(settings.lane_ports) or range(0),
+            tls=tls,
             log=transport_log,
         )
     waker = Waker()
@@ -140,12 +150,10 @@ def wire(
     return Parts(inbox, lanes, transport, workers, replica, handler, failover, poller)
 
 
-def _dialer(
-    identity: Identity, location: ProcessLocation, lookup: Callable[[int], Any]
-) -> Callable[[int], socket.socket]:
+def _dialer(identity: Identity, location: ProcessLocation, lookup: Callable[[int], Any]) -> Callable[[int], LaneSocket]:
     """A function that opens a lane to a peer: it asks the peer's actor for an offer and connects. It blocks."""
 
-    def dial(member: int) -> socket.socket:
+    def dial(member: int) -> LaneSocket:
         deadline = time.monotonic() + LANE_OPEN_TIMEOUT_S
         offer = lookup(member).lane.remote(location.node, True).future().result(LANE_OPEN_TIMEOUT_S)
         if offer is None or offer.cluster != identity.cluster:

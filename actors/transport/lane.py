@@ -13,16 +13,20 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import os
 import select
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ...limits import LANE_READ_BYTES, LANE_SILENCE_S, MAX_LANE_FRAME_BYTES
 from ...schema.portable import Portable
+from .lane_tls import LaneSocket, TlsSocket, TlsUnusable, tls_files, wrap_client
 
 HAS_LANES = hasattr(select, "epoll") and hasattr(socket, "AF_UNIX")
 """Whether this platform supports lanes; without them everything goes by actor calls."""
@@ -62,6 +66,8 @@ class LaneOffer(Portable, frozen=True):
     token: bytes
     proof: bytes
     """The payload of the member's answer."""
+    certificate: bytes = b""
+    """SHA-256 of the certificate that it shows on TCP; empty if it uses no TLS there."""
 
 
 class Hello(NamedTuple):
@@ -175,11 +181,11 @@ class Connection:
     """One end of a lane.
 
     Args:
-        sock: connected and not blocking; the connection closes it.
+        sock: connected and not blocking, perhaps under TLS; the connection closes it.
         epoll: the connection registers here; the epoll's owner reads it.
     """
 
-    def __init__(self, sock: socket.socket, epoll: select.epoll) -> None:
+    def __init__(self, sock: LaneSocket, epoll: select.epoll) -> None:
         self.fd = sock.fileno()
         self._sock = sock
         self._epoll = epoll
@@ -316,24 +322,29 @@ def tune(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(LANE_SILENCE_S * 1000))
 
 
-def open_lane(offer: LaneOffer, node: str, peer: int, timeout: float) -> socket.socket:
+def open_lane(
+    offer: LaneOffer, node: str, peer: int, timeout: float, environment: Mapping[str, str] = os.environ
+) -> LaneSocket:
     """Open the lane that was offered; blocks for at most ``timeout`` seconds.
 
     Args:
         node: the Ray node that this process is on.
         peer: the id of the member that opens it, 0 for a client.
+        environment: says whether and how this process uses TLS (:mod:`lane_tls`).
 
     Returns:
         A socket that does not block.
 
     Raises:
         LaneBroken: not the process that made the offer listens there.
-        LaneUnreachable: no connection can be made.
+        LaneUnreachable: no connection can be made, or none with TLS as both ends want it.
         NoRoom: the member has as many lanes as it can have.
     """
     deadline = time.monotonic() + timeout
     sock = _connect(offer, node, deadline)
     try:
+        if sock.family != socket.AF_UNIX:
+            sock = _secured(sock, offer, environment)
         sock.sendall(pack_hello(Hello(offer.token, peer, offer.cluster)))
         expected = pack(FrameKind.WELCOME, offer.member, offer.proof)
         answer = b""
@@ -348,13 +359,28 @@ def open_lane(offer: LaneOffer, node: str, peer: int, timeout: float) -> socket.
         if answer != expected:
             raise LaneBroken("another process answers")
         sock.setblocking(False)
-        return sock
+        return TlsSocket(sock) if isinstance(sock, ssl.SSLSocket) else sock
+    except TlsUnusable as error:
+        sock.close()
+        raise LaneUnreachable(f"no TLS with member {offer.member}: {error}") from None
     except OSError as error:
         sock.close()
         raise LaneBroken(f"no welcome: {error}") from None
     except BaseException:
         sock.close()
         raise
+
+
+def _secured(sock: socket.socket, offer: LaneOffer, environment: Mapping[str, str]) -> socket.socket:
+    """The socket under TLS if both ends want that, as it is if neither does."""
+    files = tls_files(environment)
+    if files is None and offer.certificate:
+        raise TlsUnusable("it wants TLS, and this process has no certificate")
+    if files is None:
+        return sock
+    if not offer.certificate:
+        raise TlsUnusable("this process wants TLS, and it does not")
+    return wrap_client(sock, files, offer.certificate)
 
 
 def _connect(offer: LaneOffer, node: str, deadline: float) -> socket.socket:

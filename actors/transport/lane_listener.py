@@ -1,28 +1,46 @@
-"""Accepts lanes to a member, from processes that show a token.
+"""Accepts lanes to a member, from processes that show a token, on a thread of its own.
 
 It listens on a Unix socket with an abstract name drawn at random: such a socket leaves no file when a process is
 killed, and no process can take its name without knowing it. Once a process on another node asks for a lane, it listens
 on TCP as well, at one address; where all is on one node, no port is ever opened.
 
-Any process can connect to a port, so a connection is unauthenticated, and gets no answer, until it has shown a token
-that an actor call gave out. Unauthenticated connections are few and have little time, and a new one displaces the
-oldest, so that they cannot keep others out.
-
-The loop's thread runs it; only offers are made on other threads.
+Any process can connect, so a connection is unauthenticated, and gets no answer, until it has shown a token that an
+actor call gave out. What those without one can cost is bounded: they are accepted at a limited rate, there are few of
+them, fewer still from one source, they have little time, and a new one displaces the oldest of its own source first.
+All that happens here, and the loop only takes over what was let in.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
 import select
 import socket
+import ssl
+import struct
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Hashable
 
-from ...limits import LANE_HELLO_TIMEOUT_S, LANE_TOKEN_TTL_S, MAX_LANE_TOKENS, MAX_UNAUTHENTICATED_LANES, TURN_EVENTS
+from ...limits import (
+    LANE_ACCEPTS_AT_ONCE,
+    LANE_ACCEPTS_PER_S,
+    LANE_HELLO_TIMEOUT_S,
+    LANE_TOKEN_TTL_S,
+    MAX_LANE_TOKENS,
+    MAX_UNAUTHENTICATED_LANES,
+    MAX_UNAUTHENTICATED_LANES_OF_ONE,
+)
 from ..logs import MemberLog
 from .lane import HELLO_BYTES, SECRET_BYTES, FrameKind, Hello, LaneOffer, pack, tune, unpack_hello
+from .lane_tls import LaneSocket, ServerTls, TlsSocket, TlsUnusable
+
+_OWN_USER = ("user", os.getuid())
+"""The source that most clients are: it is not held to the share of one."""
+_CREDENTIALS = struct.Struct("3i")
+_LOOK_S = 0.25
+"""How often connections are looked at that may have used up their time."""
 
 
 class Tokens:
@@ -56,13 +74,35 @@ class Tokens:
         return len(self._open)
 
 
+class AcceptRate:
+    """How many connections may be accepted now: ``LANE_ACCEPTS_PER_S``, and a burst of ``LANE_ACCEPTS_AT_ONCE``."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._left = float(LANE_ACCEPTS_AT_ONCE)
+        self._at = clock()
+
+    def take(self) -> bool:
+        """Count one; False if there are too many."""
+        now = self._clock()
+        self._left = min(LANE_ACCEPTS_AT_ONCE, self._left + (now - self._at) * LANE_ACCEPTS_PER_S)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 class _Handshake:
     """A connection that has not shown a token yet."""
 
-    def __init__(self, sock: socket.socket, until: float) -> None:
+    def __init__(self, sock: socket.socket, source: Hashable, until: float) -> None:
         self.sock = sock
+        self.source = source
         self.until = until
         self.received = b""
+        self.encrypted = True
+        """Nothing is left to do for TLS, or there is none."""
 
 
 class LaneListener:
@@ -73,9 +113,10 @@ class LaneListener:
         node: the Ray node that it is on.
         host: the address to listen on; empty to listen on the Unix socket only.
         ports: those that may be listened on; empty: any free one.
-        epoll: the sockets are registered here; its owner calls :meth:`handle_event`.
-        room: whether there is room for a connection with that descriptor, of a peer or of a client.
-        admit: takes over a connection that has shown a token.
+        tls: for connections from other nodes; ``None`` for none.
+        room: whether there is room for one more connection, beside as many that were let in and not taken over yet; of
+            a peer or of a client. Any thread.
+        wake: called when a connection was let in; its owner calls :meth:`take_admitted`. Any thread.
         clock: monotonic seconds.
         log: for what an operator should see.
     """
@@ -88,9 +129,9 @@ class LaneListener:
         node: str,
         host: str,
         ports: range = range(0),
-        epoll: select.epoll,
-        room: Callable[[int, bool], bool],
-        admit: Callable[[socket.socket, Hello], None],
+        tls: ServerTls | None = None,
+        room: Callable[[int, int, bool], bool],
+        wake: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
         log: MemberLog,
     ) -> None:
@@ -98,19 +139,30 @@ class LaneListener:
         self._cluster = cluster
         self._member = member
         self._node = node
-        self._epoll = epoll
+        self._tls = tls
         self._room = room
-        self._admit = admit
+        self._wake = wake
         self._clock = clock
         self.tokens = Tokens(clock)
+        self._epoll = select.epoll()
+        self._end_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._end_fd, select.EPOLLIN)
         self._unauthenticated: dict[int, _Handshake] = {}
-        self._paused_until = 0.0
+        self._admitted: deque[tuple[LaneSocket, Hello]] = deque()
+        self._paused: set[int] = set()
+        """Descriptors of listeners that accept nothing until the next look."""
         self._local, self._host, self._port = "", host, 0
         self._ports = ports
-        self._listeners: dict[int, socket.socket] = {}
-        self._opening = threading.Lock()
+        self._listeners: dict[int, tuple[socket.socket, AcceptRate]] = {}
+        self._lock = threading.Lock()
+        """Guards the set of listeners and the end."""
         self._tried = not host
+        self._closed = False
         self._listen_locally()
+        self._thread = threading.Thread(target=self._run, name="lane listener", daemon=True)
+        self._thread.start()
+
+    # -- listening ----------------------------------------------------------------------------------------------------
 
     def _listen_locally(self) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -125,8 +177,8 @@ class LaneListener:
 
     def _listen_on_port(self) -> None:
         """Listen on TCP, once. Any thread."""
-        with self._opening:
-            if self._tried:
+        with self._lock:
+            if self._tried or self._closed:
                 return
             self._tried = True
             problem: object = "there is none"
@@ -149,52 +201,104 @@ class LaneListener:
     def _listen(self, sock: socket.socket) -> None:
         sock.listen(MAX_UNAUTHENTICATED_LANES)
         sock.setblocking(False)
-        self._listeners[sock.fileno()] = sock
+        # Each has a rate of its own: what comes from elsewhere does not hold up processes of this node.
+        self._listeners[sock.fileno()] = sock, AcceptRate(time.monotonic)
         self._epoll.register(sock.fileno(), select.EPOLLIN)
 
     def offer_lane(self, node: str) -> LaneOffer:
         """An offer to a process on that Ray node to open a lane, with a new token. Any thread."""
         if node != self._node or not self._local:
             self._listen_on_port()
+        certificate, port = b"", self._port
+        if port and self._tls is not None:
+            try:
+                certificate = self._tls.context()[1]
+            except TlsUnusable as error:
+                self._log.warning("TLS is wanted, so there are no lanes to other nodes: %s", error)
+                port = 0
         token, proof = self.tokens.issue()
         return LaneOffer(
-            self._cluster, self._member, self._node, self._local, self._host, self._port, token=token, proof=proof
+            self._cluster,
+            self._member,
+            self._node,
+            self._local,
+            self._host,
+            port,
+            token=token,
+            proof=proof,
+            certificate=certificate,
         )
 
-    def owns(self, fd: int) -> bool:
-        """Whether a descriptor is the listener's."""
-        return fd in self._listeners or fd in self._unauthenticated
+    # -- the thread ---------------------------------------------------------------------------------------------------
 
-    def handle_event(self, fd: int) -> None:
-        """Accept connections, or read the hello of one that was accepted."""
-        handshake = self._unauthenticated.get(fd)
-        if handshake is not None:
-            self._read_hello(fd, handshake)
+    def _run(self) -> None:
+        while not self._closed:
+            events = self._epoll.poll(_LOOK_S if self._unauthenticated or self._paused else -1)
+            for fd, _ in events:
+                if fd in self._unauthenticated:
+                    self._continue(fd, self._unauthenticated[fd])
+                elif fd in self._listeners:
+                    self._accept(fd, *self._listeners[fd])
+            self._expire()
+        for handshake in list(self._unauthenticated.values()):
+            self._reject(handshake)
+        self._epoll.close()
+        os.close(self._end_fd)
+
+    def _accept(self, fd: int, listener: socket.socket, rate: AcceptRate) -> None:
+        """Accept one connection. The kernel keeps further ones, as many as ``listen`` said, and refuses the rest."""
+        if not rate.take():
+            self._set_accepting(fd, accepting=False)
             return
-        listener = self._listeners[fd]
-        for _ in range(TURN_EVENTS):
-            try:
-                sock, _ = listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:  # out of descriptors, say: pause, rather than try again and again
-                self._log.warning("no connection can be accepted: %s", error)
-                self._pause_accepting()
-                return
-            while len(self._unauthenticated) >= MAX_UNAUTHENTICATED_LANES:
-                self._reject(next(iter(self._unauthenticated)))
-            sock.setblocking(False)
-            self._unauthenticated[sock.fileno()] = _Handshake(sock, self._clock() + LANE_HELLO_TIMEOUT_S)
-            self._epoll.register(sock.fileno(), select.EPOLLIN)
-
-    def _read_hello(self, fd: int, handshake: _Handshake) -> None:
-        """Admit the connection once its hello is whole and its token valid. A wrong hello is closed without an answer:
-        an answer would tell a port scanner what listens here."""
         try:
-            data = handshake.sock.recv(HELLO_BYTES - len(handshake.received))
+            sock, address = listener.accept()
         except BlockingIOError:
             return
-        except OSError:
+        except OSError as error:  # out of descriptors, say: pause, rather than try again and again
+            if not self._closed:
+                self._log.warning("no connection can be accepted: %s", error)
+                self._set_accepting(fd, accepting=False)
+            return
+        sock.setblocking(False)
+        handshake = _Handshake(sock, _source_of(sock, address), self._clock() + LANE_HELLO_TIMEOUT_S)
+        self._make_way(handshake.source)
+        if self._tls is not None and sock.family != socket.AF_UNIX:
+            try:
+                context, _ = self._tls.context()
+                handshake.sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            except (OSError, TlsUnusable):
+                sock.close()
+                return
+            handshake.encrypted = False
+        self._unauthenticated[handshake.sock.fileno()] = handshake
+        self._epoll.register(handshake.sock.fileno(), select.EPOLLIN)
+
+    def _make_way(self, source: Hashable) -> None:
+        """End the oldest connection of a source that has many, or of all."""
+        waiting = self._unauthenticated.values()
+        same = [handshake for handshake in waiting if handshake.source == source]
+        if source != _OWN_USER and len(same) >= MAX_UNAUTHENTICATED_LANES_OF_ONE:
+            self._reject(same[0])
+        elif len(self._unauthenticated) >= MAX_UNAUTHENTICATED_LANES:
+            self._reject(next(iter(waiting)))
+
+    def _continue(self, fd: int, handshake: _Handshake) -> None:
+        """Go on with TLS, and then read the hello. A wrong hello is closed without an answer: an answer would tell a
+        port scanner what listens here."""
+        try:
+            if not handshake.encrypted:
+                assert isinstance(handshake.sock, ssl.SSLSocket)
+                handshake.sock.do_handshake()
+                handshake.encrypted = True
+                self._epoll.modify(fd, select.EPOLLIN)
+            data = handshake.sock.recv(HELLO_BYTES - len(handshake.received))
+        except ssl.SSLWantWriteError:
+            self._epoll.modify(fd, select.EPOLLOUT)
+            return
+        except (BlockingIOError, ssl.SSLWantReadError):
+            self._epoll.modify(fd, select.EPOLLIN)
+            return
+        except (OSError, ValueError):
             data = b""
         handshake.received += data
         if data and len(handshake.received) < HELLO_BYTES:
@@ -202,50 +306,82 @@ class LaneListener:
         hello = unpack_hello(handshake.received) if data else None
         proof = self.tokens.redeem(hello.token) if hello is not None and hello.cluster == self._cluster else None
         if hello is None or proof is None:
-            self._reject(fd)
+            self._reject(handshake)
             return
         del self._unauthenticated[fd]
         self._epoll.unregister(fd)
-        room = self._room(fd, hello.peer != 0)
+        self._admit(fd, handshake.sock, hello, proof)
+
+    def _admit(self, fd: int, sock: socket.socket, hello: Hello, proof: bytes) -> None:
+        room = self._room(fd, len(self._admitted), hello.peer != 0)
+        lane_socket: LaneSocket = TlsSocket(sock) if isinstance(sock, ssl.SSLSocket) else sock
         try:
-            tune(handshake.sock)
-            handshake.sock.send(pack(FrameKind.WELCOME if room else FrameKind.NO_ROOM, self._member, proof))
+            tune(sock)
+            lane_socket.send(pack(FrameKind.WELCOME if room else FrameKind.NO_ROOM, self._member, proof))
         except OSError:
             room = False
+        with self._lock:
+            room = room and not self._closed
+            if room:
+                self._admitted.append((lane_socket, hello))
         if room:
-            self._admit(handshake.sock, hello)
+            self._wake()
         else:
-            handshake.sock.close()
+            sock.close()
 
-    def _reject(self, fd: int) -> None:
-        self._unauthenticated.pop(fd).sock.close()
+    def take_admitted(self) -> list[tuple[LaneSocket, Hello]]:
+        """The connections that have shown a token since the last call. The loop's."""
+        admitted = []
+        while self._admitted:
+            admitted.append(self._admitted.popleft())
+        return admitted
 
-    def _pause_accepting(self) -> None:
-        for fd in list(self._listeners):
-            self._epoll.modify(fd, 0)
-        self._paused_until = self._clock() + 1.0
+    def _reject(self, handshake: _Handshake) -> None:
+        self._unauthenticated.pop(handshake.sock.fileno(), None)
+        handshake.sock.close()
 
-    def expire_unauthenticated(self) -> None:
+    def _set_accepting(self, fd: int, *, accepting: bool) -> None:
+        """Accept a listener's connections, or leave them to the kernel until the next look."""
+        with self._lock:
+            self._paused.discard(fd)
+            if not accepting:
+                self._paused.add(fd)
+            if not self._closed:
+                self._epoll.modify(fd, select.EPOLLIN if accepting else 0)
+
+    def _expire(self) -> None:
         """Reject connections that have shown no token in time, and accept again after a pause."""
-        if not self._unauthenticated and not self._paused_until:
-            return
         now = self._clock()
         while self._unauthenticated:
-            fd, oldest = next(iter(self._unauthenticated.items()))
+            oldest = next(iter(self._unauthenticated.values()))
             if oldest.until > now:
                 break
-            self._reject(fd)
-        if self._paused_until and now >= self._paused_until:
-            self._paused_until = 0.0
-            for fd in list(self._listeners):
-                self._epoll.modify(fd, select.EPOLLIN)
+            self._reject(oldest)
+        for fd in list(self._paused):
+            self._set_accepting(fd, accepting=True)
 
     def close(self) -> None:
         """Accept nothing any more."""
-        with self._opening:
-            self._tried = True
-            for listener in self._listeners.values():
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            for listener, _ in self._listeners.values():
                 listener.close()
             self._listeners.clear()
-        for fd in list(self._unauthenticated):
-            self._reject(fd)
+            for sock, _ in self._admitted:
+                sock.close()
+            self._admitted.clear()
+            os.eventfd_write(self._end_fd, 1)
+        self._thread.join()
+
+
+def _source_of(sock: socket.socket, address: object) -> Hashable:
+    """Who connects: a user of this machine, or an address."""
+    if sock.family == socket.AF_UNIX:
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        _, user, _ = _CREDENTIALS.unpack(credentials)
+        return "user", user
+    assert isinstance(address, tuple)
+    host: str = address[0]
+    return host

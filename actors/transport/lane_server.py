@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -41,6 +40,7 @@ from ..naming import member_name
 from . import descriptors
 from .lane import Connection, FrameKind, Hello, LaneBroken, LaneOffer, pack
 from .lane_listener import LaneListener
+from .lane_tls import LaneSocket, ServerTls
 
 _BROKEN = select.EPOLLHUP | select.EPOLLERR if hasattr(select, "epoll") else 0
 
@@ -83,6 +83,7 @@ class LaneServer:
         cluster, member: the member that these lanes belong to.
         node: its Ray node.
         host, ports: where it may listen for processes on other nodes.
+        tls: for these; ``None`` for none.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class LaneServer:
         node: str,
         host: str,
         ports: range = range(0),
+        tls: ServerTls | None = None,
         clock: Callable[[], float] = time.monotonic,
         log: MemberLog | None = None,
     ) -> None:
@@ -101,39 +103,40 @@ class LaneServer:
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._lanes: dict[int, Lane] = {}
+        self._closed = False
+        self._lock = threading.Lock()
+        """Guards the counts of requests, and the wake-up descriptor."""
         self._listener = LaneListener(
             cluster=cluster,
             member=member,
             node=node,
             host=host,
             ports=ports,
-            epoll=self._epoll,
+            tls=tls,
             room=self._room,
-            admit=self._admit,
+            wake=self.wake,
             clock=clock,
             log=self._log,
         )
-        self._lanes: dict[int, Lane] = {}
         self._heard_on: dict[int, Lane] = {}
         """By peer: the newest lane that it has opened."""
         self._readers = ThreadPoolExecutor(LANE_READERS, thread_name_prefix="lane reader")
-        self._lock = threading.Lock()
-        """Guards the counts of requests, and the wake-up descriptor."""
         self._under_way = 0
         self._turn = 0
-        self._closed = False
 
     def offer_lane(self, node: str, *, peer: bool = False) -> LaneOffer | None:
         """An offer to a process on that Ray node to open a lane to this member; ``None`` if there is no room for one.
         Any thread."""
         with self._lock:
-            if self._closed or not self._room(descriptors.next_number(self._wake_fd), peer):
+            if self._closed or not self._room(descriptors.next_number(self._wake_fd), 0, peer):
                 return None
         return self._listener.offer_lane(node)
 
-    def _room(self, number: int, peer: bool) -> bool:
-        """Whether a lane may have the descriptor with that number."""
-        return (peer or len(self._lanes) < MAX_LANES) and number < descriptors.lane_bound(peer=peer)
+    def _room(self, number: int, waiting: int, peer: bool) -> bool:
+        """Whether a lane may have the descriptor with that number, beside as many that wait to be taken over. Any
+        thread."""
+        return (peer or len(self._lanes) + waiting < MAX_LANES) and number < descriptors.lane_bound(peer=peer)
 
     def __len__(self) -> int:
         return len(self._lanes)
@@ -159,7 +162,8 @@ class LaneServer:
 
     def _serve_all(self, ready: list[tuple[int, int]], *, clients: bool) -> None:
         """Peers first, without a bound: their frames keep the cluster alive. Clients share what one turn may read."""
-        self._listener.expire_unauthenticated()
+        for sock, hello in self._listener.take_admitted():
+            self._admit(sock, hello)
         later: list[tuple[Lane, int]] = []
         for fd, events in ready:
             lane = self._lanes.get(fd)
@@ -170,8 +174,6 @@ class LaneServer:
                     later.append((lane, events))
             elif fd == self._wake_fd:
                 os.eventfd_read(self._wake_fd)
-            elif self._listener.owns(fd):
-                self._listener.handle_event(fd)
         if not later:
             return
         # Start with another lane each time, so that the bound on a turn is fair.
@@ -225,7 +227,7 @@ class LaneServer:
 
     # -- lanes come and go --------------------------------------------------------------------------------------------
 
-    def _admit(self, sock: socket.socket, hello: Hello) -> None:
+    def _admit(self, sock: LaneSocket, hello: Hello) -> None:
         lane = Lane(Connection(sock, self._epoll), hello.peer)
         self._lanes[lane.connection.fd] = lane
         if hello.peer:
@@ -233,7 +235,7 @@ class LaneServer:
             self._log.info("%s has opened its lane", member_name(hello.peer))
             self._arrived.peers_connected.append(hello.peer)
 
-    def add_outgoing(self, member: int, sock: socket.socket) -> Lane | None:
+    def add_outgoing(self, member: int, sock: LaneSocket) -> Lane | None:
         """Add a lane that was opened to a peer; ``None`` if this member has stopped meanwhile."""
         if self._closed:
             sock.close()

@@ -7,7 +7,6 @@ opened when there is something to send; after a failure, or when one ends, not a
 from __future__ import annotations
 
 import random
-import socket
 import threading
 from collections.abc import Callable
 
@@ -23,6 +22,7 @@ from ..logs import MemberLog
 from ..naming import member_name
 from .lane import FrameKind, LaneUnreachable, pack
 from .lane_server import Lane, LaneServer
+from .lane_tls import LaneSocket
 
 
 class LaneLinks:
@@ -41,7 +41,7 @@ class LaneLinks:
         *,
         member: int,
         lanes: LaneServer,
-        dial: Callable[[int], socket.socket],
+        dial: Callable[[int], LaneSocket],
         hand_over: Callable[[Callable[[], None]], None],
         clock: Callable[[], float],
         log: MemberLog | None = None,
@@ -107,7 +107,7 @@ class LaneLinks:
             message = "no lane to %s: %s; messages go by actor calls, which are slower (lane_ports, a firewall?)"
             self._log.warning(message, member_name(route.to), error)
 
-    def _opened(self, route: LaneLink, sock: socket.socket) -> None:
+    def _opened(self, route: LaneLink, sock: LaneSocket) -> None:
         route.opening = False
         route.lane = self._lanes.add_outgoing(route.to, sock)
         if route.lane is None:

@@ -16,6 +16,7 @@ from raykeeper.actors.transport.lane import (
     pack,
 )
 from raykeeper.actors.transport.lane_server import LaneServer
+from raykeeper.actors.transport.lane_tls import ServerTls
 from raykeeper.schema.replies import SlowReply
 
 CLUSTER = 77
@@ -33,7 +34,13 @@ def until(condition: Callable[[], object], what: str = "") -> None:
 class LaneHost:
     """A member's lanes with a thread in place of its loop."""
 
-    def __init__(self, member: int = 1, submit: Callable[..., None] | None = None, ports: range = range(0)) -> None:
+    def __init__(
+        self,
+        member: int = 1,
+        submit: Callable[..., None] | None = None,
+        ports: range = range(0),
+        tls: ServerTls | None = None,
+    ) -> None:
         self.now = 0.0
         self.member = member
         self.asked: list[bytes] = []
@@ -47,6 +54,7 @@ class LaneHost:
             node="here",
             host="127.0.0.1",
             ports=ports,
+            tls=tls,
             clock=lambda: self.now,
         )
         self._submit = submit or self._echo

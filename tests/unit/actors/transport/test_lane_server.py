@@ -24,7 +24,12 @@ from raykeeper.actors.transport.lane import (
     pack,
     pack_hello,
 )
-from raykeeper.limits import MAX_LANE_REQUESTS, MAX_UNAUTHENTICATED_LANES, RESERVED_DESCRIPTORS
+from raykeeper.limits import (
+    MAX_LANE_REQUESTS,
+    MAX_UNAUTHENTICATED_LANES,
+    MAX_UNAUTHENTICATED_LANES_OF_ONE,
+    RESERVED_DESCRIPTORS,
+)
 
 
 @pytest.mark.parametrize("node", ["here", "there"])
@@ -97,7 +102,7 @@ def test_many_connections_without_a_token_keep_no_client_out(lane_host: LaneHost
     socks = [lane_host.unauthenticated() for _ in range(2 * MAX_UNAUTHENTICATED_LANES)]
     assert lane_host.client("there").ask(1, b"a") == b"re a"
     assert is_closed(socks[0])
-    assert len(lane_host.lanes._listener._unauthenticated) <= MAX_UNAUTHENTICATED_LANES
+    assert len(lane_host.lanes._listener._unauthenticated) <= MAX_UNAUTHENTICATED_LANES_OF_ONE, "all of one address"
     for sock in socks:
         sock.close()
 
@@ -317,3 +322,33 @@ def test_lanes_use_only_the_ports_that_are_given(caplog: pytest.LogCaptureFixtur
         finally:
             for host in (first, second, only_busy):
                 host.close()
+
+
+def test_connections_are_accepted_at_a_limited_rate() -> None:
+    now = [100.0]
+    rate = lane_listener.AcceptRate(lambda: now[0])
+    assert sum(rate.take() for _ in range(2000)) == lane_listener.LANE_ACCEPTS_AT_ONCE
+    taken = 0
+    for _ in range(1000):  # ten seconds of a flood
+        now[0] += 0.01
+        taken += sum(rate.take() for _ in range(20))
+    assert abs(taken - 10 * lane_listener.LANE_ACCEPTS_PER_S) <= 1
+    now[0] += 1000
+    assert sum(rate.take() for _ in range(2000)) == lane_listener.LANE_ACCEPTS_AT_ONCE
+
+
+def test_a_flood_from_elsewhere_keeps_no_process_of_this_node_out(
+    lane_host: LaneHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane_listener, "LANE_ACCEPTS_PER_S", 0)
+    monkeypatch.setattr(lane_listener, "LANE_ACCEPTS_AT_ONCE", 20)
+    host = LaneHost(2)
+    try:
+        socks = [host.unauthenticated() for _ in range(100)]
+        until(lambda: host.lanes._listener._paused != set())
+        assert len(host.lanes._listener._unauthenticated) <= 20
+        assert host.client("here").ask(1, b"a") == b"re a"
+        for sock in socks:
+            sock.close()
+    finally:
+        host.close()
