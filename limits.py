@@ -539,7 +539,7 @@ MAX_UNAUTHENTICATED_LANES = 128
 MAX_UNAUTHENTICATED_LANES_OF_ONE = 64
 """... or, from this many of one address, or of one user but the member's own, the oldest of these."""
 LANE_ACCEPTS_PER_S = 250
-"""Connections that a member accepts, whoever makes them..."""
+"""Connections that a member accepts from one listener, whichever process makes them..."""
 LANE_ACCEPTS_AT_ONCE = 250
 """... and as many at once after a rest; further ones wait in the kernel, or are refused there."""
 LANE_HELLO_TIMEOUT_S = 5.0

@@ -168,10 +168,10 @@ def test_nothing_goes_in_the_clear_if_either_side_wants_tls(tls_host: LaneHost, 
 def test_a_certificate_of_another_authority_or_another_process_is_refused(
     tls_host: LaneHost, certificates: Certificates, tmp_path: Path
 ) -> None:
-    stranger = Certificates(tmp_path / "other").issue("client")
+    foreign = Certificates(tmp_path / "other").issue("client")
     known = certificates.issue("client")
     offer = tls_host.lanes.offer_lane("there")
-    for files in (stranger, TlsFiles(stranger.certificate, stranger.key, known.authority)):
+    for files in (foreign, TlsFiles(foreign.certificate, foreign.key, known.authority)):
         with pytest.raises(LaneBroken):
             open_lane(tls_host.lanes.offer_lane("there"), "there", 0, PATIENCE, environment(files))
     impostor = LaneHost(3, tls=ServerTls(certificates.issue("impostor")))
