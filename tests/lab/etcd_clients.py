@@ -145,6 +145,18 @@ class Started:
             self._reader.start()
         return self._lines.get(timeout=timeout)
 
+    def next_line(self, timeout: float) -> str | None:
+        """The next line, if there is one in time."""
+        try:
+            return self.line(timeout)
+        except queue.Empty:
+            return None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether lines wait, or may come."""
+        return not self._lines.empty() or (self._reader is not None and self._reader.is_alive())
+
     def lines(self, count: int) -> list[str]:
         """The next lines."""
         return [self.line() for _ in range(count)]
