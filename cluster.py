@@ -27,6 +27,9 @@ from .actors.cluster.launch import launch_members, why_not
 from .actors.cluster.membership import MembershipOps
 from .actors.cluster.observe import Observation, first_member_spec, homes, observe_cluster
 from .actors.cluster.placement import Placement, choose_placement
+from .actors.cluster.proxy_handle import proxy_actors, proxy_statuses
+from .actors.cluster.proxy_start import restart_proxies, settle_proxies
+from .actors.cluster.proxy_status import ProxyInfo, proxy_infos, registered_proxies
 from .actors.cluster.ray_nodes import alive_nodes
 from .actors.cluster.restore import backup_of, place_backup
 from .actors.cluster.status import ClusterStatus, MemberInfo, status_of
@@ -127,6 +130,9 @@ class Cluster(ClusterOperations):
         answers = collect(asked, STATUS_TIMEOUT_S)
         seen: list[str] = answers.pop(0, [])
         found = status_of(self.name, self.id, actors, answers, nodes, self._placement, seen)
+        proxies = self._proxies(found.members)
+        alarms = (f"{each.name} does not serve: {each.why_not_serving}" for each in proxies if each.why_not_serving)
+        found = replace(found, proxies=proxies, alarms=(*found.alarms, *alarms))
         if found.leader and not any(member.why_not_serving for member in found.members):
             return found
         said = ask_supervisor(self.name, "situation")
@@ -137,6 +143,25 @@ class Cluster(ClusterOperations):
     def members(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> tuple[MemberInfo, ...]:
         """All members, including missing ones. Raises as :meth:`status`."""
         return self.status(timeout=timeout).members
+
+    @covered
+    def proxies(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> tuple[ProxyInfo, ...]:
+        """The proxies that speak etcd's API: those that the cluster runs, and those in the foreground that are
+        registered. One that has just died may be among the latter for some seconds.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            Unavailable: Ray does not answer in time.
+        """
+        return self._proxies(self.members())
+
+    def _proxies(self, members: Sequence[MemberInfo]) -> tuple[ProxyInfo, ...]:
+        actors = proxy_actors(self.name)
+        statuses = proxy_statuses(actors)
+        serving = [member.actor for member in members if not member.why_not_serving]
+        return proxy_infos(actors, statuses, registered_proxies(serving, self.id))
 
     @covered
     def move_leader(self, id: int, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
@@ -278,7 +303,10 @@ class Cluster(ClusterOperations):
         supervised = stop_supervisor(self.name)  # what starts members must itself run the new code
         if supervised:
             self.supervise()
-        return restart_all(self.name, time.monotonic() + at_most(timeout))
+        deadline = time.monotonic() + at_most(timeout)
+        version = restart_all(self.name, deadline)
+        restart_proxies(self.name, deadline)
+        return version
 
     @covered
     def supervise(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
@@ -315,7 +343,7 @@ class Cluster(ClusterOperations):
 
     @covered
     def shutdown(self, *, timeout: float = SHUTDOWN_TIMEOUT_S) -> None:
-        """Stop all members. Their data stays, and ``launch`` starts them again.
+        """Stop all members and proxies. Their data stays, and ``launch`` starts them again.
 
         Args:
             timeout: seconds.
@@ -351,6 +379,9 @@ def launch(
     returned. One whose data is on the nodes is started from that data, whatever ``members`` says. A new one is created
     only if there is no trace of one, neither data nor an actor nor a marker on any node.
 
+    If the spec asks for proxies, or ``proxy`` is given, the settings of a running cluster change to that, and the
+    proxies serve when the call returns, or ``Cluster.proxies`` says why one does not.
+
     Args:
         spec: a path, a mapping or a ``ClusterSpec``; ``overrides`` name its fields.
         timeout: seconds.
@@ -371,6 +402,7 @@ def launch(
     _wait_until_it_serves(cluster, deadline)
     if loaded.supervised:
         cluster.supervise()
+    _start_proxies(cluster, loaded, deadline, explicit="proxy" in overrides)
     return cluster
 
 
@@ -419,7 +451,17 @@ def restore(
     _wait_until_it_serves(cluster, deadline)
     if loaded.supervised:
         cluster.supervise()
+    _start_proxies(cluster, loaded, deadline)
     return cluster
+
+
+def _start_proxies(cluster: Cluster, spec: ClusterSpec, deadline: float, explicit: bool = False) -> None:
+    """Start the proxies that the spec asks for. If the cluster was running, its settings change to that first; a spec
+    that asks for none leaves those that run, unless that was asked for explicitly."""
+    if spec.proxy == "off" and not explicit:
+        return
+    cluster.configure(proxy=spec.proxy, proxy_listen=spec.proxy_listen, proxy_advertise=spec.proxy_advertise)
+    settle_proxies(cluster.name, cluster.id, deadline, supervised=spec.supervised)
 
 
 def _cluster(spec: ClusterSpec, id: int) -> Cluster:

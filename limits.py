@@ -152,6 +152,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clock_drift: Fraction = 0.1
     """How much faster, as a fraction, any member's clock may run than another's; lease reads rely on it
     (``raft/leader_lease.py``)."""
+    proxy: str = "off"
+    """Where the supervisor runs proxies, which speak etcd's API: ``all``: on every Ray node; ``one``: on one of them;
+    ``off``: nowhere."""
+    proxy_listen: str = "127.0.0.1:2379"
+    """Where such a proxy listens: ``HOST:PORT``, ``HOST:FIRST-LAST`` for the first free port of a range, or port 0 for
+    any free one."""
+    proxy_advertise: str = ""
+    """What its clients are told, ``HOST`` or ``HOST:PORT``. Empty: the address that it listens on, or, if that is all
+    addresses of the machine, the Ray node's."""
 
 
 def port_range(text: str) -> range | None:
@@ -650,6 +659,20 @@ PROXY_REGISTRY_TIMEOUT_S = 5.0
 """For one read or write of the directory of proxies."""
 PROXY_DEREGISTER_S = 2.0
 """For a proxy that stops to say so; otherwise its entry goes with its lease."""
+PROXY_CONNECT_TIMEOUT_S = 10.0
+"""For the actor of a proxy to find its cluster..."""
+PROXY_RETRY_S = 1.0
+"""... and between two attempts of one that cannot serve, say because its port is taken."""
+PROXY_HOST_STOP_S = 9.0
+"""For the actor of a proxy to deregister, and to let calls end, before it is killed."""
+PROXY_KEEPER_PAUSE_S = 1.0
+"""Between two checks of a supervisor whether each node has the proxy that it should have."""
+PROXY_START_RETRY_S = 10.0
+"""Until a proxy is started again on a node where one was started and is not there."""
+PROXY_SILENT_S = 60.0
+"""A proxy on a node that is alive, which has not answered for this long, is replaced."""
+PROXY_START_TIMEOUT_S = 20.0
+"""How long a launch waits until each proxy serves, or says why it does not."""
 MAX_GATEWAY_REQUEST_BYTES = 4 * 1024 * 1024
 """JSON of one request to a proxy, and what has arrived of one that is not complete."""
 

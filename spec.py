@@ -20,9 +20,11 @@ import yaml
 
 from .errors import SpecError
 from .limits import MAX_MEMBERS, Compaction, Fraction, Limits, Settings, Timings, port_range
+from .proxy_address import read_advertised_address, read_listen_address
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """Valid cluster names: a name becomes part of actor names and of folder names."""
+PROXY_MODES = ("off", "one", "all")
 RAYS_OWN = frozenset(("CPU", "GPU", "memory", "object_store_memory", "bundle"))
 """Resources that Ray's nodes offer, and that an actor cannot request by name."""
 _INTERFACE = re.compile(r"[^\s/\x00-\x1f\x7f]{0,15}")
@@ -60,6 +62,15 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     They are then linearizable only if the rates of the members' clocks differ by no more than ``clock_drift``."""
     clock_drift: Fraction = 0.1
     """How much faster, as a fraction, the clock of one member may run than another's (for ``lease_reads``)."""
+    proxy: str = "off"
+    """Where proxies run, which speak etcd's API to etcd's clients: ``"all"``: on every Ray node; ``"one"``: on one of
+    them; ``"off"``: nowhere."""
+    proxy_listen: str = "127.0.0.1:2379"
+    """Where such a proxy listens: ``HOST:PORT``, ``HOST:FIRST-LAST`` for the first free port of a range, or port 0 for
+    any free one."""
+    proxy_advertise: str = ""
+    """What its clients are told, ``HOST`` or ``HOST:PORT``. Empty: the address that it listens on, or, if that is all
+    addresses of the machine, the Ray node's."""
     timings: Timings = Timings()
     limits: Limits = Limits()
     compaction: Compaction = Compaction()
@@ -76,6 +87,9 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             lane_interface=self.lane_interface,
             lease_reads=self.lease_reads,
             clock_drift=self.clock_drift,
+            proxy=self.proxy,
+            proxy_listen=self.proxy_listen,
+            proxy_advertise=self.proxy_advertise,
         )
 
     @classmethod
@@ -110,12 +124,12 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 def check_fields(source: str, fields: Mapping[str, Any]) -> None:
-    """Check that each of some fields of a spec is known and has the right type.
+    """Check that each of some fields of a spec is known and has the right type, and all that does not depend on others.
 
     Raises:
         SpecError: one of them is not.
     """
-    _typed(source, _plain(source, fields))
+    _check_proxy(source, _typed(source, _plain(source, fields)))
 
 
 def check(source: str, timings: Timings, limits: Limits) -> None:
@@ -187,7 +201,19 @@ def _check_rules(source: str, spec: ClusterSpec) -> None:
         raise SpecError(source, "lane_interface", f"the name of an interface, got {_shown(spec.lane_interface)}")
     if spec.bootstrap not in ("auto", "never"):
         raise SpecError(source, "bootstrap", f"auto or never, got {_shown(spec.bootstrap)}")
+    _check_proxy(source, spec)
     check(source, spec.timings, spec.limits)
+
+
+def _check_proxy(source: str, spec: ClusterSpec) -> None:
+    if spec.proxy not in PROXY_MODES:
+        raise SpecError(source, "proxy", f"off, one or all, got {_shown(spec.proxy)}")
+    if read_listen_address(spec.proxy_listen) is None:
+        raise SpecError(
+            source, "proxy_listen", f"HOST:PORT, or HOST:FIRST-LAST for a range, got {_shown(spec.proxy_listen)}"
+        )
+    if spec.proxy_advertise and read_advertised_address(spec.proxy_advertise) is None:
+        raise SpecError(source, "proxy_advertise", f"HOST, or HOST:PORT, got {_shown(spec.proxy_advertise)}")
 
 
 _ON_OFF = {"on": True, "off": False}
@@ -214,6 +240,8 @@ def _typed(source: str, raw: Any) -> ClusterSpec:
             if raw[field] not in _ON_OFF:
                 raise SpecError(source, field, f"on or off, got {_shown(raw[field])}")
             raw[field] = _ON_OFF[raw[field]]
+    if raw.get("proxy") is False:  # YAML's off
+        raw["proxy"] = "off"
     try:
         return msgspec.convert(raw, ClusterSpec)
     except msgspec.ValidationError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
@@ -15,6 +15,8 @@ from ..schema.frames import MemberStatus
 from .deadline import at_most, time_left
 from .naming import NAMESPACE, actor_name
 from .ray_calls import check_not_forked, in_time
+
+K = TypeVar("K")
 
 _MEMBER = re.compile(r"m([1-9][0-9]*)")
 
@@ -42,7 +44,7 @@ def member_actors(cluster_name: str) -> dict[int, Any]:
 
 
 def listed_actors(cluster_name: str) -> list[str]:
-    """Short names of all actors of a cluster that Ray lists, in any state: its members and its supervisor.
+    """Short names of all actors of a cluster that Ray lists, in any state: members, supervisor, proxies.
 
     An actor that waits for a node to come back is among them, though it cannot answer.
     """
@@ -59,14 +61,14 @@ def ask_all(handles: dict[int, Any], method: str, *arguments: Any, timeout: floa
     return collect({member: getattr(handle, method).remote(*arguments) for member, handle in handles.items()}, timeout)
 
 
-def collect(references: dict[int, Any], timeout: float) -> dict[int, Any]:
+def collect(references: dict[K, Any], timeout: float) -> dict[K, Any]:
     """The results that are there in time and are not errors."""
     if references:
         ray.wait(list(references.values()), num_returns=len(references), timeout=at_most(timeout))
     results = {}
-    for member, reference in references.items():
+    for key, reference in references.items():
         try:
-            results[member] = ray.get(reference, timeout=0)
+            results[key] = ray.get(reference, timeout=0)
         except (ray.exceptions.RayError, TimeoutError):
             continue
     return results

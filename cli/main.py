@@ -22,7 +22,7 @@ from ..actors.client.txn_parts import Comparand, Compare, Condition, Op
 from ..cli import bench, lease, lock, maintenance, proxy, watch
 from ..errors import ClusterNotFound, KeeperError, MembersMissing
 from ..limits import MEMBERSHIP_TIMEOUT_S, UPGRADE_TIMEOUT_S
-from ..spec import ClusterSpec
+from ..spec import PROXY_MODES, ClusterSpec
 from .options import (
     BYTES,
     MAX_NUMBER,
@@ -88,8 +88,16 @@ def cli() -> None:
 @click.argument("spec", required=False, type=click.Path())
 @click.option("--cluster", help="Name of the cluster, instead of the spec's.")
 @click.option("--bootstrap", type=click.Choice(["auto", "never"]), help="Instead of the spec's.")
+@click.option("--proxy", type=click.Choice(PROXY_MODES), help="Instead of the spec's; a running cluster changes to it.")
 @options(address_option, output_option)
-def up(spec: str | None, cluster: str | None, bootstrap: str | None, address: str | None, output: str) -> None:
+def up(
+    spec: str | None,
+    cluster: str | None,
+    bootstrap: str | None,
+    proxy: str | None,
+    address: str | None,
+    output: str,
+) -> None:
     """Launch the cluster of SPEC (./cluster.yaml if there is one) and leave it running.
 
     Starts a Ray head if no Ray runs on this machine and no address is given; `raykeeper down` stops it again.
@@ -106,7 +114,8 @@ def up(spec: str | None, cluster: str | None, bootstrap: str | None, address: st
         try:
             started = address is None and head.start_if_none_runs()
             join(address)
-            status = launch(loaded).status()
+            asked: dict[str, Any] = {"proxy": proxy} if proxy else {}
+            status = launch(loaded, **asked).status()
         except MembersMissing:
             if started:
                 tell("Ray's head keeps running, so that the missing nodes can join it; `raykeeper down` stops it")

@@ -21,6 +21,7 @@ from ..actors.client.results import DeleteResult, KeyValue, PutResult, RangeResu
 from ..actors.client.watch import Batch, Event
 
 if TYPE_CHECKING:
+    from ..actors.cluster.proxy_status import ProxyInfo
     from ..actors.cluster.status import ClusterStatus
 
 _UNPRINTABLE = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
@@ -51,6 +52,8 @@ def show(result: Any, output: str, **options: bool) -> None:
             click.echo(msgspec.json.encode(_exact(_plain(each))))
     elif output == "table":
         _print_table(*_rows(result))
+        for proxy in getattr(result, "proxies", ()):
+            click.echo(_proxy_line(proxy))
         for alarm in getattr(result, "alarms", ()):
             click.echo(f"alarm: {text(alarm.encode(errors='surrogateescape'))}")
     else:
@@ -117,9 +120,10 @@ def _plain(result: Any) -> Any:
     if isinstance(result, (PutResult, RangeResult, DeleteResult, TxnResult)):
         return {name: _plain(getattr(result, name)) for name in result.__struct_fields__}
     if hasattr(result, "members"):
-        fields = {name: value for name, value in vars(result).items() if name != "members"}
-        members = [{k: v for k, v in vars(m).items() if k != "actor"} for m in result.members]
-        return {**fields, "members": members}
+        fields = dict(vars(result))
+        for name in ("members", "proxies"):
+            fields[name] = [{k: v for k, v in vars(each).items() if k != "actor"} for each in getattr(result, name)]
+        return fields
     return result
 
 
@@ -169,8 +173,19 @@ def _status_lines(status: ClusterStatus) -> Iterator[str]:
         place = f"pid {member.pid} on node {member.node[:8]}" if member.pid else "no process"
         progress = f"applied {member.applied_index} of {member.raft_index}, {member.db_size / 1e6:.1f} MB"
         yield f"{member.name} {member.role}: {place}, {progress}"
+    yield from map(_proxy_line, status.proxies)
     for alarm in status.alarms:
         yield f"alarm: {text(alarm.encode(errors='surrogateescape'))}"
+
+
+def _proxy_line(proxy: ProxyInfo) -> str:
+    """One line about a proxy: where, its process, for whom it speaks, and its connections."""
+    place = f"pid {proxy.pid} on node {proxy.node[:8]}" if proxy.pid else f"node {proxy.node[:8]}"
+    if not proxy.url:
+        return f"proxy: {place}, does not serve"
+    kind = " in the foreground" if proxy.actor is None else ""
+    connections = "" if proxy.connections is None else f", {proxy.connections} connections"
+    return f"proxy{kind} {proxy.url}: {place}, speaks for m{proxy.member}{connections}"
 
 
 def _rows(result: Any) -> tuple[list[str], list[list[Any]]]:

@@ -70,15 +70,20 @@ class ClusterOperations:
         timings: Mapping[str, float] | None = None,
         limits: Mapping[str, int] | None = None,
         compaction: Mapping[str, Any] | None = None,
+        proxy: str | None = None,
+        proxy_listen: str | None = None,
+        proxy_advertise: str | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Settings:
-        """Change timings, limits and compaction of the running cluster. What is not named stays as it is, even if
-        another caller changes it at the same time.
+        """Change timings, limits, compaction and proxies of the running cluster. What is not named stays as it is,
+        even if another caller changes it at the same time.
 
         Members follow within a heartbeat, except for the bounds of their queues of requests (``max_inbox_...``), which
-        they take when they start.
+        they take when they start. The supervisor starts and stops proxies as soon as it sees the change; those that
+        would listen or be found elsewhere are started anew.
 
         Args:
+            proxy, proxy_listen, proxy_advertise: as in the spec.
             timeout: seconds.
 
         Returns:
@@ -88,7 +93,14 @@ class ClusterOperations:
             SpecError: a field is unknown, or a value is not valid.
             Unavailable, RequestTimeout: see :class:`KeeperError`.
         """
-        fields = {"timings": timings, "limits": limits, "compaction": compaction}
+        fields = {
+            "timings": timings,
+            "limits": limits,
+            "compaction": compaction,
+            "proxy": proxy,
+            "proxy_listen": proxy_listen,
+            "proxy_advertise": proxy_advertise,
+        }
         changed = {name: change for name, change in fields.items() if change is not None}
         check_fields("arguments", changed)  # first what can be checked without the cluster
         deadline = time.monotonic() + at_most(timeout)
@@ -107,6 +119,9 @@ class ClusterOperations:
                 lane_interface=now.lane_interface,
                 lease_reads=now.lease_reads,
                 clock_drift=now.clock_drift,
+                proxy=now.proxy,
+                proxy_listen=now.proxy_listen,
+                proxy_advertise=now.proxy_advertise,
             )
             settings = ClusterSpec.load(spec, **changed).settings
             answer = administer(self.name, self.id, Configure(encode_settings(settings), best.settings), deadline)

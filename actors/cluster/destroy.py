@@ -22,14 +22,17 @@ from . import node_storage
 from .evidence import newest_marker
 from .markers import Marker
 from .node_storage import NodeInventory
+from .proxy_handle import stop_proxies
 from .ray_nodes import PackageMissing, RayNode, alive_nodes, run_where_possible
 from .supervisor_handle import ask_supervisor, stop_supervisor
 from .supervisor_spec import SupervisorSpec, decode_supervisor_spec
 
 
 def stop_members(cluster_name: str) -> None:
-    """Stop the supervisor and all members of a cluster for good, even those that wait for a node to come back."""
+    """Stop the supervisor, the proxies and all members of a cluster for good, even those that wait for a node to come
+    back. Proxies go before the members, so that they can deregister and their calls can end."""
     stop_supervisor(cluster_name)
+    stop_proxies(cluster_name)
     actors = member_actors(cluster_name)
     ask_all(actors, "stop", timeout=STOP_TIMEOUT_S)
     for actor in actors.values():

@@ -10,6 +10,7 @@ from ...schema.frames import MemberStatus
 from ..naming import member_name
 from .launch import newest
 from .placement import shared_hosts
+from .proxy_status import ProxyInfo
 from .ray_nodes import RayNode
 
 
@@ -60,6 +61,7 @@ class ClusterStatus:
         revision: newest revision seen.
         alarms: what an operator should see to, one line each.
         members: all members, including missing ones.
+        proxies: all proxies, of the cluster's own and of those in the foreground that are registered.
     """
 
     name: str
@@ -69,6 +71,7 @@ class ClusterStatus:
     revision: int
     alarms: tuple[str, ...]
     members: tuple[MemberInfo, ...]
+    proxies: tuple[ProxyInfo, ...] = ()
 
 
 def status_of(

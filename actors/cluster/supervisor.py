@@ -27,6 +27,7 @@ from ...limits import (
     MAX_SUPERVISOR_LINES,
     MOVE_STOP_TIMEOUT_S,
     NODE_SURVEY_PAUSE_S,
+    PROXY_KEEPER_PAUSE_S,
     SEARCH_TIMEOUT_S,
     STATUS_TIMEOUT_S,
     SUPERVISOR_MAX_PAUSE_S,
@@ -46,6 +47,7 @@ from .membership import MembershipOps
 from .node_storage import NodeInventory, survey
 from .node_survey import NodeSurvey
 from .observe import Observation, observe_cluster
+from .proxy_keeper import ProxyKeeper, RayProxies
 from .ray_nodes import RayNode, run_where_possible
 from .supervisor_spec import SupervisorSpec, decode_supervisor_spec, encode_supervisor_spec
 
@@ -134,6 +136,9 @@ class Supervisor:
         self._last_error = ""
         self._obstacles: list[str] = []
         self._node_survey = NodeSurvey(self._spec.data_dir, _marker_here(self._spec))
+        self._proxy_keeper = ProxyKeeper(
+            self._spec.cluster_name, self._spec.cluster, RayProxies(self._spec.cluster_name)
+        )
         self._ended = threading.Event()
         """Set only by tests: an actor ends with its process."""
         self._watchdog = Watchdog()
@@ -142,6 +147,7 @@ class Supervisor:
             ("supervisor", self._run),
             ("watchdog", self._watch),
             ("node-survey", self._survey_nodes),
+            ("proxy-keeper", self._keep_proxies),
         ):
             threading.Thread(target=run, name=name, daemon=True).start()
 
@@ -162,9 +168,11 @@ class Supervisor:
         return list(self._node_survey.alarms)
 
     def stop(self) -> bool:
-        """Called before it is killed: start no more tasks on nodes, and wait briefly for those in progress; whether all
-        are over."""
-        return self._node_survey.stop_marking(0.8 * STATUS_TIMEOUT_S)
+        """Called before it is killed: start no more tasks on nodes and no more proxies, and wait briefly for those in
+        progress; whether all are over."""
+        until = time.monotonic() + 0.8 * STATUS_TIMEOUT_S
+        kept = self._proxy_keeper.stop(0.4 * STATUS_TIMEOUT_S)
+        return self._node_survey.stop_marking(max(0.0, until - time.monotonic())) and kept
 
     def lines(self) -> list[str]:
         """Its last steps, their errors, and what it saw and waited for; oldest first, each with its time."""
@@ -197,6 +205,7 @@ class Supervisor:
                 observation = observe_cluster(spec.cluster_name, timeout)
                 leads = observation.leader is not None
                 self._node_survey.set_observation(observation)
+                self._proxy_keeper.set_observation(observation)
                 if lacks_pins(observation) and not tracker.first_pins:
                     with suppress(Unavailable):
                         first = ops.origin().members
@@ -240,6 +249,20 @@ class Supervisor:
                     self._note(line)
                     self._log.warning("of the nodes: %s", line)
             said = [*failed, *self._node_survey.alarms, *said][:MAX_SUPERVISOR_LINES]
+
+    def _keep_proxies(self) -> None:
+        """Have proxies where the settings ask for them, on a thread of its own; each new problem is noted once."""
+        said: list[str] = []
+        while not self._ended.wait(PROXY_KEEPER_PAUSE_S):
+            try:
+                failed = self._proxy_keeper.keep(time.monotonic())
+            except Exception as error:
+                failed = [f"keeping the proxies: {type(error).__name__}: {error}"]
+            for line in failed:
+                if line not in said:
+                    self._note(line)
+                    self._log.warning("%s", line)
+            said = failed
 
     def _watch(self) -> None:
         """End the process, so that Ray starts another, once an activity takes too long."""

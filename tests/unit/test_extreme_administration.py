@@ -100,6 +100,9 @@ CALLS: dict[str, tuple[Call, Callable[[Any], bool]]] = {
 }
 for _section in ("timings", "limits", "compaction"):
     CALLS[f"configure {_section}"] = (lambda x, s=_section: there.configure(**{s: x}), empty)  # type: ignore[misc]
+CALLS["configure proxy"] = (lambda x: there.configure(proxy=x), lambda x: x is None or x is False)
+CALLS["configure proxy_listen"] = (lambda x: there.configure(proxy_listen=x), lambda x: x is None)
+CALLS["configure proxy_advertise"] = (lambda x: there.configure(proxy_advertise=x), lambda x: x is None or text(x))
 for _section, _type in (("timings", Timings), ("limits", Limits), ("compaction", Compaction)):
     for _field in _type.__struct_fields__:
         _fields = (lambda x, s=_section, f=_field: there.configure(**{s: {f: x}}),)  # type: ignore[misc]
@@ -126,6 +129,7 @@ TIMED: dict[str, Callable[[Any], Any]] = {
     "client": lambda t: there.client(timeout=t),
     "status": lambda t: there.status(timeout=t),
     "members": lambda t: there.members(timeout=t),
+    "proxies": lambda t: there.proxies(timeout=t),
     "move_leader": lambda t: there.move_leader(1, timeout=t),
     "add_member": lambda t: there.add_member(timeout=t),
     "promote": lambda t: there.promote(1, timeout=t),

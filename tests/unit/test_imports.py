@@ -53,6 +53,10 @@ KNOW_RAY = {
     "actors/cluster/membership.py",
     "actors/cluster/observe.py",
     "actors/cluster/ray_nodes.py",
+    "actors/cluster/proxy_handle.py",
+    "actors/cluster/proxy_status.py",
+    "actors/proxy/membership_tasks.py",
+    "actors/proxy/proxy_actor.py",
     "actors/proxy/proxy_place.py",
     "actors/ray_auth.py",
     "actors/ray_local.py",
@@ -106,6 +110,10 @@ SERVER = ("raykeeper.actors.member", "raykeeper.actors.cluster", "raykeeper.stor
 def test_a_client_process_loads_no_server() -> None:
     """Every process of a job that only uses a cluster pays for what it imports, in time and in memory."""
     assert within(loaded_by(CLIENT), *SERVER, "click", "rich") == []
+
+
+def test_a_proxy_loads_no_server() -> None:
+    assert within(loaded_by("import raykeeper.actors.proxy.proxy_actor"), *SERVER, "click", "rich") == []
 
 
 def test_a_client_process_loads_little_beside_ray() -> None:

@@ -88,7 +88,8 @@ def test_a_spec_pickles_and_loads_from_itself() -> None:
         (
             {3: 4},
             "spec: 3: expected a known field; one of name, members, data_dir, placement, bootstrap, supervised, lanes, "
-            "lane_ports, lane_interface, lease_reads, clock_drift, timings, limits, compaction",
+            "lane_ports, lane_interface, lease_reads, clock_drift, proxy, proxy_listen, proxy_advertise, timings, "
+            "limits, compaction",
         ),
         ({"members": "3"}, "spec: members: expected a whole number, got '3'"),
         ({"lanes": "maybe"}, "spec: lanes: expected on or off, got 'maybe'"),
@@ -110,6 +111,14 @@ def test_a_spec_pickles_and_loads_from_itself() -> None:
         ({"placement": []}, "spec: placement: expected spread, or a list of at least one Ray resource name"),
         ({"bootstrap": "maybe"}, "spec: bootstrap: expected auto or never, got 'maybe'"),
         ({"bootstrap": True}, "spec: bootstrap: expected text, got True"),
+        ({"proxy": "some"}, "spec: proxy: expected off, one or all, got 'some'"),
+        ({"proxy": True}, "spec: proxy: expected text, got True"),
+        ({"proxy_listen": 2379}, "spec: proxy_listen: expected text, got 2379"),
+        (
+            {"proxy_listen": ":2379"},
+            "spec: proxy_listen: expected HOST:PORT, or HOST:FIRST-LAST for a range, got ':2379'",
+        ),
+        ({"proxy_advertise": "a:b"}, "spec: proxy_advertise: expected HOST, or HOST:PORT, got 'a:b'"),
         ({"data_dir": "data"}, "spec: data_dir: expected an absolute path, or one from ~/, got 'data'"),
         ({"timings": {"heartbeat_interval": 0}}, "spec: timings.heartbeat_interval: expected a number >= 0.001, got 0"),
         (

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import ray
 
 import raykeeper
+from raykeeper.actors.cluster.proxy_handle import stop_proxies
 from raykeeper.actors.cluster.supervisor_handle import stop_supervisor
 from raykeeper.actors.discovery import actors_gone, member_actors
 from raykeeper.actors.naming import actor_name, member_name
@@ -122,6 +123,7 @@ class Made:
 def kill_actors(name: str) -> None:
     """Take a cluster's actors away for good, as a crash of all of Ray would: no member gets to say goodbye."""
     stop_supervisor(name)
+    stop_proxies(name, graceful=False)
     actors = member_actors(name)
     pids = [pid_of(actor) for actor in actors.values()]
     for actor in actors.values():

@@ -1,0 +1,64 @@
+"""Changes of the members for a proxy that must not load what makes them: each is a Ray task, in a process of its own.
+
+They start and stop actors and write to disks, for which a task loads the package as any program does that administers
+a cluster. It takes a second or two until it runs, and such calls are rare.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import ray
+
+from ...errors import KeeperError
+from .etcd_errors import from_keeper_error
+
+_remote: Any = ray.remote
+
+
+class MembershipTasks:
+    """See the module.
+
+    Args:
+        cluster_name: the cluster's.
+    """
+
+    def __init__(self, cluster_name: str) -> None:
+        self._cluster_name = cluster_name
+
+    async def add_member(self, learner: bool) -> int:
+        """Add a member anywhere; its id, once it has caught up."""
+        added: int = await self._run("add_member", promote=not learner)
+        return added
+
+    async def remove_member(self, member: int) -> None:
+        """Remove a member for good."""
+        await self._run("remove_member", id=member)
+
+    async def move_leader(self, member: int) -> None:
+        """Hand leadership to a member."""
+        await self._run("move_leader", id=member)
+
+    async def _run(self, change: str, **arguments: Any) -> Any:
+        task = _remote(num_cpus=0, max_retries=0)(_change)
+        try:
+            result = await task.remote(_PACKAGE, self._cluster_name, change, arguments)
+        except ray.exceptions.RayError as error:
+            result = KeeperError(f"the task that changes the members failed: {error}", applied=None)
+        if isinstance(result, KeeperError):
+            raise from_keeper_error(result) from result
+        return result
+
+
+_PACKAGE = __name__.rpartition(".actors.")[0]
+
+
+def _change(package: str, cluster_name: str, change: str, arguments: dict[str, Any]) -> Any:
+    """Runs in the task: what ``Cluster`` does by that name. Of a member only the id goes back; an error is returned,
+    because Ray would give it another class, without its outcome."""
+    try:
+        found = importlib.import_module(package).attach(cluster_name)
+        return getattr(getattr(found, change)(**arguments), "id", None)
+    except KeeperError as error:
+        return error

@@ -1,0 +1,170 @@
+"""The Ray actor around one proxy: the same proxy as that of `raykeeper proxy`, on one Ray node.
+
+It is named, detached, and tied to its node: Ray restarts it there when its process has died. When the node is lost, the
+actor is gone for good, and its name with it. The supervisor starts those that are missing (``actors/cluster``).
+
+The constructor does not raise, because Ray gives up an actor whose constructor raises. A proxy that cannot serve, say
+because its port is taken, stays up, says why, and tries again. It is a client of the cluster like any other: it loads
+neither the member nor RocksDB (``tests/unit/test_imports.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import ray
+
+from ...errors import ClusterMismatch, KeeperError
+from ...limits import PROXY_CONNECT_TIMEOUT_S, PROXY_HOST_STOP_S, PROXY_RETRY_S
+from ...proxy_address import read_advertised_address, read_listen_address
+from ...schema.portable import Portable
+from ..connect import connect
+from ..handles import Client
+from ..log_files import flush_log, log_to_ray
+from ..logs import MemberLog
+from ..process import as_daemon
+from ..transport.descriptors import raise_limit
+from .etcd_proxy import EtcdProxy
+from .membership_tasks import MembershipTasks
+from .proxy_place import proxy_place
+
+
+class ProxySpec(Portable, frozen=True):
+    """What a proxy's actor is started with."""
+
+    cluster_name: str
+    cluster: int
+    """Cluster id: another cluster of that name is not served."""
+    name: str
+    """Of the actor, without the cluster's."""
+    listen: str
+    """As in the cluster's spec, like the next."""
+    advertise: str
+
+
+class ProxyStatus(Portable, frozen=True):
+    """What a proxy's actor says of itself."""
+
+    spec: ProxySpec
+    node: str
+    pid: int
+    url: str = ""
+    """What clients are told; empty while it does not serve."""
+    member: int = 0
+    """Id of the member that it speaks for."""
+    connections: int = 0
+    why_not_serving: str = ""
+    failed: bool = False
+    """Whether it has tried to serve, and could not."""
+
+
+encode_proxy_spec = msgspec.msgpack.Encoder().encode
+decode_proxy_spec = msgspec.msgpack.Decoder(ProxySpec).decode
+
+
+class ProxyHost:
+    """What runs in the actor; started by the supervisor, or by a launch.
+
+    Args:
+        spec: an encoded :class:`ProxySpec`.
+    """
+
+    def __init__(self, spec: bytes) -> None:
+        as_daemon()
+        raise_limit()
+        self._spec = decode_proxy_spec(spec)
+        log_to_ray(self._spec.cluster_name, self._spec.name)
+        self._log = MemberLog("proxy", self._spec.cluster_name, self._spec.name)
+        self._place = proxy_place(self._spec.name)
+        self._proxy: EtcdProxy | None = None
+        self._why = "it is starting"
+        self._failed = False
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._over = threading.Event()
+        threading.Thread(target=self._run, name="proxy", daemon=True).start()
+
+    def status(self) -> ProxyStatus:
+        """How it is."""
+        proxy = self._proxy
+        if proxy is None:
+            return ProxyStatus(
+                self._spec, self._place.node, os.getpid(), why_not_serving=self._why, failed=self._failed
+            )
+        return ProxyStatus(self._spec, self._place.node, os.getpid(), proxy.url, proxy.member, proxy.connections)
+
+    def stop(self) -> bool:
+        """Called before it is killed: deregister, and let calls end for a moment; whether all of that is done."""
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        done = self._over.wait(PROXY_HOST_STOP_S)
+        flush_log()
+        return done
+
+    # -- the thread that serves ---------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._over.set()
+
+    async def _serve(self) -> None:
+        """Serve until the end; whatever prevents that is tried again."""
+        while not self._stopping.is_set():
+            try:
+                kv = await asyncio.to_thread(self._connect)
+                try:
+                    await self._serve_with(kv)
+                finally:
+                    kv.close()
+            except (KeeperError, OSError) as error:
+                self._fail(str(error))
+            except Exception as error:
+                self._fail(f"{type(error).__name__}: {error}")
+                self._log.exception("a fault")
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), PROXY_RETRY_S)
+
+    def _connect(self) -> Client:
+        spec = self._spec
+        kv = connect(spec.cluster_name, timeout=PROXY_CONNECT_TIMEOUT_S)
+        if kv.cluster_id != spec.cluster:
+            kv.close()
+            raise ClusterMismatch(
+                f"the cluster {spec.cluster_name} that runs has the id {kv.cluster_id:x}, not {spec.cluster:x}"
+            )
+        return kv
+
+    async def _serve_with(self, kv: Client) -> None:
+        spec = self._spec
+        listen = read_listen_address(spec.listen)
+        if listen is None:  # the cluster was told by a version that writes addresses otherwise
+            raise OSError(f"cannot listen on {spec.listen!r}: it is not an address")
+        operations = MembershipTasks(spec.cluster_name)
+        proxy = EtcdProxy(kv.aio, operations, self._log, self._place)
+        try:
+            try:
+                await proxy.start(listen, read_advertised_address(spec.advertise))
+            except OSError as error:
+                raise OSError(
+                    f"cannot listen on {listen}: {error.strerror or error}; proxy_listen may name a range of ports"
+                ) from error
+            self._proxy = proxy
+            self._log.info("serves %s, process %d", proxy.url, os.getpid())
+            await self._stopping.wait()
+        finally:
+            self._proxy, self._why = None, "it is stopping"
+            await proxy.close()
+
+    def _fail(self, why: str) -> None:
+        self._why, self._failed = why, True
+        self._log.warning("does not serve: %s", why)
+
+
+_remote: Any = ray.remote
+ProxyActor: Any = _remote(num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=4)(ProxyHost)

@@ -1,0 +1,138 @@
+"""Proxies that the cluster runs: on which nodes, under what addresses, and how they come back and end."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import grpc
+import ray
+
+from lab.ray.tools import is_alive, kill, leader, wait_until
+from raykeeper.actors.proxy.etcdpb.cluster_pb2 import MemberAddRequest, MemberAddResponse
+from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest, PutResponse
+
+
+def put(url: str, key: bytes, value: bytes) -> int:
+    """The revision of a put through a proxy."""
+    with grpc.insecure_channel(url.removeprefix("http://")) as channel:
+        call = channel.unary_unary("/etcdserverpb.KV/Put", PutRequest.SerializeToString, PutResponse.FromString)
+        revision: int = call(PutRequest(key=key, value=value), timeout=60).header.revision
+        return revision
+
+
+def only(cluster: Any) -> Any:
+    """The cluster's proxy, once it serves."""
+
+    def find() -> Any:
+        found = cluster.proxies()
+        return found[0] if len(found) == 1 and found[0].url else None
+
+    return wait_until(find, what=lambda: f"one proxy among {cluster.proxies()}")
+
+
+def test_a_launch_starts_proxies_and_a_shutdown_ends_them(clusters: Any) -> None:
+    cluster = clusters.launch(proxy="all", proxy_listen="127.0.0.1:0", supervised=True)
+    [proxy] = cluster.proxies()
+    assert proxy.node == ray.get_runtime_context().get_node_id()
+    assert proxy.member in {1, 2, 3}
+    assert (proxy.connections, proxy.why_not_serving, is_alive(proxy.pid)) == (0, "", True)
+    put(proxy.url, b"a", b"1")
+    assert cluster.client().get("a").raw == b"1"
+    assert cluster.status().proxies == cluster.proxies()
+    cluster.shutdown()
+    assert not is_alive(proxy.pid)
+    again = clusters.launch(supervised=True)  # its settings are with the data
+    assert only(again).url != ""
+    put(only(again).url, b"a", b"2")
+    assert again.client().get("a").raw == b"2"
+
+
+def test_a_dead_proxy_comes_back_and_a_supervisor_replaces_one_that_is_gone_for_good(clusters: Any) -> None:
+    cluster = clusters.launch(proxy="one", proxy_listen="127.0.0.1:0", supervised=True)
+    first = only(cluster)
+    kill(first.pid)
+    second = wait_until(
+        lambda: next((each for each in cluster.proxies() if each.pid not in (0, first.pid) and each.url), None)
+    )
+    put(second.url, b"a", b"1")
+    ray.kill(second.actor, no_restart=True)
+    third = wait_until(
+        lambda: next((each for each in cluster.proxies() if each.pid not in (0, second.pid) and each.url), None)
+    )
+    put(third.url, b"a", b"2")
+    assert cluster.client().get("a").raw == b"2"
+
+
+def test_members_may_die_and_a_proxy_serves_on(clusters: Any) -> None:
+    cluster = clusters.launch(proxy="one", proxy_listen="127.0.0.1:0")
+    proxy = only(cluster)
+    for round in range(2):
+        kill(leader(cluster).pid)
+        put(proxy.url, b"a", b"%d" % round)
+    member = next(each for each in cluster.members() if each.id == only(cluster).member)
+    if member.pid:
+        kill(member.pid)
+    put(proxy.url, b"a", b"last")
+    assert only(cluster).pid == proxy.pid
+    item = cluster.client().get("a", timeout=60)
+    assert (item.raw, item.version) == (b"last", 3)
+
+
+def test_a_running_cluster_is_told_to_have_proxies_others_or_none(clusters: Any) -> None:
+    cluster = clusters.launch(supervised=True)
+    assert cluster.proxies() == ()
+    assert clusters.launch(supervised=True, proxy="all", proxy_listen="127.0.0.1:0").id == cluster.id
+    first = only(cluster)
+    cluster.configure(proxy_advertise="localhost")
+    second = wait_until(lambda: next((each for each in cluster.proxies() if "localhost" in each.url), None))
+    assert second.pid != first.pid
+    assert clusters.launch(supervised=True).proxies() != (), "a spec that asks for none leaves those that run"
+    clusters.launch(supervised=True, proxy="off")
+    wait_until(lambda: cluster.proxies() == ())
+    wait_until(lambda: not is_alive(second.pid))
+
+
+def test_a_taken_port_is_said_and_two_clusters_share_a_range(clusters: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        cluster = clusters.launch(proxy="all", proxy_listen=f"127.0.0.1:{port}", supervised=True)
+        [proxy] = cluster.proxies()
+        assert proxy.url == ""
+        assert str(port) in proxy.why_not_serving
+        assert "in use" in proxy.why_not_serving
+        assert any(str(port) in alarm for alarm in cluster.status().alarms)
+        last = min(port + 100, 65535)
+        cluster.configure(proxy_listen=f"127.0.0.1:{port}-{last}")
+        first = only(cluster)
+        other = clusters.launch(
+            name=f"{cluster.name}-2", proxy="all", proxy_listen=f"127.0.0.1:{port}-{last}", members=1
+        )
+        second = only(other)
+        ports = [int(each.url.rpartition(":")[2]) for each in (first, second)]
+        assert port not in ports
+        assert len(set(ports)) == 2
+        put(first.url, b"a", b"1")
+        put(second.url, b"a", b"2")
+        assert (cluster.client().get("a").raw, other.client().get("a").raw) == (b"1", b"2")
+
+
+def test_a_member_is_added_through_a_proxy(clusters: Any) -> None:
+    cluster = clusters.launch(proxy="one", proxy_listen="127.0.0.1:0", members=1)
+    proxy = only(cluster)
+    with grpc.insecure_channel(proxy.url.removeprefix("http://")) as channel:
+        add = channel.unary_unary(
+            "/etcdserverpb.Cluster/MemberAdd", MemberAddRequest.SerializeToString, MemberAddResponse.FromString
+        )
+        answer = add(MemberAddRequest(peerURLs=["http://any:1"]), timeout=120)
+    assert answer.member.ID == 2
+    assert [each.id for each in cluster.members()] == [1, 2]
+
+
+def test_an_upgrade_restarts_proxies_too(clusters: Any) -> None:
+    cluster = clusters.launch(proxy="one", proxy_listen="127.0.0.1:0", members=1)
+    before = only(cluster)
+    cluster.upgrade()
+    after = only(cluster)
+    assert after.pid != before.pid
+    put(after.url, b"a", b"1")
