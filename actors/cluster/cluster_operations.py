@@ -80,7 +80,7 @@ class ClusterOperations:
 
         Members follow within a heartbeat, except for the bounds of their queues of requests (``max_inbox_...``), which
         they take when they start. The supervisor starts and stops proxies as soon as it sees the change; those that
-        would listen or be found elsewhere are started anew.
+        would listen or be found elsewhere are started again.
 
         Args:
             proxy, proxy_listen, proxy_advertise: as in the spec.

@@ -73,7 +73,7 @@ class ProxyKeeper:
         self._pool = pool
         self._observed: tuple[Settings, tuple[RayNode, ...]] | None = None
         self._observations = 0
-        self._doubtful: dict[str, int] = {}
+        self._suspects: dict[str, int] = {}
         """By node: how many observations there had been when its proxy was first found to be too many, or changed."""
         self._start_at: dict[str, float] = {}
         """By node: not before this a proxy is started there again."""
@@ -163,18 +163,18 @@ class ProxyKeeper:
     ) -> list[str]:
         """The nodes whose proxy is too many, or has another spec, by two observations: when the settings have just
         changed, the first may be older than a proxy that a launch has started."""
-        doubtful = [
+        suspects = [
             node
             for node, status in statuses.items()
             if node not in wanted or (status is not None and status.spec != self._spec(settings, node))
         ]
-        self._doubtful = {node: self._doubtful.get(node, self._observations) for node in doubtful}
-        return [node for node, first in self._doubtful.items() if first < self._observations]
+        self._suspects = {node: self._suspects.get(node, self._observations) for node in suspects}
+        return [node for node, first in self._suspects.items() if first < self._observations]
 
     def _restart(
         self, changed: Collection[str], wanted: Collection[str], statuses: Mapping[str, ProxyStatus | None]
     ) -> None:
-        """Stop proxies that have another spec; they are started anew the next time. Of those that serve one at a time,
+        """Stop proxies that have another spec; they are started again the next time. Of those that serve one at a time,
         while all others answer, so that clients always find one."""
         serving = [node for node in changed if (status := statuses[node]) is not None and status.url]
         failing = [node for node in changed if node not in serving]
