@@ -145,7 +145,7 @@ class Etcd(Face):
     async def open(self, address: Address) -> None:
         import aetcd
 
-        self.client = client = aetcd.Client(host="127.0.0.1", port=address["ports"][0])
+        self.client = client = aetcd.Client(host=address.get("host", "127.0.0.1"), port=address["ports"][0])
         await client.connect()
         transactions = client.transactions
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import leases
+import network
 import sessions
 import through_proxy
 import watching
@@ -41,6 +42,8 @@ PARTS = (
     Part("floors", "floors", _floors),
     Part("proxy", "etcd's clients at a proxy", through_proxy.at_proxy, through_proxy.NOTES),
     Part("proxy", "etcd's clients at etcd", through_proxy.at_etcd),
+    Part("network", "1 ms between members, RayKeeper", network.of_raykeeper, network.NOTES),
+    Part("network", "1 ms between members, etcd", network.of_etcd),
     Part("watches", "watches of RayKeeper", watching.of_raykeeper, watching.NOTES),
     Part("watches", "watches of etcd", watching.of_etcd),
     Part("leases", "leases kept by RayKeeper", leases.kept_by_raykeeper, leases.NOTES),

@@ -212,9 +212,10 @@ class Etcd(Processes):
         until(lambda: self._leader() is not None, "a leader")
 
     def _start(self, number: int) -> None:
-        peers = [f"http://127.0.0.1:{port}" for port in self._ports[3:]]
-        client, peer = f"http://127.0.0.1:{self._ports[number]}", peers[number]
-        command = ["etcd", "--name", f"m{number}", "--data-dir", f"{self.folder}/m{number}", "--log-level", "error"]
+        peers = [f"http://{self._host(n)}:{port}" for n, port in enumerate(self._ports[3:])]
+        client, peer = f"http://{self._host(number)}:{self._ports[number]}", peers[number]
+        command = [*self._on(number), "etcd", "--name", f"m{number}", "--data-dir", f"{self.folder}/m{number}"]
+        command += ["--log-level", "error"]
         command += ["--logger", "zap", "--listen-client-urls", client, "--advertise-client-urls", client]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
         command += ["--initial-cluster", ",".join(f"m{n}={url}" for n, url in enumerate(peers))]
@@ -225,7 +226,7 @@ class Etcd(Processes):
         self._processes.clear()
 
     def _status(self, number: int) -> dict[str, Any] | None:
-        url = f"http://127.0.0.1:{self._ports[number]}/v3/maintenance/status"
+        url = f"http://{self._host(number)}:{self._ports[number]}/v3/maintenance/status"
         with contextlib.suppress(OSError, ValueError):
             request = urllib.request.Request(url, b"{}", {"Content-Type": "application/json"})
             with urllib.request.urlopen(request, timeout=1) as reply:
@@ -241,13 +242,19 @@ class Etcd(Processes):
         return None
 
     def address(self, probing: bool = False) -> Address:
-        leader = until(lambda: (self._leader() or 0) + 1, "a leader") - 1
-        order = [n for n in range(3) if n != leader]
-        order = [*order, leader] if probing else [leader, *order]
-        return {"ports": [self._ports[n] for n in order]}
+        leader = until(lambda: (n := self._leader()) is not None and n + 1, "a leader") - 1
+        return self.address_of(leader + 1 if probing else leader)
 
     def address_of(self, number: int) -> Address:
-        return {"ports": [self._ports[number % 3]]}
+        return {"ports": [self._ports[number % 3]], "host": self._host(number % 3)}
+
+    def _host(self, number: int) -> str:
+        """Where a member listens..."""
+        return "127.0.0.1"
+
+    def _on(self, number: int) -> list[str]:
+        """... and what begins its command."""
+        return []
 
     def mend(self) -> None:
         for number, process in list(self._processes.items()):
