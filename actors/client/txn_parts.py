@@ -209,3 +209,10 @@ class Op:
 
         parts = {"compare": compare, "success": success, "failure": failure}
         return Op("txn", {name: tuple(part) if isinstance(part, list) else part for name, part in parts.items()})
+
+
+def first_keys(prefix: Key, limit: int) -> Op:
+    """As ``Op.range`` with ``prefix`` and ``limit``, without values. It costs as much however many keys there are: the
+    others are not counted, only ``more`` says whether there are any."""
+    found = Op.range(prefix=prefix, limit=limit, keys_only=True)
+    return Op(found.kind, {**found.arguments, "uncounted": True})

@@ -219,8 +219,9 @@ class View:
         order: object,
         keys_only: object,
         count_only: object,
+        uncounted: bool = False,
     ) -> Range:
-        """The command of a range."""
+        """The command of a range; if ``uncounted``, keys beyond the limit are not counted, only told to exist."""
         return Range(
             self.keys(key, end, prefix),
             _revision(revision),
@@ -229,6 +230,7 @@ class View:
             check.one_of("order", order, ORDERS),
             check.flag("keys_only", keys_only),
             check.flag("count_only", count_only),
+            uncounted,
         )
 
     def delete_command(self, key: object, end: object, prefix: object, prev: object) -> Delete:

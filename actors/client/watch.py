@@ -119,7 +119,8 @@ class EventBuffer:
                 signal=signal,
             )
         )
-        weakref.finalize(self, _drop, hub, self._subscription).atexit = False
+        self._at_collection = weakref.finalize(self, _drop, hub, self._subscription)
+        self._at_collection.atexit = False
 
     @property
     def revision(self) -> int:
@@ -210,6 +211,7 @@ class EventBuffer:
             self._over = True  # the watch itself is the parent's, and its locks may be held by threads that are gone
             return
         hub.run_now_or_soon(lambda now: hub.watch_core.cancel(subscription, now))
+        self._at_collection.detach()  # it would wake the hub's timer thread, for nothing
         with self._taking:
             self._taken.clear()
             self._over, self._error = True, None

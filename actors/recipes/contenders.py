@@ -7,6 +7,9 @@ token. If its process dies, the lease ends and the key is deleted, without any o
 **Waiting.** Each contender waits for its *predecessor*, the one directly before it, by one watch of that one key. So a
 contender that leaves wakes one other, not all (no thundering herd). Nor does anyone read the whole line, however long:
 
+- If only one ticket was there when a contender joined, which the transaction says that creates the ticket, nothing has
+  to be read: the contender waits for that one. When it is gone, no earlier one exists, since a ticket created later has
+  a greater token, and so has one whose key is created again.
 - A key beside the line, the *tail*, names the last contender. A new one writes itself there, in the transaction that
   creates its ticket, and learns which it has replaced: its predecessor (as in the queue lock of Mellor-Crummey and
   Scott).
@@ -37,8 +40,8 @@ from ...errors import CompactedError, InvalidArgument, KeeperError, LeaseLost
 from ...limits import CLEANUP_GRACE_S, RECIPE_CHECK_S, RECIPE_MAX_PAUSE_S, RECIPE_PAUSE_S
 from ..client.aio import AsyncKeyValueClient
 from ..client.leases import AsyncLease, Lease, LossEvent
-from ..client.results import KeyValue, PutResult, TxnResult
-from ..client.txn_parts import Compare, Condition, Op
+from ..client.results import KeyValue, PutResult, RangeResult, TxnResult
+from ..client.txn_parts import Compare, Condition, Op, first_keys
 from ..deadline import time_left
 from .key_monitor import key_monitor
 from .sync_async import (
@@ -84,6 +87,13 @@ class WaitFor(NamedTuple):
     all: bool = False
 
 
+class Happened(NamedTuple):
+    """What was waited for has happened, or may have."""
+
+    revision: int
+    """When it did; 0 if that history has been compacted, so that only the present can tell."""
+
+
 class Predecessor(NamedTuple):
     """The contender that came directly before."""
 
@@ -94,7 +104,7 @@ class Predecessor(NamedTuple):
 class Ticket:
     """A contender's key in a line, and the lease that the key is attached to."""
 
-    __slots__ = ("__weakref__", "key", "lease", "predecessor", "prefix", "token", "uncontended")
+    __slots__ = ("__weakref__", "alone_before", "key", "lease", "predecessor", "prefix", "token", "uncontended")
 
     def __init__(
         self,
@@ -103,7 +113,7 @@ class Ticket:
         lease: Lease | AsyncLease,
         token: int,
         before: Predecessor | None,
-        free: bool,
+        there: RangeResult,
     ) -> None:
         self.prefix = prefix
         self.key = key
@@ -111,8 +121,10 @@ class Ticket:
         self.token = token
         self.predecessor = before
         """``None`` if there was none, or if it is not known."""
-        self.uncontended = free
+        self.uncontended = not there.items
         """Whether the line was empty."""
+        self.alone_before = there.items[0].key if len(there.items) == 1 else None
+        """The key of the one ticket that was there; ``None`` if there was none, or were several."""
 
     @property
     def lost(self) -> threading.Event:
@@ -195,20 +207,20 @@ class Contenders:
     def _join_txn(
         self, lease: int, prefix: bytes, kind: bytes, value: bytes, compare: Sequence[Condition], chained: bool = True
     ) -> Op:
-        """The transaction that creates a ticket. Its first operation tells whether the line was empty."""
+        """The transaction that creates a ticket. Its first operation tells whether there were none, one, or more."""
         key = ticket_key(prefix, kind, lease)
-        empty = Op.txn([Compare.version(prefix=prefix) == 0])
+        there = first_keys(prefix, 2)
         chain = [Op.put(tail(prefix), key, lease=lease, prev=True)] if chained else []
-        return Op.txn([Compare.create_revision(key) == 0, *compare], [empty, Op.put(key, value, lease=lease), *chain])
+        return Op.txn([Compare.create_revision(key) == 0, *compare], [there, Op.put(key, value, lease=lease), *chain])
 
     def _ticket_of(self, lease: Lease | AsyncLease, prefix: bytes, kind: bytes, result: TxnResult) -> Ticket:
         key = ticket_key(prefix, kind, lease.id)
-        empty, _, *chain = result.responses
-        assert isinstance(empty, TxnResult)
+        there, _, *chain = result.responses
+        assert isinstance(there, RangeResult)
         replaced = chain[0].prev if chain and isinstance(chain[0], PutResult) else None
         # The tail is written in the transaction that creates a ticket, so its revision is the writer's token.
         before = None if replaced is None else Predecessor(replaced.raw, replaced.mod_revision)
-        return Ticket(prefix, key, lease, result.revision, before, empty.succeeded)
+        return Ticket(prefix, key, lease, result.revision, before, there)
 
     async def agree_on(self, key: bytes, text: bytes, prefix: bytes) -> None:
         """Agree on a parameter that all contenders under a prefix must share: it is written while there are none.
@@ -298,14 +310,14 @@ class Contenders:
             ticket.lost.set()
             raise LeaseLost(f"the place in the line of {self.name!r} is gone: its lease has ended")
 
-    async def wait_for(self, ticket: Ticket, ahead: WaitFor, deadline: TimeLimit) -> bool:
-        """Wait until what this ticket waits for has happened, or may have; ``False`` when the time is over.
+    async def wait_for(self, ticket: Ticket, ahead: WaitFor, deadline: TimeLimit) -> Happened | None:
+        """Wait until what this ticket waits for has happened, or may have; ``None`` when the time is over.
 
         Raises:
             LeaseLost: the ticket's lease was lost meanwhile.
         """
         if not deadline.left:
-            return False
+            return None
         start = ahead.revision
         if ahead.all:
             watch = await open_watch(self.space, prefix=ahead.key, start_revision=start, only=ahead.only)
@@ -313,13 +325,14 @@ class Contenders:
             watch = await open_watch(self.space, ahead.key, start_revision=start, only=ahead.only)
         try:
             while True:
-                if await next_event(watch, self.wait_limit(ticket, deadline)) is not None:
-                    return True
+                event = await next_event(watch, self.wait_limit(ticket, deadline))
+                if event is not None:
+                    return Happened(event.kv.mod_revision)
                 self.check_lease(ticket)
                 if not deadline.left:
-                    return False
+                    return None
         except CompactedError:
-            return True  # it may have happened: the caller reads the present
+            return Happened(0)
         finally:
             await cancel_watch(watch)
 
@@ -346,7 +359,15 @@ class Contenders:
         """Wait until no ticket is before this one; ``False`` when the time is over."""
         if ticket.uncontended:
             return True
-        ahead = await self.retry_read(ticket, lambda: self._predecessor(ticket), deadline)
+        if ticket.alone_before is not None:
+            # It was there at the revision of this ticket's token, so whatever deletes its key from the next one on
+            # deletes that very ticket.
+            gone = await self.wait_for(ticket, WaitFor(ticket.alone_before, ticket.token + 1), deadline)
+            if gone is None or gone.revision:
+                return gone is not None
+            ahead = await self.retry_read(ticket, lambda: self._next(ticket), deadline)
+        else:
+            ahead = await self.retry_read(ticket, lambda: self._predecessor(ticket), deadline)
         while ahead is not None:
             if not await self.wait_for(ticket, ahead, deadline):
                 return False

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass
 from typing import Any
 
+from raykeeper.actors.client import txn_parts
 from raykeeper.actors.client.core.lease_core import LeaseCore
 from raykeeper.actors.client.core.subscription import Subscription
 from raykeeper.actors.client.core.watch_core import WatchCore
@@ -23,6 +24,7 @@ from raykeeper.actors.member.leader_duties import LeaderDuties
 from raykeeper.actors.member.lessor import Lessor
 from raykeeper.actors.member.replica import Replica
 from raykeeper.actors.member.watches import Watches
+from raykeeper.actors.recipes import contenders
 from raykeeper.actors.recipes.contenders import Contenders
 from raykeeper.errors import NoSpace
 from raykeeper.raft import Node
@@ -505,6 +507,12 @@ def _whoever_is_next() -> AbstractContextManager[None]:
         return None
 
     return patched(Contenders, "_next", following)
+
+
+@mutant("a lock for a waiter that saw one of several", "locks")
+def _one_of_several() -> AbstractContextManager[None]:
+    """The one that it waits for was not the only one before it."""
+    return patched(contenders, "first_keys", lambda prefix, limit: txn_parts.first_keys(prefix, 1))
 
 
 @mutant("a guard that guards nothing", "locks")

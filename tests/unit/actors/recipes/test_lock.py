@@ -9,10 +9,14 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from lab.onemember import OneMember, in_thread
 from raykeeper import Client, Compare, InvalidArgument, LeaseLost, LockLost, Op
+from raykeeper.schema.frames import Request
+
+decode = msgspec.msgpack.Decoder(Request).decode
 
 Until = Callable[..., None]
 
@@ -190,26 +194,83 @@ def test_history_may_be_compacted_under_those_who_wait(kv: Client, until: Until)
 def test_history_that_is_gone_before_it_was_looked_at(
     kv: Client, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A waiter that compaction overtakes between its entry and its first look."""
+    """Waiters that compaction overtakes between entry and first look: one has one before it, and the other two."""
     from raykeeper.actors.recipes.contenders import Contenders
 
-    look = Contenders._predecessor
+    wait_for = Contenders.wait_for
+    compactions: list[int] = []
 
-    async def compacted(self: Any, place: Any) -> Any:
-        ahead = await look(self, place)
-        kv.compact(kv.put("k", "1").revision)
-        return ahead
+    async def compacted(self: Any, ticket: Any, ahead: Any, deadline: Any) -> Any:
+        if ahead.revision <= kv.put("k", "1").revision:
+            compactions.append(ahead.revision)
+            kv.compact(kv.put("k", "2").revision)
+        return await wait_for(self, ticket, ahead, deadline)
 
-    monkeypatch.setattr(Contenders, "_predecessor", compacted)
-    held = kv.lock("a")
+    monkeypatch.setattr(Contenders, "wait_for", compacted)
+    held, other, last = (kv.lock("a") for _ in range(3))
     held.acquire()
-    other = kv.lock("a")
-    waiting = in_thread(other.acquire)
-    until(lambda: len(held.waiters()) == 1)
-    assert other.acquire is not None
+    waiting = []
+    for number, lock in enumerate((other, last), 1):
+        waiting.append(in_thread(lock.acquire))
+        until(lambda number=number: len(held.waiters()) == number and len(compactions) >= number)
+    assert not any(each.done for each in waiting)
     held.release()
-    assert waiting.result() is True
+    assert waiting[0].result() is True
+    assert not waiting[1].done
     other.release()
+    assert waiting[1].result() is True
+    last.release()
+
+
+def test_to_hand_over_between_two_nothing_is_read(kv: Client, until: Until, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    holder = kv.lock("a")
+    holder.acquire()
+    hub = kv._hub(5)
+    send = hub._send
+
+    def counted(core: Any, frame: Any, waiter: Any) -> None:
+        asked.append(type(decode(frame.frame)).__name__)
+        send(core, frame, waiter)
+
+    monkeypatch.setattr(hub, "_send", counted)
+    for _ in range(3):
+        other = kv.lock("a")
+        waiting = in_thread(other.acquire)
+        until(lambda: "WatchPoll" in asked)
+        asked.clear()
+        holder.release()
+        assert waiting.result() is True
+        assert "Reads" not in asked
+        holder = other
+        asked.clear()
+    holder.release()
+
+
+@pytest.mark.parametrize("how", ["released", "given up", "deleted"])
+def test_who_waits_for_the_only_one_before_it_gets_its_turn_however_that_one_goes(
+    kv: Client, until: Until, how: str
+) -> None:
+    first = kv.lock("a")
+    first.acquire()
+    second = kv.lock("a")
+    waiting = in_thread(second.acquire)
+    until(lambda: len(first.waiters()) == 1)
+    third = kv.lock("a")
+    last = in_thread(third.acquire)
+    until(lambda: len(first.waiters()) == 2)
+    ticket = first._holder.current_ticket()
+    if how == "released":
+        first.release()
+    elif how == "given up":
+        ticket.lease.revoke()
+    else:
+        kv.reserved("lock").delete(ticket.key)
+    assert waiting.result() is True
+    assert not last.done
+    second.release()
+    assert last.result() is True
+    third.release()
 
 
 def test_an_interrupt_leaves_no_place(kv: Client, monkeypatch: pytest.MonkeyPatch) -> None:
