@@ -37,13 +37,13 @@ from raykeeper.schema.answers import Answer, Failed, Reason
 from raykeeper.schema.commands import ClientWrites, RequestId
 from raykeeper.schema.frames import Kept
 from raykeeper.store.data_dir import DataDir
-from raykeeper.store.engine.interface import Disk
+from raykeeper.store.engine.interface import Disk, Engine
 from raykeeper.store.log import segments
 from raykeeper.store.log.raft_log import RaftLog
 from raykeeper.store.log.repair import SegmentContent
 from raykeeper.store.log.segments import SegmentedLog, segment_name
 from raykeeper.store.snapshot_file import SnapshotSink
-from raykeeper.store.state import mvcc, physical_compaction
+from raykeeper.store.state import mvcc, physical_compaction, stored_state, unfinished
 from raykeeper.store.state.cluster_clock import ClusterClock
 from raykeeper.store.state.content_hash import ContentHasher
 from raykeeper.store.state.executor import Executor
@@ -350,7 +350,9 @@ def _below_the_mark() -> AbstractContextManager[None]:
         answers = yield from original(sessions, command, index, executor)
         for position, (answer, asked) in enumerate(zip(answers, command.writes, strict=True)):
             if type(answer) is Failed and answer.reason is Reason.BELOW_MARK:
-                answers[position] = executor.run(asked.operation, 1 << 20, (index << 16) + position)
+                plain = executor.run_plain(asked.operation, 1 << 20)
+                again = executor.run(asked.operation, 1 << 20, (index << 16) + position)
+                answers[position] = plain or (yield from again)
         return answers
 
     return patched(Sessions, "apply_writes", write)
@@ -361,7 +363,7 @@ def _request_id_of_anybody() -> AbstractContextManager[None]:
     """A caller that uses the same name elsewhere gets the other's answer, and nothing is done."""
     original = Sessions._run_named
 
-    def once(sessions: Sessions, request_id: RequestId, *rest: Any) -> tuple[Answer, int]:
+    def once(sessions: Sessions, request_id: RequestId, *rest: Any) -> Generator[None, None, tuple[Answer, int]]:
         return original(sessions, RequestId(request_id.name.rsplit(b"/")[-1], request_id.meaning), *rest)
 
     return patched(Sessions, "_run_named", once)
@@ -371,8 +373,9 @@ def _request_id_of_anybody() -> AbstractContextManager[None]:
 def _request_id_forgotten() -> AbstractContextManager[None]:
     def once(
         sessions: Sessions, request_id: RequestId, operation: Any, room: int, fresh: int, index: int, run: Executor
-    ) -> tuple[Answer, int]:
-        return run.run(operation, room, fresh), run.answer_bytes
+    ) -> Generator[None, None, tuple[Answer, int]]:
+        answer = yield from run.run(operation, room, fresh)
+        return answer, run.answer_bytes
 
     return patched(Sessions, "_run_named", once)
 
@@ -380,16 +383,37 @@ def _request_id_forgotten() -> AbstractContextManager[None]:
 @mutant("the applied index outside the batch", "power")
 def _applied_outside() -> AbstractContextManager[None]:
     """Two writes instead of one: first the effects, then how far the log is applied."""
-    original = WriteBatch.flush
+    original = WriteBatch.prepare
 
-    def flush(batch: Any) -> None:
+    def prepare(batch: Any, *arguments: Any) -> Generator[None, None, Callable[[], None]]:
         meta = batch._layers["meta"].values
         applied = meta.pop(b"applied", None)
-        original(batch)
-        if applied is not None:
-            batch._engine.write([("meta", b"applied", applied)])
+        first = yield from original(batch, *arguments)
 
-    return patched(WriteBatch, "flush", flush)
+        def write() -> None:
+            first()
+            if applied is not None:
+                batch._engine.write([("meta", b"applied", applied)])
+
+        return write
+
+    return patched(WriteBatch, "prepare", prepare)
+
+
+@mutant("half of a large delete", "large deletes")
+def _keys_ahead() -> AbstractContextManager[None]:
+    """The keys go in slices, too."""
+    return patched(stored_state, "AHEAD", (*unfinished.AHEAD, "keys"))
+
+
+@mutant("what was written ahead is kept", "large deletes")
+def _unfinished_kept() -> AbstractContextManager[None]:
+    """After a crash in the middle of a large delete its history stays, though its keys live."""
+
+    def keep(engine: Engine, revision: int) -> None:
+        engine.write([("meta", unfinished.MARK, None)])
+
+    return patched(stored_state, "remove_unfinished", keep)
 
 
 @mutant("a snapshot without the sessions", "snapshots")

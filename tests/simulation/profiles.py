@@ -99,7 +99,7 @@ class Profile:
     leader_changes: int = 2
     """A run with fewer does not count."""
     small: dict[str, float] = field(default_factory=dict)
-    """Bounds of watches that are smaller than the product's, so that they are met: names of constants."""
+    """Bounds that are smaller than the product's, so that they are met: names of constants."""
     lose_all_at_the_end: bool = False
     """Once all is well, all members lose their power, and what was acknowledged must still be there."""
 
@@ -235,6 +235,31 @@ def _lease_reads(rng: random.Random) -> Profile:
     )
 
 
+def _large_deletes(rng: random.Random) -> Profile:
+    return Profile(
+        faults={
+            "crash": 3,
+            "power": 4,
+            "power_all": 1,
+            "fuse": 6,
+            "amnesia": 1,
+            "storm": 2,
+            "transfer": 2,
+            "isolate": 2,
+        },
+        mix=MIX | {"fill": 20.0, "sweep": 20.0, "herd": 10.0, "stale_herd": 20.0},
+        limits=_limits(rng, log_cut_entries=20, log_keep_entries=1, snapshot_chunk_bytes=4096),
+        small=_small(rng) | {"DELETE_SLICE_KEYS": rng.choice((1, 2, 5)), "BATCH_SLICE_WRITES": rng.choice((3, 8))},
+        padding=(0, 1100),
+        timings=_timings(rng, request_ttl=600.0),
+        fault_pause=0.4,
+        think=0.1,
+        watchers=1,
+        seconds=12.0,
+        lose_all_at_the_end=True,
+    )
+
+
 PROFILES: dict[str, Callable[[random.Random], Profile]] = {
     "mixed": mixed,
     # Many leaders, many votes, little else.
@@ -313,6 +338,8 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         think=0.12,
         seconds=14.0,
     ),
+    # Deletes that take many turns and are partly written ahead, on members that die and disks that forget meanwhile.
+    "large deletes": _large_deletes,
     # Watches on members that die, fall behind, are cut off or replaced by a snapshot, under writes and compactions.
     "watches": _focus(
         {

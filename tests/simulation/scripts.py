@@ -29,6 +29,7 @@ from raykeeper.actors.member import request_handler, watches
 from raykeeper.actors.recipes import change_stream, contenders, holder, sync_async
 from raykeeper.errors import KeeperError
 from raykeeper.limits import CLEANUP_GRACE_S
+from raykeeper.store.state import executor, unfinished, write_batch
 from simulation.checker import Violation
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ def running(client: Client) -> Iterator[None]:
         _running.pop()
 
 
+BOUNDED = (watches, request_handler, watch_core, subscription, watch, executor, write_batch, unfinished)
+"""Modules whose bounds a profile may make small."""
+
+
 @contextmanager
 def replaced(world: World) -> Iterator[None]:
     """Time and threads of the product's client side as the simulator has them, and the small buffers of a profile."""
@@ -85,7 +90,16 @@ def replaced(world: World) -> Iterator[None]:
         stack.enter_context(mock.patch.object(sync_async, "end_lease_async", end_lease))
         stack.enter_context(mock.patch.object(holder, "whoami", return_value=b"somebody"))
         for name, value in world.profile.small.items():
-            for module in (watches, request_handler, watch_core, subscription, watch):
+            for module in (
+                watches,
+                request_handler,
+                watch_core,
+                subscription,
+                watch,
+                executor,
+                write_batch,
+                unfinished,
+            ):
                 if hasattr(module, name):
                     stack.enter_context(mock.patch.object(module, name, value))
         yield

@@ -38,6 +38,9 @@ PAIR = (b"p0", b"p1")
 EVERYTHING = KeyRange(b"c", b"r:")
 """All of these, and none of the keys that coordination calls write."""
 PAIR_RANGE = KeyRange(b"p0", b"p2")
+HERD = tuple(b"h%02d" % n for n in range(15))
+"""Keys that are put and deleted together."""
+HERD_RANGE = KeyRange(b"h", b"i")
 
 
 class History:
@@ -347,6 +350,59 @@ class Worker:
 
         self._run(Read(Range(PAIR_RANGE)), "get a pair", [(PAIR[0], call)], judge)
 
+    def _do_fill(self) -> None:
+        value = self._new_value()
+        call = Call(self.name, "put", value, 0)
+        writes: dict[bytes, bytes | None] = dict.fromkeys(HERD, value)
+
+        def judge(answer: TxnAnswer, seen: Observation) -> None:
+            seen.revision, seen.writes = answer.revision, writes
+
+        request = Txn(success=tuple(Put(key, value) for key in HERD))
+        self._run(request, "put a herd", [(HERD[0], call)], judge, writes=writes)
+
+    def _do_sweep(self) -> None:
+        call = Call(self.name, "delete", None, 0)
+
+        def judge(answer: DeleteAnswer, seen: Observation) -> None:
+            if answer.deleted not in (0, len(HERD)):
+                raise Violation(f"{answer.deleted} of a herd were deleted by {seen}")
+            seen.revision = answer.revision
+            call.result = answer.deleted > 0
+            if answer.deleted:
+                seen.writes = dict.fromkeys(HERD)
+            else:
+                seen.reads = [Seen(key, None) for key in HERD]
+
+        self._run(Delete(HERD_RANGE), "delete a herd", [(HERD[0], call)], judge, writes=dict.fromkeys(HERD))
+
+    def _do_herd(self) -> None:
+        """Look at the herd as it is."""
+        call = Call(self.name, "get", None, 0)
+
+        def judge(answer: RangeAnswer, seen: Observation) -> None:
+            seen.revision = answer.revision
+            call.result = self._whole_herd(seen, answer)
+
+        self._run(Read(Range(HERD_RANGE)), "get a herd", [(HERD[0], call)], judge)
+
+    def _do_stale_herd(self) -> None:
+        """Look at what some member knows of it."""
+        at_least = self._newest if self.rng.random() < 0.7 else 0
+
+        def judge(answer: RangeAnswer, seen: Observation) -> None:
+            seen.revision, seen.at_least = answer.revision, at_least
+            self._whole_herd(seen, answer)
+
+        request = Read(Range(HERD_RANGE), at_least)
+        self._run(request, "serializable get of a herd", [], judge, linearizable=False, serializable=True)
+
+    def _whole_herd(self, seen: Observation, answer: RangeAnswer) -> bytes | None:
+        values = self._see(seen, answer, HERD)
+        if len(set(values.values())) != 1:
+            raise Violation(f"half a herd was seen by {seen}: {values}")
+        return values[HERD[0]]
+
     def _do_compact(self) -> None:
         if self._newest < 10:
             self._do_get()
@@ -398,7 +454,8 @@ class Worker:
 
 def read_all(client: Client) -> int:
     """Read every object once, all at the same time; returns the number of reads."""
-    readers = [FinalReader(client, key) for key in (*REGISTERS, *COUNTERS, PAIR[0])]
+    herd = HERD[:1] if "herd" in client.world.profile.mix else ()
+    readers = [FinalReader(client, key) for key in (*REGISTERS, *COUNTERS, PAIR[0], *herd)]
     for reader in readers:
         reader.read()
     return len(readers)
@@ -420,6 +477,8 @@ class FinalReader(Worker):
             self._do_count(self._key)
         elif self._key in PAIR:
             self._do_pair_get()
+        elif self._key in HERD:
+            self._do_herd()
         else:
             self._do_get(self._key)
 
