@@ -588,6 +588,11 @@ QUOTA_CLEAR_FRACTION = 0.9
 """An alarm for the quota ends below this fraction of it."""
 RESERVE_CLEAR_FACTOR = 1.25
 """An alarm for the disk ends when this many times the reserve is free."""
+MAX_OPERATOR_REQUESTS = 2
+"""Hashes of keys and defragmentations that operators have asked one member for and that have not ended: each waits for
+the one before it on a thread of its own."""
+MAX_COMPACTION_WAITS = 1000
+"""Requests that wait at one member for the end of physical compaction."""
 RECLAIM_PAUSE_S = 5.0
 """Between two attempts to reclaim deleted data's space while such an alarm is on..."""
 RECLAIM_MIN_FRACTION = 0.05
@@ -638,6 +643,8 @@ RESTORE_UNPACK_TIMEOUT_S = 1800.0
 PROXY_TIMEOUT_S = 7.0
 """How long a proxy tries to answer a call whose client would wait longer: etcd's five seconds and two election
 timeouts."""
+OPERATOR_TIMEOUT_S = 600.0
+"""The same for what reads or writes all data of a member: a hash, defragmentation, the end of compaction."""
 PROXY_PROGRESS_NOTIFY_S = 600.0
 """How often a proxy tells a quiet watch that asks for it how far it has come..."""
 PROXY_PROGRESS_JITTER_FRACTION = 0.1

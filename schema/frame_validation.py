@@ -30,8 +30,11 @@ from .frames import (
     Administer,
     AskLeases,
     AskStatus,
+    AwaitCompaction,
     ChangeMembership,
     Close,
+    Defragment,
+    HashKeys,
     KeepAlive,
     KeepLeases,
     Open,
@@ -150,6 +153,9 @@ FRAME_CHECKS: dict[type, Check] = {
     WatchPoll: _poll,
     Administer: _administer,
     ChangeMembership: _changes,
+    HashKeys: _nothing,
+    AwaitCompaction: _nothing,
+    Defragment: _nothing,
 }
 """By type of frame."""
 

@@ -149,6 +149,32 @@ class ChangeMembership(msgspec.Struct, frozen=True, array_like=True, tag=11):
     context: bytes = b""
 
 
+class HashKeys(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """Hash the versions of all keys up to a revision (0: the newest) of the member that is asked. It answers
+    ``KeysHashed``, or ``Written`` with ``Failed``: COMPACTED or FUTURE_REVISION."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    revision: Number
+
+
+class AwaitCompaction(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """Wait until the member has removed what compaction at this revision has made unreachable. It answers ``Written``
+    with ``Done``."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    revision: Number
+
+
+class Defragment(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """Have the member return the space of what was deleted to its disk. It answers ``Written``: ``Done`` afterwards, or
+    ``Failed`` with NO_SPACE if the disk lacks the room for the work."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+
+
 Request = (
     Writes
     | Reads
@@ -161,6 +187,9 @@ Request = (
     | WatchPoll
     | Administer
     | ChangeMembership
+    | HashKeys
+    | AwaitCompaction
+    | Defragment
 )
 
 
@@ -376,4 +405,17 @@ class Watched(msgspec.Struct, frozen=True, array_like=True, tag=8):
     term: int = 0
 
 
-Reply = Written | ReadReply | Opened | Refused | Status | LeasesKept | LeaseStatuses | Watched
+class KeysHashed(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """The hash of a member's keys (``store/state/key_hash.py``)."""
+
+    hash: int
+    hash_revision: int
+    """Versions up to this revision are in it..."""
+    compact_revision: int
+    """... from this one on."""
+    revision: int
+    """The newest revision that the member has applied."""
+    term: int = 0
+
+
+Reply = Written | ReadReply | Opened | Refused | Status | LeasesKept | LeaseStatuses | Watched | KeysHashed

@@ -306,6 +306,10 @@ class DataDir:
         """Whether the folder still exists: open files outlive the removal of their names, so writes would not fail."""
         return self._disk.exists(f"{self.path}/{_IDENTITY}")
 
+    def free_bytes(self) -> int:
+        """Bytes that this process may still write to the disk."""
+        return self._disk.free_bytes(self.path)
+
     @staticmethod
     def _open_state(disk: Disk, path: str) -> tuple[State, int]:
         """Open the state that CURRENT names, with its number. One that was marked as damaged is never opened, even if

@@ -45,6 +45,7 @@ from ...store.backup_file import Header
 from ...store.data_copies import note_served
 from ...store.data_dir import DataDir, DataMissing, Identity, LogDamaged
 from ...store.data_lock import member_disk, try_lock
+from ...store.engine.files import free_bytes
 from ...store.engine.private_files import narrow
 from ..log_files import log_to_ray
 from ..logs import MemberLog
@@ -57,7 +58,7 @@ from .backup_source import BackupSource
 from .clock import member_clock
 from .event_loop import EventLoop
 from .events import BackgroundDone, LeadershipTransfer
-from .maintenance import Maintenance, free_bytes
+from .maintenance import Maintenance
 from .wiring import ProcessLocation
 
 _decode_request = msgspec.msgpack.Decoder(Request).decode

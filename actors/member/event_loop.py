@@ -74,7 +74,8 @@ class EventLoop:
         self.transport.close()
         if self._lanes is not None:
             self._lanes.close()
-        self._workers.shutdown(wait=False)
+        for workers in self._workers:
+            workers.shutdown(wait=False)
 
     def _run(self) -> None:
         """One turn for each batch until the loop is stopped, then one more for what was left in the inbox. No

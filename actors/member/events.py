@@ -87,6 +87,15 @@ class MembershipChange:
 
 
 @dataclass(slots=True)
+class CompactionAwaited:
+    """Tell when everything that compaction at a revision has made unreachable is removed here."""
+
+    revision: int
+    deadline: float
+    done: Callable[[Refused | None], None]
+
+
+@dataclass(slots=True)
 class Unreachable:
     """A message to a member could not be delivered."""
 
@@ -108,6 +117,7 @@ InboxEvent = (
     | LeasesAsked
     | LeadershipTransfer
     | MembershipChange
+    | CompactionAwaited
     | Unreachable
     | BackgroundDone
 )

@@ -13,7 +13,6 @@ differ. A member with that alarm, while a majority has none, has its state rebui
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -33,16 +32,11 @@ from ...limits import (
 from ...raft.quorum import is_majority
 from ...schema.answers import Answer
 from ...schema.commands import Administration, AlarmKind, SetAlarm
+from ...store.engine.files import free_bytes
 from ..consistency import Comparison, compare_contents, describe
 from ..leader_call import administer, expect
 from ..logs import MemberLog
 from .replica import Replica
-
-
-def free_bytes(path: str) -> int:
-    """Bytes that this process may still write to the file system of a path."""
-    disk = os.statvfs(path)
-    return disk.f_bavail * disk.f_frsize
 
 
 def lacks_space(on: bool, size: int, free: int, limits: Limits) -> str:

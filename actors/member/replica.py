@@ -42,6 +42,7 @@ from .config_changes import ConfigChanges
 from .deadlines import ClusterTime
 from .events import (
     BackgroundDone,
+    CompactionAwaited,
     InboxEvent,
     LeadershipTransfer,
     LeaseRenewal,
@@ -157,6 +158,7 @@ class Replica:
             Unreachable: lambda event: self.node.report_unreachable(event.member),
             LeadershipTransfer: self._duties.transfer,
             MembershipChange: lambda event: self.config_changes.request_change(event, self._turn.now),
+            CompactionAwaited: self._compaction.wait,
         }
         """The handler of each kind of event except proposals."""
 
@@ -453,6 +455,7 @@ class Replica:
         self._proposals.refuse_late(now)
         self._reads.refuse_late(now)
         self.config_changes.refuse_late(now)
+        self._compaction.refuse_late(now)
         self._snapshots.drop_idle()
         if not self.folder.exists:
             raise DataMissing(f"{self.folder.path} is gone")
@@ -512,6 +515,7 @@ class Replica:
         lost = Refused(Refusal.LOST, message=why)
         self._drop_proposals(lost)
         self._reads.refuse_all(refused)
+        self._compaction.refuse_all(refused)
         self._duties.stop()
         self.watches.close()
         self.folder.close()

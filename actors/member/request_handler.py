@@ -21,8 +21,11 @@ from ...schema.frames import (
     Administer,
     AskLeases,
     AskStatus,
+    AwaitCompaction,
     ChangeMembership,
     Close,
+    Defragment,
+    HashKeys,
     KeepAlive,
     KeepLeases,
     Kept,
@@ -46,7 +49,17 @@ from ...schema.frames import (
 )
 from ...schema.operations import Range
 from ...schema.replies import MakeReply, SlowReply, reply_bytes
-from .events import InboxEvent, LeaseRenewal, LeasesAsked, MembershipChange, Proposal, ReadAsked, SessionRenewal
+from .events import (
+    CompactionAwaited,
+    InboxEvent,
+    LeaseRenewal,
+    LeasesAsked,
+    MembershipChange,
+    Proposal,
+    ReadAsked,
+    SessionRenewal,
+)
+from .operator_requests import OperatorRequests
 from .replica import Replica
 from .watches import ReadyReply
 
@@ -63,6 +76,7 @@ class RequestHandler:
         enqueue: puts an event of that many bytes into the loop's inbox; False if it is full.
         clock: the replica's clock.
         status: makes the member's status.
+        operators: serves what an operator asks of this member.
     """
 
     def __init__(
@@ -71,11 +85,13 @@ class RequestHandler:
         enqueue: Callable[[InboxEvent, int], bool],
         clock: Callable[[], float],
         status: Callable[[], MemberStatus],
+        operators: OperatorRequests,
     ) -> None:
         self._replica = replica
         self._enqueue = enqueue
         self._clock = clock
         self._status = status
+        self._operators = operators
         self._cluster = replica.folder.identity.cluster
         self._handlers: dict[type[Request], Callable[[Any, float, float, ReplyCallback], None]] = {
             Writes: self._write,
@@ -88,6 +104,9 @@ class RequestHandler:
             WatchPoll: self._watch,
             Administer: self._administer,
             ChangeMembership: self._change_membership,
+            HashKeys: self._hash_keys,
+            AwaitCompaction: self._await_compaction,
+            Defragment: self._defragment,
         }
         """By kind of request. Each gets the request, its arrival and deadline on the member's clock, and ``done``."""
 
@@ -153,6 +172,18 @@ class RequestHandler:
         self, request: ChangeMembership, arrival: float, deadline: float, done: ReplyCallback
     ) -> None:
         self._enqueue_event(MembershipChange(request.changes, deadline, self._written(done), request.context), 0, done)
+
+    def _hash_keys(self, request: HashKeys, arrival: float, deadline: float, done: ReplyCallback) -> None:
+        self._operators.hash_keys(request.revision, deadline, lambda reply: _finish(done, reply))
+
+    def _defragment(self, request: Defragment, arrival: float, deadline: float, done: ReplyCallback) -> None:
+        self._operators.defragment(deadline, lambda reply: _finish(done, reply))
+
+    def _await_compaction(self, request: AwaitCompaction, arrival: float, deadline: float, done: ReplyCallback) -> None:
+        def removed(refused: Refused | None) -> None:
+            _finish(done, refused or Written((Done(self._replica.state.revision),), self._replica.term))
+
+        self._enqueue_event(CompactionAwaited(request.revision, deadline, removed), 0, done)
 
     def _too_new(self, command: Command) -> str:
         """Why a command may not be proposed yet, empty if it may: every member must be able to apply it."""

@@ -37,6 +37,7 @@ from .clock import member_clock
 from .events import BackgroundDone, Unreachable
 from .fast_failover import FastFailover
 from .inbox import Inbox
+from .operator_requests import OperatorRequests
 from .poller import InboxPoller, LanePoller, Poller, Waker
 from .replica import Replica
 from .request_handler import RequestHandler
@@ -59,7 +60,7 @@ class Parts(NamedTuple):
     inbox: Inbox
     lanes: LaneServer | None
     transport: PeerTransport
-    workers: ThreadPoolExecutor
+    workers: tuple[ThreadPoolExecutor, ...]
     replica: Replica
     handler: RequestHandler
     failover: FastFailover
@@ -129,6 +130,7 @@ def wire(
         log=transport_log,
     )
     workers = ThreadPoolExecutor(max_workers=BACKGROUND_THREADS, thread_name_prefix="background")
+    own_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="operator")
     replica = Replica(
         folder=folder,
         timings=timings,
@@ -139,7 +141,8 @@ def wire(
         background=_in_background(workers, inbox),
         throttle=Throttle(),
     )
-    handler = RequestHandler(replica, inbox.put_event, member_clock, status)
+    operators = OperatorRequests(replica, _in_background(own_worker, inbox), Throttle(), member_clock)
+    handler = RequestHandler(replica, inbox.put_event, member_clock, status, operators)
     log = MemberLog("member", identity.cluster_name, identity.name)
     failover = FastFailover(replica.node, random.Random(), log)
     poller: Poller = InboxPoller(inbox, waker, member_clock)
@@ -147,7 +150,7 @@ def wire(
         poller = LanePoller(
             inbox, lanes, links, transport, replica, failover, handler.handle_request, member_clock, log
         )
-    return Parts(inbox, lanes, transport, workers, replica, handler, failover, poller)
+    return Parts(inbox, lanes, transport, (workers, own_worker), replica, handler, failover, poller)
 
 
 def _dialer(identity: Identity, location: ProcessLocation, lookup: Callable[[int], Any]) -> Callable[[int], LaneSocket]:

@@ -35,9 +35,9 @@ class EtcdServices:
     """
 
     def __init__(self, backend: EtcdBackend, operations: MembershipOperations, urls: ClientUrls) -> None:
-        kv, lease, watch = KvService(backend), LeaseService(backend), WatchService(backend)
-        lock, election = LockService(backend), ElectionService(backend)
         self.calls = calls = MemberCalls(backend.hub, backend.cluster)
+        kv, lease, watch = KvService(backend, calls), LeaseService(backend), WatchService(backend)
+        lock, election = LockService(backend), ElectionService(backend)
         cluster = ClusterService(backend, calls, operations, urls)
         maintenance = MaintenanceService(backend, calls, operations)
         health, auth = HealthService(), AuthService(backend)

@@ -15,14 +15,16 @@ from .etcdpb.rpc_pb2 import (
     RangeRequest,
     TxnRequest,
 )
+from .member_calls import MemberCalls
 from .translate import Translator, check_delete, check_put, check_range, check_txn
 
 
 class KvService:
     """Answers requests with bytes; see the module."""
 
-    def __init__(self, backend: EtcdBackend) -> None:
+    def __init__(self, backend: EtcdBackend, calls: MemberCalls) -> None:
         self._backend = backend
+        self._calls = calls
         self._translate = Translator(backend.space, backend.space_end)
 
     async def range(self, request: bytes, context: CallContext) -> bytes:
@@ -58,11 +60,14 @@ class KvService:
 
     async def compact(self, request: bytes, context: CallContext) -> bytes:
         """Forget the history below a revision. What was never compacted counts as compacted at -1, so compacting at 0
-        succeeds, and does nothing (etcd: compactMainRev)."""
+        succeeds, and does nothing (etcd: compactMainRev). A physical compaction ends when this proxy's member has
+        removed what nothing can reach any more."""
         asked = CompactionRequest.FromString(request)
         if asked.revision > 0:
             answer = await self._backend.write(Compact(asked.revision), context)
             revision = getattr(answer, "revision", 0)
+            if asked.physical:
+                await self._calls.await_compaction(self._backend.member, asked.revision, context.time_left())
         elif asked.revision == 0:
             revision = await self._backend.revision_unless_compacted(context)
         else:

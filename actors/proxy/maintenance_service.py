@@ -33,7 +33,6 @@ from .etcdpb.cluster_pb2 import (
     MoveLeaderResponse,
     StatusResponse,
 )
-from .key_hash import hash_keys
 from .member_calls import MemberCalls
 
 ETCD_VERSION = "3.5.33"
@@ -94,26 +93,24 @@ class MaintenanceService:
         return AlarmResponse(header=self._backend.header(revision), alarms=found).SerializeToString()
 
     async def hash(self, request: bytes, context: CallContext) -> bytes:
-        """A hash of the keys of this proxy's member."""
-        found = await hash_keys(self._calls, self._backend.member, 0)
+        """A hash of the keys of this proxy's member: all versions that it holds."""
+        found = await self._calls.hash_keys(self._backend.member, 0, context.time_left())
         return HashResponse(header=self._backend.header(found.revision), hash=found.hash).SerializeToString()
 
     async def hash_kv(self, request: bytes, context: CallContext) -> bytes:
-        """The same as of a revision."""
+        """The same up to a revision."""
         asked = HashKVRequest.FromString(request)
-        found = await hash_keys(self._calls, self._backend.member, max(0, asked.revision))
-        status = await self._calls.status(self._backend.member)
-        if status is None:
-            raise NO_LEADER.error()
+        found = await self._calls.hash_keys(self._backend.member, max(0, asked.revision), context.time_left())
         return HashKVResponse(
-            header=self._backend.header(status.revision),
+            header=self._backend.header(found.revision),
             hash=found.hash,
-            compact_revision=status.compact_revision,
-            hash_revision=found.revision,
+            compact_revision=found.compact_revision,
+            hash_revision=found.hash_revision,
         ).SerializeToString()
 
     async def defragment(self, request: bytes, context: CallContext) -> bytes:
-        """Nothing to do: the store gives space back by itself."""
+        """Have this proxy's member return the space of what was deleted to its disk."""
+        await self._calls.defragment(self._backend.member, context.time_left())
         return DefragmentResponse().SerializeToString()
 
     async def move_leader(self, request: bytes, context: CallContext) -> bytes:

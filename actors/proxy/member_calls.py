@@ -12,18 +12,19 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from ...limits import CLIENT_SHORT_BACKOFF_S, PROXY_TIMEOUT_S, STATUS_TIMEOUT_S
+from ...limits import CLIENT_SHORT_BACKOFF_S, OPERATOR_TIMEOUT_S, PROXY_TIMEOUT_S, STATUS_TIMEOUT_S
 from ...raft.messages import MemberChange
-from ...schema.answers import Answer, Failed, RangeAnswer, RangePart
+from ...schema.answers import Answer, Failed
 from ...schema.commands import Administration
 from ...schema.frames import (
     Administer,
     AskStatus,
+    AwaitCompaction,
     ChangeMembership,
+    Defragment,
+    HashKeys,
+    KeysHashed,
     MemberStatus,
-    Read,
-    ReadReply,
-    Reads,
     Refusal,
     Refused,
     Reply,
@@ -31,10 +32,9 @@ from ...schema.frames import (
     Status,
     Written,
 )
-from ...schema.operations import Range
 from ..client.core.failures import failure
 from ..client.hub import Hub, clock
-from .etcd_errors import NO_LEADER, TIMED_OUT, from_keeper_error
+from .etcd_errors import NO_LEADER, TIMED_OUT, TOO_MANY_REQUESTS, from_keeper_error
 from .rpc_status import RpcCode, RpcError
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -71,20 +71,35 @@ class MemberCalls:
                 return status
         raise NO_LEADER.error()
 
-    async def read(self, member: int, command: Range) -> RangeAnswer | RangePart:
-        """One page of what a member itself has applied.
+    async def hash_keys(self, member: int, revision: int, patience: float) -> KeysHashed:
+        """The hash of all versions of a member's keys up to a revision; 0 for its newest.
 
         Raises:
-            RpcError: it does not answer, or the revision is compacted or in the future.
+            RpcError: it does not answer in time, has enough to do, or the revision is compacted or in the future.
         """
-        reads = Reads(self._cluster, PROXY_TIMEOUT_S, True, (Read(command),))
-        reply = await self._ask(member, reads, PROXY_TIMEOUT_S)
-        if not isinstance(reply, ReadReply):
-            raise NO_LEADER.error()
-        answer = reply.answers[0]
-        if isinstance(answer, Failed):
-            raise from_keeper_error(failure(answer, maybe_applied=False))
-        return answer
+        patience = min(patience, OPERATOR_TIMEOUT_S)
+        reply = await self._ask(member, HashKeys(self._cluster, patience, revision), patience)
+        if isinstance(reply, KeysHashed):
+            return reply
+        raise _refusal(reply)
+
+    async def await_compaction(self, member: int, revision: int, patience: float) -> None:
+        """Return once a member has removed what compaction at a revision has made unreachable. Raises as above."""
+        patience = min(patience, OPERATOR_TIMEOUT_S)
+        reply = await self._ask(member, AwaitCompaction(self._cluster, patience, revision), patience)
+        if not isinstance(reply, Written) or isinstance(reply.answers[0], Failed):
+            raise _refusal(reply)
+
+    async def defragment(self, member: int, patience: float) -> None:
+        """Have a member return the space of what was deleted to its disk.
+
+        Raises:
+            RpcError: it does not answer in time, has enough to do, or its disk lacks room for the work.
+        """
+        patience = min(patience, OPERATOR_TIMEOUT_S)
+        reply = await self._ask(member, Defragment(self._cluster, patience), patience)
+        if not isinstance(reply, Written) or isinstance(reply.answers[0], Failed):
+            raise _refusal(reply)
 
     async def administer(self, command: Administration) -> Answer:
         """Have a command applied by the cluster.
@@ -143,3 +158,16 @@ class MemberCalls:
             return None if isinstance(reply, Exception) else _decode(reply)
         except (asyncio.TimeoutError, msgspec.MsgspecError):
             return None
+
+
+def _refusal(reply: Reply | None) -> RpcError:
+    """Why a member did not do what only it could have done."""
+    if isinstance(reply, Written):
+        answer = reply.answers[0]
+        if isinstance(answer, Failed):
+            return from_keeper_error(failure(answer, maybe_applied=False))
+    if isinstance(reply, Refused) and reply.refusal is Refusal.OVERLOADED:
+        return TOO_MANY_REQUESTS.error()
+    if isinstance(reply, Refused) and reply.refusal is Refusal.NOT_SERVING:
+        return NO_LEADER.error()
+    return TIMED_OUT.error()

@@ -23,6 +23,12 @@ FATAL_EXIT = 74
 _ZEROS = bytes(1 << 20)
 
 
+def free_bytes(path: str) -> int:
+    """Bytes that this process may still write to the file system of a path."""
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize
+
+
 def exit_on_failed_fsync(what: str, error: Exception) -> NoReturn:
     """End the process: after a failed fsync it does not know what is on its disk, so it must not promise anything."""
     with suppress(Exception):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from ...errors import DataCorrupted
+from ...limits import RECLAIM_MIN_FRACTION
 
 Write = tuple[str, bytes, bytes | None]
 """(column family, key, value); ``None`` deletes the key."""
@@ -73,11 +74,12 @@ class Engine(Protocol):
         """As :meth:`size`, without what was overwritten or deleted since; roughly."""
         ...
 
-    def reclaim(self, free: int) -> None:
-        """Return the space of deleted data to the disk, if it is enough to be worth it and the work needs less than
-        ``free`` bytes.
+    def reclaim(self, free: int, least: float = RECLAIM_MIN_FRACTION) -> bool:
+        """Return the space of deleted data to the disk, if the work needs less than ``free`` bytes and that space is at
+        least this part of all. Slow; for any thread. The database may be closed in the meantime.
 
-        Slow; for any thread. The database may be closed in the meantime.
+        Returns:
+            Whether there was room for the work.
         """
         ...
 
@@ -143,6 +145,10 @@ class Disk(Protocol):
             NoSpace: there is no room for it.
             FileNotFoundError: there is no such file, and ``size`` is ``None``.
         """
+        ...
+
+    def free_bytes(self, path: str) -> int:
+        """Bytes that this process may still write to the file system of a path."""
         ...
 
     def in_background(self, work: Callable[[], None]) -> Callable[[], None]:

@@ -33,7 +33,7 @@ from ...limits import (
     RECLAIM_MIN_FRACTION,
     STATE_WRITE_BUFFER_BYTES,
 )
-from .files import OsFile, in_background, named_if_full, sync_folder, sync_path
+from .files import OsFile, free_bytes, in_background, named_if_full, sync_folder, sync_path
 from .interface import Write
 from .private_files import FOLDER_MODE, open_private
 from .sync_journal import SyncJournal
@@ -274,20 +274,23 @@ class RocksEngine:
     def _table_bytes(self, kind: str = _TABLE_BYTES) -> int:
         return sum(family.property_int_value(kind) or 0 for family in list(self._families.values()))
 
-    def reclaim(self, free: int) -> None:
+    def reclaim(self, free: int, least: float = RECLAIM_MIN_FRACTION) -> bool:
         """As ``Engine.reclaim``. rocksdict releases the GIL meanwhile."""
         families = list(self._families.values())
         self.flush()
         files = self._table_bytes()
         live = sum(family.property_int_value("rocksdb.estimate-live-data-size") or 0 for family in families)
-        if files - live < RECLAIM_MIN_FRACTION * files or live > free:
-            return
+        if live > free:
+            return False
+        if files - live < least * files:
+            return True
         try:
             for family in families:
                 family.compact_range(None, None)
         except Exception as error:
             self._open()
             raise self.translated(error) from error
+        return True
 
     def close(self) -> None:
         """As ``Engine.close``. RocksDB releases its lock once nothing refers to the database any more."""
@@ -402,6 +405,10 @@ class RocksDisk:
     def open_file(self, path: str, size: int | None = None) -> OsFile:
         """As ``Disk.open_file``."""
         return OsFile(os.path.abspath(path), size, self._journal)
+
+    def free_bytes(self, path: str) -> int:
+        """As ``Disk.free_bytes``."""
+        return free_bytes(path)
 
     def in_background(self, work: Callable[[], None]) -> Callable[[], None]:
         """As ``Disk.in_background``."""

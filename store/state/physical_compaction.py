@@ -37,7 +37,7 @@ class PhysicalCompaction:
         self._engine = engine
         self._start = engine.get("meta", _COMPACTED) or b""
         """The key in ``history`` to continue from."""
-        self._removed_to = 0
+        self.removed_to = 0
         """The compact revision up to which this process has removed everything."""
         self._target = 0
         """The compact revision of this process's last pass; 0 if there was none."""
@@ -48,7 +48,7 @@ class PhysicalCompaction:
         Returns:
             Whether there is more to remove.
         """
-        if self._removed_to >= target:
+        if self.removed_to >= target:
             return False
         if self._target and self._target != target:
             self._start = _next_pass(self._start, self._target)
@@ -57,7 +57,7 @@ class PhysicalCompaction:
         writes, start, more = _next_removals(self._engine, target, before, changes)
         self._start = start
         if not more:
-            self._removed_to = target
+            self.removed_to = target
         safe = _next_pass(start, target)  # for any compact revision at which another process may continue
         if safe != _next_pass(before, target):
             writes.append(("meta", _COMPACTED, safe))

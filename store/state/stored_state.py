@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from ...errors import DataCorrupted
-from ...limits import HASH_SLICE_RECORDS, Limits, Settings, decode_settings
+from ...limits import HASH_SLICE_RECORDS, RECLAIM_MIN_FRACTION, Limits, Settings, decode_settings
 from ...raft.messages import Configuration
 from ...schema.answers import Failed, RangeAnswer, RangePart
 from ...schema.commands import AlarmKind
@@ -356,6 +356,10 @@ class StoredState:
         """
         return self._compaction.remove_slice(self.compact_revision, changes)
 
+    def is_removed(self, revision: int) -> bool:
+        """Whether everything that compaction at this revision has made unreachable is removed."""
+        return self._compaction.removed_to >= revision
+
     def flush(self) -> None:
         """Return once everything applied is on disk. Required before the log is trimmed, and before a checkpoint, which
         is short then. Slow; for any thread."""
@@ -391,13 +395,14 @@ class StoredState:
         with self.reading() as engine:
             return engine.size_in_use()
 
-    def reclaim(self, free: int) -> None:
+    def reclaim(self, free: int, least: float = RECLAIM_MIN_FRACTION) -> bool:
         """Return the space of deleted and compacted data to the disk (see ``Engine.reclaim``). For any thread.
 
         It does not keep the database open: ``close`` does not wait for it.
         """
         with suppress(RuntimeError):  # closed in the meantime
-            self._engine.reclaim(free)
+            return self._engine.reclaim(free, least)
+        return False
 
     def close(self) -> None:
         """Wait for the readers, and release the database."""

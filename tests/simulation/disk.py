@@ -369,6 +369,10 @@ class SimDisk:
             raise FileNotFoundError(path)
         return SimBlockFile(self, node)
 
+    def free_bytes(self, path: str) -> int:
+        """As ``Disk.free_bytes``: there is room, unless ``take_room`` says otherwise."""
+        return 1 << 40
+
     def in_background(self, work: Callable[[], None]) -> Callable[[], None]:
         """As ``Disk.in_background``, but at once."""
         try:
@@ -750,8 +754,9 @@ class SimEngine:
         """As ``Engine.size_in_use``: what is deleted is gone."""
         return self._bytes
 
-    def reclaim(self, free: int) -> None:
+    def reclaim(self, free: int, least: float = 0.0) -> bool:
         """As ``Engine.reclaim``: what is deleted is gone."""
+        return True
 
     def close(self) -> None:
         """As ``Engine.close``."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from raykeeper.actors.member.clock import SteadyClock
 from raykeeper.actors.member.events import BackgroundDone, InboxEvent, Unreachable
+from raykeeper.actors.member.operator_requests import OperatorRequests
 from raykeeper.actors.member.replica import Replica
 from raykeeper.actors.member.request_handler import RequestHandler
 from raykeeper.errors import NoSpace
@@ -86,7 +87,8 @@ class Process:
             rng=random.Random(member.rng.getrandbits(64)),
             background=self._background,
         )
-        self.handler = RequestHandler(self.replica, self._enqueue, self.clock, self._status)
+        operators = OperatorRequests(self.replica, self._background, lambda: None, self.clock)
+        self.handler = RequestHandler(self.replica, self._enqueue, self.clock, self._status, operators)
 
     @property
     def alive(self) -> bool:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lab.extremes import raw, unbounded
 from raykeeper.actors.member.events import InboxEvent
+from raykeeper.actors.member.operator_requests import OperatorRequests
 from raykeeper.actors.member.replica import Replica
 from raykeeper.actors.member.request_handler import RequestHandler
 from raykeeper.actors.transport.peer_frames import PeerFrame, decode_frame, encode_frame
@@ -63,7 +64,22 @@ class Solo:
             background=lambda work, then: None,
         )
         self.events: list[InboxEvent] = []
-        self.handler = RequestHandler(self.replica, self.enqueue, lambda: self.now, lambda: None)  # type: ignore[arg-type, return-value]
+        operators = OperatorRequests(self.replica, self.at_once, lambda: None, lambda: self.now)
+        self.handler = RequestHandler(
+            self.replica,
+            self.enqueue,
+            lambda: self.now,
+            lambda: None,  # type: ignore[arg-type, return-value]
+            operators,
+        )
+
+    def at_once(self, work: Callable[[], None], then: Callable[[Exception | None], None]) -> None:
+        failed: Exception | None = None
+        try:
+            work()
+        except Exception as error:
+            failed = error
+        then(failed)
 
     def enqueue(self, event: InboxEvent, size: int) -> bool:
         self.events.append(event)

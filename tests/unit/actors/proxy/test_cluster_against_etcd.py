@@ -27,6 +27,7 @@ from raykeeper.actors.proxy.etcdpb.cluster_pb2 import (
 )
 from raykeeper.actors.proxy.etcdpb.health_pb2 import HealthCheckRequest
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import (
+    CompactionRequest,
     DeleteRangeRequest,
     LeaseGrantRequest,
     PutRequest,
@@ -188,6 +189,38 @@ def test_a_member_that_does_not_answer_has_no_status(both: Twins, monkeypatch: p
     finally:
         member.cut = False
         threading.Event().wait(0.1)
+
+
+def test_physical_compaction_and_defragmentation_end_when_they_are_done(
+    both: Twins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = both.proxy.member.loop.replica.state
+    for number in range(200):
+        both.ask(f"{KV}Put", PutRequest(key=b"k", value=bytes(2000) + b"%d" % number))
+    newest = both.sides[1].ask(f"{KV}Range", RangeRequest(key=b"k")).header.revision
+    answers = [
+        side.ask(f"{KV}Compact", CompactionRequest(revision=side.base + 200, physical=True)) for side in both.sides
+    ]
+    assert [answer.header.revision - side.base for side, answer in zip(both.sides, answers, strict=True)] == [200, 200]
+    assert state.is_removed(newest)
+    assert next(key for key, _ in state._engine.iterate("history")) >= newest.to_bytes(8, "big")
+    reclaimed: list[tuple[int, float]] = []
+    monkeypatch.setattr(state._engine, "reclaim", lambda *asked: reclaimed.append(asked) or True)
+    both.ask(f"{MAINTENANCE}Defragment", DefragmentRequest())
+    assert [least for _, least in reclaimed] == [0.0]
+    monkeypatch.setattr(state._engine, "reclaim", lambda *asked: False)
+    full = (8, "etcdserver: mvcc: database space exceeded")
+    assert both.sides[1].relative(f"{MAINTENANCE}Defragment", DefragmentRequest()) == full
+    both.ask(f"{KV}Compact", CompactionRequest(revision=RELATIVE + 300, physical=True))
+    assert both.sides[1].ask(f"{KV}Range", RangeRequest(key=b"k")).kvs[0].value.endswith(b"199")
+
+
+def test_too_many_hashes_at_a_time_are_refused(both: Twins, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raykeeper.actors.member.operator_requests.MAX_OPERATOR_REQUESTS", 0)
+    refused = (8, "etcdserver: too many requests")
+    ours = both.sides[1]
+    assert ours.relative(f"{MAINTENANCE}HashKV", HashKVRequest()) == refused
+    assert ours.relative(f"{MAINTENANCE}Defragment", DefragmentRequest()) == refused
 
 
 def test_a_hash_of_the_keys(both: Twins) -> None:

@@ -1,0 +1,99 @@
+"""What an operator asks of one member: a hash of its keys, its disk space back, and to be told when compaction is done.
+
+The first two read or write all of the data. They run beside the loop, one at a time on a thread of their own, and few
+may wait. The third is an event of the loop's, where compaction runs (``compaction_pacer.py``).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from ...errors import KeeperError
+from ...limits import MAX_OPERATOR_REQUESTS
+from ...schema.answers import Done, Failed, Reason
+from ...schema.frames import KeysHashed, Refusal, Refused, Reply, Written
+from ...store.state.key_hash import hash_keys
+from .replica import Replica
+from .snapshots import Background
+
+
+class TooLate(KeeperError):
+    """The request's deadline has passed."""
+
+
+class OperatorRequests:
+    """Serves one member's operators. For any thread; ``done`` is called in the loop, or at once.
+
+    Args:
+        replica: the member.
+        background: runs slow work outside the loop, one after the other, and no other work.
+        throttle: called after each slice of work; gives way to other work.
+        clock: the member's.
+    """
+
+    def __init__(
+        self, replica: Replica, background: Background, throttle: Callable[[], None], clock: Callable[[], float]
+    ) -> None:
+        self._replica = replica
+        self._background = background
+        self._throttle = throttle
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._begun = 0
+        """Requests that run or wait."""
+
+    def hash_keys(self, revision: int, deadline: float, done: Callable[[Reply], None]) -> None:
+        """Hash the keys up to a revision; 0 for the newest."""
+
+        def work() -> Reply:
+            state = self._replica.state
+            found = hash_keys(state, revision, lambda: self._give_way(deadline))
+            if isinstance(found, Failed):
+                return Written((found,), self._replica.term)
+            return KeysHashed(found.hash, found.revision, found.compact_revision, state.revision, self._replica.term)
+
+        self._begin(work, deadline, done)
+
+    def defragment(self, deadline: float, done: Callable[[Reply], None]) -> None:
+        """Return the space of what was deleted to the disk. What has begun is not broken off at the deadline."""
+
+        def work() -> Reply:
+            state = self._replica.state
+            if not state.reclaim(self._replica.folder.free_bytes(), least=0.0):
+                why = "there is not as much room on the disk as the data takes"
+                return Written((Failed(Reason.NO_SPACE, message=why),), self._replica.term)
+            return Written((Done(state.revision),), self._replica.term)
+
+        self._begin(work, deadline, done)
+
+    def _give_way(self, deadline: float) -> None:
+        if self._clock() >= deadline:
+            raise TooLate("its deadline has passed")
+        self._throttle()
+
+    def _begin(self, work: Callable[[], Reply], deadline: float, done: Callable[[Reply], None]) -> None:
+        with self._lock:
+            full = self._begun >= MAX_OPERATOR_REQUESTS
+            self._begun += not full
+        if full:
+            done(Refused(Refusal.OVERLOADED, message="the member has enough to hash and to defragment"))
+            return
+        replies: list[Reply] = []
+
+        def run() -> None:
+            if self._clock() >= deadline:
+                raise TooLate("others were before it")
+            replies.append(work())
+
+        def then(error: Exception | None) -> None:
+            with self._lock:
+                self._begun -= 1
+            if error is None:
+                done(replies[0])
+            elif isinstance(error, TooLate):
+                done(Refused(Refusal.TIMED_OUT, message=str(error)))
+            else:
+                done(Refused(Refusal.NOT_SERVING, message=f"{type(error).__name__}: {error}"))
+
+        self._background(run, then)
