@@ -35,6 +35,7 @@ from systems import RayKeeper
 
 import raykeeper
 from raykeeper.actors.member.events import InboxEvent
+from raykeeper.actors.member.operator_requests import OperatorRequests
 from raykeeper.actors.member.replica import Replica
 from raykeeper.actors.member.request_handler import RequestHandler
 from raykeeper.actors.transport.peer_frames import PeerFrame, decode_frame, encode_frame
@@ -129,7 +130,9 @@ class Bench:
         def status() -> Any:
             raise NotImplementedError
 
-        return RequestHandler(self.replicas[member], enqueue, lambda: self._now, status)
+        replica = self.replicas[member]
+        operators = OperatorRequests(replica, lambda work, then: None, lambda: None, lambda: self._now)
+        return RequestHandler(replica, enqueue, lambda: self._now, status, operators)
 
     def _send(self, member: int, messages: Sequence[Message]) -> None:
         groups: dict[int, list[Message]] = {}
