@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import grpc
 import ray
 
+from lab.ray.programs import PATH, run_program
 from lab.ray.tools import is_alive, kill, leader, wait_until
 from raykeeper.actors.proxy.etcdpb.cluster_pb2 import MemberAddRequest, MemberAddResponse
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest, PutResponse
@@ -136,3 +138,102 @@ def test_an_upgrade_restarts_proxies_too(clusters: Any) -> None:
     after = only(cluster)
     assert after.pid != before.pid
     put(after.url, b"a", b"1")
+
+
+PROGRAM = """
+import logging, os, signal, socket, sys, time
+import ray
+from ray.cluster_utils import Cluster as RayCluster
+from lab.ray.etcd_load import EtcdLoad
+from lab.ray.tools import kill, leader, serving, wait_until
+import raykeeper
+
+disks, temporary = sys.argv[1:]
+os.environ["HOME"] = os.path.join(disks, "head")
+os.makedirs(os.environ["HOME"])
+pins = ("place-a", "place-b", "place-c")
+small = {"num_cpus": 1, "object_store_memory": 100 * 1024 * 1024}
+nodes = RayCluster(initialize_head=True, connect=False, head_node_args={
+    **small, "include_dashboard": False, "temp_dir": temporary})
+def add(pin):
+    home = os.path.join(disks, pin)
+    os.makedirs(home, exist_ok=True)
+    return nodes.add_node(resources={pin: 1}, env_vars={"HOME": home}, **small)
+places = {pin: add(pin) for pin in pins}
+ray.init(address=nodes.address, log_to_driver=False, logging_level=logging.ERROR)
+wait_until(lambda: len([n for n in ray.nodes() if n["Alive"]]) == 4)
+
+with socket.create_server(("127.0.0.1", 0)) as probe:
+    first = min(probe.getsockname()[1], 60000)
+cluster = raykeeper.launch(name="nodes", data_dir="~/data", placement=list(pins), proxy="all",
+                           proxy_listen=f"127.0.0.1:{first}-{first + 50}")
+def pin_of(node):
+    return next((pin for n in ray.nodes() if n["NodeID"] == node for pin in pins if pin in n["Resources"]), "head")
+def proxies():
+    return {pin_of(each.node): each for each in cluster.proxies() if each.url}
+wait_until(lambda: proxies().keys() == {"head", *pins}, what=lambda: str(cluster.proxies()))
+assert len({each.url for each in proxies().values()}) == 4
+wait_until(lambda: {each.member for each in proxies().values()} == {1, 2, 3})
+print("proxies everywhere")
+
+a, b = proxies()["place-a"], proxies()["place-b"]
+load = EtcdLoad([a.url, b.url])
+load.await_progress()
+
+kill(a.pid)
+load.await_progress()
+def restarted():
+    found = proxies().get("place-a")
+    return found is not None and found.pid != a.pid
+wait_until(restarted, what=lambda: str(cluster.proxies()))
+assert proxies()["place-a"].url == a.url
+load.await_progress()
+print("a proxy died")
+
+kill(leader(cluster).pid)
+load.await_progress()
+wait_until(lambda: serving(cluster))
+print("the leader died")
+
+spoken_for = proxies()["place-b"].member
+kill(next(each.pid for each in cluster.members() if each.id == spoken_for))
+load.await_progress()
+wait_until(lambda: serving(cluster))
+print("a member that a proxy speaks for died")
+
+nodes.remove_node(places["place-a"], allow_graceful=False)
+load.await_progress()
+wait_until(lambda: proxies().keys() == {"head", "place-b", "place-c"}, what=lambda: str(cluster.proxies()))
+load.await_progress()
+print("a node was lost")
+
+add("place-a")
+wait_until(lambda: "place-a" in proxies() and serving(cluster), what=lambda: str(cluster.status()))
+load.await_progress()
+print("a node joined")
+
+load.finish()
+print("nothing lost, nothing twice", len(load.acknowledged), len(load.unknown), load.watch_breaks)
+print("its books are right")
+cluster.shutdown()
+assert not [each for each in ray.util.list_named_actors(all_namespaces=True) if each["namespace"] == "raykeeper"]
+print("done")
+ray.shutdown()
+nodes.shutdown()
+"""
+
+
+def test_a_client_with_two_endpoints_survives_proxies_nodes_and_members(tmp_path: Path, scratch: Path) -> None:
+    folders = str(tmp_path / "disks"), str(scratch / "nodes")
+    said = run_program("-c", PROGRAM, *folders, PYTHONPATH=PATH)
+    steps = [
+        "proxies everywhere",
+        "a proxy died",
+        "the leader died",
+        "a member that a proxy speaks for died",
+        "a node was lost",
+        "a node joined",
+        "its books are right",
+        "done",
+    ]
+    assert [line for line in said.splitlines() if line in steps] == steps  # Ray has its say too
