@@ -9,6 +9,7 @@ is all that the receiver needs to check that it got what was sent.
 from __future__ import annotations
 
 import hashlib
+import re
 from bisect import bisect_right
 
 import msgspec
@@ -21,6 +22,10 @@ from .state.machine import State
 
 SNAPSHOT_FORMAT = 1
 _LENGTH_BYTES = 8
+_FORBIDDEN = re.compile(r"[/\x00]|^\.{0,2}$")
+"""In names of files: an image may come from anywhere, and must not reach beyond its folder."""
+_MAX_NAME = 100
+"""RocksDB's are far shorter."""
 
 
 class _File(msgspec.Struct, frozen=True, array_like=True):
@@ -255,6 +260,6 @@ def _read_manifest(disk: Disk, stream: str, start: int, size: int, id: str) -> t
         raise DataCorrupted(f"the image's manifest cannot be read: {error}") from error
     if manifest.format != SNAPSHOT_FORMAT:
         raise DataCorrupted(f"the image has format {manifest.format}; this version knows {SNAPSHOT_FORMAT}")
-    if any("/" in file.name or file.name in ("", ".", "..") for file in manifest.files):
+    if any(_FORBIDDEN.search(file.name) or len(file.name) > _MAX_NAME for file in manifest.files):
         raise DataCorrupted("the image has a file with a forbidden name")
     return manifest, start + _LENGTH_BYTES + length

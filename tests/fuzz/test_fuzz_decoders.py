@@ -1,0 +1,279 @@
+"""Every decoder that reads what others wrote: from the network, from files, from users.
+
+`make fuzz MINUTES=n` runs these for as long, each time with other examples; `make test` runs a few of each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fuzz.shapes import damaged, shaped
+from lab.http2.wire import BLOCK, HELLO, RecordingOwner
+from raykeeper.actors.cluster.markers import Marker, read_markers
+from raykeeper.actors.proxy.etcdpb.message_pool import methods
+from raykeeper.actors.proxy.gateway import Method, find_method, request_of
+from raykeeper.actors.proxy.header_blocks import HeaderDecoder
+from raykeeper.actors.proxy.http2_connection import Http2Error
+from raykeeper.actors.proxy.http2_frames import END_HEADERS, HEADERS, pack_frame
+from raykeeper.actors.proxy.rpc_status import RpcError
+from raykeeper.actors.transport.lane import FrameDecoder, FrameKind, Hello, LaneBroken, pack, pack_hello, unpack_hello
+from raykeeper.actors.transport.peer_frames import PeerFrame, decode_frame
+from raykeeper.errors import DataCorrupted, InvalidArgument, KeeperError, RequestTooLarge, SpecError
+from raykeeper.limits import Limits
+from raykeeper.raft.messages import Entry, EntryKind, HardState
+from raykeeper.schema.commands import Command, CommandUnknown, decode_newer
+from raykeeper.schema.frame_validation import check_request
+from raykeeper.schema.frames import Request
+from raykeeper.schema.replies import Reply
+from raykeeper.spec import ClusterSpec
+from raykeeper.store.backup_file import Header, encode_header, verify
+from raykeeper.store.data_copies import Served, read_served
+from raykeeper.store.data_dir import DataDir, FormatUnknown, Identity
+from raykeeper.store.engine.rocks import RocksDisk
+from raykeeper.store.log.raft_log import RaftLog
+from raykeeper.store.membership_note import MembershipNote, read_note
+from raykeeper.store.snapshot_file import _Manifest, unpack_image
+
+EXAMPLES = int(os.environ.get("RAYKEEPER_FUZZ_EXAMPLES", "20"))
+fuzzed = settings(
+    max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True
+)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+# --- from the network ------------------------------------------------------------------------------------------------
+
+FRAMES = st.lists(
+    st.builds(pack, st.sampled_from(FrameKind), st.integers(0, (1 << 64) - 1), st.binary(max_size=300)), max_size=5
+).map(b"".join)
+
+
+@fuzzed
+@given(damaged(FRAMES), st.lists(st.integers(1, 200), min_size=1, max_size=5))
+def test_frames_of_a_lane(data: bytes, cuts: list[int]) -> None:
+    decoder, position, turn = FrameDecoder(1 << 16), 0, 0
+    try:
+        while position < len(data):
+            size = cuts[turn % len(cuts)]
+            decoder.feed(data[position : position + size])
+            position, turn = position + size, turn + 1
+            assert decoder.buffered <= (1 << 16) + 64
+    except LaneBroken:
+        pass
+
+
+@fuzzed
+@given(
+    damaged(st.builds(Hello, st.binary(min_size=16, max_size=16), st.integers(0, 9), st.integers(0, 9)).map(pack_hello))
+)
+def test_a_hello(data: bytes) -> None:
+    whole = len(pack_hello(Hello(bytes(16), 0, 0)))
+    unpack_hello(data[:whole].ljust(whole, b"\0"))
+
+
+@fuzzed
+@given(damaged(shaped(PeerFrame)), st.booleans())
+def test_frames_between_members(body: bytes, signed: bool) -> None:
+    check = zlib.crc32(body).to_bytes(4, "big") if signed else b""
+    frame = decode_frame(check + body)
+    assert frame is None or all((each.sender, each.to) == (frame.sender, frame.to) for each in frame.messages)
+
+
+@fuzzed
+@given(damaged(shaped(Request)))
+def test_requests_of_clients(data: bytes) -> None:
+    with contextlib.suppress(msgspec.MsgspecError, RecursionError, InvalidArgument, RequestTooLarge):
+        check_request(msgspec.msgpack.decode(data, type=Request), Limits())
+
+
+@fuzzed
+@given(damaged(shaped(Reply)))
+def test_replies_of_members(data: bytes) -> None:
+    with contextlib.suppress(msgspec.MsgspecError, RecursionError):
+        msgspec.msgpack.decode(data, type=Reply)
+
+
+@fuzzed
+@given(st.lists(damaged(st.just(pack_frame(HEADERS, END_HEADERS, 1, BLOCK))), max_size=6), st.integers(1, 300))
+def test_http2(frames: list[bytes], size: int) -> None:
+    owner, data = RecordingOwner(), HELLO + b"".join(frames)
+    for at in range(0, len(data), size):
+        owner.feed(data[at : at + size])
+        if owner.connection.failed:
+            break
+
+
+@fuzzed
+@given(damaged(st.just(BLOCK)))
+def test_header_blocks(block: bytes) -> None:
+    with contextlib.suppress(Http2Error):
+        HeaderDecoder(lambda fields: fields).decode(block)
+
+
+GATEWAY: list[Method] = [
+    found for path in ("kv/range", "kv/put", "kv/txn", "lease/grant", "watch") if (found := find_method(f"/v3/{path}"))
+]
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-(1 << 70), 1 << 70), st.floats(), st.text(max_size=9)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(
+            st.sampled_from(["key", "value", "range_end", "success", "compare", "requestPut", "TTL", "ID", "?"]), inner
+        ),
+    ),
+    max_leaves=12,
+)
+
+
+@fuzzed
+@given(st.sampled_from(GATEWAY), damaged(JSON.map(msgspec.json.encode)))
+def test_json_of_the_gateway(method: Method, body: bytes) -> None:
+    with contextlib.suppress(RpcError):
+        request_of(method, body)
+
+
+@fuzzed
+@given(st.sampled_from(sorted(methods())), st.binary(max_size=100))
+def test_messages_of_etcd(path: str, data: bytes) -> None:
+    from google.protobuf.message import DecodeError
+
+    with contextlib.suppress(DecodeError):
+        methods()[path].request.FromString(data)
+
+
+# --- from files ------------------------------------------------------------------------------------------------------
+
+
+@fuzzed
+@given(damaged(shaped(Command)))
+def test_entries_of_the_log(data: bytes) -> None:
+    for decode in (decode_newer, lambda data: msgspec.msgpack.decode(data, type=Command)):
+        with contextlib.suppress(msgspec.MsgspecError, RecursionError, CommandUnknown):
+            decode(data)
+
+
+@pytest.fixture(scope="module")
+def segments(folder: Path) -> dict[str, bytes]:
+    """The files of a small log."""
+    path = folder / "log"
+    log = RaftLog.create(RocksDisk(), str(path), cache_bytes=1 << 20, segment_bytes=8192)
+    for index in range(1, 9):
+        log.append([Entry(index, 1, EntryKind.NORMAL, b"%d" % index * 700)], HardState(1, 1, index - 1), sync=True)
+    log.close()
+    return {str(each.relative_to(path)): each.read_bytes() for each in sorted(path.rglob("*")) if each.is_file()}
+
+
+@fuzzed
+@given(st.data())
+def test_segments_of_the_log(segments: dict[str, bytes], folder: Path, data: st.DataObject) -> None:
+    """Whatever happens to one file: what is read is what was written, from its beginning, or nothing is."""
+    name = data.draw(st.sampled_from(sorted(segments)))
+    changed = data.draw(damaged(st.just(segments[name])))
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        for each, content in segments.items():
+            path = Path(place, each)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(changed if each == name else content)
+        try:
+            log = RaftLog.open(RocksDisk(), place, cache_bytes=1 << 20, segment_bytes=8192)
+        except KeeperError:
+            return
+        try:
+            for entry in log.entries(log.first_index(), log.last_index() + 1, 1 << 30):
+                assert entry.data == b"%d" % entry.index * 700
+        except DataCorrupted:
+            pass
+        finally:
+            log.close()
+
+
+@fuzzed
+@given(damaged(shaped(Identity, msgspec.json.encode)))
+def test_the_identity_of_a_member(folder: Path, data: bytes) -> None:
+    (folder / "identity.json").write_bytes(data)
+    with contextlib.suppress(DataCorrupted, FormatUnknown):
+        DataDir.read_identity(RocksDisk(), str(folder))
+
+
+@fuzzed
+@given(damaged(shaped(MembershipNote, msgspec.json.encode)), damaged(shaped(Served, msgspec.json.encode)))
+def test_notes_beside_the_data(folder: Path, note: bytes, served: bytes) -> None:
+    for name in ("membership.json", "served.json"):
+        (folder / name).write_bytes(note if name == "membership.json" else served)
+    read_note(RocksDisk(), str(folder))
+    read_served(str(folder))
+
+
+@fuzzed
+@given(damaged(shaped(Marker, msgspec.json.encode)))
+def test_markers(folder: Path, data: bytes) -> None:
+    (folder / "cluster-000000000000004d.json").write_bytes(data)
+    assert {marker.cluster for marker in read_markers(str(folder), "c")} <= {0x4D}
+
+
+@fuzzed
+@given(damaged(shaped(Header, msgspec.json.encode)), st.binary(max_size=100), st.booleans())
+def test_backups(folder: Path, header: bytes, image: bytes, signed: bool) -> None:
+    path = folder / "backup"
+    head = encode_header(Header("c", 1, 1, 1, 0, 1, 1, "i", len(image), "", 0.0))
+    magic = head[: head.index(b"{") - 4] if b"{" in head else head[:8]
+    body = len(header).to_bytes(4, "big") + header + (hashlib.sha256(header).digest() if signed else bytes(32))
+    path.write_bytes(magic + body + image)
+    with contextlib.suppress(DataCorrupted):
+        verify(RocksDisk(), str(path))
+
+
+@fuzzed
+@given(damaged(shaped(_Manifest)), st.binary(max_size=100), st.booleans())
+def test_images_of_snapshots(folder: Path, manifest: bytes, rest: bytes, signed: bool) -> None:
+    """Also one that somebody has made up, with the right digest: nothing is written outside of its folder."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        stream = Path(place, "stream")
+        stream.write_bytes(len(manifest).to_bytes(8, "big") + manifest + rest)
+        id = hashlib.sha256(manifest).hexdigest() if signed else "0" * 64
+        before = set(os.listdir(place))
+        with contextlib.suppress(DataCorrupted):
+            unpack_image(RocksDisk(), str(stream), 0, stream.stat().st_size, id, f"{place}/target")
+        assert set(os.listdir(place)) <= before | {"target"}
+
+
+def load_spec(spec: Any) -> None:
+    said = ""
+    try:
+        ClusterSpec.load(spec)
+    except SpecError as error:
+        said = str(error)
+    assert "\n" not in said
+
+
+YAML = Path(__file__).resolve().parents[2] / "cluster.yaml"
+
+
+@fuzzed
+@given(damaged(st.just(YAML.read_bytes())))
+def test_specs(folder: Path, data: bytes) -> None:
+    (folder / "cluster.yaml").write_bytes(data)
+    load_spec(folder / "cluster.yaml")
+
+
+@fuzzed
+@given(shaped(ClusterSpec, lambda value: value if isinstance(value, dict) else {}))
+def test_specs_of_any_values(value: Any) -> None:
+    load_spec(value)
