@@ -76,9 +76,9 @@ survival: $(STAMP)
 	@$(BIN)/pytest -q -m survival tests/clients
 
 # A campaign of faults against real processes: MINUTES of it, from one seed; the history is left in chaos-runs/seed-*/.
-# LANES=off: members and clients use actor calls alone.
+# LANES=off: members and clients use actor calls alone. PROXIES=0: no part of the work goes through proxies, as etcd's.
 MINUTES ?= 2
-CHAOS   = --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(LANES),--lanes $(LANES))
+CHAOS   = --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(LANES),--lanes $(LANES)) $(if $(PROXIES),--proxies $(PROXIES))
 chaos: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m chaos.campaign $(CHAOS)
 

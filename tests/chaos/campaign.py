@@ -31,6 +31,7 @@ import ray
 import raykeeper
 from lab.ray.contents import content
 from lab.ray.faults import Faults
+from lab.ray.proxies import Proxies
 from lab.ray.tools import kill_actors, wait_until
 from raykeeper import KeeperError
 from raykeeper.errors import LockLost
@@ -38,7 +39,7 @@ from simulation.checker import Violation
 
 from .field import Bit, Field, NotNow, unmount
 from .journal import OK, Record, gather
-from .nemesis import FAULTS, SPOILING
+from .nemesis import FAULTS, OF_PROXIES, SPOILING
 from .verdict import Truth, judge
 from .work import COUNTER, QUEUE, WorkerActor
 
@@ -91,11 +92,17 @@ class Campaign:
         seed: decides what is done.
         folder: where history and data go.
         only: names of faults; all if empty.
+        lanes: on or off.
+        proxies: how many there are, through which part of the work goes as etcd's.
     """
 
-    def __init__(self, minutes: float, seed: int, folder: Path, only: Sequence[str], lanes: str = "on") -> None:
+    def __init__(
+        self, minutes: float, seed: int, folder: Path, only: Sequence[str], lanes: str = "on", proxies: int = 2
+    ) -> None:
         self.minutes = minutes
         self.lanes = lanes
+        self.proxies = proxies
+        self._endpoints: list[str] = []
         self.seed = seed
         self.folder = folder
         self.rng = random.Random(seed)
@@ -124,6 +131,7 @@ class Campaign:
             cluster = self._launch()
             self._began = time.monotonic()
             self._field = self._make_field(cluster)
+            self._start_proxies(cluster)
             for _ in range(PROCESSES):
                 self._new_worker()
             try:
@@ -163,7 +171,17 @@ class Campaign:
             self._mounts,
         )
 
+    def _start_proxies(self, cluster: Any) -> None:
+        if self.proxies:
+            self._field.proxies = proxies = Proxies(cluster)
+            self._endpoints = [proxies.start() for _ in range(self.proxies)]
+        else:
+            self._kinds = {fault: kind for fault, kind in self._kinds.items() if fault not in OF_PROXIES}
+
     def _end(self) -> None:
+        if self._endpoints:
+            assert self._field.proxies is not None
+            self._field.proxies.end()
         if ray.is_initialized():  # else the first question would lead into any Ray that runs on the machine
             kill_actors(NAME)
         ray.shutdown()
@@ -196,7 +214,7 @@ class Campaign:
     def _new_worker(self) -> None:
         self._numbers += 1
         name = f"w{self._numbers}"
-        actor = WorkerActor.remote(name, NAME, str(self._journals), self.seed, self._began)
+        actor = WorkerActor.remote(name, NAME, str(self._journals), self.seed, self._began, self._endpoints)
         self._field.workers[name] = (actor, ray.get(actor.pid.remote(), timeout=60))
 
     def _replace(self, name: str) -> None:
@@ -416,14 +434,16 @@ def main(kind: type[Campaign] = Campaign, target: str = "chaos") -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--folder", type=Path, default=Path("chaos-runs"))
     parser.add_argument("--only", default="", help="names of faults, with commas between")
+    parser.add_argument("--proxies", type=int, default=2, help="through which part of the work goes as etcd's")
     parser.add_argument("--lanes", choices=("on", "off"), default="on", help="off: all goes by actor calls")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.randrange(10**6)
     folder = options.folder.resolve() / f"seed-{seed}"
-    command = f"make {target} MINUTES={options.minutes:g} SEED={seed}{' LANES=off' if options.lanes == 'off' else ''}"
+    command = f"make {target} MINUTES={options.minutes:g} SEED={seed}"
+    command += f"{' LANES=off' if options.lanes == 'off' else ''}{'' if options.proxies else ' PROXIES=0'}"
     only = [name for name in options.only.split(",") if name]
     print(f"{command}\nhistory: {folder / 'history.jsonl'}", flush=True)
-    campaign = kind(options.minutes, seed, folder, only, options.lanes)
+    campaign = kind(options.minutes, seed, folder, only, options.lanes, options.proxies)
     status = 0
     try:
         campaign.run()

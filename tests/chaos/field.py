@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.ray.faults import Faults
+from lab.ray.proxies import Proxies
 from lab.ray.tools import is_alive, is_stopped, start_of, wait_until
 
 Bit = bool | Callable[[], bool]
@@ -38,6 +39,7 @@ class Field:
         replace: starts another process in place of a worker that is dead.
         syncs: the file that says which syncs fail (``patches/sitecustomize.py``).
         mounts: file systems that are to be unmounted at the end.
+        proxies: those in the foreground; there may be none.
     """
 
     cluster: Any
@@ -49,6 +51,7 @@ class Field:
     rng: random.Random
     syncs: Path
     mounts: list[Path]
+    proxies: Proxies | None = None
 
     def leader(self) -> Any:
         """The leader.
@@ -84,6 +87,16 @@ class Field:
         if not found:
             raise NotNow("no follower answers")
         return self.rng.choice(found)
+
+    def proxy(self) -> tuple[Proxies, str]:
+        """The proxies, and the endpoint of one.
+
+        Raises:
+            NotNow: there are none.
+        """
+        if self.proxies is None or not self.proxies.endpoints:
+            raise NotNow("there are no proxies")
+        return self.proxies, self.rng.choice(self.proxies.endpoints)
 
     def others(self, member: Any) -> list[int]:
         return [each.id for each in self.members() if each.id != member.id]

@@ -85,6 +85,17 @@ def kill_supervisor(field: Field) -> Fault:
     return bit
 
 
+def kill_proxy(field: Field) -> Fault:
+    """Another one takes its place, at its port, when the fault is over."""
+    proxies, endpoint = field.proxy()
+    proxies.kill(endpoint)
+    try:
+        yield f"SIGKILL of the proxy at {endpoint}"
+    finally:
+        proxies.start(endpoint)
+    return True
+
+
 # --- 2 processes paused ----------------------------------------------------------------------------------------------
 
 
@@ -118,6 +129,11 @@ def pause_all(field: Field) -> Fault:
 def pause_client(field: Field) -> Fault:
     name = field.rng.choice(sorted(field.workers))
     return (yield from _pause([field.workers[name][1]], f"SIGSTOP of client {name}"))
+
+
+def pause_proxy(field: Field) -> Fault:
+    proxies, endpoint = field.proxy()
+    return (yield from _pause([proxies.pid(endpoint)], f"SIGSTOP of the proxy at {endpoint}"))
 
 
 # --- 3 partitions, and 8 messages ------------------------------------------------------------------------------------
@@ -279,10 +295,12 @@ FAULTS: dict[Callable[[Field], Fault], tuple[int, float]] = {
     kill_all: (1, 1),
     kill_client: (1, 2),
     kill_supervisor: (1, 1),
+    kill_proxy: (1, 2),
     pause_leader: (2, 3),
     pause_follower: (2, 1),
     pause_all: (2, 0.5),
     pause_client: (2, 2),
+    pause_proxy: (2, 1),
     isolate_leader: (3, 3),
     leader_without_followers: (3, 2),
     isolate_follower: (3, 1),
@@ -310,3 +328,6 @@ FAULTS: dict[Callable[[Field], Fault], tuple[int, float]] = {
 
 SPOILING = frozenset({damaged_state, damaged_log, damaged_image, deleted_folder, full_disk})
 """Those that cost a member its data, or move it: never two of them at once."""
+
+OF_PROXIES = frozenset({kill_proxy, pause_proxy})
+"""Those that need proxies."""

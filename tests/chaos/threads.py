@@ -289,6 +289,9 @@ class ThreadCampaign(Campaign):
         field = super()._make_field(cluster)
         return replace(field, faults=Faults(self._scratch / "switch"))
 
+    def _start_proxies(self, cluster: Any) -> None:
+        """They would be processes, and look for members that are actors."""
+
     def _new_worker(self) -> None:
         self._numbers += 1
         worker = Worker(f"w{self._numbers}", NAME, str(self._journals), self.seed, self._began)

@@ -13,13 +13,13 @@ import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
 
 import raykeeper
-from raykeeper import Client, Compare, Event, KeeperError, Op
+from raykeeper import Client, Compare, KeeperError, Op
 from raykeeper.errors import (
     CompactedError,
     LeaseLost,
@@ -31,6 +31,7 @@ from raykeeper.errors import (
     Unavailable,
 )
 
+from .etcd_client import EtcdClient
 from .journal import FAIL, OK, UNKNOWN, Journal
 
 EPOCH = 15.0
@@ -385,7 +386,29 @@ class Watcher(Thread):
             self.journal.end(number, UNKNOWN, events=events, error=traceback.format_exc(), unexpected=True)
 
 
-def _event(event: Event) -> list[Any]:
+class EtcdRegisters(Registers):
+    """The same over gRPC, through proxies."""
+
+    def __init__(self, worker: Worker, name: str) -> None:
+        super().__init__(worker, name)
+        self.kv: Any = worker.etcd
+
+    def do_stale(self, key: str) -> None:
+        """How old it may be cannot be said to etcd."""
+        newest, self.newest = self.newest, 0
+        super().do_stale(key)
+        self.newest = newest
+
+
+class EtcdWatcher(Watcher):
+    """The same over gRPC, through proxies."""
+
+    def __init__(self, worker: Worker, name: str) -> None:
+        super().__init__(worker, name)
+        self.kv: Any = worker.etcd
+
+
+def _event(event: Any) -> list[Any]:
     value = None if event.type == "delete" else event.kv.text
     return [event.kv.mod_revision, event.kv.key.decode(), value]
 
@@ -399,6 +422,8 @@ KINDS: tuple[tuple[type[Thread], int], ...] = (
     (Watcher, 1),
 )
 """Threads of each process."""
+THROUGH_PROXIES: tuple[tuple[type[Thread], int], ...] = ((EtcdRegisters, 2), (EtcdWatcher, 1))
+"""More of them, if there are proxies."""
 
 
 class Worker:
@@ -410,9 +435,12 @@ class Worker:
         folder: of the journals.
         seed: of the campaign.
         began: of the campaign, on the monotonic clock.
+        proxies: their endpoints.
     """
 
-    def __init__(self, name: str, cluster: str, folder: str, seed: int, began: float) -> None:
+    def __init__(
+        self, name: str, cluster: str, folder: str, seed: int, began: float, proxies: Sequence[str] = ()
+    ) -> None:
         self.name = name
         self.seed = seed
         self.began = began
@@ -420,7 +448,8 @@ class Worker:
         self.abandoned = threading.Event()
         self.journal = Journal(os.path.join(folder, f"{name}.jsonl"))
         self.kv = raykeeper.connect(cluster, timeout=20)
-        kinds = [kind for kind, many in KINDS for _ in range(many)]
+        self.etcd = EtcdClient(proxies, int(name[1:])) if proxies else None
+        kinds = [kind for kind, many in KINDS + (THROUGH_PROXIES if proxies else ()) for _ in range(many)]
         self._threads = [
             threading.Thread(target=kind(self, f"{name}.{n}").run, name=f"{kind.__name__} {n}", daemon=True)
             for n, kind in enumerate(kinds)

@@ -39,6 +39,11 @@ class Proxies:
         self._running[endpoint] = process
         return endpoint
 
+    @property
+    def endpoints(self) -> list[str]:
+        """Of those that run."""
+        return sorted(self._running)
+
     def pid(self, endpoint: str) -> int:
         """Its process."""
         return self._running[endpoint].pid
