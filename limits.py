@@ -805,7 +805,11 @@ MAX_CONTINUATION_FRAMES = 32
 MAX_REMEMBERED_BLOCKS = 16
 """Header blocks of one connection whose meaning is kept, because clients send the same again and again..."""
 REMEMBERED_BLOCK_BYTES = 2048
-"""... if the fields have no more bytes than this..."""
+"""... if the fields have no more bytes than this."""
+REMEMBERED_FACTOR = 4
+"""What a remembered block takes of memory, against its fields: the block, the fields, and what they mean..."""
+PROXY_REMEMBERED_BYTES = 64 * 1024 * 1024
+"""... and what those of all connections may take; more are not remembered."""
 MAX_REMEMBERED_HEADS = 1024
 """... and their meanings for all connections together, apart from their timeouts."""
 MAX_RPC_MESSAGE_BYTES = 1536 * 1024 + 512 * 1024
@@ -821,6 +825,18 @@ PROXY_LONG_MESSAGES_BYTES = 64 * 1024 * 1024
 """... until it fits into this, together with the other long messages that are on their way."""
 PROXY_HELD_BYTES = 512 * 1024 * 1024
 """Beginnings of requests and unsent answers, of all connections. Beyond it the connection with the most is closed."""
+PROXY_READ_BYTES = 32 * 1024
+"""What one pass of the loop reads of one connection, so that one that sends without end holds up others little..."""
+PROXY_PASS_BYTES = 64 * 1024
+"""... and of all that have sent something within the last sweep: each has an equal part of this..."""
+PROXY_LEAST_READ_BYTES = 2 * 1024
+"""... but not less than this."""
+PROXY_KEEPALIVE_S = 60
+"""After this without traffic, TCP asks whether the client's machine is still there..."""
+PROXY_KEEPALIVE_PROBE_S = 20
+"""... at this interval..."""
+PROXY_KEEPALIVE_PROBES = 3
+"""... and closes the connection after this many questions without an answer."""
 PROXY_SEND_BYTES = 256 * 1024
 """What a connection puts together before it hands it to the socket; and what its socket may hold before answers wait
 and nothing more is read from it."""

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from hpack.exceptions import HPACKError
 from hpack.hpack import Encoder, decode_integer
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
-from ...limits import MAX_HEADER_LIST_BYTES, MAX_REMEMBERED_BLOCKS, REMEMBERED_BLOCK_BYTES
+from ...limits import MAX_HEADER_LIST_BYTES, MAX_REMEMBERED_BLOCKS, REMEMBERED_BLOCK_BYTES, REMEMBERED_FACTOR
 from .http2_frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, Http2Error
 
 Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
@@ -39,20 +39,32 @@ _REST = 16
 """Bytes from which one integer is read: more than hpack accepts."""
 
 
+class BlockMemory(Protocol):
+    """Bounds the memory of the blocks that a decoder remembers."""
+
+    def remember(self, count: int) -> bool:
+        """Whether this many bytes more may be kept; if so, they count."""
+
+    def forget_all(self) -> None:
+        """Nothing is kept any more."""
+
+
 class HeaderDecoder(Generic[T]):
     """The decoder of one connection. After an error it is of no use: its table may differ from the peer's.
 
     Args:
         understand: what the owner makes of a block's fields. Its results are kept and given out again, so they must not
             change.
+        memory: which bounds what is kept for that.
     """
 
-    def __init__(self, understand: Callable[[Fields], T]) -> None:
+    def __init__(self, understand: Callable[[Fields], T], memory: BlockMemory) -> None:
         self._understand = understand
         self._table = HeaderTable()
         self._static: tuple[tuple[bytes, bytes], ...] = self._table.STATIC_TABLE
         self._dynamic: deque[tuple[bytes, bytes]] = self._table.dynamic_entries
         self._remembered: dict[bytes, T] = {}
+        self._memory = memory
 
     def decode(self, block: bytes) -> T:
         """What the owner makes of the fields of a block.
@@ -70,7 +82,9 @@ class HeaderDecoder(Generic[T]):
         known = self._understand(fields)
         if changed or len(self._remembered) >= MAX_REMEMBERED_BLOCKS:
             self._remembered.clear()
-        if not changed and MAX_HEADER_LIST_BYTES - room <= REMEMBERED_BLOCK_BYTES:
+            self._memory.forget_all()
+        size = MAX_HEADER_LIST_BYTES - room
+        if not changed and size <= REMEMBERED_BLOCK_BYTES and self._memory.remember(REMEMBERED_FACTOR * size):
             self._remembered[block] = known
         return known
 

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from ...limits import PROXY_HELD_BYTES, PROXY_LONG_MESSAGES_BYTES
+from ...limits import PROXY_HELD_BYTES, PROXY_LONG_MESSAGES_BYTES, PROXY_REMEMBERED_BYTES
 
 
 class ByteShare:
@@ -29,6 +29,7 @@ class ByteShare:
         self._close = close
         self.held = 0
         """Bytes."""
+        self._remembered = 0
 
     def add(self, count: int) -> None:
         """This many bytes more, or less, are held."""
@@ -39,8 +40,23 @@ class ByteShare:
             if count > 0 and pool.held > pool.limit:
                 pool.relieve()
 
+    def remember(self, count: int) -> bool:
+        """Whether this many bytes more may be kept of what spares work, and is not needed; if so, they count."""
+        pool = self._pool
+        if pool.remembered + count > PROXY_REMEMBERED_BYTES or self not in pool.shares:
+            return False
+        pool.remembered += count
+        self._remembered += count
+        return True
+
+    def forget_all(self) -> None:
+        """Nothing of that is kept any more."""
+        self._pool.remembered -= self._remembered
+        self._remembered = 0
+
     def close(self) -> None:
         """The connection is gone, with all that it held."""
+        self.forget_all()
         if self in self._pool.shares:
             self._pool.shares.discard(self)
             self._pool.held -= self.held
@@ -70,6 +86,8 @@ class HeldBytes:
         self.limit = limit
         self.held = 0
         """Bytes, by all connections."""
+        self.remembered = 0
+        """The same of what spares work."""
         self.shares: set[ByteShare] = set()
         self._room = long_messages
         self._all_room = long_messages

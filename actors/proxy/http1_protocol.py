@@ -2,13 +2,13 @@
 
 One request at a time. A body is read as its handler takes it. While a request is answered the socket is still read, as
 far as ``MAX_HEADER_LIST_BYTES``, because that is how the end of a client is noticed; what comes are later requests,
-which wait. A client that closes its side of the connection wants no more answers, as with Go's server.
+which wait. What waits in either direction is counted in the connection's share. A client that closes its side of the
+connection wants no more answers, as with Go's server.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Mapping
 from http.client import responses
 from typing import cast
@@ -25,7 +25,7 @@ from ...limits import (
     PROXY_STREAM_WINDOW_BYTES,
 )
 from .http_exchange import ClientGone, HttpExchange, run_exchange
-from .proxy_context import ProxyContext
+from .proxy_context import ProxyContext, bound_reads
 
 
 class Http1Exchange(HttpExchange):
@@ -35,10 +35,12 @@ class Http1Exchange(HttpExchange):
         headers: dict[str, str] = {}
         for name, value in request.headers:
             headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
-        super().__init__(request.method.decode("latin-1"), request.target.decode("latin-1"), headers)
+        target = request.target.decode("latin-1")
+        super().__init__(request.method.decode("latin-1"), target, headers, protocol.share)
         self._protocol = protocol
         self._finished = False
-        self.parts: deque[bytes] = deque()
+        self.kept = bytearray()
+        """What has come of the body and was not taken."""
         self.complete = False
         """Whether the whole body has come."""
         self.closed = False
@@ -48,13 +50,14 @@ class Http1Exchange(HttpExchange):
 
     async def receive(self) -> bytes:
         """The next part of the request's body; empty when all of it was given."""
-        if not self.parts:
+        if not self.kept:
             self._protocol.want_body()  # which may find that it is there
-        while not self.parts and not self.complete and not self.closed:
+        while not self.kept and not self.complete and not self.closed:
             self.waits_since = self._protocol.loop.time()
             await self._wait()
             self.waits_since = None
-        return self.parts.popleft() if self.parts else b""
+        part, self.kept = bytes(self.kept), bytearray()
+        return part
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Begin the answer."""
@@ -114,12 +117,15 @@ class Http1Protocol(asyncio.Protocol):
         self.loop = context.loop
         self.stalled_since: float | None = None
         """Since when the socket has taken nothing of what waits."""
+        self.share = context.held.open_share(self._expel)
+        self._counted = 0
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_LIST_BYTES)
         self._transport: asyncio.Transport | None = None
         self._exchange: Http1Exchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._since = self.loop.time()
         """When the last request ended, or the first byte of the next one came."""
+        self._heard = self._since
         self._begun = False
         self._droppable = 0
         """Bytes of a body that may come after its answer."""
@@ -137,11 +143,13 @@ class Http1Protocol(asyncio.Protocol):
         """The socket was read."""
         if self._closing_since or self._transport is None:
             return
+        self._heard = self.loop.time()
         if not self._begun:
             self._begun = True
-            self._since = self.loop.time()
+            self._since = self._heard
         self._http.receive_data(data)
         self._take_events()
+        self._count()
 
     def eof_received(self) -> bool:
         """The client wants no more."""
@@ -154,6 +162,7 @@ class Http1Protocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The socket has taken most of what there was."""
         self.stalled_since = None
+        self._count()
         if self._exchange is not None:
             self._exchange.wake()
 
@@ -161,6 +170,7 @@ class Http1Protocol(asyncio.Protocol):
         """The socket is closed."""
         self._transport = None
         self.context.discard(self)
+        self.share.close()
         if self._exchange is not None:
             self._exchange.closed = True
             self._exchange.wake()
@@ -170,9 +180,9 @@ class Http1Protocol(asyncio.Protocol):
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def _take_events(self) -> None:
-        """Go on with what h11 has. The socket is not read while a part of a body waits for the handler."""
+        """Go on with what h11 has. The socket is not read while much of a body waits for the handler."""
         while not self._closing_since:
-            if self._exchange is not None and self._exchange.parts:
+            if self._exchange is not None and len(self._exchange.kept) >= PROXY_STREAM_WINDOW_BYTES:
                 self._read(False)
                 return
             try:
@@ -198,14 +208,13 @@ class Http1Protocol(asyncio.Protocol):
                     self._exchange.wake()
 
     def _take_body(self, data: bytes) -> None:
-        """A part of a body; what one read of the socket brings is at most one such.
+        """A part of a body.
 
         After an answer it is dropped, as far as the client may have sent it before it saw the answer.
         """
         exchange = self._exchange
         if exchange is not None:
-            for at in range(0, len(data), PROXY_STREAM_WINDOW_BYTES):
-                exchange.parts.append(data[at : at + PROXY_STREAM_WINDOW_BYTES])
+            exchange.kept += data
             exchange.wake()
             return
         self._droppable -= len(data)
@@ -269,6 +278,24 @@ class Http1Protocol(asyncio.Protocol):
                 self._exchange.closed = True
         elif data:
             transport.write(data)
+            self._count()
+
+    def _count(self) -> None:
+        """Count what waits now: unsent answers, heads that are not complete, later requests, and parts of a body."""
+        transport = self._transport
+        if transport is None:
+            return
+        exchange = self._exchange
+        body = len(exchange.kept) if exchange is not None else 0
+        waits = transport.get_write_buffer_size() + len(self._http.trailing_data[0]) + body
+        if waits != self._counted:
+            change, self._counted = waits - self._counted, waits
+            self.share.add(change)
+
+    def _expel(self) -> None:
+        """The connection holds too much. Whatever is being done to it is finished first."""
+        self.context.report_abuse("it held too many bytes")
+        self.loop.call_soon(self.abort)
 
     def _read(self, wanted: bool) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -288,9 +315,19 @@ class Http1Protocol(asyncio.Protocol):
         """Since when the connection has had no request."""
         return self._since if self._exchange is None else None
 
+    def heard_at(self) -> float:
+        """When the socket was last read."""
+        return self._heard
+
+    def set_read_bytes(self, size: int) -> None:
+        """See ``ProxyConnection``."""
+        if self._transport is not None:
+            bound_reads(self._transport, size)
+
     def check_times(self, now: float) -> None:
         """Close the connection if its client is too slow."""
         exchange = self._exchange
+        self._count()
         if self._closing_since:
             if now - self._closing_since > PROXY_STALL_S:
                 self.abort()
@@ -300,7 +337,7 @@ class Http1Protocol(asyncio.Protocol):
         else:
             waits = exchange.waits_since is not None and now - exchange.waits_since > PROXY_REQUEST_S
             stalls = self.stalled_since is not None and now - self.stalled_since > PROXY_STALL_S
-            if waits or stalls:
+            if waits or stalls or exchange.is_body_overdue(now):
                 self.abort()
 
     def drain(self) -> None:

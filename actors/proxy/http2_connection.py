@@ -105,10 +105,11 @@ class Http2Connection(Http2Sender, Generic[H]):
         self.partial_since = 0.0
         """Since when a frame or a header block is incomplete, in monotonic seconds; 0 if none is."""
         self._owner = owner
-        self._decoder = HeaderDecoder(owner.understand)
+        self._decoder = HeaderDecoder(owner.understand, share)
         self._floods = FloodGuard()
         self._now = 0.0
         self._rest = b""
+        self._rest_counted = 0
         self._preface = False
         self._settled = False
         self._last_stream = 0
@@ -148,12 +149,20 @@ class Http2Connection(Http2Sender, Generic[H]):
             self.fail(error)
             return
         self._rest = data[at:]
+        if self._rest or self._block or self._rest_counted:
+            self._count_rest()
         if self._block_stream:
             self.partial_since = self.partial_since or now
         elif self._rest:
             self.partial_since = now if at or not self.partial_since else self.partial_since
         else:
             self.partial_since = 0.0
+
+    def _count_rest(self) -> None:
+        """Count what is kept of a frame or a header block that is not complete."""
+        kept = len(self._rest) + sum(map(len, self._block))
+        change, self._rest_counted = kept - self._rest_counted, kept
+        self.share.add(change)
 
     def open_window(self, stream: Stream, credit: int) -> None:
         """The client may send ``credit`` bytes more on a stream."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import deque
 from collections.abc import Mapping
 
 from ...limits import PROXY_REQUEST_S, PROXY_STREAM_SEND_BYTES, PROXY_STREAM_WINDOW_BYTES
@@ -27,12 +26,11 @@ class Http2Exchange(HttpExchange):
         headers = {name: value for name, value in fields.items() if name[0] != ":"}
         if ":authority" in fields:
             headers.setdefault("host", fields[":authority"])
-        super().__init__(fields[":method"], fields[":path"], headers)
+        super().__init__(fields[":method"], fields[":path"], headers, host.connection.share)
         self._host = host
         self._stream = stream
         self._handler = handler
-        self._parts: deque[bytes] = deque()
-        self._kept = 0
+        self._kept = bytearray()
         self._heard = host.loop.time()
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -53,14 +51,13 @@ class Http2Exchange(HttpExchange):
 
     async def receive(self) -> bytes:
         """The next part of the request's body; empty when all of it was given."""
-        while not self._parts:
+        while not self._kept:
             if self._stream.ended or self._stream.closed:
                 return b""
             await self._wait()
-        part = self._parts.popleft()
-        self._kept -= len(part)
-        self._host.connection.share.add(-len(part))
-        missing = PROXY_STREAM_WINDOW_BYTES - self._stream.credit - self._kept
+        part = bytes(self._kept)
+        self._drop_parts()
+        missing = PROXY_STREAM_WINDOW_BYTES - self._stream.credit
         if missing >= PROXY_STREAM_WINDOW_BYTES // 2:
             self._host.connection.open_window(self._stream, missing)
         return part
@@ -97,8 +94,7 @@ class Http2Exchange(HttpExchange):
         """A part of the body."""
         self._heard = self._host.loop.time()
         if data:
-            self._parts.append(data)
-            self._kept += len(data)
+            self._kept += data
             self._host.connection.share.add(len(data))
         self._wake()
 
@@ -122,7 +118,9 @@ class Http2Exchange(HttpExchange):
         self._wake()
 
     def is_overdue(self, now: float) -> bool:
-        """Whether the handler has waited for a part of the body for too long."""
+        """Whether the handler has waited for a part of the body, or for all of it, for too long."""
+        if self.is_body_overdue(now):
+            return True
         return not self._stream.ended and self._waiter is not None and now - self._heard > PROXY_REQUEST_S
 
     async def _wait(self) -> None:
@@ -137,6 +135,5 @@ class Http2Exchange(HttpExchange):
             self._waiter.set_result(None)
 
     def _drop_parts(self) -> None:
-        self._host.connection.share.add(-self._kept)
-        self._kept = 0
-        self._parts.clear()
+        self._host.connection.share.add(-len(self._kept))
+        self._kept = bytearray()

@@ -19,7 +19,7 @@ from .http2_connection import Http2Connection
 from .http2_exchange import Http2Exchange
 from .http2_frames import CANCEL, INTERNAL_ERROR, PROTOCOL_ERROR, REFUSED_STREAM, Http2Error
 from .http2_sender import Stream
-from .proxy_context import ProxyContext
+from .proxy_context import ProxyContext, bound_reads
 from .request_heads import Understood
 from .rpc_calls import WireStreamCall, WireUnaryCall, refuse
 from .rpc_status import DEADLINE_EXCEEDED
@@ -44,6 +44,8 @@ class Http2Protocol(asyncio.Protocol):
         self._share = context.held.open_share(self._expel)
         self.connection: Http2Connection[Understood] = Http2Connection(self, self._share, self._wake)
         self._transport: asyncio.Transport | None = None
+        self._unsent = 0
+        """What the transport holds, when that was last counted."""
         self._pinged = 0.0
         self._closing_since = 0.0
 
@@ -97,6 +99,10 @@ class Http2Protocol(asyncio.Protocol):
             return
         while data := self.connection.take_output():
             transport.write(data)
+        unsent = transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            change, self._unsent = unsent - self._unsent, unsent
+            self._share.add(change)
         if self.connection.failed is not None or self.connection.is_drained():
             self._close()
 
@@ -158,9 +164,19 @@ class Http2Protocol(asyncio.Protocol):
         """Since when the connection has had no request, roughly."""
         return None if self.connection.streams or self.running else self.now
 
+    def heard_at(self) -> float:
+        """When the socket was last read."""
+        return self.now
+
+    def set_read_bytes(self, size: int) -> None:
+        """See ``ProxyConnection``."""
+        if self._transport is not None:
+            bound_reads(self._transport, size)
+
     def check_times(self, now: float) -> None:
         """Close or reset what has taken too long; ask a silent client for a sign of life."""
         connection = self.connection
+        self._flush()  # which counts what is unsent
         if self._closing_since:
             if now - self._closing_since > PROXY_STALL_S:
                 self.abort()

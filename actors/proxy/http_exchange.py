@@ -7,12 +7,14 @@ proxy's loop and is cancelled when its client is gone.
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 
-from ...limits import MAX_RPC_MESSAGE_BYTES
+from ...limits import MAX_RPC_MESSAGE_BYTES, PROXY_REQUEST_S
 from ..logs import MemberLog
+from .held_bytes import ByteShare
 
 
 class HttpError(Exception):
@@ -46,15 +48,19 @@ class HttpExchange(ABC):
         started: whether an answer has begun.
         status: its status; 0 before.
         added: headers that every answer gets, whatever it is.
+        share: where what is kept for the client is counted.
     """
 
-    def __init__(self, method: str, target: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, method: str, target: str, headers: Mapping[str, str], share: ByteShare) -> None:
         self.method = method
         self.path, _, self.query = target.partition("?")
         self.headers = headers
         self.started = False
         self.status = 0
         self.added: Mapping[str, str] = {}
+        self.share = share
+        self._body_bytes = 0
+        self._body_due = 0.0
 
     @abstractmethod
     async def receive(self) -> bytes:
@@ -83,17 +89,33 @@ class HttpExchange(ABC):
     async def body(self) -> bytes:
         """The whole body of the request.
 
+        It counts as held until the request is answered.
+
         Raises:
             HttpError: 413, it has more than ``MAX_RPC_MESSAGE_BYTES``.
         """
-        parts: list[bytes] = []
-        size = 0
+        announced = self.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced[:20]) > MAX_RPC_MESSAGE_BYTES:
+            raise HttpError(413, "request is too large")
+        body = bytearray()
+        self._body_due = time.monotonic() + PROXY_REQUEST_S
         while part := await self.receive():
-            size += len(part)
-            if size > MAX_RPC_MESSAGE_BYTES:
+            if len(body) + len(part) > MAX_RPC_MESSAGE_BYTES:
                 raise HttpError(413, "request is too large")
-            parts.append(part)
-        return b"".join(parts)
+            body += part
+            self._body_bytes += len(part)
+            self.share.add(len(part))
+        self._body_due = 0.0
+        return bytes(body)
+
+    def is_body_overdue(self, now: float) -> bool:
+        """Whether a body that is read as a whole has been incomplete for too long, however it comes."""
+        return 0 < self._body_due < now
+
+    def release(self) -> None:
+        """The request is over: its body is no longer needed."""
+        self.share.add(-self._body_bytes)
+        self._body_bytes, self._body_due = 0, 0.0
 
     async def respond(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         """A whole answer."""
@@ -112,6 +134,13 @@ async def answer_not_found(exchange: HttpExchange) -> None:
 
 async def run_exchange(exchange: HttpExchange, handler: HttpHandler, log: MemberLog) -> None:
     """Let the handler answer; where it does not, answer for it."""
+    try:
+        await _run(exchange, handler, log)
+    finally:
+        exchange.release()
+
+
+async def _run(exchange: HttpExchange, handler: HttpHandler, log: MemberLog) -> None:
     failure: HttpError | None = None
     try:
         await handler(exchange)

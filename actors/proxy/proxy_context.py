@@ -7,13 +7,19 @@ import logging
 from collections import Counter
 from typing import Protocol
 
-from ...limits import MAX_ADMISSION_CHECKS
+from ...limits import MAX_ADMISSION_CHECKS, PROXY_LEAST_READ_BYTES, PROXY_PASS_BYTES, PROXY_READ_BYTES
 from ..logs import MemberLog
 from .call_deadlines import CallDeadlines
 from .held_bytes import HeldBytes
 from .http_exchange import HttpHandler
 from .request_heads import RequestHeads
 from .rpc_methods import RpcMethods
+
+
+def bound_reads(transport: asyncio.BaseTransport, size: int) -> None:
+    """Bound what one pass of the loop reads of a connection."""
+    if hasattr(transport, "max_size"):  # of asyncio's own loop; another reads in parts of its own size
+        transport.max_size = size
 
 
 class ProxyConnection(Protocol):
@@ -24,6 +30,12 @@ class ProxyConnection(Protocol):
 
     def idle_since(self) -> float | None:
         """Since when it has had no request, in the loop's time; ``None`` if it has one."""
+
+    def heard_at(self) -> float:
+        """When its client last sent something, in the loop's time."""
+
+    def set_read_bytes(self, size: int) -> None:
+        """Bound what one pass of the loop reads of it."""
 
     def check_times(self, now: float) -> None:
         """Close what has taken too long."""
@@ -67,6 +79,8 @@ class ProxyContext:
         self.deadlines = CallDeadlines(loop)
         self.draining = False
         self.max_connections = max_connections
+        self.read_bytes = PROXY_READ_BYTES
+        """What one pass of the loop reads of one connection."""
         self.accepted = 0
         """Connections so far..."""
         self.ends: Counter[str] = Counter()
@@ -95,6 +109,15 @@ class ProxyContext:
     def discard(self, connection: ProxyConnection) -> None:
         """A connection is closed."""
         self._connections.pop(connection, None)
+
+    def share_passes(self, since: float) -> None:
+        """Divide what a pass of the loop reads among the connections that have sent something since then."""
+        busy = sum(connection.heard_at() >= since for connection in self._connections)
+        size = max(PROXY_LEAST_READ_BYTES, min(PROXY_READ_BYTES, PROXY_PASS_BYTES // max(1, busy)))
+        if size != self.read_bytes:
+            self.read_bytes = size
+            for connection in self._connections:
+                connection.set_read_bytes(size)
 
     def connections(self) -> list[ProxyConnection]:
         """All that are open."""

@@ -18,6 +18,9 @@ from ...limits import (
     PROXY_DESCRIPTOR_DIVISOR,
     PROXY_DRAIN_S,
     PROXY_GREETING_S,
+    PROXY_KEEPALIVE_PROBE_S,
+    PROXY_KEEPALIVE_PROBES,
+    PROXY_KEEPALIVE_S,
     PROXY_STOP_S,
     PROXY_SWEEP_S,
 )
@@ -27,7 +30,7 @@ from .http1_protocol import Http1Protocol
 from .http2_frames import PREFACE
 from .http2_protocol import Http2Protocol
 from .http_exchange import HttpHandler, answer_not_found
-from .proxy_context import ProxyContext
+from .proxy_context import ProxyContext, bound_reads
 from .rpc_methods import RpcMethods
 
 _TLS_HANDSHAKE = 0x16
@@ -47,6 +50,8 @@ class Greeting(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self._transport = cast(asyncio.Transport, transport)
+        bound_reads(transport, self._context.read_bytes)
+        keep_alive(transport)
         if not self._context.add(self):
             self._transport.abort()
 
@@ -80,6 +85,15 @@ class Greeting(asyncio.Protocol):
         """Since the beginning."""
         return self._since
 
+    def heard_at(self) -> float:
+        """At its beginning."""
+        return self._since
+
+    def set_read_bytes(self, size: int) -> None:
+        """See ``ProxyConnection``."""
+        if self._transport is not None:
+            bound_reads(self._transport, size)
+
     def check_times(self, now: float) -> None:
         """Close a connection that says nothing."""
         if now - self._since > PROXY_GREETING_S:
@@ -99,6 +113,28 @@ class Greeting(asyncio.Protocol):
             self._transport.abort()
 
 
+def keep_alive(transport: asyncio.BaseTransport) -> None:
+    """Have TCP notice that a client's machine is gone."""
+    sock = transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROXY_KEEPALIVE_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROXY_KEEPALIVE_PROBE_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROXY_KEEPALIVE_PROBES)
+
+
+def _may_open(wanted: int) -> int:
+    """How many connections the process may have; its limit of descriptors is raised as far as is needed and allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    descriptors = wanted * PROXY_DESCRIPTOR_DIVISOR
+    if resource.RLIM_INFINITY not in (soft, hard):
+        descriptors = min(descriptors, hard)
+    if soft == resource.RLIM_INFINITY or soft >= descriptors:
+        return min(wanted, descriptors // PROXY_DESCRIPTOR_DIVISOR)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
+    return descriptors // PROXY_DESCRIPTOR_DIVISOR
+
+
 class ProxyListener:
     """See the module. Made and used on the loop that serves.
 
@@ -107,7 +143,8 @@ class ProxyListener:
         log: for an operator.
         http: what is served by plain HTTP.
         held: the bound of the memory.
-        max_connections: at most; fewer if the process may not open enough descriptors.
+        max_connections: at most; fewer if the process may not open enough descriptors. Its soft limit is raised if need
+            be.
     """
 
     def __init__(
@@ -119,10 +156,7 @@ class ProxyListener:
         max_connections: int = MAX_PROXY_CONNECTIONS,
     ) -> None:
         loop = asyncio.get_running_loop()
-        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if descriptors != resource.RLIM_INFINITY:
-            max_connections = min(max_connections, descriptors // PROXY_DESCRIPTOR_DIVISOR)
-        self.context = ProxyContext(loop, methods, http, log, held or HeldBytes(), max_connections)
+        self.context = ProxyContext(loop, methods, http, log, held or HeldBytes(), _may_open(max_connections))
         self._loop = loop
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -173,6 +207,7 @@ class ProxyListener:
         """Check the times of all connections."""
         self._sweeper = self._loop.call_later(PROXY_SWEEP_S, self._sweep)
         now = self._loop.time()
+        self.context.share_passes(now - PROXY_SWEEP_S)
         for connection in self.context.connections():
             try:
                 connection.check_times(now)

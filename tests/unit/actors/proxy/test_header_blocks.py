@@ -8,8 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raykeeper.actors.proxy.header_blocks import Fields, HeaderDecoder, encode_block
+from raykeeper.actors.proxy.held_bytes import ByteShare, HeldBytes
 from raykeeper.actors.proxy.http2_frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, Http2Error
-from raykeeper.limits import MAX_HEADER_LIST_BYTES
+from raykeeper.limits import MAX_HEADER_LIST_BYTES, PROXY_REMEMBERED_BYTES, REMEMBERED_FACTOR
 
 NAMES = st.sampled_from(
     [b":path", b":method", b"te", b"grpc-timeout", b"user-agent", b"x", b"y" * 200, b"content-type"]
@@ -22,6 +23,10 @@ BLOCKS = st.lists(st.tuples(NAMES, VALUES, st.booleans()), max_size=12)
 PLANS = st.lists(st.tuples(BLOCKS, st.booleans(), st.sampled_from([None, 0, 100, 4096])), min_size=1, max_size=12)
 
 
+def share() -> ByteShare:
+    return HeldBytes().open_share(lambda: None)
+
+
 def plain(fields: Fields) -> Fields:
     return fields
 
@@ -29,7 +34,7 @@ def plain(fields: Fields) -> Fields:
 @given(PLANS)
 def test_blocks_of_an_encoder(plans: list[tuple[list[tuple[bytes, bytes, bool]], bool, int | None]]) -> None:
     """Fields with and without indexing, Huffman codes or plain, tables that shrink and grow."""
-    encoder, decoder, oracle = hpack.Encoder(), HeaderDecoder(plain), hpack.Decoder()
+    encoder, decoder, oracle = hpack.Encoder(), HeaderDecoder(plain, share()), hpack.Decoder()
     for fields, huffman, size in plans:
         if size is not None:
             encoder.header_table_size = size
@@ -45,7 +50,7 @@ def test_blocks_of_an_encoder(plans: list[tuple[list[tuple[bytes, bytes, bool]],
 @example([b"\x20\x20\x20\x82"])
 @example([b"\x3f\xe2\x1f"])
 def test_arbitrary_bytes(blocks: list[bytes]) -> None:
-    decoder, oracle = HeaderDecoder(plain), hpack.Decoder()
+    decoder, oracle = HeaderDecoder(plain, share()), hpack.Decoder()
     for block in blocks:
         try:
             expected = tuple(oracle.decode(block, raw=True))
@@ -63,7 +68,7 @@ def test_arbitrary_bytes(blocks: list[bytes]) -> None:
 def test_the_same_block_is_understood_once() -> None:
     understood = []
     encoder = hpack.Encoder()
-    decoder = HeaderDecoder(lambda fields: understood.append(fields) or len(understood))
+    decoder = HeaderDecoder(lambda fields: understood.append(fields) or len(understood), share())
     fields = [(":path", "/a"), ("te", "trailers")]
     first = encoder.encode(fields)  # puts fields into the table
     again = encoder.encode(fields)
@@ -75,7 +80,7 @@ def test_the_same_block_is_understood_once() -> None:
 
 def test_an_entry_that_displaces_another_of_its_size_is_noticed() -> None:
     """The table is full, so its size says nothing of a change."""
-    encoder, decoder = hpack.Encoder(), HeaderDecoder(plain)
+    encoder, decoder = hpack.Encoder(), HeaderDecoder(plain, share())
     size = 4096 // 4 - 32 - 1
     decoder.decode(encoder.encode([("x", f"{i}" + "v" * (size - 1)) for i in range(4)]))
     last = encoder.encode([("x", "3" + "v" * (size - 1))])
@@ -85,7 +90,7 @@ def test_an_entry_that_displaces_another_of_its_size_is_noticed() -> None:
 
 
 def test_a_field_that_is_put_into_the_table_twice_is_there_twice() -> None:
-    decoder = HeaderDecoder(plain)
+    decoder = HeaderDecoder(plain, share())
     for _ in range(2):
         assert decoder.decode(b"\x40\x01a\x01b") == ((b"a", b"b"),)
     assert decoder.decode(b"\xbf") == ((b"a", b"b"),), "the older one"
@@ -93,7 +98,7 @@ def test_a_field_that_is_put_into_the_table_twice_is_there_twice() -> None:
 
 def test_a_header_bomb_is_refused() -> None:
     """One long field in the table, and a block of nothing but its index."""
-    encoder, decoder = hpack.Encoder(), HeaderDecoder(plain)
+    encoder, decoder = hpack.Encoder(), HeaderDecoder(plain, share())
     decoder.decode(encoder.encode([("x", "v" * 4000)]))
     index = encoder.encode([("x", "v" * 4000)])
     assert len(index) == 1
@@ -104,12 +109,12 @@ def test_a_header_bomb_is_refused() -> None:
 
 def test_many_size_updates_are_refused() -> None:
     with pytest.raises(Http2Error) as caught:
-        HeaderDecoder(plain).decode(b"\x20" * 1000 + b"\x82")
+        HeaderDecoder(plain, share()).decode(b"\x20" * 1000 + b"\x82")
     assert caught.value.code == COMPRESSION_ERROR
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    decoder = HeaderDecoder(plain)
+    decoder = HeaderDecoder(plain, share())
     for number in range(1000):
         decoder.decode(encode_block(((b"x", b"%d" % number), (b"y", b"v" * 100))))
     assert len(decoder._remembered) <= 16
@@ -124,3 +129,23 @@ def test_encoded_blocks_need_no_table(fields: list[tuple[bytes, bytes]]) -> None
     for _ in range(2):
         assert tuple(oracle.decode(block, raw=True)) == tuple(fields)
     assert not oracle.header_table.dynamic_entries
+
+
+def test_what_all_connections_remember_is_bounded() -> None:
+    """With no room a block is understood again each time; a connection that ends makes room."""
+    held = HeldBytes()
+    first, second = held.open_share(lambda: None), held.open_share(lambda: None)
+    block = encode_block(((b":path", b"/x"),))
+    size = REMEMBERED_FACTOR * (32 + len(b":path") + len(b"/x"))
+    understood: list[Fields] = []
+    decoder = HeaderDecoder(lambda fields: understood.append(fields) or len(understood), second)  # type: ignore[func-returns-value]
+    assert first.remember(PROXY_REMEMBERED_BYTES - size + 1)
+    for _ in range(3):
+        decoder.decode(block)
+    assert len(understood) == 3
+    first.close()
+    for _ in range(3):
+        decoder.decode(block)
+    assert (len(understood), held.remembered) == (4, size)
+    second.close()
+    assert held.remembered == 0

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 import resource
-import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
 import grpc
 import pytest
 
+from lab.http2.hostile import call, connect, goaway_of, message, pass_time, read_all, until
 from lab.http2.port import Port
 from lab.http2.wire import HELLO, REQUEST, Frame, split_frames
 from raykeeper.actors.proxy.header_blocks import encode_block
@@ -23,7 +23,6 @@ from raykeeper.actors.proxy.http2_frames import (
     END_HEADERS,
     END_STREAM,
     ENHANCE_YOUR_CALM,
-    GOAWAY,
     HEADERS,
     INITIAL_WINDOW_SIZE,
     PING,
@@ -43,54 +42,6 @@ from raykeeper.limits import (
     PROXY_REQUEST_S,
     PROXY_STALL_S,
 )
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def connect(port: Port, data: bytes = b"") -> socket.socket:
-    sock = socket.create_connection((port.host, port.port), timeout=10)
-    sock.sendall(data)
-    return sock
-
-
-def call(method: str, stream: int, *, end: bool = False) -> bytes:
-    fields = tuple((name, b"/test.Test/" + method.encode() if name == b":path" else value) for name, value in REQUEST)
-    return pack_frame(HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, encode_block(fields))
-
-
-def message(stream: int, data: bytes = b"x") -> bytes:
-    return pack_frame(DATA, END_STREAM, stream, struct.pack(">BL", 0, len(data)) + data)
-
-
-def read_all(sock: socket.socket) -> list[Frame]:
-    """All frames until the port closes the connection."""
-    data = b""
-    try:
-        while part := sock.recv(1 << 16):
-            data += part
-    except ConnectionResetError:
-        pass
-    return split_frames(data)
-
-
-def goaway_of(frames: list[Frame]) -> int:
-    code: int = struct.unpack_from(">LL", next(each for each in frames if each.kind == GOAWAY).payload)[1]
-    return code
-
-
-def pass_time(port: Port, seconds: float, connections: int | None = None) -> None:
-    """What the sweep does when this time has passed, to the oldest connections or to all."""
-
-    async def sweep() -> None:
-        for connection in port.listener.context.connections()[:connections]:
-            connection.check_times(port.loop.time() + seconds)
-
-    port.run(sweep())
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from lab.http2.port import Port
-from raykeeper.limits import MAX_HEADER_LIST_BYTES, MAX_RPC_MESSAGE_BYTES, PROXY_SEND_BYTES
+from raykeeper.limits import MAX_HEADER_LIST_BYTES, MAX_RPC_MESSAGE_BYTES, PROXY_READ_BYTES, PROXY_STREAM_WINDOW_BYTES
 
 CURL = shutil.which("curl")
 
@@ -206,8 +206,8 @@ def test_a_body_that_nobody_takes_is_not_read(port: Port) -> None:
                 sent += sock.send(bytes(100_000))
         assert sent < 20_000_000
         (connection,) = port.listener.context.connections()
-        kept = connection._exchange.parts  # type: ignore[attr-defined]
-        assert sum(map(len, kept)) <= PROXY_SEND_BYTES + 100_000
+        kept = connection._exchange.kept  # type: ignore[attr-defined]
+        assert len(kept) <= PROXY_STREAM_WINDOW_BYTES + PROXY_READ_BYTES
 
 
 def test_both_versions_at_once(port: Port, client: http.client.HTTPConnection) -> None:

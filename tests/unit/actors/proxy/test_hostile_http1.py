@@ -1,0 +1,178 @@
+"""HTTP/1.1 by clients that do harm: slow, endless, too large, or without an interest in answers."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from lab.http2.hostile import connect, pass_time, until
+from lab.http2.http_client import request
+from lab.http2.port import Port
+from raykeeper.actors.proxy.http1_protocol import Http1Protocol
+from raykeeper.limits import MAX_HEADER_LIST_BYTES, MAX_RPC_MESSAGE_BYTES, PROXY_READ_BYTES, PROXY_REQUEST_S
+
+POST = b"POST /echo HTTP/1.1\r\nhost: x\r\n"
+CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"
+GET = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@pytest.fixture(autouse=True)
+def others_are_served(port: Port) -> Iterator[None]:
+    yield
+    assert request(port.target, "GET", "/health").status == 200
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    data = b""
+    with suppress(ConnectionResetError):
+        while part := sock.recv(1 << 16):
+            data += part
+    return data
+
+
+def test_a_body_byte_by_byte_has_a_deadline(port: Port) -> None:
+    """Each byte shows that the client is there, and does not win it more time."""
+    with connect(port, POST + b"content-length: 1000\r\n\r\n") as sock:
+        until(lambda: port.listener.connection_count() == 1)
+        time.sleep(1.5)
+        sock.sendall(b"x")
+        time.sleep(0.1)
+        pass_time(port, PROXY_REQUEST_S - 5)
+        assert port.listener.connection_count() == 1
+        pass_time(port, PROXY_REQUEST_S - 1)
+        until(lambda: port.listener.connection_count() == 0)
+
+
+def test_an_announced_length_that_is_too_large(port: Port) -> None:
+    """It is refused before any of it has come."""
+    for length in (str(MAX_RPC_MESSAGE_BYTES + 1), "9" * 19):
+        with connect(port, POST + f"content-length: {length}\r\n\r\n".encode()) as sock:
+            assert sock.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"0" * MAX_HEADER_LIST_BYTES * 2,
+        b"5;" + b"x" * MAX_HEADER_LIST_BYTES * 2,
+        b"1\r\na\r\n0\r\n" + b"trailer: x\r\n" * MAX_HEADER_LIST_BYTES,
+        b"ffffffffffffffffffffffff\r\n",
+        b"-5\r\nabcde\r\n",
+        b"1\r\nabc\r\n",
+        b"0x5\r\nabcde\r\n",
+        b"\r\n\r\n",
+    ],
+)
+def test_chunks_that_are_not(port: Port, rest: bytes) -> None:
+    with connect(port, CHUNKED) as sock:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            sock.sendall(rest)
+        assert b" 200 " not in read_to_end(sock)[:20]
+
+
+def test_chunks_of_one_byte(port: Port) -> None:
+    """A body takes the memory of its bytes, whatever it comes in, and ends at the bound."""
+    before = port.held.held
+    with connect(port, CHUNKED) as sock:
+        sock.sendall(b"2\r\nab\r\n" * 100_000)
+        until(lambda: port.held.held >= before + 200_000)
+        assert port.held.held <= before + 200_000 + 2 * PROXY_READ_BYTES
+        with suppress(BrokenPipeError, ConnectionResetError):
+            sock.sendall(b"20\r\n%s\r\n" % bytes(32) * (MAX_RPC_MESSAGE_BYTES // 32))
+        assert sock.recv(1000).startswith(b"HTTP/1.1 413 ")
+    until(lambda: port.held.held == 0)
+
+
+def test_bodies_that_do_not_end_are_counted(port: Port) -> None:
+    """Beyond the bound, connections are closed, and what is held stays below it."""
+    port.held.limit = 10_000_000
+    sockets = [connect(port, POST + b"content-length: 2000000\r\n\r\n") for _ in range(30)]
+    for sock in sockets:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            sock.sendall(bytes(1_000_000))
+    until(lambda: port.listener.connection_count() <= 10)
+    assert 0 < port.held.held <= 10_000_000
+    for sock in sockets:
+        sock.close()
+    until(lambda: port.held.held == 0)
+
+
+def test_answers_that_nobody_reads_are_counted(port: Port) -> None:
+    port.held.limit = 10_000_000
+    body = bytes(MAX_RPC_MESSAGE_BYTES)
+    sockets = []
+    for _ in range(20):
+        sock = connect(port, POST + b"content-length: %d\r\n\r\n" % len(body))
+        sockets.append(sock)
+        with suppress(BrokenPipeError, ConnectionResetError):
+            sock.sendall(body)
+    until(lambda: port.listener.connection_count() < 20)
+    assert port.held.held <= 10_000_000
+    for sock in sockets:
+        sock.close()
+    until(lambda: port.held.held == 0)
+
+
+def test_heads_that_do_not_end_are_counted(port: Port) -> None:
+    head = b"GET /health HTTP/1.1\r\n" + b"x" * 20_000
+    sockets = [connect(port, head) for _ in range(10)]
+    until(lambda: port.held.held == 10 * len(head))
+    for sock in sockets:
+        sock.close()
+    until(lambda: port.held.held == 0)
+
+
+def test_a_head_line_by_line(port: Port) -> None:
+    """Up to the bound, and no longer."""
+    sent = 0
+    with connect(port, b"GET /health HTTP/1.1\r\n") as sock, suppress(BrokenPipeError, ConnectionResetError):
+        while sent < 4 * MAX_HEADER_LIST_BYTES:
+            sock.sendall(b"x: y\r\n")
+            sent += 6
+            time.sleep(0)
+        assert read_to_end(sock)[9:12] in (b"431", b"400")
+    until(lambda: port.listener.connection_count() == 0)
+
+
+def test_pipelined_requests_without_reading(port: Port) -> None:
+    """The client can send what sockets and bounds hold, and no more is answered than that."""
+    with connect(port) as sock:
+        sock.settimeout(1.0)
+        sent = 0
+        with suppress(TimeoutError):
+            while sent < 100_000_000:
+                sent += sock.send(GET * 1000)
+        assert sent < 50_000_000
+        assert port.held.held < 2_000_000
+    until(lambda: port.held.held == 0)
+
+
+def test_ten_thousand_pipelined_requests(port: Port) -> None:
+    with connect(port) as sock:
+        sender = threading.Thread(target=sock.sendall, args=(GET * 10_000,))
+        sender.start()
+        data, answers = b"", 0
+        while answers < 10_000:
+            data += sock.recv(1 << 20)
+            answers += data.count(b'{"health":"true"}')
+            data = data[-200:] if data.rfind(b'{"health":"true"}') < len(data) - 200 else data[data.rfind(b"}") + 1 :]
+        sender.join()
+    assert answers == 10_000
+
+
+def test_one_pass_reads_little_of_one_connection(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    take = Http1Protocol.data_received
+
+    def data_received(self: Http1Protocol, data: bytes) -> None:
+        sizes.append(len(data))
+        take(self, data)
+
+    monkeypatch.setattr(Http1Protocol, "data_received", data_received)
+    assert request(port.target, "POST", "/echo", bytes(1_000_000)).status == 200
+    assert max(sizes) <= PROXY_READ_BYTES
