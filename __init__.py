@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .errors import (
+    AuthFailed,
     ClusterMismatch,
     ClusterNotFound,
     CompactedError,
@@ -28,6 +29,7 @@ from .errors import (
     MembersMissing,
     NoSpace,
     NotCaughtUp,
+    PermissionDenied,
     ReentrantCall,
     RequestTimeout,
     RequestTooLarge,
@@ -78,6 +80,7 @@ __all__ = [
     "AsyncClient",
     "AsyncLease",
     "AsyncWatch",
+    "AuthFailed",
     "BackupInfo",
     "Batch",
     "Cached",
@@ -109,6 +112,7 @@ __all__ = [
     "NoSpace",
     "NotCaughtUp",
     "Op",
+    "PermissionDenied",
     "ProxyInfo",
     "PutResult",
     "RangeResult",

@@ -17,10 +17,12 @@ class KeeperError(Exception):
         applied: ``False`` if the request had no effect, ``None`` if its outcome is unknown.
         reason: why the state machine refused it (``schema.answers.Reason``), or FULL if this process has too many
             requests open already; ``None`` for other errors.
+        detail: with ``reason`` AUTH, which operation on users or roles failed (``schema.auth_operations.AuthProblem``).
     """
 
     applied: bool | None = False
     reason: int | None = None
+    detail: int = 0
 
     def __init__(self, message: str = "", *, applied: bool | None = False) -> None:
         super().__init__(message)
@@ -130,6 +132,14 @@ _FORKED = (
 
 class SessionExpired(KeeperError):
     """The client's session ended while the call was in progress: its outcome is unknown, and it is not sent again."""
+
+
+class AuthFailed(KeeperError):
+    """The call needs a user and names none, or the user's password is wrong or was changed."""
+
+
+class PermissionDenied(KeeperError):
+    """The user may not do this."""
 
 
 class NoSpace(KeeperError):

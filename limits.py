@@ -241,6 +241,31 @@ MAX_SETTINGS_BYTES = 64 * 1024
 MAX_FRAME_DEADLINE_S = 3600.0
 """The longest that a member holds a frame, even if its sender would wait longer."""
 
+# Users and roles.
+MAX_USERS = 10_000
+MAX_ROLES = 10_000
+MAX_USER_NAME_BYTES = 256
+"""Of a user's name, or a role's."""
+MAX_ROLES_OF_USER = 256
+MAX_PERMISSIONS_OF_ROLE = 1000
+MAX_PASSWORD_BYTES = 72
+"""bcrypt looks at no more."""
+MAX_PASSWORD_HASH_BYTES = 128
+PASSWORD_HASH_ROUNDS = 10
+"""The cost of bcrypt, as in etcd: each more doubles it."""
+AUTH_KEY_BYTES = 32
+"""Of the key that tokens are signed with."""
+TOKEN_TTL_S = 300.0
+"""A token ends after this time, by the cluster's clock, which may lag by ``CLOCK_STEP_S``; one that has not ended can
+be exchanged for a new one..."""
+TOKEN_RENEW_FRACTION = 0.5
+"""... as clients do once this part of its time is over."""
+MAX_TOKEN_BYTES = 1024
+TOKENS_KNOWN = 4096
+"""Tokens that a member or a proxy remembers to have checked."""
+PASSWORD_CHECKS_AT_ONCE = 2
+"""In one member: each takes about a twentieth of a second of a processor. Further ones are refused, and sent again."""
+
 # The work of applying a command, counted in examined keys: each costs about a microsecond.
 WORK_OF_WRITE = 8
 """Of one write..."""

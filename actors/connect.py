@@ -6,13 +6,22 @@ that launches clusters (``tests/unit/test_imports.py`` checks that).
 
 from __future__ import annotations
 
+from ..errors import InvalidArgument
 from ..limits import DEFAULT_TIMEOUT_S
 from . import arguments as check
 from .client.hub_pool import open_hub
+from .client.login import Credentials
 from .handles import Client
 
 
-def connect(name: str = "default", *, timeout: float = DEFAULT_TIMEOUT_S) -> Client:
+def connect(
+    name: str = "default",
+    *,
+    user: str | None = None,
+    password: str | None = None,
+    password_file: str | None = None,
+    timeout: float = DEFAULT_TIMEOUT_S,
+) -> Client:
     """Connect to a running cluster, from any driver, task or actor of its Ray cluster.
 
     ::
@@ -26,16 +35,42 @@ def connect(name: str = "default", *, timeout: float = DEFAULT_TIMEOUT_S) -> Cli
 
     Args:
         name: the cluster's name.
+        user: the user whose calls these are, in a cluster that needs one (see ``docs/security.md``). A handle for
+            another user has a connection of its own.
+        password: the user's. It stays in this process: a handle that is pickled takes a token along instead, which ends
+            a few minutes after it was last used.
+        password_file: a file that holds the password, in place of ``password``. A handle that is pickled takes its path
+            along, so it must be there in the other process too.
         timeout: seconds for this call, and the default for each call of the handle.
 
     Returns:
         A handle whose calls block; its ``aio`` is the same handle for asyncio.
 
     Raises:
-        InvalidArgument: the name is not a ``str``, or the timeout is not a number of seconds.
+        AuthFailed: there is no such user, or this is not its password.
+        InvalidArgument: the name is not a ``str``, the timeout is not a number of seconds, a password was given without
+            a user, or a user without one.
         ClusterNotFound: there is no cluster of that name, or no Ray.
         ForkedProcess: this is the forked child of a process that uses Ray.
         Unavailable: neither the members nor Ray answer in time.
     """
-    share = open_hub(check.text("the name of a cluster", name), check.seconds("timeout", timeout))
-    return Client(name, share.hub.cluster, share=share, timeout=timeout)
+    credentials = _credentials(user, password, password_file)
+    share = open_hub(
+        check.text("the name of a cluster", name), check.seconds("timeout", timeout), credentials=credentials
+    )
+    return Client(name, share.hub.cluster, share=share, timeout=timeout, credentials=credentials)
+
+
+def _credentials(user: object, password: object, password_file: object) -> Credentials | None:
+    if user is None:
+        if password is not None or password_file is not None:
+            raise InvalidArgument("a password was given without a user")
+        return None
+    name = check.text("a user", user)
+    if not name:
+        raise InvalidArgument("the name of a user is not empty")
+    if (password is None) == (password_file is None):
+        raise InvalidArgument("a user needs a password or a password_file, not both")
+    if password_file is not None:
+        return Credentials(name, password_file=check.text("a password_file", password_file))
+    return Credentials(name, check.text("a password", password))

@@ -13,6 +13,7 @@ from .client import aio as kv_async
 from .client import handle as kv
 
 if TYPE_CHECKING:
+    from .client.users import Users
     from .recipes.barrier import AsyncBarrier, Barrier
     from .recipes.counter import AsyncCounter, Counter
     from .recipes.election import AsyncElection, Election
@@ -296,6 +297,13 @@ class Client(Coordination, kv.KeyValueClient):
 
     Made by ``raykeeper.connect``. It may be shared by threads, and pickles into Ray tasks and actors.
     """
+
+    @property
+    def users(self) -> Users:
+        """The cluster's users, roles and permissions."""
+        from .client.users import Users
+
+        return Users(self)
 
     @property
     def aio(self) -> AsyncClient:

@@ -8,19 +8,21 @@ unknown, when no answer comes in time, is whether the command has taken effect a
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import ray
 
 from ..errors import (
+    AuthFailed,
     ClusterMismatch,
     ClusterNotFound,
     InvalidArgument,
     KeeperError,
     NoSpace,
     NotCaughtUp,
+    PermissionDenied,
     RequestTimeout,
     Unavailable,
 )
@@ -28,13 +30,39 @@ from ..limits import ADMINISTRATION_CALL_TIMEOUT_S, CLIENT_SHORT_BACKOFF_S
 from ..raft.messages import MemberChange
 from ..schema.answers import Answer, Failed, Reason
 from ..schema.commands import Administration
-from ..schema.frames import Administer, ChangeMembership, Refusal, Refused, Reply, Written
+from ..schema.frames import Administer, AsUser, ChangeMembership, Refusal, Refused, Reply, Written
 from .deadline import at_most
 from .discovery import member_actors, pause_between_checks
 from .naming import member_name
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Reply).decode
+
+TokenSource = Callable[[Any], bytes]
+"""Gives the token of whoever this process administers a cluster for; empty for nobody. It is given the actor of the
+member that is asked."""
+
+_sources: dict[str, TokenSource] = {}
+"""By the cluster's name."""
+
+
+def administer_as(cluster_name: str, source: TokenSource) -> None:
+    """From now on this process administers a cluster as the user, or the cluster, whose tokens these are."""
+    _sources[cluster_name] = source
+
+
+def as_the_cluster(member: Any) -> bytes:
+    """The token of the cluster itself: of its supervisor. Whoever may call the members' actors gets one: it can run
+    code as the members' operating system user anyway.
+
+    Raises:
+        Unavailable: the member does not answer.
+    """
+    try:
+        token: bytes = ray.get(member.own_token.remote(), timeout=at_most(ADMINISTRATION_CALL_TIMEOUT_S))
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        raise Unavailable(f"a member does not answer: {error}", applied=False) from None
+    return token
 
 
 def administer(cluster_name: str, cluster: int, command: Administration, deadline: float) -> Answer:
@@ -77,6 +105,10 @@ def expect(answer: Answer) -> Answer:
         raise NotCaughtUp(answer.message)
     if answer.reason is Reason.NO_SPACE:
         raise NoSpace(answer.message)
+    if answer.reason in (Reason.NO_USER, Reason.BAD_TOKEN):
+        raise AuthFailed(answer.message or answer.reason.name)
+    if answer.reason is Reason.DENIED:
+        raise PermissionDenied(answer.message or answer.reason.name)
     if answer.reason in (Reason.NO_QUORUM, Reason.FULL, Reason.CHANGED):
         raise Unavailable(answer.message or answer.reason.name)
     raise InvalidArgument(answer.message or f"the cluster refused it: {answer.reason.name}")
@@ -103,7 +135,7 @@ def _ask_leader(cluster_name: str, frame: Any, deadline: float) -> Answer:
             if hint and member != hint:
                 continue
             patience = at_most(min(left, ADMINISTRATION_CALL_TIMEOUT_S))
-            reply = _call(handles[member], _encode(frame(patience)), patience)
+            reply = _call(handles[member], _with_token(cluster_name, handles[member], frame(patience)), patience)
             if isinstance(reply, Written):
                 return reply.answers[0]
             if not isinstance(reply, Refused):
@@ -118,6 +150,9 @@ def _ask_leader(cluster_name: str, frame: Any, deadline: float) -> Answer:
                 )
             if reply.refusal is Refusal.INVALID:
                 raise InvalidArgument(reply.message)
+            if reply.refusal in (Refusal.NO_USER, Refusal.BAD_TOKEN, Refusal.DENIED):
+                kind = PermissionDenied if reply.refusal is Refusal.DENIED else AuthFailed
+                raise kind(reply.message, applied=None if unknown else False)
             unknown = unknown or reply.refusal in (Refusal.LOST, Refusal.TIMED_OUT)
             hint = reply.leader if reply.refusal is not Refusal.NOT_SERVING and reply.leader in handles else 0
             if hint and hint != member:
@@ -125,6 +160,20 @@ def _ask_leader(cluster_name: str, frame: Any, deadline: float) -> Answer:
         if time.monotonic() >= deadline:
             raise _deadline_error(problem, unknown)
         pause_between_checks(min(CLIENT_SHORT_BACKOFF_S, max(0.0, deadline - time.monotonic())))
+
+
+def token_for(cluster_name: str, member: Any) -> bytes:
+    """The token with which this process administers a cluster; empty for none."""
+    source = _sources.get(cluster_name)
+    try:
+        return b"" if source is None else source(member)
+    except Unavailable:  # asking it will tell
+        return b""
+
+
+def _with_token(cluster_name: str, member: Any, frame: Any) -> bytes:
+    token = token_for(cluster_name, member)
+    return _encode(AsUser(token, frame) if token else frame)
 
 
 def _deadline_error(problem: str, unknown: bool) -> KeeperError:

@@ -6,6 +6,8 @@ import enum
 
 import msgspec
 
+from .auth_operations import Permission
+
 
 class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A key with its value and numbers, as of some revision (etcd: mvccpb.KeyValue)."""
@@ -91,6 +93,29 @@ class MemberReserved(msgspec.Struct, frozen=True, array_like=True, tag=30):
     member: int
 
 
+class AuthState(msgspec.Struct, frozen=True, array_like=True, tag=36):
+    """Whether every call needs a user."""
+
+    revision: int
+    enabled: bool
+    auth_revision: int
+    """Counts the changes of users and roles (etcd: authRevision)."""
+
+
+class Names(msgspec.Struct, frozen=True, array_like=True, tag=37):
+    """Names of users or roles, in order."""
+
+    revision: int
+    names: tuple[str, ...]
+
+
+class Permissions(msgspec.Struct, frozen=True, array_like=True, tag=38):
+    """The permissions of a role, in the order of their names."""
+
+    revision: int
+    permissions: tuple[Permission, ...]
+
+
 class Reason(enum.IntEnum):
     """Why a command had no effect."""
 
@@ -113,6 +138,14 @@ class Reason(enum.IntEnum):
     """The change would lead to a configuration without a reachable quorum."""
     CHANGED = 13
     """The data that the command is based on has changed in the meantime."""
+    NO_USER = 14
+    """The call needs a user, and names none."""
+    BAD_TOKEN = 15
+    """The user's token has ended: its time is over, or its password was changed, or the user deleted."""
+    DENIED = 16
+    """The user has no permission."""
+    AUTH = 17
+    """An operation on users or roles; ``detail`` is an ``AuthProblem``."""
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=8):
@@ -120,7 +153,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=8):
 
     reason: Reason
     detail: int = 0
-    """COMPACTED: the compact revision. FUTURE_REVISION: the newest revision."""
+    """COMPACTED: the compact revision. FUTURE_REVISION: the newest revision. AUTH: an ``AuthProblem``."""
     message: str = ""
 
 
@@ -143,4 +176,7 @@ Answer = (
     | Failed
     | ContentAsked
     | MemberReserved
+    | AuthState
+    | Names
+    | Permissions
 )

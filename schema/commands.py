@@ -223,6 +223,26 @@ Administration = Configure | RegisterMember | ReserveMember | RetireMember | Set
 
 Each must be idempotent: it is proposed again if its answer is lost."""
 
+
+class Caller(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Who sent a command, as a token said that the leader has checked."""
+
+    user: str
+    """Empty for the cluster itself: its members and its supervisor."""
+    since: Number
+    """Identifies the user's password; of the cluster itself, when users were enabled. Tokens end with it."""
+    until: Span
+    """The time of the cluster's clock at which the token ends."""
+
+
+class ByUser(msgspec.Struct, frozen=True, array_like=True, tag=40):
+    """A command of a client, while users are needed. Whether the caller may give it is decided where it is applied, by
+    the users and roles as of that entry: so a right that is taken ends at one place in the log."""
+
+    caller: Caller
+    command: ClientWrites | OpenSession | CloseSession | Administration
+
+
 Command = (
     ClientWrites
     | OpenSession
@@ -241,6 +261,7 @@ Command = (
     | SetAlarm
     | CompactHistory
     | HashContent
+    | ByUser
 )
 
 

@@ -19,6 +19,8 @@ from ..limits import (
     MAX_MEMBER_ID,
     MAX_NAME_BYTES,
     MAX_SETTINGS_BYTES,
+    MAX_TOKEN_BYTES,
+    MAX_USER_NAME_BYTES,
     MAX_WATCHES_PER_STREAM,
     WATCH_CREATES_AT_ONCE,
     Limits,
@@ -30,6 +32,7 @@ from .frames import (
     Administer,
     AskLeases,
     AskStatus,
+    AsUser,
     AwaitCompaction,
     ChangeMembership,
     Close,
@@ -37,6 +40,7 @@ from .frames import (
     HashKeys,
     KeepAlive,
     KeepLeases,
+    Login,
     Open,
     Reads,
     Request,
@@ -112,6 +116,17 @@ def _changes(request: ChangeMembership, limits: Limits) -> None:
     _at_most("bytes of a change's context", len(request.context), MAX_NAME_BYTES)
 
 
+def _login(request: Login, limits: Limits) -> None:
+    _at_most("letters of a user's name", len(request.user), MAX_USER_NAME_BYTES)
+    _at_most("bytes of a token", len(request.token), MAX_TOKEN_BYTES)
+    _at_most("letters of a password", len(request.password), MAX_NAME_BYTES)
+
+
+def _as_user(request: AsUser, limits: Limits) -> None:
+    _at_most("bytes of a token", len(request.token), MAX_TOKEN_BYTES)
+    check_request(request.request, limits)
+
+
 def _administer(request: Administer, limits: Limits) -> None:
     COMMAND_CHECKS[type(request.command)](request.command, limits)
 
@@ -156,6 +171,8 @@ FRAME_CHECKS: dict[type, Check] = {
     HashKeys: _nothing,
     AwaitCompaction: _nothing,
     Defragment: _nothing,
+    Login: _login,
+    AsUser: _as_user,
 }
 """By type of frame."""
 

@@ -175,7 +175,19 @@ class Defragment(msgspec.Struct, frozen=True, array_like=True, tag=14):
     deadline: RelativeDeadline
 
 
-Request = (
+class Login(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """Ask for a token: for a user's password, or for a token that has not ended. Any member answers ``LoggedIn``, as of
+    a moment after the arrival."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    user: str = ""
+    password: str = ""
+    token: bytes = b""
+    """In place of user and password, if it is not empty."""
+
+
+BareRequest = (
     Writes
     | Reads
     | Open
@@ -190,7 +202,18 @@ Request = (
     | HashKeys
     | AwaitCompaction
     | Defragment
+    | Login
 )
+
+
+class AsUser(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """A request of a user. While users are not needed it is the request alone."""
+
+    token: bytes
+    request: BareRequest
+
+
+Request = BareRequest | AsUser
 
 
 class Written(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -233,6 +256,16 @@ class Refusal(enum.IntEnum):
     """The member does not serve (no data, damaged, starting, stopping); had no effect."""
     INVALID = 6
     """The frame cannot be decoded or exceeds a limit; had no effect. Do not send it again."""
+    NO_USER = 7
+    """The call needs a user; had no effect."""
+    BAD_TOKEN = 8
+    """The token has ended, or never was one; had no effect. Send the same with another token."""
+    DENIED = 9
+    """The user may not do this; had no effect."""
+    WRONG_PASSWORD = 10
+    """There is no such user, or this is not its password."""
+    NOT_ENABLED = 11
+    """Users are not needed, so there are no tokens."""
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -403,6 +436,8 @@ class Watched(msgspec.Struct, frozen=True, array_like=True, tag=8):
     stale: bool = False
     """The member is cut off from the leader, or does not know the stream: start another one at another member."""
     term: int = 0
+    denied: tuple[int, ...] = ()
+    """Ids of the watches that ended because the user may not read their keys, or not any more."""
 
 
 class KeysHashed(msgspec.Struct, frozen=True, array_like=True, tag=9):
@@ -418,4 +453,15 @@ class KeysHashed(msgspec.Struct, frozen=True, array_like=True, tag=9):
     term: int = 0
 
 
-Reply = Written | ReadReply | Opened | Refused | Status | LeasesKept | LeaseStatuses | Watched | KeysHashed
+class LoggedIn(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """The answer to ``Login``."""
+
+    token: bytes
+    user: str
+    since: int
+    """Identifies the user's password (see ``commands.Caller``)."""
+    ttl: float
+    """Seconds for which the token is good, at least about that."""
+
+
+Reply = Written | ReadReply | Opened | Refused | Status | LeasesKept | LeaseStatuses | Watched | KeysHashed | LoggedIn

@@ -12,6 +12,9 @@ from typing import Annotated, Final
 
 import msgspec
 
+from .auth_operations import AuthOperation
+from .key_range import KeyRange as KeyRange
+
 Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 """Counts, revisions, log indexes, terms, and ids where 0 means none. Other values cannot be decoded, so no code needs
 to check them again: neither on arrival nor when a command is applied."""
@@ -34,13 +37,6 @@ class Sort(enum.IntEnum):
     CREATE_REVISION = 2
     MOD_REVISION = 3
     VALUE = 4
-
-
-class KeyRange(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One key (``end`` is ``None``), keys with ``key <= k < end``, or all from ``key`` on (``end`` is empty)."""
-
-    key: bytes
-    end: bytes | None = None
 
 
 class Put(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
@@ -138,5 +134,5 @@ class Txn(msgspec.Struct, frozen=True, array_like=True, tag=4):
     failure: tuple[Put | Delete | Range | Txn | LeaseGrant | LeaseRevoke, ...] = ()
 
 
-Operation = Put | Delete | Range | Txn | Compact | LeaseGrant | LeaseRevoke
+Operation = Put | Delete | Range | Txn | Compact | LeaseGrant | LeaseRevoke | AuthOperation
 """Everything that a client may ask for inside a session."""

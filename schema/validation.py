@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from ..errors import InvalidArgument, RequestTooLarge
 from ..limits import (
+    AUTH_KEY_BYTES,
     LEASE_MAX_TTL_S,
     MAX_NESTED_TXNS,
+    MAX_PASSWORD_HASH_BYTES,
     MAX_REQUEST_ID_BYTES,
+    MAX_USER_NAME_BYTES,
     REQUEST_DIGEST_BYTES,
     TXN_TOTAL_FACTOR,
     Limits,
+)
+from .auth_operations import (
+    AuthEnable,
+    AuthOperation,
+    RoleGrantPermission,
+    RoleRevokePermission,
+    UserAdd,
+    UserSetPassword,
 )
 from .commands import RequestId
 from .operations import (
@@ -18,6 +29,7 @@ from .operations import (
     Delete,
     KeyRange,
     LeaseGrant,
+    LeaseRevoke,
     Operation,
     Put,
     Range,
@@ -100,10 +112,27 @@ class _Budget:
             if not 0 < operation.ttl <= LEASE_MAX_TTL_S:
                 raise InvalidArgument(f"a lease's TTL is over 0 and at most {LEASE_MAX_TTL_S:g} s, not {operation.ttl}")
             _within("a lease's id", operation.id, -_MOST - 1)
-        else:  # a LeaseRevoke: mypy would complain of any other
+        elif isinstance(operation, LeaseRevoke):
             _within("a lease's id", operation.id, -_MOST - 1)
             if not operation.id:
                 raise InvalidArgument("no lease has the id 0")
+        else:
+            self._auth(operation)
+
+    def _auth(self, operation: AuthOperation) -> None:
+        """Users and roles: the sizes of all that has one. Empty and unknown names are the state machine's to refuse."""
+        for name in ("name", "role"):
+            text = getattr(operation, name, "")
+            if len(text.encode()) > MAX_USER_NAME_BYTES:
+                raise RequestTooLarge(f"the name of a user or role is over the limit of {MAX_USER_NAME_BYTES} bytes")
+        if isinstance(operation, (UserAdd, UserSetPassword)) and len(operation.hash) > MAX_PASSWORD_HASH_BYTES:
+            raise RequestTooLarge("that is not the hash of a password")
+        if isinstance(operation, AuthEnable) and len(operation.key) != AUTH_KEY_BYTES:
+            raise InvalidArgument(f"the key that tokens are signed with has {AUTH_KEY_BYTES} bytes")
+        if isinstance(operation, RoleGrantPermission):
+            self._keys(operation.permission.names)
+        elif isinstance(operation, RoleRevokePermission):
+            self._keys(operation.names)
 
     def range(self, request: Range) -> None:
         self._keys(request.keys)

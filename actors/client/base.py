@@ -8,11 +8,13 @@ from typing import Any, Protocol, TypeVar
 from ...codec import Codec
 from ...errors import InvalidArgument, RequestTimeout
 from ...limits import DEFAULT_TIMEOUT_S
+from ...schema.key_spaces import RESERVED_SPACE, USER_SPACE
 from .. import arguments as check
 from ..deadline import time_left
 from .hub import Hub, this_process
 from .hub_pool import HubShare, open_hub
-from .view import RESERVED_SPACE, USER_SPACE, View
+from .login import Credentials
+from .view import View
 
 H = TypeVar("H", bound="Handle")
 
@@ -35,6 +37,7 @@ class Handle:
         share: in the hub of this process; ``None`` opens the hub at the first call.
         view: the keys that it sees, and how values are encoded.
         timeout: seconds, for calls that name none.
+        credentials: of the user whose calls they are; ``None`` for none.
     """
 
     def __init__(
@@ -45,12 +48,14 @@ class Handle:
         share: HubShare | None = None,
         view: View | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
+        credentials: Credentials | None = None,
     ) -> None:
         self._name = name
         self._cluster = cluster
         self._share = share
         self._view = view or View(USER_SPACE, None)
         self._timeout = timeout
+        self._credentials = credentials
         self._closed = False
         self._watches: weakref.WeakSet[_Ending] = weakref.WeakSet()
         """Watches and local copies that end with this handle."""
@@ -71,6 +76,11 @@ class Handle:
     def prefix(self) -> bytes:
         """The prefix of this handle's namespace; ``b""`` if it sees all keys."""
         return self._view.space[len(USER_SPACE) :]
+
+    @property
+    def user(self) -> str | None:
+        """The name of the user whose calls this handle makes; ``None`` for none."""
+        return None if self._credentials is None else self._credentials.user
 
     @property
     def codec(self) -> Codec | None:
@@ -100,7 +110,11 @@ class Handle:
     def __reduce__(self) -> tuple[Any, ...]:
         if self._closed:
             raise InvalidArgument("a closed handle cannot be pickled")
-        return _restore, (type(self), self._name, self._cluster, self._view, self._timeout)
+        credentials = self._credentials
+        if credentials is not None:
+            login = None if self._share is None else self._share.hub.login
+            credentials = credentials.without_password(credentials.token if login is None else login.token)
+        return _restore, (type(self), self._name, self._cluster, self._view, self._timeout, credentials)
 
     # -- other handles ------------------------------------------------------------------------------------------------
 
@@ -177,7 +191,14 @@ class Handle:
 
     def _derive(self: H, view: View) -> H:
         self._check_open()
-        return type(self)(self._name, self._cluster, share=self._share, view=view, timeout=self._timeout)
+        return type(self)(
+            self._name,
+            self._cluster,
+            share=self._share,
+            view=view,
+            timeout=self._timeout,
+            credentials=self._credentials,
+        )
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -195,7 +216,7 @@ class Handle:
     def _open_hub(self, timeout: float) -> Hub:
         if timeout <= 0:
             raise RequestTimeout("no time was left to find the cluster", applied=False)
-        self._share = share = open_hub(self._name, timeout, self._cluster)
+        self._share = share = open_hub(self._name, timeout, self._cluster, self._credentials)
         return share.hub
 
     def _seconds(self, timeout: float | None) -> float:
@@ -209,6 +230,8 @@ class Handle:
             watch._end()
 
 
-def _restore(kind: type[H], name: str, cluster: int, view: View, timeout: float) -> H:
+def _restore(
+    kind: type[H], name: str, cluster: int, view: View, timeout: float, credentials: Credentials | None = None
+) -> H:
     """Make a handle from its pickle; its hub is opened at the first call."""
-    return kind(name, cluster, view=view, timeout=timeout)
+    return kind(name, cluster, view=view, timeout=timeout, credentials=credentials)

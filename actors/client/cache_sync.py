@@ -41,17 +41,18 @@ from ...limits import (
 )
 from ...schema.answers import Item
 from ...schema.frames import WatchEvent
+from ...schema.key_spaces import UNUSED_KEY
 from ...schema.operations import KeyRange, Range
 from .. import finalizer_guard
 from .blocking import Blocking
 from .core.subscription import Phase, Subscription
 from .hub import Hub, clock
 from .results import KeyValue
-from .view import RESERVED_SPACE, Steps, View, page, prefix_end, rest_of
+from .view import Steps, View, page, prefix_end, rest_of
 
 _log = logging.getLogger("raykeeper.client")
 
-_UNUSED_KEY = KeyRange(RESERVED_SPACE + b"\0quiet")
+_UNUSED_KEY = KeyRange(UNUSED_KEY)
 """A key that is never written."""
 
 Waiter = concurrent.futures.Future[object]

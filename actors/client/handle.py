@@ -66,7 +66,12 @@ class KeyValueClient(Blocking):
         self._check_open()
         if self._aio is None or self._aio.closed:
             self._aio = self._async_kind(
-                self._name, self._cluster, share=self._share, view=self._view, timeout=self._timeout
+                self._name,
+                self._cluster,
+                share=self._share,
+                view=self._view,
+                timeout=self._timeout,
+                credentials=self._credentials,
             )
         return self._aio
 

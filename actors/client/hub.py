@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence, Set
 from functools import partial
 from typing import Protocol, TypeVar
 
-from ...errors import ForkedProcess, KeeperError, ReentrantCall
+from ...errors import AuthFailed, ForkedProcess, KeeperError, ReentrantCall
 from ...limits import (
     CLIENT_MAX_REFRESH_INTERVAL_S,
     CLIENT_REFRESH_INTERVAL_S,
@@ -48,6 +48,7 @@ from .core.router import Router
 from .core.subscription import Subscription
 from .core.watch_core import WatchCore
 from .gc_pacer import gc_pacer
+from .login import UserLogin
 from .view import Call
 
 _log = logging.getLogger("raykeeper.client")
@@ -101,6 +102,7 @@ class Hub:
         leader: id of the leader, 0 if it is not known.
         settings: limits and timings of the cluster, as they were when the hub was opened.
         near: ids of members on this process's node; the set may grow.
+        login: the user whose calls it sends; ``None`` for none.
         keep_until: until when a hub that was marked unused stays open; 0 closes it at once, infinity means that it is
             in use again.
     """
@@ -115,10 +117,12 @@ class Hub:
         settings: Settings | None = None,
         near: Set[int] = frozenset(),
         rng: random.Random | None = None,
+        login: UserLogin | None = None,
         keep_until: Callable[[Hub, float], float] = lambda hub, now: 0.0,
     ) -> None:
         self.name = name
         self.cluster = cluster
+        self.login = login
         settings = settings or Settings()
         self.limits = settings.limits
         self.timings = settings.timings
@@ -453,9 +457,12 @@ class Hub:
     def _send(self, core: ClientCore, outgoing: OutgoingFrame, waiter: OutcomeWaiter[Outcome] | None) -> None:
         """Give a frame to the transport. Every frame is reported back to its core once, even if sending it fails."""
         number, member, frame = outgoing
+        if self.login is not None:
+            frame, done = self._with_login(self.login, core, outgoing)
+        else:
 
-        def done(reply: bytes | Exception) -> None:
-            self._replied(core, number, reply)
+            def done(reply: bytes | Exception) -> None:
+                self._replied(core, number, reply)
 
         try:
             if core is self.watch_core:
@@ -466,6 +473,34 @@ class Hub:
                 waiter.lane = self.transport.send_alone(member, frame, done, waiter)
         except Exception as error:
             self._replied(core, number, error)
+
+    def _with_login(
+        self, login: UserLogin, core: ClientCore, outgoing: OutgoingFrame, again: bool = True
+    ) -> tuple[bytes, Callable[[bytes | Exception], None]]:
+        """A frame with the user's token, and what takes in its reply: if the token is refused, the frame is sent once
+        more with another one."""
+        number, member, frame = outgoing
+        used = login.token
+
+        def send_again() -> None:
+            wrapped, taken = self._with_login(login, core, outgoing, again=False)
+            send = self.transport.poll if core is self.watch_core else self.transport.send
+            try:
+                send(member, wrapped, taken)
+            except Exception as error:
+                self._replied(core, number, error)
+
+        def done(reply: bytes | Exception) -> None:
+            if again and isinstance(reply, bytes) and login.is_refusal(reply):
+                login.refresh(
+                    used,
+                    send_again,
+                    lambda error: self._replied(core, number, reply if isinstance(error, AuthFailed) else error),
+                )
+            else:
+                self._replied(core, number, reply)
+
+        return login.wrap(frame), done
 
     def _replied(self, core: ClientCore, frame_number: int, reply: bytes | Exception) -> None:
         """Take in a reply, or the news that there is none, and send what results. On any thread, holding no lock.

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import hmac
 import math
 import os
 import queue
@@ -44,6 +45,7 @@ from .. import finalizer_guard
 from ..deadline import covering, time_left
 from ..transport.client_transport import ClientTransport
 from .hub import Hub
+from .login import Credentials, UserLogin
 
 _random = random.SystemRandom()
 _decode = msgspec.msgpack.Decoder(Reply).decode
@@ -82,7 +84,8 @@ class _Opening:
         self.lock = threading.RLock()
 
 
-_hubs: dict[tuple[str, int], _PooledHub] = {}
+_hubs: dict[tuple[str, int, str], _PooledHub] = {}
+"""By the cluster's name and id, and the user's name, empty for none."""
 _openings: weakref.WeakValueDictionary[str, _Opening] = weakref.WeakValueDictionary()
 _hubs_lock = threading.RLock()
 linger = HUB_LINGER_S
@@ -102,27 +105,33 @@ make_transport: Callable[[str], ClientTransport] = _actor_transport
 """Makes the transport of a hub from the cluster's name."""
 
 
-def open_hub(name: str, timeout: float, cluster: int | None = None) -> HubShare:
+def open_hub(name: str, timeout: float, cluster: int | None = None, credentials: Credentials | None = None) -> HubShare:
     """A share in this process's hub for a cluster, which is opened if there is none.
 
     Args:
         timeout: seconds for all that this does.
         cluster: the id that the cluster must have; ``None`` accepts any.
+        credentials: of the user whose hub it is; ``None`` for none.
 
     Raises:
+        AuthFailed: there is no such user, or this is not its password.
         ClusterNotFound: there is no cluster of that name, or no Ray.
         ClusterMismatch: the cluster of that name has another id.
         ForkedProcess: this process is a forked child, in which Ray does not work.
         Unavailable: neither the members nor Ray answer in time.
     """
+    user = credentials.user if credentials is not None else ""
     if cluster is not None:
-        share = _find(name, cluster)
-        if share is not None:
+        share = _find(name, cluster, user)
+        if share is not None and _is_proven(share.hub, credentials):
             return share
     with covering(timeout):
         try:
             with _one_at_a_time(name):
-                return _open_hub(name, cluster)
+                share = _open_hub(name, cluster, credentials)
+                if credentials is not None:
+                    _prove(share.hub, credentials)
+                return share
         except KeeperError as error:
             error.applied = False  # no request was sent yet
             raise
@@ -142,27 +151,62 @@ def _one_at_a_time(name: str) -> Iterator[None]:
         opening.lock.release()
 
 
-def _open_hub(name: str, cluster: int | None) -> HubShare:
+def _is_proven(hub: Hub, credentials: Credentials | None) -> bool:
+    """Whether a hub's user has been proven by the same means."""
+    if credentials is None or hub.login is None:
+        return True
+    known = hub.login.credentials
+    if hub.login.refused:
+        return False
+    if credentials.password is not None:
+        return known.password is not None and hmac.compare_digest(
+            credentials.password.encode(errors="replace"), known.password.encode(errors="replace")
+        )
+    if credentials.password_file:
+        return known.password_file == credentials.password_file
+    return bool(credentials.token) and credentials.token in (known.token, hub.login.token)
+
+
+def _prove(hub: Hub, credentials: Credentials) -> None:
+    """Log in with these credentials, if the hub's user was proven by others: nobody gets a user's hub by its name. The
+    newest are kept: the password may have been changed. Raises as :func:`open_hub`."""
+    if hub.login is None or _is_proven(hub, credentials):
+        return
+    login = UserLogin(credentials, hub.transport, hub.name, hub.cluster)
+    login.log_in()
+    hub.login.adopt(login)
+
+
+def _open_hub(name: str, cluster: int | None, credentials: Credentials | None) -> HubShare:
     """Find the cluster, and share or open its hub.
 
     A hub that is found by its name alone may be of a cluster that has been replaced by another of the same name. So its
     members are asked for their cluster id once, briefly, before the hub is shared."""
     near: set[int] = set()
-    if cluster is not None and (share := _find(name, cluster)) is not None:
+    user = credentials.user if credentials is not None else ""
+    if cluster is not None and (share := _find(name, cluster, user)) is not None:
         return share  # another thread opened it in the meantime
-    share = _find_by_name(name) if cluster is None else None
+    share = _find_by_name(name, user) if cluster is None else None
     if share is not None:
         with contextlib.suppress(KeeperError), covering(CLIENT_REFRESH_INTERVAL_S):  # otherwise look it up again
             if _find_serving_member(name, share.hub.transport, None, set()).cluster == share.hub.cluster:
                 return share
     transport = make_transport(name)
     status = _find_serving_member(name, transport, cluster, near)
-    share = _find(name, status.cluster)
+    share = _find(name, status.cluster, user)
     if share is not None:
         transport.close()
         return share
+    login = None
+    if credentials is not None:
+        login = UserLogin(credentials, transport, name, status.cluster)
+        try:
+            login.log_in()
+        except BaseException:
+            transport.close()
+            raise
     with finalizer_guard.gc_deferred, _hubs_lock:
-        entry = _hubs.get((name, status.cluster))
+        entry = _hubs.get((name, status.cluster, user))
         share = entry.share() if entry is not None else None
         if share is not None:  # another thread was faster
             transport.close()
@@ -174,27 +218,28 @@ def _open_hub(name: str, cluster: int | None) -> HubShare:
             leader=status.leader,
             settings=_settings(status),
             near=near,
+            login=login,
             keep_until=_keep_until,
         )
         share = HubShare(hub)
-        _hubs[name, status.cluster] = _PooledHub(hub, share)
+        _hubs[name, status.cluster, user] = _PooledHub(hub, share)
         # Exit handlers run last in, first out: hubs must close before Ray, imported by now, shuts down.
         atexit.unregister(_close_all)
         atexit.register(_close_all)
         return share
 
 
-def _find(name: str, cluster: int) -> HubShare | None:
-    """A share in the hub of that name and id, if there is one."""
+def _find(name: str, cluster: int, user: str) -> HubShare | None:
+    """A share in the hub of that name, id and user, if there is one."""
     with finalizer_guard.gc_deferred, _hubs_lock:
-        entry = _hubs.get((name, cluster))
+        entry = _hubs.get((name, cluster, user))
         return None if entry is None else _share(entry)
 
 
-def _find_by_name(name: str) -> HubShare | None:
+def _find_by_name(name: str, user: str) -> HubShare | None:
     """A share in the newest hub of that name. The name may belong to another cluster by now."""
     with finalizer_guard.gc_deferred, _hubs_lock:
-        found = [entry for (known, _), entry in _hubs.items() if known == name]
+        found = [entry for (known, _, of), entry in _hubs.items() if (known, of) == (name, user)]
         share = _share(found[-1]) if found else None
     return share if share is not None and share.hub.transport.valid() else None
 
@@ -216,7 +261,8 @@ def _keep_until(hub: Hub, now: float) -> float:
     a hub that closes. Of the unused hubs only the ``MAX_IDLE_HUBS`` latest stay.
     """
     with finalizer_guard.gc_deferred, _hubs_lock:
-        entry = _hubs.get((hub.name, hub.cluster))
+        key = hub.name, hub.cluster, "" if hub.login is None else hub.login.credentials.user
+        entry = _hubs.get(key)
         if entry is None or entry.hub is not hub:
             return 0.0
         if entry.share() is not None:
@@ -228,7 +274,7 @@ def _keep_until(hub: Hub, now: float) -> float:
             for other in idle[:-MAX_IDLE_HUBS]:
                 other.wake()  # its timer thread asks again, and closes it
             return until
-        del _hubs[hub.name, hub.cluster]
+        del _hubs[key]
         return 0.0
 
 

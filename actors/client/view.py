@@ -20,6 +20,7 @@ from ...limits import CLIENT_RANGE_RESTARTS, LEASE_MAX_TTL_S, LEASE_MIN_TTL_S, M
 from ...schema.answers import Answer, DeleteAnswer, Item, LeaseGranted, PutAnswer, RangeAnswer, RangePart, TxnAnswer
 from ...schema.commands import RequestId
 from ...schema.frames import Read
+from ...schema.key_spaces import UNUSED_KEY
 from ...schema.operations import (
     KEEP_LEASE,
     Compact,
@@ -42,11 +43,6 @@ from .results import DeleteResult, End, Keep, KeyValue, PutResult, RangeResult, 
 from .txn_parts import Condition, Op
 
 _encode = msgspec.msgpack.Encoder().encode
-
-USER_SPACE = b"u"
-"""The prefix in the store of users' keys."""
-RESERVED_SPACE = b"r"
-"""The prefix in the store of the coordination calls' keys, which no range of a user's handle reaches."""
 
 SORTS = {
     "key": Sort.KEY,
@@ -175,7 +171,7 @@ class View:
 
     def revision(self) -> Steps[int]:
         """Steps of ``Client.revision``."""
-        answer = yield Call(Read(Range(KeyRange(self.space), count_only=True)))
+        answer = yield Call(Read(Range(KeyRange(UNUSED_KEY), count_only=True)))
         return _expect(answer, RangeAnswer).revision
 
     def grant(self, command: LeaseGrant) -> Steps[LeaseGranted]:

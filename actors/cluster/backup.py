@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from ...errors import ClusterNotFound, DataCorrupted, KeeperError, Unavailable
+from ...errors import AuthFailed, ClusterNotFound, DataCorrupted, KeeperError, PermissionDenied, Unavailable
 from ...limits import (
     BACKUP_BEGIN_TIMEOUT_S,
     BACKUP_CHUNK_BYTES,
@@ -26,6 +26,7 @@ from ...store.backup_file import Header, write_backup
 from ...store.engine.rocks import RocksDisk
 from ..deadline import at_most
 from ..discovery import ask_all, member_actors, pause_between_checks
+from ..leader_call import token_for
 from ..naming import member_name
 
 
@@ -40,6 +41,7 @@ def take_backup(cluster_name: str, cluster: int, path: Callable[[Header], str], 
         the header, and the size of the file.
 
     Raises:
+        AuthFailed, PermissionDenied: users are needed, and this process does not act for one with the role root.
         Unavailable: no member provided one in time.
         ClusterNotFound: no member runs.
         NoSpace, OSError: the file cannot be written.
@@ -50,7 +52,9 @@ def take_backup(cluster_name: str, cluster: int, path: Callable[[Header], str], 
             if time.monotonic() >= deadline:
                 break
             try:
-                return _fetch(actor, path, deadline)
+                return _fetch(cluster_name, actor, path, deadline)
+            except (AuthFailed, PermissionDenied) as error:
+                raise (PermissionDenied if isinstance(error, PermissionDenied) else AuthFailed)(_cause(error)) from None
             except (ray.exceptions.RayError, TimeoutError, Unavailable, DataCorrupted) as error:
                 problem = f"{member_name(member)}: {_cause(error)}"
         if time.monotonic() >= deadline:
@@ -69,11 +73,12 @@ def _candidates(cluster_name: str, cluster: int) -> list[tuple[int, Any]]:
     return [(status.member, actors[status.member]) for status in able]
 
 
-def _fetch(actor: Any, path: Callable[[Header], str], deadline: float) -> tuple[Header, int]:
+def _fetch(cluster_name: str, actor: Any, path: Callable[[Header], str], deadline: float) -> tuple[Header, int]:
     """Have one member make the image of a backup, and write the file from its chunks. The member is told when the image
     is not needed any more, however that ends; otherwise it would drop it only after ``BACKUP_IDLE_S``."""
     remaining = at_most(max(0.0, deadline - time.monotonic()))
-    begun = actor.begin_backup.remote(time.time(), min(BACKUP_CONFIRM_TIMEOUT_S, remaining))
+    patience = min(BACKUP_CONFIRM_TIMEOUT_S, remaining)
+    begun = actor.begin_backup.remote(time.time(), patience, token_for(cluster_name, actor))
     header: Header = ray.get(begun, timeout=min(BACKUP_BEGIN_TIMEOUT_S, remaining))
     try:
         chunks = _chunks(actor, header, deadline)

@@ -12,8 +12,9 @@ import ray
 from ...limits import STATUS_TIMEOUT_S
 from ...schema.answers import RangeAnswer, RangePart
 from ...schema.frames import Read, ReadReply, Reads, Reply
+from ...schema.key_spaces import RESERVED_SPACE
 from ...schema.operations import KeyRange, Range
-from ..client.view import RESERVED_SPACE, prefix_end
+from ..client.view import prefix_end
 from ..deadline import at_most
 from ..proxy.proxy_actor import ProxyStatus
 from ..proxy.proxy_registry import PROXIES, ProxyEntry, read_entry

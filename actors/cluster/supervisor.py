@@ -37,6 +37,7 @@ from ...limits import (
     SUPERVISOR_STATUS_TIMEOUT_S,
     SUPERVISOR_STEP_TIMEOUT_S,
 )
+from ..leader_call import administer_as, as_the_cluster
 from ..log_files import flush_log, log_to_ray
 from ..logs import MemberLog
 from ..process import as_daemon
@@ -142,6 +143,7 @@ class Supervisor:
         self._ended = threading.Event()
         """Set only by tests: an actor ends with its process."""
         self._watchdog = Watchdog()
+        administer_as(self._spec.cluster_name, as_the_cluster)
         self._log.info("starts, process %d; the cluster's id is %x", os.getpid(), self._spec.cluster)
         for name, run in (
             ("supervisor", self._run),

@@ -39,7 +39,17 @@ from ...limits import (
     WATCH_THREADS,
 )
 from ...schema.commands import COMMANDS_VERSION
-from ...schema.frames import AlarmStatus, AskStatus, MemberStatus, Refusal, Refused, RelativeDeadline, Request, Status
+from ...schema.frames import (
+    AlarmStatus,
+    AskStatus,
+    AsUser,
+    MemberStatus,
+    Refusal,
+    Refused,
+    RelativeDeadline,
+    Request,
+    Status,
+)
 from ...schema.replies import reply_bytes
 from ...store.backup_file import Header
 from ...store.data_copies import note_served
@@ -47,6 +57,7 @@ from ...store.data_dir import DataDir, DataMissing, Identity, LogDamaged
 from ...store.data_lock import member_disk, try_lock
 from ...store.engine.files import free_bytes
 from ...store.engine.private_files import narrow
+from ..leader_call import administer_as
 from ..log_files import log_to_ray
 from ..logs import MemberLog
 from ..naming import NAMESPACE, MemberSpec, actor_name, decode_member_spec, member_name
@@ -183,6 +194,13 @@ class Member:
         return None if loop is None else loop.lane(node, peer)
 
     @ray.method(concurrency_group="control")
+    def own_token(self) -> bytes:
+        """A token of the cluster itself, for its supervisor; empty while users are not needed, or while this member
+        does not serve."""
+        loop = self._loop
+        return b"" if loop is None else loop.handler.own_token()
+
+    @ray.method(concurrency_group="control")
     def counters(self) -> dict[str, int]:
         """How many messages to and from peers were sent, received, and dropped for which reason."""
         loop = self._loop
@@ -225,20 +243,23 @@ class Member:
             raise Unavailable(f"member {self._spec.name} is not the leader")
 
     @ray.method(concurrency_group="control")
-    def begin_backup(self, created: float, patience: float) -> Header:
+    def begin_backup(self, created: float, patience: float, token: bytes = b"") -> Header:
         """Make a snapshot of the present state, to be fetched with ``backup_chunk``.
 
         Args:
             created: Unix time, for the backup's header.
             patience: seconds in which the member must have applied all that was committed when this was called.
+            token: of a user with the role root, while users are needed: a backup holds everything.
 
         Raises:
+            AuthFailed, PermissionDenied: it is not.
             Unavailable: the member does not serve, is making another backup, or did not catch up in time.
             DataCorrupted: its state is damaged.
         """
         loop = self._loop
         if loop is None:
             raise Unavailable(f"member {self._spec.name} does not serve: {self._why}")
+        loop.handler.check_root(token, "begin_backup")
         return self._backups.begin_backup(loop, self._spec.cluster_name, created, patience)
 
     @ray.method(concurrency_group="control")
@@ -358,6 +379,7 @@ class Member:
         self._why = ""
         self._log.info("serves; its log ends at index %d, process %d", folder.log.last_index(), os.getpid())
         loop.start()
+        administer_as(spec.cluster_name, lambda member: loop.handler.own_token())
         register_in_background(spec, loop.replica, lambda: self._loop is loop)
         self._maintenance = Maintenance(
             spec.cluster_name, spec.cluster, loop.replica, spec.folder, self._backups.drop_idle
@@ -467,13 +489,25 @@ class _DeadlineOf(msgspec.Struct, array_like=True):
     deadline: RelativeDeadline
 
 
+class _DeadlineOfUser(msgspec.Struct, array_like=True):
+    """The same of a request of a user."""
+
+    kind: int
+    token: bytes
+    request: _DeadlineOf
+
+
 _decode_deadline = msgspec.msgpack.Decoder(_DeadlineOf).decode
+_decode_deadline_of_user = msgspec.msgpack.Decoder(_DeadlineOfUser).decode
+_AS_USER = msgspec.msgpack.encode(AsUser(b"", AskStatus()))[:2]
+"""How the request of a user begins."""
 
 
 def deadline_of(frame: bytes) -> float:
     """The deadline of a request frame in seconds from its arrival; 0 for one that has none."""
     try:
-        return max(0.0, min(_decode_deadline(frame).deadline, MAX_FRAME_DEADLINE_S))
+        found = _decode_deadline_of_user(frame).request if frame.startswith(_AS_USER) else _decode_deadline(frame)
+        return max(0.0, min(found.deadline, MAX_FRAME_DEADLINE_S))
     except (msgspec.MsgspecError, RecursionError):
         return 0.0
 

@@ -11,7 +11,15 @@ import heapq
 import math
 from collections.abc import Callable, Iterable, Set
 
-from ...limits import CLOCK_FIRST_STEP_S, CLOCK_FRESH_S, CLOCK_STEP_FRACTION, CLOCK_STEP_S, Settings, decode_settings
+from ...limits import (
+    CLOCK_FIRST_STEP_S,
+    CLOCK_FRESH_S,
+    CLOCK_STEP_FRACTION,
+    CLOCK_STEP_S,
+    TOKEN_TTL_S,
+    Settings,
+    decode_settings,
+)
 from ...schema.commands import Command, PassTime
 from ...store.state.machine import State
 from .turn import Turn
@@ -280,6 +288,8 @@ class ClusterTime:
             ages.append(compaction.keep)
         if state.remembered_requests:
             ages.append(self.settings.timings.request_ttl)
+        if state.users.enabled:
+            ages.append(TOKEN_TTL_S)
         beginning = state.clock.beginning
         if any(session.heard < beginning for session in state.sessions.values()) or any(
             lease.heard < beginning or lease.until is not None for lease in state.leases.values()

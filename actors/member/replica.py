@@ -175,6 +175,11 @@ class Replica:
         return self._clock() - self._checked_at
 
     @property
+    def cluster_time(self) -> float:
+        """The time of the cluster's clock, as far as this member can tell. For any thread."""
+        return self._time.reading(self._clock())
+
+    @property
     def is_leader(self) -> bool:
         """Whether this member believes that it leads; only a confirmed heartbeat round proves it."""
         return self.node.role == "leader"

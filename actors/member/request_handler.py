@@ -8,19 +8,29 @@ the loop: a reply that may take a long time to make is a ``SlowReply``, which mu
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from ...errors import InvalidArgument, RequestTooLarge, Unavailable
+from ...errors import AuthFailed, InvalidArgument, PermissionDenied, RequestTooLarge, Unavailable
 from ...limits import LANE_QUICK_READS, MAX_FRAME_DEADLINE_S, READ_FRAME_S, READ_SCAN_KEYS, WATCH_POLL_S, Limits
 from ...schema.answers import Answer, Done, Failed, RangeAnswer, RangePart, Reason, SessionOpened
-from ...schema.commands import CloseSession, Command, OpenSession, encode, version_of
+from ...schema.commands import (
+    Administration,
+    ByUser,
+    Caller,
+    CloseSession,
+    Command,
+    OpenSession,
+    encode,
+    version_of,
+)
 from ...schema.frame_validation import check_request
 from ...schema.frames import (
     Administer,
     AskLeases,
     AskStatus,
+    AsUser,
     AwaitCompaction,
     ChangeMembership,
     Close,
@@ -32,6 +42,7 @@ from ...schema.frames import (
     LeasesKept,
     LeaseStatus,
     LeaseStatuses,
+    Login,
     MemberStatus,
     Open,
     Opened,
@@ -47,6 +58,7 @@ from ...schema.frames import (
     Writes,
     Written,
 )
+from ...schema.key_range import KeyRange
 from ...schema.operations import Range
 from ...schema.replies import MakeReply, SlowReply, reply_bytes
 from .events import (
@@ -59,8 +71,10 @@ from .events import (
     ReadAsked,
     SessionRenewal,
 )
+from .member_audit import Audit
 from .operator_requests import OperatorRequests
 from .replica import Replica
+from .user_check import UserCheck
 from .watches import ReadyReply
 
 ReplyCallback = Callable[[MakeReply], None]
@@ -93,7 +107,9 @@ class RequestHandler:
         self._status = status
         self._operators = operators
         self._cluster = replica.folder.identity.cluster
-        self._handlers: dict[type[Request], Callable[[Any, float, float, ReplyCallback], None]] = {
+        self._users = UserCheck(replica)
+        self._audit = Audit(replica.folder.identity.cluster_name, replica.folder.identity.name)
+        self._handlers: dict[type[Request], Callable[[Any, _Asked], None]] = {
             Writes: self._write,
             Reads: self._read,
             Open: self._open_session,
@@ -107,22 +123,50 @@ class RequestHandler:
             HashKeys: self._hash_keys,
             AwaitCompaction: self._await_compaction,
             Defragment: self._defragment,
+            Login: self._log_in,
         }
-        """By kind of request. Each gets the request, its arrival and deadline on the member's clock, and ``done``."""
+        """By kind of request."""
 
     @property
     def limits(self) -> Limits:
         """The limits that requests are checked against."""
         return self._replica.limits
 
-    def handle_request(self, frame: bytes, done: ReplyCallback) -> None:
-        """Handle one request frame; ``done`` is called exactly once, on this thread or on the loop's."""
+    def own_token(self) -> bytes:
+        """A token of the cluster itself, which may administer it; empty while users are not needed."""
+        return self._users.own_token()
+
+    def check_root(self, token: bytes, what: str) -> None:
+        """Check that a token allows administration, while users are needed.
+
+        Args:
+            what: the call, for the audit log.
+
+        Raises:
+            AuthFailed, PermissionDenied: it does not.
+        """
+        if not self._replica.state.users.enabled:
+            return
+        refused = self._users.administrator(token)
+        if refused is not None:
+            self._audit.refused_control(token, what, refused)
+            raise (PermissionDenied if refused.refusal is Refusal.DENIED else AuthFailed)(refused.message)
+
+    def handle_request(self, frame: bytes, done: ReplyCallback, source: str = "an actor call") -> None:
+        """Handle one request frame; ``done`` is called exactly once, on this thread or on the loop's.
+
+        Args:
+            source: the connection that it came over, for the audit log.
+        """
+        token = b""
         try:
             request = _decode(frame)
             check_request(request, self.limits)
         except (msgspec.MsgspecError, RecursionError, InvalidArgument, RequestTooLarge) as error:
             _finish(done, Refused(Refusal.INVALID, message=str(error)))
             return
+        if isinstance(request, AsUser):
+            token, request = request.token, request.request
         if isinstance(request, AskStatus):
             done(SlowReply(lambda: reply_bytes(Status(self._status()))))
         elif request.cluster != self._cluster:
@@ -132,58 +176,110 @@ class RequestHandler:
         else:
             arrival = self._clock()
             deadline = arrival + min(request.deadline, MAX_FRAME_DEADLINE_S)
-            self._handlers[type(request)](request, arrival, deadline, done)
+            asked = _Asked(arrival, deadline, done, None, source)
+            if self._replica.state.users.enabled:
+                caller = self._users.frame(request, token)
+                if isinstance(caller, Refused):
+                    self._audit.refused(token, request, caller, source)
+                    _finish(done, caller)
+                    return
+                asked = _Asked(arrival, deadline, done, caller, source)
+            self._handlers[type(request)](request, asked)
 
-    def _write(self, request: Writes, arrival: float, deadline: float, done: ReplyCallback) -> None:
+    def _write(self, request: Writes, asked: _Asked) -> None:
         commands = request.commands
         if too_new := self._too_new(commands):
-            _finish(done, Refused(Refusal.INVALID, message=too_new))
+            _finish(asked.done, Refused(Refusal.INVALID, message=too_new))
             return
-        data, session = encode(commands), commands.session
-        self._propose(Proposal(data, deadline, arrival, self._written(done), session, commands), done)
+        command = commands if asked.caller is None else ByUser(asked.caller, commands)
+        users = self._replica.state.users
 
-    def _administer(self, request: Administer, arrival: float, deadline: float, done: ReplyCallback) -> None:
+        def outcome(result: tuple[Answer, ...] | Refused) -> None:
+            if isinstance(result, Refused):
+                _finish(asked.done, result)
+                return
+            if asked.caller is not None or self._replica.state.users is not users:
+                self._audit.wrote(commands, result, asked.caller, asked.source)
+            _finish(asked.done, Written(result, self._replica.term))
+
+        self._propose(
+            Proposal(encode(command), asked.deadline, asked.arrival, outcome, commands.session, command), asked.done
+        )
+
+    def _administer(self, request: Administer, asked: _Asked) -> None:
         if too_new := self._too_new(request.command):
-            _finish(done, Written((Failed(Reason.INVALID, message=too_new),)))
+            _finish(asked.done, Written((Failed(Reason.INVALID, message=too_new),)))
             return
-        self._propose(Proposal(encode(request.command), deadline, arrival, self._written(done)), done)
+        outcome = self._audit.of_change(request.command, asked.caller, asked.source, self._written(asked.done))
+        self._propose_for(request.command, asked, outcome)
 
-    def _open_session(self, request: Open, arrival: float, deadline: float, done: ReplyCallback) -> None:
+    def _open_session(self, request: Open, asked: _Asked) -> None:
         command = OpenSession(request.nonce, self._replica.timings.session_ttl)
-        self._propose(Proposal(encode(command), deadline, arrival, self._opened(done, command.ttl)), done)
+        self._propose_for(command, asked, self._opened(asked.done, command.ttl))
 
-    def _close_session(self, request: Close, arrival: float, deadline: float, done: ReplyCallback) -> None:
-        self._propose(Proposal(encode(CloseSession(request.session)), deadline, arrival, self._written(done)), done)
+    def _close_session(self, request: Close, asked: _Asked) -> None:
+        self._propose_for(CloseSession(request.session), asked, self._written(asked.done))
 
-    def _keep_session(self, request: KeepAlive, arrival: float, deadline: float, done: ReplyCallback) -> None:
-        self._enqueue_event(SessionRenewal(request.session, deadline, arrival, self._renewed(done)), 0, done)
-
-    def _keep_leases(self, request: KeepLeases, arrival: float, deadline: float, done: ReplyCallback) -> None:
-        self._enqueue_event(
-            LeaseRenewal(request.leases, deadline, arrival, self._kept(request, done)), 8 * len(request.leases), done
-        )
-
-    def _ask_leases(self, request: AskLeases, arrival: float, deadline: float, done: ReplyCallback) -> None:
-        self._enqueue_event(
-            LeasesAsked(request.leases, deadline, self._leases(request, done)), 8 * len(request.leases), done
-        )
-
-    def _change_membership(
-        self, request: ChangeMembership, arrival: float, deadline: float, done: ReplyCallback
+    def _propose_for(
+        self,
+        command: OpenSession | CloseSession | Administration,
+        asked: _Asked,
+        outcome: Callable[[tuple[Answer, ...] | Refused], None],
     ) -> None:
-        self._enqueue_event(MembershipChange(request.changes, deadline, self._written(done), request.context), 0, done)
+        """Propose a command for its caller, if it names one."""
+        data = encode(command if asked.caller is None else ByUser(asked.caller, command))
+        self._propose(Proposal(data, asked.deadline, asked.arrival, outcome), asked.done)
 
-    def _hash_keys(self, request: HashKeys, arrival: float, deadline: float, done: ReplyCallback) -> None:
-        self._operators.hash_keys(request.revision, deadline, lambda reply: _finish(done, reply))
+    def _keep_session(self, request: KeepAlive, asked: _Asked) -> None:
+        if asked.caller is not None:
+            session = self._replica.state.sessions.get(request.session)
+            if session is not None and session.user != asked.caller.user:
+                _finish(asked.done, Written((Failed(Reason.SESSION_EXPIRED),)))
+                return
+        renewal = SessionRenewal(request.session, asked.deadline, asked.arrival, self._renewed(asked.done))
+        self._enqueue_event(renewal, 0, asked.done)
 
-    def _defragment(self, request: Defragment, arrival: float, deadline: float, done: ReplyCallback) -> None:
-        self._operators.defragment(deadline, lambda reply: _finish(done, reply))
+    def _keep_leases(self, request: KeepLeases, asked: _Asked) -> None:
+        renewal = LeaseRenewal(request.leases, asked.deadline, asked.arrival, self._kept(request, asked.done))
+        self._enqueue_event(renewal, 8 * len(request.leases), asked.done)
 
-    def _await_compaction(self, request: AwaitCompaction, arrival: float, deadline: float, done: ReplyCallback) -> None:
+    def _ask_leases(self, request: AskLeases, asked: _Asked) -> None:
+        question = LeasesAsked(request.leases, asked.deadline, self._leases(request, asked))
+        self._enqueue_event(question, 8 * len(request.leases), asked.done)
+
+    def _change_membership(self, request: ChangeMembership, asked: _Asked) -> None:
+        outcome = self._audit.of_change(request, asked.caller, asked.source, self._written(asked.done))
+        self._enqueue_event(MembershipChange(request.changes, asked.deadline, outcome, request.context), 0, asked.done)
+
+    def _log_in(self, request: Login, asked: _Asked) -> None:
+        """Users and passwords are looked at after the arrival, as a linearizable read would: so a password that was
+        changed before is not good any more."""
+
+        def make() -> bytes:
+            reply = self._users.log_in(request)
+            if isinstance(reply, Refused):
+                self._audit.refused_login(request, reply, asked.source)
+            return reply_bytes(reply)
+
+        def allowed(refused: Refused | None) -> None:
+            if refused is not None:
+                _finish(asked.done, refused)
+            else:
+                asked.done(SlowReply(make))
+
+        self._enqueue_event(ReadAsked(asked.deadline, allowed), 0, asked.done)
+
+    def _hash_keys(self, request: HashKeys, asked: _Asked) -> None:
+        self._operators.hash_keys(request.revision, asked.deadline, lambda reply: _finish(asked.done, reply))
+
+    def _defragment(self, request: Defragment, asked: _Asked) -> None:
+        self._operators.defragment(asked.deadline, lambda reply: _finish(asked.done, reply))
+
+    def _await_compaction(self, request: AwaitCompaction, asked: _Asked) -> None:
         def removed(refused: Refused | None) -> None:
-            _finish(done, refused or Written((Done(self._replica.state.revision),), self._replica.term))
+            _finish(asked.done, refused or Written((Done(self._replica.state.revision),), self._replica.term))
 
-        self._enqueue_event(CompactionAwaited(request.revision, deadline, removed), 0, done)
+        self._enqueue_event(CompactionAwaited(request.revision, asked.deadline, removed), 0, asked.done)
 
     def _too_new(self, command: Command) -> str:
         """Why a command may not be proposed yet, empty if it may: every member must be able to apply it."""
@@ -205,13 +301,14 @@ class RequestHandler:
         if not self._enqueue(event, size):
             _finish(done, Refused(Refusal.OVERLOADED, self._replica.leader, "the member's inbox is full"))
 
-    def _read(self, request: Reads, arrival: float, deadline: float, done: ReplyCallback) -> None:
+    def _read(self, request: Reads, asked: _Asked) -> None:
         """A linearizable read goes by way of the loop. A serializable one runs at once, unless this member has
         not reached a revision that the client has seen (``at_least``)."""
 
         def make() -> bytes:
-            return self._run_reads(request)
+            return self._run_reads(request, asked)
 
+        done = asked.done
         quick = len(request.reads) <= LANE_QUICK_READS and all(read.range.keys.end is None for read in request.reads)
 
         def allowed(refused: Refused | None) -> None:
@@ -224,12 +321,13 @@ class RequestHandler:
         if request.serializable and self._replica.state.revision >= at_least:
             allowed(None)
             return
-        self._enqueue_event(ReadAsked(deadline, allowed, request.serializable, at_least), 0, done)
+        self._enqueue_event(ReadAsked(asked.deadline, allowed, request.serializable, at_least), 0, done)
 
-    def _watch(self, request: WatchPoll, arrival: float, deadline: float, done: ReplyCallback) -> None:
+    def _watch(self, request: WatchPoll, asked: _Asked) -> None:
         """Answer a poll when there is something to deliver. A watch that starts now must miss nothing that was
         committed before the poll arrived, so the poll then waits for a linearizable read first."""
-        watches = self._replica.watches
+        watches, done = self._replica.watches, asked.done
+        until = min(asked.deadline, asked.arrival + WATCH_POLL_S)
 
         def answered(make: Callable[[], Watched | Refused]) -> None:
             if isinstance(make, ReadyReply):
@@ -241,17 +339,17 @@ class RequestHandler:
             if refused is not None:
                 _finish(done, refused)
             else:
-                watches.poll(request, min(deadline, arrival + WATCH_POLL_S), answered)
+                watches.poll(request, until, answered, asked.caller)
 
         if any(create.start_revision == 0 for create in request.create):
-            self._enqueue_event(ReadAsked(deadline, allowed), 0, done)
+            self._enqueue_event(ReadAsked(asked.deadline, allowed), 0, done)
         else:
             allowed(None)
 
-    def _leases(
-        self, request: AskLeases, done: ReplyCallback
-    ) -> Callable[[list[tuple[int, float, float]] | Refused], None]:
+    def _leases(self, request: AskLeases, asked: _Asked) -> Callable[[list[tuple[int, float, float]] | Refused], None]:
         """The loop gives the leases' times; their keys are read from the state elsewhere, because there may be many."""
+
+        done = asked.done
 
         def outcome(found: list[tuple[int, float, float]] | Refused) -> None:
             if isinstance(found, Refused):
@@ -262,13 +360,19 @@ class RequestHandler:
                 state = self._replica.state
                 keys = state.lease_keys if request.keys else lambda lease: []
                 leases = tuple([LeaseStatus(*each, tuple(keys(each[0]))) for each in found])
+                if (users := state.users).enabled:
+                    for key in [key for lease in leases for key in lease.keys]:
+                        if self._users.read(KeyRange(key), asked.caller, state, users) is not None:
+                            refused = Refused(Refusal.DENIED, message="a lease has keys that the user may not read")
+                            self._audit.refused_call(asked.caller, request, refused, asked.source)
+                            return reply_bytes(refused)
                 return reply_bytes(LeaseStatuses(leases, state.revision, self._replica.term))
 
             done(SlowReply(make))
 
         return outcome
 
-    def _run_reads(self, request: Reads) -> bytes:
+    def _run_reads(self, request: Reads, asked: _Asked) -> bytes:
         """Do as many reads as fit into one reply and into ``READ_FRAME_S``, at least one; the client sends the rest
         again."""
         bytes_left = self.limits.max_page_bytes
@@ -278,7 +382,7 @@ class RequestHandler:
             if bytes_left <= 0 or (answers and self._clock() >= until):
                 break
             try:
-                answer = self._range(read.range, bytes_left)
+                answer = self._range(read.range, bytes_left, asked)
             except Unavailable as error:
                 return reply_bytes(Refused(Refusal.NOT_SERVING, message=str(error)))
             if not isinstance(answer, Failed):
@@ -286,12 +390,20 @@ class RequestHandler:
             answers.append(answer)
         return reply_bytes(ReadReply(tuple(answers), self._replica.term))
 
-    def _range(self, request: Range, page_bytes: int) -> RangeAnswer | RangePart | Failed:
+    def _range(self, request: Range, page_bytes: int, asked: _Asked) -> RangeAnswer | RangePart | Failed:
+        """One page. If users or roles have changed while it was read, the right to it is looked up again: what was
+        written after a right was taken is not shown to who had it."""
         items = self.limits.max_page_items
         while True:
             state = self._replica.state
+            users = state.users
+            if users.enabled and (refused := self._users.read(request.keys, asked.caller, state, users)) is not None:
+                self._audit.refused_read(asked.caller, request.keys, refused, asked.source)
+                return refused
             try:
-                return state.range(request, page_items=items, page_bytes=page_bytes, max_scanned=READ_SCAN_KEYS)
+                answer = state.range(request, page_items=items, page_bytes=page_bytes, max_scanned=READ_SCAN_KEYS)
+                if state.users is users:
+                    return answer
             except Unavailable:
                 if state is self._replica.state:
                     raise
@@ -340,6 +452,18 @@ class RequestHandler:
                 _finish(done, result)
 
         return outcome
+
+
+class _Asked(NamedTuple):
+    """How a request arrived, and where its reply goes."""
+
+    arrival: float
+    """On the member's clock; so is the deadline."""
+    deadline: float
+    done: ReplyCallback
+    caller: Caller | None
+    """Who sent it; ``None`` while users are not needed."""
+    source: str
 
 
 def _finish(done: ReplyCallback, reply: Reply) -> None:

@@ -33,7 +33,9 @@ from ...limits import (
     WATCH_SCAN_CHANGES,
     WATCH_STREAM_IDLE_S,
 )
+from ...schema.commands import Caller
 from ...schema.frames import CreateWatch, Refusal, Refused, WatchBatch, Watched, WatchEvent, WatchPoll
+from ...store.state.auth_table import AuthTable
 from ...store.state.history import HistoryQuery
 from .turn import Turn
 from .watch_index import WatchIndex
@@ -83,6 +85,10 @@ class _PendingPoll:
 class _ServedStream:
     id: bytes
     polled_at: float
+    user: str | None = None
+    """Whose it is; ``None`` while users are not needed."""
+    users: AuthTable | None = None
+    """The users and roles by which its watches were checked."""
     watches: dict[int, _Watch] = field(default_factory=dict)
     due: list[_Watch] = field(default_factory=list)
     created: list[tuple[int, int]] = field(default_factory=list)
@@ -248,21 +254,27 @@ class Watches:
 
     # -- polls --------------------------------------------------------------------------------------------------------
 
-    def poll(self, request: WatchPoll, deadline: float, done: WatchReplyCallback) -> None:
+    def poll(self, request: WatchPoll, deadline: float, done: WatchReplyCallback, caller: Caller | None = None) -> None:
         """Accept a poll, and create its watches. If one of them starts with what comes next (``start_revision`` 0), the
         state must be known to be as new as any was when the poll arrived.
 
         A poll replaces the stream's previous one, which is answered at once with what there is.
+
+        Args:
+            caller: who polls; ``None`` while users are not needed.
         """
+        user = None if caller is None else caller.user
         with self._lock:
             if self._closed:
                 refused: WatchReply | None = Refused(Refusal.NOT_SERVING)
             else:
-                refused = self._find_or_open(request)
+                refused = self._find_or_open(request, user)
             polls: _Polls = []
             if refused is None:
                 stream = self._streams[request.stream]
                 polls = self._take_polls([stream])
+                if request.create:
+                    stream.users = None
                 stream.created += [self._create(stream, create) for create in request.create]
                 for number in request.cancel:
                     self._cancel(stream, number)
@@ -275,7 +287,7 @@ class Watches:
             done(lambda: answer)
         self._answer(polls)
 
-    def _find_or_open(self, request: WatchPoll) -> WatchReply | None:
+    def _find_or_open(self, request: WatchPoll, user: str | None) -> WatchReply | None:
         """Find or open the poll's stream; the reply if that is not possible. A stream that is not what the client takes
         it for is answered as stale: then the client opens another, and resumes each watch at the position that it
         knows."""
@@ -285,8 +297,10 @@ class Watches:
                 return Watched(0, self._seen, stale=True)
             if len(self._streams) >= MAX_WATCH_STREAMS:
                 return Refused(Refusal.OVERLOADED, message="this member serves as many watch streams as it may")
-            stream = self._streams[request.stream] = _ServedStream(request.stream, self._clock())
+            stream = self._streams[request.stream] = _ServedStream(request.stream, self._clock(), user)
             self.busy = True
+        elif user != stream.user:  # users came to be needed, or not to be
+            return Watched(0, self._seen, stale=True)
         elif request.first:
             return Watched(0, self._seen, stale=True)  # a repeated poll
         if len(stream.watches) + len(request.create) > MAX_WATCHES_PER_STREAM:
@@ -343,6 +357,9 @@ class Watches:
             created, stream.created = tuple(stream.created), []
             for watch in due:
                 watch.again = False
+        denied = self._end_denied(stream)
+        if denied:
+            created = tuple([each for each in created if each[0] not in denied])
         batches: list[WatchBatch] = []
         compacted: list[tuple[int, int]] = []
         left = WATCH_REPLY_BYTES
@@ -357,7 +374,27 @@ class Watches:
         lagging = self._put_back([*waiting, *served], seen)  # those without room in this reply are first in the next
         if lagging is None:
             return Watched(0, seen, stale=True)
-        return Watched(number, seen, created, tuple(batches), lagging, tuple(compacted), self._is_stale(), self._term())
+        return Watched(
+            number, seen, created, tuple(batches), lagging, tuple(compacted), self._is_stale(), self._term(), denied
+        )
+
+    def _end_denied(self, stream: _ServedStream) -> tuple[int, ...]:
+        """End the watches of keys that the user may not read, if users or roles have changed since they were checked,
+        or there are new ones; returns their ids. Events that lie before the change are not delivered either."""
+        users = self._turn.state.users
+        if users is stream.users or not users.enabled:
+            return ()
+        rights = None if stream.user is None else users.rights(stream.user)
+        with self._lock:
+            stream.users = users
+            denied = [
+                watch.id
+                for watch in stream.watches.values()
+                if rights is None or not rights.may_read(watch.wanted.keys)
+            ]
+            for number in denied:
+                self._cancel(stream, number)
+        return tuple(denied)
 
     def _read(
         self, watch: _Watch, seen: int, left: int, batches: list[WatchBatch], compacted: list[tuple[int, int]]

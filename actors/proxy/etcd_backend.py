@@ -17,6 +17,7 @@ from ...errors import KeeperError
 from ...limits import LEASE_RETRY_S, PROXY_TIMEOUT_S, Limits
 from ...schema.answers import Answer, RangeAnswer
 from ...schema.frames import Kept, LeasesKept, LeaseStatuses, Read
+from ...schema.key_spaces import UNUSED_KEY
 from ...schema.operations import KeyRange, Operation, Range
 from ..client.aio import AsyncKeyValueClient
 from ..client.core.in_flight import LeaseQuestion, request_size
@@ -178,7 +179,7 @@ class EtcdBackend:
 
     async def revision(self, context: CallContext) -> int:
         """The store's newest revision, confirmed by a quorum."""
-        read = Read(Range(KeyRange(self.space), count_only=True))
+        read = Read(Range(KeyRange(UNUSED_KEY), count_only=True))
         answer: RangeAnswer = await self.run(_one(Call(read)), context)
         return answer.revision
 
@@ -188,7 +189,7 @@ class EtcdBackend:
         Raises:
             RpcError: COMPACTED, or no answer.
         """
-        read = Read(Range(KeyRange(self.space), 1, count_only=True))
+        read = Read(Range(KeyRange(UNUSED_KEY), 1, count_only=True))
         answer: RangeAnswer = await self.run(_one(Call(read)), context)
         return answer.revision
 

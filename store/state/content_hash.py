@@ -16,12 +16,15 @@ import msgspec
 from ...limits import HASH_SLICE_RECORDS
 from ..engine.interface import Engine
 from ..state import sessions
+from .auth import AUTH_PREFIX
 from .mvcc import content_ranges, surviving_content
 
 if TYPE_CHECKING:
     from .machine import State
 
-CONTENT_META_PREFIXES = (b"alarm/", b"member/")
+OF_THE_CLUSTER = (b"alarm/", b"member/")
+"""Prefixes of keys in ``meta`` that belong to the content and to one cluster."""
+_META_PREFIXES = (*OF_THE_CLUSTER, AUTH_PREFIX)
 """Prefixes of keys in ``meta`` that belong to the content, besides what ``State`` holds in attributes."""
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -30,7 +33,7 @@ _RANGES: tuple[tuple[str, bytes, bytes | None], ...] = (
     ("sessions", b"s", b"t"),
     ("sessions", b"a", b"b"),
     ("sessions", b"r", b"s"),
-    *(("meta", prefix, prefix + b"\xff") for prefix in CONTENT_META_PREFIXES),
+    *(("meta", prefix, prefix + b"\xff") for prefix in _META_PREFIXES),
 )
 
 
@@ -99,6 +102,6 @@ class ContentHasher:
         for pair in self._source.iterate("leases"):
             yield from pair
         yield from sessions.session_content(self._source)
-        for prefix in CONTENT_META_PREFIXES:
+        for prefix in _META_PREFIXES:
             for pair in self._source.iterate("meta", prefix, prefix + b"\xff"):
                 yield from pair

@@ -35,12 +35,15 @@ from ...schema.answers import (
     Failed,
     Item,
     LeaseGranted,
+    Names,
+    Permissions,
     PutAnswer,
     RangeAnswer,
     RangePart,
     Reason,
     TxnAnswer,
 )
+from ...schema.auth_operations import PROBLEM_TEXTS, AuthOperation
 from ...schema.operations import (
     KEEP_LEASE,
     Compact,
@@ -57,8 +60,11 @@ from ...schema.operations import (
     TxnCompare,
 )
 from ...schema.txn_size import txn_is_too_large, txn_total
+from .auth import Auth, AuthRefused
+from .auth_table import Rights
 from .lease_table import FRESH_ID_BITS, LeaseTable
 from .mvcc import ITEM_OVERHEAD, RECORD, Mvcc, bounds, lease_of, mod_revision
+from .permission_check import leases_of, may_run
 from .ranges import WEIGHT_SHIFT, Budget, RevisionView, TooManyKeys, item_of, read_range, records
 from .write_batch import WriteBatch
 
@@ -78,11 +84,14 @@ class Executor:
     """Runs operations on a write batch, one after the other."""
 
     def __init__(
-        self, batch: WriteBatch, mvcc: Mvcc, leases: LeaseTable, limits: Limits, compact_revision: int
+        self, batch: WriteBatch, mvcc: Mvcc, leases: LeaseTable, auth: Auth, limits: Limits, compact_revision: int
     ) -> None:
         self._batch = batch
         self._mvcc = mvcc
         self._leases = leases
+        self._auth = auth
+        self.rights: Rights | None = None
+        """Of the user whose command runs; ``None`` while no user is needed."""
         self.limits = limits
         self.compact_revision = compact_revision
         self.read_only = False
@@ -110,8 +119,11 @@ class Executor:
         self.written = self._next_id = 0
 
     def run_plain(self, operation: Operation, room: int) -> Answer | None:
-        """The answer of :meth:`run` for a plain put, the common case; ``None``, with nothing done, for all else."""
+        """The answer of :meth:`run` for a plain put, the common case; ``None``, with nothing done, for all else,
+        and for a put of a user, whose right :meth:`run` looks up."""
         if type(operation) is not Put or operation.value is None or operation.lease != 0 or operation.prev:
+            return None
+        if self.rights is not None:
             return None
         self.answer_bytes = ANSWER_OVERHEAD_BYTES
         self.work += WORK_OF_WRITE
@@ -133,6 +145,8 @@ class Executor:
         self.work += WORK_OF_WRITE
         if room < ANSWER_OVERHEAD_BYTES:
             return Failed(Reason.FULL)
+        if self.rights is not None and not (yield from self._is_allowed(operation, self.rights)):
+            return Failed(Reason.DENIED)
         self._answer_room = room
         self._batch.set_savepoint()
         written, self._copied = self.written, 0
@@ -180,7 +194,45 @@ class Executor:
             return self._compact(operation)
         if isinstance(operation, LeaseGrant):
             return self._grant(operation, fresh_id)
-        return (yield from self._revoke(operation))
+        if isinstance(operation, LeaseRevoke):
+            return (yield from self._revoke(operation))
+        return self._run_auth(operation, fresh_id)
+
+    def _is_allowed(self, operation: Operation, rights: Rights) -> Generator[None, None, bool]:
+        """Whether a user may have an operation done; yields after each slice of keys of leases that it looks at."""
+        if not may_run(operation, rights):
+            return False
+        if rights.is_root:
+            return True
+        for lease in dict.fromkeys(leases_of(operation)):
+            if lease not in self._leases.by_id:
+                continue
+            keys = self._leases.keys(lease)
+            while more := [*islice(keys, DELETE_SLICE_KEYS)]:
+                self.work += len(more)
+                if not all(rights.may_write(KeyRange(key)) for key in more):
+                    return False
+                if len(more) == DELETE_SLICE_KEYS:
+                    yield
+        return True
+
+    def _run_auth(self, operation: AuthOperation, fresh_id: int) -> Answer:
+        """An operation on users and roles: it may look at all of them."""
+        table = self._auth.table
+        self.work += len(table.users) + len(table.roles)
+        try:
+            answer = self._auth.run(operation, self._mvcc.revision, fresh_id)
+        except AuthRefused as refused:
+            raise Rejected(Reason.AUTH, refused.problem, PROBLEM_TEXTS[refused.problem]) from None
+        if isinstance(answer, Names):
+            self._add_answer_bytes(sum([len(name) for name in answer.names]))
+        elif isinstance(answer, Permissions):
+            self._add_answer_bytes(
+                sum([len(each.names.key) + len(each.names.end or b"") for each in answer.permissions])
+            )
+        else:
+            self.written += 1
+        return answer
 
     def _check_txn(self, txn: Txn) -> None:
         """Refuse a transaction that is invalid whatever the keys hold."""

@@ -16,6 +16,7 @@ from ...limits import MAX_FORGOTTEN_ANSWERS, decode_settings
 from ...raft.messages import Configuration, Entry
 from ...schema.answers import Answer, ContentAsked, Done, Failed, MemberReserved, Reason, SessionOpened
 from ...schema.commands import (
+    ByUser,
     CheckpointLeases,
     ClientWrites,
     CloseSession,
@@ -60,10 +61,11 @@ class InternalCommands(StoredState):
         their own."""
         done = Done(self._mvcc.revision)
         if isinstance(command, OpenSession):
-            session = self._sessions.open(entry.index, command.nonce, command.ttl, self.limits)
+            user = "" if self._executor.rights is None else self._executor.rights.user
+            session = self._sessions.open(entry.index, command.nonce, command.ttl, self.limits, user)
             return Failed(Reason.FULL) if session is None else SessionOpened(session)
         if isinstance(command, CloseSession):
-            return done if self._sessions.close(command.session) else Failed(Reason.SESSION_EXPIRED)
+            return self._close_session(command)
         if isinstance(command, PassTime):
             passed = self.clock.pass_time(command, entry.index, self._horizon())
             return done if passed else Failed(Reason.CHANGED, message="void: the clock has moved on in the meantime")
@@ -83,8 +85,8 @@ class InternalCommands(StoredState):
             if executor.compact_revision < command.revision <= self._mvcc.revision:
                 executor.compact_revision = command.revision
             return done
-        if isinstance(command, ClientWrites):
-            raise AssertionError("Sessions.apply_writes handles these")
+        if isinstance(command, (ClientWrites, ByUser)):
+            raise AssertionError("the machine handles these")
         if command.term != entry.term:
             return Failed(Reason.INVALID, entry.term, "void: proposed in another term")
         if isinstance(command, ExpireSessions):
@@ -102,6 +104,13 @@ class InternalCommands(StoredState):
                 self._sessions.renew(session, entry.index)
         else:
             _without_a_branch(command)
+        return Done(self._mvcc.revision)
+
+    def _close_session(self, command: CloseSession) -> Answer:
+        rights, session = self._executor.rights, self.sessions.get(command.session)
+        if session is None or (rights is not None and session.user != rights.user):
+            return Failed(Reason.SESSION_EXPIRED)
+        self._sessions.close(command.session)
         return Done(self._mvcc.revision)
 
     def _expire_sessions(self, command: ExpireSessions) -> None:

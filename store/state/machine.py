@@ -28,13 +28,14 @@ from ...errors import DataCorrupted
 from ...limits import APPLY_WORK
 from ...raft.messages import Configuration, Entry, EntryKind
 from ...schema.answers import Answer, ContentAsked, Failed, Reason
-from ...schema.commands import ClientWrites, Command, CommandUnknown, decode_newer
+from ...schema.commands import ByUser, Caller, ClientWrites, Command, CommandUnknown, decode_newer
 from ...schema.operations import Txn
 from ..engine.interface import Engine
 from .content_hash import ContentHasher
 from .executor import nests_too_deep
 from .internal_commands import InternalCommands
 from .mvcc import RecordMissing
+from .permission_check import may_command, needs_caller
 
 _decode_command = msgspec.msgpack.Decoder(Command).decode
 
@@ -287,17 +288,37 @@ class State(InternalCommands):
             if newer is None:
                 return (Failed(Reason.INVALID, message="not a command"),)
             command = newer
+        caller = None
+        if type(command) is ByUser:
+            caller, command = command.caller, command.command
+        executor = self._executor
+        executor.rights = None
+        if self._auth.table.enabled:
+            if reason := self._refusal(command, caller):
+                count = len(command.writes) if isinstance(command, ClientWrites) else 1
+                return (Failed(reason),) * count
+            if caller is not None:
+                executor.rights = self._auth.table.rights(caller.user)
         if isinstance(command, ClientWrites):
             # How deep a nesting can be decoded depends on the thread's stack. The rule must not depend on that.
             deep = any(type(each.operation) is Txn and nests_too_deep(each.operation) for each in command.writes)
             if deep or entry.index in self._poison:
                 return (Failed(Reason.INVALID, message="no command that can be applied"),) * len(command.writes)
-            executor = self._executor
-            answers = yield from self._sessions.apply_writes(command, entry.index, executor)
+            user = None if executor.rights is None else executor.rights.user
+            answers = yield from self._sessions.apply_writes(command, entry.index, executor, user)
             return tuple(answers)
         if entry.index in self._poison:
             return (Failed(Reason.INVALID, message="no command that can be applied"),)
         return ((yield from self._run_internal(command, entry)),)
+
+    def _refusal(self, command: Command, caller: Caller | None) -> Reason | None:
+        """Why nothing of a command may be done while users are needed, if so."""
+        if caller is None:
+            return Reason.NO_USER if needs_caller(command) else None
+        table = self._auth.table
+        if not table.is_valid(caller, self.clock.seconds):
+            return Reason.BAD_TOKEN
+        return None if may_command(command, table.rights(caller.user)) else Reason.DENIED
 
     def content_hash(self) -> str:
         """A hash of the logical content as of now (see ``content_hash``). Reads everything; for the owner."""

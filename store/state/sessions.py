@@ -43,6 +43,12 @@ class _StoredSession(msgspec.Struct, frozen=True, array_like=True):
     heard: int
 
 
+class _OwnedSession(_StoredSession, frozen=True, array_like=True):
+    """The session of a user."""
+
+    user: str = ""
+
+
 class _SessionBatch(msgspec.Struct, frozen=True, array_like=True):
     """The answers of one command; ``size`` is what they count against the session's bound on bytes."""
 
@@ -64,12 +70,12 @@ class _Remembered(msgspec.Struct, frozen=True, array_like=True):
     meaning: bytes
 
 
-_decode_session = msgspec.msgpack.Decoder(_StoredSession).decode
+_decode_session = msgspec.msgpack.Decoder(_OwnedSession).decode
 _decode_batch = msgspec.msgpack.Decoder(_SessionBatch).decode
 _decode_head = msgspec.msgpack.Decoder(_BatchHead).decode
 _decode_remembered = msgspec.msgpack.Decoder(_Remembered).decode
 
-_PASSING = (Reason.FULL, Reason.NO_SPACE)
+_PASSING = (Reason.FULL, Reason.NO_SPACE, Reason.DENIED)
 """Refusals that are not remembered under a request id: they are temporary, and a later retry should succeed."""
 
 _ANOTHER = Failed(Reason.INVALID, message="this request_id names another operation already")
@@ -78,10 +84,12 @@ _ANOTHER = Failed(Reason.INVALID, message="this request_id names another operati
 class SessionRecord:
     """A client process as the state machine knows it."""
 
-    __slots__ = ("answered", "batches", "heard", "id", "low", "newest", "nonce", "size", "ttl")
+    __slots__ = ("answered", "batches", "heard", "id", "low", "newest", "nonce", "size", "ttl", "user")
 
-    def __init__(self, id: int, ttl: float, nonce: bytes, heard: int, low: int = 0) -> None:
+    def __init__(self, id: int, ttl: float, nonce: bytes, heard: int, low: int = 0, user: str = "") -> None:
         self.id = id
+        self.user = user
+        """Whose it is; empty if users were not needed when it was opened."""
         self.ttl = ttl
         """Seconds of silence after which the leader may expire it."""
         self.nonce = nonce
@@ -138,7 +146,7 @@ class Sessions:
             for key, value in engine.iterate(_FAMILY, b"s", b"t"):
                 id = _ID.unpack(key[1:])[0]
                 stored = _decode_session(value)
-                self.by_id[id] = SessionRecord(id, stored.ttl, stored.nonce, stored.heard, stored.low)
+                self.by_id[id] = SessionRecord(id, stored.ttl, stored.nonce, stored.heard, stored.low, stored.user)
                 self._by_nonce[stored.nonce] = id
             for key, value in engine.iterate(_FAMILY, b"a", b"b"):
                 id, stored_under = _PAIR.unpack(key[1:])
@@ -152,7 +160,7 @@ class Sessions:
 
     # -- sessions -----------------------------------------------------------------------------------------------------
 
-    def open(self, id: int, nonce: bytes, ttl: float, limits: Limits) -> int | None:
+    def open(self, id: int, nonce: bytes, ttl: float, limits: Limits, user: str = "") -> int | None:
         """Open a session, or find the one with that nonce. Returns its id; ``None`` if there are too many sessions."""
         known = self._by_nonce.get(nonce)
         if known is not None:
@@ -160,7 +168,7 @@ class Sessions:
             return known
         if len(self.by_id) >= limits.max_sessions:
             return None
-        session = SessionRecord(id, ttl, nonce, id)
+        session = SessionRecord(id, ttl, nonce, id, user=user)
         self.by_id[id] = session
         self._by_nonce[nonce] = id
         self._save(session)
@@ -187,13 +195,17 @@ class Sessions:
         return True
 
     def _save(self, session: SessionRecord) -> None:
-        stored = _StoredSession(session.ttl, session.nonce, session.low, session.heard)
+        stored: _StoredSession
+        if session.user:
+            stored = _OwnedSession(session.ttl, session.nonce, session.low, session.heard, session.user)
+        else:
+            stored = _StoredSession(session.ttl, session.nonce, session.low, session.heard)
         self._batch.set(_FAMILY, b"s" + _ID.pack(session.id), _encode(stored))
 
     # -- writes -------------------------------------------------------------------------------------------------------
 
     def apply_writes(
-        self, command: ClientWrites, index: int, executor: Executor
+        self, command: ClientWrites, index: int, executor: Executor, user: str | None = None
     ) -> Generator[None, None, list[Answer]]:
         """Run the writes of a command that are new, and look up the answers of those that are not.
 
@@ -205,6 +217,7 @@ class Sessions:
         Args:
             index: log index of the command.
             executor: runs the operations.
+            user: who must own the session; ``None`` while users are not needed.
 
         Returns:
             The answers of the first writes: of all, unless ``ENTRY_CHANGES`` is reached. The rest did not run.
@@ -212,7 +225,7 @@ class Sessions:
         run_plain, run, limits = executor.run_plain, executor.run, executor.limits
         executor.begin_entry()
         session = self.by_id.get(command.session)
-        if session is None:
+        if session is None or (user is not None and session.user != user):
             return [Failed(Reason.SESSION_EXPIRED)] * len(command.writes)
         if command.low > session.low:
             for stored_under in session.drop_below(command.low):
@@ -249,7 +262,7 @@ class Sessions:
                 cost = executor.answer_bytes
             else:
                 answer, cost = yield from self._run_named(
-                    write.request_id, write.operation, bytes_left, fresh_id + position, index, executor
+                    _of_user(write.request_id, user), write.operation, bytes_left, fresh_id + position, index, executor
                 )
             answers.append(answer)
             if type(answer) is not Failed or answer.reason is not Reason.FULL:
@@ -347,6 +360,16 @@ class Sessions:
             self._batch.set(_FAMILY, key, None)
             self._batch.set(_FAMILY, where, None)
         return len(old) < most
+
+
+def _of_user(request_id: RequestId, user: str | None) -> RequestId:
+    """The request id under its user's name: nobody gets an answer that another user was given."""
+    if not user:
+        return request_id
+    name = user.encode()
+    return RequestId(
+        b"\xff" + len(name).to_bytes(2, "big") + name + request_id.name, request_id.meaning, request_id.held
+    )
 
 
 def _is_remembered(answer: Answer, held: int) -> bool:

@@ -21,8 +21,10 @@ from ...schema.commands import AlarmKind
 from ...schema.operations import Range
 from ..engine.interface import Disk, Engine
 from .alarms import Alarms
+from .auth import Auth
+from .auth_table import AuthTable
 from .cluster_clock import ClusterClock
-from .content_hash import CONTENT_META_PREFIXES
+from .content_hash import OF_THE_CLUSTER
 from .executor import Executor
 from .history import Changes, HistoryQuery
 from .lease_table import LeaseRecord, LeaseTable
@@ -154,7 +156,7 @@ class StoredState:
         sets every attribute that applying may change."""
         self._leases, self._sessions = LeaseTable(self._batch), Sessions(self._batch)
         self.members, self._alarms = Members(self._batch), Alarms(self._batch)
-        self.clock = ClusterClock(self._batch)
+        self.clock, self._auth = ClusterClock(self._batch), Auth(self._batch)
         get = self._engine.get
         try:
             format = msgspec.msgpack.decode(get("meta", _FORMAT) or b"", type=int)
@@ -167,6 +169,7 @@ class StoredState:
             self._limits()
             self.members.load(self._engine)
             self._alarms.load(self._engine)
+            self._auth.load(self._engine)
             self.clock.load(self._engine)
             remove_unfinished(self._engine, applied.revision)
             history_end = newest_change(self._engine)
@@ -183,7 +186,9 @@ class StoredState:
         self._sessions.load(self._engine)
         self._sessions.requests, self._sessions.request_bytes = applied.requests, applied.request_bytes
         self._mvcc = Mvcc(self._batch, self.revision)
-        self._executor = Executor(self._batch, self._mvcc, self._leases, self._limits(), self.compact_revision)
+        self._executor = Executor(
+            self._batch, self._mvcc, self._leases, self._auth, self._limits(), self.compact_revision
+        )
         self._executor.read_only = self._alarms.no_space
 
     def _decoded_settings(self) -> Settings:
@@ -213,6 +218,11 @@ class StoredState:
     def alarms(self) -> Mapping[tuple[int, AlarmKind], str]:
         """The messages of active alarms, by member and kind. For any thread."""
         return self._alarms.on
+
+    @property
+    def users(self) -> AuthTable:
+        """Users and roles as of the last applied entry, or a later one. For any thread."""
+        return self._auth.table
 
     @property
     def remembered_requests(self) -> int:
@@ -337,7 +347,7 @@ class StoredState:
         put, engine = self._batch.set, self._engine
         put("meta", CONFIGURATION, encode(configuration))
         put("meta", SETTINGS, settings)
-        for prefix in CONTENT_META_PREFIXES:
+        for prefix in OF_THE_CLUSTER:
             for key, _ in engine.iterate("meta", prefix, prefix + b"\xff"):
                 put("meta", key, None)
         for session in list(self.sessions):

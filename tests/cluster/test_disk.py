@@ -24,8 +24,8 @@ import raykeeper
 from lab.ray.contents import content
 from lab.ray.tools import Made, is_alive, leader, not_serving, remove, serving, wait_until
 from lab.segment_files import last_segment, tear, written_ranges
-from raykeeper.actors.client.view import USER_SPACE
 from raykeeper.schema.frames import Read, Reads
+from raykeeper.schema.key_spaces import USER_SPACE
 from raykeeper.schema.operations import KeyRange, Range
 
 pytestmark = pytest.mark.survival

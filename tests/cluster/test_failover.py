@@ -19,8 +19,8 @@ from ray.exceptions import RayActorError
 import raykeeper
 from lab.ray.tools import Made, is_alive, kill, leader, serving, wait_until
 from raykeeper import Compare, KeeperError, Op
-from raykeeper.actors.client.view import USER_SPACE
 from raykeeper.schema.frames import Read, ReadReply, Reads, Refused, Reply
+from raykeeper.schema.key_spaces import USER_SPACE
 from raykeeper.schema.operations import KeyRange, Range
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -85,7 +85,7 @@ def test_imports_inside_the_package_are_relative(path: Path) -> None:
 
 def test_only_declared_dependencies_are_imported() -> None:
     declared = {"ray", "cloudpickle", "rocksdict", "msgspec", "google_crc32c", "click", "rich", "yaml", "google"}
-    declared |= {"hpack", "h11"}
+    declared |= {"hpack", "h11", "bcrypt"}
     known = declared | set(sys.stdlib_module_names)
     for path in product_files():
         assert {name.split(".")[0] for name in imports(path)} <= known, path

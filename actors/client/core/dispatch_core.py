@@ -41,7 +41,7 @@ from ....schema.frames import (
     Written,
 )
 from ....schema.operations import Operation
-from .failures import failure
+from .failures import denial, failure
 from .in_flight import InFlight, Kind, OutgoingFrame, longest_wait, request_size
 from .outbox import Outbox, PendingCall
 from .router import Prefer, Router
@@ -455,7 +455,9 @@ class DispatchCore:
             return
         refusal = refused.refusal
         who = f"member {member}: {refused.message or refusal.name.lower().replace('_', ' ')}"
-        if refusal is Refusal.INVALID:
+        if (error := denial(refused)) is not None:
+            self._end_denied(inflight, error, now)
+        elif refusal is Refusal.INVALID:
             self._find_culprit(inflight, refused, now)
         elif refusal is Refusal.WRONG_CLUSTER:
             outbox.failed(member, now, f"member {member} belongs to another cluster")
@@ -473,6 +475,19 @@ class DispatchCore:
         else:
             outbox.back_off(now, who)
         self._router.note_failures(outbox.failures)
+
+    def _end_denied(self, inflight: InFlight, error: KeeperError, now: float) -> None:
+        """A frame was refused because of who sent it: its calls end, or, if there can be no session, all that need
+        one."""
+        outbox = inflight.outbox
+        calls = inflight.calls or [call for call in self._calls.values() if call.outbox is outbox]
+        for call in calls:
+            ended = type(error)(*error.args, applied=None if outbox is self._writes and call.maybe_applied else False)
+            ended.reason = error.reason
+            self._end(call, ended)
+        outbox.discard_ended()
+        if not inflight.calls:
+            outbox.back_off(now, str(error))
 
     def _find_culprit(self, inflight: InFlight, refused: Refused, now: float) -> None:
         """A member refused a batch as invalid, without effect. Halve it until the call to blame stands alone."""

@@ -31,6 +31,7 @@ from ....limits import (
     Limits,
 )
 from ....schema.frames import AskLeases, KeepLeases, Kept, LeasesKept, LeaseStatuses, Refusal, Refused, Reply
+from .failures import denial
 from .in_flight import LeaseQuestion, OutgoingFrame
 from .outbox import Outbox
 from .router import Prefer, Router
@@ -424,6 +425,9 @@ class LeaseCore:
         out.append(OutgoingFrame(question.frame_number, question.member, _encode(frame)))
 
     def _refused_question(self, question: _Question, refused: Refused, now: float) -> None:
+        if (error := denial(refused)) is not None:
+            self._answer(question, error)
+            return
         if refused.refusal is Refusal.INVALID:
             self._answer(question, InvalidArgument(f"refused: {refused.message}"))
             return

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ....errors import ClusterMismatch, CompactedError, InvalidArgument, KeeperError, Unavailable
+from ....errors import ClusterMismatch, CompactedError, InvalidArgument, KeeperError, PermissionDenied, Unavailable
 from ....limits import (
     MAX_WATCHES_PER_STREAM,
     WATCH_CREATE_BYTES,
@@ -38,6 +38,7 @@ from ....limits import (
 )
 from ....schema.frames import CreateWatch, Refusal, Refused, Reply, Watched, WatchPoll
 from ....schema.operations import KeyRange
+from .failures import denial
 from .in_flight import OutgoingFrame
 from .outbox import Outbox
 from .router import Prefer, Router
@@ -388,6 +389,9 @@ class WatchCore:
             if id in watches:
                 stream.save_position(watches[id])
         stream.lagging |= lagging
+        for id in answer.denied:
+            if id in watches:
+                self._end(watches[id], PermissionDenied("the user may not read the watched keys"), now)
         for id, compact_revision in answer.compacted:
             watch = watches.get(id)
             if watch is not None and watch.fixed:
@@ -438,6 +442,11 @@ class WatchCore:
             for watch in poll.creates:
                 watch.alone = True
             self._drop_stream(stream)
+            return
+        if (error := denial(refused)) is not None:
+            self._drop_stream(stream)
+            for watch in list(self._watches):
+                self._end(watch, error, now)
             return
         why = refused.message or refused.refusal.name.lower().replace("_", " ")
         self._abandon(stream, f"member {member}: {why}", now)

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import ray
 
-from raykeeper.actors.client.view import USER_SPACE
 from raykeeper.schema.commands import ClientWrite, ClientWrites
 from raykeeper.schema.frames import KeepLeases, Open, Opened, Read, ReadReply, Reads, Refused, Reply, Writes
+from raykeeper.schema.key_spaces import USER_SPACE
 from raykeeper.schema.operations import KeyRange, Put, Range
 
 

@@ -66,6 +66,10 @@ class Interrupted:
     def revision(self) -> int:
         return self.world.hand.state.revision
 
+    @property
+    def users(self) -> Any:
+        return self.world.hand.state.users
+
     def history(self, *arguments: Any, **options: Any) -> Any:
         state = self.world.hand.state
         meanwhile, self.world.meanwhile = self.world.meanwhile, None

@@ -20,7 +20,22 @@ from lab.store_model import FIRST, Hand, encode
 from raykeeper.limits import Limits, Settings, encode_settings
 from raykeeper.raft.messages import Configuration, Entry, EntryKind
 from raykeeper.schema.answers import Answer, ContentAsked
+from raykeeper.schema.auth_operations import (
+    Access,
+    AskUsers,
+    AuthDisable,
+    AuthEnable,
+    Permission,
+    RoleAdd,
+    RoleDelete,
+    RoleGrantPermission,
+    UserAdd,
+    UserDelete,
+    UserGrantRole,
+)
 from raykeeper.schema.commands import (
+    ByUser,
+    Caller,
     CheckpointLeases,
     ClientWrite,
     ClientWrites,
@@ -115,6 +130,20 @@ class Author:
         rng = self.rng
         keys = KeyRange(rng.choice(KEYS), rng.choice((None, None, b"d", b"")))
         lease = rng.choice((0, 0, KEEP_LEASE, 7, 8))
+        name = rng.choice(("root", "a", "b"))
+        if rng.random() < 0.15:
+            kinds_of_users: list[Any] = [
+                UserAdd(name, b"h"),
+                UserGrantRole(name, rng.choice(("root", "a"))),
+                UserDelete(name),
+                RoleAdd(name),
+                RoleDelete(name),
+                RoleGrantPermission(name, Permission(rng.choice(list(Access)), keys)),
+                AskUsers(),
+                AuthEnable(b"k" * 32),
+                AuthDisable(),
+            ]
+            return rng.choice(kinds_of_users)
         kinds: list[Any] = [
             lambda: Put(keys.key, rng.choice((b"", b"v", b"w" * 1500, None)), lease, rng.random() < 0.3),
             lambda: Put(keys.key, b"v%d" % self.sequence, rng.choice((0, 7))),
@@ -158,6 +187,10 @@ class Author:
                 lambda: RetireMember(rng.randrange(1, 8)),
                 lambda: SetAlarm(rng.randrange(1, 5), rng.choice((0, 1)), rng.random() < 0.3),  # type: ignore[arg-type]
                 lambda: HashContent(),
+                lambda: ByUser(
+                    Caller(rng.choice(("", "root")), rng.choice((0, 1 << 20)), 1e9),
+                    rng.choice((OpenSession(rng.choice(KEYS), 5.0), self.frame())),  # type: ignore[arg-type]
+                ),
             ]
         )()
 
@@ -173,12 +206,16 @@ def memory(machine: State) -> Any:
         machine.settings,
         dict(machine.members.by_id),
         dict(machine.alarms),
+        (machine.users.head, dict(machine.users.users), dict(machine.users.roles)),
         machine.clock.encoded(),
         machine.remembered_requests,
         machine._sessions.request_bytes,
         {lease.id: (lease.ttl, lease.heard, lease.until, lease.keys) for lease in machine.leases.values()},
         {
-            each.id: (each.ttl, each.nonce, each.low, each.heard, each.size, dict(each.answered), sorted(each.batches))
+            each.id: (
+                *(each.ttl, each.nonce, each.low, each.heard, each.user),
+                *(each.size, dict(each.answered), sorted(each.batches)),
+            )
             for each in machine.sessions.values()
         },
         (
