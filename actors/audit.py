@@ -1,7 +1,7 @@
 """The audit log: a line for each denied call, and for each change of users, roles, members and settings.
 
 Its logger is ``raykeeper.audit``. Each line says who, from where, what, and with which outcome. Changes are few and all
-of them are logged. Denials can be a flood, made by whoever may not do anything else: each kind is rate-limited, and the
+of them are logged. Denials can be a flood, made by those who may do nothing else: each kind is rate-limited, and the
 lines left out are counted in a later one.
 """
 

@@ -3,7 +3,7 @@
 They are operations like puts, so a client's session makes them take effect exactly once, and they take effect at one
 place in the log. Reading users and roles goes through the log too, as in etcd: it is rare.
 
-Passwords are hashed (bcrypt) by whoever takes the request, before it becomes an operation: applying must be quick, and
+Passwords are hashed (bcrypt) by the process that takes the request, before it becomes an operation: applying must be quick, and
 the same on every member.
 """
 
@@ -96,7 +96,7 @@ class AuthEnable(msgspec.Struct, frozen=True, array_like=True, tag=49, gc=False)
     """From here on every call needs a user (etcd: AuthEnable)."""
 
     key: bytes
-    """Drawn at random by whoever proposes it: tokens are signed with it. So older tokens end."""
+    """Drawn at random by the process that proposes it: tokens are signed with it. So older tokens end."""
 
 
 class AuthDisable(msgspec.Struct, frozen=True, array_like=True, tag=50, gc=False):

@@ -27,7 +27,7 @@ class Rule(enum.Enum):
     """Needed before there can be a user, or tells nothing that is kept from anyone."""
     USER = "any user"
     SESSION = "the user whose session it is"
-    PARTS = "whoever may do what it holds"
+    PARTS = "who may do what it holds"
     """A frame or a transaction: each of its parts has a rule of its own."""
     KEYS = "who has the permission on its keys"
     LEASE = "who may write all keys of the lease"

@@ -26,8 +26,7 @@ from .replica import Replica
 from .tokens import KnownTokens, make_token
 
 _NOBODYS_HASH = hash_password("")
-"""Compared with the password of a user that does not exist, so that a stranger does not learn by the time which users
-there are."""
+"""Compared with the password of a user that does not exist, so that the time does not tell which users there are."""
 
 
 class UserCheck:
