@@ -39,8 +39,8 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Reply).decode
 
 TokenSource = Callable[[Any], bytes]
-"""Gives the token of the user for whom this process administers a cluster; empty for nobody. It is given the actor of the
-member that is asked."""
+"""Gives the token of the user for whom this process administers a cluster; empty for nobody. It is given the actor of
+the member that is asked."""
 
 _sources: dict[str, TokenSource] = {}
 """By the cluster's name."""
@@ -52,8 +52,8 @@ def administer_as(cluster_name: str, source: TokenSource) -> None:
 
 
 def as_the_cluster(member: Any) -> bytes:
-    """The token of the cluster itself: of its supervisor. Any process that may call the members' actors gets one: it can
-    run code as the members' operating system user anyway.
+    """The token of the cluster itself: of its supervisor. Any process that may call the members' actors gets one: it
+    can run code as the members' operating system user anyway.
 
     Raises:
         Unavailable: the member does not answer.

@@ -3,8 +3,8 @@
 They are operations like puts, so a client's session makes them take effect exactly once, and they take effect at one
 place in the log. Reading users and roles goes through the log too, as in etcd: it is rare.
 
-Passwords are hashed (bcrypt) by the process that takes the request, before it becomes an operation: applying must be quick, and
-the same on every member.
+Passwords are hashed (bcrypt) by the process that takes the request, before it becomes an operation: applying must be
+quick, and the same on every member.
 """
 
 from __future__ import annotations
