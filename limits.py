@@ -308,8 +308,10 @@ LOG_BLANK_PAUSE_S = 0.01
 LOG_FREE_SEGMENTS = 4
 """Trimmed segments of the Raft log that are kept to be recycled."""
 STATE_WRITE_BUFFER_BYTES = 16 * 1024 * 1024
-DELETES_IN_MEMORY = 4096
-"""Deletes in one column family after which its memtable is flushed to a file, which keeps scans over them short."""
+DELETES_IN_MEMORY = 1024
+"""Deletes in one column family after which its memtable is flushed to a file, which keeps scans over them short. Locks
+and queues scan where they have just deleted: with 1,024, locking and unlocking costs a member 0.43 ms of processor
+time, flushes included, where it costs 0.65 with 4,096; a delete in bulk costs 7 us more."""
 BLOCK_CACHE_BYTES = 32 * 1024 * 1024
 COPY_BYTES = 1024 * 1024
 """Bytes that packing, hashing and unpacking a snapshot hold in memory at a time."""
