@@ -14,6 +14,7 @@ Synced content is not kept twice: a database remembers how to undo what is not s
 from __future__ import annotations
 
 import random
+import threading
 import zlib
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
@@ -572,6 +573,11 @@ class _Pairs(Iterator[tuple[bytes, bytes]]):
         table = engine._table(family)
         self._engine = engine
         self._family = family
+        with engine.lock:
+            self._begin(table, start, end, reverse)
+
+    def _begin(self, table: _Table, start: bytes, end: bytes | None, reverse: bool) -> None:
+        engine = self._engine
         self._keys = table.keys
         self._values = table.values
         low = bisect_left(table.keys, start) if start else 0
@@ -585,16 +591,17 @@ class _Pairs(Iterator[tuple[bytes, bytes]]):
             engine.readers.add(self)
 
     def __next__(self) -> tuple[bytes, bytes]:
-        if self._engine.closed:
-            raise RuntimeError("the database is closed")
-        position = self._position
-        if position == self._stop:
-            raise StopIteration
-        self._position = position + self._step
-        key = self._keys[position]
-        if self._engine.rotten:
-            self._engine.check(self._family, key)
-        return key, self._values[key]
+        with self._engine.lock:
+            if self._engine.closed:
+                raise RuntimeError("the database is closed")
+            position = self._position
+            if position == self._stop:
+                raise StopIteration
+            self._position = position + self._step
+            key = self._keys[position]
+            if self._engine.rotten:
+                self._engine.check(self._family, key)
+            return key, self._values[key]
 
     def detach(self) -> None:
         """Copy what is left, because the table is about to change."""
@@ -637,6 +644,8 @@ class SimEngine:
         self.rotten = database.rotten
         self._failed: NoSpace | None = None
         """What the last flush ended with."""
+        self.lock = threading.RLock()
+        """Unit tests have members whose readers are threads: they see the whole of a write or nothing of it, too."""
 
     def _table(self, family: str) -> _Table:
         if self.closed:
@@ -647,7 +656,8 @@ class SimEngine:
 
     def get(self, family: str, key: bytes) -> bytes | None:
         """As ``Engine.get``."""
-        value = self._table(family).values.get(key)
+        with self.lock:
+            value = self._table(family).values.get(key)
         if self._database.rotten:
             self.check(family, key)
         return value
@@ -674,7 +684,10 @@ class SimEngine:
 
     def write(self, writes: Iterable[Write]) -> None:
         """As ``Engine.write``."""
-        batch = list(writes)
+        with self.lock:
+            self._write(list(writes))
+
+    def _write(self, batch: list[Write]) -> None:
         tables = self._tables
         for family, _, _ in batch:  # an error leaves nothing applied
             self._table(family)

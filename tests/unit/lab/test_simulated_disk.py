@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -379,3 +381,33 @@ def test_a_full_disk_takes_files_no_more_and_a_database_is_as_it_was_flushed() -
         disk.open("db", FAMILIES)
     disk.room = None
     assert disk.open("db", FAMILIES).get("one", b"k") == b"old"
+
+
+def test_a_thread_sees_all_of_a_write_or_nothing() -> None:
+    """As RocksDB's readers do. Members of unit tests have readers that are threads."""
+    engine = SimDisk().open("db", ("a", "b"), create=True)
+    torn: list[object] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            newer, older = engine.get("b", b"1"), engine.get("a", b"1")
+            if int(newer or 0) > int(older or 0):
+                torn.append((newer, older))
+            values = {value for _, value in engine.iterate("a")}
+            if len(values) > 1:
+                torn.append(values)
+
+    reader = threading.Thread(target=read)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        reader.start()
+        for number in range(1, 1500):
+            value = b"%d" % number
+            engine.write([("b", b"1", value), *[("a", b"%d" % key, value) for key in range(5)]])
+    finally:
+        sys.setswitchinterval(before)
+        stop.set()
+        reader.join()
+    assert not torn
