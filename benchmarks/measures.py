@@ -123,7 +123,7 @@ FULL = Plan(
     watched_puts=(100, 1000),
     leases=(10_000, 100_000),
     sessions=2000,
-    crowd_seconds=15.0,
+    crowd_seconds=10.0,
 )
 
 
