@@ -103,7 +103,7 @@ SCALE ?= --docs
 scale: $(VENV)/.bench
 	@$(BIN)/python benchmarks/scale.py $(SCALE)
 
-# RayKeeper beside etcd, ZooKeeper and a Ray actor, written into docs/benchmarks.md: about an hour, on a machine that does
+# RayKeeper beside etcd, ZooKeeper and a Ray actor, written into docs/benchmarks.md: two hours, on a machine that does
 # nothing else. ARGS=--quick takes a few minutes, and writes nothing into the docs. Peers that are not installed are named.
 ARGS ?= --docs
 bench: $(VENV)/.bench

@@ -64,7 +64,8 @@ class Bench:
 
     def _run(self, part: Part, number: int, count: int) -> None:
         self._say(part.name, f"round {number + 1} of {count}")
-        self.notes.setdefault(part.name, part.notes)
+        if part.notes:
+            self.notes.setdefault(part.name, part.notes)
         try:
             with self._scratch() as folder, self._told(part.name):
                 self._keep(part.rows(folder, self.plan, lambda text: self._say(part.name, text)), number)
