@@ -1,175 +1,34 @@
 """The client handle for asyncio: ``await kv.aio.put("key", "value")``, with the arguments and results of ``Client``.
 
-Requests that coroutines make during one iteration of their event loop are submitted to the hub together, a lone one at
-once; and answers that arrive together wake the loop once. To cancel a coroutine is to give its call up: as at a
-timeout, a write may or may not take effect.
+How requests reach the hub and outcomes the coroutines is in :mod:`loop_bridge`. To cancel a coroutine is to give its
+call up: as at a timeout, a write may or may not take effect.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import KeeperError, RequestTimeout
-from ...limits import ASYNC_CHECK_S
 from .. import arguments as check
 from ..arguments import Key
-from ..background import background
 from .aio_timeout import on_thread, within
 from .base import Handle
-from .core.in_flight import request_size
-from .hub import Hub, Outcome, clock
+from .hub import Hub, clock
 from .leases import AsyncLease, LeaseInfo, grant_steps, lease_info_steps, leased_txn_steps, list_lease_steps
+from .loop_bridge import bridge_to
 from .results import DeleteResult, End, KeyValue, PutResult, RangeResult, TxnResult
 from .txn_parts import Condition, Op
-from .view import Call, Steps
+from .view import Steps
 from .watch import AsyncWatch, watch_spec
 
 if TYPE_CHECKING:
     from .cached import AsyncCached
 
 T = TypeVar("T")
-
-
-class _AsyncCall:
-    """One request of a coroutine, and the future that it awaits."""
-
-    __slots__ = ("_bridge", "future", "number", "outcome")
-
-    def __init__(self, bridge: _Bridge, future: asyncio.Future[Outcome]) -> None:
-        self._bridge = bridge
-        self.future = future
-        self.number = 0
-        """The hub's number of the call; 0 until it is submitted."""
-        self.outcome: Outcome | None = None
-
-    def set_outcome(self, outcome: Outcome) -> None:
-        """Called on any thread, with the hub's lock held. The first outcome counts."""
-        if self.outcome is None:
-            self.outcome = outcome
-        self._bridge.finished.append(self)
-        self._bridge.hub.flush_later(self._bridge)
-
-
-class _Bridge:
-    """Carries calls from one event loop to the hub, and their outcomes from the hub's threads back to the loop.
-
-    The loop's callbacks here serve all its coroutines. If a signal handler raises in one, even before its first
-    instruction, the loop reports the exception and keeps running (or its owner runs it again, as Jupyter does). So a
-    timer checks once a second, while calls are open, whether such a callback left anything undone.
-    """
-
-    def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
-        self.hub = hub
-        self.finished: deque[_AsyncCall] = deque()
-        self._loop = weakref.ref(loop)  # the hub keeps its bridges by loop, and must not keep dead loops alive
-        self._new: list[tuple[_AsyncCall, Call, int, float]] = []
-        """What is not submitted yet: its future, the call, its size in bytes, its timeout in seconds."""
-        self._woken = False
-        self._open = 0
-        """Number of calls that wait for their outcome."""
-        self._check_at = 0.0
-        """When the next check is due, on the loop's clock."""
-
-    async def call(self, call: Call, timeout: float) -> Outcome:
-        """Send a request to the cluster and wait for its outcome."""
-        try:
-            size = request_size(call.request, self.hub.limits)
-        except KeeperError as error:
-            return error
-        loop = asyncio.get_running_loop()
-        pending = _AsyncCall(self, loop.create_future())
-        if loop.time() >= self._check_at and not self._new:
-            self._schedule_check(loop)
-        self._open += 1
-        try:
-            if self._open == 1 and not getattr(loop, "_ready", True):  # nothing else runs in this iteration
-                pending.number = self.hub.submit(call, size, timeout, pending.set_outcome)
-            else:
-                if not self._new:
-                    loop.call_soon(self._submit_new)
-                self._new.append((pending, call, size, timeout))
-            return await pending.future
-        except KeeperError as error:
-            return error
-        except asyncio.CancelledError:
-            if pending.number:
-                self.hub.give_up(pending.number)
-            raise
-        finally:
-            self._open -= 1
-
-    def _submit_new(self) -> None:
-        """Submit the requests of this iteration of the loop, except those that were cancelled since."""
-        new, self._new = self._new, []
-        try:
-            wanted = [each for each in new if not each[0].future.done()]
-            numbers = self.hub.submit_many(
-                [(call, size, timeout, pending.set_outcome) for pending, call, size, timeout in wanted]
-            )
-            for (pending, _, _, _), number in zip(wanted, numbers, strict=True):
-                pending.number = number
-        except BaseException as error:
-            for pending, _, _, _ in new:
-                if not pending.future.done():
-                    pending.future.set_result(_submission_error(error))
-            raise
-
-    def flush(self) -> None:
-        """Have the loop deliver the outcomes. Called on any thread."""
-        if self._woken:
-            return
-        self._woken = True
-        loop = self._loop()
-        try:
-            if loop is not None:
-                loop.call_soon_threadsafe(self._deliver)
-        except RuntimeError:  # the loop is closed: free its calls on the background thread, with the user's destructors
-            gone, self.finished = self.finished, deque()
-            background.submit(gone.clear)
-
-    def _deliver(self) -> None:
-        self._woken = False
-        while self.finished:
-            pending = self.finished[0]
-            if not pending.future.done() and pending.outcome is not None:
-                pending.future.set_result(pending.outcome)
-            self.finished.popleft()
-
-    def _schedule_check(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._check_at = loop.time() + ASYNC_CHECK_S
-        loop.call_later(ASYNC_CHECK_S, self._check)
-
-    def _check(self) -> None:
-        """Do what an interrupted callback left undone."""
-        if self._new:
-            self._submit_new()
-        if self.finished:
-            self._deliver()
-        loop = self._loop()
-        if self._open and loop is not None:
-            self._schedule_check(loop)
-
-
-def _submission_error(error: BaseException) -> KeeperError:
-    """The outcome of calls whose submission was interrupted: some may have been sent."""
-    if isinstance(error, KeeperError):
-        return error
-    return RequestTimeout(f"interrupted while it was submitted: {type(error).__name__}", applied=None)
-
-
-def _bridge(hub: Hub) -> _Bridge:
-    loop = asyncio.get_running_loop()
-    bridge = hub.listeners.get(loop)
-    if not isinstance(bridge, _Bridge):
-        bridge = _Bridge(hub, loop)
-        hub.listeners[loop] = bridge
-    return bridge
 
 
 C = TypeVar("C", bound="AsyncKeyValueClient")
@@ -348,7 +207,7 @@ class AsyncKeyValueClient(Handle):
             request = next(steps)
             hub = await self._hub(left)
             left = deadline - clock()
-            bridge = _bridge(hub)
+            bridge = bridge_to(hub)
             while True:
                 outcome = await bridge.call(request, left)
                 request = steps.throw(outcome) if isinstance(outcome, KeeperError) else steps.send(outcome)

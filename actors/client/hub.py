@@ -1,7 +1,8 @@
 """One hub per process and cluster: three cores under a lock, a transport, and one timer thread.
 
 The calling thread submits its request under the lock and sends the resulting frames itself, so a lone request changes
-no thread on its way out. Replies are taken in on the transport's thread, or by a caller that waits alone. The timer
+no thread on its way out. Replies are taken in on the transport's thread, or by a caller that waits alone: a thread, or
+an event loop whose coroutines have made all the calls that are open. The timer
 thread looks at the clock for the cores, and sleeps while nothing is open. The lock guards the hand-over only; every
 decision is made in :mod:`core.dispatch_core` for requests, :mod:`core.watch_core` for watches, and
 :mod:`core.lease_core` for leases.
@@ -24,6 +25,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence, Set
 from functools import partial
+from threading import get_ident
 from typing import Protocol, TypeVar
 
 from ...errors import AuthFailed, ForkedProcess, KeeperError, ReentrantCall
@@ -39,7 +41,8 @@ from ...schema.frames import LeasesKept, LeaseStatuses
 from ...schema.operations import Operation
 from .. import finalizer_guard
 from ..background import background, collect_young
-from ..transport.client_transport import ClientTransport
+from ..transport.client_transport import ClientTransport, Reader
+from ..transport.loop_reader import LoopReader
 from ..transport.waiter import OutcomeWaiter, WakeQueue
 from .core.dispatch_core import DispatchCore
 from .core.in_flight import LeaseQuestion, OutgoingFrame, request_size
@@ -93,6 +96,14 @@ class Listener(Protocol):
         ...
 
 
+class LoopListener(Listener, Protocol):
+    """The listener of an event loop."""
+
+    def hub_closed(self) -> None:
+        """Nothing more will come. Any thread."""
+        ...
+
+
 class Hub:
     """The one client of a process and cluster, shared by all its handles.
 
@@ -127,7 +138,7 @@ class Hub:
         self.limits = settings.limits
         self.timings = settings.timings
         self.process = this_process()
-        self.listeners: weakref.WeakKeyDictionary[object, Listener] = weakref.WeakKeyDictionary()
+        self.listeners: weakref.WeakKeyDictionary[object, LoopListener] = weakref.WeakKeyDictionary()
         """By event loop, for the coroutines that call through this hub (see ``aio``)."""
         self.transport = transport
         self.idle_since = -math.inf
@@ -152,6 +163,8 @@ class Hub:
         """When the timer thread wakes by itself; -inf if it has been woken."""
         self._listeners_to_flush: list[Listener] = []
         self._to_wake = WakeQueue()
+        self._loop: LoopReader | None = None
+        """The event loop that has submitted last, unless a thread has since."""
         self._closing = False
         self._refreshing = False
         self._refresh_at = -math.inf
@@ -190,7 +203,7 @@ class Hub:
             finalizer_guard.recover()
             waiter.leave()
             if waiter.lane is not None:
-                self._recover_interrupted([])  # a reply that this thread had read may be lost
+                self.recover_interrupted()
             if number:
                 self.give_up(number)
             raise
@@ -201,7 +214,7 @@ class Hub:
         size: int,
         timeout: float,
         done: Callable[[Outcome], None],
-        waiter: OutcomeWaiter[Outcome] | None = None,
+        reader: Reader | None = None,
     ) -> int:
         """Submit a checked request; ``done`` gets its outcome, with the hub's lock held, so it must not call back.
 
@@ -214,7 +227,8 @@ class Hub:
         Args:
             size: what ``request_size`` returned for it.
             timeout: seconds.
-            waiter: this thread, if it waits for the outcome next: if it is the only one, it takes in the reply itself.
+            reader: this thread, if it waits for the outcome next, or the loop that runs on it: if no other caller has
+                an open call, it takes in the reply itself.
 
         Returns:
             The number of the call, for :meth:`give_up`.
@@ -223,12 +237,14 @@ class Hub:
             ReentrantCall: this thread was interrupted while it holds the hub's lock, and calls again.
         """
         now = clock()
+        loop = reader if isinstance(reader, LoopReader) else None
         if isinstance(call.request, LeaseQuestion):
-            return self.submit_many([(call, size, timeout, done)])[0]
+            return self.submit_many([(call, size, timeout, done)], loop)[0]
         self._check_not_held()
         listeners: list[Listener] = []
         try:
             with finalizer_guard.gc_deferred, self._lock:
+                others = self._count_calls(loop, 1)
                 number = self._dispatch_core.submit(
                     call.request,
                     now=now,
@@ -241,10 +257,12 @@ class Hub:
                 out: list[RoutedFrame] = [(self._dispatch_core, each) for each in self._dispatch_core.outgoing(now)]
                 if now + min(timeout, CLIENT_SUSPICION_S) < self._timer_at or self._router.wants_members:
                     self._set_timer((self._dispatch_core,))  # otherwise it wakes before anything new is due
-                alone = self._dispatch_core.pending == 1
+                alone = self._dispatch_core.pending == 1 if loop is None else self._loop_that_reads() is not None
                 listeners, self._listeners_to_flush = self._listeners_to_flush, listeners
-            self._send_all(out, listeners, waiter if alone else None)
-            if waiter is not None and waiter.outcome is not None:  # refused
+            if others:
+                self.transport.take_back()
+            self._send_all(out, listeners, reader if alone else None)
+            if isinstance(reader, OutcomeWaiter) and reader.outcome is not None:  # refused
                 self._to_wake.wake_next()
         except BaseException:
             self._give_up_callback(done)
@@ -252,13 +270,18 @@ class Hub:
             raise
         return number
 
-    def submit_many(self, calls: list[tuple[Call, int, float, Callable[[Outcome], None]]]) -> list[int]:
+    def submit_many(
+        self, calls: list[tuple[Call, int, float, Callable[[Outcome], None]]], loop: LoopReader | None = None
+    ) -> list[int]:
         """As :meth:`submit`, for many requests at once (call, size, timeout, done): they travel together."""
+        others = False
 
         def hand_in(now: float) -> list[int]:
             """All in one call, under the lock, so that no frame leaves before the last is in: they share as few frames
             as can be. The numbers are in the order of the calls; those of lease questions, which another core asks,
             are negative (see ``give_up``)."""
+            nonlocal others
+            others = self._count_calls(loop, sum([not isinstance(each[0].request, LeaseQuestion) for each in calls]))
             submit = self._dispatch_core.submit
             return [
                 self.lease_core.ask_status(call.request, now=now, timeout=timeout, done=done)
@@ -276,11 +299,37 @@ class Hub:
             ]
 
         try:
-            return self.run_locked(hand_in)
+            numbers = self.run_locked(hand_in)
+            if others:
+                self.transport.take_back()
         except BaseException:
             for _, _, _, done in calls:
                 self._give_up_callback(done)
             raise
+        return numbers
+
+    def _count_calls(self, loop: LoopReader | None, calls: int) -> bool:
+        """Calls are about to be submitted, those of coroutines of this loop, or of another caller. With the lock held.
+
+        Returns:
+            Whether another loop may be reading lanes. It must not any longer: it may be held up by the user's code, and
+            the new calls may have to wait until a reply to its own is taken in.
+        """
+        before, self._loop = self._loop, loop
+        if loop is not None:
+            loop.thread = get_ident()
+            if not self._dispatch_core.pending:
+                loop.open_calls = 0  # an interrupt may have left another number
+            loop.open_calls += calls
+        return before is not None and before is not loop
+
+    def _loop_that_reads(self) -> LoopReader | None:
+        """The loop that takes in the replies itself: all open calls are its coroutines', and it runs on this very
+        thread, so it is neither closed nor stopped. With the lock held."""
+        loop = self._loop
+        if loop is None or loop.open_calls != self._dispatch_core.pending or loop.thread != get_ident():
+            return None
+        return loop
 
     def _give_up_callback(self, done: Callable[[Outcome], None]) -> None:
         """Give a call up whose caller was interrupted before it learned the number."""
@@ -317,8 +366,9 @@ class Hub:
                 result = act(now)
                 out = self._outgoing(now)
                 self._set_timer(self._cores)
+                loop = self._loop_that_reads()
                 listeners, self._listeners_to_flush = self._listeners_to_flush, listeners
-            self._send_all(out, listeners)
+            self._send_all(out, listeners, loop)
             self._to_wake.wake()
         except KeeperError:
             raise
@@ -402,6 +452,12 @@ class Hub:
         self.run_locked(close)
         self._wakeups.put(None)
         self.transport.close()
+        for listener in list(self.listeners.values()):
+            listener.hub_closed()
+
+    def recover_interrupted(self) -> None:
+        """A signal handler has raised while this thread read a lane: replies may be lost."""
+        self._recover_interrupted([])
 
     def _recover_interrupted(self, listeners: list[Listener]) -> None:
         """A signal handler (Ctrl-C's, or one of the user's) has raised while this thread worked on the cores.
@@ -437,11 +493,9 @@ class Hub:
         if self._wants_members():
             self._start_refresh(clock())
 
-    def _send_all(
-        self, out: list[RoutedFrame], listeners: list[Listener], waiter: OutcomeWaiter[Outcome] | None = None
-    ) -> None:
+    def _send_all(self, out: list[RoutedFrame], listeners: list[Listener], reader: Reader | None = None) -> None:
         for core, frame in out:
-            self._send(core, frame, waiter)
+            self._send(core, frame, reader)
         for listener in listeners:
             listener.flush()
         errors = self._dispatch_core.callback_errors
@@ -454,7 +508,7 @@ class Hub:
                     error=errors.pop(),
                 )
 
-    def _send(self, core: ClientCore, outgoing: OutgoingFrame, waiter: OutcomeWaiter[Outcome] | None) -> None:
+    def _send(self, core: ClientCore, outgoing: OutgoingFrame, reader: Reader | None) -> None:
         """Give a frame to the transport. Every frame is reported back to its core once, even if sending it fails."""
         number, member, frame = outgoing
         if self.login is not None:
@@ -467,10 +521,12 @@ class Hub:
         try:
             if core is self.watch_core:
                 self.transport.poll(member, frame, done)
-            elif waiter is None:
+            elif reader is None or core is self.lease_core:
                 self.transport.send(member, frame, done)
             else:
-                waiter.lane = self.transport.send_alone(member, frame, done, waiter)
+                lane = self.transport.send_alone(member, frame, done, reader)
+                if isinstance(reader, OutcomeWaiter):
+                    reader.lane = lane
         except Exception as error:
             self._replied(core, number, error)
 
@@ -522,13 +578,14 @@ class Hub:
                     self.watch_core.learn_revision(self._dispatch_core.revision, now)
                 out = self._outgoing(now)
                 self._set_timer(self._cores if out else (core, self.watch_core))
+                loop = self._loop_that_reads()
                 listeners, self._listeners_to_flush = self._listeners_to_flush, listeners
             if core is self.watch_core:  # its events are on their way to the consumers before the next poll leaves
                 for listener in listeners:
                     listener.flush()
-                self._send_all(out, [])
+                self._send_all(out, [], loop)
             else:  # the next batch leaves before the threads are woken that would compete with it for the interpreter
-                self._send_all(out, listeners)
+                self._send_all(out, listeners, loop)
             self._to_wake.wake()
         except BaseException:
             self._recover_interrupted(listeners)

@@ -1,11 +1,12 @@
-"""One lane to a member, and the thread that reads it.
+"""One lane to a member, and who reads it.
 
 One thread of the process reads all its lanes. But to be woken by another thread costs a caller more than the rest of
-its call. So a caller's thread reads the lane itself *while the lane carries no request but its own*: it is the lane's
-*reader*, and the epoll of the lanes' thread leaves the lane alone. As soon as another request is sent on it, the lanes'
-thread reads it as well. So no reply but the reader's own ever waits for the reader, which may be held up in a signal
-handler of the user's; even that one does not wait for long, because the hub's timer thread takes the lane back
-(:meth:`ClientLane.take_back`).
+its call. So a caller's thread reads the lane itself *while the lane carries no request but its own*, and an event loop
+*while it carries none but those of its own coroutines*: it is the lane's *reader*, and the epoll of the lanes' thread
+leaves the lane alone. As soon as another request is sent on it, the lanes' thread reads it. So no reply but the
+reader's own ever waits for the reader, which may be held up in a signal handler of the user's, or in a coroutine that
+computes; even those do not wait for long, because the hub's timer thread takes the lane back
+(:meth:`ClientLane.take_back`), and so does any other caller that has a request to send.
 
 It does no harm if two threads read: the bytes are read and split into frames under the lane's lock, and each reply
 finds its request once.
@@ -21,8 +22,9 @@ from typing import Any
 from ...limits import LANE_BACKLOG_BYTES, MAX_LANE_REQUESTS
 from .. import finalizer_guard
 from ..background import background
-from .client_transport import FrameSender, ReplyReceiver
+from .client_transport import FrameSender, Reader, ReplyReceiver
 from .lane import Connection, FrameKind, LaneBroken, pack
+from .loop_reader import LoopReader
 from .waiter import LaneSleep, OutcomeWaiter
 
 _log = logging.getLogger("raykeeper.transport")
@@ -41,21 +43,23 @@ class ClientLane:
         self._by_call = by_call
         self._lock = threading.RLock()
         self._number = 0
-        self._waiting: dict[int, tuple[bytes, ReplyReceiver]] = {}
+        self._waiting: dict[int, tuple[bytes, ReplyReceiver, Reader | None]] = {}
+        """Requests without a reply: the frame, what its reply goes to, and who would read that."""
         self._ended = False
-        self._reader: OutcomeWaiter[Any] | None = None
-        """The caller that reads this lane itself: the lanes' thread does not. Its request is the only one."""
+        self._reader: Reader | None = None
+        """The caller that reads this lane itself: the lanes' thread does not. All requests on it are its own."""
         self._sleeps: list[LaneSleep] = []
         """For the next reader: the last one's."""
 
-    def send_request(self, frame: bytes, done: ReplyReceiver, waiter: OutcomeWaiter[Any] | None = None) -> bool:
+    def send_request(self, frame: bytes, done: ReplyReceiver, reader: Reader | None = None) -> bool:
         """Send a frame; False if the lane takes none now. Every frame to a member by lane goes through here.
 
         Once this returns True, ``done`` is called exactly once: the thread that takes the request out of ``_waiting``
         calls it.
 
         Args:
-            waiter: this thread, if it calls :meth:`read_for` next."""
+            reader: this thread, if it calls :meth:`read_for` next; or the loop that runs on it.
+        """
         if finalizer_guard.held_by_this_thread(self._lock):
             return False
         try:
@@ -67,12 +71,10 @@ class ClientLane:
                         or self.connection.backlog > LANE_BACKLOG_BYTES
                     ):
                         return False
-                    self._reader = None if self._waiting else waiter
-                    if self.connection.is_reading() is not (self._reader is None):
-                        self.connection.set_reading(self._reader is None)
+                    self._have_read_by(reader if self._all_wait_for(reader) else None)
                     self._number += 1
                     number = self._number
-                    self._waiting[number] = frame, done
+                    self._waiting[number] = frame, done, reader
                 if self.connection.send(pack(FrameKind.REQUEST, number, frame)):
                     return True
                 with self._lock:  # if another thread has taken it, it has failed already
@@ -89,6 +91,8 @@ class ClientLane:
         """
         try:
             with finalizer_guard.gc_deferred, self._lock:
+                if self._ended:
+                    raise LaneBroken("interrupted")
                 frames = self.connection.receive()
                 replies = [
                     (asked, kind, payload)
@@ -100,7 +104,7 @@ class ClientLane:
         except BaseException:
             self._interrupted()
             raise
-        for (frame, done), kind, payload in replies:
+        for (frame, done, _), kind, payload in replies:
             try:
                 if kind == FrameKind.BY_CALL:
                     self._by_call(self.member, frame, done)
@@ -134,27 +138,55 @@ class ClientLane:
 
     def take_back(self) -> None:
         """Have the lanes' thread read on if a caller was to read, which may be held up, and read what has arrived."""
-        if not self.connection.is_reading():
+        if not self.connection.is_reading() and not finalizer_guard.held_by_this_thread(self._lock):
             self._watch()
             with contextlib.suppress(LaneBroken):  # the lanes' thread sees that, too
                 self.take_in()
 
+    def read_in_loop(self) -> None:
+        """See ``LoopReadLane``. If the lane has ended, the lanes' thread is to see that, too."""
+        try:
+            self.take_in()
+        except LaneBroken:
+            self._watch()
+
     def _watch(self) -> None:
         with finalizer_guard.gc_deferred, self._lock:
+            self._have_read_by(None)
+
+    def _all_wait_for(self, reader: Reader | None) -> bool:
+        """With the lock held: whether no request on this lane is another's."""
+        if not self._waiting:
+            return True
+        if not isinstance(reader, LoopReader):
+            return False  # a thread has one request
+        return reader is self._reader or all(asked is reader for _, _, asked in self._waiting.values())
+
+    def _have_read_by(self, reader: Reader | None) -> None:
+        """With the lock held: have this lane read by a caller, or by the lanes' thread."""
+        before = self._reader
+        if reader is not before:
             self._reader = None
-            self.connection.set_reading(True)
+            if isinstance(before, LoopReader):
+                before.remove(self.connection.fd)
+            if isinstance(reader, LoopReader) and not reader.add(self.connection.fd, self):
+                reader = None
+        if self.connection.is_reading() is not (reader is None):
+            self.connection.set_reading(reader is None)
+        self._reader = reader
 
     def _interrupted(self) -> None:
         """A signal handler has raised in between: bytes may be lost, and what follows them makes no sense. The lane
         ends, and what waits on it is sent again."""
+        self._ended = True
         self.connection.shut_down(abruptly=True)
 
     def end_all(self) -> list[ReplyReceiver]:
         """Refuse further requests; returns the callbacks of those without a reply."""
         with finalizer_guard.gc_deferred, self._lock:
             self._ended = True
-            self._reader = None
+            self._have_read_by(None)
             self._sleeps.clear()
-            left = [done for _, done in self._waiting.values()]
+            left = [done for _, done, _ in self._waiting.values()]
             self._waiting.clear()
             return left

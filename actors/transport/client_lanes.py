@@ -2,8 +2,8 @@
 
 A lane to a member is opened with the second request to it, on a thread of its own; until it is open, and whenever there
 is none, frames go by actor calls. Each thread writes its own frames, without blocking; one thread of the process reads
-all lanes, except while a caller that waits alone reads one itself (:mod:`client_lane`). When a lane ends, the requests
-in flight on it fail at once, and the hub sends them again.
+all lanes, except while a thread or an event loop that waits alone reads one itself (:mod:`client_lane`). When a lane
+ends, the requests in flight on it fail at once, and the hub sends them again.
 
 A forked child closes the sockets that it inherited, without touching its parent's connections: it has hubs and lanes of
 its own.
@@ -19,7 +19,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Protocol
 
 from ...limits import (
     LANE_LINGER_S,
@@ -35,9 +35,9 @@ from .. import finalizer_guard
 from ..background import background, collect_young
 from ..naming import member_name
 from .client_lane import ClientLane
-from .client_transport import FrameTransport, ReplyReceiver
+from .client_transport import FrameTransport, Reader, ReplyReceiver
 from .lane import Connection, LaneBroken, LaneOffer, LaneUnreachable, NoRoom, open_lane
-from .waiter import LaneReader, OutcomeWaiter
+from .waiter import LaneReader
 
 _log = logging.getLogger("raykeeper.transport")
 _random = random.SystemRandom()
@@ -111,11 +111,9 @@ class LaneTransport:
         if self._by_lane(member, frame, done) is None:
             self._calls.send(member, frame, done)
 
-    def send_alone(
-        self, member: int, frame: bytes, done: ReplyReceiver, waiter: OutcomeWaiter[Any]
-    ) -> LaneReader | None:
+    def send_alone(self, member: int, frame: bytes, done: ReplyReceiver, reader: Reader) -> LaneReader | None:
         """See ``ClientTransport``."""
-        lane = self._by_lane(member, frame, done, waiter)
+        lane = self._by_lane(member, frame, done, reader)
         if lane is None:
             self._calls.send(member, frame, done)
         return lane
@@ -131,13 +129,13 @@ class LaneTransport:
             lane.take_back()
 
     def _by_lane(
-        self, member: int, frame: bytes, done: ReplyReceiver, waiter: OutcomeWaiter[Any] | None = None
+        self, member: int, frame: bytes, done: ReplyReceiver, reader: Reader | None = None
     ) -> ClientLane | None:
         """Send by lane, and return it; ``None`` if there is none, or not for this frame. The second request to a member
         opens one: a process that only asks once should not pay for it."""
         route = self._routes.get(member)
         if route is not None and (lane := route.lane) is not None:
-            sent = len(frame) <= MAX_LANE_FRAME_BYTES and lane.send_request(frame, done, waiter)
+            sent = len(frame) <= MAX_LANE_FRAME_BYTES and lane.send_request(frame, done, reader)
             return lane if sent else None
         with finalizer_guard.gc_deferred, self._lock:
             route = self._routes.setdefault(member, _MemberRoute())

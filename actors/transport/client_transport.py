@@ -6,10 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from .loop_reader import LoopReader
 from .waiter import LaneReader, OutcomeWaiter
 
 ReplyReceiver = Callable[[bytes | Exception], None]
 """Is called once, on any thread, with the reply or with the reason for having none."""
+
+Reader = OutcomeWaiter[Any] | LoopReader
+"""Who can take in a reply itself: a thread that waits for it, or the event loop whose coroutines do."""
 
 FrameSender = Callable[[int, bytes, ReplyReceiver], None]
 """Sends a frame to a member; its reply goes to the receiver."""
@@ -53,21 +57,20 @@ class FrameTransport(Protocol):
 
 
 class ClientTransport(FrameTransport, Protocol):
-    """... with replies that a waiting thread may take in itself."""
+    """... with replies that those who wait for them may take in themselves."""
 
-    def send_alone(
-        self, member: int, frame: bytes, done: ReplyReceiver, waiter: OutcomeWaiter[Any]
-    ) -> LaneReader | None:
-        """As ``send``, for a thread that waits for this reply and nothing else.
+    def send_alone(self, member: int, frame: bytes, done: ReplyReceiver, reader: Reader) -> LaneReader | None:
+        """As ``send``, on a reader's own thread, while no other caller waits for anything.
 
         Returns:
-            What it reads to take in the reply itself (``OutcomeWaiter.lane``); ``None`` if the reply comes on another
-            thread.
+            What a thread reads to take in the reply itself (``OutcomeWaiter.lane``), and what the loop will read;
+            ``None`` if the reply comes on another thread.
         """
         ...
 
     def take_back(self) -> None:
-        """Take in the replies that have arrived for threads that were to take them in themselves. Never blocks."""
+        """Take in the replies that have arrived for those who were to take them in themselves; later ones are taken in
+        on a thread of the transport's. Never blocks."""
         ...
 
 
@@ -75,7 +78,7 @@ class OnOwnThreads:
     """Makes a ``ClientTransport`` of a ``FrameTransport`` whose replies come on threads of its own, all of them."""
 
     def send_alone(
-        self: FrameTransport, member: int, frame: bytes, done: ReplyReceiver, waiter: OutcomeWaiter[Any]
+        self: FrameTransport, member: int, frame: bytes, done: ReplyReceiver, reader: Reader
     ) -> LaneReader | None:
         """See ``ClientTransport``."""
         self.send(member, frame, done)

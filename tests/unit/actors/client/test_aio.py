@@ -76,7 +76,9 @@ def test_a_thousand_coroutines_share_frames_and_wake_ups(
 def test_a_lone_call_waits_for_no_other(kv: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     together: list[int] = []
     submit_many = Hub.submit_many
-    monkeypatch.setattr(Hub, "submit_many", lambda hub, calls: together.append(len(calls)) or submit_many(hub, calls))
+    monkeypatch.setattr(
+        Hub, "submit_many", lambda hub, calls, *loop: together.append(len(calls)) or submit_many(hub, calls, *loop)
+    )
 
     async def main() -> None:
         await kv.aio.put("k", "v")

@@ -6,99 +6,20 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from types import SimpleNamespace
 
 import msgspec
 import pytest
 
+from lab.lane_asker import Asker, PlayedCalls
 from lab.lanes import LaneHost, open_descriptors, until
 from raykeeper.actors.transport import client_lanes, lane_server
 from raykeeper.actors.transport.client_lanes import LaneTransport
-from raykeeper.actors.transport.lane import (
-    LaneBroken,
-    LaneOffer,
-)
+from raykeeper.actors.transport.lane import LaneBroken, LaneOffer
 from raykeeper.actors.transport.waiter import OutcomeWaiter, WakeQueue
 from raykeeper.limits import LANE_UNREACHABLE_PAUSE_S
-
-
-class PlayedCalls:
-    """Stands where actor calls would."""
-
-    node = "here"
-
-    def __init__(self, lane_host: LaneHost | None) -> None:
-        self.lane_host = lane_host
-        self.frames: list[bytes] = []
-        self.offers = 0
-        self.closed = 0
-
-    def members(self) -> dict[int, str]:
-        return {1: "m1"}
-
-    def refresh(self) -> None:
-        pass
-
-    def valid(self) -> bool:
-        return True
-
-    def send(self, member: int, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
-        self.frames.append(frame)
-        done(b"by call " + frame)
-
-    poll = send
-
-    def ask_for_lane(self, member: int) -> Future[LaneOffer | None]:
-        self.offers += 1
-        future: Future[LaneOffer | None] = Future()
-        future.set_result(None if self.lane_host is None else self.lane_host.lanes.offer_lane(""))
-        return future
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-Outcome = tuple[int, bytes | Exception]
-"""The thread that took the reply in, and the reply."""
-
-
-class Asker:
-    """A hub, as far as its transport sees it."""
-
-    def __init__(self, lane_host: LaneHost | None) -> None:
-        self.calls = PlayedCalls(lane_host)
-        self.transport = LaneTransport(self.calls)
-        self.replies: dict[bytes, bytes | Exception] = {}
-
-    def send(self, frame: bytes) -> None:
-        self.transport.send(1, frame, lambda reply: self.replies.update({frame: reply}))
-
-    def ask(self, frame: bytes) -> bytes | Exception:
-        self.send(frame)
-        until(lambda: frame in self.replies)
-        return self.replies.pop(frame)
-
-    def send_alone(self, frame: bytes) -> OutcomeWaiter[Outcome]:
-        """As a caller that waits for this reply next, and for nothing else."""
-        queue = WakeQueue()
-        waiter: OutcomeWaiter[Outcome] = OutcomeWaiter(queue)
-
-        def done(reply: bytes | Exception) -> None:
-            waiter.set_outcome((threading.get_ident(), reply))
-            queue.wake_next()
-
-        waiter.lane = self.transport.send_alone(1, frame, done, waiter)
-        return waiter
-
-    def thread(self) -> int | None:
-        """The one that reads all lanes."""
-        (found,) = [each.ident for each in threading.enumerate() if each.name == "raykeeper-lanes"]
-        return found
-
-    def open(self) -> None:
-        until(lambda: not str(self.ask(b"x")).startswith("b'by call"), "a lane is opened")
 
 
 @pytest.fixture

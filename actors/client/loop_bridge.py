@@ -1,0 +1,178 @@
+"""Between an event loop and the hub: how the calls of coroutines are submitted, and how their outcomes come back.
+
+Requests that coroutines make during one iteration of their loop are submitted together, a lone one at once, on the
+loop's own thread. While all calls that are open are those of one loop, it reads the replies itself, too
+(:mod:`loop_reader`), so no call changes threads; otherwise another thread reads them, and wakes the loop once for all
+that arrived together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections import deque
+
+from ...errors import KeeperError, RequestTimeout
+from ...limits import ASYNC_CHECK_S
+from ..background import background
+from ..transport.loop_reader import LoopReader
+from .core.in_flight import LeaseQuestion, request_size
+from .hub import Hub, Outcome
+from .view import Call
+
+
+class AsyncCall:
+    """One request of a coroutine, and the future that it awaits."""
+
+    __slots__ = ("_bridge", "_counted", "future", "number", "outcome")
+
+    def __init__(self, bridge: LoopBridge, call: Call, future: asyncio.Future[Outcome]) -> None:
+        self._bridge = bridge
+        self._counted = not isinstance(call.request, LeaseQuestion)  # as the hub counts
+        self.future = future
+        self.number = 0
+        """The hub's number of the call; 0 until it is submitted."""
+        self.outcome: Outcome | None = None
+
+    def set_outcome(self, outcome: Outcome) -> None:
+        """Called on any thread, with the hub's lock held. The first outcome counts."""
+        bridge = self._bridge
+        if self.outcome is None:
+            self.outcome = outcome
+            if self._counted and bridge.reader is not None:
+                bridge.reader.open_calls -= 1
+        bridge.finished.append(self)
+        bridge.hub.flush_later(bridge)
+
+
+class LoopBridge:
+    """Carries calls from one event loop to the hub, and their outcomes back to the loop.
+
+    The loop's callbacks here serve all its coroutines. If a signal handler raises in one, even before its first
+    instruction, the loop reports the exception and keeps running (or its owner runs it again, as Jupyter does). So a
+    timer checks once a second, while calls are open, whether such a callback left anything undone.
+    """
+
+    def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
+        self.hub = hub
+        self.reader: LoopReader | None = None
+        """Reads lanes in the loop; ``None`` if this loop cannot."""
+        with contextlib.suppress(NotImplementedError, OSError):
+            self.reader = LoopReader(loop, hub.recover_interrupted)
+        self.finished: deque[AsyncCall] = deque()
+        self._loop = weakref.ref(loop)  # the hub keeps its bridges by loop, and must not keep dead loops alive
+        self._new: list[tuple[AsyncCall, Call, int, float]] = []
+        """What is not submitted yet: its future, the call, its size in bytes, its timeout in seconds."""
+        self._woken = False
+        self._open = 0
+        """Number of calls that wait for their outcome."""
+        self._check_at = 0.0
+        """When the next check is due, on the loop's clock."""
+
+    async def call(self, call: Call, timeout: float) -> Outcome:
+        """Send a request to the cluster and wait for its outcome."""
+        try:
+            size = request_size(call.request, self.hub.limits)
+        except KeeperError as error:
+            return error
+        loop = asyncio.get_running_loop()
+        pending = AsyncCall(self, call, loop.create_future())
+        if loop.time() >= self._check_at and not self._new:
+            self._schedule_check(loop)
+        self._open += 1
+        try:
+            if self._open == 1 and not getattr(loop, "_ready", True):  # nothing else runs in this iteration
+                pending.number = self.hub.submit(call, size, timeout, pending.set_outcome, self.reader)
+            else:
+                if not self._new:
+                    loop.call_soon(self._submit_new)
+                self._new.append((pending, call, size, timeout))
+            return await pending.future
+        except KeeperError as error:
+            return error
+        except asyncio.CancelledError:
+            if pending.number:
+                self.hub.give_up(pending.number)
+            raise
+        finally:
+            self._open -= 1
+
+    def _submit_new(self) -> None:
+        """Submit the requests of this iteration of the loop, except those that were cancelled since."""
+        new, self._new = self._new, []
+        try:
+            wanted = [each for each in new if not each[0].future.done()]
+            numbers = self.hub.submit_many(
+                [(call, size, timeout, pending.set_outcome) for pending, call, size, timeout in wanted], self.reader
+            )
+            for (pending, _, _, _), number in zip(wanted, numbers, strict=True):
+                pending.number = number
+        except BaseException as error:
+            for pending, _, _, _ in new:
+                if not pending.future.done():
+                    pending.future.set_result(_submission_error(error))
+            raise
+
+    def flush(self) -> None:
+        """Deliver the outcomes if the loop itself has read them, or have it deliver them. Called on any thread."""
+        if self.reader is not None and self.reader.reads_now():
+            self._deliver_here()
+            return
+        if self._woken:
+            return
+        self._woken = True
+        loop = self._loop()
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:  # the loop is closed: free its calls on the background thread, with the user's destructors
+            gone, self.finished = self.finished, deque()
+            background.submit(gone.clear)
+
+    def _deliver(self) -> None:
+        self._woken = False
+        self._deliver_here()
+
+    def hub_closed(self) -> None:
+        """Stop reading. Called on any thread."""
+        if self.reader is not None:
+            self.reader.close()
+
+    def _deliver_here(self) -> None:
+        while self.finished:
+            pending = self.finished[0]
+            if not pending.future.done() and pending.outcome is not None:
+                pending.future.set_result(pending.outcome)
+            self.finished.popleft()
+
+    def _schedule_check(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._check_at = loop.time() + ASYNC_CHECK_S
+        loop.call_later(ASYNC_CHECK_S, self._check)
+
+    def _check(self) -> None:
+        """Do what an interrupted callback left undone."""
+        if self._new:
+            self._submit_new()
+        if self.finished:
+            self._deliver()
+        loop = self._loop()
+        if self._open and loop is not None:
+            self._schedule_check(loop)
+
+
+def _submission_error(error: BaseException) -> KeeperError:
+    """The outcome of calls whose submission was interrupted: some may have been sent."""
+    if isinstance(error, KeeperError):
+        return error
+    return RequestTimeout(f"interrupted while it was submitted: {type(error).__name__}", applied=None)
+
+
+def bridge_to(hub: Hub) -> LoopBridge:
+    """The bridge between the running loop and a hub."""
+    loop = asyncio.get_running_loop()
+    bridge = hub.listeners.get(loop)
+    if not isinstance(bridge, LoopBridge):
+        bridge = LoopBridge(hub, loop)
+        hub.listeners[loop] = bridge
+    return bridge
