@@ -1,4 +1,4 @@
-"""A hub as far as its transport sees it: sends frames by real lanes, and notes the replies and the threads they came on."""
+"""A hub as far as its transport sees it: sends frames by real lanes, notes the replies and the threads they came on."""
 
 from __future__ import annotations
 
