@@ -25,7 +25,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence, Set
 from functools import partial
-from threading import get_ident
 from typing import Protocol, TypeVar
 
 from ...errors import AuthFailed, ForkedProcess, KeeperError, ReentrantCall
@@ -165,6 +164,10 @@ class Hub:
         self._to_wake = WakeQueue()
         self._loop: LoopReader | None = None
         """The event loop that has submitted last, unless a thread has since."""
+        self._watching: tuple[LoopReader | None, bool] = None, True
+        """Whom the transport was told that polls are for: the loop that has all watches; and whether there are none."""
+        self._must_take_back = False
+        """A loop may be reading what is for others, too."""
         self._closing = False
         self._refreshing = False
         self._refresh_at = -math.inf
@@ -244,7 +247,7 @@ class Hub:
         listeners: list[Listener] = []
         try:
             with finalizer_guard.gc_deferred, self._lock:
-                others = self._count_calls(loop, 1)
+                self._count_calls(loop, 1)
                 number = self._dispatch_core.submit(
                     call.request,
                     now=now,
@@ -259,8 +262,6 @@ class Hub:
                     self._set_timer((self._dispatch_core,))  # otherwise it wakes before anything new is due
                 alone = self._dispatch_core.pending == 1 if loop is None else self._loop_that_reads() is not None
                 listeners, self._listeners_to_flush = self._listeners_to_flush, listeners
-            if others:
-                self.transport.take_back()
             self._send_all(out, listeners, reader if alone else None)
             if isinstance(reader, OutcomeWaiter) and reader.outcome is not None:  # refused
                 self._to_wake.wake_next()
@@ -274,14 +275,12 @@ class Hub:
         self, calls: list[tuple[Call, int, float, Callable[[Outcome], None]]], loop: LoopReader | None = None
     ) -> list[int]:
         """As :meth:`submit`, for many requests at once (call, size, timeout, done): they travel together."""
-        others = False
 
         def hand_in(now: float) -> list[int]:
             """All in one call, under the lock, so that no frame leaves before the last is in: they share as few frames
             as can be. The numbers are in the order of the calls; those of lease questions, which another core asks,
             are negative (see ``give_up``)."""
-            nonlocal others
-            others = self._count_calls(loop, sum([not isinstance(each[0].request, LeaseQuestion) for each in calls]))
+            self._count_calls(loop, sum([not isinstance(each[0].request, LeaseQuestion) for each in calls]))
             submit = self._dispatch_core.submit
             return [
                 self.lease_core.ask_status(call.request, now=now, timeout=timeout, done=done)
@@ -299,37 +298,41 @@ class Hub:
             ]
 
         try:
-            numbers = self.run_locked(hand_in)
-            if others:
-                self.transport.take_back()
+            return self.run_locked(hand_in)
         except BaseException:
             for _, _, _, done in calls:
                 self._give_up_callback(done)
             raise
-        return numbers
 
-    def _count_calls(self, loop: LoopReader | None, calls: int) -> bool:
+    def _count_calls(self, loop: LoopReader | None, calls: int) -> None:
         """Calls are about to be submitted, those of coroutines of this loop, or of another caller. With the lock held.
 
-        Returns:
-            Whether another loop may be reading lanes. It must not any longer: it may be held up by the user's code, and
-            the new calls may have to wait until a reply to its own is taken in.
+        Another loop that reads lanes must not go on: it may be held up by the user's code, and the new calls may have
+        to wait until a reply to its own is taken in.
         """
-        before, self._loop = self._loop, loop
+        if self._loop is not loop:
+            self._must_take_back |= self._loop is not None
+            self._loop = loop
         if loop is not None:
-            loop.thread = get_ident()
             if not self._dispatch_core.pending:
                 loop.open_calls = 0  # an interrupt may have left another number
             loop.open_calls += calls
-        return before is not None and before is not loop
 
     def _loop_that_reads(self) -> LoopReader | None:
-        """The loop that takes in the replies itself: all open calls are its coroutines', and it runs on this very
-        thread, so it is neither closed nor stopped. With the lock held."""
+        """The loop that may take in the replies itself: all open calls are its coroutines'. With the lock held."""
         loop = self._loop
-        if loop is None or loop.open_calls != self._dispatch_core.pending or loop.thread != get_ident():
-            return None
-        return loop
+        return loop if loop is not None and loop.open_calls == self._dispatch_core.pending else None
+
+    def _note_watchers(self) -> None:
+        """Tell the transport whom the replies to polls are for, if that has changed. With the lock held."""
+        loops = self.watch_core.loops
+        only = next(iter(loops)) if len(loops) == 1 else None
+        watching = only if isinstance(only, LoopReader) else None, not loops
+        if watching != self._watching:
+            # No matter who could do so before, none but the loop that has all watches may go on reading.
+            self._must_take_back |= bool(loops) and self._loop_that_reads() is not only
+            self._watching = watching
+            self.transport.set_poll_audience(watching[0], empty=watching[1])
 
     def _give_up_callback(self, done: Callable[[Outcome], None]) -> None:
         """Give a call up whose caller was interrupted before it learned the number."""
@@ -478,6 +481,7 @@ class Hub:
 
     def _outgoing(self, now: float) -> list[RoutedFrame]:
         """The frames to send now. With the lock held."""
+        self._note_watchers()
         return [(core, each) for core in self._cores for each in core.outgoing(now)]
 
     def _next_wakeup(self) -> float:
@@ -494,6 +498,9 @@ class Hub:
             self._start_refresh(clock())
 
     def _send_all(self, out: list[RoutedFrame], listeners: list[Listener], reader: Reader | None = None) -> None:
+        if self._must_take_back:
+            self._must_take_back = False
+            self.transport.take_back()
         for core, frame in out:
             self._send(core, frame, reader)
         for listener in listeners:
@@ -610,7 +617,7 @@ class Hub:
             closes_at = self._closes_at(now)
             if closes_at == 0.0:
                 break
-            self.transport.take_back()
+            self.transport.take_back(if_overdue=not self._soon)
             with self._lock:
                 while self._soon:
                     self._soon.popleft()(now)

@@ -30,9 +30,11 @@ from ...schema.operations import KeyRange, Range
 from ...schema.validation import check_range
 from .. import arguments as check
 from ..finalizer_guard import LockFreeEvent
+from ..transport.loop_reader import LoopReader
 from .core.subscription import NewsSignal, Phase, Subscription
 from .hub import Hub, clock
 from .hub_pool import HubShare
+from .loop_bridge import bridge_to
 from .results import KeyValue
 from .view import View
 
@@ -97,9 +99,12 @@ class EventBuffer:
         share: in the hub, which stays open as long as its watches exist.
         view: the keys that the handle sees, and how values are decoded.
         signal: is woken when there may be something to take.
+        loop: reads lanes in the event loop whose coroutines take it; ``None`` if a thread takes it.
     """
 
-    def __init__(self, share: HubShare, view: View, wanted: WatchSpec, signal: NewsSignal) -> None:
+    def __init__(
+        self, share: HubShare, view: View, wanted: WatchSpec, signal: NewsSignal, loop: LoopReader | None = None
+    ) -> None:
         self._share = share
         self._view = view
         self._taken: deque[WatchEvent] = deque()
@@ -117,6 +122,7 @@ class EventBuffer:
                 puts=wanted.puts,
                 deletes=wanted.deletes,
                 signal=signal,
+                loop=loop,
             )
         )
         self._at_collection = weakref.finalize(self, _drop, hub, self._subscription)
@@ -364,9 +370,13 @@ class _LoopEvent:
 
     The coroutine awaits a bare future, so it runs in the loop's next iteration after the event is set.
     ``asyncio.Event`` and a timeout around it would take three iterations, each with a system call.
+
+    Args:
+        reader: reads lanes in this loop; ``None`` if it cannot.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reader: LoopReader | None) -> None:
+        self.reader = reader
         self._loop = asyncio.get_running_loop()
         self._is_set = False
         self._waiting: list[asyncio.Future[bool]] = []
@@ -394,7 +404,9 @@ class _LoopEvent:
             self._waiting.remove(future)
 
     def flush(self) -> None:
-        if not self._scheduled:
+        if self.reader is not None and self.reader.reads_now():
+            self._set()
+        elif not self._scheduled:
             self._scheduled = True
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._set)
@@ -436,8 +448,9 @@ class AsyncWatch(EventBuffer):
     """As :class:`Watch`, for the event loop that made it: ``async for event in await kv.aio.watch("k")``."""
 
     def __init__(self, share: HubShare, view: View, wanted: WatchSpec) -> None:
-        self._wakeup = _LoopEvent()
-        super().__init__(share, view, wanted, _LoopSignal(share.hub, self._wakeup))
+        reader = bridge_to(share.hub).reader
+        self._wakeup = _LoopEvent(reader)
+        super().__init__(share, view, wanted, _LoopSignal(share.hub, self._wakeup), reader)
 
     async def begin(self, timeout: float) -> None:
         """Wait until the start is fixed; ``AsyncClient.watch`` has done so.

@@ -28,6 +28,7 @@ from ...schema.frames import WatchEvent
 from ...schema.operations import KeyRange
 from ..client.core.subscription import Delivery, Phase, Subscription
 from ..client.hub import Hub
+from ..client.loop_bridge import bridge_to
 from .etcd_backend import EtcdBackend, StreamContext
 from .etcd_errors import NO_LEADER
 from .etcdpb.kv_pb2 import Event, KeyValue
@@ -102,6 +103,7 @@ class _ServedWatches:
         self._translate = translate
         self._stream = stream
         self._loop = asyncio.get_running_loop()
+        self._reader = bridge_to(self._hub).reader
         self._watches: dict[int, _ServedWatch] = {}
         self._next_id = 0
         self._pending: deque[_Pending] = deque()
@@ -128,7 +130,9 @@ class _ServedWatches:
 
     def flush(self) -> None:
         """The hub's lock is released."""
-        if not self._loop.is_closed():
+        if self._reader is not None and self._reader.reads_now():
+            self._wake.set()
+        elif not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._wake.set)
 
     # -- the stream ---------------------------------------------------------------------------------------------------
@@ -226,6 +230,7 @@ class _ServedWatches:
                 puts=WatchCreateRequest.NOPUT not in filters,
                 deletes=WatchCreateRequest.NODELETE not in filters,
                 signal=watch,
+                loop=self._reader,
             )
         )
 
@@ -276,7 +281,9 @@ class _ServedWatches:
         signal = _BegunSignal(self._hub, self._loop, begun)
         keys, core = KeyRange(self._backend.space), self._hub.watch_core
         probe = self._hub.run_locked(
-            lambda now: core.create(keys, start_revision=0, prev=False, puts=False, deletes=False, signal=signal)
+            lambda now: core.create(
+                keys, start_revision=0, prev=False, puts=False, deletes=False, signal=signal, loop=self._reader
+            )
         )
         try:
             while not probe.fixed and probe.phase is not Phase.OVER:

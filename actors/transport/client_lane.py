@@ -6,7 +6,8 @@ its call. So a caller's thread reads the lane itself *while the lane carries no 
 leaves the lane alone. As soon as another request is sent on it, the lanes' thread reads it. So no reply but the
 reader's own ever waits for the reader, which may be held up in a signal handler of the user's, or in a coroutine that
 computes; even those do not wait for long, because the hub's timer thread takes the lane back
-(:meth:`ClientLane.take_back`), and so does any other caller that has a request to send.
+(:meth:`ClientLane.take_back`), and so does any other caller that has a request to send. Polls of watches count as the
+requests of whoever has all the watches (:class:`loop_reader.PollAudience`).
 
 It does no harm if two threads read: the bytes are read and split into frames under the lane's lock, and each reply
 finds its request once.
@@ -24,7 +25,7 @@ from .. import finalizer_guard
 from ..background import background
 from .client_transport import FrameSender, Reader, ReplyReceiver
 from .lane import Connection, FrameKind, LaneBroken, pack
-from .loop_reader import LoopReader
+from .loop_reader import LoopReader, PollAudience
 from .waiter import LaneSleep, OutcomeWaiter
 
 _log = logging.getLogger("raykeeper.transport")
@@ -35,30 +36,33 @@ class ClientLane:
 
     Args:
         by_call: sends a frame by actor call, if its reply is too large for a lane.
+        polls: whom the replies to polls of watches are for.
     """
 
-    def __init__(self, member: int, connection: Connection, by_call: FrameSender) -> None:
+    def __init__(self, member: int, connection: Connection, by_call: FrameSender, polls: PollAudience) -> None:
         self.member = member
         self.connection = connection
         self._by_call = by_call
+        self._polls = polls
         self._lock = threading.RLock()
         self._number = 0
-        self._waiting: dict[int, tuple[bytes, ReplyReceiver, Reader | None]] = {}
-        """Requests without a reply: the frame, what its reply goes to, and who would read that."""
+        self._waiting: dict[int, tuple[bytes, ReplyReceiver, Reader | PollAudience | None]] = {}
+        """Requests without a reply: the frame, what its reply goes to, and whom it is for, if that is known."""
         self._ended = False
         self._reader: Reader | None = None
-        """The caller that reads this lane itself: the lanes' thread does not. All requests on it are its own."""
+        """The caller that reads this lane itself: the lanes' thread does not. No reply on it is for another."""
         self._sleeps: list[LaneSleep] = []
         """For the next reader: the last one's."""
 
-    def send_request(self, frame: bytes, done: ReplyReceiver, reader: Reader | None = None) -> bool:
+    def send_request(self, frame: bytes, done: ReplyReceiver, asker: Reader | PollAudience | None = None) -> bool:
         """Send a frame; False if the lane takes none now. Every frame to a member by lane goes through here.
 
         Once this returns True, ``done`` is called exactly once: the thread that takes the request out of ``_waiting``
         calls it.
 
         Args:
-            reader: this thread, if it calls :meth:`read_for` next; or the loop that runs on it.
+            asker: whom the reply is for: this thread, if it calls :meth:`read_for` next; or a loop. ``None`` if the
+                lanes' thread is to read it.
         """
         if finalizer_guard.held_by_this_thread(self._lock):
             return False
@@ -71,10 +75,11 @@ class ClientLane:
                         or self.connection.backlog > LANE_BACKLOG_BYTES
                     ):
                         return False
-                    self._have_read_by(reader if self._all_wait_for(reader) else None)
+                    reader = asker.loop if isinstance(asker, PollAudience) else asker
+                    self._have_read_by(reader if self._waits_alone(reader) else None)
                     self._number += 1
                     number = self._number
-                    self._waiting[number] = frame, done, reader
+                    self._waiting[number] = frame, done, asker
                 if self.connection.send(pack(FrameKind.REQUEST, number, frame)):
                     return True
                 with self._lock:  # if another thread has taken it, it has failed already
@@ -83,8 +88,8 @@ class ClientLane:
             self._interrupted()
             raise
 
-    def take_in(self) -> None:
-        """Read what has arrived, and hand each reply over. Any thread.
+    def take_in(self) -> bool:
+        """Read what has arrived, and hand each reply over; whether there was one. Any thread.
 
         Raises:
             LaneBroken: the lane has ended.
@@ -113,6 +118,7 @@ class ClientLane:
             except Exception as error:  # the other replies must still be delivered
                 message = "a reply from member %d could not be handled"
                 background.log(_log, logging.ERROR, message, self.member, error=error)
+        return bool(replies)
 
     def read_for(self, waiter: OutcomeWaiter[Any]) -> None:
         """See ``LaneReader``. When this thread stops without its outcome, the lanes' thread reads on."""
@@ -136,12 +142,24 @@ class ClientLane:
         if waiter.outcome is None:
             self._watch()
 
-    def take_back(self) -> None:
-        """Have the lanes' thread read on if a caller was to read, which may be held up, and read what has arrived."""
-        if not self.connection.is_reading() and not finalizer_guard.held_by_this_thread(self._lock):
+    def take_back(self, *, if_overdue: bool = False) -> None:
+        """Have the lanes' thread read on if a caller was to read, which may be held up, and read what has arrived.
+
+        Args:
+            if_overdue: leave the lane to a loop that has no reply to read at the moment.
+        """
+        if self.connection.is_reading() or finalizer_guard.held_by_this_thread(self._lock):
+            return
+        reader = self._reader
+        if not (if_overdue and isinstance(reader, LoopReader) and reader.runs()):
             self._watch()
             with contextlib.suppress(LaneBroken):  # the lanes' thread sees that, too
                 self.take_in()
+            return
+        with contextlib.suppress(LaneBroken):
+            if not self.take_in():
+                return
+        self._watch()
 
     def read_in_loop(self) -> None:
         """See ``LoopReadLane``. If the lane has ended, the lanes' thread is to see that, too."""
@@ -154,13 +172,12 @@ class ClientLane:
         with finalizer_guard.gc_deferred, self._lock:
             self._have_read_by(None)
 
-    def _all_wait_for(self, reader: Reader | None) -> bool:
-        """With the lock held: whether no request on this lane is another's."""
-        if not self._waiting:
-            return True
-        if not isinstance(reader, LoopReader):
-            return False  # a thread has one request
-        return reader is self._reader or all(asked is reader for _, _, asked in self._waiting.values())
+    def _waits_alone(self, reader: Reader | None) -> bool:
+        """With the lock held: whether no reply that is still to come on this lane is for another."""
+        return all(
+            asker is reader or (asker is self._polls and self._polls.can_spare(reader))
+            for _, _, asker in self._waiting.values()
+        )
 
     def _have_read_by(self, reader: Reader | None) -> None:
         """With the lock held: have this lane read by a caller, or by the lanes' thread."""

@@ -37,6 +37,7 @@ from ..naming import member_name
 from .client_lane import ClientLane
 from .client_transport import FrameTransport, Reader, ReplyReceiver
 from .lane import Connection, LaneBroken, LaneOffer, LaneUnreachable, NoRoom, open_lane
+from .loop_reader import LoopReader, PollAudience
 from .waiter import LaneReader
 
 _log = logging.getLogger("raykeeper.transport")
@@ -76,6 +77,7 @@ class LaneTransport:
         self._lock = threading.RLock()
         self._routes: dict[int, _MemberRoute] = {}
         self._by_fd: dict[int, ClientLane] = {}
+        self._polls = PollAudience()
         self._epoll: select.epoll | None = None
         self._wake_fd = -1
         self._closed = False
@@ -120,22 +122,26 @@ class LaneTransport:
 
     def poll(self, member: int, frame: bytes, done: ReplyReceiver) -> None:
         """See ``ClientTransport``."""
-        if self._by_lane(member, frame, done) is None:
+        if self._by_lane(member, frame, done, self._polls) is None:
             self._calls.poll(member, frame, done)
 
-    def take_back(self) -> None:
+    def set_poll_audience(self, loop: LoopReader | None, *, empty: bool) -> None:
+        """See ``ClientTransport``."""
+        self._polls.loop, self._polls.empty = loop, empty
+
+    def take_back(self, *, if_overdue: bool = False) -> None:
         """See ``ClientTransport``."""
         for lane in list(self._by_fd.values()):
-            lane.take_back()
+            lane.take_back(if_overdue=if_overdue)
 
     def _by_lane(
-        self, member: int, frame: bytes, done: ReplyReceiver, reader: Reader | None = None
+        self, member: int, frame: bytes, done: ReplyReceiver, asker: Reader | PollAudience | None = None
     ) -> ClientLane | None:
         """Send by lane, and return it; ``None`` if there is none, or not for this frame. The second request to a member
         opens one: a process that only asks once should not pay for it."""
         route = self._routes.get(member)
         if route is not None and (lane := route.lane) is not None:
-            sent = len(frame) <= MAX_LANE_FRAME_BYTES and lane.send_request(frame, done, reader)
+            sent = len(frame) <= MAX_LANE_FRAME_BYTES and lane.send_request(frame, done, asker)
             return lane if sent else None
         with finalizer_guard.gc_deferred, self._lock:
             route = self._routes.setdefault(member, _MemberRoute())
@@ -215,7 +221,7 @@ class LaneTransport:
                 self._epoll = epoll
                 self._epoll.register(self._wake_fd, select.EPOLLIN)
                 threading.Thread(target=self._run, args=(self._epoll,), name="raykeeper-lanes", daemon=True).start()
-            lane = ClientLane(member, Connection(sock, self._epoll), self._calls.send)
+            lane = ClientLane(member, Connection(sock, self._epoll), self._calls.send, self._polls)
             self._by_fd[lane.connection.fd] = lane
             return lane
 

@@ -68,9 +68,17 @@ class ClientTransport(FrameTransport, Protocol):
         """
         ...
 
-    def take_back(self) -> None:
+    def set_poll_audience(self, loop: LoopReader | None, *, empty: bool) -> None:
+        """Whom the replies to polls are for from now on: see ``PollAudience``."""
+        ...
+
+    def take_back(self, *, if_overdue: bool = False) -> None:
         """Take in the replies that have arrived for those who were to take them in themselves; later ones are taken in
-        on a thread of the transport's. Never blocks."""
+        on a thread of the transport's. Never blocks.
+
+        Args:
+            if_overdue: an event loop goes on taking in replies if none has arrived that it has not taken in.
+        """
         ...
 
 
@@ -84,5 +92,8 @@ class OnOwnThreads:
         self.send(member, frame, done)
         return None
 
-    def take_back(self) -> None:
+    def set_poll_audience(self, loop: LoopReader | None, *, empty: bool) -> None:
+        """See ``ClientTransport``."""
+
+    def take_back(self, *, if_overdue: bool = False) -> None:
         """See ``ClientTransport``."""

@@ -49,11 +49,10 @@ class LoopReader:
             raise NotImplementedError
         self.open_calls = 0
         """How many of the hub's open calls are those of this loop's coroutines. Under the hub's lock."""
-        self.thread = get_ident()
-        """The thread that runs the loop, or ran it last."""
         self._loop = weakref.ref(loop)
         self._interrupted = interrupted
-        self._reading = False
+        self._reading_thread = 0
+        """The thread that reads at this moment: the loop's; 0 for none."""
         self._closed = False
         self._lanes: dict[int, LoopReadLane] = {}
         """By descriptor: at least those in the epoll."""
@@ -61,8 +60,15 @@ class LoopReader:
         # Callbacks keep the context in which they were added, and with it objects of the user's.
         contextvars.Context().run(loop.add_reader, self._epoll.fileno(), self._read)
 
+    def runs(self) -> bool:
+        """Whether the loop runs: one that is stopped or closed reads nothing. It may still be held up."""
+        loop = self._loop()
+        return loop is not None and loop.is_running()
+
     def add(self, fd: int, lane: LoopReadLane) -> bool:
         """Have the loop read a lane from now on; False if it cannot. Any thread; never blocks."""
+        if not self.runs():
+            return False
         self._lanes[fd] = lane  # and then look whether it was closed; ``close`` does both the other way round
         try:
             if self._closed:
@@ -81,7 +87,7 @@ class LoopReader:
 
     def reads_now(self) -> bool:
         """Whether this code is part of a read: then it runs on the loop's thread, in a callback of the loop's."""
-        return self._reading and get_ident() == self.thread
+        return self._reading_thread == get_ident()
 
     def close(self) -> None:
         """The loop reads nothing any more. Any thread; never blocks."""
@@ -104,8 +110,7 @@ class LoopReader:
     def _read(self) -> None:
         """A callback of the loop's: a lane is readable. It reads once from each, so that the loop's other callbacks
         have their turn; what is left makes the epoll readable again."""
-        self.thread = get_ident()
-        self._reading = True
+        self._reading_thread = get_ident()
         try:
             for fd, _ in self._epoll.poll(0):
                 lane = self._lanes.get(fd)
@@ -115,4 +120,19 @@ class LoopReader:
             self._interrupted()
             raise
         finally:
-            self._reading = False
+            self._reading_thread = 0
+
+
+class PollAudience:
+    """Whom the replies to polls of watches are for. They are waited for long after they were asked for, and meanwhile
+    watches come and go. The hub changes this under its lock, before a poll is sent for another."""
+
+    def __init__(self) -> None:
+        self.empty = True
+        """Nobody has a watch."""
+        self.loop: LoopReader | None = None
+        """The event loop that has all the watches; ``None`` if there is none, or a thread has one, or another loop."""
+
+    def can_spare(self, reader: object) -> bool:
+        """Whether nobody minds if this reader is held up, and a reply to a poll with it."""
+        return self.empty or self.loop is reader

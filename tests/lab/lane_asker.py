@@ -50,6 +50,10 @@ class PlayedCalls:
         self.closed += 1
 
 
+def lane_threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name.startswith("raykeeper-lane")]
+
+
 Outcome = tuple[int, bytes | Exception]
 """The thread that took the reply in, and the reply."""
 
@@ -58,6 +62,7 @@ class Asker:
     """A hub, as far as its transport sees it."""
 
     def __init__(self, lane_host: LaneHost | None) -> None:
+        self._before = lane_threads()
         self.calls = PlayedCalls(lane_host)
         self.transport = LaneTransport(self.calls)
         self.replies: dict[bytes, bytes | Exception] = {}
@@ -99,8 +104,12 @@ class Asker:
 
     def thread(self) -> int | None:
         """The one that reads all lanes."""
-        (found,) = [each.ident for each in threading.enumerate() if each.name == "raykeeper-lanes"]
-        return found
+        (found,) = self.threads()
+        return found.ident
+
+    def threads(self) -> list[threading.Thread]:
+        """Those of the transport; a hub of another test may not have closed its own yet."""
+        return [each for each in lane_threads() if each not in self._before]
 
     def open(self) -> None:
         until(lambda: not str(self.ask(b"x")).startswith("b'by call"), "a lane is opened")

@@ -62,6 +62,7 @@ class Subscription:
         "fixed",
         "id",
         "keys",
+        "loop",
         "phase",
         "position",
         "prev",
@@ -71,13 +72,22 @@ class Subscription:
     )
 
     def __init__(
-        self, keys: KeyRange, start_revision: int, prev: bool, puts: bool, deletes: bool, signal: NewsSignal
+        self,
+        keys: KeyRange,
+        start_revision: int,
+        prev: bool,
+        puts: bool,
+        deletes: bool,
+        signal: NewsSignal,
+        loop: object | None = None,
     ) -> None:
         self.keys = keys
         self.prev = prev
         self.puts = puts
         self.deletes = deletes
         self.signal = signal
+        self.loop = loop
+        """What reads lanes in the event loop whose coroutines take the events; ``None`` if a thread takes them."""
         self.id = 0
         """Of the watch in its stream: a new one each time that it is created, 0 while it is in none."""
         self.phase = Phase.WAITING

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Set
 from typing import NamedTuple
 
 import msgspec
@@ -123,6 +124,8 @@ class WatchCore:
         self._outbox = Outbox("watch", limits, rng, Prefer.LEADER_IF_NEAR)
         self._watches: dict[Subscription, None] = {}
         """All that are not over."""
+        self._loops: dict[object | None, int] = {}
+        """How many of them each event loop has; ``None`` stands for threads."""
         self._waiting: dict[Subscription, None] = {}
         """Those to create, in this order."""
         self._stream: _PolledStream | None = None
@@ -148,11 +151,13 @@ class WatchCore:
         puts: bool,
         deletes: bool,
         signal: NewsSignal,
+        loop: object | None = None,
     ) -> Subscription:
         """Begin a watch; ``signal`` is woken when its start is fixed, when there is something to take, and at its end.
 
         Args:
             start_revision: the first revision to see, 0 for whatever comes next.
+            loop: names the event loop whose coroutines take the events; ``None`` if a thread takes them.
 
         Raises:
             InvalidArgument: the hub is closed.
@@ -162,7 +167,8 @@ class WatchCore:
             raise InvalidArgument("the hub is closed")
         if len(self._watches) >= MAX_WATCHES_PER_STREAM:
             raise Unavailable(f"this process has {len(self._watches)} watches already, as many as it may have")
-        watch = Subscription(keys, start_revision, prev, puts, deletes, signal)
+        watch = Subscription(keys, start_revision, prev, puts, deletes, signal, loop)
+        self._loops[loop] = self._loops.get(loop, 0) + 1
         self._watches[watch] = None
         self._waiting[watch] = None
         return watch
@@ -188,6 +194,11 @@ class WatchCore:
         if revision > self._known:
             self._known = revision
             self._check_lag(now)
+
+    @property
+    def loops(self) -> Set[object | None]:
+        """The event loops that have watches, as named when these were made; ``None`` among them if a thread has one."""
+        return self._loops.keys()
 
     @property
     def problem(self) -> str:
@@ -516,6 +527,9 @@ class WatchCore:
             self._remove(stream, watch)
         self._waiting.pop(watch, None)
         del self._watches[watch]
+        self._loops[watch.loop] -= 1
+        if not self._loops[watch.loop]:
+            del self._loops[watch.loop]
         watch.end(error)
         if not self._watches:
             self._idle_since = now

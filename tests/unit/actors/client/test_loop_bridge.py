@@ -14,8 +14,10 @@ import pytest
 from lab.lanes import until
 from lab.onemember import OneMember, one_member
 from raykeeper import Client, ReentrantCall
+from raykeeper.actors.client import hub_pool
 from raykeeper.actors.client.loop_bridge import LoopBridge, bridge_to
 from raykeeper.actors.transport.client_lanes import LaneTransport
+from raykeeper.limits import WATCH_POLL_S
 
 PATIENCE = 20.0
 """Seconds: a reply that nobody reads is found by the hub's timer thread, so these tests also look at what read it."""
@@ -28,7 +30,8 @@ def member() -> Iterator[OneMember]:
 
 
 @pytest.fixture
-def kv(member: OneMember) -> Iterator[Client]:
+def kv(member: OneMember, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    monkeypatch.setattr(hub_pool, "linger", 0.0)
     with member.client() as client:
         transport = client._hub(1.0).transport
         assert isinstance(transport, LaneTransport)
@@ -198,16 +201,55 @@ def test_a_thread_that_watches_gets_its_events_while_the_loop_is_held_up(kv: Cli
     asyncio.run(main())
 
 
-def test_watches_and_calls_of_one_loop(kv: Client) -> None:
+def test_a_thread_may_begin_to_watch_while_a_loop_reads_the_polls(kv: Client) -> None:
+    """The poll that the loop has sent brings the thread's events, too."""
+
     async def main() -> None:
-        async with await kv.aio.watch("watched") as watch:
-            for each in range(50):
-                await kv.aio.put("watched", str(each))
-                event = await watch.next(timeout=PATIENCE)
-                assert event is not None
-                assert event.kv.value == str(each).encode()
+        async with await kv.aio.watch("of the loop"):
+            with kv.watch("watched") as watch:
+                for _ in range(3):
+                    await kv.aio.put("k", "v")
+                    begun = time.monotonic()
+                    threading.Timer(0.05, kv.put, ("watched", "v")).start()
+                    event = watch.next(timeout=PATIENCE)  # which blocks the loop
+                    assert event is not None
+                    took.append(time.monotonic() - begun)
+        assert min(took) < 0.3, "it does not wait for the timer thread"
+
+    took: list[float] = []
+    asyncio.run(main())
+
+
+def test_a_loop_reads_the_polls_of_its_own_watches(kv: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        wakes = Wakes(monkeypatch)
+        for _ in range(3):
+            async with await kv.aio.watch("watched") as watch:
+                for each in range(50):
+                    await kv.aio.put("watched", str(each))
+                    event = await watch.next(timeout=PATIENCE)
+                    assert event is not None
+                    assert event.kv.value == str(each).encode()
+        assert wakes.number <= 10, "but for the timer thread's looks"
+        await reads_again(kv, wakes)
 
     asyncio.run(main())
+
+
+def test_a_poll_of_a_watch_that_has_ended_keeps_nobody_from_reading(
+    kv: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        await reads_again(kv, Wakes(monkeypatch))
+
+    with kv.watch("watched"):
+        pass
+    begun = time.monotonic()
+    asyncio.run(main())
+    assert time.monotonic() - begun < WATCH_POLL_S / 2
+    transport: Any = kv._hub(1.0).transport
+    (lane,) = transport._by_fd.values()
+    until(lambda: kv.put("k", "v") and not lane.connection.is_reading(), "a thread reads, too")
 
 
 @pytest.mark.parametrize("closed", [True, False], ids=["closed", "stopped"])
@@ -257,7 +299,7 @@ def test_a_lane_that_ends_under_a_loop_is_opened_again(kv: Client, monkeypatch: 
 
 
 def test_a_hub_that_is_closed_leaves_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raykeeper.actors.client.hub_pool.linger", 0.0)
+    monkeypatch.setattr(hub_pool, "linger", 0.0)
 
     async def main(member: OneMember) -> None:
         with member.client() as kv:

@@ -138,7 +138,7 @@ def test_a_closed_transport_lets_go_of_everything(lane_host: LaneHost) -> None:
     assert lane_host.asked[-1] == b"later goodbye", "the last words have arrived"
     until(lambda: asker.transport._epoll is None)
     assert open_descriptors() == before
-    assert not [each for each in threading.enumerate() if each.name.startswith("raykeeper-lane")]
+    until(lambda: not asker.threads())
     assert asker.calls.closed == 1
     assert isinstance(asker.replies[b"later goodbye"], LaneBroken)
 

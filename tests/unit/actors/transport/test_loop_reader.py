@@ -80,6 +80,53 @@ def test_a_loop_reads_again_once_the_requests_of_others_are_answered(lane_host: 
     asyncio.run(main())
 
 
+def test_a_loop_reads_polls_that_are_for_nobody_else(lane_host: LaneHost, asker: Asker) -> None:
+    replies: list[tuple[int, bytes | Exception]] = []
+
+    def poll() -> None:
+        asker.transport.poll(1, b"later poll", lambda reply: replies.append((threading.get_ident(), reply)))
+
+    def answer() -> None:
+        until(lambda: len(lane_host.open) == 1)
+        lane_host.do(lambda: lane_host.open.pop()[1](lambda: b"news"))
+
+    async def main() -> None:
+        reader = reader_here()
+        asker.transport.set_poll_audience(reader, empty=False)
+        poll()
+        assert await asker.send_in_loop(b"put", reader) == (threading.get_ident(), b"re put")
+        asker.transport.set_poll_audience(None, empty=False)  # another has a watch now
+        asker.transport.take_back()
+        assert await asker.send_in_loop(b"put", reader) == (asker.thread(), b"re put")
+        answer()
+        until(lambda: replies.pop() == (asker.thread(), b"news") if replies else False)
+        asker.transport.set_poll_audience(None, empty=True)
+        poll()
+        assert await asker.send_in_loop(b"put", reader) == (threading.get_ident(), b"re put")
+        answer()
+        while not replies:
+            await asyncio.sleep(0.001)
+        assert replies == [(threading.get_ident(), b"news")]
+
+    asyncio.run(main())
+    asker.transport.set_poll_audience(None, empty=True)
+    poll()
+    assert asker.send_alone(b"put").wait() == (threading.get_ident(), b"re put"), "so does a thread"
+
+
+def test_a_look_leaves_the_lane_to_a_loop_that_keeps_up(lane_host: LaneHost, asker: Asker) -> None:
+    async def main() -> None:
+        own = asker.send_in_loop(b"later own", reader_here())
+        until(lambda: len(lane_host.open) == 1)
+        asker.transport.take_back(if_overdue=True)
+        assert not lane_of(asker).connection.is_reading()
+        lane_host.do(lambda: lane_host.open[0][1](lambda: b"at last"))
+        until(lambda: asker.transport.take_back(if_overdue=True) or lane_of(asker).connection.is_reading())
+        assert (await own)[1] == b"at last"
+
+    asyncio.run(main())
+
+
 def test_two_loops_share_a_lane(asker: Asker) -> None:
     errors: list[BaseException] = []
 
