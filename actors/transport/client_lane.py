@@ -7,7 +7,7 @@ leaves the lane alone. As soon as another request is sent on it, the lanes' thre
 reader's own ever waits for the reader, which may be held up in a signal handler of the user's, or in a coroutine that
 computes; even those do not wait for long, because the hub's timer thread takes the lane back
 (:meth:`ClientLane.take_back`), and so does any other caller that has a request to send. Polls of watches count as the
-requests of whoever has all the watches (:class:`loop_reader.PollAudience`).
+requests of the loop that has all the watches (:class:`loop_reader.PollAudience`).
 
 It does no harm if two threads read: the bytes are read and split into frames under the lane's lock, and each reply
 finds its request once.
