@@ -138,7 +138,9 @@ class Hub:
         self.timings = settings.timings
         self.process = this_process()
         self.listeners: weakref.WeakKeyDictionary[object, LoopListener] = weakref.WeakKeyDictionary()
-        """By event loop, for the coroutines that call through this hub (see ``aio``)."""
+        """By event loop, for the coroutines that call through this hub (see ``loop_bridge``)..."""
+        self.last_listener: LoopListener | None = None
+        """... and the one that was used last."""
         self.transport = transport
         self.idle_since = -math.inf
         """When the last handle was dropped."""

@@ -61,7 +61,7 @@ class LoopBridge:
         with contextlib.suppress(NotImplementedError, OSError):
             self.reader = LoopReader(loop, hub.recover_interrupted)
         self.finished: deque[AsyncCall] = deque()
-        self._loop = weakref.ref(loop)  # the hub keeps its bridges by loop, and must not keep dead loops alive
+        self.loop = weakref.ref(loop)  # the hub keeps its bridges by loop, and must not keep dead loops alive
         self._new: list[tuple[AsyncCall, Call, int, float]] = []
         """What is not submitted yet: its future, the call, its size in bytes, its timeout in seconds."""
         self._woken = False
@@ -76,7 +76,8 @@ class LoopBridge:
             size = request_size(call.request, self.hub.limits)
         except KeeperError as error:
             return error
-        loop = asyncio.get_running_loop()
+        loop = self.loop()
+        assert loop is not None  # it runs this coroutine
         pending = AsyncCall(self, call, loop.create_future())
         if loop.time() >= self._check_at and not self._new:
             self._schedule_check(loop)
@@ -122,7 +123,7 @@ class LoopBridge:
         if self._woken:
             return
         self._woken = True
-        loop = self._loop()
+        loop = self.loop()
         try:
             if loop is not None:
                 loop.call_soon_threadsafe(self._deliver)
@@ -156,7 +157,7 @@ class LoopBridge:
             self._submit_new()
         if self.finished:
             self._deliver()
-        loop = self._loop()
+        loop = self.loop()
         if self._open and loop is not None:
             self._schedule_check(loop)
 
@@ -171,8 +172,12 @@ def _submission_error(error: BaseException) -> KeeperError:
 def bridge_to(hub: Hub) -> LoopBridge:
     """The bridge between the running loop and a hub."""
     loop = asyncio.get_running_loop()
+    last = hub.last_listener  # most processes have one loop, and looking it up costs more than this
+    if isinstance(last, LoopBridge) and last.loop() is loop:
+        return last
     bridge = hub.listeners.get(loop)
     if not isinstance(bridge, LoopBridge):
         bridge = LoopBridge(hub, loop)
         hub.listeners[loop] = bridge
+    hub.last_listener = bridge
     return bridge

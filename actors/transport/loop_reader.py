@@ -112,10 +112,12 @@ class LoopReader:
         have their turn; what is left makes the epoll readable again."""
         self._reading_thread = get_ident()
         try:
-            for fd, _ in self._epoll.poll(0):
-                lane = self._lanes.get(fd)
-                if lane is not None:  # in between, another thread may have removed it
-                    lane.read_in_loop()
+            lanes = list(self._lanes.values())
+            if len(lanes) > 1:  # one alone must be the one: spare a system call
+                readable = [fd for fd, _ in self._epoll.poll(0)]
+                lanes = [lane for fd in readable if (lane := self._lanes.get(fd)) is not None]
+            for lane in lanes:
+                lane.read_in_loop()
         except BaseException:
             self._interrupted()
             raise
