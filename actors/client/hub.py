@@ -389,9 +389,12 @@ class Hub:
 
     def submit_soon(self, request: Operation, size: int, timeout: float) -> None:
         """Submit a request without waiting for its outcome, on the timer thread. Safe anywhere, in destructors too."""
-        self.run_soon(
-            lambda now: self._dispatch_core.submit(request, now=now, timeout=timeout, done=_ignore_outcome, size=size)
-        )
+
+        def submit(now: float) -> None:
+            self._count_calls(None, 1)
+            self._dispatch_core.submit(request, now=now, timeout=timeout, done=_ignore_outcome, size=size)
+
+        self.run_soon(submit)
 
     def cannot_wait(self) -> bool:
         """Whether waiting here would never end: this code has interrupted the hub, or runs on a service thread."""
@@ -619,7 +622,10 @@ class Hub:
             closes_at = self._closes_at(now)
             if closes_at == 0.0:
                 break
-            self.transport.take_back(if_overdue=not self._soon)
+            with self._lock:
+                due = self._next_wakeup() <= now
+            if due:  # what has arrived is taken in before anything counts as late
+                self.transport.take_back(if_overdue=True)
             with self._lock:
                 while self._soon:
                     self._soon.popleft()(now)

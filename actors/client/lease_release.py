@@ -12,18 +12,19 @@ takes no puts while a disk is full), the lease alone is ended.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 from ...errors import KeeperError, LeaseNotFound
 from ...limits import CLEANUP_GRACE_S
 from ..deadline import time_left
 from ..finalizer_guard import LockFreeEvent
+from ..transport.loop_reader import LoopReader
 from .aio import AsyncKeyValueClient
 from .core.in_flight import request_size
 from .handle import KeyValueClient
-from .hub import Outcome, this_process
+from .hub import Hub, Outcome, this_process
 from .leases import AsyncLease, Lease
+from .loop_bridge import bridge_to
 from .txn_parts import Op
 from .view import Call, revoke_command
 
@@ -41,7 +42,8 @@ def end_lease(
         max_wait: seconds to wait for it.
     """
     over = LockFreeEvent()
-    if _submit_end(owner, id, lasting, ending, lambda outcome: over.set()):
+    hub = _hub_of(owner)
+    if hub is not None and _submit_end(hub, owner, id, lasting, ending, lambda outcome: over.set()):
         over.wait(min(max_wait, time_left()))
 
 
@@ -53,46 +55,39 @@ async def end_lease_async(
     max_wait: float = CLEANUP_GRACE_S,
 ) -> None:
     """The same as :func:`end_lease` for asyncio."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:  # the coroutine is finalized after its loop was closed: nothing can wait
-        _submit_end(owner, id, lasting, ending, lambda outcome: None)
+    hub = _hub_of(owner)
+    if hub is None:
         return
-    over: asyncio.Future[None] = loop.create_future()
-
-    def done(outcome: Outcome) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(_wake, over)
-
-    if _submit_end(owner, id, lasting, ending, done):
-        timer = loop.call_later(min(max_wait, time_left()), _wake, over)
-        try:
-            await over
-        finally:
-            timer.cancel()
+    try:
+        bridge = bridge_to(hub)
+    except RuntimeError:  # the coroutine is finalized after its loop was closed: nothing can wait
+        _submit_end(hub, owner, id, lasting, ending, lambda outcome: None)
+        return
+    pending = bridge.new_call()
+    if _submit_end(hub, owner, id, lasting, ending, pending.set_outcome, bridge.reader):
+        await asyncio.wait([pending.future], timeout=min(max_wait, time_left()))
 
 
-def _wake(waiting: asyncio.Future[None]) -> None:
-    if not waiting.done():
-        waiting.set_result(None)
+def _hub_of(owner: KeyValueClient | AsyncKeyValueClient | Lease | AsyncLease) -> Hub | None:
+    """The hub that has made the lease; ``None`` if this process has made none."""
+    hub = owner._known_hub() if isinstance(owner, (KeyValueClient, AsyncKeyValueClient)) else owner._hub
+    return hub if hub is not None and hub.process == this_process() else None
 
 
 def _submit_end(
+    hub: Hub,
     owner: KeyValueClient | AsyncKeyValueClient | Lease | AsyncLease,
     id: int,
     lasting: float,
     ending: Op | None,
     done: Callable[[Outcome], None],
+    reader: LoopReader | None = None,
 ) -> bool:
     """Submit the end of a lease; whether its outcome can be waited for. ``done`` gets the outcome.
 
     Every way out of here leaves the hub with the revocation: directly; by the timer thread, if this code has
-        interrupted
-    the hub or is interrupted itself; or after the transaction was refused. Revoking twice does no harm.
+    interrupted the hub or is interrupted itself; or after the transaction was refused. Revoking twice does no harm.
     """
-    hub = owner._known_hub() if isinstance(owner, (KeyValueClient, AsyncKeyValueClient)) else owner._hub
-    if hub is None or hub.process != this_process():
-        return False  # this process has made no lease
     revoke = revoke_command(id)
     size = request_size(revoke, hub.limits)
     if hub.cannot_wait():
@@ -106,11 +101,11 @@ def _submit_end(
 
     try:
         if ending is None:
-            hub.submit(Call(revoke), size, lasting, done)
+            hub.submit(Call(revoke), size, lasting, done, reader)
         else:
             view = owner._view if isinstance(owner, (KeyValueClient, AsyncKeyValueClient)) else owner._client._view
             command = view.txn_command(ending)
-            hub.submit(Call(command), request_size(command, hub.limits), lasting, ended)
+            hub.submit(Call(command), request_size(command, hub.limits), lasting, ended, reader)
     except BaseException:  # interrupted
         hub.submit_soon(revoke, size, lasting)
         raise

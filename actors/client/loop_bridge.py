@@ -23,13 +23,17 @@ from .view import Call
 
 
 class AsyncCall:
-    """One request of a coroutine, and the future that it awaits."""
+    """One request of a coroutine, and the future that it awaits.
+
+    Args:
+        counted: whether the hub counts it among the loop's open calls.
+    """
 
     __slots__ = ("_bridge", "_counted", "future", "number", "outcome")
 
-    def __init__(self, bridge: LoopBridge, call: Call, future: asyncio.Future[Outcome]) -> None:
+    def __init__(self, bridge: LoopBridge, counted: bool, future: asyncio.Future[Outcome]) -> None:
         self._bridge = bridge
-        self._counted = not isinstance(call.request, LeaseQuestion)  # as the hub counts
+        self._counted = counted
         self.future = future
         self.number = 0
         """The hub's number of the call; 0 until it is submitted."""
@@ -78,7 +82,7 @@ class LoopBridge:
             return error
         loop = self.loop()
         assert loop is not None  # it runs this coroutine
-        pending = AsyncCall(self, call, loop.create_future())
+        pending = AsyncCall(self, not isinstance(call.request, LeaseQuestion), loop.create_future())
         if loop.time() >= self._check_at and not self._new:
             self._schedule_check(loop)
         self._open += 1
@@ -98,6 +102,10 @@ class LoopBridge:
             raise
         finally:
             self._open -= 1
+
+    def new_call(self) -> AsyncCall:
+        """For a write that goes on if the coroutine no longer waits: the coroutine submits it with this ``reader``."""
+        return AsyncCall(self, True, asyncio.get_running_loop().create_future())
 
     def _submit_new(self) -> None:
         """Submit the requests of this iteration of the loop, except those that were cancelled since."""

@@ -418,6 +418,16 @@ class _LoopEvent:
             if not future.done():
                 future.set_result(True)
 
+    @contextlib.contextmanager
+    def set_by_the_loop(self) -> Iterator[None]:
+        """For a coroutine of this loop that does what sets the event: the loop, which is awake, is not woken for it."""
+        self._scheduled = True
+        try:
+            yield
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and the collector finalizes this coroutine
+                self._set()
+
     def overdue(self) -> bool:
         """Whether the loop has not run the callback that was scheduled: a signal handler raised as it began."""
         overdue, self._scheduled = self._scheduled, False
@@ -508,7 +518,11 @@ class AsyncWatch(EventBuffer):
 
     async def cancel(self) -> None:
         """End the watch: see ``Watch.cancel``."""
-        self._end()
+        self._end_in_loop()
+
+    def _end_in_loop(self) -> None:
+        with self._wakeup.set_by_the_loop():
+            self._end()
 
     def __aiter__(self) -> AsyncWatch:
         return self
@@ -527,7 +541,7 @@ class AsyncWatch(EventBuffer):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._end()
+        self._end_in_loop()
 
 
 def _expire(future: asyncio.Future[bool]) -> None:

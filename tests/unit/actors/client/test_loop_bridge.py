@@ -236,6 +236,22 @@ def test_a_loop_reads_the_polls_of_its_own_watches(kv: Client, monkeypatch: pyte
     asyncio.run(main())
 
 
+def test_locks_of_one_loop(kv: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        wakes = Wakes(monkeypatch)
+
+        async def turns() -> None:
+            for _ in range(10):
+                async with kv.aio.lock("lock", ttl=30):
+                    await kv.aio.put("k", "v")
+
+        await asyncio.gather(*(turns() for _ in range(3)))
+        assert wakes.number <= 10, "but for the timer thread's looks"
+        assert calls_agree(kv)
+
+    asyncio.run(main())
+
+
 def test_a_poll_of_a_watch_that_has_ended_keeps_nobody_from_reading(
     kv: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
