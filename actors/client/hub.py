@@ -51,6 +51,7 @@ from .core.subscription import Subscription
 from .core.watch_core import WatchCore
 from .gc_pacer import gc_pacer
 from .login import UserLogin
+from .reading_loop import ReadingLoop
 from .view import Call
 
 _log = logging.getLogger("raykeeper.client")
@@ -164,12 +165,7 @@ class Hub:
         """When the timer thread wakes by itself; -inf if it has been woken."""
         self._listeners_to_flush: list[Listener] = []
         self._to_wake = WakeQueue()
-        self._loop: LoopReader | None = None
-        """The event loop that has submitted last, unless a thread has since."""
-        self._watching: tuple[LoopReader | None, bool] = None, True
-        """Whom the transport was told that polls are for: the loop that has all watches; and whether there are none."""
-        self._must_take_back = False
-        """A loop may be reading what is for others, too."""
+        self._reading_loop = ReadingLoop(transport)
         self._closing = False
         self._refreshing = False
         self._refresh_at = -math.inf
@@ -249,7 +245,7 @@ class Hub:
         listeners: list[Listener] = []
         try:
             with finalizer_guard.gc_deferred, self._lock:
-                self._count_calls(loop, 1)
+                self._reading_loop.submitting(loop, 1, self._dispatch_core.pending)
                 number = self._dispatch_core.submit(
                     call.request,
                     now=now,
@@ -262,7 +258,8 @@ class Hub:
                 out: list[RoutedFrame] = [(self._dispatch_core, each) for each in self._dispatch_core.outgoing(now)]
                 if now + min(timeout, CLIENT_SUSPICION_S) < self._timer_at or self._router.wants_members:
                     self._set_timer((self._dispatch_core,))  # otherwise it wakes before anything new is due
-                alone = self._dispatch_core.pending == 1 if loop is None else self._loop_that_reads() is not None
+                pending = self._dispatch_core.pending
+                alone = pending == 1 if loop is None else self._reading_loop.loop(pending) is loop
                 listeners, self._listeners_to_flush = self._listeners_to_flush, listeners
             self._send_all(out, listeners, reader if alone else None)
             if isinstance(reader, OutcomeWaiter) and reader.outcome is not None:  # refused
@@ -282,7 +279,8 @@ class Hub:
             """All in one call, under the lock, so that no frame leaves before the last is in: they share as few frames
             as can be. The numbers are in the order of the calls; those of lease questions, which another core asks,
             are negative (see ``give_up``)."""
-            self._count_calls(loop, sum([not isinstance(each[0].request, LeaseQuestion) for each in calls]))
+            counted = sum([not isinstance(each[0].request, LeaseQuestion) for each in calls])
+            self._reading_loop.submitting(loop, counted, self._dispatch_core.pending)
             submit = self._dispatch_core.submit
             return [
                 self.lease_core.ask_status(call.request, now=now, timeout=timeout, done=done)
@@ -305,36 +303,6 @@ class Hub:
             for _, _, _, done in calls:
                 self._give_up_callback(done)
             raise
-
-    def _count_calls(self, loop: LoopReader | None, calls: int) -> None:
-        """Calls are about to be submitted, those of coroutines of this loop, or of another caller. With the lock held.
-
-        Another loop that reads lanes must not go on: it may be held up by the user's code, and the new calls may have
-        to wait until a reply to its own is taken in.
-        """
-        if self._loop is not loop:
-            self._must_take_back |= self._loop is not None
-            self._loop = loop
-        if loop is not None:
-            if not self._dispatch_core.pending:
-                loop.open_calls = 0  # an interrupt may have left another number
-            loop.open_calls += calls
-
-    def _loop_that_reads(self) -> LoopReader | None:
-        """The loop that may take in the replies itself: all open calls are its coroutines'. With the lock held."""
-        loop = self._loop
-        return loop if loop is not None and loop.open_calls == self._dispatch_core.pending else None
-
-    def _note_watchers(self) -> None:
-        """Tell the transport whom the replies to polls are for, if that has changed. With the lock held."""
-        loops = self.watch_core.loops
-        only = next(iter(loops)) if len(loops) == 1 else None
-        watching = only if isinstance(only, LoopReader) else None, not loops
-        if watching != self._watching:
-            # No matter who could do so before, none but the loop that has all watches may go on reading.
-            self._must_take_back |= bool(loops) and self._loop_that_reads() is not only
-            self._watching = watching
-            self.transport.set_poll_audience(watching[0], empty=watching[1])
 
     def _give_up_callback(self, done: Callable[[Outcome], None]) -> None:
         """Give a call up whose caller was interrupted before it learned the number."""
@@ -371,7 +339,7 @@ class Hub:
                 result = act(now)
                 out = self._outgoing(now)
                 self._set_timer(self._cores)
-                loop = self._loop_that_reads()
+                loop = self._reading_loop.loop(self._dispatch_core.pending)
                 listeners, self._listeners_to_flush = self._listeners_to_flush, listeners
             self._send_all(out, listeners, loop)
             self._to_wake.wake()
@@ -391,7 +359,7 @@ class Hub:
         """Submit a request without waiting for its outcome, on the timer thread. Safe anywhere, in destructors too."""
 
         def submit(now: float) -> None:
-            self._count_calls(None, 1)
+            self._reading_loop.submitting(None, 1, self._dispatch_core.pending)
             self._dispatch_core.submit(request, now=now, timeout=timeout, done=_ignore_outcome, size=size)
 
         self.run_soon(submit)
@@ -486,7 +454,7 @@ class Hub:
 
     def _outgoing(self, now: float) -> list[RoutedFrame]:
         """The frames to send now. With the lock held."""
-        self._note_watchers()
+        self._reading_loop.watches_of(self.watch_core.loops, self._dispatch_core.pending)
         return [(core, each) for core in self._cores for each in core.outgoing(now)]
 
     def _next_wakeup(self) -> float:
@@ -503,9 +471,7 @@ class Hub:
             self._start_refresh(clock())
 
     def _send_all(self, out: list[RoutedFrame], listeners: list[Listener], reader: Reader | None = None) -> None:
-        if self._must_take_back:
-            self._must_take_back = False
-            self.transport.take_back()
+        self._reading_loop.take_back_if_needed()
         for core, frame in out:
             self._send(core, frame, reader)
         for listener in listeners:
@@ -590,7 +556,7 @@ class Hub:
                     self.watch_core.learn_revision(self._dispatch_core.revision, now)
                 out = self._outgoing(now)
                 self._set_timer(self._cores if out else (core, self.watch_core))
-                loop = self._loop_that_reads()
+                loop = self._reading_loop.loop(self._dispatch_core.pending)
                 listeners, self._listeners_to_flush = self._listeners_to_flush, listeners
             if core is self.watch_core:  # its events are on their way to the consumers before the next poll leaves
                 for listener in listeners:
