@@ -375,7 +375,7 @@ class _LoopEvent:
         reader: reads lanes in this loop; ``None`` if it cannot.
     """
 
-    def __init__(self, reader: LoopReader | None) -> None:
+    def __init__(self, reader: LoopReader | None = None) -> None:
         self.reader = reader
         self._loop = asyncio.get_running_loop()
         self._is_set = False
