@@ -179,6 +179,23 @@ def test_a_loop_that_ended_over_its_requests_holds_up_nobody(lane_host: LaneHost
     loop.close()
 
 
+def test_nothing_is_left_to_a_loop_that_does_not_run(asker: Asker) -> None:
+    """Requests of its coroutines may be sent later, by another thread."""
+    made: list[LoopReader] = []
+
+    async def main() -> None:
+        made.append(reader_here())
+
+    loop = asyncio.new_event_loop()
+    for end in (lambda: None, loop.close):
+        if not made:
+            loop.run_until_complete(main())
+        end()
+        replies: list[bytes | Exception] = []
+        asker.transport.send_alone(1, b"put", replies.append, made[0])
+        until(lambda replies=replies: replies == [b"re put"])
+
+
 def test_the_end_of_a_lane_is_seen_by_the_loop_that_reads_it(lane_host: LaneHost, asker: Asker) -> None:
     async def main() -> None:
         reader = reader_here()
