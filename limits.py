@@ -263,6 +263,8 @@ TOKEN_RENEW_FRACTION = 0.5
 MAX_TOKEN_BYTES = 1024
 TOKENS_KNOWN = 4096
 """Tokens that a member or a proxy remembers to have checked."""
+MAX_PROXY_USERS = 64
+"""Users for whom a proxy keeps a hub, with its session and lanes; more displace the one that has been idle longest."""
 PASSWORD_CHECKS_AT_ONCE = 2
 """In one member: each takes about a twentieth of a second of a processor. Further ones are refused, and sent again."""
 

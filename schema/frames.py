@@ -462,6 +462,8 @@ class LoggedIn(msgspec.Struct, frozen=True, array_like=True, tag=10):
     """Identifies the user's password (see ``commands.Caller``)."""
     ttl: float
     """Seconds for which the token is good, at least about that."""
+    revision: int = 0
+    term: int = 0
 
 
 Reply = Written | ReadReply | Opened | Refused | Status | LeasesKept | LeaseStatuses | Watched | KeysHashed | LoggedIn

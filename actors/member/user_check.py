@@ -120,4 +120,4 @@ class UserCheck:
     def _logged_in(self, user: str, since: int, state: State) -> LoggedIn:
         until = max(state.clock.seconds, self._replica.cluster_time) + TOKEN_TTL_S
         token = make_token(Caller(user, since, until), state.users.head.key, self._cluster)
-        return LoggedIn(token, user, since, TOKEN_TTL_S - CLOCK_STEP_S)
+        return LoggedIn(token, user, since, TOKEN_TTL_S - CLOCK_STEP_S, state.revision, self._replica.term)

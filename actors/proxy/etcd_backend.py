@@ -22,6 +22,7 @@ from ...schema.operations import KeyRange, Operation, Range
 from ..client.aio import AsyncKeyValueClient
 from ..client.core.in_flight import LeaseQuestion, request_size
 from ..client.hub import Hub, clock
+from ..client.login import Credentials
 from ..client.view import Call, Steps, prefix_end
 from ..client.watch import AsyncWatch
 from .etcd_errors import TIMED_OUT, from_keeper_error
@@ -85,10 +86,30 @@ class EtcdBackend:
 
     def __init__(self, handle: AsyncKeyValueClient, member: int) -> None:
         self._handle = handle
-        self.member = member
+        self._of: EtcdBackend | None = None
+        """The one without a user, of a user's."""
+        self._member = member
         self.space = handle._view.space
         self.space_end = prefix_end(self.space)
         self._hub: Hub | None = None
+
+    def of_user(self, credentials: Credentials) -> EtcdBackend:
+        """The same for a user; to be opened."""
+        handle = type(self._handle)(
+            self._handle.cluster_name, self._handle.cluster_id, view=self._handle._view, credentials=credentials
+        )
+        backend = EtcdBackend(handle, self.member)
+        backend._of = self
+        return backend
+
+    @property
+    def member(self) -> int:
+        """Id of the member that the proxy speaks for."""
+        return self._member if self._of is None else self._of.member
+
+    @member.setter
+    def member(self, member: int) -> None:
+        self._member = member
 
     @property
     def hub(self) -> Hub:

@@ -10,18 +10,21 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ...errors import (
+    AuthFailed,
     CompactedError,
     FutureRevisionError,
     KeeperError,
     LeaseNotFound,
     NoSpace,
     NotCaughtUp,
+    PermissionDenied,
     RequestTimeout,
     RequestTooLarge,
     SessionExpired,
     Unavailable,
 )
 from ...schema.answers import Reason
+from ...schema.auth_operations import AuthProblem
 from .rpc_status import RpcCode, RpcError
 
 
@@ -71,6 +74,12 @@ BAD_TRANSFEREE = _etcd(RpcCode.FAILED_PRECONDITION, "bad leader transferee")
 BAD_DOWNGRADE_VERSION = _etcd(RpcCode.INVALID_ARGUMENT, "wrong downgrade target version format")
 BAD_DOWNGRADE_TARGET = _etcd(RpcCode.INVALID_ARGUMENT, "invalid downgrade target version")
 NO_DOWNGRADE = _etcd(RpcCode.FAILED_PRECONDITION, "no inflight downgrade job")
+USER_EMPTY = _etcd(RpcCode.INVALID_ARGUMENT, "user name is empty")
+INVALID_TOKEN = _etcd(RpcCode.UNAUTHENTICATED, "invalid auth token")
+PERMISSION_DENIED = _etcd(RpcCode.PERMISSION_DENIED, "permission denied")
+AUTHENTICATION_FAILED = _etcd(RpcCode.INVALID_ARGUMENT, "authentication failed, invalid user ID or password")
+PERMISSION_NOT_GIVEN = _etcd(RpcCode.INVALID_ARGUMENT, "permission not given")
+INVALID_AUTH_MANAGEMENT = _etcd(RpcCode.INVALID_ARGUMENT, "invalid auth management")
 AUTH_NOT_ENABLED = _etcd(RpcCode.FAILED_PRECONDITION, "authentication is not enabled")
 
 NO_LEADER = _etcd(RpcCode.UNAVAILABLE, "no leader")
@@ -88,8 +97,27 @@ _BY_REASON: dict[int | None, EtcdFailure] = {
     Reason.NO_SPACE: NO_SPACE,
     Reason.NOT_CAUGHT_UP: LEARNER_NOT_READY,
     Reason.NO_QUORUM: NOT_ENOUGH_STARTED,
+    Reason.NO_USER: USER_EMPTY,
+    Reason.BAD_TOKEN: INVALID_TOKEN,
+    Reason.DENIED: PERMISSION_DENIED,
 }
 """INVALID: of what a proxy sends, the state machine refuses only a transaction that changes a key twice."""
+
+_BY_PROBLEM: dict[int, EtcdFailure] = {
+    AuthProblem.ROOT_USER_MISSING: _etcd(RpcCode.FAILED_PRECONDITION, "root user does not exist"),
+    AuthProblem.ROOT_ROLE_MISSING: _etcd(RpcCode.FAILED_PRECONDITION, "root user does not have root role"),
+    AuthProblem.USER_EXISTS: _etcd(RpcCode.FAILED_PRECONDITION, "user name already exists"),
+    AuthProblem.USER_EMPTY: USER_EMPTY,
+    AuthProblem.USER_MISSING: _etcd(RpcCode.FAILED_PRECONDITION, "user name not found"),
+    AuthProblem.ROLE_EXISTS: _etcd(RpcCode.FAILED_PRECONDITION, "role name already exists"),
+    AuthProblem.ROLE_MISSING: _etcd(RpcCode.FAILED_PRECONDITION, "role name not found"),
+    AuthProblem.ROLE_EMPTY: _etcd(RpcCode.INVALID_ARGUMENT, "role name is empty"),
+    AuthProblem.ROLE_NOT_GRANTED: _etcd(RpcCode.FAILED_PRECONDITION, "role is not granted to the user"),
+    AuthProblem.PERMISSION_NOT_GRANTED: _etcd(RpcCode.FAILED_PRECONDITION, "permission is not granted to the role"),
+    AuthProblem.INVALID_MANAGEMENT: INVALID_AUTH_MANAGEMENT,
+    AuthProblem.NOT_ENABLED: AUTH_NOT_ENABLED,
+    AuthProblem.FULL: TOO_MANY_REQUESTS,
+}
 
 _BY_TYPE: tuple[tuple[type[KeeperError], EtcdFailure], ...] = (
     (CompactedError, COMPACTED),
@@ -99,6 +127,8 @@ _BY_TYPE: tuple[tuple[type[KeeperError], EtcdFailure], ...] = (
     (NoSpace, NO_SPACE),
     (NotCaughtUp, LEARNER_NOT_READY),
     (SessionExpired, TIMED_OUT),
+    (AuthFailed, INVALID_TOKEN),
+    (PermissionDenied, PERMISSION_DENIED),
     (RequestTimeout, TIMED_OUT),
 )
 
@@ -107,7 +137,7 @@ def from_keeper_error(error: KeeperError) -> RpcError:
     """The error that etcd would answer."""
     if error.applied is None:
         return TIMED_OUT.error()
-    found = _BY_REASON.get(error.reason)
+    found = _BY_PROBLEM.get(error.detail) if error.reason == Reason.AUTH else _BY_REASON.get(error.reason)
     if found is not None:
         return found.error()
     for kind, answer in _BY_TYPE:

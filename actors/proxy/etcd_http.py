@@ -147,7 +147,7 @@ class EtcdHttp:
         if unary is not None:
             request = request_of(method, await exchange.body())
             counted.received += 1
-            answer = await unary(request, UntimedContext())
+            answer = await unary(request, UntimedContext(exchange.headers))
             counted.sent += 1
             await exchange.respond(200, response_json(method, answer), _JSON)
         elif streaming is not None:
@@ -179,7 +179,7 @@ class _LineStream(UntimedContext):
     """A stream of requests and answers, as JSON values in the body of a request and lines in that of an answer."""
 
     def __init__(self, exchange: HttpExchange, method: Method, counted: RpcMethod) -> None:
-        super().__init__()
+        super().__init__(exchange.headers)
         self._counted = counted
         self._exchange = exchange
         self._method = method

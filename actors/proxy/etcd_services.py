@@ -7,19 +7,25 @@ from typing import Any, ParamSpec, TypeVar
 
 from google.protobuf.message import DecodeError
 
+from ...schema.auth_operations import AskAuth
+from .auth_service import AuthService
 from .cluster_service import ClientUrls, ClusterService, MembershipOperations
 from .election_service import ElectionService
 from .etcd_backend import CallContext, EtcdBackend, StreamContext
 from .etcdpb.message_pool import methods
-from .health_service import AuthService, HealthService
+from .health_service import HealthService
 from .kv_service import KvService
 from .lease_service import LeaseService
 from .lock_service import LockService
 from .maintenance_service import MaintenanceService
 from .member_calls import MemberCalls
+from .proxy_users import ProxyUsers
 from .rpc_methods import RpcMethods
 from .rpc_status import RpcCode, RpcError
 from .watch_service import WatchService
+
+AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
+_ROOT_ONLY = {f"/etcdserverpb.Cluster/Member{change}" for change in ("Add", "Remove", "Update", "Promote")}
 
 Unary = Callable[[bytes, CallContext], Awaitable[bytes]]
 Streaming = Callable[[StreamContext], Awaitable[None]]
@@ -40,7 +46,7 @@ class EtcdServices:
         lock, election = LockService(backend), ElectionService(backend)
         cluster = ClusterService(backend, calls, operations, urls)
         maintenance = MaintenanceService(backend, calls, operations)
-        health, auth = HealthService(), AuthService(backend)
+        health, auth = HealthService(), AuthService(backend, calls)
         unary: dict[str, Unary] = {
             "/etcdserverpb.KV/Range": kv.range,
             "/etcdserverpb.KV/Put": kv.put,
@@ -70,7 +76,22 @@ class EtcdServices:
             "/etcdserverpb.Maintenance/MoveLeader": maintenance.move_leader,
             "/etcdserverpb.Maintenance/Downgrade": maintenance.downgrade,
             "/etcdserverpb.Auth/AuthStatus": auth.status,
-            "/etcdserverpb.Auth/Authenticate": auth.authenticate,
+            "/etcdserverpb.Auth/AuthEnable": auth.enable,
+            "/etcdserverpb.Auth/AuthDisable": auth.disable,
+            AUTHENTICATE: auth.authenticate,
+            "/etcdserverpb.Auth/UserAdd": auth.user_add,
+            "/etcdserverpb.Auth/UserGet": auth.user_get,
+            "/etcdserverpb.Auth/UserList": auth.user_list,
+            "/etcdserverpb.Auth/UserDelete": auth.user_delete,
+            "/etcdserverpb.Auth/UserChangePassword": auth.user_change_password,
+            "/etcdserverpb.Auth/UserGrantRole": auth.user_grant_role,
+            "/etcdserverpb.Auth/UserRevokeRole": auth.user_revoke_role,
+            "/etcdserverpb.Auth/RoleAdd": auth.role_add,
+            "/etcdserverpb.Auth/RoleGet": auth.role_get,
+            "/etcdserverpb.Auth/RoleList": auth.role_list,
+            "/etcdserverpb.Auth/RoleDelete": auth.role_delete,
+            "/etcdserverpb.Auth/RoleGrantPermission": auth.role_grant_permission,
+            "/etcdserverpb.Auth/RoleRevokePermission": auth.role_revoke_permission,
             "/grpc.health.v1.Health/Check": health.check,
         }
         streaming: dict[str, Streaming] = {
@@ -80,8 +101,39 @@ class EtcdServices:
             "/grpc.health.v1.Health/Watch": health.watch,
         }
 
-        self.unary = {path: _decoded(handler) for path, handler in unary.items()}
-        self.streaming = {path: _decoded(handler) for path, handler in streaming.items()}
+        self._backend = backend
+        self._unary = {path: _decoded(handler) for path, handler in unary.items()}
+        self._streaming = {path: _decoded(handler) for path, handler in streaming.items()}
+        self._users: ProxyUsers[EtcdServices] = ProxyUsers(
+            backend, calls, self, lambda of_user: EtcdServices(of_user, operations, urls)
+        )
+        self.unary = {path: self._by_user(path) for path in unary}
+        self.streaming = {path: self._stream_by_user(path) for path in streaming}
+
+    def _by_user(self, path: str) -> Unary:
+        """A handler that has the services of the call's user answer. What would change the members is refused to all
+        but root before anything is done: it is more than one call of the cluster."""
+        own, needs_root = self._unary[path], path in _ROOT_ONLY
+        if path == AUTHENTICATE:
+            return own
+
+        async def handle(request: bytes, context: CallContext) -> bytes:
+            metadata = context.metadata
+            if not needs_root and "token" not in metadata and "authorization" not in metadata:
+                return await own(request, context)
+            services = await self._users.services(context)
+            if needs_root:
+                await services._backend.write(AskAuth(), context)
+            return await services._unary[path](request, context)
+
+        return handle
+
+    def _stream_by_user(self, path: str) -> Streaming:
+        async def handle(stream: StreamContext) -> None:
+            services = await self._users.services(stream)
+            await services._streaming[path](stream)
+
+        return handle
 
     def register(self, registered: RpcMethods) -> None:
         """Serve all of them by gRPC."""

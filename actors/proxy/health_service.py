@@ -1,12 +1,10 @@
-"""gRPC's health checking, and what the service Auth answers while nobody has users: that is all that it has yet."""
+"""gRPC's health checking."""
 
 from __future__ import annotations
 
 import asyncio
 
-from .etcd_backend import CallContext, EtcdBackend, StreamContext
-from .etcd_errors import AUTH_NOT_ENABLED
-from .etcdpb.auth_pb2 import AuthStatusResponse
+from .etcd_backend import CallContext, StreamContext
 from .etcdpb.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from .rpc_status import RpcCode, RpcError
 
@@ -29,19 +27,3 @@ class HealthService:
         asked = HealthCheckRequest.FromString(message or b"")
         await stream.send(_UNKNOWN if asked.service else _SERVING)
         await asyncio.Event().wait()
-
-
-class AuthService:
-    """Authentication is off."""
-
-    def __init__(self, backend: EtcdBackend) -> None:
-        self._backend = backend
-
-    async def status(self, request: bytes, context: CallContext) -> bytes:
-        """Whether it is on."""
-        header = self._backend.header(await self._backend.revision(context))
-        return AuthStatusResponse(header=header, authRevision=1).SerializeToString()
-
-    async def authenticate(self, request: bytes, context: CallContext) -> bytes:
-        """Refused while it is off."""
-        raise AUTH_NOT_ENABLED.error()

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from ...limits import CLIENT_SHORT_BACKOFF_S, OPERATOR_TIMEOUT_S, PROXY_TIMEOUT_S, STATUS_TIMEOUT_S
+from ...limits import CLIENT_SHORT_BACKOFF_S, MAX_TOKEN_BYTES, OPERATOR_TIMEOUT_S, PROXY_TIMEOUT_S, STATUS_TIMEOUT_S
 from ...raft.messages import MemberChange
 from ...schema.answers import Answer, Failed
 from ...schema.commands import Administration
@@ -24,6 +25,8 @@ from ...schema.frames import (
     Defragment,
     HashKeys,
     KeysHashed,
+    LoggedIn,
+    Login,
     MemberStatus,
     Refusal,
     Refused,
@@ -32,13 +35,32 @@ from ...schema.frames import (
     Status,
     Written,
 )
-from ..client.core.failures import failure
+from ..client.core.failures import denial, failure
 from ..client.hub import Hub, clock
-from .etcd_errors import NO_LEADER, TIMED_OUT, TOO_MANY_REQUESTS, from_keeper_error
+from .etcd_errors import (
+    AUTH_NOT_ENABLED,
+    AUTHENTICATION_FAILED,
+    INVALID_TOKEN,
+    NO_LEADER,
+    TIMED_OUT,
+    TOO_MANY_REQUESTS,
+    from_keeper_error,
+)
 from .rpc_status import RpcCode, RpcError
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Reply).decode
+
+
+class LoggedInUser(NamedTuple):
+    """A user has proven who it is."""
+
+    user: str
+    token: bytes
+    since: int
+    """Identifies its password."""
+    revision: int
+    """Of the store."""
 
 
 class MemberCalls:
@@ -113,6 +135,43 @@ class MemberCalls:
         """Change the configuration; returns once the change is in effect. Raises as :meth:`administer`."""
         return await self._ask_leader(lambda left: ChangeMembership(self._cluster, left, tuple(changes)))
 
+    async def log_in(self, user: str, password: str, patience: float) -> LoggedInUser:
+        """A token for a user's password.
+
+        Raises:
+            RpcError: it is wrong, users are not needed, or no member answers in time.
+        """
+        reply = await self._log_in(lambda left: Login(self._cluster, left, user, password), patience)
+        if reply is None:
+            raise AUTH_NOT_ENABLED.error()
+        return reply
+
+    async def exchange(self, token: bytes) -> LoggedInUser | None:
+        """Another token for one that has not ended; ``None`` if users are not needed. Raises as above."""
+        if len(token) > MAX_TOKEN_BYTES:
+            raise INVALID_TOKEN.error()
+        return await self._log_in(lambda left: Login(self._cluster, left, token=token), PROXY_TIMEOUT_S)
+
+    async def _log_in(self, login: Callable[[float], Login], patience: float) -> LoggedInUser | None:
+        until = clock() + min(patience, PROXY_TIMEOUT_S)
+        while (left := until - clock()) > 0:
+            for member in sorted(self._hub.transport.members()):
+                reply = await self._ask(member, login(left), min(left, STATUS_TIMEOUT_S))
+                if isinstance(reply, LoggedIn):
+                    return LoggedInUser(reply.user, reply.token, reply.since, reply.revision)
+                if not isinstance(reply, Refused):
+                    continue
+                if reply.refusal is Refusal.NOT_ENABLED:
+                    return None
+                if reply.refusal is Refusal.WRONG_PASSWORD:
+                    raise AUTHENTICATION_FAILED.error()
+                if reply.refusal is Refusal.BAD_TOKEN:
+                    raise INVALID_TOKEN.error()
+                if reply.refusal is Refusal.INVALID:
+                    raise AUTHENTICATION_FAILED.error()
+            await asyncio.sleep(CLIENT_SHORT_BACKOFF_S)
+        raise TIMED_OUT.error()
+
     async def _ask_leader(self, frame: Callable[[float], Request]) -> Answer:
         """Ask the leader until it answers. Once a request may have been accepted, a failure is "request timed out",
         even if a later member refuses the request."""
@@ -131,6 +190,8 @@ class MemberCalls:
                     continue
                 if reply.refusal is Refusal.INVALID:
                     raise RpcError(RpcCode.INVALID_ARGUMENT, reply.message)
+                if (error := denial(reply)) is not None:
+                    raise from_keeper_error(error)
                 unknown = unknown or reply.refusal in (Refusal.LOST, Refusal.TIMED_OUT)
                 if reply.leader not in (0, member):
                     leader = reply.leader
@@ -152,7 +213,10 @@ class MemberCalls:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(set_result, reply)
 
-        self._hub.transport.send(member, _encode(request), done)
+        frame = _encode(request)
+        if self._hub.login is not None:
+            frame = self._hub.login.wrap(frame)
+        self._hub.transport.send(member, frame, done)
         try:
             reply = await asyncio.wait_for(answered, timeout)
             return None if isinstance(reply, Exception) else _decode(reply)
@@ -166,6 +230,8 @@ def _refusal(reply: Reply | None) -> RpcError:
         answer = reply.answers[0]
         if isinstance(answer, Failed):
             return from_keeper_error(failure(answer, maybe_applied=False))
+    if isinstance(reply, Refused) and (error := denial(reply)) is not None:
+        return from_keeper_error(error)
     if isinstance(reply, Refused) and reply.refusal is Refusal.OVERLOADED:
         return TOO_MANY_REQUESTS.error()
     if isinstance(reply, Refused) and reply.refusal is Refusal.NOT_SERVING:

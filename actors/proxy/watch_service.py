@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any
 
-from ...errors import CompactedError, KeeperError
+from ...errors import AuthFailed, CompactedError, KeeperError, PermissionDenied
 from ...limits import (
     MAX_PROXY_WATCH_ANSWERS,
     PROXY_PROGRESS_CHECK_S,
@@ -25,12 +25,13 @@ from ...limits import (
     PROXY_WATCH_ANSWER_BYTES,
 )
 from ...schema.frames import WatchEvent
+from ...schema.key_spaces import UNUSED_KEY
 from ...schema.operations import KeyRange
 from ..client.core.subscription import Delivery, Phase, Subscription
 from ..client.hub import Hub
 from ..client.loop_bridge import bridge_to
 from .etcd_backend import EtcdBackend, StreamContext
-from .etcd_errors import NO_LEADER
+from .etcd_errors import NO_LEADER, from_keeper_error
 from .etcdpb.kv_pb2 import Event, KeyValue
 from .etcdpb.rpc_pb2 import WatchCreateRequest, WatchRequest, WatchResponse
 from .rpc_status import RpcError
@@ -92,6 +93,15 @@ class _Pending:
         """... which begins where a member says, so that the answer has to wait for that."""
         self.revision = 0
         """Of a progress request: every watch must have seen this, if it is known."""
+
+
+def _refusal_of(error: KeeperError | None) -> str:
+    """Why a user may not watch, in etcd's words; empty if that was not why a watch ended."""
+    if isinstance(error, (AuthFailed, PermissionDenied)):
+        failure = from_keeper_error(error)
+        name = "".join(part.capitalize() for part in failure.code.name.split("_"))
+        return f"rpc error: code = {name} desc = {failure.text}"
+    return ""
 
 
 class _ServedWatches:
@@ -279,7 +289,7 @@ class _ServedWatches:
         """
         begun = asyncio.Event()
         signal = _BegunSignal(self._hub, self._loop, begun)
-        keys, core = KeyRange(self._backend.space), self._hub.watch_core
+        keys, core = KeyRange(UNUSED_KEY), self._hub.watch_core
         probe = self._hub.run_locked(
             lambda now: core.create(
                 keys, start_revision=0, prev=False, puts=False, deletes=False, signal=signal, loop=self._reader
@@ -350,6 +360,11 @@ class _ServedWatches:
             return None
         if not subscription.fixed and subscription.phase is not Phase.OVER:
             return None
+        if not subscription.fixed and (reason := _refusal_of(subscription.error)):
+            self._watches.pop(watch.id, None)
+            watch.ended = True
+            header = self._backend.header(self._hub.revision)
+            return WatchResponse(header=header, watch_id=watch.id, created=True, canceled=True, cancel_reason=reason)
         revision = subscription.start_after if subscription.fixed else self._hub.revision
         return WatchResponse(header=self._backend.header(revision), watch_id=watch.id, created=True)
 
@@ -399,7 +414,7 @@ class _ServedWatches:
         if isinstance(error, CompactedError):
             ended.compact_revision = error.compact_revision
         else:
-            ended.cancel_reason = str(error)
+            ended.cancel_reason = _refusal_of(error) or str(error)
         return ended
 
     def _event(self, event: WatchEvent) -> Event:

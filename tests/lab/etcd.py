@@ -44,28 +44,34 @@ class Etcd:
         self.endpoint = f"127.0.0.1:{port}"
         self.channel = grpc.insecure_channel(self.endpoint)
 
-    def call(self, path: str, request: bytes, timeout: float = 10.0) -> bytes | tuple[int, str]:
+    def call(
+        self, path: str, request: bytes, timeout: float = 10.0, metadata: dict[str, str] | None = None
+    ) -> bytes | tuple[int, str]:
         """The answer of a unary method, or code and text of its error."""
         import grpc
 
         try:
-            answer: bytes = self.channel.unary_unary(path)(request, timeout=timeout)
+            answer: bytes = self.channel.unary_unary(path)(
+                request, timeout=timeout, metadata=list((metadata or {}).items())
+            )
         except grpc.RpcError as error:
             return error.code().value[0], error.details()
         return answer
 
-    def stream(self, path: str) -> EtcdStream:
+    def stream(self, path: str, metadata: dict[str, str] | None = None) -> EtcdStream:
         """A call in which either side may send many messages."""
-        return EtcdStream(self.channel, path)
+        return EtcdStream(self.channel, path, metadata)
 
 
 class EtcdStream:
     """The client's end of a stream; everything that arrives waits in a queue."""
 
-    def __init__(self, channel: Any, path: str) -> None:
+    def __init__(self, channel: Any, path: str, metadata: dict[str, str] | None = None) -> None:
         self._requests: queue.Queue[bytes | None] = queue.Queue()
         self._arrived: queue.Queue[bytes | tuple[int, str] | None] = queue.Queue()
-        self._call = channel.stream_stream(path)(iter(self._requests.get, None))
+        self._call = channel.stream_stream(path)(
+            iter(self._requests.get, None), metadata=list((metadata or {}).items())
+        )
         threading.Thread(target=self._receive_all, daemon=True).start()
 
     def _receive_all(self) -> None:

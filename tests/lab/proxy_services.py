@@ -123,9 +123,13 @@ class LabProxy:
         """The result of a coroutine on the proxy's loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
 
-    def call(self, path: str, request: bytes, timeout: float = math.inf) -> bytes | tuple[int, str]:
+    def call(
+        self, path: str, request: bytes, timeout: float = math.inf, metadata: dict[str, str] | None = None
+    ) -> bytes | tuple[int, str]:
         """The answer of a unary method, or code and text of its error."""
-        called = asyncio.run_coroutine_threadsafe(self.services.unary[path](request, Caller(timeout)), self.loop)
+        called = asyncio.run_coroutine_threadsafe(
+            self.services.unary[path](request, Caller(timeout, metadata)), self.loop
+        )
         self._called.add(called)
         try:
             return called.result(20.0)
