@@ -15,6 +15,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from lab.etcd import Etcd, running_etcd
+from lab.etcd_differences import difference
 from lab.proxy_services import LabProxy, lab_proxy
 from raykeeper.actors.proxy.etcdpb import rpc_pb2
 from raykeeper.actors.proxy.etcdpb.message_pool import methods
@@ -34,32 +35,10 @@ REVISIONS = {
 }
 OWN = {"cluster_id", "member_id", "raft_term"}
 """Of a header: each store has its own."""
-FAILED_INSIDE = {
-    (3, "etcdserver: key not found"),
-    (5, "etcdserver: requested lease not found"),
-    (11, "etcdserver: mvcc: required revision has been compacted"),
-    (11, "etcdserver: mvcc: required revision is a future revision"),
-}
-"""If several operations of a transaction fail, etcd names what is wrong with the puts before what is wrong with ranges,
-and a missing key before a missing lease. The state machine names what comes first: it goes through them once."""
-
-DUPLICATE = (3, "etcdserver: duplicate key given in txn request")
 
 
 class Apart(Exception):
     """From here on the two stores differ, for a reason that is known."""
-
-
-def etcd_overlooks(txn: Any, nested: bool = False) -> bool:
-    """Whether etcd may not see that a transaction puts and deletes a key: it does not if the delete's range goes to the
-    end of all keys, or if a nested transaction deletes what one before it puts. Then it changes the key twice in one
-    revision. We refuse that: our store has one change of a key in a revision."""
-    for each in (*txn.success, *txn.failure):
-        if each.HasField("request_txn") and etcd_overlooks(each.request_txn, True):
-            return True
-        if each.HasField("request_delete_range") and (nested or each.request_delete_range.range_end == b"\0"):
-            return True
-    return False
 
 
 class Server(Protocol):
@@ -109,9 +88,12 @@ class Side:
 
     def plain(self, answer: Message) -> dict[str, Any]:
         """An answer's content, with relative revisions and without what is each store's own."""
+        compacted = getattr(answer, "compact_revision", 0) > 0
         own(answer)
         shift(answer, -self.base, 1)
         content: dict[str, Any] = MessageToDict(answer, preserving_proto_field_name=True)
+        if compacted:
+            content.setdefault("compact_revision", "0")  # the base is a revision, too
         return content
 
 
@@ -211,24 +193,19 @@ class Twins:
             stream.close()
 
     def ask(self, path: str, request: Message) -> Any:
-        """The answer that both give.
+        """The answer that both give; ours, if they differ and may (``lab/etcd_differences.py``).
 
         Raises:
             AssertionError: they differ.
+            Apart: they may, and the stores have become different by it.
         """
         theirs, ours = (side.relative(path, request) for side in self.sides)
-        if (
-            path == "/etcdserverpb.KV/Txn"
-            and theirs != ours
-            and isinstance(ours, tuple)
-            and isinstance(theirs, tuple)
-            and {theirs, ours} <= FAILED_INSIDE
-        ):
-            return ours
-        if path == "/etcdserverpb.KV/Txn" and ours == DUPLICATE and theirs != ours and etcd_overlooks(request):
-            raise Apart
-        assert ours == theirs, f"{path}\n{request}\netcd:  {theirs}\nours:  {ours}"
-        return theirs
+        if theirs != ours:
+            known = difference(request, theirs, ours)
+            assert known is not None, f"{path}\n{request}\netcd:  {theirs}\nours:  {ours}"
+            if known.apart:
+                raise Apart(known.reason)
+        return ours
 
 
 @contextmanager

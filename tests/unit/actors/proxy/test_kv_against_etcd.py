@@ -7,17 +7,14 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lab.etcd_twins import RELATIVE, Apart, Twins, twins
+from lab.etcd_requests import kv_requests, lease_requests, short_leases
+from lab.etcd_twins import Apart, Twins, twins
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import (
     CompactionRequest,
     Compare,
-    DeleteRangeRequest,
-    LeaseGrantRequest,
-    LeaseRevokeRequest,
     PutRequest,
     RangeRequest,
     RequestOp,
@@ -31,140 +28,7 @@ def both() -> Iterator[Twins]:
         yield both
 
 
-# --- requests --------------------------------------------------------------------------------------------------------
-
-keys = st.sampled_from([b"a", b"aa", b"b", b"c", b"\0", b"\xff", b"d/1", b"d/2"])
-
-
-def mostly(usual: st.SearchStrategy[Any], rare: Any, times: int = 24) -> st.SearchStrategy[Any]:
-    """A value, or, one time in so many, a rare one. What is refused hides what comes after it."""
-    return st.integers(0, times - 1).flatmap(lambda n: st.just(rare) if n == times - 1 else usual)
-
-
-some_keys = mostly(keys, b"", 40)
-ends = st.sampled_from([b"", b"", b"\0", b"b", b"c", b"e", b"\xff", b"a\0"])
-values = st.sampled_from([b"", b"1", b"2", b"long" * 300])
-leases = mostly(st.sampled_from([0, 0, 0, 0, 7, -5, -1]), 99)
-offsets = st.integers(-3, 12)
-relative = offsets.map(lambda n: RELATIVE + n)
-revisions = st.one_of(
-    st.just(0), st.just(0), st.just(0), st.just(-1), st.integers(0, 3).map(lambda n: RELATIVE + n), relative
-)
-flags = st.booleans()
-rarely = mostly(st.just(False), True, 8)
-bounds = st.one_of(*[st.just(0)] * 7, relative)
-
-ranges = st.builds(
-    RangeRequest,
-    key=some_keys,
-    range_end=ends,
-    limit=st.sampled_from([0, 0, 1, 2, 5, -1]),
-    revision=revisions,
-    sort_order=st.integers(0, 2),
-    sort_target=st.integers(0, 4),
-    serializable=flags,
-    keys_only=rarely,
-    count_only=rarely,
-    min_mod_revision=bounds,
-    max_mod_revision=bounds,
-    min_create_revision=bounds,
-    max_create_revision=bounds,
-)
-
-
-def put_request(mistaken: bool, **fields: Any) -> PutRequest:
-    if not mistaken:
-        fields["value"] = b"" if fields["ignore_value"] else fields["value"]
-        fields["lease"] = 0 if fields["ignore_lease"] else fields["lease"]
-    return PutRequest(**fields)
-
-
-puts = st.builds(
-    put_request,
-    rarely,
-    key=some_keys,
-    value=values,
-    lease=leases,
-    prev_kv=flags,
-    ignore_value=rarely,
-    ignore_lease=rarely,
-)
-deletes = st.builds(DeleteRangeRequest, key=some_keys, range_end=ends, prev_kv=flags)
-numbers = st.one_of(st.integers(-1, 3), relative)
-operands = st.one_of(
-    numbers.map(lambda n: {"version": n}),
-    numbers.map(lambda n: {"create_revision": n}),
-    numbers.map(lambda n: {"mod_revision": n}),
-    values.map(lambda v: {"value": v}),
-    leases.map(lambda n: {"lease": n}),
-    st.just({}),
-)
-compares = st.builds(
-    lambda operand, **others: Compare(**others, **operand),
-    operands,
-    result=st.integers(0, 3),
-    target=st.integers(0, 4),
-    key=some_keys,
-    range_end=ends,
-)
-
-
-def in_txn(request: RangeRequest) -> RequestOp:
-    """A negative revision is the present; but inside a transaction etcd takes it for one that may be compacted."""
-    return RequestOp(request_range=RangeRequest(**{**fields(request), "revision": max(0, request.revision)}))
-
-
-def fields(request: Message) -> dict[str, Any]:
-    return {field.name: value for field, value in request.ListFields()}
-
-
-plain_operations = st.one_of(
-    puts.map(lambda request: RequestOp(request_put=request)),
-    puts.map(lambda request: RequestOp(request_put=request)),
-    ranges.map(in_txn),
-    deletes.map(lambda request: RequestOp(request_delete_range=request)),
-)
-operations = st.recursive(
-    mostly(plain_operations, RequestOp(), 60),
-    lambda inner: st.builds(
-        lambda *parts: RequestOp(request_txn=TxnRequest(compare=parts[0], success=parts[1], failure=parts[2])),
-        st.lists(compares, max_size=2),
-        st.lists(inner, max_size=3),
-        st.lists(inner, max_size=2),
-    ),
-    max_leaves=6,
-)
-txns = st.builds(
-    TxnRequest,
-    compare=st.lists(compares, max_size=2),
-    success=st.lists(operations, max_size=3),
-    failure=st.lists(operations, max_size=2),
-)
-requests = st.one_of(
-    st.tuples(st.just("/etcdserverpb.KV/Put"), puts),
-    st.tuples(st.just("/etcdserverpb.KV/Put"), puts),
-    st.tuples(st.just("/etcdserverpb.KV/Put"), puts),
-    st.tuples(st.just("/etcdserverpb.KV/Range"), ranges),
-    st.tuples(st.just("/etcdserverpb.KV/Range"), ranges),
-    st.tuples(st.just("/etcdserverpb.KV/DeleteRange"), deletes),
-    st.tuples(st.just("/etcdserverpb.KV/Txn"), txns),
-    st.tuples(st.just("/etcdserverpb.KV/Txn"), txns),
-    st.tuples(
-        st.just("/etcdserverpb.KV/Compact"),
-        st.builds(
-            CompactionRequest, revision=st.one_of(st.integers(0, 4).map(lambda n: RELATIVE + n), relative, st.just(-1))
-        ),
-    ),
-    st.tuples(
-        st.just("/etcdserverpb.Lease/LeaseGrant"),
-        st.builds(
-            LeaseGrantRequest,
-            TTL=st.sampled_from([-1, 0, 1, 3, 1000, 9_000_000_000, 9_000_000_001]),
-            ID=st.sampled_from([7, -5, -1]),
-        ),
-    ),
-    st.tuples(st.just("/etcdserverpb.Lease/LeaseRevoke"), st.builds(LeaseRevokeRequest, ID=leases)),
-)
+requests = st.one_of(kv_requests, kv_requests, kv_requests, short_leases, lease_requests)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

@@ -1,24 +1,18 @@
-"""Watches: the same streams of requests to a real etcd and to the proxy's service, and what arrives compared.
-
-The answers to requests are compared one by one, with their headers; events for each watch as one list, since etcd is
-free to put events of several revisions into one answer, and to serve watches in any order.
-"""
+"""Watches: the same streams of requests to a real etcd and to the proxy's service, and what arrives compared."""
 
 from __future__ import annotations
 
 import asyncio
 import queue
 import time
-from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from lab.etcd_twins import RELATIVE, SideStream, Twins, twins
+from lab.etcd_requests import PROGRESS, cancel, create
+from lab.etcd_twins import RELATIVE, Twins, twins
+from lab.etcd_watching import MARK, WATCH, Watching
 from lab.proxy_services import LabProxy
 from raykeeper.actors.proxy.etcdpb.kv_pb2 import Event, KeyValue
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import (
@@ -34,91 +28,11 @@ from raykeeper.actors.proxy.etcdpb.rpc_pb2 import (
 from raykeeper.actors.proxy.watch_service import fragments
 from raykeeper.limits import WATCH_BUFFER_EVENTS, Timings
 
-WATCH = "/etcdserverpb.Watch/Watch"
-MARK = 1000
-"""Id of a watch that every stream has: what it sees says that all before has arrived."""
-
 
 @pytest.fixture(scope="module")
 def both() -> Iterator[Twins]:
     with twins() as both:
         yield both
-
-
-def create(**fields: Any) -> WatchRequest:
-    return WatchRequest(create_request=WatchCreateRequest(**fields))
-
-
-def cancel(id: int) -> WatchRequest:
-    return WatchRequest(cancel_request={"watch_id": id})
-
-
-PROGRESS = WatchRequest(progress_request={})
-
-
-class Seen:
-    """What has arrived in one stream."""
-
-    def __init__(self, stream: SideStream) -> None:
-        self.stream = stream
-        self.events: dict[str, list[Any]] = defaultdict(list)
-        self.ends: dict[str, Any] = {}
-
-    def take(self, timeout: float) -> Any:
-        """The next answer to a request; ``None`` if what has arrived was something else."""
-        answer = self.stream.receive(timeout)
-        id = answer.get("watch_id", "0")
-        if "events" in answer:
-            self.events[id] += answer["events"]
-            newest = answer["events"][-1]["kv"]["mod_revision"]
-            assert int(answer["header"]["revision"]) >= int(newest)
-            return None
-        if "compact_revision" in answer:
-            self.ends[id] = answer
-            return None
-        return answer
-
-    def answer(self) -> Any:
-        """The answer to the last request."""
-        while (answer := self.take(20.0)) is None:
-            pass
-        return answer
-
-    def until_mark(self, count: int) -> None:
-        while len(self.events[str(MARK)]) < count:
-            assert self.take(20.0) is None
-
-
-class Watching:
-    """A stream to both servers."""
-
-    def __init__(self, both: Twins, streams: list[SideStream]) -> None:
-        self.both = both
-        self.seen = [Seen(stream) for stream in streams]
-        self.marks = 0
-
-    def ask(self, request: WatchRequest) -> Any:
-        """Send a request; its answer, which both give."""
-        for seen in self.seen:
-            seen.stream.send(request)
-        theirs, ours = (seen.answer() for seen in self.seen)
-        assert ours == theirs
-        return ours
-
-    def settle(self) -> None:
-        """Wait until everything has arrived, and compare it."""
-        time.sleep(0.25)  # etcd looks after watches that lag ten times a second
-        for _ in range(2):
-            self.both.ask("/etcdserverpb.KV/Put", PutRequest(key=b"mark"))
-            self.marks += 1
-        for seen in self.seen:
-            seen.until_mark(self.marks)
-            with suppress(queue.Empty):
-                while True:
-                    assert seen.take(0.05) is None
-        etcd, ours = self.seen
-        assert ours.events == etcd.events
-        assert ours.ends == etcd.ends
 
 
 @pytest.fixture
@@ -227,59 +141,6 @@ def test_a_client_that_has_sent_its_last_request_goes_on_seeing_events(both: Twi
         stream.finish()
         change(both, A)
         assert "events" in stream.receive()
-
-
-keys = st.sampled_from([b"a", b"b", b"c", b"d"])
-ends = st.sampled_from([b"", b"", b"c", b"\0", b"e"])
-starts = st.one_of(st.just(0), st.just(0), st.integers(1, 14).map(lambda n: RELATIVE + n))
-creates = st.builds(
-    create,
-    key=keys,
-    range_end=ends,
-    start_revision=starts,
-    prev_kv=st.booleans(),
-    fragment=st.booleans(),
-    watch_id=st.sampled_from([0, 0, 0, 3]),
-    filters=st.sampled_from([[], [], [0], [1]]),
-)
-puts = st.builds(PutRequest, key=keys, value=st.sampled_from([b"", b"1", b"2"]))
-deletes = st.builds(DeleteRangeRequest, key=keys, range_end=ends)
-txns = st.builds(
-    lambda some: TxnRequest(success=[RequestOp(request_put=PutRequest(key=key, value=b"t")) for key in sorted(some)]),
-    st.sets(keys, min_size=1),
-)
-compactions = st.integers(1, 10).map(lambda n: CompactionRequest(revision=RELATIVE + n))
-steps = st.one_of(
-    creates,
-    creates,
-    st.integers(0, 3).map(cancel),
-    st.just(PROGRESS),
-    *([st.one_of(puts, deletes, txns)] * 6),
-    compactions,
-)
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(steps, min_size=3, max_size=16))
-def test_any_sequence(both: Twins, sequence: list[Any]) -> None:
-    both.begin()
-    with both.stream(WATCH) as stream:
-        watching = Watching(both, stream.streams)
-        watching.ask(create(key=b"mark", watch_id=MARK))
-        open_ids: set[int] = set()
-        for step in sequence:
-            if not isinstance(step, WatchRequest):
-                change(both, step)
-            elif step.HasField("cancel_request"):
-                if step.cancel_request.watch_id in open_ids:
-                    watching.settle()  # what a canceled watch has not been sent yet, it may not get any more
-                    watching.ask(step)
-                    open_ids.discard(step.cancel_request.watch_id)
-            else:
-                answer = watching.ask(step)
-                if answer.get("created") and not answer.get("canceled"):
-                    open_ids.add(int(answer.get("watch_id", 0)))
-        watching.settle()
 
 
 @pytest.mark.parametrize("sizes", [[10], [40, 40, 40, 40], [500], [500, 1, 1, 500], [99, 1, 99, 1]])
