@@ -147,7 +147,9 @@ DIFFERENCES = (
     Difference(
         "A compaction at revision 0 does nothing. etcd refuses the second one.", _compaction_at_zero, apart=False
     ),
-    Difference("What is wrong with bytes that are no message is said in the words of protobuf's runtime.", _unreadable),
+    Difference(
+        "What is wrong with bytes that are not a message is said in the words of protobuf's runtime.", _unreadable
+    ),
     Difference("A field of another wire type is skipped by protobuf's runtime, and refused by etcd's.", _wire_type),
     Difference("A string that is not UTF-8 is refused by protobuf's runtime.", _utf8),
     Difference("A path that names no method: the code is that of later versions of Go's gRPC.", _no_method_name),

@@ -1,4 +1,4 @@
-"""What is no request, over real connections to a real etcd and to a proxy's port: the same code and text, but for what
+"""What is not a request, over real connections to a real etcd and to a proxy's port: the same code and text, but for what
 ``lab/etcd_differences.py`` lists.
 """
 
