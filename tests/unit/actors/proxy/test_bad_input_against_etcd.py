@@ -1,5 +1,5 @@
-"""What is not a request, over real connections to a real etcd and to a proxy's port: the same code and text, but for what
-``lab/etcd_differences.py`` lists.
+"""What is not a request, over real connections to a real etcd and to a proxy's port: the same code and text, but for
+what ``lab/etcd_differences.py`` lists.
 """
 
 from __future__ import annotations
