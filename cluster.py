@@ -460,7 +460,12 @@ def _start_proxies(cluster: Cluster, spec: ClusterSpec, deadline: float, explici
     that asks for none leaves those that run, unless that was asked for explicitly."""
     if spec.proxy == "off" and not explicit:
         return
-    cluster.configure(proxy=spec.proxy, proxy_listen=spec.proxy_listen, proxy_advertise=spec.proxy_advertise)
+    cluster.configure(
+        proxy=spec.proxy,
+        proxy_listen=spec.proxy_listen,
+        proxy_advertise=spec.proxy_advertise,
+        proxy_tls={name: getattr(spec.proxy_tls, name) for name in spec.proxy_tls.__struct_fields__},
+    )
     settle_proxies(cluster.name, cluster.id, deadline, supervised=spec.supervised)
 
 

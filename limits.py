@@ -133,6 +133,19 @@ class Compaction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Newer changes stay readable and watchable; older ones are removed some time later."""
 
 
+class ProxyTls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """TLS on the ports of proxies, with etcd's names and meaning. The files, in PEM, lie at these paths on every node
+    with a proxy."""
+
+    cert_file: str = ""
+    """The proxy's certificate; empty: no TLS."""
+    key_file: str = ""
+    trusted_ca_file: str = ""
+    """The authority whose certificates clients may show; their common names say which user they are."""
+    client_cert_auth: bool = False
+    """Whether they must."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the members of a cluster agree on at run time: kept in the replicated state, changed by ``Configure``."""
 
@@ -161,6 +174,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proxy_advertise: str = ""
     """What its clients are told, ``HOST`` or ``HOST:PORT``. Empty: the address that it listens on, or, if that is all
     addresses of the machine, the Ray node's."""
+    proxy_tls: ProxyTls = ProxyTls()
 
 
 def port_range(text: str) -> range | None:
@@ -818,6 +832,10 @@ PIN_AMOUNT = 0.001
 """How much a member asks of the Ray resource that pins it to its place (every node offers 1 of each)."""
 
 # A proxy's port: HTTP/2 with gRPC, and HTTP/1.1.
+MAX_PROXY_HANDSHAKES = 128
+"""TLS handshakes under way; further connections are closed at once."""
+PROXY_ACCEPT_PAUSE_S = 0.1
+"""After a connection could not be accepted."""
 MAX_PROXY_CONNECTIONS = 16_384
 """A new connection beyond this closes the one that has been idle longest; it is refused if none is idle."""
 MAX_ADMISSION_CHECKS = 64

@@ -66,7 +66,9 @@ def read_advertised_address(text: str) -> AdvertisedAddress | None:
     return AdvertisedAddress(found.host, found.first)
 
 
-def client_url(advertised: AdvertisedAddress | None, bound: tuple[str, int], node_address: str) -> str:
+def client_url(
+    advertised: AdvertisedAddress | None, bound: tuple[str, int], node_address: str, *, tls: bool = False
+) -> str:
     """The URL that clients are told.
 
     Args:
@@ -74,16 +76,17 @@ def client_url(advertised: AdvertisedAddress | None, bound: tuple[str, int], nod
             the machine, the node's.
         bound: the address that is listened on.
         node_address: IP address of this process's Ray node.
+        tls: whether it speaks TLS.
     """
     host, port = bound
     if advertised is not None:
-        return url_of(advertised.host, port if advertised.port is None else advertised.port)
-    return url_of(node_address if _is_any(host) else host, port)
+        return url_of(advertised.host, port if advertised.port is None else advertised.port, tls=tls)
+    return url_of(node_address if _is_any(host) else host, port, tls=tls)
 
 
-def url_of(host: str, port: int) -> str:
+def url_of(host: str, port: int, *, tls: bool = False) -> str:
     """The URL of an address."""
-    return f"http://{_bracketed(host)}:{port}"
+    return f"{'https' if tls else 'http'}://{_bracketed(host)}:{port}"
 
 
 def _read_host(text: str) -> str | None:

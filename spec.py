@@ -19,7 +19,7 @@ import msgspec
 import yaml
 
 from .errors import SpecError
-from .limits import MAX_MEMBERS, Compaction, Fraction, Limits, Settings, Timings, port_range
+from .limits import MAX_MEMBERS, Compaction, Fraction, Limits, ProxyTls, Settings, Timings, port_range
 from .proxy_address import read_advertised_address, read_listen_address
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -74,6 +74,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     timings: Timings = Timings()
     limits: Limits = Limits()
     compaction: Compaction = Compaction()
+    proxy_tls: ProxyTls = ProxyTls()
 
     @property
     def settings(self) -> Settings:
@@ -90,6 +91,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             proxy=self.proxy,
             proxy_listen=self.proxy_listen,
             proxy_advertise=self.proxy_advertise,
+            proxy_tls=self.proxy_tls,
         )
 
     @classmethod
@@ -98,8 +100,8 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     ) -> ClusterSpec:
         """Read a spec from a YAML file, a mapping or another spec (``None``: all defaults), and change some fields.
 
-        ``overrides`` name top-level fields; a mapping given for ``timings``, ``limits`` or ``compaction`` changes the
-        fields that it names and leaves the others.
+        ``overrides`` name top-level fields; a mapping given for a section (``timings``, ``limits``, ``compaction``,
+        ``proxy_tls``) changes the fields that it names and leaves the others.
 
         Raises:
             SpecError: a field is unknown, has the wrong type, or has a value that is not valid.
@@ -214,10 +216,23 @@ def _check_proxy(source: str, spec: ClusterSpec) -> None:
         )
     if spec.proxy_advertise and read_advertised_address(spec.proxy_advertise) is None:
         raise SpecError(source, "proxy_advertise", f"HOST, or HOST:PORT, got {_shown(spec.proxy_advertise)}")
+    _check_proxy_tls(source, spec.proxy_tls)
+
+
+def _check_proxy_tls(source: str, tls: ProxyTls) -> None:
+    for name in ("cert_file", "key_file", "trusted_ca_file"):
+        path = getattr(tls, name)
+        if path and (not path.startswith("/") or _UNSPEAKABLE.search(path)):
+            raise SpecError(source, f"proxy_tls.{name}", f"an absolute path, got {_shown(path)}")
+    for name, needs in (("cert_file", "key_file"), ("key_file", "cert_file"), ("trusted_ca_file", "cert_file")):
+        if getattr(tls, name) and not getattr(tls, needs):
+            raise SpecError(source, f"proxy_tls.{needs}", f"a path, since {name} is given")
+    if tls.client_cert_auth and not tls.trusted_ca_file:
+        raise SpecError(source, "proxy_tls.trusted_ca_file", "a path, since client_cert_auth is on")
 
 
 _ON_OFF = {"on": True, "off": False}
-_SECTIONS = ("timings", "limits", "compaction")
+_SECTIONS = ("timings", "limits", "compaction", "proxy_tls")
 
 
 def _convert(source: str, raw: Any) -> ClusterSpec:
@@ -256,6 +271,7 @@ def _no_unknown_fields(source: str, raw: dict[Any, Any]) -> None:
         "timings.": (raw.get("timings"), Timings.__struct_fields__),
         "limits.": (raw.get("limits"), Limits.__struct_fields__),
         "compaction.": (raw.get("compaction"), Compaction.__struct_fields__),
+        "proxy_tls.": (raw.get("proxy_tls"), ProxyTls.__struct_fields__),
     }
     for prefix, (given, known) in sections.items():
         for field in given if isinstance(given, dict) else ():

@@ -11,6 +11,7 @@ import click
 
 from ..actors.handles import Client
 from ..errors import KeeperError
+from ..limits import ProxyTls
 from ..proxy_address import (
     AdvertisedAddress,
     ListenAddress,
@@ -74,11 +75,21 @@ def origin(text: str) -> str:
     multiple=True,
     help="An origin whose web pages may ask by HTTP, such as https://host; * for all. May be given several times.",
 )
+@click.option(
+    "--cert-file", type=click.Path(), default="", help="The certificate for TLS (PEM). Without one there is no TLS."
+)
+@click.option("--key-file", type=click.Path(), default="", help="Its key.")
+@click.option(
+    "--trusted-ca-file", type=click.Path(), default="", help="The authority whose certificates clients may show."
+)
+@click.option(
+    "--client-cert-auth", is_flag=True, help="Clients must show a certificate; its common name is their user."
+)
 def proxy(cluster: str, address: str | None, output: str, timeout: float, **given: Any) -> None:
     """Serve etcd's v3 API, over gRPC and as JSON, to clients of etcd until a signal comes.
 
-    The address is printed once the port is open. --timeout is for starting only. There are no users and no TLS yet:
-    any process that reaches the port may do everything: listen on an address that only trusted ones reach.
+    The address is printed once the port is open. --timeout is for starting only. Without users, any process that
+    reaches the port may do everything: listen on an address that only trusted ones reach, or ask for certificates.
 
     The list of members names this proxy to clients, as long as it runs. `proxy` in the spec has the cluster start such
     proxies by itself.
@@ -97,15 +108,24 @@ async def _serve(
     advertise: AdvertisedAddress | None,
     no_register: bool,
     cors: tuple[str, ...],
+    cert_file: str,
+    key_file: str,
+    trusted_ca_file: str,
+    client_cert_auth: bool,
 ) -> int:
     from ..actors.logs import MemberLog
     from ..actors.proxy.etcd_proxy import EtcdProxy
     from ..actors.proxy.proxy_place import proxy_place
 
+    tls = ProxyTls(cert_file, key_file, trusted_ca_file, client_cert_auth)
+    if bool(cert_file) != bool(key_file) or (trusted_ca_file and not cert_file):
+        raise click.UsageError("--cert-file and --key-file belong together, and --trusted-ca-file needs them")
+    if client_cert_auth and not trusted_ca_file:
+        raise click.UsageError("--client-cert-auth needs --trusted-ca-file")
     log = MemberLog("proxy", cluster.name, "proxy")
     server = EtcdProxy(kv.aio, _Operations(cluster), log, proxy_place(), registered=not no_register, cors=cors)
     try:
-        await server.start(listen, advertise)
+        await server.start(listen, advertise, tls)
     except OSError as error:
         await server.close()
         raise click.ClickException(f"cannot listen on {listen}: {error.strerror or error}") from error

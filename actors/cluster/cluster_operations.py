@@ -73,6 +73,7 @@ class ClusterOperations:
         proxy: str | None = None,
         proxy_listen: str | None = None,
         proxy_advertise: str | None = None,
+        proxy_tls: Mapping[str, Any] | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Settings:
         """Change timings, limits, compaction and proxies of the running cluster. What is not named stays as it is,
@@ -83,7 +84,7 @@ class ClusterOperations:
         would listen or be found elsewhere are started again.
 
         Args:
-            proxy, proxy_listen, proxy_advertise: as in the spec.
+            proxy, proxy_listen, proxy_advertise, proxy_tls: as in the spec.
             timeout: seconds.
 
         Returns:
@@ -100,6 +101,7 @@ class ClusterOperations:
             "proxy": proxy,
             "proxy_listen": proxy_listen,
             "proxy_advertise": proxy_advertise,
+            "proxy_tls": proxy_tls,
         }
         changed = {name: change for name, change in fields.items() if change is not None}
         check_fields("arguments", changed)  # first what can be checked without the cluster
@@ -122,6 +124,7 @@ class ClusterOperations:
                 proxy=now.proxy,
                 proxy_listen=now.proxy_listen,
                 proxy_advertise=now.proxy_advertise,
+                proxy_tls=now.proxy_tls,
             )
             settings = ClusterSpec.load(spec, **changed).settings
             answer = administer(self.name, self.id, Configure(encode_settings(settings), best.settings), deadline)

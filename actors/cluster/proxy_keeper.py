@@ -190,7 +190,12 @@ class ProxyKeeper:
 
     def _spec(self, settings: Settings, node: str) -> ProxySpec:
         return ProxySpec(
-            self._cluster_name, self._cluster, proxy_name(node), settings.proxy_listen, settings.proxy_advertise
+            self._cluster_name,
+            self._cluster,
+            proxy_name(node),
+            settings.proxy_listen,
+            settings.proxy_advertise,
+            settings.proxy_tls,
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from prometheus_client import CollectorRegistry
 
 from ...errors import Unavailable
-from ...limits import PROXY_TIMEOUT_S
+from ...limits import PROXY_TIMEOUT_S, ProxyTls
 from ...proxy_address import AdvertisedAddress, ListenAddress, client_url
 from ..client.aio import AsyncKeyValueClient
 from ..logs import MemberLog
@@ -21,6 +21,7 @@ from .member_calls import MemberCalls
 from .proxy_listener import ProxyListener
 from .proxy_place import ProxyPlace
 from .proxy_registry import ProxyEntry, ProxyRegistry
+from .proxy_tls import ProxyTlsContext
 from .rpc_methods import RpcMethods
 from .rpc_status import RpcError
 
@@ -77,17 +78,21 @@ class EtcdProxy:
         """How many are open."""
         return self._listener.connection_count() if self._listener is not None else 0
 
-    async def start(self, listen: ListenAddress, advertised: AdvertisedAddress | None = None) -> tuple[str, int]:
+    async def start(
+        self, listen: ListenAddress, advertised: AdvertisedAddress | None = None, tls: ProxyTls | None = None
+    ) -> tuple[str, int]:
         """Find the cluster, and begin to serve; returns the address.
 
         Args:
             listen: the first of its ports that is free is taken.
             advertised: what clients are told, unless it is that address.
+            tls: the files for TLS; none, or none named, for none.
 
         Raises:
             KeeperError: the cluster was not found, or no member serves.
-            OSError: the address cannot be had.
+            OSError: the address cannot be had, or the files for TLS are wrong.
         """
+        secured = ProxyTlsContext(tls, self._log) if tls is not None and tls.cert_file else None
         await self._backend.open(PROXY_TIMEOUT_S)
         self._calls = MemberCalls(self._backend.hub, self._backend.cluster)
         try:
@@ -101,10 +106,10 @@ class EtcdProxy:
         methods = RpcMethods()
         services.register(methods)
         http = EtcdHttp(self._backend, services, methods, self._cors, self._metrics)
-        self._listener = ProxyListener(methods, self._log, http.handle)
+        self._listener = ProxyListener(methods, self._log, http.handle, tls=secured)
         http.metrics.context = self._listener.context
         bound = await self._listen(self._listener, listen)
-        self._url = client_url(advertised, bound, self._place.node_address)
+        self._url = client_url(advertised, bound, self._place.node_address, tls=secured is not None)
         entry = ProxyEntry(self._url, self.member, self._place.node, os.getpid(), self._place.name)
         registry = ProxyRegistry(self._handle, entry, self._voters, near, self._speak_for, self._log)
         self._registry = registry

@@ -11,6 +11,7 @@ neither the member nor RocksDB (``tests/unit/test_imports.py``).
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 from contextlib import suppress
@@ -20,7 +21,7 @@ import msgspec
 import ray
 
 from ...errors import ClusterMismatch, KeeperError
-from ...limits import PROXY_CONNECT_TIMEOUT_S, PROXY_HOST_STOP_S, PROXY_RETRY_S
+from ...limits import PROXY_CONNECT_TIMEOUT_S, PROXY_HOST_STOP_S, PROXY_RETRY_S, ProxyTls
 from ...proxy_address import read_advertised_address, read_listen_address
 from ...schema.portable import Portable
 from ..connect import connect
@@ -45,6 +46,7 @@ class ProxySpec(Portable, frozen=True):
     listen: str
     """As in the cluster's spec, like the next."""
     advertise: str
+    tls: ProxyTls = ProxyTls()
 
 
 class ProxyStatus(Portable, frozen=True):
@@ -149,11 +151,12 @@ class ProxyHost:
         proxy = EtcdProxy(kv.aio, operations, self._log, self._place)
         try:
             try:
-                await proxy.start(listen, read_advertised_address(spec.advertise))
+                await proxy.start(listen, read_advertised_address(spec.advertise), spec.tls)
             except OSError as error:
-                raise OSError(
-                    f"cannot listen on {listen}: {error.strerror or error}; proxy_listen may name a range of ports"
-                ) from error
+                message = f"cannot listen on {listen}: {error.strerror or error}"
+                if error.errno == errno.EADDRINUSE:
+                    message += "; proxy_listen may name a range of ports"
+                raise OSError(message) from error
             self._proxy = proxy
             self._log.info("serves %s, process %d", proxy.url, os.getpid())
             await self._stopping.wait()

@@ -31,6 +31,7 @@ from .http2_frames import PREFACE
 from .http2_protocol import Http2Protocol
 from .http_exchange import HttpHandler, answer_not_found
 from .proxy_context import ProxyContext, bound_reads
+from .proxy_tls import ProxyTlsContext, TlsAcceptor
 from .rpc_methods import RpcMethods
 
 _TLS_HANDSHAKE = 0x16
@@ -154,11 +155,13 @@ class ProxyListener:
         http: HttpHandler = answer_not_found,
         held: HeldBytes | None = None,
         max_connections: int = MAX_PROXY_CONNECTIONS,
+        tls: ProxyTlsContext | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.context = ProxyContext(loop, methods, http, log, held or HeldBytes(), _may_open(max_connections))
         self._loop = loop
-        self._server: asyncio.Server | None = None
+        self._tls = tls
+        self._server: asyncio.Server | TlsAcceptor | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def listen(self, host: str, port: int) -> tuple[str, int]:
@@ -167,12 +170,21 @@ class ProxyListener:
         Raises:
             OSError: the address cannot be had.
         """
-        self._server = await self._loop.create_server(
-            lambda: Greeting(self.context), host, port, backlog=PROXY_BACKLOG, family=socket.AF_UNSPEC
-        )
+        if self._tls is not None:
+            acceptor = TlsAcceptor(self._loop, self._tls, self._greet)
+            address = await acceptor.listen(host, port, PROXY_BACKLOG)
+            self._server = acceptor
+        else:
+            server = await self._loop.create_server(
+                self._greet, host, port, backlog=PROXY_BACKLOG, family=socket.AF_UNSPEC
+            )
+            address = server.sockets[0].getsockname()
+            self._server = server
         self._sweeper = self._loop.call_later(PROXY_SWEEP_S, self._sweep)
-        address = self._server.sockets[0].getsockname()
         return address[0], address[1]
+
+    def _greet(self) -> Greeting:
+        return Greeting(self.context)
 
     def connection_count(self) -> int:
         """Connections that are open."""

@@ -29,7 +29,7 @@ def test_cluster_yaml_names_every_field_with_its_default_and_a_comment() -> None
     assert yaml.safe_load(text) == msgspec.to_builtins(ClusterSpec())
     assert ClusterSpec.load(ROOT / "cluster.yaml") == ClusterSpec()
     uncommented = [line for line in text.splitlines() if line and line[0] not in " #" and "#" not in line]
-    assert uncommented == ["timings:", "compaction:", "limits:"], "their comments stand above them"
+    assert uncommented == ["proxy_tls:", "timings:", "compaction:", "limits:"], "their comments stand above them"
 
 
 def test_no_spec_means_the_defaults() -> None:
@@ -117,6 +117,12 @@ def test_a_spec_pickles_and_loads_from_itself() -> None:
         (
             {"proxy_listen": ":2379"},
             "spec: proxy_listen: expected HOST:PORT, or HOST:FIRST-LAST for a range, got ':2379'",
+        ),
+        ({"proxy_tls": {"cert_file": "/c"}}, "spec: proxy_tls.key_file: expected a path, since cert_file is given"),
+        ({"proxy_tls": {"cert_file": "c"}}, "spec: proxy_tls.cert_file: expected an absolute path, got 'c'"),
+        (
+            {"proxy_tls": {"cert_file": "/c", "key_file": "/k", "client_cert_auth": True}},
+            "spec: proxy_tls.trusted_ca_file: expected a path, since client_cert_auth is on",
         ),
         ({"proxy_advertise": "a:b"}, "spec: proxy_advertise: expected HOST, or HOST:PORT, got 'a:b'"),
         ({"data_dir": "data"}, "spec: data_dir: expected an absolute path, or one from ~/, got 'data'"),

@@ -9,24 +9,28 @@ from lab.proxy_services import LabProxy, lab_proxy
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.proxy.etcd_http import EtcdHttp
 from raykeeper.actors.proxy.proxy_listener import ProxyListener
+from raykeeper.actors.proxy.proxy_tls import ProxyTlsContext
 from raykeeper.actors.proxy.rpc_methods import RpcMethods
+from raykeeper.limits import ProxyTls
 
 
 class EtcdPort:
     """A proxy of a cluster of one member, and where it listens."""
 
-    def __init__(self, proxy: LabProxy, cors: Sequence[str]) -> None:
+    def __init__(self, proxy: LabProxy, cors: Sequence[str], tls: ProxyTls | None) -> None:
         self.proxy = proxy
         self.listener: ProxyListener
-        self.host, self.port = proxy.run(self._listen(cors))
+        self.host, self.port = proxy.run(self._listen(cors, tls))
         self.endpoint = f"{self.host}:{self.port}"
-        proxy.url = f"http://{self.endpoint}"
+        proxy.url = f"{'http' if tls is None else 'https'}://{self.endpoint}"
 
-    async def _listen(self, cors: Sequence[str]) -> tuple[str, int]:
+    async def _listen(self, cors: Sequence[str], tls: ProxyTls | None) -> tuple[str, int]:
         methods = RpcMethods()
         self.proxy.services.register(methods)
         http = EtcdHttp(self.proxy.backend, self.proxy.services, methods, cors)
-        self.listener = ProxyListener(methods, MemberLog("proxy", "test", "proxy"), http.handle)
+        log = MemberLog("proxy", "test", "proxy")
+        secured = None if tls is None else ProxyTlsContext(tls, log)
+        self.listener = ProxyListener(methods, log, http.handle, tls=secured)
         http.metrics.context = self.listener.context
         return await self.listener.listen("127.0.0.1", 0)
 
@@ -35,10 +39,10 @@ class EtcdPort:
 
 
 @contextmanager
-def etcd_port(cors: Sequence[str] = ()) -> Iterator[EtcdPort]:
+def etcd_port(cors: Sequence[str] = (), tls: ProxyTls | None = None) -> Iterator[EtcdPort]:
     """A port for some tests."""
     with lab_proxy() as proxy:
-        port = EtcdPort(proxy, cors)
+        port = EtcdPort(proxy, cors, tls)
         try:
             yield port
         finally:

@@ -13,28 +13,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import trustme
 
+from lab.certificates import Certificates
 from lab.lanes import PATIENCE, LaneHost, until
 from raykeeper.actors.transport.client_lanes import LaneTransport
 from raykeeper.actors.transport.lane import LaneBroken, LaneOffer, LaneUnreachable, open_lane
 from raykeeper.actors.transport.lane_tls import ServerTls, TlsFiles, TlsSocket, TlsUnusable, tls_files
 
 
-class Certificates:
-    """An authority, and certificates that it has signed, in files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.authority = trustme.CA()
-        folder.mkdir(exist_ok=True)
-        self.authority.cert_pem.write_to_path(str(folder / "ca.pem"))
-
-    def issue(self, name: str) -> TlsFiles:
-        issued = self.authority.issue_cert("localhost", "127.0.0.1", common_name=name)
-        issued.cert_chain_pems[0].write_to_path(str(self.folder / f"{name}.pem"))
-        issued.private_key_pem.write_to_path(str(self.folder / f"{name}.key"))
-        return TlsFiles(*(str(self.folder / each) for each in (f"{name}.pem", f"{name}.key", "ca.pem")))
+def issue(certificates: Certificates, name: str) -> TlsFiles:
+    return TlsFiles(*certificates.issue(name))
 
 
 def environment(files: TlsFiles) -> dict[str, str]:
@@ -57,7 +45,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture
 def tls_host(certificates: Certificates) -> Iterator[LaneHost]:
-    host = LaneHost(tls=ServerTls(certificates.issue("member")))
+    host = LaneHost(tls=ServerTls(issue(certificates, "member")))
     yield host
     host.close()
 
@@ -120,7 +108,7 @@ class Client:
 def test_frames_of_all_sizes_go_both_ways_under_tls(
     tls_host: LaneHost, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = Client(tls_host, environment(certificates.issue("client")), monkeypatch)
+    client = Client(tls_host, environment(issue(certificates, "client")), monkeypatch)
     until(lambda: client.ask(b"x") != b"by call", "a lane is open")
     (lane,) = client.transport._by_fd.values()
     assert isinstance(lane.connection._sock, TlsSocket)
@@ -153,7 +141,7 @@ def test_nothing_goes_in_the_clear_if_either_side_wants_tls(tls_host: LaneHost, 
     plain = LaneHost(2)
     try:
         with pytest.raises(LaneUnreachable, match="wants TLS"):
-            open_lane(plain.lanes.offer_lane("there"), "there", 0, PATIENCE, environment(certificates.issue("client")))
+            open_lane(plain.lanes.offer_lane("there"), "there", 0, PATIENCE, environment(issue(certificates, "client")))
     finally:
         plain.close()
     with socket.create_connection((offer.host, offer.port), PATIENCE) as sock:
@@ -168,13 +156,13 @@ def test_nothing_goes_in_the_clear_if_either_side_wants_tls(tls_host: LaneHost, 
 def test_a_certificate_of_another_authority_or_another_process_is_refused(
     tls_host: LaneHost, certificates: Certificates, tmp_path: Path
 ) -> None:
-    foreign = Certificates(tmp_path / "other").issue("client")
-    known = certificates.issue("client")
+    foreign = issue(Certificates(tmp_path / "other"), "client")
+    known = issue(certificates, "client")
     offer = tls_host.lanes.offer_lane("there")
     for files in (foreign, TlsFiles(foreign.certificate, foreign.key, known.authority)):
         with pytest.raises(LaneBroken):
             open_lane(tls_host.lanes.offer_lane("there"), "there", 0, PATIENCE, environment(files))
-    impostor = LaneHost(3, tls=ServerTls(certificates.issue("impostor")))
+    impostor = LaneHost(3, tls=ServerTls(issue(certificates, "impostor")))
     try:
         port = impostor.lanes.offer_lane("there").port
         with pytest.raises(LaneUnreachable, match="not that of the member"):
@@ -185,19 +173,19 @@ def test_a_certificate_of_another_authority_or_another_process_is_refused(
 
 
 def test_new_files_are_used_without_a_restart_and_broken_ones_offer_nothing(certificates: Certificates) -> None:
-    files = certificates.issue("rotated")
+    files = issue(certificates, "rotated")
     host = LaneHost(tls=ServerTls(files))
     try:
-        client = environment(certificates.issue("client"))
+        client = environment(issue(certificates, "client"))
         before = host.lanes.offer_lane("there")
         open_lane(before, "there", 0, PATIENCE, client).close()
-        certificates.issue("rotated")
+        issue(certificates, "rotated")
         after = host.lanes.offer_lane("there")
         assert after.certificate != before.certificate
         open_lane(after, "there", 0, PATIENCE, client).close()
         Path(files.key).write_text("rubbish")
         assert host.lanes.offer_lane("there").port == 0
-        certificates.issue("rotated")
+        issue(certificates, "rotated")
         open_lane(host.lanes.offer_lane("there"), "there", 0, PATIENCE, client).close()
     finally:
         host.close()
@@ -216,7 +204,7 @@ def test_a_handshake_that_stops_halfway_holds_up_nobody(tls_host: LaneHost, cert
         sock = socket.create_connection((offer.host, offer.port), PATIENCE)
         sock.sendall(outgoing.read()[:cut])
         halfway.append(sock)
-    client = environment(certificates.issue("client"))
+    client = environment(issue(certificates, "client"))
     open_lane(tls_host.lanes.offer_lane("there"), "there", 0, PATIENCE, client).close()
     tls_host.now += 60
     for sock in halfway:

@@ -1,0 +1,33 @@
+"""An authority of certificates, for tests of TLS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import trustme
+
+
+class Issued(NamedTuple):
+    """Paths of PEM files."""
+
+    certificate: str
+    key: str
+    authority: str
+
+
+class Certificates:
+    """An authority, and certificates that it has signed, in files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._authority = trustme.CA()
+        folder.mkdir(exist_ok=True)
+        self._authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+
+    def issue(self, name: str) -> Issued:
+        """A certificate with that common name, for this machine's loopback address; the same name replaces it."""
+        issued = self._authority.issue_cert("localhost", "127.0.0.1", common_name=name)
+        issued.cert_chain_pems[0].write_to_path(str(self._folder / f"{name}.pem"))
+        issued.private_key_pem.write_to_path(str(self._folder / f"{name}.key"))
+        return Issued(*(str(self._folder / each) for each in (f"{name}.pem", f"{name}.key", "ca.pem")))

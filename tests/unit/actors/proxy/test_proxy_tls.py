@@ -1,0 +1,136 @@
+"""TLS on a proxy's port: HTTP/1.1, HTTP/2 by ALPN, etcdctl; clients' certificates; floods of handshakes."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lab.certificates import Certificates, Issued
+from lab.http2.etcd_port import EtcdPort, etcd_port
+from raykeeper.actors.logs import MemberLog
+from raykeeper.actors.proxy.proxy_tls import ProxyTlsContext, common_name
+from raykeeper.limits import MAX_PROXY_HANDSHAKES, ProxyTls
+
+SECONDS = 30
+ETCDCTL = shutil.which("etcdctl")
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("tls"))
+
+
+def files(issued: Issued, *, clients: bool = False) -> ProxyTls:
+    return ProxyTls(issued.certificate, issued.key, issued.authority if clients else "", clients)
+
+
+def context(authority: str, client: Issued | None = None) -> ssl.SSLContext:
+    made = ssl.create_default_context(cafile=authority)
+    if client is not None:
+        made.load_cert_chain(client.certificate, client.key)
+    return made
+
+
+def health(port: EtcdPort, trust: ssl.SSLContext) -> int:
+    connection = http.client.HTTPSConnection("127.0.0.1", port.port, timeout=SECONDS, context=trust)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_one_port_speaks_http1_and_http2_and_nothing_in_the_clear(certificates: Certificates) -> None:
+    issued = certificates.issue("proxy")
+    trust = context(issued.authority)
+    with etcd_port(tls=files(issued)) as port:
+        assert health(port, trust) == 200
+        trust.set_alpn_protocols(["h2"])
+        with (
+            socket.create_connection(("127.0.0.1", port.port), SECONDS) as plain,
+            trust.wrap_socket(plain, server_hostname="localhost") as secured,
+        ):
+            assert secured.selected_alpn_protocol() == "h2"
+        with socket.create_connection(("127.0.0.1", port.port), SECONDS) as plain:
+            plain.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"HTTP" not in received(plain)
+        with pytest.raises(ssl.SSLError):
+            health(port, ssl.create_default_context())
+
+
+def received(sock: socket.socket) -> bytes:
+    """All until the end."""
+    data = b""
+    try:
+        while part := sock.recv(1000):
+            data += part
+    except ConnectionResetError:
+        pass
+    return data
+
+
+@pytest.mark.skipif(ETCDCTL is None, reason="needs etcdctl: apt-get install etcd-client")
+def test_etcdctl_over_tls_with_a_certificate_and_without(certificates: Certificates) -> None:
+    issued, client = certificates.issue("proxy"), certificates.issue("root")
+    with etcd_port(tls=files(issued, clients=True)) as port:
+
+        def etcdctl(*arguments: str) -> subprocess.CompletedProcess[str]:
+            given = ["--endpoints", port.proxy.url, "--cacert", issued.authority, "--dial-timeout", "5s", *arguments]
+            environment = {**os.environ, "ETCDCTL_API": "3"}
+            assert ETCDCTL is not None
+            return subprocess.run([ETCDCTL, *given], capture_output=True, text=True, env=environment, check=False)
+
+        shown = ("--cert", client.certificate, "--key", client.key)
+        assert etcdctl(*shown, "put", "a", "1").stdout == "OK\n"
+        assert etcdctl(*shown, "get", "a").stdout == "a\n1\n"
+        assert etcdctl("--command-timeout", "2s", "get", "a").returncode != 0
+
+
+def test_the_common_name_of_a_client_is_known(certificates: Certificates) -> None:
+    issued, client = certificates.issue("proxy"), certificates.issue("alice")
+    with (
+        etcd_port(tls=files(issued, clients=True)) as port,
+        socket.create_connection(("127.0.0.1", port.port), SECONDS) as plain,
+        context(issued.authority, client).wrap_socket(plain, server_hostname="localhost") as secured,
+    ):
+        secured.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert secured.recv(100).startswith(b"HTTP/1.1 200")
+        (connection,) = port.listener.context.connections()
+        assert common_name(connection._transport) == "alice"  # type: ignore[attr-defined]
+
+
+def test_new_files_are_used_and_broken_ones_are_not(certificates: Certificates) -> None:
+    issued = certificates.issue("rotated")
+    with etcd_port(tls=files(issued)) as port:
+        first = ssl.get_server_certificate(("127.0.0.1", port.port))
+        certificates.issue("rotated")
+        second = ssl.get_server_certificate(("127.0.0.1", port.port))
+        assert second != first
+        Path(issued.key).write_text("rubbish")
+        assert ssl.get_server_certificate(("127.0.0.1", port.port)) == second
+        assert health(port, context(issued.authority)) == 200
+
+
+def test_files_that_are_missing_or_wrong_are_named(certificates: Certificates, tmp_path: Path) -> None:
+    issued, other = certificates.issue("proxy"), certificates.issue("other")
+    log = MemberLog("proxy", "test", "proxy")
+    for wrong in (ProxyTls(str(tmp_path / "no.pem"), issued.key), ProxyTls(issued.certificate, other.key)):
+        with pytest.raises(OSError, match=wrong.cert_file):
+            ProxyTlsContext(wrong, log)
+
+
+def test_handshakes_that_never_end_keep_nobody_out(certificates: Certificates) -> None:
+    issued = certificates.issue("proxy")
+    with etcd_port(tls=files(issued)) as port:
+        idle = [socket.create_connection(("127.0.0.1", port.port), SECONDS) for _ in range(2 * MAX_PROXY_HANDSHAKES)]
+        assert health(port, context(issued.authority)) == 200
+        assert received(idle[0]) == b"", "the oldest made way"
+        for sock in idle:
+            sock.close()
