@@ -89,7 +89,7 @@ def test_a_spec_pickles_and_loads_from_itself() -> None:
             {3: 4},
             "spec: 3: expected a known field; one of name, members, data_dir, placement, bootstrap, supervised, lanes, "
             "lane_ports, lane_interface, lease_reads, clock_drift, proxy, proxy_listen, proxy_advertise, timings, "
-            "limits, compaction",
+            "limits, compaction, proxy_tls",
         ),
         ({"members": "3"}, "spec: members: expected a whole number, got '3'"),
         ({"lanes": "maybe"}, "spec: lanes: expected on or off, got 'maybe'"),
