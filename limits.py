@@ -870,6 +870,9 @@ PROXY_STREAM_WINDOW_BYTES = 65_535
 """The same for one call: the window that HTTP/2 begins with. A longer message waits for its turn..."""
 PROXY_LONG_MESSAGES_BYTES = 64 * 1024 * 1024
 """... until it fits into this, together with the other long messages that are on their way."""
+MAX_PROXY_LONG_READS = 16
+"""Ranges of keys that a proxy reads, or makes answers of, at one time; others wait. An answer counts as held only once
+it is made; before, a page of `max_page_bytes` takes several times its size."""
 PROXY_HELD_BYTES = 512 * 1024 * 1024
 """Beginnings of requests and unsent answers, of all connections. Beyond it the connection with the most is closed."""
 PROXY_READ_BYTES = 32 * 1024

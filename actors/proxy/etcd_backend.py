@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from ...errors import KeeperError
-from ...limits import LEASE_RETRY_S, PROXY_TIMEOUT_S, Limits
+from ...limits import LEASE_RETRY_S, MAX_PROXY_LONG_READS, PROXY_TIMEOUT_S, Limits
 from ...schema.answers import Answer, RangeAnswer
 from ...schema.frames import Kept, LeasesKept, LeaseStatuses, Read
 from ...schema.key_spaces import UNUSED_KEY
@@ -92,6 +92,9 @@ class EtcdBackend:
         self.space = handle._view.space
         self.space_end = prefix_end(self.space)
         self._hub: Hub | None = None
+        self.long_reads = asyncio.Semaphore(MAX_PROXY_LONG_READS)
+        """Held while a range of keys is read and its answer is made: such answers take much memory and time before
+        they can be counted as held."""
 
     def of_user(self, credentials: Credentials) -> EtcdBackend:
         """The same for a user; to be opened."""

@@ -66,7 +66,9 @@ class KeyValues:
             if asked.kind == "get":
                 await self._get(exchange, asked, conditions)
             elif asked.kind == "list":
-                await self._list(exchange, asked)
+                async with self._backend.long_reads:
+                    body, headers = await self._list(exchange, asked)
+                await exchange.respond(200, body, headers)
             elif asked.kind == "watch":
                 await serve_watch(self._backend, exchange, asked)
             elif asked.kind == "put":
@@ -94,7 +96,7 @@ class KeyValues:
             raise HttpError(404, "the key does not exist\n", headers)
         await exchange.respond(200, item.value, {**_VALUE, **headers})
 
-    async def _list(self, exchange: HttpExchange, asked: KeyRequest) -> None:
+    async def _list(self, exchange: HttpExchange, asked: KeyRequest) -> tuple[bytes, dict[str, str]]:
         """One page of the keys with a prefix, and where the next one begins, at the same revision."""
         space, flags = self._backend.space, asked.flags
         keys = KeyRange(space + asked.start, prefix_end(space + asked.key))
@@ -110,13 +112,12 @@ class KeyValues:
             headers["link"] = f'<{following}>; rel="next"'
         if "text" in flags:
             body = b"".join(self._line(item, keys_only) for item in answer.items)
-            await exchange.respond(200, body, {**headers, "content-type": TEXT_TYPE})
-            return
+            return body, {**headers, "content-type": TEXT_TYPE}
         found: dict[str, Any] = {"revision": str(answer.revision)}
         found["kvs"] = [pair_json(item, len(space), not keys_only) for item in answer.items]
         if following:
             found["next"] = following
-        await exchange.respond(200, compact_json(found) + b"\n", {**headers, "content-type": "application/json"})
+        return compact_json(found) + b"\n", {**headers, "content-type": "application/json"}
 
     def _line(self, item: Item, keys_only: bool) -> bytes:
         key = item.key[len(self._backend.space) :]

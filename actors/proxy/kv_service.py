@@ -31,6 +31,12 @@ class KvService:
         """Read a key or a range."""
         asked = RangeRequest.FromString(request)
         check_range(asked)
+        if asked.range_end and not asked.count_only:
+            async with self._backend.long_reads:
+                return await self._range(asked, context)
+        return await self._range(asked, context)
+
+    async def _range(self, asked: RangeRequest, context: CallContext) -> bytes:
         plan = self._translate.range_plan(asked)
         answer = await self._backend.run(whole_range(plan.command, asked.serializable), context)
         header = self._backend.header(answer.revision)

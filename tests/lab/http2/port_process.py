@@ -1,0 +1,64 @@
+"""etcd's services over one real member, on a port, in a process of their own: ``python -m lab.http2.port_process
+BYTES``.
+
+BYTES is what the port may keep for its clients. It prints where it listens, and serves until its stdin is closed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from lab.http2.etcd_port import etcd_port
+
+
+class PortProcess(NamedTuple):
+    """A running one."""
+
+    pid: int
+    endpoint: str
+
+    def peak_memory(self) -> int:
+        """The most memory that it has had so far, in bytes."""
+        return peak_memory(self.pid)
+
+
+def peak_memory(pid: int) -> int:
+    """The most resident memory that a process has had so far, in bytes."""
+    return _status(pid, "VmHWM:")
+
+
+def memory(pid: int) -> int:
+    """Its resident memory now, in bytes."""
+    return _status(pid, "VmRSS:")
+
+
+def _status(pid: int, name: str) -> int:
+    with open(f"/proc/{pid}/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
+
+
+@contextmanager
+def port_process(held_bytes: int) -> Iterator[PortProcess]:
+    """A port for some tests."""
+    command = (sys.executable, "-m", "lab.http2.port_process", str(held_bytes))
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield PortProcess(process.pid, process.stdout.readline().strip())
+    finally:
+        process.communicate(timeout=60)
+
+
+def main() -> None:
+    with etcd_port() as port:
+        port.listener.context.held.limit = int(sys.argv[1])
+        print(port.endpoint, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""A proxy's port in a process of its own under attack: its memory stays within bounds, and others are served."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from lab.http2.http_client import request
+from lab.http2.port_process import PortProcess, memory, peak_memory, port_process
+from lab.http2.wire import HELLO
+from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest
+from raykeeper.limits import MAX_PROXY_CONNECTIONS, MAX_PROXY_LONG_READS, PROXY_DESCRIPTOR_DIVISOR, Limits
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+
+HELD = 64 * 1024 * 1024
+BESIDE = 100 * 1024 * 1024 + MAX_PROXY_LONG_READS * 5 * Limits().max_page_bytes
+"""What the process may take beside what it keeps for clients: its member, and pages of which answers are being made."""
+CONNECTION = 12 * 1024
+"""... and for each connection."""
+SECONDS = 8.0
+
+
+@pytest.fixture
+def port() -> Iterator[PortProcess]:
+    with port_process(HELD) as port:
+        yield port
+
+
+class QuietClient:
+    """Writes a key and watches it by server-sent lines, all the time."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._write), threading.Thread(target=self._watch)]
+        self.waits: list[float] = []
+        self.seen = 0
+        self.failures: list[Exception] = []
+        self._began = threading.Event()
+
+    def __enter__(self) -> QuietClient:
+        for thread in reversed(self._threads):
+            thread.start()
+            assert self._began.wait(30)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _write(self) -> None:
+        with grpc.insecure_channel(self._endpoint) as channel:
+            put = channel.unary_unary("/etcdserverpb.KV/Put", PutRequest.SerializeToString)
+            while not self._stop.wait(0.05):
+                began = time.monotonic()
+                try:
+                    put(PutRequest(key=b"hostile/quiet", value=bytes(10_000)), timeout=30)
+                except grpc.RpcError as error:
+                    self.failures.append(error)
+                self.waits.append(time.monotonic() - began)
+
+    def _watch(self) -> None:
+        host, _, port = self._endpoint.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=1) as sock:
+            sock.sendall(b"GET /kv/hostile/quiet?watch HTTP/1.1\r\nhost: x\r\n\r\n")
+            while not self._stop.is_set() or self.seen < len(self.waits):
+                try:
+                    data = sock.recv(1 << 20)
+                except TimeoutError:
+                    if self._stop.is_set():
+                        return
+                    continue
+                if not data:
+                    self.failures.append(ConnectionError("the watch has ended"))
+                    return
+                self._began.set()
+                self.seen += data.count(b"event: put")
+
+
+def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_all_attacks_at_once(port: PortProcess) -> None:
+    for number in range(8):
+        assert request(port.endpoint, "PUT", f"/kv/hostile/{number}", bytes(500_000)).status == 201
+    before = memory(port.pid)
+    with QuietClient(port.endpoint) as quiet:
+        time.sleep(1)
+        command = (sys.executable, "-m", "lab.http2.attacks", port.endpoint, str(SECONDS))
+        attack = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        time.sleep(1)
+    grown = peak_memory(port.pid) - before
+    print(f"grown by {grown >> 20} MiB; {len(quiet.waits)} puts, the slowest {max(quiet.waits):.2f} s; {attack.stdout}")
+    assert not quiet.failures
+    assert quiet.seen == len(quiet.waits) > 10
+    assert grown < HELD + BESIDE
+    assert request(port.endpoint, "GET", "/readyz").status == 200
+
+
+def test_ten_thousand_idle_connections(port: PortProcess) -> None:
+    """As many as the limit of descriptors lets both ends have; one more displaces an idle one."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = min(MAX_PROXY_CONNECTIONS, hard // PROXY_DESCRIPTOR_DIVISOR)
+    count = min(10_000, most - 10, hard - 500)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, count + 500)), hard))
+    host, _, number = port.endpoint.rpartition(":")
+    before = memory(port.pid)
+    sockets: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            sockets.append(socket.create_connection((host, int(number)), timeout=10))
+            sockets[-1].sendall(HELLO)
+        with QuietClient(port.endpoint) as quiet:
+            time.sleep(2)
+        grown = (memory(port.pid) - before) / count
+        print(f"{count} connections, {grown / 1024:.1f} KiB each; {max(quiet.waits):.3f} s for the slowest put")
+        assert not quiet.failures
+        assert quiet.seen == len(quiet.waits) > 5
+        assert grown < CONNECTION
+        metrics = request(port.endpoint, "GET", "/metrics").body.decode()
+        assert f'raykeeper_proxy_connections{{protocol="http2"}} {count:.1f}' in metrics
+        for _ in range(most - count + 5):
+            sockets.append(socket.create_connection((host, int(number)), timeout=10))
+        assert request(port.endpoint, "GET", "/readyz").status == 200
+    finally:
+        for sock in sockets:
+            sock.close()
+    none = b'raykeeper_proxy_connections{protocol="http2"} 0.0'
+    until(lambda: none in request(port.endpoint, "GET", "/metrics").body)
