@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import datetime
 import itertools
+import json
 import random
 import shlex
 import shutil
@@ -198,6 +199,9 @@ def main(only: tuple[str, ...], quick: bool, folder: Path | None, docs: bool, mi
         "command": f"`python {shlex.join(['benchmarks/scale.py', *sys.argv[1:]])}`",
         **({"mind": mind} if mind else {}),
     }
+    kept = ROOT / "bench-runs" / f"scale-{now:%Y%m%d-%H%M%S}.json"
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text(json.dumps({"facts": facts, "rows": [row.as_dict() for row in rows]}, indent=1))
     show(rows, Console(width=None if sys.stdout.isatty() else 170))
     if docs and not failed:
         drawn = plot(rows, ROOT / "docs" / "benchmarks" / "scale.png")

@@ -1,8 +1,8 @@
 """What one group carries, for people: what each thing costs, what ends first, the tables and the plot.
 
-A cost is the slope between the least and the most that was measured. From it follows at how many the core of the
-busiest member would be full: its loop runs on one core, whatever the machine has. The bounds are those of
-``limits.py``.
+A cost is the slope between the least and the most that was measured and carried. From it follows at how many the core
+of the busiest member would be full: its loop runs on one core, whatever the machine has. The bounds are those of
+``limits.py``. What was measured and not carried, because calls or events did not keep up, comes before both.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from rich.console import Console
 from raykeeper.limits import MAX_LANES, MAX_WATCH_STREAMS, MAX_WATCHES_PER_STREAM, Limits
 
 LIMITS = Limits()
+KEPT_UP_FRACTION = 0.9
+"""Of the calls or events that were to come each second, this many must have come..."""
+LATE_S = 1.0
+"""... and half of them no later than this."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,19 @@ class Kind:
         measure: the rows with its costs.
         bound: how many are allowed by default...
         bound_name: ... and by what.
+        each_second: what each of them does once a second; empty if they do nothing.
     """
 
     what: str
     measure: str
     bound: int
     bound_name: str
+    each_second: str = ""
+
+    def carried(self, row: Row) -> bool:
+        """Whether so many of them kept up."""
+        late = row.p50 is not None and row.p50 > LATE_S
+        return not self.each_second or ((row.per_second or 0.0) >= KEPT_UP_FRACTION * row.in_flight and not late)
 
 
 KINDS = (
@@ -45,12 +56,14 @@ KINDS = (
         "sessions, one put a second each",
         MAX_LANES,
         "`MAX_LANES`; more go by actor calls",
+        "puts",
     ),
     Kind(
         "watches, 100 puts a second, each an event for 1 in 100",
         "watches, 100 puts/s",
         MAX_WATCH_STREAMS * MAX_WATCHES_PER_STREAM,
         "`MAX_WATCH_STREAMS` of `MAX_WATCHES_PER_STREAM`",
+        "events",
     ),
     Kind("leases, kept alive", "leases kept", LIMITS.max_leases, "`max_leases`"),
 )
@@ -69,10 +82,16 @@ class Cost:
     """Of the busiest member, each."""
     full_at: float
     """How many fill its core; infinite if they cost nothing that could be measured."""
+    not_carried: Row | None = None
+    """The fewest that were measured and did not keep up."""
 
     @property
     def ends_first(self) -> str:
-        """The bound, or the core."""
+        """What was seen to end, the bound, or the core."""
+        if self.not_carried is not None:
+            row, name = self.not_carried, self.kind.each_second
+            rate = f"{row.per_second or 0:,.0f} of {row.in_flight:,} {name} a second"
+            return f"this machine, at {row.in_flight:,}: {rate}, half of them within {seconds(row.p50)}"
         if self.kind.bound <= self.full_at:
             return f"the bound of {self.kind.bound:,}"
         return f"the busiest member's core, at some {_round(self.full_at):,}"
@@ -86,7 +105,9 @@ def _round(value: float) -> int:
 
 def cost(kind: Kind, rows: Iterable[Row]) -> Cost | None:
     """Of one kind, by its rows: those of the fewest and of the most."""
-    found = sorted((row for row in rows if row.measure == kind.measure), key=lambda row: row.in_flight)
+    measured = sorted((row for row in rows if row.measure == kind.measure), key=lambda row: row.in_flight)
+    failing = next((row for row in measured if not kind.carried(row)), None)
+    found = measured if failing is None else measured[: measured.index(failing)]
     if len(found) < 2:
         return None
     few, most = found[0], found[-1]
@@ -95,11 +116,11 @@ def cost(kind: Kind, rows: Iterable[Row]) -> Cost | None:
     cores = ((most.busiest_cores or 0.0) - (few.busiest_cores or 0.0)) / more
     base = (few.busiest_cores or 0.0) - cores * few.in_flight
     full_at = (1.0 - base) / cores if cores > 0 else float("inf")
-    return Cost(kind, most.in_flight, max(0.0, memory), max(0.0, cores), full_at)
+    return Cost(kind, most.in_flight, max(0.0, memory), max(0.0, cores), full_at, failing)
 
 
 def _ends(rows: Sequence[Row]) -> Sheet:
-    columns = ["", "measured up to", "memory each", "processor each", "a core is full at", "bound", "ends first"]
+    columns = ["", "carried", "memory each", "processor each", "a core is full at", "bound", "ends first"]
     cells = [
         [
             found.kind.what,

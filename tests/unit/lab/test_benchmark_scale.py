@@ -43,6 +43,25 @@ def test_what_costs_nothing_fills_no_core() -> None:
     assert scale_report.cost(KIND, [row(100, 0.03, 9, "others"), row(200, 0.03, 9, "others")]) is None
 
 
+def test_what_did_not_keep_up_comes_before_bound_and_core_and_is_in_no_slope() -> None:
+    kind = scale_report.Kind("things", "things kept", 1000, "`max_things`", "events")
+
+    def kept(count: int, cores: float, rate: float, p50: float = 0.01) -> Row:
+        made = row(count, cores, 1000)
+        made.per_second, made.p50 = rate, p50
+        return made
+
+    few, more = kept(100, 0.1, 100), kept(200, 0.2, 181)
+    found = scale_report.cost(kind, [few, more, kept(400, 0.21, 300, 0.5), kept(500, 0.21, 300, 0.5)])
+    assert found is not None
+    assert (found.most, found.cores) == (200, pytest.approx(0.001))
+    assert found.ends_first == "this machine, at 400: 300 of 400 events a second, half of them within 500 ms"
+    late = scale_report.cost(kind, [few, more, kept(400, 0.4, 400, 1.5)])
+    assert late is not None
+    assert late.ends_first.startswith("this machine, at 400")
+    assert scale_report.cost(kind, [few, kept(200, 0.2, 150)]) is None
+
+
 def test_the_quota_ends_keys() -> None:
     rows = [row(1000, 0, 1, "keys", disk=1_000_000), row(2000, 0, 1, "keys", disk=1_200_000)]
     (_, _, cells), *_ = scale_report.sheets(rows)
