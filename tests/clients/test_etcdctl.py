@@ -361,7 +361,3 @@ def test_its_own_check_of_performance_passes(etcdctl: Command) -> None:
     assert said.code == 0, said.out + said.err
     for measured in ("Throughput is", "Slowest request took", "Stddev is"):
         assert f"PASS: {measured}" in said.out
-
-
-def test_a_method_that_there_is_not(etcdctl: Command) -> None:
-    assert "Unimplemented" in etcdctl.run("user", "list").err
