@@ -1,0 +1,69 @@
+"""etcdctl's commands for members and leaders, at the proxies of a real cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lab.etcd_clients import Command, api3, etcdctl_program
+from lab.ray.proxies import Proxies
+from lab.ray.tools import wait_until
+
+pytestmark = pytest.mark.survival
+
+
+@pytest.fixture
+def etcdctl(clusters: Any) -> Iterator[tuple[Any, Command]]:
+    """A cluster with a proxy for each member, and etcdctl for all of them."""
+    program = etcdctl_program("3.5")
+    cluster = clusters.launch()
+    proxies = Proxies(cluster)
+    try:
+        endpoints = [proxies.start() for _ in range(3)]
+        yield cluster, Command([program, f"--endpoints={','.join(endpoints)}"], endpoints[0], api3())
+    finally:
+        proxies.end()
+
+
+def read(etcdctl: Command, *arguments: str) -> Any:
+    return json.loads(etcdctl.said(*arguments, "-w", "json"))
+
+
+def members(etcdctl: Command) -> dict[int, dict[str, Any]]:
+    return {each["ID"]: each for each in read(etcdctl, "member", "list")["members"]}
+
+
+def leaders(etcdctl: Command) -> set[int]:
+    """Whom the endpoints take for the leader."""
+    return {each["Status"]["leader"] for each in read(etcdctl, "endpoint", "status")}
+
+
+def test_members_come_and_go_and_hand_over(etcdctl: tuple[Any, Command]) -> None:
+    cluster, ctl = etcdctl
+    kv = cluster.client()
+    for number in range(50):
+        kv.put(f"k/{number}", b"x")
+    there = members(ctl)
+    assert sorted(each["name"] for each in there.values()) == ["m1", "m2", "m3"]
+    wait_until(lambda: all(each.get("clientURLs") for each in members(ctl).values()), what="a proxy for each member")
+    assert ctl.said("endpoint", "health", "--cluster").count("is healthy") == 3
+    hashes = {each["HashKV"]["hash"] for each in read(ctl, "endpoint", "hashkv", f"--rev={kv.revision()}")}
+    assert len(hashes) == 1
+
+    (before,) = leaders(ctl)
+    after = next(id for id in there if id != before)
+    assert "Leadership transferred" in ctl.said("move-leader", f"{after:x}")
+    wait_until(lambda: leaders(ctl) == {after}, what="the leader that was asked for")
+    assert "bad leader transferee" in ctl.run("move-leader", "77").err
+
+    ctl.said("member", "add", "another", "--learner", "--peer-urls=http://127.0.0.1:1", timeout=120)
+    added = next(each for id, each in members(ctl).items() if id not in there)
+    assert added["isLearner"]
+    ctl.said("member", "promote", f"{added['ID']:x}", timeout=120)
+    assert not members(ctl)[added["ID"]].get("isLearner")
+    ctl.said("member", "remove", f"{added['ID']:x}", timeout=120)
+    assert members(ctl).keys() == there.keys()
+    assert ctl.said("get", "k/", "--prefix", "--count-only", "-w", "fields").count('"Count" : 50') == 1
