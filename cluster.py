@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from .actors import arguments as check
+from .actors.client.hub_pool import HubShare, open_hub
+from .actors.client.login import credentials_of
 from .actors.cluster.cluster_operations import ClusterOperations
 from .actors.cluster.destroy import delete_data, stop_members
 from .actors.cluster.destroy import discard as discard_cluster
@@ -47,6 +49,7 @@ from .actors.discovery import (
     settled_statuses,
     wait_for,
 )
+from .actors.leader_call import administer_as
 from .actors.naming import MemberSpec, member_name
 from .actors.ray_session import join_or_start_ray, join_ray
 from .errors import (
@@ -89,6 +92,8 @@ class Cluster(ClusterOperations):
         self.id = id
         self._data_dir = data_dir
         self._placement = placement
+        self._share: HubShare | None = None
+        """Of the hub of the user who administers it."""
 
     def __repr__(self) -> str:
         return f"<Cluster {self.name} ({self.id:x})>"
@@ -509,18 +514,29 @@ def discard(
 
 
 @covered
-def attach(name: str = "default", *, timeout: float = DEFAULT_TIMEOUT_S) -> Cluster:
+def attach(
+    name: str = "default",
+    *,
+    user: str | None = None,
+    password: str | None = None,
+    password_file: str | None = None,
+    timeout: float = DEFAULT_TIMEOUT_S,
+) -> Cluster:
     """The cluster of that name, if any member of it runs; it never starts anything.
 
     Args:
+        user, password, password_file: as of ``connect``: who administers a cluster that needs a user, with the role
+            ``root``. It counts for all that this process does to the cluster from now on.
         timeout: seconds.
 
     Raises:
-        InvalidArgument: the name is not text.
+        AuthFailed: there is no such user, or this is not its password.
+        InvalidArgument: the name is not text, a password was given without a user, or a user without one.
         ClusterNotFound: there is none, or no Ray.
         Unavailable: Ray does not answer in time.
     """
     check.text("the name of a cluster", name)
+    credentials = credentials_of(user, password, password_file)
     join_ray()
     member_specs: dict[int, MemberSpec] = ask_all(member_actors(name), "member_spec")
     if not member_specs:
@@ -529,7 +545,12 @@ def attach(name: str = "default", *, timeout: float = DEFAULT_TIMEOUT_S) -> Clus
         raise ClusterNotFound(f"no cluster {name} runs in this Ray cluster{waiting}")
     member_spec = next(iter(member_specs.values()))
     data_dir = member_spec.data_dir or os.path.dirname(os.path.dirname(member_spec.folder))
-    return Cluster(name, member_spec.cluster, data_dir, member_spec.placement)
+    cluster = Cluster(name, member_spec.cluster, data_dir, member_spec.placement)
+    if credentials is not None:
+        cluster._share = share = open_hub(name, timeout, member_spec.cluster, credentials)
+        if (login := share.hub.login) is not None:
+            administer_as(name, lambda member: login.current_token())
+    return cluster
 
 
 def _wait_until_it_serves(cluster: Cluster, deadline: float) -> None:

@@ -6,11 +6,10 @@ that launches clusters (``tests/unit/test_imports.py`` checks that).
 
 from __future__ import annotations
 
-from ..errors import InvalidArgument
 from ..limits import DEFAULT_TIMEOUT_S
 from . import arguments as check
 from .client.hub_pool import open_hub
-from .client.login import Credentials
+from .client.login import credentials_of
 from .handles import Client
 
 
@@ -54,23 +53,8 @@ def connect(
         ForkedProcess: this is the forked child of a process that uses Ray.
         Unavailable: neither the members nor Ray answer in time.
     """
-    credentials = _credentials(user, password, password_file)
+    credentials = credentials_of(user, password, password_file)
     share = open_hub(
         check.text("the name of a cluster", name), check.seconds("timeout", timeout), credentials=credentials
     )
     return Client(name, share.hub.cluster, share=share, timeout=timeout, credentials=credentials)
-
-
-def _credentials(user: object, password: object, password_file: object) -> Credentials | None:
-    if user is None:
-        if password is not None or password_file is not None:
-            raise InvalidArgument("a password was given without a user")
-        return None
-    name = check.text("a user", user)
-    if not name:
-        raise InvalidArgument("the name of a user is not empty")
-    if (password is None) == (password_file is None):
-        raise InvalidArgument("a user needs a password or a password_file, not both")
-    if password_file is not None:
-        return Credentials(name, password_file=check.text("a password_file", password_file))
-    return Credentials(name, check.text("a password", password))

@@ -19,7 +19,7 @@ import click
 from .. import __version__
 from ..actors.arguments import shown
 from ..actors.client.txn_parts import Comparand, Compare, Condition, Op
-from ..cli import bench, lease, lock, maintenance, proxy, watch
+from ..cli import bench, lease, lock, maintenance, proxy, users, watch
 from ..errors import ClusterNotFound, KeeperError, MembersMissing
 from ..limits import MEMBERSHIP_TIMEOUT_S, UPGRADE_TIMEOUT_S
 from ..spec import PROXY_MODES, ClusterSpec
@@ -521,6 +521,8 @@ def _delete_operation(key: bytes, end: bytes | None, prefix: bool, from_key: boo
 _OPERATIONS = {"put": _put_operation, "get": _get_operation, "del": _delete_operation}
 
 
+for _group in (users.auth, users.user, users.role):
+    cli.add_command(_group)
 for _command in (watch.watch, lease.lease, lock.lock, lock.elect, proxy.proxy):
     cli.add_command(_command)
 for _command in (maintenance.backup, maintenance.restore, maintenance.check, maintenance.compact, bench.bench):

@@ -128,8 +128,34 @@ address_option = click.option(
     "--address", envvar="RAY_ADDRESS", help="Ray cluster to attach to (default: the one that runs)."
 )
 output_option = output_as("simple", "json", "table")
-cluster_option = click.option(
-    "--cluster", envvar="RAYKEEPER_CLUSTER", default="default", show_default=True, help="Name of the cluster."
+_USER, _PASSWORD_FILE = "raykeeper.user", "raykeeper.password_file"
+
+
+def _keep(key: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """Keeps an option's value for ``open_client`` and ``open_cluster``, whatever the command is."""
+
+    def keep(ctx: click.Context, option: click.Parameter, given: Any) -> Any:
+        ctx.meta[key] = given
+        return given
+
+    return keep
+
+
+cluster_option = options(
+    click.option(
+        "--cluster", envvar="RAYKEEPER_CLUSTER", default="default", show_default=True, help="Name of the cluster."
+    ),
+    click.option(
+        "--user", envvar="RAYKEEPER_USER", expose_value=False, callback=_keep(_USER), help="User, if calls need one."
+    ),
+    click.option(
+        "--password-file",
+        envvar="RAYKEEPER_PASSWORD_FILE",
+        type=click.Path(exists=True, dir_okay=False),
+        expose_value=False,
+        callback=_keep(_PASSWORD_FILE),
+        help="Where the user's password is; without it, it is asked for.",
+    ),
 )
 
 
@@ -223,14 +249,26 @@ def _sigterm_kept() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+def _user() -> dict[str, Any]:
+    """The user that was named, as arguments of ``connect``: none, if none was."""
+    ctx = click.get_current_context(silent=True)
+    user, file = (None, None) if ctx is None else (ctx.meta.get(_USER), ctx.meta.get(_PASSWORD_FILE))
+    if user is None:
+        return {}
+    if file is not None:
+        return {"user": user, "password_file": file}
+    return {"user": user, "password": click.prompt(f"Password of {user}", hide_input=True, err=True)}
+
+
 def open_client(cluster: str, address: str | None, timeout: float) -> Client:
     """A client handle for the cluster; ``timeout`` in seconds for each of its calls."""
     silence_ray()
     from ..actors.connect import connect
 
+    user = _user()
     with covering(timeout):
         join(address)
-        return connect(cluster, timeout=timeout)
+        return connect(cluster, timeout=timeout, **user)
 
 
 def open_cluster(cluster: str, address: str | None) -> Cluster:
@@ -238,9 +276,10 @@ def open_cluster(cluster: str, address: str | None) -> Cluster:
     silence_ray()
     from ..cluster import attach
 
+    user = _user()
     with covering(DEFAULT_TIMEOUT_S):
         join(address)
-        return attach(cluster)
+        return attach(cluster, **user)
 
 
 def fenced(kv: Client, guard: bool) -> Client:

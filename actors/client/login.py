@@ -22,6 +22,7 @@ import msgspec
 from ...errors import AuthFailed, InvalidArgument, KeeperError, Unavailable
 from ...limits import CLIENT_SHORT_BACKOFF_S, DEFAULT_TIMEOUT_S, STATUS_TIMEOUT_S, TOKEN_RENEW_FRACTION
 from ...schema.frames import LoggedIn, Login, Refusal, Refused, Reply
+from .. import arguments as check
 from ..deadline import covering, time_left
 from ..transport.client_transport import ClientTransport
 
@@ -61,6 +62,26 @@ class Credentials(NamedTuple):
         return Credentials(self.user, None, self.password_file, token)
 
 
+def credentials_of(user: object, password: object, password_file: object) -> Credentials | None:
+    """What was given to ``connect`` or ``attach``; ``None`` for no user.
+
+    Raises:
+        InvalidArgument: not exactly what is needed.
+    """
+    if user is None:
+        if password is not None or password_file is not None:
+            raise InvalidArgument("a password was given without a user")
+        return None
+    name = check.text("a user", user)
+    if not name:
+        raise InvalidArgument("the name of a user is not empty")
+    if (password is None) == (password_file is None):
+        raise InvalidArgument("a user needs a password or a password_file, not both")
+    if password_file is not None:
+        return Credentials(name, password_file=check.text("a password_file", password_file))
+    return Credentials(name, check.text("a password", password))
+
+
 class UserLogin:
     """The user of one hub. Any thread.
 
@@ -92,6 +113,13 @@ class UserLogin:
             self.credentials = other.credentials
         self.since, self._renew_at = other.since, other._renew_at
         self.token, self.refused = other.token, False
+
+    def current_token(self) -> bytes:
+        """A token that has not ended, for frames that are not sent by the hub."""
+        if self.token and time.monotonic() >= self._renew_at:
+            with covering(DEFAULT_TIMEOUT_S):
+                self.log_in()
+        return self.token
 
     def wrap(self, frame: bytes) -> bytes:
         """A frame with the user's token."""
