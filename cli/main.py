@@ -19,7 +19,7 @@ import click
 from .. import __version__
 from ..actors.arguments import shown
 from ..actors.client.txn_parts import Comparand, Compare, Condition, Op
-from ..cli import bench, lease, lock, maintenance, proxy, users, watch
+from ..cli import bench, lease, lock, maintenance, proxy, user_commands, watch
 from ..errors import ClusterNotFound, KeeperError, MembersMissing
 from ..limits import MEMBERSHIP_TIMEOUT_S, UPGRADE_TIMEOUT_S
 from ..spec import PROXY_MODES, ClusterSpec
@@ -521,7 +521,7 @@ def _delete_operation(key: bytes, end: bytes | None, prefix: bool, from_key: boo
 _OPERATIONS = {"put": _put_operation, "get": _get_operation, "del": _delete_operation}
 
 
-for _group in (users.auth, users.user, users.role):
+for _group in (user_commands.auth, user_commands.user, user_commands.role):
     cli.add_command(_group)
 for _command in (watch.watch, lease.lease, lock.lock, lock.elect, proxy.proxy):
     cli.add_command(_command)
