@@ -189,6 +189,12 @@ class Handle:
         handle._timeout = check.seconds("timeout", timeout)
         return handle
 
+    def _without_user(self: H) -> H:
+        """The same handle for no user: for a process that answers others, none of whom may pass for its own user."""
+        if self._credentials is None:
+            return self
+        return type(self)(self._name, self._cluster, view=self._view, timeout=self._timeout)
+
     def _derive(self: H, view: View) -> H:
         self._check_open()
         return type(self)(

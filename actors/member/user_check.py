@@ -10,6 +10,7 @@ token is bad: a token's number tells at which entry of the log the password was 
 
 from __future__ import annotations
 
+import functools
 import threading
 
 from ...limits import CLOCK_STEP_S, PASSWORD_CHECKS_AT_ONCE, TOKEN_TTL_S
@@ -25,7 +26,7 @@ from ..passwords import hash_password, password_matches
 from .replica import Replica
 from .tokens import KnownTokens, make_token
 
-_NOBODYS_HASH = hash_password("")
+_nobodys_hash = functools.cache(lambda: hash_password(""))
 """Compared with the password of a user that does not exist, so that the time does not tell which users there are."""
 
 
@@ -103,7 +104,7 @@ class UserCheck:
             return Refused(Refusal.OVERLOADED, message="this member checks as many passwords as it may")
         try:
             user = users.users.get(request.user)
-            known = password_matches(request.password, user.hash if user is not None and user.hash else _NOBODYS_HASH)
+            known = password_matches(request.password, user.hash if user is not None and user.hash else _nobodys_hash())
         finally:
             self._checking.release()
         if user is None or not user.hash or not known:

@@ -51,7 +51,8 @@ class EtcdProxy:
         metrics: CollectorRegistry | None = None,
     ) -> None:
         self._handle = handle
-        self._backend = EtcdBackend(handle, 0)
+        # A user of the proxy's own is for its entry in the directory alone: no client may pass for it.
+        self._backend = EtcdBackend(handle._without_user(), 0)
         self._operations = operations
         self._log = log
         self._place = place

@@ -14,7 +14,8 @@ import msgspec
 
 from raykeeper.raft.messages import Entry, EntryKind
 from raykeeper.schema.answers import Answer, DeleteAnswer, Done, Failed, Item, LeaseGranted, PutAnswer, TxnAnswer
-from raykeeper.schema.commands import ClientWrites, Command, CompactHistory, ExpireLeases, RenewLeases
+from raykeeper.schema.auth_operations import AuthEnable, UserGrantRole, UserRevokeRole
+from raykeeper.schema.commands import ByUser, ClientWrites, Command, CompactHistory, ExpireLeases, RenewLeases
 from raykeeper.schema.operations import (
     KEEP_LEASE,
     Compact,
@@ -64,6 +65,8 @@ class Chronicle:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self.index = 0
+        self.users_needed = False
+        self.roles: dict[str, set[str]] = {}
         self.revision = 1
         self.compact_revision = 0
         self.compacted: list[tuple[float, int]] = []
@@ -95,7 +98,10 @@ class Chronicle:
         if entry.kind is EntryKind.CONFIGURATION or not entry.data:
             return
         command = _decode(entry.data)
+        if isinstance(command, ByUser):
+            command = self._by_user(command, answers)
         if isinstance(command, ClientWrites):
+            self._users(command, answers)
             for write, answer in zip(command.writes, answers, strict=True):
                 if write.request_id is not None:
                     self.requests.setdefault(write.request_id.name, self._now())
@@ -118,6 +124,28 @@ class Chronicle:
                     raise Violation(
                         f"the end of leases {command.leases} led to revision {answers[0].revision}, not {self.revision}"
                     )
+
+    def _by_user(self, command: ByUser, answers: Sequence[Answer]) -> Command:
+        """A command of a user: without the role root, nothing of it takes effect. What is only answered again, because
+        it took effect before, has an older revision."""
+        if self.users_needed and "root" not in self.roles.get(command.caller.user, ()):
+            for answer in answers:
+                if getattr(answer, "revision", 0) > self.revision:
+                    raise Violation(f"entry {self.index} of a user whose right was taken has had an effect: {answer}")
+        return command.command
+
+    def _users(self, command: ClientWrites, answers: Sequence[Answer]) -> None:
+        """The users and roles, as they are after a command."""
+        for write, answer in zip(command.writes, answers, strict=False):
+            operation = write.operation
+            if isinstance(answer, Failed):
+                continue
+            if isinstance(operation, UserGrantRole):
+                self.roles.setdefault(operation.name, set()).add(operation.role)
+            elif isinstance(operation, UserRevokeRole):
+                self.roles.setdefault(operation.name, set()).discard(operation.role)
+            elif isinstance(operation, AuthEnable):
+                self.users_needed = True
 
     def _write(self, operation: Operation, answer: Answer) -> None:
         if isinstance(answer, Failed):

@@ -240,7 +240,7 @@ class Client:
                         core, WatchCore
                     ):  # it may hang for seconds, and the transport says if it is for nothing
                         process.hanging[finished] = lambda: world.after(self.rng.uniform(0.005, 0.5), fail)
-                    process.handler.handle_request(out.frame, finished)
+                    process.handler.handle_request(world.users.wrapped(out.frame), finished)
 
             take()
 

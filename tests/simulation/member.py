@@ -30,7 +30,8 @@ from simulation.disk import SimCrash, SimDisk
 if TYPE_CHECKING:
     from simulation.world import World
 
-logging.getLogger("raykeeper.member").addHandler(logging.NullHandler())  # the trace tells more
+for _room in ("member", "audit"):
+    logging.getLogger(f"raykeeper.{_room}").addHandler(logging.NullHandler())  # the trace tells more
 
 FOLDER = "data/member"
 DRIFT = 0.008

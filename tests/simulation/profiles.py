@@ -100,6 +100,8 @@ class Profile:
     """A run with fewer does not count."""
     small: dict[str, float] = field(default_factory=dict)
     """Bounds that are smaller than the product's, so that they are met: names of constants."""
+    users: bool = False
+    """Whether all clients call as a user, whose right to anything comes and goes."""
     lose_all_at_the_end: bool = False
     """Once all is well, all members lose their power, and what was acknowledged must still be there."""
 
@@ -388,6 +390,7 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         lease_reads=True,
     ),
     # Leases of processes that are cut off, die and sleep, while leaders come and go.
+    "users": _focus(dict(FAULTS), users=True),
     "leases": _focus(
         {
             "storm": 3,

@@ -11,7 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from raykeeper.errors import CompactedError, KeeperError, NoSpace, RequestTimeout, SessionExpired, Unavailable
+from raykeeper.errors import (
+    AuthFailed,
+    CompactedError,
+    KeeperError,
+    NoSpace,
+    PermissionDenied,
+    RequestTimeout,
+    SessionExpired,
+    Unavailable,
+)
 from raykeeper.schema.answers import Answer, DeleteAnswer, PutAnswer, RangeAnswer, TxnAnswer
 from raykeeper.schema.commands import RequestId
 from raykeeper.schema.frames import Read
@@ -174,7 +183,8 @@ class Worker:
                 return  # of a process that is gone: nobody hears it
             point = history.point()
             if isinstance(outcome, KeeperError):
-                if not isinstance(outcome, self._ORDINARY):
+                denied = world.profile.users and isinstance(outcome, (AuthFailed, PermissionDenied))
+                if not isinstance(outcome, self._ORDINARY) and not denied:
                     raise Violation(f"{what} of {self.name} ended with {outcome!r}")
                 if outcome.applied is None:
                     history.unknown += 1

@@ -33,6 +33,7 @@ from simulation.nemesis import Nemesis
 from simulation.network import Network
 from simulation.profiles import Profile, draw
 from simulation.scripts import replaced
+from simulation.users import UserTender
 from simulation.workload import COUNTERS, History, Worker, read_all
 
 SEGMENT_BYTES = 4 * 1024
@@ -115,6 +116,7 @@ class World:
         self.ages = Ages(self)
         self.members: dict[int, Member] = {}
         self.nemesis = Nemesis(self, self.random("nemesis"))
+        self.users = UserTender(self)
         self.clients: list[Client] = []
         self.states = 0
         self.rebuilds = 0
@@ -293,6 +295,7 @@ class World:
             client.workers = [Worker(client, n) for n in range(self.profile.workers)]
             populate(client)
         self.nemesis.start()
+        self.users.start()
 
     def _heal(self) -> None:
         self.trace("everything is healed")
@@ -335,7 +338,7 @@ class World:
             process = self.members[number].process
             if process is None or process.replica.state.applied_index != last:
                 return False
-        return self.book.settled
+        return self.book.settled and self.users.settled
 
     def _settle(self) -> None:
         if not self._run_until(self.now + CONVERGE_WITHIN, self._settled):
