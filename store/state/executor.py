@@ -145,7 +145,7 @@ class Executor:
         self.work += WORK_OF_WRITE
         if room < ANSWER_OVERHEAD_BYTES:
             return Failed(Reason.FULL)
-        if self.rights is not None and not (yield from self._is_allowed(operation, self.rights)):
+        if self.rights is not None and not (yield from self.is_allowed(operation)):
             return Failed(Reason.DENIED)
         self._answer_room = room
         self._batch.set_savepoint()
@@ -198,12 +198,14 @@ class Executor:
             return (yield from self._revoke(operation))
         return self._run_auth(operation, fresh_id)
 
-    def _is_allowed(self, operation: Operation, rights: Rights) -> Generator[None, None, bool]:
-        """Whether a user may have an operation done; yields after each slice of keys of leases that it looks at."""
+    def is_allowed(self, operation: Operation) -> Generator[None, None, bool]:
+        """Whether the user whose command runs may have an operation done; yields after each slice of keys of leases
+        that it looks at."""
+        rights = self.rights
+        if rights is None or rights.is_root:
+            return True
         if not may_run(operation, rights):
             return False
-        if rights.is_root:
-            return True
         for lease in dict.fromkeys(leases_of(operation)):
             if lease not in self._leases.by_id:
                 continue

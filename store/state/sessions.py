@@ -262,7 +262,7 @@ class Sessions:
                 cost = executor.answer_bytes
             else:
                 answer, cost = yield from self._run_named(
-                    _of_user(write.request_id, user), write.operation, bytes_left, fresh_id + position, index, executor
+                    write.request_id, session.user, write.operation, bytes_left, fresh_id + position, index, executor
                 )
             answers.append(answer)
             if type(answer) is not Failed or answer.reason is not Reason.FULL:
@@ -298,6 +298,7 @@ class Sessions:
     def _run_named(
         self,
         request_id: RequestId,
+        user: str,
         operation: Operation,
         room: int,
         fresh_id: int,
@@ -308,10 +309,22 @@ class Sessions:
 
         The room for the answer is the smaller of the session's and that of all request ids, since it is stored in
         both places.
+
+        A user's request ids are its own: nobody is given an answer that another user was given. But a user may try
+        again what it has tried before users were needed: then the answer of that time counts, if the user may do the
+        same now.
+
+        Args:
+            user: whose session it is; empty for one of a time without users.
         """
         limits = executor.limits
-        key = b"r" + request_id.name
+        name = _of_user(request_id.name, user)
+        key = b"r" + name
         value = self._batch.get(_FAMILY, key)
+        if value is None and user and (before := self._batch.get(_FAMILY, b"r" + request_id.name)) is not None:
+            same = _decode_remembered(before).meaning == request_id.meaning
+            if same and (yield from executor.is_allowed(operation)):
+                value = before
         if value is not None:
             executor.work += WORK_OF_WRITE + (len(value) >> WEIGHT_SHIFT)
             known = _decode_remembered(value)
@@ -328,7 +341,7 @@ class Sessions:
         cost = executor.answer_bytes
         if _is_remembered(answer, request_id.held):
             self._batch.set(_FAMILY, key, _encode(_Remembered(index, cost, answer, request_id.meaning)))
-            self._batch.set(_FAMILY, b"i" + _ID.pack(index) + request_id.name, b"")
+            self._batch.set(_FAMILY, b"i" + _ID.pack(index) + name, b"")
             if not self.requests:
                 self.oldest_request = index
             self.requests += 1
@@ -362,14 +375,12 @@ class Sessions:
         return len(old) < most
 
 
-def _of_user(request_id: RequestId, user: str | None) -> RequestId:
-    """The request id under its user's name: nobody gets an answer that another user was given."""
+def _of_user(name: bytes, user: str) -> bytes:
+    """The name of a request id, under its user's."""
     if not user:
-        return request_id
-    name = user.encode()
-    return RequestId(
-        b"\xff" + len(name).to_bytes(2, "big") + name + request_id.name, request_id.meaning, request_id.held
-    )
+        return name
+    owner = user.encode()
+    return b"\xff" + len(owner).to_bytes(2, "big") + owner + name
 
 
 def _is_remembered(answer: Answer, held: int) -> bool:

@@ -281,6 +281,22 @@ def test_a_request_id_is_its_users_own(shop: Shop) -> None:
     assert reason(shop.bob.do(Put(b"uteam/secret", b"v", prev=True), named)) is None, "a denial is not remembered"
 
 
+def test_what_was_tried_before_users_were_needed_is_not_done_again(shop: Shop) -> None:
+    """A client that got no answer tries again, now as a user: it is the same request."""
+    shop.root.do(AuthDisable())
+    named = RequestId(b"u\0job", b"meaning")
+    shop.hand.sequence += 1
+    first = ClientWrite(shop.hand.sequence, Put(b"uteam/n", b"1", prev=True), named)
+    before: Any = shop.hand.apply(ClientWrites(shop.hand.session, shop.hand.sequence, (first,)))
+    shop.hand.do(AuthEnable(KEY))
+    assert shop.ann.do(Put(b"uteam/n", b"1", prev=True), named) == before
+    assert reason(shop.bob.do(Put(b"uteam/n", b"1", prev=True), named)) is Reason.DENIED, (
+        "who may not do it sees nothing"
+    )
+    other = RequestId(b"u\0job", b"another meaning")
+    assert shop.ann.do(Put(b"uteam/n", b"1", prev=True), other).revision > before.revision
+
+
 def test_everything_is_there_after_a_start(shop: Shop) -> None:
     shop.ann.open()
     before = shop.state.content_hash()
