@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 from ...limits import (
@@ -148,7 +149,15 @@ def wire(
     poller: Poller = InboxPoller(inbox, waker, member_clock)
     if lanes is not None and links is not None:
         poller = LanePoller(
-            inbox, lanes, links, transport, replica, failover, handler.handle_request, member_clock, log
+            inbox,
+            lanes,
+            links,
+            transport,
+            replica,
+            failover,
+            partial(handler.handle_request, source="a lane"),
+            member_clock,
+            log,
         )
     return Parts(inbox, lanes, transport, (workers, own_worker), replica, handler, failover, poller)
 
