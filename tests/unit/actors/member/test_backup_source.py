@@ -51,7 +51,11 @@ class Actor:
 
     def __init__(self, member: OneMember) -> None:
         self.backups = BackupSource()
-        self.begin_backup = Remote(lambda *now: self._do(self.backups.begin_backup, member.loop, member.name, *now))
+        self.begin_backup = Remote(
+            lambda created, patience, token: self._do(
+                self.backups.begin_backup, member.loop, member.name, created, patience
+            )
+        )
         self.backup_chunk = Remote(lambda *arguments: self._do(self.backups.read_chunk, *arguments))
         self.end_backup = Remote(self.backups.end_backup)
         self.begun = 0
