@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from ...limits import PIN_AMOUNT
-from ..member.actor import MemberActor
+from ..member.member_actor import MemberActor
 from ..naming import NAMESPACE, MemberSpec, actor_name, encode_member_spec, member_name
 from ..ray_calls import in_time
 from ..ray_env import FAST_DEATH

@@ -1,9 +1,9 @@
-"""The Ray actor around one member.
+"""One member in the process of its actor, whose class is in ``member_actor.py``.
 
-The actor is threaded, and its threads are in groups, so that waiting clients can never lock out the peers or the
-control calls that would release them. The constructor never creates data: Ray runs it again whenever the process has
-died, and a member that lost its data must not come back as if it had never voted. Nor does it raise, because Ray gives
-up an actor whose constructor raises: a member that may not serve stays up, refuses requests, and says why.
+It is called by many threads, in groups (``member_actor.MemberActor``). The constructor never creates data: Ray runs it
+again whenever the process has died, and a member that lost its data must not come back as if it had never voted. Nor
+does it raise, because Ray gives up an actor whose constructor raises: a member that may not serve stays up, refuses
+requests, and says why.
 
 A thread of its own opens the data: the previous process may still be dying, and holds the lock on the directory until
 it is dead.
@@ -24,19 +24,15 @@ import ray
 
 from ...errors import ClusterMismatch, KeeperError, NoSpace, Unavailable
 from ...limits import (
-    CLIENT_THREADS,
-    CONTROL_THREADS,
     GIL_SWITCH_S,
     LOCK_PAUSE_S,
     MAX_FRAME_DEADLINE_S,
     MAX_LEFTOVERS,
     NO_SPACE_PAUSE_S,
-    PEER_THREADS,
     REQUEST_MARGIN_S,
     START_FREE_BYTES,
     STATUS_TIMEOUT_S,
     WATCH_POLL_S,
-    WATCH_THREADS,
 )
 from ...schema.commands import COMMANDS_VERSION
 from ...schema.frames import (
@@ -76,7 +72,7 @@ _decode_request = msgspec.msgpack.Decoder(Request).decode
 
 
 class Member:
-    """One member of a cluster. Started by ``launch``; called by peers, by clients' hubs and by ``Cluster``.
+    """One member of a cluster. Called, through its actor, by peers, by clients' hubs and by ``Cluster``.
 
     Args:
         spec: an encoded :class:`MemberSpec`.
@@ -103,12 +99,10 @@ class Member:
 
     # -- clients ------------------------------------------------------------------------------------------------------
 
-    @ray.method(concurrency_group="client")
     def request(self, frame: bytes) -> bytes:
         """Answer one frame of a client's hub (``frames.Request``), always and within the frame's deadline."""
         return self._answer(frame, deadline_of(frame))
 
-    @ray.method(concurrency_group="watch")
     def watch(self, frame: bytes) -> bytes:
         """Answer one poll of a client's watches (``frames.WatchPoll``), within its deadline and ``WATCH_POLL_S``."""
         return self._answer(frame, min(deadline_of(frame), WATCH_POLL_S))
@@ -147,18 +141,15 @@ class Member:
 
     # -- peers --------------------------------------------------------------------------------------------------------
 
-    @ray.method(concurrency_group="peer")
     def append_entries(self, frame: bytes) -> bytes:
         """AppendEntries RPC, responses and heartbeats (``peer_frames.PeerFrame``); the answer is a frame, or
         empty."""
         return self._receive(frame)
 
-    @ray.method(concurrency_group="peer")
     def request_vote(self, frame: bytes) -> bytes:
         """RequestVote RPC: like ``append_entries``."""
         return self._receive(frame)
 
-    @ray.method(concurrency_group="peer")
     def install_snapshot(self, frame: bytes) -> bytes:
         """InstallSnapshot RPC: like ``append_entries``."""
         return self._receive(frame)
@@ -169,57 +160,48 @@ class Member:
 
     # -- control ------------------------------------------------------------------------------------------------------
 
-    @ray.method(concurrency_group="control")
     def status(self) -> MemberStatus:
         """The member's status, whatever state it is in."""
         return self._status()
 
-    @ray.method(concurrency_group="control")
     def member_spec(self) -> MemberSpec:
         """The spec that the actor was started with."""
         return self._spec
 
-    @ray.method(concurrency_group="control")
     def identity(self) -> Identity | None:
         """The cluster and member that the data belongs to, and the first members; ``None`` if this one does not
         serve."""
         loop = self._loop
         return None if loop is None else loop.replica.folder.identity
 
-    @ray.method(concurrency_group="control")
     def lane(self, node: str, peer: bool = False) -> LaneOffer | None:
         """How a process on that Ray node (empty: on none) opens one lane to this member; ``None`` while it offers none,
         so that everything goes by actor calls. There is more room for peers than for clients."""
         loop = self._loop
         return None if loop is None else loop.lane(node, peer)
 
-    @ray.method(concurrency_group="control")
     def own_token(self) -> bytes:
         """A token of the cluster itself, for its supervisor; empty while users are not needed, or while this member
         does not serve."""
         loop = self._loop
         return b"" if loop is None else loop.handler.own_token()
 
-    @ray.method(concurrency_group="control")
     def counters(self) -> dict[str, int]:
         """How many messages to and from peers were sent, received, and dropped for which reason."""
         loop = self._loop
         return {} if loop is None else loop.transport.counters()
 
-    @ray.method(concurrency_group="control")
     def open(self) -> None:
         """If the member does not serve, try again to open the data; returns at once, with the status "starting"."""
         self._stopped = False
         self._start_opening()
 
-    @ray.method(concurrency_group="control")
     def campaign(self) -> None:
         """Campaign now instead of after the election timeout, if the member serves and hears from no leader."""
         loop = self._loop
         if loop is not None:
             loop.inbox.put_own(BackgroundDone(loop.replica.node.campaign))
 
-    @ray.method(concurrency_group="control")
     def move_leader(self, target: int) -> None:
         """Hand leadership to a member (0: to the most up-to-date one). Returns once the transfer has begun.
 
@@ -242,7 +224,6 @@ class Member:
         if outcome[0] is not None:
             raise Unavailable(f"member {self._spec.name} is not the leader")
 
-    @ray.method(concurrency_group="control")
     def begin_backup(self, created: float, patience: float, token: bytes = b"") -> Header:
         """Make a snapshot of the present state, to be fetched with ``backup_chunk``.
 
@@ -262,17 +243,14 @@ class Member:
         loop.handler.check_root(token, "begin_backup")
         return self._backups.begin_backup(loop, self._spec.cluster_name, created, patience)
 
-    @ray.method(concurrency_group="control")
     def backup_chunk(self, snapshot: str, offset: int, size: int) -> bytes:
         """Bytes of the snapshot with that id. Raises ``Unavailable`` if it is gone."""
         return self._backups.read_chunk(snapshot, offset, size)
 
-    @ray.method(concurrency_group="control")
     def end_backup(self, snapshot: str) -> None:
         """Remove the snapshot with that id."""
         self._backups.end_backup(snapshot)
 
-    @ray.method(concurrency_group="control")
     def stop(self) -> None:
         """Stop serving and close the data; the actor stays up until it is killed."""
         self._stopped = True
@@ -513,16 +491,3 @@ def deadline_of(frame: bytes) -> float:
 
 
 _util: Any = ray.util
-_remote: Any = ray.remote  # whose type does not know of concurrency groups
-MemberActor: Any = _remote(
-    num_cpus=0,
-    max_restarts=-1,
-    max_task_retries=0,
-    concurrency_groups={
-        "client": CLIENT_THREADS,
-        "watch": WATCH_THREADS,
-        "peer": PEER_THREADS,
-        "control": CONTROL_THREADS,
-    },
-)(Member)
-"""The actor class. ``spawn.start_actor`` names, pins and detaches its actors."""

@@ -96,9 +96,9 @@ def damaged_state(field: Field) -> Fault:
     return found
 
 
-def look_through(member: Any) -> None:
+def look_through(host: Any) -> None:
     """Runs in a member: it reads all of its state, and ends if that is damaged."""
-    member._loop.replica.state.verify()
+    host.member._loop.replica.state.verify()
 
 
 def _inside(log: str, rng: random.Random) -> int:

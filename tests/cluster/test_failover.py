@@ -284,11 +284,11 @@ def test_a_crashed_loop_ends_its_process(clusters: Made) -> None:
     wait_until(lambda: serving(cluster), 60)
 
 
-def break_loop(member: Any) -> None:
+def break_loop(host: Any) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("broken by a test")
 
-    member._loop.replica.turn = broken
+    host.member._loop.replica.turn = broken
 
 
 def test_many_waiters_do_not_lock_out_the_peers(clusters: Made, stopped: list[int]) -> None:

@@ -127,6 +127,7 @@ def test_a_member_is_added_through_a_proxy(clusters: Any) -> None:
             "/etcdserverpb.Cluster/MemberAdd", MemberAddRequest.SerializeToString, MemberAddResponse.FromString
         )
         answer = add(MemberAddRequest(peerURLs=["http://any:1"]), timeout=120)
+    assert "rocksdict" not in Path(f"/proc/{proxy.pid}/maps").read_text(), "it loads no server, whatever it does"
     assert answer.member.ID == 2
     assert [each.id for each in cluster.members()] == [1, 2]
 

@@ -50,6 +50,7 @@ KNOW_RAY = {
     "actors/cluster/destroy.py",
     "actors/cluster/launch.py",
     "actors/member/actor.py",
+    "actors/member/member_actor.py",
     "actors/cluster/membership.py",
     "actors/cluster/observe.py",
     "actors/cluster/ray_nodes.py",
@@ -110,6 +111,12 @@ SERVER = ("raykeeper.actors.member", "raykeeper.actors.cluster", "raykeeper.stor
 def test_a_client_process_loads_no_server() -> None:
     """Every process of a job that only uses a cluster pays for what it imports, in time and in memory."""
     assert within(loaded_by(CLIENT), *SERVER, "click", "rich") == []
+
+
+def test_a_member_s_actor_class_loads_no_server() -> None:
+    """Ray loads the class in every process that looks up a member."""
+    found = within(loaded_by("import raykeeper.actors.member.member_actor"), *SERVER)
+    assert found == ["raykeeper.actors.member", "raykeeper.actors.member.member_actor"]
 
 
 def test_a_proxy_loads_no_server() -> None:

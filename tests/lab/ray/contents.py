@@ -24,8 +24,8 @@ def content(member: Any) -> tuple[int, str]:
     return ray.get(member.actor.__ray_call__.remote(_content), timeout=300)  # type: ignore[no-any-return]
 
 
-def _content(member: Any) -> tuple[int, str]:
-    loop, taken, ready = member._loop, [], threading.Event()
+def _content(host: Any) -> tuple[int, str]:
+    loop, taken, ready = host.member._loop, [], threading.Event()
 
     def take() -> None:
         taken.append(ContentHasher(loop.replica.state))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from collections.abc import Iterator
@@ -13,12 +14,26 @@ import pytest
 
 from raykeeper.actors.member import actor
 from raykeeper.actors.member.actor import Member, deadline_of
+from raykeeper.actors.member.member_actor import MemberHost
 from raykeeper.actors.naming import MemberSpec, encode_member_spec
 from raykeeper.errors import NoSpace
 from raykeeper.schema.commands import ClientWrite, ClientWrites
 from raykeeper.schema.frames import AskStatus, Close, KeepAlive, Open, Read, Reads, Writes
 from raykeeper.schema.operations import KeyRange, Put, Range
 from raykeeper.store.data_dir import DataDir
+
+
+def public(kind: type) -> dict[str, list[str]]:
+    """The methods of a class, and their parameters without the one that Ray adds."""
+    return {
+        name: [str(each) for each in inspect.signature(method).parameters.values() if each.name != "_ray_trace_ctx"]
+        for name, method in inspect.getmembers(kind, inspect.isfunction)
+        if not name.startswith("_")
+    }
+
+
+def test_the_actor_class_passes_on_every_method() -> None:
+    assert public(MemberHost) == public(Member)
 
 
 @pytest.mark.parametrize(
