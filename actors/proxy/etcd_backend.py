@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from ...errors import KeeperError
-from ...limits import LEASE_RETRY_S, MAX_PROXY_LONG_READS, PROXY_TIMEOUT_S, Limits
-from ...schema.answers import Answer, RangeAnswer
+from ...limits import LEASE_RETRY_S, MAX_PROXY_LONG_READS, PROXY_LONG_ANSWER_BYTES, PROXY_TIMEOUT_S, Limits
+from ...schema.answers import Answer, Item, RangeAnswer
 from ...schema.frames import Kept, LeasesKept, LeaseStatuses, Read
 from ...schema.key_spaces import UNUSED_KEY
 from ...schema.operations import KeyRange, Operation, Range
@@ -95,6 +95,7 @@ class EtcdBackend:
         self.long_reads = asyncio.Semaphore(MAX_PROXY_LONG_READS)
         """Held while a range of keys is read and its answer is made: such answers take much memory and time before
         they can be counted as held."""
+        self._long_answers = asyncio.Lock()
 
     def of_user(self, credentials: Credentials) -> EtcdBackend:
         """The same for a user; to be opened."""
@@ -143,6 +144,13 @@ class EtcdBackend:
     def least_lease_ttl(self) -> int:
         """The TTL in seconds that shorter ones are raised to (etcd: minTTL, one and a half election timeouts)."""
         return math.ceil(1.5 * self.hub.timings.election_timeout)
+
+    async def wait_for_turn(self, items: Sequence[Item]) -> None:
+        """Wait until an answer of these items may be made: of long ones, one in each pass of the loop, since the
+        making of one takes tens of milliseconds."""
+        if sum([len(item.value) for item in items]) > PROXY_LONG_ANSWER_BYTES:
+            async with self._long_answers:
+                await asyncio.sleep(0)
 
     # -- headers ------------------------------------------------------------------------------------------------------
 

@@ -103,6 +103,7 @@ class KeyValues:
         keys_only = "keys_only" in flags
         command = Range(keys, asked.revision, asked.limit, keys_only=keys_only, uncounted=True)
         answer = await self._ask(page(command, "serializable" in flags), exchange)
+        await self._backend.wait_for_turn(answer.items)
         rest = rest_of(keys, answer)
         headers = {**_LIST, REVISION_HEADER: str(answer.revision)}
         following = ""

@@ -39,6 +39,7 @@ class KvService:
     async def _range(self, asked: RangeRequest, context: CallContext) -> bytes:
         plan = self._translate.range_plan(asked)
         answer = await self._backend.run(whole_range(plan.command, asked.serializable), context)
+        await self._backend.wait_for_turn(answer.items)
         header = self._backend.header(answer.revision)
         return self._translate.range_response(plan, answer, header).SerializeToString()
 
