@@ -17,13 +17,16 @@ pytestmark = pytest.mark.survival
 
 @pytest.fixture
 def etcdctl(clusters: Any) -> Iterator[tuple[Any, Command]]:
-    """A cluster with a proxy for each member, and etcdctl for all of them."""
+    """A cluster with a proxy for each member, and etcdctl for all of them, with time enough to start a member."""
     program = etcdctl_program("3.5")
     cluster = clusters.launch()
     proxies = Proxies(cluster)
     try:
         endpoints = [proxies.start() for _ in range(3)]
-        yield cluster, Command([program, f"--endpoints={','.join(endpoints)}"], endpoints[0], api3())
+        yield (
+            cluster,
+            Command([program, f"--endpoints={','.join(endpoints)}"], endpoints[0], api3(ETCDCTL_COMMAND_TIMEOUT="60s")),
+        )
     finally:
         proxies.end()
 
