@@ -23,10 +23,8 @@ def etcdctl(clusters: Any) -> Iterator[tuple[Any, Command]]:
     proxies = Proxies(cluster)
     try:
         endpoints = [proxies.start() for _ in range(3)]
-        yield (
-            cluster,
-            Command([program, f"--endpoints={','.join(endpoints)}"], endpoints[0], api3(ETCDCTL_COMMAND_TIMEOUT="60s")),
-        )
+        command = [program, f"--endpoints={','.join(endpoints)}", "--command-timeout=60s"]
+        yield cluster, Command(command, endpoints[0], api3())
     finally:
         proxies.end()
 
