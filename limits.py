@@ -667,6 +667,11 @@ BACKUP_TIMEOUT_S = 600.0
 """For taking a backup, if the caller names no other time."""
 BACKUP_CHUNK_BYTES = 4 * 1024 * 1024
 """Size of the chunks in which a backup travels, from a member and to the members of a new cluster."""
+MAX_BACKUP_PART_BYTES = 1024 * 1024
+"""The same where it travels in frames, as to a proxy: at most this in one."""
+BACKUP_BLOCK_BYTES = 512
+"""A backup that a client of etcd saves is a whole number of such blocks, and a digest: by that the client knows that
+there is one."""
 BACKUP_CHUNKS_AHEAD = 2
 """Chunks that are requested before the last one has arrived."""
 BACKUP_IDLE_S = 60.0
@@ -688,6 +693,10 @@ PROXY_TIMEOUT_S = 7.0
 timeouts."""
 OPERATOR_TIMEOUT_S = 600.0
 """The same for what reads or writes all data of a member: a hash, defragmentation, the end of compaction."""
+PROXY_SNAPSHOT_BYTES = 256 * 1024
+"""Of a backup in one message to a client of etcd."""
+PROXY_SNAPSHOT_STALL_S = 600.0
+"""A client that takes no part of a backup for this long gets no more of it."""
 PROXY_PROGRESS_NOTIFY_S = 600.0
 """How often a proxy tells a quiet watch that asks for it how far it has come..."""
 PROXY_PROGRESS_JITTER_FRACTION = 0.1

@@ -23,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -131,7 +132,9 @@ class Bench:
             raise NotImplementedError
 
         replica = self.replicas[member]
-        operators = OperatorRequests(replica, lambda work, then: None, lambda: None, lambda: self._now)
+        operators = OperatorRequests(
+            SimpleNamespace(replica=replica), lambda work, then: None, lambda: None, lambda: self._now
+        )
         return RequestHandler(replica, enqueue, lambda: self._now, status, operators)
 
     def _send(self, member: int, messages: Sequence[Message]) -> None:

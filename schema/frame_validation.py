@@ -34,14 +34,17 @@ from .frames import (
     AskStatus,
     AsUser,
     AwaitCompaction,
+    BeginBackup,
     ChangeMembership,
     Close,
     Defragment,
+    EndBackup,
     HashKeys,
     KeepAlive,
     KeepLeases,
     Login,
     Open,
+    ReadBackup,
     Reads,
     Request,
     WatchPoll,
@@ -127,6 +130,10 @@ def _as_user(request: AsUser, limits: Limits) -> None:
     check_request(request.request, limits)
 
 
+def _backup(request: ReadBackup | EndBackup, limits: Limits) -> None:
+    _name("a backup's id", request.snapshot)
+
+
 def _administer(request: Administer, limits: Limits) -> None:
     COMMAND_CHECKS[type(request.command)](request.command, limits)
 
@@ -173,6 +180,9 @@ FRAME_CHECKS: dict[type, Check] = {
     Defragment: _nothing,
     Login: _login,
     AsUser: _as_user,
+    BeginBackup: _nothing,
+    ReadBackup: _backup,
+    EndBackup: _backup,
 }
 """By type of frame."""
 

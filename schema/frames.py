@@ -187,6 +187,35 @@ class Login(msgspec.Struct, frozen=True, array_like=True, tag=15):
     """In place of user and password, if it is not empty."""
 
 
+class BeginBackup(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """Have the member make a backup of its state, which then holds all that was acknowledged before. It answers
+    ``BackupBegun``."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    created: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+    """Seconds since 1970, for the backup's header."""
+
+
+class ReadBackup(msgspec.Struct, frozen=True, array_like=True, tag=18):
+    """Bytes of the image of a backup; the member answers ``BackupPart``. It drops a backup that is not read for
+    ``BACKUP_IDLE_S``."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    snapshot: str
+    offset: Number
+    size: Number
+
+
+class EndBackup(msgspec.Struct, frozen=True, array_like=True, tag=19):
+    """The backup is not needed any more. The member answers ``Written`` with ``Done``."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    snapshot: str
+
+
 BareRequest = (
     Writes
     | Reads
@@ -203,6 +232,9 @@ BareRequest = (
     | AwaitCompaction
     | Defragment
     | Login
+    | BeginBackup
+    | ReadBackup
+    | EndBackup
 )
 
 
@@ -466,4 +498,33 @@ class LoggedIn(msgspec.Struct, frozen=True, array_like=True, tag=10):
     term: int = 0
 
 
-Reply = Written | ReadReply | Opened | Refused | Status | LeasesKept | LeaseStatuses | Watched | KeysHashed | LoggedIn
+class BackupBegun(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """A backup is there to be read: a file of ``head``, and of this many bytes of its image."""
+
+    snapshot: str
+    image_bytes: int
+    head: bytes
+    revision: int
+    """The newest that it holds."""
+
+
+class BackupPart(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """Bytes of a backup's image; fewer than asked for at its end, or because a frame holds no more."""
+
+    data: bytes
+
+
+Reply = (
+    Written
+    | ReadReply
+    | Opened
+    | Refused
+    | Status
+    | LeasesKept
+    | LeaseStatuses
+    | Watched
+    | KeysHashed
+    | LoggedIn
+    | BackupBegun
+    | BackupPart
+)

@@ -2,6 +2,10 @@
 
     RKBACKUP | length (8 bytes) | header: JSON | sha256 of the header | image (see ``snapshot_file``)
 
+and, if a client of etcd has saved it (``Maintenance.Snapshot``),
+
+    | zeros up to a multiple of 512 bytes | sha256 of all before
+
 The header names the image by the hash of its manifest, and the manifest holds a hash of each file, so no byte can be
 lost or changed unnoticed. The header also holds the hash of the content (``state/content_hash.py``): a restore checks
 that the unpacked state means the same, not only that its bytes are the same.
@@ -19,7 +23,7 @@ from collections.abc import Callable
 import msgspec
 
 from ..errors import ClusterMismatch, DataCorrupted
-from ..limits import COPY_BYTES, MAX_BACKUP_HEADER_BYTES, Limits, encode_settings
+from ..limits import BACKUP_BLOCK_BYTES, COPY_BYTES, MAX_BACKUP_HEADER_BYTES, Limits, encode_settings
 from ..raft.messages import Configuration
 from ..schema.portable import Portable
 from .data_dir import DataDir, Identity
@@ -101,13 +105,25 @@ def verify(disk: Disk, path: str) -> Header:
 
 
 def _unpack(disk: Disk, path: str, header: Header, start: int, target: str | None) -> None:
-    size = disk.size(path)
-    if size != start + header.image_bytes:
-        raise DataCorrupted(f"{path} has {size} bytes instead of {start + header.image_bytes}: it is incomplete")
+    size, end = disk.size(path), start + header.image_bytes
+    blocks = end + -end % BACKUP_BLOCK_BYTES
+    if size == blocks + _DIGEST_BYTES:
+        _check_digest(disk, path, blocks)
+    elif size != end:
+        raise DataCorrupted(f"{path} has {size} bytes instead of {end}: it is incomplete")
     try:
         unpack_image(disk, path, start, header.image_bytes, header.image, target)
     except DataCorrupted as error:
         raise DataCorrupted(f"{path}: {error}") from error
+
+
+def _check_digest(disk: Disk, path: str, size: int) -> None:
+    """Compare the digest at the end of a file with what is before it."""
+    digest = hashlib.sha256()
+    for offset in range(0, size, COPY_BYTES):
+        digest.update(disk.read(path, offset, min(COPY_BYTES, size - offset)))
+    if disk.read(path, size, _DIGEST_BYTES) != digest.digest():
+        raise DataCorrupted(f"{path} is damaged: its SHA-256 is another")
 
 
 def write_backup(disk: Disk, path: str, header: Header, chunk: Callable[[int, int], bytes]) -> int:

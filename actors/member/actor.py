@@ -61,7 +61,6 @@ from ..process import as_daemon
 from ..transport.descriptors import raise_limit
 from ..transport.lane import LaneOffer
 from .announce import register_in_background
-from .backup_source import BackupSource
 from .clock import member_clock
 from .event_loop import EventLoop
 from .events import BackgroundDone, LeadershipTransfer
@@ -88,7 +87,6 @@ class Member:
         self._node_id = ray.get_runtime_context().get_node_id()
         self._loop: EventLoop | None = None
         self._maintenance: Maintenance | None = None
-        self._backups = BackupSource()
         self._role = "not serving"
         self._why = ""
         self._lost = self._missing = False
@@ -241,15 +239,20 @@ class Member:
         if loop is None:
             raise Unavailable(f"member {self._spec.name} does not serve: {self._why}")
         loop.handler.check_root(token, "begin_backup")
-        return self._backups.begin_backup(loop, self._spec.cluster_name, created, patience)
+        return loop.backups.begin_backup(loop, self._spec.cluster_name, created, patience)
 
     def backup_chunk(self, snapshot: str, offset: int, size: int) -> bytes:
         """Bytes of the snapshot with that id. Raises ``Unavailable`` if it is gone."""
-        return self._backups.read_chunk(snapshot, offset, size)
+        loop = self._loop
+        if loop is None:
+            raise Unavailable(f"member {self._spec.name} does not serve: {self._why}")
+        return loop.backups.read_chunk(snapshot, offset, size)
 
     def end_backup(self, snapshot: str) -> None:
         """Remove the snapshot with that id."""
-        self._backups.end_backup(snapshot)
+        loop = self._loop
+        if loop is not None:
+            loop.backups.end_backup(snapshot)
 
     def stop(self) -> None:
         """Stop serving and close the data; the actor stays up until it is killed."""
@@ -360,7 +363,7 @@ class Member:
         administer_as(spec.cluster_name, lambda member: loop.handler.own_token())
         register_in_background(spec, loop.replica, lambda: self._loop is loop)
         self._maintenance = Maintenance(
-            spec.cluster_name, spec.cluster, loop.replica, spec.folder, self._backups.drop_idle
+            spec.cluster_name, spec.cluster, loop.replica, spec.folder, loop.backups.drop_idle
         )
 
     def _narrow_folders(self) -> None:

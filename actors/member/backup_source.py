@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Protocol
 
 from ...errors import Unavailable
 from ...limits import (
@@ -26,9 +27,24 @@ from ...store.backup_file import Header
 from ...store.snapshot_file import SnapshotSource
 from ...store.state.content_hash import ContentHasher
 from .clock import member_clock
-from .event_loop import EventLoop
 from .events import BackgroundDone, ReadAsked
+from .inbox import Inbox
+from .replica import Replica
 from .throttle import Throttle
+
+
+class BackedUp(Protocol):
+    """The member."""
+
+    @property
+    def inbox(self) -> Inbox:
+        """Of its loop."""
+        ...
+
+    @property
+    def replica(self) -> Replica:
+        """What its loop drives."""
+        ...
 
 
 class BackupSource:
@@ -41,7 +57,7 @@ class BackupSource:
         self._making = False
 
     def begin_backup(
-        self, loop: EventLoop, cluster_name: str, created: float, patience: float = BACKUP_CONFIRM_TIMEOUT_S
+        self, loop: BackedUp, cluster_name: str, created: float, patience: float = BACKUP_CONFIRM_TIMEOUT_S
     ) -> Header:
         """Make a snapshot of the member's present state. Slow; for any thread but the loop's.
 
@@ -100,7 +116,7 @@ class BackupSource:
             outgoing.remove()
 
 
-def _catch_up(loop: EventLoop, patience: float) -> None:
+def _catch_up(loop: BackedUp, patience: float) -> None:
     """Wait until the member has applied everything that was committed when this was called."""
     outcome: list[Refused | None] = []
     ready = threading.Event()
@@ -114,7 +130,7 @@ def _catch_up(loop: EventLoop, patience: float) -> None:
         raise Unavailable(f"within {patience:.1f} s it did not reach what a quorum had committed")
 
 
-def _make(loop: EventLoop, cluster_name: str, created: float) -> tuple[SnapshotSource, Header]:
+def _make(loop: BackedUp, cluster_name: str, created: float) -> tuple[SnapshotSource, Header]:
     """Take the checkpoint in the loop, where applied index and content belong together; flush before it and hash after
     it on this thread, so that the loop is held up only briefly."""
     loop.replica.state.flush()

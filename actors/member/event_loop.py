@@ -50,6 +50,8 @@ class EventLoop:
         self.inbox = parts.inbox
         self.replica = parts.replica
         self.handler = parts.handler
+        self.backups = parts.backups
+        """Those that this member makes."""
         self.transport = parts.transport
         self._poller = parts.poller
         self._failover = parts.failover

@@ -1,7 +1,7 @@
-"""What an operator asks of one member: a hash of its keys, its disk space back, and to be told when compaction is done.
+"""What an operator asks of one member, by frames: a hash of its keys, its disk space back, or a backup.
 
-The first two read or write all of the data. They run beside the loop, one at a time on a thread of their own, and few
-may wait. The third is an event of the loop's, where compaction runs (``compaction_pacer.py``).
+Each reads or writes all of the data. They run beside the loop, one at a time on a thread of their own, and few may
+wait. To be told when compaction is done is an event of the loop's, where that runs (``compaction_pacer.py``).
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from ...errors import KeeperError
-from ...limits import MAX_OPERATOR_REQUESTS
+from ...errors import KeeperError, Unavailable
+from ...limits import BACKUP_CONFIRM_TIMEOUT_S, MAX_BACKUP_PART_BYTES, MAX_OPERATOR_REQUESTS
 from ...schema.answers import Done, Failed, Reason
-from ...schema.frames import KeysHashed, Refusal, Refused, Reply, Written
+from ...schema.frames import BackupBegun, BackupPart, KeysHashed, Refusal, Refused, Reply, Written
+from ...store.backup_file import encode_header
 from ...store.state.key_hash import hash_keys
-from .replica import Replica
+from .backup_source import BackedUp, BackupSource
 from .snapshots import Background
 
 
@@ -26,16 +27,19 @@ class OperatorRequests:
     """Serves one member's operators. For any thread; ``done`` is called in the loop, or at once.
 
     Args:
-        replica: the member.
+        member: the replica, and the inbox of its loop.
         background: runs slow work outside the loop, one after the other, and no other work.
         throttle: called after each slice of work; gives way to other work.
         clock: the member's.
     """
 
     def __init__(
-        self, replica: Replica, background: Background, throttle: Callable[[], None], clock: Callable[[], float]
+        self, member: BackedUp, background: Background, throttle: Callable[[], None], clock: Callable[[], float]
     ) -> None:
-        self._replica = replica
+        self._member = member
+        self._replica = member.replica
+        self.backups = BackupSource()
+        """The member's backups, whoever asks for them."""
         self._background = background
         self._throttle = throttle
         self._clock = clock
@@ -66,6 +70,32 @@ class OperatorRequests:
             return Written((Done(state.revision),), self._replica.term)
 
         self._begin(work, deadline, done)
+
+    def begin_backup(self, created: float, deadline: float, done: Callable[[Reply], None]) -> None:
+        """Make a backup, to be read by ``read_backup``."""
+
+        def work() -> Reply:
+            name = self._replica.folder.identity.cluster_name
+            patience = min(BACKUP_CONFIRM_TIMEOUT_S, deadline - self._clock())
+            try:
+                header = self.backups.begin_backup(self._member, name, created, patience)
+            except Unavailable as error:
+                return Refused(Refusal.OVERLOADED, message=str(error))
+            return BackupBegun(header.image, header.image_bytes, encode_header(header), header.revision)
+
+        self._begin(work, deadline, done)
+
+    def read_backup(self, snapshot: str, offset: int, size: int) -> Reply:
+        """Bytes of its image. Slow; not for the loop."""
+        try:
+            return BackupPart(self.backups.read_chunk(snapshot, offset, min(size, MAX_BACKUP_PART_BYTES)))
+        except (Unavailable, OSError) as error:
+            return Refused(Refusal.LOST, message=str(error))
+
+    def end_backup(self, snapshot: str) -> Reply:
+        """Remove it. Slow; not for the loop."""
+        self.backups.end_backup(snapshot)
+        return Written((Done(self._replica.state.revision),), self._replica.term)
 
     def _give_way(self, deadline: float) -> None:
         if self._clock() >= deadline:

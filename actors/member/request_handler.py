@@ -32,9 +32,11 @@ from ...schema.frames import (
     AskStatus,
     AsUser,
     AwaitCompaction,
+    BeginBackup,
     ChangeMembership,
     Close,
     Defragment,
+    EndBackup,
     HashKeys,
     KeepAlive,
     KeepLeases,
@@ -46,6 +48,7 @@ from ...schema.frames import (
     MemberStatus,
     Open,
     Opened,
+    ReadBackup,
     ReadReply,
     Reads,
     Refusal,
@@ -124,6 +127,9 @@ class RequestHandler:
             AwaitCompaction: self._await_compaction,
             Defragment: self._defragment,
             Login: self._log_in,
+            BeginBackup: self._begin_backup,
+            ReadBackup: self._read_backup,
+            EndBackup: self._end_backup,
         }
         """By kind of request."""
 
@@ -274,6 +280,16 @@ class RequestHandler:
 
     def _defragment(self, request: Defragment, asked: _Asked) -> None:
         self._operators.defragment(asked.deadline, lambda reply: _finish(asked.done, reply))
+
+    def _begin_backup(self, request: BeginBackup, asked: _Asked) -> None:
+        self._operators.begin_backup(request.created, asked.deadline, lambda reply: _finish(asked.done, reply))
+
+    def _read_backup(self, request: ReadBackup, asked: _Asked) -> None:
+        read = self._operators.read_backup
+        asked.done(SlowReply(lambda: reply_bytes(read(request.snapshot, request.offset, request.size))))
+
+    def _end_backup(self, request: EndBackup, asked: _Asked) -> None:
+        asked.done(SlowReply(lambda: reply_bytes(self._operators.end_backup(request.snapshot))))
 
     def _await_compaction(self, request: AwaitCompaction, asked: _Asked) -> None:
         def removed(refused: Refused | None) -> None:

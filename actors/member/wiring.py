@@ -34,6 +34,7 @@ from ..transport.lane_server import LaneServer
 from ..transport.lane_tls import LaneSocket, ServerTls, TlsUnusable, tls_files
 from ..transport.peer_lanes import LaneLinks
 from ..transport.peer_transport import PeerTransport
+from .backup_source import BackupSource
 from .clock import member_clock
 from .events import BackgroundDone, Unreachable
 from .fast_failover import FastFailover
@@ -66,6 +67,14 @@ class Parts(NamedTuple):
     handler: RequestHandler
     failover: FastFailover
     poller: Poller
+    backups: BackupSource
+
+
+class _BackedUp(NamedTuple):
+    """What a backup needs of a member."""
+
+    inbox: Inbox
+    replica: Replica
 
 
 def wire(
@@ -142,7 +151,7 @@ def wire(
         background=_in_background(workers, inbox),
         throttle=Throttle(),
     )
-    operators = OperatorRequests(replica, _in_background(own_worker, inbox), Throttle(), member_clock)
+    operators = OperatorRequests(_BackedUp(inbox, replica), _in_background(own_worker, inbox), Throttle(), member_clock)
     handler = RequestHandler(replica, inbox.put_event, member_clock, status, operators)
     log = MemberLog("member", identity.cluster_name, identity.name)
     failover = FastFailover(replica.node, random.Random(), log)
@@ -159,7 +168,7 @@ def wire(
             member_clock,
             log,
         )
-    return Parts(inbox, lanes, transport, (workers, own_worker), replica, handler, failover, poller)
+    return Parts(inbox, lanes, transport, (workers, own_worker), replica, handler, failover, poller, operators.backups)
 
 
 def _dialer(identity: Identity, location: ProcessLocation, lookup: Callable[[int], Any]) -> Callable[[int], LaneSocket]:

@@ -22,6 +22,7 @@ from .member_calls import MemberCalls
 from .proxy_users import ProxyUsers
 from .rpc_methods import RpcMethods
 from .rpc_status import RpcCode, RpcError
+from .snapshot_service import SnapshotService
 from .watch_service import WatchService
 
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
@@ -47,6 +48,7 @@ class EtcdServices:
         cluster = ClusterService(backend, calls, operations, urls)
         maintenance = MaintenanceService(backend, calls, operations)
         health, auth = HealthService(), AuthService(backend, calls)
+        snapshot = SnapshotService(backend, calls)
         unary: dict[str, Unary] = {
             "/etcdserverpb.KV/Range": kv.range,
             "/etcdserverpb.KV/Put": kv.put,
@@ -98,6 +100,7 @@ class EtcdServices:
             "/etcdserverpb.Lease/LeaseKeepAlive": lease.keep_alive,
             "/etcdserverpb.Watch/Watch": watch.watch,
             "/v3electionpb.Election/Observe": election.observe,
+            "/etcdserverpb.Maintenance/Snapshot": snapshot.snapshot,
             "/grpc.health.v1.Health/Watch": health.watch,
         }
 

@@ -13,7 +13,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from ...limits import CLIENT_SHORT_BACKOFF_S, MAX_TOKEN_BYTES, OPERATOR_TIMEOUT_S, PROXY_TIMEOUT_S, STATUS_TIMEOUT_S
+from ...limits import (
+    BACKUP_CHUNK_TIMEOUT_S,
+    CLIENT_SHORT_BACKOFF_S,
+    MAX_TOKEN_BYTES,
+    OPERATOR_TIMEOUT_S,
+    PROXY_TIMEOUT_S,
+    STATUS_TIMEOUT_S,
+)
 from ...raft.messages import MemberChange
 from ...schema.answers import Answer, Failed
 from ...schema.commands import Administration
@@ -21,13 +28,18 @@ from ...schema.frames import (
     Administer,
     AskStatus,
     AwaitCompaction,
+    BackupBegun,
+    BackupPart,
+    BeginBackup,
     ChangeMembership,
     Defragment,
+    EndBackup,
     HashKeys,
     KeysHashed,
     LoggedIn,
     Login,
     MemberStatus,
+    ReadBackup,
     Refusal,
     Refused,
     Reply,
@@ -61,6 +73,16 @@ class LoggedInUser(NamedTuple):
     """Identifies its password."""
     revision: int
     """Of the store."""
+
+
+class BackupRead(NamedTuple):
+    """A backup that a member holds ready."""
+
+    member: int
+    snapshot: str
+    image_bytes: int
+    head: bytes
+    """Of the file, before the image."""
 
 
 class MemberCalls:
@@ -200,6 +222,38 @@ class MemberCalls:
                 await asyncio.sleep(CLIENT_SHORT_BACKOFF_S)
         raise (TIMED_OUT if unknown else NO_LEADER).error()
 
+    async def begin_backup(self, member: int, created: float, patience: float) -> BackupRead:
+        """Have a member make a backup that holds all that was acknowledged before.
+
+        Raises:
+            RpcError: it does not answer in time, or is making another one.
+        """
+        reply = await self._ask(member, BeginBackup(self._cluster, patience, created), patience)
+        if not isinstance(reply, BackupBegun):
+            raise _refusal(reply)
+        return BackupRead(member, reply.snapshot, reply.image_bytes, reply.head)
+
+    async def read_backup(self, backup: BackupRead, offset: int, size: int) -> bytes:
+        """Bytes of its image, at least one.
+
+        Raises:
+            RpcError: the member does not answer, or has dropped it.
+        """
+        ask = ReadBackup(self._cluster, BACKUP_CHUNK_TIMEOUT_S, backup.snapshot, offset, size)
+        reply = await self._ask(backup.member, ask, BACKUP_CHUNK_TIMEOUT_S)
+        if not isinstance(reply, BackupPart) or not reply.data:
+            raise _refusal(reply)
+        return reply.data
+
+    def end_backup(self, backup: BackupRead) -> None:
+        """It is not needed any more; whether the member hears that is not waited for."""
+        ask = EndBackup(self._cluster, STATUS_TIMEOUT_S, backup.snapshot)
+        self._hub.transport.send(backup.member, self._frame(ask), lambda reply: None)
+
+    def _frame(self, request: Request) -> bytes:
+        frame = _encode(request)
+        return frame if self._hub.login is None else self._hub.login.wrap(frame)
+
     async def _ask(self, member: int, request: Request, timeout: float) -> Reply | None:
         """The reply of one member; ``None`` if none comes, and it may have the request."""
         loop = asyncio.get_running_loop()
@@ -213,10 +267,7 @@ class MemberCalls:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(set_result, reply)
 
-        frame = _encode(request)
-        if self._hub.login is not None:
-            frame = self._hub.login.wrap(frame)
-        self._hub.transport.send(member, frame, done)
+        self._hub.transport.send(member, self._frame(request), done)
         try:
             reply = await asyncio.wait_for(answered, timeout)
             return None if isinstance(reply, Exception) else _decode(reply)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from lab.etcd_clients import Command, Ran, Started, api3, comparable, etcdctl_program
 from lab.http2.etcd_port import EtcdPort
+from raykeeper.store.backup_file import verify
+from raykeeper.store.engine.rocks import RocksDisk
 
 ALIKE = """
 put a 1
@@ -352,6 +356,17 @@ def test_what_etcdctl_says_of_the_endpoint(etcdctl: Command, port: EtcdPort) -> 
     assert f'"Endpoint" : "{port.endpoint}"' in etcdctl.said("endpoint", "hashkv", "-w", "fields")
     assert port.endpoint in etcdctl.said("endpoint", "status", "--cluster")
     assert f"http://{port.endpoint}" in etcdctl.said("member", "list", "-w", "table")
+
+
+def test_a_snapshot_is_saved_whole(etcdctl: Command, tmp_path: Path) -> None:
+    """In our format: etcdctl cannot look into it, and ``raykeeper restore`` can."""
+    for number in range(40):
+        etcdctl.said("put", f"snap/{number}", "v" * 30_000)
+    file = tmp_path / "saved"
+    assert "Snapshot saved at" in etcdctl.said("snapshot", "save", str(file))
+    assert verify(RocksDisk(), str(file)).revision > 40
+    data = file.read_bytes()
+    assert data[-32:] == hashlib.sha256(data[:-32]).digest()
 
 
 @pytest.mark.survival

@@ -12,7 +12,8 @@ import random
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from raykeeper.actors.member.clock import SteadyClock
 from raykeeper.actors.member.events import BackgroundDone, InboxEvent, Unreachable
@@ -88,7 +89,8 @@ class Process:
             rng=random.Random(member.rng.getrandbits(64)),
             background=self._background,
         )
-        operators = OperatorRequests(self.replica, self._background, lambda: None, self.clock)
+        backed_up: Any = SimpleNamespace(replica=self.replica)
+        operators = OperatorRequests(backed_up, self._background, lambda: None, self.clock)
         self.handler = RequestHandler(self.replica, self._enqueue, self.clock, self._status, operators)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import msgspec
@@ -64,7 +65,9 @@ class Solo:
             background=lambda work, then: None,
         )
         self.events: list[InboxEvent] = []
-        operators = OperatorRequests(self.replica, self.at_once, lambda: None, lambda: self.now)
+        operators = OperatorRequests(
+            SimpleNamespace(replica=self.replica), self.at_once, lambda: None, lambda: self.now
+        )
         self.handler = RequestHandler(
             self.replica,
             self.enqueue,
