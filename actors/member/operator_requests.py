@@ -39,7 +39,7 @@ class OperatorRequests:
         self._member = member
         self._replica = member.replica
         self.backups = BackupSource()
-        """The member's backups, whoever asks for them."""
+        """Of this member."""
         self._background = background
         self._throttle = throttle
         self._clock = clock
