@@ -87,14 +87,14 @@ def test_the_next_part_waits_until_the_client_has_taken_the_last(
     proxy: LabProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Meanwhile the member keeps the backup, however long that takes; it makes no second one, until the first ends."""
-    monkeypatch.setattr(snapshot_service, "BACKUP_IDLE_S", 0.15)
-    monkeypatch.setattr("raykeeper.actors.member.backup_source.BACKUP_IDLE_S", 0.15)
+    monkeypatch.setattr(snapshot_service, "BACKUP_IDLE_S", 1.0)
+    monkeypatch.setattr("raykeeper.actors.member.backup_source.BACKUP_IDLE_S", 1.0)
     stream = begun(proxy)
     first = stream.receive()
     assert isinstance(first, bytes)
     stream.inner.gate.clear()
     backups = proxy.member.loop.backups
-    until = time.monotonic() + 1.0
+    until = time.monotonic() + 2.5
     while time.monotonic() < until:
         backups.drop_idle()
         threading.Event().wait(0.02)
@@ -120,8 +120,8 @@ def test_a_client_that_goes_leaves_nothing(proxy: LabProxy) -> None:
 
 
 def test_a_client_that_takes_nothing_is_given_up(proxy: LabProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot_service, "BACKUP_IDLE_S", 0.15)
-    monkeypatch.setattr(snapshot_service, "PROXY_SNAPSHOT_STALL_S", 0.3)
+    monkeypatch.setattr(snapshot_service, "BACKUP_IDLE_S", 1.0)
+    monkeypatch.setattr(snapshot_service, "PROXY_SNAPSHOT_STALL_S", 0.5)
     stream = begun(proxy)
     stream.inner.gate.clear()
     while isinstance(answer := stream.receive(), bytes):
