@@ -2,7 +2,7 @@
 
     RKBACKUP | length (8 bytes) | header: JSON | sha256 of the header | image (see ``snapshot_file``)
 
-and, if a client of etcd has saved it (``Maintenance.Snapshot``),
+and, if a client of etcd has saved it,
 
     | zeros up to a multiple of 512 bytes | sha256 of all before
 
