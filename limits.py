@@ -841,6 +841,8 @@ PIN_AMOUNT = 0.001
 """How much a member asks of the Ray resource that pins it to its place (every node offers 1 of each)."""
 
 # A proxy's port: HTTP/2 with gRPC, and HTTP/1.1.
+PROXY_USERS_LOOK_S = 1.0
+"""How long a proxy goes by what it has found, that users are not needed, for clients with certificates."""
 MAX_PROXY_HANDSHAKES = 128
 """TLS handshakes under way; further connections are closed at once."""
 PROXY_ACCEPT_PAUSE_S = 0.1

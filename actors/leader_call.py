@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -63,6 +64,18 @@ def as_the_cluster(member: Any) -> bytes:
     except (ray.exceptions.RayError, TimeoutError) as error:
         raise Unavailable(f"a member does not answer: {error}", applied=False) from None
     return token
+
+
+def cluster_token(cluster_name: str) -> bytes:
+    """A token of the cluster itself, from any member; empty if users are not needed.
+
+    Raises:
+        Unavailable: no member answers.
+    """
+    for member in member_actors(cluster_name).values():
+        with suppress(Unavailable):
+            return as_the_cluster(member)
+    raise Unavailable(f"no member of {cluster_name} answers", applied=False)
 
 
 def administer(cluster_name: str, cluster: int, command: Administration, deadline: float) -> Answer:

@@ -113,6 +113,7 @@ async def _serve(
     trusted_ca_file: str,
     client_cert_auth: bool,
 ) -> int:
+    from ..actors.leader_call import cluster_token
     from ..actors.logs import MemberLog
     from ..actors.proxy.etcd_proxy import EtcdProxy
     from ..actors.proxy.proxy_place import proxy_place
@@ -123,7 +124,15 @@ async def _serve(
     if client_cert_auth and not trusted_ca_file:
         raise click.UsageError("--client-cert-auth needs --trusted-ca-file")
     log = MemberLog("proxy", cluster.name, "proxy")
-    server = EtcdProxy(kv.aio, _Operations(cluster), log, proxy_place(), registered=not no_register, cors=cors)
+    server = EtcdProxy(
+        kv.aio,
+        _Operations(cluster),
+        log,
+        proxy_place(),
+        registered=not no_register,
+        cors=cors,
+        cluster_token=lambda: cluster_token(cluster.name),
+    )
     try:
         await server.start(listen, advertise, tls)
     except OSError as error:

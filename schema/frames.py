@@ -184,7 +184,8 @@ class Login(msgspec.Struct, frozen=True, array_like=True, tag=15):
     user: str = ""
     password: str = ""
     token: bytes = b""
-    """In place of user and password, if it is not empty."""
+    """In place of a password, if it is not empty: of the user whose token it is, if no user is named; else of the
+    cluster itself. So a proxy logs in users whose certificates it has seen."""
 
 
 class BeginBackup(msgspec.Struct, frozen=True, array_like=True, tag=17):

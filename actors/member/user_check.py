@@ -99,7 +99,11 @@ class UserCheck:
             return Refused(Refusal.NOT_ENABLED, message="authentication is not enabled")
         if request.token:
             found = self.caller(request.token, state)
-            return found if isinstance(found, Refused) else self._logged_in(found.user, found.since, state)
+            if isinstance(found, Refused):
+                return found
+            if request.user:
+                return self._vouched(request.user, found, state)
+            return self._logged_in(found.user, found.since, state)
         if not self._checking.acquire(blocking=False):
             return Refused(Refusal.OVERLOADED, message="this member checks as many passwords as it may")
         try:
@@ -109,6 +113,15 @@ class UserCheck:
             self._checking.release()
         if user is None or not user.hash or not known:
             return Refused(Refusal.WRONG_PASSWORD, message=f"there is no user {request.user!r} with this password")
+        return self._logged_in(user.name, user.since, state)
+
+    def _vouched(self, name: str, caller: Caller, state: State) -> LoggedIn | Refused:
+        """A token for a user for whom the cluster itself vouches."""
+        if caller.user:
+            return Refused(Refusal.DENIED, message="only the cluster itself logs in others")
+        user = state.users.users.get(name)
+        if user is None:
+            return Refused(Refusal.WRONG_PASSWORD, message=f"there is no user {name!r}")
         return self._logged_in(user.name, user.since, state)
 
     def own_token(self) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from ...errors import KeeperError
@@ -82,10 +82,14 @@ class EtcdBackend:
     Args:
         handle: its namespace holds the keys; its timeout does not matter.
         member: id of the member that the proxy speaks for.
+        cluster_token: gives a token of the cluster itself; it may block.
     """
 
-    def __init__(self, handle: AsyncKeyValueClient, member: int) -> None:
+    def __init__(
+        self, handle: AsyncKeyValueClient, member: int, cluster_token: Callable[[], bytes] | None = None
+    ) -> None:
         self._handle = handle
+        self.cluster_token = cluster_token
         self._of: EtcdBackend | None = None
         """The one without a user, of a user's."""
         self._member = member

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
 
@@ -37,6 +37,7 @@ class EtcdProxy:
         registered: whether other proxies tell clients of this one.
         cors: origins whose web pages may ask by HTTP; ``*`` for all.
         metrics: the registry of the process's metrics.
+        cluster_token: gives a token of the cluster itself, to log in users whose certificates were shown.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class EtcdProxy:
         registered: bool = True,
         cors: Sequence[str] = (),
         metrics: CollectorRegistry | None = None,
+        cluster_token: Callable[[], bytes] | None = None,
     ) -> None:
         self._handle = handle
         # A user of the proxy's own is for its entry in the directory alone: no client may pass for it.
-        self._backend = EtcdBackend(handle._without_user(), 0)
+        self._backend = EtcdBackend(handle._without_user(), 0, cluster_token)
         self._operations = operations
         self._log = log
         self._place = place

@@ -20,12 +20,14 @@ from .lock_service import LockService
 from .maintenance_service import MaintenanceService
 from .member_calls import MemberCalls
 from .proxy_users import ProxyUsers
-from .rpc_methods import RpcMethods
+from .rpc_methods import CERTIFICATE_USER, RpcMethods
 from .rpc_status import RpcCode, RpcError
 from .snapshot_service import SnapshotService
 from .watch_service import WatchService
 
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
+_NAMES_USER = frozenset(("token", "authorization", CERTIFICATE_USER))
+"""Names in a call's metadata that say who calls."""
 _ROOT_ONLY = {f"/etcdserverpb.Cluster/Member{change}" for change in ("Add", "Remove", "Update", "Promote")}
 
 Unary = Callable[[bytes, CallContext], Awaitable[bytes]]
@@ -122,7 +124,7 @@ class EtcdServices:
 
         async def handle(request: bytes, context: CallContext) -> bytes:
             metadata = context.metadata
-            if not needs_root and "token" not in metadata and "authorization" not in metadata:
+            if not needs_root and metadata.keys().isdisjoint(_NAMES_USER):
                 return await own(request, context)
             services = await self._users.services(context)
             if needs_root:

@@ -20,6 +20,7 @@ from .http2_exchange import Http2Exchange
 from .http2_frames import CANCEL, INTERNAL_ERROR, PROTOCOL_ERROR, REFUSED_STREAM, Http2Error
 from .http2_sender import Stream
 from .proxy_context import ProxyContext, bound_reads
+from .proxy_tls import common_name
 from .request_heads import Understood
 from .rpc_calls import WireStreamCall, WireUnaryCall, refuse
 from .rpc_status import DEADLINE_EXCEEDED
@@ -43,6 +44,8 @@ class Http2Protocol(asyncio.Protocol):
         self._understand = context.heads.understand
         self._share = context.held.open_share(self._expel)
         self.connection: Http2Connection[Understood] = Http2Connection(self, self._share, self._wake)
+        self.certificate_user = ""
+        """The common name in the certificate that the client has shown."""
         self._transport: asyncio.Transport | None = None
         self._unsent = 0
         """What the transport holds, when that was last counted."""
@@ -54,6 +57,7 @@ class Http2Protocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is open."""
         self._transport = cast(asyncio.Transport, transport)
+        self.certificate_user = common_name(transport)
         self._transport.set_write_buffer_limits(high=PROXY_SEND_BYTES)
         self._flush()
 

@@ -174,6 +174,10 @@ class MemberCalls:
             raise INVALID_TOKEN.error()
         return await self._log_in(lambda left: Login(self._cluster, left, token=token), PROXY_TIMEOUT_S)
 
+    async def vouch(self, user: str, cluster_token: bytes) -> LoggedInUser | None:
+        """A token for a user whose certificate was shown, by a token of the cluster itself. As above."""
+        return await self._log_in(lambda left: Login(self._cluster, left, user, token=cluster_token), PROXY_TIMEOUT_S)
+
     async def _log_in(self, login: Callable[[float], Login], patience: float) -> LoggedInUser | None:
         until = clock() + min(patience, PROXY_TIMEOUT_S)
         while (left := until - clock()) > 0:

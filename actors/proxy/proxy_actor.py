@@ -26,6 +26,7 @@ from ...proxy_address import read_advertised_address, read_listen_address
 from ...schema.portable import Portable
 from ..connect import connect
 from ..handles import Client
+from ..leader_call import cluster_token
 from ..log_files import flush_log, log_to_ray
 from ..logs import MemberLog
 from ..process import as_daemon
@@ -148,7 +149,13 @@ class ProxyHost:
         if listen is None:  # the cluster was told by a version that writes addresses otherwise
             raise OSError(f"cannot listen on {spec.listen!r}: it is not an address")
         operations = MembershipTasks(spec.cluster_name)
-        proxy = EtcdProxy(kv.aio, operations, self._log, self._place)
+        proxy = EtcdProxy(
+            kv.aio,
+            operations,
+            self._log,
+            self._place,
+            cluster_token=lambda: cluster_token(spec.cluster_name),
+        )
         try:
             try:
                 await proxy.start(listen, read_advertised_address(spec.advertise), spec.tls)

@@ -4,6 +4,10 @@ A call names its user by a token in its metadata, ``token`` or ``authorization``
 token, it has a member exchange it for another of the same user: so nobody reaches a user's hub by what a token only
 claims. Afterwards the token is good here as long as it is used, and as long as the user's password stays the same, as
 etcd's tokens are.
+
+A call without a token, on a connection whose client has shown a certificate, is of the user whom its common name names
+(etcd: ``--client-cert-auth``). A member logs this user in without a password, because the proxy has a token of the
+cluster itself.
 """
 
 from __future__ import annotations
@@ -15,11 +19,12 @@ from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 from ...errors import KeeperError
-from ...limits import MAX_PROXY_USERS, PROXY_TIMEOUT_S, TOKEN_TTL_S, TOKENS_KNOWN
+from ...limits import MAX_PROXY_USERS, PROXY_TIMEOUT_S, PROXY_USERS_LOOK_S, TOKEN_TTL_S, TOKENS_KNOWN
 from ..client.login import Credentials
 from .etcd_backend import CallContext, EtcdBackend
 from .etcd_errors import INVALID_TOKEN, from_keeper_error
 from .member_calls import LoggedInUser, MemberCalls
+from .rpc_methods import CERTIFICATE_USER
 
 S = TypeVar("S")
 
@@ -48,6 +53,7 @@ class ProxyUsers(Generic[S]):
         self._tokens: OrderedDict[str, _KnownToken] = OrderedDict()
         self._users: OrderedDict[str, tuple[EtcdBackend, S]] = OrderedDict()
         self._opening: dict[str, asyncio.Lock] = {}
+        self._not_needed_until = 0.0
 
     async def services(self, context: CallContext) -> S:
         """The services of a call's user.
@@ -58,7 +64,8 @@ class ProxyUsers(Generic[S]):
         metadata = context.metadata
         token = metadata.get("token") or metadata.get("authorization")
         if not token:
-            return self._anyone
+            name = metadata.get(CERTIFICATE_USER)
+            return await self._certified(name) if name else self._anyone
         known = self._tokens.get(token)
         if known is not None and known.good_until > time.monotonic():
             found = self._users.get(known.user)
@@ -70,20 +77,41 @@ class ProxyUsers(Generic[S]):
         self._tokens.pop(token, None)
         return await self._admit(token)
 
+    async def _certified(self, name: str) -> S:
+        """The services of a user whose certificate was shown."""
+        found = self._users.get(name)
+        login = None if found is None else found[0].hub.login
+        if found is not None and login is not None and not login.refused:
+            self._users.move_to_end(name)
+            return found[1]
+        source = self._backend.cluster_token
+        if source is None or self._not_needed_until > time.monotonic():
+            return self._anyone
+        token = await asyncio.to_thread(source)
+        logged_in = await self._calls.vouch(name, token) if token else None
+        if logged_in is None:  # users are not needed; until the next look, calls are nobody's, which gives no right
+            self._not_needed_until = time.monotonic() + PROXY_USERS_LOOK_S
+            return self._anyone
+        return await self._open(logged_in)
+
     async def _admit(self, token: str) -> S:
         """A token that this proxy has not seen, or not lately."""
         logged_in = await self._calls.exchange(token.encode(errors="replace"))
         if logged_in is None:  # users are not needed
             return self._anyone
+        services = await self._open(logged_in)
+        self._keep(token, logged_in.user, logged_in.since)
+        return services
+
+    async def _open(self, logged_in: LoggedInUser) -> S:
+        """The services of a user who is logged in; opened once at a time."""
         lock = self._opening.setdefault(logged_in.user, asyncio.Lock())
         try:
             async with lock:
-                services = await self._services_of(logged_in)
+                return await self._services_of(logged_in)
         finally:
             if not lock.locked():
                 self._opening.pop(logged_in.user, None)
-        self._keep(token, logged_in.user, logged_in.since)
-        return services
 
     async def _services_of(self, logged_in: LoggedInUser) -> S:
         found = self._users.get(logged_in.user)

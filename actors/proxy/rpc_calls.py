@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
 from ...limits import PROXY_REQUEST_S, PROXY_STREAM_SEND_BYTES
@@ -21,7 +21,7 @@ from .http2_sender import Stream
 from .incoming_messages import IncomingMessages
 from .request_heads import RequestHead
 from .rpc_messages import PREFIX, PREFIX_BYTES, pack_message
-from .rpc_methods import RpcMethod, StreamCall, UnaryCall
+from .rpc_methods import CERTIFICATE_USER, RpcMethod, StreamCall, UnaryCall
 from .rpc_status import (
     ANSWER_HEAD,
     CANCELED,
@@ -42,6 +42,8 @@ class CallHost(Protocol):
     held: HeldBytes
     deadlines: CallDeadlines
     log: MemberLog
+    certificate_user: str
+    """Whom the client's certificate names; empty without one."""
     running: int
     """Handlers that have not ended, even if their streams have."""
     now: float
@@ -65,6 +67,12 @@ def end_of(call: str, error: Exception, log: MemberLog) -> RpcError:
     return RpcError(RpcCode.UNKNOWN, f"internal error: {type(error).__name__}")
 
 
+def _metadata(host: CallHost, head: RequestHead) -> Mapping[str, str]:
+    """The call's metadata, and the user of the connection's certificate."""
+    user = host.certificate_user
+    return head.metadata if not user else {**head.metadata, CERTIFICATE_USER: user}
+
+
 class WireUnaryCall(UnaryCall):
     """A unary call that came by HTTP/2."""
 
@@ -82,7 +90,7 @@ class WireUnaryCall(UnaryCall):
     )
 
     def __init__(self, host: CallHost, stream: Stream, head: RequestHead, rpc: RpcMethod, deadline: float) -> None:
-        super().__init__(rpc.path, head.metadata, deadline)
+        super().__init__(rpc.path, _metadata(host, head), deadline)
         self._encoding = head.encoding
         self._host = host
         self._stream = stream
@@ -226,7 +234,7 @@ class WireStreamCall(StreamCall):
     __slots__ = ("_host", "_incoming", "_reader", "_rpc", "_sender", "_started", "_stream", "_task")
 
     def __init__(self, host: CallHost, stream: Stream, head: RequestHead, rpc: RpcMethod, deadline: float) -> None:
-        super().__init__(rpc.path, head.metadata, deadline)
+        super().__init__(rpc.path, _metadata(host, head), deadline)
         self._host = host
         self._stream = stream
         self._rpc = rpc

@@ -22,6 +22,9 @@ from typing import Final, TypeAlias
 
 from .rpc_status import RpcCode, RpcError
 
+CERTIFICATE_USER = ":certificate-user"
+"""The name in a call's metadata of the user whom the client's certificate names. No client can send such a name."""
+
 
 class RpcCall:
     """What a handler knows of its call.

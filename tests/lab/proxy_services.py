@@ -108,7 +108,7 @@ class LabProxy:
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self.kv = member.client()
-        self.backend = EtcdBackend(self.kv.aio, 1)
+        self.backend = EtcdBackend(self.kv.aio, 1, member.loop.handler.own_token)
         self.run(self.backend.open(10.0))
         self.backend.hub.timings = Timings()  # etcd's election timeout, by which the least TTL of a lease goes
         self.operations = LabOperations()

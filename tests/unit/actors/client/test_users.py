@@ -15,7 +15,7 @@ from raykeeper import AuthFailed, Client, InvalidArgument, LeaseNotFound, Permis
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.client.login import Credentials
 from raykeeper.schema.commands import HashContent
-from raykeeper.schema.frames import Administer, AsUser, Refusal, Refused, Written
+from raykeeper.schema.frames import Administer, AsUser, LoggedIn, Login, Refusal, Refused, Written
 
 
 class Shop:
@@ -238,6 +238,22 @@ def test_administration_needs_root_or_the_cluster_itself(shop: Shop) -> None:
     assert shop.member.ask(AsUser(login.token[:-4] + b"AAA=", request)).refusal is Refusal.BAD_TOKEN
     own = shop.member.loop.handler.own_token()
     assert isinstance(shop.member.ask(AsUser(own, request)), Written)
+
+
+def test_only_the_cluster_itself_vouches_for_a_user(shop: Shop) -> None:
+    users, cluster = shop.member.loop.handler._users, shop.member.cluster
+    own = users.own_token()
+    anns = users.log_in(Login(cluster, 1.0, "ann", token=own))
+    assert isinstance(anns, LoggedIn)
+    assert anns.user == "ann"
+    for login, refusal in (
+        (Login(cluster, 1.0, "root", token=anns.token), Refusal.DENIED),
+        (Login(cluster, 1.0, "nobody", token=own), Refusal.WRONG_PASSWORD),
+        (Login(cluster, 1.0, "root", token=b"nonsense"), Refusal.BAD_TOKEN),
+    ):
+        refused = users.log_in(login)
+        assert isinstance(refused, Refused)
+        assert refused.refusal is refusal
 
 
 def test_what_users_may_ask(shop: Shop) -> None:

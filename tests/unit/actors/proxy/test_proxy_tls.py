@@ -8,6 +8,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from lab.certificates import Certificates, Issued
 from lab.http2.etcd_port import EtcdPort, etcd_port
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.proxy.proxy_tls import ProxyTlsContext, common_name
-from raykeeper.limits import MAX_PROXY_HANDSHAKES, ProxyTls
+from raykeeper.limits import MAX_PROXY_HANDSHAKES, PROXY_USERS_LOOK_S, ProxyTls
 
 SECONDS = 30
 ETCDCTL = shutil.which("etcdctl")
@@ -104,6 +105,47 @@ def test_the_common_name_of_a_client_is_known(certificates: Certificates) -> Non
         assert secured.recv(100).startswith(b"HTTP/1.1 200")
         (connection,) = port.listener.context.connections()
         assert common_name(connection._transport) == "alice"  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(ETCDCTL is None, reason="needs etcdctl: apt-get install etcd-client")
+def test_a_certificate_names_the_user_as_in_etcd(certificates: Certificates) -> None:
+    issued = certificates.issue("proxy")
+    people = {name: certificates.issue(name) for name in ("root", "ann", "nobody")}
+    with etcd_port(tls=files(issued, clients=True)) as port:
+
+        def etcdctl(who: str, *arguments: str) -> str:
+            shown = people[who]
+            given = ["--endpoints", port.proxy.url, "--cacert", issued.authority]
+            given += ["--cert", shown.certificate, "--key", shown.key, "--command-timeout", "10s", *arguments]
+            environment = {**os.environ, "ETCDCTL_API": "3"}
+            assert ETCDCTL is not None
+            done = subprocess.run([ETCDCTL, *given], capture_output=True, text=True, env=environment, check=False)
+            return done.stdout + done.stderr
+
+        assert etcdctl("nobody", "put", "x", "1") == "OK\n", "users are not needed yet"
+        for line in (
+            "user add root --no-password",
+            "user add ann --no-password",
+            "role add team",
+            "role grant-permission team --prefix=true readwrite team/",
+            "user grant-role ann team",
+            "user grant-role root root",
+            "auth enable",
+        ):
+            said = etcdctl("root", *line.split())
+            assert "rror" not in said, said
+        time.sleep(PROXY_USERS_LOOK_S)
+        assert etcdctl("ann", "put", "team/a", "1") == "OK\n"
+        assert etcdctl("ann", "get", "team/a") == "team/a\n1\n"
+        assert "permission denied" in etcdctl("ann", "put", "x", "2")
+        assert "rror" in etcdctl("nobody", "get", "x")
+        assert etcdctl("root", "get", "x") == "x\n1\n"
+        assert "rror" not in etcdctl("root", "user", "revoke-role", "ann", "team")
+        assert "permission denied" in etcdctl("ann", "get", "team/a")
+        assert "rror" not in etcdctl("root", "user", "delete", "ann")
+        assert "rror" in etcdctl("ann", "get", "team/a")
+        assert "rror" not in etcdctl("root", "auth", "disable")
+        assert etcdctl("nobody", "get", "x") == "x\n1\n"
 
 
 def test_new_files_are_used_and_broken_ones_are_not(certificates: Certificates) -> None:
