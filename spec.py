@@ -248,8 +248,9 @@ def _typed(source: str, raw: Any) -> ClusterSpec:
     # A section with all its lines commented out reads as null: it means the defaults.
     raw = {field: value for field, value in raw.items() if value is not None or field not in _SECTIONS}
     _no_unknown_fields(source, raw)
-    if type(raw.get("lane_ports")) is int:  # one port, as YAML reads it
-        raw = {**raw, "lane_ports": str(raw["lane_ports"])}
+    port = raw.get("lane_ports")
+    if type(port) is int and 0 < port < 1 << 16:  # one port, as YAML reads it
+        raw = {**raw, "lane_ports": str(port)}
     for field in ("lanes", "lease_reads"):
         if isinstance(raw.get(field), str):  # a word: not from YAML, which reads on and off as booleans
             if raw[field] not in _ON_OFF:

@@ -1,10 +1,12 @@
 """`raykeeper user|role|auth ...`: users, their roles, and what roles may do. The words are etcdctl's.
 
-A password is never an argument, which other users of the machine could see: it is read from a file, or asked for.
+A password is never an argument, which other users of the machine could see: it is read from a file,
+asked for at a terminal, or one line of the standard input.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,12 @@ _permission_keys = options(
 def _password(file: str | None) -> str:
     if file is not None:
         return Path(file).read_text(encoding="utf-8").rstrip("\r\n")
-    password: str = click.prompt("New password", hide_input=True, confirmation_prompt=True, err=True)
+    if sys.stdin.isatty():
+        password: str = click.prompt("New password", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    if not password:
+        raise click.UsageError("no password: type one, write one line to the standard input, or --new-password-file")
     return password
 
 

@@ -47,6 +47,7 @@ from ...schema.frames import (
     Status,
     Written,
 )
+from ..client.aio_timeout import within
 from ..client.core.failures import denial, failure
 from ..client.hub import Hub, clock
 from .etcd_errors import (
@@ -272,10 +273,12 @@ class MemberCalls:
                 loop.call_soon_threadsafe(set_result, reply)
 
         self._hub.transport.send(member, self._frame(request), done)
+        if not await within(timeout, answered):
+            return None
+        reply = answered.result()
         try:
-            reply = await asyncio.wait_for(answered, timeout)
             return None if isinstance(reply, Exception) else _decode(reply)
-        except (asyncio.TimeoutError, msgspec.MsgspecError):
+        except msgspec.MsgspecError:
             return None
 
 

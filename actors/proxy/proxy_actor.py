@@ -14,7 +14,6 @@ import asyncio
 import errno
 import os
 import threading
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -24,6 +23,7 @@ from ...errors import ClusterMismatch, KeeperError
 from ...limits import PROXY_CONNECT_TIMEOUT_S, PROXY_HOST_STOP_S, PROXY_RETRY_S, ProxyTls
 from ...proxy_address import read_advertised_address, read_listen_address
 from ...schema.portable import Portable
+from ..client.aio_timeout import within
 from ..connect import connect
 from ..handles import Client
 from ..leader_call import cluster_token
@@ -130,8 +130,7 @@ class ProxyHost:
             except Exception as error:
                 self._fail(f"{type(error).__name__}: {error}")
                 self._log.exception("a fault")
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), PROXY_RETRY_S)
+            await within(PROXY_RETRY_S, self._stopping.wait())
 
     def _connect(self) -> Client:
         spec = self._spec

@@ -43,8 +43,14 @@ class SnapshotService:
                 left -= len(blob)
                 await self._send(stream, backup, SnapshotResponse(remaining_bytes=left, blob=blob))
             await self._send(stream, backup, SnapshotResponse(blob=digest.digest()))
-        finally:
+        except GeneratorExit:
+            # The loop has ended, and the garbage collector ends this in any thread, under any lock. The member drops a
+            # backup by itself when nobody asks for it.
+            raise
+        except BaseException:
             self._calls.end_backup(backup)
+            raise
+        self._calls.end_backup(backup)
 
     async def _blobs(self, backup: BackupRead, size: int) -> AsyncIterator[bytes]:
         """The file up to its digest, in parts."""

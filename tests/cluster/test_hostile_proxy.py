@@ -16,7 +16,7 @@ import pytest
 import ray
 
 from lab.http2.http_client import request
-from lab.http2.port_process import memory, peak_memory
+from lab.http2.port_process import FOR_PROGRAMS, memory, peak_memory
 from raykeeper.limits import MAX_PROXY_LONG_READS, PROXY_HELD_BYTES, Limits
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
@@ -46,7 +46,7 @@ def test_a_proxy_under_attack(clusters: Any) -> None:
         beside = _Beside(kv, endpoint)
         with beside:
             attack = (sys.executable, "-m", "lab.http2.attacks", endpoint, str(SECONDS))
-            subprocess.run(attack, capture_output=True, timeout=120, check=True)
+            subprocess.run(attack, capture_output=True, timeout=120, check=True, env=FOR_PROGRAMS)
         grown = peak_memory(process.pid) - before
         waits = [max(each) for each in (beside.by_proxy, beside.by_handle)]
         print(f"grown by {grown >> 20} MiB; slowest put {waits[0]:.2f} s by the proxy, {waits[1]:.2f} s by a handle")

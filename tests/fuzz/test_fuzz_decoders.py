@@ -25,6 +25,7 @@ from raykeeper.actors.cluster.markers import Marker, read_markers
 from raykeeper.actors.proxy.etcdpb.message_pool import methods
 from raykeeper.actors.proxy.gateway import Method, find_method, request_of
 from raykeeper.actors.proxy.header_blocks import HeaderDecoder
+from raykeeper.actors.proxy.held_bytes import HeldBytes
 from raykeeper.actors.proxy.http2_connection import Http2Error
 from raykeeper.actors.proxy.http2_frames import END_HEADERS, HEADERS, pack_frame
 from raykeeper.actors.proxy.rpc_status import RpcError
@@ -124,7 +125,7 @@ def test_http2(frames: list[bytes], size: int) -> None:
 @given(damaged(st.just(BLOCK)))
 def test_header_blocks(block: bytes) -> None:
     with contextlib.suppress(Http2Error):
-        HeaderDecoder(lambda fields: fields).decode(block)
+        HeaderDecoder(lambda fields: fields, HeldBytes().open_share(lambda: None)).decode(block)
 
 
 GATEWAY: list[Method] = [

@@ -77,10 +77,11 @@ PROCESSES_OF_OUR_OWN = {
     "actors/transport/descriptors.py",
     "actors/member/actor.py",
     "actors/process.py",
+    "actors/proxy/proxy_listener.py",
     "actors/member/event_loop.py",
     "__main__.py",
 }
-"""They run in a member's actor or in the command line's process."""
+"""They run in the actor of a member or a proxy, or in the command line's process."""
 FOR_A_MOMENT = {
     "actors/finalizer_guard.py": {"gc.set_threshold"},
     "actors/ray_session.py": {"signal.signal"},
@@ -127,6 +128,13 @@ def test_the_environment_is_set_by_nobody_but_for_a_moment(path: Path) -> None:
     text = path.read_text()
     if path.name not in {"ray_session.py", "ray_auth.py"} and not name_of(path).startswith("cli/"):
         assert not any(what in text for what in ("os.environ[", "environ.setdefault", "environ.update", "environ.pop"))
+
+
+@pytest.mark.parametrize("path", product_files(), ids=name_of)
+def test_nobody_waits_so_that_a_cancellation_is_lost(path: Path) -> None:
+    """Up to Python 3.11 ``asyncio.wait_for`` swallows one that arrives together with the result: ``aio_timeout.within``
+    does not."""
+    assert "asyncio.wait_for" not in used(path)
 
 
 def state() -> dict[str, Any]:

@@ -6,10 +6,12 @@ BYTES is what the port may keep for its clients. It prints where it listens, and
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from lab.http2.etcd_port import etcd_port
@@ -41,11 +43,18 @@ def _status(pid: int, name: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
 
 
+FOR_PROGRAMS = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
+}
+"""An environment for programs that use what is here."""
+
+
 @contextmanager
 def port_process(held_bytes: int) -> Iterator[PortProcess]:
     """A port for some tests."""
     command = (sys.executable, "-m", "lab.http2.port_process", str(held_bytes))
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=FOR_PROGRAMS)
     try:
         assert process.stdout is not None
         yield PortProcess(process.pid, process.stdout.readline().strip())

@@ -9,7 +9,14 @@ import pytest
 
 from lab.store_model import FIRST, Hand
 from raykeeper.store.engine.rocks import RocksDisk
+from raykeeper.store.log import segments
 from raykeeper.store.state.machine import State
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulated disk blanks a segment while its caller waits; what is paused for elsewhere is others' work."""
+    monkeypatch.setattr(segments, "LOG_BLANK_PAUSE_S", 0.0)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ class Leading:
             applied_index=10,
             clock=ClusterClock(pending),
             sessions={},
+            users=SimpleNamespace(enabled=False),
             leases={},
             remembered_requests=0,
             oldest_request=0,

@@ -64,7 +64,7 @@ def test_the_gateway(proxy: LabProxy) -> None:
     assert http(proxy, "/v3/kv/range") == (405, "text/plain; charset=utf-8", b"Method Not Allowed\n")
     assert http(proxy, "/v3/kv/nothing", b"{}") == (404, "text/plain; charset=utf-8", b"Not Found\n")
     assert http(proxy, "/v3/auth/enable", b"{}")[0] == 400, "there is no user root"
-    assert http(proxy, "/v3/maintenance/snapshot", b"{}")[0] == 501
+    assert http(proxy, "/v3/maintenance/snapshot", b"{}")[0] == 200
 
 
 def test_streams_of_the_gateway(proxy: LabProxy) -> None:

@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from lab.http2.http_client import request
-from lab.http2.port_process import PortProcess, memory, peak_memory, port_process
+from lab.http2.port_process import FOR_PROGRAMS, PortProcess, memory, peak_memory, port_process
 from lab.http2.wire import HELLO
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest
 from raykeeper.limits import MAX_PROXY_CONNECTIONS, MAX_PROXY_LONG_READS, PROXY_DESCRIPTOR_DIVISOR, Limits
@@ -102,7 +102,7 @@ def test_all_attacks_at_once(port: PortProcess) -> None:
     with QuietClient(port.endpoint) as quiet:
         time.sleep(1)
         command = (sys.executable, "-m", "lab.http2.attacks", port.endpoint, str(SECONDS))
-        attack = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        attack = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=FOR_PROGRAMS)
         time.sleep(1)
     grown = peak_memory(port.pid) - before
     print(f"grown by {grown >> 20} MiB; {len(quiet.waits)} puts, the slowest {max(quiet.waits):.2f} s; {attack.stdout}")

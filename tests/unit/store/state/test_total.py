@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, get_args
@@ -30,6 +30,12 @@ from raykeeper.store.engine.rocks import RocksDisk
 from raykeeper.store.state import sessions
 from raykeeper.store.state.machine import State
 from simulation.disk import SimDisk
+
+
+def patch_run(monkeypatch: pytest.MonkeyPatch, run: Callable[[Any, Any, int, int], Any]) -> None:
+    """Have ``run`` see every operation, also those that are short enough to be run at once."""
+    monkeypatch.setattr(sessions.Executor, "run", run)
+    monkeypatch.setattr(sessions.Executor, "run_plain", lambda self, operation, room: None)
 
 
 @contextmanager
@@ -151,7 +157,7 @@ def test_an_error_of_our_own_is_no_outage(monkeypatch: pytest.MonkeyPatch, error
                 raise error
             return original(self, operation, room, fresh)
 
-        monkeypatch.setattr(sessions.Executor, "run", run)
+        patch_run(monkeypatch, run)
         answers = one.apply(entries(one, datas))
         assert [type(answer[0]) for answer in answers] == [PutAnswer, PutAnswer, Failed, PutAnswer, PutAnswer]
         assert len(answers[2]) == 2
@@ -173,7 +179,7 @@ def test_an_error_that_comes_of_what_else_is_in_the_batch_has_no_say(monkeypatch
                 raise KeyError("something that is not written yet")
             return original(self, operation, room, fresh)
 
-        monkeypatch.setattr(sessions.Executor, "run", run)
+        patch_run(monkeypatch, run)
         together = one.apply(entries(one, datas))
         assert together == [other.apply(entries(other, [data]))[0] for data in datas]
         assert [type(answer[0]) for answer in together] == [PutAnswer] * 5
@@ -193,7 +199,7 @@ def test_an_error_of_our_own_is_no_outage_late_in_a_long_command_either(monkeypa
                 raise KeyError("x")
             return original(self, operation, room, fresh)
 
-        monkeypatch.setattr(sessions.Executor, "run", run)
+        patch_run(monkeypatch, run)
         datas = [frame(Put(b"b", b"1"), sequence=4, low=4), long, frame(Put(b"b", b"2"), sequence=15, low=4)]
         together = one.apply(entries(one, datas))
         assert together == [other.apply(entries(other, [data]))[0] for data in datas]
