@@ -36,7 +36,7 @@ from ...limits import (
 from ...schema.commands import Caller
 from ...schema.frames import CreateWatch, Refusal, Refused, WatchBatch, Watched, WatchEvent, WatchPoll
 from ...store.state.auth_table import AuthTable
-from ...store.state.history import HistoryQuery
+from ...store.state.history import Changes, HistoryQuery
 from .turn import Turn
 from .watch_index import WatchIndex
 
@@ -101,6 +101,8 @@ class _ServedStream:
 
 
 _Polls = list[tuple[_ServedStream, _PendingPoll]]
+_Reads = dict[tuple[HistoryQuery, int], tuple[Changes, tuple[WatchEvent, ...]]]
+"""What was read for one reply: by the query and the first revision, the changes and the events made of them."""
 _NO_OTHERS: tuple[_Polls, int, _Polls] = ([], 0, [])
 
 
@@ -362,6 +364,7 @@ class Watches:
             created = tuple([each for each in created if each[0] not in denied])
         batches: list[WatchBatch] = []
         compacted: list[tuple[int, int]] = []
+        read: _Reads = {}
         left = WATCH_REPLY_BYTES
         waiting: list[_Watch] = []
         served: list[_Watch] = []
@@ -369,7 +372,7 @@ class Watches:
             if left <= 0:
                 waiting.append(watch)
             elif not watch.ended:
-                left -= self._read(watch, seen, left, batches, compacted)
+                left -= self._read(watch, seen, left, batches, compacted, read)
                 served.append(watch)
         lagging = self._put_back([*waiting, *served], seen)  # those without room in this reply are first in the next
         if lagging is None:
@@ -397,16 +400,32 @@ class Watches:
         return tuple(denied)
 
     def _read(
-        self, watch: _Watch, seen: int, left: int, batches: list[WatchBatch], compacted: list[tuple[int, int]]
+        self,
+        watch: _Watch,
+        seen: int,
+        left: int,
+        batches: list[WatchBatch],
+        compacted: list[tuple[int, int]],
+        read: _Reads,
     ) -> int:
-        """Read what one watch has missed; returns the size in bytes."""
+        """Read what one watch has missed; returns the size in bytes. A hundred watches of one range have mostly missed
+        the same, which is read once for all of them, and stays in ``read``."""
         low = watch.position + 1
         if low > seen:  # it starts at a future revision
             return 0
-        state = self._turn.state
-        found = state.history(
-            watch.wanted, low, seen, max_bytes=min(left, WATCH_BATCH_BYTES), max_scanned=WATCH_SCAN_CHANGES
-        )
+        same = watch.wanted, low
+        known = read.get(same) if left >= WATCH_BATCH_BYTES else None
+        if known is None:
+            found = self._turn.state.history(
+                watch.wanted, low, seen, max_bytes=min(left, WATCH_BATCH_BYTES), max_scanned=WATCH_SCAN_CHANGES
+            )
+            events: tuple[WatchEvent, ...] = ()
+            if not isinstance(found, int):
+                events = tuple([WatchEvent(change.deleted, change.item, change.prev) for change in found.changes])
+                if left >= WATCH_BATCH_BYTES:
+                    read[same] = found, events
+        else:
+            found, events = known
         if isinstance(found, int):
             with self._lock:
                 if watch.stream.watches.get(watch.id) is watch:
@@ -415,7 +434,6 @@ class Watches:
             return 0
         watch.position = found.upto
         if found.changes or found.upto < seen:  # the position matters too, to a client that resumes at another member
-            events = tuple([WatchEvent(change.deleted, change.item, change.prev) for change in found.changes])
             batches.append(WatchBatch(watch.id, found.upto, events))
         return found.size
 

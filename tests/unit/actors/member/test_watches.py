@@ -560,3 +560,33 @@ def test_a_few_changes_of_just_now_are_told_without_another_thread() -> None:
     change(1)
     poll(False)
     assert not isinstance(answers[-1], watches_module.ReadyReply), "nor is what was missed earlier"
+
+
+def test_what_many_watches_have_missed_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[KeyRange] = []
+    original = State.history
+
+    def history(self: State, wanted: Any, low: int, high: int, **bounds: int) -> Any:
+        reads.append(wanted.keys)
+        return original(self, wanted, low, high, **bounds)
+
+    monkeypatch.setattr(State, "history", history)
+    hand = Hand(State.create(SimDisk(), "s", FIRST))
+    watches = Watches(turn_of(lambda: hand.state), lambda: 0.0, lambda: False)
+    create = tuple(
+        [CreateWatch(number, KeyRange(b"a", b"b"), 0) for number in range(50)]
+        + [CreateWatch(number, KeyRange(b"b", b"c"), 0) for number in range(50, 90)]
+        + [CreateWatch(number, KeyRange(b"a", b"b"), 0, prev=True) for number in range(90, 100)]
+    )
+    answers: list[Any] = []
+    watches.poll(WatchPoll(0, 0.0, b"1", True, create=create), 99.0, lambda make: answers.append(make()))
+    for number in range(3):
+        hand.do(Put(b"a%d" % number, b"1"))
+        watches.keys_changed([b"a%d" % number], hand.state.revision)
+        watches.answer_others()
+    watches.poll(WatchPoll(0, 0.0, b"1", False), 99.0, lambda make: answers.append(make()))
+    told = {batch.id: batch for answer in answers for batch in answer.batches}
+    assert set(told) == {*range(50), *range(90, 100)}
+    assert all(len(batch.events) == 3 for batch in told.values())
+    assert [event.prev for event in told[90].events] == [None] * 3
+    assert len(reads) == 2
