@@ -198,7 +198,7 @@ class Gate:
             resume(True)
 
     def set_by_the_loop(self) -> contextlib.AbstractContextManager[None]:
-        """There is one thread here, so whoever wakes it does so at once."""
+        """There is one thread here, so it is woken at once."""
         return contextlib.nullcontext()
 
     def is_set(self) -> bool:
