@@ -41,6 +41,7 @@ CLUSTER: dict[str, Callable[[Any, Path], Any]] = {
     "unsupervise": lambda cluster, tmp: cluster.unsupervise(timeout=TIMEOUT),
     "configure": lambda cluster, tmp: cluster.configure(limits={"max_page_items": 9000}, timeout=TIMEOUT),
     "check": lambda cluster, tmp: cluster.check(timeout=TIMEOUT),
+    "proxies": lambda cluster, tmp: cluster.proxies(timeout=TIMEOUT),
     "backup": lambda cluster, tmp: cluster.backup(tmp / "b", timeout=TIMEOUT),
     "shutdown": lambda cluster, tmp: cluster.shutdown(timeout=TIMEOUT),
     "destroy": lambda cluster, tmp: cluster.destroy(timeout=TIMEOUT),

@@ -313,6 +313,7 @@ def test_owners_never_overlap_and_all_is_owned_again_soon(kv: Client, crowd: Cro
         token = int(event.kv.value)
         assert token >= last.get(event.kv.key, 0), "an owner has written after the next one"
         last[event.kv.key] = token
+    assert {item.key for item in kv.range(prefix="part/")} == set(last), "a change that the watch was not told of"
     assert len(last) == PARTITIONS
 
 
