@@ -116,7 +116,7 @@ class LaneListener:
         tls: for connections from other nodes; ``None`` for none.
         room: whether there is room for one more connection, beside as many that were let in and not taken over yet; of
             a peer or of a client. Any thread.
-        wake: called when a connection was let in; its owner calls :meth:`take_admitted`. Any thread.
+        wake: called when a connection was let in; its owner calls :meth:`hand_over`. Any thread.
         clock: monotonic seconds.
         log: for what an operator should see.
     """
@@ -329,12 +329,17 @@ class LaneListener:
         else:
             sock.close()
 
-    def take_admitted(self) -> list[tuple[LaneSocket, Hello]]:
-        """The connections that have shown a token since the last call. The loop's."""
-        admitted = []
+    @property
+    def waiting(self) -> int:
+        """Connections that were let in and not taken over yet. Any thread."""
+        return len(self._admitted)
+
+    def hand_over(self, take: Callable[[LaneSocket, Hello], None]) -> None:
+        """Give out the connections that have shown a token since the last call. The loop's. Each counts as waiting
+        until it was taken, so that none is in neither count."""
         while self._admitted:
-            admitted.append(self._admitted.popleft())
-        return admitted
+            take(*self._admitted[0])
+            self._admitted.popleft()
 
     def _reject(self, handshake: _Handshake) -> None:
         self._unauthenticated.pop(handshake.sock.fileno(), None)

@@ -129,7 +129,7 @@ class LaneServer:
         """An offer to a process on that Ray node to open a lane to this member; ``None`` if there is no room for one.
         Any thread."""
         with self._lock:
-            if self._closed or not self._room(descriptors.next_number(self._wake_fd), 0, peer):
+            if self._closed or not self._room(descriptors.next_number(self._wake_fd), self._listener.waiting, peer):
                 return None
         return self._listener.offer_lane(node)
 
@@ -162,8 +162,7 @@ class LaneServer:
 
     def _serve_all(self, ready: list[tuple[int, int]], *, clients: bool) -> None:
         """Peers first, without a bound: their frames keep the cluster alive. Clients share what one turn may read."""
-        for sock, hello in self._listener.take_admitted():
-            self._admit(sock, hello)
+        self._listener.hand_over(self._admit)
         later: list[tuple[Lane, int]] = []
         for fd, events in ready:
             lane = self._lanes.get(fd)
