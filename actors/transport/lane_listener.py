@@ -242,8 +242,6 @@ class LaneListener:
             self._expire()
         for handshake in list(self._unauthenticated.values()):
             self._reject(handshake)
-        self._epoll.close()
-        os.close(self._end_fd)
 
     def _accept(self, fd: int, listener: socket.socket, rate: AcceptRate) -> None:
         """Accept one connection. The kernel keeps further ones, as many as ``listen`` said, and refuses the rest."""
@@ -378,7 +376,9 @@ class LaneListener:
                 sock.close()
             self._admitted.clear()
             os.eventfd_write(self._end_fd, 1)
-        self._thread.join()
+        self._thread.join()  # before that, the number could be another's by now
+        self._epoll.close()
+        os.close(self._end_fd)
 
 
 def _source_of(sock: socket.socket, address: object) -> Hashable:

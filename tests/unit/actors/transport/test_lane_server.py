@@ -145,6 +145,7 @@ def test_lanes_leave_descriptors_to_the_disk_and_to_peers(lane_host: LaneHost, m
             refused = error
         offer = lane_host.lanes._listener.offer_lane("")
     assert len(clients) >= 5
+    until(lambda: lane_host.lanes._listener.waiting == 0)
     assert max(lane_host.lanes._lanes) < number + 20
     between = []  # a client's end may have been the last number below the bound
     while lane_host.lanes.offer_lane("") is not None:
