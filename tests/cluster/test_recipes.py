@@ -303,6 +303,11 @@ def test_owners_never_overlap_and_all_is_owned_again_soon(kv: Client, crowd: Cro
     within(TTL + 2 + 1, 2, "a pause")
     people[0].go_on()
     within(TTL + 2, 3, "its end")
+    written = lambda: {item.key for item in kv.range(prefix="part/")}  # noqa: E731
+    wait_until(
+        lambda: len(written()) == PARTITIONS,
+        what=lambda: f"all written; {sorted(written())} are, and the owners' leases are {owners(kv)}",
+    )
     kv.put("all parts are over", "")
     outcomes = results(running, 300)
     assert not any(isinstance(outcome, Exception) for outcome in outcomes)
