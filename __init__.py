@@ -42,9 +42,19 @@ if TYPE_CHECKING:
     from . import codec
     from .actors.client.cached import AsyncCached, Cached
     from .actors.client.leases import AsyncLease, Lease, LeaseInfo
-    from .actors.client.results import END, KEEP, DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
+    from .actors.client.results import (
+        END,
+        KEEP,
+        Batch,
+        DeleteResult,
+        Event,
+        KeyValue,
+        PutResult,
+        RangeResult,
+        TxnResult,
+    )
     from .actors.client.txn_parts import Compare, Op
-    from .actors.client.watch import AsyncWatch, Batch, Event, Watch
+    from .actors.client.watch import AsyncWatch, Watch
     from .actors.cluster.cluster_operations import BackupInfo
     from .actors.cluster.status import ClusterStatus, MemberInfo
     from .actors.connect import connect
@@ -60,8 +70,18 @@ _LAZY = {
     ".actors.client.cached": ("AsyncCached", "Cached"),
     ".actors.client.leases": ("AsyncLease", "Lease", "LeaseInfo"),
     ".actors.client.txn_parts": ("Compare", "Op"),
-    ".actors.client.results": ("END", "KEEP", "DeleteResult", "KeyValue", "PutResult", "RangeResult", "TxnResult"),
-    ".actors.client.watch": ("AsyncWatch", "Batch", "Event", "Watch"),
+    ".actors.client.results": (
+        "END",
+        "KEEP",
+        "Batch",
+        "DeleteResult",
+        "Event",
+        "KeyValue",
+        "PutResult",
+        "RangeResult",
+        "TxnResult",
+    ),
+    ".actors.client.watch": ("AsyncWatch", "Watch"),
     ".actors.consistency": ("Comparison",),
     ".actors.cluster.cluster_operations": ("BackupInfo",),
     ".actors.connect": ("connect",),

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 import msgspec
 
-from ..actors.client.results import DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
-from ..actors.client.watch import Batch, Event
+from ..actors.client.results import Batch, DeleteResult, Event, KeyValue, PutResult, RangeResult, TxnResult
 
 if TYPE_CHECKING:
     from ..actors.cluster.proxy_status import ProxyInfo

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..actors.client.watch import Batch
+from ..actors.client.results import Batch
 from ..actors.handles import Client
 from .options import (
     MAX_NUMBER,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -162,6 +162,33 @@ class TxnResult(msgspec.Struct, frozen=True):
     succeeded: bool
     responses: tuple[PutResult | KeyValue | RangeResult | DeleteResult | TxnResult | float | None, ...]
     revision: int
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One change of one key (etcd: mvccpb.Event).
+
+    Attributes:
+        type: ``"put"`` or ``"delete"``.
+        kv: the pair after the change; for a delete only ``key`` and ``mod_revision`` have a meaning.
+        prev: the pair before the change, if the watch was made with ``prev=True``; ``None`` if there was no such key,
+            or if that revision has been compacted.
+    """
+
+    type: Literal["put", "delete"]
+    kv: KeyValue
+    prev: KeyValue | None = None
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """All events of a watch at one revision, or a progress notice: nothing happened up to a revision.
+
+    Attributes:
+        revision: with this batch, everything up to this revision was delivered.
+        events: those of this revision; empty in a progress notice.
+    """
+
+    revision: int
+    events: tuple[Event, ...]
 
 
 class Keep:

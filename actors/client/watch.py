@@ -18,9 +18,7 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, NoReturn
-
-import msgspec
+from typing import Any, NamedTuple, NoReturn
 
 from ...errors import InvalidArgument, KeeperError, Unavailable
 from ...limits import ASYNC_WATCH_CHECK_S, WATCH_POLL_S
@@ -35,37 +33,10 @@ from .core.subscription import NewsSignal, Phase, Subscription
 from .hub import Hub, clock
 from .hub_pool import HubShare
 from .loop_bridge import bridge_to
-from .results import KeyValue
+from .results import Batch, Event, KeyValue
 from .view import View
 
 ONLY = {"put": (True, False), "delete": (False, True)}
-
-
-class Event(msgspec.Struct, frozen=True):
-    """One change of one key (etcd: mvccpb.Event).
-
-    Attributes:
-        type: ``"put"`` or ``"delete"``.
-        kv: the pair after the change; for a delete only ``key`` and ``mod_revision`` have a meaning.
-        prev: the pair before the change, if the watch was made with ``prev=True``; ``None`` if there was no such key,
-            or if that revision has been compacted.
-    """
-
-    type: Literal["put", "delete"]
-    kv: KeyValue
-    prev: KeyValue | None = None
-
-
-class Batch(msgspec.Struct, frozen=True):
-    """All events of a watch at one revision, or a progress notice: nothing happened up to a revision.
-
-    Attributes:
-        revision: with this batch, everything up to this revision was delivered.
-        events: those of this revision; empty in a progress notice.
-    """
-
-    revision: int
-    events: tuple[Event, ...]
 
 
 class WatchSpec(NamedTuple):

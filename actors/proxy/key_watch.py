@@ -18,9 +18,9 @@ from ...errors import CompactedError, FutureRevisionError, KeeperError
 from ...limits import HTTP_WATCH_NOTICE_S
 from ...schema.answers import Item
 from ...schema.operations import KeyRange, Range
-from ..client.results import KeyValue
+from ..client.results import Event, KeyValue
 from ..client.view import page
-from ..client.watch import AsyncWatch, Event
+from ..client.watch import AsyncWatch
 from .etcd_backend import EtcdBackend, UntimedContext
 from .http_exchange import HttpError, HttpExchange
 from .key_forms import REVISION_HEADER, TEXT_TYPE, compact_json, deleted_json, line, pair_json

@@ -15,8 +15,8 @@ from typing import Generic, TypeVar
 
 from ...errors import CompactedError, RequestTimeout, Unavailable
 from ...limits import RECIPE_CHECK_S, RECIPE_MAX_PAUSE_S
-from ..client.results import KeyValue
-from ..client.watch import AsyncWatch, Event, Watch
+from ..client.results import Event, KeyValue
+from ..client.watch import AsyncWatch, Watch
 from .sync_async import (
     AnyHandle,
     TimeLimit,

@@ -29,9 +29,8 @@ import msgspec
 from ...errors import LeaseLost, LockLost
 from ..client.aio import AsyncKeyValueClient
 from ..client.handle import KeyValueClient
-from ..client.results import KeyValue
+from ..client.results import Event, KeyValue
 from ..client.txn_parts import Compare, Op
-from ..client.watch import Event
 from .change_stream import AsyncChangeStream, ChangeSource, ChangeStream
 from .contenders import Contenders
 from .holder import AsyncLockLike, Holder, LockLike

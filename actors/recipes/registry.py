@@ -39,9 +39,8 @@ from .. import arguments as check
 from ..background import LazyThread
 from ..client.aio import AsyncKeyValueClient
 from ..client.handle import KeyValueClient
-from ..client.results import KeyValue
+from ..client.results import Event, KeyValue
 from ..client.txn_parts import Compare, Op
-from ..client.watch import Event
 from .change_stream import AsyncChangeStream, ChangeSource, ChangeStream
 from .contenders import drop_lease, leased_txn_or_nothing
 from .sync_async import (

@@ -34,10 +34,10 @@ from ..client.aio import AsyncKeyValueClient
 from ..client.handle import KeyValueClient
 from ..client.lease_release import end_lease_async
 from ..client.leases import AsyncLease, Lease
-from ..client.results import KeyValue, TxnResult
+from ..client.results import Event, KeyValue, TxnResult
 from ..client.txn_parts import Op
 from ..client.view import named
-from ..client.watch import AsyncWatch, Event, Watch
+from ..client.watch import AsyncWatch, Watch
 from ..deadline import covering, uncovered
 
 P = ParamSpec("P")

@@ -270,6 +270,15 @@ def code_of(page: Path) -> str:
     return "\n".join([*spans, *blocks, *fenced])
 
 
+def commands_of(group: click.Command) -> dict[str, click.Command]:
+    """Its subcommands by name, loaded; none if it is no group."""
+    if not isinstance(group, click.Group):
+        return {}
+    context = click.Context(group)
+    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {name: command for name, command in found.items() if command is not None}
+
+
 def options_of(command: click.Command) -> set[str]:
     own = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     return own | {"-h", "--help"}
@@ -278,16 +287,16 @@ def options_of(command: click.Command) -> set[str]:
 def mistakes(words: list[str]) -> Iterator[str]:
     """What is wrong with a command line of ``raykeeper``, as docs show it (``[--learner]``, ``grant|revoke``)."""
     command: click.Command = cli
-    while isinstance(command, click.Group) and words:
+    while (commands := commands_of(command)) and words:
         names = re.findall(r"[\w-]+", words.pop(0))
         if names and names[0].isupper():  # COMMAND
             return
         for name in names:
-            if name not in command.commands and not name.startswith("--"):
+            if name not in commands and not name.startswith("--"):
                 yield f"no command {name}"
                 return
-        if names and names[0] in command.commands:
-            command = command.commands[names[0]]
+        if names and names[0] in commands:
+            command = commands[names[0]]
     words = words[: words.index("--")] if "--" in words else words
     for option in re.findall(r"(?<![\w-])--?[a-z][\w-]*", re.sub(r"'[^']*'|\"[^\"]*\"", "''", " ".join(words))):
         if option not in options_of(command):
@@ -295,8 +304,7 @@ def mistakes(words: list[str]) -> Iterator[str]:
 
 
 def all_options(command: click.Command) -> set[str]:
-    inner = command.commands.values() if isinstance(command, click.Group) else ()
-    return options_of(command).union(*(all_options(each) for each in inner))
+    return options_of(command).union(*(all_options(each) for each in commands_of(command).values()))
 
 
 def test_commands_exist() -> None:
@@ -319,7 +327,7 @@ def test_the_page_of_the_command_names_its_commands_and_options() -> None:
     options = set(re.findall(r"`(--[a-z][\w-]+)", text)) - {"--head", "--all"}  # of ray start; of the user's program
     assert sorted(options - all_options(cli)) == []
     named = {line.split()[0] for line in lines}
-    assert sorted(name for name, command in cli.commands.items() if not command.hidden and name not in named) == []
+    assert sorted(name for name, command in commands_of(cli).items() if not command.hidden and name not in named) == []
 
 
 def test_make_targets_exist() -> None:

@@ -22,8 +22,8 @@ from click.testing import CliRunner, Result
 from lab.onemember import OneMember, in_thread, one_member
 from raykeeper import Client, Op
 from raykeeper.actors.client.adoption import adopted
+from raykeeper.cli import keys, lock, main, options, txn, watch
 from raykeeper.cli import lease as cli_lease
-from raykeeper.cli import lock, main, options, watch
 
 Until = Callable[..., None]
 Stream = Callable[..., tuple[int, str]]
@@ -39,7 +39,7 @@ def member() -> Iterator[OneMember]:
 def kv(member: OneMember, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Client]:
     """What the commands see: a namespace of the test's own."""
     space = f"{request.node.name}/"
-    for module in (main, watch, cli_lease, lock):
+    for module in (keys, txn, watch, cli_lease, lock):
         monkeypatch.setattr(module, "open_client", lambda *_: member.client().namespace(space))
     with member.client() as client:
         yield client.namespace(space)

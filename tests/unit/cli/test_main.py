@@ -21,7 +21,7 @@ import raykeeper
 from raykeeper import END, ClusterNotFound, KeeperError, KeyValue, MembersMissing, SpecError, Unavailable, errors
 from raykeeper.actors.client.results import DeleteResult, PutResult, RangeResult, TxnResult
 from raykeeper.actors.cluster.status import ClusterStatus, MemberInfo
-from raykeeper.cli import main, ray_head
+from raykeeper.cli import keys, main, members, ray_head, txn, up_down
 
 A = KeyValue(b"a", b"1", 2, 3, 2)
 BINARY = KeyValue(b"b\xff", b"\x1b[31m\x00", 4, 4, 1)
@@ -52,7 +52,8 @@ class FakeClient:
 @pytest.fixture
 def kv(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
     client = FakeClient()
-    monkeypatch.setattr(main, "open_client", lambda cluster, address, timeout: client)
+    for file in (keys, txn):
+        monkeypatch.setattr(file, "open_client", lambda cluster, address, timeout: client)
     return client
 
 
@@ -324,8 +325,9 @@ class FakeHead:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     fake = FakeCluster()
-    monkeypatch.setattr(main, "open_cluster", lambda cluster, address: fake)
-    monkeypatch.setattr(main, "RayHead", FakeHead(running=False))
+    for file in (members, up_down):
+        monkeypatch.setattr(file, "open_cluster", lambda cluster, address: fake)
+    monkeypatch.setattr(up_down, "RayHead", FakeHead(running=False))
     return fake
 
 
@@ -365,7 +367,7 @@ def test_down_stops_ray_only_if_up_started_it_and_nobody_else_is_on_it(
     cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, running: bool, idle: bool, stopped: bool
 ) -> None:
     head = FakeHead(running, idle)
-    monkeypatch.setattr(main, "RayHead", head)
+    monkeypatch.setattr(up_down, "RayHead", head)
     assert json.loads(good("down", "-o", "json"))["ray_stopped"] is stopped
     assert head.running is (running and not stopped)
 
@@ -374,10 +376,10 @@ def test_down_without_a_cluster_stops_the_head_that_was_left(monkeypatch: pytest
     def none(cluster: str, address: str | None) -> Any:
         raise ClusterNotFound("no cluster")
 
-    monkeypatch.setattr(main, "open_cluster", none)
-    monkeypatch.setattr(main, "RayHead", FakeHead(running=False))
+    monkeypatch.setattr(up_down, "open_cluster", none)
+    monkeypatch.setattr(up_down, "RayHead", FakeHead(running=False))
     assert run("down").exit_code == 1
-    monkeypatch.setattr(main, "RayHead", FakeHead())
+    monkeypatch.setattr(up_down, "RayHead", FakeHead())
     assert json.loads(good("down", "-o", "json")) == {
         "cluster": "default",
         "stopped": False,
@@ -399,8 +401,8 @@ def head(monkeypatch: pytest.MonkeyPatch) -> FakeHead:
         return True
 
     monkeypatch.setattr(head, "start_if_none_runs", start)
-    monkeypatch.setattr(main, "RayHead", head)
-    monkeypatch.setattr(main, "join", lambda address: None)
+    monkeypatch.setattr(up_down, "RayHead", head)
+    monkeypatch.setattr(up_down, "join", lambda address: None)
     return head
 
 
@@ -521,7 +523,7 @@ def test_down_gives_up_a_cluster_that_does_not_run(
     cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], given: tuple[Any, ...]
 ) -> None:
     asked = []
-    monkeypatch.setattr(main, "join", lambda address: None)
+    monkeypatch.setattr(up_down, "join", lambda address: None)
     monkeypatch.setattr(
         "raykeeper.cluster.discard", lambda name, id, *, data_dir: asked.append((name, id, data_dir)) or id
     )
@@ -574,8 +576,8 @@ def test_down_says_how_to_give_up_what_does_not_run(monkeypatch: pytest.MonkeyPa
     def none(cluster: str, address: str | None) -> Any:
         raise ClusterNotFound("no cluster default runs")
 
-    monkeypatch.setattr(main, "open_cluster", none)
-    monkeypatch.setattr(main, "RayHead", FakeHead(running=False))
+    monkeypatch.setattr(up_down, "open_cluster", none)
+    monkeypatch.setattr(up_down, "RayHead", FakeHead(running=False))
     assert "add --data-dir" in run("down", "--destroy", "--yes").stderr
 
 

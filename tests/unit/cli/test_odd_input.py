@@ -21,10 +21,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from raykeeper import ClusterNotFound, KeyValue, RequestTooLarge
-from raykeeper.actors.client.results import DeleteResult, PutResult, RangeResult, TxnResult
-from raykeeper.actors.client.watch import Batch, Event
+from raykeeper.actors.client.results import Batch, DeleteResult, Event, PutResult, RangeResult, TxnResult
 from raykeeper.actors.cluster.status import ClusterStatus, MemberInfo
-from raykeeper.cli import lease, lock, main, maintenance, options, proxy, stdio, watch
+from raykeeper.cli import keys, lease, lock, main, maintenance, options, proxy, stdio, txn, up_down, watch
 from raykeeper.cli.render import CommandResult, show
 
 ODD = [b"\xff", b"\xe9t\xe9", b"a\nb", "\u2028".encode(), b"\x1b[31m", b"", b"-", b"\xed\xa0\x80"]
@@ -33,7 +32,9 @@ ABSURD = [*NUMBERLESS, "-inf", "-" + "9" * 30, "0x10", "1_0 0", "1e-300"]
 
 
 def commands(group: click.Group = main.cli, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name, command in sorted(group.commands.items()):
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         if isinstance(command, click.Group):
             yield from commands(command, (*path, name))
         else:
@@ -71,7 +72,7 @@ def _nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("open_client", "open_cluster", "join"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, nobody)
-    monkeypatch.setattr(main, "RayHead", lambda: _NoHead())
+    monkeypatch.setattr(up_down, "RayHead", lambda: _NoHead())
 
 
 class _NoHead:
@@ -144,7 +145,8 @@ def test_no_command_takes_an_id_or_a_member_that_is_none(path: tuple[str, ...]) 
 @pytest.mark.parametrize("token", [*NUMBERLESS, "0", "+1", "1.0", os.fsdecode(b"\xff")])
 def test_a_guard_needs_a_lock_that_can_be_one(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Token 0 above all: a key that is not there has it, so the guard of a lock that is gone would let all through."""
-    monkeypatch.setattr(main, "open_client", lambda *_: contextlib.nullcontext(object()))
+    for file in (keys, txn):
+        monkeypatch.setattr(file, "open_client", lambda *_: contextlib.nullcontext(object()))
     environment = {options.LOCK_KEY: "lock/k", options.LOCK_TOKEN: token}
     for words in (["put", "k", "v"], ["del", "k"], ["txn", "--success", "put k v"]):
         result = CliRunner().invoke(main.cli, [*words, "--guard"], env=environment)
@@ -277,7 +279,7 @@ def test_json_has_no_number_that_readers_round(capsys: pytest.CaptureFixture[str
     ],
 )
 def test_lines_of_a_transaction_end_where_a_shell_ends_them(text: str, blocks: list[list[str]]) -> None:
-    assert main._blocks(text) == blocks
+    assert txn._blocks(text) == blocks
 
 
 @pytest.mark.parametrize(
@@ -292,7 +294,7 @@ def test_lines_of_a_transaction_end_where_a_shell_ends_them(text: str, blocks: l
     ],
 )
 def test_a_comparison_ends_its_key_where_no_quote_holds_it(line: str, key: bytes, operand: bytes) -> None:
-    condition = main._comparison(line)
+    condition = txn._comparison(line)
     assert (condition.key, condition.operand) == (key, operand)
 
 
@@ -313,7 +315,7 @@ def test_a_comparison_ends_its_key_where_no_quote_holds_it(line: str, key: bytes
 )
 def test_what_is_no_comparison_is_bad_usage(line: str) -> None:
     with pytest.raises(click.UsageError, match="comparison"):
-        main._comparison(line)
+        txn._comparison(line)
 
 
 @pytest.mark.parametrize("blocks", [b"x" * 1_000_000, b"\0" * 1_000_000, b"\n\nput k '" + b"x" * 1_000_000])
@@ -324,11 +326,11 @@ def test_what_is_wrong_with_much_is_said_in_short(blocks: bytes) -> None:
 
 
 def test_operands_are_taken_as_they_are() -> None:
-    assert main._comparison("value(k) = '\u2028\n'") is not None
+    assert txn._comparison("value(k) = '\u2028\n'") is not None
     with pytest.raises(click.UsageError, match="63 bits"):
-        main._comparison("version(k) = " + "9" * 30)
+        txn._comparison("version(k) = " + "9" * 30)
     with pytest.raises(click.UsageError, match="quot"):
-        main._operation("put k 'open")
+        txn._operation("put k 'open")
 
 
 # --- signals ---------------------------------------------------------------------------------------------------------

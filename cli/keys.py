@@ -1,0 +1,134 @@
+"""`raykeeper put`, `get` and `del`: keys from a shell. ``txn.py`` has the same as operations of a transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import (
+    BYTES,
+    MAX_NUMBER,
+    WholeNumber,
+    common,
+    fenced,
+    keys_option,
+    lease_id,
+    open_client,
+    options,
+    selected,
+    timeout_option,
+)
+from .render import show
+from .stdio import read_stdin, write_bytes
+
+put_options = options(
+    click.argument("key", type=BYTES),
+    click.argument("value", type=BYTES),
+    click.option("--lease", type=lease_id, help="Lease to attach the key to; its id as `lease grant` prints it."),
+    click.option("--prev", is_flag=True, help="Also print the previous value."),
+)
+get_options = options(
+    keys_option,
+    click.option(
+        "--limit", type=WholeNumber(0, MAX_NUMBER), default=0, help="Print at most this many keys (default: all)."
+    ),
+    click.option("--rev", type=WholeNumber(1, MAX_NUMBER), help="Read as of this revision."),
+    click.option(
+        "--sort",
+        type=click.Choice(["key", "version", "create_revision", "mod_revision", "value"]),
+        help="Sort by this (default: key).",
+    ),
+    click.option(
+        "--order",
+        type=click.Choice(["ascend", "descend"]),
+        default="ascend",
+        show_default=True,
+        help="Order of the sort.",
+    ),
+    click.option("--keys-only", is_flag=True, help="Omit the values."),
+    click.option("--count-only", is_flag=True, help="Print only the number of keys."),
+)
+write_options = options(
+    click.option(
+        "--request-id",
+        type=BYTES,
+        metavar="TEXT",
+        help="Name the request: repeated under this name, it has one effect.",
+    ),
+    click.option("--guard", is_flag=True, help="Under `raykeeper lock`: refuse to write once the lock is lost."),
+)
+delete_options = options(keys_option, click.option("--prev", is_flag=True, help="Also print what was deleted."))
+
+
+def get_arguments(
+    key: bytes, end: bytes | None, prefix: bool, from_key: bool, rev: int | None, **rest: Any
+) -> dict[str, Any]:
+    """The options of a get as arguments of the client's ``range``."""
+    return {**selected(key, end, prefix, from_key), "revision": rev, **rest}
+
+
+@click.command()
+@put_options
+@options(common, timeout_option)
+@write_options
+def put(
+    cluster: str,
+    address: str | None,
+    output: str,
+    timeout: float,
+    guard: bool,
+    key: bytes,
+    value: bytes,
+    **rest: Any,
+) -> None:
+    """Set KEY to VALUE; `-` reads the value from stdin."""
+    if value == b"-":
+        value = read_stdin()
+    with open_client(cluster, address, timeout) as kv:
+        show(fenced(kv, guard).put(key, value, **rest), output)
+
+
+@click.command()
+@get_options
+@options(common, timeout_option)
+@click.option("--serializable", is_flag=True, help="Let any member answer at once; may be stale.")
+@click.option("--value-only", is_flag=True, help="Print the bytes of the values as they are, and nothing else.")
+def get(
+    cluster: str,
+    address: str | None,
+    output: str,
+    timeout: float,
+    serializable: bool,
+    value_only: bool,
+    **keys: Any,
+) -> None:
+    """Print KEY, or the keys from KEY up to END, END excluded. For a key that does not exist nothing is printed."""
+    with open_client(cluster, address, timeout) as kv:
+        found = kv.range(serializable=serializable, **get_arguments(**keys))
+    if value_only:
+        write_bytes(b"".join(item.raw for item in found))
+    else:
+        show(found, output, keys_only=keys["keys_only"], count_only=keys["count_only"])
+
+
+@click.command("del")
+@delete_options
+@options(common, timeout_option)
+@write_options
+def delete(
+    cluster: str,
+    address: str | None,
+    output: str,
+    timeout: float,
+    guard: bool,
+    key: bytes,
+    end: bytes | None,
+    prefix: bool,
+    from_key: bool,
+    **rest: Any,
+) -> None:
+    """Delete KEY, or the keys from KEY up to END, END excluded; prints how many."""
+    which = selected(key, end, prefix, from_key)
+    with open_client(cluster, address, timeout) as kv:
+        show(fenced(kv, guard).delete(**which, **rest), output)

@@ -1,0 +1,134 @@
+"""`raykeeper up` and `down`: starting a cluster, with a Ray for it if none runs, and stopping both again."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from ..errors import ClusterNotFound, MembersMissing
+from ..spec import PROXY_MODES, ClusterSpec
+from .options import (
+    address_option,
+    cluster_id,
+    common,
+    join,
+    open_cluster,
+    options,
+    output_option,
+    silence_ray,
+)
+from .ray_head import RayHead
+from .render import show
+from .stdio import tell
+from .streaming import signals_raised
+
+
+@click.command()
+@click.argument("spec", required=False, type=click.Path())
+@click.option("--cluster", help="Name of the cluster, instead of the spec's.")
+@click.option("--bootstrap", type=click.Choice(["auto", "never"]), help="Instead of the spec's.")
+@click.option("--proxy", type=click.Choice(PROXY_MODES), help="Instead of the spec's; a running cluster changes to it.")
+@options(address_option, output_option)
+def up(
+    spec: str | None,
+    cluster: str | None,
+    bootstrap: str | None,
+    proxy: str | None,
+    address: str | None,
+    output: str,
+) -> None:
+    """Launch the cluster of SPEC (./cluster.yaml if there is one) and leave it running.
+
+    Starts a Ray head if no Ray runs on this machine and no address is given; `raykeeper down` stops it again.
+    """
+    silence_ray()
+    from ..cluster import launch
+
+    if spec is None and os.path.exists("cluster.yaml"):
+        spec = "cluster.yaml"
+    given = {"name": cluster, "bootstrap": bootstrap}
+    loaded = ClusterSpec.load(spec, **{field: value for field, value in given.items() if value})
+    head, started = RayHead(), False
+    with signals_raised():
+        try:
+            started = address is None and head.start_if_none_runs()
+            join(address)
+            asked: dict[str, Any] = {"proxy": proxy} if proxy else {}
+            status = launch(loaded, **asked).status()
+        except MembersMissing:
+            if started:
+                tell("Ray's head keeps running, so that the missing nodes can join it; `raykeeper down` stops it")
+            raise
+        except BaseException:
+            if started:
+                head.stop()
+            raise
+    show(status, output)
+
+
+@click.command()
+@common
+@click.option("--destroy", is_flag=True, help="Also delete the cluster's data, on all nodes.")
+@click.option("--yes", is_flag=True, help="Do not ask before deleting.")
+@click.option(
+    "--id", "id", type=cluster_id, help="With --destroy: the cluster of this id alone, even if it does not run."
+)
+@click.option("--data-dir", help="With --destroy: where the data of a cluster that does not run is.")
+def down(
+    cluster: str,
+    address: str | None,
+    output: str,
+    destroy: bool,
+    yes: bool,
+    id: int | None,
+    data_dir: str | None,
+) -> None:
+    """Stop the cluster; its data stays. Stops Ray too if `raykeeper up` started it and no other cluster runs on it.
+
+    With --destroy and --id or --data-dir (of the spec; ~/.raykeeper by default), a cluster that does not run, or what
+    is left of one, is given up too: an error of `up`, or an alarm, says how. If no Ray runs on this machine, and no
+    address is given, one is started for that.
+    """
+    if (id is not None or data_dir is not None) and not destroy:
+        raise click.UsageError("--id and --data-dir are for --destroy")
+    if destroy and not yes:
+        which = f" of id {id:x}" if id is not None else ""
+        click.confirm(f"Delete all data of cluster {cluster}{which}?", abort=True, err=True)
+    head = RayHead()
+    said = {"cluster": cluster, "stopped": True, "destroyed": destroy, "ray_stopped": False}
+    try:
+        if id is not None or data_dir is not None:
+            _discard(head, cluster, address, id, data_dir)
+        elif destroy:
+            open_cluster(cluster, address).destroy()
+        else:
+            open_cluster(cluster, address).shutdown()
+    except ClusterNotFound as error:
+        if destroy and id is None and data_dir is None:
+            raise ClusterNotFound(f"{error}; to delete what is left of one that does not run, add --data-dir") from None
+        if destroy or not (head.runs() and head.idle()):
+            raise
+        said["stopped"] = False
+    if head.runs() and head.idle():
+        head.stop()
+        said["ray_stopped"] = True
+    show(said, output)
+
+
+def _discard(head: RayHead, cluster: str, address: str | None, id: int | None, data_dir: str | None) -> None:
+    """Give up a cluster that does not run. If no Ray runs either, one is started for that time."""
+    silence_ray()
+    from ..cluster import discard
+
+    spec = ClusterSpec.load(None, name=cluster, **({} if data_dir is None else {"data_dir": data_dir}))
+    started = False
+    with signals_raised():
+        try:
+            started = address is None and head.start_if_none_runs()
+            join(address)
+            discard(spec.name, id, data_dir=spec.data_dir)
+        finally:
+            if started:
+                head.stop()
