@@ -24,7 +24,7 @@ _FILES = {
     "lease": ("lease",),
     "lock": ("lock", "elect"),
     "maintenance": ("backup", "restore", "check", "compact"),
-    "members": ("status", "member", "move-leader", "upgrade"),
+    "member_commands": ("status", "member", "move-leader", "upgrade"),
     "proxy": ("proxy",),
     "txn": ("txn",),
     "up_down": ("up", "down"),

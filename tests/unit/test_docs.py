@@ -271,7 +271,7 @@ def code_of(page: Path) -> str:
 
 
 def commands_of(group: click.Command) -> dict[str, click.Command]:
-    """Its subcommands by name, loaded; none if it is no group."""
+    """Its subcommands by name, loaded; none if it has none."""
     if not isinstance(group, click.Group):
         return {}
     context = click.Context(group)

@@ -10,16 +10,7 @@ import pytest
 
 from raykeeper.cli.main import cli
 
-HEAVY = (
-    "ray",
-    "rocksdict",
-    "asyncio",
-    "yaml",
-    "rich",
-    "raykeeper.raft",
-    "raykeeper.store",
-    "raykeeper.actors.client.hub",
-)
+HEAVY = ("ray", "rocksdict", "asyncio", "yaml", "rich", "raykeeper.raft", "raykeeper.actors.client.hub")
 
 
 def loaded_for(command: str) -> set[str]:

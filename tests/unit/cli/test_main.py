@@ -21,7 +21,7 @@ import raykeeper
 from raykeeper import END, ClusterNotFound, KeeperError, KeyValue, MembersMissing, SpecError, Unavailable, errors
 from raykeeper.actors.client.results import DeleteResult, PutResult, RangeResult, TxnResult
 from raykeeper.actors.cluster.status import ClusterStatus, MemberInfo
-from raykeeper.cli import keys, main, members, ray_head, txn, up_down
+from raykeeper.cli import keys, main, member_commands, ray_head, txn, up_down
 
 A = KeyValue(b"a", b"1", 2, 3, 2)
 BINARY = KeyValue(b"b\xff", b"\x1b[31m\x00", 4, 4, 1)
@@ -325,7 +325,7 @@ class FakeHead:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     fake = FakeCluster()
-    for file in (members, up_down):
+    for file in (member_commands, up_down):
         monkeypatch.setattr(file, "open_cluster", lambda cluster, address: fake)
     monkeypatch.setattr(up_down, "RayHead", FakeHead(running=False))
     return fake

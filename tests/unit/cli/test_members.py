@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from raykeeper import errors
 from raykeeper.actors.cluster.status import MemberInfo
-from raykeeper.cli import main, members
+from raykeeper.cli import main, member_commands
 
 
 class FakeCluster:
@@ -32,7 +32,7 @@ class FakeCluster:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     fake = FakeCluster()
-    monkeypatch.setattr(members, "open_cluster", lambda name, address: fake)
+    monkeypatch.setattr(member_commands, "open_cluster", lambda name, address: fake)
     return fake
 
 
