@@ -25,7 +25,7 @@ from ...limits import (
     PROXY_STREAM_WINDOW_BYTES,
 )
 from .http_exchange import ClientGone, HttpExchange, run_exchange
-from .proxy_context import ProxyContext, bound_reads
+from .proxy_context import ProxyContext, bound_reads, has_unread
 
 
 class Http1Exchange(HttpExchange):
@@ -332,7 +332,8 @@ class Http1Protocol(asyncio.Protocol):
             if now - self._closing_since > PROXY_STALL_S:
                 self.abort()
         elif exchange is None:
-            if now - self._since > (PROXY_GREETING_S if self._begun else PROXY_IDLE_S):
+            late = now - self._since > (PROXY_GREETING_S if self._begun else PROXY_IDLE_S)
+            if late and not has_unread(self._transport):
                 self._close()
         else:
             waits = exchange.waits_since is not None and now - exchange.waits_since > PROXY_REQUEST_S

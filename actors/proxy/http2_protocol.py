@@ -19,7 +19,7 @@ from .http2_connection import Http2Connection
 from .http2_exchange import Http2Exchange
 from .http2_frames import CANCEL, INTERNAL_ERROR, PROTOCOL_ERROR, REFUSED_STREAM, Http2Error
 from .http2_sender import Stream
-from .proxy_context import ProxyContext, bound_reads
+from .proxy_context import ProxyContext, bound_reads, has_unread
 from .proxy_tls import common_name
 from .request_heads import Understood
 from .rpc_calls import WireStreamCall, WireUnaryCall, refuse
@@ -185,7 +185,8 @@ class Http2Protocol(asyncio.Protocol):
             if now - self._closing_since > PROXY_STALL_S:
                 self.abort()
             return
-        if connection.partial_since and now - connection.partial_since > PROXY_PARTIAL_S and not connection.paused:
+        late = connection.partial_since and now - connection.partial_since > PROXY_PARTIAL_S
+        if late and not connection.paused and not has_unread(self._transport):
             self._fail("a frame or header block was not completed")
             return
         for stream in list(connection.streams.values()):

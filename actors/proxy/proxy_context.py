@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
+import fcntl
 import logging
+import termios
 from collections import Counter
 from typing import Protocol
 
@@ -20,6 +23,20 @@ def bound_reads(transport: asyncio.BaseTransport, size: int) -> None:
     """Bound what one pass of the loop reads of a connection."""
     if hasattr(transport, "max_size"):  # of asyncio's own loop; another reads in parts of its own size
         transport.max_size = size
+
+
+def has_unread(transport: asyncio.BaseTransport | None) -> bool:
+    """Whether a client has sent more than was read so far: then it is the proxy that takes its time, not the client.
+
+    What a client may send before it has completed a frame or the head of a request is bounded, so it cannot put off a
+    deadline in this way for long.
+    """
+    sock = None if transport is None else transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
+        return False
+    count = array.array("i", [0])
+    fcntl.ioctl(sock.fileno(), termios.FIONREAD, count)
+    return count[0] > 0
 
 
 class ProxyConnection(Protocol):
@@ -102,9 +119,9 @@ class ProxyContext:
         return True
 
     def replace(self, old: ProxyConnection, new: ProxyConnection) -> None:
-        """A connection has said what it speaks."""
-        self._connections.pop(old, None)
+        """A connection has said what it speaks. It is listed at any time, whichever thread looks."""
         self._connections[new] = None
+        self._connections.pop(old, None)
 
     def discard(self, connection: ProxyConnection) -> None:
         """A connection is closed."""

@@ -30,7 +30,7 @@ from .http1_protocol import Http1Protocol
 from .http2_frames import PREFACE
 from .http2_protocol import Http2Protocol
 from .http_exchange import HttpHandler, answer_not_found
-from .proxy_context import ProxyContext, bound_reads
+from .proxy_context import ProxyContext, bound_reads, has_unread
 from .proxy_tls import ProxyTlsContext, TlsAcceptor
 from .rpc_methods import RpcMethods
 
@@ -97,7 +97,7 @@ class Greeting(asyncio.Protocol):
 
     def check_times(self, now: float) -> None:
         """Close a connection that says nothing."""
-        if now - self._since > PROXY_GREETING_S:
+        if now - self._since > PROXY_GREETING_S and not has_unread(self._transport):
             self.abort()
 
     def drain(self) -> None:

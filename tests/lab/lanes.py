@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
+from lab import patience
+from lab.patience import PATIENCE
 from raykeeper.actors.transport.lane import (
     FrameDecoder,
     FrameKind,
@@ -20,15 +21,10 @@ from raykeeper.actors.transport.lane_tls import ServerTls
 from raykeeper.schema.replies import SlowReply
 
 CLUSTER = 77
-PATIENCE = 5.0
-"""Seconds: a machine may be slow, and no test waits for time to pass."""
 
 
 def until(condition: Callable[[], object], what: str = "") -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, what
-        threading.Event().wait(0.002)
+    patience.until(condition, what=what)
 
 
 class LaneHost:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import queue
 import threading
-import time
 from collections.abc import Callable
 
 import msgspec
 import pytest
 
+from lab.patience import until
 from raykeeper import Client
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.client.hub import Hub
@@ -172,14 +172,9 @@ def connect(name: str = "test", timeout: float = 5.0) -> Client:
     return Client(name, share.hub.cluster, share=share, timeout=timeout)
 
 
-def wait_until(condition: object, timeout: float = 5.0) -> None:
+def wait_until(condition: Callable[[], object]) -> None:
     """Wait for a condition that another thread brings about."""
-    assert callable(condition)
-    deadline = time.monotonic() + timeout
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        pause.wait(0.002)
+    until(condition)
 
 
 def hub_of(kv: Client) -> Hub:

@@ -13,8 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
-
+from lab.patience import PATIENCE, until
 from raykeeper import Client
 from raykeeper.actors.recipes.sync_async import AnyHandle, resolved
 
@@ -26,7 +25,7 @@ PLAIN = 29.0
 async def lock(kv: AnyHandle) -> None:
     held = kv.lock("l", TTL)
     try:
-        assert await resolved(held.acquire(5))
+        assert await resolved(held.acquire(PATIENCE))
         await resolved(held.guard().put("k", "v"))
         assert await resolved(held.holder()) is not None
     finally:
@@ -36,11 +35,11 @@ async def lock(kv: AnyHandle) -> None:
 
 async def handed_over(kv: AnyHandle, plain: Client) -> None:
     before, held = plain.lock("l", TTL), kv.lock("l", TTL)
-    assert before.acquire(5)
+    assert before.acquire(PATIENCE)
     free = threading.Timer(0.02, before.release)
     free.start()
     try:
-        assert await resolved(held.acquire(5))
+        assert await resolved(held.acquire(PATIENCE))
         await resolved(held.release())
     finally:
         free.join()
@@ -54,16 +53,16 @@ async def in_vain(kv: AnyHandle, plain: Client) -> None:
 async def rwlock(kv: AnyHandle) -> None:
     table = kv.rwlock("l", TTL)
     for held in (table.read(), table.write()):
-        assert await resolved(held.acquire(5))
+        assert await resolved(held.acquire(PATIENCE))
         await resolved(held.release())
 
 
 async def semaphore(kv: AnyHandle) -> None:
     one, two = kv.semaphore("s", 2, TTL), kv.semaphore("s", 2, TTL)
     try:
-        assert await resolved(one.acquire(5))
+        assert await resolved(one.acquire(PATIENCE))
         try:
-            assert await resolved(two.acquire(5))
+            assert await resolved(two.acquire(PATIENCE))
             assert not await resolved(kv.semaphore("s", 2, TTL).acquire(0))
         finally:
             if two.held:
@@ -87,13 +86,13 @@ async def election(kv: AnyHandle) -> None:
 async def observe(kv: AnyHandle, plain: Client) -> None:
     with plain.election("e", TTL):
         leaders = kv.election("e", TTL).observe()
-        assert await resolved(leaders.next(5)) is not None
+        assert await resolved(leaders.next(PATIENCE)) is not None
         assert await resolved(leaders.next(0)) is None
         await resolved(leaders.cancel())
 
 
 async def barrier(kv: AnyHandle) -> None:
-    assert await resolved(kv.barrier("b", 1, TTL).wait(5))
+    assert await resolved(kv.barrier("b", 1, TTL).wait(PATIENCE))
     assert not await resolved(kv.barrier("c", 2, TTL).wait(0))
 
 
@@ -102,7 +101,7 @@ async def latch(kv: AnyHandle) -> None:
     assert await resolved(gate.count_down(request_id="one")) == 1
     await resolved(gate.wait(0))
     assert await resolved(gate.count_down(request_id="two")) == 0
-    assert await resolved(gate.wait(5))
+    assert await resolved(gate.wait(PATIENCE))
     assert await resolved(gate.left()) == 0
 
 
@@ -125,10 +124,10 @@ async def given_back(kv: AnyHandle, plain: Client) -> None:
     work = kv.queue("q", TTL)
     if not len(plain.queue("q")):
         plain.queue("q").put("x")
-    claim = await resolved(work.claim(5))
+    claim = await resolved(work.claim(PATIENCE))
     assert claim is not None
     await resolved(claim.nack())
-    again = await resolved(work.claim(5))
+    again = await resolved(work.claim(PATIENCE))
     assert again is not None
     await acknowledged(again)
 
@@ -153,7 +152,7 @@ async def registry(kv: AnyHandle) -> None:
 async def changes(kv: AnyHandle, plain: Client) -> None:
     with plain.registry("r").register("n", "here", TTL):
         watch = kv.registry("r").watch()
-        assert (await resolved(watch.next(5))).type == "up"  # type: ignore[union-attr]
+        assert (await resolved(watch.next(PATIENCE))).type == "up"  # type: ignore[union-attr]
         assert await resolved(watch.next(0)) is None
         await resolved(watch.cancel())
 
@@ -183,7 +182,7 @@ async def balanced(condition: Callable[[], bool]) -> None:
     except RuntimeError:
         wait_until(condition)
     else:
-        async with asyncio.timeout(10) if hasattr(asyncio, "timeout") else _nothing():
+        async with asyncio.timeout(PATIENCE) if hasattr(asyncio, "timeout") else _nothing():
             while not condition():
                 await asyncio.sleep(0.005)
 
@@ -214,13 +213,8 @@ SCENARIOS: list[Callable[..., Awaitable[None]]] = [
 ]
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    done = threading.Event()
-    for _ in range(int(seconds / 0.005)):
-        if condition():
-            return
-        done.wait(0.005)
-    pytest.fail(f"not within {seconds} s")
+def wait_until(condition: Callable[[], object]) -> None:
+    until(condition)
 
 
 @contextmanager
@@ -236,7 +230,7 @@ def nothing_left(kv: Client) -> Iterator[None]:
     threads = at_work()
     before = kept()
     yield
-    wait_until(lambda: kept() == before)
+    wait_until(lambda: kept() <= before)
     wait_until(lambda: at_work() <= threads)
 
 

@@ -6,7 +6,7 @@ import http.client
 from collections.abc import Mapping
 from typing import NamedTuple
 
-PATIENCE = 30.0
+from lab.patience import PATIENCE
 
 
 class Reply(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.proxy.held_bytes import HeldBytes
 from raykeeper.actors.proxy.http_exchange import HttpError, HttpExchange
+from raykeeper.actors.proxy.proxy_context import ProxyConnection, ProxyContext
 from raykeeper.actors.proxy.proxy_listener import ProxyListener
 from raykeeper.actors.proxy.rpc_methods import RpcCall, RpcMethods, StreamCall, UnaryCall
 from raykeeper.actors.proxy.rpc_status import RpcCode, RpcError
@@ -32,6 +33,8 @@ class Port:
         self.ended = 0
         self.sent = 0
         self.never: list[UnaryCall] = []
+        self.met: set[Any] = set()
+        """The addresses of the clients whose connections were accepted, or refused for want of room."""
         self.listener: ProxyListener
         self.host, self.port = self.run(self._listen(max_connections))
         self.target = f"{self.host}:{self.port}"
@@ -72,7 +75,18 @@ class Port:
         methods.add_stream("/test.Test/FailLater", self.fail_later)
         log = MemberLog("proxy", "test", "proxy")
         self.listener = ProxyListener(methods, log, self.answer_http, self.held, max_connections)
+        self._note_clients(self.listener.context)
         return await self.listener.listen("127.0.0.1", 0)
+
+    def _note_clients(self, context: ProxyContext) -> None:
+        add = context.add
+
+        def add_and_note(connection: ProxyConnection) -> bool:
+            taken = add(connection)
+            self.met.add(connection._transport.get_extra_info("peername"))  # type: ignore[attr-defined]
+            return taken
+
+        context.add = add_and_note  # type: ignore[method-assign]
 
     # --- gRPC --------------------------------------------------------------------------------------------------------
 

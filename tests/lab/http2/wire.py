@@ -46,12 +46,16 @@ class Frame(NamedTuple):
     payload: bytes
 
 
-def split_frames(data: bytes) -> list[Frame]:
-    """All frames of a server's output, which must be whole."""
+def split_frames(data: bytes, *, partial: bool = False) -> list[Frame]:
+    """All frames of a server's output. They must be whole, unless more is to come."""
     frames = []
     while data:
+        if partial and len(data) < 9:
+            break
         upper, lower, kind, flags, stream = FRAME_HEADER.unpack_from(data)
         end = 9 + (upper << 8 | lower)
+        if partial and len(data) < end:
+            break
         assert len(data) >= end, "a frame that ends too soon"
         frames.append(Frame(kind, flags, stream, data[9:end]))
         data = data[end:]

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from lab.onemember import OneMember, one_member
+from lab.patience import PATIENCE, until
 from raykeeper.actors.member import proposals as proposals_module
 from raykeeper.limits import Limits, Settings, Timings, encode_settings
 from raykeeper.raft.messages import ChangeKind, MemberChange
@@ -31,17 +32,8 @@ from raykeeper.schema.operations import LeaseGrant, Put, Txn
 @pytest.fixture
 def member() -> Iterator[OneMember]:
     with one_member() as made:
-        wait_until(lambda: made.loop.replica.node.committed_in_term)
+        until(lambda: made.loop.replica.node.committed_in_term)
         yield made
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(1000):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError("not within 10 s")
 
 
 def ask(member: OneMember, request: Any) -> Any:
@@ -53,18 +45,18 @@ def ask(member: OneMember, request: Any) -> Any:
         ready.set()
 
     member.loop.handler.handle_request(msgspec.msgpack.encode(request), done)
-    assert ready.wait(10)
+    assert ready.wait(PATIENCE)
     return got[0]
 
 
 def administer(member: OneMember, command: Administration) -> Answer:
-    reply = ask(member, Administer(member.cluster, 5.0, command))
+    reply = ask(member, Administer(member.cluster, PATIENCE, command))
     assert isinstance(reply, Written), reply
     return reply.answers[0]
 
 
 def change(member: OneMember, kind: ChangeKind, who: int) -> Answer:
-    reply = ask(member, ChangeMembership(member.cluster, 5.0, (MemberChange(kind, who),)))
+    reply = ask(member, ChangeMembership(member.cluster, PATIENCE, (MemberChange(kind, who),)))
     assert isinstance(reply, Written), reply
     return reply.answers[0]
 
@@ -93,7 +85,7 @@ def test_the_last_voter_stays(member: OneMember) -> None:
 
 def test_a_change_has_a_bounded_number_of_steps(member: OneMember) -> None:
     for steps in ((), (MemberChange(ChangeKind.ADD_LEARNER, 2),) * 100):
-        reply = ask(member, ChangeMembership(member.cluster, 5.0, steps))
+        reply = ask(member, ChangeMembership(member.cluster, PATIENCE, steps))
         assert isinstance(reply, Refused)
         assert reply.refusal is Refusal.INVALID
 
@@ -104,10 +96,10 @@ def test_members_follow_new_settings(member: OneMember) -> None:
         timings=Timings(heartbeat_interval=0.05, election_timeout=0.5), limits=Limits(max_txn_operations=7)
     )
     assert isinstance(administer(member, Configure(encode_settings(settings))), Done)
-    wait_until(lambda: replica.limits.max_txn_operations == 7)
+    until(lambda: replica.limits.max_txn_operations == 7)
     assert (replica.timings.election_timeout, replica.node.config.election_ticks) == (0.5, 10)
     reply = ask(
-        member, Writes(member.cluster, 5.0, ClientWrites(1, 1, (ClientWrite(1, Txn((), (Put(b"k", b""),) * 8)),)))
+        member, Writes(member.cluster, PATIENCE, ClientWrites(1, 1, (ClientWrite(1, Txn((), (Put(b"k", b""),) * 8)),)))
     )
     assert isinstance(reply, Refused)
     assert reply.refusal is Refusal.INVALID
@@ -119,9 +111,9 @@ def test_commands_that_not_every_member_knows_are_refused(member: OneMember, mon
     monkeypatch.setitem(commands.SINCE, Configure, 2)
     monkeypatch.setattr(proposals_module, "COMMANDS_VERSION", 2)
     assert replica.active_version == 1
-    new = Administer(member.cluster, 5.0, Configure(encode_settings(Settings())))
-    grant = Writes(member.cluster, 5.0, ClientWrites(9, 1, (ClientWrite(1, LeaseGrant(0, 5.0)),)))
-    nested = Writes(member.cluster, 5.0, ClientWrites(9, 1, (ClientWrite(1, Put(b"k", b"v")),)))
+    new = Administer(member.cluster, PATIENCE, Configure(encode_settings(Settings())))
+    grant = Writes(member.cluster, PATIENCE, ClientWrites(9, 1, (ClientWrite(1, LeaseGrant(0, 5.0)),)))
+    nested = Writes(member.cluster, PATIENCE, ClientWrites(9, 1, (ClientWrite(1, Put(b"k", b"v")),)))
     answer = ask(member, new).answers[0]
     assert answer.reason is Reason.INVALID
     assert "version 2" in answer.message

@@ -10,7 +10,6 @@ import signal
 import struct
 import sys
 import termios
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from typing import Any, TextIO
 import pytest
 from click.testing import CliRunner, Result
 
+from lab import patience
 from lab.onemember import OneMember, in_thread, one_member
 from raykeeper import Client, Op
 from raykeeper.actors.client.adoption import adopted
@@ -48,14 +48,7 @@ def kv(member: OneMember, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 @pytest.fixture
 def until() -> Until:
     """Waits for a condition."""
-
-    def wait(condition: Callable[[], object], seconds: float = 10.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"not within {seconds} s"
-            time.sleep(0.005)
-
-    return wait
+    return patience.until
 
 
 def run(*args: str) -> Result:

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lab.patience import PATIENCE, until
 from raykeeper.actors.client.leases import LossEvent
 from raykeeper.cli import lock
 from raykeeper.cli.streaming import StreamingCommand, run_streaming
@@ -125,13 +126,6 @@ def holders(count: int) -> Iterator[list[tuple[int, int]]]:
                     os.kill(pid, signal.SIGKILL)
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_no_signal_ends_the_holder_and_leaves_its_command() -> None:
     """All that can be sent, but for those that end nothing and those that only stop: SIGKILL is among them."""
     harmless = {signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH, signal.SIGCONT, signal.SIGPIPE, signal.SIGXFSZ}
@@ -140,7 +134,7 @@ def test_no_signal_ends_the_holder_and_leaves_its_command() -> None:
     with holders(len(numbers)) as pairs:
         for (holder, _), number in zip(pairs, numbers, strict=True):
             os.kill(holder, number)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while left := [
             signal.Signals(number).name if number < 32 else number
             for pair, number in zip(pairs, numbers, strict=True)

@@ -9,7 +9,6 @@ import pickle
 import random
 import signal
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from lab.onemember import OneMember, in_thread, one_member
+from lab.patience import until
 from raykeeper import Cached, Client, InvalidArgument, Op, RequestTimeout, RequestTooLarge, Unavailable, codec
 
 
@@ -30,13 +30,6 @@ def member() -> Iterator[OneMember]:
 def kv(member: OneMember) -> Iterator[Client]:
     with member.client() as client:
         yield client
-
-
-def until(holds: Callable[[], Any], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it has not happened"
-        time.sleep(0.002)
 
 
 def values(found: Any) -> dict[bytes, bytes]:
@@ -200,7 +193,7 @@ def test_nothing_is_left_of_a_copy_that_was_closed_or_collected(member: OneMembe
     def threads() -> int:
         return sum(thread.name.startswith("raykeeper-cached") for thread in threading.enumerate())
 
-    before = member.watches
+    until(lambda: threads() == 0 and member.watches == 0)  # those of earlier tests have ended
     kept = [kv.cached("a/") for _ in range(3)]
     assert threads() == 3
     content = weakref.ref(kept[0]._sync)
@@ -208,7 +201,7 @@ def test_nothing_is_left_of_a_copy_that_was_closed_or_collected(member: OneMembe
     del kept[:]
     gc.collect()
     until(lambda: threads() == 0)
-    until(lambda: member.watches == before)
+    until(lambda: member.watches == 0)
     gc.collect()
     assert content() is None
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lab.onemember import OneMember, in_thread, one_member
+from lab.patience import PATIENCE
 from raykeeper import AuthFailed, Client, InvalidArgument, LeaseNotFound, PermissionDenied, connect
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.client.login import Credentials
@@ -23,7 +24,7 @@ class Shop:
 
     def __init__(self, member: OneMember) -> None:
         self.member = member
-        self.anyone = connect(member.name)
+        self.anyone = connect(member.name, timeout=PATIENCE)
         users = self.anyone.users
         for name in ("root", "ann", "bob"):
             users.add(name, f"{name}'s")
@@ -38,7 +39,7 @@ class Shop:
         self.root, self.ann, self.bob = (self.connect(name) for name in ("root", "ann", "bob"))
 
     def connect(self, name: str) -> Client:
-        return connect(self.member.name, user=name, password=f"{name}'s")
+        return connect(self.member.name, user=name, password=f"{name}'s", timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -49,8 +50,8 @@ def shop() -> Iterator[Shop]:
         hub_pool._close_all()
 
 
-def eventually(what: Callable[[], Any], seconds: float = 15.0) -> Any:
-    until = time.monotonic() + seconds
+def eventually(what: Callable[[], Any]) -> Any:
+    until = time.monotonic() + PATIENCE
     while not (found := what()):
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -66,7 +67,7 @@ def test_who_may_do_what(shop: Shop) -> None:
     assert shop.bob.get("team/a").value == b"1"  # type: ignore[union-attr]
     with pytest.raises(PermissionDenied) as denied:
         shop.bob.put("team/a", "2")
-    assert denied.value.applied is False
+    assert denied.value.applied is not True  # it is unknown if an answer was late, and the call was sent again
     for call in (lambda: shop.ann.get("other"), lambda: shop.ann.range(prefix=""), lambda: shop.ann.delete("other")):
         with pytest.raises(PermissionDenied):
             call()
@@ -162,7 +163,7 @@ def test_a_changed_password_is_needed(shop: Shop) -> None:
     shop.root.users.set_password("ann", "new")
     with pytest.raises(AuthFailed) as failed:
         shop.ann.put("team/a", "2")
-    assert failed.value.applied is False
+    assert failed.value.applied is not True
     connect(shop.member.name, user="ann", password="new").put("team/a", "3")
     shop.ann.put("team/a", "4")  # the handles of a user share what proves it
 

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from lab.onemember import one_member
+from lab.patience import until
 from raykeeper import Unavailable
 from raykeeper.actors.member.events import Proposal
 from raykeeper.schema import commands
@@ -27,11 +28,9 @@ def test_a_command_of_a_newer_version_ends_the_loop_in_order(monkeypatch: pytest
         answers: list[object] = []
         data = commands.encode(Unheard("x"))  # type: ignore[arg-type]
         assert member.loop.inbox.put_event(Proposal(data, time.monotonic() + 1e6, 0.0, answers.append), len(data))
-        until = time.monotonic() + 20
-        while not member.gave_up and time.monotonic() < until:
-            time.sleep(0.01)
+        until(lambda: member.gave_up)
         assert "version 2" in member.gave_up[0]
+        until(lambda: not member.loop._thread.is_alive())
         assert len(answers) == 1, "a waiting caller is answered"
-        assert not member.loop._thread.is_alive()
         with pytest.raises(Unavailable):
             kv.put("a", "2", timeout=0.3)

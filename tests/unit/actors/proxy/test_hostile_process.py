@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -17,6 +18,7 @@ import pytest
 from lab.http2.http_client import request
 from lab.http2.port_process import FOR_PROGRAMS, PortProcess, memory, peak_memory, port_process
 from lab.http2.wire import HELLO
+from lab.patience import PATIENCE, until
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest
 from raykeeper.limits import MAX_PROXY_CONNECTIONS, MAX_PROXY_LONG_READS, PROXY_DESCRIPTOR_DIVISOR, Limits
 
@@ -42,6 +44,8 @@ class QuietClient:
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._stop = threading.Event()
+        self._written = threading.Event()
+        """No more is written."""
         self._threads = [threading.Thread(target=self._write), threading.Thread(target=self._watch)]
         self.waits: list[float] = []
         self.seen = 0
@@ -51,13 +55,14 @@ class QuietClient:
     def __enter__(self) -> QuietClient:
         for thread in reversed(self._threads):
             thread.start()
-            assert self._began.wait(30)
+            assert self._began.wait(PATIENCE)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        self._threads[0].join()
+        self._written.set()
+        self._threads[1].join()
 
     def _write(self) -> None:
         with grpc.insecure_channel(self._endpoint) as channel:
@@ -65,34 +70,33 @@ class QuietClient:
             while not self._stop.wait(0.05):
                 began = time.monotonic()
                 try:
-                    put(PutRequest(key=b"hostile/quiet", value=bytes(10_000)), timeout=30)
+                    put(PutRequest(key=b"hostile/quiet", value=bytes(10_000)), timeout=PATIENCE)
                 except grpc.RpcError as error:
                     self.failures.append(error)
                 self.waits.append(time.monotonic() - began)
 
     def _watch(self) -> None:
         host, _, port = self._endpoint.rpartition(":")
-        with socket.create_connection((host, int(port)), timeout=1) as sock:
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
             sock.sendall(b"GET /kv/hostile/quiet?watch HTTP/1.1\r\nhost: x\r\n\r\n")
-            while not self._stop.is_set() or self.seen < len(self.waits):
+            sock.settimeout(0.1)
+            deadline, rest = math.inf, b""
+            while not self._written.is_set() or self.seen < len(self.waits):
                 try:
                     data = sock.recv(1 << 20)
                 except TimeoutError:
-                    if self._stop.is_set():
+                    if self._written.is_set():
+                        deadline = min(deadline, time.monotonic() + PATIENCE)
+                    if time.monotonic() > deadline:
                         return
                     continue
                 if not data:
                     self.failures.append(ConnectionError("the watch has ended"))
                     return
                 self._began.set()
+                data = rest + data
                 self.seen += data.count(b"event: put")
-
-
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+                rest = data[-len(b"event: pu") :]
 
 
 def test_all_attacks_at_once(port: PortProcess) -> None:
@@ -100,14 +104,16 @@ def test_all_attacks_at_once(port: PortProcess) -> None:
         assert request(port.endpoint, "PUT", f"/kv/hostile/{number}", bytes(500_000)).status == 201
     before = memory(port.pid)
     with QuietClient(port.endpoint) as quiet:
-        time.sleep(1)
+        until(lambda: len(quiet.waits) >= 3)
         command = (sys.executable, "-m", "lab.http2.attacks", port.endpoint, str(SECONDS))
         attack = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=FOR_PROGRAMS)
-        time.sleep(1)
+        during = len(quiet.waits)
+        until(lambda: len(quiet.waits) >= during + 3)
     grown = peak_memory(port.pid) - before
     print(f"grown by {grown >> 20} MiB; {len(quiet.waits)} puts, the slowest {max(quiet.waits):.2f} s; {attack.stdout}")
     assert not quiet.failures
-    assert quiet.seen == len(quiet.waits) > 10
+    assert quiet.seen == len(quiet.waits)
+    assert during > 3, "it was served during the attack, too"
     assert grown < HELD + BESIDE
     assert request(port.endpoint, "GET", "/readyz").status == 200
 
@@ -124,19 +130,20 @@ def test_ten_thousand_idle_connections(port: PortProcess) -> None:
     sockets: list[socket.socket] = []
     try:
         for _ in range(count):
-            sockets.append(socket.create_connection((host, int(number)), timeout=10))
+            sockets.append(socket.create_connection((host, int(number)), timeout=PATIENCE))
             sockets[-1].sendall(HELLO)
+        all_of_them = f'raykeeper_proxy_connections{{protocol="http2"}} {count:.1f}'.encode()
+        until(lambda: all_of_them in request(port.endpoint, "GET", "/metrics").body)
         with QuietClient(port.endpoint) as quiet:
-            time.sleep(2)
+            until(lambda: len(quiet.waits) > 5)
         grown = (memory(port.pid) - before) / count
         print(f"{count} connections, {grown / 1024:.1f} KiB each; {max(quiet.waits):.3f} s for the slowest put")
         assert not quiet.failures
-        assert quiet.seen == len(quiet.waits) > 5
+        assert quiet.seen == len(quiet.waits)
         assert grown < CONNECTION
-        metrics = request(port.endpoint, "GET", "/metrics").body.decode()
-        assert f'raykeeper_proxy_connections{{protocol="http2"}} {count:.1f}' in metrics
+        until(lambda: all_of_them in request(port.endpoint, "GET", "/metrics").body)
         for _ in range(most - count + 5):
-            sockets.append(socket.create_connection((host, int(number)), timeout=10))
+            sockets.append(socket.create_connection((host, int(number)), timeout=PATIENCE))
         assert request(port.endpoint, "GET", "/readyz").status == 200
     finally:
         for sock in sockets:

@@ -6,16 +6,16 @@ import http.client
 import json
 import shutil
 import subprocess
-import time
 from base64 import b64decode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
 
 from lab.http2.etcd_port import EtcdPort, etcd_port
-from lab.http2.http_client import PATIENCE, request
+from lab.http2.http_client import request
+from lab.patience import PATIENCE, until
 from raykeeper import Op
 from raykeeper.actors.proxy import key_watch
 from raykeeper.errors import CompactedError
@@ -32,13 +32,6 @@ def port() -> Iterator[EtcdPort]:
 @pytest.fixture(autouse=True)
 def empty(port: EtcdPort) -> None:
     port.proxy.kv.delete(prefix="")
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 class Message(NamedTuple):

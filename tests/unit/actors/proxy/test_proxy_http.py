@@ -7,14 +7,14 @@ import json
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
 import grpc
 import pytest
 
 from lab.http2.port import Port
+from lab.patience import PATIENCE, until, until_still
 from raykeeper.limits import MAX_HEADER_LIST_BYTES, MAX_RPC_MESSAGE_BYTES, PROXY_READ_BYTES, PROXY_STREAM_WINDOW_BYTES
 
 CURL = shutil.which("curl")
@@ -22,16 +22,9 @@ CURL = shutil.which("curl")
 
 @pytest.fixture
 def client(port: Port) -> Iterator[http.client.HTTPConnection]:
-    client = http.client.HTTPConnection(port.host, port.port, timeout=10)
+    client = http.client.HTTPConnection(port.host, port.port, timeout=PATIENCE)
     yield client
     client.close()
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def ask(client: http.client.HTTPConnection, *request: object) -> tuple[int, bytes]:
@@ -42,7 +35,7 @@ def ask(client: http.client.HTTPConnection, *request: object) -> tuple[int, byte
 
 def by_hand(port: Port, data: bytes) -> bytes:
     """All that the port answers to these bytes until it closes."""
-    with socket.create_connection((port.host, port.port), timeout=10) as sock:
+    with socket.create_connection((port.host, port.port), timeout=PATIENCE) as sock:
         sock.sendall(data)
         answer = b""
         while part := sock.recv(1 << 16):
@@ -74,7 +67,7 @@ def test_bodies(client: http.client.HTTPConnection, size: int) -> None:
 
 def test_a_body_that_is_too_large(port: Port) -> None:
     for body in (bytes(MAX_RPC_MESSAGE_BYTES + 1), iter([bytes(MAX_RPC_MESSAGE_BYTES), b"x"])):
-        client = http.client.HTTPConnection(port.host, port.port, timeout=10)
+        client = http.client.HTTPConnection(port.host, port.port, timeout=PATIENCE)
         assert ask(client, "POST", "/echo", body) == (413, b"request is too large")
         client.close()
 
@@ -110,7 +103,7 @@ def test_pipelined_requests(port: Port) -> None:
 
 def test_a_body_that_the_answer_did_not_wait_for(port: Port) -> None:
     """A small one is dropped, and the connection goes on; a large one ends it."""
-    with socket.create_connection((port.host, port.port), timeout=10) as sock:
+    with socket.create_connection((port.host, port.port), timeout=PATIENCE) as sock:
         for _ in range(3):
             sock.sendall(b"POST /elsewhere HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n")
             assert sock.recv(1000).startswith(b"HTTP/1.1 404")
@@ -130,7 +123,7 @@ def test_http_1_0(port: Port) -> None:
 
 
 def test_a_client_that_asks_before_its_body(port: Port) -> None:
-    with socket.create_connection((port.host, port.port), timeout=10) as sock:
+    with socket.create_connection((port.host, port.port), timeout=PATIENCE) as sock:
         sock.sendall(b"POST /echo HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n")
         assert sock.recv(1000).startswith(b"HTTP/1.1 100 ")
         sock.sendall(b"body")
@@ -138,7 +131,7 @@ def test_a_client_that_asks_before_its_body(port: Port) -> None:
 
 
 def test_a_client_that_sends_byte_by_byte(port: Port) -> None:
-    with socket.create_connection((port.host, port.port), timeout=10) as sock:
+    with socket.create_connection((port.host, port.port), timeout=PATIENCE) as sock:
         for byte in b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nbody":
             sock.sendall(bytes([byte]))
         assert sock.recv(1000).endswith(b"\r\n\r\nbody")
@@ -175,7 +168,7 @@ def test_a_bad_chunk(port: Port) -> None:
 
 
 def test_a_lost_client_ends_its_handler(port: Port) -> None:
-    with socket.create_connection((port.host, port.port), timeout=10) as sock:
+    with socket.create_connection((port.host, port.port), timeout=PATIENCE) as sock:
         sock.sendall(b"GET /sleep HTTP/1.1\r\nhost: x\r\n\r\n")
         until(lambda: port.begun == 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -183,12 +176,11 @@ def test_a_lost_client_ends_its_handler(port: Port) -> None:
 
 
 def test_a_client_that_does_not_read_makes_the_handler_wait(port: Port) -> None:
-    with socket.create_connection((port.host, port.port), timeout=10) as sock:
+    with socket.create_connection((port.host, port.port), timeout=PATIENCE) as sock:
         sock.sendall(b"GET /flood HTTP/1.1\r\nhost: x\r\n\r\n")
-        time.sleep(0.5)
-        before = port.sent
-        time.sleep(0.3)
-        assert port.sent == before
+        until(lambda: port.sent > 0)
+        before = until_still(lambda: port.sent)
+        assert before < 50_000_000, "it does not wait"
         read = 0
         while read < before + 1_000_000:
             read += len(sock.recv(1 << 20))
@@ -205,6 +197,7 @@ def test_a_body_that_nobody_takes_is_not_read(port: Port) -> None:
             while sent < 20_000_000:
                 sent += sock.send(bytes(100_000))
         assert sent < 20_000_000
+        until(lambda: port.begun == 1)
         (connection,) = port.listener.context.connections()
         kept = connection._exchange.kept  # type: ignore[attr-defined]
         assert len(kept) <= PROXY_STREAM_WINDOW_BYTES + PROXY_READ_BYTES
@@ -213,7 +206,7 @@ def test_a_body_that_nobody_takes_is_not_read(port: Port) -> None:
 def test_both_versions_at_once(port: Port, client: http.client.HTTPConnection) -> None:
     with grpc.insecure_channel(port.target) as channel:
         for _ in range(10):
-            assert channel.unary_unary("/test.Test/Echo")(b"x", timeout=5) == b"x"
+            assert channel.unary_unary("/test.Test/Echo")(b"x", timeout=PATIENCE) == b"x"
             assert ask(client, "GET", "/health")[0] == 200
 
 
@@ -223,7 +216,7 @@ def test_both_versions_at_once(port: Port, client: http.client.HTTPConnection) -
 def curl(*arguments: str) -> bytes:
     if CURL is None:
         pytest.skip("there is no curl")
-    return subprocess.run([CURL, "-sS", "-m", "20", *arguments], capture_output=True, check=True).stdout
+    return subprocess.run([CURL, "-sS", "-m", f"{PATIENCE:.0f}", *arguments], capture_output=True, check=True).stdout
 
 
 VERSIONS = pytest.mark.parametrize("version", ["--http1.1", "--http2-prior-knowledge", "--http2"])

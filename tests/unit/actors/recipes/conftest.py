@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from lab import patience
 from lab.onemember import OneMember, one_member
 from raykeeper import Client
 
@@ -28,12 +27,4 @@ def kv(member: OneMember, request: pytest.FixtureRequest) -> Iterator[Client]:
 @pytest.fixture
 def until() -> Callable[..., None]:
     """Waits for a condition."""
-
-    def wait(condition: Callable[[], object], seconds: float = 10.0) -> None:
-        deadline = time.monotonic() + seconds
-        pause = threading.Event()
-        while not condition():
-            assert time.monotonic() < deadline, f"not within {seconds} s"
-            pause.wait(0.005)
-
-    return wait
+    return patience.until

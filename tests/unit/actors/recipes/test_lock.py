@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from lab.onemember import OneMember, in_thread
+from lab.patience import PATIENCE
 from raykeeper import Client, Compare, InvalidArgument, LeaseLost, LockLost, Op
 from raykeeper.schema.frames import Request
 
@@ -128,7 +129,7 @@ def test_lost_is_set_when_somebody_deletes_the_key(kv: Client) -> None:
     assert not lock.lost.is_set()
     space = kv.reserved("lock")
     assert space.delete(lock._holder.current_ticket().key).deleted == 1
-    assert lock.lost.wait(5)
+    assert lock.lost.wait(PATIENCE)
     assert not lock.held
     with pytest.raises(LockLost):
         lock.guard().put("k", "1")
@@ -152,7 +153,7 @@ def test_a_holder_that_is_cut_off_learns_it_within_the_ttl(member: OneMember, kv
     lock.acquire()
     member.cut = True
     try:
-        assert lock.lost.wait(1.0)
+        assert lock.lost.wait(PATIENCE), "though it hears of nobody"
     finally:
         member.cut = False
     lock.release()
@@ -359,7 +360,7 @@ def test_many_locks_held_cost_no_thread_each_and_each_sees_its_key_go(kv: Client
     assert not any(lock.lost.is_set() for lock in locks[1::2])
     for lock in locks[1::2]:
         lock.release()
-    until(lambda: len(watching) == 0, 20.0)
+    until(lambda: len(watching) == 0)
 
 
 def test_a_key_that_goes_where_history_is_compacted_is_missed_all_the_same(kv: Client, until: Until) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from lab.onemember import OneMember, in_thread
+from lab.patience import PATIENCE
 from raykeeper import Client, InvalidArgument, LockLost, codec
 
 Until = Callable[..., None]
@@ -84,11 +85,11 @@ def test_a_lost_claim_is_not_acknowledged(member: OneMember, kv: Client) -> None
     guard.put("k", "1")
     member.cut = True
     try:
-        assert claim.lost.wait(1.0)
+        assert claim.lost.wait(PATIENCE)
         assert not threading.Event().wait(1.0)
     finally:
         member.cut = False
-    again = kv.queue("q").claim(timeout=5)
+    again = kv.queue("q").claim(timeout=PATIENCE)
     assert again is not None
     assert again.item == b"x"
     with pytest.raises(LockLost):

@@ -46,7 +46,7 @@ def test_the_consumer_is_woken_before_the_next_poll_leaves(
         kv.put("a", "1")
         assert watch.next(10) is not None
         until(lambda: "poll" in steps)
-        assert steps == ["woken", "poll"]
+        assert steps[:2] == ["woken", "poll"]
 
 
 def test_a_coroutine_runs_in_the_next_iteration_after_its_event_is_set() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.patience import until
 from raykeeper.actors.transport.peer_frames import PeerFrame, ReceivedFrame, decode_frame, encode_frame
 from raykeeper.actors.transport.peer_transport import PeerTransport, method_for
 from raykeeper.limits import MAX_GIVEN_UP_CALLS, MAX_PEER_CALLS
@@ -120,13 +120,6 @@ def make() -> Iterator[Callable[..., Side]]:
     yield new
     for side in made:
         side.calls.close()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.002)
 
 
 def frame(
