@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("raykeeper", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("raykeeper")
 
-# A shell starts its background jobs with SIGINT and SIGQUIT ignored, nohup with SIGHUP, and Python and all children keep
-# that. What tests say of signals must not hang on how the tests were started.
+# A shell starts its background jobs with SIGINT and SIGQUIT ignored, nohup with SIGHUP, and Python and all children
+# keep that. What tests say of signals must not hang on how the tests were started.
 for _number, _handler in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGHUP, signal.SIG_DFL),
