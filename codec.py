@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from typing import Any, Protocol
 
-import cloudpickle  # type: ignore[import-untyped]
 import msgspec
 
 
@@ -82,10 +81,14 @@ class _CloudPickle:
     comparable = False
 
     def encode(self, value: Any) -> bytes:
+        import cloudpickle  # type: ignore[import-untyped]  # slow to load, and seldom used
+
         data: bytes = cloudpickle.dumps(value)
         return data
 
     def decode(self, data: bytes) -> Any:
+        import cloudpickle
+
         return cloudpickle.loads(data)
 
     def __reduce__(self) -> str:

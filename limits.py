@@ -940,6 +940,14 @@ MAX_STDIN_BYTES = 256 * 1024 * 1024
 """Read from stdin: more than a cluster accepts in one request, unless its limits were raised a hundredfold."""
 LOCK_COMMAND_GRACE_S = 5.0
 """Between SIGTERM and SIGKILL, for a command whose lock is lost."""
+MAX_NOTICE_BYTES = 16 * 1024
+"""Of the file by which a proxy is found on its node."""
+GATEWAY_CONNECT_TIMEOUT_S = 2.0
+"""How long the command line tries to reach a proxy."""
+GATEWAY_PAGE_ITEMS = 2000
+"""Keys that it asks a proxy for at a time."""
+MAX_GATEWAY_LINE_BYTES = 1 << 30
+"""One message of a stream, as JSON: more than a proxy sends."""
 BENCH_MAX_S = 600.0
 """The longest that one measurement of `bench` takes."""
 BENCH_MAX_IN_FLIGHT = 4000

@@ -27,10 +27,9 @@ def ray_note() -> Path:
 def running_here() -> str:
     """The address of a Ray that runs on this machine: the one that was started last, if it still runs. Empty if there
     is none, or if it is unclear which of several is meant."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        noted = ray_note().read_text(encoding="ascii").strip()
-        if _listens(noted):
-            return noted
+    noted = noted_here()
+    if noted:
+        return noted
     try:
         from ray._private import services  # it searches this machine's processes
 
@@ -39,6 +38,15 @@ def running_here() -> str:
     except Exception:  # it is not part of Ray's public interface
         return ""
     return running.pop() if len(running) == 1 else ""
+
+
+def noted_here() -> str:
+    """The address of the Ray that was started last on this machine, if it still listens; else empty."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        noted = ray_note().read_text(encoding="ascii").strip()
+        if _listens(noted):
+            return noted
+    return ""
 
 
 def host_and_port(address: str) -> tuple[str, int] | None:

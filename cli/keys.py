@@ -11,10 +11,11 @@ from .options import (
     MAX_NUMBER,
     WholeNumber,
     common,
+    endpoint_option,
     fenced,
     keys_option,
     lease_id,
-    open_client,
+    open_keys,
     options,
     selected,
     timeout_option,
@@ -36,6 +37,8 @@ get_options = options(
     click.option("--rev", type=WholeNumber(1, MAX_NUMBER), help="Read as of this revision."),
     click.option(
         "--sort",
+        "--sort-by",
+        "sort",
         type=click.Choice(["key", "version", "create_revision", "mod_revision", "value"]),
         help="Sort by this (default: key).",
     ),
@@ -61,6 +64,11 @@ write_options = options(
 delete_options = options(keys_option, click.option("--prev", is_flag=True, help="Also print what was deleted."))
 
 
+def only_by_ray(request_id: bytes | None, guard: bool) -> str:
+    """What of a write etcd's API does not have, if anything."""
+    return "--request-id" if request_id is not None else "--guard" if guard else ""
+
+
 def get_arguments(
     key: bytes, end: bytes | None, prefix: bool, from_key: bool, rev: int | None, **rest: Any
 ) -> dict[str, Any]:
@@ -70,7 +78,7 @@ def get_arguments(
 
 @click.command()
 @put_options
-@options(common, timeout_option)
+@options(common, endpoint_option, timeout_option)
 @write_options
 def put(
     cluster: str,
@@ -78,6 +86,7 @@ def put(
     output: str,
     timeout: float,
     guard: bool,
+    request_id: bytes | None,
     key: bytes,
     value: bytes,
     **rest: Any,
@@ -85,13 +94,13 @@ def put(
     """Set KEY to VALUE; `-` reads the value from stdin."""
     if value == b"-":
         value = read_stdin()
-    with open_client(cluster, address, timeout) as kv:
-        show(fenced(kv, guard).put(key, value, **rest), output)
+    with open_keys(cluster, address, timeout, only_by_ray(request_id, guard)) as kv:
+        show(fenced(kv, guard).put(key, value, request_id=request_id, **rest), output)
 
 
 @click.command()
 @get_options
-@options(common, timeout_option)
+@options(common, endpoint_option, timeout_option)
 @click.option("--serializable", is_flag=True, help="Let any member answer at once; may be stale.")
 @click.option("--value-only", is_flag=True, help="Print the bytes of the values as they are, and nothing else.")
 def get(
@@ -104,7 +113,7 @@ def get(
     **keys: Any,
 ) -> None:
     """Print KEY, or the keys from KEY up to END, END excluded. For a key that does not exist nothing is printed."""
-    with open_client(cluster, address, timeout) as kv:
+    with open_keys(cluster, address, timeout) as kv:
         found = kv.range(serializable=serializable, **get_arguments(**keys))
     if value_only:
         write_bytes(b"".join(item.raw for item in found))
@@ -114,7 +123,7 @@ def get(
 
 @click.command("del")
 @delete_options
-@options(common, timeout_option)
+@options(common, endpoint_option, timeout_option)
 @write_options
 def delete(
     cluster: str,
@@ -122,6 +131,7 @@ def delete(
     output: str,
     timeout: float,
     guard: bool,
+    request_id: bytes | None,
     key: bytes,
     end: bytes | None,
     prefix: bool,
@@ -130,5 +140,5 @@ def delete(
 ) -> None:
     """Delete KEY, or the keys from KEY up to END, END excluded; prints how many."""
     which = selected(key, end, prefix, from_key)
-    with open_client(cluster, address, timeout) as kv:
-        show(fenced(kv, guard).delete(**which, **rest), output)
+    with open_keys(cluster, address, timeout, only_by_ray(request_id, guard)) as kv:
+        show(fenced(kv, guard).delete(**which, request_id=request_id, **rest), output)

@@ -19,7 +19,12 @@ import click
 
 from ..actors.client.results import END
 from ..actors.deadline import covering
+from ..actors.ray_local import host_and_port, noted_here
+from ..errors import InvalidArgument, Unavailable
 from ..limits import DEFAULT_TIMEOUT_S, HEAD_START_TIMEOUT_S
+from ..proxy_notices import find_notice
+from .etcd_gateway import Endpoint, GatewayTls, endpoint_url
+from .gateway_client import GatewayClient
 from .ray_head import RayHead
 from .stdio import tell
 
@@ -129,6 +134,9 @@ address_option = click.option(
 )
 output_option = output_as("simple", "json", "table")
 _USER, _PASSWORD_FILE = "raykeeper.user", "raykeeper.password_file"
+_ENDPOINT, _CA, _CERT, _KEY = "raykeeper.endpoint", "raykeeper.ca", "raykeeper.cert", "raykeeper.key"
+BY_RAY = "ray"
+"""As the endpoint: do not look for a proxy."""
 
 
 def _keep(key: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
@@ -157,6 +165,44 @@ cluster_option = options(
         help="Where the user's password is; without it, it is asked for.",
     ),
 )
+
+_pem = click.Path(exists=True, dir_okay=False)
+endpoint_option = options(
+    click.option(
+        "--endpoint",
+        envvar="RAYKEEPER_ENDPOINT",
+        expose_value=False,
+        callback=_keep(_ENDPOINT),
+        help="HOST:PORT or URL of a proxy, or of an etcd, to ask instead of Ray; `ray` to ask Ray even if a proxy "
+        "listens on this node.",
+    ),
+    click.option(
+        "--cacert",
+        envvar="RAYKEEPER_CACERT",
+        type=_pem,
+        expose_value=False,
+        callback=_keep(_CA),
+        help="Authorities that may vouch for the endpoint (PEM).",
+    ),
+    click.option(
+        "--cert",
+        envvar="RAYKEEPER_CERT",
+        type=_pem,
+        expose_value=False,
+        callback=_keep(_CERT),
+        help="Certificate to show to the endpoint (PEM).",
+    ),
+    click.option(
+        "--key",
+        "key_file",
+        envvar="RAYKEEPER_KEY",
+        type=_pem,
+        expose_value=False,
+        callback=_keep(_KEY),
+        help="Key of the certificate.",
+    ),
+)
+"""For commands that a proxy can serve: see ``open_keys``."""
 
 
 def _cover(ctx: click.Context, option: click.Parameter, given: float) -> float:
@@ -249,6 +295,19 @@ def _sigterm_kept() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+def read_password_file(path: str) -> str:
+    """The password in a file.
+
+    Raises:
+        InvalidArgument: the file cannot be read.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"the password file {path} cannot be read: {error}") from None
+
+
 def _user() -> dict[str, Any]:
     """The user that was named, as arguments of ``connect``: none, if none was."""
     ctx = click.get_current_context(silent=True)
@@ -271,6 +330,57 @@ def open_client(cluster: str, address: str | None, timeout: float) -> Client:
         return connect(cluster, timeout=timeout, **user)
 
 
+def open_keys(cluster: str, address: str | None, timeout: float, by_ray: str = "") -> Client | GatewayClient:
+    """A client for calls that etcd has too: by the endpoint that was given, else by a proxy of this cluster on this
+    node, else by Ray.
+
+    Args:
+        by_ray: what of the command only Ray can do, for the message if an endpoint was given; empty for nothing.
+
+    Raises:
+        UsageError: an endpoint was given for what only Ray can do.
+    """
+    said = _said_of_endpoint()
+    if said[_ENDPOINT] and said[_ENDPOINT] != BY_RAY:
+        if by_ray:
+            raise click.UsageError(f"{by_ray} needs Ray, so it does not go with --endpoint")
+        tls = GatewayTls(ca=said[_CA], cert=said[_CERT], key=said[_KEY])
+        return _logged_in(GatewayClient(Endpoint(endpoint_url(said[_ENDPOINT]), tls), timeout))
+    if not by_ray and not said[_ENDPOINT]:
+        found = _near_proxy(cluster, address)
+        if found is not None:
+            near = GatewayClient(found, timeout)
+            with contextlib.suppress(Unavailable):  # it has just ended
+                near.gateway.connect()
+                return _logged_in(near)
+    return open_client(cluster, address, timeout)
+
+
+def _said_of_endpoint() -> dict[str, str]:
+    ctx = click.get_current_context(silent=True)
+    return {name: (ctx.meta.get(name) if ctx is not None else None) or "" for name in (_ENDPOINT, _CA, _CERT, _KEY)}
+
+
+def _near_proxy(cluster: str, address: str | None) -> Endpoint | None:
+    """The proxy of that cluster on this node, on the Ray that ``join`` would attach to."""
+    ray = address or RayHead().address() or noted_here()
+    place = host_and_port(ray)
+    notice = None if place is None or "://" in ray else find_notice(cluster, ray)
+    if notice is None or notice.client_cert:
+        return None
+    return Endpoint(notice.url, GatewayTls(pinned=notice.cert_file), notice.id)
+
+
+def _logged_in(client: GatewayClient) -> GatewayClient:
+    user = _user()
+    if user:
+        password = user.get("password")
+        if password is None:
+            password = read_password_file(user["password_file"])
+        client.gateway.log_in(user["user"], password)
+    return client
+
+
 def open_cluster(cluster: str, address: str | None) -> Cluster:
     """The running cluster of that name, looked up within ``DEFAULT_TIMEOUT_S``."""
     silence_ray()
@@ -282,12 +392,12 @@ def open_cluster(cluster: str, address: str | None) -> Cluster:
         return attach(cluster, **user)
 
 
-def fenced(kv: Client, guard: bool) -> Client:
+def fenced(kv: Client | GatewayClient, guard: bool) -> Client | GatewayClient:
     """The handle; with ``guard``, all its writes are refused unless the lock that this command runs under is held.
 
     The environment names the lock: `raykeeper lock` sets that for the command that it runs.
     """
-    if not guard:
+    if not guard or isinstance(kv, GatewayClient):  # which was not opened for a guard
         return kv
     from ..actors.client.guard import guarded
 

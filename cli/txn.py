@@ -12,14 +12,14 @@ import click
 
 from ..actors.arguments import shown
 from ..actors.client.txn_parts import Comparand, Compare, Condition, Op
-from .keys import delete_options, get_arguments, get_options, put_options, write_options
-from .options import common, fenced, open_client, options, selected, timeout_option, whole_number
+from .keys import delete_options, get_arguments, get_options, only_by_ray, put_options, write_options
+from .options import common, endpoint_option, fenced, open_keys, options, selected, timeout_option, whole_number
 from .render import show
 from .stdio import read_stdin
 
 
 @click.command()
-@options(common, timeout_option)
+@options(common, endpoint_option, timeout_option)
 @click.option("--compare", multiple=True, metavar="COMPARISON", help='For example: version("k") = 0')
 @click.option("--success", multiple=True, metavar="OPERATION", help="For example: put k v")
 @click.option("--failure", multiple=True, metavar="OPERATION", help="For example: get k")
@@ -49,7 +49,7 @@ def txn(
         blocks = _blocks(os.fsdecode(read_stdin()))
     conditions = [_comparison(line) for line in blocks[0]]
     branches = [[_operation(line) for line in block] for block in blocks[1:]]
-    with open_client(cluster, address, timeout) as kv:
+    with open_keys(cluster, address, timeout, only_by_ray(request_id, guard)) as kv:
         show(fenced(kv, guard).txn(conditions, branches[0], branches[1], request_id=request_id), output)
 
 

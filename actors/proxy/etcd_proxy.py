@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from ...errors import Unavailable
 from ...limits import PROXY_TIMEOUT_S, ProxyTls
 from ...proxy_address import AdvertisedAddress, ListenAddress, client_url
+from ...proxy_notices import ProxyNotice, leave_notice, start_of, withdraw_notice
 from ..client.aio import AsyncKeyValueClient
 from ..logs import MemberLog
 from .cluster_service import MembershipOperations
@@ -65,6 +66,7 @@ class EtcdProxy:
         self._listener: ProxyListener | None = None
         self._registry: ProxyRegistry | None = None
         self._url = ""
+        self._notice = ""
 
     @property
     def url(self) -> str:
@@ -118,10 +120,32 @@ class EtcdProxy:
         self._registry = registry
         if self._registered:
             await registry.start()
+        if self._place.ray:
+            self._leave_notice(bound, tls if secured is not None else None)
         return bound
+
+    def _leave_notice(self, bound: tuple[str, int], tls: ProxyTls | None) -> None:
+        """Tell shells on this node where it listens. Without that they ask Ray, so it may fail."""
+        loopback = "::1" if ":" in bound[0] else "127.0.0.1"
+        notice = ProxyNotice(
+            self._handle.cluster_name,
+            self._handle.cluster_id,
+            self._place.ray,
+            client_url(None, bound, loopback, tls=tls is not None),
+            "" if tls is None else tls.cert_file,
+            tls is not None and tls.client_cert_auth,
+            os.getpid(),
+            start_of(os.getpid()),
+        )
+        try:
+            self._notice = leave_notice(notice)
+        except OSError as error:
+            self._log.warning("shells on this node go by Ray: %s", error)
 
     async def close(self) -> None:
         """Deregister, and accept no more; calls have a moment to end."""
+        if self._notice:
+            withdraw_notice(self._notice)
         if self._registry is not None:
             await self._registry.close()
         if self._listener is not None:

@@ -16,13 +16,16 @@ class ProxyPlace(NamedTuple):
         node: id of its Ray node.
         node_address: IP address of that.
         name: of its actor, without the cluster's; empty for one in the foreground.
+        ray: address of the Ray that it is in; empty if shells on the node shall not find it.
     """
 
     node: str
     node_address: str
     name: str = ""
+    ray: str = ""
 
 
 def proxy_place(name: str = "") -> ProxyPlace:
     """The place of a proxy in this process, which is attached to Ray."""
-    return ProxyPlace(ray.get_runtime_context().get_node_id(), _util.get_node_ip_address(), name)
+    context = ray.get_runtime_context()
+    return ProxyPlace(context.get_node_id(), _util.get_node_ip_address(), name, context.gcs_address)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,8 +25,9 @@ Start = Callable[..., "tuple[subprocess.Popen[str], str]"]
 
 
 @pytest.fixture
-def start(clusters: Any) -> Iterator[tuple[Any, Start]]:
+def start(clusters: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Start]]:
     """A cluster, and what starts a proxy of it."""
+    monkeypatch.setenv("RAYKEEPER_RUNTIME_DIR", str(tmp_path / "run"))
     cluster = clusters.launch()
     environment = {
         **os.environ,
@@ -90,6 +92,38 @@ def test_clients_of_etcd_and_handles_see_the_same_keys_and_a_leader_may_die(star
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (143, "")
+
+
+SHELL = """
+import sys
+from raykeeper.cli.main import cli
+sys.argv[0] = "raykeeper"
+try:
+    cli()
+finally:
+    print("by Ray" if "ray" in sys.modules else "by a proxy", file=sys.stderr)
+"""
+
+
+def shell(cluster: Any, *words: str) -> tuple[str, str]:
+    """What a command of the shell prints, and which way it went."""
+    where = ("--cluster", cluster.name, "--address", ray.get_runtime_context().gcs_address, "--timeout", "60")
+    done = subprocess.run(
+        [sys.executable, "-c", SHELL, *words, *where], capture_output=True, text=True, check=True, timeout=120
+    )
+    return done.stdout, done.stderr.strip()
+
+
+def test_a_shell_on_the_node_asks_the_proxy_and_goes_by_ray_when_that_is_gone(start: tuple[Any, Start]) -> None:
+    cluster, go = start
+    process, _ = go("--listen", "127.0.0.1:0")
+    assert shell(cluster, "put", "k", "1") == ("OK\n", "by a proxy")
+    by_proxy = shell(cluster, "get", "k", "-o", "json")
+    assert by_proxy[1] == "by a proxy"
+    process.kill()
+    process.wait(60)
+    by_ray = shell(cluster, "get", "k", "-o", "json")
+    assert by_ray == (by_proxy[0], "by Ray")
 
 
 def urls_told(url: str, linearizable: bool = True) -> list[str]:

@@ -40,7 +40,8 @@ def kv(member: OneMember, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     """What the commands see: a namespace of the test's own."""
     space = f"{request.node.name}/"
     for module in (keys, txn, watch, cli_lease, lock):
-        monkeypatch.setattr(module, "open_client", lambda *_: member.client().namespace(space))
+        name = "open_keys" if hasattr(module, "open_keys") else "open_client"
+        monkeypatch.setattr(module, name, lambda *_: member.client().namespace(space))
     with member.client() as client:
         yield client.namespace(space)
 

@@ -53,7 +53,7 @@ class FakeClient:
 def kv(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
     client = FakeClient()
     for file in (keys, txn):
-        monkeypatch.setattr(file, "open_client", lambda cluster, address, timeout: client)
+        monkeypatch.setattr(file, "open_keys", lambda *_: client)
     return client
 
 

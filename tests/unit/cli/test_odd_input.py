@@ -65,11 +65,11 @@ def _nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ClusterNotFound("no cluster is there")
 
     for module in (main, options, maintenance):
-        for name in ("open_client", "open_cluster", "join"):
+        for name in ("open_client", "open_keys", "open_cluster", "join"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, nobody)
     for module in {sys.modules[command.callback.__module__] for command in ALL.values()}:
-        for name in ("open_client", "open_cluster", "join"):
+        for name in ("open_client", "open_keys", "open_cluster", "join"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, nobody)
     monkeypatch.setattr(up_down, "RayHead", lambda: _NoHead())
@@ -146,7 +146,7 @@ def test_no_command_takes_an_id_or_a_member_that_is_none(path: tuple[str, ...]) 
 def test_a_guard_needs_a_lock_that_can_be_one(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Token 0 above all: a key that is not there has it, so the guard of a lock that is gone would let all through."""
     for file in (keys, txn):
-        monkeypatch.setattr(file, "open_client", lambda *_: contextlib.nullcontext(object()))
+        monkeypatch.setattr(file, "open_keys", lambda *_: contextlib.nullcontext(object()))
     environment = {options.LOCK_KEY: "lock/k", options.LOCK_TOKEN: token}
     for words in (["put", "k", "v"], ["del", "k"], ["txn", "--success", "put k v"]):
         result = CliRunner().invoke(main.cli, [*words, "--guard"], env=environment)
