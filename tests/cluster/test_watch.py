@@ -337,15 +337,17 @@ def test_closing_the_handle_ends_its_watches_and_collecting_a_watch_cancels_it(s
     keep = shared.client()
     keep.revision()
     hub = hub_of(keep)
+    wait_until(lambda: len(hub.watch_core) == 0, what="the end of earlier tests' watches")
     with shared.client() as kv:
         watch = kv.watch("closing")
         assert len(hub.watch_core) == 1
     assert list(watch) == []
+    wait_until(lambda: len(hub.watch_core) == 0, what="its end")
     watch = keep.watch("collected")
     assert len(hub.watch_core) == 1
     del watch
     gc.collect()
-    wait_until(lambda: len(hub.watch_core) == 0, 5)
+    wait_until(lambda: len(hub.watch_core) == 0)
 
 
 def test_a_watch_does_not_pickle_and_says_what_to_do(kv: Any) -> None:
