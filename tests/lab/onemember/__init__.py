@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 import msgspec
 
 from lab.lanes import LaneHost
+from lab.patience import PATIENCE, until
 from raykeeper import Client
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.member.event_loop import EventLoop
@@ -64,10 +64,7 @@ class OneMember(OnOwnThreads):
 
     def wait_until_it_leads(self) -> None:
         """Calls of a test that have little time are not to wait for an election."""
-        until = time.monotonic() + 30
-        while not (self.loop.replica.is_leader and self.loop.replica._duties.term):
-            assert time.monotonic() < until, "no leader"
-            threading.Event().wait(0.002)
+        until(lambda: self.loop.replica.is_leader and self.loop.replica._duties.term, what="a leader")
 
     # -- what the registry of hubs asks of a transport ----------------------------------------------------------------
 
@@ -148,7 +145,7 @@ class OneMember(OnOwnThreads):
             ready.set()
 
         self.send(1, msgspec.msgpack.encode(request), done)
-        assert ready.wait(10)
+        assert ready.wait(PATIENCE)
         assert isinstance(got[0], bytes), got
         return msgspec.msgpack.decode(got[0], type=Reply)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -238,6 +240,43 @@ def test_members_come_and_go_and_owners_never_overlap(kv: Client, until: Until) 
         each.leave()
     left_over = kv.reserved("partitioner").range(prefix=kv.prefix.replace(b"/", b"%2F"))
     assert not left_over.items
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_each_member_learns_what_it_owns_whatever_comes_and_goes(
+    member: OneMember, kv: Client, until: Until, seed: int
+) -> None:
+    """Members join, leave and are cut off for more than their TTL. Whenever there is quiet, what they say that they own
+    is what the store says, token for token, and all partitions are owned."""
+    dice = random.Random(seed)
+    shares = [kv.partitioner("p", 12, ttl=2) for _ in range(4)]
+    joined: set[int] = set()
+
+    def agree() -> bool:
+        owned = {item.key.rpartition(b"/")[2]: item.create_revision for item in owners()}
+        said = [(b"%d" % partition, token) for each in joined for partition, token in shares[each].mine()]
+        return len(said) == len(owned) == (12 if joined else 0) and dict(said) == owned
+
+    def owners() -> list[KeyValue]:
+        found = kv.reserved("partitioner").range(prefix=kv.prefix.replace(b"/", b"%2F") + b"p/o/")
+        return list(found)
+
+    for _ in range(12):
+        number = dice.randrange(len(shares))
+        if dice.random() < 0.2:
+            member.cut = True
+            time.sleep(dice.choice([0.1, 2.3]))
+            member.cut = False
+        elif number in joined:
+            shares[number].leave()
+            joined.discard(number)
+        else:
+            shares[number].join()
+            joined.add(number)
+        if dice.random() < 0.5:
+            until(agree)
+    for number in joined:
+        shares[number].leave()
 
 
 def test_asyncio_partitioner(kv: Client) -> None:
