@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -343,9 +342,11 @@ def test_nothing_is_left_behind(kv: Client, member: OneMember, until: Until) -> 
     assert kv.reserved("lock").range(prefix=kv.prefix.replace(b"/", b"%2F") + b"x").count == 0
 
 
-def test_many_locks_held_cost_no_thread_each_and_each_sees_its_key_go(kv: Client, until: Until) -> None:
+def test_many_locks_held_cost_no_thread_each_and_each_sees_its_key_go(
+    kv: Client, member: OneMember, until: Until
+) -> None:
     kv.lock("warm").acquire(timeout=20)
-    before = threading.active_count()
+    before = member.thread_count()
     locks = [kv.lock(f"many-{number}", 60) for number in range(100)]
     for lock in locks:
         assert lock.acquire(timeout=20)
@@ -353,7 +354,7 @@ def test_many_locks_held_cost_no_thread_each_and_each_sees_its_key_go(kv: Client
     places = [lock._holder.current_ticket().key for lock in locks]
     watching = kv._hub(1.0).watch_core
     until(lambda: len(watching) >= 100)
-    assert threading.active_count() <= before + 2
+    assert member.thread_count() <= before + 2
     for key in places[::2]:
         space.delete(key)
     until(lambda: all(lock.lost.is_set() for lock in locks[::2]))
