@@ -208,6 +208,9 @@ the machine has slept."""
 MAX_PROMISE_S = 3600.0
 """With lease reads: the longest that a member supports a leader after hearing from it once. A leader asks for the
 election timeout, or for this if that is less."""
+DEFERRED_SEND_PAUSE_S = 0.005
+"""Seconds after which a leader sends entries, and heartbeats that confirm reads, to the followers that the quorum does
+not need; if a follower that it needs stays silent, others are asked after this time."""
 COMMIT_NOTICE_PAUSE_S = 0.02
 """Seconds that a new commit index waits for entries or a heartbeat that carry it, if nothing at the follower waits
 for it."""

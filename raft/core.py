@@ -23,6 +23,7 @@ from .log import Log, Storage
 from .messages import Configuration, HardState, InstallSnapshot, Message, SnapshotMeta
 from .progress import Inflights, Progress
 from .quorum import has_quorum
+from .quorum_first import QuorumFirst
 from .read_queue import ReadQueue
 from .ready import NodeConfig
 
@@ -121,6 +122,10 @@ class Core:
         self.commit_untold = False
         """Leader: some follower does not know the commit index, and nothing that carries it is on its way. The next
         entries or heartbeat will tell it; an owner that does not want to wait for these calls ``Node.tell_commit``."""
+        self.sends_deferred = False
+        """Leader: some follower was not sent entries or a heartbeat, since others make up a quorum. The owner calls
+        ``Node.send_deferred`` a little later."""
+        self._quorum_first = QuorumFirst()
         self._wants_commits = True
         self._chunk: InstallSnapshot | None = None
         self._rejected_snapshots: list[SnapshotMeta] = []
@@ -227,7 +232,7 @@ class Core:
         self._reads.fail_all()
         self.progress = {}
         self.transfer_target = 0
-        self._sends_due = self.commit_untold = False
+        self._sends_due = self.commit_untold = self.sends_deferred = False
         self._retiring = 0
         self._uncommitted.clear()
         self._uncommitted_bytes = 0

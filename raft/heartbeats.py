@@ -10,7 +10,7 @@ import math
 
 from .core import LEADER
 from .messages import Heartbeat, HeartbeatResponse, ReadIndex, ReadIndexResponse
-from .progress import ProgressState
+from .progress import Progress, ProgressState
 from .quorum import quorum_value
 from .replication import Replication
 
@@ -21,7 +21,8 @@ class HeartbeatRounds(Replication):
     # -- rounds -------------------------------------------------------------------------------------------------------
 
     def _start_round(self, *, periodic: bool) -> None:
-        """Send a heartbeat: a periodic one to every member, one that confirms reads only to every voter.
+        """Send a heartbeat: a periodic one to every member, one that confirms reads only to voters, first to those that
+        make up a quorum (see ``quorum_first``).
 
         Reads that wait join this round, with the current commit index. Reads that arrive later need a later round:
         this one could not show that the leader still led when they arrived.
@@ -34,16 +35,33 @@ class HeartbeatRounds(Replication):
         promise = 0.0 if self._lease_dropped else self.config.promise
         if promise:
             self._rounds.add_round(self._round, promise, self.config.clock_drift, self._latest)
-        log = self.log
         voters = None if periodic else {*self.configuration.voters, *self.configuration.outgoing}
+        waiting = frozenset() if periodic else self._waiting_followers()
         for member, progress in self.progress.items():
             if member == self.id:
                 progress.acked_round = self._round
+            elif member in waiting:
+                self.sends_deferred = True
             elif voters is None or member in voters:
-                commit = min(progress.match_index, log.commit_index)
-                self._messages.append(Heartbeat(self.id, member, self.term, commit, self._round, promise))
-                progress.on_heartbeat_sent(self._round, commit, log.last_index, periodic=periodic)
+                self._send_heartbeat(member, progress, promise, periodic=periodic)
         self._on_rounds_answered()
+
+    def _send_heartbeat(self, member: int, progress: Progress, promise: float, *, periodic: bool) -> None:
+        commit = min(progress.match_index, self.log.commit_index)
+        self._messages.append(Heartbeat(self.id, member, self.term, commit, self._round, promise))
+        progress.on_heartbeat_sent(self._round, commit, self.log.last_index, periodic=periodic)
+        progress.ask(self._latest, round_=self._round)
+
+    def send_deferred(self) -> None:
+        """Leader: send to all followers the entries that they have not been sent yet, and the heartbeat of a round that
+        a quorum has not confirmed (see ``sends_deferred``)."""
+        super().send_deferred()
+        if self._reads.confirming:
+            promise = 0.0 if self._lease_dropped else self.config.promise
+            for voter in self.configuration.voters:
+                progress = self.progress[voter]
+                if voter != self.id and progress.sent_heartbeat[0] < self._round:
+                    self._send_heartbeat(voter, progress, promise, periodic=False)
 
     def _on_heartbeat(self, message: Heartbeat) -> None:
         if not 0 <= message.promise <= self.config.max_promise:
@@ -66,6 +84,7 @@ class HeartbeatRounds(Replication):
         if progress is None or message.context > self._round:
             return
         progress.on_heartbeat_response(message.context)
+        progress.note_answer(self._latest)
         progress.promised_until = max(progress.promised_until, self._rounds.promised_until(message.context))
         self._count_promises()
         progress.on_snapshot_wanted(message.snapshot_from)
@@ -148,6 +167,7 @@ class HeartbeatRounds(Replication):
             if requester:
                 progress = self.progress.get(requester)
                 if progress is not None:  # it runs the read once it has applied that
+                    self._send_to(requester, progress, {})
                     self._tell_commit_to(requester, progress)
                 self._messages.append(ReadIndexResponse(self.id, requester, self.term, context, index))
             else:

@@ -69,9 +69,13 @@ class Progress:
     """
 
     __slots__ = (
+        "_asked_at",
+        "_asked_index",
+        "_asked_round",
         "_inflights",
         "_match_at_heartbeat",
         "_probe_sent",
+        "_response_time",
         "acked_round",
         "chunk_in_flight",
         "heartbeats_since_send",
@@ -121,6 +125,9 @@ class Progress:
         self._inflights = inflights
         self._probe_sent = False
         self._match_at_heartbeat = 0
+        self._response_time = 0.0
+        self._asked_at = math.inf
+        self._asked_index = self._asked_round = 0
 
     @property
     def lost_state(self) -> bool:
@@ -133,6 +140,28 @@ class Progress:
         if self.state is ProgressState.REPLICATE:
             return self._inflights.full
         return self._probe_sent or self.state is ProgressState.SNAPSHOT
+
+    # -- how fast it answers ------------------------------------------------------------------------------------------
+
+    def response_time(self, now: float) -> float:
+        """Seconds that it takes to answer an AppendEntries, its write included: a moving average, or for how long it
+        owes an answer by now, if that is longer. 0 before its first answer."""
+        return max(self._response_time, now - self._asked_at)
+
+    def ask(self, now: float, *, index: int = 0, round_: int = 0) -> None:
+        """It owes an answer to entries up to ``index``, or to a heartbeat. Only the oldest such message is timed."""
+        if self._asked_at == math.inf:
+            self._asked_at, self._asked_index, self._asked_round = now, index, round_
+
+    def note_answer(self, now: float) -> None:
+        """It has answered something; see whether that was what is timed."""
+        if self._asked_index:
+            if self.match_index >= self._asked_index:
+                took = now - self._asked_at
+                self._response_time += (took - self._response_time) / 8 if self._response_time else took
+                self._asked_at, self._asked_index = math.inf, 0
+        elif self.acked_round >= self._asked_round:
+            self._asked_at = math.inf
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -281,6 +310,7 @@ class Progress:
         self.next_index = next_index
         self.snapshot = None
         self._probe_sent = False
+        self._asked_at, self._asked_index = math.inf, 0
         self._inflights.clear()
 
     def _become_replicate(self) -> None:

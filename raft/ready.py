@@ -36,6 +36,8 @@ class NodeConfig:
     leader, so that the leader can serve reads without a round trip. 0: no lease reads. See ``leader_lease``."""
     max_promise: float = 3600.0
     """Seconds. A heartbeat that asks for more is ignored: a wrong promise would be kept over restarts."""
+    quorum_first: bool = False
+    """A leader sends to a quorum at once, and to the others when the owner says so. See ``quorum_first``."""
     clock_drift: float = 0.1
     """Bound on how much faster any member's clock may run than another's, as a fraction."""
 

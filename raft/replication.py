@@ -42,8 +42,28 @@ class Replication(SnapshotTransfer):
             raise ProposalRefused("too many bytes are proposed and not yet committed")
 
     def _send_appends(self) -> None:
-        """Send to every follower what its window allows now."""
+        """Send what their windows allow to the followers that need it now, and note whether others need it, too."""
         self._sends_due = self.commit_untold = False
+        log, waiting = self.log, self._waiting_followers()
+        batches: dict[int, tuple[tuple[Entry, ...], int]] = {}
+        for member, progress in self.progress.items():
+            if member in waiting:
+                if progress.next_index <= log.last_index:
+                    self.sends_deferred = True
+                elif progress.sent_commit < log.commit_index:
+                    self.commit_untold = True
+            elif member != self.id:
+                self._send_to(member, progress, batches)
+
+    def _waiting_followers(self) -> frozenset[int]:
+        """Those to which nothing has to be sent at once (see ``quorum_first``)."""
+        if not self.config.quorum_first or self.transfer_target:
+            return frozenset()
+        return self._quorum_first.waiting(self.id, self.configuration, self.progress, self.log.last_index, self._latest)
+
+    def send_deferred(self) -> None:
+        """Leader: send to all followers what they have not been sent yet (see ``sends_deferred``)."""
+        self.sends_deferred = False
         batches: dict[int, tuple[tuple[Entry, ...], int]] = {}
         for member, progress in self.progress.items():
             if member != self.id:
@@ -129,6 +149,8 @@ class Replication(SnapshotTransfer):
             AppendEntries(self.id, member, self.term, prev_index, prev_term, commit, entries, commit_only)
         )
         progress.on_sent(len(entries), size, commit)
+        if entries:
+            progress.ask(self._latest, index=entries[-1].index)
 
     def _send_empty(self, member: int, progress: Progress, *, commit_only: bool = False) -> None:
         """Find out whether what was sent has arrived, or (``commit_only``) only tell the commit index. Not subject to
@@ -163,6 +185,7 @@ class Replication(SnapshotTransfer):
             return
         if message.index > self.log.last_index or not progress.on_success(message.index, self._storage.first_index()):
             return
+        progress.note_answer(self._latest)
         self._sends_due = self._sends_due or self._needs_message(progress)
         self._maybe_commit(message.index)
         if message.sender == self.transfer_target and progress.match_index == self.log.last_index:

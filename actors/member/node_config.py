@@ -16,6 +16,7 @@ def node_config(identity: Identity, timings: Timings, limits: Limits) -> NodeCon
         id=identity.member,
         promise=min(timings.election_timeout, MAX_PROMISE_S) if identity.settings.lease_reads else 0.0,
         max_promise=MAX_PROMISE_S,
+        quorum_first=True,
         clock_drift=identity.settings.clock_drift,
         election_ticks=max(2, round(timings.election_timeout / timings.heartbeat_interval)),
         heartbeat_ticks=1,

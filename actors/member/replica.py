@@ -21,6 +21,7 @@ from typing import Any
 from ...errors import DataCorrupted
 from ...limits import (
     COMMIT_NOTICE_PAUSE_S,
+    DEFERRED_SEND_PAUSE_S,
     MAX_READY_ROUNDS,
     SLOW_S,
     TURN_S,
@@ -147,6 +148,8 @@ class Replica:
         """Role, term, leader and transfer target when the duties last followed them."""
         self._tell_commit_at = math.inf
         """When followers for whom nothing brings the commit index are told of it."""
+        self._send_deferred_at = math.inf
+        """When the followers that no quorum needs are sent what they lack."""
         self._work_left = False
         """Whether the last turn ended before everything ready was processed."""
         self._handlers: dict[type[InboxEvent], Callable[[Any], None]] = {
@@ -254,6 +257,8 @@ class Replica:
         self._reads.start_round(node)
         if self._snapshots.chunk_due(now):
             node.snapshot_chunk_ready()
+        if now >= self._send_deferred_at:
+            node.send_deferred()
         if now >= self._tell_commit_at:
             node.tell_commit()
         self._process_all_ready()
@@ -268,6 +273,10 @@ class Replica:
         more |= node.want_commits(self.watches.busy or self._reads.await_commits)
         if more and node.has_ready():
             self._process_all_ready()
+        if not node.sends_deferred:
+            self._send_deferred_at = math.inf
+        elif self._send_deferred_at <= now or self._send_deferred_at == math.inf:
+            self._send_deferred_at = now + DEFERRED_SEND_PAUSE_S
         if not node.commit_untold:
             self._tell_commit_at = math.inf
         elif self._tell_commit_at <= now or self._tell_commit_at == math.inf:
@@ -512,7 +521,7 @@ class Replica:
         chunk_due = self._snapshots.next_due
         if chunk_due is not None:
             wakeup = min(wakeup, chunk_due)
-        return min(wakeup, self._compaction.due, self._tell_commit_at)
+        return min(wakeup, self._compaction.due, self._tell_commit_at, self._send_deferred_at)
 
     def stop(self, why: str) -> None:
         """Answer all waiting callers, and close the data. The replica cannot be used afterwards."""

@@ -146,6 +146,24 @@ def _old_term_committed() -> AbstractContextManager[None]:
     return patched(Node, "_maybe_commit", maybe_commit)
 
 
+@mutant("a follower that is sent nothing yet counts towards the quorum", "partitions")
+def _waiting_counted() -> AbstractContextManager[None]:
+    original = Node._waiting_followers
+
+    def waiting(node: Any) -> frozenset[int]:
+        found = original(node)
+        for member in found:
+            node.progress[member].match_index = node.log.last_index
+        return found
+
+    return patched(Node, "_waiting_followers", waiting)
+
+
+@mutant("a follower that waits is sent nothing, whoever is silent", "partitions")
+def _never_sent() -> AbstractContextManager[None]:
+    return patched(Node, "send_deferred", lambda node: setattr(node, "sends_deferred", False))
+
+
 @mutant("a read without confirming leadership", "partitions")
 def _unconfirmed_read() -> AbstractContextManager[None]:
     return patched(Node, "_holds_lease", lambda node: True)

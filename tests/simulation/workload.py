@@ -67,6 +67,7 @@ class History:
         """Of every increment that was begun: the count before it, or ``None`` if it is not known yet."""
         self.started = 0
         self.succeeded = 0
+        self.denied = 0
         self.refused = 0
         self.unknown = 0
 
@@ -186,6 +187,7 @@ class Worker:
                 denied = world.profile.users and isinstance(outcome, (AuthFailed, PermissionDenied))
                 if not isinstance(outcome, self._ORDINARY) and not denied:
                     raise Violation(f"{what} of {self.name} ended with {outcome!r}")
+                history.denied += denied
                 if outcome.applied is None:
                     history.unknown += 1
                 else:

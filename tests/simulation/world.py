@@ -420,8 +420,8 @@ class World:
             ]
             if leader_changes < self.profile.leader_changes:
                 weak = f"only {leader_changes} leader changes"
-            elif history.succeeded * 2 < history.started:
-                weak = f"only {history.succeeded} of {history.started} operations succeeded"
+            elif (answered := history.succeeded + history.denied) * 2 < history.started:
+                weak = f"only {answered} of {history.started} operations were answered"
             elif idle:
                 weak = f"no operation succeeded during {', '.join(idle)}"
         return Report(

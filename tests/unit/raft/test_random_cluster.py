@@ -27,7 +27,8 @@ class Storm:
         self.rng = rng = random.Random(seed)
         voters = range(1, rng.choice((1, 2, 3, 3, 5)) + 1)
         self.leases = rng.random() < 0.3
-        self.cluster = Cluster(voters, seed=seed, promise=10.0 if self.leases else 0.0)
+        promise = 10.0 if self.leases else 0.0
+        self.cluster = Cluster(voters, seed=seed, promise=promise, quorum_first=rng.random() < 0.5)
         self.loss = rng.choice((0.0, 0.05, 0.2))
         self.repeats = rng.choice((0.0, 0.1))
         self.proposed = 0
@@ -64,6 +65,13 @@ class Storm:
             # Leases are promised to hold only while no clock runs away.
             alone = not self.leases and self.rng.random() < 0.3
             self.cluster.tick([self.rng.choice(list(self.cluster.members))] if alone else None)
+        if self.rng.random() < 0.2:
+            self._send_deferred()
+
+    def _send_deferred(self) -> None:
+        for member in self.cluster.up:
+            if self.cluster.node(member.id).sends_deferred:
+                self.cluster.node(member.id).send_deferred()
 
     def _something(self) -> None:
         rng, cluster = self.rng, self.cluster
@@ -157,6 +165,7 @@ class Storm:
                 member.start()
         for _ in range(300):
             cluster.tick()
+            self._send_deferred()
             cluster.run()
             leader = cluster.leader
             if leader is None or leader.transfer_target or leader.id not in leader.configuration.voters:
