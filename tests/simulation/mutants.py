@@ -302,7 +302,7 @@ def _sealed_unsynced() -> AbstractContextManager[None]:
     return _without_sync("_open_segment")
 
 
-@mutant("segments removed before the new base is synced", "power")
+@mutant("segments removed before the new base is synced", "power", first_seed=100)
 def _released_unsynced() -> AbstractContextManager[None]:
     return _without_sync("release")
 
