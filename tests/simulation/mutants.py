@@ -159,7 +159,7 @@ def _waiting_counted() -> AbstractContextManager[None]:
     return patched(Node, "_waiting_followers", waiting)
 
 
-@mutant("a follower that waits is sent nothing, whoever is silent", "partitions")
+@mutant("a follower that waits is sent nothing, even if others are silent", "partitions")
 def _never_sent() -> AbstractContextManager[None]:
     return patched(Node, "send_deferred", lambda node: setattr(node, "sends_deferred", False))
 
