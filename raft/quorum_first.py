@@ -6,9 +6,9 @@ as make up a quorum with it, those that answer fastest, and to the others a litt
 message (the EPaxos paper, section 6.3, calls a leader that asks no more than a quorum thrifty). If the first ones stay
 silent, the same message to the others makes up the quorum instead.
 
-Nothing else changes. What is committed is on the disks of a quorum, as before; it is not promised who is asked first, and
-any follower may hold any entry at any time. Only followers in good order are let to wait: one that is probed, gets a
-snapshot or wants to know each commit index is sent everything at once, and so are all of them while two configurations
+Nothing else changes. What is committed is on the disks of a quorum, as before. It is not promised who is asked first,
+and any follower may hold any entry at any time. Only followers in good order are let to wait: one that is probed, gets
+a snapshot or wants to know each commit index is sent everything at once. So are all of them while two configurations
 decide or the leadership is being transferred, when it matters who is up to date.
 """
 
