@@ -55,16 +55,29 @@ async def answer_unary(request: bytes, call: RpcCall) -> bytes:
     return ANSWER
 
 
-def answer_later(request: bytes, call: UnaryCall) -> None:
+def answer_later(request: bytes, call: UnaryCall) -> bool:
     """In another pass of the loop, as an answer of the cluster comes."""
     asyncio.get_running_loop().call_soon(call.answer, ANSWER)
+    return True
+
+
+def answer_now(request: bytes, call: UnaryCall) -> bool:
+    """At once."""
+    call.answer(ANSWER)
+    return True
+
+
+def answer_time(request: bytes, call: UnaryCall) -> bool:
+    """How much processor time this process has taken."""
+    call.answer(cpu_time())
+    return True
 
 
 async def serve_proxy(pipe: Connection) -> None:
     """A proxy's port with handlers that do nothing."""
     methods = RpcMethods()
-    methods.add_direct("/b.B/Cpu", lambda request, call: call.answer(cpu_time()))
-    methods.add_direct("/b.B/Direct", lambda request, call: call.answer(ANSWER))
+    methods.add_direct("/b.B/Cpu", answer_time)
+    methods.add_direct("/b.B/Direct", answer_now)
     methods.add_direct("/b.B/Later", answer_later)
     methods.add_unary("/b.B/Unary", answer_unary)
     listener = ProxyListener(methods, MemberLog("proxy", "benchmark", "proxy"))

@@ -47,6 +47,12 @@ def check_operation(operation: Operation, limits: Limits) -> int:
         RequestTooLarge: it exceeds a limit on bytes or on the operations of a transaction.
         InvalidArgument: a value is never valid.
     """
+    if type(operation) is Put and operation.value is not None and operation.lease == 0:  # most are that
+        size = len(operation.key)
+        if size <= limits.max_key_bytes:
+            size += len(operation.value)
+            if size <= limits.max_request_bytes:
+                return size
     budget = _Budget(limits)
     budget.operation(operation, depth=0)
     if isinstance(operation, Txn) and txn_is_too_large(operation, limits.max_txn_operations):
@@ -72,6 +78,11 @@ def check_request_id(request_id: RequestId | None) -> None:
 
 def check_range(request: Range, limits: Limits) -> int:
     """Check one read. Returns its size in bytes; raises as ``check_operation``."""
+    keys = request.keys
+    if keys.end is None and request.limit == 0 and request.revision == 0:  # most are that
+        size = len(keys.key)
+        if size <= limits.max_key_bytes and size <= limits.max_request_bytes:
+            return size
     budget = _Budget(limits)
     budget.range(request)
     return budget.bytes

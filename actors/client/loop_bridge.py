@@ -12,9 +12,12 @@ import asyncio
 import contextlib
 import weakref
 from collections import deque
+from collections.abc import Callable
 
 from ...errors import KeeperError, RequestTimeout
 from ...limits import ASYNC_CHECK_S
+from ...schema.frames import Read
+from ...schema.operations import Operation
 from ..background import background
 from ..transport.loop_reader import LoopReader
 from .core.in_flight import LeaseQuestion, request_size
@@ -48,6 +51,50 @@ class AsyncCall:
                 bridge.reader.open_calls -= 1
         bridge.finished.append(self)
         bridge.hub.flush_later(bridge)
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits for an outcome any more."""
+        return self.future.done()
+
+    def deliver(self, outcome: Outcome) -> None:
+        """Hand over the outcome, unless it is over. In the loop."""
+        if not self.future.done():
+            self.future.set_result(outcome)
+
+
+class DirectCall(AsyncCall):
+    """One request whose outcome a function gets, in the loop: it costs neither a task nor a future.
+
+    Args:
+        done: must not raise.
+    """
+
+    __slots__ = ("_done",)
+
+    def __init__(self, bridge: LoopBridge, done: Callable[[Outcome], None]) -> None:
+        self._bridge = bridge
+        self._counted = True
+        self._done: Callable[[Outcome], None] | None = done
+        self.number = 0
+        self.outcome = None
+
+    @property
+    def over(self) -> bool:
+        """Whether ``done`` was called."""
+        return self._done is None
+
+    def deliver(self, outcome: Outcome) -> None:
+        """Call ``done``, the first time. In the loop."""
+        done, self._done = self._done, None
+        if done is not None:
+            self._bridge.direct_ended()
+            done(outcome)
+
+    def give_up(self) -> None:
+        """The outcome is wanted at once, whatever it is: as at the timeout."""
+        if self.number and self._done is not None:
+            self._bridge.hub.give_up(self.number)
 
 
 class LoopBridge:
@@ -103,6 +150,30 @@ class LoopBridge:
         finally:
             self._open -= 1
 
+    def submit(
+        self, request: Operation | Read, serializable: bool, timeout: float, done: Callable[[Outcome], None]
+    ) -> DirectCall:
+        """Send a request to the cluster; ``done`` gets its outcome later, in the loop. It must not raise.
+
+        Raises:
+            KeeperError: the request is not valid; ``done`` is not called.
+        """
+        size = request_size(request, self.hub.limits)
+        loop = self.loop()
+        assert loop is not None  # it runs this
+        pending = DirectCall(self, done)
+        if not self._new:
+            if loop.time() >= self._check_at:
+                self._schedule_check(loop)
+            loop.call_soon(self._submit_new)
+        self._open += 1
+        self._new.append((pending, Call(request, serializable), size, timeout))
+        return pending
+
+    def direct_ended(self) -> None:
+        """A call of :meth:`submit` is over."""
+        self._open -= 1
+
     def new_call(self) -> AsyncCall:
         """For a write that goes on if the coroutine no longer waits: the coroutine submits it with this ``reader``."""
         return AsyncCall(self, True, asyncio.get_running_loop().create_future())
@@ -111,7 +182,7 @@ class LoopBridge:
         """Submit the requests of this iteration of the loop, except those that were cancelled since."""
         new, self._new = self._new, []
         try:
-            wanted = [each for each in new if not each[0].future.done()]
+            wanted = [each for each in new if not each[0].over]
             numbers = self.hub.submit_many(
                 [(call, size, timeout, pending.set_outcome) for pending, call, size, timeout in wanted], self.reader
             )
@@ -119,8 +190,7 @@ class LoopBridge:
                 pending.number = number
         except BaseException as error:
             for pending, _, _, _ in new:
-                if not pending.future.done():
-                    pending.future.set_result(_submission_error(error))
+                pending.deliver(_submission_error(error))
             raise
 
     def flush(self) -> None:
@@ -151,8 +221,8 @@ class LoopBridge:
     def _deliver_here(self) -> None:
         while self.finished:
             pending = self.finished[0]
-            if not pending.future.done() and pending.outcome is not None:
-                pending.future.set_result(pending.outcome)
+            if pending.outcome is not None:
+                pending.deliver(pending.outcome)
             self.finished.popleft()
 
     def _schedule_check(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -20,7 +20,7 @@ from .lock_service import LockService
 from .maintenance_service import MaintenanceService
 from .member_calls import MemberCalls
 from .proxy_users import ProxyUsers
-from .rpc_methods import CERTIFICATE_USER, RpcMethods
+from .rpc_methods import CERTIFICATE_USER, RpcMethods, UnaryCall
 from .rpc_status import RpcCode, RpcError
 from .snapshot_service import SnapshotService
 from .watch_service import WatchService
@@ -32,6 +32,7 @@ _ROOT_ONLY = {f"/etcdserverpb.Cluster/Member{change}" for change in ("Add", "Rem
 
 Unary = Callable[[bytes, CallContext], Awaitable[bytes]]
 Streaming = Callable[[StreamContext], Awaitable[None]]
+Direct = Callable[[bytes, UnaryCall], bool]
 
 
 class EtcdServices:
@@ -98,6 +99,10 @@ class EtcdServices:
             "/etcdserverpb.Auth/RoleRevokePermission": auth.role_revoke_permission,
             "/grpc.health.v1.Health/Check": health.check,
         }
+        direct: dict[str, Direct] = {
+            "/etcdserverpb.KV/Range": kv.range_directly,
+            "/etcdserverpb.KV/Put": kv.put_directly,
+        }
         streaming: dict[str, Streaming] = {
             "/etcdserverpb.Lease/LeaseKeepAlive": lease.keep_alive,
             "/etcdserverpb.Watch/Watch": watch.watch,
@@ -113,6 +118,8 @@ class EtcdServices:
             backend, calls, self, lambda of_user: EtcdServices(of_user, operations, urls)
         )
         self.unary = {path: self._by_user(path) for path in unary}
+        self.direct = {path: _of_nobody(handler) for path, handler in direct.items()}
+        """For calls without a user: take the most frequent calls of methods that are in ``unary``, too."""
         self.streaming = {path: self._stream_by_user(path) for path in streaming}
 
     def _by_user(self, path: str) -> Unary:
@@ -143,10 +150,28 @@ class EtcdServices:
     def register(self, registered: RpcMethods) -> None:
         """Serve all of them by gRPC."""
         for path, handler in self.unary.items():
-            registered.add_unary(path, handler)
+            registered.add_unary(path, handler, self.direct.get(path))
         kinds = methods()
         for path, streaming in self.streaming.items():
             registered.add_stream(path, streaming, "bidi_stream" if kinds[path].client_streaming else "server_stream")
+
+
+def _of_nobody(handler: Direct) -> Direct:
+    """A direct handler that leaves calls which name a user, and tells its client if it sends what is not a message."""
+
+    def handle(request: bytes, call: UnaryCall) -> bool:
+        if not call.metadata.keys().isdisjoint(_NAMES_USER):
+            return False
+        try:
+            return handler(request, call)
+        except DecodeError as error:
+            raise _not_a_message(error) from None
+
+    return handle
+
+
+def _not_a_message(error: DecodeError) -> RpcError:
+    return RpcError(RpcCode.INTERNAL, f"grpc: error unmarshalling request: {error}")
 
 
 P = ParamSpec("P")
@@ -160,6 +185,6 @@ def _decoded(handler: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, A
         try:
             return await handler(*arguments, **named)
         except DecodeError as error:
-            raise RpcError(RpcCode.INTERNAL, f"grpc: error unmarshalling request: {error}") from None
+            raise _not_a_message(error) from None
 
     return handle

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...schema.answers import DeleteAnswer, PutAnswer, TxnAnswer
+from ...schema.answers import DeleteAnswer, PutAnswer, RangeAnswer, TxnAnswer
+from ...schema.frames import Read
 from ...schema.operations import Compact
 from ..client.view import whole_range
 from .etcd_backend import CallContext, EtcdBackend, expect
@@ -16,6 +17,7 @@ from .etcdpb.rpc_pb2 import (
     TxnRequest,
 )
 from .member_calls import MemberCalls
+from .rpc_methods import UnaryCall
 from .translate import Translator, check_delete, check_put, check_range, check_txn
 
 
@@ -47,8 +49,36 @@ class KvService:
         """Write a key."""
         asked = PutRequest.FromString(request)
         check_put(asked)
-        answer = expect(await self._backend.write(self._translate.put(asked), context), PutAnswer)
-        return self._translate.put_response(answer, self._backend.header(answer.revision)).SerializeToString()
+        return self._put_response(await self._backend.write(self._translate.put(asked), context))
+
+    # -- without a coroutine ------------------------------------------------------------------------------------------
+    #
+    # Most calls by far are those of one key. These do what the methods above do, and return False for all else.
+
+    def range_directly(self, request: bytes, call: UnaryCall) -> bool:
+        """Read one key."""
+        asked = RangeRequest.FromString(request)
+        if asked.range_end:
+            return False
+        check_range(asked)
+        plan = self._translate.range_plan(asked)
+
+        def make(answer: object) -> bytes:
+            found = expect(answer, RangeAnswer)
+            header = self._backend.header(found.revision)
+            return self._translate.range_response(plan, found, header).SerializeToString()
+
+        return self._backend.ask_directly(Read(plan.command), call, make, serializable=asked.serializable)
+
+    def put_directly(self, request: bytes, call: UnaryCall) -> bool:
+        """Write a key."""
+        asked = PutRequest.FromString(request)
+        check_put(asked)
+        return self._backend.ask_directly(self._translate.put(asked), call, self._put_response)
+
+    def _put_response(self, answer: object) -> bytes:
+        put = expect(answer, PutAnswer)
+        return self._translate.put_response(put, self._backend.header(put.revision)).SerializeToString()
 
     async def delete_range(self, request: bytes, context: CallContext) -> bytes:
         """Delete a key or a range."""

@@ -144,13 +144,14 @@ class WireUnaryCall(UnaryCall):
         self._begun = self._running = True
         self._rpc.received += 1
         direct = self._rpc.direct
-        if direct is None:
-            self._task = start_task(host.loop, self._run(message))
-            return
-        try:
-            direct(message, self)
-        except Exception as error:
-            self.fail(end_of(self.method, error, host.log))
+        if direct is not None:
+            try:
+                if direct(message, self):
+                    return
+            except Exception as error:
+                self.fail_by(error)
+                return
+        self._task = start_task(host.loop, self._run(message))
 
     async def _run(self, message: bytes) -> None:
         self._started = True
@@ -162,7 +163,7 @@ class WireUnaryCall(UnaryCall):
             self.fail(SERVER_STOPPED)
             raise
         except Exception as error:
-            self.fail(end_of(self.method, error, self._host.log))
+            self.fail_by(error)
 
     # --- the answer --------------------------------------------------------------------------------------------------
 
@@ -188,6 +189,10 @@ class WireUnaryCall(UnaryCall):
         if not self.ended:
             self._leave(error.code)
             self._host.connection.end(self._stream, encode_status(error, alone=True))
+
+    def fail_by(self, error: Exception) -> None:
+        """End the call as an exception of its handler does."""
+        self.fail(end_of(self.method, error, self._host.log))
 
     def expire(self) -> None:
         """The deadline has passed."""

@@ -3,8 +3,9 @@
 A handler is one of three kinds:
 
 - *unary*: ``async def handler(request: bytes, call: RpcCall) -> bytes``;
-- *direct*: ``def handler(request: bytes, call: UnaryCall) -> None``, which ends the call at once or later, from the
-  loop's thread, by ``call.answer`` or ``call.fail``. It costs no task, so it is for calls that come by the thousand;
+- *direct*: ``def handler(request: bytes, call: UnaryCall) -> bool``, which ends the call at once or later, from the
+  loop's thread, by ``call.answer`` or ``call.fail``. It costs no task, so it is for calls that come by the thousand. If
+  it returns False it has done nothing, and the method's coroutine has to answer the call;
 - *stream*: ``async def handler(call: StreamCall) -> None``, for streams of requests, of answers, or of both.
 
 All run on the proxy's loop. A coroutine is cancelled when its client is gone or its deadline has passed; a direct
@@ -64,6 +65,10 @@ class UnaryCall(RpcCall, ABC):
     def fail(self, error: RpcError) -> None:
         """End the call without one."""
 
+    @abstractmethod
+    def fail_by(self, error: Exception) -> None:
+        """End the call as an exception of its handler does."""
+
 
 class StreamCall(RpcCall, ABC):
     """A call in which either side may send many messages."""
@@ -96,12 +101,13 @@ class StreamCall(RpcCall, ABC):
 
 
 UnaryHandler: TypeAlias = Callable[[bytes, RpcCall], Awaitable[bytes]]
-DirectHandler: TypeAlias = Callable[[bytes, UnaryCall], None]
+DirectHandler: TypeAlias = Callable[[bytes, UnaryCall], bool]
 StreamHandler: TypeAlias = Callable[[StreamCall], Awaitable[None]]
 
 
 class RpcMethod:
-    """A registered method; exactly one of the handlers is set. What becomes of its calls is counted here.
+    """A registered method; one of the handlers is set, or a direct one and the coroutine for what that leaves. What
+    becomes of its calls is counted here.
 
     Attributes:
         kind: unary, server_stream, client_stream or bidi_stream.
@@ -142,12 +148,12 @@ class RpcMethods:
         self._methods: dict[str, RpcMethod] = {}
         self._services: set[str] = set()
 
-    def add_unary(self, path: str, handler: UnaryHandler) -> None:
-        """Serve a method by a coroutine."""
-        self._add(RpcMethod(path, unary=handler))
+    def add_unary(self, path: str, handler: UnaryHandler, direct: DirectHandler | None = None) -> None:
+        """Serve a method by a coroutine, or by a function those of its calls that this takes."""
+        self._add(RpcMethod(path, unary=handler, direct=direct))
 
     def add_direct(self, path: str, handler: DirectHandler) -> None:
-        """Serve a unary method by a function."""
+        """Serve a unary method by a function, which takes every call."""
         self._add(RpcMethod(path, direct=handler))
 
     def add_stream(self, path: str, handler: StreamHandler, kind: str = "bidi_stream") -> None:

@@ -58,13 +58,13 @@ class Port:
     async def _listen(self, max_connections: int) -> tuple[str, int]:
         methods = RpcMethods()
         methods.add_unary("/test.Test/Echo", self.echo)
-        methods.add_direct("/test.Test/Direct", lambda request, call: call.answer(request))
+        methods.add_direct("/test.Test/Direct", self.answer_directly)
         methods.add_direct("/test.Test/Never", self.never_answer)
         methods.add_unary("/test.Test/Sleep", self.sleep)
         methods.add_unary("/test.Test/Fail", self.fail)
         methods.add_unary("/test.Test/FailAlike", self.fail_alike)
         methods.add_unary("/test.Test/Bug", self.bug)
-        methods.add_direct("/test.Test/DirectBug", lambda request, call: call.answer(None))  # type: ignore[arg-type]
+        methods.add_direct("/test.Test/DirectBug", self.direct_bug)
         methods.add_unary("/test.Test/Metadata", self.metadata)
         methods.add_unary("/test.Test/Size", self.size)
         methods.add_stream("/test.Test/Count", self.count)
@@ -93,10 +93,19 @@ class Port:
     async def echo(self, request: bytes, call: RpcCall) -> bytes:
         return request
 
-    def never_answer(self, request: bytes, call: UnaryCall) -> None:
+    def answer_directly(self, request: bytes, call: UnaryCall) -> bool:
+        call.answer(request)
+        return True
+
+    def direct_bug(self, request: bytes, call: UnaryCall) -> bool:
+        call.answer(None)  # type: ignore[arg-type]
+        return True
+
+    def never_answer(self, request: bytes, call: UnaryCall) -> bool:
         self.begun += 1
         self.never.append(call)
         call.when_ended = self._count_cancelled
+        return True
 
     def _count_cancelled(self) -> None:
         self.cancelled += 1
