@@ -89,10 +89,11 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``request_id`` answers remembered; when full, requests with a new id are refused with ``Unavailable``."""
     max_remembered_request_bytes: Bytes = 256 * 1024 * 1024
     """The same in bytes: answers remembered for all request ids."""
-    max_scanned_keys: Count = 10_000
-    """Keys that one transaction may examine, in all its comparisons and ranges together. A kilobyte of values counts as
-    a key where values are compared or sorted by. A range at a past revision counts every change since. The same number
-    again is allowed for keys deleted in the same frame, which the transaction has to skip."""
+    max_scanned_keys: Count = 1_000_000
+    """Keys that one transaction may examine, in all its comparisons and ranges together, in many turns of a member's
+    loop. A kilobyte of values counts as a key where values are compared or sorted by. A range at a past revision counts
+    every change since. The same number again is allowed for keys deleted in the same frame, which the transaction has
+    to skip."""
     max_leases: Count = 100_000
     """Leases at one time; another one is refused with ``Unavailable``."""
     max_lease_keys: Count = 100_000
@@ -296,6 +297,10 @@ WORK_OF_CHECKS_SHIFT = 4
 """Checking that a transaction's operations are compatible costs the square of their number, shifted right by this."""
 DELETE_SLICE_KEYS = 1000
 """Deleted keys of one operation after which a turn of a member's loop stops; the next turn goes on with them."""
+SCAN_SLICE = 5_000
+"""Of what ``max_scanned_keys`` counts, the part after which a turn stops in the same way."""
+TXN_PAST_CHANGES = 10_000
+"""Changes since the revision that a range inside a transaction reads; one of an older past is read outside of it."""
 BATCH_SLICE_WRITES = 10_000
 """The same for the records of one write to the database, as they are prepared, and for the past of a large write, which
 is written ahead of it..."""

@@ -9,9 +9,9 @@ Every member does this work in its loop, so each operation has bounds on the key
 at, and on the keys that it deletes. Work is counted in quantities that are the same on every member. So an operation
 that exceeds a bound fails without effect, and does so on every member.
 
-One operation may delete 100,000 keys. So operations run as generators that yield after each slice of deleted keys, and
-the loop does other things in between; the operation goes on in the state in which it stopped, since nothing else is
-applied meanwhile (``State.apply_some``).
+One operation may delete 100,000 keys, and look at a million. So operations run as generators that yield after each
+slice of them, and the loop does other things in between; the operation goes on in the state in which it stopped, since
+nothing else is applied meanwhile (``State.apply_some``).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from itertools import islice
 from ...limits import (
     DELETE_SLICE_KEYS,
     MAX_NESTED_TXNS,
+    SCAN_SLICE,
     WORK_OF_CHECKS_SHIFT,
     WORK_OF_COPY,
     WORK_OF_DELETE,
@@ -65,7 +66,7 @@ from .auth_table import Rights
 from .lease_table import FRESH_ID_BITS, LeaseTable
 from .mvcc import ITEM_OVERHEAD, RECORD, Mvcc, bounds, lease_of, mod_revision
 from .permission_check import leases_of, may_run
-from .ranges import WEIGHT_SHIFT, Budget, RevisionView, TooManyKeys, item_of, read_range, records
+from .ranges import WEIGHT_SHIFT, Budget, RevisionView, TooManyKeys, item_of, read_in_slices, records
 from .write_batch import WriteBatch
 
 ANSWER_OVERHEAD_BYTES = 64
@@ -133,7 +134,7 @@ class Executor:
 
     def run(self, operation: Operation, room: int, fresh_id: int) -> Generator[None, None, Answer]:
         """Run one operation: with all its effects or, if it answers ``Failed``, with none. Yields after each slice of
-        keys that it deletes.
+        keys that it deletes or looks at.
 
         Changes since the savepoint are rolled back on failure, but the work counts: every member did it.
 
@@ -186,10 +187,11 @@ class Executor:
         if isinstance(operation, Delete):
             return (yield from self._delete(operation))
         if isinstance(operation, Range):
-            return self._range(operation)
+            return (yield from self._range(operation))
         if isinstance(operation, Txn):
             self._check_txn(operation)
-            return (yield from self._txn(operation, iter(self._evaluate_compares(operation)), fresh_id))
+            path = yield from self._evaluate_compares(operation)
+            return (yield from self._txn(operation, iter(path), fresh_id))
         if isinstance(operation, Compact):
             return self._compact(operation)
         if isinstance(operation, LeaseGrant):
@@ -375,7 +377,7 @@ class Executor:
         self._deletable -= 1
         self.written += 1
 
-    def _range(self, request: Range) -> RangeAnswer:
+    def _range(self, request: Range) -> Generator[None, None, RangeAnswer]:
         """A read inside a transaction: all of the range or an error, because a transaction cannot be continued with
         another page."""
         current = self._mvcc.revision
@@ -385,7 +387,7 @@ class Executor:
         if revision < self.compact_revision:
             raise Rejected(Reason.COMPACTED, self.compact_revision)
         limits = self.limits
-        answer = read_range(
+        answer = yield from read_in_slices(
             RevisionView(self._batch, revision, None if request.revision else _BATCH),
             request,
             self._budget,
@@ -405,15 +407,20 @@ class Executor:
 
     # -- transactions -------------------------------------------------------------------------------------------------
 
-    def _evaluate_compares(self, txn: Txn) -> list[bool]:
+    def _evaluate_compares(self, txn: Txn) -> Generator[None, None, list[bool]]:
         """Whether the comparisons hold: of this transaction, and of those nested in the branch that will run, in order.
 
         All of them are evaluated before anything changes (etcd: compareToPath).
         """
-        path = [all(self._compare_holds(comparison) for comparison in txn.compare)]
-        for operation in txn.success if path[0] else txn.failure:
+        holds = True
+        for comparison in txn.compare:
+            if not (yield from self._compare_holds(comparison)):
+                holds = False
+                break
+        path = [holds]
+        for operation in txn.success if holds else txn.failure:
             if isinstance(operation, Txn):
-                path += self._evaluate_compares(operation)
+                path += yield from self._evaluate_compares(operation)
         return path
 
     def _txn(self, txn: Txn, path: Iterator[bool], fresh_id: int) -> Generator[None, None, TxnAnswer]:
@@ -434,14 +441,14 @@ class Executor:
             elif isinstance(operation, Delete):
                 responses.append((yield from self._delete(operation)))
             elif isinstance(operation, Range):
-                responses.append(self._range(operation))
+                responses.append((yield from self._range(operation)))
             elif isinstance(operation, LeaseGrant):
                 responses.append(self._grant(operation, fresh_id))
             else:
                 responses.append((yield from self._txn(operation, path, fresh_id)))
         return TxnAnswer(self._mvcc.now, succeeded, tuple(responses))
 
-    def _compare_holds(self, comparison: TxnCompare) -> bool:
+    def _compare_holds(self, comparison: TxnCompare) -> Generator[None, None, bool]:
         """Evaluate one comparison: it holds if it holds for every key that exists in the range. Without any, numbers
         are compared with 0 and a comparison of values is false (etcd: applyCompare)."""
         any_key = False
@@ -457,8 +464,12 @@ class Executor:
         else:
             found = records(RevisionView(self._batch, self._mvcc.now, _BATCH), keys, budget)
             self.work += WORK_OF_WRITE
+        pause_at = budget.left - SCAN_SLICE
         for key, record in found:
             any_key = True
+            if budget.left <= pause_at:
+                pause_at = budget.left - SCAN_SLICE
+                yield
             actual: int | bytes
             if by_value:
                 actual = item_of(self._batch, key, record).value

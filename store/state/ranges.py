@@ -17,11 +17,11 @@ depends on what compaction has or has not removed, so a command that exceeds its
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from heapq import merge
 from typing import Any, Protocol
 
-from ...limits import PAST_CHANGES
+from ...limits import PAST_CHANGES, SCAN_SLICE, TXN_PAST_CHANGES
 from ...schema.answers import Item, RangeAnswer, RangePart
 from ...schema.operations import KeyRange, Range, Sort
 from .mvcc import (
@@ -173,7 +173,13 @@ def _records_then(
 ) -> Iterator[tuple[bytes, bytes]]:
     """The keys that existed at the view's revision, given those that exist now."""
     source, revision = view.source, view.revision
-    changed = _changed_since(source, keys, revision, Budget(PAST_CHANGES) if view.far else budget)
+    if view.far:
+        changed = _changed_since(source, keys, revision, Budget(PAST_CHANGES))
+    else:
+        most = min(budget.left, TXN_PAST_CHANGES)
+        past = Budget(most)
+        changed = _changed_since(source, keys, revision, past)
+        budget.left -= most - past.left
     found: Iterator[tuple[bytes, bytes | None]]
     if changed is not None:
         live = (pair for pair in now if mod_revision(pair[1]) <= revision)
@@ -248,19 +254,40 @@ def read_range(
     If the budget does not cover the range, a part is answered. In parts, any range can be read with budgets of one key
     or more.
     """
+    if request.keys.end is None:
+        return _read_key(view, request, budget, newest)
+    slices = read_in_slices(view, request, budget, newest=newest, max_items=max_items, max_bytes=max_bytes)
+    while True:
+        try:
+            next(slices)
+        except StopIteration as end:
+            answer: RangeAnswer | RangePart = end.value
+            return answer
+
+
+def _read_key(view: RevisionView, request: Range, budget: Budget, newest: int) -> RangeAnswer:
+    item = find(view, request.keys.key, with_value=not (request.keys_only or request.count_only))
+    budget.left -= 1
+    if item is None:
+        return RangeAnswer(newest, (), 0)
+    return RangeAnswer(newest, () if request.count_only else (item,), 1)
+
+
+def read_in_slices(
+    view: RevisionView, request: Range, budget: Budget, *, newest: int, max_items: int, max_bytes: int
+) -> Generator[None, None, RangeAnswer | RangePart]:
+    """As :func:`read_range`; yields whenever another ``SCAN_SLICE`` of the budget is used up."""
     keys = request.keys
     if keys.end is None:
-        item = find(view, keys.key, with_value=not (request.keys_only or request.count_only))
-        budget.left -= 1
-        if item is None:
-            return RangeAnswer(newest, (), 0)
-        return RangeAnswer(newest, () if request.count_only else (item,), 1)
+        return _read_key(view, request, budget, newest)
     limit = min(request.limit, max_items) if request.limit else max_items
     in_order = request.sort is Sort.KEY or request.count_only
     descending = in_order and request.descending and not request.count_only
     page = (_Page if in_order else _SortedPage)(view.source, request, budget, limit, max_bytes)
+    found = records(view, keys, budget, descending=descending)
     try:
-        page.add_records(records(view, keys, budget, descending=descending))
+        while page.add_records(found, budget.left - SCAN_SLICE):
+            yield
     except TooManyKeys as stop:
         return RangePart(newest, page.items, page.count, stop.next)
     items, count = page.items, page.count
@@ -278,6 +305,8 @@ class _Page:
         self._limit = limit
         self._max_bytes = max_bytes
         self._items: list[Item] = []
+        self._bytes = 0
+        self._full = request.count_only
         self.count = 0
 
     @property
@@ -285,11 +314,10 @@ class _Page:
         """The items of the answer."""
         return tuple(self._items)
 
-    def add_records(self, found: Iterator[tuple[bytes, bytes]]) -> None:
-        """Add keys with their records."""
+    def add_records(self, found: Iterator[tuple[bytes, bytes]], pause_at: int) -> bool:
+        """Add keys with their records, until no more than ``pause_at`` of the budget is left: then it returns True."""
         items, with_value, uncounted = self._items, not self._request.keys_only, self._request.uncounted
-        full = self._request.count_only
-        count = size = 0
+        budget, full, size, count = self._budget, self._full, self._bytes, self.count
         try:
             for key, record in found:
                 if not full:
@@ -301,10 +329,13 @@ class _Page:
                         items.append(item)
                         full = len(items) >= self._limit
                 elif uncounted and count > len(items):
-                    return
+                    return False
                 count += 1
+                if budget.left <= pause_at:
+                    return True
+            return False
         finally:
-            self.count = count
+            self._full, self._bytes, self.count = full, size, count
 
 
 class _SortedPage:
@@ -331,15 +362,16 @@ class _SortedPage:
             size -= _size(best.pop()[2])
         return tuple([item for _, _, item in best])
 
-    def add_records(self, found: Iterator[tuple[bytes, bytes]]) -> None:
-        """Add keys with their records."""
+    def add_records(self, found: Iterator[tuple[bytes, bytes]], pause_at: int) -> bool:
+        """As :meth:`_Page.add_records`."""
+        budget = self._budget
         target, keys_only = self._request.sort, self._request.keys_only
         best, descending = self._best, self._request.descending
         worst = 0 if descending else -1
         for key, record in found:
             self.count += 1
             item = item_of(self._source, key, record, with_value=target is Sort.VALUE or not keys_only)
-            self._budget.left -= len(item.value) >> WEIGHT_SHIFT
+            budget.left -= len(item.value) >> WEIGHT_SHIFT
             place = _sort_value(item, target)
             if target is Sort.VALUE and keys_only:
                 item = Item(key, b"", item.create_revision, item.mod_revision, item.version, item.lease)
@@ -347,6 +379,9 @@ class _SortedPage:
             self._bytes += _size(item)
             while len(best) > 1 and (len(best) > self._limit or self._bytes - _size(best[worst][2]) >= self._max_bytes):
                 self._bytes -= _size(best.pop(worst)[2])
+            if budget.left <= pause_at:
+                return True
+        return False
 
 
 class _Backwards(bytes):

@@ -34,7 +34,7 @@ class Caller:
 
 
 class LabUnaryCall(UnaryCall):
-    """A call that a function may take which is no coroutine."""
+    """A call that a function may take that is not a coroutine."""
 
     def __init__(self, path: str, timeout: float, metadata: dict[str, str] | None) -> None:
         super().__init__(path, metadata or {}, time.monotonic() + timeout)

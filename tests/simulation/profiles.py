@@ -251,7 +251,12 @@ def _large_deletes(rng: random.Random) -> Profile:
         },
         mix=MIX | {"fill": 20.0, "sweep": 20.0, "herd": 10.0, "stale_herd": 20.0},
         limits=_limits(rng, log_cut_entries=20, log_keep_entries=1, snapshot_chunk_bytes=4096),
-        small=_small(rng) | {"DELETE_SLICE_KEYS": rng.choice((1, 2, 5)), "BATCH_SLICE_WRITES": rng.choice((3, 8))},
+        small=_small(rng)
+        | {
+            "DELETE_SLICE_KEYS": rng.choice((1, 2, 5)),
+            "SCAN_SLICE": rng.choice((1, 3, 10)),
+            "BATCH_SLICE_WRITES": rng.choice((3, 8)),
+        },
         padding=(0, 1100),
         timings=_timings(rng, request_ttl=600.0),
         fault_pause=0.4,

@@ -30,7 +30,7 @@ from raykeeper.actors.member import request_handler, watches
 from raykeeper.actors.recipes import change_stream, contenders, holder, sync_async
 from raykeeper.errors import KeeperError
 from raykeeper.limits import CLEANUP_GRACE_S
-from raykeeper.store.state import executor, unfinished, write_batch
+from raykeeper.store.state import executor, ranges, unfinished, write_batch
 from simulation.checker import Violation
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def running(client: Client) -> Iterator[None]:
         _running.pop()
 
 
-BOUNDED = (watches, request_handler, watch_core, subscription, watch, executor, write_batch, unfinished)
+BOUNDED = (watches, request_handler, watch_core, subscription, watch, executor, ranges, write_batch, unfinished)
 """Modules whose bounds a profile may make small."""
 
 
@@ -98,6 +98,7 @@ def replaced(world: World) -> Iterator[None]:
                 subscription,
                 watch,
                 executor,
+                ranges,
                 write_batch,
                 unfinished,
             ):

@@ -61,6 +61,7 @@ from raykeeper.schema.operations import (
     TxnCompare,
 )
 from raykeeper.store.engine.rocks import RocksDisk
+from raykeeper.store.state import executor, ranges
 from raykeeper.store.state.machine import State
 from simulation.disk import SimDisk
 
@@ -360,6 +361,33 @@ def test_a_command_of_many_writes_is_spread_over_turns() -> None:
     assert answers == other.state.apply(batch[1])
     assert state.content_hash() == other.state.content_hash()
     assert set(state.take_changed_keys()) == {b"before", b"made"}
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [
+        pytest.param(Txn((TxnCompare(KEYS, Target.VERSION, Relation.EQUAL, 1),), (Put(b"made", b"v"),)), id="compare"),
+        pytest.param(Txn((), (COUNT, Put(b"made", b"v"))), id="count"),
+        pytest.param(Txn((), (Range(KEYS, limit=2, sort=Sort.VERSION), Put(b"made", b"v"))), id="sort"),
+        pytest.param(Txn((ALIVE,), (Txn((), (COUNT, Put(b"made", b"v"))),)), id="nested"),
+    ],
+)
+def test_looking_at_many_keys_is_spread_over_turns(monkeypatch: pytest.MonkeyPatch, looks: Txn) -> None:
+    """What it finds is what it would find at once."""
+    for module in (executor, ranges):
+        monkeypatch.setattr(module, "SCAN_SLICE", 50)
+    hand, other = filled(), filled()
+    batch = [hand.entry(hand.writes(looks))]
+    state, index, turns = hand.state, hand.state.applied_index, 0
+    while not (answers := state.apply_some(batch)):
+        turns += 1
+        assert state.applied_index == index
+        assert hand.range(KeyRange(b"made")).count == 0  # type: ignore[union-attr]
+    assert turns >= 300 // 50 - 1
+    assert answers == other.state.apply([other.entry(other.writes(looks))])
+    assert isinstance(answers[0][0], TxnAnswer)
+    assert answers[0][0].succeeded
+    assert state.content_hash() == other.state.content_hash()
 
 
 def test_a_crash_in_the_middle_of_a_command_leaves_nothing_of_it() -> None:

@@ -74,7 +74,7 @@ from raykeeper.schema.operations import (
     Txn,
     TxnCompare,
 )
-from raykeeper.store.state import executor, machine, sessions, write_batch
+from raykeeper.store.state import executor, machine, ranges, sessions, write_batch
 from raykeeper.store.state.machine import State
 from simulation.disk import SimDisk
 
@@ -249,6 +249,8 @@ def test_cut_into_slices_and_broken_off_anywhere_it_comes_to_the_same(seed: int)
         patch.setattr(sessions, "ENTRY_CHANGES", 6)
         rng = random.Random(seed)
         patch.setattr(executor, "DELETE_SLICE_KEYS", rng.choice((1, 2, 1000)))
+        for module in (executor, ranges):
+            patch.setattr(module, "SCAN_SLICE", rng.choice((1, 3, 1000)))
         patch.setattr(write_batch, "BATCH_SLICE_WRITES", rng.choice((1, 3, 10_000)))
 
         def work(most: int) -> None:
