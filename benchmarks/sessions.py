@@ -65,6 +65,11 @@ class Sessions:
 _sessions: dict[Face, Sessions] = {}
 
 
+def sessions_of(face: Face) -> list[Any]:
+    """In a client process: the handles of those that were opened."""
+    return _sessions[face].handles
+
+
 async def open_sessions(face: Face, name: str, count: int) -> float:
     """In a client process: open more of them; the seconds that this took."""
     sessions = _sessions.setdefault(face, Sessions(name))
