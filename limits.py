@@ -580,6 +580,15 @@ MAX_LANE_REQUESTS = 256
 """Requests of one client that wait for an answer; at this many its lane is not read, and it asks by actor calls."""
 MAX_LANES_REQUESTS = 8192
 """The same of all clients of a member together; more are refused with ``Unavailable``."""
+LANE_SHARE_BYTES = 64 * 1024
+"""Requests that one client has under way in a member while other clients ask it too, or one request if that is longer;
+what follows stays in its socket..."""
+LANE_SHARE_S = 0.1
+"""... for this long after two requests in a row came from different clients..."""
+LANE_ALONE_BYTES = 64 * 1024 * 1024
+"""... and of a client that is alone."""
+LANE_UNSENT_BYTES = 16 * 1024 * 1024
+"""Requests that wait in a client for room in its lane; with this many it asks by actor calls."""
 LANE_READ_BYTES = 64 * 1024
 """Read from one lane at a time, so that each has its turn. From 128 KiB on, malloc maps and unmaps each buffer: three
 system calls and a page fault more for every read, however little arrives."""

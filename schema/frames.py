@@ -249,6 +249,23 @@ class AsUser(msgspec.Struct, frozen=True, array_like=True, tag=16):
 Request = BareRequest | AsUser
 
 
+def is_poll(frame: bytes) -> bool:
+    """Whether an encoded request is a poll of watches, without decoding it; false for what is no request."""
+    return frame[1:2] == _POLL or (frame[1:2] == _AS_USER and _is_users_poll(frame))
+
+
+_POLL, _AS_USER = (bytes([cls.__struct_config__.tag]) for cls in (WatchPoll, AsUser))  # type: ignore[list-item]
+_LENGTH_BYTES = {b"\xc4": 1, b"\xc5": 2}
+"""MessagePack's headers of bytes: of how many bytes their length is."""
+
+
+def _is_users_poll(frame: bytes) -> bool:
+    """The same of a user's: what follows is the token, and the request."""
+    size = _LENGTH_BYTES.get(frame[2:3], 0)
+    inner = 3 + size + int.from_bytes(frame[3 : 3 + size], "big")
+    return size > 0 and frame[inner + 1 : inner + 2] == _POLL
+
+
 class Written(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Answers to the first writes, in order: as many as one log entry could do, at least one. Send the rest again."""
 

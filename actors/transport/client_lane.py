@@ -20,7 +20,7 @@ import logging
 import threading
 from typing import Any
 
-from ...limits import LANE_BACKLOG_BYTES, MAX_LANE_REQUESTS
+from ...limits import LANE_UNSENT_BYTES, MAX_LANE_REQUESTS
 from .. import finalizer_guard
 from ..background import background
 from .client_transport import FrameSender, Reader, ReplyReceiver
@@ -72,7 +72,7 @@ class ClientLane:
                     if (
                         self._ended
                         or len(self._waiting) >= MAX_LANE_REQUESTS
-                        or self.connection.backlog > LANE_BACKLOG_BYTES
+                        or self.connection.backlog > LANE_UNSENT_BYTES
                     ):
                         return False
                     reader = asker.loop if isinstance(asker, PollAudience) else asker

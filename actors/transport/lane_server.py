@@ -9,21 +9,29 @@ keys, one of a few threads for what may take a long time.
 Every lane has one direction: clients send requests and members reply on the lane that the client opened; a member sends
 to a peer on the lane that it has opened to it, and receives on the one that the peer has opened. If that one ends, the
 peer may be gone, unless it has opened another meanwhile.
+
+A lane is a client process with its session, and clients share a member by lane. Where some of them are busy, each may
+have ``LANE_SHARE_BYTES`` of requests under way here, or one request if that is longer; the rest stays in its socket. So
+what one client has in flight delays the others by its share and no more. A client that is alone keeps the member busy
+with as much as it likes. Answers that take long are made by lanes in turn.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from ...limits import (
+    LANE_ALONE_BYTES,
     LANE_BACKLOG_BYTES,
     LANE_READ_BYTES,
-    LANE_READERS,
+    LANE_SHARE_BYTES,
+    LANE_SHARE_S,
     MAX_LANE_BACKLOG_BYTES,
     MAX_LANE_FRAME_BYTES,
     MAX_LANE_REQUESTS,
@@ -33,13 +41,14 @@ from ...limits import (
     TURN_BYTES,
     TURN_EVENTS,
 )
-from ...schema.frames import Refusal, Refused
+from ...schema.frames import Refusal, Refused, is_poll
 from ...schema.replies import MakeReply, SlowReply, reply_bytes
 from ..logs import MemberLog
 from ..naming import member_name
 from . import descriptors
 from .lane import Connection, FrameKind, Hello, LaneBroken, LaneOffer, pack
 from .lane_listener import LaneListener
+from .lane_readers import LaneReaders, Waiting
 from .lane_tls import LaneSocket, ServerTls
 
 _BROKEN = select.EPOLLHUP | select.EPOLLERR if hasattr(select, "epoll") else 0
@@ -48,14 +57,18 @@ _BROKEN = select.EPOLLHUP | select.EPOLLERR if hasattr(select, "epoll") else 0
 class Lane:
     """A lane that was opened to this member, or (``out``) that this member has opened to a peer."""
 
-    __slots__ = ("connection", "out", "peer", "under_way")
+    __slots__ = ("bytes_under_way", "connection", "out", "peer", "slow", "under_way")
 
     def __init__(self, connection: Connection, peer: int, *, out: bool = False) -> None:
         self.connection = connection
         self.peer = peer
         self.out = out
         self.under_way = 0
-        """Requests without a reply."""
+        """Requests without a reply..."""
+        self.bytes_under_way = 0
+        """... and their bytes, without polls, for which this member does nothing most of the time."""
+        self.slow: Waiting = deque()
+        """Replies that take long to make, and wait for their turn."""
 
 
 class Arrived:
@@ -121,8 +134,13 @@ class LaneServer:
         )
         self._heard_on: dict[int, Lane] = {}
         """By peer: the newest lane that it has opened."""
-        self._readers = ThreadPoolExecutor(LANE_READERS, thread_name_prefix="lane reader")
+        self._readers = LaneReaders(self._finish)
         self._under_way = 0
+        self._clock = clock
+        self._latest: Lane | None = None
+        """The lane of the latest request..."""
+        self._shared_until = -math.inf
+        """... and until when clients count as several, since that of the one before was another."""
         self._turn = 0
 
     def offer_lane(self, node: str, *, peer: bool = False) -> LaneOffer | None:
@@ -247,6 +265,8 @@ class LaneServer:
         if self._lanes.pop(lane.connection.fd, None) is None:
             return
         lane.connection.close()
+        if self._latest is lane:
+            self._latest = None
         if lane.out:
             self._arrived.lanes_lost.append(lane.peer)
         elif lane.peer and self._heard_on.get(lane.peer) is lane:
@@ -264,7 +284,7 @@ class LaneServer:
             lane.connection.shut_down()
             lane.connection.close()
         self._lanes.clear()
-        self._readers.shutdown(wait=False)
+        self._readers.close()
         self._epoll.close()
         os.close(self._wake_fd)
 
@@ -272,28 +292,27 @@ class LaneServer:
 
     def _add_request(self, lane: Lane, number: int, frame: bytes) -> None:
         """Count a request, and hand it to the loop; each counts until its reply was sent, by any thread."""
+        weight = 0 if is_poll(frame) else len(frame)
         with self._lock:
             full = self._under_way >= MAX_LANES_REQUESTS
             self._under_way += 1
             lane.under_way += 1
-        if lane.under_way >= MAX_LANE_REQUESTS:
+            lane.bytes_under_way += weight
+        if lane is not self._latest:
+            self._latest, self._shared_until = lane, self._clock() + LANE_SHARE_S
+        if lane.under_way >= MAX_LANE_REQUESTS or lane.bytes_under_way >= LANE_SHARE_BYTES:
             self._update_reading(lane)
 
         def done(make: MakeReply) -> None:
-            if isinstance(make, SlowReply):
-                try:
-                    self._readers.submit(self._finish, lane, number, make)
-                    return
-                except RuntimeError:  # the member has stopped
-                    pass
-            self._finish(lane, number, make)
+            if not isinstance(make, SlowReply) or not self._readers.submit(lane, number, weight, make):
+                self._finish(lane, number, weight, make)
 
         if full:
             done(lambda: reply_bytes(Refused(Refusal.OVERLOADED, message="too many requests wait in this member")))
             return
         self._arrived.requests.append((frame, done))
 
-    def _finish(self, lane: Lane, number: int, make: MakeReply) -> None:
+    def _finish(self, lane: Lane, number: int, weight: int, make: MakeReply) -> None:
         """Make a reply and send it, on the loop's thread or a reader's."""
         try:
             reply = make()
@@ -308,15 +327,22 @@ class LaneServer:
         with self._lock:
             self._under_way -= 1
             lane.under_way -= 1
+            lane.bytes_under_way -= weight
         if not lane.connection.is_reading() or lane.connection.backlog > LANE_BACKLOG_BYTES:
             self._update_reading(lane)
         if lane.connection.backlog > MAX_LANE_BACKLOG_BYTES:
             lane.connection.shut_down(abruptly=True)
 
     def _update_reading(self, lane: Lane) -> None:
-        """Read a client's lane as long as the client reads its replies. Any thread."""
+        """Read a client's lane as long as the client reads its replies, and has no more than its share under way. A
+        reply gives room for more, so a lane that is not read never waits for others. Any thread."""
         if not lane.peer:
             with self._lock:
+                share = LANE_ALONE_BYTES
+                if lane.bytes_under_way >= LANE_SHARE_BYTES and self._clock() < self._shared_until:
+                    share = LANE_SHARE_BYTES
                 lane.connection.set_reading(
-                    lane.under_way < MAX_LANE_REQUESTS and lane.connection.backlog <= LANE_BACKLOG_BYTES
+                    lane.under_way < MAX_LANE_REQUESTS
+                    and lane.bytes_under_way < share
+                    and lane.connection.backlog <= LANE_BACKLOG_BYTES
                 )

@@ -303,7 +303,7 @@ def test_hundreds_of_clients_come_and_go_without_a_trace(lane_host: LaneHost) ->
         done(lambda: b"to nobody")
     until(lambda: lane_host.lanes._under_way == 0)
     until(lambda: open_descriptors() <= before)
-    until(lambda: threading.active_count() <= threads + lane_server.LANE_READERS)
+    until(lambda: threading.active_count() <= threads + lane_readers.LANE_READERS)
 
 
 def test_no_port_is_opened_before_somebody_elsewhere_asks(lane_host: LaneHost) -> None:
