@@ -34,7 +34,7 @@ BIG_VALUE = bytes(512 * 1024)
 WATCHES = 1000
 NOTES = (
     f"{QUIET} quiet sessions, each with a put and a get every {PACE_S * 1000:.0f} ms, alone and beside one noisy "
-    "client process, in turn. `a second` is what all of them did; the note has the ratios to the run alone right before."
+    "client process, in turn. `a second` is what all of them did; the note has the ratios to the run alone."
 )
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import floods
 import leases
+import neighbours
 import network
 import sessions
 import through_proxy
@@ -50,5 +52,7 @@ PARTS = (
     Part("leases", "leases that end, RayKeeper", leases.ended_by_raykeeper),
     Part("leases", "leases that end, etcd", leases.ended_by_etcd),
     Part("sessions", "sessions of RayKeeper", sessions.rows, sessions.NOTES),
+    Part("neighbours", "one noisy client", neighbours.rows, neighbours.NOTES),
+    Part("floods", "connections without a token", floods.rows, floods.NOTES),
 )
 SECTIONS = tuple(dict.fromkeys(part.section for part in PARTS))

@@ -232,6 +232,9 @@ class LaneListener:
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        """Whatever happens meanwhile, what is paused stays so until the next look: a flood that is held back must not
+        keep this thread busy."""
+        look_at = 0.0
         while not self._closed:
             events = self._epoll.poll(_LOOK_S if self._unauthenticated or self._paused else -1)
             for fd, _ in events:
@@ -239,7 +242,10 @@ class LaneListener:
                     self._continue(fd, self._unauthenticated[fd])
                 elif fd in self._listeners:
                     self._accept(fd, *self._listeners[fd])
-            self._expire()
+            now = time.monotonic()
+            if now >= look_at or not events:
+                look_at = now + _LOOK_S
+                self._expire()
         for handshake in list(self._unauthenticated.values()):
             self._reject(handshake)
 

@@ -299,7 +299,9 @@ class LaneServer:
             lane.under_way += 1
             lane.bytes_under_way += weight
         if lane is not self._latest:
-            self._latest, self._shared_until = lane, self._clock() + LANE_SHARE_S
+            if self._latest is not None:
+                self._shared_until = self._clock() + LANE_SHARE_S
+            self._latest = lane
         if lane.under_way >= MAX_LANE_REQUESTS or lane.bytes_under_way >= LANE_SHARE_BYTES:
             self._update_reading(lane)
 

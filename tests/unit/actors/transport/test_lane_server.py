@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from lab.lanes import CLUSTER, PATIENCE, LaneEnd, LaneHost, is_closed, open_descriptors, until
-from raykeeper.actors.transport import descriptors, lane_listener, lane_server
+from raykeeper.actors.transport import descriptors, lane_listener, lane_readers, lane_server
 from raykeeper.actors.transport import lane as lane_frames
 from raykeeper.actors.transport.lane import (
     FrameKind,
