@@ -7,7 +7,6 @@ begun, how many were accepted by then, and how many the other side has closed.
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import sys
@@ -67,8 +66,7 @@ def main() -> None:
     """See the module."""
     host, port, rate = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     flooder, began = Flooder(host, port), time.monotonic()
-    os.set_blocking(0, False)
-    while sys.stdin.buffer.raw.read(1) is None:  # type: ignore[attr-defined]  # b"" is its end
+    while not select.select([0], [], [], 0)[0]:  # until its end
         due = int((time.monotonic() - began) * rate)
         for _ in range(min(200, due - flooder.begun)):
             flooder.begin()

@@ -49,7 +49,9 @@ class Quiet(NamedTuple):
 
 async def quiet(face: Face, seconds: float) -> Quiet:
     """In a client process with open sessions: their calls for this long."""
-    end, puts, gets = time.monotonic() + seconds, [], []
+    end = time.monotonic() + seconds
+    puts: list[float] = []
+    gets: list[float] = []
     failures: list[Exception] = []
 
     async def timed(call: Awaitable[Any], times: list[float]) -> None:
