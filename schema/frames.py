@@ -250,7 +250,7 @@ Request = BareRequest | AsUser
 
 
 def is_poll(frame: bytes) -> bool:
-    """Whether an encoded request is a poll of watches, without decoding it; false for what is no request."""
+    """Whether an encoded request is a poll of watches, without decoding it; false for any other bytes."""
     return frame[1:2] == _POLL or (frame[1:2] == _AS_USER and _is_users_poll(frame))
 
 
