@@ -41,6 +41,7 @@ from .errors import (
 if TYPE_CHECKING:
     from . import codec
     from .actors.client.cached import AsyncCached, Cached
+    from .actors.client.client_info import ClientInfo, Owner
     from .actors.client.leases import AsyncLease, Lease, LeaseInfo
     from .actors.client.results import (
         END,
@@ -68,6 +69,7 @@ __version__ = "0.1.0"
 _LAZY = {
     ".actors.handles": ("AsyncClient", "Client"),
     ".actors.client.cached": ("AsyncCached", "Cached"),
+    ".actors.client.client_info": ("ClientInfo", "Owner"),
     ".actors.client.leases": ("AsyncLease", "Lease", "LeaseInfo"),
     ".actors.client.txn_parts": ("Compare", "Op"),
     ".actors.client.results": (
@@ -105,6 +107,7 @@ __all__ = [
     "Batch",
     "Cached",
     "Client",
+    "ClientInfo",
     "Cluster",
     "ClusterMismatch",
     "ClusterNotFound",
@@ -132,6 +135,7 @@ __all__ = [
     "NoSpace",
     "NotCaughtUp",
     "Op",
+    "Owner",
     "PermissionDenied",
     "ProxyInfo",
     "PutResult",

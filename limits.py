@@ -279,6 +279,10 @@ be exchanged for a new one..."""
 TOKEN_RENEW_FRACTION = 0.5
 """... as clients do once this part of its time is over."""
 MAX_TOKEN_BYTES = 1024
+MAX_IDENTITY_LETTERS = 128
+"""Of each text that a client says of itself (``schema/client_identity.py``), and of the task that a lease is for."""
+CLIENTS_PER_ANSWER = 500
+"""Clients in one answer to who they are; more are asked for in parts."""
 TOKENS_KNOWN = 4096
 """Tokens that a member or a proxy remembers to have checked."""
 MAX_PROXY_USERS = 64

@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 import ray
@@ -31,7 +32,18 @@ from ..limits import ADMINISTRATION_CALL_TIMEOUT_S, CLIENT_SHORT_BACKOFF_S
 from ..raft.messages import MemberChange
 from ..schema.answers import Answer, Failed, Reason
 from ..schema.commands import Administration
-from ..schema.frames import Administer, AsUser, ChangeMembership, Refusal, Refused, Reply, Written
+from ..schema.frames import (
+    Administer,
+    AskClients,
+    AsUser,
+    ChangeMembership,
+    ClientsListed,
+    ClientStatus,
+    Refusal,
+    Refused,
+    Reply,
+    Written,
+)
 from .deadline import at_most
 from .discovery import member_actors, pause_between_checks
 from .naming import member_name
@@ -93,7 +105,7 @@ def administer(cluster_name: str, cluster: int, command: Administration, deadlin
         ClusterNotFound: no member of it runs.
         InvalidArgument: the members refuse the command.
     """
-    return _ask_leader(cluster_name, lambda left: Administer(cluster, left, command), deadline)
+    return _ask_leader(cluster_name, lambda left: Administer(cluster, left, command), deadline, Written).answers[0]
 
 
 def change_membership(
@@ -103,7 +115,23 @@ def change_membership(
 
     For arguments and errors see :func:`administer`.
     """
-    return _ask_leader(cluster_name, lambda left: ChangeMembership(cluster, left, tuple(changes), context), deadline)
+    frame = partial(ChangeMembership, cluster, changes=tuple(changes), context=context)
+    return _ask_leader(cluster_name, frame, deadline, Written).answers[0]
+
+
+def ask_clients(cluster_name: str, cluster: int, deadline: float) -> list[ClientStatus]:
+    """Who the clients of a cluster are, by the ids of their sessions.
+
+    For arguments and errors see :func:`administer`.
+    """
+    clients: list[ClientStatus] = []
+    while True:
+        after = clients[-1].session if clients else 0
+        frame = partial(AskClients, cluster, after=after)
+        answer = _ask_leader(cluster_name, frame, deadline, ClientsListed)
+        clients += answer.clients
+        if not answer.more or not answer.clients:
+            return clients
 
 
 def expect(answer: Answer) -> Answer:
@@ -127,7 +155,10 @@ def expect(answer: Answer) -> Answer:
     raise InvalidArgument(answer.message or f"the cluster refused it: {answer.reason.name}")
 
 
-def _ask_leader(cluster_name: str, frame: Any, deadline: float) -> Answer:
+R = TypeVar("R", Written, ClientsListed)
+
+
+def _ask_leader(cluster_name: str, frame: Callable[[float], Any], deadline: float, kind: type[R]) -> R:
     """Ask the leader until it answers; ``frame`` makes the request from the seconds that are left.
 
     ``unknown`` stays set once a request may have been accepted: from then on a failure is a ``RequestTimeout``, even if
@@ -149,8 +180,8 @@ def _ask_leader(cluster_name: str, frame: Any, deadline: float) -> Answer:
                 continue
             patience = at_most(min(left, ADMINISTRATION_CALL_TIMEOUT_S))
             reply = _call(handles[member], _with_token(cluster_name, handles[member], frame(patience)), patience)
-            if isinstance(reply, Written):
-                return reply.answers[0]
+            if isinstance(reply, kind):
+                return reply
             if not isinstance(reply, Refused):
                 unknown, hint = True, 0
                 problem = f"{member_name(member)} did not answer"
@@ -164,8 +195,8 @@ def _ask_leader(cluster_name: str, frame: Any, deadline: float) -> Answer:
             if reply.refusal is Refusal.INVALID:
                 raise InvalidArgument(reply.message)
             if reply.refusal in (Refusal.NO_USER, Refusal.BAD_TOKEN, Refusal.DENIED):
-                kind = PermissionDenied if reply.refusal is Refusal.DENIED else AuthFailed
-                raise kind(reply.message, applied=None if unknown else False)
+                denied = PermissionDenied if reply.refusal is Refusal.DENIED else AuthFailed
+                raise denied(reply.message, applied=None if unknown else False)
             unknown = unknown or reply.refusal in (Refusal.LOST, Refusal.TIMED_OUT)
             hint = reply.leader if reply.refusal is not Refusal.NOT_SERVING and reply.leader in handles else 0
             if hint and hint != member:
@@ -195,10 +226,9 @@ def _deadline_error(problem: str, unknown: bool) -> KeeperError:
     return Unavailable(f"no leader could be asked: {problem}")
 
 
-def _call(handle: Any, frame: bytes, patience: float) -> Written | Refused | None:
+def _call(handle: Any, frame: bytes, patience: float) -> Reply | None:
     """Send one request; ``None`` if no answer came, and it may have been accepted."""
     try:
-        reply = _decode(ray.get(handle.request.remote(frame), timeout=patience))
+        return _decode(ray.get(handle.request.remote(frame), timeout=patience))
     except (ray.exceptions.RayError, TimeoutError, msgspec.MsgspecError):
         return None
-    return reply if isinstance(reply, (Written, Refused)) else None

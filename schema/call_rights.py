@@ -46,6 +46,7 @@ RULES: dict[type, Rule] = {
     frames.KeepAlive: Rule.SESSION,
     frames.Close: Rule.SESSION,
     frames.AskStatus: Rule.OPEN,
+    frames.AskClients: Rule.ADMINISTRATION,
     frames.KeepLeases: Rule.USER,
     frames.AskLeases: Rule.USER,
     frames.WatchPoll: Rule.KEYS,

@@ -12,6 +12,7 @@ import struct
 import msgspec
 
 from ..errors import KeeperError
+from .client_identity import ClientIdentity
 from .operations import Id, LeaseId, Number, Operation, Span, Txn
 
 
@@ -50,6 +51,8 @@ class OpenSession(msgspec.Struct, frozen=True, array_like=True, tag=21):
 
     nonce: bytes
     ttl: Span
+    client: ClientIdentity | None = None
+    """Who opens it, as it says."""
 
 
 class CloseSession(msgspec.Struct, frozen=True, array_like=True, tag=22):

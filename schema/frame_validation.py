@@ -15,6 +15,7 @@ import msgspec
 from ..errors import InvalidArgument, RequestTooLarge, SpecError
 from ..limits import (
     MAX_CHANGES,
+    MAX_IDENTITY_LETTERS,
     MAX_LEASES_IN_FRAME,
     MAX_MEMBER_ID,
     MAX_NAME_BYTES,
@@ -27,9 +28,11 @@ from ..limits import (
     decode_settings,
 )
 from ..spec import check
+from .client_identity import is_bounded
 from .commands import Configure, HashContent, RegisterMember, ReserveMember, RetireMember, SetAlarm
 from .frames import (
     Administer,
+    AskClients,
     AskLeases,
     AskStatus,
     AsUser,
@@ -96,6 +99,8 @@ def _reads(request: Reads, limits: Limits) -> None:
 
 def _open(request: Open, limits: Limits) -> None:
     _name("a session's nonce", request.nonce)
+    if request.client is not None and not is_bounded(request.client):
+        raise RequestTooLarge(f"a client says of itself at most {MAX_IDENTITY_LETTERS} letters in each field")
 
 
 def _leases(request: KeepLeases | AskLeases, limits: Limits) -> None:
@@ -167,6 +172,7 @@ FRAME_CHECKS: dict[type, Check] = {
     Writes: _writes,
     Reads: _reads,
     Open: _open,
+    AskClients: _nothing,
     KeepAlive: _nothing,
     Close: _nothing,
     AskStatus: _nothing,

@@ -13,6 +13,7 @@ import msgspec
 
 from ..raft.messages import MemberChange
 from .answers import Answer, Failed, Item, RangeAnswer, RangePart
+from .client_identity import ClientIdentity
 from .commands import Administration, ClientWrites
 from .member_record import MemberRecord
 from .operations import KeyRange, LeaseId, Number, Range
@@ -53,6 +54,8 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=3):
     cluster: Number
     deadline: RelativeDeadline
     nonce: bytes
+    client: ClientIdentity | None = None
+    """Who opens it."""
 
 
 class KeepAlive(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -96,6 +99,8 @@ class AskLeases(msgspec.Struct, frozen=True, array_like=True, tag=8):
     leases: tuple[LeaseId, ...]
     keys: bool = False
     """Also return the attached keys."""
+    owners: bool = False
+    """Also return who made each."""
 
 
 class CreateWatch(msgspec.Struct, frozen=True, array_like=True):
@@ -134,6 +139,16 @@ class Administer(msgspec.Struct, frozen=True, array_like=True, tag=10):
     cluster: Number
     deadline: RelativeDeadline
     command: Administration
+
+
+class AskClients(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """Ask who the clients are: those that have a session, and those that made leases which are still there. Any member
+    answers ``ClientsListed``, as of a moment after the arrival."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    after: Number = 0
+    """Only those whose session's id is above this one."""
 
 
 class ChangeMembership(msgspec.Struct, frozen=True, array_like=True, tag=11):
@@ -236,6 +251,7 @@ BareRequest = (
     | BeginBackup
     | ReadBackup
     | EndBackup
+    | AskClients
 )
 
 
@@ -433,6 +449,31 @@ class LeasesKept(msgspec.Struct, frozen=True, array_like=True, tag=6):
     """In seconds, 0 for a lease that is gone; empty unless asked for."""
 
 
+class ClientStatus(msgspec.Struct, frozen=True, array_like=True):
+    """A client process."""
+
+    session: int
+    """The id of its session."""
+    identity: ClientIdentity | None = None
+    """Who it is, if it has said so."""
+    open: bool = True
+    """Whether it still has that session. One that has not, and has leases, is shown as long as these last."""
+    leases: int = 0
+    """How many leases made in that session are there."""
+    user: str = ""
+    """The user whose session it is; empty while users are not needed."""
+
+
+class LeaseOwner(msgspec.Struct, frozen=True, array_like=True):
+    """Who made a lease."""
+
+    client: ClientStatus
+    at: float
+    """When, in seconds since 1970 by the client's clock; 0 if it has not said."""
+    task: str = ""
+    """For which Ray task, if any."""
+
+
 class LeaseStatus(msgspec.Struct, frozen=True, array_like=True):
     """A lease as the leader sees it; times in seconds."""
 
@@ -440,6 +481,8 @@ class LeaseStatus(msgspec.Struct, frozen=True, array_like=True):
     ttl: float
     remaining: float
     keys: tuple[bytes, ...] = ()
+    owner: LeaseOwner | None = None
+    """If asked for."""
 
 
 class LeaseStatuses(msgspec.Struct, frozen=True, array_like=True, tag=7):
@@ -532,6 +575,15 @@ class BackupPart(msgspec.Struct, frozen=True, array_like=True, tag=12):
     data: bytes
 
 
+class ClientsListed(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """The clients, by the ids of their sessions; ``CLIENTS_PER_ANSWER`` at most."""
+
+    clients: tuple[ClientStatus, ...]
+    more: bool = False
+    """Whether there are more after these."""
+    term: int = 0
+
+
 Reply = (
     Written
     | ReadReply
@@ -545,4 +597,5 @@ Reply = (
     | LoggedIn
     | BackupBegun
     | BackupPart
+    | ClientsListed
 )

@@ -114,6 +114,11 @@ class LeaseGrant(msgspec.Struct, frozen=True, array_like=True, tag=6):
     id: LeaseId
     """0 lets the state machine choose the id."""
     ttl: Span
+    task: str = ""
+    """The Ray task that it is for, to be shown to people; at most ``MAX_IDENTITY_LETTERS`` of it are kept."""
+    at: Span = 0.0
+    """When its client asked for it, in seconds since 1970 by that process's clock; for people, and 0 if it is not said.
+    No time is counted from it."""
 
 
 class LeaseRevoke(msgspec.Struct, frozen=True, array_like=True, tag=7):

@@ -6,6 +6,7 @@ from ..errors import InvalidArgument, RequestTooLarge
 from ..limits import (
     AUTH_KEY_BYTES,
     LEASE_MAX_TTL_S,
+    MAX_IDENTITY_LETTERS,
     MAX_NESTED_TXNS,
     MAX_PASSWORD_HASH_BYTES,
     MAX_REQUEST_ID_BYTES,
@@ -123,6 +124,8 @@ class _Budget:
             if not 0 < operation.ttl <= LEASE_MAX_TTL_S:
                 raise InvalidArgument(f"a lease's TTL is over 0 and at most {LEASE_MAX_TTL_S:g} s, not {operation.ttl}")
             _within("a lease's id", operation.id, -_MOST - 1)
+            if len(operation.task) > MAX_IDENTITY_LETTERS:
+                raise RequestTooLarge(f"the name of a lease's task has over {MAX_IDENTITY_LETTERS} letters")
         elif isinstance(operation, LeaseRevoke):
             _within("a lease's id", operation.id, -_MOST - 1)
             if not operation.id:

@@ -18,7 +18,15 @@ from ..arguments import Key
 from .aio_timeout import on_thread, within
 from .base import Handle
 from .hub import Hub, clock
-from .leases import AsyncLease, LeaseInfo, grant_steps, lease_info_steps, leased_txn_steps, list_lease_steps
+from .leases import (
+    AsyncLease,
+    LeaseInfo,
+    grant_steps,
+    lease_info_steps,
+    lease_owner_steps,
+    leased_txn_steps,
+    list_lease_steps,
+)
 from .loop_bridge import bridge_to
 from .results import DeleteResult, End, KeyValue, PutResult, RangeResult, TxnResult
 from .txn_parts import Condition, Op
@@ -184,6 +192,10 @@ class AsyncKeyValueClient(Handle):
     async def time_to_live(self, lease: Any, *, keys: bool = False, timeout: float | None = None) -> LeaseInfo:
         """The TTL of a lease, and the seconds that it has left: see ``Client.time_to_live``."""
         return await self._run(lease_info_steps(self._view, lease, keys), timeout)
+
+    async def _lease_infos(self, leases: Sequence[int]) -> dict[int, LeaseInfo]:
+        """Those of these leases that exist, with their owners, by id."""
+        return await self._run(lease_owner_steps(self._view, leases), None)
 
     async def close(self) -> None:
         """Close this handle: see ``Client.close``."""

@@ -19,7 +19,15 @@ from .. import arguments as check
 from ..arguments import Key
 from .blocking import Blocking
 from .hub import clock
-from .leases import Lease, LeaseInfo, grant_steps, lease_info_steps, leased_txn_steps, list_lease_steps
+from .leases import (
+    Lease,
+    LeaseInfo,
+    grant_steps,
+    lease_info_steps,
+    lease_owner_steps,
+    leased_txn_steps,
+    list_lease_steps,
+)
 from .results import DeleteResult, End, KeyValue, PutResult, RangeResult, TxnResult
 from .txn_parts import Condition, Op
 from .watch import Watch, watch_spec
@@ -431,6 +439,10 @@ class KeyValueClient(Blocking):
             LeaseNotFound: it does not exist, or has ended.
         """
         return self._run(lease_info_steps(self._view, lease, keys), timeout)
+
+    def _lease_infos(self, leases: Sequence[int]) -> dict[int, LeaseInfo]:
+        """Those of these leases that exist, with their owners, by id."""
+        return self._run(lease_owner_steps(self._view, leases), None)
 
     def close(self) -> None:
         """Close this handle, and end its watches and local copies.

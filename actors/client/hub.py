@@ -36,6 +36,7 @@ from ...limits import (
     Settings,
 )
 from ...schema.answers import Answer
+from ...schema.client_identity import ClientIdentity
 from ...schema.frames import LeasesKept, LeaseStatuses
 from ...schema.operations import Operation
 from .. import finalizer_guard
@@ -114,6 +115,7 @@ class Hub:
         settings: limits and timings of the cluster, as they were when the hub was opened.
         near: ids of members on this process's node; the set may grow.
         login: the user whose calls it sends; ``None`` for none.
+        client: who this process is; ``None`` says nothing.
         keep_until: until when a hub that was marked unused stays open; 0 closes it at once, infinity means that it is
             in use again.
     """
@@ -130,6 +132,7 @@ class Hub:
         rng: random.Random | None = None,
         login: UserLogin | None = None,
         keep_until: Callable[[Hub, float], float] = lambda hub, now: 0.0,
+        client: ClientIdentity | None = None,
     ) -> None:
         self.name = name
         self.cluster = cluster
@@ -151,7 +154,7 @@ class Hub:
         self._rng = rng = rng or random.Random(os.urandom(16))
         self.near = near
         self._router = router = Router(transport.members(), leader=leader, near=near)
-        self._dispatch_core = DispatchCore(cluster, router, self.limits, settings.timings, rng)
+        self._dispatch_core = DispatchCore(cluster, router, self.limits, settings.timings, rng, client)
         self.watch_core = WatchCore(cluster, router, self.limits, rng)
         """All watches of the process; use it only inside :meth:`run_locked`."""
         self.lease_core = LeaseCore(cluster, router, self.limits, rng)

@@ -43,6 +43,7 @@ from ...limits import (
 from ...schema.frames import AskStatus, MemberStatus, Reply, Status
 from .. import finalizer_guard
 from ..deadline import covering, time_left
+from ..this_process import this_client
 from ..transport.client_transport import ClientTransport
 from .hub import Hub
 from .login import Credentials, UserLogin
@@ -205,6 +206,7 @@ def _open_hub(name: str, cluster: int | None, credentials: Credentials | None) -
         except BaseException:
             transport.close()
             raise
+    client = this_client()
     with finalizer_guard.gc_deferred, _hubs_lock:
         entry = _hubs.get((name, status.cluster, user))
         share = entry.share() if entry is not None else None
@@ -220,6 +222,7 @@ def _open_hub(name: str, cluster: int | None, credentials: Credentials | None) -
             near=near,
             login=login,
             keep_until=_keep_until,
+            client=client,
         )
         share = HubShare(hub)
         _hubs[name, status.cluster, user] = _PooledHub(hub, share)

@@ -16,19 +16,22 @@ import asyncio
 import contextlib
 import os
 import secrets
+import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
 from ...errors import InvalidArgument, KeeperError, LeaseLost, LeaseNotFound, Unavailable
-from ...limits import LEASE_ID_BITS
+from ...limits import LEASE_ID_BITS, MAX_LEASES_IN_FRAME
 from ...schema.frames import LeaseStatus, LeaseStatuses
 from .. import arguments as check
 from ..finalizer_guard import LockFreeEvent
+from ..this_process import current_task
+from .client_info import Owner, owner_info
 from .core.in_flight import LeaseQuestion
 from .core.lease_core import HeldLease
 from .hub import Hub, Listener, clock, this_process
@@ -49,12 +52,14 @@ class LeaseInfo(msgspec.Struct, frozen=True):
         ttl: the seconds that each keep-alive gives it.
         remaining: the seconds that it has left.
         keys: the keys that are attached to it, if they were asked for, as far as the handle sees them.
+        owner: who made it; ``None`` if that is not known, or was not asked for.
     """
 
     id: int
     ttl: float
     remaining: float
     keys: tuple[bytes, ...] = ()
+    owner: Owner | None = None
 
 
 # --- steps of calls --------------------------------------------------------------------------------------------------
@@ -72,7 +77,7 @@ def grant_steps(view: View, ttl: object, deadline: float) -> Steps[tuple[int, fl
     seconds = lease_seconds(ttl)
     while True:
         asked_at = clock()
-        answer = yield from view.grant(grant_command(0, seconds))
+        answer = yield from view.grant(grant_command(0, seconds, current_task(), time.time()))
         now = clock()
         if now - asked_at < answer.ttl / 2 or now >= deadline:
             return answer.id, answer.ttl, asked_at
@@ -105,7 +110,7 @@ def leased_txn_steps(
     if not isinstance(txn, Op) or txn.kind != "txn":
         raise InvalidArgument(f"what makes the transaction of a lease must return Op.txn(...), not {check.shown(txn)}")
     parts = dict(txn.arguments)
-    parts["success"] = (Op.grant(id, seconds), *check.each("success", parts["success"]))
+    parts["success"] = (_grant_for_task(id, seconds), *check.each("success", parts["success"]))
     asked_at = clock()
     result = yield from view.txn(**parts, request_id=None)
     if not result.succeeded:
@@ -113,6 +118,12 @@ def leased_txn_steps(
     granted, *responses = result.responses
     assert isinstance(granted, float)
     return (id, granted, asked_at), TxnResult(True, tuple(responses), result.revision)
+
+
+def _grant_for_task(id: int, seconds: float) -> Op:
+    """``Op.grant``, with what is to be shown of the lease. A user's own ``Op.grant`` has none of it: under a
+    ``request_id`` the same operation must be the same bytes."""
+    return Op("grant", {**Op.grant(id, seconds).arguments, "task": current_task(), "at": time.time()})
 
 
 def revoke_steps(lease: object) -> Steps[None]:
@@ -124,7 +135,7 @@ def revoke_steps(lease: object) -> Steps[None]:
 def lease_info_steps(view: View, lease: object, keys: object) -> Steps[LeaseInfo]:
     """Steps that ask for the status of one lease."""
     id = check.whole_number("a lease id", getattr(lease, "id", lease), check.MIN_LEASE_ID)
-    answer = yield Call(LeaseQuestion((id,), check.flag("keys", keys)))
+    answer = yield Call(LeaseQuestion((id,), check.flag("keys", keys), owners=True))
     found = _statuses(answer)
     if not found:
         raise LeaseNotFound(f"lease {id:x} does not exist, or has expired")
@@ -133,8 +144,18 @@ def lease_info_steps(view: View, lease: object, keys: object) -> Steps[LeaseInfo
 
 def list_lease_steps(view: View) -> Steps[list[LeaseInfo]]:
     """Steps that ask for the status of all leases of the cluster."""
-    answer = yield Call(LeaseQuestion())
+    answer = yield Call(LeaseQuestion(owners=True))
     return [_info(view, status) for status in _statuses(answer)]
+
+
+def lease_owner_steps(view: View, leases: Sequence[int]) -> Steps[dict[int, LeaseInfo]]:
+    """Steps that ask for the status of some leases, with their owners; by id, those that exist."""
+    found: dict[int, LeaseInfo] = {}
+    for start in range(0, len(leases), MAX_LEASES_IN_FRAME):
+        some = tuple(leases[start : start + MAX_LEASES_IN_FRAME])
+        answer = yield Call(LeaseQuestion(some, owners=True))
+        found.update({status.id: _info(view, status) for status in _statuses(answer)})
+    return found
 
 
 def _statuses(answer: object) -> tuple[LeaseStatus, ...]:
@@ -146,7 +167,7 @@ def _statuses(answer: object) -> tuple[LeaseStatus, ...]:
 def _info(view: View, status: LeaseStatus) -> LeaseInfo:
     space = view.space
     keys = tuple([key[len(space) :] for key in status.keys if key.startswith(space)])
-    return LeaseInfo(status.id, status.ttl, status.remaining, keys)
+    return LeaseInfo(status.id, status.ttl, status.remaining, keys, owner_info(status.owner))
 
 
 # --- the loss of a lease ---------------------------------------------------------------------------------------------

@@ -27,10 +27,11 @@ from ...schema.commands import Configure
 from ...spec import ClusterSpec, check_fields
 from ...store.backup_file import PARTIAL, Header
 from .. import arguments as check
+from ..client.client_info import ClientInfo, client_info
 from ..consistency import Comparison, compare_contents
 from ..deadline import at_most, covered
 from ..discovery import pause_between_checks
-from ..leader_call import administer, expect
+from ..leader_call import administer, ask_clients, expect
 from .backup import take_backup
 from .observe import observe_cluster
 
@@ -147,6 +148,20 @@ class ClusterOperations:
             Unavailable, RequestTimeout: no leader accepted the request.
         """
         return compare_contents(self.name, self.id, time.monotonic() + at_most(timeout))
+
+    @covered
+    def clients(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> list[ClientInfo]:
+        """The processes that are clients of the cluster: those that have a session, and those whose session has ended
+        while leases last that they made. A process that has only read has no session, and is not among them.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            PermissionDenied, AuthFailed: users are needed, and this one does not have the role root.
+            Unavailable, RequestTimeout: no member answers.
+        """
+        return [client_info(each) for each in ask_clients(self.name, self.id, time.monotonic() + at_most(timeout))]
 
     @covered
     def backup(self, path: str | os.PathLike[str], *, timeout: float = BACKUP_TIMEOUT_S) -> BackupInfo:

@@ -8,12 +8,21 @@ the loop: a reply that may take a long time to make is a ``SlowReply``, which mu
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
 
 from ...errors import AuthFailed, InvalidArgument, PermissionDenied, RequestTooLarge, Unavailable
-from ...limits import LANE_QUICK_READS, MAX_FRAME_DEADLINE_S, READ_FRAME_S, READ_SCAN_KEYS, WATCH_POLL_S, Limits
+from ...limits import (
+    CLIENTS_PER_ANSWER,
+    LANE_QUICK_READS,
+    MAX_FRAME_DEADLINE_S,
+    READ_FRAME_S,
+    READ_SCAN_KEYS,
+    WATCH_POLL_S,
+    Limits,
+)
 from ...schema.answers import Answer, Done, Failed, RangeAnswer, RangePart, Reason, SessionOpened
 from ...schema.commands import (
     Administration,
@@ -28,12 +37,14 @@ from ...schema.commands import (
 from ...schema.frame_validation import check_request
 from ...schema.frames import (
     Administer,
+    AskClients,
     AskLeases,
     AskStatus,
     AsUser,
     AwaitCompaction,
     BeginBackup,
     ChangeMembership,
+    ClientsListed,
     Close,
     Defragment,
     EndBackup,
@@ -64,6 +75,7 @@ from ...schema.frames import (
 from ...schema.key_range import KeyRange
 from ...schema.operations import Range
 from ...schema.replies import MakeReply, SlowReply, reply_bytes
+from .client_list import clients_of, owner_of
 from .events import (
     CompactionAwaited,
     InboxEvent,
@@ -120,6 +132,7 @@ class RequestHandler:
             Close: self._close_session,
             KeepLeases: self._keep_leases,
             AskLeases: self._ask_leases,
+            AskClients: self._ask_clients,
             WatchPoll: self._watch,
             Administer: self._administer,
             ChangeMembership: self._change_membership,
@@ -220,7 +233,7 @@ class RequestHandler:
         self._propose_for(request.command, asked, outcome)
 
     def _open_session(self, request: Open, asked: _Asked) -> None:
-        command = OpenSession(request.nonce, self._replica.timings.session_ttl)
+        command = OpenSession(request.nonce, self._replica.timings.session_ttl, request.client)
         self._propose_for(command, asked, self._opened(asked.done, command.ttl))
 
     def _close_session(self, request: Close, asked: _Asked) -> None:
@@ -252,6 +265,19 @@ class RequestHandler:
     def _ask_leases(self, request: AskLeases, asked: _Asked) -> None:
         question = LeasesAsked(request.leases, asked.deadline, self._leases(request, asked))
         self._enqueue_event(question, 8 * len(request.leases), asked.done)
+
+    def _ask_clients(self, request: AskClients, asked: _Asked) -> None:
+        def make() -> bytes:
+            clients, more = clients_of(self._replica.state, request.after, CLIENTS_PER_ANSWER)
+            return reply_bytes(ClientsListed(clients, more, self._replica.term))
+
+        def allowed(refused: Refused | None) -> None:
+            if refused is not None:
+                _finish(asked.done, refused)
+            else:
+                asked.done(SlowReply(make))
+
+        self._enqueue_event(ReadAsked(asked.deadline, allowed), 0, asked.done)
 
     def _change_membership(self, request: ChangeMembership, asked: _Asked) -> None:
         outcome = self._audit.of_change(request, asked.caller, asked.source, self._written(asked.done))
@@ -375,7 +401,8 @@ class RequestHandler:
             def make() -> bytes:
                 state = self._replica.state
                 keys = state.lease_keys if request.keys else lambda lease: []
-                leases = tuple([LeaseStatus(*each, tuple(keys(each[0]))) for each in found])
+                owner = partial(owner_of, state) if request.owners else lambda lease: None
+                leases = tuple([LeaseStatus(*each, tuple(keys(each[0])), owner(each[0])) for each in found])
                 if (users := state.users).enabled:
                     for key in [key for lease in leases for key in lease.keys]:
                         if self._users.read(KeyRange(key), asked.caller, state, users) is not None:

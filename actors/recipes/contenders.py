@@ -39,7 +39,8 @@ import msgspec
 from ...errors import CompactedError, InvalidArgument, KeeperError, LeaseLost
 from ...limits import CLEANUP_GRACE_S, RECIPE_CHECK_S, RECIPE_MAX_PAUSE_S, RECIPE_PAUSE_S
 from ..client.aio import AsyncKeyValueClient
-from ..client.leases import AsyncLease, Lease, LossEvent
+from ..client.client_info import Owner
+from ..client.leases import AsyncLease, Lease, LeaseInfo, LossEvent
 from ..client.results import KeyValue, PutResult, RangeResult, TxnResult
 from ..client.txn_parts import Compare, Condition, Op, first_keys
 from ..deadline import time_left
@@ -71,11 +72,14 @@ class Contender(msgspec.Struct, frozen=True):
         token: the revision that created its key; later contenders have greater ones.
         lease: the id of the lease that its key is attached to.
         who: its host and process id, as ``host:pid``.
+        owner: the process, its Ray actor, task and job, and since when it is in the line; ``None`` if the lease has
+            just ended, or if its client did not say.
     """
 
     token: int
     lease: int
     who: str
+    owner: Owner | None = None
 
 
 class WaitFor(NamedTuple):
@@ -389,12 +393,30 @@ class Contenders:
     async def in_order(self) -> list[Contender]:
         """All contenders, in the order of the line."""
         listing = await resolved(self.space.range(prefix=self.ticket_prefix, sort="create_revision"))
-        return [contender(item) for item in listing]
+        return await self.described(listing.items)
+
+    @bounded
+    async def first(self) -> Contender | None:
+        """The first contender of the line."""
+        listing = await resolved(self.space.range(prefix=self.ticket_prefix, sort="create_revision", limit=1))
+        return next(iter(await self.described(listing.items)), None)
+
+    async def described(self, items: Sequence[KeyValue]) -> list[Contender]:
+        """The contenders that wrote these keys of a line, with who made their leases."""
+        infos: dict[int, LeaseInfo] = {}
+        if items:
+            infos = await resolved(self.space._lease_infos([item.lease for item in items if item.lease]))
+        return [contender(item, infos.get(item.lease)) for item in items]
 
 
-def contender(item: KeyValue) -> Contender:
-    """The contender that wrote a key of a line."""
-    return Contender(item.create_revision, item.lease, item.raw.decode(errors="replace"))
+def contender(item: KeyValue, info: LeaseInfo | None = None) -> Contender:
+    """The contender that wrote a key of a line.
+
+    Args:
+        info: of the key's lease, if it is there.
+    """
+    owner = None if info is None else info.owner
+    return Contender(item.create_revision, item.lease, item.raw.decode(errors="replace"), owner)
 
 
 async def leased_txn_or_nothing(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from ...errors import InvalidArgument, RequestTimeout, Unavailable
 from ..client.guard import guarded
 from ..client.txn_parts import Condition
-from .contenders import Contender, Contenders, Ticket, head
+from .contenders import Contenders, Ticket, head
 from .sync_async import NotHeld, TimeLimit, Unpicklable, run_sync, whoami
 
 if TYPE_CHECKING:
@@ -239,9 +239,3 @@ class AsyncLockLike(_LockLikeBase):
     ) -> None:
         if self._holder._ticket is not None:
             await self.release()
-
-
-async def first_contender(contenders: Contenders) -> Contender | None:
-    """The first contender of a line."""
-    waiting = await contenders.in_order()
-    return waiting[0] if waiting else None

@@ -24,7 +24,7 @@ from __future__ import annotations
 from ..client.aio import AsyncKeyValueClient
 from ..client.handle import KeyValueClient
 from .contenders import Contender, Contenders
-from .holder import AsyncLockLike, Holder, LockLike, first_contender
+from .holder import AsyncLockLike, Holder, LockLike
 from .sync_async import run_sync
 
 
@@ -45,7 +45,7 @@ class Lock(LockLike):
     def holder(self) -> Contender | None:
         """The contender that holds it now; ``None`` if none does."""
         contenders = self._holder.contenders
-        return run_sync(first_contender(contenders))
+        return run_sync(contenders.first())
 
     def waiters(self) -> list[Contender]:
         """The contenders that wait for it, in the order of their turns."""
@@ -62,7 +62,7 @@ class AsyncLock(AsyncLockLike):
     async def holder(self) -> Contender | None:
         """The contender that holds it now; ``None`` if none does."""
         contenders = self._holder.contenders
-        return await first_contender(contenders)
+        return await contenders.first()
 
     async def waiters(self) -> list[Contender]:
         """The contenders that wait for it, in the order of their turns."""

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from ..client.aio import AsyncKeyValueClient
 from ..client.handle import KeyValueClient
-from .contenders import Contender, Contenders, Ticket, contender
+from .contenders import Contender, Contenders, Ticket
 from .holder import AsyncLockLike, Holder, LockLike
 from .sync_async import TimeLimit, Unpicklable, resolved, run_sync
 
@@ -71,7 +71,8 @@ async def _listing(contenders: Contenders) -> tuple[list[Contender], list[Conten
     while holders < len(line) and line[holders].key.startswith(contenders.ticket_prefix + READ):
         holders += 1
     holders = holders or min(1, len(line))
-    return [contender(each) for each in line[:holders]], [contender(each) for each in line[holders:]]
+    described = await contenders.described(line)
+    return described[:holders], described[holders:]
 
 
 class RWLock(Unpicklable):

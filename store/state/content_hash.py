@@ -17,6 +17,7 @@ from ...limits import HASH_SLICE_RECORDS
 from ..engine.interface import Engine
 from ..state import sessions
 from .auth import AUTH_PREFIX
+from .clients import CLIENTS
 from .mvcc import content_ranges, surviving_content
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _RANGES: tuple[tuple[str, bytes, bytes | None], ...] = (
     ("leases", b"", None),
     ("sessions", b"s", b"t"),
     ("sessions", b"a", b"b"),
+    ("sessions", *CLIENTS),
     ("sessions", b"r", b"s"),
     *(("meta", prefix, prefix + b"\xff") for prefix in _META_PREFIXES),
 )

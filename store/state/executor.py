@@ -21,6 +21,7 @@ from itertools import islice
 
 from ...limits import (
     DELETE_SLICE_KEYS,
+    MAX_IDENTITY_LETTERS,
     MAX_NESTED_TXNS,
     SCAN_SLICE,
     WORK_OF_CHECKS_SHIFT,
@@ -104,6 +105,8 @@ class Executor:
         key."""
         self.written = 0
         """Changes that the running command will write (see ``ENTRY_CHANGES``)."""
+        self._session = 0
+        """Whose writes are run."""
         self._next_id = 0
         """Higher than the id of any lease that the running command has granted."""
         self._answer_room = 0
@@ -115,8 +118,9 @@ class Executor:
         self._revoked = False
         """Whether the running transaction has revoked a lease: the keys deleted with it must not change again."""
 
-    def begin_entry(self) -> None:
-        """The operations of a new log entry follow."""
+    def begin_entry(self, session: int) -> None:
+        """The operations of a new log entry follow: writes of this session."""
+        self._session = session
         self.written = self._next_id = 0
 
     def run_plain(self, operation: Operation, room: int) -> Answer | None:
@@ -510,7 +514,14 @@ class Executor:
                 id += 1
             self._next_id = id + 1
         self.written += 1
-        self._leases.grant(id, grant.ttl, fresh_id >> FRESH_ID_BITS)
+        self._leases.grant(
+            id,
+            grant.ttl,
+            fresh_id >> FRESH_ID_BITS,
+            session=self._session,
+            at=grant.at,
+            task=grant.task[:MAX_IDENTITY_LETTERS],
+        )
         return LeaseGranted(id, grant.ttl, self._mvcc.now)
 
     def _revoke(self, revoke: LeaseRevoke) -> Generator[None, None, Done]:

@@ -62,7 +62,7 @@ class InternalCommands(StoredState):
         done = Done(self._mvcc.revision)
         if isinstance(command, OpenSession):
             user = "" if self._executor.rights is None else self._executor.rights.user
-            session = self._sessions.open(entry.index, command.nonce, command.ttl, self.limits, user)
+            session = self._sessions.open(entry.index, command.nonce, command.ttl, self.limits, user, command.client)
             return Failed(Reason.FULL) if session is None else SessionOpened(session)
         if isinstance(command, CloseSession):
             return self._close_session(command)

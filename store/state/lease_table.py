@@ -15,7 +15,9 @@ from collections.abc import Iterator
 import msgspec
 
 from ...errors import DataCorrupted
+from ...schema.operations import Number, Span
 from ..engine.interface import Engine
+from .clients import Clients
 from .write_batch import WriteBatch
 
 _FAMILY = "leases"
@@ -30,6 +32,9 @@ class _StoredLease(msgspec.Struct, frozen=True, array_like=True):
     ttl: float
     heard: int
     until: float | None
+    session: Number = 0
+    at: Span = 0.0
+    task: str = ""
 
 
 _decode = msgspec.msgpack.Decoder(_StoredLease).decode
@@ -38,15 +43,31 @@ _decode = msgspec.msgpack.Decoder(_StoredLease).decode
 class LeaseRecord:
     """A lease as the state machine sees it. Times are seconds."""
 
-    __slots__ = ("heard", "id", "keys", "ttl", "until")
+    __slots__ = ("at", "heard", "id", "keys", "session", "task", "ttl", "until")
 
-    def __init__(self, id: int, ttl: float, heard: int, until: float | None = None) -> None:
+    def __init__(
+        self,
+        id: int,
+        ttl: float,
+        heard: int,
+        until: float | None = None,
+        *,
+        session: int = 0,
+        at: float = 0.0,
+        task: str = "",
+    ) -> None:
         self.id = id
         self.ttl = ttl
         self.heard = heard
         """Log index of its last sign of life: the grant, or a renewal."""
         self.until = until
         """The time on the cluster's clock when it runs out, if a leader has recorded that since."""
+        self.session = session
+        """In which it was made (see ``clients``)."""
+        self.at = at
+        """When its client asked for it, by that one's clock (``LeaseGrant.at``)."""
+        self.task = task
+        """The Ray task that it was made for; may be empty."""
         self.keys = 0
         """The number of attached keys."""
 
@@ -54,8 +75,9 @@ class LeaseRecord:
 class LeaseTable:
     """All leases, in memory and in the write batch."""
 
-    def __init__(self, batch: WriteBatch) -> None:
+    def __init__(self, batch: WriteBatch, clients: Clients) -> None:
         self._batch = batch
+        self._clients = clients
         self.by_id: dict[int, LeaseRecord] = {}
 
     def load(self, engine: Engine) -> None:
@@ -66,14 +88,24 @@ class LeaseTable:
             except msgspec.MsgspecError as error:
                 raise DataCorrupted(f"a lease cannot be read: {error}") from error
             id = _ID.unpack(key[1:])[0]
-            self.by_id[id] = LeaseRecord(id, stored.ttl, stored.heard, stored.until)
+            self.by_id[id] = LeaseRecord(
+                id,
+                stored.ttl,
+                stored.heard,
+                stored.until,
+                session=stored.session,
+                at=stored.at,
+                task=stored.task,
+            )
+            self._clients.lease_loaded(stored.session)
         for key, _ in engine.iterate(_FAMILY, b"k", b"l"):
             self.by_id[_ID.unpack_from(key, 1)[0]].keys += 1
 
-    def grant(self, id: int, ttl: float, index: int) -> None:
-        """Grant a lease at a log index. There must be none with that id."""
-        self._save(LeaseRecord(id, ttl, index))
+    def grant(self, id: int, ttl: float, index: int, *, session: int = 0, at: float = 0.0, task: str = "") -> None:
+        """Grant a lease at a log index. There must be none with that id. For the rest see ``LeaseRecord``."""
+        self._save(LeaseRecord(id, ttl, index, session=session, at=at, task=task))
         self._batch.on_rollback(self._forget, id, None)
+        self._clients.lease_made(session)
 
     def renew(self, id: int, index: int) -> bool:
         """Record a sign of life at a log index: the lease has its whole TTL again. Returns False if there is none."""
@@ -100,13 +132,15 @@ class LeaseTable:
 
     def _save(self, lease: LeaseRecord) -> None:
         self.by_id[lease.id] = lease
-        self._batch.set(_FAMILY, b"l" + _ID.pack(lease.id), _encode(_StoredLease(lease.ttl, lease.heard, lease.until)))
+        stored = _StoredLease(lease.ttl, lease.heard, lease.until, lease.session, lease.at, lease.task)
+        self._batch.set(_FAMILY, b"l" + _ID.pack(lease.id), _encode(stored))
 
     def remove(self, id: int) -> None:
         """Remove a lease whose keys are deleted."""
         lease = self.by_id.pop(id)
         self._batch.set(_FAMILY, b"l" + _ID.pack(id), None)
         self._batch.on_rollback(self._remember, lease, None)
+        self._clients.lease_gone(lease.session)
 
     def _forget(self, id: int, _: None) -> None:
         del self.by_id[id]

@@ -7,8 +7,8 @@ digest of the operation, until a command forgets it by age. A name is good for o
 is refused without effect.
 
 In the family ``sessions``: ``s`` + id -> the session; ``a`` + id + sequence -> the answers of one command, under its
-first new sequence; ``r`` + name -> (log index, answer, meaning); ``i`` + log index + name -> nothing, to forget by age.
-Answers stay on disk; memory holds only where the answer of each sequence is.
+first new sequence; ``c`` + id -> who it is (``clients.py``); ``r`` + name -> (log index, answer, meaning); ``i`` + log
+index + name -> nothing, to forget by age. Answers stay on disk; memory holds only where the answer of each sequence is.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ import msgspec
 from ...errors import DataCorrupted
 from ...limits import APPLY_WORK, ENTRY_CHANGES, WORK_OF_WRITE, Limits
 from ...schema.answers import Answer, Failed, Reason, TxnAnswer
+from ...schema.client_identity import ClientIdentity
 from ...schema.commands import ClientWrites, RequestId
 from ...schema.operations import Operation
 from ..engine.interface import Engine
+from .clients import CLIENTS, Clients
 from .executor import Executor
 from .lease_table import FRESH_ID_BITS
 from .ranges import WEIGHT_SHIFT
@@ -130,8 +132,9 @@ class SessionRecord:
 class Sessions:
     """All sessions and request ids, in memory and in the write batch."""
 
-    def __init__(self, batch: WriteBatch) -> None:
+    def __init__(self, batch: WriteBatch, clients: Clients) -> None:
         self._batch = batch
+        self._clients = clients
         self.by_id: dict[int, SessionRecord] = {}
         self._by_nonce: dict[bytes, int] = {}
         self.requests = 0
@@ -148,6 +151,7 @@ class Sessions:
                 stored = _decode_session(value)
                 self.by_id[id] = SessionRecord(id, stored.ttl, stored.nonce, stored.heard, stored.low, stored.user)
                 self._by_nonce[stored.nonce] = id
+            self._clients.load(engine)
             for key, value in engine.iterate(_FAMILY, b"a", b"b"):
                 id, stored_under = _PAIR.unpack(key[1:])
                 head = _decode_head(value)
@@ -160,8 +164,20 @@ class Sessions:
 
     # -- sessions -----------------------------------------------------------------------------------------------------
 
-    def open(self, id: int, nonce: bytes, ttl: float, limits: Limits, user: str = "") -> int | None:
-        """Open a session, or find the one with that nonce. Returns its id; ``None`` if there are too many sessions."""
+    def open(
+        self,
+        id: int,
+        nonce: bytes,
+        ttl: float,
+        limits: Limits,
+        user: str = "",
+        client: ClientIdentity | None = None,
+    ) -> int | None:
+        """Open a session, or find the one with that nonce. Returns its id; ``None`` if there are too many sessions.
+
+        Args:
+            client: who opens it, if it says so.
+        """
         known = self._by_nonce.get(nonce)
         if known is not None:
             self.renew(known, id)
@@ -172,6 +188,7 @@ class Sessions:
         self.by_id[id] = session
         self._by_nonce[nonce] = id
         self._save(session)
+        self._clients.opened(id, client)
         return id
 
     def renew(self, id: int, index: int) -> bool:
@@ -190,6 +207,7 @@ class Sessions:
             return False
         del self._by_nonce[session.nonce]
         self._batch.set(_FAMILY, b"s" + _ID.pack(id), None)
+        self._clients.closed(id)
         for _, stored_under, _, _ in session.batches:
             self._batch.set(_FAMILY, b"a" + _PAIR.pack(id, stored_under), None)
         return True
@@ -223,7 +241,7 @@ class Sessions:
             The answers of the first writes: of all, unless ``ENTRY_CHANGES`` is reached. The rest did not run.
         """
         run_plain, run, limits = executor.run_plain, executor.run, executor.limits
-        executor.begin_entry()
+        executor.begin_entry(command.session)
         session = self.by_id.get(command.session)
         if session is None or (user is not None and session.user != user):
             return [Failed(Reason.SESSION_EXPIRED)] * len(command.writes)
@@ -414,5 +432,7 @@ def session_content(source: OrderedReader) -> Iterator[bytes]:
             if sequence >= lows[session]:
                 answers[session + _ID.pack(sequence)] = bytes(answer)
     yield from (where + answers[where] for where in sorted(answers))
+    for key, value in source.iterate(_FAMILY, *CLIENTS):
+        yield key + value
     for key, value in source.iterate(_FAMILY, b"r", b"s"):
         yield key + value

@@ -23,6 +23,7 @@ from ..engine.interface import Disk, Engine
 from .alarms import Alarms
 from .auth import Auth
 from .auth_table import AuthTable
+from .clients import ClientRecord, Clients
 from .cluster_clock import ClusterClock
 from .content_hash import OF_THE_CLUSTER
 from .executor import Executor
@@ -154,7 +155,8 @@ class StoredState:
     def _load(self) -> None:
         """Fill memory from the database. Called again to forget everything that is not written (``_reload``), so it
         sets every attribute that applying may change."""
-        self._leases, self._sessions = LeaseTable(self._batch), Sessions(self._batch)
+        self._clients = Clients(self._batch)
+        self._leases, self._sessions = LeaseTable(self._batch, self._clients), Sessions(self._batch, self._clients)
         self.members, self._alarms = Members(self._batch), Alarms(self._batch)
         self.clock, self._auth = ClusterClock(self._batch), Auth(self._batch)
         get = self._engine.get
@@ -182,8 +184,8 @@ class StoredState:
         self.applied_index, self.applied_term = applied.index, applied.term
         self.revision, self.compact_revision = applied.revision, applied.compact_revision
         self._compaction = PhysicalCompaction(self._engine)
+        self._sessions.load(self._engine)  # with the clients, which count their leases
         self._leases.load(self._engine)
-        self._sessions.load(self._engine)
         self._sessions.requests, self._sessions.request_bytes = applied.requests, applied.request_bytes
         self._mvcc = Mvcc(self._batch, self.revision)
         self._executor = Executor(
@@ -208,6 +210,11 @@ class StoredState:
     def sessions(self) -> Mapping[int, SessionRecord]:
         """Sessions by id."""
         return self._sessions.by_id
+
+    @property
+    def clients(self) -> Mapping[int, ClientRecord]:
+        """Who opened each session and made each lease, by the session's id, of those that said so."""
+        return self._clients.by_id
 
     @property
     def leases(self) -> Mapping[int, LeaseRecord]:

@@ -18,6 +18,7 @@ from raykeeper.actors.client.core.router import Router
 from raykeeper.actors.client.core.watch_core import WatchCore
 from raykeeper.errors import DataCorrupted, KeeperError
 from raykeeper.schema.answers import Answer
+from raykeeper.schema.client_identity import ClientIdentity
 from raykeeper.schema.frames import Read, Refusal, Refused
 from raykeeper.schema.operations import Operation
 from raykeeper.schema.replies import reply_bytes
@@ -63,7 +64,8 @@ class Client:
         members = world.member_ids()
         rng = random.Random(self.rng.getrandbits(64))
         self.router = Router(members)
-        self.hub = DispatchCore(world.cluster, self.router, world.limits, world.timings, rng)
+        who = ClientIdentity(host=self.name, pid=self.lives, started=int(world.now))
+        self.hub = DispatchCore(world.cluster, self.router, world.limits, world.timings, rng, who)
         self.watch_core = WatchCore(world.cluster, self.router, world.limits, rng)
         self.lease_core = LeaseCore(world.cluster, self.router, world.limits, rng)
         self.cores: tuple[ClientCore, ...] = (self.hub, self.watch_core, self.lease_core)

@@ -24,6 +24,7 @@ import msgspec
 from ....errors import ClusterMismatch, InvalidArgument, KeeperError, RequestTimeout, SessionExpired, Unavailable
 from ....limits import CLIENT_MAX_FRAME_DEADLINE_S, CLIENT_MAX_LATE_BATCHES, Limits, Timings
 from ....schema.answers import Answer, Done, Failed, Reason
+from ....schema.client_identity import ClientIdentity
 from ....schema.commands import ClientWrite, ClientWrites, RequestId
 from ....schema.frames import (
     Close,
@@ -58,6 +59,7 @@ class DispatchCore:
         cluster: the cluster's id, named in every frame.
         router: the hub's, shared with its other cores.
         rng: for nonces, the spread of serializable reads, and the jitter of pauses.
+        client: who this process is; ``None`` says nothing.
     """
 
     def __init__(
@@ -67,8 +69,10 @@ class DispatchCore:
         limits: Limits,
         timings: Timings,
         rng: random.Random,
+        client: ClientIdentity | None = None,
     ) -> None:
         self._cluster = cluster
+        self._client = client
         self._router = router
         self._limits = limits
         self._timings = timings
@@ -320,7 +324,7 @@ class DispatchCore:
                 if outbox.waiting():
                     nonce = session.opening_nonce(now, self._timings.session_ttl)
                     waiting = outbox.fresh if outbox.fresh else outbox.again
-                    opening = Open(self._cluster, longest_wait(waiting, now), nonce)
+                    opening = Open(self._cluster, longest_wait(waiting, now), nonce, self._client)
                     self._send(Kind.OPEN, outbox, [], opening, now, out)
             return
         while outbox.waiting() and outbox.can_send(now):

@@ -34,6 +34,8 @@ class LeaseQuestion(NamedTuple):
     """Also list the keys that are attached."""
     keep: bool = False
     """Keep these leases alive once, instead; answered with ``LeasesKept`` and their TTLs."""
+    owners: bool = False
+    """Also tell who made them."""
 
 
 class Kind(enum.Enum):

@@ -33,6 +33,7 @@ from raykeeper.schema.auth_operations import (
     UserDelete,
     UserGrantRole,
 )
+from raykeeper.schema.client_identity import ClientIdentity
 from raykeeper.schema.commands import (
     ByUser,
     Caller,
@@ -173,7 +174,7 @@ class Author:
             return Configure(encode_settings(Settings(limits=Limits(max_leases=rng.randrange(1, 4)))))
         return rng.choice(
             [
-                lambda: OpenSession(rng.choice(KEYS), 5.0),
+                lambda: OpenSession(rng.choice(KEYS), 5.0, rng.choice((None, ClientIdentity("host", 4711)))),
                 lambda: CloseSession(rng.randrange(1, self.index)),
                 lambda: ExpireSessions(1, (Expiry(rng.randrange(1, self.index), rng.randrange(self.index)),)),
                 lambda: ExpireLeases(1, tuple(Expiry(id, rng.randrange(self.index)) for id in (7, 8))),

@@ -1,0 +1,115 @@
+"""What this process is: its identity as a client, and the Ray task that runs on a thread.
+
+Ray is asked only where it runs in this process. Over Ray Client this process is on no node, and in a forked child Ray
+answers nothing; there the operating system alone is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import time
+from typing import Any
+
+from ..schema.client_identity import ClientIdentity, cut
+from .ray_calls import in_forked_child
+
+_WORKER_MODE = 1
+"""``ray.WORKER_MODE``."""
+_STARTED = 19
+"""The place of the start in what follows the name in ``/proc/<pid>/stat``, which is field 2."""
+
+
+def this_client() -> ClientIdentity:
+    """Who this process is, as the cluster keeps it with its session."""
+    node, address, job, actor, actor_id = _in_ray()
+    return ClientIdentity(
+        host=cut(socket.gethostname()),
+        pid=os.getpid(),
+        started=start_of(os.getpid()),
+        boot=cut(_read("/proc/sys/kernel/random/boot_id").strip()),
+        pid_namespace=_inode("/proc/self/ns/pid"),
+        node=cut(node),
+        address=cut(address),
+        job=cut(job),
+        actor=cut(actor),
+        actor_id=cut(actor_id),
+        since=time.time(),
+        program=cut(_program()),
+    )
+
+
+def start_of(pid: int) -> int:
+    """When a process of this host was started, in clock ticks since the boot; 0 if there is none, or if the system
+    does not say."""
+    # The name, in parentheses, may hold anything, also spaces and parentheses.
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return int(fields[_STARTED]) if len(fields) > _STARTED and fields[_STARTED].isdigit() else 0
+
+
+def current_task() -> str:
+    """The name of the Ray task that runs on this thread, or in this coroutine; empty if there is none."""
+    worker = _worker()
+    if worker is None or worker.mode != _WORKER_MODE:
+        return ""
+    try:
+        import ray
+
+        return cut(ray.get_runtime_context().get_task_name() or "")
+    except Exception:  # a thread of the user's, or another version of Ray
+        return ""
+
+
+def _in_ray() -> tuple[str, str, str, str, str]:
+    """Node, its address, job, actor, and the actor's id, as far as there are any."""
+    node = address = job = actor = actor_id = ""
+    worker = _worker()
+    if worker is None:
+        return node, address, job, actor, actor_id
+    import ray
+
+    context = ray.get_runtime_context()
+    with contextlib.suppress(Exception):  # what this version of Ray does not tell is not known
+        node, job = context.get_node_id(), context.get_job_id()
+        address = worker.node_ip_address
+    if worker.mode == _WORKER_MODE:
+        with contextlib.suppress(Exception):
+            actor_id = context.get_actor_id() or ""
+            if actor_id:
+                actor = context.get_actor_name() or f"{_class_name(worker)} {actor_id[:8]}"
+    return node, address, job, actor, actor_id
+
+
+def _class_name(worker: Any) -> str:
+    """The class of the actor that this process is."""
+    instances = list(worker.actors.values())
+    return type(instances[0]).__name__ if instances else current_task().partition(".")[0]
+
+
+def _worker() -> Any:
+    """Ray's object for this process; ``None`` where Ray does not run in it. Nothing is loaded for it."""
+    module = sys.modules.get("ray._private.worker")
+    worker = getattr(module, "global_worker", None)
+    return worker if getattr(worker, "mode", None) is not None and not in_forked_child() else None
+
+
+def _program() -> str:
+    """The program of this process, without its arguments, which may be secret."""
+    return os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else ""
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
