@@ -97,11 +97,6 @@ def check_not_forked() -> None:
         raise ForkedProcess()
 
 
-def in_forked_child() -> bool:
-    """Whether this process is the forked child of one that was attached to Ray."""
-    return _forked
-
-
 def _before_fork() -> None:
     global _ray_at_fork
     ray = sys.modules.get("ray")

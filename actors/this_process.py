@@ -1,7 +1,7 @@
 """What this process is: its identity as a client, and the Ray task that runs on a thread.
 
-Ray is asked only where it runs in this process. Over Ray Client this process is on no node, and in a forked child Ray
-answers nothing; there the operating system alone is asked.
+Ray is asked only where it runs in this process, and is not loaded for it. Over Ray Client this process is on no node,
+and in a forked child Ray answers nothing; there the operating system alone is asked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import time
 from typing import Any
 
 from ..schema.client_identity import ClientIdentity, cut
-from .ray_calls import in_forked_child
 
 _WORKER_MODE = 1
 """``ray.WORKER_MODE``."""
@@ -55,9 +54,7 @@ def current_task() -> str:
     if worker is None or worker.mode != _WORKER_MODE:
         return ""
     try:
-        import ray
-
-        return cut(ray.get_runtime_context().get_task_name() or "")
+        return cut(_ray().get_runtime_context().get_task_name() or "")
     except Exception:  # a thread of the user's, or another version of Ray
         return ""
 
@@ -68,9 +65,7 @@ def _in_ray() -> tuple[str, str, str, str, str]:
     worker = _worker()
     if worker is None:
         return node, address, job, actor, actor_id
-    import ray
-
-    context = ray.get_runtime_context()
+    context = _ray().get_runtime_context()
     with contextlib.suppress(Exception):  # what this version of Ray does not tell is not known
         node, job = context.get_node_id(), context.get_job_id()
         address = worker.node_ip_address
@@ -92,7 +87,23 @@ def _worker() -> Any:
     """Ray's object for this process; ``None`` where Ray does not run in it. Nothing is loaded for it."""
     module = sys.modules.get("ray._private.worker")
     worker = getattr(module, "global_worker", None)
-    return worker if getattr(worker, "mode", None) is not None and not in_forked_child() else None
+    return worker if getattr(worker, "mode", None) is not None and not _forked else None
+
+
+def _ray() -> Any:
+    return sys.modules["ray"]
+
+
+_forked = False
+"""Whether this process is the forked child of one in which Ray ran."""
+
+
+def _in_child() -> None:
+    global _forked
+    _forked = _worker() is not None or _forked
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 def _program() -> str:
