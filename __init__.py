@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from .actors.connect import connect
     from .actors.consistency import Comparison
     from .actors.handles import AsyncClient, Client
+    from .actors.recipes.in_use import InUse, Participant
     from .cluster import Cluster, attach, discard, launch, restore
     from .spec import ClusterSpec
 
@@ -84,6 +85,7 @@ _LAZY = {
         "TxnResult",
     ),
     ".actors.client.watch": ("AsyncWatch", "Watch"),
+    ".actors.recipes.in_use": ("InUse", "Participant"),
     ".actors.consistency": ("Comparison",),
     ".actors.cluster.cluster_operations": ("BackupInfo",),
     ".actors.connect": ("connect",),
@@ -122,6 +124,7 @@ __all__ = [
     "Event",
     "ForkedProcess",
     "FutureRevisionError",
+    "InUse",
     "InvalidArgument",
     "KeeperError",
     "KeyValue",
@@ -136,6 +139,7 @@ __all__ = [
     "NotCaughtUp",
     "Op",
     "Owner",
+    "Participant",
     "PermissionDenied",
     "ProxyInfo",
     "PutResult",

@@ -547,6 +547,12 @@ RECIPE_SPARE_LEASES = 4
 """Leases of finished claims that a queue keeps for its next ones."""
 RECIPE_SCAN_ITEMS = 32
 """Items of a queue that are read together to find a free one."""
+IN_USE_NAMES = 1000
+"""Names of locks and the like that one look at what is in use tells, unless more are asked for..."""
+IN_USE_PARTICIPANTS = 200
+"""... and how many holders, and how many waiters, of each."""
+STUCK_FRACTION = 0.6
+"""Of a lease's TTL: a holder that has been silent for longer is thought to be stuck. Clients are heard every third."""
 MAX_PARTITIONS = 4096
 RECIPE_MOVES_PER_TXN = 32
 """Partitions that one transaction gives back or takes."""

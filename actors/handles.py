@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+from ..limits import IN_USE_NAMES
 from .client import aio as kv_async
 from .client import handle as kv
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .recipes.barrier import AsyncBarrier, Barrier
     from .recipes.counter import AsyncCounter, Counter
     from .recipes.election import AsyncElection, Election
+    from .recipes.in_use import InUse, Kind
     from .recipes.latch import AsyncLatch, Latch
     from .recipes.lock import AsyncLock, Lock
     from .recipes.partitioner import AsyncPartitioner, Partitioner
@@ -169,6 +171,29 @@ class Coordination:
 
         return Queue(cast("Client", self), name, ttl)
 
+    def in_use(self, kind: Kind, *, limit: int = IN_USE_NAMES) -> list[InUse]:
+        """What is in use of one kind, within the handle's namespace: who holds, who waits, and what is stuck.
+
+        ::
+
+            for lock in client.in_use("lock"):
+                print(lock.name, [each.owner for each in lock.holders], len(lock.waiters), lock.stuck)
+
+        While users are needed it is for the role root, because it looks at all names.
+
+        Args:
+            kind: ``"lock"``, ``"rwlock"``, ``"semaphore"``, ``"election"``, ``"queue"``, ``"barrier"`` or
+                ``"registry"``.
+            limit: how many names to look at, in order.
+
+        Raises:
+            InvalidArgument: there is no such kind.
+        """
+        from .recipes.in_use import Survey
+        from .recipes.sync_async import run_sync
+
+        return run_sync(Survey(cast("Client", self), kind, limit).look())
+
     def counter(self, name: Name) -> Counter:
         """A counter that many processes add to; each addition counts exactly once.
 
@@ -272,6 +297,12 @@ class AsyncCoordination:
         from .recipes.queue import AsyncQueue
 
         return AsyncQueue(cast("AsyncClient", self), name, ttl)
+
+    async def in_use(self, kind: Kind, *, limit: int = IN_USE_NAMES) -> list[InUse]:
+        """What is in use of one kind, within the handle's namespace: see ``Client.in_use``."""
+        from .recipes.in_use import Survey
+
+        return await Survey(cast("AsyncClient", self), kind, limit).look()
 
     def counter(self, name: Name) -> AsyncCounter:
         """A counter that many processes add to; each addition counts exactly once: see ``Client.counter``."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from typing import Any
@@ -62,6 +65,41 @@ def test_holder_and_waiter_say_who_they_are(shared: Cluster) -> None:
     ray.get(holder.end.remote())
     ray.get(waiting)
     ray.get(waiter.end.remote())
+
+
+def raykeeper(cluster: Cluster, *arguments: str) -> str:
+    environment = {
+        **os.environ,
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        "RAYKEEPER_CLUSTER": cluster.name,
+    }
+    done = subprocess.run(
+        (sys.executable, "-m", "raykeeper", *arguments), env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_a_stopped_holder_is_marked_in_the_shell(shared: Cluster, stopped: list[int]) -> None:
+    kv = shared.client()
+    actor: Any = ray.remote(num_cpus=0)(Worker)
+    holder = actor.options(name="a-stopped-one").remote(kv)
+    pid = ray.get(holder.take.remote("shell/a"))
+    other = kv.lock("shell/b")
+    with other:
+        found = json.loads(raykeeper(shared, "locks", "shell/", "-o", "json"))["locks"]
+        assert [each["name"] for each in found] == ["shell/a", "shell/b"]
+        (held,) = found[0]["holders"]
+        assert (held["pid"], held["actor"], held["task"], held["ttl"]) == (pid, "a-stopped-one", "Worker.take", 30.0)
+    assert "actor a-stopped-one (pid" in raykeeper(shared, "clients")
+
+    os.kill(pid, signal.SIGSTOP)
+    stopped.append(pid)
+    (stuck,) = wait_until(
+        lambda: [each for each in kv.namespace("shell/").in_use("lock") if each.stuck], seconds=120, what="a stuck one"
+    )
+    assert stuck.name == b"shell/a"
+    os.kill(pid, signal.SIGCONT)
+    ray.kill(holder)
 
 
 def test_a_lease_names_the_task_that_made_it(shared: Cluster) -> None:

@@ -1,0 +1,166 @@
+"""Who holds and who waits, from a shell: `raykeeper locks`, `semaphores`, `elections`, `queues`, `barriers`
+and `services`; and who is connected: `raykeeper clients`.
+
+A process is shown with its host and process id, its Ray node, actor, task and job, and since when, by its own clock.
+What is stuck is marked with the reason.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import BYTES, WholeNumber, common, open_client, open_cluster, options, timeout_option
+from .render import CommandResult, show, text
+
+if TYPE_CHECKING:
+    from ..actors.client.client_info import ClientInfo, Owner
+    from ..actors.recipes.in_use import InUse, Participant
+
+_most = click.option(
+    "--limit", type=WholeNumber(1, 1_000_000), default=1000, show_default=True, help="Show at most this many names."
+)
+_only_stuck = click.option("--stuck", is_flag=True, help="Show only what is stuck.")
+
+
+def _command(plural: str, kinds: tuple[str, ...], help: str) -> click.Command:
+    """The command that lists what is in use of some kinds."""
+
+    @click.command(plural, help=help)
+    @click.argument("prefix", type=BYTES, default=b"")
+    @options(common, timeout_option)
+    @_most
+    @_only_stuck
+    def listing(
+        cluster: str, address: str | None, output: str, timeout: float, prefix: bytes, limit: int, stuck: bool
+    ) -> None:
+        with open_client(cluster, address, timeout) as kv:
+            under = kv.namespace(prefix) if prefix else kv
+            found = [each for kind in kinds for each in under.in_use(kind, limit=limit)]  # type: ignore[arg-type]
+        found = [each for each in found if each.stuck or not stuck]
+        show(CommandResult({plural: [_fields(each) for each in found]}, list(_lines(found, plural))), output)
+
+    return listing
+
+
+locks = _command("locks", ("lock", "rwlock"), "List the locks that are held, whose names begin with PREFIX.")
+semaphores = _command("semaphores", ("semaphore",), "List the semaphores that are held.")
+elections = _command("elections", ("election",), "List the elections, with their leaders and candidates.")
+queues = _command("queues", ("queue",), "List the queues that have items, claims, or waiting workers.")
+barriers = _command("barriers", ("barrier",), "List the barriers at which parties wait.")
+services = _command("services", ("registry",), "List the services that are registered, by topic.")
+
+
+@click.command()
+@options(common, timeout_option)
+def clients(cluster: str, address: str | None, output: str, timeout: float) -> None:
+    """List the processes that have a session, or leases that they made."""
+    found = open_cluster(cluster, address).clients(timeout=timeout)
+    show(
+        CommandResult({"clients": [client_fields(each) for each in found]}, [_client_line(each) for each in found]),
+        output,
+    )
+
+
+def client_fields(client: ClientInfo) -> dict[str, Any]:
+    """A client for JSON and tables."""
+    return {name: getattr(client, name) for name in client.__struct_fields__}
+
+
+def _fields(found: InUse) -> dict[str, Any]:
+    return {
+        "kind": found.kind,
+        "name": found.name,
+        "holders": [_participant_fields(each) for each in found.holders],
+        "waiters": [_participant_fields(each) for each in found.waiters],
+        "size": found.size,
+        "more": found.more,
+        "stuck": found.stuck,
+    }
+
+
+def _participant_fields(each: Participant) -> dict[str, Any]:
+    owner = each.owner
+    who = {} if owner is None else client_fields(owner.client)
+    return {
+        "token": each.token,
+        "what": each.what,
+        **{name: who.get(name, "") for name in ("host", "node", "address", "actor", "job", "program", "user")},
+        "pid": who.get("pid", 0),
+        "task": "" if owner is None else owner.task,
+        "since": 0.0 if owner is None else owner.since,
+        "session": who.get("session", 0),
+        "session_open": who.get("open", False),
+        "ttl": each.ttl,
+        "remaining": each.remaining,
+        "stuck": each.stuck,
+    }
+
+
+def _lines(found: list[InUse], plural: str) -> Iterator[str]:
+    for each in found:
+        size = {
+            "semaphore": f", limit {each.size}",
+            "barrier": f", {each.size} parties",
+            "queue": f", {each.size} items",
+        }
+        yield f"{each.kind} {text(each.name)}{size.get(each.kind, '')}{'  STUCK' if each.stuck else ''}"
+        holds, waits = _WORDS.get(each.kind, ("held by", "waits"))
+        for role, people in ((holds, each.holders), (waits, each.waiters)):
+            for one in people:
+                what = f" [{text(one.what.encode(errors='surrogateescape'))}]" if one.what else ""
+                stuck = f"  STUCK: {one.stuck}" if one.stuck else ""
+                yield f"  {role}{what} {describe(one.owner)}, token {one.token}{stuck}"
+        if each.more:
+            yield "  and more"
+    if not found:
+        yield f"no {plural}"
+
+
+_WORDS = {
+    "election": ("led by", "candidate"),
+    "queue": ("claimed", "worker waits"),
+    "registry": ("service", ""),
+    "barrier": ("", "has arrived"),
+}
+
+
+def describe(owner: Owner | None) -> str:
+    """A process, its Ray actor, task and job, and since when, for people."""
+    if owner is None:
+        return "by an unknown process"
+    parts = [f"task {owner.task}"] if owner.task else []
+    since = f" for {duration(time.time() - owner.since)}" if owner.since else ""
+    return (
+        f"{', '.join([process(owner.client), *parts])}{since}{'' if owner.client.open else ' (its session has ended)'}"
+    )
+
+
+def process(client: ClientInfo) -> str:
+    """A process, for people: ``actor the-holder (pid 4711 on rk1, 10.0.0.1; job 01000000)``."""
+    if not client.pid:
+        return f"session {client.session}"
+    name = f"actor {client.actor} " if client.actor else f"{client.program} " if client.program else ""
+    place = f"pid {client.pid} on {client.host}" + (f", {client.address}" if client.address else "")
+    job = f"; job {client.job}" if client.job else ""
+    user = f"; user {client.user}" if client.user else ""
+    return f"{name}({place}{job}{user})"
+
+
+def _client_line(client: ClientInfo) -> str:
+    since = f", connected for {duration(time.time() - client.since)}" if client.since else ""
+    leases = f", {client.leases} leases" if client.leases else ""
+    return f"{client.session}: {process(client)}{since}{leases}{'' if client.open else ', its session has ended'}"
+
+
+def duration(seconds: float) -> str:
+    """A length of time, for people: ``12 s``, ``3 min``, ``2.5 h``, ``4.2 d``."""
+    seconds = max(0.0, seconds)
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} d"
