@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .recipes.barrier import AsyncBarrier, Barrier
     from .recipes.counter import AsyncCounter, Counter
     from .recipes.election import AsyncElection, Election
-    from .recipes.in_use import InUse, Kind
+    from .recipes.in_use import InUse, RecipeKind
     from .recipes.latch import AsyncLatch, Latch
     from .recipes.lock import AsyncLock, Lock
     from .recipes.partitioner import AsyncPartitioner, Partitioner
@@ -171,7 +171,7 @@ class Coordination:
 
         return Queue(cast("Client", self), name, ttl)
 
-    def in_use(self, kind: Kind, *, limit: int = IN_USE_NAMES) -> list[InUse]:
+    def in_use(self, kind: RecipeKind, *, limit: int = IN_USE_NAMES) -> list[InUse]:
         """What is in use of one kind, within the handle's namespace: who holds, who waits, and what is stuck.
 
         ::
@@ -298,7 +298,7 @@ class AsyncCoordination:
 
         return AsyncQueue(cast("AsyncClient", self), name, ttl)
 
-    async def in_use(self, kind: Kind, *, limit: int = IN_USE_NAMES) -> list[InUse]:
+    async def in_use(self, kind: RecipeKind, *, limit: int = IN_USE_NAMES) -> list[InUse]:
         """What is in use of one kind, within the handle's namespace: see ``Client.in_use``."""
         from .recipes.in_use import Survey
 

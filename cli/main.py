@@ -20,7 +20,7 @@ from .stdio import run_with_streams, tell, tell_bug
 
 _FILES = {
     "bench": ("bench",),
-    "in_use": ("locks", "semaphores", "elections", "queues", "barriers", "services", "clients"),
+    "holders": ("locks", "semaphores", "elections", "queues", "barriers", "services", "clients"),
     "keys": ("put", "get", "del"),
     "lease": ("lease",),
     "lock": ("lock", "elect"),

@@ -141,7 +141,7 @@ class Administer(msgspec.Struct, frozen=True, array_like=True, tag=10):
     command: Administration
 
 
-class AskClients(msgspec.Struct, frozen=True, array_like=True, tag=20):
+class AskClients(msgspec.Struct, frozen=True, array_like=True, tag=22):
     """Ask who the clients are: those that have a session, and those that made leases which are still there. Any member
     answers ``ClientsListed``, as of a moment after the arrival."""
 
@@ -575,7 +575,7 @@ class BackupPart(msgspec.Struct, frozen=True, array_like=True, tag=12):
     data: bytes
 
 
-class ClientsListed(msgspec.Struct, frozen=True, array_like=True, tag=13):
+class ClientsListed(msgspec.Struct, frozen=True, array_like=True, tag=15):
     """The clients, by the ids of their sessions; ``CLIENTS_PER_ANSWER`` at most."""
 
     clients: tuple[ClientStatus, ...]

@@ -20,8 +20,8 @@ from ..client.leases import LeaseInfo
 from ..client.results import END, KeyValue, RangeResult
 from .sync_async import AnyHandle, bounded, quoted, resolved, unquoted
 
-Kind = Literal["lock", "rwlock", "semaphore", "election", "queue", "barrier", "registry"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+RecipeKind = Literal["lock", "rwlock", "semaphore", "election", "queue", "barrier", "registry"]
+KINDS: tuple[RecipeKind, ...] = get_args(RecipeKind)
 
 
 class Participant(msgspec.Struct, frozen=True):

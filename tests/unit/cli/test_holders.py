@@ -8,7 +8,7 @@ import pytest
 
 from raykeeper.actors.client.client_info import ClientInfo, Owner
 from raykeeper.actors.recipes.in_use import InUse, Participant
-from raykeeper.cli import in_use
+from raykeeper.cli import holders
 from raykeeper.cli.render import CommandResult, show
 
 WORKER = ClientInfo(
@@ -21,21 +21,21 @@ LOCK = InUse("lock", b"reports", (HOLDER,), (SILENT,), stuck="silent for 8.0 s")
 
 @pytest.fixture(autouse=True)
 def _now(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(in_use.time, "time", lambda: 1160.0)
+    monkeypatch.setattr(holders.time, "time", lambda: 1160.0)
 
 
 def test_lines_say_who_where_and_since_when() -> None:
-    assert list(in_use._lines([LOCK], "locks")) == [
+    assert list(holders._lines([LOCK], "locks")) == [
         "lock reports  STUCK",
         "  held by actor shards-3 (pid 4711 on rk1, 10.0.0.1; job 01000000; user alice), task Worker.take for 60 s, "
         "token 7",
         "  waits [read] session 13 (its session has ended), token 9  STUCK: silent for 8.0 s",
     ]
-    assert list(in_use._lines([], "locks")) == ["no locks"]
+    assert list(holders._lines([], "locks")) == ["no locks"]
 
 
 def test_json_has_stable_fields(capsys: pytest.CaptureFixture[str]) -> None:
-    show(CommandResult({"locks": [in_use._fields(LOCK)]}, []), "json")
+    show(CommandResult({"locks": [holders._fields(LOCK)]}, []), "json")
     (lock,) = json.loads(capsys.readouterr().out)["locks"]
     assert list(lock) == ["kind", "name", "holders", "waiters", "size", "more", "stuck"]
     assert list(lock["holders"][0]) == [
@@ -62,7 +62,7 @@ def test_json_has_stable_fields(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_no_process_is_known_for() -> None:
     unknown = Participant(7, "", None, 0.0, 0.0, "its lease has just ended")
-    lines = list(in_use._lines([InUse("queue", b"q\x1b", (unknown,), (), 3, True)], "queues"))
+    lines = list(holders._lines([InUse("queue", b"q\x1b", (unknown,), (), 3, True)], "queues"))
     assert lines == [
         "queue q\\x1b, 3 items",
         "  claimed by an unknown process, token 7  STUCK: its lease has just ended",
@@ -71,14 +71,14 @@ def test_what_no_process_is_known_for() -> None:
 
 
 def test_a_client_in_one_line() -> None:
-    assert in_use._client_line(WORKER) == (
+    assert holders._client_line(WORKER) == (
         "12: actor shards-3 (pid 4711 on rk1, 10.0.0.1; job 01000000; user alice), connected for 3 min, 1 leases"
     )
-    assert in_use._client_line(ClientInfo(13, open=False)) == "13: session 13, its session has ended"
+    assert holders._client_line(ClientInfo(13, open=False)) == "13: session 13, its session has ended"
 
 
 @pytest.mark.parametrize(
     ("seconds", "said"), [(-1, "0 s"), (119, "119 s"), (600, "10 min"), (9000, "2.5 h"), (400_000, "4.6 d")]
 )
 def test_lengths_of_time(seconds: float, said: str) -> None:
-    assert in_use.duration(seconds) == said
+    assert holders.duration(seconds) == said
