@@ -50,6 +50,15 @@ class Port:
         self._thread.join(10)
         self.loop.close()
 
+    def stop_sweeping(self) -> None:
+        """No deadline of a connection passes but by ``pass_time``, however slow the test is."""
+
+        async def stop() -> None:
+            assert self.listener._sweeper is not None
+            self.listener._sweeper.cancel()
+
+        self.run(stop())
+
     async def _settle(self) -> None:
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from lab.onemember import OneMember, one_member
+from lab.patience import PATIENCE
 from raykeeper import Client, KeeperError, ReentrantCall
 from raykeeper.actors import finalizer_guard
 from raykeeper.actors.client.leases import LossEvent
@@ -167,13 +168,16 @@ def test_a_signal_handler_never_waits_for_what_it_has_interrupted(kv: Client) ->
     """The handler comes in the middle of anything, under the lock too. Every call in it ends, one way or another."""
     outcomes: set[str] = set()
     watch = kv.watch("k")
+    handled = threading.Event()
 
     def handler(number: int, frame: Any) -> None:
         try:
-            kv.put("signalled", "1", timeout=20)
+            kv.put("signalled", "1", timeout=PATIENCE)
             outcomes.add("done")
         except ReentrantCall:
             outcomes.add("refused")
+        finally:
+            handled.set()
 
     before = signal.signal(signal.SIGUSR1, handler)
     main = threading.main_thread().ident
@@ -183,6 +187,9 @@ def test_a_signal_handler_never_waits_for_what_it_has_interrupted(kv: Client) ->
     def storm() -> None:
         while not stop.is_set():
             signal.pthread_kill(main, signal.SIGUSR1)
+            while not handled.wait(0.01) and not stop.is_set():
+                pass  # one at a time: what is interrupted goes on in between
+            handled.clear()
             stop.wait(0.001)
 
     thread = threading.Thread(target=storm, daemon=True)
@@ -190,7 +197,7 @@ def test_a_signal_handler_never_waits_for_what_it_has_interrupted(kv: Client) ->
     try:
         for number in range(200):
             try:
-                kv.put("k", str(number), timeout=20)
+                kv.put("k", str(number), timeout=PATIENCE)
             except ReentrantCall:
                 pytest.fail("only the handler's own calls are refused")
     finally:

@@ -109,6 +109,7 @@ def test_tls(port: Port) -> None:
     ],
 )
 def test_slow_clients_are_closed(port: Port, data: bytes, seconds: float) -> None:
+    port.stop_sweeping()
     began = time.monotonic()
     with connect(port, data):
         time.sleep(0.3)
@@ -365,6 +366,7 @@ async def sweep_time(port: Port) -> float:
 def test_a_thousand_idle_connections(port: Port) -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     count = min(3000, soft // 3)
+    port.stop_sweeping()  # some say nothing, and more than their time may pass until the last one is there
     kinds = [HELLO, HELLO + call("Both", 1), b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", b""]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sockets = [connect(port, kinds[number % len(kinds)]) for number in range(count)]
@@ -380,6 +382,7 @@ def test_a_thousand_idle_connections(port: Port) -> None:
 
 def test_a_new_connection_displaces_an_idle_one() -> None:
     port = Port(max_connections=10)
+    port.stop_sweeping()
     try:
         busy = [connect(port, HELLO + call("Both", 1)) for _ in range(5)]
         until(lambda: open_streams(port) == 5)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from lab.patience import until
 from lab.proxy_services import LabClientStream, LabProxy, lab_proxy
 from raykeeper import DataCorrupted
 from raykeeper.actors.proxy import snapshot_service
@@ -87,15 +88,15 @@ def test_the_next_part_waits_until_the_client_has_taken_the_last(
     proxy: LabProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Meanwhile the member keeps the backup, however long that takes; it makes no second one, until the first ends."""
-    monkeypatch.setattr(snapshot_service, "BACKUP_IDLE_S", 1.0)
-    monkeypatch.setattr("raykeeper.actors.member.backup_source.BACKUP_IDLE_S", 1.0)
+    monkeypatch.setattr(snapshot_service, "BACKUP_IDLE_S", 1.0)  # which is how often it is asked for, a third of it
+    monkeypatch.setattr("raykeeper.actors.member.backup_source.BACKUP_IDLE_S", 5.0)
     stream = begun(proxy)
     first = stream.receive()
     assert isinstance(first, bytes)
     stream.inner.gate.clear()
     backups = proxy.member.loop.backups
-    until = time.monotonic() + 2.5
-    while time.monotonic() < until:
+    end = time.monotonic() + 7.0
+    while time.monotonic() < end:
         backups.drop_idle()
         threading.Event().wait(0.02)
     assert stream.inner._arrived.qsize() <= 1
@@ -113,10 +114,7 @@ def test_a_client_that_goes_leaves_nothing(proxy: LabProxy) -> None:
     assert isinstance(stream.receive(), bytes)
     proxy.loop.call_soon_threadsafe(stream.inner.gate.clear)
     stream.close()
-    until = time.monotonic() + 10.0
-    while proxy.member.loop.backups._outgoing is not None:
-        assert time.monotonic() < until
-        threading.Event().wait(0.01)
+    until(lambda: proxy.member.loop.backups._outgoing is None)
 
 
 def test_a_client_that_takes_nothing_is_given_up(proxy: LabProxy, monkeypatch: pytest.MonkeyPatch) -> None:
