@@ -54,18 +54,31 @@ def local_ray(scratch: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in inherited.items():
             patch.setenv(name, value)
-        ray.init(
-            address="local",
-            num_cpus=4,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=200 * 1024 * 1024,
-            _temp_dir=str(scratch / "ray"),
-        )
+        _start_ray(str(scratch / "ray"))
         _end_log_monitor(str(scratch / "ray"))
         yield journals
         ray.shutdown()
+
+
+def _start_ray(temporary: str) -> None:
+    """Ray gives its own processes half a minute, which may be too little on a machine that is busy with something else:
+    all tests would fail for it."""
+    for attempt in range(5):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=4,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=200 * 1024 * 1024,
+                _temp_dir=temporary,
+            )
+            return
+        except Exception as error:
+            if attempt == 4 or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
 
 
 def _end_log_monitor(temporary: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -35,3 +36,29 @@ def until_still(look: Callable[[], T], seconds: float = 0.3) -> T:
         if (now := look()) != seen:
             seen, since = now, time.monotonic()
     return seen
+
+
+class Slowness:
+    """How long the machine kept a thread waiting at most, beyond what it had asked for, while something was done: for
+    bounds on what depends on many such threads. A context manager."""
+
+    def __init__(self) -> None:
+        self.worst = 0.0
+        """Seconds."""
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        while not self._over.wait(0.01):
+            now = time.monotonic()
+            self.worst = max(self.worst, now - began - 0.01)
+            began = now
+
+    def __enter__(self) -> Slowness:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any
 
 import msgspec
@@ -33,6 +34,7 @@ _numbers = itertools.count(1)
 SETTINGS = Settings(timings=Timings(heartbeat_interval=0.02, election_timeout=0.1))
 
 Done = Callable[[bytes | Exception], None]
+Answered = Callable[[Callable[[], bytes]], None]
 
 
 class OneMember(OnOwnThreads):
@@ -56,9 +58,15 @@ class OneMember(OnOwnThreads):
         )
         folder = DataDir.create(SimDisk() if disk is None else disk, path, identity)
         self._threads = ThreadPoolExecutor(16, thread_name_prefix="answers")
+        self._arriving: SimpleQueue[tuple[bytes, Answered] | None] = SimpleQueue()
+        """What clients have sent. No code of the member runs on their threads, as none does where it is another
+        process: a signal may not interrupt it there, whose handler sends again. Such a queue may be interrupted."""
         self.gave_up: list[str] = []
         self.loop = EventLoop(folder, lambda member: None, self._status, gave_up=self.gave_up.append)
         self.loop.start()
+        self._closed = False
+        self._arriver = threading.Thread(target=self._arrive, name="answers to come", daemon=True)
+        self._arriver.start()
         self.cut = False
         self.lanes = LaneHost(submit=self.loop.handler.handle_request) if by_lane else None
 
@@ -78,15 +86,21 @@ class OneMember(OnOwnThreads):
         return True
 
     def send(self, member: int, frame: bytes, done: Done) -> None:
+        if self._closed:
+            raise ConnectionError("the member is gone")
         if self.cut:
             return  # as over a network that swallows everything: no answer, ever
 
         def answer(make: Callable[[], bytes]) -> None:
             self._threads.submit(self._finish, make, done)
 
-        self.loop.handler.handle_request(frame, answer)
+        self._arriving.put((frame, answer))
 
     poll = send
+
+    def _arrive(self) -> None:
+        while (arrived := self._arriving.get()) is not None:
+            self.loop.handler.handle_request(*arrived)
 
     def _finish(self, make: Callable[[], bytes], done: Done) -> None:
         try:
@@ -171,6 +185,9 @@ class OneMember(OnOwnThreads):
     def close(self) -> None:
         if self.lanes is not None:
             self.lanes.close()
+        self._closed = True
+        self._arriving.put(None)
+        self._arriver.join(PATIENCE)
         self.loop.stop("the test is over")
         self._threads.shutdown(wait=False)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.patience import until
+from lab.patience import until, until_still
 from lab.proxy_services import LabClientStream, LabProxy, lab_proxy
 from raykeeper import DataCorrupted
 from raykeeper.actors.proxy import snapshot_service
@@ -93,13 +93,14 @@ def test_the_next_part_waits_until_the_client_has_taken_the_last(
     stream = begun(proxy)
     first = stream.receive()
     assert isinstance(first, bytes)
-    stream.inner.gate.clear()
+    proxy.loop.call_soon_threadsafe(stream.inner.gate.clear)
+    taken = until_still(stream.inner._arrived.qsize)
     backups = proxy.member.loop.backups
     end = time.monotonic() + 7.0
     while time.monotonic() < end:
         backups.drop_idle()
         threading.Event().wait(0.02)
-    assert stream.inner._arrived.qsize() <= 1
+    assert stream.inner._arrived.qsize() == taken <= 2, "what was on its way when it stopped taking"
     assert begun(proxy).receive() == (8, "etcdserver: too many requests")
     proxy.loop.call_soon_threadsafe(stream.inner.gate.set)
     rest, _ = saved(stream)
