@@ -911,10 +911,13 @@ PROXY_LONG_MESSAGES_BYTES = 64 * 1024 * 1024
 MAX_PROXY_LONG_READS = 16
 """Ranges of keys that a proxy reads, or makes answers of, at one time; others wait. An answer counts as held only once
 it is made; before, a page of `max_page_bytes` takes several times its size."""
+PROXY_ITEM_BYTES = 256
+"""What a key of an answer that is being gathered takes, beside its bytes and those of its value."""
 PROXY_LONG_ANSWER_BYTES = 256 * 1024
 """Values in an answer of which a proxy makes one at a time, so that other clients have their turn in between."""
 PROXY_HELD_BYTES = 512 * 1024 * 1024
-"""Beginnings of requests and unsent answers, of all connections. Beyond it the connection with the most is closed."""
+"""Beginnings of requests and unsent answers, of all connections. Beyond it the connection with the most is closed. The
+same again for answers whose pages are being gathered; beyond it calls are refused."""
 PROXY_READ_BYTES = 32 * 1024
 """What one pass of the loop reads of one connection, so that one that sends without end holds up others little..."""
 PROXY_PASS_BYTES = 64 * 1024

@@ -142,15 +142,8 @@ class View:
         """Steps of ``Client.range``: as many pages as it takes, all at one revision."""
         command = self.range_command(**arguments)
         anywhere = check.flag("serializable", serializable)
-        for _ in range(CLIENT_RANGE_RESTARTS):
-            try:
-                answer = yield from whole_range(command, anywhere)
-                return self.range_result(answer, command.keys_only, command.revision)
-            except CompactedError:
-                if command.revision:
-                    raise
-                # compacted between two pages: start again, at a newer revision
-        raise Unavailable("the range was compacted away while it was read, again and again")
+        answer = yield from lasting_range(command, anywhere)
+        return self.range_result(answer, command.keys_only, command.revision)
 
     def delete(self, key: object, end: object, prefix: object, prev: object, request_id: object) -> Steps[DeleteResult]:
         """Steps of ``Client.delete``."""
@@ -368,6 +361,18 @@ class View:
 # when the first page was read.
 
 
+def lasting_range(command: Range, serializable: bool) -> Steps[RangeAnswer]:
+    """As :func:`whole_range`; one of the present starts again, at a newer revision, if it is compacted between two of
+    its pages."""
+    for _ in range(CLIENT_RANGE_RESTARTS):
+        try:
+            return (yield from whole_range(command, serializable))
+        except CompactedError:
+            if command.revision:
+                raise
+    raise Unavailable("the range was compacted away while it was read, again and again")
+
+
 def whole_range(command: Range, serializable: bool) -> Steps[RangeAnswer]:
     """Steps that read a range completely, as its kind requires."""
     if command.count_only:
@@ -441,12 +446,12 @@ def _sorted(command: Range, serializable: bool) -> Steps[RangeAnswer]:
             best += answer.items
             count += answer.count
             if isinstance(answer, RangeAnswer):
-                best = _in_order(best, command)
+                best = in_order(best, command)
                 del best[limit or count :]
                 return RangeAnswer(newest, tuple(best), count, len(best) < count)
             keys = KeyRange(answer.next, command.keys.end)
     whole = yield from _by_key(Range(command.keys, revision), serializable)
-    items = _in_order(whole.items, command)
+    items = in_order(whole.items, command)
     if limit:
         items = items[:limit]
     if command.keys_only:
@@ -454,7 +459,7 @@ def _sorted(command: Range, serializable: bool) -> Steps[RangeAnswer]:
     return RangeAnswer(whole.revision, tuple(items), whole.count, len(items) < whole.count)
 
 
-def _in_order(items: Iterable[Item], command: Range) -> list[Item]:
+def in_order(items: Iterable[Item], command: Range) -> list[Item]:
     """Items in the order of a command. Ties are in key order, either way."""
     by_key = sorted(items, key=_SORT_KEYS[Sort.KEY])
     return sorted(by_key, key=_SORT_KEYS[command.sort], reverse=command.descending)

@@ -26,6 +26,7 @@ from ..client.login import Credentials
 from ..client.loop_bridge import bridge_to
 from ..client.view import Call, Steps, prefix_end
 from ..client.watch import AsyncWatch
+from .answer_room import AnswerRoom
 from .etcd_errors import TIMED_OUT, from_keeper_error
 from .etcdpb.rpc_pb2 import ResponseHeader
 from .rpc_methods import UnaryCall
@@ -102,6 +103,7 @@ class EtcdBackend:
         """Held while a range of keys is read and its answer is made: such answers take much memory and time before
         they can be counted as held."""
         self._long_answers = asyncio.Lock()
+        self._room = AnswerRoom()
         self._answering: set[asyncio.Task[None]] = set()
         """Those of direct calls that wait for their turn."""
 
@@ -196,6 +198,32 @@ class EtcdBackend:
             KeeperError: a step failed.
         """
         return await self._handle._run(steps, min(context.time_left(), PROXY_TIMEOUT_S))
+
+    async def gather(self, steps: Steps[T], context: CallContext) -> T:
+        """As :meth:`run`, for steps that may be many pages: each has the time that etcd tries, and all of them together
+        have what the caller has left.
+
+        Raises:
+            RpcError: a step failed, or there is no room for all pages.
+        """
+        until = clock() + context.time_left()
+        try:
+            with self._room.gathering() as gathered:
+                call = next(steps)
+                while True:
+                    try:
+                        left = max(0.0, until - clock())
+                        answer: Any = await self._handle._run(_one(call), min(left, PROXY_TIMEOUT_S))
+                    except KeeperError as error:
+                        call = steps.throw(error)
+                    else:
+                        gathered.add(answer)
+                        call = steps.send(answer)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        except KeeperError as error:
+            raise from_keeper_error(error) from error
 
     def ask_directly(
         self,

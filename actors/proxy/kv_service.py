@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager, nullcontext
+
 from ...schema.answers import DeleteAnswer, PutAnswer, RangeAnswer, TxnAnswer
 from ...schema.frames import Read
-from ...schema.operations import Compact
-from ..client.view import whole_range
+from ...schema.operations import Compact, Operation
+from ..client.view import lasting_range
 from .etcd_backend import CallContext, EtcdBackend, expect
 from .etcd_errors import COMPACTED
 from .etcdpb.rpc_pb2 import (
@@ -19,6 +21,7 @@ from .etcdpb.rpc_pb2 import (
 from .member_calls import MemberCalls
 from .rpc_methods import UnaryCall
 from .translate import Translator, check_delete, check_put, check_range, check_txn
+from .whole_writes import items_of, may_be_long, whole_write
 
 
 class KvService:
@@ -33,17 +36,16 @@ class KvService:
         """Read a key or a range."""
         asked = RangeRequest.FromString(request)
         check_range(asked)
-        if asked.range_end and not asked.count_only:
-            async with self._backend.long_reads:
-                return await self._range(asked, context)
-        return await self._range(asked, context)
-
-    async def _range(self, asked: RangeRequest, context: CallContext) -> bytes:
         plan = self._translate.range_plan(asked)
-        answer = await self._backend.run(whole_range(plan.command, asked.serializable), context)
-        await self._backend.wait_for_turn(answer.items)
-        header = self._backend.header(answer.revision)
-        return self._translate.range_response(plan, answer, header).SerializeToString()
+        async with self._turn(plan.command):
+            answer = await self._backend.gather(lasting_range(plan.command, asked.serializable), context)
+            await self._backend.wait_for_turn(answer.items)
+            header = self._backend.header(answer.revision)
+            return self._translate.range_response(plan, answer, header).SerializeToString()
+
+    def _turn(self, command: Operation) -> AbstractAsyncContextManager[None]:
+        """What a call holds while it is answered."""
+        return self._backend.long_reads if may_be_long(command) else nullcontext()
 
     async def put(self, request: bytes, context: CallContext) -> bytes:
         """Write a key."""
@@ -84,16 +86,21 @@ class KvService:
         """Delete a key or a range."""
         asked = DeleteRangeRequest.FromString(request)
         check_delete(asked)
-        answer = expect(await self._backend.write(self._translate.delete(asked), context), DeleteAnswer)
-        return self._translate.delete_response(answer, self._backend.header(answer.revision)).SerializeToString()
+        command = self._translate.delete(asked)
+        async with self._turn(command):
+            answer = expect(await self._backend.gather(whole_write(command), context), DeleteAnswer)
+            await self._backend.wait_for_turn(answer.prev)
+            return self._translate.delete_response(answer, self._backend.header(answer.revision)).SerializeToString()
 
     async def txn(self, request: bytes, context: CallContext) -> bytes:
         """Run a transaction."""
         asked = TxnRequest.FromString(request)
         check_txn(asked, self._backend.limits.max_txn_operations)
         command, plan = self._translate.txn(asked)
-        answer = expect(await self._backend.write(command, context), TxnAnswer)
-        return self._translate.txn_response(plan, answer, self._backend.header(answer.revision)).SerializeToString()
+        async with self._turn(command):
+            answer = expect(await self._backend.gather(whole_write(command), context), TxnAnswer)
+            await self._backend.wait_for_turn([*items_of(answer)])
+            return self._translate.txn_response(plan, answer, self._backend.header(answer.revision)).SerializeToString()
 
     async def compact(self, request: bytes, context: CallContext) -> bytes:
         """Forget the history below a revision. What was never compacted counts as compacted at -1, so compacting at 0
