@@ -897,9 +897,12 @@ PROXY_REMEMBERED_BYTES = 64 * 1024 * 1024
 """... and what those of all connections may take; more are not remembered."""
 MAX_REMEMBERED_HEADS = 1024
 """... and their meanings for all connections together, apart from their timeouts."""
-MAX_RPC_MESSAGE_BYTES = 1536 * 1024 + 512 * 1024
-"""One request of gRPC, or the body of one HTTP request: what etcd's server takes in, its largest request and half a
-mebibyte for what is around it."""
+RPC_OVERHEAD_BYTES = 512 * 1024
+"""What is around keys and values in a message (etcd: grpcOverheadBytes). A watch's answer is cut into fragments that
+are shorter than `max_request_bytes` and this."""
+MAX_RPC_MESSAGE_BYTES = 1536 * 1024 + RPC_OVERHEAD_BYTES
+"""One request of gRPC, or the body of one HTTP request: what etcd's server takes in, its largest request and what is
+around it."""
 MAX_RPC_STATUS_BYTES = 4096
 """The text of an error, in UTF-8; more is left out."""
 PROXY_WINDOW_BYTES = 1024 * 1024

@@ -23,6 +23,7 @@ from ...limits import (
     PROXY_PROGRESS_JITTER_FRACTION,
     PROXY_PROGRESS_NOTIFY_S,
     PROXY_WATCH_ANSWER_BYTES,
+    RPC_OVERHEAD_BYTES,
 )
 from ...schema.frames import WatchEvent
 from ...schema.key_spaces import UNUSED_KEY
@@ -400,7 +401,7 @@ class _ServedWatches:
                 events=map(self._event, events),
             )
             watch.quiet = False
-            most = self._backend.limits.max_request_bytes
+            most = self._backend.limits.max_request_bytes + RPC_OVERHEAD_BYTES
             for part in fragments(response, most) if watch.fragment else (response,):
                 await self._stream.send(part.SerializeToString())
         if taken.over and taken.error is not None and watch.subscription is not None and not watch.ended:
@@ -462,15 +463,16 @@ def _answers_of(events: Sequence[WatchEvent]) -> Iterator[Sequence[WatchEvent]]:
 
 
 def fragments(response: WatchResponse, most: int) -> Iterator[WatchResponse]:
-    """A response in parts of at most ``most`` bytes, each with one event at least (etcd: sendFragments)."""
+    """A response in parts of less than ``most`` bytes, or of one event (etcd: sendFragments)."""
     if response.ByteSize() < most or len(response.events) < 2:
         yield response
         return
     part = WatchResponse(header=response.header, watch_id=response.watch_id, fragment=True)
     empty = size = part.ByteSize()
     for event in response.events:
-        needed = event.ByteSize() + 8
-        if part.events and size + needed > most:
+        event_bytes = event.ByteSize()
+        needed = 1 + (event_bytes.bit_length() + 6) // 7 + event_bytes  # tag, length as a varint, and the event
+        if part.events and size + needed >= most:
             yield part
             part = WatchResponse(header=response.header, watch_id=response.watch_id, fragment=True)
             size = empty

@@ -14,6 +14,7 @@ from lab.etcd_requests import PROGRESS, cancel, create
 from lab.etcd_twins import RELATIVE, Twins, twins
 from lab.etcd_watching import MARK, WATCH, Watching
 from lab.proxy_services import LabProxy
+from raykeeper.actors.proxy import watch_service
 from raykeeper.actors.proxy.etcdpb.kv_pb2 import Event, KeyValue
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import (
     CompactionRequest,
@@ -131,6 +132,50 @@ def test_a_stream_without_watches_progresses_too(both: Twins) -> None:
     with both.stream(WATCH) as stream:
         stream.send(PROGRESS)
         assert stream.receive()["watch_id"] == "-1"
+
+
+def test_progress_comes_by_itself_to_those_who_asked_for_it(both: Twins, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every ten minutes, which are short here."""
+    both.begin()
+    monkeypatch.setattr(watch_service, "PROXY_PROGRESS_NOTIFY_S", 0.2)
+    stream = both.proxy.stream(WATCH)
+    try:
+        for request in (create(key=b"a", watch_id=5, progress_notify=True), create(key=b"a", watch_id=6)):
+            stream.send(request.SerializeToString())
+            created = stream.receive()
+            assert isinstance(created, bytes)
+            assert WatchResponse.FromString(created).created
+        for _ in range(3):
+            notice = stream.receive()
+            assert isinstance(notice, bytes)
+            found = WatchResponse.FromString(notice)
+            assert (found.watch_id, list(found.events), found.canceled) == (5, [], False)
+            assert found.header.revision == both.sides[1].base
+    finally:
+        stream.close()
+
+
+def test_a_long_revision_comes_in_fragments(both: Twins) -> None:
+    """As etcd cuts it, for the watch that has asked for that; as a whole for the other one."""
+    both.begin()
+    for key in (b"a", b"a1", b"a2", b"a3"):
+        change(both, PutRequest(key=key, value=bytes(900_000)))
+    with both.stream(WATCH) as stream:
+        for id, fragment in ((1, True), (2, False)):
+            stream.send(create(key=b"a", range_end=b"c", prev_kv=True, watch_id=id, fragment=fragment))
+            assert stream.receive()["created"]
+        change(both, GONE)
+        cuts = []
+        for side in stream.streams:
+            parts: dict[str, list[tuple[int, bool]]] = {"1": [], "2": []}
+            while not all(each and not each[-1][1] for each in parts.values()):
+                part = side.receive(20.0)
+                parts[part["watch_id"]].append((len(part["events"]), part.get("fragment", False)))
+            cuts.append(parts)
+    theirs, ours = cuts
+    assert ours == theirs
+    assert len(ours["1"]) > 1
+    assert ours["2"] == [(4, False)]
 
 
 def test_a_client_that_has_sent_its_last_request_goes_on_seeing_events(both: Twins) -> None:
