@@ -981,6 +981,30 @@ GATEWAY_PAGE_ITEMS = 2000
 """Keys that it asks a proxy for at a time."""
 MAX_GATEWAY_LINE_BYTES = 1 << 30
 """One message of a stream, as JSON: more than a proxy sends."""
+MAX_LOG_TAIL_BYTES = 4 * 1024 * 1024
+"""Of one log file, `logs` reads the end..."""
+MAX_LOG_TAIL_LINES = 100_000
+"""... and prints this many lines at most."""
+MAX_WATCH_LINE_BYTES = 1 << 20
+"""One request of `watch --interactive`."""
+DOCTOR_TIMEOUT_S = 60.0
+"""How long `doctor` takes at most; a third of it waits for what is asked of all nodes."""
+PROBE_SYNCS = 25
+"""Blocks that it writes and syncs on each node."""
+PROBE_DIAL_S = 2.0
+"""How long one node tries to reach another."""
+DOCTOR_SLOW_SYNC_S = 0.010
+"""A disk that takes longer for one sync (median) is slow; etcd asks for 10 ms..."""
+DOCTOR_MAX_SYNC_S = 0.100
+"""... and one that takes this long delays heartbeats beyond what the default timings tolerate."""
+DOCTOR_FREE_BYTES = 2 * 1024**3
+"""A disk with less free than this is soon too small."""
+DOCTOR_MAX_CLOCK_S = 1.0
+"""A clock that is further off makes logs and audits hard to read."""
+DOCTOR_MIN_FILES = 8192
+"""Open files that a member or a proxy may need..."""
+DOCTOR_MIN_PROCESSES = 4096
+"""... and processes and threads of a Ray node."""
 BENCH_MAX_S = 600.0
 """The longest that one measurement of `bench` takes."""
 BENCH_MAX_IN_FLIGHT = 4000

@@ -8,7 +8,7 @@ unknown, when no answer comes in time, is whether the command has taken effect a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -204,6 +204,27 @@ def _ask_leader(cluster_name: str, frame: Callable[[float], Any], deadline: floa
         if time.monotonic() >= deadline:
             raise _deadline_error(problem, unknown)
         pause_between_checks(min(CLIENT_SHORT_BACKOFF_S, max(0.0, deadline - time.monotonic())))
+
+
+def ask_each(
+    cluster_name: str, handles: Mapping[int, Any], frame: Any, patience: float
+) -> dict[int, tuple[Reply | None, float]]:
+    """Send one request to several members at once. Each reply stands with the seconds that it took; ``None`` for one
+    that did not come within ``patience`` seconds."""
+    began = time.monotonic()
+    asked = {handle.request.remote(_with_token(cluster_name, handle, frame)): id for id, handle in handles.items()}
+    replies: dict[int, tuple[Reply | None, float]] = dict.fromkeys(handles, (None, patience))
+    waiting = list(asked)
+    while waiting:
+        left = began + patience - time.monotonic()
+        done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, left))
+        if not done:
+            break
+        for reference in done:
+            took = time.monotonic() - began
+            with suppress(ray.exceptions.RayError, TimeoutError, msgspec.MsgspecError):
+                replies[asked[reference]] = (_decode(ray.get(reference, timeout=0)), took)
+    return replies
 
 
 def token_for(cluster_name: str, member: Any) -> bytes:

@@ -21,9 +21,14 @@ from .stdio import run_with_streams, tell, tell_bug
 _FILES = {
     "bench": ("bench",),
     "holders": ("locks", "semaphores", "elections", "queues", "barriers", "services", "clients"),
+    "completion": ("completion",),
+    "config": ("config",),
+    "doctor": ("doctor",),
+    "endpoint": ("endpoint", "alarm", "defrag"),
     "keys": ("put", "get", "del"),
     "lease": ("lease",),
     "lock": ("lock", "elect"),
+    "node_log_command": ("logs",),
     "maintenance": ("backup", "restore", "check", "compact"),
     "member_commands": ("status", "member", "move-leader", "upgrade"),
     "proxy": ("proxy",),
@@ -77,7 +82,7 @@ def cli() -> None:
 def main() -> None:
     """Entry point of the command `raykeeper`."""
     try:
-        cli()
+        cli(prog_name="raykeeper")
     finally:
         # Only detaching from Ray remains. A signal ends that at once, without a traceback.
         for number in (signal.SIGINT, signal.SIGTERM):

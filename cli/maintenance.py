@@ -13,6 +13,8 @@ from .options import (
     WholeNumber,
     address_option,
     common,
+    endpoint_option,
+    given_endpoint,
     join,
     open_client,
     open_cluster,
@@ -117,9 +119,29 @@ def check(cluster: str, address: str | None, output: str, timeout: float) -> Non
 
 @click.command()
 @click.argument("revision", type=WholeNumber(1, MAX_NUMBER))
-@options(common, timeout_option)
-def compact(cluster: str, address: str | None, output: str, timeout: float, revision: int) -> None:
+@click.option("--physical", is_flag=True, help="Return once all members have removed what is compacted.")
+@options(common, endpoint_option, timeout_option)
+def compact(cluster: str, address: str | None, output: str, timeout: float, revision: int, physical: bool) -> None:
     """Compact the history before REVISION: it can no longer be read or watched."""
-    with open_client(cluster, address, timeout) as kv:
-        kv.compact(revision)
+    client = given_endpoint(timeout)
+    if client is not None:
+        with client:
+            client.compact(revision, physical=physical)
+    else:
+        with open_client(cluster, address, timeout) as kv:
+            kv.compact(revision)
+            if physical:
+                _await_compaction(cluster, kv.cluster_id, revision, timeout)
     show({"compacted": revision}, output)
+
+
+def _await_compaction(cluster: str, id: int, revision: int, timeout: float) -> None:
+    from ..actors.cluster.member_upkeep import await_compaction
+    from ..actors.naming import member_name
+
+    answers = await_compaction(cluster, id, revision, timeout=timeout)
+    late = [f"{member_name(member)}: {answer.error}" for member, answer in answers.items() if answer.error]
+    if late:
+        raise Unavailable(
+            f"revision {revision} is compacted, but not yet on the disks of all members: {'; '.join(late)}"
+        )

@@ -340,13 +340,12 @@ def open_keys(cluster: str, address: str | None, timeout: float, by_ray: str = "
     Raises:
         UsageError: an endpoint was given for what only Ray can do.
     """
-    said = _said_of_endpoint()
-    if said[_ENDPOINT] and said[_ENDPOINT] != BY_RAY:
+    client = given_endpoint(timeout)
+    if client is not None:
         if by_ray:
             raise click.UsageError(f"{by_ray} needs Ray, so it does not go with --endpoint")
-        tls = GatewayTls(ca=said[_CA], cert=said[_CERT], key=said[_KEY])
-        return _logged_in(GatewayClient(Endpoint(endpoint_url(said[_ENDPOINT]), tls), timeout))
-    if not by_ray and not said[_ENDPOINT]:
+        return client
+    if not by_ray and not _said_of_endpoint()[_ENDPOINT]:
         found = _near_proxy(cluster, address)
         if found is not None:
             near = GatewayClient(found, timeout)
@@ -354,6 +353,15 @@ def open_keys(cluster: str, address: str | None, timeout: float, by_ray: str = "
                 near.gateway.connect()
                 return _logged_in(near)
     return open_client(cluster, address, timeout)
+
+
+def given_endpoint(timeout: float) -> GatewayClient | None:
+    """A client for the endpoint that was given; ``None`` if none was. For commands that mean all members otherwise."""
+    said = _said_of_endpoint()
+    if not said[_ENDPOINT] or said[_ENDPOINT] == BY_RAY:
+        return None
+    tls = GatewayTls(ca=said[_CA], cert=said[_CERT], key=said[_KEY])
+    return _logged_in(GatewayClient(Endpoint(endpoint_url(said[_ENDPOINT]), tls), timeout))
 
 
 def _said_of_endpoint() -> dict[str, str]:

@@ -71,21 +71,26 @@ class ClusterOperations:
         timings: Mapping[str, float] | None = None,
         limits: Mapping[str, int] | None = None,
         compaction: Mapping[str, Any] | None = None,
+        lanes: bool | str | None = None,
+        lane_ports: str | None = None,
+        lane_interface: str | None = None,
         proxy: str | None = None,
         proxy_listen: str | None = None,
         proxy_advertise: str | None = None,
         proxy_tls: Mapping[str, Any] | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Settings:
-        """Change timings, limits, compaction and proxies of the running cluster. What is not named stays as it is,
-        even if another caller changes it at the same time.
+        """Change timings, limits, compaction, lanes and proxies of the running cluster. What is not named stays as it
+        is, even if another caller changes it at the same time. Fixed for good are only ``lease_reads`` and
+        ``clock_drift``.
 
-        Members follow within a heartbeat, except for the bounds of their queues of requests (``max_inbox_...``), which
-        they take when they start. The supervisor starts and stops proxies as soon as it sees the change; those that
+        Members follow within a heartbeat, except for the bounds of their queues of requests (``max_inbox_...``) and for
+        lanes, which they take when they start: :meth:`~raykeeper.Cluster.upgrade` restarts one after the other. The
+        supervisor starts and stops proxies as soon as it sees the change; those that
         would listen or be found elsewhere are started again.
 
         Args:
-            proxy, proxy_listen, proxy_advertise, proxy_tls: as in the spec.
+            lanes, lane_ports, lane_interface, proxy, proxy_listen, proxy_advertise, proxy_tls: as in the spec.
             timeout: seconds.
 
         Returns:
@@ -99,6 +104,9 @@ class ClusterOperations:
             "timings": timings,
             "limits": limits,
             "compaction": compaction,
+            "lanes": lanes,
+            "lane_ports": lane_ports,
+            "lane_interface": lane_interface,
             "proxy": proxy,
             "proxy_listen": proxy_listen,
             "proxy_advertise": proxy_advertise,
@@ -134,6 +142,21 @@ class ClusterOperations:
                 expect(answer)
                 return settings
             pause_between_checks(POLL_PAUSE_S)  # and again, on top of the other change
+
+    @covered
+    def settings(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> Settings:
+        """The settings of the running cluster: timings, limits and the like, as :meth:`configure` has left them.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            Unavailable: no member serves, or Ray does not answer in time.
+        """
+        best = observe_cluster(self.name).best
+        if best is None:
+            raise Unavailable(f"no member of cluster {self.name} serves; `raykeeper status` says why")
+        return decode_settings(best.settings) if best.settings else Settings()
 
     @covered
     def check(self, *, timeout: float = CHECK_TIMEOUT_S) -> Comparison:

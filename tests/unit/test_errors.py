@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+from pathlib import Path
 
 import cloudpickle
 import pytest
@@ -29,6 +30,15 @@ def test_each_error_is_public_and_a_keeper_error(kind: type[errors.KeeperError])
     assert getattr(raykeeper, kind.__name__) is kind
     assert kind.__name__ in raykeeper.__all__
     assert kind.__doc__
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_each_error_says_what_to_try_and_has_its_line_on_the_page(kind: type[errors.KeeperError]) -> None:
+    assert "remedy" in vars(kind), "its own, not that of its base"
+    page = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith(f"| `{kind.__name__}` | ")]
+    assert len(rows) == 1
+    assert rows[0].endswith(f" | {kind.remedy} |")
 
 
 @pytest.mark.parametrize("kind", ALL)

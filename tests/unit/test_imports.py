@@ -52,6 +52,7 @@ KNOW_RAY = {
     "actors/member/actor.py",
     "actors/member/member_actor.py",
     "actors/cluster/membership.py",
+    "actors/cluster/node_probe.py",
     "actors/cluster/observe.py",
     "actors/cluster/ray_nodes.py",
     "actors/cluster/proxy_handle.py",
