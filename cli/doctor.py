@@ -124,9 +124,7 @@ def judge_authentication(environment: Mapping[str, str], addresses: Sequence[str
     if all(address.startswith("127.") for address in addresses):
         return Finding("authentication", "", "ok", "Ray demands no token, and listens on this machine alone")
     remedy = "start Ray with RAY_AUTH_MODE=token on all nodes, or let only trusted hosts reach its ports"
-    return Finding(
-        "authentication", "", "warning", "any process that reaches Ray's ports may run code as its user", remedy
-    )
+    return Finding("authentication", "", "warning", "what reaches Ray's ports may run code as its user", remedy)
 
 
 def _has_token(environment: Mapping[str, str]) -> bool:
