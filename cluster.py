@@ -52,6 +52,7 @@ from .actors.discovery import (
 from .actors.leader_call import administer_as
 from .actors.naming import MemberSpec, member_name
 from .actors.ray_session import join_or_start_ray, join_ray
+from .actors.steps import step
 from .errors import (
     ClusterNotFound,
     ForkedProcess,
@@ -223,21 +224,27 @@ class Cluster(ClusterOperations):
             check.text("a node", node)
         ops, observation = self._membership_ops(), observe_cluster(self.name)
         chosen = _placement_for(node, observation, ops.placement)
-        new = ops.reserve(secrets.token_bytes(12), chosen, voter=promote)
-        ops.create_member(new, observation.nodes)
-        ops.add_learner(new.id)
-        while promote:
-            try:
-                ops.promote(new.id)
-                break
-            except NotCaughtUp as error:
-                if time.monotonic() >= deadline:
-                    late = f"{new.name} is a learner and has not caught up within {timeout:g} s"
-                    raise RequestTimeout(late, applied=None) from error
-                pause_between_checks(POLL_PAUSE_S)
+        with step("starting the new member"):
+            new = ops.reserve(secrets.token_bytes(12), chosen, voter=promote)
+            ops.create_member(new, observation.nodes)
+            ops.add_learner(new.id)
+        if promote:
+            with step(f"{new.name} catches up"):
+                self._promote_once_caught_up(ops, new.id, new.name, deadline, timeout)
         # A learner may only just have been started.
         wait_for(lambda: self._member(new.id).role not in ("silent", "starting"), deadline)
         return self._member(new.id)
+
+    def _promote_once_caught_up(self, ops: MembershipOps, id: int, name: str, deadline: float, timeout: float) -> None:
+        while True:
+            try:
+                ops.promote(id)
+                return
+            except NotCaughtUp as error:
+                if time.monotonic() >= deadline:
+                    late = f"{name} is a learner and has not caught up within {timeout:g} s"
+                    raise RequestTimeout(late, applied=None) from error
+                pause_between_checks(POLL_PAUSE_S)
 
     def _member(self, id: int) -> MemberInfo:
         return next(info for info in self.members() if info.id == id)
@@ -402,13 +409,23 @@ def launch(
     """
     loaded = ClusterSpec.load(spec, **overrides)
     deadline = time.monotonic() + at_most(timeout)
-    join_or_start_ray()
-    cluster = _cluster(loaded, launch_members(loaded, deadline))
-    _wait_until_it_serves(cluster, deadline)
-    if loaded.supervised:
-        cluster.supervise()
-    _start_proxies(cluster, loaded, deadline, explicit="proxy" in overrides)
+    with step("joining Ray"):
+        join_or_start_ray()
+    with step("finding or starting the members"):
+        cluster = _cluster(loaded, launch_members(loaded, deadline))
+    _settle(cluster, loaded, deadline, explicit="proxy" in overrides)
     return cluster
+
+
+def _settle(cluster: Cluster, spec: ClusterSpec, deadline: float, explicit: bool = False) -> None:
+    """Wait until a cluster serves, and start what looks after it."""
+    with step("waiting for a leader that serves"):
+        _wait_until_it_serves(cluster, deadline)
+    if spec.supervised:
+        with step("starting the supervisor"):
+            cluster.supervise()
+    with step("starting proxies"):
+        _start_proxies(cluster, spec, deadline, explicit=explicit)
 
 
 @covered
@@ -451,12 +468,10 @@ def restore(
     if not os.access(file, os.R_OK) or os.path.isdir(file):
         raise InvalidArgument(f"there is no backup that can be read: {check.shown(file)}")
     join_or_start_ray()
-    id = launch_members(loaded, deadline, before=lambda: place_backup(loaded, file))
+    with step("placing the backup, and starting the members"):
+        id = launch_members(loaded, deadline, before=lambda: place_backup(loaded, file))
     cluster = _cluster(loaded, id)
-    _wait_until_it_serves(cluster, deadline)
-    if loaded.supervised:
-        cluster.supervise()
-    _start_proxies(cluster, loaded, deadline)
+    _settle(cluster, loaded, deadline)
     return cluster
 
 

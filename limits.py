@@ -981,6 +981,12 @@ GATEWAY_PAGE_ITEMS = 2000
 """Keys that it asks a proxy for at a time."""
 MAX_GATEWAY_LINE_BYTES = 1 << 30
 """One message of a stream, as JSON: more than a proxy sends."""
+MIRROR_TXN_OPERATIONS = 128
+"""Changes that `make-mirror` makes in one transaction: what an etcd takes by default."""
+MIRROR_RETRY_S = 1.0
+"""Before it tries again what has failed."""
+MIRROR_REPORT_S = 30.0
+"""How often it says how far it is."""
 MAX_LOG_TAIL_BYTES = 4 * 1024 * 1024
 """Of one log file, `logs` reads the end..."""
 MAX_LOG_TAIL_LINES = 100_000

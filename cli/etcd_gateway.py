@@ -114,6 +114,7 @@ class EtcdGateway:
         self._tls = endpoint.tls
         self._headers = {"content-type": "application/json"}
         self._connection: http.client.HTTPConnection | None = None
+        self._streams: set[EtcdGateway] = set()
 
     def connect(self) -> None:
         """Open the connection.
@@ -174,11 +175,22 @@ class EtcdGateway:
         return answer
 
     def stream(self, path: str, request: Fields) -> Iterator[Fields]:
-        """The messages of a stream, until its end. It has no deadline; close the gateway to end it from outside.
+        """The messages of a stream, on a connection of its own, until its end. It has no deadline; closing the gateway
+        ends it.
 
         Raises:
             KeeperError: the server said so, or the connection was lost.
         """
+        other = EtcdGateway(Endpoint(self.url, self._tls, self.cluster), self.timeout)
+        other._headers = self._headers
+        self._streams.add(other)
+        try:
+            yield from other._stream(path, request)
+        finally:
+            self._streams.discard(other)
+            other.close()
+
+    def _stream(self, path: str, request: Fields) -> Iterator[Fields]:
         response = self._send(path, request, time.monotonic() + min(self.timeout, time_left()), False)
         if response.status != 200:
             body = self._read_all(response, time.monotonic() + self.timeout, False)
@@ -208,7 +220,9 @@ class EtcdGateway:
             yield answer["result"]
 
     def close(self) -> None:
-        """Close the connection; a later call opens another."""
+        """Close the connection, and those of streams; a later call opens another."""
+        for stream in list(self._streams):
+            stream.close()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

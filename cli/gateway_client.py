@@ -242,7 +242,7 @@ def _check_unnamed(request_id: bytes | None) -> None:
 def _keys(key: bytes | None, end: Any, prefix: bytes | None) -> Fields:
     """The range that is meant, as etcd has it: a zero byte is the first key, and as an end it means no end."""
     if prefix is not None:
-        return {"key": b64(prefix or b"\0"), "range_end": b64(_after(prefix))}
+        return {"key": b64(prefix or b"\0"), "range_end": b64(key_after(prefix))}
     assert key is not None
     if end is None:
         return {"key": b64(key)}
@@ -252,7 +252,7 @@ def _keys(key: bytes | None, end: Any, prefix: bytes | None) -> Fields:
     return {"key": b64(key or b"\0"), "range_end": b64(last)}
 
 
-def _after(prefix: bytes) -> bytes:
+def key_after(prefix: bytes) -> bytes:
     """The first key after all that begin with a prefix; a zero byte if there is none."""
     kept = prefix.rstrip(b"\xff")
     return kept[:-1] + bytes([kept[-1] + 1]) if kept else b"\0"

@@ -24,6 +24,7 @@ from .options import (
     timeout_option,
 )
 from .render import show
+from .shown_steps import shown_progress
 
 if TYPE_CHECKING:
     from ..spec import ClusterSpec
@@ -37,7 +38,8 @@ def backup(cluster: str, address: str | None, output: str, timeout: float, path:
 
     FILE may be a folder: then the file in it is named after the cluster and its revision.
     """
-    taken = open_cluster(cluster, address).backup(path, timeout=timeout)
+    with shown_progress("backing up"):
+        taken = open_cluster(cluster, address).backup(path, timeout=timeout)
     fields = {name: getattr(taken, name) for name in taken.__struct_fields__}
     show({**fields, "cluster": f"{taken.cluster:x}"}, output)
 
@@ -85,7 +87,9 @@ def _restore(source: str | None, data_dir: str | None, spec: ClusterSpec, timeou
     from ..cluster import restore as restore_cluster
 
     if data_dir is None:
-        show(restore_cluster(source, spec, timeout=timeout).status(), output)
+        with shown_progress("restoring"):
+            restored = restore_cluster(source, spec, timeout=timeout).status()
+        show(restored, output)
         return
     with backup_of(data_dir) as (file, header, taken):
         click.echo(
@@ -94,7 +98,9 @@ def _restore(source: str | None, data_dir: str | None, spec: ClusterSpec, timeou
             "other members acknowledged and this one never received is lost",
             err=True,
         )
-        show(restore_cluster(file, spec, timeout=timeout).status(), output)
+        with shown_progress("restoring"):
+            restored = restore_cluster(file, spec, timeout=timeout).status()
+    show(restored, output)
 
 
 @click.command()

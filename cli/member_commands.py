@@ -7,6 +7,7 @@ import click
 from ..limits import MEMBERSHIP_TIMEOUT_S, UPGRADE_TIMEOUT_S
 from .options import common, member_id, open_cluster, options, timeout_of, timeout_option
 from .render import show
+from .shown_steps import shown_progress
 
 
 @click.command()
@@ -35,7 +36,8 @@ def member_list(cluster: str, address: str | None, output: str, timeout: float) 
 @timeout_of(MEMBERSHIP_TIMEOUT_S, "Seconds to catch up in.")
 def member_add(cluster: str, address: str | None, output: str, node: str | None, learner: bool, timeout: float) -> None:
     """Add a member on NODE: a Ray node's id or address, or a resource. By default on the node with the fewest."""
-    added = open_cluster(cluster, address).add_member(node, promote=not learner, timeout=timeout)
+    with shown_progress("adding a member"):
+        added = open_cluster(cluster, address).add_member(node, promote=not learner, timeout=timeout)
     show({"added": added.name, "id": added.id, "role": added.role, "node": added.node}, output)
 
 

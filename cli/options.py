@@ -167,15 +167,7 @@ cluster_option = options(
 )
 
 _pem = click.Path(exists=True, dir_okay=False)
-endpoint_option = options(
-    click.option(
-        "--endpoint",
-        envvar="RAYKEEPER_ENDPOINT",
-        expose_value=False,
-        callback=_keep(_ENDPOINT),
-        help="HOST:PORT or URL of a proxy, or of an etcd, to ask instead of Ray; `ray` to ask Ray even if a proxy "
-        "listens on this node.",
-    ),
+tls_option = options(
     click.option(
         "--cacert",
         envvar="RAYKEEPER_CACERT",
@@ -201,6 +193,17 @@ endpoint_option = options(
         callback=_keep(_KEY),
         help="Key of the certificate.",
     ),
+)
+endpoint_option = options(
+    click.option(
+        "--endpoint",
+        envvar="RAYKEEPER_ENDPOINT",
+        expose_value=False,
+        callback=_keep(_ENDPOINT),
+        help="HOST:PORT or URL of a proxy, or of an etcd, to ask instead of Ray; `ray` to ask Ray even if a proxy "
+        "listens on this node.",
+    ),
+    tls_option,
 )
 """For commands that a proxy can serve: see ``open_keys``."""
 
@@ -360,8 +363,13 @@ def given_endpoint(timeout: float) -> GatewayClient | None:
     said = _said_of_endpoint()
     if not said[_ENDPOINT] or said[_ENDPOINT] == BY_RAY:
         return None
-    tls = GatewayTls(ca=said[_CA], cert=said[_CERT], key=said[_KEY])
-    return _logged_in(GatewayClient(Endpoint(endpoint_url(said[_ENDPOINT]), tls), timeout))
+    return _logged_in(GatewayClient(Endpoint(endpoint_url(said[_ENDPOINT]), given_tls()), timeout))
+
+
+def given_tls() -> GatewayTls:
+    """The files that were given for ``tls_option``."""
+    said = _said_of_endpoint()
+    return GatewayTls(ca=said[_CA], cert=said[_CERT], key=said[_KEY])
 
 
 def _said_of_endpoint() -> dict[str, str]:

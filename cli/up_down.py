@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..actors.steps import step
 from ..errors import ClusterNotFound, MembersMissing
 from ..spec import PROXY_MODES, ClusterSpec
 from .options import (
@@ -21,6 +22,7 @@ from .options import (
 )
 from .ray_head import RayHead
 from .render import show
+from .shown_steps import steps_told
 from .stdio import tell
 from .streaming import signals_raised
 
@@ -53,10 +55,14 @@ def up(
     head, started = RayHead(), False
     with signals_raised():
         try:
-            started = address is None and head.start_if_none_runs()
-            join(address)
-            asked: dict[str, Any] = {"proxy": proxy} if proxy else {}
-            status = launch(loaded, **asked).status()
+            with steps_told():
+                if address is None:
+                    with step("starting Ray if none runs"):
+                        started = head.start_if_none_runs()
+                with step("attaching to Ray"):
+                    join(address)
+                asked: dict[str, Any] = {"proxy": proxy} if proxy else {}
+                status = launch(loaded, **asked).status()
         except MembersMissing:
             if started:
                 tell("Ray's head keeps running, so that the missing nodes can join it; `raykeeper down` stops it")

@@ -1,0 +1,67 @@
+"""Steps: told to the listener of their thread, and to nobody else; and how the shell shows them."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from raykeeper.actors.steps import listening, step
+from raykeeper.cli.shown_steps import Progress, shown_progress, steps_told
+
+
+def test_a_listener_hears_of_each_step_and_its_end_even_if_it_fails() -> None:
+    heard: list[tuple[str, bool]] = []
+    with step("unheard"), listening(lambda what, begins: heard.append((what, begins))):
+        with step("one"), step("two"):
+            pass
+        with pytest.raises(ValueError, match="x"), step("three"):
+            raise ValueError("x")
+        other = threading.Thread(target=lambda: step("elsewhere").__enter__())
+        other.start()
+        other.join()
+    assert heard == [
+        ("one", True),
+        ("two", True),
+        ("two", False),
+        ("one", False),
+        ("three", True),
+        ("three", False),
+    ]
+
+
+def test_steps_are_told_with_their_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    with steps_told(), step("waiting"):
+        pass
+    waiting, whole = capsys.readouterr().err.splitlines()
+    assert waiting.startswith("raykeeper: waiting: ")
+    assert whole.startswith("raykeeper: all of it: ")
+
+
+def test_nothing_is_shown_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with shown_progress("working") as progress, step("a step"):
+        progress.count(3, 7)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_has_the_innermost_step_and_what_is_counted() -> None:
+    seen: list[dict[str, object]] = []
+
+    class Bar:
+        def add_task(self, what: str, total: object) -> int:
+            return 0
+
+        def update(self, task: int, **fields: object) -> None:
+            seen.append(fields)
+
+    progress = Progress(Bar())
+    progress.take_step("outer", True)
+    progress.take_step("inner", True)
+    progress.count(2, 5)
+    progress.take_step("inner", False)
+    assert seen == [
+        {"description": "outer"},
+        {"description": "inner"},
+        {"completed": 2, "total": 5},
+        {"description": "outer"},
+    ]
