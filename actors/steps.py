@@ -1,4 +1,4 @@
-"""Steps of what takes long, told to whoever watches: ``with step("starting members"): ...``
+"""Steps of what takes long, told to a listener: ``with step("starting members"): ...``
 
 A command line shows them while they last. Without a listener a step costs next to nothing. The listener is a context
 variable, so it hears of the steps of its own thread alone, however many calls run beside it.
