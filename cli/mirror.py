@@ -33,7 +33,7 @@ from .options import (
     tls_option,
 )
 from .render import CommandResult, show
-from .shown_steps import Progress, shown_progress
+from .shown_steps import ShownProgress, shown_progress
 from .stdio import tell
 from .streaming import signals_raised
 
@@ -175,7 +175,7 @@ def make_mirror(
                 raise KeeperError(f"{error}, so changes would be missing: start again without --rev") from error
 
 
-def _run(mirror: Mirror, rev: int | None, once: bool, progress: Progress, output: str) -> None:
+def _run(mirror: Mirror, rev: int | None, once: bool, progress: ShownProgress, output: str) -> None:
     if rev is None:
         for _ in mirror.copy():
             progress.count(mirror.mirrored)

@@ -18,7 +18,7 @@ import click
 from ..actors.steps import listening
 
 
-class Progress:
+class ShownProgress:
     """Shows steps. Without a terminal all of its methods do nothing."""
 
     def __init__(self, bar: Any = None) -> None:
@@ -46,10 +46,10 @@ class Progress:
 
 
 @contextmanager
-def shown_progress(what: str) -> Iterator[Progress]:
+def shown_progress(what: str) -> Iterator[ShownProgress]:
     """In this context what the command does is shown, if stderr is a terminal."""
     if not sys.stderr.isatty():
-        yield Progress()
+        yield ShownProgress()
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -63,7 +63,7 @@ def shown_progress(what: str) -> Iterator[Progress]:
         TimeElapsedColumn(),
     )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        shown = Progress(bar)
+        shown = ShownProgress(bar)
         shown.take_step(what, True)
         with listening(shown.take_step):
             yield shown

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from raykeeper.actors.steps import listening, step
-from raykeeper.cli.shown_steps import Progress, shown_progress, steps_told
+from raykeeper.cli.shown_steps import ShownProgress, shown_progress, steps_told
 
 
 def test_a_listener_hears_of_each_step_and_its_end_even_if_it_fails() -> None:
@@ -54,7 +54,7 @@ def test_a_bar_has_the_innermost_step_and_what_is_counted() -> None:
         def update(self, task: int, **fields: object) -> None:
             seen.append(fields)
 
-    progress = Progress(Bar())
+    progress = ShownProgress(Bar())
     progress.take_step("outer", True)
     progress.take_step("inner", True)
     progress.count(2, 5)
