@@ -613,6 +613,21 @@ MAX_LANES_BYTES = 512 * 1024 * 1024
 MAX_LANE_TOKENS = 4096
 """Tokens that were handed out and not used; beyond that the oldest is void."""
 LANE_TOKEN_TTL_S = 10.0
+MAX_SESSIONS_MONITORED = 64
+"""Sessions with which a process can die, for each of its lanes: it has one at a time."""
+MONITOR_LINGER_S = 10.0
+"""Seconds after the end of its lane for which the death of a process is still noticed. The lane of a process that dies
+ends first."""
+MONITOR_REFRESH_S = 2.0
+"""How often a process says that it wants to be monitored: a member that was started again does not know."""
+MONITOR_PAUSE_S = 0.02
+"""Pause after the first attempt without success; it doubles up to the above."""
+DEATH_REPORT_S = 30.0
+"""Seconds for which a member tries to report the death of a process; then the TTLs of leases must do."""
+DEATH_REPORT_CALL_S = 2.0
+"""Seconds for which one attempt waits."""
+DEATH_REPORT_PAUSE_S = 0.02
+"""Pause between two attempts, which doubles up to the above."""
 MAX_UNAUTHENTICATED_LANES = 128
 """Connections that have not shown a token yet; beyond that the oldest is closed..."""
 MAX_UNAUTHENTICATED_LANES_OF_ONE = 64

@@ -48,6 +48,7 @@ RULES: dict[type, Rule] = {
     frames.AskStatus: Rule.OPEN,
     frames.AskClients: Rule.ADMINISTRATION,
     frames.KeepLeases: Rule.USER,
+    frames.MonitorProcess: Rule.SESSION,
     frames.AskLeases: Rule.USER,
     frames.WatchPoll: Rule.KEYS,
     frames.Administer: Rule.ADMINISTRATION,
@@ -79,6 +80,7 @@ RULES: dict[type, Rule] = {
     commands.RetireMember: Rule.ADMINISTRATION,
     commands.SetAlarm: Rule.ADMINISTRATION,
     commands.HashContent: Rule.ADMINISTRATION,
+    commands.EndDeadSessions: Rule.ADMINISTRATION,
     # operations
     operations.Put: Rule.KEYS,
     operations.Delete: Rule.KEYS,

@@ -103,6 +103,9 @@ class RenewLeases(msgspec.Struct, frozen=True, array_like=True, tag=26):
 
     term: Number
     leases: tuple[LeaseId, ...]
+    by: Number = 0
+    """The session whose client keeps them alive, 0 if that is not known. A lease that another session owns has no owner
+    from here on."""
 
 
 class RenewSessions(msgspec.Struct, frozen=True, array_like=True, tag=39):
@@ -200,6 +203,13 @@ class HashContent(msgspec.Struct, frozen=True, array_like=True, tag=37):
     leader."""
 
 
+class EndDeadSessions(msgspec.Struct, frozen=True, array_like=True, tag=41):
+    """The processes of these sessions are dead, as the kernel of their node has said. Each session ends, with the
+    leases that it owns. Answers ``Failed(CHANGED)`` if that is more than one command does: then propose it again."""
+
+    sessions: tuple[Number, ...]
+
+
 COMMANDS_VERSION = 1
 """The newest version of commands that this code knows. A new command gets the next number, here and in ``SINCE``. No
 leader proposes it before every member of the configuration has said that it knows that version."""
@@ -221,8 +231,8 @@ def version_of(command: object) -> int:
     return version
 
 
-Administration = Configure | RegisterMember | ReserveMember | RetireMember | SetAlarm | HashContent
-"""The commands that administrators, the supervisor and maintenance propose, in a frame of their own (``Administer``).
+Administration = Configure | RegisterMember | ReserveMember | RetireMember | SetAlarm | HashContent | EndDeadSessions
+"""The commands that administrators, the supervisor and members propose, in a frame of their own (``Administer``).
 
 Each must be idempotent: it is proposed again if its answer is lost."""
 
@@ -264,6 +274,7 @@ Command = (
     | SetAlarm
     | CompactHistory
     | HashContent
+    | EndDeadSessions
     | ByUser
 )
 

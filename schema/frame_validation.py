@@ -15,6 +15,7 @@ import msgspec
 from ..errors import InvalidArgument, RequestTooLarge, SpecError
 from ..limits import (
     MAX_CHANGES,
+    MAX_EXPIRIES_AT_ONCE,
     MAX_IDENTITY_LETTERS,
     MAX_LEASES_IN_FRAME,
     MAX_MEMBER_ID,
@@ -29,7 +30,15 @@ from ..limits import (
 )
 from ..spec import check
 from .client_identity import is_bounded
-from .commands import Configure, HashContent, RegisterMember, ReserveMember, RetireMember, SetAlarm
+from .commands import (
+    Configure,
+    EndDeadSessions,
+    HashContent,
+    RegisterMember,
+    ReserveMember,
+    RetireMember,
+    SetAlarm,
+)
 from .frames import (
     Administer,
     AskClients,
@@ -46,6 +55,7 @@ from .frames import (
     KeepAlive,
     KeepLeases,
     Login,
+    MonitorProcess,
     Open,
     ReadBackup,
     Reads,
@@ -168,6 +178,10 @@ def _alarm(command: SetAlarm, limits: Limits) -> None:
     _at_most("letters of an alarm", len(command.message), MAX_NAME_BYTES)
 
 
+def _dead_sessions(command: EndDeadSessions, limits: Limits) -> None:
+    _at_most("sessions of dead processes", len(command.sessions), MAX_EXPIRIES_AT_ONCE)
+
+
 FRAME_CHECKS: dict[type, Check] = {
     Writes: _writes,
     Reads: _reads,
@@ -189,6 +203,7 @@ FRAME_CHECKS: dict[type, Check] = {
     BeginBackup: _nothing,
     ReadBackup: _backup,
     EndBackup: _backup,
+    MonitorProcess: _nothing,
 }
 """By type of frame."""
 
@@ -199,5 +214,6 @@ COMMAND_CHECKS: dict[type, Check] = {
     RetireMember: _nothing,
     SetAlarm: _alarm,
     HashContent: _nothing,
+    EndDeadSessions: _dead_sessions,
 }
 """By administrative command."""

@@ -88,6 +88,8 @@ class KeepLeases(msgspec.Struct, frozen=True, array_like=True, tag=7):
     leases: tuple[LeaseId, ...]
     with_ttls: bool = False
     """Answer their TTLs, too: for senders that do not know them."""
+    session: Number = 0
+    """The sender's session, 0 for none. A lease that another session owns belongs to nobody from now on."""
 
 
 class AskLeases(msgspec.Struct, frozen=True, array_like=True, tag=8):
@@ -232,6 +234,17 @@ class EndBackup(msgspec.Struct, frozen=True, array_like=True, tag=19):
     snapshot: str
 
 
+class MonitorProcess(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """The process at the other end of this lane has this session: if the process dies, the session's leases are to end
+    at once. Any member answers ``ProcessMonitored``. It asks the kernel who is at the other end, so only a process of
+    its own node can be monitored, and only over a Unix socket. Send it again from time to time: a member forgets it
+    when it restarts, and soon after the lane has ended."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    session: Number
+
+
 BareRequest = (
     Writes
     | Reads
@@ -252,6 +265,7 @@ BareRequest = (
     | ReadBackup
     | EndBackup
     | AskClients
+    | MonitorProcess
 )
 
 
@@ -584,6 +598,12 @@ class ClientsListed(msgspec.Struct, frozen=True, array_like=True, tag=15):
     term: int = 0
 
 
+class ProcessMonitored(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """Whether the member will learn of the death of the process that has asked."""
+
+    monitored: bool
+
+
 Reply = (
     Written
     | ReadReply
@@ -598,4 +618,5 @@ Reply = (
     | BackupBegun
     | BackupPart
     | ClientsListed
+    | ProcessMonitored
 )

@@ -119,6 +119,9 @@ class LeaseGrant(msgspec.Struct, frozen=True, array_like=True, tag=6):
     at: Span = 0.0
     """When its client asked for it, in seconds since 1970 by that process's clock; for people, and 0 if it is not said.
     No time is counted from it."""
+    owned: bool = False
+    """The session that grants it owns it: it ends when the session's process is known to be dead, unless another client
+    has used it by then."""
 
 
 class LeaseRevoke(msgspec.Struct, frozen=True, array_like=True, tag=7):

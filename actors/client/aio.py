@@ -26,6 +26,7 @@ from .leases import (
     lease_owner_steps,
     leased_txn_steps,
     list_lease_steps,
+    owned_by_process,
 )
 from .loop_bridge import bridge_to
 from .results import DeleteResult, End, KeyValue, PutResult, RangeResult, TxnResult
@@ -170,10 +171,13 @@ class AsyncKeyValueClient(Handle):
 
         return await open_async_copy(self, prefix, max_bytes, self._seconds(timeout))
 
-    async def lease(self, ttl: float, *, keep_alive: bool = True, timeout: float | None = None) -> AsyncLease:
+    async def lease(
+        self, ttl: float, *, keep_alive: bool = True, bound_to: str | None = None, timeout: float | None = None
+    ) -> AsyncLease:
         """Make a lease: ``async with await kv.aio.lease(10) as lease``. Arguments and errors: see ``Client.lease``."""
         keep = check.flag("keep_alive", keep_alive)
-        granted = await self._run(grant_steps(self._view, ttl, clock() + self._seconds(timeout) / 2), timeout)
+        owned = owned_by_process(bound_to, keep)
+        granted = await self._run(grant_steps(self._view, ttl, clock() + self._seconds(timeout) / 2, owned), timeout)
         return AsyncLease(self._derive(self._view), await self._hub(0), granted, keep)
 
     async def leased_txn(

@@ -27,6 +27,7 @@ from .leases import (
     lease_owner_steps,
     leased_txn_steps,
     list_lease_steps,
+    owned_by_process,
 )
 from .results import DeleteResult, End, KeyValue, PutResult, RangeResult, TxnResult
 from .txn_parts import Condition, Op
@@ -369,7 +370,9 @@ class KeyValueClient(Blocking):
 
         return open_copy(self, prefix, max_bytes, self._seconds(timeout))
 
-    def lease(self, ttl: float, *, keep_alive: bool = True, timeout: float | None = None) -> Lease:
+    def lease(
+        self, ttl: float, *, keep_alive: bool = True, bound_to: str | None = None, timeout: float | None = None
+    ) -> Lease:
         """Make a lease: keys that are attached to it are deleted when it ends (etcd: LeaseGrant, LeaseKeepAlive).
 
         ::
@@ -383,13 +386,17 @@ class KeyValueClient(Blocking):
                 soon after. Choose it longer than an election, which takes one to three seconds.
             keep_alive: keep it alive in the background as long as the returned object exists; otherwise it ends after
                 ``ttl``.
+            bound_to: ``"process"``: it ends at once when this process dies, if a member on its node can see that, and
+                no other process has used it by then; this is the default of a lease that is kept alive. ``"ttl"``: it
+                ends by its TTL alone, so that a process that is started again can adopt it.
             timeout: seconds; ``None`` is the handle's default.
 
         Raises:
             InvalidArgument: the TTL is too short or too long.
         """
         keep = check.flag("keep_alive", keep_alive)
-        granted = self._run(grant_steps(self._view, ttl, clock() + self._seconds(timeout) / 2), timeout)
+        owned = owned_by_process(bound_to, keep)
+        granted = self._run(grant_steps(self._view, ttl, clock() + self._seconds(timeout) / 2, owned), timeout)
         return Lease(self._derive(self._view), self._hub(0), granted, keep)
 
     def leased_txn(

@@ -1,11 +1,11 @@
-"""One hub per process and cluster: three cores under a lock, a transport, and one timer thread.
+"""One hub per process and cluster: four cores under a lock, a transport, and one timer thread.
 
 The calling thread submits its request under the lock and sends the resulting frames itself, so a lone request changes
 no thread on its way out. Replies are taken in on the transport's thread, or by a caller that waits alone: a thread, or
 an event loop whose coroutines have made all the calls that are open. The timer
 thread looks at the clock for the cores, and sleeps while nothing is open. The lock guards the hand-over only; every
-decision is made in :mod:`core.dispatch_core` for requests, :mod:`core.watch_core` for watches, and
-:mod:`core.lease_core` for leases.
+decision is made in :mod:`core.dispatch_core` for requests, :mod:`core.watch_core` for watches,
+:mod:`core.lease_core` for leases, and :mod:`core.monitor_core` for those that end with this process.
 
 None of the user's code runs under the lock or on these threads (:mod:`finalizer_guard`). So the lock is never held for
 long, and calls wait for nothing but the cluster.
@@ -47,6 +47,7 @@ from ..transport.waiter import OutcomeWaiter, WakeQueue
 from .core.dispatch_core import DispatchCore
 from .core.in_flight import LeaseQuestion, OutgoingFrame, request_size
 from .core.lease_core import LeaseCore
+from .core.monitor_core import MonitorCore
 from .core.router import Router
 from .core.subscription import Subscription
 from .core.watch_core import WatchCore
@@ -58,7 +59,7 @@ from .view import Call
 _log = logging.getLogger("raykeeper.client")
 
 Outcome = Answer | LeaseStatuses | LeasesKept | KeeperError
-ClientCore = DispatchCore | WatchCore | LeaseCore
+ClientCore = DispatchCore | WatchCore | LeaseCore | MonitorCore
 RoutedFrame = tuple[ClientCore, OutgoingFrame]
 """A frame to send, and the core that takes in its reply."""
 T = TypeVar("T")
@@ -157,9 +158,16 @@ class Hub:
         self._dispatch_core = DispatchCore(cluster, router, self.limits, settings.timings, rng, client)
         self.watch_core = WatchCore(cluster, router, self.limits, rng)
         """All watches of the process; use it only inside :meth:`run_locked`."""
-        self.lease_core = LeaseCore(cluster, router, self.limits, rng)
+        self.lease_core = LeaseCore(cluster, router, self.limits, rng, lambda: self._dispatch_core.session)
         """All leases of the process; use it only inside :meth:`run_locked`."""
-        self._cores: tuple[ClientCore, ...] = (self._dispatch_core, self.watch_core, self.lease_core)
+        self.monitor_core = MonitorCore(cluster, router, lambda: self._dispatch_core.session, self.lease_core.owns, rng)
+        """Has this process's death noticed, while it owns leases."""
+        self._cores: tuple[ClientCore, ...] = (
+            self._dispatch_core,
+            self.watch_core,
+            self.lease_core,
+            self.monitor_core,
+        )
         self._soon: deque[Callable[[float], object]] = deque()
         """What the timer thread is to do with the cores."""
         self._lock = threading.RLock()  # never taken twice by a thread; an RLock, because it knows its owner
@@ -502,7 +510,7 @@ class Hub:
         try:
             if core is self.watch_core:
                 self.transport.poll(member, frame, done)
-            elif reader is None or core is self.lease_core:
+            elif reader is None or core is self.lease_core or core is self.monitor_core:
                 self.transport.send(member, frame, done)
             else:
                 lane = self.transport.send_alone(member, frame, done, reader)

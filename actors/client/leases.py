@@ -65,22 +65,40 @@ class LeaseInfo(msgspec.Struct, frozen=True):
 # --- steps of calls --------------------------------------------------------------------------------------------------
 
 
-def grant_steps(view: View, ttl: object, deadline: float) -> Steps[tuple[int, float, float]]:
-    """Steps that make a lease, and return its id, its TTL, and the time at which it was asked for.
+Granted = tuple[int, float, float, bool]
+"""The id of a lease, its TTL, the time at which it was asked for, and whether it is owned by this process's session."""
+
+
+def owned_by_process(bound_to: object, keep_alive: bool) -> bool:
+    """Whether a lease ends with its process, as ``bound_to`` says.
+
+    Raises:
+        InvalidArgument: it says something else.
+    """
+    if bound_to is None:
+        return keep_alive
+    if bound_to not in ("process", "ttl"):
+        raise InvalidArgument(f'bound_to must be "process" or "ttl", not {check.shown(bound_to)}')
+    return bound_to == "process"
+
+
+def grant_steps(view: View, ttl: object, deadline: float, owned: bool = False) -> Steps[Granted]:
+    """Steps that make a lease.
 
     If granting took so long that little of the lease is left, it is revoked, and another one is asked for: nothing is
     attached to it yet.
 
     Args:
         deadline: clock time until which to try again.
+        owned: whether the session that makes it owns it.
     """
     seconds = lease_seconds(ttl)
     while True:
         asked_at = clock()
-        answer = yield from view.grant(grant_command(0, seconds, current_task(), time.time()))
+        answer = yield from view.grant(grant_command(0, seconds, current_task(), time.time(), owned))
         now = clock()
         if now - asked_at < answer.ttl / 2 or now >= deadline:
-            return answer.id, answer.ttl, asked_at
+            return answer.id, answer.ttl, asked_at, owned
         yield from revoke_steps(answer.id)
 
 
@@ -90,9 +108,7 @@ def fresh_id() -> int:
     return secrets.randbits(LEASE_ID_BITS) | 1
 
 
-def leased_txn_steps(
-    view: View, ttl: object, make: Callable[[int], Op]
-) -> Steps[tuple[tuple[int, float, float] | None, TxnResult]]:
+def leased_txn_steps(view: View, ttl: object, make: Callable[[int], Op]) -> Steps[tuple[Granted | None, TxnResult]]:
     """Steps that make a lease in a transaction, and return what ``grant_steps`` does (``None`` if the comparisons did
     not hold), and the result of the transaction.
 
@@ -117,13 +133,14 @@ def leased_txn_steps(
         return None, result
     granted, *responses = result.responses
     assert isinstance(granted, float)
-    return (id, granted, asked_at), TxnResult(True, tuple(responses), result.revision)
+    return (id, granted, asked_at, True), TxnResult(True, tuple(responses), result.revision)
 
 
 def _grant_for_task(id: int, seconds: float) -> Op:
-    """``Op.grant``, with what is to be shown of the lease. A user's own ``Op.grant`` has none of it: under a
-    ``request_id`` the same operation must be the same bytes."""
-    return Op("grant", {**Op.grant(id, seconds).arguments, "task": current_task(), "at": time.time()})
+    """``Op.grant``, of a lease that this process owns, with what is to be shown of it. A user's own ``Op.grant`` has
+    none of it: under a ``request_id`` the same operation must be the same bytes."""
+    shown = {"task": current_task(), "at": time.time()}
+    return Op("grant", {**Op.grant(id, seconds).arguments, **shown, "owned": True})
 
 
 def revoke_steps(lease: object) -> Steps[None]:
@@ -245,7 +262,7 @@ class LossEvent(LockFreeEvent):
 class _Lease:
     """What the sync and the async lease have in common."""
 
-    def __init__(self, hub: Hub, id: int, ttl: float, asked_at: float, keep_alive: bool) -> None:
+    def __init__(self, hub: Hub, id: int, ttl: float, asked_at: float, owned: bool, keep_alive: bool) -> None:
         self.id = id
         """The lease's id; other processes may use it too."""
         self.ttl = ttl
@@ -253,9 +270,13 @@ class _Lease:
         self.lost = loss = LossEvent(hub.flush_later)
         """Set when the lease can no longer be guaranteed."""
         self._hub = hub
-        self._held: HeldLease = hub.run_locked(
-            lambda now: hub.lease_core.hold_lease(id, ttl, asked_at, keep=keep_alive, signal=loss, now=now)
-        )
+
+        def hold(now: float) -> HeldLease:
+            if owned:
+                hub.monitor_core.lease_owned(now)
+            return hub.lease_core.hold_lease(id, ttl, asked_at, keep=keep_alive, signal=loss, now=now, owned=owned)
+
+        self._held: HeldLease = hub.run_locked(hold)
         loss.belong_to(self._held)
         weakref.finalize(self, hub.lease_core.drop_lease, self._held).atexit = False
 
@@ -307,7 +328,7 @@ class Lease(_Lease):
     It does not pickle: it is kept alive by this process. Another process may use its ``id``.
     """
 
-    def __init__(self, client: KeyValueClient, hub: Hub, granted: tuple[int, float, float], keep_alive: bool) -> None:
+    def __init__(self, client: KeyValueClient, hub: Hub, granted: Granted, keep_alive: bool) -> None:
         self._client = client
         super().__init__(hub, *granted, keep_alive)
 
@@ -346,9 +367,7 @@ class Lease(_Lease):
 class AsyncLease(_Lease):
     """As :class:`Lease`, for asyncio: ``async with await kv.aio.lease(10) as lease``."""
 
-    def __init__(
-        self, client: AsyncKeyValueClient, hub: Hub, granted: tuple[int, float, float], keep_alive: bool
-    ) -> None:
+    def __init__(self, client: AsyncKeyValueClient, hub: Hub, granted: Granted, keep_alive: bool) -> None:
         self._client = client
         super().__init__(hub, *granted, keep_alive)
 

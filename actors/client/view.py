@@ -496,9 +496,9 @@ def lease_seconds(ttl: object) -> float:
     return seconds
 
 
-def grant_command(id: object, ttl: object, task: str = "", at: float = 0.0) -> LeaseGrant:
+def grant_command(id: object, ttl: object, task: str = "", at: float = 0.0, owned: bool = False) -> LeaseGrant:
     """The command that grants a lease; with the id 0 the cluster chooses one. For the rest see ``LeaseGrant``."""
-    return LeaseGrant(check.whole_number("a lease id", id), lease_seconds(ttl), task, at)
+    return LeaseGrant(check.whole_number("a lease id", id), lease_seconds(ttl), task, at, owned)
 
 
 def revoke_command(lease: object) -> LeaseRevoke:

@@ -57,6 +57,8 @@ class LeaseRenewal:
     deadline: float
     arrival: float
     done: Callable[[tuple[Kept, ...] | Refused], None]
+    session: int = 0
+    """The session whose client keeps them alive, 0 if there is none."""
 
 
 @dataclass(slots=True)

@@ -152,7 +152,9 @@ class LeaderDuties:
     def keep_leases(self, event: LeaseRenewal) -> None:
         """Renew leases."""
         self._once_confirmed(
-            event.deadline, lambda: self._lessor.keep_alive(event.leases, event.arrival, event.done), event.done
+            event.deadline,
+            lambda: self._lessor.keep_alive(event.leases, event.arrival, event.done, event.session),
+            event.done,
         )
 
     def report_leases(self, event: LeasesAsked) -> None:

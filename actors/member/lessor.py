@@ -93,24 +93,37 @@ class Lessor:
 
     # -- keep-alives --------------------------------------------------------------------------------------------------
 
-    def keep_alive(self, leases: tuple[int, ...], arrival: float, done: Callable[[tuple[Kept, ...]], None]) -> None:
+    def keep_alive(
+        self,
+        leases: tuple[int, ...],
+        arrival: float,
+        done: Callable[[tuple[Kept, ...]], None],
+        session: int = 0,
+    ) -> None:
         """Renew leases from the arrival of a keep-alive on. Call this once a quorum has confirmed, after that arrival,
         that this member leads.
 
         Leases whose expiry a new leader could know must be renewed in the log first; the answer then waits until that
-        is applied."""
+        is applied. So must those that another session owns: from there on the death of that session's process does not
+        end them, and a client that was told that such a lease lives can count on that.
+
+        Args:
+            session: whose client keeps them alive, 0 for none.
+        """
         if not self._term:
             done((Kept.ASK_AGAIN,) * len(leases))
             return
         state = self._turn.state
-        reset = [lease for lease in leases if lease in state.leases and self._runs_out(state.leases[lease])]
+        reset = [
+            lease for lease in leases if lease in state.leases and self._must_be_logged(state.leases[lease], session)
+        ]
         if not reset:
-            done(tuple([self._renew(lease, arrival, state) for lease in leases]))
+            done(tuple([self._renew(lease, arrival, state, session) for lease in leases]))
             return
         index = 0
         for start in range(0, len(reset), MAX_LEASES_AT_ONCE):
             some = reset[start : start + MAX_LEASES_AT_ONCE]
-            index = self._propose(RenewLeases(self._term, tuple(some)))
+            index = self._propose(RenewLeases(self._term, tuple(some), session))
             if not index:
                 done((Kept.ASK_AGAIN,) * len(leases))
                 return
@@ -119,7 +132,7 @@ class Lessor:
 
         def answer(refused: tuple[Kept, ...]) -> None:
             """Deposed meanwhile, it promises nothing, whatever it still knows."""
-            done(refused or tuple([self._renew(lease, arrival, state) for lease in leases]))
+            done(refused or tuple([self._renew(lease, arrival, state, session) for lease in leases]))
 
         self._waiting.append((index, leases, answer))
 
@@ -127,11 +140,15 @@ class Lessor:
         """Whether a new leader may know when it expires: then a renewal must go through the log."""
         return lease.until is not None or lease.id in self._checkpointing or lease.heard < self._time.beginning
 
-    def _renew(self, lease: int, arrival: float, state: State) -> Kept:
+    def _must_be_logged(self, lease: LeaseRecord, session: int) -> bool:
+        """Whether a keep-alive by that session must go through the log."""
+        return self._runs_out(lease) or lease.owner not in (0, session)
+
+    def _renew(self, lease: int, arrival: float, state: State, session: int) -> Kept:
         known = state.leases.get(lease)
         if known is None:
             return Kept.GONE
-        if self._runs_out(known):
+        if self._must_be_logged(known, session):
             return Kept.ASK_AGAIN  # a checkpoint has overtaken the renewal
         return Kept.ALIVE if self._count_from(lease, known.ttl, arrival) else Kept.ASK_AGAIN
 

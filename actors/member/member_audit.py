@@ -11,7 +11,15 @@ from typing import get_args
 from ...schema.answers import Answer, Failed, Reason
 from ...schema.auth_operations import AskAuth, AskRole, AskRoles, AskUser, AskUsers, AuthOperation, AuthProblem
 from ...schema.call_rights import RULES, Rule
-from ...schema.commands import Administration, Caller, ClientWrites, Configure, HashContent, RegisterMember
+from ...schema.commands import (
+    Administration,
+    Caller,
+    ClientWrites,
+    Configure,
+    EndDeadSessions,
+    HashContent,
+    RegisterMember,
+)
 from ...schema.frames import BareRequest, ChangeMembership, Login, Refusal, Refused
 from ...schema.key_range import KeyRange
 from ...schema.key_spaces import names_of
@@ -23,7 +31,7 @@ Applied = Callable[[tuple[Answer, ...] | Refused], None]
 _DENIED = {Reason.NO_USER, Reason.BAD_TOKEN, Reason.DENIED}
 _REFUSED = {Refusal.NO_USER, Refusal.BAD_TOKEN, Refusal.DENIED, Refusal.WRONG_PASSWORD}
 _ASKS = (AskAuth, AskUser, AskUsers, AskRole, AskRoles)
-_ROUTINE = (RegisterMember, HashContent)
+_ROUTINE = (RegisterMember, HashContent, EndDeadSessions)
 """Administration that members do on their own, again and again."""
 
 

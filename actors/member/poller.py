@@ -9,14 +9,14 @@ from there.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
 from ...schema.frames import Refusal, Refused
 from ...schema.replies import MakeReply, reply_bytes
 from ..logs import MemberLog
-from ..transport.lane_server import Arrived, LaneServer
+from ..transport.lane_server import Arrived, Lane, LaneServer
 from ..transport.peer_lanes import LaneLinks
 from ..transport.peer_transport import PeerTransport
 from .fast_failover import FastFailover
@@ -63,11 +63,15 @@ class InboxPoller:
         return self._inbox.take_batch()
 
 
+HandleRequest = Callable[[bytes, Callable[[MakeReply], None], Lane], None]
+
+
 class LanePoller:
     """The poller of a member with lanes.
 
     Args:
         handle_request: ``RequestHandler.handle_request``.
+        report_deaths: told the sessions whose processes are dead.
     """
 
     def __init__(
@@ -78,7 +82,8 @@ class LanePoller:
         transport: PeerTransport,
         replica: Replica,
         failover: FastFailover,
-        handle_request: Callable[[bytes, Callable[[MakeReply], None]], None],
+        handle_request: HandleRequest,
+        report_deaths: Callable[[Sequence[int]], None],
         clock: Callable[[], float],
         log: MemberLog,
     ) -> None:
@@ -89,6 +94,7 @@ class LanePoller:
         self._replica = replica
         self._failover = failover
         self._handle_request = handle_request
+        self._report_deaths = report_deaths
         self._clock = clock
         self._log = log
 
@@ -106,13 +112,15 @@ class LanePoller:
         before its lane ended is still taken."""
         for frame in arrived.frames:
             self._transport.receive_from_lane(frame)
-        for frame, done in arrived.requests:
+        for frame, done, lane in arrived.requests:
             try:
-                self._handle_request(frame, done)
+                self._handle_request(frame, done, lane)
             except Exception as error:  # a bug that one request triggers must not end the member
                 self._log.exception("a client's request broke the request handler")
                 reply = reply_bytes(Refused(Refusal.NOT_SERVING, message=f"{type(error).__name__}: {error}"))
                 done(partial(bytes, reply))
+        if arrived.sessions_dead:
+            self._report_deaths(arrived.sessions_dead)
         for member in arrived.peers_connected:
             self._links.peer_connected(member)
         for member in arrived.lanes_lost:

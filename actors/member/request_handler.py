@@ -57,8 +57,10 @@ from ...schema.frames import (
     LeaseStatuses,
     Login,
     MemberStatus,
+    MonitorProcess,
     Open,
     Opened,
+    ProcessMonitored,
     ReadBackup,
     ReadReply,
     Reads,
@@ -75,6 +77,7 @@ from ...schema.frames import (
 from ...schema.key_range import KeyRange
 from ...schema.operations import Range
 from ...schema.replies import MakeReply, SlowReply, reply_bytes
+from ..transport.lane_server import Lane
 from .client_list import clients_of, owner_of
 from .events import (
     CompactionAwaited,
@@ -106,6 +109,7 @@ class RequestHandler:
         clock: the replica's clock.
         status: makes the member's status.
         operators: serves what an operator asks of this member.
+        monitor: notices the death of the process at the other end of a lane, which has that session; whether it can.
     """
 
     def __init__(
@@ -115,8 +119,10 @@ class RequestHandler:
         clock: Callable[[], float],
         status: Callable[[], MemberStatus],
         operators: OperatorRequests,
+        monitor: Callable[[Lane, int], bool] = lambda lane, session: False,
     ) -> None:
         self._replica = replica
+        self._monitor = monitor
         self._enqueue = enqueue
         self._clock = clock
         self._status = status
@@ -143,6 +149,7 @@ class RequestHandler:
             BeginBackup: self._begin_backup,
             ReadBackup: self._read_backup,
             EndBackup: self._end_backup,
+            MonitorProcess: self._monitor_process,
         }
         """By kind of request."""
 
@@ -171,10 +178,13 @@ class RequestHandler:
             self._audit.refused_control(token, what, refused)
             raise (PermissionDenied if refused.refusal is Refusal.DENIED else AuthFailed)(refused.message)
 
-    def handle_request(self, frame: bytes, done: ReplyCallback, source: str = "an actor call") -> None:
+    def handle_request(
+        self, frame: bytes, done: ReplyCallback, lane: Lane | None = None, source: str = "an actor call"
+    ) -> None:
         """Handle one request frame; ``done`` is called exactly once, on this thread or on the loop's.
 
         Args:
+            lane: on which it came; ``None`` for an actor call.
             source: the connection that it came over, for the audit log.
         """
         token = b""
@@ -195,14 +205,14 @@ class RequestHandler:
         else:
             arrival = self._clock()
             deadline = arrival + min(request.deadline, MAX_FRAME_DEADLINE_S)
-            asked = _Asked(arrival, deadline, done, None, source)
+            asked = _Asked(arrival, deadline, done, None, source, lane)
             if self._replica.state.users.enabled:
                 caller = self._users.frame(request, token)
                 if isinstance(caller, Refused):
                     self._audit.refused(token, request, caller, source)
                     _finish(done, caller)
                     return
-                asked = _Asked(arrival, deadline, done, caller, source)
+                asked = _Asked(arrival, deadline, done, caller, source, lane)
             self._handlers[type(request)](request, asked)
 
     def _write(self, request: Writes, asked: _Asked) -> None:
@@ -259,8 +269,19 @@ class RequestHandler:
         self._enqueue_event(renewal, 0, asked.done)
 
     def _keep_leases(self, request: KeepLeases, asked: _Asked) -> None:
-        renewal = LeaseRenewal(request.leases, asked.deadline, asked.arrival, self._kept(request, asked.done))
+        done = self._kept(request, asked.done)
+        renewal = LeaseRenewal(request.leases, asked.deadline, asked.arrival, done, request.session)
         self._enqueue_event(renewal, 8 * len(request.leases), asked.done)
+
+    def _monitor_process(self, request: MonitorProcess, asked: _Asked) -> None:
+        """On the loop's thread, as all that comes by lane. A user's process speaks for sessions of that user alone, so
+        it cannot have those of another end with it."""
+        monitored = False
+        if asked.lane is not None and request.session:
+            session = self._replica.state.sessions.get(request.session)
+            if asked.caller is None or (session is not None and session.user == asked.caller.user):
+                monitored = self._monitor(asked.lane, request.session)
+        _finish(asked.done, ProcessMonitored(monitored))
 
     def _ask_leases(self, request: AskLeases, asked: _Asked) -> None:
         question = LeasesAsked(request.leases, asked.deadline, self._leases(request, asked))
@@ -507,6 +528,8 @@ class _Asked(NamedTuple):
     caller: Caller | None
     """Who sent it; ``None`` while users are not needed."""
     source: str
+    lane: Lane | None = None
+    """The lane that it came on, if it came on one."""
 
 
 def _finish(done: ReplyCallback, reply: Reply) -> None:

@@ -36,6 +36,7 @@ from ..transport.peer_lanes import LaneLinks
 from ..transport.peer_transport import PeerTransport
 from .backup_source import BackupSource
 from .clock import member_clock
+from .death_reports import DeathReports
 from .events import BackgroundDone, Unreachable
 from .fast_failover import FastFailover
 from .inbox import Inbox
@@ -89,7 +90,8 @@ def wire(
         folder: the opened data.
         lookup: finds the actor of a member (see ``PeerTransport``).
         status: makes the member's status.
-        location: where lanes may be opened to it; without one, everything goes by actor calls.
+        location: where lanes may be opened to it; without one, everything goes by actor calls, and no death of a
+            client's process is noticed.
     """
     identity = folder.identity
     settings = decode_settings(folder.state.settings) if folder.state.settings else Settings()
@@ -152,9 +154,20 @@ def wire(
         throttle=Throttle(),
     )
     operators = OperatorRequests(_BackedUp(inbox, replica), _in_background(own_worker, inbox), Throttle(), member_clock)
-    handler = RequestHandler(replica, inbox.put_event, member_clock, status, operators)
+    handler = RequestHandler(
+        replica, inbox.put_event, member_clock, status, operators, *([] if lanes is None else [lanes.monitor])
+    )
     log = MemberLog("member", identity.cluster_name, identity.name)
     failover = FastFailover(replica.node, random.Random(), log)
+    deaths = DeathReports(
+        identity.cluster,
+        identity.member,
+        leader=lambda: replica.leader,
+        ask_here=handler.handle_request,
+        lookup=lookup,
+        token=handler.own_token,
+        log=log,
+    )
     poller: Poller = InboxPoller(inbox, waker, member_clock)
     if lanes is not None and links is not None:
         poller = LanePoller(
@@ -165,6 +178,7 @@ def wire(
             replica,
             failover,
             partial(handler.handle_request, source="a lane"),
+            deaths.report,
             member_clock,
             log,
         )

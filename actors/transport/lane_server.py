@@ -8,7 +8,8 @@ keys, one of a few threads for what may take a long time.
 
 Every lane has one direction: clients send requests and members reply on the lane that the client opened; a member sends
 to a peer on the lane that it has opened to it, and receives on the one that the peer has opened. If that one ends, the
-peer may be gone, unless it has opened another meanwhile.
+peer may be gone, unless it has opened another meanwhile. The death of a client's process, of this machine, is noticed
+here too, if it has asked for that (:mod:`process_monitors`).
 
 A lane is a client process with its session, and clients share a member by lane. Where some of them are busy, each may
 have ``LANE_SHARE_BYTES`` of requests under way here, or one request if that is longer; the rest stays in its socket. So
@@ -50,6 +51,7 @@ from .lane import Connection, FrameKind, Hello, LaneBroken, LaneOffer, pack
 from .lane_listener import LaneListener
 from .lane_readers import LaneReaders, Waiting
 from .lane_tls import LaneSocket, ServerTls
+from .process_monitors import ProcessMonitors, peer_process
 
 _BROKEN = select.EPOLLHUP | select.EPOLLERR if hasattr(select, "epoll") else 0
 
@@ -57,12 +59,14 @@ _BROKEN = select.EPOLLHUP | select.EPOLLERR if hasattr(select, "epoll") else 0
 class Lane:
     """A lane that was opened to this member, or (``out``) that this member has opened to a peer."""
 
-    __slots__ = ("bytes_under_way", "connection", "out", "peer", "slow", "under_way")
+    __slots__ = ("bytes_under_way", "connection", "out", "peer", "pid", "slow", "under_way")
 
-    def __init__(self, connection: Connection, peer: int, *, out: bool = False) -> None:
+    def __init__(self, connection: Connection, peer: int, *, out: bool = False, pid: int = 0) -> None:
         self.connection = connection
         self.peer = peer
         self.out = out
+        self.pid = pid
+        """The process that has opened it, if it is one of this machine; else 0."""
         self.under_way = 0
         """Requests without a reply..."""
         self.bytes_under_way = 0
@@ -74,19 +78,21 @@ class Lane:
 class Arrived:
     """What has arrived by lane since the last turn."""
 
-    __slots__ = ("frames", "lanes_lost", "peers_connected", "peers_gone", "requests")
+    __slots__ = ("frames", "lanes_lost", "peers_connected", "peers_gone", "requests", "sessions_dead")
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
         """Frames from peers."""
-        self.requests: list[tuple[bytes, Callable[[MakeReply], None]]] = []
-        """Requests from clients, each with the callback for its reply."""
+        self.requests: list[tuple[bytes, Callable[[MakeReply], None], Lane]] = []
+        """Requests from clients, each with the callback for its reply, and its lane."""
         self.peers_connected: list[int] = []
         """Peers that have opened their lane, so they are running."""
         self.lanes_lost: list[int] = []
         """Peers to which the lane has ended: what was sent last may not have arrived."""
         self.peers_gone: list[int] = []
         """Peers whose own lane has ended, so they may be gone."""
+        self.sessions_dead: list[int] = []
+        """Sessions whose processes are dead."""
 
 
 class LaneServer:
@@ -132,6 +138,7 @@ class LaneServer:
             clock=clock,
             log=self._log,
         )
+        self._monitors = ProcessMonitors()
         self._heard_on: dict[int, Lane] = {}
         """By peer: the newest lane that it has opened."""
         self._readers = LaneReaders(self._finish)
@@ -191,6 +198,8 @@ class LaneServer:
                     later.append((lane, events))
             elif fd == self._wake_fd:
                 os.eventfd_read(self._wake_fd)
+            else:
+                self._arrived.sessions_dead += self._monitors.process_ended(fd)
         if not later:
             return
         # Start with another lane each time, so that the bound on a turn is fair.
@@ -245,7 +254,7 @@ class LaneServer:
     # -- lanes come and go --------------------------------------------------------------------------------------------
 
     def _admit(self, sock: LaneSocket, hello: Hello) -> None:
-        lane = Lane(Connection(sock, self._epoll), hello.peer)
+        lane = Lane(Connection(sock, self._epoll), hello.peer, pid=0 if hello.peer else peer_process(sock))
         self._lanes[lane.connection.fd] = lane
         if hello.peer:
             self._heard_on[hello.peer] = lane
@@ -267,6 +276,10 @@ class LaneServer:
         lane.connection.close()
         if self._latest is lane:
             self._latest = None
+        if lane.pid:
+            now = self._clock()
+            self._monitors.lane_ended(lane, now)
+            self._monitors.expire(now)
         if lane.out:
             self._arrived.lanes_lost.append(lane.peer)
         elif lane.peer and self._heard_on.get(lane.peer) is lane:
@@ -285,10 +298,33 @@ class LaneServer:
             lane.connection.close()
         self._lanes.clear()
         self._readers.close()
+        self._monitors.close()
         self._epoll.close()
         os.close(self._wake_fd)
 
     # -- clients ------------------------------------------------------------------------------------------------------
+
+    def monitor(self, lane: Lane, session: int) -> bool:
+        """Notice it when the process at the other end of a lane, which has that session, dies; whether that is
+        possible."""
+        self._monitors.expire(self._clock())
+        before = len(self._monitors)
+        try:
+            fd = self._monitors.monitor(lane, lane.pid, session)
+            if len(self._monitors) > before:
+                if fd >= descriptors.lane_bound(peer=False):
+                    raise OSError("no descriptor is left")
+                self._epoll.register(fd, select.EPOLLIN)
+        except ProcessLookupError:  # it has connected, and is no more
+            self._arrived.sessions_dead.append(session)
+            self.wake()
+            return False
+        except OSError as error:
+            self._log.debug("process %d cannot be monitored: %s", lane.pid, error)
+            if len(self._monitors) > before:
+                self._monitors.forget_lane(lane)
+            return False
+        return True
 
     def _add_request(self, lane: Lane, number: int, frame: bytes) -> None:
         """Count a request, and hand it to the loop; each counts until its reply was sent, by any thread."""
@@ -312,7 +348,7 @@ class LaneServer:
         if full:
             done(lambda: reply_bytes(Refused(Refusal.OVERLOADED, message="too many requests wait in this member")))
             return
-        self._arrived.requests.append((frame, done))
+        self._arrived.requests.append((frame, done, lane))
 
     def _finish(self, lane: Lane, number: int, weight: int, make: MakeReply) -> None:
         """Make a reply and send it, on the loop's thread or a reader's."""

@@ -295,6 +295,8 @@ class Executor:
                 raise Rejected(Reason.LEASE_NOT_FOUND, lease)
             if lease != old_lease and found.keys >= self.limits.max_lease_keys:
                 raise Rejected(Reason.TOO_LARGE, message=f"a lease holds at most {self.limits.max_lease_keys} keys")
+            if found.owner != self._session:
+                self._leases.use(lease, self._session)
         prev = None
         if value is None or put.prev:
             if old is not None:
@@ -520,6 +522,7 @@ class Executor:
             fresh_id >> FRESH_ID_BITS,
             session=self._session,
             at=grant.at,
+            owner=self._session if grant.owned else 0,
             task=grant.task[:MAX_IDENTITY_LETTERS],
         )
         return LeaseGranted(id, grant.ttl, self._mvcc.now)

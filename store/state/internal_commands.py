@@ -23,6 +23,7 @@ from ...schema.commands import (
     Command,
     CompactHistory,
     Configure,
+    EndDeadSessions,
     ExpireLeases,
     ExpireSessions,
     ForgetRequests,
@@ -80,6 +81,8 @@ class InternalCommands(StoredState):
             return self._set_alarm(command)
         if isinstance(command, HashContent):
             return ContentAsked(entry.index, command.routine)
+        if isinstance(command, EndDeadSessions):
+            return (yield from self._end_dead_sessions(command))
         if isinstance(command, CompactHistory):
             executor = self._executor
             if executor.compact_revision < command.revision <= self._mvcc.revision:
@@ -98,7 +101,7 @@ class InternalCommands(StoredState):
                 self._leases.checkpoint(deadline.id, deadline.seconds)
         elif isinstance(command, RenewLeases):
             for lease in command.leases:
-                self._leases.renew(lease, entry.index)
+                self._leases.renew(lease, entry.index, command.by)
         elif isinstance(command, RenewSessions):
             for session in command.sessions:
                 self._sessions.renew(session, entry.index)
@@ -143,6 +146,32 @@ class InternalCommands(StoredState):
                 return
             budget -= lease.keys
             yield from self._executor.end_lease(expiry.id)
+
+    def _end_dead_sessions(self, command: EndDeadSessions) -> Generator[None, None, Answer]:
+        """End sessions whose processes are dead, and the leases that each owns, until as much is deleted as one command
+        may delete. The session goes first: what its process has sent and is still on its way has no effect then, so no
+        lease comes after this.
+
+        A lease that another session has used since it was granted is owned by nobody, so it is not among these: who
+        uses a lease is in the log, before this entry or after it."""
+        answers = forgotten = self._most_forgotten()
+        budget = most = self.limits.max_deleted_keys
+        rest = Failed(Reason.CHANGED, message="not all yet: ask again")
+        for id in command.sessions:
+            session = self._sessions.by_id.get(id)
+            if session is not None:
+                count = len(session.batches)
+                if count > answers < forgotten:
+                    return rest
+                answers -= count
+                self._sessions.close(id)
+            for lease in self._leases.owned_by(id):
+                keys = self._leases.by_id[lease].keys + 1
+                if keys > budget < most:
+                    return rest
+                budget -= keys
+                yield from self._executor.end_lease(lease)
+        return Done(self._mvcc.revision)
 
     def _configure(self, command: Configure) -> Answer:
         try:

@@ -4,6 +4,9 @@ This is the replicated part: which leases exist, the log index of each one's las
 leader has recorded that since, and which keys are attached. Counting time is the leader's task. An expiry is a command
 that names the last sign of life that the leader saw; it is void if another one came in between.
 
+A lease may be owned by the session that has granted it: it ends with that session's process. Once another session has
+used it (kept it alive, or attached a key), it is owned by nobody, forever.
+
 In the family ``leases``: ``l`` + id -> the lease; ``k`` + id + key -> nothing.
 """
 
@@ -35,6 +38,7 @@ class _StoredLease(msgspec.Struct, frozen=True, array_like=True):
     session: Number = 0
     at: Span = 0.0
     task: str = ""
+    owner: int = 0
 
 
 _decode = msgspec.msgpack.Decoder(_StoredLease).decode
@@ -43,7 +47,7 @@ _decode = msgspec.msgpack.Decoder(_StoredLease).decode
 class LeaseRecord:
     """A lease as the state machine sees it. Times are seconds."""
 
-    __slots__ = ("at", "heard", "id", "keys", "session", "task", "ttl", "until")
+    __slots__ = ("at", "heard", "id", "keys", "owner", "session", "task", "ttl", "until")
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class LeaseRecord:
         session: int = 0,
         at: float = 0.0,
         task: str = "",
+        owner: int = 0,
     ) -> None:
         self.id = id
         self.ttl = ttl
@@ -70,6 +75,8 @@ class LeaseRecord:
         """The Ray task that it was made for; may be empty."""
         self.keys = 0
         """The number of attached keys."""
+        self.owner = owner
+        """The session that owns it, 0 for none."""
 
 
 class LeaseTable:
@@ -79,6 +86,8 @@ class LeaseTable:
         self._batch = batch
         self._clients = clients
         self.by_id: dict[int, LeaseRecord] = {}
+        self._by_owner: dict[int, set[int]] = {}
+        """The ids of the leases that each session owns."""
 
     def load(self, engine: Engine) -> None:
         """Read the leases from the database."""
@@ -88,7 +97,7 @@ class LeaseTable:
             except msgspec.MsgspecError as error:
                 raise DataCorrupted(f"a lease cannot be read: {error}") from error
             id = _ID.unpack(key[1:])[0]
-            self.by_id[id] = LeaseRecord(
+            self.by_id[id] = lease = LeaseRecord(
                 id,
                 stored.ttl,
                 stored.heard,
@@ -97,24 +106,64 @@ class LeaseTable:
                 at=stored.at,
                 task=stored.task,
             )
+            self._set_owner(lease, stored.owner)
             self._clients.lease_loaded(stored.session)
         for key, _ in engine.iterate(_FAMILY, b"k", b"l"):
             self.by_id[_ID.unpack_from(key, 1)[0]].keys += 1
 
-    def grant(self, id: int, ttl: float, index: int, *, session: int = 0, at: float = 0.0, task: str = "") -> None:
+    def grant(
+        self,
+        id: int,
+        ttl: float,
+        index: int,
+        *,
+        session: int = 0,
+        at: float = 0.0,
+        task: str = "",
+        owner: int = 0,
+    ) -> None:
         """Grant a lease at a log index. There must be none with that id. For the rest see ``LeaseRecord``."""
-        self._save(LeaseRecord(id, ttl, index, session=session, at=at, task=task))
+        lease = LeaseRecord(id, ttl, index, session=session, at=at, task=task)
+        self._set_owner(lease, owner)
+        self._save(lease)
         self._batch.on_rollback(self._forget, id, None)
         self._clients.lease_made(session)
 
-    def renew(self, id: int, index: int) -> bool:
-        """Record a sign of life at a log index: the lease has its whole TTL again. Returns False if there is none."""
+    def renew(self, id: int, index: int, by: int = 0) -> bool:
+        """Record a sign of life at a log index, by a session or by somebody else: the lease has its whole TTL again.
+        Returns False if there is none."""
         lease = self.by_id.get(id)
         if lease is None:
             return False
+        if by != lease.owner:
+            self._set_owner(lease, 0)
         lease.heard, lease.until = index, None
         self._save(lease)
         return True
+
+    def use(self, id: int, by: int) -> None:
+        """A session uses a lease: if another one owns it, nobody does from now on."""
+        lease = self.by_id[id]
+        owner = lease.owner
+        if owner and owner != by:
+            self._set_owner(lease, 0)
+            self._save(lease)
+            self._batch.on_rollback(self._set_owner, lease, owner)
+
+    def owned_by(self, session: int) -> list[int]:
+        """The ids of the leases that a session owns, in order."""
+        return sorted(self._by_owner.get(session, ()))
+
+    def _set_owner(self, lease: LeaseRecord, owner: int) -> None:
+        """Set the owner; in memory only."""
+        if lease.owner:
+            owned = self._by_owner.get(lease.owner, set())
+            owned.discard(lease.id)
+            if not owned:
+                self._by_owner.pop(lease.owner, None)
+        lease.owner = owner
+        if owner:
+            self._by_owner.setdefault(owner, set()).add(lease.id)
 
     def checkpoint(self, id: int, until: float) -> bool:
         """Record when a lease runs out. Returns False if there is no such lease, or the time is not finite."""
@@ -126,27 +175,30 @@ class LeaseTable:
         return True
 
     def renew_all(self, index: int) -> None:
-        """Give every lease its whole TTL again (after a restore)."""
+        """Give every lease its whole TTL again, and no owner (after a restore)."""
         for id in list(self.by_id):
             self.renew(id, index)
 
     def _save(self, lease: LeaseRecord) -> None:
         self.by_id[lease.id] = lease
-        stored = _StoredLease(lease.ttl, lease.heard, lease.until, lease.session, lease.at, lease.task)
+        stored = _StoredLease(lease.ttl, lease.heard, lease.until, lease.session, lease.at, lease.task, lease.owner)
         self._batch.set(_FAMILY, b"l" + _ID.pack(lease.id), _encode(stored))
 
     def remove(self, id: int) -> None:
         """Remove a lease whose keys are deleted."""
         lease = self.by_id.pop(id)
+        owner = lease.owner
+        self._set_owner(lease, 0)
         self._batch.set(_FAMILY, b"l" + _ID.pack(id), None)
-        self._batch.on_rollback(self._remember, lease, None)
+        self._batch.on_rollback(self._remember, lease, owner)
         self._clients.lease_gone(lease.session)
 
     def _forget(self, id: int, _: None) -> None:
-        del self.by_id[id]
+        self._set_owner(self.by_id.pop(id), 0)
 
-    def _remember(self, lease: LeaseRecord, _: None) -> None:
+    def _remember(self, lease: LeaseRecord, owner: int) -> None:
         self.by_id[lease.id] = lease
+        self._set_owner(lease, owner)
 
     def attach(self, id: int, key: bytes) -> None:
         """Attach a key to a lease; it must not be attached to another."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import pickle
@@ -20,6 +21,7 @@ import raykeeper
 from lab.ray.crowd import Crowd
 from lab.ray.tools import Lateness, Made, kill, leader, serving, wait_until
 from raykeeper import InvalidArgument, LeaseLost, LeaseNotFound, Op
+from raykeeper.actors.client.adoption import adopted
 from raykeeper.limits import LEASE_MIN_TTL_S
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -173,6 +175,64 @@ def test_a_dead_process_frees_its_lease(kv: Any, crowd: Crowd, late: Lateness) -
     killed = time.monotonic()
     assert ends.wait("dead/key", 30) <= killed + 3.0 + 1.0 + late.tolerance
     ends.close()
+
+
+def test_a_killed_process_lets_go_at_once_of_what_it_alone_has_used(kv: Any, crowd: Crowd) -> None:
+    """The kernel says that it is dead. Its lease that another process has kept alive, and one to which another has
+    attached a key, end by their TTLs, which are far away."""
+    ends = Ends(kv, "life/")
+    (person,) = crowd.take(1)
+    alone, kept, used = person.run(_take_three, kv.cluster_name, "life/", 600.0)
+    with contextlib.closing(kv.namespace("")) as other:
+        adopted(other, kept, keep_alive=False)
+        other.put("life/of another", "", lease=used)
+    person.kill()
+    ends.wait("life/alone", 60)
+    assert {lease.id for lease in kv.leases()} & {alone, kept, used} == {kept, used}
+    left = [item.key for item in kv.range(prefix="life/")]
+    assert left == [b"life/kept", b"life/of another", b"life/used"]
+    for id in (kept, used):
+        adopted(kv, id, keep_alive=False).revoke()
+    ends.close()
+
+
+def test_a_lock_of_a_killed_process_is_the_next_ones_and_its_guard_refuses_the_dead(kv: Any, crowd: Crowd) -> None:
+    (person,) = crowd.take(1)
+    token = person.run(_lock_forever, kv.cluster_name, "of the dead", 600.0)
+    lock = kv.lock("of the dead", ttl=600)
+    assert not lock.acquire(timeout=0)
+    person.kill()
+    assert lock.acquire(timeout=60)
+    assert lock.token > token
+    lock.release()
+
+
+def _take_three(name: str, prefix: str, ttl: float) -> list[int]:
+    kv = raykeeper.connect(name)
+    leases = [kv.lease(ttl) for _ in range(3)]
+    for lease, key in zip(leases, ("alone", "kept", "used"), strict=True):
+        kv.put(prefix + key, "", lease=lease)
+    sys.modules["kept forever"] = (kv, leases)  # type: ignore[assignment]
+    _wait_for_monitor(kv)
+    return [lease.id for lease in leases]
+
+
+def _lock_forever(name: str, lock_name: str, ttl: float) -> int:
+    kv = raykeeper.connect(name)
+    lock = kv.lock(lock_name, ttl=ttl)
+    lock.acquire()
+    sys.modules["kept forever"] = (kv, lock)  # type: ignore[assignment]
+    _wait_for_monitor(kv)
+    return int(lock.token)
+
+
+def _wait_for_monitor(kv: raykeeper.Client) -> None:
+    """Until a member has said that it would notice the death of this process."""
+    hub: Any = kv._hub(10.0)
+    pause, deadline = threading.Event(), time.monotonic() + 60
+    while not hub.monitor_core.monitored:
+        assert time.monotonic() < deadline, "no member monitors this process"
+        pause.wait(0.01)
 
 
 def _take_forever(name: str, key: str, ttl: float) -> None:

@@ -76,7 +76,7 @@ class LaneHost:
                 self.news += [(kind, peer) for peer in getattr(arrived, kind)]
             for peer in arrived.lanes_lost:
                 self.lost(peer)
-            for frame, done in arrived.requests:
+            for frame, done, _ in arrived.requests:
                 self._submit(frame, done)
             while self.todo:
                 self.todo.pop(0)()

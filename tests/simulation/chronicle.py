@@ -15,7 +15,15 @@ import msgspec
 from raykeeper.raft.messages import Entry, EntryKind
 from raykeeper.schema.answers import Answer, DeleteAnswer, Done, Failed, Item, LeaseGranted, PutAnswer, TxnAnswer
 from raykeeper.schema.auth_operations import AuthEnable, UserGrantRole, UserRevokeRole
-from raykeeper.schema.commands import ByUser, ClientWrites, Command, CompactHistory, ExpireLeases, RenewLeases
+from raykeeper.schema.commands import (
+    ByUser,
+    ClientWrites,
+    Command,
+    CompactHistory,
+    EndDeadSessions,
+    ExpireLeases,
+    RenewLeases,
+)
 from raykeeper.schema.operations import (
     KEEP_LEASE,
     Compact,
@@ -47,7 +55,9 @@ class Ended(NamedTuple):
     at: float
     """True time at which the first member applied it."""
     expired: bool
-    """By the leader's count; otherwise it was revoked."""
+    """By the leader's count..."""
+    dead: bool = False
+    """... or with its process; otherwise it was revoked."""
 
 
 def inside(keys: KeyRange, key: bytes) -> bool:
@@ -83,6 +93,9 @@ class Chronicle:
         """By revision, in their order."""
         self.leases: dict[int, int] = {}
         """Those that live, with the log index of the last sign of life of each."""
+        self.owners: dict[int, int] = {}
+        """The session that owns a lease, of those that are owned."""
+        self._session = 0
         self.granted: dict[int, float] = {}
         """When each was."""
         self.ended: dict[int, Ended] = {}
@@ -102,6 +115,7 @@ class Chronicle:
             command = self._by_user(command, answers)
         if isinstance(command, ClientWrites):
             self._users(command, answers)
+            self._session = command.session
             for write, answer in zip(command.writes, answers, strict=True):
                 if write.request_id is not None:
                     self.requests.setdefault(write.request_id.name, self._now())
@@ -116,6 +130,7 @@ class Chronicle:
                 for lease in command.leases:
                     if lease in self.leases:
                         self.leases[lease] = entry.index
+                        self._used(lease, command.by)
             else:
                 for expiry in command.leases:
                     if self.leases.get(expiry.id) == expiry.heard:
@@ -124,6 +139,18 @@ class Chronicle:
                     raise Violation(
                         f"the end of leases {command.leases} led to revision {answers[0].revision}, not {self.revision}"
                     )
+
+        elif isinstance(command, EndDeadSessions) and isinstance(answers[0], Done):
+            for session in command.sessions:
+                for lease in sorted(lease for lease, owner in self.owners.items() if owner == session):
+                    self._end_lease(lease, expired=False, dead=True)
+            if answers[0].revision != self.revision:
+                raise Violation(f"a death led to revision {answers[0].revision}, not {self.revision}")
+
+    def _used(self, lease: int, by: int) -> None:
+        """Somebody has used a lease: who is not its owner makes it nobody's."""
+        if self.owners.get(lease, by) != by:
+            del self.owners[lease]
 
     def _by_user(self, command: ByUser, answers: Sequence[Answer]) -> Command:
         """A command of a user: without the role root, nothing of it takes effect. What is only answered again, because
@@ -150,7 +177,7 @@ class Chronicle:
     def _write(self, operation: Operation, answer: Answer) -> None:
         if isinstance(answer, Failed):
             return
-        self._grants(answer)
+        self._grants(operation, answer)
         if isinstance(answer, LeaseGranted):
             return
         revision = getattr(answer, "revision", 0)
@@ -175,12 +202,17 @@ class Chronicle:
         if isinstance(answer, TxnAnswer):
             self._revocations(operation, answer)
 
-    def _grants(self, answer: object) -> None:
+    def _grants(self, operation: object, answer: object) -> None:
         """Note the leases that were granted, alone or in a transaction; the answer may be a repeated one."""
         if isinstance(answer, TxnAnswer):
-            for response in answer.responses:
-                self._grants(response)
+            assert isinstance(operation, Txn)
+            branch = operation.success if answer.succeeded else operation.failure
+            for inner, response in zip(branch, answer.responses, strict=True):
+                self._grants(inner, response)
         elif isinstance(answer, LeaseGranted) and answer.id not in self.ended:
+            assert isinstance(operation, LeaseGrant)
+            if answer.id not in self.leases and operation.owned:
+                self.owners[answer.id] = self._session
             self.leases.setdefault(answer.id, self.index)
             self.granted.setdefault(answer.id, self._now())
 
@@ -195,6 +227,7 @@ class Chronicle:
                 if any(item.lease == inner.id for item in self.items.values()):
                     raise Violation(f"a lease has ended and its keys stay: {operation} -> {answer}")
                 del self.leases[inner.id]
+                self.owners.pop(inner.id, None)
                 self.ended[inner.id] = Ended(self._now(), expired=False)
 
     def _run(self, operation: object, answer: object, revision: int, changes: list[Change]) -> None:
@@ -206,6 +239,8 @@ class Chronicle:
             created, version = (old.create_revision, old.version + 1) if old else (revision, 1)
             item = Item(operation.key, value, created, revision, version, lease)
             self.items[operation.key] = item
+            if operation.lease:
+                self._used(operation.lease, self._session)
             changes.append(Change(False, item, old))
         elif isinstance(operation, Delete):
             assert isinstance(answer, DeleteAnswer)
@@ -227,7 +262,7 @@ class Chronicle:
     def _keys_of(self, lease: int) -> list[bytes]:
         return [key for key in sorted(self.items) if self.items[key].lease == lease]
 
-    def _end_lease(self, lease: int, *, expired: bool) -> None:
+    def _end_lease(self, lease: int, *, expired: bool, dead: bool = False) -> None:
         """All keys of a lease go in one revision."""
         keys = self._keys_of(lease)
         if keys:
@@ -236,4 +271,5 @@ class Chronicle:
             self.made.append(self._now())
             self._delete(keys, self.revision, changes)
         del self.leases[lease]
-        self.ended[lease] = Ended(self._now(), expired)
+        self.owners.pop(lease, None)
+        self.ended[lease] = Ended(self._now(), expired, dead)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from raykeeper.actors.client.core.dispatch_core import DispatchCore
 from raykeeper.actors.client.core.in_flight import OutgoingFrame
 from raykeeper.actors.client.core.lease_core import LeaseCore
+from raykeeper.actors.client.core.monitor_core import MonitorCore
 from raykeeper.actors.client.core.router import Router
 from raykeeper.actors.client.core.watch_core import WatchCore
 from raykeeper.errors import DataCorrupted, KeeperError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from simulation.workload import Worker
     from simulation.world import World
 
-ClientCore = DispatchCore | WatchCore | LeaseCore
+ClientCore = DispatchCore | WatchCore | LeaseCore | MonitorCore
 
 
 class Client:
@@ -43,6 +44,10 @@ class Client:
         self.rng = world.random("client", number)
         self.name = f"client {number}"
         self.lives = 0
+        self.died_at: dict[int, float] = {}
+        """When each of its lives ended."""
+        self.process: Any = None
+        """The process of this life, as the kernel knows it (``deaths``)."""
         self.paused = False
         self.clock = Clock(world.now, self.rng.uniform(0, 1000))
         self.clock.set(world.now, rate=1.0 + self.rng.uniform(-DRIFT, DRIFT))
@@ -67,8 +72,13 @@ class Client:
         who = ClientIdentity(host=self.name, pid=self.lives, started=int(world.now))
         self.hub = DispatchCore(world.cluster, self.router, world.limits, world.timings, rng, who)
         self.watch_core = WatchCore(world.cluster, self.router, world.limits, rng)
-        self.lease_core = LeaseCore(world.cluster, self.router, world.limits, rng)
-        self.cores: tuple[ClientCore, ...] = (self.hub, self.watch_core, self.lease_core)
+        hub = self.hub
+        self.lease_core = LeaseCore(world.cluster, self.router, world.limits, rng, lambda: hub.session)
+        self.monitor_core = MonitorCore(
+            world.cluster, self.router, lambda: hub.session, self.lease_core.owns, random.Random(0)
+        )
+        self.cores: tuple[ClientCore, ...] = (self.hub, self.watch_core, self.lease_core, self.monitor_core)
+        world.deaths.born(self)
 
     def time(self, at: float | None = None) -> float:
         """What its clock shows now, or showed at a true time."""
@@ -100,6 +110,8 @@ class Client:
         self._held_up.clear()
         if self.hub.session:
             self.world.ages.silent.setdefault(self.hub.session, self.world.now)
+        self.died_at[self.lives] = self.world.now
+        self.world.deaths.died(self)
         self._open()
         for script in list(self.scripts):
             script.kill()
@@ -242,7 +254,8 @@ class Client:
                         core, WatchCore
                     ):  # it may hang for seconds, and the transport says if it is for nothing
                         process.hanging[finished] = lambda: world.after(self.rng.uniform(0.005, 0.5), fail)
-                    process.handler.handle_request(world.users.wrapped(out.frame), finished)
+                    lane: Any = world.deaths.lane(self, process) if core is self.monitor_core else None
+                    process.handler.handle_request(world.users.wrapped(out.frame), finished, lane)
 
             take()
 

@@ -174,6 +174,10 @@ class Book:
         self.hand_overs += 1
         return held
 
+    def was_revoked(self, lease: int) -> bool:
+        """Whether somebody has asked for its end."""
+        return any(each.revoke_asked for each in self.leases if each.id == lease)
+
     @property
     def settled(self) -> bool:
         """Whether all watches have seen all, and every lease that nobody keeps has ended."""
@@ -206,15 +210,23 @@ class Book:
             what = f"lease {lease.id:x} of {lease.process.name} with {lease.ttl} s"
             if ended is None:
                 continue
+            if ended.dead:
+                died = lease.process.died_at.get(lease.life)
+                if (died is None or died > ended.at) and lease.process.time(ended.at) < lease.good_until:
+                    raise Violation(f"{what} ended at {ended.at:.4f} because somebody died, and its process lives")
+                continue
             if not ended.expired:
-                if not lease.revoke_asked:
+                if not self.was_revoked(lease.id):
                     raise Violation(f"{what} was revoked by nobody")
                 continue
             shown = lease.process.time(ended.at)
             if shown < lease.good_until:
                 raise Violation(f"{what} ended at {ended.at:.4f}, {lease.good_until - shown:.3f} s before its time")
             # From its grant on if nobody ever kept it alive: that may have taken a long time to be applied.
-            silent = max(chronicle.granted[lease.id], lease.forgotten_at or 0.0)
+            silent = max(
+                chronicle.granted[lease.id],
+                *(each.forgotten_at or 0.0 for each in self.leases if each.id == lease.id),
+            )
             if ended.at > max(quiet, silent) + 1.02 * lease.ttl + PROMPT:
                 raise Violation(
                     f"{what}, silent since {silent:.3f}, ended late at {ended.at:.4f} (quiet from {quiet:.3f})"
@@ -358,7 +370,9 @@ class Tenant(Lodger):
 
     async def act(self, kv: SimClient) -> None:
         rng = self.rng
-        lease = await kv.lease(rng.choice((1.0, 1.5, 3.0)))
+        lease = await self.somebody_elses(kv) if self.world.profile.deaths and rng.random() < 0.4 else None
+        if lease is None:
+            lease = await kv.lease(rng.choice((1.0, 1.5, 3.0)))
         try:
             for n in range(rng.randrange(4)):
                 await kv.put(f"tenant/{self.name}/{n}", f"{lease.id:x}", lease=lease)
@@ -371,7 +385,7 @@ class Tenant(Lodger):
                 if rng.random() < 0.3 and not self.world.closing:
                     await kv.put(f"tenant/{self.name}/{rng.randrange(3)}", f"{lease.id:x}", lease=lease)
         except (LeaseNotFound, LeaseLost):
-            if not lease.lost.is_set():
+            if not lease.lost.is_set() and not self.book.was_revoked(lease.id):
                 raise Violation(f"{self.name}: lease {lease.id:x} is gone, and nobody knows") from None
             return
         except ORDINARY:
@@ -385,6 +399,23 @@ class Tenant(Lodger):
             lease.forget()
             if rng.random() < 0.5:
                 await self.rest(1.0)
+
+    async def somebody_elses(self, kv: SimClient) -> SimLease | None:
+        """A lease that another tenant has made, kept alive from here; ``None`` if there is none, or if this one only
+        attaches a key to it."""
+        ended = self.world.chronicle.ended
+        known = [lease for lease in self.book.leases[-12:] if lease.id not in ended and lease.process is not kv.client]
+        if not known:
+            return None
+        try:
+            orphans = [lease for lease in known if lease.life in lease.process.died_at]
+            id = self.rng.choice(orphans or known).id
+            if self.rng.random() < 0.3:
+                await kv.put(f"tenant/{self.name}/guest", f"{id:x}", lease=id)
+                return None
+            return await kv.adopt(id)
+        except (LeaseNotFound, *ORDINARY):
+            return None
 
 
 class Contender(Lodger):

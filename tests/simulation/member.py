@@ -12,6 +12,7 @@ import random
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from raykeeper.actors.member.events import BackgroundDone, InboxEvent, Unreachab
 from raykeeper.actors.member.operator_requests import OperatorRequests
 from raykeeper.actors.member.replica import Replica
 from raykeeper.actors.member.request_handler import RequestHandler
+from raykeeper.actors.transport.process_monitors import ProcessMonitors
 from raykeeper.errors import NoSpace
 from raykeeper.limits import TURN_EVENTS, Settings, decode_settings
 from raykeeper.raft.messages import Message
@@ -91,7 +93,9 @@ class Process:
         )
         backed_up: Any = SimpleNamespace(replica=self.replica)
         operators = OperatorRequests(backed_up, self._background, lambda: None, self.clock)
-        self.handler = RequestHandler(self.replica, self._enqueue, self.clock, self._status, operators)
+        self.monitors = ProcessMonitors(world.deaths.open, world.deaths.close)
+        monitor: Any = partial(world.deaths.monitor, self)
+        self.handler = RequestHandler(self.replica, self._enqueue, self.clock, self._status, operators, monitor)
 
     @property
     def alive(self) -> bool:

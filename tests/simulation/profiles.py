@@ -100,6 +100,8 @@ class Profile:
     """A run with fewer does not count."""
     small: dict[str, float] = field(default_factory=dict)
     """Bounds that are smaller than the product's, so that they are met: names of constants."""
+    deaths: bool = False
+    """Whether members notice the death of clients' processes; tenants then also use the leases of others."""
     users: bool = False
     """Whether all clients call as a user, whose right to anything comes and goes."""
     lose_all_at_the_end: bool = False
@@ -411,6 +413,17 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         workers=1,
         tenants=4,
         seconds=16.0,
+    ),
+    # Processes that die, and are noticed; that are paused, lose their lanes, and use the leases of others.
+    "deaths": _focus(
+        {"client_crash": 6, "client_pause": 3, "clients_cut": 2, "storm": 2, "transfer": 2, "isolate": 2, "crash": 2},
+        fault_pause=0.3,
+        faults_at_once=3,
+        workers=1,
+        tenants=4,
+        contenders=1,
+        seconds=14.0,
+        deaths=True,
     ),
     # Processes that sleep for half a lease, hardly in time for the next keep-alive, while leadership is handed on.
     "sleepers": _focus(

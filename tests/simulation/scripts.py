@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from unittest import mock
 
 from raykeeper.actors import deadline
-from raykeeper.actors.client import aio, leases, watch
+from raykeeper.actors.client import adoption, aio, leases, watch
+from raykeeper.actors.client.adoption import adopt_steps
 from raykeeper.actors.client.core import subscription, watch_core
 from raykeeper.actors.client.core.in_flight import LeaseQuestion
-from raykeeper.actors.client.leases import AsyncLease, grant_steps, leased_txn_steps
+from raykeeper.actors.client.leases import AsyncLease, Granted, grant_steps, leased_txn_steps
 from raykeeper.actors.client.results import TxnResult
 from raykeeper.actors.client.txn_parts import Condition, Op
 from raykeeper.actors.client.view import Call, Steps, View, revoke_command
@@ -80,7 +81,7 @@ def replaced(world: World) -> Iterator[None]:
         await sleep(handle.client, seconds)
 
     with ExitStack() as stack:
-        for module in (aio, leases, watch):
+        for module in (adoption, aio, leases, watch):
             stack.enter_context(mock.patch.object(module, "clock", now))
         stack.enter_context(mock.patch.object(leases, "fresh_id", fresh_id))
         for module in (sync_async, deadline):
@@ -222,6 +223,13 @@ class Gate:
         return Wait(start)
 
 
+class _NoMonitor:
+    """In place of a core that asks members to monitor the process."""
+
+    def lease_owned(self, now: float) -> None:
+        """Nobody is asked."""
+
+
 class _Hub:
     """The cores of one life of a client, as leases and watches know them."""
 
@@ -233,6 +241,7 @@ class _Hub:
         self.limits = client.world.limits
         self.watch_core = client.watch_core
         self.lease_core = client.lease_core
+        self.monitor_core = client.monitor_core if client.world.profile.deaths else _NoMonitor()
 
     def run_locked(self, act: Callable[[float], T]) -> T:
         result = act(self.client.time())
@@ -287,7 +296,7 @@ class SimWatch(AsyncWatch):
 class SimLease(AsyncLease):
     """The real lease; the world remembers it, so that it is never collected and every end of it can be judged."""
 
-    def __init__(self, handle: SimClient, granted: tuple[int, float, float], keep_alive: bool) -> None:
+    def __init__(self, handle: SimClient, granted: Granted, keep_alive: bool) -> None:
         super().__init__(handle, handle.hub, granted, keep_alive)  # type: ignore[arg-type]
         self.process = handle.client
         self.life = handle.client.lives
@@ -407,10 +416,18 @@ class SimClient(AsyncClient):
         await watch.begin(self._seconds(timeout))
         return watch
 
-    async def lease(self, ttl: float, *, keep_alive: bool = True, timeout: float | None = None) -> SimLease:
+    async def lease(
+        self, ttl: float, *, keep_alive: bool = True, bound_to: str | None = None, timeout: float | None = None
+    ) -> SimLease:
         """As the real one."""
-        granted = await self._run(grant_steps(self._view, ttl, now() + self._seconds(timeout) / 2), timeout)
-        return SimLease(self, granted, keep_alive)
+        steps = grant_steps(self._view, ttl, now() + self._seconds(timeout) / 2, keep_alive)
+        return SimLease(self, await self._run(steps, timeout), keep_alive)
+
+    async def adopt(self, id: int) -> SimLease:
+        """As the command line does, in a process that is slow at times."""
+        granted = await self._run(adopt_steps(id, now() + self._seconds(None)), None)
+        await sleep(self.client, self.client.rng.choice((0.0, 0.3)))
+        return SimLease(self, granted, True)
 
     async def leased_txn(
         self, ttl: float, make: Callable[[int], Op], *, timeout: float | None = None

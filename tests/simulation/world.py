@@ -27,6 +27,7 @@ from simulation.checker import Call, Violation, check_linearizable, check_revisi
 from simulation.chronicle import Chronicle
 from simulation.client import Client
 from simulation.coordination import STRAY, Book, check_content, populate
+from simulation.deaths import Deaths
 from simulation.invariants import Observer
 from simulation.member import DRIFT, FOLDER, Member
 from simulation.nemesis import Nemesis
@@ -117,6 +118,7 @@ class World:
         self.members: dict[int, Member] = {}
         self.nemesis = Nemesis(self, self.random("nemesis"))
         self.users = UserTender(self)
+        self.deaths = Deaths(self)
         self.clients: list[Client] = []
         self.states = 0
         self.rebuilds = 0

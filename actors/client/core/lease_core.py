@@ -51,10 +51,14 @@ class LossSignal(Protocol):
 class HeldLease:
     """One lease of this process. Only the core changes it; any thread may read it."""
 
-    __slots__ = ("error", "good_until", "id", "keep", "keep_alives", "keep_at", "lost", "signal", "ttl")
+    __slots__ = ("error", "good_until", "id", "keep", "keep_alives", "keep_at", "lost", "owned", "signal", "ttl")
 
-    def __init__(self, id: int, ttl: float, asked_at: float, keep: bool, signal: LossSignal) -> None:
+    def __init__(
+        self, id: int, ttl: float, asked_at: float, keep: bool, signal: LossSignal, owned: bool = False
+    ) -> None:
         self.id = id
+        self.owned = owned
+        """Whether it was granted as owned by this process's session."""
         self.ttl = ttl
         self.keep = keep
         """Whether to keep it alive."""
@@ -118,10 +122,19 @@ class LeaseCore:
         cluster: the cluster's id, named in every frame.
         router: the hub's, shared with its other cores.
         rng: for the jitter of pauses.
+        session: the session of this process, 0 while there is none; the owner of the leases that it grants.
     """
 
-    def __init__(self, cluster: int, router: Router, limits: Limits, rng: random.Random) -> None:
+    def __init__(
+        self,
+        cluster: int,
+        router: Router,
+        limits: Limits,
+        rng: random.Random,
+        session: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._cluster = cluster
+        self._session = session
         self._router = router
         self._keeping = Outbox("keep-alive", limits, rng, Prefer.LEADER)
         self._asking = Outbox("question about leases", limits, rng, Prefer.LEADER)
@@ -140,7 +153,15 @@ class LeaseCore:
     # -- for the holders of leases ------------------------------------------------------------------------------------
 
     def hold_lease(
-        self, id: int, ttl: float, asked_at: float, *, keep: bool, signal: LossSignal, now: float
+        self,
+        id: int,
+        ttl: float,
+        asked_at: float,
+        *,
+        keep: bool,
+        signal: LossSignal,
+        now: float,
+        owned: bool = False,
     ) -> HeldLease:
         """Track a lease that was granted.
 
@@ -149,13 +170,14 @@ class LeaseCore:
             asked_at: when the grant was asked for: the lease's time counts from there.
             keep: whether to keep it alive; otherwise only its time is counted.
             signal: is woken when the lease is lost.
+            owned: whether it was granted as owned by this process's session.
 
         Raises:
             InvalidArgument: the hub is closed.
         """
         if self._closed:
             raise InvalidArgument("the hub is closed")
-        held = HeldLease(id, ttl, asked_at, keep, signal)
+        held = HeldLease(id, ttl, asked_at, keep, signal, owned)
         self._held[id] = held
         self._lost_at = min(self._lost_at, held.good_until)
         if keep:
@@ -163,6 +185,10 @@ class LeaseCore:
         if held.good_until <= now:
             self._lose_expired(now)
         return held
+
+    def owns(self) -> bool:
+        """Whether a lease of this process is owned by it."""
+        return any(held.owned for held in self._held.values())
 
     def drop_lease(self, held: HeldLease) -> None:
         """Keep the lease alive no longer; its time is still counted."""
@@ -352,7 +378,7 @@ class LeaseCore:
             for held in due:
                 held.keep_at = math.inf
             deadline = min(shortest / 3, CLIENT_MAX_FRAME_DEADLINE_S)
-            frame = KeepLeases(self._cluster, deadline, tuple([held.id for held in due]))
+            frame = KeepLeases(self._cluster, deadline, tuple([held.id for held in due]), session=self._session())
             out.append(OutgoingFrame(self._number, member, _encode(frame)))
         self._update_next_times()
 

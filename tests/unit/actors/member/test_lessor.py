@@ -22,7 +22,14 @@ from raykeeper.actors.member.deadlines import ClusterTime, DeadlineQueue
 from raykeeper.actors.member.lessor import Lessor
 from raykeeper.raft.messages import Entry, EntryKind
 from raykeeper.schema.answers import Answer, Failed, LeaseGranted
-from raykeeper.schema.commands import CheckpointLeases, Command, ExpireLeases, PassTime, RenewLeases
+from raykeeper.schema.commands import (
+    CheckpointLeases,
+    Command,
+    EndDeadSessions,
+    ExpireLeases,
+    PassTime,
+    RenewLeases,
+)
 from raykeeper.schema.frames import Kept
 from raykeeper.schema.operations import LeaseGrant, LeaseRevoke, Put, Txn
 from raykeeper.store.state.machine import State
@@ -602,3 +609,36 @@ def test_a_deposed_leader_promises_nothing_that_waited_for_the_log(cluster: Clus
     assert answers == []
     cluster.change_leader(0)
     assert answers == [(Kept.ASK_AGAIN, Kept.ASK_AGAIN)]
+
+
+def test_a_keep_alive_of_a_lease_that_another_session_owns_waits_for_the_log(cluster: Cluster) -> None:
+    """From there on, the death of the owner does not end it. The owner's own keep-alives, and all later ones, do not
+    go through the log."""
+    owner = cluster.hand.session
+    answer = cluster.hand.do(LeaseGrant(5, 30.0, owned=True))
+    assert isinstance(answer, LeaseGranted)
+    cluster.lessor.granted(5, cluster.now)
+    answers: list[tuple[Kept, ...]] = []
+    cluster.proposed.clear()
+    cluster.lessor.keep_alive((5,), cluster.now, answers.append, owner)
+    assert answers == [(Kept.ALIVE,)]
+    assert cluster.proposed == []
+    cluster.lessor.keep_alive((5,), cluster.now, answers.append, owner + 1)
+    cluster.lessor.keep_alive((5,), cluster.now, answers.append)
+    assert answers == [(Kept.ALIVE,)]
+    assert [type(command) for command in cluster.proposed] == [RenewLeases, RenewLeases]
+    cluster.commit()
+    assert answers == [(Kept.ALIVE,)] * 3
+    assert cluster.hand.state.leases[5].owner == 0
+    cluster.lessor.keep_alive((5,), cluster.now, answers.append, owner + 1)
+    assert answers == [(Kept.ALIVE,)] * 4
+    assert len(cluster.proposed) == 2
+
+
+def test_a_keep_alive_that_a_death_has_overtaken_is_told_so(cluster: Cluster) -> None:
+    cluster.hand.do(LeaseGrant(5, 30.0, owned=True))
+    cluster.lessor.granted(5, cluster.now)
+    cluster.hand.apply(EndDeadSessions((cluster.hand.session,)))
+    answers: list[tuple[Kept, ...]] = []
+    cluster.lessor.keep_alive((5,), cluster.now, answers.append, cluster.hand.session + 1)
+    assert answers == [(Kept.GONE,)]

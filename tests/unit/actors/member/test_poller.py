@@ -94,16 +94,27 @@ def test_what_came_by_lane_is_passed_on_before_the_turn() -> None:
     inbox = Inbox(Limits(), lanes.wake)
     any_part = cast("Any", others)
     poller = LanePoller(
-        inbox, cast("Any", lanes), any_part, any_part, any_part, any_part, others.handle_request, lambda: 5.0, LOG
+        inbox,
+        cast("Any", lanes),
+        any_part,
+        any_part,
+        any_part,
+        any_part,
+        others.handle_request,
+        others.report,
+        lambda: 5.0,
+        LOG,
     )
     done = print
-    lanes.arrived.frames, lanes.arrived.requests = [b"f"], [(b"r", done)]
+    lane = cast("Any", "a lane")
+    lanes.arrived.frames, lanes.arrived.requests, lanes.arrived.sessions_dead = [b"f"], [(b"r", done, lane)], [8]
     lanes.arrived.peers_connected, lanes.arrived.lanes_lost, lanes.arrived.peers_gone = [2], [3], [4]
     assert poller.wait(7.0) == TurnInput([], [])
     assert lanes.slept == [2.0]
     assert others.told == [
         ("receive_from_lane", b"f"),
-        ("handle_request", b"r", done),
+        ("handle_request", b"r", done, lane),
+        ("report", [8]),
         ("peer_connected", 2),
         ("lane_lost", 3),
         ("report_unreachable", 3),
@@ -115,7 +126,7 @@ def test_what_came_by_lane_is_passed_on_before_the_turn() -> None:
 
 
 def test_a_request_that_breaks_the_handler_is_refused_and_harms_nobody_else() -> None:
-    def submit(request: bytes, done: object) -> None:
+    def submit(request: bytes, done: object, lane: object) -> None:
         raise ValueError(request.decode())
 
     lanes, any_part = Lanes(), cast("Any", Everything())
@@ -127,12 +138,13 @@ def test_a_request_that_breaks_the_handler_is_refused_and_harms_nobody_else() ->
         any_part,
         any_part,
         submit,
+        any_part.report,
         lambda: 0.0,
         LOG,
     )
     answers: list[bytes] = []
     for text in (b"one", b"two"):
-        lanes.arrived.requests.append((text, lambda make: answers.append(make())))
+        lanes.arrived.requests.append((text, lambda make: answers.append(make()), any_part))
     poller.wait(5.0)
     replies = [msgspec.msgpack.decode(each, type=Reply) for each in answers]
     assert [(type(each), each.refusal, each.message) for each in replies] == [
@@ -147,12 +159,14 @@ def test_the_loop_does_not_wake_itself() -> None:
     inbox = Inbox(Limits(), lanes.wake)
     any_part = cast("Any", others)
 
-    def handle(request: bytes, done: object) -> None:
+    def handle(request: bytes, done: object, lane: object) -> None:
         assert inbox.put_event(Unreachable(2), 10)
         assert inbox.put_frame(frame(1))
 
-    poller = LanePoller(inbox, cast("Any", lanes), any_part, any_part, any_part, any_part, handle, lambda: 5.0, LOG)
-    lanes.arrived.requests = [(b"r", print)]
+    poller = LanePoller(
+        inbox, cast("Any", lanes), any_part, any_part, any_part, any_part, handle, any_part.report, lambda: 5.0, LOG
+    )
+    lanes.arrived.requests = [(b"r", print, any_part)]
     batch = poller.wait(7.0)
     assert (len(batch.events), len(batch.frames), lanes.woken) == (1, 1, 0)
     assert inbox.about_to_sleep()

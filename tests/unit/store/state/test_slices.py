@@ -44,6 +44,7 @@ from raykeeper.schema.commands import (
     Command,
     CompactHistory,
     Configure,
+    EndDeadSessions,
     ExpireLeases,
     ExpireSessions,
     Expiry,
@@ -150,7 +151,7 @@ class Author:
             lambda: Put(keys.key, b"v%d" % self.sequence, rng.choice((0, 7))),
             lambda: Delete(keys, rng.random() < 0.3),
             lambda: Range(keys, limit=rng.randrange(3)),
-            lambda: LeaseGrant(rng.choice((0, 7, 8)), 30.0),
+            lambda: LeaseGrant(rng.choice((0, 7, 8)), 30.0, owned=rng.random() < 0.6),
             lambda: LeaseRevoke(rng.choice((7, 8))),
         ]
         if depth == 2:
@@ -178,7 +179,8 @@ class Author:
                 lambda: CloseSession(rng.randrange(1, self.index)),
                 lambda: ExpireSessions(1, (Expiry(rng.randrange(1, self.index), rng.randrange(self.index)),)),
                 lambda: ExpireLeases(1, tuple(Expiry(id, rng.randrange(self.index)) for id in (7, 8))),
-                lambda: RenewLeases(1, (7, 8)),
+                lambda: RenewLeases(1, (7, 8), rng.choice((0, self.session))),
+                lambda: EndDeadSessions((rng.choice((self.session, *[rng.randrange(1, self.index)] * 3)),)),
                 lambda: CheckpointLeases(1, (LeaseDeadline(rng.choice((7, 8)), rng.choice((5.0, 40.0))),)),
                 lambda: RenewSessions(1, (rng.randrange(1, self.index),)),
                 lambda: ForgetRequests(rng.randrange(self.index)),
@@ -211,7 +213,7 @@ def memory(machine: State) -> Any:
         machine.clock.encoded(),
         machine.remembered_requests,
         machine._sessions.request_bytes,
-        {lease.id: (lease.ttl, lease.heard, lease.until, lease.keys) for lease in machine.leases.values()},
+        {lease.id: (lease.ttl, lease.heard, lease.until, lease.keys, lease.owner) for lease in machine.leases.values()},
         {
             each.id: (
                 *(each.ttl, each.nonce, each.low, each.heard, each.user),
