@@ -166,7 +166,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, cluster: FakeCluster) -> None:
     monkeypatch.setattr(hub_pool, "linger", 0.0)  # those whose subject is the end of a hub wait for it
 
 
-def connect(name: str = "test", timeout: float = 5.0) -> Client:
+def connect(name: str = "test", timeout: float = 30.0) -> Client:
     """What ``raykeeper.connect`` does, without Ray."""
     share = hub_pool.open_hub(name, timeout)
     return Client(name, share.hub.cluster, share=share, timeout=timeout)

@@ -236,13 +236,14 @@ def deferred() -> bool:
 
 
 def test_collection_is_deferred_for_a_moment_and_looks_on() -> None:
+    until(lambda: not deferred())
     before = gc.get_threshold()
     with gc_deferred:
         assert deferred()
         assert gc.isenabled()
         with gc_deferred:
             pass
-    assert gc.get_threshold() == before
+    until(lambda: gc.get_threshold() == before)
 
 
 def set_low() -> None:
@@ -452,15 +453,17 @@ class Steps(set[int]):
 def test_a_service_thread_defers_collection_until_it_is_idle() -> None:
     def work() -> None:
         thread = ServiceThread()
-        with gc_deferred:
-            pass
-        assert deferred()
-        thread.idle()
-        assert not deferred()
-        assert finalizer_guard.on_service_thread()
-        thread.busy()
-        assert deferred()
-        thread.close()
+        try:
+            with gc_deferred:
+                pass
+            assert deferred()
+            thread.idle()
+            until(lambda: not deferred())  # another of our threads may be awake
+            assert finalizer_guard.on_service_thread()
+            thread.busy()
+            assert deferred()
+        finally:
+            thread.close()
         assert not finalizer_guard.on_service_thread()
 
     assert in_time(work) == []
