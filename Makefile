@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint docs proto unit fuzz clients clients-install simulation simulate cluster survival large chaos chaos-threads chaos-nodes chaos-short bench scale clean
+.PHONY: run test lint docs proto unit fuzz soak clients clients-install simulation simulate cluster survival large chaos chaos-threads chaos-nodes chaos-short bench scale clean
 .DEFAULT_GOAL := test
 
 # The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a worker and a leader killed.
@@ -43,6 +43,10 @@ unit: $(STAMP)
 # Every decoder of what others wrote, under arbitrary bytes, for MINUTES; `make unit` tries a few of each.
 fuzz: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m fuzz.campaign --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+# A proxy's port under all attacks at once, round after round for MINUTES; one line a round, and a verdict.
+soak: $(STAMP)
+	@PYTHONPATH=tests $(BIN)/python -m soak.hostile_proxy --minutes $(MINUTES)
 
 # Clients of etcd, unmodified, at a proxy's port and at a real etcd's. What is not installed is skipped, and says so.
 clients: $(STAMP)

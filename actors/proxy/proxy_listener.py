@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import resource
 import socket
 from typing import cast
@@ -21,6 +22,7 @@ from ...limits import (
     PROXY_KEEPALIVE_PROBE_S,
     PROXY_KEEPALIVE_PROBES,
     PROXY_KEEPALIVE_S,
+    PROXY_PASS_ACCEPTS,
     PROXY_STOP_S,
     PROXY_SWEEP_S,
 )
@@ -175,9 +177,13 @@ class ProxyListener:
             address = await acceptor.listen(host, port, PROXY_BACKLOG)
             self._server = acceptor
         else:
+            # asyncio accepts as many in one pass of its loop as its backlog says: those who are connected wait so long.
             server = await self._loop.create_server(
-                self._greet, host, port, backlog=PROXY_BACKLOG, family=socket.AF_UNSPEC
+                self._greet, host, port, backlog=PROXY_PASS_ACCEPTS, family=socket.AF_UNSPEC
             )
+            for each in server.sockets:
+                with socket.socket(fileno=os.dup(each.fileno())) as listener:
+                    listener.listen(PROXY_BACKLOG)
             address = server.sockets[0].getsockname()
             self._server = server
         self._sweeper = self._loop.call_later(PROXY_SWEEP_S, self._sweep)
