@@ -140,8 +140,8 @@ class Soak:
 @click.command()
 @click.option("--minutes", default=10.0, show_default=True)
 def main(minutes: float) -> None:
-    """Attack a proxy's port until the time is over."""
-    until, number = time.monotonic() + 60 * minutes, 0
+    """Attack a proxy's port until the time is over, one round at least."""
+    number = 0
     with port_process(HELD_BYTES) as port:
         for key in range(8):
             request(port.endpoint, "PUT", f"/kv/hostile/{key}", bytes(500_000))
@@ -149,8 +149,9 @@ def main(minutes: float) -> None:
         fresh = Honest(lambda: request(port.endpoint, "PUT", "/kv/hostile/fresh", VALUE).status)
         time.sleep(2)
         soak = Soak(port, usage(port.pid))
+        until = time.monotonic() + 60 * minutes
         try:
-            while time.monotonic() < until and not soak.faults:
+            while not number or (time.monotonic() < until and not soak.faults):
                 number += 1
                 most = soak.attack(ATTACK_S)
                 said = f"kept connection: {kept.taken()}; new ones: {fresh.taken()}"
