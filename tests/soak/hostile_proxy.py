@@ -33,7 +33,8 @@ GIVEN_BACK_BYTES = 100 * 1024 * 1024
 MORE_THREADS, MORE_DESCRIPTORS = 16, 32
 """The same of these, against the beginning."""
 MAX_DESCRIPTORS = 4096
-ATTACK_S, CALM_S = 30.0, 15.0
+ATTACK_S, CALM_S = 30.0, 60.0
+"""A calm ends as soon as everything is given back, and fails after this."""
 VALUE = bytes(1000)
 
 
@@ -122,6 +123,15 @@ class Soak:
                 most = Usage(*map(max, *((each.bytes, each.threads, each.descriptors) for each in (most, now))))
         return most
 
+    def rest(self, seconds: float) -> Usage:
+        """A calm: what the process has once it has closed what the attack left, or when the time is over."""
+        until = time.monotonic() + seconds
+        while (now := usage(self.port.pid)).descriptors > self.first.descriptors + MORE_DESCRIPTORS:
+            if time.monotonic() > until:
+                break
+            time.sleep(0.5)
+        return now
+
     def check(self, most: Usage, calm: Usage) -> None:
         """Note what is beyond its bound."""
         self.calm = self.calm or calm
@@ -155,11 +165,12 @@ def main(minutes: float) -> None:
                 number += 1
                 most = soak.attack(ATTACK_S)
                 said = f"kept connection: {kept.taken()}; new ones: {fresh.taken()}"
-                time.sleep(CALM_S)
-                calm = usage(port.pid)
+                began = time.monotonic()
+                calm = soak.rest(CALM_S)
+                rest = time.monotonic() - began
                 soak.check(most, calm)
                 print(f"round {number}: most {_shown(most)}; calm {_shown(calm)}; {said}", flush=True)
-                print(f"    in the calm: {kept.taken()}; {fresh.taken()}", flush=True)
+                print(f"    in a calm of {rest:.1f} s: {kept.taken()}; {fresh.taken()}", flush=True)
                 soak.faults += [*kept.failures, *fresh.failures]
         finally:
             kept.close()
