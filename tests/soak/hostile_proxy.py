@@ -2,7 +2,7 @@
 
 etcd's services over one member, on a port, in a process of their own. Rounds follow each other: all attacks at once
 (``lab.http2.attacks``), and then a calm. Two honest clients put all the while, one on a connection that it keeps, and
-one that makes a new one for each put. Each round is one line. It fails if the process dies, an honest put fails, memory,
+one that makes a new one each time. Each round is one line. It fails if the process dies, an honest put fails, memory,
 threads or descriptors exceed their bounds, or a calm does not give back what an attack took: what leaks a little in
 each round shows in a night.
 """
