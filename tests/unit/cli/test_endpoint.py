@@ -32,6 +32,13 @@ def port() -> Iterator[EtcdPort]:
 
 
 @pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy waits as long as its client does, however busy the machine is."""
+    for file in ("member_calls", "etcd_backend"):
+        monkeypatch.setattr(f"raykeeper.actors.proxy.{file}.PROXY_TIMEOUT_S", 120.0)
+
+
+@pytest.fixture(autouse=True)
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYKEEPER_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
@@ -58,7 +65,8 @@ def notice(port: EtcdPort, **changed: Any) -> ProxyNotice:
     return ProxyNotice("c", id, RAY, f"http://{port.endpoint}", "", False, os.getpid(), started)._replace(**changed)
 
 
-NEAR = ("--cluster", "c", "--address", RAY)
+LONG = ("--timeout", "120")
+NEAR = ("--cluster", "c", "--address", RAY, *LONG)
 
 
 def test_a_proxy_of_the_node_is_found_and_asked(port: EtcdPort) -> None:
@@ -101,12 +109,12 @@ def test_a_proxy_of_another_cluster_id_is_an_error(port: EtcdPort) -> None:
 
 
 def test_an_endpoint_that_is_given_is_the_only_way(port: EtcdPort) -> None:
-    assert good("put", "e", "1", "--endpoint", port.endpoint) == "OK\n"
-    assert good("get", "e", "--endpoint", f"http://{port.endpoint}") == "e\n1\n"
+    assert good("put", "e", "1", "--endpoint", port.endpoint, *LONG) == "OK\n"
+    assert good("get", "e", "--endpoint", f"http://{port.endpoint}", *LONG) == "e\n1\n"
     gone = run("get", "e", "--endpoint", "127.0.0.1:1")
     assert (gone.exit_code, gone.stderr.count("\n")) == (1, 1)
     assert "127.0.0.1:1" in gone.stderr
-    mixed = run("put", "e", "1", "--request-id", "r", "--endpoint", port.endpoint)
+    mixed = run("put", "e", "1", "--request-id", "r", "--endpoint", port.endpoint, *LONG)
     assert mixed.exit_code == 2
     assert "--request-id needs Ray" in mixed.stderr
     assert run("get", "e", "--endpoint", "nonsense").exit_code == 1
@@ -140,7 +148,7 @@ def test_tls_by_the_certificate_that_the_notice_names(tmp_path: Path) -> None:
         url = f"https://{port.endpoint}"
         leave_notice(notice(port, url=url, cert_file=made.certificate))
         assert good("put", "t", "1", *NEAR) == "OK\n"
-        assert good("get", "t", "--endpoint", url, "--cacert", made.authority) == "t\n1\n"
+        assert good("get", "t", "--endpoint", url, "--cacert", made.authority, *LONG) == "t\n1\n"
         assert run("get", "t", "--endpoint", url).exit_code == 1, "nobody vouches for it"
 
 

@@ -24,8 +24,15 @@ def port() -> Iterator[EtcdPort]:
         yield port
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy waits as long as its client does, however busy the machine is."""
+    for file in ("member_calls", "etcd_backend"):
+        monkeypatch.setattr(f"raykeeper.actors.proxy.{file}.PROXY_TIMEOUT_S", 120.0)
+
+
 def run(port: EtcdPort, *words: str) -> Result:
-    return CliRunner().invoke(main.cli, [*words, "--endpoint", port.endpoint])
+    return CliRunner().invoke(main.cli, [*words, "--endpoint", port.endpoint, "--timeout", "120"])
 
 
 def said(port: EtcdPort, *words: str) -> Any:

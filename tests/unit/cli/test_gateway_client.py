@@ -34,11 +34,18 @@ def port() -> Iterator[EtcdPort]:
         yield port
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy waits as long as its client does, however busy the machine is."""
+    for file in ("member_calls", "etcd_backend"):
+        monkeypatch.setattr(f"raykeeper.actors.proxy.{file}.PROXY_TIMEOUT_S", 120.0)
+
+
 @pytest.fixture
 def both(port: EtcdPort) -> Iterator[tuple[GatewayClient, Any]]:
     """A client over the port, and a handle of the same cluster, which is empty."""
     port.proxy.kv.delete(prefix="")
-    with GatewayClient(Endpoint(endpoint_url(port.endpoint)), 60) as client:
+    with GatewayClient(Endpoint(endpoint_url(port.endpoint)), 120) as client:
         yield client, port.proxy.kv
 
 
@@ -191,7 +198,7 @@ def test_a_watch_gives_whole_revisions_from_its_start_on(both: tuple[GatewayClie
         [("delete", b"w/1")],
     ]
     handle.compact(first + 2)
-    with pytest.raises(CompactedError), GatewayClient(Endpoint(f"http://{port.endpoint}"), 60) as other:
+    with pytest.raises(CompactedError), GatewayClient(Endpoint(f"http://{port.endpoint}"), 120) as other:
         next(iter(other.watch(prefix=b"w/", start_revision=first)))
 
 
@@ -231,9 +238,9 @@ def test_a_write_whose_answer_breaks_off_has_an_unknown_outcome(said: bytes) -> 
 
 def test_another_cluster_at_the_endpoint_is_noticed(port: EtcdPort) -> None:
     id = port.proxy.kv.cluster_id
-    EtcdGateway(Endpoint(f"http://{port.endpoint}", cluster=id), 60).call("kv/range", {"key": "YQ=="})
+    EtcdGateway(Endpoint(f"http://{port.endpoint}", cluster=id), 120).call("kv/range", {"key": "YQ=="})
     with pytest.raises(Unavailable, match=f"{id + 1:x}"):
-        EtcdGateway(Endpoint(f"http://{port.endpoint}", cluster=id + 1), 60).call("kv/range", {"key": "YQ=="})
+        EtcdGateway(Endpoint(f"http://{port.endpoint}", cluster=id + 1), 120).call("kv/range", {"key": "YQ=="})
 
 
 @pytest.mark.parametrize(

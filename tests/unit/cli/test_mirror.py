@@ -32,12 +32,19 @@ def etcd() -> Iterator[Etcd]:
         yield etcd
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy waits as long as its client does, however busy the machine is."""
+    for file in ("member_calls", "etcd_backend"):
+        monkeypatch.setattr(f"raykeeper.actors.proxy.{file}.PROXY_TIMEOUT_S", 120.0)
+
+
 @pytest.fixture
 def ends(port: EtcdPort, etcd: Etcd) -> Iterator[tuple[Any, GatewayClient]]:
     """A handle of ours, and a client of the etcd; both empty."""
     handle = port.proxy.kv
     handle.delete(prefix="")
-    with GatewayClient(Endpoint(f"http://{etcd.endpoint}"), 60) as client:
+    with GatewayClient(Endpoint(f"http://{etcd.endpoint}"), 120) as client:
         client.delete(prefix=b"")
         yield handle, client
 
@@ -113,7 +120,7 @@ def test_a_source_that_breaks_off_is_followed_from_where_it_was(ends: tuple[Any,
     while made.revision < first:
         next(following)
     source.gateway.close()
-    other = GatewayClient(Endpoint(source.gateway.url), 60)
+    other = GatewayClient(Endpoint(source.gateway.url), 120)
     last = other.put(b"a", b"2").revision
     while made.revision < last:
         next(following)
@@ -144,12 +151,15 @@ def test_the_command_copies_and_says_how_much(ends: tuple[Any, GatewayClient], m
     source.put(b"p/1", b"1")
     endpoint = target.gateway.url
     done = CliRunner().invoke(
-        main.cli, ["make-mirror", endpoint, "--prefix", "p/", "--dest-prefix", "q/", "--once", "-o", "json"]
+        main.cli,
+        ["make-mirror", endpoint, "--prefix", "p/", "--dest-prefix", "q/", "--once", "-o", "json", "--timeout", "120"],
     )
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == {"mirrored": 1, "revision": source.revision()}
     assert pairs(target) == {b"q/1": b"1"}
-    back = CliRunner().invoke(main.cli, ["make-mirror", endpoint, "--from", "--prefix", "q/", "--once"])
+    back = CliRunner().invoke(
+        main.cli, ["make-mirror", endpoint, "--from", "--prefix", "q/", "--once", "--timeout", "120"]
+    )
     assert back.exit_code == 0, back.output
     assert source.get("q/1").raw == b"1"
     bad = CliRunner().invoke(main.cli, ["make-mirror", endpoint, "--remote-user", "x"])
