@@ -248,7 +248,7 @@ def run(cluster: raykeeper.Cluster, files: list[str]) -> list[str]:
         ("writes", f"{writes:,} ({len(prober.acknowledged):,} a prober's), {writes / seconds:,.0f}/s while tokenizing"),
         ("worker killed", f"worker {victim.worker} at {victim.at - began:.1f} s, with {len(victim.held)} claims"),
         ("claims that came back", f"{len(again)}, to workers {sorted({record['worker'] for record in again})}"),
-        ("taken again after", f"{min(after):.1f} to {max(after):.1f} s (lease: {TTL:g} s from the last keep-alive)"),
+        ("taken again after", f"{min(after):.2f} to {max(after):.2f} s (the lease would have lasted up to {TTL:g} s)"),
         ("leader killed", f"{leader.name} at {leader_killed_at - began:.1f} s"),
         ("writes stood still for", f"{max(gaps):.2f} s" if gaps else "unknown"),
         ("all done after", f"{seconds:.1f} s"),
