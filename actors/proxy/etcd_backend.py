@@ -170,6 +170,13 @@ class EtcdBackend:
             cluster_id=self._handle.cluster_id, member_id=self.member, revision=revision, raft_term=self.hub.term
         )
 
+    def set_header(self, header: ResponseHeader, revision: int) -> None:
+        """Make a message that is used again the header of another answer."""
+        header.cluster_id = self._handle.cluster_id
+        header.member_id = self.member
+        header.revision = revision
+        header.raft_term = self.hub.term
+
     # -- calls --------------------------------------------------------------------------------------------------------
 
     async def write(self, operation: Operation, context: CallContext) -> Answer:

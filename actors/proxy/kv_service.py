@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 
 from ...schema.answers import DeleteAnswer, PutAnswer, RangeAnswer, TxnAnswer
 from ...schema.frames import Read
-from ...schema.operations import Compact, Operation
+from ...schema.operations import Compact, KeyRange, Operation, Range
 from ..client.view import lasting_range
 from .etcd_backend import CallContext, EtcdBackend, expect
 from .etcd_errors import COMPACTED
@@ -15,7 +15,9 @@ from .etcdpb.rpc_pb2 import (
     CompactionResponse,
     DeleteRangeRequest,
     PutRequest,
+    PutResponse,
     RangeRequest,
+    RangeResponse,
     TxnRequest,
 )
 from .member_calls import MemberCalls
@@ -31,6 +33,9 @@ class KvService:
         self._backend = backend
         self._calls = calls
         self._translate = Translator(backend.space, backend.space_end)
+        # Filled again for each answer: to make new ones costs more than all else that is done here for a call.
+        self._range_reply = RangeResponse()
+        self._put_reply = PutResponse()
 
     async def range(self, request: bytes, context: CallContext) -> bytes:
         """Read a key or a range."""
@@ -62,6 +67,9 @@ class KvService:
         asked = RangeRequest.FromString(request)
         if asked.range_end:
             return False
+        if asked.key and len(asked.ListFields()) == 1 + asked.serializable:  # nothing else is asked for
+            read = Read(Range(KeyRange(self._backend.space + asked.key)))
+            return self._backend.ask_directly(read, call, self._one_key, serializable=asked.serializable)
         check_range(asked)
         plan = self._translate.range_plan(asked)
 
@@ -72,6 +80,16 @@ class KvService:
 
         return self._backend.ask_directly(Read(plan.command), call, make, serializable=asked.serializable)
 
+    def _one_key(self, answer: object) -> bytes:
+        """The answer to a range of one key that asks for nothing else."""
+        found, reply = expect(answer, RangeAnswer), self._range_reply
+        self._backend.set_header(reply.header, found.revision)
+        del reply.kvs[:]
+        for item in found.items:
+            self._translate.add_pair(reply, item)
+        reply.count = found.count
+        return reply.SerializeToString()
+
     def put_directly(self, request: bytes, call: UnaryCall) -> bool:
         """Write a key."""
         asked = PutRequest.FromString(request)
@@ -80,6 +98,9 @@ class KvService:
 
     def _put_response(self, answer: object) -> bytes:
         put = expect(answer, PutAnswer)
+        if put.prev is None:
+            self._backend.set_header(self._put_reply.header, put.revision)
+            return self._put_reply.SerializeToString()
         return self._translate.put_response(put, self._backend.header(put.revision)).SerializeToString()
 
     async def delete_range(self, request: bytes, context: CallContext) -> bytes:

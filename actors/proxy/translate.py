@@ -80,6 +80,17 @@ class Translator:
             lease=item.lease,
         )
 
+    def add_pair(self, response: RangeResponse, item: Item) -> None:
+        """Add an item of the store to an answer."""
+        response.kvs.add(
+            key=item.key[self._skip :],
+            create_revision=item.create_revision,
+            mod_revision=item.mod_revision,
+            version=item.version,
+            value=item.value,
+            lease=item.lease,
+        )
+
     # -- ranges -------------------------------------------------------------------------------------------------------
 
     def range_plan(self, request: RangeRequest) -> RangePlan:

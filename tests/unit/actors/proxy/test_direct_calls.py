@@ -117,14 +117,14 @@ def test_a_deadline_ends_a_call(proxy: LabProxy, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_mistake_in_one_answer_ends_that_call_alone(proxy: LabProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    translate = proxy.backend.header
+    set_header = proxy.backend.set_header
 
-    def header(revision: int) -> Any:
+    def mistaken(header: Any, revision: int) -> None:
         if not revision % 2:
             raise KeyError("a mistake of ours")
-        return translate(revision)
+        set_header(header, revision)
 
-    monkeypatch.setattr(proxy.backend, "header", header)
+    monkeypatch.setattr(proxy.backend, "set_header", mistaken)
     calls = on_loop(proxy, lambda: [begin(proxy, PUT, put(b"k%d" % n)) for n in range(10)])
     ended = [call.answered.exception(20) for call in calls]
     assert [type(error) for error in ended].count(KeyError) == 5
