@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint docs proto unit fuzz soak clients clients-install simulation simulate cluster survival large chaos chaos-threads chaos-nodes chaos-short bench scale clean
+.PHONY: run test lint audit docs proto unit fuzz soak clients clients-install simulation simulate cluster survival large chaos chaos-threads chaos-nodes chaos-short bench scale clean
 .DEFAULT_GOAL := test
 
 # The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a worker and a leader killed.
@@ -24,6 +24,11 @@ lint: $(STAMP)
 	@MYPYPATH=.types:benchmarks $(BIN)/mypy --no-error-summary --config-file= --ignore-missing-imports --check-untyped-defs --explicit-package-bases benchmarks
 	@said=$$($(BIN)/lint-imports --no-cache 2>&1) || { echo "$$said"; exit 1; }
 	@$(BIN)/codespell
+	@$(PIP) check
+
+# Before a release: whether all dependencies are current. Asks the package index.
+audit: $(STAMP)
+	@PYTHONPATH=tests $(BIN)/python -m lab.dependencies
 
 # The tables in docs/reference/, from limits.py and .importlinter; a unit test says whether they are current.
 docs: $(STAMP)

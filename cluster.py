@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from .actors import arguments as check
-from .actors.client.hub_pool import HubShare, open_hub
-from .actors.client.login import credentials_of
+from .actors.client.hub_pool import HubShare
+from .actors.client.login import Credentials, credentials_of
+from .actors.cluster.administrator import administer_by, credentials_of_spec
 from .actors.cluster.cluster_operations import ClusterOperations
 from .actors.cluster.destroy import delete_data, stop_members
 from .actors.cluster.destroy import discard as discard_cluster
@@ -38,7 +39,7 @@ from .actors.cluster.status import ClusterStatus, MemberInfo, status_of
 from .actors.cluster.supervisor_handle import ask_supervisor, start_supervisor, stop_supervisor, supervisor_actor
 from .actors.cluster.supervisor_spec import SupervisorSpec
 from .actors.cluster.upgrade import restart_all
-from .actors.connect import connect
+from .actors.connect import connect_as
 from .actors.deadline import at_most, covered
 from .actors.discovery import (
     ask_all,
@@ -49,16 +50,17 @@ from .actors.discovery import (
     settled_statuses,
     wait_for,
 )
-from .actors.leader_call import administer_as
 from .actors.naming import MemberSpec, member_name
 from .actors.ray_session import join_or_start_ray, join_ray
 from .actors.steps import step
 from .errors import (
+    AuthFailed,
     ClusterNotFound,
     ForkedProcess,
     InvalidArgument,
     KeeperError,
     NotCaughtUp,
+    PermissionDenied,
     RequestTimeout,
     Unavailable,
 )
@@ -93,8 +95,10 @@ class Cluster(ClusterOperations):
         self.id = id
         self._data_dir = data_dir
         self._placement = placement
+        self._credentials: Credentials | None = None
+        """Of the user who administers it..."""
         self._share: HubShare | None = None
-        """Of the hub of the user who administers it."""
+        """... and what keeps that user's connection."""
 
     def __repr__(self) -> str:
         return f"<Cluster {self.name} ({self.id:x})>"
@@ -109,13 +113,19 @@ class Cluster(ClusterOperations):
             self.shutdown()
 
     def client(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> Client:
-        """A client handle whose calls have this timeout (seconds) unless they name one; this call has it too.
+        """A client handle whose calls have this timeout (seconds) unless they name one; this call has it too. Its user
+        is the one that administers the cluster, if there is one.
 
         Raises:
+            AuthFailed: that user's password was changed.
             ClusterNotFound: the cluster does not run any more.
             Unavailable: neither the members nor Ray answer in time.
         """
-        return connect(self.name, timeout=timeout)
+        return connect_as(self.name, self._credentials, check.seconds("timeout", timeout))
+
+    def _administer_by(self, credentials: Credentials | None, timeout: float) -> None:
+        self._share = administer_by(self.name, self.id, credentials, timeout)
+        self._credentials = credentials
 
     @covered
     def status(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> ClusterStatus:
@@ -394,11 +404,17 @@ def launch(
     If the spec asks for proxies, or ``proxy`` is given, the settings of a running cluster change to that, and the
     proxies serve when the call returns, or ``Cluster.proxies`` says why one does not.
 
+    If users are needed in it, the spec names one, and the file or environment variable with its password. Proxies are
+    changed only by a user with the role ``root``.
+
     Args:
         spec: a path, a mapping or a ``ClusterSpec``; ``overrides`` name its fields.
         timeout: seconds.
 
     Raises:
+        AuthFailed: users are needed in the cluster, and the spec names none, or one with another password. The members
+            run, as after other errors; neither supervisor nor proxies were started.
+        PermissionDenied: proxies were asked for by a user without the role ``root``.
         SpecError: the spec is wrong, or its ``data_dir`` or ``placement`` cannot be used on the nodes.
         ClusterMismatch: name, cluster id or data directory contradict what is there.
         DataCorrupted: the data that is there cannot be read.
@@ -408,24 +424,14 @@ def launch(
         ClusterNotFound: ``RAY_ADDRESS`` names a Ray that cannot be reached.
     """
     loaded = ClusterSpec.load(spec, **overrides)
+    credentials = credentials_of_spec(loaded)
     deadline = time.monotonic() + at_most(timeout)
     with step("joining Ray"):
         join_or_start_ray()
     with step("finding or starting the members"):
         cluster = _cluster(loaded, launch_members(loaded, deadline))
-    _settle(cluster, loaded, deadline, explicit="proxy" in overrides)
+    _settle(cluster, loaded, credentials, deadline, explicit="proxy" in overrides)
     return cluster
-
-
-def _settle(cluster: Cluster, spec: ClusterSpec, deadline: float, explicit: bool = False) -> None:
-    """Wait until a cluster serves, and start what looks after it."""
-    with step("waiting for a leader that serves"):
-        _wait_until_it_serves(cluster, deadline)
-    if spec.supervised:
-        with step("starting the supervisor"):
-            cluster.supervise()
-    with step("starting proxies"):
-        _start_proxies(cluster, spec, deadline, explicit=explicit)
 
 
 @covered
@@ -455,9 +461,10 @@ def restore(
         DataCorrupted: the backup or the data is damaged; nothing remains of the new cluster.
         ClusterMismatch: a cluster of that name runs, or there is data of one.
         InvalidArgument: there is no such file.
-        SpecError, Unavailable, ClusterNotFound: as for ``launch``.
+        AuthFailed, PermissionDenied, SpecError, Unavailable, ClusterNotFound: as for ``launch``. Users are in a backup.
     """
     loaded = ClusterSpec.load(spec, **overrides)
+    credentials = credentials_of_spec(loaded)
     deadline = time.monotonic() + at_most(timeout)
     if (path is None) is (from_data_dir is None):
         raise InvalidArgument("a cluster is restored from a backup or from a data directory: exactly one of them")
@@ -471,8 +478,22 @@ def restore(
     with step("placing the backup, and starting the members"):
         id = launch_members(loaded, deadline, before=lambda: place_backup(loaded, file))
     cluster = _cluster(loaded, id)
-    _settle(cluster, loaded, deadline)
+    _settle(cluster, loaded, credentials, deadline)
     return cluster
+
+
+def _settle(
+    cluster: Cluster, spec: ClusterSpec, credentials: Credentials | None, deadline: float, explicit: bool = False
+) -> None:
+    """Wait until a cluster serves, and start what looks after it."""
+    with step("waiting for a leader that serves"):
+        _wait_until_it_serves(cluster, credentials, deadline)
+        cluster._administer_by(credentials, max(0.1, deadline - time.monotonic()))
+    if spec.supervised:
+        with step("starting the supervisor"):
+            cluster.supervise()
+    with step("starting proxies"):
+        _start_proxies(cluster, spec, deadline, explicit)
 
 
 def _start_proxies(cluster: Cluster, spec: ClusterSpec, deadline: float, explicit: bool = False) -> None:
@@ -484,6 +505,7 @@ def _start_proxies(cluster: Cluster, spec: ClusterSpec, deadline: float, explici
         proxy=spec.proxy,
         proxy_listen=spec.proxy_listen,
         proxy_advertise=spec.proxy_advertise,
+        proxy_cors=spec.proxy_cors,
         proxy_tls={name: getattr(spec.proxy_tls, name) for name in spec.proxy_tls.__struct_fields__},
     )
     settle_proxies(cluster.name, cluster.id, deadline, supervised=spec.supervised)
@@ -562,15 +584,15 @@ def attach(
     data_dir = member_spec.data_dir or os.path.dirname(os.path.dirname(member_spec.folder))
     cluster = Cluster(name, member_spec.cluster, data_dir, member_spec.placement)
     if credentials is not None:
-        cluster._share = share = open_hub(name, timeout, member_spec.cluster, credentials)
-        if (login := share.hub.login) is not None:
-            administer_as(name, lambda member: login.current_token())
+        cluster._administer_by(credentials, timeout)
     return cluster
 
 
-def _wait_until_it_serves(cluster: Cluster, deadline: float) -> None:
-    """Wait for a linearizable read. Fails early if half of the members or more report that they cannot serve: waiting
-    would not change that."""
+def _wait_until_it_serves(cluster: Cluster, credentials: Credentials | None, deadline: float) -> None:
+    """Wait for a linearizable read. Fails early where waiting would not change that: if half of the members or more
+    report that they cannot serve, or if the user is not good, twice, since a member that has just started may not have
+    applied all of its log."""
+    refusals = 0
     while True:
         actors = member_actors(cluster.name)
         statuses = settled_statuses(actors, STATUS_TIMEOUT_S)
@@ -581,9 +603,21 @@ def _wait_until_it_serves(cluster: Cluster, deadline: float) -> None:
                 # The member with the longest log may as well campaign now as after its election timeout.
                 actors[max(serving, key=lambda member: serving[member].last_log_index)].campaign.remote()
             try:
-                with cluster.client(timeout=max(0.1, min(2.0, deadline - time.monotonic()))) as client:
+                with connect_as(cluster.name, credentials, max(0.1, min(2.0, deadline - time.monotonic()))) as client:
                     client.revision()
                 return
+            except PermissionDenied:  # of a user without the right to that read: by a member that serves
+                return
+            except AuthFailed as error:
+                refusals += any(status.leader for status in serving.values())
+                if refusals > 1 and credentials is None:
+                    raise AuthFailed(
+                        f"cluster {cluster.name} runs, and its users are enabled: name one, by `user` and either "
+                        "`password_file` or `password_env`, in the spec or as arguments of launch"
+                    ) from None
+                if refusals > 1:
+                    raise
+                problem = str(error)
             except KeeperError as error:
                 problem = str(error)
         out = [status for status in statuses.values() if status.role == "not serving"]

@@ -8,7 +8,6 @@ queue, buffer, window and wait of the product takes its bound from here. A const
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -175,18 +174,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proxy_advertise: str = ""
     """What its clients are told, ``HOST`` or ``HOST:PORT``. Empty: the address that it listens on, or, if that is all
     addresses of the machine, the Ray node's."""
+    proxy_cors: tuple[str, ...] = ()
+    """Origins, such as ``https://host``, whose web pages may ask such a proxy by HTTP; ``*`` for all."""
     proxy_tls: ProxyTls = ProxyTls()
-
-
-def port_range(text: str) -> range | None:
-    """The ports that ``FIRST-LAST`` or one number means, an empty range for an empty text; ``None`` for other texts."""
-    if not text:
-        return range(0)
-    found = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
-    if found is None:
-        return None
-    first, last = int(found[1]), int(found[2] or found[1])
-    return range(first, last + 1) if 0 < first <= last < 1 << 16 else None
 
 
 def encode_settings(settings: Settings) -> bytes:

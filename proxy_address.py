@@ -1,4 +1,5 @@
-"""Where a proxy listens and what clients are told, as they are written: in a spec, on the command line, and as URLs.
+"""Where a proxy listens and what clients are told, as they are written: in a spec, on the command line, and as URLs;
+and ranges of ports, which lanes have, too.
 
 An address to listen on is ``HOST:PORT``, or ``HOST:FIRST-LAST`` for the first free port of a range; port 0 is any free
 one. An address that clients are told is ``HOST``, or ``HOST:PORT``. An IPv6 address stands in brackets.
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 _NAME = re.compile(r"(?!-)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
+_ORIGIN = re.compile(r"https?://[^/\s?#@]+")
 _MAX_PORT = 65535
 _MAX_HOST = 253
 """Characters of a host's name in DNS."""
@@ -41,18 +43,23 @@ class AdvertisedAddress(NamedTuple):
     port: int | None
 
 
+def port_range(text: str) -> range | None:
+    """The ports that ``FIRST-LAST`` or one number means, an empty range for an empty text; ``None`` for other texts."""
+    if not text:
+        return range(0)
+    found = _PORTS.fullmatch(text)
+    if found is None:
+        return None
+    first, last = int(found[1]), int(found[2] or found[1])
+    return range(first, last + 1) if 0 < first <= last <= _MAX_PORT else None
+
+
 def read_listen_address(text: str) -> ListenAddress | None:
     """An address to listen on from its text; ``None`` if the text is not one."""
-    host, colon, digits = text.rpartition(":")
-    ports = _PORTS.fullmatch(digits)
+    host, _, digits = text.rpartition(":")
+    ports = range(1) if digits == "0" else port_range(digits)
     plain = _read_host(host)
-    if not colon or plain is None or ports is None:
-        return None
-    first = int(ports[1])
-    last = first if ports[2] is None else int(ports[2])
-    if not first <= last <= _MAX_PORT or (first == 0 and last != 0):
-        return None
-    return ListenAddress(plain, first, last)
+    return ListenAddress(plain, ports[0], ports[-1]) if plain is not None and ports else None
 
 
 def read_advertised_address(text: str) -> AdvertisedAddress | None:
@@ -64,6 +71,11 @@ def read_advertised_address(text: str) -> AdvertisedAddress | None:
     if found is None or found.first != found.last or found.first == 0:
         return None
     return AdvertisedAddress(found.host, found.first)
+
+
+def is_origin(text: str) -> bool:
+    """Whether a text names where web pages come from (RFC 6454): ``SCHEME://HOST[:PORT]``; or ``*``, all of them."""
+    return text == "*" or _ORIGIN.fullmatch(text) is not None
 
 
 def client_url(

@@ -19,8 +19,8 @@ import msgspec
 import yaml
 
 from .errors import SpecError
-from .limits import MAX_MEMBERS, Compaction, Fraction, Limits, ProxyTls, Settings, Timings, port_range
-from .proxy_address import read_advertised_address, read_listen_address
+from .limits import MAX_MEMBERS, Compaction, Fraction, Limits, ProxyTls, Settings, Timings
+from .proxy_address import is_origin, port_range, read_advertised_address, read_listen_address
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """Valid cluster names: a name becomes part of actor names and of folder names."""
@@ -29,6 +29,8 @@ RAYS_OWN = frozenset(("CPU", "GPU", "memory", "object_store_memory", "bundle"))
 """Resources that Ray's nodes offer, and that an actor cannot request by name."""
 _INTERFACE = re.compile(r"[^\s/\x00-\x1f\x7f]{0,15}")
 """Linux's rule for names of interfaces (IFNAMSIZ)."""
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
+"""A name that shells can give to a variable."""
 _UNSPEAKABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 """Characters that a folder's name must not have, because errors, markers and commands could not show them: control
 characters, and bytes that are not UTF-8."""
@@ -71,6 +73,14 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     proxy_advertise: str = ""
     """What its clients are told, ``HOST`` or ``HOST:PORT``. Empty: the address that it listens on, or, if that is all
     addresses of the machine, the Ray node's."""
+    proxy_cors: tuple[str, ...] = ()
+    """Origins, such as ``https://host``, whose web pages may ask such a proxy by HTTP; ``*`` for all."""
+    user: str = ""
+    """The user, with the role ``root``, for whom a launch administers a cluster in which users are needed."""
+    password_file: str = ""
+    """The file that holds its password, on the machine that launches: an absolute path, or one from ``~/``; or..."""
+    password_env: str = ""
+    """... the environment variable that does. A spec never holds the password itself."""
     timings: Timings = Timings()
     limits: Limits = Limits()
     compaction: Compaction = Compaction()
@@ -91,6 +101,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             proxy=self.proxy,
             proxy_listen=self.proxy_listen,
             proxy_advertise=self.proxy_advertise,
+            proxy_cors=self.proxy_cors,
             proxy_tls=self.proxy_tls,
         )
 
@@ -203,8 +214,22 @@ def _check_rules(source: str, spec: ClusterSpec) -> None:
         raise SpecError(source, "lane_interface", f"the name of an interface, got {_shown(spec.lane_interface)}")
     if spec.bootstrap not in ("auto", "never"):
         raise SpecError(source, "bootstrap", f"auto or never, got {_shown(spec.bootstrap)}")
+    _check_user(source, spec)
     _check_proxy(source, spec)
     check(source, spec.timings, spec.limits)
+
+
+def _check_user(source: str, spec: ClusterSpec) -> None:
+    """No message shows what was given for a password: it may be one."""
+    file = spec.password_file
+    if file and (not file.startswith(("/", "~/")) or _UNSPEAKABLE.search(file)):
+        raise SpecError(source, "password_file", "an absolute path, or one from ~/")
+    if spec.password_env and not _VARIABLE.fullmatch(spec.password_env):
+        raise SpecError(source, "password_env", "the name of an environment variable")
+    if spec.user and bool(file) is bool(spec.password_env):
+        raise SpecError(source, "user", "one of password_file and password_env beside it")
+    if not spec.user and (file or spec.password_env):
+        raise SpecError(source, "user", "the name of the user whose password it is")
 
 
 def _check_proxy(source: str, spec: ClusterSpec) -> None:
@@ -216,6 +241,8 @@ def _check_proxy(source: str, spec: ClusterSpec) -> None:
         )
     if spec.proxy_advertise and read_advertised_address(spec.proxy_advertise) is None:
         raise SpecError(source, "proxy_advertise", f"HOST, or HOST:PORT, got {_shown(spec.proxy_advertise)}")
+    if strange := [origin for origin in spec.proxy_cors if not is_origin(origin)]:
+        raise SpecError(source, "proxy_cors", f"origins as https://HOST[:PORT], or *, got {_shown(strange[0])}")
     _check_proxy_tls(source, spec.proxy_tls)
 
 
@@ -274,6 +301,10 @@ def _no_unknown_fields(source: str, raw: dict[Any, Any]) -> None:
         "compaction.": (raw.get("compaction"), Compaction.__struct_fields__),
         "proxy_tls.": (raw.get("proxy_tls"), ProxyTls.__struct_fields__),
     }
+    if "password" in raw:
+        raise SpecError(
+            source, "password", "password_file or password_env in its place: a spec says where a password is"
+        )
     for prefix, (given, known) in sections.items():
         for field in given if isinstance(given, dict) else ():
             if field not in known:
@@ -303,6 +334,8 @@ def _spec_error(source: str, message: str, raw: Any) -> SpecError:
             value = value.get(step)
         elif isinstance(value, (list, tuple)) and step.isdigit():
             value = value[int(step)]
+    if path.startswith("password"):
+        return SpecError(source, path, what)
     return SpecError(source, path, f"{what}, got {_shown(value)}")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ..limits import DEFAULT_TIMEOUT_S
 from . import arguments as check
 from .client.hub_pool import open_hub
-from .client.login import credentials_of
+from .client.login import Credentials, credentials_of
 from .handles import Client
 
 
@@ -53,8 +53,11 @@ def connect(
         ForkedProcess: this is the forked child of a process that uses Ray.
         Unavailable: neither the members nor Ray answer in time.
     """
-    credentials = credentials_of(user, password, password_file)
-    share = open_hub(
-        check.text("the name of a cluster", name), check.seconds("timeout", timeout), credentials=credentials
-    )
+    check.text("the name of a cluster", name)
+    return connect_as(name, credentials_of(user, password, password_file), check.seconds("timeout", timeout))
+
+
+def connect_as(name: str, credentials: Credentials | None, timeout: float) -> Client:
+    """As :func:`connect`, for a user whose credentials are known."""
+    share = open_hub(name, timeout, credentials=credentials)
     return Client(name, share.hub.cluster, share=share, timeout=timeout, credentials=credentials)

@@ -14,6 +14,7 @@ from .client import aio as kv_async
 from .client import handle as kv
 
 if TYPE_CHECKING:
+    from .client.aio_users import AsyncUsers
     from .client.users import Users
     from .recipes.barrier import AsyncBarrier, Barrier
     from .recipes.counter import AsyncCounter, Counter
@@ -344,6 +345,13 @@ class Client(Coordination, kv.KeyValueClient):
 
 class AsyncClient(AsyncCoordination, kv_async.AsyncKeyValueClient):
     """A handle on a cluster whose calls are coroutines; made by ``Client.aio``."""
+
+    @property
+    def users(self) -> AsyncUsers:
+        """The cluster's users, roles and permissions."""
+        from .client.aio_users import AsyncUsers
+
+        return AsyncUsers(self)
 
 
 Client._async_kind = AsyncClient

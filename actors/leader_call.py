@@ -59,9 +59,13 @@ _sources: dict[str, TokenSource] = {}
 """By the cluster's name."""
 
 
-def administer_as(cluster_name: str, source: TokenSource) -> None:
-    """From now on this process administers a cluster as the user, or the cluster, whose tokens these are."""
-    _sources[cluster_name] = source
+def administer_as(cluster_name: str, source: TokenSource | None) -> None:
+    """From now on this process administers a cluster as the user, or the cluster, whose tokens these are; as nobody,
+    for ``None``."""
+    if source is None:
+        _sources.pop(cluster_name, None)
+    else:
+        _sources[cluster_name] = source
 
 
 def as_the_cluster(member: Any) -> bytes:

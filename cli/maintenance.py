@@ -16,12 +16,14 @@ from .options import (
     endpoint_option,
     given_endpoint,
     join,
+    load_spec,
     open_client,
     open_cluster,
     options,
     output_option,
     timeout_of,
     timeout_option,
+    user_options,
 )
 from .render import show
 from .shown_steps import shown_progress
@@ -49,7 +51,7 @@ def backup(cluster: str, address: str | None, output: str, timeout: float, path:
 @click.argument("spec", required=False, type=click.Path())
 @click.option("--from-data-dir", metavar="DIR", help="Instead of FILE: the folder of the one member that is left.")
 @click.option("--cluster", help="Name of the new cluster, instead of the spec's.")
-@options(address_option, output_option, timeout_of(RESTORE_TIMEOUT_S))
+@options(user_options, address_option, output_option, timeout_of(RESTORE_TIMEOUT_S))
 def restore(
     source: str | None,
     spec: str | None,
@@ -68,15 +70,13 @@ def restore(
     --from-data-dir is for a cluster whose majority is lost for good. DIR is the folder of one of its members, on this
     machine, with no process working on it. What the lost members acknowledged and this one never received is lost.
     """
-    from ..spec import ClusterSpec
-
     if from_data_dir is not None:
         if spec is not None:
             raise click.UsageError("either FILE or --from-data-dir DIR")
         source, spec = None, source
     elif source is None:
         raise click.UsageError("what to restore: FILE, or --from-data-dir DIR")
-    loaded = ClusterSpec.load(spec, **({"name": cluster} if cluster else {}))
+    loaded = load_spec(spec, name=cluster)
     join(address)
     _restore(source, from_data_dir, loaded, timeout, output)
 

@@ -31,6 +31,7 @@ from .stdio import tell
 if TYPE_CHECKING:
     from ..actors.handles import Client
     from ..cluster import Cluster
+    from ..spec import ClusterSpec
 
 LOCK_NAME, LOCK_KEY, LOCK_TOKEN = "RAYKEEPER_LOCK_NAME", "RAYKEEPER_LOCK_KEY", "RAYKEEPER_LOCK_TOKEN"
 """Environment of a command that runs under a lock. The key is the area of the reserved space, a slash, and the key."""
@@ -149,10 +150,7 @@ def _keep(key: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     return keep
 
 
-cluster_option = options(
-    click.option(
-        "--cluster", envvar="RAYKEEPER_CLUSTER", default="default", show_default=True, help="Name of the cluster."
-    ),
+user_options = options(
     click.option(
         "--user", envvar="RAYKEEPER_USER", expose_value=False, callback=_keep(_USER), help="User, if calls need one."
     ),
@@ -164,6 +162,12 @@ cluster_option = options(
         callback=_keep(_PASSWORD_FILE),
         help="Where the user's password is; without it, it is asked for.",
     ),
+)
+cluster_option = options(
+    click.option(
+        "--cluster", envvar="RAYKEEPER_CLUSTER", default="default", show_default=True, help="Name of the cluster."
+    ),
+    user_options,
 )
 
 _pem = click.Path(exists=True, dir_okay=False)
@@ -311,10 +315,30 @@ def read_password_file(path: str) -> str:
         raise InvalidArgument(f"the password file {path} cannot be read: {error}") from None
 
 
+def _named_user() -> tuple[str | None, str | None]:
+    """The user and the password file that were named."""
+    ctx = click.get_current_context(silent=True)
+    return (None, None) if ctx is None else (ctx.meta.get(_USER), ctx.meta.get(_PASSWORD_FILE))
+
+
+def load_spec(spec: str | None, **overrides: Any) -> ClusterSpec:
+    """A cluster's spec; a user that was named on the command line takes the place of the spec's. Overrides that are
+    empty were not given."""
+    from ..spec import ClusterSpec  # and with it YAML, only for commands that read a spec
+
+    given = {field: value for field, value in overrides.items() if value}
+    loaded = ClusterSpec.load(spec, **given)
+    user, file = _named_user()
+    if user is None or (file is None and user == loaded.user):
+        return loaded
+    if file is None:
+        raise click.UsageError("--user needs --password-file here, or a spec that names this user")
+    return ClusterSpec.load(loaded, user=user, password_file=os.path.abspath(file), password_env="")
+
+
 def _user() -> dict[str, Any]:
     """The user that was named, as arguments of ``connect``: none, if none was."""
-    ctx = click.get_current_context(silent=True)
-    user, file = (None, None) if ctx is None else (ctx.meta.get(_USER), ctx.meta.get(_PASSWORD_FILE))
+    user, file = _named_user()
     if user is None:
         return {}
     if file is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +14,7 @@ from ..limits import ProxyTls
 from ..proxy_address import (
     AdvertisedAddress,
     ListenAddress,
+    is_origin,
     read_advertised_address,
     read_listen_address,
 )
@@ -47,8 +47,8 @@ def advertised_address(text: str) -> AdvertisedAddress:
 
 
 def origin(text: str) -> str:
-    """Type of an argument: where a web page comes from (RFC 6454), or ``*``."""
-    if text != "*" and not re.fullmatch(r"https?://[^/\s?#@]+", text):
+    """Type of an argument: where a web page comes from, or ``*``."""
+    if not is_origin(text):
         raise click.BadParameter(f"{text!r} is not an origin: * or SCHEME://HOST[:PORT], without a path")
     return text
 
@@ -113,7 +113,7 @@ async def _serve(
     trusted_ca_file: str,
     client_cert_auth: bool,
 ) -> int:
-    from ..actors.leader_call import cluster_token
+    from ..actors.leader_call import administer_as, as_the_cluster, cluster_token
     from ..actors.logs import MemberLog
     from ..actors.proxy.etcd_proxy import EtcdProxy
     from ..actors.proxy.proxy_place import proxy_place
@@ -124,6 +124,7 @@ async def _serve(
     if client_cert_auth and not trusted_ca_file:
         raise click.UsageError("--client-cert-auth needs --trusted-ca-file")
     log = MemberLog("proxy", cluster.name, "proxy")
+    administer_as(cluster.name, as_the_cluster)  # it changes members only for clients that it has found to be root
     server = EtcdProxy(
         kv.aio,
         _Operations(cluster),

@@ -15,10 +15,12 @@ from .options import (
     cluster_id,
     common,
     join,
+    load_spec,
     open_cluster,
     options,
     output_option,
     silence_ray,
+    user_options,
 )
 from .ray_head import RayHead
 from .render import show
@@ -32,7 +34,7 @@ from .streaming import signals_raised
 @click.option("--cluster", help="Name of the cluster, instead of the spec's.")
 @click.option("--bootstrap", type=click.Choice(["auto", "never"]), help="Instead of the spec's.")
 @click.option("--proxy", type=click.Choice(PROXY_MODES), help="Instead of the spec's; a running cluster changes to it.")
-@options(address_option, output_option)
+@options(user_options, address_option, output_option)
 def up(
     spec: str | None,
     cluster: str | None,
@@ -43,15 +45,15 @@ def up(
 ) -> None:
     """Launch the cluster of SPEC (./cluster.yaml if there is one) and leave it running.
 
-    Starts a Ray head if no Ray runs on this machine and no address is given; `raykeeper down` stops it again.
+    Starts a Ray head if no Ray runs on this machine and no address is given; `raykeeper down` stops it again. The user
+    is for a cluster in which users are needed, and takes the place of the spec's.
     """
     silence_ray()
     from ..cluster import launch
 
     if spec is None and os.path.exists("cluster.yaml"):
         spec = "cluster.yaml"
-    given = {"name": cluster, "bootstrap": bootstrap}
-    loaded = ClusterSpec.load(spec, **{field: value for field, value in given.items() if value})
+    loaded = load_spec(spec, name=cluster, bootstrap=bootstrap)
     head, started = RayHead(), False
     with signals_raised():
         try:

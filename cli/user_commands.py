@@ -6,14 +6,19 @@ asked for at a terminal, or one line of the standard input.
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import BYTES, common, open_client, options, timeout_option
 from .render import CommandResult, show, text
+
+if TYPE_CHECKING:
+    from ..actors.client.users import Users
 
 _name = click.argument("name")
 _role = click.argument("role")
@@ -39,10 +44,6 @@ def _password(file: str | None) -> str:
     return password
 
 
-def _done(output: str, line: str, **data: Any) -> None:
-    show(CommandResult(data, [line]), output)
-
-
 def _shown(name: str) -> str:
     return text(name.encode())
 
@@ -51,6 +52,23 @@ def _keys(key: bytes, end: bytes | None, prefix: bool) -> dict[str, Any]:
     if prefix and end is not None:
         raise click.UsageError("END and --prefix exclude each other")
     return {"prefix": key} if prefix else {"key": key, "end": end}
+
+
+def _on_users(function: Callable[..., CommandResult]) -> Any:
+    """The body of a command, from what it does with a cluster's users and roles and returns to be shown."""
+
+    @options(common, timeout_option)
+    @functools.wraps(function)
+    def run(cluster: str, address: str | None, output: str, timeout: float, **given: Any) -> None:
+        with open_client(cluster, address, timeout) as kv:
+            said = function(kv.users, **given)
+        show(said, output)
+
+    return run
+
+
+def _done(line: str, **data: Any) -> CommandResult:
+    return CommandResult(data, [line])
 
 
 # --- auth ------------------------------------------------------------------------------------------------------------
@@ -62,31 +80,28 @@ def auth() -> None:
 
 
 @auth.command()
-@options(common, timeout_option)
-def enable(cluster: str, address: str | None, output: str, timeout: float) -> None:
+@_on_users
+def enable(users: Users) -> CommandResult:
     """From now on every call needs a user. There must be a user root with the role root."""
-    with open_client(cluster, address, timeout) as kv:
-        kv.users.enable()
-    _done(output, "authentication is enabled", enabled=True)
+    users.enable()
+    return _done("authentication is enabled", enabled=True)
 
 
 @auth.command()
-@options(common, timeout_option)
-def disable(cluster: str, address: str | None, output: str, timeout: float) -> None:
+@_on_users
+def disable(users: Users) -> CommandResult:
     """From now on no call needs a user."""
-    with open_client(cluster, address, timeout) as kv:
-        kv.users.disable()
-    _done(output, "authentication is disabled", enabled=False)
+    users.disable()
+    return _done("authentication is disabled", enabled=False)
 
 
 @auth.command("status")
-@options(common, timeout_option)
-def auth_status(cluster: str, address: str | None, output: str, timeout: float) -> None:
+@_on_users
+def auth_status(users: Users) -> CommandResult:
     """Whether calls need a user."""
-    with open_client(cluster, address, timeout) as kv:
-        enabled, revision = kv.users.enabled(), kv.users.auth_revision()
+    enabled, revision = users.enabled(), users.auth_revision()
     state = "enabled" if enabled else "disabled"
-    _done(output, f"authentication is {state}, revision {revision}", enabled=enabled, auth_revision=revision)
+    return _done(f"authentication is {state}, revision {revision}", enabled=enabled, auth_revision=revision)
 
 
 # --- users -----------------------------------------------------------------------------------------------------------
@@ -101,86 +116,67 @@ def user() -> None:
 @_name
 @_new_password
 @click.option("--no-password", is_flag=True, help="The user cannot log in with a password.")
-@options(common, timeout_option)
-def add(
-    cluster: str,
-    address: str | None,
-    output: str,
-    timeout: float,
-    name: str,
-    new_password_file: str | None,
-    no_password: bool,
-) -> None:
+@_on_users
+def add(users: Users, name: str, new_password_file: str | None, no_password: bool) -> CommandResult:
     """Add a user without roles."""
-    password = None if no_password else _password(new_password_file)
-    with open_client(cluster, address, timeout) as kv:
-        kv.users.add(name, password)
-    _done(output, f"user {_shown(name)} added", user=name)
+    users.add(name, None if no_password else _password(new_password_file))
+    return _done(f"user {_shown(name)} added", user=name)
 
 
 @user.command()
 @_name
-@options(common, timeout_option)
-def delete(cluster: str, address: str | None, output: str, timeout: float, name: str) -> None:
+@_on_users
+def delete(users: Users, name: str) -> CommandResult:
     """Delete a user."""
-    with open_client(cluster, address, timeout) as kv:
-        kv.users.delete(name)
-    _done(output, f"user {_shown(name)} deleted", user=name)
+    users.delete(name)
+    return _done(f"user {_shown(name)} deleted", user=name)
 
 
 @user.command()
 @_name
 @_new_password
-@options(common, timeout_option)
-def passwd(
-    cluster: str, address: str | None, output: str, timeout: float, name: str, new_password_file: str | None
-) -> None:
+@_on_users
+def passwd(users: Users, name: str, new_password_file: str | None) -> CommandResult:
     """Change a user's password."""
-    password = _password(new_password_file)
-    with open_client(cluster, address, timeout) as kv:
-        kv.users.set_password(name, password)
-    _done(output, f"password of user {_shown(name)} changed", user=name)
+    users.set_password(name, _password(new_password_file))
+    return _done(f"password of user {_shown(name)} changed", user=name)
 
 
 @user.command("grant-role")
 @_name
 @_role
-@options(common, timeout_option)
-def grant_role(cluster: str, address: str | None, output: str, timeout: float, name: str, role: str) -> None:
+@_on_users
+def grant_role(users: Users, name: str, role: str) -> CommandResult:
     """Give a user a role."""
-    with open_client(cluster, address, timeout) as kv:
-        kv.users.grant_role(name, role)
-    _done(output, f"role {_shown(role)} is granted to user {_shown(name)}", user=name, role=role)
+    users.grant_role(name, role)
+    return _done(f"role {_shown(role)} is granted to user {_shown(name)}", user=name, role=role)
 
 
 @user.command("revoke-role")
 @_name
 @_role
-@options(common, timeout_option)
-def revoke_role(cluster: str, address: str | None, output: str, timeout: float, name: str, role: str) -> None:
+@_on_users
+def revoke_role(users: Users, name: str, role: str) -> CommandResult:
     """Take a role from a user."""
-    with open_client(cluster, address, timeout) as kv:
-        kv.users.revoke_role(name, role)
-    _done(output, f"role {_shown(role)} is revoked from user {_shown(name)}", user=name, role=role)
+    users.revoke_role(name, role)
+    return _done(f"role {_shown(role)} is revoked from user {_shown(name)}", user=name, role=role)
 
 
 @user.command("get")
 @_name
-@options(common, timeout_option)
-def get_user(cluster: str, address: str | None, output: str, timeout: float, name: str) -> None:
+@_on_users
+def get_user(users: Users, name: str) -> CommandResult:
     """The roles of a user."""
-    with open_client(cluster, address, timeout) as kv:
-        roles = kv.users.roles_of(name)
-    show(CommandResult({"user": name, "roles": [*roles]}, [_shown(role) for role in roles]), output)
+    roles = users.roles_of(name)
+    return CommandResult({"user": name, "roles": [*roles]}, [_shown(role) for role in roles])
 
 
 @user.command("list")
-@options(common, timeout_option)
-def list_users(cluster: str, address: str | None, output: str, timeout: float) -> None:
+@_on_users
+def list_users(users: Users) -> CommandResult:
     """All users."""
-    with open_client(cluster, address, timeout) as kv:
-        users = kv.users.list()
-    show(CommandResult({"users": users}, [_shown(each) for each in users]), output)
+    found = users.list()
+    return CommandResult({"users": found}, [_shown(each) for each in found])
 
 
 # --- roles -----------------------------------------------------------------------------------------------------------
@@ -193,85 +189,62 @@ def role() -> None:
 
 @role.command("add")
 @_name
-@options(common, timeout_option)
-def add_role(cluster: str, address: str | None, output: str, timeout: float, name: str) -> None:
+@_on_users
+def add_role(users: Users, name: str) -> CommandResult:
     """Add a role without permissions."""
-    with open_client(cluster, address, timeout) as kv:
-        kv.users.add_role(name)
-    _done(output, f"role {_shown(name)} added", role=name)
+    users.add_role(name)
+    return _done(f"role {_shown(name)} added", role=name)
 
 
 @role.command("delete")
 @_name
-@options(common, timeout_option)
-def delete_role(cluster: str, address: str | None, output: str, timeout: float, name: str) -> None:
+@_on_users
+def delete_role(users: Users, name: str) -> CommandResult:
     """Delete a role; users lose it."""
-    with open_client(cluster, address, timeout) as kv:
-        kv.users.delete_role(name)
-    _done(output, f"role {_shown(name)} deleted", role=name)
+    users.delete_role(name)
+    return _done(f"role {_shown(name)} deleted", role=name)
 
 
 @role.command("grant-permission")
 @_role
 @click.argument("access", type=click.Choice(["read", "write", "readwrite"]))
 @_permission_keys
-@options(common, timeout_option)
+@_on_users
 def grant_permission(
-    cluster: str,
-    address: str | None,
-    output: str,
-    timeout: float,
-    role: str,
-    access: str,
-    key: bytes,
-    end: bytes | None,
-    prefix: bool,
-) -> None:
+    users: Users, role: str, access: str, key: bytes, end: bytes | None, prefix: bool
+) -> CommandResult:
     """Give a role the right to KEY, to those from KEY up to END, or to all that start with KEY."""
-    with open_client(cluster, address, timeout) as kv:
-        kv.users.grant_permission(role, access, **_keys(key, end, prefix))
-    _done(output, f"role {_shown(role)} may {access} {text(key)}", role=role, access=access)
+    users.grant_permission(role, access, **_keys(key, end, prefix))
+    return _done(f"role {_shown(role)} may {access} {text(key)}", role=role, access=access)
 
 
 @role.command("revoke-permission")
 @_role
 @_permission_keys
-@options(common, timeout_option)
-def revoke_permission(
-    cluster: str,
-    address: str | None,
-    output: str,
-    timeout: float,
-    role: str,
-    key: bytes,
-    end: bytes | None,
-    prefix: bool,
-) -> None:
+@_on_users
+def revoke_permission(users: Users, role: str, key: bytes, end: bytes | None, prefix: bool) -> CommandResult:
     """Take the right that was given for exactly these keys."""
-    with open_client(cluster, address, timeout) as kv:
-        kv.users.revoke_permission(role, **_keys(key, end, prefix))
-    _done(output, f"permission on {text(key)} is revoked from role {_shown(role)}", role=role)
+    users.revoke_permission(role, **_keys(key, end, prefix))
+    return _done(f"permission on {text(key)} is revoked from role {_shown(role)}", role=role)
 
 
 @role.command("get")
 @_name
-@options(common, timeout_option)
-def get_role(cluster: str, address: str | None, output: str, timeout: float, name: str) -> None:
+@_on_users
+def get_role(users: Users, name: str) -> CommandResult:
     """The permissions of a role: access, key, end (none for one key, an empty one for all from KEY on)."""
-    with open_client(cluster, address, timeout) as kv:
-        found = kv.users.permissions(name)
+    found = users.permissions(name)
     lines = [
         f"{each.access} {text(each.key)}" + ("" if each.end is None else f" {text(each.end)}" if each.end else " (all)")
         for each in found
     ]
     data = [{"access": each.access, "key": each.key, "end": each.end} for each in found]
-    show(CommandResult({"role": name, "permissions": data}, lines), output)
+    return CommandResult({"role": name, "permissions": data}, lines)
 
 
 @role.command("list")
-@options(common, timeout_option)
-def list_roles(cluster: str, address: str | None, output: str, timeout: float) -> None:
+@_on_users
+def list_roles(users: Users) -> CommandResult:
     """All roles."""
-    with open_client(cluster, address, timeout) as kv:
-        roles = kv.users.roles()
-    show(CommandResult({"roles": [*roles]}, [_shown(each) for each in roles]), output)
+    found = users.roles()
+    return CommandResult({"roles": [*found]}, [_shown(each) for each in found])

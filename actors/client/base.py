@@ -193,7 +193,11 @@ class Handle:
         """The same handle for no user: for a process that answers others, none of whom may pass for its own user."""
         if self._credentials is None:
             return self
-        return type(self)(self._name, self._cluster, view=self._view, timeout=self._timeout)
+        return self._with_credentials(None)
+
+    def _with_credentials(self: H, credentials: Credentials | None) -> H:
+        """The same handle for another user."""
+        return type(self)(self._name, self._cluster, view=self._view, timeout=self._timeout, credentials=credentials)
 
     def _derive(self: H, view: View) -> H:
         self._check_open()

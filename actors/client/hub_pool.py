@@ -85,8 +85,10 @@ class _Opening:
         self.lock = threading.RLock()
 
 
-_hubs: dict[tuple[str, int, str], _PooledHub] = {}
-"""By the cluster's name and id, and the user's name, empty for none."""
+_Whose = tuple[str, str]
+"""A user and a purpose; empty for none."""
+_hubs: dict[tuple[str, int, _Whose], _PooledHub] = {}
+"""By the cluster's name and id, and by whose it is."""
 _openings: weakref.WeakValueDictionary[str, _Opening] = weakref.WeakValueDictionary()
 _hubs_lock = threading.RLock()
 linger = HUB_LINGER_S
@@ -121,9 +123,8 @@ def open_hub(name: str, timeout: float, cluster: int | None = None, credentials:
         ForkedProcess: this process is a forked child, in which Ray does not work.
         Unavailable: neither the members nor Ray answer in time.
     """
-    user = credentials.user if credentials is not None else ""
     if cluster is not None:
-        share = _find(name, cluster, user)
+        share = _find(name, cluster, _whose(credentials))
         if share is not None and _is_proven(share.hub, credentials):
             return share
     with covering(timeout):
@@ -159,6 +160,8 @@ def _is_proven(hub: Hub, credentials: Credentials | None) -> bool:
     known = hub.login.credentials
     if hub.login.refused:
         return False
+    if credentials.cluster_token is not None:
+        return known.cluster_token is not None
     if credentials.password is not None:
         return known.password is not None and hmac.compare_digest(
             credentials.password.encode(errors="replace"), known.password.encode(errors="replace")
@@ -184,17 +187,17 @@ def _open_hub(name: str, cluster: int | None, credentials: Credentials | None) -
     A hub that is found by its name alone may be of a cluster that has been replaced by another of the same name. So its
     members are asked for their cluster id once, briefly, before the hub is shared."""
     near: set[int] = set()
-    user = credentials.user if credentials is not None else ""
-    if cluster is not None and (share := _find(name, cluster, user)) is not None:
+    whose = _whose(credentials)
+    if cluster is not None and (share := _find(name, cluster, whose)) is not None:
         return share  # another thread opened it in the meantime
-    share = _find_by_name(name, user) if cluster is None else None
+    share = _find_by_name(name, whose) if cluster is None else None
     if share is not None:
         with contextlib.suppress(KeeperError), covering(CLIENT_REFRESH_INTERVAL_S):  # otherwise look it up again
             if _find_serving_member(name, share.hub.transport, None, set()).cluster == share.hub.cluster:
                 return share
     transport = make_transport(name)
     status = _find_serving_member(name, transport, cluster, near)
-    share = _find(name, status.cluster, user)
+    share = _find(name, status.cluster, whose)
     if share is not None:
         transport.close()
         return share
@@ -208,7 +211,7 @@ def _open_hub(name: str, cluster: int | None, credentials: Credentials | None) -
             raise
     client = this_client()
     with finalizer_guard.gc_deferred, _hubs_lock:
-        entry = _hubs.get((name, status.cluster, user))
+        entry = _hubs.get((name, status.cluster, whose))
         share = entry.share() if entry is not None else None
         if share is not None:  # another thread was faster
             transport.close()
@@ -225,24 +228,28 @@ def _open_hub(name: str, cluster: int | None, credentials: Credentials | None) -
             client=client,
         )
         share = HubShare(hub)
-        _hubs[name, status.cluster, user] = _PooledHub(hub, share)
+        _hubs[name, status.cluster, whose] = _PooledHub(hub, share)
         # Exit handlers run last in, first out: hubs must close before Ray, imported by now, shuts down.
         atexit.unregister(_close_all)
         atexit.register(_close_all)
         return share
 
 
-def _find(name: str, cluster: int, user: str) -> HubShare | None:
+def _whose(credentials: Credentials | None) -> _Whose:
+    return ("", "") if credentials is None else (credentials.user, credentials.purpose)
+
+
+def _find(name: str, cluster: int, whose: _Whose) -> HubShare | None:
     """A share in the hub of that name, id and user, if there is one."""
     with finalizer_guard.gc_deferred, _hubs_lock:
-        entry = _hubs.get((name, cluster, user))
+        entry = _hubs.get((name, cluster, whose))
         return None if entry is None else _share(entry)
 
 
-def _find_by_name(name: str, user: str) -> HubShare | None:
+def _find_by_name(name: str, whose: _Whose) -> HubShare | None:
     """A share in the newest hub of that name. The name may belong to another cluster by now."""
     with finalizer_guard.gc_deferred, _hubs_lock:
-        found = [entry for (known, _, of), entry in _hubs.items() if (known, of) == (name, user)]
+        found = [entry for (known, _, of), entry in _hubs.items() if (known, of) == (name, whose)]
         share = _share(found[-1]) if found else None
     return share if share is not None and share.hub.transport.valid() else None
 
@@ -264,7 +271,7 @@ def _keep_until(hub: Hub, now: float) -> float:
     a hub that closes. Of the unused hubs only the ``MAX_IDLE_HUBS`` latest stay.
     """
     with finalizer_guard.gc_deferred, _hubs_lock:
-        key = hub.name, hub.cluster, "" if hub.login is None else hub.login.credentials.user
+        key = hub.name, hub.cluster, _whose(None if hub.login is None else hub.login.credentials)
         entry = _hubs.get(key)
         if entry is None or entry.hub is not hub:
             return 0.0

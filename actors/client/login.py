@@ -42,6 +42,12 @@ class Credentials(NamedTuple):
     password_file: str = ""
     """Read whenever the password is needed, if it was not given as a value."""
     token: bytes = b""
+    cluster_token: Callable[[], bytes] | None = None
+    """In place of a password: gives a token of the cluster itself, which vouches for the user; it may block, and gives
+    an empty one while users are not needed."""
+    purpose: str = ""
+    """A process has a hub for each user and purpose. So what proves a user for one purpose renews no token that was
+    given for another."""
 
     def read_password(self) -> str | None:
         """The password; ``None`` if there is only a token.
@@ -59,7 +65,7 @@ class Credentials(NamedTuple):
 
     def without_password(self, token: bytes) -> Credentials:
         """What may leave the process."""
-        return Credentials(self.user, None, self.password_file, token)
+        return Credentials(self.user, None, self.password_file, token, purpose=self.purpose)
 
 
 def credentials_of(user: object, password: object, password_file: object) -> Credentials | None:
@@ -116,7 +122,7 @@ class UserLogin:
 
     def current_token(self) -> bytes:
         """A token that has not ended, for frames that are not sent by the hub."""
-        if self.token and time.monotonic() >= self._renew_at:
+        if not self.token or time.monotonic() >= self._renew_at:
             with covering(DEFAULT_TIMEOUT_S):
                 self.log_in()
         return self.token
@@ -180,11 +186,22 @@ class UserLogin:
         if self.token and self._ask(Login(self._cluster, 0.0, token=self.token)):
             self.refused = False
             return
+        if self.credentials.cluster_token is not None:
+            self._log_in_vouched(self.credentials.cluster_token())
+            return
         password = self.credentials.read_password()
         if password is None:
             raise AuthFailed(f"the token of user {self.credentials.user!r} has ended, and this process has no password")
         if not self._ask(Login(self._cluster, 0.0, self.credentials.user, password)):
             raise AuthFailed(f"there is no user {self.credentials.user!r} with this password")
+        self.refused = False
+
+    def _log_in_vouched(self, cluster_token: bytes) -> None:
+        """Log in by the word of the cluster itself; without a token of it, users are not needed."""
+        if not cluster_token:
+            self.token = b""
+        elif not self._ask(Login(self._cluster, 0.0, self.credentials.user, token=cluster_token)):
+            raise AuthFailed(f"the cluster does not vouch for user {self.credentials.user!r}")
         self.refused = False
 
     def _ask(self, login: Login) -> bool:

@@ -1,60 +1,18 @@
 """Users, roles and permissions, as an administrator changes them: ``Client.users``.
 
-Each call is one operation of the log, done once however often it is sent. Passwords are hashed here: they never leave
-this process.
+What the calls check and return is in :mod:`user_steps`.
 """
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING
 
-from ...errors import InvalidArgument
-from ...limits import AUTH_KEY_BYTES, MAX_PASSWORD_BYTES
-from ...schema.answers import Answer, AuthState, Names, Permissions
-from ...schema.auth_operations import (
-    Access,
-    AskAuth,
-    AskRole,
-    AskRoles,
-    AskUser,
-    AskUsers,
-    AuthDisable,
-    AuthEnable,
-    AuthOperation,
-    Permission,
-    RoleAdd,
-    RoleDelete,
-    RoleGrantPermission,
-    RoleRevokePermission,
-    UserAdd,
-    UserDelete,
-    UserGrantRole,
-    UserRevokeRole,
-    UserSetPassword,
-)
-from ...schema.key_range import KeyRange
-from .. import arguments as check
 from ..arguments import Key
-from ..passwords import hash_password
-from .view import Call, Steps, prefix_end
+from . import user_steps
+from .user_steps import GrantedKeys
 
 if TYPE_CHECKING:
     from .handle import KeyValueClient
-
-A = TypeVar("A")
-
-ACCESS = {"read": Access.READ, "write": Access.WRITE, "readwrite": Access.READWRITE}
-
-
-class GrantedKeys(NamedTuple):
-    """A permission of a role."""
-
-    access: str
-    """``"read"``, ``"write"`` or ``"readwrite"``."""
-    key: bytes
-    end: bytes | None
-    """Keys from ``key`` up to this one; ``b""``: all from ``key`` on; ``None``: only ``key``."""
 
 
 class Users:
@@ -76,63 +34,63 @@ class Users:
 
     def enable(self, *, timeout: float | None = None) -> None:
         """From now on every call needs a user. There must be a user ``root`` with the role ``root``."""
-        self._run(AuthEnable(os.urandom(AUTH_KEY_BYTES)), timeout)
+        self._client._run(user_steps.enable(), timeout)
 
     def disable(self, *, timeout: float | None = None) -> None:
         """From now on no call needs a user."""
-        self._run(AuthDisable(), timeout)
+        self._client._run(user_steps.disable(), timeout)
 
     def enabled(self, *, timeout: float | None = None) -> bool:
         """Whether calls need a user."""
-        return self._ask(AskAuth(), AuthState, timeout).enabled
+        return self._client._run(user_steps.auth_state(), timeout).enabled
 
     def auth_revision(self, *, timeout: float | None = None) -> int:
         """The number of changes of users and roles so far, and one (etcd: authRevision)."""
-        return self._ask(AskAuth(), AuthState, timeout).auth_revision
+        return self._client._run(user_steps.auth_state(), timeout).auth_revision
 
-    # -- users --------------------------------------------------------------------------------------------------------
+    # -- users ---------------------------------------------------------------------------------------------------------
 
     def add(self, name: str, password: str | None, *, timeout: float | None = None) -> None:
         """Add a user without roles; ``None`` for one without a password, which cannot log in."""
-        self._run(UserAdd(check.text("a user", name), b"" if password is None else _hashed(password)), timeout)
+        self._client._run(user_steps.add(name, b"" if password is None else user_steps.hashed(password)), timeout)
 
     def delete(self, name: str, *, timeout: float | None = None) -> None:
         """Delete a user. What it is doing ends: its tokens are not good any more."""
-        self._run(UserDelete(check.text("a user", name)), timeout)
+        self._client._run(user_steps.delete(name), timeout)
 
     def set_password(self, name: str, password: str, *, timeout: float | None = None) -> None:
         """Change a user's password. Its tokens end, so its processes must log in with the new one."""
-        self._run(UserSetPassword(check.text("a user", name), _hashed(password)), timeout)
+        self._client._run(user_steps.set_password(name, user_steps.hashed(password)), timeout)
 
     def grant_role(self, name: str, role: str, *, timeout: float | None = None) -> None:
         """Give a user a role."""
-        self._run(UserGrantRole(check.text("a user", name), check.text("a role", role)), timeout)
+        self._client._run(user_steps.grant_role(name, role), timeout)
 
     def revoke_role(self, name: str, role: str, *, timeout: float | None = None) -> None:
         """Take a role from a user. Nothing that is applied afterwards may rely on it, on any member."""
-        self._run(UserRevokeRole(check.text("a user", name), check.text("a role", role)), timeout)
+        self._client._run(user_steps.revoke_role(name, role), timeout)
 
     def list(self, *, timeout: float | None = None) -> list[str]:
         """The names of all users, in order."""
-        return [*self._ask(AskUsers(), Names, timeout).names]
+        return [*self._client._run(user_steps.users(), timeout).names]
 
     def roles_of(self, name: str, *, timeout: float | None = None) -> tuple[str, ...]:
         """The roles of a user, in order."""
-        return self._ask(AskUser(check.text("a user", name)), Names, timeout).names
+        return self._client._run(user_steps.roles_of(name), timeout).names
 
     # -- roles --------------------------------------------------------------------------------------------------------
 
     def add_role(self, name: str, *, timeout: float | None = None) -> None:
         """Add a role without permissions."""
-        self._run(RoleAdd(check.text("a role", name)), timeout)
+        self._client._run(user_steps.add_role(name), timeout)
 
     def delete_role(self, name: str, *, timeout: float | None = None) -> None:
         """Delete a role; users lose it."""
-        self._run(RoleDelete(check.text("a role", name)), timeout)
+        self._client._run(user_steps.delete_role(name), timeout)
 
     def roles(self, *, timeout: float | None = None) -> tuple[str, ...]:
         """The names of all roles, in order."""
-        return self._ask(AskRoles(), Names, timeout).names
+        return self._client._run(user_steps.roles(), timeout).names
 
     def grant_permission(
         self,
@@ -151,10 +109,7 @@ class Users:
             key, end: one key, or the keys from ``key`` up to ``end``; or
             prefix: all keys that begin with it; ``""`` for all.
         """
-        if access not in ACCESS:
-            raise InvalidArgument(f"access is one of {', '.join(ACCESS)}, not {check.shown(access)}")
-        names = _names(key, end, prefix)
-        self._run(RoleGrantPermission(check.text("a role", role), Permission(ACCESS[access], names)), timeout)
+        self._client._run(user_steps.grant_permission(role, access, key, end, prefix), timeout)
 
     def revoke_permission(
         self,
@@ -166,46 +121,8 @@ class Users:
         timeout: float | None = None,
     ) -> None:
         """Take a permission from a role: the one that was given for exactly these keys."""
-        self._run(RoleRevokePermission(check.text("a role", role), _names(key, end, prefix)), timeout)
+        self._client._run(user_steps.revoke_permission(role, key, end, prefix), timeout)
 
     def permissions(self, role: str, *, timeout: float | None = None) -> tuple[GrantedKeys, ...]:
         """The permissions of a role, in the order of their keys."""
-        found = self._ask(AskRole(check.text("a role", role)), Permissions, timeout).permissions
-        return tuple([GrantedKeys(each.access.name.lower(), each.names.key, each.names.end) for each in found])
-
-    # -- inside -------------------------------------------------------------------------------------------------------
-
-    def _run(self, operation: AuthOperation, timeout: float | None) -> Answer:
-        return self._client._run(_one(operation), timeout)
-
-    def _ask(self, operation: AuthOperation, kind: type[A], timeout: float | None) -> A:
-        answer = self._run(operation, timeout)
-        assert isinstance(answer, kind)
-        return answer
-
-
-def _one(operation: AuthOperation) -> Steps[Answer]:
-    answer: Answer = yield Call(operation)
-    return answer
-
-
-def _hashed(password: object) -> bytes:
-    text = check.text("a password", password)
-    if len(text.encode()) > MAX_PASSWORD_BYTES:
-        raise InvalidArgument(f"a password has at most {MAX_PASSWORD_BYTES} bytes: bcrypt looks at no more")
-    return hash_password(text)
-
-
-def _names(key: Key | None, end: Key | None, prefix: Key | None) -> KeyRange:
-    if (key is None) == (prefix is None):
-        raise InvalidArgument("give either a key or a prefix")
-    if prefix is not None:
-        if end is not None:
-            raise InvalidArgument("a prefix has no end")
-        begin = check.text_or_bytes("a prefix", prefix)
-        return KeyRange(begin, prefix_end(begin))
-    begin = check.text_or_bytes("a key", key)
-    last = None if end is None else check.text_or_bytes("an end", end)
-    if last is not None and last <= begin:
-        raise InvalidArgument("the end of a range comes after its key")
-    return KeyRange(begin, last)
+        return self._client._run(user_steps.permissions(role), timeout)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -77,6 +77,7 @@ class ClusterOperations:
         proxy: str | None = None,
         proxy_listen: str | None = None,
         proxy_advertise: str | None = None,
+        proxy_cors: Sequence[str] | None = None,
         proxy_tls: Mapping[str, Any] | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Settings:
@@ -90,7 +91,8 @@ class ClusterOperations:
         would listen or be found elsewhere are started again.
 
         Args:
-            lanes, lane_ports, lane_interface, proxy, proxy_listen, proxy_advertise, proxy_tls: as in the spec.
+            lanes, lane_ports, lane_interface, proxy, proxy_listen, proxy_advertise,
+                proxy_cors, proxy_tls: as in the spec.
             timeout: seconds.
 
         Returns:
@@ -110,6 +112,7 @@ class ClusterOperations:
             "proxy": proxy,
             "proxy_listen": proxy_listen,
             "proxy_advertise": proxy_advertise,
+            "proxy_cors": proxy_cors,
             "proxy_tls": proxy_tls,
         }
         changed = {name: change for name, change in fields.items() if change is not None}
@@ -133,6 +136,7 @@ class ClusterOperations:
                 proxy=now.proxy,
                 proxy_listen=now.proxy_listen,
                 proxy_advertise=now.proxy_advertise,
+                proxy_cors=now.proxy_cors,
                 proxy_tls=now.proxy_tls,
             )
             settings = ClusterSpec.load(spec, **changed).settings

@@ -196,6 +196,7 @@ class ProxyKeeper:
             settings.proxy_listen,
             settings.proxy_advertise,
             settings.proxy_tls,
+            settings.proxy_cors,
         )
 
 

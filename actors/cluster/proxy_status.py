@@ -9,13 +9,16 @@ from typing import Any
 import msgspec
 import ray
 
+from ...errors import Unavailable
 from ...limits import STATUS_TIMEOUT_S
 from ...schema.answers import RangeAnswer, RangePart
-from ...schema.frames import Read, ReadReply, Reads, Reply
+from ...schema.auth_operations import ROOT
+from ...schema.frames import AsUser, LoggedIn, Login, Read, ReadReply, Reads, Refusal, Refused, Reply, Request
 from ...schema.key_spaces import RESERVED_SPACE
 from ...schema.operations import KeyRange, Range
 from ..client.view import prefix_end
 from ..deadline import at_most
+from ..leader_call import as_the_cluster
 from ..proxy.proxy_actor import ProxyStatus
 from ..proxy.proxy_registry import PROXIES, ProxyEntry, read_entry
 from .proxy_handle import proxy_name
@@ -90,11 +93,20 @@ def registered_proxies(actors: Sequence[Any], cluster: int, timeout: float = STA
         cluster: the cluster's id.
     """
     space = RESERVED_SPACE + PROXIES.encode() + b"/"
-    frame = _encode(Reads(cluster, timeout, True, (Read(Range(KeyRange(space, prefix_end(space)))),)))
+    reads = Reads(cluster, timeout, True, (Read(Range(KeyRange(space, prefix_end(space)))),))
+
+    def ask(actor: Any, request: Request) -> Reply:
+        reply: Reply = _decode(ray.get(actor.request.remote(_encode(request)), timeout=at_most(timeout)))
+        return reply
+
     for actor in actors:
         try:
-            reply = _decode(ray.get(actor.request.remote(frame), timeout=at_most(timeout)))
-        except (ray.exceptions.RayError, TimeoutError, msgspec.MsgspecError):
+            reply = ask(actor, reads)
+            if isinstance(reply, Refused) and reply.refusal is Refusal.NO_USER:
+                reply = ask(actor, Login(cluster, timeout, ROOT, token=as_the_cluster(actor)))
+                if isinstance(reply, LoggedIn):
+                    reply = ask(actor, AsUser(reply.token, reads))
+        except (ray.exceptions.RayError, TimeoutError, Unavailable, msgspec.MsgspecError):
             continue
         if isinstance(reply, ReadReply) and isinstance(reply.answers[0], (RangeAnswer, RangePart)):
             entries = (read_entry(item.value) for item in reply.answers[0].items)

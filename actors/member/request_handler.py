@@ -178,16 +178,14 @@ class RequestHandler:
             self._audit.refused_control(token, what, refused)
             raise (PermissionDenied if refused.refusal is Refusal.DENIED else AuthFailed)(refused.message)
 
-    def handle_request(
-        self, frame: bytes, done: ReplyCallback, lane: Lane | None = None, source: str = "an actor call"
-    ) -> None:
+    def handle_request(self, frame: bytes, done: ReplyCallback, lane: Lane | None = None) -> None:
         """Handle one request frame; ``done`` is called exactly once, on this thread or on the loop's.
 
         Args:
             lane: on which it came; ``None`` for an actor call.
-            source: the connection that it came over, for the audit log.
         """
         token = b""
+        source = "an actor call" if lane is None else lane.source
         try:
             request = _decode(frame)
             check_request(request, self.limits)

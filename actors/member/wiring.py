@@ -14,7 +14,6 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, NamedTuple
 
 from ...limits import (
@@ -23,8 +22,8 @@ from ...limits import (
     MIN_PEER_CALL_TIMEOUT_S,
     Settings,
     decode_settings,
-    port_range,
 )
+from ...proxy_address import port_range
 from ...schema.frames import MemberStatus
 from ...store.data_dir import DataDir, Identity
 from ..logs import MemberLog
@@ -177,7 +176,7 @@ def wire(
             transport,
             replica,
             failover,
-            partial(handler.handle_request, source="a lane"),
+            handler.handle_request,
             deaths.report,
             member_clock,
             log,

@@ -43,6 +43,11 @@ class CallContext(Protocol):
         """What the caller sent beside the request, by names in lower case."""
         ...
 
+    @property
+    def client(self) -> str:
+        """The address that it came from, for people."""
+        ...
+
     def time_left(self) -> float:
         """Seconds until the caller's deadline; infinite if it named none."""
         ...
@@ -63,8 +68,9 @@ class StreamContext(CallContext, Protocol):
 class UntimedContext:
     """The context of a call whose client names no deadline."""
 
-    def __init__(self, metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(self, metadata: Mapping[str, str] | None = None, client: str = "") -> None:
         self.metadata: Mapping[str, str] = metadata or {}
+        self.client = client
 
     def time_left(self) -> float:
         """Forever."""
@@ -107,8 +113,10 @@ class EtcdBackend:
         self._answering: set[asyncio.Task[None]] = set()
         """Those of direct calls that wait for their turn."""
 
-    def of_user(self, credentials: Credentials) -> EtcdBackend:
-        """The same for a user; to be opened."""
+    def of_user(self, user: str, token: bytes) -> EtcdBackend:
+        """The same for a user, by a token; to be opened. When the token ends, so do the user's calls, whatever else
+        this process could prove."""
+        credentials = Credentials(user, token=token, purpose="clients of a proxy")
         handle = type(self._handle)(
             self._handle.cluster_name, self._handle.cluster_id, view=self._handle._view, credentials=credentials
         )
@@ -124,6 +132,16 @@ class EtcdBackend:
     @member.setter
     def member(self, member: int) -> None:
         self._member = member
+
+    @property
+    def user(self) -> str:
+        """Whose calls are made; empty for nobody's."""
+        return self._handle.user or ""
+
+    @property
+    def cluster_name(self) -> str:
+        """The cluster's name."""
+        return self._handle.cluster_name
 
     @property
     def hub(self) -> Hub:

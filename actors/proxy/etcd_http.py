@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry
 
+from ...limits import PROXY_TIMEOUT_S
 from .etcd_backend import EtcdBackend, UntimedContext
 from .etcd_services import EtcdServices
 from .etcdpb.message_pool import Method
@@ -28,10 +29,11 @@ from .gateway import (
 )
 from .health_pages import HealthPages
 from .http_exchange import HttpError, HttpExchange
-from .key_forms import EXPOSED
-from .key_requests import KEYS_PATH
+from .key_forms import EXPOSED, WHO_ARE_YOU
+from .key_requests import KEYS_PATH, basic_credentials
 from .key_values import KeyValues
 from .maintenance_service import CLUSTER_VERSION, ETCD_VERSION
+from .proxy_audit import claimed_user
 from .proxy_metrics import ProxyMetrics
 from .rpc_methods import RpcMethod, RpcMethods
 from .rpc_status import CANCELED, RpcCode, RpcError
@@ -66,7 +68,6 @@ class EtcdHttp:
         self._services = services
         self._methods = methods
         self._cors = frozenset(cors)
-        self._keys = KeyValues(backend)
         self._health = HealthPages(backend, services.calls)
         self.metrics = ProxyMetrics(registry or CollectorRegistry(), methods, self._health)
 
@@ -81,7 +82,7 @@ class EtcdHttp:
             if self._answer_cors(exchange):
                 await exchange.respond(200, b"", {})
             elif name == "kv":
-                await self._keys.handle(exchange)
+                await self._key(exchange)
             elif name == "gateway":
                 await self._gateway(exchange)
             else:
@@ -107,6 +108,36 @@ class EtcdHttp:
             "vary": "origin",
         }
         return exchange.method == "OPTIONS"
+
+    async def _key(self, exchange: HttpExchange) -> None:
+        user = ""
+        try:
+            given = basic_credentials(exchange.headers)
+            user = given[0] if given else claimed_user(exchange.headers)
+            backend = await self._backend_of(exchange, given)
+            user = backend.user
+            await KeyValues(backend).handle(exchange)
+        except HttpError as error:
+            self._services.audit.refused_http(user, exchange.client, exchange.method, error)
+            raise
+
+    async def _backend_of(self, exchange: HttpExchange, given: tuple[str, str] | None) -> EtcdBackend:
+        """The cluster as the user of a request to ``/kv/`` sees it: named by HTTP Basic, or by a token as in the
+        gateway.
+
+        Raises:
+            HttpError: 401, password or token is wrong.
+        """
+        try:
+            if given is None:
+                services = await self._services.of_caller(UntimedContext(exchange.headers, exchange.client))
+            else:
+                services = await self._services.of_password(*given, PROXY_TIMEOUT_S)
+        except RpcError as error:
+            if error.code in (RpcCode.UNAUTHENTICATED, RpcCode.INVALID_ARGUMENT):
+                raise HttpError(401, f"{error.text}\n", WHO_ARE_YOU) from None
+            raise HttpError(503, f"{error.text}\n", {"retry-after": "1"}) from None
+        return services.backend
 
     # -- the gateway --------------------------------------------------------------------------------------------------
 
@@ -147,7 +178,7 @@ class EtcdHttp:
         if unary is not None:
             request = request_of(method, await exchange.body())
             counted.received += 1
-            answer = await unary(request, UntimedContext(exchange.headers))
+            answer = await unary(request, UntimedContext(exchange.headers, exchange.client))
             counted.sent += 1
             await exchange.respond(200, response_json(method, answer), _JSON)
         elif streaming is not None:
@@ -179,7 +210,7 @@ class _LineStream(UntimedContext):
     """A stream of requests and answers, as JSON values in the body of a request and lines in that of an answer."""
 
     def __init__(self, exchange: HttpExchange, method: Method, counted: RpcMethod) -> None:
-        super().__init__(exchange.headers)
+        super().__init__(exchange.headers, exchange.client)
         self._counted = counted
         self._exchange = exchange
         self._method = method

@@ -12,13 +12,16 @@ from ...errors import Unavailable
 from ...limits import PROXY_TIMEOUT_S, ProxyTls
 from ...proxy_address import AdvertisedAddress, ListenAddress, client_url
 from ...proxy_notices import ProxyNotice, leave_notice, start_of, withdraw_notice
+from ...schema.auth_operations import ROOT
 from ..client.aio import AsyncKeyValueClient
+from ..client.login import Credentials
 from ..logs import MemberLog
 from .cluster_service import MembershipOperations
 from .etcd_backend import EtcdBackend
 from .etcd_http import EtcdHttp
 from .etcd_services import EtcdServices
 from .member_calls import MemberCalls
+from .proxy_audit import ProxyAudit
 from .proxy_listener import ProxyListener
 from .proxy_place import ProxyPlace
 from .proxy_registry import ProxyEntry, ProxyRegistry
@@ -38,7 +41,8 @@ class EtcdProxy:
         registered: whether other proxies tell clients of this one.
         cors: origins whose web pages may ask by HTTP; ``*`` for all.
         metrics: the registry of the process's metrics.
-        cluster_token: gives a token of the cluster itself, to log in users whose certificates were shown.
+        cluster_token: gives a token of the cluster itself, for this proxy's entry in the directory, and to log in users
+            whose certificates were shown; empty while users are not needed.
     """
 
     def __init__(
@@ -55,6 +59,10 @@ class EtcdProxy:
     ) -> None:
         self._handle = handle
         # A user of the proxy's own is for its entry in the directory alone: no client may pass for it.
+        if cluster_token is not None:
+            self._handle = handle._with_credentials(
+                Credentials(ROOT, cluster_token=cluster_token, purpose="a proxy's place in the directory")
+            )
         self._backend = EtcdBackend(handle._without_user(), 0, cluster_token)
         self._operations = operations
         self._log = log
@@ -107,7 +115,8 @@ class EtcdProxy:
         near = self._backend.hub.near
         # Until the directory says which of them others speak for.
         self._backend.member = min(voters, key=lambda voter: (voter not in near, voter))
-        services = EtcdServices(self._backend, self._operations, self._client_urls)
+        audit = ProxyAudit(self._backend.cluster_name, self._place.name or "proxy")
+        services = EtcdServices(self._backend, self._operations, self._client_urls, audit)
         methods = RpcMethods()
         services.register(methods)
         http = EtcdHttp(self._backend, services, methods, self._cors, self._metrics)

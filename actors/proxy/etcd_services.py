@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 from google.protobuf.message import DecodeError
 
 from ...schema.auth_operations import AskAuth
-from .auth_service import AuthService
+from .auth_service import AuthService, Unary
 from .cluster_service import ClientUrls, ClusterService, MembershipOperations
 from .election_service import ElectionService
 from .etcd_backend import CallContext, EtcdBackend, StreamContext
@@ -19,18 +19,17 @@ from .lease_service import LeaseService
 from .lock_service import LockService
 from .maintenance_service import MaintenanceService
 from .member_calls import MemberCalls
+from .proxy_audit import AUTHENTICATE, CHANGES, ProxyAudit, claimed_user
 from .proxy_users import ProxyUsers
 from .rpc_methods import CERTIFICATE_USER, RpcMethods, UnaryCall
 from .rpc_status import RpcCode, RpcError
 from .snapshot_service import SnapshotService
 from .watch_service import WatchService
 
-AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 _NAMES_USER = frozenset(("token", "authorization", CERTIFICATE_USER))
 """Names in a call's metadata that say who calls."""
 _ROOT_ONLY = {f"/etcdserverpb.Cluster/Member{change}" for change in ("Add", "Remove", "Update", "Promote")}
 
-Unary = Callable[[bytes, CallContext], Awaitable[bytes]]
 Streaming = Callable[[StreamContext], Awaitable[None]]
 Direct = Callable[[bytes, UnaryCall], bool]
 
@@ -42,11 +41,16 @@ class EtcdServices:
         backend: the cluster, which is open.
         operations: changes of its members.
         urls: of the proxies.
+        audit: where denied calls and changes are logged.
     """
 
-    def __init__(self, backend: EtcdBackend, operations: MembershipOperations, urls: ClientUrls) -> None:
+    def __init__(
+        self, backend: EtcdBackend, operations: MembershipOperations, urls: ClientUrls, audit: ProxyAudit | None = None
+    ) -> None:
         self.calls = calls = MemberCalls(backend.hub, backend.cluster)
-        kv, lease, watch = KvService(backend, calls), LeaseService(backend), WatchService(backend)
+        self.audit = audit = audit or ProxyAudit(backend.cluster_name, "proxy")
+        kv, lease = KvService(backend, calls), LeaseService(backend)
+        watch = WatchService(backend, lambda client, why: audit.refused_watch(backend.user, client, why))
         lock, election = LockService(backend), ElectionService(backend)
         cluster = ClusterService(backend, calls, operations, urls)
         maintenance = MaintenanceService(backend, calls, operations)
@@ -80,23 +84,7 @@ class EtcdServices:
             "/etcdserverpb.Maintenance/HashKV": maintenance.hash_kv,
             "/etcdserverpb.Maintenance/MoveLeader": maintenance.move_leader,
             "/etcdserverpb.Maintenance/Downgrade": maintenance.downgrade,
-            "/etcdserverpb.Auth/AuthStatus": auth.status,
-            "/etcdserverpb.Auth/AuthEnable": auth.enable,
-            "/etcdserverpb.Auth/AuthDisable": auth.disable,
-            AUTHENTICATE: auth.authenticate,
-            "/etcdserverpb.Auth/UserAdd": auth.user_add,
-            "/etcdserverpb.Auth/UserGet": auth.user_get,
-            "/etcdserverpb.Auth/UserList": auth.user_list,
-            "/etcdserverpb.Auth/UserDelete": auth.user_delete,
-            "/etcdserverpb.Auth/UserChangePassword": auth.user_change_password,
-            "/etcdserverpb.Auth/UserGrantRole": auth.user_grant_role,
-            "/etcdserverpb.Auth/UserRevokeRole": auth.user_revoke_role,
-            "/etcdserverpb.Auth/RoleAdd": auth.role_add,
-            "/etcdserverpb.Auth/RoleGet": auth.role_get,
-            "/etcdserverpb.Auth/RoleList": auth.role_list,
-            "/etcdserverpb.Auth/RoleDelete": auth.role_delete,
-            "/etcdserverpb.Auth/RoleGrantPermission": auth.role_grant_permission,
-            "/etcdserverpb.Auth/RoleRevokePermission": auth.role_revoke_permission,
+            **auth.unary,
             "/grpc.health.v1.Health/Check": health.check,
         }
         direct: dict[str, Direct] = {
@@ -111,39 +99,63 @@ class EtcdServices:
             "/grpc.health.v1.Health/Watch": health.watch,
         }
 
-        self._backend = backend
+        self.backend = backend
         self._unary = {path: _decoded(handler) for path, handler in unary.items()}
         self._streaming = {path: _decoded(handler) for path, handler in streaming.items()}
         self._users: ProxyUsers[EtcdServices] = ProxyUsers(
-            backend, calls, self, lambda of_user: EtcdServices(of_user, operations, urls)
+            backend, calls, self, lambda of_user: EtcdServices(of_user, operations, urls, audit)
         )
         self.unary = {path: self._by_user(path) for path in unary}
         self.direct = {path: _of_nobody(handler) for path, handler in direct.items()}
         """For calls without a user: take the most frequent calls of methods that are in ``unary``, too."""
         self.streaming = {path: self._stream_by_user(path) for path in streaming}
 
+    async def of_caller(self, context: CallContext) -> EtcdServices:
+        """The services of the user whom a call's metadata name. Raises ``RpcError``: the token is not good."""
+        return await self._users.services(context)
+
+    async def of_password(self, user: str, password: str, patience: float) -> EtcdServices:
+        """The services of a user by its password. Raises ``RpcError``: it is wrong, or no member answers in time."""
+        return await self._users.services_of_password(user, password, patience)
+
     def _by_user(self, path: str) -> Unary:
         """A handler that has the services of the call's user answer. What would change the members is refused to all
         but root before anything is done: it is more than one call of the cluster."""
-        own, needs_root = self._unary[path], path in _ROOT_ONLY
-        if path == AUTHENTICATE:
-            return own
+        own, needs_root, of_anyone = self._unary[path], path in _ROOT_ONLY, path == AUTHENTICATE
+        audit, is_change = self.audit, path in CHANGES
 
         async def handle(request: bytes, context: CallContext) -> bytes:
             metadata = context.metadata
-            if not needs_root and metadata.keys().isdisjoint(_NAMES_USER):
-                return await own(request, context)
-            services = await self._users.services(context)
-            if needs_root:
-                await services._backend.write(AskAuth(), context)
-            return await services._unary[path](request, context)
+            user = ""
+            try:
+                if of_anyone or (not needs_root and metadata.keys().isdisjoint(_NAMES_USER)):
+                    answer = await own(request, context)
+                else:
+                    user = claimed_user(metadata)
+                    services = await self._users.services(context)
+                    user = services.backend.user
+                    if needs_root:
+                        await services.backend.write(AskAuth(), context)
+                    answer = await services._unary[path](request, context)
+            except RpcError as error:
+                audit.ended(user, context.client, path, request, error)
+                raise
+            if is_change:
+                audit.ended(user, context.client, path, request, None)
+            return answer
 
         return handle
 
     def _stream_by_user(self, path: str) -> Streaming:
         async def handle(stream: StreamContext) -> None:
-            services = await self._users.services(stream)
-            await services._streaming[path](stream)
+            user = claimed_user(stream.metadata)
+            try:
+                services = await self._users.services(stream)
+                user = services.backend.user
+                await services._streaming[path](stream)
+            except RpcError as error:
+                self.audit.ended(user, stream.client, path, b"", error)
+                raise
 
         return handle
 

@@ -25,7 +25,7 @@ from ...limits import (
     PROXY_STREAM_WINDOW_BYTES,
 )
 from .http_exchange import ClientGone, HttpExchange, run_exchange
-from .proxy_context import ProxyContext, bound_reads, has_unread
+from .proxy_context import ProxyContext, bound_reads, client_address, has_unread
 
 
 class Http1Exchange(HttpExchange):
@@ -36,7 +36,7 @@ class Http1Exchange(HttpExchange):
         for name, value in request.headers:
             headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
         target = request.target.decode("latin-1")
-        super().__init__(request.method.decode("latin-1"), target, headers, protocol.share)
+        super().__init__(request.method.decode("latin-1"), target, headers, protocol.share, protocol.client)
         self._protocol = protocol
         self._finished = False
         self.kept = bytearray()
@@ -115,6 +115,8 @@ class Http1Protocol(asyncio.Protocol):
     def __init__(self, context: ProxyContext) -> None:
         self.context = context
         self.loop = context.loop
+        self.client = ""
+        """The address of the client, for people."""
         self.stalled_since: float | None = None
         """Since when the socket has taken nothing of what waits."""
         self.share = context.held.open_share(self._expel)
@@ -137,6 +139,7 @@ class Http1Protocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is open."""
         self._transport = cast(asyncio.Transport, transport)
+        self.client = client_address(transport)
         self._transport.set_write_buffer_limits(high=PROXY_SEND_BYTES)
 
     def data_received(self, data: bytes) -> None:

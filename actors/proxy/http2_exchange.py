@@ -26,7 +26,7 @@ class Http2Exchange(HttpExchange):
         headers = {name: value for name, value in fields.items() if name[0] != ":"}
         if ":authority" in fields:
             headers.setdefault("host", fields[":authority"])
-        super().__init__(fields[":method"], fields[":path"], headers, host.connection.share)
+        super().__init__(fields[":method"], fields[":path"], headers, host.connection.share, host.client)
         self._host = host
         self._stream = stream
         self._handler = handler

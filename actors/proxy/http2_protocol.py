@@ -19,7 +19,7 @@ from .http2_connection import Http2Connection
 from .http2_exchange import Http2Exchange
 from .http2_frames import CANCEL, INTERNAL_ERROR, PROTOCOL_ERROR, REFUSED_STREAM, Http2Error
 from .http2_sender import Stream
-from .proxy_context import ProxyContext, bound_reads, has_unread
+from .proxy_context import ProxyContext, bound_reads, client_address, has_unread
 from .proxy_tls import common_name
 from .request_heads import Understood
 from .rpc_calls import WireStreamCall, WireUnaryCall, refuse
@@ -44,6 +44,7 @@ class Http2Protocol(asyncio.Protocol):
         self._understand = context.heads.understand
         self._share = context.held.open_share(self._expel)
         self.connection: Http2Connection[Understood] = Http2Connection(self, self._share, self._wake)
+        self.client = ""
         self.certificate_user = ""
         """The common name in the certificate that the client has shown."""
         self._transport: asyncio.Transport | None = None
@@ -57,6 +58,7 @@ class Http2Protocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is open."""
         self._transport = cast(asyncio.Transport, transport)
+        self.client = client_address(transport)
         self.certificate_user = common_name(transport)
         self._transport.set_write_buffer_limits(high=PROXY_SEND_BYTES)
         self._flush()

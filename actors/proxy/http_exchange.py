@@ -48,10 +48,13 @@ class HttpExchange(ABC):
         started: whether an answer has begun.
         status: its status; 0 before.
         added: headers that every answer gets, whatever it is.
+        client: the address that it came from, for people.
         share: where what is kept for the client is counted.
     """
 
-    def __init__(self, method: str, target: str, headers: Mapping[str, str], share: ByteShare) -> None:
+    def __init__(
+        self, method: str, target: str, headers: Mapping[str, str], share: ByteShare, client: str = ""
+    ) -> None:
         self.method = method
         self.path, _, self.query = target.partition("?")
         self.headers = headers
@@ -59,6 +62,7 @@ class HttpExchange(ABC):
         self.status = 0
         self.added: Mapping[str, str] = {}
         self.share = share
+        self.client = client
         self._body_bytes = 0
         self._body_due = 0.0
 

@@ -15,12 +15,14 @@ from typing import Any
 from urllib.parse import quote_from_bytes
 
 from ...errors import (
+    AuthFailed,
     CompactedError,
     FutureRevisionError,
     InvalidArgument,
     KeeperError,
     LeaseNotFound,
     NoSpace,
+    PermissionDenied,
     RequestTimeout,
     RequestTooLarge,
 )
@@ -41,6 +43,8 @@ EXPOSED = ("etag", "link", REVISION_HEADER, MOD_REVISION, CREATE_REVISION, VERSI
 
 TEXT_TYPE = "text/plain; charset=utf-8"
 _STATUS: tuple[tuple[type[KeeperError], int], ...] = (
+    (AuthFailed, 401),
+    (PermissionDenied, 403),
     (CompactedError, 410),
     (FutureRevisionError, 400),
     (LeaseNotFound, 404),
@@ -49,6 +53,8 @@ _STATUS: tuple[tuple[type[KeeperError], int], ...] = (
     (InvalidArgument, 400),
     (RequestTimeout, 504),
 )
+WHO_ARE_YOU = {"www-authenticate": 'Basic realm="raykeeper", charset="UTF-8"'}
+"""Beside status 401 (RFC 7617)."""
 _ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _SPECIAL = re.compile(r"[^ -\[\]-~\u00a0-\u2027\u202a-\ud7ff\ue000-\U0010ffff]")
 
@@ -120,9 +126,11 @@ def _escape(found: re.Match[str]) -> str:
 def http_error(error: KeeperError, writes: bool) -> HttpError:
     """How a request ends that failed; of a write the text says whether it was applied."""
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 503)
-    text, headers = str(error), {}
+    text, headers = str(error), dict[str, str]()
     if isinstance(error, CompactedError):
         headers[COMPACT_REVISION] = str(error.compact_revision)
+    if status == 401:
+        headers |= WHO_ARE_YOU
     if writes and error.applied is None:
         status, text = 504, f"{text}: it is not known whether the write was applied"
     elif status >= 500:

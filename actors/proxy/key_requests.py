@@ -8,6 +8,7 @@ with ``true`` or ``false``.
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -149,6 +150,24 @@ def _resumed(headers: Mapping[str, str]) -> int:
     if not re.fullmatch(r"\d{1,19}", text) or int(text) >= _MOST:
         raise HttpError(400, "Last-Event-ID must be a revision\n")
     return int(text) + 1
+
+
+def basic_credentials(headers: Mapping[str, str]) -> tuple[str, str] | None:
+    """The user and password of a request that gives them (RFC 7617); ``None`` for one that does not.
+
+    Raises:
+        HttpError: 400, they are not well-formed.
+    """
+    scheme, _, encoded = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        user, colon, password = b64decode(encoded.strip(" "), validate=True).decode().partition(":")
+    except ValueError:
+        user, colon, password = "", "", ""
+    if not user or not colon:
+        raise HttpError(400, "Authorization: Basic is not followed by USER:PASSWORD in base64\n")
+    return user, password
 
 
 # --- conditions ------------------------------------------------------------------------------------------------------

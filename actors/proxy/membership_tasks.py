@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from ...errors import KeeperError
+from ..leader_call import administer_as, as_the_cluster
 from .etcd_errors import from_keeper_error
 
 _remote: Any = ray.remote
@@ -55,9 +56,11 @@ _PACKAGE = __name__.rpartition(".actors.")[0]
 
 
 def _change(package: str, cluster_name: str, change: str, arguments: dict[str, Any]) -> Any:
-    """Runs in the task: what ``Cluster`` does by that name. Of a member only the id goes back; an error is returned,
-    because Ray would give it another class, without its outcome."""
+    """Runs in the task: what ``Cluster`` does by that name, as the cluster itself, since the proxy has checked that its
+    client may. Of a member only the id goes back; an error is returned, because Ray would give it another class,
+    without its outcome."""
     try:
+        administer_as(cluster_name, as_the_cluster)
         found = importlib.import_module(package).attach(cluster_name)
         return getattr(getattr(found, change)(**arguments), "id", None)
     except KeeperError as error:

@@ -48,6 +48,7 @@ class ProxySpec(Portable, frozen=True):
     """As in the cluster's spec, like the next."""
     advertise: str
     tls: ProxyTls = ProxyTls()
+    cors: tuple[str, ...] = ()
 
 
 class ProxyStatus(Portable, frozen=True):
@@ -153,6 +154,7 @@ class ProxyHost:
             operations,
             self._log,
             self._place,
+            cors=spec.cors,
             cluster_token=lambda: cluster_token(spec.cluster_name),
         )
         try:

@@ -39,6 +39,12 @@ def has_unread(transport: asyncio.BaseTransport | None) -> bool:
     return count[0] > 0
 
 
+def client_address(transport: asyncio.BaseTransport) -> str:
+    """The address of a connection's client, for people."""
+    name = transport.get_extra_info("peername")
+    return f"{name[0]} port {name[1]}" if isinstance(name, tuple) else "an unknown address"
+
+
 class ProxyConnection(Protocol):
     """One client's connection, whatever it speaks."""
 

@@ -13,20 +13,30 @@ cluster itself.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Generic, NamedTuple, TypeVar
 
 from ...errors import KeeperError
 from ...limits import MAX_PROXY_USERS, PROXY_TIMEOUT_S, PROXY_USERS_LOOK_S, TOKEN_TTL_S, TOKENS_KNOWN
-from ..client.login import Credentials
 from .etcd_backend import CallContext, EtcdBackend
-from .etcd_errors import INVALID_TOKEN, from_keeper_error
+from .etcd_errors import AUTH_NOT_ENABLED, INVALID_TOKEN, from_keeper_error
 from .member_calls import LoggedInUser, MemberCalls
 from .rpc_methods import CERTIFICATE_USER
+from .rpc_status import RpcError
 
 S = TypeVar("S")
+_secret = secrets.token_bytes(32)
+
+
+def _password_key(user: str, password: str) -> str:
+    """What stands for a user's password among known tokens: no such key is a token, and none tells the password."""
+    said = f"{len(user)}:{user}:{password}".encode(errors="surrogatepass")
+    return f"\0{hashlib.blake2b(said, key=_secret).hexdigest()}"
 
 
 class _KnownToken(NamedTuple):
@@ -66,6 +76,32 @@ class ProxyUsers(Generic[S]):
         if not token:
             name = metadata.get(CERTIFICATE_USER)
             return await self._certified(name) if name else self._anyone
+        return self._services_of_known(token) or await self._admit(token)
+
+    async def services_of_password(self, user: str, password: str, patience: float) -> S:
+        """The services of a user by its password, which a member checks the first time, as for etcd's Authenticate;
+        later as with a token.
+
+        Raises:
+            RpcError: it is wrong, or no member answers in ``patience`` seconds.
+        """
+        key = _password_key(user, password)
+        async with self._one_opening(key):
+            services = self._services_of_known(key)
+            if services is not None:
+                return services
+            try:
+                logged_in = await self._calls.log_in(user, password, patience)
+            except RpcError as error:
+                if error.text == AUTH_NOT_ENABLED.text:
+                    return self._anyone
+                raise
+            services = await self._open(logged_in)
+            self._keep(key, logged_in.user, logged_in.since)
+            return services
+
+    def _services_of_known(self, token: str) -> S | None:
+        """The services of the user of a token that is known and was good lately; forgets it otherwise."""
         known = self._tokens.get(token)
         if known is not None and known.good_until > time.monotonic():
             found = self._users.get(known.user)
@@ -75,7 +111,7 @@ class ProxyUsers(Generic[S]):
                 self._users.move_to_end(known.user)
                 return found[1]
         self._tokens.pop(token, None)
-        return await self._admit(token)
+        return None
 
     async def _certified(self, name: str) -> S:
         """The services of a user whose certificate was shown."""
@@ -105,20 +141,26 @@ class ProxyUsers(Generic[S]):
 
     async def _open(self, logged_in: LoggedInUser) -> S:
         """The services of a user who is logged in; opened once at a time."""
-        lock = self._opening.setdefault(logged_in.user, asyncio.Lock())
+        async with self._one_opening(logged_in.user):
+            return await self._services_of(logged_in)
+
+    @asynccontextmanager
+    async def _one_opening(self, key: str) -> AsyncIterator[None]:
+        """Of those with the same key, one at a time is in it."""
+        lock = self._opening.setdefault(key, asyncio.Lock())
         try:
             async with lock:
-                return await self._services_of(logged_in)
+                yield
         finally:
             if not lock.locked():
-                self._opening.pop(logged_in.user, None)
+                self._opening.pop(key, None)
 
     async def _services_of(self, logged_in: LoggedInUser) -> S:
         found = self._users.get(logged_in.user)
         login = None if found is None else found[0].hub.login
         if found is not None and login is not None and login.since == logged_in.since and not login.refused:
             return found[1]
-        backend = self._backend.of_user(Credentials(logged_in.user, token=logged_in.token))
+        backend = self._backend.of_user(logged_in.user, logged_in.token)
         try:
             await backend.open(PROXY_TIMEOUT_S)
         except KeeperError as error:

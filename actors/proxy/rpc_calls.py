@@ -42,6 +42,8 @@ class CallHost(Protocol):
     held: HeldBytes
     deadlines: CallDeadlines
     log: MemberLog
+    client: str
+    """The address of the client, for people."""
     certificate_user: str
     """Whom the client's certificate names; empty without one."""
     running: int
@@ -90,7 +92,7 @@ class WireUnaryCall(UnaryCall):
     )
 
     def __init__(self, host: CallHost, stream: Stream, head: RequestHead, rpc: RpcMethod, deadline: float) -> None:
-        super().__init__(rpc.path, _metadata(host, head), deadline)
+        super().__init__(rpc.path, _metadata(host, head), deadline, host.client)
         self._encoding = head.encoding
         self._host = host
         self._stream = stream
@@ -239,7 +241,7 @@ class WireStreamCall(StreamCall):
     __slots__ = ("_host", "_incoming", "_reader", "_rpc", "_sender", "_started", "_stream", "_task")
 
     def __init__(self, host: CallHost, stream: Stream, head: RequestHead, rpc: RpcMethod, deadline: float) -> None:
-        super().__init__(rpc.path, _metadata(host, head), deadline)
+        super().__init__(rpc.path, _metadata(host, head), deadline, host.client)
         self._host = host
         self._stream = stream
         self._rpc = rpc

@@ -33,16 +33,18 @@ class RpcCall:
     Attributes:
         method: the path, ``/etcdserverpb.KV/Range``.
         metadata: the first value of each name, in lower case. Not to be changed.
+        client: the address that it came from, for people.
         deadline: in seconds of ``time.monotonic``; infinity if the client named none.
         ended: whether the call is over, so that nobody waits for an answer.
         when_ended: called once if the call ends in another way than by its handler.
     """
 
-    __slots__ = ("deadline", "ended", "metadata", "method", "when_ended")
+    __slots__ = ("client", "deadline", "ended", "metadata", "method", "when_ended")
 
-    def __init__(self, method: str, metadata: Mapping[str, str], deadline: float = math.inf) -> None:
+    def __init__(self, method: str, metadata: Mapping[str, str], deadline: float = math.inf, client: str = "") -> None:
         self.method = method
         self.metadata = metadata
+        self.client = client
         self.deadline = deadline
         self.ended = False
         self.when_ended: Callable[[], None] | None = None

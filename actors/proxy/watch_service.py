@@ -13,7 +13,7 @@ import asyncio
 import os
 import random
 from collections import deque
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from ...errors import AuthFailed, CompactedError, KeeperError, PermissionDenied
@@ -45,15 +45,20 @@ NO_WATCH = -1
 
 
 class WatchService:
-    """Answers streams; see the module."""
+    """Answers streams; see the module.
 
-    def __init__(self, backend: EtcdBackend) -> None:
+    Args:
+        denied: told of watches that their user may not have: the client's address, and why.
+    """
+
+    def __init__(self, backend: EtcdBackend, denied: Callable[[str, str], None]) -> None:
         self._backend = backend
+        self._denied = denied
         self._translate = Translator(backend.space, backend.space_end)
 
     async def watch(self, stream: StreamContext) -> None:
         """Serve one stream until its client is gone."""
-        await _ServedWatches(self._backend, self._translate, stream).serve()
+        await _ServedWatches(self._backend, self._translate, stream, self._denied).serve()
 
 
 class _ServedWatch:
@@ -108,8 +113,15 @@ def _refusal_of(error: KeeperError | None) -> str:
 class _ServedWatches:
     """All watches of one stream."""
 
-    def __init__(self, backend: EtcdBackend, translate: Translator, stream: StreamContext) -> None:
+    def __init__(
+        self,
+        backend: EtcdBackend,
+        translate: Translator,
+        stream: StreamContext,
+        denied: Callable[[str, str], None],
+    ) -> None:
         self._backend = backend
+        self._denied = denied
         self._hub = backend.hub
         self._translate = translate
         self._stream = stream
@@ -361,7 +373,7 @@ class _ServedWatches:
             return None
         if not subscription.fixed and subscription.phase is not Phase.OVER:
             return None
-        if not subscription.fixed and (reason := _refusal_of(subscription.error)):
+        if not subscription.fixed and (reason := self._denial(subscription)):
             self._watches.pop(watch.id, None)
             watch.ended = True
             header = self._backend.header(self._hub.revision)
@@ -415,8 +427,15 @@ class _ServedWatches:
         if isinstance(error, CompactedError):
             ended.compact_revision = error.compact_revision
         else:
-            ended.cancel_reason = _refusal_of(error) or str(error)
+            ended.cancel_reason = self._denial(subscription) or str(error)
         return ended
+
+    def _denial(self, subscription: Subscription) -> str:
+        """Why a user may not watch, which is noted; empty if that was not why a watch ended."""
+        reason = _refusal_of(subscription.error)
+        if reason:
+            self._denied(self._stream.client, reason)
+        return reason
 
     def _event(self, event: WatchEvent) -> Event:
         item = event.item

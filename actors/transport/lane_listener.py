@@ -96,9 +96,9 @@ class AcceptRate:
 class _Handshake:
     """A connection that has not shown a token yet."""
 
-    def __init__(self, sock: socket.socket, source: Hashable, until: float) -> None:
+    def __init__(self, sock: socket.socket, address: object, until: float) -> None:
         self.sock = sock
-        self.source = source
+        self.source, self.shown = _source_of(sock, address)
         self.until = until
         self.received = b""
         self.encrypted = True
@@ -148,7 +148,7 @@ class LaneListener:
         self._end_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._end_fd, select.EPOLLIN)
         self._unauthenticated: dict[int, _Handshake] = {}
-        self._admitted: deque[tuple[LaneSocket, Hello]] = deque()
+        self._admitted: deque[tuple[LaneSocket, Hello, str]] = deque()
         self._paused: set[int] = set()
         """Descriptors of listeners that accept nothing until the next look."""
         self._local, self._host, self._port = "", host, 0
@@ -264,7 +264,7 @@ class LaneListener:
                 self._set_accepting(fd, accepting=False)
             return
         sock.setblocking(False)
-        handshake = _Handshake(sock, _source_of(sock, address), self._clock() + LANE_HELLO_TIMEOUT_S)
+        handshake = _Handshake(sock, address, self._clock() + LANE_HELLO_TIMEOUT_S)
         self._make_way(handshake.source)
         if self._tls is not None and sock.family != socket.AF_UNIX:
             try:
@@ -314,9 +314,10 @@ class LaneListener:
             return
         del self._unauthenticated[fd]
         self._epoll.unregister(fd)
-        self._admit(fd, handshake.sock, hello, proof)
+        self._admit(fd, handshake, hello, proof)
 
-    def _admit(self, fd: int, sock: socket.socket, hello: Hello, proof: bytes) -> None:
+    def _admit(self, fd: int, handshake: _Handshake, hello: Hello, proof: bytes) -> None:
+        sock = handshake.sock
         room = self._room(fd, len(self._admitted), hello.peer != 0)
         lane_socket: LaneSocket = TlsSocket(sock) if isinstance(sock, ssl.SSLSocket) else sock
         try:
@@ -327,7 +328,7 @@ class LaneListener:
         with self._lock:
             room = room and not self._closed
             if room:
-                self._admitted.append((lane_socket, hello))
+                self._admitted.append((lane_socket, hello, handshake.shown))
         if room:
             self._wake()
         else:
@@ -338,9 +339,9 @@ class LaneListener:
         """Connections that were let in and not taken over yet. Any thread."""
         return len(self._admitted)
 
-    def hand_over(self, take: Callable[[LaneSocket, Hello], None]) -> None:
-        """Give out the connections that have shown a token since the last call. The loop's. Each counts as waiting
-        until it was taken, so that none is in neither count."""
+    def hand_over(self, take: Callable[[LaneSocket, Hello, str], None]) -> None:
+        """Give out the connections that have shown a token since the last call, with who has connected. The loop's.
+        Each counts as waiting until it was taken, so that none is in neither count."""
         while self._admitted:
             take(*self._admitted[0])
             self._admitted.popleft()
@@ -378,7 +379,7 @@ class LaneListener:
             for listener, _ in self._listeners.values():
                 listener.close()
             self._listeners.clear()
-            for sock, _ in self._admitted:
+            for sock, _, _ in self._admitted:
                 sock.close()
             self._admitted.clear()
             os.eventfd_write(self._end_fd, 1)
@@ -387,12 +388,12 @@ class LaneListener:
         os.close(self._end_fd)
 
 
-def _source_of(sock: socket.socket, address: object) -> Hashable:
-    """Who connects: a user of this machine, or an address."""
+def _source_of(sock: socket.socket, address: object) -> tuple[Hashable, str]:
+    """Who connects, by the kernel's word: a user of this machine, or an address; and the same in full, for people."""
     if sock.family == socket.AF_UNIX:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        _, user, _ = _CREDENTIALS.unpack(credentials)
-        return "user", user
+        process, user, _ = _CREDENTIALS.unpack(credentials)
+        return ("user", user), f"process {process} of user {user} on {socket.gethostname()}"
     assert isinstance(address, tuple)
     host: str = address[0]
-    return host
+    return host, f"{host} port {address[1]}"

@@ -59,12 +59,14 @@ _BROKEN = select.EPOLLHUP | select.EPOLLERR if hasattr(select, "epoll") else 0
 class Lane:
     """A lane that was opened to this member, or (``out``) that this member has opened to a peer."""
 
-    __slots__ = ("bytes_under_way", "connection", "out", "peer", "pid", "slow", "under_way")
+    __slots__ = ("bytes_under_way", "connection", "out", "peer", "pid", "slow", "source", "under_way")
 
-    def __init__(self, connection: Connection, peer: int, *, out: bool = False, pid: int = 0) -> None:
+    def __init__(self, connection: Connection, peer: int, *, out: bool = False, pid: int = 0, source: str = "") -> None:
         self.connection = connection
         self.peer = peer
         self.out = out
+        self.source = source
+        """Who has opened it, for people."""
         self.pid = pid
         """The process that has opened it, if it is one of this machine; else 0."""
         self.under_way = 0
@@ -253,8 +255,10 @@ class LaneServer:
 
     # -- lanes come and go --------------------------------------------------------------------------------------------
 
-    def _admit(self, sock: LaneSocket, hello: Hello) -> None:
-        lane = Lane(Connection(sock, self._epoll), hello.peer, pid=0 if hello.peer else peer_process(sock))
+    def _admit(self, sock: LaneSocket, hello: Hello, source: str) -> None:
+        lane = Lane(
+            Connection(sock, self._epoll), hello.peer, pid=0 if hello.peer else peer_process(sock), source=source
+        )
         self._lanes[lane.connection.fd] = lane
         if hello.peer:
             self._heard_on[hello.peer] = lane

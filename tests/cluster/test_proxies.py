@@ -7,12 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 import ray
 
+import raykeeper
 from lab.ray.programs import PATH, run_program
 from lab.ray.tools import is_alive, kill, leader, wait_until
-from raykeeper.actors.proxy.etcdpb.cluster_pb2 import MemberAddRequest, MemberAddResponse
+from raykeeper.actors.proxy.etcdpb.auth_pb2 import AuthenticateRequest, AuthenticateResponse
+from raykeeper.actors.proxy.etcdpb.cluster_pb2 import (
+    MemberAddRequest,
+    MemberAddResponse,
+    MemberListRequest,
+    MemberListResponse,
+)
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest, PutResponse
+from raykeeper.actors.proxy.proxy_registry import PROXIES
 
 
 def put(url: str, key: bytes, value: bytes) -> int:
@@ -130,6 +139,41 @@ def test_a_member_is_added_through_a_proxy(clusters: Any) -> None:
     assert "rocksdict" not in Path(f"/proc/{proxy.pid}/maps").read_text(), "it loads no server, whatever it does"
     assert answer.member.ID == 2
     assert [each.id for each in cluster.members()] == [1, 2]
+
+
+def test_proxies_register_and_change_members_while_users_are_needed(clusters: Any) -> None:
+    cluster = clusters.launch(proxy="all", proxy_listen="127.0.0.1:0", supervised=True, members=1)
+    first = only(cluster)
+    kv = cluster.client()
+    kv.users.add("root", "secret")
+    kv.users.grant_role("root", "root")
+    kv.users.enable()
+    ray.kill(first.actor, no_restart=True)
+    second = wait_until(
+        lambda: next((each for each in cluster.proxies() if each.pid not in (0, first.pid) and each.url), None)
+    )
+    with grpc.insecure_channel(second.url.removeprefix("http://")) as channel:
+
+        def call(path: str, request: Any, kind: Any, **metadata: str) -> Any:
+            method = channel.unary_unary(path, type(request).SerializeToString, kind.FromString)
+            return method(request, timeout=120, metadata=tuple(metadata.items()))
+
+        login = AuthenticateRequest(name="root", password="secret")
+        token = call("/etcdserverpb.Auth/Authenticate", login, AuthenticateResponse).token
+
+        def named() -> list[str]:
+            ask = MemberListRequest(linearizable=True)
+            listed = call("/etcdserverpb.Cluster/MemberList", ask, MemberListResponse, token=token)
+            return [url for each in listed.members for url in each.clientURLs]
+
+        root = raykeeper.connect(cluster.name, user="root", password="secret")
+        entries = root.reserved(PROXIES)
+        wait_until(lambda: second.url.encode() in b"".join([item.raw for item in entries.range(prefix=b"")]))
+        assert wait_until(lambda: named() == [second.url], what=named)
+        add = MemberAddRequest(peerURLs=["http://any:1"])
+        with pytest.raises(grpc.RpcError):
+            call("/etcdserverpb.Cluster/MemberAdd", add, MemberAddResponse)
+        assert call("/etcdserverpb.Cluster/MemberAdd", add, MemberAddResponse, token=token).member.ID == 2
 
 
 def test_an_upgrade_restarts_proxies_too(clusters: Any) -> None:

@@ -28,6 +28,8 @@ from raykeeper.actors.proxy.header_blocks import HeaderDecoder
 from raykeeper.actors.proxy.held_bytes import HeldBytes
 from raykeeper.actors.proxy.http2_connection import Http2Error
 from raykeeper.actors.proxy.http2_frames import END_HEADERS, HEADERS, pack_frame
+from raykeeper.actors.proxy.http_exchange import HttpError
+from raykeeper.actors.proxy.key_requests import basic_credentials
 from raykeeper.actors.proxy.rpc_status import RpcError
 from raykeeper.actors.transport.lane import FrameDecoder, FrameKind, Hello, LaneBroken, pack, pack_hello, unpack_hello
 from raykeeper.actors.transport.peer_frames import PeerFrame, decode_frame
@@ -102,6 +104,14 @@ def test_frames_between_members(body: bytes, signed: bool) -> None:
 def test_requests_of_clients(data: bytes) -> None:
     with contextlib.suppress(msgspec.MsgspecError, RecursionError, InvalidArgument, RequestTooLarge):
         check_request(msgspec.msgpack.decode(data, type=Request), Limits())
+
+
+@fuzzed
+@given(st.text() | damaged(st.just(b"Basic YW5uOnNlY3JldA==")).map(lambda header: header.decode("latin-1")))
+def test_passwords_of_http(header: str) -> None:
+    with contextlib.suppress(HttpError):
+        given = basic_credentials({"authorization": header})
+        assert given is None or given[0]
 
 
 @fuzzed

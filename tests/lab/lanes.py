@@ -40,6 +40,8 @@ class LaneHost:
         self.now = 0.0
         self.member = member
         self.asked: list[bytes] = []
+        self.sources: list[str] = []
+        """Where they came from."""
         self.open: list[tuple[bytes, Callable[[Any], None]]] = []
         self.heard: list[bytes] = []
         self.news: list[tuple[str, int]] = []
@@ -76,7 +78,8 @@ class LaneHost:
                 self.news += [(kind, peer) for peer in getattr(arrived, kind)]
             for peer in arrived.lanes_lost:
                 self.lost(peer)
-            for frame, done, _ in arrived.requests:
+            for frame, done, lane in arrived.requests:
+                self.sources.append(lane.source)
                 self._submit(frame, done)
             while self.todo:
                 self.todo.pop(0)()

@@ -27,6 +27,7 @@ class Caller:
 
     def __init__(self, timeout: float = math.inf, metadata: dict[str, str] | None = None) -> None:
         self._left = timeout
+        self.client = "the lab"
         self.metadata = metadata or {}
 
     def time_left(self) -> float:

@@ -12,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raykeeper import ClusterSpec, SpecError
-from raykeeper.limits import Limits, Timings, port_range
+from raykeeper.actors.client.login import Credentials
+from raykeeper.actors.cluster.administrator import credentials_of_spec
+from raykeeper.limits import Limits, Timings
+from raykeeper.proxy_address import port_range
 from rooms import ROOT
 
 
@@ -26,7 +29,7 @@ def refused(spec: object, **overrides: object) -> SpecError:
 
 def test_cluster_yaml_names_every_field_with_its_default_and_a_comment() -> None:
     text = (ROOT / "cluster.yaml").read_text()
-    assert yaml.safe_load(text) == msgspec.to_builtins(ClusterSpec())
+    assert yaml.safe_load(text) == msgspec.json.decode(msgspec.json.encode(ClusterSpec()))
     assert ClusterSpec.load(ROOT / "cluster.yaml") == ClusterSpec()
     uncommented = [line for line in text.splitlines() if line and line[0] not in " #" and "#" not in line]
     assert uncommented == ["proxy_tls:", "timings:", "compaction:", "limits:"], "their comments stand above them"
@@ -48,6 +51,52 @@ def test_ports_of_lanes_are_a_range_or_one_number(tmp_path: Path) -> None:
     assert ClusterSpec.load(tmp_path / "c.yaml").settings.lane_ports == "7000"
     assert [list(port_range(text) or ()) for text in ("", "7000", "7000-7002")] == [[], [7000], [7000, 7001, 7002]]
     assert [port_range(text) for text in ("0", "70000", "7-6", "a", "1-", "-1", " 1", "1-70000")] == [None] * 8
+
+
+def test_a_spec_says_where_a_password_is_and_never_the_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "c.yaml").write_text("user: root\npassword: hunter2\n")
+    error = refused(tmp_path / "c.yaml")
+    assert error.field == "password"
+    assert "password_file or password_env" in error.expected
+    for wrong, field in (
+        ({"user": "root"}, "user"),
+        ({"user": "root", "password_file": "/f", "password_env": "E"}, "user"),
+        ({"password_file": "/f"}, "user"),
+        ({"user": "root", "password_file": "hunter2"}, "password_file"),
+        ({"user": "root", "password_env": "hunter2!"}, "password_env"),
+        ({"user": "root", "password_env": 4711}, "password_env"),
+        ({"user": "root", "password_file": ["hunter2"]}, "password_file"),
+        ({"user": "root", "password": ["hunter2"]}, "password"),
+    ):
+        error = refused(wrong)
+        assert error.field == field
+        assert "hunter2" not in str(error)
+        assert "4711" not in str(error)
+    assert refused(None, user="root", password="hunter2").field == "password"
+    spec = ClusterSpec.load({"user": "root", "password_env": "KEEPER_TEST_PASSWORD"})
+    monkeypatch.delenv("KEEPER_TEST_PASSWORD", raising=False)
+    with pytest.raises(SpecError) as caught:
+        credentials_of_spec(spec)
+    assert caught.value.field == "password_env"
+    monkeypatch.setenv("KEEPER_TEST_PASSWORD", "hunter2")
+    assert credentials_of_spec(spec) == Credentials("root", "hunter2")
+    spec = ClusterSpec.load({"user": "root", "password_file": str(tmp_path / "secret")})
+    with pytest.raises(SpecError) as caught:
+        credentials_of_spec(spec)
+    assert caught.value.field == "password_file"
+    (tmp_path / "secret").write_text("hunter2\n")
+    found = credentials_of_spec(spec)
+    assert found is not None
+    assert found.read_password() == "hunter2"
+    assert credentials_of_spec(ClusterSpec()) is None
+
+
+def test_origins_of_web_pages_are_checked() -> None:
+    assert ClusterSpec.load({"proxy_cors": ["https://a", "*"]}).settings.proxy_cors == ("https://a", "*")
+    for wrong in (["a"], ["https://a/path"], "https://a"):
+        assert refused({"proxy_cors": wrong}).field.startswith("proxy_cors")
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "timings:\nlimits:\n", "---\n"])
@@ -88,8 +137,8 @@ def test_a_spec_pickles_and_loads_from_itself() -> None:
         (
             {3: 4},
             "spec: 3: expected a known field; one of name, members, data_dir, placement, bootstrap, supervised, lanes, "
-            "lane_ports, lane_interface, lease_reads, clock_drift, proxy, proxy_listen, proxy_advertise, timings, "
-            "limits, compaction, proxy_tls",
+            "lane_ports, lane_interface, lease_reads, clock_drift, proxy, proxy_listen, proxy_advertise, proxy_cors, "
+            "user, password_file, password_env, timings, limits, compaction, proxy_tls",
         ),
         ({"members": "3"}, "spec: members: expected a whole number, got '3'"),
         ({"lanes": "maybe"}, "spec: lanes: expected on or off, got 'maybe'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import logging
 import pickle
 import time
@@ -14,7 +16,9 @@ from lab.onemember import OneMember, in_thread, one_member
 from lab.patience import PATIENCE
 from raykeeper import AuthFailed, Client, InvalidArgument, LeaseNotFound, PermissionDenied, connect
 from raykeeper.actors.client import hub_pool
+from raykeeper.actors.client.aio_users import AsyncUsers
 from raykeeper.actors.client.login import Credentials
+from raykeeper.actors.client.users import Users
 from raykeeper.schema.commands import HashContent
 from raykeeper.schema.frames import Administer, AsUser, LoggedIn, Login, Refusal, Refused, Written
 
@@ -182,7 +186,7 @@ def test_a_token_that_ended_is_renewed(shop: Shop) -> None:
 
 
 def test_a_handle_without_a_password_ends_with_its_token(shop: Shop) -> None:
-    token = hub_pool._hubs[shop.member.name, shop.member.cluster, "ann"].hub.login.token  # type: ignore[union-attr]
+    token = hub_pool._hubs[shop.member.name, shop.member.cluster, ("ann", "")].hub.login.token  # type: ignore[union-attr]
     shop.root.users.set_password("ann", "new")
     hub_pool._close_all()
     late = Client(shop.member.name, shop.member.cluster, credentials=Credentials("ann", token=token))
@@ -232,7 +236,7 @@ def test_recipes_work_under_ones_names_and_nowhere_else(shop: Shop, recipe: str)
 
 def test_administration_needs_root_or_the_cluster_itself(shop: Shop) -> None:
     request = Administer(shop.member.cluster, 5.0, HashContent())
-    login = hub_pool._hubs[shop.member.name, shop.member.cluster, "ann"].hub.login
+    login = hub_pool._hubs[shop.member.name, shop.member.cluster, ("ann", "")].hub.login
     assert login is not None
     assert shop.member.ask(request) == Refused(Refusal.NO_USER, 0, shop.member.ask(request).message)
     assert shop.member.ask(AsUser(login.token, request)).refusal is Refusal.DENIED
@@ -267,6 +271,48 @@ def test_what_users_may_ask(shop: Shop) -> None:
     assert shop.root.users.list() == ["ann", "bob", "root"]
     assert shop.root.users.roles() == ("reader", "team")
     assert shop.root.users.enabled()
+
+
+def test_users_are_administered_from_asyncio_too(shop: Shop) -> None:
+    for name, method in inspect.getmembers(Users, inspect.isfunction):
+        if not name.startswith("_"):
+            twin = getattr(AsyncUsers, name)
+            assert inspect.signature(method) == inspect.signature(twin), name
+            assert inspect.iscoroutinefunction(twin), name
+
+    async def main() -> None:
+        users = shop.root.aio.users
+        await users.add("eve", "eve's")
+        await users.add("robot", None)
+        await users.set_password("eve", "new")
+        await users.add_role("other")
+        await users.grant_permission("other", "read", "a", "c")
+        await users.grant_permission("other", "write", prefix="x")
+        assert await users.permissions("other") == (("read", b"a", b"c"), ("write", b"x", b"y"))
+        await users.revoke_permission("other", prefix="x")
+        await users.grant_role("eve", "other")
+        assert await users.roles_of("eve") == ("other",)
+        await users.revoke_role("eve", "other")
+        assert await users.list() == ["ann", "bob", "eve", "robot", "root"]
+        assert await users.roles() == ("other", "reader", "team")
+        await users.delete("robot")
+        await users.delete_role("other")
+        before = await users.auth_revision()
+        for wrong in (users.set_password("eve", None), users.add("x" * 10, 7), users.delete("nobody")):  # type: ignore[arg-type]
+            with pytest.raises(InvalidArgument):
+                await wrong
+        with pytest.raises(PermissionDenied):
+            await shop.ann.aio.users.list()
+        assert await users.auth_revision() == before
+        assert await users.enabled()
+        await users.disable()
+        await shop.anyone.aio.put("other", "1")
+        await shop.anyone.aio.users.enable()
+
+    asyncio.run(main())
+    assert connect(shop.member.name, user="eve", password="new").user == "eve"
+    with pytest.raises(AuthFailed):
+        shop.anyone.get("other")
 
 
 def test_the_audit_log_says_who_did_what(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:

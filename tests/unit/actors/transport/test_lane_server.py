@@ -45,6 +45,17 @@ def test_requests_are_answered_by_number_in_any_order(lane_host: LaneHost, node:
     assert client.receive() == (FrameKind.REPLY, 2, b"at last")
 
 
+def test_a_request_comes_with_who_has_connected_by_the_kernels_word(lane_host: LaneHost) -> None:
+    near, far = lane_host.client("here"), lane_host.client("there")
+    near.ask(1, b"a")
+    far.ask(1, b"b")
+    host, port = far.sock.getsockname()
+    assert dict(zip(lane_host.asked, lane_host.sources, strict=True)) == {
+        b"a": f"process {os.getpid()} of user {os.getuid()} on {socket.gethostname()}",
+        b"b": f"{host} port {port}",
+    }
+
+
 def test_what_may_take_long_is_not_done_by_the_loop(lane_host: LaneHost) -> None:
     assert b"lane reader" in lane_host.client().ask(1, b"slow")
 
