@@ -23,8 +23,8 @@ from ..limits import (
     DOCTOR_MIN_PROCESSES,
     DOCTOR_SLOW_SYNC_S,
     DOCTOR_TIMEOUT_S,
-    port_range,
 )
+from ..proxy_address import port_range
 from ..spec import ClusterSpec
 from .options import common, join, open_cluster, options, timeout_of
 from .render import CommandResult, show
