@@ -972,7 +972,7 @@ PROXY_STOP_S = 1.0
 """... and how long the news that the others have ended may take to reach their clients."""
 PROXY_BACKLOG = 1024
 """Connections that the kernel holds until the proxy accepts them..."""
-PROXY_PASS_ACCEPTS = 16
+PROXY_PASS_ACCEPTS = 64
 """... and how many one pass of its loop accepts, so that a flood of new ones holds up the others little."""
 
 # The command line and the Ray head that it starts.

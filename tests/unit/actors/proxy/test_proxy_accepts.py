@@ -11,7 +11,7 @@ from raykeeper.actors.proxy.proxy_listener import ProxyListener
 from raykeeper.actors.proxy.rpc_methods import RpcMethods
 from raykeeper.limits import PROXY_PASS_ACCEPTS
 
-CONNECTIONS = 10 * PROXY_PASS_ACCEPTS
+CONNECTIONS = 4 * PROXY_PASS_ACCEPTS
 
 
 def test_one_pass_of_the_loop_accepts_a_few() -> None:
