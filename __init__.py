@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     )
     from .actors.client.txn_parts import Compare, Op
     from .actors.client.watch import AsyncWatch, Watch
-    from .actors.cluster.cluster_operations import BackupInfo
+    from .actors.cluster.cluster_operations import BackupInfo, EventInfo
     from .actors.cluster.status import ClusterStatus, MemberInfo
     from .actors.connect import connect
     from .actors.consistency import Comparison
@@ -87,7 +87,7 @@ _LAZY = {
     ".actors.client.watch": ("AsyncWatch", "Watch"),
     ".actors.recipes.in_use": ("InUse", "Participant"),
     ".actors.consistency": ("Comparison",),
-    ".actors.cluster.cluster_operations": ("BackupInfo",),
+    ".actors.cluster.cluster_operations": ("BackupInfo", "EventInfo"),
     ".actors.connect": ("connect",),
     ".cluster": ("Cluster", "attach", "discard", "launch", "restore"),
     ".actors.cluster.proxy_status": ("ProxyInfo",),
@@ -122,6 +122,7 @@ __all__ = [
     "DecodeError",
     "DeleteResult",
     "Event",
+    "EventInfo",
     "ForkedProcess",
     "FutureRevisionError",
     "InUse",

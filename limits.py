@@ -271,6 +271,14 @@ TOKEN_RENEW_FRACTION = 0.5
 MAX_TOKEN_BYTES = 1024
 MAX_IDENTITY_LETTERS = 128
 """Of each text that a client says of itself (``schema/client_identity.py``), and of the task that a lease is for."""
+MAX_EVENTS = 1000
+"""Events of the cluster that are kept (``store/state/event_log.py``)..."""
+MAX_EVENT_LETTERS = 500
+"""... and letters of each."""
+EVENTS_PER_COMMAND = 50
+"""Events that are recorded together."""
+EVENTS_PAUSE_S = 1.0
+"""Between two times that a leader records events: so a member that comes and goes does not fill the log."""
 CLIENTS_PER_ANSWER = 500
 """Clients in one answer to who they are; more are asked for in parts."""
 TOKENS_KNOWN = 4096

@@ -31,14 +31,16 @@ from ..errors import (
 from ..limits import ADMINISTRATION_CALL_TIMEOUT_S, CLIENT_SHORT_BACKOFF_S
 from ..raft.messages import MemberChange
 from ..schema.answers import Answer, Failed, Reason
-from ..schema.commands import Administration
+from ..schema.commands import Administration, ClusterEvent
 from ..schema.frames import (
     Administer,
     AskClients,
+    AskEvents,
     AsUser,
     ChangeMembership,
     ClientsListed,
     ClientStatus,
+    EventsListed,
     Refusal,
     Refused,
     Reply,
@@ -138,6 +140,14 @@ def ask_clients(cluster_name: str, cluster: int, deadline: float) -> list[Client
             return clients
 
 
+def ask_events(cluster_name: str, cluster: int, after: int, deadline: float) -> tuple[tuple[int, ClusterEvent], ...]:
+    """What has happened to a cluster: number and event, oldest first, of those after a number.
+
+    For the other arguments and errors see :func:`administer`.
+    """
+    return _ask_leader(cluster_name, partial(AskEvents, cluster, after=after), deadline, EventsListed).events
+
+
 def expect(answer: Answer) -> Answer:
     """The answer, unless it is a failure.
 
@@ -159,7 +169,7 @@ def expect(answer: Answer) -> Answer:
     raise InvalidArgument(answer.message or f"the cluster refused it: {answer.reason.name}")
 
 
-R = TypeVar("R", Written, ClientsListed)
+R = TypeVar("R", Written, ClientsListed, EventsListed)
 
 
 def _ask_leader(cluster_name: str, frame: Callable[[float], Any], deadline: float, kind: type[R]) -> R:

@@ -46,6 +46,7 @@ RULES: dict[type, Rule] = {
     frames.KeepAlive: Rule.SESSION,
     frames.Close: Rule.SESSION,
     frames.AskStatus: Rule.OPEN,
+    frames.AskEvents: Rule.ADMINISTRATION,
     frames.AskClients: Rule.ADMINISTRATION,
     frames.KeepLeases: Rule.USER,
     frames.MonitorProcess: Rule.SESSION,
@@ -81,6 +82,7 @@ RULES: dict[type, Rule] = {
     commands.SetAlarm: Rule.ADMINISTRATION,
     commands.HashContent: Rule.ADMINISTRATION,
     commands.EndDeadSessions: Rule.ADMINISTRATION,
+    commands.RecordEvents: Rule.ADMINISTRATION,
     # operations
     operations.Put: Rule.KEYS,
     operations.Delete: Rule.KEYS,

@@ -210,6 +210,28 @@ class EndDeadSessions(msgspec.Struct, frozen=True, array_like=True, tag=41):
     sessions: tuple[Number, ...]
 
 
+class ClusterEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Something that has happened to the cluster, for operators."""
+
+    kind: str
+    """``election``, ``lost``, ``back``, ``alarm``, ``alarm over``, ``configuration``; or ``supervisor``: a step."""
+    text: str
+    at: Span = 0.0
+    """Seconds since 1970, by the clock of the process that saw it; 0 if it has none."""
+    member: Number = 0
+    """Which member it is about, 0 for none; of an election, the leader."""
+    number: Number = 0
+    """Of an election the term, of an alarm its kind."""
+    id: bytes = b""
+    """Of an event that may be sent twice: it is kept once."""
+
+
+class RecordEvents(msgspec.Struct, frozen=True, array_like=True, tag=42):
+    """Keep these events with the others; the oldest are forgotten."""
+
+    events: tuple[ClusterEvent, ...]
+
+
 COMMANDS_VERSION = 1
 """The newest version of commands that this code knows. A new command gets the next number, here and in ``SINCE``. No
 leader proposes it before every member of the configuration has said that it knows that version."""
@@ -231,7 +253,9 @@ def version_of(command: object) -> int:
     return version
 
 
-Administration = Configure | RegisterMember | ReserveMember | RetireMember | SetAlarm | HashContent | EndDeadSessions
+Administration = (
+    Configure | RegisterMember | ReserveMember | RetireMember | SetAlarm | HashContent | EndDeadSessions | RecordEvents
+)
 """The commands that administrators, the supervisor and members propose, in a frame of their own (``Administer``).
 
 Each must be idempotent: it is proposed again if its answer is lost."""
@@ -275,6 +299,7 @@ Command = (
     | CompactHistory
     | HashContent
     | EndDeadSessions
+    | RecordEvents
     | ByUser
 )
 

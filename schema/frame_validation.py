@@ -14,7 +14,9 @@ import msgspec
 
 from ..errors import InvalidArgument, RequestTooLarge, SpecError
 from ..limits import (
+    EVENTS_PER_COMMAND,
     MAX_CHANGES,
+    MAX_EVENT_LETTERS,
     MAX_EXPIRIES_AT_ONCE,
     MAX_IDENTITY_LETTERS,
     MAX_LEASES_IN_FRAME,
@@ -34,6 +36,7 @@ from .commands import (
     Configure,
     EndDeadSessions,
     HashContent,
+    RecordEvents,
     RegisterMember,
     ReserveMember,
     RetireMember,
@@ -42,6 +45,7 @@ from .commands import (
 from .frames import (
     Administer,
     AskClients,
+    AskEvents,
     AskLeases,
     AskStatus,
     AsUser,
@@ -182,11 +186,19 @@ def _dead_sessions(command: EndDeadSessions, limits: Limits) -> None:
     _at_most("sessions of dead processes", len(command.sessions), MAX_EXPIRIES_AT_ONCE)
 
 
+def _events(command: RecordEvents, limits: Limits) -> None:
+    _at_most("events", len(command.events), EVENTS_PER_COMMAND)
+    for event in command.events:
+        _at_most("letters of an event", len(event.kind) + len(event.text), MAX_EVENT_LETTERS + MAX_IDENTITY_LETTERS)
+        _at_most("bytes of an event's id", len(event.id), MAX_IDENTITY_LETTERS)
+
+
 FRAME_CHECKS: dict[type, Check] = {
     Writes: _writes,
     Reads: _reads,
     Open: _open,
     AskClients: _nothing,
+    AskEvents: _nothing,
     KeepAlive: _nothing,
     Close: _nothing,
     AskStatus: _nothing,
@@ -215,5 +227,6 @@ COMMAND_CHECKS: dict[type, Check] = {
     SetAlarm: _alarm,
     HashContent: _nothing,
     EndDeadSessions: _dead_sessions,
+    RecordEvents: _events,
 }
 """By administrative command."""

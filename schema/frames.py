@@ -14,7 +14,7 @@ import msgspec
 from ..raft.messages import MemberChange
 from .answers import Answer, Failed, Item, RangeAnswer, RangePart
 from .client_identity import ClientIdentity
-from .commands import Administration, ClientWrites
+from .commands import Administration, ClientWrites, ClusterEvent
 from .member_record import MemberRecord
 from .operations import KeyRange, LeaseId, Number, Range
 from .portable import Portable
@@ -153,6 +153,16 @@ class AskClients(msgspec.Struct, frozen=True, array_like=True, tag=22):
     """Only those whose session's id is above this one."""
 
 
+class AskEvents(msgspec.Struct, frozen=True, array_like=True, tag=23):
+    """Ask for what has happened to the cluster. Any member answers ``EventsListed``, as of a moment after the
+    arrival."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    after: Number = 0
+    """Only events whose number is above this one."""
+
+
 class ChangeMembership(msgspec.Struct, frozen=True, array_like=True, tag=11):
     """Change the configuration, in one step or through a joint one; only the leader accepts it.
 
@@ -266,6 +276,7 @@ BareRequest = (
     | EndBackup
     | AskClients
     | MonitorProcess
+    | AskEvents
 )
 
 
@@ -604,6 +615,13 @@ class ProcessMonitored(msgspec.Struct, frozen=True, array_like=True, tag=13):
     monitored: bool
 
 
+class EventsListed(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """Number and event, oldest first."""
+
+    events: tuple[tuple[int, ClusterEvent], ...]
+    term: int = 0
+
+
 Reply = (
     Written
     | ReadReply
@@ -619,4 +637,5 @@ Reply = (
     | BackupPart
     | ClientsListed
     | ProcessMonitored
+    | EventsListed
 )

@@ -31,7 +31,7 @@ from ..client.client_info import ClientInfo, client_info
 from ..consistency import Comparison, compare_contents
 from ..deadline import at_most, covered
 from ..discovery import pause_between_checks
-from ..leader_call import administer, ask_clients, expect
+from ..leader_call import administer, ask_clients, ask_events, expect
 from .backup import take_backup
 from .observe import observe_cluster
 
@@ -56,6 +56,25 @@ class BackupInfo(msgspec.Struct, frozen=True):
     revision: int
     compact_revision: int
     bytes: int
+
+
+class EventInfo(msgspec.Struct, frozen=True):
+    """Something that has happened to the cluster.
+
+    Attributes:
+        number: grows from one event to the next.
+        at: when, in seconds since 1970, by the clock of the process that saw it.
+        kind: ``"election"``, ``"lost"``, ``"back"``, ``"alarm"``, ``"alarm over"``, ``"configuration"``, or
+            ``"supervisor"`` for a step that the supervisor has begun.
+        member: the id of the member that it is about, of an election the leader; 0 for none.
+        text: for people, one line.
+    """
+
+    number: int
+    at: float
+    kind: str
+    member: int
+    text: str
 
 
 class ClusterOperations:
@@ -189,6 +208,24 @@ class ClusterOperations:
             Unavailable, RequestTimeout: no member answers.
         """
         return [client_info(each) for each in ask_clients(self.name, self.id, time.monotonic() + at_most(timeout))]
+
+    @covered
+    def events(self, *, after: int = 0, timeout: float = DEFAULT_TIMEOUT_S) -> list[EventInfo]:
+        """What has happened to the cluster: elections, members that were lost and came back, alarms, changes of the
+        configuration, and what the supervisor did; the last thousand, oldest first. They are kept in the replicated
+        state, so they outlive all processes, and Ray.
+
+        Args:
+            after: only events with a greater number.
+            timeout: seconds.
+
+        Raises:
+            PermissionDenied, AuthFailed: users are needed, and this one does not have the role root.
+            Unavailable, RequestTimeout: no member answers.
+        """
+        check.whole_number("after", after)
+        found = ask_events(self.name, self.id, after, time.monotonic() + at_most(timeout))
+        return [EventInfo(number, each.at, each.kind, each.member, each.text) for number, each in found]
 
     @covered
     def backup(self, path: str | os.PathLike[str], *, timeout: float = BACKUP_TIMEOUT_S) -> BackupInfo:

@@ -37,7 +37,8 @@ from ...limits import (
     SUPERVISOR_STATUS_TIMEOUT_S,
     SUPERVISOR_STEP_TIMEOUT_S,
 )
-from ..leader_call import administer_as, as_the_cluster
+from ...schema.commands import ClusterEvent, RecordEvents
+from ..leader_call import administer, administer_as, as_the_cluster
 from ..log_files import flush_log, log_to_ray
 from ..logs import MemberLog
 from ..process import as_daemon
@@ -288,7 +289,15 @@ class Supervisor:
             self._note(str(step))
             if step != self._last_step:
                 self._log.info("step: %s", describe(step))
+                self._record(describe(step))
         self._last_step = step
+
+    def _record(self, text: str) -> None:
+        """Have the cluster keep a step among its events, if it can at once: the step is more urgent."""
+        event = ClusterEvent("supervisor", text, time.time(), id=os.urandom(8))
+        deadline = time.monotonic() + SUPERVISOR_STATUS_TIMEOUT_S
+        with suppress(KeeperError, ray.exceptions.RayError):
+            administer(self._spec.cluster_name, self._spec.cluster, RecordEvents((event,)), deadline)
 
     def _note_error(self, error: str, step: Step | None) -> None:
         """Log an error unless it is the one of the last attempt."""

@@ -41,6 +41,7 @@ from .clock import both_readings
 from .compaction_pacer import CompactionPacer
 from .config_changes import ConfigChanges
 from .deadlines import ClusterTime
+from .event_recorder import EventRecorder
 from .events import (
     BackgroundDone,
     CompactionAwaited,
@@ -78,6 +79,7 @@ class Replica:
         rng: for election timeouts.
         background: runs slow work elsewhere and reports its end as an event (see ``snapshots``).
         throttle: called by slow work after each slice; gives way to other work.
+        wall: seconds since 1970, for events of the cluster; without it, none are recorded.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Replica:
         rng: random.Random,
         background: Background,
         throttle: Callable[[], None] = lambda: None,
+        wall: Callable[[], float] | None = None,
     ) -> None:
         self.folder = folder
         self.timings = timings
@@ -133,6 +136,10 @@ class Replica:
             self.config_changes,
             self._reads,
         )
+        self._recorder = None
+        if wall is not None:
+            propose = self._proposals.propose_own
+            self._recorder = EventRecorder(self.node, self._turn, self.config_changes, propose, wall)
         # What every member does.
         self.watches = Watches(self._turn, clock, lambda: self.is_cut_off, lambda: self.term)
         """Serves polls of watches, which may come on any thread."""
@@ -478,6 +485,8 @@ class Replica:
         self.watches.answer_overdue_polls(now)
         self.folder.write_membership_note()
         self._operator_log.follow_state(self, now)
+        if self._recorder is not None and self._duties.term:
+            self._recorder.work(now)
         self._compaction.look_again(now)
 
     def _follow_settings(self) -> None:

@@ -38,6 +38,7 @@ from ...schema.frame_validation import check_request
 from ...schema.frames import (
     Administer,
     AskClients,
+    AskEvents,
     AskLeases,
     AskStatus,
     AsUser,
@@ -48,6 +49,7 @@ from ...schema.frames import (
     Close,
     Defragment,
     EndBackup,
+    EventsListed,
     HashKeys,
     KeepAlive,
     KeepLeases,
@@ -139,6 +141,7 @@ class RequestHandler:
             KeepLeases: self._keep_leases,
             AskLeases: self._ask_leases,
             AskClients: self._ask_clients,
+            AskEvents: self._ask_events,
             WatchPoll: self._watch,
             Administer: self._administer,
             ChangeMembership: self._change_membership,
@@ -289,6 +292,19 @@ class RequestHandler:
         def make() -> bytes:
             clients, more = clients_of(self._replica.state, request.after, CLIENTS_PER_ANSWER)
             return reply_bytes(ClientsListed(clients, more, self._replica.term))
+
+        def allowed(refused: Refused | None) -> None:
+            if refused is not None:
+                _finish(asked.done, refused)
+            else:
+                asked.done(SlowReply(make))
+
+        self._enqueue_event(ReadAsked(asked.deadline, allowed), 0, asked.done)
+
+    def _ask_events(self, request: AskEvents, asked: _Asked) -> None:
+        def make() -> bytes:
+            events = tuple([each for each in self._replica.state.events if each[0] > request.after])
+            return reply_bytes(EventsListed(events, self._replica.term))
 
         def allowed(refused: Refused | None) -> None:
             if refused is not None:

@@ -151,6 +151,7 @@ def wire(
         rng=random.Random(),
         background=_in_background(workers, inbox),
         throttle=Throttle(),
+        wall=time.time,
     )
     operators = OperatorRequests(_BackedUp(inbox, replica), _in_background(own_worker, inbox), Throttle(), member_clock)
     handler = RequestHandler(

@@ -23,7 +23,7 @@ from .mvcc import content_ranges, surviving_content
 if TYPE_CHECKING:
     from .machine import State
 
-OF_THE_CLUSTER = (b"alarm/", b"member/")
+OF_THE_CLUSTER = (b"alarm/", b"event/", b"member/")
 """Prefixes of keys in ``meta`` that belong to the content and to one cluster."""
 _META_PREFIXES = (*OF_THE_CLUSTER, AUTH_PREFIX)
 """Prefixes of keys in ``meta`` that belong to the content, besides what ``State`` holds in attributes."""

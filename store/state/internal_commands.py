@@ -30,6 +30,7 @@ from ...schema.commands import (
     HashContent,
     OpenSession,
     PassTime,
+    RecordEvents,
     RegisterMember,
     RenewLeases,
     RenewSessions,
@@ -79,6 +80,9 @@ class InternalCommands(StoredState):
             return self._member_command(command)
         if isinstance(command, SetAlarm):
             return self._set_alarm(command)
+        if isinstance(command, RecordEvents):
+            self._events.record(command)
+            return done
         if isinstance(command, HashContent):
             return ContentAsked(entry.index, command.routine)
         if isinstance(command, EndDeadSessions):

@@ -17,7 +17,7 @@ from ...errors import DataCorrupted
 from ...limits import HASH_SLICE_RECORDS, RECLAIM_MIN_FRACTION, Limits, Settings, decode_settings
 from ...raft.messages import Configuration
 from ...schema.answers import Failed, RangeAnswer, RangePart
-from ...schema.commands import AlarmKind
+from ...schema.commands import AlarmKind, ClusterEvent
 from ...schema.operations import Range
 from ..engine.interface import Disk, Engine
 from .alarms import Alarms
@@ -26,6 +26,7 @@ from .auth_table import AuthTable
 from .clients import ClientRecord, Clients
 from .cluster_clock import ClusterClock
 from .content_hash import OF_THE_CLUSTER
+from .event_log import EventLog, Subject
 from .executor import Executor
 from .history import Changes, HistoryQuery
 from .lease_table import LeaseRecord, LeaseTable
@@ -158,6 +159,7 @@ class StoredState:
         self._clients = Clients(self._batch)
         self._leases, self._sessions = LeaseTable(self._batch, self._clients), Sessions(self._batch, self._clients)
         self.members, self._alarms = Members(self._batch), Alarms(self._batch)
+        self._events = EventLog(self._batch)
         self.clock, self._auth = ClusterClock(self._batch), Auth(self._batch)
         get = self._engine.get
         try:
@@ -171,6 +173,7 @@ class StoredState:
             self._limits()
             self.members.load(self._engine)
             self._alarms.load(self._engine)
+            self._events.load(self._engine)
             self._auth.load(self._engine)
             self.clock.load(self._engine)
             remove_unfinished(self._engine, applied.revision)
@@ -225,6 +228,16 @@ class StoredState:
     def alarms(self) -> Mapping[tuple[int, AlarmKind], str]:
         """The messages of active alarms, by member and kind. For any thread."""
         return self._alarms.on
+
+    @property
+    def events(self) -> tuple[tuple[int, ClusterEvent], ...]:
+        """What has happened to the cluster, with the number of each event, oldest first. For any thread."""
+        return self._events.kept
+
+    @property
+    def latest_events(self) -> Mapping[Subject, ClusterEvent]:
+        """The newest of them of each subject. For the owner."""
+        return self._events.latest
 
     @property
     def users(self) -> AuthTable:

@@ -90,6 +90,7 @@ class Process:
             clock=self.clock,
             rng=random.Random(member.rng.getrandbits(64)),
             background=self._background,
+            wall=lambda: world.now,
         )
         backed_up: Any = SimpleNamespace(replica=self.replica)
         operators = OperatorRequests(backed_up, self._background, lambda: None, self.clock)

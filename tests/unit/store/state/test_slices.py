@@ -41,6 +41,7 @@ from raykeeper.schema.commands import (
     ClientWrite,
     ClientWrites,
     CloseSession,
+    ClusterEvent,
     Command,
     CompactHistory,
     Configure,
@@ -53,6 +54,7 @@ from raykeeper.schema.commands import (
     LeaseDeadline,
     OpenSession,
     PassTime,
+    RecordEvents,
     RegisterMember,
     RenewLeases,
     RenewSessions,
@@ -190,6 +192,7 @@ class Author:
                 lambda: RetireMember(rng.randrange(1, 8)),
                 lambda: SetAlarm(rng.randrange(1, 5), rng.choice((0, 1)), rng.random() < 0.3),  # type: ignore[arg-type]
                 lambda: HashContent(),
+                lambda: RecordEvents((ClusterEvent("lost", "text", 1.0, rng.randrange(1, 5), id=rng.choice(KEYS)),)),
                 lambda: ByUser(
                     Caller(rng.choice(("", "root")), rng.choice((0, 1 << 20)), 1e9),
                     rng.choice((OpenSession(rng.choice(KEYS), 5.0), self.frame())),  # type: ignore[arg-type]
