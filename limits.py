@@ -271,6 +271,8 @@ TOKEN_RENEW_FRACTION = 0.5
 MAX_TOKEN_BYTES = 1024
 MAX_IDENTITY_LETTERS = 128
 """Of each text that a client says of itself (``schema/client_identity.py``), and of the task that a lease is for."""
+UP_SETTLE_S = 10.0
+"""For which `raykeeper up` waits for the members that are still starting when a leader serves."""
 MAX_EVENTS = 1000
 """Events of the cluster that are kept (``store/state/event_log.py``)..."""
 MAX_EVENT_LETTERS = 500

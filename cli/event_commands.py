@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import WholeNumber, common, open_cluster, options, timeout_option
+from .options import MAX_NUMBER, WholeNumber, common, open_cluster, options, timeout_option
 from .render import CommandResult, show, text
 
 if TYPE_CHECKING:
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 @click.command()
 @options(common, timeout_option)
-@click.option("--after", type=WholeNumber(0), default=0, help="Only events with a greater number than this one.")
-@click.option("--limit", type=WholeNumber(1), default=100, show_default=True, help="Only the last ones.")
+@click.option(
+    "--after", type=WholeNumber(0, MAX_NUMBER), default=0, help="Only events with a greater number than this one."
+)
+@click.option("--limit", type=WholeNumber(1, MAX_NUMBER), default=100, show_default=True, help="Only the last ones.")
 def events(cluster: str, address: str | None, output: str, timeout: float, after: int, limit: int) -> None:
     """Print what has happened to the cluster: elections, losses, replacements, alarms."""
     found = open_cluster(cluster, address).events(after=after, timeout=timeout)[-limit:]

@@ -13,8 +13,11 @@ from .shown_steps import shown_progress
 @click.command()
 @options(common, timeout_option)
 def status(cluster: str, address: str | None, output: str, timeout: float) -> None:
-    """Print the status of the cluster and of each member."""
-    show(open_cluster(cluster, address).status(timeout=timeout), output)
+    """Print the status of the cluster and of each member; exit status 1 if no member leads, or one does not serve."""
+    found = open_cluster(cluster, address).status(timeout=timeout)
+    show(found, output)
+    if not found.complete:
+        click.get_current_context().exit(1)
 
 
 @click.group()

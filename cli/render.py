@@ -21,7 +21,7 @@ from ..actors.client.results import Batch, DeleteResult, Event, KeyValue, PutRes
 
 if TYPE_CHECKING:
     from ..actors.cluster.proxy_status import ProxyInfo
-    from ..actors.cluster.status import ClusterStatus
+    from ..actors.cluster.status import ClusterStatus, MemberInfo
 
 _UNPRINTABLE = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
 
@@ -167,14 +167,42 @@ def _lines(result: Any, keys_only: bool = False, count_only: bool = False) -> It
 
 
 def _status_lines(status: ClusterStatus) -> Iterator[str]:
-    yield f"cluster {status.name} ({status.id:x}): term {status.term}, revision {status.revision}"
-    for member in status.members:
-        place = f"pid {member.pid} on node {member.node[:8]}" if member.pid else "no process"
-        progress = f"applied {member.applied_index} of {member.raft_index}, {member.db_size / 1e6:.1f} MB"
-        yield f"{member.name} {member.role}: {place}, {progress}"
+    head = f"cluster {status.name} ({status.id:x}): term {status.term}, revision {status.revision}"
+    yield f"{head}, {status.sessions} sessions; {_margin(status)}"
+    yield from map(_member_line, status.members)
     yield from map(_proxy_line, status.proxies)
     for alarm in status.alarms:
         yield f"alarm: {text(alarm.encode(errors='surrogateescape'))}"
+
+
+def _margin(status: ClusterStatus) -> str:
+    """How much may still be lost."""
+    if status.spare < 0 or not status.leader:
+        return "it takes no writes"
+    if status.spare == 0:
+        return "one more loss stops writes"
+    return f"{status.spare} more member{'s' if status.spare > 1 else ''} may be lost"
+
+
+def _member_line(member: MemberInfo) -> str:
+    """One line about a member: where it is and how far it is; of one that is missing, where it was and since when."""
+    where = f"{member.address} (node {member.node[:8]})" if member.address else f"node {member.node[:8]}"
+    if not member.pid:
+        place = f"last at {member.address}" if member.address else "no process"
+        folder = f" in {member.folder}" if member.folder else ""
+        since = f", silent for {member.silent_for:.0f} s" if member.silent_for is not None else ""
+        return f"{member.name} {member.role}: {place}{folder}{since}"
+    parts = [f"pid {member.pid} on {where}", f"applied {member.applied_index} of {member.raft_index}"]
+    if member.lag:
+        parts.append(f"lag {member.lag} entries")
+    parts.append(f"{member.db_size / 1e6:.1f} MB")
+    if member.free_bytes:
+        parts.append(f"{member.free_bytes / 1e9:.1f} GB free")
+    if member.version:
+        parts.append(f"commands version {member.version}")
+    if member.without_lane:
+        parts.append(f"by actor calls to {', '.join(f'm{to}' for to in sorted(member.without_lane))}")
+    return f"{member.name} {member.role}: {', '.join(parts)}"
 
 
 def _proxy_line(proxy: ProxyInfo) -> str:
@@ -205,7 +233,7 @@ def _rows(result: Any) -> tuple[list[str], list[list[Any]]]:
         return _said_rows(result.fields)
     if isinstance(result, dict):
         return list(result), [list(result.values())]
-    headings = ["name", "role", "term", "applied_index", "raft_index", "db_size", "pid", "node", "why_not_serving"]
+    headings = ["name", "role", "term", "applied_index", "raft_index", "db_size", "pid", "address", "why_not_serving"]
     return headings, [[getattr(member, name) for name in headings] for member in result.members]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..actors.steps import step
 from ..errors import ClusterNotFound, MembersMissing
+from ..limits import POLL_PAUSE_S, UP_SETTLE_S
 from ..spec import PROXY_MODES, ClusterSpec
 from .options import (
     address_option,
@@ -27,6 +29,10 @@ from .render import show
 from .shown_steps import steps_told
 from .stdio import tell
 from .streaming import signals_raised
+
+if TYPE_CHECKING:
+    from ..actors.cluster.status import ClusterStatus
+    from ..cluster import Cluster
 
 
 @click.command()
@@ -64,7 +70,7 @@ def up(
                 with step("attaching to Ray"):
                     join(address)
                 asked: dict[str, Any] = {"proxy": proxy} if proxy else {}
-                status = launch(loaded, **asked).status()
+                status = _settled(launch(loaded, **asked))
         except MembersMissing:
             if started:
                 tell("Ray's head keeps running, so that the missing nodes can join it; `raykeeper down` stops it")
@@ -74,6 +80,19 @@ def up(
                 head.stop()
             raise
     show(status, output)
+    if not status.complete:
+        click.get_current_context().exit(1)
+
+
+def _settled(cluster: Cluster) -> ClusterStatus:
+    """The status of a cluster that was just launched, once all members serve, or at the end of some patience: a leader
+    serves as soon as it has a majority, while others may still be starting."""
+    until = time.monotonic() + UP_SETTLE_S
+    while True:
+        status = cluster.status()
+        if status.complete or time.monotonic() >= until:
+            return status
+        time.sleep(POLL_PAUSE_S)
 
 
 @click.command()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ...raft.messages import Configuration
 from ...schema.frames import MemberStatus
 from ..naming import member_name
 from .launch import newest
@@ -30,6 +31,15 @@ class MemberInfo:
         db_size: approximate size of its data, in bytes.
         why_not_serving: empty if it serves.
         actor: its Ray actor handle, ``None`` if there is none.
+        address: of the Ray node that it runs on; of one that does not answer, of the node where it lived last, if that
+            is known. Empty otherwise.
+        folder: of its data on that node, if it has told it.
+        silent_for: for how many seconds the leader has not heard from it, as far as it has led for so long; ``None`` of
+            the leader, and without one.
+        lag: log entries that the leader has committed and this member has not applied.
+        free_bytes: free on its disk, when it last checked; 0 if unknown.
+        version: of commands that it knows.
+        without_lane: members that it reaches by actor calls only, because it can open no lane to them, and why.
     """
 
     id: int
@@ -44,6 +54,13 @@ class MemberInfo:
     db_size: int = 0
     why_not_serving: str = ""
     actor: Any = None
+    address: str = ""
+    folder: str = ""
+    silent_for: float | None = None
+    lag: int = 0
+    free_bytes: int = 0
+    version: int = 0
+    without_lane: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def node_id(self) -> str:
@@ -62,6 +79,8 @@ class ClusterStatus:
         alarms: what an operator should see to, one line each.
         members: all members, including missing ones.
         proxies: all proxies, of the cluster's own and of those in the foreground that are registered.
+        spare: how many more voters may be lost before writes stop; negative if too few serve already.
+        sessions: how many client processes have a session.
     """
 
     name: str
@@ -72,6 +91,13 @@ class ClusterStatus:
     alarms: tuple[str, ...]
     members: tuple[MemberInfo, ...]
     proxies: tuple[ProxyInfo, ...] = ()
+    spare: int = 0
+    sessions: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether a member leads, and all that take part serve."""
+        return bool(self.leader) and not any(each.why_not_serving for each in self.members if each.role != "outside")
 
 
 def status_of(
@@ -95,6 +121,9 @@ def status_of(
     configuration = newest(statuses.values())
     known = set(actors) | set(configuration.members)
     members, alarms = [], []
+    led_by = max(
+        (status for status in statuses.values() if status.role == "leader"), key=lambda each: each.term, default=None
+    )
     for member in sorted(known):
         info = _info(member, statuses.get(member), actors.get(member))
         if info.role in ("learner", "follower"):  # it may not know its new role yet
@@ -102,6 +131,7 @@ def status_of(
         if configuration.voters and member not in configuration.members:
             # It has an actor and is not in the configuration: it is about to join, or to leave.
             info = replace(info, role="outside", why_not_serving="it does not take part")
+        info = _placed(info, statuses, nodes, led_by)
         members.append(info)
         if info.why_not_serving:
             alarms.append(f"{info.name} does not serve: {info.why_not_serving}")
@@ -116,8 +146,12 @@ def status_of(
     alarms += [*shared_hosts(voting, nodes, placement), *seen]
     leaders = [info for info in members if info.role == "leader"]
     leader = max(leaders, key=lambda info: info.term, default=None)
+    spare = _spare(configuration, {info.id for info in members if not info.why_not_serving})
+    lost = any(info.id in configuration.voters and info.why_not_serving for info in members)
     if leader is None:
         alarms.insert(0, "no member leads")
+    elif spare == 0 and lost:
+        alarms.insert(0, "one more loss stops writes")
     return ClusterStatus(
         name=name,
         id=id,
@@ -126,6 +160,37 @@ def status_of(
         revision=max((info.revision for info in members), default=0),
         alarms=tuple(alarms),
         members=tuple(members),
+        spare=spare,
+        sessions=best.session_count if best is not None else 0,
+    )
+
+
+def _spare(configuration: Configuration, serving: Set[int]) -> int:
+    """How many more voters may be lost; of a joint configuration, from the half that can spare fewer."""
+    halves = [half for half in (configuration.voters, configuration.outgoing) if half]
+    return min((len(serving & set(half)) - len(half) // 2 - 1 for half in halves), default=-1)
+
+
+def _placed(
+    info: MemberInfo, statuses: Mapping[int, MemberStatus], nodes: Sequence[RayNode], leader: MemberStatus | None
+) -> MemberInfo:
+    """A member's line with where it is, or was last, and how far it lags."""
+    status = statuses.get(info.id)
+    known = max(statuses.values(), key=lambda each: each.applied_index, default=None)
+    record = next((each for each in (known.table if known is not None else ()) if each.id == info.id), None)
+    address = next((node.address for node in nodes if node.id == info.node), "")
+    if not address and record is not None:
+        pinned = next((node.address for node in nodes if record.pin in node.resources), "")
+        address = pinned or record.pin.removeprefix("node:")
+    return replace(
+        info,
+        address=address,
+        folder=f"{record.base}/{info.name}" if record is not None and record.base else "",
+        silent_for=leader.silent.get(info.id) if leader is not None else None,
+        lag=max(0, leader.commit_index - info.applied_index) if leader is not None and status is not None else 0,
+        free_bytes=status.free_bytes if status is not None else 0,
+        version=status.version if status is not None else 0,
+        without_lane=dict(status.without_lane) if status is not None else {},
     )
 
 

@@ -1,4 +1,4 @@
-"""What has happened to a cluster of real processes: it is told by whoever leads, and after everything was restarted."""
+"""What has happened to a cluster of real processes is told by each leader, and after everything was restarted."""
 
 from __future__ import annotations
 

@@ -282,9 +282,34 @@ STATUS = ClusterStatus(
     revision=9,
     alarms=("m2 does not serve: no data",),
     members=(
-        MemberInfo(1, "m1", "leader", "0123456789", 77, 4, 20, 19, 9, 2_000_000, "", object()),
-        MemberInfo(2, "m2", "silent", why_not_serving="no data"),
+        MemberInfo(
+            id=1,
+            name="m1",
+            role="leader",
+            node="0123456789",
+            pid=77,
+            term=4,
+            raft_index=20,
+            applied_index=19,
+            revision=9,
+            db_size=2_000_000,
+            actor=object(),
+            address="10.0.0.1",
+            free_bytes=31 * 10**9,
+            version=1,
+        ),
+        MemberInfo(
+            2,
+            "m2",
+            "silent",
+            why_not_serving="no data",
+            address="10.0.0.2",
+            folder="/data/default/m2",
+            silent_for=75.0,
+        ),
+        MemberInfo(3, "m3", "follower", pid=78, raft_index=20, applied_index=12, lag=7, without_lane={1: "refused"}),
     ),
+    sessions=3,
 )
 
 
@@ -332,16 +357,20 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
 
 
 def test_status_prints_every_member_and_why_it_does_not_serve(cluster: FakeCluster) -> None:
-    assert good("status").splitlines() == [
-        "cluster default (abc): term 4, revision 9",
-        "m1 leader: pid 77 on node 01234567, applied 19 of 20, 2.0 MB",
-        "m2 silent: no process, applied 0 of 0, 0.0 MB",
+    shown = run("status")
+    assert shown.exit_code == 1, "a member does not serve"
+    assert shown.stdout.splitlines() == [
+        "cluster default (abc): term 4, revision 9, 3 sessions; one more loss stops writes",
+        "m1 leader: pid 77 on 10.0.0.1 (node 01234567), applied 19 of 20, 2.0 MB, 31.0 GB free, commands version 1",
+        "m2 silent: last at 10.0.0.2 in /data/default/m2, silent for 75 s",
+        "m3 follower: pid 78 on node , applied 12 of 20, lag 7 entries, 0.0 MB, by actor calls to m1",
         "alarm: m2 does not serve: no data",
     ]
-    said = json.loads(good("status", "-o", "json"))
+    said = json.loads(run("status", "-o", "json").stdout)
     assert said["members"][1]["why_not_serving"] == "no data"
     assert "actor" not in said["members"][0]
-    table = good("status", "-o", "table")
+    assert said["members"][2]["without_lane"] == {"1": "refused"}
+    table = run("status", "-o", "table").stdout
     assert "no data" in table
     assert all(f"alarm: {alarm}" in table for alarm in STATUS.alarms)
 
@@ -472,8 +501,10 @@ def test_up_says_on_stderr_what_the_launch_warns_of(head: FakeHead, monkeypatch:
         return FakeCluster()
 
     monkeypatch.setattr("raykeeper.cluster.launch", launch)
+    monkeypatch.setattr(up_down, "UP_SETTLE_S", 0.0)
     result = run("up", "--cluster", "jobs", "--bootstrap", "never")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1, "a member does not serve"
+    assert "m1 leader" in result.stdout
     said = result.stderr.splitlines()
     assert "raykeeper: warning: all on one host" in said
     assert [line.rpartition(": ")[0] for line in said if "warning" not in line] == [

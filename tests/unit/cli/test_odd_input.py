@@ -113,7 +113,7 @@ def test_absurd_numbers_are_bad_usage_or_a_typed_error(path: tuple[str, ...]) ->
 
 
 TIMES = {"timeout", "ttl", "grace", "each"}
-NUMBERS = {"limit", "rev", "revision", "in_flight", "size"}
+NUMBERS = {"after", "limit", "rev", "revision", "in_flight", "size"}
 
 
 @pytest.mark.parametrize("path", ALL, ids=" ".join)

@@ -1,4 +1,4 @@
-"""What a leader records of the cluster, and that it records nothing twice, whoever led before."""
+"""What a leader records of the cluster, and that it records nothing twice, regardless of who led before."""
 
 from __future__ import annotations
 

@@ -1,0 +1,89 @@
+"""What the status says of members that are there and of those that are not, and how many more may be lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from raykeeper.actors.cluster.ray_nodes import RayNode
+from raykeeper.actors.cluster.status import ClusterStatus, status_of
+from raykeeper.schema.frames import MemberStatus
+from raykeeper.schema.member_record import MemberRecord
+
+NODES = [RayNode("n1", "10.0.0.1", frozenset({"node:10.0.0.1"})), RayNode("n3", "10.0.0.3", frozenset({"disk-3"}))]
+TABLE = (
+    MemberRecord(1, "m1", "node:10.0.0.1", "/data/jobs"),
+    MemberRecord(2, "m2", "node:10.0.0.2", "/data/jobs"),
+    MemberRecord(3, "m3", "disk-3", "/data/jobs"),
+)
+
+
+def member(id: int, role: str = "follower", **fields: Any) -> MemberStatus:
+    status = MemberStatus(
+        cluster_name="jobs",
+        cluster=7,
+        member=id,
+        name=f"m{id}",
+        role=role,
+        term=4,
+        leader=1,
+        commit_index=20,
+        applied_index=20,
+        last_log_index=20,
+        first_log_index=1,
+        revision=9,
+        compact_revision=1,
+        voters=(1, 2, 3),
+        learners=(),
+        db_size=0,
+        pid=100 + id,
+        node=f"n{id}",
+        table=TABLE,
+        session_count=5,
+    )
+    return msgspec.structs.replace(status, **fields)
+
+
+def status(*members: MemberStatus) -> ClusterStatus:
+    actors: dict[int, Any] = {each.member: object() for each in members}
+    return status_of("jobs", 7, actors, {each.member: each for each in members}, NODES, (), ())
+
+
+def test_a_lost_member_has_its_last_place_and_its_silence() -> None:
+    found = status(member(1, "leader", silent={2: 75.0, 3: 0.1}), member(3, applied_index=13, without_lane={2: "no"}))
+    m1, m2, m3 = found.members
+    assert (m1.address, m1.silent_for, m1.lag) == ("10.0.0.1", None, 0)
+    assert (m2.role, m2.address, m2.folder, m2.silent_for) == ("silent", "10.0.0.2", "/data/jobs/m2", 75.0)
+    assert (m3.address, m3.lag, m3.without_lane) == ("10.0.0.3", 7, {2: "no"})
+    assert (found.spare, found.complete, found.sessions) == (0, False, 5)
+    assert found.alarms[0] == "one more loss stops writes"
+
+
+def test_all_is_well() -> None:
+    found = status(member(1, "leader"), member(2), member(3))
+    assert (found.spare, found.complete, found.alarms) == (1, True, ())
+
+
+def test_without_a_leader_it_is_not_complete() -> None:
+    found = status(member(1), member(2), member(3))
+    assert not found.complete
+    assert found.alarms[0] == "no member leads"
+
+
+@pytest.mark.parametrize(
+    ("voters", "outgoing", "spare"),
+    [((1,), (), 0), ((1, 3), (), 0), ((1, 2, 3, 4, 5), (), -1), ((1, 3), (1, 2, 3), 0), ((1, 3), (2, 4, 5), -2)],
+)
+def test_a_joint_configuration_can_spare_what_both_halves_can(
+    voters: tuple[int, ...], outgoing: tuple[int, ...], spare: int
+) -> None:
+    fields = {"voters": voters, "outgoing": outgoing}
+    assert status(member(1, "leader", **fields), member(3, **fields)).spare == spare
+
+
+def test_who_is_about_to_leave_is_not_missed() -> None:
+    found = status(member(1, "leader"), member(2), member(3), member(4))
+    assert found.members[3].role == "outside"
+    assert found.complete
