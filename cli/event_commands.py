@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @options(common, timeout_option)
-@click.option(
-    "--after", type=WholeNumber(0, MAX_NUMBER), default=0, help="Only events with a greater number than this one."
-)
+@click.option("--after", type=WholeNumber(0, MAX_NUMBER), default=0, help="Only events with a greater number.")
 @click.option("--limit", type=WholeNumber(1, MAX_NUMBER), default=100, show_default=True, help="Only the last ones.")
 def events(cluster: str, address: str | None, output: str, timeout: float, after: int, limit: int) -> None:
     """Print what has happened to the cluster: elections, losses, replacements, alarms."""
