@@ -182,8 +182,8 @@ async def several(kv: Client, place: int) -> None:
 
 
 async def async_leased(kv: Client, place: int) -> None:
-    async with await kv.aio.lease(10, timeout=5):
-        await kv.aio.leases(timeout=5)
+    async with await kv.aio.lease(10, timeout=5) as lease:
+        await kv.aio.time_to_live(lease, timeout=5)
 
 
 async def async_locked(kv: Client, place: int) -> None:
