@@ -11,7 +11,8 @@ from lab.client.surface import SYNC
 from raykeeper.actors.handles import AsyncCoordination, Coordination
 from rooms import ROOT
 
-CALLS = [name for name in vars(Coordination) if not name.startswith("_")]
+LISTS_THE_OTHERS = "in_use"
+CALLS = [name for name in vars(Coordination) if not name.startswith("_") and name != LISTS_THE_OTHERS]
 TABLES = ("tests/unit/actors/recipes/test_extreme_arguments.py", "tests/lab/client/scenarios.py")
 
 
