@@ -804,6 +804,24 @@ LOCK_PAUSE_S = 0.05
 # The log of a member.
 SLOW_S = 0.1
 """An fsync, the application of a batch or a turn that takes longer is logged."""
+METRICS_SCANNED_KEYS = 1000
+"""Keys of each kind of coordination call that a member looks at to count its contenders..."""
+METRICS_SCAN_PAUSE_S = 10.0
+"""... and at most so often."""
+NOTED_APPEND_S = 0.01
+"""A write to the log that takes longer is remembered, to say where the time of a slow request went..."""
+MAX_SLOW_APPENDS = 64
+"""... and this many are."""
+BIG_ANSWER_BYTES = 4 << 20
+"""An answer to reads with more bytes is logged."""
+LAG_LOG_REVISIONS = 1000
+"""A watcher that has this many revisions to read..."""
+LAG_LOG_S = 5.0
+"""... for this many seconds is logged."""
+LAG_LOOK_S = 1.0
+"""Between two looks for one."""
+SHOWN_KEY_BYTES = 64
+"""Bytes of a key that a log line shows."""
 LOG_LINES_PER_WINDOW = 20
 """Lines of one kind that a member or supervisor logs in ``LOG_WINDOW_S``; the others are counted."""
 LOG_WINDOW_S = 60.0

@@ -117,6 +117,7 @@ async def _serve(
     from ..actors.logs import MemberLog
     from ..actors.proxy.etcd_proxy import EtcdProxy
     from ..actors.proxy.proxy_place import proxy_place
+    from ..telemetry import PROCESS
 
     tls = ProxyTls(cert_file, key_file, trusted_ca_file, client_cert_auth)
     if bool(cert_file) != bool(key_file) or (trusted_ca_file and not cert_file):
@@ -133,6 +134,7 @@ async def _serve(
         registered=not no_register,
         cors=cors,
         cluster_token=lambda: cluster_token(cluster.name),
+        telemetry=PROCESS,
     )
     try:
         await server.start(listen, advertise, tls)

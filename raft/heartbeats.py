@@ -49,7 +49,7 @@ class HeartbeatRounds(Replication):
     def _send_heartbeat(self, member: int, progress: Progress, promise: float, *, periodic: bool) -> None:
         commit = min(progress.match_index, self.log.commit_index)
         self._messages.append(Heartbeat(self.id, member, self.term, commit, self._round, promise))
-        progress.on_heartbeat_sent(self._round, commit, self.log.last_index, periodic=periodic)
+        progress.on_heartbeat_sent(self._round, commit, self.log.last_index, self._earliest, periodic=periodic)
         progress.ask(self._latest, round_=self._round)
 
     def send_deferred(self) -> None:
@@ -83,7 +83,7 @@ class HeartbeatRounds(Replication):
         progress = self.progress.get(message.sender)
         if progress is None or message.context > self._round:
             return
-        progress.on_heartbeat_response(message.context)
+        progress.on_heartbeat_response(message.context, self._earliest)
         progress.note_answer(self._latest)
         progress.promised_until = max(progress.promised_until, self._rounds.promised_until(message.context))
         self._count_promises()

@@ -76,6 +76,8 @@ class Progress:
         "_match_at_heartbeat",
         "_probe_sent",
         "_response_time",
+        "_timed_from",
+        "_timed_round",
         "acked_round",
         "chunk_in_flight",
         "heartbeats_since_send",
@@ -85,6 +87,7 @@ class Progress:
         "next_index",
         "promised_until",
         "recent_active",
+        "round_trip",
         "sent_commit",
         "sent_heartbeat",
         "snapshot",
@@ -128,6 +131,11 @@ class Progress:
         self._response_time = 0.0
         self._asked_at = math.inf
         self._asked_index = self._asked_round = 0
+        self._timed_round = 0
+        self._timed_from = 0.0
+        self.round_trip = -1.0
+        """Seconds from the last periodic heartbeat that it has answered to the answer; negative before the first. Only
+        metrics depend on it."""
 
     @property
     def lost_state(self) -> bool:
@@ -222,13 +230,16 @@ class Progress:
         self._probe_sent = False
         return True
 
-    def on_heartbeat_response(self, round_: int) -> None:
+    def on_heartbeat_response(self, round_: int, now: float = 0.0) -> None:
         """It is alive, and has answered heartbeat ``round_`` and all before it."""
         self.recent_active = True
         if self.heartbeats_since_send:  # the probe, or its answer, may be lost
             self._probe_sent = False
         if round_ > self.acked_round:
             self.acked_round = round_
+        if round_ == self._timed_round:
+            self._timed_round = 0
+            self.round_trip = now - self._timed_from
         if round_ == self.sent_heartbeat[0] and self.sent_heartbeat[1] > self.known_commit:
             self.known_commit = self.sent_heartbeat[1]
 
@@ -237,11 +248,12 @@ class Progress:
         if self.state is ProgressState.REPLICATE:
             self._become_probe(self.match_index + 1)
 
-    def on_heartbeat_sent(self, round_: int, commit: int, last_index: int, *, periodic: bool) -> None:
-        """A heartbeat has been sent: a periodic one, or one that confirms reads."""
+    def on_heartbeat_sent(self, round_: int, commit: int, last_index: int, now: float = 0.0, *, periodic: bool) -> None:
+        """A heartbeat has been sent: a periodic one, whose round trip is timed, or one that confirms reads."""
         self.sent_heartbeat = (round_, commit)
         self.sent_commit = max(self.sent_commit, commit)
         if periodic:
+            self._timed_round, self._timed_from = round_, now
             self.stalled = self.match_index < last_index and self.match_index == self._match_at_heartbeat
             self._match_at_heartbeat = self.match_index
             self.heartbeats_since_send += 1

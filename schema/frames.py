@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 
 from ..raft.messages import MemberChange
+from ..telemetry import Family
 from .answers import Answer, Failed, Item, RangeAnswer, RangePart
 from .client_identity import ClientIdentity
 from .commands import Administration, ClientWrites, ClusterEvent
@@ -255,6 +256,11 @@ class MonitorProcess(msgspec.Struct, frozen=True, array_like=True, tag=20):
     session: Number
 
 
+class AskFigures(msgspec.Struct, frozen=True, array_like=True, tag=27):
+    """Ask for a member's metrics. Any member that serves answers ``Figures`` at once; one of an older version refuses
+    the frame as invalid."""
+
+
 BareRequest = (
     Writes
     | Reads
@@ -277,6 +283,7 @@ BareRequest = (
     | AskClients
     | MonitorProcess
     | AskEvents
+    | AskFigures
 )
 
 
@@ -622,6 +629,12 @@ class EventsListed(msgspec.Struct, frozen=True, array_like=True, tag=16):
     term: int = 0
 
 
+class Figures(msgspec.Struct, frozen=True, array_like=True, tag=27):
+    """The metrics of a member's process."""
+
+    families: tuple[Family, ...]
+
+
 Reply = (
     Written
     | ReadReply
@@ -638,4 +651,5 @@ Reply = (
     | ClientsListed
     | ProcessMonitored
     | EventsListed
+    | Figures
 )

@@ -52,6 +52,7 @@ from .core.router import Router
 from .core.subscription import Subscription
 from .core.watch_core import WatchCore
 from .gc_pacer import gc_pacer
+from .hub_figures import HubFigures
 from .login import UserLogin
 from .reading_loop import ReadingLoop
 from .view import Call
@@ -193,6 +194,21 @@ class Hub:
     def term(self) -> int:
         """The newest Raft term that a member has named; 0 before the first."""
         return self._router.term
+
+    def figures(self) -> HubFigures:
+        """What metrics show of it. Any thread."""
+        dispatch, router = self._dispatch_core, self._router
+        return HubFigures(
+            dispatch.pending,
+            dispatch.frames_in_flight,
+            len(self.watch_core),
+            len(self.lease_core),
+            len(router.members),
+            router.leader,
+            router.term,
+            dispatch.revision,
+            self._refreshes,
+        )
 
     # -- calls --------------------------------------------------------------------------------------------------------
 

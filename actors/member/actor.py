@@ -53,6 +53,7 @@ from ...store.data_dir import DataDir, DataMissing, Identity, LogDamaged
 from ...store.data_lock import member_disk, try_lock
 from ...store.engine.files import free_bytes
 from ...store.engine.private_files import narrow
+from ...telemetry import PROCESS
 from ..leader_call import administer_as
 from ..log_files import log_to_ray
 from ..logs import MemberLog
@@ -349,7 +350,9 @@ class Member:
             check_room(spec.folder, START_FREE_BYTES + folder.log.size_bytes)
             note_served(spec.folder)
             host: str = _util.get_node_ip_address()
-            loop = EventLoop(folder, self._lookup, self._status, ProcessLocation(self._node_id, host), self._end)
+            loop = EventLoop(
+                folder, self._lookup, self._status, ProcessLocation(self._node_id, host), self._end, PROCESS
+            )
         except BaseException:
             folder.close()
             raise

@@ -19,11 +19,13 @@ from typing import Any
 from ...schema.commands import CommandUnknown
 from ...schema.frames import MemberStatus
 from ...store.data_dir import DataDir, DataMissing, StateDamaged
+from ...telemetry import Telemetry
 from ..log_files import flush_log
 from ..logs import MemberLog
 from ..transport.lane import LaneOffer
 from .clock import member_clock
 from .inbox import TurnInput
+from .member_metrics import MemberMetrics
 from .wiring import ProcessLocation, wire
 
 
@@ -34,6 +36,7 @@ class EventLoop:
         folder: the opened data; closed at the end.
         lookup, status, location: see ``wiring.wire``.
         gave_up: told why the loop has ended by itself, after its data was closed; on a thread of its own.
+        telemetry: the process's; by default, one of its own.
     """
 
     def __init__(
@@ -43,10 +46,13 @@ class EventLoop:
         status: Callable[[], MemberStatus],
         location: ProcessLocation | None = None,
         gave_up: Callable[[str], None] = lambda why: None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._gave_up = gave_up
         self._log = MemberLog("member", folder.identity.cluster_name, folder.identity.name)
-        parts = wire(folder, lookup, status, location)
+        self.telemetry = telemetry or Telemetry()
+        """Where its figures are collected."""
+        parts = wire(folder, lookup, status, location, self.telemetry)
         self.inbox = parts.inbox
         self.replica = parts.replica
         self.handler = parts.handler
@@ -57,6 +63,8 @@ class EventLoop:
         self._failover = parts.failover
         self._lanes = parts.lanes
         self._workers = parts.workers
+        metrics = MemberMetrics(parts.replica, parts.handler, parts.inbox, parts.transport, parts.lanes, status)
+        self._forget_figures = self.telemetry.add(metrics.families)
         self._stop: str | None = None
         self._thread = threading.Thread(target=self._run, name="member loop", daemon=True)
 
@@ -70,6 +78,8 @@ class EventLoop:
 
     def stop(self, why: str) -> None:
         """Answer all waiting callers and close the data; returns when that is done."""
+        self._forget_figures()
+        self.replica.slow.close()
         self._stop = why
         self.inbox.wake()
         self._thread.join()
@@ -105,6 +115,8 @@ class EventLoop:
     def _give_up(self, why: str) -> None:
         """Stop in order and say why: a new process of this version could do no better."""
         self._log.error("serves no longer: %s", why)
+        self._forget_figures()
+        self.replica.slow.close()
         self.inbox.close()
         self.replica.stop(why)
         threading.Thread(target=self._gave_up, args=(why,), name="gave up", daemon=True).start()

@@ -105,6 +105,11 @@ class Inbox:
             self._sleeping = False
 
     @property
+    def depths(self) -> tuple[int, int, int]:
+        """Events that wait, their bytes, and peers' frames that wait. Any thread."""
+        return len(self._events), self._event_bytes, len(self._frames)
+
+    @property
     def wants_requests(self) -> bool:
         """Whether there are fewer events than a turn takes; more would only wait here."""
         return len(self._events) < TURN_EVENTS

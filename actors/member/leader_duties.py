@@ -62,6 +62,11 @@ class LeaderDuties:
         self.heard_session = self._sessions.heard
         """Told each session whose write was applied, and when that write arrived."""
 
+    @property
+    def leases_renewed(self) -> int:
+        """Keep-alives of leases that were answered so far."""
+        return self._lessor.renewed
+
     # -- taking and losing leadership ---------------------------------------------------------------------------------
 
     def follow_leadership(self, now: float) -> None:

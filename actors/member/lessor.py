@@ -47,6 +47,8 @@ class Lessor:
         """Keep-alives that wait for a renewal in the log, with its index."""
         self._expiry_index = 0
         self._term = 0
+        self.renewed = 0
+        """Keep-alives of leases so far; for metrics."""
 
     # -- leading and not leading --------------------------------------------------------------------------------------
 
@@ -150,6 +152,7 @@ class Lessor:
             return Kept.GONE
         if self._must_be_logged(known, session):
             return Kept.ASK_AGAIN  # a checkpoint has overtaken the renewal
+        self.renewed += 1
         return Kept.ALIVE if self._count_from(lease, known.ttl, arrival) else Kept.ASK_AGAIN
 
     def status(self, leases: Iterable[int], now: float) -> list[tuple[int, float, float]]:

@@ -16,7 +16,7 @@ from ...schema.frames import Refusal, Refused
 from .events import Proposal
 from .turn import Turn
 
-_NOT_PROPOSED: tuple[int, Proposal | None] = (0, None)
+_NOT_PROPOSED: tuple[int, Proposal | None, float] = (0, None, 0.0)
 
 
 class Proposals:
@@ -25,13 +25,19 @@ class Proposals:
     Args:
         node: its consensus core.
         turn: the member's.
+        slow: told of a proposal that took long: its index, and when it was proposed.
     """
 
-    def __init__(self, node: Node, turn: Turn) -> None:
+    def __init__(
+        self, node: Node, turn: Turn, slow: Callable[[Proposal, int, float], None] = lambda proposal, index, at: None
+    ) -> None:
         self._node = node
         self._turn = turn
-        self._waiting: dict[int, tuple[int, Proposal]] = {}
-        """By log index: the term in which it was proposed, and the proposal with its callback."""
+        self._slow = slow
+        self._waiting: dict[int, tuple[int, Proposal, float]] = {}
+        """By log index: the term in which it was proposed, the proposal with its callback, and when that was."""
+        self.failed = 0
+        """Proposals that were refused, or whose outcome is unknown, so far; for metrics."""
 
     @property
     def active_version(self) -> int:
@@ -39,6 +45,11 @@ class Proposals:
         For any thread."""
         state = self._turn.state
         return min(COMMANDS_VERSION, state.members.version(state.configuration.members))
+
+    @property
+    def pending(self) -> int:
+        """How many wait for their place in the log to be applied. Any thread."""
+        return len(self._waiting)
 
     # -- into the log -------------------------------------------------------------------------------------------------
 
@@ -49,7 +60,7 @@ class Proposals:
         late = [proposal for proposal in proposals if proposal.deadline <= now]
         if late:
             why = "its deadline passed before it could be proposed"
-            _refuse(late, Refused(Refusal.OVERLOADED, self._node.leader, why))
+            self._refuse(late, Refused(Refusal.OVERLOADED, self._node.leader, why))
             proposals = [proposal for proposal in proposals if proposal.deadline > now]
         if proposals:
             self._append(proposals)
@@ -60,18 +71,18 @@ class Proposals:
         try:
             index = node.propose([proposal.data for proposal in proposals])
         except NotLeader:
-            _refuse(proposals, Refused(Refusal.NOT_LEADER, node.leader))
+            self._refuse(proposals, Refused(Refusal.NOT_LEADER, node.leader))
             return
         except ProposalRefused as error:
             if len(proposals) > 1:  # propose as many as fit
                 for proposal in proposals:
                     self._append([proposal])
                 return
-            _refuse(proposals, Refused(Refusal.OVERLOADED, node.leader, str(error)))
+            self._refuse(proposals, Refused(Refusal.OVERLOADED, node.leader, str(error)))
             return
-        term = node.term
+        term, now = node.term, self._turn.now
         for proposal in proposals:
-            self._waiting[index] = (term, proposal)
+            self._waiting[index] = (term, proposal, now)
             index += 1
 
     def propose_own(self, command: Command) -> int:
@@ -89,7 +100,7 @@ class Proposals:
         """The commands of entries that this member has proposed: their data need not be decoded a second time."""
         known: dict[int, Command] = {}
         for entry in entries:
-            term, proposal = self._waiting.get(entry.index, _NOT_PROPOSED)
+            term, proposal, _ = self._waiting.get(entry.index, _NOT_PROPOSED)
             if term == entry.term and proposal is not None and proposal.decoded is not None:
                 known[entry.index] = proposal.decoded
         return known
@@ -99,39 +110,46 @@ class Proposals:
         entries: Sequence[Entry],
         answers: Sequence[tuple[Answer, ...]],
         heard: Callable[[int, float], object],
+        slow_before: float,
     ) -> None:
         """Answer the proposals whose entries were applied, and those whose place another leader's entry took.
 
         Args:
             answers: of the first entries; no others were applied.
             heard: told the session of each write, and when it arrived, before the write is answered.
+            slow_before: what arrived before is slow.
         """
         waiting = self._waiting
         for entry, answer in zip(entries, answers, strict=False):
             proposed = waiting.pop(entry.index, None)
             if proposed is None:
                 continue
-            term, proposal = proposed
+            term, proposal, at = proposed
             if term != entry.term:
+                self.failed += 1
                 proposal.done(Refused(Refusal.LOST, self._node.leader))
                 continue
             if proposal.session:
                 heard(proposal.session, proposal.arrival)
             proposal.done(answer)
+            if proposal.arrival < slow_before:
+                self._slow(proposal, entry.index, at)
 
     def drop(self, refused: Refused) -> None:
         """Give up all that wait: this member will not see their entries applied as its own."""
         waiting, self._waiting = self._waiting, {}
-        for _, proposal in waiting.values():
+        self.failed += len(waiting)
+        for _, proposal, _ in waiting.values():
             proposal.done(refused)
 
     def refuse_late(self, now: float) -> None:
         """Answer the proposals whose deadline has passed. Their entries may still be committed."""
-        late = [index for index, (_, proposal) in self._waiting.items() if proposal.deadline <= now]
+        late = [index for index, (_, proposal, _) in self._waiting.items() if proposal.deadline <= now]
+        self.failed += len(late)
         for index in late:
             self._waiting.pop(index)[1].done(Refused(Refusal.TIMED_OUT, self._node.leader))
 
-
-def _refuse(proposals: Sequence[Proposal], refused: Refused) -> None:
-    for proposal in proposals:
-        proposal.done(refused)
+    def _refuse(self, proposals: Sequence[Proposal], refused: Refused) -> None:
+        self.failed += len(proposals)
+        for proposal in proposals:
+            proposal.done(refused)

@@ -29,6 +29,8 @@ class ReadRounds:
         self._confirmed: list[tuple[int, list[ReadAsked]]] = []
         self._awaiting_revision: list[ReadAsked] = []
         self._context = 0
+        self.failed = 0
+        """Reads whose time has passed so far; for metrics."""
 
     def add_read(self, read: ReadAsked, state: State) -> None:
         """Add a read; a serializable one may be allowed at once."""
@@ -75,16 +77,25 @@ class ReadRounds:
             _allow(allowed)
 
     @property
+    def pending(self) -> int:
+        """How many reads wait. Any thread."""
+        asked = sum([len(reads) for reads in list(self._asked.values())])
+        confirmed = sum([len(reads) for _, reads in self._confirmed])
+        return len(self._waiting) + len(self._awaiting_revision) + asked + confirmed
+
+    @property
     def await_commits(self) -> bool:
         """Whether reads wait for entries to be applied."""
         return bool(self._confirmed or self._awaiting_revision)
 
     def refuse_late(self, now: float) -> None:
         """Refuse the reads whose deadline has passed."""
+        before = self.pending
         self._waiting = _still_in_time(self._waiting, now)
         self._awaiting_revision = _still_in_time(self._awaiting_revision, now)
         self._confirmed = [(index, _still_in_time(reads, now)) for index, reads in self._confirmed]
         self._asked = {context: _still_in_time(reads, now) for context, reads in self._asked.items()}
+        self.failed += before - self.pending
 
     def refuse_all(self, refused: Refused) -> None:
         """Refuse all reads: this member stops."""

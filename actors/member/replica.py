@@ -22,7 +22,9 @@ from ...errors import DataCorrupted
 from ...limits import (
     COMMIT_NOTICE_PAUSE_S,
     DEFERRED_SEND_PAUSE_S,
+    LAG_LOOK_S,
     MAX_READY_ROUNDS,
+    NOTED_APPEND_S,
     SLOW_S,
     TURN_S,
     Limits,
@@ -36,6 +38,7 @@ from ...schema.answers import Answer
 from ...schema.frames import Refusal, Refused
 from ...store.data_dir import DataDir, DataMissing, StateDamaged
 from ...store.state.machine import State
+from ...telemetry import COUNT_BUCKETS, Histogram
 from ..logs import MemberLog
 from .clock import both_readings
 from .compaction_pacer import CompactionPacer
@@ -62,6 +65,7 @@ from .node_config import node_config
 from .operator_log import OperatorLog, TurnTimes
 from .proposals import Proposals
 from .read_index import ReadRounds
+from .slow_requests import SlowRequests
 from .snapshots import Background, MemberStorage, Snapshots
 from .turn import Turn
 from .watches import Watches
@@ -103,10 +107,10 @@ class Replica:
         self._clock = clock
         self._readings = both_readings(clock)
         self._turn = Turn(*self._readings(), folder.state)
-        self._snapshots = Snapshots(folder, limits, background, clock)
+        self.snapshots = Snapshots(folder, limits, background, clock)
         self.node = Node(
             node_config(folder.identity, timings, limits),
-            MemberStorage(folder, self._snapshots),
+            MemberStorage(folder, self.snapshots),
             hard_state=folder.log.hard_state,
             configuration=folder.state.configuration,
             applied=folder.log.first_index() - 1 if folder.state.lost else folder.state.applied_index,
@@ -114,31 +118,41 @@ class Replica:
             needs_snapshot=bool(folder.state.lost),
             now=clock(),
         )
+        log = MemberLog("member", folder.identity.cluster_name, folder.identity.name)
         self._operator_log = OperatorLog(
-            MemberLog("member", folder.identity.cluster_name, folder.identity.name),
+            log,
             self.node,
             folder.state.alarms,
             folder.state.compact_revision,
         )
         self._times = TurnTimes()
+        self.slow = SlowRequests(log)
+        """Counts what was slow, and says so."""
+        self.turn_times = Histogram()
+        """Seconds of each turn, in real time; for metrics, like the next."""
+        self.turn_sizes = Histogram(COUNT_BUCKETS)
+        """Messages and events of each turn."""
+        self.leader_changes = self.slow_applies = 0
+        self.round_trips: dict[int, Histogram] = {}
+        """Of a leader: seconds from a heartbeat to its answer, by member; one in each heartbeat interval."""
         # What waits: for its place in the log, for a quorum's word, for a configuration.
-        self._proposals = Proposals(self.node, self._turn)
-        self._reads = ReadRounds()
+        self.proposals = Proposals(self.node, self._turn, self.slow.wrote)
+        self.reads = ReadRounds()
         self.config_changes = ConfigChanges(self.node, self._turn, 2 * timings.election_timeout)
         # What a leader does. Every member reads the cluster's clock.
-        self._time = ClusterTime(self._turn, self._proposals.propose_own, clock())
-        self._duties = LeaderDuties(
+        self._time = ClusterTime(self._turn, self.proposals.propose_own, clock())
+        self.duties = LeaderDuties(
             self.node,
             self._turn,
             clock,
             self._time,
-            self._proposals,
+            self.proposals,
             self.config_changes,
-            self._reads,
+            self.reads,
         )
         self._recorder = None
         if wall is not None:
-            propose = self._proposals.propose_own
+            propose = self.proposals.propose_own
             self._recorder = EventRecorder(self.node, self._turn, self.config_changes, propose, wall)
         # What every member does.
         self.watches = Watches(self._turn, clock, lambda: self.is_cut_off, lambda: self.term)
@@ -146,13 +160,15 @@ class Replica:
         self.hashing = Hashing(background, throttle, folder.state.applied_index)
         self._checked_at = clock()
         """When a leader last had the members' contents compared."""
-        self._trimmer = LogTrimmer(folder, self._snapshots, limits, background, self._operator_log)
+        self._trimmer = LogTrimmer(folder, self.snapshots, limits, background, self._operator_log)
         self._compaction = CompactionPacer(self._turn, clock())
         self._last_tick = clock()
         """The time up to which the core has counted ticks."""
-        self._next_sweep = self._last_tick
+        self._next_sweep = self._next_lag_look = self._last_tick
         self._leadership = ("", 0, 0, 0)
         """Role, term, leader and transfer target when the duties last followed them."""
+        self._led_by = 0
+        """The last leader that was known."""
         self._tell_commit_at = math.inf
         """When followers for whom nothing brings the commit index are told of it."""
         self._send_deferred_at = math.inf
@@ -160,13 +176,13 @@ class Replica:
         self._work_left = False
         """Whether the last turn ended before everything ready was processed."""
         self._handlers: dict[type[InboxEvent], Callable[[Any], None]] = {
-            ReadAsked: lambda event: self._reads.add_read(event, self._turn.state),
-            SessionRenewal: self._duties.keep_session,
-            LeaseRenewal: self._duties.keep_leases,
-            LeasesAsked: self._duties.report_leases,
+            ReadAsked: lambda event: self.reads.add_read(event, self._turn.state),
+            SessionRenewal: self.duties.keep_session,
+            LeaseRenewal: self.duties.keep_leases,
+            LeasesAsked: self.duties.report_leases,
             BackgroundDone: lambda event: event.then(),
             Unreachable: lambda event: self.node.report_unreachable(event.member),
-            LeadershipTransfer: self._duties.transfer,
+            LeadershipTransfer: self.duties.transfer,
             MembershipChange: lambda event: self.config_changes.request_change(event, self._turn.now),
             CompactionAwaited: self._compaction.wait,
         }
@@ -190,6 +206,11 @@ class Replica:
         return self._time.reading(self._clock())
 
     @property
+    def turn_began(self) -> float:
+        """When the present turn, or the last one, began, on the member's clock."""
+        return self._turn.now
+
+    @property
     def is_leader(self) -> bool:
         """Whether this member believes that it leads; only a confirmed heartbeat round proves it."""
         return self.node.role == "leader"
@@ -207,7 +228,7 @@ class Replica:
     @property
     def active_version(self) -> int:
         """The newest version of commands that all members of the configuration support. Newer ones are not proposed."""
-        return self._proposals.active_version
+        return self.proposals.active_version
 
     @property
     def is_cut_off(self) -> bool:
@@ -220,7 +241,7 @@ class Replica:
         serves."""
         state, serve_from = self.folder.state, self.folder.serve_from
         if state.lost:
-            return f"its state is lost ({state.lost}); it waits for a snapshot, {self._snapshots.arrival}"
+            return f"its state is lost ({state.lost}); it waits for a snapshot, {self.snapshots.arrival}"
         if state.applied_index < serve_from:
             return (
                 f"its state is being rebuilt from its log, and has reached index {state.applied_index} of {serve_from}"
@@ -246,7 +267,9 @@ class Replica:
             self._check_damage()
             raise
         self._check_damage()
-        if (took := monotonic() - times.began) >= SLOW_S:
+        self.turn_times.observe(took := monotonic() - times.began)
+        self.turn_sizes.observe(len(messages) + len(events))
+        if took >= SLOW_S:
             self._operator_log.slow_turn(took, times, messages, events)
 
     def _do_turn(self, messages: Sequence[Message], events: Sequence[InboxEvent]) -> None:
@@ -261,8 +284,8 @@ class Replica:
         node.set_time(now, most)
         self._step(messages, now)
         self._take_events(events)
-        self._reads.start_round(node)
-        if self._snapshots.chunk_due(now):
+        self.reads.start_round(node)
+        if self.snapshots.chunk_due(now):
             node.snapshot_chunk_ready()
         if now >= self._send_deferred_at:
             node.send_deferred()
@@ -270,14 +293,14 @@ class Replica:
             node.tell_commit()
         self._process_all_ready()
         more = False
-        if self._duties.term:
+        if self.duties.term:
             last = node.last_index
-            self._duties.work(now, self.timings.heartbeat_interval)
+            self.duties.work(now, self.timings.heartbeat_interval)
             more = node.last_index != last
         if now >= self._next_sweep or now >= self._compaction.due:
             self._keep_house(now)
             more = True
-        more |= node.want_commits(self.watches.busy or self._reads.await_commits)
+        more |= node.want_commits(self.watches.busy or self.reads.await_commits)
         if more and node.has_ready():
             self._process_all_ready()
         if not node.sends_deferred:
@@ -302,10 +325,12 @@ class Replica:
             if not self._work_left or self._clock() - now >= TURN_S:
                 break
         leadership = node.role, node.term, node.leader, node.transfer_target
-        if leadership != self._leadership or (node.role == "leader" and not self._duties.term):
+        if leadership != self._leadership or (node.role == "leader" and not self.duties.term):
+            self.leader_changes += node.leader not in (0, self._led_by)
+            self._led_by = node.leader or self._led_by
             self._leadership = leadership
             self._operator_log.follow_leadership()
-            self._duties.follow_leadership(now)
+            self.duties.follow_leadership(now)
 
     def _process_ready(self, ready: Ready) -> None:
         """The order on which safety rests: what binds this member (its entries, its vote, its acknowledgements) is on
@@ -325,11 +350,11 @@ class Replica:
         if ready.messages and answer_first:
             self._send(ready.messages)
         if ready.chunk is not None:  # after applying: it may replace what was applied to
-            self._snapshots.receive_chunk(ready.chunk, self.node, self._state_replaced)
+            self.snapshots.receive_chunk(ready.chunk, self.node, self._state_replaced)
         if ready.read_states or ready.failed_reads:
-            self._reads.round_answered(ready, self._turn.state)
+            self.reads.round_answered(ready, self._turn.state)
         if ready.rejected_snapshots:
-            self._snapshots.snapshot_rejected(ready.rejected_snapshots)
+            self.snapshots.snapshot_rejected(ready.rejected_snapshots)
 
     # -- input --------------------------------------------------------------------------------------------------------
 
@@ -378,7 +403,7 @@ class Replica:
             else:
                 self._handlers[type(event)](event)
         if proposals:
-            self._proposals.propose(proposals)
+            self.proposals.propose(proposals)
 
     # -- output -------------------------------------------------------------------------------------------------------
 
@@ -387,8 +412,10 @@ class Replica:
         began = monotonic()
         self.folder.log.append(ready.entries, ready.hard_state, sync=ready.must_sync)
         self._times.append += (took := monotonic() - began)
-        if took >= SLOW_S:
-            self._operator_log.slow_append(took, ready)
+        if took >= NOTED_APPEND_S:
+            self.slow.note_append(ready.entries, took)
+            if took >= SLOW_S:
+                self._operator_log.slow_append(took, ready)
 
     def _apply(self, ready: Ready) -> None:
         """Apply the first of the committed entries, as many as time allows in one round, in one write; then answer.
@@ -410,7 +437,7 @@ class Replica:
                 configurations[entries[0].index] = self.node.apply_configuration(entries[0])
         began = monotonic()
         try:
-            answers = state.apply_some(entries, configurations, self._proposals.decoded(entries))
+            answers = state.apply_some(entries, configurations, self.proposals.decoded(entries))
         except DataCorrupted as error:
             state.report_damage(error)
             raise
@@ -419,7 +446,9 @@ class Replica:
                 self._operator_log.command_error(index, raised)
         ready.committed = entries[: len(answers)]
         self._times.apply += (took := monotonic() - began)
+        self.slow.apply_began, self.slow.apply_took = now, took
         if took >= SLOW_S:  # without answers, the first entry is partly done
+            self.slow_applies += 1
             self._operator_log.slow_apply(took, ready.committed or entries[:1])
         if answers:
             self._answer(ready.committed, answers, now)
@@ -428,20 +457,20 @@ class Replica:
         """These entries were just applied: answer those that are proposals of this member, and let everything continue
         that waited for them. Watches come before reads: a watch that a read allows to start now must start after these
         entries. A lone watch comes first of all: a lock is handed over by one."""
-        state, duties = self._turn.state, self._duties
+        state, duties = self._turn.state, self.duties
         self._time.applied(now)
         if duties.term:
             for answer in answers:
                 duties.count_granted(answer, now)
         self.watches.keys_changed(state.take_changed_keys(), state.revision)
-        self._proposals.answer(entries, answers, duties.heard_session)
+        self.proposals.answer(entries, answers, duties.heard_session, now + self.slow.apply_took - SLOW_S)
         self.watches.answer_others()
         content = state.take_content_hasher()
         if content is not None:
             self.hashing.hash_content(content, state.report_damage)
             if content.routine:
                 self._checked_at = now
-        self._reads.applied(state)
+        self.reads.applied(state)
         duties.applied()
         self.config_changes.applied()
 
@@ -452,11 +481,11 @@ class Replica:
         self.watches.state_replaced()
         self.hashing.state_replaced(self._turn.state.applied_index)
         self._time.applied(self._clock())
-        self._reads.applied(self._turn.state)
+        self.reads.applied(self._turn.state)
         self._compaction.due = self._clock()
 
     def _drop_proposals(self, refused: Refused) -> None:
-        self._proposals.drop(refused)
+        self.proposals.drop(refused)
         self.config_changes.drop_waiting(refused)
 
     # -- housekeeping -------------------------------------------------------------------------------------------------
@@ -473,11 +502,11 @@ class Replica:
         """Once in a heartbeat interval. Late waits are refused first, before anything that may be slow."""
         self._follow_settings()
         self._next_sweep = now + self.timings.heartbeat_interval
-        self._proposals.refuse_late(now)
-        self._reads.refuse_late(now)
+        self.proposals.refuse_late(now)
+        self.reads.refuse_late(now)
         self.config_changes.refuse_late(now)
         self._compaction.refuse_late(now)
-        self._snapshots.drop_idle()
+        self.snapshots.drop_idle()
         if not self.folder.exists:
             raise DataMissing(f"{self.folder.path} is gone")
         self._trimmer.trim()
@@ -485,9 +514,22 @@ class Replica:
         self.watches.answer_overdue_polls(now)
         self.folder.write_membership_note()
         self._operator_log.follow_state(self, now)
-        if self._recorder is not None and self._duties.term:
+        if self._recorder is not None and self.duties.term:
             self._recorder.work(now)
+        self._look_at_lag(now)
         self._compaction.look_again(now)
+
+    def _look_at_lag(self, now: float) -> None:
+        """What is told of other processes: how far members are away, and which watcher lags."""
+        if self.node.role == "leader":
+            for member, progress in self.node.progress.items():
+                if progress.round_trip >= 0:
+                    self.round_trips.setdefault(member, Histogram()).observe(progress.round_trip)
+                    progress.round_trip = -1.0
+        if now >= self._next_lag_look:
+            self._next_lag_look = now + LAG_LOOK_S
+            if self.watches.busy:
+                self.slow.follow_watches(self.watches.figures(now), now)
 
     def _follow_settings(self) -> None:
         """Adopt timings and limits that a ``Configure`` command has changed."""
@@ -499,7 +541,7 @@ class Replica:
         self.timings, self.limits = timings, limits = settings.timings, settings.limits
         self._operator_log.log.info("runs under changed settings: %s", settings)
         self.node.config = node_config(self.folder.identity, timings, limits)
-        self._snapshots.limits = self._trimmer.limits = limits
+        self.snapshots.limits = self._trimmer.limits = limits
         self.config_changes.silence = 2 * timings.election_timeout
 
     def _recover(self) -> None:
@@ -527,7 +569,7 @@ class Replica:
         # A follower counts time when it hears from its leader: only silence has to wake it.
         ticks = 2 if self.node.role == "follower" else 1
         wakeup = self._last_tick + ticks * self.timings.heartbeat_interval
-        chunk_due = self._snapshots.next_due
+        chunk_due = self.snapshots.next_due
         if chunk_due is not None:
             wakeup = min(wakeup, chunk_due)
         return min(wakeup, self._compaction.due, self._tell_commit_at, self._send_deferred_at)
@@ -537,8 +579,8 @@ class Replica:
         refused = Refused(Refusal.NOT_SERVING, message=why)
         lost = Refused(Refusal.LOST, message=why)
         self._drop_proposals(lost)
-        self._reads.refuse_all(refused)
+        self.reads.refuse_all(refused)
         self._compaction.refuse_all(refused)
-        self._duties.stop()
+        self.duties.stop()
         self.watches.close()
         self.folder.close()

@@ -7,19 +7,22 @@ the loop: a reply that may take a long time to make is a ``SlowReply``, which mu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from time import monotonic
 from typing import Any, NamedTuple
 
 import msgspec
 
 from ...errors import AuthFailed, InvalidArgument, PermissionDenied, RequestTooLarge, Unavailable
 from ...limits import (
+    BIG_ANSWER_BYTES,
     CLIENTS_PER_ANSWER,
     LANE_QUICK_READS,
     MAX_FRAME_DEADLINE_S,
     READ_FRAME_S,
     READ_SCAN_KEYS,
+    SLOW_S,
     WATCH_POLL_S,
     Limits,
 )
@@ -39,6 +42,7 @@ from ...schema.frames import (
     Administer,
     AskClients,
     AskEvents,
+    AskFigures,
     AskLeases,
     AskStatus,
     AsUser,
@@ -50,6 +54,7 @@ from ...schema.frames import (
     Defragment,
     EndBackup,
     EventsListed,
+    Figures,
     HashKeys,
     KeepAlive,
     KeepLeases,
@@ -79,6 +84,7 @@ from ...schema.frames import (
 from ...schema.key_range import KeyRange
 from ...schema.operations import Range
 from ...schema.replies import MakeReply, SlowReply, reply_bytes
+from ...telemetry import COUNT_BUCKETS, Family, Histogram
 from ..transport.lane_server import Lane
 from .client_list import clients_of, owner_of
 from .events import (
@@ -112,6 +118,7 @@ class RequestHandler:
         status: makes the member's status.
         operators: serves what an operator asks of this member.
         monitor: notices the death of the process at the other end of a lane, which has that session; whether it can.
+        figures: makes the families of this process's metrics.
     """
 
     def __init__(
@@ -122,6 +129,7 @@ class RequestHandler:
         status: Callable[[], MemberStatus],
         operators: OperatorRequests,
         monitor: Callable[[Lane, int], bool] = lambda lane, session: False,
+        figures: Callable[[], Sequence[Family]] = tuple,
     ) -> None:
         self._replica = replica
         self._monitor = monitor
@@ -129,6 +137,9 @@ class RequestHandler:
         self._clock = clock
         self._status = status
         self._operators = operators
+        self._figures = figures
+        self.batch_sizes = Histogram(COUNT_BUCKETS)
+        """Writes of each frame."""
         self._cluster = replica.folder.identity.cluster
         self._users = UserCheck(replica)
         self._audit = Audit(replica.folder.identity.cluster_name, replica.folder.identity.name)
@@ -199,6 +210,8 @@ class RequestHandler:
             token, request = request.token, request.request
         if isinstance(request, AskStatus):
             done(SlowReply(lambda: reply_bytes(Status(self._status()))))
+        elif isinstance(request, AskFigures):
+            done(SlowReply(lambda: reply_bytes(Figures(tuple(self._figures())))))
         elif request.cluster != self._cluster:
             _finish(done, Refused(Refusal.WRONG_CLUSTER))
         elif why := self._replica.why_not_serving:
@@ -218,6 +231,7 @@ class RequestHandler:
 
     def _write(self, request: Writes, asked: _Asked) -> None:
         commands = request.commands
+        self.batch_sizes.observe(len(commands.writes))
         if too_new := self._too_new(commands):
             _finish(asked.done, Refused(Refusal.INVALID, message=too_new))
             return
@@ -376,6 +390,7 @@ class RequestHandler:
 
     def _enqueue_event(self, event: InboxEvent, size: int, done: ReplyCallback) -> None:
         if not self._enqueue(event, size):
+            self._replica.slow.refused(event)
             _finish(done, Refused(Refusal.OVERLOADED, self._replica.leader, "the member's inbox is full"))
 
     def _read(self, request: Reads, asked: _Asked) -> None:
@@ -454,7 +469,8 @@ class RequestHandler:
         """Do as many reads as fit into one reply and into ``READ_FRAME_S``, at least one; the client sends the rest
         again."""
         bytes_left = self.limits.max_page_bytes
-        until = self._clock() + READ_FRAME_S
+        started, began = self._clock(), monotonic()
+        until = started + READ_FRAME_S
         answers: list[RangeAnswer | RangePart | Failed] = []
         for read in request.reads:
             if bytes_left <= 0 or (answers and self._clock() >= until):
@@ -466,7 +482,11 @@ class RequestHandler:
             if not isinstance(answer, Failed):
                 bytes_left -= sum([len(item.key) + len(item.value) for item in answer.items])
             answers.append(answer)
-        return reply_bytes(ReadReply(tuple(answers), self._replica.term))
+        reply = reply_bytes(ReadReply(tuple(answers), self._replica.term))
+        waited, took = started - asked.arrival, monotonic() - began
+        if waited + took >= SLOW_S or len(reply) >= BIG_ANSWER_BYTES:
+            self._replica.slow.read(request.reads, waited, took, len(reply))
+        return reply
 
     def _range(self, request: Range, page_bytes: int, asked: _Asked) -> RangeAnswer | RangePart | Failed:
         """One page. If users or roles have changed while it was read, the right to it is looked up again: what was

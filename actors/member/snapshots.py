@@ -66,6 +66,8 @@ class Snapshots:
         """The id of the snapshot that is being verified, empty for none."""
         self._paused_until = 0.0
         """No snapshot is made or received before this time: our disk has failed."""
+        self.made = self.installed = 0
+        """How many there were; for metrics."""
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -226,6 +228,7 @@ class Snapshots:
             self._outgoing = made
             self._meta = SnapshotMeta(index, term, configuration, made.id, made.size)
             self._last_used = self._clock()
+            self.made += 1
             self._log.info("has made a snapshot of index %d, %d bytes", index, made.size)
 
         self._background(outgoing.pack, publish)
@@ -328,6 +331,7 @@ class Snapshots:
                 return
             self._drop_outgoing()
             self._folder.install_snapshot(incoming, keep_log=keep_log)
+            self.installed += 1
             self._log.info("has taken over a snapshot of index %d, %d bytes", chunk.meta.index, chunk.meta.size)
             node.snapshot_installed(chunk.meta, log_kept=keep_log)
             replaced()

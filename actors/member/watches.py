@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from ...limits import (
     MAX_WATCH_STREAMS,
@@ -106,6 +107,21 @@ _Reads = dict[tuple[HistoryQuery, int], tuple[Changes, tuple[WatchEvent, ...]]]
 _NO_OTHERS: tuple[_Polls, int, _Polls] = ([], 0, [])
 
 
+class WatchFigures(NamedTuple):
+    """See :meth:`Watches.figures`."""
+
+    streams: int
+    watches: int
+    due: int
+    """Watches with something to read."""
+    lag: int
+    """Revisions that the slowest of them has not read."""
+    slowest: bytes
+    """The stream of that one; empty if none lags..."""
+    silent: float
+    """... and for how many seconds its client has not polled."""
+
+
 class Watches:
     """See the module.
 
@@ -138,6 +154,8 @@ class Watches:
         """Whether there are streams."""
         self._others = _NO_OTHERS
         """Polls that :meth:`answer_others` is to answer: in the loop, with the revision before; and on threads."""
+        self.events_sent = 0
+        """Events in replies so far; for metrics."""
         self._closed = False
 
     # -- the loop's side ----------------------------------------------------------------------------------------------
@@ -204,6 +222,24 @@ class Watches:
                     self._drop(stream)
             self._forget(WATCH_FORGET_AT_ONCE)
         self._answer(polls)
+
+    def figures(self, now: float) -> WatchFigures:
+        """How much is watched, and which stream lags most. Any thread."""
+        with self._lock:
+            seen = self._seen
+            watches = due = lag = 0
+            slowest: _ServedStream | None = None
+            for stream in self._streams.values():
+                watches += len(stream.watches)
+                if not stream.due:
+                    continue
+                due += len(stream.due)
+                most = seen - min([watch.position for watch in stream.due])
+                if most > lag:
+                    slowest, lag = stream, most
+            silent = 0.0 if slowest is None or slowest.poll is not None else max(0.0, now - slowest.polled_at)
+            id = b"" if slowest is None else slowest.id
+            return WatchFigures(len(self._streams), watches, due, lag, id, silent)
 
     def close(self) -> None:
         """This member stops: refuse all waiting polls."""
@@ -435,6 +471,7 @@ class Watches:
         watch.position = found.upto
         if found.changes or found.upto < seen:  # the position matters too, to a client that resumes at another member
             batches.append(WatchBatch(watch.id, found.upto, events))
+            self.events_sent += len(events)
         return found.size
 
     def _put_back(self, watches: list[_Watch], seen: int) -> tuple[int, ...] | None:

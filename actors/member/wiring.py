@@ -26,6 +26,7 @@ from ...limits import (
 from ...proxy_address import port_range
 from ...schema.frames import MemberStatus
 from ...store.data_dir import DataDir, Identity
+from ...telemetry import Telemetry
 from ..logs import MemberLog
 from ..transport.lane import HAS_LANES, LaneBroken, open_lane
 from ..transport.lane_address import lane_host
@@ -82,6 +83,7 @@ def wire(
     lookup: Callable[[int], Any],
     status: Callable[[], MemberStatus],
     location: ProcessLocation | None,
+    telemetry: Telemetry,
 ) -> Parts:
     """Build the parts of a member.
 
@@ -91,6 +93,7 @@ def wire(
         status: makes the member's status.
         location: where lanes may be opened to it; without one, everything goes by actor calls, and no death of a
             client's process is noticed.
+        telemetry: where its figures are collected.
     """
     identity = folder.identity
     settings = decode_settings(folder.state.settings) if folder.state.settings else Settings()
@@ -155,7 +158,13 @@ def wire(
     )
     operators = OperatorRequests(_BackedUp(inbox, replica), _in_background(own_worker, inbox), Throttle(), member_clock)
     handler = RequestHandler(
-        replica, inbox.put_event, member_clock, status, operators, *([] if lanes is None else [lanes.monitor])
+        replica,
+        inbox.put_event,
+        member_clock,
+        status,
+        operators,
+        **({} if lanes is None else {"monitor": lanes.monitor}),
+        figures=telemetry.collect,
     )
     log = MemberLog("member", identity.cluster_name, identity.name)
     failover = FastFailover(replica.node, random.Random(), log)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Sequence
-
-from prometheus_client import CollectorRegistry
+from urllib.parse import parse_qs
 
 from ...limits import PROXY_TIMEOUT_S
+from ...telemetry import Telemetry
 from .etcd_backend import EtcdBackend, UntimedContext
 from .etcd_services import EtcdServices
 from .etcdpb.message_pool import Method
@@ -53,7 +53,7 @@ class EtcdHttp:
         services: what the gateway's paths stand for.
         methods: where calls by way of the gateway are counted, too.
         cors: origins whose pages may ask (``https://host``), or ``*`` for all.
-        registry: of the process's metrics.
+        telemetry: the process's; by default, one of its own.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class EtcdHttp:
         services: EtcdServices,
         methods: RpcMethods,
         cors: Sequence[str] = (),
-        registry: CollectorRegistry | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._backend = backend
         self._services = services
         self._methods = methods
         self._cors = frozenset(cors)
         self._health = HealthPages(backend, services.calls)
-        self.metrics = ProxyMetrics(registry or CollectorRegistry(), methods, self._health)
+        self.metrics = ProxyMetrics(telemetry or Telemetry(), methods, self._health, backend.hub)
 
     async def handle(self, exchange: HttpExchange) -> None:
         """Answer one request."""
@@ -199,9 +199,11 @@ class EtcdHttp:
         if exchange.path == "/version":
             await exchange.respond(200, _VERSION, _JSON)
             return "version"
-        status = await self._services.calls.status(self._backend.member)
-        accept = exchange.headers.get("accept", "")
-        page, content_type = self.metrics.page(status, self._backend.limits, accept)
+        accept, calls = exchange.headers.get("accept", ""), self._services.calls
+        if "members" in parse_qs(exchange.query, keep_blank_values=True):
+            page, content_type = await self.metrics.members_page(calls, accept)
+        else:
+            page, content_type = await self.metrics.page(calls, self._backend.member, accept)
         await exchange.respond(200, page, {"content-type": content_type})
         return "metrics"
 

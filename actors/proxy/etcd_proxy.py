@@ -6,13 +6,12 @@ import errno
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry
-
 from ...errors import Unavailable
 from ...limits import PROXY_TIMEOUT_S, ProxyTls
 from ...proxy_address import AdvertisedAddress, ListenAddress, client_url
 from ...proxy_notices import ProxyNotice, leave_notice, start_of, withdraw_notice
 from ...schema.auth_operations import ROOT
+from ...telemetry import Telemetry
 from ..client.aio import AsyncKeyValueClient
 from ..client.login import Credentials
 from ..logs import MemberLog
@@ -40,7 +39,7 @@ class EtcdProxy:
         place: where it runs.
         registered: whether other proxies tell clients of this one.
         cors: origins whose web pages may ask by HTTP; ``*`` for all.
-        metrics: the registry of the process's metrics.
+        telemetry: the process's; by default, one of its own.
         cluster_token: gives a token of the cluster itself, for this proxy's entry in the directory, and to log in users
             whose certificates were shown; empty while users are not needed.
     """
@@ -54,7 +53,7 @@ class EtcdProxy:
         *,
         registered: bool = True,
         cors: Sequence[str] = (),
-        metrics: CollectorRegistry | None = None,
+        telemetry: Telemetry | None = None,
         cluster_token: Callable[[], bytes] | None = None,
     ) -> None:
         self._handle = handle
@@ -70,7 +69,8 @@ class EtcdProxy:
         self._registered = registered
         self._calls: MemberCalls | None = None
         self._cors = cors
-        self._metrics = metrics
+        self._telemetry = telemetry
+        self._http: EtcdHttp | None = None
         self._listener: ProxyListener | None = None
         self._registry: ProxyRegistry | None = None
         self._url = ""
@@ -119,7 +119,8 @@ class EtcdProxy:
         services = EtcdServices(self._backend, self._operations, self._client_urls, audit)
         methods = RpcMethods()
         services.register(methods)
-        http = EtcdHttp(self._backend, services, methods, self._cors, self._metrics)
+        http = EtcdHttp(self._backend, services, methods, self._cors, self._telemetry)
+        self._http = http
         self._listener = ProxyListener(methods, self._log, http.handle, tls=secured)
         http.metrics.context = self._listener.context
         bound = await self._listen(self._listener, listen)
@@ -159,6 +160,8 @@ class EtcdProxy:
             await self._registry.close()
         if self._listener is not None:
             await self._listener.close()
+        if self._http is not None:
+            self._http.metrics.close()
 
     async def _listen(self, listener: ProxyListener, listen: ListenAddress) -> tuple[str, int]:
         for port in listen.ports:

@@ -26,6 +26,7 @@ from ...schema.answers import Answer, Failed
 from ...schema.commands import Administration
 from ...schema.frames import (
     Administer,
+    AskFigures,
     AskStatus,
     AwaitCompaction,
     BackupBegun,
@@ -34,6 +35,7 @@ from ...schema.frames import (
     ChangeMembership,
     Defragment,
     EndBackup,
+    Figures,
     HashKeys,
     KeysHashed,
     LoggedIn,
@@ -47,9 +49,11 @@ from ...schema.frames import (
     Status,
     Written,
 )
+from ...telemetry import Family
 from ..client.aio_timeout import within
 from ..client.core.failures import denial, failure
 from ..client.hub import Hub, clock
+from ..naming import member_name
 from .etcd_errors import (
     AUTH_NOT_ENABLED,
     AUTHENTICATION_FAILED,
@@ -102,6 +106,15 @@ class MemberCalls:
         """A member's status; ``None`` if it does not answer."""
         reply = await self._ask(member, AskStatus(), STATUS_TIMEOUT_S)
         return reply.status if isinstance(reply, Status) else None
+
+    async def figures(self, member: int) -> tuple[Family, ...] | None:
+        """A member's metrics; ``None`` if it does not answer, or does not serve."""
+        reply = await self._ask(member, AskFigures(), STATUS_TIMEOUT_S)
+        return reply.families if isinstance(reply, Figures) else None
+
+    def members(self) -> dict[int, str]:
+        """The cluster's members that are known here: names by id."""
+        return {member: member_name(member) for member in sorted(self._hub.transport.members())}
 
     async def any_status(self, first: int) -> MemberStatus:
         """The status of a member, or, if it does not answer or does not serve, of another.

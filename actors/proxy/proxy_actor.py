@@ -23,6 +23,7 @@ from ...errors import ClusterMismatch, KeeperError
 from ...limits import PROXY_CONNECT_TIMEOUT_S, PROXY_HOST_STOP_S, PROXY_RETRY_S, ProxyTls
 from ...proxy_address import read_advertised_address, read_listen_address
 from ...schema.portable import Portable
+from ...telemetry import PROCESS
 from ..client.aio_timeout import within
 from ..connect import connect
 from ..handles import Client
@@ -156,6 +157,7 @@ class ProxyHost:
             self._place,
             cors=spec.cors,
             cluster_token=lambda: cluster_token(spec.cluster_name),
+            telemetry=PROCESS,
         )
         try:
             try:

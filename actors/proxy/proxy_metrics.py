@@ -1,28 +1,42 @@
-"""``/metrics`` of a proxy, in Prometheus's text form: what this process counts, and what its member says of itself.
+"""The metrics of a proxy, and what ``/metrics`` shows: what this process counts, and what its member says of itself.
 
-Names are etcd's where etcd has the thing, so that dashboards made for etcd show it; ``raykeeper_proxy_*`` for the rest.
-Nothing is added up for a scrape while calls are served: counts are plain numbers where the thing happens, read when
-they are asked for. All of it hangs on one registry, which is handed in.
+Names are etcd's where etcd has the thing, so that dashboards made for etcd show it; ``raykeeper_proxy_*`` and
+``raykeeper_client_*`` (this process's hub) for the rest. Nothing is added up for a scrape while calls are served:
+counts are plain numbers where the thing happens, read when they are asked for.
 
-Of what etcd's server knows about its own leader, this process sees only what its member says when it is scraped; a
-leader that came and went in between is not counted.
+``/metrics`` is what one etcd member shows: the proxy's figures, and those of the member that it speaks for, without
+labels of ours. ``/metrics?members`` shows the figures of every member, each with the label ``member``, and none of the
+proxy's: so one target is enough to see the cluster, and nothing is seen twice by who scrapes all proxies plainly.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
 
-from ...limits import Limits
-from ...schema.frames import MemberStatus
+from ...telemetry import (
+    Family,
+    FamilyKind,
+    Sample,
+    Telemetry,
+    counter,
+    counters,
+    gauge,
+    gauges,
+    labelled,
+    merged,
+    process_families,
+    registry_of,
+)
+from ..client.hub import Hub
+from ..client.hub_figures import hub_families
 from .health_pages import HealthPages
 from .http2_protocol import Http2Protocol
 from .maintenance_service import CLUSTER_VERSION, ETCD_VERSION
+from .member_calls import MemberCalls
 from .proxy_context import ProxyContext
 from .rpc_methods import RpcMethod, RpcMethods
 from .rpc_status import RpcCode
@@ -49,126 +63,103 @@ _CODES = {
     RpcCode.UNAUTHENTICATED: "Unauthenticated",
 }
 """As gRPC for Go writes them."""
-_CALL = ["grpc_type", "grpc_service", "grpc_method"]
 
 
-class ProxyMetrics(Collector):
+class ProxyMetrics:
     """See the module.
 
     Args:
-        registry: the process's; the collector and those of process and platform are registered with it.
+        telemetry: the process's.
         methods: what the proxy serves by gRPC.
         health: counts its checks.
+        hub: the proxy's client of the cluster.
     """
 
-    def __init__(self, registry: CollectorRegistry, methods: RpcMethods, health: HealthPages) -> None:
-        self._registry = registry
+    def __init__(self, telemetry: Telemetry, methods: RpcMethods, health: HealthPages, hub: Hub) -> None:
+        self._telemetry = telemetry
         self._methods = methods
         self._health = health
+        self._hub = hub
         self.context: ProxyContext | None = None
         """Of the proxy's port, once it listens."""
         self.http_requests: HttpRequests = Counter()
-        self._status: MemberStatus | None = None
-        self._limits = Limits()
-        self._leader = 0
-        self._leader_changes = 0
-        registry.register(self)
-        PlatformCollector(registry)
-        ProcessCollector(registry=registry)
+        self._forget_figures = telemetry.add(self.families)
 
-    def page(self, status: MemberStatus | None, limits: Limits, accept: str) -> tuple[bytes, str]:
-        """The page and its content type.
+    def close(self) -> None:
+        """The proxy has ended."""
+        self._forget_figures()
+
+    async def page(self, calls: MemberCalls, member: int, accept: str) -> tuple[bytes, str]:
+        """``/metrics`` and its content type.
 
         Args:
-            status: of the member that the proxy speaks for, if it answers.
-            limits: of the cluster.
+            member: that the proxy speaks for.
             accept: the header of the request, which may ask for the form of OpenMetrics.
         """
-        self._status, self._limits = status, limits
-        if status is not None and status.leader not in (0, self._leader):
-            self._leader, self._leader_changes = status.leader, self._leader_changes + 1
-        encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        of_member = await calls.figures(member)
+        families = self._telemetry.collect()
+        if of_member is None:  # what dashboards show of a member that does not answer
+            families.append(gauge("etcd_server_has_leader", "Whether the member knows a leader.", 0))
+        own = {family.name for family in families}
+        # Of what both have (``process_*``), etcd's dashboards show one process: this one.
+        families += [family for family in of_member or () if family.name not in own]
+        return _encoded(families, accept)
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing is collected for the sake of names."""
-        return ()
+    async def members_page(self, calls: MemberCalls, accept: str) -> tuple[bytes, str]:
+        """``/metrics?members`` and its content type."""
+        members = calls.members()
+        answers = await asyncio.gather(*map(calls.figures, members))
+        up = {name: float(answer is not None) for name, answer in zip(members.values(), answers, strict=True)}
+        families = [gauges("raykeeper_member_up", "Whether a member has said its figures.", "member", up)]
+        for name, answer in zip(members.values(), answers, strict=True):
+            families += labelled(answer or (), {"member": name})
+        return _encoded(merged(families), accept)
 
-    def collect(self) -> Iterator[Metric]:
-        """All that there is now."""
+    def families(self) -> Iterator[Family]:
+        """What this process counts. Any thread."""
         yield from self._calls()
-        yield from self._member()
+        yield gauges("etcd_server_version", "The etcd whose API this is.", "server_version", {ETCD_VERSION: 1})
+        yield gauges("etcd_cluster_version", "The same of the cluster.", "cluster_version", {CLUSTER_VERSION: 1})
         yield from self._checks()
         yield from self._http()
         yield from self._connections()
+        yield from hub_families(self._hub.figures())
+        yield from process_families()
 
-    def _calls(self) -> Iterator[Metric]:
-        started = CounterMetricFamily("grpc_server_started", "Calls that were begun.", labels=_CALL)
-        handled = CounterMetricFamily("grpc_server_handled", "Calls that have ended.", labels=[*_CALL, "grpc_code"])
-        received = CounterMetricFamily("grpc_server_msg_received", "Messages from clients.", labels=_CALL)
-        sent = CounterMetricFamily("grpc_server_msg_sent", "Messages to clients.", labels=_CALL)
+    def _calls(self) -> Iterator[Family]:
+        started: list[Sample] = []
+        handled: list[Sample] = []
+        received: list[Sample] = []
+        sent: list[Sample] = []
         for method in self._methods.all():
             labels = _labels(method)
-            started.add_metric(labels, method.started)
-            received.add_metric(labels, method.received)
-            sent.add_metric(labels, method.sent)
+            started.append(Sample("_total", method.started, labels))
+            received.append(Sample("_total", method.received, labels))
+            sent.append(Sample("_total", method.sent, labels))
             for code, count in {RpcCode.OK: method.succeeded, **method.failed}.items():
                 if count:
-                    handled.add_metric([*labels, _CODES[code]], count)
-        yield from (started, handled, received, sent)
+                    handled.append(Sample("_total", count, (*labels, ("grpc_code", _CODES[code]))))
+        yield Family("grpc_server_started", "counter", "Calls that were begun.", tuple(started))
+        yield Family("grpc_server_handled", "counter", "Calls that have ended.", tuple(handled))
+        yield Family("grpc_server_msg_received", "counter", "Messages from clients.", tuple(received))
+        yield Family("grpc_server_msg_sent", "counter", "Messages to clients.", tuple(sent))
 
-    def _member(self) -> Iterator[Metric]:
-        status = self._status
-        has_leader = status is not None and status.leader != 0
-        yield _gauge("etcd_server_has_leader", "Whether the member knows a leader.", has_leader)
-        yield _counter("etcd_server_leader_changes_seen", "Leaders, as scrapes saw them.", self._leader_changes)
-        yield _named("etcd_server_version", "The etcd whose API this is.", "server_version", ETCD_VERSION)
-        yield _named("etcd_cluster_version", "The same of the cluster.", "cluster_version", CLUSTER_VERSION)
-        quota = self._limits.quota_bytes
-        yield _gauge("etcd_server_quota_backend_bytes", "Bytes of a state at which puts are refused.", quota)
-        if status is None:
-            return
-        yield _named("etcd_server_id", "The member that the proxy speaks for.", "server_id", f"{status.member:x}")
-        yield _gauge("etcd_server_is_leader", "Whether it leads.", status.leader == status.member)
-        yield _gauge("etcd_server_is_learner", "Whether it is a learner.", status.member in status.learners)
-        committed, applied = status.commit_index, status.applied_index
-        yield _gauge("etcd_server_proposals_committed_total", "Its commit index.", committed)
-        yield _gauge("etcd_server_proposals_applied_total", "Its applied index.", applied)
-        size, in_use = status.db_size, min(status.db_size_in_use, status.db_size)
-        yield _gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of its state on disk.", size)
-        yield _gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "... without what was overwritten.", in_use)
-        yield _gauge("etcd_debugging_mvcc_current_revision", "The revision that it has applied.", status.revision)
-        yield _gauge("etcd_debugging_mvcc_compact_revision", "The oldest that it can read.", status.compact_revision)
-        yield _gauge("raykeeper_member_term", "Its Raft term.", status.term)
-        yield _gauge("raykeeper_member_sessions", "Client processes with a session.", status.session_count)
-        yield _gauge("raykeeper_member_free_bytes", "Free on its disk.", status.free_bytes)
-        alarms = GaugeMetricFamily("raykeeper_alarm", "1 for each alarm.", labels=["member", "alarm"])
-        for alarm in status.alarms:
-            alarms.add_metric([f"{alarm.member:x}", alarm.kind], 1)
-        yield alarms
-
-    def _checks(self) -> Iterator[Metric]:
+    def _checks(self) -> Iterator[Family]:
         health = self._health
-        yield _gauge("etcd_server_health_success", "Answers of /health that all is well.", health.succeeded)
-        yield _gauge("etcd_server_health_failures", "Answers of /health that something is wrong.", health.failed)
-        last = GaugeMetricFamily("etcd_server_healthcheck", "How a check ended last.", labels=["type", "name"])
-        for (page, name), good in health.last.items():
-            last.add_metric([page, name], good)
-        yield last
-        labels = ["type", "name", "status"]
-        results = CounterMetricFamily("etcd_server_healthchecks", "Checks so far.", labels=labels)
-        for key, count in health.results.items():
-            results.add_metric(key, count)
-        yield results
+        yield gauge("etcd_server_health_success", "Answers of /health that all is well.", health.succeeded)
+        yield gauge("etcd_server_health_failures", "Answers of /health that something is wrong.", health.failed)
+        yield _family(
+            "etcd_server_healthcheck", "gauge", "How a check ended last.", ("type", "name"), health.last.items()
+        )
+        labels = ("type", "name", "status")
+        yield _family("etcd_server_healthchecks", "counter", "Checks so far.", labels, health.results.items())
 
-    def _http(self) -> Iterator[Metric]:
-        labels = ["handler", "method", "code"]
-        found = CounterMetricFamily("raykeeper_proxy_http_requests", "Answers of plain HTTP.", labels=labels)
-        for (handler, method, code), count in self.http_requests.items():
-            found.add_metric([handler, method, str(code)], count)
-        yield found
+    def _http(self) -> Iterator[Family]:
+        found = {(handler, method, str(code)): count for (handler, method, code), count in self.http_requests.items()}
+        labels = ("handler", "method", "code")
+        yield _family("raykeeper_proxy_http_requests", "counter", "Answers of plain HTTP.", labels, found.items())
 
-    def _connections(self) -> Iterator[Metric]:
+    def _connections(self) -> Iterator[Family]:
         context = self.context
         if context is None:
             return
@@ -179,36 +170,30 @@ class ProxyMetrics(Collector):
             if isinstance(connection, Http2Protocol):
                 streams += len(connection.connection.streams)
                 running += connection.running
-        open_now = GaugeMetricFamily("raykeeper_proxy_connections", "Open connections.", labels=["protocol"])
-        for protocol, count in now.items():
-            open_now.add_metric([protocol], count)
-        yield open_now
-        yield _gauge("raykeeper_proxy_max_connections", "The most that may be open.", context.max_connections)
-        yield _gauge("raykeeper_proxy_streams", "Open streams of HTTP/2.", streams)
-        yield _gauge("raykeeper_proxy_handlers", "Handlers of such streams that run.", running)
-        yield _gauge("raykeeper_proxy_held_bytes", "Kept for clients: requests and answers.", context.held.held)
+        yield gauges("raykeeper_proxy_connections", "Open connections.", "protocol", now)
+        yield gauge("raykeeper_proxy_max_connections", "The most that may be open.", context.max_connections)
+        yield gauge("raykeeper_proxy_streams", "Open streams of HTTP/2.", streams)
+        yield gauge("raykeeper_proxy_handlers", "Handlers of such streams that run.", running)
+        yield gauge("raykeeper_proxy_held_bytes", "Kept for clients: requests and answers.", context.held.held)
         what = "Connections so far, by what became of them at last."
-        ends = CounterMetricFamily("raykeeper_proxy_connections_ended", what, labels=["how"])
-        for how, count in context.ends.items():
-            ends.add_metric([how], count)
-        yield ends
-        yield _counter("raykeeper_proxy_connections_accepted", "Connections that were accepted.", context.accepted)
+        yield counters("raykeeper_proxy_connections_ended", what, "how", context.ends)
+        yield counter("raykeeper_proxy_connections_accepted", "Connections that were accepted.", context.accepted)
 
 
-def _labels(method: RpcMethod) -> list[str]:
+def _encoded(families: Sequence[Family], accept: str) -> tuple[bytes, str]:
+    encode, content_type = choose_encoder(accept)
+    return encode(registry_of(lambda: families)), content_type
+
+
+def _labels(method: RpcMethod) -> tuple[tuple[str, str], ...]:
     service, _, name = method.path[1:].rpartition("/")
-    return [method.kind, service, name]
+    return ("grpc_type", method.kind), ("grpc_service", service), ("grpc_method", name)
 
 
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, text, value=value)
-
-
-def _counter(name: str, text: str, value: float) -> Metric:
-    return CounterMetricFamily(name, text, value=value)
-
-
-def _named(name: str, text: str, label: str, value: str) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=[label])
-    family.add_metric([value], 1)
-    return family
+def _family(
+    name: str, kind: FamilyKind, text: str, names: tuple[str, ...], found: Iterable[tuple[tuple[str, ...], float]]
+) -> Family:
+    """A family whose samples have several labels: the labels' names, and numbers by their values."""
+    suffix = "_total" if kind == "counter" else ""
+    samples = [Sample(suffix, float(value), tuple(zip(names, values, strict=True))) for values, value in list(found)]
+    return Family(name, kind, text, tuple(samples))

@@ -168,6 +168,11 @@ class LaneServer:
     def __len__(self) -> int:
         return len(self._lanes)
 
+    def lanes_open(self) -> tuple[int, int]:
+        """How many lanes clients have opened, and how many there are from and to peers. Any thread."""
+        peers = sum([1 for lane in list(self._lanes.values()) if lane.peer])
+        return len(self._lanes) - peers, peers
+
     # -- the loop waits -----------------------------------------------------------------------------------------------
 
     def wait(self, seconds: float) -> list[tuple[int, int]]:

@@ -112,6 +112,10 @@ class PeerTransport:
         self._slots: dict[int, list[ReplySlot]] = {}
         self._held: dict[int, list[Message]] = {}
         self._counters: Counter[str] = Counter()
+        self.sent_bytes: Counter[int] = Counter()
+        """Of frames, by peer..."""
+        self.received_bytes: Counter[int] = Counter()
+        """... and of those which came from it."""
         self._closed = False
         self._lanes = lanes
 
@@ -145,6 +149,7 @@ class PeerTransport:
             self._counters["dropped: inbox full"] += 1
         else:
             self._counters["received"] += 1
+            self.received_bytes[frame.sender] += len(data)
             return True
         return False
 
@@ -238,7 +243,10 @@ class PeerTransport:
         for message in messages:  # as decode_frame demands
             if message.to != peer.member or message.sender != self._member:
                 raise ValueError(f"{message} is not from m{self._member} to m{peer.member}")
-        return encode_frame(PeerFrame(self._cluster, self._member, peer.member, self._epoch, sequence, tuple(messages)))
+        member = peer.member
+        data = encode_frame(PeerFrame(self._cluster, self._member, member, self._epoch, sequence, tuple(messages)))
+        self.sent_bytes[member] += len(data)
+        return data
 
 
 class ActorLink:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Sequence
+from time import perf_counter
 
 from msgspec.structs import replace
 
@@ -19,6 +20,7 @@ from ...errors import DataCorrupted, KeeperError
 from ...limits import LOG_SEGMENT_BYTES
 from ...raft.log import ENTRY_OVERHEAD, EntryCompacted, EntryUnavailable, can_follow
 from ...raft.messages import Configuration, Entry, HardState
+from ...telemetry import FSYNC_BUCKETS, Histogram
 from ..engine.interface import Disk
 from .log_record import LogBase, LogNote
 from .log_store import LogStore
@@ -41,6 +43,8 @@ class RaftLog:
         self._hard_state_unwritten = False
         """Whether the hard state holds a commit index that is not written yet."""
         self._base = store.note.base or LogBase()
+        self.sync_times = Histogram(FSYNC_BUCKETS)
+        """Seconds of each fsync, in real time."""
 
     @classmethod
     def create(
@@ -211,7 +215,9 @@ class RaftLog:
                 self._uncache_from(entries[0].index)
             self._cache_entries(entries)
         if sync:
+            began = perf_counter()
             store.sync()
+            self.sync_times.observe(perf_counter() - began)
 
     def _check_append(self, entries: Sequence[Entry], hard: HardState) -> None:
         """What ``open`` demands of a log, and what makes votes and acknowledgements promises."""

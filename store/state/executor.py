@@ -117,6 +117,8 @@ class Executor:
         """Bytes of unchanged values that the running operation has written again."""
         self._revoked = False
         """Whether the running transaction has revoked a lease: the keys deleted with it must not change again."""
+        self.txns = self.granted = self.revoked = self.expired = 0
+        """Transactions so far, and leases that were granted, revoked, and ended by themselves; for metrics."""
 
     def begin_entry(self, session: int) -> None:
         """The operations of a new log entry follow: writes of this session."""
@@ -193,6 +195,7 @@ class Executor:
         if isinstance(operation, Range):
             return (yield from self._range(operation))
         if isinstance(operation, Txn):
+            self.txns += 1
             self._check_txn(operation)
             path = yield from self._evaluate_compares(operation)
             return (yield from self._txn(operation, iter(path), fresh_id))
@@ -525,6 +528,7 @@ class Executor:
             owner=self._session if grant.owned else 0,
             task=grant.task[:MAX_IDENTITY_LETTERS],
         )
+        self.granted += 1
         return LeaseGranted(id, grant.ttl, self._mvcc.now)
 
     def _revoke(self, revoke: LeaseRevoke) -> Generator[None, None, Done]:
@@ -535,6 +539,7 @@ class Executor:
         if lease.keys > self._deletable < self.limits.max_deleted_keys:
             raise self._too_many_deletes()
         yield from self._end_lease(revoke.id)
+        self.revoked += 1
         return Done(self._mvcc.now)
 
     def _end_lease(self, id: int) -> Generator[None, None, None]:
@@ -558,6 +563,7 @@ class Executor:
         """End an existing lease and delete its keys, in one revision; yields after each slice of keys."""
         work = WORK_OF_WRITE + WORK_OF_DELETE * self._leases.by_id[id].keys
         yield from self._end_lease(id)
+        self.expired += 1
         self.work += work
         self._mvcc.finish()
 

@@ -130,6 +130,9 @@ class Mvcc:
         """The number of changes so far in the unfinished revision."""
         self.changed: list[bytes] = []
         """Keys changed since the owner last emptied this list."""
+        self.puts = 0
+        """Puts so far, with those of refused transactions; for metrics, like the next."""
+        self.deletes = 0
 
     @property
     def now(self) -> int:
@@ -146,6 +149,7 @@ class Mvcc:
         """Put a key whose record is ``old`` (``None`` if it does not exist). Returns the revision."""
         main, sub, put = self.revision + 1, self.sub, self._batch.set
         self.sub = sub + 1
+        self.puts += 1
         change = CHANGE.pack(0, sub) if sub else _FIRST_PUT
         kind = INLINE
         if len(value) > INLINE_VALUE_BYTES:
@@ -180,6 +184,7 @@ class Mvcc:
             put("values", replaced_key(key, mod_revision(old)), REVISION.pack(main))
         self.changed.append(key)
         self.sub += 1
+        self.deletes += 1
         return main
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from time import perf_counter
 from typing import TypeVar
 
 import msgspec
@@ -19,6 +20,7 @@ from ...raft.messages import Configuration
 from ...schema.answers import Failed, RangeAnswer, RangePart
 from ...schema.commands import AlarmKind, ClusterEvent
 from ...schema.operations import Range
+from ...telemetry import Histogram
 from ..engine.interface import Disk, Engine
 from .alarms import Alarms
 from .auth import Auth
@@ -99,6 +101,10 @@ class StoredState:
         self._broken = False
         """Whether memory may be ahead of the database, so that nothing more may be applied."""
         self._read_gate = ReadGate()
+        self.write_times = Histogram()
+        """Seconds of each write of applied entries to the database, in real time."""
+        self.ranges = 0
+        """Reads of ranges so far; for metrics."""
         self._load()
 
     @classmethod
@@ -245,6 +251,16 @@ class StoredState:
         return self._auth.table
 
     @property
+    def executor(self) -> Executor:
+        """What runs operations: its counts may be read on any thread."""
+        return self._executor
+
+    @property
+    def mvcc(self) -> Mvcc:
+        """What writes keys: its counts may be read on any thread."""
+        return self._mvcc
+
+    @property
     def remembered_requests(self) -> int:
         """The number of request ids whose answers are remembered."""
         return self._sessions.requests
@@ -293,7 +309,9 @@ class StoredState:
         self._batch.set("meta", _APPLIED, encode(applied))
         write = yield from self._batch.prepare(AHEAD, MARK)
         self._writing = True
+        began = perf_counter()
         write()
+        self.write_times.observe(perf_counter() - began)
         self.applied_index, self.applied_term = index, term
         self.compact_revision = executor.compact_revision
         self.revision = revision
@@ -330,6 +348,7 @@ class StoredState:
         Raises:
             Unavailable: the state was closed: read again from the state that replaced it.
         """
+        self.ranges += 1
         with self.reading() as engine:
             return read_as_of(engine, self, r, page_items=page_items, page_bytes=page_bytes, max_scanned=max_scanned)
 

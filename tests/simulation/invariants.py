@@ -243,7 +243,7 @@ class Observer:
                 self._complete(member, process, term)
                 self._no_lease_left(member, term)
             self._no_lease_beside(member, process, term)
-            if process.replica._duties.term:
+            if process.replica.duties.term:
                 self.world.ages.leads(term)
             if commit > self.commit:
                 self._on_quorum(member, process, commit, life.configuration)

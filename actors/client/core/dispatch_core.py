@@ -299,6 +299,11 @@ class DispatchCore:
         """How many calls are open."""
         return len(self._calls)
 
+    @property
+    def frames_in_flight(self) -> int:
+        """How many frames wait for a reply. Any thread."""
+        return len(self._in_flight)
+
     # -- sending ------------------------------------------------------------------------------------------------------
 
     def _wants_to_send(self, outbox: Outbox) -> bool:

@@ -72,7 +72,7 @@ class OneMember(OnOwnThreads):
 
     def wait_until_it_leads(self) -> None:
         """Calls of a test that have little time are not to wait for an election."""
-        until(lambda: self.loop.replica.is_leader and self.loop.replica._duties.term, what="a leader")
+        until(lambda: self.loop.replica.is_leader and self.loop.replica.duties.term, what="a leader")
 
     # -- what the registry of hubs asks of a transport ----------------------------------------------------------------
 

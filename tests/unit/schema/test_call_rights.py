@@ -8,7 +8,7 @@ import pytest
 
 from raykeeper.schema.call_rights import RULES, Rule
 from raykeeper.schema.commands import Administration, ByUser, ClientWrites, Command
-from raykeeper.schema.frames import AskStatus, AsUser, BareRequest, Login
+from raykeeper.schema.frames import AskFigures, AskStatus, AsUser, BareRequest, Login
 from raykeeper.schema.operations import Operation
 
 FRAMES = (*get_args(BareRequest), AsUser)
@@ -24,7 +24,7 @@ def test_nothing_else_has() -> None:
 
 
 def test_only_status_and_logins_are_open() -> None:
-    assert {kind for kind, rule in RULES.items() if rule is Rule.OPEN} == {AskStatus, Login}
+    assert {kind for kind, rule in RULES.items() if rule is Rule.OPEN} == {AskStatus, AskFigures, Login}
 
 
 def test_what_clients_send_is_never_taken_for_a_leaders_own() -> None:

@@ -120,7 +120,7 @@ def test_a_flush_that_fails_trims_nothing(caplog: pytest.LogCaptureFixture) -> N
 def test_the_log_is_kept_for_a_snapshot_that_is_being_fetched() -> None:
     member = Alone(log_cut_entries=30, log_keep_entries=5)
     member.propose(40)
-    snapshots = member.replica._snapshots
+    snapshots = member.replica.snapshots
     assert snapshots.offer_snapshot() is None
     for _ in range(3):
         member.turn()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -16,6 +18,7 @@ from lab.http2.http_client import request
 from lab.patience import PATIENCE, until, until_still
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest, WatchCreateRequest, WatchRequest
 
+DOCS = Path(__file__).parents[4] / "docs" / "metrics.md"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -144,6 +147,28 @@ def test_the_member(port: EtcdPort) -> None:
     assert value(found, "process_resident_memory_bytes") > 0
 
 
+def test_members_have_labels(port: EtcdPort) -> None:
+    port.proxy.kv.put("a", "1")
+    text = request(port.endpoint, "GET", "/metrics?members").body.decode()
+    families = {family.name: family for family in parse_text(text)}
+    samples = {(sample.name, sample.labels["member"]) for each in families.values() for sample in each.samples}
+    assert {member for _, member in samples} == {"m1"}
+    assert ("etcd_mvcc_put_total", "m1") in samples
+    assert ("raykeeper_member_up", "m1") in samples
+    assert not [name for name in families if name.startswith(("grpc_", "raykeeper_proxy_", "raykeeper_client_"))]
+
+
+def test_a_member_that_does_not_answer(port: EtcdPort) -> None:
+    found = scrape(port.endpoint)
+    assert value(found, "etcd_server_has_leader") == 1
+    port.proxy.member.cut = True
+    found = scrape(port.endpoint)
+    assert ("etcd_mvcc_put_total", frozenset()) not in found
+    assert ("etcd_server_has_leader", frozenset()) in found
+    assert value(found, "etcd_server_has_leader") == 0
+    assert value(found, "raykeeper_proxy_connections", protocol="http1") >= 1
+
+
 def test_connections(port: EtcdPort) -> None:
     with grpc.insecure_channel(port.endpoint) as channel, socket.create_connection((port.host, port.port)):
         channel.unary_unary("/etcdserverpb.KV/Put")(b"\x0a\x01a", timeout=PATIENCE)
@@ -167,10 +192,13 @@ def test_openmetrics(port: EtcdPort) -> None:
 
 
 def test_names_are_etcds() -> None:
-    """Of what we claim to have, a real etcd has the same names, types and labels; newer ones are named here."""
+    """Of what we claim to have, a real etcd has the same names, types and labels; newer ones are named here.
+
+    Two members of etcd, because only peers have round trips; it shows those once a prober has asked."""
     newer = {"etcd_server_healthcheck", "etcd_server_healthchecks"}  # 3.5.12
-    with running_etcd() as etcd, etcd_port() as port:
+    with running_etcd(2) as etcd, etcd_port() as port:
         request(etcd.endpoint, "GET", "/health")
+        until(lambda: "etcd_network_peer_round_trip_time_seconds_count{" in page(etcd.endpoint))
         theirs, ours = ({f.name: f for f in parse_text(text)} for text in map(page, (etcd.endpoint, port.endpoint)))
     claimed = {name for name in ours if name.startswith(("etcd_", "grpc_"))} - newer
     assert claimed <= theirs.keys()
@@ -179,6 +207,13 @@ def test_names_are_etcds() -> None:
         assert ours[name].type == theirs[name].type, name
         labels = [{frozenset(sample.labels) for sample in each[name].samples} for each in (ours, theirs)]
         assert not labels[0] or not labels[1] or labels[0] == labels[1], name
+
+
+def test_the_docs_name_each_metric_and_its_type(port: EtcdPort) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", DOCS.read_text(), re.MULTILINE)
+    text = page(port.endpoint) + request(port.endpoint, "GET", "/metrics?members").body.decode()
+    assert set(rows) == set(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
+    assert len(rows) == len(set(rows))
 
 
 def page(endpoint: str) -> str:
