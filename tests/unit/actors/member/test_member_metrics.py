@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from lab.onemember import OneMember, one_member
+from lab.patience import PATIENCE, until
 from raykeeper.limits import Limits
 from raykeeper.schema.frames import AskFigures, Figures
 
@@ -29,13 +29,6 @@ def figures(member: OneMember) -> Samples:
         for family in reply.families
         for sample in family.samples
     }
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_what_was_done_is_counted(member: OneMember) -> None:
@@ -72,7 +65,7 @@ def test_what_was_done_is_counted(member: OneMember) -> None:
 def test_watches(member: OneMember) -> None:
     with member.client() as kv, kv.watch(prefix="a") as watch:
         kv.put("a1", "v")
-        assert watch.next(timeout=30) is not None
+        assert watch.next(timeout=PATIENCE) is not None
         found = figures(member)
         assert found["etcd_debugging_mvcc_watcher_total", ()] == 1
         assert found["etcd_debugging_mvcc_watch_stream_total", ()] == 1

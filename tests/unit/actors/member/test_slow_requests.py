@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from lab.onemember import OneMember, one_member
+from lab.patience import until
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.member.events import Proposal, ReadAsked
 from raykeeper.actors.member.slow_requests import SlowRequests, describe_command
@@ -112,9 +112,6 @@ def test_a_put_during_a_slow_sync(
     def lines() -> list[str]:
         return [record.message for record in caplog.records if "put of 'sluggish'" in record.message]
 
-    end = time.monotonic() + 30
-    while not lines():  # the put is answered first
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: lines())  # the put is answered first
     (line,) = lines()
     assert parts(line)["log"] >= 2 * SLOW_S
