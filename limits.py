@@ -804,6 +804,10 @@ LOCK_PAUSE_S = 0.05
 # The log of a member.
 SLOW_S = 0.1
 """An fsync, the application of a batch or a turn that takes longer is logged."""
+RAY_METRICS_PAUSE_S = 5.0
+"""Between two times that a process hands its figures to Ray's metrics..."""
+MAX_RAY_SAMPLES = 1000
+"""... and the most samples that it hands over each time."""
 METRICS_SCANNED_KEYS = 1000
 """Keys of each kind of coordination call that a member looks at to count its contenders..."""
 METRICS_SCAN_PAUSE_S = 10.0

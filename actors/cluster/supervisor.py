@@ -16,8 +16,8 @@ import os
 import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import ray
@@ -38,10 +38,12 @@ from ...limits import (
     SUPERVISOR_STEP_TIMEOUT_S,
 )
 from ...schema.commands import ClusterEvent, RecordEvents
+from ...telemetry import PROCESS, Family, Sample, gauge
 from ..leader_call import administer, administer_as, as_the_cluster
 from ..log_files import flush_log, log_to_ray
 from ..logs import MemberLog
 from ..process import as_daemon
+from ..ray_metrics import hand_to_ray
 from .failure_tracker import FailureTracker, lacks_pins
 from .heal_plan import Join, Leave, Move, Promote, Reserve, Retire, StartMember, Step, describe, obstacles, plan
 from .markers import Marker, base_of, read_markers
@@ -144,6 +146,10 @@ class Supervisor:
         self._ended = threading.Event()
         """Set only by tests: an actor ends with its process."""
         self._watchdog = Watchdog()
+        self._steps: Counter[tuple[str, str]] = Counter()
+        """Steps so far, by kind and how they ended: ``done`` or ``failed``."""
+        PROCESS.add(self._families)
+        hand_to_ray(self._spec.cluster_name, "supervisor", self._log)
         administer_as(self._spec.cluster_name, as_the_cluster)
         self._log.info("starts, process %d; the cluster's id is %x", os.getpid(), self._spec.cluster)
         for name, run in (
@@ -189,6 +195,15 @@ class Supervisor:
         """Which members are not well and what is waited for, by the last observation; empty if all are well."""
         return list(self._obstacles)
 
+    def _families(self) -> Iterator[Family]:
+        """Its metrics, which only Ray's show. Any thread."""
+        steps = [
+            Sample("_total", count, (("step", kind), ("how", how))) for (kind, how), count in list(self._steps.items())
+        ]
+        yield Family("raykeeper_supervisor_steps", "counter", "Steps that the supervisor has taken.", tuple(steps))
+        what = "Members that are not well, and what is waited for: lines of `raykeeper status`."
+        yield gauge("raykeeper_supervisor_obstacles", what, len(self._obstacles))
+
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -225,11 +240,13 @@ class Supervisor:
                     self._watchdog.enter(str(step), SUPERVISOR_STEP_TIMEOUT_S)
                     do_step(step, ops, observation)
                     tracker.step_done(step)
+                    self._steps[type(step).__name__, "done"] += 1
                 self._last_error = ""
             except (KeeperError, ray.exceptions.RayError, OSError) as error:
                 self._note_error(f"{type(error).__name__}: {error}", step)
                 if step is not None:
                     tracker.step_failed(step, time.monotonic())
+                    self._steps[type(step).__name__, "failed"] += 1
                 step = None
             except Exception:
                 self._note_error(traceback.format_exc(), step)

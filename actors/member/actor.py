@@ -59,6 +59,7 @@ from ..log_files import log_to_ray
 from ..logs import MemberLog
 from ..naming import NAMESPACE, MemberSpec, actor_name, decode_member_spec, member_name
 from ..process import as_daemon
+from ..ray_metrics import hand_to_ray
 from ..transport.descriptors import raise_limit
 from ..transport.lane import LaneOffer
 from .announce import register_in_background
@@ -95,6 +96,7 @@ class Member:
         self._lock_fd = -1
         self._stopped = False
         self._start_opening()
+        hand_to_ray(self._spec.cluster_name, self._spec.name, self._log)
 
     # -- clients ------------------------------------------------------------------------------------------------------
 

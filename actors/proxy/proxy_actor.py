@@ -31,6 +31,7 @@ from ..leader_call import cluster_token
 from ..log_files import flush_log, log_to_ray
 from ..logs import MemberLog
 from ..process import as_daemon
+from ..ray_metrics import hand_to_ray
 from ..transport.descriptors import raise_limit
 from .etcd_proxy import EtcdProxy
 from .membership_tasks import MembershipTasks
@@ -93,6 +94,7 @@ class ProxyHost:
         self._stopping = asyncio.Event()
         self._over = threading.Event()
         threading.Thread(target=self._run, name="proxy", daemon=True).start()
+        hand_to_ray(self._spec.cluster_name, self._spec.name, self._log)
 
     def status(self) -> ProxyStatus:
         """How it is."""

@@ -47,6 +47,7 @@ KNOW_RAY = {
     "cli/ray_head.py",
     "actors/leader_call.py",
     "actors/log_files.py",
+    "actors/ray_metrics.py",
     "actors/cluster/destroy.py",
     "actors/cluster/launch.py",
     "actors/member/actor.py",
