@@ -26,6 +26,7 @@ from .actors.cluster.cluster_operations import ClusterOperations
 from .actors.cluster.destroy import delete_data, stop_members
 from .actors.cluster.destroy import discard as discard_cluster
 from .actors.cluster.evidence import marker_of_member
+from .actors.cluster.health import HealthCheck, health_of
 from .actors.cluster.launch import launch_members, why_not
 from .actors.cluster.membership import MembershipOps
 from .actors.cluster.observe import Observation, first_member_spec, homes, observe_cluster
@@ -155,6 +156,25 @@ class Cluster(ClusterOperations):
         if said is None and not found.leader:
             said = ["it does not answer, so members are not started where their data is now; `raykeeper up` does that"]
         return replace(found, alarms=(*found.alarms, *(f"supervisor: {line}" for line in said or ())))
+
+    @covered
+    def health(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> tuple[HealthCheck, ...]:
+        """Check that the cluster serves as it should: reads, alarms, disks (see ``actors/cluster/health.py``).
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            Unavailable: Ray does not answer in time.
+        """
+        observed = observe_cluster(self.name, at_most(STATUS_TIMEOUT_S))
+        why = ""
+        try:
+            with self.client(timeout=at_most(STATUS_TIMEOUT_S)) as kv:
+                kv.revision()
+        except KeeperError as error:
+            why = str(error)
+        return health_of({*observed.actors, *observed.configuration.members}, observed.statuses, why)
 
     def members(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> tuple[MemberInfo, ...]:
         """All members, including missing ones. Raises as :meth:`status`."""

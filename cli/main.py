@@ -21,6 +21,7 @@ from .stdio import run_with_streams, tell, tell_bug
 _FILES = {
     "bench": ("bench",),
     "event_commands": ("events",),
+    "health_command": ("health",),
     "holders": ("locks", "semaphores", "elections", "queues", "barriers", "services", "clients"),
     "completion": ("completion",),
     "config": ("config",),

@@ -3,7 +3,8 @@
 ``/health`` answers JSON, in the same words as before 3.5.12; ``exclude`` names alarms that do not count, and
 ``serializable=true`` asks for the member alone. The other two are made of checks by name, each of which has a path of
 its own below theirs (``/readyz/linearizable_read``); ``exclude`` names checks, and ``verbose`` shows
-those that succeed.
+those that succeed. Two checks more have paths alone, and do not count for the pages: ``/readyz/alarms`` and
+``/readyz/disk``. With an alarm NOSPACE a member still answers reads, as an etcd does.
 A body of a failure ends in one line feed more, as Go's ``http.Error`` writes it.
 """
 
@@ -45,6 +46,9 @@ class HealthPages:
                 "linearizable_read": self._check_cluster,
             },
         }
+        self._by_name_only: dict[str, dict[str, _Check]] = {
+            "readyz": {"alarms": self._check_alarms, "disk": self._check_disk}
+        }
         self.succeeded = 0
         """Answers of ``/health`` that all is well..."""
         self.failed = 0
@@ -62,6 +66,8 @@ class HealthPages:
         """
         page, _, name = exchange.path[1:].partition("/")
         checks = self._checks.get(page)
+        if checks is not None and name:
+            checks = {**checks, **self._by_name_only.get(page, {})}
         if exchange.path != "/health" and (checks is None or (name and name not in checks)):
             return False
         if exchange.path.endswith("/"):
@@ -116,6 +122,21 @@ class HealthPages:
         status = await self._status()
         corrupt = status is not None and any(alarm.kind == "CORRUPT" for alarm in status.alarms)
         return "alarm activated: CORRUPT" if corrupt else ""
+
+    async def _check_alarms(self) -> str:
+        status = await self._status()
+        if status is None:
+            return _why_unreadable(status)
+        alarms = [f"alarm activated: {alarm.kind}" for alarm in status.alarms]
+        return ", ".join(dict.fromkeys(alarms))
+
+    async def _check_disk(self) -> str:
+        """A member that has just started has not looked at its disk yet, and says 0."""
+        status = await self._status()
+        if status is None:
+            return _why_unreadable(status)
+        reserve = self._backend.limits.reserve_bytes
+        return f"{status.free_bytes} bytes are free" if 0 < status.free_bytes < reserve else ""
 
     async def _check_member(self) -> str:
         return _why_unreadable(await self._status())

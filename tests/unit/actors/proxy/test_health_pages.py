@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from lab.etcd import running_etcd
@@ -12,6 +13,7 @@ from lab.http2.etcd_port import EtcdPort, etcd_port
 from lab.http2.http_client import Reply, request
 from raykeeper.actors.proxy.etcd_backend import EtcdBackend
 from raykeeper.actors.proxy.etcd_errors import TIMED_OUT
+from raykeeper.schema.frames import MemberStatus
 
 TEXT = "text/plain; charset=utf-8"
 
@@ -69,6 +71,8 @@ VERBOSE = "".join(f"[+]{name} ok\n" for name in READYZ).encode() + b"ok\n"
         ("/readyz?verbose&exclude=nothing", VERBOSE),
         ("/readyz/linearizable_read?verbose", b"[+]linearizable_read ok\nok\n"),
         ("/livez/serializable_read", b"ok\n"),
+        ("/readyz/alarms", b"ok\n"),
+        ("/readyz/disk?verbose", b"[+]disk ok\nok\n"),
     ],
 )
 def test_all_is_well(port: EtcdPort, target: str, body: bytes) -> None:
@@ -82,6 +86,8 @@ def test_an_alarm(port: EtcdPort, alarm: str) -> None:
     assert get(port, f"/health?exclude={alarm}")[0] == 200
     assert get(port, "/health?exclude=NOSPACE&exclude=CORRUPT&exclude=")[0] == 200
     assert get(port, "/livez")[0] == 200
+    said = b"[-]alarms failed: alarm activated: %s\n\n" % alarm.encode()
+    assert get(port, "/readyz/alarms") == (503, said)
     if alarm == "NOSPACE":
         assert get(port, "/readyz") == (200, b"ok\n")
         return
@@ -99,6 +105,19 @@ def test_without_a_quorum(port: EtcdPort, no_quorum: None) -> None:
     assert get(port, "/livez")[0] == 200
     status, body = get(port, "/readyz")
     assert (status, body.splitlines()[2]) == (503, b"[-]linearizable_read failed: etcdserver: request timed out")
+
+
+def test_a_full_disk(port: EtcdPort, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = port.proxy.services.calls
+    status = calls.status
+
+    async def nearly_full(member: int) -> MemberStatus | None:
+        said = await status(member)
+        return None if said is None else msgspec.structs.replace(said, free_bytes=4096)
+
+    monkeypatch.setattr(calls, "status", nearly_full)
+    assert get(port, "/readyz/disk") == (503, b"[-]disk failed: 4096 bytes are free\n\n")
+    assert get(port, "/readyz")[0] == 200
 
 
 @pytest.mark.parametrize("page", ["/health", "/livez", "/readyz", "/readyz/data_corruption", "/version", "/metrics"])
