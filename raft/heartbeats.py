@@ -7,6 +7,7 @@ for a lost one. A round is confirmed once a quorum has answered it; a leader tha
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from .core import LEADER
 from .messages import Heartbeat, HeartbeatResponse, ReadIndex, ReadIndexResponse
@@ -36,7 +37,7 @@ class HeartbeatRounds(Replication):
         if promise:
             self._rounds.add_round(self._round, promise, self.config.clock_drift, self._latest)
         voters = None if periodic else {*self.configuration.voters, *self.configuration.outgoing}
-        waiting = frozenset() if periodic else self._waiting_followers()
+        waiting: Sequence[int] = () if periodic else self._waiting_followers()
         for member, progress in self.progress.items():
             if member == self.id:
                 progress.acked_round = self._round

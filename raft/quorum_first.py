@@ -14,7 +14,7 @@ decide or the leadership is being transferred, when it matters who is up to date
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from .messages import Configuration
 from .progress import Progress, ProgressState
@@ -30,11 +30,11 @@ class QuorumFirst:
     """The choice of one leader, for one term."""
 
     def __init__(self) -> None:
-        self._first: frozenset[int] = frozenset()
+        self._first: list[int] = []
 
     def waiting(
         self, own: int, configuration: Configuration, progress: Mapping[int, Progress], last_index: int, now: float
-    ) -> frozenset[int]:
+    ) -> Sequence[int]:
         """The followers to which nothing needs to be sent at once.
 
         Args:
@@ -42,25 +42,23 @@ class QuorumFirst:
             last_index: the last entry of its log.
             now: the owner's clock.
         """
-        voters = configuration.voters
+        voters, first = configuration.voters, self._first
         if configuration.outgoing or own not in voters:
-            return frozenset()
+            return ()
         needed = len(voters) // 2
-        ranked: list[tuple[float, int]] = []
+        ranked: list[tuple[bool, float, int]] = []
         for voter in voters:
             each = progress[voter]
             if voter == own or each.state is not ProgressState.REPLICATE or each.lost_state or each.paused:
                 continue
             delay = each.response_time(now)
-            ranked.append((delay if voter in self._first else delay * CHANGE_MARGIN, voter))
+            ranked.append((not each.wants_commits, delay if voter in first else delay * CHANGE_MARGIN, voter))
         if len(ranked) <= needed:
-            return frozenset()
+            return ()
         ranked.sort()
-        wanting = [voter for _, voter in ranked if progress[voter].wants_commits]
-        first = [*wanting, *(voter for _, voter in ranked if voter not in wanting)][: max(needed, len(wanting))]
-        self._first = frozenset(first)
-        return frozenset(
+        self._first = [voter for _, _, voter in ranked[:needed]]
+        return [
             voter
-            for _, voter in ranked
-            if voter not in self._first and last_index + 1 - progress[voter].next_index < MAX_WAITING_ENTRIES
-        )
+            for can_wait, _, voter in ranked[needed:]
+            if can_wait and last_index + 1 - progress[voter].next_index < MAX_WAITING_ENTRIES
+        ]

@@ -55,10 +55,10 @@ class Replication(SnapshotTransfer):
             elif member != self.id:
                 self._send_to(member, progress, batches)
 
-    def _waiting_followers(self) -> frozenset[int]:
+    def _waiting_followers(self) -> Sequence[int]:
         """Those to which nothing has to be sent at once (see ``quorum_first``)."""
         if not self.config.quorum_first or self.transfer_target:
-            return frozenset()
+            return ()
         return self._quorum_first.waiting(self.id, self.configuration, self.progress, self.log.last_index, self._latest)
 
     def send_deferred(self) -> None:

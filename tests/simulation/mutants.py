@@ -154,7 +154,7 @@ def _old_term_committed() -> AbstractContextManager[None]:
 def _waiting_counted() -> AbstractContextManager[None]:
     original = Node._waiting_followers
 
-    def waiting(node: Any) -> frozenset[int]:
+    def waiting(node: Any) -> Sequence[int]:
         found = original(node)
         for member in found:
             node.progress[member].match_index = node.log.last_index
