@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ...errors import KeeperError
-from ...limits import LEASE_RETRY_S, MAX_PROXY_LONG_READS, PROXY_LONG_ANSWER_BYTES, PROXY_TIMEOUT_S, Limits
+from ...limits import LEASE_RETRY_S, PROXY_LONG_ANSWER_BYTES, PROXY_TIMEOUT_S, Limits
 from ...schema.answers import Answer, Item, RangeAnswer
 from ...schema.frames import Kept, LeasesKept, LeaseStatuses, Read
 from ...schema.key_spaces import UNUSED_KEY
@@ -29,6 +29,7 @@ from ..client.watch import AsyncWatch
 from .answer_room import AnswerRoom
 from .etcd_errors import TIMED_OUT, from_keeper_error
 from .etcdpb.rpc_pb2 import ResponseHeader
+from .long_reads import LongReads, Place
 from .rpc_methods import UnaryCall
 from .rpc_status import RpcCode, RpcError
 
@@ -105,9 +106,9 @@ class EtcdBackend:
         self.space = handle._view.space
         self.space_end = prefix_end(self.space)
         self._hub: Hub | None = None
-        self.long_reads = asyncio.Semaphore(MAX_PROXY_LONG_READS)
-        """Held while a range of keys is read and its answer is made: such answers take much memory and time before
-        they can be counted as held."""
+        self.long_reads = LongReads()
+        """A place is held while a range of keys is read and its answer is made: such answers take much memory and time
+        before they can be counted as held. All users of a proxy share them."""
         self._long_answers = asyncio.Lock()
         self._room = AnswerRoom()
         self._answering: set[asyncio.Task[None]] = set()
@@ -122,6 +123,7 @@ class EtcdBackend:
         )
         backend = EtcdBackend(handle, self.member)
         backend._of = self
+        backend.long_reads, backend._long_answers, backend._room = self.long_reads, self._long_answers, self._room
         return backend
 
     @property
@@ -224,9 +226,12 @@ class EtcdBackend:
         """
         return await self._handle._run(steps, min(context.time_left(), PROXY_TIMEOUT_S))
 
-    async def gather(self, steps: Steps[T], context: CallContext) -> T:
+    async def gather(self, steps: Steps[T], context: CallContext, place: Place | None = None) -> T:
         """As :meth:`run`, for steps that may be many pages: each has the time that etcd tries, and all of them together
         have what the caller has left.
+
+        Args:
+            place: among the long reads, of a call that has one.
 
         Raises:
             RpcError: a step failed, or there is no room for all pages.
@@ -238,7 +243,8 @@ class EtcdBackend:
                 while True:
                     try:
                         left = max(0.0, until - clock())
-                        answer: Any = await self._handle._run(_one(call), min(left, PROXY_TIMEOUT_S))
+                        page: Coroutine[Any, Any, Any] = self._handle._run(_one(call), min(left, PROXY_TIMEOUT_S))
+                        answer: Any = await (page if place is None else place.wait_for(page))
                     except KeeperError as error:
                         call = steps.throw(error)
                     else:

@@ -46,6 +46,7 @@ class Http2Exchange(HttpExchange):
         try:
             await run_exchange(self, self._handler, self._host.log)
         finally:
+            self._task = None
             self._host.running -= 1
             self._drop_parts()
 
@@ -108,7 +109,7 @@ class Http2Exchange(HttpExchange):
         if self._task is not None:
             self._task.cancel()
             if not self._started_task:  # then nothing of it will run
-                self._started_task = True
+                self._task, self._started_task = None, True
                 self._host.running -= 1
         if not self._stream.closed:
             self.abort()

@@ -30,6 +30,7 @@ from .key_forms import (
 )
 from .key_requests import KeyRequest, Precondition, parse_preconditions, parse_request
 from .key_watch import serve_watch
+from .long_reads import Place
 
 METHODS = ("GET", "HEAD", "PUT", "DELETE")
 _VALUE = {
@@ -66,8 +67,8 @@ class KeyValues:
             if asked.kind == "get":
                 await self._get(exchange, asked, conditions)
             elif asked.kind == "list":
-                async with self._backend.long_reads:
-                    body, headers = await self._list(exchange, asked)
+                async with self._backend.long_reads.place() as place:
+                    body, headers = await self._list(exchange, asked, place)
                 await exchange.respond(200, body, headers)
             elif asked.kind == "watch":
                 await serve_watch(self._backend, exchange, asked)
@@ -96,13 +97,13 @@ class KeyValues:
             raise HttpError(404, "the key does not exist\n", headers)
         await exchange.respond(200, item.value, {**_VALUE, **headers})
 
-    async def _list(self, exchange: HttpExchange, asked: KeyRequest) -> tuple[bytes, dict[str, str]]:
+    async def _list(self, exchange: HttpExchange, asked: KeyRequest, place: Place) -> tuple[bytes, dict[str, str]]:
         """One page of the keys with a prefix, and where the next one begins, at the same revision."""
         space, flags = self._backend.space, asked.flags
         keys = KeyRange(space + asked.start, prefix_end(space + asked.key))
         keys_only = "keys_only" in flags
         command = Range(keys, asked.revision, asked.limit, keys_only=keys_only, uncounted=True)
-        answer = await self._ask(page(command, "serializable" in flags), exchange)
+        answer = await place.wait_for(self._ask(page(command, "serializable" in flags), exchange))
         await self._backend.wait_for_turn(answer.items)
         rest = rest_of(keys, answer)
         headers = {**_LIST, REVISION_HEADER: str(answer.revision)}

@@ -20,6 +20,7 @@ from .etcdpb.rpc_pb2 import (
     RangeResponse,
     TxnRequest,
 )
+from .long_reads import Place
 from .member_calls import MemberCalls
 from .rpc_methods import UnaryCall
 from .translate import Translator, check_delete, check_put, check_range, check_txn
@@ -42,15 +43,15 @@ class KvService:
         asked = RangeRequest.FromString(request)
         check_range(asked)
         plan = self._translate.range_plan(asked)
-        async with self._turn(plan.command):
-            answer = await self._backend.gather(lasting_range(plan.command, asked.serializable), context)
+        async with self._place(plan.command) as place:
+            answer = await self._backend.gather(lasting_range(plan.command, asked.serializable), context, place)
             await self._backend.wait_for_turn(answer.items)
             header = self._backend.header(answer.revision)
             return self._translate.range_response(plan, answer, header).SerializeToString()
 
-    def _turn(self, command: Operation) -> AbstractAsyncContextManager[None]:
+    def _place(self, command: Operation) -> AbstractAsyncContextManager[Place | None]:
         """What a call holds while it is answered."""
-        return self._backend.long_reads if may_be_long(command) else nullcontext()
+        return self._backend.long_reads.place() if may_be_long(command) else nullcontext()
 
     async def put(self, request: bytes, context: CallContext) -> bytes:
         """Write a key."""
@@ -108,8 +109,8 @@ class KvService:
         asked = DeleteRangeRequest.FromString(request)
         check_delete(asked)
         command = self._translate.delete(asked)
-        async with self._turn(command):
-            answer = expect(await self._backend.gather(whole_write(command), context), DeleteAnswer)
+        async with self._place(command) as place:
+            answer = expect(await self._backend.gather(whole_write(command), context, place), DeleteAnswer)
             await self._backend.wait_for_turn(answer.prev)
             return self._translate.delete_response(answer, self._backend.header(answer.revision)).SerializeToString()
 
@@ -118,8 +119,8 @@ class KvService:
         asked = TxnRequest.FromString(request)
         check_txn(asked, self._backend.limits.max_txn_operations)
         command, plan = self._translate.txn(asked)
-        async with self._turn(command):
-            answer = expect(await self._backend.gather(whole_write(command), context), TxnAnswer)
+        async with self._place(command) as place:
+            answer = expect(await self._backend.gather(whole_write(command), context, place), TxnAnswer)
             await self._backend.wait_for_turn([*items_of(answer)])
             return self._translate.txn_response(plan, answer, self._backend.header(answer.revision)).SerializeToString()
 

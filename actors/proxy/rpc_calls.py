@@ -166,6 +166,9 @@ class WireUnaryCall(UnaryCall):
             raise
         except Exception as error:
             self.fail_by(error)
+        finally:
+            # A task that was cancelled keeps the frames that it left, with long answers in them. Nothing may keep it.
+            self._task = None
 
     # --- the answer --------------------------------------------------------------------------------------------------
 
@@ -221,7 +224,7 @@ class WireUnaryCall(UnaryCall):
         if self._task is not None:
             self._task.cancel()
             if not self._started and self._running:  # then nothing of it will run
-                self._running = False
+                self._task, self._running = None, False
                 self._host.running -= 1
         if self.when_ended is not None:  # in a pass of its own, so that a mistake in it ends nothing else
             self._host.loop.call_soon(self.when_ended)
@@ -273,6 +276,7 @@ class WireStreamCall(StreamCall):
         except Exception as error:
             self._end(end_of(self.method, error, self._host.log))
         finally:
+            self._task = None
             self._host.running -= 1
 
     async def receive(self) -> bytes | None:
@@ -345,6 +349,7 @@ class WireStreamCall(StreamCall):
         if self._task is not None:
             self._task.cancel()
             if not self._started:  # then nothing of it will run
+                self._task = None
                 self._host.running -= 1
         if self.when_ended is not None:  # in a pass of its own, so that a mistake in it ends nothing else
             self._host.loop.call_soon(self.when_ended)

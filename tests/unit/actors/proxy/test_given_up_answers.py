@@ -1,0 +1,52 @@
+"""Calls that are given up while long answers are made for them leave nothing behind, also before garbage is collected:
+an answer of megabytes may not wait for the collector, which counts objects and not bytes."""
+
+from __future__ import annotations
+
+import gc
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from lab.http2.attacks import RANGE, rpc
+from lab.http2.etcd_port import etcd_port
+from lab.http2.http_client import request
+from lab.http2.wire import HELLO
+from lab.patience import until
+
+ANSWERS = ("RangeAnswer", "RangePart")
+CALLS = {
+    "HTTP/1.1": b"GET /kv/hostile/?prefix HTTP/1.1\r\nhost: x\r\n\r\n" * 20,
+    "gRPC": HELLO + b"".join(rpc(stream, b"/etcdserverpb.KV/Range", RANGE) for stream in range(1, 40, 2)),
+}
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with etcd_port() as port:
+        for number in range(8):
+            assert request(port.endpoint, "PUT", f"/kv/hostile/{number}", bytes(200_000)).status == 201
+        yield port.endpoint
+
+
+def answers() -> int:
+    """Answers to ranges that are in memory."""
+    return sum(type(each).__name__ in ANSWERS for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("how", CALLS)
+def test_answers_of_calls_that_were_given_up_are_gone_at_once(endpoint: str, how: str) -> None:
+    host, _, port = endpoint.rpartition(":")
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            with socket.socket() as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                sock.connect((host, int(port)))
+                sock.sendall(CALLS[how])
+                until(lambda: answers() > 0)
+        until(lambda: answers() == 0)
+    finally:
+        gc.enable()
