@@ -103,7 +103,7 @@ def whole(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=120,
         check=False,
-        env=dict(os.environ),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
 
 
