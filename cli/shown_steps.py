@@ -71,18 +71,19 @@ def shown_progress(what: str) -> Iterator[ShownProgress]:
 
 @contextmanager
 def steps_told() -> Iterator[None]:
-    """In this context each step is told on stderr, with the seconds that it took; at the end, how long all took."""
+    """In this context each step is told on stderr, with the seconds that it took; at the end, how long all took.
+    Without a terminal nothing is: there, what stands on stderr is a warning or an error."""
+    if not sys.stderr.isatty():
+        yield
+        return
     began: list[float] = [time.monotonic()]
-    at_once = sys.stderr.isatty()
 
     def tell_step(what: str, begins: bool) -> None:
         if begins:
             began.append(time.monotonic())
-            if at_once:
-                click.echo(f"raykeeper: {what} ...", nl=False, err=True)
-            return
-        took = f"{time.monotonic() - began.pop():.1f} s"
-        click.echo(f" {took}" if at_once else f"raykeeper: {what}: {took}", err=True)
+            click.echo(f"raykeeper: {what} ...", nl=False, err=True)
+        else:
+            click.echo(f" {time.monotonic() - began.pop():.1f} s", err=True)
 
     with listening(tell_step):
         yield
