@@ -33,6 +33,7 @@ class Lane:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.source = f"process {pid}"
 
 
 class _Life:
