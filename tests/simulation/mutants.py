@@ -306,12 +306,12 @@ def _sealed_unsynced() -> AbstractContextManager[None]:
     return _without_sync("_open_segment")
 
 
-@mutant("segments removed before the new base is synced", "power", first_seed=100)
+@mutant("segments removed before the new base is synced", "power", first_seed=180)
 def _released_unsynced() -> AbstractContextManager[None]:
     return _without_sync("release")
 
 
-@mutant("a start that does not sync what it has read", "power", first_seed=100)
+@mutant("a start that does not sync what it has read", "power", first_seed=50)
 def _read_unsynced() -> AbstractContextManager[None]:
     original = SegmentedLog._settle
 

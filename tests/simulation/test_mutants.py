@@ -9,7 +9,7 @@ from simulation.invariants import Observer
 from simulation.mutants import MUTANTS
 from simulation.world import World
 
-SEEDS = 40
+SEEDS = 160
 
 
 def _catch(name: str) -> None:
