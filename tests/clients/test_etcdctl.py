@@ -219,13 +219,14 @@ def test_watches_print_the_same(version: str, both: tuple[str, EtcdPort]) -> Non
             etcdctl.start("watch", "-i"),
         ]
         try:
-            watches[-1].write("watch w/a --rev=4\nprogress\nwatch w/ --prefix --rev=1\n")
+            watches[-1].write("watch w/a w/f --rev=4\nprogress\nwatch w/ --prefix --rev=1\n")
             etcdctl.said("put", "w/c", "1")
             etcdctl.said("del", "w/a")
             etcdctl.said("put", "w/end", "END")
             lines = [
                 _until(watch, end) for watch, end in zip(watches, ("END", "RU5E", '"w/end" "END"', "END"), strict=True)
             ]
+            lines[3] += _until(watches[3], "END")  # of the other one
         finally:
             for watch in watches:
                 watch.end()
