@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab.http2.attacks import RANGE, rpc
-from lab.http2.etcd_port import etcd_port
+from lab.http2.etcd_port import EtcdPort, etcd_port
 from lab.http2.http_client import request
 from lab.http2.wire import HELLO
 from lab.patience import until
@@ -23,11 +23,11 @@ CALLS = {
 
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
+def port() -> Iterator[EtcdPort]:
     with etcd_port() as port:
         for number in range(8):
             assert request(port.endpoint, "PUT", f"/kv/hostile/{number}", bytes(200_000)).status == 201
-        yield port.endpoint
+        yield port
 
 
 def answers() -> int:
@@ -36,17 +36,20 @@ def answers() -> int:
 
 
 @pytest.mark.parametrize("how", CALLS)
-def test_answers_of_calls_that_were_given_up_are_gone_at_once(endpoint: str, how: str) -> None:
-    host, _, port = endpoint.rpartition(":")
+def test_answers_of_calls_that_were_given_up_are_gone_at_once(port: EtcdPort, how: str) -> None:
+    """The first answers wait for a client that reads nothing, and others are being made, when the client goes."""
+    host, _, number = port.endpoint.rpartition(":")
+    held = port.listener.context.held
     gc.collect()
     gc.disable()
     try:
         for _ in range(3):
             with socket.socket() as sock:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                sock.connect((host, int(port)))
+                sock.connect((host, int(number)))
                 sock.sendall(CALLS[how])
-                until(lambda: answers() > 0)
+                until(lambda: held.held > 0)
+            until(lambda: held.held == 0)
         until(lambda: answers() == 0)
     finally:
         gc.enable()
