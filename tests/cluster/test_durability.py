@@ -223,7 +223,7 @@ def lose_power_after_a_promise_from_the_page_cache(
     wait_until(lambda: len({member.applied_index for member in cluster.members()}) == 1)
     os.kill(other.pid, signal.SIGSTOP)
     stopped.append(other.pid)
-    power.fault(f"die raft_log:append {follower.pid}\nskip raft_log:append\n{also}")
+    power.fault(f"die raft_log:append {follower.pid} w/promised\nskip raft_log:append\n{also}")
     kv.put("w/promised", "2", timeout=60)
     assert not is_alive(follower.pid), "the follower died on the way"
     assert leader(cluster).id == lead.id

@@ -39,7 +39,7 @@ def test_all_members_at_one_proxy(clusters: Made) -> None:
     leader = cluster.status().leader
     text = request(endpoint, "GET", "/metrics?members").body.decode()
     peers = set(
-        re.findall(rf'^etcd_network_peer_round_trip_time_seconds_count{{member="m{leader}",To="(\d)"}}', text, re.M)
+        re.findall(rf'^etcd_network_peer_round_trip_time_seconds_count{{To="(\d)",member="m{leader}"}}', text, re.M)
     )
     assert peers == {"1", "2", "3"} - {str(leader)}
 

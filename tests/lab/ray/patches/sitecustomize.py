@@ -1,9 +1,9 @@
 """Loaded by every Python process of the tests' Ray: breaks a single sync of the product, if a test asks for it.
 
-The file that ``RAYKEEPER_TEST_FAULT`` names holds lines ``action module:function [pid]``: what the call of
-``Engine.flush`` or ``LogStore.sync`` from that place in the product comes to, in all processes or only in one. ``skip``
-does nothing, ``die`` ends the process before anything is synced, ``fail`` has the disk refuse the fsync. The product
-itself knows nothing of this.
+The file that ``RAYKEEPER_TEST_FAULT`` names holds lines ``action module:function [pid [text]]``: what the call of
+``Engine.flush`` or ``LogStore.sync`` from that place in the product comes to, in all processes or only in one, or only
+where the log was given an entry with that text just before. ``skip`` does nothing, ``die`` ends the process before
+anything is synced, ``fail`` has the disk refuse the fsync. The product itself knows nothing of this.
 
 ``RAYKEEPER_TEST_SWITCH`` names the table of the fault switch (``switch.py``), which is put around frames and clocks.
 """
@@ -23,14 +23,14 @@ _ENGINE = "raykeeper.store.engine.rocks"
 _SEGMENTS = "raykeeper.store.log.segments"
 
 
-def _action(place: str) -> str:
+def _action(place: str, appended: str = "") -> str:
     try:
         with open(os.environ["RAYKEEPER_TEST_FAULT"], encoding="utf-8") as file:
             lines = [words for line in file if (words := line.split())]
     except FileNotFoundError:
         return ""
-    for action, where, *pid in lines:
-        if where == place and pid in ([], [str(os.getpid())]):
+    for action, where, *which in lines:
+        if where == place and which[:1] in ([], [str(os.getpid())]) and all(text in appended for text in which[1:]):
             return action
     return ""
 
@@ -40,7 +40,8 @@ def _weaken(kind: Any, method: str, break_disk: Callable[[Any], None]) -> None:
 
     def sync(self: Any) -> None:
         caller = sys._getframe(1)
-        action = _action(f"{caller.f_globals['__name__'].rpartition('.')[2]}:{caller.f_code.co_name}")
+        place = f"{caller.f_globals['__name__'].rpartition('.')[2]}:{caller.f_code.co_name}"
+        action = _action(place, repr(getattr(self, "_appended", "")))
         if action == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if action == "fail":
@@ -62,6 +63,13 @@ def _weaken_log(module: ModuleType) -> None:
     def break_disk(log: Any) -> None:
         log._file._descriptor = 1_000_000  # fdatasync refuses it
 
+    append = module.SegmentedLog.append
+
+    def remembered(log: Any, *arguments: Any) -> Any:
+        log._appended = arguments
+        return append(log, *arguments)
+
+    module.SegmentedLog.append = remembered
     _weaken(module.SegmentedLog, "sync", break_disk)
 
 
