@@ -23,7 +23,6 @@ from .log import Log, Storage
 from .messages import Configuration, HardState, InstallSnapshot, Message, SnapshotMeta
 from .progress import Inflights, Progress
 from .quorum import has_quorum
-from .quorum_first import QuorumFirst
 from .read_queue import ReadQueue
 from .ready import NodeConfig
 
@@ -125,7 +124,6 @@ class Core:
         self.sends_deferred = False
         """Leader: some follower was not sent entries or a heartbeat, since others make up a quorum. The owner calls
         ``Node.send_deferred`` a little later."""
-        self._quorum_first = QuorumFirst()
         self._wants_commits = True
         self._chunk: InstallSnapshot | None = None
         self._rejected_snapshots: list[SnapshotMeta] = []

@@ -15,7 +15,6 @@ import math
 from .core import CANDIDATE, FOLLOWER, LEADER, PRE_CANDIDATE, NotLeader, ProposalRefused
 from .messages import RequestVote, RequestVoteResponse, TimeoutNow
 from .quorum import VoteResult, vote_result
-from .quorum_first import QuorumFirst
 from .reconfiguration import Reconfiguration
 
 
@@ -159,7 +158,6 @@ class Elections(Reconfiguration):
         self.progress = {member: self._new_progress() for member in sorted(self.configuration.members)}
         self._round = 0
         self._rounds.clear()
-        self._quorum_first = QuorumFirst()
         self._lease_until, self._lease_dropped = -math.inf, False
         self._count_promises()
         self._term_start = self._append_own([b""])

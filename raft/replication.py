@@ -15,6 +15,7 @@ from .log import ENTRY_OVERHEAD, EntryCompacted, LogInconsistent, can_follow, en
 from .messages import AppendEntries, AppendEntriesResponse, Entry, EntryKind, TimeoutNow
 from .progress import Progress, ProgressState
 from .quorum import majority_value
+from .quorum_first import waiting_followers
 
 
 class Replication(SnapshotTransfer):
@@ -59,7 +60,7 @@ class Replication(SnapshotTransfer):
         """Those to which nothing has to be sent at once (see ``quorum_first``)."""
         if not self.config.quorum_first or self.transfer_target:
             return ()
-        return self._quorum_first.waiting(self.id, self.configuration, self.progress, self.log.last_index, self._latest)
+        return waiting_followers(self.id, self.configuration, self.progress, self.log.last_index, self._latest)
 
     def send_deferred(self) -> None:
         """Leader: send to all followers what they have not been sent yet (see ``sends_deferred``)."""
