@@ -24,6 +24,7 @@ from lab.ray.crowd import Crowd, gathered
 from lab.ray.faults import Faults
 from lab.ray.patches import switch
 from lab.ray.tools import Made, kill_stragglers
+from raykeeper.actors.client import hub_pool
 from raykeeper.actors.transport import client_actor, client_lanes
 
 PATCHES = Path(__file__).parent.parent / "lab" / "ray" / "patches"
@@ -57,6 +58,9 @@ def local_ray(scratch: Path) -> Iterator[Path]:
         _start_ray(str(scratch / "ray"))
         _end_log_monitor(str(scratch / "ray"))
         yield journals
+        # As at the end of a process. Ray ends a process in which a thread asks it for something just when it is shut
+        # down, and a hub that lingers may ask for members that are gone.
+        hub_pool._close_all()
         ray.shutdown()
 
 
