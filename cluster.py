@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -22,15 +20,14 @@ from .actors import arguments as check
 from .actors.client.hub_pool import HubShare
 from .actors.client.login import Credentials, credentials_of
 from .actors.cluster.administrator import administer_by, credentials_of_spec
+from .actors.cluster.cluster_membership import ClusterMembership
 from .actors.cluster.cluster_operations import ClusterOperations
 from .actors.cluster.destroy import delete_data, stop_members
 from .actors.cluster.destroy import discard as discard_cluster
 from .actors.cluster.evidence import marker_of_member
 from .actors.cluster.health import HealthCheck, health_of
 from .actors.cluster.launch import launch_members, why_not
-from .actors.cluster.membership import MembershipOps
-from .actors.cluster.observe import Observation, first_member_spec, homes, observe_cluster
-from .actors.cluster.placement import Placement, choose_placement
+from .actors.cluster.observe import observe_cluster
 from .actors.cluster.proxy_handle import proxy_actors, proxy_statuses
 from .actors.cluster.proxy_start import restart_proxies, settle_proxies
 from .actors.cluster.proxy_status import ProxyInfo, proxy_infos, registered_proxies
@@ -60,16 +57,13 @@ from .errors import (
     ForkedProcess,
     InvalidArgument,
     KeeperError,
-    NotCaughtUp,
     PermissionDenied,
-    RequestTimeout,
     Unavailable,
 )
 from .limits import (
     DEFAULT_TIMEOUT_S,
     DESTROY_TIMEOUT_S,
     LAUNCH_TIMEOUT_S,
-    MEMBERSHIP_TIMEOUT_S,
     POLL_PAUSE_S,
     RESTORE_TIMEOUT_S,
     SHUTDOWN_TIMEOUT_S,
@@ -83,7 +77,7 @@ if TYPE_CHECKING:
     from .actors.handles import Client
 
 
-class Cluster(ClusterOperations):
+class Cluster(ClusterOperations, ClusterMembership):
     """A running cluster: its status, its clients, its administration. As a context manager it is shut down at the end.
 
     Attributes:
@@ -228,106 +222,7 @@ class Cluster(ClusterOperations):
                     continue  # leadership has moved: ask again
             wait_for(lambda: self.status().leader == id, min(deadline, time.monotonic() + 1.0))
 
-    # -- membership ---------------------------------------------------------------------------------------------------
-
-    @covered
-    def add_member(
-        self, node: str | None = None, *, promote: bool = True, timeout: float = MEMBERSHIP_TIMEOUT_S
-    ) -> MemberInfo:
-        """Add a member: a learner until it has caught up with the others, then a voter.
-
-        Args:
-            node: where it is to live: a Ray node's id or address, or a resource that nodes offer. By default the node
-                with the fewest members, of those that the spec's ``placement`` allows.
-            promote: make it a voter; otherwise it stays a learner (see :meth:`promote`).
-            timeout: seconds.
-
-        Raises:
-            InvalidArgument: no Ray node that is alive matches ``node``, or it is not text.
-            Unavailable: the cluster has no leader, or the node cannot be used.
-            RequestTimeout: the member was added and has not caught up in time. It continues, and the supervisor
-                promotes it once it has.
-        """
-        deadline = time.monotonic() + at_most(timeout)
-        check.flag("promote", promote)
-        if node is not None:
-            check.text("a node", node)
-        ops, observation = self._membership_ops(), observe_cluster(self.name)
-        chosen = _placement_for(node, observation, ops.placement)
-        with step("starting the new member"):
-            new = ops.reserve(secrets.token_bytes(12), chosen, voter=promote)
-            ops.create_member(new, observation.nodes)
-            ops.add_learner(new.id)
-        if promote:
-            with step(f"{new.name} catches up"):
-                self._promote_once_caught_up(ops, new.id, new.name, deadline, timeout)
-        # A learner may only just have been started.
-        wait_for(lambda: self._member(new.id).role not in ("silent", "starting"), deadline)
-        return self._member(new.id)
-
-    def _promote_once_caught_up(self, ops: MembershipOps, id: int, name: str, deadline: float, timeout: float) -> None:
-        while True:
-            try:
-                ops.promote(id)
-                return
-            except NotCaughtUp as error:
-                if time.monotonic() >= deadline:
-                    late = f"{name} is a learner and has not caught up within {timeout:g} s"
-                    raise RequestTimeout(late, applied=None) from error
-                pause_between_checks(POLL_PAUSE_S)
-
-    def _member(self, id: int) -> MemberInfo:
-        return next(info for info in self.members() if info.id == id)
-
-    @covered
-    def promote(self, id: int, *, timeout: float = MEMBERSHIP_TIMEOUT_S) -> None:
-        """Make a learner a voter.
-
-        Args:
-            timeout: seconds.
-
-        Raises:
-            InvalidArgument: the cluster has no such member.
-            NotCaughtUp: it has not caught up with the leader's log yet.
-            Unavailable: there is no leader, or too few voters can be heard.
-        """
-        check.whole_number("a member's id", id, 1)
-        if id not in observe_cluster(self.name).configuration.members:
-            raise InvalidArgument(f"cluster {self.name} has no member {id}")
-        self._membership_ops().promote(id)
-
-    @covered
-    def remove_member(self, id: int, *, timeout: float = MEMBERSHIP_TIMEOUT_S) -> None:
-        """Remove a member from the cluster for good, end its actor, and delete its data. It may be the leader.
-
-        If its node is gone, the data is deleted when that comes back. Removing a member again does nothing.
-
-        Args:
-            timeout: seconds.
-
-        Raises:
-            InvalidArgument: there never was such a member, or no voter would remain.
-            Unavailable: there is no leader, or too few voters that can be heard would remain.
-        """
-        check.whole_number("a member's id", id, 1)
-        observation, ops = observe_cluster(self.name), self._membership_ops()
-        best = observation.best
-        if best is None:
-            raise Unavailable(f"no member of cluster {self.name} serves")
-        known = {description.id: description for description in (*best.table, *best.removed)}
-        if id not in known and id not in observation.configuration.members:
-            raise InvalidArgument(f"cluster {self.name} has no member {id}")
-        ops.remove_from_configuration(id)
-        ops.retire(id)
-        ops.stop_member(id)
-        if id in known:
-            ops.delete_data(known[id], observation.nodes)
-
-    def _membership_ops(self) -> MembershipOps:
-        member_spec = first_member_spec(list(member_actors(self.name).values()))
-        if member_spec is None:
-            raise Unavailable(f"no member of cluster {self.name} answers")
-        return MembershipOps(self.name, self.id, member_spec.data_dir or self._data_dir, member_spec.placement)
+    # -- looking after it ---------------------------------------------------------------------------------------------
 
     @covered
     def upgrade(self, *, timeout: float = UPGRADE_TIMEOUT_S) -> int:
@@ -645,20 +540,3 @@ def _wait_until_it_serves(cluster: Cluster, credentials: Credentials | None, dea
             why = why_not(statuses, actors) or problem
             raise Unavailable(f"cluster {cluster.name} (id {cluster.id:x}) has no quorum that serves: {why}")
         pause_between_checks(POLL_PAUSE_S)
-
-
-def _placement_for(node: str | None, observation: Observation, placement: Sequence[str]) -> Placement:
-    """The place for a new member: the requested one, or the best."""
-    if node is None:
-        chosen = choose_placement(observation.nodes, placement, homes(observation), crowded=True)
-        if chosen is None:
-            raise Unavailable("no Ray node that is alive may hold a member")
-        return chosen
-    meant = [
-        Placement(each, each.pin(placement)) for each in observation.nodes if each.id == node or each.address == node
-    ]
-    meant = meant or [Placement(each, node) for each in observation.nodes if node in each.resources]
-    if not meant:
-        raise InvalidArgument(f"no Ray node that is alive has the id or address {node}, or offers such a resource")
-    load = Counter(homes(observation).values())
-    return min(meant, key=lambda chosen: load[chosen.node.id])

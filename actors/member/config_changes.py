@@ -107,7 +107,11 @@ class ConfigChanges:
         temporary."""
         node = self._node
         for change in changes:
-            if change.kind is ChangeKind.ADD_VOTER and not self.caught_up(change.member):
+            if change.kind is not ChangeKind.ADD_VOTER:
+                continue
+            if change.member not in node.configuration.members:  # a learner that was removed never catches up
+                return (Failed(Reason.INVALID, change.member, f"m{change.member} is not a member"),)
+            if not self.caught_up(change.member):
                 return (Failed(Reason.NOT_CAUGHT_UP, change.member, f"m{change.member} has not caught up yet"),)
         try:
             after = apply_change(node.configuration, ConfigurationChange(node.configuration.index, tuple(changes)), 0)

@@ -38,7 +38,8 @@ class MembershipOperations(Protocol):
     """Changes of the members that take more than a frame: they start and stop actors."""
 
     async def add_member(self, learner: bool) -> int:
-        """Add a member anywhere; its id. It may still be starting."""
+        """Add a member anywhere, as a learner; its id. It may still be starting. Unless it is to stay a learner, it
+        becomes a voter later, by itself."""
         ...
 
     async def remove_member(self, member: int) -> None:
@@ -66,17 +67,18 @@ class ClusterService:
         linearizable = MemberListRequest.FromString(request).linearizable
         if linearizable:
             await self._backend.revision(context)
-        members = await self._members(linearizable)
+        members = await self._members(newest=linearizable)
         return MemberListResponse(header=self._header(), members=members).SerializeToString()
 
     async def member_add(self, request: bytes, context: CallContext) -> bytes:
-        """Add a member."""
+        """Add a member. The answer comes when the configuration has it, as a learner until it has caught up: a voter
+        that lacks the log would count for the quorum at once (thesis 4.2.1)."""
         asked = MemberAddRequest.FromString(request)
         if not asked.peerURLs:
             raise BAD_MEMBER_URLS.error()
         added = await self._operations.add_member(asked.isLearner)
         members = await self._members()
-        member = next((each for each in members if added == each.ID), Member(ID=added, isLearner=asked.isLearner))
+        member = next((each for each in members if added == each.ID), Member(ID=added, isLearner=True))
         return MemberAddResponse(header=self._header(), member=member, members=members).SerializeToString()
 
     async def member_remove(self, request: bytes, context: CallContext) -> bytes:
@@ -104,14 +106,15 @@ class ClusterService:
         return self._backend.header(0)
 
     async def _known(self, member: int) -> MemberStatus:
-        status = await self._calls.any_status(self._backend.member)
+        status = await self._calls.newest_status(self._backend.member)
         if member not in status.voters and member not in status.learners:
             raise MEMBER_NOT_FOUND.error()
         return status
 
-    async def _members(self, linearizable: bool = False) -> list[Member]:
-        status = await self._calls.any_status(self._backend.member)
-        urls = await self._urls(linearizable)
+    async def _members(self, newest: bool = True) -> list[Member]:
+        ask = self._calls.newest_status if newest else self._calls.any_status
+        status = await ask(self._backend.member)
+        urls = await self._urls(newest)
         return [
             Member(
                 ID=member,

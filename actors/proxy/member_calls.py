@@ -129,6 +129,13 @@ class MemberCalls:
                 return status
         raise NO_LEADER.error()
 
+    async def newest_status(self, first: int) -> MemberStatus:
+        """The status of the leader, which knows every change of the members; without one, of any. Raises as above."""
+        status = await self.any_status(first)
+        if status.leader in (0, status.member):
+            return status
+        return await self.any_status(status.leader)
+
     async def hash_keys(self, member: int, revision: int, patience: float) -> KeysHashed:
         """The hash of all versions of a member's keys up to a revision; 0 for its newest.
 

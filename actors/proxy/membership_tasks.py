@@ -6,6 +6,7 @@ a cluster. It takes a second or two until it runs, and such calls are rare.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 from typing import Any
 
@@ -13,7 +14,10 @@ import ray
 
 from ...errors import KeeperError
 from ..leader_call import administer_as, as_the_cluster
+from ..logs import MemberLog
+from ..naming import member_name
 from .etcd_errors import from_keeper_error
+from .rpc_status import RpcError
 
 _remote: Any = ray.remote
 
@@ -23,15 +27,29 @@ class MembershipTasks:
 
     Args:
         cluster_name: the cluster's.
+        log: the proxy's.
     """
 
-    def __init__(self, cluster_name: str) -> None:
+    def __init__(self, cluster_name: str, log: MemberLog) -> None:
         self._cluster_name = cluster_name
+        self._log = log
+        self._promoting: set[asyncio.Task[None]] = set()
 
     async def add_member(self, learner: bool) -> int:
-        """Add a member anywhere; its id, once it has caught up."""
-        added: int = await self._run("add_member", promote=not learner)
+        """Add a member anywhere, as a learner; its id, once the configuration has it. Unless it is to stay one, another
+        task makes it a voter when it has caught up."""
+        added: int = await self._run("_add_learner", node=None, voter=not learner)
+        if not learner:
+            promoting = asyncio.ensure_future(self._promote(added))
+            self._promoting.add(promoting)  # the loop itself holds tasks weakly
+            promoting.add_done_callback(self._promoting.discard)
         return added
+
+    async def _promote(self, member: int) -> None:
+        try:
+            await self._run("_promote_once_caught_up", id=member)
+        except RpcError as error:  # the supervisor does it, if the member is still there
+            self._log.warning("%s did not become a voter: %s", member_name(member), error.text)
 
     async def remove_member(self, member: int) -> None:
         """Remove a member for good."""
@@ -57,11 +75,12 @@ _PACKAGE = __name__.rpartition(".actors.")[0]
 
 def _change(package: str, cluster_name: str, change: str, arguments: dict[str, Any]) -> Any:
     """Runs in the task: what ``Cluster`` does by that name, as the cluster itself, since the proxy has checked that its
-    client may. Of a member only the id goes back; an error is returned, because Ray would give it another class,
-    without its outcome."""
+    client may. Only an id goes back; an error is returned, because Ray would give it another class, without its
+    outcome."""
     try:
         administer_as(cluster_name, as_the_cluster)
         found = importlib.import_module(package).attach(cluster_name)
-        return getattr(getattr(found, change)(**arguments), "id", None)
+        result = getattr(found, change)(**arguments)
+        return result if isinstance(result, int) else None
     except KeeperError as error:
         return error

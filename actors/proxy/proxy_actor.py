@@ -151,7 +151,7 @@ class ProxyHost:
         listen = read_listen_address(spec.listen)
         if listen is None:  # the cluster was told by a version that writes addresses otherwise
             raise OSError(f"cannot listen on {spec.listen!r}: it is not an address")
-        operations = MembershipTasks(spec.cluster_name)
+        operations = MembershipTasks(spec.cluster_name, self._log)
         proxy = EtcdProxy(
             kv.aio,
             operations,

@@ -72,6 +72,9 @@ def test_a_member_is_reserved_learns_and_is_not_promoted_before_it_has_caught_up
     assert isinstance(administer(member, RetireMember(2)), Failed), "it takes part"
     assert isinstance(change(member, ChangeKind.REMOVE, 2), Done)
     assert isinstance(change(member, ChangeKind.REMOVE, 2), Done)
+    gone = change(member, ChangeKind.ADD_VOTER, 2)
+    assert isinstance(gone, Failed)
+    assert gone.reason is Reason.INVALID, "waiting for it to catch up would take forever"
     assert isinstance(administer(member, RetireMember(2)), Done)
     assert member.loop.replica.state.members.is_removed(2)
 

@@ -35,6 +35,7 @@ from raykeeper.actors.proxy.etcdpb.rpc_pb2 import (
     RequestOp,
     TxnRequest,
 )
+from raykeeper.raft.messages import ChangeKind, MemberChange
 
 CLUSTER, MAINTENANCE, KV = "/etcdserverpb.Cluster/", "/etcdserverpb.Maintenance/", "/etcdserverpb.KV/"
 
@@ -103,6 +104,28 @@ def test_members_are_added_and_removed_by_the_cluster(both: Twins) -> None:
     assert both.proxy.operations.asked == [("add", True), ("remove", 1)]
     refused = ours.relative(f"{CLUSTER}MemberUpdate", MemberUpdateRequest(ID=1, peerURLs=["http://127.0.0.1:1"]))
     assert refused == (3, "etcdserver: given member URLs are invalid")
+
+
+def change_ours(both: Twins, kind: ChangeKind, member: int) -> None:
+    both.proxy.run(both.proxy.services.calls.change_membership([MemberChange(kind, member)]))
+
+
+def test_a_learner_that_has_not_caught_up(both: Twins) -> None:
+    """etcd's answers to its own learner, which nobody has started, and the proxy's."""
+    etcd, ours = both.sides
+    url = "http://127.0.0.1:1"
+    added = etcd.ask(f"{CLUSTER}MemberAdd", MemberAddRequest(peerURLs=[url], isLearner=True)).member.ID
+    change_ours(both, ChangeKind.ADD_LEARNER, 2)
+    learners = {etcd: added, ours: 2}
+    listed, promoted = f"{CLUSTER}MemberList", f"{CLUSTER}MemberPromote"
+    for side, learner in learners.items():
+        members = side.ask(listed, MemberListRequest(linearizable=True)).members
+        assert [each.ID for each in members if each.isLearner] == [learner]
+        refused = side.relative(promoted, MemberPromoteRequest(ID=learner))
+        assert refused == (9, "etcdserver: can only promote a learner member which is in sync with leader")
+    etcd.ask(f"{CLUSTER}MemberRemove", MemberRemoveRequest(ID=added))
+    change_ours(both, ChangeKind.REMOVE, 2)
+    assert ours.relative(promoted, MemberPromoteRequest(ID=2)) == (5, "etcdserver: member not found")
 
 
 def test_alarms(both: Twins) -> None:
