@@ -6,6 +6,7 @@ An option that several commands have is defined once, here, so that it has the s
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -13,7 +14,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from ..actors.handles import Client
     from ..cluster import Cluster
     from ..spec import ClusterSpec
+
+T = TypeVar("T")
 
 LOCK_NAME, LOCK_KEY, LOCK_TOKEN = "RAYKEEPER_LOCK_NAME", "RAYKEEPER_LOCK_KEY", "RAYKEEPER_LOCK_TOKEN"
 """Environment of a command that runs under a lock. The key is the area of the reserved space, a slash, and the key."""
@@ -212,15 +215,23 @@ endpoint_option = options(
 """For commands that a proxy can serve: see ``open_keys``."""
 
 
-def _cover(ctx: click.Context, option: click.Parameter, given: float) -> float:
-    """Let the whole command end by then, including joining Ray."""
-    ctx.with_resource(covering(given))
-    return given
-
-
 def timeout_of(default: float, help: str = "Seconds to wait.") -> Callable[[Any], Any]:
-    """The option that bounds a whole command."""
-    return click.option("--timeout", type=seconds, default=default, show_default=True, callback=_cover, help=help)
+    """The option that bounds a whole command, including joining Ray. Below the decorator that makes the command.
+
+    The deadline begins with the command, not with the option: Click does not leave the context of a command whose other
+    arguments are wrong, so a deadline set there would stay, for whatever the process does next.
+    """
+    option = click.option("--timeout", type=seconds, default=default, show_default=True, help=help)
+
+    def bound(command: Callable[..., T]) -> Callable[..., T]:
+        @functools.wraps(command)
+        def in_time(*arguments: Any, timeout: float, **named: Any) -> T:
+            with covering(timeout):
+                return command(*arguments, timeout=timeout, **named)
+
+        return option(in_time)
+
+    return bound
 
 
 timeout_option = timeout_of(DEFAULT_TIMEOUT_S)

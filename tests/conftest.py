@@ -1,13 +1,24 @@
-"""What all tests share: marks by folder, hypothesis without a clock, signals that work, Ray workers on equal terms."""
+"""What all tests share: marks by folder, hypothesis without a clock, signals that work, Ray workers on equal terms; the
+stacks of all threads where one fails; and that none leaves anything to the next in its process."""
 
 from __future__ import annotations
 
+import faulthandler
+import gc
+import math
 import os
 import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from lab.patience import until
+from raykeeper.actors import deadline
 
 # No deadline, and slow is not ill: a machine that is busy with something else is not a failure. The blob reproduces an
 # example anywhere.
@@ -37,3 +48,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(_HERE).parts[0]
         if folder in ("cluster", "simulation"):
             item.add_marker(folder)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """A test that fails says what all threads were at: of one that waited in vain, that is the reason."""
+    report = yield
+    if report.failed and call.when != "teardown":
+        with tempfile.TemporaryFile("w+") as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+            file.seek(0)
+            report.sections.append(("All threads", file.read()))
+    return report
+
+
+def _changed_by_tests() -> dict[str, Any]:
+    """What a test may change for itself, and must restore."""
+    return {
+        "signal handlers": {number: signal.getsignal(number) for number in signal.valid_signals()},
+        "blocked signals": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+        "timer": signal.getitimer(signal.ITIMER_REAL),
+        "folder": os.getcwd(),
+        "collection": (gc.isenabled(), gc.get_threshold()),
+    }
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """First to be set up, so last to look. What one test leaves makes another fail, long after, and only on a machine
+    that is slow."""
+    with_ray = request.path.relative_to(_HERE).parts[0] not in ("unit", "fuzz", "simulation")  # it has handlers, too
+    before = {} if with_ray else _changed_by_tests()
+    yield
+    left, _ = deadline.time_left(), deadline._until.set(math.inf)
+    assert left == math.inf, "the main thread has a deadline"
+    if not with_ray:
+        # Threads of clients defer collection while they are busy: for a moment.
+        with suppress(AssertionError):
+            until(lambda: _changed_by_tests() == before)
+        assert _changed_by_tests() == before

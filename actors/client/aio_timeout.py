@@ -32,8 +32,14 @@ async def within(seconds: float | None, waiting: Awaitable[object]) -> bool:
         task.result()
         return True
     finally:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and the collector finalizes this coroutine
-            task.cancel()
+        cancel_if_possible(task)
+
+
+def cancel_if_possible(task: asyncio.Future[Any]) -> None:
+    """Cancel a task in a ``finally``, where the loop may be closed: the garbage collector ends a coroutine that was
+    still waiting then. An error of the task's would take the place of ``GeneratorExit``, which callers go by."""
+    with contextlib.suppress(RuntimeError):  # the loop is closed
+        task.cancel()
 
 
 def on_thread(name: str, call: Callable[..., T], *arguments: Any) -> concurrent.futures.Future[T]:

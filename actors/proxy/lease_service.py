@@ -7,6 +7,7 @@ import asyncio
 from ...limits import LEASE_MAX_TTL_S, MAX_LEASES_IN_FRAME
 from ...schema.answers import Done, LeaseGranted
 from ...schema.operations import LeaseGrant, LeaseRevoke
+from ..client.aio_timeout import cancel_if_possible
 from .etcd_backend import CallContext, EtcdBackend, StreamContext, expect
 from .etcd_errors import LEASE_EXISTS, LEASE_NOT_FOUND, LEASE_TTL_TOO_LARGE
 from .etcdpb.rpc_pb2 import (
@@ -71,7 +72,7 @@ class LeaseService:
                     await stream.send(LeaseKeepAliveResponse(header=header, ID=lease, TTL=ttl).SerializeToString())
             await reader
         finally:
-            reader.cancel()
+            cancel_if_possible(reader)
 
     async def time_to_live(self, request: bytes, context: CallContext) -> bytes:
         """The seconds that a lease has left, -1 if there is none, and the keys attached to it."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator
 
 from ...limits import BACKUP_BLOCK_BYTES, BACKUP_IDLE_S, BACKUP_TIMEOUT_S, PROXY_SNAPSHOT_BYTES, PROXY_SNAPSHOT_STALL_S
+from ..client.aio_timeout import cancel_if_possible
 from .etcd_backend import EtcdBackend, StreamContext
 from .etcd_errors import TIMED_OUT
 from .etcdpb.cluster_pb2 import SnapshotResponse
@@ -43,11 +44,9 @@ class SnapshotService:
                 left -= len(blob)
                 await self._send(stream, backup, SnapshotResponse(remaining_bytes=left, blob=blob))
             await self._send(stream, backup, SnapshotResponse(blob=digest.digest()))
-        except GeneratorExit:
-            # The loop has ended, and the garbage collector ends this in any thread, under any lock. The member drops a
-            # backup by itself when nobody asks for it.
-            raise
-        except BaseException:
+        except (Exception, asyncio.CancelledError):
+            # Not GeneratorExit: then the loop has ended, and the garbage collector ends this in any thread, under any
+            # lock. The member drops a backup by itself when nobody asks for it.
             self._calls.end_backup(backup)
             raise
         self._calls.end_backup(backup)
@@ -79,5 +78,5 @@ class SnapshotService:
                     raise TIMED_OUT.error()
                 await self._calls.read_backup(backup, 0, 1)
         finally:
-            sent.cancel()
+            cancel_if_possible(sent)
         await sent

@@ -165,15 +165,21 @@ class _ServedWatches:
         sender = asyncio.ensure_future(self._send_all())
         reader = asyncio.ensure_future(self._read_all())
         required = [asyncio.ensure_future(self._require_leader())] if self._stream.metadata.get("hasleader") else []
+        tasks = [reader, sender, *required]
         try:
-            await asyncio.gather(reader, sender, *required)
-        finally:
-            tasks = [reader, sender, *required, *self._tasks]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            watches, self._watches = list(self._watches.values()), {}
-            self._cancel(watches)
+            await asyncio.gather(*tasks)
+        except (Exception, asyncio.CancelledError):  # not GeneratorExit: then the loop has ended, and nothing can wait
+            await self._end(tasks)
+            raise
+        await self._end(tasks)
+
+    async def _end(self, required: Sequence[asyncio.Task[None]]) -> None:
+        tasks = [*required, *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        watches, self._watches = list(self._watches.values()), {}
+        self._cancel(watches)
 
     async def _read_all(self) -> None:
         while (message := await self._stream.receive()) is not None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from lab.onemember import OneMember, one_member
+from lab.patience import PATIENCE
 from raykeeper.actors.proxy.etcd_backend import EtcdBackend
 from raykeeper.actors.proxy.etcd_services import EtcdServices
 from raykeeper.actors.proxy.rpc_methods import UnaryCall
@@ -64,6 +65,8 @@ class LabStream(Caller):
         self.gate = asyncio.Event()
         """Cleared, the client takes nothing."""
         self.gate.set()
+        self.room: asyncio.Semaphore | None = None
+        """How many messages more the client takes; ``None`` for any number."""
         self._served = asyncio.run_coroutine_threadsafe(self._serve(proxy.services.streaming[path]), self._loop)
 
     async def _serve(self, service: Any) -> None:
@@ -78,6 +81,8 @@ class LabStream(Caller):
 
     async def send(self, message: bytes) -> None:
         await self.gate.wait()
+        if self.room is not None:
+            await self.room.acquire()
         self._arrived.put(message)
 
 
@@ -94,13 +99,13 @@ class LabClientStream:
     def finish(self) -> None:
         self._loop.call_soon_threadsafe(self.inner._requests.put_nowait, None)
 
-    def receive(self, timeout: float = 30.0) -> bytes | tuple[int, str] | None:
+    def receive(self, timeout: float = PATIENCE) -> bytes | tuple[int, str] | None:
         return self.inner._arrived.get(timeout=timeout)
 
     def close(self) -> None:
         """End the call, and wait until its service has ended."""
         self.inner._served.cancel()
-        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop).result(PATIENCE)
 
 
 class LabOperations:
@@ -131,7 +136,7 @@ class LabProxy:
         self._thread.start()
         self.kv = member.client()
         self.backend = EtcdBackend(self.kv.aio, 1, member.loop.handler.own_token)
-        self.run(self.backend.open(10.0))
+        self.run(self.backend.open(PATIENCE))
         self.backend.hub.timings = Timings()  # etcd's election timeout, by which the least TTL of a lease goes
         self.operations = LabOperations()
         self.url = ""
@@ -141,7 +146,7 @@ class LabProxy:
     async def _urls(self, linearizable: bool) -> dict[int, list[str]]:
         return {1: [self.url or "http://127.0.0.1:2380"]}
 
-    def run(self, work: Coroutine[Any, Any, T], timeout: float = 20.0) -> T:
+    def run(self, work: Coroutine[Any, Any, T], timeout: float = PATIENCE) -> T:
         """The result of a coroutine on the proxy's loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
 
@@ -152,7 +157,7 @@ class LabProxy:
         called = asyncio.run_coroutine_threadsafe(self._unary(path, request, timeout, metadata), self.loop)
         self._called.add(called)
         try:
-            return called.result(20.0)
+            return called.result(PATIENCE)
         except RpcError as error:
             return int(error.code), error.text
         except CancelledError:
@@ -181,7 +186,7 @@ class LabProxy:
     def close(self) -> None:
         self.kv.close()
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         self.loop.close()
 
 

@@ -146,7 +146,7 @@ class OneMember(OnOwnThreads):
 
     def client(self) -> Client:
         """A handle of this process's hub."""
-        share = hub_pool.open_hub(self.name, 10.0, self.cluster)
+        share = hub_pool.open_hub(self.name, PATIENCE, self.cluster)
         return Client(self.name, self.cluster, share=share)
 
     def ask(self, request: Request) -> Any:
@@ -175,7 +175,7 @@ class OneMember(OnOwnThreads):
     @property
     def watches(self) -> int:
         """How many watches the process has."""
-        share = hub_pool.open_hub(self.name, 10.0, self.cluster)
+        share = hub_pool.open_hub(self.name, PATIENCE, self.cluster)
         return (
             sum(1 for each in share.hub.watch_core._watches.values())
             if hasattr(share.hub.watch_core, "_watches")
@@ -251,7 +251,7 @@ class Background:
     def done(self) -> bool:
         return not self.thread.is_alive()
 
-    def result(self, seconds: float = 10.0) -> Any:
+    def result(self, seconds: float = PATIENCE) -> Any:
         self.thread.join(seconds)
         assert self.done, f"not finished within {seconds} s"
         if self._error:

@@ -21,6 +21,7 @@ import raykeeper
 from raykeeper import END, ClusterNotFound, KeeperError, KeyValue, MembersMissing, SpecError, Unavailable, errors
 from raykeeper.actors.client.results import DeleteResult, PutResult, RangeResult, TxnResult
 from raykeeper.actors.cluster.status import ClusterStatus, MemberInfo
+from raykeeper.actors.deadline import time_left
 from raykeeper.cli import keys, main, member_commands, ray_head, txn, up_down
 
 A = KeyValue(b"a", b"1", 2, 3, 2)
@@ -258,6 +259,20 @@ def test_a_keeper_error_is_one_line_and_status_one(kv: FakeClient, kind: type[er
 def test_bad_usage_is_status_two(kv: FakeClient, arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
     assert kv.asked == []
+
+
+@pytest.mark.parametrize("arguments", ["get --timeout 5", "get --timeout 5 k --limit x", "lock --timeout 5"])
+def test_bad_usage_leaves_no_deadline(kv: FakeClient, arguments: str) -> None:
+    """The process may go on: Click closes no context whose arguments are wrong."""
+    result = run(*arguments.split())
+    assert (result.exit_code, time_left()) == (2, float("inf"))
+
+
+def test_the_timeout_covers_the_whole_command(kv: FakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[float] = []
+    monkeypatch.setattr(keys, "open_keys", lambda *_: left.append(time_left()) or kv)
+    good("get", "k", "--timeout", "1000")
+    assert 0 < left[0] <= 1000
 
 
 def test_control_c_is_status_130(kv: FakeClient) -> None:

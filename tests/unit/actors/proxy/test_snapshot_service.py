@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import hashlib
+import itertools
+import sys
 import threading
-import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from lab.patience import until, until_still
+from lab.patience import PATIENCE, until
 from lab.proxy_services import LabClientStream, LabProxy, lab_proxy
 from raykeeper import DataCorrupted
+from raykeeper.actors.member import backup_source
 from raykeeper.actors.proxy import snapshot_service
 from raykeeper.actors.proxy.etcdpb.cluster_pb2 import SnapshotRequest, SnapshotResponse
-from raykeeper.limits import Settings
+from raykeeper.actors.proxy.member_calls import MemberCalls
+from raykeeper.limits import BACKUP_IDLE_S, Settings
 from raykeeper.schema.operations import KeyRange, Range
 from raykeeper.store.backup_file import create_member, verify
 from raykeeper.store.data_dir import DataDir, FirstMember, Identity
@@ -32,8 +39,15 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[LabProxy]:
         yield made
 
 
-def begun(proxy: LabProxy) -> LabClientStream:
+def begun(proxy: LabProxy, takes: int | None = None) -> LabClientStream:
+    """A client that has asked for a backup.
+
+    Args:
+        takes: how many of its messages it takes until it has room for more; ``None`` for all.
+    """
     stream = proxy.stream(SNAPSHOT)
+    if takes is not None:
+        stream.inner.room = asyncio.Semaphore(takes)
     stream.send(SnapshotRequest().SerializeToString())
     stream.finish()
     return stream
@@ -88,41 +102,89 @@ def test_the_next_part_waits_until_the_client_has_taken_the_last(
     proxy: LabProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Meanwhile the member keeps the backup, however long that takes; it makes no second one, until the first ends."""
-    monkeypatch.setattr(snapshot_service, "BACKUP_IDLE_S", 1.0)  # which is how often it is asked for, a third of it
-    monkeypatch.setattr("raykeeper.actors.member.backup_source.BACKUP_IDLE_S", 5.0)
-    stream = begun(proxy)
+    monkeypatch.setattr(snapshot_service, "BACKUP_IDLE_S", 0.03)  # which is how often it is asked for, a third of it
+    backups, clock = proxy.member.loop.backups, SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(backup_source, "time", clock)
+    read_chunk, parts, asked_for = backups.read_chunk, [], itertools.count(1)
+    enough = threading.Event()
+
+    def read_slowly(id: str, offset: int, size: int) -> bytes:
+        data = read_chunk(id, offset, size)
+        if size > 1:
+            parts.append(offset)
+        else:
+            clock.now += 0.8 * BACKUP_IDLE_S
+            backups.drop_idle()
+            if next(asked_for) == 10:
+                enough.set()
+        return data
+
+    monkeypatch.setattr(backups, "read_chunk", read_slowly)
+    stream = begun(proxy, takes=1)
     first = stream.receive()
     assert isinstance(first, bytes)
-    proxy.loop.call_soon_threadsafe(stream.inner.gate.clear)
-    taken = until_still(stream.inner._arrived.qsize)
-    backups = proxy.member.loop.backups
-    end = time.monotonic() + 7.0
-    while time.monotonic() < end:
-        backups.drop_idle()
-        threading.Event().wait(0.02)
-    assert stream.inner._arrived.qsize() == taken <= 2, "what was on its way when it stopped taking"
+    assert enough.wait(PATIENCE)
+    assert parts == [0], "the part that waits is the only one that was read"
+    assert stream.inner._arrived.empty()
     assert begun(proxy).receive() == (8, "etcdserver: too many requests")
-    proxy.loop.call_soon_threadsafe(stream.inner.gate.set)
+    proxy.loop.call_soon_threadsafe(stream.inner.room.release)
+    second = stream.receive()
+    assert isinstance(second, bytes)
+    until(lambda: len(parts) == 2)
+    for _ in range(100):
+        proxy.loop.call_soon_threadsafe(stream.inner.room.release)
     rest, _ = saved(stream)
-    file = SnapshotResponse.FromString(first).blob + rest
+    file = SnapshotResponse.FromString(first).blob + SnapshotResponse.FromString(second).blob + rest
     assert file[-32:] == hashlib.sha256(file[:-32]).digest()
     again, _ = saved(begun(proxy))
     assert len(again) % 512 == 32
 
 
 def test_a_client_that_goes_leaves_nothing(proxy: LabProxy) -> None:
-    stream = begun(proxy)
+    stream = begun(proxy, takes=1)
     assert isinstance(stream.receive(), bytes)
-    proxy.loop.call_soon_threadsafe(stream.inner.gate.clear)
+    assert proxy.member.loop.backups._outgoing is not None
     stream.close()
     until(lambda: proxy.member.loop.backups._outgoing is None)
 
 
 def test_a_client_that_takes_nothing_is_given_up(proxy: LabProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot_service, "BACKUP_IDLE_S", 1.0)
+    monkeypatch.setattr(snapshot_service, "BACKUP_IDLE_S", 0.3)
     monkeypatch.setattr(snapshot_service, "PROXY_SNAPSHOT_STALL_S", 0.5)
-    stream = begun(proxy)
-    stream.inner.gate.clear()
-    while isinstance(answer := stream.receive(), bytes):
-        pass
-    assert answer == (14, "etcdserver: request timed out")
+    assert begun(proxy, takes=0).receive() == (14, "etcdserver: request timed out")
+    until(lambda: proxy.member.loop.backups._outgoing is None)
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["the loop stopped", "the loop closed"])
+def test_the_collector_ends_a_call_and_sends_nothing(
+    proxy: LabProxy, monkeypatch: pytest.MonkeyPatch, closed: bool
+) -> None:
+    """The loop has ended meanwhile: what the collector ends runs on any thread, under any lock."""
+    monkeypatch.setattr(snapshot_service, "BACKUP_IDLE_S", 100.0)
+    ended: list[object] = []
+    unraisable: list[object] = []
+    monkeypatch.setattr(MemberCalls, "end_backup", lambda self, backup: ended.append(backup))
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    service = proxy.services.streaming[SNAPSHOT]
+    requests, loop = iter([b""]), asyncio.new_event_loop()
+
+    async def receive() -> bytes:
+        return next(requests)
+
+    async def send(message: bytes) -> None:
+        loop.stop()
+        await asyncio.Event().wait()
+
+    stream: Any = SimpleNamespace(receive=receive, send=send, time_left=lambda: PATIENCE)
+    stream.metadata, stream.client = {}, "the lab"
+    call = service(stream)
+    task = loop.create_task(call)
+    loop.run_forever()
+    if closed:
+        loop.close()
+    call.close()
+    assert not ended
+    assert not unraisable
+    del task
+    gc.collect()
+    loop.close()
