@@ -824,6 +824,16 @@ LAG_LOG_S = 5.0
 """... for this many seconds is logged."""
 LAG_LOOK_S = 1.0
 """Between two looks for one."""
+CLOCK_TOLD_FRAMES = 16
+"""Of so many frames to another member, one says the sender's clock."""
+CLOCK_LOOK_S = 20.0
+"""The clock of another member's host is judged after this many seconds..."""
+CLOCK_LOOK_READINGS = 4
+"""... by this many readings at least."""
+CLOCK_DIFFERS_S = 0.5
+"""A clock that is further off is logged, and shown by ``status`` and ``health``..."""
+CLOCK_LOG_PAUSE_S = 3600.0
+"""... and logged again after this many seconds, if it still is."""
 SHOWN_KEY_BYTES = 64
 """Bytes of a key that a log line shows."""
 LOG_LINES_PER_WINDOW = 20

@@ -31,6 +31,10 @@ DURATION_BUCKETS = tuple(0.0001 * 2**power for power in range(16))
 """Seconds, from 0.1 ms to 3.3 s: what happens on one machine."""
 FSYNC_BUCKETS = tuple(0.001 * 2**power for power in range(14))
 """Seconds, as etcd's for its disk."""
+TTL_BUCKETS = tuple(float(2**power) for power in range(24))
+"""Seconds, as etcd's for leases."""
+WORK_BUCKETS = tuple(0.01 * 2**power for power in range(17))
+"""Seconds, as etcd's for what takes long: 10 ms to 11 minutes."""
 COUNT_BUCKETS = tuple(float(2**power) for power in range(13))
 """Up to 4096 of something."""
 
@@ -191,6 +195,8 @@ PROCESS = Telemetry()
 
 def process_families() -> list[Family]:
     """What the kernel says of this process: memory, processor time, descriptors, start (``process_*``)."""
+    import resource
+
     from prometheus_client import CollectorRegistry, ProcessCollector
 
     families = []
@@ -198,6 +204,9 @@ def process_families() -> list[Family]:
         kind: FamilyKind = "counter" if metric.type == "counter" else "gauge"
         samples = [Sample(each.name[len(metric.name) :], float(each.value)) for each in metric.samples]
         families.append(Family(metric.name, kind, metric.documentation, tuple(samples)))
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    most = 2.0**64 if limit == resource.RLIM_INFINITY else float(limit)
+    families.append(gauge("process_virtual_memory_max_bytes", "Maximum amount of virtual memory in bytes.", most))
     return families
 
 

@@ -13,10 +13,10 @@ from .render import CommandResult, show
 @click.option("--exclude", multiple=True, metavar="CHECK", help="A check that does not count; may be repeated.")
 @options(common, timeout_of(DEFAULT_TIMEOUT_S))
 def health(cluster: str, address: str | None, output: str, timeout: float, exclude: tuple[str, ...]) -> None:
-    """Check that the cluster serves as it should: reads, alarms, and the disks of its members.
+    """Check that the cluster serves as it should: reads, alarms, clocks, and the disks of its members.
 
-    The checks are serializable_read and disk (of each member), linearizable_read and alarms (of the cluster). Exit
-    status 1 if one fails.
+    The checks are serializable_read and disk (of each member), linearizable_read, alarms and clocks (of the cluster).
+    Exit status 1 if one fails.
     """
     checks = [each for each in open_cluster(cluster, address).health(timeout=timeout) if each.name not in exclude]
     lines = []

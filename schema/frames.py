@@ -453,6 +453,8 @@ class MemberStatus(Portable, frozen=True):
     """Free bytes on its disk, when it last checked."""
     without_lane: dict[int, str] = msgspec.field(default_factory=dict)
     """Members to whose address it can open no lane, and why: messages to them go by actor calls."""
+    clocks: dict[int, float] = msgspec.field(default_factory=dict)
+    """By how many seconds the clocks of other members' hosts are ahead of this one's, as far as they were heard."""
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, tag=5):

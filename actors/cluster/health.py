@@ -4,6 +4,7 @@ serializable_read   of each member: it answers and serves
 linearizable_read   of the cluster: a read that a quorum has confirmed
 alarms              of the cluster: none is on
 disk                of each member: more is free than ``reserve_bytes``
+clocks              of the cluster: no host's is off the leader's by more than ``CLOCK_DIFFERS_S``
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from ...limits import Settings, decode_settings
 from ...schema.frames import MemberStatus
 from ..naming import member_name
+from .status import clocks_that_differ
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,13 @@ def health_of(
         statuses: of the members that answered.
         read_error: why a linearizable read has failed; empty if it has not.
     """
-    checks = [HealthCheck("linearizable_read", "", read_error), HealthCheck("alarms", "", _alarms(statuses))]
+    leaders = [status for status in statuses.values() if status.role == "leader"]
+    leader = max(leaders, key=lambda status: status.term, default=None)
+    checks = [
+        HealthCheck("linearizable_read", "", read_error),
+        HealthCheck("alarms", "", _alarms(statuses)),
+        HealthCheck("clocks", "", "; ".join(clocks_that_differ(leader))),
+    ]
     for member in sorted({*members, *statuses}):
         name, status = member_name(member), statuses.get(member)
         why = "it does not answer" if status is None else status.why_not_serving

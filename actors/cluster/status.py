@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ...limits import CLOCK_DIFFERS_S
 from ...raft.messages import Configuration
 from ...schema.frames import MemberStatus
 from ..naming import member_name
@@ -142,6 +143,7 @@ def status_of(
         status = statuses.get(info.id)
         for to, why in sorted(status.without_lane.items()) if status is not None else ():
             alarms.append(f"{info.name} has no lane to {member_name(to)} and uses slower actor calls: {why}")
+    alarms += clocks_that_differ(led_by)
     voting = {info.id: info.node for info in members if info.id in configuration.voters}
     alarms += [*shared_hosts(voting, nodes, placement), *seen]
     leaders = [info for info in members if info.role == "leader"]
@@ -192,6 +194,18 @@ def _placed(
         version=status.version if status is not None else 0,
         without_lane=dict(status.without_lane) if status is not None else {},
     )
+
+
+def clocks_that_differ(leader: MemberStatus | None) -> list[str]:
+    """The hosts whose clock is off the leader's, one line each. A leader hears all members; they hear only it."""
+    if leader is None:
+        return []
+    return [
+        f"the clock of {member_name(member)}'s host is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'slow by'} "
+        f"that of {leader.name}'s: run a time service on both"
+        for member, ahead in sorted(leader.clocks.items())
+        if abs(ahead) >= CLOCK_DIFFERS_S
+    ]
 
 
 def _info(member: int, status: MemberStatus | None, actor: Any) -> MemberInfo:

@@ -429,6 +429,7 @@ class Member:
             version=COMMANDS_VERSION,
             active_version=loop.replica.active_version,
             without_lane=loop.transport.without_lane(),
+            clocks=loop.transport.clocks.offsets(),
         )
 
     def _status_not_serving(self) -> MemberStatus:

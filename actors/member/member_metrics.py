@@ -105,6 +105,10 @@ class MemberMetrics:
         yield counter("etcd_server_slow_apply", "Batches that took over 0.1 s to apply.", replica.slow_applies)
         yield counter("etcd_server_slow_read_indexes", "Frames of reads that took over 0.1 s.", replica.slow.reads)
         yield counter("etcd_server_read_indexes_failed", "Reads whose time passed before a quorum spoke.", reads.failed)
+        late = "Times that a leader's heartbeat was late by more than its interval."
+        yield counter("etcd_server_heartbeat_send_failures", late, replica.late_heartbeats)
+        arriving = replica.snapshots.is_receiving
+        yield gauge("etcd_server_snapshot_apply_in_progress_total", "Whether a snapshot arrives.", arriving)
         yield gauge("etcd_server_quota_backend_bytes", "Size at which puts are refused.", replica.limits.quota_bytes)
         yield gauge("raykeeper_raft_term", "Its Raft term.", status.term)
         yield gauge("raykeeper_raft_log_last_index", "The last index in its log.", status.last_log_index)
@@ -130,6 +134,13 @@ class MemberMetrics:
         syncs, writes = folder.log.sync_times, folder.state.write_times
         yield histogram("etcd_disk_wal_fsync_duration_seconds", "Fsyncs of the Raft log.", syncs)
         yield histogram("etcd_disk_backend_commit_duration_seconds", "Writes of applied entries to RocksDB.", writes)
+        yield gauge("etcd_disk_wal_write_bytes_total", "Bytes written to the Raft log.", folder.log.written_bytes)
+        packed = "From a checkpoint of the state to a snapshot of it."
+        yield histogram("etcd_disk_backend_snapshot_duration_seconds", packed, snapshots.pack_times)
+        operators = self._handler.operators
+        yield histogram("etcd_disk_backend_defrag_duration_seconds", "Defragmentations.", operators.defragment_times)
+        yield gauge("etcd_disk_defrag_inflight", "Whether one runs.", operators.defragmenting)
+        yield histogram("etcd_mvcc_hash_rev_duration_seconds", "Hashing of keys (HashKV).", operators.hash_times)
         yield gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of its state and log on disk.", status.db_size)
         in_use = min(status.db_size_in_use, status.db_size)
         yield gauge(
@@ -151,6 +162,10 @@ class MemberMetrics:
         yield counter("etcd_mvcc_delete", "Keys that were deleted.", mvcc.deletes)
         yield counter("etcd_mvcc_txn", "Transactions that were applied.", executor.txns)
         yield counter("etcd_mvcc_range", "Ranges that were read.", state.ranges)
+        yield counter("etcd_debugging_mvcc_range", "The same, under the older name.", state.ranges)
+        yield gauge("etcd_debugging_auth_revision", "Changes of users and roles.", state.users.head.revision)
+        compacted = "Records of changes that compaction removed."
+        yield counter("etcd_debugging_mvcc_db_compaction_keys", compacted, state.compacted_changes)
         yield gauge("etcd_debugging_mvcc_current_revision", "The revision that it has applied.", status.revision)
         yield gauge("etcd_debugging_mvcc_compact_revision", "The oldest that it can read.", status.compact_revision)
         yield gauge(
@@ -161,6 +176,7 @@ class MemberMetrics:
         state = self._replica.state
         executor, renewed = state.executor, self._replica.duties.leases_renewed
         yield counter("etcd_debugging_lease_granted", "Leases that were granted.", executor.granted)
+        yield histogram("etcd_debugging_lease_ttl_total", "TTLs of leases that were granted.", executor.lease_ttls)
         yield counter("etcd_debugging_lease_revoked", "Leases that were revoked.", executor.revoked)
         yield counter("etcd_debugging_lease_renewed", "Keep-alives that this leader has answered.", renewed)
         yield counter("etcd_debugging_server_lease_expired", "Leases that ran out.", executor.expired)
@@ -240,6 +256,14 @@ class MemberMetrics:
         yield counters("etcd_network_peer_sent_bytes", "Bytes sent to a member.", "To", sent)
         received = {f"{member:x}": count for member, count in dict(transport.received_bytes).items()}
         yield counters("etcd_network_peer_received_bytes", "Bytes received from a member.", "From", received)
+        failures = {f"{member:x}": count for member, count in dict(transport.failures).items()}
+        yield counters("etcd_network_peer_sent_failures", "What could not be sent to a member.", "To", failures)
+        me = f"{self._replica.folder.identity.member:x}"
+        active = [Sample("", 1.0, (("Local", me), ("Remote", f"{to:x}"))) for to in transport.with_lane()]
+        yield Family("etcd_network_active_peers", "gauge", "Members to which a lane is open.", tuple(active))
+        offsets = {member_name(member): ahead for member, ahead in transport.clocks.offsets().items()}
+        what = "By how much the clock of a member's host is ahead of this one's."
+        yield gauges("raykeeper_peer_clock_offset_seconds", what, "To", offsets)
         yield counters("raykeeper_peer_frames", "Frames to and from members.", "what", transport.counters())
         of_clients, of_peers = (0, 0) if self._lanes is None else self._lanes.lanes_open()
         lanes = {"clients": of_clients, "peers": of_peers}

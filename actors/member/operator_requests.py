@@ -15,6 +15,7 @@ from ...schema.answers import Done, Failed, Reason
 from ...schema.frames import BackupBegun, BackupPart, KeysHashed, Refusal, Refused, Reply, Written
 from ...store.backup_file import encode_header
 from ...store.state.key_hash import hash_keys
+from ...telemetry import WORK_BUCKETS, Histogram
 from .backup_source import BackedUp, BackupSource
 from .snapshots import Background
 
@@ -46,13 +47,18 @@ class OperatorRequests:
         self._lock = threading.Lock()
         self._begun = 0
         """Requests that run or wait."""
+        self.hash_times = Histogram(WORK_BUCKETS)
+        """Seconds of hashing keys, of defragmentation, and how many of these run; for metrics."""
+        self.defragment_times = Histogram(WORK_BUCKETS)
+        self.defragmenting = 0
 
     def hash_keys(self, revision: int, deadline: float, done: Callable[[Reply], None]) -> None:
         """Hash the keys up to a revision; 0 for the newest."""
 
         def work() -> Reply:
-            state = self._replica.state
+            state, began = self._replica.state, self._clock()
             found = hash_keys(state, revision, lambda: self._give_way(deadline))
+            self.hash_times.observe(self._clock() - began)
             if isinstance(found, Failed):
                 return Written((found,), self._replica.term)
             return KeysHashed(found.hash, found.revision, found.compact_revision, state.revision, self._replica.term)
@@ -63,8 +69,14 @@ class OperatorRequests:
         """Return the space of what was deleted to the disk. What has begun is not broken off at the deadline."""
 
         def work() -> Reply:
-            state = self._replica.state
-            if not state.reclaim(self._replica.folder.free_bytes(), least=0.0):
+            state, began = self._replica.state, self._clock()
+            self.defragmenting = 1
+            try:
+                room = state.reclaim(self._replica.folder.free_bytes(), least=0.0)
+            finally:
+                self.defragmenting = 0
+            self.defragment_times.observe(self._clock() - began)
+            if not room:
                 why = "there is not as much room on the disk as the data takes"
                 return Written((Failed(Reason.NO_SPACE, message=why),), self._replica.term)
             return Written((Done(state.revision),), self._replica.term)

@@ -132,7 +132,7 @@ class Replica:
         """Seconds of each turn, in real time; for metrics, like the next."""
         self.turn_sizes = Histogram(COUNT_BUCKETS)
         """Messages and events of each turn."""
-        self.leader_changes = self.slow_applies = 0
+        self.leader_changes = self.slow_applies = self.late_heartbeats = 0
         self.round_trips: dict[int, Histogram] = {}
         """Of a leader: seconds from a heartbeat to its answer, by member; one in each heartbeat interval."""
         # What waits: for its place in the log, for a quorum's word, for a configuration.
@@ -391,6 +391,7 @@ class Replica:
             return
         self._last_tick += ticks * interval
         most = 2 * self.node.config.election_ticks if self.is_leader else 3
+        self.late_heartbeats += self.is_leader and ticks > 2
         for _ in range(min(ticks, most)):
             self.node.tick()
 

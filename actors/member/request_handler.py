@@ -136,7 +136,7 @@ class RequestHandler:
         self._enqueue = enqueue
         self._clock = clock
         self._status = status
-        self._operators = operators
+        self.operators = operators
         self._figures = figures
         self.batch_sizes = Histogram(COUNT_BUCKETS)
         """Writes of each frame."""
@@ -351,20 +351,20 @@ class RequestHandler:
         self._enqueue_event(ReadAsked(asked.deadline, allowed), 0, asked.done)
 
     def _hash_keys(self, request: HashKeys, asked: _Asked) -> None:
-        self._operators.hash_keys(request.revision, asked.deadline, lambda reply: _finish(asked.done, reply))
+        self.operators.hash_keys(request.revision, asked.deadline, lambda reply: _finish(asked.done, reply))
 
     def _defragment(self, request: Defragment, asked: _Asked) -> None:
-        self._operators.defragment(asked.deadline, lambda reply: _finish(asked.done, reply))
+        self.operators.defragment(asked.deadline, lambda reply: _finish(asked.done, reply))
 
     def _begin_backup(self, request: BeginBackup, asked: _Asked) -> None:
-        self._operators.begin_backup(request.created, asked.deadline, lambda reply: _finish(asked.done, reply))
+        self.operators.begin_backup(request.created, asked.deadline, lambda reply: _finish(asked.done, reply))
 
     def _read_backup(self, request: ReadBackup, asked: _Asked) -> None:
-        read = self._operators.read_backup
+        read = self.operators.read_backup
         asked.done(SlowReply(lambda: reply_bytes(read(request.snapshot, request.offset, request.size))))
 
     def _end_backup(self, request: EndBackup, asked: _Asked) -> None:
-        asked.done(SlowReply(lambda: reply_bytes(self._operators.end_backup(request.snapshot))))
+        asked.done(SlowReply(lambda: reply_bytes(self.operators.end_backup(request.snapshot))))
 
     def _await_compaction(self, request: AwaitCompaction, asked: _Asked) -> None:
         def removed(refused: Refused | None) -> None:

@@ -19,6 +19,7 @@ from ...raft.log import ChunkNotReady
 from ...raft.messages import InstallSnapshot
 from ...store.data_dir import DataDir
 from ...store.snapshot_file import SnapshotSink, SnapshotSource
+from ...telemetry import WORK_BUCKETS, Histogram
 from ..logs import MemberLog
 
 
@@ -68,6 +69,8 @@ class Snapshots:
         """No snapshot is made or received before this time: our disk has failed."""
         self.made = self.installed = 0
         """How many there were; for metrics."""
+        self.pack_times = Histogram(WORK_BUCKETS)
+        """Seconds from a checkpoint to the snapshot made of it."""
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -217,7 +220,7 @@ class Snapshots:
             self._pause_after(failure)
             return
         self._making = True
-        made = outgoing
+        made, began = outgoing, self._clock()
 
         def publish(error: Exception | None) -> None:
             self._making = False
@@ -228,6 +231,7 @@ class Snapshots:
             self._outgoing = made
             self._meta = SnapshotMeta(index, term, configuration, made.id, made.size)
             self._last_used = self._clock()
+            self.pack_times.observe(self._last_used - began)
             self.made += 1
             self._log.info("has made a snapshot of index %d, %d bytes", index, made.size)
 
@@ -239,6 +243,11 @@ class Snapshots:
         self._paused_until = self._clock() + SNAPSHOT_RETRY_S
 
     # -- receiving ----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a snapshot arrives, or is verified. For any thread."""
+        return self._incoming is not None or bool(self._checking)
 
     @property
     def arrival(self) -> str:

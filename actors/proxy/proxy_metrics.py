@@ -143,6 +143,10 @@ class ProxyMetrics:
         yield Family("grpc_server_handled", "counter", "Calls that have ended.", tuple(handled))
         yield Family("grpc_server_msg_received", "counter", "Messages from clients.", tuple(received))
         yield Family("grpc_server_msg_sent", "counter", "Messages to clients.", tuple(sent))
+        methods = list(self._methods.all())
+        arrived, left = sum([each.received_bytes for each in methods]), sum([each.sent_bytes for each in methods])
+        yield counter("etcd_network_client_grpc_received_bytes", "Bytes of messages from clients by gRPC.", arrived)
+        yield counter("etcd_network_client_grpc_sent_bytes", "Bytes of messages to clients by gRPC.", left)
 
     def _checks(self) -> Iterator[Family]:
         health = self._health

@@ -145,6 +145,7 @@ class WireUnaryCall(UnaryCall):
         host.running += 1
         self._begun = self._running = True
         self._rpc.received += 1
+        self._rpc.received_bytes += len(message)
         direct = self._rpc.direct
         if direct is not None:
             try:
@@ -183,6 +184,7 @@ class WireUnaryCall(UnaryCall):
             self.ended = True
             self._rpc.succeeded += 1
             self._rpc.sent += 1
+            self._rpc.sent_bytes += len(message)
             host.deadlines.discard(self)
             host.connection.answer(self._stream, ANSWER_HEAD, data, OK_TRAILERS)
 
@@ -285,6 +287,7 @@ class WireStreamCall(StreamCall):
             message = self._incoming.take()
             if message is not None:
                 self._rpc.received += 1
+                self._rpc.received_bytes += len(message)
                 return message
             if self._stream.ended:
                 return None
@@ -301,6 +304,7 @@ class WireStreamCall(StreamCall):
             self._host.connection.send_head(self._stream, ANSWER_HEAD)
         self._host.connection.send_data(self._stream, pack_message(message))
         self._rpc.sent += 1
+        self._rpc.sent_bytes += len(message)
         while self._stream.unsent > PROXY_STREAM_SEND_BYTES and not self.ended:
             self._sender = self._host.loop.create_future()
             await self._sender

@@ -116,10 +116,24 @@ class RpcMethod:
         started: calls so far...
         succeeded: ... and how many of them have ended well...
         failed: ... or with which code.
-        received, sent: messages.
+        received, sent: messages...
+        received_bytes, sent_bytes: ... and their bytes.
     """
 
-    __slots__ = ("direct", "failed", "kind", "path", "received", "sent", "started", "stream", "succeeded", "unary")
+    __slots__ = (
+        "direct",
+        "failed",
+        "kind",
+        "path",
+        "received",
+        "received_bytes",
+        "sent",
+        "sent_bytes",
+        "started",
+        "stream",
+        "succeeded",
+        "unary",
+    )
 
     def __init__(
         self,
@@ -132,7 +146,7 @@ class RpcMethod:
     ) -> None:
         self.path: Final = path
         self.kind: Final = kind
-        self.started = self.succeeded = self.received = self.sent = 0
+        self.started = self.succeeded = self.received = self.sent = self.received_bytes = self.sent_bytes = 0
         self.failed: dict[RpcCode, int] = {}
         self.unary: Final = unary
         self.direct: Final = direct

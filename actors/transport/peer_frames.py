@@ -13,8 +13,8 @@ import msgspec
 from ...raft.messages import ClusterId, MemberId, Message, RaftNumber
 
 
-class PeerFrame(msgspec.Struct, frozen=True, array_like=True):
-    """What travels together: messages from one sender to one receiver."""
+class BarePeerFrame(msgspec.Struct, frozen=True, array_like=True):
+    """What travels together: messages from one sender to one receiver. Most frames hold no more than this."""
 
     cluster: ClusterId
     sender: MemberId
@@ -24,6 +24,13 @@ class PeerFrame(msgspec.Struct, frozen=True, array_like=True):
     sequence: RaftNumber
     """Grows with every frame from this sender to this receiver, within an epoch."""
     messages: tuple[Message, ...]
+
+
+class PeerFrame(BarePeerFrame, frozen=True, array_like=True):
+    """A frame with what few carry, at its end. A receiver of an older version skips it."""
+
+    wall: float = 0.0
+    """The sender's clock when it made the frame, in seconds since 1970; 0: not said (see ``peer_clocks``)."""
 
 
 class ReplySlot:
@@ -66,7 +73,7 @@ _decode = msgspec.msgpack.Decoder(PeerFrame).decode
 _CHECKSUM_BYTES = 4
 
 
-def encode_frame(frame: PeerFrame) -> bytes:
+def encode_frame(frame: BarePeerFrame) -> bytes:
     """A frame as it travels: its checksum, then the frame.
 
     The network has checksums of its own. But an entry with one bit flipped on its way to one member would be committed

@@ -70,6 +70,10 @@ class LaneLinks:
         """Send a frame to a peer by lane; False if it has to go another route."""
         return len(frame) <= MAX_LANE_FRAME_BYTES and self._routes[member].send(frame)
 
+    def open_to(self) -> list[int]:
+        """The peers to which a lane is open. Any thread."""
+        return [member for member, route in list(self._routes.items()) if route.lane is not None]
+
     def unreachable(self) -> dict[int, str]:
         """The peers to whose address no lane can be opened, and why. Any thread."""
         routes = list(self._routes.values())

@@ -27,6 +27,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from ...limits import (
+    CLOCK_TOLD_FRAMES,
     MAX_GIVEN_UP_CALLS,
     MAX_PEER_CALLS,
     MAX_PEER_PENDING_BYTES,
@@ -45,7 +46,8 @@ from ...raft.messages import (
 )
 from ..logs import MemberLog
 from ..naming import member_name
-from .peer_frames import PeerFrame, ReceivedFrame, ReplySlot, decode_frame, encode_frame
+from .peer_clocks import PeerClocks
+from .peer_frames import BarePeerFrame, PeerFrame, ReceivedFrame, ReplySlot, decode_frame, encode_frame
 from .peer_lanes import LaneLinks
 
 _OVERHEAD = 64
@@ -84,6 +86,7 @@ class PeerTransport:
         clock: seconds on the member's clock.
         lanes: lanes to peers, preferred to calls; ``None`` for calls only.
         log: the transport's lines.
+        clocks: compares the clocks of hosts.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class PeerTransport:
         clock: Callable[[], float] = time.monotonic,
         lanes: LaneLinks | None = None,
         log: MemberLog | None = None,
+        clocks: PeerClocks | None = None,
     ) -> None:
         self.log = log or MemberLog("transport", f"{cluster:x}", member_name(member))
         self._cluster = cluster
@@ -116,8 +120,12 @@ class PeerTransport:
         """Of frames, by peer..."""
         self.received_bytes: Counter[int] = Counter()
         """... and of those which came from it."""
+        self.failures: Counter[int] = Counter()
+        """Messages and calls to a peer that came to nothing, by peer."""
         self._closed = False
         self._lanes = lanes
+        self.clocks = clocks or PeerClocks(self.log)
+        """How far the clocks of other members' hosts are off."""
 
     # -- arriving -----------------------------------------------------------------------------------------------------
 
@@ -150,6 +158,8 @@ class PeerTransport:
         else:
             self._counters["received"] += 1
             self.received_bytes[frame.sender] += len(data)
+            if frame.wall:
+                self.clocks.heard(frame.sender, frame.wall)
             return True
         return False
 
@@ -218,6 +228,10 @@ class PeerTransport:
         self._slots.clear()
         self._held.clear()
 
+    def with_lane(self) -> list[int]:
+        """The peers to which a lane is open. Any thread."""
+        return [] if self._lanes is None else self._lanes.open_to()
+
     def without_lane(self) -> dict[int, str]:
         """The peers to whose address no lane can be opened, and why. Any thread."""
         return {} if self._lanes is None else self._lanes.unreachable()
@@ -244,7 +258,10 @@ class PeerTransport:
             if message.to != peer.member or message.sender != self._member:
                 raise ValueError(f"{message} is not from m{self._member} to m{peer.member}")
         member = peer.member
-        data = encode_frame(PeerFrame(self._cluster, self._member, member, self._epoch, sequence, tuple(messages)))
+        parts = self._cluster, self._member, member, self._epoch, sequence, tuple(messages)
+        data = encode_frame(
+            BarePeerFrame(*parts) if sequence % CLOCK_TOLD_FRAMES else PeerFrame(*parts, self.clocks.now())
+        )
         self.sent_bytes[member] += len(data)
         return data
 
@@ -294,6 +311,7 @@ class ActorLink:
 
     def _drop(self, count: int, why: str) -> None:
         self._transport._counters[why] += count
+        self._transport.failures[self.member] += count
 
     # -- the thread ---------------------------------------------------------------------------------------------------
 

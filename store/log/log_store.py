@@ -17,6 +17,8 @@ class LogStore(Protocol):
     """Hard state, base and configuration, as last written."""
     index: EntryIndex
     """The entries after the base."""
+    written_bytes: int
+    """By this process; for metrics."""
 
     def append(self, entries: Sequence[Entry], note: LogNote | None) -> None:
         """Write entries and what has changed besides, all or nothing. They survive a crash of the process at once, a

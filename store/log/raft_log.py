@@ -129,6 +129,11 @@ class RaftLog:
         """Bytes of the held entries."""
         return self._store.index.size
 
+    @property
+    def written_bytes(self) -> int:
+        """Bytes that this process has written. Any thread."""
+        return self._store.written_bytes
+
     def first_index(self) -> int:
         """Index of the first entry held; the last index plus one if there is none."""
         return self._base.index + 1

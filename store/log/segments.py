@@ -76,6 +76,8 @@ class SegmentedLog:
         """Waits until the next segment is made, or that has failed. ``None``: nothing makes it."""
         self._reading: tuple[int, BlockFile] | None = None
         """An older segment that is open for reading."""
+        self.written_bytes = 0
+        """By this process; for metrics."""
         self._broken: Exception | None = None
         """A failed write. What is on disk is not known, so nothing more may be written."""
 
@@ -231,6 +233,7 @@ class SegmentedLog:
             self._broken = error
             raise
         self._offset += len(data)
+        self.written_bytes += len(data)
 
     def _opening_note(self, note: LogNote | None) -> LogNote:
         """A note with all that a start needs to know of earlier segments, and this one."""

@@ -62,6 +62,7 @@ from ...schema.operations import (
     TxnCompare,
 )
 from ...schema.txn_size import txn_is_too_large, txn_total
+from ...telemetry import TTL_BUCKETS, Histogram
 from .auth import Auth, AuthRefused
 from .auth_table import Rights
 from .lease_table import FRESH_ID_BITS, LeaseTable
@@ -119,6 +120,8 @@ class Executor:
         """Whether the running transaction has revoked a lease: the keys deleted with it must not change again."""
         self.txns = self.granted = self.revoked = self.expired = 0
         """Transactions so far, and leases that were granted, revoked, and ended by themselves; for metrics."""
+        self.lease_ttls = Histogram(TTL_BUCKETS)
+        """TTLs of leases that were granted."""
 
     def begin_entry(self, session: int) -> None:
         """The operations of a new log entry follow: writes of this session."""
@@ -529,6 +532,7 @@ class Executor:
             task=grant.task[:MAX_IDENTITY_LETTERS],
         )
         self.granted += 1
+        self.lease_ttls.observe(grant.ttl)
         return LeaseGranted(id, grant.ttl, self._mvcc.now)
 
     def _revoke(self, revoke: LeaseRevoke) -> Generator[None, None, Done]:

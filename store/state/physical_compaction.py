@@ -41,6 +41,8 @@ class PhysicalCompaction:
         """The compact revision up to which this process has removed everything."""
         self._target = 0
         """The compact revision of this process's last pass; 0 if there was none."""
+        self.removed = 0
+        """Records of changes that were removed so far; for metrics."""
 
     def remove_slice(self, target: int, changes: int) -> bool:
         """Remove what is unreachable since the compact revision ``target``, looking at no more than this many changes.
@@ -63,6 +65,7 @@ class PhysicalCompaction:
             writes.append(("meta", _COMPACTED, safe))
         if writes:
             self._engine.write(writes)
+            self.removed += sum([family == "history" for family, _, _ in writes])
         return more
 
 

@@ -405,6 +405,11 @@ class StoredState:
         """
         return self._compaction.remove_slice(self.compact_revision, changes)
 
+    @property
+    def compacted_changes(self) -> int:
+        """How many records of changes compaction has removed here; for metrics. Any thread."""
+        return self._compaction.removed
+
     def is_removed(self, revision: int) -> bool:
         """Whether everything that compaction at this revision has made unreachable is removed."""
         return self._compaction.removed_to >= revision

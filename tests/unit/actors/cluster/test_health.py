@@ -42,6 +42,7 @@ def test_all_is_well() -> None:
     assert {(each.name, each.member) for each in health_of((1, 2), statuses, "")} == {
         ("linearizable_read", ""),
         ("alarms", ""),
+        ("clocks", ""),
         ("serializable_read", "m1"),
         ("serializable_read", "m2"),
         ("disk", "m1"),
@@ -68,6 +69,15 @@ def test_disk_and_alarms_as_the_newest_member_knows_them() -> None:
     found = failed({1: WELL, 2: full})
     assert found.keys() == {("disk", "m2"), ("alarms", "")}
     assert "NOSPACE" in found["alarms", ""]
+
+
+def test_a_clock_that_differs_as_the_leader_sees_it() -> None:
+    follower = replace(WELL, member=2, role="follower", clocks={1: -9.0})
+    assert failed({1: replace(WELL, clocks={2: 0.1}), 2: follower}) == {}
+    found = failed({1: replace(WELL, clocks={2: -3.25}), 2: follower})
+    assert found.keys() == {("clocks", "")}
+    assert "m2" in found["clocks", ""]
+    assert "3.2 s slow" in found["clocks", ""]
 
 
 def test_no_member_answers() -> None:

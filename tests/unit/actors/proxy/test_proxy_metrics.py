@@ -201,16 +201,32 @@ def test_names_are_etcds() -> None:
         until(lambda: "etcd_network_peer_round_trip_time_seconds_count{" in page(etcd.endpoint))
         theirs, ours = ({f.name: f for f in parse_text(text)} for text in map(page, (etcd.endpoint, port.endpoint)))
     claimed = {name for name in ours if name.startswith(("etcd_", "grpc_"))} - newer
-    assert claimed <= theirs.keys()
+    # Of a failure etcd shows nothing before the first, so its name is not in the scrape of a healthy one.
+    assert claimed <= theirs.keys() | {"etcd_network_peer_sent_failures"}
     assert len(claimed) > 15
+    claimed &= theirs.keys()
     for name in claimed - {"etcd_server_health_success", "etcd_server_health_failures"}:
         assert ours[name].type == theirs[name].type, name
         labels = [{frozenset(sample.labels) for sample in each[name].samples} for each in (ours, theirs)]
         assert not labels[0] or not labels[1] or labels[0] == labels[1], name
 
 
+def test_what_a_real_etcd_shows_is_ours_or_is_named_with_the_reason(port: EtcdPort) -> None:
+    reasons = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|$", DOCS.read_text().partition("not here")[2], re.MULTILINE))
+    with running_etcd(2) as etcd:
+        request(etcd.endpoint, "GET", "/health")
+        theirs = dict(re.findall(r"^# TYPE (\w+) (\w+)$", page(etcd.endpoint), re.MULTILINE))
+    theirs = {name: kind for name, kind in theirs.items() if not name.startswith(("go_", "os_"))}
+    ours = set(re.findall(r"^# TYPE (\w+) \w+$", page(port.endpoint), re.MULTILINE))
+    assert theirs.keys() - ours <= reasons.keys()
+    # These etcd shows from the first time on that they happen.
+    sometimes = ("etcd_network_disconnected_", "etcd_network_peer_received_failures_", "etcd_network_snapshot_")
+    assert not [name for name in reasons.keys() - theirs.keys() if not name.startswith(sometimes)]
+    assert not reasons.keys() & ours
+
+
 def test_the_docs_name_each_metric_and_its_type(port: EtcdPort) -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", DOCS.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (counter|gauge|histogram) \|", DOCS.read_text(), re.MULTILINE)
     text = page(port.endpoint) + request(port.endpoint, "GET", "/metrics?members").body.decode()
     assert set(rows) == set(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
     assert len(rows) == len(set(rows))
