@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import zlib
+from typing import Annotated
 
 import msgspec
 
@@ -29,7 +30,7 @@ class BarePeerFrame(msgspec.Struct, frozen=True, array_like=True):
 class PeerFrame(BarePeerFrame, frozen=True, array_like=True):
     """A frame with what few carry, at its end. A receiver of an older version skips it."""
 
-    wall: float = 0.0
+    wall: Annotated[float, msgspec.Meta(ge=0, le=1e12)] = 0.0
     """The sender's clock when it made the frame, in seconds since 1970; 0: not said (see ``peer_clocks``)."""
 
 
