@@ -160,7 +160,7 @@ def test_named_identifiers_exist(page: Path) -> None:
     """`next_wakeup`, `_on_append`, `AppendEntries`: a name stands somewhere in the code. Names of metrics are compared
     with a real scrape (``test_proxy_metrics.py``)."""
     spans = re.findall(
-        r"`([A-Za-z_][\w.]*)(?:\(\))?`", re.sub(r"`(etcd|grpc|raykeeper|process)_\w+`", "", PAGE_TEXTS[page])
+        r"`([A-Za-z_][\w.]*)(?:\(\))?`", re.sub(r"`(etcd|grpc|raykeeper|process|promhttp)_\w+`", "", PAGE_TEXTS[page])
     )
     named = {word for span in spans if not span.endswith(".py") for word in span.split(".")}
     compound = {word for word in named if "_" in word.strip("_") or re.fullmatch(r"(?:[A-Z][a-z]+)+|[A-Z]{4,}", word)}
