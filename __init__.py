@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     )
     from .actors.client.txn_parts import Compare, Op
     from .actors.client.watch import AsyncWatch, Watch
+    from .actors.cluster.cluster_load import ClusterTop
     from .actors.cluster.cluster_operations import BackupInfo, EventInfo
     from .actors.cluster.status import ClusterStatus, MemberInfo
     from .actors.connect import connect
@@ -87,6 +88,7 @@ _LAZY = {
     ".actors.client.watch": ("AsyncWatch", "Watch"),
     ".actors.recipes.in_use": ("InUse", "Participant"),
     ".actors.consistency": ("Comparison",),
+    ".actors.cluster.cluster_load": ("ClusterTop",),
     ".actors.cluster.cluster_operations": ("BackupInfo", "EventInfo"),
     ".actors.connect": ("connect",),
     ".cluster": ("Cluster", "attach", "discard", "launch", "restore"),
@@ -115,6 +117,7 @@ __all__ = [
     "ClusterNotFound",
     "ClusterSpec",
     "ClusterStatus",
+    "ClusterTop",
     "CompactedError",
     "Compare",
     "Comparison",

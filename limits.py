@@ -816,6 +816,18 @@ NOTED_APPEND_S = 0.01
 """A write to the log that takes longer is remembered, to say where the time of a slow request went..."""
 MAX_SLOW_APPENDS = 64
 """... and this many are."""
+SLOW_KEPT = 32
+"""The last slow requests that a member remembers, to show them."""
+LOAD_SPAN_S = 5.0
+"""Load is shown as an average over this long."""
+LOAD_SAMPLES = 500
+"""Requests of a kind that are looked at in a second, about, to say who sends them and for which keys."""
+LOAD_ROWS = 256
+"""Clients, and prefixes, that are told apart in a second; the others are counted together."""
+MAX_TOP_ROUNDS = 1_000_000
+"""Of one `top`, if it is told how many."""
+TOP_ROWS = 1024
+"""Clients, and prefixes, that `top` shows at most."""
 BIG_ANSWER_BYTES = 4 << 20
 """An answer to reads with more bytes is logged."""
 LAG_LOG_REVISIONS = 1000

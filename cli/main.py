@@ -36,6 +36,7 @@ _FILES = {
     "member_commands": ("status", "member", "move-leader", "upgrade"),
     "proxy": ("proxy",),
     "snapshot": ("snapshot",),
+    "top": ("top",),
     "txn": ("txn",),
     "up_down": ("up", "down"),
     "user_commands": ("auth", "user", "role"),

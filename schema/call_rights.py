@@ -48,6 +48,7 @@ RULES: dict[type, Rule] = {
     frames.AskStatus: Rule.OPEN,
     frames.AskEvents: Rule.ADMINISTRATION,
     frames.AskClients: Rule.ADMINISTRATION,
+    frames.AskLoad: Rule.ADMINISTRATION,
     frames.AskFigures: Rule.OPEN,
     frames.KeepLeases: Rule.USER,
     frames.MonitorProcess: Rule.SESSION,

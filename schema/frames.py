@@ -261,6 +261,16 @@ class AskFigures(msgspec.Struct, frozen=True, array_like=True, tag=27):
     the frame as invalid."""
 
 
+class AskLoad(msgspec.Struct, frozen=True, array_like=True, tag=28):
+    """Ask who loads a member, and with what. Any member that serves answers ``LoadShown`` at once; one of an older
+    version refuses the frame as invalid."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    most: Number = 64
+    """Clients, and prefixes, that are wanted at most."""
+
+
 BareRequest = (
     Writes
     | Reads
@@ -284,6 +294,7 @@ BareRequest = (
     | MonitorProcess
     | AskEvents
     | AskFigures
+    | AskLoad
 )
 
 
@@ -637,6 +648,58 @@ class Figures(msgspec.Struct, frozen=True, array_like=True, tag=27):
     families: tuple[Family, ...]
 
 
+class Load(msgspec.Struct, frozen=True, array_like=True):
+    """How much a second, over the last seconds."""
+
+    writes: float = 0.0
+    reads: float = 0.0
+    events: float = 0.0
+    """Of watches."""
+    bytes: float = 0.0
+    """Of writes, of answers to reads, and of events."""
+
+
+class ClientLoad(msgspec.Struct, frozen=True, array_like=True):
+    """The load by one client."""
+
+    session: int
+    """0 if it has none, or if the member does not know it: then ``source`` says who it is."""
+    source: str
+    pid: int
+    """Its process, if it is one of the member's machine and has no session; else 0."""
+    client: ClientStatus | None
+    """What is known of the session's client."""
+    load: Load
+
+
+class PrefixLoad(msgspec.Struct, frozen=True, array_like=True):
+    """The load on the keys with one prefix, as they are stored."""
+
+    prefix: bytes
+    load: Load
+
+
+class SlowRequest(msgspec.Struct, frozen=True, array_like=True):
+    """A request that was slow."""
+
+    at: float
+    """When it was answered, in seconds since 1970 by the member's clock."""
+    took: float
+    """Seconds."""
+    what: str
+    """For people: kind and first key, and where the time went."""
+
+
+class LoadShown(msgspec.Struct, frozen=True, array_like=True, tag=28):
+    """The load of a member, heaviest first."""
+
+    host: str
+    clients: tuple[ClientLoad, ...]
+    prefixes: tuple[PrefixLoad, ...]
+    slow: tuple[SlowRequest, ...]
+    """The last ones, oldest first."""
+
+
 Reply = (
     Written
     | ReadReply
@@ -654,4 +717,5 @@ Reply = (
     | ProcessMonitored
     | EventsListed
     | Figures
+    | LoadShown
 )

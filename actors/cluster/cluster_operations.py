@@ -33,6 +33,7 @@ from ..deadline import at_most, covered
 from ..discovery import pause_between_checks
 from ..leader_call import administer, ask_clients, ask_events, expect
 from .backup import take_backup
+from .cluster_load import ClusterTop, cluster_load
 from .observe import observe_cluster
 
 SUFFIX = ".rkbackup"
@@ -226,6 +227,24 @@ class ClusterOperations:
         check.whole_number("after", after)
         found = ask_events(self.name, self.id, after, time.monotonic() + at_most(timeout))
         return [EventInfo(number, each.at, each.kind, each.member, each.text) for number, each in found]
+
+    @covered
+    def top(self, *, limit: int = 20, timeout: float = DEFAULT_TIMEOUT_S) -> ClusterTop:
+        """What loads the cluster: puts, gets, watch events and bytes a second by client and by prefix, as an average
+        over the last five seconds, and the last requests that were slow.
+
+        A member that has more than some hundred requests a second counts a sample of them.
+
+        Args:
+            limit: how many clients, and how many prefixes, at most.
+            timeout: seconds.
+
+        Raises:
+            PermissionDenied, AuthFailed: users are needed, and this one does not have the role root.
+            Unavailable: no member answers.
+        """
+        check.whole_number("limit", limit, 1)
+        return cluster_load(self.name, self.id, limit, timeout)
 
     @covered
     def backup(self, path: str | os.PathLike[str], *, timeout: float = BACKUP_TIMEOUT_S) -> BackupInfo:

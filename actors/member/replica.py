@@ -126,7 +126,7 @@ class Replica:
             folder.state.compact_revision,
         )
         self._times = TurnTimes()
-        self.slow = SlowRequests(log)
+        self.slow = SlowRequests(log, wall)
         """Counts what was slow, and says so."""
         self.turn_times = Histogram()
         """Seconds of each turn, in real time; for metrics, like the next."""

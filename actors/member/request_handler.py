@@ -7,6 +7,7 @@ the loop: a reply that may take a long time to make is a ``SlowReply``, which mu
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
@@ -19,6 +20,7 @@ from ...limits import (
     BIG_ANSWER_BYTES,
     CLIENTS_PER_ANSWER,
     LANE_QUICK_READS,
+    LOAD_ROWS,
     MAX_FRAME_DEADLINE_S,
     READ_FRAME_S,
     READ_SCAN_KEYS,
@@ -44,11 +46,13 @@ from ...schema.frames import (
     AskEvents,
     AskFigures,
     AskLeases,
+    AskLoad,
     AskStatus,
     AsUser,
     AwaitCompaction,
     BeginBackup,
     ChangeMembership,
+    ClientLoad,
     ClientsListed,
     Close,
     Defragment,
@@ -62,11 +66,13 @@ from ...schema.frames import (
     LeasesKept,
     LeaseStatus,
     LeaseStatuses,
+    LoadShown,
     Login,
     MemberStatus,
     MonitorProcess,
     Open,
     Opened,
+    PrefixLoad,
     ProcessMonitored,
     ReadBackup,
     ReadReply,
@@ -86,7 +92,7 @@ from ...schema.operations import Range
 from ...schema.replies import MakeReply, SlowReply, reply_bytes
 from ...telemetry import COUNT_BUCKETS, Family, Histogram
 from ..transport.lane_server import Lane
-from .client_list import clients_of, owner_of
+from .client_list import client_of, clients_of, owner_of
 from .events import (
     CompactionAwaited,
     InboxEvent,
@@ -97,6 +103,7 @@ from .events import (
     ReadAsked,
     SessionRenewal,
 )
+from .load_meter import LoadMeter
 from .member_audit import Audit
 from .operator_requests import OperatorRequests
 from .replica import Replica
@@ -140,6 +147,8 @@ class RequestHandler:
         self._figures = figures
         self.batch_sizes = Histogram(COUNT_BUCKETS)
         """Writes of each frame."""
+        self.load = LoadMeter(clock)
+        """Who sends what."""
         self._cluster = replica.folder.identity.cluster
         self._users = UserCheck(replica)
         self._audit = Audit(replica.folder.identity.cluster_name, replica.folder.identity.name)
@@ -153,6 +162,7 @@ class RequestHandler:
             AskLeases: self._ask_leases,
             AskClients: self._ask_clients,
             AskEvents: self._ask_events,
+            AskLoad: self._ask_load,
             WatchPoll: self._watch,
             Administer: self._administer,
             ChangeMembership: self._change_membership,
@@ -246,9 +256,12 @@ class RequestHandler:
                 self._audit.wrote(commands, result, asked.caller, asked.source)
             _finish(asked.done, Written(result, self._replica.term))
 
-        self._propose(
-            Proposal(encode(command), asked.deadline, asked.arrival, outcome, commands.session, command), asked.done
-        )
+        data = encode(command)
+        counter = self.load.writes
+        counter.left -= len(commands.writes)
+        if counter.left <= 0:
+            self.load.wrote(commands.session, commands.writes, len(data), asked.lane)
+        self._propose(Proposal(data, asked.deadline, asked.arrival, outcome, commands.session, command), asked.done)
 
     def _administer(self, request: Administer, asked: _Asked) -> None:
         if too_new := self._too_new(request.command):
@@ -295,6 +308,7 @@ class RequestHandler:
         if asked.lane is not None and request.session:
             session = self._replica.state.sessions.get(request.session)
             if asked.caller is None or (session is not None and session.user == asked.caller.user):
+                asked.lane.session = request.session
                 monitored = self._monitor(asked.lane, request.session)
         _finish(asked.done, ProcessMonitored(monitored))
 
@@ -327,6 +341,22 @@ class RequestHandler:
                 asked.done(SlowReply(make))
 
         self._enqueue_event(ReadAsked(asked.deadline, allowed), 0, asked.done)
+
+    def _ask_load(self, request: AskLoad, asked: _Asked) -> None:
+        """What this member alone has seen: nobody else is asked."""
+
+        def make() -> bytes:
+            state = self._replica.state
+            clients, prefixes = self.load.shown(min(request.most, LOAD_ROWS))
+            shown = LoadShown(
+                socket.gethostname(),
+                tuple([ClientLoad(*who, client_of(state, who.session), load) for who, load in clients]),
+                tuple([PrefixLoad(*each) for each in prefixes]),
+                tuple(self._replica.slow.recent),
+            )
+            return reply_bytes(shown)
+
+        asked.done(SlowReply(make))
 
     def _change_membership(self, request: ChangeMembership, asked: _Asked) -> None:
         outcome = self._audit.of_change(request, asked.caller, asked.source, self._written(asked.done))
@@ -421,11 +451,20 @@ class RequestHandler:
         watches, done = self._replica.watches, asked.done
         until = min(asked.deadline, asked.arrival + WATCH_POLL_S)
 
+        def counted(reply: Watched | Refused) -> bytes:
+            if isinstance(reply, Watched) and reply.batches:
+                counter = self.load.events
+                counter.left -= sum([len(batch.events) for batch in reply.batches])
+                if counter.left <= 0:
+                    self.load.watched(reply, asked.lane)
+            return reply_bytes(reply)
+
         def answered(make: Callable[[], Watched | Refused]) -> None:
             if isinstance(make, ReadyReply):
-                _finish(done, make())
+                reply = make()
+                done(lambda: counted(reply))
             else:
-                done(SlowReply(lambda: reply_bytes(make())))
+                done(SlowReply(lambda: counted(make())))
 
         def allowed(refused: Refused | None) -> None:
             if refused is not None:
@@ -483,6 +522,10 @@ class RequestHandler:
                 bytes_left -= sum([len(item.key) + len(item.value) for item in answer.items])
             answers.append(answer)
         reply = reply_bytes(ReadReply(tuple(answers), self._replica.term))
+        counter = self.load.reads
+        counter.left -= len(answers)
+        if counter.left <= 0:
+            self.load.read(request.reads[: len(answers)], len(reply), asked.lane)
         waited, took = started - asked.arrival, monotonic() - began
         if waited + took >= SLOW_S or len(reply) >= BIG_ANSWER_BYTES:
             self._replica.slow.read(request.reads, waited, took, len(reply))

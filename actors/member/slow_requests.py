@@ -10,7 +10,7 @@ waits for the word of a *quorum*, and is *applied*. A linearizable read *waits* 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ...limits import (
     BIG_ANSWER_BYTES,
@@ -18,11 +18,12 @@ from ...limits import (
     LAG_LOG_S,
     MAX_SLOW_APPENDS,
     SHOWN_KEY_BYTES,
+    SLOW_KEPT,
     SLOW_S,
 )
 from ...raft import Entry
 from ...schema.commands import ByUser, ClientWrites, Command
-from ...schema.frames import Read
+from ...schema.frames import Read, SlowRequest
 from ...schema.key_spaces import USER_SPACE
 from ...schema.operations import Compact, Delete, LeaseGrant, LeaseRevoke, Operation, Put, Range, Txn
 from ..logs import MemberLog
@@ -35,10 +36,14 @@ class SlowRequests:
 
     Args:
         log: where the lines go.
+        wall: seconds since 1970; without it, nothing is kept to be shown.
     """
 
-    def __init__(self, log: MemberLog) -> None:
+    def __init__(self, log: MemberLog, wall: Callable[[], float] | None = None) -> None:
         self._log = log
+        self._wall = wall
+        self.recent: deque[SlowRequest] = deque(maxlen=SLOW_KEPT)
+        """The last slow requests."""
         self._appends: deque[tuple[int, int, float]] = deque(maxlen=MAX_SLOW_APPENDS)
         """First and last index, and seconds, of the last writes to the log that took longer than ``NOTED_APPEND_S``."""
         self._lagging = (b"", 0.0)
@@ -63,17 +68,17 @@ class SlowRequests:
         self.writes += 1
         began, took = self.apply_began, self.apply_took
         log = sum(seconds for first, last, seconds in self._appends if first <= index <= last)
+        what, whole = describe_command(proposal.decoded), began + took - proposal.arrival
+        parts = (max(0.0, proposed_at - proposal.arrival), log, max(0.0, began - proposed_at - log), took)
         self._log.info(
             "slow request: %s took %.3f s: %.3f waiting, %.3f log, %.3f quorum, %.3f apply (index %d, session %x)",
-            describe_command(proposal.decoded),
-            began + took - proposal.arrival,
-            max(0.0, proposed_at - proposal.arrival),
-            log,
-            max(0.0, began - proposed_at - log),
-            took,
+            what,
+            whole,
+            *parts,
             index,
             proposal.session,
         )
+        self._keep(whole, what, "{:.3f} waiting, {:.3f} log, {:.3f} quorum, {:.3f} apply".format(*parts))
 
     # -- reads --------------------------------------------------------------------------------------------------------
 
@@ -90,9 +95,14 @@ class SlowRequests:
             self.reads += 1
             line = "slow request: %s took %.3f s: %.3f waiting, %.3f reading (%d bytes)"
             self._log.info(line, what, waited + took, waited, took, size)
+            self._keep(waited + took, what, f"{waited:.3f} waiting, {took:.3f} reading")
         if size >= BIG_ANSWER_BYTES:
             self.big_answers += 1
             self._log.info("big answer: %d bytes for %s (a limit, or count_only, or keys_only?)", size, what)
+
+    def _keep(self, took: float, what: str, parts: str) -> None:
+        if self._wall is not None:
+            self.recent.append(SlowRequest(self._wall(), round(took, 3), f"{what}: {parts}"))
 
     # -- clients that flood, watchers that lag ------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ _BROKEN = select.EPOLLHUP | select.EPOLLERR if hasattr(select, "epoll") else 0
 class Lane:
     """A lane that was opened to this member, or (``out``) that this member has opened to a peer."""
 
-    __slots__ = ("bytes_under_way", "connection", "out", "peer", "pid", "slow", "source", "under_way")
+    __slots__ = ("bytes_under_way", "connection", "out", "peer", "pid", "session", "slow", "source", "under_way")
 
     def __init__(self, connection: Connection, peer: int, *, out: bool = False, pid: int = 0, source: str = "") -> None:
         self.connection = connection
@@ -69,6 +69,8 @@ class Lane:
         """Who has opened it, for people."""
         self.pid = pid
         """The process that has opened it, if it is one of this machine; else 0."""
+        self.session = 0
+        """The session of the client that has opened it, once that is known."""
         self.under_way = 0
         """Requests without a reply..."""
         self.bytes_under_way = 0

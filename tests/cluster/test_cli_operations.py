@@ -58,6 +58,13 @@ def test_members_settings_logs_and_the_doctor(clusters: Any) -> None:
     assert hashes[0]["revision"] == last
     assert said(cluster, "alarm", "list") == {"alarms": []}
     assert said(cluster, "alarm", "disarm") == {"alarms": []}
+
+    def put_and_look() -> bool:
+        kv.put("top/1", "v")
+        return any(each.prefix == b"top/" and each.puts > 0 for each in cluster.top().prefixes)
+
+    wait_until(put_and_look, what="the puts of the last seconds")
+    assert list(said(cluster, "top", "-n", "1")) == ["clients", "prefixes", "slow", "silent"]
     assert said(cluster, "compact", str(last), "--physical", "--timeout", "60") == {"compacted": last}
     compacted = said(cluster, "endpoint", "hashkv")["endpoints"]
     assert {row["compact_revision"] for row in compacted} == {last}

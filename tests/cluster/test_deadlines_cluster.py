@@ -46,6 +46,7 @@ CLUSTER: dict[str, Callable[[Any, Path], Any]] = {
     "events": lambda cluster, tmp: cluster.events(timeout=TIMEOUT),
     "settings": lambda cluster, tmp: cluster.settings(timeout=TIMEOUT),
     "health": lambda cluster, tmp: cluster.health(timeout=TIMEOUT),
+    "top": lambda cluster, tmp: cluster.top(timeout=TIMEOUT),
     "backup": lambda cluster, tmp: cluster.backup(tmp / "b", timeout=TIMEOUT),
     "shutdown": lambda cluster, tmp: cluster.shutdown(timeout=TIMEOUT),
     "destroy": lambda cluster, tmp: cluster.destroy(timeout=TIMEOUT),

@@ -133,6 +133,7 @@ TIMED: dict[str, Callable[[Any], Any]] = {
     "clients": lambda t: there.clients(timeout=t),
     "events": lambda t: there.events(timeout=t),
     "health": lambda t: there.health(timeout=t),
+    "top": lambda t: there.top(timeout=t),
     "settings": lambda t: there.settings(timeout=t),
     "move_leader": lambda t: there.move_leader(1, timeout=t),
     "add_member": lambda t: there.add_member(timeout=t),

@@ -112,8 +112,8 @@ def test_absurd_numbers_are_bad_usage_or_a_typed_error(path: tuple[str, ...]) ->
                 in_order(run(words), words, 1, 2)
 
 
-TIMES = {"timeout", "ttl", "grace", "each"}
-NUMBERS = {"after", "lines", "limit", "rev", "revision", "in_flight", "size"}
+TIMES = {"timeout", "ttl", "grace", "each", "interval"}
+NUMBERS = {"after", "lines", "limit", "rev", "revision", "in_flight", "size", "rounds"}
 
 
 @pytest.mark.parametrize("path", ALL, ids=" ".join)
