@@ -58,7 +58,8 @@ def test_json_is_one_object_a_round(cluster: FakeCluster) -> None:
     (line,) = said.stdout.splitlines()
     found = json.loads(line)
     assert list(found) == ["clients", "prefixes", "slow", "silent"]
-    assert found["clients"][0]["client"]["pid"] == 4711 and found["clients"][1]["client"] is None
+    assert found["clients"][0]["client"]["pid"] == 4711
+    assert found["clients"][1]["client"] is None
     assert found["prefixes"][0] == {
         "prefix": "am9icy//",
         "reserved": False,

@@ -124,7 +124,10 @@ def test_a_member_tells_who_and_what(clock: Clock) -> None:
             shown = member.ask(AskLoad(member.cluster, 10.0))
     assert isinstance(shown, LoadShown)
     writer = next(each for each in shown.clients if each.session)
-    assert writer.load.writes >= 4 and writer.client is not None  # more if a slow answer made the client ask again
+    assert writer.load.writes >= 4
+    assert writer.client is not None
     (prefix,) = [each for each in shown.prefixes if each.prefix == b"ujobs/"]
-    assert prefix.load.writes >= 4 and prefix.load.reads >= 1 and prefix.load.events >= 4
+    assert prefix.load.writes >= 4
+    assert prefix.load.reads >= 1
+    assert prefix.load.events >= 4
     assert prefix.load.bytes > 0
