@@ -49,7 +49,7 @@ OTHER_KEYS = b"..."
 
 
 class Countdown:
-    """Requests of one kind until the next that is looked at. ``left`` is counted down by whoever serves them."""
+    """Requests of one kind until the next that is looked at. ``left`` is counted down where they are served."""
 
     __slots__ = ("every", "left", "noted", "served")
 
