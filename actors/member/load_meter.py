@@ -103,19 +103,19 @@ class LoadMeter:
         self._turn = 0
 
     def wrote(self, session: int, writes: Sequence[ClientWrite], size: int, lane: Lane | None) -> None:
-        """``writes.left`` has run out with this frame, whose command has so many bytes."""
+        """The countdown of writes has run out with this frame, whose command has so many bytes."""
         if lane is not None:
             lane.session = session
         keys = [_written_key(write.operation) for write in self._some(self.writes, writes)]
         self._note(self.writes, _WRITES, ClientKey(session), keys, size / len(writes) if writes else 0.0)
 
     def read(self, reads: Sequence[Read], size: int, lane: Lane | None) -> None:
-        """``reads.left`` has run out with these reads, whose answer has so many bytes."""
+        """The countdown of reads has run out with these reads, whose answer has so many bytes."""
         keys = [read.range.keys.key for read in self._some(self.reads, reads)]
         self._note(self.reads, _READS, _client(lane), keys, size / len(reads) if reads else 0.0)
 
     def watched(self, reply: Watched, lane: Lane | None) -> None:
-        """``events.left`` has run out with the events of this reply."""
+        """The countdown of events has run out with the events of this reply."""
         events = [event for batch in reply.batches for event in batch.events]
         size = sum([len(event.item.key) + len(event.item.value) for event in events])
         keys = [event.item.key for event in self._some(self.events, events)]
