@@ -461,6 +461,8 @@ CLIENT_REFRESH_INTERVAL_S = 1.0
 """While no member answers, the member list is looked up again after a pause drawn from 0 to this, doubling up to..."""
 CLIENT_MAX_REFRESH_INTERVAL_S = 8.0
 """... this. One lookup serves all hubs of a process that ask within..."""
+CLIENT_LOOKUP_TIMEOUT_S = 10.0
+"""Seconds for one look at the members in Ray; then the next one may begin."""
 CLIENT_REFRESH_AGE_S = 0.5
 """... this time."""
 CLIENT_RANGE_RESTARTS = 5
@@ -480,6 +482,8 @@ MAX_RAY_HELPERS = 64
 """Threads that wait for Ray's control service on behalf of others; further calls wait for one of them."""
 CLEANUP_GRACE_S = 0.5
 """How long a call past its deadline still waits for its own cleanup, which then goes on without it."""
+RAY_LEAVING_S = 1.0
+"""Seconds that a call waits while the process attaches to Ray or leaves it on another thread."""
 MAX_RAY_CALLS_WAITING = 4096
 """Frames that wait to be handed to Ray as actor calls; more are refused, and sent again later."""
 

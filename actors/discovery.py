@@ -14,7 +14,7 @@ from ..limits import POLL_PAUSE_S, STATUS_TIMEOUT_S
 from ..schema.frames import MemberStatus
 from .deadline import at_most, time_left
 from .naming import NAMESPACE, actor_name
-from .ray_calls import check_not_forked, in_time
+from .ray_calls import attached, check_not_forked, in_time
 
 K = TypeVar("K")
 
@@ -37,9 +37,10 @@ def member_actors(cluster_name: str) -> dict[int, Any]:
         if member is None:
             continue
         try:
-            found[int(member[1])] = in_time(ray.get_actor, actor_name(cluster_name, name), namespace=NAMESPACE)
+            actor = in_time(attached(ray.get_actor), actor_name(cluster_name, name), namespace=NAMESPACE)
         except ValueError:
             continue  # gone since it was listed
+        found[int(member[1])] = actor
     return dict(sorted(found.items()))
 
 
@@ -51,7 +52,7 @@ def listed_actors(cluster_name: str) -> list[str]:
     prefix = actor_name(cluster_name, "")
     return [
         actor["name"][len(prefix) :]
-        for actor in in_time(ray.util.list_named_actors, all_namespaces=True)
+        for actor in in_time(attached(ray.util.list_named_actors), all_namespaces=True)
         if actor["namespace"] == NAMESPACE and actor["name"].startswith(prefix)
     ]
 
@@ -106,6 +107,6 @@ def pause_between_checks(seconds: float) -> None:
 
 def actors_gone(names: Iterable[str]) -> bool:
     """Whether no actor of these names remains in the namespace."""
-    actors = in_time(ray.util.list_named_actors, all_namespaces=True)
+    actors = in_time(attached(ray.util.list_named_actors), all_namespaces=True)
     listed = {actor["name"] for actor in actors if actor["namespace"] == NAMESPACE}
     return listed.isdisjoint(names)

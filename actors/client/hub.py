@@ -29,6 +29,7 @@ from typing import Protocol, TypeVar
 
 from ...errors import AuthFailed, ForkedProcess, KeeperError, ReentrantCall
 from ...limits import (
+    CLIENT_LOOKUP_TIMEOUT_S,
     CLIENT_MAX_REFRESH_INTERVAL_S,
     CLIENT_REFRESH_INTERVAL_S,
     CLIENT_SUSPICION_S,
@@ -41,6 +42,7 @@ from ...schema.frames import LeasesKept, LeaseStatuses
 from ...schema.operations import Operation
 from .. import finalizer_guard
 from ..background import background, collect_young
+from ..deadline import covering
 from ..transport.client_transport import ClientTransport, Reader
 from ..transport.loop_reader import LoopReader
 from ..transport.waiter import OutcomeWaiter, WakeQueue
@@ -679,7 +681,8 @@ class Hub:
 
     def _refresh(self) -> None:
         try:
-            self.transport.refresh()
+            with covering(CLIENT_LOOKUP_TIMEOUT_S):  # a call that was under way when the process left Ray never returns
+                self.transport.refresh()
         except Exception as error:
             _log.debug("looking up the members of %r failed: %s", self.name, error)
         with finalizer_guard.gc_deferred, self._lock:

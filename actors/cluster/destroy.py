@@ -17,7 +17,7 @@ from ...errors import ClusterMismatch, ClusterNotFound
 from ...limits import STOP_TIMEOUT_S, SURVEY_TIMEOUT_S
 from ..discovery import actors_gone, ask_all, listed_actors, member_actors, wait_for
 from ..naming import MemberSpec, actor_name, member_name
-from ..ray_calls import in_time
+from ..ray_calls import attached, in_time
 from . import node_storage
 from .evidence import newest_marker
 from .markers import Marker
@@ -36,7 +36,7 @@ def stop_members(cluster_name: str) -> None:
     actors = member_actors(cluster_name)
     ask_all(actors, "stop", timeout=STOP_TIMEOUT_S)
     for actor in actors.values():
-        in_time(ray.kill, actor, no_restart=True)
+        in_time(attached(ray.kill), actor, no_restart=True)
     names = [actor_name(cluster_name, member_name(member)) for member in actors]
     wait_for(lambda: actors_gone(names), time.monotonic() + STOP_TIMEOUT_S)
 
@@ -132,7 +132,7 @@ def _remains(
     known = newest.members if newest is not None else ()
     members = tuple(member for member in known if member.address not in addresses and member.pin not in pins)
     list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
-    missed = silent or any(node["NodeManagerAddress"] not in addresses for node in in_time(list_nodes))
+    missed = silent or any(node["NodeManagerAddress"] not in addresses for node in in_time(attached(list_nodes)))
     if not cluster or (not members and not missed):
         return None
     return Marker(cluster_name, cluster, members, 0 if newest is None else newest.version + 1, destroyed=True)

@@ -37,7 +37,7 @@ from ..discovery import (
     wait_for,
 )
 from ..naming import NAMESPACE, MemberSpec, actor_name, member_name
-from ..ray_calls import in_time
+from ..ray_calls import attached, in_time
 from . import node_storage
 from .evidence import Evidence, destroyed, marker_of_member, missing_error
 from .launch_rule import Bootstrap, MemberPlace, Missing, Redo, StartMembers, decide
@@ -84,7 +84,7 @@ def _one_launch_at_a_time(name: str, deadline: float) -> Iterator[None]:
         yield
     finally:
         with suppress(Unavailable):  # it ends soon, or with this process
-            in_time(ray.kill, actor)
+            in_time(attached(ray.kill), actor)
 
 
 class _Launch:
@@ -303,7 +303,7 @@ class _Launch:
             ):
                 ask_all({member: actor}, "open")
                 return
-            in_time(ray.kill, actor, no_restart=True)
+            in_time(attached(ray.kill), actor, no_restart=True)
             wait_for(lambda: actors_gone([actor_name(spec.name, name)]), time.monotonic() + STOP_TIMEOUT_S)
         start_actor(member_spec, fast_death=self._fast_death, fresh=False)
         log.info("cluster %s: %s started at %s, with its data in %s", spec.name, name, pin, member_spec.folder)

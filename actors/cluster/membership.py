@@ -32,7 +32,7 @@ from ..deadline import at_most
 from ..discovery import actors_gone, member_actors, wait_for
 from ..leader_call import administer, change_membership, expect
 from ..naming import MemberSpec, actor_name, member_name
-from ..ray_calls import in_time
+from ..ray_calls import attached, in_time
 from . import node_storage
 from .placement import Placement
 from .ray_nodes import RayNode, run_on
@@ -166,7 +166,7 @@ class MembershipOps:
         if actor is None:
             return
         ray.wait([actor.stop.remote()], timeout=at_most(patience))
-        in_time(ray.kill, actor, no_restart=True)
+        in_time(attached(ray.kill), actor, no_restart=True)
         name = actor_name(self.cluster_name, member_name(member))
         wait_for(lambda: actors_gone([name]), time.monotonic() + STOP_TIMEOUT_S)
 

@@ -23,7 +23,7 @@ from ..deadline import at_most
 from ..discovery import actors_gone, collect, listed_actors, wait_for
 from ..naming import NAMESPACE, actor_name
 from ..proxy.proxy_actor import ProxyActor, ProxySpec, ProxyStatus, encode_proxy_spec
-from ..ray_calls import in_time
+from ..ray_calls import attached, in_time
 from ..ray_env import FAST_DEATH
 from .spawn import INCARNATION
 
@@ -42,7 +42,7 @@ def proxy_actors(cluster_name: str) -> dict[str, Any]:
         match = _PROXY.fullmatch(name)
         if match is not None:
             with suppress(ValueError):  # gone since it was listed
-                found[match[1]] = in_time(ray.get_actor, actor_name(cluster_name, name), namespace=NAMESPACE)
+                found[match[1]] = in_time(attached(ray.get_actor), actor_name(cluster_name, name), namespace=NAMESPACE)
     return found
 
 
@@ -79,6 +79,6 @@ def stop_proxies(cluster_name: str, nodes: Iterable[str] | None = None, *, grace
     if graceful:
         collect({node: actor.stop.remote() for node, actor in chosen.items()}, at_most(PROXY_HOST_STOP_S + 1))
     for actor in chosen.values():
-        in_time(ray.kill, actor, no_restart=True)
+        in_time(attached(ray.kill), actor, no_restart=True)
     names = [actor_name(cluster_name, proxy_name(node)) for node in chosen]
     wait_for(lambda: actors_gone(names), time.monotonic() + STOP_TIMEOUT_S)

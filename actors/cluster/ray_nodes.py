@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ...errors import KeeperError, SpecError, Unavailable
 from ...spec import RAYS_OWN
 from ..deadline import at_most
-from ..ray_calls import in_time
+from ..ray_calls import attached, in_time
 
 
 class PackageMissing(Unavailable):
@@ -50,7 +50,7 @@ def alive_nodes() -> list[RayNode]:
     list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
     nodes = [
         RayNode(node["NodeID"], node["NodeManagerAddress"], frozenset(node["Resources"]) - RAYS_OWN)
-        for node in in_time(list_nodes)
+        for node in in_time(attached(list_nodes))
         if node["Alive"]
     ]
     return sorted(nodes, key=lambda node: (node.address, node.id))

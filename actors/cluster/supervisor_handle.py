@@ -14,7 +14,7 @@ from ...limits import STATUS_TIMEOUT_S, STOP_TIMEOUT_S
 from ..deadline import at_most
 from ..discovery import actors_gone, wait_for
 from ..naming import NAMESPACE, actor_name
-from ..ray_calls import in_time
+from ..ray_calls import attached, in_time
 from . import supervisor_actor as supervisor_actor_module
 from .supervisor_spec import SupervisorSpec, decode_supervisor_spec, encode_supervisor_spec
 
@@ -27,7 +27,7 @@ def supervisor_name(cluster_name: str) -> str:
 def supervisor_actor(cluster_name: str) -> Any:
     """The actor handle of a cluster's supervisor; ``None`` if there is none."""
     try:
-        return in_time(ray.get_actor, supervisor_name(cluster_name), namespace=NAMESPACE)
+        return in_time(attached(ray.get_actor), supervisor_name(cluster_name), namespace=NAMESPACE)
     except ValueError:
         return None
 
@@ -91,11 +91,11 @@ def stop_supervisor(cluster_name: str) -> bool:
     """End a cluster's supervisor for good, and return when it is gone; False if there was none."""
     name = supervisor_name(cluster_name)
     try:
-        actor = in_time(ray.get_actor, name, namespace=NAMESPACE)
+        actor = in_time(attached(ray.get_actor), name, namespace=NAMESPACE)
     except ValueError:
         return False
     with suppress(ray.exceptions.RayError, TimeoutError):
         ray.get(actor.stop.remote(), timeout=at_most(STATUS_TIMEOUT_S))
-    in_time(ray.kill, actor, no_restart=True)
+    in_time(attached(ray.kill), actor, no_restart=True)
     wait_for(lambda: actors_gone([name]), time.monotonic() + STOP_TIMEOUT_S)
     return True

@@ -19,7 +19,7 @@ from ...schema.frames import MemberStatus
 from ..deadline import at_most
 from ..discovery import actors_gone, pause_between_checks, wait_for
 from ..naming import MemberSpec, actor_name, member_name
-from ..ray_calls import in_time
+from ..ray_calls import attached, in_time
 from .observe import Observation, observe_cluster
 from .spawn import start_actor
 
@@ -114,7 +114,7 @@ def _restart(member: int, actor: Any, deadline: float) -> None:
     except (ray.exceptions.RayError, TimeoutError) as error:
         raise Unavailable(f"{member_name(member)}, which was about to be restarted, does not answer") from error
     ray.wait([actor.stop.remote()], timeout=at_most(STOP_TIMEOUT_S))
-    in_time(ray.kill, actor, no_restart=True)
+    in_time(attached(ray.kill), actor, no_restart=True)
     name = actor_name(member_spec.cluster_name, member_spec.name)
     wait_for(lambda: actors_gone([name]), min(deadline, time.monotonic() + STOP_TIMEOUT_S))
     start_actor(member_spec)  # the supervisor may have been faster

@@ -20,11 +20,12 @@ from typing import Any
 
 import ray
 
+from ...errors import ClusterNotFound
 from ...limits import MAX_RAY_CALLS_WAITING
 from ..background import LazyThread
 from ..finalizer_guard import ServiceThread
 from ..naming import member_name
-from ..ray_calls import check_not_forked, in_time
+from ..ray_calls import check_not_forked, in_time, staying_attached
 from ..ray_session import join_ray
 from .client_transport import OnOwnThreads, ReplyReceiver
 from .directory import directory
@@ -73,7 +74,8 @@ os.register_at_fork(after_in_child=_in_child)
 
 
 def _node() -> str:
-    node: str = ray.get_runtime_context().get_node_id()
+    with staying_attached():
+        node: str = ray.get_runtime_context().get_node_id()
     return node
 
 
@@ -112,7 +114,10 @@ class ActorTransport(OnOwnThreads):
     def valid(self) -> bool:
         """Whether this process is attached to the same Ray as when this was made."""
         check_not_forked()
-        return ray.is_initialized() and in_time(_node) == self.node
+        try:
+            return in_time(_node) == self.node
+        except ClusterNotFound:
+            return False
 
     def send(self, member: int, frame: bytes, done: ReplyReceiver) -> None:
         """Call the member's actor; ``done`` runs on Ray's callback thread.
@@ -131,7 +136,8 @@ class ActorTransport(OnOwnThreads):
         # Over Ray Client this process is on no node, whatever `node` says.
         over_ray_client: bool = ray.util.client.ray.is_connected()  # type: ignore[no-untyped-call]
         node = "" if over_ray_client else self.node
-        future: Future[LaneOffer | None] = self._method(member, "lane").remote(node).future()
+        with staying_attached():
+            future: Future[LaneOffer | None] = self._method(member, "lane").remote(node).future()
         return future
 
     def close(self) -> None:
@@ -141,8 +147,6 @@ class ActorTransport(OnOwnThreads):
         handle = self._handles.get(member)
         if handle is None:
             raise LookupError(f"no actor of member {member_name(member)} is known")
-        if not ray.is_initialized():  # or the call would start a Ray of its own
-            raise LookupError("this process has left Ray")
         return getattr(handle, name)
 
     def _call(self, member: int, name: str, frame: bytes, done: ReplyReceiver) -> None:
@@ -162,5 +166,6 @@ class ActorTransport(OnOwnThreads):
 
     def _send_call(self, member: int, name: str, frame: bytes) -> Future[bytes]:
         """Call the member with a frame; the result is its reply. Every call to a member goes through here."""
-        future: Future[bytes] = self._method(member, name).remote(frame).future()
+        with staying_attached():
+            future: Future[bytes] = self._method(member, name).remote(frame).future()
         return future

@@ -11,7 +11,7 @@ import weakref
 import pytest
 
 from lab.client.cluster import FakeCluster, connect, hub_of, serve, wait_until
-from raykeeper import KeeperError, Unavailable
+from raykeeper import ClusterNotFound, KeeperError, Unavailable
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.transport import client_actor, directory
 from raykeeper.schema.frames import Close, Open
@@ -153,7 +153,7 @@ def test_a_hub_whose_process_left_ray_joins_none_by_itself(monkeypatch: pytest.M
     told: list[bytes | Exception] = []
     transport.send(1, b"", told.append)
     wait_until(lambda: told)
-    assert isinstance(told[0], LookupError)
+    assert isinstance(told[0], ClusterNotFound)
     with pytest.raises(LookupError):
         transport.send(2, b"", lambda reply: None)
 
