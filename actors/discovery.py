@@ -14,7 +14,8 @@ from ..limits import POLL_PAUSE_S, STATUS_TIMEOUT_S
 from ..schema.frames import MemberStatus
 from .deadline import at_most, time_left
 from .naming import NAMESPACE, actor_name
-from .ray_calls import attached, check_not_forked, in_time
+from .ray_attached import attached
+from .ray_calls import check_not_forked, in_time
 
 K = TypeVar("K")
 

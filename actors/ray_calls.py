@@ -6,9 +6,6 @@ deadline (``deadline.py``) hands each of them to a helper thread, which it aband
 thread ends with its one call, the number of them is bounded, and none keeps the process alive. A caller without a
 deadline (a member, the supervisor) calls Ray directly.
 
-The user may leave Ray, by ``ray.shutdown()``, while a thread of ours is about to call it. Ray then starts a new Ray of
-its own accord, or ends the process, because its core is gone: :func:`attached` and :func:`staying_attached` prevent it.
-
 A forked child must not call Ray at all: its copy of Ray waits for threads that only the parent has.
 :func:`check_not_forked` refuses, in every place that leads to Ray. Nor must Ray call itself there: what it does at the
 end of a process hangs or crashes in the child, or ends the Ray that the parent has started. So the child disables it.
@@ -19,16 +16,15 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
-import inspect
 import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..errors import ClusterNotFound, ForkedProcess, Unavailable
-from ..limits import MAX_RAY_HELPERS, RAY_LEAVING_S
+from ..errors import ForkedProcess, Unavailable
+from ..limits import MAX_RAY_HELPERS
 from .deadline import time_left
 
 T = TypeVar("T")
@@ -81,62 +77,6 @@ def in_time(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
         raise helper.error
     result: T = helper.result
     return result
-
-
-# --- leaving Ray ------------------------------------------------------------------------------------------------------
-
-
-def attached(call: Callable[..., T]) -> Callable[..., T]:
-    """One of Ray's functions without its habit of starting a Ray when this process is attached to none.
-
-    To ask ``ray.is_initialized()`` first is not enough, as the user may leave Ray right afterwards, on another thread.
-    What Ray's decorators add is that habit, and the way to a server where this process is Ray's client.
-    """
-    import ray
-
-    if ray.util.client.ray.is_connected():  # type: ignore[no-untyped-call]
-        return call
-    own: Callable[..., T] = inspect.unwrap(call)
-
-    def in_this_ray(*arguments: Any, **named: Any) -> T:
-        try:
-            return own(*arguments, **named)
-        except Exception as error:
-            if ray.is_initialized():
-                raise
-            raise ClusterNotFound("this process has left its Ray cluster") from error
-
-    in_this_ray.__name__ = getattr(call, "__name__", "a call")
-    return in_this_ray
-
-
-_ours = threading.RLock()
-
-
-@contextlib.contextmanager
-def staying_attached() -> Iterator[None]:
-    """While the ``with`` block runs, this process does not leave Ray: ``ray.shutdown()`` waits. For calls that do not
-    wait for Ray. Without this, a call that reaches Ray's core while it is taken down ends the process.
-
-    Ray's own lock is used, which it holds while it attaches and leaves.
-
-    Raises:
-        ClusterNotFound: this process has left Ray, or is just leaving it.
-    """
-    import ray
-
-    if ray.util.client.ray.is_connected():  # type: ignore[no-untyped-call]
-        yield  # there is no such core, and a call may wait for the server
-        return
-    lock = getattr(ray._private.worker, "_connect_or_shutdown_lock", _ours)
-    if not lock.acquire(timeout=RAY_LEAVING_S):
-        raise ClusterNotFound("this process is leaving its Ray cluster")
-    try:
-        if not ray.is_initialized():  # or the call would start a Ray of its own
-            raise ClusterNotFound("this process has left its Ray cluster")
-        yield
-    finally:
-        lock.release()
 
 
 # --- forks -----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from ...errors import ClusterMismatch, ClusterNotFound
 from ...limits import STOP_TIMEOUT_S, SURVEY_TIMEOUT_S
 from ..discovery import actors_gone, ask_all, listed_actors, member_actors, wait_for
 from ..naming import MemberSpec, actor_name, member_name
-from ..ray_calls import attached, in_time
+from ..ray_attached import attached
+from ..ray_calls import in_time
 from . import node_storage
 from .evidence import newest_marker
 from .markers import Marker

@@ -37,7 +37,8 @@ from ..discovery import (
     wait_for,
 )
 from ..naming import NAMESPACE, MemberSpec, actor_name, member_name
-from ..ray_calls import attached, in_time
+from ..ray_attached import attached
+from ..ray_calls import in_time
 from . import node_storage
 from .evidence import Evidence, destroyed, marker_of_member, missing_error
 from .launch_rule import Bootstrap, MemberPlace, Missing, Redo, StartMembers, decide

@@ -32,7 +32,8 @@ from ..deadline import at_most
 from ..discovery import actors_gone, member_actors, wait_for
 from ..leader_call import administer, change_membership, expect
 from ..naming import MemberSpec, actor_name, member_name
-from ..ray_calls import attached, in_time
+from ..ray_attached import attached
+from ..ray_calls import in_time
 from . import node_storage
 from .placement import Placement
 from .ray_nodes import RayNode, run_on

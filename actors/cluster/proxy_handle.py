@@ -23,7 +23,8 @@ from ..deadline import at_most
 from ..discovery import actors_gone, collect, listed_actors, wait_for
 from ..naming import NAMESPACE, actor_name
 from ..proxy.proxy_actor import ProxyActor, ProxySpec, ProxyStatus, encode_proxy_spec
-from ..ray_calls import attached, in_time
+from ..ray_attached import attached
+from ..ray_calls import in_time
 from ..ray_env import FAST_DEATH
 from .spawn import INCARNATION
 

@@ -20,7 +20,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ...errors import KeeperError, SpecError, Unavailable
 from ...spec import RAYS_OWN
 from ..deadline import at_most
-from ..ray_calls import attached, in_time
+from ..ray_attached import attached
+from ..ray_calls import in_time
 
 
 class PackageMissing(Unavailable):

@@ -14,7 +14,8 @@ from ...limits import STATUS_TIMEOUT_S, STOP_TIMEOUT_S
 from ..deadline import at_most
 from ..discovery import actors_gone, wait_for
 from ..naming import NAMESPACE, actor_name
-from ..ray_calls import attached, in_time
+from ..ray_attached import attached
+from ..ray_calls import in_time
 from . import supervisor_actor as supervisor_actor_module
 from .supervisor_spec import SupervisorSpec, decode_supervisor_spec, encode_supervisor_spec
 

@@ -19,7 +19,8 @@ from ...schema.frames import MemberStatus
 from ..deadline import at_most
 from ..discovery import actors_gone, pause_between_checks, wait_for
 from ..naming import MemberSpec, actor_name, member_name
-from ..ray_calls import attached, in_time
+from ..ray_attached import attached
+from ..ray_calls import in_time
 from .observe import Observation, observe_cluster
 from .spawn import start_actor
 

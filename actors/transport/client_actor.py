@@ -25,7 +25,8 @@ from ...limits import MAX_RAY_CALLS_WAITING
 from ..background import LazyThread
 from ..finalizer_guard import ServiceThread
 from ..naming import member_name
-from ..ray_calls import check_not_forked, in_time, staying_attached
+from ..ray_attached import staying_attached
+from ..ray_calls import check_not_forked, in_time
 from ..ray_session import join_ray
 from .client_transport import OnOwnThreads, ReplyReceiver
 from .directory import directory

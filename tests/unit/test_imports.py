@@ -63,6 +63,7 @@ KNOW_RAY = {
     "actors/proxy/proxy_place.py",
     "actors/ray_auth.py",
     "actors/ray_local.py",
+    "actors/ray_attached.py",
     "actors/ray_session.py",
     "actors/cluster/restore.py",
     "actors/discovery.py",
