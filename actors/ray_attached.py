@@ -2,7 +2,7 @@
 
 A thread of ours may be about to call Ray at that moment. What Ray does then is to start a new Ray of its own accord, or
 to end the process, because its core is gone. :func:`attached` and :func:`staying_attached` prevent that. A call that
-waits for an answer of Ray's control service just then never returns: whoever makes one has a deadline
+waits for an answer of Ray's control service just then never returns: such a call is made with a deadline
 (:mod:`ray_calls`).
 """
 
