@@ -35,6 +35,7 @@ from .errors import (
     RequestTooLarge,
     SessionExpired,
     SpecError,
+    TransactionConflict,
     Unavailable,
 )
 
@@ -153,6 +154,7 @@ __all__ = [
     "RequestTooLarge",
     "SessionExpired",
     "SpecError",
+    "TransactionConflict",
     "TxnResult",
     "Unavailable",
     "Watch",

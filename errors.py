@@ -129,6 +129,13 @@ class LockLost(KeeperError):
     remedy = "stop the work that the lock guards, and acquire it again"
 
 
+class TransactionConflict(KeeperError):
+    """What the function of ``kv.atomically`` had read was changed by others before it could write, in each of its runs,
+    until the time was over or its runs were used up. Nothing was written."""
+
+    remedy = "read fewer keys or smaller ranges, give it a longer timeout, or have fewer processes change the same keys"
+
+
 class ForkedProcess(KeeperError):
     """This process is the forked child of one that uses Ray, in which neither Ray nor anything built on it works.
 

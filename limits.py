@@ -545,6 +545,8 @@ RECIPE_PAUSE_S = 0.05
 """The shortest time between two checks whether a contender's key still exists."""
 RECIPE_MAX_PAUSE_S = 0.2
 """The longest pause before a change is tried again that another client was faster with."""
+ATOMICALLY_PREFETCH_BYTES = 64 * 1024
+"""The most that a function's transaction reads again for its next run, in the same request, if it may not write."""
 COUNTER_BITS = 8192
 """Of a counter's value: Python converts numbers of up to 4,300 digits to and from text."""
 RECIPE_SPARE_LEASES = 4

@@ -6,8 +6,8 @@ is cut off. Recipes use nothing but the handle's other calls; each is loaded whe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from ..limits import IN_USE_NAMES
 from .client import aio as kv_async
@@ -16,6 +16,7 @@ from .client import handle as kv
 if TYPE_CHECKING:
     from .client.aio_users import AsyncUsers
     from .client.users import Users
+    from .recipes.atomically import AsyncTransaction, Transaction
     from .recipes.barrier import AsyncBarrier, Barrier
     from .recipes.counter import AsyncCounter, Counter
     from .recipes.election import AsyncElection, Election
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .recipes.semaphore import AsyncSemaphore, Semaphore
 
 Name = str | bytes
+T = TypeVar("T")
 
 
 class Coordination:
@@ -232,6 +234,48 @@ class Coordination:
 
         return Registry(cast("Client", self), topic)
 
+    def atomically(
+        self,
+        function: Callable[[Transaction], T],
+        *,
+        retries: int | None = None,
+        request_id: Name | None = None,
+        timeout: float | None = None,
+    ) -> T | None:
+        """Run a function whose reads and writes are one step: it writes only if nothing that it has read was changed
+        meanwhile; otherwise it runs again (etcd: STM).
+
+        ::
+
+            def take(t):
+                free = int(t.get("free").text)
+                if free:
+                    t.put("free", str(free - 1))
+                return free > 0
+
+            client.atomically(take)
+
+        All reads of a run are of one revision. The function may run many times, so it must have no effects of its own;
+        if it raises, nothing is written. It ends with the call: nothing can be read or written through ``t`` later.
+
+        Args:
+            function: takes a ``Transaction`` with ``get``, ``range``, ``put`` and ``delete``.
+            retries: how often to run it again, at most; ``None`` is as often as the time allows.
+            request_id: a name for this call, for tasks that Ray may run again: calls of one name write once, within the
+                cluster's ``request_ttl``, whatever they would write.
+            timeout: seconds for everything, all runs included; ``None`` is the handle's default.
+
+        Returns:
+            What the run returned that has written; ``None`` if an earlier call of the same name has written.
+
+        Raises:
+            TransactionConflict: others were faster each time; nothing was written.
+            RequestTooLarge: it reads and writes more than one transaction can compare.
+        """
+        from .recipes.atomically import run_atomically
+
+        return run_atomically(cast("Client", self), function, retries, request_id, timeout)
+
     def partitioner(self, name: Name, partitions: int | Sequence[str], ttl: float = 10) -> Partitioner:
         """Divides partitions evenly among the members that have joined.
 
@@ -316,6 +360,23 @@ class AsyncCoordination:
         from .recipes.registry import AsyncRegistry
 
         return AsyncRegistry(cast("AsyncClient", self), topic)
+
+    async def atomically(
+        self,
+        function: Callable[[AsyncTransaction], Awaitable[T] | T],
+        *,
+        retries: int | None = None,
+        request_id: Name | None = None,
+        timeout: float | None = None,
+    ) -> T | None:
+        """Run a function whose reads and writes are one step: see ``Client.atomically``.
+
+        The function is a coroutine: ``await t.get(...)`` and ``await t.range(...)``, but ``t.put(...)`` and
+        ``t.delete(...)``, which only note what is to be written.
+        """
+        from .recipes.atomically import run_atomically_async
+
+        return await run_atomically_async(cast("AsyncClient", self), function, retries, request_id, timeout)
 
     def partitioner(self, name: Name, partitions: int | Sequence[str], ttl: float = 10) -> AsyncPartitioner:
         """Divides partitions evenly among the members that have joined: see ``Client.partitioner``."""

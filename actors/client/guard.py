@@ -60,6 +60,10 @@ class GuardedView(View):
         operation = self.txn_operation(compare, success, failure)
         return self.txn_result(operation, (yield from self._guarded(self.txn_command(operation), request_id)))
 
+    def write(self, command: Txn, name: RequestId | None) -> Steps[Answer]:
+        """Steps of a transaction that is made already, guarded."""
+        return (yield from self._guarded(command, name))
+
     def grant(self, command: LeaseGrant) -> Steps[LeaseGranted]:
         """Steps that grant a lease, guarded. Ending it is not guarded: it may also expire."""
         answer = yield from self._guarded(command, None)

@@ -158,6 +158,24 @@ class View:
         answer = yield Call(command, False, self.request_id(request_id, command))
         return self.txn_result(operation, answer)
 
+    def named_txn(self, operation: Op, name: RequestId | None) -> Steps[TxnResult]:
+        """Steps of a transaction whose name stands for whatever it writes (``held`` must be at least 1): if another one
+        was done under that name, this one counts as done. So if it succeeds there are no responses."""
+        answer = _expect((yield from self.write(self.txn_command(operation), name)), TxnAnswer)
+        if answer.succeeded:
+            return TxnResult(True, (), answer.revision)
+        return self.txn_result(operation, answer)
+
+    def was_done(self, name: RequestId) -> Steps[bool]:
+        """Ask whether a transaction was done under a name, by one that cannot hold (no version is below 0)."""
+        never = TxnCompare(KeyRange(UNUSED_KEY), Target.VERSION, Relation.LESS, 0)
+        return _expect((yield from self.write(Txn((never,), (), ()), name)), TxnAnswer).succeeded
+
+    def write(self, command: Txn, name: RequestId | None) -> Steps[Answer]:
+        """Steps of a transaction that is made already."""
+        answer: Answer = yield Call(command, False, name)
+        return answer
+
     def compact(self, revision: object) -> Steps[None]:
         """Steps of ``Client.compact``."""
         yield Call(Compact(check.whole_number("revision", revision, 1)))

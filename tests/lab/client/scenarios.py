@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -193,6 +194,25 @@ class _nothing:
     async def __aexit__(self, *error: object) -> None: ...
 
 
+async def atomically(kv: AnyHandle) -> None:
+    """Once more each time: the outcome of one that was given up is not known, but none counts twice."""
+
+    def both(t: Any, there: Any) -> int:
+        next_one = 1 if there is None else int(there.raw) + 1
+        t.put("times", str(next_one))
+        return next_one
+
+    def add(t: Any) -> Any:
+        found = t.get("times")
+        return _then(found, lambda there: both(t, there)) if inspect.isawaitable(found) else both(t, found)
+
+    assert await resolved(kv.atomically(add)) == int((await resolved(kv.get("times"))).raw)  # type: ignore[union-attr]
+
+
+async def _then(found: Awaitable[Any], use: Callable[[Any], Any]) -> Any:
+    return use(await found)
+
+
 SCENARIOS: list[Callable[..., Awaitable[None]]] = [
     lock,
     handed_over,
@@ -210,6 +230,7 @@ SCENARIOS: list[Callable[..., Awaitable[None]]] = [
     changes,
     partitioner,
     divided,
+    atomically,
 ]
 
 

@@ -200,6 +200,18 @@ CALLS: dict[str, Call] = {
     "register ttl": lambda kv, x: kv.registry("r").register("n", "here", x).deregister(),
     "register metadata": lambda kv, x: kv.registry("r").register("n", "here", 10, x).deregister(),
     "lookup": lambda kv, x: kv.registry("r").lookup(x),
+    "atomically function": lambda kv, x: None if callable(x) else kv.atomically(x),
+    "atomically retries": lambda kv, x: kv.atomically(lambda t: t.put("k", "v"), retries=x),
+    "atomically request_id": lambda kv, x: kv.atomically(lambda t: t.put("k", "v"), request_id=x),
+    "t.get": lambda kv, x: kv.atomically(lambda t: t.get(x)),
+    "t.range": lambda kv, x: kv.atomically(lambda t: t.range(x)),
+    "t.range end": lambda kv, x: kv.atomically(lambda t: t.range("k", x)),
+    "t.range prefix": lambda kv, x: kv.atomically(lambda t: t.range(prefix=x)),
+    "t.range keys_only": lambda kv, x: kv.atomically(lambda t: t.range("k", keys_only=x)),
+    "t.put key": lambda kv, x: kv.atomically(lambda t: t.put(x, "v")),
+    "t.put value": lambda kv, x: kv.atomically(lambda t: t.put("k", x)),
+    "t.put lease": lambda kv, x: kv.atomically(lambda t: t.put("k", "v", lease=x)),
+    "t.delete": lambda kv, x: kv.atomically(lambda t: t.delete(x)),
     "partitioner name": lambda kv, x: kv.partitioner(x, 1).leave(),
     "partitioner partitions": lambda kv, x: kv.partitioner("p", x).leave(),
     "partitioner names": lambda kv, x: kv.partitioner("p", [x, x]).leave(),
@@ -226,6 +238,7 @@ TIMEOUTS = (
     ("watch", "k"),
     ("lease", 10),
     ("leases",),
+    ("atomically", lambda t: t.put("k", "v")),
     ("time_to_live", 1),
     ("cached", ""),
 )
@@ -269,12 +282,14 @@ ENCODING: dict[str, Callable[[Client], Any]] = {
     "put": lambda kv: kv.put("k", 1),
     "txn": lambda kv: kv.txn([], [Op.put("k", 1)]),
     "compare": lambda kv: kv.txn([Compare.value("k") == 1]),
+    "atomically": lambda kv: kv.atomically(lambda t: t.put("k", 1)),
     "queue": lambda kv: kv.queue("q").put(1),
     "campaign": lambda kv: kv.election("e").campaign(1, 5),
     "guard": lambda kv: held(kv).guard().put("k", 1),
 }
 DECODING: dict[str, Callable[[Client], Any]] = {
     "get": lambda kv: kv.get("k").value,  # type: ignore[union-attr]
+    "atomically": lambda kv: kv.atomically(lambda t: t.get("k").value),  # type: ignore[union-attr]
     "range": lambda kv: [item.value for item in kv.range(prefix="k")],
     "watch": lambda kv: kv.watch("k", start_revision=1).next(5).kv.value,  # type: ignore[union-attr]
     "cached": lambda kv: kv.cached("k").get("k").value,  # type: ignore[union-attr]

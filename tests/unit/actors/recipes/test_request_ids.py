@@ -22,6 +22,7 @@ OPERATIONS: dict[str, Callable[[Client, str], Any]] = {
     "txn": lambda kv, id: kv.txn([], [Op.put("k", "1")], request_id=id),
     "txn of another shape": lambda kv, id: kv.txn([], [Op.put("k", "1"), Op.put("j", "1")], request_id=id),
     "txn that compares": lambda kv, id: kv.txn([Compare.version("k") == 0], [Op.put("k", "1")], request_id=id),
+    "atomically": lambda kv, id: kv.atomically(lambda t: t.put("k", "1"), request_id=id),
     "counter": lambda kv, id: kv.counter("c").add(1, request_id=id),
     "counter, another number": lambda kv, id: kv.counter("c").add(2, request_id=id),
     "counter, another name": lambda kv, id: kv.counter("d").add(1, request_id=id),
