@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from .actors.connect import connect
     from .actors.consistency import Comparison
     from .actors.handles import AsyncClient, Client
+    from .actors.recipes.callbacks import Resync
     from .actors.recipes.in_use import InUse, Participant
     from .cluster import Cluster, attach, discard, launch, restore
     from .spec import ClusterSpec
@@ -87,6 +88,7 @@ _LAZY = {
         "TxnResult",
     ),
     ".actors.client.watch": ("AsyncWatch", "Watch"),
+    ".actors.recipes.callbacks": ("Resync",),
     ".actors.recipes.in_use": ("InUse", "Participant"),
     ".actors.consistency": ("Comparison",),
     ".actors.cluster.cluster_load": ("ClusterTop",),
@@ -152,6 +154,7 @@ __all__ = [
     "ReentrantCall",
     "RequestTimeout",
     "RequestTooLarge",
+    "Resync",
     "SessionExpired",
     "SpecError",
     "TransactionConflict",

@@ -545,6 +545,12 @@ RECIPE_PAUSE_S = 0.05
 """The shortest time between two checks whether a contender's key still exists."""
 RECIPE_MAX_PAUSE_S = 0.2
 """The longest pause before a change is tried again that another client was faster with."""
+MAX_CALLBACKS = 256
+"""Functions that are called on changes or for the connection, in one process: each has a thread or a task."""
+CONNECTION_CHECK_S = 1.0
+"""Between two looks at the connection, for those who want to be told of it..."""
+CONNECTION_PROBE_S = 2.0
+"""... and how long each waits for an answer."""
 ATOMICALLY_PREFETCH_BYTES = 64 * 1024
 """The most that a function's transaction reads again for its next run, in the same request, if it may not write."""
 COUNTER_BITS = 8192

@@ -15,9 +15,11 @@ from .client import handle as kv
 
 if TYPE_CHECKING:
     from .client.aio_users import AsyncUsers
+    from .client.results import End, Event
     from .client.users import Users
     from .recipes.atomically import AsyncTransaction, Transaction
     from .recipes.barrier import AsyncBarrier, Barrier
+    from .recipes.callbacks import AsyncCallback, Callback, ConnectionState, Resync
     from .recipes.counter import AsyncCounter, Counter
     from .recipes.election import AsyncElection, Election
     from .recipes.in_use import InUse, RecipeKind
@@ -276,6 +278,77 @@ class Coordination:
 
         return run_atomically(cast("Client", self), function, retries, request_id, timeout)
 
+    def on_change(
+        self,
+        key: Name | None = None,
+        end: Name | End | None = None,
+        *,
+        prefix: Name | None = None,
+        call: Callable[[Resync | Event], object],
+    ) -> Callback:
+        """Have a function called with every change of a key, a range or a prefix, in order.
+
+        ::
+
+            def changed(change):
+                if change.type == "resync":
+                    workers.clear()
+                    workers.update((item.key, item.value) for item in change.items)
+                elif change.type == "put":
+                    workers[change.kv.key] = change.kv.value
+                else:
+                    workers.pop(change.kv.key, None)
+
+            client.on_change(prefix="workers/", call=changed)
+
+        It is called first with a ``Resync``, which tells what is there, and then with each ``Event``, one after the
+        other, on a thread of its own. While it is slow, changes wait in the cluster's history; if that is compacted
+        meanwhile, it is called with a ``Resync`` again, and what was between is not told. What it raises is logged.
+
+        Args:
+            key, end, prefix: which keys, as for ``range``.
+            call: the function. With asyncio it may be a coroutine.
+
+        Returns:
+            What has ``cancel()``. It need not be kept: the function is called until the handle is closed.
+
+        Raises:
+            InvalidArgument: an argument is not valid.
+            Unavailable: also if too many functions are registered in this process.
+        """
+        from .recipes.callbacks import change_caller, register
+
+        handle = cast("Client", self)
+        return register(handle, change_caller(handle, key, end, prefix, call))
+
+    def on_connection(self, call: Callable[[ConnectionState], object]) -> Callback:
+        """Have a function called with the state of the connection, at first and whenever it changes.
+
+        ::
+
+            client.on_connection(lambda state: print(state))
+
+        - ``"connected"``: the cluster answers.
+        - ``"suspended"``: it does not; calls wait and are retried, and leases are still kept as far as is known.
+        - ``"lost"``: so for the TTL of this process's session, or the session has ended: what it held may be gone.
+
+        The cluster is asked every second. The function is called on a thread of its own; what it raises is logged.
+
+        Args:
+            call: the function. With asyncio it may be a coroutine.
+
+        Returns:
+            What has ``cancel()``, as for ``on_change``.
+
+        Raises:
+            InvalidArgument: it is not a function.
+            Unavailable: too many functions are registered in this process.
+        """
+        from .recipes.callbacks import connection_caller, register
+
+        handle = cast("Client", self)
+        return register(handle, connection_caller(handle, call))
+
     def partitioner(self, name: Name, partitions: int | Sequence[str], ttl: float = 10) -> Partitioner:
         """Divides partitions evenly among the members that have joined.
 
@@ -377,6 +450,27 @@ class AsyncCoordination:
         from .recipes.atomically import run_atomically_async
 
         return await run_atomically_async(cast("AsyncClient", self), function, retries, request_id, timeout)
+
+    async def on_change(
+        self,
+        key: Name | None = None,
+        end: Name | End | None = None,
+        *,
+        prefix: Name | None = None,
+        call: Callable[[Resync | Event], object],
+    ) -> AsyncCallback:
+        """Have a function or coroutine called with every change of keys, in a task: see ``Client.on_change``."""
+        from .recipes.callbacks import change_caller, register_async
+
+        handle = cast("AsyncClient", self)
+        return await register_async(handle, change_caller(handle, key, end, prefix, call))
+
+    async def on_connection(self, call: Callable[[ConnectionState], object]) -> AsyncCallback:
+        """Have a function or coroutine called with the state of the connection: see ``Client.on_connection``."""
+        from .recipes.callbacks import connection_caller, register_async
+
+        handle = cast("AsyncClient", self)
+        return await register_async(handle, connection_caller(handle, call))
 
     def partitioner(self, name: Name, partitions: int | Sequence[str], ttl: float = 10) -> AsyncPartitioner:
         """Divides partitions evenly among the members that have joined: see ``Client.partitioner``."""

@@ -197,6 +197,11 @@ class Hub:
         """The newest Raft term that a member has named; 0 before the first."""
         return self._router.term
 
+    @property
+    def session(self) -> int:
+        """The id of the session, 0 while there is none."""
+        return self._dispatch_core.session
+
     def figures(self) -> HubFigures:
         """What metrics show of it. Any thread."""
         dispatch, router = self._dispatch_core, self._router

@@ -24,8 +24,8 @@ only at the key, so each that was found is compared as well: hence the bound on 
 **Reading again.** A transaction that finds something changed reads the same keys in its other branch. These are of one
 revision, so the next run begins with them, and makes no request for them.
 
-**A name.** With a ``request_id``, the transaction is remembered once its comparisons have held. Whoever comes with the
-same name later asks first: a transaction under that name that cannot hold is answered with what is remembered.
+**A name.** With a ``request_id``, the transaction is remembered once its comparisons have held. A caller with the same
+name asks first, later: a transaction under that name that cannot hold is answered with what is remembered.
 """
 
 from __future__ import annotations

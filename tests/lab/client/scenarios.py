@@ -213,6 +213,29 @@ async def _then(found: Awaitable[Any], use: Callable[[Any], Any]) -> Any:
     return use(await found)
 
 
+async def on_change(kv: AnyHandle) -> None:
+    told: list[Any] = []
+    watching = await resolved(kv.on_change("told", call=told.append))
+    try:
+        await balanced(lambda: bool(told))
+    finally:
+        await resolved(watching.cancel())
+        await balanced(lambda: not at_work_on_calls())
+
+
+def at_work_on_calls() -> bool:
+    return any(name.startswith("raykeeper-calls") for name in at_work())
+
+
+async def on_connection(kv: AnyHandle) -> None:
+    told: list[Any] = []
+    watching = await resolved(kv.on_connection(told.append))
+    try:
+        await balanced(lambda: "connected" in told)
+    finally:
+        await resolved(watching.cancel())
+
+
 SCENARIOS: list[Callable[..., Awaitable[None]]] = [
     lock,
     handed_over,
@@ -231,6 +254,8 @@ SCENARIOS: list[Callable[..., Awaitable[None]]] = [
     partitioner,
     divided,
     atomically,
+    on_change,
+    on_connection,
 ]
 
 

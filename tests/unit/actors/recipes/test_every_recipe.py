@@ -12,7 +12,7 @@ from raykeeper.actors.handles import AsyncCoordination, Coordination
 from rooms import ROOT
 
 LISTS_THE_OTHERS = "in_use"
-WITHOUT_AN_OBJECT = ("atomically",)
+WITHOUT_AN_OBJECT = ("atomically", "on_change", "on_connection")
 """Calls that make nothing that has calls of its own."""
 CALLS = [name for name in vars(Coordination) if not name.startswith("_") and name != LISTS_THE_OTHERS]
 TABLES = ("tests/unit/actors/recipes/test_extreme_arguments.py", "tests/lab/client/scenarios.py")
