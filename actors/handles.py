@@ -76,25 +76,28 @@ class Coordination:
 
         return RWLock(cast("Client", self), name, ttl)
 
-    def semaphore(self, name: Name, limit: int, ttl: float = 10) -> Semaphore:
-        """A semaphore: at most ``limit`` holders at a time, first come, first served.
+    def semaphore(self, name: Name, limit: int, ttl: float = 10, weight: int = 1) -> Semaphore:
+        """A semaphore: at most ``limit`` slots are held at a time, first come, first served.
 
         ::
 
             with client.semaphore("downloads", limit=4) as slot:
                 ...
+            with client.semaphore("gpus", limit=8, weight=3):    # takes three of them
+                ...
 
         Args:
             name: the semaphore's name, ``str`` or ``bytes``, within the handle's namespace.
-            limit: how many may hold it, at least 1; all that use the name must give the same.
-            ttl: seconds after which a dead holder, or one that is cut off, loses its slot.
+            limit: how many slots there are, at least 1; all that use the name must give the same.
+            ttl: seconds after which a dead holder, or one that is cut off, loses its slots.
+            weight: how many slots it takes at once, unless ``acquire`` says otherwise.
 
         Raises:
             InvalidArgument: an argument is not valid.
         """
         from .recipes.semaphore import Semaphore
 
-        return Semaphore(cast("Client", self), name, limit, ttl)
+        return Semaphore(cast("Client", self), name, limit, ttl, weight)
 
     def election(self, name: Name, ttl: float = 10) -> Election:
         """The election of a leader, and one candidate in it.
@@ -386,11 +389,11 @@ class AsyncCoordination:
 
         return AsyncRWLock(cast("AsyncClient", self), name, ttl)
 
-    def semaphore(self, name: Name, limit: int, ttl: float = 10) -> AsyncSemaphore:
+    def semaphore(self, name: Name, limit: int, ttl: float = 10, weight: int = 1) -> AsyncSemaphore:
         """A semaphore: at most ``limit`` holders at a time, first come, first served: see ``Client.semaphore``."""
         from .recipes.semaphore import AsyncSemaphore
 
-        return AsyncSemaphore(cast("AsyncClient", self), name, limit, ttl)
+        return AsyncSemaphore(cast("AsyncClient", self), name, limit, ttl, weight)
 
     def election(self, name: Name, ttl: float = 10) -> AsyncElection:
         """The election of a leader, and one candidate in it: see ``Client.election``."""

@@ -88,6 +88,7 @@ def _participant_fields(each: Participant) -> dict[str, Any]:
     return {
         "token": each.token,
         "what": each.what,
+        "weight": each.weight,
         **{name: who.get(name, "") for name in ("host", "node", "address", "actor", "job", "program", "user")},
         "pid": who.get("pid", 0),
         "task": "" if owner is None else owner.task,
@@ -112,6 +113,7 @@ def _lines(found: list[InUse], plural: str) -> Iterator[str]:
         for role, people in ((holds, each.holders), (waits, each.waiters)):
             for one in people:
                 what = f" [{text(one.what.encode(errors='surrogateescape'))}]" if one.what else ""
+                what += f" {one.weight} slots" if one.weight > 1 else ""
                 stuck = f"  STUCK: {one.stuck}" if one.stuck else ""
                 yield f"  {role}{what} {describe(one.owner)}, token {one.token}{stuck}"
         if each.more:

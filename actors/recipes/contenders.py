@@ -74,12 +74,14 @@ class Contender(msgspec.Struct, frozen=True):
         who: its host and process id, as ``host:pid``.
         owner: the process, its Ray actor, task and job, and since when it is in the line; ``None`` if the lease has
             just ended, or if its client did not say.
+        weight: of a semaphore, how many slots it takes; otherwise 1.
     """
 
     token: int
     lease: int
     who: str
     owner: Owner | None = None
+    weight: int = 1
 
 
 class WaitFor(NamedTuple):

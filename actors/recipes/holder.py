@@ -7,7 +7,7 @@ sees. The recipes differ in what a contender waits for, which a subclass of ``Ho
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -70,7 +70,11 @@ class Holder:
     # -- common to all ------------------------------------------------------------------------------------------------
 
     async def acquire(self, timeout: float | None) -> bool:
-        """Join the line and wait for the turn; whether it is held now.
+        """Join the line and wait for the turn; whether it is held now."""
+        return await self.contend(timeout)
+
+    async def contend(self, timeout: float | None, begin: Callable[[], None] = lambda: None) -> bool:
+        """As ``acquire``; ``begin`` is called once it is certain that this object neither holds nor waits.
 
         Every way out but success leaves the line and frees this object for another attempt, even an interrupt and a
         cancellation. The ticket becomes visible to other threads only at the very end, when it can be released.
@@ -80,6 +84,7 @@ class Holder:
             raise InvalidArgument("this object is held or waiting already: make one for each contender")
         ticket, won = None, False
         try:
+            begin()
             with deadline.covering(self.contenders.space):
                 ticket = await self.join()
                 if await self.wait_turn(ticket, deadline):

@@ -19,6 +19,7 @@ from ..client.client_info import Owner
 from ..client.leases import LeaseInfo
 from ..client.results import END, KeyValue, RangeResult
 from .sync_async import AnyHandle, bounded, quoted, resolved, unquoted
+from .weights import holders_by_weight, weight_of
 
 RecipeKind = Literal["lock", "rwlock", "semaphore", "election", "queue", "barrier", "registry"]
 KINDS: tuple[RecipeKind, ...] = get_args(RecipeKind)
@@ -35,6 +36,7 @@ class Participant(msgspec.Struct, frozen=True):
         ttl: of its lease, in seconds; 0 if that has just ended.
         remaining: seconds that its lease has left.
         stuck: why it is thought to be stuck; empty if it is not.
+        weight: of a semaphore, how many slots it takes; otherwise 1.
     """
 
     token: int
@@ -43,6 +45,7 @@ class Participant(msgspec.Struct, frozen=True):
     ttl: float
     remaining: float
     stuck: str = ""
+    weight: int = 1
 
 
 class InUse(msgspec.Struct, frozen=True):
@@ -139,7 +142,9 @@ class Survey:
         holding = min(1, len(keys))
         if self.kind == "semaphore":
             limit = await resolved(self.space.get(line.name + b"limit"))
-            line.size = holding = _number(limit.text if limit is not None else "", len(keys))
+            weights = [weight_of(key.key) for key in keys]
+            line.size = _number(limit.text if limit is not None else "", sum(weights))
+            holding = holders_by_weight(weights, line.size)
         elif self.kind == "rwlock":
             readers = [_kind(key.key) == b"r" for key in keys]
             holding = readers.index(False) if False in readers else len(keys)
@@ -159,6 +164,7 @@ class Survey:
 
     def _participant(self, line: _Line, key: KeyValue, info: LeaseInfo | None) -> Participant:
         what = ""
+        weight = weight_of(key.key) if self.kind == "semaphore" else 1
         if self.kind == "election":
             what = key.raw.decode(errors="backslashreplace")
         elif self.kind == "queue":
@@ -169,8 +175,8 @@ class Survey:
         elif self.kind == "rwlock":
             what = "read" if _kind(key.key) == b"r" else "write"
         if info is None:
-            return Participant(key.create_revision, what, None, 0.0, 0.0, "its lease has just ended")
-        return Participant(key.create_revision, what, info.owner, info.ttl, info.remaining, why_stuck(info))
+            return Participant(key.create_revision, what, None, 0.0, 0.0, "its lease has just ended", weight)
+        return Participant(key.create_revision, what, info.owner, info.ttl, info.remaining, why_stuck(info), weight)
 
 
 def why_stuck(info: LeaseInfo) -> str:

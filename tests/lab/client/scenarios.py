@@ -231,6 +231,7 @@ async def on_connection(kv: AnyHandle) -> None:
     told: list[Any] = []
     watching = await resolved(kv.on_connection(told.append))
     try:
+        await resolved(kv.put("k", "v"))
         await balanced(lambda: "connected" in told)
     finally:
         await resolved(watching.cancel())
