@@ -8,9 +8,9 @@
         ...
 
 A contender holds it if its weight and those of all before it in the line are at most the limit. So the holders are the
-beginning of the line, and one that holds goes on holding, if others leave. The order is strict: one that is too heavy for
-what is free waits at the head of the line, and lighter ones that came later wait after it. So none starves, and slots
-may be idle meanwhile. A weight is a part of its key's name, so that nobody reads values to learn it.
+beginning of the line, and one that holds goes on holding, if others leave. The order is strict: one that is too heavy
+for what is free waits at the head of the line, and lighter ones that came later wait after it. So none starves, and
+slots may be idle meanwhile. A weight is a part of its key's name, so that nobody reads values to learn it.
 
 The limit belongs to the name: a contender that gives another one, while any holds or waits, gets ``InvalidArgument``.
 

@@ -41,6 +41,7 @@ def test_json_has_stable_fields(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(lock["holders"][0]) == [
         "token",
         "what",
+        "weight",
         "host",
         "node",
         "address",
