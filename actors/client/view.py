@@ -416,9 +416,10 @@ def _by_key(command: Range, serializable: bool) -> Steps[RangeAnswer]:
     """Read page after page in key order, up to the limit.
 
     The keys after the limit are only counted: by the first page, or, if its member stopped counting (``RangePart``),
-    from where it stopped.
+    from where it stopped. Without a limit all keys come, and the first page need not count those that it leaves out.
     """
-    first = answer = yield from page(command, serializable)
+    beginning = command if command.limit else msgspec.structs.replace(command, uncounted=True)
+    first = answer = yield from page(beginning, serializable)
     revision, items = command.revision or first.revision, list(first.items)
     rest = rest_of(command.keys, answer, command.descending)
     while rest is not None and (not command.limit or len(items) < command.limit):

@@ -51,3 +51,12 @@ def test_go(both: tuple[str, EtcdPort]) -> None:
     theirs, ours = said(both, [go_client(), "exercise"])
     assert ours == theirs
     assert len(ours) > 300
+
+
+@pytest.mark.survival
+@pytest.mark.parametrize("program", ["kubernetes", "confd"])
+def test_what_programs_on_clientv3_ask_for(program: str, both: tuple[str, EtcdPort]) -> None:
+    """The storage of Kubernetes' API server, and confd, call by call."""
+    theirs, ours = said(both, [go_client(), program])
+    assert ours == theirs
+    assert "event" in " ".join(ours)

@@ -1,6 +1,8 @@
 // Go's clientv3 and its packages of recipes, used as programs do.
 //
 //	clientv3 exercise ENDPOINTS        a line for each thing that can be asked
+//	clientv3 kubernetes ENDPOINTS      the same, of what the storage of Kubernetes' API server asks for
+//	clientv3 confd ENDPOINTS           the same, of confd
 //	clientv3 work ENDPOINTS PREFIX     puts, and a watch of them, until the input ends; JSON lines
 package main
 
@@ -38,6 +40,10 @@ func main() {
 	switch os.Args[1] {
 	case "exercise":
 		exercise(client)
+	case "kubernetes":
+		kubernetes(client)
+	case "confd":
+		confd(client)
 	case "work":
 		work(client, os.Args[3])
 	}

@@ -208,6 +208,17 @@ def test_pages_make_up_the_range_that_was_asked_for(
     assert not any(item.value for item in only)
 
 
+def test_only_a_range_with_a_limit_has_the_keys_counted_that_a_page_leaves_out(paged: FakeCluster) -> None:
+    kv = connect()
+    for i in range(20):
+        kv.put(b"%02d" % i, b"")
+    for limit in (0, 3):
+        before = len(paged.requests)
+        assert kv.range(prefix="", limit=limit).count == 20
+        asked = [frame.reads[0].range for _, frame in paged.requests[before:] if isinstance(frame, Reads)]
+        assert [each.uncounted for each in asked] == ([True] * 3 if limit == 0 else [False])
+
+
 def test_all_pages_are_of_one_revision(paged: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     kv = connect()
     for i in range(20):
