@@ -151,9 +151,18 @@ class LoopBridge:
             self._open -= 1
 
     def submit(
-        self, request: Operation | Read, serializable: bool, timeout: float, done: Callable[[Outcome], None]
+        self,
+        request: Operation | Read,
+        serializable: bool,
+        timeout: float,
+        done: Callable[[Outcome], None],
+        soon: Callable[[Callable[[], None]], object],
     ) -> DirectCall:
         """Send a request to the cluster; ``done`` gets its outcome later, in the loop. It must not raise.
+
+        Args:
+            soon: has something done in the loop before long, and not before this returns. What is submitted until then
+                travels together.
 
         Raises:
             KeeperError: the request is not valid; ``done`` is not called.
@@ -165,7 +174,7 @@ class LoopBridge:
         if not self._new:
             if loop.time() >= self._check_at:
                 self._schedule_check(loop)
-            loop.call_soon(self._submit_new)
+            soon(self._submit_new)
         self._open += 1
         self._new.append((pending, Call(request, serializable), size, timeout))
         return pending

@@ -286,7 +286,7 @@ class EtcdBackend:
 
         timeout = PROXY_TIMEOUT_S if call.deadline == math.inf else min(call.time_left(), PROXY_TIMEOUT_S)
         try:
-            pending = bridge_to(hub).submit(request, serializable, timeout, ended)
+            pending = bridge_to(hub).submit(request, serializable, timeout, ended, call.soon)
         except KeeperError as error:
             raise from_keeper_error(error) from error
         call.when_ended = pending.give_up

@@ -139,7 +139,7 @@ class Http2Connection(Http2Sender, Generic[H]):
         """
         if self.failed:
             return
-        self._awake = True
+        self.awake = True
         self._now = now
         if self._rest:
             data = self._rest + data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import cast
 
 from ...limits import (
@@ -40,6 +41,7 @@ class Http2Protocol(asyncio.Protocol):
         self.deadlines = context.deadlines
         self.log = context.log
         self.running = 0
+        self.streaming = 0
         self.now = self.loop.time()
         self._understand = context.heads.understand
         self._share = context.held.open_share(self._expel)
@@ -52,6 +54,8 @@ class Http2Protocol(asyncio.Protocol):
         """What the transport holds, when that was last counted."""
         self._pinged = 0.0
         self._closing_since = 0.0
+        self._then: list[Callable[[], None]] = []
+        """What is to be done after what is being read."""
 
     # --- the socket --------------------------------------------------------------------------------------------------
 
@@ -68,6 +72,11 @@ class Http2Protocol(asyncio.Protocol):
         self.now = self.loop.time()
         self._pinged = 0.0
         self.connection.receive(data, self.now)
+        while self._then:
+            try:
+                self._then.pop()()
+            except Exception as error:  # as of any callback of the loop
+                self.loop.call_exception_handler({"message": "what was to be done soon failed", "exception": error})
         self._flush()
 
     def eof_received(self) -> bool:
@@ -160,6 +169,24 @@ class Http2Protocol(asyncio.Protocol):
             stream.receiver = call
             if stream.ended:
                 call.receive_data(b"", True)
+
+    def answer(self, stream: Stream, head: bytes, data: bytes, trailers: bytes) -> None:
+        """The whole answer of a unary call, which does not run any more. If no other one runs, nothing else could leave
+        with it, so it leaves at once: another pass of the loop would only cost time."""
+        connection = self.connection
+        alone = self.running == self.streaming and not connection.awake
+        connection.awake = connection.awake or alone
+        connection.answer(stream, head, data, trailers)
+        if alone:
+            self._flush()
+
+    def soon(self, work: Callable[[], None]) -> None:
+        """See ``UnaryCall.soon``. If other callbacks of the loop are to run in this pass, they come first: they may
+        bring requests of other connections. A loop that does not show them is taken to have some."""
+        if getattr(self.loop, "_ready", True):
+            self.loop.call_soon(work)
+        else:
+            self._then.append(work)
 
     def take_pong(self) -> None:
         """The client lives, which :meth:`data_received` has noted."""

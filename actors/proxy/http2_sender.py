@@ -110,7 +110,8 @@ class Http2Sender:
         self.frames_sent = 0
         """Frames with data, roughly: what a client may answer with window updates."""
         self._wake = wake
-        self._awake = False
+        self.awake = False
+        """The owner knows that there may be something in ``out``, and takes it soon."""
         self._out_bytes = 0
         self._window = DEFAULT_WINDOW_BYTES
         self._stream_window = DEFAULT_WINDOW_BYTES
@@ -123,13 +124,13 @@ class Http2Sender:
 
     def take_output(self) -> bytes:
         """What is to be written to the socket now, and no longer kept here."""
-        self._awake = True
+        self.awake = True
         if self._ready and not self.paused:
             self._take_turns()
         data = b"".join(self.out)
         self.out.clear()
         self._out_bytes = 0
-        self._awake = False
+        self.awake = False
         return data
 
     def answer(self, stream: Stream, head: bytes, data: bytes, trailers: bytes) -> None:
@@ -228,8 +229,8 @@ class Http2Sender:
 
     def _put(self, frame: bytes) -> None:
         self.out.append(frame)
-        if not self._awake:
-            self._awake = True
+        if not self.awake:
+            self.awake = True
             self._wake()
 
     def _prefixed(self, block: bytes) -> bytes:
@@ -247,8 +248,8 @@ class Http2Sender:
             self._ready.pop(stream.id, None)
         elif stream.id not in self._ready:
             self._ready[stream.id] = stream
-            if not self._awake and not self.paused and self._window > 0:
-                self._awake = True
+            if not self.awake and not self.paused and self._window > 0:
+                self.awake = True
                 self._wake()
 
     def _take_turns(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 from ...limits import PROXY_REQUEST_S, PROXY_STREAM_SEND_BYTES
@@ -47,9 +47,17 @@ class CallHost(Protocol):
     certificate_user: str
     """Whom the client's certificate names; empty without one."""
     running: int
-    """Handlers that have not ended, even if their streams have."""
+    """Handlers that have not ended, even if their streams have..."""
+    streaming: int
+    """... and those of them that are not of one request and one answer."""
     now: float
     """When the socket was last read, in the loop's time."""
+
+    def answer(self, stream: Stream, head: bytes, data: bytes, trailers: bytes) -> None:
+        """Send the whole answer of a unary call that has ended."""
+
+    def soon(self, work: Callable[[], None]) -> None:
+        """Do something once all has been taken in that is being read."""
 
 
 def start_task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -186,7 +194,7 @@ class WireUnaryCall(UnaryCall):
             self._rpc.sent += 1
             self._rpc.sent_bytes += len(message)
             host.deadlines.discard(self)
-            host.connection.answer(self._stream, ANSWER_HEAD, data, OK_TRAILERS)
+            host.answer(self._stream, ANSWER_HEAD, data, OK_TRAILERS)
 
     def fail(self, error: RpcError) -> None:
         """End the call without one."""
@@ -200,6 +208,10 @@ class WireUnaryCall(UnaryCall):
     def fail_by(self, error: Exception) -> None:
         """End the call as an exception of its handler does."""
         self.fail(end_of(self.method, error, self._host.log))
+
+    def soon(self, work: Callable[[], None]) -> None:
+        """Have something done once all has been taken in that was read with this call."""
+        self._host.soon(work)
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -259,6 +271,7 @@ class WireStreamCall(StreamCall):
     def begin(self) -> None:
         """Start the handler."""
         self._host.running += 1
+        self._host.streaming += 1
         self._rpc.started += 1
         self._host.deadlines.add(self)
         self._task = start_task(self._host.loop, self._run())
@@ -280,6 +293,7 @@ class WireStreamCall(StreamCall):
         finally:
             self._task = None
             self._host.running -= 1
+            self._host.streaming -= 1
 
     async def receive(self) -> bytes | None:
         """The client's next message; ``None`` when it has sent all."""
@@ -355,6 +369,7 @@ class WireStreamCall(StreamCall):
             if not self._started:  # then nothing of it will run
                 self._task = None
                 self._host.running -= 1
+                self._host.streaming -= 1
         if self.when_ended is not None:  # in a pass of its own, so that a mistake in it ends nothing else
             self._host.loop.call_soon(self.when_ended)
 

@@ -71,6 +71,11 @@ class UnaryCall(RpcCall, ABC):
     def fail_by(self, error: Exception) -> None:
         """End the call as an exception of its handler does."""
 
+    @abstractmethod
+    def soon(self, work: Callable[[], None]) -> None:
+        """For a direct handler, before it returns: have something done once all requests have been handed to their
+        handlers that were read with this one."""
+
 
 class StreamCall(RpcCall, ABC):
     """A call in which either side may send many messages."""

@@ -7,7 +7,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -48,6 +48,9 @@ class LabUnaryCall(UnaryCall):
 
     def fail(self, error: RpcError) -> None:
         self.fail_by(error)
+
+    def soon(self, work: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_soon(work)
 
     def fail_by(self, error: Exception) -> None:
         if not self.answered.done():
