@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 
 PATIENCE = 60.0
 """Seconds. It only ends a test that hangs: no test waits for this time to pass, or says that something takes less."""
@@ -36,6 +37,23 @@ def until_still(look: Callable[[], T], seconds: float = 0.3) -> T:
         if (now := look()) != seen:
             seen, since = now, time.monotonic()
     return seen
+
+
+def failure(call: Callable[[], object], kind: type[E], text: str) -> E:
+    """The error that a call whose time runs out ends in, and that says this: on a slow machine the time may be over
+    before anyone has answered why, so it is tried again."""
+    found: list[E] = []
+
+    def fails() -> bool:
+        try:
+            call()
+        except Exception as error:
+            if isinstance(error, kind) and text in str(error):
+                found.append(error)
+        return bool(found)
+
+    until(fails, what=f"it does not fail by {kind.__name__}: ... {text} ...")
+    return found[0]
 
 
 class Slowness:

@@ -202,5 +202,5 @@ def test_forked_children_draw_different_leases() -> None:
         child.start()
     drawn = {fresh_id(), *[ids.get(timeout=60) for _ in children]}
     for child in children:
-        child.join(30)
+        child.join(PATIENCE)
     assert len(drawn) == 3

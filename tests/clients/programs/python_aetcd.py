@@ -23,7 +23,7 @@ async def attempt(what: str, call: Any) -> None:
 
 
 async def main() -> None:
-    async with aetcd.Client(host=HOST, port=int(PORT), timeout=20) as client:
+    async with aetcd.Client(host=HOST, port=int(PORT), timeout=60) as client:
         say("put", (await client.put(b"a", b"1")).header.revision)
         say("put, previous", (await client.put(b"a", b"2", prev_kv=True)).prev_kv.value)
         found = await client.get(b"a")

@@ -25,7 +25,7 @@ def attempt(what: str, call: Any) -> None:
         say(what, type(error).__name__, error)
 
 
-client = etcd3.client(host=HOST, port=int(PORT), timeout=20)
+client = etcd3.client(host=HOST, port=int(PORT), timeout=60)
 say("put", client.put("a", "1").header.revision)
 say("put, previous", client.put("a", "2", prev_kv=True).prev_kv.value)
 value, meta = client.get("a")

@@ -16,7 +16,7 @@ def say(what: str, *values: Any) -> None:
     print(what, *values, flush=True)
 
 
-client = Etcd3Client(HOST, int(PORT), timeout=20)
+client = Etcd3Client(HOST, int(PORT), timeout=60)
 say("path", client.api_path)
 say("put", client.put("a", "1"), client.put(b"b\xff", b"\x00\xff"))
 say("get", client.get("a"), client.get(b"b\xff"), client.get("nothing"))

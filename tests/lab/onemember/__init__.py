@@ -147,7 +147,7 @@ class OneMember(OnOwnThreads):
     def client(self) -> Client:
         """A handle of this process's hub."""
         share = hub_pool.open_hub(self.name, PATIENCE, self.cluster)
-        return Client(self.name, self.cluster, share=share)
+        return Client(self.name, self.cluster, timeout=PATIENCE, share=share)
 
     def ask(self, request: Request) -> Any:
         """The reply to a frame."""

@@ -18,6 +18,7 @@ from typing import Any
 import ray
 
 import raykeeper
+from lab.patience import PATIENCE
 from lab.ray.tools import is_alive, wait_until
 from raykeeper import Client
 
@@ -154,4 +155,4 @@ def kill_leader(cluster: Any) -> None:
 
 def connect(name: str) -> Client:
     """The process's handle to a cluster."""
-    return raykeeper.connect(name, timeout=30)
+    return raykeeper.connect(name, timeout=PATIENCE)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import raykeeper
+from lab.patience import PATIENCE
 
 ROOT = Path(raykeeper.__file__).parent
 
@@ -48,7 +49,7 @@ def run_program_with_stderr(*arguments: str, seconds: float = 500.0, **more: str
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGABRT)
             try:
-                out, err = process.communicate(timeout=20)
+                out, err = process.communicate(timeout=PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
                 out, err = process.communicate()

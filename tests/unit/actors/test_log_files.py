@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
+from lab.patience import PATIENCE
 from raykeeper.actors import log_files
 from raykeeper.actors.log_files import BackgroundHandler, LogFile, WarningHandler, log_file_name, ray_log_folder
 from raykeeper.limits import LOG_LINES_PER_WINDOW, LOG_STDERR_LINES_PER_WINDOW, LOG_WINDOW_S
@@ -181,7 +182,7 @@ class Stuck(logging.Handler):
         self.free = threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.free.wait(30)
+        self.free.wait(PATIENCE)
         self.lines.append(record.getMessage())
 
 

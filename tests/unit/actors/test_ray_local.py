@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.patience import PATIENCE
 from raykeeper.actors import ray_local, ray_session
 from raykeeper.actors.deadline import covering
 from raykeeper.errors import ClusterNotFound, Unavailable
@@ -84,7 +85,7 @@ def test_what_means_something_to_ray_is_let_pass_and_a_silent_address_is_not() -
 
 def test_a_ray_that_lets_nobody_in_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
-    monkeypatch.setattr(ray_session, "_attach", lambda address: done.wait(20))
+    monkeypatch.setattr(ray_session, "_attach", lambda address: done.wait(PATIENCE))
     monkeypatch.setattr(ray_session, "check_reachable", lambda address: None)
     try:
         with covering(0.05), pytest.raises(Unavailable, match=r"the Ray at 10\.0\.0\.1:7 did not accept"):
@@ -122,7 +123,7 @@ def test_the_look_up_of_a_name_is_inside_the_deadline(monkeypatch: pytest.Monkey
     """The system's resolver knows no timeout."""
     end = threading.Event()
     monkeypatch.setattr(ray_session.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray_local.socket, "create_connection", lambda place, patience: end.wait(30))
+    monkeypatch.setattr(ray_local.socket, "create_connection", lambda place, patience: end.wait(PATIENCE))
     try:
         with covering(0.05), pytest.raises(Unavailable, match="in time"):
             ray_session.join_ray("name.invalid:6379")

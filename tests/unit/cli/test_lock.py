@@ -42,11 +42,11 @@ def status_after(monkeypatch: pytest.MonkeyPatch, numbers: Iterable[int], *, ter
         child = await begin(*command, env=env, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
         assert child.stdin is not None
         assert child.stdout is not None
-        assert await asyncio.wait_for(child.stdout.readline(), 20) == b"ready\n"
+        assert await asyncio.wait_for(child.stdout.readline(), PATIENCE) == b"ready\n"
         for number in numbers:
             if terminal and number == signal.SIGINT:
                 child.send_signal(number)  # as the terminal does, to both
-                assert await asyncio.wait_for(child.stdout.readline(), 20) == b"got\n"
+                assert await asyncio.wait_for(child.stdout.readline(), PATIENCE) == b"got\n"
             assert stream._signal_receiver is not None
             stream._signal_receiver(number)
         asyncio.get_running_loop().call_soon(child.stdin.write, b"end\n")
@@ -178,7 +178,7 @@ def test_a_command_that_was_stopped_may_clean_up_when_its_lock_is_lost(tmp_path:
         )
         await asyncio.to_thread(until, lambda: pid.exists() and pid.read_text() and state(int(pid.read_text())) == "T")
         loss.set()
-        return await asyncio.wait_for(running, 30)
+        return await asyncio.wait_for(running, PATIENCE)
 
     assert asyncio.run(work()) == lock.LOST
     assert done.read_text() == "cleaned\n"

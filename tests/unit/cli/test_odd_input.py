@@ -20,6 +20,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from lab.patience import PATIENCE
 from raykeeper import ClusterNotFound, KeyValue, RequestTooLarge
 from raykeeper.actors.client.results import Batch, DeleteResult, Event, PutResult, RangeResult, TxnResult
 from raykeeper.actors.cluster.status import ClusterStatus, MemberInfo
@@ -366,7 +367,7 @@ def test_sigterm_is_not_ray_s(moment: str) -> None:
         process.terminate()
         process.stdin.write("\n" * (moment == "meanwhile"))
         process.stdin.flush()
-        assert process.wait(30) == -signal.SIGTERM
+        assert process.wait(PATIENCE) == -signal.SIGTERM
 
 
 def test_no_command_that_runs_until_it_is_stopped_has_a_deadline() -> None:

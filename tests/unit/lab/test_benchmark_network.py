@@ -10,6 +10,8 @@ import pytest
 from namespaces import Hosts, run, why_not
 from wire import Switch
 
+from lab.patience import PATIENCE
+
 HERE, THERE, THIRD = b"a" * 6, b"b" * 6, b"c" * 6
 BROADCAST = b"\xff" * 6
 
@@ -49,7 +51,7 @@ def test_hosts_are_as_far_apart_as_they_should_be_and_leave_nothing() -> None:
         done = run(*hosts.inside(0), sys.executable, "-c", program, hosts.addresses[1], env=_environment())
         names = hosts.names
     assert 0.02 <= float(done.stdout) < 0.2
-    assert sleeper.wait(10) != 0
+    assert sleeper.wait(PATIENCE) != 0
     assert not any(name in run("ip", "netns", "list").stdout for name in names)
 
 

@@ -17,6 +17,7 @@ import run
 from measures import Row, percentile
 from results import Results
 
+from lab.patience import PATIENCE
 from rooms import ROOT
 
 
@@ -132,5 +133,5 @@ def test_costs_are_of_all_descendants() -> None:
         assert accounting.resident(child.pid) > 0
         assert accounting.cpu_seconds([os.getpid()]) > 0
     finally:
-        child.communicate(b"\n", timeout=30)
+        child.communicate(b"\n", timeout=PATIENCE)
     assert accounting.resident(child.pid) == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.patience import PATIENCE
 from lab.ray.faults import Faults, cut, rule
 from lab.ray.patches.switch import LOOK, Lost, Post, Switch
 from raykeeper.actors.member.actor import Member
@@ -44,7 +45,7 @@ class Peer:
 
     def wait(self, condition: Callable[[], bool]) -> None:
         with self._changed:
-            assert self._changed.wait_for(condition, 10)
+            assert self._changed.wait_for(condition, PATIENCE)
 
 
 class Place:
@@ -77,18 +78,18 @@ def test_a_lost_call_is_an_error_after_a_while(place: Place) -> None:
     future = place.call()
     assert not future.done()
     with pytest.raises(Lost):
-        future.result(10)
+        future.result(PATIENCE)
     assert place.peer.frames == []
     assert place.call(sender="2", to="3").result(0) == b"answer 1", "another link is well"
     with pytest.raises(Lost):
-        place.call(sender="2", to="1").result(10)
+        place.call(sender="2", to="1").result(PATIENCE)
     assert len(place.peer.frames) == 2, "the other direction is well; only the answer is lost"
 
 
 def test_a_lost_answer_leaves_the_call_done(place: Place) -> None:
     place.set(rule("drop", 2, 1, seconds=[0.05, 0.05]))
     with pytest.raises(Lost):
-        place.call().result(10)
+        place.call().result(PATIENCE)
     assert len(place.peer.frames) == 1
 
 
@@ -96,7 +97,7 @@ def test_a_cut_is_both_ways(place: Place) -> None:
     place.set(cut([1], [2, 3], seconds=[0, 0]))
     for sender, to in (("1", "2"), ("2", "1"), ("3", "1")):
         with pytest.raises(Lost):
-            place.call(sender=sender, to=to).result(10)
+            place.call(sender=sender, to=to).result(PATIENCE)
     assert place.call(sender="2", to="3").result(0)
 
 
@@ -106,21 +107,21 @@ def test_held_frames_arrive_once_the_cut_is_healed(place: Place) -> None:
     threading.Event().wait(5 * LOOK)
     assert place.peer.frames == []
     place.faults.heal()
-    assert [future.result(10) for future in futures] == [b"answer 1", b"answer 2", b"answer 3"]
+    assert [future.result(PATIENCE) for future in futures] == [b"answer 1", b"answer 2", b"answer 3"]
     assert place.faults.counts()["hold"] or place.post.switch.counts["hold"] == 3
 
 
 def test_delayed_frames_overtake_each_other(place: Place) -> None:
     place.set(rule("delay", 1, 2, seconds=[0.0, 0.2]))
     futures = [place.call(b"%02d" % n) for n in range(20)]
-    assert all(future.result(10) for future in futures)
+    assert all(future.result(PATIENCE) for future in futures)
     assert sorted(place.peer.frames) == [b"%02d" % n for n in range(20)]
     assert place.peer.frames != sorted(place.peer.frames)
 
 
 def test_a_duplicate_arrives_twice_and_so_does_its_answer(place: Place) -> None:
     place.set(rule("duplicate", 1, 2, seconds=[0.01, 0.02]))
-    assert place.call(b"x").result(10) == b"answer 1"
+    assert place.call(b"x").result(PATIENCE) == b"answer 1"
     place.peer.wait(lambda: place.peer.answers_to_copies == [b"answer 2"])
     assert place.peer.frames == [b"x", b"x"]
 
@@ -130,7 +131,7 @@ def test_a_damaged_frame_is_another_one(place: Place, fault: str) -> None:
     frame = bytes(range(256))
     place.set(rule(fault, 1, 2))
     for _ in range(50):
-        assert place.call(frame).result(10)
+        assert place.call(frame).result(PATIENCE)
     assert all(arrived != frame for arrived in place.peer.frames)
     assert place.post.switch.counts[fault] == 50
 
@@ -155,8 +156,8 @@ def test_a_link_that_flaps(place: Place, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_everybody_sees_what_was_done(place: Place) -> None:
     place.set(rule("duplicate", seconds=[0, 0]))
-    place.call().result(10)
-    deadline = time.monotonic() + 10
+    place.call().result(PATIENCE)
+    deadline = time.monotonic() + PATIENCE
     while not place.faults.counts():
         assert time.monotonic() < deadline
         threading.Event().wait(LOOK)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from lab.patience import PATIENCE
 from lab.store_model import Hand, encode
 from raykeeper.errors import ClusterMismatch, DataCorrupted, Unavailable
 from raykeeper.raft.messages import Configuration, Entry, EntryKind, HardState, SnapshotMeta
@@ -339,12 +340,12 @@ def test_readers_of_a_replaced_state_finish(tmp_path: Path) -> None:
     def read() -> None:
         with state.reading() as engine:
             inside.set()
-            leave.wait(10)
+            leave.wait(PATIENCE)
             seen.append(len(list(engine.iterate("keys"))))
 
     reader, closer = threading.Thread(target=read), threading.Thread(target=state.close)
     reader.start()
-    inside.wait(10)
+    inside.wait(PATIENCE)
     closer.start()
     while not state._read_gate.closed:
         leave.wait(0.001)

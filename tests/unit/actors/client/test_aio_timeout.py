@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from lab.patience import PATIENCE
 from raykeeper.actors.client.aio_timeout import within
 
 
@@ -46,7 +47,7 @@ def test_a_cancellation_is_not_lost_however_close_it_comes_to_what_was_waited_fo
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
-        done, _ = await asyncio.wait({task}, timeout=10)
+        done, _ = await asyncio.wait({task}, timeout=PATIENCE)
         assert done
         assert task.cancelled()
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lab.onemember import OneMember, in_thread, one_member
-from lab.patience import until
+from lab.patience import PATIENCE, until
 from raykeeper import Cached, Client, InvalidArgument, Op, RequestTimeout, RequestTooLarge, Unavailable, codec
 
 
@@ -113,9 +113,9 @@ def test_at_least_comes_about_when_the_revision_touched_other_keys(kv: Client) -
     kv.put("a/1", "one")
     with kv.cached("a/") as copy:
         last = kv.put("elsewhere", "x").revision
-        assert copy.get("a/1", at_least=last, timeout=5) is not None
+        assert copy.get("a/1", at_least=last, timeout=PATIENCE) is not None
         assert copy.revision >= last
-        assert copy.range(at_least=kv.put("elsewhere", "y").revision, timeout=5).revision >= last + 1
+        assert copy.range(at_least=kv.put("elsewhere", "y").revision, timeout=PATIENCE).revision >= last + 1
 
 
 def test_a_revision_that_does_not_exist_is_waited_for_no_longer_than_asked(kv: Client) -> None:

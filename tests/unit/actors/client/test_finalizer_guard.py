@@ -141,7 +141,7 @@ def test_a_destructor_that_takes_long_holds_nobody_up(member: OneMember, kv: Cli
 
     def dying() -> None:
         threads.append(threading.current_thread().name)
-        done.wait(30)
+        done.wait(PATIENCE)
 
     def allocate() -> None:
         while not threads:
@@ -150,18 +150,18 @@ def test_a_destructor_that_takes_long_holds_nobody_up(member: OneMember, kv: Cli
 
     other = threading.Thread(target=allocate, daemon=True)
     other.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not threads:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     gc.disable()  # whatever else is garbage waits
     try:
-        assert in_time(lambda: [kv.put("k", "w", timeout=20) for _ in range(50)]) == []
+        assert in_time(lambda: [kv.put("k", "w", timeout=PATIENCE) for _ in range(50)]) == []
         assert not threads[0].startswith(("raykeeper-hub", "raykeeper-lanes")), threads
     finally:
         done.set()
         gc.enable()
-        other.join(30)
+        other.join(PATIENCE)
 
 
 def test_a_signal_handler_never_waits_for_what_it_has_interrupted(kv: Client) -> None:
@@ -227,8 +227,8 @@ def test_a_call_in_the_middle_of_the_hub_is_refused_and_a_cancellation_is_not_lo
 
     assert in_time(lambda: hub.run_locked(middle)) == []
     assert {name for name, value in found.items() if isinstance(value, ReentrantCall)} == set(CALLS) - {"close"}
-    assert watch.next(timeout=20) is None
-    assert kv.lock("middle", 30).acquire(timeout=20), "released in the middle, and free long before its TTL"
+    assert watch.next(timeout=PATIENCE) is None
+    assert kv.lock("middle", 30).acquire(timeout=PATIENCE), "released in the middle, and free long before its TTL"
 
 
 def deferred() -> bool:
@@ -273,7 +273,7 @@ def test_what_the_user_chooses_meanwhile_stays(before: Any, choice: Any) -> None
                 choice()
             with gc_deferred:
                 pass
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + PATIENCE
             while deferred():  # by a thread that another test has left
                 assert time.monotonic() < deadline
                 time.sleep(0.001)
@@ -303,11 +303,11 @@ def test_a_child_that_was_forked_in_such_a_moment_collects() -> None:
     def work() -> None:
         with gc_deferred:
             inside.set()
-            go.wait(20)
+            go.wait(PATIENCE)
 
     thread = threading.Thread(target=work)
     thread.start()
-    inside.wait(20)
+    inside.wait(PATIENCE)
     child = os.fork()
     if child == 0:
         os._exit(0 if gc.get_threshold() == before else 1)
@@ -347,7 +347,7 @@ def test_ctrl_c_in_the_middle_does_not_defer_collection_forever(kv: Client) -> N
     place = 1
     while interrupted_at(place, lambda: kv.get("k")):
         assert me not in finalizer_guard._deferring, place
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while gc.get_threshold() != before:  # one of our threads may be awake
             assert time.monotonic() < deadline, place
             time.sleep(0.001)
@@ -360,13 +360,13 @@ def test_threads_that_defer_collection_at_once_end_it_together() -> None:
 
     def work() -> None:
         with gc_deferred:
-            inside.wait(20)
-            go.wait(20)
+            inside.wait(PATIENCE)
+            go.wait(PATIENCE)
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
-    inside.wait(20)
+    inside.wait(PATIENCE)
     with gc_deferred:
         pass
     assert deferred()
@@ -479,12 +479,12 @@ def test_a_lock_free_event_is_an_event() -> None:
     assert not event.wait(0)
     assert not event.wait(0.01)
     woken: list[bool] = []
-    threads = [threading.Thread(target=lambda: woken.append(event.wait(30))) for _ in range(5)]
+    threads = [threading.Thread(target=lambda: woken.append(event.wait(PATIENCE))) for _ in range(5)]
     for thread in threads:
         thread.start()
     event.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert woken == [True] * 5
     assert event.wait()
     event.clear()
@@ -515,6 +515,6 @@ def test_a_loss_wakes_coroutines_outside_of_the_lock() -> None:
         loss.wake()
         assert told == [loss]
         loss.flush()
-        await asyncio.wait_for(waiting, 20)
+        await asyncio.wait_for(waiting, PATIENCE)
 
     asyncio.run(wait())

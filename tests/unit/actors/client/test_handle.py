@@ -10,6 +10,7 @@ import cloudpickle
 import pytest
 
 from lab.client.cluster import FakeCluster, connect, serve
+from lab.patience import PATIENCE, failure
 from raykeeper import (
     END,
     KEEP,
@@ -416,13 +417,11 @@ def test_no_answer_in_time(kv: Client, cluster: FakeCluster) -> None:
 def test_no_quorum(kv: Client, cluster: FakeCluster) -> None:
     kv.put("k", "v")
     cluster.leader = 0
-    with pytest.raises(Unavailable, match="not leader") as caught:
-        kv.put("k", "w", timeout=0.5)
-    assert caught.value.applied is None
+    error = failure(lambda: kv.put("k", "w", timeout=0.5), Unavailable, "not leader")
+    assert error.applied is None
     cluster.broken = {1, 2, 3}
-    with pytest.raises(Unavailable, match="broken") as caught:
-        kv.get("k", timeout=0.5)
-    assert caught.value.applied is False
+    error = failure(lambda: kv.get("k", timeout=0.5), Unavailable, "broken")
+    assert error.applied is False
     cluster.broken, cluster.leader = set(), 2
     kv.put("k", "w")
 
@@ -436,11 +435,11 @@ def test_a_change_of_leader_is_not_noticed(kv: Client, cluster: FakeCluster) -> 
     assert found.version == 4
 
 
-def test_a_silent_leader_is_left_within_a_second(kv: Client, cluster: FakeCluster) -> None:
+def test_a_silent_leader_is_left(kv: Client, cluster: FakeCluster) -> None:
     kv.put("k", "v")
     cluster.mute, cluster.leader = {1}, 2
-    kv.put("k", "w", timeout=2.0)
-    assert kv.get("k", timeout=2.0).version == 2  # type: ignore[union-attr]
+    kv.put("k", "w", timeout=PATIENCE)
+    assert kv.get("k", timeout=PATIENCE).version == 2  # type: ignore[union-attr]
 
 
 def test_an_expired_session(kv: Client, cluster: FakeCluster) -> None:
@@ -470,8 +469,7 @@ def test_no_such_cluster(cluster: FakeCluster) -> None:
 
 def test_members_that_do_not_serve_or_do_not_answer(cluster: FakeCluster) -> None:
     cluster.not_serving = {1, 2, 3}
-    with pytest.raises(Unavailable, match="its disk is gone"):
-        connect(timeout=0.3)
+    failure(lambda: connect(timeout=0.3), Unavailable, "its disk is gone")
     cluster.not_serving, cluster.broken, cluster.leader = {1}, {2}, 3
     with connect() as kv:
         kv.put("k", "v")
@@ -480,7 +478,7 @@ def test_members_that_do_not_serve_or_do_not_answer(cluster: FakeCluster) -> Non
 def test_a_pickled_handle_finds_another_cluster(cluster: FakeCluster) -> None:
     data = pickle.dumps(Client("test", 0x99))
     with pytest.raises(ClusterMismatch, match="0x99"):
-        pickle.loads(data).put("k", "v", timeout=1)
+        pickle.loads(data).put("k", "v", timeout=PATIENCE)
     assert cluster.requests == []
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lab.client.cluster import FakeCluster, connect, hub_of, serve, wait_until
+from lab.patience import PATIENCE
 from raykeeper import Client, KeeperError
 from raykeeper.actors.client import hub_pool
 from raykeeper.limits import MAX_IDLE_HUBS
@@ -115,7 +116,7 @@ def test_a_hundred_threads_of_a_fresh_process_open_one_hub(cluster: FakeCluster)
 
     def put() -> int:
         mine: Client = pickle.loads(pickled)
-        begin.wait(10)
+        begin.wait(PATIENCE)
         return mine.put("k", "v").revision
 
     with ThreadPoolExecutor(100) as threads:

@@ -25,6 +25,7 @@ import pytest
 
 import raykeeper
 from lab.onemember import one_member
+from lab.patience import PATIENCE
 from raykeeper import Client, KeeperError, ReentrantCall
 from raykeeper.actors import finalizer_guard
 from raykeeper.actors.transport import client_lanes
@@ -95,14 +96,14 @@ def kv(request: pytest.FixtureRequest) -> Iterator[Client]:
 def come_to_rest(kv: Client) -> None:
     """An interrupt may end a lane, and leaves work for the timer thread: the next call is to find a lane for itself."""
     hub = kv._hub(1.0)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while isinstance(hub.transport, LaneTransport) and not (
         all(route.lane is not None for route in hub.transport._routes.values())
         and hub._timer_at > -math.inf
         and not hub._soon
     ):
         assert time.monotonic() < deadline, "no lane is opened"
-        kv.get("k", timeout=20)
+        kv.get("k", timeout=PATIENCE)
 
 
 def locked(kv: Client, place: int) -> None:
@@ -144,11 +145,11 @@ def test_an_interrupt_anywhere_leaves_everything_in_order(kv: Client, what: str)
         missed = 0 if interrupted.run(partial(CALLS[what], kv, place)) else missed + 1
         everywhere.add(interrupted.where)
         assert threading.get_ident() not in finalizer_guard._deferring, place
-        kv.put("after", "v", timeout=20)
-        kv.get("after", timeout=20)
-        kv.get("after", serializable=True, timeout=20)
+        kv.put("after", "v", timeout=PATIENCE)
+        kv.get("after", timeout=PATIENCE)
+        kv.get("after", serializable=True, timeout=PATIENCE)
         if place % 5 == 1 and not reads_itself:
-            with kv.watch("k", timeout=20):
+            with kv.watch("k", timeout=PATIENCE):
                 pass
         if missed == (10 if reads_itself else 1):  # a caller whose reply another thread has read takes fewer steps
             break
@@ -160,9 +161,9 @@ def test_an_interrupt_anywhere_leaves_everything_in_order(kv: Client, what: str)
     gc.collect()  # coroutines that were interrupted before they began
     for each in range(1, place, 11) if what == "lock" else ():
         lock = kv.lock(f"l{each}")
-        assert lock.acquire(timeout=20), "what was interrupted is given back, or its TTL ends it"
+        assert lock.acquire(timeout=PATIENCE), "what was interrupted is given back, or its TTL ends it"
         lock.release()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while gc.get_threshold() != thresholds:  # one of our threads may be awake
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -175,15 +176,15 @@ def test_an_interrupt_anywhere_leaves_everything_in_order(kv: Client, what: str)
 async def several(kv: Client, place: int) -> None:
     """Calls of several coroutines travel together."""
     await asyncio.gather(
-        kv.aio.put(f"k{place}", "v", timeout=5),
-        kv.aio.get("k", timeout=5),
-        kv.aio.get("k", serializable=True, timeout=5),
+        kv.aio.put(f"k{place}", "v", timeout=PATIENCE),
+        kv.aio.get("k", timeout=PATIENCE),
+        kv.aio.get("k", serializable=True, timeout=PATIENCE),
     )
 
 
 async def async_leased(kv: Client, place: int) -> None:
-    async with await kv.aio.lease(10, timeout=5) as lease:
-        await kv.aio.time_to_live(lease, timeout=5)
+    async with await kv.aio.lease(10, timeout=PATIENCE) as lease:
+        await kv.aio.time_to_live(lease, timeout=PATIENCE)
 
 
 async def async_locked(kv: Client, place: int) -> None:
@@ -192,8 +193,8 @@ async def async_locked(kv: Client, place: int) -> None:
 
 
 async def async_watched(kv: Client, place: int) -> None:
-    async with await kv.aio.watch("w", timeout=5) as watch:
-        await kv.aio.put("w", "v", timeout=5)
+    async with await kv.aio.watch("w", timeout=PATIENCE) as watch:
+        await kv.aio.put("w", "v", timeout=PATIENCE)
         assert await watch.next() is not None
 
 
@@ -218,7 +219,7 @@ def test_an_interrupt_anywhere_in_a_loop_leaves_no_coroutine_waiting(
 
     def go(work: Coroutine[Any, Any, None]) -> None:
         task = loop.create_task(work)
-        loop.run_until_complete(asyncio.wait([task], timeout=20))
+        loop.run_until_complete(asyncio.wait([task], timeout=PATIENCE))
         assert task.done(), "a call hangs"
         if not task.cancelled() and task.exception() is not None:
             assert isinstance(task.exception(), (Interrupt, KeeperError)), task.exception()
@@ -233,7 +234,7 @@ def test_an_interrupt_anywhere_in_a_loop_leaves_no_coroutine_waiting(
     else:
         pytest.fail("there is no end to it")
     assert place > 50
-    loop.run_until_complete(kv.aio.put("after", "v", timeout=20))
+    loop.run_until_complete(kv.aio.put("after", "v", timeout=PATIENCE))
     loop.close()
 
 
@@ -246,7 +247,7 @@ def test_a_signal_handler_may_call_while_its_thread_waits() -> None:
         def handle(*_: object) -> None:
             nonlocal answered, refused
             try:
-                kv.get("k", timeout=20)
+                kv.get("k", timeout=PATIENCE)
                 answered += 1
             except ReentrantCall:
                 refused += 1
@@ -255,11 +256,11 @@ def test_a_signal_handler_may_call_while_its_thread_waits() -> None:
         before = signal.signal(signal.SIGALRM, handle)
         try:
             signal.setitimer(signal.ITIMER_REAL, 0.0007)
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + PATIENCE
             while answered < 100:
-                kv.put("k", "v", timeout=20)
+                kv.put("k", "v", timeout=PATIENCE)
                 assert time.monotonic() < deadline
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
-        kv.put("after", "v", timeout=20)
+        kv.put("after", "v", timeout=PATIENCE)

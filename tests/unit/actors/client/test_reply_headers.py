@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lab.onemember import OneMember, one_member
+from lab.patience import PATIENCE
 from raykeeper import Client
 from raykeeper.actors.client.core.in_flight import LeaseQuestion
 from raykeeper.actors.client.view import Call
@@ -31,7 +32,7 @@ def kv(member: OneMember) -> Iterator[Client]:
 
 
 def ask(kv: Client, request: Any) -> Any:
-    return kv._hub(5.0).call(Call(request), 5.0)
+    return kv._hub(PATIENCE).call(Call(request), PATIENCE)
 
 
 def test_a_read_of_the_past_names_the_newest_revision(kv: Client) -> None:
@@ -64,8 +65,8 @@ def test_the_newest_term_is_known_from_any_answer(member: OneMember, kv: Client)
     router.term = 0
     with kv.watch("k"):
         assert router.term == term
-    with kv.lease(1.0) as lease:
-        frame = KeepLeases(member.cluster, 5.0, (lease.id,))
+    with kv.lease(60.0) as lease:
+        frame = KeepLeases(member.cluster, PATIENCE, (lease.id,))
         kept = member.ask(frame)
         assert isinstance(kept, LeasesKept)
         assert (kept.term, kept.revision) == (term, kv.revision())

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from lab.client.cluster import FakeCluster, connect, hub_of, serve, wait_until
+from lab.patience import PATIENCE
 from raykeeper import KeeperError
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.client.core.dispatch_core import DispatchCore
@@ -112,7 +113,7 @@ def test_hubs_of_one_process_share_a_look_at_ray(monkeypatch: pytest.MonkeyPatch
 
     def look(name: str) -> dict[int, Any]:
         looks.append(name)
-        gate.wait(30)
+        gate.wait(PATIENCE)
         return {1: object()}
 
     monkeypatch.setattr(directory, "member_actors", look)
@@ -123,7 +124,7 @@ def test_hubs_of_one_process_share_a_look_at_ray(monkeypatch: pytest.MonkeyPatch
     wait_until(lambda: looks)
     gate.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE)
     assert len(looks) <= 3
 
 

@@ -345,4 +345,4 @@ def test_many_processes_log_in_at_once(shop: Shop) -> None:
     hub_pool._close_all()
     logins = [in_thread(lambda: shop.connect("ann").put("team/a", "1")) for _ in range(6)]
     for login in logins:
-        login.result(20.0)
+        login.result(PATIENCE)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from lab.patience import PATIENCE
 from raykeeper.actors.cluster.markers import MarkedMember, Marker
 from raykeeper.actors.cluster.node_storage import NodeInventory
 from raykeeper.actors.cluster.node_survey import NodeSurvey, marker_of
@@ -144,17 +145,17 @@ def test_once_ended_it_leaves_no_marker_any_more() -> None:
 
     def slow(*arguments: Any) -> Any:
         begun.set()
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE)
         return nodes.run(*arguments)
 
     around._run = slow
     thread = threading.Thread(target=around.survey_due_nodes, args=(0.0,))
     thread.start()
-    assert begun.wait(30)
+    assert begun.wait(PATIENCE)
     assert not around.stop_marking(0.01)
     go_on.set()
     assert around.stop_marking(30.0)
-    thread.join(30)
+    thread.join(PATIENCE)
     nodes.asked = []
     around.set_observation(observation(1, 2, 3, 9))
     assert around.survey_due_nodes(1.0) == []

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import ray
 
+from lab.patience import PATIENCE
 from raykeeper.actors.cluster import supervisor
 from raykeeper.actors.cluster.failure_tracker import FailureTracker, lacks_pins
 from raykeeper.actors.cluster.heal_plan import Clear, ClusterView, Move, Reserve, Retire, Step, obstacles, plan
@@ -450,7 +451,7 @@ def test_it_notes_what_it_sees_when_that_changes_and_not_each_time(supervise: Ca
     slow = observation(silent=5.0, answers=False)
     observations = Observations(observation(), slow, slow, slow, observation(), observation(), slow)
     watching = supervise(observations)
-    assert observations.over.wait(20)
+    assert observations.over.wait(PATIENCE)
     said = [line.split(" ", 1)[1].split(":")[0] for line in watching.lines()]
     assert said == ["m3", "all members are well", "m3"]
 
@@ -462,7 +463,7 @@ def test_its_log_names_the_cluster_and_says_each_thing_once(
     observations = Observations(observation(), slow, slow, observation())
     with caplog.at_level("INFO", logger="raykeeper.supervisor"):
         supervise(observations)
-        assert observations.over.wait(20)
+        assert observations.over.wait(PATIENCE)
     levels = [record.levelname for record in caplog.records]
     assert levels == ["INFO", "WARNING", "INFO"], "it starts, m3 is missed, all are well"
     assert all(record.getMessage().startswith("cluster heal, supervisor: ") for record in caplog.records)
@@ -486,7 +487,7 @@ def test_its_log_says_each_step_with_its_reason_and_each_error_once(
     observations = Observations(*[observation()] * 5)
     with caplog.at_level("INFO", logger="raykeeper.supervisor"):
         supervise(observations)
-        assert observations.over.wait(20)
+        assert observations.over.wait(PATIENCE)
     said = [(record.levelname, record.getMessage().partition("supervisor: ")[2]) for record in caplog.records]
     reason = "replacing m3, which is lost: reserving an id for its successor at d"
     assert said[1:] == [
@@ -502,7 +503,7 @@ def test_an_observation_that_fails_is_noted_and_is_not_the_last(supervise: Calla
 
     observations = Observations(fails, observation(), fails, observation())
     watching = supervise(observations)
-    assert observations.over.wait(20)
+    assert observations.over.wait(PATIENCE)
     assert [line.split(" ", 1)[1] for line in watching.lines()] == ["OSError: no Ray"]
 
 
@@ -512,7 +513,7 @@ def test_a_supervisor_that_hangs_ends_its_process(
     released, ended, statuses = threading.Event(), threading.Event(), []
 
     def hangs() -> Observation:
-        released.wait(20)
+        released.wait(PATIENCE)
         return observation()
 
     def end(code: int) -> None:
@@ -522,7 +523,7 @@ def test_a_supervisor_that_hangs_ends_its_process(
     monkeypatch.setattr(supervisor, "SUPERVISOR_OBSERVE_TIMEOUT_S", 0.05)
     monkeypatch.setattr(supervisor.os, "_exit", end)
     watching = supervise(Observations(hangs))
-    assert ended.wait(20)
+    assert ended.wait(PATIENCE)
     activity = watching.activity()
     released.set()
     assert activity.startswith("observes, for ")

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
+from lab.patience import PATIENCE
 from raykeeper.actors.member import actor
 from raykeeper.actors.member.actor import Member, deadline_of
 from raykeeper.actors.member.member_actor import MemberHost
@@ -76,7 +77,7 @@ def member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCa
     folder = tmp_path / "m1"
     folder.mkdir(mode=0o700)
     made = Member(encode_member_spec(MemberSpec("c", 7, 1, "m1", str(folder), "pin")))
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE
     while len(tried) < 5:
         assert time.monotonic() < until
         time.sleep(0.001)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lab.onemember import OneMember, one_member
+from lab.patience import PATIENCE, failure
 from raykeeper import Client, ClusterMismatch, ClusterNotFound, DataCorrupted, SpecError, Unavailable
 from raykeeper.actors.cluster import backup, launch, node_storage, restore
 from raykeeper.actors.cluster.backup import take_backup
@@ -90,7 +91,7 @@ def ray_free(monkeypatch: pytest.MonkeyPatch, member: OneMember) -> dict[int, Ac
     return actors
 
 
-def take(member: OneMember, path: Path, seconds: float = 20.0) -> Header:
+def take(member: OneMember, path: Path, seconds: float = PATIENCE) -> Header:
     deadline = time.monotonic() + seconds
     header, size = take_backup(member.name, member.cluster, lambda header: str(path), deadline)
     assert size == path.stat().st_size
@@ -146,8 +147,7 @@ def test_another_member_is_asked_where_one_fails(
     ray_free[2], ray_free[3] = silent, breaking
     assert take(member, tmp_path / "b").revision == kv.revision()
     del ray_free[1]
-    with pytest.raises(Unavailable, match="no backup of cluster"):
-        take(member, tmp_path / "c", seconds=0.3)
+    failure(lambda: take(member, tmp_path / "c", seconds=0.3), Unavailable, "no backup of cluster")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("c")]
 
 
@@ -189,8 +189,7 @@ def test_no_member_that_is_behind_gives_a_backup(
     assert take(member, tmp_path / "b").revision == 2, "another one gives it"
     assert [type(event) for event in loop.asked] == [ReadAsked]
     del ray_free[1]
-    with pytest.raises(Unavailable, match="had committed"):
-        take(member, tmp_path / "c", seconds=0.3)
+    failure(lambda: take(member, tmp_path / "c", seconds=0.3), Unavailable, "had committed")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("c")]
 
 

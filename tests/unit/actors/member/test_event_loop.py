@@ -9,7 +9,7 @@ import pytest
 
 from lab.onemember import one_member
 from lab.patience import until
-from raykeeper import Unavailable
+from raykeeper import RequestTimeout, Unavailable
 from raykeeper.actors.member.events import Proposal
 from raykeeper.schema import commands
 
@@ -32,5 +32,5 @@ def test_a_command_of_a_newer_version_ends_the_loop_in_order(monkeypatch: pytest
         assert "version 2" in member.gave_up[0]
         until(lambda: not member.loop._thread.is_alive())
         assert len(answers) == 1, "a waiting caller is answered"
-        with pytest.raises(Unavailable):
+        with pytest.raises((Unavailable, RequestTimeout)):
             kv.put("a", "2", timeout=0.3)

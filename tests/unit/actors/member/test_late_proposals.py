@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from lab.onemember import one_member
+from lab.patience import PATIENCE
 from raykeeper.actors.member.clock import member_clock
 from raykeeper.actors.member.events import Proposal
 from raykeeper.schema.answers import SessionOpened
@@ -33,7 +34,7 @@ def test_a_proposal_whose_time_was_over_in_the_inbox_is_refused_and_has_no_effec
             now = member_clock()
             data = encode(OpenSession(nonce, 60.0))
             assert inbox.put_event(Proposal(data, now + seconds, now - 1.0, done), len(data))
-        assert over.wait(20)
+        assert over.wait(PATIENCE)
         late, in_time = outcomes
         assert isinstance(late, Refused)
         assert late.refusal is Refusal.OVERLOADED

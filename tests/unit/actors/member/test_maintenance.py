@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from lab.onemember import OneMember, one_member
-from lab.patience import until
+from lab.patience import PATIENCE, until
 from raykeeper import Client, NoSpace, Unavailable
 from raykeeper.actors import consistency
 from raykeeper.actors.member import maintenance
@@ -38,7 +38,7 @@ def administer(member: OneMember, command: Administration) -> Answer:
         ready.set()
 
     member.loop.handler.handle_request(encode(Administer(member.cluster, 5.0, command)), done)
-    assert ready.wait(10)
+    assert ready.wait(PATIENCE)
     reply = decode(replies[0])
     assert not isinstance(reply, Refused), reply
     assert isinstance(reply, Written)
@@ -158,7 +158,7 @@ def test_the_leader_compares_and_ends_an_alarm_that_is_over(
 
     monkeypatch.setattr(consistency, "member_actors", lambda name: {1: None})
     monkeypatch.setattr(consistency, "ask_all", statuses)
-    compared = consistency.compare_contents(member.name, member.cluster, time.monotonic() + 20)
+    compared = consistency.compare_contents(member.name, member.cluster, time.monotonic() + PATIENCE)
     assert compared.equal
     assert list(compared.hashes) == [1]
     assert compared.revision == 2

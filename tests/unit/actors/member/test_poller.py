@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import msgspec
 
+from lab.patience import PATIENCE
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.member.events import Unreachable
 from raykeeper.actors.member.inbox import Inbox, TurnInput
@@ -38,10 +39,10 @@ def made() -> tuple[Inbox, InboxPoller]:
 def test_it_sleeps_until_something_comes() -> None:
     inbox, poller = made()
     taken: list[TurnInput] = []
-    thread = threading.Thread(target=lambda: taken.append(poller.wait(time.monotonic() + 30)))
+    thread = threading.Thread(target=lambda: taken.append(poller.wait(time.monotonic() + PATIENCE)))
     thread.start()
     inbox.put_frame(frame(7))
-    thread.join(10)
+    thread.join(PATIENCE)
     assert [each.frame.sequence for each in taken[0].frames] == [7]
 
 
@@ -51,7 +52,7 @@ def test_it_comes_back_empty_at_its_time_or_when_woken() -> None:
     assert poller.wait(start + 0.02) == TurnInput([], [])
     assert time.monotonic() >= start + 0.02
     inbox.wake()
-    assert poller.wait(time.monotonic() + 30) == TurnInput([], [])
+    assert poller.wait(time.monotonic() + PATIENCE) == TurnInput([], [])
 
 
 class Lanes:

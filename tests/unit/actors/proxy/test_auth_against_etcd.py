@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from lab.etcd import running_etcd
 from lab.etcd_twins import own
+from lab.patience import PATIENCE
 from lab.proxy_services import lab_proxy
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.proxy.etcdpb import auth_pb2 as pb
@@ -303,7 +304,7 @@ def test_watches_need_the_right_to_read(twin: Twin) -> None:
             stream = server.stream("/etcdserverpb.Watch/Watch", metadata)
             create = WatchCreateRequest(key=b"other" if user != "bob" else b"team/a")
             stream.send(WatchRequest(create_request=create).SerializeToString())
-            found = stream.receive(15.0)
+            found = stream.receive(PATIENCE)
             if isinstance(found, bytes):
                 answer = methods()["/etcdserverpb.Watch/Watch"].response.FromString(found)
                 answers.append((answer.created, answer.canceled, answer.cancel_reason, answer.watch_id))

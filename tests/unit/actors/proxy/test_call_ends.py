@@ -11,7 +11,7 @@ import pytest
 from lab.http2.hostile import ask_ping, connect
 from lab.http2.port import Port
 from lab.http2.wire import HELLO, REQUEST, split_frames
-from lab.patience import until
+from lab.patience import PATIENCE, until
 from raykeeper.actors.proxy.header_blocks import Fields, encode_block
 from raykeeper.actors.proxy.http2_frames import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, pack_frame
 from raykeeper.actors.proxy.http2_protocol import Http2Protocol
@@ -50,7 +50,7 @@ def test_a_call_that_is_reset(port: Port, fields: Fields, begun: bool) -> None:
 @pytest.mark.parametrize("method", ["Echo", "Both", "Sum"])
 @pytest.mark.parametrize("part", [b"\0\0\0", b"\0\0\0\0\5abc"])
 def test_a_request_that_ends_in_the_middle(port: Port, method: str, part: bytes) -> None:
-    with socket.create_connection((port.host, port.port), timeout=10) as sock:
+    with socket.create_connection((port.host, port.port), timeout=PATIENCE) as sock:
         head = pack_frame(HEADERS, END_HEADERS, 1, encode_block(grpc_fields(method)))
         sock.sendall(HELLO + head + pack_frame(DATA, END_STREAM, 1, part))
         data = b""
@@ -63,7 +63,7 @@ def test_a_request_that_ends_in_the_middle(port: Port, method: str, part: bytes)
 
 def test_a_notice_that_fails_ends_nothing_else(port: Port) -> None:
     """``when_ended`` of one call raises; its neighbors are told all the same."""
-    with socket.create_connection((port.host, port.port), timeout=10) as sock:
+    with socket.create_connection((port.host, port.port), timeout=PATIENCE) as sock:
         block = encode_block(grpc_fields("Never"))
         for stream in (1, 3, 5):
             message = pack_frame(DATA, END_STREAM, stream, struct.pack(">BL", 0, 0))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lab.etcd_twins import RELATIVE, Side, Twins, twins
+from lab.patience import PATIENCE
 from raykeeper.actors.proxy.etcdpb.election_pb2 import (
     CampaignRequest,
     LeaderRequest,
@@ -69,7 +70,7 @@ class Waiting:
 
     def answer(self) -> Any:
         """The answer that both give."""
-        answers = dict(self._answers.get(timeout=10) for _ in self._both.sides)
+        answers = dict(self._answers.get(timeout=PATIENCE) for _ in self._both.sides)
         theirs, ours = (answers[side] for side in self._both.sides)
         assert ours == theirs
         return ours

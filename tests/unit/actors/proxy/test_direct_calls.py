@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lab.lanes import until
+from lab.patience import PATIENCE
 from lab.proxy_services import LabProxy, LabUnaryCall, lab_proxy
 from raykeeper.actors.client.loop_bridge import bridge_to
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest, PutResponse, RangeRequest, RangeResponse
@@ -63,7 +64,7 @@ def test_puts_of_one_step_travel_in_one_frame(proxy: LabProxy, monkeypatch: pyte
 
     monkeypatch.setattr(hub, "_send", counted)
     calls = on_loop(proxy, lambda: [begin(proxy, PUT, put(b"k%d" % n)) for n in range(50)])
-    revisions = [PutResponse.FromString(call.answered.result(20)).header.revision for call in calls]
+    revisions = [PutResponse.FromString(call.answered.result(PATIENCE)).header.revision for call in calls]
     assert revisions == list(range(revisions[0], revisions[0] + 50))
     writes = [frame for frame in frames if b"k49" in frame.frame]
     assert len(writes) == 1
@@ -138,7 +139,7 @@ def test_long_answers_are_made_in_turn(proxy: LabProxy) -> None:
     request = RangeRequest(key=b"long").SerializeToString()
     calls = on_loop(proxy, lambda: [begin(proxy, RANGE, request) for _ in range(5)])
     for call in calls:
-        assert RangeResponse.FromString(call.answered.result(20)).kvs[0].value == value
+        assert RangeResponse.FromString(call.answered.result(PATIENCE)).kvs[0].value == value
     until(lambda: not proxy.backend._answering, "no task is left")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
+from lab.patience import PATIENCE
 from lab.proxy_services import LabProxy, lab_proxy
 from raykeeper.actors.client.core.failures import failure
 from raykeeper.actors.proxy.etcd_errors import (
@@ -98,4 +99,4 @@ def test_more_requests_than_a_process_may_have_open(proxy: LabProxy, monkeypatch
     core = proxy.backend.hub._dispatch_core
     monkeypatch.setattr(core, "_limits", msgspec.structs.replace(core._limits, max_pending_requests=0))
     put = PutRequest(key=b"a").SerializeToString()
-    assert proxy.call("/etcdserverpb.KV/Put", put, 5.0) == TOO_MANY_REQUESTS
+    assert proxy.call("/etcdserverpb.KV/Put", put, PATIENCE) == TOO_MANY_REQUESTS

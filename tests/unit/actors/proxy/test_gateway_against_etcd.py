@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.etcd_twins import Twins, twins
+from lab.patience import PATIENCE
 from raykeeper.actors.proxy import gateway
 from raykeeper.actors.proxy.etcdpb.message_pool import methods
 from raykeeper.actors.proxy.gateway import (
@@ -47,7 +48,7 @@ def b64(data: bytes) -> str:
 def etcd_answers(both: Twins, path: str, body: bytes) -> tuple[int, Any]:
     request = urllib.request.Request(f"http://{both.etcd.endpoint}{path}", body, method="POST")
     try:
-        with urllib.request.urlopen(request, timeout=10) as reply:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
             return reply.status, json.load(reply)
     except urllib.error.HTTPError as error:
         text = error.read()
@@ -213,7 +214,7 @@ def test_lines_of_a_stream(both: Twins) -> None:
     ask(both, "/v3/lease/grant", {"ID": "-5", "TTL": 100})
     body = b'{"ID":-5} {"ID": "77"}\n{}'
     request = urllib.request.Request(f"http://{both.etcd.endpoint}/v3/lease/keepalive", body, method="POST")
-    with urllib.request.urlopen(request, timeout=10) as reply:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
         theirs = [json.loads(line) for line in reply.read().splitlines()]
     stream, ours = both.proxy.stream(KEEP.path), []
     for message in JsonRequests(KEEP).feed(body, last=True):

@@ -61,7 +61,7 @@ from raykeeper.limits import (
 def others_are_served(port: Port) -> Iterator[None]:
     yield
     with grpc.insecure_channel(port.target) as channel:
-        assert channel.unary_unary("/test.Test/Echo")(b"x", timeout=10) == b"x"
+        assert channel.unary_unary("/test.Test/Echo")(b"x", timeout=PATIENCE) == b"x"
 
 
 def test_garbage(port: Port) -> None:
@@ -373,7 +373,7 @@ def test_a_thousand_idle_connections(port: Port) -> None:
     until(lambda: port.listener.connection_count() == count)
     assert port.run(sweep_time(port)) < 0.5
     with grpc.insecure_channel(port.target) as channel:
-        assert channel.unary_unary("/test.Test/Echo")(b"x", timeout=10) == b"x"
+        assert channel.unary_unary("/test.Test/Echo")(b"x", timeout=PATIENCE) == b"x"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < count * 100  # kilobytes, both ends
     for sock in sockets:
         sock.close()

@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from lab.http2.etcd_port import EtcdPort, etcd_port
+from lab.patience import PATIENCE
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest, WatchCreateRequest, WatchRequest, WatchResponse
 
@@ -48,7 +49,7 @@ class Lines:
 
 def ask(port: EtcdPort, method: str, path: str, body: bytes, authorization: str = "") -> tuple[str, bytes]:
     """The address from which it was asked, as a line has it, and the answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port.port, timeout=PATIENCE)
     try:
         connection.connect()
         host, number = connection.sock.getsockname()
@@ -82,12 +83,12 @@ def test_who_was_denied_what_from_where(port: EtcdPort, caplog: pytest.LogCaptur
     with grpc.insecure_channel(port.endpoint) as channel:
         put = channel.unary_unary("/etcdserverpb.KV/Put", PutRequest.SerializeToString)
         with pytest.raises(grpc.RpcError):
-            put(PutRequest(key=b"a", value=b"hidden"), timeout=30, metadata=(("token", anns),))
+            put(PutRequest(key=b"a", value=b"hidden"), timeout=PATIENCE, metadata=(("token", anns),))
         watch = channel.stream_stream(
             "/etcdserverpb.Watch/Watch", WatchRequest.SerializeToString, WatchResponse.FromString
         )
         asked = WatchRequest(create_request=WatchCreateRequest(key=b"other"))
-        refused = next(watch(iter([asked]), timeout=30, metadata=(("token", anns),)))
+        refused = next(watch(iter([asked]), timeout=PATIENCE, metadata=(("token", anns),)))
         assert refused.canceled
         assert lines.has("denied: user='ann'", "from=127.0.0.1 port ", "what=Watch", "permission denied")
     assert not lines.has("change:")

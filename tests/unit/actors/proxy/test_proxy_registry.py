@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lab.onemember import OneMember, one_member
+from lab.patience import PATIENCE
 from raykeeper.actors.client.txn_parts import Op
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.proxy import proxy_registry
@@ -55,7 +56,7 @@ class Place:
 
 async def settled(places: list[Place], condition: Callable[[], bool]) -> None:
     """Let all check until the condition holds."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < until, [place.spoken_for for place in places]
         for place in places:
@@ -121,14 +122,14 @@ def test_a_proxy_whose_lease_was_lost_registers_again(member: OneMember, monkeyp
     async def scenario() -> None:
         place = Place(member, 2001, [1])
         await place.registry.start()
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE
         while not (present := entries(member)):  # a lease of a second may be lost on a slow machine
             assert time.monotonic() < until
             await asyncio.sleep(0.05)
         [found] = present
         with member.client() as kv:
             kv.txn([], [Op.revoke(found.lease)])
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE
         while not (now := entries(member)) or now[0].lease == found.lease:
             assert time.monotonic() < until
             await asyncio.sleep(0.05)
@@ -142,14 +143,14 @@ def test_a_dead_proxy_disappears_with_its_lease(member: OneMember, monkeypatch: 
 
     async def scenario() -> None:
         dead, other = Place(member, 2001, [1, 2]), Place(member, 2002, [1, 2])
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE
         while (await other.registry.urls(True)).keys() != {1, 2}:  # a lease of a second may be lost on a slow machine
             assert time.monotonic() < until
             await dead.registry.check()
             await other.registry.check()
         dead.registry._lease = None  # it is kept alive no longer, and not ended either
         gc.collect()
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE
         while (await other.registry.urls(True)).keys() != {2}:
             assert time.monotonic() < until
             await asyncio.sleep(0.05)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from lab.etcd_requests import PROGRESS, cancel, create
 from lab.etcd_twins import RELATIVE, Twins, twins
 from lab.etcd_watching import MARK, WATCH, Watching
+from lab.patience import PATIENCE
 from lab.proxy_services import LabProxy
 from raykeeper.actors.proxy import watch_service
 from raykeeper.actors.proxy.etcdpb.kv_pb2 import Event, KeyValue
@@ -169,7 +169,7 @@ def test_a_long_revision_comes_in_fragments(both: Twins) -> None:
         for side in stream.streams:
             parts: dict[str, list[tuple[int, bool]]] = {"1": [], "2": []}
             while not all(each and not each[-1][1] for each in parts.values()):
-                part = side.receive(20.0)
+                part = side.receive(PATIENCE)
                 parts[part["watch_id"]].append((len(part["events"]), part.get("fragment", False)))
             cuts.append(parts)
     theirs, ours = cuts
@@ -257,7 +257,7 @@ def test_requests_without_end_are_read_as_fast_as_they_are_answered(
         both.proxy.loop.call_soon_threadsafe(stream.inner.gate.clear)
         for _ in range(100):
             stream.send(create(key=b"b", range_end=b"a").SerializeToString())
-        time.sleep(0.5)
+        both.proxy.run(asyncio.sleep(0.2))  # all have come, and there was time to read them
         assert stream.inner._requests.qsize() > 80
         both.proxy.loop.call_soon_threadsafe(stream.inner.gate.set)
         answers = [stream.receive() for _ in range(100)]

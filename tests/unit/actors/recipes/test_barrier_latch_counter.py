@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from lab.onemember import in_thread
+from lab.patience import PATIENCE
 from raykeeper import Client, InvalidArgument
 
 Until = Callable[..., None]
@@ -30,11 +31,11 @@ def test_nobody_goes_on_before_all_are_there_again_and_again(kv: Client) -> None
         for epoch in range(4):
             with mutex:
                 arrived[epoch] += 1
-            assert barrier.wait(20) is True
+            assert barrier.wait(PATIENCE) is True
             assert arrived[epoch] == 3
 
     for each in [in_thread(party) for _ in range(3)]:
-        each.result(30)
+        each.result(PATIENCE)
     assert arrived == [3] * 4
 
 
@@ -42,10 +43,10 @@ def test_one_who_times_out_is_not_counted(kv: Client, until: Until) -> None:
     assert kv.barrier("b", 2).wait(0) is False
     assert kv.barrier("b", 2).wait(0.1) is False
     assert places(kv, "b") == 0
-    one = in_thread(lambda: kv.barrier("b", 2).wait(20))
+    one = in_thread(lambda: kv.barrier("b", 2).wait(PATIENCE))
     until(lambda: places(kv, "b") == 1)
     assert not one.done
-    assert kv.barrier("b", 2).wait(20) is True
+    assert kv.barrier("b", 2).wait(PATIENCE) is True
     assert one.result() is True
 
 
@@ -59,25 +60,25 @@ def test_giving_up_and_opening_at_once(kv: Client) -> None:
 
 def test_a_party_that_dies_is_replaced(kv: Client, until: Until) -> None:
     space = kv.reserved("barrier")
-    lease = kv.lease(1, keep_alive=False)  # a party of a process that is dead already
+    lease = kv.lease(6, keep_alive=False)  # a party of a process that is dead already
     folder = (kv.prefix + b"b").replace(b"/", b"%2F") + b"/p/"
     space.put(folder + b"3-%016x" % lease.id, "3", lease=lease)
-    parties = [in_thread(lambda: kv.barrier("b", 3).wait(20))]
+    parties = [in_thread(lambda: kv.barrier("b", 3).wait(PATIENCE))]
     until(lambda: lease.lost.is_set() and places(kv, "b") == 1)
-    parties.append(in_thread(lambda: kv.barrier("b", 3).wait(20)))
+    parties.append(in_thread(lambda: kv.barrier("b", 3).wait(PATIENCE)))
     until(lambda: places(kv, "b") == 2)
     assert not any(each.done for each in parties)
-    assert kv.barrier("b", 3).wait(20) is True
+    assert kv.barrier("b", 3).wait(PATIENCE) is True
     assert [each.result() for each in parties] == [True, True]
 
 
 def test_more_than_enough_open_it_twice(kv: Client) -> None:
-    parties = [in_thread(lambda: kv.barrier("b", 2).wait(20)) for _ in range(6)]
-    assert [each.result(30) for each in parties] == [True] * 6
+    parties = [in_thread(lambda: kv.barrier("b", 2).wait(PATIENCE)) for _ in range(6)]
+    assert [each.result(PATIENCE) for each in parties] == [True] * 6
 
 
 def test_the_number_of_parties_is_everybodys(kv: Client, until: Until) -> None:
-    one = in_thread(lambda: kv.barrier("b", 2).wait(20))
+    one = in_thread(lambda: kv.barrier("b", 2).wait(PATIENCE))
     until(lambda: places(kv, "b") == 1)
     with pytest.raises(InvalidArgument, match="2 parties"):
         kv.barrier("b", 3).wait()
@@ -87,10 +88,10 @@ def test_the_number_of_parties_is_everybodys(kv: Client, until: Until) -> None:
 
 
 def test_a_barrier_survives_compaction(kv: Client, until: Until) -> None:
-    one = in_thread(lambda: kv.barrier("b", 2).wait(20))
+    one = in_thread(lambda: kv.barrier("b", 2).wait(PATIENCE))
     until(lambda: places(kv, "b") == 1)
     kv.compact(kv.put("k", "1").revision)
-    assert kv.barrier("b", 2).wait(20) is True
+    assert kv.barrier("b", 2).wait(PATIENCE) is True
     assert one.result() is True
 
 
@@ -98,7 +99,7 @@ def test_asyncio_barrier(kv: Client) -> None:
     async def main() -> None:
         barrier = kv.aio.barrier("b", 5)
         for _ in range(3):
-            assert await asyncio.wait_for(asyncio.gather(*(barrier.wait() for _ in range(5))), 20) == [True] * 5
+            assert await asyncio.wait_for(asyncio.gather(*(barrier.wait() for _ in range(5))), PATIENCE) == [True] * 5
         assert await barrier.wait(0.05) is False
 
     asyncio.run(main())
@@ -161,7 +162,7 @@ def test_asyncio_latch(kv: Client) -> None:
         assert await latch.left() == 1
         assert await latch.wait(0.05) is False
         assert await latch.count_down() == 0
-        assert await asyncio.wait_for(waiting, 10) is True
+        assert await asyncio.wait_for(waiting, PATIENCE) is True
         await latch.reset()
         assert await latch.left() == 2
 
@@ -187,7 +188,7 @@ def test_everybodys_additions_count_once(kv: Client) -> None:
         return [counter.add(1) for _ in range(10)]
 
     workers = [in_thread(work) for _ in range(5)]
-    values = [value for worker in workers for value in worker.result(30)]
+    values = [value for worker in workers for value in worker.result(PATIENCE)]
     assert sorted(values) == list(range(1, 51))
     assert kv.counter("c").value() == 50
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lab.onemember import OneMember, in_thread
+from lab.patience import PATIENCE
 from raykeeper import Client, InvalidArgument, codec
 
 KINDS = {
@@ -28,7 +29,7 @@ def test_a_wait_ends_in_time(kv: Client, kind: Any) -> None:
         assert following.next(timeout=0) is None
         assert following.next(timeout=0.02) is None
         kept = happen(kv)
-        assert following.next(timeout=10) is not None
+        assert following.next(timeout=PATIENCE) is not None
         assert following.next(timeout=0) is None
         del kept
     assert list(following) == []
@@ -59,7 +60,7 @@ def test_it_waits_while_the_cluster_cannot_be_reached(kv: Client, kind: Any, mem
         assert following.next(timeout=0.1) is None
     finally:
         member.cut = False
-    assert following.next(timeout=10) is not None
+    assert following.next(timeout=PATIENCE) is not None
     following.cancel()
     del kept
 
@@ -110,7 +111,7 @@ def test_a_leader_that_says_nothing_on_a_handle_with_a_codec(kv: Client) -> None
     assert election.campaign({"host": "one"}, 5)
     assert election.leader().value == {"host": "one"}  # type: ignore[union-attr]
     election.resign()
-    assert election.acquire(5)
+    assert election.acquire(PATIENCE)
     with election.observe() as leaders:
-        assert leaders.next(timeout=5).value is None  # type: ignore[union-attr]
+        assert leaders.next(timeout=PATIENCE).value is None  # type: ignore[union-attr]
     election.release()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from lab.onemember import in_thread
+from lab.patience import PATIENCE
 from raykeeper import Client, LockLost, codec
 
 Until = Callable[..., None]
@@ -97,8 +98,8 @@ def test_asyncio(kv: Client) -> None:
         while len(seen) < 2:
             await asyncio.sleep(0.005)
         await one.resign()
-        assert await asyncio.wait_for(waiting, 10)
-        await asyncio.wait_for(observer, 10)
+        assert await asyncio.wait_for(waiting, PATIENCE)
+        await asyncio.wait_for(observer, PATIENCE)
         assert seen == [b"one", b"one+", b"two"]
         assert (await two.leader()).token == two.token  # type: ignore[union-attr]
         await two.resign()

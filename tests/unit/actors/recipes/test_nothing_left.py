@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lab.onemember import in_thread
+from lab.patience import PATIENCE
 from raykeeper import Client, LockLost, Op
 from raykeeper.actors.recipes import barrier
 
@@ -23,7 +24,7 @@ USES: dict[str, Callable[[Client], Any]] = {
     "rwlock": lambda kv: (_hold(kv.rwlock("n").read()), _hold(kv.rwlock("n").write())),
     "semaphore": lambda kv: (_hold(kv.semaphore("n", 2)), _hold(kv.semaphore("n", 3))),
     "election": lambda kv: _hold(kv.election("n")),
-    "barrier": lambda kv: [kv.barrier("n", parties).wait(5) for parties in (1, 1)],
+    "barrier": lambda kv: [kv.barrier("n", parties).wait(PATIENCE) for parties in (1, 1)],
     "partitioner": lambda kv: [_join(kv, partitions) for partitions in (3, 4)],
     "registry": lambda kv: kv.registry("n").register("s", "here").deregister(),
     "a lock that is handed over": lambda kv: _queue_up(kv, lambda: kv.lock("n")),
@@ -69,7 +70,7 @@ def _join(kv: Client, partitions: int) -> None:
 
 def _queue_up(kv: Client, make: Callable[[], Any]) -> None:
     holder = make()
-    holder.acquire(5)
+    holder.acquire(PATIENCE)
     waiting = []
     for number in range(3):
         waiting.append(in_thread(lambda: _hold(make())))
@@ -87,7 +88,7 @@ def _give_up(kv: Client, make: Callable[[], Any]) -> None:
 def _give_up_last(kv: Client, make: Callable[[], Any]) -> None:
     """A waiter gives up once the holder has released: then no contender is left."""
     holder, waiter = make(), make()
-    holder.acquire(5)
+    holder.acquire(PATIENCE)
     turn = waiter._holder.wait_turn
 
     async def late(place: Any, deadline: Any) -> bool:
@@ -96,7 +97,7 @@ def _give_up_last(kv: Client, make: Callable[[], Any]) -> None:
         return False
 
     waiter._holder.wait_turn = late
-    assert not waiter.acquire(5)
+    assert not waiter.acquire(PATIENCE)
 
 
 def _give_up_in_the_middle(kv: Client, make: Callable[[], Any]) -> None:
@@ -108,7 +109,7 @@ def _give_up_in_the_middle(kv: Client, make: Callable[[], Any]) -> None:
             order.append(name)
 
     holder = make()
-    holder.acquire(5)
+    holder.acquire(PATIENCE)
     waiting = []
     for number, name in enumerate(["first", "second"]):
         waiting.append(in_thread(lambda name=name: hold(name)))
@@ -123,7 +124,7 @@ def _give_up_in_the_middle(kv: Client, make: Callable[[], Any]) -> None:
 
 
 def _die(held: Any) -> None:
-    held.acquire(5)
+    held.acquire(PATIENCE)
     lease = held._holder.current_ticket().lease
     lease._client.txn([], [Op.revoke(lease.id)])
 
@@ -136,7 +137,7 @@ def _interrupted(make: Callable[[], Any]) -> None:
 
     waiter._holder.wait_turn = interrupted
     with make(), pytest.raises(KeyboardInterrupt):
-        waiter.acquire(5)
+        waiter.acquire(PATIENCE)
 
 
 def _give_up_barrier(kv: Client) -> None:

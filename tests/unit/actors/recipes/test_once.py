@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lab.onemember import OneMember
+from lab.patience import PATIENCE
 from raykeeper import Client, Compare, LockLost, Op, RequestTimeout
 from raykeeper.actors.client import hub, leases
 
@@ -54,7 +55,7 @@ def test_a_lock_whose_place_took_too_long_takes_another(
     before, late = member.leases, [True]
     monkeypatch.setattr(leases, "clock", lambda: hub.clock() - (1000 if late and late.pop() else 0))
     lock = kv.lock("l")
-    assert lock.acquire(timeout=5)
+    assert lock.acquire(timeout=PATIENCE)
     assert member.leases == before + 1
     lock.release()
     assert member.leases == before
@@ -102,7 +103,7 @@ def test_what_is_made_under_a_guard_is_guarded(kv: Client, member: OneMember) ->
         "counter": lambda: guard.counter("c").add(1),
         "queue": lambda: guard.queue("c").put("x"),
         "latch": lambda: guard.latch("c", 1).count_down(),
-        "lock": lambda: guard.lock("other").acquire(timeout=5),
+        "lock": lambda: guard.lock("other").acquire(timeout=PATIENCE),
         "registry": lambda: guard.registry("r").register("n", "here"),
     }
     for what, attempt in attempts.items():
@@ -136,7 +137,7 @@ def test_a_claim_that_may_not_come_in_a_with_block(kv: Client) -> None:
     with queue.claiming(timeout=0) as claim:
         assert claim is None
     queue.put("x")
-    with queue.claiming(timeout=5) as claim:
+    with queue.claiming(timeout=PATIENCE) as claim:
         assert claim is not None
         assert claim.item == b"x"
     assert len(queue) == 0

@@ -71,13 +71,13 @@ def test_a_forgotten_claim_comes_back(kv: Client) -> None:
     queue.put("x")
     queue.claim()
     gc.collect()
-    again = kv.queue("q").claim(timeout=4)
+    again = kv.queue("q").claim(timeout=PATIENCE)
     assert again is not None
     again.ack()
 
 
 def test_a_lost_claim_is_not_acknowledged(member: OneMember, kv: Client) -> None:
-    queue = kv.queue("q", ttl=1)
+    queue = kv.queue("q", ttl=6)
     queue.put("x")
     claim = queue.claim()
     assert claim is not None
@@ -144,10 +144,10 @@ def test_every_item_is_done_once(kv: Client) -> None:
     def work(number: int) -> None:
         queue = kv.queue("q")
         step = 0
-        while True:
-            claim = queue.claim(timeout=1)
+        while done.total() < total:
+            claim = queue.claim(timeout=0.2)
             if claim is None:
-                return
+                continue
             step += 1
             if (step + number) % 5 == 0:
                 claim.nack()
@@ -160,7 +160,7 @@ def test_every_item_is_done_once(kv: Client) -> None:
     for number in range(total):
         kv.queue("q").put(f"{number}")
     for worker in workers:
-        worker.result(40)
+        worker.result(PATIENCE)
     assert done == Counter({f"{number}".encode(): 1 for number in range(total)})
     assert len(kv.queue("q")) == 0
 
@@ -194,10 +194,10 @@ def test_asyncio(kv: Client) -> None:
         got = []
 
         async def work() -> None:
-            while True:
-                claim = await queue.claim(timeout=1)
+            while len(got) < 12:
+                claim = await queue.claim(timeout=0.2)
                 if claim is None:
-                    return
+                    continue
                 async with claim:
                     await claim.guard().put(b"done/" + claim.item, "1")
                     got.append(claim.item)
@@ -205,7 +205,7 @@ def test_asyncio(kv: Client) -> None:
         workers = [asyncio.create_task(work()) for _ in range(3)]
         for number in range(12):
             await queue.put(f"{number}")
-        await asyncio.wait_for(asyncio.gather(*workers), 30)
+        await asyncio.wait_for(asyncio.gather(*workers), PATIENCE)
         assert sorted(got) == sorted(f"{number}".encode() for number in range(12))
         assert await queue.size() == 0
         cancelled = asyncio.create_task(queue.claim())

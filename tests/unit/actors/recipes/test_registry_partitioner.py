@@ -108,7 +108,7 @@ def test_many_registrations_cost_no_thread_each(kv: Client, member: OneMember, u
 
 def test_a_service_that_was_cut_off_comes_back(member: OneMember, kv: Client, until: Until) -> None:
     registry = kv.registry("search")
-    with registry.register("one", "a:1", ttl=1) as one:
+    with registry.register("one", "a:1", ttl=6) as one:
         until(lambda: registry.lookup())
         first = registry.lookup()[0].id
         member.cut = True
@@ -198,9 +198,9 @@ def test_a_member_comes_and_goes_between_the_two_steps_of_the_first(
 
 
 def test_a_forgotten_member_loses_its_partitions(kv: Client, until: Until) -> None:
-    one = kv.partitioner("p", 4, ttl=1)
+    one = kv.partitioner("p", 4, ttl=6)
     assert len(one.mine()) == 4  # joins by itself
-    with kv.partitioner("p", 4, ttl=1) as two:
+    with kv.partitioner("p", 4, ttl=6) as two:
         until(lambda: len(two.mine()) == 2)
         del one
         gc.collect()
@@ -208,7 +208,7 @@ def test_a_forgotten_member_loses_its_partitions(kv: Client, until: Until) -> No
 
 
 def test_a_member_that_is_cut_off_owns_nothing_and_joins_again(member: OneMember, kv: Client, until: Until) -> None:
-    with kv.partitioner("p", 4, ttl=1) as one:
+    with kv.partitioner("p", 4, ttl=6) as one:
         tokens = [token for _, token in one.mine()]
         member.cut = True
         try:

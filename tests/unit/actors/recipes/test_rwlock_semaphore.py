@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lab.onemember import in_thread
+from lab.patience import PATIENCE
 from raykeeper import Client, InvalidArgument, LockLost
 from raykeeper.actors.recipes.contenders import Contenders
 from raykeeper.actors.recipes.holder import Holder
@@ -60,7 +61,7 @@ def test_a_writer_that_gives_up_lets_the_readers_by(kv: Client, until: Until) ->
     early = lock.read()
     early.acquire()
     writing = in_thread(lambda: lock.write().acquire(timeout=0.3))
-    until(lambda: len(lock.waiters()) == 1)
+    until(lambda: writing.done or len(lock.waiters()) == 1)
     late = lock.read()
     reading = in_thread(late.acquire)
     assert writing.result() is False
@@ -88,7 +89,7 @@ def test_readers_and_writers_at_random(kv: Client) -> None:
                     inside[kind] -= 1
 
     for worker in [in_thread(lambda seed=seed: work(seed)) for seed in range(6)]:
-        worker.result(30)
+        worker.result(PATIENCE)
 
 
 def test_asyncio_readers_and_writers(kv: Client) -> None:
@@ -138,7 +139,7 @@ def test_those_who_wait_enter_in_order(kv: Client, until: Until) -> None:
     def contend(number: int) -> None:
         with kv.semaphore("s", 2):
             entered.append(number)
-            assert gate.wait(20)
+            assert gate.wait(PATIENCE)
 
     for number in range(5):
         others.append(in_thread(lambda number=number: contend(number)))
@@ -173,7 +174,7 @@ def test_never_more_than_the_limit(kv: Client) -> None:
             semaphore.release()
 
     for worker in [in_thread(lambda seed=seed: work(seed)) for seed in range(8)]:
-        worker.result(30)
+        worker.result(PATIENCE)
     assert 1 < most[0] <= 3
     assert kv.semaphore("s", 3).holders() == []
 
@@ -233,9 +234,9 @@ def test_another_thread_may_release_at_once(kv: Client, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Holder, "_ticket", Released(), raising=False)
     Holder.__dict__["_ticket"].now = False
-    assert lock.acquire(timeout=5)
+    assert lock.acquire(timeout=PATIENCE)
     assert not lock.held
-    assert lock.acquire(timeout=5)
+    assert lock.acquire(timeout=PATIENCE)
     assert lock.held
     lock.release()
 
@@ -252,7 +253,7 @@ def test_asyncio_semaphore(kv: Client) -> None:
                 await slot.guard().put("k", "1")
                 inside -= 1
 
-        await asyncio.wait_for(asyncio.gather(*(work() for _ in range(20))), 20)
+        await asyncio.wait_for(asyncio.gather(*(work() for _ in range(20))), PATIENCE)
         assert 1 < most <= 3
 
     asyncio.run(main())

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lab.patience import PATIENCE
 from raykeeper import Client
 from raykeeper.actors.client import watch as watch_module
 
@@ -55,7 +56,7 @@ def test_a_coroutine_runs_in_the_next_iteration_after_its_event_is_set() -> None
         seen: list[str] = []
 
         async def consumer(name: str) -> None:
-            assert await event.wait(10)
+            assert await event.wait(PATIENCE)
             seen.append(name)
 
         tasks = [asyncio.create_task(consumer(name)) for name in "ab"]
@@ -63,10 +64,10 @@ def test_a_coroutine_runs_in_the_next_iteration_after_its_event_is_set() -> None
         event._set()
         await asyncio.sleep(0)
         assert seen == ["a", "b"]
-        assert await event.wait(10), "it stays set"
+        assert await event.wait(PATIENCE), "it stays set"
         event.clear()
         assert not await event.wait(0.01)
-        waiting = asyncio.create_task(event.wait(10))
+        waiting = asyncio.create_task(event.wait(PATIENCE))
         await asyncio.sleep(0)
         event._set()
         waiting.cancel()  # in the iteration in which it is set

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.patience import until
+from lab.patience import PATIENCE, until
 from raykeeper.actors.transport.peer_frames import PeerFrame, ReceivedFrame, decode_frame, encode_frame
 from raykeeper.actors.transport.peer_transport import PeerTransport, method_for
 from raykeeper.limits import MAX_GIVEN_UP_CALLS, MAX_PEER_CALLS
@@ -72,7 +72,7 @@ class PlayedPeer:
 
     def wait(self, calls: int) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.calls) >= calls, 10), self.calls
+            assert self._changed.wait_for(lambda: len(self.calls) >= calls, PATIENCE), self.calls
 
 
 class Side:
@@ -168,7 +168,7 @@ def test_what_a_turn_says_to_a_caller_rides_on_the_answer(make: Callable[..., Si
         side.calls.send([response(1)])
         side.calls.send([response(2)])
         side.calls.end_turn()
-        answers = [decode_frame(first.result(10)), second.result(10)]
+        answers = [decode_frame(first.result(PATIENCE)), second.result(PATIENCE)]
     assert answers[0] is not None
     assert answers[0].messages == (response(1), response(2))  # type: ignore[union-attr]
     assert answers[1] == b""
@@ -184,7 +184,7 @@ def test_what_carries_data_does_not_wait_for_the_end_of_the_turn(make: Callable[
         side.calls.send([append(1)])
         side.peer.wait(1)
         side.calls.end_turn()
-        assert waiting.result(10) == b""
+        assert waiting.result(PATIENCE) == b""
 
 
 def test_what_comes_up_later_makes_a_call_of_its_own(make: Callable[..., Side]) -> None:

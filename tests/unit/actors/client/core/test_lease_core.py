@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from lab.client.ear import Ear
+from lab.patience import PATIENCE
 from raykeeper.actors.client import leases as leases_module
 from raykeeper.actors.client.core.in_flight import LeaseQuestion
 from raykeeper.actors.client.core.lease_core import HeldLease, LeaseCore, margin
@@ -358,7 +359,7 @@ def test_a_coroutine_can_wait_for_a_loss() -> None:
 
     async def wait() -> None:
         threading.Timer(0.05, loss.wake).start()
-        await asyncio.wait_for(loss, 5.0)  # type: ignore[arg-type]
+        await asyncio.wait_for(loss, PATIENCE)  # type: ignore[arg-type]
         await loss
 
     asyncio.run(wait())
