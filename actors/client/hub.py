@@ -400,17 +400,21 @@ class Hub:
 
     def cannot_wait(self) -> bool:
         """Whether waiting here would never end: this code has interrupted the hub, or runs on a service thread."""
-        return finalizer_guard.held_by_this_thread(self._lock) or finalizer_guard.on_service_thread()
+        return self._is_held_here() or finalizer_guard.on_service_thread()
 
     def run_now_or_soon(self, act: Callable[[float], object]) -> None:
         """As :meth:`run_locked`, or as :meth:`run_soon` if this thread holds the hub's lock already."""
-        if finalizer_guard.held_by_this_thread(self._lock):
+        if self._is_held_here():
             self.run_soon(act)
         else:
             self.run_locked(act)
 
+    def _is_held_here(self) -> bool:
+        """Whether this thread was interrupted while it held the hub's lock, or one of the transport's."""
+        return finalizer_guard.held_by_this_thread(self._lock) or self.transport.is_held_here()
+
     def _check_not_held(self) -> None:
-        if finalizer_guard.held_by_this_thread(self._lock):
+        if self._is_held_here():
             raise ReentrantCall()
 
     def read_locked(self, read: Callable[[], T]) -> T:

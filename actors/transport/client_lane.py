@@ -64,7 +64,7 @@ class ClientLane:
             asker: whom the reply is for: this thread, if it calls :meth:`read_for` next; or a loop. ``None`` if the
                 lanes' thread is to read it.
         """
-        if finalizer_guard.held_by_this_thread(self._lock):
+        if self.is_held_here():
             return False
         try:
             with finalizer_guard.gc_deferred:
@@ -148,7 +148,7 @@ class ClientLane:
         Args:
             if_overdue: leave the lane to a loop that has no reply to read at the moment.
         """
-        if self.connection.is_reading() or finalizer_guard.held_by_this_thread(self._lock):
+        if self.connection.is_reading() or self.is_held_here():
             return
         reader = self._reader
         if not (if_overdue and isinstance(reader, LoopReader) and reader.runs()):
@@ -167,6 +167,14 @@ class ClientLane:
             self.take_in()
         except LaneBroken:
             self._watch()
+
+    def is_held_here(self) -> bool:
+        """Whether this thread, which a signal handler has interrupted, holds a lock of the lane.
+
+        The connection's counts, too: other threads may wait for it, with the lane's own lock held, and with requests of
+        all callers to send.
+        """
+        return finalizer_guard.held_by_this_thread(self._lock) or self.connection.is_held_here()
 
     def _watch(self) -> None:
         with finalizer_guard.gc_deferred, self._lock:

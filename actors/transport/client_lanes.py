@@ -129,6 +129,13 @@ class LaneTransport:
         """See ``ClientTransport``."""
         self._polls.loop, self._polls.empty = loop, empty
 
+    def is_held_here(self) -> bool:
+        """See ``ClientTransport``."""
+        for lane in list(self._by_fd.values()):  # noqa: SIM110 - every call passes here, and a generator costs more
+            if lane.is_held_here():
+                return True
+        return False
+
     def take_back(self, *, if_overdue: bool = False) -> None:
         """See ``ClientTransport``."""
         for lane in list(self._by_fd.values()):

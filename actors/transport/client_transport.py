@@ -72,6 +72,11 @@ class ClientTransport(FrameTransport, Protocol):
         """Whom the replies to polls are for from now on: see ``PollAudience``."""
         ...
 
+    def is_held_here(self) -> bool:
+        """Whether this thread holds a lock of the transport's: only if it was interrupted in a critical section. A call
+        that it makes then might wait for a thread that waits for that lock."""
+        ...
+
     def take_back(self, *, if_overdue: bool = False) -> None:
         """Take in the replies that have arrived for those who were to take them in themselves; later ones are taken in
         on a thread of the transport's. Never blocks.
@@ -94,6 +99,10 @@ class OnOwnThreads:
 
     def set_poll_audience(self, loop: LoopReader | None, *, empty: bool) -> None:
         """See ``ClientTransport``."""
+
+    def is_held_here(self) -> bool:
+        """See ``ClientTransport``."""
+        return False
 
     def take_back(self, *, if_overdue: bool = False) -> None:
         """See ``ClientTransport``."""

@@ -207,12 +207,17 @@ class Connection:
         """Bytes that could not be sent yet."""
         return self._backlog_bytes
 
+    def is_held_here(self) -> bool:
+        """Whether this thread was interrupted in the middle of sending, or of a change of who reads."""
+        held: bool = self._lock._is_owned()  # type: ignore[attr-defined]
+        return held
+
     def send(self, data: bytes) -> bool:
         """Send now what the socket accepts, and the rest later; False if the lane has ended, or if this thread was
         interrupted in the middle of sending. Any thread.
 
         Whole frames must reach the socket in order, so everything is queued after a backlog once there is one."""
-        if self._lock._is_owned():  # type: ignore[attr-defined]
+        if self.is_held_here():
             return False
         with self._lock:
             if self._closed:

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 import raykeeper
-from lab.onemember import one_member
+from lab.onemember import in_thread, one_member
 from lab.patience import PATIENCE
 from raykeeper import Client, KeeperError, ReentrantCall
 from raykeeper.actors import finalizer_guard
@@ -263,4 +263,31 @@ def test_a_signal_handler_may_call_while_its_thread_waits() -> None:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+        kv.put("after", "v", timeout=PATIENCE)
+
+
+def test_a_handler_that_has_interrupted_a_send_is_refused() -> None:
+    """Another thread may have the lane's lock by then, and wait for the connection's; and others wait for the lane's,
+    with what they have to send, which may be the handler's own request."""
+    with connected(by_lane=True) as kv:
+        come_to_rest(kv)
+        transport: Any = kv._hub(1.0).transport
+        (lane,) = transport._by_fd.values()
+
+        def change() -> None:
+            with lane._lock:
+                lane.connection.set_reading(lane.connection.is_reading())
+
+        def call_in_the_middle_of_sending() -> None:
+            with lane.connection._lock:
+                threading.Thread(target=change, daemon=True).start()
+                while lane._lock.acquire(blocking=False):  # until the other thread has it
+                    lane._lock.release()
+                with pytest.raises(ReentrantCall):
+                    kv.put("k", "v", timeout=PATIENCE)
+                with pytest.raises(ReentrantCall):
+                    kv.get("k", timeout=PATIENCE)
+                transport.take_back()
+
+        in_thread(call_in_the_middle_of_sending).result()
         kv.put("after", "v", timeout=PATIENCE)
