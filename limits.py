@@ -786,6 +786,16 @@ PROXY_SILENT_S = 60.0
 """A proxy on a node that is alive, which has not answered for this long, is replaced."""
 PROXY_START_TIMEOUT_S = 20.0
 """How long a launch waits until each proxy serves, or says why it does not."""
+MAX_RELAY_FRAME_BYTES = 256 * 1024 * 1024
+"""Of what a shell and the proxy of its node send each other; a frame by actor call may be as long..."""
+MAX_RELAY_REQUESTS = 64
+"""... and a shell may have so many under way."""
+MAX_RELAY_CONNECTIONS = 256
+"""Shells that a proxy serves at a time; others go by Ray."""
+RELAY_SEND_TIMEOUT_S = 5.0
+"""A proxy that reads nothing for so long is taken for dead by a shell."""
+RELAY_TIMEOUT_S = 2.0
+"""A shell waits so long for a proxy to find the cluster, before it goes by Ray."""
 MAX_GATEWAY_REQUEST_BYTES = 4 * 1024 * 1024
 """JSON of one request to a proxy, and what has arrived of one that is not complete."""
 
@@ -838,6 +848,20 @@ LOAD_ROWS = 256
 """Clients, and prefixes, that are told apart in a second; the others are counted together."""
 MAX_TOP_ROUNDS = 1_000_000
 """Of one `top`, if it is told how many."""
+CHECK_PERF_S = 60.0
+"""`check perf` puts load on a cluster for so long; at most..."""
+CHECK_PERF_MAX_S = 600.0
+"""... for so long."""
+CHECK_SLOWEST_S = 0.5
+"""It fails if a put takes longer (etcdctl: the same)..."""
+CHECK_STDDEV_S = 0.1
+"""... or if their times differ more..."""
+CHECK_RATE_FRACTION = 0.9
+"""... or if fewer than this part of the puts could be made."""
+CHECK_VALUE_BYTES = 1024
+"""Of a value of `check perf` and `check datascale`."""
+CHECK_DELETE_KEYS = 10_000
+"""Both delete what they wrote in steps of so many keys."""
 TOP_ROWS = 1024
 """Clients, and prefixes, that `top` shows at most."""
 BIG_ANSWER_BYTES = 4 << 20

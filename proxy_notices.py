@@ -31,6 +31,7 @@ class ProxyNotice(NamedTuple):
         client_cert: whether it asks for the certificate of each client.
         pid: its process.
         started: when that started, in ticks of the kernel's clock; 0 where that is not known.
+        relay: the Unix socket, in the same folder, by which it hands frames on to members; empty for none.
     """
 
     cluster: str
@@ -41,6 +42,7 @@ class ProxyNotice(NamedTuple):
     client_cert: bool
     pid: int
     started: int
+    relay: str = ""
 
 
 def notices_folder() -> str:
@@ -67,20 +69,37 @@ def leave_notice(notice: ProxyNotice) -> str:
     Raises:
         OSError: the folder cannot be had, or is not this user's alone.
     """
-    folder = notices_folder()
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    if not _is_ours(folder):
-        raise PermissionError(f"{folder} must belong to this user alone")
+    folder = _own_folder()
     for path, found in _notices(folder):
         if found is None or not _runs(found):
             with contextlib.suppress(OSError):
                 os.unlink(path)
+            if found is not None and os.path.dirname(found.relay) == folder:
+                with contextlib.suppress(OSError):
+                    os.unlink(found.relay)
     path = os.path.join(folder, f"proxy-{notice.pid}-{os.urandom(4).hex()}.json")
     descriptor = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(notice._asdict(), file)
     os.rename(f"{path}.new", path)
     return path
+
+
+def relay_path() -> str:
+    """Where a proxy of this process may put its socket: a new name each time.
+
+    Raises:
+        OSError: the folder cannot be had, or is not this user's alone.
+    """
+    return os.path.join(_own_folder(), f"relay-{os.urandom(4).hex()}")
+
+
+def _own_folder() -> str:
+    folder = notices_folder()
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    if not _is_ours(folder):
+        raise PermissionError(f"{folder} must belong to this user alone")
+    return folder
 
 
 def withdraw_notice(path: str) -> None:
@@ -126,7 +145,7 @@ def _read(path: str) -> ProxyNotice | None:
         notice = ProxyNotice(*(said[name] for name in ProxyNotice._fields))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    kinds = (str, int, str, str, str, bool, int, int)
+    kinds = (str, int, str, str, str, bool, int, int, str)
     fits = all(type(value) is kind for value, kind in zip(notice, kinds, strict=True))
     return notice if fits and notice.pid > 0 else None
 

@@ -1,4 +1,4 @@
-"""The commands that maintain a cluster's data: `backup`, `restore`, `check`, `compact`."""
+"""The commands that maintain a cluster's data: `backup`, `restore`, `compact`. `check` is in ``check.py``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import DataCorrupted, Unavailable
-from ..limits import BACKUP_TIMEOUT_S, CHECK_TIMEOUT_S, RESTORE_TIMEOUT_S
+from ..errors import Unavailable
+from ..limits import BACKUP_TIMEOUT_S, RESTORE_TIMEOUT_S
 from .options import (
     MAX_NUMBER,
     WholeNumber,
@@ -104,26 +104,6 @@ def _restore(source: str | None, data_dir: str | None, spec: ClusterSpec, timeou
 
 
 @click.command()
-@options(common, timeout_of(CHECK_TIMEOUT_S))
-def check(cluster: str, address: str | None, output: str, timeout: float) -> None:
-    """Compare the contents of all members as of one revision.
-
-    Exit status 1 if one differs or does not answer; it is named.
-    """
-    from ..actors.consistency import summary
-    from ..actors.naming import member_name
-
-    compared = open_cluster(cluster, address).check(timeout=timeout)
-    hashes = {member_name(member): digest for member, digest in compared.hashes.items()}
-    where = {"revision": compared.revision, "compact_revision": compared.compact_revision}
-    show({"equal": compared.equal and not compared.silent, **where, **hashes}, output)
-    if compared.odd:
-        raise DataCorrupted(summary(compared))
-    if compared.silent:
-        raise Unavailable(summary(compared))
-
-
-@click.command()
 @click.argument("revision", type=WholeNumber(1, MAX_NUMBER))
 @click.option("--physical", is_flag=True, help="Return once all members have removed what is compacted.")
 @options(common, endpoint_option, timeout_option)
@@ -134,7 +114,7 @@ def compact(cluster: str, address: str | None, output: str, timeout: float, revi
         with client:
             client.compact(revision, physical=physical)
     else:
-        with open_client(cluster, address, timeout) as kv:
+        with open_client(cluster, address, timeout, by_ray=physical) as kv:
             kv.compact(revision)
             if physical:
                 _await_compaction(cluster, kv.cluster_id, revision, timeout)

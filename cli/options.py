@@ -21,9 +21,9 @@ import click
 from ..actors.client.results import END
 from ..actors.deadline import covering
 from ..actors.ray_local import host_and_port, noted_here
-from ..errors import InvalidArgument, Unavailable
-from ..limits import DEFAULT_TIMEOUT_S, HEAD_START_TIMEOUT_S
-from ..proxy_notices import find_notice
+from ..errors import ClusterNotFound, InvalidArgument, Unavailable
+from ..limits import DEFAULT_TIMEOUT_S, HEAD_START_TIMEOUT_S, RELAY_TIMEOUT_S
+from ..proxy_notices import ProxyNotice, find_notice
 from .etcd_gateway import Endpoint, GatewayTls, endpoint_url
 from .gateway_client import GatewayClient
 from .ray_head import RayHead
@@ -357,15 +357,60 @@ def _user() -> dict[str, Any]:
     return {"user": user, "password": click.prompt(f"Password of {user}", hide_input=True, err=True)}
 
 
-def open_client(cluster: str, address: str | None, timeout: float) -> Client:
-    """A client handle for the cluster; ``timeout`` in seconds for each of its calls."""
-    silence_ray()
+def open_client(cluster: str, address: str | None, timeout: float, *, by_ray: bool = False) -> Client:
+    """A client handle for the cluster: by way of a proxy of it on this node, if there is one, else by Ray.
+
+    Args:
+        timeout: seconds for each of its calls.
+        by_ray: attach this process to Ray in any case.
+    """
     from ..actors.connect import connect
 
     user = _user()
     with covering(timeout):
+        if not by_ray:
+            near = _by_relay(cluster, address, timeout, user)
+            if near is not None:
+                return near
+        silence_ray()
         join(address)
         return connect(cluster, timeout=timeout, **user)
+
+
+def _by_relay(cluster: str, address: str | None, timeout: float, user: dict[str, Any]) -> Client | None:
+    """A client handle by way of a proxy on this node; ``None`` if there is none, or it finds no member that serves."""
+    notice = None if _said_of_endpoint()[_ENDPOINT] == BY_RAY else _near_notice(cluster, address)
+    if notice is None or not notice.relay:
+        return None
+    from ..actors.client import hub_pool
+    from ..actors.connect import connect
+    from ..actors.transport.client_lanes import ActorCalls, LaneTransport
+    from ..actors.transport.client_transport import ClientTransport
+    from ..actors.transport.lane import HAS_LANES
+    from ..actors.transport.relay import RelayCalls
+
+    def attach_to_ray() -> ActorCalls:
+        join(address)
+        from ..actors.transport.client_actor import ActorTransport
+
+        return ActorTransport(cluster)
+
+    def make(name: str) -> ClientTransport:
+        calls = RelayCalls(notice.relay, attach_to_ray)
+        return LaneTransport(calls) if HAS_LANES else calls
+
+    by_actors, hub_pool.make_transport = hub_pool.make_transport, make
+    try:
+        with covering(RELAY_TIMEOUT_S):
+            near = connect(cluster, timeout=timeout, **user)
+    except (OSError, ClusterNotFound, Unavailable):
+        return None  # it has just ended, or knows no more than Ray does
+    finally:
+        hub_pool.make_transport = by_actors
+    if near.cluster_id != notice.id:
+        near.close()
+        return None
+    return near
 
 
 def open_keys(cluster: str, address: str | None, timeout: float, by_ray: str = "") -> Client | GatewayClient:
@@ -409,14 +454,21 @@ def given_tls() -> GatewayTls:
 
 def _said_of_endpoint() -> dict[str, str]:
     ctx = click.get_current_context(silent=True)
-    return {name: (ctx.meta.get(name) if ctx is not None else None) or "" for name in (_ENDPOINT, _CA, _CERT, _KEY)}
+    said = {name: (ctx.meta.get(name) if ctx is not None else None) or "" for name in (_ENDPOINT, _CA, _CERT, _KEY)}
+    if not said[_ENDPOINT] and os.environ.get("RAYKEEPER_ENDPOINT") == BY_RAY:  # also for commands without the option
+        said[_ENDPOINT] = BY_RAY
+    return said
+
+
+def _near_notice(cluster: str, address: str | None) -> ProxyNotice | None:
+    """Of the proxy of that cluster on this node, on the Ray that ``join`` would attach to."""
+    ray = address or RayHead().address() or noted_here()
+    place = host_and_port(ray)
+    return None if place is None or "://" in ray else find_notice(cluster, ray)
 
 
 def _near_proxy(cluster: str, address: str | None) -> Endpoint | None:
-    """The proxy of that cluster on this node, on the Ray that ``join`` would attach to."""
-    ray = address or RayHead().address() or noted_here()
-    place = host_and_port(ray)
-    notice = None if place is None or "://" in ray else find_notice(cluster, ray)
+    notice = _near_notice(cluster, address)
     if notice is None or notice.client_cert:
         return None
     return Endpoint(notice.url, GatewayTls(pinned=notice.cert_file), notice.id)

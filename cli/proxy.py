@@ -94,7 +94,7 @@ def proxy(cluster: str, address: str | None, output: str, timeout: float, **give
     The list of members names this proxy to clients, as long as it runs. `proxy` in the spec has the cluster start such
     proxies by itself.
     """
-    with open_client(cluster, address, timeout) as kv:
+    with open_client(cluster, address, timeout, by_ray=True) as kv:
         found = open_cluster(cluster, address)
         run_streaming(lambda command: _serve(command, kv, found, output, **given))
 

@@ -1,4 +1,5 @@
-"""The generated pages under ``docs/reference/``: limits, and which room may import which. ``make docs`` writes them.
+"""The generated pages under ``docs/reference/``: limits, which room may import which, and the commands' JSON.
+``make docs`` writes them.
 
 Everything is read from the source (``limits.py``, ``.importlinter``, docstrings), so a page cannot say anything else
 than the code; ``tests/unit/test_docs.py`` fails while a page is not what this program would write.
@@ -10,7 +11,7 @@ import ast
 import configparser
 import re
 import runpy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -208,7 +209,17 @@ def forbidden(contract: configparser.SectionProxy) -> list[str]:
     ]
 
 
-PAGES = {REFERENCE / "limits.md": limits_page, REFERENCE / "floors.md": floors_page}
+def json_page() -> str:
+    """The fields of the commands' JSON."""
+    make: Callable[[], str] = runpy.run_path(str(ROOT / "cli" / "json_forms.py"))["page"]
+    return make()
+
+
+PAGES = {
+    REFERENCE / "limits.md": limits_page,
+    REFERENCE / "floors.md": floors_page,
+    REFERENCE / "json.md": json_page,
+}
 
 
 def main() -> None:

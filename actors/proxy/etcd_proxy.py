@@ -25,6 +25,7 @@ from .proxy_listener import ProxyListener
 from .proxy_place import ProxyPlace
 from .proxy_registry import ProxyEntry, ProxyRegistry
 from .proxy_tls import ProxyTlsContext
+from .relay_server import RelayServer, relay_server
 from .rpc_methods import RpcMethods
 from .rpc_status import RpcError
 
@@ -75,6 +76,7 @@ class EtcdProxy:
         self._registry: ProxyRegistry | None = None
         self._url = ""
         self._notice = ""
+        self._relay: RelayServer | None = None
 
     @property
     def url(self) -> str:
@@ -131,6 +133,7 @@ class EtcdProxy:
         if self._registered:
             await registry.start()
         if self._place.ray:
+            self._relay = await relay_server(self._backend.hub.transport, self._log)
             self._leave_notice(bound, tls if secured is not None else None)
         return bound
 
@@ -146,6 +149,7 @@ class EtcdProxy:
             tls is not None and tls.client_cert_auth,
             os.getpid(),
             start_of(os.getpid()),
+            "" if self._relay is None else self._relay.path,
         )
         try:
             self._notice = leave_notice(notice)
@@ -156,6 +160,8 @@ class EtcdProxy:
         """Deregister, and accept no more; calls have a moment to end."""
         if self._notice:
             withdraw_notice(self._notice)
+        if self._relay is not None:
+            await self._relay.close()
         if self._registry is not None:
             await self._registry.close()
         if self._listener is not None:

@@ -125,6 +125,10 @@ class LaneTransport:
         if self._by_lane(member, frame, done, self._polls) is None:
             self._calls.poll(member, frame, done)
 
+    def ask_for_lane(self, member: int) -> Future[LaneOffer | None]:
+        """See ``ActorCalls``: for others than this transport."""
+        return self._calls.ask_for_lane(member)
+
     def set_poll_audience(self, loop: LoopReader | None, *, empty: bool) -> None:
         """See ``ClientTransport``."""
         self._polls.loop, self._polls.empty = loop, empty

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from lab.ray.tools import wait_until
+from raykeeper.cli.json_forms import FORMS, misfit
 
 
 def run(cluster: Any, *words: str, status: int | None = 0) -> str:
@@ -34,7 +35,10 @@ def run(cluster: Any, *words: str, status: int | None = 0) -> str:
 
 
 def said(cluster: Any, *words: str) -> Any:
-    return json.loads(run(cluster, *words, "-o", "json"))
+    value = json.loads(run(cluster, *words, "-o", "json"))
+    command = next(name for n in (2, 1) if (name := " ".join(words[:n])) in FORMS)
+    assert misfit(FORMS[command], value) == ""
+    return value
 
 
 def run_error(cluster: Any, *words: str) -> str:

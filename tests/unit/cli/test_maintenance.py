@@ -16,7 +16,7 @@ from raykeeper import BackupInfo, Comparison, DataCorrupted, InvalidArgument, No
 from raykeeper import cluster as cluster_module
 from raykeeper.actors.cluster import restore as restore_module
 from raykeeper.actors.cluster.status import ClusterStatus
-from raykeeper.cli import main, maintenance
+from raykeeper.cli import check, main, maintenance
 from raykeeper.spec import ClusterSpec
 from raykeeper.store.backup_file import Header
 from raykeeper.store.data_dir import DataDir, FirstMember, Identity
@@ -57,8 +57,9 @@ class FakeCluster:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     fake = FakeCluster()
-    monkeypatch.setattr(maintenance, "open_cluster", lambda cluster, address: fake)
-    monkeypatch.setattr(maintenance, "open_client", lambda cluster, address, timeout: fake)
+    for file in (check, maintenance):
+        monkeypatch.setattr(file, "open_cluster", lambda cluster, address: fake)
+    monkeypatch.setattr(maintenance, "open_client", lambda cluster, address, timeout, by_ray: fake)
     monkeypatch.setattr(maintenance, "join", lambda address: None)
 
     def restore(path: str | None, spec: ClusterSpec, *, timeout: float) -> Any:

@@ -1,0 +1,261 @@
+"""A client's frames by way of a proxy on its node, for shells: attaching to Ray takes a second, this a millisecond.
+
+The proxy listens on a Unix socket that only its own user can reach, and hands on what comes: a frame for a member, a
+question for a lane to one. So a shell has the same handles, over the same lanes, as a process of Ray's, and its lanes
+lead to the members themselves. If the proxy ends meanwhile, the process attaches to Ray after all, when the hub next
+looks for the members; what was under way has failed then, and the hub sends it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import msgspec
+
+from ...errors import Unavailable
+from ...limits import MAX_RELAY_FRAME_BYTES, RELAY_SEND_TIMEOUT_S, RELAY_TIMEOUT_S
+from ..deadline import at_most
+from ..finalizer_guard import ServiceThread
+from .client_lanes import ActorCalls
+from .client_transport import OnOwnThreads, ReplyReceiver
+from .lane import LaneOffer
+
+LENGTH = struct.Struct(">I")
+"""What stands before each message."""
+
+
+class RelayKind(enum.IntEnum):
+    """What a request is for."""
+
+    MEMBERS = 0
+    """The members, as the proxy last looked them up: answered with ``RelayMembers``."""
+    REQUEST = 1
+    """A frame for a member."""
+    POLL = 2
+    """A poll of watches for a member."""
+    LANE = 3
+    """An offer of a lane to a member: answered with ``LaneOffer``, or with no bytes."""
+    REFRESH = 4
+    """As ``MEMBERS``, after the proxy has looked them up again."""
+
+
+class RelayRequest(msgspec.Struct, frozen=True, array_like=True):
+    """What a shell asks of a proxy."""
+
+    number: int
+    """Chosen by the shell; the answer has it."""
+    kind: RelayKind
+    member: int = 0
+    frame: bytes = b""
+
+
+class RelayReply(msgspec.Struct, frozen=True, array_like=True):
+    """The proxy's answer."""
+
+    number: int
+    data: bytes = b""
+    error: str = ""
+    """Why there is no answer; empty if there is one."""
+
+
+class RelayMembers(msgspec.Struct, frozen=True, array_like=True):
+    """Who can be reached."""
+
+    node: str
+    """Id of the Ray node of the proxy, and so of the shell."""
+    names: dict[int, str]
+    """Names of the members, by id."""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_reply = msgspec.msgpack.Decoder(RelayReply).decode
+_decode_members = msgspec.msgpack.Decoder(RelayMembers).decode
+_decode_offer = msgspec.msgpack.Decoder(LaneOffer).decode
+
+
+class RelayCalls(OnOwnThreads):
+    """In the place of the transport by actor calls (``ActorCalls``).
+
+    Args:
+        path: the proxy's socket.
+        by_ray: attaches this process to Ray, and makes the transport by actor calls; if the proxy ends.
+
+    Raises:
+        OSError: nobody listens there.
+        Unavailable: the proxy does not answer before the deadline of the present call.
+    """
+
+    def __init__(self, path: str, by_ray: Callable[[], ActorCalls]) -> None:
+        self._make_by_ray = by_ray
+        self._by_ray: ActorCalls | None = None
+        self._lock = threading.Lock()
+        """Guards all that follows."""
+        self._waiting: dict[int, ReplyReceiver] = {}
+        self._number = 0
+        self._broken = self._closed = False
+        self._sending = threading.Lock()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.settimeout(RELAY_SEND_TIMEOUT_S)
+            self._socket.connect(path)
+        except BaseException:
+            self._socket.close()
+            raise
+        threading.Thread(target=self._read, name="raykeeper-relay", daemon=True).start()
+        try:
+            self._members = self._look(RelayKind.MEMBERS)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def node(self) -> str:
+        """See ``ClientTransport``."""
+        return self._members.node
+
+    def members(self) -> dict[int, str]:
+        """See ``ClientTransport``."""
+        return dict(self._members.names) if self._by_ray is None else self._by_ray.members()
+
+    def refresh(self) -> None:
+        """See ``ClientTransport``; attaches to Ray if the proxy has ended.
+
+        Raises:
+            KeeperError: neither the proxy nor Ray answers in time.
+        """
+        if self._by_ray is not None:
+            self._by_ray.refresh()
+        elif self._broken and not self._closed:
+            self._by_ray = self._make_by_ray()
+        else:
+            self._members = self._look(RelayKind.REFRESH)
+
+    def valid(self) -> bool:
+        """See ``ClientTransport``."""
+        return not self._closed and (self._by_ray is None or self._by_ray.valid())
+
+    def send(self, member: int, frame: bytes, done: ReplyReceiver) -> None:
+        """See ``ClientTransport``; it blocks while the proxy does not read, ``RELAY_SEND_TIMEOUT_S`` at most."""
+        if self._by_ray is not None:
+            self._by_ray.send(member, frame, done)
+        else:
+            self._ask(RelayKind.REQUEST, member, frame, done)
+
+    def poll(self, member: int, frame: bytes, done: ReplyReceiver) -> None:
+        """See ``ClientTransport``."""
+        if self._by_ray is not None:
+            self._by_ray.poll(member, frame, done)
+        else:
+            self._ask(RelayKind.POLL, member, frame, done)
+
+    def ask_for_lane(self, member: int) -> Future[LaneOffer | None]:
+        """See ``ActorCalls``."""
+        if self._by_ray is not None:
+            return self._by_ray.ask_for_lane(member)
+        future: Future[LaneOffer | None] = Future()
+
+        def done(reply: bytes | Exception) -> None:
+            if isinstance(reply, Exception):
+                future.set_exception(reply)
+            else:
+                future.set_result(_decode_offer(reply) if reply else None)
+
+        self._ask(RelayKind.LANE, member, b"", done)
+        return future
+
+    def close(self) -> None:
+        """See ``ClientTransport``."""
+        self._closed = True
+        self._end(ConnectionError("it was closed"))
+        if self._by_ray is not None:
+            self._by_ray.close()
+
+    # -- the socket ---------------------------------------------------------------------------------------------------
+
+    def _look(self, kind: RelayKind) -> RelayMembers:
+        ready = threading.Event()
+        got: list[bytes | Exception] = []
+
+        def done(reply: bytes | Exception) -> None:
+            got.append(reply)
+            ready.set()
+
+        self._ask(kind, 0, b"", done)
+        if not ready.wait(at_most(RELAY_TIMEOUT_S)):
+            raise Unavailable("the proxy on this node does not answer", applied=False)
+        if isinstance(got[0], Exception):
+            raise Unavailable(f"the proxy on this node does not answer: {got[0]}", applied=False)
+        return _decode_members(got[0])
+
+    def _ask(self, kind: RelayKind, member: int, frame: bytes, done: ReplyReceiver) -> None:
+        with self._lock:
+            broken = self._broken
+            if not broken:
+                self._number += 1
+                number = self._number
+                self._waiting[number] = done
+        if broken:
+            done(ConnectionError("the proxy on this node has ended"))
+            return
+        data = _encode(RelayRequest(number, kind, member, frame))
+        try:
+            with self._sending:
+                self._socket.sendall(LENGTH.pack(len(data)) + data)
+        except OSError as error:
+            self._end(error)
+
+    def _read(self) -> None:
+        thread = ServiceThread()
+        problem: Exception = ConnectionError("the proxy on this node has ended")
+        try:
+            while True:
+                thread.idle()
+                (length,) = LENGTH.unpack(self._receive(LENGTH.size))
+                thread.busy()
+                if length > MAX_RELAY_FRAME_BYTES:
+                    raise ConnectionError("the proxy on this node sent something else")
+                reply = _decode_reply(self._receive(length))
+                with self._lock:
+                    done = self._waiting.pop(reply.number, None)
+                if done is not None:
+                    done(ConnectionError(reply.error) if reply.error else reply.data)
+        except (OSError, msgspec.MsgspecError) as error:
+            problem = error
+        finally:
+            self._end(problem)
+            thread.close()
+
+    def _receive(self, size: int) -> bytes:
+        """So many bytes.
+
+        Raises:
+            OSError: the connection has ended.
+        """
+        data = bytearray()
+        while len(data) < size:
+            try:
+                part = self._socket.recv(size - len(data))
+            except TimeoutError:
+                continue
+            if not part:
+                raise ConnectionError("the proxy on this node has ended")
+            data += part
+        return bytes(data)
+
+    def _end(self, error: Exception) -> None:
+        """The connection is of no more use: what waits for an answer gets none."""
+        with self._lock:
+            self._broken = True
+            waiting, self._waiting = list(self._waiting.values()), {}
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
+        if threading.current_thread().name == "raykeeper-relay":
+            self._socket.close()
+        for done in waiting:
+            done(error)

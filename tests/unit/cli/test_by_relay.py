@@ -1,0 +1,99 @@
+"""Commands go by a proxy of this node if there is one, by Ray otherwise; they print the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from lab.onemember import OneMember, one_member
+from lab.patience import PATIENCE
+from lab.relay import Served
+from raykeeper.actors.client import hub_pool
+from raykeeper.cli import main, options
+from raykeeper.proxy_notices import ProxyNotice, leave_notice, relay_path, start_of
+
+RAY = "10.0.0.1:6379"
+
+
+class Attached:
+    """Counts how often a command attaches to Ray."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def join(self, address: str | None) -> None:
+        self.times += 1
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Attached:
+    attached = Attached()
+    monkeypatch.setattr(options, "join", attached.join)
+    return attached
+
+
+@pytest.fixture
+def member(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ray: Attached) -> Iterator[OneMember]:
+    monkeypatch.setenv("RAYKEEPER_RUNTIME_DIR", str(tmp_path / "r"))
+    monkeypatch.setattr(options, "RELAY_TIMEOUT_S", PATIENCE)
+    with one_member(by_lane=True) as member:
+        monkeypatch.setenv("RAYKEEPER_CLUSTER", member.name)
+        monkeypatch.setenv("RAY_ADDRESS", RAY)
+        yield member
+        hub_pool._close_all()
+
+
+@pytest.fixture
+def served(member: OneMember) -> Iterator[Served]:
+    """A proxy of the cluster has left its notice."""
+    served = Served(member, relay_path())
+    notice = ProxyNotice(
+        member.name, member.cluster, RAY, "http://127.0.0.1:1", "", False, os.getpid(), start_of(os.getpid())
+    )
+    leave_notice(notice._replace(relay=served.path))
+    yield served
+    served.end()
+
+
+def run(*words: str) -> Result:
+    """A command in a process of its own has no hub yet."""
+    hub_pool._close_all()
+    return CliRunner().invoke(main.cli, [*words, "--timeout", f"{PATIENCE:g}"])
+
+
+def test_commands_go_by_it_without_ray(served: Served, ray: Attached) -> None:
+    granted = run("lease", "grant", "600")
+    assert granted.stdout.startswith("lease "), granted.output
+    id = granted.stdout.split()[1]
+    assert id in run("lease", "list").stdout
+    assert run("user", "add", "ann", "--no-password").stdout == "user ann added\n"
+    assert run("put", "k", "v", "--request-id", "once").stdout == "OK\n"
+    assert run("locks").stdout == "no locks\n"
+    assert ray.times == 0
+
+
+def test_without_it_they_go_by_ray(member: OneMember, served: Served, ray: Attached) -> None:
+    assert run("lease", "list").exit_code == 0
+    served.end()
+    assert run("lease", "list").exit_code == 0
+    assert ray.times == 1
+
+
+def test_a_proxy_of_another_cluster_is_not_asked(served: Served, member: OneMember, ray: Attached) -> None:
+    notice = ProxyNotice(member.name, 9, RAY, "http://127.0.0.1:1", "", False, os.getpid(), start_of(os.getpid()))
+    for file in os.listdir(os.environ["RAYKEEPER_RUNTIME_DIR"]):
+        if file.startswith("proxy-"):
+            os.unlink(os.path.join(os.environ["RAYKEEPER_RUNTIME_DIR"], file))
+    leave_notice(notice._replace(relay=served.path))
+    assert run("lease", "list").exit_code == 0
+    assert ray.times == 1
+
+
+def test_ray_can_be_asked_for(served: Served, ray: Attached, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYKEEPER_ENDPOINT", "ray")
+    assert run("lease", "list").exit_code == 0
+    assert ray.times == 1
