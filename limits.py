@@ -848,6 +848,12 @@ LOAD_ROWS = 256
 """Clients, and prefixes, that are told apart in a second; the others are counted together."""
 MAX_TOP_ROUNDS = 1_000_000
 """Of one `top`, if it is told how many."""
+RAY_MESSAGES_WAIT_S = 10.0
+"""A command that ends sooner tells what Ray has logged after its own lines..."""
+MAX_RAY_MESSAGES = 50
+"""... this many messages..."""
+RAY_MESSAGE_LETTERS = 500
+"""... with so many letters of each."""
 CHECK_PERF_S = 60.0
 """`check perf` puts load on a cluster for so long; at most..."""
 CHECK_PERF_MAX_S = 600.0

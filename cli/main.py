@@ -16,6 +16,7 @@ import click
 from .. import __version__
 from ..errors import KeeperError
 from .options import warnings_told
+from .ray_messages import ray_messages_last
 from .stdio import run_with_streams, tell, tell_bug
 
 _FILES = {
@@ -65,7 +66,7 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with warnings_told():
+            with warnings_told(), ray_messages_last():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             ctx.exit(130)

@@ -27,6 +27,7 @@ from ..proxy_notices import ProxyNotice, find_notice
 from .etcd_gateway import Endpoint, GatewayTls, endpoint_url
 from .gateway_client import GatewayClient
 from .ray_head import RayHead
+from .ray_messages import keep_ray_messages
 from .stdio import tell
 
 if TYPE_CHECKING:
@@ -291,8 +292,9 @@ def join(address: str | None) -> None:
     """Attach to the Ray at the address, else to the head that `up` started, else to the one that runs here. A Ray that
     does not answer is given up after ``HEAD_START_TIMEOUT_S``, or when the command's time is over."""
     silence_ray()
-    from ..actors.ray_session import join_ray
+    from ..actors.ray_session import join_ray  # and with it Ray
 
+    keep_ray_messages()
     with covering(HEAD_START_TIMEOUT_S), _sigterm_kept():
         join_ray(address or RayHead().address())
 
