@@ -66,6 +66,8 @@ class Mirror:
         """All up to this revision of the source is at the target."""
         self.mirrored = 0
         """How many puts and deletes have been made."""
+        self.total: int | None = None
+        """How many keys the first copy has, once that is known."""
 
     def copy(self) -> Iterator[None]:
         """Copy all keys as of the present revision, some at a time."""
@@ -74,6 +76,8 @@ class Mirror:
         more = True
         while more:
             page = self._source.range(first, END if end == b"\0" else end, limit=GATEWAY_PAGE_ITEMS, revision=revision)
+            if self.total is None:
+                self.total = page.count
             revision, more = revision or page.revision, page.more
             self._write([self._put(item) for item in page])
             if page.items:
@@ -178,7 +182,7 @@ def make_mirror(
 def _run(mirror: Mirror, rev: int | None, once: bool, progress: ShownProgress, output: str) -> None:
     if rev is None:
         for _ in mirror.copy():
-            progress.count(mirror.mirrored)
+            progress.count(mirror.mirrored, mirror.total)
         _report(mirror, output)
     else:
         mirror.revision = rev - 1

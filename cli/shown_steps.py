@@ -1,8 +1,8 @@
 """What a long command shows while it works: its steps, with the seconds that each takes, on stderr.
 
-On a terminal the step that lasts has a bar that moves, and bytes or keys where they are counted. Elsewhere nothing is
-shown, so that a log file or a pipe gets the result alone; ``up`` still prints a line for each step, because where its
-seconds went is part of what it says.
+On a terminal the step that lasts has a bar that moves, and bytes, keys or log entries where they are counted; ``up``
+prints a line for each step, because where its seconds went is part of what it says. Elsewhere nothing is shown, so that
+a log file or a pipe gets the result alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class ShownProgress:
         if self._bar is not None:
             if self._task is None:
                 self._task = self._bar.add_task("", total=None)
-            self._bar.update(self._task, description=self._steps[-1] if self._steps else "")
+            said = self._steps[-1] if self._steps else ""
+            self._bar.update(self._task, description=said, completed=0, total=None)
 
     def count(self, done: float, total: float | None = None) -> None:
         """How much of the present step is done."""
@@ -65,7 +66,7 @@ def shown_progress(what: str) -> Iterator[ShownProgress]:
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         shown = ShownProgress(bar)
         shown.take_step(what, True)
-        with listening(shown.take_step):
+        with listening(shown.take_step, shown.count):
             yield shown
 
 

@@ -28,6 +28,7 @@ from ..deadline import at_most
 from ..discovery import ask_all, member_actors, pause_between_checks
 from ..leader_call import token_for
 from ..naming import member_name
+from ..steps import count
 
 
 def take_backup(cluster_name: str, cluster: int, path: Callable[[Header], str], deadline: float) -> tuple[Header, int]:
@@ -89,6 +90,7 @@ def _fetch(cluster_name: str, actor: Any, path: Callable[[Header], str], deadlin
                 left.extend(next(chunks, b""))
             data = bytes(left[:size])
             del left[:size]
+            count(offset + len(data), header.image_bytes)
             return data
 
         return header, write_backup(RocksDisk(), path(header), header, chunk)

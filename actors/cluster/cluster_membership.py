@@ -18,7 +18,7 @@ from .. import arguments as check
 from ..deadline import at_most, covered
 from ..discovery import member_actors, pause_between_checks, wait_for
 from ..naming import member_name
-from ..steps import step
+from ..steps import count, is_counted, step
 from .membership import MembershipOps
 from .observe import Observation, first_member_spec, homes, observe_cluster
 from .placement import Placement, choose_placement
@@ -93,6 +93,10 @@ class ClusterMembership(ABC):
                 if time.monotonic() >= deadline:
                     late = f"{member_name(id)} is a learner and has not caught up within {timeout:g} s"
                     raise RequestTimeout(late, applied=None) from error
+                if is_counted():
+                    members = self.members()
+                    done = next((info.applied_index for info in members if info.id == id), 0)
+                    count(done, max((info.applied_index for info in members), default=0) or None)
                 pause_between_checks(POLL_PAUSE_S)
 
     def _member(self, id: int) -> MemberInfo:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from raykeeper.actors.steps import listening, step
+from raykeeper.actors.steps import count, is_counted, listening, step
 from raykeeper.cli.shown_steps import ShownProgress, shown_progress, steps_told
 
 
@@ -63,9 +63,21 @@ def test_a_bar_has_the_innermost_step_and_what_is_counted() -> None:
     progress.take_step("inner", True)
     progress.count(2, 5)
     progress.take_step("inner", False)
+    fresh = {"completed": 0, "total": None}  # what was counted in one step says nothing of the next
     assert seen == [
-        {"description": "outer"},
-        {"description": "inner"},
+        {"description": "outer", **fresh},
+        {"description": "inner", **fresh},
         {"completed": 2, "total": 5},
-        {"description": "outer"},
+        {"description": "outer", **fresh},
     ]
+
+
+def test_what_is_counted_is_told_to_who_wants_it() -> None:
+    counted: list[tuple[float, float | None]] = []
+    count(1)
+    assert not is_counted()
+    with listening(lambda what, begins: None, lambda done, total: counted.append((done, total))), step("one"):
+        assert is_counted()
+        count(2, 5)
+        count(3)
+    assert counted == [(2, 5), (3, None)]
