@@ -101,7 +101,8 @@ class RelayServer:
                     return
                 request = _decode(await reader.readexactly(length))
                 await room.acquire()
-                task = asyncio.create_task(self._answer(request, writer))
+                # Frames are handed on here: the last ones of a shell come with the end of its connection.
+                task = asyncio.create_task(self._answer(request.number, self._ask(request), writer))
                 answering.add(task)
                 task.add_done_callback(answering.discard)
                 task.add_done_callback(lambda _: room.release())
@@ -109,26 +110,31 @@ class RelayServer:
             for task in list(answering):
                 task.cancel()
 
-    async def _answer(self, request: RelayRequest, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, number: int, answer: asyncio.Future[bytes], writer: asyncio.StreamWriter) -> None:
         try:
-            reply = RelayReply(request.number, await self._ask(request))
+            reply = RelayReply(number, await answer)
         except Exception as error:  # Ray's, of many kinds
-            reply = RelayReply(request.number, error=f"{type(error).__name__}: {error}")
+            reply = RelayReply(number, error=f"{type(error).__name__}: {error}")
         data = _encode(reply)
         with contextlib.suppress(OSError):
             writer.write(LENGTH.pack(len(data)) + data)
             await writer.drain()
 
-    async def _ask(self, request: RelayRequest) -> bytes:
-        if request.kind is RelayKind.REFRESH:
-            await asyncio.to_thread(self._transport.refresh)
-        if request.kind in (RelayKind.MEMBERS, RelayKind.REFRESH):
-            return _encode(RelayMembers(self._transport.node, self._transport.members()))
+    def _ask(self, request: RelayRequest) -> asyncio.Future[bytes]:
+        """Begin to do what was asked for."""
+        if request.kind is RelayKind.REQUEST:
+            return _sent(self._transport.send, request)
+        if request.kind is RelayKind.POLL:
+            return _sent(self._transport.poll, request)
+        return asyncio.ensure_future(self._look(request))
+
+    async def _look(self, request: RelayRequest) -> bytes:
         if request.kind is RelayKind.LANE:
             offer = await asyncio.to_thread(self._offer, request.member)
             return b"" if offer is None else _encode(offer)
-        send = self._transport.poll if request.kind is RelayKind.POLL else self._transport.send
-        return await _sent(send, request)
+        if request.kind is RelayKind.REFRESH:
+            await asyncio.to_thread(self._transport.refresh)
+        return _encode(RelayMembers(self._transport.node, self._transport.members()))
 
     def _offer(self, member: int) -> LaneOffer | None:
         return self._transport.ask_for_lane(member).result(LANE_OPEN_TIMEOUT_S)
@@ -147,8 +153,8 @@ async def relay_server(transport: object, log: MemberLog) -> RelayServer | None:
     return server
 
 
-async def _sent(send: FrameSender, request: RelayRequest) -> bytes:
-    """The reply of a member."""
+def _sent(send: FrameSender, request: RelayRequest) -> asyncio.Future[bytes]:
+    """Hand on a frame; the reply of the member is to come."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[bytes] = loop.create_future()
 
@@ -164,8 +170,11 @@ async def _sent(send: FrameSender, request: RelayRequest) -> bytes:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(settle, reply)
 
-    send(request.member, request.frame, done)
-    return await future
+    try:
+        send(request.member, request.frame, done)
+    except Exception as error:  # there is no such member
+        settle(error)
+    return future
 
 
 def _is_of_this_user(writer: asyncio.StreamWriter) -> bool:

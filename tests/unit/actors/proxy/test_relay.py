@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,23 @@ def test_a_proxy_that_ends_costs_the_shell_no_call(member: OneMember, served: Se
             lane.connection.shut_down(abruptly=True)
         assert kv.put("k", "2").revision
         assert kv.get("k").text == "2"  # type: ignore[union-attr]
+
+
+def test_a_shell_that_ends_ends_its_session(member: OneMember, served: Served) -> None:
+    """What it sends last comes together with the end of its connection."""
+    sent: list[bytes] = []
+    real = member.send
+
+    def send(number: int, frame: bytes, done: Callable[[bytes | Exception], None]) -> None:
+        sent.append(frame)
+        real(number, frame, done)
+
+    member.send = send  # type: ignore[method-assign]
+    for number in range(20):
+        calls = RelayCalls(served.path, lambda: member)
+        calls.send(1, b"last %d" % number, lambda reply: None)
+        calls.close()
+    until(lambda: len(sent) == 20, what="all of them")
 
 
 def test_nobody_listens(member: OneMember, tmp_path: Path) -> None:
