@@ -971,12 +971,31 @@ PIN_AMOUNT = 0.001
 # A proxy's port: HTTP/2 with gRPC, and HTTP/1.1.
 PROXY_USERS_LOOK_S = 1.0
 """How long a proxy goes by what it has found, that users are not needed, for clients with certificates."""
+MAX_PROXY_SILENT = 1024
+"""Connections whose client has said nothing yet; one more closes the oldest of the address that has most."""
+MAX_PROXY_WAITING = 4096
+"""The same for connections that wait to be let in..."""
 MAX_PROXY_HANDSHAKES = 128
-"""TLS handshakes under way; further connections are closed at once."""
+"""... and for TLS handshakes under way."""
+PROXY_ADMITS_PER_S = 400
+"""While requests of others are served, so many connections are let in each second, those of each address in turn..."""
+PROXY_ADMITS_AT_ONCE = 400
+"""... and so many at once after a rest..."""
+PROXY_HANDSHAKES_PER_S = 100
+"""... on a port with TLS, so many..."""
+PROXY_HANDSHAKES_AT_ONCE = 200
+"""... and so many at once."""
+PROXY_ADMIT_PAUSE_S = 0.01
+"""Until those that wait are looked at again."""
+PROXY_ACCEPTS_PER_S = 4000
+"""While requests of others are served, so many connections are accepted each second, from whatever address; the kernel
+keeps `PROXY_BACKLOG` others, and beyond that their clients have to try again..."""
+PROXY_ACCEPTS_AT_ONCE = 4000
+"""... and so many at once after a rest."""
 PROXY_ACCEPT_PAUSE_S = 0.1
-"""After a connection could not be accepted."""
+"""After that was exceeded, or a connection could not be accepted."""
 MAX_PROXY_CONNECTIONS = 16_384
-"""A new connection beyond this closes the one that has been idle longest; it is refused if none is idle."""
+"""A new connection beyond this closes an idle one; it is refused if none is idle."""
 MAX_ADMISSION_CHECKS = 64
 """Connections that are looked at for this..."""
 PROXY_DESCRIPTOR_DIVISOR = 2
@@ -1066,10 +1085,12 @@ PROXY_DRAIN_S = 5.0
 """How long calls may go on when a proxy stops..."""
 PROXY_STOP_S = 1.0
 """... and how long the news that the others have ended may take to reach their clients."""
-PROXY_BACKLOG = 1024
-"""Connections that the kernel holds until the proxy accepts them..."""
-PROXY_PASS_ACCEPTS = 64
-"""... and how many one pass of its loop accepts, so that a flood of new ones holds up the others little."""
+PROXY_BACKLOG = 4096
+"""Connections that the kernel holds until the proxy accepts them, if the system lets it (net.core.somaxconn)..."""
+PROXY_PASS_ACCEPTS = 512
+"""... and how many one pass of its loop accepts..."""
+PROXY_PASS_ADMITS = 64
+"""... and lets in, which costs more."""
 
 # The command line and the Ray head that it starts.
 MAX_STDIN_BYTES = 256 * 1024 * 1024

@@ -1,7 +1,8 @@
 """A flood of connections that show nothing, by one process: ``python benchmarks/flooder.py HOST PORT RATE``.
 
 It begins as many connections a second as it is told, keeps up to a thousand of them open, and closes the oldest for
-each new one. Half of them say something that means nothing there. It ends with its stdin, and prints how many it has
+each new one. A quarter of them say nothing, and the others something that means nothing, the beginning of a request of
+HTTP/1.1, or that of a connection of HTTP/2. It ends with its stdin, and prints how many it has
 begun, how many were accepted by then, and how many the other side has closed.
 """
 
@@ -15,7 +16,7 @@ from collections import deque
 
 KEPT = 1000
 STEP_S = 0.005
-GARBAGE = b"x" * 64
+SAYS = (b"", b"x" * 64, b"GET / HTTP/1.1\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
 
 
 class Flooder:
@@ -52,11 +53,10 @@ class Flooder:
                 continue
             self.accepted += 1
             self._epoll.modify(fd, select.EPOLLIN)
-            if self.accepted % 2:
-                try:
-                    self._open[fd].send(GARBAGE)
-                except OSError:
-                    continue
+            try:
+                self._open[fd].send(SAYS[self.accepted % len(SAYS)])
+            except OSError:
+                continue
 
     def _end(self, fd: int) -> None:
         self._open.pop(fd).close()

@@ -8,10 +8,13 @@ import fcntl
 import logging
 import termios
 from collections import Counter
+from collections.abc import Callable
+from itertools import islice
 from typing import Protocol
 
-from ...limits import MAX_ADMISSION_CHECKS, PROXY_LEAST_READ_BYTES, PROXY_PASS_BYTES, PROXY_READ_BYTES
+from ...limits import MAX_ADMISSION_CHECKS, PROXY_LEAST_READ_BYTES, PROXY_PASS_BYTES, PROXY_READ_BYTES, PROXY_SWEEP_S
 from ..logs import MemberLog
+from ..transport.accept_rate import source_of_address
 from .call_deadlines import CallDeadlines
 from .held_bytes import HeldBytes
 from .http_exchange import HttpHandler
@@ -43,6 +46,12 @@ def client_address(transport: asyncio.BaseTransport) -> str:
     """The address of a connection's client, for people."""
     name = transport.get_extra_info("peername")
     return f"{name[0]} port {name[1]}" if isinstance(name, tuple) else "an unknown address"
+
+
+def client_source(transport: asyncio.BaseTransport) -> str:
+    """Whose address it is."""
+    name = transport.get_extra_info("peername")
+    return source_of_address(name[0]) if isinstance(name, tuple) else ""
 
 
 class ProxyConnection(Protocol):
@@ -105,37 +114,52 @@ class ProxyContext:
         self.read_bytes = PROXY_READ_BYTES
         """What one pass of the loop reads of one connection."""
         self.accepted = 0
-        """Connections so far..."""
+        """Connections so far, those included that have said nothing yet..."""
         self.ends: Counter[str] = Counter()
         """... and what became of those which did not simply end: refused, displaced, or closed for doing harm."""
-        self._connections: dict[ProxyConnection, None] = {}
+        self.count_silent: Callable[[], int] = int
+        """How many connections are open and not listed here yet."""
+        self.serving = False
+        """Whether requests came, within the last sweep, on connections from before the one before: a crowd that has
+        just connected serves nobody yet."""
+        self._connections: dict[ProxyConnection, tuple[str, float]] = {}
+        """With the source of each, and since when it is listed."""
+        self._of_source: Counter[str] = Counter()
 
-    def add(self, connection: ProxyConnection) -> bool:
+    def add(self, connection: ProxyConnection, source: str = "") -> bool:
         """List a new connection; ``False`` if there is no room for it.
 
-        If there are too many, the one that has been idle longest of those which are looked at is closed. These are few,
-        so that a flood of connections costs little, and others are looked at the next time.
+        If there are too many, an idle one is closed: of those which are looked at, one of the source that has most, and
+        of these the one that has been idle longest. Few are looked at, so that a flood of connections costs little, and
+        others the next time.
         """
         if len(self._connections) >= self.max_connections and not self._close_an_idle_one():
             self.ends["refused"] += 1
             self.log.log(logging.WARNING, "refuses connections: %d are open", len(self._connections))
             return False
-        self.accepted += 1
-        self._connections[connection] = None
+        self._connections[connection] = source, self.loop.time()
+        self._of_source[source] += 1
         return True
 
     def replace(self, old: ProxyConnection, new: ProxyConnection) -> None:
         """A connection has said what it speaks. It is listed at any time, whichever thread looks."""
-        self._connections[new] = None
-        self._connections.pop(old, None)
+        self._connections[new] = self._connections[old]
+        del self._connections[old]
 
     def discard(self, connection: ProxyConnection) -> None:
         """A connection is closed."""
-        self._connections.pop(connection, None)
+        listed = self._connections.pop(connection, None)
+        if listed is not None:
+            source = listed[0]
+            self._of_source[source] -= 1
+            if not self._of_source[source]:
+                del self._of_source[source]
 
     def share_passes(self, since: float) -> None:
         """Divide what a pass of the loop reads among the connections that have sent something since then."""
-        busy = sum(connection.heard_at() >= since for connection in self._connections)
+        heard = [listed for connection, (_, listed) in self._connections.items() if connection.heard_at() >= since]
+        busy = len(heard)
+        self.serving = any(listed < since - PROXY_SWEEP_S for listed in heard)
         size = max(PROXY_LEAST_READ_BYTES, min(PROXY_READ_BYTES, PROXY_PASS_BYTES // max(1, busy)))
         if size != self.read_bytes:
             self.read_bytes = size
@@ -152,16 +176,16 @@ class ProxyContext:
         self.log.log(logging.WARNING, "closed a connection: %s", what)
 
     def _close_an_idle_one(self) -> bool:
-        looked_at: list[tuple[float, ProxyConnection]] = []
-        for connection in list(self._connections)[:MAX_ADMISSION_CHECKS]:
+        looked_at: list[tuple[int, float, ProxyConnection]] = []
+        for connection, listed in list(islice(self._connections.items(), MAX_ADMISSION_CHECKS)):
             since = connection.idle_since()
             if since is not None:
-                looked_at.append((since, connection))
+                looked_at.append((-self._of_source[listed[0]], since, connection))
             del self._connections[connection]
-            self._connections[connection] = None
+            self._connections[connection] = listed
         if not looked_at:
             return False
-        _, idle = min(looked_at, key=lambda pair: pair[0])
+        _, _, idle = min(looked_at, key=lambda found: found[:2])
         self.ends["displaced"] += 1
         self.discard(idle)
         idle.abort()

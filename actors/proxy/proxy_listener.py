@@ -1,4 +1,4 @@
-"""A proxy's port: accepts connections, and tells HTTP/2 from HTTP/1.1 by the first bytes.
+"""A proxy's port: tells HTTP/2 from HTTP/1.1 by the first bytes of a connection, and keeps times.
 
 etcd's clients take one address for gRPC, for JSON, for health and for metrics, so one port has to speak both.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import resource
 import socket
 from typing import cast
@@ -15,14 +14,12 @@ from typing import cast
 from ...limits import (
     MAX_PROXY_CONNECTIONS,
     POLL_PAUSE_S,
-    PROXY_BACKLOG,
     PROXY_DESCRIPTOR_DIVISOR,
     PROXY_DRAIN_S,
     PROXY_GREETING_S,
     PROXY_KEEPALIVE_PROBE_S,
     PROXY_KEEPALIVE_PROBES,
     PROXY_KEEPALIVE_S,
-    PROXY_PASS_ACCEPTS,
     PROXY_STOP_S,
     PROXY_SWEEP_S,
 )
@@ -32,11 +29,10 @@ from .http1_protocol import Http1Protocol
 from .http2_frames import PREFACE
 from .http2_protocol import Http2Protocol
 from .http_exchange import HttpHandler, answer_not_found
-from .proxy_context import ProxyContext, bound_reads, has_unread
-from .proxy_tls import ProxyTlsContext, TlsAcceptor
+from .proxy_acceptor import ProxyAcceptor
+from .proxy_context import ProxyContext, bound_reads, client_source, has_unread
+from .proxy_tls import ProxyTlsContext
 from .rpc_methods import RpcMethods
-
-_TLS_HANDSHAKE = 0x16
 
 
 class Greeting(asyncio.Protocol):
@@ -55,7 +51,7 @@ class Greeting(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         bound_reads(transport, self._context.read_bytes)
         keep_alive(transport)
-        if not self._context.add(self):
+        if not self._context.add(self, client_source(transport)):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -63,10 +59,6 @@ class Greeting(asyncio.Protocol):
         self._data += data
         transport = self._transport
         if transport is None or transport.is_closing():
-            return
-        if self._data[0] == _TLS_HANDSHAKE:
-            self._context.report_abuse("it speaks TLS, and this port does not")
-            transport.abort()
             return
         if self._data.startswith(PREFACE):
             protocol: Http2Protocol | Http1Protocol = Http2Protocol(self._context)
@@ -161,9 +153,9 @@ class ProxyListener:
     ) -> None:
         loop = asyncio.get_running_loop()
         self.context = ProxyContext(loop, methods, http, log, held or HeldBytes(), _may_open(max_connections))
+        self.acceptor = ProxyAcceptor(self.context, self._greet, tls)
         self._loop = loop
-        self._tls = tls
-        self._server: asyncio.Server | TlsAcceptor | None = None
+        self._listens = False
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def listen(self, host: str, port: int) -> tuple[str, int]:
@@ -172,35 +164,24 @@ class ProxyListener:
         Raises:
             OSError: the address cannot be had.
         """
-        if self._tls is not None:
-            acceptor = TlsAcceptor(self._loop, self._tls, self._greet)
-            address = await acceptor.listen(host, port, PROXY_BACKLOG)
-            self._server = acceptor
-        else:
-            # asyncio accepts as many in one pass of its loop as its backlog says: those who are connected wait so long.
-            server = await self._loop.create_server(
-                self._greet, host, port, backlog=PROXY_PASS_ACCEPTS, family=socket.AF_UNSPEC
-            )
-            for each in server.sockets:
-                with socket.socket(fileno=os.dup(each.fileno())) as listener:
-                    listener.listen(PROXY_BACKLOG)
-            address = server.sockets[0].getsockname()
-            self._server = server
+        address = await self.acceptor.listen(host, port)
+        self._listens = True
         self._sweeper = self._loop.call_later(PROXY_SWEEP_S, self._sweep)
-        return address[0], address[1]
+        return address
 
     def _greet(self) -> Greeting:
         return Greeting(self.context)
 
     def connection_count(self) -> int:
         """Connections that are open."""
-        return len(self.context.connections())
+        return len(self.acceptor) + len(self.context.connections())
 
     async def close(self, grace: float = PROXY_DRAIN_S) -> None:
         """Accept no more, let calls end for ``grace`` seconds, end the others, and close all connections."""
-        if self._server is None:
+        self.acceptor.close()
+        if not self._listens:
             return
-        self._server.close()
+        self._listens = False
         for connection in self.context.connections():
             connection.drain()
         await self._wait_for_clients(grace)
@@ -213,7 +194,6 @@ class ProxyListener:
         if self._sweeper is not None:
             self._sweeper.cancel()
         self.context.deadlines.close()
-        self._server = None
 
     async def _wait_for_clients(self, seconds: float) -> None:
         """Wait until all connections are closed, but no longer."""
@@ -225,6 +205,7 @@ class ProxyListener:
         """Check the times of all connections."""
         self._sweeper = self._loop.call_later(PROXY_SWEEP_S, self._sweep)
         now = self._loop.time()
+        self.acceptor.expire(now)
         self.context.share_passes(now - PROXY_SWEEP_S)
         for connection in self.context.connections():
             try:

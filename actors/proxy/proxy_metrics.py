@@ -167,7 +167,7 @@ class ProxyMetrics:
         context = self.context
         if context is None:
             return
-        now: Counter[str] = Counter({"http1": 0, "http2": 0, "unknown": 0})
+        now: Counter[str] = Counter({"http1": 0, "http2": 0, "unknown": context.count_silent()})
         streams = running = 0
         for connection in context.connections():
             now[connection.protocol] += 1

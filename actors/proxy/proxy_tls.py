@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import ssl
-from collections.abc import Callable
 
-from ...limits import MAX_PROXY_HANDSHAKES, PROXY_ACCEPT_PAUSE_S, PROXY_GREETING_S, ProxyTls
+from ...limits import ProxyTls
 from ..logs import MemberLog
 
 
@@ -75,83 +73,3 @@ def common_name(transport: asyncio.BaseTransport) -> str:
             if name == "commonName":
                 return str(value)
     return ""
-
-
-class TlsAcceptor:
-    """Accepts connections under TLS. asyncio's own server does not say how many handshakes are under way: here they are
-    few, and one more ends the oldest.
-
-    Args:
-        loop: the one that serves.
-        tls: the context.
-        protocol: makes the protocol of a connection, once its handshake is done.
-    """
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, tls: ProxyTlsContext, protocol: Callable[[], asyncio.Protocol]
-    ) -> None:
-        self._loop = loop
-        self._tls = tls
-        self._protocol = protocol
-        self._sockets: list[socket.socket] = []
-        self._accepting: list[asyncio.Task[None]] = []
-        self._handshakes: dict[asyncio.Task[None], None] = {}
-        """Oldest first."""
-
-    async def listen(self, host: str, port: int, backlog: int) -> tuple[str, int]:
-        """Begin to accept; returns the first address. Raises ``OSError`` if an address cannot be had."""
-        flags = socket.AI_PASSIVE
-        found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-        try:
-            for family, _, _, _, address in dict.fromkeys(found):
-                sock = socket.socket(family, socket.SOCK_STREAM)
-                self._sockets.append(sock)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.bind(address)
-                sock.listen(backlog)
-                sock.setblocking(False)
-        except OSError:
-            self.close()
-            raise
-        self._accepting = [self._loop.create_task(self._accept(sock)) for sock in self._sockets]
-        bound = self._sockets[0].getsockname()
-        return bound[0], bound[1]
-
-    async def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                sock, _ = await self._loop.sock_accept(listener)
-            except OSError:  # out of descriptors, say
-                await asyncio.sleep(PROXY_ACCEPT_PAUSE_S)
-                continue
-            if len(self._handshakes) >= MAX_PROXY_HANDSHAKES:
-                oldest = next(iter(self._handshakes))
-                del self._handshakes[oldest]
-                oldest.cancel()
-            task = self._loop.create_task(self._shake_hands(sock))
-            self._handshakes[task] = None
-            task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._handshakes.pop(task, None)
-
-    async def _shake_hands(self, sock: socket.socket) -> None:
-        try:
-            await self._loop.connect_accepted_socket(
-                self._protocol, sock, ssl=self._tls.current(), ssl_handshake_timeout=PROXY_GREETING_S
-            )
-        except (
-            OSError,
-            asyncio.TimeoutError,
-        ):  # the client speaks no TLS, trusts us not, or shows what we do not trust
-            sock.close()
-
-    def close(self) -> None:
-        """Accept no more."""
-        for task in [*self._accepting, *self._handshakes]:
-            task.cancel()
-        for sock in self._sockets:
-            sock.close()
-        self._sockets.clear()

@@ -33,6 +33,7 @@ from ...limits import (
     MAX_UNAUTHENTICATED_LANES_OF_ONE,
 )
 from ..logs import MemberLog
+from .accept_rate import AcceptRate, source_of_address
 from .lane import HELLO_BYTES, SECRET_BYTES, FrameKind, Hello, LaneOffer, pack, tune, unpack_hello
 from .lane_tls import LaneSocket, ServerTls, TlsSocket, TlsUnusable
 
@@ -72,25 +73,6 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self._open)
-
-
-class AcceptRate:
-    """How many connections may be accepted now: ``LANE_ACCEPTS_PER_S``, and a burst of ``LANE_ACCEPTS_AT_ONCE``."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._left = float(LANE_ACCEPTS_AT_ONCE)
-        self._at = clock()
-
-    def take(self) -> bool:
-        """Count one; False if there are too many."""
-        now = self._clock()
-        self._left = min(LANE_ACCEPTS_AT_ONCE, self._left + (now - self._at) * LANE_ACCEPTS_PER_S)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 class _Handshake:
@@ -202,7 +184,8 @@ class LaneListener:
         sock.listen(MAX_UNAUTHENTICATED_LANES)
         sock.setblocking(False)
         # Each has a rate of its own: what comes from elsewhere does not hold up processes of this node.
-        self._listeners[sock.fileno()] = sock, AcceptRate(time.monotonic)
+        rate = AcceptRate(time.monotonic, LANE_ACCEPTS_PER_S, LANE_ACCEPTS_AT_ONCE)
+        self._listeners[sock.fileno()] = sock, rate
         self._epoll.register(sock.fileno(), select.EPOLLIN)
 
     def offer_lane(self, node: str) -> LaneOffer:
@@ -396,4 +379,4 @@ def _source_of(sock: socket.socket, address: object) -> tuple[Hashable, str]:
         return ("user", user), f"process {process} of user {user} on {socket.gethostname()}"
     assert isinstance(address, tuple)
     host: str = address[0]
-    return host, f"{host} port {address[1]}"
+    return source_of_address(host), f"{host} port {address[1]}"

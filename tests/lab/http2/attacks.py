@@ -33,6 +33,8 @@ from raykeeper.actors.proxy.http2_frames import (
 Connect = Callable[..., socket.socket]
 IDLE = 1500
 """Connections that say nothing, or nothing more."""
+ADDRESS = "127.0.0.2"
+"""They come from here: those who come from elsewhere get past what they keep waiting."""
 WIDE = 60
 """Connections of attacks that need memory rather than many."""
 
@@ -137,6 +139,7 @@ def repeat(
             def connect(data: bytes, *, narrow: bool = False) -> socket.socket:
                 sock = stack.enter_context(socket.socket())
                 sock.settimeout(5)
+                sock.bind((ADDRESS, 0))
                 if narrow:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 sock.connect(address)

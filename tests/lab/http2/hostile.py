@@ -107,5 +107,6 @@ def pass_time(port: Port, seconds: float, connections: int | None = None, *, sin
         now = port.loop.time() if since is None else since
         for connection in port.listener.context.connections()[:connections]:
             connection.check_times(now + seconds)
+        port.listener.acceptor.expire(now + seconds)
 
     port.run(sweep())

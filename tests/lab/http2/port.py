@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Hashable
 from typing import Any, TypeVar
 
 from lab.patience import PATIENCE
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.proxy.held_bytes import HeldBytes
 from raykeeper.actors.proxy.http_exchange import HttpError, HttpExchange
-from raykeeper.actors.proxy.proxy_context import ProxyConnection, ProxyContext
+from raykeeper.actors.proxy.proxy_acceptor import ProxyAcceptor
 from raykeeper.actors.proxy.proxy_listener import ProxyListener
 from raykeeper.actors.proxy.rpc_methods import RpcCall, RpcMethods, StreamCall, UnaryCall
 from raykeeper.actors.proxy.rpc_status import RpcCode, RpcError
@@ -35,7 +36,7 @@ class Port:
         self.sent = 0
         self.never: list[UnaryCall] = []
         self.met: set[Any] = set()
-        """The addresses of the clients whose connections were accepted, or refused for want of room."""
+        """The addresses of the clients whose connections were accepted."""
         self.listener: ProxyListener
         self.host, self.port = self.run(self._listen(max_connections))
         self.target = f"{self.host}:{self.port}"
@@ -85,18 +86,18 @@ class Port:
         methods.add_stream("/test.Test/FailLater", self.fail_later)
         log = MemberLog("proxy", "test", "proxy")
         self.listener = ProxyListener(methods, log, self.answer_http, self.held, max_connections)
-        self._note_clients(self.listener.context)
+        self._note_clients(self.listener.acceptor)
         return await self.listener.listen("127.0.0.1", 0)
 
-    def _note_clients(self, context: ProxyContext) -> None:
-        add = context.add
+    def _note_clients(self, acceptor: ProxyAcceptor) -> None:
+        keep = acceptor._keep_silent
 
-        def add_and_note(connection: ProxyConnection) -> bool:
-            taken = add(connection)
-            self.met.add(connection._transport.get_extra_info("peername"))  # type: ignore[attr-defined]
-            return taken
+        def keep_and_note(sock: socket.socket, source: Hashable) -> None:
+            peer = sock.getpeername()
+            keep(sock, source)
+            self.met.add(peer)
 
-        context.add = add_and_note  # type: ignore[method-assign]
+        acceptor._keep_silent = keep_and_note  # type: ignore[method-assign]
 
     # --- gRPC --------------------------------------------------------------------------------------------------------
 

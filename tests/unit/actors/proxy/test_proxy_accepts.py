@@ -1,34 +1,246 @@
-"""New connections: the kernel keeps many, and one pass of a proxy's loop takes a few."""
+"""New connections: what becomes of a flood of them, and that those from elsewhere get past it."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
 
 from lab.patience import PATIENCE
 from raykeeper.actors.logs import MemberLog
+from raykeeper.actors.proxy import proxy_acceptor
+from raykeeper.actors.proxy.proxy_acceptor import BySource
 from raykeeper.actors.proxy.proxy_listener import ProxyListener
 from raykeeper.actors.proxy.rpc_methods import RpcMethods
-from raykeeper.limits import PROXY_PASS_ACCEPTS
+from raykeeper.actors.transport.accept_rate import source_of_address
+from raykeeper.limits import PROXY_GREETING_S, PROXY_PASS_ADMITS
 
-CONNECTIONS = 4 * PROXY_PASS_ACCEPTS
+Address = tuple[str, int]
+REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+ELSEWHERE = "127.0.0.2"
 
 
-def test_one_pass_of_the_loop_accepts_a_few() -> None:
-    async def connect() -> list[int]:
-        listener = ProxyListener(RpcMethods(), MemberLog("proxy", "test", "proxy"))
-        address = await listener.listen("127.0.0.1", 0)
-        # The loop stands still meanwhile, so all of them wait in the kernel.
-        socks = [socket.create_connection(address, PATIENCE) for _ in range(CONNECTIONS)]
-        by_pass: list[int] = []
-        while (before := listener.context.accepted) < CONNECTIONS:
-            await asyncio.sleep(0)
-            by_pass.append(listener.context.accepted - before)
-        for sock in socks:
-            sock.close()
+@asynccontextmanager
+async def listening() -> AsyncIterator[tuple[ProxyListener, Address]]:
+    """A port whose sweeps only the test makes, so that no deadline passes by itself."""
+    listener = ProxyListener(RpcMethods(), MemberLog("proxy", "test", "proxy"))
+    address = await listener.listen("127.0.0.1", 0)
+    assert listener._sweeper is not None
+    listener._sweeper.cancel()
+    try:
+        yield listener, address
+    finally:
         await listener.close(0.0)
-        return by_pass
 
-    by_pass = asyncio.run(asyncio.wait_for(connect(), 12 * PATIENCE))
-    assert sum(by_pass) == CONNECTIONS
-    assert max(by_pass) <= 2 * PROXY_PASS_ACCEPTS, "asyncio may take one more than it is told"
+
+def connect(address: Address, data: bytes = b"", source: str = "127.0.0.1") -> socket.socket:
+    """A connection, and what it says; the kernel takes both, though the port's loop stands still meanwhile."""
+    sock = socket.create_connection(address, PATIENCE, (source, 0))
+    sock.sendall(data)
+    return sock
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Run the loop until a condition holds."""
+
+    async def wait() -> None:
+        while not condition():
+            await asyncio.sleep(0.001)
+
+    await asyncio.wait_for(wait(), PATIENCE)
+
+
+async def answer(sock: socket.socket) -> bytes:
+    """What the port says, up to 100 bytes; empty if it has closed the connection."""
+    sock.setblocking(False)
+    try:
+        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 100), PATIENCE)
+    except ConnectionError:
+        return b""
+
+
+def run(test: Callable[[], object]) -> None:
+    asyncio.run(test())  # type: ignore[arg-type]
+
+
+def test_one_pass_of_the_loop_lets_a_few_in() -> None:
+    async def test() -> None:
+        async with listening() as (listener, address):
+            count = 4 * PROXY_PASS_ADMITS
+            socks = [connect(address, REQUEST) for _ in range(count)]
+            by_pass = []
+            while (before := len(listener.context.connections())) < count:
+                await asyncio.sleep(0)
+                by_pass.append(len(listener.context.connections()) - before)
+            assert max(by_pass) <= PROXY_PASS_ADMITS
+            assert listener.context.accepted == count
+            for sock in socks:
+                assert (await answer(sock)).startswith(b"HTTP/1.1 404")
+                sock.close()
+
+    run(test)
+
+
+def test_while_others_are_served_the_rate_is_limited_and_each_address_has_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(proxy_acceptor, "PROXY_ADMITS_PER_S", 0)
+    monkeypatch.setattr(proxy_acceptor, "PROXY_ADMITS_AT_ONCE", 2)
+
+    async def test() -> None:
+        async with listening() as (listener, address):
+            listener.context.serving = True
+            flood = [connect(address, REQUEST, ELSEWHERE) for _ in range(50)]
+            await until(lambda: listener.context.accepted == 50)
+            with connect(address, REQUEST) as honest:
+                # Two were let in at once. The third is that from here, though 48 have waited for longer.
+                await until(lambda: len(listener.acceptor._waiting) == 49 and listener.connection_count() == 51)
+                listener.acceptor._admits._left = 2.0
+                assert (await answer(honest)).startswith(b"HTTP/1.1 404")
+            assert len(listener.acceptor._waiting) >= 47
+            listener.context.serving = False
+            for sock in flood:
+                assert (await answer(sock)).startswith(b"HTTP/1.1 404"), "nobody is served: all are let in"
+                sock.close()
+
+    run(test)
+
+
+def test_a_port_serves_when_older_connections_are_heard() -> None:
+    async def test() -> None:
+        async with listening() as (listener, address):
+            with connect(address, REQUEST) as sock:
+                assert await answer(sock)
+                now = listener.context.loop.time()
+                listener.context.share_passes(now - PATIENCE)
+                assert not listener.context.serving, "it is new itself"
+                await asyncio.sleep(0.01)
+                since = listener.context.loop.time()
+                await asyncio.sleep(0.01)
+                await asyncio.get_running_loop().sock_sendall(sock, REQUEST)
+                assert await answer(sock)
+                listener.context.share_passes(since)
+                assert listener.context.serving
+                listener.context.share_passes(listener.context.loop.time() + 1)
+                assert not listener.context.serving, "nothing was heard since"
+
+    run(test)
+
+
+def test_what_says_nothing_makes_way_by_address_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_acceptor, "MAX_PROXY_SILENT", 10)
+
+    async def test() -> None:
+        async with listening() as (listener, address):
+            quiet = connect(address)
+            await until(lambda: listener.connection_count() == 1)
+            flood = [connect(address, b"", ELSEWHERE) for _ in range(30)]
+            await until(lambda: listener.context.accepted == 31)
+            assert listener.connection_count() == 10
+            for sock in flood[:21]:
+                assert await answer(sock) == b""
+            assert listener.context.ends["displaced"] == 21
+            late = flood[-1]
+            quiet.sendall(REQUEST)
+            assert (await answer(quiet)).startswith(b"HTTP/1.1 404"), "the oldest of all had stayed"
+            # Its first byte has come, and the loop has not looked yet: it is not the client that is slow.
+            late.settimeout(PATIENCE)
+            late.sendall(REQUEST)
+            listener.acceptor.expire(listener.context.loop.time() + 2 * PROXY_GREETING_S)
+            for sock in flood[21:-1]:
+                assert await answer(sock) == b""
+            assert (await answer(late)).startswith(b"HTTP/1.1 404")
+            for sock in (quiet, *flood):
+                sock.close()
+
+    run(test)
+
+
+def test_those_that_wait_make_way_by_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_acceptor, "MAX_PROXY_WAITING", 10)
+    monkeypatch.setattr(proxy_acceptor, "PROXY_ADMITS_PER_S", 0)
+    monkeypatch.setattr(proxy_acceptor, "PROXY_ADMITS_AT_ONCE", 0)
+
+    async def test() -> None:
+        async with listening() as (listener, address):
+            listener.context.serving = True
+            with connect(address, REQUEST) as honest:
+                await until(lambda: len(listener.acceptor._waiting) == 1)
+                flood = [connect(address, REQUEST, ELSEWHERE) for _ in range(30)]
+                await until(lambda: listener.context.ends["refused"] == 21)
+                assert len(listener.acceptor._waiting) == 10
+                listener.context.serving = False
+                assert (await answer(honest)).startswith(b"HTTP/1.1 404")
+            for sock in flood:
+                sock.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("data", [b"\0", b"x" * 64, b"\x16\x03\x01", b"\xff\xff", b" GET /"])
+def test_what_begins_no_request_is_closed_at_once(data: bytes) -> None:
+    async def test() -> None:
+        async with listening() as (listener, address):
+            with connect(address, data) as sock:
+                assert await answer(sock) == b""
+            assert listener.context.ends["harmful"] == 1
+            assert listener.context.connections() == []
+
+    run(test)
+
+
+def test_more_than_a_machine_should_accept_stay_with_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_acceptor, "PROXY_ACCEPTS_PER_S", 0)
+    monkeypatch.setattr(proxy_acceptor, "PROXY_ACCEPTS_AT_ONCE", 5)
+
+    async def test() -> None:
+        async with listening() as (listener, address):
+            listener.context.serving = True
+            socks = [connect(address, REQUEST) for _ in range(8)]
+            await until(lambda: listener.acceptor._resumption is not None)
+            assert listener.context.accepted == 5
+            listener.context.serving = False
+            for sock in socks:
+                assert (await answer(sock)).startswith(b"HTTP/1.1 404")
+                sock.close()
+
+    run(test)
+
+
+def test_the_end_closes_what_waits() -> None:
+    async def test() -> None:
+        async with listening() as (listener, address):
+            silent = connect(address)
+            await until(lambda: listener.connection_count() == 1)
+            listener.acceptor.close()
+            assert await answer(silent) == b""
+            with pytest.raises(OSError):
+                connect(address)
+
+    run(test)
+
+
+def test_things_by_source() -> None:
+    things: BySource[int] = BySource()
+    for number in range(6):
+        things.add("many", number)
+    things.add("few", 10)
+    things.add("one", 20)
+    assert things.take_of_largest() == ("many", 0)
+    assert [things.take() for _ in range(4)] == [("many", 1), ("few", 10), ("one", 20), ("many", 2)]
+    things.discard("many", 4)
+    things.discard("many", 4)
+    things.discard("nobody", 4)
+    assert len(things) == 2
+    assert [things.take(), things.take()] == [("many", 3), ("many", 5)]
+    assert len(things) == 0
+
+
+def test_sources() -> None:
+    assert source_of_address("10.1.2.3") == "10.1.2.3"
+    assert source_of_address("2001:db8:0:1:2::3") == source_of_address("2001:db8:0:1::9")
+    assert source_of_address("2001:db8:0:1::3") != source_of_address("2001:db8:0:2::3")
+    assert source_of_address("fe80::1%eth0") == source_of_address("fe80::2%eth0")

@@ -181,8 +181,10 @@ def test_connections(port: EtcdPort) -> None:
     ]
     assert value(found, "raykeeper_proxy_connections_accepted_total") == 3
     with socket.create_connection((port.host, port.port)) as sock:
+        sock.settimeout(PATIENCE)
         sock.sendall(b"\x16\x03\x01")
-        assert sock.recv(1) == b""
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
     assert value(scrape(port.endpoint), "raykeeper_proxy_connections_ended_total", how="harmful") == 1
 
 

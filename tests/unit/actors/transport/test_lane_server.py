@@ -17,6 +17,7 @@ import pytest
 from lab.lanes import CLUSTER, PATIENCE, LaneEnd, LaneHost, is_closed, open_descriptors, until
 from raykeeper.actors.transport import descriptors, lane_listener, lane_readers, lane_server
 from raykeeper.actors.transport import lane as lane_frames
+from raykeeper.actors.transport.accept_rate import AcceptRate
 from raykeeper.actors.transport.lane import (
     FrameKind,
     Hello,
@@ -347,15 +348,15 @@ def test_lanes_use_only_the_ports_that_are_given(caplog: pytest.LogCaptureFixtur
 
 def test_connections_are_accepted_at_a_limited_rate() -> None:
     now = [100.0]
-    rate = lane_listener.AcceptRate(lambda: now[0])
-    assert sum(rate.take() for _ in range(2000)) == lane_listener.LANE_ACCEPTS_AT_ONCE
+    rate = AcceptRate(lambda: now[0], 250, 500)
+    assert sum(rate.take() for _ in range(2000)) == 500
     taken = 0
     for _ in range(1000):  # ten seconds of a flood
         now[0] += 0.01
         taken += sum(rate.take() for _ in range(20))
-    assert abs(taken - 10 * lane_listener.LANE_ACCEPTS_PER_S) <= 1
+    assert abs(taken - 10 * 250) <= 1
     now[0] += 1000
-    assert sum(rate.take() for _ in range(2000)) == lane_listener.LANE_ACCEPTS_AT_ONCE
+    assert sum(rate.take() for _ in range(2000)) == 500
 
 
 def test_a_flood_from_elsewhere_keeps_no_process_of_this_node_out(

@@ -1,0 +1,311 @@
+"""Accepts the connections of a proxy's port, in the clear or under TLS, so that a flood of them costs others little.
+
+To become a connection of asyncio costs a client much more than to be accepted. So there are three steps, each of them
+bounded:
+
+- All that the kernel has is accepted at once, since a client that the kernel has no room for tries again after one,
+  three, seven, fifteen seconds, whoever has filled it.
+- A connection whose client has said nothing yet is *silent*. Its first byte is looked at, and not taken: one that
+  begins no request, or no TLS, is closed here.
+- The others *wait*, and are let in, those of each source in turn. While requests of others are served, that is done at
+  a limited rate.
+
+Silent and waiting connections, and TLS handshakes, are limited in number; one more ends the oldest of the source that
+has most. A source is an address, or a network of IPv6. All that runs on the loop that serves: on a thread of its own,
+each system call would wait for Python's lock as long as that loop is busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from collections.abc import Callable, Hashable
+from itertools import islice
+from typing import Generic, TypeVar
+
+from ...limits import (
+    MAX_ADMISSION_CHECKS,
+    MAX_PROXY_HANDSHAKES,
+    MAX_PROXY_SILENT,
+    MAX_PROXY_WAITING,
+    PROXY_ACCEPT_PAUSE_S,
+    PROXY_ACCEPTS_AT_ONCE,
+    PROXY_ACCEPTS_PER_S,
+    PROXY_ADMIT_PAUSE_S,
+    PROXY_ADMITS_AT_ONCE,
+    PROXY_ADMITS_PER_S,
+    PROXY_BACKLOG,
+    PROXY_GREETING_S,
+    PROXY_HANDSHAKES_AT_ONCE,
+    PROXY_HANDSHAKES_PER_S,
+    PROXY_PASS_ACCEPTS,
+    PROXY_PASS_ADMITS,
+)
+from ..transport.accept_rate import AcceptRate, source_of_address
+from .proxy_context import ProxyContext
+from .proxy_tls import ProxyTlsContext
+
+T = TypeVar("T", bound=Hashable)
+
+_TLS_HANDSHAKE = 0x16
+_BEGINS_REQUEST = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\r\n")
+"""A method of HTTP/1.1, an empty line before it, or the preface of HTTP/2."""
+
+
+class BySource(Generic[T]):
+    """Things of several sources, those of each in order of age."""
+
+    def __init__(self) -> None:
+        self._of: dict[Hashable, dict[T, None]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, source: Hashable, item: T) -> None:
+        """One more, the youngest of its source."""
+        self._of.setdefault(source, {})[item] = None
+        self._count += 1
+
+    def discard(self, source: Hashable, item: T) -> None:
+        """One less, if it is there."""
+        items = self._of.get(source, {})
+        if item in items:
+            del items[item]
+            self._count -= 1
+            if not items:
+                del self._of[source]
+
+    def take(self) -> tuple[Hashable, T]:
+        """The oldest of the source whose turn it is. There must be one."""
+        source, items = next(iter(self._of.items()))
+        item = next(iter(items))
+        self.discard(source, item)
+        if items:  # the next turn is another's
+            self._of[source] = self._of.pop(source)
+        return source, item
+
+    def take_of_largest(self) -> tuple[Hashable, T]:
+        """The oldest of the source that has most, among the few that are looked at. There must be one."""
+        source, items = max(islice(self._of.items(), MAX_ADMISSION_CHECKS), key=lambda pair: len(pair[1]))
+        item = next(iter(items))
+        self.discard(source, item)
+        return source, item
+
+
+class ProxyAcceptor:
+    """See the module.
+
+    Args:
+        context: the proxy's; its loop is the one that all of this runs on.
+        protocol: makes the protocol of a connection that was let in, once its TLS handshake is done.
+        tls: the context; ``None`` for a port in the clear.
+    """
+
+    def __init__(
+        self, context: ProxyContext, protocol: Callable[[], asyncio.Protocol], tls: ProxyTlsContext | None = None
+    ) -> None:
+        self._context = context
+        context.count_silent = self.__len__
+        self._loop = loop = context.loop
+        self._protocol = protocol
+        self._tls = tls
+        self._listeners: list[socket.socket] = []
+        self._closed = False
+        self._silent: dict[int, tuple[socket.socket, Hashable, float]] = {}
+        """By descriptor, oldest first: with its source, and until when it may stay silent."""
+        self._silent_of: BySource[int] = BySource()
+        self._epoll = select.epoll()
+        """Watches the silent ones, and is itself watched by the loop: that is cheaper than a reader of the loop for
+        each."""
+        self._waiting: BySource[socket.socket] = BySource()
+        self._begun: BySource[asyncio.Task[None]] = BySource()
+        """Those that were let in, until their TLS handshake is done."""
+        self._accepts = AcceptRate(loop.time, PROXY_ACCEPTS_PER_S, PROXY_ACCEPTS_AT_ONCE)
+        per_s, at_once = (
+            (PROXY_ADMITS_PER_S, PROXY_ADMITS_AT_ONCE)
+            if tls is None
+            else (PROXY_HANDSHAKES_PER_S, PROXY_HANDSHAKES_AT_ONCE)
+        )
+        self._admits = AcceptRate(loop.time, per_s, at_once)
+        self._next_admission: asyncio.Handle | None = None
+        self._resumption: asyncio.TimerHandle | None = None
+
+    async def listen(self, host: str, port: int) -> tuple[str, int]:
+        """Begin to accept; returns the first address. Raises ``OSError`` if an address cannot be had."""
+        found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        try:
+            for family, _, _, _, address in dict.fromkeys(found):
+                sock = socket.socket(family, socket.SOCK_STREAM)
+                self._listeners.append(sock)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind(address)
+                sock.listen(PROXY_BACKLOG)
+                sock.setblocking(False)
+        except OSError:
+            for sock in self._listeners:
+                sock.close()
+            self._listeners.clear()
+            raise
+        self._loop.add_reader(self._epoll.fileno(), self._look_at_silent)
+        self._accept_again()
+        bound = self._listeners[0].getsockname()
+        return bound[0], bound[1]
+
+    def __len__(self) -> int:
+        """Connections that were accepted and have not become the proxy's yet."""
+        return len(self._silent) + len(self._waiting)
+
+    # --- from the kernel ---------------------------------------------------------------------------------------------
+
+    def _accept_again(self) -> None:
+        self._resumption = None
+        for listener in self._listeners:
+            self._loop.add_reader(listener.fileno(), self._accept, listener)
+
+    def _pause(self) -> None:
+        """Leave connections to the kernel for a moment."""
+        for listener in self._listeners:
+            self._loop.remove_reader(listener.fileno())
+        if self._resumption is None:
+            self._resumption = self._loop.call_later(PROXY_ACCEPT_PAUSE_S, self._accept_again)
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(PROXY_PASS_ACCEPTS):
+            if self._context.serving and not self._accepts.take():
+                self._pause()
+                break
+            try:
+                sock, address = listener.accept()
+            except BlockingIOError:
+                break
+            except ConnectionError:  # its client is gone already
+                continue
+            except OSError as error:  # out of descriptors, say
+                self._context.log.warning("no connection can be accepted: %s", error)
+                self._pause()
+                break
+            self._context.accepted += 1
+            self._keep_silent(sock, source_of_address(address[0]))
+
+    def _keep_silent(self, sock: socket.socket, source: Hashable) -> None:
+        if len(self._silent) >= MAX_PROXY_SILENT:
+            self._context.ends["displaced"] += 1
+            _, number = self._silent_of.take_of_largest()
+            self._silent.pop(number)[0].close()
+        number = sock.fileno()
+        self._silent[number] = sock, source, self._loop.time() + PROXY_GREETING_S
+        self._silent_of.add(source, number)
+        self._epoll.register(number, select.EPOLLIN | select.EPOLLONESHOT)
+
+    # --- their first bytes -------------------------------------------------------------------------------------------
+
+    def _look_at_silent(self) -> None:
+        for number, _ in self._epoll.poll(0, PROXY_PASS_ACCEPTS):
+            sock, source, _ = self._silent.pop(number)
+            self._silent_of.discard(source, number)
+            self._take_first_byte(sock, source)
+        self._admit_soon()
+
+    def _take_first_byte(self, sock: socket.socket, source: Hashable) -> None:
+        """Have a connection wait, or close it. It was said to be readable, so it has a byte, or has ended."""
+        try:
+            data = sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError:
+            data = b""
+        if not data:
+            sock.close()
+        elif data[0] in _BEGINS_REQUEST if self._tls is None else data[0] == _TLS_HANDSHAKE:
+            if len(self._waiting) >= MAX_PROXY_WAITING:
+                self._context.ends["refused"] += 1
+                self._context.log.warning("refuses connections: %d wait to be let in", len(self._waiting))
+                self._waiting.take_of_largest()[1].close()
+            self._waiting.add(source, sock)
+        else:
+            self._refuse(sock, data)
+
+    def _refuse(self, sock: socket.socket, data: bytes) -> None:
+        if self._tls is not None:
+            self._context.report_abuse("it does not speak TLS, and this port does")
+        elif data[0] == _TLS_HANDSHAKE:
+            self._context.report_abuse("it speaks TLS, and this port does not")
+        else:
+            self._context.report_abuse("it speaks no HTTP")
+        sock.close()
+
+    def expire(self, now: float) -> None:
+        """Close those that have been silent for too long; not those whose first byte waits for a slow loop."""
+        self._look_at_silent()
+        while self._silent:
+            number, (sock, source, until) = next(iter(self._silent.items()))
+            if until > now:
+                return
+            del self._silent[number]
+            self._silent_of.discard(source, number)
+            sock.close()
+
+    # --- to the proxy ------------------------------------------------------------------------------------------------
+
+    def _admit_soon(self) -> None:
+        if self._waiting and self._next_admission is None:
+            self._next_admission = self._loop.call_soon(self._admit)
+
+    def _admit(self) -> None:
+        self._next_admission = None
+        for _ in range(min(PROXY_PASS_ADMITS, len(self._waiting))):
+            if self._context.serving and not self._admits.take():
+                self._next_admission = self._loop.call_later(PROXY_ADMIT_PAUSE_S, self._admit)
+                return
+            self._begin(*self._waiting.take())
+        self._admit_soon()
+
+    def _begin(self, source: Hashable, sock: socket.socket) -> None:
+        if self._tls is not None and len(self._begun) >= MAX_PROXY_HANDSHAKES:
+            self._context.ends["displaced"] += 1
+            self._begun.take_of_largest()[1].cancel()
+        sock.setblocking(False)
+        task = self._loop.create_task(self._shake_hands(sock))
+        self._begun.add(source, task)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._begun.discard(source, task)
+            error = None if task.cancelled() else task.exception()
+            if task.cancelled() or error is not None:
+                sock.close()
+            if error is not None and not isinstance(error, OSError):
+                self._context.log.error("a connection could not be begun", exc_info=error)
+
+        task.add_done_callback(done)
+
+    async def _shake_hands(self, sock: socket.socket) -> None:
+        """Raises ``OSError`` if the client speaks no TLS, does not trust the proxy, or shows what it does not trust."""
+        if self._tls is None:
+            await self._loop.connect_accepted_socket(self._protocol, sock)
+        else:
+            await self._loop.connect_accepted_socket(
+                self._protocol, sock, ssl=self._tls.current(), ssl_handshake_timeout=PROXY_GREETING_S
+            )
+
+    def close(self) -> None:
+        """Accept no more; those that have not become the proxy's are closed."""
+        if self._closed:
+            return
+        self._closed = True
+        for handle in (self._next_admission, self._resumption):
+            if handle is not None:
+                handle.cancel()
+        for listener in self._listeners:
+            self._loop.remove_reader(listener.fileno())
+            listener.close()
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        for sock, _, _ in self._silent.values():
+            sock.close()
+        self._silent.clear()
+        while self._waiting:
+            self._waiting.take()[1].close()
+        while self._begun:
+            self._begun.take()[1].cancel()
