@@ -16,7 +16,7 @@ from raykeeper.actors.proxy.proxy_acceptor import BySource
 from raykeeper.actors.proxy.proxy_listener import ProxyListener
 from raykeeper.actors.proxy.rpc_methods import RpcMethods
 from raykeeper.actors.transport.accept_rate import source_of_address
-from raykeeper.limits import PROXY_GREETING_S, PROXY_PASS_ADMITS
+from raykeeper.limits import PROXY_GREETING_S, PROXY_PASS_ADMITS, PROXY_SWEEP_S
 
 Address = tuple[str, int]
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -117,9 +117,8 @@ def test_a_port_serves_when_older_connections_are_heard() -> None:
                 now = listener.context.loop.time()
                 listener.context.share_passes(now - PATIENCE)
                 assert not listener.context.serving, "it is new itself"
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(PROXY_SWEEP_S + 0.1)
                 since = listener.context.loop.time()
-                await asyncio.sleep(0.01)
                 await asyncio.get_running_loop().sock_sendall(sock, REQUEST)
                 assert await answer(sock)
                 listener.context.share_passes(since)
