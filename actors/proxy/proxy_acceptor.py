@@ -52,6 +52,9 @@ _TLS_HANDSHAKE = 0x16
 _BEGINS_REQUEST = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\r\n")
 """A method of HTTP/1.1, an empty line before it, or the preface of HTTP/2."""
 
+_GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+"""A client that closes its side wants no answer, as with Go's server."""
+
 
 class BySource(Generic[T]):
     """Things of several sources, those of each in order of age."""
@@ -115,11 +118,12 @@ class ProxyAcceptor:
         self._closed = False
         self._silent: dict[int, tuple[socket.socket, Hashable, float]] = {}
         """By descriptor, oldest first: with its source, and until when it may stay silent."""
-        self._silent_of: BySource[int] = BySource()
+        self._of_silent: BySource[int] = BySource()
+        self._waiting: dict[int, tuple[socket.socket, Hashable]] = {}
+        self._of_waiting: BySource[int] = BySource()
         self._epoll = select.epoll()
-        """Watches the silent ones, and is itself watched by the loop: that is cheaper than a reader of the loop for
-        each."""
-        self._waiting: BySource[socket.socket] = BySource()
+        """Watches them, each for one event, and is itself watched by the loop: that is cheaper than a reader of the
+        loop for each."""
         self._begun: BySource[asyncio.Task[None]] = BySource()
         """Those that were let in, until their TLS handshake is done."""
         self._accepts = AcceptRate(loop.time, PROXY_ACCEPTS_PER_S, PROXY_ACCEPTS_AT_ONCE)
@@ -150,7 +154,7 @@ class ProxyAcceptor:
                 sock.close()
             self._listeners.clear()
             raise
-        self._loop.add_reader(self._epoll.fileno(), self._look_at_silent)
+        self._loop.add_reader(self._epoll.fileno(), self._look)
         self._accept_again()
         bound = self._listeners[0].getsockname()
         return bound[0], bound[1]
@@ -194,24 +198,27 @@ class ProxyAcceptor:
     def _keep_silent(self, sock: socket.socket, source: Hashable) -> None:
         if len(self._silent) >= MAX_PROXY_SILENT:
             self._context.ends["displaced"] += 1
-            _, number = self._silent_of.take_of_largest()
-            self._silent.pop(number)[0].close()
+            self._drop(self._of_silent.take_of_largest()[1])
         number = sock.fileno()
         self._silent[number] = sock, source, self._loop.time() + PROXY_GREETING_S
-        self._silent_of.add(source, number)
-        self._epoll.register(number, select.EPOLLIN | select.EPOLLONESHOT)
+        self._of_silent.add(source, number)
+        self._epoll.register(number, select.EPOLLIN | _GONE | select.EPOLLONESHOT)
 
-    # --- their first bytes -------------------------------------------------------------------------------------------
+    # --- until they are let in ---------------------------------------------------------------------------------------
 
-    def _look_at_silent(self) -> None:
-        for number, _ in self._epoll.poll(0, PROXY_PASS_ACCEPTS):
-            sock, source, _ = self._silent.pop(number)
-            self._silent_of.discard(source, number)
-            self._take_first_byte(sock, source)
+    def _look(self) -> None:
+        """Look at those that have said something or are gone."""
+        for number, events in self._epoll.poll(0, PROXY_PASS_ACCEPTS):
+            if events & _GONE:
+                self._drop(number)
+            elif (found := self._silent.pop(number, None)) is not None:
+                sock, source, _ = found
+                self._of_silent.discard(source, number)
+                self._have_wait(sock, source)
         self._admit_soon()
 
-    def _take_first_byte(self, sock: socket.socket, source: Hashable) -> None:
-        """Have a connection wait, or close it. It was said to be readable, so it has a byte, or has ended."""
+    def _have_wait(self, sock: socket.socket, source: Hashable) -> None:
+        """Let a connection wait, or close it, by its first byte, which is there."""
         try:
             data = sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except OSError:
@@ -222,10 +229,21 @@ class ProxyAcceptor:
             if len(self._waiting) >= MAX_PROXY_WAITING:
                 self._context.ends["refused"] += 1
                 self._context.log.warning("refuses connections: %d wait to be let in", len(self._waiting))
-                self._waiting.take_of_largest()[1].close()
-            self._waiting.add(source, sock)
+                self._drop(self._of_waiting.take_of_largest()[1])
+            number = sock.fileno()
+            self._waiting[number] = sock, source
+            self._of_waiting.add(source, number)
+            self._epoll.modify(number, _GONE | select.EPOLLONESHOT)
         else:
             self._refuse(sock, data)
+
+    def _drop(self, number: int) -> None:
+        """Close a connection that is silent or waits."""
+        found = self._silent.pop(number, None) or self._waiting.pop(number, None)
+        if found is not None:
+            for of in (self._of_silent, self._of_waiting):
+                of.discard(found[1], number)
+            found[0].close()
 
     def _refuse(self, sock: socket.socket, data: bytes) -> None:
         if self._tls is not None:
@@ -238,14 +256,12 @@ class ProxyAcceptor:
 
     def expire(self, now: float) -> None:
         """Close those that have been silent for too long; not those whose first byte waits for a slow loop."""
-        self._look_at_silent()
+        self._look()
         while self._silent:
-            number, (sock, source, until) = next(iter(self._silent.items()))
+            number, (_, _, until) = next(iter(self._silent.items()))
             if until > now:
                 return
-            del self._silent[number]
-            self._silent_of.discard(source, number)
-            sock.close()
+            self._drop(number)
 
     # --- to the proxy ------------------------------------------------------------------------------------------------
 
@@ -259,7 +275,10 @@ class ProxyAcceptor:
             if self._context.serving and not self._admits.take():
                 self._next_admission = self._loop.call_later(PROXY_ADMIT_PAUSE_S, self._admit)
                 return
-            self._begin(*self._waiting.take())
+            source, number = self._of_waiting.take()
+            sock, _ = self._waiting.pop(number)
+            self._epoll.unregister(number)
+            self._begin(source, sock)
         self._admit_soon()
 
     def _begin(self, source: Hashable, sock: socket.socket) -> None:
@@ -302,10 +321,7 @@ class ProxyAcceptor:
             listener.close()
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
-        for sock, _, _ in self._silent.values():
-            sock.close()
-        self._silent.clear()
-        while self._waiting:
-            self._waiting.take()[1].close()
+        for number in [*self._silent, *self._waiting]:
+            self._drop(number)
         while self._begun:
             self._begun.take()[1].cancel()

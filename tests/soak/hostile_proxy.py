@@ -3,8 +3,9 @@
 etcd's services over one member, on a port, in a process of their own. Rounds follow each other: all attacks at once
 (``lab.http2.attacks``), and then a calm. Two honest clients put all the while, one on a connection that it keeps, and
 one that makes a new one each time. Each round is one line. It fails if the process dies, an honest put fails, memory,
-threads or descriptors exceed their bounds, or a calm does not give back what an attack took: what leaks a little in
-each round shows in a night.
+threads or descriptors exceed their bounds, a new connection of an honest client waits for too long, or a calm does not
+give back what an attack took. The summary at the end compares the calms of the first and the last quarter of the
+rounds: what leaks a little in each round shows in a night.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import click
 
 from lab.http2.http_client import request
 from lab.http2.port_process import FOR_PROGRAMS, PortProcess, memory, peak_memory, port_process
-from raykeeper.limits import MAX_PROXY_LONG_READS, Limits
+from raykeeper.limits import MAX_PROXY_LONG_READS, MAX_PROXY_SILENT, MAX_PROXY_WAITING, Limits
 
 HELD_BYTES = 128 * 1024 * 1024
 BESIDE_BYTES = 200 * 1024 * 1024 + MAX_PROXY_LONG_READS * 5 * Limits().max_page_bytes
@@ -32,7 +33,9 @@ GIVEN_BACK_BYTES = 100 * 1024 * 1024
 """Memory that a calm may have more than the first one: the allocator keeps some."""
 MORE_THREADS, MORE_DESCRIPTORS = 16, 32
 """The same of these, against the beginning."""
-MAX_DESCRIPTORS = 4096
+MAX_DESCRIPTORS = 4096 + MAX_PROXY_SILENT + MAX_PROXY_WAITING
+MAX_NEW_S = 5.0
+"""What a put on a new connection may take more than the slowest on one that is kept: the rest is the machine's."""
 ATTACK_S, CALM_S = 30.0, 60.0
 """A calm ends as soon as everything is given back, and fails after this."""
 VALUE = bytes(1000)
@@ -49,6 +52,9 @@ class Honest:
         self._put = put
         self._over = threading.Event()
         self.times: list[float] = []
+        self.slowest = 0.0
+        """Of all."""
+        self.puts = 0
         self.failures: list[str] = []
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -62,6 +68,8 @@ class Honest:
             except (OSError, http.client.HTTPException) as error:
                 self.failures.append(f"{type(error).__name__}: {error}")
             self.times.append(time.monotonic() - began)
+            self.slowest = max(self.slowest, self.times[-1])
+            self.puts += 1
 
     def taken(self) -> str:
         """Of the puts since the last call: median and slowest."""
@@ -96,6 +104,14 @@ class Usage:
     threads: int
     descriptors: int
 
+    def most(self, other: Usage) -> Usage:
+        """The larger of each."""
+        return Usage(
+            max(self.bytes, other.bytes),
+            max(self.threads, other.threads),
+            max(self.descriptors, other.descriptors),
+        )
+
 
 def usage(pid: int) -> Usage:
     """Of this moment."""
@@ -111,6 +127,10 @@ class Soak:
     calm: Usage | None = None
     """Of the first calm."""
     faults: list[str] = field(default_factory=list)
+    calms: list[tuple[float, Usage]] = field(default_factory=list)
+    """Of all rounds, with the hours since the beginning."""
+    most: Usage = field(default_factory=lambda: Usage(0, 0, 0))
+    began: float = field(default_factory=time.monotonic)
 
     def attack(self, seconds: float) -> Usage:
         """All attacks at once; the most that the process had meanwhile."""
@@ -120,7 +140,7 @@ class Soak:
             while process.poll() is None:
                 time.sleep(0.5)
                 now = usage(self.port.pid)
-                most = Usage(*map(max, *((each.bytes, each.threads, each.descriptors) for each in (most, now))))
+                most = most.most(now)
         return most
 
     def rest(self, seconds: float) -> Usage:
@@ -135,6 +155,8 @@ class Soak:
     def check(self, most: Usage, calm: Usage) -> None:
         """Note what is beyond its bound."""
         self.calm = self.calm or calm
+        self.calms.append(((time.monotonic() - self.began) / 3600, calm))
+        self.most = self.most.most(most)
         for what, value, bound in (
             ("bytes", peak_memory(self.port.pid), HELD_BYTES + BESIDE_BYTES),
             ("descriptors", most.descriptors, MAX_DESCRIPTORS),
@@ -145,6 +167,31 @@ class Soak:
         ):
             if value > bound:
                 self.faults.append(f"{value:,} {what}, and the bound is {bound:,}")
+
+    def summary(self, kept: Honest, fresh: Honest) -> str:
+        """What a night has shown, in a few lines."""
+        part = max(1, len(self.calms) // 4)
+        (first_at, first), (last_at, last) = (_middle(each) for each in (self.calms[:part], self.calms[-part:]))
+        hours = last_at - first_at
+        lines = [
+            f"{'':14}{'at first':>10}{'at most':>10}{'calm, first quarter':>22}{'last quarter':>15}{'an hour':>10}",
+        ]
+        for name, unit in (("bytes", 1 << 20), ("threads", 1), ("descriptors", 1)):
+            begin, most, early, late = (getattr(each, name) / unit for each in (self.first, self.most, first, last))
+            slope = f"{(late - early) / hours:+.1f}" if hours else ""
+            title = "memory (MiB)" if unit > 1 else name
+            lines.append(f"{title:14}{begin:10.0f}{most:10.0f}{early:22.0f}{late:15.0f}{slope:>10}")
+        for title, client in (("a connection that is kept", kept), ("new connections", fresh)):
+            failed = f"{len(client.failures)} failed" if client.failures else "none failed"
+            lines.append(f"puts by {title}: {client.puts:,}, {failed}, slowest {client.slowest:.2f} s")
+        return "\n".join(lines)
+
+
+def _middle(calms: list[tuple[float, Usage]]) -> tuple[float, Usage]:
+    """The median of each figure."""
+    usages = [calm for _, calm in calms]
+    figures = ([getattr(each, name) for each in usages] for name in ("bytes", "threads", "descriptors"))
+    return statistics.median(at for at, _ in calms), Usage(*(int(statistics.median(each)) for each in figures))
 
 
 @click.command()
@@ -172,9 +219,13 @@ def main(minutes: float) -> None:
                 print(f"round {number}: most {_shown(most)}; calm {_shown(calm)}; {said}", flush=True)
                 print(f"    in a calm of {rest:.1f} s: {kept.taken()}; {fresh.taken()}", flush=True)
                 soak.faults += [*kept.failures, *fresh.failures]
+                if fresh.slowest > kept.slowest + MAX_NEW_S:
+                    soak.faults.append(f"a put on a new connection took {fresh.slowest:.1f} s")
         finally:
             kept.close()
             fresh.close()
+    if soak.calms:
+        print(soak.summary(kept, fresh))
     for fault in soak.faults[:20]:
         print(fault)
     print(f"{number} rounds; {'failed' if soak.faults else 'all is well'}")

@@ -209,6 +209,28 @@ def test_more_than_a_machine_should_accept_stay_with_the_kernel(monkeypatch: pyt
     run(test)
 
 
+def test_those_that_give_up_wait_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_acceptor, "PROXY_ADMITS_PER_S", 0)
+    monkeypatch.setattr(proxy_acceptor, "PROXY_ADMITS_AT_ONCE", 0)
+
+    async def test() -> None:
+        async with listening() as (listener, address):
+            listener.context.serving = True
+            socks = [connect(address, data) for data in (REQUEST, REQUEST, b"", b"")]
+            await until(lambda: len(listener.acceptor._waiting) == 2 and len(listener.acceptor._silent) == 2)
+            for sock in socks[::2]:
+                sock.close()
+            await until(lambda: len(listener.acceptor._waiting) == 1 and len(listener.acceptor._silent) == 1)
+            listener.context.serving = False
+            assert (await answer(socks[1])).startswith(b"HTTP/1.1 404")
+            socks[3].sendall(REQUEST)
+            assert (await answer(socks[3])).startswith(b"HTTP/1.1 404")
+            for sock in socks:
+                sock.close()
+
+    run(test)
+
+
 def test_the_end_closes_what_waits() -> None:
     async def test() -> None:
         async with listening() as (listener, address):
