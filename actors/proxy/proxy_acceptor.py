@@ -4,7 +4,7 @@ To become a connection of asyncio costs a client much more than to be accepted. 
 bounded:
 
 - All that the kernel has is accepted at once, since a client that the kernel has no room for tries again after one,
-  three, seven, fifteen seconds, whoever has filled it.
+  three, seven, fifteen seconds, whichever client has filled it.
 - A connection whose client has said nothing yet is *silent*. Its first byte is looked at, and not taken: one that
   begins no request, or no TLS, is closed here.
 - The others *wait*, and are let in, those of each source in turn. While requests of others are served, that is done at
