@@ -61,8 +61,8 @@ clients: $(STAMP)
 clients-install: $(STAMP)
 	@$(PIP) install --no-build-isolation -e '.[clients]' || echo "not all of Python's clients of etcd could be installed"
 	@npm install --silent --no-audit --no-fund --prefix $(VENV)/node etcd3 >/dev/null || echo "npm's etcd3 could not be installed"
-	@apt-get install -qq --yes --no-install-recommends etcd-client golang-go golang-etcd-server-dev postgresql >/dev/null || \
-	    echo "Debian's etcdctl, clientv3 for Go, and PostgreSQL could not be installed"
+	@apt-get install -qq --yes --no-install-recommends etcd-client golang-go golang-etcd-server-dev postgresql chromium >/dev/null || \
+	    echo "Debian's etcdctl, clientv3 for Go, PostgreSQL and Chromium could not be installed"
 
 simulation: $(STAMP)
 	@$(BIN)/pytest -q -n auto tests/simulation

@@ -421,6 +421,7 @@ def _start_proxies(cluster: Cluster, spec: ClusterSpec, deadline: float, explici
         proxy_listen=spec.proxy_listen,
         proxy_advertise=spec.proxy_advertise,
         proxy_cors=spec.proxy_cors,
+        proxy_console=spec.proxy_console,
         proxy_tls={name: getattr(spec.proxy_tls, name) for name in spec.proxy_tls.__struct_fields__},
     )
     settle_proxies(cluster.name, cluster.id, deadline, supervised=spec.supervised)

@@ -176,6 +176,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     addresses of the machine, the Ray node's."""
     proxy_cors: tuple[str, ...] = ()
     """Origins, such as ``https://host``, whose web pages may ask such a proxy by HTTP; ``*`` for all."""
+    proxy_console: str = "off"
+    """Whether such a proxy serves the console, a web page: ``read``: to look; ``act``: also to act; ``off``: not."""
     proxy_tls: ProxyTls = ProxyTls()
 
 
@@ -805,6 +807,38 @@ HTTP_WATCH_NOTICE_S = 15.0
 """How often a quiet watch of `/kv/` is told how far it has come."""
 MAX_HTTP_PARAMETERS = 16
 """In the query of one request to `/kv/`."""
+
+# The console: what one answer to its page holds at most.
+CONSOLE_KEYS = 200
+"""Keys and folders of one level of the tree; more are asked for page by page."""
+CONSOLE_KEY_BYTES = 256 * 1024
+"""Their keys together: then a page ends earlier."""
+CONSOLE_READS = 50
+"""Reads for one such page: each folder costs one, because its keys are passed over."""
+CONSOLE_VALUE_BYTES = 64 * 1024
+"""Of the value of one key; the rest is cut, and its length told."""
+CONSOLE_CUT_BYTES = 512
+"""The same of each value and key in a list, and in a live tail."""
+CONSOLE_VERSIONS = 20
+"""Versions in the history of one key..."""
+CONSOLE_HISTORY_BYTES = 4 * 1024 * 1024
+"""... and the bytes that are read for it."""
+CONSOLE_NAMES = 200
+"""Names of locks, queues and the like of one kind."""
+CONSOLE_LEASES = 200
+"""Leases in the list, those that end first; and keys of one lease."""
+CONSOLE_CLIENTS = 200
+"""Clients in the list, those with the most leases..."""
+CONSOLE_CLIENTS_READ = 2000
+"""... of this many that are looked at."""
+CONSOLE_EVENTS = 100
+"""Events, the newest."""
+CONSOLE_REQUEST_BYTES = 64 * 1024
+"""JSON of one action."""
+MAX_CONSOLE_TAILS = 32
+"""Live tails at a time, of one proxy."""
+CONSOLE_NODES_S = 5.0
+"""How long the addresses of Ray's nodes are good for."""
 
 # A member actor.
 NO_SPACE_PAUSE_S = 2.0

@@ -25,6 +25,7 @@ from .proxy_address import is_origin, port_range, read_advertised_address, read_
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """Valid cluster names: a name becomes part of actor names and of folder names."""
 PROXY_MODES = ("off", "one", "all")
+CONSOLE_MODES = ("off", "read", "act")
 RAYS_OWN = frozenset(("CPU", "GPU", "memory", "object_store_memory", "bundle"))
 """Resources that Ray's nodes offer, and that an actor cannot request by name."""
 _INTERFACE = re.compile(r"[^\s/\x00-\x1f\x7f]{0,15}")
@@ -75,6 +76,9 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     addresses of the machine, the Ray node's."""
     proxy_cors: tuple[str, ...] = ()
     """Origins, such as ``https://host``, whose web pages may ask such a proxy by HTTP; ``*`` for all."""
+    proxy_console: str = "off"
+    """Whether such a proxy serves the console, a web page: ``"read"``: to look; ``"act"``: also to act; ``"off"``:
+    not."""
     user: str = ""
     """The user, with the role ``root``, for whom a launch administers a cluster in which users are needed."""
     password_file: str = ""
@@ -102,6 +106,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             proxy_listen=self.proxy_listen,
             proxy_advertise=self.proxy_advertise,
             proxy_cors=self.proxy_cors,
+            proxy_console=self.proxy_console,
             proxy_tls=self.proxy_tls,
         )
 
@@ -243,6 +248,8 @@ def _check_proxy(source: str, spec: ClusterSpec) -> None:
         raise SpecError(source, "proxy_advertise", f"HOST, or HOST:PORT, got {_shown(spec.proxy_advertise)}")
     if strange := [origin for origin in spec.proxy_cors if not is_origin(origin)]:
         raise SpecError(source, "proxy_cors", f"origins as https://HOST[:PORT], or *, got {_shown(strange[0])}")
+    if spec.proxy_console not in CONSOLE_MODES:
+        raise SpecError(source, "proxy_console", f"off, read or act, got {_shown(spec.proxy_console)}")
     _check_proxy_tls(source, spec.proxy_tls)
 
 
@@ -283,8 +290,9 @@ def _typed(source: str, raw: Any) -> ClusterSpec:
             if raw[field] not in _ON_OFF:
                 raise SpecError(source, field, f"on or off, got {_shown(raw[field])}")
             raw[field] = _ON_OFF[raw[field]]
-    if raw.get("proxy") is False:  # YAML's off
-        raw["proxy"] = "off"
+    for field in ("proxy", "proxy_console"):
+        if raw.get(field) is False:  # YAML's off
+            raw[field] = "off"
     try:
         return msgspec.convert(raw, ClusterSpec)
     except msgspec.ValidationError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,7 +18,7 @@ from .render import CommandResult, show, text
 
 if TYPE_CHECKING:
     from ..actors.client.client_info import ClientInfo, Owner
-    from ..actors.recipes.in_use import InUse, Participant
+    from ..actors.recipes.in_use import InUse
 
 _most = click.option(
     "--limit", type=WholeNumber(1, 1_000_000), default=1000, show_default=True, help="Show at most this many names."
@@ -26,8 +26,8 @@ _most = click.option(
 _only_stuck = click.option("--stuck", is_flag=True, help="Show only what is stuck.")
 
 
-def _command(plural: str, kinds: tuple[str, ...], help: str) -> click.Command:
-    """The command that lists what is in use of some kinds."""
+def _command(plural: str, help: str) -> click.Command:
+    """The command that prints one of the lists."""
 
     @click.command(plural, help=help)
     @click.argument("prefix", type=BYTES, default=b"")
@@ -37,68 +37,36 @@ def _command(plural: str, kinds: tuple[str, ...], help: str) -> click.Command:
     def listing(
         cluster: str, address: str | None, output: str, timeout: float, prefix: bytes, limit: int, stuck: bool
     ) -> None:
+        from ..actors.recipes.in_use_fields import LISTS, in_use_fields
+
         with open_client(cluster, address, timeout) as kv:
             under = kv.namespace(prefix) if prefix else kv
-            found = [each for kind in kinds for each in under.in_use(kind, limit=limit)]  # type: ignore[arg-type]
+            found = [each for kind in LISTS[plural] for each in under.in_use(kind, limit=limit)]
         found = [each for each in found if each.stuck or not stuck]
-        show(CommandResult({plural: [_fields(each) for each in found]}, list(_lines(found, plural))), output)
+        show(CommandResult({plural: [in_use_fields(each) for each in found]}, list(_lines(found, plural))), output)
 
     return listing
 
 
-locks = _command("locks", ("lock", "rwlock"), "List the locks that are held, whose names begin with PREFIX.")
-semaphores = _command("semaphores", ("semaphore",), "List the semaphores that are held.")
-elections = _command("elections", ("election",), "List the elections, with their leaders and candidates.")
-queues = _command("queues", ("queue",), "List the queues that have items, claims, or waiting workers.")
-barriers = _command("barriers", ("barrier",), "List the barriers at which parties wait.")
-services = _command("services", ("registry",), "List the services that are registered, by topic.")
+locks = _command("locks", "List the locks that are held, whose names begin with PREFIX.")
+semaphores = _command("semaphores", "List the semaphores that are held.")
+elections = _command("elections", "List the elections, with their leaders and candidates.")
+queues = _command("queues", "List the queues that have items, claims, or waiting workers.")
+barriers = _command("barriers", "List the barriers at which parties wait.")
+services = _command("services", "List the services that are registered, by topic.")
 
 
 @click.command()
 @options(common, timeout_option)
 def clients(cluster: str, address: str | None, output: str, timeout: float) -> None:
     """List the processes that have a session, or leases that they made."""
+    from ..actors.client.client_info import client_fields
+
     found = open_cluster(cluster, address).clients(timeout=timeout)
     show(
         CommandResult({"clients": [client_fields(each) for each in found]}, [_client_line(each) for each in found]),
         output,
     )
-
-
-def client_fields(client: ClientInfo) -> dict[str, Any]:
-    """A client for JSON and tables."""
-    return {name: getattr(client, name) for name in client.__struct_fields__}
-
-
-def _fields(found: InUse) -> dict[str, Any]:
-    return {
-        "kind": found.kind,
-        "name": found.name,
-        "holders": [_participant_fields(each) for each in found.holders],
-        "waiters": [_participant_fields(each) for each in found.waiters],
-        "size": found.size,
-        "more": found.more,
-        "stuck": found.stuck,
-    }
-
-
-def _participant_fields(each: Participant) -> dict[str, Any]:
-    owner = each.owner
-    who = {} if owner is None else client_fields(owner.client)
-    return {
-        "token": each.token,
-        "what": each.what,
-        "weight": each.weight,
-        **{name: who.get(name, "") for name in ("host", "node", "address", "actor", "job", "program", "user")},
-        "pid": who.get("pid", 0),
-        "task": "" if owner is None else owner.task,
-        "since": 0.0 if owner is None else owner.since,
-        "session": who.get("session", 0),
-        "session_open": who.get("open", False),
-        "ttl": each.ttl,
-        "remaining": each.remaining,
-        "stuck": each.stuck,
-    }
 
 
 def _lines(found: list[InUse], plural: str) -> Iterator[str]:

@@ -76,6 +76,13 @@ def origin(text: str) -> str:
     help="An origin whose web pages may ask by HTTP, such as https://host; * for all. May be given several times.",
 )
 @click.option(
+    "--console",
+    type=click.Choice(["off", "read", "act"]),
+    default="off",
+    show_default=True,
+    help="Serve the console, a web page at /console: to look, or also to act.",
+)
+@click.option(
     "--cert-file", type=click.Path(), default="", help="The certificate for TLS (PEM). Without one there is no TLS."
 )
 @click.option("--key-file", type=click.Path(), default="", help="Its key.")
@@ -108,6 +115,7 @@ async def _serve(
     advertise: AdvertisedAddress | None,
     no_register: bool,
     cors: tuple[str, ...],
+    console: str,
     cert_file: str,
     key_file: str,
     trusted_ca_file: str,
@@ -133,6 +141,7 @@ async def _serve(
         proxy_place(),
         registered=not no_register,
         cors=cors,
+        console=console,
         cluster_token=lambda: cluster_token(cluster.name),
         telemetry=PROCESS,
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..limits import MAX_TOP_ROUNDS, TOP_ROWS
-from .holders import client_fields, process
+from .holders import process
 from .options import WholeNumber, beginning_option, common_of_streams, open_cluster, options, seconds
 from .render import CommandResult, show, text
 from .streaming import StreamingCommand, run_streaming
@@ -78,6 +78,8 @@ async def _follow(
 
 def fields(top: ClusterTop) -> dict[str, Any]:
     """One round, for JSON."""
+    from ..actors.client.client_info import client_fields
+
     return {
         "clients": [
             {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from ...schema.frames import ClientStatus, LeaseOwner
@@ -78,6 +80,11 @@ def client_info(status: ClientStatus) -> ClientInfo:
         who.started,
         who.boot,
     )
+
+
+def client_fields(client: ClientInfo) -> dict[str, Any]:
+    """A client as fields by name."""
+    return {name: getattr(client, name) for name in client.__struct_fields__}
 
 
 def owner_info(owner: LeaseOwner | None) -> Owner | None:

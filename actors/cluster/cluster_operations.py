@@ -98,6 +98,7 @@ class ClusterOperations:
         proxy_listen: str | None = None,
         proxy_advertise: str | None = None,
         proxy_cors: Sequence[str] | None = None,
+        proxy_console: str | None = None,
         proxy_tls: Mapping[str, Any] | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
     ) -> Settings:
@@ -112,7 +113,7 @@ class ClusterOperations:
 
         Args:
             lanes, lane_ports, lane_interface, proxy, proxy_listen, proxy_advertise,
-                proxy_cors, proxy_tls: as in the spec.
+                proxy_cors, proxy_console, proxy_tls: as in the spec.
             timeout: seconds.
 
         Returns:
@@ -133,6 +134,7 @@ class ClusterOperations:
             "proxy_listen": proxy_listen,
             "proxy_advertise": proxy_advertise,
             "proxy_cors": proxy_cors,
+            "proxy_console": proxy_console,
             "proxy_tls": proxy_tls,
         }
         changed = {name: change for name, change in fields.items() if change is not None}
@@ -157,6 +159,7 @@ class ClusterOperations:
                 proxy_listen=now.proxy_listen,
                 proxy_advertise=now.proxy_advertise,
                 proxy_cors=now.proxy_cors,
+                proxy_console=now.proxy_console,
                 proxy_tls=now.proxy_tls,
             )
             settings = ClusterSpec.load(spec, **changed).settings

@@ -197,6 +197,7 @@ class ProxyKeeper:
             settings.proxy_advertise,
             settings.proxy_tls,
             settings.proxy_cors,
+            settings.proxy_console,
         )
 
 

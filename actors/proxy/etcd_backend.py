@@ -141,6 +141,11 @@ class EtcdBackend:
         return self._handle.user or ""
 
     @property
+    def handle(self) -> AsyncKeyValueClient:
+        """The handle, for what is made of a client's public calls."""
+        return self._handle
+
+    @property
     def cluster_name(self) -> str:
         """The cluster's name."""
         return self._handle.cluster_name

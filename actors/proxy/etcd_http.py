@@ -1,5 +1,5 @@
-"""What a proxy serves by plain HTTP: keys under ``/kv/``, etcd's JSON gateway, health checks, ``/metrics`` and
-``/version``.
+"""What a proxy serves by plain HTTP: keys under ``/kv/``, etcd's JSON gateway, health checks, ``/metrics``,
+``/version``, and the console, if it is on.
 
 Pages of other origins may ask only if their origin is allowed; then every answer says so (CORS), as etcd's do.
 """
@@ -13,6 +13,7 @@ from urllib.parse import parse_qs
 
 from ...limits import PROXY_TIMEOUT_S
 from ...telemetry import Telemetry
+from .console_site import ConsoleSite, is_console
 from .etcd_backend import EtcdBackend, UntimedContext
 from .etcd_services import EtcdServices
 from .etcdpb.message_pool import Method
@@ -54,6 +55,7 @@ class EtcdHttp:
         methods: where calls by way of the gateway are counted, too.
         cors: origins whose pages may ask (``https://host``), or ``*`` for all.
         telemetry: the process's; by default, one of its own.
+        console: the web page, if it is served.
     """
 
     def __init__(
@@ -63,11 +65,13 @@ class EtcdHttp:
         methods: RpcMethods,
         cors: Sequence[str] = (),
         telemetry: Telemetry | None = None,
+        console: ConsoleSite | None = None,
     ) -> None:
         self._backend = backend
         self._services = services
         self._methods = methods
         self._cors = frozenset(cors)
+        self._console = console
         self._health = HealthPages(backend, services.calls)
         self.metrics = ProxyMetrics(telemetry or Telemetry(), methods, self._health, backend.hub)
 
@@ -78,8 +82,12 @@ class EtcdHttp:
             name = "kv"
         elif exchange.path.startswith(PREFIXES):
             name = "gateway"
+        elif self._console is not None and is_console(exchange.path):
+            name = "console"
         try:
-            if self._answer_cors(exchange):
+            if name == "console" and self._console is not None:
+                await self._console.handle(exchange)
+            elif self._answer_cors(exchange):
                 await exchange.respond(200, b"", {})
             elif name == "kv":
                 await self._key(exchange)

@@ -16,13 +16,14 @@ from ..client.aio import AsyncKeyValueClient
 from ..client.login import Credentials
 from ..logs import MemberLog
 from .cluster_service import MembershipOperations
+from .console_site import ConsoleSite
 from .etcd_backend import EtcdBackend
 from .etcd_http import EtcdHttp
 from .etcd_services import EtcdServices
 from .member_calls import MemberCalls
 from .proxy_audit import ProxyAudit
 from .proxy_listener import ProxyListener
-from .proxy_place import ProxyPlace
+from .proxy_place import ProxyPlace, node_addresses
 from .proxy_registry import ProxyEntry, ProxyRegistry
 from .proxy_tls import ProxyTlsContext
 from .relay_server import RelayServer, relay_server
@@ -40,6 +41,7 @@ class EtcdProxy:
         place: where it runs.
         registered: whether other proxies tell clients of this one.
         cors: origins whose web pages may ask by HTTP; ``*`` for all.
+        console: ``read`` or ``act`` to serve the console, ``off`` not to.
         telemetry: the process's; by default, one of its own.
         cluster_token: gives a token of the cluster itself, for this proxy's entry in the directory, and to log in users
             whose certificates were shown; empty while users are not needed.
@@ -54,6 +56,7 @@ class EtcdProxy:
         *,
         registered: bool = True,
         cors: Sequence[str] = (),
+        console: str = "off",
         telemetry: Telemetry | None = None,
         cluster_token: Callable[[], bytes] | None = None,
     ) -> None:
@@ -70,6 +73,7 @@ class EtcdProxy:
         self._registered = registered
         self._calls: MemberCalls | None = None
         self._cors = cors
+        self._console = console
         self._telemetry = telemetry
         self._http: EtcdHttp | None = None
         self._listener: ProxyListener | None = None
@@ -121,7 +125,11 @@ class EtcdProxy:
         services = EtcdServices(self._backend, self._operations, self._client_urls, audit)
         methods = RpcMethods()
         services.register(methods)
-        http = EtcdHttp(self._backend, services, methods, self._cors, self._telemetry)
+        console = None
+        if self._console != "off":
+            nodes = node_addresses if self._place.ray else None
+            console = ConsoleSite(services, self._operations, self._console, nodes)
+        http = EtcdHttp(self._backend, services, methods, self._cors, self._telemetry, console)
         self._http = http
         self._listener = ProxyListener(methods, self._log, http.handle, tls=secured)
         http.metrics.context = self._listener.context

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -23,9 +24,11 @@ from ...limits import (
 )
 from ...raft.messages import MemberChange
 from ...schema.answers import Answer, Failed
-from ...schema.commands import Administration
+from ...schema.commands import Administration, ClusterEvent
 from ...schema.frames import (
     Administer,
+    AskClients,
+    AskEvents,
     AskFigures,
     AskStatus,
     AwaitCompaction,
@@ -33,8 +36,11 @@ from ...schema.frames import (
     BackupPart,
     BeginBackup,
     ChangeMembership,
+    ClientsListed,
+    ClientStatus,
     Defragment,
     EndBackup,
+    EventsListed,
     Figures,
     HashKeys,
     KeysHashed,
@@ -65,6 +71,7 @@ from .etcd_errors import (
 )
 from .rpc_status import RpcCode, RpcError
 
+R = TypeVar("R", EventsListed, ClientsListed)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Reply).decode
 
@@ -135,6 +142,40 @@ class MemberCalls:
         if status.leader in (0, status.member):
             return status
         return await self.any_status(status.leader)
+
+    async def events(self, first: int) -> tuple[tuple[int, ClusterEvent], ...]:
+        """What has happened to the cluster, oldest first, by number; ``first`` is the member that is asked first.
+
+        Raises:
+            RpcError: no member answers, or the user may not know.
+        """
+        return (await self._ask_any(first, lambda left: AskEvents(self._cluster, left), EventsListed)).events
+
+    async def clients(self, first: int, most: int) -> tuple[list[ClientStatus], bool]:
+        """The cluster's clients by the ids of their sessions, about so many at most, and whether there are more.
+        Raises as above."""
+        found: list[ClientStatus] = []
+        while True:
+            after = found[-1].session if found else 0
+            ask = partial(AskClients, self._cluster, after=after)
+            answer = await self._ask_any(first, ask, ClientsListed)
+            found += answer.clients
+            if not answer.more or not answer.clients or len(found) >= most:
+                return found, answer.more
+
+    async def _ask_any(self, first: int, frame: Callable[[float], Request], kind: type[R]) -> R:
+        """The reply of a member, or, if that has none, of another."""
+        until = clock() + PROXY_TIMEOUT_S
+        for member in sorted(self._hub.transport.members(), key=lambda member: member != first):
+            left = until - clock()
+            if left <= 0:
+                break
+            reply = await self._ask(member, frame(left), min(left, STATUS_TIMEOUT_S))
+            if isinstance(reply, kind):
+                return reply
+            if isinstance(reply, Refused) and (error := denial(reply)) is not None:
+                raise from_keeper_error(error)
+        raise NO_LEADER.error()
 
     async def hash_keys(self, member: int, revision: int, patience: float) -> KeysHashed:
         """The hash of all versions of a member's keys up to a revision; 0 for its newest.

@@ -51,6 +51,7 @@ class ProxySpec(Portable, frozen=True):
     advertise: str
     tls: ProxyTls = ProxyTls()
     cors: tuple[str, ...] = ()
+    console: str = "off"
 
 
 class ProxyStatus(Portable, frozen=True):
@@ -158,6 +159,7 @@ class ProxyHost:
             self._log,
             self._place,
             cors=spec.cors,
+            console=spec.console,
             cluster_token=lambda: cluster_token(spec.cluster_name),
             telemetry=PROCESS,
         )

@@ -69,6 +69,17 @@ class ProxyAudit:
         if error.status in (401, 403):
             self._log.denied(user, client, f"{method} /kv/", error.text.strip())
 
+    def refused_view(self, user: str, client: str, name: str, error: RpcError) -> None:
+        """A request for a view of the console was refused."""
+        self._log.denied(user, client, f"console {name}", error.text)
+
+    def acted(self, user: str, client: str, what: str, error: RpcError | None) -> None:
+        """An action of the console has ended, well or with an error."""
+        if error is not None and (error.code in _DENIED or error.text in _DENIED_TEXTS):
+            self._log.denied(user, client, what, error.text)
+        else:
+            self._log.changed(user, client, what, "done" if error is None else error.text)
+
 
 def claimed_user(metadata: Mapping[str, str]) -> str:
     """What stands for a user that has not proven itself: ``?``, or whom a certificate names; empty for none."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import ray
+
+from ..ray_calls import in_time
 
 _util: Any = ray.util  # which has no types
 
@@ -23,6 +26,12 @@ class ProxyPlace(NamedTuple):
     node_address: str
     name: str = ""
     ray: str = ""
+
+
+def node_addresses() -> dict[str, str]:
+    """The addresses of Ray's nodes by their ids, also of those that are gone. It may block."""
+    list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in in_time(list_nodes)}
 
 
 def proxy_place(name: str = "") -> ProxyPlace:

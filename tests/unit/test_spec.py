@@ -99,6 +99,14 @@ def test_origins_of_web_pages_are_checked() -> None:
         assert refused({"proxy_cors": wrong}).field.startswith("proxy_cors")
 
 
+def test_the_console_is_off_unless_asked_for() -> None:
+    assert ClusterSpec().settings.proxy_console == "off"
+    for value, meant in (("read", "read"), ("act", "act"), (False, "off"), ("off", "off")):
+        assert ClusterSpec.load({"proxy_console": value}).settings.proxy_console == meant
+    for wrong in ("on", True, 1):
+        assert refused({"proxy_console": wrong}).field == "proxy_console"
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "timings:\nlimits:\n", "---\n"])
 def test_an_empty_file_or_section_means_the_defaults(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
@@ -138,7 +146,7 @@ def test_a_spec_pickles_and_loads_from_itself() -> None:
             {3: 4},
             "spec: 3: expected a known field; one of name, members, data_dir, placement, bootstrap, supervised, lanes, "
             "lane_ports, lane_interface, lease_reads, clock_drift, proxy, proxy_listen, proxy_advertise, proxy_cors, "
-            "user, password_file, password_env, timings, limits, compaction, proxy_tls",
+            "proxy_console, user, password_file, password_env, timings, limits, compaction, proxy_tls",
         ),
         ({"members": "3"}, "spec: members: expected a whole number, got '3'"),
         ({"lanes": "maybe"}, "spec: lanes: expected on or off, got 'maybe'"),

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from lab.proxy_services import LabProxy, lab_proxy
 from raykeeper.actors.logs import MemberLog
+from raykeeper.actors.proxy.console_site import ConsoleSite
 from raykeeper.actors.proxy.etcd_http import EtcdHttp
 from raykeeper.actors.proxy.proxy_listener import ProxyListener
 from raykeeper.actors.proxy.proxy_tls import ProxyTlsContext
@@ -17,17 +18,19 @@ from raykeeper.limits import ProxyTls
 class EtcdPort:
     """A proxy of a cluster of one member, and where it listens."""
 
-    def __init__(self, proxy: LabProxy, cors: Sequence[str], tls: ProxyTls | None) -> None:
+    def __init__(self, proxy: LabProxy, cors: Sequence[str], tls: ProxyTls | None, console: str) -> None:
         self.proxy = proxy
         self.listener: ProxyListener
-        self.host, self.port = proxy.run(self._listen(cors, tls))
+        self.host, self.port = proxy.run(self._listen(cors, tls, console))
         self.endpoint = f"{self.host}:{self.port}"
         proxy.url = f"{'http' if tls is None else 'https'}://{self.endpoint}"
 
-    async def _listen(self, cors: Sequence[str], tls: ProxyTls | None) -> tuple[str, int]:
+    async def _listen(self, cors: Sequence[str], tls: ProxyTls | None, console: str) -> tuple[str, int]:
         methods = RpcMethods()
         self.proxy.services.register(methods)
-        http = EtcdHttp(self.proxy.backend, self.proxy.services, methods, cors)
+        services = self.proxy.services
+        site = None if console == "off" else ConsoleSite(services, self.proxy.operations, console)
+        http = EtcdHttp(self.proxy.backend, services, methods, cors, console=site)
         log = MemberLog("proxy", "test", "proxy")
         secured = None if tls is None else ProxyTlsContext(tls, log)
         self.listener = ProxyListener(methods, log, http.handle, tls=secured)
@@ -39,10 +42,10 @@ class EtcdPort:
 
 
 @contextmanager
-def etcd_port(cors: Sequence[str] = (), tls: ProxyTls | None = None) -> Iterator[EtcdPort]:
+def etcd_port(cors: Sequence[str] = (), tls: ProxyTls | None = None, console: str = "off") -> Iterator[EtcdPort]:
     """A port for some tests."""
     with lab_proxy() as proxy:
-        port = EtcdPort(proxy, cors, tls)
+        port = EtcdPort(proxy, cors, tls, console)
         try:
             yield port
         finally:

@@ -8,6 +8,7 @@ import pytest
 
 from raykeeper.actors.client.client_info import ClientInfo, Owner
 from raykeeper.actors.recipes.in_use import InUse, Participant
+from raykeeper.actors.recipes.in_use_fields import in_use_fields
 from raykeeper.cli import holders
 from raykeeper.cli.render import CommandResult, show
 
@@ -35,7 +36,7 @@ def test_lines_say_who_where_and_since_when() -> None:
 
 
 def test_json_has_stable_fields(capsys: pytest.CaptureFixture[str]) -> None:
-    show(CommandResult({"locks": [holders._fields(LOCK)]}, []), "json")
+    show(CommandResult({"locks": [in_use_fields(LOCK)]}, []), "json")
     (lock,) = json.loads(capsys.readouterr().out)["locks"]
     assert list(lock) == ["kind", "name", "holders", "waiters", "size", "more", "stuck"]
     assert list(lock["holders"][0]) == [
