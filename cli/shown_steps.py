@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import click
-
 from ..actors.steps import listening
+from .stdio import UnfinishedLine, tell
 
 
 class ShownProgress:
@@ -77,15 +76,16 @@ def steps_told() -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    began: list[float] = [time.monotonic()]
+    began = time.monotonic()
+    steps: list[tuple[float, UnfinishedLine]] = []
 
     def tell_step(what: str, begins: bool) -> None:
         if begins:
-            began.append(time.monotonic())
-            click.echo(f"raykeeper: {what} ...", nl=False, err=True)
+            steps.append((time.monotonic(), UnfinishedLine(f"raykeeper: {what} ...")))
         else:
-            click.echo(f" {time.monotonic() - began.pop():.1f} s", err=True)
+            since, line = steps.pop()
+            line.end(f" {time.monotonic() - since:.1f} s")
 
     with listening(tell_step):
         yield
-    click.echo(f"raykeeper: all of it: {time.monotonic() - began[0]:.1f} s", err=True)
+    tell(f"all of it: {time.monotonic() - began:.1f} s")

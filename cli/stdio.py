@@ -62,9 +62,43 @@ def write_bytes(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
+class UnfinishedLine:
+    """A line on stderr that is begun now and ended later, such as a step and the seconds that it took. What is told
+    meanwhile gets a line of its own, and the unfinished one is written again at its end.
+
+    Args:
+        begin: how the line begins.
+    """
+
+    _last: UnfinishedLine | None = None
+    """The one that stderr ends with."""
+
+    def __init__(self, begin: str) -> None:
+        self._begin = begin
+        UnfinishedLine.leave()
+        click.echo(begin, nl=False, err=True)
+        UnfinishedLine._last = self
+
+    def end(self, rest: str) -> None:
+        """Write the rest of the line."""
+        whole = UnfinishedLine._last is self
+        if not whole:
+            UnfinishedLine.leave()
+        UnfinishedLine._last = None
+        click.echo(rest if whole else f"{self._begin}{rest}", err=True)
+
+    @staticmethod
+    def leave() -> None:
+        """Something else is to be written: it gets a line of its own."""
+        if UnfinishedLine._last is not None:
+            UnfinishedLine._last = None
+            click.echo(err=True)
+
+
 def tell(message: str) -> None:
     """Report on stderr what went wrong, in one line. If that cannot be written, the exit status must suffice."""
     try:
+        UnfinishedLine.leave()
         click.echo(f"raykeeper: {' '.join(message.split())}", err=True)
     except OSError:
         _close(sys.stderr)

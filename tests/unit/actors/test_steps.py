@@ -9,6 +9,7 @@ import pytest
 
 from raykeeper.actors.steps import count, is_counted, listening, step
 from raykeeper.cli.shown_steps import ShownProgress, shown_progress, steps_told
+from raykeeper.cli.stdio import tell
 
 
 def test_a_listener_hears_of_each_step_and_its_end_even_if_it_fails() -> None:
@@ -38,6 +39,24 @@ def test_steps_are_told_with_their_seconds(capsys: pytest.CaptureFixture[str], m
     waiting, whole = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"raykeeper: waiting \.\.\. \d+\.\d s", waiting)
     assert re.fullmatch(r"raykeeper: all of it: \d+\.\d s", whole)
+
+
+def test_what_is_told_during_a_step_has_a_line_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with steps_told(), step("outer"):
+        tell("a warning")
+        with step("inner"):
+            pass
+    said = re.sub(r"\d+\.\d s", "N s", capsys.readouterr().err)
+    assert said.splitlines() == [
+        "raykeeper: outer ...",
+        "raykeeper: a warning",
+        "raykeeper: inner ... N s",
+        "raykeeper: outer ... N s",
+        "raykeeper: all of it: N s",
+    ]
 
 
 def test_nothing_is_shown_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
