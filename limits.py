@@ -547,6 +547,20 @@ RECIPE_PAUSE_S = 0.05
 """The shortest time between two checks whether a contender's key still exists."""
 RECIPE_MAX_PAUSE_S = 0.2
 """The longest pause before a change is tried again that another client was faster with."""
+MAX_RATE_HOLDERS = 256
+"""Processes that share one rate."""
+MAX_RATE_PER_SECOND = 1e9
+"""The highest rate, and the largest burst."""
+MIN_RATE_PER_SECOND = 1e-6
+"""The lowest rate: it is divided among processes."""
+RATE_IDLE_S = 10.0
+"""A process that has asked for no token for so long gives its share of a rate back."""
+RATE_LOOK_S = 1.0
+"""How often it looks whether that is so."""
+RATE_PAUSE_S = 0.001
+"""The shortest time between two looks whether tokens have come..."""
+RATE_MAX_PAUSE_S = 0.1
+"""... and the longest."""
 MAX_CALLBACKS = 256
 """Functions that are called on changes or for the connection, in one process: each has a thread or a task."""
 CONNECTION_CHECK_S = 1.0

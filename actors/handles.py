@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .recipes.lock import AsyncLock, Lock
     from .recipes.partitioner import AsyncPartitioner, Partitioner
     from .recipes.queue import AsyncQueue, Queue
+    from .recipes.rate import AsyncRate, Rate
     from .recipes.registry import AsyncRegistry, Registry
     from .recipes.rwlock import AsyncRWLock, RWLock
     from .recipes.semaphore import AsyncSemaphore, Semaphore
@@ -281,6 +282,30 @@ class Coordination:
 
         return run_atomically(cast("Client", self), function, retries, request_id, timeout)
 
+    def rate(self, name: Name, per_second: float, burst: int, ttl: float = 10) -> Rate:
+        """A rate limiter over the whole cluster: a token bucket, whose shares are leased to the processes that use it.
+
+        ::
+
+            calls = client.rate("openai", per_second=50, burst=100)
+            calls.acquire()         # microseconds, or waits for its turn
+
+        In any *t* seconds all processes together take at most ``burst + per_second * t`` tokens (or, where there are
+        more of them than ``burst``, or they take several at once, as much as each takes at once, plus the rate).
+
+        Args:
+            name: the rate's name, ``str`` or ``bytes``, within the handle's namespace.
+            per_second: tokens a second; all that use the name must give the same.
+            burst: how many may be taken at once, at least 1; all that use the name must give the same.
+            ttl: seconds after which the share of a dead process, or of one that is cut off, is free.
+
+        Raises:
+            InvalidArgument: an argument is not valid.
+        """
+        from .recipes.rate import Rate
+
+        return Rate(cast("Client", self), name, per_second, burst, ttl)
+
     def on_change(
         self,
         key: Name | None = None,
@@ -453,6 +478,12 @@ class AsyncCoordination:
         from .recipes.atomically import run_atomically_async
 
         return await run_atomically_async(cast("AsyncClient", self), function, retries, request_id, timeout)
+
+    def rate(self, name: Name, per_second: float, burst: int, ttl: float = 10) -> AsyncRate:
+        """A rate limiter over the whole cluster: see ``Client.rate``."""
+        from .recipes.rate import AsyncRate
+
+        return AsyncRate(cast("AsyncClient", self), name, per_second, burst, ttl)
 
     async def on_change(
         self,

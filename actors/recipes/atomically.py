@@ -30,9 +30,7 @@ name asks first, later: a transaction under that name that cannot hold is answer
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import threading
 from collections.abc import Awaitable, Callable
 from random import SystemRandom
 from typing import Any, NamedTuple, TypeVar
@@ -47,7 +45,7 @@ from ..client.results import End, Keep, KeyValue, RangeResult
 from ..client.txn_parts import Compare, Condition, Op
 from ..client.view import named
 from ..deadline import covering, time_left
-from .sync_async import AnyHandle, pause, resolved, run_sync
+from .sync_async import AnyHandle, gate, pause, resolved, run_sync
 
 T = TypeVar("T")
 _rng = SystemRandom()
@@ -77,19 +75,6 @@ class _Range(NamedTuple):
         return self.key <= name and (isinstance(self.end, End) or name < self.end)
 
 
-class _ThreadGate:
-    """A lock of threads, in the form of one of coroutines."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    async def __aenter__(self) -> None:
-        self._lock.acquire()
-
-    async def __aexit__(self, *error: object) -> None:
-        self._lock.release()
-
-
 class _Run:
     """One run of the function: what it has read, and what it will write.
 
@@ -104,7 +89,7 @@ class _Run:
         self._handle = handle
         self._most = most
         self._known = known
-        self._gate = asyncio.Lock() if isinstance(handle, AsyncKeyValueClient) else _ThreadGate()
+        self._gate = gate(handle)
         self._keys: dict[bytes, KeyValue | None] = {}
         self._ranges: dict[_Range, RangeResult] = {}
         self._writes: dict[bytes, _Write] = {}

@@ -23,7 +23,7 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from ...errors import InvalidArgument, KeeperError, LockLost, RequestTimeout, Unavailable
@@ -38,7 +38,7 @@ from ..client.results import Event, KeyValue, TxnResult
 from ..client.txn_parts import Op
 from ..client.view import named
 from ..client.watch import AsyncWatch, Watch
-from ..deadline import covering, uncovered
+from ..deadline import covering, time_left, uncovered
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -116,6 +116,25 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
         return result
     coroutine.close()
     raise RuntimeError("the logic of a recipe awaited something else than a call of a blocking handle")
+
+
+class _ThreadGate:
+    """A lock of threads, in the form of one of coroutines."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    async def __aenter__(self) -> None:
+        if not self._lock.acquire(timeout=min(time_left(), threading.TIMEOUT_MAX)):
+            raise RequestTimeout("another thread was busy with it all the time", applied=False)
+
+    async def __aexit__(self, *error: object) -> None:
+        self._lock.release()
+
+
+def gate(handle: AnyHandle) -> AbstractAsyncContextManager[None]:
+    """A lock for a recipe's logic: of threads for a ``Client``, of coroutines for an ``AsyncClient``."""
+    return asyncio.Lock() if isinstance(handle, AsyncKeyValueClient) else _ThreadGate()
 
 
 def spawn(handle: AnyHandle, coroutine: Coroutine[Any, Any, None], name: str) -> None:

@@ -213,6 +213,14 @@ async def _then(found: Awaitable[Any], use: Callable[[Any], Any]) -> Any:
     return use(await found)
 
 
+async def rate(kv: AnyHandle) -> None:
+    calls = kv.rate("r", 1000.0, 5, TTL)
+    try:
+        assert await resolved(calls.acquire(2, PATIENCE))
+    finally:
+        await resolved(calls.close())
+
+
 async def on_change(kv: AnyHandle) -> None:
     told: list[Any] = []
     watching = await resolved(kv.on_change("told", call=told.append))
@@ -255,6 +263,7 @@ SCENARIOS: list[Callable[..., Awaitable[None]]] = [
     partitioner,
     divided,
     atomically,
+    rate,
     on_change,
     on_connection,
 ]

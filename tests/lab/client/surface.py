@@ -22,6 +22,7 @@ from raykeeper.actors.recipes import (
     lock,
     partitioner,
     queue,
+    rate,
     registry,
     rwlock,
     semaphore,
@@ -49,6 +50,7 @@ SYNC = {
     "Queue": queue.Queue,
     "Claim": queue.Claim,
     "Counter": counter.Counter,
+    "Rate": rate.Rate,
     "Registry": registry.Registry,
     "Registration": registry.Registration,
     "ChangeStream": change_stream.ChangeStream,
@@ -59,7 +61,7 @@ ASYNC = {
     for name, kind in SYNC.items()
 }
 LOCAL = {
-    "Client": "barrier counter election latch lock namespace partitioner queue registry reserved rwlock semaphore "
+    "Client": "barrier counter election latch lock namespace partitioner queue rate registry reserved rwlock semaphore "
     "with_codec with_timeout __enter__",
     "Lease": "remaining revoked why_lost __enter__",
     "Watch": "__enter__",
@@ -70,6 +72,7 @@ LOCAL = {
     "Election": "guard observe",
     "Queue": "claiming",
     "Claim": "guard __enter__",
+    "Rate": "__enter__",
     "Registry": "watch",
     "Registration": "__enter__",
     "ChangeStream": "__enter__",
@@ -115,6 +118,8 @@ plain("Client", "in_use", lambda kv: kv.in_use("lock"))
 plain("Client", "atomically", lambda kv: kv.atomically(lambda t: t.put("k", "v"), timeout=TIMEOUT))
 plain("Client", "on_change", lambda kv: kv.on_change("k", call=print))
 plain("Client", "on_connection", lambda kv: kv.on_connection(lambda state: None))
+plain("Rate", "acquire", lambda kv: kv.rate("fresh", 1e-3, 1, TTL).acquire(1, TIMEOUT))
+plain("Rate", "try_acquire", lambda kv: kv.rate("fresh", 1e-3, 1, TTL).try_acquire())
 plain("Client", "time_to_live", lambda kv: kv.time_to_live(7))
 plain("Lock", "acquire", lambda kv: kv.lock("fresh", ttl=TTL).acquire(TIMEOUT))
 plain("Lock", "holder", lambda kv: kv.lock("fresh").holder())
@@ -244,6 +249,15 @@ async def a_claim(kv: Handle) -> Any:
 
 
 on("Claim", a_claim, ack=lambda it: it.ack(), nack=lambda it: it.nack(), __exit__=left)
+
+
+async def a_rate(kv: Handle) -> Any:
+    it = kv.rate(f"rate {next(_names)}", 1e-3, 1, TTL)
+    assert await resolved(it.acquire())
+    return it
+
+
+on("Rate", a_rate, in_vain=lambda it: it.acquire(1, TIMEOUT), close=lambda it: it.close(), __exit__=left)
 
 
 async def a_registration(kv: Handle) -> Any:
