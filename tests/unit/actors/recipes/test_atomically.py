@@ -6,10 +6,12 @@ import asyncio
 import itertools
 import random
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from lab.onemember import OneMember
 from lab.patience import PATIENCE
 from raykeeper import (
     END,
@@ -23,6 +25,13 @@ from raykeeper import (
     Unavailable,
     codec,
 )
+
+
+@pytest.fixture
+def kv(member: OneMember, request: pytest.FixtureRequest) -> Iterator[Client]:
+    """A handle on a namespace of the test's own, whose calls have all the time that a slow machine takes."""
+    with member.client() as client:
+        yield client.namespace(f"{request.node.name}/").with_timeout(PATIENCE)
 
 
 def number(t: Any, key: str) -> int:

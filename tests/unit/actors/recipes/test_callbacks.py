@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -16,6 +16,13 @@ from lab.onemember import OneMember
 from lab.patience import PATIENCE, until
 from raykeeper import Client, CompactedError, Event, InvalidArgument, PermissionDenied, Resync, Unavailable
 from raykeeper.actors.recipes import callbacks
+
+
+@pytest.fixture
+def kv(member: OneMember, request: pytest.FixtureRequest) -> Iterator[Client]:
+    """A handle on a namespace of the test's own, whose calls have all the time that a slow machine takes."""
+    with member.client() as client:
+        yield client.namespace(f"{request.node.name}/").with_timeout(PATIENCE)
 
 
 def texts(told: list[Any]) -> list[Any]:
