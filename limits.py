@@ -549,10 +549,10 @@ RECIPE_MAX_PAUSE_S = 0.2
 """The longest pause before a change is tried again that another client was faster with."""
 MAX_RATE_HOLDERS = 256
 """Processes that share one rate."""
-MAX_RATE_PER_SECOND = 1e9
+MAX_RATE_PER_SECOND = 1_000_000_000
 """The highest rate, and the largest burst."""
-MIN_RATE_PER_SECOND = 1e-6
-"""The lowest rate: it is divided among processes."""
+MAX_SECONDS_PER_TOKEN = 1_000_000
+"""Of the lowest rate."""
 RATE_IDLE_S = 10.0
 """A process that has asked for no token for so long gives its share of a rate back."""
 RATE_LOOK_S = 1.0

@@ -33,7 +33,7 @@ from ...errors import CompactedError, InvalidArgument, KeeperError, RequestTimeo
 from ...limits import (
     MAX_RATE_HOLDERS,
     MAX_RATE_PER_SECOND,
-    MIN_RATE_PER_SECOND,
+    MAX_SECONDS_PER_TOKEN,
     RATE_IDLE_S,
     RATE_LOOK_S,
     RATE_MAX_PAUSE_S,
@@ -105,8 +105,10 @@ class _Rate:
 
     def __init__(self, handle: AnyHandle, name: str | bytes, per_second: object, burst: object, ttl: object) -> None:
         rate = check.seconds("per_second", per_second)
-        if not MIN_RATE_PER_SECOND <= rate <= MAX_RATE_PER_SECOND:
-            raise InvalidArgument(f"per_second must be between {MIN_RATE_PER_SECOND:g} and {MAX_RATE_PER_SECOND:g}")
+        if not 1 / MAX_SECONDS_PER_TOKEN <= rate <= MAX_RATE_PER_SECOND:
+            raise InvalidArgument(
+                f"per_second must be between {1 / MAX_SECONDS_PER_TOKEN:g} and {MAX_RATE_PER_SECOND:g}"
+            )
         self.name = name
         self.burst = check.whole_number("burst", burst, 1)
         if self.burst > MAX_RATE_PER_SECOND:
