@@ -198,7 +198,9 @@ class _ConnectionCaller(_CallbackLoop):
     what = "on_connection"
 
     async def begin(self) -> None:
+        """Find the cluster, so that it is said at once if there is none, or if this process is a forked child."""
         self.handle._check_open()
+        await resolved(self.handle._hub(self.handle._seconds(None)))
 
     async def follow(self) -> None:
         """Look every second; tell what is different from what was told last.
