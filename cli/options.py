@@ -24,8 +24,6 @@ from ..actors.ray_local import host_and_port, noted_here
 from ..errors import ClusterNotFound, InvalidArgument, Unavailable
 from ..limits import DEFAULT_TIMEOUT_S, HEAD_START_TIMEOUT_S, RELAY_TIMEOUT_S
 from ..proxy_notices import ProxyNotice, find_notice
-from .etcd_gateway import Endpoint, GatewayTls, endpoint_url
-from .gateway_client import GatewayClient
 from .ray_head import RayHead
 from .ray_messages import keep_ray_messages
 from .stdio import tell
@@ -34,6 +32,8 @@ if TYPE_CHECKING:
     from ..actors.handles import Client
     from ..cluster import Cluster
     from ..spec import ClusterSpec
+    from .etcd_gateway import Endpoint, GatewayTls
+    from .gateway_client import GatewayClient
 
 T = TypeVar("T")
 
@@ -433,6 +433,8 @@ def open_keys(cluster: str, address: str | None, timeout: float, by_ray: str = "
     if not by_ray and not _said_of_endpoint()[_ENDPOINT]:
         found = _near_proxy(cluster, address)
         if found is not None:
+            from .gateway_client import GatewayClient
+
             near = GatewayClient(found, timeout)
             with contextlib.suppress(Unavailable):  # it has just ended
                 near.gateway.connect()
@@ -445,11 +447,16 @@ def given_endpoint(timeout: float) -> GatewayClient | None:
     said = _said_of_endpoint()
     if not said[_ENDPOINT] or said[_ENDPOINT] == BY_RAY:
         return None
+    from .etcd_gateway import Endpoint, endpoint_url
+    from .gateway_client import GatewayClient
+
     return _logged_in(GatewayClient(Endpoint(endpoint_url(said[_ENDPOINT]), given_tls()), timeout))
 
 
 def given_tls() -> GatewayTls:
     """The files that were given for ``tls_option``."""
+    from .etcd_gateway import GatewayTls
+
     said = _said_of_endpoint()
     return GatewayTls(ca=said[_CA], cert=said[_CERT], key=said[_KEY])
 
@@ -473,6 +480,8 @@ def _near_proxy(cluster: str, address: str | None) -> Endpoint | None:
     notice = _near_notice(cluster, address)
     if notice is None or notice.client_cert:
         return None
+    from .etcd_gateway import Endpoint, GatewayTls
+
     return Endpoint(notice.url, GatewayTls(pinned=notice.cert_file), notice.id)
 
 
@@ -502,7 +511,7 @@ def fenced(kv: Client | GatewayClient, guard: bool) -> Client | GatewayClient:
 
     The environment names the lock: `raykeeper lock` sets that for the command that it runs.
     """
-    if not guard or isinstance(kv, GatewayClient):  # which was not opened for a guard
+    if not guard:
         return kv
     from ..actors.client.guard import guarded
 
@@ -510,4 +519,5 @@ def fenced(kv: Client | GatewayClient, guard: bool) -> Client | GatewayClient:
     token = whole_number(os.environ.get(LOCK_TOKEN, ""))
     if not key or not token:  # 0 would be the token of a key that does not exist
         raise click.UsageError(f"--guard needs a lock in {LOCK_KEY} and {LOCK_TOKEN}, as `raykeeper lock` sets them")
-    return guarded(kv, kv.reserved(area.decode(errors="replace")), key, token)
+    client = cast("Client", kv)  # for a guard none is opened at a gateway
+    return guarded(client, client.reserved(area.decode(errors="replace")), key, token)
