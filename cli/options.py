@@ -14,15 +14,15 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from ..actors.client.results import END
 from ..actors.deadline import covering
 from ..actors.ray_local import host_and_port, noted_here
-from ..errors import ClusterNotFound, InvalidArgument, Unavailable
-from ..limits import DEFAULT_TIMEOUT_S, HEAD_START_TIMEOUT_S, RELAY_TIMEOUT_S
+from ..errors import InvalidArgument, Unavailable
+from ..limits import DEFAULT_TIMEOUT_S, HEAD_START_TIMEOUT_S
 from ..proxy_notices import ProxyNotice, find_notice
 from .ray_head import RayHead
 from .ray_messages import keep_ray_messages
@@ -370,49 +370,16 @@ def open_client(cluster: str, address: str | None, timeout: float, *, by_ray: bo
 
     user = _user()
     with covering(timeout):
-        if not by_ray:
-            near = _by_relay(cluster, address, timeout, user)
+        notice = None if by_ray or _said_of_endpoint()[_ENDPOINT] == BY_RAY else _near_notice(cluster, address)
+        if notice is not None and notice.relay:
+            from .relay_client import open_by_relay
+
+            near = open_by_relay(notice, timeout, user, lambda: join(address))
             if near is not None:
                 return near
         silence_ray()
         join(address)
         return connect(cluster, timeout=timeout, **user)
-
-
-def _by_relay(cluster: str, address: str | None, timeout: float, user: dict[str, Any]) -> Client | None:
-    """A client handle by way of a proxy on this node; ``None`` if there is none, or it finds no member that serves."""
-    notice = None if _said_of_endpoint()[_ENDPOINT] == BY_RAY else _near_notice(cluster, address)
-    if notice is None or not notice.relay:
-        return None
-    from ..actors.client import hub_pool
-    from ..actors.connect import connect
-    from ..actors.transport.client_lanes import ActorCalls, LaneTransport
-    from ..actors.transport.client_transport import ClientTransport
-    from ..actors.transport.lane import HAS_LANES
-    from ..actors.transport.relay import RelayCalls
-
-    def attach_to_ray() -> ActorCalls:
-        join(address)
-        from ..actors.transport.client_actor import ActorTransport
-
-        return ActorTransport(cluster)
-
-    def make(name: str) -> ClientTransport:
-        calls = RelayCalls(notice.relay, attach_to_ray)
-        return LaneTransport(calls) if HAS_LANES else calls
-
-    by_actors, hub_pool.make_transport = hub_pool.make_transport, make
-    try:
-        with covering(RELAY_TIMEOUT_S):
-            near = connect(cluster, timeout=timeout, **user)
-    except (OSError, ClusterNotFound, Unavailable):
-        return None  # it has just ended, or knows no more than Ray does
-    finally:
-        hub_pool.make_transport = by_actors
-    if near.cluster_id != notice.id:
-        near.close()
-        return None
-    return near
 
 
 def open_keys(cluster: str, address: str | None, timeout: float, by_ray: str = "") -> Client | GatewayClient:

@@ -13,7 +13,7 @@ from lab.onemember import OneMember, one_member
 from lab.patience import PATIENCE
 from lab.relay import Served
 from raykeeper.actors.client import hub_pool
-from raykeeper.cli import main, options
+from raykeeper.cli import main, options, relay_client
 from raykeeper.proxy_notices import ProxyNotice, leave_notice, relay_path, start_of
 
 RAY = "10.0.0.1:6379"
@@ -39,7 +39,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Attached:
 @pytest.fixture
 def member(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ray: Attached) -> Iterator[OneMember]:
     monkeypatch.setenv("RAYKEEPER_RUNTIME_DIR", str(tmp_path / "r"))
-    monkeypatch.setattr(options, "RELAY_TIMEOUT_S", PATIENCE)
+    monkeypatch.setattr(relay_client, "RELAY_TIMEOUT_S", PATIENCE)
     with one_member(by_lane=True) as member:
         monkeypatch.setenv("RAYKEEPER_CLUSTER", member.name)
         monkeypatch.setenv("RAY_ADDRESS", RAY)
