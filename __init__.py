@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .actors.client.cached import AsyncCached, Cached
     from .actors.client.client_info import ClientInfo, Owner
     from .actors.client.leases import AsyncLease, Lease, LeaseInfo
+    from .actors.client.load_tables import ClusterTop
     from .actors.client.results import (
         END,
         KEEP,
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
     )
     from .actors.client.txn_parts import Compare, Op
     from .actors.client.watch import AsyncWatch, Watch
-    from .actors.cluster.cluster_load import ClusterTop
     from .actors.cluster.cluster_operations import BackupInfo, EventInfo
     from .actors.cluster.status import ClusterStatus, MemberInfo
     from .actors.connect import connect
@@ -91,7 +91,7 @@ _LAZY = {
     ".actors.recipes.callbacks": ("Resync",),
     ".actors.recipes.in_use": ("InUse", "Participant"),
     ".actors.consistency": ("Comparison",),
-    ".actors.cluster.cluster_load": ("ClusterTop",),
+    ".actors.client.load_tables": ("ClusterTop",),
     ".actors.cluster.cluster_operations": ("BackupInfo", "EventInfo"),
     ".actors.connect": ("connect",),
     ".cluster": ("Cluster", "attach", "discard", "launch", "restore"),

@@ -845,6 +845,8 @@ CONSOLE_CLIENTS = 200
 """Clients in the list, those with the most leases..."""
 CONSOLE_CLIENTS_READ = 2000
 """... of this many that are looked at."""
+CONSOLE_LOAD_ROWS = 20
+"""Of the heaviest clients, the heaviest prefixes, and the slow requests, each."""
 CONSOLE_EVENTS = 100
 """Events, the newest."""
 CONSOLE_REQUEST_BYTES = 64 * 1024

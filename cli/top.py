@@ -21,7 +21,7 @@ from .render import CommandResult, show, text
 from .streaming import StreamingCommand, run_streaming
 
 if TYPE_CHECKING:
-    from ..actors.cluster.cluster_load import ClientTop, ClusterTop, PrefixTop
+    from ..actors.client.load_tables import ClientTop, ClusterTop, PrefixTop
     from ..cluster import Cluster
 
 _CLEAR = "\x1b[H\x1b[2J"

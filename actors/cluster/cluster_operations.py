@@ -28,12 +28,13 @@ from ...spec import ClusterSpec, check_fields
 from ...store.backup_file import PARTIAL, Header
 from .. import arguments as check
 from ..client.client_info import ClientInfo, client_info
+from ..client.load_tables import ClusterTop
 from ..consistency import Comparison, compare_contents
 from ..deadline import at_most, covered
 from ..discovery import pause_between_checks
 from ..leader_call import administer, ask_clients, ask_events, expect
 from .backup import take_backup
-from .cluster_load import ClusterTop, cluster_load
+from .cluster_load import cluster_load
 from .observe import observe_cluster
 
 SUFFIX = ".rkbackup"

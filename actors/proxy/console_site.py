@@ -31,6 +31,7 @@ from .console_views import (
     show_in_use,
     show_lease,
     show_leases,
+    show_load,
 )
 from .etcd_backend import UntimedContext
 from .etcd_errors import AUTHENTICATION_FAILED, USER_EMPTY
@@ -101,6 +102,7 @@ class ConsoleSite:
             "cluster": (self._cluster, ()),
             "events": (lambda of, asked, context: show_events(of.backend, of.calls), ()),
             "clients": (lambda of, asked, context: show_clients(of.backend, of.calls), ()),
+            "load": (lambda of, asked, context: show_load(of.calls), ()),
             "leases": (lambda of, asked, context: show_leases(of.backend, context), ()),
             "lease": (self._lease, ("id",)),
             "keys": (self._keys, ("prefix", "start")),

@@ -17,6 +17,7 @@ from ...limits import (
     CONSOLE_CLIENTS_READ,
     CONSOLE_EVENTS,
     CONSOLE_LEASES,
+    CONSOLE_LOAD_ROWS,
     CONSOLE_NAMES,
     CONSOLE_NODES_S,
     PROXY_TIMEOUT_S,
@@ -27,6 +28,7 @@ from ..client.aio_timeout import on_thread, within
 from ..client.client_info import client_info, owner_info
 from ..client.core.in_flight import LeaseQuestion
 from ..client.leases import LeaseInfo
+from ..client.load_tables import ClientTop, PrefixTop, merged
 from ..client.view import Call, Steps
 from ..naming import member_name
 from ..recipes.in_use import Survey, why_stuck
@@ -253,6 +255,44 @@ def _attached(backend: EtcdBackend, stored: bytes) -> dict[str, Any]:
         return {"kind": "key", **key_form(stored[len(backend.space) :])}
     kind, _, rest = stored.removeprefix(RESERVED_SPACE).partition(b"/")
     return {"kind": name_form(kind), "key": name_form(unquoted(rest.partition(b"/")[0])), "path": ""}
+
+
+# --- load ------------------------------------------------------------------------------------------------------------
+
+
+async def show_load(calls: MemberCalls) -> dict[str, Any]:
+    """What loads the cluster, a second over the last five: by client and by prefix, and what was slow of late.
+
+    Raises:
+        RpcError: the user may not know, or no member answers.
+    """
+    known = list(calls.members())
+    answers = dict(zip(known, await asyncio.gather(*map(calls.load, known)), strict=True))
+    shown = {member: answer for member, answer in answers.items() if answer is not None}
+    if not shown:
+        raise NO_LEADER.error()
+    silent = tuple([member_name(member) for member in known if member not in shown])
+    found = merged(shown, silent, CONSOLE_LOAD_ROWS)
+    clients = [
+        {
+            **_rates(each),
+            "source": name_form(each.source.encode(errors="replace")),
+            "client": None if each.client is None else client_form(each.client),
+        }
+        for each in found.clients
+    ]
+    prefixes = [
+        {**_rates(each), "prefix": name_form(each.prefix), "reserved": each.reserved} for each in found.prefixes
+    ]
+    slow = [
+        {"member": each.member, "at": each.at, "took": each.took, "what": name_form(each.what.encode(errors="replace"))}
+        for each in found.slow[-CONSOLE_LOAD_ROWS:]
+    ]
+    return {"clients": clients, "prefixes": prefixes, "slow": slow[::-1], "silent": list(silent)}
+
+
+def _rates(row: ClientTop | PrefixTop) -> dict[str, float]:
+    return {"puts": row.puts, "gets": row.gets, "events": row.events, "bytes": row.bytes}
 
 
 # --- clients ---------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import msgspec
 from ...limits import (
     BACKUP_CHUNK_TIMEOUT_S,
     CLIENT_SHORT_BACKOFF_S,
+    LOAD_ROWS,
     MAX_TOKEN_BYTES,
     OPERATOR_TIMEOUT_S,
     PROXY_TIMEOUT_S,
@@ -30,6 +31,7 @@ from ...schema.frames import (
     AskClients,
     AskEvents,
     AskFigures,
+    AskLoad,
     AskStatus,
     AwaitCompaction,
     BackupBegun,
@@ -44,6 +46,7 @@ from ...schema.frames import (
     Figures,
     HashKeys,
     KeysHashed,
+    LoadShown,
     LoggedIn,
     Login,
     MemberStatus,
@@ -118,6 +121,17 @@ class MemberCalls:
         """A member's metrics; ``None`` if it does not answer, or does not serve."""
         reply = await self._ask(member, AskFigures(), STATUS_TIMEOUT_S)
         return reply.families if isinstance(reply, Figures) else None
+
+    async def load(self, member: int) -> LoadShown | None:
+        """Who loads a member; ``None`` if it does not answer.
+
+        Raises:
+            RpcError: the user may not know.
+        """
+        reply = await self._ask(member, AskLoad(self._cluster, STATUS_TIMEOUT_S, LOAD_ROWS), STATUS_TIMEOUT_S)
+        if isinstance(reply, Refused) and (error := denial(reply)) is not None:
+            raise from_keeper_error(error)
+        return reply if isinstance(reply, LoadShown) else None
 
     def members(self) -> dict[int, str]:
         """The cluster's members that are known here: names by id."""

@@ -66,6 +66,8 @@ def expected(port: EtcdPort, view: str) -> list[str]:
         return [each["key"] for each in ask(port, "keys")["entries"]]
     if view == "leases":
         return [each["id"] for each in ask(port, "leases")["leases"]]
+    if view == "load":
+        return ["Clients", "Prefixes", "Slow requests of late"]
     if view == "clients":
         return [each["session"] for each in ask(port, "clients")["clients"]]
     found = ask(port, view)[view]

@@ -14,7 +14,8 @@ from lab.patience import PATIENCE
 WIDTHS = (1000, 400)
 SCHEMES = ("light", "dark")
 VIEWS = (
-    *("cluster", "keys", "locks", "semaphores", "elections", "queues", "barriers", "services", "leases", "clients"),
+    *("cluster", "keys", "locks", "semaphores", "elections", "queues", "barriers", "services"),
+    *("leases", "clients", "load"),
 )
 
 
@@ -54,8 +55,11 @@ class Console:
             raise AssertionError(f"not shown: {missing}; shown:\n{self.text()}") from error
 
     def overflow(self) -> int:
-        """How many pixels wider than the window the page is."""
-        script = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        """How many pixels wider than the window, or than its frame, the page or the widest table is."""
+        script = (
+            "Math.max(...[document.documentElement, ...document.querySelectorAll('.sheet, .figures, .alarms')]"
+            ".map(each => each.scrollWidth - each.clientWidth))"
+        )
         return int(self.page.evaluate(script))
 
 

@@ -3,10 +3,10 @@
 
 import { count, h, show } from "./dom.js";
 import { does as keyDoes, keys } from "./keys.js";
-import { barriers, clients, cluster, elections, leases, locks, queues, semaphores, services } from "./views.js";
+import { barriers, clients, cluster, elections, leases, load, locks, queues, semaphores, services } from "./views.js";
 
-const VIEWS = { cluster, keys, locks, semaphores, elections, queues, barriers, services, leases, clients };
-const GROUPS = [["", ["cluster", "keys"]], ["Coordination", ["locks", "semaphores", "elections", "queues", "barriers", "services"]], ["Processes", ["leases", "clients"]]];
+const VIEWS = { cluster, keys, locks, semaphores, elections, queues, barriers, services, leases, clients, load };
+const GROUPS = [["", ["cluster", "keys"]], ["Coordination", ["locks", "semaphores", "elections", "queues", "barriers", "services"]], ["Processes", ["leases", "clients", "load"]]];
 const EVERY_MS = 2000;
 const PATIENCE_MS = 15000;
 
@@ -98,7 +98,7 @@ function drawFreshness() {
   at("freshness").textContent = !refreshed ? "" : old < 5 ? "live" : `${count(old)} s old`;
 }
 
-const keyOf = (name) => String((Object.keys(VIEWS).indexOf(name) + 1) % 10);
+const keyOf = (name) => "1234567890-"[Object.keys(VIEWS).indexOf(name)];
 
 function redraw() {
   if (shown) show(main, shown.view.render(shown.data));

@@ -24,7 +24,7 @@ const ROLES = { leader: "good", follower: "soft", learner: "soft", candidate: "w
 
 function spare(number) {
   if (number < 0) return ["none", "too few members serve: no writes"];
-  return [count(number), number === 0 ? "one more loss stops writes" : "members, and it still writes"];
+  return [count(number), number === 0 ? "one more loss stops writes" : `${number === 1 ? "member" : "members"}, and still write`];
 }
 
 function figures(found) {
@@ -41,9 +41,10 @@ function figures(found) {
     figure("Client processes", count(found.sessions), "with a session"));
 }
 
+/** When the leader last heard from a member. */
 function heard(member) {
-  if (member.role === "leader") return "\u2014";
-  return member.silent_for === null ? "\u2014" : member.silent_for < 2 ? "now" : `${duration(member.silent_for)} ago`;
+  if (member.role === "leader" || member.silent_for === null) return null;
+  return h("small", {}, member.silent_for < 2 ? "heard just now" : `silent for ${duration(member.silent_for)}`);
 }
 
 function memberActions(found, member) {
@@ -74,15 +75,13 @@ export const cluster = {
     const low = (member) => (member.free_bytes && member.free_bytes < found.reserve_bytes * 2 ? "bad" : null);
     const columns = [
       ["Member", "", (each) => [h("strong", {}, each.name), h("small", {}, `id ${each.id}`)]],
-      ["Role", "", (each) => h("span", { class: `dot ${each.why_not_serving ? "bad" : ROLES[each.role] || "bad"}`, title: each.why_not_serving || null }, each.role)],
-      ["Node", "", (each) => [each.address || "\u2014", each.pid ? h("small", { class: "keep" }, `pid ${each.pid}`) : null]],
+      ["Role", "", (each) => [h("span", { class: `dot ${each.why_not_serving ? "bad" : ROLES[each.role] || "bad"}`, title: each.why_not_serving || null }, each.role), heard(each)]],
+      ["Node", "", (each) => [h("span", { class: "keep" }, each.address || "\u2014"), each.pid ? h("small", { class: "keep" }, `pid ${each.pid}`) : null]],
       ["Term", "number", (each) => dash(each.term, count)],
-      ["Commit", "number", (each) => dash(each.commit_index, count)],
-      ["Applied", "number", (each) => dash(each.applied_index, count)],
+      ["Applied", "number", (each) => (each.applied_index === undefined ? "\u2014" : [count(each.applied_index), h("small", {}, `commit ${count(each.commit_index)}`)])],
       ["Lag", "number", (each) => (each.lag === undefined ? "\u2014" : lags(each))],
       ["Data", "number", (each) => (each.db_size === undefined ? "\u2014" : [bytes(each.db_size), h("small", {}, `${bytes(each.db_size_in_use)} in use`)])],
       ["Free disk", "number", (each) => (each.free_bytes ? h("span", { class: low(each) }, bytes(each.free_bytes)) : "\u2014")],
-      ["Last heard", "number", (each) => heard(each)],
     ];
     if (found.acts) columns.push(["", "does", (each) => memberActions(found, each)]);
     const add = found.acts ? [button("Compact history", "compact", { revision: found.revision }), button("Add a member", "add-member")] : [];
@@ -195,6 +194,32 @@ export const leases = {
       detail, gone,
       found.leases.length ? h("div", { class: "sheet" }, table(columns, found.leases, { key: (each) => each.id, mark: (each) => (each.stuck ? "stuck" : null) }),
         found.total > found.leases.length ? h("p", { class: "more" }, `${found.leases.length} of ${count(found.total)} leases`) : null) : empty("There is no lease."),
+    ];
+  },
+};
+
+const rate = (value) => (value >= 100 ? count(Math.round(value)) : value.toFixed(1));
+
+function rates(first, cell, wide = "wide") {
+  return [[first, wide, cell],
+    ["Puts", "number", (each) => rate(each.puts)], ["Gets", "number", (each) => rate(each.gets)],
+    ["Watch events", "number", (each) => rate(each.events)], ["Bytes", "number", (each) => bytes(each.bytes)]];
+}
+
+export const load = {
+  title: "Load",
+  load: (api) => api("load"),
+  render(found) {
+    const prefix = (each) => [h("span", { class: "mono data" }, each.prefix || "(keys without a slash)"), each.reserved ? h("small", {}, "locks, queues and the like") : null];
+    const slow = (each) => h("li", {}, since(each.at, " ago"), h("span", { class: "warn" }, `${each.took.toFixed(2)} s`), h("span", { class: "data" }, `${each.member}: ${each.what}`));
+    const sheet = (columns, rows, none) => (rows.length ? h("div", { class: "sheet" }, table(columns, rows)) : empty(none));
+    return [
+      head("Load", "A second, on average over the last five: the heaviest clients and prefixes."),
+      found.silent.length ? h("p", { class: "notice bad" }, `No answer from ${found.silent.join(", ")}: what it serves is missing here.`) : null,
+      h("h2", {}, "Clients"), sheet(rates("Process", (each) => (each.client ? process(each.client) : each.source)), found.clients, "No client asks for anything."),
+      h("h2", {}, "Prefixes"), sheet(rates("Prefix", prefix), found.prefixes, "No key is read or written."),
+      h("h2", {}, "Slow requests of late"),
+      found.slow.length ? h("div", { class: "sheet" }, h("ul", { class: "events" }, found.slow.map(slow))) : empty("None took more than 100 ms."),
     ];
   },
 };

@@ -23,10 +23,10 @@ class Proxies:
         }
         self._running: dict[str, subprocess.Popen[str]] = {}
 
-    def start(self, listen: str = "127.0.0.1:0") -> str:
-        """Start one; its endpoint, once it serves."""
+    def start(self, listen: str = "127.0.0.1:0", *options: str) -> str:
+        """Start one, with these options of the command; its endpoint, once it serves."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "raykeeper", "proxy", "-o", "json", "--timeout", "60", "--listen", listen],
+            [sys.executable, "-m", "raykeeper", "proxy", "-o", "json", "--timeout", "60", "--listen", listen, *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from raykeeper.actors.client.client_info import ClientInfo
-from raykeeper.actors.cluster.cluster_load import ClientTop, ClusterTop, PrefixTop, SlowInfo
+from raykeeper.actors.client.load_tables import ClientTop, ClusterTop, PrefixTop, SlowInfo
 from raykeeper.cli import main, top
 
 WORKER = ClientInfo(12, "rk1", 4711, "ab", "10.0.0.1", "01000000", "shards-3", "worker.py")

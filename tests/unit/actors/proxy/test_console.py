@@ -243,6 +243,20 @@ def test_who_holds_and_who_waits(port: EtcdPort) -> None:
         assert get(port, name)[name] == []
 
 
+def test_what_loads_the_cluster(port: EtcdPort) -> None:
+    kv = port.proxy.kv
+    kv.put("heavy/a", "v" * 1000)
+
+    def rows() -> list[Any]:
+        kv.put("heavy/a", "v" * 1000)
+        return [each for each in get(port, "load")["prefixes"] if each["prefix"] == "heavy/" and each["puts"] > 0]
+
+    until(rows)
+    found = get(port, "load")
+    assert found["silent"] == []
+    assert [each for each in found["clients"] if each["client"] and each["client"]["pid"] == os.getpid()]
+
+
 def test_lists_are_cut(port: EtcdPort, monkeypatch: pytest.MonkeyPatch) -> None:
     kv = port.proxy.kv
     for bound in ("CONSOLE_LEASES", "CONSOLE_NAMES", "CONSOLE_CLIENTS", "CONSOLE_EVENTS"):

@@ -14,7 +14,10 @@ from lab.http2.http_client import request
 from raykeeper import Client, connect
 from raykeeper.actors.client import hub_pool
 
-VIEWS = ("cluster", "events", "clients", "leases", "lease?id=1", "keys", "key?key=a", "tail?key=a", "locks", "services")
+VIEWS = (
+    *("cluster", "events", "clients", "load", "leases", "lease?id=1", "keys", "key?key=a", "tail?key=a", "locks"),
+    "services",
+)
 ACTIONS: dict[str, dict[str, Any]] = {
     "move-leader": {"member": 1},
     "add-member": {},
@@ -79,9 +82,9 @@ def test_to_each_what_it_may(door: Door, caplog: pytest.LogCaptureFixture) -> No
     door.root.put("team/a", "1")
     for view in ("cluster", "leases", "keys?prefix=team/", "key?key=team/a"):
         assert door.status(view, ann) == 200, view
-    for view in ("events", "clients", "keys", "key?key=other", "tail?key=other", "tail?prefix=", "locks"):
+    for view in ("events", "clients", "load", "keys", "key?key=other", "tail?key=other", "tail?prefix=", "locks"):
         assert door.status(view, ann) == 403, view
-    for view in ("cluster", "events", "clients", "leases", "keys", "key?key=team/a", "locks"):
+    for view in ("cluster", "events", "clients", "load", "leases", "keys", "key?key=team/a", "locks"):
         assert door.status(view, root) == 200, view
     for action in ("move-leader", "add-member", "remove-member", "release"):
         assert door.act(action, ann) == 403, action

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raykeeper.actors.cluster.cluster_load import SlowInfo, merged
+from raykeeper.actors.client.load_tables import SlowInfo, merged
 from raykeeper.schema.client_identity import ClientIdentity
 from raykeeper.schema.frames import ClientLoad, ClientStatus, Load, LoadShown, PrefixLoad, SlowRequest
 
