@@ -153,7 +153,8 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag=8):
 
     reason: Reason
     detail: int = 0
-    """COMPACTED: the compact revision. FUTURE_REVISION: the newest revision. AUTH: an ``AuthProblem``."""
+    """COMPACTED: the compact revision. FUTURE_REVISION: the newest revision. AUTH: an ``AuthProblem``. INVALID: of a
+    change of the members, the id that no member has."""
     message: str = ""
 
 

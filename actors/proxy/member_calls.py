@@ -24,7 +24,7 @@ from ...limits import (
     STATUS_TIMEOUT_S,
 )
 from ...raft.messages import MemberChange
-from ...schema.answers import Answer, Failed
+from ...schema.answers import Answer, Failed, Reason
 from ...schema.commands import Administration, ClusterEvent
 from ...schema.frames import (
     Administer,
@@ -67,6 +67,7 @@ from .etcd_errors import (
     AUTH_NOT_ENABLED,
     AUTHENTICATION_FAILED,
     INVALID_TOKEN,
+    MEMBER_NOT_FOUND,
     NO_LEADER,
     TIMED_OUT,
     TOO_MANY_REQUESTS,
@@ -285,6 +286,8 @@ class MemberCalls:
                 if isinstance(reply, Written):
                     answer = reply.answers[0]
                     if isinstance(answer, Failed):
+                        if answer.reason is Reason.INVALID and answer.detail and not unknown:  # it names a member
+                            raise MEMBER_NOT_FOUND.error()
                         raise from_keeper_error(failure(answer, maybe_applied=unknown))
                     return answer
                 if not isinstance(reply, Refused):

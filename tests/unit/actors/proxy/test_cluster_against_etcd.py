@@ -35,6 +35,7 @@ from raykeeper.actors.proxy.etcdpb.rpc_pb2 import (
     RequestOp,
     TxnRequest,
 )
+from raykeeper.actors.proxy.rpc_status import RpcError
 from raykeeper.raft.messages import ChangeKind, MemberChange
 
 CLUSTER, MAINTENANCE, KV = "/etcdserverpb.Cluster/", "/etcdserverpb.Maintenance/", "/etcdserverpb.KV/"
@@ -126,6 +127,8 @@ def test_a_learner_that_has_not_caught_up(both: Twins) -> None:
     etcd.ask(f"{CLUSTER}MemberRemove", MemberRemoveRequest(ID=added))
     change_ours(both, ChangeKind.REMOVE, 2)
     assert ours.relative(promoted, MemberPromoteRequest(ID=2)) == (5, "etcdserver: member not found")
+    with pytest.raises(RpcError, match="member not found"):  # it has left after it was looked up
+        change_ours(both, ChangeKind.ADD_VOTER, 2)
 
 
 def test_alarms(both: Twins) -> None:
