@@ -25,6 +25,7 @@ from ...schema.key_range import KeyRange
 from ...schema.key_spaces import names_of
 from ...schema.operations import Operation
 from ..audit import AuditLog
+from .request_source import ACTOR_CALL
 
 Applied = Callable[[tuple[Answer, ...] | Refused], None]
 
@@ -50,7 +51,7 @@ class Audit:
 
     def refused_control(self, token: bytes, what: str, refused: Refused) -> None:
         """A control call of an actor was refused."""
-        self._log.denied("?" if token else "", "an actor call", what, refused.refusal.name)
+        self._log.denied("?" if token else "", ACTOR_CALL, what, refused.refusal.name)
 
     def refused_call(self, caller: Caller | None, request: BareRequest, refused: Refused, source: str) -> None:
         """A frame of a known user was refused."""

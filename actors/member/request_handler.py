@@ -107,6 +107,7 @@ from .load_meter import LoadMeter
 from .member_audit import Audit
 from .operator_requests import OperatorRequests
 from .replica import Replica
+from .request_source import source_of
 from .user_check import UserCheck
 from .watches import ReadyReply
 
@@ -209,7 +210,6 @@ class RequestHandler:
             lane: on which it came; ``None`` for an actor call.
         """
         token = b""
-        source = "an actor call" if lane is None else lane.source
         try:
             request = _decode(frame)
             check_request(request, self.limits)
@@ -227,6 +227,7 @@ class RequestHandler:
         elif why := self._replica.why_not_serving:
             _finish(done, Refused(Refusal.NOT_SERVING, self._replica.leader, why))
         else:
+            source = source_of(self._replica.state, request, lane)
             arrival = self._clock()
             deadline = arrival + min(request.deadline, MAX_FRAME_DEADLINE_S)
             asked = _Asked(arrival, deadline, done, None, source, lane)

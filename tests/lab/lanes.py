@@ -36,6 +36,7 @@ class LaneHost:
         submit: Callable[..., None] | None = None,
         ports: range = range(0),
         tls: ServerTls | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self.now = 0.0
         self.member = member
@@ -50,7 +51,7 @@ class LaneHost:
             cluster=CLUSTER,
             member=member,
             node="here",
-            host="127.0.0.1",
+            host=host,
             ports=ports,
             tls=tls,
             clock=lambda: self.now,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -329,6 +330,7 @@ def test_the_audit_log_says_who_did_what(shop: Shop, caplog: pytest.LogCaptureFi
     assert [line for line in lines if "denied: user='bob'" in line and "b'other'" in line]
     assert [line for line in lines if "denied: user='ann'" in line and "WRONG_PASSWORD" in line]
     assert [line for line in lines if "change: user='root'" in line and "UserAdd name='eve' outcome=done" in line]
+    assert [line for line in lines if f"from=an actor call that says it is process {os.getpid()} on " in line]
     assert not [line for line in lines if "secret" in line or "guess" in line or "eve's" in line]
 
 

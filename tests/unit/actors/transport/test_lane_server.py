@@ -15,13 +15,15 @@ import msgspec
 import pytest
 
 from lab.lanes import CLUSTER, PATIENCE, LaneEnd, LaneHost, is_closed, open_descriptors, until
-from raykeeper.actors.transport import descriptors, lane_listener, lane_readers, lane_server
+from raykeeper.actors.logs import MemberLog
+from raykeeper.actors.transport import descriptors, lane_address, lane_listener, lane_readers, lane_server
 from raykeeper.actors.transport import lane as lane_frames
 from raykeeper.actors.transport.accept_rate import AcceptRate
 from raykeeper.actors.transport.lane import (
     FrameKind,
     Hello,
     LaneBroken,
+    LaneUnreachable,
     NoRoom,
     open_lane,
     pack,
@@ -340,10 +342,37 @@ def test_lanes_use_only_the_ports_that_are_given(caplog: pytest.LogCaptureFixtur
             caplog.clear()
             assert [only_busy.lanes.offer_lane("elsewhere").port for _ in range(3)] == [0, 0, 0]
             assert [record.levelname for record in caplog.records] == ["WARNING"], "said once"
+            with pytest.raises(LaneUnreachable):  # which clients and peers say once, and seldom try again
+                open_lane(only_busy.lanes.offer_lane("elsewhere"), "elsewhere", 0, PATIENCE)
             LaneEnd(open_lane(only_busy.lanes.offer_lane("here"), "here", 0, PATIENCE)).close()
         finally:
             for host in (first, second, only_busy):
                 host.close()
+
+
+def test_the_port_is_at_the_address_of_the_interface_and_at_no_other() -> None:
+    log = MemberLog("transport", "test", "m1")
+    host = LaneHost(host=lane_address.lane_host("lo", "192.0.2.1", log))
+    try:
+        offer = host.lanes.offer_lane("elsewhere")
+        assert offer.host == "127.0.0.1"
+        LaneEnd(open_lane(offer, "elsewhere", 0, PATIENCE)).close()
+        with pytest.raises(ConnectionRefusedError):  # which is an address of this interface as well
+            socket.create_connection(("127.0.0.2", offer.port), PATIENCE)
+    finally:
+        host.close()
+
+
+def test_an_interface_that_is_not_there_opens_no_port(caplog: pytest.LogCaptureFixture) -> None:
+    host = LaneHost(host=lane_address.lane_host("nosuch0", "127.0.0.1", MemberLog("transport", "test", "m1")))
+    try:
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert [host.lanes.offer_lane("elsewhere").port for _ in range(3)] == [0, 0, 0]
+        LaneEnd(open_lane(host.lanes.offer_lane("here"), "here", 0, PATIENCE)).close()
+        assert len(caplog.records) == 1, "said once"
+    finally:
+        host.close()
+    assert lane_address.lane_host("", "192.0.2.1", MemberLog("transport", "test", "m1")) == "192.0.2.1"
 
 
 def test_connections_are_accepted_at_a_limited_rate() -> None:
