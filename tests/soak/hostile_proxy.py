@@ -39,8 +39,8 @@ MAX_DESCRIPTORS = 4096 + MAX_PROXY_SILENT + MAX_PROXY_WAITING
 NEW_S, NEW_FACTOR = 1.0, 5.0
 """The median of puts on new connections may be this long, and so many times that on one that is kept: the rest is the
 machine's."""
-ATTACK_S, CALM_S = 30.0, 60.0
-"""A calm ends as soon as everything is given back, and fails after this."""
+ATTACK_S, LEAST_CALM_S, CALM_S = 30.0, 5.0, 60.0
+"""A calm takes a moment, ends as soon as everything is given back, and fails after this."""
 VALUE = bytes(1000)
 
 
@@ -152,6 +152,7 @@ class Soak:
     def rest(self, seconds: float) -> Usage:
         """A calm: what the process has once it has closed what the attack left, or when the time is over."""
         until = time.monotonic() + seconds
+        time.sleep(LEAST_CALM_S)
         while (now := usage(self.port.pid)).descriptors > self.first.descriptors + MORE_DESCRIPTORS:
             if time.monotonic() > until:
                 break

@@ -213,6 +213,7 @@ RECIPES: dict[str, Callable[[Client, str], Any]] = {
     "lock": lambda kv, name: kv.lock(name).acquire(),
     "rwlock": lambda kv, name: kv.rwlock(name).write().acquire(),
     "semaphore": lambda kv, name: kv.semaphore(name, 2).acquire(),
+    "semaphore with weights": lambda kv, name: kv.semaphore(name, 4, weight=3).acquire(),
     "election": lambda kv, name: kv.election(name).campaign("me"),
     "barrier": lambda kv, name: kv.barrier(name, 1).wait(),
     "latch": lambda kv, name: kv.latch(name, 1).count_down(),
