@@ -42,7 +42,7 @@ def _client(state: State, request: BareRequest) -> ClientIdentity | None:
 
 
 def _described(identity: ClientIdentity) -> str:
-    """Its texts are what a stranger may have chosen: a line break in one must not look like another line."""
+    """A client chooses these texts: a line break in one must not look like another line."""
     parts = [f"process {identity.pid} on {identity.host!a}"]
     for name, text in (("node", identity.node), ("job", identity.job), ("actor", identity.actor)):
         if text:
