@@ -44,7 +44,7 @@ function figures(found) {
 /** When the leader last heard from a member. */
 function heard(member) {
   if (member.role === "leader" || member.silent_for === null) return null;
-  return h("small", {}, member.silent_for < 2 ? "heard just now" : `silent for ${duration(member.silent_for)}`);
+  return h("small", {}, member.silent_for < 2 ? "heard now" : `silent for ${duration(member.silent_for)}`);
 }
 
 function memberActions(found, member) {
