@@ -17,7 +17,7 @@ TESTS = Path(__file__).parents[2]
 FILES = [path for room in ("unit", "lab", "fuzz", "clients") for path in sorted((TESTS / room).rglob("*.py"))]
 RUNS_OUT = 1.0
 """Seconds that a timeout has at most which is to run out."""
-WAITS = {"acquire", "communicate", "join", "result", "settimeout"}
+WAITS = {"communicate", "join", "result", "settimeout"}
 """Methods whose first argument, if it is the only one, is a time to wait."""
 ASSERTED = {"wait"}
 """The same, but without ``assert`` before them they only let time pass, or a simulated clock."""
@@ -28,7 +28,6 @@ OTHERWISE = {
     "lab/ray/": "on real processes, with times of their own",
     "unit/actors/client/core/": "on a simulated clock",
     "unit/actors/member/test_poller.py": "on a simulated clock",
-    "unit/actors/recipes/test_extreme_arguments.py": "what is absurd may never be free",
     "unit/lab/test_benchmark_network.py": "on a simulated clock",
 }
 """Files or folders in which such times mean something else."""

@@ -27,7 +27,10 @@ def test_the_surface_is_the_same() -> None:
             continue
         twin = getattr(AsyncClient, name)
         ours, theirs = inspect.signature(method), inspect.signature(twin)
-        assert list(ours.parameters.values()) == list(theirs.parameters.values()), name
+        parameters = list(ours.parameters.values()), list(theirs.parameters.values())
+        if name == "atomically":  # its function may be a coroutine
+            parameters = tuple([each.replace(annotation=None) for each in some] for some in parameters)  # type: ignore[assignment]
+        assert parameters[0] == parameters[1], name
         assert inspect.iscoroutinefunction(twin) or name in ASK_NOTHING, name
 
 
