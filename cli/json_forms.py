@@ -137,6 +137,7 @@ PARTICIPANT = Named(
     {
         "token": INT,
         "what": TEXT,
+        "weight": INT,
         "host": TEXT,
         "node": TEXT,
         "address": TEXT,
