@@ -17,7 +17,7 @@ from lab.onemember import OneMember, one_member
 from lab.patience import PATIENCE
 from raykeeper import BackupInfo, ClientInfo, Comparison, EventInfo
 from raykeeper.actors.client import hub_pool
-from raykeeper.actors.cluster.cluster_load import ClientTop, ClusterTop, PrefixTop, SlowInfo
+from raykeeper.actors.client.load_tables import ClientTop, ClusterTop, PrefixTop, SlowInfo
 from raykeeper.actors.cluster.health import HealthCheck
 from raykeeper.actors.cluster.proxy_status import ProxyInfo
 from raykeeper.actors.cluster.status import ClusterStatus, MemberInfo
