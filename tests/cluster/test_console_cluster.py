@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import urllib.request
 from typing import Any
 
@@ -14,10 +15,25 @@ import ray
 from lab.browser import browser
 from lab.ray.proxies import Proxies
 from lab.ray.tools import Made, leader, wait_until
+from raykeeper import Client
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class Worker:
+    """Holds a lock."""
+
+    def __init__(self, kv: Client) -> None:
+        self.kv = kv
+
+    def take(self, name: str) -> int:
+        self.lock = self.kv.lock(name, ttl=60)
+        self.lock.acquire()
+        return os.getpid()
 
 
 @pytest.mark.survival
-def test_the_page_follows_the_cluster_while_its_leader_is_killed(clusters: Made) -> None:
+def test_the_page_follows_the_cluster_while_its_leader_is_killed(clusters: Made, stopped: list[int]) -> None:
     with browser() as open_console:
         cluster = clusters.launch()
         first = leader(cluster)
@@ -49,7 +65,23 @@ def test_the_page_follows_the_cluster_while_its_leader_is_killed(clusters: Made)
 
             page.click(f"tbody tr:has-text('{first.name}') >> text=Lead")
             page.click("dialog >> text=Move the leader")
+            console.wait_for(f"{first.name} leads in term", "follower")
             wait_until(lambda: (next_leader(ask, second["term"]) or second)["id"] == first.id, what="the chosen leader")
+
+            kv = cluster.client()
+            actor: Any = ray.remote(num_cpus=0)(Worker)
+            holder = actor.options(name="the-holder").remote(kv)
+            pid = ray.get(holder.take.remote("nightly"))
+            page.keyboard.press("3")
+            job = ray.get_runtime_context().get_job_id()
+            console.wait_for("nightly", "actor the-holder", f"pid {pid} on", address, "Worker.take", f"job {job}")
+            os.kill(pid, signal.SIGSTOP)
+            stopped.append(pid)
+            wait_until(lambda: page.locator("tr.stuck").count() == 1, seconds=180, what="a stuck holder")
+            assert "stuck: silent for" in console.text()
+            page.click("tr.stuck >> text=Release")
+            page.click("dialog >> button.danger")
+            console.wait_for("No lock is held.")
         finally:
             proxies.end()
 
