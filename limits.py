@@ -926,6 +926,20 @@ LAG_LOG_REVISIONS = 1000
 """A watcher that has this many revisions to read..."""
 LAG_LOG_S = 5.0
 """... for this many seconds is logged."""
+TRACE_RATE = 0.01
+"""The fraction of requests that are sampled where tracing is on and no other is named."""
+TRACE_FILE_BYTES = 16 << 20
+"""A file of spans is renamed, in place of the one before it, when it is longer."""
+TRACE_FOLDER_FILES = 64
+"""Files of spans that are kept in a folder."""
+TRACE_CLOSE_S = 1.0
+"""For spans to be written when a process ends."""
+MAX_SPANS_WAITING = 1000
+"""Spans that wait to be written; more are dropped."""
+MAX_TRACED_ENTRIES = 64
+"""Sampled entries whose spans a member may still have to make; of more, the oldest are forgotten."""
+TRACEPARENT_LETTERS = 55
+"""Of a ``traceparent``, as W3C Trace Context writes it."""
 LAG_LOOK_S = 1.0
 """Between two looks for one."""
 CLOCK_TOLD_FRAMES = 16

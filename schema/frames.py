@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from ..limits import TRACEPARENT_LETTERS
 from ..raft.messages import MemberChange
 from ..telemetry import Family
 from .answers import Answer, Failed, Item, RangeAnswer, RangePart
@@ -24,12 +25,22 @@ RelativeDeadline = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
 """Seconds after the arrival of a frame until which its sender waits for the answer; 0 or less: not any more."""
 
 
-class Writes(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Writes of one session; only the leader accepts them. Answered with ``Written``."""
+Traceparent = Annotated[str, msgspec.Meta(max_length=TRACEPARENT_LETTERS)]
+"""Of the first sampled request of a frame, as W3C Trace Context writes it; empty if none is."""
+
+
+class BareWrites(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """``Writes`` as they travel without a traceparent: not a byte longer."""
 
     cluster: Number
     deadline: RelativeDeadline
     commands: ClientWrites
+
+
+class Writes(BareWrites, frozen=True, array_like=True, tag=1):
+    """Writes of one session; only the leader accepts them. Answered with ``Written``."""
+
+    traceparent: Traceparent = ""
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True):
@@ -40,13 +51,19 @@ class Read(msgspec.Struct, frozen=True, array_like=True):
     """Wait until the member has applied this revision: for serializable reads that must not go back."""
 
 
-class Reads(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Reads; any member accepts them. All are linearizable, or all serializable. Answered with ``ReadReply``."""
+class BareReads(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """``Reads`` as they travel without a traceparent."""
 
     cluster: Number
     deadline: RelativeDeadline
     serializable: bool
     reads: tuple[Read, ...]
+
+
+class Reads(BareReads, frozen=True, array_like=True, tag=2):
+    """Reads; any member accepts them. All are linearizable, or all serializable. Answered with ``ReadReply``."""
+
+    traceparent: Traceparent = ""
 
 
 class Open(msgspec.Struct, frozen=True, array_like=True, tag=3):

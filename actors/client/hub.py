@@ -43,9 +43,11 @@ from ...schema.operations import Operation
 from .. import finalizer_guard
 from ..background import background, collect_young
 from ..deadline import covering
+from ..tracing import process_tracer
 from ..transport.client_transport import ClientTransport, Reader
 from ..transport.loop_reader import LoopReader
 from ..transport.waiter import OutcomeWaiter, WakeQueue
+from .call_span import begin_span
 from .core.dispatch_core import DispatchCore
 from .core.in_flight import LeaseQuestion, OutgoingFrame, request_size
 from .core.lease_core import LeaseCore
@@ -180,6 +182,8 @@ class Hub:
         self._listeners_to_flush: list[Listener] = []
         self._to_wake = WakeQueue()
         self._reading_loop = ReadingLoop(transport)
+        self.tracer = process_tracer()
+        """Samples calls; ``None`` where this process does not trace."""
         self._closing = False
         self._refreshing = False
         self._refresh_at = -math.inf
@@ -275,6 +279,7 @@ class Hub:
         loop = reader if isinstance(reader, LoopReader) else None
         if isinstance(call.request, LeaseQuestion):
             return self.submit_many([(call, size, timeout, done)], loop)[0]
+        trace = None if self.tracer is None else begin_span(self.tracer, call, self.name)
         self._check_not_held()
         listeners: list[Listener] = []
         try:
@@ -289,6 +294,8 @@ class Hub:
                     done=done,
                     size=size,
                 )
+                if trace is not None:
+                    self._dispatch_core.trace(number, trace)
                 out: list[RoutedFrame] = [(self._dispatch_core, each) for each in self._dispatch_core.outgoing(now)]
                 if now + min(timeout, CLIENT_SUSPICION_S) < self._timer_at or self._router.wants_members:
                     self._set_timer((self._dispatch_core,))  # otherwise it wakes before anything new is due
@@ -309,6 +316,9 @@ class Hub:
     ) -> list[int]:
         """As :meth:`submit`, for many requests at once (call, size, timeout, done): they travel together."""
 
+        tracer = self.tracer
+        traces = [] if tracer is None else [begin_span(tracer, call, self.name) for call, _, _, _ in calls]
+
         def hand_in(now: float) -> list[int]:
             """All in one call, under the lock, so that no frame leaves before the last is in: they share as few frames
             as can be. The numbers are in the order of the calls; those of lease questions, which another core asks,
@@ -316,7 +326,7 @@ class Hub:
             counted = sum([not isinstance(each[0].request, LeaseQuestion) for each in calls])
             self._reading_loop.submitting(loop, counted, self._dispatch_core.pending)
             submit = self._dispatch_core.submit
-            return [
+            numbers = [
                 self.lease_core.ask_status(call.request, now=now, timeout=timeout, done=done)
                 if isinstance(call.request, LeaseQuestion)
                 else submit(
@@ -330,6 +340,10 @@ class Hub:
                 )
                 for call, size, timeout, done in calls
             ]
+            for number, trace in zip(numbers, traces, strict=False):  # none, if this process does not trace
+                if trace is not None and number > 0:
+                    self._dispatch_core.trace(number, trace)
+            return numbers
 
         try:
             return self.run_locked(hand_in)

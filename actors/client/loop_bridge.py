@@ -127,6 +127,7 @@ class LoopBridge:
             size = request_size(call.request, self.hub.limits)
         except KeeperError as error:
             return error
+        call = self._with_parent(call)
         loop = self.loop()
         assert loop is not None  # it runs this coroutine
         pending = AsyncCall(self, not isinstance(call.request, LeaseQuestion), loop.create_future())
@@ -176,8 +177,13 @@ class LoopBridge:
                 self._schedule_check(loop)
             soon(self._submit_new)
         self._open += 1
-        self._new.append((pending, Call(request, serializable), size, timeout))
+        self._new.append((pending, self._with_parent(Call(request, serializable)), size, timeout))
         return pending
+
+    def _with_parent(self, call: Call) -> Call:
+        """The call with the span that it belongs to: it may be submitted by a callback, for many coroutines."""
+        tracer = self.hub.tracer
+        return call if tracer is None else call._replace(parent=tracer.parent())
 
     def direct_ended(self) -> None:
         """A call of :meth:`submit` is over."""

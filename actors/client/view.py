@@ -38,6 +38,7 @@ from ...schema.operations import (
     TxnCompare,
 )
 from .. import arguments as check
+from ..tracing import SpanContext
 from .core.in_flight import LeaseQuestion
 from .results import DeleteResult, End, Keep, KeyValue, PutResult, RangeResult, TxnResult
 from .txn_parts import Condition, Op
@@ -67,6 +68,8 @@ class Call(NamedTuple):
     request: Operation | Read | LeaseQuestion
     serializable: bool = False
     request_id: RequestId | None = None
+    parent: SpanContext | None = None
+    """The span that it belongs to, where that is not the one of the code that submits it."""
 
 
 T = TypeVar("T")

@@ -13,6 +13,7 @@ from ...raft.messages import MemberChange
 from ...schema.answers import Answer
 from ...schema.commands import Command
 from ...schema.frames import Kept, Refused
+from .request_spans import WriteSpan
 
 
 @dataclass(slots=True)
@@ -27,6 +28,8 @@ class Proposal:
     """The session whose client sent the command, 0 for none: the command keeps it alive."""
     decoded: Command | None = None
     """What decoding ``data`` gives, if this member has done so: it was decoded from a frame with the same types."""
+    span: WriteSpan | None = None
+    """If it is sampled."""
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from ...schema.answers import Answer
 from ...schema.commands import COMMANDS_VERSION, Command
 from ...schema.frames import Refusal, Refused
 from .events import Proposal
+from .request_spans import WriteSpan
 from .turn import Turn
 
 _NOT_PROPOSED: tuple[int, Proposal | None, float] = (0, None, 0.0)
@@ -26,14 +27,20 @@ class Proposals:
         node: its consensus core.
         turn: the member's.
         slow: told of a proposal that took long: its index, and when it was proposed.
+        sampled: told the index of a proposal with a span.
     """
 
     def __init__(
-        self, node: Node, turn: Turn, slow: Callable[[Proposal, int, float], None] = lambda proposal, index, at: None
+        self,
+        node: Node,
+        turn: Turn,
+        slow: Callable[[Proposal, int, float], None] = lambda proposal, index, at: None,
+        sampled: Callable[[int, WriteSpan], None] = lambda index, span: None,
     ) -> None:
         self._node = node
         self._turn = turn
         self._slow = slow
+        self._sampled = sampled
         self._waiting: dict[int, tuple[int, Proposal, float]] = {}
         """By log index: the term in which it was proposed, the proposal with its callback, and when that was."""
         self.failed = 0
@@ -83,6 +90,8 @@ class Proposals:
         term, now = node.term, self._turn.now
         for proposal in proposals:
             self._waiting[index] = (term, proposal, now)
+            if proposal.span is not None:
+                self._sampled(index, proposal.span)
             index += 1
 
     def propose_own(self, command: Command) -> int:
@@ -111,6 +120,7 @@ class Proposals:
         answers: Sequence[tuple[Answer, ...]],
         heard: Callable[[int, float], object],
         slow_before: float,
+        applied: tuple[float, float],
     ) -> None:
         """Answer the proposals whose entries were applied, and those whose place another leader's entry took.
 
@@ -118,6 +128,7 @@ class Proposals:
             answers: of the first entries; no others were applied.
             heard: told the session of each write, and when it arrived, before the write is answered.
             slow_before: what arrived before is slow.
+            applied: when they began to be applied, on the member's clock, and how many seconds that took.
         """
         waiting = self._waiting
         for entry, answer in zip(entries, answers, strict=False):
@@ -134,6 +145,8 @@ class Proposals:
             proposal.done(answer)
             if proposal.arrival < slow_before:
                 self._slow(proposal, entry.index, at)
+            if proposal.span is not None:
+                proposal.span.answered(entry.index, proposal.arrival, at, *applied)
 
     def drop(self, refused: Refused) -> None:
         """Give up all that wait: this member will not see their entries applied as its own."""

@@ -65,6 +65,7 @@ from .node_config import node_config
 from .operator_log import OperatorLog, TurnTimes
 from .proposals import Proposals
 from .read_index import ReadRounds
+from .request_spans import RequestSpans
 from .slow_requests import SlowRequests
 from .snapshots import Background, MemberStorage, Snapshots
 from .turn import Turn
@@ -84,6 +85,7 @@ class Replica:
         background: runs slow work elsewhere and reports its end as an event (see ``snapshots``).
         throttle: called by slow work after each slice; gives way to other work.
         wall: seconds since 1970, for events of the cluster; without it, none are recorded.
+        spans: makes spans of sampled requests.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Replica:
         background: Background,
         throttle: Callable[[], None] = lambda: None,
         wall: Callable[[], float] | None = None,
+        spans: RequestSpans | None = None,
     ) -> None:
         self.folder = folder
         self.timings = timings
@@ -136,7 +139,9 @@ class Replica:
         self.round_trips: dict[int, Histogram] = {}
         """Of a leader: seconds from a heartbeat to its answer, by member; one in each heartbeat interval."""
         # What waits: for its place in the log, for a quorum's word, for a configuration.
-        self.proposals = Proposals(self.node, self._turn, self.slow.wrote)
+        identity = folder.identity
+        self.spans = spans or RequestSpans(None, identity.cluster_name, identity.member, clock)
+        self.proposals = Proposals(self.node, self._turn, self.slow.wrote, self.spans.propose)
         self.reads = ReadRounds()
         self.config_changes = ConfigChanges(self.node, self._turn, 2 * timings.election_timeout)
         # What a leader does. Every member reads the cluster's clock.
@@ -413,6 +418,8 @@ class Replica:
         began = monotonic()
         self.folder.log.append(ready.entries, ready.hard_state, sync=ready.must_sync)
         self._times.append += (took := monotonic() - began)
+        if self.spans.waiting:
+            self.spans.appended(ready.entries, took)
         if took >= NOTED_APPEND_S:
             self.slow.note_append(ready.entries, took)
             if took >= SLOW_S:
@@ -464,7 +471,8 @@ class Replica:
             for answer in answers:
                 duties.count_granted(answer, now)
         self.watches.keys_changed(state.take_changed_keys(), state.revision)
-        self.proposals.answer(entries, answers, duties.heard_session, now + self.slow.apply_took - SLOW_S)
+        took = self.slow.apply_took
+        self.proposals.answer(entries, answers, duties.heard_session, now + took - SLOW_S, (now, took))
         self.watches.answer_others()
         content = state.take_content_hasher()
         if content is not None:

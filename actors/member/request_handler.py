@@ -249,20 +249,26 @@ class RequestHandler:
         command = commands if asked.caller is None else ByUser(asked.caller, commands)
         users = self._replica.state.users
 
+        span = None
+        if request.traceparent and self._replica.is_leader:
+            span = self._replica.spans.write(request.traceparent, asked.arrival)
+
         def outcome(result: tuple[Answer, ...] | Refused) -> None:
             if isinstance(result, Refused):
+                if span is not None:
+                    span.refused(f"{result.refusal.name} {result.message}".strip())
                 _finish(asked.done, result)
                 return
             if asked.caller is not None or self._replica.state.users is not users:
                 self._audit.wrote(commands, result, asked.caller, asked.source)
             _finish(asked.done, Written(result, self._replica.term))
 
-        data = encode(command)
+        data, session = encode(command), commands.session
         counter = self.load.writes
         counter.left -= len(commands.writes)
         if counter.left <= 0:
-            self.load.wrote(commands.session, commands.writes, len(data), asked.lane)
-        self._propose(Proposal(data, asked.deadline, asked.arrival, outcome, commands.session, command), asked.done)
+            self.load.wrote(session, commands.writes, len(data), asked.lane)
+        self._propose(Proposal(data, asked.deadline, asked.arrival, outcome, session, command, span), asked.done)
 
     def _administer(self, request: Administer, asked: _Asked) -> None:
         if too_new := self._too_new(request.command):
@@ -530,6 +536,8 @@ class RequestHandler:
         waited, took = started - asked.arrival, monotonic() - began
         if waited + took >= SLOW_S or len(reply) >= BIG_ANSWER_BYTES:
             self._replica.slow.read(request.reads, waited, took, len(reply))
+        if request.traceparent:
+            self._replica.spans.read(request.traceparent, asked.arrival, waited, took)
         return reply
 
     def _range(self, request: Range, page_bytes: int, asked: _Asked) -> RangeAnswer | RangePart | Failed:

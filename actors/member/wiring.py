@@ -28,6 +28,7 @@ from ...schema.frames import MemberStatus
 from ...store.data_dir import DataDir, Identity
 from ...telemetry import Telemetry
 from ..logs import MemberLog
+from ..tracing import process_tracer
 from ..transport.lane import HAS_LANES, LaneBroken, open_lane
 from ..transport.lane_address import lane_host
 from ..transport.lane_server import LaneServer
@@ -44,6 +45,7 @@ from .operator_requests import OperatorRequests
 from .poller import InboxPoller, LanePoller, Poller, Waker
 from .replica import Replica
 from .request_handler import RequestHandler
+from .request_spans import RequestSpans
 from .snapshots import Background
 from .throttle import Throttle
 
@@ -132,6 +134,7 @@ def wire(
             clock=member_clock,
             log=transport_log,
         )
+    spans = RequestSpans(process_tracer(), identity.cluster_name, identity.member, member_clock)
     transport = PeerTransport(
         cluster=identity.cluster,
         member=identity.member,
@@ -142,6 +145,8 @@ def wire(
         clock=member_clock,
         lanes=links,
         log=transport_log,
+        traced=spans.proposed,
+        trace_arrived=spans.arrived,
     )
     workers = ThreadPoolExecutor(max_workers=BACKGROUND_THREADS, thread_name_prefix="background")
     own_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="operator")
@@ -155,6 +160,7 @@ def wire(
         background=_in_background(workers, inbox),
         throttle=Throttle(),
         wall=time.time,
+        spans=spans,
     )
     operators = OperatorRequests(_BackedUp(inbox, replica), _in_background(own_worker, inbox), Throttle(), member_clock)
     handler = RequestHandler(

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs
 
 from ...limits import PROXY_TIMEOUT_S
 from ...telemetry import Telemetry
+from ..tracing import TRACEPARENT, GivenParent
 from .console_site import ConsoleSite, is_console
 from .etcd_backend import EtcdBackend, UntimedContext
 from .etcd_services import EtcdServices
@@ -77,6 +78,10 @@ class EtcdHttp:
 
     async def handle(self, exchange: HttpExchange) -> None:
         """Answer one request."""
+        with GivenParent(exchange.headers.get(TRACEPARENT, "")):
+            await self._handle(exchange)
+
+    async def _handle(self, exchange: HttpExchange) -> None:
         name, status = "other", 500
         if exchange.path.startswith(KEYS_PATH):
             name = "kv"

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ...limits import PROXY_REQUEST_S, PROXY_STREAM_SEND_BYTES
 from ..logs import MemberLog
+from ..tracing import TRACEPARENT, GivenParent
 from .call_deadlines import CallDeadlines
 from .held_bytes import HeldBytes
 from .http2_connection import Http2Connection
@@ -154,6 +155,13 @@ class WireUnaryCall(UnaryCall):
         self._begun = self._running = True
         self._rpc.received += 1
         self._rpc.received_bytes += len(message)
+        if TRACEPARENT in self.metadata:
+            with GivenParent(self.metadata[TRACEPARENT]):
+                self._hand_over(message)
+        else:
+            self._hand_over(message)
+
+    def _hand_over(self, message: bytes) -> None:
         direct = self._rpc.direct
         if direct is not None:
             try:
@@ -162,7 +170,7 @@ class WireUnaryCall(UnaryCall):
             except Exception as error:
                 self.fail_by(error)
                 return
-        self._task = start_task(host.loop, self._run(message))
+        self._task = start_task(self._host.loop, self._run(message))
 
     async def _run(self, message: bytes) -> None:
         self._started = True
@@ -274,7 +282,8 @@ class WireStreamCall(StreamCall):
         self._host.streaming += 1
         self._rpc.started += 1
         self._host.deadlines.add(self)
-        self._task = start_task(self._host.loop, self._run())
+        with GivenParent(self.metadata.get(TRACEPARENT, "")):  # the task keeps it
+            self._task = start_task(self._host.loop, self._run())
 
     async def _run(self) -> None:
         self._started = True

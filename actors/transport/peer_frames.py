@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 
 from ...raft.messages import ClusterId, MemberId, Message, RaftNumber
+from ...schema.frames import Traceparent
 
 
 class BarePeerFrame(msgspec.Struct, frozen=True, array_like=True):
@@ -27,11 +28,21 @@ class BarePeerFrame(msgspec.Struct, frozen=True, array_like=True):
     messages: tuple[Message, ...]
 
 
+class EntryTrace(msgspec.Struct, frozen=True, array_like=True):
+    """A sampled entry that a frame carries."""
+
+    index: RaftNumber
+    traceparent: Traceparent
+    """The leader's span."""
+
+
 class PeerFrame(BarePeerFrame, frozen=True, array_like=True):
     """A frame with what few carry, at its end. A receiver of an older version skips it."""
 
     wall: Annotated[float, msgspec.Meta(ge=0, le=1e12)] = 0.0
     """The sender's clock when it made the frame, in seconds since 1970; 0: not said (see ``peer_clocks``)."""
+    traces: tuple[EntryTrace, ...] = ()
+    """Which of the entries are sampled."""
 
 
 class ReplySlot:

@@ -22,7 +22,7 @@ import itertools
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -32,6 +32,7 @@ from ...limits import (
     MAX_PEER_CALLS,
     MAX_PEER_PENDING_BYTES,
     MAX_PEER_PENDING_MESSAGES,
+    MAX_TRACED_ENTRIES,
     PEER_LOOKUP_PAUSE_S,
     TURN_BYTES,
 )
@@ -47,7 +48,7 @@ from ...raft.messages import (
 from ..logs import MemberLog
 from ..naming import member_name
 from .peer_clocks import PeerClocks
-from .peer_frames import BarePeerFrame, PeerFrame, ReceivedFrame, ReplySlot, decode_frame, encode_frame
+from .peer_frames import BarePeerFrame, EntryTrace, PeerFrame, ReceivedFrame, ReplySlot, decode_frame, encode_frame
 from .peer_lanes import LaneLinks
 
 _OVERHEAD = 64
@@ -87,6 +88,8 @@ class PeerTransport:
         lanes: lanes to peers, preferred to calls; ``None`` for calls only.
         log: the transport's lines.
         clocks: compares the clocks of hosts.
+        traced: by index, the traceparents of sampled entries; changed by its owner.
+        trace_arrived: told which entries of a frame are sampled, before these are taken in.
     """
 
     def __init__(
@@ -102,6 +105,8 @@ class PeerTransport:
         lanes: LaneLinks | None = None,
         log: MemberLog | None = None,
         clocks: PeerClocks | None = None,
+        traced: Mapping[int, str] | None = None,
+        trace_arrived: Callable[[Sequence[EntryTrace]], None] = lambda traces: None,
     ) -> None:
         self.log = log or MemberLog("transport", f"{cluster:x}", member_name(member))
         self._cluster = cluster
@@ -124,6 +129,8 @@ class PeerTransport:
         """Messages and calls to a peer that came to nothing, by peer."""
         self._closed = False
         self._lanes = lanes
+        self._traced = {} if traced is None else traced
+        self._trace_arrived = trace_arrived
         self.clocks = clocks or PeerClocks(self.log)
         """How far the clocks of other members' hosts are off."""
 
@@ -160,6 +167,8 @@ class PeerTransport:
             self.received_bytes[frame.sender] += len(data)
             if frame.wall:
                 self.clocks.heard(frame.sender, frame.wall)
+            if frame.traces:
+                self._trace_arrived(frame.traces)
             return True
         return False
 
@@ -259,11 +268,19 @@ class PeerTransport:
                 raise ValueError(f"{message} is not from m{self._member} to m{peer.member}")
         member = peer.member
         parts = self._cluster, self._member, member, self._epoch, sequence, tuple(messages)
-        data = encode_frame(
-            BarePeerFrame(*parts) if sequence % CLOCK_TOLD_FRAMES else PeerFrame(*parts, self.clocks.now())
-        )
+        wall = 0.0 if sequence % CLOCK_TOLD_FRAMES else self.clocks.now()
+        traces = self._traces_of(messages) if self._traced else ()
+        data = encode_frame(PeerFrame(*parts, wall, traces) if wall or traces else BarePeerFrame(*parts))
         self.sent_bytes[member] += len(data)
         return data
+
+    def _traces_of(self, messages: Sequence[Message]) -> tuple[EntryTrace, ...]:
+        """The sampled entries among those that the messages carry."""
+        carried = [
+            entry.index for message in messages if isinstance(message, AppendEntries) for entry in message.entries
+        ]
+        found = [EntryTrace(index, span) for index in carried if (span := self._traced.get(index, ""))]
+        return tuple(found[:MAX_TRACED_ENTRIES])
 
 
 class ActorLink:

@@ -27,6 +27,8 @@ from ....schema.answers import Answer, Done, Failed, Reason
 from ....schema.client_identity import ClientIdentity
 from ....schema.commands import ClientWrite, ClientWrites, RequestId
 from ....schema.frames import (
+    BareReads,
+    BareWrites,
     Close,
     KeepAlive,
     Open,
@@ -43,7 +45,7 @@ from ....schema.frames import (
 )
 from ....schema.operations import Operation
 from .failures import denial, failure
-from .in_flight import InFlight, Kind, OutgoingFrame, longest_wait, request_size
+from .in_flight import CallTrace, InFlight, Kind, OutgoingFrame, longest_wait, request_size
 from .outbox import Outbox, PendingCall
 from .router import Prefer, Router
 from .session import ClientSession
@@ -83,6 +85,8 @@ class DispatchCore:
         self._session = ClientSession(rng)
         self._calls: dict[int, PendingCall] = {}
         self._in_flight: dict[int, InFlight] = {}
+        self._traces: dict[int, CallTrace] = {}
+        """Of the calls that are sampled: mostly empty."""
         self._number = 0
         self._expire_at = math.inf
         """When to look for calls whose time is over: the earliest deadline, or a little later."""
@@ -150,6 +154,13 @@ class DispatchCore:
         outbox.fresh.append(call)
         return number
 
+    def trace(self, number: int, trace: CallTrace) -> None:
+        """A call that was just submitted is sampled."""
+        if number in self._calls:
+            self._traces[number] = trace
+        else:
+            trace.ended(None)
+
     def give_up(self, number: int, now: float) -> None:
         """The caller no longer waits: the call ends as at its timeout, unless it is over already."""
         call = self._calls.get(number)
@@ -197,7 +208,7 @@ class DispatchCore:
                 if not calls:
                     break
                 reads = tuple([call.read for call in calls if call.read is not None])
-                request = Reads(self._cluster, longest_wait(calls, now), outbox is self._stale, reads)
+                request = BareReads(self._cluster, longest_wait(calls, now), outbox is self._stale, reads)
                 self._send(Kind.BATCH, outbox, calls, request, now, out)
         return out
 
@@ -347,7 +358,9 @@ class DispatchCore:
             if session.low > min([write.sequence for write in writes]):  # members would not run it
                 raise ValueError(f"a write below the low mark {session.low}: {writes[0].sequence}")
             commands = ClientWrites(session.id, session.low, tuple(writes))
-            self._send(Kind.BATCH, outbox, calls, Writes(self._cluster, longest_wait(calls, now), commands), now, out)
+            self._send(
+                Kind.BATCH, outbox, calls, BareWrites(self._cluster, longest_wait(calls, now), commands), now, out
+            )
         if not outbox.in_flight and now >= session.keep_alive_at():
             keep_alive = KeepAlive(self._cluster, session.ttl / 3, session.id)
             self._send(Kind.KEEP_ALIVE, outbox, [], keep_alive, now, out)
@@ -357,7 +370,7 @@ class DispatchCore:
         kind: Kind,
         outbox: Outbox,
         calls: list[PendingCall],
-        request: Request,
+        request: Request | BareWrites | BareReads,
         now: float,
         out: list[OutgoingFrame],
     ) -> None:
@@ -366,7 +379,22 @@ class DispatchCore:
         member = outbox.target(self._router, now)
         self._in_flight[self._number] = InFlight(self._number, kind, outbox, member, calls, self._session.id, now)
         outbox.batch_sent(len(calls))
+        if self._traces:
+            request = self._traced(request, calls, member)
         out.append(OutgoingFrame(self._number, member, _encode(request)))
+
+    def _traced(
+        self, request: Request | BareWrites | BareReads, calls: list[PendingCall], member: int
+    ) -> Request | BareWrites | BareReads:
+        """The request with the traceparent of its first sampled call, if it has one."""
+        traces = [trace for call in calls if (trace := self._traces.get(call.id)) is not None]
+        for trace in traces:
+            trace.sent(member, traces[0].traceparent)
+        if traces and isinstance(request, BareWrites):
+            return Writes(request.cluster, request.deadline, request.commands, traces[0].traceparent)
+        if traces and isinstance(request, BareReads):
+            return Reads(request.cluster, request.deadline, request.serializable, request.reads, traces[0].traceparent)
+        return request
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
@@ -598,6 +626,8 @@ class DispatchCore:
         call.read = call.write = None  # a late frame keeps the call, but not its bytes
         if call.sequence:
             self._session.settle(call.sequence)
+        if self._traces and (trace := self._traces.pop(call.id, None)) is not None:
+            trace.ended(outcome)
         try:
             call.done(outcome)
         except Exception as error:  # a failing callback must not lose the answers of others

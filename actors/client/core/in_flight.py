@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ....limits import CLIENT_MAX_FRAME_DEADLINE_S, Limits
 from ....schema.frames import Read
@@ -36,6 +36,22 @@ class LeaseQuestion(NamedTuple):
     """Keep these leases alive once, instead; answered with ``LeasesKept`` and their TTLs."""
     owners: bool = False
     """Also tell who made them."""
+
+
+class CallTrace(Protocol):
+    """What a sampled call tells of itself."""
+
+    traceparent: str
+    """What a frame with it carries."""
+
+    def sent(self, member: int, frame_of: str) -> None:
+        """It was put into a frame to that member, which carries the traceparent ``frame_of``: its own, or that of a
+        sampled call before it."""
+        ...
+
+    def ended(self, outcome: object) -> None:
+        """It has its outcome. Must not raise."""
+        ...
 
 
 class Kind(enum.Enum):
