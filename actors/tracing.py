@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import atexit
 import contextvars
-import math
 import os
 import queue
 import random
@@ -26,10 +25,6 @@ from typing import NamedTuple, Protocol
 
 from ..limits import MAX_SPANS_WAITING, TRACE_CLOSE_S, TRACE_RATE
 
-WHERE = "RAYKEEPER_TRACE"
-"""The variable that says where spans go..."""
-RATE = "RAYKEEPER_TRACE_RATE"
-"""... and the one that says how many requests are sampled, as a fraction."""
 TRACEPARENT = "traceparent"
 """The header of HTTP, and the key in gRPC's metadata."""
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -243,56 +238,6 @@ class GivenParent:
             _given.reset(self._token)
 
 
-def rate_of(environ: Mapping[str, str]) -> float:
-    """The fraction of requests to sample; 0 for a text that is not a fraction."""
-    try:
-        rate = float(environ.get(RATE) or TRACE_RATE)
-    except ValueError:
-        return 0.0
-    return rate if math.isfinite(rate) and 0 <= rate <= 1 else 0.0
-
-
 def who() -> str:
     """This process, as spans name it."""
     return f"{socket.gethostname()}:{os.getpid()}"
-
-
-class _Made(NamedTuple):
-    """This process's tracer, and the settings that it was made by."""
-
-    settings: tuple[str, str]
-    tracer: Tracer | None
-
-
-_made: _Made | None = None
-_making = threading.Lock()
-
-
-def process_tracer() -> Tracer | None:
-    """This process's tracer, as its environment says; ``None`` if it does not trace. Any thread."""
-    global _made
-    settings = os.environ.get(WHERE, ""), os.environ.get(RATE, "")
-    made = _made
-    if made is None or made.settings != settings:
-        with _making:
-            made = _made
-            if made is None or made.settings != settings:
-                _made = made = _Made(settings, _make(os.environ))
-    return made.tracer
-
-
-def _make(environ: Mapping[str, str]) -> Tracer | None:
-    where = environ.get(WHERE, "")
-    if not where and not environ.get(RATE):
-        return None
-    from .span_files import SpanFile
-    from .span_otel import OtelSpans, otel_installed
-
-    sink: SpanSink
-    if where in ("", "otel"):
-        if not otel_installed():
-            return None
-        sink = OtelSpans()
-    else:
-        sink = SpanFile(where)
-    return Tracer(sink, rate_of(environ))

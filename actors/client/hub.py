@@ -43,7 +43,7 @@ from ...schema.operations import Operation
 from .. import finalizer_guard
 from ..background import background, collect_young
 from ..deadline import covering
-from ..tracing import process_tracer
+from ..process_tracer import process_tracer
 from ..transport.client_transport import ClientTransport, Reader
 from ..transport.loop_reader import LoopReader
 from ..transport.waiter import OutcomeWaiter, WakeQueue

@@ -28,7 +28,7 @@ from ...schema.frames import MemberStatus
 from ...store.data_dir import DataDir, Identity
 from ...telemetry import Telemetry
 from ..logs import MemberLog
-from ..tracing import process_tracer
+from ..process_tracer import process_tracer
 from ..transport.lane import HAS_LANES, LaneBroken, open_lane
 from ..transport.lane_address import lane_host
 from ..transport.lane_server import LaneServer

@@ -134,7 +134,7 @@ def test_a_client_process_loads_little_beside_ray() -> None:
     assert foreign <= {"raykeeper", "msgspec", "cloudpickle"}
     parts = {".".join(name.split(".")[1:3]) for name in within(beside, "raykeeper.actors")}
     client = {"arguments", "background", "client", "connect", "deadline", "finalizer_guard", "handles", "transport"}
-    client |= {"this_process", "tracing"}
+    client |= {"this_process", "tracing", "process_tracer"}
     assert parts - {"actors"} == {f"actors.{part}" for part in client}
     ways = "raykeeper.actors.transport"
     assert within(beside, ways) == [ways, *(f"{ways}.{name}" for name in ("client_transport", "loop_reader", "waiter"))]

@@ -9,7 +9,7 @@ import pytest
 
 from lab.onemember import one_member
 from lab.patience import until
-from raykeeper.actors import span_otel, tracing
+from raykeeper.actors import process_tracer, span_otel
 from raykeeper.actors.tracing import Tracer
 
 pytest.importorskip("opentelemetry.sdk")
@@ -29,12 +29,12 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
     monkeypatch.setenv("RAYKEEPER_TRACE", "otel")
     monkeypatch.setenv("RAYKEEPER_TRACE_RATE", "0")
-    monkeypatch.setattr(tracing, "_made", None)
+    monkeypatch.setattr(process_tracer, "_made", None)
     yield exporter
-    tracer = tracing.process_tracer()
+    tracer = process_tracer.process_tracer()
     assert tracer is not None
     tracer.close()
-    monkeypatch.setattr(tracing, "_made", None)
+    monkeypatch.setattr(process_tracer, "_made", None)
 
 
 def by_name(exported: InMemorySpanExporter) -> dict[str, Any]:
@@ -77,10 +77,10 @@ def test_an_error_is_its_status(exported: InMemorySpanExporter) -> None:
 
 def test_without_opentelemetry_there_is_no_tracer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYKEEPER_TRACE", "otel")
-    monkeypatch.setattr(tracing, "_made", None)
+    monkeypatch.setattr(process_tracer, "_made", None)
     monkeypatch.setattr(span_otel, "otel_installed", lambda: False)
-    assert tracing.process_tracer() is None
-    monkeypatch.setattr(tracing, "_made", None)
+    assert process_tracer.process_tracer() is None
+    monkeypatch.setattr(process_tracer, "_made", None)
 
 
 def test_what_the_provider_does_not_sample_is_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,10 @@ from lab.http2.etcd_port import etcd_port
 from lab.http2.http_client import request
 from lab.onemember import OneMember, one_member
 from lab.patience import PATIENCE, until
-from raykeeper.actors import tracing
+from raykeeper.actors import process_tracer, tracing
 from raykeeper.actors.member.request_spans import RequestSpans
 from raykeeper.actors.span_files import SpanFile
-from raykeeper.actors.tracing import EndedSpan, OpenSpan, SpanContext, Tracer, parse_traceparent, rate_of
+from raykeeper.actors.tracing import EndedSpan, OpenSpan, SpanContext, Tracer, parse_traceparent
 from raykeeper.actors.transport.peer_frames import BarePeerFrame, EntryTrace, PeerFrame, decode_frame, encode_frame
 from raykeeper.actors.transport.peer_transport import PeerTransport
 from raykeeper.limits import MAX_TRACED_ENTRIES
@@ -44,7 +44,7 @@ def spans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("RAYKEEPER_TRACE", str(path))
     monkeypatch.setenv("RAYKEEPER_TRACE_RATE", "1")
     yield path
-    tracer = tracing.process_tracer()
+    tracer = process_tracer.process_tracer()
     assert tracer is not None
     tracer.close()
 
@@ -198,13 +198,13 @@ def test_a_traceparent() -> None:
 
 @pytest.mark.parametrize(("text", "rate"), [("", 0.01), ("0.5", 0.5), ("2", 0.0), ("nan", 0.0), ("many", 0.0)])
 def test_rates(text: str, rate: float) -> None:
-    assert rate_of({"RAYKEEPER_TRACE_RATE": text}) == rate
+    assert process_tracer.rate_of({"RAYKEEPER_TRACE_RATE": text}) == rate
 
 
 def test_without_settings_nothing_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAYKEEPER_TRACE", raising=False)
     monkeypatch.delenv("RAYKEEPER_TRACE_RATE", raising=False)
-    assert tracing.process_tracer() is None
+    assert process_tracer.process_tracer() is None
 
 
 # -- frames -----------------------------------------------------------------------------------------------------------
