@@ -926,7 +926,7 @@ LAG_LOG_REVISIONS = 1000
 """A watcher that has this many revisions to read..."""
 LAG_LOG_S = 5.0
 """... for this many seconds is logged."""
-TRACE_RATE = 0.01
+TRACE_SAMPLED_FRACTION = 0.01
 """The fraction of requests that are sampled where tracing is on and no other is named."""
 TRACE_FILE_BYTES = 16 << 20
 """A file of spans is renamed, in place of the one before it, when it is longer."""

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..limits import TRACE_RATE
+from ..limits import TRACE_SAMPLED_FRACTION
 from .tracing import SpanSink, Tracer
 
 WHERE = "RAYKEEPER_TRACE"
@@ -20,7 +20,7 @@ RATE = "RAYKEEPER_TRACE_RATE"
 def rate_of(environ: Mapping[str, str]) -> float:
     """The fraction of requests to sample; 0 for a text that is not a fraction."""
     try:
-        rate = float(environ.get(RATE) or TRACE_RATE)
+        rate = float(environ.get(RATE) or TRACE_SAMPLED_FRACTION)
     except ValueError:
         return 0.0
     return rate if math.isfinite(rate) and 0 <= rate <= 1 else 0.0

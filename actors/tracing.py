@@ -23,7 +23,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from ..limits import MAX_SPANS_WAITING, TRACE_CLOSE_S, TRACE_RATE
+from ..limits import MAX_SPANS_WAITING, TRACE_CLOSE_S, TRACE_SAMPLED_FRACTION
 
 TRACEPARENT = "traceparent"
 """The header of HTTP, and the key in gRPC's metadata."""
@@ -152,7 +152,7 @@ class Tracer:
         rate: the fraction of requests without a parent that are sampled.
     """
 
-    def __init__(self, sink: SpanSink, rate: float = TRACE_RATE, rng: random.Random | None = None) -> None:
+    def __init__(self, sink: SpanSink, rate: float = TRACE_SAMPLED_FRACTION, rng: random.Random | None = None) -> None:
         self._sink = sink
         self._rate = rate
         self._rng = rng or random.Random(os.urandom(16))

@@ -172,6 +172,16 @@ def test_the_leader_compares_and_ends_an_alarm_that_is_over(
     running.stop()
 
 
+def test_where_no_majority_is_right_nothing_is_rebuilt_and_all_is_served(member: OneMember, kv: Client) -> None:
+    """CORRUPT of as many members that no majority is without: an operator decides, and meanwhile nothing stops."""
+    administer(member, SetAlarm(1, AlarmKind.CORRUPT, True, "there is no majority"))
+    administer(member, HashContent())
+    replica = member.loop.replica
+    assert maintenance.should_rebuild(1, replica, 0) == ""
+    assert puts(kv)
+    assert kv.get("first") is not None
+
+
 def test_the_next_comparison_is_due_whoever_leads(member: OneMember, kv: Client) -> None:
     """Every member notes when a leader last asked for one; what an operator asks for does not count."""
     replica = member.loop.replica

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -115,3 +117,84 @@ def test_a_put_during_a_slow_sync(
     until(lambda: lines())  # the put is answered first
     (line,) = lines()
     assert parts(line)["log"] >= 2 * SLOW_S
+
+
+def test_a_batch_during_a_slow_apply(
+    member: OneMember, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    state = member.loop.replica.folder.state
+    apply = state.apply_some
+
+    def slow_apply(*arguments: Any) -> Any:
+        threading.Event().wait(2 * SLOW_S)
+        return apply(*arguments)
+
+    async def put_three() -> None:
+        async with member.client().aio as aio:
+            await asyncio.gather(*[aio.put(f"b{number}", "v") for number in range(3)])
+
+    with member.client() as kv:
+        kv.put("quick", "v")
+        monkeypatch.setattr(state, "apply_some", slow_apply)
+        asyncio.run(put_three())
+        monkeypatch.undo()
+
+    def lines() -> list[str]:
+        return [record.message for record in caplog.records if "put of 'b0' (1 bytes) and 2 more" in record.message]
+
+    until(lambda: [line for line in lines() if "slow request" in line])
+    line = next(line for line in lines() if "slow request" in line)
+    assert parts(line)["apply"] >= 2 * SLOW_S
+
+
+@pytest.mark.parametrize("what", ["key", "range"])
+def test_a_read_that_is_slow(
+    member: OneMember, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    state = member.loop.replica.folder.state
+    find = state.range
+
+    def slow_range(*arguments: Any, **options: Any) -> Any:
+        threading.Event().wait(2 * SLOW_S)
+        return find(*arguments, **options)
+
+    with member.client() as kv:
+        kv.put("k", "v")
+        monkeypatch.setattr(state, "range", slow_range)
+        if what == "key":
+            kv.get("k")
+        else:
+            kv.range(prefix="k")
+        monkeypatch.undo()
+
+    def lines() -> list[str]:
+        return [record.message for record in caplog.records if "slow request: read of" in record.message]
+
+    until(lambda: lines())
+    assert parts(lines()[0])["reading"] >= 2 * SLOW_S
+
+
+def test_a_read_that_waits_for_a_quorum(
+    member: OneMember, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    reads = member.loop.replica.reads
+    answered = reads.round_answered
+
+    def late(*arguments: Any) -> None:
+        threading.Event().wait(2 * SLOW_S)
+        answered(*arguments)
+
+    with member.client() as kv:
+        kv.put("k", "v")
+        monkeypatch.setattr(reads, "round_answered", late)
+        kv.get("k")
+        monkeypatch.undo()
+
+    def lines() -> list[str]:
+        return [record.message for record in caplog.records if "slow request: read of 'k'" in record.message]
+
+    until(lambda: lines())
+    assert parts(lines()[0])["waiting"] >= 2 * SLOW_S
