@@ -67,7 +67,9 @@ def test_the_wheel_holds_the_product_and_nothing_else(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     made = {f"raykeeper/{path}i" for path in modules() if path.endswith("_pb2.py")}
     data = {"raykeeper/py.typed", "raykeeper/actors/proxy/etcdpb/descriptors.binpb"}
-    assert names == {f"raykeeper/{path}" for path in modules()} | made | data
+    page = {f"raykeeper/{path.relative_to(ROOT)}" for path in (ROOT / "actors/proxy/console").iterdir()}
+    assert len(page) > 3
+    assert names == {f"raykeeper/{path}" for path in modules()} | made | data | page
 
 
 def test_every_module_imports_and_nothing_else_is_on_the_path(python: Path) -> None:
