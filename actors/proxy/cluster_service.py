@@ -14,7 +14,7 @@ from ...raft.messages import ChangeKind, MemberChange
 from ...schema.frames import MemberStatus
 from ..naming import member_name
 from .etcd_backend import CallContext, EtcdBackend
-from .etcd_errors import BAD_MEMBER_URLS, MEMBER_NOT_FOUND, NOT_A_LEARNER
+from .etcd_errors import BAD_MEMBER_URLS, LAST_VOTER, MEMBER_NOT_FOUND, NOT_A_LEARNER
 from .etcdpb.cluster_pb2 import (
     Member,
     MemberAddRequest,
@@ -82,9 +82,12 @@ class ClusterService:
         return MemberAddResponse(header=self._header(), member=member, members=members).SerializeToString()
 
     async def member_remove(self, request: bytes, context: CallContext) -> bytes:
-        """Remove a member."""
+        """Remove a member. The configuration goes first, by the leader, which knows why it may not; then its process
+        and its data."""
         member = MemberRemoveRequest.FromString(request).ID
-        await self._known(member)
+        if (await self._known(member)).voters == (member,):
+            raise LAST_VOTER.error()
+        await self._calls.change_membership([MemberChange(ChangeKind.REMOVE, member)])
         await self._operations.remove_member(member)
         return MemberRemoveResponse(header=self._header(), members=await self._members()).SerializeToString()
 

@@ -67,6 +67,8 @@ MEMBER_NOT_FOUND = _etcd(RpcCode.NOT_FOUND, "member not found")
 
 LEASE_EXISTS = _etcd(RpcCode.FAILED_PRECONDITION, "lease already exists")
 NOT_ENOUGH_STARTED = _etcd(RpcCode.FAILED_PRECONDITION, "re-configuration failed due to not enough started members")
+LAST_VOTER = EtcdFailure(RpcCode.UNKNOWN, NOT_ENOUGH_STARTED.text)
+"""As etcd 3.5.1 answers: an error of its server that it has no code for."""
 NOT_A_LEARNER = _etcd(RpcCode.FAILED_PRECONDITION, "can only promote a learner member")
 LEARNER_NOT_READY = _etcd(RpcCode.FAILED_PRECONDITION, "can only promote a learner member which is in sync with leader")
 NOT_LEADER = _etcd(RpcCode.FAILED_PRECONDITION, "not leader")

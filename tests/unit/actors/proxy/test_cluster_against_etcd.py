@@ -101,10 +101,21 @@ def test_members_are_added_and_removed_by_the_cluster(both: Twins) -> None:
     ours = both.sides[1]
     added = ours.ask(f"{CLUSTER}MemberAdd", MemberAddRequest(peerURLs=["http://127.0.0.1:1"], isLearner=True))
     assert (added.member.ID, added.member.isLearner, added.header.revision) == (2, True, 0)
-    ours.ask(f"{CLUSTER}MemberRemove", MemberRemoveRequest(ID=1))
-    assert both.proxy.operations.asked == [("add", True), ("remove", 1)]
+    change_ours(both, ChangeKind.ADD_LEARNER, 2)
+    left = ours.ask(f"{CLUSTER}MemberRemove", MemberRemoveRequest(ID=2)).members
+    assert [each.ID for each in left] == [1]
+    assert both.proxy.operations.asked == [("add", True), ("remove", 2)]
     refused = ours.relative(f"{CLUSTER}MemberUpdate", MemberUpdateRequest(ID=1, peerURLs=["http://127.0.0.1:1"]))
     assert refused == (3, "etcdserver: given member URLs are invalid")
+
+
+def test_the_last_voter_stays(both: Twins) -> None:
+    refused = set()
+    for side in both.sides:
+        member = side.ask(f"{CLUSTER}MemberList", MemberListRequest()).members[0].ID
+        refused.add(side.relative(f"{CLUSTER}MemberRemove", MemberRemoveRequest(ID=member)))
+    assert refused == {(2, "etcdserver: re-configuration failed due to not enough started members")}
+    assert both.proxy.operations.asked == []
 
 
 def change_ours(both: Twins, kind: ChangeKind, member: int) -> None:
