@@ -973,6 +973,10 @@ LOG_STDERR_LINES_PER_WINDOW = 5
 # Launching and supervising a cluster, from outside.
 MEMBERSHIP_TIMEOUT_S = 120.0
 """Within this a new member is expected to have caught up with the others."""
+MAX_PROMOTE_ATTEMPTS = 100
+"""By a proxy that has added a member for a client, each of them within MEMBERSHIP_TIMEOUT_S..."""
+PROMOTE_PAUSE_S = 2.0
+"""... and seconds between two of them."""
 UPGRADE_TIMEOUT_S = 300.0
 """Within this all members are expected to have been restarted, one by one."""
 SUPERVISOR_PAUSE_DIVISOR = 10
@@ -1049,6 +1053,8 @@ PROXY_HANDSHAKES_PER_S = 100
 """... on a port with TLS, so many..."""
 PROXY_HANDSHAKES_AT_ONCE = 200
 """... and so many at once."""
+PROXY_HANDSHAKE_TURN_S = 1.0
+"""Seconds that a TLS handshake has at least, before others that wait displace it."""
 PROXY_ADMIT_PAUSE_S = 0.01
 """Until those that wait are looked at again."""
 PROXY_ACCEPTS_PER_S = 4000

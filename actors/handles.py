@@ -272,7 +272,8 @@ class Coordination:
             timeout: seconds for everything, all runs included; ``None`` is the handle's default.
 
         Returns:
-            What the run returned that has written; ``None`` if an earlier call of the same name has written.
+            What the run returned that has written; ``None`` if an earlier call of the same name has written. Of two
+            calls of one name at the same moment one writes, and each returns what its own run has returned.
 
         Raises:
             TransactionConflict: others were faster each time; nothing was written.

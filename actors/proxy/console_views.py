@@ -7,6 +7,7 @@ where ``limits.py`` says, and tell how many there are.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,6 +31,7 @@ from ..client.core.in_flight import LeaseQuestion
 from ..client.leases import LeaseInfo
 from ..client.load_tables import ClientTop, PrefixTop, merged
 from ..client.view import Call, Steps
+from ..deadline import covering
 from ..naming import member_name
 from ..recipes.in_use import Survey, why_stuck
 from ..recipes.in_use_fields import LISTS, in_use_fields
@@ -38,6 +40,8 @@ from .console_forms import bad_request, client_form, id_form, key_form, name_for
 from .etcd_backend import CallContext, EtcdBackend
 from .etcd_errors import LEASE_NOT_FOUND, NO_LEADER, TIMED_OUT, from_keeper_error
 from .member_calls import MemberCalls
+
+_log = logging.getLogger("raykeeper.proxy")
 
 NodeAddresses = Callable[[], Mapping[str, str]]
 
@@ -58,13 +62,19 @@ class NodeBook:
         """By node id; what was known before, if Ray does not answer soon."""
         if self._ask is not None and time.monotonic() >= self._good_until:
             self._good_until = time.monotonic() + CONSOLE_NODES_S
-            asked = asyncio.wrap_future(on_thread("nodes", self._ask))
+            asked = asyncio.wrap_future(on_thread("nodes", _in_time, self._ask))
             try:
                 if await within(CONSOLE_NODES_S, asked):
                     self._known = asked.result()
-            except KeeperError:
-                pass
+            except Exception as error:  # Ray's, of many kinds
+                _log.debug("Ray does not tell the nodes' addresses: %s", error)
         return self._known
+
+
+def _in_time(ask: NodeAddresses) -> Mapping[str, str]:
+    """On a thread that ends before the next one begins, whatever Ray does."""
+    with covering(CONSOLE_NODES_S):
+        return ask()
 
 
 async def show_cluster(backend: EtcdBackend, calls: MemberCalls, nodes: NodeBook) -> dict[str, Any]:

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import ray
 
 from ...errors import KeeperError
+from ...limits import MAX_PROMOTE_ATTEMPTS, PROMOTE_PAUSE_S
 from ..leader_call import administer_as, as_the_cluster
 from ..logs import MemberLog
 from ..naming import member_name
 from .etcd_errors import from_keeper_error
-from .rpc_status import RpcError
+from .rpc_status import RpcCode, RpcError
+
+T = TypeVar("T")
 
 _remote: Any = ray.remote
 
@@ -33,23 +37,41 @@ class MembershipTasks:
     def __init__(self, cluster_name: str, log: MemberLog) -> None:
         self._cluster_name = cluster_name
         self._log = log
-        self._promoting: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Task[Any]] = set()
+        """They go on without their callers. The loop itself holds tasks weakly."""
 
     async def add_member(self, learner: bool) -> int:
         """Add a member anywhere, as a learner; its id, once the configuration has it. Unless it is to stay one, another
-        task makes it a voter when it has caught up."""
+        task makes it a voter when it has caught up: also if the caller has given up meanwhile."""
+        return await asyncio.shield(self._begin(self._add(learner)))
+
+    async def _add(self, learner: bool) -> int:
         added: int = await self._run("_add_learner", node=None, voter=not learner)
         if not learner:
-            promoting = asyncio.ensure_future(self._promote(added))
-            self._promoting.add(promoting)  # the loop itself holds tasks weakly
-            promoting.add_done_callback(self._promoting.discard)
+            self._begin(self._promote(added))
         return added
 
     async def _promote(self, member: int) -> None:
-        try:
-            await self._run("_promote_once_caught_up", id=member)
-        except RpcError as error:  # the supervisor does it, if the member is still there
-            self._log.warning("%s did not become a voter: %s", member_name(member), error.text)
+        for _ in range(MAX_PROMOTE_ATTEMPTS):  # each of them may wait for minutes
+            try:
+                await self._run("_promote_once_caught_up", id=member)
+                return
+            except RpcError as error:
+                self._log.warning("%s is not a voter yet: %s", member_name(member), error.text)
+                if error.code is not RpcCode.UNAVAILABLE:  # it has left, say
+                    return
+            await asyncio.sleep(PROMOTE_PAUSE_S)
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.ensure_future(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:  # its caller may be gone
+            self._log.warning("a change of the members failed: %s", error)
 
     async def remove_member(self, member: int) -> None:
         """Remove a member for good."""

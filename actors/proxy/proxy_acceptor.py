@@ -37,6 +37,7 @@ from ...limits import (
     PROXY_ADMITS_PER_S,
     PROXY_BACKLOG,
     PROXY_GREETING_S,
+    PROXY_HANDSHAKE_TURN_S,
     PROXY_HANDSHAKES_AT_ONCE,
     PROXY_HANDSHAKES_PER_S,
     PROXY_PASS_ACCEPTS,
@@ -53,7 +54,8 @@ _BEGINS_REQUEST = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ\r\n")
 """A method of HTTP/1.1, an empty line before it, or the preface of HTTP/2."""
 
 _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-"""A client that closes its side wants no answer, as with Go's server."""
+"""A client that closes its side while it waits has most likely given up. What it has said by then counts first: where
+nobody has to wait it gets its answer."""
 
 
 class BySource(Generic[T]):
@@ -102,12 +104,16 @@ class ProxyAcceptor:
 
     Args:
         context: the proxy's; its loop is the one that all of this runs on.
-        protocol: makes the protocol of a connection that was let in, once its TLS handshake is done.
+        protocol: makes the protocol of a connection that was let in, given what to call as soon as it is made, which is
+            once its TLS handshake is done.
         tls: the context; ``None`` for a port in the clear.
     """
 
     def __init__(
-        self, context: ProxyContext, protocol: Callable[[], asyncio.Protocol], tls: ProxyTlsContext | None = None
+        self,
+        context: ProxyContext,
+        protocol: Callable[[Callable[[], None]], asyncio.Protocol],
+        tls: ProxyTlsContext | None = None,
     ) -> None:
         self._context = context
         context.count_silent = self.__len__
@@ -125,7 +131,9 @@ class ProxyAcceptor:
         """Watches them, each for one event, and is itself watched by the loop: that is cheaper than a reader of the
         loop for each."""
         self._begun: BySource[asyncio.Task[None]] = BySource()
-        """Those that were let in, until their TLS handshake is done."""
+        """Those that were let in, until their TLS handshake is done: what is the proxy's may not be displaced here."""
+        self._begun_at: dict[asyncio.Task[None], float] = {}
+        """Since when, oldest first."""
         self._accepts = AcceptRate(loop.time, PROXY_ACCEPTS_PER_S, PROXY_ACCEPTS_AT_ONCE)
         per_s, at_once = (
             (PROXY_ADMITS_PER_S, PROXY_ADMITS_AT_ONCE)
@@ -196,6 +204,8 @@ class ProxyAcceptor:
             self._keep_silent(sock, source_of_address(address[0]))
 
     def _keep_silent(self, sock: socket.socket, source: Hashable) -> None:
+        while len(self._silent) >= MAX_PROXY_SILENT and self._look():
+            pass  # those that have said something are not silent
         if len(self._silent) >= MAX_PROXY_SILENT:
             self._context.ends["displaced"] += 1
             self._drop(self._of_silent.take_of_largest()[1])
@@ -206,16 +216,20 @@ class ProxyAcceptor:
 
     # --- until they are let in ---------------------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        """Look at those that have said something or are gone."""
-        for number, events in self._epoll.poll(0, PROXY_PASS_ACCEPTS):
-            if events & _GONE:
-                self._drop(number)
-            elif (found := self._silent.pop(number, None)) is not None:
-                sock, source, _ = found
+    def _look(self) -> int:
+        """Look at some of those that have said something or are gone; how many there were."""
+        if self._closed:
+            return 0
+        looked = self._epoll.poll(0, PROXY_PASS_ACCEPTS)
+        for number, events in looked:
+            if events & select.EPOLLIN and number in self._silent:
+                sock, source, _ = self._silent.pop(number)
                 self._of_silent.discard(source, number)
                 self._have_wait(sock, source)
+            else:
+                self._drop(number)
         self._admit_soon()
+        return len(looked)
 
     def _have_wait(self, sock: socket.socket, source: Hashable) -> None:
         """Let a connection wait, or close it, by its first byte, which is there."""
@@ -256,7 +270,8 @@ class ProxyAcceptor:
 
     def expire(self, now: float) -> None:
         """Close those that have been silent for too long; not those whose first byte waits for a slow loop."""
-        self._look()
+        while self._look():
+            pass
         while self._silent:
             number, (_, _, until) = next(iter(self._silent.items()))
             if until > now:
@@ -272,7 +287,7 @@ class ProxyAcceptor:
     def _admit(self) -> None:
         self._next_admission = None
         for _ in range(min(PROXY_PASS_ADMITS, len(self._waiting))):
-            if self._context.serving and not self._admits.take():
+            if self._handshakes_under_way() or (self._context.serving and not self._admits.take()):
                 self._next_admission = self._loop.call_later(PROXY_ADMIT_PAUSE_S, self._admit)
                 return
             source, number = self._of_waiting.take()
@@ -281,32 +296,49 @@ class ProxyAcceptor:
             self._begin(source, sock)
         self._admit_soon()
 
+    def _handshakes_under_way(self) -> bool:
+        """Whether there are as many handshakes as there may be, none of which has had its time yet."""
+        if self._tls is None or len(self._begun) < MAX_PROXY_HANDSHAKES:
+            return False
+        return self._loop.time() - next(iter(self._begun_at.values())) < PROXY_HANDSHAKE_TURN_S
+
     def _begin(self, source: Hashable, sock: socket.socket) -> None:
         if self._tls is not None and len(self._begun) >= MAX_PROXY_HANDSHAKES:
             self._context.ends["displaced"] += 1
-            self._begun.take_of_largest()[1].cancel()
+            displaced = self._begun.take_of_largest()[1]
+            del self._begun_at[displaced]
+            displaced.cancel()
         sock.setblocking(False)
-        task = self._loop.create_task(self._shake_hands(sock))
-        self._begun.add(source, task)
+        taken = False
+
+        def begun() -> None:
+            self._begun.discard(source, task)
+            self._begun_at.pop(task, None)
+
+        async def shake_hands() -> None:
+            # Raises OSError if the client speaks no TLS, does not trust the proxy, or shows what it does not trust.
+            nonlocal taken
+            tls = None if self._tls is None else self._tls.current()
+            taken = True  # asyncio closes it, with a reader that the loop has for it, if this fails or is cancelled
+            await self._loop.connect_accepted_socket(
+                lambda: self._protocol(begun),
+                sock,
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else PROXY_GREETING_S,
+            )
 
         def done(task: asyncio.Task[None]) -> None:
-            self._begun.discard(source, task)
-            error = None if task.cancelled() else task.exception()
-            if task.cancelled() or error is not None:
+            begun()
+            if not taken:
                 sock.close()
+            error = None if task.cancelled() else task.exception()
             if error is not None and not isinstance(error, OSError):
                 self._context.log.error("a connection could not be begun", exc_info=error)
 
+        task = self._loop.create_task(shake_hands())
+        self._begun.add(source, task)
+        self._begun_at[task] = self._loop.time()
         task.add_done_callback(done)
-
-    async def _shake_hands(self, sock: socket.socket) -> None:
-        """Raises ``OSError`` if the client speaks no TLS, does not trust the proxy, or shows what it does not trust."""
-        if self._tls is None:
-            await self._loop.connect_accepted_socket(self._protocol, sock)
-        else:
-            await self._loop.connect_accepted_socket(
-                self._protocol, sock, ssl=self._tls.current(), ssl_handshake_timeout=PROXY_GREETING_S
-            )
 
     def close(self) -> None:
         """Accept no more; those that have not become the proxy's are closed."""

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import resource
 import socket
+from collections.abc import Callable
 from typing import cast
 
 from ...limits import (
@@ -36,12 +37,17 @@ from .rpc_methods import RpcMethods
 
 
 class Greeting(asyncio.Protocol):
-    """A connection that has not said what it speaks."""
+    """A connection that has not said what it speaks.
+
+    Args:
+        begun: called as soon as it is a connection of the proxy.
+    """
 
     protocol = "unknown"
 
-    def __init__(self, context: ProxyContext) -> None:
+    def __init__(self, context: ProxyContext, begun: Callable[[], None]) -> None:
         self._context = context
+        self._begun = begun
         self._since = context.loop.time()
         self._data = b""
         self._transport: asyncio.Transport | None = None
@@ -49,6 +55,7 @@ class Greeting(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self._transport = cast(asyncio.Transport, transport)
+        self._begun()
         bound_reads(transport, self._context.read_bytes)
         keep_alive(transport)
         if not self._context.add(self, client_source(transport)):
@@ -169,8 +176,8 @@ class ProxyListener:
         self._sweeper = self._loop.call_later(PROXY_SWEEP_S, self._sweep)
         return address
 
-    def _greet(self) -> Greeting:
-        return Greeting(self.context)
+    def _greet(self, begun: Callable[[], None]) -> Greeting:
+        return Greeting(self.context, begun)
 
     def connection_count(self) -> int:
         """Connections that are open."""

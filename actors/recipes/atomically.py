@@ -14,7 +14,8 @@
 **One run.** All reads of a run are of one revision, that of its first read; so the function sees a store at rest,
 however long it takes (etcd: SerializableSnapshot, its default). Writes are only noted. When the function returns, one
 transaction compares and writes: no key that was read has changed since that revision, no key has appeared in or gone
-from a range that was read, and no key that will be written has changed. If that does not hold, nothing is written, and
+from a range that was read, and no key that will be written has been written since (one that was only deleted
+meanwhile conflicts if it was read, as in etcd). If that does not hold, nothing is written, and
 the function runs again, at a newer revision. A function that writes nothing needs no transaction: its reads were of one
 revision, and that was the present when the first was made.
 

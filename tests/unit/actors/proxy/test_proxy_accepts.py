@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from lab import patience
 from lab.patience import PATIENCE
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.proxy import proxy_acceptor
@@ -41,6 +42,14 @@ def connect(address: Address, data: bytes = b"", source: str = "127.0.0.1") -> s
     sock = socket.create_connection(address, PATIENCE, (source, 0))
     sock.sendall(data)
     return sock
+
+
+def arrived(sock: socket.socket) -> bool:
+    """Whether what the other side has said is here."""
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return False
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -148,6 +157,8 @@ def test_what_says_nothing_makes_way_by_address_and_ends(monkeypatch: pytest.Mon
             # Its first byte has come, and the loop has not looked yet: it is not the client that is slow.
             late.settimeout(PATIENCE)
             late.sendall(REQUEST)
+            theirs = next(reversed(listener.acceptor._silent.values()))[0]
+            patience.until(lambda: arrived(theirs))
             listener.acceptor.expire(listener.context.loop.time() + 2 * PROXY_GREETING_S)
             for sock in flood[21:-1]:
                 assert await answer(sock) == b""
@@ -227,6 +238,58 @@ def test_those_that_give_up_wait_no_more(monkeypatch: pytest.MonkeyPatch) -> Non
             assert (await answer(socks[3])).startswith(b"HTTP/1.1 404")
             for sock in socks:
                 sock.close()
+
+    run(test)
+
+
+def test_those_that_have_said_something_are_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """... though nobody has looked at them yet."""
+    monkeypatch.setattr(proxy_acceptor, "MAX_PROXY_SILENT", 10)
+    monkeypatch.setattr(proxy_acceptor, "PROXY_PASS_ACCEPTS", 5)
+    monkeypatch.setattr(proxy_acceptor, "PROXY_ADMITS_PER_S", 0)
+    monkeypatch.setattr(proxy_acceptor, "PROXY_ADMITS_AT_ONCE", 0)
+
+    async def test() -> None:
+        async with listening() as (listener, _):
+            listener.context.serving = True
+            pairs = [socket.socketpair() for _ in range(34)]
+            for number, (theirs, ours) in enumerate(pairs):
+                if number > 3:
+                    ours.sendall(REQUEST)
+                    patience.until(lambda theirs=theirs: arrived(theirs))  # type: ignore[misc]
+            for theirs, _ in pairs:
+                listener.acceptor._keep_silent(theirs, "a crowd")
+            await until(lambda: len(listener.acceptor._waiting) == 30)
+            assert len(listener.acceptor._silent) == 4
+            assert listener.context.ends["displaced"] == 0
+            listener.acceptor.close()
+            for _, ours in pairs:
+                ours.close()
+
+    run(test)
+
+
+def test_a_client_that_says_all_it_has_to_say_and_closes_its_side_is_answered() -> None:
+    async def test() -> None:
+        async with listening() as (_, address):
+            with connect(address, REQUEST) as sock:
+                sock.shutdown(socket.SHUT_WR)
+                assert (await answer(sock)).startswith(b"HTTP/1.1 404")
+
+    run(test)
+
+
+def test_times_are_kept_while_the_last_calls_end() -> None:
+    async def test() -> None:
+        async with listening() as (listener, address):
+            with connect(address, REQUEST) as sock:
+                assert await answer(sock)
+                listener.acceptor.close()
+                listener._sweep()
+                assert listener._sweeper is not None
+                listener._sweeper.cancel()
+                (connection,) = listener.context.connections()
+                connection.check_times(listener.context.loop.time())
 
     run(test)
 

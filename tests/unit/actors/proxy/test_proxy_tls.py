@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
 import shutil
@@ -16,7 +17,10 @@ from lab.certificates import Certificates, Issued
 from lab.http2.etcd_port import EtcdPort, etcd_port
 from lab.patience import PATIENCE, until
 from raykeeper.actors.logs import MemberLog
+from raykeeper.actors.proxy import proxy_acceptor
+from raykeeper.actors.proxy.proxy_listener import Greeting, ProxyListener
 from raykeeper.actors.proxy.proxy_tls import ProxyTlsContext, common_name
+from raykeeper.actors.proxy.rpc_methods import RpcMethods
 from raykeeper.limits import MAX_PROXY_HANDSHAKES, ProxyTls
 
 ETCDCTL = shutil.which("etcdctl")
@@ -175,3 +179,73 @@ def test_handshakes_that_never_end_keep_nobody_out(certificates: Certificates) -
         assert received(idle[0]) == b"", "the oldest made way"
         for sock in idle:
             sock.close()
+
+
+def listener(issued: Issued) -> ProxyListener:
+    log = MemberLog("proxy", "test", "proxy")
+    return ProxyListener(RpcMethods(), log, tls=ProxyTlsContext(files(issued), log))
+
+
+def watched(port: ProxyListener) -> set[int]:
+    """The descriptors that the loop looks at."""
+    return {key.fd for key in port._loop._selector.get_map().values()}  # type: ignore[attr-defined]
+
+
+async def answered(address: tuple[str, int], trust: ssl.SSLContext) -> bool:
+    reader, writer = await asyncio.open_connection(*address, ssl=trust, server_hostname="localhost")
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    status = await reader.readline()
+    writer.close()
+    return status.startswith(b"HTTP/1.1 404")
+
+
+def test_a_crowd_of_handshakes_is_served(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of them is displaced by the others before it had its time."""
+    monkeypatch.setattr(proxy_acceptor, "MAX_PROXY_HANDSHAKES", 2)
+    monkeypatch.setattr(proxy_acceptor, "PROXY_HANDSHAKE_TURN_S", PATIENCE)
+    issued = certificates.issue("proxy")
+
+    async def test() -> None:
+        port = listener(issued)
+        address = await port.listen("127.0.0.1", 0)
+        trust = context(issued.authority)
+        assert all(await asyncio.gather(*[answered(address, trust) for _ in range(12)]))
+        assert port.context.ends["displaced"] == 0
+        await port.close(0.0)
+
+    asyncio.run(asyncio.wait_for(test(), PATIENCE))
+
+
+def test_a_handshake_that_is_displaced_leaves_nothing_and_one_that_is_done_stays(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issued = certificates.issue("proxy")
+    under_way: list[int] = []
+    made = Greeting.connection_made
+
+    def noticed(self: Greeting, transport: asyncio.BaseTransport) -> None:
+        made(self, transport)
+        under_way.append(len(port.acceptor._begun))
+
+    monkeypatch.setattr(Greeting, "connection_made", noticed)
+    port: ProxyListener
+
+    async def test() -> None:
+        nonlocal port
+        port = listener(issued)
+        address = await port.listen("127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"\x16")
+        while not port.acceptor._begun:
+            await asyncio.sleep(0.001)
+        while len(descriptors := watched(port)) < 5:  # the loop's own, the listener, the acceptor's, both ends
+            await asyncio.sleep(0.001)
+        port.acceptor._begun.take_of_largest()[1].cancel()
+        assert await reader.read() == b""
+        assert len(descriptors - watched(port)) == 2, "the reader of its server went with it, as did that of the client"
+        writer.close()
+        assert await answered(address, context(issued.authority))
+        assert under_way == [0], "as soon as it is a connection of the proxy's it may not be displaced any more"
+        await port.close(0.0)
+
+    asyncio.run(asyncio.wait_for(test(), PATIENCE))

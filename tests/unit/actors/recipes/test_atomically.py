@@ -360,7 +360,7 @@ def test_a_name_whose_run_came_too_late_may_be_used_again(kv: Client) -> None:
 
 
 def test_under_a_guard(kv: Client) -> None:
-    lock = kv.lock("l")
+    lock = kv.lock("l", ttl=600)
     with lock:
         guard = lock.guard()
         guard.atomically(lambda t: t.put("k", str(number(t, "k") + 1)))

@@ -230,7 +230,7 @@ def test_with_asyncio(coroutine: bool, kv: Client) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A probe that is not answered is given up soon. On a slow machine that may come to one that would have been."""
     monkeypatch.setattr(callbacks, "CONNECTION_CHECK_S", 0.02)
-    monkeypatch.setattr(callbacks, "CONNECTION_PROBE_S", 0.5)
+    monkeypatch.setattr(callbacks, "CONNECTION_PROBE_S", 0.9)
 
 
 def came_and_went(told: list[str], member: OneMember, away: str, wait: Callable[..., None]) -> None:
