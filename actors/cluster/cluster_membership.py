@@ -100,7 +100,10 @@ class ClusterMembership(ABC):
                 pause_between_checks(POLL_PAUSE_S)
 
     def _member(self, id: int) -> MemberInfo:
-        return next(info for info in self.members() if info.id == id)
+        for info in self.members():
+            if info.id == id:
+                return info
+        raise InvalidArgument(f"{member_name(id)} was removed meanwhile")
 
     @covered
     def promote(self, id: int, *, timeout: float = MEMBERSHIP_TIMEOUT_S) -> None:
