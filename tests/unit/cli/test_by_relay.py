@@ -13,6 +13,7 @@ from lab.onemember import OneMember, one_member
 from lab.patience import PATIENCE
 from lab.relay import Served
 from raykeeper.actors.client import hub_pool
+from raykeeper.actors.transport import relay
 from raykeeper.cli import main, options, relay_client
 from raykeeper.proxy_notices import ProxyNotice, leave_notice, relay_path, start_of
 
@@ -39,7 +40,9 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Attached:
 @pytest.fixture
 def member(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ray: Attached) -> Iterator[OneMember]:
     monkeypatch.setenv("RAYKEEPER_RUNTIME_DIR", str(tmp_path / "r"))
-    monkeypatch.setattr(relay_client, "RELAY_TIMEOUT_S", PATIENCE)
+    for module in (relay, relay_client):  # each has the constant's name
+        monkeypatch.setattr(module, "RELAY_TIMEOUT_S", PATIENCE)
+    monkeypatch.setattr(relay, "RELAY_SEND_TIMEOUT_S", PATIENCE)
     with one_member(by_lane=True) as member:
         monkeypatch.setenv("RAYKEEPER_CLUSTER", member.name)
         monkeypatch.setenv("RAY_ADDRESS", RAY)
