@@ -88,7 +88,7 @@ class RelayCalls(OnOwnThreads):
         by_ray: attaches this process to Ray, and makes the transport by actor calls; if the proxy ends or hangs.
 
     Raises:
-        OSError: nobody listens there, or accepts before the deadline of the present call.
+        OSError: nobody listens there, or too many wait to be accepted.
         Unavailable: the proxy does not answer before the deadline of the present call.
     """
 
@@ -102,9 +102,8 @@ class RelayCalls(OnOwnThreads):
         self._sending = threading.RLock()  # never taken twice by a thread; an RLock, because it knows its owner
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._socket.settimeout(at_most(RELAY_SEND_TIMEOUT_S))
-            self._socket.connect(path)
             self._socket.settimeout(RELAY_SEND_TIMEOUT_S)
+            self._socket.connect(path)  # with a timeout, it never waits: a full backlog refuses
         except BaseException:
             self._socket.close()
             raise
