@@ -812,6 +812,9 @@ MAX_RELAY_OFFERS = 32
 """Offers of lanes that a proxy asks for at a time, for all shells; others are told that there is no lane yet."""
 RELAY_LOOK_S = 1.0
 """If Ray has not told a proxy the present members within this time, a shell is told those that the proxy knows."""
+RELAY_SWEEP_AGE_S = 60.0
+"""A proxy that starts deletes the sockets of this age that nobody listens on: a younger one may be another's, which
+starts as well."""
 RELAY_SEND_TIMEOUT_S = 5.0
 """A proxy that reads nothing for so long is taken for dead by a shell."""
 RELAY_TIMEOUT_S = 2.0
