@@ -225,15 +225,22 @@ def test_a_proxy_that_hangs_costs_the_shell_no_call(
     member: OneMember, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_ray: list[OneMember] = []
-    goes_on = threading.Event()
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hangs.set()
+        goes_on.wait()
+
     with shell(served, member, by_ray) as (kv, transport):
-        kv.put("k", "1")
-        served.loop.call_soon_threadsafe(goes_on.wait)
+        until(lambda: transport._by_fd or not kv.put("k", "1"), what="a lane")
+        served.loop.call_soon_threadsafe(hang)
+        assert hangs.wait(PATIENCE)
         monkeypatch.setattr(relay, "RELAY_TIMEOUT_S", 0.1)
         for lane in list(transport._by_fd.values()):
             lane.connection.shut_down(abruptly=True)
         try:
             assert kv.put("k", "2").revision
+            assert by_ray
         finally:
             goes_on.set()
         assert kv.get("k").text == "2"  # type: ignore[union-attr]
