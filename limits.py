@@ -808,10 +808,18 @@ MAX_RELAY_REQUESTS = 64
 """... and a shell may have so many under way."""
 MAX_RELAY_CONNECTIONS = 256
 """Shells that a proxy serves at a time; others go by Ray."""
+MAX_RELAY_OFFERS = 32
+"""Offers of lanes that a proxy asks for at a time, for all shells; others are told that there is no lane yet."""
+RELAY_LOOK_S = 1.0
+"""If Ray has not told a proxy the present members within this time, a shell is told those that the proxy knows."""
+RELAY_SWEEP_AGE_S = 60.0
+"""A proxy that starts deletes the sockets of this age that nobody listens on: a younger one may be another's, which
+starts as well."""
 RELAY_SEND_TIMEOUT_S = 5.0
 """A proxy that reads nothing for so long is taken for dead by a shell."""
 RELAY_TIMEOUT_S = 2.0
-"""A shell waits so long for a proxy to find the cluster, before it goes by Ray."""
+"""A shell waits so long for a proxy to tell it the members, and at its start for one of them to serve; then it goes by
+Ray, and asks that proxy no more."""
 MAX_GATEWAY_REQUEST_BYTES = 4 * 1024 * 1024
 """JSON of one request to a proxy, and what has arrived of one that is not complete."""
 

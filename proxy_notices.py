@@ -4,7 +4,7 @@ They lie in a folder of the user who runs the proxy, which nobody else may write
 or ``/tmp/raykeeper-UID`` where the system makes no such folder. So a shell follows only a notice of its own user. A
 proxy leaves its notice once its port is open, and takes it away before it closes. One that was killed leaves a stale
 notice: it names a process that has ended (by its id and the time of its start, since ids are used again), and counts
-for nothing. Each proxy that starts deletes the stale ones.
+for nothing. Each proxy that starts deletes the stale ones, and the sockets that nobody listens on.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import stat
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .limits import MAX_NOTICE_BYTES
+from .limits import MAX_NOTICE_BYTES, RELAY_SWEEP_AGE_S
 
 
 class ProxyNotice(NamedTuple):
@@ -64,19 +66,26 @@ def start_of(pid: int) -> int:
 
 
 def leave_notice(notice: ProxyNotice) -> str:
-    """Write the notice of a proxy of this process, and delete stale ones; returns its path.
+    """Write the notice of a proxy of this process, and delete what others have left that were killed; returns its path.
+
+    A notice that cannot be read may be one of another version: it stays while the process in its name runs.
 
     Raises:
         OSError: the folder cannot be had, or is not this user's alone.
     """
     folder = _own_folder()
+    used = {notice.relay}
     for path, found in _notices(folder):
-        if found is None or not _runs(found):
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+        if found is not None and _runs(found):
+            used.add(found.relay)
+        elif found is not None or not _lives(_process_in(path)):
+            _delete(path)
             if found is not None and os.path.dirname(found.relay) == folder:
-                with contextlib.suppress(OSError):
-                    os.unlink(found.relay)
+                _delete(found.relay)
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if name.startswith("relay-") and path not in used and _is_left(path):
+            _delete(path)
     path = os.path.join(folder, f"proxy-{notice.pid}-{os.urandom(4).hex()}.json")
     descriptor = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -94,6 +103,25 @@ def relay_path() -> str:
     return os.path.join(_own_folder(), f"relay-{os.urandom(4).hex()}")
 
 
+def _is_left(path: str) -> bool:
+    """Whether it is a socket that nobody listens on. A proxy may be killed before it has left the notice that names it;
+    one that was made just now may be about to be listened on."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        found = os.lstat(path)
+        if stat.S_ISSOCK(found.st_mode) and found.st_uid == os.getuid():
+            probe.setblocking(False)
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                return time.time() - found.st_mtime > RELAY_SWEEP_AGE_S
+    return False
+
+
+def _delete(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
 def _own_folder() -> str:
     folder = notices_folder()
     os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -104,8 +132,7 @@ def _own_folder() -> str:
 
 def withdraw_notice(path: str) -> None:
     """Take a notice away, if it is still there."""
-    with contextlib.suppress(OSError):
-        os.unlink(path)
+    _delete(path)
 
 
 def find_notice(cluster: str, ray: str) -> ProxyNotice | None:
@@ -155,11 +182,22 @@ def _runs(notice: ProxyNotice) -> bool:
     started = start_of(notice.pid)
     if started or notice.started:
         return started == notice.started
-    try:  # the system does not say when
-        os.kill(notice.pid, 0)
-    except OSError:
+    return _lives(notice.pid)  # the system does not say when
+
+
+def _lives(pid: int) -> bool:
+    """Whether this user has such a process."""
+    try:
+        os.kill(pid, 0)
+    except (OSError, OverflowError):
         return False
-    return True
+    return pid > 0
+
+
+def _process_in(path: str) -> int:
+    """The process in the name of a notice; 0 if there is none."""
+    pid = os.path.basename(path).removeprefix("proxy-").partition("-")[0]
+    return int(pid) if pid.isdecimal() and len(pid) < 20 else 0
 
 
 def _is_ours(folder: str) -> bool:

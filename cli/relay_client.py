@@ -34,15 +34,20 @@ def open_by_relay(notice: ProxyNotice, timeout: float, user: dict[str, Any], joi
 
         return ActorTransport(notice.cluster)
 
+    made: list[ClientTransport] = []
+
     def make(name: str) -> ClientTransport:
         calls = RelayCalls(notice.relay, attach_to_ray)
-        return LaneTransport(calls) if HAS_LANES else calls
+        made.append(LaneTransport(calls) if HAS_LANES else calls)
+        return made[-1]
 
     by_actors, hub_pool.make_transport = hub_pool.make_transport, make
     try:
         with covering(RELAY_TIMEOUT_S):
             near = connect(notice.cluster, timeout=timeout, **user)
     except (OSError, ClusterNotFound, Unavailable):
+        for each in made:
+            each.close()
         return None
     finally:
         hub_pool.make_transport = by_actors

@@ -1,30 +1,36 @@
 """The socket by which shells of this user on this node reach the members through a proxy: see ``transport/relay.py``.
 
-It lies in the folder of the proxies' notices, which only this user may enter; the kernel is asked who connects all the
-same. Nothing is kept but the requests under way, of which each connection may have ``MAX_RELAY_REQUESTS``. Whose the
-requests are is said by the token in each: the proxy adds no rights.
+It lies in the folder of the proxies' notices, which only this user may enter; a kernel that says who connects is asked
+all the same. Nothing is kept but the requests under way, of which each connection may have ``MAX_RELAY_REQUESTS``.
+Whose the requests are is said by the token in each: the proxy adds no rights.
 """
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 import socket
 import struct
-from concurrent.futures import Future
 from typing import Protocol, cast
 
 import msgspec
 
 from ...limits import (
+    CLIENT_LOOKUP_TIMEOUT_S,
     LANE_OPEN_TIMEOUT_S,
     MAX_RELAY_CONNECTIONS,
     MAX_RELAY_FRAME_BYTES,
+    MAX_RELAY_OFFERS,
     MAX_RELAY_REQUESTS,
+    RELAY_LOOK_S,
 )
 from ...proxy_notices import relay_path
+from ..client.aio_timeout import on_thread, within
+from ..deadline import covering, time_left
 from ..logs import MemberLog
+from ..ray_calls import in_time
 from ..transport.client_transport import FrameSender, FrameTransport
 from ..transport.lane import LaneOffer
 from ..transport.relay import LENGTH, RelayKind, RelayMembers, RelayReply, RelayRequest
@@ -37,7 +43,7 @@ _CREDENTIALS = struct.Struct("3i")
 class MemberTransport(FrameTransport, Protocol):
     """What is needed of a hub's transport."""
 
-    def ask_for_lane(self, member: int) -> Future[LaneOffer | None]:
+    def ask_for_lane(self, member: int) -> concurrent.futures.Future[LaneOffer | None]:
         """Ask a member for a lane."""
         ...
 
@@ -55,6 +61,10 @@ class RelayServer:
         self._log = log
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._looking: concurrent.futures.Future[None] | None = None
+        """The one look for the members, for all who ask meanwhile."""
+        self._offers: list[concurrent.futures.Future[LaneOffer | None]] = []
+        """Of lanes, as they are being asked for."""
         self.path = ""
         """Of the socket."""
 
@@ -130,14 +140,38 @@ class RelayServer:
 
     async def _look(self, request: RelayRequest) -> bytes:
         if request.kind is RelayKind.LANE:
-            offer = await asyncio.to_thread(self._offer, request.member)
+            offer = await self._offer(request.member)
             return b"" if offer is None else _encode(offer)
         if request.kind is RelayKind.REFRESH:
-            await asyncio.to_thread(self._transport.refresh)
+            await self._refresh()
         return _encode(RelayMembers(self._transport.node, self._transport.members()))
 
-    def _offer(self, member: int) -> LaneOffer | None:
-        return self._transport.ask_for_lane(member).result(LANE_OPEN_TIMEOUT_S)
+    # Ray may not answer for as long as it likes. So it is asked on threads of their own, which end at a deadline, and
+    # of which there are few.
+
+    async def _refresh(self) -> None:
+        """Look the members up, for ``RELAY_LOOK_S`` at most: then the shell is told those that are known."""
+        if self._looking is None or self._looking.done():
+            self._looking = on_thread("raykeeper-relay-members", self._look_them_up)
+        looking: asyncio.Future[None] = asyncio.wrap_future(self._looking)
+        await within(RELAY_LOOK_S, looking)
+
+    def _look_them_up(self) -> None:
+        with covering(CLIENT_LOOKUP_TIMEOUT_S):
+            self._transport.refresh()
+
+    async def _offer(self, member: int) -> LaneOffer | None:
+        """A member's offer of a lane; none if too many are being asked for."""
+        self._offers = [each for each in self._offers if not each.done()]
+        if len(self._offers) >= MAX_RELAY_OFFERS:
+            return None
+        asked = on_thread("raykeeper-relay-lane", self._ask_for_lane, member)
+        self._offers.append(asked)
+        return await asyncio.wrap_future(asked)
+
+    def _ask_for_lane(self, member: int) -> LaneOffer | None:
+        with covering(LANE_OPEN_TIMEOUT_S):
+            return in_time(self._transport.ask_for_lane, member).result(time_left())
 
 
 async def relay_server(transport: object, log: MemberLog) -> RelayServer | None:
@@ -178,7 +212,9 @@ def _sent(send: FrameSender, request: RelayRequest) -> asyncio.Future[bytes]:
 
 
 def _is_of_this_user(writer: asyncio.StreamWriter) -> bool:
-    """By the kernel's word."""
+    """By the kernel's word; where it has none, the folder's mode must do."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True
     sock: socket.socket = writer.get_extra_info("socket")
     _, user, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return bool(user == os.getuid())

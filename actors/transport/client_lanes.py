@@ -51,6 +51,10 @@ class ActorCalls(FrameTransport, Protocol):
         """Ask a member for a lane."""
         ...
 
+    def is_held_here(self) -> bool:
+        """See ``ClientTransport``."""
+        ...
+
 
 class _MemberRoute:
     """The lane to one member, and when to open it again."""
@@ -135,10 +139,10 @@ class LaneTransport:
 
     def is_held_here(self) -> bool:
         """See ``ClientTransport``."""
-        for lane in list(self._by_fd.values()):  # noqa: SIM110 - every call passes here, and a generator costs more
+        for lane in list(self._by_fd.values()):  # every call passes here, and a generator costs more
             if lane.is_held_here():
                 return True
-        return False
+        return self._calls.is_held_here()
 
     def take_back(self, *, if_overdue: bool = False) -> None:
         """See ``ClientTransport``."""

@@ -2,14 +2,15 @@
 
 The proxy listens on a Unix socket that only its own user can reach, and hands on what comes: a frame for a member, a
 question for a lane to one. So a shell has the same handles, over the same lanes, as a process of Ray's, and its lanes
-lead to the members themselves. If the proxy ends meanwhile, the process attaches to Ray after all, when the hub next
-looks for the members; what was under way has failed then, and the hub sends it again.
+lead to the members themselves. If the proxy ends meanwhile, or does not answer in time, the process attaches to Ray
+after all, when the hub next looks for the members; what was under way fails then, and the hub sends it again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import itertools
 import socket
 import struct
 import threading
@@ -18,10 +19,10 @@ from concurrent.futures import Future
 
 import msgspec
 
-from ...errors import Unavailable
+from ...errors import ReentrantCall, Unavailable
 from ...limits import MAX_RELAY_FRAME_BYTES, RELAY_SEND_TIMEOUT_S, RELAY_TIMEOUT_S
+from .. import finalizer_guard
 from ..deadline import at_most
-from ..finalizer_guard import ServiceThread
 from .client_lanes import ActorCalls
 from .client_transport import OnOwnThreads, ReplyReceiver
 from .lane import LaneOffer
@@ -42,7 +43,7 @@ class RelayKind(enum.IntEnum):
     LANE = 3
     """An offer of a lane to a member: answered with ``LaneOffer``, or with no bytes."""
     REFRESH = 4
-    """As ``MEMBERS``, after the proxy has looked them up again."""
+    """As ``MEMBERS``, after the proxy has looked them up again; as it knows them, if Ray takes too long."""
 
 
 class RelayRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -84,30 +85,30 @@ class RelayCalls(OnOwnThreads):
 
     Args:
         path: the proxy's socket.
-        by_ray: attaches this process to Ray, and makes the transport by actor calls; if the proxy ends.
+        by_ray: attaches this process to Ray, and makes the transport by actor calls; if the proxy ends or hangs.
 
     Raises:
-        OSError: nobody listens there.
+        OSError: nobody listens there, or too many wait to be accepted.
         Unavailable: the proxy does not answer before the deadline of the present call.
     """
 
     def __init__(self, path: str, by_ray: Callable[[], ActorCalls]) -> None:
         self._make_by_ray = by_ray
         self._by_ray: ActorCalls | None = None
-        self._lock = threading.Lock()
-        """Guards all that follows."""
+        self._numbers = itertools.count(1)
         self._waiting: dict[int, ReplyReceiver] = {}
-        self._number = 0
+        """Who waits for an answer, by the request's number. There is no lock: who takes an entry out calls it."""
         self._broken = self._closed = False
-        self._sending = threading.Lock()
+        self._sending = threading.RLock()  # never taken twice by a thread; an RLock, because it knows its owner
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.settimeout(RELAY_SEND_TIMEOUT_S)
-            self._socket.connect(path)
+            self._socket.connect(path)  # with a timeout, it never waits: a full backlog refuses
         except BaseException:
             self._socket.close()
             raise
-        threading.Thread(target=self._read, name="raykeeper-relay", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="raykeeper-relay", daemon=True)
+        self._reader.start()
         try:
             self._members = self._look(RelayKind.MEMBERS)
         except BaseException:
@@ -124,17 +125,22 @@ class RelayCalls(OnOwnThreads):
         return dict(self._members.names) if self._by_ray is None else self._by_ray.members()
 
     def refresh(self) -> None:
-        """See ``ClientTransport``; attaches to Ray if the proxy has ended.
+        """See ``ClientTransport``; attaches to Ray if the proxy has ended, or does not answer in time.
 
         Raises:
             KeeperError: neither the proxy nor Ray answers in time.
         """
         if self._by_ray is not None:
             self._by_ray.refresh()
-        elif self._broken and not self._closed:
-            self._by_ray = self._make_by_ray()
-        else:
-            self._members = self._look(RelayKind.REFRESH)
+            return
+        if not self._broken or self._closed:
+            try:
+                self._members = self._look(RelayKind.REFRESH)
+                return
+            except Unavailable:
+                if not self._broken or self._closed:
+                    raise
+        self._by_ray = self._make_by_ray()
 
     def valid(self) -> bool:
         """See ``ClientTransport``."""
@@ -169,6 +175,11 @@ class RelayCalls(OnOwnThreads):
         self._ask(RelayKind.LANE, member, b"", done)
         return future
 
+    def is_held_here(self) -> bool:
+        """See ``ClientTransport``."""
+        by_ray = self._by_ray
+        return finalizer_guard.held_by_this_thread(self._sending) or (by_ray is not None and by_ray.is_held_here())
+
     def close(self) -> None:
         """See ``ClientTransport``."""
         self._closed = True
@@ -186,43 +197,54 @@ class RelayCalls(OnOwnThreads):
             got.append(reply)
             ready.set()
 
-        self._ask(kind, 0, b"", done)
-        if not ready.wait(at_most(RELAY_TIMEOUT_S)):
-            raise Unavailable("the proxy on this node does not answer", applied=False)
+        patience = at_most(RELAY_TIMEOUT_S)
+        number = self._ask(kind, 0, b"", done)
+        try:
+            if not ready.wait(patience):
+                if patience >= RELAY_TIMEOUT_S:  # not merely a caller with little time
+                    self._end(ConnectionError("the proxy on this node does not answer"))
+                raise Unavailable("the proxy on this node does not answer", applied=False)
+        finally:
+            self._waiting.pop(number, None)
         if isinstance(got[0], Exception):
             raise Unavailable(f"the proxy on this node does not answer: {got[0]}", applied=False)
         return _decode_members(got[0])
 
-    def _ask(self, kind: RelayKind, member: int, frame: bytes, done: ReplyReceiver) -> None:
-        with self._lock:
-            broken = self._broken
-            if not broken:
-                self._number += 1
-                number = self._number
-                self._waiting[number] = done
-        if broken:
-            done(ConnectionError("the proxy on this node has ended"))
-            return
+    def _ask(self, kind: RelayKind, member: int, frame: bytes, done: ReplyReceiver) -> int:
+        """Send a request, and return its number. Half of it may be on the stream if that fails, or if a signal handler
+        raises meanwhile: either ends the connection."""
+        if finalizer_guard.held_by_this_thread(self._sending):  # this is a signal handler, in the middle of sending
+            done(ReentrantCall())
+            return 0
+        number = next(self._numbers)
         data = _encode(RelayRequest(number, kind, member, frame))
         try:
-            with self._sending:
+            self._waiting[number] = done  # first: if the connection ends from here on, this or `_end` takes it out
+            if self._broken:
+                raise ConnectionError("the proxy on this node has ended")
+            with finalizer_guard.gc_deferred, self._sending:
                 self._socket.sendall(LENGTH.pack(len(data)) + data)
         except OSError as error:
             self._end(error)
+        except BaseException:
+            self._waiting.pop(number, None)  # the caller is told by the exception
+            self._end(ConnectionError("the connection to the proxy on this node was interrupted"))
+            raise
+        return number
 
     def _read(self) -> None:
-        thread = ServiceThread()
+        thread = finalizer_guard.ServiceThread()
         problem: Exception = ConnectionError("the proxy on this node has ended")
         try:
             while True:
                 thread.idle()
                 (length,) = LENGTH.unpack(self._receive(LENGTH.size))
-                thread.busy()
                 if length > MAX_RELAY_FRAME_BYTES:
                     raise ConnectionError("the proxy on this node sent something else")
-                reply = _decode_reply(self._receive(length))
-                with self._lock:
-                    done = self._waiting.pop(reply.number, None)
+                data = self._receive(length)
+                thread.busy()
+                reply = _decode_reply(data)
+                done = self._waiting.pop(reply.number, None)
                 if done is not None:
                     done(ConnectionError(reply.error) if reply.error else reply.data)
         except (OSError, msgspec.MsgspecError) as error:
@@ -250,12 +272,14 @@ class RelayCalls(OnOwnThreads):
 
     def _end(self, error: Exception) -> None:
         """The connection is of no more use: what waits for an answer gets none."""
-        with self._lock:
-            self._broken = True
-            waiting, self._waiting = list(self._waiting.values()), {}
+        self._broken = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
-        if threading.current_thread().name == "raykeeper-relay":
+        if threading.current_thread() is self._reader:
             self._socket.close()
-        for done in waiting:
+        while self._waiting:
+            try:
+                _, done = self._waiting.popitem()
+            except KeyError:  # another thread has taken the last one out
+                return
             done(error)

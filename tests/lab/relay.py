@@ -1,14 +1,18 @@
-"""A proxy's relay for shells, over one member, on an event loop of its own."""
+"""A proxy's relay for shells, over one member, on an event loop of its own; and one that hangs."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
+
+import msgspec
 
 from lab.onemember import OneMember
 from lab.patience import PATIENCE
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.proxy.relay_server import RelayServer
+from raykeeper.actors.transport.relay import LENGTH, RelayMembers, RelayReply, RelayRequest
 
 
 class Served:
@@ -33,3 +37,38 @@ class Served:
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join()
             self.loop.close()
+
+
+class SilentProxy:
+    """Tells one shell the members; then it takes in what comes, and answers nothing.
+
+    Args:
+        path: of the socket.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.taken = b""
+        """What has come since, once the connection has ended."""
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection, connection.makefile("rwb") as stream:
+            (length,) = LENGTH.unpack(stream.read(LENGTH.size))
+            request = msgspec.msgpack.decode(stream.read(length), type=RelayRequest)
+            members = msgspec.msgpack.encode(RelayMembers("", {1: "m1"}))
+            reply = msgspec.msgpack.encode(RelayReply(request.number, members))
+            stream.write(LENGTH.pack(len(reply)) + reply)
+            stream.flush()
+            self.taken = stream.read()
+
+    def wait_for_end(self) -> None:
+        """Until the shell has closed its connection."""
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+        self._listener.close()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from raykeeper.proxy_notices import ProxyNotice, find_notice, leave_notice, start_of, withdraw_notice
+from raykeeper.limits import RELAY_SWEEP_AGE_S
+from raykeeper.proxy_notices import ProxyNotice, find_notice, leave_notice, relay_path, start_of, withdraw_notice
 
 HERE = ProxyNotice("c", 7, "10.0.0.1:6379", "http://127.0.0.1:2379", "", False, os.getpid(), start_of(os.getpid()))
 
@@ -78,3 +81,49 @@ def test_what_others_may_write_is_not_believed(folder: Path) -> None:
     os.rename(path, folder.parent / "elsewhere")
     os.symlink(folder.parent / "elsewhere", path)
     assert find_notice("c", "10.0.0.1:6379") is None
+
+
+def test_a_notice_that_cannot_be_read_stays_while_its_process_runs(folder: Path) -> None:
+    """It may be of another version."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    leave_notice(HERE)
+    other, named = folder / f"proxy-{child.pid}-abcd.json", folder / f"proxy-{1 << 70}-abcd.json"
+    for each in (other, named):
+        each.write_text(json.dumps({"pid": child.pid, "version": 2}))
+        each.chmod(0o600)
+    leave_notice(HERE)
+    assert other.exists()
+    assert not named.exists()
+    child.kill()
+    child.communicate()
+    leave_notice(HERE)
+    assert not other.exists()
+
+
+def test_sockets_that_nobody_listens_on_are_deleted(folder: Path) -> None:
+    """A proxy may be killed before it leaves the notice that names its socket."""
+    made, before = {}, time.time() - RELAY_SWEEP_AGE_S - 1
+
+    def make(what: str, *, listens: bool) -> socket.socket:
+        made[what] = relay_path()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(made[what])
+        if listens:
+            listener.listen()
+        else:
+            listener.close()
+        if what != "young":
+            os.utime(made[what], (before, before))
+        return listener
+
+    with make("listens", listens=True), make("left", listens=False), make("young", listens=False):
+        file = folder / "relay-file"
+        file.write_text("no socket")
+        os.utime(file, (before, before))
+        leave_notice(HERE)
+        assert {what: os.path.exists(path) for what, path in made.items()} == {
+            "listens": True,
+            "left": False,
+            "young": True,
+        }
+        assert file.exists()

@@ -10,11 +10,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lab.onemember import OneMember, one_member
-from lab.patience import PATIENCE
+from lab.patience import PATIENCE, until
 from lab.relay import Served
 from raykeeper.actors.client import hub_pool
+from raykeeper.actors.transport import relay
 from raykeeper.cli import main, options, relay_client
-from raykeeper.proxy_notices import ProxyNotice, leave_notice, relay_path, start_of
+from raykeeper.proxy_notices import ProxyNotice, find_notice, leave_notice, relay_path, start_of
 
 RAY = "10.0.0.1:6379"
 
@@ -39,7 +40,9 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Attached:
 @pytest.fixture
 def member(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ray: Attached) -> Iterator[OneMember]:
     monkeypatch.setenv("RAYKEEPER_RUNTIME_DIR", str(tmp_path / "r"))
-    monkeypatch.setattr(relay_client, "RELAY_TIMEOUT_S", PATIENCE)
+    for module in (relay, relay_client):  # each has the constant's name
+        monkeypatch.setattr(module, "RELAY_TIMEOUT_S", PATIENCE)
+    monkeypatch.setattr(relay, "RELAY_SEND_TIMEOUT_S", PATIENCE)
     with one_member(by_lane=True) as member:
         monkeypatch.setenv("RAYKEEPER_CLUSTER", member.name)
         monkeypatch.setenv("RAY_ADDRESS", RAY)
@@ -97,3 +100,15 @@ def test_ray_can_be_asked_for(served: Served, ray: Attached, monkeypatch: pytest
     monkeypatch.setenv("RAYKEEPER_ENDPOINT", "ray")
     assert run("lease", "list").exit_code == 0
     assert ray.times == 1
+
+
+def test_a_proxy_that_finds_no_member_is_left(
+    served: Served, member: OneMember, ray: Attached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notice = find_notice(member.name, RAY)
+    assert notice is not None
+    monkeypatch.setattr(relay_client, "RELAY_TIMEOUT_S", 1.0)
+    member.cut = True
+    assert relay_client.open_by_relay(notice, PATIENCE, {}, lambda: ray.join(None)) is None
+    until(lambda: not served.server._connections, what="the end of the connection")
+    assert ray.times == 0
