@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lab.proxy_services import LabProxy, lab_proxy
-from raykeeper.actors.proxy.etcdpb.message_pool import methods
 from raykeeper.actors.proxy.etcd_errors import LAST_VOTER
+from raykeeper.actors.proxy.etcdpb.message_pool import methods
 from raykeeper.actors.proxy.rpc_status import RpcCode
 
 WAITING = {"/v3lockpb.Lock/Lock", "/v3electionpb.Election/Campaign"}
