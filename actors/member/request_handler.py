@@ -50,6 +50,7 @@ from ...schema.frames import (
     AskStatus,
     AsUser,
     AwaitCompaction,
+    BareRequest,
     BeginBackup,
     ChangeMembership,
     ClientLoad,
@@ -227,18 +228,21 @@ class RequestHandler:
         elif why := self._replica.why_not_serving:
             _finish(done, Refused(Refusal.NOT_SERVING, self._replica.leader, why))
         else:
-            source = source_of(self._replica.state, request, lane)
             arrival = self._clock()
             deadline = arrival + min(request.deadline, MAX_FRAME_DEADLINE_S)
-            asked = _Asked(arrival, deadline, done, None, source, lane)
+            asked = _Asked(arrival, deadline, done, None, request, lane)
             if self._replica.state.users.enabled:
                 caller = self._users.frame(request, token)
                 if isinstance(caller, Refused):
-                    self._audit.refused(token, request, caller, source)
+                    self._audit.refused(token, request, caller, self._source(asked))
                     _finish(done, caller)
                     return
-                asked = _Asked(arrival, deadline, done, caller, source, lane)
+                asked = _Asked(arrival, deadline, done, caller, request, lane)
             self._handlers[type(request)](request, asked)
+
+    def _source(self, asked: _Asked) -> str:
+        """From where it came, for the audit log."""
+        return source_of(self._replica.state, asked.request, asked.lane)
 
     def _write(self, request: Writes, asked: _Asked) -> None:
         commands = request.commands
@@ -260,7 +264,7 @@ class RequestHandler:
                 _finish(asked.done, result)
                 return
             if asked.caller is not None or self._replica.state.users is not users:
-                self._audit.wrote(commands, result, asked.caller, asked.source)
+                self._audit.wrote(commands, result, asked.caller, self._source(asked))
             _finish(asked.done, Written(result, self._replica.term))
 
         data, session = encode(command), commands.session
@@ -274,7 +278,7 @@ class RequestHandler:
         if too_new := self._too_new(request.command):
             _finish(asked.done, Written((Failed(Reason.INVALID, message=too_new),)))
             return
-        outcome = self._audit.of_change(request.command, asked.caller, asked.source, self._written(asked.done))
+        outcome = self._audit.of_change(request.command, asked.caller, self._source(asked), self._written(asked.done))
         self._propose_for(request.command, asked, outcome)
 
     def _open_session(self, request: Open, asked: _Asked) -> None:
@@ -366,7 +370,7 @@ class RequestHandler:
         asked.done(SlowReply(make))
 
     def _change_membership(self, request: ChangeMembership, asked: _Asked) -> None:
-        outcome = self._audit.of_change(request, asked.caller, asked.source, self._written(asked.done))
+        outcome = self._audit.of_change(request, asked.caller, self._source(asked), self._written(asked.done))
         self._enqueue_event(MembershipChange(request.changes, asked.deadline, outcome, request.context), 0, asked.done)
 
     def _log_in(self, request: Login, asked: _Asked) -> None:
@@ -376,7 +380,7 @@ class RequestHandler:
         def make() -> bytes:
             reply = self._users.log_in(request)
             if isinstance(reply, Refused):
-                self._audit.refused_login(request, reply, asked.source)
+                self._audit.refused_login(request, reply, self._source(asked))
             return reply_bytes(reply)
 
         def allowed(refused: Refused | None) -> None:
@@ -503,7 +507,7 @@ class RequestHandler:
                     for key in [key for lease in leases for key in lease.keys]:
                         if self._users.read(KeyRange(key), asked.caller, state, users) is not None:
                             refused = Refused(Refusal.DENIED, message="a lease has keys that the user may not read")
-                            self._audit.refused_call(asked.caller, request, refused, asked.source)
+                            self._audit.refused_call(asked.caller, request, refused, self._source(asked))
                             return reply_bytes(refused)
                 return reply_bytes(LeaseStatuses(leases, state.revision, self._replica.term))
 
@@ -548,7 +552,7 @@ class RequestHandler:
             state = self._replica.state
             users = state.users
             if users.enabled and (refused := self._users.read(request.keys, asked.caller, state, users)) is not None:
-                self._audit.refused_read(asked.caller, request.keys, refused, asked.source)
+                self._audit.refused_read(asked.caller, request.keys, refused, self._source(asked))
                 return refused
             try:
                 answer = state.range(request, page_items=items, page_bytes=page_bytes, max_scanned=READ_SCAN_KEYS)
@@ -613,7 +617,7 @@ class _Asked(NamedTuple):
     done: ReplyCallback
     caller: Caller | None
     """Who sent it; ``None`` while users are not needed."""
-    source: str
+    request: BareRequest
     lane: Lane | None = None
     """The lane that it came on, if it came on one."""
 
