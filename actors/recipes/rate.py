@@ -21,6 +21,8 @@ The clocks that count are the processes' own, as intervals: that none runs faste
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 import weakref
 from random import SystemRandom
@@ -29,20 +31,23 @@ from typing import NamedTuple
 
 import msgspec
 
-from ...errors import CompactedError, InvalidArgument, KeeperError, RequestTimeout, Unavailable
+from ...errors import CompactedError, InvalidArgument, KeeperError, ReentrantCall, RequestTimeout, Unavailable
 from ...limits import (
+    LEASE_MAX_TTL_S,
+    LEASE_MIN_TTL_S,
     MAX_RATE_HOLDERS,
     MAX_RATE_PER_SECOND,
     MAX_SECONDS_PER_TOKEN,
     RATE_IDLE_S,
     RATE_LOOK_S,
     RATE_MAX_PAUSE_S,
-    RECIPE_PAUSE_S,
+    RATE_RETRY_PAUSE_S,
+    RECIPE_MAX_PAUSE_S,
 )
 from .. import arguments as check
 from ..client.aio import AsyncKeyValueClient
 from ..client.handle import KeyValueClient
-from ..client.leases import AsyncLease, Lease
+from ..client.leases import AsyncLease, Lease, fresh_id
 from ..client.results import RangeResult
 from ..client.txn_parts import Compare, Op
 from ..deadline import covering
@@ -62,6 +67,7 @@ from .sync_async import (
     TimeLimit,
     Unpicklable,
     cancel_watch,
+    check_may_wait,
     folder,
     gate,
     next_event,
@@ -73,7 +79,7 @@ from .sync_async import (
     spawn,
     whoami,
 )
-from .token_bucket import TokenBucket
+from .token_bucket import TokenBucket, TokenWait
 
 _rng = SystemRandom()
 _CHANGES_AT_ONCE = 32
@@ -104,11 +110,9 @@ class _Rate:
     """The logic, on either kind of handle."""
 
     def __init__(self, handle: AnyHandle, name: str | bytes, per_second: object, burst: object, ttl: object) -> None:
-        rate = check.seconds("per_second", per_second)
-        if not 1 / MAX_SECONDS_PER_TOKEN <= rate <= MAX_RATE_PER_SECOND:
-            raise InvalidArgument(
-                f"per_second must be between {1 / MAX_SECONDS_PER_TOKEN:g} and {MAX_RATE_PER_SECOND:g}"
-            )
+        rate, least = check.seconds("per_second", per_second), 1 / MAX_SECONDS_PER_TOKEN
+        if not least <= rate <= MAX_RATE_PER_SECOND:
+            raise InvalidArgument(f"per_second must be between {least:g} and {MAX_RATE_PER_SECOND:g}")
         self.name = name
         self.burst = check.whole_number("burst", burst, 1)
         if self.burst > MAX_RATE_PER_SECOND:
@@ -121,7 +125,10 @@ class _Rate:
         self._state_key = self._folder + b"state"
         self._holders = self._folder + b"h/"
         self._gate = gate(handle)
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """That this is used in, with asyncio."""
         self._holding: _Holding | None = None
+        self._had_share = False
         self._returned = 0.0
         """Tokens that the bucket no longer has and the pool does not have yet."""
         self.owner: weakref.ref[object] | None = None
@@ -139,60 +146,84 @@ class _Rate:
         return number
 
     async def acquire(self, n: int, timeout: float | None) -> bool:
-        """Take tokens, waiting for them in the order of arrival; ``False`` when the time is over."""
+        """Take tokens, waiting for them in the order of arrival, and, unless it is the first, for a share; ``False``
+        when the time is over."""
+        await self._enter_loop()
         deadline = TimeLimit(timeout)
-        answered = self._holding is not None
-        wait = self.bucket.enqueue(n)
+        wait = TokenWait(n, 0 if self.loop else threading.get_ident())
         try:
-            while True:
-                try:
-                    with deadline.covering(self.space):
+            self.bucket.enqueue(wait)
+            with deadline.covering(self.space):
+                while True:
+                    try:
                         await self._join()
-                    answered = True
-                except (RequestTimeout, Unavailable) as error:
-                    if deadline.caused(error, answered=answered):
+                        seconds = self.bucket.take(wait)
+                    except (RequestTimeout, Unavailable) as error:
+                        if deadline.caused(error, answered=self._had_share):
+                            return False
+                        if not self._had_share or self.space.closed:
+                            raise
+                        seconds = RECIPE_MAX_PAUSE_S
+                    if not seconds:
+                        return True
+                    if not deadline.left:
                         return False
-                    raise
-                seconds = self.bucket.take(wait)
-                if not seconds:
-                    return True
-                if not deadline.left:
-                    return False
-                await pause(self.space, min(seconds, RATE_MAX_PAUSE_S, deadline.left))
+                    if wait.blocked:
+                        raise ReentrantCall()
+                    check_may_wait(self.space)
+                    await pause(self.space, min(seconds, RATE_MAX_PAUSE_S, deadline.left))
         finally:
+            wait.over = True  # first, and without a call: an interrupt in the next line leaves nobody in the way
             self.bucket.leave(wait)
 
     # -- the share of this process ------------------------------------------------------------------------------------
 
+    async def _enter_loop(self) -> None:
+        """With asyncio, a share belongs to the loop that follows it: in another one, another share is needed."""
+        if isinstance(self.space, AsyncKeyValueClient) and self.loop is not asyncio.get_running_loop():
+            self.loop, self._gate = asyncio.get_running_loop(), gate(self.space)
+            before, self._holding = self._holding, None
+            if before is not None:
+                await self._give_up(before)
+
+    def _is_holder(self) -> bool:
+        return self._holding is not None and not self._holding.lease.lost.is_set()
+
     async def _join(self) -> None:
         """Become a holder, unless this process is one."""
-        holding = self._holding
-        if holding is not None and not holding.lease.lost.is_set():
+        if self._is_holder():
             return
-        async with self._gate:
-            if self._holding is not None and not self._holding.lease.lost.is_set():
-                return
-            self.bucket.drain()
+        with covering(self.space.timeout):
+            async with self._gate:
+                if not self._is_holder():
+                    await self._become_holder()
+
+    async def _become_holder(self) -> None:
+        keys: list[bytes] = []
+
+        def make(id: int) -> Op:
+            keys.append(self._holders + b"%016x" % id)
+            return Op.txn([Compare.version(keys[-1]) == 0], [Op.put(keys[-1], whoami(), lease=id)])
+
+        lease, result = await leased_txn_or_nothing(self.space, self.ttl, make)
+        assert lease is not None
+        holding = _Holding(lease, keys[-1][len(self._holders) :].decode(), keys[-1], result.revision)
+        try:
             self._returned = 0.0
-            keys: list[bytes] = []
+            self.bucket.open(lease.lost)
+            revision = await self._settle(holding)
+            spawn(self.space, self._follow(holding, revision), f"raykeeper-rate-{self.name!r}", lease.lost.set)
+            self._holding, self._had_share = holding, True
+        except BaseException:
+            await self._give_up(holding)
+            raise
 
-            def make(id: int) -> Op:
-                keys.append(self._holders + b"%016x" % id)
-                return Op.txn([Compare.version(keys[-1]) == 0], [Op.put(keys[-1], whoami(), lease=id)])
-
-            with covering(self.space.timeout):
-                lease, result = await leased_txn_or_nothing(self.space, self.ttl, make)
-                assert lease is not None
-                holding = _Holding(lease, keys[-1][len(self._holders) :].decode(), keys[-1], result.revision)
-                try:
-                    self.bucket.open(lease.lost)
-                    revision = await self._settle(holding)
-                except BaseException:
-                    self.bucket.drain()
-                    await drop_lease(lease)
-                    raise
-            self._holding = holding
-            spawn(self.space, self._follow(holding, revision), f"raykeeper-rate-{self.name!r}")
+    async def _give_up(self, holding: _Holding) -> None:
+        """Take nothing any more by this share, and end its lease: then it is the others'. Nothing happens to a share
+        that this process has got since."""
+        self.bucket.drain(holding.lease.lost)
+        if not holding.lease.lost.is_set():
+            await drop_lease(holding.lease)
 
     async def _look(self) -> _RateView:
         """Read the state, and which of its holders are gone. Their keys went with their leases, and never come back."""
@@ -222,8 +253,8 @@ class _Rate:
         """Take the share that is this holder's now, or give up what is too much; the revision that was looked at.
 
         What is given up is given up here first, and written then; what is taken is written first. If the outcome of a
-        write is not known, this process counts on the less, and the next look tells what was written.
-        """
+        write is not known, this process counts on the less, and the next look tells what was written."""
+        attempt = 0
         while True:
             look = await self._look()
             state = without(look.state, look.gone)
@@ -237,7 +268,7 @@ class _Rate:
             returned, self._returned = self._returned, 0.0
             state, taken = with_share(state, holding.name, share, int(returned * BILLION))
             try:
-                done = await self._write(look, holding, state)
+                done = await self._write(look, holding, Op.put(self._state_key, encoded_state(state)))
             except KeeperError as error:
                 if error.applied is False:
                     self._returned += returned
@@ -250,16 +281,21 @@ class _Rate:
             self._returned += returned
             if holding.lease.lost.is_set():
                 raise Unavailable(f"the share of rate {self.name!r} is lost: {holding.lease.why_lost()}")
-            await pause(self.space, _rng.uniform(0, RECIPE_PAUSE_S))
+            await self._back_off(attempt)
+            attempt += 1
 
-    async def _write(self, look: _RateView, holding: _Holding, state: RateState, *more: Op) -> bool:
+    async def _back_off(self, attempt: int) -> None:
+        """Another holder was faster: pause at random, and for longer the more often that happens."""
+        await pause(self.space, _rng.uniform(0, min(RECIPE_MAX_PAUSE_S, RATE_RETRY_PAUSE_S * 2 ** min(attempt, 9))))
+
+    async def _write(self, look: _RateView, holding: _Holding, *writes: Op) -> bool:
         """Write the state, if it is still what was looked at and this process is a holder."""
         conditions = [
             Compare.mod_revision(self._state_key) == look.state_revision,
             Compare.create_revision(holding.key) == holding.token,
             *[Compare.version(self._holders + name.encode()) == 0 for name in look.gone],
         ]
-        result = await resolved(self.space.txn(conditions, [Op.put(self._state_key, encoded_state(state)), *more]))
+        result = await resolved(self.space.txn(conditions, writes))
         if not result.succeeded:
             here = await resolved(self.space.get(holding.key))
             if here is None or here.create_revision != holding.token:
@@ -269,23 +305,25 @@ class _Rate:
     # -- in the background --------------------------------------------------------------------------------------------
 
     async def _follow(self, holding: _Holding, revision: int) -> None:
-        """Divide again whenever a holder comes or goes, until this process has not asked for a while."""
+        """Divide again whenever a holder comes or goes, until this process has not asked for a while.
+
+        A share that nobody follows would never be made smaller for those who join. So whatever ends this gives it up.
+        """
         watch = None
         try:
-            while self._holding is holding and not holding.lease.lost.is_set():
+            while not holding.lease.lost.is_set():
                 try:
                     if watch is None:
+                        revision = revision or await self._settle_again(holding)
                         watch = await open_watch(self.space, prefix=self._folder, start_revision=revision + 1)
                     event = await next_event(watch, RATE_LOOK_S)
                     if event is not None and event.kv.mod_revision > revision:
-                        async with self._gate:
-                            if self._holding is holding:
-                                with covering(self.space.timeout):
-                                    revision = await self._settle(holding)
+                        await self._back_off(0)  # who joins together is looked at together
+                        revision = await self._settle_again(holding)
                 except CompactedError:
-                    if watch is not None:
-                        await cancel_watch(watch)
-                    watch, revision = None, (await self._look()).revision - 1
+                    ended, watch, revision = watch, None, 0
+                    if ended is not None:
+                        await cancel_watch(ended)
                 except (RequestTimeout, Unavailable):
                     if self.space.closed:
                         break
@@ -297,30 +335,63 @@ class _Rate:
         except KeeperError:
             pass  # the next acquire says what is wrong
         finally:
-            if watch is not None:
-                await cancel_watch(watch)
-            if self._holding is holding and holding.lease.lost.is_set():
-                self.bucket.drain()
+            try:
+                await self._give_up(holding)
+            finally:
+                if watch is not None:
+                    await cancel_watch(watch)
+
+    async def _settle_again(self, holding: _Holding) -> int:
+        """Have the share that is this holder's now; the revision that was looked at."""
+        with covering(self.space.timeout):
+            async with self._gate:
+                if holding.lease.lost.is_set():
+                    raise Unavailable(f"the share of rate {self.name!r} is lost: {holding.lease.why_lost()}")
+                return await self._settle(holding)
 
     async def close(self) -> None:
-        """Give the share and the tokens back, and end the lease."""
-        async with self._gate:
-            holding, self._holding = self._holding, None
-            if holding is None:
-                return
-            left = self.bucket.drain() + self._returned
-            self._returned = 0.0
-            try:
-                with covering(self.space.timeout):
-                    while not holding.lease.lost.is_set():
-                        look = await self._look()
-                        state = after_leaving(without(look.state, look.gone), holding.name, int(left * BILLION))
-                        if await self._write(look, holding, state):
-                            break
-            except KeeperError:
-                pass  # the others find out by the end of the lease
-            finally:
-                await drop_lease(holding.lease)
+        """Give the share and the tokens back, and end the lease. Whatever fails, this process has no share then."""
+        self.bucket.check_not_held()
+        if not isinstance(self._gate, asyncio.Lock) and self._gate.is_held_here():
+            raise ReentrantCall()
+        holding = self._holding
+        if holding is None:
+            return
+        try:
+            with covering(self.space.timeout):
+                async with self._gate:
+                    if self._holding is holding:
+                        await self._give_back(holding)
+        except KeeperError:
+            pass  # the others find out by the end of the lease
+        finally:
+            await self._give_up(holding)
+
+    async def _give_back(self, holding: _Holding) -> None:
+        try:
+            left = self.bucket.drain(holding.lease.lost) + self._returned
+            self._holding, self._returned = None, 0.0
+            attempt = 0
+            while not holding.lease.lost.is_set():
+                look = await self._look()
+                state = after_leaving(without(look.state, look.gone), holding.name, int(left * BILLION))
+                if await self._write(look, holding, *self._ending(state)):
+                    break
+                await self._back_off(attempt)
+                attempt += 1
+        finally:
+            await self._give_up(holding)
+
+    def _ending(self, state: RateState) -> list[Op]:
+        """How the state is written by a holder that leaves. The last one leaves it only for as long as the tokens that
+        were taken would take to come again: then a rate that nobody has used is as good as new."""
+        key, owed_s = self._state_key, (state.burst - state.pool) / state.rate
+        if state.shares or owed_s > LEASE_MAX_TTL_S:
+            return [Op.put(key, encoded_state(state))]
+        if not owed_s:
+            return [Op.delete(key)]
+        lease = fresh_id()
+        return [Op.grant(lease, max(owed_s, LEASE_MIN_TTL_S)), Op.put(key, encoded_state(state), lease=lease)]
 
 
 class _RateBase(Unpicklable):
@@ -404,8 +475,10 @@ class AsyncRate(_RateBase):
 
     async def acquire(self, n: int = 1, timeout: float | None = None) -> bool:
         """See ``Rate.acquire``."""
-        number = self._logic.number(n)
-        return self._logic.bucket.try_take(number) or await self._logic.acquire(number, timeout)
+        logic, number = self._logic, self._logic.number(n)
+        if logic.loop is asyncio.get_running_loop() and logic.bucket.try_take(number):
+            return True
+        return await logic.acquire(number, timeout)
 
     async def try_acquire(self, n: int = 1) -> bool:
         """See ``Rate.try_acquire``."""
