@@ -14,6 +14,7 @@ at no time do the buckets of all processes have more than the rate, or hold more
 
 - *A process dies*: its share is free when its lease ends. It stops giving tokens before: as soon as its lease is lost.
 - *The cluster cannot be reached*: each process goes on with its share until its lease is lost, and then waits.
+- *A process can no longer follow what the others do*: it gives its share up.
 - *A process has not asked for a while*: it leaves, and gives back its share and its tokens.
 
 The clocks that count are the processes' own, as intervals: that none runs faster than real time. No two need to agree.
@@ -22,382 +23,19 @@ The clocks that count are the processes' own, as intervals: that none runs faste
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 import weakref
-from random import SystemRandom
 from types import TracebackType
-from typing import NamedTuple
 
-import msgspec
-
-from ...errors import CompactedError, InvalidArgument, KeeperError, ReentrantCall, RequestTimeout, Unavailable
-from ...limits import (
-    LEASE_MAX_TTL_S,
-    LEASE_MIN_TTL_S,
-    MAX_RATE_HOLDERS,
-    MAX_RATE_PER_SECOND,
-    MAX_SECONDS_PER_TOKEN,
-    RATE_IDLE_S,
-    RATE_LOOK_S,
-    RATE_MAX_PAUSE_S,
-    RATE_RETRY_PAUSE_S,
-    RECIPE_MAX_PAUSE_S,
-)
-from .. import arguments as check
 from ..client.aio import AsyncKeyValueClient
 from ..client.handle import KeyValueClient
-from ..client.leases import AsyncLease, Lease, fresh_id
-from ..client.results import RangeResult
-from ..client.txn_parts import Compare, Op
-from ..deadline import covering
-from .contenders import drop_lease, leased_txn_or_nothing
-from .rate_shares import (
-    BILLION,
-    RateState,
-    after_leaving,
-    decoded_state,
-    encoded_state,
-    share_for,
-    with_share,
-    without,
-)
-from .sync_async import (
-    AnyHandle,
-    TimeLimit,
-    Unpicklable,
-    cancel_watch,
-    check_may_wait,
-    folder,
-    gate,
-    next_event,
-    open_watch,
-    pause,
-    resolved,
-    run_sync,
-    seconds_to_live,
-    spawn,
-    whoami,
-)
-from .token_bucket import TokenBucket, TokenWait
-
-_rng = SystemRandom()
-_CHANGES_AT_ONCE = 32
-"""Holders that are gone which one change of the state removes."""
-
-
-class _Holding(NamedTuple):
-    """What makes this process one of the holders."""
-
-    lease: Lease | AsyncLease
-    name: str
-    key: bytes
-    token: int
-
-
-class _RateView(NamedTuple):
-    """The shared state as of one revision."""
-
-    state: RateState
-    state_revision: int
-    gone: tuple[str, ...]
-    more: bool
-    """Whether more are gone than these."""
-    revision: int
-
-
-class _Rate:
-    """The logic, on either kind of handle."""
-
-    def __init__(self, handle: AnyHandle, name: str | bytes, per_second: object, burst: object, ttl: object) -> None:
-        rate, least = check.seconds("per_second", per_second), 1 / MAX_SECONDS_PER_TOKEN
-        if not least <= rate <= MAX_RATE_PER_SECOND:
-            raise InvalidArgument(f"per_second must be between {least:g} and {MAX_RATE_PER_SECOND:g}")
-        self.name = name
-        self.burst = check.whole_number("burst", burst, 1)
-        if self.burst > MAX_RATE_PER_SECOND:
-            raise InvalidArgument(f"burst must be at most {MAX_RATE_PER_SECOND:g}")
-        self.ttl = seconds_to_live(ttl)
-        self.space: AnyHandle = handle.reserved("rate")
-        self.bucket = TokenBucket()
-        self._rate = int(rate * BILLION)
-        self._folder = folder(handle, name)
-        self._state_key = self._folder + b"state"
-        self._holders = self._folder + b"h/"
-        self._gate = gate(handle)
-        self.loop: asyncio.AbstractEventLoop | None = None
-        """That this is used in, with asyncio."""
-        self._holding: _Holding | None = None
-        self._had_share = False
-        self._returned = 0.0
-        """Tokens that the bucket no longer has and the pool does not have yet."""
-        self.owner: weakref.ref[object] | None = None
-        """What the user has: what works in the background ends when that is collected."""
-
-    # -- taking tokens ------------------------------------------------------------------------------------------------
-
-    def number(self, n: object) -> int:
-        """How many tokens are wanted, checked."""
-        if type(n) is int and 0 < n <= self.burst:
-            return n
-        number = check.whole_number("n", n, 1)
-        if number > self.burst:
-            raise InvalidArgument(f"{number} tokens are more than the burst of {self.burst}: they can never be had")
-        return number
-
-    async def acquire(self, n: int, timeout: float | None) -> bool:
-        """Take tokens, waiting for them in the order of arrival, and, unless it is the first, for a share; ``False``
-        when the time is over."""
-        await self._enter_loop()
-        deadline = TimeLimit(timeout)
-        wait = TokenWait(n, 0 if self.loop else threading.get_ident())
-        try:
-            self.bucket.enqueue(wait)
-            with deadline.covering(self.space):
-                while True:
-                    try:
-                        await self._join()
-                        seconds = self.bucket.take(wait)
-                    except (RequestTimeout, Unavailable) as error:
-                        if deadline.caused(error, answered=self._had_share):
-                            return False
-                        if not self._had_share or self.space.closed:
-                            raise
-                        seconds = RECIPE_MAX_PAUSE_S
-                    if not seconds:
-                        return True
-                    if not deadline.left:
-                        return False
-                    if wait.blocked:
-                        raise ReentrantCall()
-                    check_may_wait(self.space)
-                    await pause(self.space, min(seconds, RATE_MAX_PAUSE_S, deadline.left))
-        finally:
-            wait.over = True  # first, and without a call: an interrupt in the next line leaves nobody in the way
-            self.bucket.leave(wait)
-
-    # -- the share of this process ------------------------------------------------------------------------------------
-
-    async def _enter_loop(self) -> None:
-        """With asyncio, a share belongs to the loop that follows it: in another one, another share is needed."""
-        if isinstance(self.space, AsyncKeyValueClient) and self.loop is not asyncio.get_running_loop():
-            self.loop, self._gate = asyncio.get_running_loop(), gate(self.space)
-            before, self._holding = self._holding, None
-            if before is not None:
-                await self._give_up(before)
-
-    def _is_holder(self) -> bool:
-        return self._holding is not None and not self._holding.lease.lost.is_set()
-
-    async def _join(self) -> None:
-        """Become a holder, unless this process is one."""
-        if self._is_holder():
-            return
-        with covering(self.space.timeout):
-            async with self._gate:
-                if not self._is_holder():
-                    await self._become_holder()
-
-    async def _become_holder(self) -> None:
-        keys: list[bytes] = []
-
-        def make(id: int) -> Op:
-            keys.append(self._holders + b"%016x" % id)
-            return Op.txn([Compare.version(keys[-1]) == 0], [Op.put(keys[-1], whoami(), lease=id)])
-
-        lease, result = await leased_txn_or_nothing(self.space, self.ttl, make)
-        assert lease is not None
-        holding = _Holding(lease, keys[-1][len(self._holders) :].decode(), keys[-1], result.revision)
-        try:
-            self._returned = 0.0
-            self.bucket.open(lease.lost)
-            revision = await self._settle(holding)
-            spawn(self.space, self._follow(holding, revision), f"raykeeper-rate-{self.name!r}", lease.lost.set)
-            self._holding, self._had_share = holding, True
-        except BaseException:
-            await self._give_up(holding)
-            raise
-
-    async def _give_up(self, holding: _Holding) -> None:
-        """Take nothing any more by this share, and end its lease: then it is the others'. Nothing happens to a share
-        that this process has got since."""
-        self.bucket.drain(holding.lease.lost)
-        if not holding.lease.lost.is_set():
-            await drop_lease(holding.lease)
-
-    async def _look(self) -> _RateView:
-        """Read the state, and which of its holders are gone. Their keys went with their leases, and never come back."""
-        found: RangeResult = await resolved(self.space.range(prefix=self._folder))
-        present = {item.key[len(self._holders) :].decode() for item in found if item.key.startswith(self._holders)}
-        held = next((item for item in found if item.key == self._state_key), None)
-        if held is None:
-            fresh = RateState(self._rate, self.burst * BILLION, self.burst * BILLION, {})
-            return _RateView(fresh, 0, (), False, found.revision)
-        try:
-            state = decoded_state(held.raw)
-        except msgspec.MsgspecError as error:
-            raise InvalidArgument(f"what rate {self.name!r} shares cannot be read: {error}") from error
-        gone = sorted(state.shares.keys() - present)
-        if (state.rate, state.burst) != (self._rate, self.burst * BILLION):
-            if len(gone) < len(state.shares):
-                raise InvalidArgument(
-                    f"rate {self.name!r} is in use with {state.rate / BILLION:g} per second and a burst of "
-                    f"{state.burst // BILLION}, not with {self._rate / BILLION:g} and {self.burst}"
-                )
-            pool = min(state.pool, self.burst * BILLION)
-            state = RateState(self._rate, self.burst * BILLION, pool, state.shares)
-        now, more = tuple(gone[:_CHANGES_AT_ONCE]), len(gone) > _CHANGES_AT_ONCE
-        return _RateView(state, held.mod_revision, now, more, found.revision)
-
-    async def _settle(self, holding: _Holding) -> int:
-        """Take the share that is this holder's now, or give up what is too much; the revision that was looked at.
-
-        What is given up is given up here first, and written then; what is taken is written first. If the outcome of a
-        write is not known, this process counts on the less, and the next look tells what was written."""
-        attempt = 0
-        while True:
-            look = await self._look()
-            state = without(look.state, look.gone)
-            if holding.name not in state.shares and len(state.shares) >= MAX_RATE_HOLDERS:
-                raise Unavailable(f"rate {self.name!r} is in use by {MAX_RATE_HOLDERS} processes: no more")
-            share = share_for(state, holding.name)
-            self._returned += self.bucket.lower(share.rate / BILLION, share.burst / BILLION)
-            if not look.gone and state.shares.get(holding.name) == share:
-                self.bucket.set_share(share.rate / BILLION, share.burst / BILLION, 0.0)
-                return look.revision
-            returned, self._returned = self._returned, 0.0
-            state, taken = with_share(state, holding.name, share, int(returned * BILLION))
-            try:
-                done = await self._write(look, holding, Op.put(self._state_key, encoded_state(state)))
-            except KeeperError as error:
-                if error.applied is False:
-                    self._returned += returned
-                raise
-            if done:
-                self.bucket.set_share(share.rate / BILLION, share.burst / BILLION, taken / BILLION)
-                if not look.more:
-                    return look.revision
-                continue
-            self._returned += returned
-            if holding.lease.lost.is_set():
-                raise Unavailable(f"the share of rate {self.name!r} is lost: {holding.lease.why_lost()}")
-            await self._back_off(attempt)
-            attempt += 1
-
-    async def _back_off(self, attempt: int) -> None:
-        """Another holder was faster: pause at random, and for longer the more often that happens."""
-        await pause(self.space, _rng.uniform(0, min(RECIPE_MAX_PAUSE_S, RATE_RETRY_PAUSE_S * 2 ** min(attempt, 9))))
-
-    async def _write(self, look: _RateView, holding: _Holding, *writes: Op) -> bool:
-        """Write the state, if it is still what was looked at and this process is a holder."""
-        conditions = [
-            Compare.mod_revision(self._state_key) == look.state_revision,
-            Compare.create_revision(holding.key) == holding.token,
-            *[Compare.version(self._holders + name.encode()) == 0 for name in look.gone],
-        ]
-        result = await resolved(self.space.txn(conditions, writes))
-        if not result.succeeded:
-            here = await resolved(self.space.get(holding.key))
-            if here is None or here.create_revision != holding.token:
-                holding.lease.lost.set()
-        return result.succeeded
-
-    # -- in the background --------------------------------------------------------------------------------------------
-
-    async def _follow(self, holding: _Holding, revision: int) -> None:
-        """Divide again whenever a holder comes or goes, until this process has not asked for a while.
-
-        A share that nobody follows would never be made smaller for those who join. So whatever ends this gives it up.
-        """
-        watch = None
-        try:
-            while not holding.lease.lost.is_set():
-                try:
-                    if watch is None:
-                        revision = revision or await self._settle_again(holding)
-                        watch = await open_watch(self.space, prefix=self._folder, start_revision=revision + 1)
-                    event = await next_event(watch, RATE_LOOK_S)
-                    if event is not None and event.kv.mod_revision > revision:
-                        await self._back_off(0)  # who joins together is looked at together
-                        revision = await self._settle_again(holding)
-                except CompactedError:
-                    ended, watch, revision = watch, None, 0
-                    if ended is not None:
-                        await cancel_watch(ended)
-                except (RequestTimeout, Unavailable):
-                    if self.space.closed:
-                        break
-                    await pause(self.space, RATE_MAX_PAUSE_S)
-                forgotten = self.owner is None or self.owner() is None
-                idle = time.monotonic() - self.bucket.used_at > RATE_IDLE_S and not self.bucket.waiting
-                if forgotten or idle:
-                    await self.close()
-        except KeeperError:
-            pass  # the next acquire says what is wrong
-        finally:
-            try:
-                await self._give_up(holding)
-            finally:
-                if watch is not None:
-                    await cancel_watch(watch)
-
-    async def _settle_again(self, holding: _Holding) -> int:
-        """Have the share that is this holder's now; the revision that was looked at."""
-        with covering(self.space.timeout):
-            async with self._gate:
-                if holding.lease.lost.is_set():
-                    raise Unavailable(f"the share of rate {self.name!r} is lost: {holding.lease.why_lost()}")
-                return await self._settle(holding)
-
-    async def close(self) -> None:
-        """Give the share and the tokens back, and end the lease. Whatever fails, this process has no share then."""
-        self.bucket.check_not_held()
-        if not isinstance(self._gate, asyncio.Lock) and self._gate.is_held_here():
-            raise ReentrantCall()
-        holding = self._holding
-        if holding is None:
-            return
-        try:
-            with covering(self.space.timeout):
-                async with self._gate:
-                    if self._holding is holding:
-                        await self._give_back(holding)
-        except KeeperError:
-            pass  # the others find out by the end of the lease
-        finally:
-            await self._give_up(holding)
-
-    async def _give_back(self, holding: _Holding) -> None:
-        try:
-            left = self.bucket.drain(holding.lease.lost) + self._returned
-            self._holding, self._returned = None, 0.0
-            attempt = 0
-            while not holding.lease.lost.is_set():
-                look = await self._look()
-                state = after_leaving(without(look.state, look.gone), holding.name, int(left * BILLION))
-                if await self._write(look, holding, *self._ending(state)):
-                    break
-                await self._back_off(attempt)
-                attempt += 1
-        finally:
-            await self._give_up(holding)
-
-    def _ending(self, state: RateState) -> list[Op]:
-        """How the state is written by a holder that leaves. The last one leaves it only for as long as the tokens that
-        were taken would take to come again: then a rate that nobody has used is as good as new."""
-        key, owed_s = self._state_key, (state.burst - state.pool) / state.rate
-        if state.shares or owed_s > LEASE_MAX_TTL_S:
-            return [Op.put(key, encoded_state(state))]
-        if not owed_s:
-            return [Op.delete(key)]
-        lease = fresh_id()
-        return [Op.grant(lease, max(owed_s, LEASE_MIN_TTL_S)), Op.put(key, encoded_state(state), lease=lease)]
+from .rate_holder import RateHolder
+from .sync_async import Unpicklable, run_sync
 
 
 class _RateBase(Unpicklable):
     """What needs no waiting."""
 
-    def __init__(self, logic: _Rate) -> None:
+    def __init__(self, logic: RateHolder) -> None:
         self._logic = logic
         logic.owner = weakref.ref(self)
 
@@ -429,7 +67,7 @@ class Rate(_RateBase):
     def __init__(
         self, client: KeyValueClient, name: str | bytes, per_second: float, burst: int, ttl: float = 10
     ) -> None:
-        super().__init__(_Rate(client, name, per_second, burst, ttl))
+        super().__init__(RateHolder(client, name, per_second, burst, ttl))
 
     def acquire(self, n: int = 1, timeout: float | None = None) -> bool:
         """Take tokens; wait until they are there, in the order of arrival in this process.
@@ -443,18 +81,28 @@ class Rate(_RateBase):
 
         Raises:
             InvalidArgument: ``n`` is more than the burst, or the name is in use with another rate or burst.
-            Unavailable, RequestTimeout: the cluster cannot be reached for the first share.
+            Unavailable, RequestTimeout: the cluster cannot be reached for the first share, or ``MAX_RATE_HOLDERS``
+                processes use the name. Once this object has had a share, it waits for the next one instead.
+            ReentrantCall: it was called by a signal handler or a destructor, and would wait for its own thread.
         """
         number = self._logic.number(n)
-        return self._logic.bucket.try_take(number) or run_sync(self._logic.acquire(number, timeout))
+        return self._logic.bucket.try_take(number) or run_sync(self._logic.acquire(number, timeout), self._logic.gate)
 
     def try_acquire(self, n: int = 1) -> bool:
-        """Take tokens if they are there now: as ``acquire`` with timeout 0."""
+        """Take tokens if they are there now: as ``acquire`` with timeout 0. To join, or to join again, takes as long as
+        the handle's timeout at most."""
         return self.acquire(n, 0)
 
     def close(self) -> None:
-        """Give back the share and its tokens; the next ``acquire`` gets a share again."""
-        run_sync(self._logic.close())
+        """Give back the share and its tokens; the next ``acquire`` gets a share again.
+
+        If the cluster cannot be reached, the tokens are gone, and the others get the share when the lease ends.
+
+        Raises:
+            ReentrantCall: a signal handler or a destructor called it in the middle of this object's work; nothing was
+                given back.
+        """
+        run_sync(self._logic.close(), self._logic.gate)
 
     def __enter__(self) -> Rate:
         return self
@@ -471,7 +119,7 @@ class AsyncRate(_RateBase):
     def __init__(
         self, client: AsyncKeyValueClient, name: str | bytes, per_second: float, burst: int, ttl: float = 10
     ) -> None:
-        super().__init__(_Rate(client, name, per_second, burst, ttl))
+        super().__init__(RateHolder(client, name, per_second, burst, ttl))
 
     async def acquire(self, n: int = 1, timeout: float | None = None) -> bool:
         """See ``Rate.acquire``."""

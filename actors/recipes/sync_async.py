@@ -108,13 +108,23 @@ def recipe_request_id(handle: AnyHandle, request_id: str | bytes | None, *meanin
     return None if request_id is None else named(handle._view.space, request_id, meaning, held)
 
 
-def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a recipe's logic on a ``Client``, where it never suspends."""
+def run_sync(coroutine: Coroutine[Any, Any, T], gate: Gate | None = None) -> T:
+    """Run a recipe's logic on a ``Client``, where it never suspends.
+
+    Args:
+        gate: that the logic enters. An interrupt (Ctrl-C) may strike where it is held and nothing says so yet, or where
+            it is about to be left: it is free after that.
+    """
+    held = isinstance(gate, _ThreadGate) and gate.is_held_here()
     try:
         coroutine.send(None)
     except StopIteration as end:
         result: T = end.value
         return result
+    except BaseException:
+        if isinstance(gate, _ThreadGate) and not held:
+            gate.recover()
+        raise
     coroutine.close()
     raise RuntimeError("the logic of a recipe awaited something else than a call of a blocking handle")
 
@@ -136,7 +146,7 @@ class _ThreadGate:
         return held_by_this_thread(self._lock)
 
     def recover(self) -> None:
-        """Let go of it, after an interrupt (Ctrl-C) that may have skipped ``__aexit__``."""
+        """Let go of it, after an interrupt that may have skipped ``__aexit__``."""
         while held_by_this_thread(self._lock):
             self._lock.release()
 
@@ -154,7 +164,7 @@ class _ThreadGate:
 
 
 Gate = _ThreadGate | asyncio.Lock
-"""A lock for a recipe's logic."""
+"""A lock for a recipe's logic, of threads or of coroutines."""
 
 
 def gate(handle: AnyHandle) -> Gate:

@@ -13,6 +13,7 @@ A signal handler or a destructor that has interrupted this very thread in a buck
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -71,7 +72,8 @@ class TokenBucket:
         """Take tokens if they are there and nobody waits for any."""
         self.check_not_held()
         with gc_deferred, self._lock:
-            return self._first() is None and self._take(n)
+            taken = self._first() is None and self._take(n)
+        return taken
 
     def enqueue(self, wait: TokenWait) -> None:
         """Wait for tokens, until :meth:`leave`."""
@@ -94,9 +96,8 @@ class TokenBucket:
                 wanted += 0 if each.over else each.n
                 if each is wait:
                     break
-            if self.per_second <= 0:
-                return float("inf")
-            return max(RATE_PAUSE_S, (wanted - self.tokens) / self.per_second)  # 0 would mean that they were taken
+            missing, per_second = wanted - self.tokens, self.per_second
+        return max(RATE_PAUSE_S, missing / per_second) if per_second > 0 else math.inf  # 0 says that they were taken
 
     def leave(self, wait: TokenWait) -> None:
         """It no longer waits, if it did. What was gathered for it is cut to what is kept without it."""

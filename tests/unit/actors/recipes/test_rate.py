@@ -14,7 +14,7 @@ import pytest
 from lab.onemember import OneMember, in_thread
 from lab.patience import PATIENCE
 from raykeeper import Client, InvalidArgument
-from raykeeper.actors.recipes import rate
+from raykeeper.actors.recipes import rate_holder as rate
 from raykeeper.actors.recipes.rate_shares import (
     BILLION,
     RateState,
@@ -198,7 +198,7 @@ def test_what_is_given_up_is_no_longer_there() -> None:
 
 
 class Model:
-    """Holders in the order of steps of ``_Rate``: look, give up, write, take. Between any two, anything happens."""
+    """Holders in the order of ``RateHolder``'s steps: look, give up, write, take. Between any two, anything happens."""
 
     def __init__(self, rng: random.Random, per_second: int, burst: int) -> None:
         self.rng = rng
