@@ -547,6 +547,11 @@ RECIPE_PAUSE_S = 0.05
 """The shortest time between two checks whether a contender's key still exists."""
 RECIPE_MAX_PAUSE_S = 0.2
 """The longest pause before a change is tried again that another client was faster with."""
+RATE_RETRY_PAUSE_S = 0.01
+"""The longest pause of a rate's holder before it looks again, for each other holder, and doubled whenever another was
+faster..."""
+RATE_MAX_RETRY_PAUSE_S = 0.5
+"""... but no longer than this."""
 MAX_RATE_HOLDERS = 256
 """Processes that share one rate."""
 MAX_RATE_PER_SECOND = 1_000_000_000

@@ -14,6 +14,7 @@ at no time do the buckets of all processes have more than the rate, or hold more
 
 - *A process dies*: its share is free when its lease ends. It stops giving tokens before: as soon as its lease is lost.
 - *The cluster cannot be reached*: each process goes on with its share until its lease is lost, and then waits.
+- *A process can no longer follow what the others do*: it gives its share up.
 - *A process has not asked for a while*: it leaves, and gives back its share and its tokens.
 
 The clocks that count are the processes' own, as intervals: that none runs faster than real time. No two need to agree.
@@ -21,312 +22,20 @@ The clocks that count are the processes' own, as intervals: that none runs faste
 
 from __future__ import annotations
 
-import time
+import asyncio
 import weakref
-from random import SystemRandom
 from types import TracebackType
-from typing import NamedTuple
 
-import msgspec
-
-from ...errors import CompactedError, InvalidArgument, KeeperError, RequestTimeout, Unavailable
-from ...limits import (
-    MAX_RATE_HOLDERS,
-    MAX_RATE_PER_SECOND,
-    MAX_SECONDS_PER_TOKEN,
-    RATE_IDLE_S,
-    RATE_LOOK_S,
-    RATE_MAX_PAUSE_S,
-    RECIPE_PAUSE_S,
-)
-from .. import arguments as check
 from ..client.aio import AsyncKeyValueClient
 from ..client.handle import KeyValueClient
-from ..client.leases import AsyncLease, Lease
-from ..client.results import RangeResult
-from ..client.txn_parts import Compare, Op
-from ..deadline import covering
-from .contenders import drop_lease, leased_txn_or_nothing
-from .rate_shares import (
-    BILLION,
-    RateState,
-    after_leaving,
-    decoded_state,
-    encoded_state,
-    share_for,
-    with_share,
-    without,
-)
-from .sync_async import (
-    AnyHandle,
-    TimeLimit,
-    Unpicklable,
-    cancel_watch,
-    folder,
-    gate,
-    next_event,
-    open_watch,
-    pause,
-    resolved,
-    run_sync,
-    seconds_to_live,
-    spawn,
-    whoami,
-)
-from .token_bucket import TokenBucket
-
-_rng = SystemRandom()
-_CHANGES_AT_ONCE = 32
-"""Holders that are gone which one change of the state removes."""
-
-
-class _Holding(NamedTuple):
-    """What makes this process one of the holders."""
-
-    lease: Lease | AsyncLease
-    name: str
-    key: bytes
-    token: int
-
-
-class _RateView(NamedTuple):
-    """The shared state as of one revision."""
-
-    state: RateState
-    state_revision: int
-    gone: tuple[str, ...]
-    more: bool
-    """Whether more are gone than these."""
-    revision: int
-
-
-class _Rate:
-    """The logic, on either kind of handle."""
-
-    def __init__(self, handle: AnyHandle, name: str | bytes, per_second: object, burst: object, ttl: object) -> None:
-        rate = check.seconds("per_second", per_second)
-        if not 1 / MAX_SECONDS_PER_TOKEN <= rate <= MAX_RATE_PER_SECOND:
-            raise InvalidArgument(
-                f"per_second must be between {1 / MAX_SECONDS_PER_TOKEN:g} and {MAX_RATE_PER_SECOND:g}"
-            )
-        self.name = name
-        self.burst = check.whole_number("burst", burst, 1)
-        if self.burst > MAX_RATE_PER_SECOND:
-            raise InvalidArgument(f"burst must be at most {MAX_RATE_PER_SECOND:g}")
-        self.ttl = seconds_to_live(ttl)
-        self.space: AnyHandle = handle.reserved("rate")
-        self.bucket = TokenBucket()
-        self._rate = int(rate * BILLION)
-        self._folder = folder(handle, name)
-        self._state_key = self._folder + b"state"
-        self._holders = self._folder + b"h/"
-        self._gate = gate(handle)
-        self._holding: _Holding | None = None
-        self._returned = 0.0
-        """Tokens that the bucket no longer has and the pool does not have yet."""
-        self.owner: weakref.ref[object] | None = None
-        """What the user has: what works in the background ends when that is collected."""
-
-    # -- taking tokens ------------------------------------------------------------------------------------------------
-
-    def number(self, n: object) -> int:
-        """How many tokens are wanted, checked."""
-        if type(n) is int and 0 < n <= self.burst:
-            return n
-        number = check.whole_number("n", n, 1)
-        if number > self.burst:
-            raise InvalidArgument(f"{number} tokens are more than the burst of {self.burst}: they can never be had")
-        return number
-
-    async def acquire(self, n: int, timeout: float | None) -> bool:
-        """Take tokens, waiting for them in the order of arrival; ``False`` when the time is over."""
-        deadline = TimeLimit(timeout)
-        answered = self._holding is not None
-        wait = self.bucket.enqueue(n)
-        try:
-            while True:
-                try:
-                    with deadline.covering(self.space):
-                        await self._join()
-                    answered = True
-                except (RequestTimeout, Unavailable) as error:
-                    if deadline.caused(error, answered=answered):
-                        return False
-                    raise
-                seconds = self.bucket.take(wait)
-                if not seconds:
-                    return True
-                if not deadline.left:
-                    return False
-                await pause(self.space, min(seconds, RATE_MAX_PAUSE_S, deadline.left))
-        finally:
-            self.bucket.leave(wait)
-
-    # -- the share of this process ------------------------------------------------------------------------------------
-
-    async def _join(self) -> None:
-        """Become a holder, unless this process is one."""
-        holding = self._holding
-        if holding is not None and not holding.lease.lost.is_set():
-            return
-        async with self._gate:
-            if self._holding is not None and not self._holding.lease.lost.is_set():
-                return
-            self.bucket.drain()
-            self._returned = 0.0
-            keys: list[bytes] = []
-
-            def make(id: int) -> Op:
-                keys.append(self._holders + b"%016x" % id)
-                return Op.txn([Compare.version(keys[-1]) == 0], [Op.put(keys[-1], whoami(), lease=id)])
-
-            with covering(self.space.timeout):
-                lease, result = await leased_txn_or_nothing(self.space, self.ttl, make)
-                assert lease is not None
-                holding = _Holding(lease, keys[-1][len(self._holders) :].decode(), keys[-1], result.revision)
-                try:
-                    self.bucket.open(lease.lost)
-                    revision = await self._settle(holding)
-                except BaseException:
-                    self.bucket.drain()
-                    await drop_lease(lease)
-                    raise
-            self._holding = holding
-            spawn(self.space, self._follow(holding, revision), f"raykeeper-rate-{self.name!r}")
-
-    async def _look(self) -> _RateView:
-        """Read the state, and which of its holders are gone. Their keys went with their leases, and never come back."""
-        found: RangeResult = await resolved(self.space.range(prefix=self._folder))
-        present = {item.key[len(self._holders) :].decode() for item in found if item.key.startswith(self._holders)}
-        held = next((item for item in found if item.key == self._state_key), None)
-        if held is None:
-            fresh = RateState(self._rate, self.burst * BILLION, self.burst * BILLION, {})
-            return _RateView(fresh, 0, (), False, found.revision)
-        try:
-            state = decoded_state(held.raw)
-        except msgspec.MsgspecError as error:
-            raise InvalidArgument(f"what rate {self.name!r} shares cannot be read: {error}") from error
-        gone = sorted(state.shares.keys() - present)
-        if (state.rate, state.burst) != (self._rate, self.burst * BILLION):
-            if len(gone) < len(state.shares):
-                raise InvalidArgument(
-                    f"rate {self.name!r} is in use with {state.rate / BILLION:g} per second and a burst of "
-                    f"{state.burst // BILLION}, not with {self._rate / BILLION:g} and {self.burst}"
-                )
-            pool = min(state.pool, self.burst * BILLION)
-            state = RateState(self._rate, self.burst * BILLION, pool, state.shares)
-        now, more = tuple(gone[:_CHANGES_AT_ONCE]), len(gone) > _CHANGES_AT_ONCE
-        return _RateView(state, held.mod_revision, now, more, found.revision)
-
-    async def _settle(self, holding: _Holding) -> int:
-        """Take the share that is this holder's now, or give up what is too much; the revision that was looked at.
-
-        What is given up is given up here first, and written then; what is taken is written first. If the outcome of a
-        write is not known, this process counts on the less, and the next look tells what was written.
-        """
-        while True:
-            look = await self._look()
-            state = without(look.state, look.gone)
-            if holding.name not in state.shares and len(state.shares) >= MAX_RATE_HOLDERS:
-                raise Unavailable(f"rate {self.name!r} is in use by {MAX_RATE_HOLDERS} processes: no more")
-            share = share_for(state, holding.name)
-            self._returned += self.bucket.lower(share.rate / BILLION, share.burst / BILLION)
-            if not look.gone and state.shares.get(holding.name) == share:
-                self.bucket.set_share(share.rate / BILLION, share.burst / BILLION, 0.0)
-                return look.revision
-            returned, self._returned = self._returned, 0.0
-            state, taken = with_share(state, holding.name, share, int(returned * BILLION))
-            try:
-                done = await self._write(look, holding, state)
-            except KeeperError as error:
-                if error.applied is False:
-                    self._returned += returned
-                raise
-            if done:
-                self.bucket.set_share(share.rate / BILLION, share.burst / BILLION, taken / BILLION)
-                if not look.more:
-                    return look.revision
-                continue
-            self._returned += returned
-            if holding.lease.lost.is_set():
-                raise Unavailable(f"the share of rate {self.name!r} is lost: {holding.lease.why_lost()}")
-            await pause(self.space, _rng.uniform(0, RECIPE_PAUSE_S))
-
-    async def _write(self, look: _RateView, holding: _Holding, state: RateState, *more: Op) -> bool:
-        """Write the state, if it is still what was looked at and this process is a holder."""
-        conditions = [
-            Compare.mod_revision(self._state_key) == look.state_revision,
-            Compare.create_revision(holding.key) == holding.token,
-            *[Compare.version(self._holders + name.encode()) == 0 for name in look.gone],
-        ]
-        result = await resolved(self.space.txn(conditions, [Op.put(self._state_key, encoded_state(state)), *more]))
-        if not result.succeeded:
-            here = await resolved(self.space.get(holding.key))
-            if here is None or here.create_revision != holding.token:
-                holding.lease.lost.set()
-        return result.succeeded
-
-    # -- in the background --------------------------------------------------------------------------------------------
-
-    async def _follow(self, holding: _Holding, revision: int) -> None:
-        """Divide again whenever a holder comes or goes, until this process has not asked for a while."""
-        watch = None
-        try:
-            while self._holding is holding and not holding.lease.lost.is_set():
-                try:
-                    if watch is None:
-                        watch = await open_watch(self.space, prefix=self._folder, start_revision=revision + 1)
-                    event = await next_event(watch, RATE_LOOK_S)
-                    if event is not None and event.kv.mod_revision > revision:
-                        async with self._gate:
-                            if self._holding is holding:
-                                with covering(self.space.timeout):
-                                    revision = await self._settle(holding)
-                except CompactedError:
-                    if watch is not None:
-                        await cancel_watch(watch)
-                    watch, revision = None, (await self._look()).revision - 1
-                except (RequestTimeout, Unavailable):
-                    if self.space.closed:
-                        break
-                    await pause(self.space, RATE_MAX_PAUSE_S)
-                forgotten = self.owner is None or self.owner() is None
-                idle = time.monotonic() - self.bucket.used_at > RATE_IDLE_S and not self.bucket.waiting
-                if forgotten or idle:
-                    await self.close()
-        except KeeperError:
-            pass  # the next acquire says what is wrong
-        finally:
-            if watch is not None:
-                await cancel_watch(watch)
-            if self._holding is holding and holding.lease.lost.is_set():
-                self.bucket.drain()
-
-    async def close(self) -> None:
-        """Give the share and the tokens back, and end the lease."""
-        async with self._gate:
-            holding, self._holding = self._holding, None
-            if holding is None:
-                return
-            left = self.bucket.drain() + self._returned
-            self._returned = 0.0
-            try:
-                with covering(self.space.timeout):
-                    while not holding.lease.lost.is_set():
-                        look = await self._look()
-                        state = after_leaving(without(look.state, look.gone), holding.name, int(left * BILLION))
-                        if await self._write(look, holding, state):
-                            break
-            except KeeperError:
-                pass  # the others find out by the end of the lease
-            finally:
-                await drop_lease(holding.lease)
+from .rate_holder import RateHolder
+from .sync_async import Unpicklable, run_sync
 
 
 class _RateBase(Unpicklable):
     """What needs no waiting."""
 
-    def __init__(self, logic: _Rate) -> None:
+    def __init__(self, logic: RateHolder) -> None:
         self._logic = logic
         logic.owner = weakref.ref(self)
 
@@ -358,7 +67,7 @@ class Rate(_RateBase):
     def __init__(
         self, client: KeyValueClient, name: str | bytes, per_second: float, burst: int, ttl: float = 10
     ) -> None:
-        super().__init__(_Rate(client, name, per_second, burst, ttl))
+        super().__init__(RateHolder(client, name, per_second, burst, ttl))
 
     def acquire(self, n: int = 1, timeout: float | None = None) -> bool:
         """Take tokens; wait until they are there, in the order of arrival in this process.
@@ -372,18 +81,28 @@ class Rate(_RateBase):
 
         Raises:
             InvalidArgument: ``n`` is more than the burst, or the name is in use with another rate or burst.
-            Unavailable, RequestTimeout: the cluster cannot be reached for the first share.
+            Unavailable, RequestTimeout: the cluster cannot be reached for the first share, or ``MAX_RATE_HOLDERS``
+                processes use the name. Once this object has had a share, it waits for the next one instead.
+            ReentrantCall: it was called by a signal handler or a destructor, and would wait for its own thread.
         """
         number = self._logic.number(n)
-        return self._logic.bucket.try_take(number) or run_sync(self._logic.acquire(number, timeout))
+        return self._logic.bucket.try_take(number) or run_sync(self._logic.acquire(number, timeout), self._logic.gate)
 
     def try_acquire(self, n: int = 1) -> bool:
-        """Take tokens if they are there now: as ``acquire`` with timeout 0."""
+        """Take tokens if they are there now: as ``acquire`` with timeout 0. To join, or to join again, takes as long as
+        the handle's timeout at most."""
         return self.acquire(n, 0)
 
     def close(self) -> None:
-        """Give back the share and its tokens; the next ``acquire`` gets a share again."""
-        run_sync(self._logic.close())
+        """Give back the share and its tokens; the next ``acquire`` gets a share again.
+
+        If the cluster cannot be reached, the tokens are gone, and the others get the share when the lease ends.
+
+        Raises:
+            ReentrantCall: a signal handler or a destructor called it in the middle of this object's work; nothing was
+                given back.
+        """
+        run_sync(self._logic.close(), self._logic.gate)
 
     def __enter__(self) -> Rate:
         return self
@@ -400,12 +119,14 @@ class AsyncRate(_RateBase):
     def __init__(
         self, client: AsyncKeyValueClient, name: str | bytes, per_second: float, burst: int, ttl: float = 10
     ) -> None:
-        super().__init__(_Rate(client, name, per_second, burst, ttl))
+        super().__init__(RateHolder(client, name, per_second, burst, ttl))
 
     async def acquire(self, n: int = 1, timeout: float | None = None) -> bool:
         """See ``Rate.acquire``."""
-        number = self._logic.number(n)
-        return self._logic.bucket.try_take(number) or await self._logic.acquire(number, timeout)
+        logic, number = self._logic, self._logic.number(n)
+        if logic.loop is asyncio.get_running_loop() and logic.bucket.try_take(number):
+            return True
+        return await logic.acquire(number, timeout)
 
     async def try_acquire(self, n: int = 1) -> bool:
         """See ``Rate.try_acquire``."""

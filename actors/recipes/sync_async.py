@@ -23,10 +23,10 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractContextManager
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from ...errors import InvalidArgument, KeeperError, LockLost, RequestTimeout, Unavailable
+from ...errors import InvalidArgument, KeeperError, LockLost, ReentrantCall, RequestTimeout, Unavailable
 from ...limits import CLEANUP_GRACE_S, RECIPE_MAX_PAUSE_S
 from .. import arguments as check
 from ..client import lease_release
@@ -39,6 +39,7 @@ from ..client.txn_parts import Op
 from ..client.view import named
 from ..client.watch import AsyncWatch, Watch
 from ..deadline import covering, time_left, uncovered
+from ..finalizer_guard import held_by_this_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -107,24 +108,54 @@ def recipe_request_id(handle: AnyHandle, request_id: str | bytes | None, *meanin
     return None if request_id is None else named(handle._view.space, request_id, meaning, held)
 
 
-def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a recipe's logic on a ``Client``, where it never suspends."""
+def run_sync(coroutine: Coroutine[Any, Any, T], gate: Gate | None = None) -> T:
+    """Run a recipe's logic on a ``Client``, where it never suspends.
+
+    Args:
+        gate: that the logic enters. An interrupt (Ctrl-C) may strike where it is held and nothing says so yet, or where
+            it is about to be left: it is free after that.
+    """
+    held = isinstance(gate, _ThreadGate) and gate.is_held_here()
     try:
         coroutine.send(None)
     except StopIteration as end:
         result: T = end.value
         return result
+    except BaseException:
+        if isinstance(gate, _ThreadGate) and not held:
+            gate.recover()
+        raise
     coroutine.close()
     raise RuntimeError("the logic of a recipe awaited something else than a call of a blocking handle")
 
 
 class _ThreadGate:
-    """A lock of threads, in the form of one of coroutines."""
+    """A lock of threads, in the form of one of coroutines. It is held through whole requests, so it is entered within a
+    deadline.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    A signal handler or a destructor that has interrupted this thread inside, or inside what a thread in there waits
+    for, is refused: see :mod:`finalizer_guard`.
+    """
+
+    def __init__(self, handle: KeyValueClient) -> None:
+        self._handle = handle
+        self._lock = threading.RLock()
+
+    def is_held_here(self) -> bool:
+        """Whether this thread holds it."""
+        return held_by_this_thread(self._lock)
+
+    def recover(self) -> None:
+        """Let go of it, after an interrupt that may have skipped ``__aexit__``."""
+        while held_by_this_thread(self._lock):
+            self._lock.release()
 
     async def __aenter__(self) -> None:
+        if self.is_held_here():
+            raise ReentrantCall()
+        if self._lock.acquire(blocking=False):
+            return
+        check_may_wait(self._handle)
         if not self._lock.acquire(timeout=min(time_left(), threading.TIMEOUT_MAX)):
             raise RequestTimeout("another thread was busy with it all the time", applied=False)
 
@@ -132,20 +163,44 @@ class _ThreadGate:
         self._lock.release()
 
 
-def gate(handle: AnyHandle) -> AbstractAsyncContextManager[None]:
+Gate = _ThreadGate | asyncio.Lock
+"""A lock for a recipe's logic, of threads or of coroutines."""
+
+
+def gate(handle: AnyHandle) -> Gate:
     """A lock for a recipe's logic: of threads for a ``Client``, of coroutines for an ``AsyncClient``."""
-    return asyncio.Lock() if isinstance(handle, AsyncKeyValueClient) else _ThreadGate()
+    return asyncio.Lock() if isinstance(handle, AsyncKeyValueClient) else _ThreadGate(handle)
 
 
-def spawn(handle: AnyHandle, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-    """Run a recipe's logic in the background: on a daemon thread for a ``Client``, in a task for an ``AsyncClient``."""
+def check_may_wait(handle: AnyHandle) -> None:
+    """Raise ``ReentrantCall`` if no call of the process is answered while this thread waits: it was interrupted in the
+    client's own work, or is a thread that all wait for."""
+    hub = handle._known_hub()
+    if hub is not None and hub.cannot_wait():
+        raise ReentrantCall()
+
+
+def spawn(
+    handle: AnyHandle, coroutine: Coroutine[Any, Any, None], name: str, at_end: Callable[[], object] | None = None
+) -> None:
+    """Run a recipe's logic in the background: on a daemon thread for a ``Client``, in a task for an ``AsyncClient``.
+
+    Args:
+        at_end: called when a task ends, also one that was cancelled before it has begun, of which no ``finally`` runs.
+    """
     if isinstance(handle, AsyncKeyValueClient):
         with uncovered():
             task = asyncio.get_running_loop().create_task(coroutine, name=name)
         _tasks.add(task)  # event loops hold their tasks weakly
         task.add_done_callback(_tasks.discard)
+        if at_end is not None:
+            task.add_done_callback(lambda task: at_end())
     else:
-        threading.Thread(target=run_sync, args=(coroutine,), name=name, daemon=True).start()
+        try:
+            threading.Thread(target=run_sync, args=(coroutine,), name=name, daemon=True).start()
+        except RuntimeError:  # no thread is to be had
+            coroutine.close()
+            raise
 
 
 async def pause(handle: AnyHandle, seconds: float) -> None:

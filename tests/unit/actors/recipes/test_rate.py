@@ -14,7 +14,7 @@ import pytest
 from lab.onemember import OneMember, in_thread
 from lab.patience import PATIENCE
 from raykeeper import Client, InvalidArgument
-from raykeeper.actors.recipes import rate
+from raykeeper.actors.recipes import rate_holder as rate
 from raykeeper.actors.recipes.rate_shares import (
     BILLION,
     RateState,
@@ -25,7 +25,7 @@ from raykeeper.actors.recipes.rate_shares import (
     with_share,
     without,
 )
-from raykeeper.actors.recipes.token_bucket import TokenBucket
+from raykeeper.actors.recipes.token_bucket import TokenBucket, TokenWait
 
 Until = Callable[..., None]
 NEVER = 1e-6
@@ -39,6 +39,12 @@ def kv(member: OneMember, request: pytest.FixtureRequest) -> Iterator[Client]:
     """A handle on a namespace of the test's own, whose calls have all the time that a slow machine takes."""
     with member.client() as client:
         yield client.namespace(f"{request.node.name}/").with_timeout(PATIENCE)
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No share is given back because a machine is slow."""
+    monkeypatch.setattr(rate, "RATE_IDLE_S", TTL)
 
 
 def most_over(taken: list[tuple[float, float, int]], per_second: float) -> float:
@@ -68,6 +74,13 @@ class Clock:
         return self.now
 
 
+def waits(made: TokenBucket, n: int) -> TokenWait:
+    """One that waits in the bucket."""
+    wait = TokenWait(n)
+    made.enqueue(wait)
+    return wait
+
+
 def bucket(per_second: float, burst: float, tokens: float) -> tuple[TokenBucket, Clock, threading.Event]:
     clock, lost = Clock(), threading.Event()
     made = TokenBucket(clock)
@@ -88,7 +101,7 @@ def test_tokens_come_at_the_rate_and_are_kept_up_to_the_burst() -> None:
 
 def test_those_who_wait_come_first_and_in_order() -> None:
     made, clock, _ = bucket(10, 2, 0)
-    heavy, light = made.enqueue(2), made.enqueue(1)
+    heavy, light = waits(made, 2), waits(made, 1)
     clock.now += 0.11
     assert made.take(light) > 0
     assert not made.try_take(1)
@@ -104,12 +117,50 @@ def test_those_who_wait_come_first_and_in_order() -> None:
 
 def test_more_than_its_burst_is_gathered_for_one_who_waits_and_only_for_that_one() -> None:
     made, clock, _ = bucket(10, 1, 1)
-    heavy = made.enqueue(5)
+    heavy = waits(made, 5)
     clock.now += 0.5
     assert made.take(heavy) == 0
     made.leave(heavy)
     clock.now += 10
     assert [made.try_take(1) for _ in range(3)] == [True, False, False]
+
+
+def test_what_was_gathered_for_one_who_gives_up_is_gone() -> None:
+    made, clock, _ = bucket(10, 2, 2)
+    heavy = waits(made, 9)
+    clock.now += 0.65
+    assert made.take(heavy) > 0
+    assert made.tokens == pytest.approx(8.5)
+    made.leave(heavy)
+    assert made.tokens == 2
+    made.leave(heavy)  # as often as you like
+    assert [made.try_take(1) for _ in range(3)] == [True, True, False]
+
+
+def test_what_was_gathered_for_one_who_gives_up_serves_the_next_as_far_as_that_one_wants_it() -> None:
+    made, clock, _ = bucket(10, 2, 2)
+    heavy, light = waits(made, 9), waits(made, 4)
+    clock.now += 0.65
+    made.leave(heavy)
+    assert made.take(light) == 0
+    assert made.tokens == 0
+
+
+def test_one_that_was_interrupted_before_it_could_leave_is_in_nobodys_way() -> None:
+    made, _, _ = bucket(10, 5, 5)
+    gone, there = waits(made, 5), waits(made, 2)
+    gone.over = True
+    assert made.take(there) == 0
+    assert not made.waiting
+    assert made.try_take(1)
+
+
+def test_a_bucket_that_was_opened_for_another_lease_is_not_drained() -> None:
+    made, _, lost = bucket(10, 5, 5)
+    assert made.drain(threading.Event()) == 0
+    assert made.try_take(1)
+    assert made.drain(lost) == 4
+    assert not made.try_take(1)
 
 
 def test_nothing_is_given_once_the_lease_is_lost() -> None:
@@ -118,13 +169,13 @@ def test_nothing_is_given_once_the_lease_is_lost() -> None:
     lost.set()
     clock.now += 10
     assert not made.try_take(1)
-    assert made.take(made.enqueue(5)) > 0
+    assert made.take(waits(made, 5)) > 0
 
 
 def test_a_wait_of_no_time_is_not_taken_for_success() -> None:
     """The tokens are there, but it is not the turn of this one; or the lease is lost."""
     made, _, lost = bucket(10, 5, 5)
-    first, second = made.enqueue(2), made.enqueue(3)
+    first, second = waits(made, 2), waits(made, 3)
     assert made.take(second) > 0
     lost.set()
     assert made.take(first) > 0
@@ -132,14 +183,14 @@ def test_a_wait_of_no_time_is_not_taken_for_success() -> None:
 
 
 def test_what_is_given_up_is_no_longer_there() -> None:
-    made, clock, _ = bucket(10, 6, 6)
+    made, clock, lost = bucket(10, 6, 6)
     assert made.lower(5, 2) == 4
     assert not made.try_take(3)
     assert made.lower(50, 20) == 0
     assert (made.per_second, made.burst) == (5, 2)
-    assert made.drain() == 2
+    assert made.drain(lost) == 2
     clock.now += 100
-    assert made.drain() == 0
+    assert made.drain(lost) == 0
     assert not made.try_take(1)
 
 
@@ -147,16 +198,19 @@ def test_what_is_given_up_is_no_longer_there() -> None:
 
 
 class Model:
-    """Holders in the order of steps of ``_Rate``: look, give up, write, take. Between any two, anything happens."""
+    """Holders in the order of ``RateHolder``'s steps: look, give up, write, take. Between any two, anything happens."""
 
     def __init__(self, rng: random.Random, per_second: int, burst: int) -> None:
         self.rng = rng
         self.clock = Clock()
         self.state = RateState(per_second * BILLION, burst * BILLION, burst * BILLION, {})
         self.version = 0
+        self.quiet = False
+        """Whether nobody takes anything at the moment."""
         self.buckets: dict[str, TokenBucket] = {}
         self.lost: dict[str, threading.Event] = {}
         self.owed: dict[str, float] = {}
+        self.waiting: dict[str, list[TokenWait]] = {}
         self.half_done: list[tuple[str, int, Any, int]] = []
         """Writes on their way: whose, based on which version, the state, and how much may be taken then."""
         self.taken: list[tuple[float, float, int]] = []
@@ -166,7 +220,7 @@ class Model:
         name = f"{next(self.names):x}"
         self.buckets[name], self.lost[name] = TokenBucket(self.clock), threading.Event()
         self.buckets[name].open(self.lost[name])
-        self.owed[name] = 0.0
+        self.owed[name], self.waiting[name] = 0.0, []
 
     def propose(self, name: str) -> None:
         state = without(self.state, self.state.shares.keys() - self.buckets.keys())
@@ -186,7 +240,7 @@ class Model:
             self.buckets[name].set_share(share.rate / BILLION, share.burst / BILLION, taken / BILLION)
 
     def leave(self, name: str) -> None:
-        left = self.buckets.pop(name).drain()
+        left = self.buckets.pop(name).drain(self.lost[name])
         self.state, self.version = after_leaving(self.state, name, int(left * BILLION)), self.version + 1
 
     def die(self, name: str) -> None:
@@ -194,8 +248,26 @@ class Model:
         del self.buckets[name]
 
     def take(self, name: str) -> None:
-        if self.buckets[name].try_take(1):
-            self.taken.append((self.clock.now, self.clock.now, 1))
+        """Nobody takes more at once than its share of the burst; who waits for more gives up before it has it."""
+        made, n = self.buckets[name], self.rng.choice([1, 1, 2])
+        if n <= made.burst and made.try_take(n):
+            self.taken.append((self.clock.now, self.clock.now, n))
+
+    def wait(self, name: str) -> None:
+        made, n = self.buckets[name], self.rng.choice([1, 2, 2, self.state.burst // BILLION])
+        if n > 2 or n <= made.burst:
+            self.waiting[name].append(waits(made, n))
+
+    def look(self, name: str) -> None:
+        """One of those who wait takes its tokens, or gives up."""
+        made, there = self.buckets[name], self.waiting[name]
+        wait = self.rng.choice(there)
+        if wait.n <= 2 and made.take(wait) == 0:
+            self.taken.append((self.clock.now, self.clock.now, wait.n))
+        elif self.rng.random() < 0.5:
+            return
+        there.remove(wait)
+        made.leave(wait)
 
     def check(self) -> None:
         shares = self.state.shares.values()
@@ -219,7 +291,13 @@ class Model:
             self.write()
         elif roll < 0.55:
             self.clock.now += self.rng.choice([0.001, 0.01, 0.1])
-        elif some:
+        elif roll < 0.60 and some:
+            self.wait(self.rng.choice(some))
+        elif not some or self.quiet:
+            pass  # tokens are gathered
+        elif waiting := [name for name in some if self.waiting[name] and roll < 0.85]:
+            self.look(self.rng.choice(waiting))
+        else:
             self.take(self.rng.choice(some))
         self.check()
 
@@ -228,7 +306,8 @@ class Model:
 def test_no_window_has_more_than_the_bound_whatever_holders_do(seed: int) -> None:
     """Nobody takes more at once than its share of the burst (6 holders at most, and a burst of 12)."""
     model = Model(random.Random(seed), per_second=40, burst=12)
-    for _ in range(1500):
+    for step in range(3000):
+        model.quiet = step % 300 < 150
         model.step()
     assert len(model.taken) > 20
     assert most_over(model.taken, 40) <= 12 + 1e-3
@@ -333,7 +412,7 @@ def test_one_that_has_not_asked_for_a_while_leaves(kv: Client, until: Until, mon
     holders = calls._logic._holders
     until(lambda: calls._logic._holding is None)
     until(lambda: kv.reserved("rate").range(prefix=holders, count_only=True).count == 0)  # all is given back
-    monkeypatch.setattr(rate, "RATE_IDLE_S", 600.0)
+    monkeypatch.setattr(rate, "RATE_IDLE_S", TTL)
     with kv.rate("r", NEVER, 10, TTL) as other:
         assert taken(other) == 6
     assert not calls.try_acquire()
