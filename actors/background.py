@@ -29,19 +29,28 @@ class LazyThread:
     def __init__(self, run: Callable[[], None], name: str) -> None:
         self._run = run
         self._name = name
-        self._starting = threading.Lock()
+        self._starter: dict[str, object] = {}
+        """Whoever is starting it."""
         self._started = False
 
     def ensure_started(self) -> None:
         """Start the thread unless it runs. Never blocks, and is safe under any lock."""
-        # If the lock is taken, another call starts the thread: perhaps one of this very thread, interrupted here.
-        if not self._started and self._starting.acquire(blocking=False):
-            try:
-                if not self._started:
-                    threading.Thread(target=self._run, name=self._name, daemon=True).start()
-                    self._started = True
-            finally:
-                self._starting.release()
+        if self._started:
+            return
+        # If another call is starting it, this one need not: perhaps one of this very thread, interrupted here. A lock
+        # would stay locked if an interrupt came just after it was taken; whose claim this is can be seen at any time.
+        me = object()
+        try:
+            if self._starter.setdefault("is", me) is me and not self._started:
+                threading.Thread(target=self._begin, name=self._name, daemon=True).start()
+                self._started = True
+        finally:
+            if self._starter.get("is") is me:
+                del self._starter["is"]
+
+    def _begin(self) -> None:
+        self._started = True  # here as well: the starter may be interrupted before it can say so
+        self._run()
 
 
 class BackgroundQueue:
