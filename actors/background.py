@@ -30,7 +30,7 @@ class LazyThread:
         self._run = run
         self._name = name
         self._starter: dict[str, object] = {}
-        """Whoever is starting it."""
+        """The call that is starting it."""
         self._started = False
 
     def ensure_started(self) -> None:
