@@ -12,7 +12,7 @@ import pytest
 from lab import patience
 from lab.patience import PATIENCE
 from raykeeper.actors.logs import MemberLog
-from raykeeper.actors.proxy import proxy_acceptor
+from raykeeper.actors.proxy import proxy_acceptor, proxy_listener
 from raykeeper.actors.proxy.proxy_acceptor import BySource
 from raykeeper.actors.proxy.proxy_listener import ProxyListener
 from raykeeper.actors.proxy.rpc_methods import RpcMethods
@@ -73,6 +73,26 @@ async def answer(sock: socket.socket) -> bytes:
 
 def run(test: Callable[[], object]) -> None:
     asyncio.run(test())  # type: ignore[arg-type]
+
+
+def test_answers_leave_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that acknowledges late, as Go's does, got an answer in two parts 40 ms late."""
+    tuned: list[socket.socket] = []
+
+    def tune_socket(sock: socket.socket) -> None:
+        real_tune(sock)
+        tuned.append(sock)
+
+    real_tune = proxy_listener.tune_socket
+    monkeypatch.setattr(proxy_listener, "tune_socket", tune_socket)
+
+    async def test() -> None:
+        async with listening() as (_, address):
+            with connect(address, REQUEST) as sock:
+                assert (await answer(sock)).startswith(b"HTTP/1.1 404")
+                assert [each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in tuned] == [1]
+
+    run(test)
 
 
 def test_one_pass_of_the_loop_lets_a_few_in() -> None:
