@@ -865,7 +865,13 @@ CONSOLE_EVENTS = 100
 CONSOLE_REQUEST_BYTES = 64 * 1024
 """JSON of one action."""
 MAX_CONSOLE_TAILS = 32
-"""Live tails at a time, of one proxy."""
+"""Live tails at a time, of one proxy; a user, or a host, has as many at most as are left for all others."""
+CONSOLE_SHARED_S = 1.0
+"""How long the answer to a view, once made, is given to all pages of that user..."""
+CONSOLE_READS_A_SECOND = 100
+"""... or longer, if it took more reads than these..."""
+MAX_CONSOLE_ANSWERS = 64
+"""... and how many such answers a proxy keeps."""
 CONSOLE_NODES_S = 5.0
 """How long the addresses of Ray's nodes are good for."""
 

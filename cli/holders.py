@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import BYTES, WholeNumber, common, open_client, open_cluster, options, timeout_option
-from .render import CommandResult, show, text
+from .render import CommandResult, duration, show, text
 
 if TYPE_CHECKING:
     from ..actors.client.client_info import ClientInfo, Owner
@@ -124,13 +124,3 @@ def _client_line(client: ClientInfo) -> str:
     since = f", connected for {duration(time.time() - client.since)}" if client.since else ""
     leases = f", {client.leases} leases" if client.leases else ""
     return f"{client.session}: {process(client)}{since}{leases}{'' if client.open else ', its session has ended'}"
-
-
-def duration(seconds: float) -> str:
-    """A length of time, for people: ``12 s``, ``3 min``, ``2.5 h``, ``4.2 d``."""
-    seconds = max(0.0, seconds)
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} d"

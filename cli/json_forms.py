@@ -80,6 +80,8 @@ MEMBER = Named(
         "address": TEXT,
         "folder": TEXT,
         "silent_for": Nullable(NUMBER),
+        "role_for": Nullable(NUMBER),
+        "lost_since": Nullable(NUMBER),
         "lag": INT,
         "free_bytes": INT,
         "version": INT,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import sys
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +30,16 @@ _UNPRINTABLE = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(
 def text(data: bytes) -> str:
     """Bytes for a terminal: what is not UTF-8, and what could control the terminal, is escaped."""
     return data.decode("utf-8", "backslashreplace").translate(_UNPRINTABLE)
+
+
+def duration(seconds: float) -> str:
+    """A length of time, for people: ``12 s``, ``3 min``, ``2.5 h``, ``4.2 d``."""
+    seconds = max(0.0, seconds)
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} d"
 
 
 class CommandResult(NamedTuple):
@@ -190,8 +201,8 @@ def _member_line(member: MemberInfo) -> str:
     if not member.pid:
         place = f"last at {member.address}" if member.address else "no process"
         folder = f" in {member.folder}" if member.folder else ""
-        since = f", silent for {member.silent_for:.0f} s" if member.silent_for is not None else ""
-        return f"{member.name} {member.role}: {place}{folder}{since}"
+        return f"{member.name} {member.role}: {place}{folder}{_missing_since(member)}"
+    since = f" for {duration(member.role_for)}" if member.role_for is not None else ""
     parts = [f"pid {member.pid} on {where}", f"applied {member.applied_index} of {member.raft_index}"]
     if member.lag:
         parts.append(f"lag {member.lag} entries")
@@ -202,7 +213,15 @@ def _member_line(member: MemberInfo) -> str:
         parts.append(f"commands version {member.version}")
     if member.without_lane:
         parts.append(f"by actor calls to {', '.join(f'm{to}' for to in sorted(member.without_lane))}")
-    return f"{member.name} {member.role}: {', '.join(parts)}"
+    return f"{member.name} {member.role}{since}: {', '.join(parts)}"
+
+
+def _missing_since(member: MemberInfo) -> str:
+    """The moment, if the cluster has recorded it; else how long the present leader has heard nothing."""
+    if member.lost_since is not None:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(member.lost_since))
+        return f", lost since {when} ({duration(time.time() - member.lost_since)})"
+    return f", silent for {duration(member.silent_for)}" if member.silent_for is not None else ""
 
 
 def _proxy_line(proxy: ProxyInfo) -> str:

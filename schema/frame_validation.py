@@ -121,6 +121,8 @@ def _open(request: Open, limits: Limits) -> None:
 
 def _leases(request: KeepLeases | AskLeases, limits: Limits) -> None:
     _at_most("leases in a frame", len(request.leases), MAX_LEASES_IN_FRAME)
+    if isinstance(request, AskLeases):
+        _at_most("leases that end first", request.most, MAX_LEASES_IN_FRAME)
 
 
 def _poll(request: WatchPoll, limits: Limits) -> None:

@@ -121,6 +121,8 @@ class AskLeases(msgspec.Struct, frozen=True, array_like=True, tag=8):
     """Also return the attached keys."""
     owners: bool = False
     """Also return who made each."""
+    most: Number = 0
+    """If no lease is named: only so many, those that end first; 0 for all."""
 
 
 class CreateWatch(msgspec.Struct, frozen=True, array_like=True):
@@ -483,6 +485,11 @@ class MemberStatus(Portable, frozen=True):
     """Members to whose address it can open no lane, and why: messages to them go by actor calls."""
     clocks: dict[int, float] = msgspec.field(default_factory=dict)
     """By how many seconds the clocks of other members' hosts are ahead of this one's, as far as they were heard."""
+    role_for: float = 0.0
+    """For how many seconds it has had its role; of a follower, under this leader."""
+    lost_since: dict[int, float] = msgspec.field(default_factory=dict)
+    """The members that are lost, and when they were heard last (seconds since 1970, by the clock of the leader that
+    missed them), as the replicated events have it: so every member knows, and a new leader too."""
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, tag=5):
@@ -554,6 +561,8 @@ class LeaseStatuses(msgspec.Struct, frozen=True, array_like=True, tag=7):
     revision: int = 0
     """The revision of the store when the leader answered."""
     term: int = 0
+    total: int = 0
+    """How many leases there are, if it was asked for those that end first."""
 
 
 class WatchEvent(msgspec.Struct, frozen=True, array_like=True):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ...limits import Settings, decode_settings
 from ...schema.frames import MemberStatus
 from ..naming import member_name
-from .status import clocks_that_differ
+from ..transport.peer_clocks import clocks_that_differ
 
 
 @dataclass(frozen=True)

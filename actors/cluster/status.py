@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...limits import CLOCK_DIFFERS_S
 from ...raft.messages import Configuration
 from ...schema.frames import MemberStatus
 from ..naming import member_name
+from ..transport.peer_clocks import clocks_that_differ
 from .launch import newest
 from .placement import shared_hosts
 from .proxy_status import ProxyInfo
@@ -37,6 +37,9 @@ class MemberInfo:
         folder: of its data on that node, if it has told it.
         silent_for: for how many seconds the leader has not heard from it, as far as it has led for so long; ``None`` of
             the leader, and without one.
+        role_for: for how many seconds it has had its role; of a follower, under this leader. ``None`` if unknown.
+        lost_since: when it was last heard from (seconds since 1970), if the cluster's events say that it is lost and it
+            does not answer. Unlike ``silent_for``, it goes on through changes of the leader.
         lag: log entries that the leader has committed and this member has not applied.
         free_bytes: free on its disk, when it last checked; 0 if unknown.
         version: of commands that it knows.
@@ -58,6 +61,8 @@ class MemberInfo:
     address: str = ""
     folder: str = ""
     silent_for: float | None = None
+    role_for: float | None = None
+    lost_since: float | None = None
     lag: int = 0
     free_bytes: int = 0
     version: int = 0
@@ -189,23 +194,13 @@ def _placed(
         address=address,
         folder=f"{record.base}/{info.name}" if record is not None and record.base else "",
         silent_for=leader.silent.get(info.id) if leader is not None else None,
+        role_for=status.role_for or None if status is not None else None,
+        lost_since=known.lost_since.get(info.id) if known is not None and status is None else None,
         lag=max(0, leader.commit_index - info.applied_index) if leader is not None and status is not None else 0,
         free_bytes=status.free_bytes if status is not None else 0,
         version=status.version if status is not None else 0,
         without_lane=dict(status.without_lane) if status is not None else {},
     )
-
-
-def clocks_that_differ(leader: MemberStatus | None) -> list[str]:
-    """The hosts whose clock is off the leader's, one line each. A leader hears all members; they hear only it."""
-    if leader is None:
-        return []
-    return [
-        f"the clock of {member_name(member)}'s host is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'slow by'} "
-        f"that of {leader.name}'s: run a time service on both"
-        for member, ahead in sorted(leader.clocks.items())
-        if abs(ahead) >= CLOCK_DIFFERS_S
-    ]
 
 
 def _info(member: int, status: MemberStatus | None, actor: Any) -> MemberInfo:

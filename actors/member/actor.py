@@ -65,6 +65,7 @@ from ..transport.lane import LaneOffer
 from .announce import register_in_background
 from .clock import member_clock
 from .event_loop import EventLoop
+from .event_recorder import lost_members
 from .events import BackgroundDone, LeadershipTransfer
 from .maintenance import Maintenance
 from .wiring import ProcessLocation
@@ -430,6 +431,8 @@ class Member:
             active_version=loop.replica.active_version,
             without_lane=loop.transport.without_lane(),
             clocks=loop.transport.clocks.offsets(),
+            role_for=max(0.0, now - loop.replica.role_since),
+            lost_since=lost_members(state.latest_events),
         )
 
     def _status_not_serving(self) -> MemberStatus:

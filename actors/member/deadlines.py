@@ -128,6 +128,10 @@ class DeadlineQueue:
         """The deadline of an id; ``unknown`` if it has none."""
         return self._deadlines.get(id, unknown)
 
+    def deadlines(self) -> dict[int, float]:
+        """A copy of all deadlines, by id."""
+        return self._deadlines.copy()
+
     def next_deadline(self) -> float:
         """No deadline is earlier than this clock time."""
         return self._heap[0][0] if self._heap else float("inf")

@@ -7,15 +7,21 @@ more, and nothing is recorded twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from ...limits import EVENTS_PAUSE_S, EVENTS_PER_COMMAND
 from ...raft import Node
 from ...schema.commands import ClusterEvent, Command, RecordEvents
+from ...store.state.event_log import Subject
 from ..naming import member_name
 from .config_changes import ConfigChanges
 from .operator_log import describe_configuration
 from .turn import Turn
+
+
+def lost_members(latest: Mapping[Subject, ClusterEvent]) -> dict[int, float]:
+    """The members that are lost, and since when (seconds since 1970), as the replicated events have it. Any thread."""
+    return {each.member: each.at for each in list(latest.values()) if each.kind == "lost"}
 
 
 class EventRecorder:

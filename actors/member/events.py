@@ -66,11 +66,14 @@ class LeaseRenewal:
 
 @dataclass(slots=True)
 class LeasesAsked:
-    """The state of leases (of all, if none is named): (id, ttl, remaining) of those that exist; linearizable."""
+    """The state of leases (of all, if none is named; of the ``most`` that end first, unless that is 0), linearizable.
+    What ``done`` is given makes the list, on another thread than the loop's: (id, ttl, remaining) of those that
+    exist."""
 
     leases: tuple[int, ...]
     deadline: float
-    done: Callable[[list[tuple[int, float, float]] | Refused], None]
+    done: Callable[[Callable[[], list[tuple[int, float, float]]] | Refused], None]
+    most: int = 0
 
 
 @dataclass(slots=True)

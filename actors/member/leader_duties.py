@@ -166,7 +166,12 @@ class LeaderDuties:
         """Tell how much time leases have left."""
 
         def answer() -> None:
-            event.done(self._lessor.status(event.leases or sorted(self._turn.state.leases), self._clock()))
+            now = self._clock()
+            if event.most and not event.leases:
+                event.done(self._lessor.first_to_end(event.most, now))
+                return
+            found = self._lessor.status(event.leases or sorted(self._turn.state.leases), now)
+            event.done(lambda: found)
 
         self._once_confirmed(event.deadline, answer, event.done)
 

@@ -10,7 +10,9 @@ through the log, by a command that names the last sign of life that the leader k
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable
+from operator import itemgetter
 
 from ...limits import LEASE_CHECKPOINT_FRACTION, MAX_LEASES_AT_ONCE
 from ...schema.commands import CheckpointLeases, Command, ExpireLeases, Expiry, LeaseDeadline, RenewLeases
@@ -163,6 +165,18 @@ class Lessor:
             for lease in leases
             if lease in known
         ]
+
+    def first_to_end(self, most: int, now: float) -> Callable[[], list[tuple[int, float, float]]]:
+        """The same of the leases that end first, at most so many, as a function for another thread: the loop pays for a
+        copy of the deadlines, and the search among them is not its own."""
+        known, deadlines = self._turn.state.leases, self._ends.deadlines()
+
+        def search() -> list[tuple[int, float, float]]:
+            first = heapq.nsmallest(most, deadlines.items(), key=itemgetter(1, 0))
+            records = [(lease, deadline, known.get(lease)) for lease, deadline in first]
+            return [(lease, each.ttl, max(0.0, deadline - now)) for lease, deadline, each in records if each is not None]
+
+        return search
 
     # -- the log's side -----------------------------------------------------------------------------------------------
 

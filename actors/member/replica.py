@@ -171,7 +171,9 @@ class Replica:
         """The time up to which the core has counted ticks."""
         self._next_sweep = self._next_lag_look = self._last_tick
         self._leadership = ("", 0, 0, 0)
-        """Role, term, leader and transfer target when the duties last followed them."""
+        """Role, term, leader and transfer target when the duties last followed them..."""
+        self.role_since = self._last_tick
+        """... and since when role and leader are these, on the replica's clock. Other threads read it."""
         self._led_by = 0
         """The last leader that was known."""
         self._tell_commit_at = math.inf
@@ -333,6 +335,8 @@ class Replica:
         if leadership != self._leadership or (node.role == "leader" and not self.duties.term):
             self.leader_changes += node.leader not in (0, self._led_by)
             self._led_by = node.leader or self._led_by
+            if (node.role, node.leader) != (self._leadership[0], self._leadership[2]):
+                self.role_since = now
             self._leadership = leadership
             self._operator_log.follow_leadership()
             self.duties.follow_leadership(now)

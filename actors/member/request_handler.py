@@ -324,7 +324,7 @@ class RequestHandler:
         _finish(asked.done, ProcessMonitored(monitored))
 
     def _ask_leases(self, request: AskLeases, asked: _Asked) -> None:
-        question = LeasesAsked(request.leases, asked.deadline, self._leases(request, asked))
+        question = LeasesAsked(request.leases, asked.deadline, self._leases(request, asked), request.most)
         self._enqueue_event(question, 8 * len(request.leases), asked.done)
 
     def _ask_clients(self, request: AskClients, asked: _Asked) -> None:
@@ -488,12 +488,14 @@ class RequestHandler:
         else:
             allowed(None)
 
-    def _leases(self, request: AskLeases, asked: _Asked) -> Callable[[list[tuple[int, float, float]] | Refused], None]:
+    def _leases(
+        self, request: AskLeases, asked: _Asked
+    ) -> Callable[[Callable[[], list[tuple[int, float, float]]] | Refused], None]:
         """The loop gives the leases' times; their keys are read from the state elsewhere, because there may be many."""
 
         done = asked.done
 
-        def outcome(found: list[tuple[int, float, float]] | Refused) -> None:
+        def outcome(found: Callable[[], list[tuple[int, float, float]]] | Refused) -> None:
             if isinstance(found, Refused):
                 _finish(done, found)
                 return
@@ -502,14 +504,15 @@ class RequestHandler:
                 state = self._replica.state
                 keys = state.lease_keys if request.keys else lambda lease: []
                 owner = partial(owner_of, state) if request.owners else lambda lease: None
-                leases = tuple([LeaseStatus(*each, tuple(keys(each[0])), owner(each[0])) for each in found])
+                leases = tuple([LeaseStatus(*each, tuple(keys(each[0])), owner(each[0])) for each in found()])
                 if (users := state.users).enabled:
                     for key in [key for lease in leases for key in lease.keys]:
                         if self._users.read(KeyRange(key), asked.caller, state, users) is not None:
                             refused = Refused(Refusal.DENIED, message="a lease has keys that the user may not read")
                             self._audit.refused_call(asked.caller, request, refused, self._source(asked))
                             return reply_bytes(refused)
-                return reply_bytes(LeaseStatuses(leases, state.revision, self._replica.term))
+                total = len(state.leases) if request.most else 0
+                return reply_bytes(LeaseStatuses(leases, state.revision, self._replica.term, total))
 
             done(SlowReply(make))
 

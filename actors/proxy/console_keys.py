@@ -7,6 +7,7 @@ folder of a million keys costs as much as one of two.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -131,10 +132,14 @@ def _numbers(item: Item) -> dict[str, Any]:
 
 
 class Tails:
-    """Live tails: the changes of a key, or of all keys with a prefix, one JSON object a line."""
+    """Live tails: the changes of a key, or of all keys with a prefix, one JSON object a line.
+
+    A user (without users, a host) may have as many as there are places left for all others. So each has room for one
+    while few have, and nobody takes all of it: the first has half of the places at most, the next half of the rest.
+    """
 
     def __init__(self) -> None:
-        self._open = 0
+        self._open: Counter[str] = Counter()
 
     async def follow(
         self, backend: EtcdBackend, exchange: HttpExchange, key: bytes, prefix: bool, headers: dict[str, str]
@@ -144,9 +149,10 @@ class Tails:
         Raises:
             RpcError: it cannot begin, or there are too many.
         """
-        if self._open >= MAX_CONSOLE_TAILS:
+        whose = f"user {backend.user}" if backend.user else f"host {exchange.client.partition(' port ')[0]}"
+        if self._open[whose] >= MAX_CONSOLE_TAILS - self._open.total():
             raise TOO_MANY_REQUESTS.error()
-        self._open += 1
+        self._open[whose] += 1
         try:
             try:
                 watch = await backend.watch_key(key, prefix, None, False)
@@ -165,7 +171,9 @@ class Tails:
             finally:
                 await watch.cancel()
         finally:
-            self._open -= 1
+            self._open[whose] -= 1
+            if not self._open[whose]:
+                del self._open[whose]
 
 
 def _change(event: Event) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from .cluster_service import MembershipOperations
 from .console_actions import ConsoleActions
 from .console_forms import bad_request, parameters
 from .console_keys import Tails, describe_key, list_level
+from .console_shared import MadeView, SharedAnswers, ViewOfUser
 from .console_views import (
     NodeAddresses,
     NodeBook,
@@ -95,6 +96,7 @@ class ConsoleSite:
         self._acts = mode == "act"
         self._actions = ConsoleActions(operations)
         self._tails = Tails()
+        self.shared = SharedAnswers()
         self._nodes = NodeBook(nodes)
         self._files = {f"{CONSOLE_PATH}/{file.name}": file for file in _FOLDER.iterdir() if file.suffix in _TYPES}
         self._files[CONSOLE_PATH] = _FOLDER / "index.html"
@@ -137,7 +139,7 @@ class ConsoleSite:
         try:
             found = await self._answer(exchange, name, caller)
             if found is not None:
-                await _respond(exchange, 200, found)
+                await exchange.respond(200, found, _JSON_HEADERS)
         except RpcError as error:
             error.__cause__ = None
             status, body = error_json(error)
@@ -149,7 +151,7 @@ class ConsoleSite:
                 return
             await exchange.respond(status, body, _JSON_HEADERS)
 
-    async def _answer(self, exchange: HttpExchange, name: str, caller: _Asker) -> dict[str, Any] | None:
+    async def _answer(self, exchange: HttpExchange, name: str, caller: _Asker) -> bytes | None:
         """What a request gets; ``None`` if it was answered."""
         action = name.removeprefix(_ACT) if name.startswith(_ACT) else ""
         if name not in self._views and name != "tail" and action not in self._actions:
@@ -159,7 +161,7 @@ class ConsoleSite:
             allow = {**_SAFE, "allow": wanted}
             raise HttpError(405, "Method Not Allowed\n", allow)
         if action:
-            return await self._act(exchange, action)
+            return _json(await self._act(exchange, action))
         services = await self._services_of(exchange)
         caller.user = services.backend.user
         context = UntimedContext(exchange.headers, exchange.client)
@@ -171,7 +173,15 @@ class ConsoleSite:
             await self._tails.follow(services.backend, exchange, key, which == "prefix", _API_HEADERS)
             return None
         view, known = self._views[name]
-        return await view(services, parameters(exchange.query, known), context)
+        asked = parameters(exchange.query, known)
+
+        async def make() -> MadeView:
+            found = await view(services, asked, context)
+            return MadeView(_json(found), found.get("reads", 0))
+
+        if known:
+            return (await make()).body
+        return await self.shared.answer(ViewOfUser(name, services.backend.user), make)
 
     async def _services_of(self, exchange: HttpExchange) -> EtcdServices:
         """The services of whom a request is. One without a user gets nothing while users are needed, not even what
@@ -199,7 +209,10 @@ class ConsoleSite:
         except RpcError as error:
             self._services.audit.acted(claimed_user(exchange.headers), exchange.client, f"console {action}", error)
             raise
-        return await self._actions.run(action, services, await exchange.body(), context)
+        try:
+            return await self._actions.run(action, services, await exchange.body(), context)
+        finally:
+            self.shared.forget()
 
     # -- views --------------------------------------------------------------------------------------------------------
 
@@ -224,5 +237,5 @@ def _list_of(name: str) -> _View:
     return lambda of, asked, context: show_in_use(of.backend, name)
 
 
-async def _respond(exchange: HttpExchange, status: int, found: Mapping[str, Any]) -> None:
-    await exchange.respond(status, json.dumps(found, separators=(",", ":")).encode(), _JSON_HEADERS)
+def _json(found: Mapping[str, Any]) -> bytes:
+    return json.dumps(found, separators=(",", ":")).encode()

@@ -36,6 +36,7 @@ from ..naming import member_name
 from ..recipes.in_use import Survey, why_stuck
 from ..recipes.in_use_fields import LISTS, in_use_fields
 from ..recipes.sync_async import unquoted
+from ..transport.peer_clocks import clocks_that_differ
 from .console_forms import bad_request, client_form, id_form, key_form, name_form
 from .etcd_backend import CallContext, EtcdBackend
 from .etcd_errors import LEASE_NOT_FOUND, NO_LEADER, TIMED_OUT, from_keeper_error
@@ -113,7 +114,7 @@ async def show_cluster(backend: EtcdBackend, calls: MemberCalls, nodes: NodeBook
         "quota_bytes": backend.limits.quota_bytes,
         "reserve_bytes": backend.limits.reserve_bytes,
         "members": members,
-        "alarms": _alarms(best, leader is not None, spare, members),
+        "alarms": _alarms(best, leader, spare, members),
     }
 
 
@@ -134,10 +135,12 @@ def _member(
         "silent_for": leader.silent.get(member) if leader is not None else None,
     }
     if status is None:
+        row["lost_since"] = best.lost_since.get(member)
         return {**row, "role": "silent", "address": last, "why_not_serving": "it does not answer"}
     return {
         **row,
         "role": "learner" if status.role == "follower" and member in best.learners else status.role,
+        "role_for": status.role_for,
         "term": status.term,
         "commit_index": status.commit_index,
         "applied_index": status.applied_index,
@@ -155,15 +158,18 @@ def _member(
     }
 
 
-def _alarms(best: MemberStatus, led: bool, spare: int, members: list[dict[str, Any]]) -> list[str]:
+def _alarms(
+    best: MemberStatus, leader: MemberStatus | None, spare: int, members: list[dict[str, Any]]
+) -> list[str]:
     """What an operator should see to, the worst first."""
     silent = [each for each in members if each["why_not_serving"]]
     alarms = [f"{member_name(each.member)} {each.kind}: {each.message}" for each in best.alarms]
     alarms += [f"{each['name']} does not serve: {each['why_not_serving']}" for each in silent]
     for each in members:
         alarms += [f"{each['name']} has no lane to {to}: {why}" for to, why in each.get("without_lane", {}).items()]
-    if not led:
+    if leader is None:
         return ["no member leads", *alarms]
+    alarms += clocks_that_differ(leader)
     voter_lost = any(each["voter"] for each in silent)
     return ["one more loss stops writes", *alarms] if spare == 0 and voter_lost else alarms
 
@@ -194,10 +200,15 @@ async def show_in_use(backend: EtcdBackend, which: str) -> dict[str, Any]:
     if kinds is None:
         raise bad_request(f"there is no list {which[:100]!r}; there are: {', '.join(LISTS)}")
     items: list[dict[str, Any]] = []
+    reads = 0
 
     async def look() -> None:
+        nonlocal reads
         for kind in kinds:
-            for found in await Survey(backend.handle, kind, CONSOLE_NAMES).look():
+            survey = Survey(backend.handle, kind, CONSOLE_NAMES)
+            names = await survey.look()
+            reads += survey.reads
+            for found in names:
                 name = key_form(found.name)
                 fields = in_use_fields(found)
                 for each in (*fields["holders"], *fields["waiters"]):
@@ -211,17 +222,17 @@ async def show_in_use(backend: EtcdBackend, which: str) -> dict[str, Any]:
     except KeeperError as error:
         raise from_keeper_error(error) from error
     items.sort(key=lambda each: (not each["stuck"], each["name"]))
-    return {which: items, "most": CONSOLE_NAMES}
+    return {which: items, "most": CONSOLE_NAMES, "reads": reads}
 
 
 # --- leases ----------------------------------------------------------------------------------------------------------
 
 
 async def show_leases(backend: EtcdBackend, context: CallContext) -> dict[str, Any]:
-    """The leases, those that end first; who made them, and since when."""
-    found = await backend.run(_ask_leases(LeaseQuestion(owners=True)), context)
-    leases = sorted(found, key=lambda lease: lease.remaining)
-    return {"leases": [_lease(each) for each in leases[:CONSOLE_LEASES]], "total": len(leases)}
+    """The leases, those that end first; who made them, and since when. The leader gives no more than are shown."""
+    found = await backend.run(_ask_leases(LeaseQuestion(owners=True, most=CONSOLE_LEASES)), context)
+    leases = sorted(found.leases, key=lambda lease: lease.remaining)  # a member of an older version gives all
+    return {"leases": [_lease(each) for each in leases[:CONSOLE_LEASES]], "total": max(found.total, len(leases))}
 
 
 async def show_lease(backend: EtcdBackend, lease: int, context: CallContext) -> dict[str, Any]:
@@ -230,7 +241,8 @@ async def show_lease(backend: EtcdBackend, lease: int, context: CallContext) -> 
     Raises:
         RpcError: it has ended.
     """
-    found = await backend.run(_ask_leases(LeaseQuestion((lease,), keys=True, owners=True)), context)
+    answer = await backend.run(_ask_leases(LeaseQuestion((lease,), keys=True, owners=True)), context)
+    found = answer.leases
     if not found:
         raise LEASE_NOT_FOUND.error()
     keys = sorted(found[0].keys)
@@ -238,11 +250,11 @@ async def show_lease(backend: EtcdBackend, lease: int, context: CallContext) -> 
     return {**_lease(found[0]), "keys": shown, "key_count": len(keys)}
 
 
-def _ask_leases(question: LeaseQuestion) -> Steps[tuple[LeaseStatus, ...]]:
+def _ask_leases(question: LeaseQuestion) -> Steps[LeaseStatuses]:
     answer = yield Call(question)
     if not isinstance(answer, LeaseStatuses):
         raise Unavailable(f"the cluster answered {type(answer).__name__} to a question about leases")
-    return answer.leases
+    return answer
 
 
 def _lease(status: LeaseStatus) -> dict[str, Any]:

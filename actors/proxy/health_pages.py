@@ -3,8 +3,9 @@
 ``/health`` answers JSON, in the same words as before 3.5.12; ``exclude`` names alarms that do not count, and
 ``serializable=true`` asks for the member alone. The other two are made of checks by name, each of which has a path of
 its own below theirs (``/readyz/linearizable_read``); ``exclude`` names checks, and ``verbose`` shows
-those that succeed. Two checks more have paths alone, and do not count for the pages: ``/readyz/alarms`` and
-``/readyz/disk``. With an alarm NOSPACE a member still answers reads, as an etcd does.
+those that succeed. More checks have paths alone, and do not count for the pages: ``/readyz/alarms``, ``/readyz/disk``,
+``/readyz/clocks`` (``raykeeper health`` has them, too) and etcd 3.6's ``/readyz/non_learner``. With an alarm NOSPACE a
+member still answers reads, as an etcd does; and clocks that differ, or a learner, serve as well as others.
 A body of a failure ends in one line feed more, as Go's ``http.Error`` writes it.
 """
 
@@ -17,6 +18,7 @@ from urllib.parse import parse_qs
 
 from ...limits import STATUS_TIMEOUT_S
 from ...schema.frames import MemberStatus
+from ..transport.peer_clocks import clocks_that_differ
 from .etcd_backend import EtcdBackend, UntimedContext
 from .http_exchange import HttpError, HttpExchange
 from .member_calls import MemberCalls
@@ -47,7 +49,12 @@ class HealthPages:
             },
         }
         self._by_name_only: dict[str, dict[str, _Check]] = {
-            "readyz": {"alarms": self._check_alarms, "disk": self._check_disk}
+            "readyz": {
+                "alarms": self._check_alarms,
+                "disk": self._check_disk,
+                "clocks": self._check_clocks,
+                "non_learner": self._check_learner,
+            }
         }
         self.succeeded = 0
         """Answers of ``/health`` that all is well..."""
@@ -137,6 +144,20 @@ class HealthPages:
             return _why_unreadable(status)
         reserve = self._backend.limits.reserve_bytes
         return f"{status.free_bytes} bytes are free" if 0 < status.free_bytes < reserve else ""
+
+    async def _check_clocks(self) -> str:
+        """Of the leader: it hears all members, and they only it."""
+        try:
+            status = await self._calls.newest_status(self._backend.member)
+        except RpcError as error:
+            return error.text
+        return "; ".join(clocks_that_differ(status))
+
+    async def _check_learner(self) -> str:
+        status = await self._status()
+        if status is None:
+            return _why_unreadable(status)
+        return "not supported for learner" if status.member in status.learners else ""
 
     async def _check_member(self) -> str:
         return _why_unreadable(await self._status())

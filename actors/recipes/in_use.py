@@ -95,6 +95,8 @@ class Survey:
         self._most = check.whole_number("a number of names", most, 1)
         self.space: AnyHandle = handle.reserved(self.kind)
         self._begin = quoted(handle.prefix) if handle.prefix else b""
+        self.reads = 0
+        """Reads so far, each of one range or key."""
 
     @bounded
     async def look(self) -> list[InUse]:
@@ -104,12 +106,16 @@ class Survey:
         infos = await resolved(self.space._lease_infos(sorted({key.lease for key in keys if key.lease})))
         return [self._described(line, infos) for line in lines]
 
+    def _one_read(self) -> AnyHandle:
+        self.reads += 1
+        return self.space
+
     async def _names(self) -> list[bytes]:
         """The folders of all names, quoted, with the slash after them."""
         names: list[bytes] = []
         key = self._begin
         while len(names) < self._most:
-            found = await resolved(self.space.range(key, END, limit=1, keys_only=True))
+            found = await resolved(self._one_read().range(key, END, limit=1, keys_only=True))
             if not found.items or not found.items[0].key.startswith(self._begin):
                 break
             name, slash, _ = found.items[0].key.partition(b"/")
@@ -119,7 +125,7 @@ class Survey:
         return names
 
     async def _keys(self, prefix: bytes) -> RangeResult:
-        return await resolved(self.space.range(prefix=prefix, sort="create_revision", limit=IN_USE_PARTICIPANTS))
+        return await resolved(self._one_read().range(prefix=prefix, sort="create_revision", limit=IN_USE_PARTICIPANTS))
 
     async def _line(self, name: bytes) -> _Line | None:
         """The keys of one name; ``None`` if nobody is there."""
@@ -130,7 +136,7 @@ class Survey:
         elif self.kind == "queue":
             claims, waiting = await self._keys(name + b"c/"), await self._keys(name + b"w/")
             line.holders, line.waiters, line.more = list(claims), list(waiting), claims.more or waiting.more
-            line.size = (await resolved(self.space.range(prefix=name + b"i/", count_only=True))).count
+            line.size = (await resolved(self._one_read().range(prefix=name + b"i/", count_only=True))).count
         else:
             found = await self._keys(name + b"p/")
             line.more = found.more
@@ -141,7 +147,7 @@ class Survey:
         """Who of a line holds, and who waits."""
         holding = min(1, len(keys))
         if self.kind == "semaphore":
-            limit = await resolved(self.space.get(line.name + b"limit"))
+            limit = await resolved(self._one_read().get(line.name + b"limit"))
             weights = [weight_of(key.key) for key in keys]
             line.size = _number(limit.text if limit is not None else "", sum(weights))
             holding = holders_by_weight(weights, line.size)
@@ -150,7 +156,7 @@ class Survey:
             holding = readers.index(False) if False in readers else len(keys)
             holding = holding or min(1, len(keys))
         elif self.kind == "barrier":
-            gate = await resolved(self.space.get(line.name + b"gate"))
+            gate = await resolved(self._one_read().get(line.name + b"gate"))
             opened = _number(gate.text if gate is not None else "", 0)
             keys, holding = [key for key in keys if key.create_revision > opened], 0
             line.size = _number(_kind(keys[0].key).decode(errors="replace"), 0) if keys else 0

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 
 from ...limits import CLOCK_DIFFERS_S, CLOCK_LOG_PAUSE_S, CLOCK_LOOK_READINGS, CLOCK_LOOK_S
+from ...schema.frames import MemberStatus
 from ..logs import MemberLog
 from ..naming import member_name
 
@@ -93,3 +94,15 @@ class PeerClocks:
         now = self._clock()
         with self._lock:
             return {member: ahead for member, (ahead, at) in self._found.items() if now - at < 4 * CLOCK_LOOK_S}
+
+
+def clocks_that_differ(leader: MemberStatus | None) -> list[str]:
+    """The hosts whose clock is off the leader's, one line each. A leader hears all members; they hear only it."""
+    if leader is None:
+        return []
+    return [
+        f"the clock of {member_name(member)}'s host is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'slow by'} "
+        f"that of {leader.name}'s: run a time service on both"
+        for member, ahead in sorted(leader.clocks.items())
+        if abs(ahead) >= CLOCK_DIFFERS_S
+    ]

@@ -36,6 +36,8 @@ class LeaseQuestion(NamedTuple):
     """Keep these leases alive once, instead; answered with ``LeasesKept`` and their TTLs."""
     owners: bool = False
     """Also tell who made them."""
+    most: int = 0
+    """If none is named: only so many, those that end first; 0 for all."""
 
 
 class CallTrace(Protocol):

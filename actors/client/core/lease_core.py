@@ -447,7 +447,7 @@ class LeaseCore:
         if asked.keep:
             frame = KeepLeases(self._cluster, deadline, asked.leases, with_ttls=True)
         else:
-            frame = AskLeases(self._cluster, deadline, asked.leases, asked.keys, asked.owners)
+            frame = AskLeases(self._cluster, deadline, asked.leases, asked.keys, asked.owners, asked.most)
         out.append(OutgoingFrame(question.frame_number, question.member, _encode(frame)))
 
     def _refused_question(self, question: _Question, refused: Refused, now: float) -> None:

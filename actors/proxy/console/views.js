@@ -41,10 +41,11 @@ function figures(found) {
     figure("Client processes", count(found.sessions), "with a session"));
 }
 
-/** When the leader last heard from a member. */
-function heard(member) {
-  if (member.role === "leader" || member.silent_for === null) return null;
-  return h("small", {}, member.silent_for < 2 ? "heard now" : `silent for ${duration(member.silent_for)}`);
+/** Since when a member has its role, or is lost; and for how long the leader has not heard from it, if that is long. */
+function standing(member) {
+  const role = member.lost_since ? ["lost for ", since(member.lost_since)] : member.role_for ? [`for ${duration(member.role_for)}`] : [];
+  const quiet = !member.lost_since && member.role !== "leader" && member.silent_for !== null && member.silent_for >= 2;
+  return [role.length ? h("small", {}, role) : null, quiet ? h("small", {}, `silent for ${duration(member.silent_for)}`) : null];
 }
 
 function memberActions(found, member) {
@@ -75,7 +76,7 @@ export const cluster = {
     const low = (member) => (member.free_bytes && member.free_bytes < found.reserve_bytes * 2 ? "bad" : null);
     const columns = [
       ["Member", "", (each) => [h("strong", {}, each.name), h("small", {}, `id ${each.id}`)]],
-      ["Role", "", (each) => [h("span", { class: `dot ${each.why_not_serving ? "bad" : ROLES[each.role] || "bad"}`, title: each.why_not_serving || null }, each.role), heard(each)]],
+      ["Role", "", (each) => [h("span", { class: `dot ${each.why_not_serving ? "bad" : ROLES[each.role] || "bad"}`, title: each.why_not_serving || null }, each.role), standing(each)]],
       ["Node", "", (each) => [h("span", { class: "keep" }, each.address || "\u2014"), each.pid ? h("small", { class: "keep" }, `pid ${each.pid}`) : null]],
       ["Term", "number", (each) => dash(each.term, count)],
       ["Applied", "number", (each) => (each.applied_index === undefined ? "\u2014" : [count(each.applied_index), h("small", {}, `commit ${count(each.commit_index)}`)])],

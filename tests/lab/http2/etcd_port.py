@@ -29,8 +29,8 @@ class EtcdPort:
         methods = RpcMethods()
         self.proxy.services.register(methods)
         services = self.proxy.services
-        site = None if console == "off" else ConsoleSite(services, self.proxy.operations, console)
-        http = EtcdHttp(self.proxy.backend, services, methods, cors, console=site)
+        self.site = None if console == "off" else ConsoleSite(services, self.proxy.operations, console)
+        http = EtcdHttp(self.proxy.backend, services, methods, cors, console=self.site)
         log = MemberLog("proxy", "test", "proxy")
         secured = None if tls is None else ProxyTlsContext(tls, log)
         self.listener = ProxyListener(methods, log, http.handle, tls=secured)

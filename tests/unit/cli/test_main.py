@@ -312,6 +312,7 @@ STATUS = ClusterStatus(
             address="10.0.0.1",
             free_bytes=31 * 10**9,
             version=1,
+            role_for=400.0,
         ),
         MemberInfo(
             2,
@@ -376,7 +377,8 @@ def test_status_prints_every_member_and_why_it_does_not_serve(cluster: FakeClust
     assert shown.exit_code == 1, "a member does not serve"
     assert shown.stdout.splitlines() == [
         "cluster default (abc): term 4, revision 9, 3 sessions; one more loss stops writes",
-        "m1 leader: pid 77 on 10.0.0.1 (node 01234567), applied 19 of 20, 2.0 MB, 31.0 GB free, commands version 1",
+        "m1 leader for 7 min: pid 77 on 10.0.0.1 (node 01234567), applied 19 of 20, 2.0 MB, 31.0 GB free, "
+        "commands version 1",
         "m2 silent: last at 10.0.0.2 in /data/default/m2, silent for 75 s",
         "m3 follower: pid 78 on node , applied 12 of 20, lag 7 entries, 0.0 MB, by actor calls to m1",
         "alarm: m2 does not serve: no data",
@@ -388,6 +390,17 @@ def test_status_prints_every_member_and_why_it_does_not_serve(cluster: FakeClust
     table = run("status", "-o", "table").stdout
     assert "no data" in table
     assert all(f"alarm: {alarm}" in table for alarm in STATUS.alarms)
+
+
+def test_a_lost_member_is_shown_with_the_moment_that_the_cluster_has_recorded(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    since = time.time() - 4 * 86_400
+    lost = replace(STATUS.members[1], lost_since=since, silent_for=1.0)
+    monkeypatch.setattr(cluster, "status", lambda timeout: replace(STATUS, members=(STATUS.members[0], lost)))
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
+    assert f"m2 silent: last at 10.0.0.2 in /data/default/m2, lost since {when} (4.0 d)\n" in run("status").stdout
+    assert json.loads(run("status", "-o", "json").stdout)["members"][1]["lost_since"] == since
 
 
 def test_down_stops_and_keeps_the_data(cluster: FakeCluster) -> None:

@@ -61,6 +61,16 @@ def test_a_lost_member_has_its_last_place_and_its_silence() -> None:
     assert found.alarms[0] == "one more loss stops writes"
 
 
+def test_since_when_a_member_has_its_role_or_is_lost_is_told_by_any_member() -> None:
+    lost = {2: 1e9, 3: 2e9}  # m3 answers: it has just come back
+    for leader in ("leader", "follower"):
+        found = status(member(1, leader, role_for=3.5, lost_since=lost), member(3, applied_index=13))
+        m1, m2, m3 = found.members
+        assert (m1.role_for, m1.lost_since) == (3.5, None)
+        assert (m2.role_for, m2.lost_since) == (None, 1e9)
+        assert (m3.role_for, m3.lost_since) == (None, None), "a member of an older version does not say"
+
+
 def test_all_is_well() -> None:
     found = status(member(1, "leader"), member(2), member(3))
     assert (found.spare, found.complete, found.alarms) == (1, True, ())

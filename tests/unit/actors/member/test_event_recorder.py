@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from lab.store_model import FIRST, Hand
-from raykeeper.actors.member.event_recorder import EventRecorder
+from raykeeper.actors.member.event_recorder import EventRecorder, lost_members
 from raykeeper.limits import EVENTS_PAUSE_S
 from raykeeper.schema.commands import AlarmKind, Command, SetAlarm
 from raykeeper.store.state.machine import State
@@ -64,9 +64,13 @@ def test_a_member_is_lost_and_back() -> None:
     event = leaders.hand.state.events[-1][1]
     assert event.at == 1e9 + leaders.now - 2.5
     assert leaders.work() == []
+    leaders.elect(2, 6)
+    assert leaders.work() == [("election", 2)]
+    assert lost_members(leaders.hand.state.latest_events) == {3: event.at}, "under another leader, too"
     leaders.silent[3] = 0.0
     assert leaders.work() == [("back", 3)]
     assert leaders.work() == []
+    assert lost_members(leaders.hand.state.latest_events) == {}
 
 
 def test_an_alarm_is_on_and_over_also_under_another_leader() -> None:

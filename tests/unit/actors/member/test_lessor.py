@@ -255,6 +255,21 @@ def test_a_keep_alive_counts_from_its_arrival(cluster: Cluster) -> None:
     assert cluster.remaining(lease) == pytest.approx(4.0)
 
 
+def test_those_that_end_first_are_found_among_many(cluster: Cluster) -> None:
+    leases = [cluster.grant(float(ttl)) for ttl in (50, 20, 40, 10, 30)]
+    cluster.keep(leases[3])
+    find = cluster.lessor.first_to_end(3, cluster.leader.clock)
+    assert [(lease, ttl) for lease, ttl, _ in find()] == [(leases[3], 10.0), (leases[1], 20.0), (leases[4], 30.0)]
+    cluster.work(5.0)
+    cluster.keep(leases[3])
+    assert [each[0] for each in cluster.lessor.first_to_end(2, cluster.leader.clock)()] == [leases[3], leases[1]]
+    assert find()[0][2] == pytest.approx(10.0), "as it was when the loop was asked"
+    cluster.hand.do(LeaseRevoke(leases[1]))
+    assert [each[0] for each in find()] == [leases[3], leases[4]]
+    cluster.lessor.stop()
+    assert cluster.lessor.first_to_end(3, cluster.leader.clock)() == []
+
+
 def test_an_older_keep_alive_never_shortens(cluster: Cluster) -> None:
     lease = cluster.grant(5.0)
     cluster.work(2.0)

@@ -15,7 +15,7 @@ from lab.http2.etcd_port import EtcdPort, etcd_port
 from lab.http2.http_client import Reply, request
 from lab.onemember import in_thread
 from lab.patience import PATIENCE, until
-from raykeeper.actors.proxy import console_keys, console_views
+from raykeeper.actors.proxy import console_keys, console_shared, console_views
 from raykeeper.actors.proxy.console_forms import value_form
 
 TTL = 300.0
@@ -29,7 +29,11 @@ def port() -> Iterator[EtcdPort]:
 
 
 @pytest.fixture(autouse=True)
-def empty(port: EtcdPort) -> None:
+def empty(port: EtcdPort, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left of the test before, and what a test asks for is made for it."""
+    monkeypatch.setattr(console_shared, "CONSOLE_SHARED_S", 0.0)
+    assert port.site is not None
+    port.site.shared.forget()
     port.proxy.kv.delete(prefix="")
     port.proxy.operations.asked.clear()
 

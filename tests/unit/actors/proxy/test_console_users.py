@@ -86,6 +86,8 @@ def test_to_each_what_it_may(door: Door, caplog: pytest.LogCaptureFixture) -> No
         assert door.status(view, ann) == 403, view
     for view in ("cluster", "events", "clients", "load", "leases", "keys", "key?key=team/a", "locks"):
         assert door.status(view, root) == 200, view
+    for view in ("events", "clients", "load", "locks"):  # what was made for one user is not another's
+        assert door.status(view, ann) == 403, view
     for action in ("move-leader", "add-member", "remove-member", "release"):
         assert door.act(action, ann) == 403, action
     assert door.port.proxy.operations.asked == []

@@ -73,6 +73,8 @@ VERBOSE = "".join(f"[+]{name} ok\n" for name in READYZ).encode() + b"ok\n"
         ("/livez/serializable_read", b"ok\n"),
         ("/readyz/alarms", b"ok\n"),
         ("/readyz/disk?verbose", b"[+]disk ok\nok\n"),
+        ("/readyz/clocks?verbose", b"[+]clocks ok\nok\n"),
+        ("/readyz/non_learner", b"ok\n"),
     ],
 )
 def test_all_is_well(port: EtcdPort, target: str, body: bytes) -> None:
@@ -107,17 +109,41 @@ def test_without_a_quorum(port: EtcdPort, no_quorum: None) -> None:
     assert (status, body.splitlines()[2]) == (503, b"[-]linearizable_read failed: etcdserver: request timed out")
 
 
-def test_a_full_disk(port: EtcdPort, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("check", "said", "why"),
+    [
+        ("disk", {"free_bytes": 4096}, b"4096 bytes are free"),
+        (
+            "clocks",
+            {"clocks": {2: -7.0, 3: 0.1}},
+            b"the clock of m2's host is 7.0 s slow by that of m1's: run a time service on both",
+        ),
+        ("non_learner", {"learners": (1,)}, b"not supported for learner"),
+    ],
+)
+def test_checks_that_have_a_path_alone(
+    port: EtcdPort, monkeypatch: pytest.MonkeyPatch, check: str, said: dict[str, object], why: bytes
+) -> None:
     calls = port.proxy.services.calls
     status = calls.status
 
-    async def nearly_full(member: int) -> MemberStatus | None:
-        said = await status(member)
-        return None if said is None else msgspec.structs.replace(said, free_bytes=4096)
+    async def changed(member: int) -> MemberStatus | None:
+        found = await status(member)
+        return None if found is None else msgspec.structs.replace(found, **said)
 
-    monkeypatch.setattr(calls, "status", nearly_full)
-    assert get(port, "/readyz/disk") == (503, b"[-]disk failed: 4096 bytes are free\n\n")
+    monkeypatch.setattr(calls, "status", changed)
+    assert get(port, f"/readyz/{check}") == (503, b"[-]%s failed: %s\n\n" % (check.encode(), why))
     assert get(port, "/readyz")[0] == 200
+
+
+def test_no_check_passes_while_no_member_answers(port: EtcdPort, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent(member: int) -> None:
+        return None
+
+    monkeypatch.setattr(port.proxy.services.calls, "status", silent)
+    for check in ("alarms", "disk", "clocks", "non_learner", "serializable_read"):
+        status, body = get(port, f"/readyz/{check}")
+        assert (status, body.startswith(b"[-]%s failed: " % check.encode())) == (503, True)
 
 
 @pytest.mark.parametrize("page", ["/health", "/livez", "/readyz", "/readyz/data_corruption", "/version", "/metrics"])
