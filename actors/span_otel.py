@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import socket
 from typing import Any
 
 from .tracing import Attributes, OpenSpan, SpanContext
@@ -89,10 +90,14 @@ def _set_up() -> None:
     except ImportError:
         return
     from opentelemetry import trace
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        provider = TracerProvider()
+        who: dict[str, str | int] = {"host.name": socket.gethostname(), "process.pid": os.getpid()}
+        if not (os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")):
+            who["service.name"] = "raykeeper"
+        provider = TracerProvider(resource=Resource.create(who))
         provider.add_span_processor(BatchSpanProcessor(exporters.OTLPSpanExporter()))
         trace.set_tracer_provider(provider)

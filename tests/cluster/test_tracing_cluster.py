@@ -1,5 +1,5 @@
-"""The spans of one put, of its client, the leader and the followers, each of which writes a file of its own, are one
-tree."""
+"""The spans of one put, of its client, the leader and the followers, are one tree: in the files that each writes, and at
+a collector."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from lab.onemember import in_thread
+from lab.otlp import CollectedSpan, collecting
+from lab.patience import PATIENCE, until
 from lab.ray.programs import run_program
 
 pytestmark = pytest.mark.survival
@@ -51,6 +54,60 @@ cluster.shutdown()
 ray.shutdown()
 print("trace", trace)
 """
+
+
+OTLP = """
+import os, sys, time
+import ray
+import raykeeper
+
+data, temporary, enough = sys.argv[1:]
+ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 * 1024 * 1024,
+         _temp_dir=temporary)
+cluster = raykeeper.launch(name="jobs", data_dir=data)
+client = cluster.client(timeout=60)
+while not os.path.exists(enough):
+    client.put("k", "v")
+    time.sleep(0.1)
+cluster.shutdown()
+ray.shutdown()
+"""
+
+
+def test_a_collector_gets_one_tree_from_four_processes(tmp_path: Path, scratch: Path) -> None:
+    """By OpenTelemetry's own exporter, in a program and in members that set up nothing."""
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    with collecting() as collector:
+
+        def whole() -> list[CollectedSpan]:
+            """The spans of one put: the client's, the leader's, and those of both followers."""
+            spans = collector.spans()
+            for put in [span for span in spans if span.name == "raykeeper.put"]:
+                found = [span for span in spans if span.trace == put.trace]
+                names = [span.name for span in found]
+                if (names.count("raykeeper.member.write"), names.count("raykeeper.member.append")) == (1, 2):
+                    return found
+            return []
+
+        told = {
+            "RAYKEEPER_TRACE": "otel",
+            "RAYKEEPER_TRACE_RATE": "1",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
+        }
+        enough = tmp_path / "enough"
+        folders = str(tmp_path / "data"), str(scratch / "otlp"), str(enough)
+        running = in_thread(lambda: run_program("-c", OTLP, *folders, **told))
+        try:
+            until(lambda: running.done() or whole(), seconds=180)
+        finally:
+            enough.touch()
+        running.result(PATIENCE)
+        spans = whole()
+    by_id = {span.span: span for span in spans}
+    assert [span.name for span in spans if span.parent not in by_id] == ["raykeeper.put"]
+    assert len({span.resource["process.pid"] for span in spans}) == 4
+    assert {span.resource["service.name"] for span in spans} == {"raykeeper"}
 
 
 def test_a_puts_spans_are_one_tree(tmp_path: Path, scratch: Path) -> None:

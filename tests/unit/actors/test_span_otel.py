@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from lab.onemember import one_member
+from lab.otlp import CollectedSpan, collecting
 from lab.patience import until
+from lab.ray.programs import PATH, run_program
 from raykeeper.actors import process_tracer, span_otel
 from raykeeper.actors.tracing import Tracer
 
@@ -89,3 +92,60 @@ def test_what_the_provider_does_not_sample_is_not_traced(monkeypatch: pytest.Mon
     provider = TracerProvider(sampler=ALWAYS_OFF)
     monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
     assert Tracer(span_otel.OtelSpans(), 1.0).sample("x", None, {}) is None
+
+
+# --- to a collector --------------------------------------------------------------------------------------------------
+
+PROGRAM = """
+from lab.onemember import one_member
+from raykeeper.actors.process_tracer import process_tracer
+
+with one_member() as member, member.client() as kv:
+    kv.put("a", "1")
+    assert kv.get("a").text == "1"
+process_tracer().close()
+print("done")
+"""
+"""A process of its own, since its provider can be set once only. It sets up none, as a member."""
+
+
+def told_to(endpoint: str, **more: str) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    told = {"RAYKEEPER_TRACE": "otel", "RAYKEEPER_TRACE_RATE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **more}
+    assert "done" in run_program("-c", PROGRAM, PYTHONPATH=PATH, **told)
+
+
+def test_spans_reach_a_collector_by_otlp() -> None:
+    with collecting() as collector:
+        told_to(collector.endpoint)
+        spans = collector.spans()
+    assert {("/v1/traces", "application/x-protobuf")} == set(collector.requests)
+    assert {(span.scope, span.resource["service.name"]) for span in spans} == {("raykeeper", "raykeeper")}
+    assert {"host.name", "process.pid"} <= spans[0].resource.keys()
+    by_id = {span.span: span for span in spans}
+
+    def path(span: CollectedSpan) -> str:
+        name = span.name.removeprefix("raykeeper.")
+        return f"{path(by_id[span.parent])}/{name}" if span.parent else name
+
+    (put,) = [span for span in spans if span.name == "raykeeper.put"]
+    parts = ("queue", "log", "quorum", "apply", "answer")
+    tree = {"put", "put/hub.wait", "put/lane", "put/member.write", *[f"put/member.write/{part}" for part in parts]}
+    assert {path(span) for span in spans if span.trace == put.trace} == tree
+    (range_,) = [span for span in spans if span.name == "raykeeper.range"]
+    assert "range/member.read/read_index" in {path(span) for span in spans if span.trace == range_.trace}
+    assert (put.kind, by_id[put.span].start <= put.end) == ("client", True)
+    (write,) = [span for span in spans if span.name == "raykeeper.member.write"]
+    assert (write.kind, write.attributes["raykeeper.member"]) == ("server", "m1")
+
+
+def test_a_service_has_the_name_that_the_environment_gives_it() -> None:
+    with collecting() as collector:
+        told_to(collector.endpoint, OTEL_SERVICE_NAME="shop")
+        assert {span.resource["service.name"] for span in collector.spans()} == {"shop"}
+
+
+def test_no_request_waits_for_a_collector_that_is_not_there() -> None:
+    with socket.socket() as nobody:  # it does not listen
+        nobody.bind(("127.0.0.1", 0))
+        told_to(f"http://127.0.0.1:{nobody.getsockname()[1]}", OTEL_EXPORTER_OTLP_TIMEOUT="1")
