@@ -96,7 +96,9 @@ def _set_up() -> None:
 
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         who: dict[str, str | int] = {"host.name": socket.gethostname(), "process.pid": os.getpid()}
-        if not (os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")):
+        if not (
+            os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+        ):
             who["service.name"] = "raykeeper"
         provider = TracerProvider(resource=Resource.create(who))
         provider.add_span_processor(BatchSpanProcessor(exporters.OTLPSpanExporter()))

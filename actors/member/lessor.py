@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable
-from operator import itemgetter
 
 from ...limits import LEASE_CHECKPOINT_FRACTION, MAX_LEASES_AT_ONCE
 from ...schema.commands import CheckpointLeases, Command, ExpireLeases, Expiry, LeaseDeadline, RenewLeases
@@ -167,14 +166,13 @@ class Lessor:
         ]
 
     def first_to_end(self, most: int, now: float) -> Callable[[], list[tuple[int, float, float]]]:
-        """The same of the leases that end first, at most so many, as a function for another thread: the loop pays for a
-        copy of the deadlines, and the search among them is not its own."""
-        known, deadlines = self._turn.state.leases, self._ends.deadlines()
+        """The same of the leases that end first, at most so many, as a function for another thread: the loop pays for
+        copies of the table and the deadlines, and the search among them is not its own."""
+        leases, deadlines = list(self._turn.state.leases.values()), self._ends.deadlines()
 
         def search() -> list[tuple[int, float, float]]:
-            first = heapq.nsmallest(most, deadlines.items(), key=itemgetter(1, 0))
-            records = [(lease, deadline, known.get(lease)) for lease, deadline in first]
-            return [(lease, each.ttl, max(0.0, deadline - now)) for lease, deadline, each in records if each is not None]
+            ends = ((deadlines.get(lease.id, now + lease.ttl), lease.id, lease.ttl) for lease in leases)
+            return [(id, ttl, max(0.0, end - now)) for end, id, ttl in heapq.nsmallest(most, ends)]
 
         return search
 

@@ -17,7 +17,6 @@ from typing import NamedTuple
 from ...limits import CONSOLE_READS_A_SECOND, CONSOLE_SHARED_S, MAX_CONSOLE_ANSWERS
 from .rpc_status import RpcCode, RpcError
 
-
 _SHARED_ERRORS = (RpcCode.UNAVAILABLE, RpcCode.DEADLINE_EXCEEDED)
 
 

@@ -158,9 +158,7 @@ def _member(
     }
 
 
-def _alarms(
-    best: MemberStatus, leader: MemberStatus | None, spare: int, members: list[dict[str, Any]]
-) -> list[str]:
+def _alarms(best: MemberStatus, leader: MemberStatus | None, spare: int, members: list[dict[str, Any]]) -> list[str]:
     """What an operator should see to, the worst first."""
     silent = [each for each in members if each["why_not_serving"]]
     alarms = [f"{member_name(each.member)} {each.kind}: {each.message}" for each in best.alarms]

@@ -1,5 +1,5 @@
-"""The spans of one put, of its client, the leader and the followers, are one tree: in the files that each writes, and at
-a collector."""
+"""The spans of one put, of its client, the leader and the followers, are one tree: in the files that each writes, and
+at a collector."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 The file that ``RAYKEEPER_TEST_FAULT`` names holds lines ``action module:function [pid [text]]``: what the call of
 ``Engine.flush`` or ``LogStore.sync`` from that place in the product comes to, in all processes or only in one, or only
 where the log was given an entry with that text just before. ``skip`` does nothing, ``die`` ends the process before
-anything is synced, ``fail`` has the disk refuse the fsync. The product itself knows nothing of this.
+anything is synced, ``fail`` has the disk refuse the fsync, ``slow`` has it take its time. The product itself knows
+nothing of this.
 
 ``RAYKEEPER_TEST_SWITCH`` names the table of the fault switch (``switch.py``), which is put around frames and clocks.
 """
@@ -15,10 +16,12 @@ import importlib.machinery
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+SLOW_SYNC_S = 0.25
 _ENGINE = "raykeeper.store.engine.rocks"
 _SEGMENTS = "raykeeper.store.log.segments"
 
@@ -46,6 +49,8 @@ def _weaken(kind: Any, method: str, break_disk: Callable[[Any], None]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if action == "fail":
             break_disk(self)
+        if action == "slow":
+            time.sleep(SLOW_SYNC_S)
         if action != "skip":
             real(self)
 

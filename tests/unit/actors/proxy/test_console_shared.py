@@ -230,7 +230,14 @@ def test_nobody_takes_all_places_of_live_tails() -> None:
         return places
 
     half = MAX_CONSOLE_TAILS // 2
-    assert asyncio.run(play()) == {"ann": half, "bob": half // 2, "cyd": half // 4, "": half // 8, "ann again": 0, "dan": 1}
+    assert asyncio.run(play()) == {
+        "ann": half,
+        "bob": half // 2,
+        "cyd": half // 4,
+        "": half // 8,
+        "ann again": 0,
+        "dan": 1,
+    }
 
 
 def test_a_tail_that_has_ended_leaves_its_place(port: EtcdPort, monkeypatch: pytest.MonkeyPatch) -> None:
