@@ -58,7 +58,8 @@ if TYPE_CHECKING:
     )
     from .actors.client.txn_parts import Compare, Op
     from .actors.client.watch import AsyncWatch, Watch
-    from .actors.cluster.cluster_operations import BackupInfo, EventInfo
+    from .actors.cluster.cluster_backup import BackupInfo
+    from .actors.cluster.cluster_operations import EventInfo
     from .actors.cluster.status import ClusterStatus, MemberInfo
     from .actors.connect import connect
     from .actors.consistency import Comparison
@@ -92,10 +93,11 @@ _LAZY = {
     ".actors.recipes.in_use": ("InUse", "Participant"),
     ".actors.consistency": ("Comparison",),
     ".actors.client.load_tables": ("ClusterTop",),
-    ".actors.cluster.cluster_operations": ("BackupInfo", "EventInfo"),
+    ".actors.cluster.cluster_backup": ("BackupInfo",),
+    ".actors.cluster.cluster_operations": ("EventInfo",),
     ".actors.connect": ("connect",),
     ".cluster": ("Cluster", "attach", "discard", "launch", "restore"),
-    ".actors.cluster.proxy_status": ("ProxyInfo",),
+    ".actors.surroundings": ("ProxyInfo",),
     ".actors.cluster.status": ("ClusterStatus", "MemberInfo"),
     ".codec": ("codec",),
     ".spec": ("ClusterSpec",),

@@ -10,47 +10,34 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-
-import ray
 
 from .actors import arguments as check
 from .actors.client.hub_pool import HubShare
 from .actors.client.login import Credentials, credentials_of
 from .actors.cluster.administrator import administer_by, credentials_of_spec
+from .actors.cluster.cluster_backup import ClusterBackup
 from .actors.cluster.cluster_membership import ClusterMembership
 from .actors.cluster.cluster_operations import ClusterOperations
+from .actors.cluster.cluster_report import ClusterReport
 from .actors.cluster.destroy import delete_data, stop_members
 from .actors.cluster.destroy import discard as discard_cluster
 from .actors.cluster.evidence import marker_of_member
-from .actors.cluster.health import HealthCheck, health_of
 from .actors.cluster.launch import launch_members, why_not
-from .actors.cluster.observe import observe_cluster
-from .actors.cluster.proxy_handle import proxy_actors, proxy_statuses
 from .actors.cluster.proxy_start import restart_proxies, settle_proxies
-from .actors.cluster.proxy_status import ProxyInfo, proxy_infos, registered_proxies
-from .actors.cluster.ray_nodes import alive_nodes
 from .actors.cluster.restore import backup_of, place_backup
-from .actors.cluster.status import ClusterStatus, MemberInfo, status_of
-from .actors.cluster.supervisor_handle import ask_supervisor, start_supervisor, stop_supervisor, supervisor_actor
+from .actors.cluster.supervisor_handle import start_supervisor, stop_supervisor
 from .actors.cluster.supervisor_spec import SupervisorSpec
 from .actors.cluster.upgrade import restart_all
 from .actors.connect import connect_as
-from .actors.deadline import at_most, covered
-from .actors.discovery import (
-    ask_all,
-    collect,
-    listed_actors,
-    member_actors,
-    pause_between_checks,
-    settled_statuses,
-    wait_for,
-)
-from .actors.naming import MemberSpec, member_name
+from .actors.deadline import at_most, covered, pause_between_checks
+from .actors.discovery import ask_all, listed_actors, member_actors, settled_statuses
+from .actors.naming import MemberSpec
+from .actors.proxy.ray_surroundings import look_around
 from .actors.ray_session import join_or_start_ray, join_ray
 from .actors.steps import step
+from .actors.surroundings import Surroundings
 from .errors import (
     AuthFailed,
     ClusterNotFound,
@@ -77,7 +64,7 @@ if TYPE_CHECKING:
     from .actors.handles import Client
 
 
-class Cluster(ClusterOperations, ClusterMembership):
+class Cluster(ClusterReport, ClusterOperations, ClusterMembership, ClusterBackup):
     """A running cluster: its status, its clients, its administration. As a context manager it is shut down at the end.
 
     Attributes:
@@ -122,105 +109,8 @@ class Cluster(ClusterOperations, ClusterMembership):
         self._share = administer_by(self.name, self.id, credentials, timeout)
         self._credentials = credentials
 
-    @covered
-    def status(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> ClusterStatus:
-        """Ask every member for its status; a silent member costs a few seconds.
-
-        Args:
-            timeout: seconds.
-
-        Raises:
-            Unavailable: Ray does not answer in time.
-        """
-        actors = member_actors(self.name)
-        supervisor = supervisor_actor(self.name)
-        asked = {member: actor.status.remote() for member, actor in actors.items()}
-        if supervisor is not None:
-            asked[0] = supervisor.alarms.remote()
-        nodes = alive_nodes()  # first: silent members may take all the time there is
-        answers = collect(asked, STATUS_TIMEOUT_S)
-        seen: list[str] = answers.pop(0, [])
-        found = status_of(self.name, self.id, actors, answers, nodes, self._placement, seen)
-        proxies = self._proxies(found.members)
-        alarms = (f"{each.name} does not serve: {each.why_not_serving}" for each in proxies if each.why_not_serving)
-        found = replace(found, proxies=proxies, alarms=(*found.alarms, *alarms))
-        if found.leader and not any(member.why_not_serving for member in found.members):
-            return found
-        said = ask_supervisor(self.name, "situation")
-        if said is None and not found.leader:
-            said = ["it does not answer, so members are not started where their data is now; `raykeeper up` does that"]
-        return replace(found, alarms=(*found.alarms, *(f"supervisor: {line}" for line in said or ())))
-
-    @covered
-    def health(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> tuple[HealthCheck, ...]:
-        """Check that the cluster serves as it should: reads, alarms, disks (see ``actors/cluster/health.py``).
-
-        Args:
-            timeout: seconds.
-
-        Raises:
-            Unavailable: Ray does not answer in time.
-        """
-        observed = observe_cluster(self.name, at_most(STATUS_TIMEOUT_S))
-        why = ""
-        try:
-            with self.client(timeout=at_most(STATUS_TIMEOUT_S)) as kv:
-                kv.revision()
-        except KeeperError as error:
-            why = str(error)
-        return health_of({*observed.actors, *observed.configuration.members}, observed.statuses, why)
-
-    def members(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> tuple[MemberInfo, ...]:
-        """All members, including missing ones. Raises as :meth:`status`."""
-        return self.status(timeout=timeout).members
-
-    @covered
-    def proxies(self, *, timeout: float = DEFAULT_TIMEOUT_S) -> tuple[ProxyInfo, ...]:
-        """The proxies that speak etcd's API: those that the cluster runs, and those in the foreground that are
-        registered. One that has just died may be among the latter for some seconds.
-
-        Args:
-            timeout: seconds.
-
-        Raises:
-            Unavailable: Ray does not answer in time.
-        """
-        return self._proxies(self.members())
-
-    def _proxies(self, members: Sequence[MemberInfo]) -> tuple[ProxyInfo, ...]:
-        actors = proxy_actors(self.name)
-        statuses = proxy_statuses(actors)
-        serving = [member.actor for member in members if not member.why_not_serving]
-        return proxy_infos(actors, statuses, registered_proxies(serving, self.id))
-
-    @covered
-    def move_leader(self, id: int, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
-        """Transfer leadership to a member; returns once it leads.
-
-        Args:
-            timeout: seconds.
-
-        Raises:
-            InvalidArgument: there is no such member.
-            Unavailable: there is no leader, or the member does not take over in time.
-        """
-        check.whole_number("a member's id", id, 1)
-        deadline = time.monotonic() + at_most(timeout)
-        while True:
-            status = self.status()
-            if id not in {member.id for member in status.members}:
-                raise InvalidArgument(f"cluster {self.name} has no member {id}")
-            if status.leader == id:
-                return
-            leader = next((member for member in status.members if member.id == status.leader), None)
-            if time.monotonic() >= deadline:
-                raise Unavailable(f"{member_name(id)} did not become leader within {timeout:g} s")
-            if leader is not None:
-                try:
-                    ray.get(leader.actor.move_leader.remote(id), timeout=at_most(STATUS_TIMEOUT_S))
-                except (KeeperError, ray.exceptions.RayError, TimeoutError):
-                    continue  # leadership has moved: ask again
-            wait_for(lambda: self.status().leader == id, min(deadline, time.monotonic() + 1.0))
+    def _surroundings(self) -> Surroundings:
+        return look_around(self.name, self.id, self._placement)
 
     # -- looking after it ---------------------------------------------------------------------------------------------
 

@@ -822,6 +822,10 @@ RELAY_SWEEP_AGE_S = 60.0
 starts as well."""
 RELAY_SEND_TIMEOUT_S = 5.0
 """A proxy that reads nothing for so long is taken for dead by a shell."""
+RELAY_SURROUNDINGS_S = 10.0
+"""Within this a proxy must have told a shell what Ray knows around the members: three times ``STATUS_TIMEOUT_S``."""
+RELAY_MOVE_LEADER_S = 5.0
+"""Within this a leader must have begun to hand leadership over: more than ``STATUS_TIMEOUT_S``."""
 RELAY_TIMEOUT_S = 2.0
 """A shell waits so long for a proxy to tell it the members, and at its start for one of them to serve; then it goes by
 Ray, and asks that proxy no more."""

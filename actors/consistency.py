@@ -18,8 +18,9 @@ from ..raft.quorum import is_majority
 from ..schema.answers import ContentAsked
 from ..schema.commands import HashContent
 from ..schema.frames import ContentHash, MemberStatus
-from .discovery import ask_all, member_actors, pause_between_checks
+from .deadline import pause_between_checks
 from .leader_call import administer, expect
+from .member_access import answering, member_statuses
 from .naming import member_name
 
 
@@ -57,8 +58,8 @@ def _collect(cluster_name: str, cluster: int, index: int, deadline: float) -> Co
     found: dict[int, ContentHash] = {}
     began, heard = time.monotonic(), dict[int, float]()
     while True:
-        statuses: dict[int, MemberStatus] = ask_all(member_actors(cluster_name), "status")
-        statuses = {member: status for member, status in statuses.items() if status.cluster == cluster}
+        answers = answering(member_statuses(cluster_name))
+        statuses = {member: status for member, status in answers.items() if status.cluster == cluster}
         for member, status in statuses.items():
             heard[member] = time.monotonic()
             for result in status.contents:

@@ -4,6 +4,8 @@ A call with a timeout makes other calls on its way: requests to the cluster, cal
 end when its time is over, whatever timeouts they have themselves: :func:`covering` sets the deadline once, at the top,
 and code that waits further down asks :func:`time_left`. The deadline is a context variable, so it belongs to the
 running thread or coroutine and does not affect others; background work starts with :func:`uncovered`.
+
+Two waits that ask for it are here, too: :func:`wait_for`, and the pause between two checks of a condition.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
-from ..limits import CLEANUP_GRACE_S
+from ..errors import RequestTimeout
+from ..limits import CLEANUP_GRACE_S, POLL_PAUSE_S
 from . import arguments as check
 
 P = ParamSpec("P")
@@ -80,3 +83,23 @@ def time_left() -> float:
     """The seconds until the current deadline: infinity if there is none, 0 when it is over."""
     until = _until.get()
     return until if until == math.inf else max(0.0, until - time.monotonic())
+
+
+def wait_for(condition: Callable[[], bool], deadline: float) -> bool:
+    """Wait until the condition holds; False if it does not before ``deadline`` (by ``time.monotonic``)."""
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        pause_between_checks(POLL_PAUSE_S)
+    return True
+
+
+def pause_between_checks(seconds: float) -> None:
+    """Wait before a condition is checked again.
+
+    Raises:
+        RequestTimeout: the deadline of the current call has passed: there is no further check.
+    """
+    if not time_left():
+        raise RequestTimeout("the time for this call is over; what it has started may still take effect", applied=None)
+    time.sleep(at_most(seconds))

@@ -1,25 +1,38 @@
-"""The member actors of a cluster, as Ray lists them, and questions to all of them at once."""
+"""What Ray lists: its nodes, and the actors of a cluster; and questions to all members at once."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import ray
 
-from ..errors import ClusterNotFound, RequestTimeout
+from ..errors import ClusterNotFound
 from ..limits import POLL_PAUSE_S, STATUS_TIMEOUT_S
 from ..schema.frames import MemberStatus
-from .deadline import at_most, time_left
-from .naming import NAMESPACE, actor_name
+from ..spec import RAYS_OWN
+from .deadline import at_most, pause_between_checks
+from .naming import NAMESPACE, SUPERVISOR, MemberSpec, actor_name
 from .ray_attached import attached
 from .ray_calls import check_not_forked, in_time
+from .surroundings import RayNode
 
 K = TypeVar("K")
 
 _MEMBER = re.compile(r"m([1-9][0-9]*)")
+
+
+def alive_nodes() -> list[RayNode]:
+    """The nodes that Ray believes to be alive, ordered by address."""
+    list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
+    nodes = [
+        RayNode(node["NodeID"], node["NodeManagerAddress"], frozenset(node["Resources"]) - RAYS_OWN)
+        for node in in_time(attached(list_nodes))
+        if node["Alive"]
+    ]
+    return sorted(nodes, key=lambda node: (node.address, node.id))
 
 
 def member_actors(cluster_name: str) -> dict[int, Any]:
@@ -43,6 +56,14 @@ def member_actors(cluster_name: str) -> dict[int, Any]:
             continue  # gone since it was listed
         found[int(member[1])] = actor
     return dict(sorted(found.items()))
+
+
+def supervisor_actor(cluster_name: str) -> Any:
+    """The actor handle of a cluster's supervisor; ``None`` if there is none."""
+    try:
+        return in_time(attached(ray.get_actor), actor_name(cluster_name, SUPERVISOR), namespace=NAMESPACE)
+    except ValueError:
+        return None
 
 
 def listed_actors(cluster_name: str) -> list[str]:
@@ -86,28 +107,23 @@ def settled_statuses(handles: dict[int, Any], timeout: float) -> dict[int, Membe
         pause_between_checks(POLL_PAUSE_S)
 
 
-def wait_for(condition: Callable[[], bool], deadline: float) -> bool:
-    """Wait until the condition holds; False if it does not before ``deadline`` (by ``time.monotonic``)."""
-    while not condition():
-        if time.monotonic() >= deadline:
-            return False
-        pause_between_checks(POLL_PAUSE_S)
-    return True
-
-
-def pause_between_checks(seconds: float) -> None:
-    """Wait before a condition is checked again.
-
-    Raises:
-        RequestTimeout: the deadline of the current call has passed: there is no further check.
-    """
-    if not time_left():
-        raise RequestTimeout("the time for this call is over; what it has started may still take effect", applied=None)
-    time.sleep(at_most(seconds))
-
-
 def actors_gone(names: Iterable[str]) -> bool:
     """Whether no actor of these names remains in the namespace."""
     actors = in_time(attached(ray.util.list_named_actors), all_namespaces=True)
     listed = {actor["name"] for actor in actors if actor["namespace"] == NAMESPACE}
     return listed.isdisjoint(names)
+
+
+def first_member_spec(actors: Sequence[Any], timeout: float = STATUS_TIMEOUT_S) -> MemberSpec | None:
+    """The spec of the member whose actor answers first."""
+    waiting = [actor.member_spec.remote() for actor in actors]
+    while waiting:
+        done, waiting = ray.wait(waiting, timeout=at_most(timeout))
+        if not done:
+            return None
+        try:
+            member_spec: MemberSpec = ray.get(done[0], timeout=0)
+            return member_spec
+        except ray.exceptions.RayError:
+            continue
+    return None

@@ -8,13 +8,12 @@ unknown, when no answer comes in time, is whether the command has taken effect a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
-import ray
 
 from ..errors import (
     AuthFailed,
@@ -46,8 +45,8 @@ from ..schema.frames import (
     Reply,
     Written,
 )
-from .deadline import at_most
-from .discovery import member_actors, pause_between_checks
+from .deadline import at_most, pause_between_checks
+from .member_access import MemberAccess, access_to
 from .naming import member_name
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -68,32 +67,6 @@ def administer_as(cluster_name: str, source: TokenSource | None) -> None:
         _sources.pop(cluster_name, None)
     else:
         _sources[cluster_name] = source
-
-
-def as_the_cluster(member: Any) -> bytes:
-    """The token of the cluster itself: of its supervisor. Any process that may call the members' actors gets one: it
-    can run code as the members' operating system user anyway.
-
-    Raises:
-        Unavailable: the member does not answer.
-    """
-    try:
-        token: bytes = ray.get(member.own_token.remote(), timeout=at_most(ADMINISTRATION_CALL_TIMEOUT_S))
-    except (ray.exceptions.RayError, TimeoutError) as error:
-        raise Unavailable(f"a member does not answer: {error}", applied=False) from None
-    return token
-
-
-def cluster_token(cluster_name: str) -> bytes:
-    """A token of the cluster itself, from any member; empty if users are not needed.
-
-    Raises:
-        Unavailable: no member answers.
-    """
-    for member in member_actors(cluster_name).values():
-        with suppress(Unavailable):
-            return as_the_cluster(member)
-    raise Unavailable(f"no member of {cluster_name} answers", applied=False)
 
 
 def administer(cluster_name: str, cluster: int, command: Administration, deadline: float) -> Answer:
@@ -181,8 +154,9 @@ def _ask_leader(cluster_name: str, frame: Callable[[float], Any], deadline: floa
     hint = 0
     unknown = False
     problem = "no member answered"
+    access = access_to(cluster_name)
     while True:
-        handles = member_actors(cluster_name)
+        handles = access.members()
         if not handles:
             raise ClusterNotFound(f"no cluster {cluster_name} runs in this Ray cluster")
         hint = hint if hint in handles else 0
@@ -193,7 +167,7 @@ def _ask_leader(cluster_name: str, frame: Callable[[float], Any], deadline: floa
             if hint and member != hint:
                 continue
             patience = at_most(min(left, ADMINISTRATION_CALL_TIMEOUT_S))
-            reply = _call(handles[member], _with_token(cluster_name, handles[member], frame(patience)), patience)
+            reply = _call(access, member, _with_token(cluster_name, handles[member], frame(patience)), patience)
             if isinstance(reply, kind):
                 return reply
             if not isinstance(reply, Refused):
@@ -221,23 +195,19 @@ def _ask_leader(cluster_name: str, frame: Callable[[float], Any], deadline: floa
 
 
 def ask_each(
-    cluster_name: str, handles: Mapping[int, Any], frame: Any, patience: float
+    cluster_name: str, frame: Any, patience: float, only: int | None = None
 ) -> dict[int, tuple[Reply | None, float]]:
-    """Send one request to several members at once. Each reply stands with the seconds that it took; ``None`` for one
-    that did not come within ``patience`` seconds."""
+    """Send one request to all members at once, or to one. Each reply stands with the seconds that it took; ``None`` for
+    one that did not come within ``patience`` seconds."""
+    access = access_to(cluster_name)
+    handles = access.members()
+    chosen = {member: handle for member, handle in handles.items() if only in (None, member)}
+    frames = {member: _with_token(cluster_name, handle, frame) for member, handle in chosen.items()}
     began = time.monotonic()
-    asked = {handle.request.remote(_with_token(cluster_name, handle, frame)): id for id, handle in handles.items()}
-    replies: dict[int, tuple[Reply | None, float]] = dict.fromkeys(handles, (None, patience))
-    waiting = list(asked)
-    while waiting:
-        left = began + patience - time.monotonic()
-        done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, left))
-        if not done:
-            break
-        for reference in done:
-            took = time.monotonic() - began
-            with suppress(ray.exceptions.RayError, TimeoutError, msgspec.MsgspecError):
-                replies[asked[reference]] = (_decode(ray.get(reference, timeout=0)), took)
+    replies: dict[int, tuple[Reply | None, float]] = dict.fromkeys(chosen, (None, patience))
+    for member, reply in access.ask(frames, patience):
+        with suppress(msgspec.MsgspecError):
+            replies[member] = (_decode(reply), time.monotonic() - began)
     return replies
 
 
@@ -261,9 +231,9 @@ def _deadline_error(problem: str, unknown: bool) -> KeeperError:
     return Unavailable(f"no leader could be asked: {problem}")
 
 
-def _call(handle: Any, frame: bytes, patience: float) -> Reply | None:
+def _call(access: MemberAccess, member: int, frame: bytes, patience: float) -> Reply | None:
     """Send one request; ``None`` if no answer came, and it may have been accepted."""
-    try:
-        return _decode(ray.get(handle.request.remote(frame), timeout=patience))
-    except (ray.exceptions.RayError, TimeoutError, msgspec.MsgspecError):
-        return None
+    for _, reply in access.ask({member: frame}, patience):
+        with suppress(msgspec.MsgspecError):
+            return _decode(reply)
+    return None

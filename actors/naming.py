@@ -12,6 +12,8 @@ from ..schema.portable import Portable
 
 NAMESPACE = "raykeeper"
 """The Ray namespace of all actors of all clusters."""
+SUPERVISOR = "supervisor"
+"""The name of a cluster's supervisor, without the cluster's."""
 
 
 class MemberSpec(Portable, frozen=True):

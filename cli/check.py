@@ -36,7 +36,7 @@ from .options import (
     beginning_option,
     common,
     open_client,
-    open_cluster,
+    open_operations,
     options,
     seconds,
     timeout_of,
@@ -87,7 +87,7 @@ def check(ctx: click.Context, /, cluster: str, address: str | None, output: str,
     from ..actors.consistency import summary
     from ..actors.naming import member_name
 
-    compared = open_cluster(cluster, address).check(timeout=timeout)
+    compared = open_operations(cluster, address).check(timeout=timeout)
     hashes = {member_name(member): digest for member, digest in compared.hashes.items()}
     where = {"revision": compared.revision, "compact_revision": compared.compact_revision}
     show({"equal": compared.equal and not compared.silent, **where, **hashes}, output)
@@ -223,7 +223,7 @@ def datascale(
     What RocksDB has not merged yet is counted too, so the figure is that of a store under load.
     """
     keys = LOADS[load].keys
-    found = open_cluster(cluster, address)
+    found = open_operations(cluster, address)
     with open_client(cluster, address, timeout) as kv:
         before = {each.name: each.db_size for each in found.status(timeout=timeout).members}
         with _cleared(kv, prefix, auto_compact):

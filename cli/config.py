@@ -12,7 +12,7 @@ import click
 
 from ..errors import InvalidArgument
 from ..limits import Settings
-from .options import common, open_cluster, options, timeout_option
+from .options import common, open_operations, options, timeout_option
 from .render import CommandResult, show
 
 FIXED = ("lease_reads", "clock_drift")
@@ -30,7 +30,7 @@ def config() -> None:
 @options(common, timeout_option)
 def get_config(cluster: str, address: str | None, output: str, timeout: float, fields: tuple[str, ...]) -> None:
     """Print settings: all of them, or each FIELD (timings.election_timeout) or section (timings)."""
-    found = flat(open_cluster(cluster, address).settings(timeout=timeout))
+    found = flat(open_operations(cluster, address).settings(timeout=timeout))
     _show(_chosen(found, fields) if fields else found, output)
 
 
@@ -44,7 +44,7 @@ def set_config(cluster: str, address: str | None, output: str, timeout: float, c
     member's next start on: `raykeeper upgrade` restarts one after the other.
     """
     asked = parsed(changes)
-    settings = open_cluster(cluster, address).configure(timeout=timeout, **asked)
+    settings = open_operations(cluster, address).configure(timeout=timeout, **asked)
     found = flat(settings)
     _show(_chosen(found, [change.partition("=")[0] for change in changes]), output)
 

@@ -31,7 +31,7 @@ from .render import CommandResult, show
 
 if TYPE_CHECKING:
     from ..actors.cluster.node_probe import NodeFacts
-    from ..actors.cluster.ray_nodes import RayNode
+    from ..actors.surroundings import RayNode
 
 _MEMORY = ("tmpfs", "ramfs")
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs", "lustre")
@@ -91,7 +91,8 @@ def _findings(cluster: str, address: str | None, spec: ClusterSpec) -> Iterator[
         yield Finding("ray", "", "failed", str(error), remedy)
         return
     from ..actors.cluster.node_probe import NodeFacts, probe, probe_lanes
-    from ..actors.cluster.ray_nodes import alive_nodes, run_where_possible
+    from ..actors.cluster.ray_nodes import run_where_possible
+    from ..actors.discovery import alive_nodes
 
     nodes = alive_nodes()
     yield Finding("ray", "", "ok", f"it answers, and has {len(nodes)} nodes that are alive")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import KeeperError, Unavailable
-from ..limits import OPERATOR_TIMEOUT_S
+from ..limits import OPERATOR_TIMEOUT_S, STATUS_TIMEOUT_S
 from .etcd_gateway import number
 from .gateway_client import GatewayClient
 from .options import (
@@ -22,7 +22,7 @@ from .options import (
     endpoint_option,
     given_endpoint,
     member_id,
-    open_cluster,
+    open_operations,
     options,
     timeout_of,
     timeout_option,
@@ -74,7 +74,7 @@ def endpoint_health(cluster: str, address: str | None, output: str, timeout: flo
         from ..actors.cluster.member_upkeep import member_health
         from ..actors.naming import member_name
 
-        found = open_cluster(cluster, address)
+        found = open_operations(cluster, address)
         answers = member_health(cluster, found.id, timeout=timeout)
         rows = [_health(member_name(member), answer) for member, answer in answers.items()]
     lines = [
@@ -117,12 +117,12 @@ def endpoint_hashkv(cluster: str, address: str | None, output: str, timeout: flo
 
 
 def _statuses(cluster: str, address: str | None, timeout: float) -> list[Row]:
-    from ..actors.cluster.member_upkeep import member_statuses
+    from ..actors.member_access import member_statuses
     from ..actors.naming import member_name
 
-    open_cluster(cluster, address)
+    open_operations(cluster, address)
     rows = []
-    for member, status in member_statuses(cluster, timeout=timeout).items():
+    for member, status in member_statuses(cluster, min(timeout, STATUS_TIMEOUT_S)).items():
         row = _no_status(member_name(member), member)
         if status is not None:
             row |= {
@@ -184,7 +184,7 @@ def _hashes(cluster: str, address: str | None, timeout: float, revision: int) ->
     from ..actors.cluster.member_upkeep import member_hashes
     from ..actors.naming import member_name
 
-    found = open_cluster(cluster, address)
+    found = open_operations(cluster, address)
     rows = []
     for member, answer in member_hashes(cluster, found.id, revision, timeout=timeout).items():
         reply = answer.reply
@@ -236,7 +236,7 @@ def list_alarms(cluster: str, address: str | None, output: str, timeout: float) 
         with client:
             rows = _alarms_at(client)
     else:
-        open_cluster(cluster, address)
+        open_operations(cluster, address)
         rows = [row for row, _ in _alarms(cluster, timeout)]
     _show_alarms(rows, output)
 
@@ -255,7 +255,7 @@ def disarm_alarms(cluster: str, address: str | None, output: str, timeout: float
     else:
         from ..actors.cluster.member_upkeep import disarm
 
-        id = open_cluster(cluster, address).id
+        id = open_operations(cluster, address).id
         found = _alarms(cluster, timeout)
         for _, active in found:
             disarm(cluster, id, active, timeout=timeout)
@@ -302,7 +302,7 @@ def defrag(cluster: str, address: str | None, output: str, timeout: float, name:
         from ..actors.cluster.member_upkeep import defragment_members
         from ..actors.naming import member_name
 
-        id = open_cluster(cluster, address).id
+        id = open_operations(cluster, address).id
         answers = defragment_members(cluster, id, name, timeout=timeout)
         if not answers:
             raise Unavailable(f"cluster {cluster} has no member m{name}")

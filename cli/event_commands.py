@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import MAX_NUMBER, WholeNumber, common, open_cluster, options, timeout_option
+from .options import MAX_NUMBER, WholeNumber, common, open_operations, options, timeout_option
 from .render import CommandResult, show, text
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=WholeNumber(1, MAX_NUMBER), default=100, show_default=True, help="Only the last ones.")
 def events(cluster: str, address: str | None, output: str, timeout: float, after: int, limit: int) -> None:
     """Print what has happened to the cluster: elections, losses, replacements, alarms."""
-    found = open_cluster(cluster, address).events(after=after, timeout=timeout)[-limit:]
+    found = open_operations(cluster, address).events(after=after, timeout=timeout)[-limit:]
     fields = {"events": [{name: getattr(each, name) for name in each.__struct_fields__} for each in found]}
     show(CommandResult(fields, list(map(_line, found))), output)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..limits import DEFAULT_TIMEOUT_S
-from .options import common, open_cluster, options, timeout_of
+from .options import common, open_operations, options, timeout_of
 from .render import CommandResult, show
 
 
@@ -18,7 +18,7 @@ def health(cluster: str, address: str | None, output: str, timeout: float, exclu
     The checks are serializable_read and disk (of each member), linearizable_read, alarms and clocks (of the cluster).
     Exit status 1 if one fails.
     """
-    checks = [each for each in open_cluster(cluster, address).health(timeout=timeout) if each.name not in exclude]
+    checks = [each for each in open_operations(cluster, address).health(timeout=timeout) if each.name not in exclude]
     lines = []
     for each in checks:
         what = f"{each.member} {each.name}" if each.member else each.name

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import BYTES, WholeNumber, common, open_client, open_cluster, options, timeout_option
+from .options import BYTES, WholeNumber, common, open_client, open_operations, options, timeout_option
 from .render import CommandResult, duration, show, text
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def clients(cluster: str, address: str | None, output: str, timeout: float) -> N
     """List the processes that have a session, or leases that they made."""
     from ..actors.client.client_info import client_fields
 
-    found = open_cluster(cluster, address).clients(timeout=timeout)
+    found = open_operations(cluster, address).clients(timeout=timeout)
     show(
         CommandResult({"clients": [client_fields(each) for each in found]}, [_client_line(each) for each in found]),
         output,

@@ -19,6 +19,7 @@ from .options import (
     load_spec,
     open_client,
     open_cluster,
+    open_operations,
     options,
     output_option,
     timeout_of,
@@ -114,7 +115,9 @@ def compact(cluster: str, address: str | None, output: str, timeout: float, revi
         with client:
             client.compact(revision, physical=physical)
     else:
-        with open_client(cluster, address, timeout, by_ray=physical) as kv:
+        if physical:
+            open_operations(cluster, address)  # the way to each member
+        with open_client(cluster, address, timeout) as kv:
             kv.compact(revision)
             if physical:
                 _await_compaction(cluster, kv.cluster_id, revision, timeout)

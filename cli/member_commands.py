@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..limits import MEMBERSHIP_TIMEOUT_S, UPGRADE_TIMEOUT_S
-from .options import common, member_id, open_cluster, options, timeout_of, timeout_option
+from .options import common, member_id, open_cluster, open_operations, options, timeout_of, timeout_option
 from .render import show
 from .shown_steps import shown_progress
 
@@ -14,7 +14,7 @@ from .shown_steps import shown_progress
 @options(common, timeout_option)
 def status(cluster: str, address: str | None, output: str, timeout: float) -> None:
     """Print the status of the cluster and of each member; exit status 1 if no member leads, or one does not serve."""
-    found = open_cluster(cluster, address).status(timeout=timeout)
+    found = open_operations(cluster, address).status(timeout=timeout)
     show(found, output)
     if not found.complete:
         click.get_current_context().exit(1)
@@ -29,7 +29,7 @@ def member() -> None:
 @options(common, timeout_option)
 def member_list(cluster: str, address: str | None, output: str, timeout: float) -> None:
     """List all members with their status."""
-    show(open_cluster(cluster, address).status(timeout=timeout), output)
+    show(open_operations(cluster, address).status(timeout=timeout), output)
 
 
 @member.command("add")
@@ -58,7 +58,7 @@ def member_remove(cluster: str, address: str | None, output: str, name: int, tim
 @options(common, timeout_of(MEMBERSHIP_TIMEOUT_S))
 def member_promote(cluster: str, address: str | None, output: str, name: int, timeout: float) -> None:
     """Make the learner NAME (m4, or 4) a voter, if it has caught up."""
-    open_cluster(cluster, address).promote(name, timeout=timeout)
+    open_operations(cluster, address).promote(name, timeout=timeout)
     show({"promoted": f"m{name}"}, output)
 
 
@@ -67,7 +67,7 @@ def member_promote(cluster: str, address: str | None, output: str, name: int, ti
 @options(common, timeout_option)
 def move_leader(cluster: str, address: str | None, output: str, name: int, timeout: float) -> None:
     """Transfer leadership to member NAME (m2, or 2)."""
-    open_cluster(cluster, address).move_leader(name, timeout=timeout)
+    open_operations(cluster, address).move_leader(name, timeout=timeout)
     show({"leader": f"m{name}"}, output)
 
 

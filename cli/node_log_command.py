@@ -23,7 +23,8 @@ def logs(cluster: str, address: str | None, output: str, timeout: float, name: s
     """
     join(address)
     from ..actors.cluster.node_logs import read_logs
-    from ..actors.cluster.ray_nodes import alive_nodes, run_where_possible
+    from ..actors.cluster.ray_nodes import run_where_possible
+    from ..actors.discovery import alive_nodes
 
     nodes = {node.id: node for node in alive_nodes()}
     found = run_where_possible(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..spec import ClusterSpec
     from .etcd_gateway import Endpoint, GatewayTls
     from .gateway_client import GatewayClient
+    from .near_cluster import NearCluster
 
 T = TypeVar("T")
 
@@ -463,11 +464,32 @@ def _logged_in(client: GatewayClient) -> GatewayClient:
 
 
 def open_cluster(cluster: str, address: str | None) -> Cluster:
-    """The running cluster of that name, looked up within ``DEFAULT_TIMEOUT_S``."""
+    """The running cluster of that name, by Ray, looked up within ``DEFAULT_TIMEOUT_S``. For what only Ray can do."""
+    return _attached(cluster, address, _user())
+
+
+def open_operations(cluster: str, address: str | None) -> Cluster | NearCluster:
+    """The running cluster of that name, for what its members, and what Ray knows around them, can answer: by way of a
+    proxy of it on this node, if there is one, else by Ray."""
+    user = _user()
+    with covering(DEFAULT_TIMEOUT_S):
+        notice = None if _said_of_endpoint()[_ENDPOINT] == BY_RAY else _near_notice(cluster, address)
+        if notice is not None and notice.relay:
+            from .near_cluster import near_cluster
+
+            near = near_cluster(notice, user, lambda: join(address))
+            if near is not None:
+                ctx = click.get_current_context(silent=True)
+                if ctx is not None:
+                    ctx.call_on_close(near.close)
+                return near
+    return _attached(cluster, address, user)
+
+
+def _attached(cluster: str, address: str | None, user: dict[str, Any]) -> Cluster:
     silence_ray()
     from ..cluster import attach
 
-    user = _user()
     with covering(DEFAULT_TIMEOUT_S):
         join(address)
         return attach(cluster, **user)

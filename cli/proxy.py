@@ -121,7 +121,8 @@ async def _serve(
     trusted_ca_file: str,
     client_cert_auth: bool,
 ) -> int:
-    from ..actors.leader_call import administer_as, as_the_cluster, cluster_token
+    from ..actors.actor_access import as_the_cluster, cluster_token
+    from ..actors.leader_call import administer_as
     from ..actors.logs import MemberLog
     from ..actors.proxy.etcd_proxy import EtcdProxy
     from ..actors.proxy.proxy_place import proxy_place

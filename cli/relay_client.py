@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..actors.client import hub_pool
@@ -18,14 +19,14 @@ from ..limits import RELAY_TIMEOUT_S
 from ..proxy_notices import ProxyNotice
 
 
-def open_by_relay(notice: ProxyNotice, timeout: float, user: dict[str, Any], join: Callable[[], None]) -> Client | None:
-    """A handle for the cluster of the proxy that has left the notice; ``None`` if it has just ended, or finds no member
-    that serves within ``RELAY_TIMEOUT_S``: then Ray may know more.
+def relay_calls(notice: ProxyNotice, join: Callable[[], None]) -> RelayCalls:
+    """A connection to the proxy that has left the notice.
 
     Args:
-        timeout: seconds for each of the handle's calls.
-        user: as for ``connect``.
-        join: attaches this process to Ray; called if the proxy ends while the handle is in use.
+        join: attaches this process to Ray; called if the proxy ends while the connection is in use.
+
+    Raises:
+        OSError, Unavailable: it has just ended, or does not answer.
     """
 
     def attach_to_ray() -> ActorCalls:
@@ -34,23 +35,45 @@ def open_by_relay(notice: ProxyNotice, timeout: float, user: dict[str, Any], joi
 
         return ActorTransport(notice.cluster)
 
+    return RelayCalls(notice.relay, attach_to_ray)
+
+
+@contextlib.contextmanager
+def hubs_by_relay(notice: ProxyNotice, join: Callable[[], None]) -> Iterator[None]:
+    """In this context a hub that is opened has such a connection for its transport. If the context fails, the
+    connections are closed. Raises as :func:`relay_calls`."""
     made: list[ClientTransport] = []
 
     def make(name: str) -> ClientTransport:
-        calls = RelayCalls(notice.relay, attach_to_ray)
+        calls = relay_calls(notice, join)
         made.append(LaneTransport(calls) if HAS_LANES else calls)
         return made[-1]
 
     by_actors, hub_pool.make_transport = hub_pool.make_transport, make
     try:
-        with covering(RELAY_TIMEOUT_S):
-            near = connect(notice.cluster, timeout=timeout, **user)
-    except (OSError, ClusterNotFound, Unavailable):
+        yield
+    except BaseException:
         for each in made:
             each.close()
-        return None
+        raise
     finally:
         hub_pool.make_transport = by_actors
+
+
+def open_by_relay(notice: ProxyNotice, timeout: float, user: dict[str, Any], join: Callable[[], None]) -> Client | None:
+    """A handle for the cluster of the proxy that has left the notice; ``None`` if it has just ended, or finds no member
+    that serves within ``RELAY_TIMEOUT_S``: then Ray may know more.
+
+    Args:
+        timeout: seconds for each of the handle's calls.
+        user: as for ``connect``.
+        join: as for :func:`relay_calls`.
+    """
+    try:
+        with covering(RELAY_TIMEOUT_S), hubs_by_relay(notice, join):
+            near = connect(notice.cluster, timeout=timeout, **user)
+    except (OSError, ClusterNotFound, Unavailable):
+        return None
     if near.cluster_id != notice.id:
         near.close()
         return None

@@ -21,8 +21,8 @@ import msgspec
 from ..actors.client.results import Batch, DeleteResult, Event, KeyValue, PutResult, RangeResult, TxnResult
 
 if TYPE_CHECKING:
-    from ..actors.cluster.proxy_status import ProxyInfo
     from ..actors.cluster.status import ClusterStatus, MemberInfo
+    from ..actors.surroundings import ProxyInfo
 
 _UNPRINTABLE = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
 

@@ -16,13 +16,13 @@ import click
 
 from ..limits import MAX_TOP_ROUNDS, TOP_ROWS
 from .holders import process
-from .options import WholeNumber, beginning_option, common_of_streams, open_cluster, options, seconds
+from .options import WholeNumber, beginning_option, common_of_streams, open_operations, options, seconds
 from .render import CommandResult, show, text
 from .streaming import StreamingCommand, run_streaming
 
 if TYPE_CHECKING:
     from ..actors.client.load_tables import ClientTop, ClusterTop, PrefixTop
-    from ..cluster import Cluster
+    from ..actors.cluster.cluster_operations import ClusterOperations
 
 _CLEAR = "\x1b[H\x1b[2J"
 
@@ -44,13 +44,13 @@ def top(
     The figures are averages over the last five seconds. A prefix is a key's first segment, with the slash after it.
     Below stand the last requests that took more than 100 ms, with where the time went.
     """
-    found = open_cluster(cluster, address)
+    found = open_operations(cluster, address)
     run_streaming(lambda command: _follow(command, found, output, timeout, interval, rounds, limit))
 
 
 async def _follow(
     command: StreamingCommand,
-    cluster: Cluster,
+    cluster: ClusterOperations,
     output: str,
     timeout: float,
     interval: float,

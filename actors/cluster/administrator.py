@@ -7,12 +7,15 @@ password: specs are committed, copied and shown.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from ...errors import SpecError
-from ...spec import ClusterSpec
 from ..client.hub_pool import HubShare, open_hub
 from ..client.login import Credentials
 from ..leader_call import administer_as
+
+if TYPE_CHECKING:
+    from ...spec import ClusterSpec
 
 
 def credentials_of_spec(spec: ClusterSpec) -> Credentials | None:

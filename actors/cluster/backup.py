@@ -24,8 +24,8 @@ from ...limits import (
 from ...schema.frames import MemberStatus
 from ...store.backup_file import Header, write_backup
 from ...store.engine.rocks import RocksDisk
-from ..deadline import at_most
-from ..discovery import ask_all, member_actors, pause_between_checks
+from ..deadline import at_most, pause_between_checks
+from ..discovery import ask_all, member_actors
 from ..leader_call import token_for
 from ..naming import member_name
 from ..steps import count

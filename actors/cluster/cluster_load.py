@@ -9,7 +9,6 @@ from ...limits import DEFAULT_TIMEOUT_S, LOAD_ROWS, STATUS_TIMEOUT_S
 from ...schema.frames import AskLoad, LoadShown, Refusal, Refused, Reply
 from ..client.load_tables import ClusterTop, merged
 from ..deadline import at_most
-from ..discovery import member_actors
 from ..leader_call import ask_each
 from ..naming import member_name
 
@@ -26,7 +25,7 @@ def cluster_load(cluster_name: str, cluster: int, limit: int, timeout: float = D
         PermissionDenied, AuthFailed, Unavailable: no member said anything.
     """
     patience = at_most(min(timeout, STATUS_TIMEOUT_S))
-    replies = ask_each(cluster_name, member_actors(cluster_name), AskLoad(cluster, patience, LOAD_ROWS), patience)
+    replies = ask_each(cluster_name, AskLoad(cluster, patience, LOAD_ROWS), patience)
     shown = {member: reply for member, (reply, _) in replies.items() if isinstance(reply, LoadShown)}
     if not shown:
         raise _refusal([reply for reply, _ in replies.values()], cluster_name)

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from ...errors import InvalidArgument, NotCaughtUp, RequestTimeout, Unavailable
 from ...limits import DEFAULT_TIMEOUT_S, MEMBERSHIP_TIMEOUT_S, POLL_PAUSE_S
 from .. import arguments as check
-from ..deadline import at_most, covered
-from ..discovery import member_actors, pause_between_checks, wait_for
+from ..deadline import at_most, covered, pause_between_checks, wait_for
+from ..discovery import first_member_spec, member_actors
 from ..naming import member_name
 from ..steps import count, is_counted, step
 from .membership import MembershipOps
-from .observe import Observation, first_member_spec, homes, observe_cluster
+from .observe import Observation, homes, observe_cluster
 from .placement import Placement, choose_placement
 from .status import MemberInfo
 
@@ -45,7 +45,7 @@ class ClusterMembership(ABC):
         Args:
             node: where it is to live: a Ray node's id or address, or a resource that nodes offer. By default the node
                 with the fewest members, of those that the spec's ``placement`` allows.
-            promote: make it a voter; otherwise it stays a learner (see :meth:`promote`).
+            promote: make it a voter; otherwise it stays a learner (see ``promote``).
             timeout: seconds.
 
         Raises:
@@ -104,23 +104,6 @@ class ClusterMembership(ABC):
             if info.id == id:
                 return info
         raise InvalidArgument(f"{member_name(id)} was removed meanwhile")
-
-    @covered
-    def promote(self, id: int, *, timeout: float = MEMBERSHIP_TIMEOUT_S) -> None:
-        """Make a learner a voter.
-
-        Args:
-            timeout: seconds.
-
-        Raises:
-            InvalidArgument: the cluster has no such member.
-            NotCaughtUp: it has not caught up with the leader's log yet.
-            Unavailable: there is no leader, or too few voters can be heard.
-        """
-        check.whole_number("a member's id", id, 1)
-        if id not in observe_cluster(self.name).configuration.members:
-            raise InvalidArgument(f"cluster {self.name} has no member {id}")
-        self._membership_ops().promote(id)
 
     @covered
     def remove_member(self, id: int, *, timeout: float = MEMBERSHIP_TIMEOUT_S) -> None:

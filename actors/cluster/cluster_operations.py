@@ -1,11 +1,11 @@
-"""An operator's calls: changing the settings of a cluster, comparing its members, taking a backup.
+"""An operator's calls that members answer: settings, a comparison of members, clients, events, load, promotion.
 
-``Cluster`` inherits them (``cluster.py``); they are here because they concern neither launching nor membership.
+``Cluster`` inherits them (``cluster.py``), and so does what a shell has that asks by a proxy (``cli/near_cluster.py``):
+they need only access to the members, and no Ray.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,50 +14,30 @@ import msgspec
 
 from ...errors import InvalidArgument, Unavailable
 from ...limits import (
-    BACKUP_TIMEOUT_S,
     CHECK_TIMEOUT_S,
     DEFAULT_TIMEOUT_S,
+    MEMBERSHIP_STEP_TIMEOUT_S,
+    MEMBERSHIP_TIMEOUT_S,
     POLL_PAUSE_S,
+    STATUS_TIMEOUT_S,
     Settings,
     decode_settings,
     encode_settings,
 )
+from ...raft.messages import ChangeKind, MemberChange
 from ...schema.answers import Failed, Reason
 from ...schema.commands import Configure
-from ...spec import ClusterSpec, check_fields
-from ...store.backup_file import PARTIAL, Header
+from ...schema.frames import MemberStatus
 from .. import arguments as check
 from ..client.client_info import ClientInfo, client_info
 from ..client.load_tables import ClusterTop
 from ..consistency import Comparison, compare_contents
-from ..deadline import at_most, covered
-from ..discovery import pause_between_checks
-from ..leader_call import administer, ask_clients, ask_events, expect
-from .backup import take_backup
+from ..deadline import at_most, covered, pause_between_checks, wait_for
+from ..leader_call import administer, ask_clients, ask_events, change_membership, expect
+from ..member_access import access_to, answering, member_statuses
+from ..naming import member_name
 from .cluster_load import cluster_load
-from .observe import observe_cluster
-
-SUFFIX = ".rkbackup"
-
-
-class BackupInfo(msgspec.Struct, frozen=True):
-    """A backup that was taken.
-
-    Attributes:
-        path: the file.
-        cluster, cluster_name: id and name of its cluster.
-        member: id of the member that it was taken from.
-        revision, compact_revision: it holds the revisions from ``compact_revision`` to ``revision``.
-        bytes: size of the file.
-    """
-
-    path: str
-    cluster_name: str
-    cluster: int
-    member: int
-    revision: int
-    compact_revision: int
-    bytes: int
+from .configuration import best_status, configuration_of, leader_of
 
 
 class EventInfo(msgspec.Struct, frozen=True):
@@ -138,13 +118,13 @@ class ClusterOperations:
             "proxy_console": proxy_console,
             "proxy_tls": proxy_tls,
         }
+        from ...spec import ClusterSpec, check_fields  # and with it YAML
+
         changed = {name: change for name, change in fields.items() if change is not None}
         check_fields("arguments", changed)  # first what can be checked without the cluster
         deadline = time.monotonic() + at_most(timeout)
         while True:
-            best = observe_cluster(self.name).best
-            if best is None:
-                raise Unavailable(f"no member of cluster {self.name} serves")
+            best = self._best_status()
             now = decode_settings(best.settings) if best.settings else Settings()
             spec = ClusterSpec(
                 name=self.name,
@@ -181,9 +161,7 @@ class ClusterOperations:
         Raises:
             Unavailable: no member serves, or Ray does not answer in time.
         """
-        best = observe_cluster(self.name).best
-        if best is None:
-            raise Unavailable(f"no member of cluster {self.name} serves; `raykeeper status` says why")
+        best = self._best_status()
         return decode_settings(best.settings) if best.settings else Settings()
 
     @covered
@@ -251,52 +229,58 @@ class ClusterOperations:
         return cluster_load(self.name, self.id, limit, timeout)
 
     @covered
-    def backup(self, path: str | os.PathLike[str], *, timeout: float = BACKUP_TIMEOUT_S) -> BackupInfo:
-        """Write a backup to a file on this machine: the cluster at one revision, while it serves.
-
-        It holds all that was acknowledged before the call, including leases and answers to request ids. The file is
-        there whole, with every byte checked, or not at all; an existing one is replaced.
+    def promote(self, id: int, *, timeout: float = MEMBERSHIP_TIMEOUT_S) -> None:
+        """Make a learner a voter.
 
         Args:
-            path: a file, or an existing folder: then the file is named after cluster and revision.
             timeout: seconds.
 
         Raises:
-            InvalidArgument: the file cannot be written, or its name is taken by something that is not a file.
-            NoSpace: there is no room for it.
-            Unavailable: no member provided a backup in time.
-            ClusterNotFound: no member runs.
+            InvalidArgument: the cluster has no such member.
+            NotCaughtUp: it has not caught up with the leader's log yet.
+            Unavailable: there is no leader, or too few voters can be heard.
         """
+        check.whole_number("a member's id", id, 1)
+        if id not in configuration_of(self._best_status()).members:
+            raise InvalidArgument(f"cluster {self.name} has no member {id}")
+        change = MemberChange(ChangeKind.ADD_VOTER, id)
+        expect(change_membership(self.name, self.id, [change], time.monotonic() + MEMBERSHIP_STEP_TIMEOUT_S))
+
+    @covered
+    def move_leader(self, id: int, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
+        """Transfer leadership to a member; returns once it leads.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            InvalidArgument: there is no such member.
+            Unavailable: there is no leader, or the member does not take over in time.
+        """
+        check.whole_number("a member's id", id, 1)
         deadline = time.monotonic() + at_most(timeout)
-        given = check.path("the path of a backup", path)
-        is_folder = os.path.isdir(given)
+        while True:
+            access = access_to(self.name)
+            members = access.members()
+            statuses = access.statuses(members, at_most(STATUS_TIMEOUT_S)).values()
+            best, leader = best_status(statuses), leader_of(statuses)
+            if id not in {*members, *(() if best is None else configuration_of(best).members)}:
+                raise InvalidArgument(f"cluster {self.name} has no member {id}")
+            if leader is not None and leader.member == id:
+                return
+            if time.monotonic() >= deadline:
+                raise Unavailable(f"{member_name(id)} did not become leader within {timeout:g} s")
+            if leader is None or not access.move_leader(leader.member, id):
+                pause_between_checks(POLL_PAUSE_S)  # there is none, or leadership has moved: ask again
+                continue
+            wait_for(lambda: self._leads(id), min(deadline, time.monotonic() + 1.0))
 
-        def place(header: Header) -> str:
-            return _replaceable(os.path.join(given, f"{self.name}-{header.revision}{SUFFIX}") if is_folder else given)
+    def _leads(self, member: int) -> bool:
+        leader = leader_of(answering(member_statuses(self.name)).values())
+        return leader is not None and leader.member == member
 
-        try:
-            header, size = take_backup(self.name, self.id, place, deadline)
-        except OSError as error:
-            raise InvalidArgument(f"{given}: {error.strerror or error}") from None
-        return BackupInfo(
-            path=place(header),
-            cluster_name=header.cluster_name,
-            cluster=header.cluster,
-            member=header.member,
-            revision=header.revision,
-            compact_revision=header.compact_revision,
-            bytes=size,
-        )
-
-
-def _replaceable(path: str) -> str:
-    """The real path of a file, links followed.
-
-    Raises:
-        InvalidArgument: a backup would replace and destroy something else there (a device, a folder).
-    """
-    file = os.path.realpath(path)
-    for name in (file, f"{file}{PARTIAL}"):
-        if os.path.lexists(name) and not os.path.isfile(name):
-            raise InvalidArgument(f"{name} exists and is not a file: a backup would replace it")
-    return file
+    def _best_status(self) -> MemberStatus:
+        best = best_status(answering(member_statuses(self.name)).values())
+        if best is None:
+            raise Unavailable(f"no member of cluster {self.name} serves; `raykeeper status` says why")
+        return best

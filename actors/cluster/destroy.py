@@ -15,16 +15,18 @@ import ray
 
 from ...errors import ClusterMismatch, ClusterNotFound
 from ...limits import STOP_TIMEOUT_S, SURVEY_TIMEOUT_S
-from ..discovery import actors_gone, ask_all, listed_actors, member_actors, wait_for
+from ..deadline import wait_for
+from ..discovery import actors_gone, alive_nodes, ask_all, listed_actors, member_actors
 from ..naming import MemberSpec, actor_name, member_name
 from ..ray_attached import attached
 from ..ray_calls import in_time
+from ..surroundings import RayNode
 from . import node_storage
 from .evidence import newest_marker
 from .markers import Marker
 from .node_storage import NodeInventory
 from .proxy_handle import stop_proxies
-from .ray_nodes import PackageMissing, RayNode, alive_nodes, run_where_possible
+from .ray_nodes import PackageMissing, run_where_possible
 from .supervisor_handle import ask_supervisor, stop_supervisor
 from .supervisor_spec import SupervisorSpec, decode_supervisor_spec
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 
 from ...errors import ClusterMismatch, MembersMissing
 from ..naming import MemberSpec
+from ..surroundings import RayNode
 from .markers import MarkedMember, Marker
 from .node_storage import NodeInventory
-from .ray_nodes import RayNode
 
 
 @dataclass(frozen=True)

@@ -27,26 +27,20 @@ from ...limits import POLL_PAUSE_S, SETTLE_TIMEOUT_S, STOP_TIMEOUT_S, SURVEY_TIM
 from ...raft.messages import Configuration
 from ...schema.frames import MemberStatus
 from ...spec import ClusterSpec
-from ..discovery import (
-    actors_gone,
-    ask_all,
-    listed_actors,
-    member_actors,
-    pause_between_checks,
-    settled_statuses,
-    wait_for,
-)
+from ..deadline import pause_between_checks, wait_for
+from ..discovery import actors_gone, alive_nodes, ask_all, listed_actors, member_actors, settled_statuses
 from ..naming import NAMESPACE, MemberSpec, actor_name, member_name
 from ..ray_attached import attached
 from ..ray_calls import in_time
+from ..surroundings import RayNode
 from . import node_storage
+from .configuration import newest
 from .evidence import Evidence, destroyed, marker_of_member, missing_error
 from .launch_rule import Bootstrap, MemberPlace, Missing, Redo, StartMembers, decide
 from .markers import MarkedMember, Marker
 from .new_cluster import plan_cluster
 from .node_storage import NodeInventory
-from .observe import configuration_of
-from .ray_nodes import PackageMissing, RayNode, alive_nodes, run_on, run_where_possible
+from .ray_nodes import PackageMissing, run_on, run_where_possible
 from .spawn import start_actor
 from .supervisor_handle import ask_supervisor
 
@@ -337,15 +331,6 @@ def finish_destroying(
 
 def _problem(node: RayNode, error: Exception) -> str:
     return str(error) if isinstance(error, Unavailable) else f"Ray node {node.address}: {error!r}"
-
-
-def newest(statuses: Iterable[MemberStatus]) -> Configuration:
-    """The newest configuration that a serving member reported; an empty one if none serves."""
-    serving = [status for status in statuses if not status.why_not_serving]
-    if not serving:
-        return Configuration()
-    status = max(serving, key=lambda status: (status.configuration_index, status.applied_index))
-    return configuration_of(status)
 
 
 def why_not(statuses: Mapping[int, MemberStatus], members: Iterable[int]) -> str:

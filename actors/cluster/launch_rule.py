@@ -24,10 +24,10 @@ from ...store.data_copies import newest_of
 from ...store.data_dir import Identity
 from ...store.membership_note import MembershipNote
 from ..naming import MemberSpec, member_name
+from ..surroundings import RayNode, may_hold
 from .evidence import Evidence, destroy_command, destroyed, foreign_data, if_gone, is_seen, newest_marker, refusal
 from .markers import MarkedMember
 from .node_storage import FoundData, NodeInventory
-from .ray_nodes import RayNode, may_hold
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,15 @@
 """What an operator asks of each member of a cluster by itself: its health, hashes of its keys, space, alarms.
 
-The members are asked at once, each by a call of its actor, and each answers for itself: one that is silent or refuses
+The members are asked at once, and each answers for itself: one that is silent or refuses
 costs the others nothing, and stands in the result with the reason.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ...limits import OPERATOR_TIMEOUT_S, STATUS_TIMEOUT_S
+from ...limits import OPERATOR_TIMEOUT_S
 from ...schema.answers import Failed
 from ...schema.commands import AlarmKind, SetAlarm
 from ...schema.frames import (
@@ -19,7 +18,6 @@ from ...schema.frames import (
     Defragment,
     HashKeys,
     KeysHashed,
-    MemberStatus,
     Read,
     ReadReply,
     Reads,
@@ -28,8 +26,8 @@ from ...schema.frames import (
 )
 from ...schema.operations import KeyRange, Range
 from ..deadline import at_most, covered
-from ..discovery import ask_all, member_actors
 from ..leader_call import administer, ask_each, expect
+from ..member_access import access_to, answering, member_statuses
 
 
 class MemberAnswer(NamedTuple):
@@ -44,14 +42,6 @@ class MemberAnswer(NamedTuple):
     reply: Any
     took: float
     error: str = ""
-
-
-@covered
-def member_statuses(cluster_name: str, *, timeout: float) -> dict[int, MemberStatus | None]:
-    """The status of each member that has an actor; ``None`` for one that does not answer. ``timeout`` in seconds."""
-    actors = member_actors(cluster_name)
-    found: dict[int, MemberStatus] = ask_all(actors, "status", timeout=at_most(STATUS_TIMEOUT_S))
-    return {member: found.get(member) for member in actors}
 
 
 @covered
@@ -72,7 +62,7 @@ def member_hashes(
         timeout: seconds.
     """
     if not revision:
-        known = [status for status in member_statuses(cluster_name, timeout=timeout).values() if status is not None]
+        known = answering(member_statuses(cluster_name)).values()
         revision = min((status.revision for status in known if not status.why_not_serving), default=0)
     return _ask(cluster_name, HashKeys(cluster, at_most(timeout), revision), timeout, KeysHashed)
 
@@ -85,10 +75,10 @@ def defragment_members(
     others serve at full speed meanwhile. ``timeout`` in seconds, for all of them."""
     deadline = time.monotonic() + at_most(timeout)
     found: dict[int, MemberAnswer] = {}
-    for each, handle in member_actors(cluster_name).items():
+    for each in access_to(cluster_name).members():
         if member in (None, each):
             left = max(0.1, deadline - time.monotonic())
-            found |= _ask_these(cluster_name, {each: handle}, Defragment(cluster, left), left, Written)
+            found |= _ask(cluster_name, Defragment(cluster, left), left, Written, only=each)
     return found
 
 
@@ -103,7 +93,7 @@ def await_compaction(
 @covered
 def active_alarms(cluster_name: str, *, timeout: float) -> tuple[AlarmStatus, ...]:
     """The alarms that are active, as the member knows them that has applied most."""
-    known = [status for status in member_statuses(cluster_name, timeout=timeout).values() if status is not None]
+    known = answering(member_statuses(cluster_name)).values()
     best = max(known, key=lambda status: status.applied_index, default=None)
     return () if best is None else best.alarms
 
@@ -119,15 +109,11 @@ def disarm(cluster_name: str, cluster: int, alarm: AlarmStatus, *, timeout: floa
     expect(administer(cluster_name, cluster, ended, time.monotonic() + at_most(timeout)))
 
 
-def _ask(cluster_name: str, frame: Any, timeout: float, kind: type) -> dict[int, MemberAnswer]:
-    return _ask_these(cluster_name, member_actors(cluster_name), frame, timeout, kind)
-
-
-def _ask_these(
-    cluster_name: str, handles: Mapping[int, Any], frame: Any, timeout: float, kind: type
+def _ask(
+    cluster_name: str, frame: Any, timeout: float, kind: type, *, only: int | None = None
 ) -> dict[int, MemberAnswer]:
-    replies = ask_each(cluster_name, handles, frame, at_most(timeout))
-    return {member: _answer(*replies[member], kind) for member in handles}
+    replies = ask_each(cluster_name, frame, at_most(timeout), only)
+    return {member: _answer(*reply, kind) for member, reply in replies.items()}
 
 
 def _answer(reply: Any, took: float, kind: type) -> MemberAnswer:

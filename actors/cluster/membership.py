@@ -28,15 +28,16 @@ from ...schema.answers import Answer, MemberReserved
 from ...schema.commands import Administration, ReserveMember, RetireMember
 from ...schema.member_record import MemberRecord
 from ...store.data_dir import Identity
-from ..deadline import at_most
-from ..discovery import actors_gone, member_actors, wait_for
+from ..deadline import at_most, wait_for
+from ..discovery import actors_gone, member_actors
 from ..leader_call import administer, change_membership, expect
 from ..naming import MemberSpec, actor_name, member_name
 from ..ray_attached import attached
 from ..ray_calls import in_time
+from ..surroundings import RayNode
 from . import node_storage
 from .placement import Placement
-from .ray_nodes import RayNode, run_on
+from .ray_nodes import run_on
 from .spawn import start_actor
 
 

@@ -25,8 +25,8 @@ from ..deadline import at_most
 from ..discovery import collect
 from ..logs import MemberLog
 from ..ray_calls import in_time
+from ..surroundings import RayNode
 from ..transport.lane_address import lane_host
-from .ray_nodes import RayNode
 
 _BLOCK = b"\0" * 4096
 

@@ -14,12 +14,14 @@ from typing import Any
 
 from ...limits import NODE_SURVEY_REPEAT_S, STEP_RETRY_S, SURVEY_TIMEOUT_S
 from ..naming import member_name
+from ..surroundings import RayNode
 from . import node_storage
+from .configuration import configuration_of
 from .evidence import foreign_data
 from .markers import MarkedMember, Marker
 from .node_storage import NodeInventory
-from .observe import Observation, configuration_of, homes
-from .ray_nodes import RayNode, run_where_possible
+from .observe import Observation, homes
+from .ray_nodes import run_where_possible
 
 
 def marker_of(observation: Observation, cluster_name: str, cluster: int, before: Marker | None) -> Marker | None:

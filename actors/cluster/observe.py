@@ -12,9 +12,9 @@ from ...limits import STATUS_TIMEOUT_S
 from ...raft.messages import Configuration
 from ...schema.frames import MemberStatus
 from ..deadline import at_most
-from ..discovery import member_actors
-from ..naming import MemberSpec
-from .ray_nodes import RayNode, alive_nodes
+from ..discovery import alive_nodes, member_actors
+from ..surroundings import RayNode
+from .configuration import best_status, configuration_of, leader_of
 
 
 @dataclass(frozen=True)
@@ -36,28 +36,18 @@ class Observation:
     @property
     def leader(self) -> MemberStatus | None:
         """Of the members that say they lead, the one of the highest term."""
-        leaders = [status for status in self.statuses.values() if status.role == "leader"]
-        return max(leaders, key=lambda status: status.term, default=None)
+        return leader_of(self.statuses.values())
 
     @property
     def best(self) -> MemberStatus | None:
         """The leader, or else the member that knows the newest configuration."""
-        known = [status for status in self.statuses.values() if status.voters]
-        newest = max(known, key=lambda status: (status.configuration_index, status.applied_index), default=None)
-        return self.leader or newest
+        return best_status(self.statuses.values())
 
     @property
     def configuration(self) -> Configuration:
         """The newest configuration that is known; without voters if none is known."""
         best = self.best
         return Configuration() if best is None else configuration_of(best)
-
-
-def configuration_of(status: MemberStatus) -> Configuration:
-    """The configuration that a member reported."""
-    return Configuration(
-        voters=status.voters, outgoing=status.outgoing, learners=status.learners, index=status.configuration_index
-    )
 
 
 def homes(observation: Observation) -> dict[int, str]:
@@ -94,18 +84,3 @@ def observe_cluster(cluster_name: str, timeout: float = STATUS_TIMEOUT_S) -> Obs
         except ray.exceptions.RayError:
             failed.add(member)
     return Observation(tuple(alive_nodes()), actors, statuses, frozenset(failed))
-
-
-def first_member_spec(actors: Sequence[Any], timeout: float = STATUS_TIMEOUT_S) -> MemberSpec | None:
-    """The spec of the member whose actor answers first."""
-    waiting = [actor.member_spec.remote() for actor in actors]
-    while waiting:
-        done, waiting = ray.wait(waiting, timeout=at_most(timeout))
-        if not done:
-            return None
-        try:
-            member_spec: MemberSpec = ray.get(done[0], timeout=0)
-            return member_spec
-        except ray.exceptions.RayError:
-            continue
-    return None

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .ray_nodes import RayNode, may_hold
+from ..surroundings import RayNode, may_hold
 
 
 @dataclass(frozen=True)

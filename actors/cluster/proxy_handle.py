@@ -1,4 +1,4 @@
-"""The proxies of a cluster from outside: starting them, asking them, stopping them.
+"""The proxies of a cluster from outside: starting them, stopping them.
 
 Each is an actor on one node, named after its cluster and its node, so that two clusters on one Ray do not collide, and
 no node gets two of one cluster. It is tied to the node itself, not to a resource: Ray restarts it there, and nowhere
@@ -8,49 +8,24 @@ else, and forgets it with the node.
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ...limits import PROXY_HOST_STOP_S, STATUS_TIMEOUT_S, STOP_TIMEOUT_S
-from ..deadline import at_most
-from ..discovery import actors_gone, collect, listed_actors, wait_for
+from ...limits import PROXY_HOST_STOP_S, STOP_TIMEOUT_S
+from ..deadline import at_most, wait_for
+from ..discovery import actors_gone, collect
 from ..naming import NAMESPACE, actor_name
-from ..proxy.proxy_actor import ProxyActor, ProxySpec, ProxyStatus, encode_proxy_spec
+from ..proxy.proxy_actor import ProxyActor, ProxySpec, encode_proxy_spec
+from ..proxy.proxy_lookup import proxy_actors, proxy_name
 from ..ray_attached import attached
 from ..ray_calls import in_time
 from ..ray_env import FAST_DEATH
 from .spawn import INCARNATION
-
-_PROXY = re.compile(r"proxy-([0-9a-f]+)")
-
-
-def proxy_name(node: str) -> str:
-    """The name of the proxy on a node, without the cluster's."""
-    return f"proxy-{node}"
-
-
-def proxy_actors(cluster_name: str) -> dict[str, Any]:
-    """Handles of the proxies that Ray lists, in any state, by the id of the node."""
-    found = {}
-    for name in listed_actors(cluster_name):
-        match = _PROXY.fullmatch(name)
-        if match is not None:
-            with suppress(ValueError):  # gone since it was listed
-                found[match[1]] = in_time(attached(ray.get_actor), actor_name(cluster_name, name), namespace=NAMESPACE)
-    return found
-
-
-def proxy_statuses(actors: Mapping[str, Any], timeout: float = STATUS_TIMEOUT_S) -> dict[str, ProxyStatus | None]:
-    """The status of each proxy, by node; ``None`` if it does not answer."""
-    answers: dict[str, Any] = collect({node: actor.status.remote() for node, actor in actors.items()}, timeout)
-    return {node: answers.get(node) for node in actors}
 
 
 def start_proxy(spec: ProxySpec, node: str) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from ...limits import PROXY_START_TIMEOUT_S
-from ..deadline import at_most
-from ..discovery import wait_for
+from ..deadline import at_most, wait_for
+from ..proxy.proxy_lookup import proxy_actors, proxy_statuses
 from .observe import observe_cluster
-from .proxy_handle import proxy_actors, proxy_statuses, start_proxy, stop_proxies
+from .proxy_handle import start_proxy, stop_proxies
 from .proxy_keeper import ProxyKeeper, RayProxies
 
 

@@ -13,53 +13,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...errors import KeeperError, SpecError, Unavailable
-from ...spec import RAYS_OWN
 from ..deadline import at_most
-from ..ray_attached import attached
 from ..ray_calls import in_time
+from ..surroundings import RayNode
 
 
 class PackageMissing(Unavailable):
     """A Ray node on which RayKeeper cannot be loaded."""
-
-
-class RayNode(msgspec.Struct, frozen=True):
-    """A Ray node that is alive: its id, its address, and the names of the resources that it offers, without those that
-    an actor cannot be pinned by."""
-
-    id: str
-    address: str
-    resources: frozenset[str]
-
-    @property
-    def own_pin(self) -> str:
-        """The resource that every Ray node offers for its address, and only nodes at that address offer."""
-        return f"node:{self.address}"
-
-    def pin(self, wished: Sequence[str]) -> str:
-        """The resource to pin a member here with: one of ``wished``, or the node's own."""
-        return next((pin for pin in wished if pin in self.resources), self.own_pin)
-
-
-def alive_nodes() -> list[RayNode]:
-    """The nodes that Ray believes to be alive, ordered by address."""
-    list_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
-    nodes = [
-        RayNode(node["NodeID"], node["NodeManagerAddress"], frozenset(node["Resources"]) - RAYS_OWN)
-        for node in in_time(attached(list_nodes))
-        if node["Alive"]
-    ]
-    return sorted(nodes, key=lambda node: (node.address, node.id))
-
-
-def may_hold(node: RayNode, placement: Sequence[str]) -> bool:
-    """Whether members may live on a node: it offers one of the resources, or any node may."""
-    return not placement or any(pin in node.resources for pin in placement)
 
 
 def choose_nodes(members: int, placement: str | Sequence[str], nodes: Sequence[RayNode]) -> list[tuple[RayNode, str]]:

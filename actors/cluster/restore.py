@@ -32,14 +32,15 @@ from ...store.backup_file import Header
 from ...store.data_dir import DataDir, Identity
 from ...store.data_lock import locked, member_disk
 from ...store.engine.rocks import RocksDisk
-from ..discovery import listed_actors
+from ..discovery import alive_nodes, listed_actors
 from ..naming import member_name
+from ..surroundings import RayNode, may_hold
 from . import node_storage
 from .evidence import Evidence, destroy_command, refusal
 from .launch import finish_destroying
 from .new_cluster import plan_cluster
 from .node_storage import NodeInventory
-from .ray_nodes import RayNode, alive_nodes, may_hold, run_on, run_where_possible
+from .ray_nodes import run_on, run_where_possible
 
 _STREAM = "incoming"
 

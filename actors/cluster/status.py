@@ -9,11 +9,10 @@ from typing import Any
 from ...raft.messages import Configuration
 from ...schema.frames import MemberStatus
 from ..naming import member_name
+from ..surroundings import ProxyInfo, RayNode
 from ..transport.peer_clocks import clocks_that_differ
-from .launch import newest
+from .configuration import leader_of, newest
 from .placement import shared_hosts
-from .proxy_status import ProxyInfo
-from .ray_nodes import RayNode
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class MemberInfo:
         applied_index: last index that its state holds.
         db_size: approximate size of its data, in bytes.
         why_not_serving: empty if it serves.
-        actor: its Ray actor handle, ``None`` if there is none.
+        actor: its Ray actor handle, ``None`` if there is none, or if this process is not attached to Ray.
         address: of the Ray node that it runs on; of one that does not answer, of the node where it lived last, if that
             is known. Empty otherwise.
         folder: of its data on that node, if it has told it.
@@ -118,7 +117,7 @@ def status_of(
     """The status of a cluster.
 
     Args:
-        actors: of the members, by id.
+        actors: of the members that have one, by id; each is ``None`` for who cannot call it.
         statuses: of the members that answered.
         nodes: Ray nodes that are alive.
         placement: resources that members may be pinned by; empty for any node.
@@ -127,11 +126,9 @@ def status_of(
     configuration = newest(statuses.values())
     known = set(actors) | set(configuration.members)
     members, alarms = [], []
-    led_by = max(
-        (status for status in statuses.values() if status.role == "leader"), key=lambda each: each.term, default=None
-    )
+    led_by = leader_of(statuses.values())
     for member in sorted(known):
-        info = _info(member, statuses.get(member), actors.get(member))
+        info = _info(member, statuses.get(member), member in actors, actors.get(member))
         if info.role in ("learner", "follower"):  # it may not know its new role yet
             info = replace(info, role="learner" if member in configuration.learners else "follower")
         if configuration.voters and member not in configuration.members:
@@ -203,10 +200,10 @@ def _placed(
     )
 
 
-def _info(member: int, status: MemberStatus | None, actor: Any) -> MemberInfo:
-    """One member's line; without a status, what is known from its actor."""
+def _info(member: int, status: MemberStatus | None, has_actor: bool, actor: Any) -> MemberInfo:
+    """One member's line; without a status, what is known from whether it has an actor."""
     if status is None:
-        why = "it does not answer" if actor is not None else "there is no actor for it"
+        why = "it does not answer" if has_actor else "there is no actor for it"
         return MemberInfo(member, member_name(member), "silent", why_not_serving=why, actor=actor)
     return MemberInfo(
         id=member,

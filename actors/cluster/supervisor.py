@@ -39,11 +39,13 @@ from ...limits import (
 )
 from ...schema.commands import ClusterEvent, RecordEvents
 from ...telemetry import PROCESS, Family, Sample, gauge
-from ..leader_call import administer, administer_as, as_the_cluster
+from ..actor_access import as_the_cluster
+from ..leader_call import administer, administer_as
 from ..log_files import flush_log, log_to_ray
 from ..logs import MemberLog
 from ..process import as_daemon
 from ..ray_metrics import hand_to_ray
+from ..surroundings import RayNode
 from .failure_tracker import FailureTracker, lacks_pins
 from .heal_plan import Join, Leave, Move, Promote, Reserve, Retire, StartMember, Step, describe, obstacles, plan
 from .markers import Marker, base_of, read_markers
@@ -52,7 +54,7 @@ from .node_storage import NodeInventory, survey
 from .node_survey import NodeSurvey
 from .observe import Observation, observe_cluster
 from .proxy_keeper import ProxyKeeper, RayProxies
-from .ray_nodes import RayNode, run_where_possible
+from .ray_nodes import run_where_possible
 from .supervisor_spec import SupervisorSpec, decode_supervisor_spec, encode_supervisor_spec
 
 

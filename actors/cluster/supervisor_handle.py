@@ -11,9 +11,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ...limits import STATUS_TIMEOUT_S, STOP_TIMEOUT_S
-from ..deadline import at_most
-from ..discovery import actors_gone, wait_for
-from ..naming import NAMESPACE, actor_name
+from ..deadline import at_most, wait_for
+from ..discovery import actors_gone, supervisor_actor
+from ..naming import NAMESPACE, SUPERVISOR, actor_name
 from ..ray_attached import attached
 from ..ray_calls import in_time
 from . import supervisor_actor as supervisor_actor_module
@@ -22,15 +22,7 @@ from .supervisor_spec import SupervisorSpec, decode_supervisor_spec, encode_supe
 
 def supervisor_name(cluster_name: str) -> str:
     """The name of a cluster's supervisor in ``NAMESPACE``."""
-    return actor_name(cluster_name, "supervisor")
-
-
-def supervisor_actor(cluster_name: str) -> Any:
-    """The actor handle of a cluster's supervisor; ``None`` if there is none."""
-    try:
-        return in_time(attached(ray.get_actor), supervisor_name(cluster_name), namespace=NAMESPACE)
-    except ValueError:
-        return None
+    return actor_name(cluster_name, SUPERVISOR)
 
 
 def ask_supervisor(cluster_name: str, method: str, timeout: float = STATUS_TIMEOUT_S) -> Any:

@@ -16,8 +16,8 @@ import ray
 from ...errors import KeeperError, Unavailable
 from ...limits import POLL_PAUSE_S, STATUS_TIMEOUT_S, STOP_TIMEOUT_S
 from ...schema.frames import MemberStatus
-from ..deadline import at_most
-from ..discovery import actors_gone, pause_between_checks, wait_for
+from ..deadline import at_most, pause_between_checks, wait_for
+from ..discovery import actors_gone
 from ..naming import MemberSpec, actor_name, member_name
 from ..ray_attached import attached
 from ..ray_calls import in_time

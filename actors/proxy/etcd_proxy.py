@@ -26,6 +26,7 @@ from .proxy_listener import ProxyListener
 from .proxy_place import ProxyPlace, node_addresses
 from .proxy_registry import ProxyEntry, ProxyRegistry
 from .proxy_tls import ProxyTlsContext
+from .ray_surroundings import RayOutlook
 from .relay_server import RelayServer, relay_server
 from .rpc_methods import RpcMethods
 from .rpc_status import RpcError
@@ -141,7 +142,8 @@ class EtcdProxy:
         if self._registered:
             await registry.start()
         if self._place.ray:
-            self._relay = await relay_server(self._backend.hub.transport, self._log)
+            ray = RayOutlook(self._backend.cluster_name, self._backend.cluster)
+            self._relay = await relay_server(self._backend.hub.transport, ray, self._log)
             self._leave_notice(bound, tls if secured is not None else None)
         return bound
 

@@ -15,7 +15,8 @@ import ray
 
 from ...errors import KeeperError
 from ...limits import MAX_PROMOTE_ATTEMPTS, PROMOTE_PAUSE_S
-from ..leader_call import administer_as, as_the_cluster
+from ..actor_access import as_the_cluster
+from ..leader_call import administer_as
 from ..logs import MemberLog
 from ..naming import member_name
 from .etcd_errors import from_keeper_error

@@ -24,10 +24,10 @@ from ...limits import PROXY_CONNECT_TIMEOUT_S, PROXY_HOST_STOP_S, PROXY_RETRY_S,
 from ...proxy_address import read_advertised_address, read_listen_address
 from ...schema.portable import Portable
 from ...telemetry import PROCESS
+from ..actor_access import cluster_token
 from ..client.aio_timeout import within
 from ..connect import connect
 from ..handles import Client
-from ..leader_call import cluster_token
 from ..log_files import flush_log, log_to_ray
 from ..logs import MemberLog
 from ..process import as_daemon

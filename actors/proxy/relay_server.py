@@ -25,6 +25,8 @@ from ...limits import (
     MAX_RELAY_OFFERS,
     MAX_RELAY_REQUESTS,
     RELAY_LOOK_S,
+    RELAY_MOVE_LEADER_S,
+    RELAY_SURROUNDINGS_S,
 )
 from ...proxy_notices import relay_path
 from ..client.aio_timeout import on_thread, within
@@ -48,21 +50,43 @@ class MemberTransport(FrameTransport, Protocol):
         ...
 
 
+class RelayRay(Protocol):
+    """What only Ray can do."""
+
+    def look_around(self) -> bytes:
+        """What it knows around the members: ``Surroundings``, encoded."""
+        ...
+
+    def move_leader(self, leader: int, target: int) -> None:
+        """Have a member hand leadership to another one.
+
+        Raises:
+            Unavailable: it does not, or does not answer.
+        """
+        ...
+
+
 class RelayServer:
     """See the module. Made and used on one event loop.
 
     Args:
         transport: to the members.
+        ray: what only Ray can do; its calls may block, until the deadline of the current call.
         log: for an operator.
     """
 
-    def __init__(self, transport: MemberTransport, log: MemberLog) -> None:
+    def __init__(self, transport: MemberTransport, ray: RelayRay, log: MemberLog) -> None:
         self._transport = transport
+        self._ray = ray
         self._log = log
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._looking: concurrent.futures.Future[None] | None = None
         """The one look for the members, for all who ask meanwhile."""
+        self._looking_around: concurrent.futures.Future[bytes] | None = None
+        """As well: what is around them."""
+        self._moving: concurrent.futures.Future[None] | None = None
+        """The one change of the leader that was asked for and has not begun."""
         self._offers: list[concurrent.futures.Future[LaneOffer | None]] = []
         """Of lanes, as they are being asked for."""
         self.path = ""
@@ -142,6 +166,11 @@ class RelayServer:
         if request.kind is RelayKind.LANE:
             offer = await self._offer(request.member)
             return b"" if offer is None else _encode(offer)
+        if request.kind is RelayKind.SURROUNDINGS:
+            return await self._surroundings()
+        if request.kind is RelayKind.MOVE_LEADER:
+            await self._move_leader(request.member, int(request.frame))
+            return b""
         if request.kind is RelayKind.REFRESH:
             await self._refresh()
         return _encode(RelayMembers(self._transport.node, self._transport.members()))
@@ -155,6 +184,25 @@ class RelayServer:
             self._looking = on_thread("raykeeper-relay-members", self._look_them_up)
         looking: asyncio.Future[None] = asyncio.wrap_future(self._looking)
         await within(RELAY_LOOK_S, looking)
+
+    async def _surroundings(self) -> bytes:
+        if self._looking_around is None or self._looking_around.done():
+            self._looking_around = on_thread("raykeeper-relay-around", self._look_around_in_time)
+        return await asyncio.wrap_future(self._looking_around)
+
+    def _look_around_in_time(self) -> bytes:
+        with covering(0.9 * RELAY_SURROUNDINGS_S):
+            return self._ray.look_around()
+
+    async def _move_leader(self, leader: int, target: int) -> None:
+        if self._moving is not None and not self._moving.done():
+            raise BlockingIOError("leadership is being moved")
+        self._moving = on_thread("raykeeper-relay-leader", self._move_leader_in_time, leader, target)
+        await asyncio.wrap_future(self._moving)
+
+    def _move_leader_in_time(self, leader: int, target: int) -> None:
+        with covering(RELAY_MOVE_LEADER_S):
+            self._ray.move_leader(leader, target)
 
     def _look_them_up(self) -> None:
         with covering(CLIENT_LOOKUP_TIMEOUT_S):
@@ -174,11 +222,11 @@ class RelayServer:
             return in_time(self._transport.ask_for_lane, member).result(time_left())
 
 
-async def relay_server(transport: object, log: MemberLog) -> RelayServer | None:
+async def relay_server(transport: object, ray: RelayRay, log: MemberLog) -> RelayServer | None:
     """Listen in the folder of the proxies' notices; ``None``, and a line in the log, if that is not possible."""
     if not hasattr(transport, "ask_for_lane"):  # a transport of tests
         return None
-    server = RelayServer(cast("MemberTransport", transport), log)
+    server = RelayServer(cast("MemberTransport", transport), ray, log)
     try:
         await server.start(relay_path())
     except OSError as error:

@@ -1,9 +1,10 @@
 """A client's frames by way of a proxy on its node, for shells: attaching to Ray takes a second, this a millisecond.
 
 The proxy listens on a Unix socket that only its own user can reach, and hands on what comes: a frame for a member, a
-question for a lane to one. So a shell has the same handles, over the same lanes, as a process of Ray's, and its lanes
-lead to the members themselves. If the proxy ends meanwhile, or does not answer in time, the process attaches to Ray
-after all, when the hub next looks for the members; what was under way fails then, and the hub sends it again.
+question for a lane to one, a question that only Ray can answer. So a shell has the same handles, over the same lanes,
+as a process of Ray's, and its lanes lead to the members themselves. If the proxy ends meanwhile, or does not answer in
+time, the process attaches to Ray after all, when the hub next looks for the members; what was under way fails then, and
+the hub sends it again.
 """
 
 from __future__ import annotations
@@ -20,9 +21,16 @@ from concurrent.futures import Future
 import msgspec
 
 from ...errors import ReentrantCall, Unavailable
-from ...limits import MAX_RELAY_FRAME_BYTES, RELAY_SEND_TIMEOUT_S, RELAY_TIMEOUT_S
+from ...limits import (
+    MAX_RELAY_FRAME_BYTES,
+    RELAY_MOVE_LEADER_S,
+    RELAY_SEND_TIMEOUT_S,
+    RELAY_SURROUNDINGS_S,
+    RELAY_TIMEOUT_S,
+)
 from .. import finalizer_guard
 from ..deadline import at_most
+from ..surroundings import Surroundings, decode_surroundings
 from .client_lanes import ActorCalls
 from .client_transport import OnOwnThreads, ReplyReceiver
 from .lane import LaneOffer
@@ -44,6 +52,11 @@ class RelayKind(enum.IntEnum):
     """An offer of a lane to a member: answered with ``LaneOffer``, or with no bytes."""
     REFRESH = 4
     """As ``MEMBERS``, after the proxy has looked them up again; as it knows them, if Ray takes too long."""
+    SURROUNDINGS = 5
+    """What Ray knows around the members: answered with ``Surroundings``."""
+    MOVE_LEADER = 6
+    """The member is to hand leadership to the one whose id is the frame, in decimal digits: answered once it has begun
+    to, with no bytes."""
 
 
 class RelayRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -146,6 +159,35 @@ class RelayCalls(OnOwnThreads):
         """See ``ClientTransport``."""
         return not self._closed and (self._by_ray is None or self._by_ray.valid())
 
+    @property
+    def goes_by_ray(self) -> bool:
+        """Whether this process has attached to Ray, because the proxy has ended or did not answer."""
+        return self._by_ray is not None
+
+    def surroundings(self) -> Surroundings | None:
+        """What Ray knows around the members, by the proxy's word; ``None`` if this process has attached to Ray, because
+        the proxy has ended or does not answer.
+
+        Raises:
+            KeeperError: neither the proxy nor Ray answers in time, or the proxy could not look.
+        """
+        if self._by_ray is None and (not self._broken or self._closed):
+            try:
+                return decode_surroundings(self._question(RelayKind.SURROUNDINGS, RELAY_SURROUNDINGS_S))
+            except Unavailable:
+                if not self._broken or self._closed:
+                    raise
+        self.refresh()
+        return None
+
+    def move_leader(self, leader: int, target: int) -> bool:
+        """Have the leader hand leadership to another member; whether it has begun to."""
+        try:
+            self._question(RelayKind.MOVE_LEADER, RELAY_MOVE_LEADER_S, leader, b"%d" % target)
+        except Unavailable:
+            return False
+        return True
+
     def send(self, member: int, frame: bytes, done: ReplyReceiver) -> None:
         """See ``ClientTransport``; it blocks while the proxy does not read, ``RELAY_SEND_TIMEOUT_S`` at most."""
         if self._by_ray is not None:
@@ -190,6 +232,14 @@ class RelayCalls(OnOwnThreads):
     # -- the socket ---------------------------------------------------------------------------------------------------
 
     def _look(self, kind: RelayKind) -> RelayMembers:
+        return _decode_members(self._question(kind, RELAY_TIMEOUT_S))
+
+    def _question(self, kind: RelayKind, longest: float, member: int = 0, frame: bytes = b"") -> bytes:
+        """The answer to a question for the proxy itself; one that takes ``longest`` seconds counts as hanging.
+
+        Raises:
+            Unavailable: it has none.
+        """
         ready = threading.Event()
         got: list[bytes | Exception] = []
 
@@ -197,18 +247,18 @@ class RelayCalls(OnOwnThreads):
             got.append(reply)
             ready.set()
 
-        patience = at_most(RELAY_TIMEOUT_S)
-        number = self._ask(kind, 0, b"", done)
+        patience = at_most(longest)
+        number = self._ask(kind, member, frame, done)
         try:
             if not ready.wait(patience):
-                if patience >= RELAY_TIMEOUT_S:  # not merely a caller with little time
+                if patience >= longest:  # not merely a caller with little time
                     self._end(ConnectionError("the proxy on this node does not answer"))
                 raise Unavailable("the proxy on this node does not answer", applied=False)
         finally:
             self._waiting.pop(number, None)
         if isinstance(got[0], Exception):
             raise Unavailable(f"the proxy on this node does not answer: {got[0]}", applied=False)
-        return _decode_members(got[0])
+        return got[0]
 
     def _ask(self, kind: RelayKind, member: int, frame: bytes, done: ReplyReceiver) -> int:
         """Send a request, and return its number. Half of it may be on the stream if that fails, or if a signal handler

@@ -17,9 +17,9 @@ import raykeeper
 from lab.ray.faults import Faults, rule
 from lab.ray.tools import Made, kill_actors, leader, wait_until
 from raykeeper import Cluster, ClusterMismatch, DataCorrupted, InvalidArgument, RequestTimeout, Unavailable
-from raykeeper.actors.cluster.supervisor_handle import ask_supervisor, supervisor_actor
+from raykeeper.actors.cluster.supervisor_handle import ask_supervisor
 from raykeeper.actors.cluster.supervisor_spec import decode_supervisor_spec
-from raykeeper.actors.discovery import member_actors
+from raykeeper.actors.discovery import member_actors, supervisor_actor
 from raykeeper.store.backup_file import read_header
 from raykeeper.store.engine.rocks import RocksDisk
 

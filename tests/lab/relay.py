@@ -12,7 +12,33 @@ from lab.onemember import OneMember
 from lab.patience import PATIENCE
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.proxy.relay_server import RelayServer
+from raykeeper.actors.surroundings import ProxyInfo, RayNode, Surroundings, encode_surroundings
 from raykeeper.actors.transport.relay import LENGTH, RelayMembers, RelayReply, RelayRequest
+from raykeeper.errors import Unavailable
+
+AROUND = Surroundings(
+    nodes=(RayNode("ab12", "10.0.0.1", frozenset(("node:10.0.0.1",))),),
+    placement=(),
+    alarms=("a disk is slow",),
+    situation=(),
+    proxies=(ProxyInfo("proxy-ab12", "http://10.0.0.1:2379", "ab12", 4711, 1, 3),),
+)
+
+
+class LabRay:
+    """What Ray knows, for a proxy (``RelayRay``)."""
+
+    def __init__(self) -> None:
+        self.around = AROUND
+        self.moved: list[tuple[int, int]] = []
+
+    def look_around(self) -> bytes:
+        return encode_surroundings(self.around)
+
+    def move_leader(self, leader: int, target: int) -> None:
+        self.moved.append((leader, target))
+        if target != leader:
+            raise Unavailable("there is one member")
 
 
 class Served:
@@ -28,7 +54,8 @@ class Served:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
-        self.server = RelayServer(member, MemberLog("proxy", member.name, "proxy"))
+        self.ray = LabRay()
+        self.server = RelayServer(member, self.ray, MemberLog("proxy", member.name, "proxy"))
         asyncio.run_coroutine_threadsafe(self.server.start(self.path), self.loop).result(PATIENCE)
 
     def end(self) -> None:

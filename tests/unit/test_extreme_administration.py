@@ -16,7 +16,7 @@ from lab.extremes import VALUES
 from raykeeper import Cluster, ClusterSpec, KeeperError, SpecError, cluster
 from raykeeper.actors import connect as connecting
 from raykeeper.actors import ray_calls
-from raykeeper.actors.cluster import cluster_operations
+from raykeeper.actors.cluster import cluster_backup, cluster_operations, cluster_report
 from raykeeper.limits import Compaction, Limits, Settings, Timings
 
 holding_itself: dict[str, Any] = {}
@@ -44,10 +44,12 @@ def _nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Reached
 
     for module, names in {
-        cluster: ("join_ray", "join_or_start_ray", "observe_cluster", "member_actors", "backup_of", "stop_members",
-                  "stop_supervisor", "supervisor_actor"),
+        cluster: ("join_ray", "join_or_start_ray", "look_around", "member_actors", "backup_of", "stop_members",
+                  "stop_supervisor"),
         connecting: ("open_hub",),
-        cluster_operations: ("observe_cluster", "administer", "take_backup", "compare_contents"),
+        cluster_backup: ("take_backup",),
+        cluster_report: ("member_statuses",),
+        cluster_operations: ("access_to", "member_statuses", "administer", "compare_contents"),
         ray_calls: ("in_time",),
     }.items():  # fmt: skip
         for name in names:
@@ -184,10 +186,10 @@ def test_the_answer_of_configure_stands_on_the_settings_of_now(monkeypatch: pyte
     asked = []
 
     class Seen:
-        class best:
-            settings = raykeeper.limits.encode_settings(Settings(timings=Timings(election_timeout=9.0)))
+        role, term, voters, configuration_index, applied_index = "leader", 1, (1,), 1, 1
+        settings = raykeeper.limits.encode_settings(Settings(timings=Timings(election_timeout=9.0)))
 
-    monkeypatch.setattr(cluster_operations, "observe_cluster", lambda name: asked.append(name) or Seen)
+    monkeypatch.setattr(cluster_operations, "member_statuses", lambda name: asked.append(name) or {1: Seen})
     with pytest.raises(Reached):
         there.configure(timings={"heartbeat_interval": 2.0})
     with pytest.raises(SpecError, match=r"timings.election_timeout: expected at least 3 times"):

@@ -43,9 +43,8 @@ def test_raft_draws_from_its_own_generator(path: Path) -> None:
 
 
 KNOW_RAY = {
-    "cluster.py",
     "cli/ray_head.py",
-    "actors/leader_call.py",
+    "actors/actor_access.py",
     "actors/log_files.py",
     "actors/ray_metrics.py",
     "actors/cluster/destroy.py",
@@ -57,7 +56,7 @@ KNOW_RAY = {
     "actors/cluster/observe.py",
     "actors/cluster/ray_nodes.py",
     "actors/cluster/proxy_handle.py",
-    "actors/cluster/proxy_status.py",
+    "actors/proxy/proxy_lookup.py",
     "actors/proxy/membership_tasks.py",
     "actors/proxy/proxy_actor.py",
     "actors/proxy/proxy_place.py",

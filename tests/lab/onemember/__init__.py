@@ -133,6 +133,8 @@ class OneMember(OnOwnThreads):
             node="",
             why_not_serving="",
             settings=encode_settings(SETTINGS),
+            contents=self.loop.replica.hashing.results,
+            contents_begin=self.loop.replica.hashing.begins,
             alarms=tuple([AlarmStatus(member, kind.name, why) for (member, kind), why in state.alarms.items()]),
         )
 

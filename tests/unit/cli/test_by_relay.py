@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +15,12 @@ from click.testing import CliRunner, Result
 
 from lab.onemember import OneMember, one_member
 from lab.patience import PATIENCE, until
-from lab.relay import Served
+from lab.relay import AROUND, Served
+from raykeeper.actors import member_access
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.transport import relay
-from raykeeper.cli import main, options, relay_client
+from raykeeper.cli import main, near_cluster, options, relay_client, top
+from raykeeper.cli.json_forms import FORMS, misfit
 from raykeeper.proxy_notices import ProxyNotice, find_notice, leave_notice, relay_path, start_of
 
 RAY = "10.0.0.1:6379"
@@ -30,6 +36,15 @@ class Attached:
         self.times += 1
 
 
+class Straight:
+    """In the place of ``StreamingCommand``."""
+
+    def write(self, output: Callable[[], None]) -> None:
+        output()
+
+    ending_when_unread = contextlib.nullcontext
+
+
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> Attached:
     attached = Attached()
@@ -40,9 +55,10 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Attached:
 @pytest.fixture
 def member(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ray: Attached) -> Iterator[OneMember]:
     monkeypatch.setenv("RAYKEEPER_RUNTIME_DIR", str(tmp_path / "r"))
-    for module in (relay, relay_client):  # each has the constant's name
+    for module in (relay, relay_client, near_cluster):  # each has the constant's name
         monkeypatch.setattr(module, "RELAY_TIMEOUT_S", PATIENCE)
-    monkeypatch.setattr(relay, "RELAY_SEND_TIMEOUT_S", PATIENCE)
+    for name in ("RELAY_SEND_TIMEOUT_S", "RELAY_SURROUNDINGS_S", "RELAY_MOVE_LEADER_S"):
+        monkeypatch.setattr(relay, name, PATIENCE)
     with one_member(by_lane=True) as member:
         monkeypatch.setenv("RAYKEEPER_CLUSTER", member.name)
         monkeypatch.setenv("RAY_ADDRESS", RAY)
@@ -76,6 +92,62 @@ def test_commands_go_by_it_without_ray(served: Served, ray: Attached) -> None:
     assert run("user", "add", "ann", "--no-password").stdout == "user ann added\n"
     assert run("put", "k", "v", "--request-id", "once").stdout == "OK\n"
     assert run("locks").stdout == "no locks\n"
+    assert ray.times == 0
+
+
+ASKED = (
+    "status",
+    "member list",
+    "move-leader m1",
+    "health",
+    "events",
+    "clients",
+    "top -n 1",
+    "check",
+    "config get timings",
+    "config set timings.replace_after=90",
+    "endpoint status",
+    "endpoint health",
+    "alarm list",
+    "alarm disarm",
+)
+"""What Ray, or the actors of the members, would be asked for otherwise."""
+
+
+def test_an_operator_s_commands_go_by_it_without_ray(
+    served: Served, member: OneMember, ray: Attached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(top, "run_streaming", lambda work: asyncio.run(work(Straight())))
+    for words in ASKED:
+        done = run(*words.split(), "-o", "json")
+        assert (done.exit_code, done.stderr) == (0, ""), (words, done.output, done.exception)
+        command = next(name for n in (2, 1) if (name := " ".join(words.split()[:n])) in FORMS)
+        assert misfit(FORMS[command], json.loads(done.stdout)) == "", (words, done.stdout)
+    assert ray.times == 0
+    assert not member_access._ways, "a command leaves nothing to the next one of its process"
+
+
+def test_a_status_has_what_the_proxy_s_ray_knows(served: Served, ray: Attached) -> None:
+    said = json.loads(run("status", "-o", "json").stdout)
+    assert [each["role"] for each in said["members"]] == ["leader"]
+    assert [(each["name"], each["url"]) for each in said["proxies"]] == [("proxy-ab12", "http://10.0.0.1:2379")]
+    assert "a disk is slow" in said["alarms"]
+    served.ray.around = replace(AROUND, situation=("m9 waits for a spare host",))
+    assert "m9 waits for a spare host" not in run("status").stdout, "nothing is wrong"
+    assert ray.times == 0
+
+
+def test_an_operator_s_user_is_logged_in_by_it(served: Served, ray: Attached, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret\n")
+    for words in ("user add root --new-password-file {}", "user grant-role root root", "auth enable"):
+        assert run(*words.format(secret).split()).exit_code == 0
+    who = ("--user", "root", "--password-file", str(secret))
+    assert run("events").exit_code == 1, "a user is needed"
+    for words in ("events", "health", "config set timings.replace_after=95", "status"):
+        done = run(*words.split(), *who)
+        assert done.exit_code == 0, (words, done.output)
+    assert run("auth", "disable", *who).exit_code == 0
     assert ray.times == 0
 
 

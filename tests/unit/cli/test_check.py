@@ -32,7 +32,7 @@ class FakeCluster:
 def member(monkeypatch: pytest.MonkeyPatch) -> Iterator[OneMember]:
     with one_member() as made:
         monkeypatch.setattr(check, "open_client", lambda cluster, address, timeout: made.client().with_timeout(timeout))
-        monkeypatch.setattr(check, "open_cluster", lambda cluster, address, one=FakeCluster(): one)
+        monkeypatch.setattr(check, "open_operations", lambda cluster, address, one=FakeCluster(): one)
         monkeypatch.setitem(check.LOADS, "s", SMALL)
         monkeypatch.setattr(check, "CHECK_DELETE_KEYS", 7)
         yield made

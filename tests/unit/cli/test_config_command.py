@@ -30,7 +30,7 @@ class FakeCluster:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     fake = FakeCluster()
-    monkeypatch.setattr(config, "open_cluster", lambda cluster, address: fake)
+    monkeypatch.setattr(config, "open_operations", lambda cluster, address: fake)
     return fake
 
 

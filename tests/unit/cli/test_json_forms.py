@@ -19,8 +19,8 @@ from raykeeper import BackupInfo, ClientInfo, Comparison, EventInfo
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.client.load_tables import ClientTop, ClusterTop, PrefixTop, SlowInfo
 from raykeeper.actors.cluster.health import HealthCheck
-from raykeeper.actors.cluster.proxy_status import ProxyInfo
 from raykeeper.actors.cluster.status import ClusterStatus, MemberInfo
+from raykeeper.actors.surroundings import ProxyInfo
 from raykeeper.cli import (
     check,
     config,
@@ -205,7 +205,8 @@ class FakeCluster:
 
 def test_the_cluster_and_its_members(monkeypatch: pytest.MonkeyPatch) -> None:
     for file in (check, config, event_commands, health_command, holders, maintenance, member_commands, top):
-        monkeypatch.setattr(file, "open_cluster", lambda name, address: FakeCluster())
+        for opening in ("open_cluster", "open_operations"):
+            monkeypatch.setattr(file, opening, lambda name, address: FakeCluster(), raising=False)
     monkeypatch.setattr(top, "run_streaming", _run_streaming)
     for words in (
         "status",

@@ -368,7 +368,8 @@ class FakeHead:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     fake = FakeCluster()
     for file in (member_commands, up_down):
-        monkeypatch.setattr(file, "open_cluster", lambda cluster, address: fake)
+        for name in ("open_cluster", "open_operations"):
+            monkeypatch.setattr(file, name, lambda cluster, address: fake, raising=False)
     monkeypatch.setattr(up_down, "RayHead", FakeHead(running=False))
     return fake
 

@@ -58,8 +58,9 @@ class FakeCluster:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     fake = FakeCluster()
     for file in (check, maintenance):
-        monkeypatch.setattr(file, "open_cluster", lambda cluster, address: fake)
-    monkeypatch.setattr(maintenance, "open_client", lambda cluster, address, timeout, by_ray: fake)
+        for name in ("open_cluster", "open_operations"):
+            monkeypatch.setattr(file, name, lambda cluster, address: fake, raising=False)
+    monkeypatch.setattr(maintenance, "open_client", lambda cluster, address, timeout: fake)
     monkeypatch.setattr(maintenance, "join", lambda address: None)
 
     def restore(path: str | None, spec: ClusterSpec, *, timeout: float) -> Any:

@@ -32,7 +32,8 @@ class FakeCluster:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     fake = FakeCluster()
-    monkeypatch.setattr(member_commands, "open_cluster", lambda name, address: fake)
+    for opening in ("open_cluster", "open_operations"):
+        monkeypatch.setattr(member_commands, opening, lambda name, address: fake)
     return fake
 
 

@@ -66,11 +66,11 @@ def _nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ClusterNotFound("no cluster is there")
 
     for module in (main, options, maintenance):
-        for name in ("open_client", "open_keys", "open_cluster", "join"):
+        for name in ("open_client", "open_keys", "open_cluster", "open_operations", "join"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, nobody)
     for module in {sys.modules[command.callback.__module__] for command in ALL.values()}:
-        for name in ("open_client", "open_keys", "open_cluster", "join"):
+        for name in ("open_client", "open_keys", "open_cluster", "open_operations", "join"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, nobody)
     monkeypatch.setattr(up_down, "RayHead", lambda: _NoHead())

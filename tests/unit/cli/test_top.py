@@ -35,7 +35,7 @@ class FakeCluster:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     fake = FakeCluster()
-    monkeypatch.setattr(top, "open_cluster", lambda name, address: fake)
+    monkeypatch.setattr(top, "open_operations", lambda name, address: fake)
     return fake
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from raykeeper import errors
-from raykeeper.actors.cluster import cluster_operations
+from raykeeper.actors.cluster import cluster_backup, cluster_operations
 from raykeeper.actors.handles import Client
 from raykeeper.limits import Settings, decode_settings, encode_settings
 from raykeeper.schema.answers import Answer, Done, Failed, Reason
@@ -19,7 +19,7 @@ from raykeeper.schema.commands import Configure
 from raykeeper.store.backup_file import Header
 
 
-class Kept(cluster_operations.ClusterOperations):
+class Kept(cluster_operations.ClusterOperations, cluster_backup.ClusterBackup):
     name, id = "jobs", 7
 
     def client(self, *, timeout: float) -> Client:
@@ -35,8 +35,9 @@ class Settled:
         """What another caller sets just before a change arrives."""
         self.asked = 0
 
-    def observe(self, name: str) -> Any:
-        return SimpleNamespace(best=SimpleNamespace(settings=self.settings))
+    def statuses(self, name: str) -> Any:
+        told = {"configuration_index": 1, "applied_index": 1, "settings": self.settings}
+        return {1: SimpleNamespace(role="leader", term=1, voters=(1,), **told)}
 
     def administer(self, name: str, cluster: int, command: Configure, deadline: float) -> Answer:
         self.asked += 1
@@ -51,7 +52,7 @@ class Settled:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> Settled:
     settled = Settled()
-    monkeypatch.setattr(cluster_operations, "observe_cluster", settled.observe)
+    monkeypatch.setattr(cluster_operations, "member_statuses", settled.statuses)
     monkeypatch.setattr(cluster_operations, "administer", settled.administer)
     return settled
 
@@ -87,7 +88,7 @@ def backed_up(monkeypatch: pytest.MonkeyPatch) -> Header:
         Path(place(header)).write_text("a backup")
         return header, 8
 
-    monkeypatch.setattr(cluster_operations, "take_backup", take)
+    monkeypatch.setattr(cluster_backup, "take_backup", take)
     return header
 
 
@@ -98,7 +99,7 @@ def test_a_backup_takes_the_place_of_files_alone(backed_up: Header, tmp_path: Pa
     folder.mkdir()
     (folder / "kept").write_text("mine")
     (tmp_path / "link").symlink_to(pipe)
-    (tmp_path / f"jobs-5{cluster_operations.SUFFIX}.partial").mkdir()
+    (tmp_path / f"jobs-5{cluster_backup.SUFFIX}.partial").mkdir()
     for place in (pipe, tmp_path / "link", tmp_path / "there", tmp_path, Path("/dev/null"), Path("/dev/full")):
         with pytest.raises(errors.InvalidArgument, match="not a file"):
             Kept().backup(place)

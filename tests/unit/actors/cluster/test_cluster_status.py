@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from raykeeper.actors.cluster.ray_nodes import RayNode
 from raykeeper.actors.cluster.status import ClusterStatus, status_of
+from raykeeper.actors.surroundings import RayNode
 from raykeeper.schema.frames import MemberStatus
 from raykeeper.schema.member_record import MemberRecord
 

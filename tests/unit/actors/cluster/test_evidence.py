@@ -11,8 +11,8 @@ from raykeeper.actors.cluster.evidence import Evidence, foreign_data, marker_of_
 from raykeeper.actors.cluster.launch_rule import Bootstrap, Redo, StartMembers, decide
 from raykeeper.actors.cluster.markers import MarkedMember, Marker
 from raykeeper.actors.cluster.node_storage import FoundData, NodeInventory
-from raykeeper.actors.cluster.ray_nodes import RayNode
 from raykeeper.actors.naming import MemberSpec, member_name
+from raykeeper.actors.surroundings import RayNode
 from raykeeper.errors import ClusterMismatch, MembersMissing, Unavailable
 from raykeeper.raft.messages import Configuration
 from raykeeper.store.data_dir import FirstMember, Identity

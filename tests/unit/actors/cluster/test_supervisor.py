@@ -19,11 +19,11 @@ from raykeeper.actors.cluster.failure_tracker import FailureTracker, lacks_pins
 from raykeeper.actors.cluster.heal_plan import Clear, ClusterView, Move, Reserve, Retire, Step, obstacles, plan
 from raykeeper.actors.cluster.node_storage import FoundData, NodeInventory
 from raykeeper.actors.cluster.observe import Observation
-from raykeeper.actors.cluster.ray_nodes import RayNode
 from raykeeper.actors.cluster.supervisor import Supervisor, Watchdog
 from raykeeper.actors.cluster.supervisor_actor import SupervisorActor
 from raykeeper.actors.cluster.supervisor_handle import actor_class
 from raykeeper.actors.cluster.supervisor_spec import SupervisorSpec
+from raykeeper.actors.surroundings import RayNode
 from raykeeper.errors import Unavailable
 from raykeeper.limits import SEARCH_MIN_PAUSE_S, Settings, Timings, encode_settings
 from raykeeper.raft.messages import Configuration

@@ -16,10 +16,10 @@ from raykeeper import Client, ClusterMismatch, ClusterNotFound, DataCorrupted, S
 from raykeeper.actors.cluster import backup, launch, node_storage, restore
 from raykeeper.actors.cluster.backup import take_backup
 from raykeeper.actors.cluster.markers import MarkedMember, Marker, write_marker
-from raykeeper.actors.cluster.ray_nodes import RayNode
 from raykeeper.actors.member import backup_source
 from raykeeper.actors.member.backup_source import BackupSource
 from raykeeper.actors.member.events import BackgroundDone, InboxEvent, ReadAsked
+from raykeeper.actors.surroundings import RayNode
 from raykeeper.raft.messages import HardState
 from raykeeper.spec import ClusterSpec
 from raykeeper.store.backup_file import Header, verify

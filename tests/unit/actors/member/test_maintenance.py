@@ -152,12 +152,11 @@ def test_the_leader_compares_and_ends_an_alarm_that_is_over(
 ) -> None:
     replica = member.loop.replica
 
-    def statuses(handles: object, what: str) -> dict[int, MemberStatus]:
+    def statuses(name: str) -> dict[int, MemberStatus]:
         told = {"contents": replica.hashing.results, "contents_begin": replica.hashing.begins}
         return {1: msgspec.structs.replace(member._status(), **told)}
 
-    monkeypatch.setattr(consistency, "member_actors", lambda name: {1: None})
-    monkeypatch.setattr(consistency, "ask_all", statuses)
+    monkeypatch.setattr(consistency, "member_statuses", statuses)
 
     def compared_as_it_is() -> bool:
         """Entries of the leader's own, the note of its election among them, come when they come."""

@@ -16,7 +16,7 @@ import pytest
 
 from lab.onemember import OneMember, in_thread, one_member
 from lab.patience import PATIENCE, until
-from lab.relay import Served, SilentProxy
+from lab.relay import AROUND, LabRay, Served, SilentProxy
 from raykeeper import Client, FutureRevisionError, ReentrantCall, Unavailable
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.deadline import covering, time_left
@@ -34,8 +34,8 @@ LOG = MemberLog("proxy", "c", "proxy")
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy that is slow because the machine is has not ended."""
-    monkeypatch.setattr(relay, "RELAY_TIMEOUT_S", PATIENCE)
-    monkeypatch.setattr(relay, "RELAY_SEND_TIMEOUT_S", PATIENCE)
+    for name in ("RELAY_TIMEOUT_S", "RELAY_SEND_TIMEOUT_S", "RELAY_SURROUNDINGS_S", "RELAY_MOVE_LEADER_S"):
+        monkeypatch.setattr(relay, name, PATIENCE)
 
 
 @pytest.fixture
@@ -156,15 +156,35 @@ def test_what_is_no_request_ends_the_connection_alone(member: OneMember, served:
     assert isinstance(late.result(PATIENCE), ConnectionError)
 
 
+def test_what_only_ray_knows_is_asked_of_the_proxy(served: Served) -> None:
+    calls = RelayCalls(served.path, lambda: pytest.fail("it went by Ray"))
+    assert calls.surroundings() == AROUND
+    assert calls.move_leader(1, 1)
+    assert not calls.move_leader(1, 2), "the proxy says that it does not"
+    assert served.ray.moved == [(1, 1), (1, 2)]
+    calls.close()
+
+
+def test_once_the_proxy_has_ended_the_caller_is_told_to_ask_ray(member: OneMember, served: Served) -> None:
+    calls = RelayCalls(served.path, lambda: ByRay(member))  # type: ignore[arg-type, return-value]
+    served.end()
+    until(lambda: calls._broken, what="the end of the connection")
+    assert not calls.move_leader(1, 1)
+    assert not calls.goes_by_ray
+    assert calls.surroundings() is None
+    assert calls.goes_by_ray
+    calls.close()
+
+
 def test_where_it_cannot_listen_shells_go_by_ray(
     member: OneMember, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAYKEEPER_RUNTIME_DIR", str(tmp_path / ("x" * 120)))
-    assert asyncio.run(relay_server(member, LOG)) is None
+    assert asyncio.run(relay_server(member, LabRay(), LOG)) is None
     monkeypatch.setenv("RAYKEEPER_RUNTIME_DIR", str(tmp_path / "run"))
 
     async def start_and_end() -> str:
-        server = await relay_server(member, LOG)
+        server = await relay_server(member, LabRay(), LOG)
         assert server is not None
         assert os.path.exists(server.path)
         await server.close()
