@@ -68,7 +68,7 @@ class Surroundings:
     Attributes:
         nodes: Ray nodes that are alive.
         placement: resources that members may be pinned by, as in the cluster's spec; empty for any node.
-        alarms: what the supervisor has noticed; empty also if it does not answer.
+        alarms: what the supervisor has noticed; empty as well if it does not answer.
         situation: what it waits for; ``None`` if it does not answer.
         proxies: all of them.
     """

@@ -37,7 +37,7 @@ from ..leader_call import administer, ask_clients, ask_events, change_membership
 from ..member_access import access_to, answering, member_statuses
 from ..naming import member_name
 from .cluster_load import cluster_load
-from .configuration import best_status, configuration_of, leader_of
+from .newest_status import best_status, configuration_of, leader_of
 
 
 class EventInfo(msgspec.Struct, frozen=True):

@@ -15,8 +15,8 @@ from ...limits import DEFAULT_TIMEOUT_S, STATUS_TIMEOUT_S
 from ..deadline import at_most, covered
 from ..member_access import access_to, answering, member_statuses
 from ..surroundings import ProxyInfo, Surroundings
-from .configuration import best_status, configuration_of
 from .health import HealthCheck, health_of
+from .newest_status import best_status, configuration_of
 from .status import ClusterStatus, MemberInfo, status_of
 
 if TYPE_CHECKING:

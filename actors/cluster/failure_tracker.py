@@ -20,9 +20,9 @@ from ...schema.frames import MemberStatus
 from ...schema.member_record import MemberRecord
 from ..naming import member_name
 from ..surroundings import RayNode
-from .configuration import configuration_of
 from .data_locations import Search, Sighting, choose_home, locate_data, membership
 from .heal_plan import Clear, ClusterView, Move, Reserve, Retire, Step
+from .newest_status import configuration_of
 from .node_storage import NodeInventory
 from .observe import Observation, homes
 

@@ -34,11 +34,11 @@ from ..ray_attached import attached
 from ..ray_calls import in_time
 from ..surroundings import RayNode
 from . import node_storage
-from .configuration import newest
 from .evidence import Evidence, destroyed, marker_of_member, missing_error
 from .launch_rule import Bootstrap, MemberPlace, Missing, Redo, StartMembers, decide
 from .markers import MarkedMember, Marker
 from .new_cluster import plan_cluster
+from .newest_status import newest
 from .node_storage import NodeInventory
 from .ray_nodes import PackageMissing, run_on, run_where_possible
 from .spawn import start_actor

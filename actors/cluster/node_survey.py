@@ -16,9 +16,9 @@ from ...limits import NODE_SURVEY_REPEAT_S, STEP_RETRY_S, SURVEY_TIMEOUT_S
 from ..naming import member_name
 from ..surroundings import RayNode
 from . import node_storage
-from .configuration import configuration_of
 from .evidence import foreign_data
 from .markers import MarkedMember, Marker
+from .newest_status import configuration_of
 from .node_storage import NodeInventory
 from .observe import Observation, homes
 from .ray_nodes import run_where_possible

@@ -14,7 +14,7 @@ from ...schema.frames import MemberStatus
 from ..deadline import at_most
 from ..discovery import alive_nodes, member_actors
 from ..surroundings import RayNode
-from .configuration import best_status, configuration_of, leader_of
+from .newest_status import best_status, configuration_of, leader_of
 
 
 @dataclass(frozen=True)

@@ -116,12 +116,23 @@ def shell(cluster: Any, *words: str) -> tuple[str, str]:
 
 def test_a_shell_on_the_node_asks_the_proxy_and_goes_by_ray_when_that_is_gone(start: tuple[Any, Start]) -> None:
     cluster, go = start
-    process, _ = go("--listen", "127.0.0.1:0")
+    process, url = go("--listen", "127.0.0.1:0")
     assert shell(cluster, "put", "k", "1") == ("OK\n", "by a proxy")
     by_proxy = shell(cluster, "get", "k", "-o", "json")
     assert by_proxy[1] == "by a proxy"
+    told, way = shell(cluster, "status", "-o", "json")
+    assert way == "by a proxy"
+    status, by_api = json.loads(told), cluster.status(timeout=60)
+    known = [(each.name, each.node, each.address, each.pid) for each in by_api.members]
+    assert [tuple(each[name] for name in ("name", "node", "address", "pid")) for each in status["members"]] == known
+    assert [each["url"] for each in status["proxies"]] == [url]
+    target = next(each.name for each in by_api.members if each.id != by_api.leader)
+    assert shell(cluster, "move-leader", target) == (f"leader: {target}\n", "by a proxy")
+    for words in (("health",), ("endpoint", "health"), ("alarm", "list"), ("config", "get"), ("events",)):
+        assert shell(cluster, *words)[1] == "by a proxy"
     process.kill()
     process.wait(60)
+    assert shell(cluster, "member", "list")[1] == "by Ray"
     by_ray = shell(cluster, "get", "k", "-o", "json")
     assert by_ray[1] == "by Ray"
     items = [json.loads(said)["items"] for said, _ in (by_proxy, by_ray)]
