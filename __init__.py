@@ -97,7 +97,7 @@ _LAZY = {
     ".actors.cluster.cluster_operations": ("EventInfo",),
     ".actors.connect": ("connect",),
     ".cluster": ("Cluster", "attach", "discard", "launch", "restore"),
-    ".actors.surroundings": ("ProxyInfo",),
+    ".actors.ray_view": ("ProxyInfo",),
     ".actors.cluster.status": ("ClusterStatus", "MemberInfo"),
     ".codec": ("codec",),
     ".spec": ("ClusterSpec",),

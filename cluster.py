@@ -34,10 +34,10 @@ from .actors.connect import connect_as
 from .actors.deadline import at_most, covered, pause_between_checks
 from .actors.discovery import ask_all, listed_actors, member_actors, settled_statuses
 from .actors.naming import MemberSpec
-from .actors.proxy.ray_surroundings import look_around
+from .actors.proxy.view_ray import view_ray
 from .actors.ray_session import join_or_start_ray, join_ray
+from .actors.ray_view import RayView
 from .actors.steps import step
-from .actors.surroundings import Surroundings
 from .errors import (
     AuthFailed,
     ClusterNotFound,
@@ -109,8 +109,8 @@ class Cluster(ClusterReport, ClusterOperations, ClusterMembership, ClusterBackup
         self._share = administer_by(self.name, self.id, credentials, timeout)
         self._credentials = credentials
 
-    def _surroundings(self) -> Surroundings:
-        return look_around(self.name, self.id, self._placement)
+    def _ray_view(self) -> RayView:
+        return view_ray(self.name, self.id, self._placement)
 
     # -- looking after it ---------------------------------------------------------------------------------------------
 

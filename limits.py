@@ -822,7 +822,7 @@ RELAY_SWEEP_AGE_S = 60.0
 starts as well."""
 RELAY_SEND_TIMEOUT_S = 5.0
 """A proxy that reads nothing for so long is taken for dead by a shell."""
-RELAY_SURROUNDINGS_S = 10.0
+RELAY_RAY_VIEW_S = 10.0
 """Within this a proxy must have told a shell what Ray knows around the members: three times ``STATUS_TIMEOUT_S``."""
 RELAY_MOVE_LEADER_S = 5.0
 """Within this a leader must have begun to hand leadership over: more than ``STATUS_TIMEOUT_S``."""

@@ -17,7 +17,7 @@ from .deadline import at_most, pause_between_checks
 from .naming import NAMESPACE, SUPERVISOR, MemberSpec, actor_name
 from .ray_attached import attached
 from .ray_calls import check_not_forked, in_time
-from .surroundings import RayNode
+from .ray_view import RayNode
 
 K = TypeVar("K")
 

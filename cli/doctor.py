@@ -31,7 +31,7 @@ from .render import CommandResult, show
 
 if TYPE_CHECKING:
     from ..actors.cluster.node_probe import NodeFacts
-    from ..actors.surroundings import RayNode
+    from ..actors.ray_view import RayNode
 
 _MEMORY = ("tmpfs", "ramfs")
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs", "lustre")

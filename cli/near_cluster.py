@@ -11,7 +11,7 @@ from ..actors.cluster.cluster_report import ClusterReport
 from ..actors.deadline import covering
 from ..actors.leader_call import administer_as
 from ..actors.member_access import MemberAccess, reach_by
-from ..actors.surroundings import Surroundings
+from ..actors.ray_view import RayView
 from ..actors.transport.relay_access import RelayAccess
 from ..errors import Unavailable
 from ..limits import DEFAULT_TIMEOUT_S, RELAY_TIMEOUT_S
@@ -73,12 +73,12 @@ class NearCluster(ClusterReport, ClusterOperations):
             raise Unavailable(f"no member of cluster {self.name} serves", applied=False)
         return near
 
-    def _surroundings(self) -> Surroundings:
-        found = self._calls.surroundings()
+    def _ray_view(self) -> RayView:
+        found = self._calls.ray_view()
         if found is None:
-            from ..actors.proxy.ray_surroundings import look_around  # this process is attached to Ray by now
+            from ..actors.proxy.view_ray import view_ray  # this process is attached to Ray by now
 
-            found = look_around(self.name, self.id)
+            found = view_ray(self.name, self.id)
         return found
 
 

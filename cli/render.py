@@ -22,7 +22,7 @@ from ..actors.client.results import Batch, DeleteResult, Event, KeyValue, PutRes
 
 if TYPE_CHECKING:
     from ..actors.cluster.status import ClusterStatus, MemberInfo
-    from ..actors.surroundings import ProxyInfo
+    from ..actors.ray_view import ProxyInfo
 
 _UNPRINTABLE = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
 

@@ -1,7 +1,7 @@
 """What a cluster reports of itself to an operator: its status, its members, its proxies, its health.
 
 ``Cluster`` inherits it (``cluster.py``), and so does what a shell has that asks by a proxy (``cli/near_cluster.py``).
-Members are asked by the process's access to them; what Ray knows beside them comes from whoever can look.
+Members are asked by the process's access to them; what Ray knows beside them comes from a process that is attached to it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ...errors import KeeperError
 from ...limits import DEFAULT_TIMEOUT_S, STATUS_TIMEOUT_S
 from ..deadline import at_most, covered
 from ..member_access import access_to, answering, member_statuses
-from ..surroundings import ProxyInfo, Surroundings
+from ..ray_view import ProxyInfo, RayView
 from .health import HealthCheck, health_of
 from .newest_status import best_status, configuration_of
 from .status import ClusterStatus, MemberInfo, status_of
@@ -34,7 +34,7 @@ class ClusterReport(ABC):
         """A client handle whose calls have this timeout."""
 
     @abstractmethod
-    def _surroundings(self) -> Surroundings:
+    def _ray_view(self) -> RayView:
         """What Ray knows now."""
 
     @covered
@@ -47,7 +47,7 @@ class ClusterReport(ABC):
         Raises:
             Unavailable: Ray does not answer in time.
         """
-        around = self._surroundings()  # first: silent members may take all the time there is
+        around = self._ray_view()  # first: silent members may take all the time there is
         access = access_to(self.name)
         members = access.members()
         statuses = access.statuses(members, at_most(STATUS_TIMEOUT_S))
@@ -100,4 +100,4 @@ class ClusterReport(ABC):
         Raises:
             Unavailable: Ray does not answer in time.
         """
-        return self._surroundings().proxies
+        return self._ray_view().proxies

@@ -25,7 +25,7 @@ from ...schema.member_record import MemberRecord
 from ...store.data_copies import newest_of
 from ...store.membership_note import MembershipNote
 from ..naming import member_name
-from ..surroundings import RayNode
+from ..ray_view import RayNode
 from .node_storage import FoundData, NodeInventory
 
 

@@ -20,7 +20,7 @@ from ..discovery import actors_gone, alive_nodes, ask_all, listed_actors, member
 from ..naming import MemberSpec, actor_name, member_name
 from ..ray_attached import attached
 from ..ray_calls import in_time
-from ..surroundings import RayNode
+from ..ray_view import RayNode
 from . import node_storage
 from .evidence import newest_marker
 from .markers import Marker

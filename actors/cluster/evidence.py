@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from ...errors import ClusterMismatch, MembersMissing
 from ..naming import MemberSpec
-from ..surroundings import RayNode
+from ..ray_view import RayNode
 from .markers import MarkedMember, Marker
 from .node_storage import NodeInventory
 

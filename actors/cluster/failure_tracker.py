@@ -19,7 +19,7 @@ from ...raft.messages import Configuration
 from ...schema.frames import MemberStatus
 from ...schema.member_record import MemberRecord
 from ..naming import member_name
-from ..surroundings import RayNode
+from ..ray_view import RayNode
 from .data_locations import Search, Sighting, choose_home, locate_data, membership
 from .heal_plan import Clear, ClusterView, Move, Reserve, Retire, Step
 from .newest_status import configuration_of

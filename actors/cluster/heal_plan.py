@@ -21,7 +21,7 @@ from ...limits import ADOPT_AFTER_S, SEARCH_AFTER_S
 from ...raft.messages import Configuration
 from ...raft.quorum import is_majority
 from ...schema.member_record import MemberRecord
-from ..surroundings import RayNode
+from ..ray_view import RayNode
 from .placement import Placement, choose_placement
 
 

@@ -24,7 +24,7 @@ from ...store.data_copies import newest_of
 from ...store.data_dir import Identity
 from ...store.membership_note import MembershipNote
 from ..naming import MemberSpec, member_name
-from ..surroundings import RayNode, may_hold
+from ..ray_view import RayNode, may_hold
 from .evidence import Evidence, destroy_command, destroyed, foreign_data, if_gone, is_seen, newest_marker, refusal
 from .markers import MarkedMember
 from .node_storage import FoundData, NodeInventory

@@ -34,7 +34,7 @@ from ..leader_call import administer, change_membership, expect
 from ..naming import MemberSpec, actor_name, member_name
 from ..ray_attached import attached
 from ..ray_calls import in_time
-from ..surroundings import RayNode
+from ..ray_view import RayNode
 from . import node_storage
 from .placement import Placement
 from .ray_nodes import run_on

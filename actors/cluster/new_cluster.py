@@ -11,7 +11,7 @@ from ...spec import ClusterSpec
 from ...store.data_dir import FirstMember, Identity
 from ..naming import member_name
 from ..ray_session import ray_is_own
-from ..surroundings import RayNode
+from ..ray_view import RayNode
 from .markers import MarkedMember, Marker
 from .ray_nodes import choose_nodes
 

@@ -25,7 +25,7 @@ from ..deadline import at_most
 from ..discovery import collect
 from ..logs import MemberLog
 from ..ray_calls import in_time
-from ..surroundings import RayNode
+from ..ray_view import RayNode
 from ..transport.lane_address import lane_host
 
 _BLOCK = b"\0" * 4096

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...limits import NODE_SURVEY_REPEAT_S, STEP_RETRY_S, SURVEY_TIMEOUT_S
 from ..naming import member_name
-from ..surroundings import RayNode
+from ..ray_view import RayNode
 from . import node_storage
 from .evidence import foreign_data
 from .markers import MarkedMember, Marker

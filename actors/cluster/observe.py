@@ -13,7 +13,7 @@ from ...raft.messages import Configuration
 from ...schema.frames import MemberStatus
 from ..deadline import at_most
 from ..discovery import alive_nodes, member_actors
-from ..surroundings import RayNode
+from ..ray_view import RayNode
 from .newest_status import best_status, configuration_of, leader_of
 
 

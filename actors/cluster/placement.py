@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..surroundings import RayNode, may_hold
+from ..ray_view import RayNode, may_hold
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ...errors import KeeperError, SpecError, Unavailable
 from ..deadline import at_most
 from ..ray_calls import in_time
-from ..surroundings import RayNode
+from ..ray_view import RayNode
 
 
 class PackageMissing(Unavailable):

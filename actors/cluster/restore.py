@@ -34,7 +34,7 @@ from ...store.data_lock import locked, member_disk
 from ...store.engine.rocks import RocksDisk
 from ..discovery import alive_nodes, listed_actors
 from ..naming import member_name
-from ..surroundings import RayNode, may_hold
+from ..ray_view import RayNode, may_hold
 from . import node_storage
 from .evidence import Evidence, destroy_command, refusal
 from .launch import finish_destroying

@@ -9,9 +9,9 @@ from typing import Any
 from ...raft.messages import Configuration
 from ...schema.frames import MemberStatus
 from ..naming import member_name
-from ..surroundings import ProxyInfo, RayNode
-from ..surroundings import ProxyInfo, RayNode
+from ..ray_view import ProxyInfo, RayNode
 from ..transport.peer_clocks import clocks_that_differ
+from .newest_status import leader_of, newest
 from .newest_status import leader_of, newest
 from .placement import shared_hosts
 

@@ -45,7 +45,7 @@ from ..log_files import flush_log, log_to_ray
 from ..logs import MemberLog
 from ..process import as_daemon
 from ..ray_metrics import hand_to_ray
-from ..surroundings import RayNode
+from ..ray_view import RayNode
 from .failure_tracker import FailureTracker, lacks_pins
 from .heal_plan import Join, Leave, Move, Promote, Reserve, Retire, StartMember, Step, describe, obstacles, plan
 from .markers import Marker, base_of, read_markers

@@ -26,10 +26,10 @@ from .proxy_listener import ProxyListener
 from .proxy_place import ProxyPlace, node_addresses
 from .proxy_registry import ProxyEntry, ProxyRegistry
 from .proxy_tls import ProxyTlsContext
-from .ray_surroundings import RayOutlook
 from .relay_server import RelayServer, relay_server
 from .rpc_methods import RpcMethods
 from .rpc_status import RpcError
+from .view_ray import RayForShells
 
 
 class EtcdProxy:
@@ -142,7 +142,7 @@ class EtcdProxy:
         if self._registered:
             await registry.start()
         if self._place.ray:
-            ray = RayOutlook(self._backend.cluster_name, self._backend.cluster)
+            ray = RayForShells(self._backend.cluster_name, self._backend.cluster)
             self._relay = await relay_server(self._backend.hub.transport, ray, self._log)
             self._leave_notice(bound, tls if secured is not None else None)
         return bound

@@ -26,7 +26,7 @@ from ...limits import (
     MAX_RELAY_REQUESTS,
     RELAY_LOOK_S,
     RELAY_MOVE_LEADER_S,
-    RELAY_SURROUNDINGS_S,
+    RELAY_RAY_VIEW_S,
 )
 from ...proxy_notices import relay_path
 from ..client.aio_timeout import on_thread, within
@@ -53,8 +53,8 @@ class MemberTransport(FrameTransport, Protocol):
 class RelayRay(Protocol):
     """What only Ray can do."""
 
-    def look_around(self) -> bytes:
-        """What it knows around the members: ``Surroundings``, encoded."""
+    def view_ray(self) -> bytes:
+        """What it knows around the members: ``RayView``, encoded."""
         ...
 
     def move_leader(self, leader: int, target: int) -> None:
@@ -83,7 +83,7 @@ class RelayServer:
         self._connections: set[asyncio.Task[None]] = set()
         self._looking: concurrent.futures.Future[None] | None = None
         """The one look for the members, for all who ask meanwhile."""
-        self._looking_around: concurrent.futures.Future[bytes] | None = None
+        self._viewing: concurrent.futures.Future[bytes] | None = None
         """As well: what is around them."""
         self._moving: concurrent.futures.Future[None] | None = None
         """The one change of the leader that was asked for and has not begun."""
@@ -166,8 +166,8 @@ class RelayServer:
         if request.kind is RelayKind.LANE:
             offer = await self._offer(request.member)
             return b"" if offer is None else _encode(offer)
-        if request.kind is RelayKind.SURROUNDINGS:
-            return await self._surroundings()
+        if request.kind is RelayKind.RAY_VIEW:
+            return await self._ray_view()
         if request.kind is RelayKind.MOVE_LEADER:
             await self._move_leader(request.member, int(request.frame))
             return b""
@@ -185,14 +185,14 @@ class RelayServer:
         looking: asyncio.Future[None] = asyncio.wrap_future(self._looking)
         await within(RELAY_LOOK_S, looking)
 
-    async def _surroundings(self) -> bytes:
-        if self._looking_around is None or self._looking_around.done():
-            self._looking_around = on_thread("raykeeper-relay-around", self._look_around_in_time)
-        return await asyncio.wrap_future(self._looking_around)
+    async def _ray_view(self) -> bytes:
+        if self._viewing is None or self._viewing.done():
+            self._viewing = on_thread("raykeeper-relay-view", self._view_ray_in_time)
+        return await asyncio.shield(asyncio.wrap_future(self._viewing))  # others may wait for it
 
-    def _look_around_in_time(self) -> bytes:
-        with covering(0.9 * RELAY_SURROUNDINGS_S):
-            return self._ray.look_around()
+    def _view_ray_in_time(self) -> bytes:
+        with covering(0.9 * RELAY_RAY_VIEW_S):
+            return self._ray.view_ray()
 
     async def _move_leader(self, leader: int, target: int) -> None:
         if self._moving is not None and not self._moving.done():

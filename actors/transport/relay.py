@@ -24,13 +24,13 @@ from ...errors import ReentrantCall, Unavailable
 from ...limits import (
     MAX_RELAY_FRAME_BYTES,
     RELAY_MOVE_LEADER_S,
+    RELAY_RAY_VIEW_S,
     RELAY_SEND_TIMEOUT_S,
-    RELAY_SURROUNDINGS_S,
     RELAY_TIMEOUT_S,
 )
 from .. import finalizer_guard
 from ..deadline import at_most
-from ..surroundings import Surroundings, decode_surroundings
+from ..ray_view import RayView, decode_ray_view
 from .client_lanes import ActorCalls
 from .client_transport import OnOwnThreads, ReplyReceiver
 from .lane import LaneOffer
@@ -52,8 +52,8 @@ class RelayKind(enum.IntEnum):
     """An offer of a lane to a member: answered with ``LaneOffer``, or with no bytes."""
     REFRESH = 4
     """As ``MEMBERS``, after the proxy has looked them up again; as it knows them, if Ray takes too long."""
-    SURROUNDINGS = 5
-    """What Ray knows around the members: answered with ``Surroundings``."""
+    RAY_VIEW = 5
+    """What Ray knows around the members: answered with ``RayView``."""
     MOVE_LEADER = 6
     """The member is to hand leadership to the one whose id is the frame, in decimal digits: answered once it has begun
     to, with no bytes."""
@@ -164,7 +164,7 @@ class RelayCalls(OnOwnThreads):
         """Whether this process has attached to Ray, because the proxy has ended or did not answer."""
         return self._by_ray is not None
 
-    def surroundings(self) -> Surroundings | None:
+    def ray_view(self) -> RayView | None:
         """What Ray knows around the members, by the proxy's word; ``None`` if this process has attached to Ray, because
         the proxy has ended or does not answer.
 
@@ -173,7 +173,7 @@ class RelayCalls(OnOwnThreads):
         """
         if self._by_ray is None and (not self._broken or self._closed):
             try:
-                return decode_surroundings(self._question(RelayKind.SURROUNDINGS, RELAY_SURROUNDINGS_S))
+                return decode_ray_view(self._question(RelayKind.RAY_VIEW, RELAY_RAY_VIEW_S))
             except Unavailable:
                 if not self._broken or self._closed:
                     raise

@@ -12,11 +12,11 @@ from lab.onemember import OneMember
 from lab.patience import PATIENCE
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.proxy.relay_server import RelayServer
-from raykeeper.actors.surroundings import ProxyInfo, RayNode, Surroundings, encode_surroundings
+from raykeeper.actors.ray_view import ProxyInfo, RayNode, RayView, encode_ray_view
 from raykeeper.actors.transport.relay import LENGTH, RelayMembers, RelayReply, RelayRequest
 from raykeeper.errors import Unavailable
 
-AROUND = Surroundings(
+AROUND = RayView(
     nodes=(RayNode("ab12", "10.0.0.1", frozenset(("node:10.0.0.1",))),),
     placement=(),
     alarms=("a disk is slow",),
@@ -32,8 +32,8 @@ class LabRay:
         self.around = AROUND
         self.moved: list[tuple[int, int]] = []
 
-    def look_around(self) -> bytes:
-        return encode_surroundings(self.around)
+    def view_ray(self) -> bytes:
+        return encode_ray_view(self.around)
 
     def move_leader(self, leader: int, target: int) -> None:
         self.moved.append((leader, target))

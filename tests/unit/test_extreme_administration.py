@@ -44,7 +44,7 @@ def _nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Reached
 
     for module, names in {
-        cluster: ("join_ray", "join_or_start_ray", "look_around", "member_actors", "backup_of", "stop_members",
+        cluster: ("join_ray", "join_or_start_ray", "view_ray", "member_actors", "backup_of", "stop_members",
                   "stop_supervisor"),
         connecting: ("open_hub",),
         cluster_backup: ("take_backup",),

@@ -57,7 +57,7 @@ def member(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ray: Attached) -> It
     monkeypatch.setenv("RAYKEEPER_RUNTIME_DIR", str(tmp_path / "r"))
     for module in (relay, relay_client, near_cluster):  # each has the constant's name
         monkeypatch.setattr(module, "RELAY_TIMEOUT_S", PATIENCE)
-    for name in ("RELAY_SEND_TIMEOUT_S", "RELAY_SURROUNDINGS_S", "RELAY_MOVE_LEADER_S"):
+    for name in ("RELAY_SEND_TIMEOUT_S", "RELAY_RAY_VIEW_S", "RELAY_MOVE_LEADER_S"):
         monkeypatch.setattr(relay, name, PATIENCE)
     with one_member(by_lane=True) as member:
         monkeypatch.setenv("RAYKEEPER_CLUSTER", member.name)

@@ -20,7 +20,7 @@ from raykeeper.actors.client import hub_pool
 from raykeeper.actors.client.load_tables import ClientTop, ClusterTop, PrefixTop, SlowInfo
 from raykeeper.actors.cluster.health import HealthCheck
 from raykeeper.actors.cluster.status import ClusterStatus, MemberInfo
-from raykeeper.actors.surroundings import ProxyInfo
+from raykeeper.actors.ray_view import ProxyInfo
 from raykeeper.cli import (
     check,
     config,

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from raykeeper.actors.cluster.status import ClusterStatus, status_of
-from raykeeper.actors.surroundings import RayNode
+from raykeeper.actors.ray_view import RayNode
 from raykeeper.schema.frames import MemberStatus
 from raykeeper.schema.member_record import MemberRecord
 

@@ -8,7 +8,7 @@ import pytest
 
 from raykeeper.actors.cluster.data_locations import Search, Sighting, choose_home, locate_data, membership
 from raykeeper.actors.cluster.node_storage import FoundData, NodeInventory
-from raykeeper.actors.surroundings import RayNode
+from raykeeper.actors.ray_view import RayNode
 from raykeeper.errors import Unavailable
 from raykeeper.limits import SEARCH_MAX_PAUSE_S, SEARCH_MIN_PAUSE_S
 from raykeeper.raft.messages import Configuration

@@ -12,7 +12,7 @@ from raykeeper.actors.cluster import destroy, node_storage
 from raykeeper.actors.cluster.destroy import delete_data, discard
 from raykeeper.actors.cluster.markers import MarkedMember, Marker, read_markers, write_marker
 from raykeeper.actors.cluster.ray_nodes import PackageMissing
-from raykeeper.actors.surroundings import RayNode
+from raykeeper.actors.ray_view import RayNode
 from raykeeper.errors import ClusterMismatch, ClusterNotFound, Unavailable
 from raykeeper.store.data_dir import FirstMember, Identity
 

@@ -12,7 +12,7 @@ from raykeeper.actors.cluster.launch_rule import Bootstrap, Redo, StartMembers, 
 from raykeeper.actors.cluster.markers import MarkedMember, Marker
 from raykeeper.actors.cluster.node_storage import FoundData, NodeInventory
 from raykeeper.actors.naming import MemberSpec, member_name
-from raykeeper.actors.surroundings import RayNode
+from raykeeper.actors.ray_view import RayNode
 from raykeeper.errors import ClusterMismatch, MembersMissing, Unavailable
 from raykeeper.raft.messages import Configuration
 from raykeeper.store.data_dir import FirstMember, Identity

@@ -20,7 +20,7 @@ from raykeeper.actors.cluster.heal_plan import (
     Step,
     plan,
 )
-from raykeeper.actors.surroundings import RayNode
+from raykeeper.actors.ray_view import RayNode
 from raykeeper.raft.messages import Configuration
 from raykeeper.schema.commands import RegisterMember, ReserveMember
 from raykeeper.schema.member_record import MemberRecord

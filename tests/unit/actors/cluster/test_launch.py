@@ -15,7 +15,7 @@ from raykeeper.actors.cluster import node_storage
 from raykeeper.actors.cluster.markers import MarkedMember, Marker
 from raykeeper.actors.cluster.node_storage import NodeInventory
 from raykeeper.actors.naming import MemberSpec
-from raykeeper.actors.surroundings import RayNode
+from raykeeper.actors.ray_view import RayNode
 from raykeeper.schema.frames import MemberStatus
 
 A = 0xA

@@ -9,7 +9,7 @@ from raykeeper.actors.cluster.launch_rule import Bootstrap, Redo, StartMembers, 
 from raykeeper.actors.cluster.node_storage import FoundData, NodeInventory
 from raykeeper.actors.cluster.ray_nodes import choose_nodes
 from raykeeper.actors.naming import MemberSpec, member_name
-from raykeeper.actors.surroundings import RayNode
+from raykeeper.actors.ray_view import RayNode
 from raykeeper.errors import ClusterMismatch, DataCorrupted, SpecError, Unavailable
 from raykeeper.raft.messages import Configuration
 from raykeeper.schema.member_record import MemberRecord

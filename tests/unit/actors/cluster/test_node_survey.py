@@ -14,7 +14,7 @@ from raykeeper.actors.cluster.node_storage import NodeInventory
 from raykeeper.actors.cluster.node_survey import NodeSurvey, marker_of
 from raykeeper.actors.cluster.observe import Observation
 from raykeeper.actors.cluster.ray_nodes import PackageMissing
-from raykeeper.actors.surroundings import RayNode
+from raykeeper.actors.ray_view import RayNode
 from raykeeper.limits import NODE_SURVEY_REPEAT_S, STEP_RETRY_S
 from raykeeper.schema.frames import MemberStatus
 from raykeeper.schema.member_record import MemberRecord

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raykeeper.actors.cluster.placement import choose_placement, shared_hosts
-from raykeeper.actors.surroundings import RayNode
+from raykeeper.actors.ray_view import RayNode
 
 
 def node(name: str, address: str = "", *resources: str) -> RayNode:

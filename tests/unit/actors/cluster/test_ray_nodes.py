@@ -11,7 +11,7 @@ from raykeeper.actors.cluster import new_cluster
 from raykeeper.actors.cluster.new_cluster import warn_if_crowded
 from raykeeper.actors.cluster.node_storage import UnusableFolder
 from raykeeper.actors.cluster.ray_nodes import PackageMissing, choose_nodes, in_one_line
-from raykeeper.actors.surroundings import RayNode, may_hold
+from raykeeper.actors.ray_view import RayNode, may_hold
 from raykeeper.errors import DataCorrupted, KeeperError, Unavailable
 
 # As Ray's workers say it, cut short in the middle.

@@ -23,7 +23,7 @@ from raykeeper.actors.cluster.supervisor import Supervisor, Watchdog
 from raykeeper.actors.cluster.supervisor_actor import SupervisorActor
 from raykeeper.actors.cluster.supervisor_handle import actor_class
 from raykeeper.actors.cluster.supervisor_spec import SupervisorSpec
-from raykeeper.actors.surroundings import RayNode
+from raykeeper.actors.ray_view import RayNode
 from raykeeper.errors import Unavailable
 from raykeeper.limits import SEARCH_MIN_PAUSE_S, Settings, Timings, encode_settings
 from raykeeper.raft.messages import Configuration

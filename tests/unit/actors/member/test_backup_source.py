@@ -19,7 +19,7 @@ from raykeeper.actors.cluster.markers import MarkedMember, Marker, write_marker
 from raykeeper.actors.member import backup_source
 from raykeeper.actors.member.backup_source import BackupSource
 from raykeeper.actors.member.events import BackgroundDone, InboxEvent, ReadAsked
-from raykeeper.actors.surroundings import RayNode
+from raykeeper.actors.ray_view import RayNode
 from raykeeper.raft.messages import HardState
 from raykeeper.spec import ClusterSpec
 from raykeeper.store.backup_file import Header, verify

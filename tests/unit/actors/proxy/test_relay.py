@@ -34,7 +34,7 @@ LOG = MemberLog("proxy", "c", "proxy")
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy that is slow because the machine is has not ended."""
-    for name in ("RELAY_TIMEOUT_S", "RELAY_SEND_TIMEOUT_S", "RELAY_SURROUNDINGS_S", "RELAY_MOVE_LEADER_S"):
+    for name in ("RELAY_TIMEOUT_S", "RELAY_SEND_TIMEOUT_S", "RELAY_RAY_VIEW_S", "RELAY_MOVE_LEADER_S"):
         monkeypatch.setattr(relay, name, PATIENCE)
 
 
@@ -158,7 +158,7 @@ def test_what_is_no_request_ends_the_connection_alone(member: OneMember, served:
 
 def test_what_only_ray_knows_is_asked_of_the_proxy(served: Served) -> None:
     calls = RelayCalls(served.path, lambda: pytest.fail("it went by Ray"))
-    assert calls.surroundings() == AROUND
+    assert calls.ray_view() == AROUND
     assert calls.move_leader(1, 1)
     assert not calls.move_leader(1, 2), "the proxy says that it does not"
     assert served.ray.moved == [(1, 1), (1, 2)]
@@ -171,7 +171,7 @@ def test_once_the_proxy_has_ended_the_caller_is_told_to_ask_ray(member: OneMembe
     until(lambda: calls._broken, what="the end of the connection")
     assert not calls.move_leader(1, 1)
     assert not calls.goes_by_ray
-    assert calls.surroundings() is None
+    assert calls.ray_view() is None
     assert calls.goes_by_ray
     calls.close()
 

@@ -1,7 +1,7 @@
 """What there is around the members of a cluster, as Ray knows it: nodes, the supervisor, proxies.
 
-A status needs it besides what the members say. Whoever is attached to Ray can look (``proxy/ray_surroundings.py``); a
-shell that is not asks the proxy on its node, which then sends a :class:`Surroundings`.
+A status needs it besides what the members say. A process that is attached to Ray can ask (``proxy/view_ray.py``); a
+shell that is not asks the proxy on its node, which then sends a :class:`RayView`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ProxyInfo:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class RayView:
     """See the module.
 
     Attributes:
@@ -80,5 +80,5 @@ class Surroundings:
     proxies: tuple[ProxyInfo, ...]
 
 
-encode_surroundings = msgspec.msgpack.Encoder().encode
-decode_surroundings = msgspec.msgpack.Decoder(Surroundings).decode
+encode_ray_view = msgspec.msgpack.Encoder().encode
+decode_ray_view = msgspec.msgpack.Decoder(RayView).decode

@@ -1,4 +1,4 @@
-"""Looks around a cluster by Ray, for a status: nodes, the supervisor's word, proxies (``Surroundings``).
+"""Asks Ray for what a status needs beside the members' word: nodes, the supervisor's word, proxies (``RayView``).
 
 ``Cluster.status`` does, and each proxy for the shells on its node.
 """
@@ -24,7 +24,7 @@ from ..client.view import prefix_end
 from ..deadline import at_most
 from ..discovery import alive_nodes, collect, first_member_spec, supervisor_actor
 from ..naming import MemberSpec, member_name
-from ..surroundings import ProxyInfo, Surroundings, encode_surroundings
+from ..ray_view import ProxyInfo, RayView, encode_ray_view
 from .proxy_lookup import proxy_actors, proxy_name
 from .proxy_registry import PROXIES, ProxyEntry, read_entry
 
@@ -35,8 +35,8 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Reply).decode
 
 
-def look_around(cluster_name: str, cluster: int, placement: Sequence[str] | None = None) -> Surroundings:
-    """See the module; whoever does not answer within ``STATUS_TIMEOUT_S`` is left out, or said not to.
+def view_ray(cluster_name: str, cluster: int, placement: Sequence[str] | None = None) -> RayView:
+    """See the module; an actor that does not answer within ``STATUS_TIMEOUT_S`` is left out, or said not to.
 
     Args:
         cluster: the cluster's id.
@@ -59,7 +59,7 @@ def look_around(cluster_name: str, cluster: int, placement: Sequence[str] | None
     answers: dict[str, Any] = collect(asked, STATUS_TIMEOUT_S)
     situation = answers.get("situation")
     statuses = {node: answers.get(proxy_name(node)) for node in proxies}
-    return Surroundings(
+    return RayView(
         nodes=tuple(nodes),
         placement=tuple(placement),
         alarms=tuple(answers.get("alarms", ())),
@@ -68,7 +68,7 @@ def look_around(cluster_name: str, cluster: int, placement: Sequence[str] | None
     )
 
 
-class RayOutlook:
+class RayForShells:
     """What a proxy does by Ray for the shells on its node, which can call no actor (``RelayRay``).
 
     Args:
@@ -79,10 +79,10 @@ class RayOutlook:
         self._cluster_name = cluster_name
         self._cluster = cluster
 
-    def look_around(self) -> bytes:
+    def view_ray(self) -> bytes:
         """See ``RelayRay``. Raises as the function of this name."""
-        found = look_around(self._cluster_name, self._cluster)
-        return encode_surroundings(replace(found, proxies=tuple(replace(each, actor=None) for each in found.proxies)))
+        found = view_ray(self._cluster_name, self._cluster)
+        return encode_ray_view(replace(found, proxies=tuple(replace(each, actor=None) for each in found.proxies)))
 
     def move_leader(self, leader: int, target: int) -> None:
         """See ``RelayRay``."""
