@@ -1,7 +1,7 @@
 """What a cluster reports of itself to an operator: its status, its members, its proxies, its health.
 
 ``Cluster`` inherits it (``cluster.py``), and so does what a shell has that asks by a proxy (``cli/near_cluster.py``).
-Members are asked by the process's access to them; what Ray knows beside them comes from a process that is attached to it.
+Members are asked by the process's access to them; what Ray knows beside them comes from a process attached to it.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from ..naming import member_name
 from ..ray_view import ProxyInfo, RayNode
 from ..transport.peer_clocks import clocks_that_differ
 from .newest_status import leader_of, newest
-from .newest_status import leader_of, newest
 from .placement import shared_hosts
 
 
