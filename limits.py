@@ -678,6 +678,8 @@ LANE_PAUSE_S = 0.2
 LANE_MAX_PAUSE_S = 2.0
 LANE_UNREACHABLE_PAUSE_S = 300.0
 """The same where the member has offered a lane and its address cannot be reached: a firewall, most likely."""
+LANE_PROVEN_S = 30.0
+"""A lane that has lasted for this long was no lane through a firewall that lets the beginning pass."""
 LANE_UNREACHABLE_ATTEMPTS = 3
 """After so many such attempts in a row it is said, once, in the log and in the status."""
 LANE_REFUSED_PAUSE_S = 30.0
@@ -1068,9 +1070,9 @@ MAX_PROXY_WAITING = 4096
 """The same for connections that wait to be let in..."""
 MAX_PROXY_HANDSHAKES = 128
 """... and for TLS handshakes under way."""
-PROXY_ADMITS_PER_S = 400
+PROXY_ADMITS_PER_S = 200
 """While requests of others are served, so many connections are let in each second, those of each address in turn..."""
-PROXY_ADMITS_AT_ONCE = 400
+PROXY_ADMITS_AT_ONCE = 200
 """... and so many at once after a rest..."""
 PROXY_HANDSHAKES_PER_S = 100
 """... on a port with TLS, so many..."""
@@ -1087,6 +1089,12 @@ PROXY_ACCEPTS_AT_ONCE = 4000
 """... and so many at once after a rest."""
 PROXY_ACCEPT_PAUSE_S = 0.1
 """After that was exceeded, or a connection could not be accepted."""
+PROXY_CROWD_PER_S = 100
+"""While requests of others are served, and more connections than this come in a second..."""
+PROXY_CROWD_AT_ONCE = 100
+"""... and more than this at once after a rest..."""
+PROXY_CROWD_PAUSE_S = 0.01
+"""... they are not looked at one by one, but all that have come in this time."""
 MAX_PROXY_CONNECTIONS = 16_384
 """A new connection beyond this closes an idle one; it is refused if none is idle."""
 MAX_ADMISSION_CHECKS = 64

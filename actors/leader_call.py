@@ -48,6 +48,7 @@ from ..schema.frames import (
 from .deadline import at_most, pause_between_checks
 from .member_access import MemberAccess, access_to
 from .naming import member_name
+from .this_process import this_client
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Reply).decode
@@ -221,8 +222,7 @@ def token_for(cluster_name: str, member: Any) -> bytes:
 
 
 def _with_token(cluster_name: str, member: Any, frame: Any) -> bytes:
-    token = token_for(cluster_name, member)
-    return _encode(AsUser(token, frame) if token else frame)
+    return _encode(AsUser(token_for(cluster_name, member), frame, this_client()))
 
 
 def _deadline_error(problem: str, unknown: bool) -> KeeperError:

@@ -7,6 +7,7 @@ and in a forked child Ray answers nothing; there the operating system alone is a
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import sys
@@ -24,12 +25,13 @@ _STARTED = 19
 def this_client() -> ClientIdentity:
     """Who this process is, as the cluster keeps it with its session."""
     node, address, job, actor, actor_id = _in_ray()
+    boot, namespace = ids_are_of()
     return ClientIdentity(
         host=cut(socket.gethostname()),
         pid=os.getpid(),
         started=start_of(os.getpid()),
-        boot=cut(_read("/proc/sys/kernel/random/boot_id").strip()),
-        pid_namespace=_inode("/proc/self/ns/pid"),
+        boot=boot,
+        pid_namespace=namespace,
         node=cut(node),
         address=cut(address),
         job=cut(job),
@@ -38,6 +40,13 @@ def this_client() -> ClientIdentity:
         since=time.time(),
         program=cut(_program()),
     )
+
+
+@functools.cache
+def ids_are_of() -> tuple[str, int]:
+    """Which boot of which machine, and which namespace, the process ids that this process sees are of: ids of another
+    mean other processes."""
+    return cut(_read("/proc/sys/kernel/random/boot_id").strip()), _inode("/proc/self/ns/pid")
 
 
 def start_of(pid: int) -> int:

@@ -36,6 +36,8 @@ class Rule(enum.Enum):
     ROLE_HOLDER = "a user with that role, or with the role root"
     ADMINISTRATION = "a user with the role root, or the cluster itself"
     LEADER = "nobody: only leaders propose it, on their own"
+    PROCESS = "a process of the Ray cluster"
+    """Ray lets it call actors, so it may run code as the members' operating system user (docs/security.md)."""
 
 
 RULES: dict[type, Rule] = {
@@ -112,3 +114,25 @@ RULES: dict[type, Rule] = {
 }
 """By kind of message. Where etcd has a rule it is etcd's (``applierV3``, ``authMaintenanceServer``); where etcd asks
 for nothing, not even a user (leases, compaction), we ask for a user."""
+
+CONTROL_RULES: dict[str, Rule] = {
+    "request": Rule.PARTS,
+    "watch": Rule.PARTS,
+    "append_entries": Rule.PROCESS,
+    "request_vote": Rule.PROCESS,
+    "install_snapshot": Rule.PROCESS,
+    "status": Rule.OPEN,
+    "member_spec": Rule.PROCESS,
+    "identity": Rule.PROCESS,
+    "lane": Rule.PROCESS,
+    "own_token": Rule.PROCESS,
+    "counters": Rule.PROCESS,
+    "open": Rule.PROCESS,
+    "campaign": Rule.PROCESS,
+    "move_leader": Rule.PROCESS,
+    "begin_backup": Rule.ADMINISTRATION,
+    "backup_chunk": Rule.PROCESS,
+    "end_backup": Rule.PROCESS,
+    "stop": Rule.PROCESS,
+}
+"""By method of a member's actor. None of them can be reached by lane or through a proxy: there are frames alone."""

@@ -31,7 +31,7 @@ from ..limits import (
     decode_settings,
 )
 from ..spec import check
-from .client_identity import is_bounded
+from .client_identity import ClientIdentity, is_bounded
 from .commands import (
     Configure,
     EndDeadSessions,
@@ -115,7 +115,11 @@ def _reads(request: Reads, limits: Limits) -> None:
 
 def _open(request: Open, limits: Limits) -> None:
     _name("a session's nonce", request.nonce)
-    if request.client is not None and not is_bounded(request.client):
+    _identity(request.client)
+
+
+def _identity(client: ClientIdentity | None) -> None:
+    if client is not None and not is_bounded(client):
         raise RequestTooLarge(f"a client says of itself at most {MAX_IDENTITY_LETTERS} letters in each field")
 
 
@@ -150,6 +154,7 @@ def _login(request: Login, limits: Limits) -> None:
 
 def _as_user(request: AsUser, limits: Limits) -> None:
     _at_most("bytes of a token", len(request.token), MAX_TOKEN_BYTES)
+    _identity(request.client)
     check_request(request.request, limits)
 
 

@@ -318,10 +318,14 @@ BareRequest = (
 
 
 class AsUser(msgspec.Struct, frozen=True, array_like=True, tag=16):
-    """A request of a user. While users are not needed it is the request alone."""
+    """A request of a user, or of a process that says who it is. While users are not needed, and by lane, it is the
+    request alone."""
 
     token: bytes
+    """Empty for no user."""
     request: BareRequest
+    client: ClientIdentity | None = None
+    """Which process sends it, as it says itself, if it is an actor call (:mod:`said_by`): for the audit log."""
 
 
 Request = BareRequest | AsUser
@@ -689,7 +693,7 @@ class ClientLoad(msgspec.Struct, frozen=True, array_like=True):
     """The load by one client."""
 
     session: int
-    """0 if it has none, or if the member does not know it: then ``source`` says who it is."""
+    """0 if it has none, or if the member does not know it, or does not believe it: then ``source`` says who it is."""
     source: str
     pid: int
     """Its process, if it is one of the member's machine and has no session; else 0."""

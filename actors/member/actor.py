@@ -489,14 +489,14 @@ class _DeadlineOfUser(msgspec.Struct, array_like=True):
 
 _decode_deadline = msgspec.msgpack.Decoder(_DeadlineOf).decode
 _decode_deadline_of_user = msgspec.msgpack.Decoder(_DeadlineOfUser).decode
-_AS_USER = msgspec.msgpack.encode(AsUser(b"", AskStatus()))[:2]
-"""How the request of a user begins."""
+_AS_USER = bytes([AsUser.__struct_config__.tag])  # type: ignore[list-item]
+"""The tag of the request of a user, after the header of its fields."""
 
 
 def deadline_of(frame: bytes) -> float:
     """The deadline of a request frame in seconds from its arrival; 0 for one that has none."""
     try:
-        found = _decode_deadline_of_user(frame).request if frame.startswith(_AS_USER) else _decode_deadline(frame)
+        found = _decode_deadline_of_user(frame).request if frame[1:2] == _AS_USER else _decode_deadline(frame)
         return max(0.0, min(found.deadline, MAX_FRAME_DEADLINE_S))
     except (msgspec.MsgspecError, RecursionError):
         return 0.0

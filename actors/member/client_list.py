@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...schema.frames import ClientStatus, LeaseOwner
 from ...store.state.machine import State
+from ..this_process import ids_are_of
 
 
 def clients_of(state: State, after: int, most: int) -> tuple[tuple[ClientStatus, ...], bool]:
@@ -33,6 +34,17 @@ def client_of(state: State, session: int) -> ClientStatus | None:
         0 if record is None else record.leases,
         "" if open is None else open.user,
     )
+
+
+def may_be_of(state: State, session: int, pid: int) -> bool:
+    """Whether a session may be that of a process of this machine, whose id the kernel has given: no if the process that
+    has opened it says that it is another. The ids of another machine, or of a container with ids of its own, cannot be
+    compared."""
+    record = state.clients.get(session)
+    identity = None if record is None else record.identity
+    if identity is None:
+        return False
+    return identity.pid == pid or (identity.boot, identity.pid_namespace) != ids_are_of()
 
 
 def owner_of(state: State, lease: int) -> LeaseOwner | None:

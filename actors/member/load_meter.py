@@ -5,6 +5,10 @@ stands for all requests of its kind since the last one that was. The counters ar
 ``LOAD_SAMPLES`` requests a second are looked at: on a member with less to do, all of them are, and the figures are
 exact; on a busy one they are a sample, in which each request has the same chance.
 
+Who it is that sends them is a session, as the frames name it. On a lane from this machine the kernel says which process
+is at the other end, and a session that is another's is not believed. From other machines, and by actor call, it is what
+the client says, which decides nothing but in which row it is counted.
+
 Counts lie in windows of one second on the member's clock; what is shown are the last ``LOAD_SPAN_S`` whole ones. A
 window has ``LOAD_ROWS`` rows of each table at most: what no longer fits is counted in one row for all others.
 """
@@ -32,7 +36,7 @@ class ClientKey(NamedTuple):
     """Who sends requests, as far as a member knows.
 
     Attributes:
-        session: the id of its session; 0 for a client that has not written.
+        session: the id of its session; 0 for a client that has not written, or that names another's.
         source: where it comes from, for people, if it has no session.
         pid: its process, if it is one of this machine without a session; else 0.
     """
@@ -92,10 +96,14 @@ class LoadMeter:
 
     Args:
         clock: the member's.
+        may_be_of: whether a session may be that of a process of this machine.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, clock: Callable[[], float], may_be_of: Callable[[int, int], bool] = lambda session, pid: True
+    ) -> None:
         self._clock = clock
+        self._may_be_of = may_be_of
         self.writes, self.reads, self.events = self._countdowns = (Countdown(), Countdown(), Countdown())
         self._lock = threading.Lock()
         self._born = math.floor(clock())
@@ -107,19 +115,31 @@ class LoadMeter:
         if lane is not None:
             lane.session = session
         keys = [_written_key(write.operation) for write in self._some(self.writes, writes)]
-        self._note(self.writes, _WRITES, ClientKey(session), keys, size / len(writes) if writes else 0.0)
+        self._note(self.writes, _WRITES, self._client(session, lane), keys, size / len(writes) if writes else 0.0)
 
     def read(self, reads: Sequence[Read], size: int, lane: Lane | None) -> None:
         """The countdown of reads has run out with these reads, whose answer has so many bytes."""
         keys = [read.range.keys.key for read in self._some(self.reads, reads)]
-        self._note(self.reads, _READS, _client(lane), keys, size / len(reads) if reads else 0.0)
+        self._note(
+            self.reads,
+            _READS,
+            self._client(0 if lane is None else lane.session, lane),
+            keys,
+            size / len(reads) if reads else 0.0,
+        )
 
     def watched(self, reply: Watched, lane: Lane | None) -> None:
         """The countdown of events has run out with the events of this reply."""
         events = [event for batch in reply.batches for event in batch.events]
         size = sum([len(event.item.key) + len(event.item.value) for event in events])
         keys = [event.item.key for event in self._some(self.events, events)]
-        self._note(self.events, _EVENTS, _client(lane), keys, size / len(events) if events else 0.0)
+        self._note(
+            self.events,
+            _EVENTS,
+            self._client(0 if lane is None else lane.session, lane),
+            keys,
+            size / len(events) if events else 0.0,
+        )
 
     def shown(self, most: int) -> tuple[list[tuple[ClientKey, Load]], list[tuple[bytes, Load]]]:
         """The heaviest clients and prefixes, so many of each at most."""
@@ -133,6 +153,11 @@ class LoadMeter:
             [(client, _load(row, seconds)) for client, row in _heaviest(clients, most)],
             [(prefix, _load(row, seconds)) for prefix, row in _heaviest(prefixes, most)],
         )
+
+    def _client(self, session: int, lane: Lane | None) -> ClientKey:
+        if session and (lane is None or not lane.pid or self._may_be_of(session, lane.pid)):
+            return ClientKey(session)
+        return ClientKey(0, "actor calls") if lane is None else ClientKey(0, lane.source, lane.pid)
 
     def _some(self, countdown: Countdown, requests: Sequence[T]) -> Sequence[T]:
         """Those of a frame's requests that are looked at: all while every frame is, else one, another each time."""
@@ -175,12 +200,6 @@ def prefix_of(key: bytes) -> bytes:
     if slash >= 0:
         return key[: slash + 1]
     return key[:begin] if key[:1] == USER_SPACE else key[:1]
-
-
-def _client(lane: Lane | None) -> ClientKey:
-    if lane is None:
-        return ClientKey(0, "actor calls")
-    return ClientKey(lane.session) if lane.session else ClientKey(0, lane.source, lane.pid)
 
 
 def _written_key(operation: Operation) -> bytes | None:

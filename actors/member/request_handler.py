@@ -29,6 +29,7 @@ from ...limits import (
     Limits,
 )
 from ...schema.answers import Answer, Done, Failed, RangeAnswer, RangePart, Reason, SessionOpened
+from ...schema.client_identity import ClientIdentity
 from ...schema.commands import (
     Administration,
     ByUser,
@@ -93,7 +94,7 @@ from ...schema.operations import Range
 from ...schema.replies import MakeReply, SlowReply, reply_bytes
 from ...telemetry import COUNT_BUCKETS, Family, Histogram
 from ..transport.lane_server import Lane
-from .client_list import client_of, clients_of, owner_of
+from .client_list import client_of, clients_of, may_be_of, owner_of
 from .events import (
     CompactionAwaited,
     InboxEvent,
@@ -149,7 +150,7 @@ class RequestHandler:
         self._figures = figures
         self.batch_sizes = Histogram(COUNT_BUCKETS)
         """Writes of each frame."""
-        self.load = LoadMeter(clock)
+        self.load = LoadMeter(clock, lambda session, pid: may_be_of(replica.state, session, pid))
         """Who sends what."""
         self._cluster = replica.folder.identity.cluster
         self._users = UserCheck(replica)
@@ -210,7 +211,7 @@ class RequestHandler:
         Args:
             lane: on which it came; ``None`` for an actor call.
         """
-        token = b""
+        token, said = b"", None
         try:
             request = _decode(frame)
             check_request(request, self.limits)
@@ -218,7 +219,7 @@ class RequestHandler:
             _finish(done, Refused(Refusal.INVALID, message=str(error)))
             return
         if isinstance(request, AsUser):
-            token, request = request.token, request.request
+            token, said, request = request.token, request.client, request.request
         if isinstance(request, AskStatus):
             done(SlowReply(lambda: reply_bytes(Status(self._status()))))
         elif isinstance(request, AskFigures):
@@ -230,19 +231,19 @@ class RequestHandler:
         else:
             arrival = self._clock()
             deadline = arrival + min(request.deadline, MAX_FRAME_DEADLINE_S)
-            asked = _Asked(arrival, deadline, done, None, request, lane)
+            asked = _Asked(arrival, deadline, done, None, request, lane, said)
             if self._replica.state.users.enabled:
                 caller = self._users.frame(request, token)
                 if isinstance(caller, Refused):
                     self._audit.refused(token, request, caller, self._source(asked))
                     _finish(done, caller)
                     return
-                asked = _Asked(arrival, deadline, done, caller, request, lane)
+                asked = _Asked(arrival, deadline, done, caller, request, lane, said)
             self._handlers[type(request)](request, asked)
 
     def _source(self, asked: _Asked) -> str:
         """From where it came, for the audit log."""
-        return source_of(self._replica.state, asked.request, asked.lane)
+        return source_of(self._replica.state, asked.request, asked.lane, asked.said)
 
     def _write(self, request: Writes, asked: _Asked) -> None:
         commands = request.commands
@@ -623,6 +624,8 @@ class _Asked(NamedTuple):
     request: BareRequest
     lane: Lane | None = None
     """The lane that it came on, if it came on one."""
+    said: ClientIdentity | None = None
+    """Which process sent it, as it says itself."""
 
 
 def _finish(done: ReplyCallback, reply: Reply) -> None:

@@ -1,9 +1,9 @@
 """From where a request came, for the audit log.
 
-Of a lane the kernel says it. Of an actor call Ray does not say who has made it, so there is only what a client says of
-itself when it opens a session: which process, on which host, of which job. Requests with a session are of that client;
-others (reads, logins, changes of members and settings) name none. It is marked as a hint, because a process
-that may call an actor may say anything.
+Of a lane the kernel says it. Of an actor call Ray does not say who has made it, so there is only what its process says
+of itself with the call (``AsUser.client``): which process, on which host, of which job. Where it says nothing, and the
+request has a session, it is what the client said when it opened that. It is marked as a hint, because a process that
+may call an actor may say anything.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from ..transport.lane_server import Lane
 ACTOR_CALL = "an actor call"
 
 
-def source_of(state: State, request: BareRequest, lane: Lane | None) -> str:
+def source_of(state: State, request: BareRequest, lane: Lane | None, said: ClientIdentity | None = None) -> str:
     """For people, on one line. Any thread.
 
     Args:
         lane: on which the request came; ``None`` for an actor call.
+        said: what came with the call.
     """
     if lane is not None:
         return lane.source
-    identity = request.client if isinstance(request, Open) else _client(state, request)
+    identity = said or (request.client if isinstance(request, Open) else _client(state, request))
     if identity is None or not is_bounded(identity):
         return ACTOR_CALL
     return f"{ACTOR_CALL} that says it is {_described(identity)}"

@@ -4,7 +4,7 @@ To become a connection of asyncio costs a client much more than to be accepted. 
 bounded:
 
 - All that the kernel has is accepted at once, since a client that the kernel has no room for tries again after one,
-  three, seven, fifteen seconds, whichever client has filled it.
+  three, seven, fifteen seconds, whichever client has filled it. While many arrive, that is done every few milliseconds.
 - A connection whose client has said nothing yet is *silent*. Its first byte is looked at, and not taken: one that
   begins no request, or no TLS, is closed here.
 - The others *wait*, and are let in, those of each source in turn. While requests of others are served, that is done at
@@ -36,6 +36,9 @@ from ...limits import (
     PROXY_ADMITS_AT_ONCE,
     PROXY_ADMITS_PER_S,
     PROXY_BACKLOG,
+    PROXY_CROWD_AT_ONCE,
+    PROXY_CROWD_PAUSE_S,
+    PROXY_CROWD_PER_S,
     PROXY_GREETING_S,
     PROXY_HANDSHAKE_TURN_S,
     PROXY_HANDSHAKES_AT_ONCE,
@@ -135,6 +138,7 @@ class ProxyAcceptor:
         self._begun_at: dict[asyncio.Task[None], float] = {}
         """Since when, oldest first."""
         self._accepts = AcceptRate(loop.time, PROXY_ACCEPTS_PER_S, PROXY_ACCEPTS_AT_ONCE)
+        self._calm = AcceptRate(loop.time, PROXY_CROWD_PER_S, PROXY_CROWD_AT_ONCE)
         per_s, at_once = (
             (PROXY_ADMITS_PER_S, PROXY_ADMITS_AT_ONCE)
             if tls is None
@@ -142,7 +146,8 @@ class ProxyAcceptor:
         )
         self._admits = AcceptRate(loop.time, per_s, at_once)
         self._next_admission: asyncio.Handle | None = None
-        self._resumption: asyncio.TimerHandle | None = None
+        self._next_round: asyncio.TimerHandle | None = None
+        """While the loop does not tell of new connections."""
 
     async def listen(self, host: str, port: int) -> tuple[str, int]:
         """Begin to accept; returns the first address. Raises ``OSError`` if an address cannot be had."""
@@ -162,8 +167,7 @@ class ProxyAcceptor:
                 sock.close()
             self._listeners.clear()
             raise
-        self._loop.add_reader(self._epoll.fileno(), self._look)
-        self._accept_again()
+        self._attend()
         bound = self._listeners[0].getsockname()
         return bound[0], bound[1]
 
@@ -173,23 +177,37 @@ class ProxyAcceptor:
 
     # --- from the kernel ---------------------------------------------------------------------------------------------
 
-    def _accept_again(self) -> None:
-        self._resumption = None
+    def _attend(self) -> None:
+        """Have the loop tell of each connection, and of each that says something."""
         for listener in self._listeners:
             self._loop.add_reader(listener.fileno(), self._accept, listener)
-
-    def _pause(self) -> None:
-        """Leave connections to the kernel for a moment."""
-        for listener in self._listeners:
-            self._loop.remove_reader(listener.fileno())
-        if self._resumption is None:
-            self._resumption = self._loop.call_later(PROXY_ACCEPT_PAUSE_S, self._accept_again)
+        self._loop.add_reader(self._epoll.fileno(), self._look)
 
     def _accept(self, listener: socket.socket) -> None:
+        """There is a connection."""
+        pause = self._take_in(listener)
+        if pause and self._next_round is None:
+            for each in self._listeners:
+                self._loop.remove_reader(each.fileno())
+            self._loop.remove_reader(self._epoll.fileno())
+            self._next_round = self._loop.call_later(pause, self._round)
+
+    def _round(self) -> None:
+        """While a crowd arrives, look at all of it now and then: to be told of each would cost a pass of the loop."""
+        self._next_round = None
+        pause = max(map(self._take_in, self._listeners))
+        self._look()
+        if pause:
+            self._next_round = self._loop.call_later(pause, self._round)
+        else:
+            self._attend()
+
+    def _take_in(self, listener: socket.socket) -> float:
+        """Accept what the kernel has. Returns after how many seconds to do so again; 0 for as soon as there is one."""
+        pause = 0.0
         for _ in range(PROXY_PASS_ACCEPTS):
             if self._context.serving and not self._accepts.take():
-                self._pause()
-                break
+                return PROXY_ACCEPT_PAUSE_S
             try:
                 sock, address = listener.accept()
             except BlockingIOError:
@@ -198,10 +216,12 @@ class ProxyAcceptor:
                 continue
             except OSError as error:  # out of descriptors, say
                 self._context.log.warning("no connection can be accepted: %s", error)
-                self._pause()
-                break
+                return PROXY_ACCEPT_PAUSE_S
             self._context.accepted += 1
+            if self._context.serving and not self._calm.take():
+                pause = PROXY_CROWD_PAUSE_S
             self._keep_silent(sock, source_of_address(address[0]))
+        return pause
 
     def _keep_silent(self, sock: socket.socket, source: Hashable) -> None:
         while len(self._silent) >= MAX_PROXY_SILENT and self._look():
@@ -345,7 +365,7 @@ class ProxyAcceptor:
         if self._closed:
             return
         self._closed = True
-        for handle in (self._next_admission, self._resumption):
+        for handle in (self._next_admission, self._next_round):
             if handle is not None:
                 handle.cancel()
         for listener in self._listeners:

@@ -36,6 +36,7 @@ from .sync_async import (
     Unpicklable,
     cancel_watch,
     next_event,
+    number_in,
     open_watch,
     pause,
     resolved,
@@ -129,11 +130,11 @@ class _Barrier:
         """
         seen = await resolved(self.contenders.reads.range(prefix=self.contenders.folder, sort="create_revision"))
         gate = next((item for item in seen if item.key == self._gate), None)
-        opened_to = int(gate.raw) if gate is not None else 0
+        opened_to = number_in(gate.raw, f"barrier {self.contenders.name!r}") if gate is not None else 0
         places = self.contenders.ticket_prefix
         waiting = [item for item in seen if item.create_revision > opened_to and item.key.startswith(places)]
         for item in waiting:
-            if int(item.raw) != self.parties:
+            if number_in(item.raw, f"barrier {self.contenders.name!r}") != self.parties:
                 raise InvalidArgument(
                     f"barrier {self.contenders.name!r} is in use for {item.text} parties, not for {self.parties}"
                 )

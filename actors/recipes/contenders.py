@@ -54,6 +54,7 @@ from .sync_async import (
     folder,
     leased_txn,
     next_event,
+    number_in,
     open_watch,
     pause,
     resolved,
@@ -307,7 +308,7 @@ class Contenders:
     async def _was_released(self, ticket: Ticket, before: Predecessor) -> bool:
         """Whether the predecessor has held and released: then there is no ticket before it either."""
         given_back = await resolved(self.reads.get(head(ticket.prefix)))
-        return given_back is not None and int(given_back.raw) >= before.token
+        return given_back is not None and number_in(given_back.raw, f"{self.name!r}") >= before.token
 
     async def check_key(self, ticket: Ticket) -> None:
         """Raise ``LeaseLost`` unless the ticket's key exists."""

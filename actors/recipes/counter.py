@@ -27,7 +27,18 @@ from ..client.handle import KeyValueClient
 from ..client.results import KeyValue
 from ..client.txn_parts import Compare, Op
 from ..deadline import time_left
-from .sync_async import AnyHandle, TimeLimit, Unpicklable, bounded, folder, pause, recipe_request_id, resolved, run_sync
+from .sync_async import (
+    AnyHandle,
+    TimeLimit,
+    Unpicklable,
+    bounded,
+    folder,
+    number_in,
+    pause,
+    recipe_request_id,
+    resolved,
+    run_sync,
+)
 
 _rng = SystemRandom()
 
@@ -63,7 +74,7 @@ class _Counter:
         there = self._seen
         while True:
             seen = 0 if there is None else there.mod_revision
-            value = (0 if there is None else int(there.raw)) + n
+            value = (0 if there is None else number_in(there.raw, f"counter {self.name!r}")) + n
             text = _text(value)
             added = [Op.put(key, text)] if name is None else [Op.put(key, text), Op.get(key)]
             result = await resolved(
@@ -75,7 +86,7 @@ class _Counter:
             now = result.responses[-1]
             self._seen = there = now if isinstance(now, KeyValue) else None
             if result.succeeded and there is not None:
-                return int(there.raw)
+                return number_in(there.raw, f"counter {self.name!r}")
             if not deadline.left:
                 raise Unavailable(f"too many additions to counter {self.name!r} at once: none of this call's succeeded")
             await pause(self.space, _rng.uniform(0, wait))
@@ -84,7 +95,7 @@ class _Counter:
     @bounded
     async def value(self) -> int:
         there = await resolved(self.space.get(self._key))
-        return 0 if there is None else int(there.raw)
+        return 0 if there is None else number_in(there.raw, f"counter {self.name!r}")
 
 
 class Counter(Unpicklable):

@@ -202,10 +202,14 @@ def _kind(key: bytes) -> bytes:
     return key.rpartition(b"/")[2][:-16]
 
 
+_MOST_DIGITS = 18
+"""Of a number; what is longer, another program has written."""
+
+
 def _number(text: str, otherwise: int) -> int:
     """The first whole number in a text."""
     for word in text.replace("-", " ").split():
-        if word.isascii() and word.isdigit():
+        if word.isascii() and word.isdigit() and len(word) <= _MOST_DIGITS:
             return int(word)
     return otherwise
 
@@ -214,5 +218,5 @@ def _address(raw: bytes) -> str:
     try:
         found = msgspec.json.decode(raw)
         return str(found["address"])
-    except (msgspec.MsgspecError, TypeError, KeyError):
+    except (msgspec.MsgspecError, RecursionError, TypeError, KeyError):
         return ""

@@ -220,14 +220,18 @@ class RateHolder:
     async def _look(self) -> _RateView:
         """Read the state, and which of its holders are gone. Their keys went with their leases, and never come back."""
         found: RangeResult = await resolved(self.space.range(prefix=self._folder))
-        present = {item.key[len(self._holders) :].decode() for item in found if item.key.startswith(self._holders)}
+        present = {
+            item.key[len(self._holders) :].decode(errors="replace")
+            for item in found
+            if item.key.startswith(self._holders)
+        }
         held = next((item for item in found if item.key == self._state_key), None)
         if held is None:
             fresh = RateState(self._rate, self.burst * BILLION, self.burst * BILLION, {})
             return _RateView(fresh, 0, (), False, found.revision)
         try:
             state = decoded_state(held.raw)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise InvalidArgument(f"what rate {self.name!r} shares cannot be read: {error}") from error
         gone = sorted(state.shares.keys() - present)
         if (state.rate, state.burst) != (self._rate, self.burst * BILLION):

@@ -33,7 +33,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from ...errors import InvalidArgument, KeeperError, LeaseLost
+from ...errors import DecodeError, InvalidArgument, KeeperError, LeaseLost
 from ...limits import RECIPE_CHECK_S
 from .. import arguments as check
 from ..background import LazyThread
@@ -253,7 +253,12 @@ class _Registry:
 
     def service(self, item: KeyValue) -> Service:
         name = unquoted(item.key[len(self.folder) :].partition(b"/")[0])
-        data = _decode(item.raw)
+        try:
+            data = _decode(item.raw)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise DecodeError(
+                f"an entry of service {name.decode(errors='replace')!r} cannot be read: {error}"
+            ) from None
         return Service(name.decode(errors="replace"), data.address, data.metadata, item.create_revision)
 
 

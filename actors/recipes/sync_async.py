@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from ...errors import InvalidArgument, KeeperError, LockLost, ReentrantCall, RequestTimeout, Unavailable
+from ...errors import DecodeError, InvalidArgument, KeeperError, LockLost, ReentrantCall, RequestTimeout, Unavailable
 from ...limits import CLEANUP_GRACE_S, RECIPE_MAX_PAUSE_S
 from .. import arguments as check
 from ..client import lease_release
@@ -361,3 +361,15 @@ def encoded(handle: AnyHandle, value: object) -> bytes:
 def decoded(handle: AnyHandle, raw: bytes) -> Any:
     """A user's value, decoded. Raises ``DecodeError`` if the handle's codec cannot read it."""
     return KeyValue(b"", raw, 0, 0, 0, codec=handle.codec).value
+
+
+def number_in(raw: bytes, whose: str) -> int:
+    """A whole number that a recipe keeps: other programs may have written anything there.
+
+    Raises:
+        DecodeError: it is none.
+    """
+    try:
+        return int(raw)
+    except ValueError:
+        raise DecodeError(f"what {whose} keeps is not a number: {raw[:40]!r}") from None

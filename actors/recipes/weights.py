@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 _LEASE_DIGITS = 16
 """The id of its lease, which a ticket's name ends with."""
+_MOST_DIGITS = 18
+"""What is longer, another program has written."""
 
 
 def weight_kind(weight: int) -> bytes:
@@ -17,7 +19,8 @@ def weight_of(key: bytes) -> int:
     """The weight of the contender that wrote a ticket."""
     kind = key.rpartition(b"/")[2][:-_LEASE_DIGITS]
     digits = kind[1:-1]
-    return int(digits) if kind[:1] == b"w" and kind[-1:] == b"-" and digits.isdigit() else 1
+    is_weight = kind[:1] == b"w" and kind[-1:] == b"-" and digits.isdigit() and len(digits) <= _MOST_DIGITS
+    return int(digits) if is_weight else 1
 
 
 def holders_by_weight(weights: Sequence[int], limit: int) -> int:

@@ -22,12 +22,14 @@ import ray
 
 from ...errors import ClusterNotFound
 from ...limits import MAX_RAY_CALLS_WAITING
+from ...schema.said_by import encode_said, said_by
 from ..background import LazyThread
 from ..finalizer_guard import ServiceThread
 from ..naming import member_name
 from ..ray_attached import staying_attached
 from ..ray_calls import check_not_forked, in_time
 from ..ray_session import join_ray
+from ..this_process import this_client
 from .client_transport import OnOwnThreads, ReplyReceiver
 from .directory import directory
 from .lane import LaneOffer
@@ -96,6 +98,7 @@ class ActorTransport(OnOwnThreads):
         self._name = name
         self._handles: dict[int, Any] = {}
         join_ray()
+        self._said = encode_said(this_client())
         self.node: str = in_time(_node)
         """Id of the Ray node that this process is on (over Ray Client: that its server is on)."""
         self._handles = directory.member_handles(name, fresh=True)
@@ -168,5 +171,5 @@ class ActorTransport(OnOwnThreads):
     def _send_call(self, member: int, name: str, frame: bytes) -> Future[bytes]:
         """Call the member with a frame; the result is its reply. Every call to a member goes through here."""
         with staying_attached():
-            future: Future[bytes] = self._method(member, name).remote(frame).future()
+            future: Future[bytes] = self._method(member, name).remote(said_by(frame, self._said)).future()
         return future

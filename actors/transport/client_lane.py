@@ -49,6 +49,8 @@ class ClientLane:
         self._waiting: dict[int, tuple[bytes, ReplyReceiver, Reader | PollAudience | None]] = {}
         """Requests without a reply: the frame, what its reply goes to, and whom it is for, if that is known."""
         self._ended = False
+        self.was_useless = False
+        """Once it has ended: whether requests were sent on it, and none was answered."""
         self._reader: Reader | None = None
         """The caller that reads this lane itself: the lanes' thread does not. No reply on it is for another."""
         self._sleeps: list[LaneSleep] = []
@@ -213,5 +215,6 @@ class ClientLane:
             self._have_read_by(None)
             self._sleeps.clear()
             left = [done for _, done, _ in self._waiting.values()]
+            self.was_useless = 0 < self._number == len(left)
             self._waiting.clear()
             return left

@@ -27,8 +27,6 @@ from ...limits import (
     LANE_OPEN_TIMEOUT_S,
     LANE_PAUSE_S,
     LANE_REFUSED_PAUSE_S,
-    LANE_UNREACHABLE_ATTEMPTS,
-    LANE_UNREACHABLE_PAUSE_S,
     MAX_LANE_FRAME_BYTES,
 )
 from .. import finalizer_guard
@@ -36,7 +34,8 @@ from ..background import background, collect_young
 from ..naming import member_name
 from .client_lane import ClientLane
 from .client_transport import FrameTransport, Reader, ReplyReceiver
-from .lane import Connection, LaneBroken, LaneOffer, LaneUnreachable, NoRoom, open_lane
+from .lane import Connection, LaneBroken, LaneOffer, NoRoom, open_lane
+from .lane_retry import LaneRetry
 from .loop_reader import LoopReader, PollAudience
 from .waiter import LaneReader
 
@@ -63,10 +62,7 @@ class _MemberRoute:
         self.asked = 0
         self.lane: ClientLane | None = None
         self.opening = False
-        self.failures = 0
-        self.unreachable = 0
-        """Attempts in a row that found no way to the member's address."""
-        self.not_before = 0.0
+        self.retry = LaneRetry(_random)
 
 
 class LaneTransport:
@@ -161,7 +157,12 @@ class LaneTransport:
         with finalizer_guard.gc_deferred, self._lock:
             route = self._routes.setdefault(member, _MemberRoute())
             route.asked += 1
-            wanted = route.asked > 1 and not route.opening and not self._closed and time.monotonic() >= route.not_before
+            wanted = (
+                route.asked > 1
+                and not route.opening
+                and not self._closed
+                and time.monotonic() >= route.retry.not_before
+            )
             if wanted and route.lane is None:
                 route.opening = True
                 name = f"raykeeper-lane-{member}"
@@ -185,9 +186,9 @@ class LaneTransport:
         """Ask for an offer and connect. The lane may end before it is entered in the route: then it counts as
         failed."""
         deadline = time.monotonic() + LANE_OPEN_TIMEOUT_S
-        lane = None
-        longest = LANE_MAX_PAUSE_S
-        unreachable: LaneUnreachable | None = None
+        longest, problem = LANE_MAX_PAUSE_S, ""
+        lane: ClientLane | None = None
+        failure: Exception | None = None
         try:
             offer = self._calls.ask_for_lane(member).result(LANE_OPEN_TIMEOUT_S)
             if offer is None:
@@ -196,27 +197,36 @@ class LaneTransport:
                 lane = self._connect(member, offer, deadline)
         except NoRoom:
             longest = LANE_REFUSED_PAUSE_S
-        except LaneUnreachable as error:
-            longest, unreachable = LANE_UNREACHABLE_PAUSE_S, error
         except Exception as error:  # Ray's, of many kinds
+            failure = error
             _log.debug("no lane to member %d: %s", member, error)
         with finalizer_guard.gc_deferred, self._lock:
+            now = time.monotonic()
             route.opening = False
             route.lane = lane
-            if lane is None or self._by_fd.get(lane.connection.fd) is not lane:  # it may have ended by now
-                route.lane = None
-                pause = min(longest, LANE_PAUSE_S * 2 ** min(route.failures, 16))
-                route.failures += 1
-                route.not_before = time.monotonic() + pause * _random.uniform(0.5, 1.0)
-                route.unreachable = route.unreachable + 1 if unreachable is not None else 0
+            if lane is None:
+                if route.retry.failed(now, failure, longest):
+                    problem = route.retry.problem(now)
             else:
-                route.failures = route.unreachable = 0
-        if unreachable is not None and route.unreachable == LANE_UNREACHABLE_ATTEMPTS:
-            _log.warning(
-                "no lane to member %s: %s; its requests go by actor calls, which are slower (lane_ports, a firewall?)",
-                member_name(member),
-                unreachable,
+                route.retry.opened(now)
+                if self._by_fd.get(lane.connection.fd) is not lane:  # it has ended by now
+                    problem = self._ended(route, lane)
+        self._warn(member, problem)
+
+    def _ended(self, route: _MemberRoute, lane: ClientLane) -> str:
+        """With the lock held: the lane of a route has ended; returns what an operator should hear of it. One that has
+        answered nothing is taken for swallowed, whatever has ended it."""
+        route.lane = None
+        now, swallowed = time.monotonic(), lane.connection.timed_out or lane.was_useless
+        told = route.retry.ended(now, swallowed=swallowed, longest=LANE_PAUSE_S)
+        return route.retry.problem(now) if told else ""
+
+    def _warn(self, member: int, problem: str) -> None:
+        if problem:
+            message = (
+                "no lane to member %s: %s; its requests go by actor calls, which are slower (lane_ports, a firewall?)"
             )
+            background.log(_log, logging.WARNING, message, member_name(member), problem)
 
     def _connect(self, member: int, offer: LaneOffer, deadline: float) -> ClientLane | None:
         """Connect, and have the reading thread watch the socket; the first lane starts that thread. ``None`` if the
@@ -299,14 +309,14 @@ class LaneTransport:
 
     def _drop(self, lane: ClientLane) -> None:
         """Remove a lane that has ended, and fail its requests, outside the lock: their callbacks may send again."""
+        left, problem = lane.end_all(), ""
         with finalizer_guard.gc_deferred, self._lock:
             self._by_fd.pop(lane.connection.fd, None)
             route = self._routes.get(lane.member)
             if route is not None and route.lane is lane:
-                route.lane = None
-                route.not_before = time.monotonic() + LANE_PAUSE_S
-        left = lane.end_all()
+                problem = self._ended(route, lane)
         lane.connection.close()
+        self._warn(lane.member, problem)
         for done in left:
             try:
                 done(LaneBroken(f"the lane to member {lane.member} has ended"))

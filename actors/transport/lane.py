@@ -44,7 +44,7 @@ class LaneBroken(Exception):
 
 
 class LaneUnreachable(LaneBroken):
-    """No connection to the address in an offer."""
+    """The address in an offer does not lead to the member that made it."""
 
 
 class NoRoom(LaneBroken):
@@ -195,6 +195,9 @@ class Connection:
         self._backlog_bytes = 0
         self._reading = True
         self._closed = False
+        self.timed_out = False
+        """Whether the connection has ended because the other side acknowledged nothing any more. Only the first read
+        after it says so."""
         epoll.register(self.fd, select.EPOLLIN)
 
     @property
@@ -270,6 +273,7 @@ class Connection:
         except BlockingIOError:
             return []
         except OSError as error:
+            self.timed_out = self.timed_out or isinstance(error, TimeoutError)
             raise LaneBroken(str(error)) from None
         if not data:
             raise LaneBroken("end of file")
@@ -341,8 +345,9 @@ def open_lane(
         A socket that does not block.
 
     Raises:
-        LaneBroken: not the process that made the offer listens there.
-        LaneUnreachable: no connection can be made, or none with TLS as both ends want it.
+        LaneUnreachable: no connection can be made, none with TLS as both ends want it, or not the process that made the
+            offer answers there.
+        LaneBroken: the process that made the offer, on this node, has stopped.
         NoRoom: the member has as many lanes as it can have.
     """
     deadline = time.monotonic() + timeout
@@ -365,12 +370,18 @@ def open_lane(
             raise LaneBroken("another process answers")
         sock.setblocking(False)
         return TlsSocket(sock) if isinstance(sock, ssl.SSLSocket) else sock
+    except NoRoom:
+        sock.close()
+        raise
     except TlsUnusable as error:
         sock.close()
         raise LaneUnreachable(f"no TLS with member {offer.member}: {error}") from None
-    except OSError as error:
+    except (OSError, LaneBroken) as error:
+        local = sock.family == socket.AF_UNIX
         sock.close()
-        raise LaneBroken(f"no welcome: {error}") from None
+        if local:
+            raise LaneBroken(f"no welcome: {error}") from None
+        raise LaneUnreachable(f"{offer.host}, port {offer.port}, accepts, and does not answer: {error}") from None
     except BaseException:
         sock.close()
         raise

@@ -1,7 +1,8 @@
 """A member's lanes to its peers: opened on threads of their own, written by the loop.
 
 While there is none to a peer, or its backlog is too large, messages go by actor calls, as without lanes. A lane is
-opened when there is something to send; after a failure, or when one ends, not again for a while.
+opened when there is something to send; after a failure, or when one ends, not again for a while
+(:mod:`lane_retry`).
 """
 
 from __future__ import annotations
@@ -10,17 +11,11 @@ import random
 import threading
 from collections.abc import Callable
 
-from ...limits import (
-    LANE_MAX_PAUSE_S,
-    LANE_PAUSE_S,
-    LANE_UNREACHABLE_ATTEMPTS,
-    LANE_UNREACHABLE_PAUSE_S,
-    MAX_LANE_FRAME_BYTES,
-    PEER_BACKLOG_BYTES,
-)
+from ...limits import LANE_REFUSED_PAUSE_S, MAX_LANE_FRAME_BYTES, PEER_BACKLOG_BYTES
 from ..logs import MemberLog
 from ..naming import member_name
-from .lane import FrameKind, LaneUnreachable, pack
+from .lane import FrameKind, pack
+from .lane_retry import LaneRetry
 from .lane_server import Lane, LaneServer
 from .lane_tls import LaneSocket
 
@@ -61,7 +56,7 @@ class LaneLinks:
             route = self._routes[member] = LaneLink(self._member, member)
         if route.lane is not None:
             return route.lane.connection.backlog <= PEER_BACKLOG_BYTES
-        if not route.opening and self._clock() >= route.not_before:
+        if not route.opening and self._clock() >= route.retry.not_before:
             route.opening = True
             threading.Thread(target=self._open, args=(route,), name=f"lane to member {member}", daemon=True).start()
         return False
@@ -76,20 +71,21 @@ class LaneLinks:
 
     def unreachable(self) -> dict[int, str]:
         """The peers to whose address no lane can be opened, and why. Any thread."""
-        routes = list(self._routes.values())
-        return {route.to: route.problem for route in routes if route.unreachable >= LANE_UNREACHABLE_ATTEMPTS}
+        now, routes = self._clock(), list(self._routes.values())
+        return {route.to: problem for route in routes if (problem := route.retry.problem(now))}
 
     def peer_connected(self, member: int) -> None:
         """A peer is running: if there is no lane to it, try again without a pause."""
         if member in self._routes:
-            self._routes[member].failures = 0
-            self._routes[member].not_before = self._clock()
+            self._routes[member].retry.seen(self._clock())
 
     def lane_lost(self, member: int) -> None:
-        """The lane to a peer has ended."""
+        """The lane to a peer has ended. If the peer runs again, it says so by opening its own."""
         route = self._routes[member]
-        route.lane = None
-        route.back_off(self._clock())
+        lane, route.lane = route.lane, None
+        swallowed = lane is not None and lane.connection.timed_out
+        if route.retry.ended(self._clock(), swallowed=swallowed, longest=LANE_REFUSED_PAUSE_S):
+            self._warn(route)
 
     def _open(self, route: LaneLink) -> None:
         try:
@@ -103,21 +99,20 @@ class LaneLinks:
 
     def _failed(self, route: LaneLink, error: Exception) -> None:
         route.opening = False
-        unreachable = isinstance(error, LaneUnreachable)
-        route.unreachable = route.unreachable + 1 if unreachable else 0
-        route.problem = str(error)
-        route.back_off(self._clock(), LANE_UNREACHABLE_PAUSE_S if unreachable else LANE_MAX_PAUSE_S)
-        if route.unreachable == LANE_UNREACHABLE_ATTEMPTS:
-            message = "no lane to %s: %s; messages go by actor calls, which are slower (lane_ports, a firewall?)"
-            self._log.warning(message, member_name(route.to), error)
+        if route.retry.failed(self._clock(), error):
+            self._warn(route)
+
+    def _warn(self, route: LaneLink) -> None:
+        message = "no lane to %s: %s; messages go by actor calls, which are slower (lane_ports, a firewall?)"
+        self._log.warning(message, member_name(route.to), route.retry.problem(self._clock()))
 
     def _opened(self, route: LaneLink, sock: LaneSocket) -> None:
         route.opening = False
         route.lane = self._lanes.add_outgoing(route.to, sock)
         if route.lane is None:
-            route.back_off(self._clock())
+            route.retry.failed(self._clock(), None)
         else:
-            route.failures = route.unreachable = 0
+            route.retry.opened(self._clock())
             self._log.info("a lane to %s is open", member_name(route.to))
 
 
@@ -129,21 +124,9 @@ class LaneLink:
         self.to = to
         self.lane: Lane | None = None
         self.opening = False
-        self.failures = 0
-        self.unreachable = 0
-        """Attempts in a row that found no way to the peer's address..."""
-        self.problem = ""
-        """... and why the last one failed."""
-        self.not_before = 0.0
-        self._rng = random.Random()
+        self.retry = LaneRetry(random.Random())
 
     def send(self, frame: bytes) -> bool:
         """Send a frame to the peer; False if there is no lane. Everything for it by lane goes through here."""
         lane = self.lane
         return lane is not None and lane.connection.send(pack(FrameKind.MESSAGES, 0, frame))
-
-    def back_off(self, now: float, longest: float = LANE_MAX_PAUSE_S) -> None:
-        """Open no lane for a while, at most ``longest`` seconds: exponential back-off with jitter."""
-        pause = min(longest, LANE_PAUSE_S * 2 ** min(self.failures, 16))
-        self.failures += 1
-        self.not_before = now + pause * self._rng.uniform(0.5, 1.0)

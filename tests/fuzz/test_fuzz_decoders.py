@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import contextlib
 import hashlib
+import json
 import os
 import tempfile
 import zlib
@@ -20,27 +23,50 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuzz.shapes import damaged, shaped
+from lab.http2.recording_transport import RecordingTransport
 from lab.http2.wire import BLOCK, HELLO, RecordingOwner
+from raykeeper import proxy_notices
 from raykeeper.actors.cluster.markers import Marker, read_markers
+from raykeeper.actors.logs import MemberLog
+from raykeeper.actors.member.actor import deadline_of
+from raykeeper.actors.member.tokens import make_token, read_token
 from raykeeper.actors.proxy.etcdpb.message_pool import methods
 from raykeeper.actors.proxy.gateway import Method, find_method, request_of
 from raykeeper.actors.proxy.header_blocks import HeaderDecoder
 from raykeeper.actors.proxy.held_bytes import HeldBytes
+from raykeeper.actors.proxy.http1_protocol import Http1Protocol
 from raykeeper.actors.proxy.http2_connection import Http2Error
 from raykeeper.actors.proxy.http2_frames import END_HEADERS, HEADERS, pack_frame
-from raykeeper.actors.proxy.http_exchange import HttpError
+from raykeeper.actors.proxy.http_exchange import HttpError, answer_not_found
 from raykeeper.actors.proxy.key_requests import basic_credentials
+from raykeeper.actors.proxy.proxy_context import ProxyContext
+from raykeeper.actors.proxy.proxy_registry import ProxyEntry, read_entry
+from raykeeper.actors.proxy.rpc_methods import RpcMethods
 from raykeeper.actors.proxy.rpc_status import RpcError
-from raykeeper.actors.transport.lane import FrameDecoder, FrameKind, Hello, LaneBroken, pack, pack_hello, unpack_hello
+from raykeeper.actors.recipes.rate_shares import RateState, decoded_state
+from raykeeper.actors.tracing import parse_traceparent
+from raykeeper.actors.transport.lane import (
+    FrameDecoder,
+    FrameKind,
+    Hello,
+    LaneBroken,
+    LaneOffer,
+    pack,
+    pack_hello,
+    unpack_hello,
+)
 from raykeeper.actors.transport.peer_frames import PeerFrame, decode_frame
+from raykeeper.actors.transport.relay import RelayMembers, RelayReply, RelayRequest
 from raykeeper.errors import DataCorrupted, InvalidArgument, KeeperError, RequestTooLarge, SpecError
-from raykeeper.limits import Limits
-from raykeeper.raft.messages import Entry, EntryKind, HardState
-from raykeeper.schema.commands import Command, CommandUnknown, decode_newer
+from raykeeper.limits import MAX_FRAME_DEADLINE_S, Limits, Settings, decode_settings
+from raykeeper.raft.configuration import InvalidChange, decode_change
+from raykeeper.raft.messages import ConfigurationChange, Entry, EntryKind, HardState
+from raykeeper.schema.commands import Caller, Command, CommandUnknown, decode_newer
 from raykeeper.schema.frame_validation import check_request
-from raykeeper.schema.frames import Request
+from raykeeper.schema.frames import Request, is_poll
 from raykeeper.schema.replies import Reply
-from raykeeper.spec import ClusterSpec
+from raykeeper.schema.said_by import said_by
+from raykeeper.spec import ClusterSpec, check
 from raykeeper.store.backup_file import Header, encode_header, verify
 from raykeeper.store.data_copies import Served, read_served
 from raykeeper.store.data_dir import DataDir, FormatUnknown, Identity
@@ -115,6 +141,102 @@ def test_passwords_of_http(header: str) -> None:
 
 
 @fuzzed
+@given(damaged(shaped(Caller)), damaged(st.just(make_token(Caller("ann", 1, 2.0), b"key", 7))))
+def test_tokens(caller: bytes, token: bytes) -> None:
+    """Whatever somebody makes up: nobody is named whom no member has signed."""
+    for made_up in (caller, base64.urlsafe_b64encode(caller + bytes(32)), token):
+        found = read_token(made_up, b"key", 7)
+        assert found is None or found == Caller("ann", 1, 2.0)
+        assert read_token(made_up, b"another", 7) is None
+        assert read_token(made_up, b"", 7) is None
+
+
+@fuzzed
+@given(damaged(shaped(Request)), st.binary(max_size=60))
+def test_requests_before_they_are_decoded(frame: bytes, said: bytes) -> None:
+    """What is read of a frame on the way: its deadline, its kind, and who says to have sent it."""
+    for each in (frame, said_by(frame, said)):
+        assert 0.0 <= deadline_of(each) <= MAX_FRAME_DEADLINE_S
+        assert isinstance(is_poll(each), bool)
+
+
+RELAYED = (RelayRequest, RelayReply, RelayMembers, LaneOffer)
+
+
+@fuzzed
+@given(st.one_of([damaged(shaped(kind)) for kind in RELAYED]), st.sampled_from(RELAYED))
+def test_frames_between_a_shell_and_its_proxy(frame: bytes, kind: Any) -> None:
+    with contextlib.suppress(msgspec.MsgspecError):
+        msgspec.msgpack.decode(frame, type=kind)
+
+
+@fuzzed
+@given(damaged(shaped(Settings, msgspec.json.encode)))
+def test_settings(data: bytes) -> None:
+    with contextlib.suppress(msgspec.MsgspecError, RecursionError, SpecError):
+        settings = decode_settings(data)
+        check("settings", settings.timings, settings.limits)
+
+
+@fuzzed
+@given(damaged(shaped(ConfigurationChange)))
+def test_changes_of_the_configuration(data: bytes) -> None:
+    with contextlib.suppress(InvalidChange):
+        decode_change(data)
+
+
+@fuzzed
+@given(damaged(st.just(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")) | st.binary(max_size=80))
+def test_traceparents(header: bytes) -> None:
+    found = parse_traceparent(header.decode("latin-1"))
+    assert found is None or parse_traceparent(found.traceparent) == found
+
+
+@fuzzed
+@given(damaged(shaped(ProxyEntry)), damaged(shaped(RateState, msgspec.json.encode)))
+def test_what_proxies_and_rates_keep_in_the_cluster(entry: bytes, state: bytes) -> None:
+    read_entry(entry)
+    with contextlib.suppress(msgspec.MsgspecError, RecursionError):
+        decoded_state(state)
+
+
+HEADS = st.sampled_from(
+    [
+        b"GET /kv/a HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"PUT /kv/a HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc",
+        b"POST /v3/kv/range HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    ]
+)
+
+
+@fuzzed
+@given(st.lists(damaged(HEADS), min_size=1, max_size=4), st.integers(1, 200))
+def test_http1(requests: list[bytes], size: int) -> None:
+    """Each connection is answered or closed, and leaves nothing behind."""
+
+    async def serve() -> None:
+        context = ProxyContext(
+            asyncio.get_running_loop(), RpcMethods(), answer_not_found, MemberLog("proxy", "c", "p"), HeldBytes(), 10
+        )
+        protocol, transport = Http1Protocol(context), RecordingTransport()
+        context.add(protocol)
+        protocol.connection_made(transport)
+        data = b"".join(requests)
+        for at in range(0, len(data), size):
+            if transport.is_closing():
+                break
+            protocol.data_received(data[at : at + size])
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not transport.written or transport.written.startswith(b"HTTP/1.1 ")
+        protocol.connection_lost(None)
+        context.deadlines.close()
+
+    asyncio.run(serve())
+
+
+@fuzzed
 @given(damaged(shaped(Reply)))
 def test_replies_of_members(data: bytes) -> None:
     with contextlib.suppress(msgspec.MsgspecError, RecursionError):
@@ -170,6 +292,21 @@ def test_messages_of_etcd(path: str, data: bytes) -> None:
 
 
 # --- from files ------------------------------------------------------------------------------------------------------
+
+
+NOTICE = json.dumps(
+    dict(zip(proxy_notices.ProxyNotice._fields, ("c", 1, "ray", "http://x:1", "", False, 1, 2, ""), strict=True))
+).encode()
+
+
+@fuzzed
+@given(damaged(st.just(NOTICE)))
+def test_notices_of_proxies(folder: Path, data: bytes) -> None:
+    path = folder / "proxy-1-2.json"
+    path.write_bytes(data)
+    path.chmod(0o600)
+    notice = proxy_notices._read(str(path))
+    assert notice is None or notice.pid > 0
 
 
 @fuzzed

@@ -1,17 +1,19 @@
 """A proxy's port left alone with clients that do harm, for as long as is asked: ``python -m soak.hostile_proxy``.
 
-etcd's services over one member, on a port, in a process of their own. Rounds follow each other: all attacks at once
-(``lab.http2.attacks``), and then a calm. Two honest clients put all the while, one on a connection that it keeps, and
-one that makes a new one each time. Each round is one line. It fails if the process dies, an honest put fails, memory,
-threads or descriptors exceed their bounds, a new connection of an honest client waits for too long, or a calm does not
-give back what an attack took. The summary at the end compares the calms of the first and the last quarter of the
-rounds: what leaks a little in each round shows in a night.
+etcd's services over one member, on a port of all addresses of this machine, in a process of their own. Rounds follow
+each other: all attacks at once (``lab.http2.attacks``), and then a calm. Two honest clients put all the while, by the
+address that other machines know this one by: one on a connection that it keeps, and one that makes a new one each time.
+Each round is one line. It fails if the process dies, an honest put fails, memory, threads or descriptors exceed their
+bounds, a new connection of an honest client waits for too long, or a calm does not give back what an attack took. The
+summary at the end compares the calms of the first and the last quarter of the rounds: what leaks a little in each round
+shows in a night.
 """
 
 from __future__ import annotations
 
 import http.client
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -30,7 +32,7 @@ HELD_BYTES = 128 * 1024 * 1024
 BESIDE_BYTES = 200 * 1024 * 1024 + MAX_PROXY_LONG_READS * 5 * Limits().max_page_bytes
 """What a member and a proxy take beside what is counted."""
 GIVEN_BACK_BYTES = 100 * 1024 * 1024
-"""Memory that a calm may have more than the one after the warm-up: the allocator keeps some."""
+"""Memory that a calm may have more than those of the warm-up: the allocator keeps some."""
 WARM_UP = 4
 """Rounds until the database's buffers and the allocator have what they will keep."""
 MORE_THREADS, MORE_DESCRIPTORS = 16, 32
@@ -89,6 +91,14 @@ class Honest:
         self._thread.join()
 
 
+def own_address() -> str:
+    """The address that other machines know this one by."""
+    try:
+        return socket.gethostbyname(socket.gethostname())
+    except OSError:  # it does not know its own name
+        return "127.0.0.1"
+
+
 def kept_connection(endpoint: str) -> Callable[[], int]:
     """Puts on one connection."""
     client = http.client.HTTPConnection(endpoint, timeout=60)
@@ -100,6 +110,28 @@ def kept_connection(endpoint: str) -> Callable[[], int]:
         return reply.status
 
     return put
+
+
+class NewConnections:
+    """Puts on a new connection each."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+        self.slowest_connect = 0.0
+        """Until the kernel of the other side had the connection; the rest of a put is the proxy's."""
+
+    def put(self) -> int:
+        client = http.client.HTTPConnection(self._endpoint, timeout=60)
+        try:
+            began = time.monotonic()
+            client.connect()
+            self.slowest_connect = max(self.slowest_connect, time.monotonic() - began)
+            client.request("PUT", "/kv/hostile/fresh", VALUE)
+            reply = client.getresponse()
+            reply.read()
+            return reply.status
+        finally:
+            client.close()
 
 
 @dataclass
@@ -131,7 +163,7 @@ class Soak:
     port: PortProcess
     first: Usage
     calm: Usage | None = None
-    """Of the calm after the warm-up."""
+    """The most of the calms of the warm-up: how much the allocator keeps differs from round to round."""
     faults: list[str] = field(default_factory=list)
     calms: list[tuple[float, Usage]] = field(default_factory=list)
     """Of all rounds, with the hours since the beginning."""
@@ -161,9 +193,8 @@ class Soak:
 
     def check(self, most: Usage, calm: Usage) -> None:
         """Note what is beyond its bound."""
-        if len(self.calms) < WARM_UP:
-            self.calm = calm
-        assert self.calm is not None
+        if self.calm is None or len(self.calms) < WARM_UP:
+            self.calm = calm if self.calm is None else self.calm.most(calm)
         self.calms.append(((time.monotonic() - self.began) / 3600, calm))
         self.most = self.most.most(most)
         for what, value, bound in (
@@ -208,11 +239,13 @@ def _middle(calms: list[tuple[float, Usage]]) -> tuple[float, Usage]:
 def main(minutes: float) -> None:
     """Attack a proxy's port until the time is over, one round at least."""
     number = 0
-    with port_process(HELD_BYTES) as port:
+    with port_process(HELD_BYTES, "0.0.0.0") as port:
+        public = f"{own_address()}:{port.endpoint.rpartition(':')[2]}"
         for key in range(8):
-            request(port.endpoint, "PUT", f"/kv/hostile/{key}", bytes(500_000))
-        kept = Honest(kept_connection(port.endpoint))
-        fresh = Honest(lambda: request(port.endpoint, "PUT", "/kv/hostile/fresh", VALUE).status)
+            request(public, "PUT", f"/kv/hostile/{key}", bytes(500_000))
+        kept = Honest(kept_connection(public))
+        new = NewConnections(public)
+        fresh = Honest(new.put)
         time.sleep(2)
         soak = Soak(port, usage(port.pid))
         until = time.monotonic() + 60 * minutes
@@ -235,6 +268,7 @@ def main(minutes: float) -> None:
             fresh.close()
     if soak.calms:
         print(soak.summary(kept, fresh))
+        print(f"the slowest connection took {new.slowest_connect:.2f} s to be made")
     for fault in soak.faults[:20]:
         print(fault)
     print(f"{number} rounds; {'failed' if soak.faults else 'all is well'}")

@@ -18,14 +18,15 @@ from raykeeper.limits import ProxyTls
 class EtcdPort:
     """A proxy of a cluster of one member, and where it listens."""
 
-    def __init__(self, proxy: LabProxy, cors: Sequence[str], tls: ProxyTls | None, console: str) -> None:
+    def __init__(self, proxy: LabProxy, cors: Sequence[str], tls: ProxyTls | None, console: str, host: str) -> None:
         self.proxy = proxy
         self.listener: ProxyListener
-        self.host, self.port = proxy.run(self._listen(cors, tls, console))
+        _, self.port = proxy.run(self._listen(cors, tls, console, host))
+        self.host = "127.0.0.1"
         self.endpoint = f"{self.host}:{self.port}"
         proxy.url = f"{'http' if tls is None else 'https'}://{self.endpoint}"
 
-    async def _listen(self, cors: Sequence[str], tls: ProxyTls | None, console: str) -> tuple[str, int]:
+    async def _listen(self, cors: Sequence[str], tls: ProxyTls | None, console: str, host: str) -> tuple[str, int]:
         methods = RpcMethods()
         self.proxy.services.register(methods)
         services = self.proxy.services
@@ -35,17 +36,19 @@ class EtcdPort:
         secured = None if tls is None else ProxyTlsContext(tls, log)
         self.listener = ProxyListener(methods, log, http.handle, tls=secured)
         http.metrics.context = self.listener.context
-        return await self.listener.listen("127.0.0.1", 0)
+        return await self.listener.listen(host, 0)
 
     def close(self) -> None:
         self.proxy.run(self.listener.close(0.0))
 
 
 @contextmanager
-def etcd_port(cors: Sequence[str] = (), tls: ProxyTls | None = None, console: str = "off") -> Iterator[EtcdPort]:
+def etcd_port(
+    cors: Sequence[str] = (), tls: ProxyTls | None = None, console: str = "off", host: str = "127.0.0.1"
+) -> Iterator[EtcdPort]:
     """A port for some tests."""
     with lab_proxy() as proxy:
-        port = EtcdPort(proxy, cors, tls, console)
+        port = EtcdPort(proxy, cors, tls, console, host)
         try:
             yield port
         finally:

@@ -1,7 +1,8 @@
 """etcd's services over one real member, on a port, in a process of their own: ``python -m lab.http2.port_process
-BYTES``.
+BYTES HOST``.
 
-BYTES is what the port may keep for its clients. It prints where it listens, and serves until its stdin is closed.
+BYTES is what the port may keep for its clients, HOST the address that it listens on. It prints where it listens, and
+serves until its stdin is closed.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ FOR_PROGRAMS = {
 
 
 @contextmanager
-def port_process(held_bytes: int) -> Iterator[PortProcess]:
+def port_process(held_bytes: int, host: str = "127.0.0.1") -> Iterator[PortProcess]:
     """A port for some tests."""
-    command = (sys.executable, "-m", "lab.http2.port_process", str(held_bytes))
+    command = (sys.executable, "-m", "lab.http2.port_process", str(held_bytes), host)
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=FOR_PROGRAMS)
     try:
         assert process.stdout is not None
@@ -63,7 +64,7 @@ def port_process(held_bytes: int) -> Iterator[PortProcess]:
 
 
 def main() -> None:
-    with etcd_port() as port:
+    with etcd_port(host=sys.argv[2]) as port:
         port.listener.context.held.limit = int(sys.argv[1])
         print(port.endpoint, flush=True)
         sys.stdin.read()

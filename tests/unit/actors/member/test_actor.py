@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,10 +58,15 @@ def test_noise_has_no_deadline() -> None:
     assert deadline_of(b"") == deadline_of(b"\xc1") == 0.0
 
 
+Start = Callable[[Path], Member]
+
+
 @pytest.fixture
-def member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Member]:
-    """One whose disk is full, for as long as a test lasts."""
+def start(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Start]:
+    """Starts a member over a folder, whose disk is full for as long as a test lasts, and waits until it has tried a few
+    times."""
     tried: list[float] = []
+    members: list[Member] = []
 
     def full(*_: object, **__: object) -> DataDir:
         tried.append(time.monotonic())
@@ -74,15 +80,55 @@ def member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCa
     monkeypatch.setattr(actor, "NO_SPACE_PAUSE_S", 0.001)
     monkeypatch.setattr(actor.DataDir, "open", full)
     caplog.set_level(logging.INFO, "raykeeper.member")
+
+    def begin(folder: Path) -> Member:
+        made = Member(encode_member_spec(MemberSpec("c", 7, 1, "m1", str(folder), "pin")))
+        members.append(made)
+        until = time.monotonic() + PATIENCE
+        while len(tried) < 5:
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        return made
+
+    yield begin
+    for made in members:
+        made.stop()
+
+
+@pytest.fixture
+def member(start: Start, tmp_path: Path) -> Member:
     folder = tmp_path / "m1"
     folder.mkdir(mode=0o700)
-    made = Member(encode_member_spec(MemberSpec("c", 7, 1, "m1", str(folder), "pin")))
-    until = time.monotonic() + PATIENCE
-    while len(tried) < 5:
-        assert time.monotonic() < until
-        time.sleep(0.001)
-    yield made
-    made.stop()
+    return start(folder)
+
+
+def test_a_folder_that_others_could_read_is_closed_before_it_serves_and_that_is_said_once(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = tmp_path / "base"
+    folder = base / "m1"
+    (folder / "state").mkdir(parents=True)
+    (folder / "state" / "000001.sst").write_bytes(b"data")
+    for path, mode in (
+        (folder / "state" / "000001.sst", 0o644),
+        (folder / "state", 0o755),
+        (folder, 0o755),
+        (base, 0o711),
+    ):
+        path.chmod(mode)
+    start(folder).stop()
+    found = {str(path.relative_to(tmp_path)): stat.S_IMODE(path.stat().st_mode) for path in [base, *base.rglob("*")]}
+    assert found == {
+        "base": 0o700,
+        "base/m1": 0o700,
+        "base/m1/state": 0o700,
+        "base/m1.lock": 0o600,
+        "base/m1/state/000001.sst": 0o600,
+    }
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [each for each in warnings if "open to other users" in each] == [
+        f"cluster c, m1: {path} was open to other users of this machine; now it is not" for path in (base, folder)
+    ]
 
 
 def test_what_is_tried_again_and_again_is_logged_once_and_a_stop_is_no_warning(

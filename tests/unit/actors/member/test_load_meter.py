@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
 import pytest
 
 from lab.onemember import one_member
 from lab.patience import until
+from raykeeper.actors.member.client_list import may_be_of
 from raykeeper.actors.member.load_meter import OTHER_KEYS, OTHERS, ClientKey, LoadMeter, prefix_of
+from raykeeper.actors.this_process import ids_are_of
 from raykeeper.limits import LOAD_ROWS, LOAD_SAMPLES
+from raykeeper.schema.client_identity import ClientIdentity
 from raykeeper.schema.commands import ClientWrite
-from raykeeper.schema.frames import AskLoad, Load, LoadShown
+from raykeeper.schema.frames import AskLoad, Load, LoadShown, Read
 from raykeeper.schema.key_range import KeyRange
-from raykeeper.schema.operations import Compact, Delete, Put, Txn
+from raykeeper.schema.operations import Compact, Delete, Put, Range, Txn
 
 
 class Clock:
@@ -108,6 +115,40 @@ def test_a_transaction_counts_for_its_first_key_and_some_writes_for_none(meter: 
     clients, prefixes = meter.shown(10)
     assert clients == [(ClientKey(7), Load(4.0, 0, 0, 40.0))]
     assert dict(prefixes) == {b"ut/": Load(1.0, 0, 0, 10.0), b"ud/": Load(1.0, 0, 0, 10.0)}
+
+
+def test_a_session_is_believed_of_its_own_process(clock: Clock) -> None:
+    """Of one of this machine: of others the kernel knows nothing."""
+    meter = LoadMeter(clock, lambda session, pid: (session, pid) == (7, 41))
+
+    def lane(pid: int) -> Any:
+        return SimpleNamespace(session=7, pid=pid, source=f"process {pid}")
+
+    for number, pid in enumerate((41, 42, 0)):
+        for countdown in (meter.writes, meter.reads):
+            countdown.left -= 1
+        meter.wrote(7, [ClientWrite(1, Put(b"u%d" % number, b"v"))], 10, lane(pid))
+        meter.read([Read(Range(KeyRange(b"u1")))], 10, lane(pid))
+    clock.now += 1
+    assert dict(meter.shown(10)[0]) == {
+        ClientKey(7): Load(2.0, 2.0, 0, 40.0),
+        ClientKey(0, "process 42", 42): Load(1.0, 1.0, 0, 20.0),
+    }
+
+
+def test_whose_a_session_may_be() -> None:
+    boot, namespace = ids_are_of()
+
+    def state(identity: ClientIdentity | None) -> Any:
+        return SimpleNamespace(clients={7: SimpleNamespace(identity=identity)})
+
+    here = ClientIdentity(pid=41, boot=boot, pid_namespace=namespace)
+    assert may_be_of(state(here), 7, 41)
+    assert not may_be_of(state(here), 7, 42)
+    assert not may_be_of(state(here), 8, 41), "there is no such session"
+    assert not may_be_of(state(None), 7, 41), "it has not said"
+    for elsewhere in (msgspec.structs.replace(here, boot="b"), msgspec.structs.replace(here, pid_namespace=1)):
+        assert may_be_of(state(elsewhere), 7, 42), "ids of another machine, or container, say nothing"
 
 
 def test_a_member_tells_who_and_what(clock: Clock) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -13,6 +14,7 @@ from lab.http2.etcd_port import EtcdPort, etcd_port
 from lab.http2.http_client import request
 from raykeeper import Client, connect
 from raykeeper.actors.client import hub_pool
+from raykeeper.actors.proxy.console_site import ConsoleSite
 
 VIEWS = (
     *("cluster", "events", "clients", "load", "leases", "lease?id=1", "keys", "key?key=a", "tail?key=a", "locks"),
@@ -64,6 +66,12 @@ def door() -> Iterator[Door]:
     with etcd_port(console="act") as port:
         yield Door(port)
         hub_pool._close_all()
+
+
+def test_all_views_and_actions_are_tried() -> None:
+    site = ConsoleSite(MagicMock(), MagicMock(), "act")
+    assert {name.partition("?")[0] for name in VIEWS} == {*site._views, "tail"}
+    assert set(ACTIONS) == set(site._actions._actions)
 
 
 def test_nothing_without_a_user_but_the_page(door: Door) -> None:

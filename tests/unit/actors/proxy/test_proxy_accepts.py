@@ -230,12 +230,47 @@ def test_more_than_a_machine_should_accept_stay_with_the_kernel(monkeypatch: pyt
         async with listening() as (listener, address):
             listener.context.serving = True
             socks = [connect(address, REQUEST) for _ in range(8)]
-            await until(lambda: listener.acceptor._resumption is not None)
+            await until(lambda: listener.acceptor._next_round is not None)
             assert listener.context.accepted == 5
             listener.context.serving = False
             for sock in socks:
                 assert (await answer(sock)).startswith(b"HTTP/1.1 404")
                 sock.close()
+
+    run(test)
+
+
+def test_of_a_crowd_all_that_have_come_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_acceptor, "PROXY_CROWD_PER_S", 0)
+    monkeypatch.setattr(proxy_acceptor, "PROXY_CROWD_AT_ONCE", 3)
+
+    async def test() -> None:
+        async with listening() as (listener, address):
+            listener.context.serving = True
+            acceptor = listener.acceptor
+            for count in range(1, 4):
+                with connect(address, REQUEST) as sock:
+                    assert (await answer(sock)).startswith(b"HTTP/1.1 404")
+                assert (listener.context.accepted, acceptor._next_round) == (count, None), "each as it comes"
+            first = connect(address)
+            await until(lambda: acceptor._next_round is not None)
+            assert acceptor._next_round is not None
+            acceptor._next_round.cancel()  # the next round is the test's
+            crowd = [connect(address, REQUEST) for _ in range(5)]
+            first.sendall(REQUEST)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert listener.context.accepted == 4
+            assert len(acceptor._silent) == 1, "nobody looks in between"
+            acceptor._round()
+            assert listener.context.accepted == 9
+            for sock in (first, *crowd):
+                assert (await answer(sock)).startswith(b"HTTP/1.1 404")
+                sock.close()
+            listener.context.serving = False
+            await until(lambda: acceptor._next_round is None)
+            with connect(address, REQUEST) as sock:
+                assert (await answer(sock)).startswith(b"HTTP/1.1 404"), "the loop tells of each again"
 
     run(test)
 

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import msgspec
@@ -15,9 +16,11 @@ import pytest
 
 from lab.lane_asker import Asker, PlayedCalls
 from lab.lanes import LaneHost, open_descriptors, until
+from lab.patience import PATIENCE
 from raykeeper.actors.transport import client_lanes, lane_server
 from raykeeper.actors.transport.client_lanes import LaneTransport
-from raykeeper.actors.transport.lane import LaneBroken, LaneOffer
+from raykeeper.actors.transport.lane import HELLO_BYTES, SECRET_BYTES, FrameKind, LaneBroken, LaneOffer, pack
+from raykeeper.actors.transport.lane_retry import SWALLOWED
 from raykeeper.actors.transport.waiter import OutcomeWaiter, WakeQueue
 from raykeeper.limits import LANE_UNREACHABLE_PAUSE_S
 
@@ -167,36 +170,100 @@ def test_a_forked_child_lets_go_of_its_parents_lanes_without_a_trace(lane_host: 
     assert asker.ask(b"a") == b"re a", "the parent's lane is as it was"
 
 
-def test_an_address_behind_a_firewall_is_said_once_and_tried_ever_less(
-    lane_host: LaneHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@contextmanager
+def refuses() -> Iterator[int]:
+    """A port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        closed_port = server.getsockname()[1]
+        port = server.getsockname()[1]
+    yield port
+
+
+@contextmanager
+def swallows() -> Iterator[int]:
+    """A port behind which everything is accepted, and nothing is answered."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+        yield server.getsockname()[1]
+
+
+@contextmanager
+def lets_the_beginning_pass(lane_host: LaneHost) -> Iterator[int]:
+    """A port behind which lanes are welcomed, and end with their first request."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+
+        def relay() -> None:
+            while True:
+                try:
+                    near, _ = server.accept()
+                except OSError:
+                    return
+                offer = lane_host.lanes.offer_lane("")
+                with near, socket.create_connection((offer.host, offer.port), PATIENCE) as far:
+                    near.settimeout(PATIENCE)
+                    far.settimeout(PATIENCE)
+                    far.sendall(_exactly(near, HELLO_BYTES))
+                    near.sendall(_exactly(far, len(pack(FrameKind.WELCOME, 1, bytes(SECRET_BYTES)))))
+                    near.recv(1)
+
+        threading.Thread(target=relay, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def _exactly(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = sock.recv(size - len(data))
+        assert part
+        data += part
+    return data
+
+
+@pytest.mark.parametrize("kind", ["refuses", "swallows", "lets the beginning pass"])
+def test_a_firewall_before_a_member_is_said_once_and_tried_ever_less(
+    kind: str, lane_host: LaneHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     now, pauses = [1000.0], []
     monkeypatch.setattr(client_lanes, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(client_lanes, "LANE_OPEN_TIMEOUT_S", 0.05 if kind == "swallows" else PATIENCE)
+    places = {
+        "refuses": refuses(),
+        "swallows": swallows(),
+        "lets the beginning pass": lets_the_beginning_pass(lane_host),
+    }
+    with places[kind] as port:
 
-    class Firewall(PlayedCalls):
-        def ask_for_lane(self, member: int) -> Future[LaneOffer | None]:
-            future = super().ask_for_lane(member)
-            offer = future.result()
-            assert offer is not None
-            changed: Future[LaneOffer | None] = Future()
-            changed.set_result(msgspec.structs.replace(offer, node="elsewhere", port=closed_port))
-            return changed
+        class Firewall(PlayedCalls):
+            def ask_for_lane(self, member: int) -> Future[LaneOffer | None]:
+                future = super().ask_for_lane(member)
+                offer = future.result()
+                assert offer is not None
+                changed: Future[LaneOffer | None] = Future()
+                changed.set_result(msgspec.structs.replace(offer, node="elsewhere", port=port))
+                return changed
 
-    asker = Asker(lane_host)
-    asker.transport = LaneTransport(Firewall(lane_host))
-    for _ in range(20):
-        assert asker.ask(b"a") == b"by call a"
-        assert asker.ask(b"a") == b"by call a"
-        route = asker.transport._routes[1]
-        until(lambda route=route: not route.opening and route.not_before > now[0])  # type: ignore[misc]
-        pauses.append(route.not_before - now[0])
-        now[0] = route.not_before
-    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(warnings) == 1
-    assert "m1" in warnings[0]
-    assert str(closed_port) in warnings[0]
-    assert max(pauses[:3]) <= 1
-    assert min(pauses[15:]) >= LANE_UNREACHABLE_PAUSE_S / 2
-    asker.transport.close()
+        asker = Asker(lane_host)
+        asker.calls = Firewall(lane_host)
+        asker.transport = LaneTransport(asker.calls)
+        for attempt in range(20):
+
+            def failed(times: int = attempt + 1) -> bool:
+                asker.ask(b"a")
+                route = asker.transport._routes[1]
+                settled = not route.opening and route.lane is None
+                return asker.calls.offers == times and settled and route.retry.not_before > now[0]
+
+            until(failed)
+            route = asker.transport._routes[1]
+            pauses.append(route.retry.not_before - now[0])
+            now[0] = route.retry.not_before
+
+        def warnings() -> list[str]:
+            return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+        until(warnings)
+        (warning,) = warnings()
+        assert "m1" in warning
+        assert (SWALLOWED if kind == "lets the beginning pass" else str(port)) in warning
+        assert max(pauses[:3]) <= 1
+        assert min(pauses[15:]) >= LANE_UNREACHABLE_PAUSE_S / 2
+        asker.transport.close()

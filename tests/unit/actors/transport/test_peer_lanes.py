@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from lab.lanes import PATIENCE, LaneHost, until
 from raykeeper.actors.transport.lane import LaneUnreachable, open_lane
-from raykeeper.actors.transport.peer_lanes import LaneLinks
+from raykeeper.actors.transport.lane_retry import SWALLOWED
+from raykeeper.actors.transport.peer_lanes import LaneLink, LaneLinks
 from raykeeper.limits import LANE_UNREACHABLE_PAUSE_S
 
 
@@ -84,22 +87,67 @@ def test_a_peer_that_takes_nothing_does_not_hold_up_the_loop(monkeypatch: pytest
     deaf[1].close()
 
 
-def test_a_peer_behind_a_firewall_is_said_once_and_tried_ever_less(caplog: pytest.LogCaptureFixture) -> None:
-    here, pauses = LaneHost(1), []
+def _refused() -> socket.socket:
+    raise LaneUnreachable("192.0.2.7, port 7000, cannot be reached: timed out")
 
-    def dial(member: int) -> socket.socket:
-        raise LaneUnreachable("192.0.2.7, port 7000, cannot be reached: timed out")
 
-    peers = LaneLinks(member=1, lanes=here.lanes, dial=dial, hand_over=here.do, clock=lambda: here.now)
+class _Swallowing:
+    """A connection that is made, and on which nothing arrives: some time after something was sent it is given up, as
+    TCP does."""
+
+    def __init__(self) -> None:
+        self._near, self._far = socket.socketpair()
+
+    def fileno(self) -> int:
+        return self._near.fileno()
+
+    def send(self, data: bytes) -> int:
+        self._far.send(b"!")  # wakes the loop
+        return len(data)
+
+    def recv(self, size: int) -> bytes:
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+    def shutdown(self, how: int) -> None:
+        self._near.shutdown(how)
+
+    def close(self) -> None:
+        self._near.close()
+        self._far.close()
+
+
+@pytest.mark.parametrize(
+    ("dial", "why"),
+    [(_refused, "192.0.2.7, port 7000, cannot be reached: timed out"), (_Swallowing, SWALLOWED)],
+    ids=["refuses", "accepts and swallows"],
+)
+def test_a_firewall_before_a_peer_is_said_once_and_tried_ever_less(
+    dial: Callable[[], Any], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    here, pauses, dialled = LaneHost(1), [], [0]
+
+    def dial_it(member: int) -> Any:
+        dialled[0] += 1
+        return dial()
+
+    peers = LaneLinks(member=1, lanes=here.lanes, dial=dial_it, hand_over=here.do, clock=lambda: here.now)
+    here.lost = peers.lane_lost
     try:
         for attempt in range(20):
-            assert not peers.is_open(2)
+            if peers.is_open(2):
+                peers.send_by_lane(2, b"into nothing")
             route = peers._routes[2]
-            until(lambda route=route: not route.opening and route.not_before > here.now)  # type: ignore[misc]
-            assert bool(peers.unreachable()) == (attempt >= 2)
-            pauses.append(route.not_before - here.now)
-            here.now = route.not_before
-        assert peers.unreachable() == {2: "192.0.2.7, port 7000, cannot be reached: timed out"}
+
+            def failed(times: int = attempt + 1, route: LaneLink = route) -> bool:
+                if peers.is_open(2):
+                    peers.send_by_lane(2, b"into nothing")
+                return dialled[0] == times and not route.opening and route.retry.not_before > here.now
+
+            until(failed)
+            until(lambda times=attempt: bool(peers.unreachable()) == (times >= 2))  # type: ignore[misc]
+            pauses.append(route.retry.not_before - here.now)
+            here.now = route.retry.not_before
+        assert peers.unreachable() == {2: why}
         assert [record.levelname for record in caplog.records].count("WARNING") == 1
         assert max(pauses[:3]) <= 1
         assert min(pauses[15:]) >= LANE_UNREACHABLE_PAUSE_S / 2
