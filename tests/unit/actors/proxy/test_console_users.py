@@ -15,10 +15,11 @@ from lab.http2.http_client import request
 from raykeeper import Client, connect
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.proxy.console_site import ConsoleSite
+from raykeeper.actors.recipes.in_use_fields import LISTS
 
 VIEWS = (
-    *("cluster", "events", "clients", "load", "leases", "lease?id=1", "keys", "key?key=a", "tail?key=a", "locks"),
-    "services",
+    *("cluster", "events", "clients", "load", "leases", "lease?id=1", "keys", "key?key=a", "tail?key=a"),
+    *LISTS,
 )
 ACTIONS: dict[str, dict[str, Any]] = {
     "move-leader": {"member": 1},
