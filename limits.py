@@ -679,7 +679,7 @@ LANE_MAX_PAUSE_S = 2.0
 LANE_UNREACHABLE_PAUSE_S = 300.0
 """The same where the member has offered a lane and its address cannot be reached: a firewall, most likely."""
 LANE_PROVEN_S = 30.0
-"""A lane that has lasted for this long was no lane through a firewall that lets the beginning pass."""
+"""A lane that has lasted for this long does not go through a firewall that lets only the beginning pass."""
 LANE_UNREACHABLE_ATTEMPTS = 3
 """After so many such attempts in a row it is said, once, in the log and in the status."""
 LANE_REFUSED_PAUSE_S = 30.0

@@ -143,7 +143,7 @@ def test_passwords_of_http(header: str) -> None:
 @fuzzed
 @given(damaged(shaped(Caller)), damaged(st.just(make_token(Caller("ann", 1, 2.0), b"key", 7))))
 def test_tokens(caller: bytes, token: bytes) -> None:
-    """Whatever somebody makes up: nobody is named whom no member has signed."""
+    """Whatever somebody makes up names nobody, unless a member has signed it."""
     for made_up in (caller, base64.urlsafe_b64encode(caller + bytes(32)), token):
         found = read_token(made_up, b"key", 7)
         assert found is None or found == Caller("ann", 1, 2.0)
