@@ -1029,6 +1029,18 @@ MOVE_STOP_TIMEOUT_S = 0.2
 """For an actor without data to confirm that it stops, before it is killed; mostly its node is gone."""
 STEP_RETRY_S = 30.0
 """Until a supervisor tries again what could not be done on a node."""
+HUNG_FACTOR = 3
+"""A member that answers nothing on a node that is alive hangs once that has lasted this many times
+``replace_after``..."""
+HUNG_MIN_S = 20.0
+"""... and at least this long. If the end of its process does not help within ``replace_after``, or this if that is
+longer, it is replaced."""
+STUCK_TURN_S = 10.0
+"""A turn of a member's loop, or the opening of its data, that takes longer than this may be stuck."""
+HUNG_ASK_S = 5.0
+"""For a member that seems to hang to answer on its own node, before its process is ended..."""
+HUNG_END_S = 10.0
+"""... and for that to be dead."""
 NODE_SURVEY_PAUSE_S = 2.0
 """Between two checks of a supervisor for nodes that have joined."""
 NODE_SURVEY_REPEAT_S = 300.0

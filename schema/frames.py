@@ -494,6 +494,8 @@ class MemberStatus(Portable, frozen=True):
     lost_since: dict[int, float] = msgspec.field(default_factory=dict)
     """The members that are lost, and when they were heard last (seconds since 1970, by the clock of the leader that
     missed them), as the replicated events have it: so every member knows, and a new leader too."""
+    stuck_for: float = 0.0
+    """For how many seconds its loop has been in one turn, or it has been opening its data; 0 if neither is so."""
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, tag=5):

@@ -14,14 +14,14 @@ from dataclasses import replace
 
 import msgspec
 
-from ...limits import SEARCH_AFTER_S, STEP_RETRY_S, Settings, decode_settings
+from ...limits import SEARCH_AFTER_S, STEP_RETRY_S, STUCK_TURN_S, Settings, decode_settings
 from ...raft.messages import Configuration
 from ...schema.frames import MemberStatus
 from ...schema.member_record import MemberRecord
 from ..naming import member_name
 from ..ray_view import RayNode
 from .data_locations import Search, Sighting, choose_home, locate_data, membership
-from .heal_plan import Clear, ClusterView, Move, Reserve, Retire, Step
+from .heal_plan import Clear, ClusterView, EndProcess, Move, Reserve, Retire, Step
 from .newest_status import configuration_of
 from .node_storage import NodeInventory
 from .observe import Observation, homes
@@ -41,9 +41,12 @@ class FailureTracker:
         self._missed_since: dict[int, float] = {}
         self._silent_since: dict[int, float] = {}
         """Since when leaders have not heard from a member."""
+        self._hung_since: dict[int, float] = {}
         self._reserved_since: dict[int, float] = {}
         self._cleared: set[tuple[int, str]] = set()
         self._postponed: dict[tuple[int, str] | str | int, float] = {}
+        self._tried_to_end: dict[int, float] = {}
+        """Members whose process was to be ended because it hangs, and until when that is not tried again."""
         self._retired: set[int] = set()
         """Members that were retired: a quorum has confirmed that they do not take part."""
         self._pins: dict[int, str] = {}
@@ -54,6 +57,8 @@ class FailureTracker:
         """Where the members of the first configuration live: one may be lost before it is in the table."""
         self._best: MemberStatus | None = None
         """The last status of a member: when none answers, it tells which to start where."""
+        self._now = 0.0
+        """The time of the last observation."""
         self._began: float | None = None
         """The time of the first observation."""
         self.replace_after = Settings().timings.replace_after
@@ -77,6 +82,7 @@ class FailureTracker:
         A time since when something is so starts at the first observation that shows it, and is dropped by the first
         that does not: a supervisor that was restarted waits again, and never acts too early.
         """
+        self._now = now
         self._began = now if self._began is None else self._began
         self._best = best = observation.best or self._best
         self._postponed = {what: until for what, until in self._postponed.items() if until > now}
@@ -88,6 +94,8 @@ class FailureTracker:
         pins = {**self.first_pins, **{known.id: known.pin for known in table.values() if known.pin}}
         missed = {member for member in configuration.members if _is_missed(member, observation, pins.get(member, ""))}
         self._missed_since = {member: self._missed_since.get(member, now) for member in missed}
+        quiet = {member for member in configuration.members - missed if _is_quiet(member, observation)}
+        self._hung_since = {member: self._hung_since.get(member, now) for member in quiet}
         reserved = set(table) - configuration.members
         self._reserved_since = {member: self._reserved_since.get(member, now) for member in reserved}
         leader = observation.leader
@@ -103,6 +111,8 @@ class FailureTracker:
             caught_up=frozenset(leader.caught_up) if leader is not None else frozenset(),
             actors=frozenset(observation.actors),
             missed_since=dict(self._missed_since),
+            hung_since=dict(self._hung_since),
+            tried_to_end=frozenset(member for member, until in self._tried_to_end.items() if until > now),
             reserved_since=dict(self._reserved_since),
             homes=homes(observation),
             nodes=observation.nodes,
@@ -189,6 +199,8 @@ class FailureTracker:
             self._search.forget(step.node)
         elif isinstance(step, Retire):
             self._retired.add(step.member)
+        elif isinstance(step, EndProcess):
+            self._tried_to_end[step.member.id] = self._now + STEP_RETRY_S
         elif isinstance(step, Move):
             self._moved[step.member.id] = self._pins.get(step.member.id, ""), step.member
 
@@ -198,6 +210,8 @@ class FailureTracker:
             self._postponed[step.member.id, step.node] = now + STEP_RETRY_S
         elif isinstance(step, Reserve):
             self._postponed[step.placement.node.id] = now + STEP_RETRY_S
+        elif isinstance(step, EndProcess):
+            self._tried_to_end[step.member.id] = now + STEP_RETRY_S
         elif isinstance(step, Move):
             self._postponed[step.member.id] = now + STEP_RETRY_S
 
@@ -223,6 +237,12 @@ def _is_missed(member: int, observation: Observation, pin: str) -> bool:
     if member not in observation.actors or member in observation.failed:
         return True
     return bool(pin) and not any(pin in node.resources for node in observation.nodes)
+
+
+def _is_quiet(member: int, observation: Observation) -> bool:
+    """Whether a member that Ray does not miss answers nothing, or says itself that its loop is stuck."""
+    status = observation.statuses.get(member)
+    return status is None or status.stuck_for >= STUCK_TURN_S
 
 
 def _is_at_home(known: MemberRecord, seen: list[Sighting], observation: Observation) -> bool:

@@ -1,10 +1,11 @@
 """The supervisor's next step: a pure function from what it knows to one step, or none.
 
 The rules: a member is replaced only when Ray and the leader have both missed it for ``replace_after``, a spare place
-exists, and a live quorum remains. Its successor is a learner first, and takes its place in one joint change once it has
-caught up. If the missing member comes back before that, the successor is removed again. Data comes first: a member
-whose data is found on a node that is alive is started there, whatever the address (``data_locations.py``), with a
-leader or without, and is never replaced under another id.
+exists, and a live quorum remains. A member that hangs on a node that is alive, so that Ray does not miss it, has its
+process ended after a multiple of that, and is replaced if that does not help. Its successor is a learner first, and
+takes its place in one joint change once it has caught up. If the missing member comes back before that, the successor
+is removed again. Data comes first: a member whose data is found on a node that is alive is started there, whatever the
+address (``data_locations.py``), with a leader or without, and is never replaced under another id.
 
 All effects of a step are in the cluster's own log: a reserved id, a learner, which member a successor replaces, a
 removal. So nothing is lost when a supervisor dies between two steps, and two supervisors, each with its own clock, only
@@ -17,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from ...limits import ADOPT_AFTER_S, SEARCH_AFTER_S
+from ...limits import ADOPT_AFTER_S, HUNG_FACTOR, HUNG_MIN_S, SEARCH_AFTER_S
 from ...raft.messages import Configuration
 from ...raft.quorum import is_majority
 from ...schema.member_record import MemberRecord
@@ -39,6 +40,8 @@ class ClusterView:
         caught_up: members that are close enough to the leader's log to be voters.
         actors: members that Ray has an actor for.
         missed_since: since when Ray has missed a member, or the member itself said that it can never serve again.
+        hung_since: since when a member that Ray does not miss has answered nothing, or has said that it is stuck.
+        tried_to_end: members whose process was to be ended for that just now.
         reserved_since: since when a member has been seen reserved.
         homes: the node that each member lives on, if it is alive.
         nodes: Ray nodes that are alive.
@@ -62,6 +65,8 @@ class ClusterView:
     caught_up: Collection[int] = frozenset()
     actors: Collection[int] = frozenset()
     missed_since: Mapping[int, float] = field(default_factory=dict)
+    hung_since: Mapping[int, float] = field(default_factory=dict)
+    tried_to_end: Collection[int] = frozenset()
     reserved_since: Mapping[int, float] = field(default_factory=dict)
     homes: Mapping[int, str] = field(default_factory=dict)
     nodes: tuple[RayNode, ...] = ()
@@ -79,13 +84,26 @@ class ClusterView:
         return next((node for node in self.nodes if pin and pin in node.resources), None)
 
     def is_gone(self, member: int) -> bool:
-        """Whether Ray and the leader have both missed a member for ``replace_after``, and its data was not found."""
+        """Whether Ray and the leader have both missed a member for ``replace_after``, and its data was not found; or
+        it hangs, and still does so long after its process was to be ended."""
         since = self.missed_since.get(member)
         if member in self.found or member in self.delayed:
             return False
+        if self.hangs(member, max(self.replace_after, HUNG_MIN_S)):
+            return True
         if since is None or self.now - since < self.replace_after:
             return False
         return self.silent.get(member, 0.0) >= self.replace_after
+
+    def hangs(self, member: int, longer: float = 0.0) -> bool:
+        """Whether a member has not answered, or has been stuck, for so long that it hangs, and the leader, if there is
+        one, has not heard it for as long; or for ``longer`` seconds more."""
+        since = self.hung_since.get(member)
+        needed = max(HUNG_FACTOR * self.replace_after, HUNG_MIN_S) + longer
+        if since is None or self.now - since < needed:
+            return False
+        # A leader has no silence of its own: of one that is stuck, its own word is enough.
+        return not self.leads or self.silent.get(member, needed) >= needed
 
     def is_well(self, member: int) -> bool:
         """Whether Ray and the leader both see a member."""
@@ -106,6 +124,13 @@ class StartMember:
 @dataclass(frozen=True)
 class Move:
     """End the actor that a member may have elsewhere, and start it where its data was found."""
+
+    member: MemberRecord
+
+
+@dataclass(frozen=True)
+class EndProcess:
+    """End the process of a member that hangs, where it is certain which one that is; Ray starts another."""
 
     member: MemberRecord
 
@@ -157,7 +182,7 @@ class Clear:
     node: str
 
 
-Step = StartMember | Move | Reserve | Join | Promote | Leave | Retire | Clear
+Step = StartMember | Move | EndProcess | Reserve | Join | Promote | Leave | Retire | Clear
 
 
 def describe(step: Step) -> str:
@@ -166,6 +191,8 @@ def describe(step: Step) -> str:
         return f"starting {step.member.name} at {step.member.pin}: it has no actor, and its data is there"
     if isinstance(step, Move):
         return f"moving {step.member.name} to {step.member.pin}: its data was found there, in {step.member.base}"
+    if isinstance(step, EndProcess):
+        return f"ending the process of {step.member.name}, which hangs: it answers nobody, and its node is alive"
     if isinstance(step, Reserve):
         return f"replacing m{step.replaces}, which is lost: reserving an id for its successor at {step.placement.pin}"
     if isinstance(step, Join):
@@ -182,7 +209,7 @@ def describe(step: Step) -> str:
 
 def plan(view: ClusterView) -> Step | None:
     """The next step, or ``None`` if there is nothing to do, or nothing that may be done now."""
-    step = _move(view) or _start(view)
+    step = _move(view) or _start(view) or _end_hung(view)
     if step is not None or not view.leads or view.configuration.joint:
         return step
     return _continue(view) or _replace_lost(view) or _clean_up(view)
@@ -202,7 +229,7 @@ def obstacles(view: ClusterView) -> list[str]:
         found.append("a change of the configuration is in progress")
     successors = {known.replaces: known for known in view.table.values() if known.replaces in members}
     for member in sorted(members):
-        if not view.is_well(member):
+        if not view.is_well(member) or view.hangs(member):
             found.append(f"m{member}: {_situation(view, member, successors)}")
     return found
 
@@ -222,7 +249,11 @@ def _situation(view: ClusterView, member: int, successors: Mapping[int, MemberRe
             last = f"; it was last at {known.pin}" if known is not None and known.pin else ""
             if view.node_of(known.pin if known is not None else "") is None and view.searched:
                 return f"its data was not found on any Ray node that is alive{last}"
-    if member not in view.missed_since:
+    if member in view.hung_since and not view.is_gone(member):
+        if view.hangs(member):
+            return "it hangs, and its process is ended; if that does not help, it is replaced"
+        return f"it answers nobody, and its node is alive; its process is ended after {HUNG_FACTOR} times replace_after"
+    if member not in view.missed_since and member not in view.hung_since:
         return "the leader does not hear it, but Ray does not miss it; waiting until they agree"
     if view.leads and view.silent.get(member, 0.0) < view.replace_after / 2:
         return "Ray misses it, or it says that it is lost, and the leader hears it; waiting for the leader to miss it"
@@ -254,6 +285,15 @@ def _start(view: ClusterView) -> Step | None:
         known = view.table.get(member)
         if known is not None and known.base and view.node_of(known.pin) is not None:
             return StartMember(known)
+    return None
+
+
+def _end_hung(view: ClusterView) -> Step | None:
+    """A member that hangs has its process ended on its node, which needs no leader: a quorum may hang."""
+    for member in sorted(set(view.hung_since) - set(view.tried_to_end)):
+        known = view.table.get(member)
+        if view.hangs(member) and known is not None and known.base and view.node_of(known.pin) is not None:
+            return EndProcess(known)
     return None
 
 
@@ -358,12 +398,16 @@ def _replace_lost(view: ClusterView) -> Step | None:
     if not view.has_live_quorum(configuration.voters):
         return None
     for member in sorted(members):
-        if not view.is_gone(member) or not view.searched:
+        # The data of one that hangs need not be looked for: its process has it.
+        if not view.is_gone(member) or not (view.searched or member in view.hung_since):
             continue
         known = view.table.get(member)
         home = view.node_of(known.pin) if known is not None else None
         others = {other: home for other, home in view.homes.items() if other != member}
-        nodes = [node for node in view.nodes if node.id not in view.avoided]
+        avoided = set(view.avoided)
+        if member in view.hung_since and home is not None and home.id not in others.values():
+            avoided.add(home.id)  # not where a process hangs, unless others live there
+        nodes = [node for node in view.nodes if node.id not in avoided]
         placement = choose_placement(nodes, view.placement, others, vacated=home.id if home is not None else "")
         if placement is not None:
             newest = max((*members, *view.table, *view.removed))

@@ -36,6 +36,7 @@ from ..ray_attached import attached
 from ..ray_calls import in_time
 from ..ray_view import RayNode
 from . import node_storage
+from .hung_process import HungProcess, end_hung_member
 from .placement import Placement
 from .ray_nodes import run_on
 from .spawn import start_actor
@@ -171,6 +172,19 @@ class MembershipOps:
         in_time(attached(ray.kill), actor, no_restart=True)
         name = actor_name(self.cluster_name, member_name(member))
         wait_for(lambda: actors_gone([name]), time.monotonic() + STOP_TIMEOUT_S)
+
+    def end_hung_member(self, member: MemberRecord, nodes: Sequence[RayNode]) -> HungProcess:
+        """End the process of a member that hangs, on its own node, if it is certain which one that is.
+
+        Raises:
+            Unavailable: the node is not there, did not answer, or does not let that be done.
+        """
+        node = next((node for node in nodes if member.pin in node.resources), None)
+        if node is None:
+            raise Unavailable(f"the node of {member.name} is not there")
+        arguments = (member.base, self.cluster_name, self.cluster, member.name)
+        found: HungProcess = run_on({0: node}, end_hung_member, {0: arguments}, SURVEY_TIMEOUT_S)[0]
+        return found
 
     def delete_data(self, member: MemberRecord, nodes: Sequence[RayNode], where: str = "") -> bool:
         """Delete the data of a removed member; False if its node is not there, or a process still holds the data.

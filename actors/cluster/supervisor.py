@@ -47,7 +47,20 @@ from ..process import as_daemon
 from ..ray_metrics import hand_to_ray
 from ..ray_view import RayNode
 from .failure_tracker import FailureTracker, lacks_pins
-from .heal_plan import Join, Leave, Move, Promote, Reserve, Retire, StartMember, Step, describe, obstacles, plan
+from .heal_plan import (
+    EndProcess,
+    Join,
+    Leave,
+    Move,
+    Promote,
+    Reserve,
+    Retire,
+    StartMember,
+    Step,
+    describe,
+    obstacles,
+    plan,
+)
 from .markers import Marker, base_of, read_markers
 from .membership import MembershipOps
 from .node_storage import NodeInventory, survey
@@ -65,13 +78,16 @@ def _marker_here(spec: SupervisorSpec) -> Marker:
     return next((marker for marker in known if marker.cluster == spec.cluster and not marker.destroyed), plain)
 
 
-def do_step(step: Step, ops: MembershipOps, observation: Observation) -> None:
-    """Do one step; raises a ``KeeperError`` or an error of Ray if it cannot be done now."""
+def do_step(step: Step, ops: MembershipOps, observation: Observation) -> str:
+    """Do one step; what is to be said of its outcome, if anything. Raises a ``KeeperError`` or an error of Ray if it
+    cannot be done now."""
     if isinstance(step, StartMember):
         ops.start_member(step.member)
     elif isinstance(step, Move):
         ops.stop_member(step.member.id, MOVE_STOP_TIMEOUT_S)
         ops.start_member(step.member)
+    elif isinstance(step, EndProcess):
+        return f"{step.member.name}: {ops.end_hung_member(step.member, observation.nodes)}"
     elif isinstance(step, Reserve):
         ops.reserve(step.nonce, step.placement, replaces=step.replaces, voter=step.voter)
     elif isinstance(step, Join):
@@ -87,6 +103,7 @@ def do_step(step: Step, ops: MembershipOps, observation: Observation) -> None:
         ops.stop_member(step.member.id)
         if step.node and not ops.delete_data(step.member, observation.nodes, step.node):
             raise Unavailable(f"the data of {step.member.name} cannot be removed yet")
+    return ""
 
 
 def search(nodes: Sequence[RayNode], spec: SupervisorSpec) -> dict[str, NodeInventory | Exception]:
@@ -240,7 +257,9 @@ class Supervisor:
                 self._note_step(step)
                 if step is not None:
                     self._watchdog.enter(str(step), SUPERVISOR_STEP_TIMEOUT_S)
-                    do_step(step, ops, observation)
+                    if outcome := do_step(step, ops, observation):
+                        self._note(outcome)
+                        self._log.warning("%s", outcome)
                     tracker.step_done(step)
                     self._steps[type(step).__name__, "done"] += 1
                 self._last_error = ""

@@ -16,6 +16,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -95,6 +96,7 @@ class Member:
         self._lost = self._missing = False
         self._opening = threading.Lock()
         self._lock_fd = -1
+        self._opening_since: float | None = None
         self._stopped = False
         self._start_opening()
         hand_to_ray(self._spec.cluster_name, self._spec.name, self._log)
@@ -291,6 +293,7 @@ class Member:
         the status, and sets what a supervisor needs to know: whether the data is lost, or only missing here."""
         if not self._opening.acquire(blocking=False):
             return False  # another thread is opening it
+        self._opening_since = time.monotonic()
         try:
             if self._loop is None and not self._stopped and self._lock_directory():
                 self._serve()
@@ -308,6 +311,7 @@ class Member:
             self._log.exception("the data could not be opened")
             self._give_up(f"{type(error).__name__}: {error}")
         finally:
+            self._opening_since = None
             self._opening.release()
         return False
 
@@ -433,11 +437,12 @@ class Member:
             clocks=loop.transport.clocks.offsets(),
             role_for=max(0.0, now - loop.replica.role_since),
             lost_since=lost_members(state.latest_events),
+            stuck_for=loop.stuck_for(),
         )
 
     def _status_not_serving(self) -> MemberStatus:
         """Of a member without a loop: it says who it is, and why it does not serve."""
-        spec = self._spec
+        spec, since = self._spec, self._opening_since
         return MemberStatus(
             cluster_name=spec.cluster_name,
             cluster=spec.cluster,
@@ -461,6 +466,7 @@ class Member:
             lost=self._lost,
             missing=self._missing,
             version=COMMANDS_VERSION,
+            stuck_for=0.0 if since is None else time.monotonic() - since,
         )
 
 

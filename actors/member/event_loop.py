@@ -13,6 +13,7 @@ import faulthandler
 import math
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,7 @@ class EventLoop:
         metrics = MemberMetrics(parts.replica, parts.handler, parts.inbox, parts.transport, parts.lanes, status)
         self._forget_figures = self.telemetry.add(metrics.families)
         self._stop: str | None = None
+        self._turn_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="member loop", daemon=True)
 
     def lane(self, node: str, peer: bool) -> LaneOffer | None:
@@ -108,9 +110,16 @@ class EventLoop:
         except BaseException:
             die(self._log, "its loop failed")
 
+    def stuck_for(self) -> float:
+        """For how many seconds the present turn has lasted; 0 between turns. Any thread."""
+        began = self._turn_began
+        return 0.0 if began is None else time.monotonic() - began
+
     def _turn(self, batch: TurnInput) -> None:
+        self._turn_began = time.monotonic()
         self.replica.turn(self.transport.begin_turn(batch.frames), batch.events)
         self.transport.end_turn()
+        self._turn_began = None
 
     def _give_up(self, why: str) -> None:
         """Stop in order and say why: a new process of this version could do no better."""

@@ -48,6 +48,7 @@ KNOW_RAY = {
     "actors/log_files.py",
     "actors/ray_metrics.py",
     "actors/cluster/destroy.py",
+    "actors/cluster/hung_process.py",
     "actors/cluster/launch.py",
     "actors/member/actor.py",
     "actors/member/member_actor.py",

@@ -10,6 +10,7 @@ import pytest
 from raykeeper.actors.cluster.heal_plan import (
     Clear,
     ClusterView,
+    EndProcess,
     Join,
     Leave,
     Move,
@@ -18,6 +19,7 @@ from raykeeper.actors.cluster.heal_plan import (
     Retire,
     StartMember,
     Step,
+    obstacles,
     plan,
 )
 from raykeeper.actors.ray_view import RayNode
@@ -27,6 +29,9 @@ from raykeeper.schema.member_record import MemberRecord
 from raykeeper.store.state.members import Members
 
 AFTER = 60.0
+HUNG = 3 * AFTER
+GONE = 4 * AFTER
+"""From then on a member that hangs is replaced."""
 
 
 def node(name: str) -> RayNode:
@@ -64,6 +69,12 @@ def lost(view: ClusterView, member: int = 3, seconds: float = AFTER) -> ClusterV
         homes={other: home for other, home in view.homes.items() if other != member},
         nodes=tuple(each for each in view.nodes if pin not in each.resources),
     )
+
+
+def hung(view: ClusterView, member: int = 3, seconds: float = HUNG) -> ClusterView:
+    """A member has answered nothing for this long on a node that is alive, neither the supervisor nor the leader."""
+    since = {**view.hung_since, member: view.now - seconds}
+    return replace(view, hung_since=since, silent={**view.silent, member: seconds})
 
 
 def with_successor(view: ClusterView, *, reserved: bool = False, caught_up: bool = True) -> ClusterView:
@@ -132,6 +143,65 @@ def test_members_that_share_nodes_anyway_are_replaced_where_there_is_room() -> N
     step = plan(view)
     assert isinstance(step, Reserve)
     assert step.placement.node.id == "node-b"
+
+
+def test_the_process_of_a_member_that_hangs_is_ended_first_and_it_is_replaced_if_that_does_not_help() -> None:
+    three = healthy().table[3]
+    assert plan(hung(healthy(), seconds=HUNG - 1)) is None, "it may be slow"
+    assert plan(hung(healthy())) == EndProcess(three)
+    assert plan(replace(hung(healthy()), tried_to_end={3})) is None, "that is given time to help"
+    assert plan(hung(healthy(), seconds=GONE)) == EndProcess(three), "again, before anybody takes its place"
+    step = plan(replace(hung(healthy(), seconds=GONE), tried_to_end={3}))
+    assert isinstance(step, Reserve)
+    assert (step.replaces, step.placement.pin) == (3, "d")
+
+
+@pytest.mark.parametrize("seconds", [HUNG, 10 * HUNG])
+def test_whom_the_leader_hears_does_not_hang(seconds: float) -> None:
+    heard = replace(hung(healthy(), seconds=seconds), silent={2: 0.0, 3: 1.0})
+    assert plan(heard) is None
+    assert obstacles(heard) == []
+
+
+def test_without_a_leader_all_that_hang_are_ended_and_nobody_is_replaced() -> None:
+    both = replace(hung(hung(healthy(), 2), 3), leads=False, silent={})
+    assert plan(both) == EndProcess(both.table[2])
+    assert plan(replace(both, tried_to_end={2})) == EndProcess(both.table[3])
+    assert plan(replace(hung(hung(both, 2, GONE), 3, GONE), silent={}, tried_to_end={2, 3})) is None
+    assert len([line for line in obstacles(both) if "it hangs" in line]) == 2
+
+
+def test_a_leader_that_says_that_it_is_stuck_needs_no_other_word() -> None:
+    alone = replace(
+        healthy(), configuration=Configuration(voters=(1,)), table={1: known(1, "a")}, actors={1}, silent={}
+    )
+    stuck = replace(alone, hung_since={1: alone.now - HUNG})
+    assert plan(stuck) == EndProcess(stuck.table[1])
+    assert plan(replace(stuck, tried_to_end={1})) is None, "there is no quorum but itself"
+
+
+def test_a_node_where_processes_hang_is_no_place_for_a_successor_unless_others_live_there() -> None:
+    view = replace(hung(healthy(), seconds=GONE), tried_to_end={3}, nodes=healthy().nodes[:3])
+    assert plan(view) is None, "its own node is the only one without a member"
+    shared = replace(view, placement=(), homes={1: "node-a", 2: "node-c", 3: "node-c"}, nodes=(node("a"), node("c")))
+    assert isinstance(plan(shared), Reserve)
+
+
+def test_who_hangs_no_more_keeps_the_place_and_the_successor_goes() -> None:
+    view = with_successor(replace(hung(healthy(), seconds=GONE), tried_to_end={3}))
+    assert plan(view) == Promote(4, 3)
+    back = replace(view, hung_since={}, silent={2: 0.0, 3: 0.0, 4: 0.0})
+    assert plan(back) == Leave(4)
+    started_again = replace(view, hung_since={3: view.now - 1})
+    assert plan(started_again) is None, "a new process is given time, too"
+
+
+def test_it_says_that_a_member_hangs_and_what_comes_of_it() -> None:
+    said = [obstacles(hung(healthy(), seconds=seconds)) for seconds in (AFTER / 2, HUNG, GONE)]
+    assert [len(lines) for lines in said] == [1, 1, 1]
+    assert "its process is ended after 3 times replace_after" in said[0][0]
+    assert "it hangs, and its process is ended" in said[1][0]
+    assert "it is gone, and is replaced" in said[2][0]
 
 
 def test_a_successor_joins_catches_up_and_takes_the_place_in_one_change() -> None:
@@ -288,6 +358,10 @@ class World:
     caught_up: set[int] = field(default_factory=lambda: {1, 2, 3})
     reserved_at: dict[int, float] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
+    hung: dict[int, float] = field(default_factory=dict)
+    """Members that hang on their nodes, and since when."""
+    stuck: set[int] = field(default_factory=set)
+    """Those of them that no signal ends."""
 
     def __post_init__(self) -> None:
         self.configuration = Configuration(voters=(1, 2, 3))
@@ -296,19 +370,27 @@ class World:
             self.table.register(RegisterMember(member, pin, "/data", 1), self.configuration.members)
 
     def lives(self, member: int) -> bool:
+        """Its process is there, and works."""
+        return self.is_there(member) and member not in self.hung
+
+    def is_there(self, member: int) -> bool:
         return member in self.actors and self.data.get(member) in self.alive
 
     def quorum(self, voters: tuple[int, ...]) -> bool:
         return 2 * sum(map(self.lives, voters)) > len(voters)
 
     def silence(self, member: int) -> float:
-        return 0.0 if self.lives(member) else self.now - self.died.get(self.data.get(member, ""), self.now - 1)
+        if self.lives(member):
+            return 0.0
+        died = self.now - self.died.get(self.data.get(member, ""), self.now - 1)
+        return max(self.now - self.hung[member], died) if member in self.hung else died
 
-    def view(self, began: float, cleared: set[tuple[int, str]]) -> ClusterView:
+    def view(self, began: float, cleared: set[tuple[int, str]], tried: dict[int, float]) -> ClusterView:
         """The view of a supervisor that has observed since ``began``."""
         table = {m: d for m, d in self.table.by_id.items() if not d.removed}
         members = self.configuration.members
-        missed = {m: max(began, self.now - self.silence(m)) for m in members if not self.lives(m)}
+        missed = {m: max(began, self.now - self.silence(m)) for m in members if not self.is_there(m)}
+        hung = {m: max(began, self.hung[m]) for m in members if self.is_there(m) and m in self.hung}
         return ClusterView(
             now=self.now,
             replace_after=AFTER,
@@ -320,23 +402,31 @@ class World:
             caught_up=frozenset(self.caught_up),
             actors=frozenset(self.actors),
             missed_since=missed,
+            hung_since=hung,
+            tried_to_end=frozenset(member for member, until in tried.items() if until > self.now),
             reserved_since={m: max(began, self.reserved_at.get(m, 0.0)) for m in set(table) - members},
-            homes={m: f"node-{self.data[m]}" for m in members if self.lives(m)},
+            homes={m: f"node-{self.data[m]}" for m in members if self.is_there(m)},
             nodes=tuple(node(name) for name in sorted(self.alive)),
             placement=tuple("abcdef"),
             cleared=frozenset(cleared),
         )
 
-    def do(self, step: Step, cleared: set[tuple[int, str]]) -> None:
+    def do(self, step: Step, cleared: set[tuple[int, str]], tried: dict[int, float]) -> None:
         """Apply a step as the cluster does: it may rest on an old observation."""
         self.steps.append(step)
         members, voters = self.configuration.members, self.configuration.voters
         learners = self.configuration.learners
         if isinstance(step, StartMember):
             self.actors.add(step.member.id)
+        elif isinstance(step, EndProcess):
+            tried[step.member.id] = self.now + 30.0
+            if step.member.id not in self.stuck:
+                self.hung.pop(step.member.id, None)
         elif isinstance(step, Clear):
             assert self.table.is_removed(step.member.id), "what is cleared away never comes back"
             self.actors.discard(step.member.id)
+            self.hung.pop(step.member.id, None)
+            self.stuck.discard(step.member.id)
             self.data.pop(step.member.id, None)
             cleared.add((step.member.id, step.node))
         elif not self.quorum(voters):
@@ -377,10 +467,20 @@ class World:
             if self.quorum(tuple(v for v in self.configuration.voters if self.data.get(v) != victim)):
                 self.alive.discard(victim)
                 self.died[victim] = self.now
+                for member in [member for member in self.hung if self.data.get(member) == victim]:
+                    del self.hung[member]  # a process that hangs goes with its node
+                    self.stuck.discard(member)
         elif draw < 0.08 and len(self.alive) < 6:
             self.alive.add(self.rng.choice(sorted(set("abcdef") - self.alive)))
         elif draw < 0.10 and self.actors:
             self.actors.discard(self.rng.choice(sorted(self.actors)))
+        elif draw < 0.13:
+            member = self.rng.choice(sorted(self.configuration.members))
+            others = [v for v in self.configuration.voters if v != member]
+            if self.lives(member) and 2 * sum(map(self.lives, others)) > len(self.configuration.voters):
+                self.hung[member] = self.now
+                if self.rng.random() < 0.3:
+                    self.stuck.add(member)
         for member in self.configuration.members:
             if self.lives(member) and self.rng.random() < 0.2:
                 self.caught_up.add(member)
@@ -392,6 +492,7 @@ def test_two_supervisors_with_old_looks_keep_a_cluster_at_full_strength(seed: in
     rng = random.Random(seed)
     world = World(rng)
     began = [world.now, world.now]
+    tried: list[dict[int, float]] = [{}, {}]
     cleared: list[set[tuple[int, str]]] = [set(), set()]
     late: list[tuple[int, Step]] = []
     for turn in range(600):
@@ -403,24 +504,24 @@ def test_two_supervisors_with_old_looks_keep_a_cluster_at_full_strength(seed: in
             world.happen()
             if rng.random() < 0.02:  # a supervisor is killed: it remembers nothing
                 which = rng.randrange(2)
-                began[which], cleared[which] = world.now, set()
+                began[which], cleared[which], tried[which] = world.now, set(), {}
         which = rng.randrange(2)
-        step = plan(world.view(began[which], cleared[which]))
+        step = plan(world.view(began[which], cleared[which], tried[which]))
         if step is not None:
             if not quiet and rng.random() < 0.3:  # slow: it is done later, when much has changed
                 late.append((which, step))
             else:
-                world.do(step, cleared[which])
+                world.do(step, cleared[which], tried[which])
         if late and (quiet or rng.random() < 0.3):
             who, old = late.pop(0)
-            world.do(old, cleared[who])
+            world.do(old, cleared[who], tried[who])
     voters = world.configuration.voters
     assert len(voters) == 3
     assert all(map(world.lives, voters)), (voters, world.actors, world.data, world.alive, world.steps[-10:])
     assert world.configuration.learners == ()
     assert world.actors == set(voters)
     assert len({world.data[voter] for voter in voters}) == 3, "each on a node of its own"
-    assert [plan(world.view(start, done)) for start, done in zip(began, cleared, strict=True)] == [None, None]
+    assert [plan(world.view(*known)) for known in zip(began, cleared, tried, strict=True)] == [None, None]
 
 
 @pytest.mark.parametrize("where", ["found", "delayed"])

@@ -16,7 +16,17 @@ import ray
 from lab.patience import PATIENCE
 from raykeeper.actors.cluster import supervisor
 from raykeeper.actors.cluster.failure_tracker import FailureTracker, lacks_pins
-from raykeeper.actors.cluster.heal_plan import Clear, ClusterView, Move, Reserve, Retire, Step, obstacles, plan
+from raykeeper.actors.cluster.heal_plan import (
+    Clear,
+    ClusterView,
+    EndProcess,
+    Move,
+    Reserve,
+    Retire,
+    Step,
+    obstacles,
+    plan,
+)
 from raykeeper.actors.cluster.node_storage import FoundData, NodeInventory
 from raykeeper.actors.cluster.observe import Observation
 from raykeeper.actors.cluster.supervisor import Supervisor, Watchdog
@@ -171,6 +181,32 @@ def test_a_member_that_is_only_slow_is_not_replaced(registered: bool) -> None:
 # --- whose data is elsewhere -----------------------------------------------------------------------------------------
 
 
+def quiet(seconds: int, **fields: Any) -> list[Observation]:
+    """Member 3 does not answer, or says this, and the leader does not hear it, for this long."""
+    shows = [observation(silent=float(n), leading=500.0, answers=False) for n in range(seconds + 1)]
+    return [replace(each, statuses={**each.statuses, 3: status(3, **fields)}) if fields else each for each in shows]
+
+
+@pytest.mark.parametrize("says", [{}, {"stuck_for": 99.0}], ids=["answers nothing", "says that it is stuck"])
+def test_who_hangs_has_its_process_ended_and_is_replaced_if_that_does_not_help(says: dict[str, Any]) -> None:
+    tracker, tried = FailureTracker(7, PINS), []
+    for now, shown in enumerate(quiet(60, **says)):
+        step = plan(after_search(tracker, shown, float(now), {}))
+        if step is not None:
+            tried.append((now, step))
+            tracker.step_done(step)
+        if isinstance(step, Reserve):
+            break
+    assert [(now, type(step)) for now, step in tried] == [(20, EndProcess), (40, Reserve)]
+
+
+def test_who_answers_in_between_does_not_hang() -> None:
+    view = watched(*quiet(15), observation(), *quiet(15))
+    assert plan(view) is None
+    assert view.hung_since == {3: 17.0}
+    assert watched(*quiet(15, stuck_for=1.0)).hung_since == {}, "turns take time"
+
+
 def alive(*pins: str) -> tuple[RayNode, ...]:
     return tuple(node(pin) for pin in pins)
 
@@ -249,10 +285,10 @@ def test_who_was_started_elsewhere_is_given_time_to_come_up_and_found_again_if_t
     step = plan(view)
     assert isinstance(step, Move)
     tracker.step_done(step)
-    for now in (2.0, 3.0, 90.0):
+    for now in (2.0, 3.0, 15.0):
         assert plan(after_search(tracker, shown, now, {"node-d": THREE})) is None
     away = silent_observation("a", "b", "x", one=MINORITY)
-    for now in (91.0, 92.0):
+    for now in (16.0, 17.0):
         view = after_search(tracker, away, now, {"node-x": THREE})
     assert moved(view) == [(3, "node:10.0.0.1", "/data/heal")]
 
@@ -387,13 +423,14 @@ def spare_gone(observations: list[Observation]) -> list[Observation]:
     ("observations", "says"),
     [
         ([observation()], ""),
-        ([observation(silent=5.0, answers=False)] * 5, "m3: the leader does not hear it, but Ray does not miss it"),
+        ([observation(silent=5.0, answers=False)] * 5, "m3: it answers nobody, and its node is alive"),
+        ([observation(silent=5.0)] * 5, "m3: the leader does not hear it, but Ray does not miss it"),
         ([observation(silent=0.0, answers=False, there=False)] * 5, "and the leader hears it; waiting for the leader"),
         (LOST[:2], "waiting until both have done so"),
         (LOST, "m3: it is gone, and is replaced as soon as there is a spare place"),
         (spare_gone(LOST), "m3: it is gone, and is replaced as soon as there is a spare place"),
     ],
-    ids=["well", "slow", "only Ray", "not long", "gone", "no place"],
+    ids=["well", "slow", "unheard", "only Ray", "not long", "gone", "no place"],
 )
 def test_it_says_what_it_waits_for(observations: list[Observation], says: str) -> None:
     said = obstacles(watched(*observations))

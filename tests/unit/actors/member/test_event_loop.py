@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import msgspec
 import pytest
 
 from lab.onemember import one_member
-from lab.patience import until
+from lab.patience import PATIENCE, until
 from raykeeper import RequestTimeout, Unavailable
 from raykeeper.actors.member.events import Proposal
 from raykeeper.schema import commands
@@ -34,3 +35,23 @@ def test_a_command_of_a_newer_version_ends_the_loop_in_order(monkeypatch: pytest
         assert len(answers) == 1, "a waiting caller is answered"
         with pytest.raises((Unavailable, RequestTimeout)):
             kv.put("a", "2", timeout=0.3)
+
+
+def test_a_turn_that_does_not_end_is_told_from_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    with one_member() as member:
+        loop, go_on, inside = member.loop, threading.Event(), threading.Event()
+        turn = loop.replica.turn
+
+        def stuck(*arguments: object) -> None:
+            inside.set()
+            assert go_on.wait(PATIENCE)
+            turn(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(loop.replica, "turn", stuck)
+        try:
+            assert inside.wait(PATIENCE)
+            until(lambda: loop.stuck_for() > 0.05)
+        finally:
+            monkeypatch.undo()
+            go_on.set()
+        until(lambda: loop.stuck_for() == 0.0)
