@@ -998,9 +998,10 @@ LOG_STDERR_LINES_PER_WINDOW = 5
 # Launching and supervising a cluster, from outside.
 MEMBERSHIP_TIMEOUT_S = 120.0
 """Within this a new member is expected to have caught up with the others."""
-MAX_PROMOTE_ATTEMPTS = 100
-"""By a proxy that has added a member for a client, each of them within MEMBERSHIP_TIMEOUT_S..."""
-PROMOTE_PAUSE_S = 2.0
+MAX_MEMBERSHIP_ATTEMPTS = 100
+"""By a proxy that has added or removed a member for a client, to promote it or to delete its data, each of them within
+MEMBERSHIP_TIMEOUT_S..."""
+MEMBERSHIP_PAUSE_S = 2.0
 """... and seconds between two of them."""
 UPGRADE_TIMEOUT_S = 300.0
 """Within this all members are expected to have been restarted, one by one."""

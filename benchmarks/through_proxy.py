@@ -20,12 +20,11 @@ from crew import Crew
 from faces import Address
 from measures import Plan, Row, load
 from systems import Etcd, RayKeeper, running
-from targets import HANDLE, PROXY, VIA_PROXY
+from targets import HANDLE, PROXY, PROXY_FROM_GO, VIA_PROXY
 
 IN_FLIGHT = (1, 100)
 OPS = ("put", "get")
 START_S = 60.0
-PROXY_FROM_GO = "raykeeper proxy + Go"
 NOTES = (
     "Puts and linearizable gets by aetcd and by etcd's Go client, at one `raykeeper proxy` and at the leader of etcd. "
     "The proxy is a fourth process on the machine; etcd has three."

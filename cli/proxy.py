@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..actors.handles import Client
-from ..errors import KeeperError
 from ..limits import ProxyTls
 from ..proxy_address import (
     AdvertisedAddress,
@@ -24,8 +22,6 @@ from .streaming import StreamingCommand, run_streaming
 
 if TYPE_CHECKING:
     from ..cluster import Cluster
-
-T = TypeVar("T")
 
 
 def listen_address(text: str) -> ListenAddress:
@@ -121,10 +117,10 @@ async def _serve(
     trusted_ca_file: str,
     client_cert_auth: bool,
 ) -> int:
-    from ..actors.actor_access import as_the_cluster, cluster_token
-    from ..actors.leader_call import administer_as
+    from ..actors.actor_access import cluster_token
     from ..actors.logs import MemberLog
     from ..actors.proxy.etcd_proxy import EtcdProxy
+    from ..actors.proxy.membership_tasks import MembershipTasks
     from ..actors.proxy.proxy_place import proxy_place
     from ..telemetry import PROCESS
 
@@ -134,10 +130,9 @@ async def _serve(
     if client_cert_auth and not trusted_ca_file:
         raise click.UsageError("--client-cert-auth needs --trusted-ca-file")
     log = MemberLog("proxy", cluster.name, "proxy")
-    administer_as(cluster.name, as_the_cluster)  # it changes members only for clients that it has found to be root
     server = EtcdProxy(
         kv.aio,
-        _Operations(cluster),
+        MembershipTasks(cluster.name, log),
         log,
         proxy_place(),
         registered=not no_register,
@@ -159,31 +154,3 @@ async def _serve(
         command.start_release()
         await server.close()
     return 0
-
-
-class _Operations:
-    """Changes of the members; each blocks, so it has a thread."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-
-    async def add_member(self, learner: bool) -> int:
-        """Add a member anywhere; its id, once it has caught up."""
-        info = await self._on_a_thread(lambda: self._cluster.add_member(promote=not learner))
-        return info.id
-
-    async def remove_member(self, member: int) -> None:
-        """Remove a member for good."""
-        await self._on_a_thread(lambda: self._cluster.remove_member(member))
-
-    async def move_leader(self, member: int) -> None:
-        """Hand leadership to a member."""
-        await self._on_a_thread(lambda: self._cluster.move_leader(member))
-
-    async def _on_a_thread(self, change: Callable[[], T]) -> T:
-        from ..actors.proxy.etcd_errors import from_keeper_error
-
-        try:
-            return await asyncio.to_thread(change)
-        except KeeperError as error:
-            raise from_keeper_error(error) from error

@@ -7,8 +7,8 @@ peer URLs that a client names are not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
 
 from ...raft.messages import ChangeKind, MemberChange
 from ...schema.frames import MemberStatus
@@ -42,8 +42,9 @@ class MembershipOperations(Protocol):
         becomes a voter later, by itself."""
         ...
 
-    async def remove_member(self, member: int) -> None:
-        """Remove a member for good."""
+    async def remove_member(self, member: int, leave: Coroutine[Any, Any, object]) -> None:
+        """Remove a member for good: ``leave`` takes it out of the configuration. Its process ends and its data goes
+        later, by itself, also if the caller is gone."""
         ...
 
     async def move_leader(self, member: int) -> None:
@@ -82,14 +83,23 @@ class ClusterService:
         return MemberAddResponse(header=self._header(), member=member, members=members).SerializeToString()
 
     async def member_remove(self, request: bytes, context: CallContext) -> bytes:
-        """Remove a member. The configuration goes first, by the leader, which knows why it may not; then its process
-        and its data."""
+        """Remove a member. The answer comes when the configuration is without it."""
         member = MemberRemoveRequest.FromString(request).ID
+        await self.remove(member)
+        # A follower that is asked for lack of a leader may not know yet.
+        members = [each for each in await self._members() if member != each.ID]
+        return MemberRemoveResponse(header=self._header(), members=members).SerializeToString()
+
+    async def remove(self, member: int) -> None:
+        """Remove a member for good; returns once the configuration is without it.
+
+        Raises:
+            RpcError: there is no such member, the leader refuses, or nothing is known of it.
+        """
         if (await self._known(member)).voters == (member,):
             raise LAST_VOTER.error()
-        await self._calls.change_membership([MemberChange(ChangeKind.REMOVE, member)])
-        await self._operations.remove_member(member)
-        return MemberRemoveResponse(header=self._header(), members=await self._members()).SerializeToString()
+        leave = self._calls.change_membership([MemberChange(ChangeKind.REMOVE, member)])
+        await self._operations.remove_member(member, leave)
 
     async def member_update(self, request: bytes, context: CallContext) -> bytes:
         """Refused: there are no peer URLs to change."""

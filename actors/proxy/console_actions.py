@@ -19,7 +19,7 @@ from ..recipes.sync_async import quoted
 from .cluster_service import MembershipOperations
 from .console_forms import bad_request, path_bytes
 from .etcd_backend import CallContext, EtcdBackend
-from .etcd_errors import BAD_TRANSFEREE, MEMBER_NOT_FOUND, from_keeper_error
+from .etcd_errors import BAD_TRANSFEREE, from_keeper_error
 from .etcd_services import EtcdServices
 from .rpc_status import RpcCode, RpcError
 
@@ -116,10 +116,7 @@ class ConsoleActions:
 
     async def _remove_member(self, services: EtcdServices, asked: _OneMember, context: CallContext) -> dict[str, Any]:
         await self._needs_root(services.backend, context)
-        status = await services.calls.newest_status(services.backend.member)
-        if asked.member not in (*status.voters, *status.learners):
-            raise MEMBER_NOT_FOUND.error()
-        await self._operations.remove_member(asked.member)
+        await services.cluster.remove(asked.member)
         return {"member": asked.member}
 
     async def _compact(self, services: EtcdServices, asked: _Revision, context: CallContext) -> dict[str, Any]:

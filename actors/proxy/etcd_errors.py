@@ -52,6 +52,7 @@ DUPLICATE_KEY = _etcd(RpcCode.INVALID_ARGUMENT, "duplicate key given in txn requ
 INVALID_SORT = _etcd(RpcCode.INVALID_ARGUMENT, "invalid sort option")
 INVALID_COMPARE = _etcd(RpcCode.INVALID_ARGUMENT, "invalid compare")
 """Our own: etcd lets comparisons that it does not know hold."""
+INVALID_CLIENT_VERSION = _etcd(RpcCode.INVALID_ARGUMENT, "invalid client api version")
 REQUEST_TOO_LARGE = _etcd(RpcCode.INVALID_ARGUMENT, "request is too large")
 BAD_MEMBER_URLS = _etcd(RpcCode.INVALID_ARGUMENT, "given member URLs are invalid")
 

@@ -25,6 +25,7 @@ from .gateway import (
     error_json,
     error_line,
     find_method,
+    metadata_of,
     request_of,
     response_json,
     stream_line,
@@ -191,7 +192,7 @@ class EtcdHttp:
         if unary is not None:
             request = request_of(method, await exchange.body())
             counted.received += 1
-            answer = await unary(request, UntimedContext(exchange.headers, exchange.client))
+            answer = await unary(request, UntimedContext(metadata_of(exchange.headers), exchange.client))
             counted.sent += 1
             await exchange.respond(200, response_json(method, answer), _JSON)
         elif streaming is not None:
@@ -225,7 +226,7 @@ class _LineStream(UntimedContext):
     """A stream of requests and answers, as JSON values in the body of a request and lines in that of an answer."""
 
     def __init__(self, exchange: HttpExchange, method: Method, counted: RpcMethod) -> None:
-        super().__init__(exchange.headers, exchange.client)
+        super().__init__(metadata_of(exchange.headers), exchange.client)
         self._counted = counted
         self._exchange = exchange
         self._method = method

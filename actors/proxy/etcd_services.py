@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 
 from ...schema.auth_operations import AskAuth
 from .auth_service import AuthService, Unary
+from .call_conditions import CallConditions, needs_leader
 from .cluster_service import ClientUrls, ClusterService, MembershipOperations
 from .election_service import ElectionService
 from .etcd_backend import CallContext, EtcdBackend, StreamContext
@@ -30,7 +31,7 @@ _NAMES_USER = frozenset(("token", "authorization", CERTIFICATE_USER))
 """Names in a call's metadata that say who calls."""
 _ROOT_ONLY = {f"/etcdserverpb.Cluster/Member{change}" for change in ("Add", "Remove", "Update", "Promote")}
 
-Streaming = Callable[[StreamContext], Awaitable[None]]
+Streaming = Callable[[StreamContext], Coroutine[Any, Any, None]]
 Direct = Callable[[bytes, UnaryCall], bool]
 
 
@@ -52,7 +53,7 @@ class EtcdServices:
         kv, lease = KvService(backend, calls), LeaseService(backend)
         watch = WatchService(backend, lambda client, why: audit.refused_watch(backend.user, client, why))
         lock, election = LockService(backend), ElectionService(backend)
-        cluster = ClusterService(backend, calls, operations, urls)
+        self.cluster = cluster = ClusterService(backend, calls, operations, urls)
         maintenance = MaintenanceService(backend, calls, operations)
         health, auth = HealthService(), AuthService(backend, calls)
         snapshot = SnapshotService(backend, calls)
@@ -100,13 +101,14 @@ class EtcdServices:
         }
 
         self.backend = backend
+        self._conditions = CallConditions(backend, calls)
         self._unary = {path: _decoded(handler) for path, handler in unary.items()}
         self._streaming = {path: _decoded(handler) for path, handler in streaming.items()}
         self._users: ProxyUsers[EtcdServices] = ProxyUsers(
             backend, calls, self, lambda of_user: EtcdServices(of_user, operations, urls, audit)
         )
         self.unary = {path: self._by_user(path) for path in unary}
-        self.direct = {path: _of_nobody(handler) for path, handler in direct.items()}
+        self.direct = {path: self._of_nobody(handler) for path, handler in direct.items()}
         """For calls without a user: take the most frequent calls of methods that are in ``unary``, too."""
         self.streaming = {path: self._stream_by_user(path) for path in streaming}
 
@@ -122,10 +124,12 @@ class EtcdServices:
         """A handler that has the services of the call's user answer. What would change the members is refused to all
         but root before anything is done: it is more than one call of the cluster."""
         own, needs_root, of_anyone = self._unary[path], path in _ROOT_ONLY, path == AUTHENTICATE
-        audit, is_change = self.audit, path in CHANGES
+        audit, is_change, conditions = self.audit, path in CHANGES, self._conditions
 
         async def handle(request: bytes, context: CallContext) -> bytes:
             metadata = context.metadata
+            if not conditions.are_met_by(metadata):
+                await conditions.check(metadata)
             user = ""
             try:
                 if of_anyone or (not needs_root and metadata.keys().isdisjoint(_NAMES_USER)):
@@ -146,13 +150,33 @@ class EtcdServices:
 
         return handle
 
+    def _of_nobody(self, handler: Direct) -> Direct:
+        """A direct handler that leaves calls which name a user or set conditions, and tells its client if it sends what
+        is not a message."""
+        conditions = self._conditions
+
+        def handle(request: bytes, call: UnaryCall) -> bool:
+            metadata = call.metadata
+            if not (metadata.keys().isdisjoint(_NAMES_USER) and conditions.are_met_by(metadata)):
+                return False
+            try:
+                return handler(request, call)
+            except DecodeError as error:
+                raise _not_a_message(error) from None
+
+        return handle
+
     def _stream_by_user(self, path: str) -> Streaming:
+        conditions = self._conditions
+
         async def handle(stream: StreamContext) -> None:
             user = claimed_user(stream.metadata)
+            await conditions.check(stream.metadata)
             try:
                 services = await self._users.services(stream)
                 user = services.backend.user
-                await services._streaming[path](stream)
+                serving = services._streaming[path](stream)
+                await (conditions.while_led(serving) if needs_leader(stream.metadata) else serving)
             except RpcError as error:
                 self.audit.ended(user, stream.client, path, b"", error)
                 raise
@@ -166,20 +190,6 @@ class EtcdServices:
         kinds = methods()
         for path, streaming in self.streaming.items():
             registered.add_stream(path, streaming, "bidi_stream" if kinds[path].client_streaming else "server_stream")
-
-
-def _of_nobody(handler: Direct) -> Direct:
-    """A direct handler that leaves calls which name a user, and tells its client if it sends what is not a message."""
-
-    def handle(request: bytes, call: UnaryCall) -> bool:
-        if not call.metadata.keys().isdisjoint(_NAMES_USER):
-            return False
-        try:
-            return handler(request, call)
-        except DecodeError as error:
-            raise _not_a_message(error) from None
-
-    return handle
 
 
 def _not_a_message(error: DecodeError) -> RpcError:

@@ -23,6 +23,7 @@ from .etcdpb.message_pool import Method, methods
 from .rpc_status import RpcCode, RpcError
 
 JSON_TYPE = "application/json"
+_METADATA = "grpc-metadata-"
 
 _PATHS = {
     "/etcdserverpb.KV/": {
@@ -124,6 +125,19 @@ _REASONS = {
     504: "Gateway Timeout",
 }
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+
+
+def metadata_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """What a request's headers are as a call's metadata: the token in ``Authorization``, and all that begin with
+    ``Grpc-Metadata-``; names in lower case, as those given."""
+    found = {
+        name.removeprefix(_METADATA): value
+        for name, value in headers.items()
+        if name.startswith(_METADATA) and name[len(_METADATA) :][:1] != ":"
+    }
+    if "authorization" in headers:
+        found["authorization"] = headers["authorization"]
+    return found
 
 
 def find_method(path: str) -> Method | None:

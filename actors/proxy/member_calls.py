@@ -151,6 +151,14 @@ class MemberCalls:
                 return status
         raise NO_LEADER.error()
 
+    async def has_leader(self, first: int) -> bool:
+        """Whether a member that serves hears a leader; ``first`` is asked first."""
+        for member in sorted(self._hub.transport.members(), key=lambda member: member != first):
+            status = await self.status(member)
+            if status is not None and status.leader and not status.why_not_serving:
+                return True
+        return False
+
     async def newest_status(self, first: int) -> MemberStatus:
         """The status of the leader, which knows every change of the members; without one, of any. Raises as above."""
         status = await self.any_status(first)

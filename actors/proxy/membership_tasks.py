@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import ray
 
 from ...errors import KeeperError
-from ...limits import MAX_PROMOTE_ATTEMPTS, PROMOTE_PAUSE_S
+from ...limits import MAX_MEMBERSHIP_ATTEMPTS, MEMBERSHIP_PAUSE_S
 from ..actor_access import as_the_cluster
 from ..leader_call import administer_as
 from ..logs import MemberLog
@@ -53,15 +53,29 @@ class MembershipTasks:
         return added
 
     async def _promote(self, member: int) -> None:
-        for _ in range(MAX_PROMOTE_ATTEMPTS):  # each of them may wait for minutes
+        await self._repeat("_promote_once_caught_up", member, "%s is not a voter yet: %s")
+
+    async def remove_member(self, member: int, leave: Coroutine[Any, Any, object]) -> None:
+        """Return once ``leave`` has taken a member out of the configuration. A task ends its process and deletes its
+        data: also if the caller has given up meanwhile."""
+        await asyncio.shield(self._begin(self._remove(member, leave)))
+
+    async def _remove(self, member: int, leave: Coroutine[Any, Any, object]) -> None:
+        await leave
+        self._begin(self._repeat("remove_member", member, "the data of %s is not deleted yet: %s"))
+
+    async def _repeat(self, change: str, member: int, failed: str) -> None:
+        """Make a change that nobody waits for, again while the cluster is not available. If the proxy ends before it is
+        made, the supervisor makes it."""
+        for _ in range(MAX_MEMBERSHIP_ATTEMPTS):  # each of them may wait for minutes
             try:
-                await self._run("_promote_once_caught_up", id=member)
+                await self._run(change, id=member)
                 return
             except RpcError as error:
-                self._log.warning("%s is not a voter yet: %s", member_name(member), error.text)
+                self._log.warning(failed, member_name(member), error.text)
                 if error.code is not RpcCode.UNAVAILABLE:  # it has left, say
                     return
-            await asyncio.sleep(PROMOTE_PAUSE_S)
+            await asyncio.sleep(MEMBERSHIP_PAUSE_S)
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(work)
@@ -73,10 +87,6 @@ class MembershipTasks:
         self._under_way.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:  # its caller may be gone
             self._log.warning("a change of the members failed: %s", error)
-
-    async def remove_member(self, member: int) -> None:
-        """Remove a member for good."""
-        await self._run("remove_member", id=member)
 
     async def move_leader(self, member: int) -> None:
         """Hand leadership to a member."""

@@ -32,7 +32,7 @@ from ..client.core.subscription import Delivery, Phase, Subscription
 from ..client.hub import Hub
 from ..client.loop_bridge import bridge_to
 from .etcd_backend import EtcdBackend, StreamContext
-from .etcd_errors import NO_LEADER, from_keeper_error
+from .etcd_errors import from_keeper_error
 from .etcdpb.kv_pb2 import Event, KeyValue
 from .etcdpb.rpc_pb2 import WatchCreateRequest, WatchRequest, WatchResponse
 from .rpc_status import RpcError
@@ -164,8 +164,7 @@ class _ServedWatches:
         """Read requests and send answers. A client that has sent its last request goes on seeing events."""
         sender = asyncio.ensure_future(self._send_all())
         reader = asyncio.ensure_future(self._read_all())
-        required = [asyncio.ensure_future(self._require_leader())] if self._stream.metadata.get("hasleader") else []
-        tasks = [reader, sender, *required]
+        tasks = [reader, sender]
         try:
             await asyncio.gather(*tasks)
         except (Exception, asyncio.CancelledError):  # not GeneratorExit: then the loop has ended, and nothing can wait
@@ -173,8 +172,8 @@ class _ServedWatches:
             raise
         await self._end(tasks)
 
-    async def _end(self, required: Sequence[asyncio.Task[None]]) -> None:
-        tasks = [*required, *self._tasks]
+    async def _end(self, serving: Sequence[asyncio.Task[None]]) -> None:
+        tasks = [*serving, *self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -194,15 +193,6 @@ class _ServedWatches:
                 self._cancel_request(request.cancel_request.watch_id)
             elif kind == "progress_request":
                 self._start(self._confirm_progress(self._answer_later()))
-
-    async def _require_leader(self) -> None:
-        """End the stream once no member that hears a leader has answered for three election timeouts: its client asks
-        for that, to go elsewhere (etcd: monitorLeader)."""
-        core, silent = self._hub.watch_core, 0
-        while silent < 3:
-            await asyncio.sleep(self._hub.timings.election_timeout)
-            silent = silent + 1 if self._hub.read_locked(lambda: core.failing) else 0
-        raise NO_LEADER.error()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

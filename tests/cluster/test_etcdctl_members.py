@@ -49,7 +49,7 @@ def promoted(etcdctl: Command, member: int) -> bool:
     return ran.code == 0
 
 
-def test_members_come_and_go_and_hand_over(etcdctl: tuple[Any, Command]) -> None:
+def test_members_come_and_go_and_hand_over(etcdctl: tuple[Any, Command], clusters: Any) -> None:
     cluster, ctl = etcdctl
     kv = cluster.client()
     for number in range(50):
@@ -78,7 +78,9 @@ def test_members_come_and_go_and_hand_over(etcdctl: tuple[Any, Command]) -> None
     ctl.said("member", "add", "a-voter", "--peer-urls=http://127.0.0.1:1", timeout=120)
     (voter,) = members(ctl).keys() - there.keys()
     wait_until(lambda: not members(ctl)[voter].get("isLearner"), what="it has caught up, and is a voter by itself")
+    assert clusters.folder(voter).exists()
     ctl.said("member", "remove", f"{voter:x}", timeout=120)
     assert members(ctl).keys() == there.keys()
+    wait_until(lambda: not clusters.folder(voter).exists(), what="its data is deleted after the answer")
     assert "member not found" in ctl.run("member", "promote", f"{voter:x}").err
     assert ctl.said("get", "k/", "--prefix", "--count-only", "-w", "fields").count('"Count" : 50') == 1

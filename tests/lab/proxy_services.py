@@ -121,7 +121,8 @@ class LabOperations:
         self.asked.append(("add", learner))
         return 2
 
-    async def remove_member(self, member: int) -> None:
+    async def remove_member(self, member: int, leave: Coroutine[Any, Any, object]) -> None:
+        await leave
         self.asked.append(("remove", member))
 
     async def move_leader(self, member: int) -> None:

@@ -63,9 +63,12 @@ def test_the_proxy_is_held_against_etcd_and_against_the_handle() -> None:
 
     rows = [row(targets.PROXY, "put", 100, 0.1, 900), row("etcd + aetcd", "put", 100, 0.1, 1000)]
     rows += [row(targets.PROXY, "put", 1, 0.0015, 600), row(targets.HANDLE, "put", 1, 0.0012, 800)]
+    rows += [row(targets.PROXY_FROM_GO, "put", 1, 0.0013, 700)]
     said = cells(rows, targets.PROXY_TARGETS)
     assert said["puts/s of aetcd, 100 in flight, proxy / etcd"][0] == "0.90"
-    assert said["serial put p50 through a proxy, above the handle's"] == ["0.30 ms", "0.30 ms", "0.30 ms", "reached"]
+    above = "serial put p50 of aetcd through a proxy, above the handle's"
+    assert said[above] == ["0.30 ms", "0.30 ms", "0.30 ms", "reached"]
+    assert said["the same of etcd's client in Go"][0] == "0.10 ms"
     titles = [title for title, _, _ in report.sheets(Results(rows))]
     assert "Targets of a proxy, for etcd's clients" in titles
     assert "Targets of a proxy, for etcd's clients" not in [title for title, _, _ in report.sheets(Results([]))]

@@ -95,6 +95,20 @@ def test_an_alarm_comes_with_the_quota_and_goes_when_there_is_room(
     running.stop()
 
 
+def test_an_alarm_that_is_ended_comes_again_while_its_cause_lasts(
+    member: OneMember, kv: Client, tmp_path: Path
+) -> None:
+    configure(member, quota_bytes=3_000_000)
+    state = member.loop.replica.state
+    running = watched_over(member, tmp_path)
+    until(lambda: not puts(kv, 200_000))
+    until(lambda: KEY in state.alarms)
+    administer(member, SetAlarm(1, AlarmKind.NOSPACE, False, "an operator"))
+    until(lambda: KEY in state.alarms)
+    assert not puts(kv)
+    running.stop()
+
+
 def test_what_takes_little_room_once_it_stands_in_tables_raises_no_alarm(
     member: OneMember, kv: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

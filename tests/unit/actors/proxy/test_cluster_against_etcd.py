@@ -142,6 +142,16 @@ def test_a_learner_that_has_not_caught_up(both: Twins) -> None:
         change_ours(both, ChangeKind.ADD_VOTER, 2)
 
 
+def test_as_many_learners_as_fit(both: Twins) -> None:
+    """etcd has one at a time, and says of another "too many learner members in cluster", sometimes late."""
+    for learner in (2, 3):
+        change_ours(both, ChangeKind.ADD_LEARNER, learner)
+    listed = both.sides[1].ask(f"{CLUSTER}MemberList", MemberListRequest(linearizable=True)).members
+    assert [each.ID for each in listed if each.isLearner] == [2, 3]
+    for learner in (2, 3):
+        change_ours(both, ChangeKind.REMOVE, learner)
+
+
 def test_alarms(both: Twins) -> None:
     path = f"{MAINTENANCE}Alarm"
     for kind in (0, 1, 2):

@@ -17,6 +17,7 @@ from lab.onemember import in_thread
 from lab.patience import PATIENCE, until
 from raykeeper.actors.proxy import console_keys, console_shared, console_views
 from raykeeper.actors.proxy.console_forms import value_form
+from raykeeper.raft.messages import ChangeKind, MemberChange
 
 TTL = 300.0
 JSON = {"Content-Type": "application/json"}
@@ -286,10 +287,13 @@ def test_members_are_changed_by_those_who_start_and_stop_them(port: EtcdPort) ->
     assert json.loads(act(port, "move-leader", member=1).body) == {"leader": 1}
     assert act(port, "add-member", learner=True).status == 200
     assert act(port, "add-member").status == 200
-    assert act(port, "remove-member", member=1).status == 200
     assert act(port, "move-leader", member=7).status == 400
     assert act(port, "remove-member", member=7).status == 404
-    assert port.proxy.operations.asked == [("move", 1), ("add", True), ("add", False), ("remove", 1)]
+    assert act(port, "remove-member", member=1).status == 500  # the last voter
+    port.proxy.run(port.proxy.services.calls.change_membership([MemberChange(ChangeKind.ADD_LEARNER, 2)]))
+    assert act(port, "remove-member", member=2).status == 200
+    assert act(port, "remove-member", member=2).status == 404
+    assert port.proxy.operations.asked == [("move", 1), ("add", True), ("add", False), ("remove", 2)]
 
 
 def test_history_is_compacted(port: EtcdPort) -> None:

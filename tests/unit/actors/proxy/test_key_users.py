@@ -73,6 +73,17 @@ def test_a_token_of_etcd_is_good_here_too(door: Door) -> None:
     assert door.ask("PUT", "/kv/team/a", token[:-4] + "AAA=", b"1").status == 401
 
 
+def test_the_gateway_takes_a_token_where_etcds_does(door: Door) -> None:
+    login = json.dumps({"name": "ann", "password": "ann's: sécret"}).encode()
+    token = json.loads(door.ask("POST", "/v3/auth/authenticate", "", login).body)["token"]
+    put = json.dumps({"key": "dGVhbS9h", "value": "MQ=="}).encode()
+    for name, status in (("Authorization", 200), ("Grpc-Metadata-Token", 200), ("Token", 400), ("Grpc-Token", 400)):
+        assert request(door.port.endpoint, "POST", "/v3/kv/put", put, {name: token}).status == status
+    watch = json.dumps({"create_request": {"key": "dGVhbS9h"}}).encode()
+    refused = request(door.port.endpoint, "POST", "/v3/watch", watch, {"Grpc-Metadata-Token": "nonsense.1"})
+    assert (refused.status, json.loads(refused.body)["code"]) == (401, 16)
+
+
 @pytest.mark.parametrize(
     "given", ["Basic", "Basic ", "basic !!!", "Basic YW5u", "Basic OmE=", "BASIC /////w==", "Basic " + "A" * 10_001]
 )

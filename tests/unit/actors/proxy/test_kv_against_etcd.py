@@ -76,6 +76,22 @@ def test_as_deeply_nested(both: Twins, depth: int, operations: int) -> None:
     assert isinstance(answer, tuple) is (depth + operations > 128)
 
 
+def test_as_deep_as_a_message_may_be(both: Twins) -> None:
+    """By bytes: the runtime makes no deeper message than it reads."""
+    both.begin()
+
+    def longer(tag: int, data: bytes) -> bytes:
+        return bytes([tag, 0x80 | len(data) & 0x7F, len(data) >> 7]) + data
+
+    txn, inner, answers = nested(1, put_op(b"deep")).SerializeToString(), 1, {}
+    while inner < 50:  # success = 2, request_txn = 4
+        txn, inner = longer(0x12, longer(0x22, txn)), inner + 1
+        answers[inner] = both.proxy.call(TXN, txn)
+    refused = [depth for depth, answer in answers.items() if isinstance(answer, tuple)]
+    assert refused == [50]
+    assert answers[50][0] == 13
+
+
 def test_a_request_over_the_limit(both: Twins) -> None:
     both.begin()
     for size in (1000 * 1024, 1600 * 1024):

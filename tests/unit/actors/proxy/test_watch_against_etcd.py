@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import queue
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,7 +26,7 @@ from raykeeper.actors.proxy.etcdpb.rpc_pb2 import (
     WatchResponse,
 )
 from raykeeper.actors.proxy.watch_service import fragments
-from raykeeper.limits import WATCH_BUFFER_EVENTS, Timings
+from raykeeper.limits import WATCH_BUFFER_EVENTS
 
 
 @pytest.fixture(scope="module")
@@ -197,28 +196,6 @@ def test_fragments_hold_every_event_once(sizes: list[int]) -> None:
     assert [part.fragment for part in parts] == [True] * (len(parts) - 1) + [False]
     assert all(part.ByteSize() <= 120 or len(part.events) == 1 for part in parts)
     assert {part.watch_id for part in parts} == {3}
-
-
-@pytest.mark.parametrize("required", [True, False])
-def test_a_watch_that_requires_a_leader_ends_without_one(both: Twins, required: bool) -> None:
-    both.begin()
-    proxy = both.proxy
-    proxy.backend.hub.timings = Timings(election_timeout=0.2)
-    stream = proxy.stream(WATCH, {"hasleader": "true"} if required else {})
-    try:
-        stream.send(create(key=b"a").SerializeToString())
-        assert isinstance(stream.receive(), bytes)
-        proxy.member.cut = True
-        stream.send(create(key=b"b").SerializeToString())  # has the hub notice at once
-        if required:
-            assert stream.receive() == (14, "etcdserver: no leader")
-        else:
-            with pytest.raises(queue.Empty):
-                stream.receive(2.0)
-    finally:
-        proxy.member.cut = False
-        proxy.backend.hub.timings = Timings()
-        stream.close()
 
 
 def test_a_client_that_does_not_read_misses_nothing(both: Twins) -> None:
