@@ -243,6 +243,7 @@ def test_more_than_a_machine_should_accept_stay_with_the_kernel(monkeypatch: pyt
 def test_of_a_crowd_all_that_have_come_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy_acceptor, "PROXY_CROWD_PER_S", 0)
     monkeypatch.setattr(proxy_acceptor, "PROXY_CROWD_AT_ONCE", 3)
+    monkeypatch.setattr(proxy_acceptor, "PROXY_CROWD_PAUSE_S", 10 * PATIENCE)  # the next round is the test's
 
     async def test() -> None:
         async with listening() as (listener, address):
@@ -252,22 +253,21 @@ def test_of_a_crowd_all_that_have_come_are_looked_at_together(monkeypatch: pytes
                 with connect(address, REQUEST) as sock:
                     assert (await answer(sock)).startswith(b"HTTP/1.1 404")
                 assert (listener.context.accepted, acceptor._next_round) == (count, None), "each as it comes"
-            first = connect(address)
+            socks = [connect(address)]
             await until(lambda: acceptor._next_round is not None)
-            assert acceptor._next_round is not None
-            acceptor._next_round.cancel()  # the next round is the test's
-            crowd = [connect(address, REQUEST) for _ in range(5)]
-            first.sendall(REQUEST)
-            for _ in range(10):
-                await asyncio.sleep(0)
+            socks[0].sendall(REQUEST)
+            socks += [connect(address, REQUEST) for _ in range(5)]
+            for _ in range(20):
+                await asyncio.sleep(0.001)
             assert listener.context.accepted == 4
             assert len(acceptor._silent) == 1, "nobody looks in between"
+            assert acceptor._next_round is not None
+            acceptor._next_round.cancel()
+            monkeypatch.setattr(proxy_acceptor, "PROXY_CROWD_PAUSE_S", 0.001)
             acceptor._round()
-            assert listener.context.accepted == 9
-            for sock in (first, *crowd):
+            for sock in socks:
                 assert (await answer(sock)).startswith(b"HTTP/1.1 404")
                 sock.close()
-            listener.context.serving = False
             await until(lambda: acceptor._next_round is None)
             with connect(address, REQUEST) as sock:
                 assert (await answer(sock)).startswith(b"HTTP/1.1 404"), "the loop tells of each again"
