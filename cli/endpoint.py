@@ -13,8 +13,6 @@ import click
 
 from ..errors import KeeperError, Unavailable
 from ..limits import OPERATOR_TIMEOUT_S, STATUS_TIMEOUT_S
-from .etcd_gateway import number
-from .gateway_client import GatewayClient
 from .options import (
     MAX_NUMBER,
     WholeNumber,
@@ -31,6 +29,7 @@ from .render import CommandResult, show
 
 if TYPE_CHECKING:
     from ..actors.cluster.member_upkeep import MemberAnswer
+    from .gateway_client import GatewayClient
 
 Row = dict[str, Any]
 
@@ -94,6 +93,8 @@ def endpoint_hashkv(cluster: str, address: str | None, output: str, timeout: flo
     """Print a hash of each member's keys, all versions. Exit status 1 if two differ or one does not say."""
     client = given_endpoint(timeout)
     if client is not None:
+        from .etcd_gateway import number  # loaded with the client, and not for other commands
+
         with client:
             answer = client.gateway.call("maintenance/hashkv", {"revision": str(rev or 0)})
         rows: list[Row] = [
@@ -147,6 +148,8 @@ def _no_status(endpoint: str, member: int) -> Row:
 
 
 def _status_at(client: GatewayClient) -> Row:
+    from .etcd_gateway import number
+
     answer = client.gateway.call("maintenance/status", {})
     header = answer.get("header", {})
     member = number(header.get("member_id"))
@@ -273,6 +276,8 @@ def _alarms(cluster: str, timeout: float) -> list[tuple[Row, Any]]:
 
 
 def _alarms_at(client: GatewayClient) -> list[Row]:
+    from .etcd_gateway import number
+
     answer = client.gateway.call("maintenance/alarm", {"action": "GET"})
     return [
         {"member": number(each.get("memberID")), "alarm": str(each.get("alarm", "NONE")), "message": ""}

@@ -16,6 +16,7 @@ from ..actors.transport.relay_access import RelayAccess
 from ..errors import Unavailable
 from ..limits import DEFAULT_TIMEOUT_S, RELAY_TIMEOUT_S
 from ..proxy_notices import ProxyNotice
+from .proxy_relay import relay_calls
 
 if TYPE_CHECKING:
     from ..actors.client.hub_pool import HubShare
@@ -91,8 +92,6 @@ def near_cluster(notice: ProxyNotice, user: dict[str, Any], join: Callable[[], N
     Raises:
         AuthFailed: there is no such user, or this is not its password.
     """
-    from .relay_client import relay_calls
-
     try:
         with covering(RELAY_TIMEOUT_S):
             calls = relay_calls(notice, join)

@@ -13,16 +13,18 @@ import fcntl
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from ..actors.ray_local import ray_note
 from ..errors import ClusterNotFound
 from ..limits import HEAD_START_TIMEOUT_S, HEAD_STOP_TIMEOUT_S
+
+if TYPE_CHECKING:
+    import subprocess
 
 _RAY = (sys.executable, "-m", "ray.scripts.scripts")
 
@@ -79,6 +81,8 @@ class RayHead:
 
     def _start(self, state: IO[bytes], log: IO[bytes]) -> subprocess.Popen[bytes]:
         """Start `ray start --block`, which inherits the lock on the state file and so holds it while it lives."""
+        import subprocess  # here and below: most commands start nothing
+
         head = subprocess.Popen(
             [
                 *_RAY,
@@ -162,6 +166,8 @@ def _ray_runs() -> bool:
 
     A process remembers for its lifetime that Ray found no token file, and the head is about to write one.
     """
+    import subprocess
+
     asked = [sys.executable, "-c", "from raykeeper.actors.ray_session import join_ray; join_ray()"]
     try:
         done = subprocess.run(

@@ -10,32 +10,13 @@ from ..actors.client import hub_pool
 from ..actors.connect import connect
 from ..actors.deadline import covering
 from ..actors.handles import Client
-from ..actors.transport.client_lanes import ActorCalls, LaneTransport
+from ..actors.transport.client_lanes import LaneTransport
 from ..actors.transport.client_transport import ClientTransport
 from ..actors.transport.lane import HAS_LANES
-from ..actors.transport.relay import RelayCalls
 from ..errors import ClusterNotFound, Unavailable
 from ..limits import RELAY_TIMEOUT_S
 from ..proxy_notices import ProxyNotice
-
-
-def relay_calls(notice: ProxyNotice, join: Callable[[], None]) -> RelayCalls:
-    """A connection to the proxy that has left the notice.
-
-    Args:
-        join: attaches this process to Ray; called if the proxy ends while the connection is in use.
-
-    Raises:
-        OSError, Unavailable: it has just ended, or does not answer.
-    """
-
-    def attach_to_ray() -> ActorCalls:
-        join()
-        from ..actors.transport.client_actor import ActorTransport
-
-        return ActorTransport(notice.cluster)
-
-    return RelayCalls(notice.relay, attach_to_ray)
+from .proxy_relay import relay_calls
 
 
 @contextlib.contextmanager

@@ -12,8 +12,6 @@ import contextlib
 import io
 import os
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable
 from typing import TextIO, TypeVar
 
@@ -106,6 +104,9 @@ def tell(message: str) -> None:
 
 def tell_bug(error: Exception) -> None:
     """Report an error that no command should end with: one line, and the traceback in a file for a report."""
+    import tempfile
+    import traceback
+
     where = ""
     with contextlib.suppress(OSError):
         number, path = tempfile.mkstemp(prefix="raykeeper-error-", suffix=".txt")

@@ -4,15 +4,16 @@ actor calls to fall back on (``client_lanes.py``)."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from .loop_reader import LoopReader
-from .waiter import LaneReader, OutcomeWaiter
+if TYPE_CHECKING:  # a shell that opens no lane loads neither, nor asyncio
+    from .loop_reader import LoopReader
+    from .waiter import LaneReader, OutcomeWaiter
 
 ReplyReceiver = Callable[[bytes | Exception], None]
 """Is called once, on any thread, with the reply or with the reason for having none."""
 
-Reader = OutcomeWaiter[Any] | LoopReader
+Reader: TypeAlias = "OutcomeWaiter[Any] | LoopReader"
 """Who can take in a reply itself: a thread that waits for it, or the event loop whose coroutines do."""
 
 FrameSender = Callable[[int, bytes, ReplyReceiver], None]

@@ -17,6 +17,7 @@ import struct
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -31,9 +32,11 @@ from ...limits import (
 from .. import finalizer_guard
 from ..deadline import at_most
 from ..ray_view import RayView, decode_ray_view
-from .client_lanes import ActorCalls
 from .client_transport import OnOwnThreads, ReplyReceiver
-from .lane import LaneOffer
+
+if TYPE_CHECKING:  # a shell that opens no lane loads neither, nor asyncio and TLS
+    from .client_lanes import ActorCalls
+    from .lane import LaneOffer
 
 LENGTH = struct.Struct(">I")
 """What stands before each message."""
@@ -90,7 +93,6 @@ class RelayMembers(msgspec.Struct, frozen=True, array_like=True):
 _encode = msgspec.msgpack.Encoder().encode
 _decode_reply = msgspec.msgpack.Decoder(RelayReply).decode
 _decode_members = msgspec.msgpack.Decoder(RelayMembers).decode
-_decode_offer = msgspec.msgpack.Decoder(LaneOffer).decode
 
 
 class RelayCalls(OnOwnThreads):
@@ -206,13 +208,15 @@ class RelayCalls(OnOwnThreads):
         """See ``ActorCalls``."""
         if self._by_ray is not None:
             return self._by_ray.ask_for_lane(member)
+        from .lane import LaneOffer
+
         future: Future[LaneOffer | None] = Future()
 
         def done(reply: bytes | Exception) -> None:
             if isinstance(reply, Exception):
                 future.set_exception(reply)
             else:
-                future.set_result(_decode_offer(reply) if reply else None)
+                future.set_result(msgspec.msgpack.decode(reply, type=LaneOffer) if reply else None)
 
         self._ask(RelayKind.LANE, member, b"", done)
         return future

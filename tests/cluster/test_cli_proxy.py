@@ -20,6 +20,7 @@ import ray
 
 from lab.ray.tools import leader, wait_until
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest, PutResponse, RangeRequest, RangeResponse
+from raykeeper.cli.json_forms import FORMS, misfit
 
 Start = Callable[..., "tuple[subprocess.Popen[str], str]"]
 
@@ -49,6 +50,7 @@ def start(clusters: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         started.append(process)
         assert process.stdout is not None
         line = process.stdout.readline()
+        assert not line or misfit(FORMS["proxy"], json.loads(line)) == ""
         return process, json.loads(line)["url"] if line else ""
 
     yield cluster, go

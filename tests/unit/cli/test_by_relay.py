@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -125,6 +127,48 @@ def test_an_operator_s_commands_go_by_it_without_ray(
         assert misfit(FORMS[command], json.loads(done.stdout)) == "", (words, done.stdout)
     assert ray.times == 0
     assert not member_access._ways, "a command leaves nothing to the next one of its process"
+
+
+NOT_NEEDED = {
+    "ray",
+    "rocksdict",
+    "asyncio",
+    "http.client",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "yaml",
+    "rich",
+    "google.protobuf",
+    "prometheus_client",
+    "raykeeper.cluster",
+    "raykeeper.spec",
+    "raykeeper.store",
+    "raykeeper.actors.client.hub",
+    "raykeeper.actors.member",
+    "raykeeper.actors.proxy",
+    "raykeeper.actors.transport.lane",
+}
+"""What takes long to load, and none of these commands has a use for."""
+LISTING = """
+import sys
+from raykeeper.cli.main import cli
+try:
+    cli()
+finally:
+    print(*sys.modules, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["status", "member list", "events", "clients", "config get", "endpoint status", "endpoint health", "alarm list"],
+)
+def test_such_a_command_loads_little(served: Served, words: str) -> None:
+    command = [sys.executable, "-c", LISTING, *words.split(), "--timeout", f"{PATIENCE:g}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=2 * PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert sorted(NOT_NEEDED.intersection(done.stderr.split())) == []
 
 
 def test_a_status_has_what_the_proxy_s_ray_knows(served: Served, ray: Attached) -> None:

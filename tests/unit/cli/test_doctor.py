@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from raykeeper import ClusterNotFound
 from raykeeper.actors.cluster.node_probe import LaneProbe, NodeFacts, file_system_of, probe
 from raykeeper.cli import doctor, main
+from raykeeper.cli.json_forms import FORMS, misfit
 from raykeeper.limits import DOCTOR_FREE_BYTES, DOCTOR_MAX_SYNC_S, DOCTOR_MIN_FILES, DOCTOR_SLOW_SYNC_S
 
 HERE = ("3.11", "2.60", "1")
@@ -70,6 +71,7 @@ def test_without_ray_it_says_so_and_fails(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(doctor, "join", nobody)
     result = CliRunner().invoke(main.cli, ["doctor", "-o", "json"])
     assert result.exit_code == 1
+    assert misfit(FORMS["doctor"], json.loads(result.stdout)) == ""
     (finding,) = json.loads(result.stdout)["findings"]
     assert (finding["check"], finding["verdict"]) == ("ray", "failed")
     assert finding["remedy"]

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from lab.http2.etcd_port import EtcdPort, etcd_port
 from raykeeper.cli import main
+from raykeeper.cli.json_forms import FORMS, misfit
 
 needs_etcdctl = pytest.mark.skipif(shutil.which("etcdctl") is None, reason="etcdctl is not installed")
 
@@ -38,7 +39,10 @@ def run(port: EtcdPort, *words: str) -> Result:
 def said(port: EtcdPort, *words: str) -> Any:
     result = run(port, *words, "-o", "json")
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+    found = json.loads(result.stdout)
+    command = next(name for n in (2, 1) if (name := " ".join(words[:n])) in FORMS)
+    assert misfit(FORMS[command], found) == "", (words, found)
+    return found
 
 
 def etcdctl(port: EtcdPort, *words: str) -> Any:

@@ -16,11 +16,15 @@ from click.testing import CliRunner
 from lab.onemember import OneMember, one_member
 from lab.patience import PATIENCE
 from raykeeper import BackupInfo, ClientInfo, Comparison, EventInfo
+from raykeeper import cluster as cluster_module
+from raykeeper.actors import discovery
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.client.load_tables import ClientTop, ClusterTop, PrefixTop, SlowInfo
+from raykeeper.actors.cluster import ray_nodes
 from raykeeper.actors.cluster.health import HealthCheck
+from raykeeper.actors.cluster.node_logs import LogText
 from raykeeper.actors.cluster.status import ClusterStatus, MemberInfo
-from raykeeper.actors.ray_view import ProxyInfo
+from raykeeper.actors.ray_view import ProxyInfo, RayNode
 from raykeeper.cli import (
     check,
     config,
@@ -32,33 +36,31 @@ from raykeeper.cli import (
     main,
     maintenance,
     member_commands,
+    node_log_command,
     options,
     top,
+    up_down,
     watch,
 )
-from raykeeper.cli.doctor import Finding
 from raykeeper.cli.json_forms import BYTES, FORMS, INT, NUMBER, TEXT, Keyed, Nullable, OneOf, Optional, misfit
 from raykeeper.limits import Settings
 
-NEEDS_RAY = {
-    "alarm disarm",
-    "alarm list",
-    "check datascale",
-    "defrag",
-    "doctor",
-    "down",
-    "endpoint hashkv",
-    "endpoint health",
-    "endpoint status",
-    "logs",
-    "make-mirror",
-    "proxy",
-    "restore",
-    "snapshot save",
-    "snapshot status",
-    "up",
+ELSEWHERE = {
+    "alarm disarm": "test_by_relay.py",
+    "alarm list": "test_by_relay.py",
+    "check datascale": "test_check.py",
+    "defrag": "test_endpoint_commands.py",
+    "doctor": "test_doctor.py",
+    "down": "test_main.py",
+    "endpoint hashkv": "test_endpoint_commands.py",
+    "endpoint health": "test_by_relay.py",
+    "endpoint status": "test_by_relay.py",
+    "make-mirror": "test_mirror.py",
+    "proxy": "../../cluster/test_cli_proxy.py",
+    "snapshot save": "test_mirror.py",
+    "snapshot status": "test_mirror.py",
 }
-"""Tests with clusters compare these: ``test_cli.py``, ``test_cli_operations.py``."""
+"""Where the others are compared."""
 
 
 class _Ended(BaseException):
@@ -230,9 +232,26 @@ def test_the_cluster_and_its_members(monkeypatch: pytest.MonkeyPatch) -> None:
         assert misfit(FORMS[command], json.loads(result.stdout)) == "", (words, result.output)
 
 
-def test_findings() -> None:
-    (form,) = FORMS["doctor"]["findings"]
-    assert misfit(form, Finding("sync", "rk1", "ok", "fast")._asdict()) == ""
+def test_what_starts_a_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in (maintenance, up_down):
+        monkeypatch.setattr(file, "join", lambda address: None)
+    monkeypatch.setattr(cluster_module, "launch", lambda spec: FakeCluster())
+    monkeypatch.setattr(cluster_module, "restore", lambda source, spec, timeout: FakeCluster())
+    monkeypatch.setattr(up_down, "UP_SETTLE_S", 0.0)
+    for words in ("up", "restore /b"):
+        result = CliRunner().invoke(main.cli, [*words.split(), "--address", "10.0.0.1:6379", "-o", "json"])
+        assert misfit(FORMS[words.split()[0]], json.loads(result.stdout)) == "", (words, result.output)
+
+
+def test_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = RayNode("ab12", "10.0.0.1", frozenset())
+    monkeypatch.setattr(node_log_command, "join", lambda address: None)
+    monkeypatch.setattr(discovery, "alive_nodes", lambda: [node])
+    monkeypatch.setattr(
+        ray_nodes, "run_where_possible", lambda *_: {"ab12": [LogText("/l/m1.log", ["a line", "\x1b"])]}
+    )
+    compare("logs", "m1")
 
 
 def commands(group: click.Group = main.cli, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
@@ -249,7 +268,11 @@ def commands(group: click.Group = main.cli, path: tuple[str, ...] = ()) -> Itera
 def test_the_table_has_the_commands_that_print_json() -> None:
     printing = {name for name, command in commands() if any(each.name == "output" for each in command.params)}
     assert printing == set(FORMS)
-    assert set(FORMS) >= NEEDS_RAY
+    here = Path(__file__).parent
+    for name, file in ELSEWHERE.items():
+        text = (here / file).read_text(encoding="utf-8")
+        assert "misfit(" in text, file
+        assert name in text or name.split()[-1] in text, file
 
 
 def test_what_does_not_fit() -> None:

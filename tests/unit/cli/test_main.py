@@ -24,6 +24,7 @@ from raykeeper.actors.client.results import DeleteResult, PutResult, RangeResult
 from raykeeper.actors.cluster.status import ClusterStatus, MemberInfo
 from raykeeper.actors.deadline import time_left
 from raykeeper.cli import keys, main, member_commands, ray_head, txn, up_down
+from raykeeper.cli.json_forms import FORMS, misfit
 
 A = KeyValue(b"a", b"1", 2, 3, 2)
 BINARY = KeyValue(b"b\xff", b"\x1b[31m\x00", 4, 4, 1)
@@ -427,7 +428,9 @@ def test_down_stops_ray_only_if_up_started_it_and_nobody_else_is_on_it(
 ) -> None:
     head = FakeHead(running, idle)
     monkeypatch.setattr(up_down, "RayHead", head)
-    assert json.loads(good("down", "-o", "json"))["ray_stopped"] is stopped
+    said = json.loads(good("down", "-o", "json"))
+    assert said["ray_stopped"] is stopped
+    assert misfit(FORMS["down"], said) == ""
     assert head.running is (running and not stopped)
 
 

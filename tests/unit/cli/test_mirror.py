@@ -17,6 +17,7 @@ from raykeeper.actors.client.txn_parts import Op
 from raykeeper.cli import main, mirror
 from raykeeper.cli.etcd_gateway import Endpoint
 from raykeeper.cli.gateway_client import GatewayClient
+from raykeeper.cli.json_forms import FORMS, misfit
 from raykeeper.cli.mirror import Mirror
 
 
@@ -156,6 +157,7 @@ def test_the_command_copies_and_says_how_much(ends: tuple[Any, GatewayClient], m
     )
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == {"mirrored": 1, "revision": source.revision()}
+    assert misfit(FORMS["make-mirror"], json.loads(done.stdout)) == ""
     assert pairs(target) == {b"q/1": b"1"}
     back = CliRunner().invoke(
         main.cli, ["make-mirror", endpoint, "--from", "--prefix", "q/", "--once", "--timeout", "120"]
@@ -178,6 +180,8 @@ def test_a_snapshot_of_an_endpoint_is_one_whose_status_can_be_told(port: EtcdPor
     told = CliRunner().invoke(main.cli, ["snapshot", "status", file, "-o", "json"])
     assert told.exit_code == 0, told.output
     found = json.loads(told.stdout)
+    assert misfit(FORMS["snapshot save"], json.loads(saved.stdout)) == ""
+    assert misfit(FORMS["snapshot status"], found) == ""
     assert (found["revision"], found["bytes"]) == (revision, json.loads(saved.stdout)["bytes"])
     data = bytearray(Path(file).read_bytes())
     data[len(data) // 2] ^= 1
