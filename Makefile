@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint audit docs proto unit starved fuzz soak clients clients-install simulation simulate cluster survival large chaos chaos-threads chaos-nodes chaos-short bench scale clean
+.PHONY: run test lint audit docs proto unit starved fuzz soak clients clients-install apps apps-install simulation simulate cluster survival large chaos chaos-threads chaos-nodes chaos-short bench scale clean
 .DEFAULT_GOAL := test
 
 # The main job: embedded Ray, three members from cluster.yaml, the standard library indexed, a worker and a leader killed.
@@ -67,6 +67,14 @@ clients-install: $(STAMP)
 	@npm install --silent --no-audit --no-fund --prefix $(VENV)/node etcd3 >/dev/null || echo "npm's etcd3 could not be installed"
 	@apt-get install -qq --yes --no-install-recommends etcd-client golang-go golang-etcd-server-dev postgresql chromium >/dev/null || \
 	    echo "Debian's etcdctl, clientv3 for Go, PostgreSQL and Chromium could not be installed"
+
+# Ray Data, Train, Serve and Jobs with the real libraries, some 400 MB, and nodes that are lost. What is not installed is
+# skipped, and says so.
+apps: $(STAMP)
+	@$(BIN)/pytest -q tests/cluster/test_ray_libraries.py
+
+apps-install: $(STAMP)
+	@$(PIP) install --no-build-isolation -e '.[data,train,serve,jobs]'
 
 simulation: $(STAMP)
 	@$(BIN)/pytest -q -n auto tests/simulation

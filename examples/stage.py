@@ -25,19 +25,24 @@ FAST_DEATH = "RAY_timeout_ms_task_wait_for_death_info"
 
 
 @contextlib.contextmanager
-def stage(spec: str | None = None) -> Iterator[raykeeper.Cluster]:
-    """A local Ray with a cluster, of three members unless a spec says otherwise; both are gone at the end."""
+def stage(spec: str | None = None, dashboard: bool = False) -> Iterator[raykeeper.Cluster]:
+    """A local Ray with a cluster, of three members unless a spec says otherwise; both are gone at the end.
+
+    With a dashboard, the command ``ray job`` finds it (``RAY_API_SERVER_ADDRESS``).
+    """
     folder = tempfile.mkdtemp(prefix="rk-")  # short: Ray puts sockets into it
     os.environ[FAST_DEATH] = "0"  # callers learn of a death in milliseconds
     try:
-        ray.init(
+        context = ray.init(
             address="local",
             num_cpus=max(2, os.cpu_count() or 1),
-            include_dashboard=False,
+            include_dashboard=dashboard,
             log_to_driver=False,
             logging_level=logging.ERROR,
             _temp_dir=f"{folder}/ray",
         )
+        if dashboard:
+            os.environ["RAY_API_SERVER_ADDRESS"] = f"http://{context.dashboard_url}"
         cluster = raykeeper.launch(spec, data_dir=f"{folder}/data")
         yield cluster
         cluster.destroy()
