@@ -43,11 +43,11 @@ class Gang:
 
         gang = Gang(kv, "llm", "worker-a")
         while not done:
-            plan = gang.meet()           # waits until this worker is in a plan, and all of it have come
             try:
+                plan = gang.meet()       # waits until this worker is in a plan, and all of it have come
                 train(plan)              # calls gang.step_barrier(plan) each step, gang.commit(plan, ...) on rank 0
-            except Overtaken:
-                continue                 # somebody was lost, or has come: meet again
+            except (Overtaken, raykeeper.KeeperError):
+                continue                 # a worker was lost, or has come: meet again
     """
 
     def __init__(self, kv: raykeeper.Client, name: str, worker: str, at_least: int = 1) -> None:
@@ -57,17 +57,29 @@ class Gang:
         self.election = self.kv.election("leader", ttl=TTL)
         self.registration = self.kv.registry("workers").register(worker, worker, ttl=TTL)
         self.plan = self.kv.cached("plan")  # the newest plan, kept up to date in this process
+        self.met = 0  # the generation that this worker has met last
         threading.Thread(target=self._lead, daemon=True).start()
 
     # -- every worker -----------------------------------------------------------------------------------------------
 
     def meet(self) -> dict[str, Any]:
-        """Wait for a plan with this worker in it, and for the others that are in it."""
+        """Wait for a plan with this worker in it, and for the others that are in it.
+
+        A worker that is back without a newer plan has failed in this one, and the others wait for it at a step: it asks
+        for another plan, for all of them.
+        """
         while True:
             plan = self.newest()
-            if self.worker in plan["ranks"] and self._gather(plan, "start"):
-                return plan
-            time.sleep(0.02)
+            if plan["generation"] == self.met:
+                self.kv.put(f"failed/{self.met}", self.worker)
+                while self.newest()["generation"] == self.met:
+                    time.sleep(0.02)
+            elif self.worker in plan["ranks"]:
+                self.met = plan["generation"]
+                if self._gather(plan, "start"):
+                    return plan
+            else:
+                time.sleep(0.02)
 
     def step_barrier(self, plan: dict[str, Any]) -> None:
         """Wait for the others of the generation; raises ``Overtaken`` once there is a newer one."""
@@ -75,20 +87,23 @@ class Gang:
             raise Overtaken(plan["generation"])
 
     def _gather(self, plan: dict[str, Any], where: str) -> bool:
-        # A barrier of this generation alone: nobody of an earlier one is ever counted.
+        # A barrier of this generation alone: nobody of an earlier one is ever counted. Between two waits it looks
+        # whether the plan is overtaken; they get longer, so that all wait at the same time on a busy machine, too.
         barrier = self.kv.barrier(f"{where}/{plan['generation']}", parties=len(plan["ranks"]), ttl=TTL)
+        patience = 0.5
         while self.newest()["generation"] == plan["generation"]:
             try:
-                if barrier.wait(timeout=0.5):
+                if barrier.wait(timeout=patience):
                     return True
             except raykeeper.LeaseLost:
-                continue
+                pass
+            patience = min(8.0, 2 * patience)
         return False
 
     def newest(self) -> dict[str, Any]:
         """The newest plan that this process has heard of."""
         item = self.plan.get("plan")
-        return item.value if item is not None else {"generation": 0, "ranks": {}, "leader": ""}
+        return item.value if item is not None else {"generation": -1, "ranks": {}, "leader": ""}
 
     # -- rank 0 -------------------------------------------------------------------------------------------------------
 
@@ -114,15 +129,17 @@ class Gang:
                 continue  # lost, or the cluster was away: stand again
 
     def _make_plans(self, guard: raykeeper.Client) -> None:
-        """A plan for the workers that are there, and another one whenever they change. The leader has rank 0."""
+        """Another plan whenever the workers change, or one of them has failed. The leader has rank 0."""
         while not self.election.lost.is_set():
             here = sorted({service.name for service in self.kv.registry("workers").lookup()} | {self.worker})
             here.sort(key=lambda worker: worker != self.worker)
             ranks = {worker: rank for rank, worker in enumerate(here)}
             item = guard.get("plan")
-            if len(here) >= self.at_least and (item is None or item.value["ranks"] != ranks):
-                generation = item.value["generation"] + 1 if item is not None else 1
-                guard.put("plan", {"generation": generation, "ranks": ranks, "leader": self.worker})
+            plan = item.value if item is not None else {"generation": 0, "ranks": {}}
+            failed = guard.get(f"failed/{plan['generation']}") is not None
+            if len(here) >= self.at_least and (failed or plan["ranks"] != ranks):
+                new = {"generation": plan["generation"] + 1, "ranks": ranks, "leader": self.worker}
+                guard.txn(success=[Op.put("plan", new), Op.delete(prefix="failed/")])
             time.sleep(0.05)
 
 
@@ -142,11 +159,10 @@ class Worker:
     def train(self) -> None:
         """Until the process ends."""
         while True:
-            plan = self.gang.meet()
             try:
-                self.train_generation(plan)
-            except (Overtaken, raykeeper.RequestTimeout, raykeeper.Unavailable):
-                continue
+                self.train_generation(self.gang.meet())
+            except (Overtaken, raykeeper.KeeperError):
+                continue  # meet again
 
     def train_generation(self, plan: dict[str, Any]) -> None:
         """From the last checkpoint on, until the plan is overtaken."""

@@ -17,11 +17,6 @@ EXAMPLES = [
     ("scheduling_and_progress.py", ["--jobs", "6", "--steps", "40"], ["vanished with it", "all 6 jobs are done"]),
     ("locks.py", ["--contenders", "5"], ["has written to the file", "refused", "in the order of arrival"]),
     ("distributed_job.py", ["--shards", "30"], ["is trainer now", "every shard is in, once", "the sum is right"]),
-    (
-        "training_gang.py",
-        ["--steps", "24"],
-        ["the lost worker is replaced", "every step counts once", "after each loss"],
-    ),
 ]
 
 
