@@ -16,13 +16,12 @@ nothing else is applied meanwhile (``State.apply_some``).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 
 from ...limits import (
     DELETE_SLICE_KEYS,
     MAX_IDENTITY_LETTERS,
-    MAX_NESTED_TXNS,
     SCAN_SLICE,
     WORK_OF_CHECKS_SHIFT,
     WORK_OF_COPY,
@@ -56,7 +55,6 @@ from ...schema.operations import (
     Operation,
     Put,
     Range,
-    Relation,
     Target,
     Txn,
     TxnCompare,
@@ -66,21 +64,14 @@ from ...telemetry import TTL_BUCKETS, Histogram
 from .auth import Auth, AuthRefused
 from .auth_table import Rights
 from .lease_table import FRESH_ID_BITS, LeaseTable
-from .mvcc import ITEM_OVERHEAD, RECORD, Mvcc, bounds, lease_of, mod_revision
+from .mvcc import ITEM_OVERHEAD, RECORD, Mvcc, lease_of, mod_revision
+from .operation_rules import Rejected, check_operands, compared_number, puts_and_deletes, relation_holds
 from .permission_check import leases_of, may_run
 from .ranges import WEIGHT_SHIFT, Budget, RevisionView, TooManyKeys, item_of, read_in_slices, records
 from .write_batch import WriteBatch
 
 ANSWER_OVERHEAD_BYTES = 64
 """What an answer counts in bounds on bytes, on top of its items."""
-
-
-class Rejected(Exception):
-    """Ends an operation without effect; ``failed`` is its answer."""
-
-    def __init__(self, reason: Reason, detail: int = 0, message: str = "") -> None:
-        super().__init__(message)
-        self.failed = Failed(reason, detail, message)
 
 
 class Executor:
@@ -253,11 +244,11 @@ class Executor:
         most = self.limits.max_txn_operations
         if txn_is_too_large(txn, most):
             raise Rejected(Reason.TOO_LARGE, message=f"a transaction holds at most {most} operations")
-        _check_operands(txn)
+        check_operands(txn)
         count = txn_total(txn)
         self.work += count * count >> WORK_OF_CHECKS_SHIFT
-        _puts_and_deletes(txn.success)
-        _puts_and_deletes(txn.failure)
+        puts_and_deletes(txn.success)
+        puts_and_deletes(txn.failure)
 
     def _add_answer_bytes(self, size: int) -> None:
         self.answer_bytes += size
@@ -488,13 +479,12 @@ class Executor:
                 budget.left -= len(actual) >> WEIGHT_SHIFT
             else:
                 create, version, lease, _, mod = RECORD.unpack_from(record)
-                actual = _compared_number(comparison.target, mod, create, version, lease)
-            if not _relation_holds(actual, comparison.relation, comparison.operand):
+                actual = compared_number(comparison.target, mod, create, version, lease)
+            if not relation_holds(actual, comparison.relation, comparison.operand):
                 return False
-        return any_key or (not by_value and _relation_holds(0, comparison.relation, comparison.operand))
+        return any_key or (not by_value and relation_holds(0, comparison.relation, comparison.operand))
 
-    # -- compaction and leases
-    # -----------------------------------------------------------------------------------------------------
+    # -- compaction and leases ----------------------------------------------------------------------------------------
 
     def _compact(self, compact: Compact) -> Done:
         if compact.revision <= self.compact_revision:
@@ -584,81 +574,3 @@ _BATCH = _TxnBatch()
 
 def _item_bytes(item: Item) -> int:
     return len(item.key) + len(item.value) + ITEM_OVERHEAD
-
-
-def _compared_number(target: Target, mod: int, create: int, version: int, lease: int) -> int:
-    if target is Target.VERSION:
-        return version
-    if target is Target.CREATE_REVISION:
-        return create
-    return mod if target is Target.MOD_REVISION else lease
-
-
-def _relation_holds(actual: int | bytes, relation: Relation, operand: int | bytes) -> bool:
-    if relation is Relation.EQUAL:
-        return actual == operand
-    if relation is Relation.NOT_EQUAL:
-        return actual != operand
-    if relation is Relation.GREATER:
-        return actual > operand  # type: ignore[operator]
-    return actual < operand  # type: ignore[operator]
-
-
-# --- checks of a transaction before it runs --------------------------------------------------------------------------
-
-
-def nests_too_deep(operation: Operation, depth: int = 0) -> bool:
-    """Whether transactions are nested deeper than is ever valid."""
-    if type(operation) is Txn:
-        if depth > MAX_NESTED_TXNS:
-            return True
-        for branch in (operation.success, operation.failure):
-            for each in branch:
-                if type(each) is Txn and nests_too_deep(each, depth + 1):
-                    return True
-    return False
-
-
-def _check_operands(txn: Txn) -> None:
-    """Refuse comparisons with an operand of the wrong kind, nested ones included."""
-    for comparison in txn.compare:
-        if isinstance(comparison.operand, bytes) is not (comparison.target is Target.VALUE):
-            raise Rejected(Reason.INVALID, message="a value is compared with bytes, everything else with a number")
-    for branch in (txn.success, txn.failure):
-        for operation in branch:
-            if isinstance(operation, Txn):
-                _check_operands(operation)
-
-
-def _puts_and_deletes(operations: Sequence[Operation]) -> tuple[set[bytes], list[KeyRange]]:
-    """The keys that the operations may put and the ranges that they may delete, over all branches of nested
-    transactions.
-
-    Raises:
-        Rejected: operations that can both run put the same key, or put and delete it.
-    """
-    puts: set[bytes] = set()
-    deletes: list[KeyRange] = []
-    for operation in operations:
-        if isinstance(operation, Put):
-            more_puts, more_deletes = {operation.key}, []
-        elif isinstance(operation, Delete):
-            more_puts, more_deletes = set(), [operation.keys]
-        elif isinstance(operation, Txn):  # only one branch runs, so both may touch the same keys
-            more_puts, more_deletes = _puts_and_deletes(operation.success)
-            other_puts, other_deletes = _puts_and_deletes(operation.failure)
-            more_puts |= other_puts
-            more_deletes += other_deletes
-        else:
-            continue
-        if not puts.isdisjoint(more_puts):
-            raise Rejected(Reason.INVALID, message="a transaction puts the same key twice")
-        if (deletes and _any_inside(more_puts, deletes)) or (more_deletes and _any_inside(puts, more_deletes)):
-            raise Rejected(Reason.INVALID, message="a transaction puts a key that it also deletes")
-        puts |= more_puts
-        deletes += more_deletes
-    return puts, deletes
-
-
-def _any_inside(keys: set[bytes], ranges: list[KeyRange]) -> bool:
-    return any(start <= key and (end is None or key < end) for start, end in map(bounds, ranges) for key in keys)

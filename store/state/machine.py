@@ -32,9 +32,9 @@ from ...schema.commands import ByUser, Caller, ClientWrites, Command, CommandUnk
 from ...schema.operations import Txn
 from ..engine.interface import Engine
 from .content_hash import ContentHasher
-from .executor import nests_too_deep
 from .internal_commands import InternalCommands
 from .mvcc import RecordMissing
+from .operation_rules import nests_too_deep
 from .permission_check import may_command, needs_caller
 
 _decode_command = msgspec.msgpack.Decoder(Command).decode
