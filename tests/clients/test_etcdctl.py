@@ -374,6 +374,29 @@ def test_a_snapshot_is_saved_whole(etcdctl: Command, tmp_path: Path) -> None:
     assert data[-32:] == hashlib.sha256(data[:-32]).digest()
 
 
+def test_its_own_check_of_a_large_store_passes(etcdctl: Command) -> None:
+    """10,000 keys of 1 KiB; it asks the port's metrics how much memory that takes."""
+    said = etcdctl.said("check", "datascale", "--load=s", "--auto-compact", "--auto-defrag", timeout=4 * PATIENCE)
+    assert "PASS: Approximate system memory used" in said
+    assert etcdctl.said("get", "/etcdctl-check-datascale/", "--prefix", "--keys-only") == ""
+
+
+LOCAL = ("help", "version", "completion", "migrate", "snapshot restore", "snapshot status")
+"""They ask no server. The last two are about etcd's own files: see docs/architecture/etcd-services.md."""
+
+
+def test_each_subcommand_is_tried(version: str) -> None:
+    listed = Command([etcdctl_program(version)], "", api3()).said("help").partition("COMMANDS:")[2]
+    commands = re.findall(r"^\t([a-z][a-z -]*[a-z])\t", listed.partition("OPTIONS:")[0], re.MULTILINE)
+    assert len(commands) > 40
+    tried = {re.sub(r"^--\S+ ", "", line) for line in (ALIKE + USERS + NEW).strip().splitlines()}
+    code = Path(__file__).read_text()
+    for command in commands:
+        by_line = any(f"{line} ".startswith(f"{command} ") for line in tried)
+        by_test = '"' + '", "'.join(command.split()) + '"' in code
+        assert by_line or by_test or command.startswith(LOCAL), f"etcdctl {version} {command}"
+
+
 @pytest.mark.parametrize("version", ["3.5", pytest.param("3.4", marks=pytest.mark.survival)])
 def test_its_own_check_of_performance_runs_to_its_end(version: str, etcdctl: Command) -> None:
     """150 puts a second for a minute, the smallest load that there is; then compaction, and defragmentation. Its

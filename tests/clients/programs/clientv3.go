@@ -4,12 +4,14 @@
 //	clientv3 kubernetes ENDPOINTS      the same, of what the storage of Kubernetes' API server asks for
 //	clientv3 confd ENDPOINTS           the same, of confd
 //	clientv3 work ENDPOINTS PREFIX     puts, and a watch of them, until the input ends; JSON lines
+//	clientv3 locked ENDPOINTS PREFIX   the same, each put under one lock that all such programs want
 package main
 
 import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -45,7 +47,9 @@ func main() {
 	case "confd":
 		confd(client)
 	case "work":
-		work(client, os.Args[3])
+		work(client, os.Args[3], plainly(client))
+	case "locked":
+		work(client, os.Args[3], locked(client, "mutex"))
 	}
 }
 
@@ -283,7 +287,65 @@ type happened struct {
 	Error    string `json:"error"`
 }
 
-func work(client *clientv3.Client, prefix string) {
+// putting makes one put.
+type putting func(ctx context.Context, key, value string) (revision int64, err error)
+
+func plainly(client *clientv3.Client) putting {
+	return func(ctx context.Context, key, value string) (int64, error) {
+		response, err := client.Put(ctx, key, value)
+		if err != nil {
+			return 0, err
+		}
+		return response.Header.Revision, nil
+	}
+}
+
+// locked puts while it holds a lock of package concurrency, with the lock as the put's condition.
+func locked(client *clientv3.Client, name string) putting {
+	var session *concurrency.Session
+	return func(ctx context.Context, key, value string) (int64, error) {
+		if session != nil {
+			select {
+			case <-session.Done():
+				session = nil
+			default:
+			}
+		}
+		if session == nil {
+			lease, err := client.Grant(ctx, 10)
+			if err != nil {
+				return 0, err
+			}
+			if session, err = concurrency.NewSession(client, concurrency.WithLease(lease.ID)); err != nil {
+				session = nil
+				return 0, err
+			}
+		}
+		mutex := concurrency.NewMutex(session, name)
+		if err := mutex.Lock(ctx); err != nil {
+			// Whether its key is there is unknown: the lock is given up with the lease.
+			session.Orphan()
+			client.Revoke(ctx, session.Lease())
+			session = nil
+			return 0, err
+		}
+		response, err := client.Txn(ctx).If(mutex.IsOwner()).Then(clientv3.OpPut(key, value)).Commit()
+		if unlocked := mutex.Unlock(ctx); unlocked != nil {
+			session.Orphan()
+			client.Revoke(ctx, session.Lease())
+			session = nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		if !response.Succeeded {
+			return 0, errors.New("the lock was lost")
+		}
+		return response.Header.Revision, nil
+	}
+}
+
+func work(client *clientv3.Client, prefix string, put putting) {
 	var lock sync.Mutex
 	out := json.NewEncoder(os.Stdout)
 	say := func(what happened) {
@@ -339,13 +401,11 @@ func work(client *clientv3.Client, prefix string) {
 		}
 		what := happened{Kind: "put", Key: fmt.Sprintf("%s%d", prefix, n%5), Value: fmt.Sprint(n)}
 		attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
-		response, err := client.Put(attempt, what.Key, what.Value)
+		what.Revision, err = put(attempt, what.Key, what.Value)
 		cancel()
 		if err != nil {
 			what.Error = err.Error()
 			time.Sleep(20 * time.Millisecond)
-		} else {
-			what.Revision = response.Header.Revision
 		}
 		say(what)
 		time.Sleep(5 * time.Millisecond)
