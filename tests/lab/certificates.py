@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,9 +26,10 @@ class Certificates:
         folder.mkdir(exist_ok=True)
         self._authority.cert_pem.write_to_path(str(folder / "ca.pem"))
 
-    def issue(self, name: str) -> Issued:
+    def issue(self, name: str, *, expired: bool = False) -> Issued:
         """A certificate with that common name, for this machine's loopback address; the same name replaces it."""
-        issued = self._authority.issue_cert("localhost", "127.0.0.1", common_name=name)
+        until = datetime.now(timezone.utc) - timedelta(days=1) if expired else None
+        issued = self._authority.issue_cert("localhost", "127.0.0.1", common_name=name, not_after=until)
         issued.cert_chain_pems[0].write_to_path(str(self._folder / f"{name}.pem"))
         issued.private_key_pem.write_to_path(str(self._folder / f"{name}.key"))
         return Issued(*(str(self._folder / each) for each in (f"{name}.pem", f"{name}.key", "ca.pem")))

@@ -342,6 +342,17 @@ def test_the_page_of_the_command_names_its_commands_and_options() -> None:
     assert sorted(name for name, command in commands_of(cli).items() if not command.hidden and name not in named) == []
 
 
+def test_each_entry_of_the_runbook_names_the_tests_that_try_it() -> None:
+    """Each row of its tables, and each section without one. That the tests exist is checked above."""
+    sections = (ROOT / "docs" / "runbook.md").read_text().split("\n## ")[1:]
+    rows = [row for each in sections for row in re.findall(r"^\| (?!you see)[^-\n].*\|$", each, re.MULTILINE)]
+    assert len(rows) > 20
+    complain([row[:60] for row in rows if not re.search(r"`test_\w+\.py", row.rsplit(" | ", 1)[1])])
+    prose = [each for each in sections if "\n|" not in each]
+    assert len(prose) > 7
+    complain([each.partition("\n")[0] for each in prose if not re.search(r"`test_\w+\.py", each)])
+
+
 def test_make_targets_exist() -> None:
     """``make simulate SEED=7``, ``make lint | unit``: targets and variables of the Makefile."""
     targets = set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))

@@ -163,6 +163,21 @@ def test_new_files_are_used_and_broken_ones_are_not(certificates: Certificates) 
         assert health(port, context(issued.authority)) == 200
 
 
+def test_an_expired_certificate_is_refused_until_there_are_new_files(certificates: Certificates) -> None:
+    """The runbook's entry: of the proxy, then of a client."""
+    old = certificates.issue("old", expired=True)
+    with etcd_port(tls=files(old)) as port:
+        with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
+            health(port, context(old.authority))
+        new = certificates.issue("old")  # in its place: the proxy is not restarted
+        assert health(port, context(new.authority)) == 200
+    with etcd_port(tls=files(certificates.issue("proxy"), clients=True)) as port:
+        late = certificates.issue("late", expired=True)
+        with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
+            health(port, context(late.authority, late))
+        assert health(port, context(late.authority, certificates.issue("late"))) == 200
+
+
 def test_files_that_are_missing_or_wrong_are_named(certificates: Certificates, tmp_path: Path) -> None:
     issued, other = certificates.issue("proxy"), certificates.issue("other")
     log = MemberLog("proxy", "test", "proxy")

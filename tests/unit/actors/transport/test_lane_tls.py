@@ -191,6 +191,29 @@ def test_new_files_are_used_without_a_restart_and_broken_ones_offer_nothing(cert
         host.close()
 
 
+def test_an_expired_certificate_costs_the_lane_until_there_are_new_files(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runbook's entry: calls go by Ray meanwhile."""
+    good, old = environment(issue(certificates, "client")), TlsFiles(*certificates.issue("old", expired=True))
+    host = LaneHost(tls=ServerTls(issue(certificates, "expires")))
+    try:
+        with pytest.raises((LaneBroken, LaneUnreachable)):
+            open_lane(host.lanes.offer_lane("there"), "there", 0, PATIENCE, environment(old))
+        client = Client(host, environment(old), monkeypatch)
+        assert client.ask(b"x") == b"by call"
+        certificates.issue("old")
+        open_lane(host.lanes.offer_lane("there"), "there", 0, PATIENCE, environment(old)).close()
+        client.transport.close()
+        certificates.issue("expires", expired=True)
+        with pytest.raises((LaneBroken, LaneUnreachable)):
+            open_lane(host.lanes.offer_lane("there"), "there", 0, PATIENCE, good)
+        certificates.issue("expires")
+        open_lane(host.lanes.offer_lane("there"), "there", 0, PATIENCE, good).close()
+    finally:
+        host.close()
+
+
 def test_a_handshake_that_stops_halfway_holds_up_nobody(tls_host: LaneHost, certificates: Certificates) -> None:
     offer = tls_host.lanes.offer_lane("there")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
