@@ -966,7 +966,9 @@ MAX_TRACED_ENTRIES = 64
 TRACEPARENT_LETTERS = 55
 """Of a ``traceparent``, as W3C Trace Context writes it."""
 LAG_LOOK_S = 1.0
-"""Between two looks for one."""
+"""Between two looks for one, and between two looks of a leader at its commit index..."""
+COMMIT_TIMES_KEPT = 600
+"""... of which it knows so many: a member that lags by more counts as lagging since the oldest."""
 CLOCK_TOLD_FRAMES = 16
 """Of so many frames to another member, one says the sender's clock."""
 CLOCK_LOOK_S = 20.0

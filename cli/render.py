@@ -205,7 +205,9 @@ def _member_line(member: MemberInfo) -> str:
     since = f" for {duration(member.role_for)}" if member.role_for is not None else ""
     parts = [f"pid {member.pid} on {where}", f"applied {member.applied_index} of {member.raft_index}"]
     if member.lag:
-        parts.append(f"lag {member.lag} entries")
+        parts.append(f"lag {member.lag} entries ({duration(member.lag_seconds)})")
+    if member.puts or member.gets:
+        parts.append(f"{member.puts:,.0f} puts and {member.gets:,.0f} gets a second")
     parts.append(f"{member.db_size / 1e6:.1f} MB")
     if member.free_bytes:
         parts.append(f"{member.free_bytes / 1e9:.1f} GB free")

@@ -496,6 +496,12 @@ class MemberStatus(Portable, frozen=True):
     missed them), as the replicated events have it: so every member knows, and a new leader too."""
     stuck_for: float = 0.0
     """For how many seconds its loop has been in one turn, or it has been opening its data; 0 if neither is so."""
+    lacking_for: dict[int, float] = msgspec.field(default_factory=dict)
+    """Of a leader: for how many seconds each other member's log has lacked what is committed."""
+    puts: float = 0.0
+    """Writes a second that it has taken, on average over the last seconds..."""
+    gets: float = 0.0
+    """... and reads."""
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, tag=5):

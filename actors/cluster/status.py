@@ -40,6 +40,8 @@ class MemberInfo:
         lost_since: when it was last heard from (seconds since 1970), if the cluster's events say that it is lost and it
             does not answer. Unlike ``silent_for``, it goes on through changes of the leader.
         lag: log entries that the leader has committed and this member has not applied.
+        lag_seconds: for how many seconds its log has lacked what the leader has committed.
+        puts, gets: writes and reads a second that it has taken, on average over the last five.
         free_bytes: free on its disk, when it last checked; 0 if unknown.
         version: of commands that it knows.
         without_lane: members that it reaches by actor calls only, because it can open no lane to them, and why.
@@ -63,6 +65,9 @@ class MemberInfo:
     role_for: float | None = None
     lost_since: float | None = None
     lag: int = 0
+    lag_seconds: float = 0.0
+    puts: float = 0.0
+    gets: float = 0.0
     free_bytes: int = 0
     version: int = 0
     without_lane: Mapping[int, str] = field(default_factory=dict)
@@ -194,6 +199,9 @@ def _placed(
         role_for=status.role_for or None if status is not None else None,
         lost_since=known.lost_since.get(info.id) if known is not None and status is None else None,
         lag=max(0, leader.commit_index - info.applied_index) if leader is not None and status is not None else 0,
+        lag_seconds=leader.lacking_for.get(info.id, 0.0) if leader is not None and status is not None else 0.0,
+        puts=status.puts if status is not None else 0.0,
+        gets=status.gets if status is not None else 0.0,
         free_bytes=status.free_bytes if status is not None else 0,
         version=status.version if status is not None else 0,
         without_lane=dict(status.without_lane) if status is not None else {},

@@ -396,6 +396,7 @@ class Member:
         state, log = folder.state, folder.log
         now, table = member_clock(), state.members.by_id
         leads, changes = loop.replica.is_leader, loop.replica.config_changes
+        lacking_for, load = loop.replica.commit_times.lacking_for, loop.handler.load.total()
         alarms = [AlarmStatus(who, kind.name, said) for (who, kind), said in sorted(state.alarms.items())]
         return MemberStatus(
             cluster_name=spec.cluster_name,
@@ -438,6 +439,17 @@ class Member:
             role_for=max(0.0, now - loop.replica.role_since),
             lost_since=lost_members(state.latest_events),
             stuck_for=loop.stuck_for(),
+            lacking_for=(
+                {
+                    member: lacking_for(progress.match_index, now)
+                    for member, progress in list(node.progress.items())
+                    if member != node.id
+                }
+                if leads
+                else {}
+            ),
+            puts=load.writes,
+            gets=load.reads,
         )
 
     def _status_not_serving(self) -> MemberStatus:

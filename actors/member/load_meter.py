@@ -86,6 +86,7 @@ class _Window:
         self.second = second
         self.clients: dict[ClientKey, list[float]] = {}
         self.prefixes: dict[bytes, list[float]] = {}
+        self.total = [0.0, 0.0, 0.0, 0.0]
 
 
 _WRITES, _READS, _EVENTS, _BYTES = range(4)
@@ -159,6 +160,14 @@ class LoadMeter:
             return ClientKey(session)
         return ClientKey(0, "actor calls") if lane is None else ClientKey(0, lane.source, lane.pid)
 
+    def total(self) -> Load:
+        """Of all clients together."""
+        with self._lock:
+            now = self._window().second
+            seconds = min(math.ceil(LOAD_SPAN_S), now - self._born)
+            rows = [each.total for each in self._windows if now - seconds <= each.second < now]
+        return _load([sum(column) for column in zip(*rows, strict=True)] or [0.0] * 4, max(1, seconds))
+
     def _some(self, countdown: Countdown, requests: Sequence[T]) -> Sequence[T]:
         """Those of a frame's requests that are looked at: all while every frame is, else one, another each time."""
         if countdown.every == 1 or not requests:
@@ -172,9 +181,9 @@ class LoadMeter:
         with self._lock:
             window = self._window()
             count = countdown.take(len(keys))
-            row = _row(window.clients, client, OTHERS)
-            row[column] += count
-            row[_BYTES] += count * size
+            for row in (window.total, _row(window.clients, client, OTHERS)):
+                row[column] += count
+                row[_BYTES] += count * size
             for key in keys:
                 if key is not None:
                     row = _row(window.prefixes, prefix_of(key), OTHER_KEYS)

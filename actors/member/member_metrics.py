@@ -124,6 +124,9 @@ class MemberMetrics:
                 if member != status.member:
                     matched[member_name(member)] = max(0, status.last_log_index - progress.match_index)
         yield gauges("raykeeper_peer_lag_entries", "Of a leader: entries that a member's log lacks.", "To", matched)
+        lacking = {member_name(member): seconds for member, seconds in status.lacking_for.items()}
+        lacks = "Of a leader: for how long a member's log has lacked what is committed."
+        yield gauges("raykeeper_peer_lag_seconds", lacks, "To", lacking)
         alarms = [
             Sample("", 1.0, (("holder", member_name(alarm.member)), ("alarm", alarm.kind))) for alarm in status.alarms
         ]

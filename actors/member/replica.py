@@ -41,6 +41,7 @@ from ...store.state.machine import State
 from ...telemetry import COUNT_BUCKETS, Histogram
 from ..logs import MemberLog
 from .clock import both_readings
+from .commit_times import CommitTimes
 from .compaction_pacer import CompactionPacer
 from .config_changes import ConfigChanges
 from .deadlines import ClusterTime
@@ -174,6 +175,8 @@ class Replica:
         """Role, term, leader and transfer target when the duties last followed them..."""
         self.role_since = self._last_tick
         """... and since when role and leader are these, on the replica's clock. Other threads read it."""
+        self.commit_times = CommitTimes()
+        """Of a leader: by how many seconds members lag."""
         self._led_by = 0
         """The last leader that was known."""
         self._tell_commit_at = math.inf
@@ -337,6 +340,7 @@ class Replica:
             self._led_by = node.leader or self._led_by
             if (node.role, node.leader) != (self._leadership[0], self._leadership[2]):
                 self.role_since = now
+                self.commit_times.begin()
             self._leadership = leadership
             self._operator_log.follow_leadership()
             self.duties.follow_leadership(now)
@@ -541,6 +545,8 @@ class Replica:
                     progress.round_trip = -1.0
         if now >= self._next_lag_look:
             self._next_lag_look = now + LAG_LOOK_S
+            if self.is_leader:
+                self.commit_times.note(self.node.commit_index, now)
             if self.watches.busy:
                 self.slow.follow_watches(self.watches.figures(now), now)
 

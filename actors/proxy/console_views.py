@@ -146,6 +146,7 @@ def _member(
         "applied_index": status.applied_index,
         "last_log_index": status.last_log_index,
         "lag": max(0, leader.commit_index - status.applied_index) if leader is not None else 0,
+        "lag_seconds": leader.lacking_for.get(member, 0.0) if leader is not None else 0.0,
         "revision": status.revision,
         "db_size": status.db_size,
         "db_size_in_use": min(status.db_size, status.db_size_in_use),

@@ -80,7 +80,7 @@ export const cluster = {
       ["Node", "", (each) => [h("span", { class: "keep" }, each.address || "\u2014"), each.pid ? h("small", { class: "keep" }, `pid ${each.pid}`) : null]],
       ["Term", "number", (each) => dash(each.term, count)],
       ["Applied", "number", (each) => (each.applied_index === undefined ? "\u2014" : [count(each.applied_index), h("small", {}, `commit ${count(each.commit_index)}`)])],
-      ["Lag", "number", (each) => (each.lag === undefined ? "\u2014" : lags(each))],
+      ["Lag", "number", (each) => (each.lag === undefined ? "\u2014" : [lags(each), each.lag_seconds >= 1 ? h("small", {}, duration(each.lag_seconds)) : null])],
       ["Data", "number", (each) => (each.db_size === undefined ? "\u2014" : [bytes(each.db_size), h("small", {}, `${bytes(each.db_size_in_use)} in use`)])],
       ["Free disk", "number", (each) => (each.free_bytes ? h("span", { class: low(each) }, bytes(each.free_bytes)) : "\u2014")],
     ];

@@ -325,7 +325,18 @@ STATUS = ClusterStatus(
             folder="/data/default/m2",
             silent_for=75.0,
         ),
-        MemberInfo(3, "m3", "follower", pid=78, raft_index=20, applied_index=12, lag=7, without_lane={1: "refused"}),
+        MemberInfo(
+            3,
+            "m3",
+            "follower",
+            pid=78,
+            raft_index=20,
+            applied_index=12,
+            lag=7,
+            lag_seconds=3.0,
+            puts=1204.4,
+            without_lane={1: "refused"},
+        ),
     ),
     sessions=3,
 )
@@ -383,7 +394,8 @@ def test_status_prints_every_member_and_why_it_does_not_serve(cluster: FakeClust
         "m1 leader for 7 min: pid 77 on 10.0.0.1 (node 01234567), applied 19 of 20, 2.0 MB, 31.0 GB free, "
         "commands version 1",
         "m2 silent: last at 10.0.0.2 in /data/default/m2, silent for 75 s",
-        "m3 follower: pid 78 on node , applied 12 of 20, lag 7 entries, 0.0 MB, by actor calls to m1",
+        "m3 follower: pid 78 on node , applied 12 of 20, lag 7 entries (3 s), 1,204 puts and 0 gets a second, "
+        "0.0 MB, by actor calls to m1",
         "alarm: m2 does not serve: no data",
     ]
     said = json.loads(run("status", "-o", "json").stdout)

@@ -52,11 +52,14 @@ def status(*members: MemberStatus) -> ClusterStatus:
 
 
 def test_a_lost_member_has_its_last_place_and_its_silence() -> None:
-    found = status(member(1, "leader", silent={2: 75.0, 3: 0.1}), member(3, applied_index=13, without_lane={2: "no"}))
+    found = status(
+        member(1, "leader", silent={2: 75.0, 3: 0.1}, lacking_for={2: 80.0, 3: 2.0}),
+        member(3, puts=7.0, applied_index=13, without_lane={2: "no"}),
+    )
     m1, m2, m3 = found.members
     assert (m1.address, m1.silent_for, m1.lag) == ("10.0.0.1", None, 0)
     assert (m2.role, m2.address, m2.folder, m2.silent_for) == ("silent", "10.0.0.2", "/data/jobs/m2", 75.0)
-    assert (m3.address, m3.lag, m3.without_lane) == ("10.0.0.3", 7, {2: "no"})
+    assert (m3.address, m3.lag, m3.lag_seconds, m3.puts, m3.without_lane) == ("10.0.0.3", 7, 2.0, 7.0, {2: "no"})
     assert (found.spare, found.complete, found.sessions) == (0, False, 5)
     assert found.alarms[0] == "one more loss stops writes"
 

@@ -57,8 +57,10 @@ def test_what_is_little_is_exact(meter: LoadMeter, clock: Clock) -> None:
     assert clients == [(ClientKey(8), Load(12.0, 0, 0, 120.0)), (ClientKey(7), Load(4.0, 0, 0, 40.0))]
     assert prefixes == [(b"ujobs/", Load(12.0, 0, 0, 120.0)), (b"u", Load(4.0, 0, 0, 40.0))]
     assert [len(each) for each in meter.shown(1)] == [1, 1]
+    assert meter.total() == Load(16.0, 0, 0, 160.0)
     clock.now += 5
     assert meter.shown(10) == ([], [])
+    assert meter.total() == Load(0, 0, 0, 0)
 
 
 def test_a_member_that_has_just_started_averages_over_what_it_has_seen(meter: LoadMeter, clock: Clock) -> None:
