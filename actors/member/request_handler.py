@@ -482,7 +482,7 @@ class RequestHandler:
             if refused is not None:
                 _finish(done, refused)
             else:
-                watches.poll(request, until, answered, asked.caller)
+                watches.poll(request, until, answered, asked.caller, self._source(asked))
 
         if any(create.start_revision == 0 for create in request.create):
             self._enqueue_event(ReadAsked(asked.deadline, allowed), 0, done)

@@ -131,8 +131,9 @@ class SlowRequests:
         elif now - since >= LAG_LOG_S:
             self._lagging = (stream, now)
             self._log.warning(
-                "a watcher lags: stream %s has %d revisions to read, and its client has not asked for %.1f s",
+                "a watcher lags: stream %s of %s has %d revisions to read, and its client has not asked for %.1f s",
                 stream.hex(),
+                figures.source or "an unknown client",
                 figures.lag,
                 figures.silent,
             )

@@ -88,6 +88,8 @@ class _ServedStream:
     polled_at: float
     user: str | None = None
     """Whose it is; ``None`` while users are not needed."""
+    source: str = ""
+    """From where its client polled last, for people."""
     users: AuthTable | None = None
     """The users and roles by which its watches were checked."""
     watches: dict[int, _Watch] = field(default_factory=dict)
@@ -119,7 +121,9 @@ class WatchFigures(NamedTuple):
     slowest: bytes
     """The stream of that one; empty if none lags..."""
     silent: float
-    """... and for how many seconds its client has not polled."""
+    """... and for how many seconds its client has not polled..."""
+    source: str = ""
+    """... and from where, for people, it came."""
 
 
 class Watches:
@@ -239,7 +243,8 @@ class Watches:
                     slowest, lag = stream, most
             silent = 0.0 if slowest is None or slowest.poll is not None else max(0.0, now - slowest.polled_at)
             id = b"" if slowest is None else slowest.id
-            return WatchFigures(len(self._streams), watches, due, lag, id, silent)
+            source = "" if slowest is None else slowest.source
+            return WatchFigures(len(self._streams), watches, due, lag, id, silent, source)
 
     def close(self) -> None:
         """This member stops: refuse all waiting polls."""
@@ -292,7 +297,14 @@ class Watches:
 
     # -- polls --------------------------------------------------------------------------------------------------------
 
-    def poll(self, request: WatchPoll, deadline: float, done: WatchReplyCallback, caller: Caller | None = None) -> None:
+    def poll(
+        self,
+        request: WatchPoll,
+        deadline: float,
+        done: WatchReplyCallback,
+        caller: Caller | None = None,
+        source: str = "",
+    ) -> None:
         """Accept a poll, and create its watches. If one of them starts with what comes next (``start_revision`` 0), the
         state must be known to be as new as any was when the poll arrived.
 
@@ -300,6 +312,7 @@ class Watches:
 
         Args:
             caller: who polls; ``None`` while users are not needed.
+            source: from where, for people.
         """
         user = None if caller is None else caller.user
         with self._lock:
@@ -316,7 +329,7 @@ class Watches:
                 stream.created += [self._create(stream, create) for create in request.create]
                 for number in request.cancel:
                     self._cancel(stream, number)
-                stream.polled_at = self._clock()
+                stream.polled_at, stream.source = self._clock(), source
                 stream.poll = _PendingPoll(deadline, done)
                 if stream.created or stream.due or self._is_stale():
                     polls += self._take_polls([stream])

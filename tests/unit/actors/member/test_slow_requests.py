@@ -59,12 +59,13 @@ def test_a_read_is_slow_or_big(slow: SlowRequests, caplog: pytest.LogCaptureFixt
 
 
 def test_a_watcher_is_said_to_lag_once_it_has_for_a_while(slow: SlowRequests, caplog: pytest.LogCaptureFixture) -> None:
-    lags = WatchFigures(1, 1, 1, LAG_LOG_REVISIONS, b"a", 3.0)
+    lags = WatchFigures(1, 1, 1, LAG_LOG_REVISIONS, b"a", 3.0, "process 77 of user 0")
     slow.follow_watches(lags, 0.0)
     slow.follow_watches(lags, LAG_LOG_S - 0.1)
     assert not caplog.records
     slow.follow_watches(lags, LAG_LOG_S)
-    assert len(caplog.records) == 1
+    (record,) = caplog.records
+    assert "stream 61 of process 77 of user 0 has 1000 revisions to read" in record.getMessage()
     slow.follow_watches(lags, LAG_LOG_S + 1)
     assert len(caplog.records) == 1
     slow.follow_watches(lags._replace(lag=0), 2 * LAG_LOG_S)
@@ -198,3 +199,9 @@ def test_a_read_that_waits_for_a_quorum(
 
     until(lambda: lines())
     assert parts(lines()[0])["waiting"] >= 2 * SLOW_S
+
+
+def test_a_watch_stream_says_from_where_its_client_polls() -> None:
+    with one_member() as member, member.client() as kv, kv.watch(prefix="w/"):
+        (stream,) = member.loop.replica.watches._streams.values()
+        assert stream.source == "an actor call", "as it is without a lane"
