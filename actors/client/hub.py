@@ -159,7 +159,7 @@ class Hub:
         """Whether the last handle was dropped and ``keep_until`` is to be asked."""
         self._rng = rng = rng or random.Random(os.urandom(16))
         self.near = near
-        self._router = router = Router(transport.members(), leader=leader, near=near)
+        self._router = router = Router(transport.members(), leader=leader, near=near, cluster=name)
         self._dispatch_core = DispatchCore(cluster, router, self.limits, settings.timings, rng, client)
         self.watch_core = WatchCore(cluster, router, self.limits, rng)
         """All watches of the process; use it only inside :meth:`run_locked`."""

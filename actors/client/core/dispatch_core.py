@@ -224,7 +224,7 @@ class DispatchCore:
         try:
             answer = _decode(reply)
         except msgspec.MsgspecError as error:
-            self._lost(inflight, now, f"member {inflight.member} sent an unreadable reply: {error}")
+            self._lost(inflight, now, f"m{inflight.member} sent an unreadable reply: {error}")
             return
         if isinstance(answer, Refused):
             self._refused(inflight, answer, now)
@@ -235,13 +235,13 @@ class DispatchCore:
                 self._router.term = answer.term
             self._answered(inflight, answer.answers, now)
         else:
-            self._lost(inflight, now, f"member {inflight.member} sent a reply of another kind")
+            self._lost(inflight, now, f"m{inflight.member} sent a reply of another kind")
 
     def on_failure(self, frame_number: int, now: float, problem: str = "") -> None:
         """The transport gave the frame up. The member may have it all the same; sending it again is safe."""
         inflight = self._in_flight.get(frame_number)
         if inflight is not None:
-            self._lost(inflight, now, f"member {inflight.member} cannot be reached{': ' if problem else ''}{problem}")
+            self._lost(inflight, now, f"m{inflight.member} cannot be reached{': ' if problem else ''}{problem}")
 
     def resume(self, now: float) -> None:
         """Restore order after a thread was interrupted (Ctrl-C) anywhere inside this core.
@@ -420,9 +420,7 @@ class DispatchCore:
         """
         calls, unanswered = inflight.calls[: len(answers)], inflight.calls[len(answers) :]
         if not calls or len(answers) > len(calls):
-            self._lost(
-                inflight, now, f"member {inflight.member} answered {len(answers)} of {len(inflight.calls)} requests"
-            )
+            self._lost(inflight, now, f"m{inflight.member} answered {len(answers)} of {len(inflight.calls)} requests")
             return
         self._settle(inflight, now)
         if not inflight.late:
@@ -491,13 +489,13 @@ class DispatchCore:
         if late:
             return
         refusal = refused.refusal
-        who = f"member {member}: {refused.message or refusal.name.lower().replace('_', ' ')}"
+        who = f"m{member}: {refused.message or refusal.name.lower().replace('_', ' ')}"
         if (error := denial(refused)) is not None:
             self._end_denied(inflight, error, now)
         elif refusal is Refusal.INVALID:
             self._find_culprit(inflight, refused, now)
         elif refusal is Refusal.WRONG_CLUSTER:
-            outbox.failed(member, now, f"member {member} belongs to another cluster")
+            outbox.failed(member, now, f"m{member} belongs to another cluster")
             if self._router.note_foreign(member):
                 self._end_all_foreign()
         elif refusal is Refusal.NOT_SERVING:
@@ -536,7 +534,7 @@ class DispatchCore:
             applied = None if call.outbox is self._writes and call.maybe_applied else False
             self._end(call, InvalidArgument(f"refused: {refused.message}", applied=applied))
         if not inflight.calls:
-            inflight.outbox.back_off(now, f"member {inflight.member} refuses the session: {refused.message}")
+            inflight.outbox.back_off(now, f"m{inflight.member} refuses the session: {refused.message}")
 
     def _end_all_foreign(self) -> None:
         """All known members belong to another cluster: end every call. The fate of a write in flight is unknown."""
@@ -606,12 +604,13 @@ class DispatchCore:
     def _timed_out(self, call: PendingCall) -> KeeperError:
         applied = None if call.outbox is self._writes and call.sends else False
         if not self._router.members:
-            return Unavailable("no member of the cluster can be found", applied=applied)
-        if call.outbox.failures:
+            return Unavailable(f"no member of {self._router.cluster} can be found", applied=applied)
+        outbox, cluster = call.outbox, self._router.cluster
+        if outbox.failures:
             return Unavailable(
-                f"no quorum answered the {call.outbox.name} in time ({call.outbox.problem})", applied=applied
+                f"no quorum of {cluster} answered the {outbox.name} in time ({outbox.problem})", applied=applied
             )
-        return RequestTimeout(f"no answer to the {call.outbox.name} in time", applied=applied)
+        return RequestTimeout(f"no answer of {cluster} to the {outbox.name} in time", applied=applied)
 
     def _end(self, call: PendingCall, outcome: Answer | KeeperError) -> None:
         """End a call with its outcome, unless it has ended: the only place where ``done`` is called after submission.

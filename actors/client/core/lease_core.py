@@ -467,15 +467,17 @@ class LeaseCore:
     def _timed_out(self) -> KeeperError:
         if self._asking.failures or not self._router.members:
             problem = self._asking.problem if self._router.members else "no member can be found"
-            return Unavailable(f"no quorum answered the {self._asking.name} in time ({problem})")
-        return RequestTimeout(f"no answer to the {self._asking.name} in time")
+            return Unavailable(
+                f"no quorum of {self._router.cluster} answered the {self._asking.name} in time ({problem})"
+            )
+        return RequestTimeout(f"no answer of {self._router.cluster} to the {self._asking.name} in time")
 
     # -- failures -----------------------------------------------------------------------------------------------------
 
     def _refused(self, outbox: Outbox, member: int, refused: Refused, now: float) -> None:
         """Take in a refusal: learn the leader if it names one, and decide which member to ask next, and when."""
         refusal = refused.refusal
-        who = f"member {member}: {refused.message or refusal.name.lower().replace('_', ' ')}"
+        who = f"m{member}: {refused.message or refusal.name.lower().replace('_', ' ')}"
         leader = self._router.take_hint(refused, member)
         if leader:  # only the leader can answer, so a member that hears its heartbeats is believed
             outbox.clear_quarantine(leader)
@@ -488,7 +490,7 @@ class LeaseCore:
         self._router.note_failures(outbox.failures)
 
     def _failed(self, outbox: Outbox, member: int, problem: str, now: float) -> None:
-        outbox.failed(member, now, f"member {member} cannot be reached{': ' if problem else ''}{problem}")
+        outbox.failed(member, now, f"m{member} cannot be reached{': ' if problem else ''}{problem}")
         self._forget_leader(outbox, member)
 
     def _forget_leader(self, outbox: Outbox, member: int) -> None:

@@ -248,7 +248,7 @@ class Outbox:
     def timed_out(self, member: int, now: float) -> None:
         """The member let the reply timeout pass."""
         self._suspicions += 1
-        self.failed(member, now, f"member {member} does not answer")
+        self.failed(member, now, f"m{member} does not answer")
 
     def failed(self, member: int, now: float, problem: str) -> None:
         """Quarantine the member. After a first failure the next member is asked at once, otherwise after a pause."""

@@ -31,9 +31,14 @@ class Router:
         members: ids of the members that can be asked.
         leader: id of the leader, 0 if it is not known.
         near: ids of members known to run on this process's node; the set may grow.
+        cluster: its name, for errors.
     """
 
-    def __init__(self, members: Collection[int], *, leader: int = 0, near: Set[int] = frozenset()) -> None:
+    def __init__(
+        self, members: Collection[int], *, leader: int = 0, near: Set[int] = frozenset(), cluster: str = ""
+    ) -> None:
+        self.cluster = f"cluster {cluster!r}" if cluster else "the cluster"
+        """For people."""
         self.members = tuple(sorted(members))
         self.near = near
         self.leader = leader

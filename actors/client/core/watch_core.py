@@ -265,12 +265,12 @@ class WatchCore:
         try:
             answer = _decode(reply)
         except msgspec.MsgspecError as error:
-            self._abandon(stream, f"member {stream.member} sent an unreadable reply: {error}", now)
+            self._abandon(stream, f"m{stream.member} sent an unreadable reply: {error}", now)
             return
         if isinstance(answer, Refused):
             self._refused(stream, poll, answer, now)
         elif not isinstance(answer, Watched):
-            self._abandon(stream, f"member {stream.member} sent a reply of another kind", now)
+            self._abandon(stream, f"m{stream.member} sent a reply of another kind", now)
         else:
             self._router.term = max(self._router.term, answer.term)
             self._answered(stream, poll, answer, now)
@@ -279,7 +279,7 @@ class WatchCore:
         """The transport gave a poll up. Its answer may be lost, so the stream is abandoned."""
         stream = self._stream
         if stream is not None and frame_number in stream.polls:
-            who = f"member {stream.member} cannot be reached"
+            who = f"m{stream.member} cannot be reached"
             self._abandon(stream, f"{who}: {problem}" if problem else who, now)
 
     def resume(self, now: float) -> None:
@@ -368,7 +368,7 @@ class WatchCore:
         that is missing while no poll is in flight was lost. In both cases events may be missing: abandon the stream.
         """
         if answer.number < stream.next_number or answer.number in stream.early:
-            self._abandon(stream, f"member {stream.member} does not know the stream", now)
+            self._abandon(stream, f"m{stream.member} does not know the stream", now)
             return
         stream.early[answer.number] = answer
         while self._stream is stream and stream.next_number in stream.early:
@@ -376,10 +376,10 @@ class WatchCore:
             stream.next_number += 1
             problem = self._take_in(stream, answer, now)
             if problem:
-                self._abandon(stream, f"member {stream.member} {problem}", now)
+                self._abandon(stream, f"m{stream.member} {problem}", now)
                 return
         if stream.early and not stream.polls:
-            self._abandon(stream, f"an answer from member {stream.member} was lost", now)
+            self._abandon(stream, f"an answer from m{stream.member} was lost", now)
             return
         stream.answered = True
         self._router.note_ours(stream.member)
@@ -460,7 +460,7 @@ class WatchCore:
                 self._end(watch, error, now)
             return
         why = refused.message or refused.refusal.name.lower().replace("_", " ")
-        self._abandon(stream, f"member {member}: {why}", now)
+        self._abandon(stream, f"m{member}: {why}", now)
         if refused.refusal is Refusal.WRONG_CLUSTER and self._router.note_foreign(member):
             for watch in list(self._watches):
                 self._end(watch, ClusterMismatch("the members of that name belong to another cluster"), now)

@@ -30,8 +30,15 @@ READ = Read(Range(KeyRange(b"k")))
 class Play:
     """A dispatch core whose frames are answered by hand."""
 
-    def __init__(self, leader: int = 1, members: tuple[int, ...] = (1, 2, 3), limits: Limits | None = None) -> None:
-        self.core = DispatchCore(7, Router(members, leader=leader), limits or Limits(), Timings(), random.Random(3))
+    def __init__(
+        self,
+        leader: int = 1,
+        members: tuple[int, ...] = (1, 2, 3),
+        limits: Limits | None = None,
+        cluster: str = "",
+    ) -> None:
+        router = Router(members, leader=leader, cluster=cluster)
+        self.core = DispatchCore(7, router, limits or Limits(), Timings(), random.Random(3))
         self.now = 0.0
         self.frames: list[OutgoingFrame] = []
 
