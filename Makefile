@@ -98,10 +98,12 @@ survival: $(STAMP)
 
 # A campaign of faults against real processes: MINUTES of it, from one seed; the history is left in chaos-runs/seed-*/.
 # LANES=off: members and clients use actor calls alone. PROXIES=0: no part of the work goes through proxies, as etcd's.
+# MIX=long: one of those of tests/chaos/mixes.py. HOURS=8: all of them by turns, for a night, and a table of what ran.
+# Error 1: a promise was broken; 2: the faults did not bite; 3: the campaign itself failed. The last line says which.
 MINUTES ?= 2
-CHAOS   = --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(LANES),--lanes $(LANES)) $(if $(PROXIES),--proxies $(PROXIES))
+CHAOS   = --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(LANES),--lanes $(LANES)) $(if $(PROXIES),--proxies $(PROXIES)) $(if $(MIX),--mix $(MIX))
 chaos: $(STAMP)
-	@PYTHONPATH=tests $(BIN)/python -m chaos.campaign $(CHAOS)
+	@PYTHONPATH=tests $(BIN)/python -m $(if $(HOURS),chaos.night --hours $(HOURS) $(if $(SEED),--seed $(SEED)),chaos.campaign $(CHAOS))
 
 # The same without Ray, with members as threads: quicker, and without the death of processes.
 chaos-threads: $(STAMP)

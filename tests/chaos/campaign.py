@@ -2,14 +2,19 @@
 
 A Ray of its own, a cluster, processes that work, one fault after the other (now and then two at once), all healed, the
 verdict. The seed decides what the processes ask for and which faults come; when each thing happens is up to the
-machine. It ends with a table, and with status 1 if a promise was broken, 2 if too little happened to judge.
+machine; the mix (``mixes.py``), what sort of faults. It ends with a table and a last line that says how it ended, and
+with status
+
+1  a promise was broken,
+2  nothing was broken, and the faults did not bite: too little happened to judge,
+3  the campaign itself failed: nothing is known.
+
+After 1 and 3, all that may tell why is kept in its folder (``evidence.py``), with a verdict on what there is.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import logging
 import os
 import random
@@ -19,36 +24,53 @@ import tempfile
 import threading
 import time
 import traceback
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 
 import raykeeper
+from lab.durable import DurableDisk
 from lab.ray.contents import content
 from lab.ray.faults import Faults
 from lab.ray.proxies import Proxies
 from lab.ray.tools import kill_actors, wait_until
 from raykeeper import KeeperError
-from raykeeper.errors import LockLost
 from simulation.checker import Violation
 
+from .care import Operator
+from .evidence import Diary, Evidence, questions_to
 from .field import Bit, Field, NotNow, unmount
-from .journal import OK, Record, gather
-from .nemesis import FAULTS, OF_PROXIES, SPOILING
+from .journal import Record, gather
+from .ledger import note_run
+from .mixes import ALONE, LONGEST, MIXES, Mix
+from .nemesis import OF_PROXIES, SPOILING
+from .outcome import (
+    EXPIRED,
+    LONG_S,
+    REJOINED,
+    REPLACED,
+    Caused,
+    Inconclusive,
+    check_that_it_counts,
+    count,
+    expired,
+    table,
+)
+from .promises import check_end_state
+from .safety import safety
+from .store import drain, end_state, read_on, write_changes
 from .verdict import Truth, judge
-from .work import COUNTER, QUEUE, WorkerActor
+from .worker import WorkerActor
 
 TESTS = Path(__file__).resolve().parent.parent
 PATCHES = TESTS / "lab" / "ray" / "patches"
 PROCESSES = 3
 NAME = "chaos"
 SPEC: dict[str, Any] = {
-    "members": 3,
     # Whose data is lost is to be replaced, and contents are to be compared, within minutes; who starts slowly is not.
     "timings": {"session_ttl": 20.0, "replace_after": 8.0, "check_interval": 20.0},
     # Snapshots and cuts of the log are to happen, and to take long enough to be met; a small disk is to have room.
@@ -65,25 +87,6 @@ RECOVERY = 90.0
 """Seconds within which the cluster must be whole again once a fault is over."""
 
 
-@dataclass
-class Caused:
-    """A fault that was caused."""
-
-    name: str
-    kind: int
-    what: str
-    start_ns: int
-    end_ns: int = 0
-    whole_ns: int = 0
-    bit: bool = False
-    done: int = 0
-    """Operations that succeeded between its beginning and the cluster's being whole again."""
-
-
-class Inconclusive(Exception):
-    """Too little happened for a verdict."""
-
-
 class Campaign:
     """One run.
 
@@ -94,11 +97,20 @@ class Campaign:
         only: names of faults; all if empty.
         lanes: on or off.
         proxies: how many there are, through which part of the work goes as etcd's.
+        mix: what it is made of.
     """
 
     def __init__(
-        self, minutes: float, seed: int, folder: Path, only: Sequence[str], lanes: str = "on", proxies: int = 2
+        self,
+        minutes: float,
+        seed: int,
+        folder: Path,
+        only: Sequence[str],
+        lanes: str = "on",
+        proxies: int = 2,
+        mix: Mix = MIXES["short"],
     ) -> None:
+        self.mix = mix
         self.minutes = minutes
         self.lanes = lanes
         self.proxies = proxies
@@ -110,12 +122,22 @@ class Campaign:
         self.records: list[Record] = []
         self.checked: dict[str, int] = {}
         self._truth = Truth()
-        self._kinds = {fault: kind for fault, kind in FAULTS.items() if not only or fault.__name__ in only}
+        self.members = mix.members[0] if len(mix.members) == 1 else self.rng.choice(mix.members)
+        self.seen: Counter[str] = Counter()
+        """What occurred, of that which may have to."""
+        left_out = SPOILING if self.members < 3 else frozenset()  # a quorum keeps its data
+        self._kinds = {
+            fault: kind
+            for fault, kind in mix.faults().items()
+            if fault not in left_out and (not only or fault.__name__ in only)
+        }
         self._numbers = 0
         self._pause = threading.Event()
         self._scratch = Path(tempfile.mkdtemp(prefix="rkc-"))  # short: Ray puts sockets into it
         self._journals = folder / "journals"
         self._mounts: list[Path] = []
+        self._operator: Operator | None = None
+        self._layer: DurableDisk | None = None
         self._began = 0.0
 
     def run(self) -> None:
@@ -127,6 +149,7 @@ class Campaign:
         """
         shutil.rmtree(self.folder, ignore_errors=True)
         self._journals.mkdir(parents=True)
+        self._diary = Diary(self.folder / "diary.jsonl")
         try:
             cluster = self._launch()
             self._began = time.monotonic()
@@ -137,10 +160,16 @@ class Campaign:
             try:
                 self._torment()
             finally:
-                self._field.faults.end()
+                self._field.faults.heal()  # clocks stay as they are: to put them right would be another step
             self._judge(cluster)
+        except Inconclusive:
+            raise
+        except BaseException as error:
+            self._keep(error)
+            raise
         finally:
             self._end()
+            self._diary.close()
             for folder in self._mounts:
                 unmount(folder)
             shutil.rmtree(self._scratch, ignore_errors=True)
@@ -149,11 +178,14 @@ class Campaign:
 
     def _launch(self) -> Any:
         (self._scratch / "syncs").mkdir()
+        (self._scratch / "stacks").mkdir()
+        if self.mix.layer and DurableDisk.available():
+            self._layer = DurableDisk(self.folder / "data", self.folder / "durable")
         self._start_ray(self._scratch / "syncs")
         return raykeeper.launch({"name": NAME, "data_dir": str(self.folder / "data"), **self._spec()})
 
     def _spec(self) -> dict[str, Any]:
-        return {**SPEC, "lanes": self.lanes}
+        return {**SPEC, "lanes": self.lanes, **self.mix.spec(self.members)}
 
     def _folder_of(self, member: int) -> Path:
         return self.folder / "data" / NAME / f"m{member}"
@@ -169,6 +201,7 @@ class Campaign:
             self.rng,
             self._scratch / "fault",
             self._mounts,
+            layer=self._layer,
         )
 
     def _start_proxies(self, cluster: Any) -> None:
@@ -192,10 +225,12 @@ class Campaign:
             RAYKEEPER_SYNC_JOURNAL=str(syncs),
             RAYKEEPER_TEST_SWITCH=str(self._scratch / "switch"),
             RAYKEEPER_TEST_FAULT=str(self._scratch / "fault"),
+            RAYKEEPER_TEST_STACKS=str(self._scratch / "stacks"),
             RAY_timeout_ms_task_wait_for_death_info="0",
             RAY_raylet_start_wait_time_s="120",
             RAY_worker_niceness="0",  # workers on equal terms with members, else faults would be starvation mostly
         )
+        os.environ.update({} if self._layer is None else self._layer.environment())
         self._init_ray()
 
     def _init_ray(self) -> None:
@@ -214,7 +249,8 @@ class Campaign:
     def _new_worker(self) -> None:
         self._numbers += 1
         name = f"w{self._numbers}"
-        actor = WorkerActor.remote(name, NAME, str(self._journals), self.seed, self._began, self._endpoints)
+        where = NAME, str(self._journals)
+        actor = WorkerActor.remote(name, *where, self.seed, self._began, self._endpoints, self.mix.more_work)
         self._field.workers[name] = (actor, ray.get(actor.pid.remote(), timeout=60))
 
     def _replace(self, name: str) -> None:
@@ -224,17 +260,24 @@ class Campaign:
     def _torment(self) -> None:
         until = self._began + 60 * self.minutes
         self._pause.wait(2.0)
+        if self.mix.operations:
+            self._operator = Operator(self._field.cluster, self.seed, self.folder, lambda: self._truth.upto)
         while time.monotonic() < until:
             faults = [self._draw()]
             if self.rng.random() < 0.2:
                 faults.append(self._draw())
-            if SPOILING.issuperset(faults):
+            if SPOILING.issuperset(faults) or ALONE.intersection(faults):
                 del faults[1:]
             self._cause(faults)
             self._field.tidy()
+            if self._layer is not None:
+                self._layer.forget()
             self._read_truth()
             if self.rng.random() < 0.3:
-                self._compact()
+                with raykeeper.connect(NAME, timeout=60) as kv:
+                    kv.compact(self._truth.upto)
+            while len(self._field.workers) < PROCESSES:  # one that was killed could not be replaced at once
+                self._new_worker()
             self._pause.wait(self.rng.uniform(0.5, 2.0))
 
     def _draw(self) -> Any:
@@ -243,6 +286,7 @@ class Campaign:
     def _cause(self, faults: Sequence[Any]) -> None:
         begun: list[tuple[Any, Caused]] = []
         bits: list[Bit] = []
+        before = self._ids()
         try:
             for fault in faults:
                 generator = fault(self._field)
@@ -254,9 +298,10 @@ class Campaign:
                     continue
                 begun.append((generator, entry))
                 self.caused.append(entry)
+                self._diary.note(entry.name, "begun", what=entry.what)
                 self._say(f"{entry.name}: {entry.what}")
                 self._pause.wait(self.rng.uniform(0.0, 1.0))
-            self._pause.wait(self.rng.choice((0.5, 1.5, 3.0, 5.0)))
+            self._pause.wait(min([self.mix.hold(self.rng), *(LONGEST.get(each, 1e9) for each in faults)]))
         finally:
             for generator, entry in reversed(begun):
                 bits.append(False)
@@ -267,6 +312,7 @@ class Campaign:
                 except NOT_NOW as error:
                     self._say(f"{entry.name}: {error!r}")
                 entry.end_ns = time.monotonic_ns()
+                self._diary.note(entry.name, "ended", seconds=entry.seconds)
         whats = [entry.what for _, entry in begun]
         self._become_whole(whats)
         for (_, entry), bit in zip(reversed(begun), bits, strict=True):
@@ -274,6 +320,15 @@ class Campaign:
         self._become_whole(whats)
         for _, entry in begun:
             entry.whole_ns = time.monotonic_ns()
+            self._diary.note(entry.name, "whole", bit=entry.bit)
+        if any(entry.seconds >= LONG_S and entry.bit and entry.kind in (1, 2, 3, 5) for _, entry in begun):
+            self.seen[REJOINED] += bool(before) and before == self._ids()
+
+    def _ids(self) -> set[int]:
+        """Of the members that there are, as far as that is to be had."""
+        with suppress(*NOT_NOW):
+            return {member.id for member in self._field.cluster.members()}
+        return set()
 
     def _say(self, line: str) -> None:
         print(f"{time.monotonic() - self._began:6.1f} s  {line}"[:200], flush=True)
@@ -291,51 +346,93 @@ class Campaign:
         status = self._field.cluster.status()
         voters = [member for member in status.members if member.role in ("leader", "follower")]
         serving = [not member.why_not_serving for member in status.members]
-        return bool(status.leader) and len(voters) >= SPEC["members"] and all(serving) and not status.alarms
+        return bool(status.leader) and len(voters) >= self.members and all(serving) and not status.alarms
 
-    # -- the truth ----------------------------------------------------------------------------------------------------
-
-    def _read_truth(self) -> None:
+    def _read_truth(self, patience: float = 60.0) -> None:
         """Read on in the store's history, up to now."""
-        with raykeeper.connect(NAME, timeout=60) as kv:
-            upto = kv.revision()
-            if upto <= self._truth.upto:
-                return
-            with kv.watch(prefix="", start_revision=self._truth.upto + 1) as watch:
-                deadline = time.monotonic() + 60
-                while watch.revision < upto:
-                    event = watch.next(timeout=1.0)
-                    if event is None:
-                        if time.monotonic() > deadline:
-                            raise Violation(f"a watch stands at {watch.revision}, though {upto} is confirmed")
-                        continue
-                    if event.kv.mod_revision <= upto:
-                        key = event.kv.key.decode()
-                        value = None if event.type == "delete" or key.startswith("flood/") else event.kv.text
-                        self._truth.changes.append((event.kv.mod_revision, key, value))
-            self._truth.upto = upto
-
-    def _compact(self) -> None:
-        with raykeeper.connect(NAME, timeout=60) as kv:
-            kv.compact(self._truth.upto)
+        read_on(NAME, self._truth, patience)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _judge(self, cluster: Any) -> None:
+        if self._operator is not None and not self._operator.stop(120):
+            raise Violation("the cluster is whole, and the operator still waits")
         hanging = self._finish()
         if hanging:
             raise Violation(f"the cluster is whole, and these still wait: {hanging}")
         self._read_truth()
-        left, total = self._drain()
+        left, total = drain(NAME, RECOVERY)
+        there = self._end_state()
         hashes = wait_until(lambda: self._hashes(cluster), RECOVERY, "all members at the same index")
         self.records = gather(sorted(self._journals.iterdir()), self.folder / "history.jsonl")
-        with (self.folder / "changes.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(f"{json.dumps(change)}\n" for change in self._truth.changes)
-        self._count()
+        write_changes(self._truth, self.folder / "changes.jsonl")
+        count(self.caused, self.records)
         if len(set(hashes.values())) != 1:
             raise Violation(f"the members' contents differ: {hashes}")
-        self.checked = judge(self.records, self._truth, left, total)
-        self._check_that_it_counts()
+        self.checked = {"end state": check_end_state(there, self._truth.changes)}
+        self.checked |= judge(self.records, self._truth, left, total, clocks_lie=self.mix.clocks_lie)
+        if self._operator is not None:
+            self.checked |= {f"operator's {name}": often for name, often in self._operator.done.items()}
+            if self._operator.wrong:
+                raise Violation(f"an operation failed as none may: {self._operator.wrong[0]}")
+        self.seen[EXPIRED] = expired(self.records)
+        self.seen[REPLACED] = self._replacements(cluster)
+        kinds = [kind for kind, _ in self._kinds.values()]
+        check_that_it_counts(self.caused, kinds, self.mix.must, self.seen)
+
+    def _replacements(self, cluster: Any) -> int:
+        return sum(" in place of m" in event.text for event in cluster.events(timeout=60))
+
+    # -- a bad end ----------------------------------------------------------------------------------------------------
+
+    def _keep(self, error: BaseException) -> None:
+        """Keep all that may tell why, and judge what there is."""
+        evidence = Evidence(self.folder)
+        cluster = getattr(getattr(self, "_field", None), "cluster", None)
+        questions = questions_to(cluster) if cluster is not None else []
+        missing = evidence.keep(
+            error,
+            [
+                ("processes", evidence.processes),
+                ("stacks", lambda: evidence.stacks(self._scratch / "stacks")),
+                ("status", lambda: evidence.status(questions)),
+                ("the store's history", lambda: self._read_truth(15.0)),
+                ("its file", lambda: write_changes(self._truth, self.folder / "changes.jsonl")),
+                ("history", self._gather),
+                ("safety", self._judge_what_there_is),
+                ("files", lambda: evidence.files(self.folder / "data", self._mounts)),
+                ("logs", lambda: evidence.logs(self._scratch / "ray" / "session_latest" / "logs")),
+            ],
+        )
+        print(f"evidence: {self.folder}" + (f"; not kept: {missing}"[:500] if missing else ""), flush=True)
+
+    def _gather(self) -> None:
+        self.records = gather(sorted(self._journals.iterdir()), self.folder / "history.jsonl")
+        count(self.caused, self.records)
+
+    def _judge_what_there_is(self) -> None:
+        holds, lines = safety(self.records, self._truth)
+        said = ["safety: no promise is seen to be broken" if holds else "safety: BROKEN", *lines]
+        (self.folder / "safety.txt").write_text("\n".join(said) + "\n")
+        print("\n  ".join(said)[:3000], flush=True)
+
+    def table(self) -> str:
+        """Faults caused, operations done, and what was checked."""
+        return table(self.caused, self.records, self.checked, self.seen)
+
+    def _end_state(self) -> dict[str, tuple[int, str]]:
+        """All keys, once the leases of the dead have ended, and the history up to then."""
+
+        def still() -> dict[str, tuple[int, str]] | None:
+            revision, there = end_state(NAME, RECOVERY)
+            self._read_truth()
+            return there if self._truth.upto == revision else None
+
+        def ended() -> bool:
+            return not [key for key in end_state(NAME, RECOVERY)[1] if key.startswith("t/")]
+
+        wait_until(ended, RECOVERY, "the end of all leases whose processes are gone")
+        return wait_until(still, RECOVERY, "a moment without changes")
 
     def _finish(self) -> list[str]:
         """Have the workers end; what of them hangs."""
@@ -345,89 +442,21 @@ class Campaign:
             ray.kill(actor)
         return [each for some in hanging for each in some]
 
-    def _drain(self) -> tuple[list[str], int]:
-        """What is left in the queue, and the counter."""
-        left: list[str] = []
-        with raykeeper.connect(NAME, timeout=30) as kv:
-            queue = kv.queue(QUEUE, ttl=30)
-            deadline = time.monotonic() + RECOVERY
-            while len(queue):
-                claim = queue.claim(timeout=5)
-                if claim is not None:
-                    with suppress(LockLost):  # a machine that is so busy: it comes back
-                        claim.ack()
-                        left.append(claim.item.decode())
-                        deadline = time.monotonic() + RECOVERY  # there may be many, but one after the other must come
-                if time.monotonic() > deadline:
-                    raise Violation(f"the queue does not become empty: {len(queue)} items are left")
-            return left, kv.counter(COUNTER).value()
-
     def _hashes(self, cluster: Any) -> dict[str, str]:
         """Each member's content hash, once all have applied the same; else nothing."""
         found = self._contents(cluster)
-        same = len({index for index, _ in found.values()}) == 1 and len(found) >= SPEC["members"]
+        same = len({index for index, _ in found.values()}) == 1 and len(found) >= self.members
         return {name: digest for name, (_, digest) in found.items()} if same else {}
 
     def _contents(self, cluster: Any) -> dict[str, tuple[int, str]]:
         return {member.name: content(member) for member in cluster.members() if member.actor is not None}
 
-    def _count(self) -> None:
-        """Operations that succeeded during each fault."""
-        ends = sorted(record.end_ns for record in self.records if record.outcome == OK and record.end_ns)
-        for entry in self.caused:
-            entry.done = sum(entry.start_ns <= end <= (entry.whole_ns or NEVER) for end in ends)
 
-    def _check_that_it_counts(self) -> None:
-        kinds = {entry.kind for entry in self.caused if entry.bit} - {0}
-        # Of a kind, not of each fault: clients that are all cut off from the leader for a moment get nothing done.
-        done: Counter[int] = Counter()
-        for entry in self.caused:
-            done[entry.kind] += entry.done
-        idle = sorted(kind for kind in kinds if not done[kind])
-        if len(kinds) < min(3, len({kind for kind, _ in self._kinds.values()} - {0})):
-            raise Inconclusive(f"only faults of kinds {sorted(kinds)} bit")
-        if idle:
-            raise Inconclusive(f"no operation succeeded during faults of kinds {idle}")
-
-    def table(self) -> str:
-        """Faults caused, and operations done."""
-        rows = defaultdict(list)
-        for entry in self.caused:
-            rows[entry.kind, entry.name].append(entry)
-        lines = [f"{'fault':<28}{'kind':>5}{'caused':>8}{'bit':>5}{'operations done':>17}{'longest outage s':>18}"]
-        for (kind, name), entries in sorted(rows.items()):
-            outage = max((self._outage(entry) for entry in entries), default=0.0)
-            bit, done = sum(entry.bit for entry in entries), sum(entry.done for entry in entries)
-            lines.append(f"{name:<28}{kind or '-':>5}{len(entries):>8}{bit:>5}{done:>17}{outage:>18.1f}")
-        outcomes: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-        for record in self.records:
-            outcomes[record.operation][record.outcome] += 1
-        lines.append(f"\n{'operation':<28}{'ok':>8}{'fail':>8}{'unknown':>9}")
-        for operation, counts in sorted(outcomes.items()):
-            lines.append(f"{operation:<28}{counts['ok']:>8}{counts['fail']:>8}{counts['unknown']:>9}")
-        lines.append("\nchecked: " + ", ".join(f"{name} {count}" for name, count in self.checked.items()))
-        return "\n".join(lines)
-
-    def _outage(self, entry: Caused) -> float:
-        """Seconds from the beginning of a fault to its end and recovery in which the longest time no write ended."""
-        ends = [
-            record.end_ns
-            for record in self.records
-            if record.outcome == OK
-            and record.operation in ("put", "add")
-            and record.end_ns
-            and entry.start_ns <= record.end_ns <= (entry.whole_ns or NEVER)
-        ]
-        points = sorted([entry.start_ns, *ends, entry.whole_ns or entry.end_ns])
-        return max((b - a for a, b in itertools.pairwise(points)), default=0) / 1e9
-
-
-NEVER = 1 << 62
 NOT_NOW = (NotNow, OSError, KeeperError, ray.exceptions.RayError)
 """How a fault may fail to happen, mostly because another one is on: a process is dead already, a disk read-only."""
 
 
-def main(kind: type[Campaign] = Campaign, target: str = "chaos") -> int:
+def main(kind: type[Campaign] = Campaign, target: str = "chaos", arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0)
@@ -436,30 +465,36 @@ def main(kind: type[Campaign] = Campaign, target: str = "chaos") -> int:
     parser.add_argument("--only", default="", help="names of faults, with commas between")
     parser.add_argument("--proxies", type=int, default=2, help="through which part of the work goes as etcd's")
     parser.add_argument("--lanes", choices=("on", "off"), default="on", help="off: all goes by actor calls")
-    options = parser.parse_args()
+    parser.add_argument("--mix", choices=sorted(MIXES), default="short", help="what the campaign is made of")
+    options = parser.parse_args(arguments)
     seed = options.seed if options.seed is not None else random.randrange(10**6)
     folder = options.folder.resolve() / f"seed-{seed}"
     command = f"make {target} MINUTES={options.minutes:g} SEED={seed}"
     command += f"{' LANES=off' if options.lanes == 'off' else ''}{'' if options.proxies else ' PROXIES=0'}"
+    command += "" if options.mix == "short" else f" MIX={options.mix}"
     only = [name for name in options.only.split(",") if name]
     print(f"{command}\nhistory: {folder / 'history.jsonl'}", flush=True)
-    campaign = kind(options.minutes, seed, folder, only, options.lanes, options.proxies)
-    status = 0
+    campaign = kind(options.minutes, seed, folder, only, options.lanes, options.proxies, MIXES[options.mix])
+    status, last = 0, f"no promise was broken; {folder / 'history.jsonl'}"
     try:
         campaign.run()
     except (Violation, AssertionError, KeeperError) as error:
         traceback.print_exc()
-        print(f"BROKEN: {error}"[:3000])
-        status = 1
+        status, last = 1, f"BROKEN: {error}"
     except Inconclusive as error:
-        print(f"INCONCLUSIVE: {error}")
-        status = 2
+        status, last = 2, f"INCONCLUSIVE, the faults did not bite: {error}"
+    except Exception as error:
+        traceback.print_exc()
+        status, last = 3, f"FAILED, the campaign itself: {error!r}"
     print(campaign.table())
     if status:
         print(f"again: {command}")
     else:
-        shutil.rmtree(folder / "data", ignore_errors=True)
-        print(f"no promise was broken; {folder / 'history.jsonl'}")
+        for data in ("data", "durable"):
+            shutil.rmtree(folder / data, ignore_errors=True)
+    last = " ".join(last.split())[:500]
+    note_run(options.folder.resolve(), target, options.mix, seed, options.minutes, status, last)
+    print(last, flush=True)
     return status
 
 

@@ -37,8 +37,15 @@ SOON = 15.0
 
 
 def _pull_the_plug(field: Field, members: list[Any]) -> bool:
-    """Freeze the processes, take from their files what no sync has vouched for, and kill them."""
+    """Freeze the processes, take from their files what no sync has vouched for, and kill them.
+
+    Whether one has is said by the layer between the processes and the kernel, or where there is none by their own
+    journal of syncs.
+    """
     with frozen(*(member.pid for member in members)):
+        if field.layer is not None:
+            torn = field.rng if field.rng.random() < 0.5 else None
+            return sum(field.layer.cut(field.folder(member.id), torn=torn) for member in members) > 0
         journals = sorted(field.journals.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         for member in members:
             cut_back(str(field.folder(member.id)), [str(path) for path in journals], zero_fill=field.rng.random() < 0.5)

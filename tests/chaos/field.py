@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lab.durable import DurableDisk
 from lab.ray.faults import Faults
 from lab.ray.proxies import Proxies
 from lab.ray.tools import is_alive, is_stopped, start_of, wait_until
@@ -40,6 +41,7 @@ class Field:
         syncs: the file that says which syncs fail (``patches/sitecustomize.py``).
         mounts: file systems that are to be unmounted at the end.
         proxies: those in the foreground; there may be none.
+        layer: knows what of the members' files is durable; there may be none.
     """
 
     cluster: Any
@@ -52,6 +54,7 @@ class Field:
     syncs: Path
     mounts: list[Path]
     proxies: Proxies | None = None
+    layer: DurableDisk | None = None
 
     def leader(self) -> Any:
         """The leader.

@@ -35,7 +35,7 @@ from .disks import (
     read_only_disk,
 )
 from .field import Fault, Field, NotNow, kill
-from .work import HEAD, flood
+from .worker import HEAD, flood
 
 HOUR = 3600.0
 
@@ -139,7 +139,8 @@ def pause_proxy(field: Field) -> Fault:
 # --- 3 partitions, and 8 messages ------------------------------------------------------------------------------------
 
 
-def _switch(field: Field, what: str, *rules: Any) -> Fault:
+def switched(field: Field, what: str, *rules: Any) -> Fault:
+    """Frames are subject to these rules, for as long as the fault lasts."""
     before = field.faults.counts().total()
     field.faults.set(*rules)
     try:
@@ -152,52 +153,54 @@ def _switch(field: Field, what: str, *rules: Any) -> Fault:
     return False
 
 
-def _how(field: Field) -> str:
+def how_cut(field: Field) -> str:
     """Frames of a cut are lost, or come late."""
     return field.rng.choice(("drop", "hold"))
 
 
 def isolate_leader(field: Field) -> Fault:
-    member, how = field.leader(), _how(field)
+    member, how = field.leader(), how_cut(field)
     return (
-        yield from _switch(
+        yield from switched(
             field, f"leader {member.name} cut off ({how})", cut([member.id], [*field.others(member), CLIENT], how)
         )
     )
 
 
 def leader_without_followers(field: Field) -> Fault:
-    member, how = field.leader(), _how(field)
+    member, how = field.leader(), how_cut(field)
     rules = cut([member.id], field.others(member), how)
-    return (yield from _switch(field, f"leader {member.name} cut off from members only ({how})", rules))
+    return (yield from switched(field, f"leader {member.name} cut off from members only ({how})", rules))
 
 
 def isolate_follower(field: Field) -> Fault:
-    member, how = field.follower(), _how(field)
+    member, how = field.follower(), how_cut(field)
     rules = cut([member.id], [*field.others(member), CLIENT], how)
-    return (yield from _switch(field, f"{member.name} cut off ({how})", rules))
+    return (yield from switched(field, f"{member.name} cut off ({how})", rules))
 
 
 def one_way(field: Field) -> Fault:
-    member, how = field.rng.choice([field.leader(), field.follower()]), _how(field)
+    member, how = field.rng.choice([field.leader(), field.follower()]), how_cut(field)
     rules = [rule(how, member.id, other) for other in field.others(member)]
     if field.rng.random() < 0.5:
         rules = [{**each, "sender": each["to"], "to": each["sender"]} for each in rules]
-        return (yield from _switch(field, f"nothing arrives at {member.name} ({how})", rules))
-    return (yield from _switch(field, f"nothing of {member.name} arrives ({how})", rules))
+        return (yield from switched(field, f"nothing arrives at {member.name} ({how})", rules))
+    return (yield from switched(field, f"nothing of {member.name} arrives ({how})", rules))
 
 
 def flapping(field: Field) -> Fault:
     member = field.rng.choice([field.leader(), field.follower()])
     period = [field.rng.uniform(0.2, 1.5), field.rng.uniform(0.2, 1.0)]
     rules = cut([member.id], field.others(member), "drop", flap=period, seconds=[0.1, 0.5])
-    return (yield from _switch(field, f"links of {member.name} flap", rules))
+    return (yield from switched(field, f"links of {member.name} flap", rules))
 
 
 def clients_cut_off(field: Field) -> Fault:
-    member, how = field.leader(), _how(field)
+    member, how = field.leader(), how_cut(field)
     return (
-        yield from _switch(field, f"clients cut off from leader {member.name} ({how})", cut([CLIENT], [member.id], how))
+        yield from switched(
+            field, f"clients cut off from leader {member.name} ({how})", cut([CLIENT], [member.id], how)
+        )
     )
 
 
@@ -208,7 +211,7 @@ def noise(field: Field) -> Fault:
         rule("delay", share=0.02, seconds=[1.0, 4.0]),
         rule("drop", share=0.05, seconds=[0.1, 1.0]),
     ]
-    return (yield from _switch(field, "frames duplicated, delayed, reordered, lost", rules))
+    return (yield from switched(field, "frames duplicated, delayed, reordered, lost", rules))
 
 
 def damage(field: Field) -> Fault:
@@ -216,7 +219,7 @@ def damage(field: Field) -> Fault:
     ids = [member.id for member in field.members()]
     fault = field.rng.choice(("truncate", "garble"))
     rules = [rule(fault, a, b, share=0.2) for a in ids for b in ids if a != b]
-    return (yield from _switch(field, f"frames between members: {fault}", rules))
+    return (yield from switched(field, f"frames between members: {fault}", rules))
 
 
 def foreign_frames(field: Field) -> Fault:
@@ -254,6 +257,21 @@ def clocks(field: Field) -> Fault:
     yield f"clocks of {member.name} jump: wall {wall / HOUR:+.1f} h, monotonic {monotonic / HOUR:+.1f} h"
     after = ray.get(member.actor.__ray_call__.remote(wall_clock), timeout=10)
     return abs(after - before) > HOUR / 2
+
+
+def reads_clock(actor: Any) -> float:
+    """By how much the clock that a member or a client counts on is off, by its own reading."""
+    return float(ray.get(actor.__ray_call__.remote(clock_offset), timeout=10))
+
+
+def clock_offset(_: Any) -> float:
+    """The same, in its process."""
+    import sys
+    import time
+
+    member = sys.modules.get("raykeeper.actors.member.clock")
+    own = member.system_clock if member is not None else sys.modules["raykeeper.actors.client.hub"].clock
+    return float(own() - time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 def wall_clock(_: Any) -> float:

@@ -29,7 +29,7 @@ from raykeeper.store.data_dir import DataDir, FirstMember, Identity
 from raykeeper.store.engine.rocks import RocksDisk
 from simulation.checker import Violation
 
-from .campaign import NAME, SPEC, Campaign, main
+from .campaign import NAME, Campaign, main
 from .field import Fault, Field
 from .nemesis import (
     FAULTS,
@@ -42,10 +42,11 @@ from .nemesis import (
     noise,
     one_way,
 )
-from .work import Worker
+from .worker import Worker
 
 SETTINGS = Settings(timings=Timings(session_ttl=20.0), limits=Limits(log_cut_entries=1500, log_keep_entries=300))
 CLUSTER = 4711
+MEMBERS = 3
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Threads:
         self._post = Post(Switch(str(table)))
         self._pool = ThreadPoolExecutor(300, thread_name_prefix="calls")
         self._loops: dict[int, EventLoop | None] = {}
-        names = tuple(FirstMember(n, f"m{n}", "") for n in range(1, SPEC["members"] + 1))
+        names = tuple(FirstMember(n, f"m{n}", "") for n in range(1, MEMBERS + 1))
         for first in names:
             identity = Identity(
                 cluster_name=NAME, cluster=CLUSTER, member=first.id, name=first.name, members=names, settings=SETTINGS
@@ -302,6 +303,9 @@ class ThreadCampaign(Campaign):
 
     def _contents(self, cluster: Any) -> dict[str, tuple[int, str]]:
         return self._threads.contents()
+
+    def _replacements(self, cluster: Any) -> int:
+        return 0  # there is no supervisor
 
     def _end(self) -> None:
         self._threads.close()

@@ -1,4 +1,5 @@
-"""What the processes of a campaign do, each in several threads, and what they note of it.
+"""What the processes of a campaign do, each in several threads, and what they note of it. What reads and watches, lists
+and leases do is in ``watching``, ``lists`` and ``leased``; ``worker`` has the processes.
 
 Every value that is written is unique, so a value that is read names its write. The keys change every ``EPOCH`` seconds:
 no key has more than a few hundred operations, so the search for a linearization stays short although operations of
@@ -7,18 +8,13 @@ unknown outcome stay open to the end. Counted increments repeat one ``request_id
 
 from __future__ import annotations
 
-import os
 import random
-import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-import ray
-
-import raykeeper
 from raykeeper import Client, Compare, KeeperError, Op
 from raykeeper.errors import (
     CompactedError,
@@ -31,8 +27,10 @@ from raykeeper.errors import (
     Unavailable,
 )
 
-from .etcd_client import EtcdClient
-from .journal import FAIL, OK, UNKNOWN, Journal
+from .journal import FAIL, OK, UNKNOWN
+
+if TYPE_CHECKING:
+    from .worker import Worker
 
 EPOCH = 15.0
 """Seconds for which one set of keys is used."""
@@ -87,7 +85,10 @@ class Thread(ABC):
 
     def do(self, operation: str, call: Callable[[], dict[str, Any]], **arguments: Any) -> dict[str, Any] | None:
         """Do and note an operation; its result, ``None`` if it has none."""
-        number = self.journal.begin(self.name, operation, **arguments)
+        return self.finish(self.journal.begin(self.name, operation, **arguments), call)
+
+    def finish(self, number: int, call: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        """The same of one whose beginning is noted; a result that names an ``outcome`` has that one."""
         try:
             result = call()
         except CompactedError as error:
@@ -98,14 +99,14 @@ class Thread(ABC):
             self.journal.end(number, UNKNOWN, error=repr(error), unexpected=True)
         except Exception as error:  # must not happen: it is written down, and judged
             self.journal.end(number, UNKNOWN, error=traceback.format_exc(), unexpected=True)
-            print(f"{operation}: {error!r}")
+            print(f"operation {number}: {error!r}")
         else:
-            self.journal.end(number, OK, **result)
+            self.journal.end(number, result.pop("outcome", OK), **result)
             return result
         return None
 
 
-def _item(item: Any) -> dict[str, Any]:
+def item_fields(item: Any) -> dict[str, Any]:
     return {
         "key": item.key.decode(),
         "value": item.text,
@@ -136,7 +137,7 @@ class Registers(Thread):
         found = self.kv.range(key, timeout=self.timeout(), **how)
         self.seen(found.revision)
         self._known[key] = found.items[0].text if found.items else None
-        return {"items": [_item(item) for item in found], "revision": found.revision}
+        return {"items": [item_fields(item) for item in found], "revision": found.revision}
 
     def do_get(self, key: str) -> None:
         self.do("get", lambda: self._read(key), key=key)
@@ -147,7 +148,7 @@ class Registers(Thread):
         def call() -> dict[str, Any]:
             # The one read with `at_least` is `get`, which tells no revision: ask for that by the item alone.
             found = self.kv.get(key, serializable=True, at_least=at_least or None, timeout=self.timeout())
-            return {"items": [] if found is None else [_item(found)]}
+            return {"items": [] if found is None else [item_fields(found)]}
 
         self.do("stale_get", call, key=key, at_least=at_least)
 
@@ -159,7 +160,7 @@ class Registers(Thread):
 
         def call() -> dict[str, Any]:
             found = self.kv.range(prefix=prefix, revision=revision, timeout=self.timeout())
-            return {"items": [_item(item) for item in found], "revision": revision}
+            return {"items": [item_fields(item) for item in found], "revision": revision}
 
         self.do("past_range", call, prefix=prefix, revision=revision)
 
@@ -205,7 +206,7 @@ class Registers(Thread):
             return {
                 "succeeded": False,
                 "revision": done.revision,
-                "items": [] if there is None else [_item(there)],
+                "items": [] if there is None else [item_fields(there)],
             }
 
         self.do("cas", call, key=key, old=old, value=new)
@@ -225,7 +226,7 @@ class Registers(Thread):
 
         def call() -> dict[str, Any]:
             found = self.kv.range(prefix=prefix, timeout=self.timeout())
-            return {"items": [_item(item) for item in found], "revision": self.seen(found.revision)}
+            return {"items": [item_fields(item) for item in found], "revision": self.seen(found.revision)}
 
         self.do("get_pair", call, prefix=prefix)
 
@@ -334,58 +335,6 @@ class Consumer(Thread):
         self.do("ack" if draw < 0.9 else "nack", finish, name=QUEUE, item=got["item"])
 
 
-class Watcher(Thread):
-    """Watches a range for a while, from now or from the past, and notes all that it sees."""
-
-    def act(self) -> None:
-        epoch = self.epoch()
-        where = self.rng.choice(
-            (
-                {"prefix": f"r/{epoch:05}/"},
-                {"prefix": f"p/{epoch:05}/"},
-                {"key": f"r/{epoch:05}/1"},
-                {"prefix": "c/"},
-                {"prefix": "g/"},
-                {"prefix": "r/"},
-            )
-        )
-        newest = max(1, self.newest)
-        start = 0 if self.rng.random() < 0.5 else max(1, newest - self.rng.randrange(50))
-        number = self.journal.begin(self.name, "begin_watch", **where, start=start)
-        try:
-            watch = self.kv.watch(**where, start_revision=start or None, timeout=8.0)
-        except (KeeperError, CompactedError) as error:
-            ordinary = isinstance(error, (*ORDINARY, CompactedError))
-            self.journal.end(number, FAIL, error=repr(error), **({} if ordinary else {"unexpected": True}))
-            return
-        position = watch.revision if not start else start - 1
-        self.journal.end(number, OK, revision=position)
-        number = self.journal.begin(self.name, "watch", **where, position=position)
-        events: list[Any] = []
-        try:
-            with watch:
-                until = time.monotonic() + self.rng.uniform(2.0, 12.0)
-                while time.monotonic() < until and not self.worker.stopping.is_set():
-                    event = watch.next(timeout=0.5)
-                    if event is not None:
-                        events.append(_event(event))
-                # The last revision is whole only once the watch says so: take what is left of it.
-                upto = watch.revision
-                while events and upto < events[-1][0]:
-                    event = watch.next(timeout=0.5)
-                    if event is not None:
-                        events.append(_event(event))
-                    elif self.worker.abandoned.is_set():
-                        break
-                    upto = watch.revision
-                self.newest = max(self.newest, upto)
-            self.journal.end(number, OK, upto=upto, events=events)
-        except CompactedError as error:
-            self.journal.end(number, FAIL, events=events, compacted=error.compact_revision)
-        except Exception:
-            self.journal.end(number, UNKNOWN, events=events, error=traceback.format_exc(), unexpected=True)
-
-
 class EtcdRegisters(Registers):
     """The same over gRPC, through proxies."""
 
@@ -398,105 +347,3 @@ class EtcdRegisters(Registers):
         newest, self.newest = self.newest, 0
         super().do_stale(key)
         self.newest = newest
-
-
-class EtcdWatcher(Watcher):
-    """The same over gRPC, through proxies."""
-
-    def __init__(self, worker: Worker, name: str) -> None:
-        super().__init__(worker, name)
-        self.kv: Any = worker.etcd
-
-
-def _event(event: Any) -> list[Any]:
-    value = None if event.type == "delete" else event.kv.text
-    return [event.kv.mod_revision, event.kv.key.decode(), value]
-
-
-KINDS: tuple[tuple[type[Thread], int], ...] = (
-    (Registers, 4),
-    (Adder, 1),
-    (Locker, 1),
-    (Producer, 1),
-    (Consumer, 1),
-    (Watcher, 1),
-)
-"""Threads of each process."""
-THROUGH_PROXIES: tuple[tuple[type[Thread], int], ...] = ((EtcdRegisters, 2), (EtcdWatcher, 1))
-"""More of them, if there are proxies."""
-
-
-class Worker:
-    """One process.
-
-    Args:
-        name: unique in the campaign.
-        cluster: its name.
-        folder: of the journals.
-        seed: of the campaign.
-        began: of the campaign, on the monotonic clock.
-        proxies: their endpoints.
-    """
-
-    def __init__(
-        self, name: str, cluster: str, folder: str, seed: int, began: float, proxies: Sequence[str] = ()
-    ) -> None:
-        self.name = name
-        self.seed = seed
-        self.began = began
-        self.stopping = threading.Event()
-        self.abandoned = threading.Event()
-        self.journal = Journal(os.path.join(folder, f"{name}.jsonl"))
-        self.kv = raykeeper.connect(cluster, timeout=20)
-        self.etcd = EtcdClient(proxies, int(name[1:])) if proxies else None
-        kinds = [kind for kind, many in KINDS + (THROUGH_PROXIES if proxies else ()) for _ in range(many)]
-        self._threads = [
-            threading.Thread(target=kind(self, f"{name}.{n}").run, name=f"{kind.__name__} {n}", daemon=True)
-            for n, kind in enumerate(kinds)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def pid(self) -> int:
-        """Of this process."""
-        return os.getpid()
-
-    def finish(self, patience: float) -> list[str]:
-        """Begin nothing more, and wait until all that is under way has ended; the threads that hang."""
-        self.stopping.set()
-        deadline = time.monotonic() + patience
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - 10 - time.monotonic()))
-        self.abandoned.set()
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return [f"{self.name} {thread.name}" for thread in self._threads if thread.is_alive()]
-
-
-_remote: Any = ray.remote
-HEAD = {"node:__internal_head__": 0.001}
-"""Where what works for a campaign lives: on the node that is never lost."""
-WorkerActor: Any = _remote(num_cpus=0, max_restarts=0, max_concurrency=4, resources=HEAD)(Worker)
-
-
-def flood(cluster: str, seconds: float, value_bytes: int) -> tuple[int, int]:
-    """Far more work than the cluster can do, for a while: how many writes were done, and how many refused."""
-    kv = raykeeper.connect(cluster, timeout=5)
-    done, refused = [0], [0]
-    until = time.monotonic() + seconds
-
-    def run(n: int) -> None:
-        while time.monotonic() < until:
-            try:
-                kv.put(f"flood/{n}", b"x" * value_bytes)
-                done[0] += 1
-            except ORDINARY:
-                refused[0] += 1
-
-    threads = [threading.Thread(target=run, args=(n,), daemon=True) for n in range(300)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(seconds + 10)
-    kv.close()
-    return done[0], refused[0]

@@ -40,7 +40,7 @@ class Faults:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._rules: list[Rule] = []
-        self._clocks: dict[str, tuple[float, float]] = {}
+        self._clocks: dict[str, tuple[float, ...]] = {}
 
     def set(self, *rules: Rule | Iterable[Rule]) -> None:
         """From now on these faults, and no others."""
@@ -56,6 +56,20 @@ class Faults:
     def clock(self, pid: int, wall: float = 0.0, monotonic: float = 0.0) -> None:
         """Set how far a process's clocks are off, in seconds."""
         self._clocks[str(pid)] = (wall, monotonic)
+        self._write()
+
+    def step(self, pid: int, seconds: float) -> None:
+        """Have a process's clocks step, from wherever they are."""
+        wall, monotonic, *drift = self._clocks.get(str(pid), (0.0, 0.0))
+        self._clocks[str(pid)] = (wall + seconds, monotonic + seconds, *drift)
+        self._write()
+
+    def drift(self, pid: int, rate: float) -> None:
+        """Have a process's clocks run fast by this part of a second in each second from now on, or slow."""
+        wall, monotonic, *drift = self._clocks.get(str(pid), (0.0, 0.0))
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        so_far = drift[0] * (now - drift[1]) if drift else 0.0
+        self._clocks[str(pid)] = (wall + so_far, monotonic + so_far, rate, now)
         self._write()
 
     def counts(self) -> Counter[str]:

@@ -79,6 +79,10 @@ def told() -> Story:
     s.add("stale_get", {"items": []}, key="r/0/0", at_least=4)
     s.add("watch", {"upto": 10, "events": [[3, "r/0/0", "w1:2"], [4, "r/0/0", "w1:3"], [5, "r/0/0", None]]},
           prefix="r/0/", position=2)  # fmt: skip
+    s.add("watch", {"upto": 3, "events": [[3, "r/0/0", "w1:2", [2, "w1:1"]]]}, prefix="r/0/", position=2)
+    s.add("list_txn", {"seen": {"l/0": []}, "revision": 1}, outcome=UNKNOWN, reads=["l/0"], appends={"l/0": "a"})
+    s.add("list_txn", {"seen": {"l/0": ["a"]}, "revision": 10}, reads=["l/0"], appends={"l/0": "b"})
+    s.add("lease_end", {"lasted": 2.0}, key="t/1", ttl=2.0)
     for n in range(3):
         s.add("enqueue", name="work", item=f"i{n}", outcome=OK if n else UNKNOWN)
     s.add("claim", {"item": "i1"}, name="work")
@@ -89,7 +93,7 @@ def told() -> Story:
     for revision, key, value in (
         (2, "r/0/0", "w1:1"), (3, "r/0/0", "w1:2"), (4, "r/0/0", "w1:3"), (5, "r/0/0", None), (6, "p/0/a", "w1:6"),
         (6, "p/0/b", "w1:6"), (7, "c/0", "w1:7"), (8, "c/0", "w1:8"), (9, "g/a", "100 w1.1 0"),
-        (10, "g/a", "200 w2.1 0"),
+        (10, "g/a", "200 w2.1 0"), (10, "l/0", "a,b"),
     ):  # fmt: skip
         s.change(revision, key, value)
     return s
@@ -151,6 +155,8 @@ BROKEN: dict[str, Callable[[Story], Any]] = {
     "the counter lost one": lambda s: setattr(s, "total", 1),
     "the counter has one too many": lambda s: setattr(s, "total", 3),
     "two additions are the same": lambda s: result(s, "sum").update(value=2),
+    "an acknowledged append is lost": lambda s: s.truth.changes.pop(),
+    "an append changed what was there": _change(-1, "b"),
     "an error that no fault explains": lambda s: find(s, "put", 2).result.update(error="x", unexpected=True),  # type: ignore[union-attr]
 }
 

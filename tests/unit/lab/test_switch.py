@@ -154,6 +154,31 @@ def test_a_link_that_flaps(place: Place, monkeypatch: pytest.MonkeyPatch) -> Non
     assert 15 <= sum(bitten) <= 25
 
 
+def test_clocks_step_and_run_fast_or_slow_without_a_step(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "clock_gettime", lambda which: now[0])
+
+    def offset() -> float:
+        place.post.switch._looked = -1.0
+        return place.post.switch.offset(1)
+
+    place.faults.step(os.getpid(), 5.0)
+    assert offset() == 5.0
+    place.faults.drift(os.getpid(), 0.5)
+    assert offset() == 5.0
+    now[0] += 10.0
+    assert offset() == 10.0
+    place.faults.drift(os.getpid(), -1.0)
+    assert offset() == 10.0
+    now[0] += 4.0
+    assert offset() == 6.0
+    place.faults.step(os.getpid(), -6.0)
+    assert offset() == 0.0
+    assert place.post.switch.offset(0) == 0.0
+    place.faults.end()
+    assert offset() == 0.0
+
+
 def test_everybody_sees_what_was_done(place: Place) -> None:
     place.set(rule("duplicate", seconds=[0, 0]))
     place.call().result(PATIENCE)
@@ -168,12 +193,14 @@ def test_everybody_sees_what_was_done(place: Place) -> None:
 
 PROBE = """
 import raykeeper, sys, time
+from raykeeper.actors.client import hub
 from raykeeper.actors.member import clock
 from raykeeper.actors.transport import client_actor, client_lanes, peer_lanes, peer_transport
 ways = [peer_transport.ActorLink._send_call, client_actor.ActorTransport._send_call]
 ways += [peer_lanes.LaneLink.send, client_lanes.ClientLane.send_request]
 for what in (*ways, clock.system_clock, clock.SteadyClock.__call__):
     print(what.__module__)
+print(getattr(hub.clock, "__module__", None))
 print("switch" in sys.modules)
 """
 
@@ -192,8 +219,11 @@ def modules(**environment: str) -> list[str]:
 def test_the_switch_is_put_in_by_tests_alone(tmp_path: Path) -> None:
     clean = modules()
     assert clean[-1] == "False"
-    assert all(name.startswith("raykeeper.") for name in clean[:-1])
-    assert modules(RAYKEEPER_TEST_SWITCH=str(tmp_path / "switch"))[:5] == ["switch"] * 5
+    assert not [name for name in clean[:-1] if name == "switch"]
+    assert len([name for name in clean if name.startswith("raykeeper.")]) >= 6
+    patched = modules(RAYKEEPER_TEST_SWITCH=str(tmp_path / "switch"))
+    assert patched[:5] == ["switch"] * 5
+    assert patched[6] == "switch"
 
 
 def test_nothing_of_it_is_in_the_product() -> None:

@@ -3,10 +3,12 @@
 The file that ``RAYKEEPER_TEST_FAULT`` names holds lines ``action module:function [pid [text]]``: what the call of
 ``Engine.flush`` or ``LogStore.sync`` from that place in the product comes to, in all processes or only in one, or only
 where the log was given an entry with that text just before. ``skip`` does nothing, ``die`` ends the process before
-anything is synced, ``fail`` has the disk refuse the fsync, ``slow`` has it take its time. The product itself knows
-nothing of this.
+anything is synced, ``fail`` has the disk refuse the fsync, ``slow`` has it take its time, ``slow:2.5`` that number of
+seconds, and ``flaky:0.01`` has it refuse such a part of all fsyncs. ``*`` stands for every place. The product itself
+knows nothing of this.
 
-``RAYKEEPER_TEST_SWITCH`` names the table of the fault switch (``switch.py``), which is put around frames and clocks.
+``RAYKEEPER_TEST_SWITCH`` names the table of the fault switch (``switch.py``), which is put around frames and clocks;
+``RAYKEEPER_TEST_STACKS`` the folder of ``stacks.py``.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import os
+import random
 import signal
 import sys
 import time
@@ -33,13 +36,17 @@ def _action(place: str, appended: str = "") -> str:
     except FileNotFoundError:
         return ""
     for action, where, *which in lines:
-        if where == place and which[:1] in ([], [str(os.getpid())]) and all(text in appended for text in which[1:]):
+        if (
+            where in (place, "*")
+            and which[:1] in ([], [str(os.getpid())])
+            and all(text in appended for text in which[1:])
+        ):
             return action
     return ""
 
 
-def _weaken(kind: Any, method: str, break_disk: Callable[[Any], None]) -> None:
-    real = getattr(kind, method)
+def _weaken(engine: Any, method: str, break_disk: Callable[[Any], None]) -> None:
+    real = getattr(engine, method)
 
     def sync(self: Any) -> None:
         caller = sys._getframe(1)
@@ -47,14 +54,15 @@ def _weaken(kind: Any, method: str, break_disk: Callable[[Any], None]) -> None:
         action = _action(place, repr(getattr(self, "_appended", "")))
         if action == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        if action == "fail":
+        kind, _, much = action.partition(":")
+        if kind == "slow":
+            time.sleep(float(much or SLOW_SYNC_S))  # as in an fsync, other threads go on
+        if kind == "fail" or (kind == "flaky" and random.random() < float(much)):
             break_disk(self)
-        if action == "slow":
-            time.sleep(SLOW_SYNC_S)
         if action != "skip":
             real(self)
 
-    setattr(kind, method, sync)
+    setattr(engine, method, sync)
 
 
 def _weaken_engine(module: ModuleType) -> None:
@@ -119,6 +127,10 @@ class _Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
+if os.environ.get("RAYKEEPER_TEST_STACKS"):
+    import stacks
+
+    stacks.note_at_signal(os.environ["RAYKEEPER_TEST_STACKS"])
 _patches: dict[str, Callable[[Any], None]] = {}
 if os.environ.get("RAYKEEPER_TEST_FAULT"):
     _patches[_ENGINE] = _weaken_engine

@@ -21,7 +21,8 @@ calls or the answers to calls; both ends' rules work in the process that made th
 ``truncate``, ``garble``  a random part is missing, or wrong
 
 ``flap`` ``[on, off]`` makes a rule hold only for ``on`` seconds out of ``on + off``. ``clocks`` says by process id how
-far the wall clock and the monotonic clock are off. What was done is counted in ``<file>.counts/<pid>``.
+far the wall clock and the monotonic clock are off, and, if two more numbers follow, what part of each second more they
+count since a time of the system's monotonic clock. What was done is counted in ``<file>.counts/<pid>``.
 """
 
 from __future__ import annotations
@@ -135,7 +136,9 @@ class Switch:
     def offset(self, which: int) -> float:
         """How far this process's wall clock (0) or monotonic clock (1) is off."""
         self.look()
-        return float(self.clocks.get(str(os.getpid()), (0.0, 0.0))[which])
+        clock = self.clocks.get(str(os.getpid()), (0.0, 0.0))
+        drift = clock[2] * (time.clock_gettime(time.CLOCK_BOOTTIME) - clock[3]) if len(clock) > 2 else 0.0
+        return float(clock[which] + drift)
 
     def report(self) -> None:
         """Write down what was done so far."""
@@ -352,11 +355,18 @@ def around_clock(module: Any) -> None:
     time.time_ns = lambda: _wall_ns() + int(post().switch.offset(0) * 1e9)
 
 
+def around_client_clock(module: Any) -> None:
+    """The same for the clock of a client's hub."""
+    real = module.clock
+    module.clock = lambda: real() + post().switch.offset(1)
+
+
 PATCHES = {
     "raykeeper.actors.transport.peer_transport": around_calls,
     "raykeeper.actors.transport.client_actor": around_client_calls,
     "raykeeper.actors.transport.peer_lanes": around_peer_lanes,
     "raykeeper.actors.transport.client_lanes": around_client_lanes,
     "raykeeper.actors.member.clock": around_clock,
+    "raykeeper.actors.client.hub": around_client_clock,
 }
 """What is done to which module of the product once it is loaded."""

@@ -1,0 +1,113 @@
+"""More judges of a campaign: leases by a clock of their own, what watches say was there before, and the end state."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from simulation.checker import Violation
+
+from .journal import OK, Record
+
+DRIFT = 0.02
+"""By this part a lease may end early by the machine's clock, where members' clocks run fast within their bound."""
+
+Change = tuple[int, str, str | None]
+
+
+def check_leases(records: Sequence[Record]) -> int:
+    """No lease ended before its TTL, or before its holder had been told; the number of looks.
+
+    Raises:
+        Violation: one did.
+    """
+    looks = 0
+    for record in records:
+        result = record.result or {}
+        if record.outcome != OK:
+            continue
+        if record.operation == "lease_end" and result["lasted"] is not None:
+            looks += 1
+            if result["lasted"] < record.arguments["ttl"] * (1 - DRIFT):
+                raise Violation(f"a lease ended early, after {result['lasted']:.3f} s: {record}")
+        elif record.operation == "lease_held":
+            looks += 1
+            if result["missing"] and not result["lost"]:
+                raise Violation(f"a lease has ended, and its holder has not been told: {record}")
+    return looks
+
+
+def check_appends(records: Sequence[Record], changes: Sequence[Change]) -> int:
+    """Each list transaction that was acknowledged is in the store's history, whole and at its revision; their number.
+
+    Raises:
+        Violation: one is not.
+    """
+    at = {(revision, key): value for revision, key, value in changes}
+    there = 0
+    for record in records:
+        result = record.result or {}
+        if record.operation != "list_txn" or record.outcome != OK:
+            continue
+        for key, element in record.arguments["appends"].items():
+            there += 1
+            due = ",".join([*result["seen"][key], element])
+            if at.get((result["revision"], key)) != due:
+                raise Violation(f"acknowledged and lost, or changed: {due} in {key} of {record}")
+    return there
+
+
+def check_previous(records: Sequence[Record], changes: Sequence[Change]) -> int:
+    """What watches say was there before a change was there; the number of events that say something.
+
+    A watch that asks for it may get nothing where history is compacted, but never something else.
+
+    Raises:
+        Violation: they do not.
+    """
+    by_key: dict[str, list[Change]] = defaultdict(list)
+    for change in changes:
+        by_key[change[1]].append(change)
+    revisions = {key: [change[0] for change in of_key] for key, of_key in by_key.items()}
+    said = 0
+    for record in records:
+        if record.operation != "watch" or not record.result:
+            continue
+        for event in record.result.get("events", ()):
+            if len(event) < 4 or event[3] is None:
+                continue
+            revision, key, _, before = event
+            place = bisect_left(revisions.get(key, []), revision)
+            if place == len(revisions.get(key, [])) or revisions[key][place] != revision:
+                continue  # beyond what is known of the store's history
+            said += 1
+            there = by_key[key][place - 1] if place else (0, key, None)
+            if there[2] is None or (there[0], there[2]) != tuple(before):
+                raise Violation(f"{before} is said to have been in {key} before {revision}, and it was {there}")
+    return said
+
+
+def check_end_state(there: Mapping[str, tuple[int, str]], changes: Sequence[Change]) -> int:
+    """What the store holds at the end is what its history comes to; the number of keys.
+
+    Args:
+        there: revision and value of each key.
+
+    Raises:
+        Violation: it is not.
+    """
+    due: dict[str, tuple[int, str]] = {}
+    for revision, key, value in changes:
+        if key.startswith("flood/"):
+            continue  # their values are not kept
+        if value is None:
+            due.pop(key, None)
+        else:
+            due[key] = (revision, value)
+    held = {key: pair for key, pair in there.items() if not key.startswith("flood/")}
+    if held != due:
+        odd = sorted(key for key in held.keys() | due.keys() if held.get(key) != due.get(key))
+        key = odd[0]
+        raise Violation(f"{len(odd)} keys differ at the end: {key} is {held.get(key)}, and was left as {due.get(key)}")
+    return len(held)
