@@ -40,7 +40,7 @@ def check_lists(records: Sequence[Record]) -> int:
     found = [record for record in records if record.operation == "list_txn"]
     writers = _writers(found)
     orders = _orders(found, writers)
-    # One that had no effect, or of which nobody knows and nobody has seen an effect, is no part of any order.
+    # One that had no effect, or of which nobody knows and nobody has seen an effect, does not take part in any order.
     seen = {writers[key, element] for key, order in orders.items() for element in order}
     there = [record for n, record in enumerate(found) if record.outcome == OK or n in seen]
     number = {id(record): n for n, record in enumerate(there)}
@@ -90,7 +90,7 @@ def _orders(found: Sequence[Record], writers: dict[tuple[str, str], int]) -> dic
             raise Violation(f"an element is twice in {key}: {longest}")
         for read, record in seen:
             if read != longest[: len(read)]:
-                raise Violation(f"{key} was read as {read}, which is no beginning of {longest}: {record}")
+                raise Violation(f"{key} was read as {read}, and {longest} does not begin so: {record}")
         for element in longest:
             if (key, element) not in writers:
                 raise Violation(f"nobody appended {element} to {key}")
