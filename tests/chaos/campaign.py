@@ -41,7 +41,7 @@ from lab.ray.tools import kill_actors, wait_until
 from raykeeper import KeeperError
 from simulation.checker import Violation
 
-from .care import Operator
+from .care import Operator, check_backup
 from .evidence import Diary, Evidence, questions_to
 from .field import Bit, Field, NotNow, unmount
 from .journal import Record, gather
@@ -375,6 +375,8 @@ class Campaign:
             self.checked |= {f"operator's {name}": often for name, often in self._operator.done.items()}
             if self._operator.wrong:
                 raise Violation(f"an operation failed as none may: {self._operator.wrong[0]}")
+            for path in self._operator.backups[-1:]:
+                self.checked["restored"] = check_backup(path, self._truth.changes, self.folder / "beside")
         self.seen[EXPIRED] = expired(self.records)
         self.seen[REPLACED] = self._replacements(cluster)
         kinds = [kind for kind, _ in self._kinds.values()]
@@ -490,7 +492,7 @@ def main(kind: type[Campaign] = Campaign, target: str = "chaos", arguments: Sequ
     if status:
         print(f"again: {command}")
     else:
-        for data in ("data", "durable"):
+        for data in ("data", "durable", "beside"):
             shutil.rmtree(folder / data, ignore_errors=True)
     last = " ".join(last.split())[:500]
     note_run(options.folder.resolve(), target, options.mix, seed, options.minutes, status, last)

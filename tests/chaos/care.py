@@ -6,7 +6,7 @@ import random
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,36 @@ import raykeeper
 from raykeeper import KeeperError
 from raykeeper.actors.cluster.member_upkeep import defragment_members
 
+from .promises import Change, check_end_state
+from .verdict import OWN_PREFIXES
+
+BESIDE = "beside"
+KEPT = (*OWN_PREFIXES, "l/")
+"""Keys without leases, of which all changes are known."""
 PAUSE_S = (0.5, 6.0)
 """Between two operations."""
+
+
+def check_backup(path: Path, changes: Sequence[Change], folder: Path) -> int:
+    """Restore a backup beside the cluster: it holds what the history comes to up to its revision; how many keys.
+
+    Keys that hang on leases may have ended there, and are not compared.
+
+    Raises:
+        Violation: it does not.
+    """
+    beside = raykeeper.restore(path, {"name": BESIDE, "members": 1, "data_dir": str(folder)}, timeout=90)
+    try:
+        with beside.client(timeout=60) as kv:
+            revision = kv.revision()
+            there = {
+                item.key.decode(): (item.mod_revision, item.text)
+                for prefix in KEPT
+                for item in kv.range(prefix=prefix, revision=revision)
+            }
+    finally:
+        beside.destroy()
+    return check_end_state(there, [each for each in changes if each[0] <= revision and each[1].startswith(KEPT)])
 
 
 class Operator:

@@ -138,7 +138,7 @@ MIXES: dict[str, Mix] = {
         layer=True,
     ),
     "care": Mix(
-        "an operator compacts, backs up, defragments, changes members and settings while faults are on",
+        "an operator compacts, backs up, defragments, changes members and settings; a backup is restored beside",
         {"change_members": 0, "deleted_folder": 0.3, "overload": 0.5},
         holds=(1.0, 20.0),
         operations=True,
