@@ -62,7 +62,7 @@ from .outcome import (
 )
 from .promises import check_end_state
 from .safety import safety
-from .store import drain, end_state, read_on, write_changes
+from .store import drain, read_on, settled_state, write_changes
 from .verdict import Truth, judge
 from .worker import WorkerActor
 
@@ -362,7 +362,7 @@ class Campaign:
             raise Violation(f"the cluster is whole, and these still wait: {hanging}")
         self._read_truth()
         left, total = drain(NAME, RECOVERY)
-        there = self._end_state()
+        there = settled_state(NAME, self._truth, RECOVERY)
         hashes = wait_until(lambda: self._hashes(cluster), RECOVERY, "all members at the same index")
         self.records = gather(sorted(self._journals.iterdir()), self.folder / "history.jsonl")
         write_changes(self._truth, self.folder / "changes.jsonl")
@@ -421,20 +421,6 @@ class Campaign:
     def table(self) -> str:
         """Faults caused, operations done, and what was checked."""
         return table(self.caused, self.records, self.checked, self.seen)
-
-    def _end_state(self) -> dict[str, tuple[int, str]]:
-        """All keys, once the leases of the dead have ended, and the history up to then."""
-
-        def still() -> dict[str, tuple[int, str]] | None:
-            revision, there = end_state(NAME, RECOVERY)
-            self._read_truth()
-            return there if self._truth.upto == revision else None
-
-        def ended() -> bool:
-            return not [key for key in end_state(NAME, RECOVERY)[1] if key.startswith("t/")]
-
-        wait_until(ended, RECOVERY, "the end of all leases whose processes are gone")
-        return wait_until(still, RECOVERY, "a moment without changes")
 
     def _finish(self) -> list[str]:
         """Have the workers end; what of them hangs."""

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import raykeeper
+from lab.ray.tools import wait_until
 from raykeeper.errors import LockLost
 from simulation.checker import Violation
 
@@ -44,7 +45,22 @@ def end_state(cluster: str, patience: float) -> tuple[int, dict[str, tuple[int, 
     """All keys at one revision, with the revisions that wrote them, in pages; that revision."""
     with raykeeper.connect(cluster, timeout=patience) as kv:
         found = kv.range(prefix="", timeout=patience)
-        return found.revision, {item.key.decode(): (item.mod_revision, item.raw.decode()) for item in found}
+        return found.revision, {item.key.decode(): (item.mod_revision, item.text) for item in found}
+
+
+def settled_state(cluster: str, truth: Truth, patience: float) -> dict[str, tuple[int, str]]:
+    """All keys, once the leases of the dead have ended, with the history up to the same revision."""
+
+    def ended() -> bool:
+        return not [key for key in end_state(cluster, patience)[1] if key.startswith("t/")]
+
+    def still() -> dict[str, tuple[int, str]] | None:
+        revision, there = end_state(cluster, patience)
+        read_on(cluster, truth, patience)
+        return there if truth.upto == revision else None
+
+    wait_until(ended, patience, "the end of all leases whose processes are gone")
+    return wait_until(still, patience, "a moment without changes") or {}
 
 
 def write_changes(truth: Truth, path: Path) -> None:
