@@ -1,7 +1,7 @@
 """`raykeeper config get` and `config set`: the settings of a running cluster, which its members keep.
 
 Fields are named as in ``cluster.yaml``, with a point for those in a section. A value has the type that the field has
-there.
+there; a list is written with commas between its items. What `get` prints, `set` takes.
 """
 
 from __future__ import annotations
@@ -95,6 +95,8 @@ def _value(text: str, default: Any) -> Any:
                 return kind(text)
             except ValueError:
                 continue
+    if isinstance(default, tuple):
+        return [part.strip() for part in text.split(",")] if text else []
     return text
 
 
@@ -121,4 +123,6 @@ def _show(found: dict[str, Any], output: str) -> None:
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ",".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)

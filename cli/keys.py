@@ -27,7 +27,7 @@ put_options = options(
     click.argument("key", type=BYTES),
     click.argument("value", type=BYTES),
     click.option("--lease", type=lease_id, help="Lease to attach the key to; its id as `lease grant` prints it."),
-    click.option("--prev", is_flag=True, help="Also print the previous value."),
+    click.option("--prev", "--prev-kv", "prev", is_flag=True, help="Also print the previous value."),
 )
 get_options = options(
     keys_option,
@@ -61,7 +61,9 @@ write_options = options(
     ),
     click.option("--guard", is_flag=True, help="Under `raykeeper lock`: refuse to write once the lock is lost."),
 )
-delete_options = options(keys_option, click.option("--prev", is_flag=True, help="Also print what was deleted."))
+delete_options = options(
+    keys_option, click.option("--prev", "--prev-kv", "prev", is_flag=True, help="Also print what was deleted.")
+)
 
 
 def only_by_ray(request_id: bytes | None, guard: bool) -> str:
@@ -102,7 +104,13 @@ def put(
 @get_options
 @options(common, endpoint_option, timeout_option)
 @click.option("--serializable", is_flag=True, help="Let any member answer at once; may be stale.")
-@click.option("--value-only", is_flag=True, help="Print the bytes of the values as they are, and nothing else.")
+@click.option(
+    "--value-only",
+    "--print-value-only",
+    "value_only",
+    is_flag=True,
+    help="Print the bytes of the values as they are, and nothing else.",
+)
 def get(
     cluster: str,
     address: str | None,

@@ -35,6 +35,7 @@ from ...store.engine.rocks import RocksDisk
 from ..discovery import alive_nodes, listed_actors
 from ..naming import member_name
 from ..ray_view import RayNode, may_hold
+from ..steps import count, step
 from . import node_storage
 from .evidence import Evidence, destroy_command, refusal
 from .launch import finish_destroying
@@ -72,8 +73,10 @@ def place_backup(spec: ClusterSpec, path: str) -> int:
     places = {member: (base, member_name(member), new.id) for member, base in new.bases.items()}
     try:
         run_on(new.nodes, node_storage.reserve_place, new.reservations(), SURVEY_TIMEOUT_S)
-        _send(path, new.nodes, places)
-        run_on(new.nodes, unpack, new.identities(restored=header.index), RESTORE_UNPACK_TIMEOUT_S)
+        with step("sending the backup to the nodes"):
+            _send(path, new.nodes, places)
+        with step("unpacking it there"):
+            run_on(new.nodes, unpack, new.identities(restored=header.index), RESTORE_UNPACK_TIMEOUT_S)
     except BaseException as error:
         run_where_possible(new.nodes, discard, places, SURVEY_TIMEOUT_S)
         if isinstance(error, node_storage.UnusableFolder):
@@ -154,9 +157,11 @@ def _send(path: str, members: Mapping[int, RayNode], places: Mapping[int, tuple[
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         for offset in range(0, size, BACKUP_CHUNK_BYTES):
-            data = ray.put(file.read(BACKUP_CHUNK_BYTES))
-            arguments = {member: (*places[member], offset, data) for member in members}
+            data = file.read(BACKUP_CHUNK_BYTES)
+            stored = ray.put(data)
+            arguments = {member: (*places[member], offset, stored) for member in members}
             run_on(members, receive, arguments, BACKUP_CHUNK_TIMEOUT_S)
+            count(offset + len(data), size)
 
 
 # --- on the nodes ----------------------------------------------------------------------------------------------------

@@ -63,6 +63,40 @@ def test_values_have_the_types_of_their_fields(fake: FakeCluster) -> None:
     assert run("set", "lanes=on").stdout == "lanes: on\n"
 
 
+OTHERS = {
+    "compaction.mode": "off",
+    "lane_ports": "7000-7010",
+    "lane_interface": "eth1",
+    "proxy": "all",
+    "proxy_listen": "0.0.0.0:2379-2389",
+    "proxy_advertise": "host:2379",
+    "proxy_cors": "https://a,https://b:8443",
+    "proxy_console": "act",
+    "proxy_tls.cert_file": "/c.pem",
+    "proxy_tls.key_file": "/k.pem",
+    "proxy_tls.trusted_ca_file": "/ca.pem",
+    "proxy_tls.client_cert_auth": "on",
+}
+"""Values of the fields that are not numbers."""
+
+
+def test_what_get_prints_set_takes_for_every_field(fake: FakeCluster) -> None:
+    shown = dict(line.split(": ", 1) for line in run("get").stdout.splitlines())
+    free = {field: value for field, value in shown.items() if field not in config.FIXED}
+    done = run("set", *(f"{field}={value}" for field, value in free.items()))
+    assert (done.exit_code, fake.now) == (0, Settings()), done.output
+    done = run("set", *(f"{field}={value}" for field, value in OTHERS.items()), "lanes=off")
+    assert done.exit_code == 0, done.output
+    assert fake.now.proxy_cors == ("https://a", "https://b:8443")
+    assert fake.now.proxy_tls.client_cert_auth is True
+    for field, value in OTHERS.items():
+        assert run("get", field).stdout == f"{field}: {value}\n"
+    assert run("set", "proxy_cors=").exit_code == 0
+    assert fake.now.proxy_cors == ()
+    words = {field for field, value in config.flat(Settings()).items() if not isinstance(value, (int, float))}
+    assert words | {"proxy_tls.client_cert_auth"} == set(OTHERS), "a new field needs a value here"
+
+
 @pytest.mark.parametrize("change", ["nonsense=1", "timings=1", "timings.election_timeout", "=", ""])
 def test_what_is_no_change_is_bad_usage(fake: FakeCluster, change: str) -> None:
     assert run("set", change).exit_code == 2
