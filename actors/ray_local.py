@@ -49,6 +49,30 @@ def noted_here() -> str:
     return ""
 
 
+def may_run_here(processes: str = "/proc") -> bool:
+    """Whether a Ray may run on this machine, by a look of milliseconds: one was noted and listens, or there is a
+    process with the name of one of Ray's own. ``running_here`` knows more, and loads Ray for that.
+
+    Args:
+        processes: where the kernel shows them; without that, it may.
+    """
+    if noted_here():
+        return True
+    try:
+        numbers = [name for name in os.listdir(processes) if name.isdigit()]
+    except OSError:
+        return True
+    names = set()
+    for number in numbers:
+        with contextlib.suppress(OSError), open(os.path.join(processes, number, "comm"), "rb") as file:
+            names.add(file.read().strip())
+    return not names or not names.isdisjoint(_RAYS_PROCESSES)
+
+
+_RAYS_PROCESSES = (b"gcs_server", b"raylet")
+"""Those whose arguments Ray searches for the address of its control service."""
+
+
 def host_and_port(address: str) -> tuple[str, int] | None:
     """Host and port of an address of a Ray; ``None`` for what is not such an address, such as ``auto``."""
     host, _, port = address.rpartition("://")[2].rpartition(":")

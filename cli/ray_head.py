@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from ..actors.ray_local import ray_note
+from ..actors.ray_local import may_run_here, ray_note
 from ..errors import ClusterNotFound
 from ..limits import HEAD_START_TIMEOUT_S, HEAD_STOP_TIMEOUT_S
 
@@ -162,10 +162,13 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _ray_runs() -> bool:
-    """Whether a Ray runs on this machine that this user may join; tried in a process of its own.
+    """Whether a Ray runs on this machine that this user may join; tried in a process of its own, unless a look says
+    that none can: to load Ray there takes a second.
 
     A process remembers for its lifetime that Ray found no token file, and the head is about to write one.
     """
+    if not may_run_here():
+        return False
     import subprocess
 
     asked = [sys.executable, "-c", "from raykeeper.actors.ray_session import join_ray; join_ray()"]

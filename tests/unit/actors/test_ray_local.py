@@ -130,3 +130,25 @@ def test_the_look_up_of_a_name_is_inside_the_deadline(monkeypatch: pytest.Monkey
         assert not end.is_set()
     finally:
         end.set()
+
+
+@pytest.mark.parametrize(
+    ("names", "may"), [(["init", "bash"], False), (["init", "raylet"], True), (["gcs_server"], True), ([], True)]
+)
+def test_a_look_at_the_names_of_processes_rules_most_machines_out(
+    names: list[str], may: bool, note: Path, tmp_path: Path
+) -> None:
+    for number, name in enumerate(names, 1):
+        (tmp_path / "proc" / str(number)).mkdir(parents=True)
+        (tmp_path / "proc" / str(number) / "comm").write_text(f"{name}\n")
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "4711").mkdir()  # one that has just ended
+    assert ray_local.may_run_here(str(tmp_path / "proc")) is may
+    assert ray_local.may_run_here(str(tmp_path / "nowhere"))
+
+
+def test_a_ray_that_was_noted_and_listens_may_run(listening: str, note: Path, tmp_path: Path) -> None:
+    (tmp_path / "proc" / "1").mkdir(parents=True)
+    (tmp_path / "proc" / "1" / "comm").write_text("init\n")
+    note.write_text(listening)
+    assert ray_local.may_run_here(str(tmp_path / "proc"))
