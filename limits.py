@@ -1109,7 +1109,9 @@ PROXY_CROWD_PER_S = 100
 PROXY_CROWD_AT_ONCE = 100
 """... and more than this at once after a rest..."""
 PROXY_CROWD_PAUSE_S = 0.01
-"""... they are not looked at one by one, but all that have come in this time."""
+"""... they are not looked at one by one, but all that have come in this time..."""
+PROXY_CROWD_DIVISOR = 5
+"""... or in longer, so that this takes no larger part of the loop's time."""
 MAX_PROXY_CONNECTIONS = 16_384
 """A new connection beyond this closes an idle one; it is refused if none is idle."""
 MAX_ADMISSION_CHECKS = 64

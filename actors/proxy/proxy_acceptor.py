@@ -37,6 +37,7 @@ from ...limits import (
     PROXY_ADMITS_PER_S,
     PROXY_BACKLOG,
     PROXY_CROWD_AT_ONCE,
+    PROXY_CROWD_DIVISOR,
     PROXY_CROWD_PAUSE_S,
     PROXY_CROWD_PER_S,
     PROXY_GREETING_S,
@@ -193,11 +194,13 @@ class ProxyAcceptor:
             self._next_round = self._loop.call_later(pause, self._round)
 
     def _round(self) -> None:
-        """While a crowd arrives, look at all of it now and then: to be told of each would cost a pass of the loop."""
-        self._next_round = None
+        """While a crowd arrives, look at all of it now and then: to be told of each would cost a pass of the loop. On a
+        machine that has no time for it, the most of the time is left to those who are served."""
+        self._next_round, began = None, self._loop.time()
         pause = max(map(self._take_in, self._listeners))
         self._look()
         if pause:
+            pause = max(pause, (PROXY_CROWD_DIVISOR - 1) * (self._loop.time() - began))
             self._next_round = self._loop.call_later(pause, self._round)
         else:
             self._attend()

@@ -17,7 +17,13 @@ from raykeeper.actors.proxy.proxy_acceptor import BySource
 from raykeeper.actors.proxy.proxy_listener import ProxyListener
 from raykeeper.actors.proxy.rpc_methods import RpcMethods
 from raykeeper.actors.transport.accept_rate import source_of_address
-from raykeeper.limits import PROXY_GREETING_S, PROXY_PASS_ADMITS, PROXY_SWEEP_S
+from raykeeper.limits import (
+    PROXY_CROWD_DIVISOR,
+    PROXY_CROWD_PAUSE_S,
+    PROXY_GREETING_S,
+    PROXY_PASS_ADMITS,
+    PROXY_SWEEP_S,
+)
 
 Address = tuple[str, int]
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -271,6 +277,33 @@ def test_of_a_crowd_all_that_have_come_are_looked_at_together(monkeypatch: pytes
             await until(lambda: acceptor._next_round is None)
             with connect(address, REQUEST) as sock:
                 assert (await answer(sock)).startswith(b"HTTP/1.1 404"), "the loop tells of each again"
+
+    run(test)
+
+
+def test_a_crowd_takes_a_part_of_a_slow_loops_time() -> None:
+    now, timers = [100.0], []
+
+    class SlowLoop:
+        def time(self) -> float:
+            return now[0]
+
+        def call_later(self, seconds: float, call: Callable[[], None]) -> None:
+            timers.append(seconds)
+
+    async def test() -> None:
+        async with listening() as (listener, _):
+            acceptor = listener.acceptor
+
+            def take_in(_: socket.socket) -> float:
+                now[0] += 0.5
+                return PROXY_CROWD_PAUSE_S
+
+            acceptor._loop, loop = SlowLoop(), acceptor._loop  # type: ignore[assignment]
+            acceptor._take_in = take_in  # type: ignore[method-assign]
+            acceptor._round()
+            acceptor._loop = loop
+            assert timers == [pytest.approx(0.5 * (PROXY_CROWD_DIVISOR - 1))]
 
     run(test)
 
