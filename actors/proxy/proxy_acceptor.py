@@ -185,8 +185,11 @@ class ProxyAcceptor:
         self._loop.add_reader(self._epoll.fileno(), self._look)
 
     def _accept(self, listener: socket.socket) -> None:
-        """There is a connection."""
+        """There is a connection, and mostly its first bytes have come as well. A pass of a busy loop can last, so
+        it is to wait for as few of them as possible."""
         pause = self._take_in(listener)
+        self._look()
+        self._admit_now()
         if pause and self._next_round is None:
             for each in self._listeners:
                 self._loop.remove_reader(each.fileno())
@@ -199,6 +202,7 @@ class ProxyAcceptor:
         self._next_round, began = None, self._loop.time()
         pause = max(map(self._take_in, self._listeners))
         self._look()
+        self._admit_now()
         if pause:
             pause = max(pause, (PROXY_CROWD_DIVISOR - 1) * (self._loop.time() - began))
             self._next_round = self._loop.call_later(pause, self._round)
@@ -306,6 +310,13 @@ class ProxyAcceptor:
     def _admit_soon(self) -> None:
         if self._waiting and self._next_admission is None:
             self._next_admission = self._loop.call_soon(self._admit)
+
+    def _admit_now(self) -> None:
+        """Admit in this pass of the loop, unless the rate is exceeded."""
+        if self._waiting and not isinstance(self._next_admission, asyncio.TimerHandle):
+            if self._next_admission is not None:
+                self._next_admission.cancel()
+            self._admit()
 
     def _admit(self) -> None:
         self._next_admission = None
