@@ -768,6 +768,8 @@ RESTORE_UNPACK_TIMEOUT_S = 1800.0
 PROXY_TIMEOUT_S = 7.0
 """How long a proxy tries to answer a call whose client would wait longer: etcd's five seconds and two election
 timeouts."""
+PROXY_LEADERLESS_TIMEOUTS = 3
+"""Election timeouts without a leader after which a stream ends whose client wants one (etcd: maxNoLeaderCnt)."""
 OPERATOR_TIMEOUT_S = 600.0
 """The same for what reads or writes all data of a member: a hash, defragmentation, the end of compaction."""
 PROXY_SNAPSHOT_BYTES = 256 * 1024

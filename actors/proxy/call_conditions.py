@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
+from ...limits import PROXY_LEADERLESS_TIMEOUTS
 from ..client.aio_timeout import within
 from .etcd_backend import EtcdBackend
 from .etcd_errors import INVALID_CLIENT_VERSION, NO_LEADER
@@ -18,8 +19,6 @@ from .member_calls import MemberCalls
 
 _HAS_LEADER = "hasleader"
 _VERSION = "client-api-version"
-_PATIENCE_TIMEOUTS = 3
-"""Election timeouts without a leader after which a stream ends."""
 
 
 class CallConditions:
@@ -83,7 +82,7 @@ class CallConditions:
                 look = asyncio.ensure_future(self._calls.has_leader(self._backend.member))
                 led = await within(timeout, look) and look.result()
                 without = 0 if led else without + 1
-                if without >= _PATIENCE_TIMEOUTS:
+                if without >= PROXY_LEADERLESS_TIMEOUTS:
                     for lost in self._streams:
                         if not lost.done():
                             lost.set_result(None)
