@@ -28,7 +28,8 @@ from raykeeper.raft.messages import Message
 from raykeeper.schema.frames import MemberStatus
 from raykeeper.store.data_dir import DataDir, StateDamaged
 from simulation.checker import Violation
-from simulation.disk import SimCrash, SimDisk
+from simulation.disk import SimDisk
+from simulation.disk_content import SimCrash
 
 if TYPE_CHECKING:
     from simulation.world import World

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from raykeeper.errors import DataCorrupted, NoSpace
 from raykeeper.store.engine.rocks import RocksDisk
-from simulation.disk import SECTOR, SimCrash, SimDisk, SimEngine
+from simulation.disk import SimDisk
+from simulation.disk_content import SECTOR, SimCrash
+from simulation.disk_engine import SimEngine
 
 FAMILIES = ("one", "other")
 

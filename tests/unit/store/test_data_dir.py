@@ -24,7 +24,8 @@ from raykeeper.store.engine.interface import Disk
 from raykeeper.store.engine.rocks import RocksDisk
 from raykeeper.store.snapshot_file import SnapshotSink, SnapshotSource
 from raykeeper.store.state.stored_state import FormatUnknown
-from simulation.disk import SimCrash, SimDisk
+from simulation.disk import SimDisk
+from simulation.disk_content import SimCrash
 
 MEMBERS = tuple(FirstMember(n, f"m{n}", "node:1.2.3.4") for n in (1, 2, 3))
 

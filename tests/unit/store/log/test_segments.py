@@ -23,7 +23,8 @@ from raykeeper.store.engine.rocks import RocksDisk
 from raykeeper.store.log import log_record, segments
 from raykeeper.store.log.log_record import SECTOR, LogBase, LogNote
 from raykeeper.store.log.segments import SegmentedLog, segment_name
-from simulation.disk import SimCrash, SimDisk
+from simulation.disk import SimDisk
+from simulation.disk_content import SimCrash
 
 SEGMENT = 8 * 1024
 FOLDER = "log"

@@ -21,7 +21,8 @@ from raykeeper.store.state import executor, unfinished, write_batch
 from raykeeper.store.state.history import HistoryQuery
 from raykeeper.store.state.machine import State
 from raykeeper.store.state.unfinished import MARK
-from simulation.disk import SimCrash, SimDisk
+from simulation.disk import SimDisk
+from simulation.disk_content import SimCrash
 
 KEYS = KeyRange(b"k", b"l")
 COUNT = 120

@@ -18,7 +18,8 @@ from raykeeper.store.engine.rocks import RocksDisk
 from raykeeper.store.snapshot_file import SnapshotSink
 from raykeeper.store.state.machine import State
 from raykeeper.store.state.stored_state import FormatUnknown
-from simulation.disk import SimCrash, SimDisk
+from simulation.disk import SimDisk
+from simulation.disk_content import SimCrash
 
 encode = msgspec.msgpack.encode
 FIRST = tuple(FirstMember(n, f"m{n}") for n in (1, 2, 3))

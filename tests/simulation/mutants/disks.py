@@ -1,0 +1,122 @@
+"""Wrong orders on disk: of the log's segments, of a state without a write-ahead log of its own, and after damage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, suppress
+from typing import Any
+
+from raykeeper.errors import NoSpace
+from raykeeper.raft import Node
+from raykeeper.store.data_dir import DataDir
+from raykeeper.store.engine.interface import Disk
+from raykeeper.store.log import segments
+from raykeeper.store.log.repair import SegmentContent
+from raykeeper.store.log.segments import SegmentedLog, segment_name
+from raykeeper.store.state.machine import State
+from raykeeper.store.state.write_batch import WriteBatch
+from simulation.mutants.registry import mutant, patched
+
+
+@mutant("the log trimmed before the state is flushed", "power")
+def _cut_before_sync() -> AbstractContextManager[None]:
+    return patched(State, "flush", lambda state: None)
+
+
+@mutant("the log trimmed after a flush that has failed", "full disks")
+def _trimmed_after_failure() -> AbstractContextManager[None]:
+    flush = State.flush
+
+    def silent(state: State) -> None:
+        with suppress(NoSpace):
+            flush(state)
+
+    return patched(State, "flush", silent)
+
+
+def _without_sync(method: str) -> AbstractContextManager[None]:
+    """A method of the log in which ``sync`` does nothing."""
+    original = getattr(SegmentedLog, method)
+
+    def without(log: SegmentedLog, *arguments: Any) -> None:
+        log.sync = lambda: None  # type: ignore[method-assign]
+        try:
+            original(log, *arguments)
+        finally:
+            del log.sync
+
+    return patched(SegmentedLog, method, without)
+
+
+@mutant("a segment written to before the last one is synced", "power")
+def _sealed_unsynced() -> AbstractContextManager[None]:
+    return _without_sync("_open_segment")
+
+
+@mutant("segments removed before the new base is synced", "power", first_seed=180)
+def _released_unsynced() -> AbstractContextManager[None]:
+    return _without_sync("release")
+
+
+@mutant("a start that does not sync what it has read", "power", first_seed=50)
+def _read_unsynced() -> AbstractContextManager[None]:
+    original = SegmentedLog._settle
+
+    def settle(log: SegmentedLog, contents: dict[int, SegmentContent]) -> None:
+        original(log, contents)
+        log._unsynced = False
+
+    return patched(SegmentedLog, "_settle", settle)
+
+
+@mutant("a segment that gets its number before it is blank", "power", first_seed=100)
+def _numbered_early() -> AbstractContextManager[None]:
+    original = segments._prepare
+
+    def prepare(disk: Disk, path: str, number: int, size: int, recycled: str | None, *pause: Any) -> None:
+        if recycled is None or disk.size(recycled) != size:
+            original(disk, path, number, size, recycled, *pause)
+            return
+        name = f"{path}/{segment_name(number)}"
+        disk.rename(recycled, name)
+        file = disk.open_file(name)
+        file.write_zeros(0, size)
+        file.sync(0)
+
+    return patched(segments, "_prepare", prepare)
+
+
+@mutant("a lost state takes the log with it", "rot")
+def _log_dropped() -> AbstractContextManager[None]:
+    """The snapshot replaces the log too, with all that was acknowledged after it."""
+    return patched(Node, "snapshot_keeps_log", lambda node, meta: False)
+
+
+@mutant("an image that the log does not continue", "rot")
+def _any_image() -> AbstractContextManager[None]:
+    return patched(Node, "_min_snapshot_index", lambda node: 1)
+
+
+@mutant("damage that is forgotten", "rot")
+def _damage_forgotten() -> AbstractContextManager[None]:
+    return patched(DataDir, "mark_state_damaged", lambda folder, why: None)
+
+
+@mutant("the applied index outside the batch", "power")
+def _applied_outside() -> AbstractContextManager[None]:
+    """Two writes instead of one: first the effects, then how far the log is applied."""
+    original = WriteBatch.prepare
+
+    def prepare(batch: Any, *arguments: Any) -> Generator[None, None, Callable[[], None]]:
+        meta = batch._layers["meta"].values
+        applied = meta.pop(b"applied", None)
+        first = yield from original(batch, *arguments)
+
+        def write() -> None:
+            first()
+            if applied is not None:
+                batch._engine.write([("meta", b"applied", applied)])
+
+        return write
+
+    return patched(WriteBatch, "prepare", prepare)
