@@ -80,7 +80,9 @@ class Ages:
     def _ended(self, what: str, id: int, most: float, ttl: float, since: float) -> None:
         now, restarts = self.world.now, self.world.profile.ages
         bound = (
-            restarts * (most * (1 + 2 * DRIFT) + ttl / CLOCK_RESOLUTION_DIVISOR) + 2 * self._worst_gap(since) + SLACK
+            restarts * (most * (1 + 2 * DRIFT) + ttl / CLOCK_RESOLUTION_DIVISOR)
+            + 2 * self._worst_gap(since)
+            + SLACK * self.world.profile.scale
         )
         if now - since > bound:
             raise Violation(f"at {now:.2f}: {what} {id:x} of {ttl} s lives, silent for more than {bound:.2f} s")
@@ -108,7 +110,8 @@ class Ages:
         """The longest that something is kept which is to be kept so long."""
         step = max(1.0, min(CLOCK_STEP_S, seconds * CLOCK_STEP_FRACTION))
         longest = seconds * (1 + 2 * DRIFT) * (1 + 1 / CLOCK_RESOLUTION_DIVISOR) + step
-        return self.world.profile.ages * longest + COMPACTION_CHECK_S + self._worst_gap(now - 2 * longest) + SLACK
+        slack = SLACK * self.world.profile.scale
+        return self.world.profile.ages * longest + COMPACTION_CHECK_S + self._worst_gap(now - 2 * longest) + slack
 
     def _worst_gap(self, since: float) -> float:
         return max((seconds for at, seconds in self._gaps if at >= since), default=0.0)

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import msgspec
 
-from .profiles import FOCUSED, PROFILES
+from . import corpus, coverage
+from .focused_profiles import FOCUSED, PROFILES
 from .world import Report, World
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,8 +31,8 @@ MOST_WEAK = 0.05
 
 
 def profile_for(seed: int) -> str:
-    """Most seeds run a mix of everything; every eighth runs one of the focused profiles in turn."""
-    return FOCUSED[seed // 8 % len(FOCUSED)] if FOCUSED and seed % 8 == 7 else "mixed"
+    """Most seeds run a mix of everything; every fourth runs one of the focused profiles in turn."""
+    return FOCUSED[seed // 4 % len(FOCUSED)] if seed % 4 == 3 else "mixed"
 
 
 def reproduce(seed: int, profile: str) -> str:
@@ -119,8 +120,10 @@ def summary(reports: list[Report]) -> tuple[str, bool]:
     weak = [report for report in reports if report.weak]
     faults: Counter[str] = Counter()
     profiles: Counter[str] = Counter()
+    reached = 0
     for report in reports:
         faults.update(report.faults)
+        reached |= int(report.coverage or "0", 16)
         profiles[report.profile] += 1
     operations = sum(report.operations for report in reports)
     succeeded = sum(report.succeeded for report in reports)
@@ -146,6 +149,7 @@ def summary(reports: list[Report]) -> tuple[str, bool]:
         ("profiles", ", ".join(f"{name} {count}" for name, count in sorted(profiles.items()))),
         ("faults", ", ".join(f"{name} {count:,}" for name, count in sorted(faults.items()))),
     ]
+    rows += coverage.table(reached)
     lines = [f"{name:22} {value}" for name, value in rows]
     reasons = Counter(f"{r.profile}: {r.weak.split(' of ')[0]}" for r in weak)
     lines += [f"  too weak ({count}): {reason}" for reason, count in reasons.most_common(8)]
@@ -157,6 +161,18 @@ def summary(reports: list[Report]) -> tuple[str, bool]:
     return "\n".join(lines), passed
 
 
+def write_pairs(reports: list[Report], folder: Path) -> Path:
+    """A file with all pairs of kinds, each with the number of runs that reached it."""
+    bitmaps = [int(report.coverage or "0", 16) for report in reports]
+    path = folder / f"{code_version()}.pairs.txt"
+    with path.open("w") as file:
+        for bit, (one, other) in enumerate(coverage.all_pairs()):
+            times = sum(bitmap >> bit & 1 for bitmap in bitmaps)
+            names = " + ".join(dict.fromkeys(f"{coverage.KINDS[kind][1]}" for kind in (one, other)))
+            file.write(f"{times:7,}  {names}\n")
+    return path
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=200, help="how many seeds a campaign runs")
@@ -165,6 +181,7 @@ def main() -> int:
     parser.add_argument("--profile", choices=sorted(PROFILES), help="with --seed: another profile than the seed's own")
     parser.add_argument("--verbose", action="store_true", help="with --seed: print the trace")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--keep", type=int, help="choose the corpus anew, of at most so many seeds: see corpus.py")
     parser.add_argument("--minutes", type=float, help="stop after so long; the same command goes on later")
     parser.add_argument(
         "--state", type=Path, default=ROOT / "build" / "simulation", help="where finished seeds are kept"
@@ -184,6 +201,10 @@ def main() -> int:
     reports = campaign(seeds, arguments.state, jobs=arguments.jobs, minutes=arguments.minutes)
     text, passed = summary(reports)
     print(text)
+    print(f"{'reached':22} {write_pairs(reports, arguments.state)}")
+    if arguments.keep:
+        known = [run_seed(seed, profile) for seed, profile in corpus.read()]
+        corpus.write(corpus.choose([*known, *reports], arguments.keep))
     return 0 if passed else 1
 
 

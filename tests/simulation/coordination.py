@@ -227,7 +227,7 @@ class Book:
                 chronicle.granted[lease.id],
                 *(each.forgotten_at or 0.0 for each in self.leases if each.id == lease.id),
             )
-            if ended.at > max(quiet, silent) + 1.02 * lease.ttl + PROMPT:
+            if ended.at > max(quiet, silent) + 1.02 * lease.ttl + PROMPT * self.world.profile.scale:
                 raise Violation(
                     f"{what}, silent since {silent:.3f}, ended late at {ended.at:.4f} (quiet from {quiet:.3f})"
                 )
@@ -300,7 +300,7 @@ class Lodger:
                 await self.rest(0.3)
 
     async def rest(self, mean: float) -> None:
-        await sleep(self.client, min(5 * mean, self.rng.expovariate(1.0 / mean)))
+        await sleep(self.client, self.world.profile.scale * min(5 * mean, self.rng.expovariate(1.0 / mean)))
 
     def act(self, kv: SimClient) -> Coroutine[Any, Any, None]:
         """Do it once."""
@@ -372,7 +372,7 @@ class Tenant(Lodger):
         rng = self.rng
         lease = await self.somebody_elses(kv) if self.world.profile.deaths and rng.random() < 0.4 else None
         if lease is None:
-            lease = await kv.lease(rng.choice((1.0, 1.5, 3.0)))
+            lease = await kv.lease(self.world.profile.scale * rng.choice((1.0, 1.5, 3.0)))
         try:
             for n in range(rng.randrange(4)):
                 await kv.put(f"tenant/{self.name}/{n}", f"{lease.id:x}", lease=lease)

@@ -110,10 +110,12 @@ class Observer:
 
         def watched_trim(log: RaftLog, index: int, configuration: Configuration | None = None) -> None:
             observer.trims += 1
+            observer.changed("trims its log")
             trim(log, index, configuration)
 
         def watched_reset(log: RaftLog, index: int, term: int, configuration: Configuration | None = None) -> None:
             observer.snapshots += 1
+            observer.changed("installs a snapshot")
             reset(log, index, term, configuration)
 
         RaftLog.append, State.apply_some = watched_append, watched_apply  # type: ignore[method-assign,assignment]
@@ -124,11 +126,17 @@ class Observer:
             RaftLog.append, State.apply_some = append, apply  # type: ignore[method-assign]
             RaftLog.trim, RaftLog.reset = trim, reset  # type: ignore[method-assign]
 
+    def changed(self, what: str) -> None:
+        """Something has become of a member, mostly of the one whose turn it is."""
+        coverage = self.world.coverage
+        (coverage.change_elsewhere if self.current is None else coverage.change)(what)
+
     # --- lives -------------------------------------------------------------------------------------------------------
 
     def started(self, member: Member, process: Process) -> None:
         """A process begins over what its disk holds."""
         self._lives[member.id] = _Life()
+        self.world.coverage.started(member, process)
 
     def ended(self, member: Member, process: Process) -> None:
         """A process has ended."""
@@ -196,6 +204,8 @@ class Observer:
             leads_on = life.leading and life.leading == node.term and node.role == "leader"
             if leads_on and entries[0].index != log.last_index() + 1:
                 self._break(f"the leader {member!r} replaces its own entry {entries[0].index}")
+        if entries[0].index <= log.last_index():
+            self.changed("replaces entries")
         before = log.term(entries[0].index - 1)
         for entry in entries:
             there, term = self.entries.setdefault((entry.index, entry.term), (entry, before))
@@ -207,6 +217,7 @@ class Observer:
 
     def applying(self, entries: Sequence[Entry], answers: Sequence[Any]) -> None:
         """State Machine Safety: the same entries everywhere, with the same answers."""
+        self.world.coverage.applied(entries)
         for entry, answer in zip(entries, answers, strict=True):
             self.world.chronicle.take_in(entry, answer)
             there, known = self.applied.setdefault(entry.index, (entry, answer))
@@ -253,6 +264,7 @@ class Observer:
         self.commit = max(self.commit, commit)
         mark = f"{self.world.now:.9f} {member.id} {term} {commit} {applied} {revision} {len(messages)}"
         self.digest = zlib.crc32(mark.encode(), self.digest)
+        self.world.coverage.turned(member, process, messages)
 
     def _no_lease_beside(self, member: Member, process: Process, term: int) -> None:
         """A member that holds a lease now has no successor."""

@@ -168,6 +168,9 @@ class Member:
         self.process: Process | None = None
         self.lives = 0
         self.paused = False
+        """No thread of the process runs..."""
+        self.hanging = False
+        """... or all but its loop."""
         self._turn_at: float | None = None
         self._turn_number = 0
         self._busy_until = 0.0
@@ -185,7 +188,7 @@ class Member:
             return
         self.disk.restart()
         self.lives += 1
-        self.paused = False
+        self.paused = self.hanging = False
         try:
             folder = self.world.open_folder(self)
             if folder.state.lost and not self.disk.harmed:
@@ -267,16 +270,25 @@ class Member:
             for lost in self.process.hanging.values():
                 lost()
         self.process = None
-        self.paused = False
+        self.paused = self.hanging = False
         self._turn_number += 1
         self._turn_at = None
+
+    @property
+    def is_well(self) -> bool:
+        """Whether a process is there, and does its turns."""
+        return self.process is not None and not self.paused and not self.hanging
 
     def pause(self) -> None:
         self.paused = True
         self.world.trace(f"{self!r} is paused")
 
+    def hang(self) -> None:
+        self.hanging = True
+        self.world.trace(f"the loop of {self!r} hangs")
+
     def resume(self) -> None:
-        self.paused = False
+        self.paused = self.hanging = False
         self.world.trace(f"{self!r} goes on")
         if self.process is not None:
             self.schedule_turn()
@@ -301,7 +313,7 @@ class Member:
 
     def schedule_turn(self, at: float | None = None) -> None:
         """Have a turn as soon as the loop is free, or not before ``at``."""
-        if self.paused or self.process is None:
+        if self.paused or self.hanging or self.process is None:
             return
         when = max(self.world.now, self._busy_until, at if at is not None else 0.0)
         if self._turn_at is not None and self._turn_at <= when:
@@ -321,7 +333,7 @@ class Member:
         if number != self._turn_number or process is None:
             return
         self._turn_at = None
-        if self.paused:
+        if self.paused or self.hanging:
             return
         world = self.world
         messages: list[Message] = []

@@ -6,32 +6,28 @@ whether anybody got work done in spite of each.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from raykeeper.actors.member.events import LeadershipTransfer, MembershipChange, Proposal
-from raykeeper.raft.messages import ChangeKind, MemberChange
-from raykeeper.schema.commands import AlarmKind, Command, HashContent, SetAlarm
-from simulation.member import FOLDER
+from simulation.disk_faults import DiskFaults
 from simulation.network import Weather
+from simulation.operator_faults import OperatorFaults
 from simulation.time_faults import TimeFaults
 
 if TYPE_CHECKING:
+    from simulation.coverage import Coverage
     from simulation.member import Member
     from simulation.world import World
 
 Undo = Callable[[], object]
-encode = msgspec.msgpack.Encoder().encode
 
 
 class Faults:
     """Which faults were on when, and how many operations succeeded meanwhile."""
 
-    def __init__(self) -> None:
+    def __init__(self, coverage: Coverage) -> None:
+        self._coverage = coverage
         self.times: dict[str, int] = {}
         self.seconds: dict[str, float] = {}
         self.succeeded: dict[str, int] = {}
@@ -40,6 +36,7 @@ class Faults:
         self._ended: dict[str, float] = {}
 
     def begin(self, name: str, now: float) -> None:
+        self._coverage.fault_begins(name)
         self.times[name] = self.times.get(name, 0) + 1
         self.succeeded.setdefault(name, 0)
         if not self._on.get(name):
@@ -50,6 +47,7 @@ class Faults:
         left = self._on.get(name, 0) - 1
         if left < 0:
             return
+        self._coverage.fault_ends(name)
         self._on[name] = left
         if not left:
             self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since[name]
@@ -57,8 +55,7 @@ class Faults:
 
     def end_all(self, now: float) -> None:
         for name, count in self._on.items():
-            if count:
-                self._on[name] = 1
+            for _ in range(count):
                 self.end(name, now)
 
     def operation(self, began: float) -> None:
@@ -68,7 +65,7 @@ class Faults:
                 self.succeeded[name] += 1
 
 
-class Nemesis(TimeFaults):
+class Nemesis(TimeFaults, DiskFaults, OperatorFaults):
     """Causes the faults of one run.
 
     Args:
@@ -79,7 +76,7 @@ class Nemesis(TimeFaults):
     def __init__(self, world: World, rng: random.Random) -> None:
         self.world = world
         self.rng = rng
-        self.faults = Faults()
+        self.faults = Faults(world.coverage)
         self.stopped = False
         self._undo: dict[int, tuple[str, Undo]] = {}
         self._number = 0
@@ -115,7 +112,7 @@ class Nemesis(TimeFaults):
         self._number += 1
         self.faults.begin(name, self.world.now)
         self._undo[self._number] = (name, undo)
-        self.world.after(seconds, self._end, self._number)
+        self.world.after(seconds * self.world.profile.stretch, self._end, self._number)
 
     def _end(self, number: int) -> None:
         name, undo = self._undo.pop(number, ("", None))
@@ -127,7 +124,7 @@ class Nemesis(TimeFaults):
     # --- whom --------------------------------------------------------------------------------------------------------
 
     def _members(self) -> list[Member]:
-        return [member for member in self.world.members.values() if member.process is not None and not member.paused]
+        return [member for member in self.world.members.values() if member.is_well]
 
     def _victim(self) -> Member | None:
         """The leader half of the time, else anybody who is well."""
@@ -334,75 +331,7 @@ class Nemesis(TimeFaults):
         world.after(self.rng.uniform(0.2, 0.6), strike)
         self._begin("amnesia", f"of {victim!r}, without {away!r}", heal, 3.0)
 
-    # --- disks -------------------------------------------------------------------------------------------------------
-
-    def _may_rot(self, victim: Member) -> bool:
-        """Whether every configuration that anybody knows keeps a whole state in each of its quorums without this one:
-        more is asked of no cluster."""
-        world = self.world
-        lost = {member.id for member in world.members.values() if member is victim or not member.is_whole()}
-        for member in world.members.values():
-            if member.process is None:
-                return False  # who knows what it knows
-            for half in (
-                member.process.replica.node.configuration.voters,
-                member.process.replica.node.configuration.outgoing,
-            ):
-                if half and 2 * len(lost.intersection(half)) > len(half):
-                    return False
-        return True
-
-    def _state_loss(self) -> None:
-        """A member dies, and when it comes back its state cannot be opened; its log can."""
-        victim = self._victim()
-        if victim is None or not self._spare() or not self._may_rot(victim):
-            return
-        if self.rng.random() < 0.5:
-            victim.crash()
-        else:
-            victim.lose_power()
-        state = victim.disk.current(FOLDER)
-        path = f"{FOLDER}/CURRENT" if self.rng.random() < 0.2 else state
-        what = victim.disk.damage(path, self.rng)
-        self.world.rebuilds += 1
-        self._begin("state loss", f"{victim!r}: {path} {what}", self._restart(victim), self.rng.uniform(0.02, 1.0))
-
-    def _rot(self) -> None:
-        """Bits flip in the state of a member that runs. The next read of them finds it."""
-        victim = self._victim()
-        if victim is None or not self._may_rot(victim):
-            return
-        count = victim.disk.rot(victim.disk.current(FOLDER), self.rng, self.rng.choice((0.0, 0.05, 0.5)))
-        self._begin("bit rot", f"in {count} records of {victim!r}", lambda: None, 1.0)
-
-    def _failing_sync(self) -> None:
-        """The next fsync of a member fails: nobody knows what is on its disk, and it must end."""
-        victim = self._victim()
-        if victim is not None and self._spare():
-            victim.disk.sync_fails = True
-            self.world.trace(f"fault: the next sync of {victim!r} fails")
-
-    def _full_disk(self) -> None:
-        """A member's disk has no room, at once or soon, and later it has."""
-        victim = self._victim()
-        if victim is None or not self._spare():
-            return
-        victim.disk.room = self.rng.randint(0, 12)
-
-        def undo() -> None:
-            victim.disk.room = None
-
-        self._begin("full disk", repr(victim), undo, self.rng.uniform(0.3, 3.0))
-
-    def _slow_disk(self) -> None:
-        victim = self._victim()
-        if victim is not None:
-            victim.slow_disk = self.rng.uniform(0.01, 0.15)
-
-            def undo() -> None:
-                victim.slow_disk = 0.0
-
-            self._begin("slow disk", repr(victim), undo, self.rng.uniform(0.5, 3.0))
+    # --- clients -----------------------------------------------------------------------------------------------------
 
     def _client_crash(self) -> None:
         client = self.rng.choice(self.world.clients)
@@ -423,96 +352,5 @@ class Nemesis(TimeFaults):
             if client.lives == life:
                 client.resume()
 
-        self._begin(
-            "client pause", client.name, undo, self.rng.choice((0.4, 1.0, 1.7, 3.5)) * self.rng.uniform(0.7, 1.3)
-        )
-
-    # --- what background care does -----------------------------------------------------------------------------------
-
-    def _propose(self, command: Command) -> bool:
-        leader = self.world.leader()
-        if leader is None or leader.process is None or leader.paused:
-            return False
-        leader.put(Proposal(encode(command), math.inf, 0.0, lambda outcome: None))
-        return True
-
-    def _alarm(self) -> None:
-        """A member calls for room for a while: nothing is put meanwhile."""
-        member = self.rng.choice(list(self.world.members))
-        if not self._alarmed and self._propose(SetAlarm(member, AlarmKind.NOSPACE, True, "drawn")):
-            self._alarmed.add(member)
-            self.world.after(0.0, self._tend_alarms)
-            self._begin("alarm", f"m{member}", self._alarmed.clear, self.rng.uniform(0.2, 0.8))
-
-    def _tend_alarms(self) -> None:
-        """As members do: see again and again that no alarm is on that should not be."""
-        leader = self.world.leader()
-        if leader is not None and leader.process is not None:
-            for member, kind in leader.process.replica.state.alarms:
-                if member not in self._alarmed:
-                    self._propose(SetAlarm(member, kind, False))
-        self.world.after(0.3, self._tend_alarms)
-
-    def _hash(self) -> None:
-        if self._propose(HashContent()):
-            self._begin("hash", "", lambda: None, 0.2)
-
-    # --- what an operator does ---------------------------------------------------------------------------------------
-
-    def _transfer(self) -> None:
-        leader = self.world.leader()
-        if leader is not None and leader.process is not None:
-            target = self.rng.choice([0, *self.world.members])
-            self.world.trace(f"operator: transfer from {leader!r} to {target}")
-            leader.put(LeadershipTransfer(target, lambda refused: None))
-            self._begin("transfer", "", lambda: None, 1.0)
-
-    def _reign(self) -> None:
-        """A leader's reign ends: it hands over, or is cut off."""
-        leader, world = self.world.leader(), self.world
-        if leader is None or leader.process is None:
-            return
-        world.ages.deposed()
-        if not self._undo and self.rng.random() < 0.4:
-            self._depose()
-            return
-        target = self.rng.choice([member for member in world.founders if member != leader.id])
-        world.trace(f"a reign ends: {leader!r} hands over to m{target}")
-        leader.put(LeadershipTransfer(target, lambda refused: None))
-
-    def _ousting(self) -> None:
-        """The same, and mostly its process ends."""
-        leader = self.world.leader()
-        if leader is None or leader.process is None or self.rng.random() < 0.3 or not self._spare():
-            self._reign()
-            return
-        self.world.ages.deposed()
-        leader.crash()
-        self._begin("crash", repr(leader), self._restart(leader), self.rng.uniform(0.02, 1.5))
-
-    def _membership(self) -> None:
-        """Ask some member, mostly the leader, for some change, mostly a sensible one."""
-        world, rng = self.world, self.rng
-        leader = world.leader() if rng.random() < 0.9 else self._victim()
-        if leader is None or leader.process is None:
-            return
-        configuration = leader.process.replica.node.configuration
-        voters, learners = list(configuration.voters), list(configuration.learners)
-        draw = rng.random()
-        changes: list[MemberChange] = []
-        if learners and draw < 0.6:
-            promoted = rng.choice(learners)
-            changes = [MemberChange(ChangeKind.ADD_VOTER, promoted)]
-            if len(voters) > 3 or rng.random() < 0.6:  # a voter is replaced in one joint change
-                changes.append(MemberChange(ChangeKind.REMOVE, rng.choice(voters)))
-        elif len(voters) > 3 and draw < 0.8:
-            changes = [MemberChange(rng.choice((ChangeKind.REMOVE, ChangeKind.ADD_LEARNER)), rng.choice(voters))]
-        elif len(world.members) < world.profile.most_members:
-            member = world.add_member()
-            changes = [MemberChange(ChangeKind.ADD_LEARNER, member.id)]
-        elif learners:
-            changes = [MemberChange(ChangeKind.REMOVE, rng.choice(learners))]
-        if changes:
-            world.trace(f"operator: {changes} asked of {leader!r}")
-            leader.put(MembershipChange(tuple(changes), math.inf, lambda outcome: world.trace(f"operator: {outcome}")))
-            self._begin("membership", "", lambda: None, 1.0)
+        short = self.rng.choice((0.4, 1.0, 1.7, 3.5)) * self.rng.uniform(0.7, 1.3)
+        self._begin("client pause", client.name, undo, self._how_long() if self.world.profile.longest > 10 else short)

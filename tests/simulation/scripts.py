@@ -51,6 +51,11 @@ def now() -> float:
     return _running[-1].time()
 
 
+def this_client() -> Client:
+    """The client whose script runs."""
+    return _running[-1]
+
+
 def fresh_id() -> int:
     """An id for a lease, from the randomness of the client whose script runs."""
     return _running[-1].rng.getrandbits(62) | 1
@@ -360,7 +365,8 @@ async def end_lease(
 class SimClient(AsyncClient):
     """The real async handle over a client of the world."""
 
-    def __init__(self, client: Client, view: View | None = None, timeout: float = TIMEOUT) -> None:
+    def __init__(self, client: Client, view: View | None = None, timeout: float = 0.0) -> None:
+        timeout = timeout or TIMEOUT * client.world.profile.scale
         super().__init__("simulated", client.world.cluster, view=view, timeout=timeout)
         self.client = client
         self.hub = _Hub(client)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from simulation.campaign import campaign, reproduce, run_seed, summary
-from simulation.profiles import FOCUSED, Profile
+from simulation.focused_profiles import FOCUSED
+from simulation.profiles import Profile
 from simulation.world import Report, World, replaced
 
 SEEDS = int(os.environ.get("RAYKEEPER_SEEDS", "60"))

@@ -41,7 +41,30 @@ class TimeFaults:
         victim = self._victim()
         if victim is not None and self._spare():
             victim.pause()
-            self._begin("pause", repr(victim), self._wakes(victim), self.rng.uniform(0.2, 3.0))
+            self._begin("pause", repr(victim), self._wakes(victim), self._how_long())
+
+    def _how_long(self) -> float:
+        """Seconds that a process stands still: short ones are as frequent as long ones."""
+        return math.exp(self.rng.uniform(math.log(0.2), math.log(self.world.profile.longest)))
+
+    def _hang(self) -> None:
+        """A member's loop is stuck in a call to the system, while its other threads take requests in and answer what
+        they can; in the end the call returns, or somebody ends the process."""
+        victim = self._victim()
+        if victim is None or not self._spare():
+            return
+        victim.hang()
+        life, ends = victim.lives, self.rng.random() < 0.4
+
+        def undo() -> None:
+            if victim.lives == life and victim.process is not None:
+                if ends:
+                    victim.crash()
+                    self.world.after(self.rng.uniform(0.02, 0.5), victim.start)
+                else:
+                    victim.resume()
+
+        self._begin("hang", f"{victim!r}, {'to its end' if ends else 'for a while'}", undo, self._how_long())
 
     def _wakes(self, victim: Member) -> Callable[[], None]:
         """How a member goes on that is paused in this life of it."""
@@ -196,6 +219,22 @@ class TimeFaults:
             victim.clock_changed()
 
         self._begin("clock", f"of {victim!r} {what}", undo, self.rng.uniform(0.5, 3.0))
+
+    def _jump(self) -> None:
+        """A clock, of a member or of a client, goes forward by as much as is believed, and stays there."""
+        world, rng = self.world, self.rng
+        seconds = math.exp(rng.uniform(math.log(0.1), math.log(0.98 * world.profile.max_clock_step)))
+        if rng.random() < 0.3:
+            client = rng.choice(world.clients)
+            client.clock.set(world.now, jump=seconds)
+            client.soon()
+            self._begin("jump", f"of {client.name} by {seconds:.2f} s", lambda: None, 0.5)
+            return
+        victim = self._victim()
+        if victim is not None:
+            victim.clock.set(world.now, jump=seconds)
+            victim.clock_changed()
+            self._begin("jump", f"of {victim!r} by {seconds:.2f} s", lambda: None, 0.5)
 
     def _leap(self) -> None:
         """Clocks that jump so far ahead that a member takes it for sleep: those of all followers, or the leader's."""

@@ -37,6 +37,9 @@ from raykeeper.schema.operations import (
     TxnCompare,
 )
 from simulation.checker import NEVER, Call, Observation, Seen, Violation
+from simulation.dependency_cycles import Transaction
+from simulation.list_append import LISTS, ListAppend
+from simulation.proxy import Proxy
 
 if TYPE_CHECKING:
     from simulation.client import Client
@@ -50,6 +53,8 @@ PAIR_RANGE = KeyRange(b"p0", b"p2")
 HERD = tuple(b"h%02d" % n for n in range(15))
 """Keys that are put and deleted together."""
 HERD_RANGE = KeyRange(b"h", b"i")
+KEYS = (*REGISTERS, *COUNTERS, *PAIR, *HERD, *LISTS)
+"""All that workers write."""
 
 
 class History:
@@ -61,8 +66,12 @@ class History:
         self.observations: list[Observation] = []
         self.open_deletes: list[tuple[bytes, int]] = []
         """(key, invoked) of deletions that nobody knows the outcome of."""
+        self.offered: set[bytes] = set()
+        """All values that anybody ever tried to write."""
         self.without_effect: dict[bytes, str] = {}
         """Values of writes of which an error said that they had no effect."""
+        self.transactions: list[Transaction] = []
+        """On lists, of all outcomes."""
         self.increments: dict[bytes, list[int | None]] = {key: [] for key in COUNTERS}
         """Of every increment that was begun: the count before it, or ``None`` if it is not known yet."""
         self.started = 0
@@ -77,18 +86,20 @@ class History:
         return self._clock
 
 
-class Worker:
+class Worker(ListAppend):
     """Does one operation after the other, with a little thought between."""
 
     _ORDINARY = (RequestTimeout, Unavailable, SessionExpired, CompactedError, NoSpace)
     """How a call may fail here; anything else is somebody's mistake."""
 
-    def __init__(self, client: Client, number: int) -> None:
+    def __init__(self, client: Client, number: int, proxy: Proxy | None = None) -> None:
         self.client = client
+        self._asks: Client | Proxy = proxy or client
+        """Who takes its requests."""
         self.world = client.world
         self.rng = client.rng
         self.history = client.world.history
-        self.name = f"{client.number}.{number}"
+        self.name = f"{client.number}.{number}" + ("p" if proxy else "")
         self._operation = 0
         self._token = 0
         self._newest = 0
@@ -99,6 +110,7 @@ class Worker:
         """The request id is remembered until then for sure; later a repetition might count twice."""
         self.busy = False
         self._known: dict[bytes, bytes | None] = {}
+        self._lists = {}
         self._begin()
 
     def _begin(self) -> None:
@@ -151,6 +163,7 @@ class Worker:
         writes: dict[bytes, bytes | None] | None = None,
         linearizable: bool = True,
         past: bool = False,
+        transaction: Transaction | None = None,
         **options: Any,
     ) -> None:
         """Submit a request and write down what becomes of it.
@@ -159,6 +172,9 @@ class Worker:
         """
         history, world = self.history, self.world
         invoked = history.point()
+        if transaction is not None:
+            transaction.invoked = invoked
+            history.transactions.append(transaction)
         for key, call in calls:
             call.invoked = invoked
             history.calls.setdefault(key, []).append(call)
@@ -167,6 +183,7 @@ class Worker:
         token = self._token
         began = world.now
         ended = [False]
+        history.offered.update(value for value in (writes or {}).values() if value is not None)
         deletes = [(key, invoked) for key, value in (writes or {}).items() if value is None]
         history.open_deletes += deletes
 
@@ -196,6 +213,8 @@ class Worker:
                         history.open_deletes.remove(delete)
                     for key, call in calls:
                         history.calls[key].remove(call)
+                    if transaction is not None:
+                        history.transactions.remove(transaction)
                     for value in (writes or {}).values():
                         if value is not None:
                             history.without_effect[value] = f"{what} of {self.name}: {outcome!r}"
@@ -214,16 +233,16 @@ class Worker:
                 self._increment = None
             self._done()
 
-        timeout = self.rng.choice((0.3, 2.0, 5.0))
+        timeout = world.profile.scale * self.rng.choice((0.3, 2.0, 5.0))
         if self._increment is not None:
             timeout = min(timeout, self._increment_until - world.now + 1e-6)
-        number = self.client.submit(request, timeout, done, **options)
+        number = self._asks.submit(request, timeout, done, **options)
         if not ended[0] and self.rng.random() < 0.03:
             world.after(self.rng.random() * 0.1, self._cancel, token, number)
 
     def _cancel(self, token: int, number: int) -> None:
         if token == self._token:
-            self.client.give_up(number)
+            self._asks.give_up(number)
 
     def _see(self, seen: Observation, answer: RangeAnswer, keys: tuple[bytes, ...]) -> dict[bytes, bytes | None]:
         values: dict[bytes, bytes | None] = dict.fromkeys(keys)
@@ -247,7 +266,7 @@ class Worker:
 
     def _do_stale(self) -> None:
         key = self.rng.choice(REGISTERS)
-        at_least = self._newest if self.rng.random() < 0.7 else 0
+        at_least = self._newest if self.rng.random() < 0.7 and self._asks is self.client else 0
 
         def judge(answer: RangeAnswer, seen: Observation) -> None:
             seen.revision, seen.at_least = answer.revision, at_least
@@ -400,7 +419,7 @@ class Worker:
 
     def _do_stale_herd(self) -> None:
         """Look at what some member knows of it."""
-        at_least = self._newest if self.rng.random() < 0.7 else 0
+        at_least = self._newest if self.rng.random() < 0.7 and self._asks is self.client else 0
 
         def judge(answer: RangeAnswer, seen: Observation) -> None:
             seen.revision, seen.at_least = answer.revision, at_least
@@ -434,6 +453,9 @@ class Worker:
         self._run(Read(Range(KeyRange(key))), f"count {key!r}", [(key, call)], judge)
 
     def _do_add(self) -> None:
+        if self._asks is not self.client:  # etcd knows no request ids
+            self._do_swap()
+            return
         key = self.rng.choice(COUNTERS)
         increments = self.history.increments[key]
         increments.append(None)
@@ -448,6 +470,7 @@ class Worker:
         assert self._increment is not None
         key, request_id, place, call = self._increment
         value = request_id
+        self.history.offered.add(value)
         if self.world.now > self._increment_until:
             self._increment = None
             self._done()
@@ -467,7 +490,8 @@ class Worker:
 def read_all(client: Client) -> int:
     """Read every object once, all at the same time; returns the number of reads."""
     herd = HERD[:1] if "herd" in client.world.profile.mix else ()
-    readers = [FinalReader(client, key) for key in (*REGISTERS, *COUNTERS, PAIR[0], *herd)]
+    lists = LISTS[:1] if "append" in client.world.profile.mix else ()
+    readers = [FinalReader(client, key) for key in (*REGISTERS, *COUNTERS, PAIR[0], *herd, *lists)]
     for reader in readers:
         reader.read()
     return len(readers)
@@ -478,7 +502,7 @@ class FinalReader(Worker):
 
     def __init__(self, client: Client, key: bytes) -> None:
         self._key = key
-        super().__init__(client, 0)
+        super().__init__(client, 0, Proxy(client) if client.world.profile.proxied else None)
         self.name = "final"
 
     def _begin(self) -> None:
@@ -491,6 +515,8 @@ class FinalReader(Worker):
             self._do_pair_get()
         elif self._key in HERD:
             self._do_herd()
+        elif self._key in LISTS:
+            self._do_lists(always=True)
         else:
             self._do_get(self._key)
 
@@ -499,4 +525,6 @@ class FinalReader(Worker):
             self.read()
 
     def _answered(self) -> bool:
+        if self._key in LISTS:
+            return any(each.client == "final" and each.returned != NEVER for each in self.history.transactions)
         return any(call.client == "final" and call.returned != NEVER for call in self.history.calls.get(self._key, []))

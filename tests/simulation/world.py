@@ -23,19 +23,32 @@ from raykeeper.raft.messages import Message
 from raykeeper.schema.operations import KeyRange, Range
 from raykeeper.store.data_dir import DataDir, FirstMember, Identity
 from simulation.ages import Ages
-from simulation.checker import Call, Violation, check_linearizable, check_revisions, counter, register
+from simulation.checker import (
+    Call,
+    Observation,
+    Seen,
+    Violation,
+    check_linearizable,
+    check_revisions,
+    counter,
+    register,
+)
 from simulation.chronicle import Chronicle
 from simulation.client import Client
 from simulation.coordination import STRAY, Book, check_content, populate
+from simulation.coverage import Coverage
 from simulation.deaths import Deaths
+from simulation.dependency_cycles import check_transactions
+from simulation.focused_profiles import draw
 from simulation.invariants import Observer
 from simulation.member import DRIFT, FOLDER, Member
 from simulation.nemesis import Nemesis
 from simulation.network import Network
-from simulation.profiles import Profile, draw
+from simulation.profiles import Profile
+from simulation.proxy import Proxy, imagined
 from simulation.scripts import replaced
 from simulation.users import UserTender
-from simulation.workload import COUNTERS, History, Worker, read_all
+from simulation.workload import COUNTERS, KEYS, History, Worker, read_all
 
 SEGMENT_BYTES = 4 * 1024
 """Of the Raft logs: small, so that a run goes through many segments."""
@@ -75,9 +88,11 @@ class Report:
     leases: int = 0
     leases_expired: int = 0
     hand_overs: int = 0
+    """Times that a lock or an election was won."""
     lease_turns: int = 0
     """Turns at whose end a leader held its lease for reads."""
-    """Times that a lock or an election was won."""
+    coverage: str = ""
+    """Which kinds occurred together: ``Coverage.pairs``, in hexadecimal."""
 
     @property
     def counted(self) -> bool:
@@ -111,6 +126,7 @@ class World:
         self.founders = tuple(range(1, self.profile.members + 1))
         self.network = Network(self.random("network"), self.after)
         self.observer = Observer(self)
+        self.coverage = Coverage()
         self.history = History()
         self.chronicle = Chronicle(lambda: self.now)
         self.book = Book(self)
@@ -161,7 +177,8 @@ class World:
     def _run_until(self, end: float, ready: Callable[[], bool] | None = None) -> bool:
         """Let time pass up to ``end``, or until ``ready`` (looked at every now and then)."""
         next_look = self.now
-        next_comparison = self.now + 0.7
+        between = 0.7 * self.profile.scale
+        next_comparison = self.now + between
         while self._queue and self._queue[0][0] <= end:
             when, _, what, arguments = heapq.heappop(self._queue)
             self.now = max(self.now, when)
@@ -169,7 +186,7 @@ class World:
             if self._broken is not None:
                 raise self._broken
             if self.now >= next_comparison:
-                next_comparison = self.now + 0.7
+                next_comparison = self.now + between
                 self.observer.compare_content()
                 self.ages.look()
             if ready is not None and self.now >= next_look:
@@ -263,7 +280,7 @@ class World:
         """Found the cluster, torment it, heal it, and judge."""
         failure = ""
         try:
-            with self.observer.watching(), replaced(self):
+            with self.observer.watching(), replaced(self), imagined():
                 self._found()
                 self._run_until(self.profile.seconds)
                 self._heal()
@@ -295,6 +312,7 @@ class World:
             client = Client(self, number)
             self.clients.append(client)
             client.workers = [Worker(client, n) for n in range(self.profile.workers)]
+            client.workers += [Worker(client, n, Proxy(client)) for n in range(self.profile.proxied)]
             populate(client)
         self.nemesis.start()
         self.users.start()
@@ -313,7 +331,7 @@ class World:
             member.disk.room = None
             member.slow_disk = 0.0
             member.clock.set(self.now, rate=member.pace)
-            if member.paused:
+            if member.paused or member.hanging:
                 member.resume()
             member.clock_changed()
             if member.process is None:
@@ -343,8 +361,9 @@ class World:
         return self.book.settled and self.users.settled
 
     def _settle(self) -> None:
-        if not self._run_until(self.now + CONVERGE_WITHIN, self._settled):
-            raise Violation(f"not settled {CONVERGE_WITHIN} s after everything was healed:\n" + self._describe())
+        patience = CONVERGE_WITHIN * self.profile.scale
+        if not self._run_until(self.now + patience, self._settled):
+            raise Violation(f"not settled {patience} s after everything was healed:\n" + self._describe())
         self.observer.compare_content()
 
     def _describe(self) -> str:
@@ -374,7 +393,8 @@ class World:
         """Final reads, by a client of its own."""
         before = self.history.succeeded
         wanted = read_all(Client(self, len(self.clients) + 1))
-        if not self._run_until(self.now + CONVERGE_WITHIN, lambda: self.history.succeeded == before + wanted):
+        patience = CONVERGE_WITHIN * self.profile.scale
+        if not self._run_until(self.now + patience, lambda: self.history.succeeded == before + wanted):
             raise Violation("the final reads were not answered:\n" + self._describe())
 
     # --- the judgement -----------------------------------------------------------------------------------------------
@@ -388,11 +408,13 @@ class World:
                 Range(KeyRange(b"\0", b"")), page_items=1 << 20, page_bytes=1 << 30
             )
             check_content(self.chronicle, content.items)
+        self._compare_end_states()
         check_revisions(history.observations, history.open_deletes)
         for seen in history.observations:
             for item in seen.reads:
                 if item.value is not None and item.value in history.without_effect:
                     raise Violation(f"{history.without_effect[item.value]} had an effect after all: {seen}")
+        self.states += check_transactions(history.transactions)
         for key in sorted(history.calls):
             calls: list[Call] = history.calls[key]
             counts = key in COUNTERS
@@ -409,6 +431,28 @@ class World:
                 raise Violation(f"{len(before)} increments of {key!r}, {len(known)} known: {known} make {final}")
             if self.timings.request_ttl > 60 and len(known) < len(before):
                 raise Violation(f"{len(before) - len(known)} increments of {key!r} were never answered")
+
+    def _compare_end_states(self) -> None:
+        """What each member holds in the end is one more thing that the history must explain: the newest write to each
+        key that is known, unless one of unknown outcome came after it."""
+        history = self.history
+        for member in self.members.values():
+            if member.process is None or member.id not in member.process.replica.node.configuration.members:
+                continue
+            state = member.process.replica.state
+            content = state.range(Range(KeyRange(b"\0", b"")), page_items=1 << 20, page_bytes=1 << 30)
+            there = {item.key: item for item in content.items}
+            point = history.point()
+            seen = Observation(repr(member), "the end state", point, point, content.revision)
+            for key in KEYS:
+                item = there.get(key)
+                if item is None:
+                    seen.reads.append(Seen(key, None))
+                    continue
+                if item.value not in history.offered:
+                    raise Violation(f"{member!r} holds {item}, which nobody wrote")
+                seen.reads.append(Seen(key, item.value, item.mod_revision, item.version, item.create_revision))
+            history.observations.append(seen)
 
     def _report(self, failure: str) -> Report:
         history, observer, faults = self.history, self.observer, self.nemesis.faults
@@ -451,4 +495,5 @@ class World:
             leases_expired=sum(ended.expired for ended in self.chronicle.ended.values()),
             hand_overs=self.book.hand_overs,
             lease_turns=observer.leases,
+            coverage=f"{self.coverage.pairs():x}",
         )
