@@ -234,6 +234,8 @@ class Chronicle:
         if isinstance(operation, Put):
             assert isinstance(answer, PutAnswer)
             old = self.items.get(operation.key)
+            if old is None and operation.lease is KEEP_LEASE:
+                raise Violation(f"a key that is not there has a lease to keep: {operation} -> {answer}")
             lease = (old.lease if old else 0) if operation.lease is KEEP_LEASE else operation.lease
             value = operation.value if operation.value is not None else old.value if old else b""
             created, version = (old.create_revision, old.version + 1) if old else (revision, 1)

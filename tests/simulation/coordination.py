@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from raykeeper.actors.client.txn_parts import Op
 from raykeeper.actors.client.view import View
 from raykeeper.actors.recipes.election import AsyncElection
 from raykeeper.actors.recipes.lock import AsyncLock
@@ -200,8 +201,19 @@ class Book:
             seen.check(chronicle)
         self._judge_leases(quiet)
         self._judge_guarded_writes()
+        self._judge_transactions()
         for name, told in self.observers:
             self._judge_observer(name, told)
+
+    def _judge_transactions(self) -> None:
+        written: dict[tuple[bytes, bytes], int] = {}
+        for revision, changes in sorted(self.world.chronicle.changes.items()):
+            for change in changes:
+                item = change.item
+                if change.deleted or not item.key.startswith(b"uonce/"):
+                    continue
+                if written.setdefault((item.key, item.value), revision) != revision:
+                    raise Violation(f"a transaction ran twice, the second time at {revision}: {item}")
 
     def _judge_leases(self, quiet: float) -> None:
         chronicle = self.world.chronicle
@@ -368,12 +380,16 @@ class Watcher(Lodger):
 class Tenant(Lodger):
     """Has a lease with keys, keeps it for a while, and lets it go in one way or another."""
 
+    _transactions = 0
+
     async def act(self, kv: SimClient) -> None:
         rng = self.rng
         lease = await self.somebody_elses(kv) if self.world.profile.deaths and rng.random() < 0.4 else None
         if lease is None:
             lease = await kv.lease(self.world.profile.scale * rng.choice((1.0, 1.5, 3.0)))
         try:
+            if rng.random() < 0.5:
+                await self.once(kv)
             for n in range(rng.randrange(4)):
                 await kv.put(f"tenant/{self.name}/{n}", f"{lease.id:x}", lease=lease)
             if rng.random() < 0.2:
@@ -399,6 +415,16 @@ class Tenant(Lodger):
             lease.forget()
             if rng.random() < 0.5:
                 await self.rest(1.0)
+
+    async def once(self, kv: SimClient) -> None:
+        """A transaction with a lease of its own, whose effect must not come twice, however long it takes."""
+        self._transactions += 1
+        value = f"{self.client.lives}.{self._transactions}"
+        lease, _ = await kv.leased_txn(
+            self.world.profile.scale, lambda id: Op.txn(success=[Op.put(f"once/{self.name}", value, lease=id)])
+        )
+        if lease is not None:
+            lease.forget()
 
     async def somebody_elses(self, kv: SimClient) -> SimLease | None:
         """A lease that another tenant has made, kept alive from here; ``None`` if there is none, or if this one only

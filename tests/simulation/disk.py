@@ -97,6 +97,18 @@ class SimDisk:
         database.rotten.update(chosen)
         return len(chosen)
 
+    def flip(self, path: str, offset: int, bit: int) -> None:
+        """Flip one bit of what is on the disk for sure in a file that is written in place."""
+        self.harmed = True
+        node = self._find(path)
+        assert isinstance(node, BlockContent)
+        node.data[offset] ^= 1 << bit
+        sector = offset // SECTOR
+        if sector in node.old:
+            old = bytearray(node.old[sector])
+            old[offset % SECTOR] ^= 1 << bit
+            node.old[sector] = bytes(old)
+
     def current(self, folder: str) -> str:
         """The state that a member's folder names, or a path where nothing is."""
         try:

@@ -26,6 +26,8 @@ class DiskFaults:
     _victim: Callable[[], Member | None]
     _spare: Callable[[], bool]
     _restart: Callable[[Member], Callable[[], object]]
+    _members: Callable[[], list[Member]]
+    _replace_ruined: Callable[[Member], None]
 
     def _may_rot(self, victim: Member) -> bool:
         """Whether every configuration that anybody knows keeps a whole state in each of its quorums without this one:
@@ -65,6 +67,28 @@ class DiskFaults:
             return
         count = victim.disk.rot(victim.disk.current(FOLDER), self.rng, self.rng.choice((0.0, 0.05, 0.5)))
         self._begin("bit rot", f"in {count} records of {victim!r}", lambda: None, 1.0)
+
+    def _log_rot(self) -> None:
+        """A bit flips in what a member's log had on disk for sure, mostly in its last record, while the member is away.
+        It must notice, and never serve again under its id; another takes its place."""
+        victim = self._victim()
+        configuration = None if victim is None or victim.process is None else victim.process.replica.node.configuration
+        if victim is None or configuration is None or victim.id not in configuration.voters:
+            return
+        if any(member.ruined for member in self.world.members.values()) or not self._may_rot(victim):
+            return
+        last = self.world.observer.synced(victim).last_record
+        if last is None or len(self._members()) <= len(configuration.voters) // 2 + 1:
+            return
+        name, start, size = last
+        if self.rng.random() < 0.2:
+            start, size = 0, start + size
+        offset, bit = start + self.rng.randrange(size), self.rng.randrange(8)
+        victim.crash()
+        victim.disk.flip(name, offset, bit)
+        victim.ruined = f"bit {bit} of byte {offset} of {name} has flipped"
+        self._begin("log rot", f"{victim!r}: {victim.ruined}", self._restart(victim), self.rng.uniform(0.02, 1.0))
+        self.world.after(0.5, self._replace_ruined, victim)
 
     def _failing_sync(self) -> None:
         """The next fsync of a member fails: nobody knows what is on its disk, and it must end."""

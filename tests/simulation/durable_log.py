@@ -22,6 +22,8 @@ class DurableLog:
         self._offset = 0
         self._chain: int | None = None
         """``None`` where records before are gone: they were trimmed."""
+        self.last_record: tuple[str, int, int] | None = None
+        """The newest record that is durable: its file, its offset, its size."""
         self.hard_state = HardState()
         self._base = LogBase()
         self._last = 0
@@ -59,6 +61,7 @@ class DurableLog:
                 if record is None:
                     return
                 self._apply(record)
+                self.last_record = (name, self._offset, header.size)
                 self._chain = header.chain
                 self._offset += header.size
                 if header.flags & SEALS:

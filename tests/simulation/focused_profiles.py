@@ -154,6 +154,15 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         lose_all_at_the_end=True,
         seconds=12.0,
     ),
+    # Logs that rot, mostly in what was synced last: whoever has forgotten a promise must not serve again.
+    "log rot": _focus(
+        {"log_rot": 5, "crash": 2, "power": 3, "fuse": 2, "isolate": 2, "transfer": 1, "storm": 1},
+        fault_pause=0.5,
+        think=0.12,
+        most_members=8,
+        seconds=16.0,
+        lose_all_at_the_end=True,
+    ),
     # Disks that are full, in the midst of anything, and have room again.
     "full disks": _focus(
         {"full_disk": 6, "power": 2, "crash": 1, "state_loss": 1.5, "fuse": 1, "isolate": 2, "power_all": 0.5},
@@ -294,6 +303,16 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         workers=0,
         proxied=3,
         seconds=14.0,
+    ),
+    # Commands at their extremes, among others that are well.
+    "poison": _focus({"poison": 8, "crash": 2, "isolate": 2, "transfer": 1}, fault_pause=0.3, seconds=8.0),
+    # Transactions over several lists, nearly nothing else.
+    "lists": _focus(
+        {"storm": 3, "clients_cut": 2, "crash": 2, "transfer": 2, "isolate": 2, "stale_leader": 2, "power": 1},
+        mix=dict.fromkeys(MIX, 0.5) | {"append": 40.0, "lists": 15.0},
+        fault_pause=0.5,
+        think=0.1,
+        seconds=12.0,
     ),
     # Timings and limits that are changed again and again, under everything else.
     "settings": _focus(

@@ -151,26 +151,28 @@ class Observer:
             kind = type(message)
             if kind is AppendEntriesResponse:
                 if message.success:
-                    synced = synced or self._synced(member)
+                    synced = synced or self.synced(member)
                     if synced.hard_state.term <= message.term and not synced.holds(message.index):
                         self._break(f"{member!r} acknowledges entry {message.index} that is not on its disk: {message}")
             elif kind is RequestVoteResponse:
+                if message.vote_granted and message.pre_vote and message.term <= self._lives[member.id].term:
+                    self._break(f"{member!r} grants a pre-vote for a term in which it cannot vote: {message}")
                 if message.vote_granted and not message.pre_vote:
-                    synced = synced or self._synced(member)
+                    synced = synced or self.synced(member)
                     self._vote(member, synced, message.term, message.to, message)
             elif kind is HeartbeatResponse:
                 promise = process.replica.node._promise.length
                 if promise:
-                    synced = synced or self._synced(member)
+                    synced = synced or self.synced(member)
                     if synced.hard_state.promise < promise:
                         self._break(f"{member!r} promises {promise} s, which is not on its disk: {message}")
             elif kind is RequestVote:
                 self._campaigning(member, process)
                 if not message.pre_vote:
-                    synced = synced or self._synced(member)
+                    synced = synced or self.synced(member)
                     self._vote(member, synced, message.term, member.id, message)
 
-    def _synced(self, member: Member) -> DurableLog:
+    def synced(self, member: Member) -> DurableLog:
         """What would be left of a member's Raft log if the power went now."""
         log = self._logs.setdefault(member.id, DurableLog(member.disk, f"{FOLDER}/log"))
         log.refresh()
@@ -226,7 +228,7 @@ class Observer:
             if known is not answer and known != answer:
                 self._break(f"entry {entry.index} answered {known} and now {answer}: {entry}")
             if entry.kind is EntryKind.CONFIGURATION and self.current is not None:
-                commit = self._synced(self.current).hard_state.commit
+                commit = self.synced(self.current).hard_state.commit
                 if commit < entry.index:
                     self._break(f"configuration {entry.index} takes effect above the commit index on disk, {commit}")
 
@@ -302,7 +304,7 @@ class Observer:
         term = log.term(commit)
         if term != process.replica.node.term:
             self._break(f"{member!r} commits entry {commit} of the old term {term} by counting (paper, 5.4.2)")
-        holding = {other.id for other in self.world.members.values() if self._synced(other).holds(commit, term)}
+        holding = {other.id for other in self.world.members.values() if self.synced(other).holds(commit, term)}
         for configuration in (process.replica.node.configuration, before):
             halves = [configuration.voters] + ([configuration.outgoing] if configuration.outgoing else [])
             if configuration.voters and all(2 * len(holding.intersection(half)) > len(half) for half in halves):

@@ -22,7 +22,7 @@ from raykeeper.actors.member.operator_requests import OperatorRequests
 from raykeeper.actors.member.replica import Replica
 from raykeeper.actors.member.request_handler import RequestHandler
 from raykeeper.actors.transport.process_monitors import ProcessMonitors
-from raykeeper.errors import NoSpace
+from raykeeper.errors import DataCorrupted, NoSpace
 from raykeeper.limits import TURN_EVENTS, Settings, decode_settings
 from raykeeper.raft.messages import Message
 from raykeeper.schema.frames import MemberStatus
@@ -176,6 +176,8 @@ class Member:
         self._busy_until = 0.0
         self.slow_disk = 0.0
         """Extra seconds of each sync."""
+        self.ruined = ""
+        """What has happened to its log, which may have forgotten a promise since: it must not serve again."""
 
     def __repr__(self) -> str:
         return f"m{self.id}"
@@ -203,7 +205,13 @@ class Member:
         except Violation:
             raise
         except Exception as error:
+            if self.ruined and isinstance(error, DataCorrupted):
+                self.world.trace(f"{self!r} does not serve: {error}")
+                self.disk.crash()
+                return
             raise Violation(f"{self!r} cannot start over its own disk: {error!r}\n{traceback.format_exc()}") from error
+        if self.ruined:
+            raise Violation(f"{self!r} serves, though {self.ruined}")
         self.world.trace(f"{self!r} starts (life {self.lives})")
         self.world.observer.started(self, self.process)
         self._busy_until = self.world.now
@@ -262,7 +270,7 @@ class Member:
         """Whether nothing is wrong with its state, so that others could be rebuilt from it."""
         state = self.disk.current(FOLDER)
         process = self.process
-        return self.disk.is_whole(state) and (process is None or not process.folder.state.lost)
+        return not self.ruined and self.disk.is_whole(state) and (process is None or not process.folder.state.lost)
 
     def _end(self) -> None:
         if self.process is not None:

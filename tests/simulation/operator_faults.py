@@ -16,7 +16,24 @@ from msgspec.structs import replace
 from raykeeper.actors.member.events import LeadershipTransfer, MembershipChange, Proposal
 from raykeeper.limits import decode_settings, encode_settings
 from raykeeper.raft.messages import ChangeKind, MemberChange
-from raykeeper.schema.commands import AlarmKind, Command, Configure, HashContent, SetAlarm
+from raykeeper.schema.commands import (
+    AlarmKind,
+    ClientWrite,
+    ClientWrites,
+    CloseSession,
+    Command,
+    CompactHistory,
+    Configure,
+    EndDeadSessions,
+    ExpireLeases,
+    ExpireSessions,
+    Expiry,
+    HashContent,
+    RenewLeases,
+    RetireMember,
+    SetAlarm,
+)
+from raykeeper.schema.operations import Delete, KeyRange
 
 if TYPE_CHECKING:
     from simulation.member import Member
@@ -122,6 +139,46 @@ class OperatorFaults:
         self.world.ages.deposed()
         leader.crash()
         self._begin("crash", repr(leader), self._restart(leader), self.rng.uniform(0.02, 1.5))
+
+    def _replace_ruined(self, ruined: Member) -> None:
+        """As a supervisor does, until it is done: a learner takes the place of a voter that is gone for good."""
+        leader, world = self.world.leader(), self.world
+        if leader is not None and leader.process is not None:
+            configuration = leader.process.replica.node.configuration
+            if ruined.id not in configuration.members and not configuration.joint:
+                return
+            if not configuration.joint:
+                ready = [member for member in configuration.learners if not world.members[member].ruined]
+                if ready:
+                    changes = (MemberChange(ChangeKind.ADD_VOTER, ready[0]), MemberChange(ChangeKind.REMOVE, ruined.id))
+                else:
+                    spare = [m for m in world.members if m > ruined.id and m not in configuration.members]
+                    number = spare[0] if spare else world.add_member().id
+                    changes = (MemberChange(ChangeKind.ADD_LEARNER, number),)
+                leader.put(MembershipChange(changes, math.inf, lambda outcome: None))
+        world.after(0.4, self._replace_ruined, ruined)
+
+    def _poison(self) -> None:
+        """A command arrives that names what is not there, or numbers at their extremes. Whatever it decodes to, it is
+        answered, the same on every member."""
+        rng = self.rng
+        nobody = rng.choice((1, 9, 1 << 40, (1 << 63) - 1)) if rng.random() < 0.8 else 0
+        number = nobody or 77
+        command = rng.choice(
+            (
+                RetireMember(number if number not in self.world.members else 78),
+                SetAlarm(number, AlarmKind.NOSPACE, False),
+                ExpireLeases(number, (Expiry(number, 0),)),
+                ExpireSessions(number, (Expiry(number, 0),)),
+                RenewLeases(number, (number,)),
+                EndDeadSessions((number,)),
+                CloseSession(number),
+                CompactHistory(1 << 62),
+                ClientWrites(number, 1, (ClientWrite(1, Delete(KeyRange(b""))),)),
+            )
+        )
+        if self._propose(command):
+            self._begin("poison", repr(command), lambda: None, 0.2)
 
     def _membership(self) -> None:
         """Ask some member, mostly the leader, for some change, mostly a sensible one."""

@@ -49,6 +49,7 @@ FAULTS = {
     "full_disk": 1.0,
     "hang": 1.0,
     "settings": 0.5,
+    "poison": 0.5,
     "client_crash": 1.0,
     "client_pause": 1.0,
     "transfer": 1.5,

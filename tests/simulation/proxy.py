@@ -18,7 +18,7 @@ from unittest import mock
 from raykeeper.actors.client.view import View
 from raykeeper.actors.proxy import etcd_backend
 from raykeeper.actors.proxy.etcd_backend import EtcdBackend
-from raykeeper.actors.proxy.etcd_errors import COMPACTED, NO_SPACE
+from raykeeper.actors.proxy.etcd_errors import COMPACTED, KEY_NOT_FOUND, NO_SPACE
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import (
     CompactionRequest,
     CompactionResponse,
@@ -36,10 +36,10 @@ from raykeeper.actors.proxy.etcdpb.rpc_pb2 import (
 from raykeeper.actors.proxy.kv_service import KvService
 from raykeeper.actors.proxy.rpc_methods import UnaryCall
 from raykeeper.actors.proxy.rpc_status import RpcCode, RpcError
-from raykeeper.errors import CompactedError, KeeperError, NoSpace, RequestTimeout
+from raykeeper.errors import CompactedError, InvalidArgument, KeeperError, NoSpace, RequestTimeout
 from raykeeper.schema.answers import Answer, DeleteAnswer, Done, Item, PutAnswer, RangeAnswer, TxnAnswer
 from raykeeper.schema.frames import Read
-from raykeeper.schema.operations import Compact, Delete, KeyRange, Operation, Put, Range, Target, Txn
+from raykeeper.schema.operations import KEEP_LEASE, Compact, Delete, KeyRange, Operation, Put, Range, Target, Txn
 from simulation.checker import Violation
 from simulation.scripts import Script, SimClient, Wait, now, sleep, this_client
 
@@ -153,6 +153,7 @@ class Proxy:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._life = 0
         self._number = 0
         self._open: dict[int, Callable[[Any], None]] = {}
 
@@ -186,7 +187,10 @@ class Proxy:
             done(outcome)
 
     async def _serve(self, request: Operation | Read, timeout: float, serializable: bool) -> Answer:
-        kv = KvService(_Backend(self._client), None)  # type: ignore[arg-type]
+        if self._life != self._client.lives:
+            self._life = self._client.lives
+            self._kv = KvService(_Backend(self._client), None)  # type: ignore[arg-type]
+        kv = self._kv
         context = _Context(now() + timeout)
         if isinstance(request, Read):
             message = range_request(request.range)
@@ -238,7 +242,7 @@ class Proxy:
         return outcome
 
 
-_DEFINITE = {COMPACTED.text: CompactedError, NO_SPACE.text: NoSpace}
+_DEFINITE = {COMPACTED.text: CompactedError, NO_SPACE.text: NoSpace, KEY_NOT_FOUND.text: InvalidArgument}
 _VAGUE = (RpcCode.UNAVAILABLE, RpcCode.DEADLINE_EXCEEDED, RpcCode.CANCELLED)
 
 
@@ -266,6 +270,8 @@ def range_request(asked: Range) -> RangeRequest:
 
 def put_request(put: Put) -> PutRequest:
     """Likewise."""
+    if put.lease is KEEP_LEASE:
+        return PutRequest(key=put.key, value=put.value, ignore_lease=True, prev_kv=put.prev)
     assert isinstance(put.lease, int)
     return PutRequest(key=put.key, value=put.value, lease=put.lease, prev_kv=put.prev)
 

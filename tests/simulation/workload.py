@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from raykeeper.errors import (
     AuthFailed,
     CompactedError,
+    InvalidArgument,
     KeeperError,
     NoSpace,
     PermissionDenied,
@@ -25,6 +26,7 @@ from raykeeper.schema.answers import Answer, DeleteAnswer, PutAnswer, RangeAnswe
 from raykeeper.schema.commands import RequestId
 from raykeeper.schema.frames import Read
 from raykeeper.schema.operations import (
+    KEEP_LEASE,
     Compact,
     Delete,
     KeyRange,
@@ -202,7 +204,8 @@ class Worker(ListAppend):
             point = history.point()
             if isinstance(outcome, KeeperError):
                 denied = world.profile.users and isinstance(outcome, (AuthFailed, PermissionDenied))
-                if not isinstance(outcome, self._ORDINARY) and not denied:
+                absent = isinstance(outcome, InvalidArgument) and "with its lease" in what
+                if not isinstance(outcome, self._ORDINARY) and not denied and not absent:
                     raise Violation(f"{what} of {self.name} ended with {outcome!r}")
                 history.denied += denied
                 if outcome.applied is None:
@@ -307,6 +310,10 @@ class Worker(ListAppend):
         def judge(answer: PutAnswer, seen: Observation) -> None:
             seen.revision, seen.writes = answer.revision, {key: value}
 
+        if self.rng.random() < 0.15:  # only if it is there
+            request = Put(key, value, KEEP_LEASE)
+            self._run(request, f"put, with its lease, {key!r}", [(key, call)], judge, writes={key: value})
+            return
         self._known[key] = value
         self._run(Put(key, value), f"put {key!r}", [(key, call)], judge, writes={key: value})
 

@@ -22,6 +22,7 @@ from raykeeper.limits import Settings
 from raykeeper.raft.messages import Message
 from raykeeper.schema.operations import KeyRange, Range
 from raykeeper.store.data_dir import DataDir, FirstMember, Identity
+from raykeeper.store.state.mvcc import REVISION
 from simulation.ages import Ages
 from simulation.checker import (
     Call,
@@ -442,6 +443,11 @@ class World:
             state = member.process.replica.state
             content = state.range(Range(KeyRange(b"\0", b"")), page_items=1 << 20, page_bytes=1 << 30)
             there = {item.key: item for item in content.items}
+            while state.compact_slice(1000):
+                pass  # what it has not removed by now
+            left = next(state._engine.iterate("history", b"", REVISION.pack(state.compact_revision)), None)
+            if left is not None and state.compact_revision:
+                raise Violation(f"{member!r} has compacted up to {state.compact_revision}, and keeps {left} forever")
             point = history.point()
             seen = Observation(repr(member), "the end state", point, point, content.revision)
             for key in KEYS:

@@ -18,6 +18,7 @@ from raykeeper.actors.member.watches import Watches
 from raykeeper.actors.recipes import contenders
 from raykeeper.actors.recipes.contenders import Contenders
 from raykeeper.schema.frames import Kept
+from simulation import scripts
 from simulation.mutants.registry import mutant, patched
 
 
@@ -133,3 +134,18 @@ def _no_guard() -> AbstractContextManager[None]:
         return (yield from original(GuardedView(view.space, view.codec, ()), command, request_id))
 
     return patched(GuardedView, "_guarded", guarded)
+
+
+@mutant("a leased transaction that begins again", "leases")
+def _leased_again() -> AbstractContextManager[None]:
+    """When it took so long that little of the lease is left: as a grant does, to which nothing is attached yet."""
+    original = scripts.leased_txn_steps
+
+    def steps(view: Any, ttl: float, make: Callable[[int], Any]) -> Any:
+        while True:
+            asked_at = scripts.now()
+            granted, result = yield from original(view, ttl, make)
+            if granted is None or scripts.now() - asked_at < granted[1] / 2:
+                return granted, result
+
+    return patched(scripts, "leased_txn_steps", steps)

@@ -10,7 +10,7 @@ from raykeeper.errors import NoSpace
 from raykeeper.raft import Node
 from raykeeper.store.data_dir import DataDir
 from raykeeper.store.engine.interface import Disk
-from raykeeper.store.log import segments
+from raykeeper.store.log import repair, segments
 from raykeeper.store.log.repair import SegmentContent
 from raykeeper.store.log.segments import SegmentedLog, segment_name
 from raykeeper.store.state.machine import State
@@ -120,3 +120,8 @@ def _applied_outside() -> AbstractContextManager[None]:
         return write
 
     return patched(WriteBatch, "prepare", prepare)
+
+
+@mutant("damage at the log's end taken for a torn record", "log rot")
+def _all_is_torn() -> AbstractContextManager[None]:
+    return patched(repair, "count_blanks", lambda data: 1 << 30)

@@ -8,7 +8,7 @@ from typing import Any
 
 from raykeeper.raft import Node
 from raykeeper.raft.log import Log
-from raykeeper.raft.messages import AppendEntriesResponse, Entry, HardState
+from raykeeper.raft.messages import AppendEntriesResponse, Entry, HardState, RequestVote, RequestVoteResponse
 from raykeeper.raft.quorum import majority_value
 from raykeeper.raft.ready import Ready
 from raykeeper.store.log.raft_log import RaftLog
@@ -81,3 +81,16 @@ def _unconfirmed_read() -> AbstractContextManager[None]:
 @mutant("a campaign with a configuration unapplied", "membership", first_seed=90)
 def _campaign_unapplied() -> AbstractContextManager[None]:
     return patched(Log, "has_unapplied_configuration", lambda log, page_bytes: False)
+
+
+@mutant("a pre-vote for a term in which it cannot vote", "elections")
+def _late_pre_vote() -> AbstractContextManager[None]:
+    original = Node._on_vote_request
+
+    def on_vote_request(node: Any, message: RequestVote) -> None:
+        if message.pre_vote and message.term < node.term:
+            node._messages.append(RequestVoteResponse(node.id, message.sender, message.term, True, True))
+            return
+        original(node, message)
+
+    return patched(Node, "_on_vote_request", on_vote_request)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import AbstractContextManager
 from typing import Any
 
-from raykeeper.schema.answers import Answer, Failed, Reason
+from raykeeper.schema.answers import Answer, Failed, PutAnswer, Reason
 from raykeeper.schema.commands import ClientWrites, RequestId
+from raykeeper.schema.operations import KEEP_LEASE, Put, Txn
 from raykeeper.store.engine.interface import Engine
 from raykeeper.store.snapshot_file import SnapshotSink
 from raykeeper.store.state import executor as executors
@@ -15,6 +16,7 @@ from raykeeper.store.state import mvcc, physical_compaction, stored_state, unfin
 from raykeeper.store.state.content_hash import ContentHasher
 from raykeeper.store.state.executor import Executor
 from raykeeper.store.state.machine import State
+from raykeeper.store.state.members import Members
 from raykeeper.store.state.mvcc import Mvcc, deletion_key
 from raykeeper.store.state.sessions import Sessions
 from simulation.mutants.registry import mutant, patched
@@ -173,3 +175,43 @@ def _alarms_forgotten() -> AbstractContextManager[None]:
 @mutant("rights are not looked up where a command is applied", "users")
 def _no_rights() -> AbstractContextManager[None]:
     return patched(executors, "may_run", lambda operation, rights: True)
+
+
+@mutant("a transaction that compares one key only", "lists")
+def _first_comparison() -> AbstractContextManager[None]:
+    original = Executor._evaluate_compares
+
+    def evaluate(executor: Executor, txn: Txn) -> Generator[None, None, list[bool]]:
+        return original(executor, Txn(txn.compare[:1], txn.success, txn.failure))
+
+    return patched(Executor, "_evaluate_compares", evaluate)
+
+
+@mutant("a key that is not there keeps its lease", "retries")
+def _made_by_keeping() -> AbstractContextManager[None]:
+    original = Executor._put
+
+    def put(executor: Executor, asked: Put) -> PutAnswer:
+        if asked.lease is KEEP_LEASE and executor._batch.get("keys", asked.key) is None:
+            asked = Put(asked.key, asked.value, 0, asked.prev)
+        return original(executor, asked)
+
+    return patched(Executor, "_put", put)
+
+
+@mutant("compaction that goes on where it was under a newer mark", "care")
+def _left_at_the_mark() -> AbstractContextManager[None]:
+    """What the pass before had to leave stays forever."""
+    return patched(physical_compaction, "_next_pass", lambda start, compact_revision: start)
+
+
+@mutant("a command about nobody raises", "poison")
+def _raises() -> AbstractContextManager[None]:
+    original = Members.retire
+
+    def retire(records: Members, member: int, members: Collection[int]) -> bool:
+        if member > 1 << 32:
+            raise KeyError(member)
+        return original(records, member, members)
+
+    return patched(Members, "retire", retire)
