@@ -147,7 +147,8 @@ class Book:
         self.watches: list[Seen] = []
         self.live: dict[Seen, SimWatch] = {}
         """Watches that somebody still looks at."""
-        self.leases: list[SimLease] = []
+        self.leases: list[Any] = []
+        """``SimLease`` and ``EtcdLease``."""
         self.holders: dict[str, list[Held]] = {}
         self.observers: list[tuple[str, list[tuple[int, str]]]] = []
         """(election, what was seen: tokens and values)."""
@@ -525,8 +526,11 @@ class Spectator(Lodger):
 
 def populate(client: Client) -> None:
     """Let a client's lodgers move in."""
+    from simulation.proxied_leases import EtcdTenant
+
     profile = client.world.profile
     for kind, many in (
+        (EtcdTenant, profile.proxied_tenants),
         (Watcher, profile.watchers),
         (Tenant, profile.tenants),
         (Contender, profile.contenders),

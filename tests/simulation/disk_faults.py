@@ -75,14 +75,12 @@ class DiskFaults:
         configuration = None if victim is None or victim.process is None else victim.process.replica.node.configuration
         if victim is None or configuration is None or victim.id not in configuration.voters:
             return
-        if any(member.ruined for member in self.world.members.values()) or not self._may_rot(victim):
+        if any(self.world.members[number].ruined for number in configuration.members) or not self._may_rot(victim):
             return
-        last = self.world.observer.synced(victim).last_record
-        if last is None or len(self._members()) <= len(configuration.voters) // 2 + 1:
+        records = [each for each in self.world.observer.synced(victim).newest if victim.disk.exists(each[0])]
+        if not records or len(self._members()) <= len(configuration.voters) // 2 + 1:
             return
-        name, start, size = last
-        if self.rng.random() < 0.2:
-            start, size = 0, start + size
+        name, start, size = records[-1] if self.rng.random() < 0.7 else self.rng.choice(records)
         offset, bit = start + self.rng.randrange(size), self.rng.randrange(8)
         victim.crash()
         victim.disk.flip(name, offset, bit)

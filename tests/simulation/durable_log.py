@@ -6,6 +6,8 @@ record does to the log are written once more here.
 
 from __future__ import annotations
 
+from collections import deque
+
 from raykeeper.raft.messages import HardState
 from raykeeper.store.log.log_record import OPENS, ROW, SEALS, LogBase, LogRecord, read_header, read_record
 from simulation.disk import SimDisk
@@ -22,8 +24,8 @@ class DurableLog:
         self._offset = 0
         self._chain: int | None = None
         """``None`` where records before are gone: they were trimmed."""
-        self.last_record: tuple[str, int, int] | None = None
-        """The newest record that is durable: its file, its offset, its size."""
+        self.newest: deque[tuple[str, int, int]] = deque(maxlen=8)
+        """The newest records that are durable: the file of each, its offset, and how many of its bytes are read."""
         self.hard_state = HardState()
         self._base = LogBase()
         self._last = 0
@@ -61,7 +63,7 @@ class DurableLog:
                 if record is None:
                     return
                 self._apply(record)
-                self.last_record = (name, self._offset, header.size)
+                self.newest.append((name, self._offset, header.data_offset + header.data_size))
                 self._chain = header.chain
                 self._offset += header.size
                 if header.flags & SEALS:

@@ -302,6 +302,7 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         fault_pause=0.5,
         workers=0,
         proxied=3,
+        proxied_tenants=2,
         seconds=14.0,
     ),
     # Commands at their extremes, among others that are well.

@@ -155,7 +155,7 @@ class Observer:
                     if synced.hard_state.term <= message.term and not synced.holds(message.index):
                         self._break(f"{member!r} acknowledges entry {message.index} that is not on its disk: {message}")
             elif kind is RequestVoteResponse:
-                if message.vote_granted and message.pre_vote and message.term <= self._lives[member.id].term:
+                if message.vote_granted and message.pre_vote and message.term < self._lives[member.id].term:
                     self._break(f"{member!r} grants a pre-vote for a term in which it cannot vote: {message}")
                 if message.vote_granted and not message.pre_vote:
                     synced = synced or self.synced(member)

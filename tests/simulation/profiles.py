@@ -69,7 +69,9 @@ class Profile:
     workers: int = 3
     """For each client..."""
     proxied: int = 0
-    """... and of those that go through a proxy, as clients of etcd."""
+    """... and of those that go through a proxy, as clients of etcd..."""
+    proxied_tenants: int = 0
+    """... and of those that have leases there."""
     think: float = 0.2
     """Mean seconds between two operations of a worker."""
     watchers: int = 0
@@ -123,7 +125,7 @@ class Profile:
     @property
     def honest_clocks(self) -> bool:
         """Whether clocks may be slow or stand still, but neither fast nor jump: what promises of time rest on."""
-        return self.tenants + self.contenders + self.candidates > 0
+        return self.tenants + self.proxied_tenants + self.contenders + self.candidates > 0
 
 
 def draw_limits(rng: random.Random, **more: int) -> Limits:

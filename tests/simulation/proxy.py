@@ -18,7 +18,7 @@ from unittest import mock
 from raykeeper.actors.client.view import View
 from raykeeper.actors.proxy import etcd_backend
 from raykeeper.actors.proxy.etcd_backend import EtcdBackend
-from raykeeper.actors.proxy.etcd_errors import COMPACTED, KEY_NOT_FOUND, NO_SPACE
+from raykeeper.actors.proxy.etcd_errors import COMPACTED, KEY_NOT_FOUND, LEASE_NOT_FOUND, NO_SPACE
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import (
     CompactionRequest,
     CompactionResponse,
@@ -36,7 +36,7 @@ from raykeeper.actors.proxy.etcdpb.rpc_pb2 import (
 from raykeeper.actors.proxy.kv_service import KvService
 from raykeeper.actors.proxy.rpc_methods import UnaryCall
 from raykeeper.actors.proxy.rpc_status import RpcCode, RpcError
-from raykeeper.errors import CompactedError, InvalidArgument, KeeperError, NoSpace, RequestTimeout
+from raykeeper.errors import CompactedError, InvalidArgument, KeeperError, LeaseNotFound, NoSpace, RequestTimeout
 from raykeeper.schema.answers import Answer, DeleteAnswer, Done, Item, PutAnswer, RangeAnswer, TxnAnswer
 from raykeeper.schema.frames import Read
 from raykeeper.schema.operations import KEEP_LEASE, Compact, Delete, KeyRange, Operation, Put, Range, Target, Txn
@@ -77,7 +77,7 @@ class _Places:
         return await page
 
 
-class _Backend(EtcdBackend):
+class Backend(EtcdBackend):
     """The real one over the handle of a client; it differs in how the direct calls wait."""
 
     def __init__(self, client: Client) -> None:
@@ -108,11 +108,14 @@ class _Backend(EtcdBackend):
         self._client.submit(request, call.time_left(), ended, serializable=serializable)
         return True
 
+    def choose_lease_id(self) -> int:
+        return self._client.rng.getrandbits(62) | 1
+
     async def wait_for_turn(self, items: object) -> None:
         """There is nobody else's turn."""
 
 
-class _Context:
+class Context:
     """Of one call: its deadline."""
 
     metadata: Mapping[str, str] = {}
@@ -181,7 +184,7 @@ class Proxy:
         try:
             outcome: Answer | KeeperError = await self._serve(request, timeout, serializable)
         except RpcError as error:
-            outcome = _understood(error, request)
+            outcome = understood(error, request)
         done = self._open.pop(number, None)
         if done is not None:
             done(outcome)
@@ -189,9 +192,9 @@ class Proxy:
     async def _serve(self, request: Operation | Read, timeout: float, serializable: bool) -> Answer:
         if self._life != self._client.lives:
             self._life = self._client.lives
-            self._kv = KvService(_Backend(self._client), None)  # type: ignore[arg-type]
+            self._kv = KvService(Backend(self._client), None)  # type: ignore[arg-type]
         kv = self._kv
-        context = _Context(now() + timeout)
+        context = Context(now() + timeout)
         if isinstance(request, Read):
             message = range_request(request.range)
             message.serializable = serializable
@@ -214,10 +217,10 @@ class Proxy:
 
     async def _unary(
         self,
-        handler: Callable[[bytes, _Context], Coroutine[Any, Any, bytes]],
+        handler: Callable[[bytes, Context], Coroutine[Any, Any, bytes]],
         direct: Callable[[bytes, UnaryCall], bool] | None,
         message: bytes,
-        context: _Context,
+        context: Context,
     ) -> bytes:
         """A call of the kind that also goes without a coroutine, in one way or the other."""
         if direct is None:
@@ -242,11 +245,16 @@ class Proxy:
         return outcome
 
 
-_DEFINITE = {COMPACTED.text: CompactedError, NO_SPACE.text: NoSpace, KEY_NOT_FOUND.text: InvalidArgument}
+_DEFINITE: dict[str, type[KeeperError]] = {
+    COMPACTED.text: CompactedError,
+    NO_SPACE.text: NoSpace,
+    KEY_NOT_FOUND.text: InvalidArgument,
+    LEASE_NOT_FOUND.text: LeaseNotFound,
+}
 _VAGUE = (RpcCode.UNAVAILABLE, RpcCode.DEADLINE_EXCEEDED, RpcCode.CANCELLED)
 
 
-def _understood(error: RpcError, request: object) -> KeeperError:
+def understood(error: RpcError, request: object) -> KeeperError:
     """What an etcd client may conclude: some errors say that nothing was done, others say nothing."""
     kind = _DEFINITE.get(error.text)
     if kind is not None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from raykeeper.actors.client import view
 from raykeeper.actors.client.view import Call, lasting_range, page, rest_of
-from raykeeper.actors.proxy import kv_service
-from raykeeper.actors.proxy.etcd_backend import EtcdBackend
+from raykeeper.actors.proxy import etcd_backend, kv_service
+from raykeeper.actors.proxy.etcd_backend import EtcdBackend, KeptLeases
 from raykeeper.errors import KeeperError
 from raykeeper.schema.answers import RangeAnswer
-from raykeeper.schema.operations import Range
+from raykeeper.schema.operations import Put, Range
 from simulation.mutants.registry import mutant, patched, together
 
 
@@ -37,7 +38,7 @@ def _pages_of_now() -> AbstractContextManager[None]:
 
 @mutant("a write of a proxy that is tried again", "proxies")
 def _tried_again() -> AbstractContextManager[None]:
-    """When nobody knows whether it took effect."""
+    """After a while, in which it may have taken effect."""
 
     def again(command: Any) -> Any:
         while True:
@@ -47,10 +48,18 @@ def _tried_again() -> AbstractContextManager[None]:
                 if error.applied is not None:
                     raise
 
+    write = EtcdBackend.write
+
     async def write_again(backend: Any, operation: Any, context: Any) -> Any:
+        if not isinstance(operation, Put):
+            return await write(backend, operation, context)
         return await backend.gather(again(operation), context)
 
-    return together(patched(kv_service, "whole_write", again), patched(EtcdBackend, "write", write_again))
+    return together(
+        patched(kv_service, "whole_write", again),
+        patched(EtcdBackend, "write", write_again),
+        patched(etcd_backend, "PROXY_TIMEOUT_S", 0.2),
+    )
 
 
 @mutant("an answer of a proxy under the header of an earlier one", "proxies")
@@ -63,3 +72,17 @@ def _header_kept() -> AbstractContextManager[None]:
             set_header(backend, header, revision)
 
     return patched(EtcdBackend, "set_header", keep)
+
+
+@mutant("a keep-alive of a proxy that asks nobody", "proxies")
+def _kept_unasked() -> AbstractContextManager[None]:
+    known: dict[int, int] = {}
+    original = EtcdBackend.keep_leases
+
+    async def keep_leases(backend: Any, leases: Sequence[int], context: Any) -> KeptLeases:
+        kept = None if all(lease in known for lease in leases) else await original(backend, leases, context)
+        if kept is not None:
+            known.update(zip(leases, kept.ttls, strict=True))
+        return KeptLeases([known[lease] for lease in leases], 1)
+
+    return patched(EtcdBackend, "keep_leases", keep_leases)

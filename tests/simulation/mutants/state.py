@@ -19,7 +19,7 @@ from raykeeper.store.state.machine import State
 from raykeeper.store.state.members import Members
 from raykeeper.store.state.mvcc import Mvcc, deletion_key
 from raykeeper.store.state.sessions import Sessions
-from simulation.mutants.registry import mutant, patched
+from simulation.mutants.registry import mutant, patched, together
 
 
 @mutant("a session forgotten", "retries")
@@ -207,11 +207,12 @@ def _left_at_the_mark() -> AbstractContextManager[None]:
 
 @mutant("a command about nobody raises", "poison")
 def _raises() -> AbstractContextManager[None]:
+    """And nothing stands between it and the member's loop."""
     original = Members.retire
 
     def retire(records: Members, member: int, members: Collection[int]) -> bool:
-        if member > 1 << 32:
+        if member not in members and member not in records.by_id:
             raise KeyError(member)
         return original(records, member, members)
 
-    return patched(Members, "retire", retire)
+    return together(patched(Members, "retire", retire), patched(State, "_retry_without", lambda state, error: False))
