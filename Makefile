@@ -79,11 +79,12 @@ apps-install: $(STAMP)
 simulation: $(STAMP)
 	@$(BIN)/pytest -q -n auto tests/simulation
 
-# A campaign of simulated clusters: SEEDS of them, resumable, on all cores. SEED=n runs one again and prints its trace.
+# A campaign of simulated clusters: SEEDS of them, resumable, on all cores, and what they reached. SEED=n runs one again
+# and prints its trace; KEEP=n chooses the corpus anew, of at most n seeds.
 SEEDS ?= 200
 simulate: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m simulation.campaign \
-	    $(if $(SEED),--seed $(SEED) --verbose $(if $(PROFILE),--profile "$(PROFILE)"),--seeds $(SEEDS))
+	    $(if $(SEED),--seed $(SEED) --verbose $(if $(PROFILE),--profile "$(PROFILE)"),--seeds $(SEEDS) $(if $(FIRST),--first $(FIRST)) $(if $(KEEP),--keep $(KEEP)))
 
 # Real Ray and real processes, which mostly wait for something to end or to be noticed: two files at a time, each with a
 # Ray of its own; of the tests marked `survival` only those marked `core`.
