@@ -128,10 +128,10 @@ def _dependencies(
 
 def _real_time(everything: Sequence[Transaction], edges: dict[object, dict[object, str]]) -> None:
     """Who ended before whom: by way of a chain of all ends, so that there are as many edges as transactions."""
-    points = [(t.returned, 0, t) for t in everything if t.returned != NEVER] + [(t.invoked, 1, t) for t in everything]
+    points = [(t.returned, 1, t) for t in everything if t.returned != NEVER] + [(t.invoked, 0, t) for t in everything]
     last: int | None = None
-    for point, begins, transaction in sorted(points, key=lambda each: each[:2]):
-        if begins:
+    for point, ends, transaction in sorted(points, key=lambda each: each[:2]):
+        if not ends:
             if last is not None:
                 edges.setdefault(last, {}).setdefault(transaction, "rt")
             continue

@@ -437,8 +437,8 @@ class World:
         """What each member holds in the end is one more thing that the history must explain: the newest write to each
         key that is known, unless one of unknown outcome came after it."""
         history = self.history
-        for member in self.members.values():
-            if member.process is None or member.id not in member.process.replica.node.configuration.members:
+        for member in [self.members[number] for number in self.member_ids()]:
+            if member.process is None:
                 continue
             state = member.process.replica.state
             content = state.range(Range(KeyRange(b"\0", b"")), page_items=1 << 20, page_bytes=1 << 30)
