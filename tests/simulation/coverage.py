@@ -23,7 +23,7 @@ from raykeeper.raft.messages import (
     RequestVoteResponse,
 )
 from raykeeper.schema.commands import ByUser, ClientWrites, Command
-from raykeeper.schema.operations import Operation
+from raykeeper.schema.operations import Operation, Range
 
 if TYPE_CHECKING:
     from simulation.member import Member, Process
@@ -76,11 +76,10 @@ MESSAGES = (*(kind.__name__ for kind in get_args(Message)), *_VARIANTS)
 ENTRIES = (
     "no-op",
     "configuration",
-    "joint configuration",
     *(kind.__name__ for kind in get_args(Command)),
-    *(kind.__name__ for kind in get_args(Operation)),
+    *(kind.__name__ for kind in get_args(Operation) if kind is not Range and not kind.__name__.startswith("Ask")),
 )
-"""Entries of the log; of a client's writes and of a user's commands also what is in them."""
+"""Entries of the log; of a client's writes and of a user's commands also what is in them. No read is in any."""
 
 _ROLES = {
     ("follower", "pre-candidate"): "asks for pre-votes",

@@ -12,8 +12,23 @@ import msgspec
 
 from raykeeper.actors.member.events import Proposal
 from raykeeper.actors.member.tokens import make_token
-from raykeeper.schema.auth_operations import AuthEnable, AuthOperation, UserAdd, UserGrantRole, UserRevokeRole
+from raykeeper.schema.auth_operations import (
+    Access,
+    AuthEnable,
+    AuthOperation,
+    Permission,
+    RoleAdd,
+    RoleDelete,
+    RoleGrantPermission,
+    RoleRevokePermission,
+    UserAdd,
+    UserDelete,
+    UserGrantRole,
+    UserRevokeRole,
+    UserSetPassword,
+)
 from raykeeper.schema.commands import ByUser, Caller, ClientWrite, ClientWrites, Command, OpenSession, encode
+from raykeeper.schema.operations import KeyRange
 
 if TYPE_CHECKING:
     from raykeeper.store.state.machine import State
@@ -83,9 +98,28 @@ class UserTender:
         if self.world.closing:
             if not self._may_write(state):
                 self._write(state, root, UserGrantRole(WRITER, "root"))
+        elif self.rng.random() < 0.3:
+            self._write(state, root, self._about_a_guest(state))
         else:
             kind = UserRevokeRole if self._may_write(state) else UserGrantRole
             self._write(state, root, kind(WRITER, "root"))
+
+    def _about_a_guest(self, state: State) -> AuthOperation:
+        """Somebody else's rights change, which concerns nobody."""
+        permission = Permission(Access.READWRITE, KeyRange(b"g", b"h"))
+        return self.rng.choice(
+            (
+                UserAdd("guest", b"h"),
+                UserSetPassword("guest", b"i"),
+                UserDelete("guest"),
+                RoleAdd("guests"),
+                RoleGrantPermission("guests", permission),
+                RoleRevokePermission("guests", permission.names),
+                RoleDelete("guests"),
+                UserGrantRole("guest", "guests"),
+                UserRevokeRole("guest", "guests"),
+            )
+        )
 
     def _write(self, state: State, caller: Caller | None, *operations: AuthOperation) -> None:
         """One command of a session of root's, which is opened first."""

@@ -12,8 +12,7 @@ from raykeeper.actors.member.lessor import Lessor
 from raykeeper.actors.member.replica import Replica
 from raykeeper.raft import Node
 from raykeeper.raft.leader_lease import Promise, PromiseRounds
-from raykeeper.schema.commands import PassTime
-from raykeeper.store.state.cluster_clock import ClockReading, ClusterClock
+from raykeeper.store.state.cluster_clock import ClusterClock
 from raykeeper.store.state.lease_table import LeaseRecord
 from simulation.mutants.registry import mutant, patched, together
 
@@ -138,32 +137,3 @@ def _renewed_beside_the_log() -> AbstractContextManager[None]:
         return lease.until is not None or lease.id in lessor._checkpointing
 
     return patched(Lessor, "_runs_out", runs_out)
-
-
-@mutant("a reading of the clock that does not go on", "reigns")
-def _equal_readings() -> AbstractContextManager[None]:
-    """Two readings may be equal, and members count on from the first of them that they saw."""
-    pass_time = ClusterClock.pass_time
-
-    def equal(clock: ClusterClock, command: PassTime, index: int, horizon: float) -> bool:
-        if command.since == clock.seconds and command.seconds == 0 and command.begins:
-            clock.beginnings = [*clock.beginnings, ClockReading(clock.seconds, index, command.revision)]
-            return True
-        return pass_time(clock, command, index, horizon)
-
-    original = ClusterTime.work
-
-    def work(time: ClusterTime, now: float, pause: float) -> None:
-        reading, asked = time.reading, [False]
-
-        def first_goes_on(at: float) -> float:
-            first, asked[0] = not asked[0], True
-            return reading(at) + (1.0 if first else 0.0)
-
-        time.reading = first_goes_on  # type: ignore[method-assign]
-        try:
-            original(time, now, pause)
-        finally:
-            del time.reading
-
-    return together(patched(ClusterClock, "pass_time", equal), patched(ClusterTime, "work", work))
