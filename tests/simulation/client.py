@@ -26,7 +26,7 @@ from raykeeper.schema.replies import reply_bytes
 from simulation.member import DRIFT, Clock
 
 if TYPE_CHECKING:
-    from simulation.coordination import Lodger
+    from simulation.lodgers import Lodger
     from simulation.scripts import Script
     from simulation.workload import Worker
     from simulation.world import World

@@ -19,7 +19,7 @@ from simulation.dependency_cycles import Transaction
 if TYPE_CHECKING:
     import random
 
-    from simulation.workload import History
+    from simulation.history import History
 
 LISTS = tuple(b"l%d" % n for n in range(4))
 LISTS_RANGE = KeyRange(b"l0", b"l4")

@@ -17,7 +17,7 @@ from raykeeper.actors.proxy.lease_service import LeaseService
 from raykeeper.actors.proxy.rpc_status import RpcError
 from raykeeper.errors import LeaseNotFound, RequestTimeout
 from simulation.checker import Violation
-from simulation.coordination import Lodger
+from simulation.lodgers import Candidate, Contender, Lodger, Spectator, Tenant, Watcher
 from simulation.proxy import Backend, Context, understood
 from simulation.scripts import SimClient, now
 
@@ -109,3 +109,17 @@ class EtcdTenant(Lodger):
             await LeaseService(backend).revoke(
                 LeaseRevokeRequest(ID=lease.id).SerializeToString(), Context(now() + 4.0)
             )
+
+
+def populate(client: Client) -> None:
+    """Let a client's lodgers move in."""
+    profile = client.world.profile
+    for kind, many in (
+        (EtcdTenant, profile.proxied_tenants),
+        (Watcher, profile.watchers),
+        (Tenant, profile.tenants),
+        (Contender, profile.contenders),
+        (Candidate, profile.candidates),
+        (Spectator, 1 if profile.candidates and client.number == 1 else 0),
+    ):
+        client.lodgers += [kind(client, number) for number in range(many)]

@@ -38,54 +38,14 @@ from raykeeper.schema.operations import (
     Txn,
     TxnCompare,
 )
-from simulation.checker import NEVER, Call, Observation, Seen, Violation
+from simulation.checker import Call, Observation, Seen, Violation
 from simulation.dependency_cycles import Transaction
-from simulation.list_append import LISTS, ListAppend
+from simulation.history import COUNTERS, EVERYTHING, HERD, HERD_RANGE, PAIR, PAIR_RANGE, REGISTERS
+from simulation.list_append import ListAppend
 from simulation.proxy import Proxy
 
 if TYPE_CHECKING:
     from simulation.client import Client
-
-REGISTERS = tuple(b"r%d" % n for n in range(5))
-COUNTERS = (b"c0", b"c1")
-PAIR = (b"p0", b"p1")
-EVERYTHING = KeyRange(b"c", b"r:")
-"""All of these, and none of the keys that coordination calls write."""
-PAIR_RANGE = KeyRange(b"p0", b"p2")
-HERD = tuple(b"h%02d" % n for n in range(15))
-"""Keys that are put and deleted together."""
-HERD_RANGE = KeyRange(b"h", b"i")
-KEYS = (*REGISTERS, *COUNTERS, *PAIR, *HERD, *LISTS)
-"""All that workers write."""
-
-
-class History:
-    """What all clients did and saw, on one counter of events."""
-
-    def __init__(self) -> None:
-        self._clock = 0
-        self.calls: dict[bytes, list[Call]] = {}
-        self.observations: list[Observation] = []
-        self.open_deletes: list[tuple[bytes, int]] = []
-        """(key, invoked) of deletions that nobody knows the outcome of."""
-        self.offered: set[bytes] = set()
-        """All values that anybody ever tried to write."""
-        self.without_effect: dict[bytes, str] = {}
-        """Values of writes of which an error said that they had no effect."""
-        self.transactions: list[Transaction] = []
-        """On lists, of all outcomes."""
-        self.increments: dict[bytes, list[int | None]] = {key: [] for key in COUNTERS}
-        """Of every increment that was begun: the count before it, or ``None`` if it is not known yet."""
-        self.started = 0
-        self.succeeded = 0
-        self.denied = 0
-        self.refused = 0
-        self.unknown = 0
-
-    def point(self) -> int:
-        """The next point in the order of all events."""
-        self._clock += 1
-        return self._clock
 
 
 class Worker(ListAppend):
@@ -492,46 +452,3 @@ class Worker(ListAppend):
             call.returned = seen.returned
 
         self._run(Put(key, value, prev=True), f"add to {key!r}", [], judge, request_id=RequestId(request_id, b""))
-
-
-def read_all(client: Client) -> int:
-    """Read every object once, all at the same time; returns the number of reads."""
-    herd = HERD[:1] if "herd" in client.world.profile.mix else ()
-    lists = LISTS[:1] if "append" in client.world.profile.mix else ()
-    readers = [FinalReader(client, key) for key in (*REGISTERS, *COUNTERS, PAIR[0], *herd, *lists)]
-    for reader in readers:
-        reader.read()
-    return len(readers)
-
-
-class FinalReader(Worker):
-    """Reads one object, until it is answered."""
-
-    def __init__(self, client: Client, key: bytes) -> None:
-        self._key = key
-        super().__init__(client, 0, Proxy(client) if client.world.profile.proxied else None)
-        self.name = "final"
-
-    def _begin(self) -> None:
-        """Nothing by itself."""
-
-    def read(self) -> None:
-        if self._key in COUNTERS:
-            self._do_count(self._key)
-        elif self._key in PAIR:
-            self._do_pair_get()
-        elif self._key in HERD:
-            self._do_herd()
-        elif self._key in LISTS:
-            self._do_lists(always=True)
-        else:
-            self._do_get(self._key)
-
-    def _next(self, token: int) -> None:
-        if token == self._token and not self._answered():
-            self.read()
-
-    def _answered(self) -> bool:
-        if self._key in LISTS:
-            return any(each.client == "final" and each.returned != NEVER for each in self.history.transactions)
-        return any(call.client == "final" and call.returned != NEVER for call in self.history.calls.get(self._key, []))

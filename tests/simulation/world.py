@@ -36,20 +36,23 @@ from simulation.checker import (
 )
 from simulation.chronicle import Chronicle
 from simulation.client import Client
-from simulation.coordination import STRAY, Book, check_content, populate
+from simulation.coordination import STRAY, Book, check_content
 from simulation.coverage import Coverage
 from simulation.deaths import Deaths
 from simulation.dependency_cycles import check_transactions
+from simulation.final_reads import read_all
 from simulation.focused_profiles import draw
+from simulation.history import COUNTERS, KEYS, History
 from simulation.invariants import Observer
 from simulation.member import DRIFT, FOLDER, Member
 from simulation.nemesis import Nemesis
 from simulation.network import Network
 from simulation.profiles import Profile
+from simulation.proxied_leases import populate
 from simulation.proxy import Proxy, imagined
 from simulation.scripts import replaced
 from simulation.users import UserTender
-from simulation.workload import COUNTERS, KEYS, History, Worker, read_all
+from simulation.workload import Worker
 
 SEGMENT_BYTES = 4 * 1024
 """Of the Raft logs: small, so that a run goes through many segments."""
