@@ -80,7 +80,7 @@ simulation: $(STAMP)
 	@$(BIN)/pytest -q -n auto tests/simulation
 
 # A campaign of simulated clusters: SEEDS of them, resumable, on all cores, and what they reached. SEED=n runs one again
-# and prints its trace; KEEP=n chooses the corpus anew, of at most n seeds.
+# and prints its trace; KEEP=n chooses the corpus again, of at most n seeds.
 SEEDS ?= 200
 simulate: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m simulation.campaign \

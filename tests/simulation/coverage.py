@@ -91,7 +91,7 @@ _ROLES = {
     ("leader", "follower"): "steps down",
     ("candidate", "follower"): "gives a campaign up",
     ("pre-candidate", "follower"): "gives pre-votes up",
-    ("candidate", "pre-candidate"): "campaigns anew",
+    ("candidate", "pre-candidate"): "campaigns again",
     ("leader", "pre-candidate"): "leaves the lead to campaign",
     ("leader", "candidate"): "leaves the lead to campaign",
 }

@@ -154,7 +154,7 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         lose_all_at_the_end=True,
         seconds=12.0,
     ),
-    # Logs that rot, mostly in what was synced last: whoever has forgotten a promise must not serve again.
+    # Logs that rot, mostly in what was synced last: a member that has forgotten a promise must not serve again.
     "log rot": _focus(
         {"log_rot": 5, "crash": 2, "power": 3, "fuse": 2, "isolate": 2, "transfer": 1, "storm": 1},
         fault_pause=0.5,
