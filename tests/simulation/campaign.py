@@ -181,7 +181,7 @@ def main() -> int:
     parser.add_argument("--profile", choices=sorted(PROFILES), help="with --seed: another profile than the seed's own")
     parser.add_argument("--verbose", action="store_true", help="with --seed: print the trace")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--keep", type=int, help="choose the corpus again, of at most so many seeds: see corpus.py")
+    parser.add_argument("--keep", type=int, help="choose the corpus again, of at most this many seeds: see corpus.py")
     parser.add_argument("--minutes", type=float, help="stop after so long; the same command goes on later")
     parser.add_argument(
         "--state", type=Path, default=ROOT / "build" / "simulation", help="where finished seeds are kept"

@@ -1,8 +1,8 @@
 """Seeds that are known to reach much: ``corpus.txt``, which the suite runs before all else.
 
 A line is a seed and its profile. They were chosen from campaigns, one after the other, each for the pairs
-(``coverage``) that those before it had not reached. What a seed does changes with the code, so that the list is no
-record of anything: it only is a better beginning than seeds from 0 on. ``make simulate KEEP=n`` chooses again, from
+(``coverage``) that those before it had not reached. What a seed does changes with the code, so the list
+records nothing: it only is a better beginning than seeds from 0 on. ``make simulate KEEP=n`` chooses again, from
 what is in the list and what the campaign has run.
 """
 

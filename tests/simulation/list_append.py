@@ -43,8 +43,8 @@ class ListAppend:
     """By key, as it was seen last: its mod_revision, and its elements."""
 
     def _do_lists(self, always: bool = False) -> None:
-        """Read all lists, in one transaction; or, unless ``always``, what some member knows of them, which is no part
-        of the history."""
+        """Read all lists, in one transaction; or, unless ``always``, what some member knows of them, which does not
+        belong to the history."""
         if not always and self.rng.random() < 0.3:
 
             def note(answer: RangeAnswer, seen: Observation) -> None:
