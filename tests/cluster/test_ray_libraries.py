@@ -18,6 +18,12 @@ pytestmark = pytest.mark.survival
 EXAMPLES: list[tuple[str, tuple[str, ...], list[str], list[str]]] = [
     ("training_gang.py", (), ["--steps", "24"], ["the lost worker is replaced", "every step counts once"]),
     ("exactly_once_data.py", ("pandas", "pyarrow"), ["--files", "20"], ["some were tried again", "each once"]),
+    (
+        "ray_train.py",
+        ("pandas", "pyarrow", "tensorboardX"),
+        ["--steps", "30"],
+        ["each step counts once"],
+    ),
     ("serve_rollout.py", ("fastapi", "uvicorn"), [], ["is refused", "has done it", "all replicas are there again"]),
     ("jobs.py", ("aiohttp_cors", "colorful"), [], ["it has both", "the other did not", "each tick was done once"]),
 ]
