@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from lab.browser import SCHEMES, VIEWS, WIDTHS, OpenConsole, browser
@@ -14,6 +16,7 @@ from lab.http2.http_client import request
 from lab.onemember import in_thread
 from lab.patience import PATIENCE, until
 from raykeeper.actors.client import hub_pool
+from raykeeper.schema.frames import MemberStatus
 
 TTL = 300.0
 MARKUP = '<img src=x onerror="window.hacked=1"><svg onload=window.hacked=1>\'"&amp;'
@@ -115,6 +118,32 @@ def test_each_view_shows_what_the_api_says_as_text_at_any_width(open_console: Op
         console.wait_for(f"jobs/new = {MARKUP}", "1 so far")
         assert console.complaints == []
         assert kept
+
+
+def test_since_when_members_have_their_roles_or_are_lost(
+    open_console: OpenConsole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with etcd_port(console="read") as port:
+        calls = port.proxy.services.calls
+        status = calls.status
+        lost = {2: time.time() - 4 * 86_400}
+
+        async def changed(member: int) -> MemberStatus | None:
+            found = await status(member)
+            if found is None:
+                return None
+            more = {"voters": (1, 2), "lost_since": lost, "silent": {2: 5.0}, "role_for": 400.0}
+            return msgspec.structs.replace(found, **more)
+
+        monkeypatch.setattr(calls, "status", changed)
+        for width in WIDTHS:
+            console = open_console(port.endpoint, width)
+            console.open("cluster")
+            console.wait_for("for 7 min", "lost for 4.0 d", "m2 does not serve: it does not answer")
+            assert "silent for" not in console.text()
+            assert console.overflow() <= 0, width
+            assert console.complaints == []
+            console.page.context.close()
 
 
 def test_an_action_asks_back_and_is_done_only_then(open_console: OpenConsole) -> None:

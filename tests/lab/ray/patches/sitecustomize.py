@@ -93,10 +93,7 @@ def _refuse(*arguments: Any) -> None:
 
 def _newer(module: ModuleType) -> None:
     """A line ``newer commands:COMMANDS_VERSION`` stands for code of a newer version that was just installed: processes
-    that start from then on know version 2 of the commands, which brought ``Configure``. With ``broken`` that code
-    cannot be loaded."""
-    if _action("commands:COMMANDS_VERSION") == "broken":
-        raise ImportError("this version is broken")
+    that start from then on know version 2 of the commands, which brought ``Configure``."""
     module.SINCE[module.Configure] = 2
     if _action("commands:COMMANDS_VERSION") == "newer":
         module.COMMANDS_VERSION = 2
