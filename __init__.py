@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .actors.client.client_info import ClientInfo, Owner
     from .actors.client.leases import AsyncLease, Lease, LeaseInfo
     from .actors.client.load_tables import ClusterTop
+    from .actors.client.loss_watch import LossWatch, end_actor_when_lost
     from .actors.client.results import (
         END,
         KEEP,
@@ -76,6 +77,7 @@ _LAZY = {
     ".actors.client.cached": ("AsyncCached", "Cached"),
     ".actors.client.client_info": ("ClientInfo", "Owner"),
     ".actors.client.leases": ("AsyncLease", "Lease", "LeaseInfo"),
+    ".actors.client.loss_watch": ("LossWatch", "end_actor_when_lost"),
     ".actors.client.txn_parts": ("Compare", "Op"),
     ".actors.client.results": (
         "END",
@@ -142,6 +144,7 @@ __all__ = [
     "LeaseLost",
     "LeaseNotFound",
     "LockLost",
+    "LossWatch",
     "MemberInfo",
     "MembersMissing",
     "NoSpace",
@@ -168,6 +171,7 @@ __all__ = [
     "codec",
     "connect",
     "discard",
+    "end_actor_when_lost",
     "launch",
     "restore",
 ]

@@ -566,6 +566,16 @@ RATE_PAUSE_S = 0.001
 """The shortest time between two looks whether tokens have come..."""
 RATE_MAX_PAUSE_S = 0.1
 """... and the longest."""
+MAX_LIVES = 256
+"""Actors, jobs and drivers to which leases of one process are bound."""
+LIFE_CHECK_S = 0.1
+"""Between two looks at whether their processes have ended..."""
+LIFE_LOOK_S = 0.5
+"""... and between two questions to Ray whether they are dead for good..."""
+LIFE_ANSWER_S = 2.0
+"""... which it has to answer within this time."""
+MAX_LOSS_WATCHES = 256
+"""Losses for which an actor is to be ended, in one process: each has a thread."""
 MAX_CALLBACKS = 256
 """Functions that are called on changes or for the connection, in one process: each has a thread or a task."""
 CONNECTION_CHECK_S = 1.0
@@ -655,6 +665,14 @@ MONITOR_REFRESH_S = 2.0
 """How often a process says that it wants to be monitored: a member that was started again does not know."""
 MONITOR_PAUSE_S = 0.02
 """Pause after the first attempt without success; it doubles up to the above."""
+MAX_WATCHED_PROCESSES = 4096
+"""Processes of its node that a proxy watches, where no member runs..."""
+MAX_WATCH_CLAIMS = 256
+"""... and of these, how many wait for the cluster to say whose their session is."""
+PROXY_MONITOR_S = 5.0
+"""Seconds for which a process waits for the proxy of its node to watch it."""
+PROXY_LOOK_MAX_S = 60.0
+"""Between two looks for a proxy where there was none, at most."""
 DEATH_REPORT_S = 30.0
 """Seconds for which a member tries to report the death of a process; then the TTLs of leases must do."""
 DEATH_REPORT_CALL_S = 2.0

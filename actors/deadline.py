@@ -15,8 +15,8 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
 from typing import Any, ParamSpec, TypeVar
 
 from ..errors import RequestTimeout
@@ -37,13 +37,16 @@ def covering(seconds: float | None) -> Iterator[None]:
         seconds: until the deadline; ``None`` sets none.
     """
     until = math.inf if seconds is None else time.monotonic() + seconds
-    token = _until.set(min(until, _until.get()))
+    tokens: list[Token[float]] = []
     try:
+        tokens.extend(map(_until.set, (min(until, _until.get()),)))  # one call: an interrupt (Ctrl-C) finds the token
         yield
     finally:
-        # An abandoned coroutine is finalized in any context: its own is gone, and the deadline with it.
-        with suppress(ValueError):
-            _until.reset(token)
+        try:
+            if tokens:
+                _until.reset(tokens[0])
+        except ValueError:  # an abandoned coroutine is finalized in any context: its own is gone, and the deadline too
+            pass
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from ..limits import POLL_PAUSE_S, STATUS_TIMEOUT_S
 from ..schema.frames import MemberStatus
 from ..spec import RAYS_OWN
 from .deadline import at_most, pause_between_checks
-from .naming import NAMESPACE, SUPERVISOR, MemberSpec, actor_name
+from .naming import NAMESPACE, SUPERVISOR, MemberSpec, actor_name, proxy_name
+from .proxy_claims import WatchOffer
 from .ray_attached import attached
 from .ray_calls import check_not_forked, in_time
 from .ray_view import RayNode
@@ -95,6 +96,26 @@ def collect(references: dict[K, Any], timeout: float) -> dict[K, Any]:
         except (ray.exceptions.RayError, TimeoutError):
             continue
     return results
+
+
+def ask_watch_offer(cluster_name: str, node: str) -> WatchOffer | None:
+    """Ask the proxy of a node how it watches processes; ``None`` if there is no proxy, or if this process, over Ray
+    Client, is on no node.
+
+    Raises:
+        Unavailable: Ray does not answer before the deadline of the current call.
+        RayError: the proxy does not answer.
+    """
+    if ray.util.client.ray.is_connected():  # type: ignore[no-untyped-call]
+        return None
+    try:
+        name = actor_name(cluster_name, proxy_name(node))
+        proxy: Any = in_time(attached(ray.get_actor), name, namespace=NAMESPACE)
+    except ValueError:
+        return None
+    answer: Any = in_time(ray.get, proxy.watch_offer.remote(), timeout=at_most(STATUS_TIMEOUT_S))
+    offer: WatchOffer | None = answer
+    return offer
 
 
 def settled_statuses(handles: dict[int, Any], timeout: float) -> dict[int, MemberStatus]:

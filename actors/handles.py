@@ -7,7 +7,7 @@ is cut off. Recipes use nothing but the handle's other calls; each is loaded whe
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..limits import IN_USE_NAMES
 from .client import aio as kv_async
@@ -39,7 +39,7 @@ T = TypeVar("T")
 class Coordination:
     """The coordination calls of a ``Client``."""
 
-    def lock(self, name: Name, ttl: float = 10) -> Lock:
+    def lock(self, name: Name, ttl: float = 10, *, bound_to: Any = None) -> Lock:
         """An exclusive lock, first come, first served.
 
         ::
@@ -50,15 +50,17 @@ class Coordination:
         Args:
             name: the lock's name, ``str`` or ``bytes``, within the handle's namespace.
             ttl: seconds after which a dead holder, or one that is cut off, loses it.
+            bound_to: whose death frees it before that: ``"process"`` (the default), ``"ttl"`` (nobody's), the handle of
+                an actor, ``"job"`` or ``"driver"``, as for :meth:`lease`.
 
         Raises:
             InvalidArgument: the name or the TTL is not valid.
         """
         from .recipes.lock import Lock
 
-        return Lock(cast("Client", self), name, ttl)
+        return Lock(cast("Client", self), name, ttl, bound_to)
 
-    def rwlock(self, name: Name, ttl: float = 10) -> RWLock:
+    def rwlock(self, name: Name, ttl: float = 10, *, bound_to: Any = None) -> RWLock:
         """A lock for many readers or one writer, first come, first served, so that neither starves.
 
         ::
@@ -69,15 +71,17 @@ class Coordination:
         Args:
             name: the lock's name, ``str`` or ``bytes``, within the handle's namespace.
             ttl: seconds after which a dead holder, or one that is cut off, loses it.
+            bound_to: whose death frees it before that: ``"process"`` (the default), ``"ttl"`` (nobody's), the handle of
+                an actor, ``"job"`` or ``"driver"``, as for :meth:`lease`.
 
         Raises:
             InvalidArgument: the name or the TTL is not valid.
         """
         from .recipes.rwlock import RWLock
 
-        return RWLock(cast("Client", self), name, ttl)
+        return RWLock(cast("Client", self), name, ttl, bound_to)
 
-    def semaphore(self, name: Name, limit: int, ttl: float = 10, weight: int = 1) -> Semaphore:
+    def semaphore(self, name: Name, limit: int, ttl: float = 10, weight: int = 1, *, bound_to: Any = None) -> Semaphore:
         """A semaphore: at most ``limit`` slots are held at a time, first come, first served.
 
         ::
@@ -92,15 +96,17 @@ class Coordination:
             limit: how many slots there are, at least 1; all that use the name must give the same.
             ttl: seconds after which a dead holder, or one that is cut off, loses its slots.
             weight: how many slots it takes at once, unless ``acquire`` says otherwise.
+            bound_to: whose death frees it before that: ``"process"`` (the default), ``"ttl"`` (nobody's), the handle of
+                an actor, ``"job"`` or ``"driver"``, as for :meth:`lease`.
 
         Raises:
             InvalidArgument: an argument is not valid.
         """
         from .recipes.semaphore import Semaphore
 
-        return Semaphore(cast("Client", self), name, limit, ttl, weight)
+        return Semaphore(cast("Client", self), name, limit, ttl, weight, bound_to)
 
-    def election(self, name: Name, ttl: float = 10) -> Election:
+    def election(self, name: Name, ttl: float = 10, *, bound_to: Any = None) -> Election:
         """The election of a leader, and one candidate in it.
 
         ::
@@ -112,13 +118,15 @@ class Coordination:
         Args:
             name: the election's name, ``str`` or ``bytes``, within the handle's namespace.
             ttl: seconds after which a dead leader, or one that is cut off, no longer leads.
+            bound_to: whose death frees it before that: ``"process"`` (the default), ``"ttl"`` (nobody's), the handle of
+                an actor, ``"job"`` or ``"driver"``, as for :meth:`lease`.
 
         Raises:
             InvalidArgument: the name or the TTL is not valid.
         """
         from .recipes.election import Election
 
-        return Election(cast("Client", self), name, ttl)
+        return Election(cast("Client", self), name, ttl, bound_to)
 
     def barrier(self, name: Name, parties: int, ttl: float = 10) -> Barrier:
         """A barrier: no party goes on before ``parties`` have arrived. It can be used again and again.
@@ -403,29 +411,31 @@ class Coordination:
 class AsyncCoordination:
     """The coordination calls of an ``AsyncClient``."""
 
-    def lock(self, name: Name, ttl: float = 10) -> AsyncLock:
+    def lock(self, name: Name, ttl: float = 10, *, bound_to: Any = None) -> AsyncLock:
         """An exclusive lock, first come, first served: see ``Client.lock``."""
         from .recipes.lock import AsyncLock
 
-        return AsyncLock(cast("AsyncClient", self), name, ttl)
+        return AsyncLock(cast("AsyncClient", self), name, ttl, bound_to)
 
-    def rwlock(self, name: Name, ttl: float = 10) -> AsyncRWLock:
+    def rwlock(self, name: Name, ttl: float = 10, *, bound_to: Any = None) -> AsyncRWLock:
         """A lock for many readers or one writer, first come, first served: see ``Client.rwlock``."""
         from .recipes.rwlock import AsyncRWLock
 
-        return AsyncRWLock(cast("AsyncClient", self), name, ttl)
+        return AsyncRWLock(cast("AsyncClient", self), name, ttl, bound_to)
 
-    def semaphore(self, name: Name, limit: int, ttl: float = 10, weight: int = 1) -> AsyncSemaphore:
+    def semaphore(
+        self, name: Name, limit: int, ttl: float = 10, weight: int = 1, *, bound_to: Any = None
+    ) -> AsyncSemaphore:
         """A semaphore: at most ``limit`` holders at a time, first come, first served: see ``Client.semaphore``."""
         from .recipes.semaphore import AsyncSemaphore
 
-        return AsyncSemaphore(cast("AsyncClient", self), name, limit, ttl, weight)
+        return AsyncSemaphore(cast("AsyncClient", self), name, limit, ttl, weight, bound_to)
 
-    def election(self, name: Name, ttl: float = 10) -> AsyncElection:
+    def election(self, name: Name, ttl: float = 10, *, bound_to: Any = None) -> AsyncElection:
         """The election of a leader, and one candidate in it: see ``Client.election``."""
         from .recipes.election import AsyncElection
 
-        return AsyncElection(cast("AsyncClient", self), name, ttl)
+        return AsyncElection(cast("AsyncClient", self), name, ttl, bound_to)
 
     def barrier(self, name: Name, parties: int, ttl: float = 10) -> AsyncBarrier:
         """A barrier: no party goes on before ``parties`` have arrived: see ``Client.barrier``."""

@@ -70,13 +70,20 @@ def administer_as(cluster_name: str, source: TokenSource | None) -> None:
         _sources[cluster_name] = source
 
 
-def administer(cluster_name: str, cluster: int, command: Administration, deadline: float) -> Answer:
+def administer(
+    cluster_name: str,
+    cluster: int,
+    command: Administration,
+    deadline: float,
+    source: TokenSource | None = None,
+) -> Answer:
     """Have a command applied by the cluster, and return its answer.
 
     Args:
         cluster: id of the cluster.
         command: idempotent, as they all are.
         deadline: by ``time.monotonic``.
+        source: for whom; ``None`` is for whom this process administers the cluster.
 
     Raises:
         Unavailable: no leader could be asked in time; the command had no effect.
@@ -85,7 +92,8 @@ def administer(cluster_name: str, cluster: int, command: Administration, deadlin
         ClusterNotFound: no member of it runs.
         InvalidArgument: the members refuse the command.
     """
-    return _ask_leader(cluster_name, lambda left: Administer(cluster, left, command), deadline, Written).answers[0]
+    frame = partial(Administer, cluster, command=command)
+    return _ask_leader(cluster_name, frame, deadline, Written, source).answers[0]
 
 
 def change_membership(
@@ -112,6 +120,18 @@ def ask_clients(cluster_name: str, cluster: int, deadline: float) -> list[Client
         clients += answer.clients
         if not answer.more or not answer.clients:
             return clients
+
+
+def ask_client(
+    cluster_name: str, cluster: int, session: int, deadline: float, source: TokenSource
+) -> ClientStatus | None:
+    """Who the client with that session is; ``None`` if there is no such session.
+
+    For arguments and errors see :func:`administer`.
+    """
+    frame = partial(AskClients, cluster, after=session - 1)
+    clients = _ask_leader(cluster_name, frame, deadline, ClientsListed, source).clients
+    return next((client for client in clients if client.session == session and client.open), None)
 
 
 def ask_events(cluster_name: str, cluster: int, after: int, deadline: float) -> tuple[tuple[int, ClusterEvent], ...]:
@@ -146,7 +166,13 @@ def expect(answer: Answer) -> Answer:
 R = TypeVar("R", Written, ClientsListed, EventsListed)
 
 
-def _ask_leader(cluster_name: str, frame: Callable[[float], Any], deadline: float, kind: type[R]) -> R:
+def _ask_leader(
+    cluster_name: str,
+    frame: Callable[[float], Any],
+    deadline: float,
+    kind: type[R],
+    source: TokenSource | None = None,
+) -> R:
     """Ask the leader until it answers; ``frame`` makes the request from the seconds that are left.
 
     ``unknown`` stays set once a request may have been accepted: from then on a failure is a ``RequestTimeout``, even if
@@ -168,7 +194,8 @@ def _ask_leader(cluster_name: str, frame: Callable[[float], Any], deadline: floa
             if hint and member != hint:
                 continue
             patience = at_most(min(left, ADMINISTRATION_CALL_TIMEOUT_S))
-            reply = _call(access, member, _with_token(cluster_name, handles[member], frame(patience)), patience)
+            request = _with_token(cluster_name, handles[member], frame(patience), source)
+            reply = _call(access, member, request, patience)
             if isinstance(reply, kind):
                 return reply
             if not isinstance(reply, Refused):
@@ -212,17 +239,17 @@ def ask_each(
     return replies
 
 
-def token_for(cluster_name: str, member: Any) -> bytes:
-    """The token with which this process administers a cluster; empty for none."""
-    source = _sources.get(cluster_name)
+def token_for(cluster_name: str, member: Any, source: TokenSource | None = None) -> bytes:
+    """The token with which this process administers a cluster, unless another source is given; empty for none."""
+    source = source or _sources.get(cluster_name)
     try:
         return b"" if source is None else source(member)
     except Unavailable:  # asking it will tell
         return b""
 
 
-def _with_token(cluster_name: str, member: Any, frame: Any) -> bytes:
-    return _encode(AsUser(token_for(cluster_name, member), frame, this_client()))
+def _with_token(cluster_name: str, member: Any, frame: Any, source: TokenSource | None = None) -> bytes:
+    return _encode(AsUser(token_for(cluster_name, member, source), frame, this_client()))
 
 
 def _deadline_error(problem: str, unknown: bool) -> KeeperError:

@@ -43,5 +43,10 @@ def member_name(member: int) -> str:
     return f"m{member}"
 
 
+def proxy_name(node: str) -> str:
+    """The name of the proxy on a node, without the cluster's."""
+    return f"proxy-{node}"
+
+
 encode_member_spec = msgspec.msgpack.Encoder().encode
 decode_member_spec = msgspec.msgpack.Decoder(MemberSpec).decode

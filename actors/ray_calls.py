@@ -20,16 +20,18 @@ import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..errors import ForkedProcess, Unavailable
-from ..limits import MAX_RAY_HELPERS
-from .deadline import time_left
+from ..limits import MAX_RAY_HELPERS, POLL_PAUSE_S
+from .deadline import at_most, time_left
+from .interruptible import Places
 
 T = TypeVar("T")
 
-_helpers = threading.BoundedSemaphore(MAX_RAY_HELPERS)
+_helpers = Places(MAX_RAY_HELPERS)
 
 
 class _Helper:
@@ -41,14 +43,14 @@ class _Helper:
         self.result: Any = None
         self.error: BaseException | None = None
 
-    def run(self, helpers: threading.BoundedSemaphore) -> None:
+    def run(self, helpers: Places) -> None:
         try:
             self.result = self._call()
         except BaseException as error:
             self.error = error
         finally:
             self.over.set()
-            helpers.release()
+            helpers.leave(self, None)
 
 
 def in_time(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
@@ -62,15 +64,20 @@ def in_time(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
         Exception: what the call raised.
     """
     check_not_forked()
-    left = time_left()
-    if left == math.inf:
+    if time_left() == math.inf:
         return call(*arguments, **named)
     name = getattr(call, "__name__", "a call")
     helpers = _helpers
-    if not helpers.acquire(timeout=left):
-        raise Unavailable(f"Ray does not answer: {MAX_RAY_HELPERS} calls already wait for it ({name})")
     helper = _Helper(lambda: call(*arguments, **named))
-    threading.Thread(target=helper.run, args=(helpers,), name=f"raykeeper-ray-{name}", daemon=True).start()
+    try:
+        while not helpers.take(helper):
+            if not time_left():
+                raise Unavailable(f"Ray does not answer: {MAX_RAY_HELPERS} calls already wait for it ({name})")
+            time.sleep(at_most(POLL_PAUSE_S))
+        threading.Thread(target=helper.run, args=(helpers,), name=f"raykeeper-ray-{name}", daemon=True).start()
+    except BaseException:
+        helpers.leave(helper, None)
+        raise
     if not helper.over.wait(time_left()):
         raise Unavailable(f"Ray's control service did not answer in time ({name})", applied=None)
     if helper.error is not None:
@@ -124,7 +131,7 @@ def _in_child() -> None:
         _forked = True
         with contextlib.suppress(Exception):  # some of these are not part of Ray's public interface
             _disable_ray(sys.modules["ray"])
-    _helpers = threading.BoundedSemaphore(MAX_RAY_HELPERS)
+    _helpers = Places(MAX_RAY_HELPERS)
 
 
 os.register_at_fork(before=_before_fork, after_in_child=_in_child)

@@ -57,6 +57,11 @@ def start_of(pid: int) -> int:
     return int(fields[_STARTED]) if len(fields) > _STARTED and fields[_STARTED].isdigit() else 0
 
 
+def namespace_of(pid: int) -> int:
+    """The namespace that a process of this host counts its processes in; 0 if there is none, or it may not be seen."""
+    return _inode(f"/proc/{pid}/ns/pid")
+
+
 def current_task() -> str:
     """The name of the Ray task that runs on this thread, or in this coroutine; empty if there is none."""
     worker = _worker()

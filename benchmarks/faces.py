@@ -65,8 +65,9 @@ class Face(ABC):
         """A lease with a key, which the library keeps alive, if it is to and does such a thing."""
         raise LookupError(f"{type(self).__name__} has no leases")
 
-    def lock(self, name: str) -> Lock:
-        """A contender for a lock."""
+    def lock(self, name: str, ttl: float = 10) -> Lock:
+        """A contender for a lock, whose holder is taken for dead after this many seconds of silence, where the library
+        takes that with the lock."""
         raise LookupError(f"{type(self).__name__} has no locks")
 
     async def close(self) -> None:  # noqa: B027
@@ -129,8 +130,8 @@ class RayKeeper(Face):
         await self.kv.aio.put(key, b"", lease=lease)
         return lease
 
-    def lock(self, name: str) -> Lock:
-        return self.kv.aio.lock(name)
+    def lock(self, name: str, ttl: float = 10) -> Lock:
+        return self.kv.aio.lock(name, ttl)
 
     async def close(self) -> None:
         import ray
@@ -206,8 +207,8 @@ class Etcd(Face):
         await self.client.put(key.encode(), b"", lease=lease)
         return lease
 
-    def lock(self, name: str) -> Lock:
-        lock = self.client.lock(name.encode(), ttl=10)
+    def lock(self, name: str, ttl: float = 10) -> Lock:
+        lock = self.client.lock(name.encode(), ttl=int(ttl))
 
         class Patient:
             """aetcd gives up after 10 s unless it is told not to."""
@@ -219,6 +220,10 @@ class Etcd(Face):
             def release(self) -> Awaitable[Any]:
                 released: Awaitable[Any] = lock.release()
                 return released
+
+            def refresh(self) -> Awaitable[Any]:
+                refreshed: Awaitable[Any] = lock.refresh()
+                return refreshed
 
         return Patient()
 
@@ -234,7 +239,8 @@ class ZooKeeper(Face):
 
         logging.getLogger("kazoo").setLevel(logging.CRITICAL)  # it tells of each connection that a killed leader ends
 
-        self.client = client = KazooClient(hosts=",".join(f"127.0.0.1:{port}" for port in address["ports"]))
+        hosts = ",".join(f"127.0.0.1:{port}" for port in address["ports"])
+        self.client = client = KazooClient(hosts=hosts, timeout=address.get("session", 10.0))
         await asyncio.get_running_loop().run_in_executor(None, client.start)
 
         def sync_get(key: str, value: bytes) -> Any:
@@ -290,7 +296,7 @@ class ZooKeeper(Face):
         while True:
             yield await values.get()
 
-    def lock(self, name: str) -> Lock:
+    def lock(self, name: str, ttl: float = 10) -> Lock:
         lock = self.client.Lock(_path(name))
         loop = asyncio.get_running_loop()
 

@@ -66,6 +66,7 @@ class Plan:
     events: int
     lock_seconds: float
     failovers: int
+    deaths: int
     cached_gets: int
     syncs: int
     watches: int
@@ -99,6 +100,7 @@ QUICK = Plan(
     events=100,
     lock_seconds=0.8,
     failovers=1,
+    deaths=3,
     cached_gets=20_000,
     syncs=30,
     watches=1000,
@@ -117,6 +119,7 @@ FULL = Plan(
     events=500,
     lock_seconds=3.0,
     failovers=5,
+    deaths=10,
     cached_gets=100_000,
     syncs=50,
     watches=10_000,

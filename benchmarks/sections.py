@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import deaths
 import floods
 import leases
 import neighbours
@@ -51,6 +52,9 @@ PARTS = (
     Part("leases", "leases kept by RayKeeper", leases.kept_by_raykeeper, leases.NOTES),
     Part("leases", "leases that end, RayKeeper", leases.ended_by_raykeeper),
     Part("leases", "leases that end, etcd", leases.ended_by_etcd),
+    Part("deaths", "holders killed, RayKeeper", deaths.at_raykeeper, deaths.NOTES),
+    Part("deaths", "holders killed, etcd", deaths.at_etcd),
+    Part("deaths", "holders killed, ZooKeeper", deaths.at_zookeeper),
     Part("sessions", "sessions of RayKeeper", sessions.rows, sessions.NOTES),
     Part("neighbours", "one noisy client", neighbours.rows, neighbours.NOTES),
     Part("floods", "connections without a token", floods.rows, floods.NOTES),

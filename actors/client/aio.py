@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...errors import KeeperError, RequestTimeout
+from ...errors import KeeperError, RequestTimeout, Unavailable
 from .. import arguments as check
 from ..arguments import Key
 from .aio_timeout import on_thread, within
 from .base import Handle
+from .bindings import Binding, binding_of, settled
 from .hub import Hub, clock
 from .leases import (
     AsyncLease,
@@ -26,7 +27,6 @@ from .leases import (
     lease_owner_steps,
     leased_txn_steps,
     list_lease_steps,
-    owned_by_process,
 )
 from .loop_bridge import bridge_to
 from .results import DeleteResult, End, KeyValue, PutResult, RangeResult, TxnResult
@@ -172,22 +172,34 @@ class AsyncKeyValueClient(Handle):
         return await open_async_copy(self, prefix, max_bytes, self._seconds(timeout))
 
     async def lease(
-        self, ttl: float, *, keep_alive: bool = True, bound_to: str | None = None, timeout: float | None = None
+        self, ttl: float, *, keep_alive: bool = True, bound_to: Any = None, timeout: float | None = None
     ) -> AsyncLease:
         """Make a lease: ``async with await kv.aio.lease(10) as lease``. Arguments and errors: see ``Client.lease``."""
         keep = check.flag("keep_alive", keep_alive)
-        owned = owned_by_process(bound_to, keep)
-        granted = await self._run(grant_steps(self._view, ttl, clock() + self._seconds(timeout) / 2, owned), timeout)
-        return AsyncLease(self._derive(self._view), await self._hub(0), granted, keep)
+        owned, life = await self._settled(binding_of(bound_to, keep), timeout)
+        steps = grant_steps(self._view, ttl, clock() + self._seconds(timeout) / 2, bool(owned))
+        granted = await self._run(steps, timeout)
+        return AsyncLease(self._derive(self._view), await self._hub(0), granted, keep, life)
 
     async def leased_txn(
-        self, ttl: float, make: Callable[[int], Op], *, timeout: float | None = None
+        self, ttl: float, make: Callable[[int], Op], *, bound_to: Any = None, timeout: float | None = None
     ) -> tuple[AsyncLease | None, TxnResult]:
         """Make a lease and run a transaction that uses it, in one write: see ``Client.leased_txn``."""
-        granted, result = await self._run(leased_txn_steps(self._view, ttl, make), timeout)
+        owned, life = await self._settled(binding_of(bound_to), timeout)
+        granted, result = await self._run(leased_txn_steps(self._view, ttl, make, bool(owned)), timeout)
         if granted is None:
             return None, result
-        return AsyncLease(self._derive(self._view), await self._hub(0), granted, True), result
+        return AsyncLease(self._derive(self._view), await self._hub(0), granted, True, life), result
+
+    async def _settled(self, binding: Binding, timeout: float | None) -> Binding:
+        """``settled``, on a thread if Ray is to be asked."""
+        if binding.owned is not None:
+            return binding
+        seconds = self._seconds(timeout)
+        asking = asyncio.wrap_future(on_thread("raykeeper-binds", settled, binding, seconds))
+        if not await within(seconds, asking):
+            raise Unavailable("Ray did not say in time whether this actor can be restarted", applied=False)
+        return asking.result()
 
     async def leases(self, *, timeout: float | None = None) -> list[LeaseInfo]:
         """All leases of the cluster: see ``Client.leases``."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from .. import arguments as check
 from ..arguments import Key
+from .bindings import binding_of, settled
 from .blocking import Blocking
 from .hub import clock
 from .leases import (
@@ -27,7 +28,6 @@ from .leases import (
     lease_owner_steps,
     leased_txn_steps,
     list_lease_steps,
-    owned_by_process,
 )
 from .results import DeleteResult, End, KeyValue, PutResult, RangeResult, TxnResult
 from .txn_parts import Condition, Op
@@ -371,7 +371,7 @@ class KeyValueClient(Blocking):
         return open_copy(self, prefix, max_bytes, self._seconds(timeout))
 
     def lease(
-        self, ttl: float, *, keep_alive: bool = True, bound_to: str | None = None, timeout: float | None = None
+        self, ttl: float, *, keep_alive: bool = True, bound_to: Any = None, timeout: float | None = None
     ) -> Lease:
         """Make a lease: keys that are attached to it are deleted when it ends (etcd: LeaseGrant, LeaseKeepAlive).
 
@@ -386,21 +386,24 @@ class KeyValueClient(Blocking):
                 soon after. Choose it longer than an election, which takes one to three seconds.
             keep_alive: keep it alive in the background as long as the returned object exists; otherwise it ends after
                 ``ttl``.
-            bound_to: ``"process"``: it ends at once when this process dies, if a member on its node can see that, and
-                no other process has used it by then; this is the default of a lease that is kept alive. ``"ttl"``: it
-                ends by its TTL alone, so that a process that is started again can adopt it.
+            bound_to: whose death ends it before its TTL. ``"process"``: of this process, at once, if a member on its
+                node can see that, and no other process has used the lease by then; this is the default of a lease that
+                is kept alive. The handle of an actor: of that actor, once Ray says that it is dead for good. ``"job"``
+                and ``"driver"``: of this process's Ray job, or its driver. ``"ttl"``: nobody's, so that a process that
+                is started again can adopt it.
             timeout: seconds; ``None`` is the handle's default.
 
         Raises:
-            InvalidArgument: the TTL is too short or too long.
+            InvalidArgument: the TTL is too short or too long, or ``bound_to`` is nothing that a lease can be bound to.
+            Unavailable: also if Ray does not say whether this actor can be restarted.
         """
         keep = check.flag("keep_alive", keep_alive)
-        owned = owned_by_process(bound_to, keep)
-        granted = self._run(grant_steps(self._view, ttl, clock() + self._seconds(timeout) / 2, owned), timeout)
-        return Lease(self._derive(self._view), self._hub(0), granted, keep)
+        owned, life = settled(binding_of(bound_to, keep), self._seconds(timeout))
+        granted = self._run(grant_steps(self._view, ttl, clock() + self._seconds(timeout) / 2, bool(owned)), timeout)
+        return Lease(self._derive(self._view), self._hub(0), granted, keep, life)
 
     def leased_txn(
-        self, ttl: float, make: Callable[[int], Op], *, timeout: float | None = None
+        self, ttl: float, make: Callable[[int], Op], *, bound_to: Any = None, timeout: float | None = None
     ) -> tuple[Lease | None, TxnResult]:
         """Make a lease and run a transaction that uses it, in one write: both happen, or neither.
 
@@ -413,6 +416,7 @@ class KeyValueClient(Blocking):
             ttl: seconds, as for :meth:`lease`. The lease is kept alive as long as the returned object exists.
             make: is given the lease's id and returns ``Op.txn(...)``. The lease is made before its success branch runs;
                 if the comparisons do not hold, no lease is made.
+            bound_to: whose death ends the lease, as for :meth:`lease`.
             timeout: seconds; ``None`` is the handle's default.
 
         Returns:
@@ -423,8 +427,11 @@ class KeyValueClient(Blocking):
         Raises:
             InvalidArgument: the TTL is too short or too long, or ``make`` returns something else than ``Op.txn(...)``.
         """
-        granted, result = self._run(leased_txn_steps(self._view, ttl, make), timeout)
-        return None if granted is None else Lease(self._derive(self._view), self._hub(0), granted, True), result
+        owned, life = settled(binding_of(bound_to), self._seconds(timeout))
+        granted, result = self._run(leased_txn_steps(self._view, ttl, make, bool(owned)), timeout)
+        if granted is None:
+            return None, result
+        return Lease(self._derive(self._view), self._hub(0), granted, True, life), result
 
     def leases(self, *, timeout: float | None = None) -> list[LeaseInfo]:
         """All leases of the cluster, of all clients (etcd: LeaseLeases); linearizable.

@@ -58,6 +58,7 @@ from .core.watch_core import WatchCore
 from .gc_pacer import gc_pacer
 from .hub_figures import HubFigures
 from .login import UserLogin
+from .proxy_monitor import ProxyMonitor
 from .reading_loop import ReadingLoop
 from .view import Call
 
@@ -165,7 +166,15 @@ class Hub:
         """All watches of the process; use it only inside :meth:`run_locked`."""
         self.lease_core = LeaseCore(cluster, router, self.limits, rng, lambda: self._dispatch_core.session)
         """All leases of the process; use it only inside :meth:`run_locked`."""
-        self.monitor_core = MonitorCore(cluster, router, lambda: self._dispatch_core.session, self.lease_core.owns, rng)
+        self._proxy_monitor = ProxyMonitor(name, transport.node, lambda s: self.monitor_core.monitored_elsewhere(s))
+        self.monitor_core = MonitorCore(
+            cluster,
+            router,
+            lambda: self._dispatch_core.session,
+            self.lease_core.owns,
+            rng,
+            self._proxy_monitor.claim,
+        )
         """Has this process's death noticed, while it owns leases."""
         self._cores: tuple[ClientCore, ...] = (
             self._dispatch_core,
@@ -478,6 +487,7 @@ class Hub:
                 core.close(now)
 
         self.run_locked(close)
+        self._proxy_monitor.close()
         self._wakeups.put(None)
         self.transport.close()
         for listener in list(self.listeners.values()):

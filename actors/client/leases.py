@@ -35,11 +35,13 @@ from .client_info import Owner, owner_info
 from .core.in_flight import LeaseQuestion
 from .core.lease_core import HeldLease
 from .hub import Hub, Listener, clock, this_process
+from .life_monitor import life_monitor
 from .results import TxnResult
 from .txn_parts import Op
 from .view import Call, Steps, View, grant_command, lease_seconds, revoke_command
 
 if TYPE_CHECKING:
+    from ..ray_lives import Life
     from .aio import AsyncKeyValueClient
     from .handle import KeyValueClient
 
@@ -69,19 +71,6 @@ Granted = tuple[int, float, float, bool]
 """The id of a lease, its TTL, the time at which it was asked for, and whether it is owned by this process's session."""
 
 
-def owned_by_process(bound_to: object, keep_alive: bool) -> bool:
-    """Whether a lease ends with its process, as ``bound_to`` says.
-
-    Raises:
-        InvalidArgument: it says something else.
-    """
-    if bound_to is None:
-        return keep_alive
-    if bound_to not in ("process", "ttl"):
-        raise InvalidArgument(f'bound_to must be "process" or "ttl", not {check.shown(bound_to)}')
-    return bound_to == "process"
-
-
 def grant_steps(view: View, ttl: object, deadline: float, owned: bool = False) -> Steps[Granted]:
     """Steps that make a lease.
 
@@ -108,7 +97,9 @@ def fresh_id() -> int:
     return secrets.randbits(LEASE_ID_BITS) | 1
 
 
-def leased_txn_steps(view: View, ttl: object, make: Callable[[int], Op]) -> Steps[tuple[Granted | None, TxnResult]]:
+def leased_txn_steps(
+    view: View, ttl: object, make: Callable[[int], Op], owned: bool = True
+) -> Steps[tuple[Granted | None, TxnResult]]:
     """Steps that make a lease in a transaction, and return what ``grant_steps`` does (``None`` if the comparisons did
     not hold), and the result of the transaction.
 
@@ -119,6 +110,7 @@ def leased_txn_steps(view: View, ttl: object, make: Callable[[int], Op]) -> Step
     Args:
         make: makes the transaction from the lease's id. The id is drawn here, at random, because the transaction must
             know it before the cluster does.
+        owned: whether the session that makes it owns it.
     """
     seconds = lease_seconds(ttl)
     id = fresh_id()
@@ -126,21 +118,21 @@ def leased_txn_steps(view: View, ttl: object, make: Callable[[int], Op]) -> Step
     if not isinstance(txn, Op) or txn.kind != "txn":
         raise InvalidArgument(f"what makes the transaction of a lease must return Op.txn(...), not {check.shown(txn)}")
     parts = dict(txn.arguments)
-    parts["success"] = (_grant_for_task(id, seconds), *check.each("success", parts["success"]))
+    parts["success"] = (_grant_for_task(id, seconds, owned), *check.each("success", parts["success"]))
     asked_at = clock()
     result = yield from view.txn(**parts, request_id=None)
     if not result.succeeded:
         return None, result
     granted, *responses = result.responses
     assert isinstance(granted, float)
-    return (id, granted, asked_at, True), TxnResult(True, tuple(responses), result.revision)
+    return (id, granted, asked_at, owned), TxnResult(True, tuple(responses), result.revision)
 
 
-def _grant_for_task(id: int, seconds: float) -> Op:
-    """``Op.grant``, of a lease that this process owns, with what is to be shown of it. A user's own ``Op.grant`` has
-    none of it: under a ``request_id`` the same operation must be the same bytes."""
+def _grant_for_task(id: int, seconds: float, owned: bool) -> Op:
+    """``Op.grant``, with what is to be shown of the lease, and whether this process owns it. A user's own ``Op.grant``
+    has none of it: under a ``request_id`` the same operation must be the same bytes."""
     shown = {"task": current_task(), "at": time.time()}
-    return Op("grant", {**Op.grant(id, seconds).arguments, **shown, "owned": True})
+    return Op("grant", {**Op.grant(id, seconds).arguments, **shown, "owned": owned})
 
 
 def revoke_steps(lease: object) -> Steps[None]:
@@ -226,6 +218,17 @@ class LossEvent(LockFreeEvent):
         held = self._held
         return held is not None and clock() >= held.good_until
 
+    @property
+    def released(self) -> bool:
+        """Whether this process has let go of the lease by itself."""
+        return self._held is not None and self._held.released
+
+    def release(self) -> None:
+        """As :meth:`set`, where this process lets go of the lease by itself."""
+        if self._held is not None and not self.is_set():
+            self._held.released = True
+        self.set()
+
     def set(self) -> None:
         """Give the lease up: it counts as lost, and is kept alive no longer."""
         if self._held is not None:
@@ -262,7 +265,9 @@ class LossEvent(LockFreeEvent):
 class _Lease:
     """What the sync and the async lease have in common."""
 
-    def __init__(self, hub: Hub, id: int, ttl: float, asked_at: float, owned: bool, keep_alive: bool) -> None:
+    def __init__(
+        self, hub: Hub, id: int, ttl: float, asked_at: float, owned: bool, keep_alive: bool, life: Life | None = None
+    ) -> None:
         self.id = id
         """The lease's id; other processes may use it too."""
         self.ttl = ttl
@@ -270,6 +275,8 @@ class _Lease:
         self.lost = loss = LossEvent(hub.flush_later)
         """Set when the lease can no longer be guaranteed."""
         self._hub = hub
+        self.life_over = False
+        """Whether the actor, job or driver that it is bound to is dead."""
 
         def hold(now: float) -> HeldLease:
             if owned:
@@ -279,6 +286,8 @@ class _Lease:
         self._held: HeldLease = hub.run_locked(hold)
         loss.belong_to(self._held)
         weakref.finalize(self, hub.lease_core.drop_lease, self._held).atexit = False
+        if life is not None:
+            life_monitor.end_with(life, self)
 
     def remaining(self) -> float:
         """The seconds for which the lease is guaranteed even if the cluster cannot be reached; 0 once it is lost."""
@@ -301,10 +310,18 @@ class _Lease:
 
     def revoked(self) -> None:
         """Note that the lease was ended in another way, as by a transaction with ``Op.revoke``."""
+        if not self.lost.is_set():
+            self._held.released = True
+        self._end(LeaseLost("it was revoked"))
+
+    def _life_ended(self, error: LeaseLost) -> None:
+        """The life is over that it is bound to: it is lost, and kept alive no longer."""
+        self.life_over = True
+        self._end(error)
+
+    def _end(self, error: LeaseLost) -> None:
         if self._hub.process == os.getpid():
-            self._hub.run_now_or_soon(
-                lambda now: self._hub.lease_core.lease_ended(self._held, LeaseLost("it was revoked"))
-            )
+            self._hub.run_now_or_soon(lambda now: self._hub.lease_core.lease_ended(self._held, error))
         self.lost.set()
 
     def __repr__(self) -> str:
@@ -328,9 +345,11 @@ class Lease(_Lease):
     It does not pickle: it is kept alive by this process. Another process may use its ``id``.
     """
 
-    def __init__(self, client: KeyValueClient, hub: Hub, granted: Granted, keep_alive: bool) -> None:
+    def __init__(
+        self, client: KeyValueClient, hub: Hub, granted: Granted, keep_alive: bool, life: Life | None = None
+    ) -> None:
         self._client = client
-        super().__init__(hub, *granted, keep_alive)
+        super().__init__(hub, *granted, keep_alive, life)
 
     def keys(self, *, timeout: float | None = None) -> list[bytes]:
         """The keys that are attached to it, as far as the handle that made it sees them.
@@ -361,15 +380,17 @@ class Lease(_Lease):
         try:
             self.revoke()
         except KeeperError:  # it expires by itself, and an exception from inside the block matters more
-            self.lost.set()
+            self.lost.release()
 
 
 class AsyncLease(_Lease):
     """As :class:`Lease`, for asyncio: ``async with await kv.aio.lease(10) as lease``."""
 
-    def __init__(self, client: AsyncKeyValueClient, hub: Hub, granted: Granted, keep_alive: bool) -> None:
+    def __init__(
+        self, client: AsyncKeyValueClient, hub: Hub, granted: Granted, keep_alive: bool, life: Life | None = None
+    ) -> None:
         self._client = client
-        super().__init__(hub, *granted, keep_alive)
+        super().__init__(hub, *granted, keep_alive, life)
 
     async def keys(self, *, timeout: float | None = None) -> list[bytes]:
         """The keys that are attached to it: see ``Lease.keys``."""
@@ -389,4 +410,4 @@ class AsyncLease(_Lease):
         try:
             await self.revoke()
         except KeeperError:
-            self.lost.set()
+            self.lost.release()

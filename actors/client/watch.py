@@ -28,6 +28,7 @@ from ...schema.operations import KeyRange, Range
 from ...schema.validation import check_range
 from .. import arguments as check
 from ..finalizer_guard import LockFreeEvent
+from ..interruptible import refuse_reentry
 from ..transport.loop_reader import LoopReader
 from .core.subscription import NewsSignal, Phase, Subscription
 from .hub import Hub, clock
@@ -247,7 +248,7 @@ class Watch(EventBuffer):
 
     def __init__(self, share: HubShare, view: View, wanted: WatchSpec, timeout: float) -> None:
         self._wakeup = _ThreadSignal(share.hub)
-        self._taker = threading.Lock()
+        self._taker = threading.RLock()
         super().__init__(share, view, wanted, self._wakeup)
         deadline = clock() + timeout
         try:
@@ -274,18 +275,23 @@ class Watch(EventBuffer):
         """
         deadline = _deadline(timeout)
         self._hub.check_process()  # in a forked child the lock may be held by a thread that is gone
-        if not self._taker.acquire(timeout=_bounded(deadline - clock())):
-            return None
+        refuse_reentry(self._taker)
         try:
+            if not self._taker.acquire(timeout=_bounded(deadline - clock())):
+                return None
             while True:
                 self._wakeup.event.clear()
                 event = self._pop()
                 if event is not None or self._over:
                     return event
                 if not self._wait(deadline):
-                    return self._pop()
+                    event = self._pop()
+                    return event
         finally:
-            self._taker.release()
+            try:  # noqa: SIM105 - see interruptible: nothing may run before it
+                self._taker.release()
+            except RuntimeError:  # the time was over
+                pass
 
     def batches(self) -> Iterator[Batch]:
         """Iterate over whole revisions, each as one batch. While nothing happens, progress notices (batches without
@@ -300,6 +306,7 @@ class Watch(EventBuffer):
 
     def _next_batch(self, delivered: int) -> Batch | None:
         self._hub.check_process()
+        refuse_reentry(self._taker)
         with self._taker:
             progress = False
             while True:

@@ -19,9 +19,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ...limits import PROXY_HOST_STOP_S, STOP_TIMEOUT_S
 from ..deadline import at_most, wait_for
 from ..discovery import actors_gone, collect
-from ..naming import NAMESPACE, actor_name
+from ..naming import NAMESPACE, actor_name, proxy_name
 from ..proxy.proxy_actor import ProxyActor, ProxySpec, encode_proxy_spec
-from ..proxy.proxy_lookup import proxy_actors, proxy_name
+from ..proxy.proxy_lookup import proxy_actors
 from ..ray_attached import attached
 from ..ray_calls import in_time
 from ..ray_env import FAST_DEATH

@@ -14,8 +14,9 @@ from typing import Protocol
 import msgspec
 
 from ...limits import PROXY_SILENT_S, PROXY_START_RETRY_S, Settings, decode_settings
+from ..naming import proxy_name
 from ..proxy.proxy_actor import ProxySpec, ProxyStatus
-from ..proxy.proxy_lookup import proxy_actors, proxy_name, proxy_statuses
+from ..proxy.proxy_lookup import proxy_actors, proxy_statuses
 from ..ray_view import RayNode
 from .observe import Observation
 from .proxy_handle import start_proxy, stop_proxies

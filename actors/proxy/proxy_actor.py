@@ -14,27 +14,33 @@ import asyncio
 import errno
 import os
 import threading
+import time
 from typing import Any
 
 import msgspec
 import ray
 
 from ...errors import ClusterMismatch, KeeperError
-from ...limits import PROXY_CONNECT_TIMEOUT_S, PROXY_HOST_STOP_S, PROXY_RETRY_S, ProxyTls
+from ...limits import DEATH_REPORT_CALL_S, PROXY_CONNECT_TIMEOUT_S, PROXY_HOST_STOP_S, PROXY_RETRY_S, ProxyTls
 from ...proxy_address import read_advertised_address, read_listen_address
+from ...schema.client_identity import ClientIdentity
+from ...schema.commands import EndDeadSessions
 from ...schema.portable import Portable
 from ...telemetry import PROCESS
-from ..actor_access import cluster_token
+from ..actor_access import as_the_cluster, cluster_token
 from ..client.aio_timeout import within
 from ..connect import connect
 from ..handles import Client
+from ..leader_call import administer, ask_client, expect
 from ..log_files import flush_log, log_to_ray
 from ..logs import MemberLog
 from ..process import as_daemon
+from ..proxy_claims import WatchOffer
 from ..ray_metrics import hand_to_ray
 from ..transport.descriptors import raise_limit
 from .etcd_proxy import EtcdProxy
 from .membership_tasks import MembershipTasks
+from .process_watch import ProcessWatch
 from .proxy_place import proxy_place
 
 
@@ -94,6 +100,8 @@ class ProxyHost:
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
         self._over = threading.Event()
+        self._watch: ProcessWatch | None = None
+        self._watch_lock = threading.Lock()
         threading.Thread(target=self._run, name="proxy", daemon=True).start()
         hand_to_ray(self._spec.cluster_name, self._spec.name, self._log)
 
@@ -105,6 +113,29 @@ class ProxyHost:
                 self._spec, self._place.node, os.getpid(), why_not_serving=self._why, failed=self._failed
             )
         return ProxyStatus(self._spec, self._place.node, os.getpid(), proxy.url, proxy.member, proxy.connections)
+
+    def watch_offer(self) -> WatchOffer | None:
+        """How a process of this node is watched, so that what it held is free when it is dead (``process_watch.py``);
+        ``None`` if that cannot be."""
+        with self._watch_lock:
+            if self._watch is None:
+                try:
+                    self._watch = ProcessWatch(self._who, self._end_sessions, self._log)
+                except OSError as error:
+                    self._log.warning("no process can be watched: %s", error)
+                    return None
+            return self._watch.offer
+
+    def _who(self, session: int) -> ClientIdentity | None:
+        spec = self._spec
+        deadline = time.monotonic() + DEATH_REPORT_CALL_S
+        client = ask_client(spec.cluster_name, spec.cluster, session, deadline, as_the_cluster)
+        return None if client is None else client.identity
+
+    def _end_sessions(self, sessions: tuple[int, ...]) -> None:
+        spec = self._spec
+        deadline = time.monotonic() + DEATH_REPORT_CALL_S
+        expect(administer(spec.cluster_name, spec.cluster, EndDeadSessions(sessions), deadline, as_the_cluster))
 
     def stop(self) -> bool:
         """Called before it is killed: deregister, and let calls end for a moment; whether all of that is done."""

@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 _PROXY = re.compile(r"proxy-([0-9a-f]+)")
 
 
-def proxy_name(node: str) -> str:
-    """The name of the proxy on a node, without the cluster's."""
-    return f"proxy-{node}"
-
-
 def proxy_actors(cluster_name: str) -> dict[str, Any]:
     """Handles of the proxies that Ray lists, in any state, by the id of the node."""
     found = {}

@@ -23,9 +23,9 @@ from ..actor_access import ActorAccess, as_the_cluster
 from ..client.view import prefix_end
 from ..deadline import at_most
 from ..discovery import alive_nodes, collect, first_member_spec, supervisor_actor
-from ..naming import MemberSpec, member_name
+from ..naming import MemberSpec, member_name, proxy_name
 from ..ray_view import ProxyInfo, RayView, encode_ray_view
-from .proxy_lookup import proxy_actors, proxy_name
+from .proxy_lookup import proxy_actors
 from .proxy_registry import PROXIES, ProxyEntry, read_entry
 
 if TYPE_CHECKING:

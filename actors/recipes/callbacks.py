@@ -51,11 +51,12 @@ from ..client.hub import clock
 from ..client.results import End, Event, KeyValue, RangeResult
 from ..client.watch import AsyncWatch, Watch
 from ..deadline import covering
+from ..interruptible import Places
 from .sync_async import AnyHandle, Unpicklable, cancel_watch, next_event, pause, resolved, run_sync, spawn
 
 ConnectionState = Literal["connected", "suspended", "lost"]
 _log = logging.getLogger("raykeeper.client")
-_counted = threading.BoundedSemaphore(MAX_CALLBACKS)
+_places = Places(MAX_CALLBACKS)
 
 
 class Resync(msgspec.Struct, frozen=True):
@@ -86,7 +87,7 @@ class _CallbackLoop(ABC):
         self.error: Exception | None = None
         self.registered: object = None
         """What the user got, which the handle holds weakly: it is to stay as long as this works."""
-        self.counted = _counted
+        self.places = _places
         self._call = call
 
     @abstractmethod
@@ -107,7 +108,7 @@ class _CallbackLoop(ABC):
                 _log.error("cluster %s: the calls of %s have ended: %s", self.handle.cluster_name, self.what, error)
         finally:
             self.over.set()
-            self.counted.release()
+            self.places.leave(self, None)
             await self.clean_up()
 
     @abstractmethod
@@ -299,14 +300,14 @@ class AsyncCallback(_CallbackBase):
 
 async def _start(caller: _CallbackLoop) -> None:
     """Begin, and leave the rest to a thread or a task."""
-    if not caller.counted.acquire(blocking=False):
-        raise Unavailable(f"{MAX_CALLBACKS} callbacks are registered in this process: no more")
     try:
+        if not caller.places.take(caller):
+            raise Unavailable(f"{MAX_CALLBACKS} callbacks are registered in this process: no more")
         await caller.begin()
         spawn(caller.handle, caller.run(), f"raykeeper-calls-{caller.what}")
     except BaseException:
         caller.stop()
-        caller.counted.release()
+        caller.places.leave(caller, None)
         raise
 
 
@@ -341,8 +342,8 @@ def connection_caller(handle: AnyHandle, call: Callable[[Any], Any]) -> _Callbac
 
 
 def _in_child() -> None:
-    global _counted
-    _counted = threading.BoundedSemaphore(MAX_CALLBACKS)
+    global _places
+    _places = Places(MAX_CALLBACKS)
 
 
 os.register_at_fork(after_in_child=_in_child)

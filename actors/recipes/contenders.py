@@ -32,13 +32,14 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from ...errors import CompactedError, InvalidArgument, KeeperError, LeaseLost
 from ...limits import CLEANUP_GRACE_S, RECIPE_CHECK_S, RECIPE_MAX_PAUSE_S, RECIPE_PAUSE_S
 from ..client.aio import AsyncKeyValueClient
+from ..client.bindings import binding_of
 from ..client.client_info import Owner
 from ..client.leases import AsyncLease, Lease, LeaseInfo, LossEvent
 from ..client.results import KeyValue, PutResult, RangeResult, TxnResult
@@ -162,9 +163,12 @@ class Contenders:
         area: the kind of recipe.
         name: the user's name for it.
         ttl: seconds after which a dead contender's ticket is gone.
+        bound_to: whose death ends its lease before that, as for ``lease``.
     """
 
-    def __init__(self, handle: AnyHandle, area: str, name: str | bytes, ttl: float) -> None:
+    def __init__(self, handle: AnyHandle, area: str, name: str | bytes, ttl: float, bound_to: Any = None) -> None:
+        binding_of(bound_to)
+        self.bound_to = bound_to
         self.handle = handle
         self.space: AnyHandle = handle.reserved(area)
         self.name = name
@@ -199,7 +203,7 @@ class Contenders:
         """
         prefix = prefix or self.ticket_prefix
         lease, result = await leased_txn_or_nothing(
-            self.space, self.ttl, lambda id: self._join_txn(id, prefix, kind, value, compare, chained)
+            self.space, self.ttl, lambda id: self._join_txn(id, prefix, kind, value, compare, chained), self.bound_to
         )
         return None if lease is None else self._ticket_of(lease, prefix, kind, result)
 
@@ -266,7 +270,7 @@ class Contenders:
 
     async def _end(self, ticket: Ticket, ending: Op | None, max_wait: float) -> None:
         lease = ticket.lease
-        lease.lost.set()
+        lease.lost.release()
         await end_lease(lease, lease.id, lease.ttl, ending, max_wait)
 
     def alone(self, ticket: Ticket) -> Condition:
@@ -423,7 +427,7 @@ def contender(item: KeyValue, info: LeaseInfo | None = None) -> Contender:
 
 
 async def leased_txn_or_nothing(
-    space: AnyHandle, ttl: float, make: Callable[[int], Op]
+    space: AnyHandle, ttl: float, make: Callable[[int], Op], bound_to: Any = None
 ) -> tuple[Lease | AsyncLease | None, TxnResult]:
     """As ``leased_txn``, for a transaction all of whose effects are attached to the lease.
 
@@ -439,7 +443,7 @@ async def leased_txn_or_nothing(
     deadline = TimeLimit(min(space.timeout, time_left()) / 2)
     while True:
         try:
-            lease, result = await leased_txn(space, ttl, making)
+            lease, result = await leased_txn(space, ttl, making, bound_to)
         except BaseException as error:
             # The transaction may have happened, but cannot happen after this, which ends the lease.
             if ids and not (isinstance(error, KeeperError) and error.applied is False):
@@ -453,7 +457,7 @@ async def leased_txn_or_nothing(
 async def drop_lease(lease: Lease | AsyncLease) -> None:
     """End a lease; it is kept alive no longer. If the cluster cannot be reached soon, the hub goes on trying in the
     background, until the lease has expired by itself."""
-    lease.lost.set()
+    lease.lost.release()
     await end_lease(lease, lease.id, lease.ttl)
 
 

@@ -139,8 +139,8 @@ class Election(LockLike):
 
     _holder: _Candidate
 
-    def __init__(self, client: KeyValueClient, name: str | bytes, ttl: float = 10) -> None:
-        super().__init__(_Candidate(Contenders(client, "election", name, ttl)))
+    def __init__(self, client: KeyValueClient, name: str | bytes, ttl: float = 10, bound_to: Any = None) -> None:
+        super().__init__(_Candidate(Contenders(client, "election", name, ttl, bound_to)))
 
     def campaign(self, value: Any, timeout: float | None = None) -> bool:
         """Campaign, and wait until this candidate leads.
@@ -195,8 +195,8 @@ class AsyncElection(AsyncLockLike):
 
     _holder: _Candidate
 
-    def __init__(self, client: AsyncKeyValueClient, name: str | bytes, ttl: float = 10) -> None:
-        super().__init__(_Candidate(Contenders(client, "election", name, ttl)))
+    def __init__(self, client: AsyncKeyValueClient, name: str | bytes, ttl: float = 10, bound_to: Any = None) -> None:
+        super().__init__(_Candidate(Contenders(client, "election", name, ttl, bound_to)))
 
     async def campaign(self, value: Any, timeout: float | None = None) -> bool:
         """See ``Election.campaign``."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from ...errors import InvalidArgument, RequestTimeout, Unavailable
 from ..client.guard import guarded
 from ..client.txn_parts import Condition
+from ..interruptible import Places
 from .contenders import Contenders, Ticket, head
 from .sync_async import NotHeld, TimeLimit, Unpicklable, run_sync, whoami
 
@@ -35,7 +36,10 @@ class Holder:
     def __init__(self, contenders: Contenders) -> None:
         self.contenders = contenders
         self.space = contenders.space
-        self._busy = threading.Lock()
+        self._place = Places(1)
+        """Of the one attempt that waits or holds."""
+        self._attempt: object = None
+        """The one that holds."""
         self._ticket: Ticket | None = None
 
     # -- for subclasses to change -------------------------------------------------------------------------------------
@@ -80,16 +84,17 @@ class Holder:
         cancellation. The ticket becomes visible to other threads only at the very end, when it can be released.
         """
         deadline = TimeLimit(timeout)
-        if not self._busy.acquire(blocking=False):
-            raise InvalidArgument("this object is held or waiting already: make one for each contender")
-        ticket, won = None, False
+        attempt, ticket, won = object(), None, False
         try:
+            if not self._place.take(attempt):
+                raise InvalidArgument("this object is held or waiting already: make one for each contender")
             begin()
             with deadline.covering(self.contenders.space):
                 ticket = await self.join()
                 if await self.wait_turn(ticket, deadline):
                     self.contenders.check_lease(ticket)
                     self.contenders.monitor(ticket)
+                    self._attempt = attempt
                     self._ticket, won = ticket, True  # from now on another thread may release it
                     return True
             return False
@@ -99,7 +104,7 @@ class Holder:
             raise
         finally:
             if not won:
-                self._busy.release()
+                self._place.leave(attempt, None)
                 if ticket is not None:
                     await self.contenders.leave(ticket, *self.shared_keys(ticket))
 
@@ -108,8 +113,10 @@ class Holder:
         ticket, self._ticket = self._ticket, None
         if ticket is None:
             raise InvalidArgument("what is not held cannot be released")
-        self._busy.release()
-        await self.give_back(ticket)
+        try:
+            self._place.leave(self._attempt, None)
+        finally:
+            await self.give_back(ticket)
 
     def current_ticket(self) -> Ticket:
         """The ticket that is held. Raises ``LockLost`` if there is none."""

@@ -21,6 +21,8 @@ A waiter costs one watch, and is woken alone. One object is one contender; make 
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..client.aio import AsyncKeyValueClient
 from ..client.handle import KeyValueClient
 from .contenders import Contender, Contenders
@@ -39,8 +41,8 @@ class Lock(LockLike):
     One object is one contender; make one for each thread. It does not pickle.
     """
 
-    def __init__(self, client: KeyValueClient, name: str | bytes, ttl: float = 10) -> None:
-        super().__init__(Holder(Contenders(client, "lock", name, ttl)))
+    def __init__(self, client: KeyValueClient, name: str | bytes, ttl: float = 10, bound_to: Any = None) -> None:
+        super().__init__(Holder(Contenders(client, "lock", name, ttl, bound_to)))
 
     def holder(self) -> Contender | None:
         """The contender that holds it now; ``None`` if none does."""
@@ -56,8 +58,8 @@ class Lock(LockLike):
 class AsyncLock(AsyncLockLike):
     """As ``Lock``, for asyncio: ``async with client.aio.lock("reports") as lock``."""
 
-    def __init__(self, client: AsyncKeyValueClient, name: str | bytes, ttl: float = 10) -> None:
-        super().__init__(Holder(Contenders(client, "lock", name, ttl)))
+    def __init__(self, client: AsyncKeyValueClient, name: str | bytes, ttl: float = 10, bound_to: Any = None) -> None:
+        super().__init__(Holder(Contenders(client, "lock", name, ttl, bound_to)))
 
     async def holder(self) -> Contender | None:
         """The contender that holds it now; ``None`` if none does."""

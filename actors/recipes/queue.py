@@ -35,6 +35,7 @@ from ...errors import CompactedError, InvalidArgument, KeeperError, LockLost, Re
 from ...limits import RECIPE_SCAN_ITEMS, RECIPE_SPARE_LEASES
 from .. import arguments as check
 from ..client.aio import AsyncKeyValueClient
+from ..client.bindings import binding_of
 from ..client.guard import guarded
 from ..client.handle import KeyValueClient
 from ..client.leases import AsyncLease, Lease
@@ -75,6 +76,8 @@ class _Claimed:
         self.raw = raw
         self.token = token
         self.lease = lease
+        self.bound = False
+        """Whether the lease is bound to something else than this process."""
         self.over = False
         self.maybe_finished = False
         """Whether an attempt to finish the claim ended without an answer."""
@@ -117,7 +120,7 @@ class _Claimed:
             raise
         self.maybe_finished = before
         self.over = True
-        if done.succeeded:
+        if done.succeeded and not self.bound:
             self.queue.keep_spare(self.lease)
         else:
             await drop_lease(self.lease)
@@ -148,22 +151,25 @@ class _Queue:
     async def size(self) -> int:
         return (await resolved(self.contenders.space.range(prefix=self.items, count_only=True))).count
 
-    async def claim(self, timeout: float | None) -> _Claimed | None:
+    async def claim(self, timeout: float | None, bound_to: Any = None) -> _Claimed | None:
         """Claim the first free item, waiting in line if there is none; ``None`` when the time is over.
 
         One lease carries the place in line and then the claim. If nothing was claimed, it is ended on every way out,
         and with it the place in line.
         """
         deadline = TimeLimit(timeout)
+        binding_of(bound_to)
         lease = ticket = claimed = None
         try:
             with deadline.covering(self.space):
-                lease = await self._lease()
+                lease = await self._lease(bound_to)
                 claimed, _ = await self._try_claim(lease, None)
                 if claimed is None and deadline.left:
                     ticket = await self.contenders.join_with_lease(lease, self.waiting, b"", whoami())
                     if ticket is not None and await self.contenders.wait_turn(ticket, deadline):
                         claimed = await self._claim_in_turn(lease, ticket, deadline)
+                if claimed is not None:
+                    claimed.bound = bound_to is not None
             return claimed
         except (RequestTimeout, Unavailable) as error:
             if deadline.caused(error, answered=lease is not None):
@@ -175,16 +181,17 @@ class _Queue:
             elif claimed is None and lease is not None:
                 await drop_lease(lease)
 
-    async def _lease(self) -> Lease | AsyncLease:
+    async def _lease(self, bound_to: Any) -> Lease | AsyncLease:
         """A lease for the next claim: a spare one with enough time left, or a new one."""
-        while self._spare:
+        while self._spare and bound_to is None:
             try:
                 lease = self._spare.pop()
             except IndexError:  # another thread took it
                 break
             if lease.remaining() > self.contenders.ttl / 3:
                 return lease
-        made, _ = await leased_txn_or_nothing(self.contenders.space, self.contenders.ttl, lambda id: Op.txn())
+        space, ttl = self.contenders.space, self.contenders.ttl
+        made, _ = await leased_txn_or_nothing(space, ttl, lambda id: Op.txn(), bound_to)
         assert made is not None  # without comparisons
         return made
 
@@ -313,6 +320,11 @@ class _ClaimBase(Unpicklable):
         return self._claimed.token
 
     @property
+    def over(self) -> bool:
+        """Whether it was acknowledged or given back."""
+        return self._claimed.over
+
+    @property
     def lost(self) -> threading.Event:
         """Set when the claim can no longer be guaranteed, so that the item may go to another worker."""
         return self._claimed.lease.lost
@@ -428,16 +440,18 @@ class Queue(Unpicklable):
         run_sync(self._queue.put(item, priority, request_id))
 
     @overload
-    def claim(self, timeout: None = None) -> Claim: ...
+    def claim(self, timeout: None = None, *, bound_to: Any = None) -> Claim: ...
 
     @overload
-    def claim(self, timeout: float | None) -> Claim | None: ...
+    def claim(self, timeout: float | None, *, bound_to: Any = None) -> Claim | None: ...
 
-    def claim(self, timeout: float | None = None) -> Claim | None:
+    def claim(self, timeout: float | None = None, *, bound_to: Any = None) -> Claim | None:
         """Claim the first item, waiting for one if there is none.
 
         Args:
             timeout: seconds; ``None`` waits forever, 0 does not wait.
+            bound_to: whose death gives the item back before the TTL: ``"process"`` (the default), ``"ttl"`` (nobody's),
+                the handle of an actor, ``"job"`` or ``"driver"``, as for ``lease``.
 
         Returns:
             The claim; ``None`` if there was no item in time (for a ``with`` block see ``claiming``).
@@ -446,11 +460,11 @@ class Queue(Unpicklable):
             LeaseLost: the cluster could not be reached for the TTL while this waited.
             Unavailable, RequestTimeout: the cluster cannot be reached.
         """
-        claimed = run_sync(self._queue.claim(timeout))
+        claimed = run_sync(self._queue.claim(timeout, bound_to))
         return None if claimed is None else Claim(claimed)
 
     @contextlib.contextmanager
-    def claiming(self, timeout: float | None = None) -> Iterator[Claim | None]:
+    def claiming(self, timeout: float | None = None, *, bound_to: Any = None) -> Iterator[Claim | None]:
         """As :meth:`claim`, for a ``with`` block that also runs if there was no item in time.
 
         ::
@@ -459,7 +473,7 @@ class Queue(Unpicklable):
                 if claim is not None:
                     work(claim.item)
         """
-        claim = self.claim(timeout)
+        claim = self.claim(timeout, bound_to=bound_to)
         if claim is None:
             yield None
         else:
@@ -485,20 +499,20 @@ class AsyncQueue(Unpicklable):
         await self._queue.put(item, priority, request_id)
 
     @overload
-    async def claim(self, timeout: None = None) -> AsyncClaim: ...
+    async def claim(self, timeout: None = None, *, bound_to: Any = None) -> AsyncClaim: ...
 
     @overload
-    async def claim(self, timeout: float | None) -> AsyncClaim | None: ...
+    async def claim(self, timeout: float | None, *, bound_to: Any = None) -> AsyncClaim | None: ...
 
-    async def claim(self, timeout: float | None = None) -> AsyncClaim | None:
+    async def claim(self, timeout: float | None = None, *, bound_to: Any = None) -> AsyncClaim | None:
         """See ``Queue.claim``."""
-        claimed = await self._queue.claim(timeout)
+        claimed = await self._queue.claim(timeout, bound_to)
         return None if claimed is None else AsyncClaim(claimed)
 
     @contextlib.asynccontextmanager
-    async def claiming(self, timeout: float | None = None) -> AsyncIterator[AsyncClaim | None]:
+    async def claiming(self, timeout: float | None = None, *, bound_to: Any = None) -> AsyncIterator[AsyncClaim | None]:
         """See ``Queue.claiming``."""
-        claim = await self.claim(timeout)
+        claim = await self.claim(timeout, bound_to=bound_to)
         if claim is None:
             yield None
         else:

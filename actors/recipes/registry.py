@@ -38,6 +38,7 @@ from ...limits import RECIPE_CHECK_S
 from .. import arguments as check
 from ..background import LazyThread
 from ..client.aio import AsyncKeyValueClient
+from ..client.bindings import binding_of
 from ..client.handle import KeyValueClient
 from ..client.results import Event, KeyValue
 from ..client.txn_parts import Compare, Op
@@ -97,7 +98,9 @@ _decode = msgspec.json.Decoder(_ServiceData).decode
 class _ServiceRecord:
     """One registration: a key under a lease, renewed with another lease if that one is lost."""
 
-    def __init__(self, space: AnyHandle, name: bytes, ttl: float, text: bytes) -> None:
+    def __init__(self, space: AnyHandle, name: bytes, ttl: float, text: bytes, bound_to: Any = None) -> None:
+        binding_of(bound_to)
+        self.bound_to = bound_to
         self.space = space
         self.name = name
         self.ttl = ttl
@@ -118,7 +121,7 @@ class _ServiceRecord:
         def registering(id: int) -> Op:
             return Op.txn([], [Op.put(self.name + b"%016x" % id, text, lease=id)])
 
-        lease, _ = await leased_txn_or_nothing(self.space, self.ttl, registering)
+        lease, _ = await leased_txn_or_nothing(self.space, self.ttl, registering, self.bound_to)
         assert lease is not None  # without comparisons
         self.lease, self.published = lease, text
         if self.over:  # deregistered meanwhile, by another thread
@@ -144,7 +147,10 @@ class _ServiceRecord:
         return not self.lease.lost.is_set() and self.published is self.text
 
     async def repair(self) -> None:
-        """Try to register it again, or to publish its data."""
+        """Try to register it again, or to publish its data; not if what it is bound to is dead."""
+        if self.lease.life_over:
+            self.over = True
+            return
         with contextlib.suppress(KeeperError):  # it is tried again later
             if self.lease.lost.is_set():
                 await self.register()
@@ -232,12 +238,14 @@ class _Registry:
         except (TypeError, ValueError) as error:
             raise InvalidArgument(f"an address cannot be encoded as UTF-8: {error}") from error
 
-    async def register(self, name: str, address: object, ttl: object, metadata: object) -> _ServiceRecord:
+    async def register(
+        self, name: str, address: object, ttl: object, metadata: object, bound_to: Any
+    ) -> _ServiceRecord:
         """Register a service, and keep it registered in the background."""
         if not isinstance(name, str):
             raise InvalidArgument(f"the name of a service must be a str, not {type(name).__name__}")
         record = _ServiceRecord(
-            self.space, self.folder + quoted(name) + b"/", seconds_to_live(ttl), self.text(address, metadata)
+            self.space, self.folder + quoted(name) + b"/", seconds_to_live(ttl), self.text(address, metadata), bound_to
         )
         await record.register()
         if isinstance(self.space, AsyncKeyValueClient):
@@ -370,7 +378,9 @@ class Registry(Unpicklable):
     def __init__(self, client: KeyValueClient, topic: str | bytes) -> None:
         self._registry = _Registry(client, topic)
 
-    def register(self, name: str, address: str, ttl: float = 10, metadata: Any = None) -> Registration:
+    def register(
+        self, name: str, address: str, ttl: float = 10, metadata: Any = None, *, bound_to: Any = None
+    ) -> Registration:
         """Enter a service into the directory, and keep it there as long as the returned object exists.
 
         Args:
@@ -378,12 +388,14 @@ class Registry(Unpicklable):
             address: its address, any ``str``.
             ttl: seconds after which its entry is gone if this process dies.
             metadata: anything that JSON can express.
+            bound_to: whose death ends the entry before that: ``"process"`` (the default), ``"ttl"`` (nobody's), the
+                handle of an actor, ``"job"`` or ``"driver"``, as for ``lease``.
 
         Raises:
             InvalidArgument: an argument is wrong.
             Unavailable, RequestTimeout: the cluster cannot be reached.
         """
-        return Registration(self._registry, run_sync(self._registry.register(name, address, ttl, metadata)))
+        return Registration(self._registry, run_sync(self._registry.register(name, address, ttl, metadata, bound_to)))
 
     def lookup(self, name: str | None = None) -> list[Service]:
         """The services of that name, in the order of their registration; ``None`` for all of the topic.
@@ -407,9 +419,11 @@ class AsyncRegistry(Unpicklable):
     def __init__(self, client: AsyncKeyValueClient, topic: str | bytes) -> None:
         self._registry = _Registry(client, topic)
 
-    async def register(self, name: str, address: str, ttl: float = 10, metadata: Any = None) -> AsyncRegistration:
+    async def register(
+        self, name: str, address: str, ttl: float = 10, metadata: Any = None, *, bound_to: Any = None
+    ) -> AsyncRegistration:
         """See ``Registry.register``."""
-        return AsyncRegistration(self._registry, await self._registry.register(name, address, ttl, metadata))
+        return AsyncRegistration(self._registry, await self._registry.register(name, address, ttl, metadata, bound_to))
 
     async def lookup(self, name: str | None = None) -> list[Service]:
         """See ``Registry.lookup``."""

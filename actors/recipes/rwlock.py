@@ -18,6 +18,7 @@ between two writers get their turn together, when the first writer leaves.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..client.aio import AsyncKeyValueClient
 from ..client.handle import KeyValueClient
@@ -84,8 +85,8 @@ class RWLock(Unpicklable):
             writing.guard().put("table/row", data)
     """
 
-    def __init__(self, client: KeyValueClient, name: str | bytes, ttl: float = 10) -> None:
-        self._contenders = Contenders(client, "rwlock", name, ttl)
+    def __init__(self, client: KeyValueClient, name: str | bytes, ttl: float = 10, bound_to: Any = None) -> None:
+        self._contenders = Contenders(client, "rwlock", name, ttl, bound_to)
 
     def read(self) -> LockLike:
         """A contender that reads, together with other readers; make one for each thread."""
@@ -107,8 +108,8 @@ class RWLock(Unpicklable):
 class AsyncRWLock(Unpicklable):
     """As ``RWLock``, for asyncio: ``async with client.aio.rwlock("table").read()``."""
 
-    def __init__(self, client: AsyncKeyValueClient, name: str | bytes, ttl: float = 10) -> None:
-        self._contenders = Contenders(client, "rwlock", name, ttl)
+    def __init__(self, client: AsyncKeyValueClient, name: str | bytes, ttl: float = 10, bound_to: Any = None) -> None:
+        self._contenders = Contenders(client, "rwlock", name, ttl, bound_to)
 
     def read(self) -> AsyncLockLike:
         """A contender that reads, together with other readers; make one for each thread."""

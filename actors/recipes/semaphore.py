@@ -26,6 +26,7 @@ So a slot that becomes free wakes one waiter, however long the line is.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -154,9 +155,17 @@ class Semaphore(LockLike):
     One object is one contender; make one for each thread. It does not pickle.
     """
 
-    def __init__(self, client: KeyValueClient, name: str | bytes, limit: int, ttl: float = 10, weight: int = 1) -> None:
+    def __init__(
+        self,
+        client: KeyValueClient,
+        name: str | bytes,
+        limit: int,
+        ttl: float = 10,
+        weight: int = 1,
+        bound_to: Any = None,
+    ) -> None:
         self.limit = limit
-        self._slot = _Slot(Contenders(client, "semaphore", name, ttl), limit, weight)
+        self._slot = _Slot(Contenders(client, "semaphore", name, ttl, bound_to), limit, weight)
         super().__init__(self._slot)
 
     @property
@@ -189,10 +198,16 @@ class AsyncSemaphore(AsyncLockLike):
     """As ``Semaphore``, for asyncio: ``async with client.aio.semaphore("downloads", limit=4) as slot``."""
 
     def __init__(
-        self, client: AsyncKeyValueClient, name: str | bytes, limit: int, ttl: float = 10, weight: int = 1
+        self,
+        client: AsyncKeyValueClient,
+        name: str | bytes,
+        limit: int,
+        ttl: float = 10,
+        weight: int = 1,
+        bound_to: Any = None,
     ) -> None:
         self.limit = limit
-        self._slot = _Slot(Contenders(client, "semaphore", name, ttl), limit, weight)
+        self._slot = _Slot(Contenders(client, "semaphore", name, ttl, bound_to), limit, weight)
         super().__init__(self._slot)
 
     @property

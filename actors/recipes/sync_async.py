@@ -73,12 +73,12 @@ async def open_watch(
 
 
 async def leased_txn(
-    handle: AnyHandle, ttl: float, make: Callable[[int], Op]
+    handle: AnyHandle, ttl: float, make: Callable[[int], Op], bound_to: Any = None
 ) -> tuple[Lease | AsyncLease | None, TxnResult]:
     """Make a lease and run a transaction that uses it, on either kind of handle."""
     if isinstance(handle, AsyncKeyValueClient):
-        return await handle.leased_txn(ttl, make)
-    return handle.leased_txn(ttl, make)
+        return await handle.leased_txn(ttl, make, bound_to=bound_to)
+    return handle.leased_txn(ttl, make, bound_to=bound_to)
 
 
 async def end_lease(

@@ -16,6 +16,7 @@ from ...errors import Unavailable
 from ...limits import CLIENT_REFRESH_AGE_S
 from ..deadline import time_left
 from ..discovery import member_actors
+from ..interruptible import refuse_reentry
 
 
 class Directory:
@@ -23,7 +24,7 @@ class Directory:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._looking: dict[str, threading.Lock] = {}
+        self._looking: dict[str, Any] = {}
         self._seen: dict[str, tuple[float, dict[int, Any]]] = {}
 
     def member_handles(self, name: str, *, fresh: bool = False) -> dict[int, Any]:
@@ -37,20 +38,24 @@ class Directory:
             Unavailable: Ray did not answer before the deadline of the present call.
         """
         with self._lock:
-            looking = self._looking.setdefault(name, threading.Lock())
+            looking = self._looking.setdefault(name, threading.RLock())
         asked = time.monotonic()
-        left = time_left()
-        if not looking.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
-            raise Unavailable(f"Ray's control service did not tell the members of cluster {name!r} in time")
+        refuse_reentry(looking)
         try:
+            if not looking.acquire(timeout=min(time_left(), threading.TIMEOUT_MAX)):
+                raise Unavailable(f"Ray's control service did not tell the members of cluster {name!r} in time")
             when, handles = self._seen.get(name, (-CLIENT_REFRESH_AGE_S, {}))
             if when < (asked if fresh else asked - CLIENT_REFRESH_AGE_S):
                 begun = time.monotonic()
                 handles = member_actors(name)
                 self._seen[name] = begun, handles
-            return dict(handles)
+            found = dict(handles)
+            return found
         finally:
-            looking.release()
+            try:  # noqa: SIM105 - see interruptible: nothing may run before it
+                looking.release()
+            except RuntimeError:  # the time was over
+                pass
 
 
 directory = Directory()

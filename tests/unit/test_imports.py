@@ -73,6 +73,7 @@ KNOW_RAY = {
     "actors/cluster/backup.py",
     "actors/cluster/upgrade.py",
     "actors/transport/client_actor.py",
+    "actors/ray_lives.py",
 }
 
 
@@ -134,7 +135,7 @@ def test_a_client_process_loads_little_beside_ray() -> None:
     assert foreign <= {"raykeeper", "msgspec", "cloudpickle"}
     parts = {".".join(name.split(".")[1:3]) for name in within(beside, "raykeeper.actors")}
     client = {"arguments", "background", "client", "connect", "deadline", "finalizer_guard", "handles", "transport"}
-    client |= {"this_process", "tracing", "process_tracer"}
+    client |= {"this_process", "tracing", "process_tracer", "interruptible", "proxy_claims"}
     assert parts - {"actors"} == {f"actors.{part}" for part in client}
     ways = "raykeeper.actors.transport"
     assert within(beside, ways) == [ways, *(f"{ways}.{name}" for name in ("client_transport", "loop_reader", "waiter"))]
@@ -164,7 +165,7 @@ def test_what_the_simulator_runs_loads_no_ray_and_no_rocksdb(module: str) -> Non
 
 @each("actors/recipes")
 def test_recipes_use_only_the_public_client(path: Path) -> None:
-    allowed = ("recipes", "client", "arguments", "background", "deadline", "finalizer_guard")
+    allowed = ("recipes", "client", "arguments", "background", "deadline", "finalizer_guard", "interruptible")
     tree = ast.parse(path.read_text())
     for_types = [
         inner

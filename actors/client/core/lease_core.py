@@ -51,7 +51,19 @@ class LossSignal(Protocol):
 class HeldLease:
     """One lease of this process. Only the core changes it; any thread may read it."""
 
-    __slots__ = ("error", "good_until", "id", "keep", "keep_alives", "keep_at", "lost", "owned", "signal", "ttl")
+    __slots__ = (
+        "error",
+        "good_until",
+        "id",
+        "keep",
+        "keep_alives",
+        "keep_at",
+        "lost",
+        "owned",
+        "released",
+        "signal",
+        "ttl",
+    )
 
     def __init__(
         self, id: int, ttl: float, asked_at: float, keep: bool, signal: LossSignal, owned: bool = False
@@ -69,6 +81,8 @@ class HeldLease:
         """When the next keep-alive is due."""
         self.keep_alives = 0
         """How many of its keep-alives the cluster has confirmed."""
+        self.released = False
+        """Whether this process has let go of it by itself: revoked or dropped it, or closed the hub."""
         self.lost = False
         self.error: KeeperError | None = None
         """The reason for its loss."""
@@ -192,6 +206,7 @@ class LeaseCore:
 
     def drop_lease(self, held: HeldLease) -> None:
         """Keep the lease alive no longer; its time is still counted."""
+        held.released = held.released or not held.lost
         held.keep = False
 
     def lease_ended(self, held: HeldLease, error: KeeperError) -> None:
@@ -254,6 +269,7 @@ class LeaseCore:
         """End: all leases are lost to this process, and all questions fail."""
         self._closed = True
         for held in list(self._held.values()):
+            held.released = True
             self._lose(held, LeaseLost("the hub was closed"))
         for question in list(self._questions.values()):
             self._answer(question, Unavailable("the hub was closed"))

@@ -32,6 +32,8 @@ class MonitorCore:
         session: the session of this process, 0 while there is none.
         owns: whether this process owns a lease.
         rng: for the jitter of pauses.
+        elsewhere: is given the session where no member is near, to have this process monitored otherwise. It must not
+            block.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class MonitorCore:
         session: Callable[[], int],
         owns: Callable[[], bool],
         rng: random.Random,
+        elsewhere: Callable[[int], None] = lambda session: None,
     ) -> None:
         self._cluster = cluster
+        self._elsewhere = elsewhere
         self._router = router
         self._session = session
         self._owns = owns
@@ -56,7 +60,11 @@ class MonitorCore:
         """The member that was asked last."""
         self._pause = MONITOR_PAUSE_S
         self.monitored = 0
-        """The session that a member has said it monitors, 0 for none."""
+        """The session that a member, or the proxy of this node, has said it monitors, 0 for none."""
+
+    def monitored_elsewhere(self, session: int) -> None:
+        """Who is near otherwise monitors this session, 0 for none. Any thread."""
+        self.monitored = session
 
     @property
     def failing(self) -> bool:
@@ -85,7 +93,9 @@ class MonitorCore:
         session = self._session()
         near = [member for member in self._router.members if member in self._router.near]
         if not near or not session:
-            self._at = now + MONITOR_REFRESH_S
+            self._at = now + (MONITOR_REFRESH_S if session else MONITOR_PAUSE_S)
+            if session:
+                self._elsewhere(session)
             return []
         if self._member not in near:
             self._member = self._router.leader if self._router.leader in near else near[0]

@@ -24,6 +24,7 @@ from raykeeper import Client, KeeperError, Unavailable
 from raykeeper.actors import ray_calls
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.deadline import covering, time_left, uncovered
+from raykeeper.actors.interruptible import Places
 from raykeeper.actors.ray_calls import in_time
 from raykeeper.actors.recipes.sync_async import resolved, run_sync
 from raykeeper.limits import CLEANUP_GRACE_S, MAX_RAY_HELPERS
@@ -182,7 +183,7 @@ def frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(hub_pool, "make_transport", stuck)
     monkeypatch.setattr(hub_pool, "_hubs", {})
-    monkeypatch.setattr(ray_calls, "_helpers", threading.BoundedSemaphore(512))
+    monkeypatch.setattr(ray_calls, "_helpers", Places(512))
     yield
     thaw.set()
 
@@ -217,7 +218,7 @@ def test_a_first_call_that_ray_did_not_answer_had_no_effect(frozen: None) -> Non
 
 
 def test_helpers_are_few_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_calls, "_helpers", threading.BoundedSemaphore(2))
+    monkeypatch.setattr(ray_calls, "_helpers", Places(2))
     thaw = threading.Event()
     with covering(0.1), pytest.raises(Unavailable):
         in_time(thaw.wait)

@@ -8,72 +8,25 @@ locks are free, and collection goes on.
 from __future__ import annotations
 
 import asyncio
-import dis
 import gc
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-import raykeeper
+from lab.interrupts import Interrupt, Interrupted
 from lab.onemember import in_thread, one_member
 from lab.patience import PATIENCE
 from raykeeper import Client, KeeperError, ReentrantCall
 from raykeeper.actors import finalizer_guard
 from raykeeper.actors.transport import client_lanes
 from raykeeper.actors.transport.client_lanes import LaneTransport
-
-CLIENT = str(Path(raykeeper.__file__).parent / "actors")
-HANDLERS_RUN_AFTER = {"RESUME", "CALL", "CALL_FUNCTION", "CALL_METHOD", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD"}
-
-
-class Interrupt(BaseException):
-    """As ``KeyboardInterrupt``."""
-
-
-class Interrupted:
-    """Does something, with an exception at the nth place."""
-
-    def __init__(self, place: int) -> None:
-        self.left = place
-        self.where = ""
-        """The function that was interrupted."""
-        self._last: dict[Any, str] = {}
-
-    def run(self, work: Callable[[], object]) -> bool:
-        """Whether there were that many places."""
-        sys.settrace(lambda frame, *_: self._look if frame.f_code.co_filename.startswith(CLIENT) else None)
-        try:
-            work()
-        except Interrupt:
-            pass
-        finally:
-            sys.settrace(None)
-            self._last.clear()
-        return self.left == 0
-
-    def _look(self, frame: Any, event: str, argument: Any) -> Any:
-        frame.f_trace_opcodes = True
-        if event == "exception":
-            self._last[frame] = "RAISED"  # no handler runs between a call that raises and what catches that
-        if event == "opcode":
-            before = self._last.get(frame)
-            self._last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-            if before is None or before in HANDLERS_RUN_AFTER:
-                self.left -= 1
-                if self.left == 0:
-                    sys.settrace(None)
-                    self.where = frame.f_code.co_name
-                    raise Interrupt
-        return self._look
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import pytest
 from lab.onemember import OneMember
 from lab.patience import PATIENCE, until
 from raykeeper import Client, CompactedError, Event, InvalidArgument, PermissionDenied, Resync, Unavailable
+from raykeeper.actors.interruptible import Places
 from raykeeper.actors.recipes import callbacks
 
 
@@ -168,7 +169,7 @@ def test_another_error_ends_it_and_is_told(kv: Client, monkeypatch: pytest.Monke
 
 
 def test_there_are_only_so_many(kv: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callbacks, "_counted", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(callbacks, "_places", Places(1))
     first = kv.on_change("k", call=lambda change: None)
     with pytest.raises(Unavailable):
         kv.on_change("k", call=lambda change: None)
@@ -185,7 +186,7 @@ def _registered(kv: Client) -> bool:
 
 
 def test_what_is_wrong_is_said_at_once_and_leaves_nothing(kv: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callbacks, "_counted", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(callbacks, "_places", Places(1))
     for _ in range(3):
         for wrong in (
             lambda: kv.on_change("k", call="no function"),  # type: ignore[arg-type]
