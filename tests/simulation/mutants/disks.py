@@ -53,12 +53,12 @@ def _sealed_unsynced() -> AbstractContextManager[None]:
     return _without_sync("_open_segment")
 
 
-@mutant("segments removed before the new base is synced", "power", first_seed=180)
+@mutant("segments removed before the new base is synced", "power", first_seed=230)
 def _released_unsynced() -> AbstractContextManager[None]:
     return _without_sync("release")
 
 
-@mutant("a start that does not sync what it has read", "power", first_seed=50)
+@mutant("a start that does not sync what it has read", "power", first_seed=60)
 def _read_unsynced() -> AbstractContextManager[None]:
     original = SegmentedLog._settle
 
@@ -69,7 +69,7 @@ def _read_unsynced() -> AbstractContextManager[None]:
     return patched(SegmentedLog, "_settle", settle)
 
 
-@mutant("a segment that gets its number before it is blank", "power", first_seed=100)
+@mutant("a segment that gets its number before it is blank", "power", first_seed=104)
 def _numbered_early() -> AbstractContextManager[None]:
     original = segments._prepare
 
@@ -92,7 +92,7 @@ def _log_dropped() -> AbstractContextManager[None]:
     return patched(Node, "snapshot_keeps_log", lambda node, meta: False)
 
 
-@mutant("an image that the log does not continue", "rot")
+@mutant("an image that the log does not continue", "rot", first_seed=10)
 def _any_image() -> AbstractContextManager[None]:
     return patched(Node, "_min_snapshot_index", lambda node: 1)
 
