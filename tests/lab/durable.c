@@ -30,6 +30,7 @@
 
 struct file {
     ino_t inode;
+    int known; /* 0 until this process has synced it: what another one wrote before is in the same page cache */
     int ranges;
     off_t from[RANGES], to[RANGES]; /* written since the last sync */
 };
@@ -143,12 +144,13 @@ static void synced_file(int fd, const struct stat *found)
     int from = open(reading, O_RDONLY | O_CLOEXEC);
     if (to < 0 || from < 0)
         broken("durable: open");
-    if (fresh)
+    if (fresh || !file->known)
         copy(from, to, 0, found->st_size);
     else
         for (int n = 0; n < file->ranges; n++)
             copy(from, to, file->from[n], file->to[n]);
     file->ranges = 0;
+    file->known = 1;
     REAL(ftruncate);
     if (real(to, found->st_size))
         broken("durable: truncate");

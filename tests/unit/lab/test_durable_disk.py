@@ -101,6 +101,14 @@ def test_only_what_is_synced_stays(code: str, left: dict[str, bytes], machine: M
     assert machine.holds() == left
 
 
+def test_a_sync_makes_durable_what_a_process_before_has_written(machine: Machine) -> None:
+    machine.run("put('a', b'111'); sync('.')")
+    machine.run("fd = os.open('a', os.O_WRONLY); os.pwrite(fd, b'2', 1)")
+    machine.run("fd = os.open('a', os.O_WRONLY); os.pwrite(fd, b'3', 2); os.fsync(fd)")
+    machine.cut()
+    assert machine.holds() == {"a": b"123"}
+
+
 def test_many_ranges_are_copied(machine: Machine) -> None:
     machine.run("put('a', bytes(100_000)); sync('.')")
     machine.run("fd = os.open('a', os.O_WRONLY)\nfor n in range(90): os.pwrite(fd, b'x', 1000 * n)\nos.fsync(fd)")
