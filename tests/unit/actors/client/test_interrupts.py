@@ -25,7 +25,7 @@ from lab.onemember import in_thread, one_member
 from lab.patience import PATIENCE
 from raykeeper import Client, KeeperError, ReentrantCall
 from raykeeper.actors import finalizer_guard
-from raykeeper.actors.transport import client_lanes
+from raykeeper.actors.transport import client_lanes, lane_retry
 from raykeeper.actors.transport.client_lanes import LaneTransport
 
 
@@ -36,6 +36,9 @@ def connected(*, by_lane: bool) -> Iterator[Client]:
         one_member(by_lane=by_lane) as member,
         member.client() as client,
     ):
+        # Lanes that interrupts end at once look like those that a firewall swallows: no pause may grow to minutes.
+        for name in ("LANE_PAUSE_S", "LANE_UNREACHABLE_PAUSE_S"):
+            patch.setattr(lane_retry, name, 0.001)
         patch.setattr(client_lanes, "LANE_PAUSE_S", 0.001)
         yield client
 
