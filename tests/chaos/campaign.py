@@ -133,7 +133,7 @@ class Campaign:
         }
         self._numbers = 0
         self._pause = threading.Event()
-        self._scratch = Path(tempfile.mkdtemp(prefix="rkc-"))  # short: Ray puts sockets into it
+        self._scratch = Path()
         self._journals = folder / "journals"
         self._mounts: list[Path] = []
         self._operator: Operator | None = None
@@ -150,6 +150,7 @@ class Campaign:
         shutil.rmtree(self.folder, ignore_errors=True)
         self._journals.mkdir(parents=True)
         self._diary = Diary(self.folder / "diary.jsonl")
+        self._scratch = Path(tempfile.mkdtemp(prefix="rkc-"))  # short: Ray puts sockets into it
         try:
             cluster = self._launch()
             self._began = time.monotonic()
