@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 
 from lab.etcd import Etcd, running_etcd
 from lab.etcd_differences import difference
+from lab.patience import PATIENCE
 from lab.proxy_services import LabProxy, lab_proxy
 from raykeeper.actors.proxy.etcdpb import rpc_pb2
 from raykeeper.actors.proxy.etcdpb.message_pool import methods
@@ -128,7 +129,7 @@ class SideStream:
     def send(self, request: Message) -> None:
         self._stream.send(self._side.absolute(request).SerializeToString())
 
-    def receive(self, timeout: float = 30.0) -> Any:
+    def receive(self, timeout: float = PATIENCE) -> Any:
         answer = self._stream.receive(timeout)
         if not isinstance(answer, bytes):
             return answer
@@ -151,7 +152,7 @@ class TwinStream:
         for stream in self.streams:
             stream.send(request)
 
-    def receive(self, timeout: float = 30.0) -> Any:
+    def receive(self, timeout: float = PATIENCE) -> Any:
         """The next answer, which both give.
 
         Raises:
