@@ -50,7 +50,8 @@ class ClientLane:
         """Requests without a reply: the frame, what its reply goes to, and whom it is for, if that is known."""
         self._ended = False
         self.was_useless = False
-        """Once it has ended: whether requests were sent on it, and none was answered."""
+        """Once it has ended: whether requests were sent on it, and none was answered, through no doing of this end's."""
+        self._was_interrupted = False
         self._reader: Reader | None = None
         """The caller that reads this lane itself: the lanes' thread does not. No reply on it is for another."""
         self._sleeps: list[LaneSleep] = []
@@ -205,7 +206,7 @@ class ClientLane:
     def _interrupted(self) -> None:
         """A signal handler has raised in between: bytes may be lost, and what follows them makes no sense. The lane
         ends, and what waits on it is sent again."""
-        self._ended = True
+        self._ended = self._was_interrupted = True
         self.connection.shut_down(abruptly=True)
 
     def end_all(self) -> list[ReplyReceiver]:
@@ -215,6 +216,6 @@ class ClientLane:
             self._have_read_by(None)
             self._sleeps.clear()
             left = [done for _, done, _ in self._waiting.values()]
-            self.was_useless = 0 < self._number == len(left)
+            self.was_useless = not self._was_interrupted and 0 < self._number == len(left)
             self._waiting.clear()
             return left
