@@ -1,7 +1,7 @@
 """Between an event loop and the hub: how the calls of coroutines are submitted, and how their outcomes come back.
 
-Requests that coroutines make during one iteration of their loop are submitted together, a lone one at once, on the
-loop's own thread. While all calls that are open are those of one loop, it reads the replies itself, too
+Requests that coroutines make during one iteration of their loop are submitted together, many in several parts, a lone
+one at once, on the loop's own thread. While all calls that are open are those of one loop, it reads the replies itself, too
 (:mod:`loop_reader`), so no call changes threads; otherwise another thread reads them, and wakes the loop once for all
 that arrived together.
 """
@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ...errors import KeeperError, RequestTimeout
-from ...limits import ASYNC_CHECK_S
+from ...limits import ASYNC_CHECK_S, LOOP_SUBMIT_REQUESTS
 from ...schema.frames import Read
 from ...schema.operations import Operation
 from ..background import background
@@ -141,6 +141,8 @@ class LoopBridge:
                 if not self._new:
                     loop.call_soon(self._submit_new)
                 self._new.append((pending, call, size, timeout))
+                if len(self._new) >= LOOP_SUBMIT_REQUESTS:
+                    self._submit_new()
             return await pending.future
         except KeeperError as error:
             return error
@@ -194,8 +196,14 @@ class LoopBridge:
         return AsyncCall(self, True, asyncio.get_running_loop().create_future())
 
     def _submit_new(self) -> None:
-        """Submit the requests of this iteration of the loop, except those that were cancelled since."""
+        """Submit the requests of this iteration of the loop, except those that were cancelled since.
+
+        With many, the first are submitted before the iteration is over: so the members work at them while the loop
+        makes the others, and answers them while it takes in the answers to others. Otherwise a thousand coroutines and
+        their members would wait for each other in turn."""
         new, self._new = self._new, []
+        if not new:
+            return
         try:
             wanted = [each for each in new if not each[0].over]
             numbers = self.hub.submit_many(
