@@ -453,8 +453,10 @@ CLIENT_PROBE_REQUESTS = 16
 """Requests in one batch while it is unknown which member answers, so that one that cannot is not flooded."""
 CLIENT_BATCH_DIVISOR = 8
 """While batches are in flight, another one goes once the waiting requests are this part of those in flight."""
-LOOP_SUBMIT_REQUESTS = 128
-"""Requests of one iteration of an event loop that are submitted together, once there are so many."""
+LOOP_SUBMIT_REQUESTS = 64
+"""Requests of one iteration of an event loop that are submitted before it is over: so many..."""
+LOOP_SUBMIT_DIVISOR = 8
+"""... and this part of the loop's open requests."""
 CLIENT_MAX_REDIRECTS = 4
 """Leader hints in a row that are followed without a pause."""
 CLIENT_MAX_LATE_BATCHES = 32

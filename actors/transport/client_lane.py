@@ -50,7 +50,7 @@ class ClientLane:
         """Requests without a reply: the frame, what its reply goes to, and whom it is for, if that is known."""
         self._ended = False
         self.was_useless = False
-        """Once it has ended: whether requests were sent on it, and none was answered, through no doing of this end's."""
+        """Once it has ended: whether requests were sent on it, and none was answered, through no fault of this end."""
         self._was_interrupted = False
         self._reader: Reader | None = None
         """The caller that reads this lane itself: the lanes' thread does not. No reply on it is for another."""
