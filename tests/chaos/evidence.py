@@ -103,8 +103,13 @@ class Evidence:
                     os.kill(pid, SIGNAL)
                     asked.append(path)
         until = time.monotonic() + STACKS_S
-        while time.monotonic() < until and not all(path.stat().st_size for path in asked):
-            time.sleep(0.05)
+        before: list[int] = []
+        while time.monotonic() < until:  # they are written piece by piece
+            sizes = [path.stat().st_size for path in asked]
+            if all(sizes) and sizes == before:
+                break
+            before = sizes
+            time.sleep(0.2)
         for path in where.iterdir():
             if path.stat().st_size:
                 shutil.copy(path, into / path.name)
@@ -114,7 +119,7 @@ class Evidence:
     def processes(self) -> None:
         """All processes of the machine, with their states and what they wait for."""
         listed = subprocess.run(
-            ["ps", "-eo", "pid,ppid,stat,wchan:20,etimes,args"], capture_output=True, text=True, timeout=20, check=False
+            ["ps", "-eo", "pid,ppid,stat,wchan:20,etimes,args"], capture_output=True, text=True, timeout=60, check=False
         )
         (self._folder / "processes.txt").write_text(listed.stdout)
 

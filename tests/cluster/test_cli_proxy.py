@@ -18,7 +18,7 @@ import grpc
 import pytest
 import ray
 
-from lab.ray.tools import leader, wait_until
+from lab.ray.tools import leader, serving, wait_until
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest, PutResponse, RangeRequest, RangeResponse
 from raykeeper.cli.json_forms import FORMS, misfit
 
@@ -98,6 +98,9 @@ def test_clients_of_etcd_and_handles_see_the_same_keys_and_a_leader_may_die(star
 
 SHELL = """
 import sys
+from raykeeper import limits
+for name in ("RELAY_TIMEOUT_S", "RELAY_SEND_TIMEOUT_S", "RELAY_RAY_VIEW_S", "STATUS_TIMEOUT_S"):
+    setattr(limits, name, 60.0)  # before what copies them is loaded
 from raykeeper.cli.main import cli
 sys.argv[0] = "raykeeper"
 try:
@@ -119,6 +122,7 @@ def shell(cluster: Any, *words: str) -> tuple[str, str]:
 def test_a_shell_on_the_node_asks_the_proxy_and_goes_by_ray_when_that_is_gone(start: tuple[Any, Start]) -> None:
     cluster, go = start
     process, url = go("--listen", "127.0.0.1:0")
+    wait_until(lambda: serving(cluster), what="three members")
     assert shell(cluster, "put", "k", "1") == ("OK\n", "by a proxy")
     by_proxy = shell(cluster, "get", "k", "-o", "json")
     assert by_proxy[1] == "by a proxy"
@@ -130,6 +134,7 @@ def test_a_shell_on_the_node_asks_the_proxy_and_goes_by_ray_when_that_is_gone(st
     assert [each["url"] for each in status["proxies"]] == [url]
     target = next(each.name for each in by_api.members if each.id != by_api.leader)
     assert shell(cluster, "move-leader", target) == (f"leader: {target}\n", "by a proxy")
+    wait_until(lambda: serving(cluster), what="three members, after the hand-over")
     for words in (("health",), ("endpoint", "health"), ("alarm", "list"), ("config", "get"), ("events",)):
         assert shell(cluster, *words)[1] == "by a proxy"
     process.kill()

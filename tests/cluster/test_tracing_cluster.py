@@ -11,7 +11,7 @@ import pytest
 
 from lab.onemember import in_thread
 from lab.otlp import CollectedSpan, collecting
-from lab.patience import PATIENCE, until
+from lab.patience import until
 from lab.ray.programs import run_program
 
 pytestmark = pytest.mark.survival
@@ -99,10 +99,10 @@ def test_a_collector_gets_one_tree_from_four_processes(tmp_path: Path, scratch: 
         folders = str(tmp_path / "data"), str(scratch / "otlp"), str(enough)
         running = in_thread(lambda: run_program("-c", OTLP, *folders, **told))
         try:
-            until(lambda: running.done() or whole(), seconds=180)
+            until(lambda: running.done or whole(), seconds=180)
         finally:
             enough.touch()
-        running.result(PATIENCE)
+        running.result(300)
         spans = whole()
     by_id = {span.span: span for span in spans}
     assert [span.name for span in spans if span.parent not in by_id] == ["raykeeper.put"]

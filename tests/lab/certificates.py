@@ -30,6 +30,8 @@ class Certificates:
         """A certificate with that common name, for this machine's loopback address; the same name replaces it."""
         until = datetime.now(timezone.utc) - timedelta(days=1) if expired else None
         issued = self._authority.issue_cert("localhost", "127.0.0.1", common_name=name, not_after=until)
-        issued.cert_chain_pems[0].write_to_path(str(self._folder / f"{name}.pem"))
-        issued.private_key_pem.write_to_path(str(self._folder / f"{name}.key"))
+        for blob, file in ((issued.cert_chain_pems[0], f"{name}.pem"), (issued.private_key_pem, f"{name}.key")):
+            fresh = self._folder / f"{file}.new"  # told from the old one whatever their times are
+            blob.write_to_path(str(fresh))
+            fresh.replace(self._folder / file)
         return Issued(*(str(self._folder / each) for each in (f"{name}.pem", f"{name}.key", "ca.pem")))

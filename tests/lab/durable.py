@@ -10,14 +10,21 @@ were written and not synced may have arrived all the same.
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("durable.c")
 SECTOR = 512
+
+
+def _compile(library: Path) -> subprocess.CompletedProcess[str]:
+    command = ["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl", "-lpthread"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 class DurableDisk:
@@ -34,19 +41,18 @@ class DurableDisk:
         for name in ("inodes", "dirs", "keep"):
             (durable / name).mkdir(parents=True, exist_ok=True)
         self._library = durable / "durable.so"
-        done = subprocess.run(
-            ["cc", "-O1", "-shared", "-fPIC", "-o", str(self._library), str(SOURCE), "-ldl", "-lpthread"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = _compile(self._library)
         if done.returncode:
             raise OSError(f"the layer cannot be compiled: {done.stderr}")
 
     @staticmethod
+    @functools.cache
     def available() -> bool:
-        """Whether there is a compiler."""
-        return shutil.which("cc") is not None
+        """Whether there is a compiler, and what it needs."""
+        if shutil.which("cc") is None:
+            return False
+        with tempfile.TemporaryDirectory() as folder:
+            return not _compile(Path(folder) / "durable.so").returncode
 
     def environment(self) -> dict[str, str]:
         """For the processes that are to have the layer."""

@@ -112,6 +112,7 @@ print("done")
 def told_to(endpoint: str, **more: str) -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     told = {"RAYKEEPER_TRACE": "otel", "RAYKEEPER_TRACE_RATE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **more}
+    told |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     assert "done" in run_program("-c", PROGRAM, PYTHONPATH=PATH, **told)
 
 

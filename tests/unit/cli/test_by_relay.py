@@ -20,6 +20,7 @@ from lab.patience import PATIENCE, until
 from lab.relay import AROUND, Served
 from raykeeper.actors import member_access
 from raykeeper.actors.client import hub_pool
+from raykeeper.actors.cluster import cluster_report
 from raykeeper.actors.transport import relay
 from raykeeper.cli import main, near_cluster, options, relay_client, top
 from raykeeper.cli.json_forms import FORMS, misfit
@@ -61,6 +62,7 @@ def member(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ray: Attached) -> It
         monkeypatch.setattr(module, "RELAY_TIMEOUT_S", PATIENCE)
     for name in ("RELAY_SEND_TIMEOUT_S", "RELAY_RAY_VIEW_S", "RELAY_MOVE_LEADER_S"):
         monkeypatch.setattr(relay, name, PATIENCE)
+    monkeypatch.setattr(cluster_report, "STATUS_TIMEOUT_S", PATIENCE)
     with one_member(by_lane=True) as member:
         monkeypatch.setenv("RAYKEEPER_CLUSTER", member.name)
         monkeypatch.setenv("RAY_ADDRESS", RAY)
@@ -152,6 +154,9 @@ NOT_NEEDED = {
 """What takes long to load, and none of these commands has a use for."""
 LISTING = """
 import sys
+from raykeeper import limits
+for name in ("RELAY_TIMEOUT_S", "RELAY_SEND_TIMEOUT_S", "RELAY_RAY_VIEW_S", "STATUS_TIMEOUT_S"):
+    setattr(limits, name, 60.0)  # before what copies them is loaded
 from raykeeper.cli.main import cli
 try:
     cli()

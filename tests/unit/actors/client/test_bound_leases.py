@@ -472,7 +472,7 @@ def acknowledged(kv: Client) -> Any:
 
 @let_go
 def dropped(kv: Client) -> Any:
-    leases = [kv.lease(1)]
+    leases = [kv.lease(3)]
     return loss_watch.end_actor_when_lost(leases[0]), leases.clear
 
 

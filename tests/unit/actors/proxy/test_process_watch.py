@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,7 +69,8 @@ class PlayedCluster:
 
 
 @pytest.fixture
-def cluster() -> PlayedCluster:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> PlayedCluster:
+    monkeypatch.setattr(proxy_monitor, "PROXY_MONITOR_S", PATIENCE)
     return PlayedCluster()
 
 
@@ -252,7 +254,7 @@ def test_a_proxy_that_was_started_again_is_found(cluster: PlayedCluster) -> None
 @pytest.mark.parametrize("why", ["no proxy", "it does not answer", "its socket is gone"])
 def test_where_no_proxy_watches_it_is_looked_for_ever_more_rarely(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(proxy_monitor.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(proxy_monitor, "time", SimpleNamespace(monotonic=lambda: now[0]))
     heard, asked = Heard(), []
 
     def ask(name: str, node: str) -> Any:

@@ -172,10 +172,10 @@ def test_a_forked_child_lets_go_of_its_parents_lanes_without_a_trace(lane_host: 
 
 @contextmanager
 def refuses() -> Iterator[int]:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    yield port
+    """A port that nobody listens on, and that nobody else gets meanwhile."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        yield nobody.getsockname()[1]
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 from lab.lanes import PATIENCE, LaneHost, until
 from raykeeper.actors.transport.lane import LaneUnreachable, open_lane
 from raykeeper.actors.transport.lane_retry import SWALLOWED
-from raykeeper.actors.transport.peer_lanes import LaneLink, LaneLinks
+from raykeeper.actors.transport.peer_lanes import LaneLinks
 from raykeeper.limits import LANE_UNREACHABLE_PAUSE_S
 
 
@@ -134,16 +134,20 @@ def test_a_firewall_before_a_peer_is_said_once_and_tried_ever_less(
     here.lost = peers.lane_lost
     try:
         for attempt in range(20):
-            if peers.is_open(2):
-                peers.send_by_lane(2, b"into nothing")
-            route = peers._routes[2]
 
-            def failed(times: int = attempt + 1, route: LaneLink = route) -> bool:
+            def ask() -> None:
                 if peers.is_open(2):
                     peers.send_by_lane(2, b"into nothing")
-                return dialled[0] == times and not route.opening and route.retry.not_before > here.now
+
+            def failed(times: int = attempt + 1) -> bool:
+                here.do(ask)  # as a member's loop: two threads at once would dial twice
+                route = peers._routes.get(2)
+                if route is None or route.opening or dialled[0] != times:
+                    return False
+                return route.retry.not_before > here.now
 
             until(failed)
+            route = peers._routes[2]
             until(lambda times=attempt: bool(peers.unreachable()) == (times >= 2))  # type: ignore[misc]
             pauses.append(route.retry.not_before - here.now)
             here.now = route.retry.not_before
