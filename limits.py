@@ -1062,6 +1062,8 @@ HUNG_FACTOR = 3
 HUNG_MIN_S = 20.0
 """... and at least this long. If the end of its process does not help within ``replace_after``, or this if that is
 longer, it is replaced."""
+OPENING_MAX_S = 3600.0
+"""A member that says that it is opening its data is not replaced before that has lasted this long: the data is good."""
 STUCK_TURN_S = 10.0
 """A turn of a member's loop, or the opening of its data, that takes longer than this may be stuck."""
 HUNG_ASK_S = 5.0

@@ -100,8 +100,9 @@ def near_cluster(notice: ProxyNotice, user: dict[str, Any], join: Callable[[], N
     try:
         access = RelayAccess(calls)
         with covering(RELAY_TIMEOUT_S):
-            found = access.statuses(dict.fromkeys(calls.members()), RELAY_TIMEOUT_S)
-        if any(status.cluster == notice.id for status in found.values()):
+            each = access.each_status(dict.fromkeys(calls.members()), RELAY_TIMEOUT_S)
+            found = any(status.cluster == notice.id for _, status in each)
+        if found:
             reach_by(notice.cluster, lambda: _access(notice.cluster, calls))
             cluster = NearCluster(notice, calls, user, join)
             cluster.log_in()

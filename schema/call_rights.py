@@ -135,4 +135,6 @@ CONTROL_RULES: dict[str, Rule] = {
     "end_backup": Rule.PROCESS,
     "stop": Rule.PROCESS,
 }
-"""By method of a member's actor. None of them can be reached by lane or through a proxy: there are frames alone."""
+"""By method of a member's actor. By lane and through a proxy's port there are frames alone. A proxy's relay, the Unix
+socket that only processes of its own user may use (they could attach to Ray as well), reaches three: ``move_leader`` by
+``RelayKind.MOVE_LEADER``, ``member_spec`` by ``RAY_VIEW``, ``lane`` by ``LANE``."""

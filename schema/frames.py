@@ -502,6 +502,8 @@ class MemberStatus(Portable, frozen=True):
     """Writes a second that it has taken, on average over the last seconds..."""
     gets: float = 0.0
     """... and reads."""
+    opening: bool = False
+    """It is opening its data, which it has the lock on."""
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, tag=5):

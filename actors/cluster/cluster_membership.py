@@ -10,10 +10,11 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ...errors import InvalidArgument, NotCaughtUp, RequestTimeout, Unavailable
 from ...limits import DEFAULT_TIMEOUT_S, MEMBERSHIP_TIMEOUT_S, POLL_PAUSE_S
+from ...schema.member_record import MemberRecord
 from .. import arguments as check
 from ..deadline import at_most, covered, pause_between_checks, wait_for
 from ..discovery import first_member_spec, member_actors
@@ -120,23 +121,51 @@ class ClusterMembership(ABC):
         """
         check.whole_number("a member's id", id, 1)
         observation, ops = observe_cluster(self.name), self._membership_ops()
-        best = observation.best
-        if best is None:
-            raise Unavailable(f"no member of cluster {self.name} serves")
-        known = {description.id: description for description in (*best.table, *best.removed)}
+        known = self._records(observation)
         if id not in known and id not in observation.configuration.members:
             raise InvalidArgument(f"cluster {self.name} has no member {id}")
         ops.remove_from_configuration(id)
         ops.retire(id)
-        ops.stop_member(id)
-        if id in known:
-            ops.delete_data(known[id], observation.nodes)
+        _clear(ops, id, known, observation)
+
+    @covered
+    def _clear_left_member(self, id: int, *, timeout: float = MEMBERSHIP_TIMEOUT_S) -> None:
+        """End the actor and delete the data of a member that has left the configuration; of another, nothing.
+
+        Raises:
+            Unavailable: the cluster does not confirm that it has left: it has not, or not yet, or there is no leader.
+        """
+        observation, ops = observe_cluster(self.name), self._membership_ops()
+        known = self._records(observation)
+        try:
+            ops.retire(id)  # a quorum has to know that it has left, whatever was observed
+        except InvalidArgument as error:
+            raise Unavailable(f"{member_name(id)} is in the configuration: {error}", applied=False) from error
+        _clear(ops, id, known, observation)
+
+    def _records(self, observation: Observation) -> dict[int, MemberRecord]:
+        """What is known of the members, those among them that were removed last.
+
+        Raises:
+            Unavailable: no member answers.
+        """
+        best = observation.best
+        if best is None:
+            raise Unavailable(f"no member of cluster {self.name} serves")
+        return {record.id: record for record in (*best.table, *best.removed)}
 
     def _membership_ops(self) -> MembershipOps:
         member_spec = first_member_spec(list(member_actors(self.name).values()))
         if member_spec is None:
             raise Unavailable(f"no member of cluster {self.name} answers")
         return MembershipOps(self.name, self.id, member_spec.data_dir or self._data_dir, member_spec.placement)
+
+
+def _clear(ops: MembershipOps, id: int, known: Mapping[int, MemberRecord], observation: Observation) -> None:
+    """End the actor and delete the data of a member that was retired."""
+    ops.stop_member(id)
+    if id in known:
+        ops.delete_data(known[id], observation.nodes)
 
 
 def _placement_for(node: str | None, observation: Observation, placement: Sequence[str]) -> Placement:

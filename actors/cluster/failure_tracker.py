@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import msgspec
 
-from ...limits import SEARCH_AFTER_S, STEP_RETRY_S, STUCK_TURN_S, Settings, decode_settings
+from ...limits import OPENING_MAX_S, SEARCH_AFTER_S, STEP_RETRY_S, STUCK_TURN_S, Settings, decode_settings
 from ...raft.messages import Configuration
 from ...schema.frames import MemberStatus
 from ...schema.member_record import MemberRecord
@@ -49,6 +49,8 @@ class FailureTracker:
         """Members whose process was to be ended because it hangs, and until when that is not tried again."""
         self._retired: set[int] = set()
         """Members that were retired: a quorum has confirmed that they do not take part."""
+        self._seen_on: dict[int, str] = {}
+        """The node that each member has said last that it lives on."""
         self._pins: dict[int, str] = {}
         """Where members live, by the table."""
         self._moved: dict[int, tuple[str, MemberRecord]] = {}
@@ -85,6 +87,7 @@ class FailureTracker:
         self._now = now
         self._began = now if self._began is None else self._began
         self._best = best = observation.best or self._best
+        self._seen_on.update((member, status.node) for member, status in observation.statuses.items())
         self._postponed = {what: until for what, until in self._postponed.items() if until > now}
         if best is not None and best.settings:
             with suppress(msgspec.MsgspecError):
@@ -112,9 +115,11 @@ class FailureTracker:
             actors=frozenset(observation.actors),
             missed_since=dict(self._missed_since),
             hung_since=dict(self._hung_since),
+            opening=frozenset(member for member in quiet if _is_opening(member, observation)),
             tried_to_end=frozenset(member for member, until in self._tried_to_end.items() if until > now),
             reserved_since=dict(self._reserved_since),
             homes=homes(observation),
+            seen_on=dict(self._seen_on),
             nodes=observation.nodes,
             placement=self._placement,
             searched=self._search.covers(observation.nodes, max(self._missed_since.values(), default=self._began)),
@@ -243,6 +248,12 @@ def _is_quiet(member: int, observation: Observation) -> bool:
     """Whether a member that Ray does not miss answers nothing, or says itself that its loop is stuck."""
     status = observation.statuses.get(member)
     return status is None or status.stuck_for >= STUCK_TURN_S
+
+
+def _is_opening(member: int, observation: Observation) -> bool:
+    """Whether a member says that it is opening its data, which it has the lock on, and may take that long."""
+    status = observation.statuses.get(member)
+    return status is not None and status.opening and status.stuck_for < OPENING_MAX_S
 
 
 def _is_at_home(known: MemberRecord, seen: list[Sighting], observation: Observation) -> bool:

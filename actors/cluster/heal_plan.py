@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from ...limits import ADOPT_AFTER_S, HUNG_FACTOR, HUNG_MIN_S, SEARCH_AFTER_S
+from ...limits import ADOPT_AFTER_S, HUNG_FACTOR, HUNG_MIN_S, OPENING_MAX_S, SEARCH_AFTER_S
 from ...raft.messages import Configuration
 from ...raft.quorum import is_majority
 from ...schema.member_record import MemberRecord
@@ -41,9 +41,11 @@ class ClusterView:
         actors: members that Ray has an actor for.
         missed_since: since when Ray has missed a member, or the member itself said that it can never serve again.
         hung_since: since when a member that Ray does not miss has answered nothing, or has said that it is stuck.
+        opening: of these, those that say that they are opening their data, which takes time.
         tried_to_end: members whose process was to be ended for that just now.
         reserved_since: since when a member has been seen reserved.
         homes: the node that each member lives on, if it is alive.
+        seen_on: the node that each member has said last that it lives on.
         nodes: Ray nodes that are alive.
         placement: resources that members may be pinned by; none for any node.
         found: missed members whose data was found elsewhere than their actors are: where it is.
@@ -66,9 +68,11 @@ class ClusterView:
     actors: Collection[int] = frozenset()
     missed_since: Mapping[int, float] = field(default_factory=dict)
     hung_since: Mapping[int, float] = field(default_factory=dict)
+    opening: Collection[int] = frozenset()
     tried_to_end: Collection[int] = frozenset()
     reserved_since: Mapping[int, float] = field(default_factory=dict)
     homes: Mapping[int, str] = field(default_factory=dict)
+    seen_on: Mapping[int, str] = field(default_factory=dict)
     nodes: tuple[RayNode, ...] = ()
     placement: tuple[str, ...] = ()
     found: Mapping[int, MemberRecord] = field(default_factory=dict)
@@ -83,13 +87,21 @@ class ClusterView:
         """A node that is alive and offers a pin."""
         return next((node for node in self.nodes if pin and pin in node.resources), None)
 
+    def home_of(self, member: int) -> RayNode | None:
+        """The node that a member has lived on, if it is alive and certain: several may offer one pin."""
+        known = self.table.get(member)
+        offering = [node for node in self.nodes if known is not None and known.pin and known.pin in node.resources]
+        if len(offering) == 1:
+            return offering[0]
+        return next((node for node in offering if node.id == self.seen_on.get(member)), None)
+
     def is_gone(self, member: int) -> bool:
         """Whether Ray and the leader have both missed a member for ``replace_after``, and its data was not found; or
-        it hangs, and still does so long after its process was to be ended."""
+        it hangs, and still does so long after its process was to be ended. One that is opening its data is not."""
         since = self.missed_since.get(member)
         if member in self.found or member in self.delayed:
             return False
-        if self.hangs(member, max(self.replace_after, HUNG_MIN_S)):
+        if member not in self.opening and self.hangs(member, max(self.replace_after, HUNG_MIN_S)):
             return True
         if since is None or self.now - since < self.replace_after:
             return False
@@ -249,6 +261,8 @@ def _situation(view: ClusterView, member: int, successors: Mapping[int, MemberRe
             last = f"; it was last at {known.pin}" if known is not None and known.pin else ""
             if view.node_of(known.pin if known is not None else "") is None and view.searched:
                 return f"its data was not found on any Ray node that is alive{last}"
+    if member in view.opening:
+        return f"it is opening its data; it is not replaced before that has lasted for {OPENING_MAX_S:g} s"
     if member in view.hung_since and not view.is_gone(member):
         if view.hangs(member):
             return "it hangs, and its process is ended; if that does not help, it is replaced"
@@ -401,8 +415,7 @@ def _replace_lost(view: ClusterView) -> Step | None:
         # The data of one that hangs need not be looked for: its process has it.
         if not view.is_gone(member) or not (view.searched or member in view.hung_since):
             continue
-        known = view.table.get(member)
-        home = view.node_of(known.pin) if known is not None else None
+        home = view.home_of(member)
         others = {other: home for other, home in view.homes.items() if other != member}
         avoided = set(view.avoided)
         if member in view.hung_since and home is not None and home.id not in others.values():

@@ -41,12 +41,14 @@ class HungProcess(msgspec.Struct, frozen=True):
         state: its state, as the kernel names it: "T (stopped)", "D (disk sleep)".
         ended: whether it is dead.
         left: why it was left alone; empty if it was not.
+        here: whether it was looked for on a node that has the member's data.
     """
 
     pid: int = 0
     state: str = ""
     ended: bool = False
     left: str = ""
+    here: bool = True
 
     def __str__(self) -> str:
         if self.left:
@@ -59,7 +61,7 @@ class HungProcess(msgspec.Struct, frozen=True):
 
 
 def end_hung_member(base: str, cluster_name: str, cluster: int, name: str) -> HungProcess:
-    """Runs on a member's node: end its process unless it answers there.
+    """Runs on a member's node, or on one that may be it: end its process unless it answers there.
 
     Args:
         base: the parent of the member's folder.
@@ -73,7 +75,7 @@ def end_hung_member(base: str, cluster_name: str, cluster: int, name: str) -> Hu
         return HungProcess(left="it answers on its own node")
     identity = DataDir.read_identity(RocksDisk(), os.path.join(base, name))
     if identity is None or identity.cluster != cluster or identity.name != name:
-        return HungProcess()
+        return HungProcess(here=False)
     return end_holder(base, name, spare=status.pid if status is not None and status.role == "starting" else 0)
 
 

@@ -38,7 +38,7 @@ from ..ray_view import RayNode
 from . import node_storage
 from .hung_process import HungProcess, end_hung_member
 from .placement import Placement
-from .ray_nodes import run_on
+from .ray_nodes import run_on, run_where_possible
 from .spawn import start_actor
 
 
@@ -174,31 +174,39 @@ class MembershipOps:
         wait_for(lambda: actors_gone([name]), time.monotonic() + STOP_TIMEOUT_S)
 
     def end_hung_member(self, member: MemberRecord, nodes: Sequence[RayNode]) -> HungProcess:
-        """End the process of a member that hangs, on its own node, if it is certain which one that is.
+        """End the process of a member that hangs, on its own node, if it is certain which one that is. It is looked
+        for on all nodes that offer its pin; only one with its data has its process.
 
         Raises:
             Unavailable: the node is not there, did not answer, or does not let that be done.
         """
-        node = next((node for node in nodes if member.pin in node.resources), None)
-        if node is None:
+        offering = _offering(member.pin, nodes)
+        if not offering:
             raise Unavailable(f"the node of {member.name} is not there")
         arguments = (member.base, self.cluster_name, self.cluster, member.name)
-        found: HungProcess = run_on({0: node}, end_hung_member, {0: arguments}, SURVEY_TIMEOUT_S)[0]
-        return found
+        answers = run_where_possible(
+            offering, end_hung_member, dict.fromkeys(offering, arguments), SURVEY_TIMEOUT_S
+        ).values()
+        found = [answer for answer in answers if isinstance(answer, HungProcess) and answer.here]
+        if found:
+            return max(found, key=lambda answer: (answer.ended, answer.pid, answer.left))
+        failed = next((answer for answer in answers if isinstance(answer, Exception)), None)
+        if failed is not None:
+            raise failed
+        return HungProcess(here=False)
 
     def delete_data(self, member: MemberRecord, nodes: Sequence[RayNode], where: str = "") -> bool:
         """Delete the data of a removed member; False if its node is not there, or a process still holds the data.
 
         Args:
-            where: id of the node that the data was found on; by default the node that offers the member's pin.
+            where: id of the node that the data was found on; by default all that offer the member's pin.
         """
-        node = next((each for each in nodes if (each.id == where if where else member.pin in each.resources)), None)
-        if node is None or not member.base:
+        on = {each.id: each for each in nodes if each.id == where} if where else _offering(member.pin, nodes)
+        if not on or not member.base:
             return False
+        arguments = (member.base, member.name, self.cluster)
         try:
-            run_on(
-                {0: node}, node_storage.delete_member, {0: (member.base, member.name, self.cluster)}, SURVEY_TIMEOUT_S
-            )
+            run_on(on, node_storage.delete_member, dict.fromkeys(on, arguments), SURVEY_TIMEOUT_S)
         except (KeeperError, OSError):
             return False
         return True
@@ -210,3 +218,8 @@ class MembershipOps:
 
     def _change(self, *changes: MemberChange) -> None:
         expect(change_membership(self.cluster_name, self.cluster, changes, time.monotonic() + self.timeout))
+
+
+def _offering(pin: str, nodes: Sequence[RayNode]) -> dict[str, RayNode]:
+    """The nodes that offer a pin, by id: the member that is pinned by it lives on one of them."""
+    return {node.id: node for node in nodes if pin in node.resources}

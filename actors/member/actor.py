@@ -479,6 +479,7 @@ class Member:
             missing=self._missing,
             version=COMMANDS_VERSION,
             stuck_for=0.0 if since is None else time.monotonic() - since,
+            opening=since is not None and self._lock_fd >= 0,
         )
 
 

@@ -46,7 +46,7 @@ class CallConditions:
             metadata.get(_VERSION, "").encode("latin-1").decode()
         except UnicodeError:
             raise INVALID_CLIENT_VERSION.error() from None
-        if needs_leader(metadata) and not await self._calls.has_leader(self._backend.member):
+        if needs_leader(metadata) and not await self._calls.has_leader():
             raise NO_LEADER.error()
 
     async def while_led(self, serving: Coroutine[Any, Any, None]) -> None:
@@ -79,7 +79,7 @@ class CallConditions:
             while self._streams:
                 timeout = self._backend.hub.timings.election_timeout
                 await asyncio.sleep(timeout)
-                look = asyncio.ensure_future(self._calls.has_leader(self._backend.member))
+                look = asyncio.ensure_future(self._calls.has_leader())
                 led = await within(timeout, look) and look.result()
                 without = 0 if led else without + 1
                 if without >= PROXY_LEADERLESS_TIMEOUTS:

@@ -8,6 +8,7 @@ taken effect already.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -59,7 +60,7 @@ from ...schema.frames import (
     Written,
 )
 from ...telemetry import Family
-from ..client.aio_timeout import within
+from ..client.aio_timeout import cancel_if_possible, within
 from ..client.core.failures import denial, failure
 from ..client.hub import Hub, clock
 from ..naming import member_name
@@ -151,13 +152,19 @@ class MemberCalls:
                 return status
         raise NO_LEADER.error()
 
-    async def has_leader(self, first: int) -> bool:
-        """Whether a member that serves hears a leader; ``first`` is asked first."""
-        for member in sorted(self._hub.transport.members(), key=lambda member: member != first):
-            status = await self.status(member)
-            if status is not None and status.leader and not status.why_not_serving:
-                return True
-        return False
+    async def has_leader(self) -> bool:
+        """Whether a member that serves hears a leader. All are asked at once: one that hangs must not use up the time
+        in which another says so."""
+        asked = [asyncio.ensure_future(self.status(member)) for member in self._hub.transport.members()]
+        try:
+            for answer in asyncio.as_completed(asked):
+                status = await answer
+                if status is not None and status.leader and not status.why_not_serving:
+                    return True
+            return False
+        finally:
+            for each in asked:
+                cancel_if_possible(each)
 
     async def newest_status(self, first: int) -> MemberStatus:
         """The status of the leader, which knows every change of the members; without one, of any. Raises as above."""
@@ -339,7 +346,8 @@ class MemberCalls:
     def end_backup(self, backup: BackupRead) -> None:
         """It is not needed any more; whether the member hears that is not waited for."""
         ask = EndBackup(self._cluster, STATUS_TIMEOUT_S, backup.snapshot)
-        self._hub.transport.send(backup.member, self._frame(ask), lambda reply: None)
+        with contextlib.suppress(LookupError):  # it has left
+            self._hub.transport.send(backup.member, self._frame(ask), lambda reply: None)
 
     def _frame(self, request: Request) -> bytes:
         frame = _encode(request)
@@ -358,7 +366,11 @@ class MemberCalls:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(set_result, reply)
 
-        self._hub.transport.send(member, self._frame(request), done)
+        frame = self._frame(request)
+        try:
+            self._hub.transport.send(member, frame, done)
+        except LookupError:  # it has left since the members were listed
+            return None
         if not await within(timeout, answered):
             return None
         reply = answered.result()

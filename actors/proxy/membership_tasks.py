@@ -19,7 +19,7 @@ from ..actor_access import as_the_cluster
 from ..leader_call import administer_as
 from ..logs import MemberLog
 from ..naming import member_name
-from .etcd_errors import from_keeper_error
+from .etcd_errors import TIMED_OUT, from_keeper_error
 from .rpc_status import RpcCode, RpcError
 
 T = TypeVar("T")
@@ -57,22 +57,34 @@ class MembershipTasks:
 
     async def remove_member(self, member: int, leave: Coroutine[Any, Any, object]) -> None:
         """Return once ``leave`` has taken a member out of the configuration. A task ends its process and deletes its
-        data: also if the caller has given up meanwhile."""
+        data: also if the caller has given up meanwhile, and if it is not known whether the member has left. The task
+        does nothing to a member that is in the configuration."""
         await asyncio.shield(self._begin(self._remove(member, leave)))
 
     async def _remove(self, member: int, leave: Coroutine[Any, Any, object]) -> None:
-        await leave
-        self._begin(self._repeat("remove_member", member, "the data of %s is not deleted yet: %s"))
+        try:
+            await leave
+        except RpcError as error:
+            if error.text == TIMED_OUT.text:  # it may leave later
+                self._begin(self._clear(member))
+            raise
+        self._begin(self._clear(member))
+
+    async def _clear(self, member: int) -> None:
+        await self._repeat("_clear_left_member", member, "the data of %s is not deleted yet: %s")
 
     async def _repeat(self, change: str, member: int, failed: str) -> None:
         """Make a change that nobody waits for, again while the cluster is not available. If the proxy ends before it is
         made, the supervisor makes it."""
+        said = ""
         for _ in range(MAX_MEMBERSHIP_ATTEMPTS):  # each of them may wait for minutes
             try:
                 await self._run(change, id=member)
                 return
             except RpcError as error:
-                self._log.warning(failed, member_name(member), error.text)
+                if (why := str(error.__cause__ or error)) != said:
+                    said = why
+                    self._log.warning(failed, member_name(member), why)
                 if error.code is not RpcCode.UNAVAILABLE:  # it has left, say
                     return
             await asyncio.sleep(MEMBERSHIP_PAUSE_S)

@@ -7,13 +7,15 @@ the process with this id and this start, in this boot and this namespace, or not
 the session of another end with it.
 
 One thread waits for sockets and processes; another asks the cluster and reports. A claim is a token and the number of a
-session; the answer is one byte.
+session; the answer is one byte. Any user of the machine can connect, before it has shown a token. One whose processes
+the proxy could not identify is sent away at once; others (of a proxy that is root) make way first.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hmac
+import math
 import os
 import queue
 import secrets
@@ -24,7 +26,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from ...errors import KeeperError
 from ...limits import (
     DEATH_REPORT_PAUSE_S,
     DEATH_REPORT_S,
@@ -33,12 +34,15 @@ from ...limits import (
     MAX_WATCH_CLAIMS,
     MAX_WATCHED_PROCESSES,
     MONITOR_REFRESH_S,
+    PROXY_ACCEPT_PAUSE_S,
 )
 from ...schema.client_identity import ClientIdentity
 from ..logs import MemberLog
 from ..proxy_claims import CLAIM, NOT_WATCHED, TOKEN_BYTES, WATCHED, WatchOffer
 from ..this_process import ids_are_of, namespace_of, start_of
-from ..transport.process_monitors import ProcessMonitors, open_process, peer_process
+from ..transport.process_monitors import ProcessMonitors, open_process, peer_process, peer_user
+
+_OWN_USER = os.getuid()
 
 
 class _Peer:
@@ -47,6 +51,8 @@ class _Peer:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.pid = peer_process(sock)
+        self.foreign = peer_user(sock) not in (_OWN_USER, 0)
+        """It is of another user, and not of root."""
         self.received = b""
         self.asked = 0
         """The session of the claim that is being checked, 0 for none."""
@@ -58,9 +64,9 @@ class ProcessWatch:
 
     Args:
         who: the process that has opened a session, as the cluster knows it; ``None`` if there is no such session. It
-            may block, and raise ``KeeperError``.
+            may block, and raise ``KeeperError`` or any error of Ray's.
         end_sessions: have the cluster end these sessions, whose processes are dead; may block, and raise
-            ``KeeperError``.
+            as that.
     """
 
     def __init__(
@@ -88,6 +94,8 @@ class ProcessWatch:
         self._dead: dict[int, float] = {}
         """Sessions to report, and until when to try. The asking thread's, filled through ``_ended``."""
         self._ended: deque[int] = deque()
+        self._accept_at = math.inf
+        """When connections are accepted again; infinity while they are."""
         self._closed = False
         self._threads = [
             threading.Thread(target=self._run, name="watches processes", daemon=True),
@@ -117,7 +125,11 @@ class ProcessWatch:
     def _run(self) -> None:
         try:
             while not self._closed:
-                for fd, events in self._epoll.poll(MONITOR_REFRESH_S):
+                now = time.monotonic()
+                if self._accept_at <= now:
+                    self._accept_at = math.inf
+                    self._epoll.modify(self._listener, select.EPOLLIN)
+                for fd, events in self._epoll.poll(max(0.0, min(MONITOR_REFRESH_S, self._accept_at - now))):
                     if fd == self._listener.fileno():
                         self._accept()
                     elif fd == self._wake_fd:
@@ -138,18 +150,29 @@ class ProcessWatch:
             self._epoll.close()
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # it is gone, or there is no descriptor
+        try:
             sock, _ = self._listener.accept()
-            sock.setblocking(False)
-            peer = _Peer(sock)
-            unauthenticated = [each for each in self._peers.values() if not each.authenticated]
-            if not peer.pid or len(self._peers) >= MAX_WATCHED_PROCESSES:
-                sock.close()
-                return
-            if len(unauthenticated) >= MAX_UNAUTHENTICATED_LANES:
-                self._drop(unauthenticated[0])
-            self._peers[sock.fileno()] = peer
+        except (BlockingIOError, ConnectionError):  # it is gone
+            return
+        except OSError as error:  # no descriptor is left, say: the listener would be ready again at once
+            self._log.debug("processes that want to be watched have to wait: %s", error)
+            self._epoll.modify(self._listener, 0)
+            self._accept_at = time.monotonic() + PROXY_ACCEPT_PAUSE_S
+            return
+        sock.setblocking(False)
+        peer = _Peer(sock)
+        # Only root can see which namespace the processes of others are in, without which none is watched.
+        if not peer.pid or len(self._peers) >= MAX_WATCHED_PROCESSES or (peer.foreign and _OWN_USER):
+            sock.close()
+            return
+        unauthenticated = [each for each in self._peers.values() if not each.authenticated]
+        if len(unauthenticated) >= MAX_UNAUTHENTICATED_LANES:
+            self._drop(next((each for each in unauthenticated if each.foreign), unauthenticated[0]))
+        self._peers[sock.fileno()] = peer
+        try:
             self._epoll.register(sock, select.EPOLLIN)
+        except OSError:  # the kernel lets this user wait for no more
+            self._drop(peer)
 
     def _read(self, peer: _Peer, events: int) -> None:
         try:
@@ -238,7 +261,7 @@ class ProcessWatch:
         try:
             who = self._who(session)
             fd = open_process(pid)
-        except (KeeperError, OSError) as error:
+        except Exception as error:  # Ray's are of many kinds, and this thread must go on
             self._log.debug("process %d is not watched: %s", pid, error)
             return False
         try:

@@ -30,6 +30,7 @@ from ...telemetry import PROCESS
 from ..actor_access import as_the_cluster, cluster_token
 from ..client.aio_timeout import within
 from ..connect import connect
+from ..deadline import covering
 from ..handles import Client
 from ..leader_call import administer, ask_client, expect
 from ..log_files import flush_log, log_to_ray
@@ -129,13 +130,15 @@ class ProxyHost:
     def _who(self, session: int) -> ClientIdentity | None:
         spec = self._spec
         deadline = time.monotonic() + DEATH_REPORT_CALL_S
-        client = ask_client(spec.cluster_name, spec.cluster, session, deadline, as_the_cluster)
+        with covering(DEATH_REPORT_CALL_S):  # Ray too may not answer
+            client = ask_client(spec.cluster_name, spec.cluster, session, deadline, as_the_cluster)
         return None if client is None else client.identity
 
     def _end_sessions(self, sessions: tuple[int, ...]) -> None:
         spec = self._spec
         deadline = time.monotonic() + DEATH_REPORT_CALL_S
-        expect(administer(spec.cluster_name, spec.cluster, EndDeadSessions(sessions), deadline, as_the_cluster))
+        with covering(DEATH_REPORT_CALL_S):
+            expect(administer(spec.cluster_name, spec.cluster, EndDeadSessions(sessions), deadline, as_the_cluster))
 
     def stop(self) -> bool:
         """Called before it is killed: deregister, and let calls end for a moment; whether all of that is done."""

@@ -44,6 +44,9 @@ class RpcError(Exception):
         self.code = code
         self.text = text
 
+    def __str__(self) -> str:  # for logs
+        return self.text or self.code.name
+
 
 # Not to be raised: an exception keeps the frames that it went through.
 DEADLINE_EXCEEDED = RpcError(RpcCode.DEADLINE_EXCEEDED, "context deadline exceeded")

@@ -27,14 +27,25 @@ _CREDENTIALS = struct.Struct("3i")
 def peer_process(sock: object) -> int:
     """The id of the process that has connected a Unix socket to this one, as the kernel knows it; 0 if it cannot tell:
     the process is in a namespace that this one does not see."""
+    return max(0, _credentials(sock)[0])
+
+
+def peer_user(sock: object) -> int:
+    """The id of the user whose process has connected a Unix socket to this one, as the kernel knows it; -1 if it
+    cannot tell."""
+    return _credentials(sock)[1]
+
+
+def _credentials(sock: object) -> tuple[int, int]:
+    """Process and user."""
     if not isinstance(sock, socket.socket) or sock.family != socket.AF_UNIX:
-        return 0
+        return 0, -1
     try:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     except OSError:
-        return 0
-    pid: int = _CREDENTIALS.unpack(credentials)[0]
-    return max(0, pid)
+        return 0, -1
+    pid, user, _ = _CREDENTIALS.unpack(credentials)
+    return pid, user
 
 
 def open_process(pid: int) -> int:

@@ -55,13 +55,15 @@ class RelayAccess:
 
     def statuses(self, members: Mapping[int, object], patience: float) -> dict[int, MemberStatus]:
         """See ``MemberAccess``."""
-        found: dict[int, MemberStatus] = {}
+        return dict(self.each_status(members, patience))
+
+    def each_status(self, members: Mapping[int, object], patience: float) -> Iterator[tuple[int, MemberStatus]]:
+        """As ``statuses``, but each as it comes: who needs only one need not wait for members that do not answer."""
         for member, answer in self.ask(dict.fromkeys(members, _ASK_STATUS), patience):
             with suppress(msgspec.MsgspecError):
                 reply = _decode(answer)
                 if isinstance(reply, Status):
-                    found[member] = reply.status
-        return found
+                    yield member, reply.status
 
     def move_leader(self, leader: int, target: int) -> bool:
         """See ``MemberAccess``."""

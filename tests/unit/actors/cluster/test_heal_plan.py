@@ -156,6 +156,30 @@ def test_the_process_of_a_member_that_hangs_is_ended_first_and_it_is_replaced_if
     assert (step.replaces, step.placement.pin) == (3, "d")
 
 
+def test_whoever_opens_its_data_is_not_replaced() -> None:
+    """Another process may keep its folder locked, which is looked for; its own is left alone there."""
+    view = replace(hung(healthy(), seconds=10 * GONE), opening={3})
+    assert plan(view) == EndProcess(view.table[3])
+    assert plan(replace(view, tried_to_end={3})) is None
+    assert ["it is opening its data" in line for line in obstacles(view)] == [True]
+    assert plan(with_successor(replace(view, tried_to_end={3}))) is None, "nor does a successor take its place"
+
+
+@pytest.mark.parametrize(("seen_on", "avoids"), [({3: "node-c"}, "node-c"), ({3: "node-d"}, "node-d")])
+def test_of_nodes_that_offer_one_resource_that_where_it_was_seen_is_its_home(
+    seen_on: dict[int, str], avoids: str
+) -> None:
+    nodes = tuple(RayNode(f"node-{name}", f"10.0.0.{ord(name)}", frozenset({"coord"})) for name in "abcd")
+    table = {member: known(member, "coord") for member in (1, 2, 3)}
+    view = replace(healthy(), nodes=nodes, table=table, placement=("coord",), homes={1: "node-a", 2: "node-b"})
+    view = replace(hung(view, seconds=GONE), tried_to_end={3}, seen_on={1: "node-a", 2: "node-b", **seen_on})
+    step = plan(view)
+    assert isinstance(step, Reserve)
+    assert step.placement.node.id in {"node-c", "node-d"} - {avoids}
+    assert view.home_of(1) == nodes[0]
+    assert replace(view, seen_on={}).home_of(3) is None, "it may be any"
+
+
 @pytest.mark.parametrize("seconds", [HUNG, 10 * HUNG])
 def test_whom_the_leader_hears_does_not_hang(seconds: float) -> None:
     heard = replace(hung(healthy(), seconds=seconds), silent={2: 0.0, 3: 1.0})

@@ -171,7 +171,9 @@ def test_one_that_does_not_or_is_not_it_is_left_alone(
     if "pid" in said:
         said = {**said, "pid": process.pid}
     monkeypatch.setattr(hung_process, "_ask", lambda *who: status_of(**said))
-    assert not end_hung_member(folder, "hung", cluster, "m1").ended
+    found = end_hung_member(folder, "hung", cluster, "m1")
+    assert not found.ended
+    assert found.here == (cluster == 7), "a node without its data says so"
     assert process.poll() is None
 
 

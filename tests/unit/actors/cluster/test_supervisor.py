@@ -35,7 +35,7 @@ from raykeeper.actors.cluster.supervisor_handle import actor_class
 from raykeeper.actors.cluster.supervisor_spec import SupervisorSpec
 from raykeeper.actors.ray_view import RayNode
 from raykeeper.errors import Unavailable
-from raykeeper.limits import SEARCH_MIN_PAUSE_S, Settings, Timings, encode_settings
+from raykeeper.limits import OPENING_MAX_S, SEARCH_MIN_PAUSE_S, Settings, Timings, encode_settings
 from raykeeper.raft.messages import Configuration
 from raykeeper.schema.frames import MemberStatus
 from raykeeper.schema.member_record import MemberRecord
@@ -198,6 +198,31 @@ def test_who_hangs_has_its_process_ended_and_is_replaced_if_that_does_not_help(s
         if isinstance(step, Reserve):
             break
     assert [(now, type(step)) for now, step in tried] == [(20, EndProcess), (40, Reserve)]
+
+
+@pytest.mark.parametrize(
+    ("says", "replaced"),
+    [
+        ({"opening": True, "stuck_for": OPENING_MAX_S - 1}, False),
+        ({"opening": True, "stuck_for": OPENING_MAX_S}, True),
+        ({"stuck_for": 99.0}, True),
+    ],
+    ids=["opens its data", "for too long", "waits for the lock"],
+)
+def test_who_opens_its_data_is_not_replaced_for_long(says: dict[str, Any], replaced: bool) -> None:
+    tracker, steps = FailureTracker(7, PINS), []
+    for now, shown in enumerate(quiet(60, role="starting", **says)):
+        step = plan(after_search(tracker, shown, float(now), {}))
+        if step is not None:
+            steps.append(type(step))
+            tracker.step_done(step)
+    assert (Reserve in steps) == replaced
+
+
+def test_where_each_member_was_seen_last_is_remembered() -> None:
+    elsewhere = observation()
+    seen = replace(elsewhere, statuses={**elsewhere.statuses, 3: status(3, node="node-z")})
+    assert watched(seen, observation(answers=False)).seen_on == {1: "node-a", 2: "node-b", 3: "node-z"}
 
 
 def test_who_answers_in_between_does_not_hang() -> None:

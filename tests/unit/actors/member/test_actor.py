@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from lab.patience import PATIENCE
+from lab.patience import PATIENCE, until
 from raykeeper.actors.member import actor
 from raykeeper.actors.member.actor import Member, deadline_of
 from raykeeper.actors.member.member_actor import MemberHost
@@ -140,3 +141,22 @@ def test_what_is_tried_again_and_again_is_logged_once_and_a_stop_is_no_warning(
         ("WARNING", "cluster c, m1: does not serve: NoSpace: no room"),
         ("INFO", "cluster c, m1: does not serve: it was stopped"),
     ]
+
+
+def test_it_says_whether_it_opens_its_data_or_waits_for_the_lock(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def opens(*_: object, **__: object) -> DataDir:
+        entered.set()
+        go_on.wait(PATIENCE)
+        raise NoSpace("no room")
+
+    monkeypatch.setattr(actor.DataDir, "open", opens)
+    assert entered.wait(PATIENCE)
+    assert member.status().opening
+    monkeypatch.setattr(actor, "try_lock", lambda base, name: None)
+    go_on.set()
+    until(lambda: "holds the lock" in member.status().why_not_serving, what="it waits for the lock")
+    assert not member.status().opening

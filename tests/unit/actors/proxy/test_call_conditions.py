@@ -54,7 +54,7 @@ class Leader:
     def __init__(self) -> None:
         self.there = True
 
-    async def has_leader(self, first: int) -> bool:
+    async def has_leader(self) -> bool:
         return self.there
 
 
@@ -77,7 +77,7 @@ def test_a_member_that_does_not_answer_hears_no_leader(proxy: LabProxy, monkeypa
     monkeypatch.setattr("raykeeper.actors.proxy.member_calls.STATUS_TIMEOUT_S", 0.1)
     proxy.member.cut = True
     try:
-        assert not proxy.run(calls.has_leader(1))
+        assert not proxy.run(calls.has_leader())
     finally:
         proxy.member.cut = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -53,18 +54,19 @@ class PlayedCluster:
         self.sessions: dict[int, ClientIdentity] = {}
         self.ended: list[int] = []
         self.failures = 0
+        self.error: Exception = Unavailable("no leader")
         self.asked = 0
 
     def who(self, session: int) -> ClientIdentity | None:
         self.asked += 1
         if self.failures:
-            raise Unavailable("no leader")
+            raise self.error
         return self.sessions.get(session)
 
     def end_sessions(self, sessions: tuple[int, ...]) -> None:
         self.asked += 1
         if self.failures:
-            raise Unavailable("no leader")
+            raise self.error
         self.ended.extend(sessions)
 
 
@@ -154,7 +156,7 @@ def connected(watch: ProcessWatch) -> socket.socket:
     return sock
 
 
-@pytest.mark.parametrize("field", ["pid", "started", "boot", "pid_namespace", "no session", "no leader"])
+@pytest.mark.parametrize("field", ["pid", "started", "boot", "pid_namespace", "no session", "no leader", "no Ray"])
 def test_a_session_is_that_of_the_process_that_opened_it(
     watch: ProcessWatch, cluster: PlayedCluster, field: str
 ) -> None:
@@ -162,8 +164,10 @@ def test_a_session_is_that_of_the_process_that_opened_it(
     import msgspec
 
     me = this_client()
-    if field == "no leader":
+    if field in ("no leader", "no Ray"):
         cluster.failures = 1
+        if field == "no Ray":
+            cluster.error = RuntimeError("Ray's own error: its control service is away")
     elif field != "no session":
         other: Any = "another" if field == "boot" else getattr(me, field) + 1
         cluster.sessions[7] = msgspec.structs.replace(me, **{field: other})
@@ -199,6 +203,66 @@ def test_those_who_say_nothing_are_few(
     monkeypatch.setattr(process_watch, "MAX_WATCHED_PROCESSES", 0)
     with connected(watch) as one_more:
         assert one_more.recv(1) == b""
+
+
+@pytest.mark.parametrize("own", [1000, 0])
+def test_another_user_takes_no_place(
+    watch: ProcessWatch, cluster: PlayedCluster, monkeypatch: pytest.MonkeyPatch, own: int
+) -> None:
+    """One that is not root sends it away at once. Root could watch it, but it makes way first."""
+    monkeypatch.setattr(process_watch, "MAX_UNAUTHENTICATED_LANES", 2)
+    monkeypatch.setattr(process_watch, "_OWN_USER", own)
+    users = iter([own, 2000, own])
+    monkeypatch.setattr(process_watch, "peer_user", lambda sock: next(users))
+    cluster.sessions[7] = this_client()
+    with connected(watch) as first, connected(watch) as foreign, connected(watch):
+        assert foreign.recv(1) == b""
+        first.sendall(CLAIM.pack(watch.offer[1], 7))
+        assert first.recv(1) == WATCHED
+
+
+class FullListener:
+    """A listener of a process that has no descriptor left."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self.tried, self.full = 0, True
+
+    def fileno(self) -> int:
+        return self._listener.fileno()
+
+    def accept(self) -> Any:
+        self.tried += 1
+        if self.full:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return self._listener.accept()
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def test_without_a_descriptor_it_pauses(
+    watch: ProcessWatch, cluster: PlayedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_watch, "PROXY_ACCEPT_PAUSE_S", 100 * PATIENCE)
+    cluster.sessions[7] = this_client()
+    claim = CLAIM.pack(watch.offer[1], 7)
+    with connected(watch) as first:
+        first.sendall(claim)
+        assert first.recv(1) == WATCHED
+        listener: Any = FullListener(watch._listener)
+        watch._listener = listener
+        with connected(watch) as second:
+            until(lambda: listener.tried, what="it is accepted")
+            for _ in range(3):  # the thread goes round, and the listener is ready all the time
+                first.sendall(claim)
+                assert first.recv(1) == WATCHED
+            assert listener.tried == 1
+            listener.full, watch._accept_at = False, 0.0
+            first.sendall(claim)
+            assert first.recv(1) == WATCHED
+            second.sendall(claim)
+            assert second.recv(1) == WATCHED
 
 
 # --- the client's side -----------------------------------------------------------------------------------------------

@@ -1,0 +1,94 @@
+"""What a proxy asks members for, while some of them answer nothing or have left."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from lab.patience import PATIENCE
+from raykeeper.actors.client.aio_timeout import within
+from raykeeper.actors.proxy import member_calls
+from raykeeper.actors.proxy.member_calls import BackupRead, MemberCalls
+from raykeeper.schema.frames import MemberStatus, Reply, Status
+
+HANGS, LEFT, FAILS = "hangs", "left", "fails"
+
+
+def member_status(member: int, **fields: Any) -> MemberStatus:
+    numbers = "term commit_index applied_index last_log_index first_log_index revision compact_revision db_size pid"
+    plain: dict[str, Any] = {
+        **dict.fromkeys(numbers.split(), 1),
+        "cluster_name": "c",
+        "cluster": 1,
+        "member": member,
+        "name": f"m{member}",
+        "role": "follower",
+        "voters": (1, 2, 3),
+        "learners": (),
+        "node": "",
+    }
+    return MemberStatus(**{**plain, **fields})
+
+
+class PlayedTransport:
+    """Members that answer with a status, hang, fail, or have left since they were listed."""
+
+    def __init__(self, members: dict[int, Any]) -> None:
+        self._members = members
+        self.asked: list[int] = []
+
+    def members(self) -> dict[int, str]:
+        return {member: f"m{member}" for member in self._members}
+
+    def send(self, member: int, frame: bytes, done: Any) -> None:
+        self.asked.append(member)
+        says = self._members[member]
+        if says == LEFT:
+            raise LookupError(f"no actor of member m{member} is known")
+        if says == FAILS:
+            done(OSError("it has ended"))
+        elif says != HANGS:
+            reply: Reply = Status(says)
+            done(msgspec.msgpack.encode(reply))
+
+
+def calls(members: dict[int, Any]) -> tuple[MemberCalls, PlayedTransport]:
+    transport = PlayedTransport(members)
+    hub: Any = SimpleNamespace(transport=transport, login=None)
+    return MemberCalls(hub, 1), transport
+
+
+@pytest.mark.parametrize("other", [HANGS, LEFT, FAILS])
+def test_a_leader_is_heard_of_whatever_the_first_member_does(other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(member_calls, "STATUS_TIMEOUT_S", 10 * PATIENCE)  # nothing is gained by waiting for it
+
+    async def test() -> None:
+        asking, transport = calls({1: other, 2: member_status(2, leader=3), 3: other})
+        look = asyncio.ensure_future(asking.has_leader())
+        assert await within(PATIENCE, look)
+        assert look.result()
+        assert transport.asked == [1, 2, 3]
+
+    asyncio.run(test())
+
+
+def test_who_does_not_serve_or_hears_no_leader_says_nothing_of_one() -> None:
+    async def test() -> None:
+        members = {1: member_status(1, leader=2, why_not_serving="it is starting"), 2: member_status(2, leader=0)}
+        assert not await calls({**members, 3: LEFT, 4: FAILS})[0].has_leader()
+        assert not await calls({})[0].has_leader()
+
+    asyncio.run(test())
+
+
+def test_a_member_that_has_left_has_no_answer() -> None:
+    async def test() -> None:
+        asking, _ = calls({1: LEFT})
+        assert await asking.status(1) is None
+        asking.end_backup(BackupRead(1, "s", 0, b""))
+
+    asyncio.run(test())
