@@ -139,7 +139,7 @@ address_option = click.option(
     "--address", envvar="RAY_ADDRESS", help="Ray cluster to attach to (default: the one that runs)."
 )
 output_option = output_as("simple", "json", "table")
-_USER, _PASSWORD_FILE = "raykeeper.user", "raykeeper.password_file"
+_USER, _PASSWORD_FILE, _PASSWORD = "raykeeper.user", "raykeeper.password_file", "raykeeper.password"
 _ENDPOINT, _CA, _CERT, _KEY = "raykeeper.endpoint", "raykeeper.ca", "raykeeper.cert", "raykeeper.key"
 BY_RAY = "ray"
 """As the endpoint: do not look for a proxy."""
@@ -351,13 +351,16 @@ def load_spec(spec: str | None, **overrides: Any) -> ClusterSpec:
 
 
 def _user() -> dict[str, Any]:
-    """The user that was named, as arguments of ``connect``: none, if none was."""
+    """The user that was named, as arguments of ``connect``: none, if none was. A command asks for a password once."""
     user, file = _named_user()
     if user is None:
         return {}
     if file is not None:
         return {"user": user, "password_file": file}
-    return {"user": user, "password": click.prompt(f"Password of {user}", hide_input=True, err=True)}
+    answers = click.get_current_context().meta
+    if _PASSWORD not in answers:
+        answers[_PASSWORD] = click.prompt(f"Password of {user}", hide_input=True, err=True)
+    return {"user": user, "password": answers[_PASSWORD]}
 
 
 def open_client(cluster: str, address: str | None, timeout: float, *, by_ray: bool = False) -> Client:

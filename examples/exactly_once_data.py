@@ -2,12 +2,14 @@
 
 Ray Data runs a task again whose worker or node has died, a task that was given up on may still write, and a driver that
 is started again begins from the start. So each block has an *identity* that is the same every time: here the input file
-that its rows come from. What is written becomes visible by a *commit* in RayKeeper, one for each identity:
+that its rows come from, by its full path. One task reads a file whole, and says with each row how many there are
+(``whole``): a sink that is given a part of a file refuses it, before anything of it is there. What is written becomes
+visible by a *commit* in RayKeeper, one for each identity:
 
 1. the lock of the identity is taken (the claim): of two attempts one works, the other waits;
 2. the rows are written into a file that is named after identity and content, which harms nobody if it is written twice;
-3. ``commit/<identity>`` is put through the lock's guard, on condition that it is not there, with the identity as
-   ``request_id``. An attempt that lost its claim is refused; the same commit again is the same answer.
+3. ``commit/<identity>`` is put through the lock's guard, on condition that it is not there, with a ``request_id`` made
+   of the identity. An attempt that lost its claim is refused; the same commit again is the same answer.
 
 Who reads the folder reads the files that are committed (:meth:`ExactlyOnceSink.parts`); others are leftovers of dead
 attempts. A driver that is started again passes over what is committed already.
@@ -30,6 +32,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -58,17 +61,18 @@ class ExactlyOnceSink(Datasink):
     """
 
     def __init__(self, kv: raykeeper.Client, name: str, folder: str, pause: float = 0.0) -> None:
-        self.kv = kv.namespace(f"sink/{name}/").with_codec(raykeeper.codec.JSON)
+        self.area = f"sink/{name}/"
+        self.kv = kv.namespace(self.area).with_codec(raykeeper.codec.JSON)
         self.folder = folder
         self.pause = pause
 
     def left(self, files: Iterable[str]) -> list[str]:
-        """Those of some input files that are not committed yet."""
+        """Those of some input files, by their full paths, that are not committed yet."""
         done = self.committed()
-        return [file for file in files if _identity(file) not in done]
+        return [file for file in files if file not in done]
 
     def committed(self) -> dict[str, Any]:
-        """What is committed, by identity."""
+        """What is committed, by identity; each time all that its file gives."""
         return {item.key.decode().removeprefix("commit/"): item.value for item in self.kv.range(prefix="commit/")}
 
     def parts(self) -> list[str]:
@@ -76,12 +80,19 @@ class ExactlyOnceSink(Datasink):
         return [os.path.join(self.folder, entry["part"]) for entry in self.committed().values()]
 
     def write(self, blocks: Iterable[Any], ctx: Any) -> int:
-        """Write some blocks: called by Ray Data in a task, more than once if it must be."""
+        """Write some blocks of what ``whole`` makes: called by Ray Data in a task, more than once if it must be.
+
+        Raises:
+            ValueError: of some file there is only a part here, and nothing of that was written; or a file is committed
+                with other rows.
+        """
         table = pa.concat_tables([ray.data.block.BlockAccessor.for_block(block).to_arrow() for block in blocks])
         files = table["path"].unique().to_pylist() if table.num_rows else []
         for file in files:
-            rows = table.filter(pyarrow.compute.equal(table["path"], file)).drop_columns(["path"])
-            self._write_once(_identity(file), rows)
+            rows = table.filter(pyarrow.compute.equal(table["path"], file))
+            if pyarrow.compute.any(pyarrow.compute.not_equal(rows["of"], rows.num_rows)).as_py():
+                raise ValueError(f"{rows.num_rows} rows of {file} are not all: Ray Data has cut it into several blocks")
+            self._write_once(file, rows.drop_columns(["path", "of"]))
         return len(files)
 
     def _write_once(self, identity: str, rows: pa.Table) -> None:
@@ -89,7 +100,8 @@ class ExactlyOnceSink(Datasink):
         content = io.BytesIO()
         pyarrow.csv.write_csv(rows, content)
         data = content.getvalue()
-        entry = {"part": f"{identity}-{hashlib.sha256(data).hexdigest()[:16]}.csv", "rows": rows.num_rows}
+        which, what = (hashlib.sha256(of).hexdigest() for of in (identity.encode(), data))
+        entry = {"part": f"{Path(identity).stem}-{which[:16]}-{what[:16]}.csv", "rows": rows.num_rows}
         with self.kv.lock(identity, ttl=5) as claim:
             if self.kv.get(f"commit/{identity}") is None:
                 time.sleep(self.pause)
@@ -97,41 +109,58 @@ class ExactlyOnceSink(Datasink):
                 done = claim.guard().txn(
                     compare=[Compare.version(f"commit/{identity}") == 0],
                     success=[Op.put(f"commit/{identity}", entry)],
-                    request_id=identity,
+                    request_id=which,
                 )
                 assert done.succeeded, "nobody else commits it while the claim is held"
         committed = self.kv.get(f"commit/{identity}")
         if committed is None or committed.value != entry:
-            raise ValueError(f"{identity} is committed with other rows: it came in two blocks, or the pipeline varies")
+            raise ValueError(f"{identity} is committed with other rows: what the pipeline makes of it varies")
 
     def _store(self, part: str, data: bytes) -> None:
-        """The whole part, or none: it gets its name when all of it is on the disk."""
-        own = os.path.join(self.folder, f".{part}.{os.getpid()}")
+        """The whole part, or none: it gets its name when all of it is on the disk, and the name is on the disk, too,
+        before anybody commits it."""
+        own = os.path.join(self.folder, f".{part}.{uuid.uuid4().hex}")  # other nodes write here, too
         with open(own, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(own, os.path.join(self.folder, part))
+        names = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(names)
+        finally:
+            os.close(names)
 
 
-def _identity(file: str) -> str:
-    return Path(file).stem
+def whole(file: str, rows: pa.Table) -> pa.Table:
+    """All rows that a file gives, as the sink takes them: each with the file, and how many there are."""
+    columns = {"path": pa.repeat(file, rows.num_rows), "of": pa.repeat(rows.num_rows, rows.num_rows)}
+    for name, column in columns.items():
+        rows = rows.append_column(name, column)
+    return rows
 
 
 def pipeline(kv: raykeeper.Client, name: str, source: str, folder: str, pause: float) -> None:
     """The driver's part: read, transform, write what is left. Call it again after any failure."""
     sink = ExactlyOnceSink(kv, name, folder, pause)
-    files = sink.left(sorted(str(file) for file in Path(source).glob("*.csv")))
+    files = sink.left(sorted(str(file) for file in Path(source).resolve().glob("*.csv")))
     if not files:
         return
-    # One task and one block a file, so that the rows of an identity stay together.
-    rows = ray.data.read_csv(files, include_paths=True, override_num_blocks=len(files))
-    rows.map_batches(transform, batch_size=None, batch_format="pyarrow").write_datasink(sink)
+    # One task and one block a file. A file that gives more than Ray Data's limit for a block is refused by the sink:
+    # raise `ray.data.DataContext.get_current().target_max_block_size`.
+    named = ray.data.from_items([{"path": file} for file in files], override_num_blocks=len(files))
+    named.map_batches(read_whole, batch_size=1, batch_format="pyarrow").write_datasink(sink)
 
 
-def transform(batch: pa.Table) -> pa.Table:
+def read_whole(batch: pa.Table) -> pa.Table:
+    """The rows of the one file that the batch names."""
+    [file] = batch["path"].to_pylist()
+    return whole(file, transform(pyarrow.csv.read_csv(file)))
+
+
+def transform(rows: pa.Table) -> pa.Table:
     """Some work on each row."""
-    return batch.append_column("square", pyarrow.compute.multiply(batch["number"], batch["number"]))
+    return rows.append_column("square", pyarrow.compute.multiply(rows["number"], rows["number"]))
 
 
 def show_progress(kv: raykeeper.Client, name: str, total: int) -> None:
@@ -151,7 +180,9 @@ def show_progress(kv: raykeeper.Client, name: str, total: int) -> None:
 def writers(sink: ExactlyOnceSink) -> dict[str, int]:
     """Who writes just now: identities, and process ids of their tasks."""
     held = {
-        lock.name.decode().rpartition("/")[2]: lock.holders[0].owner for lock in sink.kv.in_use("lock") if lock.holders
+        lock.name.decode().partition(sink.area)[2]: lock.holders[0].owner
+        for lock in sink.kv.in_use("lock")
+        if lock.holders
     }
     return {identity: owner.client.pid for identity, owner in held.items() if owner is not None}
 

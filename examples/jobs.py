@@ -32,8 +32,11 @@ TTL = 3.0
 def load(kv: raykeeper.Client, part: str) -> None:
     """Load a part, and say so: for everybody who waits for all of them."""
     kv.put(f"loaded/{part}", f"rows of {part}")
-    # A load that is submitted again for the same part is counted once.
-    kv.latch("loaded", count=2).count_down(request_id=f"loaded/{part}")
+    # Counted first, then marked, so that none is left out. A load that is submitted again is counted once: by the mark
+    # whenever that is; by the request_id if it was killed between the two, for as long as answers are remembered.
+    if kv.get(f"counted/{part}") is None:
+        kv.latch("loaded", count=2).count_down(request_id=f"loaded/{part}")
+        kv.put(f"counted/{part}", "")
 
 
 def report(kv: raykeeper.Client, part: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 
 from ...errors import Unavailable
 from ...limits import PROXY_TIMEOUT_S, ProxyTls
@@ -80,6 +80,7 @@ class EtcdProxy:
         self._listener: ProxyListener | None = None
         self._registry: ProxyRegistry | None = None
         self._url = ""
+        self._pinned: frozenset[int] = frozenset()
         self._notice = ""
         self._relay: RelayServer | None = None
 
@@ -119,7 +120,7 @@ class EtcdProxy:
             voters = await self._voters()
         except RpcError as error:
             raise Unavailable(f"no member of the cluster serves: {error.text}") from None
-        near = self._backend.hub.near
+        near = self._near()
         # Until the directory says which of them others speak for.
         self._backend.member = min(voters, key=lambda voter: (voter not in near, voter))
         audit = ProxyAudit(self._backend.cluster_name, self._place.name or "proxy")
@@ -137,7 +138,7 @@ class EtcdProxy:
         bound = await self._listen(self._listener, listen)
         self._url = client_url(advertised, bound, self._place.node_address, tls=secured is not None)
         entry = ProxyEntry(self._url, self.member, self._place.node, os.getpid(), self._place.name)
-        registry = ProxyRegistry(self._handle, entry, self._voters, near, self._speak_for, self._log)
+        registry = ProxyRegistry(self._handle, entry, self._voters, self._near, self._speak_for, self._log)
         self._registry = registry
         if self._registered:
             await registry.start()
@@ -190,7 +191,13 @@ class EtcdProxy:
 
     async def _voters(self) -> Collection[int]:
         assert self._calls is not None
-        return (await self._calls.any_status(self.member)).voters
+        status = await self._calls.any_status(self.member)
+        self._pinned = frozenset(known.id for known in status.table if known.pin in self._place.pins)
+        return status.voters
+
+    def _near(self) -> Set[int]:
+        """The members that belong on this node, whether they run or not; if Ray does not tell, those that were seen."""
+        return self._pinned or self._backend.hub.near
 
     def _speak_for(self, member: int) -> None:
         self._backend.member = member

@@ -4,9 +4,12 @@ etcd's clients learn the endpoints of a cluster from its list of members, each w
 RayKeeper has no URL, so each proxy speaks for one member and gives that its own. It says so in a key of the reserved
 space, under a lease: a proxy that dies disappears with its lease, and any proxy can name all of them.
 
-Proxies spread over the voters by themselves. A new one takes a voter with the fewest proxies, if possible the one on
-its own node. It moves when its member is no voter any more, or when another voter has at least two proxies less than
-its own and it is the youngest of these: one at a time moves, and no two move for the same reason. A write is void if
+A proxy on a voter's node speaks for that voter, or for one of those there, however many others do: so ``/readyz`` of
+each member's node is that member's own, and what counts ready nodes counts members. Its voter is its own also while it
+is not there yet. Proxies on other nodes spread over all voters by themselves, and so do those of one node over the
+voters there. A new one takes a voter with the fewest proxies. It moves when its member is no voter any more, when a
+voter has come to its node, or when another of its voters has at least two proxies less than its own and it is the
+youngest of its kind (near or not) there: one at a time moves, and no two move for the same reason. A write is void if
 any entry has changed since it was decided, so proxies that start together do not choose alike.
 """
 
@@ -53,6 +56,8 @@ class ProxyEntry(Portable, frozen=True):
     pid: int = 0
     name: str = ""
     """Of its actor, without the cluster's; empty for one in the foreground."""
+    near: bool = False
+    """Whether the member belongs on its node."""
 
 
 class ListedProxy(NamedTuple):
@@ -80,21 +85,31 @@ def choose_member(voters: Collection[int], taken: Sequence[int], near: Set[int])
 
     Args:
         taken: the members that the others speak for.
-        near: members on this node.
+        near: members on this node; a voter among them comes before all others.
     """
     load = Counter(taken)
-    return min(voters, key=lambda voter: (load[voter], voter not in near, voter), default=0)
+    return min(_eligible(voters, near), key=lambda voter: (load[voter], voter), default=0)
 
 
-def must_move(own: ListedProxy, others: Sequence[ListedProxy], voters: Collection[int]) -> bool:
-    """Whether a registered proxy has to speak for another member."""
-    member = own.entry.member
-    if member not in voters:
-        return bool(voters)
+def must_move(own: ListedProxy, others: Sequence[ListedProxy], voters: Collection[int], near: Set[int]) -> bool:
+    """Whether a registered proxy has to speak for another member, or has to say that its member is near, or is not."""
+    member, eligible = own.entry.member, _eligible(voters, near)
+    if member not in eligible:
+        return bool(eligible)
+    if own.entry.near is not (member in near):
+        return True
     load = Counter(each.entry.member for each in (own, *others))
-    if load[member] - min(load[voter] for voter in voters) < 2:
+    if load[member] - min(load[voter] for voter in eligible) < 2:
         return False
-    return all(each.since < own.since for each in others if each.entry.member == member)
+    kind = (
+        member,
+        own.entry.near,
+    )  # one that is near has fewer voters to move to, or none, and keeps no other from moving
+    return all(each.since < own.since for each in others if (each.entry.member, each.entry.near) == kind)
+
+
+def _eligible(voters: Collection[int], near: Set[int]) -> Collection[int]:
+    return [voter for voter in voters if voter in near] or voters
 
 
 class ProxyRegistry:
@@ -104,7 +119,7 @@ class ProxyRegistry:
         handle: a client's.
         entry: what to register; its member is chosen here.
         voters: returns the ids of the members that vote.
-        near: ids of the members on this process's node; the set may grow.
+        near: returns the ids of the members that belong on this process's node, as known after ``voters``.
         on_member: told which member the proxy speaks for from now on.
         log: for an operator.
     """
@@ -114,7 +129,7 @@ class ProxyRegistry:
         handle: AsyncKeyValueClient,
         entry: ProxyEntry,
         voters: Callable[[], Awaitable[Collection[int]]],
-        near: Set[int],
+        near: Callable[[], Set[int]],
         on_member: Callable[[int], None],
         log: MemberLog,
     ) -> None:
@@ -176,12 +191,13 @@ class ProxyRegistry:
         revision, listed = await self._list(serializable=False)
         others = [each for each in listed if each.key != self._key]
         own = next((each for each in listed if each.key == self._key), None)
-        if own is not None and own.lease == lease.id and not must_move(own, others, voters):
+        near = self._near()
+        if own is not None and own.lease == lease.id and not must_move(own, others, voters, near):
             return True
-        member = choose_member(voters, [each.entry.member for each in others], self._near)
+        member = choose_member(voters, [each.entry.member for each in others], near)
         if not member:
             return True
-        entry = msgspec.structs.replace(self._entry, member=member)
+        entry = msgspec.structs.replace(self._entry, member=member, near=member in near)
         unchanged = Compare.mod_revision(prefix=b"") < revision + 1
         put = Op.put(self._key, msgspec.msgpack.encode(entry), lease=lease)
         if not (await self._space.txn([unchanged], [put])).succeeded:

@@ -146,7 +146,6 @@ def test_a_python_of_another_minor_version_is_told_so(clusters: Made) -> None:
     done = subprocess.run([other, "-c", OTHER, cluster.name], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     kind, said = json.loads(done.stdout.splitlines()[-1])
-    print(said)
     assert kind == "ClusterNotFound"
     assert f"Python: {sys.version_info.major}.{sys.version_info.minor}" in said
     assert "\n" not in said

@@ -7,11 +7,12 @@ gets all of them.
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
 
-from lab.ray.programs import PATH, run_program
+from lab.ray.programs import PATH, ROOT, run_program
 
 pytestmark = pytest.mark.survival
 
@@ -118,6 +119,76 @@ cluster.destroy()
 ray.shutdown()
 nodes.shutdown()
 """
+
+
+PARTS = """
+import os, sys
+import pyarrow as pa
+import ray
+import raykeeper
+from exactly_once_data import ExactlyOnceSink, make_input, pipeline, whole
+
+folder = sys.argv[1]
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+cluster = raykeeper.launch(members=1, data_dir=f"{folder}/data")
+kv = cluster.client()
+os.makedirs(f"{folder}/out")
+
+def rows(sink):
+    return sorted(int(line.split(",")[0]) for part in sink.parts() for line in open(part).read().splitlines()[1:])
+
+# Two blocks of one file: neither is written, whether the other one comes or not; so the file is left.
+sink = ExactlyOnceSink(kv, "cut", f"{folder}/out")
+table = whole("/a/x.csv", pa.table({"number": list(range(10))}))
+for cut in (table.slice(0, 4), table.slice(4)):
+    try:
+        sink.write([cut], None)
+        raise AssertionError("a part was taken for the whole")
+    except ValueError as error:
+        assert "are not all" in str(error), error
+assert (sink.left(["/a/x.csv"]), sink.parts(), os.listdir(f"{folder}/out")) == (["/a/x.csv"], [], [])
+assert sink.write([table.slice(0, 4), table.slice(4)], None) == 1  # both in one task
+# A file of the same name elsewhere, with the same rows, is another one.
+sink.write([whole("/b/x.csv", pa.table({"number": list(range(10))}))], None)
+assert sink.left(["/a/x.csv", "/b/x.csv", "/c/x.csv"]) == ["/c/x.csv"]
+assert rows(sink) == sorted(2 * list(range(10)))
+try:
+    sink.write([whole("/a/x.csv", pa.table({"number": [1]}))], None)
+    raise AssertionError("other rows were taken")
+except ValueError as error:
+    assert "other rows" in str(error), error
+assert rows(sink) == sorted(2 * list(range(10)))
+print("parts are refused", flush=True)
+
+# Ray Data cuts the blocks of a pipeline, and a driver that is started again has all to do; then the limit is raised.
+make_input(f"{folder}/in", 2)
+context = ray.data.DataContext.get_current()
+limit, context.target_max_block_size = context.target_max_block_size, 1000
+sink = ExactlyOnceSink(kv, "limit", f"{folder}/out")
+for _ in range(2):
+    try:
+        pipeline(kv, "limit", f"{folder}/in", f"{folder}/out", 0.0)
+        raise AssertionError("cut blocks were taken")
+    except Exception as error:
+        assert "are not all" in str(error), error
+    assert sink.committed() == {}
+context.target_max_block_size = limit
+pipeline(kv, "limit", f"{folder}/in", f"{folder}/out", 0.0)
+assert rows(sink) == list(range(400))
+print("nothing is lost", flush=True)
+cluster.destroy()
+ray.shutdown()
+"""
+
+
+def test_a_file_that_comes_in_parts_is_refused_and_left(tmp_path: Path) -> None:
+    needs("pandas", "pyarrow")
+    workers = os.pathsep.join([PATH, str(ROOT / "examples")])  # Ray's workers import the example, too
+    said = run_program("-c", PARTS, str(tmp_path), seconds=500, PYTHONPATH=workers)
+    assert [line for line in said.splitlines() if line in ("parts are refused", "nothing is lost")] == [
+        "parts are refused",
+        "nothing is lost",
+    ]
 
 
 def test_blocks_are_written_once_though_nodes_and_the_driver_are_lost(tmp_path: Path, scratch: Path) -> None:

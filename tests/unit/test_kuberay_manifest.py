@@ -7,6 +7,7 @@ import re
 
 import yaml
 
+from raykeeper.proxy_address import read_listen_address
 from raykeeper.spec import ClusterSpec
 from rooms import ROOT
 
@@ -21,6 +22,9 @@ def test_the_manifest_fits_together() -> None:
     [config], [cluster] = of_kind("ConfigMap"), of_kind("RayCluster")
     spec = ClusterSpec.load(yaml.safe_load(config["data"]["cluster.yaml"]))
     assert (spec.data_dir, spec.bootstrap, spec.proxy) == ("/raykeeper", "never", "all")
+    listen = read_listen_address(spec.proxy_listen)
+    assert listen is not None
+    assert (listen.host, listen.first) == ("0.0.0.0", listen.last), "every address of the pod, and one port"
     groups = [group for group in cluster["spec"]["workerGroupSpecs"] if "resources" in group["rayStartParams"]]
     assert len(groups) == spec.members
     places, claims, names = [], [], set()
@@ -32,7 +36,10 @@ def test_the_manifest_fits_together() -> None:
         claims += [volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"]]
         [container] = pod["containers"]
         assert {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]} == {"data": spec.data_dir}
-        assert "127.0.0.1:2379/readyz" in " ".join(container["readinessProbe"]["exec"]["command"])
+        probe = container["readinessProbe"]["httpGet"]  # from outside of the pod, at its address
+        assert (probe["path"], probe["port"]) == ("/readyz", listen.first)
+        assert [each["containerPort"] for each in container["ports"]] == [listen.first]
+        assert not spec.proxy_tls.cert_file, "a probe without scheme: HTTPS"
         assert "ray stop" in " ".join(container["lifecycle"]["preStop"]["exec"]["command"])
         [selector] = [each["spec"]["selector"]["matchLabels"] for each in of_kind("PodDisruptionBudget")]
         assert selector.items() <= group["template"]["metadata"]["labels"].items()

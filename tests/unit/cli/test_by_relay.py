@@ -200,6 +200,24 @@ def test_an_operator_s_user_is_logged_in_by_it(served: Served, ray: Attached, tm
     assert ray.times == 0
 
 
+def test_a_command_that_opens_two_things_asks_for_the_password_once(
+    served: Served, ray: Attached, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret\n")
+    for words in ("user add root --new-password-file {}", "user grant-role root root", "put k 1", "put k 2"):
+        assert run(*words.format(secret).split()).exit_code == 0
+    revision = json.loads(run("get", "k", "-o", "json").stdout)["revision"]
+    assert run("auth", "enable").exit_code == 0
+    hub_pool._close_all()
+    words = ["compact", str(revision), "--physical", "--user", "root", "--timeout", f"{PATIENCE:g}"]
+    done = CliRunner().invoke(main.cli, words, input="secret\n")  # one answer: a second question would find none
+    assert (done.exit_code, done.stdout) == (0, f"compacted: {revision}\n"), done.output
+    assert done.stderr.count("Password of root") == 1
+    assert run("auth", "disable", "--user", "root", "--password-file", str(secret)).exit_code == 0
+    assert ray.times == 0
+
+
 def test_without_it_they_go_by_ray(member: OneMember, served: Served, ray: Attached) -> None:
     assert run("lease", "list").exit_code == 0
     served.end()

@@ -97,6 +97,17 @@ def test_what_get_prints_set_takes_for_every_field(fake: FakeCluster) -> None:
     assert words | {"proxy_tls.client_cert_auth"} == set(OTHERS), "a new field needs a value here"
 
 
+@pytest.mark.parametrize("value", ["1234567.5", "12345678", "1000000000", "90.1234567", "1e3", "100.1"])
+def test_numbers_are_printed_with_all_their_digits(fake: FakeCluster, value: str) -> None:
+    """Also those that a short form would round."""
+    run("set", f"timings.replace_after={value}")
+    assert fake.now.timings.replace_after == float(value)
+    shown = run("get", "timings.replace_after").stdout.removeprefix("timings.replace_after: ").strip()
+    assert run("set", f"timings.replace_after={shown}").exit_code == 0
+    assert fake.now.timings.replace_after == float(value)
+    assert shown == (str(int(float(value))) if float(value).is_integer() else value)
+
+
 @pytest.mark.parametrize("change", ["nonsense=1", "timings=1", "timings.election_timeout", "=", ""])
 def test_what_is_no_change_is_bad_usage(fake: FakeCluster, change: str) -> None:
     assert run("set", change).exit_code == 2

@@ -42,9 +42,10 @@ class Place:
         self.url = f"http://127.0.0.1:{number}"
         self.spoken_for: list[int] = []
         self.voters = voters
+        self.near = frozenset(near)
         entry = ProxyEntry(self.url, 0, f"node-{number}", number)
         log = MemberLog("proxy", "test", "proxy")
-        self.registry = ProxyRegistry(self.kv.aio, entry, self._voters, frozenset(near), self.spoken_for.append, log)
+        self.registry = ProxyRegistry(self.kv.aio, entry, self._voters, lambda: self.near, self.spoken_for.append, log)
 
     async def _voters(self) -> Collection[int]:
         return self.voters
@@ -193,18 +194,67 @@ def test_an_entry_that_cannot_be_read_is_passed_over(member: OneMember) -> None:
     asyncio.run(scenario())
 
 
-def test_a_member_on_the_same_node_comes_first_but_not_before_an_even_spread() -> None:
+def test_a_voter_on_the_same_node_comes_first_however_many_speak_for_it() -> None:
     assert choose_member([1, 2, 3], [], {2}) == 2
-    assert choose_member([1, 2, 3], [2], {2}) == 1
+    assert choose_member([1, 2, 3], [2, 2, 2], {2}) == 2
     assert choose_member([1, 2, 3], [1, 2, 3], {3}) == 3
+    assert choose_member([1, 2, 3], [1], {1, 3}) == 3, "those of one node spread over the voters there"
+    assert choose_member([1, 2, 3], [1, 2], {4}) == 3, "a learner is nobody's"
     assert choose_member([], [1], {1}) == 0
 
 
-def test_the_youngest_of_a_crowd_moves() -> None:
-    def listed(since: int, member: int) -> ListedProxy:
-        return ListedProxy(b"%d" % since, since, 1, ProxyEntry("http://a:1", member))
+def listed(since: int, member: int, near: bool = False) -> ListedProxy:
+    return ListedProxy(b"%d" % since, since, 1, ProxyEntry("http://a:1", member, near=near))
 
+
+def moving(crowd: list[ListedProxy], voters: list[int], near: Collection[int] = ()) -> list[int]:
+    """Since when those are there that have to move, if all of them have these members near."""
+    return [
+        own.since for own in crowd if must_move(own, [each for each in crowd if each != own], voters, frozenset(near))
+    ]
+
+
+def test_the_youngest_of_a_crowd_moves() -> None:
     crowd = [listed(5, 1), listed(6, 1), listed(7, 2)]
-    for own, moves in ((crowd[0], False), (crowd[1], True), (crowd[2], False)):
-        assert must_move(own, [each for each in crowd if each != own], [1, 2, 3]) is moves
-        assert not must_move(own, [each for each in crowd if each != own], [1, 2]), "one more than another is even"
+    assert moving(crowd, [1, 2, 3]) == [6]
+    assert moving(crowd, [1, 2]) == [], "one more than another is even"
+
+
+def test_a_proxy_stays_with_the_voter_of_its_node_and_moves_to_it() -> None:
+    own = listed(9, 1, near=True)
+    crowd = [listed(5, 1), listed(6, 1)]
+    assert not must_move(own, crowd, [1, 2, 3], {1}), "though it is the youngest of three, and others have none"
+    assert must_move(crowd[1], [crowd[0], own], [1, 2, 3], frozenset()), "and keeps none that is not near from moving"
+    assert must_move(listed(9, 2), [], [1, 2, 3], {1}), "a voter has come to its node"
+    assert not must_move(listed(9, 2), [], [2, 3], {1}), "it does not vote yet"
+    assert must_move(listed(9, 1), [], [1, 2, 3], {1}), "its entry has to say that it is near"
+    assert must_move(own, [], [1, 2, 3], frozenset()), "or not any more"
+    assert moving([listed(5, 1, near=True), listed(6, 1, near=True)], [1, 2, 3], {1, 2}) == [6]
+    assert not must_move(listed(9, 1), [], [], {1}), "unknown: nobody moves"
+
+
+def test_each_node_of_a_member_speaks_for_it_and_the_others_spread(member: OneMember) -> None:
+    async def scenario() -> None:
+        voters = [1, 2, 3]
+        others = [Place(member, number, voters) for number in range(2001, 2004)]
+        for place in others:
+            await place.registry.check()
+        homes = [Place(member, 3000 + number, voters, [number]) for number in voters]
+        late = homes[0]
+        late.near = frozenset()  # it learns only later whose node it is on
+        await settled(
+            [*others, *homes],
+            lambda: (
+                Counter(place.spoken_for[-1] for place in (*others, *homes) if place.spoken_for) == {1: 2, 2: 2, 3: 2}
+            ),
+        )
+        late.near = frozenset([1])
+        await settled([*others, *homes], lambda: [place.member for place in homes] == voters)
+        assert [place.spoken_for for place in homes[1:]] == [[2], [3]], "they have never spoken for another"
+        await settled(
+            [*others, *homes], lambda: Counter(place.member for place in (*others, *homes)) == {1: 2, 2: 2, 3: 2}
+        )
+        assert [place.member for place in homes] == voters
+        await close(*others, *homes)
+
+    asyncio.run(scenario())
