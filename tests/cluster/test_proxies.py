@@ -218,7 +218,11 @@ def proxies():
     return {pin_of(each.node): each for each in cluster.proxies() if each.url}
 wait_until(lambda: proxies().keys() == {"head", *pins}, what=lambda: str(cluster.proxies()))
 assert len({each.url for each in proxies().values()}) == 4
-wait_until(lambda: {each.member for each in proxies().values()} == {1, 2, 3})
+def at_home():
+    # On each member's node the proxy speaks for that member.
+    homes = {each.node: each.id for each in cluster.members()}
+    return len(homes) == 3 and homes.items() <= {each.node: each.member for each in proxies().values()}.items()
+wait_until(at_home, what=lambda: str(cluster.proxies()))
 print("proxies everywhere")
 
 a, b = proxies()["place-a"], proxies()["place-b"]

@@ -126,7 +126,7 @@ import os, sys
 import pyarrow as pa
 import ray
 import raykeeper
-from exactly_once_data import ExactlyOnceSink, make_input, pipeline, whole
+from exactly_once_data import ExactlyOnceSink, make_input, pipeline, read_whole, whole
 
 folder = sys.argv[1]
 ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -160,21 +160,24 @@ except ValueError as error:
 assert rows(sink) == sorted(2 * list(range(10)))
 print("parts are refused", flush=True)
 
-# Ray Data cuts the blocks of a pipeline, and a driver that is started again has all to do; then the limit is raised.
+# Ray Data cuts the blocks, and each goes to a task of its own: refused, and all is left to do. The pipeline reads a file
+# and writes it in one task, so it may be cut, too.
 make_input(f"{folder}/in", 2)
-context = ray.data.DataContext.get_current()
-limit, context.target_max_block_size = context.target_max_block_size, 1000
+files = sorted(f"{folder}/in/{name}" for name in os.listdir(f"{folder}/in"))
+ray.data.DataContext.get_current().target_max_block_size = 1000
 sink = ExactlyOnceSink(kv, "limit", f"{folder}/out")
-for _ in range(2):
-    try:
-        pipeline(kv, "limit", f"{folder}/in", f"{folder}/out", 0.0)
-        raise AssertionError("cut blocks were taken")
-    except Exception as error:
-        assert "are not all" in str(error), error
-    assert sink.committed() == {}
-context.target_max_block_size = limit
+named = ray.data.from_items([{"path": file} for file in files], override_num_blocks=2)
+cut = named.map_batches(read_whole, batch_size=1, batch_format="pyarrow").materialize()
+assert cut.num_blocks() > 2
+try:
+    cut.write_datasink(sink)
+    raise AssertionError("cut blocks were taken")
+except Exception as error:
+    assert "are not all" in str(error), error
+assert (sink.committed(), sink.left(files)) == ({}, files)
 pipeline(kv, "limit", f"{folder}/in", f"{folder}/out", 0.0)
 assert rows(sink) == list(range(400))
+assert sink.left(files) == []
 print("nothing is lost", flush=True)
 cluster.destroy()
 ray.shutdown()
