@@ -146,8 +146,8 @@ def pipeline(kv: raykeeper.Client, name: str, source: str, folder: str, pause: f
     files = sink.left(sorted(str(file) for file in Path(source).resolve().glob("*.csv")))
     if not files:
         return
-    # One task reads a file whole and writes it. With a shuffle or the like in between, or tasks of other sizes, a file that
-    # gives more than `ray.data.DataContext.get_current().target_max_block_size` comes in parts, and the sink refuses it.
+    # One task reads a file whole and writes it. With a shuffle or the like in between, or tasks of other sizes, a file
+    # that gives more than `DataContext.get_current().target_max_block_size` comes in parts, and the sink refuses it.
     named = ray.data.from_items([{"path": file} for file in files], override_num_blocks=len(files))
     named.map_batches(read_whole, batch_size=1, batch_format="pyarrow").write_datasink(sink)
 

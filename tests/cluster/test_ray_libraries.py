@@ -160,8 +160,8 @@ except ValueError as error:
 assert rows(sink) == sorted(2 * list(range(10)))
 print("parts are refused", flush=True)
 
-# Ray Data cuts the blocks, and each goes to a task of its own: refused, and all is left to do. The pipeline reads a file
-# and writes it in one task, so it may be cut, too.
+# Ray Data cuts the blocks, and each goes to a task of its own: refused, and all is left to do. The pipeline reads a
+# file and writes it in one task, so it may be cut, too.
 make_input(f"{folder}/in", 2)
 files = sorted(f"{folder}/in/{name}" for name in os.listdir(f"{folder}/in"))
 ray.data.DataContext.get_current().target_max_block_size = 1000
