@@ -14,7 +14,7 @@ import pytest
 
 from lab.onemember import OneMember, one_member
 from lab.patience import PATIENCE
-from raykeeper import LeaseLost
+from raykeeper import KeeperError
 from raykeeper.actors.client.txn_parts import Op
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.proxy import proxy_registry
@@ -63,7 +63,8 @@ async def settled(places: list[Place], condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < until, [place.spoken_for for place in places]
         for place in places:
-            await place.registry.check()
+            with suppress(KeeperError):  # on a slow machine a lease is lost; the next check makes another one
+                await place.registry.check()
 
 
 async def close(*places: Place) -> None:
@@ -150,7 +151,7 @@ def test_a_dead_proxy_disappears_with_its_lease(member: OneMember, monkeypatch: 
         while (await other.registry.urls(True)).keys() != {1, 2}:  # a lease of a second may be lost on a slow machine
             assert time.monotonic() < until
             for place in (dead, other):
-                with suppress(LeaseLost):  # between a check's look at it and its write
+                with suppress(KeeperError):  # it was lost between a check's look at it and its write
                     await place.registry.check()
         dead.registry._lease = None  # it is kept alive no longer, and not ended either
         gc.collect()
@@ -240,8 +241,7 @@ def test_each_node_of_a_member_speaks_for_it_and_the_others_spread(member: OneMe
     async def scenario() -> None:
         voters = [1, 2, 3]
         others = [Place(member, number, voters) for number in range(2001, 2004)]
-        for place in others:
-            await place.registry.check()
+        await settled(others, lambda: all(place.spoken_for for place in others))
         homes = [Place(member, 3000 + number, voters, [number]) for number in voters]
         late = homes[0]
         late.near = frozenset()  # it learns only later whose node it is on
@@ -253,7 +253,7 @@ def test_each_node_of_a_member_speaks_for_it_and_the_others_spread(member: OneMe
         )
         late.near = frozenset([1])
         await settled([*others, *homes], lambda: [place.member for place in homes] == voters)
-        assert [place.spoken_for for place in homes[1:]] == [[2], [3]], "they have never spoken for another"
+        assert [set(place.spoken_for) for place in homes[1:]] == [{2}, {3}], "they have never spoken for another"
         await settled(
             [*others, *homes], lambda: Counter(place.member for place in (*others, *homes)) == {1: 2, 2: 2, 3: 2}
         )
