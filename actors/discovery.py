@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
 import ray
 
-from ..errors import ClusterNotFound
+from ..errors import ClusterNotFound, Unavailable
 from ..limits import POLL_PAUSE_S, STATUS_TIMEOUT_S
 from ..schema.frames import MemberStatus
 from ..spec import RAYS_OWN
 from .deadline import at_most, pause_between_checks
 from .naming import NAMESPACE, SUPERVISOR, MemberSpec, actor_name, proxy_name
 from .proxy_claims import WatchOffer
-from .ray_attached import attached
+from .ray_attached import attached, staying_attached
 from .ray_calls import check_not_forked, in_time
 from .ray_view import RayNode
 
@@ -102,9 +104,12 @@ def ask_watch_offer(cluster_name: str, node: str) -> WatchOffer | None:
     """Ask the proxy of a node how it watches processes; ``None`` if there is no proxy, or if this process, over Ray
     Client, is on no node.
 
+    For threads of ours: the user may call ``ray.shutdown()`` meanwhile.
+
     Raises:
-        Unavailable: Ray does not answer before the deadline of the current call.
-        RayError: the proxy does not answer.
+        ClusterNotFound: this process has left Ray.
+        Unavailable: Ray or the proxy does not answer before the deadline of the current call.
+        RayError: the proxy cannot answer.
     """
     if ray.util.client.ray.is_connected():  # type: ignore[no-untyped-call]
         return None
@@ -113,9 +118,12 @@ def ask_watch_offer(cluster_name: str, node: str) -> WatchOffer | None:
         proxy: Any = in_time(attached(ray.get_actor), name, namespace=NAMESPACE)
     except ValueError:
         return None
-    answer: Any = in_time(ray.get, proxy.watch_offer.remote(), timeout=at_most(STATUS_TIMEOUT_S))
-    offer: WatchOffer | None = answer
-    return offer
+    with staying_attached():
+        future: Future[WatchOffer | None] = proxy.watch_offer.remote().future()
+    try:
+        return future.result(at_most(STATUS_TIMEOUT_S))
+    except FutureTimeoutError as error:
+        raise Unavailable("the proxy of this node did not answer in time") from error
 
 
 def settled_statuses(handles: dict[int, Any], timeout: float) -> dict[int, MemberStatus]:

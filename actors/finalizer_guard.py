@@ -37,6 +37,7 @@ import contextlib
 import os
 import threading
 from collections import deque
+from collections.abc import Sequence
 from gc import get_count, get_threshold, isenabled, set_threshold
 from threading import get_ident
 from typing import Any
@@ -215,3 +216,34 @@ class LockFreeEvent(threading.Event):
         finally:
             with contextlib.suppress(ValueError, IndexError):
                 self._waiting.remove(own)
+
+
+class _Wakeup:
+    """What several events release: a second time does no harm."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def release(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._lock.release()
+
+    def wait(self, timeout: float) -> None:
+        self._lock.acquire(timeout=timeout)
+
+
+def wait_for_any(events: Sequence[LockFreeEvent], timeout: float) -> None:
+    """Wait until one of the events is set, for so many seconds at most."""
+    own = _Wakeup()
+    for event in events:
+        event._waiting.append(own)
+    try:
+        if not any(event.is_set() for event in events):  # last, as in ``LockFreeEvent.wait``
+            own.wait(timeout)
+    finally:
+        for event in events:
+            with contextlib.suppress(ValueError, IndexError):
+                event._waiting.remove(own)

@@ -37,8 +37,9 @@ _helpers = Places(MAX_RAY_HELPERS)
 class _Helper:
     """One call on a thread of its own."""
 
-    def __init__(self, call: Callable[[], Any]) -> None:
+    def __init__(self, call: Callable[[], Any], name: str) -> None:
         self._call = call
+        self.name = name
         self.over = threading.Event()
         self.result: Any = None
         self.error: BaseException | None = None
@@ -66,9 +67,35 @@ def in_time(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
     check_not_forked()
     if time_left() == math.inf:
         return call(*arguments, **named)
+    outcome: T = _outcome(_started(call, *arguments, **named))
+    return outcome
+
+
+class OneAtATime:
+    """Calls to Ray of one that asks again and again: while one that was abandoned still waits, no other is made."""
+
+    def __init__(self) -> None:
+        self._last: _Helper | None = None
+
+    def in_time(self, call: Callable[..., T], *arguments: Any) -> T:
+        """As :func:`in_time`, with a deadline; for one thread.
+
+        Raises:
+            Unavailable: also if an earlier call waits still.
+        """
+        check_not_forked()
+        last = self._last
+        if last is not None and not last.over.wait(time_left()):
+            raise Unavailable(f"Ray's control service has not answered yet ({last.name})")
+        self._last = helper = _started(call, *arguments)
+        outcome: T = _outcome(helper)
+        return outcome
+
+
+def _started(call: Callable[..., Any], *arguments: Any, **named: Any) -> _Helper:
     name = getattr(call, "__name__", "a call")
     helpers = _helpers
-    helper = _Helper(lambda: call(*arguments, **named))
+    helper = _Helper(lambda: call(*arguments, **named), name)
     try:
         while not helpers.take(helper):
             if not time_left():
@@ -78,12 +105,15 @@ def in_time(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
     except BaseException:
         helpers.leave(helper, None)
         raise
+    return helper
+
+
+def _outcome(helper: _Helper) -> Any:
     if not helper.over.wait(time_left()):
-        raise Unavailable(f"Ray's control service did not answer in time ({name})", applied=None)
+        raise Unavailable(f"Ray's control service did not answer in time ({helper.name})", applied=None)
     if helper.error is not None:
         raise helper.error
-    result: T = helper.result
-    return result
+    return helper.result
 
 
 # --- forks -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import ray
 
 from ..errors import ClusterNotFound, InvalidArgument
-from .ray_attached import attached
+from .ray_attached import attached, staying_attached
 from .ray_calls import in_time
 
 LifeKind = Literal["actor", "job", "driver"]
@@ -101,8 +101,14 @@ def kill_actor(actor: Any) -> None:
 
 
 def this_node() -> str:
-    """The id of the Ray node that this process is on."""
-    return ray.get_runtime_context().get_node_id()
+    """The id of the Ray node that this process is on.
+
+    Raises:
+        ClusterNotFound: this process has left Ray.
+    """
+    with staying_attached():  # asked by threads of ours
+        node: str = ray.get_runtime_context().get_node_id()
+    return node
 
 
 def look_at(life: Life) -> LifeStatus | None:

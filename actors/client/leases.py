@@ -19,7 +19,7 @@ import secrets
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -33,7 +33,7 @@ from ..finalizer_guard import LockFreeEvent
 from ..this_process import current_task
 from .client_info import Owner, owner_info
 from .core.in_flight import LeaseQuestion
-from .core.lease_core import HeldLease
+from .core.lease_core import HeldLease, LeaseCore
 from .hub import Hub, Listener, clock, this_process
 from .life_monitor import life_monitor
 from .results import TxnResult
@@ -187,7 +187,8 @@ class LossEvent(LockFreeEvent):
 
     It is a ``threading.Event`` that also looks at the clock, so ``is_set()`` is right even if the process had no time
     to set it. In a thread ``lost.wait(timeout)`` waits for it, in a coroutine ``await lease.lost``. To set it is to
-    give the lease up; that may be done anywhere, in destructors and signal handlers too.
+    give the lease up, as this process's own doing: ``released`` says so. That may be done anywhere, in destructors and
+    signal handlers too.
     """
 
     def __init__(self, tell: Callable[[Listener], None] = lambda loss: loss.flush()) -> None:
@@ -201,7 +202,7 @@ class LossEvent(LockFreeEvent):
         """Tie the event to its lease."""
         self._held = held
         if held.lost:
-            self.set()
+            self.lose()
 
     def wake(self) -> None:
         """The lease is lost. Called by the hub, with its lock held."""
@@ -223,14 +224,14 @@ class LossEvent(LockFreeEvent):
         """Whether this process has let go of the lease by itself."""
         return self._held is not None and self._held.released
 
-    def release(self) -> None:
-        """As :meth:`set`, where this process lets go of the lease by itself."""
+    def set(self) -> None:
+        """Give the lease up: this process lets go of it, it counts as lost, and is kept alive no longer."""
         if self._held is not None and not self.is_set():
             self._held.released = True
-        self.set()
+        self.lose()
 
-    def set(self) -> None:
-        """Give the lease up: it counts as lost, and is kept alive no longer."""
+    def lose(self) -> None:
+        """The lease, or the key that it held, is gone through no doing of this process."""
         if self._held is not None:
             self._held.keep = False
         super().set()
@@ -262,6 +263,10 @@ class LossEvent(LockFreeEvent):
                 self._awaited.remove(entry)
 
 
+def _drop_lease(core: LeaseCore, held: HeldLease) -> None:
+    core.drop_lease(held, clock())
+
+
 class _Lease:
     """What the sync and the async lease have in common."""
 
@@ -285,7 +290,7 @@ class _Lease:
 
         self._held: HeldLease = hub.run_locked(hold)
         loss.belong_to(self._held)
-        weakref.finalize(self, hub.lease_core.drop_lease, self._held).atexit = False
+        weakref.finalize(self, _drop_lease, hub.lease_core, self._held).atexit = False
         if life is not None:
             life_monitor.end_with(life, self)
 
@@ -309,10 +314,31 @@ class _Lease:
         return str(self._held.error or "it was given up")
 
     def revoked(self) -> None:
-        """Note that the lease was ended in another way, as by a transaction with ``Op.revoke``."""
+        """Note that the lease was ended in another way, as by a transaction with ``Op.revoke``.
+
+        A keep-alive may cross the transaction, and find the lease gone before this is called. Where that must not count
+        as a loss, set ``lost`` before the transaction.
+        """
+        self._held.let_go(clock())
+        self._end(LeaseLost("it was revoked"))
+
+    @contextlib.contextmanager
+    def _revoking(self) -> Iterator[None]:
+        """While this process revokes the lease, and from then on, its end is this process's own doing.
+
+        That is noted before the revocation is sent, because the answer to a keep-alive may say first that the lease is
+        gone. It is taken back if the revocation was certainly not applied, and the lease is still held.
+        """
+        before = self._held.released
         if not self.lost.is_set():
             self._held.released = True
-        self._end(LeaseLost("it was revoked"))
+        try:
+            yield
+        except KeeperError as error:
+            if error.applied is False and not self.lost.is_set():
+                self._held.released = before
+            raise
+        self.revoked()
 
     def _life_ended(self, error: LeaseLost) -> None:
         """The life is over that it is bound to: it is lost, and kept alive no longer."""
@@ -322,7 +348,7 @@ class _Lease:
     def _end(self, error: LeaseLost) -> None:
         if self._hub.process == os.getpid():
             self._hub.run_now_or_soon(lambda now: self._hub.lease_core.lease_ended(self._held, error))
-        self.lost.set()
+        self.lost.lose()
 
     def __repr__(self) -> str:
         state = "lost" if self.lost.is_set() else f"{self.remaining():.1f} s left"
@@ -368,8 +394,8 @@ class Lease(_Lease):
         Args:
             timeout: seconds; ``None`` is the handle's default.
         """
-        self._client._run(revoke_steps(self.id), timeout)
-        self.revoked()
+        with self._revoking():
+            self._client._run(revoke_steps(self.id), timeout)
 
     def __enter__(self) -> Lease:
         return self
@@ -380,7 +406,7 @@ class Lease(_Lease):
         try:
             self.revoke()
         except KeeperError:  # it expires by itself, and an exception from inside the block matters more
-            self.lost.release()
+            self.lost.set()
 
 
 class AsyncLease(_Lease):
@@ -398,8 +424,8 @@ class AsyncLease(_Lease):
 
     async def revoke(self, *, timeout: float | None = None) -> None:
         """End the lease: see ``Lease.revoke``."""
-        await self._client._run(revoke_steps(self.id), timeout)
-        self.revoked()
+        with self._revoking():
+            await self._client._run(revoke_steps(self.id), timeout)
 
     async def __aenter__(self) -> AsyncLease:
         return self
@@ -410,4 +436,4 @@ class AsyncLease(_Lease):
         try:
             await self.revoke()
         except KeeperError:
-            self.lost.release()
+            self.lost.set()

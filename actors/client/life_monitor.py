@@ -9,8 +9,8 @@ deceived if it lets go. Of two things it needs to know one by Ray, and one by th
   that it runs, and becomes readable at its end (``transport/process_monitors.py``). Together with Ray's word this is
   certain, and the lease is revoked at once.
 
-For a driver the kernel's word alone is enough: it is one process, and never started again. For an actor it is not: it
-may be restarted, and only the death of its latest process counts, which Ray numbers.
+The kernel's word alone ends nothing either; Ray is asked at once then. An actor may be restarted, and only the death of
+its latest process counts, which Ray numbers. And a process in a container may have a number that is another's here.
 
 One thread of the process does this, while there are such leases. What Ray does not answer is not known, and ends
 nothing. It holds leases weakly: one that is forgotten is kept alive no longer anyway.
@@ -19,6 +19,8 @@ nothing. It holds leases weakly: one that is forgotten is kept alive no longer a
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import os
 import queue
 import select
@@ -28,8 +30,9 @@ from typing import TYPE_CHECKING
 
 from ...errors import KeeperError, LeaseLost
 from ...limits import LIFE_ANSWER_S, LIFE_CHECK_S, LIFE_LOOK_S, MAX_LIVES
-from ..background import LazyThread
+from ..background import LazyThread, background
 from ..deadline import covering
+from ..ray_calls import OneAtATime
 from .core.in_flight import request_size
 from .view import revoke_command
 
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
     from ..ray_lives import Life, LifeStatus, RayProcess
     from .hub import Hub
     from .leases import _Lease
+
+
+_log = logging.getLogger("raykeeper.client")
 
 
 class _GivenUp:
@@ -65,18 +71,20 @@ class _Watched:
         """The process that was opened last, or could not be."""
         self.fd = -1
         """Its descriptor; -1 if there is none."""
-        self.dead = False
-        """Whether that process is dead, by the kernel's word."""
+        self.died_at = math.inf
+        """When the kernel said that this process is dead."""
         self.over: LifeStatus | None = None
         """What Ray said when it said that the life is over."""
         self.look_at = 0.0
+        self.failed = False
+        """Whether a look failed for a reason that is not Ray's."""
 
     def idle(self, now: float) -> bool:
         """Whether nothing is left to do."""
         self.endings = [each for each in self.endings if each.until > now]
         return not self.leases and not self.endings
 
-    def ask(self, now: float) -> None:
+    def ask(self, now: float, calls: OneAtATime) -> None:
         """Ask Ray, if that is due. Raises whatever Ray does when it does not answer."""
         from ..ray_lives import look_at, this_node
 
@@ -84,7 +92,7 @@ class _Watched:
             return
         self.look_at = now + LIFE_LOOK_S
         with covering(LIFE_ANSWER_S):
-            status = look_at(self.life)
+            status = calls.in_time(look_at, self.life)
         if status is not None and status.alive and status.process != self.process:
             self._open(status.process, this_node())
         if status is not None and status.over:
@@ -93,17 +101,21 @@ class _Watched:
     def check(self, now: float) -> None:
         """Ask the kernel, and draw the consequences."""
         if self.fd >= 0 and not self.dead and _is_readable(self.fd):
-            self.dead = True
-            self.look_at = now  # Ray will say soon whether it is for good
-        elif self.dead:
-            self.look_at = min(self.look_at, now)
-        if self.over is not None or (self.dead and self.life.kind == "driver"):
+            self.died_at = now
+        if self.dead and now < self.died_at + LIFE_ANSWER_S:
+            self.look_at = min(self.look_at, now)  # Ray will say soon whether it is for good
+        if self.over is not None:
             self._end_leases()
 
     @property
+    def dead(self) -> bool:
+        """Whether the process is dead, by the kernel's word."""
+        return self.died_at < math.inf
+
+    @property
     def certain(self) -> bool:
-        """Whether the life is over by the kernel's word: its latest process is dead."""
-        return self.dead and (self.life.kind == "driver" or self.over is None or self.over.process == self.process)
+        """Whether the life is over by both words: its latest process is the one that is dead."""
+        return self.dead and self.over is not None and self.over.process == self.process
 
     def _open(self, process: RayProcess, node: str) -> None:
         """Open a descriptor of the life's present process.
@@ -114,7 +126,7 @@ class _Watched:
         from ..transport.process_monitors import open_process  # few processes need it
 
         self.close()
-        self.process, self.dead = process, False
+        self.process, self.died_at = process, math.inf
         if process.node == node and (self.life.kind != "actor" or _is_worker(process.pid)):
             with contextlib.suppress(OSError):
                 self.fd = open_process(process.pid)
@@ -134,15 +146,16 @@ class _Watched:
 
     def close(self) -> None:
         """Close the descriptor."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
 
 def _is_readable(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
+    return any(events & select.POLLIN for _, events in poll.poll(0))  # not POLLNVAL, of one that is closed
 
 
 def _is_worker(pid: int) -> bool:
@@ -159,6 +172,7 @@ class LifeMonitor:
         self._new: queue.SimpleQueue[tuple[Life, weakref.ref[_Lease]]] = queue.SimpleQueue()
         self._thread = LazyThread(self._run, "raykeeper-lives")
         self._watched: dict[Life, _Watched] = {}
+        self._calls = OneAtATime()
 
     def full(self, life: Life) -> bool:
         """Whether no other life can be looked at."""
@@ -186,23 +200,39 @@ class LifeMonitor:
         nothing, and the kernel answers at any time."""
         answers = True
         for watched in list(self._watched.values()):
-            if watched.idle(now):
-                watched.close()
-                del self._watched[watched.life]
-                continue
             try:
-                if answers:
-                    watched.ask(now)
-            except Exception:  # it may be anything: this process may have left Ray
-                answers = False
-            watched.check(now)
+                answers = self._look_at(watched, now, answers)
+            except Exception as error:  # the thread goes on: with the others, and with this one at the next look
+                if not watched.failed:
+                    watched.failed = True
+                    background.log(_log, logging.ERROR, "%s could not be looked at", watched.life, error=error)
+
+    def _look_at(self, watched: _Watched, now: float, ask: bool) -> bool:
+        """Look at one life; whether Ray answers, as far as is known."""
+        if watched.idle(now):
+            watched.close()
+            del self._watched[watched.life]
+            return ask
+        try:
+            if ask:
+                watched.ask(now, self._calls)
+        except Exception:  # it may be anything: this process may have left Ray
+            ask = False
+        watched.check(now)
+        return ask
+
+    def forget_in_child(self) -> None:
+        """In a forked child: close the descriptors that it has inherited, and begin anew."""
+        for watched in list(self._watched.values()):
+            watched.close()
+        self.__init__()  # type: ignore[misc]
 
 
 life_monitor = LifeMonitor()
 
 
 def _in_child() -> None:
-    life_monitor.__init__()  # type: ignore[misc]
+    life_monitor.forget_in_child()
 
 
 os.register_at_fork(after_in_child=_in_child)

@@ -29,7 +29,6 @@ the present is read instead.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -135,7 +134,7 @@ class Ticket:
         """The key of the one ticket that was there; ``None`` if there was none, or were several."""
 
     @property
-    def lost(self) -> threading.Event:
+    def lost(self) -> LossEvent:
         """Set once the ticket may be gone."""
         return self.lease.lost
 
@@ -270,7 +269,7 @@ class Contenders:
 
     async def _end(self, ticket: Ticket, ending: Op | None, max_wait: float) -> None:
         lease = ticket.lease
-        lease.lost.release()
+        lease.lost.set()
         await end_lease(lease, lease.id, lease.ttl, ending, max_wait)
 
     def alone(self, ticket: Ticket) -> Condition:
@@ -318,7 +317,7 @@ class Contenders:
         """Raise ``LeaseLost`` unless the ticket's key exists."""
         here = await resolved(self.reads.get(ticket.key))
         if here is None or here.create_revision != ticket.token:
-            ticket.lost.set()
+            ticket.lost.lose()
             raise LeaseLost(f"the place in the line of {self.name!r} is gone: its lease has ended")
 
     async def wait_for(self, ticket: Ticket, ahead: WaitFor, deadline: TimeLimit) -> Happened | None:
@@ -363,7 +362,6 @@ class Contenders:
             watching = _monitor_key(space, weakref.ref(ticket), ticket.key, ticket.token + 1, lost)
             spawn(space, watching, f"raykeeper-holds-{self.name!r}")
         else:
-            assert isinstance(lost, LossEvent)
             key_monitor.watch_key(space, ticket, ticket.key, ticket.token + 1, lost)
 
     async def wait_turn(self, ticket: Ticket, deadline: TimeLimit) -> bool:
@@ -457,13 +455,11 @@ async def leased_txn_or_nothing(
 async def drop_lease(lease: Lease | AsyncLease) -> None:
     """End a lease; it is kept alive no longer. If the cluster cannot be reached soon, the hub goes on trying in the
     background, until the lease has expired by itself."""
-    lease.lost.release()
+    lease.lost.set()
     await end_lease(lease, lease.id, lease.ttl)
 
 
-async def _monitor_key(
-    space: AnyHandle, ticket: weakref.ref[Ticket], key: bytes, start: int, lost: threading.Event
-) -> None:
+async def _monitor_key(space: AnyHandle, ticket: weakref.ref[Ticket], key: bytes, start: int, lost: LossEvent) -> None:
     """Set ``lost`` when a key is deleted at a revision from ``start`` on; the task for an async handle.
 
     The ticket is held weakly, so that a forgotten one is not kept alive by this. The watch is opened a moment later:
@@ -478,12 +474,12 @@ async def _monitor_key(
             try:
                 while ticket() is not None and not lost.is_set():
                     if await next_event(watch, RECIPE_CHECK_S) is not None:
-                        lost.set()
+                        lost.lose()
                 return
             except CompactedError:
                 now = await resolved(space.range(key, keys_only=True))
                 if not now.items:
-                    lost.set()
+                    lost.lose()
                     return
                 start = now.revision + 1
             finally:

@@ -82,7 +82,7 @@ class _Candidate(Holder):
         except LeaseLost as error:  # known in this process already, so nothing was sent
             raise LockLost(f"{self.contenders.name!r} is no longer led by this object: its lease is lost") from error
         if not result.succeeded:
-            ticket.lost.set()
+            ticket.lost.lose()
             raise LockLost(f"{self.contenders.name!r} is led by another candidate: the proclamation was refused")
 
 

@@ -134,7 +134,7 @@ class KeyMonitor:
         except KeeperError:
             deleted = False
         if deleted:
-            watch.request.lost.set()
+            watch.request.lost.lose()
         if deleted or watch._over:
             self._close(watch, watches)
 
@@ -150,7 +150,7 @@ class KeyMonitor:
             if now.items:
                 self._news.put(request._replace(start=now.revision + 1))
             else:
-                request.lost.set()
+                request.lost.lose()
 
 
 key_monitor = KeyMonitor()

@@ -244,7 +244,7 @@ class _Partitioner:
         split = shares(members, owners, len(self._keys))
         mine = next((each for each in split if each.key == me.key), None)
         if mine is None:
-            me.lost.set()  # its key was deleted
+            me.lost.lose()  # its key was deleted
             return True
         tokens = {item.key: item.create_revision for item in owners if item.lease == me.lease.id}
         member.owned = tokens

@@ -41,6 +41,7 @@ from ..client.handle import KeyValueClient
 from ..client.leases import AsyncLease, Lease
 from ..client.results import KeyValue
 from ..client.txn_parts import Compare, Op
+from ..finalizer_guard import LockFreeEvent
 from .contenders import Contenders, Ticket, drop_lease, head, leased_txn_or_nothing, tail
 from .sync_async import (
     AnyHandle,
@@ -79,6 +80,8 @@ class _Claimed:
         self.bound = False
         """Whether the lease is bound to something else than this process."""
         self.over = False
+        self.finished = LockFreeEvent()
+        """Set once it was acknowledged or given back while it was held. Who waits for that need not keep the claim."""
         self.maybe_finished = False
         """Whether an attempt to finish the claim ended without an answer."""
 
@@ -120,6 +123,10 @@ class _Claimed:
             raise
         self.maybe_finished = before
         self.over = True
+        if done.succeeded:
+            self.finished.set()
+        elif not before:  # nor was it finished by an earlier attempt
+            self.lease.lost.lose()
         if done.succeeded and not self.bound:
             self.queue.keep_spare(self.lease)
         else:
@@ -328,6 +335,10 @@ class _ClaimBase(Unpicklable):
     def lost(self) -> threading.Event:
         """Set when the claim can no longer be guaranteed, so that the item may go to another worker."""
         return self._claimed.lease.lost
+
+    @property
+    def _finished(self) -> LockFreeEvent:
+        return self._claimed.finished
 
     def __repr__(self) -> str:
         state = "over" if self._claimed.over else "lost" if self.lost.is_set() else "held"

@@ -299,7 +299,7 @@ class RateHolder:
         if not result.succeeded:
             here = await resolved(self.space.get(holding.key))
             if here is None or here.create_revision != holding.token:
-                holding.lease.lost.set()
+                holding.lease.lost.lose()
         return result.succeeded
 
     # -- in the background --------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ class _Slot(Holder):
             )
         )
         if not entered.succeeded:
-            ticket.lost.set()
+            ticket.lost.lose()
             raise LeaseLost(f"the place in the line of {self.contenders.name!r} is gone: its lease has ended")
 
 

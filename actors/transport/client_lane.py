@@ -50,7 +50,8 @@ class ClientLane:
         """Requests without a reply: the frame, what its reply goes to, and whom it is for, if that is known."""
         self._ended = False
         self.was_useless = False
-        """Once it has ended: whether requests were sent on it, and none was answered, through no fault of this end."""
+        """Once it has ended: whether requests were sent on it, and none was answered, through no fault of this end.
+        Polls of watches alone do not say so: they wait for a change, which may never come."""
         self._was_interrupted = False
         self._reader: Reader | None = None
         """The caller that reads this lane itself: the lanes' thread does not. No reply on it is for another."""
@@ -216,6 +217,7 @@ class ClientLane:
             self._have_read_by(None)
             self._sleeps.clear()
             left = [done for _, done, _ in self._waiting.values()]
-            self.was_useless = not self._was_interrupted and 0 < self._number == len(left)
+            asked = any(asker is not self._polls for _, _, asker in self._waiting.values())
+            self.was_useless = asked and not self._was_interrupted and self._number == len(left)
             self._waiting.clear()
             return left

@@ -312,7 +312,7 @@ class SimLease(AsyncLease):
     def forget(self) -> None:
         """As if the object were collected."""
         self.forgotten_at = self.process.world.now
-        self._hub.lease_core.drop_lease(self._held)
+        self._hub.lease_core.drop_lease(self._held, self.process.time())
 
     async def revoke(self, *, timeout: float | None = None) -> None:
         self.note_revocation()

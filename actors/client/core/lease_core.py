@@ -87,6 +87,11 @@ class HeldLease:
         self.error: KeeperError | None = None
         """The reason for its loss."""
 
+    def let_go(self, now: float) -> None:
+        """Note that this process lets go of it by itself, unless it is lost already, if only by the clock."""
+        if not self.lost and now < self.good_until:
+            self.released = True
+
 
 def margin(ttl: float) -> float:
     """Seconds by which a client counts a lease of that TTL short, because clocks drift."""
@@ -204,9 +209,9 @@ class LeaseCore:
         """Whether a lease of this process is owned by it."""
         return any(held.owned for held in self._held.values())
 
-    def drop_lease(self, held: HeldLease) -> None:
+    def drop_lease(self, held: HeldLease, now: float) -> None:
         """Keep the lease alive no longer; its time is still counted."""
-        held.released = held.released or not held.lost
+        held.let_go(now)
         held.keep = False
 
     def lease_ended(self, held: HeldLease, error: KeeperError) -> None:
@@ -269,7 +274,7 @@ class LeaseCore:
         """End: all leases are lost to this process, and all questions fail."""
         self._closed = True
         for held in list(self._held.values()):
-            held.released = True
+            held.let_go(now)
             self._lose(held, LeaseLost("the hub was closed"))
         for question in list(self._questions.values()):
             self._answer(question, Unavailable("the hub was closed"))

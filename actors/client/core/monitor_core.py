@@ -59,6 +59,8 @@ class MonitorCore:
         self._member = 0
         """The member that was asked last."""
         self._pause = MONITOR_PAUSE_S
+        self._session_pause = MONITOR_PAUSE_S
+        """Until it looks again for a session."""
         self.monitored = 0
         """The session that a member, or the proxy of this node, has said it monitors, 0 for none."""
 
@@ -82,6 +84,7 @@ class MonitorCore:
             self._at = now
         elif self.monitored != self._session():
             self._at = min(self._at, now + MONITOR_PAUSE_S)
+            self._session_pause = MONITOR_PAUSE_S
 
     def outgoing(self, now: float) -> list[OutgoingFrame]:
         """The frame to send now, if any."""
@@ -91,11 +94,15 @@ class MonitorCore:
             self._at = math.inf
             return []
         session = self._session()
+        if not session:
+            self._at = now + self._session_pause
+            self._session_pause = min(2 * self._session_pause, MONITOR_REFRESH_S)
+            return []
+        self._session_pause = MONITOR_PAUSE_S
         near = [member for member in self._router.members if member in self._router.near]
-        if not near or not session:
-            self._at = now + (MONITOR_REFRESH_S if session else MONITOR_PAUSE_S)
-            if session:
-                self._elsewhere(session)
+        if not near:
+            self._at = now + MONITOR_REFRESH_S
+            self._elsewhere(session)
             return []
         if self._member not in near:
             self._member = self._router.leader if self._router.leader in near else near[0]

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray as real_ray
 
 from lab.onemember import in_thread, one_member
 from lab.patience import PATIENCE, until
-from raykeeper import Client, InvalidArgument, KeeperError, LeaseLost, LeaseNotFound, Unavailable
-from raykeeper.actors import ray_lives
-from raykeeper.actors.client import bindings, life_monitor, loss_watch
+from raykeeper import Client, InvalidArgument, LeaseLost, LeaseNotFound, Unavailable
+from raykeeper.actors import discovery, ray_lives
+from raykeeper.actors.client import bindings, life_monitor
 from raykeeper.actors.client.bindings import Binding, binding_of
-from raykeeper.actors.client.life_monitor import LifeMonitor
+from raykeeper.actors.client.life_monitor import LifeMonitor, _Watched
 from raykeeper.actors.ray_lives import Life, LifeStatus, RayProcess
+from raykeeper.errors import ClusterNotFound
 
 HOUR = 3600.0
 HERE = "this node"
@@ -31,8 +36,23 @@ class PlayedRay:
         self.error: Exception | None = None
         self.processes: list[subprocess.Popen[bytes]] = []
         self.here: set[Life] = set()
+        self.answers = threading.Event()
+        self.answers.set()
+        self.frozen_calls = 0
+        self.rounds = 0
+        """How often the processes of lives were looked at."""
+
+    def freeze(self) -> None:
+        """From now on it does not answer."""
+        self.answers.clear()
+
+    def melt(self) -> None:
+        self.answers.set()
 
     def look_at(self, life: Life) -> LifeStatus | None:
+        if not self.answers.is_set():
+            self.frozen_calls += 1
+            self.answers.wait()
         self.asked[life] = self.asked.get(life, 0) + 1
         if self.error is not None:
             raise self.error
@@ -71,7 +91,15 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayedRay]:
     monkeypatch.setattr(bindings, "_restartable", {})
     monkeypatch.setattr(life_monitor, "LIFE_CHECK_S", 0.01)
     monkeypatch.setattr(life_monitor, "LIFE_LOOK_S", 0.01)
+    look = monitor._look
+
+    def counted(now: float) -> None:
+        look(now)
+        played.rounds += 1
+
+    monkeypatch.setattr(monitor, "_look", counted)
     yield played
+    played.melt()
     for process in played.processes:
         process.kill()
         process.wait()
@@ -191,33 +219,93 @@ def test_what_is_not_known_ends_nothing(kv: Client, ray: PlayedRay, error: Excep
     lease.revoke()
 
 
-def test_the_kernel_is_enough_for_a_driver(kv: Client, ray: PlayedRay) -> None:
-    driver, job = Life("driver", "01000000"), Life("job", "01000000")
+@pytest.mark.parametrize("what", ["driver", "job"])
+def test_the_kernel_alone_ends_nothing_for_a_driver_either(kv: Client, ray: PlayedRay, what: Any) -> None:
+    """Its number may be that of another process here, if it runs in a container."""
+    life = Life(what, "01000000")
     process = ray.process("python")
-    ray.runs(driver, process)
-    ray.runs(job, process)
-    by_driver, by_job = kv.lease(HOUR, bound_to="driver"), kv.lease(HOUR, bound_to="job")
-    ray.looked(driver)
-    ray.looked(job)
+    ray.runs(life, process)
+    lease = kv.lease(HOUR, bound_to=what)
+    ray.looked(life)
     process.kill()
     process.wait()
-    until(lambda: not exists(kv, by_driver), what="the driver's lease ends, though Ray knows nothing")
-    ray.looked(job)
-    assert not by_job.lost.is_set(), "the job is Ray's"
-    ray.runs(job, process, over=True)
-    until(lambda: not exists(kv, by_job), what="the job's lease ends")
+    ray.looked(life)
+    ray.looked(life)
+    assert not lease.lost.is_set()
+    assert exists(kv, lease)
+    ray.runs(life, process, over=True)
+    until(lambda: not exists(kv, lease), what="Ray says so, too")
 
 
-def test_ray_does_not_answer_and_a_driver_dies(kv: Client, ray: PlayedRay) -> None:
-    driver = Life("driver", "01000000")
-    process = ray.process("python")
-    ray.runs(driver, process)
-    lease = kv.lease(HOUR, bound_to="driver")
-    ray.looked(driver)
-    ray.error = Unavailable("Ray does not answer")
-    ray.looked(driver)
-    process.kill()
-    until(lambda: not exists(kv, lease), what="the driver's lease ends")
+def test_ray_is_asked_one_look_at_a_time(kv: Client, ray: PlayedRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its control service is frozen, looks that were abandoned must not take the threads of all others."""
+    monkeypatch.setattr(life_monitor, "LIFE_ANSWER_S", 0.01)
+    ray.runs(A, ray.process())
+    lease = kv.lease(HOUR, bound_to=A)
+    ray.looked(A)
+    ray.freeze()
+    until(lambda: ray.frozen_calls > 0, what="a look waits for Ray")
+    rounds = ray.rounds
+    until(lambda: ray.rounds >= rounds + 20, what="many looks could have been made")
+    assert ray.frozen_calls == 1
+    ray.melt()
+    ray.looked(A)
+    lease.revoke()
+
+
+def test_who_has_left_ray_starts_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of ours ask these, and the user may call ``ray.shutdown()`` at any time."""
+    asked: list[str] = []
+    proxy = SimpleNamespace(watch_offer=SimpleNamespace(remote=lambda: asked.append("the proxy")))
+    monkeypatch.setattr(real_ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(real_ray, "get_runtime_context", lambda: asked.append("the node"))
+    monkeypatch.setattr(discovery, "in_time", lambda *arguments, **named: proxy)
+    with pytest.raises(ClusterNotFound):
+        ray_lives.this_node()
+    with pytest.raises(ClusterNotFound):
+        discovery.ask_watch_offer("c", "a node")
+    assert asked == []
+
+
+# --- the thread ------------------------------------------------------------------------------------------------------
+
+
+def test_a_descriptor_that_was_closed_is_no_death() -> None:
+    watched = _Watched(A)
+    watched.fd = 1 << 24  # more than a process may have
+    watched.check(1.0)
+    assert not watched.dead
+    watched.close()
+    assert watched.fd == -1
+
+
+def test_what_fails_for_one_life_is_not_the_end_of_the_thread(
+    kv: Client, ray: PlayedRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = Life("actor", "bb")
+    ray.runs(A, ray.process())
+    ray.runs(b, ray.process())
+    first = kv.lease(HOUR, bound_to=A)
+    ray.looked(A)
+    with monkeypatch.context() as patched:
+        patched.setattr(bindings.life_monitor._watched[A], "idle", lambda now: 1 / 0)
+        second = kv.lease(HOUR, bound_to=b)
+        ray.looked(b)
+    first.revoke()
+    second.revoke()
+
+
+def test_a_forked_child_closes_what_it_has_inherited() -> None:
+    reading, writing = os.pipe()
+    monitor = LifeMonitor()
+    monitor._watched[A] = watched = _Watched(A)
+    watched.fd = reading
+    monitor.forget_in_child()
+    assert not monitor._watched
+    assert watched.fd == -1
+    with pytest.raises(BrokenPipeError):
+        os.write(writing, b"nobody reads")
+    os.close(writing)
 
 
 def dies(ray: PlayedRay, life: Life) -> None:
@@ -402,121 +490,3 @@ def test_nobody_looks_when_all_leases_are_gone(kv: Client, ray: PlayedRay) -> No
     lease.revoke()
     del lease
     until(lambda: not bindings.life_monitor._watched, what="nothing is looked at")
-
-
-# --- an actor that must not go on without a lease --------------------------------------------------------------------
-
-
-@pytest.fixture
-def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Times at which this process was ended."""
-    monkeypatch.setattr(ray_lives, "this_actor", lambda: "aa")
-    calls: list[str] = []
-    monkeypatch.setattr(loss_watch, "end_this_process", lambda: calls.append("ended"))
-    return calls
-
-
-def test_an_actor_ends_when_its_lease_is_lost(kv: Client, ended: list[str]) -> None:
-    lease = kv.lease(HOUR)
-    watch = loss_watch.end_actor_when_lost(lease)
-    assert watch.active
-    lease._end(LeaseLost("gone"))
-    until(lambda: not watch.active, what="it has seen the loss")
-    assert ended == ["ended"]
-
-
-def test_it_ends_with_a_lock_whose_key_was_deleted(kv: Client, ended: list[str]) -> None:
-    lock = kv.lock("deleted")
-    assert lock.acquire(timeout=PATIENCE)
-    watch = loss_watch.end_actor_when_lost(lock)
-    ticket = lock._holder.current_ticket()
-    kv.reserved("lock").delete(ticket.key)
-    until(lambda: not watch.active, what="it has seen the loss")
-    assert ended == ["ended"]
-
-
-LET_GO: dict[str, Callable[[Client], tuple[loss_watch.LossWatch, Callable[[], object]]]] = {}
-
-
-def let_go(make: Callable[[Client], tuple[loss_watch.LossWatch, Callable[[], object]]]) -> None:
-    LET_GO[make.__name__] = make
-
-
-@let_go
-def revoked(kv: Client) -> Any:
-    lease = kv.lease(HOUR)
-    return loss_watch.end_actor_when_lost(lease), lease.revoke
-
-
-@let_go
-def released(kv: Client) -> Any:
-    lock = kv.lock("released")
-    lock.acquire(timeout=PATIENCE)
-    return loss_watch.end_actor_when_lost(lock), lock.release
-
-
-@let_go
-def acknowledged(kv: Client) -> Any:
-    queue = kv.queue("acknowledged", ttl=HOUR)
-    queue.put("item")
-    claim = queue.claim(timeout=PATIENCE)
-    assert claim is not None
-    lease = claim._claimed.lease
-
-    def end() -> None:
-        claim.ack()
-        lease._end(LeaseLost("the next claim's"))
-
-    return loss_watch.end_actor_when_lost(claim), end
-
-
-@let_go
-def dropped(kv: Client) -> Any:
-    leases = [kv.lease(3)]
-    return loss_watch.end_actor_when_lost(leases[0]), leases.clear
-
-
-@let_go
-def closed(kv: Client) -> Any:
-    lease = kv.lease(HOUR)
-
-    def close() -> None:
-        lease._hub.lease_core.close(0.0)
-
-    return loss_watch.end_actor_when_lost(lease), close
-
-
-@pytest.mark.parametrize("what", LET_GO)
-def test_who_lets_go_does_not_end(what: str, ended: list[str]) -> None:
-    with one_member() as member, member.client() as kv:
-        watch, end = LET_GO[what](kv)
-        end()
-        until(lambda: not watch.active, what="it has seen the end")
-        assert ended == []
-
-
-def test_a_watch_that_was_cancelled_ends_nothing(kv: Client, ended: list[str]) -> None:
-    lease = kv.lease(HOUR)
-    watch = loss_watch.end_actor_when_lost(lease)
-    watch.cancel()
-    watch.cancel()
-    lease._end(LeaseLost("gone"))
-    until(lambda: not len(loss_watch._places), what="its thread has ended")
-    assert ended == []
-
-
-def test_what_is_not_held_or_no_actor_is_said(kv: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_lives, "this_actor", lambda: "")
-    lease = kv.lease(HOUR)
-    for held in (None, "lease", kv.lock("never acquired"), object()):
-        with pytest.raises(InvalidArgument, match="holds"):
-            loss_watch.end_actor_when_lost(held)
-    with pytest.raises(InvalidArgument, match="not an actor"):
-        loss_watch.end_actor_when_lost(lease)
-    with pytest.raises(KeeperError):
-        loss_watch.end_actor_when_lost(lease, "an actor")
-    monkeypatch.setattr(ray_lives, "this_actor", lambda: "aa")
-    monkeypatch.setattr(loss_watch, "_places", loss_watch.Places(0))
-    with pytest.raises(Unavailable):
-        loss_watch.end_actor_when_lost(lease)
-    lease.revoke()

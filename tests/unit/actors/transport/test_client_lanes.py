@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import threading
@@ -18,9 +19,19 @@ from lab.lane_asker import Asker, PlayedCalls
 from lab.lanes import LaneHost, open_descriptors, until
 from lab.patience import PATIENCE
 from raykeeper.actors.transport import client_lanes, lane_server
+from raykeeper.actors.transport.client_lane import ClientLane
 from raykeeper.actors.transport.client_lanes import LaneTransport
-from raykeeper.actors.transport.lane import HELLO_BYTES, SECRET_BYTES, FrameKind, LaneBroken, LaneOffer, pack
+from raykeeper.actors.transport.lane import (
+    HELLO_BYTES,
+    SECRET_BYTES,
+    Connection,
+    FrameKind,
+    LaneBroken,
+    LaneOffer,
+    pack,
+)
 from raykeeper.actors.transport.lane_retry import SWALLOWED
+from raykeeper.actors.transport.loop_reader import PollAudience
 from raykeeper.actors.transport.waiter import OutcomeWaiter, WakeQueue
 from raykeeper.limits import LANE_UNREACHABLE_PAUSE_S
 
@@ -267,3 +278,29 @@ def test_a_firewall_before_a_member_is_said_once_and_tried_ever_less(
         assert max(pauses[:3]) <= 1
         assert min(pauses[15:]) >= LANE_UNREACHABLE_PAUSE_S / 2
         asker.transport.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "answered", "useless"),
+    [
+        ("", False, False),
+        ("p", False, False),  # it waits for a change, which may never come
+        ("pp", False, False),
+        ("r", False, True),
+        ("pr", False, True),
+        ("pr", True, False),
+        ("rr", True, False),
+    ],
+)
+def test_a_lane_is_useless_if_no_request_on_it_was_answered(sent: str, answered: bool, useless: bool) -> None:
+    here, there = socket.socketpair()
+    polls = PollAudience()
+    with select.epoll() as epoll, there:
+        lane = ClientLane(1, Connection(here, epoll), lambda *_: None, polls)
+        for kind in sent:
+            assert lane.send_request(b"a frame", lambda reply: None, polls if kind == "p" else None)
+        if answered:
+            lane._waiting.popitem()
+        lane.end_all()
+        lane.connection.close()
+    assert lane.was_useless is useless

@@ -168,13 +168,25 @@ def test_one_that_is_not_to_be_kept_alive_is_not(play: Play) -> None:
 
 def test_one_that_was_dropped_is_kept_alive_no_longer_and_runs_out(play: Play) -> None:
     held = play.hold(9.0)
-    play.core.drop_lease(held)
+    play.core.drop_lease(held, play.now)
     play.wait(8.7)
     assert play.frames == []
     assert not held.lost
     play.wait(0.3)
     assert held.lost
     assert play.core.next_wakeup() is None
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("how", ["dropped", "closed"])
+def test_it_is_let_go_if_it_is_not_lost_yet_by_the_clock(play: Play, how: str, late: bool) -> None:
+    held = play.hold(9.0)
+    now = held.good_until if late else play.now
+    if how == "dropped":
+        play.core.drop_lease(held, now)
+    else:
+        play.core.close(now)
+    assert held.released is not late
 
 
 def test_gone_is_lost_at_once(play: Play) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import msgspec
+import pytest
 
 from raykeeper.actors.client.core.monitor_core import MonitorCore
 from raykeeper.actors.client.core.router import Router
@@ -126,6 +127,22 @@ def test_without_a_member_near_by_or_a_session_it_waits() -> None:
     asked = process.asks()
     assert asked is not None
     assert asked[1].session == 6
+
+
+def test_without_a_session_it_looks_ever_less_often() -> None:
+    process = Process({2})
+    process.session = 0
+    process.core.lease_owned(process.now)
+    pauses = []
+    for _ in range(12):
+        assert process.asks() is None
+        before = process.now
+        process.later()
+        pauses.append(process.now - before)
+    assert pauses[0] < 0.05
+    assert pauses[-1] == pytest.approx(MONITOR_REFRESH_S)
+    process.session = 5
+    assert process.asks() is not None
 
 
 def test_after_its_end_it_asks_nothing() -> None:
