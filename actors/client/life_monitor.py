@@ -222,7 +222,7 @@ class LifeMonitor:
         return ask
 
     def forget_in_child(self) -> None:
-        """In a forked child: close the descriptors that it has inherited, and begin anew."""
+        """In a forked child: close the descriptors that it has inherited, and start again with none."""
         for watched in list(self._watched.values()):
             watched.close()
         self.__init__()  # type: ignore[misc]
