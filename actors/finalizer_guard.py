@@ -236,7 +236,7 @@ class _Wakeup:
 
 
 def wait_for_any(events: Sequence[LockFreeEvent], timeout: float) -> None:
-    """Wait until one of the events is set, for so many seconds at most."""
+    """Wait until one of the events is set, or this number of seconds is over."""
     own = _Wakeup()
     for event in events:
         event._waiting.append(own)

@@ -32,11 +32,11 @@ from ...errors import KeeperError, LeaseLost
 from ...limits import LIFE_ANSWER_S, LIFE_CHECK_S, LIFE_LOOK_S, MAX_LIVES
 from ..background import LazyThread, background
 from ..deadline import covering
-from ..ray_calls import OneAtATime
 from .core.in_flight import request_size
 from .view import revoke_command
 
 if TYPE_CHECKING:
+    from ..ray_calls import OneAtATime
     from ..ray_lives import Life, LifeStatus, RayProcess
     from .hub import Hub
     from .leases import _Lease
@@ -172,7 +172,7 @@ class LifeMonitor:
         self._new: queue.SimpleQueue[tuple[Life, weakref.ref[_Lease]]] = queue.SimpleQueue()
         self._thread = LazyThread(self._run, "raykeeper-lives")
         self._watched: dict[Life, _Watched] = {}
-        self._calls = OneAtATime()
+        self._calls: OneAtATime | None = None
 
     def full(self, life: Life) -> bool:
         """Whether no other life can be looked at."""
@@ -215,11 +215,18 @@ class LifeMonitor:
             return ask
         try:
             if ask:
-                watched.ask(now, self._calls)
+                watched.ask(now, self._ray_calls())
         except Exception:  # it may be anything: this process may have left Ray
             ask = False
         watched.check(now)
         return ask
+
+    def _ray_calls(self) -> OneAtATime:
+        if self._calls is None:
+            from ..ray_calls import OneAtATime  # few processes need it
+
+            self._calls = OneAtATime()
+        return self._calls
 
     def forget_in_child(self) -> None:
         """In a forked child: close the descriptors that it has inherited, and start again with none."""
