@@ -97,7 +97,7 @@ def test_a_learner_follows_without_a_vote_until_it_is_promoted(clusters: Made) -
 def _promoted(cluster: Any, member: int) -> bool:
     try:
         cluster.promote(member)
-    except raykeeper.NotCaughtUp:
+    except (raykeeper.NotCaughtUp, raykeeper.Unavailable):  # it has just started: the leader may not have heard it yet
         return False
     return True
 
