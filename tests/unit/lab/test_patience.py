@@ -23,10 +23,11 @@ ASSERTED = {"wait"}
 """The same, but without ``assert`` before them they only let time pass, or a simulated clock."""
 OTHERWISE = {
     "clients/programs/aetcd_work.py": "it asks again",
-    "clients/test_patroni.py": "it asks again",
     "lab/http2/attacks.py": "an attack ends when its connection is held up",
+    "lab/patroni.py": "it asks again",
     "lab/ray/": "on real processes, with times of their own",
     "unit/actors/client/core/": "on a simulated clock",
+    "unit/actors/client/test_where_it_failed.py": "on a simulated clock",
     "unit/actors/member/test_poller.py": "on a simulated clock",
     "unit/lab/test_benchmark_network.py": "on a simulated clock",
 }
