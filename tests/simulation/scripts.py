@@ -436,7 +436,7 @@ class SimClient(AsyncClient):
         return SimLease(self, granted, True)
 
     async def leased_txn(
-        self, ttl: float, make: Callable[[int], Op], *, timeout: float | None = None
+        self, ttl: float, make: Callable[[int], Op], *, bound_to: object = None, timeout: float | None = None
     ) -> tuple[SimLease | None, TxnResult]:
         """As the real one."""
         granted, result = await self._run(leased_txn_steps(self._view, ttl, make), timeout)
