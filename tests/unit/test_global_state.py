@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 
+from lab.collector import thresholds
 from lab.onemember import one_member
 from lab.patience import PATIENCE
 from raykeeper.actors.client.leases import fresh_id
@@ -146,7 +147,7 @@ def state() -> dict[str, Any]:
         "policy": type(get_event_loop_policy()),
         "environment": dict(os.environ),
         "folder": os.getcwd(),
-        "collector": (gc.isenabled(), gc.get_threshold(), gc.get_debug(), list(gc.callbacks)),
+        "collector": (gc.isenabled(), thresholds(), gc.get_debug(), list(gc.callbacks)),
         "umask": [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Umask")],
         "warnings": list(warnings.filters),
         "logging": (logging.root.level, list(logging.root.handlers), logging.root.manager.disable),

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from lab.collector import thresholds
 from lab.interrupts import Interrupt, Interrupted
 from lab.onemember import in_thread, one_member
 from lab.patience import PATIENCE
@@ -90,7 +91,7 @@ CALLS: dict[str, Callable[[Client, int], object]] = {
 @pytest.mark.filterwarnings("ignore:coroutine")
 @pytest.mark.parametrize("what", CALLS)
 def test_an_interrupt_anywhere_leaves_everything_in_order(kv: Client, what: str) -> None:
-    thresholds = gc.get_threshold()
+    before = thresholds()
     missed = 0
     reads_itself = what in ("put", "get") and isinstance(kv._hub(1.0).transport, LaneTransport)
     """The caller reads the lane; with a watch's poll on it, it would not."""
@@ -119,10 +120,7 @@ def test_an_interrupt_anywhere_leaves_everything_in_order(kv: Client, what: str)
         lock = kv.lock(f"l{each}")
         assert lock.acquire(timeout=PATIENCE), "what was interrupted is given back, or its TTL ends it"
         lock.release()
-    deadline = time.monotonic() + PATIENCE
-    while gc.get_threshold() != thresholds:  # one of our threads may be awake
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    assert thresholds() == before
     hub = kv._hub(1.0)
     assert hub.read_locked(lambda: hub._dispatch_core.pending) == 0
     assert hub.read_locked(lambda: [outbox.in_flight for outbox in hub._dispatch_core._outboxes]) == [0, 0, 0]
