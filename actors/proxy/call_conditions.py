@@ -57,7 +57,7 @@ class CallConditions:
         """
         lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._streams.add(lost)
-        if self._look is None:
+        if self._look is None or self._look.done():
             self._look = asyncio.ensure_future(self._look_for_leader())
         task = asyncio.ensure_future(serving)
         try:
@@ -67,6 +67,9 @@ class CallConditions:
             raise
         finally:
             self._streams.discard(lost)
+            if not self._streams and self._look is not None:
+                self._look.cancel()
+                self._look = None  # it is done only when the loop runs next
         if task.done():
             task.result()
             return
@@ -75,19 +78,16 @@ class CallConditions:
 
     async def _look_for_leader(self) -> None:
         without = 0
-        try:
-            while self._streams:
-                timeout = self._backend.hub.timings.election_timeout
-                await asyncio.sleep(timeout)
-                look = asyncio.ensure_future(self._calls.has_leader())
-                led = await within(timeout, look) and look.result()
-                without = 0 if led else without + 1
-                if without >= PROXY_LEADERLESS_TIMEOUTS:
-                    for lost in self._streams:
-                        if not lost.done():
-                            lost.set_result(None)
-        finally:
-            self._look = None
+        while self._streams:
+            timeout = self._backend.hub.timings.election_timeout
+            await asyncio.sleep(timeout)
+            look = asyncio.ensure_future(self._calls.has_leader())
+            led = await within(timeout, look) and look.result()
+            without = 0 if led else without + 1
+            if without >= PROXY_LEADERLESS_TIMEOUTS:
+                for lost in self._streams:
+                    if not lost.done():
+                        lost.set_result(None)
 
 
 def needs_leader(metadata: Mapping[str, str]) -> bool:
