@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from lab.extremes import VALUES
+from lab.patience import PATIENCE
 from raykeeper import Client, Compare, InvalidArgument, KeeperError, Op, codec
 from raykeeper.errors import DecodeError
 
@@ -306,11 +307,11 @@ DECODING: dict[str, Callable[[Client], Any]] = {
     "get": lambda kv: kv.get("k").value,  # type: ignore[union-attr]
     "atomically": lambda kv: kv.atomically(lambda t: t.get("k").value),  # type: ignore[union-attr]
     "range": lambda kv: [item.value for item in kv.range(prefix="k")],
-    "watch": lambda kv: kv.watch("k", start_revision=1).next(5).kv.value,  # type: ignore[union-attr]
+    "watch": lambda kv: kv.watch("k", start_revision=1).next(PATIENCE).kv.value,  # type: ignore[union-attr]
     "cached": lambda kv: kv.cached("k").get("k").value,  # type: ignore[union-attr]
-    "claim": lambda kv: kv.queue("q").claim(5).item,  # type: ignore[union-attr]
+    "claim": lambda kv: kv.queue("q").claim(PATIENCE).item,  # type: ignore[union-attr]
     "leader": lambda kv: kv.election("e").leader(),
-    "observe": lambda kv: kv.election("e").observe().next(5),
+    "observe": lambda kv: kv.election("e").observe().next(PATIENCE),
 }
 
 
