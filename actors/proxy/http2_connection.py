@@ -114,6 +114,7 @@ class Http2Connection(Http2Sender, Generic[H]):
         self._settled = False
         self._last_stream = 0
         self._final_stream = MAX_STREAM_ID
+        self._end_announced = False
         self._credit = PROXY_WINDOW_BYTES
         self._taken = 0
         self._block: list[bytes] = []
@@ -176,6 +177,7 @@ class Http2Connection(Http2Sender, Generic[H]):
 
     def announce_end(self) -> None:
         """Tell the client to open no more streams; those that are on their way are still served (RFC 9113, 6.8)."""
+        self._end_announced = True
         self._put(pack_goaway(MAX_STREAM_ID, NO_ERROR))
         self._put(pack_frame(PING, 0, 0, _DRAIN_PING))
 
@@ -435,7 +437,7 @@ class Http2Connection(Http2Sender, Generic[H]):
         if not flags & ACK:
             self._put(pack_frame(PING, ACK, 0, payload))
             return
-        if payload == _DRAIN_PING:
+        if payload == _DRAIN_PING and self._end_announced:  # otherwise the client has made it up
             self.refuse_streams()
         self._owner.take_pong()
 

@@ -136,6 +136,7 @@ def test_the_next_part_waits_until_the_client_has_taken_the_last(
     rest, _ = saved(stream)
     file = SnapshotResponse.FromString(first).blob + SnapshotResponse.FromString(second).blob + rest
     assert file[-32:] == hashlib.sha256(file[:-32]).digest()
+    until(lambda: backups._outgoing is None)  # the member is told that it has ended when the client has the last part
     again, _ = saved(begun(proxy))
     assert len(again) % 512 == 32
 
