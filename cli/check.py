@@ -107,14 +107,17 @@ def _duration(text: str | float) -> float:
 _load = click.option(
     "--load", type=click.Choice(list(LOADS)), default="s", show_default=True, help="How much, as for etcdctl."
 )
-_auto_compact = click.option("--auto-compact", is_flag=True, help="Compact the history that it has made.")
+_tidying = options(
+    click.option("--auto-compact", is_flag=True, help="Compact the history that it has made."),
+    click.option("--auto-defrag", is_flag=True, help="Then defragment all members, one after the other."),
+)
 
 
 @check.command()
 @options(common, beginning_option)
 @_load
 @click.option("--prefix", type=BYTES, default="/raykeeper-check-perf/", show_default=True, help="Of the keys it puts.")
-@_auto_compact
+@_tidying
 @click.option(
     "--seconds", "each", type=_duration, metavar="SECONDS", default=CHECK_PERF_S, show_default=True, help="How long."
 )
@@ -126,6 +129,7 @@ def perf(
     load: str,
     prefix: bytes,
     auto_compact: bool,
+    auto_defrag: bool,
     each: float,
 ) -> None:
     """Put keys at a fixed rate for a minute, and say whether the cluster keeps up with this process.
@@ -141,6 +145,8 @@ def perf(
         shown_progress(said) as progress,
     ):
         times, failed, took = asyncio.run(_put_at_rate(kv.aio, prefix, asked, each, progress))
+    if auto_defrag:
+        _defragment(cluster, address)
     verdicts = list(judged(times, failed, asked.rate, took))
     passed = all(ok for ok, _ in verdicts)
     fields = {
@@ -214,9 +220,16 @@ def judged(times: list[float], failed: int, rate: int, took: float) -> Iterator[
 @click.option(
     "--prefix", type=BYTES, default="/raykeeper-check-datascale/", show_default=True, help="Of the keys it puts."
 )
-@_auto_compact
+@_tidying
 def datascale(
-    cluster: str, address: str | None, output: str, timeout: float, load: str, prefix: bytes, auto_compact: bool
+    cluster: str,
+    address: str | None,
+    output: str,
+    timeout: float,
+    load: str,
+    prefix: bytes,
+    auto_compact: bool,
+    auto_defrag: bool,
 ) -> None:
     """Put many keys of 1 KiB, and say by how much each member's data has grown.
 
@@ -232,6 +245,8 @@ def datascale(
                 asyncio.run(_put_many(kv.aio, prefix, LOADS[load], progress))
             took = time.monotonic() - began
             after = {each.name: each.db_size for each in found.status(timeout=timeout).members if each.pid}
+    if auto_defrag:
+        _defragment(cluster, address)
     grown = {name: size - before.get(name, 0) for name, size in after.items()}
     rows = [{"member": name, "grown_bytes": size} for name, size in grown.items()]
     lines = [f"{name}: grown by {size / 1e6:.1f} MB" for name, size in grown.items()]
@@ -278,6 +293,19 @@ def _cleared(kv: Client, prefix: bytes, auto_compact: bool) -> Iterator[None]:
             except BaseException:
                 tell(f"keys are left: raykeeper del --prefix {text(prefix)}")
                 raise
+
+
+def _defragment(cluster: str, address: str | None) -> None:
+    """Have all members return the space of what was deleted to their disks.
+
+    Raises:
+        Unavailable: one did not.
+    """
+    from .endpoint import defragmented
+
+    failed = [f"{row['endpoint']}: {row['error']}" for row in defragmented(cluster, address, None) if row["error"]]
+    if failed:
+        raise Unavailable(f"not defragmented: {'; '.join(failed)}")
 
 
 def _delete(kv: Client, prefix: bytes) -> None:

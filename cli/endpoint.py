@@ -290,6 +290,28 @@ def _show_alarms(rows: list[Row], output: str) -> None:
     show(CommandResult({"alarms": rows}, lines), output)
 
 
+def defragmented(cluster: str, address: str | None, name: int | None, timeout: float = OPERATOR_TIMEOUT_S) -> list[Row]:
+    """Have all members, one after the other, or one of this id defragment its state; a row for each.
+
+    Args:
+        timeout: seconds for all of them.
+
+    Raises:
+        Unavailable: there is no such member.
+    """
+    from ..actors.cluster.member_upkeep import defragment_members
+    from ..actors.naming import member_name
+
+    id = open_operations(cluster, address).id
+    answers = defragment_members(cluster, id, name, timeout=timeout)
+    if not answers:
+        raise Unavailable(f"cluster {cluster} has no member m{name}")
+    return [
+        {"endpoint": member_name(member), "took_s": round(answer.took, 3), "error": answer.error}
+        for member, answer in answers.items()
+    ]
+
+
 @click.command()
 @click.argument("name", type=member_id, required=False)
 @options(common, endpoint_option, timeout_of(OPERATOR_TIMEOUT_S))
@@ -304,17 +326,7 @@ def defrag(cluster: str, address: str | None, output: str, timeout: float, name:
             client.gateway.call("maintenance/defragment", {}, writes=True)
         rows: list[Row] = [{"endpoint": client.gateway.url, "took_s": round(time.monotonic() - began, 3), "error": ""}]
     else:
-        from ..actors.cluster.member_upkeep import defragment_members
-        from ..actors.naming import member_name
-
-        id = open_operations(cluster, address).id
-        answers = defragment_members(cluster, id, name, timeout=timeout)
-        if not answers:
-            raise Unavailable(f"cluster {cluster} has no member m{name}")
-        rows = [
-            {"endpoint": member_name(member), "took_s": round(answer.took, 3), "error": answer.error}
-            for member, answer in answers.items()
-        ]
+        rows = defragmented(cluster, address, name, timeout)
     lines = [
         f"Failed to defragment {row['endpoint']}: {row['error']}"
         if row["error"]

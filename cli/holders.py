@@ -82,8 +82,9 @@ def _lines(found: list[InUse], plural: str) -> Iterator[str]:
             for one in people:
                 what = f" [{text(one.what.encode(errors='surrogateescape'))}]" if one.what else ""
                 what += f" {one.weight} slots" if one.weight > 1 else ""
+                lease = f", lease {one.lease:x}" if one.lease else ""
                 stuck = f"  STUCK: {one.stuck}" if one.stuck else ""
-                yield f"  {role}{what} {describe(one.owner)}, token {one.token}{stuck}"
+                yield f"  {role}{what} {describe(one.owner)}, token {one.token}{lease}{stuck}"
         if each.more:
             yield "  and more"
     if not found:

@@ -155,6 +155,7 @@ PARTICIPANT = Named(
         "since": NUMBER,
         "session": INT,
         "session_open": BOOL,
+        "lease": INT,
         "ttl": NUMBER,
         "remaining": NUMBER,
         "stuck": TEXT,
@@ -174,6 +175,7 @@ IN_USE = Named(
 )
 _LEASE = {"id": INT, "ttl": NUMBER, "remaining": NUMBER}
 _ALARMS = {"alarms": [{"member": INT, "alarm": TEXT, "message": TEXT}]}
+_PERMISSION = {"access": TEXT, "key": BYTES, "end": Nullable(BYTES)}
 _USER, _ROLE, _USER_ROLE = {"user": TEXT}, {"role": TEXT}, {"user": TEXT, "role": TEXT}
 _RATES = {"puts": NUMBER, "gets": NUMBER, "events": NUMBER, "bytes": NUMBER}
 _SETTINGS = Keyed("a field of the spec", OneOf((TEXT, BOOL, NUMBER, [TEXT], Keyed("a field", TEXT, {}))), {})
@@ -279,7 +281,7 @@ FORMS: dict[str, Form] = {
     "restore": STATUS,
     "role add": _ROLE,
     "role delete": _ROLE,
-    "role get": {"role": TEXT, "permissions": [{"access": TEXT, "key": BYTES, "end": Nullable(BYTES)}]},
+    "role get": {"role": TEXT, "permissions": [_PERMISSION]},
     "role grant-permission": {"role": TEXT, "access": TEXT},
     "role list": {"roles": [TEXT]},
     "role revoke-permission": _ROLE,
@@ -308,7 +310,7 @@ FORMS: dict[str, Form] = {
     "upgrade": {"upgraded": TEXT, "commands_version": INT},
     "user add": _USER,
     "user delete": _USER,
-    "user get": {"user": TEXT, "roles": [TEXT]},
+    "user get": {"user": TEXT, "roles": [TEXT], "permissions": Optional("--detail", [{"role": TEXT, **_PERMISSION}])},
     "user grant-role": _USER_ROLE,
     "user list": {"users": [TEXT]},
     "user passwd": _USER,

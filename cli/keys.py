@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ..actors.client.results import KEEP
 from .options import (
     BYTES,
     MAX_NUMBER,
@@ -23,10 +24,24 @@ from .options import (
 from .render import show
 from .stdio import read_stdin, write_bytes
 
+_THEIR_FIELDS = {"create": "create_revision", "modify": "mod_revision"}
+
+
+class _SortField(click.Choice[str]):
+    """Type of an argument: a field to sort by, by our name or etcdctl's, in any case."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The field; called by Click."""
+        word = str(value).lower()
+        return super().convert(_THEIR_FIELDS.get(word, word), param, ctx)
+
+
 put_options = options(
     click.argument("key", type=BYTES),
-    click.argument("value", type=BYTES),
+    click.argument("value", type=BYTES, required=False),
     click.option("--lease", type=lease_id, help="Lease to attach the key to; its id as `lease grant` prints it."),
+    click.option("--ignore-value", is_flag=True, help="Keep the value that KEY has; no VALUE is given."),
+    click.option("--ignore-lease", is_flag=True, help="Keep the lease that KEY has."),
     click.option("--prev", "--prev-kv", "prev", is_flag=True, help="Also print the previous value."),
 )
 get_options = options(
@@ -39,12 +54,12 @@ get_options = options(
         "--sort",
         "--sort-by",
         "sort",
-        type=click.Choice(["key", "version", "create_revision", "mod_revision", "value"]),
+        type=_SortField(["key", "version", "create_revision", "mod_revision", "value"]),
         help="Sort by this (default: key).",
     ),
     click.option(
         "--order",
-        type=click.Choice(["ascend", "descend"]),
+        type=click.Choice(["ascend", "descend"], case_sensitive=False),
         default="ascend",
         show_default=True,
         help="Order of the sort.",
@@ -71,6 +86,29 @@ def only_by_ray(request_id: bytes | None, guard: bool) -> str:
     return "--request-id" if request_id is not None else "--guard" if guard else ""
 
 
+def put_arguments(
+    key: bytes,
+    value: bytes | None,
+    lease: int | None,
+    ignore_value: bool,
+    ignore_lease: bool,
+    prev: bool,
+) -> dict[str, Any]:
+    """The options of a put as arguments of the client's ``put``.
+
+    Raises:
+        UsageError: there is both what to keep and what to put in its place, or neither a value nor one to keep.
+    """
+    if ignore_value and value is not None:
+        raise click.UsageError("--ignore-value keeps the value that is there: give no VALUE")
+    if ignore_lease and lease is not None:
+        raise click.UsageError("--lease and --ignore-lease exclude each other")
+    if value is None and not ignore_value:
+        raise click.UsageError("a put needs a VALUE, or --ignore-value")
+    kept = KEEP if ignore_lease else lease
+    return {"key": key, "value": KEEP if ignore_value else value, "lease": kept, "prev": prev}
+
+
 def get_arguments(
     key: bytes, end: bytes | None, prefix: bool, from_key: bool, rev: int | None, **rest: Any
 ) -> dict[str, Any]:
@@ -89,20 +127,28 @@ def put(
     timeout: float,
     guard: bool,
     request_id: bytes | None,
-    key: bytes,
-    value: bytes,
+    value: bytes | None,
+    ignore_value: bool,
     **rest: Any,
 ) -> None:
-    """Set KEY to VALUE; `-` reads the value from stdin."""
-    if value == b"-":
+    """Set KEY to VALUE; without VALUE, or if it is `-`, the value is read from stdin."""
+    if value == b"-" or (value is None and not ignore_value):
         value = read_stdin()
+    arguments = put_arguments(value=value, ignore_value=ignore_value, **rest)
     with open_keys(cluster, address, timeout, only_by_ray(request_id, guard)) as kv:
-        show(fenced(kv, guard).put(key, value, request_id=request_id, **rest), output)
+        key, kept = arguments.pop("key"), arguments.pop("value")
+        show(fenced(kv, guard).put(key, kept, request_id=request_id, **arguments), output)
 
 
 @click.command()
 @get_options
 @options(common, endpoint_option, timeout_option)
+@click.option(
+    "--consistency",
+    type=click.Choice(["l", "s"]),
+    default="l",
+    help="Linearizable (l, the default), or serializable (s), as --serializable.",
+)
 @click.option("--serializable", is_flag=True, help="Let any member answer at once; may be stale.")
 @click.option(
     "--value-only",
@@ -116,13 +162,14 @@ def get(
     address: str | None,
     output: str,
     timeout: float,
+    consistency: str,
     serializable: bool,
     value_only: bool,
     **keys: Any,
 ) -> None:
     """Print KEY, or the keys from KEY up to END, END excluded. For a key that does not exist nothing is printed."""
     with open_keys(cluster, address, timeout) as kv:
-        found = kv.range(serializable=serializable, **get_arguments(**keys))
+        found = kv.range(serializable=serializable or consistency == "s", **get_arguments(**keys))
     if value_only:
         write_bytes(b"".join(item.raw for item in found))
     else:

@@ -114,7 +114,9 @@ def lock(
 @click.argument("name", type=BYTES)
 @click.argument("value", type=BYTES, required=False)
 @_common
-@click.option("--listen", is_flag=True, help="Do not campaign; print each leader, and each value it sets, in order.")
+@click.option(
+    "-l", "--listen", is_flag=True, help="Do not campaign; print each leader, and each value it sets, in order."
+)
 def elect(
     cluster: str,
     address: str | None,

@@ -140,6 +140,7 @@ class Mirror:
 @click.option("--from", "reverse", is_flag=True, help="Mirror what is at ENDPOINT to this cluster.")
 @click.option("--prefix", type=BYTES, default="", help="Mirror only keys that start with this.")
 @click.option("--dest-prefix", type=BYTES, help="Their prefix at the destination (default: the same).")
+@click.option("--no-dest-prefix", is_flag=True, help="At the destination keys have no prefix.")
 @click.option("--rev", type=WholeNumber(1, MAX_NUMBER), help="Copy nothing; begin with the changes of this revision.")
 @click.option("--once", is_flag=True, help="Copy what is there, and end.")
 @click.option("--remote-user", help="User at ENDPOINT.")
@@ -154,6 +155,7 @@ def make_mirror(
     reverse: bool,
     prefix: bytes,
     dest_prefix: bytes | None,
+    no_dest_prefix: bool,
     rev: int | None,
     once: bool,
     remote_user: str | None,
@@ -166,6 +168,10 @@ def make_mirror(
     """
     if (remote_user is None) != (remote_password_file is None):
         raise click.UsageError("--remote-user and --remote-password-file belong together")
+    if no_dest_prefix:
+        if dest_prefix:
+            raise click.UsageError("--dest-prefix and --no-dest-prefix exclude each other")
+        dest_prefix = b""
     remote = GatewayClient(Endpoint(endpoint_url(endpoint), given_tls()), timeout)
     with open_client(cluster, address, timeout) as kv, remote, uncovered():
         if remote_user is not None and remote_password_file is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ import click
 
 from ..actors.arguments import shown
 from ..actors.client.txn_parts import Comparand, Compare, Condition, Op
-from .keys import delete_options, get_arguments, get_options, only_by_ray, put_options, write_options
+from ..limits import MAX_STDIN_BYTES
+from .keys import delete_options, get_arguments, get_options, only_by_ray, put_arguments, put_options, write_options
 from .options import common, endpoint_option, fenced, open_keys, options, selected, timeout_option, whole_number
 from .render import show
 from .stdio import read_stdin
@@ -20,6 +22,7 @@ from .stdio import read_stdin
 
 @click.command()
 @options(common, endpoint_option, timeout_option)
+@click.option("-i", "--interactive", is_flag=True, help="Ask for each block, on stderr.")
 @click.option("--compare", multiple=True, metavar="COMPARISON", help='For example: version("k") = 0')
 @click.option("--success", multiple=True, metavar="OPERATION", help="For example: put k v")
 @click.option("--failure", multiple=True, metavar="OPERATION", help="For example: get k")
@@ -29,6 +32,7 @@ def txn(
     address: str | None,
     output: str,
     timeout: float,
+    interactive: bool,
     compare: tuple[str, ...],
     success: tuple[str, ...],
     failure: tuple[str, ...],
@@ -38,19 +42,39 @@ def txn(
     """Run a transaction: if all comparisons hold, the success operations, else the failure operations.
 
     Without options it is read from stdin, as for etcdctl: comparisons, an empty line, success operations, an empty
-    line, failure operations, one per line. Words are quoted as in a shell; lines that start with # are skipped.
+    line, failure operations, one per line. Words are quoted as in a shell; lines that start with # are skipped. With
+    --interactive it ends at the third empty line.
 
     \b
     COMPARISON   version|create|mod|value|lease("KEY") =|!=|<|> OPERAND
     OPERATION    put KEY VALUE | get KEY [END] | del KEY [END], with the options of these commands
     """
     blocks: Sequence[Sequence[str]] = (compare, success, failure)
+    if interactive and any(blocks):
+        raise click.UsageError(
+            "--interactive reads the transaction from stdin: give no --compare, --success, --failure"
+        )
     if not any(blocks):
-        blocks = _blocks(os.fsdecode(read_stdin()))
+        blocks = _blocks(_asked() if interactive else os.fsdecode(read_stdin()))
     conditions = [_comparison(line) for line in blocks[0]]
     branches = [[_operation(line) for line in block] for block in blocks[1:]]
     with open_keys(cluster, address, timeout, only_by_ray(request_id, guard)) as kv:
         show(fenced(kv, guard).txn(conditions, branches[0], branches[1], request_id=request_id), output)
+
+
+_QUESTIONS = ("compares:", "success requests (get, put, del):", "failure requests (get, put, del):")
+
+
+def _asked() -> str:
+    """The text of a transaction, from stdin up to its third empty line, with etcdctl's question before each block."""
+    said: list[str] = []
+    for question in _QUESTIONS:
+        click.echo(question, err=True)
+        while line := os.fsdecode(sys.stdin.buffer.readline(MAX_STDIN_BYTES)):
+            said.append(line)
+            if not line.strip(_BLANKS):
+                break
+    return "".join(said)
 
 
 def _blocks(text: str) -> list[list[str]]:
@@ -143,7 +167,7 @@ def _operation(line: str) -> Op:
 @click.command("put", add_help_option=False)
 @put_options
 def _put_operation(**arguments: Any) -> Op:
-    return Op.put(**arguments)
+    return Op.put(**put_arguments(**arguments))
 
 
 @click.command("get", add_help_option=False)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import BYTES, common, open_client, options, timeout_option
+from ..schema.auth_operations import ROOT
+from .options import BYTES, common, open_client, options, selected, timeout_option
 from .render import CommandResult, show, text
 
 if TYPE_CHECKING:
+    from ..actors.client.user_steps import GrantedKeys
     from ..actors.client.users import Users
 
 _name = click.argument("name")
@@ -29,6 +31,7 @@ _permission_keys = options(
     click.argument("key", type=BYTES),
     click.argument("end", type=BYTES, required=False),
     click.option("--prefix", is_flag=True, help="All keys that start with KEY."),
+    click.option("--from-key", is_flag=True, help="All keys from KEY on."),
 )
 
 
@@ -48,10 +51,20 @@ def _shown(name: str) -> str:
     return text(name.encode())
 
 
-def _keys(key: bytes, end: bytes | None, prefix: bool) -> dict[str, Any]:
-    if prefix and end is not None:
-        raise click.UsageError("END and --prefix exclude each other")
-    return {"prefix": key} if prefix else {"key": key, "end": end}
+def _everything() -> tuple[GrantedKeys, ...]:
+    """What the role root may do; no list of permissions says so."""
+    from ..actors.client.user_steps import GrantedKeys
+
+    return (GrantedKeys("readwrite", b"", b""),)
+
+
+def _permission_line(each: GrantedKeys) -> str:
+    end = "" if each.end is None else f" {text(each.end)}" if each.end else " (all)"
+    return f"{each.access} {text(each.key)}{end}"
+
+
+def _permission_fields(each: GrantedKeys) -> dict[str, Any]:
+    return {"access": each.access, "key": each.key, "end": each.end}
 
 
 def _on_users(function: Callable[..., CommandResult]) -> Any:
@@ -164,11 +177,22 @@ def revoke_role(users: Users, name: str, role: str) -> CommandResult:
 
 @user.command("get")
 @_name
+@click.option("--detail", is_flag=True, help="Also print what each role may do.")
 @_on_users
-def get_user(users: Users, name: str) -> CommandResult:
+def get_user(users: Users, name: str, detail: bool) -> CommandResult:
     """The roles of a user."""
     roles = users.roles_of(name)
-    return CommandResult({"user": name, "roles": [*roles]}, [_shown(role) for role in roles])
+    fields: dict[str, Any] = {"user": name, "roles": [*roles]}
+    lines: list[str] = []
+    if detail:
+        fields["permissions"] = []
+    for role in roles:
+        lines.append(_shown(role))
+        if detail:
+            found = _everything() if role == ROOT else users.permissions(role)
+            lines += [f"  {_permission_line(each)}" for each in found]
+            fields["permissions"] += [{"role": role, **_permission_fields(each)} for each in found]
+    return CommandResult(fields, lines)
 
 
 @user.command("list")
@@ -211,10 +235,10 @@ def delete_role(users: Users, name: str) -> CommandResult:
 @_permission_keys
 @_on_users
 def grant_permission(
-    users: Users, role: str, access: str, key: bytes, end: bytes | None, prefix: bool
+    users: Users, role: str, access: str, key: bytes, end: bytes | None, prefix: bool, from_key: bool
 ) -> CommandResult:
-    """Give a role the right to KEY, to those from KEY up to END, or to all that start with KEY."""
-    users.grant_permission(role, access, **_keys(key, end, prefix))
+    """Give a role the right to KEY, to those from KEY up to END or to the last, or to all that start with KEY."""
+    users.grant_permission(role, access, **selected(key, end, prefix, from_key))
     return _done(f"role {_shown(role)} may {access} {text(key)}", role=role, access=access)
 
 
@@ -222,9 +246,11 @@ def grant_permission(
 @_role
 @_permission_keys
 @_on_users
-def revoke_permission(users: Users, role: str, key: bytes, end: bytes | None, prefix: bool) -> CommandResult:
+def revoke_permission(
+    users: Users, role: str, key: bytes, end: bytes | None, prefix: bool, from_key: bool
+) -> CommandResult:
     """Take the right that was given for exactly these keys."""
-    users.revoke_permission(role, **_keys(key, end, prefix))
+    users.revoke_permission(role, **selected(key, end, prefix, from_key))
     return _done(f"permission on {text(key)} is revoked from role {_shown(role)}", role=role)
 
 
@@ -234,12 +260,8 @@ def revoke_permission(users: Users, role: str, key: bytes, end: bytes | None, pr
 def get_role(users: Users, name: str) -> CommandResult:
     """The permissions of a role: access, key, end (none for one key, an empty one for all from KEY on)."""
     found = users.permissions(name)
-    lines = [
-        f"{each.access} {text(each.key)}" + ("" if each.end is None else f" {text(each.end)}" if each.end else " (all)")
-        for each in found
-    ]
-    data = [{"access": each.access, "key": each.key, "end": each.end} for each in found]
-    return CommandResult({"role": name, "permissions": data}, lines)
+    data = [_permission_fields(each) for each in found]
+    return CommandResult({"role": name, "permissions": data}, [_permission_line(each) for each in found])
 
 
 @role.command("list")

@@ -71,7 +71,11 @@ _which = options(
     click.option("--prev", "--prev-kv", "prev", is_flag=True, help="Also print the previous value with each change."),
     click.option("--only", type=click.Choice(["put", "delete"]), help="Print only changes of this kind."),
     click.option(
-        "--progress", is_flag=True, help="Also print, now and then, the revision up to which all was printed."
+        "--progress",
+        "--progress-notify",
+        "progress",
+        is_flag=True,
+        help="Also print, now and then, the revision up to which all was printed.",
     ),
 )
 

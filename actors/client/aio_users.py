@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..arguments import Key
 from . import user_steps
 from .aio_timeout import on_thread
+from .results import End
 from .user_steps import GrantedKeys
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class AsyncUsers:
         role: str,
         access: str,
         key: Key | None = None,
-        end: Key | None = None,
+        end: Key | End | None = None,
         *,
         prefix: Key | None = None,
         timeout: float | None = None,
@@ -103,7 +104,7 @@ class AsyncUsers:
         self,
         role: str,
         key: Key | None = None,
-        end: Key | None = None,
+        end: Key | End | None = None,
         *,
         prefix: Key | None = None,
         timeout: float | None = None,

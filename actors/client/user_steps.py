@@ -37,6 +37,7 @@ from ...schema.key_range import KeyRange
 from .. import arguments as check
 from ..arguments import Key
 from ..passwords import hash_password
+from .results import End
 from .view import Call, Steps, prefix_end
 
 A = TypeVar("A")
@@ -131,7 +132,9 @@ def roles() -> Steps[Names]:
     return _ask(AskRoles(), Names)
 
 
-def grant_permission(role: object, access: str, key: Key | None, end: Key | None, prefix: Key | None) -> Steps[None]:
+def grant_permission(
+    role: object, access: str, key: Key | None, end: Key | End | None, prefix: Key | None
+) -> Steps[None]:
     """Steps of ``Users.grant_permission``."""
     if access not in ACCESS:
         raise InvalidArgument(f"access is one of {', '.join(ACCESS)}, not {check.shown(access)}")
@@ -139,7 +142,7 @@ def grant_permission(role: object, access: str, key: Key | None, end: Key | None
     return _do(RoleGrantPermission(_role(role), Permission(ACCESS[access], names)))
 
 
-def revoke_permission(role: object, key: Key | None, end: Key | None, prefix: Key | None) -> Steps[None]:
+def revoke_permission(role: object, key: Key | None, end: Key | End | None, prefix: Key | None) -> Steps[None]:
     """Steps of ``Users.revoke_permission``."""
     return _do(RoleRevokePermission(_role(role), _names(key, end, prefix)))
 
@@ -168,7 +171,7 @@ def _role(name: object) -> str:
     return check.text("a role", name)
 
 
-def _names(key: Key | None, end: Key | None, prefix: Key | None) -> KeyRange:
+def _names(key: Key | None, end: Key | End | None, prefix: Key | None) -> KeyRange:
     if (key is None) == (prefix is None):
         raise InvalidArgument("give either a key or a prefix")
     if prefix is not None:
@@ -177,6 +180,8 @@ def _names(key: Key | None, end: Key | None, prefix: Key | None) -> KeyRange:
         begin = check.text_or_bytes("a prefix", prefix)
         return KeyRange(begin, prefix_end(begin))
     begin = check.text_or_bytes("a key", key)
+    if isinstance(end, End):
+        return KeyRange(begin, b"")
     last = None if end is None else check.text_or_bytes("an end", end)
     if last is not None and last <= begin:
         raise InvalidArgument("the end of a range comes after its key")

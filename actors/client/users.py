@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..arguments import Key
 from . import user_steps
+from .results import End
 from .user_steps import GrantedKeys
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Users:
         role: str,
         access: str,
         key: Key | None = None,
-        end: Key | None = None,
+        end: Key | End | None = None,
         *,
         prefix: Key | None = None,
         timeout: float | None = None,
@@ -106,7 +107,7 @@ class Users:
 
         Args:
             access: ``"read"``, ``"write"`` or ``"readwrite"``. Coordination calls need the last.
-            key, end: one key, or the keys from ``key`` up to ``end``; or
+            key, end: one key, or the keys from ``key`` up to ``end`` (to the last one: ``END``); or
             prefix: all keys that begin with it; ``""`` for all.
         """
         self._client._run(user_steps.grant_permission(role, access, key, end, prefix), timeout)
@@ -115,7 +116,7 @@ class Users:
         self,
         role: str,
         key: Key | None = None,
-        end: Key | None = None,
+        end: Key | End | None = None,
         *,
         prefix: Key | None = None,
         timeout: float | None = None,

@@ -37,6 +37,7 @@ class Participant(msgspec.Struct, frozen=True):
         remaining: seconds that its lease has left.
         stuck: why it is thought to be stuck; empty if it is not.
         weight: of a semaphore, how many slots it takes; otherwise 1.
+        lease: the id of that lease. Who revokes it ends what hangs on it.
     """
 
     token: int
@@ -46,6 +47,7 @@ class Participant(msgspec.Struct, frozen=True):
     remaining: float
     stuck: str = ""
     weight: int = 1
+    lease: int = 0
 
 
 class InUse(msgspec.Struct, frozen=True):
@@ -181,8 +183,10 @@ class Survey:
         elif self.kind == "rwlock":
             what = "read" if _kind(key.key) == b"r" else "write"
         if info is None:
-            return Participant(key.create_revision, what, None, 0.0, 0.0, "its lease has just ended", weight)
-        return Participant(key.create_revision, what, info.owner, info.ttl, info.remaining, why_stuck(info), weight)
+            ended = "its lease has just ended"
+            return Participant(key.create_revision, what, None, 0.0, 0.0, ended, weight, key.lease)
+        left = info.remaining
+        return Participant(key.create_revision, what, info.owner, info.ttl, left, why_stuck(info), weight, key.lease)
 
 
 def why_stuck(info: LeaseInfo) -> str:

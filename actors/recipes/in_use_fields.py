@@ -45,6 +45,7 @@ def participant_fields(each: Participant) -> dict[str, Any]:
         "since": 0.0 if owner is None else owner.since,
         "session": who.get("session", 0),
         "session_open": who.get("open", False),
+        "lease": each.lease,
         "ttl": each.ttl,
         "remaining": each.remaining,
         "stuck": each.stuck,

@@ -1,17 +1,24 @@
-"""The table of etcdctl's commands (docs/reference/etcdctl.md) has all that an installed etcdctl has, and ours exist."""
+"""The tables of etcdctl's commands and options (docs/reference/etcdctl.md) have all that an installed etcdctl has, ours
+exist, and print the same."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
+from lab.etcd import running_etcd
+from lab.http2.etcd_port import etcd_port
+from lab.patience import PATIENCE
 from raykeeper.cli.main import cli
 
 TABLE = Path(__file__).parents[3] / "docs" / "reference" / "etcdctl.md"
@@ -19,7 +26,7 @@ TABLE = Path(__file__).parents[3] / "docs" / "reference" / "etcdctl.md"
 
 def rows() -> Iterator[tuple[list[str], list[str]]]:
     """Of each row etcdctl's commands, and ours."""
-    for line in TABLE.read_text(encoding="utf-8").splitlines():
+    for line in TABLE.read_text(encoding="utf-8").partition("## Options")[0].splitlines():
         if line.startswith("| `"):
             _, theirs, ours, *_ = line.split("|")
             yield re.findall("`([^`]+)`", theirs), re.findall("`([^`]+)`", ours)
@@ -49,19 +56,114 @@ def test_the_table_has_every_command_of_etcdctl() -> None:
     assert sorted(set(listed) - known) == []
 
 
-@pytest.mark.parametrize("option", ["get --prefix", "get --from-key", "get --sort-by", "get --order", "get --limit",
-                                    "get --rev", "get --keys-only", "get --count-only", "get --print-value-only",
-                                    "put --prev-kv", "put --lease", "del --prefix", "del --from-key", "del --prev-kv",
-                                    "watch --rev", "watch --prefix", "watch --prev-kv", "watch -i", "lock --ttl",
-                                    "elect --listen", "lease timetolive --keys", "lease keep-alive --once",
-                                    "compact --physical", "endpoint hashkv --rev", "make-mirror --prefix",
-                                    "make-mirror --dest-prefix", "make-mirror --rev"])  # fmt: skip
-def test_options_of_etcdctl_that_are_ours(option: str) -> None:
-    *words, name = option.split()
-    found: click.Command = cli
-    for word in words:
-        assert isinstance(found, click.Group)
-        inner = found.get_command(click.Context(found), word)
+def programs() -> list[str]:
+    """The etcdctl of each version that is installed."""
+    beside = Path(sys.executable).with_name("etcdctl")
+    return sorted(
+        {path for path in (str(beside), "/usr/bin/etcdctl", shutil.which("etcdctl")) if path and is_file(path)}
+    )
+
+
+def is_file(path: str) -> bool:
+    return Path(path).is_file()
+
+
+def said_by(program: str, *words: str) -> str:
+    environment = {**os.environ, "ETCDCTL_API": "3"}
+    return subprocess.run([program, *words], capture_output=True, text=True, timeout=PATIENCE, env=environment).stdout
+
+
+def found(words: str) -> click.Command:
+    command: click.Command = cli
+    for word in words.split():
+        assert isinstance(command, click.Group)
+        inner = command.get_command(click.Context(command), word)
         assert inner is not None
-        found = inner
-    assert name in {said for each in found.params for said in each.opts}, option
+        command = inner
+    return command
+
+
+def named_in_table() -> set[str]:
+    """The options that a table has, with the command before them."""
+    text = TABLE.read_text(encoding="utf-8").partition("## Options")[2]
+    return {
+        option
+        for line in text.splitlines()
+        if line.startswith("| `")
+        for option in re.findall("`([^`]*-[^`]+)`", line.split("|")[1])
+    }
+
+
+@pytest.mark.skipif(not programs(), reason="etcdctl is not installed")
+def test_each_option_of_etcdctl_is_ours_or_in_the_table() -> None:
+    missing, seen = [], 0
+    for program in programs():
+        for theirs, ours in rows():
+            for words, mine in zip(theirs, ours, strict=len(theirs) == len(ours)):
+                listed = said_by(program, *words.split(), "--help").partition("OPTIONS:")[2]
+                known = {opt for each in found(mine).params for opt in (*each.opts, *each.secondary_opts)}
+                for short, option in re.findall(r"^ +(?:(-\w), )?(--[a-z-]+)", listed.partition("GLOBAL")[0], re.M):
+                    seen += 1
+                    if option != "--help" and f"{words} {option}" not in named_in_table():
+                        missing += [f"{words} {each}" for each in (option, short) if each and each not in known]
+        for option in re.findall(r"(--[a-z-]+)[=\[]", said_by(program, "--help").partition("OPTIONS:")[2]):
+            if option != "--help" and option not in named_in_table():
+                missing.append(option)
+    assert seen > 60
+    assert sorted(set(missing)) == []
+
+
+ALIKE = """
+put a 1
+put a 2 --prev-kv
+put a --ignore-value --prev-kv
+put a 3 --ignore-lease
+put new --ignore-value
+put new 1 --ignore-lease
+put a 4 --ignore-value
+get a --consistency=s
+get a --consistency=l
+put b/1 x
+put b/2 y
+put b/1 z
+get b/ --prefix --sort-by=MODIFY --order=DESCEND
+get b/ --prefix --sort-by=CREATE --order=ASCEND
+get b/ --prefix --sort-by=VERSION
+get b/ --prefix --sort-by=SIZE
+put c <<< from stdin
+get c --print-value-only
+txn -i <<< value("a") = "3"\\n\\nput a --ignore-value\\n\\nget a\\n\\n
+del b/ --prefix
+"""
+"""Command lines, in this order; after <<<, what they read."""
+
+
+@pytest.mark.skipif(shutil.which("etcdctl") is None, reason="etcdctl is not installed")
+def test_ours_and_etcdctl_print_the_same_at_an_etcd_and_at_a_proxy() -> None:
+    """All that goes to stdout, and whether the command succeeds."""
+
+    def by_etcdctl(endpoint: str, words: list[str], stdin: str) -> tuple[bool, str]:
+        command = ["etcdctl", f"--endpoints={endpoint}", "--command-timeout=60s", *words]
+        environment = {**os.environ, "ETCDCTL_API": "3"}
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=2 * PATIENCE, env=environment, check=False
+        )
+        out = re.sub("compares:\n|success requests \\(get, put, del\\):\n|failure requests .*\n", "", done.stdout)
+        return done.returncode == 0, out.strip()
+
+    def by_ours(endpoint: str, words: list[str], stdin: str) -> tuple[bool, str]:
+        ran = CliRunner().invoke(cli, [*words, "--endpoint", endpoint, "--timeout", f"{PATIENCE:g}"], input=stdin)
+        assert isinstance(ran.exception, (SystemExit, type(None))), ran.exception
+        return ran.exit_code == 0, ran.stdout.strip()
+
+    with running_etcd() as etcd, running_etcd() as other, etcd_port() as port:
+        apart = []
+        for line in ALIKE.strip().splitlines():
+            arguments, _, stdin = line.partition(" <<< ")
+            words, read = shlex.split(arguments), stdin.replace("\\n", "\n")
+            theirs = by_etcdctl(etcd.endpoint, words, read)
+            for endpoint in (other.endpoint, port.endpoint):
+                ours = by_ours(endpoint, words, read)
+                if ours != theirs:
+                    apart.append(f"{line}\n  etcdctl: {theirs}\n  ours:    {ours} at {endpoint}")
+    assert not apart, "\n".join(apart)

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from lab.onemember import OneMember, one_member
 from raykeeper.actors.cluster.status import ClusterStatus, MemberInfo
-from raykeeper.cli import check, main
+from raykeeper.cli import check, endpoint, main
 from raykeeper.cli.json_forms import FORMS, misfit
 
 SMALL = check.CheckLoad(4, 20, 500)
@@ -66,6 +66,22 @@ def test_datascale_says_by_how_much_each_member_has_grown(member: OneMember) -> 
     assert (said["keys"], said["members"]) == (500, [{"member": "m1", "grown_bytes": 1000}])
     with member.client() as kv:
         assert not kv.range(prefix="").items
+
+
+def test_members_are_defragmented_once_the_keys_are_gone(member: OneMember, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[int] = []
+
+    def defragmented(cluster: str, address: str | None, name: int | None) -> list[dict[str, Any]]:
+        with member.client() as kv:
+            keys.append(kv.range(prefix="", count_only=True).count)
+        return [{"endpoint": "m1", "took_s": 0.1, "error": ""}, {"endpoint": "m2", "took_s": 0.1, "error": error}]
+
+    monkeypatch.setattr(endpoint, "defragmented", defragmented)
+    for error, status in (("", 0), ("it is gone", 1)):
+        result = run("datascale", "--timeout", "60", "--auto-compact", "--auto-defrag")
+        assert result.exit_code == status, result.output
+        assert error in result.stderr
+    assert keys == [0, 0]
 
 
 def test_an_interrupt_leaves_no_keys(member: OneMember, monkeypatch: pytest.MonkeyPatch) -> None:

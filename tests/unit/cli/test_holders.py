@@ -15,7 +15,7 @@ from raykeeper.cli.render import CommandResult, show
 WORKER = ClientInfo(
     12, "rk1", 4711, "ab" * 28, "10.0.0.1", "01000000", "shards-3", "default_worker.py", "alice", 1000.0, True, 1
 )
-HOLDER = Participant(7, "", Owner(WORKER, "Worker.take", 1100.0), 10.0, 9.0)
+HOLDER = Participant(7, "", Owner(WORKER, "Worker.take", 1100.0), 10.0, 9.0, lease=0x2C)
 SILENT = Participant(9, "read", Owner(ClientInfo(13, open=False)), 10.0, 2.0, "silent for 8.0 s")
 LOCK = InUse("lock", b"reports", (HOLDER,), (SILENT,), stuck="silent for 8.0 s")
 
@@ -29,7 +29,7 @@ def test_lines_say_who_where_and_since_when() -> None:
     assert list(holders._lines([LOCK], "locks")) == [
         "lock reports  STUCK",
         "  held by actor shards-3 (pid 4711 on rk1, 10.0.0.1; job 01000000; user alice), task Worker.take for 60 s, "
-        "token 7",
+        "token 7, lease 2c",
         "  waits [read] session 13 (its session has ended), token 9  STUCK: silent for 8.0 s",
     ]
     assert list(holders._lines([], "locks")) == ["no locks"]
@@ -55,6 +55,7 @@ def test_json_has_stable_fields(capsys: pytest.CaptureFixture[str]) -> None:
         "since",
         "session",
         "session_open",
+        "lease",
         "ttl",
         "remaining",
         "stuck",

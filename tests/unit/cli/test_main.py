@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import raykeeper
-from raykeeper import END, ClusterNotFound, KeeperError, KeyValue, MembersMissing, SpecError, Unavailable, errors
+from raykeeper import END, KEEP, ClusterNotFound, KeeperError, KeyValue, MembersMissing, SpecError, Unavailable, errors
 from raykeeper.actors.client.results import DeleteResult, PutResult, RangeResult, TxnResult
 from raykeeper.actors.cluster.status import ClusterStatus, MemberInfo
 from raykeeper.actors.deadline import time_left
@@ -83,6 +83,52 @@ def test_put_reads_a_value_of_any_bytes_from_stdin(kv: FakeClient) -> None:
     kv.answer = PutResult(5)
     good("put", "a", "-", stdin=b"x\x00\xff\n")
     assert kv.asked[0][1] == (b"a", b"x\x00\xff\n")
+
+
+def test_put_reads_a_value_that_is_left_out_from_stdin(kv: FakeClient) -> None:
+    kv.answer = PutResult(5)
+    good("put", "a", stdin=b"x\n")
+    assert kv.asked == [("put", (b"a", b"x\n"), {"lease": None, "prev": False, "request_id": None})]
+
+
+def test_put_keeps_what_it_is_told_to_keep(kv: FakeClient) -> None:
+    kv.answer = PutResult(5)
+    good("put", "a", "--ignore-value", "--lease", "7", stdin=b"not read")
+    good("put", "a", "1", "--ignore-lease")
+    good("put", "a", "--ignore-value", "--ignore-lease")
+    assert [(args, asked["lease"]) for _, args, asked in kv.asked] == [
+        ((b"a", KEEP), 7),
+        ((b"a", b"1"), KEEP),
+        ((b"a", KEEP), KEEP),
+    ]
+
+
+@pytest.mark.parametrize("words", ["a 1 --ignore-value", "a - --ignore-value", "a 1 --ignore-lease --lease 7"])
+def test_what_is_kept_is_not_given_too(kv: FakeClient, words: str) -> None:
+    assert run("put", *words.split(), stdin=b"x").exit_code == 2
+    assert run("txn", "--success", f"put {words}").exit_code == 2
+    assert kv.asked == []
+
+
+@pytest.mark.parametrize(
+    ("words", "serializable"),
+    [("", False), ("--consistency=l", False), ("--consistency=s", True), ("--serializable", True)],
+)
+def test_get_is_linearizable_or_serializable_in_etcdctl_s_words(kv: FakeClient, words: str, serializable: bool) -> None:
+    kv.answer = RangeResult((), 0, False, 9)
+    good("get", "a", *words.split())
+    assert kv.asked[0][2]["serializable"] is serializable
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("CREATE", "create_revision"), ("MODIFY", "mod_revision"), ("VERSION", "version"), ("KEY", "key")],
+)
+def test_get_sorts_in_etcdctl_s_words(kv: FakeClient, theirs: str, ours: str) -> None:
+    kv.answer = RangeResult((), 0, False, 9)
+    good("get", "a", "--prefix", f"--sort-by={theirs}", "--order=DESCEND")
+    assert (kv.asked[0][2]["sort"], kv.asked[0][2]["order"]) == (ours, "descend")
+    assert run("get", "a", "--sort-by=SIZE").exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -188,6 +234,24 @@ def test_txn_reads_three_blocks_from_stdin(kv: FakeClient) -> None:
     assert failure == ["Op.delete(prefix=b'k')"]
 
 
+def test_txn_keeps_values_and_leases(kv: FakeClient) -> None:
+    kv.answer = TxnResult(True, (), 9)
+    good("txn", "--success", "put k --ignore-value --lease 7", "--success", "put k v --ignore-lease")
+    assert shown(kv)[1] == [
+        "Op.put(key=b'k', value=raykeeper.KEEP, lease=7)",
+        "Op.put(key=b'k', value=b'v', lease=raykeeper.KEEP)",
+    ]
+
+
+def test_txn_asks_for_each_block_and_ends_at_the_third_empty_line(kv: FakeClient) -> None:
+    kv.answer = TxnResult(True, (), 9)
+    result = run("txn", "-i", stdin=b"version(k) = 0\n\nput k 1\nget k\n\ndel k\n\nput not read\n")
+    assert (result.exit_code, result.stdout) == (0, "SUCCESS\n"), result.output
+    assert result.stderr == "compares:\nsuccess requests (get, put, del):\nfailure requests (get, put, del):\n"
+    assert [len(block) for block in shown(kv)] == [1, 2, 1]
+    assert run("txn", "-i", "--success", "get k").exit_code == 2
+
+
 def test_txn_takes_options_instead(kv: FakeClient) -> None:
     kv.answer = TxnResult(False, (), 9)
     options = ["--compare", "create(k) < 9", "--compare", "lease(k)==0", "--success", "put a b", "--failure", "get a"]
@@ -252,7 +316,7 @@ def test_a_keeper_error_is_one_line_and_status_one(kv: FakeClient, kind: type[er
     [
         ["get"],
         ["get", "a", "b", "--prefix"],
-        ["put", "a"],
+        ["put"],
         ["fly"],
         ["get", "a", "-o", "xml"],
         ["get", "a", "--limit", "-1"],

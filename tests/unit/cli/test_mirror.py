@@ -164,6 +164,10 @@ def test_the_command_copies_and_says_how_much(ends: tuple[Any, GatewayClient], m
     )
     assert back.exit_code == 0, back.output
     assert source.get("q/1").raw == b"1"
+    bare = ["make-mirror", endpoint, "--prefix", "p/", "--no-dest-prefix", "--once", "--timeout", "120"]
+    assert CliRunner().invoke(main.cli, bare).exit_code == 0
+    assert pairs(target) == {b"q/1": b"1", b"1": b"1"}
+    assert CliRunner().invoke(main.cli, [*bare, "--dest-prefix", "r/"]).exit_code == 2
     bad = CliRunner().invoke(main.cli, ["make-mirror", endpoint, "--remote-user", "x"])
     assert bad.exit_code == 2
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from lab.onemember import OneMember, one_member
 from raykeeper.actors.client import hub_pool
 from raykeeper.cli import main, options
+from raykeeper.cli.json_forms import FORMS, misfit
 
 
 class Shell:
@@ -73,7 +74,19 @@ def test_from_nothing_to_a_user_who_may_write_under_a_prefix(shell: Shell) -> No
     assert shell.said("role get team", "ann", "a").splitlines() == ["read one", "readwrite team/ team0"]
     assert json.loads(shell.said("role get team -o json", "root", "r"))["role"] == "team"
 
+    detail = shell.said("user get ann --detail", "ann", "a").splitlines()
+    assert detail == ["team", "  read one", "  readwrite team/ team0"]
+    assert shell.said("user get root --detail", "root", "r").splitlines() == ["root", "  readwrite  (all)"]
+    said = json.loads(shell.said("user get ann --detail -o json", "root", "r"))
+    assert misfit(FORMS["user get"], said) == ""
+    assert [(each["role"], each["key"]) for each in said["permissions"]] == [("team", "one"), ("team", "team/")]
+
     shell.said("role revoke-permission team one", "root", "r")
+    shell.said("role grant-permission team read open --from-key", "root", "r")
+    assert "read open (all)" in shell.said("role get team", "root", "r")
+    shell.said("get zebra", "ann", "a")
+    shell.said("role revoke-permission team open --from-key", "root", "r")
+    assert shell.run("get zebra", "ann", "a").exit_code == 1
     shell.said(f"user passwd ann --new-password-file {shell.secret('new')}", "root", "r")
     assert shell.run("get team/a", "ann", "a").exit_code == 1
     shell.said("get team/a", "ann", "new")
@@ -87,6 +100,7 @@ def test_from_nothing_to_a_user_who_may_write_under_a_prefix(shell: Shell) -> No
 
 def test_wrong_usage(shell: Shell) -> None:
     assert shell.run("role grant-permission team read a b --prefix").exit_code == 2
+    assert shell.run("role grant-permission team read a --prefix --from-key").exit_code == 2
     assert shell.run("role grant-permission team everything a").exit_code == 2
     assert shell.run("user add a --new-password-file /nothing/there").exit_code == 2
     assert shell.run("user get nobody").exit_code == 1

@@ -41,6 +41,8 @@ def test_a_lock_with_its_holder_and_its_waiters(kv: Client, until: Until) -> Non
         assert holder.owner is not None
         assert holder.owner.client.pid == os.getpid()
         assert holder.owner.since > 0
+        assert {holder.lease, waiter.lease} <= {lease.id for lease in kv.leases()}
+        assert holder.lease != waiter.lease
         assert (found.stuck, found.more, holder.ttl) == ("", False, TTL)
     waiting.result()
 
