@@ -775,6 +775,8 @@ BACKUP_CHUNKS_AHEAD = 2
 """Chunks that are requested before the last one has arrived."""
 BACKUP_IDLE_S = 60.0
 """A member drops a backup of which no chunk was fetched for this long."""
+BACKUP_END_TIMEOUT_S = 10.0
+"""So long it is waited for that a member drops a backup that was fetched, or is not wanted any more."""
 BACKUP_BEGIN_TIMEOUT_S = 120.0
 """Within this a member must have made the image for a backup; otherwise another member is asked."""
 BACKUP_CONFIRM_TIMEOUT_S = 10.0

@@ -19,6 +19,7 @@ from ...limits import (
     BACKUP_CHUNK_TIMEOUT_S,
     BACKUP_CHUNKS_AHEAD,
     BACKUP_CONFIRM_TIMEOUT_S,
+    BACKUP_END_TIMEOUT_S,
     POLL_PAUSE_S,
 )
 from ...schema.frames import MemberStatus
@@ -76,7 +77,8 @@ def _candidates(cluster_name: str, cluster: int) -> list[tuple[int, Any]]:
 
 def _fetch(cluster_name: str, actor: Any, path: Callable[[Header], str], deadline: float) -> tuple[Header, int]:
     """Have one member make the image of a backup, and write the file from its chunks. The member is told when the image
-    is not needed any more, however that ends; otherwise it would drop it only after ``BACKUP_IDLE_S``."""
+    is not needed any more, however that ends; otherwise it would drop it only after ``BACKUP_IDLE_S``. It is waited
+    for, so that it makes another one for the next who asks."""
     remaining = at_most(max(0.0, deadline - time.monotonic()))
     patience = min(BACKUP_CONFIRM_TIMEOUT_S, remaining)
     begun = actor.begin_backup.remote(time.time(), patience, token_for(cluster_name, actor))
@@ -95,7 +97,7 @@ def _fetch(cluster_name: str, actor: Any, path: Callable[[Header], str], deadlin
 
         return header, write_backup(RocksDisk(), path(header), header, chunk)
     finally:
-        actor.end_backup.remote(header.image)
+        ray.wait([actor.end_backup.remote(header.image)], timeout=at_most(BACKUP_END_TIMEOUT_S))
 
 
 def _chunks(actor: Any, header: Header, deadline: float) -> Iterator[bytes]:

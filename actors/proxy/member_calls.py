@@ -8,7 +8,6 @@ taken effect already.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -16,7 +15,9 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from ...limits import (
+    BACKUP_BEGIN_TIMEOUT_S,
     BACKUP_CHUNK_TIMEOUT_S,
+    BACKUP_END_TIMEOUT_S,
     CLIENT_SHORT_BACKOFF_S,
     LOAD_ROWS,
     MAX_TOKEN_BYTES,
@@ -323,10 +324,17 @@ class MemberCalls:
     async def begin_backup(self, member: int, created: float, patience: float) -> BackupRead:
         """Have a member make a backup that holds all that was acknowledged before.
 
+        Once the member has that, it may take ``BACKUP_BEGIN_TIMEOUT_S`` more until the backup is made. The answer is
+        waited for: a backup that nobody knows of would keep others from being made.
+
+        Args:
+            patience: seconds in which the member must have all that was acknowledged.
+
         Raises:
             RpcError: it does not answer in time, or is making another one.
         """
-        reply = await self._ask(member, BeginBackup(self._cluster, patience, created), patience)
+        ask = BeginBackup(self._cluster, patience, created)
+        reply = await self._ask(member, ask, patience + BACKUP_BEGIN_TIMEOUT_S)
         if not isinstance(reply, BackupBegun):
             raise _refusal(reply)
         return BackupRead(member, reply.snapshot, reply.image_bytes, reply.head)
@@ -343,11 +351,11 @@ class MemberCalls:
             raise _refusal(reply)
         return reply.data
 
-    def end_backup(self, backup: BackupRead) -> None:
-        """It is not needed any more; whether the member hears that is not waited for."""
-        ask = EndBackup(self._cluster, STATUS_TIMEOUT_S, backup.snapshot)
-        with contextlib.suppress(LookupError):  # it has left
-            self._hub.transport.send(backup.member, self._frame(ask), lambda reply: None)
+    async def end_backup(self, backup: BackupRead) -> None:
+        """It is not needed any more. Once this returns, the member makes another one, unless it has not answered within
+        ``BACKUP_END_TIMEOUT_S``: then it drops this one when nobody has read it for a while."""
+        ask = EndBackup(self._cluster, BACKUP_END_TIMEOUT_S, backup.snapshot)
+        await self._ask(backup.member, ask, BACKUP_END_TIMEOUT_S)
 
     def _frame(self, request: Request) -> bytes:
         frame = _encode(request)

@@ -4,6 +4,10 @@ It is a file of our own format, not of etcd's. As clients of etcd expect, it is 
 and ends in the SHA-256 of all before: ``etcdctl snapshot save`` takes it, and so does ``raykeeper restore``.
 
 The next part is read from the member only when the client has taken the one before, so no more than one is in memory.
+
+A member holds one backup at a time. So it hears that one is over before the client has the last part, and whoever has
+asked: a call that ends early, even before its backup is made, leaves the end of it to a task, for which the next
+call waits.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
 
 from ...limits import BACKUP_BLOCK_BYTES, BACKUP_IDLE_S, BACKUP_TIMEOUT_S, PROXY_SNAPSHOT_BYTES, PROXY_SNAPSHOT_STALL_S
 from ..client.aio_timeout import cancel_if_possible
@@ -21,6 +26,8 @@ from .etcdpb.cluster_pb2 import SnapshotResponse
 from .maintenance_service import ETCD_VERSION
 from .member_calls import BackupRead, MemberCalls
 
+T = TypeVar("T")
+
 
 class SnapshotService:
     """Answers requests with bytes; see the module."""
@@ -28,13 +35,15 @@ class SnapshotService:
     def __init__(self, backend: EtcdBackend, calls: MemberCalls) -> None:
         self._backend = backend
         self._calls = calls
+        self._under_way: set[asyncio.Task[Any]] = set()
+        """They go on without their callers. The loop itself holds tasks weakly."""
+        self._ending: set[asyncio.Task[None]] = set()
+        """Those of them that end a backup."""
 
     async def snapshot(self, stream: StreamContext) -> None:
         """Stream a backup, which holds all that was acknowledged before the call."""
         await stream.receive()
-        backup = await self._calls.begin_backup(
-            self._backend.member, time.time(), min(stream.time_left(), BACKUP_TIMEOUT_S)
-        )
+        backup = await self._begin(min(stream.time_left(), BACKUP_TIMEOUT_S))
         try:
             left = len(backup.head) + backup.image_bytes
             left += -left % BACKUP_BLOCK_BYTES
@@ -42,14 +51,42 @@ class SnapshotService:
             async for blob in self._blobs(backup, left):
                 digest.update(blob)
                 left -= len(blob)
-                await self._send(stream, backup, SnapshotResponse(remaining_bytes=left, blob=blob))
-            await self._send(stream, backup, SnapshotResponse(blob=digest.digest()))
+                await self._send(stream, SnapshotResponse(remaining_bytes=left, blob=blob), backup)
         except (Exception, asyncio.CancelledError):
             # Not GeneratorExit: then the loop has ended, and the garbage collector ends this in any thread, under any
             # lock. The member drops a backup by itself when nobody asks for it.
-            self._calls.end_backup(backup)
+            await asyncio.shield(self._end(backup))
             raise
-        self._calls.end_backup(backup)
+        await asyncio.shield(self._end(backup))
+        await self._send(stream, SnapshotResponse(blob=digest.digest()))
+
+    async def _begin(self, patience: float) -> BackupRead:
+        """Have a backup made. If the caller goes before that, it is ended when it is made."""
+        if self._ending:
+            await asyncio.wait(self._ending)
+        making = self._start(self._calls.begin_backup(self._backend.member, time.time(), patience))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.add_done_callback(self._end_unwanted)
+            raise
+
+    def _end_unwanted(self, making: asyncio.Task[BackupRead]) -> None:
+        if not making.cancelled() and making.exception() is None:
+            self._end(making.result())
+
+    def _end(self, backup: BackupRead) -> asyncio.Task[None]:
+        """Have the member drop a backup: it takes seconds at most, and goes on if nobody waits."""
+        ending = self._start(self._calls.end_backup(backup))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+        return ending
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.ensure_future(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return task
 
     async def _blobs(self, backup: BackupRead, size: int) -> AsyncIterator[bytes]:
         """The file up to its digest, in parts."""
@@ -63,8 +100,9 @@ class SnapshotService:
         if rest:
             yield bytes(rest)
 
-    async def _send(self, stream: StreamContext, backup: BackupRead, message: SnapshotResponse) -> None:
-        """Send a part. While the client is slow to take it, the member is told that the backup is still needed."""
+    async def _send(self, stream: StreamContext, message: SnapshotResponse, backup: BackupRead | None = None) -> None:
+        """Send a part. While the client is slow to take it, the member is told that the backup is still needed, if it
+        is."""
         message.version = ETCD_VERSION
         sent = asyncio.ensure_future(stream.send(message.SerializeToString()))
         waited = 0.0
@@ -76,7 +114,8 @@ class SnapshotService:
                 waited += BACKUP_IDLE_S / 3
                 if waited >= PROXY_SNAPSHOT_STALL_S:
                     raise TIMED_OUT.error()
-                await self._calls.read_backup(backup, 0, 1)
+                if backup is not None:
+                    await self._calls.read_backup(backup, 0, 1)
         finally:
             cancel_if_possible(sent)
         await sent

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,7 +60,7 @@ class Actor:
             )
         )
         self.backup_chunk = Remote(lambda *arguments: self._do(self.backups.read_chunk, *arguments))
-        self.end_backup = Remote(self.backups.end_backup)
+        self.end_backup = Remote(lambda id: partial(self.backups.end_backup, id))
         self.begun = 0
 
     def _do(self, call: Callable[..., Any], *arguments: Any) -> Any:
@@ -74,6 +76,13 @@ def get(result: Any, timeout: float) -> Any:
     return result
 
 
+def wait(calls: list[Callable[[], None]], timeout: float) -> None:
+    """What is not waited for is not done."""
+    assert 0 < timeout < math.inf
+    for call in calls:
+        call()
+
+
 @pytest.fixture
 def ray_free(monkeypatch: pytest.MonkeyPatch, member: OneMember) -> dict[int, Actor]:
     """The actors that a caller finds: one of the member, as often as a test likes."""
@@ -81,6 +90,7 @@ def ray_free(monkeypatch: pytest.MonkeyPatch, member: OneMember) -> dict[int, Ac
     statuses = {"why_not_serving": "", "cluster": member.cluster, "applied_index": 9}
     roles: dict[int, str] = {}
     monkeypatch.setattr(backup.ray, "get", get)
+    monkeypatch.setattr(backup.ray, "wait", wait)
     monkeypatch.setattr(backup, "member_actors", lambda name: actors)
     monkeypatch.setattr(
         backup,

@@ -13,7 +13,7 @@ from lab.patience import PATIENCE
 from raykeeper.actors.client.aio_timeout import within
 from raykeeper.actors.proxy import member_calls
 from raykeeper.actors.proxy.member_calls import BackupRead, MemberCalls
-from raykeeper.schema.frames import MemberStatus, Reply, Status
+from raykeeper.schema.frames import BackupBegun, MemberStatus, Reply, Status
 
 HANGS, LEFT, FAILS = "hangs", "left", "fails"
 
@@ -34,8 +34,15 @@ def member_status(member: int, **fields: Any) -> MemberStatus:
     return MemberStatus(**{**plain, **fields})
 
 
+class Later:
+    """What a member answers when the loop has had time for something else."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+
+
 class PlayedTransport:
-    """Members that answer with a status, hang, fail, or have left since they were listed."""
+    """Members that answer with a status, or later, hang, fail, or have left since they were listed."""
 
     def __init__(self, members: dict[int, Any]) -> None:
         self._members = members
@@ -51,6 +58,8 @@ class PlayedTransport:
             raise LookupError(f"no actor of member m{member} is known")
         if says == FAILS:
             done(OSError("it has ended"))
+        elif isinstance(says, Later):
+            asyncio.get_running_loop().call_later(0.01, done, msgspec.msgpack.encode(says.reply))
         elif says != HANGS:
             reply: Reply = Status(says)
             done(msgspec.msgpack.encode(reply))
@@ -89,6 +98,17 @@ def test_a_member_that_has_left_has_no_answer() -> None:
     async def test() -> None:
         asking, _ = calls({1: LEFT})
         assert await asking.status(1) is None
-        asking.end_backup(BackupRead(1, "s", 0, b""))
+        await asking.end_backup(BackupRead(1, "s", 0, b""))
+
+    asyncio.run(test())
+
+
+def test_a_backup_that_is_made_after_its_time_is_heard_of() -> None:
+    """The time is for the member to hear of all that was acknowledged. To make the backup takes more, and one that
+    nobody knew of would be in the way of others."""
+
+    async def test() -> None:
+        asking, _ = calls({1: Later(BackupBegun("s", 7, b"head", 3))})
+        assert await asking.begin_backup(1, 0.0, 0.0) == BackupRead(1, "s", 7, b"head")
 
     asyncio.run(test())

@@ -136,9 +136,60 @@ def test_the_next_part_waits_until_the_client_has_taken_the_last(
     rest, _ = saved(stream)
     file = SnapshotResponse.FromString(first).blob + SnapshotResponse.FromString(second).blob + rest
     assert file[-32:] == hashlib.sha256(file[:-32]).digest()
-    until(lambda: backups._outgoing is None)  # the member is told that it has ended when the client has the last part
     again, _ = saved(begun(proxy))
     assert len(again) % 512 == 32
+
+
+class SlowBackups:
+    """Holds the member up before it makes a backup, and before it drops one, until it is let go on."""
+
+    def __init__(self, proxy: LabProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._backups = proxy.member.loop.backups
+        self._begin, self._end = self._backups.begin_backup, self._backups.end_backup
+        self.begin_asked, self.begin, self.made = threading.Event(), threading.Event(), threading.Event()
+        self.end_asked, self.end = threading.Event(), threading.Event()
+        monkeypatch.setattr(self._backups, "begin_backup", self._begin_later)
+        monkeypatch.setattr(self._backups, "end_backup", self._end_later)
+
+    def _begin_later(self, *arguments: Any) -> Any:
+        self.begin_asked.set()
+        assert self.begin.wait(PATIENCE)
+        try:
+            return self._begin(*arguments)
+        finally:
+            self.made.set()
+
+    def _end_later(self, id: str) -> None:
+        self.end_asked.set()
+        assert self.end.wait(PATIENCE)
+        self._end(id)
+
+    def holds_one(self) -> bool:
+        return self._backups._outgoing is not None
+
+
+def test_the_member_has_dropped_a_backup_before_the_client_has_all_of_it(
+    proxy: LabProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the next one can be asked for at once."""
+    slow = SlowBackups(proxy, monkeypatch)
+    slow.begin.set()
+    stream, left = begun(proxy), 1
+    while left:
+        message = stream.receive()
+        assert isinstance(message, bytes), message
+        left = SnapshotResponse.FromString(message).remaining_bytes
+    assert slow.end_asked.wait(PATIENCE)
+    assert stream.inner._arrived.empty(), "the digest has left before the backup was dropped"
+    slow.end.set()
+    last = stream.receive()
+    assert not slow.holds_one()
+    assert isinstance(last, bytes)
+    assert len(SnapshotResponse.FromString(last).blob) == 32
+    assert stream.receive() is None
+    for _ in range(3):
+        saved(begun(proxy))
+        assert not slow.holds_one()
 
 
 def test_a_client_that_goes_leaves_nothing(proxy: LabProxy) -> None:
@@ -147,6 +198,37 @@ def test_a_client_that_goes_leaves_nothing(proxy: LabProxy) -> None:
     assert proxy.member.loop.backups._outgoing is not None
     stream.close()
     until(lambda: proxy.member.loop.backups._outgoing is None)
+
+
+def test_who_asks_after_a_client_that_has_gone_is_not_refused(proxy: LabProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = SlowBackups(proxy, monkeypatch)
+    slow.begin.set()
+    stream = begun(proxy, takes=1)
+    assert isinstance(stream.receive(), bytes)
+    stream.close()
+    assert slow.end_asked.wait(PATIENCE)
+    slow.begin_asked.clear()
+    again = begun(proxy)
+    proxy.run(asyncio.sleep(0.01))  # time for the second to be refused in
+    assert not slow.begin_asked.is_set(), "the member was asked while it was still to drop the first"
+    slow.end.set()
+    file, _ = saved(again)
+    assert len(file) % 512 == 32
+
+
+def test_a_client_that_goes_before_its_backup_is_made_leaves_nothing(
+    proxy: LabProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = SlowBackups(proxy, monkeypatch)
+    slow.end.set()
+    stream = begun(proxy)
+    assert slow.begin_asked.wait(PATIENCE)
+    stream.close()
+    slow.begin.set()
+    assert slow.made.wait(PATIENCE)
+    until(lambda: slow.end_asked.is_set() and not slow.holds_one())
+    file, _ = saved(begun(proxy))
+    assert len(file) % 512 == 32
 
 
 def test_a_client_that_takes_nothing_is_given_up(proxy: LabProxy, monkeypatch: pytest.MonkeyPatch) -> None:
