@@ -6,13 +6,18 @@ Pages of other origins may ask only if their origin is allowed; then every answe
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
 from ...limits import PROXY_TIMEOUT_S
 from ...telemetry import Telemetry
+from ..client.aio_timeout import within
 from ..tracing import TRACEPARENT, GivenParent
 from .console_site import ConsoleSite, is_console
 from .etcd_backend import EtcdBackend, UntimedContext
@@ -29,6 +34,7 @@ from .gateway import (
     request_of,
     response_json,
     stream_line,
+    timeout_of,
 )
 from .health_pages import HealthPages
 from .http_exchange import HttpError, HttpExchange
@@ -39,7 +45,9 @@ from .maintenance_service import CLUSTER_VERSION, ETCD_VERSION
 from .proxy_audit import claimed_user
 from .proxy_metrics import ProxyMetrics
 from .rpc_methods import RpcMethod, RpcMethods
-from .rpc_status import CANCELED, RpcCode, RpcError
+from .rpc_status import CANCELED, DEADLINE_EXCEEDED, RpcCode, RpcError
+
+T = TypeVar("T")
 
 _JSON = {"content-type": JSON_TYPE}
 _NOT_ALLOWED = "Method Not Allowed\n"
@@ -190,13 +198,15 @@ class EtcdHttp:
         if counted is None:
             raise RpcError(RpcCode.UNIMPLEMENTED, f"unknown method {method.path.rpartition('/')[2]}")
         if unary is not None:
+            context = _GatewayContext(exchange)
             request = request_of(method, await exchange.body())
             counted.received += 1
-            answer = await unary(request, UntimedContext(metadata_of(exchange.headers), exchange.client))
+            answer = await context.while_time_is_left(unary(request, context))
             counted.sent += 1
             await exchange.respond(200, response_json(method, answer), _JSON)
         elif streaming is not None:
-            await streaming(_LineStream(exchange, method, counted))
+            stream = _LineStream(exchange, method, counted)
+            await stream.while_time_is_left(streaming(stream))
             if not exchange.started:
                 await exchange.respond(200, b"", _JSON)
 
@@ -222,11 +232,44 @@ class EtcdHttp:
         return "metrics"
 
 
-class _LineStream(UntimedContext):
+class _GatewayContext(UntimedContext):
+    """The context of a call by way of the gateway. Raises ``RpcError``: its timeout is malformed."""
+
+    def __init__(self, exchange: HttpExchange) -> None:
+        super().__init__(metadata_of(exchange.headers), exchange.client)
+        self._deadline = time.monotonic() + timeout_of(exchange.headers)
+
+    def time_left(self) -> float:
+        """Seconds until the deadline; infinite if there is none."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    async def while_time_is_left(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of the call's handler, which is cancelled at the deadline. As by a client of gRPC, what ends later
+        than that has ended by the deadline, whatever it says.
+
+        Raises:
+            RpcError: the deadline has passed, or as the handler ends.
+        """
+        if math.isinf(self._deadline):
+            return await work
+        if not self.time_left():
+            work.close()
+        else:
+            task = asyncio.ensure_future(work)
+            try:
+                if await within(self.time_left(), task):
+                    return task.result()
+            except RpcError:
+                if self.time_left():
+                    raise
+        raise RpcError(DEADLINE_EXCEEDED.code, DEADLINE_EXCEEDED.text)
+
+
+class _LineStream(_GatewayContext):
     """A stream of requests and answers, as JSON values in the body of a request and lines in that of an answer."""
 
     def __init__(self, exchange: HttpExchange, method: Method, counted: RpcMethod) -> None:
-        super().__init__(metadata_of(exchange.headers), exchange.client)
+        super().__init__(exchange)
         self._counted = counted
         self._exchange = exchange
         self._method = method

@@ -3,7 +3,8 @@
 Field names are those of the messages, or in lower camel case in requests. Bytes are in base64, numbers of 64 bits are
 text, enums are names; in requests, plain numbers are accepted for either. Zero values are left out. Fields that a
 request has and its message has not are ignored. A request of a method without streams is the first JSON value of the
-body, and an empty body is an empty message. A body for a stream may hold any number of values, one after the other.
+body, and an empty body is an empty message. A body for a stream may hold any number of values, one after the other. The
+header ``Grpc-Timeout`` sets a call's deadline.
 
 The texts of errors in the JSON of a request are ours; all others are etcd's.
 """
@@ -11,6 +12,7 @@ The texts of errors in the JSON of a request are ours; all others are etcd's.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -124,6 +126,8 @@ _REASONS = {
     503: "Service Unavailable",
     504: "Gateway Timeout",
 }
+_TIMEOUT = re.compile(r"([+-]?)0*([0-9]{1,19})([HMSmun])")
+_UNIT_NS = {"H": 3600 * 10**9, "M": 60 * 10**9, "S": 10**9, "m": 10**6, "u": 10**3, "n": 1}
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 
 
@@ -138,6 +142,25 @@ def metadata_of(headers: Mapping[str, str]) -> dict[str, str]:
     if "authorization" in headers:
         found["authorization"] = headers["authorization"]
     return found
+
+
+def timeout_of(headers: Mapping[str, str]) -> float:
+    """The seconds that a request's ``Grpc-Timeout`` gives its call, as etcd's gateway reads it: infinitely many without
+    one, or if it is 0; there may be fewer than 0 (etcd: runtime.AnnotateContext, timeoutDecode).
+
+    Raises:
+        RpcError: it is malformed.
+    """
+    text = headers.get("grpc-timeout", "")
+    if not text:
+        return math.inf
+    parts = _TIMEOUT.fullmatch(text)
+    number = 0 if parts is None else int(parts[1] + parts[2])
+    if parts is None or not -(1 << 63) <= number < 1 << 63:
+        raise _bad(f"invalid grpc-timeout: {text}")
+    nanoseconds = number * _UNIT_NS[parts[3]]
+    nanoseconds = (nanoseconds + (1 << 63)) % (1 << 64) - (1 << 63)  # what Go makes of a number that is too large
+    return nanoseconds / 1e9 or math.inf
 
 
 def find_method(path: str) -> Method | None:
