@@ -11,8 +11,8 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 from urllib.parse import parse_qs
 
 from ...limits import PROXY_TIMEOUT_S
@@ -201,12 +201,12 @@ class EtcdHttp:
             context = _GatewayContext(exchange)
             request = request_of(method, await exchange.body())
             counted.received += 1
-            answer = await context.while_time_is_left(unary(request, context))
+            answer = await context.while_time_is_left(lambda: unary(request, context))
             counted.sent += 1
             await exchange.respond(200, response_json(method, answer), _JSON)
         elif streaming is not None:
             stream = _LineStream(exchange, method, counted)
-            await stream.while_time_is_left(streaming(stream))
+            await stream.while_time_is_left(lambda: streaming(stream))
             if not exchange.started:
                 await exchange.respond(200, b"", _JSON)
 
@@ -243,7 +243,7 @@ class _GatewayContext(UntimedContext):
         """Seconds until the deadline; infinite if there is none."""
         return max(0.0, self._deadline - time.monotonic())
 
-    async def while_time_is_left(self, work: Coroutine[Any, Any, T]) -> T:
+    async def while_time_is_left(self, work: Callable[[], Awaitable[T]]) -> T:
         """The result of the call's handler, which is cancelled at the deadline. As by a client of gRPC, what ends later
         than that has ended by the deadline, whatever it says.
 
@@ -251,11 +251,9 @@ class _GatewayContext(UntimedContext):
             RpcError: the deadline has passed, or as the handler ends.
         """
         if math.isinf(self._deadline):
-            return await work
-        if not self.time_left():
-            work.close()
-        else:
-            task = asyncio.ensure_future(work)
+            return await work()
+        if self.time_left():
+            task = asyncio.ensure_future(work())
             try:
                 if await within(self.time_left(), task):
                     return task.result()

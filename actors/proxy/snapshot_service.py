@@ -5,9 +5,8 @@ and ends in the SHA-256 of all before: ``etcdctl snapshot save`` takes it, and s
 
 The next part is read from the member only when the client has taken the one before, so no more than one is in memory.
 
-A member holds one backup at a time. So it hears that one is over before the client has the last part, and whoever has
-asked: a call that ends early, even before its backup is made, leaves the end of it to a task, for which the next
-call waits.
+A member holds one backup at a time. So it has heard that one is over before the client has the last part. A call that
+ends early, even before its backup is made, leaves that to a task, for which the next call waits.
 """
 
 from __future__ import annotations
