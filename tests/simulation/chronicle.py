@@ -65,6 +65,13 @@ def inside(keys: KeyRange, key: bytes) -> bool:
     return key == keys.key if keys.end is None else keys.key <= key and (not keys.end or key < keys.end)
 
 
+def _answered(operation: Txn, answer: TxnAnswer) -> list[tuple[Operation, Answer]]:
+    """The operations of a transaction with their answers. One that does nothing may be a question what became of
+    another one of that name, and have the answer of that."""
+    branch = operation.success if answer.succeeded else operation.failure
+    return list(zip(branch, answer.responses, strict=True)) if branch else []
+
+
 class Chronicle:
     """The history of one run.
 
@@ -206,8 +213,7 @@ class Chronicle:
         """Note the leases that were granted, alone or in a transaction; the answer may be a repeated one."""
         if isinstance(answer, TxnAnswer):
             assert isinstance(operation, Txn)
-            branch = operation.success if answer.succeeded else operation.failure
-            for inner, response in zip(branch, answer.responses, strict=True):
+            for inner, response in _answered(operation, answer):
                 self._grants(inner, response)
         elif isinstance(answer, LeaseGranted) and answer.id not in self.ended:
             assert isinstance(operation, LeaseGrant)
@@ -219,8 +225,7 @@ class Chronicle:
     def _revocations(self, operation: object, answer: TxnAnswer) -> None:
         """Note the leases that a transaction has ended; their keys are gone by now."""
         assert isinstance(operation, Txn)
-        branch = operation.success if answer.succeeded else operation.failure
-        for inner, response in zip(branch, answer.responses, strict=True):
+        for inner, response in _answered(operation, answer):
             if isinstance(response, TxnAnswer):
                 self._revocations(inner, response)
             elif isinstance(inner, LeaseRevoke) and inner.id in self.leases:

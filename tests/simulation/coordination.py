@@ -25,6 +25,7 @@ from raykeeper.schema.answers import Item
 from raykeeper.schema.operations import KeyRange
 from simulation.checker import Violation
 from simulation.chronicle import Change, Chronicle, inside
+from simulation.recipe_book import RecipeBook
 from simulation.scripts import SimLease, SimWatch, running
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ class Book:
         """(election, what was seen: tokens and values)."""
         self.watched_events = 0
         self.hand_overs = 0
+        self.recipes = RecipeBook(world)
 
     # --- as it happens -----------------------------------------------------------------------------------------------
 
@@ -196,6 +198,7 @@ class Book:
         self._judge_transactions()
         for name, told in self.observers:
             self._judge_observer(name, told)
+        self.recipes.judge()
 
     def _judge_transactions(self) -> None:
         written: dict[tuple[bytes, bytes], int] = {}

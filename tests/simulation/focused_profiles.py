@@ -326,6 +326,24 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         lose_all_at_the_end=True,
         seconds=14.0,
     ),
+    # Transactions as functions, which meet each other and are asked for twice.
+    "functions": _focus(
+        {"storm": 3, "clients_cut": 2, "crash": 2, "client_crash": 1, "transfer": 2, "isolate": 2, "power": 1},
+        mix={"compact": 3.0},
+        fault_pause=0.5,
+        workers=1,
+        movers=3,
+        seconds=12.0,
+    ),
+    # Rates and semaphores, of processes that are cut off, die and sleep.
+    "shares": _focus(
+        {"storm": 3, "isolate": 2, "transfer": 2, "clients_cut": 4, "client_pause": 4, "client_crash": 2, "clock": 1},
+        fault_pause=0.5,
+        workers=1,
+        spenders=2,
+        porters=3,
+        seconds=14.0,
+    ),
     # Processes that die, and are noticed; that are paused, lose their lanes, and use the leases of others.
     "deaths": _focus(
         {"client_crash": 6, "client_pause": 3, "clients_cut": 2, "storm": 2, "transfer": 2, "isolate": 2, "crash": 2},

@@ -81,7 +81,13 @@ class Profile:
     contenders: int = 0
     """... for locks..."""
     candidates: int = 0
-    """... and in an election."""
+    """... and in an election..."""
+    movers: int = 0
+    """... that run transactions as functions..."""
+    spenders: int = 0
+    """... take tokens of a rate..."""
+    porters: int = 0
+    """... and slots of a semaphore, by weight."""
     seconds: float = 20.0
     padding: tuple[int, ...] = (0, 0, 0, 40)
     """Bytes that are added to values."""
@@ -125,7 +131,8 @@ class Profile:
     @property
     def honest_clocks(self) -> bool:
         """Whether clocks may be slow or stand still, but neither fast nor jump: what promises of time rest on."""
-        return self.tenants + self.proxied_tenants + self.contenders + self.candidates > 0
+        living_by = (self.tenants, self.proxied_tenants, self.contenders, self.candidates, self.spenders, self.porters)
+        return sum(living_by) > 0
 
 
 def draw_limits(rng: random.Random, **more: int) -> Limits:

@@ -20,6 +20,7 @@ from simulation.checker import Violation
 from simulation.lodgers import Candidate, Contender, Lodger, Spectator, Tenant, Watcher
 from simulation.proxy import Backend, Context, understood
 from simulation.scripts import SimClient, now
+from simulation.sharers import Mover, Porter, Spender
 
 if TYPE_CHECKING:
     from simulation.client import Client
@@ -120,6 +121,9 @@ def populate(client: Client) -> None:
         (Tenant, profile.tenants),
         (Contender, profile.contenders),
         (Candidate, profile.candidates),
+        (Mover, profile.movers),
+        (Spender, profile.spenders),
+        (Porter, profile.porters),
         (Spectator, 1 if profile.candidates and client.number == 1 else 0),
     ):
         client.lodgers += [kind(client, number) for number in range(many)]

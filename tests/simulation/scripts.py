@@ -28,7 +28,16 @@ from raykeeper.actors.client.view import Call, Steps, View, revoke_command
 from raykeeper.actors.client.watch import AsyncWatch, watch_spec
 from raykeeper.actors.handles import AsyncClient
 from raykeeper.actors.member import request_handler, watches
-from raykeeper.actors.recipes import change_stream, contenders, holder, sync_async
+from raykeeper.actors.recipes import (
+    atomically,
+    change_stream,
+    contenders,
+    holder,
+    rate,
+    rate_holder,
+    sync_async,
+)
+from raykeeper.actors.recipes.token_bucket import TokenBucket
 from raykeeper.errors import KeeperError
 from raykeeper.limits import CLEANUP_GRACE_S
 from raykeeper.store.state import executor, ranges, unfinished, write_batch
@@ -79,8 +88,9 @@ BOUNDED = (watches, request_handler, watch_core, subscription, watch, executor, 
 def replaced(world: World) -> Iterator[None]:
     """Time and threads of the product's client side as the simulator has them, and the small buffers of a profile."""
 
-    def spawn(handle: Any, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        Script(handle.client, coroutine, background=True)
+    def spawn(handle: Any, coroutine: Coroutine[Any, Any, None], name: str, at_end: object = None) -> None:
+        with deadline.uncovered():  # as in a task of its own
+            Script(handle.client, coroutine, background=True)  # whose process lives to its end, or is gone
 
     async def pause(handle: Any, seconds: float) -> None:
         await sleep(handle.client, seconds)
@@ -88,14 +98,24 @@ def replaced(world: World) -> Iterator[None]:
     with ExitStack() as stack:
         for module in (adoption, aio, leases, watch):
             stack.enter_context(mock.patch.object(module, "clock", now))
-        stack.enter_context(mock.patch.object(leases, "fresh_id", fresh_id))
-        for module in (sync_async, deadline):
+        for module in (leases, rate_holder):
+            stack.enter_context(mock.patch.object(module, "fresh_id", fresh_id))
+        for module in (sync_async, deadline, rate_holder):
             stack.enter_context(mock.patch.object(module, "time", SimpleNamespace(monotonic=now)))
-        for module in (sync_async, change_stream, contenders):
+        for module in (sync_async, change_stream, contenders, atomically, rate_holder):
             stack.enter_context(mock.patch.object(module, "pause", pause))
-        stack.enter_context(mock.patch.object(contenders, "spawn", spawn))
+        for module in (contenders, rate_holder):
+            stack.enter_context(mock.patch.object(module, "spawn", spawn))
         stack.enter_context(mock.patch.object(sync_async, "end_lease_async", end_lease))
-        stack.enter_context(mock.patch.object(holder, "whoami", return_value=b"somebody"))
+        for module in (holder, rate_holder):
+            stack.enter_context(mock.patch.object(module, "whoami", return_value=b"somebody"))
+        for module in (atomically, rate_holder):
+            stack.enter_context(mock.patch.object(module, "gate", _gate))
+            stack.enter_context(mock.patch.object(module, "_rng", SimpleNamespace(uniform=_uniform)))
+        for module in (rate, rate_holder):
+            loop = SimpleNamespace(get_running_loop=lambda: this_client().hub, Lock=Mutex)
+            stack.enter_context(mock.patch.object(module, "asyncio", loop))
+        stack.enter_context(mock.patch.object(rate_holder, "TokenBucket", _bucket))
         for name, value in world.profile.small.items():
             for module in (
                 watches,
@@ -226,6 +246,39 @@ class Gate:
                 client.world.after(max(0.0, seconds), resume, False)
 
         return Wait(start)
+
+
+class Mutex:
+    """A lock for the scripts of one process, in the order of arrival: in place of ``asyncio.Lock``."""
+
+    def __init__(self) -> None:
+        self._held = False
+        self._waiting: list[Callable[[Any], None]] = []
+
+    async def __aenter__(self) -> None:
+        if self._held:
+            await Wait(self._waiting.append)
+        self._held = True
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._waiting:
+            self._waiting.pop(0)(None)  # it stays held, by that one
+        else:
+            self._held = False
+
+
+def _gate(handle: object) -> Mutex:
+    return Mutex()
+
+
+def _bucket() -> TokenBucket:
+    """By the clock of the client whose script runs."""
+    return TokenBucket(now)
+
+
+def _uniform(least: float, most: float) -> float:
+    """From the randomness of the client whose script runs."""
+    return this_client().rng.uniform(least, most)
 
 
 class _NoMonitor:
@@ -370,6 +423,9 @@ class SimClient(AsyncClient):
         super().__init__("simulated", client.world.cluster, view=view, timeout=timeout)
         self.client = client
         self.hub = _Hub(client)
+
+    async def _hub(self, timeout: float) -> Any:
+        return self.hub
 
     def _derive(self, view: View) -> SimClient:
         return SimClient(self.client, view, self._timeout)

@@ -33,6 +33,8 @@ def run_program_with_stderr(*arguments: str, seconds: float = 500.0, **more: str
         more: for its environment. Of Ray's settings it has this one: workers on equal terms with those others, beside
             whom a lock's holder that ran at Ray's niceness of 15 would starve, and lose it.
     """
+    # Ray's own cluster of many nodes notes its address there, whatever its temporary folder is, and does not make it.
+    Path("/tmp/ray").mkdir(exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY")}
     environment["RAY_worker_niceness"] = "0"
     with subprocess.Popen(

@@ -4,7 +4,18 @@ Each mutant names the profile that sets the stage for it. The same profile witho
 seeds, and passes. The modules are divided by what is broken.
 """
 
-from simulation.mutants import clients, deaths, disks, elections_and_reads, proxies, state, time
+from simulation.mutants import clients, deaths, disks, elections_and_reads, proxies, sharing, state, time
 from simulation.mutants.registry import MUTANTS, Mutant
 
-__all__ = ["MUTANTS", "Mutant", "clients", "deaths", "disks", "elections_and_reads", "proxies", "state", "time"]
+__all__ = [
+    "MUTANTS",
+    "Mutant",
+    "clients",
+    "deaths",
+    "disks",
+    "elections_and_reads",
+    "proxies",
+    "sharing",
+    "state",
+    "time",
+]
