@@ -12,7 +12,9 @@ hangs, and no further lock can prevent that.
    wait for) while it is busy, *defers* automatic collection. Collection comes back as soon as no thread defers it, so
    garbage is collected a moment later, usually on a thread of the user's. A critical section takes some ten
    microseconds and calls neither Ray nor the user. If critical sections follow one another without a gap, the
-   background thread (:mod:`background`) collects: no caller waits for it, so a destructor there may take its time.
+   background thread (:mod:`background`) collects: no caller waits for it, so a destructor there may take its time. A
+   service thread sleeps where waking up allocates nothing that the collector counts, so that it does not start there
+   before collection is deferred again (:class:`Wakeup`).
 
 2. *What destructors and signal handlers may call never waits.* Cancelling a watch, giving up a lease and closing a
    handle only put an entry into a queue. Events are set without a lock (:class:`LockFreeEvent`).
@@ -25,9 +27,10 @@ When one of our calls drops the last reference to an object of the user's, it do
 **The mechanism.** To defer collection is to raise the threshold of the youngest generation so far that it is never
 reached. ``gc.disable()`` would not do: if the user calls ``gc.disable()`` on another thread meanwhile, our
 ``gc.enable()`` would undo it, and ``gc.isenabled()`` would report our state as the user's. A threshold that the user
-sets meanwhile differs from ours, so it is seen and kept. Two imperfections remain. Code that reads
+sets meanwhile differs from ours, so it is seen and kept. Three imperfections remain. Code that reads
 ``gc.get_threshold()`` during a critical section sees our value; if it sets that value again later, the next critical
-section takes it for ours. And if Ctrl-C strikes where no ``finally`` can help, collection stays deferred until the next
+section takes it for ours. A thread that sleeps in ``epoll`` may start the collector as it wakes up, if the interpreter
+has no list left over that it can use again, as after a full collection. And if Ctrl-C strikes where no ``finally`` can help, collection stays deferred until the next
 call of ours, but not forever.
 """
 
@@ -40,7 +43,9 @@ from collections import deque
 from collections.abc import Sequence
 from gc import get_count, get_threshold, isenabled, set_threshold
 from threading import get_ident
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
 
 _deferring: set[int] = set()
 """Ids of the threads that defer collection now."""
@@ -104,6 +109,64 @@ def _restore_thresholds() -> None:
 def recover() -> None:
     """Stop deferring on this thread, after an interrupt (Ctrl-C) that may have skipped ``__exit__``."""
     gc_deferred.__exit__()
+
+
+class Wakeup:
+    """What wakes one thread, without a shared lock; releasing it a second time does no harm."""
+
+    __slots__ = ("_acquire", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._acquire = self._lock.acquire
+
+    def release(self) -> None:
+        """Wake the thread that waits, or else the next that does."""
+        with contextlib.suppress(RuntimeError):
+            self._lock.release()
+
+    def wait(self, timeout: float, thread: ServiceThread | None = None) -> None:
+        """Wait to be released; it may come back early.
+
+        Args:
+            timeout: seconds at most; infinity waits forever.
+            thread: the service thread that waits, which is idle meanwhile. Until it is busy again nothing is allocated
+                that the collector counts, which might start it on this thread: no arguments; no exception that tells of
+                the end of the time, as queues raise one; no thresholds, since those that are given back just before
+                ``busy`` reads them are taken again.
+        """
+        blocking_for = (True, min(max(0.0, timeout), threading.TIMEOUT_MAX))
+        if thread is None:
+            self._acquire(*blocking_for)
+            return
+        spare = get_threshold()
+        thread.idle()
+        self._acquire(*blocking_for)
+        del spare
+        thread.busy()
+
+
+class ServiceQueue(Generic[T]):
+    """Entries for a service thread, put from anywhere: destructors and signal handlers, and under any lock."""
+
+    __slots__ = ("_entries", "_wakeup")
+
+    def __init__(self) -> None:
+        self._entries: deque[T] = deque()
+        self._wakeup = Wakeup()
+
+    def put(self, entry: T) -> None:
+        """Add an entry, and wake the thread."""
+        self._entries.append(entry)
+        self._wakeup.release()
+
+    def take(self, thread: ServiceThread, timeout: float) -> T | None:
+        """The next entry, waiting for it if there is none; ``None`` when that took this number of seconds (infinity:
+        forever), or for no reason."""
+        if not self._entries:
+            self._wakeup.wait(timeout, thread)
+        return self._entries.popleft() if self._entries else None
 
 
 class ServiceThread:
@@ -218,26 +281,9 @@ class LockFreeEvent(threading.Event):
                 self._waiting.remove(own)
 
 
-class _Wakeup:
-    """What several events release: a second time does no harm."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def release(self) -> None:
-        with contextlib.suppress(RuntimeError):
-            self._lock.release()
-
-    def wait(self, timeout: float) -> None:
-        self._lock.acquire(timeout=timeout)
-
-
 def wait_for_any(events: Sequence[LockFreeEvent], timeout: float) -> None:
     """Wait until one of the events is set, or this number of seconds is over."""
-    own = _Wakeup()
+    own = Wakeup()
     for event in events:
         event._waiting.append(own)
     try:

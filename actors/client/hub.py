@@ -17,7 +17,6 @@ import contextlib
 import logging
 import math
 import os
-import queue
 import random
 import threading
 import time
@@ -185,7 +184,7 @@ class Hub:
         self._soon: deque[Callable[[float], object]] = deque()
         """What the timer thread is to do with the cores."""
         self._lock = threading.RLock()  # never taken twice by a thread; an RLock, because it knows its owner
-        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._wakeup = finalizer_guard.Wakeup()
         self._timer_at = math.inf
         """When the timer thread wakes by itself; -inf if it has been woken."""
         self._listeners_to_flush: list[Listener] = []
@@ -476,7 +475,7 @@ class Hub:
 
     def wake(self) -> None:
         """Wake the timer thread. Safe anywhere."""
-        self._wakeups.put(None)
+        self._wakeup.release()
 
     def close(self) -> None:
         """End all calls, and tell the cluster that the session is over, without waiting for a reply."""
@@ -488,7 +487,7 @@ class Hub:
 
         self.run_locked(close)
         self._proxy_monitor.close()
-        self._wakeups.put(None)
+        self._wakeup.release()
         self.transport.close()
         for listener in list(self.listeners.values()):
             listener.hub_closed()
@@ -528,7 +527,7 @@ class Hub:
             wakeup = core.next_wakeup()
             if wakeup is not None and wakeup < self._timer_at:
                 self._timer_at = -math.inf  # woken once is enough
-                self._wakeups.put(None)
+                self._wakeup.release()
         if self._wants_members():
             self._start_refresh(clock())
 
@@ -641,8 +640,8 @@ class Hub:
     def _timer_loop(self, thread: finalizer_guard.ServiceThread) -> None:
         """Run what was left to this thread, tell the cores the time, and sleep until the next wake-up.
 
-        ``_timer_at`` is set under the lock, before sleeping. A thread that finds an earlier wake-up afterwards puts a
-        token into the queue that this thread sleeps on, so no wake-up is missed. The lock is held for one pass only,
+        ``_timer_at`` is set under the lock, before sleeping. A thread that finds an earlier wake-up afterwards
+        releases what this thread sleeps on, so no wake-up is missed. The lock is held for one pass only,
         and this thread stops deferring collection before it sleeps.
         """
         while not self._closing:
@@ -673,16 +672,9 @@ class Hub:
             self._to_wake.wake()
             if finalizer_guard.collection_overdue():
                 background.submit(collect_young)
-            thread.idle()
             if keeping:
                 background.submit(lambda: gc_pacer.maybe_collect(clock()))
-            try:
-                self._wakeups.get(timeout=None if wakeup == math.inf else max(0.001, wakeup - clock()))
-                while True:
-                    self._wakeups.get_nowait()
-            except queue.Empty:
-                pass
-            thread.busy()
+            self._wakeup.wait(max(0.001, wakeup - clock()), thread)
         self.close()
 
     def _closes_at(self, now: float) -> float:
@@ -721,4 +713,4 @@ class Hub:
         with finalizer_guard.gc_deferred, self._lock:
             self._refreshing = False
             self._router.set_members(self.transport.members())
-        self._wakeups.put(None)
+        self._wakeup.release()

@@ -11,8 +11,8 @@ It is a service thread, on which none of the user's code runs (:mod:`finalizer_g
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-import queue
 import threading
 import time
 import weakref
@@ -25,7 +25,7 @@ from ..background import LazyThread
 from ..client.handle import KeyValueClient
 from ..client.leases import LossEvent
 from ..client.watch import EventBuffer, watch_spec
-from ..finalizer_guard import ServiceThread
+from ..finalizer_guard import ServiceQueue, ServiceThread
 
 
 class _MonitorRequest(NamedTuple):
@@ -47,7 +47,7 @@ class _MonitorRequest(NamedTuple):
 class _KeyWatch(EventBuffer):
     """The watch of one key. Whenever it has news, it puts itself into the monitor's queue."""
 
-    def __init__(self, request: _MonitorRequest, news: queue.SimpleQueue[_KeyWatch | _MonitorRequest]) -> None:
+    def __init__(self, request: _MonitorRequest, news: ServiceQueue[_KeyWatch | _MonitorRequest]) -> None:
         self.request = request
         self._news = news
         request.space._hub(0)
@@ -77,7 +77,7 @@ class KeyMonitor:
     """The thread that watches keys for blocking handles, and its queue."""
 
     def __init__(self) -> None:
-        self._news: queue.SimpleQueue[_KeyWatch | _MonitorRequest] = queue.SimpleQueue()
+        self._news: ServiceQueue[_KeyWatch | _MonitorRequest] = ServiceQueue()
         self._thread = LazyThread(self._run, "raykeeper-holds")
 
     def watch_key(self, space: KeyValueClient, ticket: object, key: bytes, start: int, lost: LossEvent) -> None:
@@ -98,12 +98,7 @@ class KeyMonitor:
         check_at = time.monotonic() + RECIPE_CHECK_S
         while True:
             until = min(new[0][0] if new else check_at, check_at)
-            thread.idle()
-            entry = None
-            with contextlib.suppress(queue.Empty):
-                waits = bool(new or watches)
-                entry = self._news.get(timeout=max(0.0, until - time.monotonic()) if waits else None)
-            thread.busy()
+            entry = self._news.take(thread, until - time.monotonic() if new or watches else math.inf)
             now = time.monotonic()
             if isinstance(entry, _MonitorRequest):
                 new.append((now + RECIPE_MAX_PAUSE_S, entry))

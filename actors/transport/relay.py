@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import itertools
+import select
 import socket
 import struct
 import threading
@@ -288,15 +289,15 @@ class RelayCalls(OnOwnThreads):
 
     def _read(self) -> None:
         thread = finalizer_guard.ServiceThread()
+        readable = select.poll()  # where `recv` would raise now and then, since sending has a timeout
         problem: Exception = ConnectionError("the proxy on this node has ended")
         try:
+            readable.register(self._socket, select.POLLIN)
             while True:
-                thread.idle()
-                (length,) = LENGTH.unpack(self._receive(LENGTH.size))
+                (length,) = LENGTH.unpack(self._receive(LENGTH.size, thread, readable))
                 if length > MAX_RELAY_FRAME_BYTES:
                     raise ConnectionError("the proxy on this node sent something else")
-                data = self._receive(length)
-                thread.busy()
+                data = self._receive(length, thread, readable)
                 reply = _decode_reply(data)
                 done = self._waiting.pop(reply.number, None)
                 if done is not None:
@@ -307,18 +308,18 @@ class RelayCalls(OnOwnThreads):
             self._end(problem)
             thread.close()
 
-    def _receive(self, size: int) -> bytes:
-        """So many bytes.
+    def _receive(self, size: int, thread: finalizer_guard.ServiceThread, readable: select.poll) -> bytes:
+        """So many bytes; the thread is idle while it waits for them.
 
         Raises:
             OSError: the connection has ended.
         """
         data = bytearray()
         while len(data) < size:
-            try:
-                part = self._socket.recv(size - len(data))
-            except TimeoutError:
-                continue
+            thread.idle()
+            readable.poll()
+            thread.busy()
+            part = self._socket.recv(size - len(data))
             if not part:
                 raise ConnectionError("the proxy on this node has ended")
             data += part

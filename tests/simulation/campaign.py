@@ -49,8 +49,9 @@ def run_seed(seed: int, profile: str | None = None) -> Report:
 def code_version() -> str:
     """A hash over the code that decides what a seed does."""
     digest = hashlib.sha256()
-    files = [*ROOT.glob("*.py"), *(ROOT / "actors").rglob("*.py"), *(ROOT / "store").rglob("*.py")]
-    files += (ROOT / "tests" / "simulation").glob("*.py")
+    files = [*ROOT.glob("*.py"), *(ROOT / "tests" / "simulation").rglob("*.py")]
+    for room in ("actors", "raft", "schema", "store"):
+        files += (ROOT / room).rglob("*.py")
     for path in sorted(files):
         digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

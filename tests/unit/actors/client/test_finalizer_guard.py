@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib.util
 import itertools
+import math
 import os
 import signal
 import sys
@@ -22,7 +23,7 @@ from lab.patience import PATIENCE, until
 from raykeeper import Client, KeeperError, ReentrantCall
 from raykeeper.actors import finalizer_guard
 from raykeeper.actors.client.leases import LossEvent
-from raykeeper.actors.finalizer_guard import LockFreeEvent, ServiceThread, gc_deferred
+from raykeeper.actors.finalizer_guard import LockFreeEvent, ServiceQueue, ServiceThread, gc_deferred
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,7 @@ def eager() -> Iterator[None]:
     """The collector comes with nearly every allocation."""
     before = thresholds()
     gc.set_threshold(1, 5, 1000)
+    until(lambda: not finalizer_guard._deferring)  # who deferred it just then goes on with these thresholds
     yield
     gc.set_threshold(*before)
     while thresholds() != before:  # a thread of ours has read the others just before
@@ -103,6 +105,42 @@ def test_destructors_find_no_lock_held_and_none_of_our_threads(kv: Client, eager
             kv.put("k", str(number))
     gc.collect()
     assert len(ran) == 100
+    assert seen == {(False, False)}
+
+
+@pytest.mark.parametrize("how", ["woken", "in time", "an entry"])
+def test_a_service_thread_that_wakes_up_collects_nothing(kv: Client, eager: None, how: str) -> None:
+    """What is garbage by then is collected when another thread allocates."""
+    seen: set[tuple[bool, bool]] = set()
+    woken = [0]
+    entries: ServiceQueue[int] = ServiceQueue()
+
+    def serve() -> None:
+        thread = ServiceThread()
+        entry: int | None = 0
+        while entry != -1:
+            entry = entries.take(thread, 0.001 if how == "in time" else math.inf)
+            woken[0] += 1
+        thread.close()
+
+    hub = kv._hub(1.0)
+    service = threading.Thread(target=serve)
+    service.start()
+    for _ in range(100):
+        gc.disable()
+        Cycle(lambda: seen.add(where()))
+        before = woken[0]
+        gc.enable()
+        if how == "woken":
+            hub.wake()
+        else:
+            if how == "an entry":
+                entries.put(0)
+            while woken[0] == before:
+                time.sleep(0)
+    entries.put(-1)
+    service.join(PATIENCE)
+    gc.collect()
     assert seen == {(False, False)}
 
 
