@@ -46,6 +46,7 @@ from .evidence import Diary, Evidence, questions_to
 from .field import Bit, Field, NotNow, unmount
 from .journal import Record, gather
 from .ledger import note_run
+from .login import PASSWORD, ROOT, VARIABLE, connect, need_users
 from .mixes import ALONE, LONGEST, MIXES, Mix
 from .nemesis import OF_PROXIES, SPOILING
 from .outcome import (
@@ -113,7 +114,7 @@ class Campaign:
         self.mix = mix
         self.minutes = minutes
         self.lanes = lanes
-        self.proxies = proxies
+        self.proxies = 0 if mix.users else proxies  # their work logs nobody in
         self._endpoints: list[str] = []
         self.seed = seed
         self.folder = folder
@@ -183,10 +184,14 @@ class Campaign:
         if self.mix.layer and DurableDisk.available():
             self._layer = DurableDisk(self.folder / "data", self.folder / "durable")
         self._start_ray(self._scratch / "syncs")
-        return raykeeper.launch({"name": NAME, "data_dir": str(self.folder / "data"), **self._spec()})
+        cluster = raykeeper.launch({"name": NAME, "data_dir": str(self.folder / "data"), **self._spec()})
+        if self.mix.users:
+            need_users(NAME)
+        return cluster
 
     def _spec(self) -> dict[str, Any]:
-        return {**SPEC, "lanes": self.lanes, **self.mix.spec(self.members)}
+        user = {"user": ROOT, "password_env": VARIABLE} if self.mix.users else {}
+        return {**SPEC, "lanes": self.lanes, **user, **self.mix.spec(self.members)}
 
     def _folder_of(self, member: int) -> Path:
         return self.folder / "data" / NAME / f"m{member}"
@@ -232,6 +237,7 @@ class Campaign:
             RAY_worker_niceness="0",  # workers on equal terms with members, else faults would be starvation mostly
         )
         os.environ.update({} if self._layer is None else self._layer.environment())
+        os.environ.update({VARIABLE: PASSWORD} if self.mix.users else {})
         self._init_ray()
 
     def _init_ray(self) -> None:
@@ -275,7 +281,7 @@ class Campaign:
                 self._layer.forget()
             self._read_truth()
             if self.rng.random() < 0.3:
-                with raykeeper.connect(NAME, timeout=60) as kv:
+                with connect(NAME, timeout=60) as kv:
                     kv.compact(self._truth.upto)
             if len(self._field.workers) < PROCESSES:  # one that was killed could not be replaced at once
                 with suppress(*NOT_NOW):

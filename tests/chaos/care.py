@@ -16,6 +16,7 @@ import raykeeper
 from raykeeper import KeeperError
 from raykeeper.actors.cluster.member_upkeep import defragment_members
 
+from .login import connect
 from .promises import Change, check_end_state
 from .verdict import OWN_PREFIXES
 
@@ -94,7 +95,7 @@ class Operator:
                 self.wrong.append(traceback.format_exc())
 
     def _compact(self) -> None:
-        with raykeeper.connect(self._cluster.name, timeout=20) as kv:
+        with connect(self._cluster.name, timeout=20) as kv:
             kv.compact(self._upto())
 
     def _back_up(self) -> None:

@@ -56,6 +56,7 @@ class Mix:
         operations: whether an operator works at the cluster while faults are on (``care.py``).
         more_work: whether the processes do all that there is to do.
         layer: whether what a loss of power leaves is judged by a layer below the processes (``lab/durable.py``).
+        users: whether the cluster needs users, one of whom has rights that come and go (``rights.py``).
         must: what has to occur in ten minutes.
         timings: other ones than the campaign's.
     """
@@ -70,6 +71,7 @@ class Mix:
     operations: bool = False
     more_work: bool = True
     layer: bool = False
+    users: bool = False
     must: frozenset[str] = frozenset()
     timings: Mapping[str, float] = field(default_factory=dict)
 
@@ -143,5 +145,12 @@ MIXES: dict[str, Mix] = {
         holds=(1.0, 20.0),
         operations=True,
         members=(3, 5),
+    ),
+    "rights": Mix(
+        "every call needs a user; the rights of some come and go while they work",
+        {"kill_leader": 6, "isolate_leader": 6, "pause_leader": 5},
+        others=0.5,
+        holds=(0.1, 10.0),
+        users=True,
     ),
 }

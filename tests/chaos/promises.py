@@ -1,4 +1,5 @@
-"""More judges of a campaign: leases by a clock of their own, what watches say was there before, and the end state."""
+"""More judges of a campaign: leases by a clock of their own, rights that come and go, what was there before a change by
+what watches say, and the end state."""
 
 from __future__ import annotations
 
@@ -6,9 +7,9 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from simulation.checker import Violation
+from simulation.checker import NEVER, Violation
 
-from .journal import OK, Record
+from .journal import FAIL, OK, Record
 
 DRIFT = 0.02
 """By this part a lease may end early by the machine's clock, where members' clocks run fast within their bound."""
@@ -36,6 +37,52 @@ def check_leases(records: Sequence[Record]) -> int:
             if result["missing"] and not result["lost"]:
                 raise Violation(f"a lease has ended, and its holder has not been told: {record}")
     return looks
+
+
+def check_rights(records: Sequence[Record]) -> int:
+    """Who had no right from before a call began until after it ended was refused, and who had it was not; the number of
+    calls of which that is certain.
+
+    Raises:
+        Violation: one was answered otherwise.
+    """
+    changes: dict[str, list[Record]] = defaultdict(list)
+    calls: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        if record.operation in ("add_user", "grant", "revoke"):
+            changes[record.arguments["user"]].append(record)
+        elif record.operation in ("user_put", "user_get") and record.outcome == OK:
+            calls[record.arguments["user"]].append(record)
+    certain = 0
+    for user, made in calls.items():
+        spans = _spans(changes[user])
+        for call in made:
+            assert call.end_ns is not None
+            assert call.result is not None
+            for begin, end, allowed in spans:
+                if begin <= call.start_ns and call.end_ns <= end:
+                    certain += 1
+                    if call.result["denied"] == allowed:
+                        had = "had" if allowed else "did not have"
+                        raise Violation(f"{user} {had} the right from {begin} to {end}: {call}")
+    return certain
+
+
+def _spans(changes: Sequence[Record]) -> list[tuple[int, int, bool]]:
+    """From when to when it is certain whether the user had the right, by changes that follow one another."""
+    spans: list[tuple[int, int, bool]] = []
+    known: tuple[int, bool] | None = None
+    for change in sorted(changes, key=lambda each: each.start_ns):
+        if change.outcome == FAIL:
+            continue
+        if known is not None:
+            spans.append((known[0], change.start_ns, known[1]))
+        known = None
+        if change.outcome == OK and change.end_ns is not None:
+            known = change.end_ns, change.operation == "grant"
+    if known is not None:
+        spans.append((known[0], NEVER, known[1]))
+    return spans
 
 
 def check_appends(records: Sequence[Record], changes: Sequence[Change]) -> int:

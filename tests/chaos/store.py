@@ -7,11 +7,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import raykeeper
 from lab.ray.tools import wait_until
 from raykeeper.errors import LockLost
 from simulation.checker import Violation
 
+from .login import connect
 from .verdict import Truth
 from .work import COUNTER, QUEUE
 
@@ -22,7 +22,7 @@ def read_on(cluster: str, truth: Truth, patience: float) -> None:
     Raises:
         Violation: a watch does not get to what is confirmed within ``patience`` seconds.
     """
-    with raykeeper.connect(cluster, timeout=patience) as kv:
+    with connect(cluster, timeout=patience) as kv:
         upto = kv.revision()
         if upto <= truth.upto:
             return
@@ -43,7 +43,7 @@ def read_on(cluster: str, truth: Truth, patience: float) -> None:
 
 def end_state(cluster: str, patience: float) -> tuple[int, dict[str, tuple[int, str]]]:
     """All keys at one revision, with the revisions that wrote them, in pages; that revision."""
-    with raykeeper.connect(cluster, timeout=patience) as kv:
+    with connect(cluster, timeout=patience) as kv:
         found = kv.range(prefix="", timeout=patience)
         return found.revision, {item.key.decode(): (item.mod_revision, item.text) for item in found}
 
@@ -76,7 +76,7 @@ def drain(cluster: str, patience: float) -> tuple[list[str], int]:
         Violation: the queue does not become empty, though nobody fills it; each item may take ``patience`` seconds.
     """
     left: list[str] = []
-    with raykeeper.connect(cluster, timeout=30) as kv:
+    with connect(cluster, timeout=30) as kv:
         queue = kv.queue(QUEUE, ttl=30)
         deadline = time.monotonic() + patience
         while len(queue):

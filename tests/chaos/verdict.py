@@ -30,7 +30,7 @@ from simulation.checker import (
 
 from .cycles import check_lists
 from .journal import FAIL, OK, Record
-from .promises import check_appends, check_leases, check_previous
+from .promises import check_appends, check_leases, check_previous, check_rights
 
 Change = tuple[int, str, str | None]
 """(revision, key, value); ``None`` for a deletion."""
@@ -418,6 +418,10 @@ def _leases(records: Sequence[Record], truth: Truth) -> int:
     return check_leases(records)
 
 
+def _rights(records: Sequence[Record], truth: Truth) -> int:
+    return check_rights(records)
+
+
 def _previous(records: Sequence[Record], truth: Truth) -> int:
     return check_previous(records, truth.changes)
 
@@ -426,6 +430,6 @@ def _appends(records: Sequence[Record], truth: Truth) -> int:
     return check_appends(records, truth.changes)
 
 
-ALONE: tuple[Check, ...] = (_errors, _revisions, _lists, _leases, _locks)
+ALONE: tuple[Check, ...] = (_errors, _revisions, _lists, _leases, _rights, _locks)
 """Checks that need the history and nothing else."""
 WITH_TRUTH: tuple[Check, ...] = (_writes, _appends, _reads, _watches, _previous, _guarded)

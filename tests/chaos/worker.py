@@ -10,12 +10,12 @@ from typing import Any
 
 import ray
 
-import raykeeper
-
 from .etcd_client import EtcdClient
 from .journal import Journal
 from .leased import Leaser
 from .lists import Lister
+from .login import VARIABLE, connect
+from .rights import Person, RightsGiver, RightsUser
 from .watching import EtcdWatcher, FarReader, PrevWatcher, Watcher
 from .work import ORDINARY, Adder, Consumer, EtcdRegisters, Locker, Producer, Registers, Thread
 
@@ -30,6 +30,8 @@ KINDS: tuple[tuple[type[Thread], int], ...] = (
 """Threads of each process."""
 MORE: tuple[tuple[type[Thread], int], ...] = ((Lister, 2), (Leaser, 1), (FarReader, 1), (PrevWatcher, 1))
 """More of them, in mixes that are not short."""
+WITH_USERS: tuple[tuple[type[Thread], int], ...] = ((RightsGiver, 1), (RightsUser, 2))
+"""More of them, where the cluster needs users."""
 THROUGH_PROXIES: tuple[tuple[type[Thread], int], ...] = ((EtcdRegisters, 2), (EtcdWatcher, 1))
 """More of them, if there are proxies."""
 
@@ -63,9 +65,17 @@ class Worker:
         self.stopping = threading.Event()
         self.abandoned = threading.Event()
         self.journal = Journal(os.path.join(folder, f"{name}.jsonl"))
-        self.kv = raykeeper.connect(cluster, timeout=20)
+        self.cluster = cluster
+        self.kv = connect(cluster, timeout=20)
+        self.person: Person | None = None
+        """The user whose rights come and go."""
         self.etcd = EtcdClient(proxies, int(name[1:])) if proxies else None
-        chosen = KINDS + (THROUGH_PROXIES if proxies else ()) + (MORE if more else ())
+        chosen = (
+            KINDS
+            + (THROUGH_PROXIES if proxies else ())
+            + (MORE if more else ())
+            + (WITH_USERS if VARIABLE in os.environ else ())
+        )
         kinds = [kind for kind, many in chosen for _ in range(many)]
         self._threads = [
             threading.Thread(target=kind(self, f"{name}.{n}").run, name=f"{kind.__name__} {n}", daemon=True)
@@ -98,7 +108,7 @@ WorkerActor: Any = _remote(num_cpus=0, max_restarts=0, max_concurrency=4, resour
 
 def flood(cluster: str, seconds: float, value_bytes: int) -> tuple[int, int]:
     """Far more work than the cluster can do, for a while: how many writes were done, and how many refused."""
-    kv = raykeeper.connect(cluster, timeout=5)
+    kv = connect(cluster, timeout=5)
     done, refused = [0], [0]
     until = time.monotonic() + seconds
 

@@ -10,7 +10,7 @@ import pytest
 
 from chaos.cycles import check_lists
 from chaos.journal import FAIL, OK, UNKNOWN, Record
-from chaos.promises import check_end_state, check_leases, check_previous
+from chaos.promises import check_end_state, check_leases, check_previous, check_rights
 from chaos.verdict import BY_CLOCKS, Truth, judge
 from simulation.checker import Violation
 
@@ -110,6 +110,43 @@ def test_long_stories_pass_and_a_lie_in_them_is_found(seed: int) -> None:
     del liar.result["seen"][key][-30:]  # what had been there for long is missing
     with pytest.raises(Violation, match="circle"):
         check_lists(records)
+
+
+# --- rights ----------------------------------------------------------------------------------------------------------
+
+
+def by_user(operation: str, begun: int, ended: int | None, denied: bool | None = None, outcome: str = OK) -> Record:
+    result = {} if denied is None else {"denied": denied}
+    return Record("w", operation, {"user": "ann"}, result, begun, ended, outcome)
+
+
+OF_ANN = [by_user("add_user", 1, 2), by_user("grant", 10, 12), by_user("revoke", 20, 22), by_user("grant", 30, 32)]
+
+
+@pytest.mark.parametrize(
+    ("begun", "ended", "allowed"), [(3, 9, False), (12, 20, True), (22, 30, False), (32, 99, True), (13, 14, True)]
+)
+def test_calls_of_a_user_are_judged_where_its_right_is_certain(begun: int, ended: int, allowed: bool) -> None:
+    for kind in ("user_put", "user_get"):
+        assert check_rights([*OF_ANN, by_user(kind, begun, ended, denied=not allowed)]) == 1
+        with pytest.raises(Violation, match="ann"):
+            check_rights([*OF_ANN, by_user(kind, begun, ended, denied=allowed)])
+
+
+@pytest.mark.parametrize(("begun", "ended"), [(9, 13), (11, 12), (19, 23), (21, 21), (1, 99)])
+@pytest.mark.parametrize("denied", [True, False])
+def test_calls_beside_a_change_may_end_either_way(begun: int, ended: int, denied: bool) -> None:
+    assert check_rights([*OF_ANN, by_user("user_put", begun, ended, denied)]) == 0
+
+
+def test_after_a_change_of_unknown_outcome_nothing_is_certain_and_one_that_failed_changes_nothing() -> None:
+    unknown = [*OF_ANN[:2], by_user("revoke", 20, 22, outcome=UNKNOWN)]
+    failed = [*OF_ANN[:2], by_user("revoke", 20, 22, outcome=FAIL)]
+    for denied in (True, False):
+        assert check_rights([*unknown, by_user("user_put", 40, 41, denied)]) == 0
+    assert check_rights([*failed, by_user("user_put", 40, 41, denied=False)]) == 1
+    with pytest.raises(Violation):
+        check_rights([*failed, by_user("user_put", 40, 41, denied=True)])
 
 
 # --- leases ----------------------------------------------------------------------------------------------------------

@@ -83,6 +83,8 @@ def told() -> Story:
     s.add("list_txn", {"seen": {"l/0": []}, "revision": 1}, outcome=UNKNOWN, reads=["l/0"], appends={"l/0": "a"})
     s.add("list_txn", {"seen": {"l/0": ["a"]}, "revision": 10}, reads=["l/0"], appends={"l/0": "b"})
     s.add("lease_end", {"lasted": 2.0}, key="t/1", ttl=2.0)
+    s.add("add_user", {}, user="ann")
+    s.add("user_put", {"denied": True}, user="ann")
     for n in range(3):
         s.add("enqueue", name="work", item=f"i{n}", outcome=OK if n else UNKNOWN)
     s.add("claim", {"item": "i1"}, name="work")
