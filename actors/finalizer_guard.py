@@ -30,8 +30,8 @@ reached. ``gc.disable()`` would not do: if the user calls ``gc.disable()`` on an
 sets meanwhile differs from ours, so it is seen and kept. Three imperfections remain. Code that reads
 ``gc.get_threshold()`` during a critical section sees our value; if it sets that value again later, the next critical
 section takes it for ours. A thread that sleeps in ``epoll`` may start the collector as it wakes up, if the interpreter
-has no list left over that it can use again, as after a full collection. And if Ctrl-C strikes where no ``finally`` can help, collection stays deferred until the next
-call of ours, but not forever.
+has no list left over that it can use again, as after a full collection. And if Ctrl-C strikes where no ``finally`` can
+help, collection stays deferred until the next call of ours, but not forever.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from raykeeper.actors import deadline, finalizer_guard
 
 # No deadline, and slow is not ill: a machine that is busy with something else is not a failure. The blob reproduces an
-# example anywhere. Where a merge hangs on the outcome (CI), the examples are the same each time; elsewhere they are new.
+# example anywhere. Where a merge hangs on the outcome (CI), the examples are the same each time; otherwise, new ones.
 settings.register_profile(
     "raykeeper",
     deadline=None,
