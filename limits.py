@@ -1138,8 +1138,24 @@ PROXY_CROWD_AT_ONCE = 100
 """... and more than this at once after a rest..."""
 PROXY_CROWD_PAUSE_S = 0.01
 """... they are not looked at one by one, but all that have come in this time..."""
-PROXY_CROWD_DIVISOR = 5
-"""... or in longer, so that this takes no larger part of the loop's time."""
+PROXY_LOOK_DIVISOR = 20
+"""... or in longer, so that this takes no larger part of the loop's time..."""
+PROXY_LOOK_AT_ONCE_S = 0.02
+"""... but this much at once after a rest..."""
+PROXY_ROUND_S = 0.005
+"""... and no longer at a time."""
+PROXY_ADMIT_DIVISOR = 20
+"""While requests of others are served, no larger part of the loop's time goes into letting connections in, TLS
+handshakes included..."""
+PROXY_ADMIT_AT_ONCE_S = 0.05
+"""... but this much at once after a rest."""
+PROXY_SHARE_PAUSE_S = 2.0
+"""Whatever either of them has taken, the pause after it is no longer."""
+PROXY_SOURCE_PER_S = 300
+"""While requests of others are served, and more connections than this come from one address in a second, the kernel
+drops some of those that follow, so that about as many come..."""
+MAX_FILTERED_SOURCES = 32
+"""... of so many addresses at most, those with most connections."""
 MAX_PROXY_CONNECTIONS = 16_384
 """A new connection beyond this closes an idle one; it is refused if none is idle."""
 MAX_ADMISSION_CHECKS = 64
@@ -1235,7 +1251,7 @@ PROXY_BACKLOG = 4096
 """Connections that the kernel holds until the proxy accepts them, if the system lets it (net.core.somaxconn)..."""
 PROXY_PASS_ACCEPTS = 512
 """... and how many one pass of its loop accepts..."""
-PROXY_PASS_ADMITS = 64
+PROXY_PASS_ADMITS = 16
 """... and lets in, which costs more."""
 
 # The command line and the Ray head that it starts.

@@ -3,12 +3,14 @@
 To become a connection of asyncio costs a client much more than to be accepted. So there are three steps, each of them
 bounded:
 
-- All that the kernel has is accepted at once, since a client that the kernel has no room for tries again after one,
-  three, seven, fifteen seconds, whichever client has filled it. While many arrive, that is done every few milliseconds.
-- A connection whose client has said nothing yet is *silent*. Its first byte is looked at, and not taken: one that
-  begins no request, or no TLS, is closed here.
+- What the kernel has is accepted, since a client that the kernel has no room for tries again after one, three, seven,
+  fifteen seconds, whichever client has filled it. While many arrive, that is done every few milliseconds, and takes a
+  limited part of the loop's time. Of an address that begins more than can be let in, the kernel drops the rest
+  (``source_filter.py``).
+- The first byte is looked at, and not taken: a connection that begins no request, or no TLS, is closed here. One whose
+  client has said nothing yet is *silent*.
 - The others *wait*, and are let in, those of each source in turn. While requests of others are served, that is done at
-  a limited rate.
+  a limited rate, and takes a limited part of the loop's time (``loop_share.py``), TLS handshakes included.
 
 Silent and waiting connections, and TLS handshakes, are limited in number; one more ends the oldest of the source that
 has most. A source is an address, or a network of IPv6. All that runs on the loop that serves: on a thread of its own,
@@ -37,19 +39,24 @@ from ...limits import (
     PROXY_ADMITS_PER_S,
     PROXY_BACKLOG,
     PROXY_CROWD_AT_ONCE,
-    PROXY_CROWD_DIVISOR,
     PROXY_CROWD_PAUSE_S,
     PROXY_CROWD_PER_S,
     PROXY_GREETING_S,
     PROXY_HANDSHAKE_TURN_S,
     PROXY_HANDSHAKES_AT_ONCE,
     PROXY_HANDSHAKES_PER_S,
+    PROXY_LOOK_AT_ONCE_S,
+    PROXY_LOOK_DIVISOR,
     PROXY_PASS_ACCEPTS,
     PROXY_PASS_ADMITS,
+    PROXY_ROUND_S,
+    PROXY_SHARE_PAUSE_S,
 )
 from ..transport.accept_rate import AcceptRate, source_of_address
+from .loop_share import LoopShare, MeasuredSteps
 from .proxy_context import ProxyContext
 from .proxy_tls import ProxyTlsContext
+from .source_filter import SourceFilter
 
 T = TypeVar("T", bound=Hashable)
 
@@ -124,7 +131,11 @@ class ProxyAcceptor:
         self._loop = loop = context.loop
         self._protocol = protocol
         self._tls = tls
+        if tls is not None:
+            tls.measure(context.admissions)
         self._listeners: list[socket.socket] = []
+        self.filter = SourceFilter(self._listeners, context.log)
+        self._reviewed_at = loop.time()
         self._closed = False
         self._silent: dict[int, tuple[socket.socket, Hashable, float]] = {}
         """By descriptor, oldest first: with its source, and until when it may stay silent."""
@@ -146,6 +157,8 @@ class ProxyAcceptor:
             else (PROXY_HANDSHAKES_PER_S, PROXY_HANDSHAKES_AT_ONCE)
         )
         self._admits = AcceptRate(loop.time, per_s, at_once)
+        self._looks = LoopShare(loop.time, 1 / PROXY_LOOK_DIVISOR, PROXY_LOOK_AT_ONCE_S, PROXY_SHARE_PAUSE_S)
+        """What is accepted and looked at, while requests of others are served."""
         self._next_admission: asyncio.Handle | None = None
         self._next_round: asyncio.TimerHandle | None = None
         """While the loop does not tell of new connections."""
@@ -187,9 +200,7 @@ class ProxyAcceptor:
     def _accept(self, listener: socket.socket) -> None:
         """There is a connection, and mostly its first bytes have come as well. A pass of a busy loop can last, so
         it is to wait for as few of them as possible."""
-        pause = self._take_in(listener)
-        self._look()
-        self._admit_now()
+        pause = self._look_round([listener])
         if pause and self._next_round is None:
             for each in self._listeners:
                 self._loop.remove_reader(each.fileno())
@@ -197,24 +208,38 @@ class ProxyAcceptor:
             self._next_round = self._loop.call_later(pause, self._round)
 
     def _round(self) -> None:
-        """While a crowd arrives, look at all of it now and then: to be told of each would cost a pass of the loop. On a
-        machine that has no time for it, the most of the time is left to those who are served."""
-        self._next_round, began = None, self._loop.time()
-        pause = max(map(self._take_in, self._listeners))
-        self._look()
-        self._admit_now()
+        """While a crowd arrives, look at all of it now and then: to be told of each would cost a pass of the loop."""
+        self._next_round = None
+        pause = self._look_round(self._listeners)
         if pause:
-            pause = max(pause, (PROXY_CROWD_DIVISOR - 1) * (self._loop.time() - began))
             self._next_round = self._loop.call_later(pause, self._round)
         else:
             self._attend()
 
-    def _take_in(self, listener: socket.socket) -> float:
-        """Accept what the kernel has. Returns after how many seconds to do so again; 0 for as soon as there is one."""
+    def _look_round(self, listeners: list[socket.socket]) -> float:
+        """Accept what there is, look at all, and let in; returns after how many seconds to do so again, 0 for as soon
+        as there is something. On a machine that has no time for it, the most of the time is left to those who are
+        served: what this has taken beyond its part is waited for, and meanwhile the kernel keeps what comes."""
+        began = self._loop.time()
+        pause = max([self._take_in(listener, began + PROXY_ROUND_S) for listener in listeners])
+        self._admit_now()  # before it is looked at who has closed: one that has said all it has to say is answered
+        self._look()
+        self._looks.spend(began)
+        return max(pause, self._looks.pause()) if self._context.serving else pause
+
+    def _take_in(self, listener: socket.socket, until: float) -> float:
+        """Accept what the kernel has. Returns after how many seconds to do so again; 0 for as soon as there is one.
+
+        Args:
+            until: while requests of others are served, no longer.
+        """
         pause = 0.0
         for _ in range(PROXY_PASS_ACCEPTS):
-            if self._context.serving and not self._accepts.take():
-                return PROXY_ACCEPT_PAUSE_S
+            if self._context.serving:
+                if not self._accepts.take():
+                    return PROXY_ACCEPT_PAUSE_S
+                if self._loop.time() > until:
+                    return PROXY_CROWD_PAUSE_S
             try:
                 sock, address = listener.accept()
             except BlockingIOError:
@@ -227,8 +252,28 @@ class ProxyAcceptor:
             self._context.accepted += 1
             if self._context.serving and not self._calm.take():
                 pause = PROXY_CROWD_PAUSE_S
-            self._keep_silent(sock, source_of_address(address[0]))
+            source = source_of_address(address[0])
+            self.filter.count(source)
+            self._meet(sock, source)
         return pause
+
+    def _meet(self, sock: socket.socket, source: Hashable) -> None:
+        """Look at a connection for the first time."""
+        first = self._first_byte(sock)
+        if first is None:
+            self._keep_silent(sock, source)
+        else:
+            self._have_wait(sock, source, first)
+
+    @staticmethod
+    def _first_byte(sock: socket.socket) -> bytes | None:
+        """What a connection begins with; empty if its client is gone, ``None`` if it has said nothing yet."""
+        try:
+            return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
 
     def _keep_silent(self, sock: socket.socket, source: Hashable) -> None:
         while len(self._silent) >= MAX_PROXY_SILENT and self._look():
@@ -252,18 +297,15 @@ class ProxyAcceptor:
             if events & select.EPOLLIN and number in self._silent:
                 sock, source, _ = self._silent.pop(number)
                 self._of_silent.discard(source, number)
-                self._have_wait(sock, source)
+                self._epoll.unregister(number)
+                self._have_wait(sock, source, self._first_byte(sock) or b"")
             else:
                 self._drop(number)
         self._admit_soon()
         return len(looked)
 
-    def _have_wait(self, sock: socket.socket, source: Hashable) -> None:
-        """Let a connection wait, or close it, by its first byte, which is there."""
-        try:
-            data = sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except OSError:
-            data = b""
+    def _have_wait(self, sock: socket.socket, source: Hashable, data: bytes) -> None:
+        """Let a connection wait, or close it, by its first byte."""
         if not data:
             sock.close()
         elif data[0] in _BEGINS_REQUEST if self._tls is None else data[0] == _TLS_HANDSHAKE:
@@ -274,7 +316,7 @@ class ProxyAcceptor:
             number = sock.fileno()
             self._waiting[number] = sock, source
             self._of_waiting.add(source, number)
-            self._epoll.modify(number, _GONE | select.EPOLLONESHOT)
+            self._epoll.register(number, _GONE | select.EPOLLONESHOT)
         else:
             self._refuse(sock, data)
 
@@ -294,6 +336,12 @@ class ProxyAcceptor:
         else:
             self._context.report_abuse("it speaks no HTTP")
         sock.close()
+
+    def review(self) -> None:
+        """Look at who begins most connections; once in each sweep."""
+        now = self._loop.time()
+        self.filter.review(now - self._reviewed_at, self._context.serving)
+        self._reviewed_at = now
 
     def expire(self, now: float) -> None:
         """Close those that have been silent for too long; not those whose first byte waits for a slow loop."""
@@ -321,8 +369,9 @@ class ProxyAcceptor:
     def _admit(self) -> None:
         self._next_admission = None
         for _ in range(min(PROXY_PASS_ADMITS, len(self._waiting))):
-            if self._handshakes_under_way() or (self._context.serving and not self._admits.take()):
-                self._next_admission = self._loop.call_later(PROXY_ADMIT_PAUSE_S, self._admit)
+            pause = self._context.admissions.pause() if self._context.serving else 0.0
+            if pause or self._handshakes_under_way() or (self._context.serving and not self._admits.take()):
+                self._next_admission = self._loop.call_later(max(pause, PROXY_ADMIT_PAUSE_S), self._admit)
                 return
             source, number = self._of_waiting.take()
             sock, _ = self._waiting.pop(number)
@@ -369,7 +418,8 @@ class ProxyAcceptor:
             if error is not None and not isinstance(error, OSError):
                 self._context.log.error("a connection could not be begun", exc_info=error)
 
-        task = self._loop.create_task(shake_hands())
+        steps = MeasuredSteps(shake_hands(), self._context.admissions)
+        task = self._loop.create_task(steps)
         self._begun.add(source, task)
         self._begun_at[task] = self._loop.time()
         task.add_done_callback(done)

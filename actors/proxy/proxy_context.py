@@ -12,12 +12,22 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Protocol
 
-from ...limits import MAX_ADMISSION_CHECKS, PROXY_LEAST_READ_BYTES, PROXY_PASS_BYTES, PROXY_READ_BYTES, PROXY_SWEEP_S
+from ...limits import (
+    MAX_ADMISSION_CHECKS,
+    PROXY_ADMIT_AT_ONCE_S,
+    PROXY_ADMIT_DIVISOR,
+    PROXY_LEAST_READ_BYTES,
+    PROXY_PASS_BYTES,
+    PROXY_READ_BYTES,
+    PROXY_SHARE_PAUSE_S,
+    PROXY_SWEEP_S,
+)
 from ..logs import MemberLog
 from ..transport.accept_rate import source_of_address
 from .call_deadlines import CallDeadlines
 from .held_bytes import HeldBytes
 from .http_exchange import HttpHandler
+from .loop_share import LoopShare
 from .request_heads import RequestHeads
 from .rpc_methods import RpcMethods
 
@@ -122,6 +132,8 @@ class ProxyContext:
         self.serving = False
         """Whether requests came, within the last sweep, on connections from before the one before: a crowd that has
         just connected serves nobody yet."""
+        self.admissions = LoopShare(loop.time, 1 / PROXY_ADMIT_DIVISOR, PROXY_ADMIT_AT_ONCE_S, PROXY_SHARE_PAUSE_S)
+        """What it takes to make connections of those that are let in, until they have said what they speak."""
         self._connections: dict[ProxyConnection, tuple[str, float]] = {}
         """With the source of each, and since when it is listed."""
         self._of_source: Counter[str] = Counter()

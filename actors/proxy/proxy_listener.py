@@ -54,15 +54,22 @@ class Greeting(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
+        began = self._context.loop.time()
         self._transport = cast(asyncio.Transport, transport)
         self._begun()
         bound_reads(transport, self._context.read_bytes)
         tune_socket(transport.get_extra_info("socket"))
         if not self._context.add(self, client_source(transport)):
             self._transport.abort()
+        self._context.admissions.spend(began)
 
     def data_received(self, data: bytes) -> None:
         """Its first bytes."""
+        began = self._context.loop.time()
+        self._hear(data)
+        self._context.admissions.spend(began)
+
+    def _hear(self, data: bytes) -> None:
         self._data += data
         transport = self._transport
         if transport is None or transport.is_closing():
@@ -216,6 +223,7 @@ class ProxyListener:
         self._sweeper = self._loop.call_later(PROXY_SWEEP_S, self._sweep)
         now = self._loop.time()
         self.acceptor.expire(now)
+        self.acceptor.review()
         self.context.share_passes(now - PROXY_SWEEP_S)
         for connection in self.context.connections():
             try:

@@ -13,6 +13,7 @@ import ssl
 
 from ...limits import ProxyTls
 from ..logs import MemberLog
+from .loop_share import LoopShare
 
 
 class ProxyTlsContext:
@@ -26,7 +27,21 @@ class ProxyTlsContext:
         self._files = files
         self._log = log
         self._stamps = self._stamp()
+        self._object = ssl.SSLObject
         self._context = self._load()
+
+    def measure(self, share: LoopShare) -> None:
+        """Spend what handshakes take, which asyncio makes."""
+
+        class MeasuredHandshake(ssl.SSLObject):
+            def do_handshake(self) -> None:
+                began = share.clock()
+                try:
+                    super().do_handshake()
+                finally:
+                    share.spend(began)
+
+        self._context.sslobject_class = self._object = MeasuredHandshake
 
     def current(self) -> ssl.SSLContext:
         """Of the files as they are now."""
@@ -53,6 +68,7 @@ class ProxyTlsContext:
         files = self._files
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.sslobject_class = self._object
         context.set_alpn_protocols(["h2", "http/1.1"])
         try:
             context.load_cert_chain(files.cert_file, files.key_file)

@@ -6,115 +6,22 @@ calls hang, its control store does not hear the node, and takes it for dead only
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-import raykeeper
+from lab.ray.net_hosts import NetHosts, why_not
 
 pytestmark = pytest.mark.survival
-TESTS = Path(__file__).parent.parent
-NODES = 3
-
-
-def run(*words: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=180, **options)
-    assert not check or done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
-    return done
-
-
-def why_not() -> str:
-    """Why this machine cannot make namespaces; empty if it can."""
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        return "network namespaces need root"
-    if shutil.which("ip") is None:
-        return "there is no iproute2"
-    probe = f"rkprobe{os.getpid()}"
-    try:
-        made = run("ip", "netns", "add", probe, check=False)
-        if made.returncode:
-            return f"no network namespace may be made here: {made.stderr.strip()}"
-        bridge = run("ip", "-n", probe, "link", "add", "br0", "type", "bridge", check=False)
-        pair = run("ip", "-n", probe, "link", "add", "v0", "type", "veth", "peer", "name", "v1", check=False)
-        failed = [each.stderr.strip() for each in (bridge, pair) if each.returncode]
-        return f"no bridge or cable may be made here: {failed[0]}" if failed else ""
-    finally:
-        run("ip", "netns", "del", probe, check=False)
-
-
-class Hosts:
-    """A head and three nodes, each in a namespace of its own, joined by a bridge in the head's."""
-
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="rkn-"))
-        stem = f"rk{os.getpid() % 10_000}"
-        self.head = f"{stem}h"
-        self.nodes = [f"{stem}n{n}" for n in range(NODES)]
-        token = self.folder / "token"
-        token.write_text(secrets.token_hex(32))
-        path = [str(TESTS), str(Path(raykeeper.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "RAYKEEPER_"))}
-        self.env |= {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
-            "RAY_raylet_start_wait_time_s": "120",
-            "RAY_worker_niceness": "0",
-            "PYTHONPATH": os.pathsep.join(filter(None, path)),
-        }
-
-    def make(self) -> None:
-        for name in (self.head, *self.nodes):
-            run("ip", "netns", "add", name)
-            run("ip", "-n", name, "link", "set", "lo", "up")
-        head = ("ip", "-n", self.head)
-        run(*head, "link", "add", "br0", "type", "bridge")
-        run(*head, "link", "set", "br0", "up")
-        run(*head, "addr", "add", "10.77.0.1/24", "dev", "br0")
-        for n, name in enumerate(self.nodes):
-            run(*head, "link", "add", f"v{n}", "type", "veth", "peer", "name", "eth0", "netns", name)
-            run(*head, "link", "set", f"v{n}", "master", "br0")
-            run(*head, "link", "set", f"v{n}", "up")
-            run("ip", "-n", name, "addr", "add", f"10.77.0.1{n + 1}/24", "dev", "eth0")
-            run("ip", "-n", name, "link", "set", "eth0", "up")
-        common = ("--disable-usage-stats", "--object-store-memory=100000000", "--num-cpus=2")
-        ray = (sys.executable, "-m", "ray.scripts.scripts", "start")
-        self.execute(
-            self.head, *ray, "--head", "--node-ip-address=10.77.0.1", "--port=6379", "--include-dashboard=false",
-            f"--temp-dir={self.folder}/ray", *common,
-        )  # fmt: skip
-        for n, name in enumerate(self.nodes):
-            place = f'--resources={{"place-{n}": 1}}'
-            address = f"--node-ip-address=10.77.0.1{n + 1}"
-            self.execute(name, *ray, "--address=10.77.0.1:6379", address, place, *common)
-
-    def execute(self, where: str, *words: str) -> str:
-        return run("ip", "netns", "exec", where, *words, env=self.env).stdout
-
-    def end(self) -> None:
-        for name in (*self.nodes, self.head):
-            for pid in run("ip", "netns", "pids", name, check=False).stdout.split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
-            run("ip", "netns", "del", name, check=False)
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @pytest.fixture
-def hosts() -> Iterator[Hosts]:
+def hosts() -> Iterator[NetHosts]:
     reason = why_not()
     if reason:
         pytest.skip(reason)
-    hosts = Hosts()
+    hosts = NetHosts()
     try:
         hosts.make()
         yield hosts
@@ -169,7 +76,7 @@ print("done")
 """
 
 
-def test_nodes_cut_off_the_network(hosts: Hosts) -> None:
+def test_nodes_cut_off_the_network(hosts: NetHosts) -> None:
     said = hosts.execute(hosts.head, sys.executable, "-c", PROGRAM, str(hosts.folder / "data"))
     assert said.splitlines()[-1] == "done", said
     print(said)

@@ -90,14 +90,14 @@ class Port:
         return await self.listener.listen("127.0.0.1", 0)
 
     def _note_clients(self, acceptor: ProxyAcceptor) -> None:
-        keep = acceptor._keep_silent
+        meet = acceptor._meet
 
-        def keep_and_note(sock: socket.socket, source: Hashable) -> None:
+        def meet_and_note(sock: socket.socket, source: Hashable) -> None:
             peer = sock.getpeername()
-            keep(sock, source)
+            meet(sock, source)
             self.met.add(peer)
 
-        acceptor._keep_silent = keep_and_note  # type: ignore[method-assign]
+        acceptor._meet = meet_and_note  # type: ignore[method-assign]
 
     # --- gRPC --------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,31 @@ def test_a_crowd_of_handshakes_is_served(certificates: Certificates, monkeypatch
         trust = context(issued.authority)
         assert all(await asyncio.gather(*[answered(address, trust) for _ in range(12)]))
         assert port.context.ends["displaced"] == 0
+        await port.close(0.0)
+
+    asyncio.run(asyncio.wait_for(test(), PATIENCE))
+
+
+def test_handshakes_are_measured(certificates: Certificates) -> None:
+    """... also under files that have come later: they are most of what it takes to let a connection in."""
+    issued = certificates.issue("measured")
+
+    async def test() -> None:
+        port = listener(issued)
+        address = await port.listen("127.0.0.1", 0)
+        admissions, callers = port.context.admissions, set()
+        spend = admissions.spend
+
+        def count(began: float) -> None:
+            callers.add(sys._getframe(1).f_code.co_name)
+            spend(began)
+
+        admissions.spend = count  # type: ignore[method-assign]
+        for _ in range(2):
+            callers.clear()
+            assert await answered(address, context(issued.authority))
+            assert {"do_handshake", "send", "connection_made", "data_received"} <= callers
+            certificates.issue("measured")
         await port.close(0.0)
 
     asyncio.run(asyncio.wait_for(test(), PATIENCE))
