@@ -1154,6 +1154,10 @@ PROXY_SHARE_PAUSE_S = 2.0
 PROXY_SOURCE_PER_S = 300
 """While requests of others are served, and more connections than this come from one address in a second, the kernel
 drops some of those that follow, so that about as many come..."""
+PROXY_KEPT_DIVISOR = 8
+"""... no fewer than this part of what was kept in the second before..."""
+PROXY_LEAST_KEPT_FRACTION = 0.02
+"""... and of all that are begun..."""
 MAX_FILTERED_SOURCES = 32
 """... of so many addresses at most, those with most connections."""
 MAX_PROXY_CONNECTIONS = 16_384

@@ -20,7 +20,12 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
-from ...limits import MAX_FILTERED_SOURCES, PROXY_SOURCE_PER_S
+from ...limits import (
+    MAX_FILTERED_SOURCES,
+    PROXY_KEPT_DIVISOR,
+    PROXY_LEAST_KEPT_FRACTION,
+    PROXY_SOURCE_PER_S,
+)
 from ..logs import MemberLog
 
 _ATTACH_FILTER, _DETACH_FILTER = 26, 27
@@ -108,15 +113,18 @@ class SourceFilter:
             serving: whether there are others whom a flood would hold up; otherwise all are kept.
         """
         came, self._came = self._came, Counter()
-        begun: dict[str, float] = {}
-        if serving and seconds > 0:
-            begun = {source: count / seconds / self._kept.get(source, 1.0) for source, count in came.items()}
-        too_many = sorted(((rate, source) for source, rate in begun.items() if rate > PROXY_SOURCE_PER_S), reverse=True)
-        self._keep({source: PROXY_SOURCE_PER_S / rate for rate, source in too_many[:MAX_FILTERED_SOURCES]})
-        for rate, source in too_many[:1]:
-            self._log.log(
-                logging.WARNING, "%s begins %d connections a second: the kernel drops most of them", source, int(rate)
-            )
+        kept: dict[str, float] = {}
+        rates = {source: count / seconds for source, count in came.items()} if serving and seconds > 0 else {}
+        for source in sorted(rates, key=lambda source: -rates[source] / self._kept.get(source, 1.0)):
+            before = self._kept.get(source, 1.0)
+            part = before * PROXY_SOURCE_PER_S / rates[source]
+            if part < 1 and len(kept) < MAX_FILTERED_SOURCES:
+                # What waited in the kernel came under an earlier part, so what came may be too much for this one.
+                kept[source] = max(part, before / PROXY_KEPT_DIVISOR, PROXY_LEAST_KEPT_FRACTION)
+        if kept and not self._kept:
+            source, rate = max(rates.items(), key=lambda each: each[1])
+            self._log.log(logging.WARNING, "%s begins %d connections a second: most are dropped", source, int(rate))
+        self._keep(kept)
 
     def _keep(self, kept: dict[str, float]) -> None:
         if not self._works or kept == self._kept:

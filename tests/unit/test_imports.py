@@ -97,6 +97,29 @@ def test_only_declared_dependencies_are_imported() -> None:
         assert {name.split(".")[0] for name in imports(path)} <= known | optional, path
 
 
+UNPICKLERS = {"pickle", "cloudpickle", "marshal", "shelve", "dill", "joblib", "_pickle"}
+RUNS_TEXT = {"eval", "exec", "compile", "__import__"}
+
+
+@each()
+def test_only_the_codec_that_a_handle_asks_for_unpickles(path: Path) -> None:
+    """What comes from the wire or from a disk is decoded by types: bytes that become code would be everybody's."""
+    tree = ast.parse(path.read_text())
+    reads = {
+        f"{ast.unparse(node.func.value)}.{node.func.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if node.func.attr in ("load", "loads", "Unpickler") and "pickle" in ast.unparse(node.func.value)
+    }
+    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert not called & RUNS_TEXT
+    if name_of(path) == "codec.py":
+        assert reads == {"cloudpickle.loads"}
+    else:
+        assert not reads
+        assert not {name.split(".")[0] for name in imports(path)} & UNPICKLERS
+
+
 def loaded_by(code: str) -> set[str]:
     """The modules of a fresh process after it ran some code."""
     program = f"import json, sys\n{code}\nprint(json.dumps(sorted(sys.modules)))"

@@ -13,7 +13,7 @@ from lab.patience import PATIENCE
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.proxy.source_filter import SourceFilter, attach_filter, detach_filter, syn_filter
 from raykeeper.actors.transport.accept_rate import source_of_address
-from raykeeper.limits import MAX_FILTERED_SOURCES, PROXY_SOURCE_PER_S
+from raykeeper.limits import MAX_FILTERED_SOURCES, PROXY_LEAST_KEPT_FRACTION, PROXY_SOURCE_PER_S
 
 HERE, ELSEWHERE, THIRD = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 
@@ -122,7 +122,22 @@ def test_the_part_follows_the_flood_and_ends_with_it(caplog: pytest.LogCaptureFi
     come(found, "a", 2)
     found.review(1.0, serving=True)
     assert found.kept == {}
-    assert "begins" in caplog.text
+    assert caplog.text.count("begins") == 1
+    come(found, "a", flood)
+    found.review(1.0, serving=True)
+    assert caplog.text.count("begins") == 2
+
+
+def test_what_has_waited_does_not_close_the_door() -> None:
+    """A slow proxy accepts for seconds what had come before most was dropped."""
+    found = filtered()
+    for _ in range(30):
+        come(found, "a", 10 * PROXY_SOURCE_PER_S)
+        found.review(1.0, serving=True)
+    assert found.kept == {"a": PROXY_LEAST_KEPT_FRACTION}
+    come(found, "a", 5)
+    found.review(1.0, serving=True)
+    assert found.kept == {}
 
 
 def test_a_slow_sweep_counts_by_the_second() -> None:
