@@ -1140,7 +1140,7 @@ PROXY_CROWD_PAUSE_S = 0.01
 """... they are not looked at one by one, but all that have come in this time..."""
 PROXY_LOOK_DIVISOR = 20
 """... or in longer, so that this takes no larger part of the loop's time..."""
-PROXY_LOOK_AT_ONCE_S = 0.02
+PROXY_LOOK_AT_ONCE_S = 0.05
 """... but this much at once after a rest..."""
 PROXY_ROUND_S = 0.005
 """... and no longer at a time."""
@@ -1151,9 +1151,9 @@ PROXY_ADMIT_AT_ONCE_S = 0.05
 """... but this much at once after a rest."""
 PROXY_SHARE_PAUSE_S = 2.0
 """Whatever either of them has taken, the pause after it is no longer."""
-PROXY_SOURCE_PER_S = 300
-"""While requests of others are served, and more connections than this come from one address in a second, the kernel
-drops some of those that follow, so that about as many come..."""
+PROXY_SOURCE_PER_S = 200
+"""While requests of others are served, and more connections than this come from one address in a second and make no
+request, the kernel drops some of those that follow, so that about as many come..."""
 PROXY_KEPT_DIVISOR = 8
 """... no fewer than this part of what was kept in the second before..."""
 PROXY_LEAST_KEPT_FRACTION = 0.02

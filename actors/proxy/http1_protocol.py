@@ -129,6 +129,8 @@ class Http1Protocol(asyncio.Protocol):
         """When the last request ended, or the first byte of the next one came."""
         self._heard = self._since
         self._begun = False
+        self._used = False
+        """Whether there was a request."""
         self._droppable = 0
         """Bytes of a body that may come after its answer."""
         self._closing_since = 0.0
@@ -225,6 +227,9 @@ class Http1Protocol(asyncio.Protocol):
             self._close()
 
     def _begin(self, request: h11.Request) -> None:
+        if not self._used:
+            self._used = True
+            self.context.begin_requests(self)
         self._exchange = Http1Exchange(self, request)
         self._task = self.loop.create_task(self._run(self._exchange))
 

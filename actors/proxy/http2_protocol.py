@@ -40,6 +40,8 @@ class Http2Protocol(asyncio.Protocol):
         self.held = context.held
         self.deadlines = context.deadlines
         self.log = context.log
+        self._used = False
+        """Whether there was a request."""
         self.running = 0
         self.streaming = 0
         self.now = self.loop.time()
@@ -143,6 +145,9 @@ class Http2Protocol(asyncio.Protocol):
 
     def open_stream(self, stream: Stream, understood: Understood) -> None:
         """A request has begun."""
+        if not self._used:
+            self._used = True
+            self.context.begin_requests(self)
         head, timeout = understood
         rpc = head.rpc
         if head.malformed:

@@ -5,8 +5,7 @@ bounded:
 
 - What the kernel has is accepted, since a client that the kernel has no room for tries again after one, three, seven,
   fifteen seconds, whichever client has filled it. While many arrive, that is done every few milliseconds, and takes a
-  limited part of the loop's time. Of an address that begins more than can be let in, the kernel drops the rest
-  (``source_filter.py``).
+  limited part of the loop's time. Of an address that floods, the kernel drops most (``source_filter.py``).
 - The first byte is looked at, and not taken: a connection that begins no request, or no TLS, is closed here. One whose
   client has said nothing yet is *silent*.
 - The others *wait*, and are let in, those of each source in turn. While requests of others are served, that is done at
@@ -135,6 +134,7 @@ class ProxyAcceptor:
             tls.measure(context.admissions)
         self._listeners: list[socket.socket] = []
         self.filter = SourceFilter(self._listeners, context.log)
+        context.note_use = self.filter.discount
         self._reviewed_at = loop.time()
         self._closed = False
         self._silent: dict[int, tuple[socket.socket, Hashable, float]] = {}

@@ -129,6 +129,8 @@ class ProxyContext:
         """... and what became of those which did not simply end: refused, displaced, or closed for doing harm."""
         self.count_silent: Callable[[], int] = int
         """How many connections are open and not listed here yet."""
+        self.note_use: Callable[[str], object] = str
+        """Called with the source of each connection that makes its first request."""
         self.serving = False
         """Whether requests came, within the last sweep, on connections from before the one before: a crowd that has
         just connected serves nobody yet."""
@@ -166,6 +168,12 @@ class ProxyContext:
             self._of_source[source] -= 1
             if not self._of_source[source]:
                 del self._of_source[source]
+
+    def begin_requests(self, connection: ProxyConnection) -> None:
+        """A connection makes its first request."""
+        listed = self._connections.get(connection)
+        if listed is not None:
+            self.note_use(listed[0])
 
     def share_passes(self, since: float) -> None:
         """Divide what a pass of the loop reads among the connections that have sent something since then."""

@@ -1,13 +1,14 @@
-"""Has the kernel drop a part of the connections that one address begins, where these are a flood.
+"""Has the kernel drop a part of the connections that one address begins, where most of them come to no request.
 
 To accept a connection and to close it takes tens of microseconds, and a flood of thousands a second a tenth of the
 loop's time. A program on the listening socket (classic BPF, which needs no privilege) sees each packet before there is
-a connection; those that are accepted inherit it, and get no SYNs. It drops so many SYNs of an address that begins too
-many that about as many are left as a proxy lets in. TCP tries these again by itself: a client that shares the flood's
+a connection; those that are accepted inherit it, and get no SYNs. It drops so many SYNs of an address that floods that
+about as many connections are left as a proxy lets in. TCP tries these again by itself: a client that shares the flood's
 address waits for longer, one from elsewhere does not.
 
-How many connections an address begins is known from how many came, and from the part that was kept. So the part
-follows the flood, and the program is removed within two sweeps of the flood's end.
+A flood is more than ``PROXY_SOURCE_PER_S`` connections that have come to no request: a crowd of clients that are served
+is none, however large. How many of them an address begins is known from how many came, and from the part that was kept.
+So the part follows the flood, and the program is removed within two sweeps of the flood's end.
 """
 
 from __future__ import annotations
@@ -105,6 +106,10 @@ class SourceFilter:
         """A connection was accepted."""
         self._came[source] += 1
 
+    def discount(self, source: str) -> None:
+        """One that was accepted has made a request."""
+        self._came[source] -= 1
+
     def review(self, seconds: float, serving: bool) -> None:
         """Look at what came.
 
@@ -114,7 +119,9 @@ class SourceFilter:
         """
         came, self._came = self._came, Counter()
         kept: dict[str, float] = {}
-        rates = {source: count / seconds for source, count in came.items()} if serving and seconds > 0 else {}
+        rates: dict[str, float] = {}
+        if serving and seconds > 0:
+            rates = {source: count / seconds for source, count in came.items() if count > 0}
         for source in sorted(rates, key=lambda source: -rates[source] / self._kept.get(source, 1.0)):
             before = self._kept.get(source, 1.0)
             part = before * PROXY_SOURCE_PER_S / rates[source]
@@ -123,7 +130,12 @@ class SourceFilter:
                 kept[source] = max(part, before / PROXY_KEPT_DIVISOR, PROXY_LEAST_KEPT_FRACTION)
         if kept and not self._kept:
             source, rate = max(rates.items(), key=lambda each: each[1])
-            self._log.log(logging.WARNING, "%s begins %d connections a second: most are dropped", source, int(rate))
+            self._log.log(
+                logging.WARNING,
+                "%s begins %d connections a second without a request: most are dropped",
+                source,
+                int(rate),
+            )
         self._keep(kept)
 
     def _keep(self, kept: dict[str, float]) -> None:

@@ -10,9 +10,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from lab import patience
+from lab.http2.wire import BLOCK, HELLO
 from lab.patience import PATIENCE
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.proxy import proxy_acceptor, proxy_listener
+from raykeeper.actors.proxy.http2_frames import END_HEADERS, END_STREAM, HEADERS, pack_frame
+from raykeeper.actors.proxy.loop_share import LoopShare
 from raykeeper.actors.proxy.proxy_acceptor import BySource
 from raykeeper.actors.proxy.proxy_listener import ProxyListener
 from raykeeper.actors.proxy.rpc_methods import RpcMethods
@@ -258,6 +261,7 @@ def test_of_a_crowd_all_that_have_come_are_looked_at_together(monkeypatch: pytes
         async with listening() as (listener, address):
             listener.context.serving = True
             acceptor = listener.acceptor
+            acceptor._looks = LoopShare(acceptor._loop.time, 1.0, 10 * PATIENCE, 0.0)  # however slow the test is
             for count in range(1, 4):
                 with connect(address, REQUEST) as sock:
                     assert (await answer(sock)).startswith(b"HTTP/1.1 404")
@@ -431,6 +435,27 @@ def test_of_a_flood_from_one_address_the_kernel_drops_most() -> None:
             assert listener.acceptor.filter.kept == {}
             with connect(address, REQUEST, ELSEWHERE) as sock:
                 assert (await answer(sock)).startswith(b"HTTP/1.1 404")
+
+    run(test)
+
+
+def test_a_connection_that_makes_a_request_is_no_part_of_a_flood() -> None:
+    async def test() -> None:
+        async with listening() as (listener, address):
+            came = listener.acceptor.filter._came
+            silent = connect(address, b"", ELSEWHERE)
+            await until(lambda: came[ELSEWHERE] == 1)
+            hello = connect(address, HELLO)
+            assert await answer(hello), "its settings, which are no answer to a request"
+            assert came["127.0.0.1"] == 1
+            hello.sendall(pack_frame(HEADERS, END_HEADERS | END_STREAM, 1, BLOCK))
+            await until(lambda: came["127.0.0.1"] == 0)
+            with connect(address, 3 * REQUEST) as sock:
+                assert (await answer(sock)).startswith(b"HTTP/1.1 404")
+                assert came["127.0.0.1"] == 0, "counted once, as the connection"
+            assert came[ELSEWHERE] == 1
+            silent.close()
+            hello.close()
 
     run(test)
 

@@ -135,9 +135,22 @@ def test_what_has_waited_does_not_close_the_door() -> None:
         come(found, "a", 10 * PROXY_SOURCE_PER_S)
         found.review(1.0, serving=True)
     assert found.kept == {"a": PROXY_LEAST_KEPT_FRACTION}
-    come(found, "a", 5)
+    come(found, "a", int(PROXY_SOURCE_PER_S * PROXY_LEAST_KEPT_FRACTION / 2))
     found.review(1.0, serving=True)
     assert found.kept == {}
+
+
+def test_a_crowd_that_is_served_is_no_flood() -> None:
+    found = filtered()
+    come(found, "a", 20 * PROXY_SOURCE_PER_S)
+    for _ in range(19 * PROXY_SOURCE_PER_S):
+        found.discount("a")
+    found.review(1.0, serving=True)
+    assert found.kept == {}
+    for _ in range(PROXY_SOURCE_PER_S):
+        found.discount("a")
+    found.review(1.0, serving=True)
+    assert found.kept == {}, "they had come before"
 
 
 def test_a_slow_sweep_counts_by_the_second() -> None:
