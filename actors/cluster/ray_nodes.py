@@ -101,8 +101,14 @@ def run_where_possible(
         except ray.exceptions.RayTaskError as error:
             results[key] = in_one_line(where, error.cause)
         except ray.exceptions.RayError as error:
-            results[key] = Unavailable(f"{where} failed: {type(error).__name__}")
+            results[key] = Unavailable(f"{where} failed: {type(error).__name__}{_why_no_environment(error)}")
     return results
+
+
+def _why_no_environment(error: BaseException) -> str:
+    """Why Ray could not make the job's environment (``runtime_env``) on a node: the last line of what it says."""
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f": {said[-1]}" if said and isinstance(error, ray.exceptions.RuntimeEnvSetupError) else ""
 
 
 def in_one_line(where: str, error: BaseException) -> KeeperError:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 import ray
 
+from lab.patience import PATIENCE
 from lab.ray.programs import PATH, ROOT, run_program
 from lab.ray.tools import Made
 from rooms import name_of, product_files
@@ -86,6 +90,75 @@ def test_the_package_travels_as_py_modules(clusters: Made, tmp_path: Path) -> No
     paths = [line for line in said if line.endswith("/raykeeper/__init__.py")]  # Ray has its say, too
     assert len(paths) == 2, said
     assert all("/runtime_resources/py_modules_files/" in path for path in paths), said
+
+
+PIP = """
+import json, os, signal, sys
+import ray, raykeeper
+from lab.ray.tools import leader, serving, wait_until
+
+wheel, temporary, data_dir = sys.argv[1:]
+del os.environ["PYTHONPATH"]  # this program finds the package by it, and Ray's processes do not
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=temporary,
+         object_store_memory=100 * 1024 * 1024, runtime_env={"pip": [wheel]})
+
+@ray.remote(num_cpus=0)
+def where(kv):
+    import raykeeper
+    kv.put("from a task", "v")
+    return raykeeper.__file__
+
+cluster = raykeeper.launch(name="by-pip", data_dir=data_dir, members=1, supervised=False, timeout=300)
+found = [ray.get(where.remote(cluster.client(timeout=60)))]
+member = leader(cluster)
+found.append(ray.get(member.actor.__ray_call__.remote(lambda self: sys.modules["raykeeper"].__file__)))
+os.kill(member.pid, signal.SIGKILL)  # Ray starts it again, in the same environment
+wait_until(lambda: serving(cluster, 1) and leader(cluster).pid != member.pid, 240, lambda: str(cluster.status()))
+assert cluster.client(timeout=60).get("from a task").text == "v"
+cluster.destroy()
+print("FOUND" + json.dumps([*found, raykeeper.__file__]))
+"""
+
+
+def test_the_package_comes_by_pip_from_a_wheel(tmp_path: Path, scratch: Path) -> None:
+    """To nodes whose Python does not have it, without an index, since they have its dependencies. For that Ray needs
+    virtualenv, which comes with ``ray[default]``."""
+    virtualenv = importlib.util.find_spec("virtualenv")
+    if virtualenv is None or virtualenv.origin is None:
+        pytest.skip("virtualenv is not installed: make apps-install")
+    copy, python = tmp_path / "source", tmp_path / "bare" / "bin" / "python"
+    left_out = (".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*left_out), symlinks=True)
+    written = (copy / "pyproject.toml").read_text()
+    version = 'version = "9.9.9"'  # not that of an editable install, which pip would leave
+    (copy / "pyproject.toml").write_text(re.sub(r'^version = ".*"$', version, written, flags=re.MULTILINE))
+    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "RAY"))}
+    subprocess.run([*pip, "--wheel-dir", tmp_path / "dist", copy], env=clean, check=True)
+    (wheel,) = (tmp_path / "dist").iterdir()
+    assert "9.9.9" in wheel.name
+    # A Python with the dependencies: a path in a .pth file is searched, but not for editable installs.
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], env=clean, check=True)
+    (site,) = (tmp_path / "bare" / "lib").glob("python3*/site-packages")
+    borrowed = [sysconfig.get_path("purelib"), str(Path(virtualenv.origin).parents[1])]
+    (site / "borrowed.pth").write_text("\n".join(borrowed) + "\n")
+    environment = clean | {
+        "PYTHONPATH": f"{ROOT / '.types'}{os.pathsep}{PATH}",
+        "PIP_NO_INDEX": "1",
+        "HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        [python, "-c", PIP, wheel, scratch / "pip", tmp_path / "data"],
+        env=environment,
+        cwd=tmp_path / "dist",  # nothing there is taken for a module
+        capture_output=True,
+        text=True,
+        timeout=8 * PATIENCE,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    *of_ray, own = json.loads(done.stdout.partition("FOUND")[2])
+    assert all("/runtime_resources/pip/" in path for path in of_ray), of_ray
+    assert "/runtime_resources/" not in own
 
 
 TOKEN = """

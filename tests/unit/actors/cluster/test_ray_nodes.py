@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
+from lab.patience import PATIENCE
 from raykeeper.actors.cluster import new_cluster
 from raykeeper.actors.cluster.new_cluster import warn_if_crowded
 from raykeeper.actors.cluster.node_storage import UnusableFolder
-from raykeeper.actors.cluster.ray_nodes import PackageMissing, choose_nodes, in_one_line
+from raykeeper.actors.cluster.ray_nodes import PackageMissing, choose_nodes, in_one_line, run_where_possible
 from raykeeper.actors.ray_view import RayNode, may_hold
 from raykeeper.errors import DataCorrupted, KeeperError, Unavailable
 
@@ -62,6 +65,23 @@ def test_an_error_of_a_node_names_it_in_one_line(error: Exception, kind: type[Ke
     assert "\n" not in str(told)
     assert "Traceback" not in str(told)
     assert ("install the package there" in str(told)) is (kind is PackageMissing)
+
+
+def test_why_ray_could_not_make_an_environment_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not only that: what to install, say."""
+
+    def get(reference: object, timeout: float) -> None:
+        raise ray.exceptions.RuntimeEnvSetupError(
+            "Traceback ...\n  File ...\nRuntimeError: Please install virtualenv\n"
+        )
+
+    task = SimpleNamespace(options=lambda **options: SimpleNamespace(remote=lambda *arguments: None))
+    monkeypatch.setattr(ray, "remote", lambda **options: lambda function: task)
+    monkeypatch.setattr(ray, "get", get)
+    node_7 = RayNode("ab" * 28, "10.0.0.7", frozenset())
+    said = run_where_possible({"a": node_7}, print, {"a": ()}, PATIENCE)["a"]
+    assert isinstance(said, Unavailable)
+    assert str(said).endswith(") failed: RuntimeEnvSetupError: RuntimeError: Please install virtualenv")
 
 
 @pytest.mark.parametrize("error", [DataCorrupted("m1 is damaged"), UnusableFolder("no room")])
