@@ -94,6 +94,7 @@ def test_each_view_shows_what_the_api_says_as_text_at_any_width(open_console: Op
                     console.open(view)
                     console.wait_for(*expected(port, view))
                     assert console.overflow() <= 0, (view, width)
+                    until(console.current_in_sight, what=f"{view} is in sight at {width} pixels")
                     assert console.page.inner_text("#state") == "Healthy"
                 console.open("keys?key=jobs%2Fa")
                 console.wait_for("state 2", "state 1", "state 0", "version 3")

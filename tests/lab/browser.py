@@ -54,6 +54,15 @@ class Console:
             missing = [part for part in parts if part not in self.text()]
             raise AssertionError(f"not shown: {missing}; shown:\n{self.text()}") from error
 
+    def current_in_sight(self) -> bool:
+        """Whether all of the link of the present view is to be seen in the row of views."""
+        script = """() => {
+          const row = document.getElementById("nav").getBoundingClientRect();
+          const link = document.querySelector("#nav [aria-current]").getBoundingClientRect();
+          return link.left >= row.left && link.right <= row.right;
+        }"""
+        return bool(self.page.evaluate(script))
+
     def overflow(self) -> int:
         """How many pixels wider than the window, or than its frame, the page or the widest table is."""
         script = (

@@ -71,6 +71,9 @@ function route() {
   return { name: name in VIEWS ? name : "cluster", given: new URLSearchParams(given || "") };
 }
 
+/** The view whose link was last brought to the middle of the row of views, which is wider than a narrow window. */
+let placed = "";
+
 function drawBar(error) {
   const bad = error && !(error instanceof Refused);
   at("cluster-name").textContent = known ? known.cluster : "";
@@ -90,6 +93,11 @@ function drawBar(error) {
   const links = GROUPS.map(([group, names]) => [group ? h("h2", {}, group) : null, names.map((name) =>
     h("a", { href: `#/${name}`, "aria-current": name === route().name ? "page" : null, title: `${VIEWS[name].title} (${keyOf(name)})` }, VIEWS[name].title))]);
   show(at("nav"), links);
+  if (placed !== route().name) {
+    placed = route().name;
+    const nav = at("nav"), current = nav.querySelector("[aria-current]");
+    nav.scrollLeft = current.offsetLeft - (nav.clientWidth - current.offsetWidth) / 2;
+  }
   document.title = [kind === "bad" ? `(!) ${VIEWS[route().name].title}` : VIEWS[route().name].title, known ? known.cluster : "", "RayKeeper"].filter(Boolean).join(" \u00b7 ");
 }
 

@@ -117,7 +117,7 @@ function participants(item, words, acts) {
   const rows = [...item.holders.map((each) => ({ ...each, role: words.holds })), ...item.waiters.map((each) => ({ ...each, role: words.waits }))];
   const releasable = acts && ["lock", "rwlock", "semaphore", "election"].includes(item.kind);
   const columns = [
-    ["", "", (each) => [h("span", { class: each.stuck ? "dot bad" : "" }, each.role), each.what ? h("small", { class: "data" }, each.what) : null]],
+    ["", "wide", (each) => [h("span", { class: each.stuck ? "dot bad" : "" }, each.role), each.what ? h("small", { class: "data" }, each.what) : null]],
     ["Process", "wide", (each) => [process(each), each.stuck ? h("small", { class: "bad" }, `stuck: ${each.stuck}`) : null]],
     ["Task, job", "", ray],
     ["Since", "number", (each) => since(each.since)],
@@ -128,7 +128,7 @@ function participants(item, words, acts) {
   return table(columns, rows, { key: (each) => each.token, mark: (each) => (each.stuck ? "stuck" : null) });
 }
 
-const sizes = { semaphore: (n) => `limit ${n}`, barrier: (n) => `${n} parties`, queue: (n) => `${count(n)} items` };
+const sizes = { semaphore: (n) => `limit ${n}`, barrier: (n) => `${n} ${n === 1 ? "party" : "parties"}`, queue: (n) => `${count(n)} ${n === 1 ? "item" : "items"}` };
 
 function listOf(name, title, text, words, none) {
   return {
