@@ -18,7 +18,7 @@ from ...limits import POLL_PAUSE_S, STATUS_TIMEOUT_S, STOP_TIMEOUT_S
 from ...schema.frames import MemberStatus
 from ..deadline import at_most, pause_between_checks, wait_for
 from ..discovery import actors_gone
-from ..naming import MemberSpec, actor_name, member_name
+from ..naming import GAVE_UP, WAS_STOPPED, MemberSpec, actor_name, member_name
 from ..ray_attached import attached
 from ..ray_calls import in_time
 from .observe import Observation, observe_cluster
@@ -35,9 +35,9 @@ def restart_all(cluster_name: str, deadline: float) -> int:
         Unavailable: a member is missing, or does not come back in time. Calling this again restarts all members once
             more.
     """
-    before = _wait_whole(cluster_name, {}, deadline)
-    done: dict[int, int] = {}
+    done = _restart_stopped(cluster_name, deadline)
     """Restarted members, each with the process id that it had before."""
+    before = _wait_whole(cluster_name, done, deadline)
     for _ in before.configuration.members:
         observation = _wait_whole(cluster_name, done, deadline)
         leader = observation.leader
@@ -54,6 +54,21 @@ def restart_all(cluster_name: str, deadline: float) -> int:
     last = _wait_whole(cluster_name, done, deadline).leader
     assert last is not None
     return last.active_version
+
+
+def _restart_stopped(cluster_name: str, deadline: float) -> dict[int, int]:
+    """Restart the members that have given up, such as one whose code is too old for the log, or cannot open the data;
+    each with the process id that it had. They neither serve nor vote, and only other code, or another state of their
+    disk, can help them. One that was stopped by somebody stays so."""
+    observation = observe_cluster(cluster_name)
+    stopped = {
+        member: status.pid
+        for member, status in observation.statuses.items()
+        if member in observation.actors and status.role == GAVE_UP and status.why_not_serving != WAS_STOPPED
+    }
+    for member in stopped:
+        _restart(member, observation.actors[member], deadline)
+    return stopped
 
 
 def _wait_whole(cluster_name: str, done: dict[int, int], deadline: float) -> Observation:

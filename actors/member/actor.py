@@ -58,7 +58,7 @@ from ...telemetry import PROCESS
 from ..leader_call import administer_as
 from ..log_files import log_to_ray
 from ..logs import MemberLog
-from ..naming import NAMESPACE, MemberSpec, actor_name, decode_member_spec, member_name
+from ..naming import GAVE_UP, NAMESPACE, WAS_STOPPED, MemberSpec, actor_name, decode_member_spec, member_name
 from ..process import as_daemon
 from ..ray_metrics import hand_to_ray
 from ..transport.descriptors import raise_limit
@@ -91,7 +91,7 @@ class Member:
         self._node_id = ray.get_runtime_context().get_node_id()
         self._loop: EventLoop | None = None
         self._maintenance: Maintenance | None = None
-        self._role = "not serving"
+        self._role = GAVE_UP
         self._why = ""
         self._lost = self._missing = False
         self._opening = threading.Lock()
@@ -263,7 +263,7 @@ class Member:
     def stop(self) -> None:
         """Stop serving and close the data; the actor stays up until it is killed."""
         self._stopped = True
-        self._end("it was stopped", logging.INFO)
+        self._end(WAS_STOPPED, logging.INFO)
 
     def _end(self, why: str, level: int = logging.WARNING) -> None:
         """Stop serving and keep the reason for the status. Also called when the loop has ended by itself: if the
@@ -318,7 +318,7 @@ class Member:
     def _give_up(self, why: str, level: int = logging.WARNING) -> None:
         if why != self._why:  # a full disk is tried again and again
             self._log.log(level, "does not serve: %s", why)
-        self._role, self._why = "not serving", why
+        self._role, self._why = GAVE_UP, why
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1

@@ -40,15 +40,15 @@ class PeerClocks:
 
     Args:
         log: where a clock that differs is said.
-        wall: this host's clock, in seconds since 1970.
+        wall: this host's clock, in seconds since 1970; ``time.time`` if none is given.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, log: MemberLog, wall: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic
+        self, log: MemberLog, wall: Callable[[], float] | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._log = log
-        self._wall = wall
+        self._wall = time.time if wall is None else wall
         self._clock = clock
         self._lock = threading.Lock()
         self._looks: dict[int, _Look] = {}

@@ -93,10 +93,33 @@ def _refuse(*arguments: Any) -> None:
 
 def _newer(module: ModuleType) -> None:
     """A line ``newer commands:COMMANDS_VERSION`` stands for code of a newer version that was just installed: processes
-    that start from then on know version 2 of the commands, which brought ``Configure``."""
+    that start from then on know version 2 of the commands, which brought ``Configure``. ``older`` stands for code that
+    does not know that command."""
     module.SINCE[module.Configure] = 2
     if _action("commands:COMMANDS_VERSION") == "newer":
         module.COMMANDS_VERSION = 2
+        return
+    import msgspec
+
+    decode = module._decode
+
+    def decode_known(data: Any) -> Any:
+        command = decode(data)
+        if isinstance(command, module.Configure):
+            raise msgspec.ValidationError("there is no such command")
+        return command
+
+    module._decode = decode_known
+
+
+def _broken(module: ModuleType) -> None:
+    """A line ``broken commands:COMMANDS_VERSION`` stands for code that was just installed and does not start: members
+    in processes that start from then on cannot open their data."""
+
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("this version does not start")
+
+    module.check_room = fail
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -132,7 +155,9 @@ _patches: dict[str, Callable[[Any], None]] = {}
 if os.environ.get("RAYKEEPER_TEST_FAULT"):
     _patches[_ENGINE] = _weaken_engine
     _patches[_SEGMENTS] = _weaken_log
-    if _action("commands:COMMANDS_VERSION"):
+    if _action("commands:COMMANDS_VERSION") == "broken":
+        _patches["raykeeper.actors.member.actor"] = _broken
+    elif _action("commands:COMMANDS_VERSION"):
         _patches["raykeeper.schema.commands"] = _newer
 if os.environ.get("RAYKEEPER_TEST_SWITCH"):
     import switch
