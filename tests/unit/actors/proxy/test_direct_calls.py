@@ -151,6 +151,21 @@ def test_other_calls_are_left_to_a_coroutine(proxy: LabProxy) -> None:
     assert not named.answered.done()
 
 
+def test_who_calls_is_looked_at_whatever_was_called_before(proxy: LabProxy) -> None:
+    """Metadata of which nothing had to be checked are known again; the same names with other values are not they."""
+    request = RangeRequest(key=b"a").SerializeToString()
+
+    def taken(metadata: dict[str, str]) -> bool:
+        call = LabUnaryCall(RANGE, PATIENCE, metadata)
+        return bool(proxy.services.direct[RANGE](request, call))
+
+    def look() -> list[bool]:
+        plain, named = {"x": "1"}, {"x": "1", "token": "t"}
+        return [taken(each) for each in (plain, plain, named, plain, {"hasleader": "true"}, named, {"x": "1"})]
+
+    assert on_loop(proxy, look) == [True, True, False, True, False, False, True]
+
+
 def test_before_the_hub_is_open_a_coroutine_opens_it(proxy: LabProxy) -> None:
     proxy.backend._hub, hub = None, proxy.backend._hub
     call = LabUnaryCall(PUT, 1, None)
