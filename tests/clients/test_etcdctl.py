@@ -403,12 +403,12 @@ def test_each_subcommand_is_tried(version: str) -> None:
 @pytest.mark.parametrize("version", ["3.5", pytest.param("3.4", marks=pytest.mark.survival)])
 def test_its_own_check_of_performance_runs_to_its_end(version: str, etcdctl: Command) -> None:
     """150 puts a second for a minute, the smallest load that there is; then compaction, and defragmentation. Its
-    verdict is about the machine that runs the tests."""
+    verdict is about the machine that runs the tests, and beside some figures of a slow one there is none."""
     before = json.loads(etcdctl.said("get", "a", "-w", "json"))["header"]["revision"]
     said = etcdctl.run("check", "perf", "--load=s", "--auto-compact", "--auto-defrag", timeout=60 + 2 * PATIENCE)
     assert said.code in (0, 1), said
     for measured in ("hroughput", "lowest request took", "tddev"):
-        assert re.search(f"(PASS|FAIL): .*{measured}", said.out), said
+        assert measured in said.out, said
     for done in ("Compacted with revision", "Defragmented"):
         assert done in said.out, said
     left = json.loads(etcdctl.said("get", "/etcdctl-check-perf/", "--prefix", "-w", "json"))
