@@ -74,8 +74,15 @@ def _restart_stopped(cluster_name: str, deadline: float) -> dict[int, int]:
 def _wait_whole(cluster_name: str, done: dict[int, int], deadline: float) -> Observation:
     """Wait until every member serves, has caught up, and has reported its version; those of ``done`` from a new
     process."""
+    missing = ""
     while True:
-        observation = observe_cluster(cluster_name)
+        try:
+            observation = observe_cluster(cluster_name)
+        except KeeperError as error:
+            if not missing:
+                raise
+            # The time of the whole call may end while Ray is asked; what was waited for is what matters.
+            raise Unavailable(f"the members cannot be restarted one by one: {missing} ({error})") from error
         leader = observation.leader
         missing = "there is no leader" if leader is None else _not_ready(observation, leader, done)
         if not missing:
