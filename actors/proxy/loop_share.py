@@ -21,10 +21,19 @@ class LoopShare:
         fraction: of the time.
         at_once_s: seconds of work that may be done at once after a rest.
         longest_pause_s: seconds; what work has taken beyond that is forgotten.
+        counts: whether the part is bounded now; otherwise work takes what it needs, and nothing is remembered of it.
     """
 
-    def __init__(self, clock: Callable[[], float], fraction: float, at_once_s: float, longest_pause_s: float) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        fraction: float,
+        at_once_s: float,
+        longest_pause_s: float,
+        counts: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.clock = clock
+        self._counts = counts
         self._fraction = fraction
         self._at_once_s = at_once_s
         self._most_owed_s = longest_pause_s * fraction
@@ -35,12 +44,13 @@ class LoopShare:
         """Work that began then, by the clock, ends now."""
         now = self.clock()
         self._refill(now)
-        self._left = max(self._left - (now - began), -self._most_owed_s)
+        if self._counts():
+            self._left = max(self._left - (now - began), -self._most_owed_s)
 
     def pause(self) -> float:
         """Seconds until there may be more of it; 0 for now."""
         self._refill(self.clock())
-        return max(0.0, -self._left / self._fraction)
+        return max(0.0, -self._left / self._fraction) if self._counts() else 0.0
 
     def _refill(self, now: float) -> None:
         self._left = min(self._at_once_s, self._left + (now - self._at) * self._fraction)

@@ -49,10 +49,9 @@ from ...limits import (
     PROXY_PASS_ACCEPTS,
     PROXY_PASS_ADMITS,
     PROXY_ROUND_S,
-    PROXY_SHARE_PAUSE_S,
 )
 from ..transport.accept_rate import AcceptRate, source_of_address
-from .loop_share import LoopShare, MeasuredSteps
+from .loop_share import MeasuredSteps
 from .proxy_context import ProxyContext
 from .proxy_tls import ProxyTlsContext
 from .source_filter import SourceFilter
@@ -157,7 +156,7 @@ class ProxyAcceptor:
             else (PROXY_HANDSHAKES_PER_S, PROXY_HANDSHAKES_AT_ONCE)
         )
         self._admits = AcceptRate(loop.time, per_s, at_once)
-        self._looks = LoopShare(loop.time, 1 / PROXY_LOOK_DIVISOR, PROXY_LOOK_AT_ONCE_S, PROXY_SHARE_PAUSE_S)
+        self._looks = context.share_while_serving(PROXY_LOOK_DIVISOR, PROXY_LOOK_AT_ONCE_S)
         """What is accepted and looked at, while requests of others are served."""
         self._next_admission: asyncio.Handle | None = None
         self._next_round: asyncio.TimerHandle | None = None
@@ -225,7 +224,7 @@ class ProxyAcceptor:
         self._admit_now()  # before it is looked at who has closed: one that has said all it has to say is answered
         self._look()
         self._looks.spend(began)
-        return max(pause, self._looks.pause()) if self._context.serving else pause
+        return max(pause, self._looks.pause())
 
     def _take_in(self, listener: socket.socket, until: float) -> float:
         """Accept what the kernel has. Returns after how many seconds to do so again; 0 for as soon as there is one.
@@ -369,7 +368,7 @@ class ProxyAcceptor:
     def _admit(self) -> None:
         self._next_admission = None
         for _ in range(min(PROXY_PASS_ADMITS, len(self._waiting))):
-            pause = self._context.admissions.pause() if self._context.serving else 0.0
+            pause = self._context.admissions.pause()
             if pause or self._handshakes_under_way() or (self._context.serving and not self._admits.take()):
                 self._next_admission = self._loop.call_later(max(pause, PROXY_ADMIT_PAUSE_S), self._admit)
                 return

@@ -134,11 +134,15 @@ class ProxyContext:
         self.serving = False
         """Whether requests came, within the last sweep, on connections from before the one before: a crowd that has
         just connected serves nobody yet."""
-        self.admissions = LoopShare(loop.time, 1 / PROXY_ADMIT_DIVISOR, PROXY_ADMIT_AT_ONCE_S, PROXY_SHARE_PAUSE_S)
+        self.admissions = self.share_while_serving(PROXY_ADMIT_DIVISOR, PROXY_ADMIT_AT_ONCE_S)
         """What it takes to make connections of those that are let in, until they have said what they speak."""
         self._connections: dict[ProxyConnection, tuple[str, float]] = {}
         """With the source of each, and since when it is listed."""
         self._of_source: Counter[str] = Counter()
+
+    def share_while_serving(self, divisor: float, at_once_s: float) -> LoopShare:
+        """A part of the loop's time, which is bounded while requests of others are served."""
+        return LoopShare(self.loop.time, 1 / divisor, at_once_s, PROXY_SHARE_PAUSE_S, lambda: self.serving)
 
     def add(self, connection: ProxyConnection, source: str = "") -> bool:
         """List a new connection; ``False`` if there is no room for it.

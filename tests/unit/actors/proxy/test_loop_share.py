@@ -66,6 +66,19 @@ def test_no_pause_is_longer_than_it_may_be() -> None:
     assert share.pause() == pytest.approx(2.0)
 
 
+def test_what_is_done_while_nothing_counts_is_not_waited_for_later() -> None:
+    clock, counts = PlayedClock(), False
+    share = LoopShare(clock, 0.05, 0.02, 2.0, lambda: counts)
+    work(clock, share, 30.0)
+    assert share.pause() == 0
+    counts = True
+    assert share.pause() == 0
+    work(clock, share, 1.0)
+    assert share.pause() > 0
+    counts = False
+    assert share.pause() == 0
+
+
 def test_steps_are_spent_and_not_the_time_between_them() -> None:
     clock = PlayedClock()
     share = LoopShare(clock, 0.5, 0.0, 1000.0)
