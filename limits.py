@@ -1149,7 +1149,7 @@ PROXY_ADMIT_DIVISOR = 20
 handshakes included..."""
 PROXY_ADMIT_AT_ONCE_S = 0.05
 """... but this much at once after a rest."""
-PROXY_SHARE_PAUSE_S = 2.0
+PROXY_SHARE_PAUSE_S = 1.0
 """Whatever either of them has taken, the pause after it is no longer."""
 PROXY_SOURCE_PER_S = 200
 """While requests of others are served, and more connections than this come from one address in a second and make no
@@ -1256,7 +1256,9 @@ PROXY_BACKLOG = 4096
 PROXY_PASS_ACCEPTS = 512
 """... and how many one pass of its loop accepts..."""
 PROXY_PASS_ADMITS = 16
-"""... and lets in, which costs more."""
+"""... and lets in, which costs more..."""
+PROXY_SERVING_ADMITS = 4
+"""... fewer while requests of others are served, and after these no more for `PROXY_ADMIT_PAUSE_S`."""
 
 # The command line and the Ray head that it starts.
 MAX_STDIN_BYTES = 256 * 1024 * 1024

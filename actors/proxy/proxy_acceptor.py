@@ -49,6 +49,7 @@ from ...limits import (
     PROXY_PASS_ACCEPTS,
     PROXY_PASS_ADMITS,
     PROXY_ROUND_S,
+    PROXY_SERVING_ADMITS,
 )
 from ..transport.accept_rate import AcceptRate, source_of_address
 from .loop_share import MeasuredSteps
@@ -367,7 +368,9 @@ class ProxyAcceptor:
 
     def _admit(self) -> None:
         self._next_admission = None
-        for _ in range(min(PROXY_PASS_ADMITS, len(self._waiting))):
+        # What it takes to let one in is known a few passes later: until then there are few.
+        most = PROXY_SERVING_ADMITS if self._context.serving else PROXY_PASS_ADMITS
+        for _ in range(min(most, len(self._waiting))):
             pause = self._context.admissions.pause()
             if pause or self._handshakes_under_way() or (self._context.serving and not self._admits.take()):
                 self._next_admission = self._loop.call_later(max(pause, PROXY_ADMIT_PAUSE_S), self._admit)
@@ -376,6 +379,8 @@ class ProxyAcceptor:
             sock, _ = self._waiting.pop(number)
             self._epoll.unregister(number)
             self._begin(source, sock)
+        if self._waiting and self._context.serving:
+            self._next_admission = self._loop.call_later(PROXY_ADMIT_PAUSE_S, self._admit)
         self._admit_soon()
 
     def _handshakes_under_way(self) -> bool:

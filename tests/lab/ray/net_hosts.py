@@ -24,8 +24,17 @@ NODES = 3
 FILTER = "rkwall"
 
 
-def run(*words: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=180, **options)
+def run(*words: str, check: bool = True, seconds: float = 180.0, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end.
+
+    Args:
+        check: whether it must succeed.
+        seconds: that it may take, many times what it takes.
+    """
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, **options)
+    except subprocess.TimeoutExpired as late:
+        raise AssertionError(f"{words[:6]} was not done in {seconds} s: {late.stdout!r}\n{late.stderr!r}") from None
     assert not check or done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
     return done
 
@@ -125,8 +134,9 @@ class NetHosts:
             address = f"--node-ip-address=10.77.0.1{n + 1}"
             self.execute(name, *ray, "--address=10.77.0.1:6379", address, place, *common)
 
-    def execute(self, where: str, *words: str) -> str:
-        return run("ip", "netns", "exec", where, *words, env=self.env).stdout
+    def execute(self, where: str, *words: str, seconds: float = 180.0) -> str:
+        """Run a command on a host; what it printed."""
+        return run("ip", "netns", "exec", where, *words, seconds=seconds, env=self.env).stdout
 
     def end(self) -> None:
         for name in (*self.nodes, self.head):
