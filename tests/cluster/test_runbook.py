@@ -5,9 +5,11 @@ What takes several hosts is in ``test_head_lost.py``, ``test_second_cluster.py``
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import pytest
 import ray
 
 import raykeeper
+from lab.certificates import Certificates
 from lab.ray.faults import Faults
 from lab.ray.load import Load
 from lab.ray.tools import Made, kill, leader, not_serving, remove, serving, wait_until
@@ -178,10 +181,34 @@ def test_a_member_of_an_older_version_than_the_log(clusters: Made, shell: Shell,
     assert "CommandUnknown" in shell.refused("status")
     before = pid()
     code("newer")
-    wait_until(lambda: shell.ran("upgrade").returncode == 0, 240, "it runs the newer code")
+    wait_until(lambda: shell.ran("upgrade", "--timeout", "60").returncode == 0, 240, "it runs the newer code")
     shell.until_whole()
     assert pid() not in (0, before)
     assert {member.name for member in cluster.members()} == {"m1", "m2", "m3"}
+
+
+def test_a_version_that_does_not_start(clusters: Made, shell: Shell, code: Any) -> None:
+    """`upgrade` stops at the first member; with the old version installed again, it comes back."""
+    code("older")
+    cluster = clusters.launch()
+    kv = cluster.client(timeout=60)
+    kv.put("k", "1")
+    code("broken")
+    said: list[str] = []
+
+    def stopped() -> bool:
+        """Ray may start a member in a process that was there before."""
+        done = shell.ran("upgrade", "--timeout", "30")
+        said.append(done.stderr)
+        return done.returncode == 1 and re.search("m[123] .*this version does not start", done.stderr) is not None
+
+    wait_until(stopped, 240, lambda: f"one does not start: {said}")
+    assert len(not_serving(cluster)) == 1
+    kv.put("k", "2")
+    code("older")
+    wait_until(lambda: shell.ran("upgrade", "--timeout", "60").returncode == 0, 240, "it runs the old code")
+    shell.until_whole()
+    assert kv.get("k").text == "2"
 
 
 def test_data_of_another_format_is_refused_and_left_alone(clusters: Made, shell: Shell, tmp_path: Path) -> None:
@@ -376,3 +403,71 @@ def test_an_item_over_which_workers_die(clusters: Made, shell: Shell) -> None:
     said = subprocess.check_output([sys.executable, "-c", program], text=True, timeout=120, env=environment)
     assert "poison" in said
     assert queue.claim().item == b"good"
+
+
+# --- watches --------------------------------------------------------------------------------------------------------
+
+WATCHER = """
+import sys
+import ray, raykeeper
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level=40)
+kv = raykeeper.connect(sys.argv[2], timeout=60)
+kv.put("mine", "1")
+with kv.watch(prefix="w/") as watch:
+    print("watching", flush=True)
+    for event in watch:
+        pass
+"""
+
+
+def test_a_watcher_that_lags(clusters: Made, shell: Shell, stopped: list[int]) -> None:
+    cluster = clusters.launch()
+    kv = cluster.client(timeout=60)
+    command = [sys.executable, "-c", WATCHER, ray.get_runtime_context().gcs_address, cluster.name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stdout is not None
+        assert watcher.stdout.readline() == "watching\n"
+        assert f"pid {watcher.pid}" in shell("clients")
+        os.kill(watcher.pid, signal.SIGSTOP)
+        stopped.append(watcher.pid)
+
+        async def put() -> None:
+            await asyncio.gather(*[kv.aio.put(f"w/{n}", "v") for n in range(1500)])
+
+        def told() -> bool:
+            asyncio.run(put())
+            return any("a watcher lags" in shell("logs", name, "-n", "200") for name in ("m1", "m2", "m3"))
+
+        try:
+            wait_until(told, 180, "a member's log says so")
+        finally:
+            watcher.kill()
+
+
+# --- certificates ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("etcdctl") is None, reason="there is no etcdctl: apt-get install etcd-client")
+def test_a_proxy_whose_certificate_has_expired(clusters: Made, shell: Shell, tmp_path: Path) -> None:
+    clusters.launch()
+    certificates = Certificates(tmp_path / "pki")
+    old = certificates.issue("proxy", expired=True)
+    listen = ("--listen", "127.0.0.1:0", "--cert-file", old.certificate, "--key-file", old.key)
+    proxy = shell.start("proxy", "-o", "json", *listen)
+    try:
+        assert proxy.stdout is not None
+        url = json.loads(proxy.stdout.readline())["url"]
+        asked = ("get", "k", "--endpoint", url, "--cacert", old.authority)
+        assert "expired" in shell.refused(*asked)
+        command = ["etcdctl", f"--endpoints={url}", f"--cacert={old.authority}", "put", "k", "v"]
+        environment = {**os.environ, "ETCDCTL_API": "3"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+        assert done.returncode != 0
+        certificates.issue("proxy")
+        shell("put", "k", "v", *asked[2:])
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+        assert (done.returncode, done.stdout) == (0, "OK\n"), done
+        assert shell(*asked) == "k\nv\n"
+    finally:
+        proxy.terminate()
+        proxy.communicate(timeout=120)
