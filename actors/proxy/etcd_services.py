@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -154,15 +154,11 @@ class EtcdServices:
         """A direct handler that leaves calls which name a user or set conditions, and tells its client if it sends what
         is not a message."""
         conditions = self._conditions
-        plain: Mapping[str, str] = {}  # the last metadata of which nothing had to be checked: mostly, the next are they
 
         def handle(request: bytes, call: UnaryCall) -> bool:
-            nonlocal plain
             metadata = call.metadata
-            if metadata is not plain:
-                if not (metadata.keys().isdisjoint(_NAMES_USER) and conditions.are_met_by(metadata)):
-                    return False
-                plain = metadata
+            if not (metadata.keys().isdisjoint(_NAMES_USER) and conditions.are_met_by(metadata)):
+                return False
             try:
                 return handler(request, call)
             except DecodeError as error:

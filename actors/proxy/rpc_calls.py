@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
@@ -114,8 +113,7 @@ class WireUnaryCall(UnaryCall):
         self._running = False
         self._started = False
         rpc.started += 1
-        if deadline < math.inf:
-            host.deadlines.add(self)
+        host.deadlines.add(self)
 
     # --- the request -------------------------------------------------------------------------------------------------
 
@@ -203,8 +201,7 @@ class WireUnaryCall(UnaryCall):
             self._rpc.succeeded += 1
             self._rpc.sent += 1
             self._rpc.sent_bytes += len(message)
-            if self.deadline < math.inf:
-                host.deadlines.discard(self)
+            host.deadlines.discard(self)
             host.answer(self._stream, ANSWER_HEAD, data, OK_TRAILERS)
 
     def fail(self, error: RpcError) -> None:

@@ -152,7 +152,7 @@ def test_other_calls_are_left_to_a_coroutine(proxy: LabProxy) -> None:
 
 
 def test_who_calls_is_looked_at_whatever_was_called_before(proxy: LabProxy) -> None:
-    """Metadata of which nothing had to be checked are known again; the same names with other values are not they."""
+    """Each call is looked at by itself, also after one of which nothing had to be checked."""
     request = RangeRequest(key=b"a").SerializeToString()
 
     def taken(metadata: dict[str, str]) -> bool:
