@@ -1,12 +1,12 @@
-"""What becomes of a cluster on pods: they come back under other addresses, one at a time and all at once.
-
-What ``docs/kubernetes.md`` says is what happens here.
+"""What becomes of a cluster on pods: they come back under other addresses, one at a time and all at once, and so does
+the head, with GCS fault tolerance and without it. What ``docs/kubernetes.md`` says is what happens here.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -108,6 +108,18 @@ def started(pods: Pods) -> None:
     pods.wait_ready(*GROUPS)
 
 
+def opened_again(pods: Pods, whole: bool) -> None:
+    """What the head's hook does: try until it is done. Before all members are there, ``up`` fails, and shows a leader
+    if there is one; ``whole`` says what to wait for."""
+    tries: list[subprocess.CompletedProcess[str]] = []
+
+    def up() -> bool:
+        tries.append(pods.up())
+        return tries[-1].returncode == 0 if whole else " leader for " in tries[-1].stdout
+
+    wait_until(up, 5 * PATIENCE, lambda: f"{tries[-1].stdout}\n{tries[-1].stderr}\n{pods.logs()}")
+
+
 def look(pods: Pods, pod: str) -> tuple[set[int], dict[str, list[str]], list[str]]:
     """The numbers that are there, the members with process, role and node, and the alarms."""
     said = pods.execute(pod, sys.executable, "-c", LOOK).stdout
@@ -116,10 +128,10 @@ def look(pods: Pods, pod: str) -> tuple[set[int], dict[str, list[str]], list[str
 
 
 def nothing_is_lost(pods: Pods, pod: str, *writers: Writer) -> dict[str, list[str]]:
+    acknowledged = {number for writer in writers for number, _ in writer.acknowledged}  # first: it may go on
     numbers, members, _ = look(pods, pod)
-    for writer in writers:
-        missing = {number for number, _ in writer.acknowledged} - numbers
-        assert not missing, f"acknowledged, and gone: {sorted(missing)[:10]}"
+    missing = acknowledged - numbers
+    assert not missing, f"acknowledged, and gone: {sorted(missing)[:10]}"
     assert sorted(members) == ["m1", "m2", "m3"], members
     return members
 
@@ -158,4 +170,55 @@ def test_all_pods_with_members_at_once(capsys: pytest.CaptureFixture[str]) -> No
             pods.wait_ready(*GROUPS)
             with capsys.disabled():
                 print(f"\nall pods: writes stood still for {writer.longest(began):.1f} s")
+        nothing_is_lost(pods, "work", writer)
+
+
+def test_the_head_is_lost_without_redis_and_all_pods_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """KubeRay starts all of them again; the head's hook opens the data, with the first majority of volumes."""
+    with Pods() as pods:
+        started(pods)
+        with writing(pods, "work") as writer:
+            writer.wait()
+        began = time.monotonic()
+        for name in ("head", *GROUPS, "work"):
+            pods.kill(name)
+        pods.start_head()
+        wait_until(lambda: pods.nodes() == 1, 5 * PATIENCE, lambda: f"a head\n{pods.logs()}")
+        missing = pods.up()
+        assert missing.returncode == 1
+        assert "Traceback" not in missing.stderr
+        for group in ("c", "a"):
+            pods.start(group)
+        opened_again(pods, whole=False)
+        pods.raykeeper("a", "put", "written again", "1")
+        with capsys.disabled():
+            print(
+                f"\nwritten again {time.monotonic() - began:.1f} s after the head was lost, with two of three volumes"
+            )
+        pods.start("b")
+        opened_again(pods, whole=True)
+        pods.wait_ready(*GROUPS)
+        nothing_is_lost(pods, "head", writer)
+
+
+def test_the_head_is_lost_with_redis(capsys: pytest.CaptureFixture[str]) -> None:
+    """Members, proxies and clients go on; a pod that is replaced after that gets its member as before."""
+    with Pods(redis=True) as pods:
+        started(pods)
+        _, before, _ = look(pods, "work")
+        with writing(pods, "work") as writer:
+            began = time.monotonic()
+            pods.kill("head")
+            writer.wait(100)
+            pods.start_head()
+            wait_until(lambda: pods.nodes() == 5, 5 * PATIENCE, lambda: f"the same nodes\n{pods.logs()}")
+            writer.wait()
+            with capsys.disabled():
+                print(f"\nhead lost with Redis: writes stood still for {writer.longest(began):.2f} s")
+            after = nothing_is_lost(pods, "work", writer)
+            assert {name: pid for name, (pid, *_) in after.items()} == {name: pid for name, (pid, *_) in before.items()}
+            opened_again(pods, whole=True)  # by the hook of the new head's pod
+            pods.delete("b")
+            pods.start("b")
+            pods.wait_ready(*GROUPS)
         nothing_is_lost(pods, "work", writer)

@@ -176,8 +176,8 @@ class Pods:
     def _start(self, name: str, address: str, *arguments: str) -> Pod:
         self._number += name == "head"
         space = f"{self._stem}{name[:3]}{self._number}"
-        for each in ("volume", "ray"):
-            (self.folder / name / each).mkdir(parents=True, exist_ok=True)
+        (self.folder / name).mkdir(exist_ok=True)
+        (self.folder / space).mkdir()
         self._space(space)
         cable = f"v{self._number}"
         run("ip", "-n", self._net, "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", space)
@@ -275,10 +275,10 @@ class Pods:
         run("ip", "-n", name, "link", "set", "lo", "up")
 
     def _inside(self, name: str, space: str, *words: str) -> list[str]:
-        """A command in a pod's network, that sees the pod's volume and Ray's folder of the pod. ``ip netns exec`` gives
-        it mounts of its own."""
-        mounts = f"mount --bind {self.folder / name / 'volume'} {self.volume}"
-        mounts += f" && mount --bind {self.folder / name / 'ray'} {self._temporary}"
+        """A command in a pod's network that sees the pod's volume and a folder for Ray that is new with each pod: ``ip
+        netns exec`` gives it mounts of its own."""
+        mounts = f"mount --bind {self.folder / name} {self.volume}"
+        mounts += f" && mount --bind {self.folder / space} {self._temporary}"
         return ["ip", "netns", "exec", space, "sh", "-c", mounts + ' && exec "$@"', "sh", *words]
 
     def _pids(self, space: str) -> list[int]:
