@@ -1309,5 +1309,7 @@ BENCH_MAX_IN_FLIGHT = 4000
 """Calls of `bench` at a time: less than a handle's pending requests, unless the cluster's limits were lowered."""
 HEAD_START_TIMEOUT_S = 60.0
 """How long the command line waits for the Ray head that it starts."""
+HEAD_IDLE_TIMEOUT_S = 10.0
+"""For so long Ray may name the actors of a cluster that was ended, until its head counts as in use."""
 HEAD_STOP_TIMEOUT_S = 40.0
 """How long it waits for that head to end; Ray drains a node for up to 30 seconds."""

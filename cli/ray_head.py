@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING
 
 from ..actors.ray_local import may_run_here, ray_note
 from ..errors import ClusterNotFound
-from ..limits import HEAD_START_TIMEOUT_S, HEAD_STOP_TIMEOUT_S
+from ..limits import HEAD_IDLE_TIMEOUT_S, HEAD_START_TIMEOUT_S, HEAD_STOP_TIMEOUT_S
 
 if TYPE_CHECKING:
     import subprocess
@@ -113,16 +113,27 @@ class RayHead:
                 raise ClusterNotFound(f"Ray did not start: {reason}")
             time.sleep(0.05)
 
-    def idle(self) -> bool:
-        """Whether no RayKeeper cluster has a member on the Ray that this process is attached to."""
+    def idle(self, ended: str) -> bool:
+        """Whether no RayKeeper cluster has an actor on the Ray that this process is attached to.
+
+        Args:
+            ended: a cluster that has just been ended. Ray may name its actors for a moment more: that is waited for,
+                for ``HEAD_IDLE_TIMEOUT_S`` at most, unless there are others, too.
+        """
         import ray
 
-        from ..actors.naming import NAMESPACE
+        from ..actors.naming import NAMESPACE, actor_name
 
-        if not ray.is_initialized():
-            return True
-        actors = ray.util.list_named_actors(all_namespaces=True)
-        return not any(actor["namespace"] == NAMESPACE for actor in actors)
+        deadline = time.monotonic() + HEAD_IDLE_TIMEOUT_S
+        while ray.is_initialized():
+            actors = ray.util.list_named_actors(all_namespaces=True)
+            names = [actor["name"] for actor in actors if actor["namespace"] == NAMESPACE]
+            if not names:
+                break
+            if not all(name.startswith(actor_name(ended, "")) for name in names) or time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
 
     def stop(self) -> None:
         """End the head, if it runs, with all processes of its Ray; returns when they are gone.

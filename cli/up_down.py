@@ -135,10 +135,10 @@ def down(
     except ClusterNotFound as error:
         if destroy and id is None and data_dir is None:
             raise ClusterNotFound(f"{error}; to delete what is left of one that does not run, add --data-dir") from None
-        if destroy or not (head.runs() and head.idle()):
+        if destroy or not (head.runs() and head.idle(cluster)):
             raise
         said["stopped"] = False
-    if head.runs() and head.idle():
+    if head.runs() and head.idle(cluster):
         head.stop()
         said["ray_stopped"] = True
     show(said, output)

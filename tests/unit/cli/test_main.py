@@ -433,7 +433,7 @@ class FakeHead:
     def start_if_none_runs(self) -> bool:
         return False
 
-    def idle(self) -> bool:
+    def idle(self, ended: str) -> bool:
         return self.is_idle
 
     def stop(self) -> None:
