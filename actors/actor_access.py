@@ -11,7 +11,7 @@ import ray
 
 from ..errors import KeeperError, Unavailable
 from ..limits import ADMINISTRATION_CALL_TIMEOUT_S, STATUS_TIMEOUT_S
-from ..schema.frames import MemberStatus
+from ..schema.operator_frames import MemberStatus
 from .deadline import at_most
 from .discovery import ask_all, member_actors
 

@@ -17,7 +17,7 @@ from ..limits import CHECK_ATTEMPTS, CHECK_SILENCE_S, POLL_PAUSE_S
 from ..raft.quorum import is_majority
 from ..schema.answers import ContentAsked
 from ..schema.commands import HashContent
-from ..schema.frames import ContentHash, MemberStatus
+from ..schema.operator_frames import ContentHash, MemberStatus
 from .deadline import pause_between_checks
 from .leader_call import administer, expect
 from .member_access import answering, member_statuses

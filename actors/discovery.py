@@ -13,7 +13,7 @@ import ray
 
 from ..errors import ClusterNotFound, Unavailable
 from ..limits import POLL_PAUSE_S, STATUS_TIMEOUT_S
-from ..schema.frames import MemberStatus
+from ..schema.operator_frames import MemberStatus
 from ..spec import RAYS_OWN
 from .deadline import at_most, pause_between_checks
 from .naming import NAMESPACE, SUPERVISOR, MemberSpec, actor_name, proxy_name

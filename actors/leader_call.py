@@ -31,19 +31,15 @@ from ..limits import ADMINISTRATION_CALL_TIMEOUT_S, CLIENT_SHORT_BACKOFF_S
 from ..raft.messages import MemberChange
 from ..schema.answers import Answer, Failed, Reason
 from ..schema.commands import Administration, ClusterEvent
-from ..schema.frames import (
+from ..schema.frames import AsUser, Refusal, Refused, Reply, Written
+from ..schema.operator_frames import (
     Administer,
     AskClients,
     AskEvents,
-    AsUser,
     ChangeMembership,
     ClientsListed,
     ClientStatus,
     EventsListed,
-    Refusal,
-    Refused,
-    Reply,
-    Written,
 )
 from .deadline import at_most, pause_between_checks
 from .member_access import MemberAccess, access_to

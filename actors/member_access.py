@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from ..limits import STATUS_TIMEOUT_S
-from ..schema.frames import MemberStatus
+from ..schema.operator_frames import MemberStatus
 from .deadline import at_most
 
 

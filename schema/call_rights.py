@@ -17,7 +17,7 @@ from __future__ import annotations
 import enum
 
 from . import auth_operations as auth
-from . import commands, frames, operations
+from . import commands, frames, operations, operator_frames
 
 
 class Rule(enum.Enum):
@@ -47,23 +47,23 @@ RULES: dict[type, Rule] = {
     frames.Open: Rule.USER,
     frames.KeepAlive: Rule.SESSION,
     frames.Close: Rule.SESSION,
-    frames.AskStatus: Rule.OPEN,
-    frames.AskEvents: Rule.ADMINISTRATION,
-    frames.AskClients: Rule.ADMINISTRATION,
-    frames.AskLoad: Rule.ADMINISTRATION,
-    frames.AskFigures: Rule.OPEN,
+    operator_frames.AskStatus: Rule.OPEN,
+    operator_frames.AskEvents: Rule.ADMINISTRATION,
+    operator_frames.AskClients: Rule.ADMINISTRATION,
+    operator_frames.AskLoad: Rule.ADMINISTRATION,
+    operator_frames.AskFigures: Rule.OPEN,
     frames.KeepLeases: Rule.USER,
     frames.MonitorProcess: Rule.SESSION,
     frames.AskLeases: Rule.USER,
     frames.WatchPoll: Rule.KEYS,
-    frames.Administer: Rule.ADMINISTRATION,
-    frames.ChangeMembership: Rule.ADMINISTRATION,
-    frames.HashKeys: Rule.ADMINISTRATION,
-    frames.Defragment: Rule.ADMINISTRATION,
-    frames.BeginBackup: Rule.ADMINISTRATION,
-    frames.ReadBackup: Rule.ADMINISTRATION,
-    frames.EndBackup: Rule.ADMINISTRATION,
-    frames.AwaitCompaction: Rule.USER,
+    operator_frames.Administer: Rule.ADMINISTRATION,
+    operator_frames.ChangeMembership: Rule.ADMINISTRATION,
+    operator_frames.HashKeys: Rule.ADMINISTRATION,
+    operator_frames.Defragment: Rule.ADMINISTRATION,
+    operator_frames.BeginBackup: Rule.ADMINISTRATION,
+    operator_frames.ReadBackup: Rule.ADMINISTRATION,
+    operator_frames.EndBackup: Rule.ADMINISTRATION,
+    operator_frames.AwaitCompaction: Rule.USER,
     frames.Login: Rule.OPEN,
     frames.AsUser: Rule.PARTS,
     # commands

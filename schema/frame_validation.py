@@ -43,33 +43,35 @@ from .commands import (
     SetAlarm,
 )
 from .frames import (
-    Administer,
-    AskClients,
-    AskEvents,
-    AskFigures,
     AskLeases,
-    AskLoad,
-    AskStatus,
     AsUser,
-    AwaitCompaction,
-    BeginBackup,
-    ChangeMembership,
     Close,
-    Defragment,
-    EndBackup,
-    HashKeys,
     KeepAlive,
     KeepLeases,
     Login,
     MonitorProcess,
     Open,
-    ReadBackup,
     Reads,
     Request,
     WatchPoll,
     Writes,
 )
 from .operations import Range
+from .operator_frames import (
+    Administer,
+    AskClients,
+    AskEvents,
+    AskFigures,
+    AskLoad,
+    AskStatus,
+    AwaitCompaction,
+    BeginBackup,
+    ChangeMembership,
+    Defragment,
+    EndBackup,
+    HashKeys,
+    ReadBackup,
+)
 from .validation import check_operation, check_range, check_request_id
 
 Check = Callable[[Any, Limits], None]

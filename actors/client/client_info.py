@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from ...schema.frames import ClientStatus, LeaseOwner
+from ...schema.frames import LeaseOwner
+from ...schema.operator_frames import ClientStatus
 
 
 class ClientInfo(msgspec.Struct, frozen=True):

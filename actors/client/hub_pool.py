@@ -40,7 +40,8 @@ from ...limits import (
     Settings,
     decode_settings,
 )
-from ...schema.frames import AskStatus, MemberStatus, Reply, Status
+from ...schema.frames import Reply
+from ...schema.operator_frames import AskStatus, MemberStatus, Status
 from .. import finalizer_guard
 from ..deadline import covering, time_left
 from ..this_process import this_client

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from ...schema.frames import ClientLoad, Load, LoadShown
 from ...schema.key_spaces import USER_SPACE
+from ...schema.operator_frames import ClientLoad, Load, LoadShown
 from ..naming import member_name
 from .client_info import ClientInfo, client_info
 

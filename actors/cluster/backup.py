@@ -22,7 +22,7 @@ from ...limits import (
     BACKUP_END_TIMEOUT_S,
     POLL_PAUSE_S,
 )
-from ...schema.frames import MemberStatus
+from ...schema.operator_frames import MemberStatus
 from ...store.backup_file import Header, write_backup
 from ...store.engine.rocks import RocksDisk
 from ..deadline import at_most, pause_between_checks

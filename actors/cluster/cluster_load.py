@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from ...errors import AuthFailed, KeeperError, PermissionDenied, Unavailable
 from ...limits import DEFAULT_TIMEOUT_S, LOAD_ROWS, STATUS_TIMEOUT_S
-from ...schema.frames import AskLoad, LoadShown, Refusal, Refused, Reply
+from ...schema.frames import Refusal, Refused, Reply
+from ...schema.operator_frames import AskLoad, LoadShown
 from ..client.load_tables import ClusterTop, merged
 from ..deadline import at_most
 from ..leader_call import ask_each

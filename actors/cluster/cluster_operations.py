@@ -27,7 +27,7 @@ from ...limits import (
 from ...raft.messages import ChangeKind, MemberChange
 from ...schema.answers import Failed, Reason
 from ...schema.commands import Configure
-from ...schema.frames import MemberStatus
+from ...schema.operator_frames import MemberStatus
 from .. import arguments as check
 from ..client.client_info import ClientInfo, client_info
 from ..client.load_tables import ClusterTop

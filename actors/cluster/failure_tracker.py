@@ -16,8 +16,8 @@ import msgspec
 
 from ...limits import OPENING_MAX_S, SEARCH_AFTER_S, STEP_RETRY_S, STUCK_TURN_S, Settings, decode_settings
 from ...raft.messages import Configuration
-from ...schema.frames import MemberStatus
 from ...schema.member_record import MemberRecord
+from ...schema.operator_frames import MemberStatus
 from ..naming import member_name
 from ..ray_view import RayNode
 from .data_locations import Search, Sighting, choose_home, locate_data, membership

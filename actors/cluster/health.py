@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ...limits import Settings, decode_settings
-from ...schema.frames import MemberStatus
+from ...schema.operator_frames import MemberStatus
 from ..naming import member_name
 from ..transport.peer_clocks import clocks_that_differ
 

@@ -26,7 +26,7 @@ import ray
 
 from ...errors import Unavailable
 from ...limits import HUNG_ASK_S, HUNG_END_S, STUCK_TURN_S
-from ...schema.frames import MemberStatus
+from ...schema.operator_frames import MemberStatus
 from ...store.data_dir import DataDir
 from ...store.data_lock import lock_path
 from ...store.engine.rocks import RocksDisk

@@ -25,7 +25,7 @@ import ray
 from ...errors import ClusterMismatch, MembersMissing, SpecError, Unavailable
 from ...limits import POLL_PAUSE_S, SETTLE_TIMEOUT_S, STOP_TIMEOUT_S, SURVEY_TIMEOUT_S
 from ...raft.messages import Configuration
-from ...schema.frames import MemberStatus
+from ...schema.operator_frames import MemberStatus
 from ...spec import ClusterSpec
 from ..deadline import pause_between_checks, wait_for
 from ..discovery import actors_gone, alive_nodes, ask_all, listed_actors, member_actors, settled_statuses

@@ -12,19 +12,9 @@ from typing import Any, NamedTuple
 from ...limits import OPERATOR_TIMEOUT_S
 from ...schema.answers import Failed
 from ...schema.commands import AlarmKind, SetAlarm
-from ...schema.frames import (
-    AlarmStatus,
-    AwaitCompaction,
-    Defragment,
-    HashKeys,
-    KeysHashed,
-    Read,
-    ReadReply,
-    Reads,
-    Refused,
-    Written,
-)
+from ...schema.frames import Read, ReadReply, Reads, Refused, Written
 from ...schema.operations import KeyRange, Range
+from ...schema.operator_frames import AlarmStatus, AwaitCompaction, Defragment, HashKeys, KeysHashed
 from ..deadline import at_most, covered
 from ..leader_call import administer, ask_each, expect
 from ..member_access import access_to, answering, member_statuses

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...raft.messages import Configuration
-from ...schema.frames import MemberStatus
+from ...schema.operator_frames import MemberStatus
 
 
 def leader_of(statuses: Iterable[MemberStatus]) -> MemberStatus | None:

@@ -10,7 +10,7 @@ import ray
 
 from ...limits import STATUS_TIMEOUT_S
 from ...raft.messages import Configuration
-from ...schema.frames import MemberStatus
+from ...schema.operator_frames import MemberStatus
 from ..deadline import at_most
 from ..discovery import alive_nodes, member_actors
 from ..ray_view import RayNode

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...raft.messages import Configuration
-from ...schema.frames import MemberStatus
+from ...schema.operator_frames import MemberStatus
 from ..naming import member_name
 from ..ray_view import ProxyInfo, RayNode
 from ..transport.peer_clocks import clocks_that_differ

@@ -15,7 +15,7 @@ import ray
 
 from ...errors import KeeperError, Unavailable
 from ...limits import POLL_PAUSE_S, STATUS_TIMEOUT_S, STOP_TIMEOUT_S
-from ...schema.frames import MemberStatus
+from ...schema.operator_frames import MemberStatus
 from ..deadline import at_most, pause_between_checks, wait_for
 from ..discovery import actors_gone
 from ..naming import GAVE_UP, WAS_STOPPED, MemberSpec, actor_name, member_name

@@ -36,17 +36,9 @@ from ...limits import (
     WATCH_POLL_S,
 )
 from ...schema.commands import COMMANDS_VERSION
-from ...schema.frames import (
-    AlarmStatus,
-    AskStatus,
-    AsUser,
-    MemberStatus,
-    Refusal,
-    Refused,
-    RelativeDeadline,
-    Request,
-    Status,
-)
+from ...schema.frame_deadline import RelativeDeadline
+from ...schema.frames import AsUser, Refusal, Refused, Request
+from ...schema.operator_frames import AlarmStatus, AskStatus, MemberStatus, Status
 from ...schema.replies import reply_bytes
 from ...store.backup_file import Header
 from ...store.data_copies import note_served

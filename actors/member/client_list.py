@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...schema.frames import ClientStatus, LeaseOwner
+from ...schema.frames import LeaseOwner
+from ...schema.operator_frames import ClientStatus
 from ...store.state.machine import State
 from ..this_process import ids_are_of
 

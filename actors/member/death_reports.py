@@ -19,7 +19,8 @@ import msgspec
 from ...limits import DEATH_REPORT_CALL_S, DEATH_REPORT_PAUSE_S, DEATH_REPORT_S, MAX_EXPIRIES_AT_ONCE, MONITOR_REFRESH_S
 from ...schema.answers import Done
 from ...schema.commands import EndDeadSessions
-from ...schema.frames import Administer, AsUser, Refusal, Refused, Reply, Written
+from ...schema.frames import AsUser, Refusal, Refused, Reply, Written
+from ...schema.operator_frames import Administer
 from ...schema.replies import MakeReply
 from ..logs import MemberLog
 

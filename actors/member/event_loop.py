@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...schema.commands import CommandUnknown
-from ...schema.frames import MemberStatus
+from ...schema.operator_frames import MemberStatus
 from ...store.data_dir import DataDir, DataMissing, StateDamaged
 from ...telemetry import Telemetry
 from ..log_files import flush_log

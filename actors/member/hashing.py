@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from ...errors import DataCorrupted
 from ...limits import MAX_WAITING_HASHES, REMEMBERED_HASHES
-from ...schema.frames import ContentHash
+from ...schema.operator_frames import ContentHash
 from ...store.state.content_hash import ContentHasher
 from .snapshots import Background
 

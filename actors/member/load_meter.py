@@ -23,9 +23,10 @@ from typing import NamedTuple, TypeVar
 
 from ...limits import LOAD_ROWS, LOAD_SAMPLES, LOAD_SPAN_S, SHOWN_KEY_BYTES
 from ...schema.commands import ClientWrite
-from ...schema.frames import Load, Read, Watched
+from ...schema.frames import Read, Watched
 from ...schema.key_spaces import USER_SPACE
 from ...schema.operations import Delete, Operation, Put, Range, Txn
+from ...schema.operator_frames import Load
 from ..transport.lane_server import Lane
 
 T = TypeVar("T")

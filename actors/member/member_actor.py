@@ -17,7 +17,7 @@ import ray
 from ...limits import CLIENT_THREADS, CONTROL_THREADS, PEER_THREADS, WATCH_THREADS
 
 if TYPE_CHECKING:
-    from ...schema.frames import MemberStatus
+    from ...schema.operator_frames import MemberStatus
     from ...store.backup_file import Header
     from ...store.data_dir import Identity
     from ..naming import MemberSpec

@@ -20,10 +20,11 @@ from ...schema.commands import (
     HashContent,
     RegisterMember,
 )
-from ...schema.frames import BareRequest, ChangeMembership, Login, Refusal, Refused
+from ...schema.frames import BareRequest, Login, Refusal, Refused
 from ...schema.key_range import KeyRange
 from ...schema.key_spaces import names_of
 from ...schema.operations import Operation
+from ...schema.operator_frames import ChangeMembership
 from ..audit import AuditLog
 from .request_source import ACTOR_CALL
 

@@ -20,10 +20,10 @@ from ...limits import (
     METRICS_SCANNED_KEYS,
 )
 from ...schema.answers import RangeAnswer
-from ...schema.frames import MemberStatus
 from ...schema.key_range import KeyRange
 from ...schema.key_spaces import RESERVED_SPACE
 from ...schema.operations import Range
+from ...schema.operator_frames import MemberStatus
 from ...telemetry import (
     Family,
     Sample,

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from ...errors import KeeperError, Unavailable
 from ...limits import BACKUP_CONFIRM_TIMEOUT_S, MAX_BACKUP_PART_BYTES, MAX_OPERATOR_REQUESTS
 from ...schema.answers import Done, Failed, Reason
-from ...schema.frames import BackupBegun, BackupPart, KeysHashed, Refusal, Refused, Reply, Written
+from ...schema.frames import Refusal, Refused, Reply, Written
+from ...schema.operator_frames import BackupBegun, BackupPart, KeysHashed
 from ...store.backup_file import encode_header
 from ...store.state.key_hash import hash_keys
 from ...telemetry import WORK_BUCKETS, Histogram

@@ -23,9 +23,10 @@ from ...limits import (
 )
 from ...raft import Entry
 from ...schema.commands import ByUser, ClientWrites, Command
-from ...schema.frames import Read, SlowRequest
+from ...schema.frames import Read
 from ...schema.key_spaces import USER_SPACE
 from ...schema.operations import Compact, Delete, LeaseGrant, LeaseRevoke, Operation, Put, Range, Txn
+from ...schema.operator_frames import SlowRequest
 from ..logs import MemberLog
 from .events import Proposal
 from .watches import WatchFigures

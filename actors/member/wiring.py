@@ -24,7 +24,7 @@ from ...limits import (
     decode_settings,
 )
 from ...proxy_address import port_range
-from ...schema.frames import MemberStatus
+from ...schema.operator_frames import MemberStatus
 from ...store.data_dir import DataDir, Identity
 from ...telemetry import Telemetry
 from ..logs import MemberLog

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from ...raft.messages import ChangeKind, MemberChange
-from ...schema.frames import MemberStatus
+from ...schema.operator_frames import MemberStatus
 from ..naming import member_name
 from .etcd_backend import CallContext, EtcdBackend
 from .etcd_errors import BAD_MEMBER_URLS, LAST_VOTER, MEMBER_NOT_FOUND, NOT_A_LEARNER

@@ -23,8 +23,9 @@ from ...limits import (
     CONSOLE_NODES_S,
     PROXY_TIMEOUT_S,
 )
-from ...schema.frames import LeaseStatus, LeaseStatuses, MemberStatus
+from ...schema.frames import LeaseStatus, LeaseStatuses
 from ...schema.key_spaces import RESERVED_SPACE
+from ...schema.operator_frames import MemberStatus
 from ..client.aio_timeout import on_thread, within
 from ..client.client_info import client_info, owner_info
 from ..client.core.in_flight import LeaseQuestion

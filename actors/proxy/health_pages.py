@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs
 
 from ...limits import STATUS_TIMEOUT_S
-from ...schema.frames import MemberStatus
+from ...schema.operator_frames import MemberStatus
 from ..transport.peer_clocks import clocks_that_differ
 from .etcd_backend import EtcdBackend, UntimedContext
 from .http_exchange import HttpError, HttpExchange

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ...schema.commands import AlarmKind, SetAlarm
-from ...schema.frames import MemberStatus
+from ...schema.operator_frames import MemberStatus
 from .cluster_service import MembershipOperations
 from .etcd_backend import CallContext, EtcdBackend
 from .etcd_errors import (

@@ -28,7 +28,8 @@ from ...limits import (
 from ...raft.messages import MemberChange
 from ...schema.answers import Answer, Failed, Reason
 from ...schema.commands import Administration, ClusterEvent
-from ...schema.frames import (
+from ...schema.frames import LoggedIn, Login, Refusal, Refused, Reply, Request, Written
+from ...schema.operator_frames import (
     Administer,
     AskClients,
     AskEvents,
@@ -49,16 +50,9 @@ from ...schema.frames import (
     HashKeys,
     KeysHashed,
     LoadShown,
-    LoggedIn,
-    Login,
     MemberStatus,
     ReadBackup,
-    Refusal,
-    Refused,
-    Reply,
-    Request,
     Status,
-    Written,
 )
 from ...telemetry import Family
 from ..client.aio_timeout import cancel_if_possible, within

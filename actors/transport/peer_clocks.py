@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from ...limits import CLOCK_DIFFERS_S, CLOCK_LOG_PAUSE_S, CLOCK_LOOK_READINGS, CLOCK_LOOK_S
-from ...schema.frames import MemberStatus
+from ...schema.operator_frames import MemberStatus
 from ..logs import MemberLog
 from ..naming import member_name
 

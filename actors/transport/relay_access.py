@@ -10,7 +10,8 @@ from functools import partial
 
 import msgspec
 
-from ...schema.frames import AskStatus, MemberStatus, Reply, Status
+from ...schema.frames import Reply
+from ...schema.operator_frames import AskStatus, MemberStatus, Status
 from .relay import RelayCalls
 
 _ASK_STATUS = msgspec.msgpack.encode(AskStatus())

@@ -24,7 +24,7 @@ from raykeeper.actors.client import hub_pool
 from raykeeper.actors.member.event_loop import EventLoop
 from raykeeper.actors.transport.client_transport import OnOwnThreads
 from raykeeper.limits import Limits, Settings, Timings, encode_settings
-from raykeeper.schema.frames import MemberStatus
+from raykeeper.schema.operator_frames import MemberStatus
 from raykeeper.store.data_dir import DataDir, FirstMember, Identity
 from raykeeper.store.engine.rocks import RocksDisk
 from simulation.checker import Violation

@@ -16,7 +16,7 @@ from lab.http2.http_client import request
 from lab.onemember import in_thread
 from lab.patience import PATIENCE, until
 from raykeeper.actors.client import hub_pool
-from raykeeper.schema.frames import MemberStatus
+from raykeeper.schema.operator_frames import MemberStatus
 
 TTL = 300.0
 MARKUP = '<img src=x onerror="window.hacked=1"><svg onload=window.hacked=1>\'"&amp;'

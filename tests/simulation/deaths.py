@@ -15,7 +15,8 @@ import msgspec
 
 from raykeeper.schema.answers import Done
 from raykeeper.schema.commands import EndDeadSessions
-from raykeeper.schema.frames import Administer, AsUser, Reply, Written
+from raykeeper.schema.frames import AsUser, Reply, Written
+from raykeeper.schema.operator_frames import Administer
 
 if TYPE_CHECKING:
     from simulation.client import Client

@@ -25,7 +25,7 @@ from raykeeper.actors.transport.process_monitors import ProcessMonitors
 from raykeeper.errors import DataCorrupted, NoSpace
 from raykeeper.limits import TURN_EVENTS, Settings, decode_settings
 from raykeeper.raft.messages import Message
-from raykeeper.schema.frames import MemberStatus
+from raykeeper.schema.operator_frames import MemberStatus
 from raykeeper.store.data_dir import DataDir, StateDamaged
 from simulation.checker import Violation
 from simulation.disk import SimDisk

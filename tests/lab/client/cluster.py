@@ -24,10 +24,8 @@ from raykeeper.raft.messages import Configuration, Entry, EntryKind
 from raykeeper.schema.answers import Answer, Done, Failed, Reason, SessionOpened
 from raykeeper.schema.commands import ClientWrites, CloseSession, Command, OpenSession
 from raykeeper.schema.frames import (
-    AskStatus,
     Close,
     KeepAlive,
-    MemberStatus,
     Open,
     Opened,
     ReadReply,
@@ -36,10 +34,10 @@ from raykeeper.schema.frames import (
     Refused,
     Reply,
     Request,
-    Status,
     Writes,
     Written,
 )
+from raykeeper.schema.operator_frames import AskStatus, MemberStatus, Status
 from raykeeper.store.state.machine import State
 from simulation.disk import SimDisk
 

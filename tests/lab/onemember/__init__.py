@@ -25,7 +25,8 @@ from raykeeper.actors.transport.client_lanes import LaneTransport
 from raykeeper.actors.transport.client_transport import OnOwnThreads
 from raykeeper.actors.transport.lane import LaneOffer
 from raykeeper.limits import Settings, Timings, encode_settings
-from raykeeper.schema.frames import AlarmStatus, MemberStatus, Reply, Request
+from raykeeper.schema.frames import Reply, Request
+from raykeeper.schema.operator_frames import AlarmStatus, MemberStatus
 from raykeeper.store.data_dir import DataDir, FirstMember, Identity
 from raykeeper.store.engine.interface import Disk
 from simulation.disk import SimDisk

@@ -25,8 +25,9 @@ from raykeeper.schema.commands import (
     ReserveMember,
     RetireMember,
 )
-from raykeeper.schema.frames import Administer, ChangeMembership, Refusal, Refused, Reply, Writes, Written
+from raykeeper.schema.frames import Refusal, Refused, Reply, Writes, Written
 from raykeeper.schema.operations import LeaseGrant, Put, Txn
+from raykeeper.schema.operator_frames import Administer, ChangeMembership
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 from lab.patience import PATIENCE
 from raykeeper.cli import near_cluster
 from raykeeper.proxy_notices import ProxyNotice
-from raykeeper.schema.frames import MemberStatus, Reply, Status
+from raykeeper.schema.frames import Reply
+from raykeeper.schema.operator_frames import MemberStatus, Status
 
 
 def status_of(cluster: int) -> bytes:

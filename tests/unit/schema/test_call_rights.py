@@ -8,8 +8,9 @@ import pytest
 
 from raykeeper.schema.call_rights import RULES, Rule
 from raykeeper.schema.commands import Administration, ByUser, ClientWrites, Command
-from raykeeper.schema.frames import AskFigures, AskStatus, AsUser, BareRequest, Login
+from raykeeper.schema.frames import AsUser, BareRequest, Login
 from raykeeper.schema.operations import Operation
+from raykeeper.schema.operator_frames import AskFigures, AskStatus
 
 FRAMES = (*get_args(BareRequest), AsUser)
 

@@ -10,7 +10,8 @@ from raykeeper.errors import RequestTooLarge
 from raykeeper.limits import MAX_IDENTITY_LETTERS, Limits
 from raykeeper.schema.client_identity import ClientIdentity
 from raykeeper.schema.frame_validation import check_request
-from raykeeper.schema.frames import AskStatus, AsUser, BareRequest, KeepAlive, Login, Request, WatchPoll, is_poll
+from raykeeper.schema.frames import AsUser, BareRequest, KeepAlive, Login, Request, WatchPoll, is_poll
+from raykeeper.schema.operator_frames import AskStatus
 from raykeeper.schema.said_by import encode_said, said_by
 
 WHO = ClientIdentity(host="here", pid=41, job="01")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raykeeper.actors.client.load_tables import SlowInfo, merged
 from raykeeper.schema.client_identity import ClientIdentity
-from raykeeper.schema.frames import ClientLoad, ClientStatus, Load, LoadShown, PrefixLoad, SlowRequest
+from raykeeper.schema.operator_frames import ClientLoad, ClientStatus, Load, LoadShown, PrefixLoad, SlowRequest
 
 
 def test_a_client_is_one_whichever_member_it_asks() -> None:

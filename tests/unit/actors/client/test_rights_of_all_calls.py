@@ -24,6 +24,7 @@ from raykeeper.actors.recipes.change_stream import ChangeStream
 from raykeeper.actors.recipes.sync_async import run_sync
 from raykeeper.raft.messages import ChangeKind, MemberChange
 from raykeeper.schema import frames
+from raykeeper.schema import operator_frames as operators
 from raykeeper.schema.answers import Failed, Reason
 from raykeeper.schema.call_rights import CONTROL_RULES, RULES, Rule
 from raykeeper.schema.commands import ClientWrite, ClientWrites, HashContent
@@ -154,24 +155,24 @@ EXAMPLES: dict[type, Callable[[int], Any]] = {
     frames.Open: lambda c: frames.Open(c, 60.0, b"nonce"),
     frames.KeepAlive: lambda c: frames.KeepAlive(c, 60.0, 1),
     frames.Close: lambda c: frames.Close(c, 60.0, 1),
-    frames.AskStatus: lambda c: frames.AskStatus(),
+    operators.AskStatus: lambda c: operators.AskStatus(),
     frames.KeepLeases: lambda c: frames.KeepLeases(c, 60.0, (1,)),
     frames.AskLeases: lambda c: frames.AskLeases(c, 60.0, (1,)),
     frames.WatchPoll: lambda c: frames.WatchPoll(c, 60.0, b"s", True, (frames.CreateWatch(1, OUTSIDE, 0),)),
-    frames.Administer: lambda c: frames.Administer(c, 60.0, HashContent()),
-    frames.ChangeMembership: lambda c: frames.ChangeMembership(c, 60.0, (MemberChange(ChangeKind.REMOVE, 9),)),
-    frames.HashKeys: lambda c: frames.HashKeys(c, 60.0, 0),
-    frames.AwaitCompaction: lambda c: frames.AwaitCompaction(c, 60.0, 0),
-    frames.Defragment: lambda c: frames.Defragment(c, 60.0),
+    operators.Administer: lambda c: operators.Administer(c, 60.0, HashContent()),
+    operators.ChangeMembership: lambda c: operators.ChangeMembership(c, 60.0, (MemberChange(ChangeKind.REMOVE, 9),)),
+    operators.HashKeys: lambda c: operators.HashKeys(c, 60.0, 0),
+    operators.AwaitCompaction: lambda c: operators.AwaitCompaction(c, 60.0, 0),
+    operators.Defragment: lambda c: operators.Defragment(c, 60.0),
     frames.Login: lambda c: frames.Login(c, 60.0, "ann", "ann"),
-    frames.BeginBackup: lambda c: frames.BeginBackup(c, 60.0, 0.0),
-    frames.ReadBackup: lambda c: frames.ReadBackup(c, 60.0, "none", 0, 1),
-    frames.EndBackup: lambda c: frames.EndBackup(c, 60.0, "none"),
-    frames.AskClients: lambda c: frames.AskClients(c, 60.0),
+    operators.BeginBackup: lambda c: operators.BeginBackup(c, 60.0, 0.0),
+    operators.ReadBackup: lambda c: operators.ReadBackup(c, 60.0, "none", 0, 1),
+    operators.EndBackup: lambda c: operators.EndBackup(c, 60.0, "none"),
+    operators.AskClients: lambda c: operators.AskClients(c, 60.0),
     frames.MonitorProcess: lambda c: frames.MonitorProcess(c, 60.0, 1),
-    frames.AskEvents: lambda c: frames.AskEvents(c, 60.0),
-    frames.AskFigures: lambda c: frames.AskFigures(),
-    frames.AskLoad: lambda c: frames.AskLoad(c, 60.0),
+    operators.AskEvents: lambda c: operators.AskEvents(c, 60.0),
+    operators.AskFigures: lambda c: operators.AskFigures(),
+    operators.AskLoad: lambda c: operators.AskLoad(c, 60.0),
 }
 """A frame of each kind, of this cluster; keys are outside of what ann may touch."""
 KINDS = get_args(frames.BareRequest)

@@ -21,7 +21,8 @@ from raykeeper.actors.client.aio_users import AsyncUsers
 from raykeeper.actors.client.login import Credentials
 from raykeeper.actors.client.users import Users
 from raykeeper.schema.commands import HashContent
-from raykeeper.schema.frames import Administer, AsUser, LoggedIn, Login, Refusal, Refused, Written
+from raykeeper.schema.frames import AsUser, LoggedIn, Login, Refusal, Refused, Written
+from raykeeper.schema.operator_frames import Administer
 
 
 class Shop:

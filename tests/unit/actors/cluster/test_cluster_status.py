@@ -9,8 +9,8 @@ import pytest
 
 from raykeeper.actors.cluster.status import ClusterStatus, status_of
 from raykeeper.actors.ray_view import RayNode
-from raykeeper.schema.frames import MemberStatus
 from raykeeper.schema.member_record import MemberRecord
+from raykeeper.schema.operator_frames import MemberStatus
 
 NODES = [RayNode("n1", "10.0.0.1", frozenset({"node:10.0.0.1"})), RayNode("n3", "10.0.0.3", frozenset({"disk-3"}))]
 TABLE = (

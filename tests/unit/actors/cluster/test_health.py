@@ -6,7 +6,7 @@ import msgspec
 
 from raykeeper.actors.cluster.health import health_of
 from raykeeper.limits import Limits
-from raykeeper.schema.frames import AlarmStatus, MemberStatus
+from raykeeper.schema.operator_frames import AlarmStatus, MemberStatus
 
 WELL = MemberStatus(
     cluster_name="c",

@@ -16,7 +16,7 @@ from raykeeper.actors.cluster.markers import MarkedMember, Marker
 from raykeeper.actors.cluster.node_storage import NodeInventory
 from raykeeper.actors.naming import MemberSpec
 from raykeeper.actors.ray_view import RayNode
-from raykeeper.schema.frames import MemberStatus
+from raykeeper.schema.operator_frames import MemberStatus
 
 A = 0xA
 NODES = [RayNode(f"id{n}", f"10.0.0.{n}", frozenset({f"node:10.0.0.{n}"})) for n in (1, 2, 3)]

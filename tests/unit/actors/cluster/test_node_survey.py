@@ -16,8 +16,8 @@ from raykeeper.actors.cluster.observe import Observation
 from raykeeper.actors.cluster.ray_nodes import PackageMissing
 from raykeeper.actors.ray_view import RayNode
 from raykeeper.limits import NODE_SURVEY_REPEAT_S, STEP_RETRY_S
-from raykeeper.schema.frames import MemberStatus
 from raykeeper.schema.member_record import MemberRecord
+from raykeeper.schema.operator_frames import MemberStatus
 
 A, B = 0xA, 0xB
 

@@ -12,7 +12,7 @@ from raykeeper.actors.cluster.proxy_keeper import ProxyKeeper
 from raykeeper.actors.proxy.proxy_actor import ProxySpec, ProxyStatus
 from raykeeper.actors.ray_view import RayNode
 from raykeeper.limits import PROXY_SILENT_S, PROXY_START_RETRY_S, Settings, encode_settings
-from raykeeper.schema.frames import MemberStatus
+from raykeeper.schema.operator_frames import MemberStatus
 
 ALL = Settings(proxy="all")
 

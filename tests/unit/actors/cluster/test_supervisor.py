@@ -37,8 +37,8 @@ from raykeeper.actors.ray_view import RayNode
 from raykeeper.errors import Unavailable
 from raykeeper.limits import OPENING_MAX_S, SEARCH_MIN_PAUSE_S, Settings, Timings, encode_settings
 from raykeeper.raft.messages import Configuration
-from raykeeper.schema.frames import MemberStatus
 from raykeeper.schema.member_record import MemberRecord
+from raykeeper.schema.operator_frames import MemberStatus
 from raykeeper.store.data_copies import Served
 from raykeeper.store.data_dir import FirstMember, Identity
 from raykeeper.store.membership_note import MembershipNote

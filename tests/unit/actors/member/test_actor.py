@@ -21,8 +21,9 @@ from raykeeper.actors.member.member_actor import MemberHost
 from raykeeper.actors.naming import MemberSpec, encode_member_spec
 from raykeeper.errors import NoSpace
 from raykeeper.schema.commands import ClientWrite, ClientWrites
-from raykeeper.schema.frames import AskStatus, Close, KeepAlive, Open, Read, Reads, Writes
+from raykeeper.schema.frames import Close, KeepAlive, Open, Read, Reads, Writes
 from raykeeper.schema.operations import KeyRange, Put, Range
+from raykeeper.schema.operator_frames import AskStatus
 from raykeeper.store.data_dir import DataDir
 
 

@@ -13,7 +13,8 @@ from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.member.death_reports import DeathReports
 from raykeeper.schema.answers import Done, Failed, Reason
 from raykeeper.schema.commands import EndDeadSessions
-from raykeeper.schema.frames import Administer, AsUser, Refusal, Refused, Reply, Request, Written
+from raykeeper.schema.frames import AsUser, Refusal, Refused, Reply, Request, Written
+from raykeeper.schema.operator_frames import Administer
 from raykeeper.schema.replies import MakeReply, reply_bytes
 
 decode = msgspec.msgpack.Decoder(Request).decode

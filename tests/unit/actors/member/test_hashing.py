@@ -15,7 +15,7 @@ from raykeeper.errors import DataCorrupted
 from raykeeper.limits import MAX_WAITING_HASHES, REMEMBERED_HASHES, Limits
 from raykeeper.raft.messages import Configuration
 from raykeeper.schema.commands import AlarmKind
-from raykeeper.schema.frames import ContentHash
+from raykeeper.schema.operator_frames import ContentHash
 
 MB = 1000 * 1000
 LIMITS = Limits(quota_bytes=100 * MB, reserve_bytes=50 * MB)

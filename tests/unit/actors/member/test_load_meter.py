@@ -16,9 +16,10 @@ from raykeeper.actors.this_process import ids_are_of
 from raykeeper.limits import LOAD_ROWS, LOAD_SAMPLES
 from raykeeper.schema.client_identity import ClientIdentity
 from raykeeper.schema.commands import ClientWrite
-from raykeeper.schema.frames import AskLoad, Load, LoadShown, Read
+from raykeeper.schema.frames import Read
 from raykeeper.schema.key_range import KeyRange
 from raykeeper.schema.operations import Compact, Delete, Put, Range, Txn
+from raykeeper.schema.operator_frames import AskLoad, Load, LoadShown
 
 
 class Clock:

@@ -21,7 +21,8 @@ from raykeeper.actors.member.maintenance import Maintenance
 from raykeeper.limits import Limits, Settings, Timings, encode_settings
 from raykeeper.schema.answers import Answer
 from raykeeper.schema.commands import Administration, AlarmKind, Configure, HashContent, SetAlarm
-from raykeeper.schema.frames import Administer, MemberStatus, Refused, Reply, Written
+from raykeeper.schema.frames import Refused, Reply, Written
+from raykeeper.schema.operator_frames import Administer, MemberStatus
 from raykeeper.store.engine.rocks import RocksDisk
 
 encode = msgspec.msgpack.Encoder().encode

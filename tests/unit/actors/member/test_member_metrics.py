@@ -9,7 +9,7 @@ import pytest
 from lab.onemember import OneMember, one_member
 from lab.patience import PATIENCE, until
 from raykeeper.limits import Limits
-from raykeeper.schema.frames import AskFigures, Figures
+from raykeeper.schema.operator_frames import AskFigures, Figures
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

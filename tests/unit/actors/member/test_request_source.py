@@ -9,7 +9,8 @@ from raykeeper.actors.member.request_source import ACTOR_CALL, source_of
 from raykeeper.limits import MAX_IDENTITY_LETTERS
 from raykeeper.schema.client_identity import ClientIdentity
 from raykeeper.schema.commands import ClientWrites, HashContent
-from raykeeper.schema.frames import Administer, BareRequest, Close, Login, Open, Reads, Writes
+from raykeeper.schema.frames import BareRequest, Close, Login, Open, Reads, Writes
+from raykeeper.schema.operator_frames import Administer
 
 IDENTITY = ClientIdentity(host="a\nb", pid=7, job="0100", actor="it's")
 SAID = f"{ACTOR_CALL} that says it is process 7 on 'a\\nb', job '0100', actor \"it's\""

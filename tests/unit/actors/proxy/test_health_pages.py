@@ -13,7 +13,7 @@ from lab.http2.etcd_port import EtcdPort, etcd_port
 from lab.http2.http_client import Reply, request
 from raykeeper.actors.proxy.etcd_backend import EtcdBackend
 from raykeeper.actors.proxy.etcd_errors import TIMED_OUT
-from raykeeper.schema.frames import MemberStatus
+from raykeeper.schema.operator_frames import MemberStatus
 
 TEXT = "text/plain; charset=utf-8"
 

@@ -13,7 +13,8 @@ from lab.patience import PATIENCE
 from raykeeper.actors.client.aio_timeout import within
 from raykeeper.actors.proxy import member_calls
 from raykeeper.actors.proxy.member_calls import BackupRead, MemberCalls
-from raykeeper.schema.frames import BackupBegun, MemberStatus, Reply, Status
+from raykeeper.schema.frames import Reply
+from raykeeper.schema.operator_frames import BackupBegun, MemberStatus, Status
 
 HANGS, LEFT, FAILS = "hangs", "left", "fails"
 

@@ -24,8 +24,8 @@ from raykeeper.actors.proxy.proxy_place import ProxyPlace
 from raykeeper.actors.proxy.proxy_registry import PROXIES, ProxyEntry, read_entry
 from raykeeper.actors.proxy.rpc_status import RpcCode, RpcError
 from raykeeper.proxy_address import ListenAddress
-from raykeeper.schema.frames import MemberStatus
 from raykeeper.schema.member_record import MemberRecord
+from raykeeper.schema.operator_frames import MemberStatus
 
 ROOT = {"user": "root", "password": "first"}
 
