@@ -21,6 +21,8 @@ REFERENCE = ROOT / "docs" / "reference"
 UNITS = {"Bytes": "bytes", "Seconds": "s", "Fraction": "fraction"}
 """By the type of a field of a struct."""
 SUFFIXES = {
+    "_PER_S": "a second",
+    "_PER_SECOND": "a second",
     "_S": "s",
     "_BYTES": "bytes",
     "_BITS": "bits",
@@ -29,7 +31,7 @@ SUFFIXES = {
     "_FACTOR": "factor",
     "_SHIFT": "bits",
 }
-"""By the end of a constant's name."""
+"""By the end of a constant's name; the first that fits counts."""
 NAMES = runpy.run_path(str(ROOT / "limits.py"), run_name="limits")
 """For defaults that are computed from others."""
 SECTIONS = {
@@ -80,7 +82,9 @@ def fields(node: ast.ClassDef) -> Iterator[Bound]:
             kind = ast.unparse(field.annotation)
             if kind not in SECTIONS:
                 unit = UNITS.get(kind) or (unit_of(field.target.id) if kind != "bool" else "")
-                yield Bound(field.target.id, shown(field.value, unit), unit, meaning(node.body, at))
+                default = shown(field.value, unit)
+                rate = unit_of(field.target.id) == "a second" and kind in UNITS
+                yield Bound(field.target.id, default, f"{unit} a second" if rate else unit, meaning(node.body, at))
 
 
 def unit_of(name: str) -> str:

@@ -390,19 +390,32 @@ def test_an_item_over_which_workers_die(clusters: Made, shell: Shell) -> None:
     cluster = clusters.launch()
     kv = cluster.client()
     queue = kv.queue("shards")
-    queue.put("poison")
     queue.put("good")
-    claim = queue.claim()
+    queue.put("poison")
+    claims = [queue.claim(), queue.claim()]
     assert "queue shards, 2 items" in shell("queues", "shards")
-    claim.nack()
+    for claim in claims:
+        claim.nack()
     page = (Path(raykeeper.__file__).parent / "docs" / "runbook.md").read_text()
-    found = re.search("```python\n(claim = .*?)```", page, re.DOTALL)
+    found = re.search("```python\n(import raykeeper\n.*?claim.ack.*?)```", page, re.DOTALL)
     assert found is not None
-    program = f"import raykeeper\n{found[1]}".replace('"jobs"', f'"{cluster.name}"').replace('"NAME"', '"shards"')
+    program = found[1].replace('"jobs"', f'"{cluster.name}"').replace('"NAME"', '"shards"')
     environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    said = subprocess.check_output([sys.executable, "-c", program], text=True, timeout=120, env=environment)
-    assert "poison" in said
-    assert queue.claim().item == b"good"
+
+    def asked(answers: str) -> str:
+        command = [sys.executable, "-c", program]
+        return subprocess.check_output(command, input=answers, text=True, timeout=120, env=environment)
+
+    said = asked("n\n\n")
+    assert said.index("good") < said.index("poison")
+    assert len(queue) == 2, "nothing is taken out unseen"
+    said = asked("n\ny\n")
+    assert said.index("good") < said.index("poison")
+    assert len(queue) == 1
+    claim = queue.claim()
+    assert claim.item == b"good"
+    claim.ack()
+    assert "take it out" not in asked(""), "no item, no question"
 
 
 # --- watches --------------------------------------------------------------------------------------------------------

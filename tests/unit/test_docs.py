@@ -389,3 +389,12 @@ def test_generated_pages_are_current() -> None:
     pages = runpy.run_path(str(ROOT / "docs" / "tables.py"))["PAGES"]
     stale = [path.name for path, make in pages.items() if not path.exists() or path.read_text() != make()]
     assert stale == [], "run make docs"
+
+
+def test_the_unit_of_a_rate_is_one() -> None:
+    """A limit that is a number a second is not one of seconds."""
+    page = (ROOT / "docs" / "reference" / "limits.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \|", page, re.MULTILINE)
+    rates = {name: unit for name, unit in rows if re.search("_per_s(econd)?$", name, re.IGNORECASE)}
+    assert len(rates) > 5
+    assert [name for name, unit in rates.items() if not unit.endswith("a second")] == []
