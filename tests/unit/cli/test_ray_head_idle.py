@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from lab.patience import PATIENCE
 from raykeeper.cli import ray_head
 from raykeeper.cli.ray_head import RayHead
 
@@ -23,6 +24,7 @@ def named(monkeypatch: pytest.MonkeyPatch, *answers: Sequence[tuple[str, str]]) 
         return [{"namespace": namespace, "name": name} for namespace, name in answer]
 
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray_head, "HEAD_IDLE_TIMEOUT_S", PATIENCE)
     monkeypatch.setattr(ray.util, "list_named_actors", list_named_actors)
     return asked
 

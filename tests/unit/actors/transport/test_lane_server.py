@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import socket
@@ -146,11 +147,21 @@ def test_a_member_has_a_bounded_number_of_lanes(lane_host: LaneHost, monkeypatch
 
 def test_lanes_leave_descriptors_to_the_disk_and_to_peers(lane_host: LaneHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bound is on numbers: what is free above it stays free, whatever else this process opens meanwhile."""
-    offer = lane_host.lanes.offer_lane("")
     gc.collect()  # what earlier tests have left open is closed before numbers are counted
-    between = [os.dup(0)]
-    while between[-1] < max(map(int, os.listdir("/proc/self/fd"))) - 1:  # nothing is free below what others have open
-        between.append(os.dup(0))
+    with contextlib.ExitStack() as opened:
+
+        def take_one() -> int:
+            number = os.dup(0)
+            opened.callback(os.close, number)
+            return number
+
+        while take_one() < max(map(int, os.listdir("/proc/self/fd"))) - 1:
+            pass  # nothing is free below what others have open
+        leave_descriptors(lane_host, monkeypatch, take_one)
+
+
+def leave_descriptors(lane_host: LaneHost, monkeypatch: pytest.MonkeyPatch, take_one: Callable[[], int]) -> None:
+    offer = lane_host.lanes.offer_lane("")
     number = descriptors.next_number(0)
     monkeypatch.setattr(descriptors, "limit", lambda: number + RESERVED_DESCRIPTORS + 20)
     clients = []
@@ -165,11 +176,12 @@ def test_lanes_leave_descriptors_to_the_disk_and_to_peers(lane_host: LaneHost, m
     assert len(clients) >= 5
     until(lambda: lane_host.lanes._listener.waiting == 0)
     assert max(lane_host.lanes._lanes) < number + 20
-    for _ in range(20):  # a client's end may have been the last number below the bound, or another thread closes some
+    for _ in range(100):  # a client's end may have been the last number below the bound, or another thread closes some
         if lane_host.lanes.offer_lane("") is None:
             break
-        between.append(os.dup(0))
-    assert lane_host.lanes.offer_lane("") is None
+        take_one()
+    else:
+        pytest.fail("lanes are offered above the bound")
     peer_offer = lane_host.lanes.offer_lane("", peer=True)
     assert peer_offer is not None
     LaneEnd(open_lane(peer_offer, "here", 2, PATIENCE))
@@ -181,8 +193,6 @@ def test_lanes_leave_descriptors_to_the_disk_and_to_peers(lane_host: LaneHost, m
     monkeypatch.setattr(descriptors, "limit", lambda: 100)
     assert lane_host.lanes.offer_lane("") is None
     assert lane_host.lanes.offer_lane("", peer=True) is None, "no room at all: members speak by calls, too"
-    for each in between:
-        os.close(each)
 
 
 def test_a_process_without_descriptors_neither_spins_nor_breaks() -> None:
