@@ -139,9 +139,9 @@ def test_a_service_thread_that_wakes_up_collects_nothing(eager: None, how: str) 
             gc.disable()
             Cycle(lambda: seen.append(where()))
             before = rounds[0]
-            gc.enable()
             if how != "in time":
-                wake()
+                wake()  # which allocates; the thread goes on when this one lets it
+            gc.enable()
             while rounds[0] == before and time.monotonic() < deadline:
                 time.sleep(0)
     finally:
