@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -78,6 +79,18 @@ def test_a_seed_is_the_same_run_everywhere() -> None:
     here = run_seed(3)
     outputs.add(f"{here.digest} {here.operations} {here.turns} {here.failure}\n".encode())
     assert len(outputs) == 1, outputs
+
+
+@pytest.mark.parametrize("profile", ["functions", "shares"])
+def test_when_garbage_is_collected_decides_nothing(profile: str) -> None:
+    before, reports = gc.get_threshold(), []
+    try:
+        for threshold in (7, 7000):
+            gc.set_threshold(threshold, 5, 5)
+            reports.append(run_seed(3, profile))
+    finally:
+        gc.set_threshold(*before)
+    assert reports[0] == reports[1]
 
 
 def test_a_campaign_goes_on_where_it_was_interrupted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
