@@ -19,7 +19,7 @@ from raykeeper.actors.deadline import covering
 from raykeeper.actors.ray_session import join_ray
 from raykeeper.actors.transport.client_actor import ActorTransport
 from raykeeper.actors.transport.directory import directory
-from raykeeper.schema.frames import AskStatus
+from raykeeper.schema.operator_frames import AskStatus
 import raykeeper
 
 name = sys.argv[1]
