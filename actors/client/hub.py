@@ -244,7 +244,7 @@ class Hub:
         try:
             number = self.submit(call, size, timeout, waiter.set_outcome, waiter)
             return waiter.wait()
-        except ReentrantCall as error:
+        except (ReentrantCall, ForkedProcess) as error:
             return error
         except BaseException:
             finalizer_guard.recover()
@@ -281,8 +281,10 @@ class Hub:
             The number of the call, for :meth:`give_up`.
 
         Raises:
+            ForkedProcess: see :meth:`run_locked`.
             ReentrantCall: this thread was interrupted while it holds the hub's lock, and calls again.
         """
+        self.check_process()
         now = clock()
         loop = reader if isinstance(reader, LoopReader) else None
         if isinstance(call.request, LeaseQuestion):

@@ -21,8 +21,11 @@ from lab.onemember import OneMember, one_member
 from raykeeper import ForkedProcess, KeeperError
 from raykeeper.actors import ray_calls
 from raykeeper.actors.client import hub_pool
+from raykeeper.actors.client.loop_bridge import bridge_to
+from raykeeper.actors.client.view import Call
 from raykeeper.actors.recipes.sync_async import resolved, run_sync
 from raykeeper.actors.transport import directory
+from raykeeper.schema.operations import KeyRange, Range
 
 PATIENCE = 100
 """Seconds for all that a child does."""
@@ -142,6 +145,63 @@ def test_every_coroutine_of_a_handle_that_came_along(one: OneMember) -> None:
     found = in_child(lambda: asyncio.run(play()))
     found.pop("Partitioner.mine")  # of an asynchronous one, which joins by itself no more than any other
     check(found)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_coroutines_whose_calls_wait_for_the_loop_while_it_forks(one: OneMember, number: int) -> None:
+    """Their handles were asked before the fork. One and many are submitted in ways of their own."""
+    kv = one.client().with_timeout(TIMEOUT)
+    found: dict[str, list[Any]] = {}
+
+    async def play() -> None:
+        await kv.aio.put("k", "the hub is open")
+        hub = kv._hub(TIMEOUT)
+        bridge = bridge_to(hub)
+        calls = [asyncio.ensure_future(kv.aio.put(f"k{each}", "v")) for each in range(number)]
+        await asyncio.sleep(0)
+        waiting = [each for each, *_ in bridge._new]
+        assert len(waiting) == number
+
+        def work() -> dict[str, list[Any]]:
+            said = {"submit": outcome(bridge._submit_new)}
+            for each in waiting:
+                said[f"call {len(said)}"] = [type(each.future.result()).__name__, 0.0]
+            return said
+
+        held, done = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with hub._lock:
+                held.set()
+                done.wait(PATIENCE)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert held.wait(PATIENCE)
+        try:
+            found.update(in_child(work))
+        finally:
+            done.set()
+            thread.join()
+        await asyncio.gather(*calls)
+
+    asyncio.run(play())
+    assert len(found) == 1 + number
+    assert {said for said, _ in found.values()} == {"ForkedProcess"}
+
+
+def test_a_call_of_several_requests_that_is_forked_between_two(one: OneMember) -> None:
+    """Its hub was looked for before the first."""
+    kv = one.client().with_timeout(TIMEOUT)
+    kv.put("k", "the hub is open")
+    hub = kv._hub(TIMEOUT)
+
+    def call() -> None:
+        said = hub.call(Call(Range(KeyRange(b"k"))), TIMEOUT)
+        assert isinstance(said, KeeperError)
+        raise said
+
+    assert in_child(lambda: {"call": outcome(call)})["call"][0] == "ForkedProcess"
 
 
 def test_a_handle_that_was_pickled_and_one_by_name(one: OneMember) -> None:
