@@ -16,8 +16,6 @@ SUPERVISOR = "supervisor"
 """The name of a cluster's supervisor, without the cluster's."""
 GAVE_UP = "not serving"
 """The role of a member that neither serves nor votes; its status says why."""
-WAS_STOPPED = "it was stopped"
-"""Why it does not, where somebody wanted that."""
 
 
 class MemberSpec(Portable, frozen=True):

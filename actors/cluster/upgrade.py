@@ -16,9 +16,9 @@ import ray
 from ...errors import KeeperError, Unavailable
 from ...limits import POLL_PAUSE_S, STATUS_TIMEOUT_S, STOP_TIMEOUT_S
 from ...schema.operator_frames import MemberStatus
-from ..deadline import at_most, pause_between_checks, wait_for
+from ..deadline import at_most, pause_between_checks, time_left, wait_for
 from ..discovery import actors_gone
-from ..naming import GAVE_UP, WAS_STOPPED, MemberSpec, actor_name, member_name
+from ..naming import GAVE_UP, MemberSpec, actor_name, member_name
 from ..ray_attached import attached
 from ..ray_calls import in_time
 from .observe import Observation, observe_cluster
@@ -59,12 +59,17 @@ def restart_all(cluster_name: str, deadline: float) -> int:
 def _restart_stopped(cluster_name: str, deadline: float) -> dict[int, int]:
     """Restart the members that have given up, such as one whose code is too old for the log, or cannot open the data;
     each with the process id that it had. They neither serve nor vote, and only other code, or another state of their
-    disk, can help them. One that was stopped by somebody stays so."""
+    disk, can help them. So has one that was stopped: an upgrade may have been interrupted before it ended the actor.
+
+    Where a leader says who is a member, an actor that is not one is left alone: it may be about to be removed. Without
+    a leader even the newest configuration that is known may be an old one, and a member that it lacks may be needed."""
     observation = observe_cluster(cluster_name)
+    led = observation.leader is not None
+    needed = observation.configuration.members if led else frozenset(observation.statuses)
     stopped = {
         member: status.pid
         for member, status in observation.statuses.items()
-        if member in observation.actors and status.role == GAVE_UP and status.why_not_serving != WAS_STOPPED
+        if member in observation.actors and status.role == GAVE_UP and member in needed
     }
     for member in stopped:
         _restart(member, observation.actors[member], deadline)
@@ -73,13 +78,14 @@ def _restart_stopped(cluster_name: str, deadline: float) -> dict[int, int]:
 
 def _wait_whole(cluster_name: str, done: dict[int, int], deadline: float) -> Observation:
     """Wait until every member serves, has caught up, and has reported its version; those of ``done`` from a new
-    process."""
+    process. Raises as :func:`restart_all`, and as :func:`observe_cluster`."""
     missing = ""
     while True:
         try:
             observation = observe_cluster(cluster_name)
         except KeeperError as error:
-            if not missing:
+            over = time.monotonic() >= deadline or not time_left()
+            if not missing or not (over or isinstance(error, Unavailable)):
                 raise
             # The time of the whole call may end while Ray is asked; what was waited for is what matters.
             raise Unavailable(f"the members cannot be restarted one by one: {missing} ({error})") from error

@@ -50,7 +50,7 @@ from ...telemetry import PROCESS
 from ..leader_call import administer_as
 from ..log_files import log_to_ray
 from ..logs import MemberLog
-from ..naming import GAVE_UP, NAMESPACE, WAS_STOPPED, MemberSpec, actor_name, decode_member_spec, member_name
+from ..naming import GAVE_UP, NAMESPACE, MemberSpec, actor_name, decode_member_spec, member_name
 from ..process import as_daemon
 from ..ray_metrics import hand_to_ray
 from ..transport.descriptors import raise_limit
@@ -255,7 +255,7 @@ class Member:
     def stop(self) -> None:
         """Stop serving and close the data; the actor stays up until it is killed."""
         self._stopped = True
-        self._end(WAS_STOPPED, logging.INFO)
+        self._end("it was stopped", logging.INFO)
 
     def _end(self, why: str, level: int = logging.WARNING) -> None:
         """Stop serving and keep the reason for the status. Also called when the loop has ended by itself: if the
