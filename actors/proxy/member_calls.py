@@ -346,10 +346,17 @@ class MemberCalls:
         return reply.data
 
     async def end_backup(self, backup: BackupRead) -> None:
-        """It is not needed any more. Once this returns, the member makes another one, unless it has not answered within
-        ``BACKUP_END_TIMEOUT_S``: then it drops this one when nobody has read it for a while."""
-        ask = EndBackup(self._cluster, BACKUP_END_TIMEOUT_S, backup.snapshot)
-        await self._ask(backup.member, ask, BACKUP_END_TIMEOUT_S)
+        """It is not needed any more. Once this returns, the member makes another one, unless it has not said within
+        ``BACKUP_END_TIMEOUT_S``, asked twice at most, that it has dropped this one: then it drops it when nobody has
+        read it for ``BACKUP_IDLE_S``."""
+        due = clock() + BACKUP_END_TIMEOUT_S
+        for pause in (CLIENT_SHORT_BACKOFF_S, 0.0):
+            left = due - clock()
+            reply = await self._ask(backup.member, EndBackup(self._cluster, left, backup.snapshot), left)
+            done = isinstance(reply, Written) and not isinstance(reply.answers[0], Failed)
+            if done or not pause or clock() + pause >= due:
+                return
+            await asyncio.sleep(pause)
 
     def _frame(self, request: Request) -> bytes:
         frame = _encode(request)

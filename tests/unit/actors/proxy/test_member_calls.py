@@ -13,8 +13,9 @@ from lab.patience import PATIENCE
 from raykeeper.actors.client.aio_timeout import within
 from raykeeper.actors.proxy import member_calls
 from raykeeper.actors.proxy.member_calls import BackupRead, MemberCalls
-from raykeeper.schema.frames import Reply
-from raykeeper.schema.operator_frames import BackupBegun, MemberStatus, Status
+from raykeeper.schema.answers import Done, Failed, Reason
+from raykeeper.schema.frames import Refusal, Refused, Reply, Written
+from raykeeper.schema.operator_frames import BackupBegun, EndBackup, MemberStatus, Status
 
 HANGS, LEFT, FAILS = "hangs", "left", "fails"
 
@@ -102,6 +103,36 @@ def test_a_member_that_has_left_has_no_answer() -> None:
         await asking.end_backup(BackupRead(1, "s", 0, b""))
 
     asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    ("replies", "asked"),
+    [
+        ([Written((Done(1),), 1)], 1),
+        ([Refused(Refusal.OVERLOADED, 0), Written((Done(1),), 1)], 2),
+        ([Written((Failed(Reason.INVALID, ""),), 1), Written((Done(1),), 1)], 2),
+        ([Refused(Refusal.NOT_SERVING, 0)] * 3, 2),
+    ],
+    ids=["at once", "refused once", "failed once", "refused"],
+)
+def test_who_refuses_to_end_a_backup_is_asked_once_more(
+    replies: list[Reply], asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member_calls, "BACKUP_END_TIMEOUT_S", PATIENCE)
+    monkeypatch.setattr(member_calls, "CLIENT_SHORT_BACKOFF_S", 0.001)
+    said = iter(replies)
+    heard: list[EndBackup] = []
+
+    def send(member: int, frame: bytes, done: Any) -> None:
+        heard.append(msgspec.msgpack.decode(frame, type=EndBackup))
+        done(msgspec.msgpack.encode(next(said)))
+
+    async def test() -> None:
+        hub: Any = SimpleNamespace(transport=SimpleNamespace(send=send), login=None)
+        await MemberCalls(hub, 1).end_backup(BackupRead(1, "s", 0, b""))
+
+    asyncio.run(test())
+    assert [each.snapshot for each in heard] == ["s"] * asked
 
 
 def test_a_backup_that_is_made_after_its_time_is_heard_of() -> None:
