@@ -6,7 +6,7 @@ and ends in the SHA-256 of all before: ``etcdctl snapshot save`` takes it, and s
 The next part is read from the member only when the client has taken the one before, so no more than one is in memory.
 
 A member holds one backup at a time. So it has heard that one is over before the client has the last part. A call that
-ends early, even before its backup is made, leaves that to a task, for which the next call waits.
+ends early, even before its backup is made, leaves that to a task, for which the next call waits in its own time.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class SnapshotService:
         self._under_way: set[asyncio.Task[Any]] = set()
         """They go on without their callers. The loop itself holds tasks weakly."""
         self._ending: set[asyncio.Task[None]] = set()
-        """Those of them that end a backup."""
+        """Those of them that end a backup which nobody wants any more, once it is made."""
 
     async def snapshot(self, stream: StreamContext) -> None:
         """Stream a backup, which holds all that was acknowledged before the call."""
         await stream.receive()
-        backup = await self._begin(min(stream.time_left(), BACKUP_TIMEOUT_S))
+        backup = await self._begin(time.monotonic() + min(stream.time_left(), BACKUP_TIMEOUT_S))
         try:
             left = len(backup.head) + backup.image_bytes
             left += -left % BACKUP_BLOCK_BYTES
@@ -59,24 +59,39 @@ class SnapshotService:
         await asyncio.shield(self._end(backup))
         await self._send(stream, SnapshotResponse(blob=digest.digest()))
 
-    async def _begin(self, patience: float) -> BackupRead:
-        """Have a backup made. If the caller goes before that, it is ended when it is made."""
-        if self._ending:
-            await asyncio.wait(self._ending)
+    async def _begin(self, deadline: float) -> BackupRead:
+        """Have a backup made, after those that are not wanted any more have ended. If the caller goes before it is
+        made, it is ended when it is made.
+
+        Args:
+            deadline: by ``time.monotonic``.
+
+        Raises:
+            RpcError: the others have not ended in time, or the member does not make one.
+        """
+        while self._ending:
+            if not (patience := deadline - time.monotonic()) > 0:
+                raise TIMED_OUT.error()
+            await asyncio.wait(self._ending, timeout=patience)
+        patience = max(0.0, deadline - time.monotonic())
         making = self._start(self._calls.begin_backup(self._backend.member, time.time(), patience))
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:
-            making.add_done_callback(self._end_unwanted)
+            self._start_ending(self._end_when_made(making))
             raise
 
-    def _end_unwanted(self, making: asyncio.Task[BackupRead]) -> None:
+    async def _end_when_made(self, making: asyncio.Task[BackupRead]) -> None:
+        await asyncio.wait({making})
         if not making.cancelled() and making.exception() is None:
-            self._end(making.result())
+            await self._calls.end_backup(making.result())
 
     def _end(self, backup: BackupRead) -> asyncio.Task[None]:
         """Have the member drop a backup: it takes seconds at most, and goes on if nobody waits."""
-        ending = self._start(self._calls.end_backup(backup))
+        return self._start_ending(self._calls.end_backup(backup))
+
+    def _start_ending(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        ending = self._start(work)
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
         return ending

@@ -231,6 +231,29 @@ def test_a_client_that_goes_before_its_backup_is_made_leaves_nothing(
     assert len(file) % 512 == 32
 
 
+def test_who_asks_while_a_backup_that_nobody_wants_is_made_is_not_refused(
+    proxy: LabProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = SlowBackups(proxy, monkeypatch)
+    stream = begun(proxy)
+    assert slow.begin_asked.wait(PATIENCE)
+    stream.close()
+    slow.begin_asked.clear()
+    late = proxy.stream(SNAPSHOT)
+    late.inner._left = 0.05
+    late.send(SnapshotRequest().SerializeToString())
+    again = begun(proxy)
+    assert late.receive() == (14, "etcdserver: request timed out"), "its own time is over"
+    assert not slow.begin_asked.is_set(), "the member was asked while it was still to make the first"
+    slow.begin.set()
+    assert slow.end_asked.wait(PATIENCE)
+    proxy.run(asyncio.sleep(0.01))  # time for the second to be refused in
+    assert slow.holds_one()
+    slow.end.set()
+    file, _ = saved(again)
+    assert len(file) % 512 == 32
+
+
 def test_a_client_that_takes_nothing_is_given_up(proxy: LabProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot_service, "BACKUP_IDLE_S", 0.3)
     monkeypatch.setattr(snapshot_service, "PROXY_SNAPSHOT_STALL_S", 0.5)
