@@ -859,6 +859,8 @@ RELAY_TIMEOUT_S = 2.0
 Ray, and asks that proxy no more."""
 MAX_GATEWAY_REQUEST_BYTES = 4 * 1024 * 1024
 """JSON of one request to a proxy, and what has arrived of one that is not complete."""
+GATEWAY_END_S = 1.0
+"""So long a call by way of the JSON gateway whose time is over may take to end before it is answered."""
 
 HTTP_PAGE_ITEMS = 1000
 """Keys in one answer of `/kv/`; a page ends earlier if it would exceed `max_page_bytes`."""

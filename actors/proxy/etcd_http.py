@@ -12,10 +12,10 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
-from ...limits import PROXY_TIMEOUT_S
+from ...limits import GATEWAY_END_S, PROXY_TIMEOUT_S
 from ...telemetry import Telemetry
 from ..client.aio_timeout import within
 from ..tracing import TRACEPARENT, GivenParent
@@ -199,9 +199,18 @@ class EtcdHttp:
             raise RpcError(RpcCode.UNIMPLEMENTED, f"unknown method {method.path.rpartition('/')[2]}")
         if unary is not None:
             context = _GatewayContext(exchange)
-            request = request_of(method, await exchange.body())
-            counted.received += 1
-            answer = await context.while_time_is_left(lambda: unary(request, context))
+
+            async def take() -> bytes:
+                request = request_of(method, await exchange.body())
+                counted.received += 1
+                return request
+
+            async def serve() -> bytes:
+                return await unary(await take(), context)
+
+            if not context.time_left():
+                await take()  # etcd, too, says first what is wrong with it
+            answer = await context.while_time_is_left(serve)
             counted.sent += 1
             await exchange.respond(200, response_json(method, answer), _JSON)
         elif streaming is not None:
@@ -238,14 +247,16 @@ class _GatewayContext(UntimedContext):
     def __init__(self, exchange: HttpExchange) -> None:
         super().__init__(metadata_of(exchange.headers), exchange.client)
         self._deadline = time.monotonic() + timeout_of(exchange.headers)
+        self._over = False
+        """Whether the call was answered at its deadline."""
 
     def time_left(self) -> float:
         """Seconds until the deadline; infinite if there is none."""
         return max(0.0, self._deadline - time.monotonic())
 
     async def while_time_is_left(self, work: Callable[[], Awaitable[T]]) -> T:
-        """The result of the call's handler, which is cancelled at the deadline. As by a client of gRPC, what ends later
-        than that has ended by the deadline, whatever it says.
+        """The result of the call's handler, which is cancelled at the deadline, and waited for, ``GATEWAY_END_S`` more.
+        As by a client of gRPC, what ends later than that has ended by the deadline, whatever it says.
 
         Raises:
             RpcError: the deadline has passed, or as the handler ends.
@@ -254,13 +265,28 @@ class _GatewayContext(UntimedContext):
             return await work()
         if self.time_left():
             task = asyncio.ensure_future(work())
+            task.add_done_callback(_retrieve)
             try:
                 if await within(self.time_left(), task):
                     return task.result()
             except RpcError:
                 if self.time_left():
                     raise
+            self._over = True
+            await asyncio.wait({task}, timeout=GATEWAY_END_S)
         raise RpcError(DEADLINE_EXCEEDED.code, DEADLINE_EXCEEDED.text)
+
+    def check_not_over(self) -> None:
+        """The exchange is no longer the handler's once the call was answered: of two that wait on it, one would be
+        forgotten. Raises ``RpcError``: it was."""
+        if self._over:
+            raise RpcError(DEADLINE_EXCEEDED.code, DEADLINE_EXCEEDED.text)
+
+
+def _retrieve(task: asyncio.Future[Any]) -> None:
+    """Look at how a handler has ended, which nobody may wait for: otherwise asyncio reports its error."""
+    if not task.cancelled():
+        task.exception()
 
 
 class _LineStream(_GatewayContext):
@@ -276,7 +302,8 @@ class _LineStream(_GatewayContext):
         self._ended = False
 
     async def receive(self) -> bytes | None:
-        """The next request; of a method with one, that, or an empty one."""
+        """The next request; of a method with one, that, or an empty one. Raises ``RpcError``: the call is over."""
+        self.check_not_over()
         while not self._decoded and not self._ended:
             data = await self._exchange.receive()
             self._ended = not data
@@ -291,7 +318,8 @@ class _LineStream(_GatewayContext):
         return None
 
     async def send(self, message: bytes) -> None:
-        """One line."""
+        """One line. Raises ``RpcError``: the call is over."""
+        self.check_not_over()
         if not self._exchange.started:
             await self._exchange.start(200, _JSON)
         self._counted.sent += 1

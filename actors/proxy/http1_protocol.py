@@ -54,8 +54,10 @@ class Http1Exchange(HttpExchange):
             self._protocol.want_body()  # which may find that it is there
         while not self.kept and not self.complete and not self.closed:
             self.waits_since = self._protocol.loop.time()
-            await self._wait()
-            self.waits_since = None
+            try:
+                await self._wait()
+            finally:
+                self.waits_since = None
         part, self.kept = bytes(self.kept), bytearray()
         return part
 
@@ -99,7 +101,10 @@ class Http1Exchange(HttpExchange):
 
     async def _wait(self) -> None:
         self.waiter = self._protocol.loop.create_future()
-        await self.waiter
+        try:
+            await self.waiter
+        finally:
+            self.waiter = None
 
     def wake(self) -> None:
         """Something has changed that the handler may wait for."""

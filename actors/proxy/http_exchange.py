@@ -103,13 +103,15 @@ class HttpExchange(ABC):
             raise HttpError(413, "request is too large")
         body = bytearray()
         self._body_due = time.monotonic() + PROXY_REQUEST_S
-        while part := await self.receive():
-            if len(body) + len(part) > MAX_RPC_MESSAGE_BYTES:
-                raise HttpError(413, "request is too large")
-            body += part
-            self._body_bytes += len(part)
-            self.share.add(len(part))
-        self._body_due = 0.0
+        try:
+            while part := await self.receive():
+                if len(body) + len(part) > MAX_RPC_MESSAGE_BYTES:
+                    raise HttpError(413, "request is too large")
+                body += part
+                self._body_bytes += len(part)
+                self.share.add(len(part))
+        finally:
+            self._body_due = 0.0
         return bytes(body)
 
     def is_body_overdue(self, now: float) -> bool:

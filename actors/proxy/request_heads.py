@@ -2,7 +2,7 @@
 method of gRPC they call, if they do.
 
 Clients send the same fields again and again, except for ``grpc-timeout``, so meanings are kept, for all connections
-together.
+together. Of a request that is not gRPC's, that field is one like all others: the JSON gateway reads it in another way.
 """
 
 from __future__ import annotations
@@ -76,20 +76,22 @@ class RequestHeads:
 
     def understand(self, fields: Fields) -> Understood:
         """The meaning of a request's fields. Never raises."""
-        timeout: float | None = None
-        lasting: Fields = fields
         for field in fields:
             if field[0] == _TIMEOUT:
-                lasting = tuple([each for each in fields if each[0] != _TIMEOUT])
-                try:
-                    timeout = parse_timeout(field[1])
-                except RpcError as error:
-                    head = RequestHead(lasting, self._methods)
-                    head.rpc, head.refusal = None, head.refusal or error.with_traceback(None)
-                    return head, None
-                break
+                return self._understand_timed(fields, field[1])
+        return self._known.get(fields) or self._learn(fields), None
+
+    def _understand_timed(self, fields: Fields, text: bytes) -> Understood:
+        lasting: Fields = tuple([each for each in fields if each[0] != _TIMEOUT])
         head = self._known.get(lasting) or self._learn(lasting)
-        return head, timeout
+        if head.rpc is None and head.refusal is None:  # it is not gRPC
+            return RequestHead(fields, self._methods), None
+        try:
+            return head, parse_timeout(text)
+        except RpcError as error:
+            refused = RequestHead(lasting, self._methods)  # the other one serves further calls
+            refused.rpc, refused.refusal = None, head.refusal or error.with_traceback(None)
+            return refused, None
 
     def _learn(self, fields: Fields) -> RequestHead:
         head = RequestHead(fields, self._methods)
