@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from ..errors import DataCorrupted, InvalidArgument, KeeperError, Unavailable
 from ..limits import (
@@ -109,7 +110,7 @@ _load = click.option(
 )
 _tidying = options(
     click.option("--auto-compact", is_flag=True, help="Compact the history that it has made."),
-    click.option("--auto-defrag", is_flag=True, help="Then defragment all members, one after the other."),
+    click.option("--auto-defrag", is_flag=True, help="At the end defragment all members, one after the other."),
 )
 
 
@@ -145,8 +146,6 @@ def perf(
         shown_progress(said) as progress,
     ):
         times, failed, took = asyncio.run(_put_at_rate(kv.aio, prefix, asked, each, progress))
-    if auto_defrag:
-        _defragment(cluster, address)
     verdicts = list(judged(times, failed, asked.rate, took))
     passed = all(ok for ok, _ in verdicts)
     fields = {
@@ -160,6 +159,8 @@ def perf(
     }
     lines = [f"{'PASS' if ok else 'FAIL'}: {what}" for ok, what in verdicts]
     show(CommandResult(fields, [*lines, "PASS" if passed else "FAIL"]), output)
+    if auto_defrag:
+        _defragment(cluster, address, timeout)
     if not passed:
         raise click.exceptions.Exit(1)
 
@@ -245,13 +246,13 @@ def datascale(
                 asyncio.run(_put_many(kv.aio, prefix, LOADS[load], progress))
             took = time.monotonic() - began
             after = {each.name: each.db_size for each in found.status(timeout=timeout).members if each.pid}
-    if auto_defrag:
-        _defragment(cluster, address)
     grown = {name: size - before.get(name, 0) for name, size in after.items()}
     rows = [{"member": name, "grown_bytes": size} for name, size in grown.items()]
     lines = [f"{name}: grown by {size / 1e6:.1f} MB" for name, size in grown.items()]
     said = f"PASS: {keys} keys of {CHECK_VALUE_BYTES} bytes in {took:.1f} s"
     show(CommandResult({"load": load, "keys": keys, "took_s": round(took, 3), "members": rows}, [*lines, said]), output)
+    if auto_defrag:
+        _defragment(cluster, address, timeout)
 
 
 async def _put_many(kv: AsyncKeyValueClient, prefix: bytes, load: CheckLoad, progress: ShownProgress) -> None:
@@ -295,15 +296,22 @@ def _cleared(kv: Client, prefix: bytes, auto_compact: bool) -> Iterator[None]:
                 raise
 
 
-def _defragment(cluster: str, address: str | None) -> None:
-    """Have all members return the space of what was deleted to their disks.
+def _defragment(cluster: str, address: str | None, timeout: float) -> None:
+    """Have all members return the space of what was deleted to their disks. After the verdict is shown: a member that
+    fails in this must not take with it what a long measurement has found.
+
+    Args:
+        timeout: seconds, if it was given; otherwise `raykeeper defrag`'s, for one request's would be too short.
 
     Raises:
         Unavailable: one did not.
     """
     from .endpoint import defragmented
 
-    failed = [f"{row['endpoint']}: {row['error']}" for row in defragmented(cluster, address, None) if row["error"]]
+    if click.get_current_context().get_parameter_source("timeout") is ParameterSource.DEFAULT:
+        timeout = OPERATOR_TIMEOUT_S
+    rows = defragmented(cluster, address, None, timeout)
+    failed = [f"{row['endpoint']}: {row['error']}" for row in rows if row["error"]]
     if failed:
         raise Unavailable(f"not defragmented: {'; '.join(failed)}")
 

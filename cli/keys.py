@@ -11,11 +11,13 @@ from .options import (
     BYTES,
     MAX_NUMBER,
     WholeNumber,
+    check_endpoint,
     common,
     endpoint_option,
     fenced,
     keys_option,
     lease_id,
+    lock_of_environment,
     open_keys,
     options,
     selected,
@@ -67,6 +69,14 @@ get_options = options(
     click.option("--keys-only", is_flag=True, help="Omit the values."),
     click.option("--count-only", is_flag=True, help="Print only the number of keys."),
 )
+consistency_options = options(
+    click.option(
+        "--consistency",
+        type=click.Choice(["l", "s"]),
+        help="Linearizable (l, the default), or serializable (s), as --serializable.",
+    ),
+    click.option("--serializable", is_flag=True, help="Let any member answer at once; may be stale."),
+)
 write_options = options(
     click.option(
         "--request-id",
@@ -82,8 +92,16 @@ delete_options = options(
 
 
 def only_by_ray(request_id: bytes | None, guard: bool) -> str:
-    """What of a write etcd's API does not have, if anything."""
-    return "--request-id" if request_id is not None else "--guard" if guard else ""
+    """What of a write etcd's API does not have, if anything. To be called before stdin is read.
+
+    Raises:
+        UsageError: an endpoint was given, which cannot do that; or there is no lock for a guard.
+    """
+    asked = "--request-id" if request_id is not None else "--guard" if guard else ""
+    check_endpoint(asked)
+    if guard:
+        lock_of_environment()
+    return asked
 
 
 def put_arguments(
@@ -116,6 +134,17 @@ def get_arguments(
     return {**selected(key, end, prefix, from_key), "revision": rev, **rest}
 
 
+def is_serializable(consistency: str | None, serializable: bool) -> bool:
+    """Whether a read is to be serializable, from what was given for ``consistency_options``.
+
+    Raises:
+        UsageError: the two contradict each other.
+    """
+    if serializable and consistency == "l":
+        raise click.UsageError("--consistency l and --serializable exclude each other")
+    return serializable or consistency == "s"
+
+
 @click.command()
 @put_options
 @options(common, endpoint_option, timeout_option)
@@ -132,24 +161,20 @@ def put(
     **rest: Any,
 ) -> None:
     """Set KEY to VALUE; without VALUE, or if it is `-`, the value is read from stdin."""
-    if value == b"-" or (value is None and not ignore_value):
-        value = read_stdin()
-    arguments = put_arguments(value=value, ignore_value=ignore_value, **rest)
-    with open_keys(cluster, address, timeout, only_by_ray(request_id, guard)) as kv:
-        key, kept = arguments.pop("key"), arguments.pop("value")
+    by_ray = only_by_ray(request_id, guard)
+    reads = value == b"-" or (value is None and not ignore_value)
+    arguments = put_arguments(value=b"-" if reads else value, ignore_value=ignore_value, **rest)
+    key, kept = arguments.pop("key"), arguments.pop("value")
+    if reads:
+        kept = read_stdin("the value")
+    with open_keys(cluster, address, timeout, by_ray) as kv:
         show(fenced(kv, guard).put(key, kept, request_id=request_id, **arguments), output)
 
 
 @click.command()
 @get_options
 @options(common, endpoint_option, timeout_option)
-@click.option(
-    "--consistency",
-    type=click.Choice(["l", "s"]),
-    default="l",
-    help="Linearizable (l, the default), or serializable (s), as --serializable.",
-)
-@click.option("--serializable", is_flag=True, help="Let any member answer at once; may be stale.")
+@consistency_options
 @click.option(
     "--value-only",
     "--print-value-only",
@@ -162,14 +187,16 @@ def get(
     address: str | None,
     output: str,
     timeout: float,
-    consistency: str,
+    consistency: str | None,
     serializable: bool,
     value_only: bool,
     **keys: Any,
 ) -> None:
     """Print KEY, or the keys from KEY up to END, END excluded. For a key that does not exist nothing is printed."""
+    serializable = is_serializable(consistency, serializable)
+    arguments = get_arguments(**keys)
     with open_keys(cluster, address, timeout) as kv:
-        found = kv.range(serializable=serializable or consistency == "s", **get_arguments(**keys))
+        found = kv.range(serializable=serializable, **arguments)
     if value_only:
         write_bytes(b"".join(item.raw for item in found))
     else:

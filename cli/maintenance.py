@@ -15,13 +15,13 @@ from .options import (
     common,
     endpoint_option,
     given_endpoint,
-    join,
     load_spec,
     open_client,
     open_cluster,
     open_operations,
     options,
     output_option,
+    silence_ray,
     timeout_of,
     timeout_option,
     user_options,
@@ -30,6 +30,7 @@ from .render import show
 from .shown_steps import shown_progress
 
 if TYPE_CHECKING:
+    from ..actors.cluster.status import ClusterStatus
     from ..spec import ClusterSpec
 
 
@@ -70,6 +71,9 @@ def restore(
 
     --from-data-dir is for a cluster whose majority is lost for good. DIR is the folder of one of its members, on this
     machine, with no process working on it. What the lost members acknowledged and this one never received is lost.
+
+    Starts a Ray head if no Ray runs on this machine and no address is given, as `raykeeper up` does; `raykeeper down`
+    stops it again.
     """
     if from_data_dir is not None:
         if spec is not None:
@@ -77,21 +81,23 @@ def restore(
         source, spec = None, source
     elif source is None:
         raise click.UsageError("what to restore: FILE, or --from-data-dir DIR")
+    silence_ray()
+    from .up_down import ray_joined
+
     loaded = load_spec(spec, name=cluster)
-    join(address)
-    _restore(source, from_data_dir, loaded, timeout, output)
+    with ray_joined(address):
+        restored = _restored(source, from_data_dir, loaded, timeout)
+    show(restored, output)
 
 
-def _restore(source: str | None, data_dir: str | None, spec: ClusterSpec, timeout: float, output: str) -> None:
-    """Restore, and print the new cluster's status. That a member's folder may lack writes is said first."""
+def _restored(source: str | None, data_dir: str | None, spec: ClusterSpec, timeout: float) -> ClusterStatus:
+    """Restore; returns the new cluster's status. That a member's folder may lack writes is said first."""
     from ..actors.cluster.restore import backup_of
     from ..cluster import restore as restore_cluster
 
     if data_dir is None:
         with shown_progress("restoring"):
-            restored = restore_cluster(source, spec, timeout=timeout).status()
-        show(restored, output)
-        return
+            return restore_cluster(source, spec, timeout=timeout).status()
     with backup_of(data_dir) as (file, header, taken):
         click.echo(
             f"raykeeper: {data_dir} is of cluster {header.cluster_name} (id {header.cluster:x}) at revision "
@@ -100,8 +106,7 @@ def _restore(source: str | None, data_dir: str | None, spec: ClusterSpec, timeou
             err=True,
         )
         with shown_progress("restoring"):
-            restored = restore_cluster(file, spec, timeout=timeout).status()
-    show(restored, output)
+            return restore_cluster(file, spec, timeout=timeout).status()
 
 
 @click.command()

@@ -396,10 +396,9 @@ def open_keys(cluster: str, address: str | None, timeout: float, by_ray: str = "
     Raises:
         UsageError: an endpoint was given for what only Ray can do.
     """
+    check_endpoint(by_ray)
     client = given_endpoint(timeout)
     if client is not None:
-        if by_ray:
-            raise click.UsageError(f"{by_ray} needs Ray, so it does not go with --endpoint")
         return client
     if not by_ray and not _said_of_endpoint()[_ENDPOINT]:
         found = _near_proxy(cluster, address)
@@ -411,6 +410,19 @@ def open_keys(cluster: str, address: str | None, timeout: float, by_ray: str = "
                 near.gateway.connect()
                 return _logged_in(near)
     return open_client(cluster, address, timeout)
+
+
+def check_endpoint(by_ray: str) -> None:
+    """See that no endpoint was given for what only Ray can do.
+
+    Args:
+        by_ray: what that is; empty for nothing.
+
+    Raises:
+        UsageError: one was given.
+    """
+    if by_ray and _said_of_endpoint()[_ENDPOINT] not in ("", BY_RAY):
+        raise click.UsageError(f"{by_ray} needs Ray, so it does not go with --endpoint")
 
 
 def given_endpoint(timeout: float) -> GatewayClient | None:
@@ -499,17 +511,24 @@ def _attached(cluster: str, address: str | None, user: dict[str, Any]) -> Cluste
 
 
 def fenced(kv: Client | GatewayClient, guard: bool) -> Client | GatewayClient:
-    """The handle; with ``guard``, all its writes are refused unless the lock that this command runs under is held.
-
-    The environment names the lock: `raykeeper lock` sets that for the command that it runs.
-    """
+    """The handle; with ``guard``, all its writes are refused unless the lock that this command runs under is held."""
     if not guard:
         return kv
     from ..actors.client.guard import guarded
 
+    area, key, token = lock_of_environment()
+    client = cast("Client", kv)  # for a guard none is opened at a gateway
+    return guarded(client, client.reserved(area.decode(errors="replace")), key, token)
+
+
+def lock_of_environment() -> tuple[bytes, bytes, int]:
+    """Area, key and token of the lock that this command runs under. `raykeeper lock` names it in the environment.
+
+    Raises:
+        UsageError: none is named.
+    """
     area, _, key = os.fsencode(os.environ.get(LOCK_KEY, "")).partition(b"/")
     token = whole_number(os.environ.get(LOCK_TOKEN, ""))
     if not key or not token:  # 0 would be the token of a key that does not exist
         raise click.UsageError(f"--guard needs a lock in {LOCK_KEY} and {LOCK_TOKEN}, as `raykeeper lock` sets them")
-    client = cast("Client", kv)  # for a guard none is opened at a gateway
-    return guarded(client, client.reserved(area.decode(errors="replace")), key, token)
+    return area, key, token

@@ -1,4 +1,4 @@
-"""The Ray head that `raykeeper up` starts if no Ray runs, and that `raykeeper down` stops again.
+"""The Ray head that `raykeeper up` and `restore` start if no Ray runs, and that `raykeeper down` stops again.
 
 It is `ray start --head --block`, one process that supervises all of Ray's own, in a session of its own: it outlives the
 command, and can be ended without touching any other Ray on the machine (`ray stop` would). It holds a lock on the state
@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING
 from ..actors.ray_local import may_run_here, ray_note
 from ..errors import ClusterNotFound
 from ..limits import HEAD_IDLE_TIMEOUT_S, HEAD_START_TIMEOUT_S, HEAD_STOP_TIMEOUT_S
+from .stdio import tell
 
 if TYPE_CHECKING:
     import subprocess
@@ -113,12 +114,13 @@ class RayHead:
                 raise ClusterNotFound(f"Ray did not start: {reason}")
             time.sleep(0.05)
 
-    def idle(self, ended: str) -> bool:
+    def idle(self, ended: str, *, wait: bool = True) -> bool:
         """Whether no RayKeeper cluster has an actor on the Ray that this process is attached to.
 
         Args:
             ended: a cluster that has just been ended. Ray may name its actors for a moment more: that is waited for,
-                for ``HEAD_IDLE_TIMEOUT_S`` at most, unless there are others, too.
+                for ``HEAD_IDLE_TIMEOUT_S`` at most, unless there are others, too. What is named even then is told.
+            wait: false if nothing was ended: what Ray names then stays.
         """
         import ray
 
@@ -130,7 +132,13 @@ class RayHead:
             names = [actor["name"] for actor in actors if actor["namespace"] == NAMESPACE]
             if not names:
                 break
-            if not all(name.startswith(actor_name(ended, "")) for name in names) or time.monotonic() > deadline:
+            if not wait or not all(name.startswith(actor_name(ended, "")) for name in names):
+                return False
+            if time.monotonic() > deadline:
+                tell(
+                    f"Ray's head keeps running: Ray still names {', '.join(sorted(names))}, after "
+                    f"{HEAD_IDLE_TIMEOUT_S:g} s; to stop it, run `raykeeper down --cluster {ended}` again"
+                )
                 return False
             time.sleep(0.05)
         return True

@@ -12,7 +12,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO, TypeVar
 
 import click
@@ -42,16 +42,38 @@ def run_with_streams(main: Callable[[], T]) -> T:
         raise SystemExit(1) from None
 
 
-def read_stdin() -> bytes:
+def read_stdin(what: str) -> bytes:
     """All of stdin.
+
+    Args:
+        what: it is. At a terminal this is told: otherwise the command would seem to hang.
 
     Raises:
         RequestTooLarge: it is longer than ``MAX_STDIN_BYTES``.
     """
+    if sys.stdin.isatty():
+        tell(f"{what} is read from this terminal, up to Ctrl-D at the beginning of a line")
     said = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
-    if len(said) > MAX_STDIN_BYTES:
-        raise RequestTooLarge(f"stdin has more than {MAX_STDIN_BYTES} bytes")
+    _check_length(len(said))
     return said
+
+
+def read_stdin_lines() -> Iterator[bytes]:
+    """The lines of stdin, each as soon as it is there, with its newline; the last may have none.
+
+    Raises:
+        RequestTooLarge: all of them are longer than ``MAX_STDIN_BYTES``.
+    """
+    length = 0
+    while line := sys.stdin.buffer.readline(MAX_STDIN_BYTES + 1 - length):
+        length += len(line)
+        _check_length(length)
+        yield line
+
+
+def _check_length(length: int) -> None:
+    if length > MAX_STDIN_BYTES:
+        raise RequestTooLarge(f"stdin has more than {MAX_STDIN_BYTES} bytes")
 
 
 def write_bytes(data: bytes) -> None:

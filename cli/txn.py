@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import click
 
 from ..actors.arguments import shown
 from ..actors.client.txn_parts import Comparand, Compare, Condition, Op
-from ..limits import MAX_STDIN_BYTES
-from .keys import delete_options, get_arguments, get_options, only_by_ray, put_arguments, put_options, write_options
+from .keys import (
+    consistency_options,
+    delete_options,
+    get_arguments,
+    get_options,
+    is_serializable,
+    only_by_ray,
+    put_arguments,
+    put_options,
+    write_options,
+)
 from .options import common, endpoint_option, fenced, open_keys, options, selected, timeout_option, whole_number
 from .render import show
-from .stdio import read_stdin
+from .stdio import read_stdin, read_stdin_lines
 
 
 @click.command()
@@ -47,39 +56,53 @@ def txn(
 
     \b
     COMPARISON   version|create|mod|value|lease("KEY") =|!=|<|> OPERAND
-    OPERATION    put KEY VALUE | get KEY [END] | del KEY [END], with the options of these commands
+    OPERATION    put KEY VALUE | get KEY [END] | del KEY [END], with the options of these commands that say
+                 what to put or delete, or what to print and in which order
     """
     blocks: Sequence[Sequence[str]] = (compare, success, failure)
     if interactive and any(blocks):
         raise click.UsageError(
             "--interactive reads the transaction from stdin: give no --compare, --success, --failure"
         )
+    by_ray = only_by_ray(request_id, guard)
     if not any(blocks):
-        blocks = _blocks(_asked() if interactive else os.fsdecode(read_stdin()))
+        blocks = _blocks(_asked() if interactive else _given())
     conditions = [_comparison(line) for line in blocks[0]]
     branches = [[_operation(line) for line in block] for block in blocks[1:]]
-    with open_keys(cluster, address, timeout, only_by_ray(request_id, guard)) as kv:
+    with open_keys(cluster, address, timeout, by_ray) as kv:
         show(fenced(kv, guard).txn(conditions, branches[0], branches[1], request_id=request_id), output)
 
 
 _QUESTIONS = ("compares:", "success requests (get, put, del):", "failure requests (get, put, del):")
 
 
-def _asked() -> str:
-    """The text of a transaction, from stdin up to its third empty line, with etcdctl's question before each block."""
+def _given() -> list[str]:
+    """The lines of a transaction: all of stdin."""
+    return [line for line, _ in _lines(map(os.fsdecode, io.BytesIO(read_stdin("the transaction"))))]
+
+
+def _asked() -> list[str]:
+    """The lines of a transaction, from stdin up to its third empty line, with etcdctl's question before each block.
+
+    Raises:
+        UsageError: stdin ends before that. What was read may lack anything, so nothing of it may be done.
+    """
     said: list[str] = []
+    lines = _lines(map(os.fsdecode, read_stdin_lines()))
     for question in _QUESTIONS:
         click.echo(question, err=True)
-        while line := os.fsdecode(sys.stdin.buffer.readline(MAX_STDIN_BYTES)):
+        for line, whole in lines:
             said.append(line)
-            if not line.strip(_BLANKS):
+            if whole and not line.strip(_BLANKS):
                 break
-    return "".join(said)
+        else:
+            raise click.UsageError("stdin has ended before the third empty line: nothing is sent")
+    return said
 
 
-def _blocks(text: str) -> list[list[str]]:
+def _blocks(lines: Iterable[str]) -> list[list[str]]:
     blocks: list[list[str]] = [[]]
-    for line in _lines(text):
+    for line in lines:
         if not line.strip(_BLANKS):
             blocks.append([])
         elif not line.startswith("#"):
@@ -89,23 +112,35 @@ def _blocks(text: str) -> list[list[str]]:
     return [*blocks, [], []][:3]
 
 
-def _lines(text: str) -> Iterator[str]:
-    """The lines of a transaction. As in a shell, a line ends at each newline that is not quoted, and nowhere else."""
-    begin, quote, skip = 0, "", False
-    for place, letter in enumerate(text):
-        if skip:
-            skip = False
-        elif letter == "\\" and quote != "'" and text[begin] != "#":
-            skip = True
-        elif quote:
-            quote = "" if letter == quote else quote
-        elif letter in "'\"" and text[begin] != "#":
-            quote = letter
-        elif letter == "\n":
-            yield text[begin:place]
-            begin = place + 1
-    if begin < len(text):
-        yield text[begin:]
+def _lines(read: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """The lines of a transaction, without their newlines, and whether there was one; only the last may lack it. As in a
+    shell, a line ends at each newline that is not quoted, and nowhere else.
+
+    Args:
+        read: the lines that were read, which end at every newline. Of these no more are taken than are needed.
+    """
+    parts: list[str] = []
+    quote, skip = "", False
+    for part in read:
+        parts.append(part)
+        ends = False
+        comment = parts[0].startswith("#")
+        for letter in part:
+            if skip:
+                skip = False
+            elif letter == "\\" and quote != "'" and not comment:
+                skip = True
+            elif quote:
+                quote = "" if letter == quote else quote
+            elif letter in "'\"" and not comment:
+                quote = letter
+            elif letter == "\n":
+                ends = True
+        if ends:
+            yield "".join(parts)[:-1], True
+            parts = []
+    if parts:
+        yield "".join(parts), False
 
 
 _BLANKS = " \t\r\n"
@@ -172,7 +207,9 @@ def _put_operation(**arguments: Any) -> Op:
 
 @click.command("get", add_help_option=False)
 @get_options
-def _get_operation(**arguments: Any) -> Op:
+@consistency_options
+def _get_operation(consistency: str | None, serializable: bool, **arguments: Any) -> Op:
+    is_serializable(consistency, serializable)  # of no effect: a transaction is linearizable
     return Op.range(**get_arguments(**arguments))
 
 

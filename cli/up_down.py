@@ -1,9 +1,12 @@
-"""`raykeeper up` and `down`: starting a cluster, with a Ray for it if none runs, and stopping both again."""
+"""`raykeeper up` and `down`: starting a cluster, with a Ray for it if none runs, and stopping both again. `restore`, in
+``maintenance.py``, starts Ray by ``ray_joined``, too."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -60,17 +63,32 @@ def up(
     if spec is None and os.path.exists("cluster.yaml"):
         spec = "cluster.yaml"
     loaded = load_spec(spec, name=cluster, bootstrap=bootstrap)
+    with steps_told(), ray_joined(address):
+        asked: dict[str, Any] = {"proxy": proxy} if proxy else {}
+        status = _settled(launch(loaded, **asked))
+    show(status, output)
+    if not status.complete:
+        click.get_current_context().exit(1)
+
+
+@contextlib.contextmanager
+def ray_joined(address: str | None) -> Iterator[None]:
+    """In this context this process is attached to Ray, and signals end the command in order. If none runs on this
+    machine, and no address is given, a head is started. It is stopped again if the context fails, unless nodes of the
+    cluster are away: they must be able to join it.
+
+    Raises:
+        ClusterNotFound: there is no Ray, or it does not start.
+    """
     head, started = RayHead(), False
     with signals_raised():
         try:
-            with steps_told():
-                if address is None:
-                    with step("starting Ray if none runs"):
-                        started = head.start_if_none_runs()
-                with step("attaching to Ray"):
-                    join(address)
-                asked: dict[str, Any] = {"proxy": proxy} if proxy else {}
-                status = _settled(launch(loaded, **asked))
+            if address is None:
+                with step("starting Ray if none runs"):
+                    started = head.start_if_none_runs()
+            with step("attaching to Ray"):
+                join(address)
+            yield
         except MembersMissing:
             if started:
                 tell("Ray's head keeps running, so that the missing nodes can join it; `raykeeper down` stops it")
@@ -79,9 +97,6 @@ def up(
             if started:
                 head.stop()
             raise
-    show(status, output)
-    if not status.complete:
-        click.get_current_context().exit(1)
 
 
 def _settled(cluster: Cluster) -> ClusterStatus:
@@ -112,7 +127,8 @@ def down(
     id: int | None,
     data_dir: str | None,
 ) -> None:
-    """Stop the cluster; its data stays. Stops Ray too if `raykeeper up` started it and no other cluster runs on it.
+    """Stop the cluster; its data stays. Stops Ray too if `raykeeper up` or `restore` started it, and no other cluster
+    runs on it.
 
     With --destroy and --id or --data-dir (of the spec; ~/.raykeeper by default), a cluster that does not run, or what
     is left of one, is given up too: an error of `up`, or an alarm, says how. If no Ray runs on this machine, and no
@@ -135,10 +151,10 @@ def down(
     except ClusterNotFound as error:
         if destroy and id is None and data_dir is None:
             raise ClusterNotFound(f"{error}; to delete what is left of one that does not run, add --data-dir") from None
-        if destroy or not (head.runs() and head.idle(cluster)):
+        if destroy or not (head.runs() and head.idle(cluster, wait=False)):
             raise
         said["stopped"] = False
-    if head.runs() and head.idle(cluster):
+    if head.runs() and head.idle(cluster, wait=bool(said["stopped"])):
         head.stop()
         said["ray_stopped"] = True
     show(said, output)

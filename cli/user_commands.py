@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import InvalidArgument
 from ..schema.auth_operations import ROOT
 from .options import BYTES, common, open_client, options, selected, timeout_option
 from .render import CommandResult, show, text
@@ -51,16 +52,24 @@ def _shown(name: str) -> str:
     return text(name.encode())
 
 
-def _everything() -> tuple[GrantedKeys, ...]:
-    """What the role root may do; no list of permissions says so."""
+def _permissions(users: Users, role: str) -> tuple[GrantedKeys, ...]:
+    """What a role may do. The role root may do everything: it has no list, nor need it be added."""
+    try:
+        found = users.permissions(role)
+    except InvalidArgument:
+        if role != ROOT:
+            raise
+    if role != ROOT:
+        return found
     from ..actors.client.user_steps import GrantedKeys
 
     return (GrantedKeys("readwrite", b"", b""),)
 
 
 def _permission_line(each: GrantedKeys) -> str:
-    end = "" if each.end is None else f" {text(each.end)}" if each.end else " (all)"
-    return f"{each.access} {text(each.key)}{end}"
+    if each.end == b"":
+        return f"{each.access} from {text(each.key)} on" if each.key else f"{each.access} all keys"
+    return f"{each.access} {text(each.key)}" + ("" if each.end is None else f" {text(each.end)}")
 
 
 def _permission_fields(each: GrantedKeys) -> dict[str, Any]:
@@ -189,7 +198,7 @@ def get_user(users: Users, name: str, detail: bool) -> CommandResult:
     for role in roles:
         lines.append(_shown(role))
         if detail:
-            found = _everything() if role == ROOT else users.permissions(role)
+            found = _permissions(users, role)
             lines += [f"  {_permission_line(each)}" for each in found]
             fields["permissions"] += [{"role": role, **_permission_fields(each)} for each in found]
     return CommandResult(fields, lines)
@@ -259,7 +268,7 @@ def revoke_permission(
 @_on_users
 def get_role(users: Users, name: str) -> CommandResult:
     """The permissions of a role: access, key, end (none for one key, an empty one for all from KEY on)."""
-    found = users.permissions(name)
+    found = _permissions(users, name)
     data = [_permission_fields(each) for each in found]
     return CommandResult({"role": name, "permissions": data}, [_permission_line(each) for each in found])
 

@@ -104,6 +104,12 @@ def test_each_view_shows_what_the_api_says_as_text_at_any_width(open_console: Op
                 console.page.context.close()
         assert len({ground for _, ground in grounds}) == len(grounds) == 2
 
+        console = open_console(port.endpoint, max(WIDTHS))
+        console.open(VIEWS[-1])
+        console.wait_for(*expected(port, VIEWS[-1]))
+        console.page.set_viewport_size({"width": min(WIDTHS), "height": 760})
+        until(console.current_in_sight, what="the present view is in sight once the window is narrow")
+
         console = open_console(port.endpoint)
         console.open("keys")
         console.page.click("text=jobs/")

@@ -95,10 +95,15 @@ function drawBar(error) {
   show(at("nav"), links);
   if (placed !== route().name) {
     placed = route().name;
-    const nav = at("nav"), current = nav.querySelector("[aria-current]");
-    nav.scrollLeft = current.offsetLeft - (nav.clientWidth - current.offsetWidth) / 2;
+    placeLink();
   }
   document.title = [kind === "bad" ? `(!) ${VIEWS[route().name].title}` : VIEWS[route().name].title, known ? known.cluster : "", "RayKeeper"].filter(Boolean).join(" \u00b7 ");
+}
+
+/** Brings the present view's link to the middle of the row of views; in a window of another width it is elsewhere. */
+function placeLink() {
+  const nav = at("nav"), current = nav.querySelector("[aria-current]");
+  if (current) nav.scrollLeft = current.offsetLeft - (nav.clientWidth - current.offsetWidth) / 2;
 }
 
 function drawFreshness() {
@@ -286,6 +291,7 @@ addEventListener("hashchange", () => {
   drawBar(null);
   refresh();
 });
+addEventListener("resize", placeLink);
 document.addEventListener("visibilitychange", () => document.hidden || refresh());
 setInterval(drawFreshness, 1000);
 drawBar(null);

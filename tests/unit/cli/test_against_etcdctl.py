@@ -94,23 +94,44 @@ def named_in_table() -> set[str]:
     }
 
 
+def options_of(program: str, *words: str) -> dict[str, tuple[str, bool]]:
+    """The options that etcdctl lists for a command, those that it inherits too, each with its short form, and whether
+    it takes a value. A switch is listed as `--name[=false]`."""
+    listed = said_by(program, *words, "--help").partition("OPTIONS:")[2]
+    return {
+        option: (short, not switch)
+        for short, option, switch in re.findall(r"^ +(?:(-\w), )?(--[a-z-]+)(\[)?=?", listed, re.M)
+        if option != "--help"
+    }
+
+
 @pytest.mark.skipif(not programs(), reason="etcdctl is not installed")
 def test_each_option_of_etcdctl_is_ours_or_in_the_table() -> None:
-    missing, seen = [], 0
+    missing, apart, seen, inherited = [], [], 0, 0
+    in_table = named_in_table()
     for program in programs():
+        of_all = options_of(program)
+        missing += [option for option in of_all if option not in in_table]
         for theirs, ours in rows():
             for words, mine in zip(theirs, ours, strict=len(theirs) == len(ours)):
-                listed = said_by(program, *words.split(), "--help").partition("OPTIONS:")[2]
-                known = {opt for each in found(mine).params for opt in (*each.opts, *each.secondary_opts)}
-                for short, option in re.findall(r"^ +(?:(-\w), )?(--[a-z-]+)", listed.partition("GLOBAL")[0], re.M):
+                known = {
+                    option: not (isinstance(each, click.Option) and each.is_flag)
+                    for each in found(mine).params
+                    for option in (*each.opts, *each.secondary_opts)
+                }
+                for option, (short, takes_value) in options_of(program, *words.split()).items():
+                    if option in of_all:
+                        continue
                     seen += 1
-                    if option != "--help" and f"{words} {option}" not in named_in_table():
-                        missing += [f"{words} {each}" for each in (option, short) if each and each not in known]
-        for option in re.findall(r"(--[a-z-]+)[=\[]", said_by(program, "--help").partition("OPTIONS:")[2]):
-            if option != "--help" and option not in named_in_table():
-                missing.append(option)
+                    inherited += (words, option) == ("endpoint status", "--cluster")
+                    if f"{words} {option}" not in in_table:
+                        asked = [each for each in (option, short) if each]
+                        missing += [f"{words} {each}" for each in asked if each not in known]
+                        apart += [f"{words} {each}" for each in asked if known.get(each, takes_value) != takes_value]
     assert seen > 60
+    assert inherited == len(programs())
     assert sorted(set(missing)) == []
+    assert sorted(set(apart)) == [], "one takes a value, the other does not"
 
 
 ALIKE = """

@@ -7,13 +7,16 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from lab.onemember import OneMember, one_member
+from raykeeper import Unavailable
 from raykeeper.actors.cluster.status import ClusterStatus, MemberInfo
-from raykeeper.cli import check, endpoint, main
+from raykeeper.cli import check, endpoint, main, options
 from raykeeper.cli.json_forms import FORMS, misfit
+from raykeeper.limits import OPERATOR_TIMEOUT_S
 
 SMALL = check.CheckLoad(4, 20, 500)
 
@@ -71,7 +74,8 @@ def test_datascale_says_by_how_much_each_member_has_grown(member: OneMember) -> 
 def test_members_are_defragmented_once_the_keys_are_gone(member: OneMember, monkeypatch: pytest.MonkeyPatch) -> None:
     keys: list[int] = []
 
-    def defragmented(cluster: str, address: str | None, name: int | None) -> list[dict[str, Any]]:
+    def defragmented(cluster: str, address: str | None, name: int | None, timeout: float) -> list[dict[str, Any]]:
+        assert timeout == 60
         with member.client() as kv:
             keys.append(kv.range(prefix="", count_only=True).count)
         return [{"endpoint": "m1", "took_s": 0.1, "error": ""}, {"endpoint": "m2", "took_s": 0.1, "error": error}]
@@ -81,7 +85,35 @@ def test_members_are_defragmented_once_the_keys_are_gone(member: OneMember, monk
         result = run("datascale", "--timeout", "60", "--auto-compact", "--auto-defrag")
         assert result.exit_code == status, result.output
         assert error in result.stderr
+        assert "PASS" in result.stdout, "what was measured is shown, whatever comes of this"
     assert keys == [0, 0]
+
+
+def test_the_verdict_of_perf_is_shown_before_the_members_are_defragmented(
+    member: OneMember, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defragmented(*_: Any) -> list[dict[str, Any]]:
+        raise Unavailable("no member is there")
+
+    monkeypatch.setattr(endpoint, "defragmented", defragmented)
+    result = run("perf", "--seconds", "1", "--timeout", "60", "--auto-defrag", "-o", "json")
+    assert result.exit_code == 1
+    assert misfit(FORMS["check perf"], json.loads(result.stdout)) == ""
+    assert "no member is there" in result.stderr
+
+
+def test_defragmenting_has_the_time_that_was_given_or_that_of_defrag(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(endpoint, "defragmented", lambda cluster, address, name, timeout: asked.append(timeout) or [])
+
+    @click.command()
+    @options.beginning_option
+    def command(timeout: float) -> None:
+        check._defragment("c", None, timeout)
+
+    for words in (["--timeout", "7"], []):
+        assert CliRunner().invoke(command, words).exit_code == 0
+    assert asked == [7.0, OPERATOR_TIMEOUT_S]
 
 
 def test_an_interrupt_leaves_no_keys(member: OneMember, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,9 @@ from raykeeper import END, KEEP, ClusterNotFound, KeeperError, KeyValue, Members
 from raykeeper.actors.client.results import DeleteResult, PutResult, RangeResult, TxnResult
 from raykeeper.actors.cluster.status import ClusterStatus, MemberInfo
 from raykeeper.actors.deadline import time_left
-from raykeeper.cli import keys, main, member_commands, ray_head, txn, up_down
+from raykeeper.cli import keys, main, member_commands, ray_head, stdio, txn, up_down
 from raykeeper.cli.json_forms import FORMS, misfit
+from raykeeper.cli.options import LOCK_KEY
 
 A = KeyValue(b"a", b"1", 2, 3, 2)
 BINARY = KeyValue(b"b\xff", b"\x1b[31m\x00", 4, 4, 1)
@@ -103,6 +104,32 @@ def test_put_keeps_what_it_is_told_to_keep(kv: FakeClient) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "put k - --ignore-value",
+        "put k --lease 5 --ignore-lease",
+        "put k --guard",
+        "put k --guard --endpoint h:1",
+        "put k --request-id r --endpoint h:1",
+        "txn --guard",
+        "txn --guard --endpoint h:1",
+        "txn -i --request-id r --endpoint h:1",
+    ],
+)
+def test_stdin_is_read_only_once_the_arguments_are_right(
+    kv: FakeClient, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    def read(*_: str) -> Any:
+        raise AssertionError("stdin is read")
+
+    for file, name in ((keys, "read_stdin"), (txn, "read_stdin"), (txn, "read_stdin_lines")):
+        monkeypatch.setattr(file, name, read)
+    monkeypatch.delenv(LOCK_KEY, raising=False)
+    assert run(*words.split()).exit_code == 2
+    assert kv.asked == []
+
+
 @pytest.mark.parametrize("words", ["a 1 --ignore-value", "a - --ignore-value", "a 1 --ignore-lease --lease 7"])
 def test_what_is_kept_is_not_given_too(kv: FakeClient, words: str) -> None:
     assert run("put", *words.split(), stdin=b"x").exit_code == 2
@@ -118,6 +145,13 @@ def test_get_is_linearizable_or_serializable_in_etcdctl_s_words(kv: FakeClient, 
     kv.answer = RangeResult((), 0, False, 9)
     good("get", "a", *words.split())
     assert kv.asked[0][2]["serializable"] is serializable
+
+
+def test_get_takes_no_two_words_of_its_consistency_that_contradict(kv: FakeClient) -> None:
+    assert run("get", "a", "--consistency", "l", "--serializable").exit_code == 2
+    assert kv.asked == []
+    kv.answer = RangeResult((), 0, False, 9)
+    good("get", "a", "--consistency", "s", "--serializable")
 
 
 @pytest.mark.parametrize(
@@ -250,6 +284,56 @@ def test_txn_asks_for_each_block_and_ends_at_the_third_empty_line(kv: FakeClient
     assert result.stderr == "compares:\nsuccess requests (get, put, del):\nfailure requests (get, put, del):\n"
     assert [len(block) for block in shown(kv)] == [1, 2, 1]
     assert run("txn", "-i", "--success", "get k").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "stdin",
+    [
+        b"",
+        b"\n\n",
+        b"version(k) = 0\n",
+        b"\nput k 1\n\ndel k\n",
+        b"\nput k 1\n\ndel k",
+        b"\nput k 1\n\ndel k\n  ",
+        b"\nput k 'a\n\nb\n\n",
+    ],
+)
+def test_txn_sends_nothing_of_what_was_cut_off(kv: FakeClient, stdin: bytes) -> None:
+    result = run("txn", "-i", stdin=stdin)
+    assert result.exit_code == 2
+    assert "third empty line" in result.stderr
+    assert kv.asked == []
+
+
+@pytest.mark.parametrize("asked", [("-i",), ()])
+def test_txn_does_not_end_a_block_at_an_empty_line_in_quotes(kv: FakeClient, asked: tuple[str, ...]) -> None:
+    kv.answer = TxnResult(True, (), 9)
+    good("txn", *asked, stdin=b"# it's no quote\n\nput k 'a\n\nb'\nput l \"\n\n\"\n\ndel k\n\n")
+    assert shown(kv) == [
+        [],
+        ["Op.put(key=b'k', value=b'a\\n\\nb')", "Op.put(key=b'l', value=b'\\n\\n')"],
+        ["Op.delete(key=b'k')"],
+    ]
+
+
+@pytest.mark.parametrize("asked", [("-i",), ()])
+def test_txn_reads_no_more_than_a_request_can_be(
+    kv: FakeClient, monkeypatch: pytest.MonkeyPatch, asked: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(stdio, "MAX_STDIN_BYTES", 1000)
+    result = run("txn", *asked, stdin=b"put k v\n" * 1000)
+    assert result.exit_code == 1
+    assert "stdin has more than 1000 bytes" in result.stderr
+    assert kv.asked == []
+
+
+def test_a_get_of_a_transaction_takes_its_consistency_and_is_linearizable(kv: FakeClient) -> None:
+    kv.answer = TxnResult(True, (), 9)
+    good("txn", *[f"--success=get k {words}".strip() for words in ("", "--consistency=s", "--serializable")])
+    _, success, _ = shown(kv)
+    assert len(success) == 3
+    assert len(set(success)) == 1
+    assert run("txn", "--success", "get k --consistency=l --serializable").exit_code == 2
 
 
 def test_txn_takes_options_instead(kv: FakeClient) -> None:
@@ -423,6 +507,7 @@ class FakeCluster:
 class FakeHead:
     def __init__(self, running: bool = True, idle: bool = True) -> None:
         self.running, self.is_idle = running, idle
+        self.waited: list[bool] = []
 
     def __call__(self) -> FakeHead:
         return self
@@ -433,7 +518,8 @@ class FakeHead:
     def start_if_none_runs(self) -> bool:
         return False
 
-    def idle(self, ended: str) -> bool:
+    def idle(self, ended: str, *, wait: bool = True) -> bool:
+        self.waited.append(wait)
         return self.is_idle
 
     def stop(self) -> None:
@@ -508,6 +594,7 @@ def test_down_stops_ray_only_if_up_started_it_and_nobody_else_is_on_it(
     assert said["ray_stopped"] is stopped
     assert misfit(FORMS["down"], said) == ""
     assert head.running is (running and not stopped)
+    assert all(head.waited)
 
 
 def test_down_without_a_cluster_stops_the_head_that_was_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -524,6 +611,10 @@ def test_down_without_a_cluster_stops_the_head_that_was_left(monkeypatch: pytest
         "destroyed": False,
         "ray_stopped": True,
     }
+    in_use = FakeHead(idle=False)
+    monkeypatch.setattr(up_down, "RayHead", in_use)
+    assert run("down").exit_code == 1
+    assert in_use.waited == [False], "nothing was ended, so nothing is waited for"
 
 
 # --- a cluster whose nodes are away ----------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from raykeeper import BackupInfo, Comparison, DataCorrupted, InvalidArgument, NoSpace
+from raykeeper import BackupInfo, Comparison, DataCorrupted, InvalidArgument, MembersMissing, NoSpace
 from raykeeper import cluster as cluster_module
 from raykeeper.actors.cluster import restore as restore_module
 from raykeeper.actors.cluster.status import ClusterStatus
-from raykeeper.cli import check, main, maintenance
+from raykeeper.cli import check, main, maintenance, up_down
 from raykeeper.spec import ClusterSpec
 from raykeeper.store.backup_file import Header
 from raykeeper.store.data_dir import DataDir, FirstMember, Identity
@@ -25,10 +25,25 @@ from raykeeper.store.engine.rocks import RocksDisk
 TAKEN = BackupInfo("/b/jobs-7", "jobs", 0xABC, 2, 7, 3, 4711)
 
 
+class FakeHead:
+    """Ray's head of this user; none runs at first."""
+
+    def __init__(self) -> None:
+        self.running = False
+
+    def start_if_none_runs(self) -> bool:
+        started, self.running = not self.running, True
+        return started
+
+    def stop(self) -> None:
+        self.running = False
+
+
 class FakeCluster:
     def __init__(self) -> None:
         self.asked: list[Any] = []
         self.answer: Any = None
+        self.head = FakeHead()
 
     def _do(self, *asked: Any) -> Any:
         self.asked.append(asked)
@@ -61,7 +76,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
         for name in ("open_cluster", "open_operations"):
             monkeypatch.setattr(file, name, lambda cluster, address: fake, raising=False)
     monkeypatch.setattr(maintenance, "open_client", lambda cluster, address, timeout: fake)
-    monkeypatch.setattr(maintenance, "join", lambda address: None)
+    monkeypatch.setattr(up_down, "join", lambda address: None)
+    monkeypatch.setattr(up_down, "RayHead", lambda: fake.head)
 
     def restore(path: str | None, spec: ClusterSpec, *, timeout: float) -> Any:
         fake._do("restore", path, spec, timeout)
@@ -133,6 +149,30 @@ def test_a_restore_takes_the_spec_and_a_name(fake: FakeCluster, tmp_path: Path) 
     assert (what, path, spec.name, spec.members) == ("restore", "/b/file", "copy", 5)
     fake.answer = DataCorrupted("/b/file is not a backup of RayKeeper")
     assert run("restore", "/b/file", status=1).stderr == "raykeeper: /b/file is not a backup of RayKeeper\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "runs_on"), [(None, True), (DataCorrupted("damaged"), False), (MembersMissing("m1 is away"), True)]
+)
+def test_a_restore_starts_ray_and_stops_it_again_if_it_fails(
+    fake: FakeCluster, error: Exception | None, runs_on: bool
+) -> None:
+    fake.answer = error
+    result = run("restore", "/b/file", status=int(error is not None))
+    assert fake.head.running is runs_on
+    assert ("keeps running" in result.stderr) is isinstance(error, MembersMissing)
+
+
+@pytest.mark.parametrize(("address", "ran_before"), [((), True), (("--address", "10.0.0.1:6379"), False)])
+def test_a_restore_leaves_a_ray_that_it_has_not_started_alone(
+    fake: FakeCluster, address: tuple[str, ...], ran_before: bool
+) -> None:
+    fake.head.running = ran_before
+    run("restore", "/b/file", *address)
+    assert fake.head.running is ran_before
+    fake.answer = DataCorrupted("damaged")
+    run("restore", "/b/file", *address, status=1)
+    assert fake.head.running is ran_before
 
 
 def test_a_restore_of_a_survivor_says_what_it_risks(

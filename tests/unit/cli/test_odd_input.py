@@ -252,7 +252,22 @@ def test_stdin_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     with open("/dev/zero") as endless, monkeypatch.context() as patch:
         patch.setattr(sys, "stdin", endless)
         with pytest.raises(RequestTooLarge):
-            stdio.read_stdin()
+            stdio.read_stdin("it")
+
+
+def test_at_a_terminal_it_is_told_that_stdin_is_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    master, slave = os.openpty()
+    with open(master, "wb", buffering=0) as keyboard, open(slave) as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", terminal)
+        keyboard.write(b"x\n\x04")
+        assert stdio.read_stdin("the value") == b"x\n"
+    assert "the value is read from this terminal" in capsys.readouterr().err
+    with open(os.devnull) as empty, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", empty)
+        assert stdio.read_stdin("the value") == b""
+    assert capsys.readouterr().err == ""
 
 
 def test_json_has_no_number_that_readers_round(capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,7 +295,7 @@ def test_json_has_no_number_that_readers_round(capsys: pytest.CaptureFixture[str
     ],
 )
 def test_lines_of_a_transaction_end_where_a_shell_ends_them(text: str, blocks: list[list[str]]) -> None:
-    assert txn._blocks(text) == blocks
+    assert txn._blocks(line for line, _ in txn._lines(io.StringIO(text, newline="\n"))) == blocks
 
 
 @pytest.mark.parametrize(

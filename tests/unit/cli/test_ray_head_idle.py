@@ -50,10 +50,24 @@ def test_another_cluster_keeps_it_and_is_not_waited_for(
     assert len(asked) == 1
 
 
-def test_what_does_not_end_keeps_it_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_does_not_end_keeps_it_too_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     named(monkeypatch, [ENDED])
     monkeypatch.setattr(ray_head, "HEAD_IDLE_TIMEOUT_S", 0.1)
     assert not RayHead(tmp_path).idle("a")
+    [line] = capsys.readouterr().err.splitlines()
+    assert ENDED[1] in line
+    assert "`raykeeper down --cluster a` again" in line
+
+
+def test_nothing_is_waited_for_if_nothing_was_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = named(monkeypatch, [ENDED])
+    assert not RayHead(tmp_path).idle("a", wait=False)
+    assert len(asked) == 1
+    assert capsys.readouterr().err == ""
 
 
 def test_a_process_that_joined_no_ray_finds_it_idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

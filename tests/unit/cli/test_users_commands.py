@@ -76,14 +76,19 @@ def test_from_nothing_to_a_user_who_may_write_under_a_prefix(shell: Shell) -> No
 
     detail = shell.said("user get ann --detail", "ann", "a").splitlines()
     assert detail == ["team", "  read one", "  readwrite team/ team0"]
-    assert shell.said("user get root --detail", "root", "r").splitlines() == ["root", "  readwrite  (all)"]
+    assert shell.said("user get root --detail", "root", "r").splitlines() == ["root", "  readwrite all keys"]
+    assert shell.said("role get root", "root", "r") == "readwrite all keys"
+    everything = json.loads(shell.said("role get root -o json", "root", "r"))["permissions"]
+    of_user = json.loads(shell.said("user get root --detail -o json", "root", "r"))["permissions"]
+    assert of_user == [{"role": "root", **each} for each in everything]
+    assert shell.run("role get root", "ann", "a").exit_code == 1
     said = json.loads(shell.said("user get ann --detail -o json", "root", "r"))
     assert misfit(FORMS["user get"], said) == ""
     assert [(each["role"], each["key"]) for each in said["permissions"]] == [("team", "one"), ("team", "team/")]
 
     shell.said("role revoke-permission team one", "root", "r")
     shell.said("role grant-permission team read open --from-key", "root", "r")
-    assert "read open (all)" in shell.said("role get team", "root", "r")
+    assert "read from open on" in shell.said("role get team", "root", "r")
     shell.said("get zebra", "ann", "a")
     shell.said("role revoke-permission team open --from-key", "root", "r")
     assert shell.run("get zebra", "ann", "a").exit_code == 1
