@@ -234,8 +234,7 @@ def test_the_cluster_and_its_members(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_starts_a_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    for file in (maintenance, up_down):
-        monkeypatch.setattr(file, "join", lambda address: None)
+    monkeypatch.setattr(up_down, "join", lambda address: None)
     monkeypatch.setattr(cluster_module, "launch", lambda spec: FakeCluster())
     monkeypatch.setattr(cluster_module, "restore", lambda source, spec, timeout: FakeCluster())
     monkeypatch.setattr(up_down, "UP_SETTLE_S", 0.0)
