@@ -1118,11 +1118,11 @@ MAX_PROXY_HANDSHAKES = 128
 PROXY_ADMITS_PER_S = 200
 """While requests of others are served, so many connections are let in each second, those of each address in turn..."""
 PROXY_ADMITS_AT_ONCE = 200
-"""... and so many at once after a rest..."""
+"""... and so many more after a rest, as quickly as `PROXY_SERVING_ADMITS` and `PROXY_ADMIT_DIVISOR` have it..."""
 PROXY_HANDSHAKES_PER_S = 100
 """... on a port with TLS, so many..."""
 PROXY_HANDSHAKES_AT_ONCE = 200
-"""... and so many at once."""
+"""... and so many more after a rest, likewise."""
 PROXY_HANDSHAKE_TURN_S = 1.0
 """Seconds that a TLS handshake has at least, before others that wait displace it."""
 PROXY_ADMIT_PAUSE_S = 0.01
@@ -1145,21 +1145,26 @@ PROXY_LOOK_DIVISOR = 20
 PROXY_LOOK_AT_ONCE_S = 0.05
 """... but this much at once after a rest..."""
 PROXY_ROUND_S = 0.005
-"""... and no longer at a time."""
-PROXY_ADMIT_DIVISOR = 20
+"""... and no longer at a time, all addresses together that are listened at; one of each at least."""
+PROXY_ADMIT_DIVISOR = 5
 """While requests of others are served, no larger part of the loop's time goes into letting connections in, TLS
 handshakes included..."""
+PROXY_FLOOD_ADMIT_DIVISOR = 20
+"""... while an address floods (`PROXY_SOURCE_PER_S`), no larger one than this..."""
 PROXY_ADMIT_AT_ONCE_S = 0.05
 """... but this much at once after a rest."""
+PROXY_STEP_S = 0.01
+"""Of one step of either of them no more is counted: what takes longer is rather a stall of the process..."""
 PROXY_SHARE_PAUSE_S = 1.0
-"""Whatever either of them has taken, the pause after it is no longer."""
+"""... and whatever they have taken, the pause after it is no longer."""
 PROXY_SOURCE_PER_S = 200
-"""While requests of others are served, and more connections than this come from one address in a second and make no
-request, the kernel drops some of those that follow, so that about as many come..."""
-PROXY_KEPT_DIVISOR = 8
-"""... no fewer than this part of what was kept in the second before..."""
-PROXY_LEAST_KEPT_FRACTION = 0.02
-"""... and of all that are begun..."""
+"""While requests of others are served, and more connections than this of one address end in a second without a request,
+the kernel drops some of those that follow, so that about as many come..."""
+MIN_PROXY_USELESS = 10
+"""... or, if there is not the time to accept all that come, this many in a sweep if they are more than half of all
+such..."""
+PROXY_LEAST_KEPT_FRACTION = 0.25
+"""... but this part of them is kept, since others may share the address..."""
 MAX_FILTERED_SOURCES = 32
 """... of so many addresses at most, those with most connections."""
 MAX_PROXY_CONNECTIONS = 16_384
@@ -1260,7 +1265,8 @@ PROXY_PASS_ACCEPTS = 512
 PROXY_PASS_ADMITS = 16
 """... and lets in, which costs more..."""
 PROXY_SERVING_ADMITS = 4
-"""... fewer while requests of others are served, and after these no more for `PROXY_ADMIT_PAUSE_S`."""
+"""... fewer while requests of others are served, and after these no more for `PROXY_ADMIT_PAUSE_S`: so many connections
+in that time, whatever `PROXY_ADMITS_AT_ONCE` has saved."""
 
 # The command line and the Ray head that it starts.
 MAX_STDIN_BYTES = 256 * 1024 * 1024

@@ -1,11 +1,13 @@
 """A part of a loop's time, for one kind of work.
 
 What the work takes is measured, and what it has taken beyond its part is waited for. A rate would not do: where a
-machine is slow, or busy with something else, the same number of things takes more of the time.
+machine is slow, or busy with something else, the same number of things takes more of the time. Of one step only so much
+is counted: the rest of a long one is rather a stall of the process.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, TypeVar
@@ -22,6 +24,7 @@ class LoopShare:
         at_once_s: seconds of work that may be done at once after a rest.
         longest_pause_s: seconds; what work has taken beyond that is forgotten.
         counts: whether the part is bounded now; otherwise work takes what it needs, and nothing is remembered of it.
+        longest_step_s: seconds; what one step has taken beyond that is not counted.
     """
 
     def __init__(
@@ -31,12 +34,14 @@ class LoopShare:
         at_once_s: float,
         longest_pause_s: float,
         counts: Callable[[], bool] = lambda: True,
+        longest_step_s: float = math.inf,
     ) -> None:
         self.clock = clock
         self._counts = counts
         self._fraction = fraction
         self._at_once_s = at_once_s
-        self._most_owed_s = longest_pause_s * fraction
+        self._longest_pause_s = longest_pause_s
+        self._longest_step_s = longest_step_s
         self._left = at_once_s
         self._at = clock()
 
@@ -45,12 +50,22 @@ class LoopShare:
         now = self.clock()
         self._refill(now)
         if self._counts():
-            self._left = max(self._left - (now - began), -self._most_owed_s)
+            self._left -= min(now - began, self._longest_step_s)
+            self._forget()
 
     def pause(self) -> float:
         """Seconds until there may be more of it; 0 for now."""
         self._refill(self.clock())
         return max(0.0, -self._left / self._fraction) if self._counts() else 0.0
+
+    def set_fraction(self, fraction: float) -> None:
+        """From now on it is another part."""
+        self._refill(self.clock())
+        self._fraction = fraction
+        self._forget()
+
+    def _forget(self) -> None:
+        self._left = max(self._left, -self._longest_pause_s * self._fraction)
 
     def _refill(self, now: float) -> None:
         self._left = min(self._at_once_s, self._left + (now - self._at) * self._fraction)

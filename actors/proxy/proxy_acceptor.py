@@ -5,7 +5,7 @@ bounded:
 
 - What the kernel has is accepted, since a client that the kernel has no room for tries again after one, three, seven,
   fifteen seconds, whichever client has filled it. While many arrive, that is done every few milliseconds, and takes a
-  limited part of the loop's time. Of an address that floods, the kernel drops most (``source_filter.py``).
+  limited part of the loop's time. Of an address that floods, the kernel drops a part (``source_filter.py``).
 - The first byte is looked at, and not taken: a connection that begins no request, or no TLS, is closed here. One whose
   client has said nothing yet is *silent*.
 - The others *wait*, and are let in, those of each source in turn. While requests of others are served, that is done at
@@ -33,6 +33,7 @@ from ...limits import (
     PROXY_ACCEPT_PAUSE_S,
     PROXY_ACCEPTS_AT_ONCE,
     PROXY_ACCEPTS_PER_S,
+    PROXY_ADMIT_DIVISOR,
     PROXY_ADMIT_PAUSE_S,
     PROXY_ADMITS_AT_ONCE,
     PROXY_ADMITS_PER_S,
@@ -40,6 +41,7 @@ from ...limits import (
     PROXY_CROWD_AT_ONCE,
     PROXY_CROWD_PAUSE_S,
     PROXY_CROWD_PER_S,
+    PROXY_FLOOD_ADMIT_DIVISOR,
     PROXY_GREETING_S,
     PROXY_HANDSHAKE_TURN_S,
     PROXY_HANDSHAKES_AT_ONCE,
@@ -72,18 +74,18 @@ class BySource(Generic[T]):
     """Things of several sources, those of each in order of age."""
 
     def __init__(self) -> None:
-        self._of: dict[Hashable, dict[T, None]] = {}
+        self._of: dict[str, dict[T, None]] = {}
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, source: Hashable, item: T) -> None:
+    def add(self, source: str, item: T) -> None:
         """One more, the youngest of its source."""
         self._of.setdefault(source, {})[item] = None
         self._count += 1
 
-    def discard(self, source: Hashable, item: T) -> None:
+    def discard(self, source: str, item: T) -> None:
         """One less, if it is there."""
         items = self._of.get(source, {})
         if item in items:
@@ -92,7 +94,7 @@ class BySource(Generic[T]):
             if not items:
                 del self._of[source]
 
-    def take(self) -> tuple[Hashable, T]:
+    def take(self) -> tuple[str, T]:
         """The oldest of the source whose turn it is. There must be one."""
         source, items = next(iter(self._of.items()))
         item = next(iter(items))
@@ -101,7 +103,7 @@ class BySource(Generic[T]):
             self._of[source] = self._of.pop(source)
         return source, item
 
-    def take_of_largest(self) -> tuple[Hashable, T]:
+    def take_of_largest(self) -> tuple[str, T]:
         """The oldest of the source that has most, among the few that are looked at. There must be one."""
         source, items = max(islice(self._of.items(), MAX_ADMISSION_CHECKS), key=lambda pair: len(pair[1]))
         item = next(iter(items))
@@ -134,13 +136,15 @@ class ProxyAcceptor:
             tls.measure(context.admissions)
         self._listeners: list[socket.socket] = []
         self.filter = SourceFilter(self._listeners, context.log)
-        context.note_use = self.filter.discount
+        context.note_useless = self.filter.count_useless
         self._reviewed_at = loop.time()
+        self._starved = False
+        """Whether, since then, there was not the time to accept all that came."""
         self._closed = False
-        self._silent: dict[int, tuple[socket.socket, Hashable, float]] = {}
+        self._silent: dict[int, tuple[socket.socket, str, float]] = {}
         """By descriptor, oldest first: with its source, and until when it may stay silent."""
         self._of_silent: BySource[int] = BySource()
-        self._waiting: dict[int, tuple[socket.socket, Hashable]] = {}
+        self._waiting: dict[int, tuple[socket.socket, str]] = {}
         self._of_waiting: BySource[int] = BySource()
         self._epoll = select.epoll()
         """Watches them, each for one event, and is itself watched by the loop: that is cheaper than a reader of the
@@ -210,6 +214,7 @@ class ProxyAcceptor:
     def _round(self) -> None:
         """While a crowd arrives, look at all of it now and then: to be told of each would cost a pass of the loop."""
         self._next_round = None
+        self._listeners.append(self._listeners.pop(0))  # none is always the last
         pause = self._look_round(self._listeners)
         if pause:
             self._next_round = self._loop.call_later(pause, self._round)
@@ -220,8 +225,12 @@ class ProxyAcceptor:
         """Accept what there is, look at all, and let in; returns after how many seconds to do so again, 0 for as soon
         as there is something. On a machine that has no time for it, the most of the time is left to those who are
         served: what this has taken beyond its part is waited for, and meanwhile the kernel keeps what comes."""
+        pause = 0.0
+        for listener in listeners:
+            began = self._loop.time()
+            pause = max(pause, self._take_in(listener, began + PROXY_ROUND_S / len(listeners)))
+            self._looks.spend(began)
         began = self._loop.time()
-        pause = max([self._take_in(listener, began + PROXY_ROUND_S) for listener in listeners])
         self._admit_now()  # before it is looked at who has closed: one that has said all it has to say is answered
         self._look()
         self._looks.spend(began)
@@ -231,15 +240,17 @@ class ProxyAcceptor:
         """Accept what the kernel has. Returns after how many seconds to do so again; 0 for as soon as there is one.
 
         Args:
-            until: while requests of others are served, no longer.
+            until: while requests of others are served, no longer, but one at least.
         """
         pause = 0.0
-        for _ in range(PROXY_PASS_ACCEPTS):
+        for accepted in range(PROXY_PASS_ACCEPTS):
             if self._context.serving:
-                if not self._accepts.take():
-                    return PROXY_ACCEPT_PAUSE_S
-                if self._loop.time() > until:
+                if accepted and self._loop.time() > until:
+                    self._starved = True
                     return PROXY_CROWD_PAUSE_S
+                if not self._accepts.take():
+                    self._starved = True
+                    return PROXY_ACCEPT_PAUSE_S
             try:
                 sock, address = listener.accept()
             except BlockingIOError:
@@ -252,12 +263,10 @@ class ProxyAcceptor:
             self._context.accepted += 1
             if self._context.serving and not self._calm.take():
                 pause = PROXY_CROWD_PAUSE_S
-            source = source_of_address(address[0])
-            self.filter.count(source)
-            self._meet(sock, source)
+            self._meet(sock, source_of_address(address[0]))
         return pause
 
-    def _meet(self, sock: socket.socket, source: Hashable) -> None:
+    def _meet(self, sock: socket.socket, source: str) -> None:
         """Look at a connection for the first time."""
         first = self._first_byte(sock)
         if first is None:
@@ -275,7 +284,7 @@ class ProxyAcceptor:
         except OSError:
             return b""
 
-    def _keep_silent(self, sock: socket.socket, source: Hashable) -> None:
+    def _keep_silent(self, sock: socket.socket, source: str) -> None:
         while len(self._silent) >= MAX_PROXY_SILENT and self._look():
             pass  # those that have said something are not silent
         if len(self._silent) >= MAX_PROXY_SILENT:
@@ -304,24 +313,30 @@ class ProxyAcceptor:
         self._admit_soon()
         return len(looked)
 
-    def _have_wait(self, sock: socket.socket, source: Hashable, data: bytes) -> None:
+    def _have_wait(self, sock: socket.socket, source: str, data: bytes) -> None:
         """Let a connection wait, or close it, by its first byte."""
         if not data:
+            self.filter.count_useless(source)
             sock.close()
         elif data[0] in _BEGINS_REQUEST if self._tls is None else data[0] == _TLS_HANDSHAKE:
             if len(self._waiting) >= MAX_PROXY_WAITING:
                 self._context.ends["refused"] += 1
                 self._context.log.warning("refuses connections: %d wait to be let in", len(self._waiting))
-                self._drop(self._of_waiting.take_of_largest()[1])
+                largest, displaced = self._of_waiting.take_of_largest()
+                self.filter.count_useless(largest)
+                self._drop(displaced)
             number = sock.fileno()
             self._waiting[number] = sock, source
             self._of_waiting.add(source, number)
             self._epoll.register(number, _GONE | select.EPOLLONESHOT)
         else:
+            self.filter.count_useless(source)
             self._refuse(sock, data)
 
     def _drop(self, number: int) -> None:
-        """Close a connection that is silent or waits."""
+        """Close a connection that is silent, which was of no use then, or waits."""
+        if number in self._silent:
+            self.filter.count_useless(self._silent[number][1])
         found = self._silent.pop(number, None) or self._waiting.pop(number, None)
         if found is not None:
             for of in (self._of_silent, self._of_waiting):
@@ -338,10 +353,14 @@ class ProxyAcceptor:
         sock.close()
 
     def review(self) -> None:
-        """Look at who begins most connections; once in each sweep."""
+        """Look at who begins connections of no use; once in each sweep."""
+        if self._closed:
+            return
         now = self._loop.time()
-        self.filter.review(now - self._reviewed_at, self._context.serving)
-        self._reviewed_at = now
+        self.filter.review(now - self._reviewed_at, self._context.serving, self._starved)
+        self._reviewed_at, self._starved = now, False
+        divisor = PROXY_FLOOD_ADMIT_DIVISOR if self.filter.floods else PROXY_ADMIT_DIVISOR
+        self._context.admissions.set_fraction(1 / divisor)
 
     def expire(self, now: float) -> None:
         """Close those that have been silent for too long; not those whose first byte waits for a slow loop."""
@@ -389,18 +408,23 @@ class ProxyAcceptor:
             return False
         return self._loop.time() - next(iter(self._begun_at.values())) < PROXY_HANDSHAKE_TURN_S
 
-    def _begin(self, source: Hashable, sock: socket.socket) -> None:
+    def _begin(self, source: str, sock: socket.socket) -> None:
         if self._tls is not None and len(self._begun) >= MAX_PROXY_HANDSHAKES:
             self._context.ends["displaced"] += 1
             displaced = self._begun.take_of_largest()[1]
             del self._begun_at[displaced]
             displaced.cancel()
         sock.setblocking(False)
-        taken = False
+        taken = made = False
 
-        def begun() -> None:
+        def leave() -> None:
             self._begun.discard(source, task)
             self._begun_at.pop(task, None)
+
+        def begun() -> None:
+            nonlocal made
+            made = True
+            leave()
 
         async def shake_hands() -> None:
             # Raises OSError if the client speaks no TLS, does not trust the proxy, or shows what it does not trust.
@@ -415,9 +439,11 @@ class ProxyAcceptor:
             )
 
         def done(task: asyncio.Task[None]) -> None:
-            begun()
+            leave()
             if not taken:
                 sock.close()
+            if not made:
+                self.filter.count_useless(source)
             error = None if task.cancelled() else task.exception()
             if error is not None and not isinstance(error, OSError):
                 self._context.log.error("a connection could not be begun", exc_info=error)

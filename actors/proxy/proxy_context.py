@@ -20,6 +20,7 @@ from ...limits import (
     PROXY_PASS_BYTES,
     PROXY_READ_BYTES,
     PROXY_SHARE_PAUSE_S,
+    PROXY_STEP_S,
     PROXY_SWEEP_S,
 )
 from ..logs import MemberLog
@@ -129,8 +130,8 @@ class ProxyContext:
         """... and what became of those which did not simply end: refused, displaced, or closed for doing harm."""
         self.count_silent: Callable[[], int] = int
         """How many connections are open and not listed here yet."""
-        self.note_use: Callable[[str], object] = str
-        """Called with the source of each connection that makes its first request."""
+        self.note_useless: Callable[[str], object] = str
+        """Called with the source of each connection that is closed and has made no request."""
         self.serving = False
         """Whether requests came, within the last sweep, on connections from before the one before: a crowd that has
         just connected serves nobody yet."""
@@ -139,10 +140,14 @@ class ProxyContext:
         self._connections: dict[ProxyConnection, tuple[str, float]] = {}
         """With the source of each, and since when it is listed."""
         self._of_source: Counter[str] = Counter()
+        self._unused: set[ProxyConnection] = set()
+        """Those that have made no request."""
 
     def share_while_serving(self, divisor: float, at_once_s: float) -> LoopShare:
         """A part of the loop's time, which is bounded while requests of others are served."""
-        return LoopShare(self.loop.time, 1 / divisor, at_once_s, PROXY_SHARE_PAUSE_S, lambda: self.serving)
+        return LoopShare(
+            self.loop.time, 1 / divisor, at_once_s, PROXY_SHARE_PAUSE_S, lambda: self.serving, PROXY_STEP_S
+        )
 
     def add(self, connection: ProxyConnection, source: str = "") -> bool:
         """List a new connection; ``False`` if there is no room for it.
@@ -157,12 +162,15 @@ class ProxyContext:
             return False
         self._connections[connection] = source, self.loop.time()
         self._of_source[source] += 1
+        self._unused.add(connection)
         return True
 
     def replace(self, old: ProxyConnection, new: ProxyConnection) -> None:
         """A connection has said what it speaks. It is listed at any time, whichever thread looks."""
         self._connections[new] = self._connections[old]
         del self._connections[old]
+        self._unused.discard(old)
+        self._unused.add(new)
 
     def discard(self, connection: ProxyConnection) -> None:
         """A connection is closed."""
@@ -172,12 +180,13 @@ class ProxyContext:
             self._of_source[source] -= 1
             if not self._of_source[source]:
                 del self._of_source[source]
+            if connection in self._unused:
+                self._unused.remove(connection)
+                self.note_useless(source)
 
     def begin_requests(self, connection: ProxyConnection) -> None:
         """A connection makes its first request."""
-        listed = self._connections.get(connection)
-        if listed is not None:
-            self.note_use(listed[0])
+        self._unused.discard(connection)
 
     def share_passes(self, since: float) -> None:
         """Divide what a pass of the loop reads among the connections that have sent something since then."""

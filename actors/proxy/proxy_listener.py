@@ -64,26 +64,29 @@ class Greeting(asyncio.Protocol):
         self._context.admissions.spend(began)
 
     def data_received(self, data: bytes) -> None:
-        """Its first bytes."""
+        """Its first bytes. What follows from them is the first request's, and no longer what it takes to let in."""
         began = self._context.loop.time()
-        self._hear(data)
+        protocol = self._hear(data)
         self._context.admissions.spend(began)
+        if protocol is not None:
+            protocol.data_received(self._data)
 
-    def _hear(self, data: bytes) -> None:
+    def _hear(self, data: bytes) -> Http2Protocol | Http1Protocol | None:
+        """The protocol that it speaks, once that is known."""
         self._data += data
         transport = self._transport
         if transport is None or transport.is_closing():
-            return
+            return None
         if self._data.startswith(PREFACE):
             protocol: Http2Protocol | Http1Protocol = Http2Protocol(self._context)
         elif not PREFACE.startswith(self._data):
             protocol = Http1Protocol(self._context)
         else:
-            return
+            return None
         transport.set_protocol(protocol)
         self._context.replace(self, protocol)
         protocol.connection_made(transport)
-        protocol.data_received(self._data)
+        return protocol
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone."""

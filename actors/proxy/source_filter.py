@@ -6,24 +6,28 @@ a connection; those that are accepted inherit it, and get no SYNs. It drops so m
 about as many connections are left as a proxy lets in. TCP tries these again by itself: a client that shares the flood's
 address waits for longer, one from elsewhere does not.
 
-A flood is more than ``PROXY_SOURCE_PER_S`` connections that have come to no request: a crowd of clients that are served
-is none, however large. How many of them an address begins is known from how many came, and from the part that was kept.
-So the part follows the flood, and the program is removed within two sweeps of the flood's end.
+A flood is more than ``PROXY_SOURCE_PER_S`` connections of one address a second that end without a request. Those that
+wait to be let in, or give up meanwhile, do not count: a crowd of clients is no flood, however large. How many an address
+begins is known from how many have ended so, and from the part that was kept. So the part follows the flood, and the
+program is removed within two sweeps after the last of the flood have ended. Where there is not the time to accept all
+that come, fewer end than come: there it is the address that most of those are of that have ended so.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import ipaddress
 import logging
 import socket
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from ...limits import (
     MAX_FILTERED_SOURCES,
-    PROXY_KEPT_DIVISOR,
+    MIN_PROXY_USELESS,
     PROXY_LEAST_KEPT_FRACTION,
     PROXY_SOURCE_PER_S,
 )
@@ -38,6 +42,8 @@ _RANDOM = 0xFFFFF000 + 56
 _TCP_FLAGS, _SYN, _SYN_OR_ACK = 13, 0x02, 0x12
 _IPV4_SOURCE, _IPV6_SOURCE = _IP_HEADER + 12, _IP_HEADER + 8
 _KEEP, _DROP = 0xFFFFFFFF, 0
+_NO_FILTERS = frozenset({errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL, errno.ENOSYS})
+"""Of a kernel that has none of them, or allows none. Another error, for want of memory, may pass."""
 
 
 def syn_filter(family: int, kept: Mapping[str, float]) -> bytes:
@@ -93,65 +99,73 @@ class SourceFilter:
     def __init__(self, listeners: Iterable[socket.socket], log: MemberLog) -> None:
         self._listeners = listeners
         self._log = log
-        self._came: Counter[str] = Counter()
+        self._useless: Counter[str] = Counter()
         self._kept: dict[str, float] = {}
         self._works = True
+        self._said_that_it_cannot = False
+        self.floods = False
+        """Whether an address flooded in the last sweep, filtered or not."""
 
     @property
     def kept(self) -> Mapping[str, float]:
         """The part of their connections that is kept, of those sources of which not all are."""
         return self._kept
 
-    def count(self, source: str) -> None:
-        """A connection was accepted."""
-        self._came[source] += 1
+    def count_useless(self, source: str) -> None:
+        """A connection has ended without a request, and not because it had to wait."""
+        self._useless[source] += 1
 
-    def discount(self, source: str) -> None:
-        """One that was accepted has made a request."""
-        self._came[source] -= 1
-
-    def review(self, seconds: float, serving: bool) -> None:
+    def review(self, seconds: float, serving: bool, starved: bool = False) -> None:
         """Look at what came.
 
         Args:
             seconds: since the last time.
             serving: whether there are others whom a flood would hold up; otherwise all are kept.
+            starved: whether there was not the time to accept all that came.
         """
-        came, self._came = self._came, Counter()
-        kept: dict[str, float] = {}
+        useless, self._useless = self._useless, Counter()
         rates: dict[str, float] = {}
+        kept: dict[str, float] = {}
         if serving and seconds > 0:
-            rates = {source: count / seconds for source, count in came.items() if count > 0}
-        for source in sorted(rates, key=lambda source: -rates[source] / self._kept.get(source, 1.0)):
-            before = self._kept.get(source, 1.0)
-            part = before * PROXY_SOURCE_PER_S / rates[source]
-            if part < 1 and len(kept) < MAX_FILTERED_SOURCES:
-                # What waited in the kernel came under an earlier part, so what came may be too much for this one.
-                kept[source] = max(part, before / PROXY_KEPT_DIVISOR, PROXY_LEAST_KEPT_FRACTION)
-        if kept and not self._kept:
-            source, rate = max(rates.items(), key=lambda each: each[1])
+            # What an address begins in a second, if all were kept.
+            rates = {source: count / seconds / self._kept.get(source, 1.0) for source, count in useless.items()}
+        for source in sorted(rates, key=lambda source: -rates[source])[:MAX_FILTERED_SOURCES]:
+            part = PROXY_SOURCE_PER_S / rates[source]
+            if starved and useless[source] >= MIN_PROXY_USELESS and 2 * useless[source] > useless.total():
+                part = PROXY_LEAST_KEPT_FRACTION
+            if part < 1:
+                kept[source] = max(part, PROXY_LEAST_KEPT_FRACTION)
+        self.floods = bool(kept)
+        before = self._kept
+        self._keep(kept)
+        if self._kept and not before:
+            source = next(iter(kept))
             self._log.log(
                 logging.WARNING,
-                "%s begins %d connections a second without a request: most are dropped",
+                "%s begins %d connections a second without a request: %d%% of them are kept",
                 source,
-                int(rate),
+                int(rates[source]),
+                int(100 * kept[source]),
             )
-        self._keep(kept)
 
     def _keep(self, kept: dict[str, float]) -> None:
         if not self._works or kept == self._kept:
             return
-        for listener in self._listeners:
-            if kept:
-                self._works = self._try(attach_filter, listener, syn_filter(listener.family, kept)) and self._works
-            elif self._kept:
-                self._try(detach_filter, listener)
-        self._kept = kept if self._works else {}
+        if kept:
+            try:
+                for listener in self._listeners:
+                    attach_filter(listener, syn_filter(listener.family, kept))
+            except OSError as error:
+                self._works = error.errno not in _NO_FILTERS
+                self._say_that_it_cannot(next(iter(kept)), error)
+                kept = {}
+        if not kept:
+            for listener in self._listeners:
+                with contextlib.suppress(OSError):  # it has none
+                    detach_filter(listener)
+        self._kept = kept
 
-    def _try(self, change: Callable[..., None], sock: socket.socket, *program: bytes) -> bool:
-        try:
-            change(sock, *program)
-        except OSError as error:  # a kernel that is not Linux's own
-            self._log.debug("no filter on a socket: %s", error)
-            return False
-        return True
+    def _say_that_it_cannot(self, source: str, error: OSError) -> None:
+        if not self._said_that_it_cannot:
+            self._said_that_it_cannot = True
+            self._log.log(logging.WARNING, "connections of %s flood, and cannot be filtered: %s", source, error)

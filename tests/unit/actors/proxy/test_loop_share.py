@@ -79,6 +79,31 @@ def test_what_is_done_while_nothing_counts_is_not_waited_for_later() -> None:
     assert share.pause() == 0
 
 
+def test_a_stall_in_a_step_is_no_work() -> None:
+    """One collection of garbage, and nobody was let in for a second."""
+    clock = PlayedClock()
+    share = LoopShare(clock, 0.05, 0.0, 2.0, longest_step_s=0.01)
+    work(clock, share, 30.0)
+    assert share.pause() == pytest.approx(0.01 / 0.05)
+    clock.now += 10
+    work(clock, share, 0.005)
+    assert share.pause() == pytest.approx(0.005 / 0.05), "what is shorter counts as it is"
+
+
+def test_another_part() -> None:
+    clock = PlayedClock()
+    share = LoopShare(clock, 0.2, 0.0, 2.0)
+    work(clock, share, 0.1)
+    assert share.pause() == pytest.approx(0.1 / 0.2)
+    share.set_fraction(0.1)
+    assert share.pause() == pytest.approx(0.1 / 0.1)
+    share.set_fraction(0.01)
+    assert share.pause() == pytest.approx(2.0), "no longer than it may be"
+    clock.now += 2.0
+    share.set_fraction(0.2)
+    assert share.pause() == pytest.approx(0, abs=1e-6)
+
+
 def test_steps_are_spent_and_not_the_time_between_them() -> None:
     clock = PlayedClock()
     share = LoopShare(clock, 0.5, 0.0, 1000.0)

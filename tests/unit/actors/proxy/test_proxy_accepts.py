@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -14,7 +15,9 @@ from lab.http2.wire import BLOCK, HELLO
 from lab.patience import PATIENCE
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.proxy import proxy_acceptor, proxy_listener
+from raykeeper.actors.proxy.http1_protocol import Http1Protocol
 from raykeeper.actors.proxy.http2_frames import END_HEADERS, END_STREAM, HEADERS, pack_frame
+from raykeeper.actors.proxy.http2_protocol import Http2Protocol
 from raykeeper.actors.proxy.loop_share import LoopShare
 from raykeeper.actors.proxy.proxy_acceptor import BySource
 from raykeeper.actors.proxy.proxy_listener import ProxyListener
@@ -22,12 +25,15 @@ from raykeeper.actors.proxy.rpc_methods import RpcMethods
 from raykeeper.actors.transport.accept_rate import source_of_address
 from raykeeper.limits import (
     PROXY_ADMIT_DIVISOR,
+    PROXY_FLOOD_ADMIT_DIVISOR,
     PROXY_GREETING_S,
+    PROXY_LEAST_KEPT_FRACTION,
     PROXY_LOOK_DIVISOR,
     PROXY_PASS_ADMITS,
     PROXY_ROUND_S,
     PROXY_SHARE_PAUSE_S,
     PROXY_SOURCE_PER_S,
+    PROXY_STEP_S,
     PROXY_SWEEP_S,
 )
 
@@ -323,29 +329,42 @@ async def slow_listening() -> AsyncIterator[tuple[ProxyListener, PlayedLoop]]:
             acceptor._loop = loop
 
 
+class EndlessCrowd:
+    """A socket that listens, and always has another connection, which is closed already.
+
+    Args:
+        played: the loop.
+        cost: seconds that it takes to accept one.
+    """
+
+    def __init__(self, played: PlayedLoop, cost: float) -> None:
+        self._played = played
+        self._cost = cost
+        self.accepted = 0
+
+    def accept(self) -> tuple[socket.socket, tuple[str, int]]:
+        self.accepted += 1
+        self._played.now += self._cost
+        theirs, ours = socket.socketpair()
+        ours.close()
+        return theirs, ("10.0.0.1", 1)
+
+    def fileno(self) -> int:
+        return 0
+
+
 @pytest.mark.parametrize("slowness", [1, 10, 100])
 def test_a_crowd_takes_a_part_of_a_slow_loops_time(slowness: int) -> None:
     """To accept a connection takes 30 us where the machine has time, and up to 3 ms where it has none; there is always
-    another. The part of the loop's time is the same."""
+    another. The part of the loop's time is the same, and the address is found to flood, however few are accepted."""
 
     async def test() -> None:
         async with slow_listening() as (listener, played):
-            acceptor, cost, accepted = listener.acceptor, 0.00003 * slowness, 0
-
-            class EndlessCrowd:
-                def accept(self) -> tuple[socket.socket, tuple[str, int]]:
-                    nonlocal accepted
-                    accepted += 1
-                    played.now += cost
-                    theirs, ours = socket.socketpair()
-                    ours.close()
-                    return theirs, ("10.0.0.1", 1)
-
-                def fileno(self) -> int:
-                    return 0
-
-            listeners, acceptor._listeners = acceptor._listeners, [EndlessCrowd()]  # type: ignore[list-item]
+            acceptor, cost = listener.acceptor, 0.00003 * slowness
+            crowd = EndlessCrowd(played, cost)
+            listeners, acceptor._listeners = acceptor._listeners, [crowd]  # type: ignore[list-item]
             began, longest = played.now, 0.0
+            acceptor._reviewed_at = began
             acceptor._accept(acceptor._listeners[0])
             while played.now < began + 20:
                 (pause, call), *more = played.timers
@@ -355,10 +374,52 @@ def test_a_crowd_takes_a_part_of_a_slow_loops_time(slowness: int) -> None:
                 before = played.now
                 call()
                 longest = max(longest, played.now - before)
+                if played.now - acceptor._reviewed_at > PROXY_SWEEP_S:
+                    acceptor.review()
+                    assert acceptor.filter.kept == {"10.0.0.1": PROXY_LEAST_KEPT_FRACTION}
             acceptor._listeners = listeners
             acceptor._next_round = None
-            assert accepted * cost / 20 == pytest.approx(1 / PROXY_LOOK_DIVISOR, rel=0.2)
+            assert acceptor.filter.floods
+            assert crowd.accepted * cost / 20 == pytest.approx(1 / PROXY_LOOK_DIVISOR, rel=0.2)
             assert longest <= PROXY_ROUND_S + 2 * cost
+
+    run(test)
+
+
+@pytest.mark.parametrize("slowness", [1, 10, 100, 1000])
+def test_a_port_at_two_addresses_accepts_at_both(slowness: int) -> None:
+    """What was first in the list had all of the time, and the other one's clients waited for as long as it had any."""
+
+    async def test() -> None:
+        async with slow_listening() as (listener, played):
+            acceptor = listener.acceptor
+            crowds = [EndlessCrowd(played, 0.00003 * slowness) for _ in range(2)]
+            listeners, acceptor._listeners = acceptor._listeners, list(crowds)  # type: ignore[arg-type]
+            for number in range(1, 21):
+                played.timers.clear()
+                acceptor._round()
+                played.now += max(pause for pause, _ in played.timers)
+                assert min(crowd.accepted for crowd in crowds) >= number
+            acceptor._listeners = listeners
+            acceptor._next_round = None
+            assert crowds[0].accepted == pytest.approx(crowds[1].accepted, rel=0.2)
+
+    run(test)
+
+
+def test_the_last_of_what_may_be_accepted_goes_to_each_address_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with slow_listening() as (listener, played):
+            acceptor = listener.acceptor
+            monkeypatch.setattr(acceptor._accepts, "_per_s", 0.0)
+            crowds = [EndlessCrowd(played, 0.0) for _ in range(2)]
+            listeners, acceptor._listeners = acceptor._listeners, list(crowds)  # type: ignore[arg-type]
+            for _ in range(10):
+                acceptor._accepts._left = 3.0
+                acceptor._round()
+            acceptor._listeners = listeners
+            acceptor._next_round = None
+            assert [crowd.accepted for crowd in crowds] == [15, 15]
 
     run(test)
 
@@ -369,7 +430,7 @@ def test_connections_are_let_in_for_a_part_of_a_slow_loops_time(monkeypatch: pyt
     async def test() -> None:
         async with slow_listening() as (listener, played):
             acceptor, begun = listener.acceptor, 0
-            admissions, cost = listener.context.admissions, 0.02
+            admissions, cost = listener.context.admissions, PROXY_STEP_S
             monkeypatch.setattr(acceptor, "_admit_soon", lambda: None)
 
             def begin(_: object, sock: socket.socket) -> None:
@@ -420,42 +481,134 @@ def test_what_it_takes_to_let_in_is_measured() -> None:
     run(test)
 
 
-def test_of_a_flood_from_one_address_the_kernel_drops_most() -> None:
+@pytest.mark.parametrize("hello", [REQUEST, HELLO], ids=["http1", "http2"])
+def test_the_first_request_is_no_part_of_what_it_takes_to_let_in(monkeypatch: pytest.MonkeyPatch, hello: bytes) -> None:
+    steps: list[str] = []
+    for protocol in (Http1Protocol, Http2Protocol):
+
+        def receive(self: object, data: bytes, real: Callable[[object, bytes], None] = protocol.data_received) -> None:
+            steps.append("request")
+            real(self, data)
+
+        monkeypatch.setattr(protocol, "data_received", receive)
+
+    async def test() -> None:
+        async with listening() as (listener, address):
+            spend = listener.context.admissions.spend
+
+            def count(began: float) -> None:
+                steps.append(sys._getframe(1).f_code.co_name)
+                spend(began)
+
+            listener.context.admissions.spend = count  # type: ignore[method-assign]
+            with connect(address, hello) as sock:
+                assert await answer(sock)
+            assert steps.count("data_received") == 1
+            assert steps.index("data_received") < steps.index("request")
+
+    run(test)
+
+
+def test_a_stall_while_one_is_let_in_does_not_keep_others_out() -> None:
+    async def test() -> None:
+        async with listening() as (listener, _):
+            context = listener.context
+            context.serving = True
+            for share in (context.admissions, listener.acceptor._looks):
+                share.spend(context.loop.time() - 100.0)
+                assert share.pause() == 0.0, "a tenth of what may be done at once"
+
+    run(test)
+
+
+def test_of_a_flood_from_one_address_the_kernel_drops_a_part() -> None:
     async def test() -> None:
         async with listening() as (listener, address):
             listener.context.serving = True
-            listener.acceptor.filter._came[ELSEWHERE] = 1000 * PROXY_SOURCE_PER_S
+            listener.acceptor.filter._useless[ELSEWHERE] = 1000 * PROXY_SOURCE_PER_S
             listener.acceptor._reviewed_at = listener.context.loop.time() - 1.0
+            assert listener.context.admissions._fraction == 1 / PROXY_ADMIT_DIVISOR
             listener.acceptor.review()
             assert listener.acceptor.filter.kept[ELSEWHERE] < 1
+            assert listener.context.admissions._fraction == 1 / PROXY_FLOOD_ADMIT_DIVISOR
             with connect(address, REQUEST) as sock:
                 assert (await answer(sock)).startswith(b"HTTP/1.1 404"), "from another address"
             listener.context.serving = False
             listener.acceptor.review()
             assert listener.acceptor.filter.kept == {}
+            assert listener.context.admissions._fraction == 1 / PROXY_ADMIT_DIVISOR
             with connect(address, REQUEST, ELSEWHERE) as sock:
                 assert (await answer(sock)).startswith(b"HTTP/1.1 404")
 
     run(test)
 
 
-def test_a_connection_that_makes_a_request_is_no_part_of_a_flood() -> None:
+def test_a_crowd_that_has_to_wait_is_no_flood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients behind one address that fail over at once: the proxy lets them in over seconds, and some give up."""
+    monkeypatch.setattr(proxy_acceptor, "PROXY_ADMITS_PER_S", 0)
+    monkeypatch.setattr(proxy_acceptor, "PROXY_ADMITS_AT_ONCE", 0)
+
     async def test() -> None:
         async with listening() as (listener, address):
-            came = listener.acceptor.filter._came
+            listener.context.serving = True
+            acceptor = listener.acceptor
+            crowd = [connect(address, data, ELSEWHERE) for data in 20 * [REQUEST, HELLO]]
+            await until(lambda: len(acceptor._waiting) == 40)
+            for sock in crowd[:20]:
+                sock.close()
+            await until(lambda: len(acceptor._waiting) == 20)
+            listener.context.serving = False
+            for number, sock in enumerate(crowd[20:]):
+                assert await answer(sock)
+                if number % 2:
+                    sock.sendall(pack_frame(HEADERS, END_HEADERS | END_STREAM, 1, BLOCK))
+            await until(lambda: not listener.context._unused)
+            for sock in crowd[20:]:
+                sock.close()
+            await until(lambda: listener.connection_count() == 0)
+            assert listener.context.accepted == 40
+            assert not acceptor.filter._useless
+
+    run(test)
+
+
+def test_what_ends_without_a_request_is_of_no_use() -> None:
+    async def test() -> None:
+        async with listening() as (listener, address):
+            useless = listener.acceptor.filter._useless
+            for count, data in enumerate((b"", b"\0", HELLO, REQUEST[:9]), 1):
+                sock = connect(address, data, ELSEWHERE)
+                await until(lambda count=count: listener.context.accepted == count)  # type: ignore[misc]
+                if data:
+                    await until(lambda: not len(listener.acceptor))
+                sock.close()
+                await until(lambda count=count: useless[ELSEWHERE] == count)  # type: ignore[misc]
             silent = connect(address, b"", ELSEWHERE)
-            await until(lambda: came[ELSEWHERE] == 1)
-            hello = connect(address, HELLO)
-            assert await answer(hello), "its settings, which are no answer to a request"
-            assert came["127.0.0.1"] == 1
-            hello.sendall(pack_frame(HEADERS, END_HEADERS | END_STREAM, 1, BLOCK))
-            await until(lambda: came["127.0.0.1"] == 0)
-            with connect(address, 3 * REQUEST) as sock:
-                assert (await answer(sock)).startswith(b"HTTP/1.1 404")
-                assert came["127.0.0.1"] == 0, "counted once, as the connection"
-            assert came[ELSEWHERE] == 1
+            await until(lambda: len(listener.acceptor) == 1)
+            listener.acceptor.expire(listener.context.loop.time() + 2 * PROXY_GREETING_S)
+            assert await answer(silent) == b""
             silent.close()
-            hello.close()
+            assert useless == {ELSEWHERE: 5}
+
+    run(test)
+
+
+def test_what_makes_way_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bound in ("MAX_PROXY_SILENT", "MAX_PROXY_WAITING"):
+        monkeypatch.setattr(proxy_acceptor, bound, 1)
+    monkeypatch.setattr(proxy_acceptor, "PROXY_ADMITS_PER_S", 0)
+    monkeypatch.setattr(proxy_acceptor, "PROXY_ADMITS_AT_ONCE", 0)
+
+    async def test() -> None:
+        async with listening() as (listener, address):
+            listener.context.serving = True
+            useless = listener.acceptor.filter._useless
+            socks = [connect(address, data, ELSEWHERE) for data in (b"", b"", REQUEST, REQUEST, REQUEST)]
+            await until(lambda: listener.context.accepted == 5)
+            await until(lambda: len(listener.acceptor) == 2)
+            assert useless == {ELSEWHERE: 3}
+            for sock in socks:
+                sock.close()
 
     run(test)
 

@@ -63,3 +63,19 @@ def test_few_are_looked_at_each_time_and_all_in_the_end() -> None:
     assert [room.add(Connection(None)) for _ in range(10)] == [False] * 9 + [True]
     assert connections[-1].aborted
     assert all(each.looked_at == 1 for each in connections)
+
+
+def test_what_is_closed_without_a_request_is_noted_once() -> None:
+    room, noted = context(2), []
+    room.note_useless = noted.append
+    greeting, unused, used = (Connection(1.0) for _ in range(3))
+    assert room.add(greeting, "a")
+    room.replace(greeting, unused)
+    assert room.add(used, "b")
+    room.begin_requests(used)
+    assert room.add(Connection(2.0), "c"), "one makes way"
+    assert unused.aborted
+    for connection in (unused, used, greeting):
+        room.discard(connection)
+    assert noted == ["a"]
+    assert len(room._unused) == 1

@@ -257,6 +257,36 @@ def test_handshakes_are_measured(certificates: Certificates) -> None:
     asyncio.run(asyncio.wait_for(test(), PATIENCE))
 
 
+def test_a_handshake_that_fails_is_of_no_use_and_one_that_is_done_is_judged_later(certificates: Certificates) -> None:
+    issued = certificates.issue("judged")
+
+    async def test() -> None:
+        port = listener(issued)
+        address = await port.listen("127.0.0.1", 0)
+        useless, own = port.acceptor.filter._useless, "127.0.0.1"
+        loop = asyncio.get_running_loop()
+        assert await answered(address, context(issued.authority))
+        with pytest.raises(ssl.SSLError):
+            await asyncio.open_connection(*address, ssl=ssl.create_default_context(), server_hostname="localhost")
+        while useless[own] < 1:
+            await asyncio.sleep(0.001)
+        _, writer = await asyncio.open_connection(*address, ssl=context(issued.authority))
+        while len(port.context.connections()) != 1:
+            await asyncio.sleep(0.001)
+        assert useless == {own: 1}
+        writer.close()
+        while useless[own] < 2:
+            await asyncio.sleep(0.001)
+        with socket.create_connection(address, PATIENCE) as clear:
+            clear.setblocking(False)
+            await loop.sock_sendall(clear, b"GET / HTTP/1.1\r\n\r\n")
+            while useless[own] < 3:
+                await asyncio.sleep(0.001)
+        await port.close(0.0)
+
+    asyncio.run(asyncio.wait_for(test(), PATIENCE))
+
+
 def test_a_handshake_that_is_displaced_leaves_nothing_and_one_that_is_done_stays(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
