@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.patience import PATIENCE
+from lab.patience import PATIENCE, until
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.proxy import source_filter
 from raykeeper.actors.proxy.source_filter import SourceFilter, attach_filter, detach_filter, syn_filter
@@ -28,6 +28,11 @@ HERE, ELSEWHERE, THIRD = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
     with socket.create_server((HERE, 0), backlog=100) as sock:
+        try:
+            attach_filter(sock, syn_filter(socket.AF_INET, {HERE: 1.0}))
+        except OSError as error:
+            pytest.skip(f"this kernel takes no filter on a socket: {error}")
+        detach_filter(sock)
         yield sock
 
 
@@ -78,7 +83,8 @@ def test_a_part_is_kept(listener: socket.socket, part: float, least: int, most: 
     all may have been made."""
     attach_filter(listener, syn_filter(socket.AF_INET, {ELSEWHERE: part}))
     socks = [begin(listener.getsockname(), ELSEWHERE) for _ in range(64)]
-    assert least <= sum(map(is_made, socks)) <= most
+    until(lambda: least <= sum(map(is_made, socks)))
+    assert sum(map(is_made, socks)) <= most
     for sock in socks:
         sock.close()
 
