@@ -8,10 +8,12 @@ both kinds of handle (see ``actors/recipes/sync_async.py``). A call without a ro
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from raykeeper import Compare, Op
+from lab.patience import PATIENCE
+from raykeeper import Compare, Op, RequestTimeout
 from raykeeper.actors.client import aio, cached, handle, leases, watch
 from raykeeper.actors.recipes import (
     barrier,
@@ -30,6 +32,7 @@ from raykeeper.actors.recipes import (
 from raykeeper.actors.recipes.sync_async import resolved
 
 TIMEOUT = 0.6
+"""Seconds; of a call that is to be seen to end in time."""
 TTL = 300.0
 """What hangs on a lease must not make a call last this long."""
 
@@ -170,15 +173,27 @@ async def handles(kv: Handle) -> Callable[[], Any]:
     return lambda: other.close()
 
 
+async def prepared(what: tuple[str, str], kv: Handle) -> Callable[[], Any]:
+    """The call of a row, prepared by a handle whose calls take little time: what a slow machine has not done in that is
+    begun again, under other names."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return await ROWS[what](kv)
+        except RequestTimeout:
+            if time.monotonic() > deadline:
+                raise
+
+
 def on(kind: str, make: Callable[[Handle], Awaitable[Any]], **calls: Callable[[Any], Any]) -> None:
     """Rows about things that exist already."""
     for name, call in calls.items():
 
-        async def prepared(kv: Handle, call: Callable[[Any], Any] = call) -> Callable[[], Any]:
+        async def made(kv: Handle, call: Callable[[Any], Any] = call) -> Callable[[], Any]:
             thing = await make(kv)
             return lambda: call(thing)
 
-        ROWS[kind, name] = prepared
+        ROWS[kind, name] = made
 
 
 def left(thing: Any) -> Any:

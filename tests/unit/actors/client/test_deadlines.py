@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from lab.client.surface import ASYNC, ENDLESS, LOCAL, PLAIN, ROWS, SYNC, TIMEOUT, TTL, chosen
+from lab.client.surface import ASYNC, ENDLESS, LOCAL, PLAIN, ROWS, SYNC, TIMEOUT, TTL, chosen, prepared
 from lab.onemember import OneMember, one_member
 from lab.patience import PATIENCE, Slowness
 from raykeeper import Client, KeeperError, Unavailable
@@ -148,7 +148,7 @@ async def run_async(calls: dict[tuple[str, str], Callable[[], Any]]) -> Late:
 def test_no_call_outlasts_its_timeout(trouble: Any) -> None:
     with one_member() as one:
         kv = one.client()
-        calls = {what: run_sync(ROWS[what](kv.with_timeout(TIMEOUT))) for what in chosen(False)}  # type: ignore[arg-type]
+        calls = {what: run_sync(prepared(what, kv.with_timeout(TIMEOUT))) for what in chosen(False)}
         with trouble(one):
             noted = run_calls(calls)
         assert not noted.late
@@ -159,7 +159,7 @@ def test_no_call_outlasts_its_timeout(trouble: Any) -> None:
 def test_no_coroutine_outlasts_its_timeout(trouble: Any) -> None:
     async def play(one: OneMember) -> Late:
         kv = one.client().aio
-        calls = {what: await ROWS[what](kv.with_timeout(TIMEOUT)) for what in chosen(True)}
+        calls = {what: await prepared(what, kv.with_timeout(TIMEOUT)) for what in chosen(True)}
         with trouble(one):
             return await run_async(calls)
 

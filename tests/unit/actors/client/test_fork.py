@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from lab.client import surface
 from lab.client.surface import PLAIN, ROWS, TIMEOUT, TTL, chosen
 from lab.onemember import OneMember, one_member
 from raykeeper import ForkedProcess, KeeperError
@@ -88,7 +89,7 @@ def all_of(calls: dict[tuple[str, str], Callable[[], Any]]) -> dict[str, list[An
 
 def prepared(one: OneMember) -> dict[tuple[str, str], Callable[[], Any]]:
     kv = one.client().with_timeout(TIMEOUT)
-    return {what: run_sync(ROWS[what](kv)) for what in chosen(False)}  # type: ignore[arg-type]
+    return {what: run_sync(surface.prepared(what, kv)) for what in chosen(False)}
 
 
 def check(found: dict[str, list[Any]]) -> None:
@@ -154,7 +155,7 @@ def test_coroutines_whose_calls_wait_for_the_loop_while_it_forks(one: OneMember,
     found: dict[str, list[Any]] = {}
 
     async def play() -> None:
-        await kv.aio.put("k", "the hub is open")
+        await one.client().aio.put("k", "the hub is open")
         hub = kv._hub(TIMEOUT)
         bridge = bridge_to(hub)
         calls = [asyncio.ensure_future(kv.aio.put(f"k{each}", "v")) for each in range(number)]
@@ -193,7 +194,7 @@ def test_coroutines_whose_calls_wait_for_the_loop_while_it_forks(one: OneMember,
 def test_a_call_of_several_requests_that_is_forked_between_two(one: OneMember) -> None:
     """Its hub was looked for before the first."""
     kv = one.client().with_timeout(TIMEOUT)
-    kv.put("k", "the hub is open")
+    one.client().put("k", "the hub is open")
     hub = kv._hub(TIMEOUT)
 
     def call() -> None:
