@@ -1163,6 +1163,8 @@ the kernel drops some of those that follow, so that about as many come..."""
 MIN_PROXY_USELESS = 10
 """... or, if there is not the time to accept all that come, this many in a sweep if they are more than half of all
 such..."""
+MIN_PROXY_STARVED_ROUNDS = 3
+"""... which is so once so many rounds of a sweep had to end early: a single one may be a stall..."""
 PROXY_LEAST_KEPT_FRACTION = 0.25
 """... but this part of them is kept, since others may share the address..."""
 MAX_FILTERED_SOURCES = 32

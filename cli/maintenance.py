@@ -30,7 +30,7 @@ from .render import show
 from .shown_steps import shown_progress
 
 if TYPE_CHECKING:
-    from ..actors.cluster.status import ClusterStatus
+    from ..cluster import Cluster
     from ..spec import ClusterSpec
 
 
@@ -87,17 +87,17 @@ def restore(
     loaded = load_spec(spec, name=cluster)
     with ray_joined(address):
         restored = _restored(source, from_data_dir, loaded, timeout)
-    show(restored, output)
+    show(restored.status(), output)  # the cluster is there, and so its Ray stays, even if this fails
 
 
-def _restored(source: str | None, data_dir: str | None, spec: ClusterSpec, timeout: float) -> ClusterStatus:
-    """Restore; returns the new cluster's status. That a member's folder may lack writes is said first."""
+def _restored(source: str | None, data_dir: str | None, spec: ClusterSpec, timeout: float) -> Cluster:
+    """Restore; returns the new cluster. That a member's folder may lack writes is said first."""
     from ..actors.cluster.restore import backup_of
     from ..cluster import restore as restore_cluster
 
     if data_dir is None:
         with shown_progress("restoring"):
-            return restore_cluster(source, spec, timeout=timeout).status()
+            return restore_cluster(source, spec, timeout=timeout)
     with backup_of(data_dir) as (file, header, taken):
         click.echo(
             f"raykeeper: {data_dir} is of cluster {header.cluster_name} (id {header.cluster:x}) at revision "
@@ -106,7 +106,7 @@ def _restored(source: str | None, data_dir: str | None, spec: ClusterSpec, timeo
             err=True,
         )
         with shown_progress("restoring"):
-            return restore_cluster(file, spec, timeout=timeout).status()
+            return restore_cluster(file, spec, timeout=timeout)
 
 
 @click.command()

@@ -114,13 +114,13 @@ class RayHead:
                 raise ClusterNotFound(f"Ray did not start: {reason}")
             time.sleep(0.05)
 
-    def idle(self, ended: str, *, wait: bool = True) -> bool:
+    def idle(self, ended: str) -> bool:
         """Whether no RayKeeper cluster has an actor on the Ray that this process is attached to.
 
         Args:
-            ended: a cluster that has just been ended. Ray may name its actors for a moment more: that is waited for,
-                for ``HEAD_IDLE_TIMEOUT_S`` at most, unless there are others, too. What is named even then is told.
-            wait: false if nothing was ended: what Ray names then stays.
+            ended: a cluster that has been ended, maybe just now. Ray may name its actors for a moment more. That is
+                waited for, for ``HEAD_IDLE_TIMEOUT_S`` at most, unless there are others, too. What is named even then
+                is told.
         """
         import ray
 
@@ -132,7 +132,7 @@ class RayHead:
             names = [actor["name"] for actor in actors if actor["namespace"] == NAMESPACE]
             if not names:
                 break
-            if not wait or not all(name.startswith(actor_name(ended, "")) for name in names):
+            if not all(name.startswith(actor_name(ended, "")) for name in names):
                 return False
             if time.monotonic() > deadline:
                 tell(

@@ -151,10 +151,10 @@ def down(
     except ClusterNotFound as error:
         if destroy and id is None and data_dir is None:
             raise ClusterNotFound(f"{error}; to delete what is left of one that does not run, add --data-dir") from None
-        if destroy or not (head.runs() and head.idle(cluster, wait=False)):
+        if destroy or not (head.runs() and head.idle(cluster)):
             raise
         said["stopped"] = False
-    if head.runs() and head.idle(cluster, wait=bool(said["stopped"])):
+    if head.runs() and head.idle(cluster):
         head.stop()
         said["ray_stopped"] = True
     show(said, output)

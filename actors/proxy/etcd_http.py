@@ -209,7 +209,7 @@ class EtcdHttp:
                 return await unary(await take(), context)
 
             if not context.time_left():
-                await take()  # etcd, too, says first what is wrong with it
+                await within(GATEWAY_END_S, take())  # etcd, too, says first what is wrong with it
             answer = await context.while_time_is_left(serve)
             counted.sent += 1
             await exchange.respond(200, response_json(method, answer), _JSON)

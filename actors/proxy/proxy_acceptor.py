@@ -30,6 +30,7 @@ from ...limits import (
     MAX_PROXY_HANDSHAKES,
     MAX_PROXY_SILENT,
     MAX_PROXY_WAITING,
+    MIN_PROXY_STARVED_ROUNDS,
     PROXY_ACCEPT_PAUSE_S,
     PROXY_ACCEPTS_AT_ONCE,
     PROXY_ACCEPTS_PER_S,
@@ -138,7 +139,8 @@ class ProxyAcceptor:
         self.filter = SourceFilter(self._listeners, context.log)
         context.note_useless = self.filter.count_useless
         self._reviewed_at = loop.time()
-        self._starved = False
+        self._starved = 0
+        """Rounds since the last review that ended before all that had come was accepted."""
         """Whether, since then, there was not the time to accept all that came."""
         self._closed = False
         self._silent: dict[int, tuple[socket.socket, str, float]] = {}
@@ -246,10 +248,10 @@ class ProxyAcceptor:
         for accepted in range(PROXY_PASS_ACCEPTS):
             if self._context.serving:
                 if accepted and self._loop.time() > until:
-                    self._starved = True
+                    self._starved += 1
                     return PROXY_CROWD_PAUSE_S
                 if not self._accepts.take():
-                    self._starved = True
+                    self._starved += 1
                     return PROXY_ACCEPT_PAUSE_S
             try:
                 sock, address = listener.accept()
@@ -357,8 +359,8 @@ class ProxyAcceptor:
         if self._closed:
             return
         now = self._loop.time()
-        self.filter.review(now - self._reviewed_at, self._context.serving, self._starved)
-        self._reviewed_at, self._starved = now, False
+        self.filter.review(now - self._reviewed_at, self._context.serving, self._starved >= MIN_PROXY_STARVED_ROUNDS)
+        self._reviewed_at, self._starved = now, 0
         divisor = PROXY_FLOOD_ADMIT_DIVISOR if self.filter.floods else PROXY_ADMIT_DIVISOR
         self._context.admissions.set_fraction(1 / divisor)
 
@@ -409,6 +411,12 @@ class ProxyAcceptor:
         return self._loop.time() - next(iter(self._begun_at.values())) < PROXY_HANDSHAKE_TURN_S
 
     def _begin(self, source: str, sock: socket.socket) -> None:
+        try:
+            sock.getpeername()
+        except OSError:  # it was reset while it waited
+            self.filter.count_useless(source)
+            sock.close()
+            return
         if self._tls is not None and len(self._begun) >= MAX_PROXY_HANDSHAKES:
             self._context.ends["displaced"] += 1
             displaced = self._begun.take_of_largest()[1]
@@ -442,7 +450,7 @@ class ProxyAcceptor:
             leave()
             if not taken:
                 sock.close()
-            if not made:
+            if not made and not task.cancelled():  # one that made way had to wait
                 self.filter.count_useless(source)
             error = None if task.cancelled() else task.exception()
             if error is not None and not isinstance(error, OSError):

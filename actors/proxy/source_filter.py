@@ -113,7 +113,8 @@ class SourceFilter:
 
     def count_useless(self, source: str) -> None:
         """A connection has ended without a request, and not because it had to wait."""
-        self._useless[source] += 1
+        if source:  # the address of one that was reset is not always known any more
+            self._useless[source] += 1
 
     def review(self, seconds: float, serving: bool, starved: bool = False) -> None:
         """Look at what came.

@@ -61,15 +61,6 @@ def test_what_does_not_end_keeps_it_too_and_is_named(
     assert "`raykeeper down --cluster a` again" in line
 
 
-def test_nothing_is_waited_for_if_nothing_was_ended(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = named(monkeypatch, [ENDED])
-    assert not RayHead(tmp_path).idle("a", wait=False)
-    assert len(asked) == 1
-    assert capsys.readouterr().err == ""
-
-
 def test_a_process_that_joined_no_ray_finds_it_idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     assert RayHead(tmp_path).idle("a")

@@ -151,11 +151,11 @@ def test_every_coroutine_of_a_handle_that_came_along(one: OneMember) -> None:
 @pytest.mark.parametrize("number", [1, 2])
 def test_coroutines_whose_calls_wait_for_the_loop_while_it_forks(one: OneMember, number: int) -> None:
     """Their handles were asked before the fork. One and many are submitted in ways of their own."""
-    kv = one.client().with_timeout(TIMEOUT)
+    kv = one.client()
     found: dict[str, list[Any]] = {}
 
     async def play() -> None:
-        await one.client().aio.put("k", "the hub is open")
+        await kv.aio.put("k", "the hub is open")
         hub = kv._hub(TIMEOUT)
         bridge = bridge_to(hub)
         calls = [asyncio.ensure_future(kv.aio.put(f"k{each}", "v")) for each in range(number)]

@@ -267,3 +267,12 @@ def test_what_is_not_done_is_not_said(caplog: pytest.LogCaptureFixture) -> None:
     assert found.kept == {}
     assert "are kept" not in caplog.text
     assert caplog.text.count("cannot be filtered") == 1
+
+
+def test_a_connection_whose_address_is_not_known_any_more_is_nobodys() -> None:
+    found = filtered()
+    for _ in range(1000):
+        found.count_useless("")
+    found.review(1.0, serving=True, starved=True)
+    assert found.kept == {}
+    assert not found.floods
