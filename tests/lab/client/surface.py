@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from lab.patience import PATIENCE
-from raykeeper import Compare, Op, RequestTimeout
+from raykeeper import Compare, Op, RequestTimeout, Unavailable
 from raykeeper.actors.client import aio, cached, handle, leases, watch
 from raykeeper.actors.recipes import (
     barrier,
@@ -180,7 +180,7 @@ async def prepared(what: tuple[str, str], kv: Handle) -> Callable[[], Any]:
     while True:
         try:
             return await ROWS[what](kv)
-        except RequestTimeout:
+        except (RequestTimeout, Unavailable):
             if time.monotonic() > deadline:
                 raise
 
