@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from raykeeper.schema.operations import KeyRange
 from simulation.checker import Call, Observation
 from simulation.dependency_cycles import Transaction
@@ -37,6 +39,8 @@ class History:
         """On lists, of all outcomes."""
         self.increments: dict[bytes, list[int | None]] = {key: [] for key in COUNTERS}
         """Of every increment that was begun: the count before it, or ``None`` if it is not known yet."""
+        self.given_up: Counter[bytes] = Counter()
+        """Increments that were not answered within the time for which the cluster remembers them."""
         self.started = 0
         self.succeeded = 0
         self.denied = 0

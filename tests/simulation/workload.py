@@ -439,6 +439,7 @@ class Worker(ListAppend):
         value = request_id
         self.history.offered.add(value)
         if self.world.now > self._increment_until:
+            self.history.given_up[key] += 1
             self._increment = None
             self._done()
             return
