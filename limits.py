@@ -910,8 +910,8 @@ CONSOLE_NODES_S = 5.0
 """How long the addresses of Ray's nodes are good for."""
 
 # A member actor.
-NO_SPACE_PAUSE_S = 2.0
-"""Between two attempts to open the data while the disk has no room for that."""
+OPEN_PAUSE_S = 2.0
+"""Between two attempts to open the data while the disk has no room for that, or refuses it."""
 START_FREE_BYTES = STATE_WRITE_BUFFER_BYTES
 """A member starts only with this much free on its disk, and as much again as its log takes. After a full disk RocksDB
 asks for as much before it takes writes again."""

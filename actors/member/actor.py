@@ -29,7 +29,7 @@ from ...limits import (
     LOCK_PAUSE_S,
     MAX_FRAME_DEADLINE_S,
     MAX_LEFTOVERS,
-    NO_SPACE_PAUSE_S,
+    OPEN_PAUSE_S,
     REQUEST_MARGIN_S,
     START_FREE_BYTES,
     STATUS_TIMEOUT_S,
@@ -277,12 +277,13 @@ class Member:
 
     def _open(self) -> None:
         pause = threading.Event()
-        while self._lacks_space_to_open() and not self._stopped:
-            pause.wait(NO_SPACE_PAUSE_S)
+        while self._is_refused_by_disk() and not self._stopped:
+            pause.wait(OPEN_PAUSE_S)
 
-    def _lacks_space_to_open(self) -> bool:
-        """Open the data and serve; True if the disk was full, which may pass. Every other failure becomes the reason in
-        the status, and sets what a supervisor needs to know: whether the data is lost, or only missing here."""
+    def _is_refused_by_disk(self) -> bool:
+        """Open the data and serve; True if the disk was full, or refused something, which may pass: a read that fails
+        says nothing of what is on it. Every failure becomes the reason in the status, and sets what a supervisor needs
+        to know: whether the data is lost, or only missing here."""
         if not self._opening.acquire(blocking=False):
             return False  # another thread is opening it
         self._opening_since = time.monotonic()
@@ -299,6 +300,7 @@ class Member:
             self._give_up(f"{type(error).__name__}: {error}")
         except OSError as error:
             self._give_up(f"its data directory cannot be used: {error}")
+            return True
         except Exception as error:
             self._log.exception("the data could not be opened")
             self._give_up(f"{type(error).__name__}: {error}")

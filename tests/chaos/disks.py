@@ -196,13 +196,10 @@ def _images(field: Field) -> list[Path]:
 def failing_fsync(field: Field) -> Fault:
     """The disk refuses to make a member's log durable: its process must end."""
     member = field.anyone()
-    field.syncs.write_text(f"fail raft_log:append {member.pid}\n")
-    try:
+    with field.breaking(f"fail raft_log:append {member.pid}"):
         with suppress(AssertionError):  # another fault keeps it from writing
             wait_until(lambda: not is_alive(member.pid), SOON)
         yield f"an fsync of {member.name} failed"
-    finally:
-        field.syncs.unlink()
     return not is_alive(member.pid)
 
 

@@ -42,6 +42,7 @@ class Field:
         mounts: file systems that are to be unmounted at the end.
         proxies: those in the foreground; there may be none.
         layer: knows what of the members' files is durable; there may be none.
+        gcs_outlives: whether Ray's GCS finds again what it knew (GCS fault tolerance).
     """
 
     cluster: Any
@@ -55,6 +56,7 @@ class Field:
     mounts: list[Path]
     proxies: Proxies | None = None
     layer: DurableDisk | None = None
+    gcs_outlives: bool = False
 
     def leader(self) -> Any:
         """The leader.
@@ -111,6 +113,19 @@ class Field:
     def again(self, member: Any) -> Any:
         """The same member as it is now, perhaps in another process; ``None`` if it takes part no more."""
         return next((each for each in self.cluster.members() if each.id == member.id), None)
+
+    @contextmanager
+    def breaking(self, rule: str) -> Iterator[None]:
+        """Meanwhile syncs are subject to this rule of ``patches/sitecustomize.py``, beside those of other faults."""
+        line = f"{rule}\n"
+        with self.syncs.open("a") as file:
+            file.write(line)
+        try:
+            yield
+        finally:
+            others = self.syncs.with_suffix(".others")
+            others.write_text(self.syncs.read_text().replace(line, "", 1))
+            others.replace(self.syncs)
 
     def tidy(self) -> None:
         """Unmount what lies over the folders of members that take part no more."""

@@ -347,8 +347,6 @@ def test_a_disk_that_becomes_read_only(clusters: Made, mounts: list[Path]) -> No
     wait_until(lambda: "Read-only" in str(not_serving(cluster).get(victim.name)), 60, "it says why")
     subprocess.run(["umount", str(folder)], check=True)
     mounts.remove(folder)
-    again = next(member for member in cluster.members() if member.id == victim.id)
-    ray.get(again.actor.open.remote(), timeout=10)
     whole_again(cluster, 20)
 
 

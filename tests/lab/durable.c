@@ -8,7 +8,13 @@
      keep/<n>    is a hard link to the file, so that no inode is given again while a list may still name it.
 
    Nothing else is durable: not a new file's entry, not a rename, not what was written and not synced. The process that
-   is traced pays for the copies; it sees nothing of them. */
+   is traced pays for the copies; it sees nothing of them.
+
+   And reads that answer EIO now and then: RAYKEEPER_TEST_READS names a file that all processes have mapped (struct
+   reads). A read of a file in its folder is refused, at once, or after half of what was asked for: then the call says
+   how much there was, as a disk with a bad sector does, and the thread's next read of that file is refused. Covered are
+   read, pread, readv, preadv, preadv2 and fread_unlocked (RocksDB reads its CURRENT and MANIFEST by that one). What a
+   process has mapped into its memory is not: there an error is a signal; nor is io_uring. */
 
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -17,9 +23,11 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -40,6 +48,17 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static const char *disk, *durable;
 static size_t disk_length;
 
+struct reads {
+    uint32_t chance; /* of 2^32; 0: none is refused */
+    uint32_t unused;
+    uint64_t refused, halves; /* how many were, at once and after a half */
+    char folder[4000];
+};
+
+static struct reads *reads;
+static __thread ino_t bad; /* the file whose next read on this thread is refused */
+static __thread uint64_t dice;
+
 #define REAL(name) static __typeof__(&name) real; if (!real) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
 
 __attribute__((constructor)) static void begin(void)
@@ -47,6 +66,13 @@ __attribute__((constructor)) static void begin(void)
     disk = getenv("RAYKEEPER_TEST_DISK");
     durable = getenv("RAYKEEPER_TEST_DURABLE");
     disk_length = disk ? strlen(disk) : 0;
+    const char *table = getenv("RAYKEEPER_TEST_READS");
+    int fd = table ? open(table, O_RDWR | O_CLOEXEC) : -1;
+    if (fd >= 0) {
+        void *found = mmap(0, sizeof *reads, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        reads = found == MAP_FAILED ? 0 : found;
+        close(fd);
+    }
 }
 
 static void broken(const char *what)
@@ -55,18 +81,23 @@ static void broken(const char *what)
     _exit(98); /* a layer that loses something would blame the product */
 }
 
-/* Whether a descriptor is of a file or folder in the traced one. */
-static int ours(int fd, struct stat *found, mode_t kind)
+/* Whether a descriptor is of a file or folder in this one. */
+static int within(const char *folder, size_t length, int fd, struct stat *found, mode_t kind)
 {
     char link[64], path[PATH_MAX];
-    if (!disk || !durable || fstat(fd, found) || (found->st_mode & S_IFMT) != kind)
+    if (fstat(fd, found) || (found->st_mode & S_IFMT) != kind)
         return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, path, sizeof path - 1);
-    if (length < 0)
+    ssize_t end = readlink(link, path, sizeof path - 1);
+    if (end < 0)
         return 0;
-    path[length] = 0;
-    return !strncmp(path, disk, disk_length) && (path[disk_length] == '/' || !path[disk_length]);
+    path[end] = 0;
+    return !strncmp(path, folder, length) && (path[length] == '/' || !path[length]);
+}
+
+static int ours(int fd, struct stat *found, mode_t kind)
+{
+    return disk && durable && within(disk, disk_length, fd, found, kind);
 }
 
 /* Under the lock. A file that nobody has written to through this layer is new here, and all of it is to be copied. */
@@ -114,18 +145,24 @@ static void wrote(int fd, off_t from, off_t to)
     errno = before;
 }
 
+static ssize_t write_at(int fd, const void *data, size_t size, off_t at)
+{
+    REAL(pwrite);
+    return real(fd, data, size, at);
+}
+
 static void copy(int from, int to, off_t at, off_t end)
 {
     static __thread char block[1 << 16];
     while (at < end) {
         size_t most = end - at < (off_t)sizeof block ? (size_t)(end - at) : sizeof block;
-        ssize_t got = pread(from, block, most, at);
+        REAL(pread);
+        ssize_t got = real(from, block, most, at);
         if (got < 0)
             broken("durable: read");
         if (!got)
             return; /* it was cut since */
-        REAL(pwrite);
-        if (real(to, block, got, at) != got)
+        if (write_at(to, block, got, at) != got)
             broken("durable: write");
         at += got;
     }
@@ -280,3 +317,93 @@ int ftruncate(int fd, off_t size)
 }
 
 int ftruncate64(int fd, off64_t size) { return ftruncate(fd, size); }
+
+/* --- reads that are refused -------------------------------------------------------------------------------------- */
+
+static uint32_t draw(void)
+{
+    if (!dice)
+        dice = (uint64_t)(uintptr_t)&dice ^ ((uint64_t)getpid() << 32) ^ (uint64_t)pthread_self() ^ 0x9e3779b97f4a7c15u;
+    dice ^= dice << 13, dice ^= dice >> 7, dice ^= dice << 17;
+    return (uint32_t)(dice >> 32);
+}
+
+/* How many bytes a read of so many may bring: all of them, half, or -1 with EIO. */
+static ssize_t granted(int fd, size_t size)
+{
+    struct stat found;
+    uint32_t chance = reads ? __atomic_load_n(&reads->chance, __ATOMIC_RELAXED) : 0;
+    int before = errno;
+    if (!chance || !size || !within(reads->folder, strlen(reads->folder), fd, &found, S_IFREG)) {
+        errno = before;
+        return size;
+    }
+    errno = before;
+    if (bad == found.st_ino) {
+        bad = 0;
+    } else {
+        if (draw() >= chance)
+            return size;
+        if (size > 1 && draw() % 2) {
+            bad = found.st_ino;
+            __atomic_add_fetch(&reads->halves, 1, __ATOMIC_RELAXED);
+            return size / 2;
+        }
+    }
+    __atomic_add_fetch(&reads->refused, 1, __ATOMIC_RELAXED);
+    errno = EIO;
+    return -1;
+}
+
+ssize_t read(int fd, void *into, size_t size)
+{
+    REAL(read);
+    ssize_t most = granted(fd, size);
+    return most < 0 ? -1 : real(fd, into, most);
+}
+
+ssize_t pread(int fd, void *into, size_t size, off_t at)
+{
+    REAL(pread);
+    ssize_t most = granted(fd, size);
+    return most < 0 ? -1 : real(fd, into, most, at);
+}
+
+ssize_t pread64(int fd, void *into, size_t size, off64_t at) { return pread(fd, into, size, at); }
+
+/* Into several parts: all or nothing. */
+ssize_t readv(int fd, const struct iovec *parts, int many)
+{
+    REAL(readv);
+    return granted(fd, 1) < 0 ? -1 : real(fd, parts, many);
+}
+
+ssize_t preadv(int fd, const struct iovec *parts, int many, off_t at)
+{
+    REAL(preadv);
+    return granted(fd, 1) < 0 ? -1 : real(fd, parts, many, at);
+}
+
+ssize_t preadv64(int fd, const struct iovec *parts, int many, off64_t at) { return preadv(fd, parts, many, at); }
+
+ssize_t preadv2(int fd, const struct iovec *parts, int many, off_t at, int flags)
+{
+    REAL(preadv2);
+    return granted(fd, 1) < 0 ? -1 : real(fd, parts, many, at, flags);
+}
+
+ssize_t preadv64v2(int fd, const struct iovec *parts, int many, off64_t at, int flags)
+{
+    return preadv2(fd, parts, many, at, flags);
+}
+
+#undef fread_unlocked
+/* It says how many there were, and there is no end of the file. */
+size_t fread_unlocked(void *into, size_t size, size_t many, FILE *file)
+{
+    REAL(fread_unlocked);
+    ssize_t most = granted(fileno(file), many > 1 ? many : 1);
+    if (most < 0)
+        return 0;
+    return real(into, size, many > 1 ? (size_t)most : many, file);
+}

@@ -6,6 +6,9 @@ directory that it does not sync: a new file's entry and a rename are as lost as 
 
 ``DurableDisk.cut`` makes of a folder what there is after the power was lost. With ``torn``, any of the sectors that
 were written and not synced may have arrived all the same.
+
+``DurableDisk.refuse_reads`` has reads of a folder's files answer EIO now and then, or after half of what was asked for.
+Files that a process has mapped are left out (RocksDB maps none): there an error is a signal.
 """
 
 from __future__ import annotations
@@ -14,12 +17,15 @@ import functools
 import os
 import random
 import shutil
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("durable.c")
 SECTOR = 512
+_READS = struct.Struct("=II QQ 4000s")
+"""``struct reads``: the chance of 2**32 that a read is refused; how many were, at once and by halves; the folder."""
 
 
 def _compile(library: Path) -> subprocess.CompletedProcess[str]:
@@ -44,6 +50,8 @@ class DurableDisk:
         done = _compile(self._library)
         if done.returncode:
             raise OSError(f"the layer cannot be compiled: {done.stderr}")
+        self._reads = durable / "reads"
+        self._reads.write_bytes(bytes(_READS.size))
 
     @staticmethod
     @functools.cache
@@ -60,7 +68,26 @@ class DurableDisk:
             "LD_PRELOAD": str(self._library),
             "RAYKEEPER_TEST_DISK": str(self._disk),
             "RAYKEEPER_TEST_DURABLE": str(self._durable),
+            "RAYKEEPER_TEST_READS": str(self._reads),
         }
+
+    def refuse_reads(self, folder: Path, share: float) -> None:
+        """From now on this share of all reads of files in a folder fails, of whatever process; 0 for none.
+
+        Args:
+            folder: in the disk. It takes the place of another one.
+        """
+        with self._reads.open("r+b", buffering=0) as file:  # no write of the chance is seen before that of the folder
+            file.write(bytes(4))
+            file.seek(_READS.size - 4000)
+            file.write(os.fsencode(folder).ljust(4000, b"\0"))
+            file.seek(0)
+            file.write(struct.pack("=I", min(int(share * 2**32), 2**32 - 1)))
+
+    def refused_reads(self) -> tuple[int, int]:
+        """How many reads were refused since the layer was made, and how many brought only half before."""
+        _, _, refused, halves, _ = _READS.unpack(self._reads.read_bytes())
+        return refused, halves
 
     def cut(self, folder: Path, *, torn: random.Random | None = None) -> int:
         """The power is lost: what a folder holds from then on is what was durable.

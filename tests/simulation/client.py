@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from raykeeper.actors.client.core.dispatch_core import DispatchCore
@@ -23,6 +24,7 @@ from raykeeper.schema.client_identity import ClientIdentity
 from raykeeper.schema.frames import Read, Refusal, Refused
 from raykeeper.schema.operations import Operation
 from raykeeper.schema.replies import reply_bytes
+from simulation.disk_content import ReadRefused
 from simulation.member import DRIFT, Clock
 
 if TYPE_CHECKING:
@@ -238,10 +240,14 @@ class Client:
                 if process.member.paused:
                     world.after(0.02, answer, make_reply)
                     return
+                disk = process.member.disk
+                disk.read_by_member = True
                 try:
                     reply = make_reply()
-                except DataCorrupted as error:
+                except (DataCorrupted, ReadRefused) as error:
                     reply = reply_bytes(Refused(Refusal.NOT_SERVING, message=str(error)))
+                finally:
+                    disk.read_by_member = False
                 world.network.carry(member, self.node, take_in, reply)
 
             def take() -> None:
@@ -255,7 +261,14 @@ class Client:
                     ):  # it may hang for seconds, and the transport says if it is for nothing
                         process.hanging[finished] = lambda: world.after(self.rng.uniform(0.005, 0.5), fail)
                     lane: Any = world.deaths.lane(self, process) if core is self.monitor_core else None
-                    process.handler.handle_request(world.users.wrapped(out.frame), finished, lane)
+                    disk = process.member.disk
+                    disk.read_by_member = True
+                    try:
+                        process.handler.handle_request(world.users.wrapped(out.frame), finished, lane)
+                    except ReadRefused as error:  # as ``Poller`` does
+                        finished(partial(bytes, reply_bytes(Refused(Refusal.NOT_SERVING, message=str(error)))))
+                    finally:
+                        disk.read_by_member = False
 
             take()
 

@@ -58,6 +58,7 @@ FAULTS = (
     "poison",
     "power loss",
     "power loss of all",
+    "refused reads",
     "settings",
     "sleep",
     "slow disk",

@@ -5,11 +5,13 @@ Both take from each database the newest of what was not flushed: a random *prefi
 log, and flushes full memtables on its own. A ``fuse`` ends the process before its n-th next operation that changes the
 disk, so crashes fall between any two of them and not only between two turns. ``room`` fills the disk after the n-th
 next operation that takes room. Then, as with RocksDB, a database whose flush has failed takes no writes any more until
-it is opened again.
+it is opened again. ``refuse_reads`` has reads fail now and then: those of the member's process, not those of who
+observes it.
 """
 
 from __future__ import annotations
 
+import errno
 import random
 import zlib
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from simulation.disk_content import (
     FileContent,
     Folder,
     Node,
+    ReadRefused,
     SimCrash,
 )
 from simulation.disk_engine import SimEngine
@@ -46,6 +49,14 @@ class SimDisk:
         """Whether anything on it was ever damaged."""
         self.sync_fails = False
         """The next sync fails, and so ends the process."""
+        self.read_by_member = False
+        """Whether what is read now is read by the member's process: only then may it be refused."""
+        self._refuses = 0.0
+        """This share of all reads..."""
+        self._dice = random.Random(1)
+        """... is drawn here..."""
+        self.refused = 0
+        """... and so many were."""
         self.operations = 0
         self.syncs = 0
         self.losses = 0
@@ -64,6 +75,17 @@ class SimDisk:
         self.crash()
         self.losses += 1
         self._root.lose_power(rng)
+
+    def refuse_reads(self, share: float, dice: random.Random | None = None) -> None:
+        """From now on so many reads of the member fail, and the disk is as whole as before."""
+        self._refuses = share
+        self._dice = dice or self._dice
+
+    def before_read(self, what: str) -> None:
+        """Before every read."""
+        if self._refuses and self.read_by_member and self._dice.random() < self._refuses:
+            self.refused += 1
+            raise ReadRefused(errno.EIO, "Input/output error", what)
 
     def restart(self) -> None:
         """Let a new process use the disk."""
@@ -215,6 +237,7 @@ class SimDisk:
             raise DataCorrupted(f"{path}: no database")
         if database.damaged or set(database.tables) != set(families):
             raise DataCorrupted(f"{path}: damaged, or of other column families")
+        self.before_read(path)
         if database.engine is not None:
             raise Unavailable(f"{path}: already open")
         self.take_room(path)
@@ -336,6 +359,7 @@ class SimDisk:
 
     def read(self, path: str, offset: int = 0, size: int = -1) -> bytes:
         """As ``Disk.read``."""
+        self.before_read(path)
         data = self._file(path).data
         return bytes(data[offset:] if size < 0 else data[offset : offset + size])
 
@@ -383,6 +407,7 @@ class SimBlockFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """As ``BlockFile.read``."""
+        self._disk.before_read("a segment")
         return bytes(self._node.data[offset : offset + size])
 
     def write(self, offset: int, data: bytes) -> None:

@@ -24,6 +24,10 @@ class SimCrash(BaseException):
     """The simulated process ends here. Not an ``Exception``, so that no handler in the product swallows it."""
 
 
+class ReadRefused(OSError):
+    """A disk that answers EIO to a read. What it holds is there, and the next read may find it."""
+
+
 class Table:
     """One column family: a dict, and its keys in order."""
 

@@ -53,6 +53,7 @@ class Pairs(Iterator[tuple[bytes, bytes]]):
             position = self._position
             if position == self._stop:
                 raise StopIteration
+            self._engine.disk.before_read(self._family)
             self._position = position + self._step
             key = self._keys[position]
             if self._engine.rotten:
@@ -90,7 +91,7 @@ class SimEngine:
     """One open database of a :class:`SimDisk` (``store.engine.Engine``)."""
 
     def __init__(self, disk: SimDisk, database: Database) -> None:
-        self._disk = disk
+        self.disk = disk
         self._database = database
         self._tables = database.tables
         self._bytes = sum(len(k) + len(v) for table in database.tables.values() for k, v in table.values.items())
@@ -105,13 +106,14 @@ class SimEngine:
 
     def _table(self, family: str) -> Table:
         if self.closed:
-            if self._disk.dead:
+            if self.disk.dead:
                 raise SimCrash
             raise RuntimeError("the database is closed")
         return self._tables[family]
 
     def get(self, family: str, key: bytes) -> bytes | None:
         """As ``Engine.get``."""
+        self.disk.before_read(family)
         with self.lock:
             value = self._table(family).values.get(key)
         if self._database.rotten:
@@ -149,7 +151,7 @@ class SimEngine:
             self._table(family)
         if self._failed is not None:
             raise self._failed
-        self._disk.touch()
+        self.disk.touch()
         if self.readers:
             for reader in list(self.readers):
                 reader.detach()
@@ -173,16 +175,16 @@ class SimEngine:
 
     def flush(self) -> None:
         """As ``Engine.flush``."""
-        if self.closed and not self._disk.dead:
+        if self.closed and not self.disk.dead:
             raise RuntimeError("the database is closed")
         if self._failed is not None:
             raise self._failed
         try:
-            self._disk.take_room("database")
+            self.disk.take_room("database")
         except NoSpace as error:
             self._failed = error
             raise
-        self._disk._sync()
+        self.disk._sync()
         self._database.batches.clear()
         self._database.synced.clear()
 
@@ -192,11 +194,12 @@ class SimEngine:
 
     def checkpoint(self, path: str) -> None:
         """As ``Engine.checkpoint``: the folder holds plain files, of which none is synced."""
+        self.disk.before_read("database")
         for family, key in sorted(self._database.rotten):
             self.check(family, key)
         self.flush()
-        self._disk.take_room(path)
-        if self._disk.exists(path):
+        self.disk.take_room(path)
+        if self.disk.exists(path):
             raise OSError(f"{path}: exists")
         folder = Folder()
         manifest: dict[str, tuple[str, int]] = {}
@@ -210,7 +213,7 @@ class SimEngine:
         file.data += msgspec.json.encode(manifest)
         folder.entries[MANIFEST] = file
         names = path.rsplit("/", 1)
-        parent = self._disk._find(names[0] if len(names) > 1 else "")
+        parent = self.disk._find(names[0] if len(names) > 1 else "")
         if not isinstance(parent, Folder):
             raise FileNotFoundError(path)
         parent.entries[names[-1]] = folder
@@ -229,11 +232,11 @@ class SimEngine:
 
     def close(self) -> None:
         """As ``Engine.close``."""
-        if not self.closed and not self._disk.dead:
+        if not self.closed and not self.disk.dead:
             with suppress(NoSpace):
                 self.flush()
             if self._database.batches:
-                self._database.lose_unflushed(self._disk._rng)
+                self._database.lose_unflushed(self.disk._rng)
         self.end()
 
     def end(self) -> None:

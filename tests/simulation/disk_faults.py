@@ -1,4 +1,4 @@
-"""What goes wrong with disks: states that are lost or rot, syncs that fail or take seconds, no room.
+"""What goes wrong with disks: states that are lost or rot, syncs that fail or take seconds, reads that fail, no room.
 
 Part of :class:`~.nemesis.Nemesis`.
 """
@@ -106,6 +106,23 @@ class DiskFaults:
             victim.disk.room = None
 
         self._begin("full disk", repr(victim), undo, self.rng.uniform(0.3, 3.0))
+
+    def _refused_reads(self) -> None:
+        """Reads of a member's disk answer EIO now and then; half of the time its process is killed, and the next one
+        must read all that there is. It may not take what it could not read for damaged, for missing or for the end."""
+        victim = self._victim()
+        if victim is None or not self._spare():
+            return
+        share = self.rng.choice((0.001, 0.01, 0.1, 0.5))
+        victim.disk.refuse_reads(share, random.Random(self.rng.getrandbits(64)))
+
+        def undo() -> None:
+            victim.disk.refuse_reads(0.0)
+
+        self._begin("refused reads", f"{share:.2%} of {victim!r}", undo, self.rng.uniform(0.3, 3.0))
+        if self.rng.random() < 0.5:
+            victim.crash()
+            self.world.after(self.rng.uniform(0.01, 0.2), victim.start)
 
     def _slow_disk(self) -> None:
         """Each sync of a member, the leader's half of the time, takes from 10 ms to 5 s."""

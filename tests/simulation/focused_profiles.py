@@ -172,6 +172,15 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         lose_all_at_the_end=True,
         seconds=12.0,
     ),
+    # Disks that refuse reads, of members that start over logs of many segments and states that were cut short.
+    "refused reads": _focus(
+        {"refused_reads": 7, "crash": 2, "power": 2, "power_all": 0.5, "fuse": 1, "isolate": 2, "storm": 1},
+        limits={"log_cut_entries": 60, "log_keep_entries": 5, "log_cache_bytes": 1024, "snapshot_chunk_bytes": 4096},
+        fault_pause=0.5,
+        think=0.12,
+        lose_all_at_the_end=True,
+        seconds=12.0,
+    ),
     # Rot with few members, whose quorum may need one that has lost its state, and members that come and go.
     "rot and membership": _focus(
         {"state_loss": 5, "rot": 2, "membership": 4, "transfer": 3, "isolate": 1.5, "power": 1, "storm": 1},

@@ -29,7 +29,7 @@ from raykeeper.schema.operator_frames import MemberStatus
 from raykeeper.store.data_dir import DataDir, StateDamaged
 from simulation.checker import Violation
 from simulation.disk import SimDisk
-from simulation.disk_content import SimCrash
+from simulation.disk_content import ReadRefused, SimCrash
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -137,6 +137,7 @@ class Process:
                 member.world.after(0.05, run)
                 return
             error: Exception | None = None
+            member.disk.read_by_member = True
             try:
                 work()
             except SimCrash:
@@ -144,6 +145,8 @@ class Process:
                 return
             except Exception as caught:
                 error = caught
+            finally:
+                member.disk.read_by_member = False
             self.events.append(BackgroundDone(lambda: then(error)))
             member.schedule_turn()
 
@@ -191,6 +194,7 @@ class Member:
         self.disk.restart()
         self.lives += 1
         self.paused = self.hanging = False
+        self.disk.read_by_member = True
         try:
             folder = self.world.open_folder(self)
             if folder.state.lost and not self.disk.harmed:
@@ -199,8 +203,8 @@ class Member:
         except SimCrash:
             self.burnt_out()
             return
-        except NoSpace as full:
-            self.out_of_room(full)
+        except (NoSpace, ReadRefused) as refused:
+            self.refused_by_disk(refused)
             return
         except Violation:
             raise
@@ -210,6 +214,8 @@ class Member:
                 self.disk.crash()
                 return
             raise Violation(f"{self!r} cannot start over its own disk: {error!r}\n{traceback.format_exc()}") from error
+        finally:
+            self.disk.read_by_member = False
         if self.ruined:
             raise Violation(f"{self!r} serves, though {self.ruined}")
         self.world.trace(f"{self!r} starts (life {self.lives})")
@@ -259,8 +265,9 @@ class Member:
         self.world.rebuilds += 1
         self.world.after(self.rng.uniform(0.05, 0.5), self.start)
 
-    def out_of_room(self, why: NoSpace) -> None:
-        """Its disk is full, and the process ends, or does not serve; it tries again and again."""
+    def refused_by_disk(self, why: NoSpace | ReadRefused) -> None:
+        """Its disk is full, or a read of it failed, and the process ends, or does not serve; it tries again and
+        again."""
         self.world.trace(f"{self!r} ends: {why}")
         self._end()
         self.disk.crash()
@@ -352,6 +359,7 @@ class Member:
             events.append(process.events.popleft())
         syncs = self.disk.syncs
         world.observer.current = self
+        self.disk.read_by_member = True
         try:
             process.replica.turn(messages, events)
         except SimCrash:
@@ -360,14 +368,15 @@ class Member:
         except StateDamaged as damage:
             self.condemned(damage)
             return
-        except NoSpace as full:
-            self.out_of_room(full)
+        except (NoSpace, ReadRefused) as refused:
+            self.refused_by_disk(refused)
             return
         except Violation:
             raise
         except Exception as error:
             raise Violation(f"a turn of {self!r} ended with {error!r}\n{traceback.format_exc()}") from error
         finally:
+            self.disk.read_by_member = False
             world.observer.current = None
         world.turns += 1
         world.observer.turned(self, process, messages)

@@ -333,6 +333,7 @@ class World:
             member.disk.fuse = None
             member.disk.sync_fails = False
             member.disk.room = None
+            member.disk.refuse_reads(0.0)
             member.slow_disk = 0.0
             member.clock.set(self.now, rate=member.pace)
             if member.paused or member.hanging:

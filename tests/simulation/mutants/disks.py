@@ -8,13 +8,15 @@ from typing import Any
 
 from raykeeper.errors import NoSpace
 from raykeeper.raft import Node
-from raykeeper.store.data_dir import DataDir
+from raykeeper.store.data_dir import DataDir, StateDamaged
 from raykeeper.store.engine.interface import Disk
 from raykeeper.store.log import repair, segments
 from raykeeper.store.log.repair import SegmentContent
 from raykeeper.store.log.segments import SegmentedLog, segment_name
 from raykeeper.store.state.machine import State
 from raykeeper.store.state.write_batch import WriteBatch
+from simulation.disk_content import ReadRefused
+from simulation.disk_engine import Pairs
 from simulation.mutants.registry import mutant, patched
 
 
@@ -120,6 +122,66 @@ def _applied_outside() -> AbstractContextManager[None]:
         return write
 
     return patched(WriteBatch, "prepare", prepare)
+
+
+class _Blank:
+    """A disk of which what cannot be read, and what comes after it, is taken for blank."""
+
+    def __init__(self, disk: Any) -> None:
+        self._disk = disk
+        self._failed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._disk, name)
+
+    def read(self, path: str) -> bytes:
+        with suppress(ReadRefused):
+            if not self._failed:
+                data: bytes = self._disk.read(path)
+                return data
+        self._failed = True
+        return bytes(self._disk.size(path))
+
+
+@mutant("a read that fails taken for the log's end", "refused reads")
+def _read_error_ends_the_log() -> AbstractContextManager[None]:
+    original = SegmentedLog._replay
+
+    def replay(log: SegmentedLog, first: int, last: int) -> dict[int, SegmentContent]:
+        disk, log._disk = log._disk, _Blank(log._disk)  # type: ignore[assignment]
+        try:
+            return original(log, first, last)
+        finally:
+            log._disk = disk
+
+    return patched(SegmentedLog, "_replay", replay)
+
+
+@mutant("a read that fails taken for a damaged state", "refused reads")
+def _read_error_is_damage() -> AbstractContextManager[None]:
+    original = State.open
+
+    def open_state(*arguments: Any) -> State:
+        try:
+            return original(*arguments)
+        except ReadRefused as error:
+            raise StateDamaged(str(error)) from error
+
+    return patched(State, "open", staticmethod(open_state))
+
+
+@mutant("an iteration that ends at a read that fails", "refused reads")
+def _read_error_ends_an_iteration() -> AbstractContextManager[None]:
+    """As rocksdict's own ``items`` does, which is why the product has an iterator that asks for the status."""
+    original = Pairs.__next__
+
+    def following(pairs: Pairs) -> tuple[bytes, bytes]:
+        try:
+            return original(pairs)
+        except ReadRefused:
+            raise StopIteration from None
+
+    return patched(Pairs, "__next__", following)
 
 
 @mutant("damage at the log's end taken for a torn record", "log rot")

@@ -162,3 +162,94 @@ def test_a_product_that_does_not_sync_is_found(lie: str, there: bool, machine: M
     assert (identity is not None) == there
     if there:
         DataDir.open(RocksDisk(), folder).close()
+
+
+READ = """
+import ctypes
+from raykeeper.store.engine.files import OsFile
+from raykeeper.store.engine.rocks import RocksDisk
+disk, whole = RocksDisk(), bytes(range(256)) * 40
+put("a", whole)
+
+def fread(path):
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.fopen.restype, libc.fread_unlocked.restype = ctypes.c_void_p, ctypes.c_size_t
+    file = ctypes.c_void_p(libc.fopen(path.encode(), b"r"))
+    into = ctypes.create_string_buffer(len(whole))
+    got = libc.fread_unlocked(into, ctypes.c_size_t(1), ctypes.c_size_t(len(whole)), file)
+    ended, number = libc.feof(file), ctypes.get_errno()
+    libc.fclose(file)
+    if got < len(whole) and not ended:
+        raise OSError(number or 5, "what RocksDB makes of it")
+    return into.raw[:got]
+
+file = OsFile(os.path.abspath("a"), None, None)
+ways = {
+    "all": lambda: disk.read("a"),
+    "some": lambda: disk.read("a", 0, len(whole)),
+    "in place": lambda: file.read(0, len(whole)),
+    "preadv": lambda: (lambda into: into[: os.preadv(file._descriptor, [into], 0)])(bytearray(len(whole))),
+    "fread": lambda: fread("a"),
+}
+for name, read in ways.items():
+    found = set()
+    for _ in range(300):
+        try:
+            assert read() == whole, f"{name}: half of it, taken for the whole"
+            found.add("whole")
+        except OSError as error:
+            assert error.errno == 5, error
+            found.add("EIO")
+    assert found == set(EXPECTED), (name, found)
+"""
+
+
+def test_a_read_that_is_refused_is_an_error_and_never_half_of_it(machine: Machine) -> None:
+    machine.run(f"EXPECTED = ['whole']\n{READ}")
+    assert machine.layer.refused_reads() == (0, 0)
+    machine.layer.refuse_reads(machine.folder, 0.3)
+    machine.run(f"EXPECTED = ['whole', 'EIO']\n{READ}")
+    refused, halves = machine.layer.refused_reads()
+    assert refused > halves > 0
+    machine.layer.refuse_reads(machine.folder.parent / "m2", 0.3)
+    machine.run(f"EXPECTED = ['whole']\n{READ}")
+    machine.layer.refuse_reads(machine.folder, 0)
+    machine.run(f"EXPECTED = ['whole']\n{READ}")
+    assert machine.layer.refused_reads() == (refused, halves)
+
+
+DATABASE = """
+from raykeeper.errors import DataCorrupted
+from raykeeper.store.engine.rocks import RocksDisk
+pairs = [(b"%06d" % n, os.urandom(100)) for n in range(3000)]
+if not os.path.exists("db"):
+    engine = RocksDisk().open("db", ("f",), create=True)
+    for at in range(0, 3000, 1000):
+        engine.write([("f", key, b"x" * 100) for key, _ in pairs[at : at + 1000]])
+        engine.flush()
+    engine.close()
+else:
+    opened, read, refused = 0, 0, 0
+    while not (opened and read and refused):
+        try:
+            engine = RocksDisk().open("db", ("f",))
+        except OSError:
+            refused += 1
+            continue
+        opened += 1
+        try:
+            assert list(engine.iterate("f")) == [(key, b"x" * 100) for key, _ in pairs]
+            assert engine.get("f", b"000500") == b"x" * 100
+            read += 1
+        except OSError:
+            refused += 1
+        assert engine.damage is None
+        engine.close()
+"""
+
+
+def test_a_database_of_which_reads_are_refused_is_not_taken_for_damaged_nor_for_shorter(machine: Machine) -> None:
+    machine.run(DATABASE)
+    machine.layer.refuse_reads(machine.folder, 0.03)
+    machine.run(DATABASE)
+    assert machine.layer.refused_reads()[0] > 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
+import os
 import stat
 import threading
 import time
@@ -79,7 +81,7 @@ def start(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
     monkeypatch.setattr(actor, "log_to_ray", lambda cluster, member: None)
     monkeypatch.setattr(actor.sys, "setswitchinterval", lambda seconds: None)
     monkeypatch.setattr(actor.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "0a"))
-    monkeypatch.setattr(actor, "NO_SPACE_PAUSE_S", 0.001)
+    monkeypatch.setattr(actor, "OPEN_PAUSE_S", 0.001)
     monkeypatch.setattr(actor.DataDir, "open", full)
     caplog.set_level(logging.INFO, "raykeeper.member")
 
@@ -142,6 +144,24 @@ def test_what_is_tried_again_and_again_is_logged_once_and_a_stop_is_no_warning(
         ("WARNING", "cluster c, m1: does not serve: NoSpace: no room"),
         ("INFO", "cluster c, m1: does not serve: it was stopped"),
     ]
+
+
+def test_a_disk_that_refuses_to_be_read_at_a_start_is_asked_again(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it refuses may be there: neither the log nor the folder is taken for lost."""
+    asked: list[bool] = []
+
+    def refuse(*_: object, **__: object) -> DataDir:
+        asked.append(True)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(actor.DataDir, "open", refuse)
+    until(lambda: len(asked) >= 5, what="it tries again")
+    status = member.status()
+    assert os.strerror(errno.EIO) in status.why_not_serving
+    assert not status.lost
+    assert not status.missing
 
 
 def test_it_says_whether_it_opens_its_data_or_waits_for_the_lock(
