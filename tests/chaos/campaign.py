@@ -37,11 +37,13 @@ from lab.durable import DurableDisk
 from lab.ray.contents import content
 from lab.ray.faults import Faults
 from lab.ray.proxies import Proxies
+from lab.ray.redis import INSTALL, Redis
 from lab.ray.tools import kill_actors, wait_until
 from raykeeper import KeeperError
 from simulation.checker import Violation
 
 from .care import Operator, check_backup
+from .control import kill_gcs
 from .evidence import Diary, Evidence, questions_to
 from .field import Bit, Field, NotNow, unmount
 from .journal import Record, gather
@@ -59,6 +61,7 @@ from .outcome import (
     check_that_it_counts,
     count,
     expired,
+    questions,
     table,
 )
 from .promises import check_end_state
@@ -139,6 +142,7 @@ class Campaign:
         self._mounts: list[Path] = []
         self._operator: Operator | None = None
         self._layer: DurableDisk | None = None
+        self._redis: Redis | None = None
         self._began = 0.0
 
     def run(self) -> None:
@@ -183,11 +187,19 @@ class Campaign:
         (self._scratch / "stacks").mkdir()
         if self.mix.layer and DurableDisk.available():
             self._layer = DurableDisk(self.folder / "data", self.folder / "durable")
+        self._start_redis()
         self._start_ray(self._scratch / "syncs")
         cluster = raykeeper.launch({"name": NAME, "data_dir": str(self.folder / "data"), **self._spec()})
         if self.mix.users:
             need_users(NAME)
         return cluster
+
+    def _start_redis(self) -> None:
+        if self.mix.gcs_outlives and Redis.available():
+            self._redis = Redis(self._scratch)
+            os.environ["RAY_REDIS_ADDRESS"] = self._redis.address
+        elif self._kinds.pop(kill_gcs, None):
+            print(f"LEFT OUT: kill_gcs, since {INSTALL}", flush=True)
 
     def _spec(self) -> dict[str, Any]:
         user = {"user": ROOT, "password_env": VARIABLE} if self.mix.users else {}
@@ -208,6 +220,7 @@ class Campaign:
             self._scratch / "fault",
             self._mounts,
             layer=self._layer,
+            gcs_outlives=self._redis is not None,
         )
 
     def _start_proxies(self, cluster: Any) -> None:
@@ -224,6 +237,8 @@ class Campaign:
         if ray.is_initialized():  # else the first question would lead into any Ray that runs on the machine
             kill_actors(NAME)
         ray.shutdown()
+        if self._redis is not None:
+            self._redis.close()
 
     def _start_ray(self, syncs: Path) -> None:
         os.environ.update(
@@ -388,6 +403,9 @@ class Campaign:
                 self.checked["restored"] = check_backup(path, self._truth.changes, self.folder / "beside")
         self.seen[EXPIRED] = expired(self.records)
         self.seen[REPLACED] = self._replacements(cluster)
+        self.seen["progress was asked for"] = questions(self.records)
+        if self._layer is not None:
+            self.seen["reads failed"], self.seen["of these after half"] = self._layer.refused_reads()
         kinds = [kind for kind, _ in self._kinds.values()]
         check_that_it_counts(self.caused, kinds, self.mix.must, self.seen)
 

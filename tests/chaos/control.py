@@ -1,18 +1,19 @@
-"""What a campaign does to the control plane, and to single links: Ray's GCS and the supervisor stand still, two members
-hear each other no more while both hear the third."""
+"""What a campaign does to the control plane, and to single links: Ray's GCS and the supervisor stand still or die, two
+members hear each other no more while both hear the third."""
 
 from __future__ import annotations
 
 import os
 import signal
 from contextlib import suppress
+from typing import Any
 
 import ray
 
 from lab.ray.faults import CLIENT, cut
-from lab.ray.tools import is_stopped, wait_until
+from lab.ray.tools import is_alive, is_stopped, start_of, wait_until
 from raykeeper.actors.cluster.supervisor_handle import supervisor_name
-from raykeeper.actors.naming import NAMESPACE
+from raykeeper.actors.naming import NAMESPACE, actor_name
 
 from .field import Fault, Field, NotNow
 from .nemesis import how_cut, switched
@@ -47,6 +48,58 @@ def pause_gcs(field: Field) -> Fault:
     """Nothing can be looked up, started or restarted meanwhile; what runs goes on."""
     pid = _gcs(ray._private.worker._global_node.get_session_dir_path())
     return (yield from _stopped(pid, "SIGSTOP of Ray's GCS"))
+
+
+def kill_gcs(field: Field) -> Fault:
+    """Ray's GCS dies, and comes back over what its Redis holds. Meanwhile what runs goes on, and nothing new begins;
+    afterwards names are to be had again, old and new, and what dies is started again."""
+    if not field.gcs_outlives:
+        raise NotNow("Ray's GCS has no Redis, and would not come back to what it knew")
+    head = ray._private.worker._global_node
+    pid = _gcs(head.get_session_dir_path())
+    started = start_of(pid)
+    head.kill_gcs_server()
+    try:
+        bit = not is_alive(pid, started)
+        yield "SIGKILL of Ray's GCS"
+    finally:
+        head.start_gcs_server()
+
+    def back() -> bool:
+        """Once the cluster is whole again."""
+        wait_until(lambda: not _unknown(field), 60, lambda: f"Ray knows these names again: {_unknown(field)}")
+        _new_name()
+        return bit
+
+    return back
+
+
+def _unknown(field: Field) -> list[str]:
+    """Names of the cluster's members, and its supervisor's, that Ray does not find."""
+    names = [supervisor_name(field.cluster.name)]
+    names += [actor_name(field.cluster.name, member.name) for member in field.cluster.members()]
+    unknown = []
+    for name in names:
+        try:
+            ray.get_actor(name, namespace=NAMESPACE)
+        except (ValueError, ray.exceptions.RayError):
+            unknown.append(name)
+    return unknown
+
+
+def _new_name() -> None:
+    """An actor that is named now is found by its name, and answers."""
+
+    class Echo:
+        def say(self, word: str) -> str:
+            return word
+
+    kind: Any = ray.remote(num_cpus=0)(Echo)
+    made = kind.options(name="echo").remote()
+    try:
+        assert ray.get(ray.get_actor("echo").say.remote("here"), timeout=60) == "here"
+    finally:
+        ray.kill(made)
 
 
 def pause_supervisor(field: Field) -> Fault:

@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,8 @@ COMPACTED = "etcdserver: mvcc: required revision has been compacted"
 OPEN = "etcdserver: request timed out"
 PROGRESS_S = 0.5
 """How often a watch asks how far it has come."""
+TO_A_QUESTION = -1
+"""As the id of a watch: the answer is of all watches of its stream."""
 _WATCH = "/etcdserverpb.Watch/Watch"
 
 
@@ -219,10 +221,16 @@ class EtcdClient:
         return Done(answer.header.revision, succeeded=answer.succeeded, responses=tuple(responses))
 
     def watch(
-        self, key: str | None = None, *, prefix: str | None = None, start_revision: int | None = None, timeout: float
+        self,
+        key: str | None = None,
+        *,
+        prefix: str | None = None,
+        start_revision: int | None = None,
+        timeout: float,
+        known: Callable[[], int] = lambda: 0,
     ) -> EtcdWatch:
         """Watch a range; see :class:`EtcdWatch`."""
-        return EtcdWatch(self, _range(key, prefix), start_revision or 0, timeout)
+        return EtcdWatch(self, _range(key, prefix), start_revision or 0, timeout, known)
 
 
 def _compare(condition: Condition) -> Compare:
@@ -247,11 +255,23 @@ def _operation(operation: Op) -> RequestOp:
 class EtcdWatch:
     """A watch that goes on at the other proxy, after the last revision that it has seen, when a stream ends.
 
+    Args:
+        known: tells the newest revision that this process knows of, when progress is asked for.
+
     Attributes:
         revision: all up to here has been given out.
+        progress: each answer to a question for progress: a revision, how many events had arrived before it, and what
+            was known when it was asked.
     """
 
-    def __init__(self, client: EtcdClient, where: dict[str, bytes], start: int, timeout: float) -> None:
+    def __init__(
+        self, client: EtcdClient, where: dict[str, bytes], start: int, timeout: float, known: Callable[[], int]
+    ) -> None:
+        self._known = known
+        self.progress: list[tuple[int, int, int]] = []
+        self._arrived = 0
+        self._questions: deque[int] = deque()
+        """Of this stream, without an answer."""
         self._client = client
         self._where = where
         self._responses: queue.Queue[Any] = queue.Queue()
@@ -282,6 +302,7 @@ class EtcdWatch:
         """A stream at the proxy that is in use."""
         number, channel = self._client.channel()
         self._requests: queue.Queue[Any] = queue.Queue()
+        self._questions.clear()
         create = WatchCreateRequest(**self._where, start_revision=self._upto + 1 if self._positioned else 0)
         self._requests.put(WatchRequest(create_request=create))
         kinds = methods()[_WATCH]
@@ -310,6 +331,7 @@ class EtcdWatch:
             self.revision = self._upto
             if time.monotonic() > self._asked + PROGRESS_S:
                 self._asked = time.monotonic()
+                self._questions.append(self._known())
                 self._requests.put(WatchRequest(progress_request={}))
             try:
                 response = self._responses.get(timeout=max(0.0, min(0.1, deadline - time.monotonic())))
@@ -333,9 +355,12 @@ class EtcdWatch:
         elif response.events:
             for each in response.events:
                 self._events.append(Event("delete" if each.type else "put", _item(each.kv)))
+            self._arrived += len(response.events)
             self._upto = response.events[-1].kv.mod_revision
         elif not response.created:
             assert not response.canceled, response
+            if response.watch_id == TO_A_QUESTION:
+                self.progress.append((response.header.revision, self._arrived, self._questions.popleft()))
             self._upto = max(self._upto, response.header.revision)
 
     def __enter__(self) -> EtcdWatch:

@@ -13,31 +13,33 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .clock_faults import clock_step, drift_beyond, drift_within
-from .control import clients_cut_off_from_one, cut_link, pause_gcs, pause_supervisor
+from .control import clients_cut_off_from_one, cut_link, kill_gcs, pause_gcs, pause_supervisor
 from .field import Fault, Field
 from .nemesis import FAULTS
 from .outcome import EXPIRED, REJOINED, REPLACED
-from .slow_disks import flaky_disk, slow_disk_of_follower, slow_disk_of_leader
+from .slow_disks import flaky_disk, flaky_reads, slow_disk_of_follower, slow_disk_of_leader
 
 Kinds = dict[Callable[[Field], Fault], tuple[int, float]]
 
 MORE: Kinds = {
     pause_gcs: (4, 0),
+    kill_gcs: (1, 0),
     pause_supervisor: (2, 0),
     cut_link: (3, 0),
     clients_cut_off_from_one: (3, 0),
     slow_disk_of_leader: (5, 0),
     slow_disk_of_follower: (5, 0),
     flaky_disk: (5, 0),
+    flaky_reads: (5, 0),
     clock_step: (6, 0),
     drift_within: (6, 0),
     drift_beyond: (6, 0),
 }
 """Faults that come up only in mixes that ask for them."""
 
-ALONE = frozenset({pause_gcs})
+ALONE = frozenset({pause_gcs, kill_gcs})
 """Others could not be caused meanwhile, or not undone."""
-LONGEST = {pause_gcs: 40.0}
+LONGEST = {pause_gcs: 40.0, kill_gcs: 30.0}
 """Seconds: a Ray whose GCS is away for a minute ends."""
 
 
@@ -55,6 +57,7 @@ class Mix:
         clocks_lie: whether clocks are off by more than is promised: then what rests on them is not judged.
         operations: whether an operator works at the cluster while faults are on (``care.py``).
         more_work: whether the processes do all that there is to do.
+        gcs_outlives: whether Ray's GCS has a Redis (GCS fault tolerance), and may die.
         layer: whether what a loss of power leaves is judged by a layer below the processes (``lab/durable.py``).
         users: whether the cluster needs users, one of whom has rights that come and go (``rights.py``).
         must: what has to occur in ten minutes.
@@ -70,6 +73,7 @@ class Mix:
     clocks_lie: bool = False
     operations: bool = False
     more_work: bool = True
+    gcs_outlives: bool = False
     layer: bool = False
     users: bool = False
     must: frozenset[str] = frozenset()
@@ -121,18 +125,20 @@ MIXES: dict[str, Mix] = {
     "control": Mix(
         "Ray's GCS and the supervisor stand still or die, links that are not transitive, one to five members",
         {
-            **{"pause_gcs": 5, "pause_supervisor": 4, "kill_supervisor": 5, "cut_link": 8, "one_way": 4},
+            **{"pause_gcs": 4, "kill_gcs": 8, "pause_supervisor": 4, "kill_supervisor": 5, "cut_link": 8, "one_way": 4},
             **{"clients_cut_off_from_one": 4, "kill_leader": 3, "change_members": 2},
         },
         others=0.2,
         holds=(0.1, 40.0),
         members=(1, 2, 3, 4, 5),
         lease_reads=True,
+        gcs_outlives=True,
     ),
     "disks": Mix(
-        "fsyncs of 10 ms to 5 s, some that fail, and power that is lost again and again",
+        "fsyncs of 10 ms to 5 s, some that fail, reads that fail, and power that is lost again and again",
         {
             **{"slow_disk_of_leader": 8, "slow_disk_of_follower": 5, "flaky_disk": 6},
+            "flaky_reads": 10,
             **{"power_of_one": 5, "power_of_all": 5, "full_disk": 0},
         },
         others=0.3,

@@ -80,6 +80,12 @@ def expired(records: Sequence[Record]) -> int:
     return sum("SessionExpired" in str((record.result or {}).get("error", "")) for record in records)
 
 
+def questions(records: Sequence[Record]) -> int:
+    """How often a watch was asked how far it had come, and answered."""
+    notes = [note for record in records for note in (record.result or {}).get("progress", ())]
+    return sum(known is not None for _, _, known in notes)
+
+
 def table(
     caused: Sequence[Caused], records: Sequence[Record], checked: Mapping[str, int], seen: Mapping[str, int]
 ) -> str:

@@ -3,7 +3,7 @@ what watches say, and the end state."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -133,6 +133,45 @@ def check_previous(records: Sequence[Record], changes: Sequence[Change]) -> int:
             if there[2] is None or (there[0], there[2]) != tuple(before):
                 raise Violation(f"{before} is said to have been in {key} before {revision}, and it was {there}")
     return said
+
+
+def check_progress(records: Sequence[Record], changes: Sequence[Change]) -> int:
+    """Whenever a watch said that all up to a revision was delivered, it was, and nothing else; it did not take that
+    back; and where it was asked, it had come at least as far as what was known before. The number of times.
+
+    Raises:
+        Violation: an event up to there was still to come.
+    """
+    revisions = [change[0] for change in changes]
+    said = 0
+    for record in records:
+        if record.operation != "watch" or not record.result:
+            continue
+        events, where = record.result.get("events", ()), record.arguments
+        before = {True: 0, False: 0}  # asked or not: each in the order in which it was said
+        for revision, many, known in record.result.get("progress", ()):
+            said += 1
+            first, last = bisect_right(revisions, where["position"]), bisect_right(revisions, revision)
+            due = [change for change in changes[first:last] if _is_in(where, change[1])]
+            delivered = [tuple(event[:3]) for event in events[:many] if event[0] <= revision]
+            if delivered != due:
+                raise Violation(
+                    f"a watch of {where} by {record.process} said after {many} events that all up to {revision} were "
+                    f"delivered: {delivered[-3:]}, and due were {due[-3:]}"
+                )
+            newest, asked = known or 0, known is not None
+            if revision < max(newest, before[asked]):
+                raise Violation(
+                    f"a watch of {where} by {record.process} said that it was at {revision}, after it had been at "
+                    f"{before[asked]}, and was asked when {newest} was known"
+                )
+            before[asked] = revision
+    return said
+
+
+def _is_in(where: Mapping[str, str], key: str) -> bool:
+    """Whether a watch of that range sees a key."""
+    return key.startswith(where["prefix"]) if "prefix" in where else key == where["key"]
 
 
 def check_end_state(there: Mapping[str, tuple[int, str]], changes: Sequence[Change]) -> int:

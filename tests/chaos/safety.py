@@ -39,9 +39,10 @@ def as_known(record: Record, upto: int) -> Record:
     if record.operation == "watch" and "events" in result:
         events = result["events"]
         seen = result.get("upto", events[-1][0] - 1 if events else record.arguments["position"])
-        return replace(
-            record, result={**result, "events": [each for each in events if each[0] <= upto], "upto": min(seen, upto)}
-        )
+        cut = {"events": [each for each in events if each[0] <= upto], "upto": min(seen, upto)}
+        if "progress" in result:
+            cut["progress"] = [each for each in result["progress"] if each[0] <= upto]
+        return replace(record, result={**result, **cut})
     newest = [result.get("revision", 0), *(item["mod_revision"] for item in result.get("items", ()))]
     if record.outcome == OK and max(*newest, record.arguments.get("at_least", 0)) > upto:
         return replace(record, outcome=UNKNOWN, result=None)

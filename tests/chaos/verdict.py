@@ -30,7 +30,7 @@ from simulation.checker import (
 
 from .cycles import check_lists
 from .journal import FAIL, OK, Record
-from .promises import check_appends, check_leases, check_previous, check_rights
+from .promises import check_appends, check_leases, check_previous, check_progress, check_rights
 
 Change = tuple[int, str, str | None]
 """(revision, key, value); ``None`` for a deletion."""
@@ -426,10 +426,14 @@ def _previous(records: Sequence[Record], truth: Truth) -> int:
     return check_previous(records, truth.changes)
 
 
+def _progress(records: Sequence[Record], truth: Truth) -> int:
+    return check_progress(records, truth.changes)
+
+
 def _appends(records: Sequence[Record], truth: Truth) -> int:
     return check_appends(records, truth.changes)
 
 
 ALONE: tuple[Check, ...] = (_errors, _revisions, _lists, _leases, _rights, _locks)
 """Checks that need the history and nothing else."""
-WITH_TRUTH: tuple[Check, ...] = (_writes, _appends, _reads, _watches, _previous, _guarded)
+WITH_TRUTH: tuple[Check, ...] = (_writes, _appends, _reads, _watches, _progress, _previous, _guarded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 PAGE = 3
 """Keys in a page."""
+Progress = tuple[int, int, int | None]
+"""What a watch says of itself: all up to a revision was delivered, when so many events were; and if this was asked for,
+the newest revision that the process had been told of before."""
 
 
 class Watcher(Thread):
@@ -56,28 +60,37 @@ class Watcher(Thread):
         self.journal.end(number, OK, revision=position)
         number = self.journal.begin(self.name, "watch", **where, position=position)
         events: list[Any] = []
+        progress: list[Progress] = []
         try:
             with watch:
-                until = time.monotonic() + self.rng.uniform(2.0, 12.0)
-                while time.monotonic() < until and not self.worker.stopping.is_set():
-                    event = watch.next(timeout=0.5)
-                    if event is not None:
-                        events.append(self.event(event))
-                # The last revision is whole only once the watch says so: take what is left of it.
-                upto = watch.revision
-                while events and upto < events[-1][0]:
-                    event = watch.next(timeout=0.5)
-                    if event is not None:
-                        events.append(self.event(event))
-                    elif self.worker.abandoned.is_set():
-                        break
-                    upto = watch.revision
-                self.newest = max(self.newest, upto)
-            self.journal.end(number, OK, upto=upto, events=events)
+                upto = self.seen(self.follow(watch, position, events, progress))
+            self.journal.end(number, OK, upto=upto, events=events, progress=self.said(watch, progress))
         except CompactedError as error:
-            self.journal.end(number, FAIL, events=events, compacted=error.compact_revision)
+            self.journal.end(number, FAIL, events=events, progress=progress, compacted=error.compact_revision)
         except Exception:
-            self.journal.end(number, UNKNOWN, events=events, error=traceback.format_exc(), unexpected=True)
+            error = traceback.format_exc()
+            self.journal.end(number, UNKNOWN, events=events, progress=progress, error=error, unexpected=True)
+
+    def follow(self, watch: Any, position: int, events: list[Any], progress: list[Progress]) -> int:
+        """Take events for a while, and note after each of them, and whenever there is none, up to where the watch says
+        that all were delivered; the last of these."""
+        until = time.monotonic() + self.rng.uniform(2.0, 12.0)
+        upto = position
+        # The last revision is whole only once the watch says so: what is left of it is taken, too.
+        while (time.monotonic() < until and not self.worker.stopping.is_set()) or (events and upto < events[-1][0]):
+            event = watch.next(timeout=0.5)
+            if event is not None:
+                events.append(self.event(event))
+            elif self.worker.abandoned.is_set():
+                break
+            if watch.revision > upto or not progress:
+                upto = watch.revision
+                progress.append((upto, len(events), None))
+        return upto
+
+    def said(self, watch: Any, progress: list[Progress]) -> list[Progress]:
+        """All that the watch has said of its progress."""
+        return progress
 
 
 class PrevWatcher(Watcher):
@@ -92,12 +105,34 @@ class PrevWatcher(Watcher):
         return [*Watcher.event(event), before]
 
 
+class BatchWatcher(Watcher):
+    """Takes whole revisions, with the notices that nothing has happened."""
+
+    def follow(self, watch: Any, position: int, events: list[Any], progress: list[Progress]) -> int:
+        upto = position
+        timer = threading.Timer(self.rng.uniform(2.0, 12.0), watch.cancel)
+        timer.daemon = True
+        timer.start()
+        try:
+            for batch in watch.batches():
+                events += [self.event(event) for event in batch.events]
+                upto = batch.revision
+                progress.append((upto, len(events), None))
+        finally:
+            timer.cancel()
+        return upto
+
+
 class EtcdWatcher(Watcher):
-    """The same over gRPC, through proxies."""
+    """The same over gRPC, through proxies, which it asks for progress every half a second."""
 
     def __init__(self, worker: Worker, name: str) -> None:
         super().__init__(worker, name)
         self.kv: Any = worker.etcd
+        self.how = {"known": lambda: worker.newest}
+
+    def said(self, watch: Any, progress: list[Progress]) -> list[Progress]:
+        return [*progress, *watch.progress]
 
 
 class FarReader(Thread):

@@ -81,6 +81,7 @@ class Thread(ABC):
 
     def seen(self, revision: int) -> int:
         self.newest = max(self.newest, revision)
+        self.worker.newest = max(self.worker.newest, revision)
         return revision
 
     def do(self, operation: str, call: Callable[[], dict[str, Any]], **arguments: Any) -> dict[str, Any] | None:

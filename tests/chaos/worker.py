@@ -16,7 +16,7 @@ from .leased import Leaser
 from .lists import Lister
 from .login import VARIABLE, connect
 from .rights import Person, RightsGiver, RightsUser
-from .watching import EtcdWatcher, FarReader, PrevWatcher, Watcher
+from .watching import BatchWatcher, EtcdWatcher, FarReader, PrevWatcher, Watcher
 from .work import ORDINARY, Adder, Consumer, EtcdRegisters, Locker, Producer, Registers, Thread
 
 KINDS: tuple[tuple[type[Thread], int], ...] = (
@@ -28,7 +28,13 @@ KINDS: tuple[tuple[type[Thread], int], ...] = (
     (Watcher, 1),
 )
 """Threads of each process."""
-MORE: tuple[tuple[type[Thread], int], ...] = ((Lister, 2), (Leaser, 1), (FarReader, 1), (PrevWatcher, 1))
+MORE: tuple[tuple[type[Thread], int], ...] = (
+    (Lister, 2),
+    (Leaser, 1),
+    (FarReader, 1),
+    (PrevWatcher, 1),
+    (BatchWatcher, 1),
+)
 """More of them, in mixes that are not short."""
 WITH_USERS: tuple[tuple[type[Thread], int], ...] = ((RightsGiver, 1), (RightsUser, 2))
 """More of them, where the cluster needs users."""
@@ -64,6 +70,8 @@ class Worker:
         self.began = began
         self.stopping = threading.Event()
         self.abandoned = threading.Event()
+        self.newest = 0
+        """The newest revision that a thread was told of; a bound from below."""
         self.journal = Journal(os.path.join(folder, f"{name}.jsonl"))
         self.cluster = cluster
         self.kv = connect(cluster, timeout=20)

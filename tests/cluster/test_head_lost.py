@@ -6,16 +6,13 @@ Each Ray node has an address, a home, and so a disk of its own. All that an oper
 
 from __future__ import annotations
 
-import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lab.patience import PATIENCE, until
 from lab.ray.programs import PATH, run_program
+from lab.ray.redis import INSTALL, Redis
 
 pytestmark = pytest.mark.survival
 
@@ -190,26 +187,11 @@ def test_without_fault_tolerance_a_new_ray_finds_the_data(tmp_path: Path, scratc
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[str]:
     """The address of a Redis."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("there is no redis-server: apt-get install redis-server")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    command = [program, "--port", str(port), "--save", "", "--dir", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            until(lambda: process.poll() is not None or listens(port), what="Redis listens")
-            yield f"127.0.0.1:{port}"
-        finally:
-            process.kill()
-
-
-def listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), PATIENCE).close()
-    except OSError:
-        return False
-    return True
+    if not Redis.available():
+        pytest.skip(INSTALL)
+    server = Redis(tmp_path)
+    yield server.address
+    server.close()
 
 
 def test_with_fault_tolerance_members_serve_on_and_the_head_comes_back(

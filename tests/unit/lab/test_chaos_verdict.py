@@ -77,7 +77,9 @@ def told() -> Story:
     s.add("guarded_put", {"revision": 10}, key="g/a", value="200 w2.1 0", name="a", token=200, process="w2.1")
     s.add("past_range", {"items": [item("r/0/0", "w1:1", 2)], "revision": 2}, prefix="r/0/", revision=2)
     s.add("stale_get", {"items": []}, key="r/0/0", at_least=4)
-    s.add("watch", {"upto": 10, "events": [[3, "r/0/0", "w1:2"], [4, "r/0/0", "w1:3"], [5, "r/0/0", None]]},
+    s.add("watch", {"upto": 10, "events": [[3, "r/0/0", "w1:2"], [4, "r/0/0", "w1:3"], [5, "r/0/0", None]],
+                    "progress": [[2, 0, None], [3, 1, None], [3, 2, None], [10, 3, None],
+                                 [3, 1, 2], [4, 2, 4], [10, 3, 9]]},
           prefix="r/0/", position=2)  # fmt: skip
     s.add("watch", {"upto": 3, "events": [[3, "r/0/0", "w1:2", [2, "w1:1"]]]}, prefix="r/0/", position=2)
     s.add("list_txn", {"seen": {"l/0": []}, "revision": 1}, outcome=UNKNOWN, reads=["l/0"], appends={"l/0": "a"})
@@ -146,6 +148,10 @@ BROKEN: dict[str, Callable[[Story], Any]] = {
     "an event is missing": lambda s: result(s, "watch")["events"].pop(1),
     "an event comes twice": lambda s: result(s, "watch")["events"].append([5, "r/0/0", None]),
     "events change places": lambda s: result(s, "watch")["events"].reverse(),
+    "progress ahead of an event": lambda s: result(s, "watch")["progress"].insert(2, [4, 1, None]),
+    "progress ahead of an event that never comes": lambda s: result(s, "watch", 1).update(progress=[[4, 1, None]]),
+    "progress that is taken back": lambda s: result(s, "watch")["progress"].append([9, 3, 9]),
+    "progress that is older than what was known": lambda s: result(s, "watch")["progress"].append([10, 3, 11]),
     "a watch begins too late": lambda s: result(s, "begin_watch").update(revision=4),
     "a guarded write of an overtaken holder": lambda s: s.change(11, "g/a", "100 w1.1 0"),
     "two hold a lock": lambda s: s.add("held", name="a", token=100, process="w1.1"),
