@@ -42,7 +42,7 @@ from lab.ray.tools import kill_actors, wait_until
 from raykeeper import KeeperError
 from simulation.checker import Violation
 
-from .care import Operator, check_backup
+from .care import BESIDE, Operator, check_restored, restore_beside
 from .control import kill_gcs
 from .evidence import Diary, Evidence, questions_to
 from .field import Bit, Field, NotNow, unmount
@@ -379,7 +379,7 @@ class Campaign:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _judge(self, cluster: Any) -> None:
-        if self._operator is not None and not self._operator.stop(120):
+        if self._operator is not None and not self._operator.stop(300):
             raise Violation("the cluster is whole, and the operator still waits")
         hanging = self._finish()
         if hanging:
@@ -399,8 +399,10 @@ class Campaign:
             self.checked |= {f"operator's {name}": often for name, often in self._operator.done.items()}
             if self._operator.wrong:
                 raise Violation(f"an operation failed as none may: {self._operator.wrong[0]}")
+            restored = [*self._operator.restored]
             for path in self._operator.backups[-1:]:
-                self.checked["restored"] = check_backup(path, self._truth.changes, self.folder / "beside")
+                restored.append(restore_beside(path, self.folder / BESIDE / "last", BESIDE))
+            self.checked["restored"] = sum(check_restored(each, self._truth.changes) for each in restored)
         self.seen[EXPIRED] = expired(self.records)
         self.seen[REPLACED] = self._replacements(cluster)
         self.seen["progress was asked for"] = questions(self.records)
@@ -505,7 +507,7 @@ def main(kind: type[Campaign] = Campaign, target: str = "chaos", arguments: Sequ
     if status:
         print(f"again: {command}")
     else:
-        for data in ("data", "durable", "beside"):
+        for data in ("data", "durable", BESIDE):
             shutil.rmtree(folder / data, ignore_errors=True)
     last = " ".join(last.split())[:500]
     note_run(options.folder.resolve(), target, options.mix, seed, options.minutes, status, last)

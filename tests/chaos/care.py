@@ -7,12 +7,14 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
 import raykeeper
+from lab.ray.tools import kill_actors
 from raykeeper import KeeperError
 from raykeeper.actors.cluster.member_upkeep import defragment_members
 
@@ -27,15 +29,22 @@ PAUSE_S = (0.5, 6.0)
 """Between two operations."""
 
 
-def check_backup(path: Path, changes: Sequence[Change], folder: Path) -> int:
-    """Restore a backup beside the cluster: it holds what the history comes to up to its revision; how many keys.
+class Restored(NamedTuple):
+    """What a cluster holds that was restored from a backup, beside the other one."""
 
-    Keys that hang on leases may have ended there, and are not compared.
+    revision: int
+    there: dict[str, tuple[int, str]]
+    """Revision and value of each key that hangs on no lease."""
 
-    Raises:
-        Violation: it does not.
-    """
-    beside = raykeeper.restore(path, {"name": BESIDE, "members": 1, "data_dir": str(folder)}, timeout=90)
+
+def restore_beside(path: Path, folder: Path, name: str) -> Restored:
+    """Restore a backup beside the cluster, read what is there, and destroy it."""
+    try:
+        beside = raykeeper.restore(path, {"name": name, "members": 1, "data_dir": str(folder)}, timeout=90)
+    except BaseException:
+        with suppress(KeeperError, ray.exceptions.RayError, AssertionError):
+            kill_actors(name)  # as far as it came
+        raise
     try:
         with beside.client(timeout=60) as kv:
             revision = kv.revision()
@@ -46,7 +55,17 @@ def check_backup(path: Path, changes: Sequence[Change], folder: Path) -> int:
             }
     finally:
         beside.destroy()
-    return check_end_state(there, [each for each in changes if each[0] <= revision and each[1].startswith(KEPT)])
+    return Restored(revision, there)
+
+
+def check_restored(restored: Restored, changes: Sequence[Change]) -> int:
+    """It holds what the history comes to up to its revision; how many keys.
+
+    Raises:
+        Violation: it does not.
+    """
+    kept = [each for each in changes if each[0] <= restored.revision and each[1].startswith(KEPT)]
+    return check_end_state(restored.there, kept)
 
 
 class Operator:
@@ -70,6 +89,8 @@ class Operator:
         """Tracebacks of those that failed as none may."""
         self.backups: list[Path] = []
         """Those that were made."""
+        self.restored: list[Restored] = []
+        """What was restored from them, while all else went on."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="operator", daemon=True)
         self._thread.start()
@@ -82,7 +103,7 @@ class Operator:
 
     def _run(self) -> None:
         kinds = [self._compact, self._back_up, self._defragment, self._add_and_remove, self._configure, self._move]
-        kinds.append(self._look)
+        kinds += [self._look, self._restore, self._upgrade]
         while not self._over.wait(self._rng.uniform(*PAUSE_S)):
             operation = self._rng.choice(kinds)
             name = operation.__name__.strip("_")
@@ -102,6 +123,17 @@ class Operator:
         path = self._folder / f"backup-{len(self.backups)}"
         self._cluster.backup(path, timeout=30)
         self.backups.append(path)
+
+    def _restore(self) -> None:
+        """From the newest backup, beside; it is compared with the history once that is known."""
+        if not self.backups:
+            self._back_up()
+        name = f"{BESIDE}{self._rng.getrandbits(32)}"
+        self.restored.append(restore_beside(self.backups[-1], self._folder / BESIDE / name, name))
+
+    def _upgrade(self) -> None:
+        """To the code that is there: all members one after the other, as to any other."""
+        self._cluster.upgrade(timeout=90)
 
     def _defragment(self) -> None:
         defragment_members(self._cluster.name, self._cluster.id, timeout=30)
