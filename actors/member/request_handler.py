@@ -536,7 +536,8 @@ class RequestHandler:
             except Unavailable as error:
                 return reply_bytes(Refused(Refusal.NOT_SERVING, message=str(error)))
             if not isinstance(answer, Failed):
-                bytes_left -= sum([len(item.key) + len(item.value) for item in answer.items])
+                for item in answer.items:
+                    bytes_left -= len(item.key) + len(item.value)
             answers.append(answer)
         reply = reply_bytes(ReadReply(tuple(answers), self._replica.term))
         counter = self.load.reads

@@ -14,8 +14,8 @@ from ...schema.answers import Failed, RangeAnswer, RangePart, Reason
 from ...schema.operations import Range
 from ..engine.interface import Engine
 from .history import Changes, HistoryQuery, read_history
-from .mvcc import RecordMissing
-from .ranges import Budget, RevisionView, read_range
+from .mvcc import RecordMissing, mod_revision
+from .ranges import Budget, RevisionView, item_of, read_range
 
 
 class Revisions(Protocol):
@@ -52,6 +52,24 @@ def read_as_of(
                 return answer
         if r.revision:
             return Failed(Reason.COMPACTED, compacted)
+
+
+def read_now(engine: Engine, revisions: Revisions, r: Range) -> RangeAnswer | None:
+    """What a key is now, which most reads ask for, by one look; ``None`` if it takes more to know that.
+
+    A record that is no newer than the newest revision was the key's at that revision, whatever is written or compacted
+    meanwhile: compaction can only have removed its value.
+    """
+    newest, key = revisions.revision, r.keys.key
+    record = engine.get("keys", key)
+    if record is None or mod_revision(record) > newest:
+        return None
+    if r.count_only:
+        return RangeAnswer(newest, (), 1)
+    try:
+        return RangeAnswer(newest, (item_of(engine, key, record, with_value=not r.keys_only),), 1)
+    except RecordMissing:
+        return None
 
 
 def read_changes(

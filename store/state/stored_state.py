@@ -36,7 +36,7 @@ from .members import Members
 from .mvcc import Mvcc, newest_change
 from .physical_compaction import PhysicalCompaction
 from .read_gate import ReadGate
-from .reads import read_as_of, read_changes
+from .reads import read_as_of, read_changes, read_now
 from .sessions import SessionRecord, Sessions
 from .unfinished import AHEAD, MARK, remove_unfinished
 from .write_batch import WriteBatch
@@ -349,8 +349,19 @@ class StoredState:
             Unavailable: the state was closed: read again from the state that replaced it.
         """
         self.ranges += 1
-        with self.reading() as engine:
-            return read_as_of(engine, self, r, page_items=page_items, page_bytes=page_bytes, max_scanned=max_scanned)
+        gate = self._read_gate
+        gate.enter()
+        try:  # as ``reading``, which costs more than to read a key
+            if r.keys.end is None and not r.revision and (found := read_now(self._engine, self, r)) is not None:
+                return found
+            return read_as_of(
+                self._engine, self, r, page_items=page_items, page_bytes=page_bytes, max_scanned=max_scanned
+            )
+        except DataCorrupted as error:
+            self.report_damage(error)
+            raise
+        finally:
+            gate.leave()
 
     def shows(self, revision: int) -> bool:
         """Whether an iterator opened just before this call shows this revision and nothing newer. For any thread."""
