@@ -203,7 +203,8 @@ class Campaign:
 
     def _spec(self) -> dict[str, Any]:
         user = {"user": ROOT, "password_env": VARIABLE} if self.mix.users else {}
-        return {**SPEC, "lanes": self.lanes, **user, **self.mix.spec(self.members)}
+        timings = {**SPEC["timings"], **self.mix.timings}
+        return {**SPEC, "timings": timings, "lanes": self.lanes, **user, **self.mix.spec(self.members)}
 
     def _folder_of(self, member: int) -> Path:
         return self.folder / "data" / NAME / f"m{member}"

@@ -103,10 +103,11 @@ MIXES: dict[str, Mix] = {
     "short": Mix("many faults, each of seconds", more_work=False),
     "long": Mix(
         "faults of up to 90 s: sessions expire, members that hang are ended, lost ones are replaced",
-        {"pause_client": 4, "kill_supervisor": 2, "deleted_folder": 2, "overload": 0.5, "foreign_frames": 0},
+        {"pause_client": 8, "kill_supervisor": 2, "deleted_folder": 2, "overload": 0.5, "foreign_frames": 0},
         holds=(0.1, 90.0),
         members=(3, 3, 5),
         must=frozenset({EXPIRED, REPLACED, REJOINED}),
+        timings={"session_ttl": 10.0},  # so that every third of its pauses is longer
     ),
     "clocks": Mix(
         "clocks that step and are believed, that drift far: what does not rest on clocks holds",

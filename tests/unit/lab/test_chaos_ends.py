@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from chaos import campaign, night
-from chaos.campaign import Campaign
+from chaos.campaign import SPEC, Campaign
 from chaos.evidence import Diary, Evidence
 from chaos.journal import OK, UNKNOWN, Record
 from chaos.ledger import how_many, note_run, summary
@@ -116,6 +116,14 @@ def test_each_mix_names_faults_that_there_are(name: str) -> None:
     if mix.holds is not None:
         rng = random.Random(name)
         assert all(mix.holds[0] <= mix.hold(rng) <= mix.holds[1] for _ in range(100))
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_each_mix_has_its_cluster(name: str, tmp_path: Path) -> None:
+    """What it says of timings is what its cluster gets; the rest is the campaign's."""
+    spec = Campaign(1, 1, tmp_path, (), mix=MIXES[name])._spec()
+    assert spec["timings"] == {**SPEC["timings"], **MIXES[name].timings}
+    assert spec.get("lease_reads", False) is MIXES[name].lease_reads
 
 
 # --- what there is ---------------------------------------------------------------------------------------------------
