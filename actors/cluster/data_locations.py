@@ -31,13 +31,14 @@ from .node_storage import FoundData, NodeInventory
 
 @dataclass(frozen=True)
 class Sighting:
-    """A member's folder, as seen from one node."""
+    """A member's folder, as seen from one node at a time ``at``."""
 
     member: int
     node: RayNode
     base: str
     machine: str
     found: FoundData
+    at: float = 0.0
 
     @property
     def folder(self) -> tuple[str, tuple[int, int]]:
@@ -93,9 +94,10 @@ class Search:
         """All folders of the cluster's members on these nodes, as last seen."""
         self._asked = {node.id: self._asked[node.id] for node in nodes if node.id in self._asked}
         return [
-            Sighting(found.identity.member, node, inventory.base, inventory.machine, found)
+            Sighting(found.identity.member, node, inventory.base, inventory.machine, found, at)
             for node in nodes
-            if (inventory := self._asked.get(node.id, (0.0, None))[1]) is not None
+            for at, inventory in (self._asked.get(node.id, (0.0, None)),)
+            if inventory is not None
             for found in inventory.found
             if found.identity is not None and self._is_ours(found)
         ]

@@ -155,11 +155,14 @@ class FailureTracker:
         """The view with the places where the data of missed members was found.
 
         A member is started from one certain folder only; homes that were chosen here count for the next member, so that
-        two do not go to one node without need.
+        two do not go to one node without need. What was seen before a member was missed says nothing about it: its data
+        may be what it has lost since.
         """
         if not self._missed_since:
             return view
-        certain, doubts = locate_data(sightings)
+        certain, doubts = locate_data(
+            [each for each in sightings if each.at >= self._missed_since.get(each.member, 0.0)]
+        )
         taken = dict(view.homes)
         found, delayed = {}, set()
         for member in sorted(self._missed_since):

@@ -250,7 +250,8 @@ class Supervisor:
                 view = tracker.view(observation, time.monotonic())
                 if due := tracker.nodes_to_search(view):
                     self._watchdog.enter("searches for data", SEARCH_TIMEOUT_S + SUPERVISOR_OBSERVE_TIMEOUT_S)
-                    tracker.record_search(search(due, spec), time.monotonic())
+                    asked_at = time.monotonic()  # what the disks hold they hold then or later
+                    tracker.record_search(search(due, spec), asked_at)
                     view = tracker.view(observation, time.monotonic())
                 self._note_obstacles(obstacles(view))
                 step = plan(view)

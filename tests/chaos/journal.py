@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +97,28 @@ def read_journal(path: Path) -> list[Record]:
     return list(records.values())
 
 
-def gather(journals: Iterable[Path], into: Path) -> list[Record]:
-    """One history of many journals, in the order of the beginnings, and the same as a file."""
+def gather(journals: Iterable[Path], into: Path, until_ns: int | None = None) -> list[Record]:
+    """One history of many journals, in the order of the beginnings, and the same as a file.
+
+    Args:
+        until_ns: where it ends, if the processes still work: a moment before this call. The journals are read one after
+            the other; without one end for all, the later ones would show effects of operations that are not in the
+            earlier ones.
+    """
     records = [record for path in journals for record in read_journal(path)]
+    if until_ns is not None:
+        records = [_until(record, until_ns) for record in records if record.start_ns <= until_ns]
     records.sort(key=lambda record: record.start_ns)
     with into.open("w", encoding="utf-8") as file:
         file.writelines(f"{record}\n" for record in records)
     return records
+
+
+def _until(record: Record, until_ns: int) -> Record:
+    """An operation, as it was known at a moment."""
+    if record.end_ns is None or record.end_ns <= until_ns:
+        return record
+    return replace(record, end_ns=None, outcome=UNKNOWN, result=None)
 
 
 def read_history(path: Path) -> Iterator[Record]:

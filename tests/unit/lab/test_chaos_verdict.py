@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,24 @@ BROKEN: dict[str, Callable[[Story], Any]] = {
     "an append changed what was there": _change(-1, "b"),
     "an error that no fault explains": lambda s: find(s, "put", 2).result.update(error="x", unexpected=True),  # type: ignore[union-attr]
 }
+
+
+def test_a_history_of_processes_that_go_on_ends_at_one_moment_for_all(tmp_path: Path) -> None:
+    one, other = Journal(tmp_path / "w1.jsonl"), Journal(tmp_path / "w2.jsonl")
+    early, under_way = one.begin("w1.0", "put", key="a"), one.begin("w1.1", "put", key="b")
+    one.end(early, OK, revision=2)
+    now = time.monotonic_ns()
+    while time.monotonic_ns() == now:
+        pass
+    one.end(under_way, OK, revision=3)
+    other.end(other.begin("w2.0", "get", key="b"), OK, revision=3)
+    one.close()
+    other.close()
+    records = gather([tmp_path / "w1.jsonl", tmp_path / "w2.jsonl"], tmp_path / "history.jsonl", now)
+    assert [(each.process, each.outcome, each.end_ns is None) for each in records] == [
+        ("w1.0", OK, False),
+        ("w1.1", UNKNOWN, True),
+    ]
 
 
 @pytest.mark.parametrize("what", BROKEN)

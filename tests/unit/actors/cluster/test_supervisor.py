@@ -389,6 +389,29 @@ def test_disks_are_searched_only_when_there_is_a_reason_and_then_less_and_less_o
     assert fresh.nodes_to_search(fresh.view(nobody, SEARCH_MIN_PAUSE_S)) == list(nobody.nodes)
 
 
+def test_what_was_seen_before_a_member_was_missed_says_nothing_about_it() -> None:
+    """Its process dies, and the disks are searched; it comes back, and later its data is lost. It is not started where
+    that was, again and again, but replaced."""
+    tracker, steps, now = FailureTracker(7, PINS), list[Step](), 0.0
+    dead = replace(observation(answers=False), failed=frozenset({3}))
+    for shown in (dead, dead, observation()):
+        assert plan(after_search(tracker, shown, now, {"node-c": THREE})) is None
+        now += 1.0
+    assert [each.member for each in tracker._search.sightings(observation().nodes)] == [3], "the last search saw it"
+    silent, restarting = 5.0, False  # its process had ended before
+    while not any(isinstance(step, Reserve) for step in steps) and now < 60.0:
+        said = {} if restarting else {3: MISSING}
+        shown = observation(silent=silent, leading=500.0, answers=False)
+        shown = replace(shown, statuses={**shown.statuses, **said})
+        step = plan(after_search(tracker, shown, now, {}))
+        restarting = isinstance(step, Move)
+        if step is not None:
+            steps.append(step)
+            tracker.step_done(step)
+        now, silent = now + 1.0, silent + 1.0
+    assert [type(step) for step in steps] == [Reserve]
+
+
 # --- what a removed member has left ----------------------------------------------------------------------------------
 
 
