@@ -1214,8 +1214,10 @@ PROXY_ITEM_BYTES = 256
 PROXY_LONG_ANSWER_BYTES = 256 * 1024
 """Values in an answer of which a proxy makes one at a time, so that other clients have their turn in between."""
 PROXY_HELD_BYTES = 512 * 1024 * 1024
-"""Beginnings of requests and unsent answers, of all connections. Beyond it the connection with the most is closed. The
-same again for answers whose pages are being gathered; beyond it calls are refused."""
+"""Requests until they are answered, and unsent answers, of all connections. Beyond it the connection with the most is
+closed. The same again for answers whose pages are being gathered; beyond it calls are refused."""
+LARGE_BLOCK_BYTES = 128 * 1024
+"""Blocks of memory of this size or more are given back to the kernel by a proxy as soon as they are free."""
 PROXY_READ_BYTES = 32 * 1024
 """What one pass of the loop reads of one connection, so that one that sends without end holds up others little..."""
 PROXY_PASS_BYTES = 64 * 1024

@@ -120,6 +120,7 @@ async def _serve(
     from ..actors.actor_access import cluster_token
     from ..actors.logs import MemberLog
     from ..actors.proxy.etcd_proxy import EtcdProxy
+    from ..actors.proxy.large_blocks import give_back_large_blocks
     from ..actors.proxy.membership_tasks import MembershipTasks
     from ..actors.proxy.proxy_place import proxy_place
     from ..telemetry import PROCESS
@@ -129,6 +130,7 @@ async def _serve(
         raise click.UsageError("--cert-file and --key-file belong together, and --trusted-ca-file needs them")
     if client_cert_auth and not trusted_ca_file:
         raise click.UsageError("--client-cert-auth needs --trusted-ca-file")
+    give_back_large_blocks()
     log = MemberLog("proxy", cluster.name, "proxy")
     server = EtcdProxy(
         kv.aio,

@@ -67,13 +67,18 @@ class Http1Exchange(HttpExchange):
 
     async def send(self, data: bytes) -> None:
         """A part of the answer's body."""
-        if self.closed:
-            raise ClientGone
-        if self.method != "HEAD":
-            self._protocol.write(h11.Data(data=data))
-        await asyncio.sleep(0)  # a handler that always has something to send shares the loop
-        while self._protocol.stalled_since is not None and not self.closed:
-            await self._wait()
+        self.share.add(len(data))  # all of it is in memory until the last of it was taken
+        try:
+            for begin in range(0, max(1, len(data)), PROXY_SEND_BYTES):
+                if self.closed:
+                    raise ClientGone
+                if self.method != "HEAD":
+                    self._protocol.write(h11.Data(data=data[begin : begin + PROXY_SEND_BYTES]))
+                await asyncio.sleep(0)  # a handler that always has something to send shares the loop
+                while self._protocol.stalled_since is not None and not self.closed:
+                    await self._wait()
+        finally:
+            self.share.add(-len(data))
 
     async def finish(self) -> None:
         """The end of the answer."""
@@ -82,7 +87,10 @@ class Http1Exchange(HttpExchange):
             self._protocol.write(h11.EndOfMessage())
 
     async def respond(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        """A whole answer, in one write."""
+        """A whole answer: in one write, or, if it is long, as much at a time as may wait in the socket."""
+        if len(body) > PROXY_SEND_BYTES:
+            await super().respond(status, body, headers)
+            return
         head = self._head(status, {**headers, "content-length": str(len(body))})
         self._finished = True
         parts = [] if self.method == "HEAD" else [h11.Data(data=body)]

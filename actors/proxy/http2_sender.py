@@ -76,6 +76,7 @@ class Stream:
         window: bytes that the client takes.
         credit: bytes that the client may send.
         unsent: bytes that wait.
+        queue: with how many bytes each piece counts as held: as long as a part of it waits, all of it is in memory.
     """
 
     __slots__ = ("answered", "closed", "credit", "ended", "id", "queue", "receiver", "trailers", "unsent", "window")
@@ -88,7 +89,7 @@ class Stream:
         self.closed = False
         self.answered = False
         self.unsent = 0
-        self.queue: deque[memoryview] | None = None
+        self.queue: deque[tuple[memoryview, int]] | None = None
         self.trailers: bytes | None = None
         self.receiver: StreamReceiver = _NOBODY
 
@@ -193,7 +194,7 @@ class Http2Sender:
             return
         if stream.queue is None:
             stream.queue = deque()
-        stream.queue.append(memoryview(data))
+        stream.queue.append((memoryview(data), size))
         stream.unsent += size
         self.share.add(size)
         self._get_in_line(stream)
@@ -214,8 +215,8 @@ class Http2Sender:
 
     def forget(self, stream: Stream) -> None:
         """A stream is closed: nothing of it is kept, except its number if the client may not know yet."""
-        if stream.unsent:
-            self.share.add(-stream.unsent)
+        if stream.queue:
+            self.share.add(-sum(held for _, held in stream.queue))
             stream.unsent = 0
             stream.queue = None
         if not stream.ended:
@@ -270,10 +271,12 @@ class Http2Sender:
         assert queue
         room = min(self._frame_bytes, stream.window, self._window)
         assert room > 0
-        piece = queue.popleft()
+        piece, held = queue.popleft()
         if len(piece) > room:
-            queue.appendleft(piece[room:])
+            queue.appendleft((piece[room:], held))
             piece = piece[:room]
+        else:
+            self.share.add(-held)
         size = len(piece)
         self.out.append(_pack(size >> 8, size & 0xFF, DATA, 0, stream.id) + piece)
         self.frames_sent += 1
@@ -282,7 +285,6 @@ class Http2Sender:
         stream.window -= size
         before = stream.unsent
         stream.unsent = before - size
-        self.share.add(-size)
         if stream.unsent <= PROXY_STREAM_SEND_BYTES // 2 < before or not stream.unsent:
             stream.receiver.continue_sending()
 

@@ -40,6 +40,7 @@ from ..proxy_claims import WatchOffer
 from ..ray_metrics import hand_to_ray
 from ..transport.descriptors import raise_limit
 from .etcd_proxy import EtcdProxy
+from .large_blocks import give_back_large_blocks
 from .membership_tasks import MembershipTasks
 from .process_watch import ProcessWatch
 from .proxy_place import proxy_place
@@ -91,6 +92,7 @@ class ProxyHost:
     def __init__(self, spec: bytes) -> None:
         as_daemon()
         raise_limit()
+        give_back_large_blocks()
         self._spec = decode_proxy_spec(spec)
         log_to_ray(self._spec.cluster_name, self._spec.name)
         self._log = MemberLog("proxy", self._spec.cluster_name, self._spec.name)

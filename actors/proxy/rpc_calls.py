@@ -95,6 +95,7 @@ class WireUnaryCall(UnaryCall):
         "_opened",
         "_rpc",
         "_running",
+        "_size",
         "_started",
         "_stream",
         "_task",
@@ -111,6 +112,7 @@ class WireUnaryCall(UnaryCall):
         self._opened = host.now
         self._begun = False
         self._running = False
+        self._size = 0
         self._started = False
         rpc.started += 1
         host.deadlines.add(self)
@@ -153,6 +155,8 @@ class WireUnaryCall(UnaryCall):
         host = self._host
         host.running += 1
         self._begun = self._running = True
+        self._size = len(message)
+        host.connection.share.add(self._size)
         self._rpc.received += 1
         self._rpc.received_bytes += len(message)
         if TRACEPARENT in self.metadata:
@@ -194,8 +198,7 @@ class WireUnaryCall(UnaryCall):
         data = pack_message(message)
         host = self._host
         if self._running:
-            self._running = False
-            host.running -= 1
+            self._stop_running()
         if not self.ended:
             self.ended = True
             self._rpc.succeeded += 1
@@ -207,8 +210,7 @@ class WireUnaryCall(UnaryCall):
     def fail(self, error: RpcError) -> None:
         """End the call without one."""
         if self._running:
-            self._running = False
-            self._host.running -= 1
+            self._stop_running()
         if not self.ended:
             self._leave(error.code)
             self._host.connection.end(self._stream, encode_status(error, alone=True))
@@ -246,10 +248,17 @@ class WireUnaryCall(UnaryCall):
         if self._task is not None:
             self._task.cancel()
             if not self._started and self._running:  # then nothing of it will run
-                self._task, self._running = None, False
-                self._host.running -= 1
+                self._task = None
+                self._stop_running()
         if self.when_ended is not None:  # in a pass of its own, so that a mistake in it ends nothing else
             self._host.loop.call_soon(self.when_ended)
+
+    def _stop_running(self) -> None:
+        """The handler has ended: nothing of the request is needed any more."""
+        host = self._host
+        self._running = False
+        host.running -= 1
+        host.connection.share.add(-self._size)
 
     def _leave(self, code: RpcCode) -> None:
         self.ended = True

@@ -24,13 +24,13 @@ from dataclasses import dataclass, field
 
 import click
 
+from lab.http2.attacks import CALLS
 from lab.http2.http_client import request
-from lab.http2.port_process import FOR_PROGRAMS, PortProcess, memory, peak_memory, port_process
-from raykeeper.limits import MAX_PROXY_LONG_READS, MAX_PROXY_SILENT, MAX_PROXY_WAITING, Limits
+from lab.http2.port_process import FOR_PROGRAMS, PortProcess, memory, most_memory, peak_memory, port_process
+from raykeeper.limits import MAX_PROXY_SILENT, MAX_PROXY_WAITING
 
 HELD_BYTES = 128 * 1024 * 1024
-BESIDE_BYTES = 200 * 1024 * 1024 + MAX_PROXY_LONG_READS * 5 * Limits().max_page_bytes
-"""What a member and a proxy take beside what is counted."""
+"""What the port may keep for its clients."""
 GIVEN_BACK_BYTES = 100 * 1024 * 1024
 """Memory that a calm may have more than those of the warm-up: the allocator keeps some."""
 WARM_UP = 4
@@ -191,6 +191,10 @@ class Soak:
             time.sleep(0.5)
         return now
 
+    def most_memory(self) -> int:
+        """The bound of the process's memory."""
+        return most_memory(self.first.bytes, HELD_BYTES, self.most.descriptors, CALLS)
+
     def check(self, most: Usage, calm: Usage) -> None:
         """Note what is beyond its bound."""
         if self.calm is None or len(self.calms) < WARM_UP:
@@ -198,7 +202,7 @@ class Soak:
         self.calms.append(((time.monotonic() - self.began) / 3600, calm))
         self.most = self.most.most(most)
         for what, value, bound in (
-            ("bytes", peak_memory(self.port.pid), HELD_BYTES + BESIDE_BYTES),
+            ("bytes", peak_memory(self.port.pid), self.most_memory()),
             ("descriptors", most.descriptors, MAX_DESCRIPTORS),
             ("threads", most.threads, self.first.threads + MORE_THREADS),
             ("bytes in a calm", calm.bytes, self.calm.bytes + GIVEN_BACK_BYTES),

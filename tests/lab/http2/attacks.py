@@ -36,7 +36,13 @@ IDLE = 1500
 ADDRESS = "127.0.0.2"
 """They come from here: those who come from elsewhere get past what they keep waiting."""
 WIDE = 60
-"""Connections of attacks that need memory rather than many."""
+"""Connections of attacks that need memory rather than many..."""
+AT_ONCE = 20
+"""... and how much each asks for at once."""
+WATCHED, WATCHES = 10, 50
+"""Connections with watches, and how many there are on each."""
+CALLS = 2 * WIDE * AT_ONCE + WATCHED * (WATCHES + 1) + IDLE
+"""The most that can be under way, those included that have only begun."""
 
 
 def rpc(stream: int, path: bytes, message: bytes, *, end: bool = True) -> bytes:
@@ -74,17 +80,17 @@ def slow_bodies(connect: Connect) -> Iterator[None]:
 def unread_pages(connect: Connect) -> Iterator[None]:
     """Long answers that nobody reads, by both versions of HTTP."""
     for _ in range(WIDE):
-        connect(b"GET /kv/hostile/?prefix HTTP/1.1\r\nhost: x\r\n\r\n" * 20, narrow=True)
+        connect(b"GET /kv/hostile/?prefix HTTP/1.1\r\nhost: x\r\n\r\n" * AT_ONCE, narrow=True)
         yield
-        calls = b"".join(rpc(stream, b"/etcdserverpb.KV/Range", RANGE) for stream in range(1, 40, 2))
+        calls = b"".join(rpc(stream, b"/etcdserverpb.KV/Range", RANGE) for stream in range(1, 2 * AT_ONCE, 2))
         connect(HELLO + calls, narrow=True)
         yield
 
 
 def unread_watches(connect: Connect) -> Iterator[None]:
     """Watches of what others write, whose events nobody reads."""
-    for _ in range(10):
-        watches = (rpc(stream, b"/etcdserverpb.Watch/Watch", WATCH, end=False) for stream in range(1, 100, 2))
+    for _ in range(WATCHED):
+        watches = (rpc(stream, b"/etcdserverpb.Watch/Watch", WATCH, end=False) for stream in range(1, 2 * WATCHES, 2))
         connect(HELLO + b"".join(watches), narrow=True)
         connect(b"GET /kv/hostile/?prefix&watch HTTP/1.1\r\nhost: x\r\n\r\n", narrow=True)
         yield

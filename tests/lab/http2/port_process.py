@@ -16,6 +16,45 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lab.http2.etcd_port import etcd_port
+from raykeeper.actors.proxy.large_blocks import give_back_large_blocks
+from raykeeper.limits import (
+    BLOCK_CACHE_BYTES,
+    LOG_SEGMENT_BYTES,
+    MAX_PROXY_LONG_READS,
+    PROXY_REMEMBERED_BYTES,
+    STATE_WRITE_BUFFER_BYTES,
+    Limits,
+)
+
+PAGE_COPIES = 3
+"""Of a page on its way: as its member sends it, as it is read, and the items that are made of it..."""
+ANSWER_COPIES = 5
+"""... and of one answer at a time: its message, its bytes, and those with what is around them, a third longer in JSON."""
+CONNECTION_BYTES = 12 * 1024
+"""Of one without anything that is counted..."""
+CALL_BYTES = 8 * 1024
+"""... and of one call, a watch say."""
+MEMBER_BYTES = 2 * STATE_WRITE_BUFFER_BYTES + BLOCK_CACHE_BYTES + Limits().log_cache_bytes + 3 * LOG_SEGMENT_BYTES
+
+
+def most_memory(before: int, held_bytes: int, connections: int, calls: int) -> int:
+    """What such a process may take, answers that are no longer than a page: the sum of all that is bounded.
+
+    Args:
+        before: what it had when nobody asked for anything.
+        held_bytes: what it may keep for its clients.
+        connections, calls: how many there were at most.
+    """
+    pages = MAX_PROXY_LONG_READS * PAGE_COPIES + ANSWER_COPIES
+    return (
+        before
+        + held_bytes
+        + pages * Limits().max_page_bytes
+        + PROXY_REMEMBERED_BYTES
+        + MEMBER_BYTES
+        + connections * CONNECTION_BYTES
+        + calls * CALL_BYTES
+    )
 
 
 class PortProcess(NamedTuple):
@@ -64,6 +103,7 @@ def port_process(held_bytes: int, host: str = "127.0.0.1") -> Iterator[PortProce
 
 
 def main() -> None:
+    give_back_large_blocks()
     with etcd_port(host=sys.argv[2]) as port:
         port.listener.context.held.limit = int(sys.argv[1])
         print(port.endpoint, flush=True)

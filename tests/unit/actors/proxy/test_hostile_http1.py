@@ -15,7 +15,13 @@ from lab.http2.http_client import request
 from lab.http2.port import Port
 from lab.patience import until
 from raykeeper.actors.proxy.http1_protocol import Http1Protocol
-from raykeeper.limits import MAX_HEADER_LIST_BYTES, MAX_RPC_MESSAGE_BYTES, PROXY_READ_BYTES, PROXY_REQUEST_S
+from raykeeper.limits import (
+    MAX_HEADER_LIST_BYTES,
+    MAX_RPC_MESSAGE_BYTES,
+    PROXY_READ_BYTES,
+    PROXY_REQUEST_S,
+    PROXY_SEND_BYTES,
+)
 
 POST = b"POST /echo HTTP/1.1\r\nhost: x\r\n"
 CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"
@@ -118,6 +124,24 @@ def test_answers_that_nobody_reads_are_counted(port: Port) -> None:
     for sock in sockets:
         sock.close()
     until(lambda: port.held.held == 0)
+
+
+def test_a_long_answer_counts_until_the_last_of_it_was_taken(port: Port) -> None:
+    """All of it is in memory as long as a part of it waits, and no second time in the transport."""
+    body = bytes(MAX_RPC_MESSAGE_BYTES)
+    for listener in port.listener.acceptor._listeners:  # otherwise the kernel may take it all
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PROXY_SEND_BYTES)
+    with connect(port, POST + b"content-length: %d\r\n\r\n" % len(body), narrow=True) as sock:
+        sock.sendall(body)
+        until(lambda: port.held.held >= 2 * len(body))  # the request's body counts until it is answered
+        assert held(port) <= 2 * (len(body) + PROXY_SEND_BYTES)
+        answer = bytearray()
+        while len(answer) < len(body) or not answer.endswith(body):
+            part = sock.recv(1 << 16)
+            assert part
+            answer += part
+        until(lambda: port.held.held == 0)
+    assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 def test_heads_that_do_not_end_are_counted(port: Port) -> None:

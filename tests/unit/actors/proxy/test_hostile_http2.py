@@ -237,3 +237,15 @@ def test_requests_that_end_at_once_are_served(port: Port) -> None:
             data += sock.recv(1 << 20)
         sender.join()
     assert tail[:2] in data
+
+
+def test_a_request_counts_until_its_handler_has_ended(port: Port) -> None:
+    """A reset ends the call for its client alone: what the handler works on is in memory for as long as it does."""
+    with connect(port, HELLO) as sock:
+        sock.sendall(call("Never", 1) + message(1, bytes(10_000)))
+        until(lambda: len(port.never) == 1)
+        sock.sendall(pack_frame(RST_STREAM, 0, 1, bytes(4)))
+        until(lambda: port.cancelled == 1)
+        assert held(port) >= 10_000
+        port.loop.call_soon_threadsafe(port.never[0].answer, b"")
+        until(lambda: held(port) == 0)

@@ -15,26 +15,30 @@ from pathlib import Path
 import grpc
 import pytest
 
+from lab.http2.attacks import CALLS, IDLE
 from lab.http2.http_client import request
-from lab.http2.port_process import FOR_PROGRAMS, PortProcess, memory, peak_memory, port_process
+from lab.http2.port_process import (
+    CONNECTION_BYTES,
+    FOR_PROGRAMS,
+    PortProcess,
+    memory,
+    most_memory,
+    peak_memory,
+    port_process,
+)
 from lab.http2.wire import HELLO
 from lab.patience import PATIENCE, until
 from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest
 from raykeeper.limits import (
     MAX_PROXY_CONNECTIONS,
-    MAX_PROXY_LONG_READS,
     MAX_PROXY_WAITING,
     PROXY_DESCRIPTOR_DIVISOR,
-    Limits,
 )
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 
 HELD = 64 * 1024 * 1024
-BESIDE = 100 * 1024 * 1024 + MAX_PROXY_LONG_READS * 5 * Limits().max_page_bytes
-"""What the process may take beside what it keeps for clients: its member, and pages of which answers are being made."""
-CONNECTION = 12 * 1024
-"""... and for each connection."""
+"""What the process may keep for clients."""
 SECONDS = 8.0
 AT_ONCE = MAX_PROXY_WAITING // 2
 """Connections that are opened before the port is given time for them."""
@@ -122,7 +126,7 @@ def test_all_attacks_at_once(port: PortProcess) -> None:
     assert not quiet.failures
     assert quiet.seen == len(quiet.waits)
     assert during > 3, "it was served during the attack, too"
-    assert grown < HELD + BESIDE
+    assert grown < most_memory(0, HELD, 2 * IDLE, CALLS)
     assert request(port.endpoint, "GET", "/readyz").status == 200
 
 
@@ -153,7 +157,7 @@ def test_ten_thousand_idle_connections(port: PortProcess) -> None:
         print(f"{count} connections, {grown / 1024:.1f} KiB each; {max(quiet.waits):.3f} s for the slowest put")
         assert not quiet.failures
         assert quiet.seen == len(quiet.waits)
-        assert grown < CONNECTION
+        assert grown < CONNECTION_BYTES
         until(all_are_listed)
         for _ in range(most - count + 5):
             sockets.append(socket.create_connection((host, int(number)), timeout=PATIENCE))
