@@ -29,7 +29,7 @@ from raykeeper.limits import (
 PAGE_COPIES = 3
 """Of a page on its way: as its member sends it, as it is read, and the items that are made of it..."""
 ANSWER_COPIES = 5
-"""... and of one answer at a time: its message, its bytes, and those with what is around them, a third longer in JSON."""
+"""... and of one answer at a time: its message, its bytes, and those as they are sent, a third longer in JSON."""
 CONNECTION_BYTES = 12 * 1024
 """Of one without anything that is counted..."""
 CALL_BYTES = 8 * 1024
