@@ -86,7 +86,7 @@ class ConsoleActions:
             raise bad_request("request is too large")
         try:
             asked = msgspec.json.decode(body, type=kind)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise bad_request(f"not what {name} takes: {error}") from None
         user = services.backend.user
         told = [f"{field}={getattr(asked, field)!r}" for field in kind.__struct_fields__]

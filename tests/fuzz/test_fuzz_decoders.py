@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gzip
 import hashlib
 import json
 import os
@@ -15,7 +16,8 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -30,6 +32,7 @@ from raykeeper.actors.cluster.markers import Marker, read_markers
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.member.actor import deadline_of
 from raykeeper.actors.member.tokens import make_token, read_token
+from raykeeper.actors.proxy.console_actions import ConsoleActions
 from raykeeper.actors.proxy.etcdpb.message_pool import methods
 from raykeeper.actors.proxy.gateway import Method, find_method, request_of
 from raykeeper.actors.proxy.header_blocks import HeaderDecoder
@@ -38,11 +41,14 @@ from raykeeper.actors.proxy.http1_protocol import Http1Protocol
 from raykeeper.actors.proxy.http2_connection import Http2Error
 from raykeeper.actors.proxy.http2_frames import END_HEADERS, HEADERS, pack_frame
 from raykeeper.actors.proxy.http_exchange import HttpError, answer_not_found
-from raykeeper.actors.proxy.key_requests import basic_credentials
+from raykeeper.actors.proxy.key_requests import basic_credentials, parse_preconditions, parse_request
+from raykeeper.actors.proxy.key_values import METHODS
 from raykeeper.actors.proxy.proxy_context import ProxyContext
 from raykeeper.actors.proxy.proxy_registry import ProxyEntry, read_entry
+from raykeeper.actors.proxy.rpc_messages import decompress
 from raykeeper.actors.proxy.rpc_methods import RpcMethods
 from raykeeper.actors.proxy.rpc_status import RpcError
+from raykeeper.actors.recipes import in_use
 from raykeeper.actors.recipes.rate_shares import RateState, decoded_state
 from raykeeper.actors.tracing import parse_traceparent
 from raykeeper.actors.transport.lane import (
@@ -58,7 +64,14 @@ from raykeeper.actors.transport.lane import (
 from raykeeper.actors.transport.peer_frames import PeerFrame, decode_frame
 from raykeeper.actors.transport.relay import RelayMembers, RelayReply, RelayRequest
 from raykeeper.errors import DataCorrupted, InvalidArgument, KeeperError, RequestTooLarge, SpecError
-from raykeeper.limits import MAX_FRAME_DEADLINE_S, Limits, Settings, decode_settings
+from raykeeper.limits import (
+    HTTP_PAGE_ITEMS,
+    MAX_FRAME_DEADLINE_S,
+    MAX_RPC_MESSAGE_BYTES,
+    Limits,
+    Settings,
+    decode_settings,
+)
 from raykeeper.raft.configuration import InvalidChange, decode_change
 from raykeeper.raft.messages import ConfigurationChange, Entry, EntryKind, HardState
 from raykeeper.schema.commands import Caller, Command, CommandUnknown, decode_newer
@@ -79,6 +92,14 @@ EXAMPLES = int(os.environ.get("RAYKEEPER_FUZZ_EXAMPLES", "20"))
 fuzzed = settings(
     max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True
 )
+
+ACTIONS = ConsoleActions(cast(Any, None))
+CONDITIONS = st.sampled_from(["if-match", "if-none-match", "last-event-id"])
+
+
+def nested() -> st.SearchStrategy[bytes]:
+    """JSON that is deeper than a decoder goes."""
+    return st.sampled_from([b"[" * 50_000, b'{"x":' * 10_000, b'{"x":' + b"[" * 50_000])
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +219,50 @@ def test_what_proxies_and_rates_keep_in_the_cluster(entry: bytes, state: bytes) 
     read_entry(entry)
     with contextlib.suppress(msgspec.MsgspecError, RecursionError):
         decoded_state(state)
+
+
+PATHS = damaged(st.just(b"/kv/team/a%2Fb")).map(lambda path: "/kv/" + path.decode("latin-1"))
+QUERIES = damaged(st.sampled_from([b"prefix&limit=5&start=team/b", b"watch&from=7&prev", b"lease=0x1f", b""])).map(
+    lambda query: query.decode("latin-1")
+)
+
+
+@fuzzed
+@given(st.sampled_from(METHODS), PATHS, QUERIES, st.dictionaries(CONDITIONS, damaged(st.just(b'W/"7"')), max_size=3))
+def test_requests_to_keys(method: str, path: str, query: str, headers: dict[str, bytes]) -> None:
+    given = {name: value.decode("latin-1") for name, value in headers.items()}
+    exchange: Any = SimpleNamespace(method=method, path=path, query=query, headers=given)
+    with contextlib.suppress(HttpError):
+        asked = parse_request(exchange)
+        assert 1 <= asked.limit <= HTTP_PAGE_ITEMS and asked.start.startswith(asked.key)
+    with contextlib.suppress(HttpError):
+        assert all(each.revision >= 0 for each in parse_preconditions(given))
+
+
+BODIES = st.one_of([shaped(kind, msgspec.json.encode) for kind, _ in ACTIONS._actions.values()])
+
+
+@fuzzed
+@given(st.sampled_from(sorted(ACTIONS._actions)), damaged(BODIES) | nested())
+def test_actions_of_the_console(name: str, body: bytes) -> None:
+    """What has the right form would be done, for which there is nothing here; the rest is refused."""
+    with contextlib.suppress(RpcError, AttributeError):
+        asyncio.run(ACTIONS.run(name, cast(Any, None), body, cast(Any, None)))
+
+
+@fuzzed
+@given(
+    st.integers(0, 2), damaged(st.binary(max_size=500).map(gzip.compress)), st.sampled_from(["", "identity", "gzip"])
+)
+def test_compressed_messages(flag: int, message: bytes, encoding: str) -> None:
+    with contextlib.suppress(RpcError):
+        assert len(decompress(flag, message, encoding)) <= MAX_RPC_MESSAGE_BYTES
+
+
+@fuzzed
+@given(damaged(st.just(b'{"address": "h:1", "metadata": {}}')) | nested())
+def test_addresses_that_recipes_show(raw: bytes) -> None:
+    assert isinstance(in_use._address(raw), str)
 
 
 HEADS = st.sampled_from(
