@@ -698,6 +698,8 @@ LANE_OPEN_TIMEOUT_S = 3.0
 LANE_PAUSE_S = 0.2
 """From one attempt to open a lane to the next; doubles up to ``LANE_MAX_PAUSE_S``."""
 LANE_MAX_PAUSE_S = 2.0
+LANE_LOOK_S = 5.0
+"""Between two looks of a member whether it has a lane to each other one."""
 LANE_UNREACHABLE_PAUSE_S = 300.0
 """The same where the member has offered a lane and its address cannot be reached: a firewall, most likely."""
 LANE_PROVEN_S = 30.0

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+from ...limits import LANE_LOOK_S
 from ...schema.frames import Refusal, Refused
 from ...schema.replies import MakeReply, reply_bytes
 from ..logs import MemberLog
@@ -97,15 +98,31 @@ class LanePoller:
         self._report_deaths = report_deaths
         self._clock = clock
         self._log = log
+        self._look_at = 0.0
 
     def wait(self, until: float) -> TurnInput:
         """See :class:`Poller`."""
-        idle = self._inbox.about_to_sleep()
-        ready = self._lanes.wait(max(0.0, until - self._clock()) if idle else 0.0)
+        patience = 0.0
+        if self._inbox.about_to_sleep():
+            now = self._clock()
+            patience = max(0.0, until - now)
+            if now >= self._look_at:
+                self._look_at = now + LANE_LOOK_S
+                self._keep_lanes()
+        ready = self._lanes.wait(patience)
         self._inbox.awake()
         # While enough events wait, requests stay in the kernel: there they slow down those who send them.
         self._pass_on(self._lanes.serve(ready, clients=self._inbox.wants_requests))
         return self._inbox.take_batch()
+
+    def _keep_lanes(self) -> None:
+        """Have lanes to all members of the configuration while that is possible. Two followers have nothing to say to
+        each other until their leader is lost; and if Ray's GCS is away by then, no actor that was never called before
+        can be reached, so without lanes they could elect nobody."""
+        node = self._replica.node
+        for member in node.configuration.members:
+            if member != node.id:
+                self._links.is_open(member)
 
     def _pass_on(self, arrived: Arrived) -> None:
         """Frames before requests: heartbeats must not wait for clients. News of peers come last: a frame that arrived

@@ -15,7 +15,7 @@ from lab.ray.tools import is_alive, is_stopped, start_of, wait_until
 from raykeeper.actors.cluster.supervisor_handle import supervisor_name
 from raykeeper.actors.naming import NAMESPACE, actor_name
 
-from .field import Fault, Field, NotNow
+from .field import Fault, Field, NotNow, kill
 from .nemesis import how_cut, switched
 
 
@@ -52,16 +52,20 @@ def pause_gcs(field: Field) -> Fault:
 
 def kill_gcs(field: Field) -> Fault:
     """Ray's GCS dies, and comes back over what its Redis holds. Meanwhile what runs goes on, and nothing new begins;
-    afterwards names are to be had again, old and new, and what dies is started again."""
+    often a member or the supervisor dies then, too. Afterwards names are to be had again, old and new, and what has
+    died is started again."""
     if not field.gcs_outlives:
         raise NotNow("Ray's GCS has no Redis, and would not come back to what it knew")
     head = ray._private.worker._global_node
     pid = _gcs(head.get_session_dir_path())
     started = start_of(pid)
+    also, who = field.rng.choice(((0, "nothing else"), *_mortals(field)))
     head.kill_gcs_server()
     try:
         bit = not is_alive(pid, started)
-        yield "SIGKILL of Ray's GCS"
+        if also:
+            kill(also)
+        yield f"SIGKILL of Ray's GCS, and of {who}"
     finally:
         head.start_gcs_server()
 
@@ -72,6 +76,15 @@ def kill_gcs(field: Field) -> Fault:
         return bit
 
     return back
+
+
+def _mortals(field: Field) -> list[tuple[int, str]]:
+    """Processes that may die while nobody can start them again: pid and what it is."""
+    found = [(member.pid, member.name) for member in field.members()]
+    with suppress(ValueError, ray.exceptions.RayError, TimeoutError):
+        actor = ray.get_actor(supervisor_name(field.cluster.name), namespace=NAMESPACE)
+        found.append((ray.get(actor.pid.remote(), timeout=10), "the supervisor"))
+    return found
 
 
 def _unknown(field: Field) -> list[str]:

@@ -78,9 +78,8 @@ def asked(what, *arguments):
     return {id: ray.get(reference, timeout=LONG) for id, reference in found.items()}
 
 def wanted():
-    # Whom each member has something to say to: followers say nothing to each other.
-    lead = leader(cluster).id
-    return {id: ids - {id} if id == lead else {lead} for id in ids}
+    # To whom each member keeps a lane: to all others, though followers say nothing to each other.
+    return {id: ids - {id} for id in ids}
 
 def all_open():
     found = asked(open_to)

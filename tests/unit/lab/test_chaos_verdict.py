@@ -77,6 +77,7 @@ def told() -> Story:
     s.add("held", name="a", token=200, process="w2.1")
     s.add("guarded_put", {"revision": 10}, key="g/a", value="200 w2.1 0", name="a", token=200, process="w2.1")
     s.add("past_range", {"items": [item("r/0/0", "w1:1", 2)], "revision": 2}, prefix="r/0/", revision=2)
+    s.add("pages", {"items": [item("p/0/a", "w1:6", 6), item("p/0/b", "w1:6", 6)], "revision": 10}, prefix="p/")
     s.add("stale_get", {"items": []}, key="r/0/0", at_least=4)
     s.add("watch", {"upto": 10, "events": [[3, "r/0/0", "w1:2"], [4, "r/0/0", "w1:3"], [5, "r/0/0", None]],
                     "progress": [[2, 0, None], [3, 1, None], [3, 2, None], [10, 3, None],
@@ -143,6 +144,8 @@ BROKEN: dict[str, Callable[[Story], Any]] = {
     "half a transaction": lambda s: result(s, "get_pair")["items"].pop(),
     "an increment counted twice": lambda s: result(s, "add", 1).update(before=2),
     "a read of the past that is wrong": lambda s: result(s, "past_range").update(items=[]),
+    "a key that is missing long after": lambda s: result(s, "pages")["items"].pop(),
+    "pages of two revisions": lambda s: result(s, "pages")["items"][1].update(mod_revision=7),
     "a stale read behind its bound": lambda s: s.add(
         "stale_get", {"items": [item("r/0/0", "w1:1", 2)]}, key="r/0/0", at_least=4
     ),

@@ -16,7 +16,8 @@ from raykeeper.actors.member.inbox import Inbox, TurnInput
 from raykeeper.actors.member.poller import InboxPoller, LanePoller, Waker
 from raykeeper.actors.transport.lane_server import Arrived
 from raykeeper.actors.transport.peer_frames import PeerFrame, ReceivedFrame
-from raykeeper.limits import Limits, Timings
+from raykeeper.limits import LANE_LOOK_S, Limits, Timings
+from raykeeper.raft.messages import Configuration
 from raykeeper.schema.frames import Refusal, Refused, Reply
 
 LOG = MemberLog("member", "c", "m1")
@@ -85,6 +86,7 @@ class Everything:
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
         self.node = self
+        self.id, self.configuration = 1, Configuration()
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *arguments: self.told.append((name, *arguments))
@@ -124,6 +126,42 @@ def test_what_came_by_lane_is_passed_on_before_the_turn() -> None:
     inbox.put_frame(frame(1))
     assert len(poller.wait(7.0).frames) == 1
     assert lanes.slept[1] == 0.0, "nobody sleeps while something waits"
+
+
+def test_lanes_to_all_members_are_kept_though_there_is_nothing_to_say_to_them() -> None:
+    """Else two followers would have none when their leader is lost, and could perhaps not ask Ray for each other."""
+    lanes, others, now = Lanes(), Everything(), [100.0]
+    others.configuration = Configuration(voters=(1, 2, 3), learners=(4,))
+    any_part = cast("Any", others)
+    inbox = Inbox(Limits(), lanes.wake)
+    poller = LanePoller(
+        inbox,
+        cast("Any", lanes),
+        any_part,
+        any_part,
+        any_part,
+        any_part,
+        any_part.handle_request,
+        any_part.report,
+        lambda: now[0],
+        LOG,
+    )
+
+    def asked() -> list[int]:
+        found = [member for name, member in others.told if name == "is_open"]
+        others.told.clear()
+        return found
+
+    inbox.put_frame(frame(1))
+    poller.wait(now[0])
+    assert asked() == [], "while something waits, that comes first"
+    poller.wait(now[0])
+    assert sorted(asked()) == [2, 3, 4]
+    poller.wait(now[0])
+    assert asked() == []
+    now[0] += LANE_LOOK_S
+    poller.wait(now[0])
+    assert sorted(asked()) == [2, 3, 4]
 
 
 def test_a_request_that_breaks_the_handler_is_refused_and_harms_nobody_else() -> None:
