@@ -31,7 +31,16 @@ from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast, overload
 
-from ...errors import CompactedError, InvalidArgument, KeeperError, LockLost, RequestTimeout, Unavailable
+from ...errors import (
+    CompactedError,
+    InvalidArgument,
+    KeeperError,
+    LeaseLost,
+    LeaseNotFound,
+    LockLost,
+    RequestTimeout,
+    Unavailable,
+)
 from ...limits import RECIPE_SCAN_ITEMS, RECIPE_SPARE_LEASES
 from .. import arguments as check
 from ..client.aio import AsyncKeyValueClient
@@ -170,7 +179,11 @@ class _Queue:
         try:
             with deadline.covering(self.space):
                 lease = await self._lease(bound_to)
-                claimed, _ = await self._try_claim(lease, None)
+                try:
+                    claimed, _ = await self._try_claim(lease, None)
+                except LeaseNotFound:  # a spare one that was revoked since: nothing was attached to it
+                    lease = await self._new_lease(bound_to)
+                    claimed, _ = await self._try_claim(lease, None)
                 if claimed is None and deadline.left:
                     ticket = await self.contenders.join_with_lease(lease, self.waiting, b"", whoami())
                     if ticket is not None and await self.contenders.wait_turn(ticket, deadline):
@@ -178,6 +191,10 @@ class _Queue:
                 if claimed is not None:
                     claimed.bound = bound_to is not None
             return claimed
+        except LeaseNotFound as error:
+            raise LeaseLost(
+                f"the lease of a claim from {self.contenders.name!r} has ended before it was used"
+            ) from error
         except (RequestTimeout, Unavailable) as error:
             if deadline.caused(error, answered=lease is not None):
                 return None
@@ -197,6 +214,9 @@ class _Queue:
                 break
             if lease.remaining() > self.contenders.ttl / 3:
                 return lease
+        return await self._new_lease(bound_to)
+
+    async def _new_lease(self, bound_to: Any) -> Lease | AsyncLease:
         space, ttl = self.contenders.space, self.contenders.ttl
         made, _ = await leased_txn_or_nothing(space, ttl, lambda id: Op.txn(), bound_to)
         assert made is not None  # without comparisons
@@ -468,7 +488,7 @@ class Queue(Unpicklable):
             The claim; ``None`` if there was no item in time (for a ``with`` block see ``claiming``).
 
         Raises:
-            LeaseLost: the cluster could not be reached for the TTL while this waited.
+            LeaseLost: the cluster could not be reached for the TTL while this waited, or somebody revoked its lease.
             Unavailable, RequestTimeout: the cluster cannot be reached.
         """
         claimed = run_sync(self._queue.claim(timeout, bound_to))

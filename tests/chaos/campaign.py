@@ -445,7 +445,7 @@ class Campaign:
         count(self.caused, self.records)
 
     def _judge_what_there_is(self) -> None:
-        holds, lines = safety(self.records, self._truth)
+        holds, lines = safety(self.records, self._truth, clocks_lie=self.mix.clocks_lie)
         said = ["safety: no promise is seen to be broken" if holds else "safety: BROKEN", *lines]
         (self.folder / "safety.txt").write_text("\n".join(said) + "\n")
         print("\n  ".join(said)[:3000], flush=True)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lab.ray.tools import wait_until
-from raykeeper.errors import LockLost
+from raykeeper.errors import LeaseLost, LockLost
 from simulation.checker import Violation
 
 from .login import connect
@@ -80,9 +80,10 @@ def drain(cluster: str, patience: float) -> tuple[list[str], int]:
         queue = kv.queue(QUEUE, ttl=30)
         deadline = time.monotonic() + patience
         while len(queue):
-            claim = queue.claim(timeout=5)
-            if claim is not None:
-                with suppress(LockLost):  # a machine that is so busy: it comes back
+            # Of a machine that is so busy, or whose clocks lie: what is lost comes back.
+            with suppress(LockLost, LeaseLost):
+                claim = queue.claim(timeout=5)
+                if claim is not None:
                     claim.ack()
                     left.append(claim.item.decode())
                     deadline = time.monotonic() + patience  # there may be many, but one after the other must come

@@ -159,6 +159,14 @@ def test_what_there_is_is_judged_though_the_end_is_missing() -> None:
     assert "known up to revision 3" in lines[0]
 
 
+def test_where_clocks_lie_what_rests_on_them_is_not_judged() -> None:
+    records, truth = part()
+    ended = {"missing": True, "lost": False}
+    records.append(Record("w1.14", "lease_held", {"key": "t/w1.14:1", "ttl": 3.0}, ended, 70, 75, OK))
+    assert not safety(records, truth)[0]
+    assert safety(records, truth, clocks_lie=True)[0]
+
+
 LIES: dict[str, Callable[[list[Record], Truth], Any]] = {
     "a write that the known part lacks": lambda records, truth: truth.changes.pop(0),
     "a read of the known part that is wrong": lambda records, truth: records.append(get("1", 3, 70)),

@@ -8,12 +8,14 @@ import pickle
 import threading
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from lab.onemember import OneMember, in_thread
 from lab.patience import PATIENCE
-from raykeeper import Client, InvalidArgument, LockLost, codec
+from raykeeper import Client, InvalidArgument, LeaseLost, LockLost, Op, codec
+from raykeeper.actors.recipes import queue as queue_module
 
 Until = Callable[..., None]
 
@@ -74,6 +76,41 @@ def test_a_forgotten_claim_comes_back(kv: Client) -> None:
     again = kv.queue("q").claim(timeout=PATIENCE)
     assert again is not None
     again.ack()
+
+
+def test_a_kept_lease_that_somebody_revoked_costs_nothing(kv: Client) -> None:
+    """A claim that is acknowledged leaves its lease to the next one, who cannot know what became of it."""
+    queue = kv.queue("q", ttl=30)
+    queue.put("x")
+    first = queue.claim(timeout=PATIENCE)
+    assert first is not None
+    first.ack()
+    kept = queue._queue._spare[0]
+    kv.txn([], [Op.revoke(kept.id)])
+    queue.put("y")
+    second = queue.claim(timeout=PATIENCE)
+    assert second is not None
+    assert second.item == b"y"
+    second.ack()
+
+
+def test_who_cannot_keep_a_lease_is_told_so(kv: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = kv.queue("q", ttl=30)
+    queue.put("x")
+    leased = queue_module.leased_txn_or_nothing
+
+    async def and_it_ends(*arguments: Any) -> Any:
+        lease, result = await leased(*arguments)
+        assert lease is not None
+        kv.txn([], [Op.revoke(lease.id)])
+        return lease, result
+
+    monkeypatch.setattr(queue_module, "leased_txn_or_nothing", and_it_ends)
+    with pytest.raises(LeaseLost, match="the lease of a claim from 'q' has ended"):
+        queue.claim(timeout=PATIENCE)
+    monkeypatch.undo()
+    claim = queue.claim(timeout=PATIENCE)
+    assert claim is not None
 
 
 def test_a_lost_claim_is_not_acknowledged(member: OneMember, kv: Client) -> None:
