@@ -297,6 +297,7 @@ class World:
                         self.after(0.1, member.start)
                     self._settle()
                 self._read_everything()
+                self._settle()  # a frame that was held up may have brought one more write, which not all have applied
             self._judge()
         except Violation as violation:
             failure = str(violation) or "a violation"
