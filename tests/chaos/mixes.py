@@ -39,8 +39,8 @@ MORE: Kinds = {
 
 ALONE = frozenset({pause_gcs, kill_gcs})
 """Others could not be caused meanwhile, or not undone."""
-LONGEST = {pause_gcs: 40.0, kill_gcs: 30.0}
-"""Seconds: a Ray whose GCS is away for a minute ends."""
+LONGEST = {pause_gcs: 40.0, kill_gcs: 15.0}
+"""Seconds: a Ray whose GCS is away for a minute ends, and one that was killed has to start again within it."""
 
 
 @dataclass(frozen=True)
