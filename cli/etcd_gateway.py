@@ -99,6 +99,15 @@ def number(value: Any) -> int:
     return int(value or 0)
 
 
+def json_object(data: bytes) -> Fields | None:
+    """What a gateway said; ``None`` if that is no object of JSON."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 class EtcdGateway:
     """A connection, opened at the first call.
 
@@ -160,11 +169,8 @@ class EtcdGateway:
         until = time.monotonic() + min(self.timeout, time_left())
         response = self._send(path, request, until, writes)
         body = self._read_all(response, until, writes)
-        try:
-            answer = json.loads(body)
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):  # it broke off, or no gateway of etcd's is there
+        answer = json_object(body)
+        if answer is None:  # it broke off, or no gateway of etcd's is there
             self.close()
             if response.status == 413:
                 raise RequestTooLarge(f"the request is too large ({self.url})")
@@ -194,11 +200,7 @@ class EtcdGateway:
         response = self._send(path, request, time.monotonic() + min(self.timeout, time_left()), False)
         if response.status != 200:
             body = self._read_all(response, time.monotonic() + self.timeout, False)
-            try:
-                answer = json.loads(body)
-            except ValueError:
-                answer = {"message": f"HTTP status {response.status}"}
-            raise self._error(answer, False)
+            raise self._error(json_object(body) or {"message": f"HTTP status {response.status}"}, False)
         assert self._connection is not None
         if self._connection.sock is not None:
             self._connection.sock.settimeout(None)
@@ -211,13 +213,17 @@ class EtcdGateway:
             if not line:
                 self.close()
                 return
-            answer = json.loads(line)
+            answer = json_object(line) or {}
+            result = answer.get("result")
             if "error" in answer:
                 self.close()
                 said = answer["error"]
                 raise self._error(said if isinstance(said, dict) else answer, False)
-            self._check_cluster(answer["result"])
-            yield answer["result"]
+            if not isinstance(result, dict):  # it broke off, or no gateway of etcd's is there
+                self.close()
+                raise Unavailable(f"what {self.url} sends is no stream of etcd's")
+            self._check_cluster(result)
+            yield result
 
     def close(self) -> None:
         """Close the connection, and those of streams; a later call opens another."""

@@ -335,9 +335,13 @@ class ProxyAcceptor:
             self.filter.count_useless(source)
             self._refuse(sock, data)
 
-    def _drop(self, number: int) -> None:
-        """Close a connection that is silent, which was of no use then, or waits."""
-        if number in self._silent:
+    def _drop(self, number: int, *, late: bool = False) -> None:
+        """Close a connection that is silent, which was of no use then, or waits.
+
+        Args:
+            late: its time is over. It came so long ago that it says nothing of who begins connections now.
+        """
+        if number in self._silent and not late:
             self.filter.count_useless(self._silent[number][1])
         found = self._silent.pop(number, None) or self._waiting.pop(number, None)
         if found is not None:
@@ -372,7 +376,7 @@ class ProxyAcceptor:
             number, (_, _, until) = next(iter(self._silent.items()))
             if until > now:
                 return
-            self._drop(number)
+            self._drop(number, late=True)
 
     # --- to the proxy ------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from ...limits import (
     MAX_ADMISSION_CHECKS,
     PROXY_ADMIT_AT_ONCE_S,
     PROXY_ADMIT_DIVISOR,
+    PROXY_GREETING_S,
     PROXY_LEAST_READ_BYTES,
     PROXY_PASS_BYTES,
     PROXY_READ_BYTES,
@@ -131,7 +132,8 @@ class ProxyContext:
         self.count_silent: Callable[[], int] = int
         """How many connections are open and not listed here yet."""
         self.note_useless: Callable[[str], object] = str
-        """Called with the source of each connection that is closed and has made no request."""
+        """Called with the source of each connection that is closed and has made no request, unless its time for that
+        was over: it came so long ago that it says nothing of who begins connections now."""
         self.serving = False
         """Whether requests came, within the last sweep, on connections from before the one before: a crowd that has
         just connected serves nobody yet."""
@@ -182,7 +184,8 @@ class ProxyContext:
                 del self._of_source[source]
             if connection in self._unused:
                 self._unused.remove(connection)
-                self.note_useless(source)
+                if self.loop.time() - listed[1] < PROXY_GREETING_S:
+                    self.note_useless(source)
 
     def begin_requests(self, connection: ProxyConnection) -> None:
         """A connection makes its first request."""

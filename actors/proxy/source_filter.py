@@ -7,7 +7,8 @@ about as many connections are left as a proxy lets in. TCP tries these again by 
 address waits for longer, one from elsewhere does not.
 
 A flood is more than ``PROXY_SOURCE_PER_S`` connections of one address a second that end without a request. Those that
-wait to be let in, or give up meanwhile, do not count, however many they are. How many an address begins is known
+wait to be let in, or give up meanwhile, do not count, however many they are; nor do those that are closed as their time
+is over, since they came long ago. How many an address begins is known
 from how many have ended so, and from the part that was kept. So the part follows the flood, and the program is removed
 within two sweeps after the last of the flood have ended. Where there is not the time to accept all that come, fewer end
 than come: there it is the address that most of those are of that have ended so.

@@ -63,6 +63,7 @@ from raykeeper.actors.transport.lane import (
 )
 from raykeeper.actors.transport.peer_frames import PeerFrame, decode_frame
 from raykeeper.actors.transport.relay import RelayMembers, RelayReply, RelayRequest
+from raykeeper.cli.etcd_gateway import json_object
 from raykeeper.errors import DataCorrupted, InvalidArgument, KeeperError, RequestTooLarge, SpecError
 from raykeeper.limits import (
     HTTP_PAGE_ITEMS,
@@ -258,6 +259,13 @@ def test_actions_of_the_console(name: str, body: bytes) -> None:
 def test_compressed_messages(flag: int, message: bytes, encoding: str) -> None:
     with contextlib.suppress(RpcError):
         assert len(decompress(flag, message, encoding)) <= MAX_RPC_MESSAGE_BYTES
+
+
+@fuzzed
+@given(damaged(st.just(b'{"result": {"header": {"revision": "7"}, "events": []}}\n')) | nested())
+def test_answers_of_gateways(data: bytes) -> None:
+    found = json_object(data)
+    assert found is None or isinstance(found, dict)
 
 
 @fuzzed

@@ -236,6 +236,24 @@ def test_a_write_whose_answer_breaks_off_has_an_unknown_outcome(said: bytes) -> 
     assert lost.value.applied is None
 
 
+@pytest.mark.parametrize("line", [b"{", b"[]", b"7", b'{"result": 7}', b"[" * 100_000, b"\xff"])
+def test_a_stream_that_is_none_is_a_typed_error(line: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + line + b"\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(Unavailable, match=place):
+            list(EtcdGateway(Endpoint(f"http://{place}"), 120).stream("watch", {}))
+        thread.join()
+
+
 def test_another_cluster_at_the_endpoint_is_noticed(port: EtcdPort) -> None:
     id = port.proxy.kv.cluster_id
     EtcdGateway(Endpoint(f"http://{port.endpoint}", cluster=id), 120).call("kv/range", {"key": "YQ=="})

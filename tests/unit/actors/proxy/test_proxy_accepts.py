@@ -590,7 +590,7 @@ def test_what_ends_without_a_request_is_of_no_use() -> None:
             listener.acceptor.expire(listener.context.loop.time() + 2 * PROXY_GREETING_S)
             assert await answer(silent) == b""
             silent.close()
-            assert useless == {ELSEWHERE: 5}
+            assert useless == {ELSEWHERE: 4}, "it came long ago: the address may be another's by now"
 
     run(test)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.proxy.held_bytes import HeldBytes
 from raykeeper.actors.proxy.http_exchange import answer_not_found
 from raykeeper.actors.proxy.proxy_context import ProxyContext
 from raykeeper.actors.proxy.rpc_methods import RpcMethods
-from raykeeper.limits import MAX_ADMISSION_CHECKS
+from raykeeper.limits import MAX_ADMISSION_CHECKS, PROXY_GREETING_S
 
 
 class Connection:
@@ -79,3 +81,16 @@ def test_what_is_closed_without_a_request_is_noted_once() -> None:
         room.discard(connection)
     assert noted == ["a"]
     assert len(room._unused) == 1
+
+
+def test_what_is_closed_as_its_time_is_over_is_not_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    room, noted, now = context(2), [], 100.0
+    monkeypatch.setattr(room.loop, "time", lambda: now)
+    room.note_useless = noted.append
+    young, old = Connection(1.0), Connection(1.0)
+    assert room.add(old, "old")
+    now += PROXY_GREETING_S
+    assert room.add(young, "young")
+    room.discard(old)
+    room.discard(young)
+    assert noted == ["young"]
