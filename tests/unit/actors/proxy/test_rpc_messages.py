@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 import zlib
 from urllib.parse import unquote_to_bytes
 
@@ -42,6 +43,19 @@ def test_sizes() -> None:
     check_size(MAX_RPC_MESSAGE_BYTES)
     assert code_of(check_size, MAX_RPC_MESSAGE_BYTES + 1) is RpcCode.RESOURCE_EXHAUSTED
     assert MAX_RPC_MESSAGE_BYTES == 2_097_152, "etcd's, whose text names it"
+
+
+def test_a_bomb_is_not_inflated() -> None:
+    """It is refused once it has become too long, and not after all of it is in memory."""
+    inflated = 100 * MAX_RPC_MESSAGE_BYTES
+    packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+    bomb = b"".join([*(packer.compress(bytes(MAX_RPC_MESSAGE_BYTES)) for _ in range(100)), packer.flush()])
+    tracemalloc.start()
+    try:
+        assert code_of(decompress, 1, bomb, "gzip") is RpcCode.RESOURCE_EXHAUSTED
+        assert tracemalloc.get_traced_memory()[1] < inflated / 10
+    finally:
+        tracemalloc.stop()
 
 
 def test_compression() -> None:
