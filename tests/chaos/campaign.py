@@ -37,7 +37,7 @@ from lab.durable import DurableDisk
 from lab.ray.contents import content
 from lab.ray.faults import Faults
 from lab.ray.proxies import Proxies
-from lab.ray.redis import INSTALL, Redis
+from lab.ray.redis import INSTALL, Redis, fixed_port
 from lab.ray.tools import kill_actors, wait_until
 from raykeeper import KeeperError
 from simulation.checker import Violation
@@ -199,6 +199,7 @@ class Campaign:
         if self.mix.gcs_outlives and Redis.available():
             self._redis = Redis(self._scratch)
             os.environ["RAY_REDIS_ADDRESS"] = self._redis.address
+            os.environ["RAY_GCS_SERVER_PORT"] = str(fixed_port())
         elif self._kinds.pop(kill_gcs, None):
             print(f"LEFT OUT: kill_gcs, since {INSTALL}", flush=True)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import random
 import shutil
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -11,6 +15,7 @@ from lab.patience import PATIENCE, until
 
 INSTALL = "there is no redis-server: apt-get install redis-server"
 _PROGRAM = "redis-server"
+PR_SET_PDEATHSIG = 1
 
 
 class Redis:
@@ -26,7 +31,7 @@ class Redis:
         self.address = f"127.0.0.1:{port}"
         """For ``RAY_REDIS_ADDRESS``."""
         command = [_PROGRAM, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-        self._process = process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self._process = process = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=_die_with_parent)
         try:
             until(lambda: process.poll() is not None or _listens(port), what="Redis listens")
         except BaseException:
@@ -42,6 +47,22 @@ class Redis:
         """End it."""
         self._process.kill()
         self._process.wait()
+
+
+def fixed_port() -> int:
+    """A port that is free, and that no connection is given: the GCS must find it free again after each death."""
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = list(range(ephemeral // 2, ephemeral))
+    random.shuffle(ports)
+    for port in ports:
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            return port
+    raise OSError("no port is free")
+
+
+def _die_with_parent() -> None:
+    """A campaign may be ended by Ray, without a word."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _listens(port: int) -> bool:
