@@ -203,7 +203,8 @@ class LoopBridge:
         The members work at the first while the loop makes the others, and at these while it takes in the first answers.
         Otherwise a thousand coroutines and their members would wait for each other in turn: that was 40,000 reads a
         second, where it is 65,000 now."""
-        return len(self._new) >= max(LOOP_SUBMIT_REQUESTS, self._open // LOOP_SUBMIT_DIVISOR)
+        new = len(self._new)
+        return new >= LOOP_SUBMIT_REQUESTS and new >= self._open // LOOP_SUBMIT_DIVISOR
 
     def _submit_new(self) -> None:
         """Submit the requests of this iteration of the loop, except those that were cancelled since."""

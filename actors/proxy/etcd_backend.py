@@ -23,7 +23,7 @@ from ..client.aio import AsyncKeyValueClient
 from ..client.core.in_flight import LeaseQuestion, request_size
 from ..client.hub import Hub, Outcome, clock
 from ..client.login import Credentials
-from ..client.loop_bridge import bridge_to
+from ..client.loop_bridge import LoopBridge, bridge_to
 from ..client.view import Call, Steps, prefix_end
 from ..client.watch import AsyncWatch
 from .answer_room import AnswerRoom
@@ -106,6 +106,8 @@ class EtcdBackend:
         self.space = handle._view.space
         self.space_end = prefix_end(self.space)
         self._hub: Hub | None = None
+        self._bridge: LoopBridge | None = None
+        """From the loop that has opened it to the hub."""
         self.long_reads = LongReads()
         """A place is held while a range of keys is read and its answer is made: such answers take much memory and time
         before they can be counted as held. All users of a proxy share them."""
@@ -164,6 +166,7 @@ class EtcdBackend:
             KeeperError: it was not found.
         """
         self._hub = await self._handle._hub(timeout)
+        self._bridge = bridge_to(self._hub)
 
     @property
     def cluster(self) -> int:
@@ -274,8 +277,8 @@ class EtcdBackend:
         The way of the calls that come by the thousand; to the same effect as :meth:`run`. Returns False, with nothing
         done, if the hub has to be opened first.
         """
-        hub = self._hub
-        if hub is None or self._handle._known_hub() is not hub:
+        bridge = self._bridge
+        if bridge is None or self._handle._known_hub() is not bridge.hub:
             return False
 
         def ended(outcome: Outcome) -> None:
@@ -291,7 +294,7 @@ class EtcdBackend:
 
         timeout = PROXY_TIMEOUT_S if call.deadline == math.inf else min(call.time_left(), PROXY_TIMEOUT_S)
         try:
-            pending = bridge_to(hub).submit(request, serializable, timeout, ended, call.soon)
+            pending = bridge.submit(request, serializable, timeout, ended, call.soon)
         except KeeperError as error:
             raise from_keeper_error(error) from error
         call.when_ended = pending.give_up
@@ -380,7 +383,10 @@ class EtcdBackend:
 
 
 def _is_long(items: Sequence[Item]) -> bool:
-    return sum([len(item.value) for item in items]) > PROXY_LONG_ANSWER_BYTES
+    size = 0
+    for item in items:
+        size += len(item.value)
+    return size > PROXY_LONG_ANSWER_BYTES
 
 
 A = TypeVar("A")

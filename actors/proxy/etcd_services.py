@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -154,11 +154,15 @@ class EtcdServices:
         """A direct handler that leaves calls which name a user or set conditions, and tells its client if it sends what
         is not a message."""
         conditions = self._conditions
+        plain: Mapping[str, str] = {}
 
         def handle(request: bytes, call: UnaryCall) -> bool:
+            nonlocal plain
             metadata = call.metadata
-            if not (metadata.keys().isdisjoint(_NAMES_USER) and conditions.are_met_by(metadata)):
-                return False
+            if metadata is not plain:  # calls with the same header block share theirs
+                if not (metadata.keys().isdisjoint(_NAMES_USER) and conditions.are_met_by(metadata)):
+                    return False
+                plain = metadata
             try:
                 return handler(request, call)
             except DecodeError as error:

@@ -17,9 +17,9 @@ from .etcdpb.rpc_pb2 import (
     PutRequest,
     PutResponse,
     RangeRequest,
-    RangeResponse,
     TxnRequest,
 )
+from .frequent_messages import only_key, range_of_one
 from .long_reads import Place
 from .member_calls import MemberCalls
 from .rpc_methods import UnaryCall
@@ -34,9 +34,8 @@ class KvService:
         self._backend = backend
         self._calls = calls
         self._translate = Translator(backend.space, backend.space_end)
-        # Filled again for each answer: to make new ones costs more than all else that is done here for a call.
-        self._range_reply = RangeResponse()
-        self._put_reply = PutResponse()
+        self._header_alone = PutResponse()
+        """Filled again for each answer, with numbers alone (see ``frequent_messages``)."""
 
     async def range(self, request: bytes, context: CallContext) -> bytes:
         """Read a key or a range."""
@@ -65,6 +64,8 @@ class KvService:
 
     def range_directly(self, request: bytes, call: UnaryCall) -> bool:
         """Read one key."""
+        if key := only_key(request):
+            return self._backend.ask_directly(Read(Range(KeyRange(self._backend.space + key))), call, self._one_key)
         asked = RangeRequest.FromString(request)
         if asked.range_end:
             return False
@@ -83,13 +84,14 @@ class KvService:
 
     def _one_key(self, answer: object) -> bytes:
         """The answer to a range of one key that asks for nothing else."""
-        found, reply = expect(answer, RangeAnswer), self._range_reply
-        self._backend.set_header(reply.header, found.revision)
-        del reply.kvs[:]
-        for item in found.items:
-            self._translate.add_pair(reply, item)
-        reply.count = found.count
-        return reply.SerializeToString()
+        found = expect(answer, RangeAnswer)
+        header = self._encode_header(found.revision)
+        return range_of_one(header, self._translate.pair(found.items[0]).SerializeToString()) if found.items else header
+
+    def _encode_header(self, revision: int) -> bytes:
+        """An answer of the service that has nothing else."""
+        self._backend.set_header(self._header_alone.header, revision)
+        return self._header_alone.SerializeToString()
 
     def put_directly(self, request: bytes, call: UnaryCall) -> bool:
         """Write a key."""
@@ -100,8 +102,7 @@ class KvService:
     def _put_response(self, answer: object) -> bytes:
         put = expect(answer, PutAnswer)
         if put.prev is None:
-            self._backend.set_header(self._put_reply.header, put.revision)
-            return self._put_reply.SerializeToString()
+            return self._encode_header(put.revision)
         return self._translate.put_response(put, self._backend.header(put.revision)).SerializeToString()
 
     async def delete_range(self, request: bytes, context: CallContext) -> bytes:

@@ -71,25 +71,14 @@ class Translator:
 
     def pair(self, item: Item) -> KeyValue:
         """An item of the store."""
-        return KeyValue(
-            key=item.key[self._skip :],
-            create_revision=item.create_revision,
-            mod_revision=item.mod_revision,
-            version=item.version,
-            value=item.value,
-            lease=item.lease,
-        )
-
-    def add_pair(self, response: RangeResponse, item: Item) -> None:
-        """Add an item of the store to an answer."""
-        response.kvs.add(
-            key=item.key[self._skip :],
-            create_revision=item.create_revision,
-            mod_revision=item.mod_revision,
-            version=item.version,
-            value=item.value,
-            lease=item.lease,
-        )
+        pair = KeyValue()  # to name the fields here would take twice as long
+        pair.key = item.key[self._skip :]
+        pair.create_revision = item.create_revision
+        pair.mod_revision = item.mod_revision
+        pair.version = item.version
+        pair.value = item.value
+        pair.lease = item.lease
+        return pair
 
     # -- ranges -------------------------------------------------------------------------------------------------------
 

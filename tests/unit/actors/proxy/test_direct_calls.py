@@ -167,7 +167,7 @@ def test_who_calls_is_looked_at_whatever_was_called_before(proxy: LabProxy) -> N
 
 
 def test_before_the_hub_is_open_a_coroutine_opens_it(proxy: LabProxy) -> None:
-    proxy.backend._hub, hub = None, proxy.backend._hub
+    proxy.backend._bridge, bridge = None, proxy.backend._bridge
     call = LabUnaryCall(PUT, 1, None)
     assert not on_loop(proxy, lambda: proxy.backend.ask_directly(None, call, lambda answer: b""))  # type: ignore[arg-type]
-    proxy.backend._hub = hub
+    proxy.backend._bridge = bridge

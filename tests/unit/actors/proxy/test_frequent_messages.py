@@ -1,0 +1,76 @@
+"""The messages that are read and made by their bytes: protobuf is the oracle, and nothing that was answered is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raykeeper.actors.proxy.etcd_backend import EtcdBackend
+from raykeeper.actors.proxy.etcdpb.kv_pb2 import KeyValue
+from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest, RangeRequest, RangeResponse, ResponseHeader
+from raykeeper.actors.proxy.frequent_messages import only_key
+from raykeeper.actors.proxy.kv_service import KvService
+from raykeeper.schema.answers import Item, PutAnswer, RangeAnswer
+
+KEYS = st.binary(max_size=300)
+NUMBERS = st.integers(0, (1 << 63) - 1)
+IDS = st.integers(0, (1 << 64) - 1)
+
+
+def service(cluster: int = 7, member: int = 1, term: int = 3) -> KvService:
+    handle: Any = SimpleNamespace(_view=SimpleNamespace(space=b"u"), cluster_id=cluster, cluster_name="test")
+    backend = EtcdBackend(handle, member)
+    backend._hub = cast(Any, SimpleNamespace(term=term))
+    return KvService(backend, cast(Any, None))
+
+
+def memory() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@given(st.binary(max_size=140) | st.builds(lambda key: RangeRequest(key=key).SerializeToString(), KEYS))
+def test_a_key_is_taken_from_bytes_only_if_protobuf_reads_the_same(request: bytes) -> None:
+    key = only_key(request)
+    if key:
+        assert RangeRequest.FromString(request) == RangeRequest(key=key)
+
+
+@given(KEYS, st.booleans(), NUMBERS)
+def test_all_that_asks_for_more_is_left_to_protobuf(key: bytes, serializable: bool, limit: int) -> None:
+    request = RangeRequest(key=key, serializable=serializable, limit=limit)
+    plain = not serializable and not limit and len(key) < 0x80
+    assert only_key(request.SerializeToString()) == (key if plain else b"")
+
+
+@given(KEYS, st.binary(max_size=40_000), st.lists(NUMBERS, min_size=4, max_size=4), IDS, IDS, NUMBERS, NUMBERS)
+def test_an_answer_is_what_protobuf_makes(
+    key: bytes, value: bytes, numbers: list[int], cluster: int, member: int, term: int, revision: int
+) -> None:
+    kv, header = (
+        service(cluster, member, term),
+        ResponseHeader(cluster_id=cluster, member_id=member, revision=revision, raft_term=term),
+    )
+    create, mod, version, lease = numbers
+    pair = KeyValue(key=key, create_revision=create, mod_revision=mod, version=version, value=value, lease=lease)
+    found = RangeAnswer(revision, (Item(b"u" + key, value, create, mod, version, lease),), 1)
+    assert kv._one_key(found) == RangeResponse(header=header, kvs=[pair], count=1).SerializeToString()
+    assert kv._one_key(RangeAnswer(revision, (), 0)) == RangeResponse(header=header).SerializeToString()
+    assert kv._put_response(PutAnswer(revision)) == RangeResponse(header=header).SerializeToString()
+
+
+def test_no_value_that_was_answered_is_kept() -> None:
+    """300 MB in all; and requests are forgotten, too."""
+    kv, value = service(), bytes(100_000)
+    found = RangeAnswer(9, (Item(b"uk", value, 2, 9, 3, 0),), 1)
+    request = PutRequest(key=b"k", value=value).SerializeToString()
+    kv._one_key(found)
+    before = memory()
+    for _ in range(3000):
+        kv._one_key(found)
+        PutRequest.FromString(request)
+    assert memory() - before < 100_000_000
