@@ -60,6 +60,8 @@ def test_members_come_and_go_and_hand_over(etcdctl: tuple[Any, Command], cluster
     assert ctl.said("endpoint", "health", "--cluster").count("is healthy") == 3
     hashes = {each["HashKV"]["hash"] for each in read(ctl, "endpoint", "hashkv", f"--rev={kv.revision()}")}
     assert len(hashes) == 1
+    for each in read(ctl, "endpoint", "status"):
+        assert 0 < each["Status"]["dbSizeInUse"] <= each["Status"]["dbSize"]
 
     (before,) = leaders(ctl)
     after = next(id for id in there if id != before)

@@ -112,7 +112,8 @@ class OneMember(OnOwnThreads):
             done(reply)
 
     def _status(self) -> MemberStatus:
-        node, state = self.loop.replica.node, self.loop.replica.folder.state
+        node, folder = self.loop.replica.node, self.loop.replica.folder
+        state = folder.state
         return MemberStatus(
             cluster_name=self.name,
             cluster=self.cluster,
@@ -129,7 +130,8 @@ class OneMember(OnOwnThreads):
             compact_revision=state.compact_revision,
             voters=node.configuration.voters,
             learners=node.configuration.learners,
-            db_size=0,
+            db_size=state.size() + folder.log.size_bytes,
+            db_size_in_use=state.size_in_use() + folder.log.size_bytes,
             pid=os.getpid(),
             node="",
             why_not_serving="",

@@ -180,6 +180,8 @@ def test_a_status_has_what_the_proxy_s_ray_knows(served: Served, ray: Attached) 
     said = json.loads(run("status", "-o", "json").stdout)
     assert [each["role"] for each in said["members"]] == ["leader"]
     assert [(each["name"], each["url"]) for each in said["proxies"]] == [("proxy-ab12", "http://10.0.0.1:2379")]
+    for form in ([], ["-o", "table"]):
+        assert "http://10.0.0.1:2379" in run("status", *form).stdout, "for those who want to reach it"
     assert "a disk is slow" in said["alarms"]
     served.ray.around = replace(AROUND, situation=("m9 waits for a spare host",))
     assert "m9 waits for a spare host" not in run("status").stdout, "nothing is wrong"

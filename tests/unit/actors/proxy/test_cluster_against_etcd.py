@@ -188,7 +188,8 @@ def test_the_status_of_a_member(both: Twins) -> None:
         assert status.raftIndex == status.raftAppliedIndex > 0
         assert not status.errors
         assert not status.isLearner
-    assert ours.dbSizeQuota > 0
+        assert 0 < status.dbSizeInUse <= status.dbSize
+    assert ours.dbSize < ours.dbSizeQuota
     assert [theirs.version.split(".")[:2]] == [ours.version.split(".")[:2]]
 
 

@@ -20,6 +20,7 @@ from raykeeper import DataCorrupted
 from raykeeper.actors.member import backup_source
 from raykeeper.actors.proxy import snapshot_service
 from raykeeper.actors.proxy.etcdpb.cluster_pb2 import SnapshotRequest, SnapshotResponse
+from raykeeper.actors.proxy.maintenance_service import ETCD_VERSION
 from raykeeper.actors.proxy.member_calls import MemberCalls
 from raykeeper.limits import BACKUP_IDLE_S, Settings
 from raykeeper.schema.operations import KeyRange, Range
@@ -67,6 +68,7 @@ def test_it_is_a_file_that_a_cluster_is_restored_from(proxy: LabProxy) -> None:
     assert len(file) % 512 == 32
     assert file[-32:] == hashlib.sha256(file[:-32]).digest()
     assert len(messages) > 5
+    assert {message.version for message in messages} == {ETCD_VERSION}
     left = len(file) - 32
     for message in messages[:-1]:
         left -= len(message.blob)
