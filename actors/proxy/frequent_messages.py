@@ -20,7 +20,7 @@ _COUNT_OF_ONE = b"\x20\x01"
 def only_key(request: bytes) -> bytes:
     """The key of an encoded RangeRequest that has nothing else, as most have; empty for any other, and for a key whose
     length takes more than one byte."""
-    if request[:1] == _KEY and len(request) - 2 == request[1] < 0x80:
+    if len(request) > 2 and request[:1] == _KEY and len(request) - 2 == request[1] < 0x80:
         return request[2:]
     return b""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raykeeper.actors.proxy.etcd_backend import EtcdBackend
@@ -33,6 +33,10 @@ def memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
+@example(b"")
+@example(b"\x0a")
+@example(b"\x0a\0")
+@example(b"\x0a\x80")
 @given(st.binary(max_size=140) | st.builds(lambda key: RangeRequest(key=key).SerializeToString(), KEYS))
 def test_a_key_is_taken_from_bytes_only_if_protobuf_reads_the_same(request: bytes) -> None:
     key = only_key(request)
