@@ -439,6 +439,14 @@ CLIENT_SUSPICION_S = 0.5
 """A batch without an answer for this long is sent to another member too (later if answers were slow recently)..."""
 CLIENT_MAX_SUSPICION_S = 5.0
 """... but never later than this."""
+CLIENT_TERM_WAIT_S = 0.1
+"""A lone linearizable read waits this long for the term of the voter that it has asked beside the leader; then it is
+sent once more, as an ordinary one."""
+CLIENT_TERM_PAUSE_S = 1.0
+"""After such a read, or one that the leader answers alone, reads go the ordinary way for this long, doubling each time
+in a row that a voter was waited for in vain..."""
+CLIENT_MAX_TERM_PAUSE_S = 30.0
+"""... up to this."""
 CLIENT_MAX_QUARANTINE_S = 4.0
 """A member that did not answer is not asked again for one second, doubling up to this, while others can be asked."""
 CLIENT_BACKOFF_S = 0.02

@@ -1,7 +1,8 @@
 """Rounds of heartbeats, and what a confirmed round allows: linearizable reads (thesis, section 6.4) and leases (6.4.1).
 
 Rounds are numbered within a term. An answer to one round confirms all rounds before it, so the next heartbeat makes up
-for a lost one. A round is confirmed once a quorum has answered it; a leader that is the only voter confirms itself.
+for a lost one. A round is confirmed once a quorum has answered it; a leader that is the only voter confirms itself. A
+reader that is alone may confirm the leader without a round (:meth:`HeartbeatRounds.confirming_voters`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from .core import LEADER
 from .messages import Heartbeat, HeartbeatResponse, ReadIndex, ReadIndexResponse
 from .progress import Progress, ProgressState
-from .quorum import quorum_value
+from .quorum import has_quorum, quorum_value
 from .replication import Replication
 
 
@@ -137,6 +138,22 @@ class HeartbeatRounds(Replication):
             context: identifies the read, or the owner's batch of reads; unique within this object.
         """
         self._reads.add_read(0, context)
+
+    def confirming_voters(self) -> tuple[int, ...]:
+        """The voters each of which makes a quorum with this leader, if it may answer a read now that the reader itself
+        confirms, by asking one of them for its term. Else empty, as everywhere where one other voter is not enough.
+
+        The reader asks that voter after the read has begun, too. So what it says confirms this leader as its answer to
+        a heartbeat would, and the read is linearizable at this leader's commit index (``core/confirmed_read.py`` has
+        the argument).
+        """
+        configuration, ours = self.configuration, self.id
+        if not self.committed_in_term or self.config.promise or configuration.joint:
+            return ()
+        others = tuple([voter for voter in configuration.voters if voter != ours])
+        if not all(has_quorum(configuration, (ours, voter)) for voter in others):
+            return ()
+        return others
 
     def _reads_due(self) -> bool:
         """Whether waiting reads can go to a round, be answered by the lease, or be sent to the leader."""

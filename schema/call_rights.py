@@ -44,6 +44,8 @@ RULES: dict[type, Rule] = {
     # frames
     frames.Writes: Rule.PARTS,
     frames.Reads: Rule.KEYS,
+    frames.LoneRead: Rule.KEYS,
+    frames.AskTerm: Rule.OPEN,
     frames.Open: Rule.USER,
     frames.KeepAlive: Rule.SESSION,
     frames.Close: Rule.SESSION,

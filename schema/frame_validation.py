@@ -44,11 +44,13 @@ from .commands import (
 )
 from .frames import (
     AskLeases,
+    AskTerm,
     AsUser,
     Close,
     KeepAlive,
     KeepLeases,
     Login,
+    LoneRead,
     MonitorProcess,
     Open,
     Reads,
@@ -113,6 +115,10 @@ def _reads(request: Reads, limits: Limits) -> None:
     _at_most("requests in a frame", len(request.reads), limits.max_batch_requests)
     for read in request.reads:
         check_range(read.range, limits)
+
+
+def _lone_read(request: LoneRead, limits: Limits) -> None:
+    check_range(request.read.range, limits)
 
 
 def _open(request: Open, limits: Limits) -> None:
@@ -229,6 +235,8 @@ FRAME_CHECKS: dict[type, Check] = {
     ReadBackup: _backup,
     EndBackup: _backup,
     MonitorProcess: _nothing,
+    LoneRead: _lone_read,
+    AskTerm: _nothing,
 }
 """By type of frame."""
 

@@ -84,6 +84,24 @@ class Reads(BareReads, frozen=True, array_like=True, tag=2):
     traceparent: Traceparent = ""
 
 
+class LoneRead(msgspec.Struct, frozen=True, array_like=True, tag=30):
+    """One linearizable read, whose sender may be able to confirm the leader itself (:mod:`confirmed_read`). A leader
+    that would need no more than one other voter's word answers ``UnconfirmedRead`` at once; any other member does as
+    for ``Reads``."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+    read: Read
+    traceparent: Traceparent = ""
+
+
+class AskTerm(msgspec.Struct, frozen=True, array_like=True, tag=31):
+    """Ask a member for its Raft term now; it answers ``CurrentTerm``."""
+
+    cluster: Number
+    deadline: RelativeDeadline
+
+
 class Open(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """Open a session with the cluster's ``session_ttl``; the leader answers ``Opened``."""
 
@@ -195,6 +213,8 @@ class MonitorProcess(msgspec.Struct, frozen=True, array_like=True, tag=20):
 BareRequest = (
     Writes
     | Reads
+    | LoneRead
+    | AskTerm
     | Open
     | KeepAlive
     | Close
@@ -263,6 +283,22 @@ class ReadReply(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
     answers: tuple[RangeAnswer | RangePart | Failed, ...]
     term: int = 0
+
+
+class UnconfirmedRead(msgspec.Struct, frozen=True, array_like=True, tag=30):
+    """The answer to a ``LoneRead``, as of the leader's commit index after the arrival. It counts only once one of these
+    voters has said that its term is this one, too, asked after the read began."""
+
+    answer: RangeAnswer | RangePart | Failed
+    term: int
+    voters: tuple[int, ...]
+
+
+class CurrentTerm(msgspec.Struct, frozen=True, array_like=True, tag=31):
+    """The Raft term of a member, after ``AskTerm`` had arrived."""
+
+    member: int
+    term: int
 
 
 class Opened(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -423,6 +459,8 @@ class ProcessMonitored(msgspec.Struct, frozen=True, array_like=True, tag=13):
 Reply = (
     Written
     | ReadReply
+    | UnconfirmedRead
+    | CurrentTerm
     | Opened
     | Refused
     | Status

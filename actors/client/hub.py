@@ -1,4 +1,4 @@
-"""One hub per process and cluster: four cores under a lock, a transport, and one timer thread.
+"""One hub per process and cluster: four cores under a lock, a transport, and one timer thread (:mod:`hub_timer`).
 
 The calling thread submits its request under the lock and sends the resulting frames itself, so a lone request changes
 no thread on its way out. Replies are taken in on the transport's thread, or by a caller that waits alone: a thread, or
@@ -21,18 +21,14 @@ import random
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence, Set
 from functools import partial
 from typing import Protocol, TypeVar
 
 from ...errors import AuthFailed, ForkedProcess, KeeperError, ReentrantCall
 from ...limits import (
-    CLIENT_LOOKUP_TIMEOUT_S,
-    CLIENT_MAX_REFRESH_INTERVAL_S,
-    CLIENT_REFRESH_INTERVAL_S,
     CLIENT_SUSPICION_S,
-    GC_CHECK_PAUSE_S,
+    CLIENT_TERM_WAIT_S,
     Settings,
 )
 from ...schema.answers import Answer
@@ -40,8 +36,7 @@ from ...schema.client_identity import ClientIdentity
 from ...schema.frames import LeasesKept, LeaseStatuses
 from ...schema.operations import Operation
 from .. import finalizer_guard
-from ..background import background, collect_young
-from ..deadline import covering
+from ..background import background
 from ..process_tracer import process_tracer
 from ..transport.client_transport import ClientTransport, Reader
 from ..transport.loop_reader import LoopReader
@@ -54,9 +49,10 @@ from .core.monitor_core import MonitorCore
 from .core.router import Router
 from .core.subscription import Subscription
 from .core.watch_core import WatchCore
-from .gc_pacer import gc_pacer
 from .hub_figures import HubFigures
+from .hub_timer import HubTimer
 from .login import UserLogin
+from .member_lookup import MemberLookup
 from .proxy_monitor import ProxyMonitor
 from .reading_loop import ReadingLoop
 from .view import Call
@@ -181,23 +177,17 @@ class Hub:
             self.lease_core,
             self.monitor_core,
         )
-        self._soon: deque[Callable[[float], object]] = deque()
-        """What the timer thread is to do with the cores."""
         self._lock = threading.RLock()  # never taken twice by a thread; an RLock, because it knows its owner
-        self._wakeup = finalizer_guard.Wakeup()
-        self._timer_at = math.inf
-        """When the timer thread wakes by itself; -inf if it has been woken."""
+        self._timer = HubTimer(self, self._cores, self._lock, clock, lambda: len(self.lease_core) > 0)
+        self._lookup = MemberLookup(name, transport, router, self._lock, rng, self.wake)
+        self._due: tuple[list[RoutedFrame], list[Listener]] = [], []
+        """What the timer thread is about to send and to flush."""
         self._listeners_to_flush: list[Listener] = []
         self._to_wake = WakeQueue()
         self._reading_loop = ReadingLoop(transport)
         self.tracer = process_tracer()
         """Samples calls; ``None`` where this process does not trace."""
-        self._closing = False
-        self._refreshing = False
-        self._refresh_at = -math.inf
-        self._refreshes = 0
-        """Lookups of the members in a row without an answer of any member since."""
-        threading.Thread(target=self._run_timer, name=f"raykeeper-hub-{name}", daemon=True).start()
+        self._timer.start(f"raykeeper-hub-{name}")
 
     @property
     def revision(self) -> int:
@@ -226,7 +216,7 @@ class Hub:
             router.leader,
             router.term,
             dispatch.revision,
-            self._refreshes,
+            self._lookup.unanswered,
         )
 
     # -- calls --------------------------------------------------------------------------------------------------------
@@ -249,7 +239,7 @@ class Hub:
         except BaseException:
             finalizer_guard.recover()
             waiter.leave()
-            if waiter.lane is not None:
+            if waiter.lanes:
                 self.recover_interrupted()
             if number:
                 self.give_up(number)
@@ -307,7 +297,8 @@ class Hub:
                 if trace is not None:
                     self._dispatch_core.trace(number, trace)
                 out: list[RoutedFrame] = [(self._dispatch_core, each) for each in self._dispatch_core.outgoing(now)]
-                if now + min(timeout, CLIENT_SUSPICION_S) < self._timer_at or self._router.wants_members:
+                patience = CLIENT_SUSPICION_S if len(out) < 2 else CLIENT_TERM_WAIT_S
+                if now + min(timeout, patience) < self._timer.wakes_at or self._router.wants_members:
                     self._set_timer((self._dispatch_core,))  # otherwise it wakes before anything new is due
                 pending = self._dispatch_core.pending
                 alone = pending == 1 if loop is None else self._reading_loop.loop(pending) is loop
@@ -410,8 +401,7 @@ class Hub:
 
     def run_soon(self, act: Callable[[float], object]) -> None:
         """As :meth:`run_locked`, but soon and on the timer thread. Safe anywhere, in destructors too."""
-        self._soon.append(act)
-        self.wake()
+        self._timer.run_soon(act)
 
     def submit_soon(self, request: Operation, size: int, timeout: float) -> None:
         """Submit a request without waiting for its outcome, on the timer thread. Safe anywhere, in destructors too."""
@@ -477,11 +467,11 @@ class Hub:
 
     def wake(self) -> None:
         """Wake the timer thread. Safe anywhere."""
-        self._wakeup.release()
+        self._timer.wake()
 
     def close(self) -> None:
         """End all calls, and tell the cluster that the session is over, without waiting for a reply."""
-        self._closing = True
+        self._timer.end()
 
         def close(now: float) -> None:
             for core in self._cores:
@@ -489,7 +479,7 @@ class Hub:
 
         self.run_locked(close)
         self._proxy_monitor.close()
-        self._wakeup.release()
+        self._timer.wake()
         self.transport.close()
         for listener in list(self.listeners.values()):
             listener.hub_closed()
@@ -505,33 +495,26 @@ class Hub:
         """
         finalizer_guard.recover()
         self.run_soon(lambda now: self._listeners_to_flush.extend(listeners))
-        self._timer_at = -math.inf  # it may have been set without waking the timer thread
+        self._timer.interrupted()
         for core in self._cores:
             self.run_soon(core.resume)
 
     # -- inside -------------------------------------------------------------------------------------------------------
-
-    def _take_listeners(self) -> list[Listener]:
-        listeners, self._listeners_to_flush = self._listeners_to_flush, []
-        return listeners
 
     def _outgoing(self, now: float) -> list[RoutedFrame]:
         """The frames to send now. With the lock held."""
         self._reading_loop.watches_of(self.watch_core.loops, self._dispatch_core.pending)
         return [(core, each) for core in self._cores for each in core.outgoing(now)]
 
-    def _next_wakeup(self) -> float:
-        return min([math.inf if (at := core.next_wakeup()) is None else at for core in self._cores])
-
     def _set_timer(self, cores: Sequence[ClientCore]) -> None:
-        """Wake the timer thread if it would sleep too long for these cores, which have changed. With the lock held."""
-        for core in cores:
-            wakeup = core.next_wakeup()
-            if wakeup is not None and wakeup < self._timer_at:
-                self._timer_at = -math.inf  # woken once is enough
-                self._wakeup.release()
+        """Have the timer thread heed these cores, which have changed. With the lock held."""
+        self._timer.heed(cores)
         if self._wants_members():
-            self._start_refresh(clock())
+            self._lookup.start(clock())
+
+    def _wants_members(self) -> bool:
+        """Whether something is pending and the list of members may be out of date."""
+        return self._router.wants_members and any(core.pending for core in self._cores)
 
     def _send_all(self, out: list[RoutedFrame], listeners: list[Listener], reader: Reader | None = None) -> None:
         self._reading_loop.take_back_if_needed()
@@ -566,8 +549,8 @@ class Hub:
                 self.transport.send(member, frame, done)
             else:
                 lane = self.transport.send_alone(member, frame, done, reader)
-                if isinstance(reader, OutcomeWaiter):
-                    reader.lane = lane
+                if isinstance(reader, OutcomeWaiter) and lane is not None:
+                    reader.lanes.append(lane)
         except Exception as error:
             self._replied(core, number, error)
 
@@ -614,7 +597,7 @@ class Hub:
                 else:
                     core.on_reply(frame_number, reply, now)
                     if not core.failing:
-                        self._refreshes = 0
+                        self._lookup.unanswered = 0
                 if core is self._dispatch_core:
                     self.watch_core.learn_revision(self._dispatch_core.revision, now)
                 out = self._outgoing(now)
@@ -632,55 +615,10 @@ class Hub:
             self._recover_interrupted(listeners)
             raise
 
-    def _run_timer(self) -> None:
-        thread = finalizer_guard.ServiceThread()
-        try:
-            self._timer_loop(thread)
-        finally:
-            thread.close()
+    # -- for the timer thread -----------------------------------------------------------------------------------------
 
-    def _timer_loop(self, thread: finalizer_guard.ServiceThread) -> None:
-        """Run what was left to this thread, tell the cores the time, and sleep until the next wake-up.
-
-        ``_timer_at`` is set under the lock, before sleeping. A thread that finds an earlier wake-up afterwards
-        releases what this thread sleeps on, so no wake-up is missed. The lock is held for one pass only,
-        and this thread stops deferring collection before it sleeps.
-        """
-        while not self._closing:
-            now = clock()
-            closes_at = self._closes_at(now)
-            if closes_at == 0.0:
-                break
-            with self._lock:
-                due = self._next_wakeup() <= now
-            if due:  # what has arrived is taken in before anything counts as late
-                self.transport.take_back(if_overdue=True)
-            with self._lock:
-                while self._soon:
-                    self._soon.popleft()(now)
-                for core in self._cores:
-                    core.on_time(now)
-                out = self._outgoing(now)
-                wakeup = self._next_wakeup()
-                if self._wants_members():
-                    self._start_refresh(now)
-                    wakeup = min(wakeup, max(self._refresh_at, now + CLIENT_REFRESH_INTERVAL_S))
-                keeping = len(self.lease_core) > 0
-                if keeping:
-                    wakeup = min(wakeup, now + GC_CHECK_PAUSE_S)
-                self._timer_at = wakeup = min(wakeup, closes_at)
-                listeners = self._take_listeners()
-            self._send_all(out, listeners)
-            self._to_wake.wake()
-            if finalizer_guard.collection_overdue():
-                background.submit(collect_young)
-            if keeping:
-                background.submit(lambda: gc_pacer.maybe_collect(clock()))
-            self._wakeup.wait(max(0.001, wakeup - clock()), thread)
-        self.close()
-
-    def _closes_at(self, now: float) -> float:
-        """When the hub closes if it stays unused: 0 for at once, infinity while it is in use."""
+    def closes_at(self, now: float) -> float:
+        """See ``TimedHub``: when the hub closes if it stays unused; infinity while it is in use."""
         if not self._unused:
             return math.inf
         self._unused = False  # before asking: the last handle may be dropped once more meanwhile
@@ -688,31 +626,20 @@ class Hub:
         self._unused |= closes_at < math.inf
         return closes_at
 
-    def _wants_members(self) -> bool:
-        """Whether something is pending and the list of members may be out of date."""
-        return self._router.wants_members and any(core.pending for core in self._cores)
+    def take_in_arrived(self) -> None:
+        """See ``TimedHub``."""
+        self.transport.take_back(if_overdue=True)
 
-    def _start_refresh(self, now: float) -> None:
-        """Look the members up on a thread of its own, since that may take a long time, unless that was done just now.
+    def tell_time(self, now: float) -> float:
+        """See ``TimedHub``."""
+        for core in self._cores:
+            core.on_time(now)
+        listeners, self._listeners_to_flush = self._listeners_to_flush, []
+        self._due = self._outgoing(now), listeners
+        return self._lookup.start(now) if self._wants_members() else math.inf
 
-        The pauses grow while no member answers and are drawn at random, so that the hubs of a thousand processes do not
-        ask Ray all at once.
-        """
-        if self._refreshing or now < self._refresh_at:
-            return
-        self._refreshing = True
-        longest = min(CLIENT_MAX_REFRESH_INTERVAL_S, CLIENT_REFRESH_INTERVAL_S * 2 ** min(self._refreshes, 10))
-        self._refresh_at = now + self._rng.uniform(0, longest)
-        self._refreshes += 1
-        threading.Thread(target=self._refresh, name=f"raykeeper-members-{self.name}", daemon=True).start()
-
-    def _refresh(self) -> None:
-        try:
-            with covering(CLIENT_LOOKUP_TIMEOUT_S):  # a call that was under way when the process left Ray never returns
-                self.transport.refresh()
-        except Exception as error:
-            _log.debug("looking up the members of %r failed: %s", self.name, error)
-        with finalizer_guard.gc_deferred, self._lock:
-            self._refreshing = False
-            self._router.set_members(self.transport.members())
-        self._wakeup.release()
+    def send_due(self) -> None:
+        """See ``TimedHub``."""
+        (out, listeners), self._due = self._due, ([], [])
+        self._send_all(out, listeners)
+        self._to_wake.wake()

@@ -45,7 +45,7 @@ class DeathReports:
         member: int,
         *,
         leader: Callable[[], int],
-        ask_here: Callable[[bytes, Callable[[MakeReply], None]], None],
+        ask_here: Callable[[bytes, Callable[[MakeReply], None]], object],
         lookup: Callable[[int], Any],
         token: Callable[[], bytes],
         log: MemberLog,

@@ -64,7 +64,7 @@ class InboxPoller:
         return self._inbox.take_batch()
 
 
-HandleRequest = Callable[[bytes, Callable[[MakeReply], None], Lane], None]
+HandleRequest = Callable[[bytes, Callable[[MakeReply], None], Lane], bool]
 
 
 class LanePoller:
@@ -101,18 +101,24 @@ class LanePoller:
         self._look_at = 0.0
 
     def wait(self, until: float) -> TurnInput:
-        """See :class:`Poller`."""
-        patience = 0.0
-        if self._inbox.about_to_sleep():
-            now = self._clock()
-            patience = max(0.0, until - now)
-            if now >= self._look_at:
-                self._look_at = now + LANE_LOOK_S
-                self._keep_lanes()
-        ready = self._lanes.wait(patience)
-        self._inbox.awake()
-        # While enough events wait, requests stay in the kernel: there they slow down those who send them.
-        self._pass_on(self._lanes.serve(ready, clients=self._inbox.wants_requests))
+        """See :class:`Poller`. A batch for which the turn would find nothing to do is not returned before its time."""
+        idle = self._inbox.about_to_sleep()
+        while True:
+            patience = 0.0
+            if idle:
+                now = self._clock()
+                patience = max(0.0, until - now)
+                if now >= self._look_at:
+                    self._look_at = now + LANE_LOOK_S
+                    self._keep_lanes()
+            ready = self._lanes.wait(patience)
+            self._inbox.awake()
+            # While enough events wait, requests stay in the kernel: there they slow down those who send them.
+            if not self._pass_on(self._lanes.serve(ready, clients=self._inbox.wants_requests)):
+                break
+            idle = self._inbox.about_to_sleep()
+            if not idle or self._clock() >= until:
+                break
         return self._inbox.take_batch()
 
     def _keep_lanes(self) -> None:
@@ -124,16 +130,22 @@ class LanePoller:
             if member != node.id:
                 self._links.is_open(member)
 
-    def _pass_on(self, arrived: Arrived) -> None:
+    def _pass_on(self, arrived: Arrived) -> bool:
         """Frames before requests: heartbeats must not wait for clients. News of peers come last: a frame that arrived
-        before its lane ended is still taken."""
+        before its lane ended is still taken.
+
+        Returns:
+            Whether there was nothing but requests, and all have been answered without any work for a turn.
+        """
+        answered = bool(arrived.requests) and not arrived.others
         for frame in arrived.frames:
             self._transport.receive_from_lane(frame)
         for frame, done, lane in arrived.requests:
             try:
-                self._handle_request(frame, done, lane)
+                answered = self._handle_request(frame, done, lane) and answered
             except Exception as error:  # a bug that one request triggers must not end the member
                 self._log.exception("a client's request broke the request handler")
+                answered = False
                 reply = reply_bytes(Refused(Refusal.NOT_SERVING, message=f"{type(error).__name__}: {error}"))
                 done(partial(bytes, reply))
         if arrived.sessions_dead:
@@ -145,3 +157,4 @@ class LanePoller:
             self._replica.node.report_unreachable(member)
         for member in arrived.peers_gone:
             self._failover.peer_gone(member, self._clock(), self._replica.timings.election_timeout)
+        return answered

@@ -43,9 +43,11 @@ from ...schema.commands import (
 from ...schema.frame_validation import check_request
 from ...schema.frames import (
     AskLeases,
+    AskTerm,
     AsUser,
     BareRequest,
     Close,
+    CurrentTerm,
     KeepAlive,
     KeepLeases,
     Kept,
@@ -53,6 +55,7 @@ from ...schema.frames import (
     LeaseStatus,
     LeaseStatuses,
     Login,
+    LoneRead,
     MonitorProcess,
     Open,
     Opened,
@@ -63,6 +66,7 @@ from ...schema.frames import (
     Refused,
     Reply,
     Request,
+    UnconfirmedRead,
     Watched,
     WatchPoll,
     Writes,
@@ -157,9 +161,11 @@ class RequestHandler:
         self._cluster = replica.folder.identity.cluster
         self._users = UserCheck(replica)
         self._audit = Audit(replica.folder.identity.cluster_name, replica.folder.identity.name)
-        self._handlers: dict[type[Request], Callable[[Any, _Asked], None]] = {
+        self._handlers: dict[type[Request], Callable[[Any, _Asked], bool | None]] = {
             Writes: self._write,
             Reads: self._read,
+            LoneRead: self._read_alone,
+            AskTerm: self._tell_term,
             Open: self._open_session,
             KeepAlive: self._keep_session,
             Close: self._close_session,
@@ -180,7 +186,7 @@ class RequestHandler:
             EndBackup: self._end_backup,
             MonitorProcess: self._monitor_process,
         }
-        """By kind of request."""
+        """By kind of request; what each returns see ``handle_request``."""
 
     @property
     def limits(self) -> Limits:
@@ -207,11 +213,17 @@ class RequestHandler:
             self._audit.refused_control(token, what, refused)
             raise (PermissionDenied if refused.refusal is Refusal.DENIED else AuthFailed)(refused.message)
 
-    def handle_request(self, frame: bytes, done: ReplyCallback, lane: Lane | None = None) -> None:
+    def handle_request(
+        self, frame: bytes, done: ReplyCallback, lane: Lane | None = None, *, in_loop: bool | None = None
+    ) -> bool:
         """Handle one request frame; ``done`` is called exactly once, on this thread or on the loop's.
 
         Args:
             lane: on which it came; ``None`` for an actor call.
+            in_loop: whether this is the loop's thread, between two turns; by default, whether it came on a lane.
+
+        Returns:
+            Whether it was answered, and a turn of the loop would find nothing to do.
         """
         token, said = b"", None
         try:
@@ -219,7 +231,7 @@ class RequestHandler:
             check_request(request, self.limits)
         except (msgspec.MsgspecError, RecursionError, InvalidArgument, RequestTooLarge) as error:
             _finish(done, Refused(Refusal.INVALID, message=str(error)))
-            return
+            return False
         if isinstance(request, AsUser):
             token, said, request = request.token, request.client, request.request
         if isinstance(request, AskStatus):
@@ -232,16 +244,18 @@ class RequestHandler:
             _finish(done, Refused(Refusal.NOT_SERVING, self._replica.leader, why))
         else:
             arrival = self._clock()
+            by_loop = lane is not None if in_loop is None else in_loop
             deadline = arrival + min(request.deadline, MAX_FRAME_DEADLINE_S)
-            asked = _Asked(arrival, deadline, done, None, request, lane, said)
+            asked = _Asked(arrival, deadline, done, None, request, lane, said, by_loop)
             if self._replica.state.users.enabled:
                 caller = self._users.frame(request, token)
                 if isinstance(caller, Refused):
                     self._audit.refused(token, request, caller, self._source(asked))
                     _finish(done, caller)
-                    return
-                asked = _Asked(arrival, deadline, done, caller, request, lane, said)
-            self._handlers[type(request)](request, asked)
+                    return False
+                asked = _Asked(arrival, deadline, done, caller, request, lane, said, by_loop)
+            return bool(self._handlers[type(request)](request, asked))
+        return False
 
     def _source(self, asked: _Asked) -> str:
         """From where it came, for the audit log."""
@@ -459,6 +473,25 @@ class RequestHandler:
             return
         self._enqueue_event(ReadAsked(asked.deadline, allowed, request.serializable, at_least), 0, done)
 
+    def _tell_term(self, request: AskTerm, asked: _Asked) -> bool:
+        """On any thread: a term that is not on disk yet is only newer than it needs to be."""
+        _finish(asked.done, CurrentTerm(self._replica.node.id, self._replica.term))
+        return True
+
+    def _read_alone(self, request: LoneRead, asked: _Asked) -> bool:
+        """Answer at once, if the client can confirm that (:mod:`confirmed_read`), else as any read. The order matters
+        only in that all comes after the arrival."""
+        node = self._replica.node
+        reads = Reads(request.cluster, request.deadline, False, (request.read,), request.traceparent)
+        voters = node.confirming_voters() if asked.in_loop else ()
+        up_to_date = self._replica.state.applied_index >= node.commit_index
+        if not voters or not up_to_date or request.read.range.keys.end is not None:
+            self._read(reads, asked)
+            return False
+        confirmation = node.term, voters
+        asked.done(lambda: self._run_reads(reads, asked, confirmation))
+        return True
+
     def _watch(self, request: WatchPoll, asked: _Asked) -> None:
         """Answer a poll when there is something to deliver. A watch that starts now must miss nothing that was
         committed before the poll arrived, so the poll then waits for a linearizable read first."""
@@ -521,9 +554,15 @@ class RequestHandler:
 
         return outcome
 
-    def _run_reads(self, request: Reads, asked: _Asked) -> bytes:
+    def _run_reads(
+        self, request: Reads, asked: _Asked, confirmation: tuple[int, tuple[int, ...]] | None = None
+    ) -> bytes:
         """Do as many reads as fit into one reply and into ``READ_FRAME_S``, at least one; the client sends the rest
-        again."""
+        again.
+
+        Args:
+            confirmation: the term of this leader, and voters, if the client is to confirm the one read.
+        """
         bytes_left = self.limits.max_page_bytes
         started, began = self._clock(), monotonic()
         until = started + READ_FRAME_S
@@ -539,7 +578,10 @@ class RequestHandler:
                 for item in answer.items:
                     bytes_left -= len(item.key) + len(item.value)
             answers.append(answer)
-        reply = reply_bytes(ReadReply(tuple(answers), self._replica.term))
+        if confirmation is None:
+            reply = reply_bytes(ReadReply(tuple(answers), self._replica.term))
+        else:
+            reply = reply_bytes(UnconfirmedRead(answers[0], *confirmation))
         counter = self.load.reads
         counter.left -= len(answers)
         if counter.left <= 0:
@@ -629,6 +671,8 @@ class _Asked(NamedTuple):
     """The lane that it came on, if it came on one."""
     said: ClientIdentity | None = None
     """Which process sent it, as it says itself."""
+    in_loop: bool = False
+    """Whether it is handled on the loop's thread, between two turns."""
 
 
 def _finish(done: ReplyCallback, reply: Reply) -> None:

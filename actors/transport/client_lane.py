@@ -132,7 +132,7 @@ class ClientLane:
             self._watch()
             return
         with contextlib.suppress(LaneBroken):  # the lanes' thread sees that, too
-            while self._reader is waiter:
+            while self._reader is waiter and self._waiting:
                 waiter.sleep = sleep
                 if waiter.outcome is not None:  # read last; the thread that sets the outcome looks for the sleep last
                     break
@@ -143,7 +143,7 @@ class ClientLane:
         waiter.sleep = None
         if not self._sleeps:
             self._sleeps.append(sleep)
-        if waiter.outcome is None:
+        if waiter.outcome is None and self._waiting:
             self._watch()
 
     def take_back(self, *, if_overdue: bool = False) -> None:

@@ -64,7 +64,7 @@ class ClientTransport(FrameTransport, Protocol):
         """As ``send``, on a reader's own thread, while no other caller waits for anything.
 
         Returns:
-            What a thread reads to take in the reply itself (``OutcomeWaiter.lane``), and what the loop will read;
+            What a thread reads to take in the reply itself (``OutcomeWaiter.lanes``), and what the loop will read;
             ``None`` if the reply comes on another thread.
         """
         ...

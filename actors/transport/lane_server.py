@@ -98,6 +98,11 @@ class Arrived:
         self.sessions_dead: list[int] = []
         """Sessions whose processes are dead."""
 
+    @property
+    def others(self) -> bool:
+        """Whether there is anything but requests."""
+        return bool(self.frames or self.peers_connected or self.lanes_lost or self.peers_gone or self.sessions_dead)
+
 
 class LaneServer:
     """See the module. Methods are the loop's, unless they say otherwise.

@@ -103,7 +103,7 @@ class WakeQueue:
 class OutcomeWaiter(Generic[T]):
     """A thread that waits for one outcome."""
 
-    __slots__ = ("_gone", "_pending", "_queue", "lane", "outcome", "sleep")
+    __slots__ = ("_gone", "_pending", "_queue", "lanes", "outcome", "sleep")
 
     def __init__(self, queue: WakeQueue) -> None:
         self._queue = queue
@@ -111,7 +111,7 @@ class OutcomeWaiter(Generic[T]):
         self._pending.acquire()
         self._gone = False
         self.outcome: T | None = None
-        self.lane: LaneReader | None = None
+        self.lanes: list[LaneReader] = []
         """What this thread may read while it waits."""
         self.sleep: LaneSleep | None = None
         """What to end when the outcome is there: set while the thread may sleep at a lane."""
@@ -133,8 +133,8 @@ class OutcomeWaiter(Generic[T]):
 
     def wait(self) -> T:
         """Wait for the outcome, without limit; the hub ends every call at its timeout."""
-        if self.lane is not None:
-            self.lane.read_for(self)
+        for lane in self.lanes:
+            lane.read_for(self)
         self._pending.acquire()
         self._queue.wake_next()
         outcome, self.outcome = self.outcome, None  # a lane may refer to this object for longer

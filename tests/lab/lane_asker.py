@@ -84,7 +84,8 @@ class Asker:
             waiter.set_outcome((threading.get_ident(), reply))
             queue.wake_next()
 
-        waiter.lane = self.transport.send_alone(1, frame, done, waiter)
+        lane = self.transport.send_alone(1, frame, done, waiter)
+        waiter.lanes = [] if lane is None else [lane]
         return waiter
 
     def send_in_loop(self, frame: bytes, reader: LoopReader) -> asyncio.Future[Outcome]:

@@ -70,6 +70,8 @@ class Client:
         world = self.world
         members = world.member_ids()
         rng = random.Random(self.rng.getrandbits(64))
+        self.by_lane = rng.random() < 0.8
+        """Whether its requests are taken by the members' loops, or by other threads of theirs."""
         self.router = Router(members)
         who = ClientIdentity(host=self.name, pid=self.lives, started=int(world.now))
         self.hub = DispatchCore(world.cluster, self.router, world.limits, world.timings, rng, who)
@@ -205,6 +207,7 @@ class Client:
     def _send(self, core: ClientCore, out: OutgoingFrame, life: int) -> None:
         """A call to a member. If it is lost, the transport says so sometimes, late; otherwise it hangs."""
         world, member = self.world, out.member
+        by_lane = self.by_lane
         ended = [False]
 
         def take_in(content: bytes | None) -> None:
@@ -264,7 +267,9 @@ class Client:
                     disk = process.member.disk
                     disk.read_by_member = True
                     try:
-                        process.handler.handle_request(world.users.wrapped(out.frame), finished, lane)
+                        process.handler.handle_request(
+                            world.users.wrapped(out.frame), finished, lane, in_loop=by_lane or lane is not None
+                        )
                     except ReadRefused as error:  # as ``Poller`` does
                         finished(partial(bytes, reply_bytes(Refused(Refusal.NOT_SERVING, message=str(error)))))
                     finally:

@@ -63,6 +63,38 @@ def _lease_reads(rng: random.Random) -> Profile:
     )
 
 
+def _lone_reads(rng: random.Random) -> Profile:
+    """Leaders that are cut off from the other voters and not from their clients, which hardly ever write, and so go on
+    to ask them; members that come and go, so that one of them is a learner, or no member any more."""
+    return Profile(
+        members=rng.choice((3, 5)),
+        most_members=7,
+        faults={
+            "stale_leader": 6,
+            "isolate": 2,
+            "split": 4,
+            "pause": 1,
+            "crash": 1,
+            "power": 1,
+            "amnesia": 0.5,
+            "transfer": 3,
+            "slow_disk": 2,
+            "storm": 3,
+            "membership": 3,
+        },
+        mix=dict.fromkeys(MIX, 0.3) | {"get": 60.0, "put": 9.0, "swap": 3.0},
+        fault_pause=0.5,
+        faults_at_once=2,
+        clients=4,
+        workers=1,
+        think=0.1,
+        timings=draw_timings(rng, request_ttl=600.0),
+        limits=draw_limits(rng),
+        small=draw_small(rng),
+        seconds=16.0,
+    )
+
+
 def _large_deletes(rng: random.Random) -> Profile:
     return Profile(
         faults={
@@ -364,6 +396,8 @@ PROFILES: dict[str, Callable[[random.Random], Profile]] = {
         seconds=14.0,
         deaths=True,
     ),
+    # Reads that the leader answers at once, and the client confirms by asking a voter.
+    "lone reads": _lone_reads,
     # Processes that sleep for half a lease, hardly in time for the next keep-alive, while leadership is handed on.
     "sleepers": _focus(
         {"transfer": 5, "client_pause": 9},

@@ -172,11 +172,16 @@ class TimeFaults:
     # --- clocks ------------------------------------------------------------------------------------------------------
 
     def _stale_leader(self) -> None:
-        """A leader that nobody follows and whose clock hardly moves, so that it does not notice; some clients stay."""
+        """A leader that nobody follows and whose clock hardly moves, so that it does not notice; some clients stay. So
+        does one other member, perhaps, if the rest can elect another leader without it."""
         leader, world = self.world.leader(), self.world
-        if leader is None or leader.paused:
+        if leader is None or leader.paused or leader.process is None:
             return
         others = [m for m in world.members if m != leader.id]
+        voters = leader.process.replica.node.configuration.voters
+        spare = [m for m in others if 2 * len({*voters} - {leader.id, m}) > len(voters)]
+        if spare and self.rng.random() < 0.5:
+            others.remove(self.rng.choice(spare))
         links = [(leader.id, m) for m in others] + [(m, leader.id) for m in others]
         for client in world.clients:
             if self.rng.random() < 0.5:

@@ -364,6 +364,8 @@ class World:
             process = self.members[number].process
             if process is None or process.replica.state.applied_index != last:
                 return False
+            if process.replica.state.damage is not None:  # found, but this process has not ended yet
+                return False
         return self.book.settled and self.users.settled
 
     def _settle(self) -> None:

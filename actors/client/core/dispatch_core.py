@@ -15,6 +15,7 @@ waits for nothing.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -27,10 +28,12 @@ from ....schema.answers import Answer, Done, Failed, Reason
 from ....schema.client_identity import ClientIdentity
 from ....schema.commands import ClientWrite, ClientWrites, RequestId
 from ....schema.frames import (
+    AskTerm,
     BareReads,
     BareWrites,
     Close,
     KeepAlive,
+    LoneRead,
     Open,
     Opened,
     Read,
@@ -40,10 +43,12 @@ from ....schema.frames import (
     Refused,
     Reply,
     Request,
+    UnconfirmedRead,
     Writes,
     Written,
 )
 from ....schema.operations import Operation
+from .confirmed_read import ConfirmedReads
 from .failures import denial, failure
 from .in_flight import CallTrace, InFlight, Kind, OutgoingFrame, longest_wait, request_size
 from .outbox import Outbox, PendingCall
@@ -83,6 +88,8 @@ class DispatchCore:
         self._stale = Outbox("serializable read", limits, rng, Prefer.NEAR)
         self._outboxes = (self._writes, self._reads, self._stale)
         self._session = ClientSession(rng)
+        self.confirmed_reads = ConfirmedReads(router)
+        """Lone reads that this process confirms itself."""
         self._calls: dict[int, PendingCall] = {}
         self._in_flight: dict[int, InFlight] = {}
         self._traces: dict[int, CallTrace] = {}
@@ -185,6 +192,7 @@ class DispatchCore:
         self._closed = True
         self._close_session = self._session.id != 0 and bool(self._router.members)
         self._in_flight.clear()
+        self.confirmed_reads.forget()
 
     # -- for the owner ------------------------------------------------------------------------------------------------
 
@@ -207,6 +215,8 @@ class DispatchCore:
                 calls = outbox.next_batch(len(outbox.fresh))
                 if not calls:
                     break
+                if outbox is self._reads and not outbox.in_flight and self._send_alone(calls, now, out):
+                    continue
                 reads = tuple([call.read for call in calls if call.read is not None])
                 request = BareReads(self._cluster, longest_wait(calls, now), outbox is self._stale, reads)
                 self._send(Kind.BATCH, outbox, calls, request, now, out)
@@ -220,6 +230,7 @@ class DispatchCore:
         """
         inflight = self._in_flight.get(frame_number)
         if inflight is None:
+            self._voter_answered(frame_number, reply, now)
             return
         try:
             answer = _decode(reply)
@@ -228,6 +239,8 @@ class DispatchCore:
             return
         if isinstance(answer, Refused):
             self._refused(inflight, answer, now)
+        elif isinstance(answer, UnconfirmedRead):
+            self._leader_answered(inflight, answer, now)
         elif inflight.kind is not Kind.BATCH and isinstance(answer, (Opened, Written)):
             self._session_answered(inflight, answer, now)
         elif isinstance(answer, Written if inflight.outbox is self._writes else ReadReply):
@@ -240,7 +253,9 @@ class DispatchCore:
     def on_failure(self, frame_number: int, now: float, problem: str = "") -> None:
         """The transport gave the frame up. The member may have it all the same; sending it again is safe."""
         inflight = self._in_flight.get(frame_number)
-        if inflight is not None:
+        if inflight is None:
+            self._voter_answered(frame_number, None, now)
+        else:
             self._lost(inflight, now, f"m{inflight.member} cannot be reached{': ' if problem else ''}{problem}")
 
     def resume(self, now: float) -> None:
@@ -253,6 +268,7 @@ class DispatchCore:
         in the table ends now, since its caller was not told.
         """
         self._in_flight.clear()
+        self.confirmed_reads.forget()
         for outbox in self._outboxes:
             outbox.reset()
         for call in list(self._calls.values()):
@@ -273,6 +289,8 @@ class DispatchCore:
         """Look at the clock: end the calls whose time is over, and give up batches without a reply."""
         if now >= self._expire_at:
             self._expire(now)
+        if self.confirmed_reads.on_time(now):
+            self._conclude_read(now)
         for inflight in [
             inflight for inflight in self._in_flight.values() if not inflight.late and now >= inflight.suspect_at
         ]:
@@ -284,7 +302,7 @@ class DispatchCore:
         """The time at which to call :meth:`on_time` and :meth:`outgoing`; ``None`` if there is nothing to wait for."""
         if not self._calls:
             self._expire_at = math.inf
-        wakeup = self._expire_at
+        wakeup = min(self._expire_at, self.confirmed_reads.next_wakeup())
         for inflight in self._in_flight.values():
             if not inflight.late and inflight.suspect_at < wakeup:
                 wakeup = inflight.suspect_at
@@ -365,6 +383,24 @@ class DispatchCore:
             keep_alive = KeepAlive(self._cluster, session.ttl / 3, session.id)
             self._send(Kind.KEEP_ALIVE, outbox, [], keep_alive, now, out)
 
+    def _send_alone(self, calls: list[PendingCall], now: float, out: list[OutgoingFrame]) -> bool:
+        """Send a lone read to the leader, and ask a voter for its term (:mod:`confirmed_read`); False if these calls
+        go the ordinary way."""
+        reads = self.confirmed_reads
+        if self._reads.failures or not reads.suits(calls):
+            return False
+        voter = reads.voter(self._reads.target(self._router, now), now)
+        read = calls[0].read
+        if not voter or read is None:
+            return False
+        wait = longest_wait(calls, now)
+        self._send(Kind.BATCH, self._reads, calls, LoneRead(self._cluster, wait, read), now, out)
+        leader = self._in_flight[self._number]
+        self._number += 1
+        reads.asked(leader, self._number, voter, now)
+        out.append(OutgoingFrame(self._number, voter, _encode(AskTerm(self._cluster, wait))))
+        return True
+
     def _send(
         self,
         kind: Kind,
@@ -394,6 +430,8 @@ class DispatchCore:
             return Writes(request.cluster, request.deadline, request.commands, traces[0].traceparent)
         if traces and isinstance(request, BareReads):
             return Reads(request.cluster, request.deadline, request.serializable, request.reads, traces[0].traceparent)
+        if traces and isinstance(request, LoneRead):
+            return LoneRead(request.cluster, request.deadline, request.read, traces[0].traceparent)
         return request
 
     # -- answers ------------------------------------------------------------------------------------------------------
@@ -410,6 +448,41 @@ class DispatchCore:
         if inflight.outbox is self._writes and not (inflight.late and self._router.leader):
             self._router.note_leader(inflight.member)
         inflight.outbox.answered(inflight.member, now - inflight.sent_at)
+        if inflight.outbox is self._reads:
+            self.confirmed_reads.answered_otherwise(inflight, now)
+
+    def _leader_answered(self, inflight: InFlight, answer: UnconfirmedRead, now: float) -> None:
+        """The leader's half of a lone read. If it is waited for no longer, it is worth nothing."""
+        if self.confirmed_reads.heard_leader(inflight, answer):
+            self._conclude_read(now)
+        elif inflight.outbox is self._reads:
+            self._put_back(inflight, maybe_applied=False)
+        else:
+            self._lost(inflight, now, f"m{inflight.member} sent a reply of another kind")
+
+    def _voter_answered(self, frame_number: int, reply: bytes | None, now: float) -> None:
+        """The other half, or the news that there is none; or what belongs to no frame that is waited for."""
+        word = None
+        if reply is not None:
+            with contextlib.suppress(msgspec.MsgspecError):
+                word = _decode(reply)
+        if self.confirmed_reads.heard_voter(frame_number, word):
+            self._conclude_read(now)
+
+    def _conclude_read(self, now: float) -> None:
+        """End a lone read if both halves are there; if they do not fit together, the read goes the ordinary way."""
+        concluded = self.confirmed_reads.conclude(now)
+        if concluded is None:
+            return
+        inflight, answer, counts = concluded
+        if self._in_flight.get(inflight.id) is not inflight or inflight.late:
+            return  # it was sent to another member meanwhile
+        if not counts:
+            self._put_back(inflight, maybe_applied=False)
+            return
+        if answer.term > self._router.term:
+            self._router.term = answer.term
+        self._answered(inflight, (answer.answer,), now)
 
     def _answered(self, inflight: InFlight, answers: Sequence[Answer], now: float) -> None:
         """End the calls of a batch with their answers.

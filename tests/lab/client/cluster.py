@@ -24,8 +24,11 @@ from raykeeper.raft.messages import Configuration, Entry, EntryKind
 from raykeeper.schema.answers import Answer, Done, Failed, Reason, SessionOpened
 from raykeeper.schema.commands import ClientWrites, CloseSession, Command, OpenSession
 from raykeeper.schema.frames import (
+    AskTerm,
     Close,
+    CurrentTerm,
     KeepAlive,
+    LoneRead,
     Open,
     Opened,
     ReadReply,
@@ -96,6 +99,10 @@ class FakeCluster:
         cluster = self.cluster + 1 if member in self.foreign else self.cluster
         if isinstance(request, AskStatus):
             return Status(self._status(member, cluster))
+        if isinstance(request, AskTerm):
+            return CurrentTerm(member, 1)
+        if isinstance(request, LoneRead):  # this one confirms itself
+            request = Reads(request.cluster, request.deadline, False, (request.read,), request.traceparent)
         self.requests.append((member, request))
         if member in self.not_serving:
             return Refused(Refusal.NOT_SERVING, message="its disk is gone")

@@ -22,8 +22,11 @@ from raykeeper.errors import KeeperError
 from raykeeper.limits import Limits, Timings
 from raykeeper.schema.answers import Answer, Done, Failed, PutAnswer, RangeAnswer, Reason
 from raykeeper.schema.frames import (
+    AskTerm,
     Close,
+    CurrentTerm,
     KeepAlive,
+    LoneRead,
     Open,
     Opened,
     Read,
@@ -33,6 +36,7 @@ from raykeeper.schema.frames import (
     Refused,
     Reply,
     Request,
+    UnconfirmedRead,
     Writes,
     Written,
 )
@@ -119,6 +123,7 @@ class ModelWorld:
         self.state = ModelState()
         self.members = [1, 2, 3]
         self.leader = 1
+        self.terms = 1
         self.mute: set[int] = set()
         self.now = 0.0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -224,8 +229,10 @@ class ModelWorld:
     def _arrive(self, call: int, member: int, frame: bytes) -> None:
         if member in self.mute:
             return
-        self._mischief()
-        reply = encode(self.answer(member, decode(frame)))
+        request = decode(frame)
+        if not isinstance(request, (LoneRead, AskTerm)):  # what one call sends twice does no more harm than once
+            self._mischief()
+        reply = encode(self.answer(member, request))
         if self._chance(self.trouble.lose_reply):
             return
         for _ in range(2 if self._chance(self.trouble.double) else 1):
@@ -234,6 +241,7 @@ class ModelWorld:
     def _mischief(self) -> None:
         if self._chance(self.trouble.change_leader):
             self.leader = self.rng.choice(self.members)
+            self.terms += 1
         if self._chance(self.trouble.no_leader):
             self.leader = 0
             self.at(self.now + self.rng.uniform(0.1, 2.0), self._elect)
@@ -247,6 +255,7 @@ class ModelWorld:
     def _elect(self) -> None:
         if not self.leader:
             self.leader = self.rng.choice(self.members)
+            self.terms += 1
 
     def settle(self) -> None:
         """The network heals, everything that is under way arrives, and every call ends."""
@@ -258,6 +267,13 @@ class ModelWorld:
     # -- a member -----------------------------------------------------------------------------------------------------
 
     def answer(self, member: int, request: Request) -> Reply:
+        if isinstance(request, AskTerm):
+            return CurrentTerm(member, self.terms)
+        if isinstance(request, LoneRead):
+            answer = RangeAnswer(self.state.revision, (), 0)
+            if member != self.leader:
+                return ReadReply((answer,))
+            return UnconfirmedRead(answer, self.terms, tuple(voter for voter in self.members if voter != member))
         if isinstance(request, Reads):
             return ReadReply(tuple(RangeAnswer(self.state.revision, (), 0) for _ in request.reads))
         if member != self.leader:

@@ -4,7 +4,7 @@ Each mutant names the profile that sets the stage for it. The same profile witho
 seeds, and passes. The modules are divided by what is broken.
 """
 
-from simulation.mutants import clients, deaths, disks, elections_and_reads, proxies, sharing, state, time
+from simulation.mutants import clients, deaths, disks, elections_and_reads, lone_reads, proxies, sharing, state, time
 from simulation.mutants.registry import MUTANTS, Mutant
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "deaths",
     "disks",
     "elections_and_reads",
+    "lone_reads",
     "proxies",
     "sharing",
     "state",

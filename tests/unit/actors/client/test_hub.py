@@ -63,7 +63,7 @@ def test_an_idle_hub_without_a_session_never_wakes(cluster: FakeCluster) -> None
     kv = connect()
     kv.get("k")
     hub = hub_of(kv)
-    wait_until(lambda: hub._timer_at in (float("inf"), float("-inf")) or hub._dispatch_core.next_wakeup() is None)
+    wait_until(lambda: hub._timer.wakes_at in (float("inf"), float("-inf")) or hub._dispatch_core.next_wakeup() is None)
     wait_until(lambda: hub._dispatch_core.next_wakeup() is None)
 
 

@@ -56,8 +56,8 @@ def come_to_rest(kv: Client) -> None:
     deadline = time.monotonic() + PATIENCE
     while isinstance(hub.transport, LaneTransport) and not (
         all(route.lane is not None for route in hub.transport._routes.values())
-        and hub._timer_at > -math.inf
-        and not hub._soon
+        and hub._timer.wakes_at > -math.inf
+        and not hub._timer._soon
     ):
         assert time.monotonic() < deadline, "no lane is opened"
         kv.get("k", timeout=PATIENCE)

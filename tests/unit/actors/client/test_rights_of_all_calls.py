@@ -152,6 +152,8 @@ OUTSIDE = KeyRange(b"uother")
 EXAMPLES: dict[type, Callable[[int], Any]] = {
     frames.Writes: lambda c: frames.Writes(c, 60.0, ClientWrites(1, 1, (ClientWrite(1, Put(b"uother", b"v")),))),
     frames.Reads: lambda c: frames.Reads(c, 60.0, False, (frames.Read(Range(OUTSIDE)),)),
+    frames.LoneRead: lambda c: frames.LoneRead(c, 60.0, frames.Read(Range(OUTSIDE))),
+    frames.AskTerm: lambda c: frames.AskTerm(c, 60.0),
     frames.Open: lambda c: frames.Open(c, 60.0, b"nonce"),
     frames.KeepAlive: lambda c: frames.KeepAlive(c, 60.0, 1),
     frames.Close: lambda c: frames.Close(c, 60.0, 1),

@@ -143,15 +143,15 @@ def test_a_hub_looks_the_members_up_at_random_times_and_ever_more_seldom(monkeyp
     cluster = FakeCluster()
     serve(monkeypatch, cluster)
     kv = connect()
-    hub = hub_of(kv)
-    monkeypatch.setattr(hub, "_refresh", lambda: setattr(hub, "_refreshing", False))
+    lookup = hub_of(kv)._lookup
+    monkeypatch.setattr(lookup, "_look", lambda: setattr(lookup, "_under_way", False))
     now, looks = 1000.0, []
     while now < 1120.0:
-        before = hub._refreshes
-        hub._start_refresh(now)
-        if hub._refreshes > before:
+        before = lookup.unanswered
+        lookup.start(now)
+        if lookup.unanswered > before:
             looks.append(now)
-            wait_until(lambda: not hub._refreshing)
+            wait_until(lambda: not lookup._under_way)
         now += 0.1
     pauses = [b - a for a, b in itertools.pairwise(looks)]
     assert 12 <= len(looks) <= 70, "half of the longest pause each, when it has grown"
@@ -162,7 +162,7 @@ def test_a_hub_looks_the_members_up_at_random_times_and_ever_more_seldom(monkeyp
         kv.get("k", timeout=0.1)
     cluster.broken = set()
     kv.get("k")
-    assert hub._refreshes == 0, "a hub that was answered starts over"
+    assert lookup.unanswered == 0, "a hub that was answered starts over"
 
 
 class ImaginedTime:

@@ -192,6 +192,46 @@ def test_a_request_that_breaks_the_handler_is_refused_and_harms_nobody_else() ->
     ]
 
 
+def test_requests_that_were_answered_need_no_turn() -> None:
+    """The loop waits on, until something else comes or its time is over; a stop or a wake-up is not missed."""
+    lanes, any_part = Lanes(), cast("Any", Everything())
+    inbox = Inbox(Limits(), lanes.wake)
+    now = [5.0]
+    came: list[bytes] = [b"read", b"read", b"put", b"read", b"wake", b"read", b"late", b"read", b"with a frame"]
+    handled: list[bytes] = []
+
+    def arrive(seconds: float) -> list[tuple[int, int]]:
+        lanes.slept.append(seconds)
+        request = came.pop(0)
+        lanes.arrived.requests = [(request, print, any_part)]
+        if request == b"with a frame":
+            lanes.arrived.frames = [b"f"]
+        return []
+
+    def handle(request: bytes, done: object, lane: object) -> bool:
+        handled.append(request)
+        if request == b"wake":
+            inbox.wake()
+        if request == b"late":
+            now[0] = 7.0
+        return request != b"put"
+
+    played = cast("Any", lanes)
+    played.wait = arrive
+    poller = LanePoller(
+        inbox, played, any_part, any_part, any_part, any_part, handle, any_part.report, lambda: now[0], LOG
+    )
+    poller.wait(7.0)
+    assert handled == [b"read", b"read", b"put"]
+    poller.wait(7.0)
+    assert handled[3:] == [b"read", b"wake"]
+    poller.wait(7.0)
+    assert handled[5:] == [b"read", b"late"]
+    poller.wait(8.0)
+    assert handled[7:] == [b"read", b"with a frame"]
+    assert all(lanes.slept)
+
+
 def test_the_loop_does_not_wake_itself() -> None:
     """What arrives by lane is put into the inbox by the loop, which is awake: a wake-up would cost it an empty turn."""
     lanes, others = Lanes(), Everything()

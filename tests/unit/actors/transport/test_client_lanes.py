@@ -120,7 +120,9 @@ def test_an_outcome_from_elsewhere_wakes_a_caller_that_reads(asker: Asker) -> No
     asker.open()
     queue = WakeQueue()
     waiter: OutcomeWaiter[str] = OutcomeWaiter(queue)
-    waiter.lane = asker.transport.send_alone(1, b"later 1", lambda reply: None, waiter)
+    lane = asker.transport.send_alone(1, b"later 1", lambda reply: None, waiter)
+    assert lane is not None
+    waiter.lanes = [lane]
     outcomes: list[str] = []
     caller = threading.Thread(target=lambda: outcomes.append(waiter.wait()), daemon=True)
     caller.start()
@@ -137,6 +139,60 @@ def test_the_end_of_a_lane_is_seen_by_a_caller_that_reads(asker: Asker) -> None:
     (lane,) = asker.transport._by_fd.values()
     threading.Timer(0.05, lane.connection.shut_down, kwargs={"abruptly": True}).start()
     assert isinstance(waiter.wait()[1], LaneBroken)
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_caller_takes_in_the_replies_of_two_lanes_itself(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each asked of another member, whichever of the two answers first; and the outcome may need both."""
+    hosts = {1: LaneHost(1), 2: LaneHost(2)}
+    asker = Asker(hosts[1])
+
+    def offer(member: int) -> Future[LaneOffer | None]:
+        future: Future[LaneOffer | None] = Future()
+        future.set_result(hosts[member].lanes.offer_lane(""))
+        return future
+
+    monkeypatch.setattr(asker.calls, "ask_for_lane", offer)
+    opened: list[object] = []
+    for member in hosts:
+        until(lambda m=member: asker.transport._by_lane(m, b"x", opened.append) is not None)  # type: ignore[misc]
+    until(lambda: len(opened) == 2)
+    queue = WakeQueue()
+    waiter: OutcomeWaiter[list[object]] = OutcomeWaiter(queue)
+    replies: list[object] = []
+    readers: list[int] = []
+
+    def done(reply: bytes | Exception) -> None:
+        replies.append(reply)
+        readers.append(threading.get_ident())
+        if len(replies) == 2:
+            waiter.set_outcome(replies)
+            queue.wake_next()
+
+    for member in hosts:
+        lane = asker.transport.send_alone(member, b"later %d" % member, done, waiter)
+        assert lane is not None
+        waiter.lanes.append(lane)
+    until(lambda: all(host.open for host in hosts.values()))
+
+    def answer(member: int) -> None:
+        for frame, reply in hosts[member].open:
+            reply(lambda frame=frame: b"re " + frame)
+
+    outcomes: list[list[object]] = []
+    caller = threading.Thread(target=lambda: outcomes.append(waiter.wait()), daemon=True)
+    caller.start()
+    until(lambda: waiter.sleep is not None)
+    hosts[first].do(lambda: answer(first))
+    if first == 1:  # the lane that it reads first: it goes on to the other one
+        until(lambda: replies == [b"re later 1"])
+    hosts[3 - first].do(lambda: answer(3 - first))
+    until(lambda: bool(outcomes))
+    assert sorted(outcomes[0]) == [b"re later 1", b"re later 2"]  # type: ignore[type-var]
+    assert set(readers) == {caller.ident}
+    asker.transport.close()
+    for host in hosts.values():
+        host.close()
 
 
 def test_a_closed_transport_lets_go_of_everything(lane_host: LaneHost) -> None:

@@ -27,7 +27,7 @@ from raykeeper.schema.frames import (
 
 def test_a_session_is_opened_by_the_first_write_and_not_before() -> None:
     play = Play()
-    play.read()
+    play.read(serializable=True)
     assert isinstance(play.next()[1], Reads)
     play.put()
     frame, request = play.next()

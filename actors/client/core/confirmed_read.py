@@ -1,0 +1,158 @@
+"""Linearizable reads that the client confirms itself: it asks the leader and one other voter at the same time.
+
+ReadIndex takes four messages one after the other: to the leader, from it to a voter, back, and to the client. Here the
+leader L answers at once, from a state that has applied the commit index that it had after the read arrived. It says
+in which term T it leads, and which voters would each be a quorum together with it. Meanwhile the client has asked a
+voter F for its term. The read counts if F is one of those voters and its term is T, too.
+
+Why that is enough. The read begins at t0; L looks at its commit index at t1, F at its term at t2, both later, in any
+order. Suppose that a leader of a term after T was elected before t0. The quorum that elected it was in that term by
+then. It overlaps with {L, F}, by the same rule and for the same configuration as a round of heartbeats does
+(``raft/heartbeats.py``). So L or F was in a later term than T before t0. But terms only grow, and are on disk before
+they are spoken, and both were in term T after t0. So there was no such leader, and whatever was acknowledged before t0
+was committed in T or before. L knows all of that: it has committed an entry of its own term.
+
+A lone read goes this way: while others of the process are under way, they share the leader's round, which costs less.
+If the voter is silent for ``CLIENT_TERM_WAIT_S``, or in another term, the read is sent to the leader once more, as
+an ordinary one, and this way is not taken for a while. A leader that cannot answer at once (it has not committed in
+its term, it needs more than one other voter, it holds a lease) does as for an ordinary read: nothing is lost by
+having asked.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ....limits import CLIENT_MAX_TERM_PAUSE_S, CLIENT_TERM_PAUSE_S, CLIENT_TERM_WAIT_S
+from ....schema.answers import Failed, RangeAnswer, RangePart
+from ....schema.frames import CurrentTerm, UnconfirmedRead
+from .in_flight import InFlight
+from .outbox import PendingCall
+from .router import Router
+
+ReadAnswer = RangeAnswer | RangePart | Failed
+
+
+class TermQuestion:
+    """The read under way, and the question to a voter that belongs to it."""
+
+    __slots__ = ("answer", "heard", "number", "read", "term", "until", "voter")
+
+    def __init__(self, read: InFlight, number: int, voter: int, until: float) -> None:
+        self.read = read
+        """The frame to the leader."""
+        self.number = number
+        """Of the frame to the voter."""
+        self.voter = voter
+        self.until = until
+        """When the voter is waited for no longer."""
+        self.answer: UnconfirmedRead | None = None
+        """The leader's, once it is there."""
+        self.heard = False
+        """Whether the voter has answered, or is waited for no longer..."""
+        self.term = 0
+        """... and the term that it has named, 0 if none."""
+
+    def is_confirmed(self, answer: UnconfirmedRead) -> bool:
+        """Whether the voter's word makes the leader's answer count."""
+        return self.voter in answer.voters and self.term == answer.term
+
+
+class ConfirmedReads:
+    """The lone read of a process, and which voter is asked.
+
+    There is one at a time. No method calls back or sends: the dispatch core does.
+    """
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._question: TermQuestion | None = None
+        self._voters: tuple[int, ...] = ()
+        """Those that the leader has named last."""
+        self._rotation = 0
+        """Selects one of the voters that are equally good."""
+        self._not_before = -math.inf
+        self._pause = 0.0
+        """The last one, in seconds; 0 after a success."""
+        self.confirmed = self.unconfirmed = 0
+        """Reads so far that a voter has confirmed, and that it has not; for tests and metrics."""
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    def suits(self, calls: list[PendingCall]) -> bool:
+        """Whether these calls, the only linearizable reads under way, are a lone read of one key, sent for the first
+        time."""
+        call = calls[0]
+        return len(calls) == 1 and call.sends == 1 and call.read is not None and call.read.range.keys.end is None
+
+    def voter(self, leader: int, now: float) -> int:
+        """The voter to ask beside that leader: a near one, if there is one. 0 if a read should go the ordinary way."""
+        router = self._router
+        if now < self._not_before or not leader or leader != router.leader:
+            return 0
+        others = [member for member in self._voters or router.members if member != leader and member in router.members]
+        nearest = [member for member in others if member in router.near] or others
+        return nearest[self._rotation % len(nearest)] if nearest else 0
+
+    def asked(self, read: InFlight, number: int, voter: int, now: float) -> None:
+        """The leader and the voter are asked now."""
+        self._question = TermQuestion(read, number, voter, now + CLIENT_TERM_WAIT_S)
+
+    def forget(self) -> None:
+        """Nothing is under way any more."""
+        self._question = None
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def heard_voter(self, number: int, word: object) -> bool:
+        """The frame with that number was answered, or has failed; whether it was the question to a voter."""
+        question = self._question
+        if question is None or question.number != number or question.heard:
+            return False
+        question.heard = True
+        if isinstance(word, CurrentTerm) and word.member == question.voter:
+            question.term = word.term
+        return True
+
+    def heard_leader(self, read: InFlight, answer: UnconfirmedRead) -> bool:
+        """The leader has answered; whether that answer is waited for."""
+        question = self._question
+        if question is None or question.read is not read or read.late:
+            return False
+        question.answer = answer
+        self._voters = answer.voters
+        return True
+
+    def answered_otherwise(self, read: InFlight, now: float) -> None:
+        """The frame to the leader was answered without the need for a voter: it is not asked for a while."""
+        if self._question is not None and self._question.read is read:
+            self._question = None
+            self._not_before = now + CLIENT_TERM_PAUSE_S
+
+    def on_time(self, now: float) -> bool:
+        """Whether the voter is waited for no longer."""
+        question = self._question
+        return question is not None and now >= question.until and self.heard_voter(question.number, None)
+
+    def next_wakeup(self) -> float:
+        """When :meth:`on_time` is to be called; infinity for never."""
+        question = self._question
+        return math.inf if question is None or question.heard else question.until
+
+    def conclude(self, now: float) -> tuple[InFlight, UnconfirmedRead, bool] | None:
+        """The frame to the leader, its answer, and whether that counts; ``None`` while one of the two is missing. If it
+        does not count, another voter is asked next, after a pause that grows each time."""
+        question = self._question
+        if question is None or not question.heard or question.answer is None:
+            return None
+        self._question = None
+        counts = question.is_confirmed(question.answer)
+        if counts:
+            self._pause = 0.0
+            self.confirmed += 1
+        else:
+            self.unconfirmed += 1
+            self._rotation += 1
+            self._pause = min(CLIENT_MAX_TERM_PAUSE_S, 2 * self._pause or CLIENT_TERM_PAUSE_S)
+            self._not_before = now + self._pause
+        return question.read, question.answer, counts

@@ -1,0 +1,245 @@
+"""A lone linearizable read: the leader's answer counts only with the word of a voter on its term."""
+
+from __future__ import annotations
+
+import pytest
+
+from lab.client.dispatch_play import Play, open_play
+from raykeeper.actors.client.core.in_flight import OutgoingFrame
+from raykeeper.limits import CLIENT_MAX_TERM_PAUSE_S, CLIENT_TERM_PAUSE_S, CLIENT_TERM_WAIT_S
+from raykeeper.schema.answers import PutAnswer, RangeAnswer
+from raykeeper.schema.frames import (
+    AskTerm,
+    CurrentTerm,
+    LoneRead,
+    Read,
+    ReadReply,
+    Reads,
+    Refusal,
+    Refused,
+    UnconfirmedRead,
+    Written,
+)
+from raykeeper.schema.operations import KeyRange, Range
+
+ANSWER = RangeAnswer(5, (), 0)
+OTHER = RangeAnswer(6, (), 0)
+
+
+def ask(play: Play) -> tuple[list[object], OutgoingFrame, OutgoingFrame]:
+    """A lone read, and its two frames."""
+    outcomes = play.read()
+    leader, request = play.next()
+    assert isinstance(request, LoneRead)
+    voter, question = play.next()
+    assert isinstance(question, AskTerm)
+    assert leader.member != voter.member
+    assert not play.frames
+    return outcomes, leader, voter  # type: ignore[return-value]
+
+
+def unconfirmed(term: int, *voters: int) -> UnconfirmedRead:
+    return UnconfirmedRead(ANSWER, term, voters)
+
+
+def then_ordinary(play: Play, outcomes: list[object]) -> None:
+    """The read is sent once more, as an ordinary one, and that is answered."""
+    assert outcomes == []
+    frame, request = play.next()
+    assert isinstance(request, Reads)
+    assert not play.frames
+    play.reply(frame, ReadReply((OTHER,)))
+    assert outcomes == [OTHER]
+
+
+@pytest.mark.parametrize("leader_first", [True, False])
+def test_it_counts_once_both_have_answered_in_any_order(leader_first: bool) -> None:
+    play = Play()
+    outcomes, leader, voter = ask(play)
+    word = CurrentTerm(voter.member, 7)
+    both = [(leader, unconfirmed(7, 2, 3)), (voter, word)]
+    for frame, reply in both if leader_first else both[::-1]:
+        assert outcomes == []
+        play.reply(frame, reply)  # type: ignore[arg-type]
+    assert outcomes == [ANSWER]
+    assert play.core.confirmed_reads.confirmed == 1
+    assert play.core._router.term == 7
+    assert play.core.pending == 0
+    ask(play)  # and the next one is of this kind again
+
+
+@pytest.mark.parametrize("term", [6, 8, 0])
+@pytest.mark.parametrize("leader_first", [True, False])
+def test_a_voter_in_another_term_confirms_nothing(term: int, leader_first: bool) -> None:
+    play = Play()
+    outcomes, leader, voter = ask(play)
+    both = [(leader, unconfirmed(7, 2, 3)), (voter, CurrentTerm(voter.member, term))]
+    for frame, reply in both if leader_first else both[::-1]:
+        play.reply(frame, reply)  # type: ignore[arg-type]
+    then_ordinary(play, outcomes)
+    assert play.core.confirmed_reads.unconfirmed == 1
+
+
+def test_who_is_no_voter_of_the_leader_confirms_nothing() -> None:
+    play = Play(members=(1, 2))
+    outcomes, leader, voter = ask(play)
+    play.reply(voter, CurrentTerm(2, 7))
+    play.reply(leader, unconfirmed(7, 3, 4))
+    then_ordinary(play, outcomes)
+
+
+def test_the_word_of_another_member_than_the_one_asked_confirms_nothing() -> None:
+    play = Play()
+    outcomes, leader, voter = ask(play)
+    play.reply(voter, CurrentTerm(5 - voter.member, 7))
+    play.reply(leader, unconfirmed(7, 2, 3))
+    then_ordinary(play, outcomes)
+
+
+def test_a_word_from_before_the_read_confirms_nothing() -> None:
+    play = Play()
+    first, leader, old = ask(play)
+    play.reply(leader, ReadReply((OTHER,)))  # the leader needs nobody
+    assert first == [OTHER]
+    play.now += CLIENT_TERM_PAUSE_S
+    outcomes, leader, voter = ask(play)
+    play.reply(leader, unconfirmed(7, 2, 3))
+    play.reply(old, CurrentTerm(old.member, 7))
+    assert outcomes == []
+    play.reply(voter, CurrentTerm(voter.member, 7))
+    assert outcomes == [ANSWER]
+
+
+@pytest.mark.parametrize("trouble", ["silent", "broken", "refused", "unreadable", "of another kind"])
+def test_without_a_word_the_read_goes_the_ordinary_way_in_time(trouble: str) -> None:
+    play = Play()
+    outcomes, leader, voter = ask(play)
+    play.reply(leader, unconfirmed(7, 2, 3))
+    if trouble == "silent":
+        play.wait(CLIENT_TERM_WAIT_S - 0.001)
+        assert not play.frames
+        play.wait(0.002)
+    elif trouble == "broken":
+        play.fail(voter)
+    elif trouble == "refused":
+        play.reply(voter, Refused(Refusal.WRONG_CLUSTER))
+    elif trouble == "of another kind":
+        play.reply(voter, Written((PutAnswer(3),)))
+    else:
+        play.core.on_reply(voter.number, b"?", play.now)
+        play.pump()
+    then_ordinary(play, outcomes)
+    assert play.core._router.leader == 1  # it has answered
+
+
+def test_after_a_voter_has_failed_the_next_one_is_asked_after_pauses_that_grow() -> None:
+    play = Play()
+    pause, asked = CLIENT_TERM_PAUSE_S, []
+    for _ in range(8):
+        outcomes, leader, voter = ask(play)
+        asked.append(voter.member)
+        play.reply(leader, unconfirmed(7, 2, 3))
+        play.fail(voter)
+        then_ordinary(play, outcomes)
+        play.now += pause - 0.01
+        play.read()
+        frame, request = play.next()
+        assert isinstance(request, Reads)
+        play.reply(frame, ReadReply((ANSWER,)))
+        play.now += 0.01
+        pause = min(2 * pause, CLIENT_MAX_TERM_PAUSE_S)
+    assert asked == [asked[0], 5 - asked[0]] * 4
+    _, leader, voter = ask(play)
+    play.reply(leader, unconfirmed(7, 2, 3))
+    play.reply(voter, CurrentTerm(voter.member, 7))
+    _, leader, voter = ask(play)
+    play.reply(leader, unconfirmed(7, 2, 3))
+    play.fail(voter)
+    play.next()
+    play.now += CLIENT_TERM_PAUSE_S
+    assert play.core.confirmed_reads.voter(1, play.now)
+
+
+def test_a_leader_that_answers_alone_is_not_asked_this_way_for_a_while() -> None:
+    play = Play()
+    outcomes, leader, voter = ask(play)
+    play.reply(leader, ReadReply((ANSWER,)))
+    assert outcomes == [ANSWER]
+    play.read()
+    frame, request = play.next()
+    assert isinstance(request, Reads)
+    play.reply(voter, CurrentTerm(voter.member, 7))
+    play.reply(frame, ReadReply((ANSWER,)))
+    assert not play.frames
+    play.now += CLIENT_TERM_PAUSE_S
+    ask(play)
+
+
+def test_only_a_lone_read_of_one_key_goes_this_way() -> None:
+    play = open_play()
+    play.read(serializable=True)
+    assert isinstance(play.next()[1], Reads)
+    ask(play)
+    play.read()
+    assert isinstance(play.next()[1], Reads)  # another is under way
+    play = Play()
+    play._submit(Read(Range(KeyRange(b"a", b"b"))))
+    assert isinstance(play.next()[1], Reads)
+    play = Play()
+    for _ in range(2):
+        play.core.submit(Read(Range(KeyRange(b"a"))), now=0.0, timeout=5.0, done=lambda outcome: None)
+    play.pump()
+    _, request = play.next()
+    assert isinstance(request, Reads)
+    assert len(request.reads) == 2
+    assert not play.frames
+    play = Play(leader=0)
+    play.read()
+    assert isinstance(play.next()[1], Reads)
+    play = Play(members=(1,))
+    play.read()
+    assert isinstance(play.next()[1], Reads)
+
+
+def test_the_leaders_refusal_leaves_nothing_behind() -> None:
+    play = Play()
+    outcomes, leader, voter = ask(play)
+    play.reply(leader, Refused(Refusal.NOT_SERVING))
+    play.reply(voter, CurrentTerm(voter.member, 7))
+    frame, request = play.next()
+    assert isinstance(request, Reads)
+    play.reply(leader, unconfirmed(7, 2, 3))  # late, and twice
+    assert outcomes == []
+    play.reply(frame, ReadReply((OTHER,)))
+    assert outcomes == [OTHER]
+
+
+def test_a_leader_that_is_late_is_not_believed() -> None:
+    """The read has gone to another member meanwhile."""
+    play = Play()
+    outcomes, leader, voter = ask(play)
+    play.reply(voter, CurrentTerm(voter.member, 7))
+    play.wait(0.55)
+    frame, request = play.next()
+    assert isinstance(request, Reads)
+    play.reply(leader, unconfirmed(7, 2, 3))
+    assert outcomes == []
+    play.reply(frame, ReadReply((OTHER,)))
+    assert outcomes == [OTHER]
+
+
+def test_a_call_that_was_given_up_and_an_interrupt_leave_nothing_behind() -> None:
+    play = Play()
+    outcomes, leader, voter = ask(play)
+    play.core.give_up(play.number, play.now)
+    assert len(outcomes) == 1
+    play.reply(voter, CurrentTerm(voter.member, 7))
+    play.reply(leader, unconfirmed(7, 2, 3))
+    assert len(outcomes) == 1
+    outcomes, leader, voter = ask(play)
+    play.core.resume(play.now)
+    play.pump()
+    then_ordinary(play, outcomes)
+    play.reply(leader, unconfirmed(7, 2, 3))
+    play.reply(voter, CurrentTerm(voter.member, 7))
+    assert outcomes == [OTHER]
