@@ -103,7 +103,10 @@ MIXES: dict[str, Mix] = {
     "short": Mix("many faults, each of seconds", more_work=False),
     "long": Mix(
         "faults of up to 90 s: sessions expire, members that hang are ended, lost ones are replaced",
-        {"pause_client": 8, "kill_supervisor": 2, "deleted_folder": 2, "overload": 0.5, "foreign_frames": 0},
+        {
+            **{"pause_client": 8, "kill_supervisor": 2, "deleted_folder": 4, "damaged_log": 2},
+            **{"overload": 0.5, "foreign_frames": 0},
+        },
         holds=(0.1, 90.0),
         members=(3, 3, 5),
         must=frozenset({EXPIRED, REPLACED, REJOINED}),
