@@ -1168,17 +1168,13 @@ PROXY_STEP_S = 0.01
 PROXY_SHARE_PAUSE_S = 1.0
 """... and whatever they have taken, the pause after it is no longer."""
 PROXY_SOURCE_PER_S = 200
-"""While requests of others are served, and more connections than this of one address end in a second without a request,
-the kernel drops some of those that follow, so that about as many come..."""
+"""While requests of others are served, an address floods of which more connections than this end in a second without a
+request..."""
 MIN_PROXY_USELESS = 10
 """... or, if there is not the time to accept all that come, this many in a sweep if they are more than half of all
 such..."""
 MIN_PROXY_STARVED_ROUNDS = 3
-"""... which is so once so many rounds of a sweep had to end early: a single one may be a stall..."""
-PROXY_LEAST_KEPT_FRACTION = 0.25
-"""... but this part of them is kept, since others may share the address..."""
-MAX_FILTERED_SOURCES = 32
-"""... of so many addresses at most, those with most connections."""
+"""... which is so once so many rounds of a sweep had to end early: a single one may be a stall."""
 MAX_PROXY_CONNECTIONS = 16_384
 """A new connection beyond this closes an idle one; it is refused if none is idle."""
 MAX_ADMISSION_CHECKS = 64

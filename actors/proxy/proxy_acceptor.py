@@ -5,7 +5,7 @@ bounded:
 
 - What the kernel has is accepted, since a client that the kernel has no room for tries again after one, three, seven,
   fifteen seconds, whichever client has filled it. While many arrive, that is done every few milliseconds, and takes a
-  limited part of the loop's time. Of an address that floods, the kernel drops a part (``source_filter.py``).
+  limited part of the loop's time.
 - The first byte is looked at, and not taken: a connection that begins no request, or no TLS, is closed here. One whose
   client has said nothing yet is *silent*.
 - The others *wait*, and are let in, those of each source in turn. While requests of others are served, that is done at
@@ -58,7 +58,7 @@ from ..transport.accept_rate import AcceptRate, source_of_address
 from .loop_share import MeasuredSteps
 from .proxy_context import ProxyContext
 from .proxy_tls import ProxyTlsContext
-from .source_filter import SourceFilter
+from .useless_connections import UselessConnections
 
 T = TypeVar("T", bound=Hashable)
 
@@ -136,12 +136,11 @@ class ProxyAcceptor:
         if tls is not None:
             tls.measure(context.admissions)
         self._listeners: list[socket.socket] = []
-        self.filter = SourceFilter(self._listeners, context.log)
-        context.note_useless = self.filter.count_useless
+        self.useless = UselessConnections(context.log)
+        context.note_useless = self.useless.count
         self._reviewed_at = loop.time()
         self._starved = 0
         """Rounds since the last review that ended before all that had come was accepted."""
-        """Whether, since then, there was not the time to accept all that came."""
         self._closed = False
         self._silent: dict[int, tuple[socket.socket, str, float]] = {}
         """By descriptor, oldest first: with its source, and until when it may stay silent."""
@@ -318,21 +317,21 @@ class ProxyAcceptor:
     def _have_wait(self, sock: socket.socket, source: str, data: bytes) -> None:
         """Let a connection wait, or close it, by its first byte."""
         if not data:
-            self.filter.count_useless(source)
+            self.useless.count(source)
             sock.close()
         elif data[0] in _BEGINS_REQUEST if self._tls is None else data[0] == _TLS_HANDSHAKE:
             if len(self._waiting) >= MAX_PROXY_WAITING:
                 self._context.ends["refused"] += 1
                 self._context.log.warning("refuses connections: %d wait to be let in", len(self._waiting))
                 largest, displaced = self._of_waiting.take_of_largest()
-                self.filter.count_useless(largest)
+                self.useless.count(largest)
                 self._drop(displaced)
             number = sock.fileno()
             self._waiting[number] = sock, source
             self._of_waiting.add(source, number)
             self._epoll.register(number, _GONE | select.EPOLLONESHOT)
         else:
-            self.filter.count_useless(source)
+            self.useless.count(source)
             self._refuse(sock, data)
 
     def _drop(self, number: int, *, late: bool = False) -> None:
@@ -342,7 +341,7 @@ class ProxyAcceptor:
             late: its time is over. It came so long ago that it says nothing of who begins connections now.
         """
         if number in self._silent and not late:
-            self.filter.count_useless(self._silent[number][1])
+            self.useless.count(self._silent[number][1])
         found = self._silent.pop(number, None) or self._waiting.pop(number, None)
         if found is not None:
             for of in (self._of_silent, self._of_waiting):
@@ -363,9 +362,9 @@ class ProxyAcceptor:
         if self._closed:
             return
         now = self._loop.time()
-        self.filter.review(now - self._reviewed_at, self._context.serving, self._starved >= MIN_PROXY_STARVED_ROUNDS)
+        self.useless.review(now - self._reviewed_at, self._context.serving, self._starved >= MIN_PROXY_STARVED_ROUNDS)
         self._reviewed_at, self._starved = now, 0
-        divisor = PROXY_FLOOD_ADMIT_DIVISOR if self.filter.floods else PROXY_ADMIT_DIVISOR
+        divisor = PROXY_FLOOD_ADMIT_DIVISOR if self.useless.floods else PROXY_ADMIT_DIVISOR
         self._context.admissions.set_fraction(1 / divisor)
 
     def expire(self, now: float) -> None:
@@ -418,7 +417,7 @@ class ProxyAcceptor:
         try:
             sock.getpeername()
         except OSError:  # it was reset while it waited
-            self.filter.count_useless(source)
+            self.useless.count(source)
             sock.close()
             return
         if self._tls is not None and len(self._begun) >= MAX_PROXY_HANDSHAKES:
@@ -455,7 +454,7 @@ class ProxyAcceptor:
             if not taken:
                 sock.close()
             if not made and not task.cancelled():  # one that made way had to wait
-                self.filter.count_useless(source)
+                self.useless.count(source)
             error = None if task.cancelled() else task.exception()
             if error is not None and not isinstance(error, OSError):
                 self._context.log.error("a connection could not be begun", exc_info=error)
