@@ -443,10 +443,13 @@ CLIENT_TERM_WAIT_S = 0.1
 """A lone linearizable read waits this long for the term of the voter that it has asked beside the leader; then it is
 sent once more, as an ordinary one."""
 CLIENT_TERM_PAUSE_S = 1.0
-"""After such a read, or one that the leader answers alone, reads go the ordinary way for this long, doubling each time
-in a row that a voter was waited for in vain..."""
+"""After such a read, or one that the leader answers alone or does not know, reads go the ordinary way for this long,
+doubling each time in a row..."""
 CLIENT_MAX_TERM_PAUSE_S = 30.0
 """... up to this."""
+CLIENT_SLOW_VOTER_S = 0.002
+"""A voter whose word comes later than the leader's answer by this, and by as long as the leader took, is not asked the
+next time, if there is another."""
 CLIENT_MAX_QUARANTINE_S = 4.0
 """A member that did not answer is not asked again for one second, doubling up to this, while others can be asked."""
 CLIENT_BACKOFF_S = 0.02
@@ -645,6 +648,9 @@ MAX_LANE_REQUESTS = 256
 """Requests of one client that wait for an answer; at this many its lane is not read, and it asks by actor calls."""
 MAX_LANES_REQUESTS = 8192
 """The same of all clients of a member together; more are refused with ``Unavailable``."""
+MAX_LONE_READS = 64
+"""Requests of one look at the lanes among which lone reads are answered at once; the others wait for a turn, as
+heartbeats must not wait for them."""
 LANE_SHARE_BYTES = 64 * 1024
 """Requests that one client has under way in a member while other clients ask it too, or one request if that is longer;
 what follows stays in its socket..."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from ...limits import LANE_LOOK_S
+from ...limits import LANE_LOOK_S, MAX_LONE_READS
 from ...schema.frames import Refusal, Refused
 from ...schema.replies import MakeReply, reply_bytes
 from ..logs import MemberLog
@@ -64,7 +64,8 @@ class InboxPoller:
         return self._inbox.take_batch()
 
 
-HandleRequest = Callable[[bytes, Callable[[MakeReply], None], Lane], bool]
+HandleRequest = Callable[[bytes, Callable[[MakeReply], None], Lane, bool], bool]
+"""A request, its callback, its lane, and whether it may be answered at once."""
 
 
 class LanePoller:
@@ -140,9 +141,10 @@ class LanePoller:
         answered = bool(arrived.requests) and not arrived.others
         for frame in arrived.frames:
             self._transport.receive_from_lane(frame)
-        for frame, done, lane in arrived.requests:
+        fresh = not arrived.frames  # which may say that this member leads no longer
+        for number, (frame, done, lane) in enumerate(arrived.requests):
             try:
-                answered = self._handle_request(frame, done, lane) and answered
+                answered = self._handle_request(frame, done, lane, fresh and number < MAX_LONE_READS) and answered
             except Exception as error:  # a bug that one request triggers must not end the member
                 self._log.exception("a client's request broke the request handler")
                 answered = False

@@ -214,13 +214,13 @@ class RequestHandler:
             raise (PermissionDenied if refused.refusal is Refusal.DENIED else AuthFailed)(refused.message)
 
     def handle_request(
-        self, frame: bytes, done: ReplyCallback, lane: Lane | None = None, *, in_loop: bool | None = None
+        self, frame: bytes, done: ReplyCallback, lane: Lane | None = None, in_loop: bool = False
     ) -> bool:
         """Handle one request frame; ``done`` is called exactly once, on this thread or on the loop's.
 
         Args:
             lane: on which it came; ``None`` for an actor call.
-            in_loop: whether this is the loop's thread, between two turns; by default, whether it came on a lane.
+            in_loop: whether this is the loop's thread, between two turns, with time to answer a lone read at once.
 
         Returns:
             Whether it was answered, and a turn of the loop would find nothing to do.
@@ -244,16 +244,15 @@ class RequestHandler:
             _finish(done, Refused(Refusal.NOT_SERVING, self._replica.leader, why))
         else:
             arrival = self._clock()
-            by_loop = lane is not None if in_loop is None else in_loop
             deadline = arrival + min(request.deadline, MAX_FRAME_DEADLINE_S)
-            asked = _Asked(arrival, deadline, done, None, request, lane, said, by_loop)
+            asked = _Asked(arrival, deadline, done, None, request, lane, said, in_loop)
             if self._replica.state.users.enabled:
                 caller = self._users.frame(request, token)
                 if isinstance(caller, Refused):
                     self._audit.refused(token, request, caller, self._source(asked))
                     _finish(done, caller)
                     return False
-                asked = _Asked(arrival, deadline, done, caller, request, lane, said, by_loop)
+                asked = _Asked(arrival, deadline, done, caller, request, lane, said, in_loop)
             return bool(self._handlers[type(request)](request, asked))
         return False
 
@@ -490,7 +489,7 @@ class RequestHandler:
             return False
         confirmation = node.term, voters
         asked.done(lambda: self._run_reads(reads, asked, confirmation))
-        return True
+        return self._replica.state.damage is None  # which this read may have found
 
     def _watch(self, request: WatchPoll, asked: _Asked) -> None:
         """Answer a poll when there is something to deliver. A watch that starts now must miss nothing that was

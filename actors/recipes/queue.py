@@ -180,21 +180,18 @@ class _Queue:
             with deadline.covering(self.space):
                 lease = await self._lease(bound_to)
                 try:
-                    claimed, _ = await self._try_claim(lease, None)
+                    claimed, ticket = await self._claim_or_join(lease, deadline)
                 except LeaseNotFound:  # a spare one that was revoked since: nothing was attached to it
+                    await drop_lease(lease)
                     lease = await self._new_lease(bound_to)
-                    claimed, _ = await self._try_claim(lease, None)
-                if claimed is None and deadline.left:
-                    ticket = await self.contenders.join_with_lease(lease, self.waiting, b"", whoami())
-                    if ticket is not None and await self.contenders.wait_turn(ticket, deadline):
-                        claimed = await self._claim_in_turn(lease, ticket, deadline)
+                    claimed, ticket = await self._claim_or_join(lease, deadline)
+                if ticket is not None and await self.contenders.wait_turn(ticket, deadline):
+                    claimed = await self._claim_in_turn(lease, ticket, deadline)
                 if claimed is not None:
                     claimed.bound = bound_to is not None
             return claimed
         except LeaseNotFound as error:
-            raise LeaseLost(
-                f"the lease of a claim from {self.contenders.name!r} has ended before it was used"
-            ) from error
+            raise LeaseLost(f"the lease of a claim from {self.contenders.name!r} has ended") from error
         except (RequestTimeout, Unavailable) as error:
             if deadline.caused(error, answered=lease is not None):
                 return None
@@ -204,6 +201,19 @@ class _Queue:
                 await self.contenders.leave(ticket, head(self.waiting))
             elif claimed is None and lease is not None:
                 await drop_lease(lease)
+
+    async def _claim_or_join(
+        self, lease: Lease | AsyncLease, deadline: TimeLimit
+    ) -> tuple[_Claimed | None, Ticket | None]:
+        """Claim an item at once, or join the line while there is time.
+
+        Raises:
+            LeaseNotFound: the lease has ended, and nothing was done.
+        """
+        claimed, _ = await self._try_claim(lease, None)
+        if claimed is not None or not deadline.left:
+            return claimed, None
+        return None, await self.contenders.join_with_lease(lease, self.waiting, b"", whoami())
 
     async def _lease(self, bound_to: Any) -> Lease | AsyncLease:
         """A lease for the next claim: a spare one with enough time left, or a new one."""

@@ -60,9 +60,7 @@ def test_a_paused_leader_answers_a_read_of_a_later_term_and_is_not_believed(clus
                 target=lambda outcomes=outcomes: outcomes.append(kv.get("x", timeout=PATIENCE)), daemon=True
             )
             reader.start()
-            wait_until(
-                lambda hub=hub, outcomes=outcomes: hub.figures().in_flight or outcomes, PATIENCE, "a read"
-            )
+            wait_until(lambda hub=hub, outcomes=outcomes: hub.figures().in_flight or outcomes, PATIENCE, "a read")
         finally:
             os.kill(old.pid, signal.SIGCONT)
         reader.join(PATIENCE)

@@ -6,24 +6,27 @@ in which term T it leads, and which voters would each be a quorum together with 
 voter F for its term. The read counts if F is one of those voters and its term is T, too.
 
 Why that is enough. The read begins at t0; L looks at its commit index at t1, F at its term at t2, both later, in any
-order. Suppose that a leader of a term after T was elected before t0. The quorum that elected it was in that term by
-then. It overlaps with {L, F}, by the same rule and for the same configuration as a round of heartbeats does
-(``raft/heartbeats.py``). So L or F was in a later term than T before t0. But terms only grow, and are on disk before
-they are spoken, and both were in term T after t0. So there was no such leader, and whatever was acknowledged before t0
-was committed in T or before. L knows all of that: it has committed an entry of its own term.
+order. Suppose that a leader of a term after T was elected before t0. The quorum that elected it overlaps with {L, F},
+by the same rule and for the same configuration as a round of heartbeats does (``raft/heartbeats.py``). So L or F had
+led or voted in a later term than T before t0. A vote leaves its member only once its term is on disk. From then on the
+term that this member tells is at least as high, also after a restart. But both were in term T after t0. So there was no
+such leader, and whatever was acknowledged before t0 was committed in T or before. L knows all of that: it has committed
+an entry of its own term. (A term in which nobody has voted yet may be told before it is on disk: then the client only
+asks once more.)
 
 A lone read goes this way: while others of the process are under way, they share the leader's round, which costs less.
 If the voter is silent for ``CLIENT_TERM_WAIT_S``, or in another term, the read is sent to the leader once more, as
-an ordinary one, and this way is not taken for a while. A leader that cannot answer at once (it has not committed in
-its term, it needs more than one other voter, it holds a lease) does as for an ordinary read: nothing is lost by
-having asked.
+an ordinary one, and this way is not taken for a while; so too if the leader does not know it, as an older one. A voter
+that answers much later than the leader is not asked the next time, if there is another. A leader that cannot answer at
+once (it has not committed in its term, it needs more than one other voter, it holds a lease) does as for an ordinary
+read: nothing is lost by having asked.
 """
 
 from __future__ import annotations
 
 import math
 
-from ....limits import CLIENT_MAX_TERM_PAUSE_S, CLIENT_TERM_PAUSE_S, CLIENT_TERM_WAIT_S
+from ....limits import CLIENT_MAX_TERM_PAUSE_S, CLIENT_SLOW_VOTER_S, CLIENT_TERM_PAUSE_S, CLIENT_TERM_WAIT_S
 from ....schema.answers import Failed, RangeAnswer, RangePart
 from ....schema.frames import CurrentTerm, UnconfirmedRead
 from .in_flight import InFlight
@@ -36,22 +39,31 @@ ReadAnswer = RangeAnswer | RangePart | Failed
 class TermQuestion:
     """The read under way, and the question to a voter that belongs to it."""
 
-    __slots__ = ("answer", "heard", "number", "read", "term", "until", "voter")
+    __slots__ = ("answer", "answered_at", "asked_at", "heard", "number", "read", "term", "voter")
 
-    def __init__(self, read: InFlight, number: int, voter: int, until: float) -> None:
+    def __init__(self, read: InFlight, number: int, voter: int, now: float) -> None:
         self.read = read
         """The frame to the leader."""
+        self.asked_at = self.answered_at = now
+        """When both were asked, and when the leader has answered."""
         self.number = number
         """Of the frame to the voter."""
         self.voter = voter
-        self.until = until
-        """When the voter is waited for no longer."""
         self.answer: UnconfirmedRead | None = None
         """The leader's, once it is there."""
         self.heard = False
         """Whether the voter has answered, or is waited for no longer..."""
         self.term = 0
         """... and the term that it has named, 0 if none."""
+
+    @property
+    def until(self) -> float:
+        """When the voter is waited for no longer."""
+        return self.asked_at + CLIENT_TERM_WAIT_S
+
+    def is_slow(self, now: float) -> bool:
+        """Whether the voter, heard last, came much later than the leader."""
+        return now - self.answered_at > self.answered_at - self.asked_at + CLIENT_SLOW_VOTER_S
 
     def is_confirmed(self, answer: UnconfirmedRead) -> bool:
         """Whether the voter's word makes the leader's answer count."""
@@ -68,9 +80,10 @@ class ConfirmedReads:
         self._router = router
         self._question: TermQuestion | None = None
         self._voters: tuple[int, ...] = ()
-        """Those that the leader has named last."""
+        """Those that this leader has named last..."""
+        self._named_by = 0
         self._rotation = 0
-        """Selects one of the voters that are equally good."""
+        """Selects one of the voters: another one after one that was silent or slow."""
         self._not_before = -math.inf
         self._pause = 0.0
         """The last one, in seconds; 0 after a success."""
@@ -90,13 +103,15 @@ class ConfirmedReads:
         router = self._router
         if now < self._not_before or not leader or leader != router.leader:
             return 0
-        others = [member for member in self._voters or router.members if member != leader and member in router.members]
-        nearest = [member for member in others if member in router.near] or others
-        return nearest[self._rotation % len(nearest)] if nearest else 0
+        named = self._voters if leader == self._named_by else ()
+        others = [member for member in named if member in router.members]
+        others = others or [member for member in router.members if member != leader]
+        others.sort(key=lambda member: member not in router.near)
+        return others[self._rotation % len(others)] if others else 0
 
     def asked(self, read: InFlight, number: int, voter: int, now: float) -> None:
         """The leader and the voter are asked now."""
-        self._question = TermQuestion(read, number, voter, now + CLIENT_TERM_WAIT_S)
+        self._question = TermQuestion(read, number, voter, now)
 
     def forget(self) -> None:
         """Nothing is under way any more."""
@@ -104,35 +119,52 @@ class ConfirmedReads:
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
-    def heard_voter(self, number: int, word: object) -> bool:
-        """The frame with that number was answered, or has failed; whether it was the question to a voter."""
+    def asks(self, number: int) -> bool:
+        """Whether the frame with that number is the question to a voter, which has not been answered."""
         question = self._question
-        if question is None or question.number != number or question.heard:
-            return False
+        return question is not None and question.number == number and not question.heard
+
+    def heard_voter(self, word: object) -> None:
+        """The question to a voter was answered, or has failed."""
+        question = self._question
+        assert question is not None
         question.heard = True
         if isinstance(word, CurrentTerm) and word.member == question.voter:
             question.term = word.term
-        return True
 
-    def heard_leader(self, read: InFlight, answer: UnconfirmedRead) -> bool:
+    def heard_leader(self, read: InFlight, answer: UnconfirmedRead, now: float) -> bool:
         """The leader has answered; whether that answer is waited for."""
         question = self._question
         if question is None or question.read is not read or read.late:
             return False
-        question.answer = answer
-        self._voters = answer.voters
+        question.answer, question.answered_at = answer, now
+        self._voters, self._named_by = answer.voters, read.member
         return True
 
     def answered_otherwise(self, read: InFlight, now: float) -> None:
         """The frame to the leader was answered without the need for a voter: it is not asked for a while."""
         if self._question is not None and self._question.read is read:
             self._question = None
-            self._not_before = now + CLIENT_TERM_PAUSE_S
+            self._pause_from(now)
+
+    def refused(self, read: InFlight, now: float) -> bool:
+        """The leader takes the frame for none: whether that may be because it does not know this way."""
+        before = self._question
+        self.answered_otherwise(read, now)
+        return before is not self._question
+
+    def _pause_from(self, now: float) -> None:
+        """Not to be taken for a while, a longer one each time."""
+        self._pause = min(CLIENT_MAX_TERM_PAUSE_S, 2 * self._pause or CLIENT_TERM_PAUSE_S)
+        self._not_before = now + self._pause
 
     def on_time(self, now: float) -> bool:
         """Whether the voter is waited for no longer."""
         question = self._question
-        return question is not None and now >= question.until and self.heard_voter(question.number, None)
+        if question is None or question.heard or now < question.until:
+            return False
+        question.heard = True
+        return True
 
     def next_wakeup(self) -> float:
         """When :meth:`on_time` is to be called; infinity for never."""
@@ -152,7 +184,7 @@ class ConfirmedReads:
             self.confirmed += 1
         else:
             self.unconfirmed += 1
+            self._pause_from(now)
+        if not counts or question.is_slow(now):
             self._rotation += 1
-            self._pause = min(CLIENT_MAX_TERM_PAUSE_S, 2 * self._pause or CLIENT_TERM_PAUSE_S)
-            self._not_before = now + self._pause
         return question.read, question.answer, counts

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from ....errors import ClusterMismatch, InvalidArgument, KeeperError, RequestTimeout, SessionExpired, Unavailable
-from ....limits import CLIENT_MAX_FRAME_DEADLINE_S, CLIENT_MAX_LATE_BATCHES, Limits, Timings
+from ....limits import CLIENT_MAX_FRAME_DEADLINE_S, CLIENT_MAX_LATE_BATCHES, CLIENT_TERM_WAIT_S, Limits, Timings
 from ....schema.answers import Answer, Done, Failed, Reason
 from ....schema.client_identity import ClientIdentity
 from ....schema.commands import ClientWrite, ClientWrites, RequestId
@@ -398,7 +398,7 @@ class DispatchCore:
         leader = self._in_flight[self._number]
         self._number += 1
         reads.asked(leader, self._number, voter, now)
-        out.append(OutgoingFrame(self._number, voter, _encode(AskTerm(self._cluster, wait))))
+        out.append(OutgoingFrame(self._number, voter, _encode(AskTerm(self._cluster, CLIENT_TERM_WAIT_S))))
         return True
 
     def _send(
@@ -453,7 +453,7 @@ class DispatchCore:
 
     def _leader_answered(self, inflight: InFlight, answer: UnconfirmedRead, now: float) -> None:
         """The leader's half of a lone read. If it is waited for no longer, it is worth nothing."""
-        if self.confirmed_reads.heard_leader(inflight, answer):
+        if self.confirmed_reads.heard_leader(inflight, answer, now):
             self._conclude_read(now)
         elif inflight.outbox is self._reads:
             self._put_back(inflight, maybe_applied=False)
@@ -462,12 +462,14 @@ class DispatchCore:
 
     def _voter_answered(self, frame_number: int, reply: bytes | None, now: float) -> None:
         """The other half, or the news that there is none; or what belongs to no frame that is waited for."""
+        if not self.confirmed_reads.asks(frame_number):
+            return
         word = None
         if reply is not None:
-            with contextlib.suppress(msgspec.MsgspecError):
+            with contextlib.suppress(msgspec.MsgspecError, RecursionError):
                 word = _decode(reply)
-        if self.confirmed_reads.heard_voter(frame_number, word):
-            self._conclude_read(now)
+        self.confirmed_reads.heard_voter(word)
+        self._conclude_read(now)
 
     def _conclude_read(self, now: float) -> None:
         """End a lone read if both halves are there; if they do not fit together, the read goes the ordinary way."""
@@ -475,8 +477,11 @@ class DispatchCore:
         if concluded is None:
             return
         inflight, answer, counts = concluded
-        if self._in_flight.get(inflight.id) is not inflight or inflight.late:
-            return  # it was sent to another member meanwhile
+        if self._in_flight.get(inflight.id) is not inflight:
+            return
+        if inflight.late:  # its call was sent again, and nothing more will answer this frame
+            del self._in_flight[inflight.id]
+            return
         if not counts:
             self._put_back(inflight, maybe_applied=False)
             return
@@ -566,7 +571,8 @@ class DispatchCore:
         if (error := denial(refused)) is not None:
             self._end_denied(inflight, error, now)
         elif refusal is Refusal.INVALID:
-            self._find_culprit(inflight, refused, now)
+            if not self.confirmed_reads.refused(inflight, now):
+                self._find_culprit(inflight, refused, now)
         elif refusal is Refusal.WRONG_CLUSTER:
             outbox.failed(member, now, f"m{member} belongs to another cluster")
             if self._router.note_foreign(member):

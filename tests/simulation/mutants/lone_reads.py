@@ -19,8 +19,8 @@ def _others(node: Any) -> tuple[int, ...]:
 def _does_not_wait() -> AbstractContextManager[None]:
     original = ConfirmedReads.heard_leader
 
-    def heard_leader(reads: Any, read: Any, answer: UnconfirmedRead) -> bool:
-        awaited = original(reads, read, answer)
+    def heard_leader(reads: Any, read: Any, answer: UnconfirmedRead, now: float) -> bool:
+        awaited = original(reads, read, answer, now)
         if awaited:
             reads._question.heard, reads._question.term = True, answer.term
         return awaited

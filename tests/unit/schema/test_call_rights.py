@@ -8,7 +8,7 @@ import pytest
 
 from raykeeper.schema.call_rights import RULES, Rule
 from raykeeper.schema.commands import Administration, ByUser, ClientWrites, Command
-from raykeeper.schema.frames import AsUser, BareRequest, Login
+from raykeeper.schema.frames import AskTerm, AsUser, BareRequest, Login
 from raykeeper.schema.operations import Operation
 from raykeeper.schema.operator_frames import AskFigures, AskStatus
 
@@ -24,8 +24,8 @@ def test_nothing_else_has() -> None:
     assert set(RULES) == {*FRAMES, *get_args(Command), *get_args(Operation)}
 
 
-def test_only_status_and_logins_are_open() -> None:
-    assert {kind for kind, rule in RULES.items() if rule is Rule.OPEN} == {AskStatus, AskFigures, Login}
+def test_only_status_terms_and_logins_are_open() -> None:
+    assert {kind for kind, rule in RULES.items() if rule is Rule.OPEN} == {AskStatus, AskTerm, AskFigures, Login}
 
 
 def test_what_clients_send_is_never_taken_for_a_leaders_own() -> None:

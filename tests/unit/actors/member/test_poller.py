@@ -116,7 +116,7 @@ def test_what_came_by_lane_is_passed_on_before_the_turn() -> None:
     assert lanes.slept == [2.0]
     assert others.told == [
         ("receive_from_lane", b"f"),
-        ("handle_request", b"r", done, lane),
+        ("handle_request", b"r", done, lane, False),
         ("report", [8]),
         ("peer_connected", 2),
         ("lane_lost", 3),
@@ -208,7 +208,7 @@ def test_requests_that_were_answered_need_no_turn() -> None:
             lanes.arrived.frames = [b"f"]
         return []
 
-    def handle(request: bytes, done: object, lane: object) -> bool:
+    def handle(request: bytes, done: object, lane: object, in_loop: bool) -> bool:
         handled.append(request)
         if request == b"wake":
             inbox.wake()
@@ -238,7 +238,7 @@ def test_the_loop_does_not_wake_itself() -> None:
     inbox = Inbox(Limits(), lanes.wake)
     any_part = cast("Any", others)
 
-    def handle(request: bytes, done: object, lane: object) -> None:
+    def handle(request: bytes, done: object, lane: object, in_loop: bool) -> None:
         assert inbox.put_event(Unreachable(2), 10)
         assert inbox.put_frame(frame(1))
 

@@ -78,7 +78,8 @@ def test_a_forgotten_claim_comes_back(kv: Client) -> None:
     again.ack()
 
 
-def test_a_kept_lease_that_somebody_revoked_costs_nothing(kv: Client) -> None:
+@pytest.mark.parametrize("there_is_one", [True, False])
+def test_a_kept_lease_that_somebody_revoked_costs_nothing(kv: Client, until: Until, there_is_one: bool) -> None:
     """A claim that is acknowledged leaves its lease to the next one, who cannot know what became of it."""
     queue = kv.queue("q", ttl=30)
     queue.put("x")
@@ -87,11 +88,17 @@ def test_a_kept_lease_that_somebody_revoked_costs_nothing(kv: Client) -> None:
     first.ack()
     kept = queue._queue._spare[0]
     kv.txn([], [Op.revoke(kept.id)])
-    queue.put("y")
-    second = queue.claim(timeout=PATIENCE)
+    if there_is_one:
+        queue.put("y")
+    waiting_for_it = in_thread(lambda: queue.claim(timeout=PATIENCE))
+    if not there_is_one:
+        until(lambda: waiting(kv) == 1)
+        queue.put("y")
+    second = waiting_for_it.result()
     assert second is not None
     assert second.item == b"y"
     second.ack()
+    assert kept.lost.is_set(), "it is kept alive no longer"
 
 
 def test_who_cannot_keep_a_lease_is_told_so(kv: Client, monkeypatch: pytest.MonkeyPatch) -> None:

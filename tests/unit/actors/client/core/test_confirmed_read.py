@@ -6,7 +6,8 @@ import pytest
 
 from lab.client.dispatch_play import Play, open_play
 from raykeeper.actors.client.core.in_flight import OutgoingFrame
-from raykeeper.limits import CLIENT_MAX_TERM_PAUSE_S, CLIENT_TERM_PAUSE_S, CLIENT_TERM_WAIT_S
+from raykeeper.errors import InvalidArgument
+from raykeeper.limits import CLIENT_MAX_TERM_PAUSE_S, CLIENT_SLOW_VOTER_S, CLIENT_TERM_PAUSE_S, CLIENT_TERM_WAIT_S
 from raykeeper.schema.answers import PutAnswer, RangeAnswer
 from raykeeper.schema.frames import (
     AskTerm,
@@ -173,6 +174,75 @@ def test_a_leader_that_answers_alone_is_not_asked_this_way_for_a_while() -> None
     assert not play.frames
     play.now += CLIENT_TERM_PAUSE_S
     ask(play)
+
+
+def test_an_older_leader_that_takes_the_frame_for_none_harms_nobody() -> None:
+    play = Play()
+    outcomes, leader, _ = ask(play)
+    play.reply(leader, Refused(Refusal.INVALID, message="Invalid value 30"))
+    then_ordinary(play, outcomes)
+    play.read()
+    assert isinstance(play.next()[1], Reads), "not for a while"
+
+
+def test_what_an_ordinary_read_is_refused_for_ends_it() -> None:
+    play = Play()
+    outcomes, leader, _ = ask(play)
+    play.reply(leader, Refused(Refusal.INVALID, message="a key is too long"))
+    frame, _ = play.next()
+    play.reply(frame, Refused(Refusal.INVALID, message="a key is too long"))
+    assert isinstance(outcomes[0], InvalidArgument)
+
+
+def test_a_slow_voter_is_not_asked_again_if_there_is_another() -> None:
+    play = Play()
+    _, leader, slow = ask(play)
+    play.reply(leader, unconfirmed(7, 2, 3))
+    play.now += 2 * CLIENT_SLOW_VOTER_S
+    play.reply(slow, CurrentTerm(slow.member, 7))
+    _, leader, other = ask(play)
+    assert other.member == 5 - slow.member
+    play.now += 0.05  # both take their time: the voter is not to blame
+    play.reply(leader, unconfirmed(7, 2, 3))
+    play.now += 0.05
+    play.reply(other, CurrentTerm(other.member, 7))
+    assert ask(play)[2].member == other.member
+
+
+def test_a_near_voter_that_is_silent_leaves_its_turn_to_a_far_one() -> None:
+    play = Play()
+    play.core._router.near = frozenset({3})
+    _, leader, voter = ask(play)
+    assert voter.member == 3
+    play.reply(leader, unconfirmed(7, 2, 3))
+    play.fail(voter)
+    play.reply(play.next()[0], ReadReply((ANSWER,)))
+    play.now += CLIENT_TERM_PAUSE_S
+    assert ask(play)[2].member == 2
+
+
+@pytest.mark.parametrize("members", [(1, 2), (1, 2, 3)])
+def test_after_the_leader_has_moved_to_the_only_voter_that_it_named_others_are_asked(members: tuple[int, ...]) -> None:
+    play = Play(members=members)
+    _, leader, voter = ask(play)
+    play.reply(leader, unconfirmed(7, 2))
+    play.reply(voter, CurrentTerm(voter.member, 7))
+    if voter.member != 2:
+        play.reply(play.next()[0], ReadReply((ANSWER,)))
+        play.now += CLIENT_TERM_PAUSE_S
+    play.core._router.leader = 2
+    _, leader, voter = ask(play)
+    assert leader.member == 2
+
+
+def test_a_frame_that_became_late_with_its_answer_is_forgotten() -> None:
+    play = Play()
+    _, leader, voter = ask(play)
+    play.reply(leader, unconfirmed(7, 2, 3))
+    play.core._abandon(play.core._reads, leader.member)
+    play.pump()
+    play.reply(voter, CurrentTerm(voter.member, 7))
+    assert leader.number not in play.core._in_flight
 
 
 def test_only_a_lone_read_of_one_key_goes_this_way() -> None:
