@@ -355,6 +355,7 @@ class Http1Protocol(asyncio.Protocol):
         elif exchange is None:
             late = now - self._since > (PROXY_GREETING_S if self._begun else PROXY_IDLE_S)
             if late and not has_unread(self._transport):
+                self.context.end_late(self)
                 self._close()
         else:
             waits = exchange.waits_since is not None and now - exchange.waits_since > PROXY_REQUEST_S

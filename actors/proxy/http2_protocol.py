@@ -221,6 +221,7 @@ class Http2Protocol(asyncio.Protocol):
             return
         late = connection.partial_since and now - connection.partial_since > PROXY_PARTIAL_S
         if late and not connection.paused and not has_unread(self._transport):
+            self.context.end_late(self)
             self._fail("a frame or header block was not completed")
             return
         for stream in list(connection.streams.values()):
@@ -231,6 +232,7 @@ class Http2Protocol(asyncio.Protocol):
                 receiver.receive_reset()
         if self._pinged:
             if now - self._pinged > PROXY_PING_TIMEOUT_S:
+                self.context.end_late(self)
                 self.context.report_abuse("it did not answer a PING")
                 self.abort()
         elif now - self.now > PROXY_IDLE_S:

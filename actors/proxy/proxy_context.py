@@ -16,7 +16,6 @@ from ...limits import (
     MAX_ADMISSION_CHECKS,
     PROXY_ADMIT_AT_ONCE_S,
     PROXY_ADMIT_DIVISOR,
-    PROXY_GREETING_S,
     PROXY_LEAST_READ_BYTES,
     PROXY_PASS_BYTES,
     PROXY_READ_BYTES,
@@ -132,8 +131,8 @@ class ProxyContext:
         self.count_silent: Callable[[], int] = int
         """How many connections are open and not listed here yet."""
         self.note_useless: Callable[[str], object] = str
-        """Called with the source of each connection that is closed and has made no request, unless its time for that
-        was over: it came so long ago that it says nothing of who begins connections now."""
+        """Called with the source of each connection that is closed and has made no request, unless a deadline of its
+        own has closed it: it came so long ago that it says nothing of who begins connections now."""
         self.serving = False
         """Whether requests came, within the last sweep, on connections from before the one before: a crowd that has
         just connected serves nobody yet."""
@@ -184,11 +183,14 @@ class ProxyContext:
                 del self._of_source[source]
             if connection in self._unused:
                 self._unused.remove(connection)
-                if self.loop.time() - listed[1] < PROXY_GREETING_S:
-                    self.note_useless(source)
+                self.note_useless(source)
 
     def begin_requests(self, connection: ProxyConnection) -> None:
         """A connection makes its first request."""
+        self._unused.discard(connection)
+
+    def end_late(self, connection: ProxyConnection) -> None:
+        """A connection is about to be closed because a deadline of its own has passed: it is not noted as useless."""
         self._unused.discard(connection)
 
     def share_passes(self, since: float) -> None:

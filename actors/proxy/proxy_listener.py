@@ -109,6 +109,7 @@ class Greeting(asyncio.Protocol):
     def check_times(self, now: float) -> None:
         """Close a connection that says nothing."""
         if now - self._since > PROXY_GREETING_S and not has_unread(self._transport):
+            self._context.end_late(self)
             self.abort()
 
     def drain(self) -> None:

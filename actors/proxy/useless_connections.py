@@ -1,9 +1,10 @@
 """Who floods a proxy's port: whose connections end without a request.
 
 A flood is more than ``PROXY_SOURCE_PER_S`` connections of one address a second that end without a request. Those that
-wait to be let in, or give up meanwhile, do not count, however many they are; nor do those that are closed as their time
-is over, since they came long ago. Where there is not the time to accept all that come, fewer end than come: there it is
-the address that most of those are of that have ended so.
+wait to be let in, or give up meanwhile, do not count, however many they are; nor do those that a deadline of their own
+closes, since they came long ago. One that makes way for another counts, whatever its age, and so does one that its
+client closes. Where there is not the time to accept all that come, fewer end than come: there it is the address that
+most of those are of that have ended so.
 """
 
 from __future__ import annotations

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.proxy.held_bytes import HeldBytes
+from raykeeper.actors.proxy.http1_protocol import Http1Protocol
+from raykeeper.actors.proxy.http2_frames import PREFACE
+from raykeeper.actors.proxy.http2_protocol import Http2Protocol
 from raykeeper.actors.proxy.http_exchange import answer_not_found
 from raykeeper.actors.proxy.proxy_context import ProxyContext
+from raykeeper.actors.proxy.proxy_listener import Greeting
 from raykeeper.actors.proxy.rpc_methods import RpcMethods
 from raykeeper.limits import MAX_ADMISSION_CHECKS, PROXY_GREETING_S
 
@@ -34,10 +40,56 @@ class Connection:
         self.aborted = True
 
 
-def context(size: int) -> ProxyContext:
-    loop = asyncio.new_event_loop()
-    loop.close()
-    return ProxyContext(loop, RpcMethods(), answer_not_found, MemberLog("proxy", "c", "p"), HeldBytes(), size)
+class Loop:
+    """One whose time is the test's, and which runs nothing."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(self, *called: object) -> None: ...
+
+
+class Transport:
+    """Of a client that has sent nothing more."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self.protocol: Any = None
+        self.closed = False
+
+    def get_extra_info(self, name: str) -> object:
+        return self._socket if name == "socket" else None
+
+    def set_protocol(self, protocol: object) -> None:
+        self.protocol = protocol
+
+    def set_write_buffer_limits(self, high: int) -> None: ...
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def write(self, data: bytes) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def close(self) -> None:
+        self._socket.close()
+        self.closed = True
+
+    abort = close
+
+
+def context(size: int, loop: Loop | None = None) -> ProxyContext:
+    clock = cast(Any, loop or Loop())
+    return ProxyContext(clock, RpcMethods(), answer_not_found, MemberLog("proxy", "c", "p"), HeldBytes(), size)
 
 
 def test_the_one_that_is_idle_longest_goes() -> None:
@@ -83,14 +135,40 @@ def test_what_is_closed_without_a_request_is_noted_once() -> None:
     assert len(room._unused) == 1
 
 
-def test_what_is_closed_as_its_time_is_over_is_not_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    room, noted, now = context(2), [], 100.0
-    monkeypatch.setattr(room.loop, "time", lambda: now)
+@pytest.mark.parametrize("make", [Greeting, Http1Protocol, Http2Protocol])
+@pytest.mark.parametrize("end", ["its own deadline", "its client"])
+def test_what_its_own_deadline_closes_is_not_noted(make: Callable[..., Any], end: str) -> None:
+    """Both are equally old."""
+    loop, noted = Loop(), []
+    room = context(2, loop)
     room.note_useless = noted.append
-    young, old = Connection(1.0), Connection(1.0)
-    assert room.add(old, "old")
-    now += PROXY_GREETING_S
-    assert room.add(young, "young")
-    room.discard(old)
-    room.discard(young)
-    assert noted == ["young"]
+    transport = Transport()
+    greeting = Greeting(room, lambda: None)
+    greeting.connection_made(cast(Any, transport))
+    connection: Any = greeting
+    if make is not Greeting:
+        greeting.data_received(PREFACE + b"\0" if make is Http2Protocol else b"GET")
+        connection = transport.protocol
+    assert type(connection) is make
+    loop.now += 2 * PROXY_GREETING_S
+    if end == "its own deadline":
+        connection.check_times(loop.now)
+        assert transport.closed
+    connection.connection_lost(None)
+    transport.close()
+    assert not room.connections()
+    assert noted == ([] if end == "its own deadline" else [""])
+
+
+def test_all_that_make_way_in_a_full_table_are_noted() -> None:
+    """A flood of connections that only the next ones displace: they are older than a greeting may take, since each
+    has said something."""
+    loop, noted = Loop(), []
+    room = context(50, loop)
+    room.note_useless = noted.append
+    for _ in range(200):
+        assert room.add(Connection(loop.now), "flood")
+        loop.now += 1
+    assert PROXY_GREETING_S < 50
+    assert noted == ["flood"] * 150
+    assert len(room._unused) == 50
