@@ -17,7 +17,7 @@ _MMAP_THRESHOLD = -3
 
 
 def give_back_large_blocks() -> bool:
-    """Fix the threshold for this process; ``False`` if its C library has none."""
+    """Fix the threshold of glibc for this process; ``False`` if its C library has no such option."""
     try:
         set_option = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):

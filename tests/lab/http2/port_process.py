@@ -30,6 +30,9 @@ PAGE_COPIES = 3
 """Of a page on its way: as its member sends it, as it is read, and the items that are made of it..."""
 ANSWER_COPIES = 5
 """... and of one answer at a time: its message, its bytes, and those as they are sent, a third longer in JSON."""
+REQUEST_COPIES = 3
+"""Of a request that its handler works at: as it came, which is what counts as held, what is read from it, and the frame
+in which it goes to a member."""
 CONNECTION_BYTES = 12 * 1024
 """Of one without anything that is counted..."""
 CALL_BYTES = 8 * 1024
@@ -38,17 +41,18 @@ MEMBER_BYTES = 2 * STATE_WRITE_BUFFER_BYTES + BLOCK_CACHE_BYTES + Limits().log_c
 
 
 def most_memory(before: int, held_bytes: int, connections: int, calls: int) -> int:
-    """What such a process may take, answers that are no longer than a page: the sum of all that is bounded.
+    """What such a process may take, answers that are no longer than a page: the sum of all that is bounded. Long values
+    that are read by their keys alone have the room of gathered answers beside that, ``AnswerRoom``.
 
     Args:
         before: what it had when nobody asked for anything.
-        held_bytes: what it may keep for its clients.
+        held_bytes: what it may keep for its clients; all of it may be requests that are worked at.
         connections, calls: how many there were at most.
     """
     pages = MAX_PROXY_LONG_READS * PAGE_COPIES + ANSWER_COPIES
     return (
         before
-        + held_bytes
+        + held_bytes * REQUEST_COPIES
         + pages * Limits().max_page_bytes
         + PROXY_REMEMBERED_BYTES
         + MEMBER_BYTES
@@ -88,6 +92,12 @@ FOR_PROGRAMS = {
     "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
 }
 """An environment for programs that use what is here."""
+PLAIN_MALLOC = {
+    name: value
+    for name, value in FOR_PROGRAMS.items()
+    if not name.startswith("MALLOC_") and name not in ("GLIBC_TUNABLES", "LD_PRELOAD")
+}
+"""The same for those whose memory is measured: with the C library's own ``malloc``, as it is by itself."""
 
 
 @contextmanager

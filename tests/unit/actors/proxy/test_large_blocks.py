@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lab.http2.port_process import FOR_PROGRAMS
+from lab.http2.port_process import PLAIN_MALLOC
 
 _PROGRAM = """
 import os
@@ -35,7 +35,7 @@ print((memory(os.getpid()) - before) // MIB)
 def _kept(how: str) -> int:
     """MiB that a process has more once its blocks of 1 MiB are free, with smaller ones in use between them."""
     command = (sys.executable, "-c", _PROGRAM, how)
-    return int(subprocess.run(command, capture_output=True, text=True, check=True, env=FOR_PROGRAMS).stdout)
+    return int(subprocess.run(command, capture_output=True, text=True, check=True, env=PLAIN_MALLOC).stdout)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="this C library has no such option")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.patience import PATIENCE, until
 from lab.store_model import FIRST, Hand
 from raykeeper.errors import DataCorrupted
 from raykeeper.schema.answers import RangeAnswer
@@ -62,8 +63,15 @@ def test_one_key_beside_apply_and_compaction(tmp_path: Path) -> None:
     hand.run(Put(b"k", b"%d " % (hand.state.revision + 1)))
     stop = threading.Event()
     problems: list[object] = []
+    reads = [0, 0]
 
-    def read() -> None:
+    def read(reader: int) -> None:
+        try:
+            look(reader)
+        except BaseException as error:  # also of an assertion: the thread would die unseen
+            problems.append(error)
+
+    def look(reader: int) -> None:
         state, last = hand.state, 0
         while not stop.is_set():
             newest = state.revision
@@ -77,19 +85,25 @@ def test_one_key_beside_apply_and_compaction(tmp_path: Path) -> None:
                     problems.append((answer.revision, item.mod_revision, item.value[:9]))
             if answer.count != len(answer.items):
                 problems.append(answer)
+            reads[reader] += 1
 
-    readers = [threading.Thread(target=read) for _ in range(2)]
+    readers = [threading.Thread(target=read, args=(number,), daemon=True) for number in range(len(reads))]
     for reader in readers:
         reader.start()
-    for n in range(300):
-        if n % 7 == 6:
-            hand.run(Delete(KEY))
-        hand.run(Put(b"k", b"%d " % (hand.state.revision + 1) + (LONG if n % 2 else b"")))
-        if n % 3 == 0:
-            hand.do(Compact(hand.state.revision))
-        while hand.state.compact_slice(15):
-            pass
-    stop.set()
-    for reader in readers:
-        reader.join()
+    try:
+        until(lambda: all(reads) or problems, what="each reader has read")
+        for n in range(300):
+            if n % 7 == 6:
+                hand.run(Delete(KEY))
+            hand.run(Put(b"k", b"%d " % (hand.state.revision + 1) + (LONG if n % 2 else b"")))
+            if n % 3 == 0:
+                hand.do(Compact(hand.state.revision))
+            while hand.state.compact_slice(15):
+                pass
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join(PATIENCE)
     assert not problems
+    assert all(reads)
+    assert not any(reader.is_alive() for reader in readers)
