@@ -99,8 +99,16 @@ def number(value: Any) -> int:
     return int(value or 0)
 
 
+def _number_or_none(value: Any) -> int | None:
+    """The same of what may be no answer of etcd's: ``None`` if it is not a number."""
+    try:
+        return number(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
 def json_object(data: bytes) -> Fields | None:
-    """What a gateway said; ``None`` if that is no object of JSON."""
+    """What a gateway said; ``None`` if that is not an object of JSON."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
@@ -177,7 +185,7 @@ class EtcdGateway:
             raise self._lost(ValueError(f"its answer, of HTTP status {response.status}, is not JSON"), writes)
         if response.status != 200 or "code" in answer:
             raise self._error(answer, writes)
-        self._check_cluster(answer)
+        self._check_cluster(answer, writes)
         return answer
 
     def stream(self, path: str, request: Fields) -> Iterator[Fields]:
@@ -221,8 +229,8 @@ class EtcdGateway:
                 raise self._error(said if isinstance(said, dict) else answer, False)
             if not isinstance(result, dict):  # it broke off, or no gateway of etcd's is there
                 self.close()
-                raise Unavailable(f"what {self.url} sends is no stream of etcd's")
-            self._check_cluster(result)
+                raise Unavailable(f"what {self.url} sends is not a stream of etcd's")
+            self._check_cluster(result, False)
             yield result
 
     def close(self) -> None:
@@ -290,16 +298,27 @@ class EtcdGateway:
             context.load_cert_chain(self._tls.cert, self._tls.key or None)
         return context
 
-    def _check_cluster(self, answer: Fields) -> None:
+    def _check_cluster(self, answer: Fields, writes: bool) -> None:
         if self.cluster:
-            found = number(answer.get("header", {}).get("cluster_id")) % (1 << 64)
+            header = answer.get("header", {})
+            id = _number_or_none(header.get("cluster_id")) if isinstance(header, dict) else None
+            if id is None:
+                raise self._no_gateway(writes)
+            found = id % (1 << 64)
             if found and found != self.cluster % (1 << 64):
                 raise Unavailable(f"{self.url} serves the cluster of id {found:x}, not {self.cluster:x}", applied=None)
+
+    def _no_gateway(self, writes: bool) -> KeeperError:
+        """Somebody else is there. What it did, nobody knows."""
+        self.close()
+        return Unavailable(f"what answers at {self.url} is not a gateway of etcd's", applied=None if writes else False)
 
     def _error(self, said: Fields, writes: bool) -> KeeperError:
         """The typed error for what a gateway answered: a status of gRPC, and a text."""
         text = str(said.get("message") or said.get("error") or "it gave no reason").removeprefix("etcdserver: ")
-        code = number(said.get("code") or said.get("grpc_code"))
+        code = _number_or_none(said.get("code") or said.get("grpc_code"))
+        if code is None:
+            return self._no_gateway(writes)
         return error_of(code, text, self.url, writes)
 
 

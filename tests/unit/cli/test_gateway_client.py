@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from lab.http2.etcd_port import EtcdPort, etcd_port
+from lab.patience import PATIENCE
 from raykeeper import (
     END,
     CompactedError,
@@ -224,7 +227,7 @@ def test_a_write_whose_answer_breaks_off_has_an_unknown_outcome(said: bytes) -> 
         def serve() -> None:
             connection, _ = server.accept()
             with connection:
-                connection.recv(1 << 16)
+                take_request(connection)
                 connection.sendall(said)
 
         thread = threading.Thread(target=serve)
@@ -236,22 +239,83 @@ def test_a_write_whose_answer_breaks_off_has_an_unknown_outcome(said: bytes) -> 
     assert lost.value.applied is None
 
 
-@pytest.mark.parametrize("line", [b"{", b"[]", b"7", b'{"result": 7}', b"[" * 100_000, b"\xff"])
-def test_a_stream_that_is_none_is_a_typed_error(line: bytes) -> None:
+def take_request(connection: socket.socket) -> None:
+    """Read a request whole: what is not read when a socket is closed resets it, and the answer may be lost."""
+    data = b""
+    while (end := data.find(b"\r\n\r\n")) < 0:
+        part = connection.recv(1 << 16)
+        assert part, data
+        data += part
+    size = re.search(rb"(?i)content-length: *(\d+)", data[:end])
+    assert size is not None, data
+    while len(data) < end + 4 + int(size[1]):
+        part = connection.recv(1 << 16)
+        assert part, data
+        data += part
+
+
+@contextmanager
+def one_answer(said: bytes, status: bytes = b"200 OK") -> Iterator[str]:
+    """A server that answers one request with that, and closes; where it is."""
     with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PATIENCE)
 
         def serve() -> None:
             connection, _ = server.accept()
             with connection:
-                connection.recv(1 << 16)
-                connection.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + line + b"\n")
+                take_request(connection)
+                connection.sendall(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\n\r\n" + said)
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        place = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(Unavailable, match=place):
-            list(EtcdGateway(Endpoint(f"http://{place}"), 120).stream("watch", {}))
-        thread.join()
+        try:
+            yield f"127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"7", b'{"result": 7}', b"[" * 100_000, b"\xff"])
+def test_a_stream_that_is_none_is_a_typed_error(line: bytes) -> None:
+    with (
+        one_answer(line + b"\n") as place,
+        pytest.raises(Unavailable, match=f"{place} sends is not a stream"),
+    ):
+        list(EtcdGateway(Endpoint(f"http://{place}", cluster=5), 120).stream("watch", {}))
+
+
+ODD_NUMBERS = [b'"x"', b"[1]", b"1e999", b'{"a": 1}', b"NaN"]
+ODD_HEADERS = [b"7", b"null", b'"x"', b"[]", *(b'{"cluster_id": %s}' % number for number in ODD_NUMBERS)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b'{"error": {"code": %s}}' % code for code in ODD_NUMBERS]
+    + [b'{"error": {"grpc_code": %s}}' % code for code in ODD_NUMBERS]
+    + [b'{"result": {"header": %s}}' % header for header in ODD_HEADERS],
+)
+def test_a_stream_of_odd_fields_is_a_typed_error(line: bytes) -> None:
+    with one_answer(line + b"\n") as place, pytest.raises(Unavailable, match=f"{place} is not a gateway of etcd's"):
+        list(EtcdGateway(Endpoint(f"http://{place}", cluster=5), 120).stream("watch", {}))
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"503 Service Unavailable"])
+@pytest.mark.parametrize("answer", [b'{"code": %s}' % code for code in ODD_NUMBERS])
+@pytest.mark.parametrize("writes", [False, True])
+def test_an_error_of_odd_fields_is_a_typed_error(answer: bytes, status: bytes, writes: bool) -> None:
+    with one_answer(answer, status) as place, pytest.raises(Unavailable, match="is not a gateway of etcd's") as odd:
+        EtcdGateway(Endpoint(f"http://{place}", cluster=5), 120).call("kv/put", {}, writes=writes)
+    assert odd.value.applied is (None if writes else False)
+
+
+@pytest.mark.parametrize("header", ODD_HEADERS)
+@pytest.mark.parametrize("writes", [False, True])
+def test_an_answer_of_odd_fields_is_a_typed_error(header: bytes, writes: bool) -> None:
+    with (
+        one_answer(b'{"header": %s}' % header) as place,
+        pytest.raises(Unavailable, match="is not a gateway of etcd's") as odd,
+    ):
+        EtcdGateway(Endpoint(f"http://{place}", cluster=5), 120).call("kv/put", {}, writes=writes)
+    assert odd.value.applied is (None if writes else False)
 
 
 def test_another_cluster_at_the_endpoint_is_noticed(port: EtcdPort) -> None:
