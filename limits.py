@@ -1226,8 +1226,9 @@ PROXY_ITEM_BYTES = 256
 PROXY_LONG_ANSWER_BYTES = 256 * 1024
 """Values in an answer of which a proxy makes one at a time, so that other clients have their turn in between."""
 PROXY_HELD_BYTES = 512 * 1024 * 1024
-"""Requests until they are answered, and unsent answers, of all connections. Beyond it the connection with the most is
-closed. The same again for answers whose pages are being gathered; beyond it calls are refused."""
+"""Requests, and messages of streams, until their handlers are done with them, and unsent answers, of all connections.
+Beyond it the connection with the most is closed. The same again for answers that are being gathered, or that wait to be
+made; beyond it calls are refused."""
 LARGE_BLOCK_BYTES = 128 * 1024
 """Blocks of memory of this size or more are given back to the kernel by a proxy as soon as they are free."""
 PROXY_READ_BYTES = 32 * 1024

@@ -92,9 +92,13 @@ class DirectCall(AsyncCall):
             done(outcome)
 
     def give_up(self) -> None:
-        """The outcome is wanted at once, whatever it is: as at the timeout."""
-        if self.number and self._done is not None:
+        """The outcome is wanted at once, whatever it is: as at the timeout. What is not submitted yet never is."""
+        if self._done is None:
+            return
+        if self.number:
             self._bridge.hub.give_up(self.number)
+        else:
+            self.deliver(RequestTimeout("given up before it was submitted", applied=False))
 
 
 class LoopBridge:
@@ -207,12 +211,14 @@ class LoopBridge:
         return new >= LOOP_SUBMIT_REQUESTS and new >= self._open // LOOP_SUBMIT_DIVISOR
 
     def _submit_new(self) -> None:
-        """Submit the requests of this iteration of the loop, except those that were cancelled since."""
+        """Submit the requests of this iteration of the loop, except those that were cancelled, or given up, since."""
         new, self._new = self._new, []
         if not new:
             return
         try:
             wanted = [each for each in new if not each[0].over]
+            if not wanted:
+                return
             if len(wanted) == 1:  # the hub has a shorter way for a lone one
                 pending, call, size, timeout = wanted[0]
                 pending.number = self.hub.submit(call, size, timeout, pending.set_outcome, self.reader)

@@ -40,7 +40,12 @@ class Gathered:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Nothing of it is kept any more."""
         self._room.held -= self._held
+        self._held = 0
 
     def add(self, answer: object) -> None:
         """One more page has come.

@@ -31,7 +31,7 @@ from .etcd_errors import TIMED_OUT, from_keeper_error
 from .etcdpb.rpc_pb2 import ResponseHeader
 from .long_reads import LongReads, Place
 from .rpc_methods import UnaryCall
-from .rpc_status import RpcCode, RpcError
+from .rpc_status import CANCELED, RpcCode, RpcError
 
 T = TypeVar("T")
 
@@ -282,6 +282,9 @@ class EtcdBackend:
             return False
 
         def ended(outcome: Outcome) -> None:
+            if call.ended:  # nobody waits for an answer: it only learns that all is over
+                call.fail_by(CANCELED)
+                return
             try:
                 if isinstance(outcome, KeeperError):
                     raise from_keeper_error(outcome) from outcome
@@ -301,16 +304,40 @@ class EtcdBackend:
         return True
 
     def _answer_in_turn(self, call: UnaryCall, answer: RangeAnswer, make: Callable[[Any], bytes]) -> None:
+        """End a call with a long answer when its turn comes; until then the answer counts as gathered. A call that ends
+        meanwhile gives up its turn.
+
+        Raises:
+            RpcError: there is no room for it.
+        """
+        gathered = self._room.gathering()
+        try:
+            gathered.add(answer)
+        except RpcError:
+            gathered.leave()
+            raise
+
         async def wait() -> None:
             try:
                 await self.wait_for_turn(answer.items)
-                call.answer(make(answer))
+                if not call.ended:
+                    call.answer(make(answer))
             except Exception as error:
                 call.fail_by(error)
 
+        def over(task: asyncio.Task[None]) -> None:  # also of a task that was cancelled before its first step
+            self._answering.discard(task)
+            gathered.leave()
+            call.when_ended = None  # the task keeps the frames that it left, with the answer in them
+            call.fail_by(CANCELED)  # which does nothing if it was answered
+
+        def give_up() -> None:
+            task.cancel()
+
         task = asyncio.get_running_loop().create_task(wait())
+        call.when_ended = give_up
         self._answering.add(task)
-        task.add_done_callback(self._answering.discard)
+        task.add_done_callback(over)
 
     def write_soon(self, operation: Operation) -> None:
         """Have a write done, without waiting for it: for calls that have ended, anywhere."""

@@ -5,6 +5,10 @@ Flow control bounds what one stream holds, but a client may open many streams an
 is counted, and beyond ``PROXY_HELD_BYTES`` the connection that holds the most is closed. A message that exceeds a
 stream's first window is let in only while all those on their way fit into ``PROXY_LONG_MESSAGES_BYTES``; the others
 wait their turn, and none is refused.
+
+A request counts until its handler has ended, also if its connection is closed before: its memory is not free by then.
+No other connection is closed for what closed ones have left in this way. It is gone soon, since each handler is told;
+until then, new requests that do not fit are refused.
 """
 
 from __future__ import annotations
@@ -28,7 +32,9 @@ class ByteShare:
         self._pool = pool
         self._close = close
         self.held = 0
-        """Bytes."""
+        """Bytes..."""
+        self.running = 0
+        """... and how many of them are requests that handlers work at; these are counted also once it is closed."""
         self._remembered = 0
 
     def add(self, count: int) -> None:
@@ -37,8 +43,35 @@ class ByteShare:
         if self in pool.shares:
             self.held += count
             pool.held += count
-            if count > 0 and pool.held > pool.limit:
+            if count > 0 and pool.held - pool.running > pool.limit:
                 pool.relieve()
+
+    def begin_work(self, count: int) -> None:
+        """A handler works at this many bytes of a request. They count also if the connection is closed."""
+        pool = self._pool
+        self.running += count
+        pool.held += count
+        if self not in pool.shares:
+            pool.running += count
+            return
+        self.held += count
+        if pool.held - pool.running > pool.limit:
+            pool.relieve()
+
+    def end_work(self, count: int) -> None:
+        """It does so no more."""
+        pool = self._pool
+        self.running -= count
+        pool.held -= count
+        if self in pool.shares:
+            self.held -= count
+        else:
+            pool.running -= count
+
+    def has_room(self, count: int) -> bool:
+        """Whether a request of this many bytes may begin: not if what closed connections have left takes its room."""
+        pool = self._pool
+        return not pool.running or pool.held + count <= pool.limit
 
     def remember(self, count: int) -> bool:
         """Whether this many bytes more may be kept of what spares work, and is not needed; if so, they count."""
@@ -55,11 +88,13 @@ class ByteShare:
         self._remembered = 0
 
     def close(self) -> None:
-        """The connection is gone, with all that it held."""
+        """The connection is gone, with all that it held but what handlers still work at."""
         self.forget_all()
-        if self in self._pool.shares:
-            self._pool.shares.discard(self)
-            self._pool.held -= self.held
+        pool = self._pool
+        if self in pool.shares:
+            pool.shares.discard(self)
+            pool.held -= self.held - self.running
+            pool.running += self.running
             self.held = 0
 
     def expel(self) -> None:
@@ -85,7 +120,9 @@ class HeldBytes:
     def __init__(self, limit: int = PROXY_HELD_BYTES, long_messages: int = PROXY_LONG_MESSAGES_BYTES) -> None:
         self.limit = limit
         self.held = 0
-        """Bytes, by all connections."""
+        """Bytes, by all connections..."""
+        self.running = 0
+        """... and how many of them are requests of connections that are closed, whose handlers still run."""
         self.remembered = 0
         """The same of what spares work."""
         self.shares: set[ByteShare] = set()

@@ -96,7 +96,7 @@ class HttpExchange(ABC):
         It counts as held until the request is answered.
 
         Raises:
-            HttpError: 413, it has more than ``MAX_RPC_MESSAGE_BYTES``.
+            HttpError: 413, it has more than ``MAX_RPC_MESSAGE_BYTES``; 429, there is no room for it now.
         """
         announced = self.headers.get("content-length", "")
         if announced.isdecimal() and int(announced[:20]) > MAX_RPC_MESSAGE_BYTES:
@@ -107,9 +107,11 @@ class HttpExchange(ABC):
             while part := await self.receive():
                 if len(body) + len(part) > MAX_RPC_MESSAGE_BYTES:
                     raise HttpError(413, "request is too large")
+                if not self.share.has_room(len(part)):
+                    raise HttpError(429, "too many requests")
                 body += part
                 self._body_bytes += len(part)
-                self.share.add(len(part))
+                self.share.begin_work(len(part))
         finally:
             self._body_due = 0.0
         return bytes(body)
@@ -120,7 +122,7 @@ class HttpExchange(ABC):
 
     def release(self) -> None:
         """The request is over: its body is no longer needed."""
-        self.share.add(-self._body_bytes)
+        self.share.end_work(self._body_bytes)
         self._body_bytes, self._body_due = 0, 0.0
 
     async def respond(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:

@@ -27,6 +27,7 @@ from .rpc_status import (
     ANSWER_HEAD,
     CANCELED,
     DEADLINE_EXCEEDED,
+    NO_ROOM,
     OK_TRAILERS,
     SERVER_STOPPED,
     RpcCode,
@@ -153,10 +154,14 @@ class WireUnaryCall(UnaryCall):
         if self.ended:
             return
         host = self._host
+        size = len(message)
+        if not host.connection.share.has_room(size):
+            self.fail(NO_ROOM)
+            return
         host.running += 1
         self._begun = self._running = True
-        self._size = len(message)
-        host.connection.share.add(self._size)
+        self._size = size
+        host.connection.share.begin_work(size)
         self._rpc.received += 1
         self._rpc.received_bytes += len(message)
         if TRACEPARENT in self.metadata:
@@ -258,7 +263,7 @@ class WireUnaryCall(UnaryCall):
         host = self._host
         self._running = False
         host.running -= 1
-        host.connection.share.add(-self._size)
+        host.connection.share.end_work(self._size)
 
     def _leave(self, code: RpcCode) -> None:
         self.ended = True
@@ -272,7 +277,7 @@ class WireUnaryCall(UnaryCall):
 class WireStreamCall(StreamCall):
     """A call with a stream of requests, answers, or both, that came by HTTP/2."""
 
-    __slots__ = ("_host", "_incoming", "_reader", "_rpc", "_sender", "_started", "_stream", "_task")
+    __slots__ = ("_host", "_incoming", "_reader", "_rpc", "_sender", "_size", "_started", "_stream", "_task")
 
     def __init__(self, host: CallHost, stream: Stream, head: RequestHead, rpc: RpcMethod, deadline: float) -> None:
         super().__init__(rpc.path, _metadata(host, head), deadline, host.client)
@@ -282,6 +287,8 @@ class WireStreamCall(StreamCall):
         self._incoming = IncomingMessages(host.connection, stream, host.held, head.encoding)
         self._reader: asyncio.Future[None] | None = None
         self._sender: asyncio.Future[None] | None = None
+        self._size = 0
+        """Of the message that the handler works at."""
         self._started = False
         self._task: asyncio.Task[None] | None = None
 
@@ -312,12 +319,24 @@ class WireStreamCall(StreamCall):
             self._task = None
             self._host.running -= 1
             self._host.streaming -= 1
+            self._work_at(0)
+
+    def _work_at(self, size: int) -> None:
+        """The handler is done with the last message, and has one of this size."""
+        share = self._host.connection.share
+        if self._size:
+            share.end_work(self._size)
+        self._size = size
+        if size:
+            share.begin_work(size)
 
     async def receive(self) -> bytes | None:
-        """The client's next message; ``None`` when it has sent all."""
+        """The client's next message; ``None`` when it has sent all. It counts as held until the next is asked for."""
+        self._work_at(0)
         while True:
             message = self._incoming.take()
             if message is not None:
+                self._work_at(len(message))
                 self._rpc.received += 1
                 self._rpc.received_bytes += len(message)
                 return message

@@ -52,6 +52,8 @@ class RpcError(Exception):
 DEADLINE_EXCEEDED = RpcError(RpcCode.DEADLINE_EXCEEDED, "context deadline exceeded")
 CANCELED = RpcError(RpcCode.CANCELLED, "context canceled")
 SERVER_STOPPED = RpcError(RpcCode.UNAVAILABLE, "etcdserver: server stopped")
+NO_ROOM = RpcError(RpcCode.RESOURCE_EXHAUSTED, "etcdserver: too many requests")
+"""What clients have left behind that are gone takes the memory."""
 
 _HEAD = ((b":status", b"200"), (b"content-type", b"application/grpc"))
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")

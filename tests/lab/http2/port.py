@@ -82,6 +82,7 @@ class Port:
         methods.add_stream("/test.Test/Both", self.both)
         methods.add_stream("/test.Test/Sum", self.sum)
         methods.add_stream("/test.Test/Slow", self.slow)
+        methods.add_stream("/test.Test/Keep", self.keep)
         methods.add_stream("/test.Test/Flood", self.flood)
         methods.add_stream("/test.Test/FailLater", self.fail_later)
         log = MemberLog("proxy", "test", "proxy")
@@ -172,6 +173,13 @@ class Port:
             self.sent += len(message)
             await asyncio.sleep(0.5)
         await call.send(b"%d" % total)
+
+    async def keep(self, call: StreamCall) -> None:
+        """Works at one message until it is cancelled."""
+        message = await call.receive()
+        self.begun += 1
+        await asyncio.get_running_loop().create_future()
+        del message
 
     async def flood(self, call: StreamCall) -> None:
         """Sends for as long as it may."""

@@ -6,6 +6,7 @@ import socket
 import struct
 from typing import Any
 
+import grpc
 import pytest
 
 from lab.http2.hostile import ask_ping, connect
@@ -45,6 +46,63 @@ def test_a_call_that_is_reset(port: Port, fields: Fields, begun: bool) -> None:
         connection: Any = port.listener.context.connections()[0]
         assert type(connection) is Http2Protocol
         until(lambda: not connection.connection.streams and connection.running == 0 and port.held.held == 0)
+
+
+def call_of(method: str, size: int) -> bytes:
+    """A call on the first stream, with one message of this many bytes, which a client may send at once."""
+    message, most = struct.pack(">BL", 0, size) + bytes(size), 16_000
+    frames = [
+        pack_frame(DATA, END_STREAM if at + most >= len(message) else 0, 1, message[at : at + most])
+        for at in range(0, len(message), most)
+    ]
+    return HELLO + pack_frame(HEADERS, END_HEADERS, 1, encode_block(grpc_fields(method))) + b"".join(frames)
+
+
+@pytest.mark.parametrize("end", ["the client closes", "expelled"])
+def test_a_request_counts_until_its_handler_has_ended(port: Port, end: str) -> None:
+    """Also when the socket is closed, by its client or by the proxy."""
+    held = port.held
+    with connect(port) as sock:
+        sock.sendall(call_of("Never", 50_000))
+        until(lambda: port.begun == 1)
+        until(lambda: held.held == 50_000)
+        if end == "expelled":
+            port.loop.call_soon_threadsafe(held.relieve)
+            until(lambda: port.listener.connection_count() == 0)
+    until(lambda: port.cancelled == 1)
+    until(lambda: port.listener.connection_count() == 0)
+    assert (held.held, held.running) == (50_000, 50_000)
+    port.loop.call_soon_threadsafe(port.never[0].answer, b"")
+    until(lambda: held.held == 0)
+    assert held.running == 0
+
+
+def test_requests_are_refused_while_those_of_closed_connections_take_the_room(port: Port) -> None:
+    port.held.limit = 60_000
+    with connect(port) as sock:
+        sock.sendall(call_of("Never", 50_000))
+        until(lambda: port.begun == 1)
+    until(lambda: port.cancelled == 1)
+    until(lambda: port.listener.connection_count() == 0)
+    channel = grpc.insecure_channel(port.target)
+    with channel:
+        echo = channel.unary_unary("/test.Test/Echo")
+        with pytest.raises(grpc.RpcError) as refused:
+            echo(bytes(20_000), timeout=PATIENCE)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert echo(b"x", timeout=PATIENCE) == b"x", "the connection stays"
+        port.loop.call_soon_threadsafe(port.never[0].answer, b"")
+        until(lambda: port.held.running == 0)
+        assert echo(bytes(20_000), timeout=PATIENCE) == bytes(20_000)
+
+
+def test_a_message_of_a_stream_counts_while_its_handler_works_at_it(port: Port) -> None:
+    with connect(port) as sock:
+        sock.sendall(call_of("Keep", 50_000))
+        until(lambda: port.begun == 1)
+        until(lambda: port.held.held == 50_000)
+    until(lambda: port.listener.connection_count() == 0)
+    until(lambda: port.held.held == 0)
 
 
 @pytest.mark.parametrize("method", ["Echo", "Both", "Sum"])

@@ -143,6 +143,89 @@ def test_long_answers_are_made_in_turn(proxy: LabProxy) -> None:
     until(lambda: not proxy.backend._answering, "no task is left")
 
 
+def test_a_call_that_is_not_submitted_yet_is_given_up_at_once(proxy: LabProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(proxy.call(PUT, put(b"k", b"first")), bytes)
+    until(lambda: not proxy.backend.hub._dispatch_core.pending, "nothing is in flight")
+
+    def begin_and_give_up() -> LabUnaryCall:
+        call = begin(proxy, PUT, put(b"k", b"given up"))
+        assert call.when_ended is not None
+        call.when_ended()
+        assert call.answered.done()
+        return call
+
+    error = on_loop(proxy, begin_and_give_up).answered.exception(PATIENCE)
+    assert isinstance(error, RpcError)
+    answer = proxy.call(RANGE, RangeRequest(key=b"k").SerializeToString())
+    assert isinstance(answer, bytes)
+    assert RangeResponse.FromString(answer).kvs[0].value == b"first", "it was not sent"
+    assert open_calls(proxy) == 0
+
+
+class HeldTurns:
+    """Nobody's turn to make a long answer comes."""
+
+    def __init__(self, proxy: LabProxy) -> None:
+        self._proxy = proxy
+
+    def __enter__(self) -> None:
+        self._proxy.run(self._proxy.backend._long_answers.acquire())
+
+    def __exit__(self, *error: object) -> None:
+        on_loop(self._proxy, self._proxy.backend._long_answers.release)
+
+
+def test_a_long_answer_counts_while_it_waits_for_its_turn(proxy: LabProxy) -> None:
+    value, backend = bytes(PROXY_LONG_ANSWER_BYTES + 1), proxy.backend
+    assert isinstance(proxy.call(PUT, put(b"long", value)), bytes)
+    request = RangeRequest(key=b"long").SerializeToString()
+    backend._room.limit = 5 * len(value) // 2
+    with HeldTurns(proxy):
+        calls = on_loop(proxy, lambda: [begin(proxy, RANGE, request) for _ in range(5)])
+        until(lambda: sum(call.answered.done() for call in calls) == 3, "there is no room for them")
+        assert 2 * len(value) < backend._room.held < backend._room.limit
+        for call in calls:
+            if call.answered.done():
+                error = call.answered.exception()
+                assert isinstance(error, RpcError)
+                assert error.text == "etcdserver: too many requests"
+    assert sum(call.answered.exception(PATIENCE) is None for call in calls) == 2
+    until(lambda: backend._room.held == 0)
+
+
+def test_a_call_that_ends_gives_up_its_turn(proxy: LabProxy) -> None:
+    value, backend = bytes(PROXY_LONG_ANSWER_BYTES + 1), proxy.backend
+    assert isinstance(proxy.call(PUT, put(b"long", value)), bytes)
+    request = RangeRequest(key=b"long").SerializeToString()
+
+    def end(call: LabUnaryCall) -> None:
+        """As when its client is gone."""
+        call.ended = True
+        assert call.when_ended is not None
+        call.when_ended()
+
+    with HeldTurns(proxy):
+        calls = on_loop(proxy, lambda: [begin(proxy, RANGE, request) for _ in range(5)])
+        until(lambda: len(backend._answering) == 5)
+        assert backend._room.held > 5 * len(value)
+        on_loop(proxy, lambda: [end(call) for call in calls])
+        for call in calls:
+            assert isinstance(call.answered.exception(PATIENCE), RpcError), "no answer is made"
+        until(lambda: backend._room.held == 0)
+        assert not backend._answering
+
+
+def test_no_answer_is_made_for_a_call_that_has_ended(proxy: LabProxy) -> None:
+    assert isinstance(proxy.call(PUT, put(b"k")), bytes)
+
+    def begin_and_end() -> LabUnaryCall:
+        call = begin(proxy, RANGE, RangeRequest(key=b"k").SerializeToString())
+        call.ended = True
+        return call
+
+    assert isinstance(on_loop(proxy, begin_and_end).answered.exception(PATIENCE), RpcError)
+
+
 def test_other_calls_are_left_to_a_coroutine(proxy: LabProxy) -> None:
     whole = RangeRequest(key=b"a", range_end=b"b").SerializeToString()
     assert not on_loop(proxy, lambda: proxy.services.direct[RANGE](whole, LabUnaryCall(RANGE, 1, None)))

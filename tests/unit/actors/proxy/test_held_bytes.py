@@ -47,6 +47,56 @@ def test_the_sum_is_that_of_the_shares(steps: list[tuple[int, int]]) -> None:
     assert len(held.shares) + len(closed) == 4
 
 
+def test_what_handlers_work_at_counts_until_they_have_ended() -> None:
+    held = HeldBytes(limit=100)
+    (gone, other), closed = shares(held, 2)
+    gone.begin_work(60)
+    gone.add(20)
+    gone.close()
+    assert (held.held, held.running) == (60, 60)
+    other.add(90)
+    assert closed == [], "nobody is closed for what another has left"
+    assert not other.has_room(11)
+    gone.begin_work(10)
+    assert (held.held, held.running) == (160, 70)
+    gone.end_work(60)
+    gone.end_work(10)
+    assert (held.held, held.running) == (90, 0)
+    assert other.has_room(11), "it is for what follows to make room by closing"
+    other.begin_work(11)
+    assert closed == [1]
+    assert (held.held, held.running) == (11, 11)
+    other.end_work(11)
+    assert held.held == held.running == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["add", "begin", "end", "close"]), st.integers(1, 90))))
+def test_nothing_is_counted_for_ever(steps: list[tuple[int, str, int]]) -> None:
+    held = HeldBytes(limit=200)
+    opened, _ = shares(held, 4)
+    work: list[tuple[int, int]] = []
+    for number, what, count in steps:
+        if what == "add":
+            opened[number].add(count)
+        elif what == "begin":
+            opened[number].begin_work(count)
+            work.append((number, count))
+        elif what == "end" and work:
+            ended, size = work.pop(count % len(work))
+            opened[ended].end_work(size)
+        elif what == "close":
+            opened[number].close()
+        left = sum(size for number, size in work if opened[number] not in held.shares)
+        assert held.running == left
+        assert held.held == left + sum(each.held for each in held.shares)
+        assert held.held - left <= 200
+    for number, size in work:
+        opened[number].end_work(size)
+    for share in opened:
+        share.close()
+    assert held.held == held.running == 0
+
+
 def test_long_messages_take_turns() -> None:
     held = HeldBytes(long_messages=100)
     begun: list[str] = []
