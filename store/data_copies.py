@@ -40,13 +40,17 @@ class Served(msgspec.Struct, frozen=True):
 
 
 def read_served(folder: str) -> Served:
-    """The note in a member's folder; an empty one if there is none that can be read."""
+    """The note in a member's folder; an empty one if there is none, or one that cannot be decoded.
+
+    Raises:
+        OSError: the disk refuses to be read, which says nothing of what the note holds.
+    """
     path = os.path.join(folder, _NAME)
     try:
         with open(path, "rb") as file:
             served = msgspec.json.decode(file.read(), type=Served)
         return msgspec.structs.replace(served, copied=served.inode != os.stat(path).st_ino)
-    except (OSError, msgspec.MsgspecError):
+    except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
         return Served()
 
 
@@ -64,11 +68,15 @@ def note_served(folder: str) -> None:
     anything.
 
     If the disk is full the note stays as it is: it is only a hint.
+
+    Raises:
+        OSError: the note that is there cannot be read. To begin again at 1 would make every copy look newer.
     """
     path = os.path.join(folder, _NAME)
+    times = read_served(folder).times
     with suppress(OSError):
         with open(f"{path}.new", "wb", opener=open_private) as file:
-            served = Served(read_served(folder).times + 1, os.fstat(file.fileno()).st_ino)
+            served = Served(times + 1, os.fstat(file.fileno()).st_ino)
             file.write(msgspec.json.encode(served))
             file.flush()
             os.fsync(file.fileno())

@@ -52,8 +52,12 @@ def write_note(disk: Disk, folder: str, note: MembershipNote) -> None:
 
 
 def read_note(disk: Disk, folder: str) -> MembershipNote | None:
-    """The note in a member's folder; ``None`` if there is none that can be read."""
+    """The note in a member's folder; ``None`` if there is none, or one that cannot be decoded.
+
+    Raises:
+        OSError: the disk refuses to be read.
+    """
     try:
         return msgspec.json.decode(disk.read(f"{folder}/{_NAME}"), type=MembershipNote)
-    except (OSError, msgspec.MsgspecError):
+    except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
         return None

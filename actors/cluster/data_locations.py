@@ -9,6 +9,7 @@ folder says whose it is, and who took part.
     several, one is newer   there: it has served more often, or the others are copies of it (``data_copies.py``)
     several otherwise       nowhere: it is unknown which one is right
     only a copy             nowhere: it may lack what the member has promised since; a launch may start it
+    one cannot be read      nowhere, and the member is not replaced either: what the disk refuses may be its newest data
 
 The same folder may be seen from several nodes of one machine.
 """
@@ -102,6 +103,20 @@ class Search:
             if found.identity is not None and self._is_ours(found)
         ]
 
+    def unread(self, nodes: Sequence[RayNode]) -> list[Sighting]:
+        """All folders with a member's name on these nodes, as last seen, of which the disk refuses to say whose they
+        are, or how new."""
+        return [
+            Sighting(member, node, inventory.base, inventory.machine, found, at)
+            for node in nodes
+            for at, inventory in (self._asked.get(node.id, (0.0, None)),)
+            if inventory is not None
+            for found in inventory.found
+            if found.refused and (found.identity is None or self._is_ours(found))
+            for member in (_member_of(found.name),)
+            if member
+        ]
+
     def _is_ours(self, found: FoundData) -> bool:
         identity = found.identity
         return (
@@ -109,6 +124,13 @@ class Search:
             and identity.cluster == self._cluster
             and identity.name == found.name == member_name(identity.member)
         )
+
+
+def _member_of(name: str) -> int:
+    """The id of the member that a folder is named for; 0 if it is no member's name."""
+    digits = name[1:]
+    member = int(digits) if digits.isascii() and digits.isdigit() else 0
+    return member if member and name == member_name(member) else 0
 
 
 def membership(sightings: Iterable[Sighting]) -> MembershipNote:
@@ -125,12 +147,22 @@ def membership(sightings: Iterable[Sighting]) -> MembershipNote:
 
 
 def locate_data(sightings: Sequence[Sighting]) -> tuple[dict[int, list[Sighting]], dict[int, str]]:
-    """Where each member's data is: all sightings of the one folder. Of the other members: why that is uncertain."""
+    """Where each member's data is: all sightings of the one folder. Of the other members: why that is uncertain.
+
+    Args:
+        sightings: those that could not be read among them.
+    """
     by_member: dict[int, list[Sighting]] = {}
     for sighting in sightings:
         by_member.setdefault(sighting.member, []).append(sighting)
     certain, doubts = {}, {}
     for member, seen in by_member.items():
+        unread = [sighting for sighting in seen if sighting.found.refused]
+        if unread:
+            doubts[member] = "its data may be in a folder of which the disk refuses to tell: " + ", ".join(
+                sorted({f"{sighting} ({sighting.found.damage})" for sighting in unread})
+            )
+            continue
         newest = newest_of(seen, [sighting.found.served for sighting in seen])
         where = ", ".join(sorted(map(str, newest)))
         if all(sighting.found.served.copied for sighting in newest):

@@ -160,9 +160,9 @@ class FailureTracker:
         """
         if not self._missed_since:
             return view
-        certain, doubts = locate_data(
-            [each for each in sightings if each.at >= self._missed_since.get(each.member, 0.0)]
-        )
+        seen = [*sightings, *self._search.unread(observation.nodes)]
+        seen = [each for each in seen if each.at >= self._missed_since.get(each.member, 0.0)]
+        certain, doubts = locate_data(seen)
         taken = dict(view.homes)
         found, delayed = {}, set()
         for member in sorted(self._missed_since):
@@ -178,7 +178,8 @@ class FailureTracker:
                     taken[member] = place.node.id
                     found[member] = msgspec.structs.replace(known, pin=pin, base=place.base)
         uncertain = {member: why for member, why in doubts.items() if member in self._missed_since}
-        return replace(view, found=found, doubts=uncertain, delayed=frozenset(delayed))
+        unread = frozenset(each.member for each in seen if each.found.refused)
+        return replace(view, found=found, doubts=uncertain, unread=unread, delayed=frozenset(delayed))
 
     # -- looking for data ---------------------------------------------------------------------------------------------
 

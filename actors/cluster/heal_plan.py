@@ -50,6 +50,7 @@ class ClusterView:
         placement: resources that members may be pinned by; none for any node.
         found: missed members whose data was found elsewhere than their actors are: where it is.
         doubts: missed members whose data was found, but which may not be started from it: why.
+        unread: of these, members that may have data in a folder that the disk refuses to read.
         delayed: missed members whose data was found, but which could not be started there just now.
         searched: whether all these nodes were searched for the data of the missed members.
         leftovers: folders of members that do not take part: (member, its folder's parent, node).
@@ -77,6 +78,7 @@ class ClusterView:
     placement: tuple[str, ...] = ()
     found: Mapping[int, MemberRecord] = field(default_factory=dict)
     doubts: Mapping[int, str] = field(default_factory=dict)
+    unread: Collection[int] = frozenset()
     delayed: Collection[int] = frozenset()
     searched: bool = True
     leftovers: tuple[tuple[int, str, str], ...] = ()
@@ -96,10 +98,11 @@ class ClusterView:
         return next((node for node in offering if node.id == self.seen_on.get(member)), None)
 
     def is_gone(self, member: int) -> bool:
-        """Whether Ray and the leader have both missed a member for ``replace_after``, and its data was not found; or
-        it hangs, and still does so long after its process was to be ended. One that is opening its data is not."""
+        """Whether Ray and the leader have both missed a member for ``replace_after``, and neither its data was found
+        nor a folder that may hold it and cannot be read; or it hangs, and still does so long after its process was to
+        be ended. One that is opening its data is not."""
         since = self.missed_since.get(member)
-        if member in self.found or member in self.delayed:
+        if member in self.found or member in self.delayed or member in self.unread:
             return False
         if member not in self.opening and self.hangs(member, max(self.replace_after, HUNG_MIN_S)):
             return True

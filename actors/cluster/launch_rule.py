@@ -7,7 +7,8 @@ listed is found, and none of them ever voted or appended anything, it never was 
 cluster id. What is left of a cluster that was destroyed on purpose, while a node was away, counts for nothing.
 
 A copy of a member's data (``data_copies.py``) counts as the data if the node that last held the data is back without
-it, so it was moved, or if there is no quorum without it. Otherwise the original may be on a node that is away.
+it, so it was moved, or if there is no quorum without it. Otherwise the original may be on a node that is away. A member
+is not started from one folder while another of its folders cannot be read: that one may be newer.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ def decide(
     pins = {listed.id: listed.pin for listed in first.values()}
     pins.update({member.id: member.pin for member in last.values() if member.pin})
     pins.update({known.id: known.pin for known in note.members if known.pin})
-    by_member = _one_place_each(places, pins)
+    unread = _unread(places, inventories)
+    by_member = _one_place_each([place for place in places if place.name not in unread], pins)
     if configuration is None:
         configuration = note.configuration if note.configuration.voters else Configuration(voters=tuple(sorted(first)))
     there = set(live) | set(by_member)
@@ -158,7 +160,8 @@ def decide(
     lacking = _lacks_quorum(configuration, there)
     error = ""
     if lacking:
-        error = _what_is_missing(name, cluster, configuration, missing, inventories, others, data_dir)
+        known = (*unread.values(), *others)
+        error = _what_is_missing(name, cluster, configuration, missing, inventories, known, data_dir)
     if not live and missing and not configuration.index:
         waiting = {place.name: place for place in reserved if place.found.reserved == cluster}
         if first and all(listed.id in by_member or listed.name in waiting for listed in first.values()):
@@ -322,6 +325,22 @@ def _one_place_each(places: Sequence[MemberPlace], pins: Mapping[int, str]) -> d
             )
         chosen[member] = replace(left[0], pin=pin)
     return chosen
+
+
+def _unread(places: Sequence[MemberPlace], inventories: Sequence[tuple[RayNode, NodeInventory]]) -> dict[str, str]:
+    """Members that may not be started, as a folder of theirs cannot be read that may be newer than what can, and why,
+    by name. One whose only folder cannot be read as a whole may be: it tries again until it can."""
+    folders: dict[str, set[tuple[str, tuple[int, int]]]] = {}
+    for place in places:
+        folders.setdefault(place.name, set()).add((place.inventory.machine, place.found.device))
+    refused = [
+        (node, found)
+        for node, inventory in inventories
+        for found in inventory.found
+        if found.refused and found.identity is None
+    ]
+    refused += [(place.node, place.found) for place in places if place.found.refused and len(folders[place.name]) > 1]
+    return {found.name: f"{found.folder} on {node.address}: {found.damage}" for node, found in refused}
 
 
 def _identity(place: MemberPlace) -> Identity:

@@ -23,6 +23,7 @@ import msgspec
 
 from ...limits import MAX_DESTROYED_MARKERS
 from ...schema.portable import Portable
+from ...store.engine.files import exists
 from ...store.engine.rocks import RocksDisk
 
 _FILE = re.compile(r"cluster-([1-9a-f][0-9a-f]{0,15})\.json")
@@ -75,14 +76,22 @@ def read_markers(base: str, cluster_name: str) -> tuple[Marker, ...]:
         for name in sorted(os.listdir(base)):
             match = _FILE.fullmatch(name)
             if match is not None and (cluster := int(match[1], 16)) < 1 << 63:
-                found.append(_read(base, cluster_name, cluster))
+                try:
+                    found.append(_read(base, cluster_name, cluster))
+                except OSError:
+                    found.append(Marker(cluster_name, cluster))
     return tuple(found)
 
 
 def _read(base: str, cluster_name: str, cluster: int) -> Marker:
+    """A marker; one that only names the cluster id if it is gone by now, or cannot be decoded.
+
+    Raises:
+        OSError: the disk refuses to be read.
+    """
     try:
         marker = msgspec.json.decode(RocksDisk().read(_path(base, cluster)), type=Marker)
-    except (OSError, msgspec.MsgspecError):
+    except (FileNotFoundError, msgspec.MsgspecError):
         return Marker(cluster_name, cluster)
     # A file that was copied from elsewhere says nothing about this cluster's members.
     ours = (marker.cluster_name, marker.cluster) == (cluster_name, cluster)
@@ -98,7 +107,7 @@ def write_marker(base: str, marker: Marker) -> None:
     path = _path(base, marker.cluster)
     disk = RocksDisk()
     disk.make_folder(base)
-    if os.path.exists(path):
+    if exists(path):
         old = _read(base, marker.cluster_name, marker.cluster)
         if old == marker or (old.destroyed, old.version) > (marker.destroyed, marker.version):
             return

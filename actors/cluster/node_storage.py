@@ -21,6 +21,7 @@ from ...limits import LOCK_PAUSE_S
 from ...store.data_copies import Served, read_served
 from ...store.data_dir import DataDir, Identity
 from ...store.data_lock import lock_path, locked, member_disk
+from ...store.engine.files import is_folder
 from ...store.engine.rocks import RocksDisk
 from ...store.membership_note import MembershipNote, read_note
 from ..ray_env import FAST_DEATH
@@ -43,13 +44,15 @@ class FoundData(msgspec.Struct, frozen=True):
     reserved: int = 0
     """Cluster id of a bootstrap that has reserved this place and not written to it yet; 0 for none."""
     damage: str = ""
-    """Why there is no identity although there should be one; empty if all is well."""
+    """Why there is no identity although there should be one, or what cannot be read; empty if all is well."""
     note: MembershipNote | None = None
     """Who took part, as this member knew it."""
     listed: tuple[MarkedMember, ...] = ()
     """All members of the bootstrap that has reserved this place."""
     served: Served = Served()
     """How often a member has started to serve from here, and whether this is a copy."""
+    refused: bool = False
+    """The disk has refused to be read: there may be more here than this says."""
 
 
 class NodeInventory(msgspec.Struct, frozen=True):
@@ -89,7 +92,7 @@ def survey(data_dir: str, cluster: str) -> NodeInventory:
     except OSError as error:
         names, problem = [], f"{base}: {error.strerror}"
     members = {name.removesuffix(".reserved") for name in names if name.endswith(".reserved")}
-    members |= {name for name in names if os.path.isdir(os.path.join(base, name))}
+    members |= {name for name in names if _may_be_folder(os.path.join(base, name))}
     for name in sorted(members):
         found.append(inspect_place(base, name))
     fast_death = os.environ.get(FAST_DEATH) == "0"
@@ -124,7 +127,7 @@ def reserve_place(base: str, member: str, marker: Marker) -> None:
     try:
         RocksDisk().make_folder(base)
         with locked(base, member):
-            found = inspect_place(base, member)
+            found = _readable_place(base, member)
             if found.identity is not None or found.damage:
                 raise ClusterMismatch(f"{found.folder} already holds data")
             RocksDisk().replace(_reservation(base, member), msgspec.json.encode(marker))
@@ -141,7 +144,7 @@ def create_member(base: str, identity: Identity) -> None:
     member = identity.name
     try:
         with locked(base, member):
-            found = inspect_place(base, member)
+            found = _readable_place(base, member)
             if found.reserved != identity.cluster or found.identity is not None:
                 raise ClusterMismatch(f"{found.folder} is not reserved for cluster id {identity.cluster:x}")
             DataDir.create(member_disk(), found.folder, identity).close()
@@ -166,7 +169,7 @@ def create_joining_member(base: str, identity: Identity) -> bool:
     try:
         RocksDisk().make_folder(base)
         with locked(base, identity.name):
-            found = inspect_place(base, identity.name)
+            found = _readable_place(base, identity.name)
             if found.damage:
                 raise DataCorrupted(f"{found.folder}: {found.damage}")
             if found.identity is not None:
@@ -205,7 +208,7 @@ def delete_member(base: str, member: str, cluster: int) -> None:
     try:
         _delete_member(base, member, cluster)
     except FileNotFoundError:
-        if os.path.isdir(base):
+        if is_folder(base):
             raise
         return  # another process has just deleted it: nodes may share a disk
     with suppress(OSError):  # other members' data may be beside it
@@ -217,13 +220,15 @@ def _delete_member(base: str, member: str, cluster: int) -> None:
     that still says whose it is, or none."""
     with locked(base, member):
         found = inspect_place(base, member)
+        if found.refused and found.identity is None:
+            raise UnusableFolder(f"{found.folder}: {found.damage}")  # it may be another cluster's
         if found.identity is not None and found.identity.cluster != cluster:
             return
         # The identity goes last: half deleted data must not look like a place that never had any.
-        if os.path.isdir(found.folder):
+        if is_folder(found.folder):
             for name in os.listdir(found.folder):
                 path = os.path.join(found.folder, name)
-                if os.path.isdir(path):
+                if is_folder(path):
                     shutil.rmtree(path)
             shutil.rmtree(found.folder)
         for mark in (_reservation(base, member), _enrolled(base, member)):
@@ -278,24 +283,46 @@ def _is_of(found: FoundData, cluster: int, others: bool) -> bool:
 
 
 def inspect_place(base: str, member: str) -> FoundData:
-    """What one member's place holds."""
+    """What one member's place holds, as far as the disk lets itself be read."""
     folder = os.path.join(base, member)
-    reserved, listed = _reserved(_reservation(base, member))
+    reserved, listed, device = 0, tuple[MarkedMember, ...](), (0, 0)
+    identity, note, damage, served, refused = None, None, "", Served(), False
     try:
+        reserved, listed = _reserved(_reservation(base, member))
         status = os.stat(folder)
-    except FileNotFoundError:
-        return FoundData(member, folder, (0, 0), reserved=reserved, listed=listed)
-    identity, note, damage = None, None, ""
-    try:
+        device = status.st_dev, status.st_ino
         identity = DataDir.read_identity(RocksDisk(), folder)
         if identity is None and not reserved and os.listdir(folder):
             damage = "it holds data, but no identity"
+        served = read_served(folder)
         note = read_note(RocksDisk(), folder)
-    except (DataCorrupted, OSError) as error:
+    except FileNotFoundError:  # there is none, or it was deleted just now
+        return FoundData(member, folder, (0, 0), reserved=reserved, listed=listed)
+    except (DataCorrupted, NotADirectoryError) as error:
         damage = str(error)
-    return FoundData(
-        member, folder, (status.st_dev, status.st_ino), identity, reserved, damage, note, listed, read_served(folder)
-    )
+    except OSError as error:
+        damage, refused = f"it cannot be read: {error.strerror or error}", True
+    return FoundData(member, folder, device, identity, reserved, damage, note, listed, served, refused)
+
+
+def _readable_place(base: str, member: str) -> FoundData:
+    """What one member's place holds, for who is about to change it.
+
+    Raises:
+        UnusableFolder: the disk refuses to say.
+    """
+    found = inspect_place(base, member)
+    if found.refused:
+        raise UnusableFolder(f"{found.folder}: {found.damage}")
+    return found
+
+
+def _may_be_folder(path: str) -> bool:
+    """Whether there is a folder, or something that the disk refuses to tell of."""
+    try:
+        return is_folder(path)
+    except OSError:
+        return True
 
 
 def _reserved(path: str) -> tuple[int, tuple[MarkedMember, ...]]:

@@ -44,7 +44,7 @@ from ...store.backup_file import Header
 from ...store.data_copies import note_served
 from ...store.data_dir import DataDir, DataMissing, Identity, LogDamaged
 from ...store.data_lock import member_disk, try_lock
-from ...store.engine.files import free_bytes
+from ...store.engine.files import free_bytes, is_folder
 from ...store.engine.private_files import narrow
 from ...telemetry import PROCESS
 from ..leader_call import administer_as
@@ -321,7 +321,7 @@ class Member:
         """Lock the data directory against every other process; False once stopped. The actor's name is not enough: Ray
         may start a second process while the first still runs, cut off from it."""
         base, name = os.path.split(self._spec.folder)
-        if not os.path.isdir(self._spec.folder):
+        if not is_folder(self._spec.folder):
             raise DataMissing(f"there is no data directory {self._spec.folder}")
         pause = threading.Event()
         while not self._stopped:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +22,33 @@ from .sync_journal import SyncJournal
 FATAL_EXIT = 74
 """Exit status of a process whose fsync failed (EX_IOERR)."""
 _ZEROS = bytes(1 << 20)
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or a folder. ``os.path.exists`` says that there is none if the disk refuses to tell.
+
+    Raises:
+        OSError: the disk refuses to tell.
+    """
+    return _mode(path) is not None
+
+
+def is_folder(path: str) -> bool:
+    """Whether there is a folder. ``os.path.isdir`` says that there is none if the disk refuses to tell.
+
+    Raises:
+        OSError: the disk refuses to tell.
+    """
+    mode = _mode(path)
+    return mode is not None and stat.S_ISDIR(mode)
+
+
+def _mode(path: str) -> int | None:
+    """What kind of file there is; ``None`` if there is none."""
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def free_bytes(path: str) -> int:

@@ -160,7 +160,7 @@ class Disk(Protocol):
         ...
 
     def exists(self, path: str) -> bool:
-        """Whether there is a file or a folder."""
+        """Whether there is a file or a folder. It raises ``OSError`` if the disk refuses to tell."""
         ...
 
     def list(self, path: str) -> list[str]:

@@ -33,12 +33,13 @@ from ...limits import (
     RECLAIM_MIN_FRACTION,
     STATE_WRITE_BUFFER_BYTES,
 )
-from .files import OsFile, free_bytes, in_background, named_if_full, sync_folder, sync_path
+from .files import OsFile, exists, free_bytes, in_background, is_folder, named_if_full, sync_folder, sync_path
 from .interface import Write
 from .private_files import FOLDER_MODE, open_private
 from .sync_journal import SyncJournal
 
 _FULL = ("No space left", "Disk quota exceeded", "File too large", "SpaceLimit")
+_LOCKED = ("lock hold by current process", "/LOCK: Resource temporarily unavailable")
 _TABLE_BYTES = "rocksdb.total-sst-files-size"
 _LIVE_BYTES = "rocksdb.estimate-live-data-size"
 _TRIMMED = "history"
@@ -47,15 +48,16 @@ _TRIMMED = "history"
 def translate(error: Exception, path: str) -> Exception:
     """Our exception for one of rocksdict, which has a single class and many texts."""
     text = str(error)
+    said = text.replace(path, "")  # a path may hold any of the words
     if isinstance(error, KeeperError):
         return error
-    if any(said in text for said in _FULL):
-        return NoSpace(f"{path}: {text}")
-    if "LOCK" in text and ("lock" in text.lower()):
-        return Unavailable(f"{path} is in use by another process: {text}")
-    if text.startswith("Corruption") or "checksum mismatch" in text:
+    if text.startswith("Corruption") or "checksum mismatch" in said:
         return DataCorrupted(f"{path}: {text}")
-    if "No such file" in text or text.startswith(("Invalid argument", "NotFound")):
+    if any(full in said for full in _FULL):
+        return NoSpace(f"{path}: {text}")
+    if any(locked in said for locked in _LOCKED):
+        return Unavailable(f"{path} is in use by another process: {text}")
+    if "No such file" in said or text.startswith(("Invalid argument", "NotFound")):
         return DataCorrupted(f"{path}: {text}")
     return OSError(f"{path}: {text}")
 
@@ -352,12 +354,12 @@ class RocksDisk:
         """As ``Disk.open``."""
         path = os.path.abspath(path)
         # RocksDB would create the folder, with files in it, before it finds that there is no database.
-        exists = os.path.exists(os.path.join(path, "CURRENT"))
+        there = exists(os.path.join(path, "CURRENT"))
         if create:
-            if exists or (os.path.isdir(path) and os.listdir(path)):
+            if there or (is_folder(path) and os.listdir(path)):
                 raise DataCorrupted(f"{path}: there is already a database")
             self.make_folder(path)
-        elif not exists:
+        elif not there:
             raise DataCorrupted(f"{path}: there is no database")
         if "default" in families:
             raise ValueError("RocksDB's own family is for the marks of flushes")
@@ -416,7 +418,7 @@ class RocksDisk:
 
     def exists(self, path: str) -> bool:
         """As ``Disk.exists``."""
-        return os.path.exists(path)
+        return exists(path)
 
     def list(self, path: str) -> list[str]:
         """As ``Disk.list``."""
@@ -429,7 +431,7 @@ class RocksDisk:
         """As ``Disk.make_folder``."""
         path = os.path.abspath(path)
         missing = []
-        while not os.path.isdir(path):
+        while not is_folder(path):
             missing.append(path)
             path = os.path.dirname(path)
         for folder in reversed(missing):

@@ -82,7 +82,7 @@ class SimDisk:
         self._dice = dice or self._dice
 
     def before_read(self, what: str) -> None:
-        """Before every read."""
+        """Before every read, and every look at what is there."""
         if self._refuses and self.read_by_member and self._dice.random() < self._refuses:
             self.refused += 1
             raise ReadRefused(errno.EIO, "Input/output error", what)
@@ -294,10 +294,12 @@ class SimDisk:
 
     def exists(self, path: str) -> bool:
         """As ``Disk.exists``."""
+        self.before_read(path)
         return self._find(path) is not None
 
     def list(self, path: str) -> list[str]:
         """As ``Disk.list``; a database shows one file that stands for all of them."""
+        self.before_read(path)
         node = self._find(path)
         if isinstance(node, Database):
             return [MANIFEST]
@@ -355,6 +357,7 @@ class SimDisk:
 
     def size(self, path: str) -> int:
         """As ``Disk.size``."""
+        self.before_read(path)
         return len(self._file(path).data)
 
     def read(self, path: str, offset: int = 0, size: int = -1) -> bytes:

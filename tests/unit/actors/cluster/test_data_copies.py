@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+import pytest
+
 from raykeeper.actors.cluster import node_storage
 from raykeeper.store.data_copies import Served, note_served, read_served
 from raykeeper.store.data_dir import Identity
@@ -66,3 +68,22 @@ def test_a_survey_tells_of_it(tmp_path: Path) -> None:
     [copy] = node_storage.survey(str(tmp_path / "other"), "x").found
     assert (found.served.times, found.served.copied) == (1, False)
     assert (copy.served.times, copy.served.copied) == (1, True)
+
+
+def test_a_note_that_the_disk_refuses_to_read_is_not_written_anew(tmp_path: Path) -> None:
+    """Else the folder would have served once, and the oldest copy would be newer. A symbolic link to itself is refused
+    like a sector that is bad."""
+    data = folder(tmp_path)
+    note = Path(data, "served.json")
+    note_served(data)
+    note_served(data)
+    note.rename(Path(data, "kept"))
+    note.symlink_to(note.name)
+    with pytest.raises(OSError, match="symbolic links"):
+        read_served(data)
+    with pytest.raises(OSError, match="symbolic links"):
+        note_served(data)
+    assert os.readlink(note) == note.name, "nothing was written"
+    Path(data, "kept").rename(note)
+    note_served(data)
+    assert (read_served(data).times, read_served(data).copied) == (3, False)

@@ -52,6 +52,7 @@ A, B, C = node("a"), node("b"), node("c")
         ([seen(A, 1, served=Served(3, 9, copied=True))], [], "/data/x/m1 on 10.0.0.97"),
         ([seen(A, 1, served=Served(3, 9)), seen(B, 1, served=Served(3, 9))], [], "in several places"),
         ([seen(A, 1), seen(B, 1)], [], "in several places"),
+        ([seen(A, 1, refused=True, damage="no"), seen(B, 1, served=Served(3, 9))], [], "/data/x/m1 on 10.0.0.97 (no)"),
     ],
     ids=[
         "nothing",
@@ -65,6 +66,7 @@ A, B, C = node("a"), node("b"), node("c")
         "only a copy",
         "twice",
         "twice, never served",
+        "it may be in what cannot be read",
     ],
 )
 def test_the_newest_is_it_and_nothing_else_if_nobody_can_tell(
@@ -86,6 +88,15 @@ def test_what_belongs_to_somebody_else_is_not_seen() -> None:
         {A.id: NodeInventory("/data/x", "a", (found(1), foreign, misnamed, empty)), B.id: Unavailable("b")}, 0.0
     )
     assert [(each.member, each.node, each.base) for each in search.sightings([A, B, C])] == [(1, A, "/data/x")]
+
+
+def test_folders_that_cannot_be_read_are_those_of_whom_they_are_named_for() -> None:
+    search = Search(7)
+    names = ("m4", "m5.lock", "m05", "m", "x", "m\u0664")
+    nobodys = tuple(FoundData(name, f"/data/x/{name}", (0, 0), damage="no", refused=True) for name in names)
+    others = (found(1), found(2, refused=True), found(3, cluster=8, refused=True))
+    search.record({A.id: NodeInventory("/data/x", "a", (*nobodys, *others)), B.id: Unavailable("b")}, 5.0)
+    assert [(each.member, each.node, each.at) for each in search.unread([A, B, C])] == [(4, A, 5.0), (2, A, 5.0)]
 
 
 def test_who_is_looked_at_when() -> None:

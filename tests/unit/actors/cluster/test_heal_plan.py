@@ -548,7 +548,7 @@ def test_two_supervisors_with_old_looks_keep_a_cluster_at_full_strength(seed: in
     assert [plan(world.view(*known)) for known in zip(began, cleared, tried, strict=True)] == [None, None]
 
 
-@pytest.mark.parametrize("where", ["found", "delayed"])
+@pytest.mark.parametrize("where", ["found", "delayed", "unread"])
 @pytest.mark.parametrize(
     "view", [lost(healthy()), with_successor(lost(healthy())), with_successor(lost(healthy()), reserved=True)]
 )

@@ -10,7 +10,7 @@ from raykeeper.actors.cluster.node_storage import FoundData, NodeInventory
 from raykeeper.actors.cluster.ray_nodes import choose_nodes
 from raykeeper.actors.naming import MemberSpec, member_name
 from raykeeper.actors.ray_view import RayNode
-from raykeeper.errors import ClusterMismatch, DataCorrupted, SpecError, Unavailable
+from raykeeper.errors import ClusterMismatch, DataCorrupted, MembersMissing, SpecError, Unavailable
 from raykeeper.raft.messages import Configuration
 from raykeeper.schema.member_record import MemberRecord
 from raykeeper.store.data_copies import Served
@@ -286,3 +286,29 @@ def test_whose_data_is_there_and_who_does_not_take_part_is_not_started() -> None
 def test_a_cluster_that_has_changed_its_members_was_no_half_done_bootstrap() -> None:
     decision = decide("x", inventories([noted(1, 9, 1, 2, 3)], [found(2)], [reserved(3)]), {})
     assert isinstance(decision, StartMembers)
+
+
+UNREAD = FoundData("m1", "/d/x/m1", (1, 7), damage="it cannot be read: no", refused=True)
+REFUSED = msgspec.structs.replace(found(1, inode=7), damage="it cannot be read: no", refused=True)
+
+
+@pytest.mark.parametrize("refused", [UNREAD, REFUSED], ids=["whose it is", "how new it is"])
+def test_a_member_is_not_started_from_one_folder_while_another_one_cannot_be_read(refused: FoundData) -> None:
+    other = msgspec.structs.replace(found(1), served=Served(3, 9))
+    decision = decide("x", inventories([refused], [found(2)], [found(3)], [other]), {})
+    assert isinstance(decision, StartMembers)
+    assert [place.member for place in decision.places] == [2, 3]
+    assert [missing.member for missing in decision.missing] == [1]
+    with pytest.raises(MembersMissing, match=r"/d/x/m1 on 10\.0\.0\.1: it cannot be read: no"):
+        decide("x", inventories([refused], [found(2)], [], [other]), {})
+
+
+def test_a_member_whose_only_folder_is_refused_in_part_is_started_and_tries_again() -> None:
+    decision = decide("x", inventories([REFUSED], [found(2)], []), {})
+    assert isinstance(decision, StartMembers)
+    assert [place.member for place in decision.places] == [1, 2]
+
+
+def test_what_the_disk_refuses_to_read_is_no_reason_to_bootstrap() -> None:
+    with pytest.raises(DataCorrupted, match="it cannot be read: no"):
+        decide("x", inventories([UNREAD], [], []), {})

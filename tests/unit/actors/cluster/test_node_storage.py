@@ -102,3 +102,46 @@ def test_nodes_that_share_a_disk_clear_it_at_the_same_time(tmp_path: Path, monke
     node_storage.delete_cluster(str(tmp_path), "x", 7, 1.0)
     assert cleared
     assert not (tmp_path / "x").exists()
+
+
+def refuse(path: Path) -> None:
+    """Let the disk refuse to read this: a symbolic link to itself fails like a sector that is bad."""
+    if path.exists():
+        path.rename(path.with_name(f"kept-{path.name}"))
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("what", ["m4", "m4/identity.json", "m4/membership.json", "m4/served.json", "m4.reserved"])
+def test_what_the_disk_refuses_to_read_is_seen_and_never_taken_for_nothing(tmp_path: Path, what: str) -> None:
+    base = str(tmp_path / "x")
+    node_storage.create_joining_member(base, identity())
+    node_storage.create_joining_member(base, identity(member=5))
+    refuse(tmp_path / "x" / what)
+    found = {each.name: each for each in node_storage.survey(str(tmp_path), "x").found}
+    assert found["m4"].refused
+    assert "it cannot be read" in found["m4"].damage
+    assert (found["m4"].identity is not None) == (what in ("m4/membership.json", "m4/served.json"))
+    assert (found["m5"].refused, found["m5"].damage, found["m5"].identity) == (False, "", identity(member=5))
+    with pytest.raises(node_storage.UnusableFolder, match="cannot be read"):
+        node_storage.create_joining_member(base, identity())
+    with pytest.raises(node_storage.UnusableFolder, match="cannot be read"):
+        node_storage.reserve_place(base, "m4", Marker("x", 7))
+
+
+def test_what_may_be_the_data_of_another_cluster_is_not_deleted(tmp_path: Path) -> None:
+    base = str(tmp_path / "x")
+    node_storage.create_joining_member(base, identity())
+    refuse(tmp_path / "x" / "m4" / "identity.json")
+    with pytest.raises(node_storage.UnusableFolder, match="cannot be read"):
+        node_storage.delete_member(base, "m4", 8)
+    assert (tmp_path / "x" / "m4" / "log").exists()
+
+
+def test_a_marker_that_the_disk_refuses_to_read_is_not_replaced_by_one_that_knows_less(tmp_path: Path) -> None:
+    node_storage.leave_marker(str(tmp_path), Marker("x", 7, version=9))
+    [marker] = (tmp_path / "x").iterdir()
+    refuse(marker)
+    with pytest.raises(node_storage.UnusableFolder, match="symbolic links"):
+        node_storage.leave_marker(str(tmp_path), Marker("x", 7, version=3))
+    assert marker.is_symlink()
+    assert node_storage.survey(str(tmp_path), "x").markers == (Marker("x", 7),)

@@ -347,6 +347,26 @@ def test_no_member_is_replaced_before_all_nodes_were_searched() -> None:
     assert isinstance(plan(tracker.view(LOST[-1], view.now)), Reserve)
 
 
+@pytest.mark.parametrize("elsewhere", [(), THREE], ids=["alone", "and there is another folder"])
+@pytest.mark.parametrize(
+    "refused",
+    [
+        (FoundData("m3", "/data/heal/m3", (0, 0), damage="it cannot be read: no", refused=True),),
+        data(3, damage="it cannot be read: no", refused=True),
+    ],
+    ids=["whose it is", "how new it is"],
+)
+def test_whose_data_may_be_in_what_cannot_be_read_is_neither_replaced_nor_started_elsewhere(
+    refused: tuple[FoundData, ...], elsewhere: tuple[FoundData, ...]
+) -> None:
+    disks = {"node-d": refused, "node-b": elsewhere}
+    view = watched(*LOST, *[LOST[-1]] * 20, disks=disks)
+    assert not isinstance(plan(view), Move | Reserve), "its newest data may be there"
+    assert any("/data/heal/m3 on 10.0.0.1 (it cannot be read: no)" in line for line in obstacles(view))
+    view = watched(*LOST, *[LOST[-1]] * 20, disks={"node-b": elsewhere})
+    assert isinstance(plan(view), Move if elsewhere else Reserve)
+
+
 def test_whose_data_was_found_is_not_replaced_though_it_could_not_be_started_there_at_once() -> None:
     tracker = FailureTracker(7, PINS)
     for now, each in enumerate(LOST):

@@ -164,6 +164,25 @@ def test_a_disk_that_refuses_to_be_read_at_a_start_is_asked_again(
     assert not status.missing
 
 
+def test_a_folder_that_the_disk_refuses_to_show_is_not_a_missing_one(start: Start, tmp_path: Path) -> None:
+    """A member whose data is missing is replaced. A symbolic link to itself is refused like a sector that is bad."""
+
+    def point(target: str) -> None:
+        (tmp_path / "new").symlink_to(target)
+        os.replace(tmp_path / "new", tmp_path / "base")
+
+    (tmp_path / "disk" / "m1").mkdir(parents=True)
+    point("disk")
+    member = start(tmp_path / "base" / "m1")
+    point("base")
+    until(lambda: os.strerror(errno.ELOOP) in member.status().why_not_serving, what="its folder is refused")
+    status = member.status()
+    assert not status.lost
+    assert not status.missing
+    point("disk")
+    until(lambda: "no room" in member.status().why_not_serving, what="it tries again")
+
+
 def test_it_says_whether_it_opens_its_data_or_waits_for_the_lock(
     member: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raykeeper.errors import NoSpace
-from raykeeper.store.engine.files import FATAL_EXIT, OsFile
+from raykeeper.store.engine.files import FATAL_EXIT, OsFile, exists, is_folder
 from raykeeper.store.engine.rocks import RocksDisk
 
 FAILING_SYNC = """
@@ -68,3 +68,24 @@ def test_what_the_background_raises_is_raised_to_the_one_who_waits() -> None:
     with pytest.raises(NoSpace):
         wait()
     RocksDisk().in_background(lambda: None)()
+
+
+def test_what_the_disk_refuses_to_tell_of_is_neither_there_nor_missing(tmp_path: Path) -> None:
+    """A symbolic link to itself is refused like a sector that is bad; ``os.path`` says that there is nothing."""
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nothing")
+    for name, there, folder in [
+        ("", True, True),
+        ("file", True, False),
+        ("file/x", False, False),
+        ("nothing", False, False),
+        ("nothing/x", False, False),
+        ("dangling", False, False),
+    ]:
+        path = str(tmp_path / name)
+        assert (exists(path), is_folder(path)) == (there, folder), name
+    for name in ("loop", "loop/x"):
+        for ask in (exists, is_folder):
+            with pytest.raises(OSError, match="symbolic links"):
+                ask(str(tmp_path / name))

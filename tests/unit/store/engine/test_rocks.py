@@ -121,8 +121,42 @@ def test_errors_in_our_words() -> None:
         ("IO error: While lock file: /x/LOCK: Resource temporarily unavailable", Unavailable),
         ("IO error: No such file or directory: While open a file: /x/1.sst", DataCorrupted),
         ("IO error: Input/output error", OSError),
+        (
+            "IO error: lock hold by current process, acquire time 17 acquiring thread 1: /x/LOCK: No locks",
+            Unavailable,
+        ),
+        ("IO error: While open a file for lock: /x/LOCK: Input/output error", OSError),
     ]:
         assert type(translate(Exception(text), "/x")) is kind, text
+
+
+@pytest.mark.parametrize("path", ["/mnt/BLOCK1/m1/state-1", "/LOCK/lock hold by current process", "/SpaceLimit/m1"])
+def test_what_the_path_is_called_says_nothing_of_the_error(path: str) -> None:
+    for text, kind in [
+        (f"Corruption: block checksum mismatch in {path}/000009.sst", DataCorrupted),
+        (f"Corruption: Can't access /000009.sst: IO error: No such file: while stat a file: {path}", DataCorrupted),
+        (f"IO error: While pread offset 0 len 9: {path}/000009.sst: Input/output error", OSError),
+        (f"IO error: While open a file for lock: {path}/LOCK: Input/output error", OSError),
+        (f"IO error: While lock file: {path}/LOCK: Resource temporarily unavailable", Unavailable),
+    ]:
+        assert type(translate(Exception(text), path)) is kind, text
+
+
+def test_a_database_that_the_disk_refuses_to_show_is_not_a_missing_one(tmp_path: Path) -> None:
+    """A damaged state is replaced by an empty one. A symbolic link to itself is refused like a sector that is bad."""
+    disk, path = RocksDisk(), str(tmp_path / "db")
+    disk.open(path, FAMILIES, create=True).close()
+    current = tmp_path / "db" / "CURRENT"
+    current.rename(tmp_path / "db" / "CURRENT.kept")
+    current.symlink_to("CURRENT")
+    with pytest.raises(OSError, match="symbolic links"):
+        disk.open(path, FAMILIES)
+    with pytest.raises(OSError, match="symbolic links"):
+        disk.exists(str(current))
+    current.unlink()
+    assert not disk.exists(str(current))
+    with pytest.raises(DataCorrupted, match="no database"):
+        disk.open(path, FAMILIES)
 
 
 NO_ROOM = """
