@@ -146,10 +146,7 @@ def status_of(
     best = max(statuses.values(), key=lambda status: status.applied_index, default=None)
     for alarm in best.alarms if best is not None else ():
         alarms.append(f"{member_name(alarm.member)} {alarm.kind}: {alarm.message}")
-    for info in members:
-        status = statuses.get(info.id)
-        for to, why in sorted(status.without_lane.items()) if status is not None else ():
-            alarms.append(f"{info.name} has no lane to {member_name(to)} and uses slower actor calls: {why}")
+    alarms += _without_lanes(statuses, led_by.member if led_by is not None else 0)
     alarms += clocks_that_differ(led_by)
     voting = {info.id: info.node for info in members if info.id in configuration.voters}
     alarms += [*shared_hosts(voting, nodes, placement), *seen]
@@ -172,6 +169,19 @@ def status_of(
         spare=spare,
         sessions=best.session_count if best is not None else 0,
     )
+
+
+def _without_lanes(statuses: Mapping[int, MemberStatus], leader: int) -> list[str]:
+    """One line for each two members without a lane between them. Only the leader and another have something to say to
+    each other, for which actor calls are slower; two others miss their lane when the leader is lost."""
+    found: dict[frozenset[int], str] = {}
+    for member, status in sorted(statuses.items(), key=lambda each: (each[0] != leader, each[0])):
+        for to, why in sorted(status.without_lane.items()):
+            slower = " and uses slower actor calls" if leader in (member, to) else ""
+            found.setdefault(
+                frozenset((member, to)), f"{member_name(member)} has no lane to {member_name(to)}{slower}: {why}"
+            )
+    return list(found.values())
 
 
 def _spare(configuration: Configuration, serving: Set[int]) -> int:

@@ -74,6 +74,23 @@ def test_since_when_a_member_has_its_role_or_is_lost_is_told_by_any_member() -> 
         assert (m3.role_for, m3.lost_since) == (None, None), "a member of an older version does not say"
 
 
+def test_two_members_without_a_lane_are_one_alarm() -> None:
+    """Two followers call each other for nothing until their leader is lost, so nothing of theirs is slower."""
+    found = status(
+        member(1, "leader", without_lane={3: "a firewall"}),
+        member(2, without_lane={3: "swallowed"}),
+        member(3, without_lane={1: "refused", 2: "refused"}),
+    )
+    assert found.alarms == (
+        "m1 has no lane to m3 and uses slower actor calls: a firewall",
+        "m2 has no lane to m3: swallowed",
+    )
+    m3 = found.members[2]
+    assert m3.without_lane == {1: "refused", 2: "refused"}
+    found = status(member(1, "leader"), member(2), member(3, without_lane={1: "refused"}))
+    assert found.alarms == ("m3 has no lane to m1 and uses slower actor calls: refused",)
+
+
 def test_all_is_well() -> None:
     found = status(member(1, "leader"), member(2), member(3))
     assert (found.spare, found.complete, found.alarms) == (1, True, ())
