@@ -18,7 +18,7 @@ from ...limits import OPENING_MAX_S, SEARCH_AFTER_S, STEP_RETRY_S, STUCK_TURN_S,
 from ...raft.messages import Configuration
 from ...schema.member_record import MemberRecord
 from ...schema.operator_frames import MemberStatus
-from ..naming import member_name
+from ..naming import GAVE_UP, member_name
 from ..ray_view import RayNode
 from .data_locations import Search, Sighting, choose_home, locate_data, membership
 from .heal_plan import Clear, ClusterView, EndProcess, Move, Reserve, Retire, Step
@@ -116,6 +116,11 @@ class FailureTracker:
             missed_since=dict(self._missed_since),
             hung_since=dict(self._hung_since),
             opening=frozenset(member for member in quiet if _is_opening(member, observation)),
+            refusing={
+                member: status.why_not_serving
+                for member, status in observation.statuses.items()
+                if status.role == GAVE_UP
+            },
             tried_to_end=frozenset(member for member, until in self._tried_to_end.items() if until > now),
             reserved_since=dict(self._reserved_since),
             homes=homes(observation),

@@ -42,6 +42,7 @@ class ClusterView:
         missed_since: since when Ray has missed a member, or the member itself said that it can never serve again.
         hung_since: since when a member that Ray does not miss has answered nothing, or has said that it is stuck.
         opening: of these, those that say that they are opening their data, which takes time.
+        refusing: members that say that they do not serve: why.
         tried_to_end: members whose process was to be ended for that just now.
         reserved_since: since when a member has been seen reserved.
         homes: the node that each member lives on, if it is alive.
@@ -70,6 +71,7 @@ class ClusterView:
     missed_since: Mapping[int, float] = field(default_factory=dict)
     hung_since: Mapping[int, float] = field(default_factory=dict)
     opening: Collection[int] = frozenset()
+    refusing: Mapping[int, str] = field(default_factory=dict)
     tried_to_end: Collection[int] = frozenset()
     reserved_since: Mapping[int, float] = field(default_factory=dict)
     homes: Mapping[int, str] = field(default_factory=dict)
@@ -271,6 +273,8 @@ def _situation(view: ClusterView, member: int, successors: Mapping[int, MemberRe
             return "it hangs, and its process is ended; if that does not help, it is replaced"
         return f"it answers nobody, and its node is alive; its process is ended after {HUNG_FACTOR} times replace_after"
     if member not in view.missed_since and member not in view.hung_since:
+        if member in view.refusing:
+            return f"it does not serve, and is not replaced for that: {view.refusing[member]}"
         return "the leader does not hear it, but Ray does not miss it; waiting until they agree"
     if view.leads and view.silent.get(member, 0.0) < view.replace_after / 2:
         return "Ray misses it, or it says that it is lost, and the leader hears it; waiting for the leader to miss it"

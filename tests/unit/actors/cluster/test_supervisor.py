@@ -33,6 +33,7 @@ from raykeeper.actors.cluster.supervisor import Supervisor, Watchdog
 from raykeeper.actors.cluster.supervisor_actor import SupervisorActor
 from raykeeper.actors.cluster.supervisor_handle import actor_class
 from raykeeper.actors.cluster.supervisor_spec import SupervisorSpec
+from raykeeper.actors.naming import GAVE_UP
 from raykeeper.actors.ray_view import RayNode
 from raykeeper.errors import Unavailable
 from raykeeper.limits import OPENING_MAX_S, SEARCH_MIN_PAUSE_S, Settings, Timings, encode_settings
@@ -483,6 +484,12 @@ def test_what_a_replaced_member_has_left_goes_wherever_it_turns_up(
 # --- what it tells ---------------------------------------------------------------------------------------------------
 
 
+def unserving(why: str) -> Observation:
+    """Member 3 answers that it does not serve, and for how long the leader has not heard it changes nothing."""
+    seen = observation(silent=500.0, leading=500.0)
+    return replace(seen, statuses={**seen.statuses, 3: status(3, role=GAVE_UP, why_not_serving=why)})
+
+
 def spare_gone(observations: list[Observation]) -> list[Observation]:
     return [replace(each, nodes=each.nodes[:2]) for each in observations]
 
@@ -493,12 +500,13 @@ def spare_gone(observations: list[Observation]) -> list[Observation]:
         ([observation()], ""),
         ([observation(silent=5.0, answers=False)] * 5, "m3: it answers nobody, and its node is alive"),
         ([observation(silent=5.0)] * 5, "m3: the leader does not hear it, but Ray does not miss it"),
+        ([unserving("its data directory cannot be used: x")] * 5, "and is not replaced for that: its data directory"),
         ([observation(silent=0.0, answers=False, there=False)] * 5, "and the leader hears it; waiting for the leader"),
         (LOST[:2], "waiting until both have done so"),
         (LOST, "m3: it is gone, and is replaced as soon as there is a spare place"),
         (spare_gone(LOST), "m3: it is gone, and is replaced as soon as there is a spare place"),
     ],
-    ids=["well", "slow", "unheard", "only Ray", "not long", "gone", "no place"],
+    ids=["well", "slow", "unheard", "refused by its disk", "only Ray", "not long", "gone", "no place"],
 )
 def test_it_says_what_it_waits_for(observations: list[Observation], says: str) -> None:
     said = obstacles(watched(*observations))
