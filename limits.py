@@ -708,12 +708,10 @@ LANE_ACCEPTS_AT_ONCE = 250
 LANE_HELLO_TIMEOUT_S = 5.0
 """Within this they must have shown it."""
 LANE_OPEN_TIMEOUT_S = 3.0
-"""Within this a lane must be open; until then, and if it cannot be opened, everything goes by actor calls."""
+"""Within this of its offer a lane must be open; until then, and if it cannot be, everything goes by actor calls."""
 LANE_PAUSE_S = 0.2
 """From one attempt to open a lane to the next; doubles up to ``LANE_MAX_PAUSE_S``."""
 LANE_MAX_PAUSE_S = 2.0
-LANE_LOOK_S = 5.0
-"""Between two looks of a member whether it has a lane to each other one."""
 LANE_UNREACHABLE_PAUSE_S = 300.0
 """The same where the member has offered a lane and its address cannot be reached: a firewall, most likely."""
 LANE_PROVEN_S = 30.0
@@ -722,6 +720,8 @@ LANE_UNREACHABLE_ATTEMPTS = 3
 """After so many such attempts in a row it is said, once, in the log and in the status."""
 LANE_REFUSED_PAUSE_S = 30.0
 """The same where the member has no lane to offer: it is starting, is configured without lanes, or is full."""
+LANE_LOOK_S = 5.0
+"""Between two looks of a member whether it has a lane to each other one; ``LANE_PAUSE_S`` until it has had each."""
 LANE_SILENCE_S = 5.0
 """A host that accepts no bytes, or is silent, for this long is gone."""
 LANE_LINGER_S = 1.0
@@ -927,7 +927,9 @@ CONSOLE_NODES_S = 5.0
 
 # A member actor.
 OPEN_PAUSE_S = 2.0
-"""Between two attempts to open the data while the disk has no room for that, or refuses it."""
+"""Between two attempts to open the data while the disk has no room for that, or refuses it; doubles..."""
+OPEN_MAX_PAUSE_S = 30.0
+"""... up to this."""
 START_FREE_BYTES = STATE_WRITE_BUFFER_BYTES
 """A member starts only with this much free on its disk, and as much again as its log takes. After a full disk RocksDB
 asks for as much before it takes writes again."""

@@ -29,6 +29,7 @@ from ...limits import (
     LOCK_PAUSE_S,
     MAX_FRAME_DEADLINE_S,
     MAX_LEFTOVERS,
+    OPEN_MAX_PAUSE_S,
     OPEN_PAUSE_S,
     REQUEST_MARGIN_S,
     START_FREE_BYTES,
@@ -87,6 +88,11 @@ class Member:
         self._why = ""
         self._lost = self._missing = False
         self._opening = threading.Lock()
+        self._opener = threading.Lock()
+        """Guards whether there is a thread that opens the data: there is one at most."""
+        self._opens = False
+        self._open_now = threading.Event()
+        """Ends the pause before it tries again."""
         self._lock_fd = -1
         self._opening_since: float | None = None
         self._stopped = False
@@ -255,6 +261,7 @@ class Member:
     def stop(self) -> None:
         """Stop serving and close the data; the actor stays up until it is killed."""
         self._stopped = True
+        self._open_now.set()
         self._end("it was stopped", logging.INFO)
 
     def _end(self, why: str, level: int = logging.WARNING) -> None:
@@ -271,25 +278,43 @@ class Member:
     # -- opening the data ---------------------------------------------------------------------------------------------
 
     def _start_opening(self) -> None:
-        if self._loop is None and not self._stopped and not self._opening.locked():
-            self._role, self._why, self._lost, self._missing = "starting", "it is starting", False, False
-            threading.Thread(target=self._open, name="open data", daemon=True).start()
+        with self._opener:
+            if self._loop is not None or self._stopped:
+                return
+            if not self._opens:
+                self._role, self._why, self._lost, self._missing = "starting", "it is starting", False, False
+                threading.Thread(target=self._open, name="open data", daemon=True).start()
+                self._opens = True
+            elif not self._opening.locked():  # in the pause; the reason stays, which is logged once
+                self._role = "starting"
+            self._open_now.set()  # last: if an attempt ended just now, there is another, which tells how it ended
 
     def _open(self) -> None:
-        pause = threading.Event()
-        while self._is_refused_by_disk() and not self._stopped:
-            pause.wait(OPEN_PAUSE_S)
+        """Try to open the data until it is clear whether that can be: while the disk refuses, with growing pauses."""
+        pause = OPEN_PAUSE_S
+        while True:
+            self._open_now.clear()
+            refused = self._is_refused_by_disk()
+            if refused and not self._stopped:
+                asked = self._open_now.wait(pause)
+                pause = OPEN_PAUSE_S if asked else min(2 * pause, OPEN_MAX_PAUSE_S)
+            with self._opener:
+                again = refused or (self._open_now.is_set() and self._loop is None)
+                if self._stopped or not again:
+                    self._opens = False
+                    return
 
     def _is_refused_by_disk(self) -> bool:
         """Open the data and serve; True if the disk was full, or refused something, which may pass: a read that fails
         says nothing of what is on it. Every failure becomes the reason in the status, and sets what a supervisor needs
         to know: whether the data is lost, or only missing here."""
-        if not self._opening.acquire(blocking=False):
-            return False  # another thread is opening it
+        self._opening.acquire()
         self._opening_since = time.monotonic()
         try:
-            if self._loop is None and not self._stopped and self._lock_directory():
-                self._serve()
+            if self._loop is None and not self._stopped:
+                self._lost = self._missing = False  # what the try before has found may be mended
+                if self._lock_directory():
+                    self._serve()
         except NoSpace as error:
             self._give_up(f"NoSpace: {error}")
             return True
@@ -361,14 +386,20 @@ class Member:
         gc.collect()
         gc.freeze()
         self._loop = loop
+        try:
+            loop.start()
+            administer_as(spec.cluster_name, lambda member: loop.handler.own_token())
+            register_in_background(spec, loop.replica, lambda: self._loop is loop)
+            self._maintenance = Maintenance(
+                spec.cluster_name, spec.cluster, loop.replica, spec.folder, loop.backups.drop_idle
+            )
+        except BaseException as error:
+            # The caller gives up the lock, so nothing may use the data any more.
+            self._loop = None
+            loop.stop(f"it could not be started: {error}")
+            raise
         self._why = ""
         self._log.info("serves; its log ends at index %d, process %d", folder.log.last_index(), os.getpid())
-        loop.start()
-        administer_as(spec.cluster_name, lambda member: loop.handler.own_token())
-        register_in_background(spec, loop.replica, lambda: self._loop is loop)
-        self._maintenance = Maintenance(
-            spec.cluster_name, spec.cluster, loop.replica, spec.folder, loop.backups.drop_idle
-        )
 
     def _narrow_folders(self) -> None:
         """Nobody but this process's user may read the data, or change it."""

@@ -64,11 +64,15 @@ class EventLoop:
         self._failover = parts.failover
         self._lanes = parts.lanes
         self._workers = parts.workers
-        metrics = MemberMetrics(parts.replica, parts.handler, parts.inbox, parts.transport, parts.lanes, status)
-        self._forget_figures = self.telemetry.add(metrics.families)
         self._stop: str | None = None
         self._turn_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="member loop", daemon=True)
+        try:
+            metrics = MemberMetrics(parts.replica, parts.handler, parts.inbox, parts.transport, parts.lanes, status)
+            self._forget_figures = self.telemetry.add(metrics.families)
+        except BaseException:
+            self._close_parts()
+            raise
 
     def lane(self, node: str, peer: bool) -> LaneOffer | None:
         """How a process on that Ray node opens a lane to this member; ``None`` if it has none to offer. Any thread."""
@@ -79,12 +83,20 @@ class EventLoop:
         self._thread.start()
 
     def stop(self, why: str) -> None:
-        """Answer all waiting callers and close the data; returns when that is done."""
+        """Answer all waiting callers and close the data; returns when that is done. It need not have been started."""
         self._forget_figures()
         self.replica.slow.close()
         self._stop = why
         self.inbox.wake()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
+        else:
+            self.inbox.close()
+            self.replica.stop(why)
+        self._close_parts()
+
+    def _close_parts(self) -> None:
+        """End the lanes, the threads and the links to peers."""
         self.transport.close()
         if self._lanes is not None:
             self._lanes.close()

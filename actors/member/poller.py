@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from ...limits import LANE_LOOK_S, MAX_LONE_READS
+from ...limits import LANE_LOOK_S, LANE_PAUSE_S, MAX_LONE_READS
 from ...schema.frames import Refusal, Refused
 from ...schema.replies import MakeReply, reply_bytes
 from ..logs import MemberLog
@@ -100,18 +100,17 @@ class LanePoller:
         self._clock = clock
         self._log = log
         self._look_at = 0.0
+        self._had: set[int] = set()
+        """Members to which there was a lane at some time."""
 
     def wait(self, until: float) -> TurnInput:
         """See :class:`Poller`. A batch for which the turn would find nothing to do is not returned before its time."""
         idle = self._inbox.about_to_sleep()
         while True:
-            patience = 0.0
-            if idle:
-                now = self._clock()
-                patience = max(0.0, until - now)
-                if now >= self._look_at:
-                    self._look_at = now + LANE_LOOK_S
-                    self._keep_lanes()
+            now = self._clock()
+            if now >= self._look_at:
+                self._look_at = now + (LANE_LOOK_S if self._keep_lanes() else LANE_PAUSE_S)
+            patience = max(0.0, until - now) if idle else 0.0
             ready = self._lanes.wait(patience)
             self._inbox.awake()
             # While enough events wait, requests stay in the kernel: there they slow down those who send them.
@@ -122,14 +121,19 @@ class LanePoller:
                 break
         return self._inbox.take_batch()
 
-    def _keep_lanes(self) -> None:
+    def _keep_lanes(self) -> bool:
         """Have lanes to all members of the configuration while that is possible. Two followers have nothing to say to
         each other until their leader is lost; and if Ray's GCS is away by then, no actor that was never called before
-        can be reached, so without lanes they could elect nobody."""
+        can be reached, so without lanes they could elect nobody.
+
+        Returns:
+            Whether there is a lane to each, or was one. For the first one the pauses are short: until it is open, the
+            loss of the leader and of the GCS together would find this member without it.
+        """
         node = self._replica.node
-        for member in node.configuration.members:
-            if member != node.id:
-                self._links.is_open(member)
+        others = [member for member in node.configuration.members if member != node.id]
+        self._had.update([member for member in others if self._links.is_open(member)])
+        return self._had.issuperset(others)
 
     def _pass_on(self, arrived: Arrived) -> bool:
         """Frames before requests: heartbeats must not wait for clients. News of peers come last: a frame that arrived

@@ -14,25 +14,26 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from ...limits import (
     BACKGROUND_THREADS,
-    LANE_OPEN_TIMEOUT_S,
     MIN_PEER_CALL_TIMEOUT_S,
     Settings,
     decode_settings,
 )
 from ...proxy_address import port_range
 from ...schema.operator_frames import MemberStatus
-from ...store.data_dir import DataDir, Identity
+from ...store.data_dir import DataDir
 from ...telemetry import Telemetry
 from ..logs import MemberLog
 from ..process_tracer import process_tracer
-from ..transport.lane import HAS_LANES, LaneBroken, open_lane
+from ..transport.lane import HAS_LANES
 from ..transport.lane_address import lane_host
 from ..transport.lane_server import LaneServer
-from ..transport.lane_tls import LaneSocket, ServerTls, TlsUnusable, tls_files
+from ..transport.lane_tls import ServerTls, TlsUnusable, tls_files
+from ..transport.peer_dialer import PeerDialer
 from ..transport.peer_lanes import LaneLinks
 from ..transport.peer_transport import PeerTransport
 from .backup_source import BackupSource
@@ -96,7 +97,25 @@ def wire(
         location: where lanes may be opened to it; without one, everything goes by actor calls, and no death of a
             client's process is noticed.
         telemetry: where its figures are collected.
+
+    A part that cannot be built ends those before it: a start that the disk or the system refuses is tried again, and
+    each try must leave no descriptor and no thread.
     """
+    with ExitStack() as made:
+        parts = _wire(folder, lookup, status, location, telemetry, made)
+        made.pop_all()
+    return parts
+
+
+def _wire(
+    folder: DataDir,
+    lookup: Callable[[int], Any],
+    status: Callable[[], MemberStatus],
+    location: ProcessLocation | None,
+    telemetry: Telemetry,
+    made: ExitStack,
+) -> Parts:
+    """As :func:`wire`; ``made`` ends what has been built."""
     identity = folder.identity
     settings = decode_settings(folder.state.settings) if folder.state.settings else Settings()
     timings, limits = settings.timings, settings.limits
@@ -121,15 +140,17 @@ def wire(
             tls=tls,
             log=transport_log,
         )
+        made.callback(lanes.close)
     waker = Waker()
     inbox = Inbox(limits, waker.wake if lanes is None else lanes.wake)
 
     links = None
     if lanes is not None and location is not None:
+        dialer = PeerDialer(cluster=identity.cluster, member=identity.member, node=location.node, lookup=lookup)
         links = LaneLinks(
             member=identity.member,
             lanes=lanes,
-            dial=_dialer(identity, location, lookup),
+            dial=dialer.dial,
             hand_over=lambda then: inbox.put_own(BackgroundDone(then)),
             clock=member_clock,
             log=transport_log,
@@ -148,8 +169,11 @@ def wire(
         traced=spans.proposed,
         trace_arrived=spans.arrived,
     )
+    made.callback(transport.close)
     workers = ThreadPoolExecutor(max_workers=BACKGROUND_THREADS, thread_name_prefix="background")
+    made.callback(workers.shutdown, wait=False)
     own_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="operator")
+    made.callback(own_worker.shutdown, wait=False)
     replica = Replica(
         folder=folder,
         timings=timings,
@@ -162,6 +186,7 @@ def wire(
         wall=time.time,
         spans=spans,
     )
+    made.callback(replica.slow.close)
     operators = OperatorRequests(_BackedUp(inbox, replica), _in_background(own_worker, inbox), Throttle(), member_clock)
     handler = RequestHandler(
         replica,
@@ -198,19 +223,6 @@ def wire(
             log,
         )
     return Parts(inbox, lanes, transport, (workers, own_worker), replica, handler, failover, poller, operators.backups)
-
-
-def _dialer(identity: Identity, location: ProcessLocation, lookup: Callable[[int], Any]) -> Callable[[int], LaneSocket]:
-    """A function that opens a lane to a peer: it asks the peer's actor for an offer and connects. It blocks."""
-
-    def dial(member: int) -> LaneSocket:
-        deadline = time.monotonic() + LANE_OPEN_TIMEOUT_S
-        offer = lookup(member).lane.remote(location.node, True).future().result(LANE_OPEN_TIMEOUT_S)
-        if offer is None or offer.cluster != identity.cluster:
-            raise LaneBroken(f"member {member} offers no lane")
-        return open_lane(offer, location.node, identity.member, deadline - time.monotonic())
-
-    return dial
 
 
 def _in_background(workers: ThreadPoolExecutor, inbox: Inbox) -> Background:

@@ -20,7 +20,7 @@ from lab.patience import PATIENCE, until
 from raykeeper.actors.member import actor
 from raykeeper.actors.member.actor import Member, deadline_of
 from raykeeper.actors.member.member_actor import MemberHost
-from raykeeper.actors.naming import MemberSpec, encode_member_spec
+from raykeeper.actors.naming import GAVE_UP, MemberSpec, encode_member_spec
 from raykeeper.errors import NoSpace
 from raykeeper.schema.commands import ClientWrite, ClientWrites
 from raykeeper.schema.frames import Close, KeepAlive, Open, Read, Reads, Writes
@@ -82,6 +82,7 @@ def start(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
     monkeypatch.setattr(actor.sys, "setswitchinterval", lambda seconds: None)
     monkeypatch.setattr(actor.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "0a"))
     monkeypatch.setattr(actor, "OPEN_PAUSE_S", 0.001)
+    monkeypatch.setattr(actor, "OPEN_MAX_PAUSE_S", 0.001)
     monkeypatch.setattr(actor.DataDir, "open", full)
     caplog.set_level(logging.INFO, "raykeeper.member")
 
@@ -200,3 +201,94 @@ def test_it_says_whether_it_opens_its_data_or_waits_for_the_lock(
     go_on.set()
     until(lambda: "holds the lock" in member.status().why_not_serving, what="it waits for the lock")
     assert not member.status().opening
+
+
+def refuse_at_length(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """From now on the pauses are longer than a test; returns by whom it is tried."""
+    tried: list[threading.Thread] = []
+
+    def full(*_: object, **__: object) -> DataDir:
+        tried.append(threading.current_thread())
+        raise NoSpace("no room at all")
+
+    for name in ("OPEN_PAUSE_S", "OPEN_MAX_PAUSE_S"):
+        monkeypatch.setattr(actor, name, 10 * PATIENCE)
+    monkeypatch.setattr(actor.DataDir, "open", full)
+    return tried
+
+
+def test_who_asks_it_to_open_its_data_ends_the_pause_and_starts_no_second_thread(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = refuse_at_length(monkeypatch)
+    for _ in range(5):
+        before = len(tried)
+        member.open()
+        until(lambda before=before: len(tried) > before, what="it tries again")
+        assert "NoSpace" in member.status().why_not_serving
+    assert len(set(tried)) == 1
+    until(lambda: member.status().role == GAVE_UP, what="it says that it has given up")
+
+
+def test_a_stop_ends_the_pause_and_it_can_be_opened_after_it(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = refuse_at_length(monkeypatch)
+    member.open()
+    until(lambda: tried, what="it tries again")
+    member.stop()
+    tried[0].join(PATIENCE)
+    assert not tried[0].is_alive()
+    assert member.status().why_not_serving == "it was stopped"
+    member.open()
+    until(lambda: tried[-1] is not tried[0], what="another thread tries")
+
+
+def test_the_pauses_grow_up_to_a_bound(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    class Pause(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout or 0.0)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(actor, "OPEN_MAX_PAUSE_S", 0.003)
+    member._open_now = Pause()
+    until(lambda: pauses.count(0.003) >= 3, what="the longest pauses")
+    assert pauses == sorted(pauses)
+    assert set(pauses) <= {0.001, 0.002, 0.003}
+
+
+def test_a_start_that_fails_at_its_end_stops_the_loop_before_it_gives_up_the_lock(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else another process could take the data while this one's loop writes it."""
+    stopped: list[bool] = []
+
+    class Loop:
+        replica = backups = SimpleNamespace(drop_idle=None)
+
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def start(self) -> None:
+            pass
+
+        def stop(self, why: str) -> None:
+            stopped.append(member._lock_fd >= 0)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    opened = SimpleNamespace(
+        identity=SimpleNamespace(cluster=7, member=1), log=SimpleNamespace(size_bytes=0, last_index=lambda: 0)
+    )
+    for name in ("check_room", "note_served"):
+        monkeypatch.setattr(actor, name, lambda *_: None)
+    monkeypatch.setattr(actor, "gc", SimpleNamespace(collect=lambda: None, freeze=lambda: None))
+    monkeypatch.setattr(actor, "_util", SimpleNamespace(get_node_ip_address=lambda: ""))
+    monkeypatch.setattr(actor, "EventLoop", Loop)
+    monkeypatch.setattr(actor, "register_in_background", lambda *_: None)
+    monkeypatch.setattr(actor, "administer_as", refuse)
+    monkeypatch.setattr(actor.DataDir, "open", lambda *_, **__: opened)
+    until(lambda: len(stopped) >= 3, what="it tries again")
+    assert all(stopped)
+    assert os.strerror(errno.EMFILE) in member.status().why_not_serving
