@@ -39,6 +39,8 @@ class FailureTracker:
         self._placement = placement
         self._search = Search(cluster)
         self._missed_since: dict[int, float] = {}
+        self._known: frozenset[int] = frozenset()
+        """All that ever took part, as far as was seen."""
         self._silent_since: dict[int, float] = {}
         """Since when leaders have not heard from a member."""
         self._hung_since: dict[int, float] = {}
@@ -82,9 +84,10 @@ class FailureTracker:
         """What is known after one more observation: the input of ``heal_plan.plan``.
 
         A time since when something is so starts at the first observation that shows it, and is dropped by the first
-        that does not: a supervisor that was restarted waits again, and never acts too early.
+        that does not: a supervisor that was restarted waits again, and never acts too early. Whom a search of the disks
+        has named first is missed since the observation before it, so that what this search has seen of it counts.
         """
-        self._now = now
+        last, self._now = self._now, now
         self._began = now if self._began is None else self._began
         self._best = best = observation.best or self._best
         self._seen_on.update((member, status.node) for member, status in observation.statuses.items())
@@ -93,10 +96,14 @@ class FailureTracker:
             with suppress(msgspec.MsgspecError):
                 self.replace_after = decode_settings(best.settings).timings.replace_after
         sightings = self._search.sightings(observation.nodes)
-        configuration, table = self._current_members(observation, sightings)
+        configuration, table, by_disks = self._current_members(observation, sightings)
         pins = {**self.first_pins, **{known.id: known.pin for known in table.values() if known.pin}}
         missed = {member for member in configuration.members if _is_missed(member, observation, pins.get(member, ""))}
-        self._missed_since = {member: self._missed_since.get(member, now) for member in missed}
+        named = configuration.members - self._known if by_disks else frozenset()
+        self._known |= configuration.members
+        self._missed_since = {
+            member: self._missed_since.get(member, last if member in named else now) for member in missed
+        }
         quiet = {member for member in configuration.members - missed if _is_quiet(member, observation)}
         self._hung_since = {member: self._hung_since.get(member, now) for member in quiet}
         reserved = set(table) - configuration.members
@@ -136,17 +143,20 @@ class FailureTracker:
 
     def _current_members(
         self, observation: Observation, sightings: list[Sighting]
-    ) -> tuple[Configuration, dict[int, MemberRecord]]:
-        """The configuration, and the table, corrected for members that were started elsewhere since.
+    ) -> tuple[Configuration, dict[int, MemberRecord], bool]:
+        """The configuration, and the table, corrected for members that were started elsewhere since; and whether the
+        disks say so.
 
         The disks are believed only without a leader, and only if they know a newer configuration.
         """
         best = self._best
         configuration = Configuration() if best is None else configuration_of(best)
         table = {known.id: known for known in best.table} if best is not None else {}
+        by_disks = False
         if observation.leader is None and sightings:
             note = membership(sightings)
             if note.configuration.voters and (best is None or note.configuration.index > configuration.index):
+                by_disks = True
                 configuration, table = note.configuration, {known.id: known for known in note.members}
         self._pins = {known.id: known.pin for known in table.values()}
         for member, (before, since) in list(self._moved.items()):
@@ -154,7 +164,7 @@ class FailureTracker:
                 del self._moved[member]  # it has registered its new place, or has another one by now
             elif member in configuration.members:
                 table[member] = since
-        return configuration, table
+        return configuration, table, by_disks
 
     def _with_places(self, view: ClusterView, observation: Observation, sightings: list[Sighting]) -> ClusterView:
         """The view with the places where the data of missed members was found.

@@ -410,6 +410,22 @@ def test_disks_are_searched_only_when_there_is_a_reason_and_then_less_and_less_o
     assert fresh.nodes_to_search(fresh.view(nobody, SEARCH_MIN_PAUSE_S)) == list(nobody.nodes)
 
 
+def test_the_search_that_names_the_members_counts_for_them() -> None:
+    """The whole cluster was lost: before the disks were searched nobody knew whom to miss."""
+    nobody = silent_observation("x", "y", "z", actors=())
+    disks = {"node-x": data(1), "node-y": TWO, "node-z": THREE}
+    tracker = FailureTracker(7, PINS)
+    due = tracker.nodes_to_search(tracker.view(nobody, 100.0))
+    assert due == list(nobody.nodes)
+    tracker.record_search({each.id: NodeInventory("/data/heal", each.id, disks[each.id]) for each in due}, 100.1)
+    for now in (100.3, 102.0, 110.0):
+        view = tracker.view(nobody, now)
+        assert [member for member, _, _ in moved(view)] == [1, 2, 3]
+        assert isinstance(plan(view), Move)
+        assert view.searched
+        assert tracker.nodes_to_search(view) == [], "they were searched a moment ago"
+
+
 def test_what_was_seen_before_a_member_was_missed_says_nothing_about_it() -> None:
     """Its process dies, and the disks are searched; it comes back, and later its data is lost. It is not started where
     that was, again and again, but replaced."""
