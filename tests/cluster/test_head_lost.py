@@ -149,16 +149,28 @@ nodes.shutdown()
 """
 
 WITH = """
-def lanes():
-    # Of each member to each other one: without the head nobody could be asked for one.
-    said = {}
-    for number in (1, 2, 3):
-        with open(f"{temporary}/session_latest/logs/raykeeper-jobs-m{number}.log") as file:
-            said[number] = file.read()
-    return all(f"a lane to m{to} is open" in said[one] for one in said for to in said if one != to)
+LANES = '''
+import logging, sys
+import ray
+from lab.ray.tools import wait_until
+from raykeeper.actors.discovery import member_actors
+ray.init(address=sys.argv[1], logging_level=logging.ERROR, log_to_driver=False, _node_ip_address="127.0.0.2")
+actors = member_actors("jobs")
 
-wait_until(lanes, 120, "all lanes are open")
+def open_to(host):
+    return host.member._loop.transport.with_lane()
+
+def lanes():
+    found = {id: actor.__ray_call__.remote(open_to) for id, actor in actors.items()}
+    return {id: sorted(ray.get(reference, timeout=120)) for id, reference in found.items()}
+
+wait_until(lambda: lanes() == {1: [2, 3], 2: [1, 3], 3: [1, 2]}, 120, lambda: f"all lanes are open: {lanes()}")
+'''
+
 lead = next(each for each in told()["members"] if each["role"] == "leader")
+# Of each member to each other one: without the head nobody could be asked for one.
+subprocess.run([sys.executable, "-c", LANES, f"127.0.0.9:{gcs_port}"], check=True, timeout=300,
+               stdout=subprocess.DEVNULL)
 lose_head()
 count = written()
 wait_until(lambda: written() > count + 200, 120, "members serve on, while there is no head")
