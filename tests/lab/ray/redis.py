@@ -34,6 +34,7 @@ class Redis:
         self._process = process = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=_die_with_parent)
         try:
             until(lambda: process.poll() is not None or _listens(port), what="Redis listens")
+            assert process.poll() is None, f"redis-server has ended with status {process.returncode}"
         except BaseException:
             self.close()
             raise
