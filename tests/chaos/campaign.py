@@ -45,17 +45,19 @@ from simulation.checker import Violation
 from .care import BESIDE, Operator, check_restored, restore_beside
 from .control import kill_gcs
 from .evidence import Diary, Evidence, questions_to
-from .field import Bit, Field, NotNow, unmount
+from .field import RECOVERY, Bit, Field, NotNow, unmount
 from .journal import Record, gather
 from .ledger import note_run
 from .login import PASSWORD, ROOT, VARIABLE, connect, need_users
-from .mixes import ALONE, LONGEST, MIXES, Mix
+from .mixes import ALONE, LONGEST, MIXES, NEVER_TWICE, Mix
 from .nemesis import OF_PROXIES, SPOILING
 from .outcome import (
     EXPIRED,
     LONG_S,
     REJOINED,
     REPLACED,
+    RESTORED,
+    UPGRADED,
     Caused,
     Inconclusive,
     check_that_it_counts,
@@ -74,6 +76,8 @@ TESTS = Path(__file__).resolve().parent.parent
 PATCHES = TESTS / "lab" / "ray" / "patches"
 PROCESSES = 3
 NAME = "chaos"
+OF_REDIS = "RAY_REDIS_ADDRESS", "RAY_GCS_SERVER_PORT"
+"""Variables by which a Ray finds its Redis, and keeps its GCS at one port."""
 SPEC: dict[str, Any] = {
     # Whose data is lost is to be replaced, and contents are to be compared, within minutes; who starts slowly is not.
     "timings": {"session_ttl": 20.0, "replace_after": 8.0, "check_interval": 20.0},
@@ -87,9 +91,6 @@ SPEC: dict[str, Any] = {
         "snapshot_bytes_per_second": 2 << 20,
     },
 }
-RECOVERY = 240.0
-"""Seconds within which the cluster must be whole again once a fault is over: on a machine that does much else, a new
-member alone may take a minute to start, and one that hangs is waited for."""
 
 
 class Campaign:
@@ -198,8 +199,7 @@ class Campaign:
     def _start_redis(self) -> None:
         if self.mix.gcs_outlives and Redis.available():
             self._redis = Redis(self._scratch)
-            os.environ["RAY_REDIS_ADDRESS"] = self._redis.address
-            os.environ["RAY_GCS_SERVER_PORT"] = str(fixed_port())
+            os.environ.update(zip(OF_REDIS, (self._redis.address, str(fixed_port())), strict=True))
         elif self._kinds.pop(kill_gcs, None):
             print(f"LEFT OUT: kill_gcs, since {INSTALL}", flush=True)
 
@@ -241,6 +241,8 @@ class Campaign:
             kill_actors(NAME)
         ray.shutdown()
         if self._redis is not None:
+            for variable in OF_REDIS:  # else any Ray that this process starts later would ask a Redis that is gone
+                os.environ.pop(variable, None)
             self._redis.close()
 
     def _start_ray(self, syncs: Path) -> None:
@@ -288,12 +290,7 @@ class Campaign:
         if self.mix.operations:
             self._operator = Operator(self._field.cluster, self.seed, self.folder, lambda: self._truth.upto)
         while time.monotonic() < until:
-            faults = [self._draw()]
-            if self.rng.random() < 0.2:
-                faults.append(self._draw())
-            if SPOILING.issuperset(faults) or ALONE.intersection(faults):
-                del faults[1:]
-            self._cause(faults)
+            self._cause(self._draw_some())
             self._field.tidy()
             if self._layer is not None:
                 self._layer.forget()
@@ -305,6 +302,15 @@ class Campaign:
                 with suppress(*NOT_NOW):
                     self._new_worker()
             self._pause.wait(self.rng.uniform(0.5, 2.0))
+
+    def _draw_some(self) -> list[Any]:
+        """One fault, or two that may come up at once."""
+        faults = [self._draw()]
+        if self.rng.random() < 0.2:
+            faults.append(self._draw())
+        if ALONE.intersection(faults) or any(never.issuperset(faults) for never in (SPOILING, NEVER_TWICE)):
+            del faults[1:]
+        return faults
 
     def _draw(self) -> Any:
         return self.rng.choices(list(self._kinds), [often for _, often in self._kinds.values()])[0]
@@ -405,6 +411,8 @@ class Campaign:
             restored = [*self._operator.restored]
             for path in self._operator.backups[-1:]:
                 restored.append(restore_beside(path, self.folder / BESIDE / "last", BESIDE))
+            self.seen[UPGRADED] = self._operator.done["upgrade"]
+            self.seen[RESTORED] = self._operator.done["restore"]
             self.checked["restored"] = sum(check_restored(each, self._truth.changes) for each in restored)
         self.seen[EXPIRED] = expired(self.records)
         self.seen[REPLACED] = self._replacements(cluster)

@@ -27,6 +27,8 @@ KEPT = (*OWN_PREFIXES, "l/")
 """Keys without leases, of which all changes are known."""
 PAUSE_S = (0.5, 6.0)
 """Between two operations."""
+NEEDED = ("upgrade", "restore")
+"""Operations of which one each must succeed in ten minutes (``outcome.UPGRADED``, ``outcome.RESTORED``)."""
 
 
 class Restored(NamedTuple):
@@ -54,8 +56,17 @@ def restore_beside(path: Path, folder: Path, name: str) -> Restored:
                 for item in kv.range(prefix=prefix, revision=revision)
             }
     finally:
-        beside.destroy()
+        _destroy(beside, name)
     return Restored(revision, there)
+
+
+def _destroy(beside: Any, name: str) -> None:
+    """Another fault may keep it from that; what was read from it counts nevertheless."""
+    try:
+        beside.destroy()
+    except (KeeperError, ray.exceptions.RayError):
+        with suppress(KeeperError, ray.exceptions.RayError, AssertionError):
+            kill_actors(name)
 
 
 def check_restored(restored: Restored, changes: Sequence[Change]) -> int:
@@ -66,6 +77,13 @@ def check_restored(restored: Restored, changes: Sequence[Change]) -> int:
     """
     kept = [each for each in changes if each[0] <= restored.revision and each[1].startswith(KEPT)]
     return check_end_state(restored.there, kept)
+
+
+def draw(rng: random.Random, names: Sequence[str], done: Counter[str]) -> str:
+    """The next operation. Each may take a minute and fail, so that in ten minutes there may be twenty of them: half of
+    them are those that are needed, until they have succeeded."""
+    missing = [name for name in NEEDED if not done[name]]
+    return rng.choice(missing if missing and rng.random() < 0.5 else names)
 
 
 class Operator:
@@ -102,13 +120,13 @@ class Operator:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        kinds = [self._compact, self._back_up, self._defragment, self._add_and_remove, self._configure, self._move]
-        kinds += [self._look, self._restore, self._upgrade]
+        found = [self._compact, self._back_up, self._defragment, self._add_and_remove, self._configure, self._move]
+        found += [self._look, self._restore, self._upgrade]
+        operations = {operation.__name__.strip("_"): operation for operation in found}
         while not self._over.wait(self._rng.uniform(*PAUSE_S)):
-            operation = self._rng.choice(kinds)
-            name = operation.__name__.strip("_")
+            name = draw(self._rng, list(operations), self.done)
             try:
-                operation()
+                operations[name]()
                 self.done[name] += 1
             except (KeeperError, ray.exceptions.RayError):
                 self.done[f"{name}!"] += 1

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
 from contextlib import suppress
 from typing import Any
 
 import ray
+from ray._private.ray_constants import PROCESS_TYPE_GCS_SERVER
 
 from lab.ray.faults import CLIENT, cut
 from lab.ray.tools import is_alive, is_stopped, start_of, wait_until
 from raykeeper.actors.cluster.supervisor_handle import supervisor_name
 from raykeeper.actors.naming import NAMESPACE, actor_name
 
-from .field import Fault, Field, NotNow, kill
+from .field import RECOVERY, Fault, Field, NotNow, kill
 from .nemesis import how_cut, switched
 
 
@@ -60,31 +62,51 @@ def kill_gcs(field: Field) -> Fault:
     pid = _gcs(head.get_session_dir_path())
     started = start_of(pid)
     also, who = field.rng.choice(((0, "nothing else"), *_mortals(field)))
-    head.kill_gcs_server()
     try:
+        head.kill_gcs_server()
         bit = not is_alive(pid, started)
         if also:
             kill(also)
         yield f"SIGKILL of Ray's GCS, and of {who}"
     finally:
-        head.start_gcs_server()
+        _start_gcs(head, pid, started)
 
     def back() -> bool:
         """Once the cluster is whole again."""
-        wait_until(lambda: not _unknown(field), 60, lambda: f"Ray knows these names again: {_unknown(field)}")
+        wait_until(lambda: not _unknown(field), RECOVERY, lambda: f"Ray knows these names again: {_unknown(field)}")
+        wait_until(lambda: _supervisor(field) not in (0, also), RECOVERY, "the supervisor is back")
         _new_name()
         return bit
 
     return back
 
 
+def _start_gcs(head: Any, before: int, started: str) -> None:
+    """Start it again, also if Ray failed halfway when it was to end the one before."""
+    if is_alive(before, started):
+        with suppress(ProcessLookupError):
+            os.kill(before, signal.SIGKILL)
+    wait_until(lambda: not is_alive(before, started), RECOVERY, "the GCS before is dead")
+    head.all_processes.pop(PROCESS_TYPE_GCS_SERVER, None)
+    head._gcs_address = head._gcs_client = None
+    head.start_gcs_server()
+
+
 def _mortals(field: Field) -> list[tuple[int, str]]:
     """Processes that may die while nobody can start them again: pid and what it is."""
     found = [(member.pid, member.name) for member in field.members()]
+    if supervisor := _supervisor(field):
+        found.append((supervisor, "the supervisor"))
+    return found
+
+
+def _supervisor(field: Field) -> int:
+    """The supervisor's process, by its own word: one that is dead keeps its name until it is started again. 0 if it
+    does not answer."""
     with suppress(ValueError, ray.exceptions.RayError, TimeoutError):
         actor = ray.get_actor(supervisor_name(field.cluster.name), namespace=NAMESPACE)
-        found.append((ray.get(actor.pid.remote(), timeout=10), "the supervisor"))
-    return found
+        return int(ray.get(actor.pid.remote(), timeout=10))
+    return 0
 
 
 def _unknown(field: Field) -> list[str]:
@@ -101,16 +123,18 @@ def _unknown(field: Field) -> list[str]:
 
 
 def _new_name() -> None:
-    """An actor that is named now is found by its name, and answers."""
+    """An actor that is named now is found by its name, and answers. Each name is a new one: the actor before may not
+    be dead yet."""
 
     class Echo:
         def say(self, word: str) -> str:
             return word
 
     kind: Any = ray.remote(num_cpus=0)(Echo)
-    made = kind.options(name="echo").remote()
+    name = f"echo-{uuid.uuid4().hex}"
+    made = kind.options(name=name).remote()
     try:
-        assert ray.get(ray.get_actor("echo").say.remote("here"), timeout=60) == "here"
+        assert ray.get(ray.get_actor(name).say.remote("here"), timeout=RECOVERY) == "here"
     finally:
         ray.kill(made)
 

@@ -17,6 +17,10 @@ from lab.ray.faults import Faults
 from lab.ray.proxies import Proxies
 from lab.ray.tools import is_alive, is_stopped, start_of, wait_until
 
+RECOVERY = 240.0
+"""Seconds within which the cluster must be whole again once a fault is over: on a machine that does much else, a new
+member alone may take a minute to start, and one that hangs is waited for."""
+
 Bit = bool | Callable[[], bool]
 """Whether a fault did what it should; a function can tell only when the cluster is whole again."""
 Fault = Generator[str, None, Bit]

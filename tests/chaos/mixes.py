@@ -16,7 +16,7 @@ from .clock_faults import clock_step, drift_beyond, drift_within
 from .control import clients_cut_off_from_one, cut_link, kill_gcs, pause_gcs, pause_supervisor
 from .field import Fault, Field
 from .nemesis import FAULTS
-from .outcome import EXPIRED, REJOINED, REPLACED
+from .outcome import EXPIRED, REJOINED, REPLACED, RESTORED, UPGRADED
 from .slow_disks import flaky_disk, flaky_reads, slow_disk_of_follower, slow_disk_of_leader
 
 Kinds = dict[Callable[[Field], Fault], tuple[int, float]]
@@ -39,6 +39,8 @@ MORE: Kinds = {
 
 ALONE = frozenset({pause_gcs, kill_gcs})
 """Others could not be caused meanwhile, or not undone."""
+NEVER_TWICE = frozenset({flaky_reads})
+"""Never two of them at once: the layer refuses the reads of one folder, and counts all that it has refused."""
 LONGEST = {pause_gcs: 40.0, kill_gcs: 15.0}
 """Seconds: a Ray whose GCS is away for a minute ends, and one that was killed has to start again within it."""
 
@@ -155,6 +157,7 @@ MIXES: dict[str, Mix] = {
         holds=(1.0, 20.0),
         operations=True,
         members=(3, 5),
+        must=frozenset({UPGRADED, RESTORED}),
     ),
     "rights": Mix(
         "every call needs a user; the rights of some come and go while they work",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ LONG_S = 10.0
 
 EXPIRED, REPLACED, REJOINED = "a session expired", "a member was replaced", "a member rejoined after a long fault"
 """What must have occurred in a long campaign."""
+UPGRADED, RESTORED = "the cluster was upgraded", "a backup was restored beside"
+"""What an operator must have brought to an end in a campaign of ``care``."""
 
 
 @dataclass
@@ -35,6 +38,11 @@ class Caused:
     def seconds(self) -> float:
         """How long it lasted."""
         return (self.end_ns - self.start_ns) / 1e9
+
+    @property
+    def recovery(self) -> float:
+        """Seconds from its end until the cluster was whole again; infinite if it never was."""
+        return (self.whole_ns - self.end_ns) / 1e9 if self.whole_ns else math.inf
 
 
 class Inconclusive(Exception):
@@ -93,11 +101,13 @@ def table(
     rows = defaultdict(list)
     for entry in caused:
         rows[entry.kind, entry.name].append(entry)
-    lines = [f"{'fault':<28}{'kind':>5}{'caused':>8}{'bit':>5}{'operations done':>17}{'longest outage s':>18}"]
+    heads = f"{'operations done':>17}{'longest outage s':>18}{'longest recovery s':>20}"
+    lines = [f"{'fault':<28}{'kind':>5}{'caused':>8}{'bit':>5}{heads}"]
     for (kind, name), entries in sorted(rows.items()):
         outage = max((_outage(entry, records) for entry in entries), default=0.0)
         bit, done = sum(entry.bit for entry in entries), sum(entry.done for entry in entries)
-        lines.append(f"{name:<28}{kind or '-':>5}{len(entries):>8}{bit:>5}{done:>17}{outage:>18.1f}")
+        recovery = max(entry.recovery for entry in entries)
+        lines.append(f"{name:<28}{kind or '-':>5}{len(entries):>8}{bit:>5}{done:>17}{outage:>18.1f}{recovery:>20.1f}")
     outcomes: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for record in records:
         outcomes[record.operation][record.outcome] += 1

@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ import pytest
 
 from chaos import campaign, night
 from chaos.campaign import SPEC, Campaign
+from chaos.care import NEEDED, draw
 from chaos.evidence import Diary, Evidence
 from chaos.journal import OK, UNKNOWN, Record
 from chaos.ledger import how_many, note_run, summary
 from chaos.mixes import MIXES
 from chaos.nemesis import FAULTS
-from chaos.outcome import EXPIRED, Caused, Inconclusive, check_that_it_counts, expired
+from chaos.outcome import EXPIRED, Caused, Inconclusive, check_that_it_counts, expired, table
 from chaos.safety import safety
+from chaos.slow_disks import flaky_reads
 from chaos.verdict import Truth
 from lab.patience import PATIENCE
 from raykeeper.errors import Unavailable
@@ -98,6 +101,14 @@ def test_sessions_that_expired_are_counted() -> None:
     assert expired([gone, Record("w1.0", "put"), Record("w1.0", "get", result={"revision": 1})]) == 1
 
 
+def test_the_table_says_how_long_it_took_to_become_whole() -> None:
+    entries = [Caused("kill", 1, "", 0, 10**9, 3 * 10**9), Caused("kill", 1, "", 0, 10**9, 8 * 10**9)]
+    entries.append(Caused("never", 2, "", 0, 10**9))
+    heads, kill, never = table(entries, [], {}, {}).splitlines()[:3]
+    assert heads.endswith("longest recovery s")
+    assert (kill.split()[-1], never.split()[-1]) == ("7.0", "inf")
+
+
 # --- mixes -----------------------------------------------------------------------------------------------------------
 
 
@@ -124,6 +135,28 @@ def test_each_mix_has_its_cluster(name: str, tmp_path: Path) -> None:
     spec = Campaign(1, 1, tmp_path, (), mix=MIXES[name])._spec()
     assert spec["timings"] == {**SPEC["timings"], **MIXES[name].timings}
     assert spec.get("lease_reads", False) is MIXES[name].lease_reads
+
+
+def test_reads_of_two_members_never_fail_at_once(tmp_path: Path) -> None:
+    """And a member that cannot read beside another fault is what is wanted."""
+    campaign = Campaign(1, 1, tmp_path, (), mix=MIXES["disks"])
+    drawn = [campaign._draw_some() for _ in range(3000)]
+    assert not [faults for faults in drawn if faults.count(flaky_reads) > 1]
+    assert [faults for faults in drawn if len(faults) > 1 and flaky_reads in faults]
+
+
+def test_in_ten_minutes_an_operator_is_all_but_certain_to_upgrade_and_to_restore() -> None:
+    """Though it comes to no more than twenty operations, and every other one fails."""
+    names = ["upgrade", "restore", *map(str, range(7))]
+    lacking = 0
+    for seed in range(1000):
+        rng, done = random.Random(seed), Counter[str]()
+        for _ in range(20):
+            name = draw(rng, names, done)
+            done[name] += rng.random() < 0.5
+        lacking += not all(done[name] for name in NEEDED)
+    assert lacking < 50
+    assert {draw(rng, names, Counter(NEEDED)) for _ in range(1000)} == set(names)
 
 
 # --- what there is ---------------------------------------------------------------------------------------------------
