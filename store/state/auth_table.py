@@ -139,8 +139,6 @@ def _covers(spans: _Spans, names: KeyRange | None) -> bool:
     position = bisect_right(starts, start) - 1
     if position < 0:
         return False
-    if end is not None and end <= starts[position]:
-        return False  # it ends before it begins, and overlaps nothing that is granted (etcd: checkKeyInterval)
     last = ends[position]
     if last is None:
         return True

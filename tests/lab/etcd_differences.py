@@ -122,6 +122,17 @@ def _unknown_order(request: Any, theirs: Answer, ours: Answer) -> bool:
     return isinstance(theirs, dict) and ours == (3, "etcdserver: invalid sort option")
 
 
+def _backward_range(request: Any, theirs: Answer, ours: Answer) -> bool:
+    denied = (7, "etcdserver: permission denied")
+    if (theirs == denied) is (ours == denied):
+        return False
+    ranges = [request]
+    if isinstance(request, TxnRequest):
+        ranges = [*compares(request)]
+        ranges += [getattr(each, each.WhichOneof("request") or "request_put") for each, _ in parts(request)]
+    return any(b"\0" < getattr(each, "range_end", b"") <= each.key for each in ranges if hasattr(each, "key"))
+
+
 UNREADABLE = "grpc: error unmarshalling request: "
 
 DIFFERENCES = (
@@ -172,6 +183,12 @@ DIFFERENCES = (
         "a path that names no method",
         "A path that names no method: the code is that of later versions of Go's gRPC.",
         _no_method_name,
+    ),
+    Difference(
+        "a range that ends before",
+        "Whether a user may read or delete in a range that ends before it begins, in which there is no key, depends in "
+        "etcd on the order in which its tree of rights was built. We ask for the right to where it begins.",
+        _backward_range,
     ),
     Difference("an order of keys", "An order that there is not is refused, as by etcd 3.6.", _unknown_order),
 )

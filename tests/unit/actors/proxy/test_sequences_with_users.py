@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lab.etcd import running_etcd
@@ -137,7 +137,12 @@ steps = st.one_of(
 )
 
 
+BACKWARDS = [("eve", (KV + "DeleteRange", DeleteRangeRequest(key=b"d/1", range_end=end))) for end in (b"b", b"c")]
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@example([*BACKWARDS[:1]])
+@example([*BACKWARDS[1:]])
 @given(st.lists(steps, min_size=3, max_size=25))
 def test_any_sequence_of_users(users: Users, sequence: list[tuple[str, tuple[str, Any]]]) -> None:
     users.begin()
