@@ -183,7 +183,7 @@ def test_lanes_to_all_members_are_kept_though_there_is_nothing_to_say_to_them() 
 
 
 def test_a_request_that_breaks_the_handler_is_refused_and_harms_nobody_else() -> None:
-    def submit(request: bytes, done: object, lane: object) -> None:
+    def submit(request: bytes, done: object, lane: object, in_loop: bool) -> None:
         raise ValueError(request.decode())
 
     lanes, any_part = Lanes(), cast("Any", Everything())

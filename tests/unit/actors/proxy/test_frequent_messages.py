@@ -72,7 +72,7 @@ from types import SimpleNamespace
 
 from lab.http2.port_process import memory
 from raykeeper.actors.proxy.etcd_backend import EtcdBackend
-from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest
+from raykeeper.actors.proxy.etcdpb import rpc_pb2
 from raykeeper.actors.proxy.kv_service import KvService
 from raykeeper.schema.answers import Item, PutAnswer, RangeAnswer
 from raykeeper.schema.operations import Put
@@ -92,7 +92,7 @@ def ask_directly(request, call, make):
 backend.ask_directly = ask_directly
 kv, value = KvService(backend, None), bytes(100_000)
 found = RangeAnswer(9, (Item(b"uk", value, 2, 9, 3, 0),), 1)
-request = PutRequest(key=b"k", value=value).SerializeToString()
+request = rpc_pb2.PutRequest(key=b"k", value=value).SerializeToString()
 
 
 def go_on(rounds):

@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -263,7 +264,10 @@ def test_a_handshake_that_fails_is_of_no_use_and_one_that_is_done_is_judged_late
     async def test() -> None:
         port = listener(issued)
         address = await port.listen("127.0.0.1", 0)
-        useless, own = port.acceptor.filter._useless, "127.0.0.1"
+        useless, own = Counter[str](), "127.0.0.1"
+        port.acceptor.useless.count = port.context.note_useless = (  # type: ignore[method-assign]
+            lambda source: useless.update([source])
+        )
         loop = asyncio.get_running_loop()
         assert await answered(address, context(issued.authority))
         with pytest.raises(ssl.SSLError):
