@@ -25,6 +25,7 @@ from raykeeper.store.data_dir import DataDir, FirstMember, Identity
 from raykeeper.store.state.mvcc import REVISION
 from simulation.ages import Ages
 from simulation.checker import (
+    NEVER,
     Call,
     Observation,
     Seen,
@@ -434,7 +435,8 @@ class World:
                 raise type(violation)(f"key {key!r}: {violation}") from None
         for key, before in history.increments.items():
             known = sorted(count for count in before if count is not None)
-            final = [call.result for call in history.calls.get(key, []) if call.client == "final"]
+            calls = [call for call in history.calls.get(key, []) if call.client == "final" and call.returned != NEVER]
+            final = [call.result for call in calls]
             if len(set(known)) != len(known) or any(not len(known) <= count <= len(before) for count in final):
                 raise Violation(f"{len(before)} increments of {key!r}, {len(known)} known: {known} make {final}")
             unanswered = len(before) - len(known) - history.given_up[key]
