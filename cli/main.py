@@ -16,6 +16,7 @@ import click
 from .. import __version__
 from ..errors import KeeperError
 from .options import warnings_told
+from .own_stdout import keep_stdout
 from .ray_messages import ray_messages_last
 from .stdio import run_with_streams, tell, tell_bug
 
@@ -88,6 +89,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the command `raykeeper`."""
+    keep_stdout()
     try:
         cli(prog_name="raykeeper")
     finally:
