@@ -40,4 +40,4 @@ class OwnStdout:
 def keep_stdout() -> None:
     """From now on, only the command prints to this process's standard output."""
     if sys.stdout is not None and sys.stderr is not None:  # as they are where they were closed
-        sys.stdout = OwnStdout(sys.stdout, sys.stderr)  # type: ignore[assignment]
+        sys.stdout = OwnStdout(sys.stdout, sys.stderr)
