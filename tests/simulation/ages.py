@@ -81,7 +81,7 @@ class Ages:
         now, restarts = self.world.now, self.world.profile.ages
         bound = (
             restarts * (most * (1 + 2 * DRIFT) + ttl / CLOCK_RESOLUTION_DIVISOR)
-            + 2 * self._worst_gap(since)
+            + 2 * self._leaderless(since)
             + SLACK * self.world.profile.scale
         )
         if now - since > bound:
@@ -111,7 +111,9 @@ class Ages:
         step = max(1.0, min(CLOCK_STEP_S, seconds * CLOCK_STEP_FRACTION))
         longest = seconds * (1 + 2 * DRIFT) * (1 + 1 / CLOCK_RESOLUTION_DIVISOR) + step
         slack = SLACK * self.world.profile.scale
-        return self.world.profile.ages * longest + COMPACTION_CHECK_S + self._worst_gap(now - 2 * longest) + slack
+        return self.world.profile.ages * longest + COMPACTION_CHECK_S + self._leaderless(now - 2 * longest) + slack
 
-    def _worst_gap(self, since: float) -> float:
-        return max((seconds for at, seconds in self._gaps if at >= since), default=0.0)
+    def _leaderless(self, since: float) -> float:
+        """Seconds that the clock may have lost: a reading that one leader proposes and the next commits takes all the
+        time between them to be applied, and makes what was counted meanwhile void. So each change may cost as much."""
+        return sum(seconds for at, seconds in self._gaps if at >= since)
