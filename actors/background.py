@@ -11,10 +11,10 @@ import gc
 import logging
 import os
 import queue
-import threading
 from collections.abc import Callable
 
 from ..limits import MAX_BACKGROUND_TASKS
+from .one_thread import OneThread
 
 _log = logging.getLogger("raykeeper.client")
 
@@ -29,28 +29,16 @@ class LazyThread:
     def __init__(self, run: Callable[[], None], name: str) -> None:
         self._run = run
         self._name = name
-        self._starter: dict[str, object] = {}
-        """The call that is starting it."""
-        self._started = False
+        self._thread = OneThread()
 
     def ensure_started(self) -> None:
-        """Start the thread unless it runs. Never blocks, and is safe under any lock."""
-        if self._started:
-            return
-        # If another call is starting it, this one need not: perhaps one of this very thread, interrupted here. A lock
-        # would stay locked if an interrupt came just after it was taken; whose claim this is can be seen at any time.
-        me = object()
-        try:
-            if self._starter.setdefault("is", me) is me and not self._started:
-                threading.Thread(target=self._begin, name=self._name, daemon=True).start()
-                self._started = True
-        finally:
-            if self._starter.get("is") is me:
-                del self._starter["is"]
+        """Start the thread unless it runs. Never blocks, and is safe under any lock.
 
-    def _begin(self) -> None:
-        self._started = True  # here as well: the starter may be interrupted before it can say so
-        self._run()
+        Raises:
+            RuntimeError: the system has no thread left.
+        """
+        if not self._thread.start(self._run, self._name):
+            raise RuntimeError(f"no thread is to be had for {self._name}")
 
 
 class BackgroundQueue:
@@ -65,7 +53,8 @@ class BackgroundQueue:
         if self._waiting.qsize() >= MAX_BACKGROUND_TASKS:
             return
         self._waiting.put(task)
-        self._thread.ensure_started()
+        with contextlib.suppress(RuntimeError):  # no thread is left: it waits for the next task that finds one
+            self._thread.ensure_started()
 
     def log(self, logger: logging.Logger, level: int, message: str, *values: object, error: object = None) -> None:
         """Log a message soon, with the traceback of ``error`` if that is an exception."""

@@ -12,6 +12,7 @@ whose ids others have to know; a thread of its own writes them.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import contextvars
 import os
 import queue
@@ -194,9 +195,11 @@ class Tracer:
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="raykeeper-spans", daemon=True)
-                    self._thread.start()
-                    atexit.register(self.close)
+                    thread = threading.Thread(target=self._run, name="raykeeper-spans", daemon=True)
+                    with contextlib.suppress(RuntimeError):  # no thread is left: the next span tries again
+                        thread.start()
+                        self._thread = thread
+                        atexit.register(self.close)
 
     def close(self) -> None:
         """Write what waits, and end the thread."""

@@ -24,6 +24,7 @@ from ...limits import CLIENT_SHORT_BACKOFF_S, DEFAULT_TIMEOUT_S, STATUS_TIMEOUT_
 from ...schema.frames import LoggedIn, Login, Refusal, Refused, Reply
 from .. import arguments as check
 from ..deadline import covering, time_left
+from ..one_thread import OneThread
 from ..transport.client_transport import ClientTransport
 
 _log = logging.getLogger("raykeeper.client")
@@ -111,7 +112,7 @@ class UserLogin:
         self._renew_at = 0.0
         self._lock = threading.Lock()
         self._waiting: list[tuple[Callable[[], None], Callable[[KeeperError], None]]] = []
-        self._running = False
+        self._thread = OneThread()
 
     def adopt(self, other: UserLogin) -> None:
         """Continue with what another has learned."""
@@ -131,7 +132,7 @@ class UserLogin:
         """A frame with the user's token."""
         if not self.token:
             return frame
-        if time.monotonic() >= self._renew_at and not self._running:
+        if time.monotonic() >= self._renew_at and not self._thread.runs:
             self.refresh(self.token, lambda: None, lambda error: None)
         return _encode((_AS_USER, self.token, msgspec.Raw(frame)))
 
@@ -146,11 +147,10 @@ class UserLogin:
             stale = self.token == used
             if stale:
                 self._waiting.append((again, give_up))
-                start, self._running = not self._running, True
         if not stale:
             again()
-        elif start:
-            threading.Thread(target=self._refresh, name=f"raykeeper-login-{self._name}", daemon=True).start()
+        elif not self._thread.start(self._refresh, f"raykeeper-login-{self._name}"):
+            self._answer(Unavailable("no thread is left to log in with"))
 
     def _refresh(self) -> None:
         error: KeeperError | None = None
@@ -161,9 +161,13 @@ class UserLogin:
             error = failed
         except Exception as failed:
             error = Unavailable(f"logging in failed: {failed!r}")
+        self._answer(error, self._thread.done)
+
+    def _answer(self, error: KeeperError | None, done: Callable[[], None] = lambda: None) -> None:
+        """Let those go on that wait for a token, or give up."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
-            self._running = False
+            done()
             if error is not None:
                 self._renew_at = time.monotonic() + CLIENT_SHORT_BACKOFF_S
         for again, give_up in waiting:

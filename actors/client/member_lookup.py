@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from ...limits import CLIENT_LOOKUP_TIMEOUT_S, CLIENT_MAX_REFRESH_INTERVAL_S, CLIENT_REFRESH_INTERVAL_S
 from .. import finalizer_guard
 from ..deadline import covering
+from ..one_thread import OneThread
 from ..transport.client_transport import ClientTransport
 from .core.router import Router
 
@@ -48,19 +48,18 @@ class MemberLookup:
         self._lock = lock
         self._rng = rng
         self._wake = wake
-        self._under_way = False
+        self._thread = OneThread()
         self._not_before = -math.inf
         self.unanswered = 0
         """Looks in a row without an answer of any member since."""
 
     def start(self, now: float) -> float:
         """Look, unless that is under way or was done just now; returns when to ask for it again."""
-        if not self._under_way and now >= self._not_before:
-            self._under_way = True
+        if not self._thread.runs and now >= self._not_before:
             longest = min(CLIENT_MAX_REFRESH_INTERVAL_S, CLIENT_REFRESH_INTERVAL_S * 2 ** min(self.unanswered, 10))
             self._not_before = now + self._rng.uniform(0, longest)
             self.unanswered += 1
-            threading.Thread(target=self._look, name=f"raykeeper-members-{self._name}", daemon=True).start()
+            self._thread.start(self._look, f"raykeeper-members-{self._name}")
         return max(self._not_before, now + CLIENT_REFRESH_INTERVAL_S)
 
     def _look(self) -> None:
@@ -70,6 +69,6 @@ class MemberLookup:
         except Exception as error:
             _log.debug("looking up the members of %r failed: %s", self._name, error)
         with finalizer_guard.gc_deferred, self._lock:
-            self._under_way = False
+            self._thread.done()
             self._router.set_members(self._transport.members())
         self._wake()

@@ -23,6 +23,7 @@ from ...schema.frames import AsUser, Refusal, Refused, Reply, Written
 from ...schema.operator_frames import Administer
 from ...schema.replies import MakeReply
 from ..logs import MemberLog
+from ..one_thread import OneThread
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Reply).decode
@@ -60,7 +61,7 @@ class DeathReports:
         self._lock = threading.Lock()
         self._dead: dict[int, float] = {}
         """Sessions that are to be reported, and until when to try."""
-        self._thread: threading.Thread | None = None
+        self._thread = OneThread()
         self._actors: dict[int, Any] = {}
 
     def report(self, sessions: Sequence[int]) -> None:
@@ -69,9 +70,7 @@ class DeathReports:
         with self._lock:
             for session in sessions:
                 self._dead[session] = until
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="death reports", daemon=True)
-                self._thread.start()
+            self._thread.start(self._run, "death reports")  # if there is none to be had, the next report tries again
 
     def _run(self) -> None:
         pause = DEATH_REPORT_PAUSE_S
@@ -97,7 +96,7 @@ class DeathReports:
         with self._lock:
             self._dead = {session: until for session, until in self._dead.items() if until > now}
             if not self._dead:
-                self._thread = None
+                self._thread.done()
             return tuple(sorted(self._dead)[:MAX_EXPIRIES_AT_ONCE])
 
     def _ask(self, sessions: tuple[int, ...]) -> bool:

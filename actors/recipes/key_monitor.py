@@ -124,7 +124,10 @@ class KeyMonitor:
         except CompactedError:
             self._close(watch, watches)
             name = f"raykeeper-looks-{watch.request.key!r}"
-            threading.Thread(target=self._read_again, args=(watch.request,), name=name, daemon=True).start()
+            try:
+                threading.Thread(target=self._read_again, args=(watch.request,), name=name, daemon=True).start()
+            except RuntimeError:  # the system has no thread left: a new watch will say the same
+                self._news.put(watch.request)
             return
         except KeeperError:
             deleted = False

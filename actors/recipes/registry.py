@@ -26,7 +26,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import threading
 import weakref
 from types import TracebackType
 from typing import Any, Literal
@@ -42,6 +41,7 @@ from ..client.bindings import binding_of
 from ..client.handle import KeyValueClient
 from ..client.results import Event, KeyValue
 from ..client.txn_parts import Compare, Op
+from ..one_thread import OneThread
 from .change_stream import AsyncChangeStream, ChangeSource, ChangeStream
 from .contenders import drop_lease, leased_txn_or_nothing
 from .sync_async import (
@@ -107,7 +107,7 @@ class _ServiceRecord:
         self.text = text
         self.published = b""
         self.over = False
-        self.repairing = False
+        self.repairer = OneThread()
         self.lease: Any = None
 
     @property
@@ -199,18 +199,9 @@ class _RegistrationKeeper:
         record = reference()
         if record is None or record.over:
             return False
-        if not record.up_to_date and not record.repairing:
-            record.repairing = True
-            name = f"raykeeper-registers-{record.name!r}"
-            threading.Thread(target=_repair, args=(record,), name=name, daemon=True).start()
+        if not record.up_to_date and not record.repairer.runs:
+            record.repairer.start(lambda: run_sync(record.repair()), f"raykeeper-registers-{record.name!r}")
         return True
-
-
-def _repair(record: _ServiceRecord) -> None:
-    try:
-        run_sync(record.repair())
-    finally:
-        record.repairing = False
 
 
 _registration_keeper = _RegistrationKeeper()

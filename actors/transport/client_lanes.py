@@ -19,6 +19,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import Future
+from functools import partial
 from typing import Protocol
 
 from ...limits import (
@@ -32,6 +33,7 @@ from ...limits import (
 from .. import finalizer_guard
 from ..background import background, collect_young
 from ..naming import member_name
+from ..one_thread import OneThread
 from .client_lane import ClientLane
 from .client_transport import FrameTransport, Reader, ReplyReceiver
 from .lane import Connection, LaneBroken, LaneOffer, NoRoom, open_lane
@@ -61,7 +63,7 @@ class _MemberRoute:
     def __init__(self) -> None:
         self.asked = 0
         self.lane: ClientLane | None = None
-        self.opening = False
+        self.opener = OneThread()
         self.retry = LaneRetry(_random)
 
 
@@ -159,14 +161,14 @@ class LaneTransport:
             route.asked += 1
             wanted = (
                 route.asked > 1
-                and not route.opening
+                and not route.opener.runs
                 and not self._closed
                 and time.monotonic() >= route.retry.not_before
             )
             if wanted and route.lane is None:
-                route.opening = True
-                name = f"raykeeper-lane-{member}"
-                threading.Thread(target=self._open, args=(member, route), name=name, daemon=True).start()
+                found = route.opener.start(partial(self._open, member, route), f"raykeeper-lane-{member}")
+                if not found:  # the system has no thread left
+                    route.retry.failed(time.monotonic(), None)
         return None
 
     def close(self) -> None:
@@ -202,7 +204,7 @@ class LaneTransport:
             _log.debug("no lane to member %d: %s", member, error)
         with finalizer_guard.gc_deferred, self._lock:
             now = time.monotonic()
-            route.opening = False
+            route.opener.done()
             route.lane = lane
             if lane is None:
                 if route.retry.failed(now, failure, longest):
@@ -243,9 +245,14 @@ class LaneTransport:
                 except OSError:  # no descriptor is left
                     epoll.close()
                     raise
+                epoll.register(self._wake_fd, select.EPOLLIN)
+                try:
+                    threading.Thread(target=self._run, args=(epoll,), name="raykeeper-lanes", daemon=True).start()
+                except RuntimeError:  # no thread is left: the next attempt tries again
+                    epoll.close()
+                    os.close(self._wake_fd)
+                    raise
                 self._epoll = epoll
-                self._epoll.register(self._wake_fd, select.EPOLLIN)
-                threading.Thread(target=self._run, args=(self._epoll,), name="raykeeper-lanes", daemon=True).start()
             lane = ClientLane(member, Connection(sock, self._epoll), self._calls.send, self._polls)
             self._by_fd[lane.connection.fd] = lane
             return lane

@@ -5,6 +5,7 @@ Where one client has many ranges waiting, another's waits for those that are bei
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -48,15 +49,21 @@ class LaneReaders(Generic[LaneT]):
         with self._wake:
             if self._closed:
                 return False
-            if not lane.slow:
-                self._turns.append(lane)
-            lane.slow.append((number, weight, make))
             if self._idle:
                 self._idle -= 1
                 self._wake.notify()
             elif self._threads < LANE_READERS:
-                self._threads += 1
-                threading.Thread(target=self._run, name=f"lane reader_{self._threads}", daemon=True).start()
+                thread = threading.Thread(target=self._run, name=f"lane reader_{self._threads + 1}", daemon=True)
+                with contextlib.suppress(RuntimeError):  # the system has no thread left
+                    thread.start()
+                    self._threads += 1
+            alone = not self._threads
+            if not alone:
+                if not lane.slow:
+                    self._turns.append(lane)
+                lane.slow.append((number, weight, make))
+        if alone:  # on the caller's thread: better late than never
+            self._finish(lane, number, weight, make)
         return True
 
     def _run(self) -> None:

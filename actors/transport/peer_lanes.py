@@ -58,7 +58,10 @@ class LaneLinks:
             return route.lane.connection.backlog <= PEER_BACKLOG_BYTES
         if not route.opening and self._clock() >= route.retry.not_before:
             route.opening = True
-            threading.Thread(target=self._open, args=(route,), name=f"lane to member {member}", daemon=True).start()
+            try:
+                threading.Thread(target=self._open, args=(route,), name=f"lane to member {member}", daemon=True).start()
+            except RuntimeError as error:  # the system has no thread left
+                self._failed(route, error)
         return False
 
     def send_by_lane(self, member: int, frame: bytes) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from lab.patience import PATIENCE
 from raykeeper.actors.background import LazyThread
+from raykeeper.actors.one_thread import OneThread
 
 
 class Interrupt(BaseException):
@@ -28,7 +29,7 @@ def interrupted(thread: LazyThread, place: int) -> bool:
                 raise Interrupt
         return look
 
-    code = LazyThread.ensure_started.__code__
+    code = OneThread.start.__code__
     sys.settrace(lambda frame, *_: look if frame.f_code is code else None)
     try:
         thread.ensure_started()

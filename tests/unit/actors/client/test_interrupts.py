@@ -23,7 +23,7 @@ import pytest
 from lab.collector import thresholds
 from lab.interrupts import Interrupt, Interrupted
 from lab.onemember import in_thread, one_member
-from lab.patience import PATIENCE
+from lab.patience import PATIENCE, until
 from raykeeper import Client, KeeperError, ReentrantCall
 from raykeeper.actors import finalizer_guard
 from raykeeper.actors.transport import client_lanes, lane_retry
@@ -125,6 +125,24 @@ def test_an_interrupt_anywhere_leaves_everything_in_order(kv: Client, what: str)
     assert hub.read_locked(lambda: hub._dispatch_core.pending) == 0
     assert hub.read_locked(lambda: [outbox.in_flight for outbox in hub._dispatch_core._outboxes]) == [0, 0, 0]
     assert hub.read_locked(lambda: hub._dispatch_core._session.idle)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_an_interrupt_while_a_lane_is_opened_leaves_a_member_to_which_one_can_be_opened() -> None:
+    with connected(by_lane=True) as kv:
+        transport: Any = kv._hub(1.0).transport
+        for place in range(1, 5000):
+            come_to_rest(kv)
+            (route,) = transport._routes.values()
+            route.lane.connection.shut_down(abruptly=True)
+            until(lambda route=route: route.lane is None, what="a lane that has ended")
+            time.sleep(0.002)  # the longest pause of a retry, here
+            if not Interrupted(place).run(lambda: kv.get("k", timeout=PATIENCE)):
+                break
+        else:
+            pytest.fail("there is no end to it")
+        come_to_rest(kv)
+        assert place > 50
 
 
 async def several(kv: Client, place: int) -> None:

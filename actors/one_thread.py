@@ -1,0 +1,62 @@
+"""Threads of which one at most is to run at a time, and that are started again whenever they are needed.
+
+A flag that says "it is being done", set before the thread starts, stays set for ever if the thread then does not start:
+a signal handler of the user's may raise in between (Ctrl-C), or the system has no thread left. So the flag is a claim,
+which the starter gives up if the thread has not begun; and a thread whose claim was given up ends at once. Which of the
+two came first is one step of a dict.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class OneThread:
+    """See the module. Any thread; never blocks, and is safe under any lock."""
+
+    __slots__ = ("_claims",)
+
+    def __init__(self) -> None:
+        self._claims: dict[str, object] = {}
+        """The one under which a thread runs, or is being started."""
+
+    @property
+    def runs(self) -> bool:
+        """Whether a thread runs, or is being started."""
+        return bool(self._claims)
+
+    def start(self, run: Callable[[], object], name: str) -> bool:
+        """Start a daemon thread, unless one runs; False if there is none to be had."""
+        if self._claims:
+            return True
+        claim = object()
+        begun: dict[str, bool] = {}
+
+        def begin() -> None:
+            if not begun.setdefault("is", True):
+                return
+            try:
+                run()
+            finally:
+                self._give_up(claim)
+
+        try:
+            if self._claims.setdefault("is", claim) is claim:
+                threading.Thread(target=begin, name=name, daemon=True).start()
+            return True
+        except BaseException as error:
+            if not begun.setdefault("is", False):
+                self._give_up(claim)
+            if not isinstance(error, RuntimeError):
+                raise
+            return False
+
+    def done(self) -> None:
+        """For the thread that runs: what it has to do is done, and from here on another may be started. Its owner calls
+        this under the lock under which it decides whether one is needed."""
+        self._claims.clear()
+
+    def _give_up(self, claim: object) -> None:
+        if self._claims.get("is") is claim:
+            self._claims.pop("is", None)
