@@ -84,8 +84,11 @@ def check_that_it_counts(
 
 
 def expired(records: Sequence[Record]) -> int:
-    """Calls that ended because a session had."""
-    return sum("SessionExpired" in str((record.result or {}).get("error", "")) for record in records)
+    """Calls that ended because a session had, and sessions that took the place of one that had."""
+    return sum(
+        record.operation == "session" or "SessionExpired" in str((record.result or {}).get("error", ""))
+        for record in records
+    )
 
 
 def questions(records: Sequence[Record]) -> int:

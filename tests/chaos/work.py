@@ -291,6 +291,22 @@ class Locker(Thread):
             self.do("release", release, name=name, token=token)
 
 
+class SessionWatcher(Thread):
+    """Notes when the process has another session in place of one that has expired. Calls seldom tell: a process that
+    slept had most of its writes answered before, and one without open writes opens another session by itself."""
+
+    def __init__(self, worker: Worker, name: str) -> None:
+        super().__init__(worker, name)
+        self._last = 0
+
+    def act(self) -> None:
+        hub = self.kv._hub(1.0)
+        session = hub.read_locked(lambda: hub._dispatch_core._session.id)
+        if session and self._last not in (0, session):
+            self.do("session", lambda: {"session": session}, expired=self._last)
+        self._last = session or self._last
+
+
 class Producer(Thread):
     """Puts work into a queue."""
 

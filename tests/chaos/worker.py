@@ -17,7 +17,7 @@ from .lists import Lister
 from .login import VARIABLE, connect
 from .rights import Person, RightsGiver, RightsUser
 from .watching import BatchWatcher, EtcdWatcher, FarReader, PrevWatcher, Watcher
-from .work import ORDINARY, Adder, Consumer, EtcdRegisters, Locker, Producer, Registers, Thread
+from .work import ORDINARY, Adder, Consumer, EtcdRegisters, Locker, Producer, Registers, SessionWatcher, Thread
 
 KINDS: tuple[tuple[type[Thread], int], ...] = (
     (Registers, 4),
@@ -34,6 +34,7 @@ MORE: tuple[tuple[type[Thread], int], ...] = (
     (FarReader, 1),
     (PrevWatcher, 1),
     (BatchWatcher, 1),
+    (SessionWatcher, 1),
 )
 """More of them, in mixes that are not short."""
 WITH_USERS: tuple[tuple[type[Thread], int], ...] = ((RightsGiver, 1), (RightsUser, 2))

@@ -99,6 +99,7 @@ def test_a_run_counts_only_if_enough_happened(entries: list[Caused], must: set[s
 def test_sessions_that_expired_are_counted() -> None:
     gone = Record("w1.0", "put", result={"error": "SessionExpired('...')"})
     assert expired([gone, Record("w1.0", "put"), Record("w1.0", "get", result={"revision": 1})]) == 1
+    assert expired([gone, Record("w1.0", "session", {"expired": 5}, {"session": 6})]) == 2
 
 
 def test_the_table_says_how_long_it_took_to_become_whole() -> None:
