@@ -32,6 +32,8 @@ class Ages:
         self._deposed_at: float | None = None
         self._gaps: list[tuple[float, float]] = []
         """(when it ended, seconds) of the stretches without a leader."""
+        self._readings: list[tuple[float, float]] = []
+        """(when, the clock of the leader's state then), of all looks."""
         self.looks = 0
 
     # --- what happens ------------------------------------------------------------------------------------------------
@@ -57,8 +59,9 @@ class Ages:
         if not self.world.profile.ages or leader is None or leader.process is None or self._deposed_at is not None:
             return
         self.looks += 1
-        self._look_at_history()
         state, now = leader.process.replica.state, self.world.now
+        self._readings.append((now, state.clock.seconds))
+        self._look_at_history()
         known = self.world.chronicle.requests
         ttl = self.world.timings.request_ttl
         most = self._kept(ttl, now)
@@ -81,7 +84,7 @@ class Ages:
         now, restarts = self.world.now, self.world.profile.ages
         bound = (
             restarts * (most * (1 + 2 * DRIFT) + ttl / CLOCK_RESOLUTION_DIVISOR)
-            + 2 * self._leaderless(since)
+            + 2 * self._lost(since)
             + SLACK * self.world.profile.scale
         )
         if now - since > bound:
@@ -111,9 +114,15 @@ class Ages:
         step = max(1.0, min(CLOCK_STEP_S, seconds * CLOCK_STEP_FRACTION))
         longest = seconds * (1 + 2 * DRIFT) * (1 + 1 / CLOCK_RESOLUTION_DIVISOR) + step
         slack = SLACK * self.world.profile.scale
-        return self.world.profile.ages * longest + COMPACTION_CHECK_S + self._leaderless(now - 2 * longest) + slack
+        return self.world.profile.ages * longest + COMPACTION_CHECK_S + self._lost(now - 2 * longest) + slack
 
-    def _leaderless(self, since: float) -> float:
-        """Seconds that the clock may have lost: a reading that one leader proposes and the next commits takes all the
-        time between them to be applied, and makes what was counted meanwhile void. So each change may cost as much."""
-        return sum(seconds for at, seconds in self._gaps if at >= since)
+    def _lost(self, since: float) -> float:
+        """Seconds that the cluster's clock may have lost: what it did lose, as far as that is allowed.
+
+        A reading that one leader proposes and the next commits takes all the time between them to be applied, and makes
+        what was counted meanwhile void. So each change of leaders may cost the stretch without one, and no more.
+        """
+        gaps = [seconds for at, seconds in self._gaps if at >= since]
+        then, was = self._readings[bisect_right(self._readings, (since,))] if self._readings else (0.0, 0.0)
+        now, reads = self._readings[-1] if self._readings else (0.0, 0.0)
+        return min(sum(gaps), max(max(gaps, default=0.0), (now - then) - (reads - was)))
