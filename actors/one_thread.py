@@ -1,6 +1,6 @@
 """Threads of which one at most is to run at a time, and that are started again whenever they are needed.
 
-A flag that says "it is being done", set before the thread starts, stays set for ever if the thread then does not start:
+A flag that says "it is being done", set before the thread starts, stays set indefinitely if the thread then does not start:
 a signal handler of the user's may raise in between (Ctrl-C), or the system has no thread left. So the flag is a claim,
 which the starter gives up if the thread has not begun; and a thread whose claim was given up ends at once. Which of the
 two came first is one step of a dict.

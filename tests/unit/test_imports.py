@@ -207,7 +207,7 @@ def test_a_client_process_loads_little_beside_ray() -> None:
     assert foreign <= {"raykeeper", "msgspec", "cloudpickle"}
     parts = {".".join(name.split(".")[1:3]) for name in within(beside, "raykeeper.actors")}
     client = {"arguments", "background", "client", "connect", "deadline", "finalizer_guard", "handles", "transport"}
-    client |= {"this_process", "tracing", "process_tracer", "interruptible", "proxy_claims"}
+    client |= {"this_process", "tracing", "process_tracer", "interruptible", "one_thread", "proxy_claims"}
     assert parts - {"actors"} == {f"actors.{part}" for part in client}
     ways = "raykeeper.actors.transport"
     assert within(beside, ways) == [ways, *(f"{ways}.{name}" for name in ("client_transport", "loop_reader", "waiter"))]
@@ -237,7 +237,16 @@ def test_what_the_simulator_runs_loads_no_ray_and_no_rocksdb(module: str) -> Non
 
 @each("actors/recipes")
 def test_recipes_use_only_the_public_client(path: Path) -> None:
-    allowed = ("recipes", "client", "arguments", "background", "deadline", "finalizer_guard", "interruptible")
+    allowed = (
+        "recipes",
+        "client",
+        "arguments",
+        "background",
+        "deadline",
+        "finalizer_guard",
+        "interruptible",
+        "one_thread",
+    )
     tree = ast.parse(path.read_text())
     for_types = [
         inner

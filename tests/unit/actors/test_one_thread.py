@@ -1,6 +1,6 @@
 """Threads that are started when they are needed: whatever interrupts their start, and where the system has none left.
 
-The one that starts a thread may be interrupted anywhere, and what it has noted before must not stand for ever. So no
+The one that starts a thread may be interrupted anywhere, and what it has noted before must not stand forever. So no
 module starts a thread by itself without a reason that is written down here.
 """
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from lab.patience import until
 from raykeeper.actors.logs import MemberLog
 from raykeeper.actors.member.death_reports import DeathReports
 from raykeeper.schema.answers import Done, Failed, Reason
@@ -72,10 +73,7 @@ class Members:
 
     def over(self) -> None:
         assert self.done.wait(60)
-        thread = self.reports._thread
-        if thread is not None:
-            thread.join(60)
-        assert self.reports._thread is None
+        until(lambda: not self.reports._thread.runs)
 
 
 def test_a_leader_tells_itself() -> None:

@@ -58,7 +58,7 @@ def test_where_no_lane_is_offered_all_goes_by_call() -> None:
     asker = Asker(None)
     for _ in range(10):
         assert asker.ask(b"a") == b"by call a"
-    until(lambda: not asker.transport._routes[1].opening)
+    until(lambda: not asker.transport._routes[1].opener.runs)
     assert asker.calls.offers == 1, "it is not asked for over and over"
     asker.transport.close()
 
@@ -316,7 +316,7 @@ def test_a_firewall_before_a_member_is_said_once_and_tried_ever_less(
             def failed(times: int = attempt + 1) -> bool:
                 asker.ask(b"a")
                 route = asker.transport._routes[1]
-                settled = not route.opening and route.lane is None
+                settled = not route.opener.runs and route.lane is None
                 return asker.calls.offers == times and settled and route.retry.not_before > now[0]
 
             until(failed)
