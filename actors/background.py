@@ -14,7 +14,7 @@ import queue
 from collections.abc import Callable
 
 from ..limits import MAX_BACKGROUND_TASKS
-from .one_thread import OneThread
+from .one_thread import NoThreadLeft, OneThread
 
 _log = logging.getLogger("raykeeper.client")
 
@@ -35,10 +35,10 @@ class LazyThread:
         """Start the thread unless it runs. Never blocks, and is safe under any lock.
 
         Raises:
-            RuntimeError: the system has no thread left.
+            NoThreadLeft: there is none to be had.
         """
         if not self._thread.start(self._run, self._name):
-            raise RuntimeError(f"no thread is to be had for {self._name}")
+            raise NoThreadLeft(f"no thread is to be had for {self._name}")
 
 
 class BackgroundQueue:
@@ -53,7 +53,7 @@ class BackgroundQueue:
         if self._waiting.qsize() >= MAX_BACKGROUND_TASKS:
             return
         self._waiting.put(task)
-        with contextlib.suppress(RuntimeError):  # no thread is left: it waits for the next task that finds one
+        with contextlib.suppress(NoThreadLeft):  # it waits for the next task that finds one
             self._thread.ensure_started()
 
     def log(self, logger: logging.Logger, level: int, message: str, *values: object, error: object = None) -> None:

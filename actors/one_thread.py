@@ -1,15 +1,33 @@
 """Threads of which one at most is to run at a time, and that are started again whenever they are needed.
 
-A flag that says "it is being done", set before the thread starts, stays set indefinitely if the thread then does not start:
-a signal handler of the user's may raise in between (Ctrl-C), or the system has no thread left. So the flag is a claim,
-which the starter gives up if the thread has not begun; and a thread whose claim was given up ends at once. Which of the
-two came first is one step of a dict.
+A flag that says "it is being done", set before the thread starts, stays set if the thread then does not start: a signal
+handler of the user's may raise in between (Ctrl-C), or the system has no thread left. So the flag is a claim, which the
+starter gives up if the thread has not begun; and a thread whose claim was given up ends at once. Which of the two came
+first is one step of a dict.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+
+
+class NoThreadLeft(RuntimeError):
+    """The system has no thread left."""
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread.
+
+    Raises:
+        NoThreadLeft: there is none to be had.
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:  # or what a signal handler of the user's raises
+        if type(error) is RuntimeError and "new thread" in str(error):
+            raise NoThreadLeft(str(error)) from None
+        raise
 
 
 class OneThread:
@@ -43,14 +61,14 @@ class OneThread:
 
         try:
             if self._claims.setdefault("is", claim) is claim:
-                threading.Thread(target=begin, name=name, daemon=True).start()
+                start_thread(threading.Thread(target=begin, name=name, daemon=True))
             return True
         except BaseException as error:
             if not begun.setdefault("is", False):
                 self._give_up(claim)
-            if not isinstance(error, RuntimeError):
-                raise
-            return False
+            if isinstance(error, NoThreadLeft):
+                return False
+            raise
 
     def done(self) -> None:
         """For the thread that runs: what it has to do is done, and from here on another may be started. Its owner calls

@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from ..limits import MAX_SPANS_WAITING, TRACE_CLOSE_S, TRACE_SAMPLED_FRACTION
+from .one_thread import NoThreadLeft, start_thread
 
 TRACEPARENT = "traceparent"
 """The header of HTTP, and the key in gRPC's metadata."""
@@ -196,8 +197,8 @@ class Tracer:
             with self._lock:
                 if self._thread is None:
                     thread = threading.Thread(target=self._run, name="raykeeper-spans", daemon=True)
-                    with contextlib.suppress(RuntimeError):  # no thread is left: the next span tries again
-                        thread.start()
+                    with contextlib.suppress(NoThreadLeft):  # the next span tries again
+                        start_thread(thread)
                         self._thread = thread
                         atexit.register(self.close)
 

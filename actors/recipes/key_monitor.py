@@ -26,6 +26,7 @@ from ..client.handle import KeyValueClient
 from ..client.leases import LossEvent
 from ..client.watch import EventBuffer, watch_spec
 from ..finalizer_guard import ServiceQueue, ServiceThread
+from ..one_thread import NoThreadLeft, start_thread
 
 
 class _MonitorRequest(NamedTuple):
@@ -125,8 +126,8 @@ class KeyMonitor:
             self._close(watch, watches)
             name = f"raykeeper-looks-{watch.request.key!r}"
             try:
-                threading.Thread(target=self._read_again, args=(watch.request,), name=name, daemon=True).start()
-            except RuntimeError:  # the system has no thread left: a new watch will say the same
+                start_thread(threading.Thread(target=self._read_again, args=(watch.request,), name=name, daemon=True))
+            except NoThreadLeft:  # a new watch will say the same
                 self._news.put(watch.request)
             return
         except KeeperError:

@@ -33,7 +33,7 @@ from ...limits import (
 from .. import finalizer_guard
 from ..background import background, collect_young
 from ..naming import member_name
-from ..one_thread import OneThread
+from ..one_thread import NoThreadLeft, OneThread, start_thread
 from .client_lane import ClientLane
 from .client_transport import FrameTransport, Reader, ReplyReceiver
 from .lane import Connection, LaneBroken, LaneOffer, NoRoom, open_lane
@@ -247,8 +247,8 @@ class LaneTransport:
                     raise
                 epoll.register(self._wake_fd, select.EPOLLIN)
                 try:
-                    threading.Thread(target=self._run, args=(epoll,), name="raykeeper-lanes", daemon=True).start()
-                except RuntimeError:  # no thread is left: the next attempt tries again
+                    start_thread(threading.Thread(target=self._run, args=(epoll,), name="raykeeper-lanes", daemon=True))
+                except NoThreadLeft:  # the next attempt tries again
                     epoll.close()
                     os.close(self._wake_fd)
                     raise

@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 from ...limits import LANE_READERS
 from ...schema.replies import MakeReply
+from ..one_thread import NoThreadLeft, start_thread
 
 Waiting = deque[tuple[int, int, MakeReply]]
 """Replies of one lane: number and weight of the request, and what makes the reply."""
@@ -54,8 +55,8 @@ class LaneReaders(Generic[LaneT]):
                 self._wake.notify()
             elif self._threads < LANE_READERS:
                 thread = threading.Thread(target=self._run, name=f"lane reader_{self._threads + 1}", daemon=True)
-                with contextlib.suppress(RuntimeError):  # the system has no thread left
-                    thread.start()
+                with contextlib.suppress(NoThreadLeft):
+                    start_thread(thread)
                     self._threads += 1
             alone = not self._threads
             if not alone:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from ...limits import LANE_REFUSED_PAUSE_S, MAX_LANE_FRAME_BYTES, PEER_BACKLOG_BYTES
 from ..logs import MemberLog
 from ..naming import member_name
+from ..one_thread import NoThreadLeft, start_thread
 from .lane import FrameKind, pack
 from .lane_retry import LaneRetry
 from .lane_server import Lane, LaneServer
@@ -58,9 +59,10 @@ class LaneLinks:
             return route.lane.connection.backlog <= PEER_BACKLOG_BYTES
         if not route.opening and self._clock() >= route.retry.not_before:
             route.opening = True
+            thread = threading.Thread(target=self._open, args=(route,), name=f"lane to member {member}", daemon=True)
             try:
-                threading.Thread(target=self._open, args=(route,), name=f"lane to member {member}", daemon=True).start()
-            except RuntimeError as error:  # the system has no thread left
+                start_thread(thread)
+            except NoThreadLeft as error:
                 self._failed(route, error)
         return False
 

@@ -16,7 +16,7 @@ from .clock_faults import clock_step, drift_beyond, drift_within
 from .control import clients_cut_off_from_one, cut_link, kill_gcs, pause_gcs, pause_supervisor
 from .field import Fault, Field
 from .nemesis import FAULTS
-from .outcome import EXPIRED, REJOINED, REPLACED, RESTORED, UPGRADED
+from .outcome import EXPIRED, GCS_DIED, READS_FAILED, REJOINED, REPLACED, RESTORED, UPGRADED
 from .slow_disks import flaky_disk, flaky_reads, slow_disk_of_follower, slow_disk_of_leader
 
 Kinds = dict[Callable[[Field], Fault], tuple[int, float]]
@@ -139,6 +139,7 @@ MIXES: dict[str, Mix] = {
         members=(1, 2, 3, 4, 5),
         lease_reads=True,
         gcs_outlives=True,
+        must=frozenset({GCS_DIED}),
     ),
     "disks": Mix(
         "fsyncs of 10 ms to 5 s, some that fail, reads that fail, and power that is lost again and again",
@@ -150,6 +151,7 @@ MIXES: dict[str, Mix] = {
         others=0.3,
         holds=(0.1, 30.0),
         layer=True,
+        must=frozenset({READS_FAILED}),
     ),
     "care": Mix(
         "an operator compacts, backs up, defragments, changes members and settings; a backup is restored beside",

@@ -8,12 +8,20 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from simulation.checker import Violation
+
 from .journal import OK, Record
 
 NEVER = 1 << 62
 LONG_S = 10.0
 """A fault of this length and more is a long one."""
+SLOW_RECOVERY_S = 90.0
+"""It may take so long until the cluster is whole again: a new member starts, one that hangs is waited for first."""
 
+PROGRESS = "progress was asked for"
+"""What must have occurred where part of the work goes through proxies..."""
+READS_FAILED, GCS_DIED = "reads failed", "the GCS was killed"
+"""... in a campaign of ``disks``, and in one of ``control``: what they are for."""
 EXPIRED, REPLACED, REJOINED = "a session expired", "a member was replaced", "a member rejoined after a long fault"
 """What must have occurred in a long campaign."""
 UPGRADED, RESTORED = "the cluster was upgraded", "a backup was restored beside"
@@ -47,6 +55,18 @@ class Caused:
 
 class Inconclusive(Exception):
     """Too little happened for a verdict: the faults did not bite."""
+
+
+def check_recoveries(caused: Sequence[Caused]) -> None:
+    """That the cluster became whole again soon: one fault in ten may take longer than ``SLOW_RECOVERY_S``, and one of
+    few, since machines do other things, too.
+
+    Raises:
+        Violation: it was slow.
+    """
+    times = sorted((entry.recovery, entry.name) for entry in caused if entry.recovery > SLOW_RECOVERY_S)
+    if len(times) > max(1, len(caused) / 10):
+        raise Violation(f"slow to become whole again after {len(times)} of {len(caused)} faults: {times}")
 
 
 def count(caused: Sequence[Caused], records: Sequence[Record]) -> None:

@@ -66,10 +66,11 @@ class Watcher(Thread):
                 upto = self.seen(self.follow(watch, position, events, progress))
             self.journal.end(number, OK, upto=upto, events=events, progress=self.said(watch, progress))
         except CompactedError as error:
-            self.journal.end(number, FAIL, events=events, progress=progress, compacted=error.compact_revision)
+            said = self.said(watch, progress)
+            self.journal.end(number, FAIL, events=events, progress=said, compacted=error.compact_revision)
         except Exception:
-            error = traceback.format_exc()
-            self.journal.end(number, UNKNOWN, events=events, progress=progress, error=error, unexpected=True)
+            error, said = traceback.format_exc(), self.said(watch, progress)
+            self.journal.end(number, UNKNOWN, events=events, progress=said, error=error, unexpected=True)
 
     def follow(self, watch: Any, position: int, events: list[Any], progress: list[Progress]) -> int:
         """Take events for a while, and note after each of them, and whenever there is none, up to where the watch says
@@ -83,7 +84,7 @@ class Watcher(Thread):
                 events.append(self.event(event))
             elif self.worker.abandoned.is_set():
                 break
-            if watch.revision > upto or not progress:
+            if watch.revision != upto or not progress:  # it may not go back: the verdict looks
                 upto = watch.revision
                 progress.append((upto, len(events), None))
         return upto

@@ -168,6 +168,26 @@ def test_one_that_raises_can_be_started_again(monkeypatch: pytest.MonkeyPatch) -
     until(lambda: raised == [OSError] * 3)
 
 
+class Alarm(RuntimeError):
+    """Raised by a signal handler of the user's."""
+
+
+def test_what_a_handler_raises_is_not_taken_for_a_lack_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, begun = OneThread(), threading.Event()
+    start = threading.Thread.start
+
+    def interrupted_at_the_end(thread: threading.Thread) -> None:
+        start(thread)
+        assert begun.wait(PATIENCE)
+        raise Alarm
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted_at_the_end)
+        with pytest.raises(Alarm):
+            one.start(begun.set, "test")
+    until(lambda: not one.runs)
+
+
 # --- the system has no thread left ------------------------------------------------------------------------------------
 
 

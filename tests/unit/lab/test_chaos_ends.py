@@ -23,7 +23,7 @@ from chaos.journal import OK, UNKNOWN, Record
 from chaos.ledger import how_many, note_run, summary
 from chaos.mixes import MIXES
 from chaos.nemesis import FAULTS
-from chaos.outcome import EXPIRED, Caused, Inconclusive, check_that_it_counts, expired, table
+from chaos.outcome import EXPIRED, Caused, Inconclusive, check_recoveries, check_that_it_counts, expired, table
 from chaos.safety import safety
 from chaos.slow_disks import flaky_reads
 from chaos.verdict import Truth
@@ -100,6 +100,18 @@ def test_sessions_that_expired_are_counted() -> None:
     gone = Record("w1.0", "put", result={"error": "SessionExpired('...')"})
     assert expired([gone, Record("w1.0", "put"), Record("w1.0", "get", result={"revision": 1})]) == 1
     assert expired([gone, Record("w1.0", "session", {"expired": 5}, {"session": 6})]) == 2
+
+
+def test_it_heals_soon_mostly() -> None:
+    def healed(*seconds: int) -> list[Caused]:
+        return [Caused("kill", 1, "", 0, 10**9, (1 + each) * 10**9) for each in seconds]
+
+    check_recoveries(healed(1, 2, 89))
+    check_recoveries(healed(1, 2, 200))
+    check_recoveries(healed(*[3] * 18, 200, 200))
+    for slow in (healed(1, 200, 200), healed(*[3] * 26, 91, 200, 200)):
+        with pytest.raises(Violation, match="slow to become whole"):
+            check_recoveries(slow)
 
 
 def test_the_table_says_how_long_it_took_to_become_whole() -> None:
