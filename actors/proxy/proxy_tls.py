@@ -8,11 +8,11 @@ users and the client shows no token (etcd: ``--client-cert-auth``).
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 
 from ...limits import ProxyTls
 from ..logs import MemberLog
+from ..transport.lane_tls import file_stamps
 from .loop_share import LoopShare
 
 
@@ -26,8 +26,10 @@ class ProxyTlsContext:
     def __init__(self, files: ProxyTls, log: MemberLog) -> None:
         self._files = files
         self._log = log
-        self._stamps = self._stamp()
+        self._paths = [path for path in (files.cert_file, files.key_file, files.trusted_ca_file) if path]
         self._object = ssl.SSLObject
+        self._stamps: tuple[tuple[int, int, int] | None, ...] | None = file_stamps(self._paths)
+        """Of the files that are in use; ``None`` after some that could not be."""
         self._context = self._load()
 
     def measure(self, share: LoopShare) -> None:
@@ -46,23 +48,14 @@ class ProxyTlsContext:
     def current(self) -> ssl.SSLContext:
         """Of the files as they are now."""
         try:
-            stamps = self._stamp()
+            stamps = file_stamps(self._paths)
             if stamps != self._stamps:
-                self._stamps = stamps
+                self._stamps = None
                 self._context = self._load()
+                self._stamps = stamps
         except OSError as error:
             self._log.warning("the certificate before the change stays in use: %s", error)
         return self._context
-
-    def _stamp(self) -> tuple[tuple[int, int] | None, ...]:
-        found: list[tuple[int, int] | None] = []
-        for path in filter(None, (self._files.cert_file, self._files.key_file, self._files.trusted_ca_file)):
-            try:
-                seen = os.stat(path)
-                found.append((seen.st_mtime_ns, seen.st_ino))
-            except OSError:
-                found.append(None)
-        return tuple(found)
 
     def _load(self) -> ssl.SSLContext:
         files = self._files
@@ -76,7 +69,7 @@ class ProxyTlsContext:
                 context.load_verify_locations(files.trusted_ca_file)
                 context.verify_mode = ssl.CERT_REQUIRED if files.client_cert_auth else ssl.CERT_OPTIONAL
         except OSError as error:  # ssl.SSLError is one
-            named = ", ".join(filter(None, (files.cert_file, files.key_file, files.trusted_ca_file)))
+            named = ", ".join(self._paths)
             raise OSError(error.errno, f"TLS with {named}: {error.strerror or error}") from error
         return context
 

@@ -17,7 +17,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 
@@ -75,13 +75,30 @@ def tls_files(environment: Mapping[str, str]) -> TlsFiles | None:
     return TlsFiles(*given)
 
 
+def file_stamps(paths: Iterable[str]) -> tuple[tuple[int, int, int] | None, ...]:
+    """What tells whether files have changed: written over, or replaced by others. ``None`` for one that is not to be
+    seen.
+
+    A file that is written over twice within one tick of the kernel's clock may have the stamp that it had half written:
+    so what could not be read must be read again, whatever the stamps are.
+    """
+    found: list[tuple[int, int, int] | None] = []
+    for path in paths:
+        try:
+            seen = os.stat(path)
+            found.append((seen.st_mtime_ns, seen.st_ino, seen.st_size))
+        except OSError:
+            found.append(None)
+    return tuple(found)
+
+
 class ServerTls:
     """The server's side of a process that wants TLS. Any thread."""
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
         self._lock = threading.Lock()
-        self._stamps: tuple[tuple[int, int], ...] = ()
+        self._stamps: tuple[tuple[int, int, int] | None, ...] = ()
         self._context: ssl.SSLContext | None = None
         self._fingerprint = b""
 
@@ -93,7 +110,7 @@ class ServerTls:
         """
         with self._lock:
             try:
-                stamps = tuple((seen.st_mtime_ns, seen.st_ino) for seen in map(os.stat, self._files))
+                stamps = file_stamps(self._files)
                 if self._context is None or stamps != self._stamps:
                     context = _context(ssl.PROTOCOL_TLS_SERVER, self._files)
                     self._fingerprint = _fingerprint_of_file(self._files.certificate)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +17,22 @@ class Issued(NamedTuple):
     certificate: str
     key: str
     authority: str
+
+
+def replace(path: str, source: str, *, in_place: bool = False) -> None:
+    """Have a file be what another one is, and nothing of it tell that but the one thing that must.
+
+    Args:
+        in_place: it is written over, so that it has a new time; else another file of the same time takes its name.
+    """
+    before = os.stat(path).st_mtime_ns
+    if in_place:
+        shutil.copyfile(source, path)
+        os.utime(path, ns=(before + 1, before + 1))
+    else:
+        shutil.copyfile(source, f"{path}.new")
+        os.utime(f"{path}.new", ns=(before, before))
+        os.replace(f"{path}.new", path)
 
 
 class Certificates:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.certificates import Certificates, Issued
+from lab.certificates import Certificates, Issued, replace
 from lab.http2.etcd_port import EtcdPort, etcd_port
 from lab.patience import PATIENCE, until
 from raykeeper.actors.logs import MemberLog
@@ -163,6 +163,59 @@ def test_new_files_are_used_and_broken_ones_are_not(certificates: Certificates) 
         Path(issued.key).write_text("rubbish")
         assert ssl.get_server_certificate(("127.0.0.1", port.port)) == second
         assert health(port, context(issued.authority)) == 200
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("first", ["certificate", "key"])
+def test_a_certificate_and_a_key_that_change_one_after_the_other(tmp_path: Path, first: str, in_place: bool) -> None:
+    """Connections that come in between still get the old ones, and those that come after it the new ones, whatever
+    tells that a file has changed."""
+    certificates = Certificates(tmp_path)
+    used, other = certificates.issue("used"), certificates.issue("other")
+    replaced = ((used.certificate, other.certificate), (used.key, other.key))
+    with etcd_port(tls=files(used)) as port:
+        old = ssl.get_server_certificate(("127.0.0.1", port.port))
+        for path, new in replaced if first == "certificate" else reversed(replaced):
+            assert ssl.get_server_certificate(("127.0.0.1", port.port)) == old
+            replace(path, new, in_place=in_place)
+        shown = ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", port.port)))
+        assert shown == ssl.PEM_cert_to_DER_cert(Path(other.certificate).read_text())
+        assert health(port, context(other.authority)) == 200
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_an_authority_of_clients_that_changes_alone(tmp_path: Path, in_place: bool) -> None:
+    before, after = Certificates(tmp_path / "before"), Certificates(tmp_path / "after")
+    issued = before.issue("proxy")
+    trust = str(tmp_path / "clients.pem")
+    shutil.copyfile(issued.authority, trust)
+    old, new = before.issue("ann"), after.issue("ann")
+    with etcd_port(tls=ProxyTls(issued.certificate, issued.key, trust, True)) as port:
+        for let_in, kept_out, then in ((old, new, new), (new, old, old), (old, new, new)):
+            assert health(port, context(issued.authority, let_in)) == 200
+            with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
+                health(port, context(issued.authority, kept_out))
+            replace(trust, then.authority, in_place=in_place)
+
+
+def test_a_file_that_is_half_written_is_read_again(tmp_path: Path) -> None:
+    """Though nothing but its content tells that it is whole by now: its time may be as coarse as the kernel's."""
+    certificates = Certificates(tmp_path)
+    used, other = certificates.issue("used"), certificates.issue("other")
+    with etcd_port(tls=files(used)) as port:
+        old = ssl.get_server_certificate(("127.0.0.1", port.port))
+        replace(used.key, other.key, in_place=True)
+        whole = Path(other.certificate).read_bytes()
+        with open(used.certificate, "r+b") as file:
+            file.write(whole[: len(whole) // 2])
+            file.truncate(len(whole))
+            file.flush()
+            written = os.stat(used.certificate).st_mtime_ns
+            assert ssl.get_server_certificate(("127.0.0.1", port.port)) == old
+            file.write(whole[len(whole) // 2 :])
+        os.utime(used.certificate, ns=(written, written))
+        assert ssl.get_server_certificate(("127.0.0.1", port.port)) != old
+        assert health(port, context(other.authority)) == 200
 
 
 def test_an_expired_certificate_is_refused_until_there_are_new_files(certificates: Certificates) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import ssl
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lab.certificates import Certificates
+from lab.certificates import Certificates, replace
 from lab.lanes import PATIENCE, LaneHost, until
 from raykeeper.actors.transport.client_lanes import LaneTransport
 from raykeeper.actors.transport.lane import LaneBroken, LaneOffer, LaneUnreachable, open_lane
@@ -187,6 +188,46 @@ def test_new_files_are_used_without_a_restart_and_broken_ones_offer_nothing(cert
         assert host.lanes.offer_lane("there").port == 0
         issue(certificates, "rotated")
         open_lane(host.lanes.offer_lane("there"), "there", 0, PATIENCE, client).close()
+    finally:
+        host.close()
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_an_authority_that_changes_alone(tmp_path: Path, in_place: bool) -> None:
+    """Of the member: processes that trust it, and show a certificate of the new authority, are let in from then on."""
+    before, after = Certificates(tmp_path / "before"), Certificates(tmp_path / "after")
+    member = issue(before, "member")
+    trust = str(tmp_path / "clients.pem")
+    shutil.copyfile(member.authority, trust)
+    old, new = (issue(each, "client") for each in (before, after))
+    host = LaneHost(tls=ServerTls(member._replace(authority=trust)))
+    try:
+        for let_in, kept_out, then in ((old, new, new), (new, old, old), (old, new, new)):
+
+            def of(files: TlsFiles) -> dict[str, str]:
+                return environment(files._replace(authority=member.authority))
+
+            open_lane(host.lanes.offer_lane("there"), "there", 0, PATIENCE, of(let_in)).close()
+            with pytest.raises((LaneBroken, LaneUnreachable)):
+                open_lane(host.lanes.offer_lane("there"), "there", 0, PATIENCE, of(kept_out))
+            replace(trust, then.authority, in_place=in_place)
+    finally:
+        host.close()
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_certificate_and_a_key_that_change_one_after_the_other(tmp_path: Path, in_place: bool) -> None:
+    certificates = Certificates(tmp_path)
+    used, other, client = (issue(certificates, name) for name in ("used", "other", "client"))
+    host = LaneHost(tls=ServerTls(used))
+    try:
+        before = host.lanes.offer_lane("there")
+        replace(used.certificate, other.certificate, in_place=in_place)
+        assert host.lanes.offer_lane("there").port == 0, "they do not belong together"
+        replace(used.key, other.key, in_place=in_place)
+        after = host.lanes.offer_lane("there")
+        assert after.certificate not in (b"", before.certificate)
+        open_lane(after, "there", 0, PATIENCE, environment(client)).close()
     finally:
         host.close()
 
