@@ -22,6 +22,7 @@ import ray
 
 from lab.ray.crowd import Crowd, gathered
 from lab.ray.faults import Faults
+from lab.ray.net_hosts import NetHosts, why_not
 from lab.ray.patches import switch
 from lab.ray.tools import Made, kill_stragglers
 from raykeeper.actors.client import hub_pool
@@ -130,6 +131,20 @@ def faults(local_ray: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> I
     faults = Faults(scratch / "switch")
     yield faults
     faults.end()
+
+
+@pytest.fixture
+def hosts() -> Iterator[NetHosts]:
+    """Ray nodes as hosts of their own, for one test; it is skipped where the machine cannot make them."""
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    hosts = NetHosts()
+    try:
+        hosts.make()
+        yield hosts
+    finally:
+        hosts.end()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,26 +7,12 @@ calls hang, its control store does not hear the node, and takes it for dead only
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 
 import pytest
 
-from lab.ray.net_hosts import NetHosts, why_not
+from lab.ray.net_hosts import NetHosts
 
 pytestmark = pytest.mark.survival
-
-
-@pytest.fixture
-def hosts() -> Iterator[NetHosts]:
-    reason = why_not()
-    if reason:
-        pytest.skip(reason)
-    hosts = NetHosts()
-    try:
-        hosts.make()
-        yield hosts
-    finally:
-        hosts.end()
 
 
 PROGRAM = """

@@ -51,7 +51,7 @@ ELSEWHERE = {
     "check datascale": "test_check.py",
     "defrag": "test_endpoint_commands.py",
     "doctor": "test_doctor.py",
-    "down": "test_main.py",
+    "down": "test_cluster_commands.py",
     "endpoint hashkv": "test_endpoint_commands.py",
     "endpoint health": "test_by_relay.py",
     "endpoint status": "test_by_relay.py",
