@@ -10,6 +10,7 @@ from ...raft.messages import Configuration
 from ...schema.operator_frames import MemberStatus
 from ..naming import member_name
 from ..ray_view import ProxyInfo, RayNode
+from ..transport.missing_lanes import missing_lanes
 from ..transport.peer_clocks import clocks_that_differ
 from .newest_status import leader_of, newest
 from .placement import shared_hosts
@@ -146,7 +147,8 @@ def status_of(
     best = max(statuses.values(), key=lambda status: status.applied_index, default=None)
     for alarm in best.alarms if best is not None else ():
         alarms.append(f"{member_name(alarm.member)} {alarm.kind}: {alarm.message}")
-    alarms += _without_lanes(statuses, led_by.member if led_by is not None else 0)
+    lacking = {member: status.without_lane for member, status in statuses.items()}
+    alarms += missing_lanes(lacking, led_by.member if led_by is not None else 0)
     alarms += clocks_that_differ(led_by)
     voting = {info.id: info.node for info in members if info.id in configuration.voters}
     alarms += [*shared_hosts(voting, nodes, placement), *seen]
@@ -169,19 +171,6 @@ def status_of(
         spare=spare,
         sessions=best.session_count if best is not None else 0,
     )
-
-
-def _without_lanes(statuses: Mapping[int, MemberStatus], leader: int) -> list[str]:
-    """One line for each two members without a lane between them. Only the leader and another have something to say to
-    each other, for which actor calls are slower; two others miss their lane when the leader is lost."""
-    found: dict[frozenset[int], str] = {}
-    for member, status in sorted(statuses.items(), key=lambda each: (each[0] != leader, each[0])):
-        for to, why in sorted(status.without_lane.items()):
-            slower = " and uses slower actor calls" if leader in (member, to) else ""
-            found.setdefault(
-                frozenset((member, to)), f"{member_name(member)} has no lane to {member_name(to)}{slower}: {why}"
-            )
-    return list(found.values())
 
 
 def _spare(configuration: Configuration, serving: Set[int]) -> int:

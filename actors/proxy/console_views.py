@@ -37,6 +37,7 @@ from ..naming import member_name
 from ..recipes.in_use import Survey, why_stuck
 from ..recipes.in_use_fields import LISTS, in_use_fields
 from ..recipes.sync_async import unquoted
+from ..transport.missing_lanes import missing_lanes
 from ..transport.peer_clocks import clocks_that_differ
 from .console_forms import bad_request, client_form, id_form, key_form, name_form
 from .etcd_backend import CallContext, EtcdBackend
@@ -115,7 +116,9 @@ async def show_cluster(backend: EtcdBackend, calls: MemberCalls, nodes: NodeBook
         "quota_bytes": backend.limits.quota_bytes,
         "reserve_bytes": backend.limits.reserve_bytes,
         "members": members,
-        "alarms": _alarms(best, leader, spare, members),
+        "alarms": _alarms(
+            best, leader, spare, members, {each: status.without_lane for each, status in statuses.items()}
+        ),
     }
 
 
@@ -160,13 +163,18 @@ def _member(
     }
 
 
-def _alarms(best: MemberStatus, leader: MemberStatus | None, spare: int, members: list[dict[str, Any]]) -> list[str]:
+def _alarms(
+    best: MemberStatus,
+    leader: MemberStatus | None,
+    spare: int,
+    members: list[dict[str, Any]],
+    without_lane: Mapping[int, Mapping[int, str]],
+) -> list[str]:
     """What an operator should see to, the worst first."""
     silent = [each for each in members if each["why_not_serving"]]
     alarms = [f"{member_name(each.member)} {each.kind}: {each.message}" for each in best.alarms]
     alarms += [f"{each['name']} does not serve: {each['why_not_serving']}" for each in silent]
-    for each in members:
-        alarms += [f"{each['name']} has no lane to {to}: {why}" for to, why in each.get("without_lane", {}).items()]
+    alarms += missing_lanes(without_lane, leader.member if leader is not None else 0)
     if leader is None:
         return ["no member leads", *alarms]
     alarms += clocks_that_differ(leader)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import pytest
 
 from lab.http2.etcd_port import EtcdPort, etcd_port
@@ -17,7 +18,9 @@ from lab.onemember import in_thread
 from lab.patience import PATIENCE, until
 from raykeeper.actors.proxy import console_keys, console_shared, console_views
 from raykeeper.actors.proxy.console_forms import value_form
+from raykeeper.actors.proxy.member_calls import MemberCalls
 from raykeeper.raft.messages import ChangeKind, MemberChange
+from raykeeper.schema.operator_frames import MemberStatus
 
 TTL = 300.0
 JSON = {"Content-Type": "application/json"}
@@ -132,6 +135,27 @@ def test_the_cluster_and_what_has_happened_to_it(port: EtcdPort) -> None:
     until(lambda: get(port, "cluster")["members"][0]["lag"] == 0)
     until(lambda: 0 < (now := get(port, "cluster")["members"][0])["applied_index"] == now["commit_index"])
     until(lambda: any(each["kind"] == "election" for each in get(port, "events")["events"]))
+
+
+def test_two_members_without_a_lane_are_one_alarm(port: EtcdPort, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the two says so, and the page said it twice."""
+    one = msgspec.structs.replace(port.proxy.member._status(), voters=(1, 2, 3), without_lane={2: "a firewall"})
+    others = {
+        2: msgspec.structs.replace(one, member=2, role="follower", without_lane={1: "refused", 3: "swallowed"}),
+        3: msgspec.structs.replace(one, member=3, role="follower", without_lane={2: "refused"}),
+    }
+
+    async def told(calls: MemberCalls, member: int) -> MemberStatus:
+        return others.get(member, one)
+
+    monkeypatch.setattr(MemberCalls, "members", lambda calls: {1: "m1", 2: "m2", 3: "m3"})
+    monkeypatch.setattr(MemberCalls, "status", told)
+    found = get(port, "cluster")
+    assert found["alarms"] == [
+        "m1 has no lane to m2 and uses slower actor calls: a firewall",
+        "m2 has no lane to m3: swallowed",
+    ]
+    assert [each["without_lane"] for each in found["members"]][2] == {"m2": "refused"}, "each tells its own side"
 
 
 def test_a_level_of_the_tree_passes_over_what_is_in_folders(port: EtcdPort) -> None:
