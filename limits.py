@@ -1227,6 +1227,11 @@ PROXY_ITEM_BYTES = 256
 """What a key of an answer that is being gathered takes, beside its bytes and those of its value."""
 PROXY_LONG_ANSWER_BYTES = 256 * 1024
 """Values in an answer of which a proxy makes one at a time, so that other clients have their turn in between."""
+PROXY_LONG_WRITE_BYTES = 16 * 1024
+"""A write that is longer waits for its turn..."""
+PROXY_LONG_WRITES_BYTES = 8 * 1024 * 1024
+"""... until it fits into this, together with those that a proxy has sent to the members and that have not ended. So
+what is shorter waits for no more than this."""
 PROXY_HELD_BYTES = 512 * 1024 * 1024
 """Requests, and messages of streams, until their handlers are done with them, and unsent answers, of all connections.
 Beyond it the connection with the most is closed. The same again for answers that are being gathered, or that wait to be

@@ -135,7 +135,9 @@ class EtcdContenders:
 
     async def _write(self, operation: Txn | LeaseGrant) -> object:
         try:
-            return await self._backend.write(operation, self._context)
+            changes = operation.success if isinstance(operation, Txn) else ()
+            size = sum(len(each.value or b"") for each in changes if isinstance(each, Put))
+            return await self._backend.write(operation, self._context, size)
         except RpcError as error:
             raise unknown(error.text) from error
 

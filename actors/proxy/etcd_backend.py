@@ -30,6 +30,7 @@ from .answer_room import AnswerRoom
 from .etcd_errors import TIMED_OUT, from_keeper_error
 from .etcdpb.rpc_pb2 import ResponseHeader
 from .long_reads import LongReads, Place
+from .long_writes import LongWrites
 from .rpc_methods import UnaryCall
 from .rpc_status import CANCELED, RpcCode, RpcError
 
@@ -113,6 +114,8 @@ class EtcdBackend:
         before they can be counted as held. All users of a proxy share them."""
         self._long_answers = asyncio.Lock()
         self._room = AnswerRoom()
+        self.long_writes = LongWrites()
+        """Their turns, of all users, too."""
         self._answering: set[asyncio.Task[None]] = set()
         """Those of direct calls that wait for their turn."""
 
@@ -126,6 +129,7 @@ class EtcdBackend:
         backend = EtcdBackend(handle, self.member)
         backend._of = self
         backend.long_reads, backend._long_answers, backend._room = self.long_reads, self._long_answers, self._room
+        backend.long_writes = self.long_writes
         return backend
 
     @property
@@ -207,13 +211,27 @@ class EtcdBackend:
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    async def write(self, operation: Operation, context: CallContext) -> Answer:
+    async def write(self, operation: Operation, context: CallContext, size: int = 0) -> Answer:
         """The answer to a write.
+
+        Args:
+            size: its bytes, if they may be many: a long one waits for its turn.
 
         Raises:
             RpcError: it failed.
         """
-        return await self.run(_one(Call(operation)), context)
+        return await self.in_turn(size, context, self.run(_one(Call(operation)), context))
+
+    async def in_turn(self, size: int, context: CallContext, write: Coroutine[Any, Any, T]) -> T:
+        """The result of a write of so many bytes, which waits for its turn if it is a long one.
+
+        Raises:
+            RpcError: it failed, or its turn has not come.
+        """
+        try:
+            return await self.long_writes.run(size, context.client, context.time_left(), write)
+        except KeeperError as error:
+            raise from_keeper_error(error) from error
 
     async def run(self, steps: Steps[T], context: CallContext) -> T:
         """The result of some steps, within the time that the caller has left, and no longer than etcd tries.

@@ -7,6 +7,7 @@ the key is the ``request_id`` of RayKeeper's own clients. The page docs/http.md 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote_from_bytes
@@ -167,7 +168,9 @@ class KeyValues:
         command = Txn(tuple([each.compare(key) for each in conditions]), operations, otherwise)
         name = exchange.headers.get("idempotency-key")
         request_id = None if name is None else named(self._backend.space, name, command)
-        answer = await self._ask(_one(Call(command, request_id=request_id)), exchange)
+        size = sum(len(each.value or b"") for each in operations if isinstance(each, Put))
+        asked = self._ask(_one(Call(command, request_id=request_id)), exchange)
+        answer = await self._backend.long_writes.run(size, exchange.client, math.inf, asked)
         assert isinstance(answer, TxnAnswer)
         if not answer.succeeded:
             item = _item(answer.responses[0])

@@ -56,7 +56,7 @@ class KvService:
         """Write a key."""
         asked = PutRequest.FromString(request)
         check_put(asked)
-        return self._put_response(await self._backend.write(self._translate.put(asked), context))
+        return self._put_response(await self._backend.write(self._translate.put(asked), context, len(request)))
 
     # -- without a coroutine ------------------------------------------------------------------------------------------
     #
@@ -94,7 +94,9 @@ class KvService:
         return self._header_alone.SerializeToString()
 
     def put_directly(self, request: bytes, call: UnaryCall) -> bool:
-        """Write a key."""
+        """Write a key, with a short value."""
+        if self._backend.long_writes.is_long(len(request)):
+            return False
         asked = PutRequest.FromString(request)
         check_put(asked)
         return self._backend.ask_directly(self._translate.put(asked), call, self._put_response)
@@ -120,10 +122,15 @@ class KvService:
         asked = TxnRequest.FromString(request)
         check_txn(asked, self._backend.limits.max_txn_operations)
         command, plan = self._translate.txn(asked)
-        async with self._place(command) as place:
-            answer = expect(await self._backend.gather(whole_write(command), context, place), TxnAnswer)
-            await self._backend.wait_for_turn([*items_of(answer)])
-            return self._translate.txn_response(plan, answer, self._backend.header(answer.revision)).SerializeToString()
+
+        async def run() -> bytes:
+            async with self._place(command) as place:
+                answer = expect(await self._backend.gather(whole_write(command), context, place), TxnAnswer)
+                await self._backend.wait_for_turn([*items_of(answer)])
+                header = self._backend.header(answer.revision)
+                return self._translate.txn_response(plan, answer, header).SerializeToString()
+
+        return await self._backend.in_turn(len(request), context, run())
 
     async def compact(self, request: bytes, context: CallContext) -> bytes:
         """Forget the history below a revision. What was never compacted counts as compacted at -1, so compacting at 0

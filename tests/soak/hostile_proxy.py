@@ -1,7 +1,8 @@
 """A proxy's port left alone with clients that do harm, for as long as is asked: ``python -m soak.hostile_proxy``.
 
 etcd's services over one member, on a port of all addresses of this machine, in a process of their own. Rounds follow
-each other: all attacks at once (``lab.http2.attacks``), and then a calm. Two honest clients put all the while, by the
+each other: all attacks at once (``lab.http2.attacks``), and then a calm, in which the history of what the attacks have
+put is compacted. Two honest clients put all the while, by the
 address that other machines know this one by: one on a connection that it keeps, and one that makes a new one each time.
 Each round is one line. It fails if the process dies, an honest put fails, memory, threads or descriptors exceed their
 bounds, a new connection of an honest client waits for too long, or a calm does not give back what an attack took. The
@@ -11,7 +12,9 @@ shows in a night.
 
 from __future__ import annotations
 
+import base64
 import http.client
+import json
 import os
 import socket
 import statistics
@@ -158,6 +161,14 @@ def usage(pid: int) -> Usage:
     return Usage(memory(pid), len(os.listdir(f"/proc/{pid}/task")), len(os.listdir(f"/proc/{pid}/fd")))
 
 
+def compact(endpoint: str) -> None:
+    """Forget the history: the attacks put long values, and the disk is not what they are about."""
+    asked = json.dumps({"key": base64.b64encode(b"hostile/kept").decode()}).encode()
+    found = request(endpoint, "POST", "/v3/kv/range", asked)
+    revision = json.loads(found.body)["header"]["revision"]
+    request(endpoint, "POST", "/v3/kv/compaction", json.dumps({"revision": revision, "physical": True}).encode())
+
+
 @dataclass
 class Soak:
     """The rounds so far."""
@@ -188,6 +199,7 @@ class Soak:
     def rest(self, seconds: float) -> Usage:
         """A calm: what the process has once it has closed what the attack left, or when the time is over."""
         until = time.monotonic() + seconds
+        compact(self.port.endpoint)
         time.sleep(LEAST_CALM_S)
         while (now := usage(self.port.pid)).descriptors > self.first.descriptors + MORE_DESCRIPTORS:
             if time.monotonic() > until:

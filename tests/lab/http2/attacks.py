@@ -15,8 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 
+import h2.connection
+import h2.events
+import h2.exceptions
+
 from lab.http2.wire import HELLO, REQUEST
-from raykeeper.actors.proxy.etcdpb.rpc_pb2 import RangeRequest, WatchCreateRequest, WatchRequest
+from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest, RangeRequest, WatchCreateRequest, WatchRequest
 from raykeeper.actors.proxy.header_blocks import encode_block
 from raykeeper.actors.proxy.http2_frames import (
     CONTINUATION,
@@ -41,8 +45,14 @@ AT_ONCE = 20
 """... and how much each asks for at once."""
 WATCHED, WATCHES = 10, 50
 """Connections with watches, and how many there are on each."""
-CALLS = 2 * WIDE * AT_ONCE + WATCHED * (WATCHES + 1) + IDLE
+CROWD, PUTS, PUT_BYTES = 40, 3, 1_000_000
+"""Connections with complete long puts, of each version of HTTP; how many puts one has by gRPC; and the bytes of a
+value."""
+CROWD_PAUSE_S = 5.0
+CALLS = 4 * WIDE * AT_ONCE + CROWD * (1 + PUTS) + WATCHED * (WATCHES + 1) + IDLE
 """The most that can be under way, those included that have only begun."""
+LONG_KEYS = tuple(b"hostile/%d" % number for number in range(8))
+"""Keys that whoever is attacked gives long values before."""
 
 
 def rpc(stream: int, path: bytes, message: bytes, *, end: bool = True) -> bytes:
@@ -85,6 +95,100 @@ def unread_pages(connect: Connect) -> Iterator[None]:
         calls = b"".join(rpc(stream, b"/etcdserverpb.KV/Range", RANGE) for stream in range(1, 2 * AT_ONCE, 2))
         connect(HELLO + calls, narrow=True)
         yield
+
+
+def unread_values(connect: Connect) -> Iterator[None]:
+    """Long values, each read by its key alone, that nobody reads, by both versions of HTTP."""
+    for _ in range(WIDE):
+        keys = [LONG_KEYS[number % len(LONG_KEYS)] for number in range(AT_ONCE)]
+        connect(b"".join(b"GET /kv/%b HTTP/1.1\r\nhost: x\r\n\r\n" % key for key in keys), narrow=True)
+        yield
+        calls = (
+            rpc(2 * number + 1, b"/etcdserverpb.KV/Range", RangeRequest(key=key).SerializeToString())
+            for number, key in enumerate(keys)
+        )
+        connect(HELLO + b"".join(calls), narrow=True)
+        yield
+
+
+class PlainPut:
+    """A long put by HTTP/1.1 on a connection of its own."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        head = b"PUT /kv/crowd/plain HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % PUT_BYTES
+        self._sock = sock
+        self._rest = memoryview(head + bytes(PUT_BYTES))
+
+    def go_on(self) -> bool:
+        """Send what the socket takes; whether there was an answer."""
+        with suppress(BlockingIOError):
+            self._rest = self._rest[self._sock.send(self._rest) :]
+        return bool(self._sock.recv(1 << 16))
+
+
+class RpcPuts:
+    """Long puts by gRPC, as many at once as one connection has; their windows are kept to."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._h2 = h2.connection.H2Connection()
+        self._h2.initiate_connection()
+        self._out = memoryview(b"")
+        message = PutRequest(key=b"crowd/rpc", value=bytes(PUT_BYTES)).SerializeToString()
+        whole = struct.pack(">BL", 0, len(message)) + message
+        self._rests: dict[int, memoryview] = {}
+        for stream in range(1, 2 * PUTS, 2):
+            fields = [(name, b"/etcdserverpb.KV/Put" if name == b":path" else value) for name, value in REQUEST]
+            self._h2.send_headers(stream, fields)
+            self._rests[stream] = memoryview(whole)
+        self._open = set(self._rests)
+
+    def go_on(self) -> bool:
+        """Send what windows and socket take; whether all were answered."""
+        with suppress(BlockingIOError):
+            for event in self._h2.receive_data(self._sock.recv(1 << 16)):
+                if isinstance(event, (h2.events.StreamEnded, h2.events.StreamReset)):
+                    self._open.discard(event.stream_id)
+                    self._rests.pop(event.stream_id, None)
+        for stream, rest in list(self._rests.items()):
+            room = min(self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size, len(rest))
+            if room:
+                self._h2.send_data(stream, bytes(rest[:room]), end_stream=room == len(rest))
+                self._rests[stream] = rest[room:]
+                if room == len(rest):
+                    del self._rests[stream]
+        if not self._out:
+            self._out = memoryview(self._h2.data_to_send())
+        with suppress(BlockingIOError):
+            self._out = self._out[self._sock.send(self._out) :]
+        return not self._open
+
+
+def long_puts(connect: Connect) -> Iterator[None]:
+    """A crowd of complete long puts, by both versions of HTTP, and another one when the first is over: what grows is
+    the history of two keys, so there is a pause in between."""
+    while True:
+        crowd: list[PlainPut | RpcPuts] = []
+        for _ in range(CROWD):
+            for kind in (PlainPut, RpcPuts):
+                sock = connect(b"")
+                sock.setblocking(False)
+                crowd.append(kind(sock))
+            yield
+        while crowd:
+            for put in list(crowd):
+                try:
+                    over = put.go_on()
+                except BlockingIOError:  # no answer yet
+                    over = False
+                except (OSError, h2.exceptions.ProtocolError):  # it was closed
+                    over = True
+                if over:
+                    crowd.remove(put)
+            yield
+        until = time.monotonic() + CROWD_PAUSE_S
+        while time.monotonic() < until:
+            yield
 
 
 def unread_watches(connect: Connect) -> Iterator[None]:
@@ -132,7 +236,18 @@ def garbage(connect: Connect) -> Iterator[None]:
     yield
 
 
-ATTACKS = (idle, slow_bodies, unread_pages, unread_watches, pings, resets, endless_headers, garbage)
+ATTACKS = (
+    idle,
+    slow_bodies,
+    unread_pages,
+    unread_values,
+    long_puts,
+    unread_watches,
+    pings,
+    resets,
+    endless_headers,
+    garbage,
+)
 
 
 def repeat(

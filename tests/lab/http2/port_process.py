@@ -1,8 +1,8 @@
 """etcd's services over one real member, on a port, in a process of their own: ``python -m lab.http2.port_process
 BYTES HOST``.
 
-BYTES is what the port may keep for its clients, HOST the address that it listens on. It prints where it listens, and
-serves until its stdin is closed.
+BYTES is what the port may keep for its clients, and as much again for answers that are gathered. HOST is the address
+that it listens on. It prints where it listens, and serves until its stdin is closed.
 """
 
 from __future__ import annotations
@@ -41,18 +41,19 @@ MEMBER_BYTES = 2 * STATE_WRITE_BUFFER_BYTES + BLOCK_CACHE_BYTES + Limits().log_c
 
 
 def most_memory(before: int, held_bytes: int, connections: int, calls: int) -> int:
-    """What such a process may take, answers that are no longer than a page: the sum of all that is bounded. Long values
-    that are read by their keys alone have the room of gathered answers beside that, ``AnswerRoom``.
+    """What such a process may take, answers that are no longer than a page: the sum of all that is bounded.
 
     Args:
         before: what it had when nobody asked for anything.
-        held_bytes: what it may keep for its clients; all of it may be requests that are worked at.
+        held_bytes: what it may keep for its clients; all of it may be requests that are worked at. Long values that were
+            read by their keys alone have as much again (``AnswerRoom``).
         connections, calls: how many there were at most.
     """
     pages = MAX_PROXY_LONG_READS * PAGE_COPIES + ANSWER_COPIES
     return (
         before
         + held_bytes * REQUEST_COPIES
+        + held_bytes
         + pages * Limits().max_page_bytes
         + PROXY_REMEMBERED_BYTES
         + MEMBER_BYTES
@@ -115,7 +116,7 @@ def port_process(held_bytes: int, host: str = "127.0.0.1") -> Iterator[PortProce
 def main() -> None:
     give_back_large_blocks()
     with etcd_port(host=sys.argv[2]) as port:
-        port.listener.context.held.limit = int(sys.argv[1])
+        port.listener.context.held.limit = port.proxy.backend._room.limit = int(sys.argv[1])
         print(port.endpoint, flush=True)
         sys.stdin.read()
 
