@@ -7,9 +7,12 @@ more. So what Ray's threads print goes to standard error.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from typing import Any
+
+from .stdio import open_closed_streams
 
 _RAYS_THREADS = "ray_"
 """How the names of Ray's own threads begin (``ray/_private/worker.py``)."""
@@ -38,6 +41,10 @@ class OwnStdout:
 
 
 def keep_stdout() -> None:
-    """From now on, only the command prints to this process's standard output."""
-    if sys.stdout is not None and sys.stderr is not None:  # as they are where they were closed
-        sys.stdout = OwnStdout(sys.stdout, sys.stderr)
+    """From now on, only the command prints to this process's standard output. Where standard error was closed when the
+    process started, what Ray's threads print is discarded."""
+    other: Any = sys.stderr
+    open_closed_streams()  # first: otherwise the next file would get the descriptor of a closed one
+    if other is None:
+        other = open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 (for good)
+    sys.stdout = OwnStdout(sys.stdout, other)

@@ -9,7 +9,6 @@ traceback.
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -25,10 +24,11 @@ T = TypeVar("T")
 
 def run_with_streams(main: Callable[[], T]) -> T:
     """Run a whole command, and make sure that its output has been written."""
-    _complete()
+    open_closed_streams()
     for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+        reconfigure = getattr(stream, "reconfigure", None)  # by what it can do: it may be wrapped
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
     try:
         try:
             return main()
@@ -150,7 +150,7 @@ def _close(stream: TextIO) -> None:
         os.close(nowhere)
 
 
-def _complete() -> None:
+def open_closed_streams() -> None:
     """Open streams that were closed when the process started, so that no socket gets the descriptor of one. Reading and
     writing them fails, as it should."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):

@@ -25,6 +25,7 @@ from raykeeper import ClusterNotFound, KeyValue, RequestTooLarge
 from raykeeper.actors.client.results import Batch, DeleteResult, Event, PutResult, RangeResult, TxnResult
 from raykeeper.actors.cluster.status import ClusterStatus, MemberInfo
 from raykeeper.cli import keys, lease, lock, main, maintenance, options, proxy, stdio, txn, up_down, watch
+from raykeeper.cli.own_stdout import keep_stdout
 from raykeeper.cli.render import CommandResult, show
 
 ODD = [b"\xff", b"\xe9t\xe9", b"a\nb", "\u2028".encode(), b"\x1b[31m", b"", b"-", b"\xed\xa0\x80"]
@@ -193,11 +194,14 @@ def printing(kind: str, form: str) -> click.Group:
 
 @pytest.mark.parametrize(("kind", "form"), FORMS)
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii", "cp437"])
+@pytest.mark.parametrize("kept", [True, False], ids=["as in a process of its own", "in another program"])
 def test_a_terminal_that_does_not_know_a_letter_gets_an_escape(
-    kind: str, form: str, encoding: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, form: str, encoding: str, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(seen, encoding=encoding))
+    if kept:
+        keep_stdout()
     with pytest.raises(SystemExit) as ended:
         printing(kind, form)(["show"])
     assert not ended.value.code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 import threading
 
@@ -37,3 +38,30 @@ def test_the_rest_of_it_is_the_streams_own(monkeypatch: pytest.MonkeyPatch) -> N
     click.echo(b"\x00bytes")
     print("text", flush=True)
     assert own.buffer.getvalue() == b"\x00bytes\ntext\n"  # type: ignore[attr-defined]
+
+
+PRINTS = """
+import threading
+
+import click
+
+from raykeeper.cli import main
+
+@main.cli.command("letters")
+def _() -> None:
+    ray = threading.Thread(target=print, args=("10 worker processes have been started",), name="ray_print_logs")
+    ray.start()
+    ray.join()
+    click.echo("\\u65e5\\u672c")
+
+main.main()
+"""
+
+
+@pytest.mark.parametrize("ending", ["", "2>&-", "2>/dev/null", "<&- 2>&-"])
+def test_a_process_prints_its_own_alone_wherever_stderr_leads(ending: str) -> None:
+    words = ["sh", "-c", f'PYTHONIOENCODING=latin-1 exec "$@" {ending}', "sh", sys.executable, "-c", PRINTS, "letters"]
+    done = subprocess.run(words, capture_output=True, check=False)
+    assert done.returncode == 0, done
+    assert done.stdout == b"\\u65e5\\u672c\n"
+    assert (b"worker processes" in done.stderr) == (not ending)
