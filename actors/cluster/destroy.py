@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from ...errors import ClusterMismatch, ClusterNotFound
+from ...errors import ClusterMismatch, ClusterNotFound, Unavailable
 from ...limits import STOP_TIMEOUT_S, SURVEY_TIMEOUT_S
 from ..deadline import wait_for
 from ..discovery import actors_gone, alive_nodes, ask_all, listed_actors, member_actors
@@ -49,6 +49,7 @@ def delete_data(cluster_name: str, cluster: int, data_dir: str) -> None:
 
     Raises:
         Unavailable: a node did not answer, or a process there still holds the data. It is deleted on the others.
+        UnusableFolder: the same if the disk of a node refuses to be read or written.
     """
     nodes = {node.id: node for node in alive_nodes()}
     answers = _ask(nodes, cluster_name, data_dir)
@@ -119,7 +120,11 @@ def _running(cluster_name: str) -> set[int]:
 def _ask(nodes: dict[str, RayNode], cluster_name: str, data_dir: str) -> dict[str, Any]:
     """What each node holds under a name, or the error for one that does not say."""
     asked = dict.fromkeys(nodes, (data_dir, cluster_name))
-    return run_where_possible(nodes, node_storage.survey, asked, SURVEY_TIMEOUT_S)
+    answers = run_where_possible(nodes, node_storage.survey, asked, SURVEY_TIMEOUT_S)
+    for id, answer in answers.items():
+        if isinstance(answer, NodeInventory) and answer.problem:
+            answers[id] = Unavailable(f"Ray node {nodes[id].address} cannot tell what it holds: {answer.problem}")
+    return answers
 
 
 def _remains(

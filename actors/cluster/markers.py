@@ -70,9 +70,13 @@ def base_of(data_dir: str, cluster_name: str) -> str:
 
 
 def read_markers(base: str, cluster_name: str) -> tuple[Marker, ...]:
-    """All markers in a folder. One that cannot be read still names its cluster id, by its file name."""
+    """All markers in a folder. One that cannot be read still names its cluster id, by its file name.
+
+    Raises:
+        OSError: the disk refuses to list the folder, which says nothing of what is there.
+    """
     found = []
-    with suppress(OSError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         for name in sorted(os.listdir(base)):
             match = _FILE.fullmatch(name)
             if match is not None and (cluster := int(match[1], 16)) < 1 << 63:

@@ -85,18 +85,20 @@ def survey(data_dir: str, cluster: str) -> NodeInventory:
     base = base_of(data_dir, cluster)
     problem = ""
     found: list[FoundData] = []
+    names: list[str] = []
+    markers: tuple[Marker, ...] = ()
     try:
         names = sorted(os.listdir(base))
+        markers = read_markers(base, cluster)
     except FileNotFoundError:
-        names = []
+        pass
     except OSError as error:
-        names, problem = [], f"{base}: {error.strerror}"
+        problem = f"{base}: {error.strerror}"
     members = {name.removesuffix(".reserved") for name in names if name.endswith(".reserved")}
     members |= {name for name in names if _may_be_folder(os.path.join(base, name))}
     for name in sorted(members):
         found.append(inspect_place(base, name))
     fast_death = os.environ.get(FAST_DEATH) == "0"
-    markers = read_markers(base, cluster)
     return NodeInventory(base, _machine(), tuple(found), problem, fast_death=fast_death, markers=markers)
 
 
@@ -104,14 +106,14 @@ def leave_marker(data_dir: str, marker: Marker) -> NodeInventory:
     """Write a marker on this node, unless there is one that knows more; returns what there is of that cluster name.
 
     Raises:
-        UnusableFolder: it cannot be written.
+        UnusableFolder: it cannot be written, or the disk refuses to tell what else there is.
     """
     base = base_of(data_dir, marker.cluster_name)
     try:
         write_marker(base, marker)
     except OSError as error:
         raise UnusableFolder(f"{error.filename or base}: {error.strerror}") from None
-    return survey(data_dir, marker.cluster_name)
+    return _readable(survey(data_dir, marker.cluster_name))
 
 
 def reserve_place(base: str, member: str, marker: Marker) -> None:
@@ -249,10 +251,10 @@ def delete_cluster(
 
     Raises:
         Unavailable: a process still holds data.
-        UnusableFolder: it cannot be deleted.
+        UnusableFolder: it cannot be deleted, or the disk refuses to tell what there is.
     """
     deadline = time.monotonic() + patience
-    inventory = survey(data_dir, cluster_name)
+    inventory = _readable(survey(data_dir, cluster_name))
     others = bool(inventory.ids() - {cluster} - {marker.cluster for marker in inventory.markers if marker.destroyed})
     try:
         for found in inventory.found:
@@ -303,6 +305,17 @@ def inspect_place(base: str, member: str) -> FoundData:
     except OSError as error:
         damage, refused = f"it cannot be read: {error.strerror or error}", True
     return FoundData(member, folder, device, identity, reserved, damage, note, listed, served, refused)
+
+
+def _readable(inventory: NodeInventory) -> NodeInventory:
+    """What a node holds, for who concludes from what is not there.
+
+    Raises:
+        UnusableFolder: the disk refuses to say.
+    """
+    if inventory.problem:
+        raise UnusableFolder(inventory.problem)
+    return inventory
 
 
 def _readable_place(base: str, member: str) -> FoundData:

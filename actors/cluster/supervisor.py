@@ -72,8 +72,10 @@ from .supervisor_spec import SupervisorSpec, decode_supervisor_spec, encode_supe
 
 
 def _marker_here(spec: SupervisorSpec) -> Marker:
-    """What the marker on this node knows of the cluster."""
-    known = read_markers(base_of(spec.data_dir, spec.cluster_name), spec.cluster_name)
+    """What the marker on this node knows of the cluster; nothing if the disk refuses to tell, since it is a hint."""
+    known: tuple[Marker, ...] = ()
+    with suppress(OSError):
+        known = read_markers(base_of(spec.data_dir, spec.cluster_name), spec.cluster_name)
     plain = Marker(spec.cluster_name, spec.cluster, spec.members, version=-1)  # any other one knows more
     return next((marker for marker in known if marker.cluster == spec.cluster and not marker.destroyed), plain)
 

@@ -114,6 +114,22 @@ def test_where_something_may_be_left_it_is_remembered_as_destroyed(world: World,
     assert (world.left(1), world.left(2)) == ([], [])
 
 
+def test_a_node_that_cannot_list_its_folder_may_hold_something(world: World) -> None:
+    world.member(1, A)
+    folder = Path(world.base(2))
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(folder.name)  # to itself: it fails like a sector that is bad
+    with pytest.raises(Unavailable, match=r"10\.0\.0\.2 .*symbolic links"):
+        discard("x", B, "/d")
+    with pytest.raises(Unavailable, match=r"10\.0\.0\.2 .*symbolic links"):
+        discard("x", A, "/d")
+    with pytest.raises(node_storage.UnusableFolder, match="symbolic links"):
+        delete_data("x", A, "/d")
+    [marker] = read_markers(world.base(1), "x")
+    assert (marker.cluster, marker.destroyed) == (A, True)
+    assert world.left(1) == ["cluster-a.json"]
+
+
 def test_a_node_without_the_package_keeps_nothing_from_being_deleted(world: World) -> None:
     world.member(1, A)
     world.errors[2] = PackageMissing("Ray node 10.0.0.2 cannot load RayKeeper")

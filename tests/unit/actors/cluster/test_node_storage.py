@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from raykeeper.actors.cluster import node_storage
-from raykeeper.actors.cluster.markers import Marker
+from raykeeper.actors.cluster.markers import Marker, read_markers
 from raykeeper.errors import ClusterMismatch
 from raykeeper.store import data_lock
 from raykeeper.store.data_dir import FirstMember, Identity
@@ -145,3 +147,48 @@ def test_a_marker_that_the_disk_refuses_to_read_is_not_replaced_by_one_that_know
         node_storage.leave_marker(str(tmp_path), Marker("x", 7, version=3))
     assert marker.is_symlink()
     assert node_storage.survey(str(tmp_path), "x").markers == (Marker("x", 7),)
+
+
+def listing_fails(monkeypatch: pytest.MonkeyPatch, base: str, once: int) -> None:
+    """Of the listings of this folder from now on, one fails as on a disk with a bad sector."""
+    listed: list[str] = []
+    listdir = os.listdir
+
+    def fails(path: str) -> list[str]:
+        if path == base:
+            listed.append(path)
+            if len(listed) == once:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", fails)
+
+
+@pytest.mark.parametrize("once", [1, 2])
+@pytest.mark.parametrize("what", ["survey", "mark", "delete"])
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, once: int
+) -> None:
+    base = str(tmp_path / "x")
+    node_storage.create_joining_member(base, identity())
+    node_storage.leave_marker(str(tmp_path), Marker("x", 7))
+    with monkeypatch.context() as patch:
+        listing_fails(patch, base, once)
+        if what == "survey":
+            assert node_storage.survey(str(tmp_path), "x").problem == f"{base}: {os.strerror(errno.EIO)}"
+        elif what == "mark":
+            with pytest.raises(node_storage.UnusableFolder, match=os.strerror(errno.EIO)):
+                node_storage.leave_marker(str(tmp_path), Marker("x", 7))
+        else:
+            with pytest.raises(node_storage.UnusableFolder, match=os.strerror(errno.EIO)):
+                node_storage.delete_cluster(str(tmp_path), "x", 7, 1.0)
+    left = node_storage.survey(str(tmp_path), "x")
+    assert left.ids() == {7}
+    assert [place.identity for place in left.found] == [identity()]
+    assert left.markers == (Marker("x", 7),)
+
+
+def test_a_path_without_a_folder_holds_nothing(tmp_path: Path) -> None:
+    assert read_markers(str(tmp_path / "missing"), "x") == ()
+    (tmp_path / "file").touch()
+    assert read_markers(str(tmp_path / "file" / "x"), "x") == ()
