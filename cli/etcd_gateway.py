@@ -182,6 +182,8 @@ class EtcdGateway:
             self.close()
             if response.status == 413:
                 raise RequestTooLarge(f"the request is too large ({self.url})")
+            if response.status == 429:  # said before a request is handed on, by what is in front of a proxy, say
+                raise Unavailable(f"too many requests ({self.url})")
             raise self._lost(ValueError(f"its answer, of HTTP status {response.status}, is not JSON"), writes)
         if response.status != 200 or "code" in answer:
             raise self._error(answer, writes)

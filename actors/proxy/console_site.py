@@ -37,7 +37,7 @@ from .console_views import (
 from .etcd_backend import UntimedContext
 from .etcd_errors import AUTHENTICATION_FAILED, USER_EMPTY
 from .etcd_services import EtcdServices
-from .gateway import JSON_TYPE, error_json
+from .gateway import JSON_TYPE, body_of, error_json
 from .http_exchange import HttpError, HttpExchange
 from .proxy_audit import claimed_user
 from .rpc_status import RpcCode, RpcError
@@ -210,7 +210,7 @@ class ConsoleSite:
             self._services.audit.acted(claimed_user(exchange.headers), exchange.client, f"console {action}", error)
             raise
         try:
-            return await self._actions.run(action, services, await exchange.body(), context)
+            return await self._actions.run(action, services, await body_of(exchange), context)
         finally:
             self.shared.forget()
 

@@ -27,6 +27,7 @@ from .gateway import (
     JSON_TYPE,
     PREFIXES,
     JsonRequests,
+    body_of,
     error_json,
     error_line,
     find_method,
@@ -201,7 +202,7 @@ class EtcdHttp:
             context = _GatewayContext(exchange)
 
             async def take() -> bytes:
-                request = request_of(method, await exchange.body())
+                request = request_of(method, await body_of(exchange))
                 counted.received += 1
                 return request
 

@@ -21,7 +21,9 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 
 from ...limits import MAX_GATEWAY_REQUEST_BYTES
+from .etcd_errors import REQUEST_TOO_LARGE, TOO_MANY_REQUESTS
 from .etcdpb.message_pool import Method, methods
+from .http_exchange import HttpError, HttpExchange
 from .rpc_status import RpcCode, RpcError
 
 JSON_TYPE = "application/json"
@@ -173,6 +175,18 @@ def find_method(path: str) -> Method | None:
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
+
+
+async def body_of(exchange: HttpExchange) -> bytes:
+    """The whole body of a request whose errors are JSON.
+
+    Raises:
+        RpcError: it is too large, or there is no room for it now.
+    """
+    try:
+        return await exchange.body()
+    except HttpError as error:
+        raise (REQUEST_TOO_LARGE if error.status == 413 else TOO_MANY_REQUESTS).error() from None
 
 
 def request_of(method: Method, body: bytes) -> bytes:

@@ -307,6 +307,15 @@ def test_an_error_of_odd_fields_is_a_typed_error(answer: bytes, status: bytes, w
     assert odd.value.applied is (None if writes else False)
 
 
+@pytest.mark.parametrize(
+    ("status", "error"), [(b"413 Too Large", RequestTooLarge), (b"429 Too Many Requests", Unavailable)]
+)
+def test_a_request_that_is_refused_before_it_is_read_had_no_effect(status: bytes, error: type[Exception]) -> None:
+    with one_answer(b"in plain text", status) as place, pytest.raises(error, match=place) as refused:
+        EtcdGateway(Endpoint(f"http://{place}"), 120).call("kv/put", {}, writes=True)
+    assert getattr(refused.value, "applied", None) is False
+
+
 @pytest.mark.parametrize("header", ODD_HEADERS)
 @pytest.mark.parametrize("writes", [False, True])
 def test_an_answer_of_odd_fields_is_a_typed_error(header: bytes, writes: bool) -> None:

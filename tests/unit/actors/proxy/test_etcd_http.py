@@ -10,9 +10,11 @@ from collections.abc import Iterator
 import pytest
 
 from lab.http2.etcd_port import etcd_port
+from lab.patience import PATIENCE
 from lab.proxy_services import LabProxy
-
-PATIENCE = 30.0
+from raykeeper import Unavailable
+from raykeeper.cli.etcd_gateway import Endpoint, EtcdGateway
+from raykeeper.limits import MAX_RPC_MESSAGE_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,37 @@ def test_the_gateway(proxy: LabProxy) -> None:
     assert http(proxy, "/v3/kv/nothing", b"{}") == (404, "text/plain; charset=utf-8", b"Not Found\n")
     assert http(proxy, "/v3/auth/enable", b"{}")[0] == 400, "there is no user root"
     assert http(proxy, "/v3/maintenance/snapshot", b"{}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("room", "size", "status", "code", "text"),
+    [(False, 11, 429, 8, "too many requests"), (True, MAX_RPC_MESSAGE_BYTES + 1, 400, 3, "request is too large")],
+)
+@pytest.mark.parametrize("path", ["/v3/kv/put", "/console/api/act/compact"])
+def test_a_body_that_is_refused_is_an_error_of_etcd_s(
+    path: str, room: bool, size: int, status: int, code: int, text: str
+) -> None:
+    with etcd_port(console="act") as port:
+
+        async def take_room() -> None:  # as connections do that are closed while handlers work for them
+            held = port.listener.context.held
+            gone = held.open_share(lambda: None)
+            gone.begin_work(held.limit)
+            gone.close()
+
+        if not room:
+            port.proxy.run(take_room())
+        headers = {"content-type": "application/json", "content-length": str(size)}
+        request = urllib.request.Request(port.proxy.url + path, b'{"key": ""}', headers)
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=PATIENCE)
+        assert (refused.value.code, refused.value.headers["content-type"]) == (status, "application/json")
+        said = json.loads(refused.value.read())
+        assert said == {"error": f"etcdserver: {text}", "code": code, "message": f"etcdserver: {text}"}
+        if not room:
+            with pytest.raises(Unavailable, match=text) as error:
+                EtcdGateway(Endpoint(port.proxy.url), PATIENCE).call("kv/put", {"key": "YQ=="}, writes=True)
+            assert error.value.applied is False
 
 
 def test_streams_of_the_gateway(proxy: LabProxy) -> None:
