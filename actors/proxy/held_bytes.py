@@ -7,8 +7,9 @@ stream's first window is let in only while all those on their way fit into ``PRO
 wait their turn, and none is refused.
 
 A request counts until its handler has ended, also if its connection is closed before: its memory is not free by then.
-No other connection is closed for what closed ones have left in this way. It is gone soon, since each handler is told;
-until then, new requests that do not fit are refused.
+What closed ones have left in this way is gone soon, since each handler is told. Until then, requests that do not fit are
+refused, and another connection is closed only if it holds more than all that is left. The messages of a stream are not
+asked about: to refuse one would end all that goes on in that stream, and its handler ends as soon as it is told.
 """
 
 from __future__ import annotations
@@ -68,10 +69,17 @@ class ByteShare:
         else:
             pool.running -= count
 
-    def has_room(self, count: int) -> bool:
-        """Whether a request of this many bytes may begin: not if what closed connections have left takes its room."""
+    def make_room(self, count: int) -> bool:
+        """Whether a request of this many bytes may begin: not if what closed connections have left takes its room.
+        Another one that holds more than they have left is closed first. If it is this one that does, that a request of
+        its own is refused suffices."""
         pool = self._pool
-        return not pool.running or pool.held + count <= pool.limit
+        if not pool.running or pool.held + count <= pool.limit:
+            return True  # for what follows room is made by closing
+        largest = max(pool.shares, key=lambda share: share.held, default=self)
+        if largest is not self and largest.held > pool.running:
+            largest.expel()
+        return pool.held + count <= pool.limit
 
     def remember(self, count: int) -> bool:
         """Whether this many bytes more may be kept of what spares work, and is not needed; if so, they count."""

@@ -107,7 +107,7 @@ class HttpExchange(ABC):
             while part := await self.receive():
                 if len(body) + len(part) > MAX_RPC_MESSAGE_BYTES:
                     raise HttpError(413, "request is too large")
-                if not self.share.has_room(len(part)):
+                if not self.share.make_room(len(part)):
                     raise HttpError(429, "too many requests")
                 body += part
                 self._body_bytes += len(part)

@@ -155,7 +155,7 @@ class WireUnaryCall(UnaryCall):
             return
         host = self._host
         size = len(message)
-        if not host.connection.share.has_room(size):
+        if not host.connection.share.make_room(size):
             self.fail(NO_ROOM)
             return
         host.running += 1

@@ -56,18 +56,88 @@ def test_what_handlers_work_at_counts_until_they_have_ended() -> None:
     assert (held.held, held.running) == (60, 60)
     other.add(90)
     assert closed == [], "nobody is closed for what another has left"
-    assert not other.has_room(11)
+    assert not other.make_room(11)
     gone.begin_work(10)
     assert (held.held, held.running) == (160, 70)
     gone.end_work(60)
     gone.end_work(10)
     assert (held.held, held.running) == (90, 0)
-    assert other.has_room(11), "it is for what follows to make room by closing"
+    assert other.make_room(11), "it is for what follows to make room by closing"
     other.begin_work(11)
     assert closed == [1]
     assert (held.held, held.running) == (11, 11)
     other.end_work(11)
     assert held.held == held.running == 0
+
+
+def with_left(held: HeldBytes, count: int) -> ByteShare:
+    """A connection that was closed, for which a handler still works at this many bytes."""
+    gone = held.open_share(lambda: None)
+    gone.begin_work(count)
+    gone.close()
+    return gone
+
+
+def test_a_few_bytes_that_are_left_do_not_protect_who_holds_the_most() -> None:
+    held = HeldBytes(limit=1000)
+    gone = with_left(held, 5)
+    (hog, good), closed = shares(held, 2)
+    hog.add(990)
+    assert good.make_room(5)
+    assert closed == [], "it fits"
+    assert good.make_room(20)
+    good.begin_work(20)
+    assert (closed, held.held) == ([0], 25)
+    gone.end_work(5)
+    good.end_work(20)
+    assert held.held == 0
+
+
+def test_who_holds_the_most_is_told_even_if_that_makes_no_room_yet() -> None:
+    """Else what its handlers work at would keep others out for as long as any bytes are left."""
+    held = HeldBytes(limit=1000)
+    with_left(held, 5)
+    (hog, other, good), closed = shares(held, 3)
+    hog.begin_work(900)
+    other.add(90)
+    assert not good.make_room(20)
+    assert (closed, held.held, held.running) == ([0], 995, 905)
+    assert not good.make_room(20)
+    assert closed == [0], "nobody is closed for what is left and is more"
+    hog.end_work(900)
+    assert good.make_room(20)
+
+
+def test_a_request_of_who_holds_the_most_is_refused_and_nobody_is_closed() -> None:
+    held = HeldBytes(limit=1000)
+    with_left(held, 5)
+    (hog, small), closed = shares(held, 2)
+    hog.add(900)
+    small.add(90)
+    assert not hog.make_room(20)
+    assert (closed, held.held) == ([], 995)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["ask", "end", "close"]), st.integers(1, 90))))
+def test_requests_exceed_the_bound_by_one_at_most(steps: list[tuple[int, str, int]]) -> None:
+    """Whoever is closed meanwhile, and however long handlers go on."""
+    held = HeldBytes(limit=200)
+    opened, _ = shares(held, 4)
+    work: list[tuple[ByteShare, int]] = []
+    for number, what, count in steps:
+        share = opened[number]
+        if what == "ask" and share in held.shares and share.make_room(count):
+            left = held.running
+            share.begin_work(count)
+            work.append((share, count))
+            assert not left or held.held <= 200
+        elif what == "end" and work:
+            ended, size = work.pop(count % len(work))
+            ended.end_work(size)
+        elif what == "close" or share not in held.shares:
+            share.close()
+            opened[number] = held.open_share(lambda: None)
+        assert held.held <= 200 + 90
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["add", "begin", "end", "close"]), st.integers(1, 90))))
