@@ -416,15 +416,15 @@ class ProxyAcceptor:
     def _begin(self, source: str, sock: socket.socket) -> None:
         try:
             sock.getpeername()
-        except OSError:  # it was reset while it waited
-            self.useless.count(source)
+        except OSError:  # it was reset while it waited: that does not count as useless, whoever notices it first
             sock.close()
             return
         if self._tls is not None and len(self._begun) >= MAX_PROXY_HANDSHAKES:
             self._context.ends["displaced"] += 1
-            displaced = self._begun.take_of_largest()[1]
+            largest, displaced = self._begun.take_of_largest()
             del self._begun_at[displaced]
-            displaced.cancel()
+            if displaced.cancel():  # otherwise it has just ended, and is counted by how
+                self.useless.count(largest)
         sock.setblocking(False)
         taken = made = False
 
@@ -453,9 +453,12 @@ class ProxyAcceptor:
             leave()
             if not taken:
                 sock.close()
-            if not made and not task.cancelled():  # one that made way had to wait
+            if task.cancelled():  # it made way, and was counted then; or the port was closed
+                return
+            error = task.exception()
+            late = isinstance(error, ConnectionAbortedError)  # so asyncio ends a handshake whose time is over
+            if not made and not late:
                 self.useless.count(source)
-            error = None if task.cancelled() else task.exception()
             if error is not None and not isinstance(error, OSError):
                 self._context.log.error("a connection could not be begun", exc_info=error)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 
 import pytest
 
@@ -203,6 +204,44 @@ def test_those_that_give_up_wait_no_more(monkeypatch: pytest.MonkeyPatch) -> Non
             assert (await answer(socks[3])).startswith(b"HTTP/1.1 404")
             for sock in socks:
                 sock.close()
+
+    run(test)
+
+
+def is_reset(sock: socket.socket) -> bool:
+    """Whether its client has reset it, and that has arrived."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("first", ["looked at", "let in"])
+def test_one_that_is_reset_while_it_waits_gives_up_whoever_notices_it(
+    monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    monkeypatch.setattr(proxy_acceptor, "PROXY_ADMITS_PER_S", 0)
+    monkeypatch.setattr(proxy_acceptor, "PROXY_ADMITS_AT_ONCE", 0)
+
+    async def test() -> None:
+        async with listening() as (listener, address):
+            listener.context.serving = True
+            acceptor = listener.acceptor
+            sock = connect(address, REQUEST, ELSEWHERE)
+            await until(lambda: len(acceptor._waiting) == 1)
+            [(theirs, _)] = acceptor._waiting.values()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+            patience.until(lambda: is_reset(theirs))
+            if first == "let in":
+                assert acceptor._next_admission is not None
+                acceptor._next_admission.cancel()
+                listener.context.serving = False
+                acceptor._admit()
+            await until(lambda: not acceptor._waiting)
+            assert theirs.fileno() == -1
+            assert not acceptor.useless._count
 
     run(test)
 

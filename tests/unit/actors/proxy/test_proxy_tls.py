@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import os
 import shutil
@@ -339,6 +340,51 @@ def test_a_handshake_that_fails_is_of_no_use_and_one_that_is_done_is_judged_late
             await loop.sock_sendall(clear, b"GET / HTTP/1.1\r\n\r\n")
             while useless[own] < 3:
                 await asyncio.sleep(0.001)
+        await port.close(0.0)
+
+    asyncio.run(asyncio.wait_for(test(), PATIENCE))
+
+
+def test_a_handshake_that_makes_way_is_of_no_use_and_one_whose_time_is_over_is_not_counted(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy_acceptor, "MAX_PROXY_HANDSHAKES", 1)
+    monkeypatch.setattr(proxy_acceptor, "PROXY_HANDSHAKE_TURN_S", 0.0)
+    monkeypatch.setattr(proxy_acceptor, "PROXY_GREETING_S", 2 * PATIENCE)  # none ends by itself...
+    issued = certificates.issue("ended")
+
+    async def test() -> None:
+        port = listener(issued)
+        address = await port.listen("127.0.0.1", 0)
+        assert port._sweeper is not None
+        port._sweeper.cancel()
+        acceptor, let_in = port.acceptor, Counter[str]()
+        begin = acceptor._begin
+
+        def noted(source: str, sock: socket.socket) -> None:
+            begin(source, sock)
+            let_in[source] += 1
+
+        monkeypatch.setattr(acceptor, "_begin", noted)
+        readers, writers = [], []
+        for count, own in enumerate(("127.0.0.2", "127.0.0.3", "127.0.0.4"), 1):
+            if count == 3:
+                monkeypatch.setattr(proxy_acceptor, "PROXY_GREETING_S", 0.001)  # ... but the last
+            reader, writer = await asyncio.open_connection(*address, local_addr=(own, 0))
+            writer.write(b"\x16")
+            readers.append(reader)
+            writers.append(writer)
+            while let_in.total() < count:
+                await asyncio.sleep(0.001)
+        for reader in readers:
+            with contextlib.suppress(ConnectionResetError):  # what it had said was not read yet
+                assert await reader.read() == b""
+        while acceptor._begun:
+            await asyncio.sleep(0.001)
+        assert port.context.ends["displaced"] == 2
+        assert acceptor.useless._count == {"127.0.0.2": 1, "127.0.0.3": 1}
+        for writer in writers:
+            writer.close()
         await port.close(0.0)
 
     asyncio.run(asyncio.wait_for(test(), PATIENCE))
