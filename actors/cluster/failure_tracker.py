@@ -176,8 +176,9 @@ class FailureTracker:
         if not self._missed_since:
             return view
         seen = [*sightings, *self._search.unread(observation.nodes)]
-        seen = [each for each in seen if each.at >= self._missed_since.get(each.member, 0.0)]
-        certain, doubts = locate_data(seen)
+        missed = self._missed_since
+        seen = [each for each in seen if each.member in missed and each.at >= missed[each.member]]
+        certain, uncertain = locate_data(seen)
         taken = dict(view.homes)
         found, delayed = {}, set()
         for member in sorted(self._missed_since):
@@ -192,7 +193,6 @@ class FailureTracker:
                     place, pin = choose_home(certain[member], view.nodes, self._placement, others)
                     taken[member] = place.node.id
                     found[member] = msgspec.structs.replace(known, pin=pin, base=place.base)
-        uncertain = {member: why for member, why in doubts.items() if member in self._missed_since}
         unread = frozenset(each.member for each in seen if each.found.refused)
         return replace(view, found=found, doubts=uncertain, unread=unread, delayed=frozenset(delayed))
 

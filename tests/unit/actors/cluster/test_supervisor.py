@@ -252,6 +252,7 @@ MINORITY = status(1, table=(known(1), known(2), known(3)))
 MISSING = status(3, role="not serving", why_not_serving="DataMissing", lost=True, missing=True, voters=())
 DAMAGED = status(3, role="not serving", why_not_serving="LogDamaged", lost=True, voters=())
 TWO, THREE = data(2), data(3)
+REFUSED = data(3, damage="it cannot be read: no", refused=True)
 COPY = data(3, served=Served(4, 9, copied=True))
 
 
@@ -366,6 +367,17 @@ def test_whose_data_may_be_in_what_cannot_be_read_is_neither_replaced_nor_starte
     assert any("/data/heal/m3 on 10.0.0.1 (it cannot be read: no)" in line for line in obstacles(view))
     view = watched(*LOST, *[LOST[-1]] * 20, disks={"node-b": elsewhere})
     assert isinstance(plan(view), Move if elsewhere else Reserve)
+
+
+@pytest.mark.parametrize("refused", [{}, {"node-d": REFUSED}], ids=["", "a folder of its cannot be read"])
+def test_who_hangs_is_replaced_whatever_the_search_for_another_one_has_found_of_it(refused: Disks) -> None:
+    """Its process has its data. What is found elsewhere, and perhaps long ago, says nothing of it."""
+    tracker = FailureTracker(7, PINS)
+    for second, shown in enumerate(quiet(60)):
+        lost = replace(shown, statuses={1: shown.statuses[1]}, failed=frozenset({2}))
+        view = after_search(tracker, lost, float(second), refused)
+    assert set(view.missed_since) == {2}
+    assert view.is_gone(3)
 
 
 def test_whose_data_was_found_is_not_replaced_though_it_could_not_be_started_there_at_once() -> None:
