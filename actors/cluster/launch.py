@@ -132,7 +132,10 @@ class _Launch:
         for place in decision.places:
             self._start(decision.cluster, place.member, place.inventory.base, self._pin(place))
         for missing in decision.missing:
-            self._start_without_data(decision.cluster, missing, found)
+            if why := decision.withheld.get(missing.member, ""):
+                log.warning("cluster %s: %s is not started, as it may lack promises: %s", self._spec.name, missing.name, why)
+            else:
+                self._start_without_data(decision.cluster, missing, found)
         return decision.cluster
 
     def wait_for_processes(self) -> None:

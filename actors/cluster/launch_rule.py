@@ -8,13 +8,14 @@ cluster id. What is left of a cluster that was destroyed on purpose, while a nod
 
 A copy of a member's data (``data_copies.py``) counts as the data if the node that last held the data is back without
 it, so it was moved, or if there is no quorum without it. Otherwise the original may be on a node that is away. A member
-is not started from one folder while another of its folders cannot be read: that one may be newer.
+is not started from one folder while another of its folders cannot be read: that one may be newer. Nor does it get an
+actor without data then (``StartMembers.withheld``), which would find the older folder where the member was last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -78,6 +79,8 @@ class StartMembers:
     missing: tuple[Missing, ...]
     foreign: tuple[str, ...] = ()
     """What was found of other clusters of that name, one line each; it is left alone."""
+    withheld: Mapping[int, str] = field(default_factory=dict)
+    """Of the missing members, those that must not be started without data either, and why."""
 
 
 @dataclass(frozen=True)
@@ -140,23 +143,32 @@ def decide(
     if configuration is None:
         configuration = note.configuration if note.configuration.voters else Configuration(voters=tuple(sorted(first)))
     there = set(live) | set(by_member)
-    uncertain = {
-        place.member
-        for place in by_member.values()
-        if place.found.served.copied and not is_seen(_last_place(place.member, pins, last), inventories)
-    } - set(live)
-    if not _lacks_quorum(configuration, there - uncertain):
+    copies = {
+        member: place
+        for member, place in by_member.items()
+        if place.found.served.copied
+        and member not in live
+        and not is_seen(_last_place(member, pins, last), inventories)
+    }
+    if not _lacks_quorum(configuration, there - set(copies)):
         # The original may come back, with what the member has promised since: the copy is not needed.
-        there -= uncertain
-        by_member = {member: place for member, place in by_member.items() if member not in uncertain}
+        there -= set(copies)
+        by_member = {member: place for member, place in by_member.items() if member not in copies}
     missing = tuple(
         Missing(member, member_name(member), pins.get(member, ""), last.get(member))
         for member in sorted(configuration.members - there)
     )
+    withheld = _withheld(missing, unread, places, inventories)
+    withheld |= {
+        each.member: f"only a copy of its data was found ({copy.found.folder} on {copy.node.address})"
+        for each in missing
+        if (copy := copies.get(each.member)) is not None
+    }
     # A member with data that is not in the configuration was removed, or never joined.
     found = [place for member, place in sorted(by_member.items()) if member in configuration.members]
     others = tuple(foreign_data(name, cluster, data_dir, everything))
-    start = StartMembers(cluster, tuple(place for place in found if place.member not in live), missing, others)
+    to_start = tuple(place for place in found if place.member not in live)
+    start = StartMembers(cluster, to_start, missing, others, withheld)
     lacking = _lacks_quorum(configuration, there)
     error = ""
     if lacking:
@@ -341,6 +353,36 @@ def _unread(places: Sequence[MemberPlace], inventories: Sequence[tuple[RayNode, 
     ]
     refused += [(place.node, place.found) for place in places if place.found.refused and len(folders[place.name]) > 1]
     return {found.name: f"{found.folder} on {node.address}: {found.damage}" for node, found in refused}
+
+
+def _withheld(
+    missing: Sequence[Missing],
+    unread: Mapping[str, str],
+    places: Sequence[MemberPlace],
+    inventories: Sequence[tuple[RayNode, NodeInventory]],
+) -> dict[int, str]:
+    """Of the missing members with a folder that cannot be read, those that would be started elsewhere than there, and
+    why not: an older folder may be where they would be. One whose only folder it is, where it was last, is started, and
+    tries again until it can be read."""
+    withheld = {}
+    for each in missing:
+        if each.name not in unread:
+            continue
+        seen = [(place.node, place.inventory, place.found) for place in places if place.name == each.name]
+        seen += [
+            (node, inventory, found)
+            for node, inventory in inventories
+            for found in inventory.found
+            if found.name == each.name and found.refused and found.identity is None
+        ]
+        # Folders that do not even have an inode to tell them by count as several.
+        folders = {
+            (inventory.machine, found.device, node.id if found.device == (0, 0) else "")
+            for node, inventory, found in seen
+        }
+        if len(folders) > 1 or not any(each.pin in node.resources for node, _, _ in seen):
+            withheld[each.member] = unread[each.name]
+    return withheld
 
 
 def _identity(place: MemberPlace) -> Identity:

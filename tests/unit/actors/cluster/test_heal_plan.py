@@ -290,6 +290,16 @@ def test_an_actor_that_died_for_good_is_started_where_its_data_is_even_without_a
     assert plan(replace(view, nodes=view.nodes[:2])) is None
 
 
+@pytest.mark.parametrize("where", ["found", "delayed", "doubts", "unread"])
+def test_it_is_not_started_by_the_table_while_its_data_may_be_elsewhere(where: str) -> None:
+    """Its place by the table may hold an older folder, from before the data has moved."""
+    view = replace(healthy(), actors={1, 2}, missed_since={3: 999.0}, silent={2: 0.0, 3: 0.0})
+    for leads in (True, False):
+        step = plan(replace(view, leads=leads, **{where: {3: known(3, "d")}}))  # type: ignore[arg-type]
+        assert not isinstance(step, StartMember)
+    assert plan(replace(view, searched=False)) is None, "nor before it was looked for"
+
+
 def test_what_a_person_began_to_add_is_theirs_for_a_while() -> None:
     view = healthy()
     table = {**view.table, 4: replace_fields(known(4, "d"), joined=False)}

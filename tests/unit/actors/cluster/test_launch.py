@@ -7,16 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from raykeeper import ClusterSpec
 from raykeeper.actors.cluster import launch as launcher
 from raykeeper.actors.cluster import node_storage
 from raykeeper.actors.cluster.markers import MarkedMember, Marker
-from raykeeper.actors.cluster.node_storage import NodeInventory
+from raykeeper.actors.cluster.node_storage import FoundData, NodeInventory
 from raykeeper.actors.naming import MemberSpec
 from raykeeper.actors.ray_view import RayNode
 from raykeeper.schema.operator_frames import MemberStatus
+from raykeeper.store.data_copies import Served
+from raykeeper.store.data_dir import FirstMember, Identity
 
 A = 0xA
 NODES = [RayNode(f"id{n}", f"10.0.0.{n}", frozenset({f"node:10.0.0.{n}"})) for n in (1, 2, 3)]
@@ -30,12 +33,14 @@ class World:
         self.member_specs: dict[int, MemberSpec] = {}
         self.statuses: dict[int, MemberStatus] = {}
         self.told: dict[str, Marker] = {}
+        self.holds: dict[str, tuple[FoundData, ...]] = {}
+        """By node id."""
         self.said: list[str] = []
 
     def run(self, on: dict[str, RayNode], function: Any, arguments: dict[str, Any], timeout: float) -> dict[str, Any]:
         if function is node_storage.leave_marker:
             self.told.update({id: arguments[id][1] for id in on})
-        return {id: NodeInventory("/d/x", id) for id in on}
+        return {id: NodeInventory("/d/x", id, self.holds.get(id, ())) for id in on}
 
     def start(self, member_spec: MemberSpec, **how: Any) -> None:
         self.said.append(f"start {member_spec.name}")
@@ -92,3 +97,67 @@ def test_without_a_supervisor_each_launch_tells_the_nodes_of_the_cluster(world: 
     where = MarkedMember(1, "m1", "node:10.0.0.1", "/d/x", "10.0.0.1")
     expected = {} if supervised else dict.fromkeys(("id1", "id2", "id3"), Marker("x", A, (where,), version=7))
     assert world.told == expected
+
+
+# --- members without data --------------------------------------------------------------------------------------------
+
+FIRST = tuple(FirstMember(n, f"m{n}", f"node:10.0.0.{n}") for n in (1, 2, 3))
+
+
+def data(member: int, inode: int = 1, **fields: Any) -> FoundData:
+    """A member's folder."""
+    identity = Identity(cluster_name="x", cluster=A, member=member, name=f"m{member}", members=FIRST)
+    return FoundData(f"m{member}", f"/d/x/m{member}", (1, inode), identity, **fields)
+
+
+OLDER = data(1, served=Served(5, 1))
+UNREAD = FoundData("m1", "/d/x/m1", (1, 7), damage="it cannot be read: no", refused=True)
+REFUSED = msgspec.structs.replace(data(1, 7), damage="it cannot be read: no", refused=True)
+COPY = data(1, 9, served=Served(5, 1, copied=True))
+AT_HOME, AWAY = NODES, [NODES[1], NODES[2]]
+SPARE = RayNode("id4", "10.0.0.4", frozenset({"node:10.0.0.4"}))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "here", "there", "started"),
+    [
+        (AT_HOME, OLDER, UNREAD, False),
+        (AT_HOME, OLDER, REFUSED, False),
+        (AT_HOME, UNREAD, UNREAD, False),
+        (AT_HOME, None, UNREAD, False),
+        (AWAY, None, UNREAD, False),
+        (AWAY, None, COPY, False),
+        (AT_HOME, UNREAD, None, True),
+        (AT_HOME, REFUSED, None, True),
+        (AT_HOME, None, None, True),
+        (AWAY, None, None, True),
+    ],
+    ids=[
+        "whose it is, beside an older one",
+        "how new it is, beside an older one",
+        "two cannot be read",
+        "it cannot be read, and is elsewhere",
+        "and its node is away",
+        "only a copy, and its node is away",
+        "its only one cannot be read",
+        "in part",
+        "it has none",
+        "it is away",
+    ],
+)
+def test_no_actor_is_started_where_it_would_find_an_older_folder_than_one_that_cannot_be_read(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    nodes: list[RayNode],
+    here: FoundData | None,
+    there: FoundData | None,
+    started: bool,
+) -> None:
+    """``here`` is where it was last, for all that is known, ``there`` is another node. It would vote twice: the folder
+    lacks what it has promised from the newer one. Where nothing speaks of such a folder, it is started."""
+    world.holds = {"id2": (data(2, 2),), "id3": (data(3, 3),)}
+    world.holds |= {id: (found,) for id, found in (("id1", here), ("id4", there)) if found is not None}
+    monkeypatch.setattr(launcher, "alive_nodes", lambda: [*nodes, SPARE])
+    assert launch() == A
+    begun = {line for line in world.said if line.startswith("start")}
+    assert begun == {"start m2", "start m3"} | ({"start m1"} if started else set())

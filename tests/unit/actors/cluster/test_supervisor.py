@@ -23,6 +23,7 @@ from raykeeper.actors.cluster.heal_plan import (
     Move,
     Reserve,
     Retire,
+    StartMember,
     Step,
     obstacles,
     plan,
@@ -367,6 +368,29 @@ def test_whose_data_may_be_in_what_cannot_be_read_is_neither_replaced_nor_starte
     assert any("/data/heal/m3 on 10.0.0.1 (it cannot be read: no)" in line for line in obstacles(view))
     view = watched(*LOST, *[LOST[-1]] * 20, disks={"node-b": elsewhere})
     assert isinstance(plan(view), Move if elsewhere else Reserve)
+
+
+@pytest.mark.parametrize(
+    ("disks", "expected"),
+    [
+        ({"node-c": THREE}, StartMember),
+        ({}, StartMember),
+        ({"node-c": THREE, "node-d": REFUSED}, None),
+        ({"node-c": data(3, served=Served(5, 1)), "node-d": data(3, served=Served(6, 1))}, Move),
+        ({"node-c": COPY}, None),
+    ],
+    ids=["there", "nowhere", "there, and perhaps a newer one", "there, and a newer one", "only a copy"],
+)
+def test_whose_actor_is_gone_is_started_by_the_table_only_if_the_disks_agree(
+    disks: Disks, expected: type[Step] | None
+) -> None:
+    """A launch has found the same, and has left it alone."""
+    table = tuple(msgspec.structs.replace(known(member), base="/data/heal") for member in (1, 2, 3))
+    shown = silent_observation("a", "b", "c", "d", actors=(1, 2), one=status(1, table=table))
+    tracker = FailureTracker(7, PINS)
+    assert plan(tracker.view(shown, 0.0)) is None, "it is looked for first"
+    steps = [plan(after_search(tracker, shown, now, disks)) for now in (0.5, 1.0, 2.0, 9.0)]
+    assert {type(step) for step in steps[1:]} == {type(None) if expected is None else expected}
 
 
 @pytest.mark.parametrize("refused", [{}, {"node-d": REFUSED}], ids=["", "a folder of its cannot be read"])
