@@ -285,9 +285,9 @@ class Member:
                 self._role, self._why, self._lost, self._missing = "starting", "it is starting", False, False
                 threading.Thread(target=self._open, name="open data", daemon=True).start()
                 self._opens = True
-            elif not self._opening.locked():  # in the pause; the reason stays, which is logged once
-                self._role = "starting"
-            self._open_now.set()  # last: if an attempt ended just now, there is another, which tells how it ended
+            else:
+                self._role = "starting"  # the reason stays, which is logged once
+                self._open_now.set()  # last: if an attempt ended just now, there is another, which tells how it ended
 
     def _open(self) -> None:
         """Try to open the data until it is clear whether that can be: while the disk refuses, with growing pauses."""

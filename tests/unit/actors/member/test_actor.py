@@ -26,7 +26,7 @@ from raykeeper.schema.commands import ClientWrite, ClientWrites
 from raykeeper.schema.frames import Close, KeepAlive, Open, Read, Reads, Writes
 from raykeeper.schema.operations import KeyRange, Put, Range
 from raykeeper.schema.operator_frames import AskStatus
-from raykeeper.store.data_dir import DataDir
+from raykeeper.store.data_dir import DataDir, LogDamaged
 
 
 def public(kind: type) -> dict[str, list[str]]:
@@ -228,6 +228,24 @@ def test_who_asks_it_to_open_its_data_ends_the_pause_and_starts_no_second_thread
         assert "NoSpace" in member.status().why_not_serving
     assert len(set(tried)) == 1
     until(lambda: member.status().role == GAVE_UP, what="it says that it has given up")
+
+
+def test_a_start_that_fails_for_good_is_tried_once(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another attempt is under way nothing is said of what the first one has found."""
+    tried: list[bool] = []
+
+    def lost(*_: object, **__: object) -> DataDir:
+        tried.append(True)
+        raise LogDamaged("it is damaged")
+
+    monkeypatch.setattr(actor.DataDir, "open", lost)
+    until(lambda: not member._opens, what="it has given up")
+    for times in range(1, 20):
+        tried.clear()
+        member.open()
+        until(lambda: not member._opens, what="it has given up again")
+        assert len(tried) == 1, times
+        assert member.status().lost
 
 
 def test_a_stop_ends_the_pause_and_it_can_be_opened_after_it(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
