@@ -131,7 +131,7 @@ def settled_statuses(handles: dict[int, Any], timeout: float) -> dict[int, Membe
     deadline = time.monotonic() + timeout
     while True:
         statuses: dict[int, MemberStatus] = ask_all(handles, "status")
-        if all(status.role != "starting" for status in statuses.values()) or time.monotonic() >= deadline:
+        if not any(status.is_starting for status in statuses.values()) or time.monotonic() >= deadline:
             return statuses
         pause_between_checks(POLL_PAUSE_S)
 

@@ -160,7 +160,7 @@ class MemberStatus(Portable, frozen=True):
     member: int
     name: str
     role: str
-    """leader, follower, candidate, pre-candidate, learner, or "not serving"."""
+    """leader, follower, candidate, pre-candidate, learner, "starting", or "not serving"."""
     term: int
     leader: int
     commit_index: int
@@ -230,6 +230,12 @@ class MemberStatus(Portable, frozen=True):
     """... and reads."""
     opening: bool = False
     """It is opening its data, which it has the lock on."""
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether it opens its data, for the first time or again, or is about to: who ends it then only has it begin
+        again."""
+        return self.opening or self.role == "starting"
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, tag=5):

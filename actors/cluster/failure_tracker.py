@@ -126,7 +126,7 @@ class FailureTracker:
             refusing={
                 member: status.why_not_serving
                 for member, status in observation.statuses.items()
-                if status.role == GAVE_UP
+                if status.role == GAVE_UP or status.is_starting  # what refused may do so again
             },
             tried_to_end=frozenset(member for member, until in self._tried_to_end.items() if until > now),
             reserved_since=dict(self._reserved_since),

@@ -76,7 +76,7 @@ def end_hung_member(base: str, cluster_name: str, cluster: int, name: str) -> Hu
     identity = DataDir.read_identity(RocksDisk(), os.path.join(base, name))
     if identity is None or identity.cluster != cluster or identity.name != name:
         return HungProcess(here=False)
-    return end_holder(base, name, spare=status.pid if status is not None and status.role == "starting" else 0)
+    return end_holder(base, name, spare=status.pid if status is not None and status.is_starting else 0)
 
 
 def end_holder(base: str, name: str, spare: int = 0) -> HungProcess:

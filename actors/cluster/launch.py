@@ -107,7 +107,7 @@ class _Launch:
         live = {
             member: member_spec
             for member, member_spec in self._member_specs.items()
-            if member in serving or (member in statuses and statuses[member].role == "starting")
+            if member in serving or (member in statuses and statuses[member].is_starting)
         }
         if configuration.voters and configuration.members <= serving and len({s.cluster for s in live.values()}) == 1:
             return self._confirm_serving(next(iter(live.values())).cluster, configuration)

@@ -59,8 +59,9 @@ def restart_all(cluster_name: str, deadline: float) -> int:
 def _restart_stopped(cluster_name: str, deadline: float) -> dict[int, int]:
     """Restart the members that have given up, such as one whose code is too old for the log, or cannot open the data;
     each with the process id that it had. They neither serve nor vote, and only other code, or another state of their
-    disk, can help them. One whose disk refused tries again by itself, and from a new process just as well. One that was
-    stopped needs it, too: an upgrade may have been interrupted before it ended the actor.
+    disk, can help them. One whose disk refused tries again by itself, and from a new process just as well; but not
+    while it opens the data, which would begin again. One that was stopped needs it, too: an upgrade may have been
+    interrupted before it ended the actor.
 
     Where a leader says who is a member, an actor that is not one is left alone: it may be about to be removed. Without
     a leader even the newest configuration that is known may be an old one, and a member that it lacks may be needed."""
@@ -70,7 +71,7 @@ def _restart_stopped(cluster_name: str, deadline: float) -> dict[int, int]:
     stopped = {
         member: status.pid
         for member, status in observation.statuses.items()
-        if member in observation.actors and status.role == GAVE_UP and member in needed
+        if member in observation.actors and status.role == GAVE_UP and not status.is_starting and member in needed
     }
     for member in stopped:
         _restart(member, observation.actors[member], deadline)

@@ -353,6 +353,7 @@ class Member:
             fd = try_lock(base, name)
             if fd is not None:
                 self._lock_fd = fd
+                self._role = "starting"  # in each attempt; the reason stays, which is logged once
                 return True
             self._why = f"another process holds the lock on {self._spec.folder}"
             pause.wait(LOCK_PAUSE_S)

@@ -15,7 +15,9 @@ import pytest
 from lab.patience import PATIENCE, until
 from raykeeper.actors.cluster import hung_process
 from raykeeper.actors.cluster.hung_process import HungProcess, end_holder, end_hung_member, state_of
+from raykeeper.actors.naming import GAVE_UP
 from raykeeper.errors import Unavailable
+from raykeeper.schema.operator_frames import MemberStatus
 from raykeeper.store.data_dir import DataDir, FirstMember, Identity
 from raykeeper.store.data_lock import lock_path
 from raykeeper.store.engine.rocks import RocksDisk
@@ -137,8 +139,11 @@ def test_where_the_system_does_not_let_it_be_done_that_is_an_error(
 # --- whose it is -----------------------------------------------------------------------------------------------------
 
 
-def status_of(**fields: Any) -> Any:
-    return type("Status", (), {"stuck_for": 99.0, "role": "follower", "pid": 1, **fields})()
+def status_of(**fields: Any) -> MemberStatus:
+    numbers = "term commit_index applied_index last_log_index first_log_index revision compact_revision db_size leader"
+    plain = {**dict.fromkeys(numbers.split(), 1), "voters": (1, 2, 3), "learners": (), "node": "a", "member": 1}
+    names = {"cluster_name": "hung", "cluster": 7, "name": "m1", "role": "follower"}
+    return MemberStatus(**{**plain, **names, "stuck_for": 99.0, "pid": 1, **fields})
 
 
 @pytest.fixture
@@ -161,8 +166,13 @@ def test_a_member_that_hangs_is_ended(
 
 @pytest.mark.parametrize(
     ("said", "cluster"),
-    [({"stuck_for": 0.0}, 7), ({"role": "starting", "pid": "its own"}, 7), ({}, 8)],
-    ids=["answers on its node", "opens its data", "of another cluster"],
+    [
+        ({"stuck_for": 0.0}, 7),
+        ({"role": "starting", "pid": "its own"}, 7),
+        ({"role": GAVE_UP, "opening": True, "pid": "its own"}, 7),
+        ({}, 8),
+    ],
+    ids=["answers on its node", "opens its data", "opens it again", "of another cluster"],
 )
 def test_one_that_does_not_or_is_not_it_is_left_alone(
     said: dict[str, Any], cluster: int, holder: Start, folder: str, monkeypatch: pytest.MonkeyPatch

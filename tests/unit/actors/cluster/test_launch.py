@@ -10,12 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from lab.patience import PATIENCE
 from raykeeper import ClusterSpec
+from raykeeper.actors import discovery
 from raykeeper.actors.cluster import launch as launcher
 from raykeeper.actors.cluster import node_storage
 from raykeeper.actors.cluster.markers import MarkedMember, Marker
 from raykeeper.actors.cluster.node_storage import FoundData, NodeInventory
-from raykeeper.actors.naming import MemberSpec
+from raykeeper.actors.naming import GAVE_UP, MemberSpec
 from raykeeper.actors.ray_view import RayNode
 from raykeeper.schema.operator_frames import MemberStatus
 from raykeeper.store.data_copies import Served
@@ -23,6 +25,7 @@ from raykeeper.store.data_dir import FirstMember, Identity
 
 A = 0xA
 NODES = [RayNode(f"id{n}", f"10.0.0.{n}", frozenset({f"node:10.0.0.{n}"})) for n in (1, 2, 3)]
+SPARE = RayNode("id4", "10.0.0.4", frozenset({"node:10.0.0.4"}))
 
 
 class World:
@@ -99,6 +102,36 @@ def test_without_a_supervisor_each_launch_tells_the_nodes_of_the_cluster(world: 
     assert world.told == expected
 
 
+def status(member: int, role: str, **fields: Any) -> MemberStatus:
+    numbers = dict.fromkeys("term leader commit_index applied_index last_log_index first_log_index".split(), 1)
+    more = {"revision": 1, "compact_revision": 0, "voters": (), "learners": (), "db_size": 0, "pid": 1, "node": ""}
+    return MemberStatus("x", A, member, f"m{member}", role, **{**numbers, **more, **fields})
+
+
+@pytest.mark.parametrize("role", ["starting", GAVE_UP])
+def test_a_member_that_opens_its_data_runs_whatever_it_says_beside(
+    world: World, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opens it again, after its disk had refused: nothing is started in its place."""
+    world.actors = {1: None}
+    world.member_specs = {1: MemberSpec("x", A, 1, "m1", "/d/x/m1", "node:10.0.0.1")}
+    world.statuses = {1: status(1, role, why_not_serving="no space", opening=True)}
+    world.holds = {id: (data(member, member),) for id, member in (("id4", 1), ("id2", 2), ("id3", 3))}
+    monkeypatch.setattr(launcher, "alive_nodes", lambda: [*NODES, SPARE])
+    launch()
+    assert "start m1" not in world.said
+    assert world.said[:2] == ["start m2", "start m3"]
+
+
+def test_it_waits_for_members_that_open_their_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    opens = status(1, GAVE_UP, why_not_serving="no space", opening=True)
+    serves = status(1, "follower")
+    shown = [opens, opens, serves, opens]
+    monkeypatch.setattr(discovery, "ask_all", lambda handles, method: {1: shown.pop(0)})
+    monkeypatch.setattr(discovery, "pause_between_checks", lambda seconds: None)
+    assert discovery.settled_statuses({1: None}, PATIENCE) == {1: serves}
+
+
 # --- members without data --------------------------------------------------------------------------------------------
 
 FIRST = tuple(FirstMember(n, f"m{n}", f"node:10.0.0.{n}") for n in (1, 2, 3))
@@ -115,7 +148,6 @@ UNREAD = FoundData("m1", "/d/x/m1", (1, 7), damage="it cannot be read: no", refu
 REFUSED = msgspec.structs.replace(data(1, 7), damage="it cannot be read: no", refused=True)
 COPY = data(1, 9, served=Served(5, 1, copied=True))
 AT_HOME, AWAY = NODES, [NODES[1], NODES[2]]
-SPARE = RayNode("id4", "10.0.0.4", frozenset({"node:10.0.0.4"}))
 
 
 @pytest.mark.parametrize(

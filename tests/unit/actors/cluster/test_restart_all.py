@@ -7,6 +7,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from lab.patience import PATIENCE
@@ -76,7 +77,7 @@ def status(member: int, role: str, why: str = "") -> MemberStatus:
         "name": f"m{member}",
         "leader": 0,
         "voters": () if why else (1, 2, 3),
-        "learners": () if why else (4,),
+        "learners": () if why else (4, 7),
         "node": "",
         "pid": 100 + member,
     }
@@ -103,8 +104,9 @@ def test_it_begins_with_members_that_have_given_up_or_were_stopped(
         status(4, GAVE_UP, "CommandUnknown: a command of version 9"),
         status(5, GAVE_UP, "it was stopped"),  # not one of the configuration
         status(6, GAVE_UP, "it was stopped"),  # Ray does not list it any more
+        msgspec.structs.replace(status(7, GAVE_UP, "no space"), opening=True),  # it has refused, and opens again
     ]
-    actors = {member: f"actor {member}" for member in range(1, 6)}
+    actors = {member: f"actor {member}" for member in (1, 2, 3, 4, 5, 7)}
     seen = Observation((), actors, {each.member: each for each in statuses}, frozenset())
     done: list[tuple[int, Any]] = []
     monkeypatch.setattr(upgrade, "observe_cluster", lambda name: seen)

@@ -536,10 +536,10 @@ def test_what_a_replaced_member_has_left_goes_wherever_it_turns_up(
 # --- what it tells ---------------------------------------------------------------------------------------------------
 
 
-def unserving(why: str) -> Observation:
+def unserving(why: str, role: str = GAVE_UP, **says: Any) -> Observation:
     """Member 3 answers that it does not serve, and for how long the leader has not heard it changes nothing."""
     seen = observation(silent=500.0, leading=500.0)
-    return replace(seen, statuses={**seen.statuses, 3: status(3, role=GAVE_UP, why_not_serving=why)})
+    return replace(seen, statuses={**seen.statuses, 3: status(3, role=role, why_not_serving=why, **says)})
 
 
 def spare_gone(observations: list[Observation]) -> list[Observation]:
@@ -553,12 +553,16 @@ def spare_gone(observations: list[Observation]) -> list[Observation]:
         ([observation(silent=5.0, answers=False)] * 5, "m3: it answers nobody, and its node is alive"),
         ([observation(silent=5.0)] * 5, "m3: the leader does not hear it, but Ray does not miss it"),
         ([unserving("its data directory cannot be used: x")] * 5, "and is not replaced for that: its data directory"),
+        (
+            [unserving("its data directory cannot be used: x", role="starting", opening=True)] * 5,
+            "and is not replaced for that: its data directory",
+        ),
         ([observation(silent=0.0, answers=False, there=False)] * 5, "and the leader hears it; waiting for the leader"),
         (LOST[:2], "waiting until both have done so"),
         (LOST, "m3: it is gone, and is replaced as soon as there is a spare place"),
         (spare_gone(LOST), "m3: it is gone, and is replaced as soon as there is a spare place"),
     ],
-    ids=["well", "slow", "unheard", "refused by its disk", "only Ray", "not long", "gone", "no place"],
+    ids=["well", "slow", "unheard", "refused by its disk", "it tries again", "only Ray", "not long", "gone", "no place"],
 )
 def test_it_says_what_it_waits_for(observations: list[Observation], says: str) -> None:
     said = obstacles(watched(*observations))

@@ -196,7 +196,11 @@ def test_it_says_whether_it_opens_its_data_or_waits_for_the_lock(
 
     monkeypatch.setattr(actor.DataDir, "open", opens)
     assert entered.wait(PATIENCE)
-    assert member.status().opening
+    status = member.status()
+    assert status.opening
+    assert (status.role, status.why_not_serving) == ("starting", "NoSpace: no room"), "after many attempts"
+    member.open()
+    assert member.status().role == "starting"
     monkeypatch.setattr(actor, "try_lock", lambda base, name: None)
     go_on.set()
     until(lambda: "holds the lock" in member.status().why_not_serving, what="it waits for the lock")
