@@ -128,7 +128,6 @@ class LaneListener:
         self.tokens = Tokens(clock)
         self._epoll = select.epoll()
         self._end_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._end_fd, select.EPOLLIN)
         self._unauthenticated: dict[int, _Handshake] = {}
         self._admitted: deque[tuple[LaneSocket, Hello, str]] = deque()
         self._paused: set[int] = set()
@@ -140,9 +139,14 @@ class LaneListener:
         """Guards the set of listeners and the end."""
         self._tried = not host
         self._closed = False
-        self._listen_locally()
         self._thread = threading.Thread(target=self._run, name="lane listener", daemon=True)
-        self._thread.start()
+        try:
+            self._epoll.register(self._end_fd, select.EPOLLIN)
+            self._listen_locally()
+            self._thread.start()
+        except BaseException:
+            self.close()
+            raise
 
     # -- listening ----------------------------------------------------------------------------------------------------
 
@@ -155,7 +159,11 @@ class LaneListener:
             sock.close()
             return
         self._local = name
-        self._listen(sock)
+        try:
+            self._listen(sock)
+        except BaseException:
+            sock.close()
+            raise
 
     def _listen_on_port(self) -> None:
         """Listen on TCP, once. Any thread."""
@@ -366,7 +374,8 @@ class LaneListener:
                 sock.close()
             self._admitted.clear()
             os.eventfd_write(self._end_fd, 1)
-        self._thread.join()  # before that, the number could be another's by now
+        if self._thread.ident is not None:  # it was started
+            self._thread.join()  # before that, the number could be another's by now
         self._epoll.close()
         os.close(self._end_fd)
 

@@ -130,23 +130,10 @@ class LaneServer:
         self._arrived = Arrived()
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._wake_fd, select.EPOLLIN)
         self._lanes: dict[int, Lane] = {}
         self._closed = False
         self._lock = threading.Lock()
         """Guards the counts of requests, and the wake-up descriptor."""
-        self._listener = LaneListener(
-            cluster=cluster,
-            member=member,
-            node=node,
-            host=host,
-            ports=ports,
-            tls=tls,
-            room=self._room,
-            wake=self.wake,
-            clock=clock,
-            log=self._log,
-        )
         self._monitors = ProcessMonitors()
         self._heard_on: dict[int, Lane] = {}
         """By peer: the newest lane that it has opened."""
@@ -158,6 +145,24 @@ class LaneServer:
         self._shared_until = -math.inf
         """... and until when clients count as several, since that of the one before was another."""
         self._turn = 0
+        try:
+            self._epoll.register(self._wake_fd, select.EPOLLIN)
+            self._listener = LaneListener(
+                cluster=cluster,
+                member=member,
+                node=node,
+                host=host,
+                ports=ports,
+                tls=tls,
+                room=self._room,
+                wake=self.wake,
+                clock=clock,
+                log=self._log,
+            )
+        except BaseException:
+            self._epoll.close()
+            os.close(self._wake_fd)
+            raise
 
     def offer_lane(self, node: str, *, peer: bool = False) -> LaneOffer | None:
         """An offer to a process on that Ray node to open a lane to this member; ``None`` if there is no room for one.

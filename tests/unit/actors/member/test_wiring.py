@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import select
+import socket
+import stat
 import threading
 from typing import Any
 
@@ -13,6 +16,7 @@ from lab.patience import until
 from raykeeper.actors.member import event_loop, wiring
 from raykeeper.actors.member.event_loop import EventLoop
 from raykeeper.actors.member.wiring import ProcessLocation
+from raykeeper.actors.transport import lane_listener
 from raykeeper.actors.transport.lane import HAS_LANES
 from raykeeper.actors.transport.lane_server import LaneServer
 from raykeeper.limits import Settings
@@ -77,6 +81,54 @@ def test_a_member_that_cannot_be_built_ends_its_lanes_and_threads(
     folder.close()
     assert len(made) == 3
     assert_ended(made)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not HAS_LANES, reason="there are no lanes")
+@pytest.mark.parametrize("lacks", ["socket", "epoll", "thread"])
+def test_lanes_that_cannot_be_built_leave_no_descriptor(lacks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = data(SimDisk())
+    refused: list[str] = []
+
+    def refuse(*_: object, **__: object) -> None:
+        refused.append(lacks)
+        if lacks == "thread":
+            raise RuntimeError("can't start new thread")
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    class Epoll:
+        """Takes the end of the listener's wait, and no socket."""
+
+        def __init__(self) -> None:
+            self._epoll = epoll()
+            self.close = self._epoll.close
+
+        def register(self, fd: int, events: int) -> None:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                refuse()
+            self._epoll.register(fd, events)
+
+    epoll = select.epoll
+    if lacks == "socket":
+        monkeypatch.setattr(socket, "socket", refuse)
+    elif lacks == "thread":
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+    else:
+        monkeypatch.setattr(lane_listener.select, "epoll", Epoll)
+    before, errors = descriptors(), []
+    for _ in range(5):
+        try:
+            build(folder)
+        except (OSError, RuntimeError) as error:
+            errors.append(error.with_traceback(None))
+    monkeypatch.undo()
+    folder.close()
+    assert len(errors) == 5
+    assert len(refused) >= 5
+    until(lambda: descriptors() <= before, what="all is closed")
 
 
 @pytest.mark.skipif(not HAS_LANES, reason="there are no lanes")
