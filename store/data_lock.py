@@ -48,6 +48,9 @@ def try_lock(base: str, member: str) -> int | None:
     except BlockingIOError:
         os.close(fd)
         return None
+    except BaseException:  # a file system without locks, say: it may be tried again and again
+        os.close(fd)
+        raise
     return fd
 
 

@@ -26,6 +26,7 @@ from raykeeper.schema.commands import ClientWrite, ClientWrites
 from raykeeper.schema.frames import Close, KeepAlive, Open, Read, Reads, Writes
 from raykeeper.schema.operations import KeyRange, Put, Range
 from raykeeper.schema.operator_frames import AskStatus
+from raykeeper.store import data_lock
 from raykeeper.store.data_dir import DataDir, LogDamaged
 
 
@@ -205,6 +206,23 @@ def test_it_says_whether_it_opens_its_data_or_waits_for_the_lock(
     go_on.set()
     until(lambda: "holds the lock" in member.status().why_not_serving, what="it waits for the lock")
     assert not member.status().opening
+
+
+def test_a_lock_that_the_file_system_refuses_leaves_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+
+    def refuse(fd: int, how: int) -> None:
+        opened.append(fd)
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(data_lock.fcntl, "flock", refuse)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOLCK)):
+        data_lock.try_lock(str(tmp_path), "m1")
+    lock = os.path.realpath(data_lock.lock_path(str(tmp_path), "m1"))
+    assert opened
+    assert not any(os.path.realpath(f"/proc/self/fd/{fd}") == lock for fd in opened)
 
 
 def refuse_at_length(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
