@@ -447,6 +447,8 @@ CLIENT_TERM_PAUSE_S = 1.0
 doubling each time in a row..."""
 CLIENT_MAX_TERM_PAUSE_S = 30.0
 """... up to this."""
+CLIENT_TERM_LOST_S = 300.0
+"""A voter that has not answered such a question is not asked another one until it has, or for this long."""
 CLIENT_SLOW_VOTER_S = 0.002
 """A voter whose word comes later than the leader's answer by this, and by as long as the leader took, is not asked the
 next time, if there is another."""

@@ -16,17 +16,27 @@ asks once more.)
 
 A lone read goes this way: while others of the process are under way, they share the leader's round, which costs less.
 If the voter is silent for ``CLIENT_TERM_WAIT_S``, or in another term, the read is sent to the leader once more, as
-an ordinary one, and this way is not taken for a while; so too if the leader does not know it, as an older one. A voter
-that answers much later than the leader is not asked the next time, if there is another. A leader that cannot answer at
-once (it has not committed in its term, it needs more than one other voter, it holds a lease) does as for an ordinary
-read: nothing is lost by having asked.
+an ordinary one, and this way is not taken for a while; so too if the leader does not know it, as an older one. A leader
+that cannot answer at once (it has not committed in its term, it needs more than one other voter, it holds a lease) does
+as for an ordinary read: nothing is lost by having asked.
+
+Which voter is asked decides only how long a read takes. One that answers much later than the leader is not asked the
+next time, if there is another. One that has confirmed nothing is not asked for a while, a longer one each time until it
+confirms a read: what others confirm says nothing of it. And no voter has two questions to answer: an actor call to one
+whose node is gone does not fail, it waits until there is an actor again, and so would all that follow it.
 """
 
 from __future__ import annotations
 
 import math
 
-from ....limits import CLIENT_MAX_TERM_PAUSE_S, CLIENT_SLOW_VOTER_S, CLIENT_TERM_PAUSE_S, CLIENT_TERM_WAIT_S
+from ....limits import (
+    CLIENT_MAX_TERM_PAUSE_S,
+    CLIENT_SLOW_VOTER_S,
+    CLIENT_TERM_LOST_S,
+    CLIENT_TERM_PAUSE_S,
+    CLIENT_TERM_WAIT_S,
+)
 from ....schema.answers import Failed, RangeAnswer, RangePart
 from ....schema.frames import CurrentTerm, UnconfirmedRead
 from .in_flight import InFlight
@@ -36,10 +46,15 @@ from .router import Router
 ReadAnswer = RangeAnswer | RangePart | Failed
 
 
+def _longer(pause: float) -> float:
+    """The pause after one of so many seconds, 0 for the first one."""
+    return min(CLIENT_MAX_TERM_PAUSE_S, 2 * pause or CLIENT_TERM_PAUSE_S)
+
+
 class TermQuestion:
     """The read under way, and the question to a voter that belongs to it."""
 
-    __slots__ = ("answer", "answered_at", "asked_at", "heard", "number", "read", "term", "voter")
+    __slots__ = ("answer", "answered_at", "asked_at", "given_up", "heard", "number", "read", "term", "voter")
 
     def __init__(self, read: InFlight, number: int, voter: int, now: float) -> None:
         self.read = read
@@ -52,9 +67,11 @@ class TermQuestion:
         self.answer: UnconfirmedRead | None = None
         """The leader's, once it is there."""
         self.heard = False
-        """Whether the voter has answered, or is waited for no longer..."""
+        """Whether the voter has answered, or will not..."""
         self.term = 0
         """... and the term that it has named, 0 if none."""
+        self.given_up = False
+        """Whether it is waited for no longer."""
 
     @property
     def until(self) -> float:
@@ -68,6 +85,25 @@ class TermQuestion:
     def is_confirmed(self, answer: UnconfirmedRead) -> bool:
         """Whether the voter's word makes the leader's answer count."""
         return self.voter in answer.voters and self.term == answer.term
+
+
+class VoterPause:
+    """Until when a voter is not asked."""
+
+    __slots__ = ("not_before", "seconds", "unanswered", "unanswered_until")
+
+    def __init__(self) -> None:
+        self.not_before = -math.inf
+        self.seconds = 0.0
+        """The last pause, of those that grow until the voter confirms a read."""
+        self.unanswered = 0
+        """The number of a frame to it that it has not answered, 0 if there is none..."""
+        self.unanswered_until = 0.0
+        """... and when that is taken for lost."""
+
+    def is_over(self, now: float) -> bool:
+        """Whether it can be asked."""
+        return now >= self.not_before and (not self.unanswered or now >= self.unanswered_until)
 
 
 class ConfirmedReads:
@@ -84,6 +120,8 @@ class ConfirmedReads:
         self._named_by = 0
         self._rotation = 0
         """Selects one of the voters: another one after one that was silent or slow."""
+        self._pauses: dict[int, VoterPause] = {}
+        """By voter: those that did not confirm a read, or have a question to answer that is waited for no longer."""
         self._not_before = -math.inf
         self._pause = 0.0
         """The last one, in seconds; 0 after a success."""
@@ -103,9 +141,13 @@ class ConfirmedReads:
         router = self._router
         if now < self._not_before or not leader or leader != router.leader:
             return 0
+        if self._question is not None:  # of a read that is waited for no longer
+            self._end_question(self._question)
         named = self._voters if leader == self._named_by else ()
         others = [member for member in named if member in router.members]
         others = others or [member for member in router.members if member != leader]
+        if self._pauses:
+            others = [member for member in others if (pause := self._pauses.get(member)) is None or pause.is_over(now)]
         others.sort(key=lambda member: member not in router.near)
         return others[self._rotation % len(others)] if others else 0
 
@@ -120,7 +162,7 @@ class ConfirmedReads:
     # -- answers ------------------------------------------------------------------------------------------------------
 
     def asks(self, number: int) -> bool:
-        """Whether the frame with that number is the question to a voter, which has not been answered."""
+        """Whether the frame with that number is the question of the read under way, which has not been answered."""
         question = self._question
         return question is not None and question.number == number and not question.heard
 
@@ -131,6 +173,12 @@ class ConfirmedReads:
         question.heard = True
         if isinstance(word, CurrentTerm) and word.member == question.voter:
             question.term = word.term
+
+    def heard_late(self, number: int) -> None:
+        """A frame was answered, or has failed, that no read waits for: the voter may be asked again."""
+        for pause in self._pauses.values():
+            if pause.unanswered == number:
+                pause.unanswered = 0
 
     def heard_leader(self, read: InFlight, answer: UnconfirmedRead, now: float) -> bool:
         """The leader has answered; whether that answer is waited for."""
@@ -143,8 +191,9 @@ class ConfirmedReads:
 
     def answered_otherwise(self, read: InFlight, now: float) -> None:
         """The frame to the leader was answered without the need for a voter: it is not asked for a while."""
-        if self._question is not None and self._question.read is read:
-            self._question = None
+        question = self._question
+        if question is not None and question.read is read:
+            self._end_question(question)
             self._pause_from(now)
 
     def refused(self, read: InFlight, now: float) -> bool:
@@ -155,36 +204,56 @@ class ConfirmedReads:
 
     def _pause_from(self, now: float) -> None:
         """Not to be taken for a while, a longer one each time."""
-        self._pause = min(CLIENT_MAX_TERM_PAUSE_S, 2 * self._pause or CLIENT_TERM_PAUSE_S)
+        self._pause = _longer(self._pause)
         self._not_before = now + self._pause
+
+    def _pause_of(self, voter: int) -> VoterPause:
+        pause = self._pauses.get(voter)
+        if pause is None:
+            members = self._router.members
+            self._pauses = {member: each for member, each in self._pauses.items() if member in members}
+            pause = self._pauses[voter] = VoterPause()
+        return pause
+
+    def _end_question(self, question: TermQuestion) -> None:
+        """The question of the read under way decides nothing any more; its voter may still answer it."""
+        self._question = None
+        if not question.heard:
+            pause = self._pause_of(question.voter)
+            pause.unanswered, pause.unanswered_until = question.number, question.asked_at + CLIENT_TERM_LOST_S
 
     def on_time(self, now: float) -> bool:
         """Whether the voter is waited for no longer."""
         question = self._question
-        if question is None or question.heard or now < question.until:
+        if question is None or question.heard or question.given_up or now < question.until:
             return False
-        question.heard = True
+        question.given_up = True
         return True
 
     def next_wakeup(self) -> float:
         """When :meth:`on_time` is to be called; infinity for never."""
         question = self._question
-        return math.inf if question is None or question.heard else question.until
+        return math.inf if question is None or question.heard or question.given_up else question.until
 
     def conclude(self, now: float) -> tuple[InFlight, UnconfirmedRead, bool] | None:
         """The frame to the leader, its answer, and whether that counts; ``None`` while one of the two is missing. If it
         does not count, another voter is asked next, after a pause that grows each time."""
         question = self._question
-        if question is None or not question.heard or question.answer is None:
+        if question is None or question.answer is None or not (question.heard or question.given_up):
             return None
-        self._question = None
+        self._end_question(question)
         counts = question.is_confirmed(question.answer)
         if counts:
             self._pause = 0.0
             self.confirmed += 1
+            if self._pauses:
+                self._pauses.pop(question.voter, None)
         else:
             self.unconfirmed += 1
             self._pause_from(now)
+            pause = self._pause_of(question.voter)
+            pause.seconds = _longer(pause.seconds)
+            pause.not_before = now + pause.seconds
         if not counts or question.is_slow(now):
             self._rotation += 1
         return question.read, question.answer, counts

@@ -463,6 +463,7 @@ class DispatchCore:
     def _voter_answered(self, frame_number: int, reply: bytes | None, now: float) -> None:
         """The other half, or the news that there is none; or what belongs to no frame that is waited for."""
         if not self.confirmed_reads.asks(frame_number):
+            self.confirmed_reads.heard_late(frame_number)
             return
         word = None
         if reply is not None:

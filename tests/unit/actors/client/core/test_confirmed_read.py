@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from lab.client.dispatch_play import Play, open_play
 from raykeeper.actors.client.core.in_flight import OutgoingFrame
 from raykeeper.errors import InvalidArgument
-from raykeeper.limits import CLIENT_MAX_TERM_PAUSE_S, CLIENT_SLOW_VOTER_S, CLIENT_TERM_PAUSE_S, CLIENT_TERM_WAIT_S
+from raykeeper.limits import (
+    CLIENT_MAX_TERM_PAUSE_S,
+    CLIENT_SLOW_VOTER_S,
+    CLIENT_TERM_LOST_S,
+    CLIENT_TERM_PAUSE_S,
+    CLIENT_TERM_WAIT_S,
+)
 from raykeeper.schema.answers import PutAnswer, RangeAnswer
 from raykeeper.schema.frames import (
     AskTerm,
@@ -207,6 +215,107 @@ def test_a_slow_voter_is_not_asked_again_if_there_is_another() -> None:
     play.now += 0.05
     play.reply(other, CurrentTerm(other.member, 7))
     assert ask(play)[2].member == other.member
+
+
+@pytest.mark.parametrize("answers", ["never", "late"])
+def test_a_voter_that_is_silent_costs_ever_less_while_another_is_slow_now_and_then(answers: str) -> None:
+    """What another voter confirms says nothing of the silent one."""
+    play, reads, stalls = Play(), 0, []
+    while play.now < 600:
+        play.now += 0.05
+        play.read()
+        leader, request = play.next()
+        if isinstance(request, Reads):
+            play.reply(leader, ReadReply((ANSWER,)))
+            continue
+        voter, _ = play.next()
+        play.reply(leader, unconfirmed(7, 2, 3))
+        if voter.member == 3:
+            reads += 1
+            if reads % 20 == 0:
+                play.now += 2 * CLIENT_SLOW_VOTER_S
+            play.reply(voter, CurrentTerm(3, 7))
+            continue
+        stalls.append(play.now)
+        play.wait(CLIENT_TERM_WAIT_S + 0.001)
+        play.reply(play.next()[0], ReadReply((ANSWER,)))
+        if answers == "late":
+            play.reply(voter, CurrentTerm(2, 7))
+    assert reads > 5000
+    assert len(stalls) > 1, "it is tried again"
+    for times, (one, next_one) in enumerate(itertools.pairwise(stalls)):
+        pause = min(CLIENT_MAX_TERM_PAUSE_S, CLIENT_TERM_PAUSE_S * 2**times)
+        assert next_one - one >= (pause if answers == "late" else CLIENT_TERM_LOST_S)
+
+
+@pytest.mark.parametrize("otherwise", [True, False])
+@pytest.mark.parametrize("heard", ["a word", "a failure"])
+def test_a_voter_never_has_two_questions_to_answer(heard: str, otherwise: bool) -> None:
+    """By actor call both would wait until there is an actor again."""
+    play = Play(members=(1, 2))
+
+    def unanswered() -> OutgoingFrame:
+        _, leader, voter = ask(play)
+        if otherwise:
+            play.reply(leader, ReadReply((ANSWER,)))
+        else:
+            play.reply(leader, unconfirmed(7, 2))
+            play.wait(CLIENT_TERM_WAIT_S + 0.001)
+            play.reply(play.next()[0], ReadReply((ANSWER,)))
+        return voter
+
+    def asks_nobody() -> None:
+        play.read()
+        frame, request = play.next()
+        assert isinstance(request, Reads)
+        assert not play.frames
+        play.reply(frame, ReadReply((ANSWER,)))
+
+    first = unanswered()
+    play.now += CLIENT_MAX_TERM_PAUSE_S
+    asks_nobody()
+    if heard == "a word":
+        play.reply(first, CurrentTerm(2, 7))
+    else:
+        play.fail(first)
+    asked_at, second = play.now, unanswered()
+    play.now = asked_at + CLIENT_TERM_LOST_S - 0.001
+    play.reply(first, CurrentTerm(2, 7))  # once more
+    asks_nobody()
+    play.now += 0.002
+    _, leader, voter = ask(play)
+    play.reply(second, CurrentTerm(2, 7))
+    play.reply(leader, unconfirmed(7, 2))
+    play.reply(voter, CurrentTerm(2, 7))
+    ask(play)
+
+
+def test_a_read_that_became_late_leaves_its_voter_with_a_question() -> None:
+    play = Play(members=(1, 2))
+    _, leader, voter = ask(play)
+    play.wait(0.55)
+    play.reply(play.next()[0], ReadReply((ANSWER,)))
+    play.now += CLIENT_MAX_TERM_PAUSE_S
+    play.core._router.leader = leader.member
+    play.read()
+    frame, request = play.next()
+    assert isinstance(request, Reads)
+    assert not play.frames
+    play.reply(frame, ReadReply((ANSWER,)))
+    play.reply(voter, CurrentTerm(voter.member, 7))
+    play.core._router.leader = leader.member
+    ask(play)
+
+
+def test_a_word_that_comes_late_counts_while_the_leader_has_not_answered() -> None:
+    """Both are from after the read was made."""
+    play = Play()
+    outcomes, leader, voter = ask(play)
+    play.wait(CLIENT_TERM_WAIT_S + 0.001)
+    play.reply(voter, CurrentTerm(voter.member, 7))
+    assert outcomes == []
+    play.reply(leader, unconfirmed(7, 2, 3))
+    assert outcomes == [ANSWER]
 
 
 def test_a_near_voter_that_is_silent_leaves_its_turn_to_a_far_one() -> None:
