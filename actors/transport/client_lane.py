@@ -10,7 +10,9 @@ computes; even those do not wait for long, because the hub's timer thread takes 
 requests of the loop that has all the watches (:class:`loop_reader.PollAudience`).
 
 It does no harm if two threads read: the bytes are read and split into frames under the lane's lock, and each reply
-finds its request once.
+finds its request once. But a caller may wait for the replies of two lanes, and it sleeps at one of them while nobody else
+reads the other. So the thread that takes a reply in for it has it go on to the other lane. And a caller that needs a
+reply no longer leaves the lane to the lanes' thread: an unread reply looks like a member that does not answer.
 """
 
 from __future__ import annotations
@@ -113,7 +115,7 @@ class ClientLane:
         except BaseException:
             self._interrupted()
             raise
-        for (frame, done, _), kind, payload in replies:
+        for (frame, done, asker), kind, payload in replies:
             try:
                 if kind == FrameKind.BY_CALL:
                     self._by_call(self.member, frame, done)
@@ -122,6 +124,8 @@ class ClientLane:
             except Exception as error:  # the other replies must still be delivered
                 message = "a reply from member %d could not be handled"
                 background.log(_log, logging.ERROR, message, self.member, error=error)
+            if isinstance(asker, OutcomeWaiter) and asker.outcome is None and (sleep := asker.sleep) is not None:
+                sleep.end()  # another thread's: it may have a reply to read on another lane
         return bool(replies)
 
     def read_for(self, waiter: OutcomeWaiter[Any]) -> None:
@@ -132,9 +136,10 @@ class ClientLane:
             self._watch()
             return
         with contextlib.suppress(LaneBroken):  # the lanes' thread sees that, too
-            while self._reader is waiter and self._waiting:
+            while True:
                 waiter.sleep = sleep
-                if waiter.outcome is not None:  # read last; the thread that sets the outcome looks for the sleep last
+                # These are read last. A thread that changes one of them looks for the sleep last.
+                if waiter.outcome is not None or self._reader is not waiter or not self._waiting:
                     break
                 readable = sleep.sleep()
                 waiter.sleep = None  # this thread is awake
@@ -143,7 +148,7 @@ class ClientLane:
         waiter.sleep = None
         if not self._sleeps:
             self._sleeps.append(sleep)
-        if waiter.outcome is None and self._waiting:
+        if self._waiting and (waiter.outcome is None or (self._reader is waiter and self._has_asked(waiter))):
             self._watch()
 
     def take_back(self, *, if_overdue: bool = False) -> None:
@@ -183,6 +188,11 @@ class ClientLane:
     def _watch(self) -> None:
         with finalizer_guard.gc_deferred, self._lock:
             self._have_read_by(None)
+
+    def _has_asked(self, reader: Reader) -> bool:
+        """Whether a reply to this caller is still to come."""
+        with finalizer_guard.gc_deferred, self._lock:
+            return any(asker is reader for _, _, asker in self._waiting.values())
 
     def _waits_alone(self, reader: Reader | None) -> bool:
         """With the lock held: whether no reply that is still to come on this lane is for another."""

@@ -32,7 +32,7 @@ from raykeeper.actors.transport.lane import (
 )
 from raykeeper.actors.transport.lane_retry import SWALLOWED
 from raykeeper.actors.transport.loop_reader import PollAudience
-from raykeeper.actors.transport.waiter import OutcomeWaiter, WakeQueue
+from raykeeper.actors.transport.waiter import LaneSleep, OutcomeWaiter, WakeQueue
 from raykeeper.limits import LANE_UNREACHABLE_PAUSE_S
 
 
@@ -141,58 +141,111 @@ def test_the_end_of_a_lane_is_seen_by_a_caller_that_reads(asker: Asker) -> None:
     assert isinstance(waiter.wait()[1], LaneBroken)
 
 
-@pytest.mark.parametrize("first", [1, 2])
-def test_a_caller_takes_in_the_replies_of_two_lanes_itself(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each asked of another member, whichever of the two answers first; and the outcome may need both."""
-    hosts = {1: LaneHost(1), 2: LaneHost(2)}
-    asker = Asker(hosts[1])
+class TwoLanes:
+    """A caller that has asked two members, each by a lane that it reads itself.
 
-    def offer(member: int) -> Future[LaneOffer | None]:
+    Args:
+        needs: how many of the replies make its outcome.
+    """
+
+    def __init__(self, needs: int) -> None:
+        self.hosts = {1: LaneHost(1), 2: LaneHost(2)}
+        self.asker = Asker(self.hosts[1])
+        self.asker.calls.ask_for_lane = self._offer  # type: ignore[method-assign]
+        self.transport = self.asker.transport
+        self.replies: list[bytes | Exception] = []
+        self.readers: list[int] = []
+        self.outcomes: list[bool] = []
+        self._needs = needs
+        self._queue = WakeQueue()
+        self.waiter: OutcomeWaiter[bool] = OutcomeWaiter(self._queue)
+        opened: list[object] = []
+        for member in self.hosts:
+            until(lambda m=member: self.transport._by_lane(m, b"x", opened.append) is not None)  # type: ignore[misc]
+        until(lambda: len(opened) == 2)
+        for member in self.hosts:
+            lane = self.transport.send_alone(member, b"later %d" % member, self._done, self.waiter)
+            assert lane is not None
+            self.waiter.lanes.append(lane)
+        until(lambda: all(host.open for host in self.hosts.values()))
+        self.caller = threading.Thread(target=lambda: self.outcomes.append(self.waiter.wait()), daemon=True)
+
+    def _offer(self, member: int) -> Future[LaneOffer | None]:
         future: Future[LaneOffer | None] = Future()
-        future.set_result(hosts[member].lanes.offer_lane(""))
+        future.set_result(self.hosts[member].lanes.offer_lane(""))
         return future
 
-    monkeypatch.setattr(asker.calls, "ask_for_lane", offer)
-    opened: list[object] = []
-    for member in hosts:
-        until(lambda m=member: asker.transport._by_lane(m, b"x", opened.append) is not None)  # type: ignore[misc]
-    until(lambda: len(opened) == 2)
-    queue = WakeQueue()
-    waiter: OutcomeWaiter[list[object]] = OutcomeWaiter(queue)
-    replies: list[object] = []
-    readers: list[int] = []
+    def _done(self, reply: bytes | Exception) -> None:
+        self.replies.append(reply)
+        self.readers.append(threading.get_ident())
+        if len(self.replies) == self._needs:
+            self.waiter.set_outcome(True)
+            self._queue.wake_next()
 
-    def done(reply: bytes | Exception) -> None:
-        replies.append(reply)
-        readers.append(threading.get_ident())
-        if len(replies) == 2:
-            waiter.set_outcome(replies)
-            queue.wake_next()
+    def answer(self, member: int) -> None:
+        def answer() -> None:
+            for frame, reply in self.hosts[member].open:
+                reply(lambda frame=frame: b"re " + frame)
 
-    for member in hosts:
-        lane = asker.transport.send_alone(member, b"later %d" % member, done, waiter)
-        assert lane is not None
-        waiter.lanes.append(lane)
-    until(lambda: all(host.open for host in hosts.values()))
+        self.hosts[member].do(answer)
 
-    def answer(member: int) -> None:
-        for frame, reply in hosts[member].open:
-            reply(lambda frame=frame: b"re " + frame)
+    def __enter__(self) -> TwoLanes:
+        return self
 
-    outcomes: list[list[object]] = []
-    caller = threading.Thread(target=lambda: outcomes.append(waiter.wait()), daemon=True)
-    caller.start()
-    until(lambda: waiter.sleep is not None)
-    hosts[first].do(lambda: answer(first))
-    if first == 1:  # the lane that it reads first: it goes on to the other one
-        until(lambda: replies == [b"re later 1"])
-    hosts[3 - first].do(lambda: answer(3 - first))
-    until(lambda: bool(outcomes))
-    assert sorted(outcomes[0]) == [b"re later 1", b"re later 2"]  # type: ignore[type-var]
-    assert set(readers) == {caller.ident}
-    asker.transport.close()
-    for host in hosts.values():
-        host.close()
+    def __exit__(self, *error: object) -> None:
+        self.transport.close()
+        for host in self.hosts.values():
+            host.close()
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_caller_takes_in_the_replies_of_two_lanes_itself(first: int) -> None:
+    """Each asked of another member, whichever of the two answers first; and the outcome may need both."""
+    with TwoLanes(needs=2) as two:
+        two.caller.start()
+        until(lambda: two.waiter.sleep is not None)
+        two.answer(first)
+        if first == 1:  # the lane that it reads first: it goes on to the other one
+            until(lambda: two.replies == [b"re later 1"])
+        two.answer(3 - first)
+        until(lambda: two.outcomes)
+        assert sorted(two.replies) == [b"re later 1", b"re later 2"]  # type: ignore[type-var]
+        assert set(two.readers) == {two.caller.ident}
+
+
+def test_a_caller_whose_reply_another_thread_takes_in_reads_its_other_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if that happens just before it sleeps: nobody else reads the other lane."""
+    about_to_sleep, may_sleep = threading.Event(), threading.Event()
+    sleeps = LaneSleep.sleep
+
+    def sleep(lane_sleep: LaneSleep) -> bool:
+        about_to_sleep.set()
+        assert may_sleep.wait(PATIENCE)
+        return sleeps(lane_sleep)
+
+    monkeypatch.setattr(LaneSleep, "sleep", sleep)
+    with TwoLanes(needs=2) as two:
+        two.caller.start()
+        assert about_to_sleep.wait(PATIENCE)
+        assert two.asker.ask(b"put") == b"re put", "another caller's, so the lanes' thread reads the lane"
+        two.answer(1)
+        until(lambda: two.replies == [b"re later 1"])
+        may_sleep.set()
+        two.answer(2)
+        until(lambda: two.outcomes)
+        assert two.readers == [two.asker.thread(), two.caller.ident]
+
+
+def test_a_caller_that_needs_a_reply_no_longer_has_the_lanes_thread_read_it() -> None:
+    """Unread, it would look as if the member did not answer."""
+    with TwoLanes(needs=1) as two:
+        two.caller.start()
+        two.answer(1)
+        until(lambda: two.outcomes)
+        two.caller.join(PATIENCE)
+        two.answer(2)
+        until(lambda: two.replies == [b"re later 1", b"re later 2"])
+        assert two.readers == [two.caller.ident, two.asker.thread()]
 
 
 def test_a_closed_transport_lets_go_of_everything(lane_host: LaneHost) -> None:
