@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -143,6 +144,9 @@ async def _serve(
         cluster_token=lambda: cluster_token(cluster.name),
         telemetry=PROCESS,
     )
+    # What exists by now stays: the garbage collector need not visit it again.
+    gc.collect()
+    gc.freeze()
     try:
         await server.start(listen, advertise, tls)
     except OSError as error:

@@ -174,16 +174,18 @@ class LoopBridge:
         Raises:
             KeeperError: the request is not valid; ``done`` is not called.
         """
-        size = request_size(request, self.hub.limits)
-        loop = self.loop()
-        assert loop is not None  # it runs this
+        hub = self.hub
+        size = request_size(request, hub.limits)
         pending = DirectCall(self, done)
         if not self._new:
+            loop = self.loop()
+            assert loop is not None  # it runs this
             if loop.time() >= self._check_at:
                 self._schedule_check(loop)
             soon(self._submit_new)
         self._open += 1
-        self._new.append((pending, self._with_parent(Call(request, serializable)), size, timeout))
+        call = Call(request, serializable)
+        self._new.append((pending, call if hub.tracer is None else self._with_parent(call), size, timeout))
         if self._are_many() and not (self.reader is not None and self.reader.reads_now()):  # so no outcome comes now
             self._submit_new()
         return pending

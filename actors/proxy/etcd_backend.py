@@ -428,6 +428,8 @@ class EtcdBackend:
 
 
 def _is_long(items: Sequence[Item]) -> bool:
+    if len(items) == 1:  # as most: for them, the sum would take longer
+        return len(items[0].value) > PROXY_LONG_ANSWER_BYTES
     size = 0
     for item in items:
         size += len(item.value)

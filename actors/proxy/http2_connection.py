@@ -236,7 +236,10 @@ class Http2Connection(Http2Sender, Generic[H]):
             if kind == DATA:
                 self._take_data(flags, stream_id, payload)
             elif kind == HEADERS:
-                self._take_headers(flags, stream_id, payload)
+                if flags & ~END_STREAM == END_HEADERS:  # as most: a whole block, and nothing else
+                    self._take_block(stream_id, payload, flags & END_STREAM > 0)
+                else:
+                    self._take_headers(flags, stream_id, payload)
             else:
                 take = self._control.get(kind)
                 if take is not None:
@@ -452,7 +455,7 @@ class Http2Connection(Http2Sender, Generic[H]):
     def _take_window_update(self, flags: int, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
             raise Http2Error(FRAME_SIZE_ERROR, "WINDOW_UPDATE of a wrong length")
-        self._count_frame()
+        self._floods.count_frame(self._now, self.frames_sent)
         credit = int.from_bytes(payload, "big") & MAX_WINDOW_BYTES
         if not stream_id:
             if not credit:
@@ -461,9 +464,9 @@ class Http2Connection(Http2Sender, Generic[H]):
             if self._window > MAX_WINDOW_BYTES:
                 raise Http2Error(FLOW_CONTROL_ERROR, "a window that is too large")
             return
-        self._require_opened(stream_id, "WINDOW_UPDATE")
         stream = self.streams.get(stream_id)
         if stream is None:
+            self._require_opened(stream_id, "WINDOW_UPDATE")
             return
         if not credit:
             self._break(stream, PROTOCOL_ERROR)

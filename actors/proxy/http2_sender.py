@@ -125,6 +125,9 @@ class Http2Sender:
 
     def take_output(self) -> bytes:
         """What is to be written to the socket now, and no longer kept here."""
+        if not self.out and not self._ready:
+            self.awake = False
+            return b""
         self.awake = True
         if self._ready and not self.paused:
             self._take_turns()

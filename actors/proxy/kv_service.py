@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 
 from ...schema.answers import DeleteAnswer, PutAnswer, RangeAnswer, TxnAnswer
 from ...schema.frames import Read
-from ...schema.operations import Compact, KeyRange, Operation, Range
+from ...schema.operations import Compact, KeyRange, Operation, Put, Range
 from ..client.view import lasting_range
 from .etcd_backend import CallContext, EtcdBackend, expect
 from .etcd_errors import COMPACTED
@@ -19,7 +19,7 @@ from .etcdpb.rpc_pb2 import (
     RangeRequest,
     TxnRequest,
 )
-from .frequent_messages import only_key, range_of_one
+from .frequent_messages import key_and_value, only_key, range_of_one
 from .long_reads import Place
 from .member_calls import MemberCalls
 from .rpc_methods import UnaryCall
@@ -36,6 +36,8 @@ class KvService:
         self._translate = Translator(backend.space, backend.space_end)
         self._header_alone = PutResponse()
         """Filled again for each answer, with numbers alone (see ``frequent_messages``)."""
+        self._encoded_header = -1, 0, 0, b""
+        """The last one: of which revision, member and term, and its bytes. Ranges mostly come at the same again."""
 
     async def range(self, request: bytes, context: CallContext) -> bytes:
         """Read a key or a range."""
@@ -90,16 +92,26 @@ class KvService:
 
     def _encode_header(self, revision: int) -> bytes:
         """An answer of the service that has nothing else."""
-        self._backend.set_header(self._header_alone.header, revision)
-        return self._header_alone.SerializeToString()
+        backend = self._backend
+        member, term = backend.member, backend.hub.term
+        of_revision, of_member, of_term, encoded = self._encoded_header
+        if revision != of_revision or term != of_term or member != of_member:
+            backend.set_header(self._header_alone.header, revision)
+            encoded = self._header_alone.SerializeToString()
+            self._encoded_header = revision, member, term, encoded
+        return encoded
 
     def put_directly(self, request: bytes, call: UnaryCall) -> bool:
         """Write a key, with a short value."""
         if self._backend.long_writes.is_long(len(request)):
             return False
-        asked = PutRequest.FromString(request)
-        check_put(asked)
-        return self._backend.ask_directly(self._translate.put(asked), call, self._put_response)
+        if plain := key_and_value(request):
+            operation = Put(self._backend.space + plain[0], plain[1])
+        else:
+            asked = PutRequest.FromString(request)
+            check_put(asked)
+            operation = self._translate.put(asked)
+        return self._backend.ask_directly(operation, call, self._put_response)
 
     def _put_response(self, answer: object) -> bytes:
         put = expect(answer, PutAnswer)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import threading
 import time
@@ -105,6 +106,9 @@ class ProxyHost:
         self._over = threading.Event()
         self._watch: ProcessWatch | None = None
         self._watch_lock = threading.Lock()
+        # What exists by now stays: the garbage collector need not visit it again.
+        gc.collect()
+        gc.freeze()
         threading.Thread(target=self._run, name="proxy", daemon=True).start()
         hand_to_ray(self._spec.cluster_name, self._spec.name, self._log)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
@@ -79,10 +80,9 @@ def end_of(call: str, error: Exception, log: MemberLog) -> RpcError:
     return RpcError(RpcCode.UNKNOWN, f"internal error: {type(error).__name__}")
 
 
-def _metadata(host: CallHost, head: RequestHead) -> Mapping[str, str]:
-    """The call's metadata, and the user of the connection's certificate."""
-    user = host.certificate_user
-    return head.metadata if not user else {**head.metadata, CERTIFICATE_USER: user}
+def _with_user(user: str, metadata: Mapping[str, str]) -> Mapping[str, str]:
+    """A call's metadata, and the user of the connection's certificate."""
+    return {**metadata, CERTIFICATE_USER: user}
 
 
 class WireUnaryCall(UnaryCall):
@@ -103,7 +103,8 @@ class WireUnaryCall(UnaryCall):
     )
 
     def __init__(self, host: CallHost, stream: Stream, head: RequestHead, rpc: RpcMethod, deadline: float) -> None:
-        super().__init__(rpc.path, _metadata(host, head), deadline, host.client)
+        metadata, user = head.metadata, host.certificate_user
+        super().__init__(rpc.path, _with_user(user, metadata) if user else metadata, deadline, host.client)
         self._encoding = head.encoding
         self._host = host
         self._stream = stream
@@ -116,7 +117,8 @@ class WireUnaryCall(UnaryCall):
         self._size = 0
         self._started = False
         rpc.started += 1
-        host.deadlines.add(self)
+        if deadline != math.inf:
+            host.deadlines.add(self)
 
     # --- the request -------------------------------------------------------------------------------------------------
 
@@ -163,7 +165,7 @@ class WireUnaryCall(UnaryCall):
         self._size = size
         host.connection.share.begin_work(size)
         self._rpc.received += 1
-        self._rpc.received_bytes += len(message)
+        self._rpc.received_bytes += size
         if TRACEPARENT in self.metadata:
             with GivenParent(self.metadata[TRACEPARENT]):
                 self._hand_over(message)
@@ -206,10 +208,12 @@ class WireUnaryCall(UnaryCall):
             self._stop_running()
         if not self.ended:
             self.ended = True
-            self._rpc.succeeded += 1
-            self._rpc.sent += 1
-            self._rpc.sent_bytes += len(message)
-            host.deadlines.discard(self)
+            rpc = self._rpc
+            rpc.succeeded += 1
+            rpc.sent += 1
+            rpc.sent_bytes += len(message)
+            if self.deadline != math.inf:
+                host.deadlines.discard(self)
             host.answer(self._stream, ANSWER_HEAD, data, OK_TRAILERS)
 
     def fail(self, error: RpcError) -> None:
@@ -280,7 +284,8 @@ class WireStreamCall(StreamCall):
     __slots__ = ("_host", "_incoming", "_reader", "_rpc", "_sender", "_size", "_started", "_stream", "_task")
 
     def __init__(self, host: CallHost, stream: Stream, head: RequestHead, rpc: RpcMethod, deadline: float) -> None:
-        super().__init__(rpc.path, _metadata(host, head), deadline, host.client)
+        metadata, user = head.metadata, host.certificate_user
+        super().__init__(rpc.path, _with_user(user, metadata) if user else metadata, deadline, host.client)
         self._host = host
         self._stream = stream
         self._rpc = rpc

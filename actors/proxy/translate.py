@@ -77,7 +77,8 @@ class Translator:
         pair.mod_revision = item.mod_revision
         pair.version = item.version
         pair.value = item.value
-        pair.lease = item.lease
+        if item.lease:
+            pair.lease = item.lease
         return pair
 
     # -- ranges -------------------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from lab.http2.port_process import PLAIN_MALLOC
 from raykeeper.actors.proxy.etcd_backend import EtcdBackend
 from raykeeper.actors.proxy.etcdpb.kv_pb2 import KeyValue
-from raykeeper.actors.proxy.etcdpb.rpc_pb2 import RangeRequest, RangeResponse, ResponseHeader
-from raykeeper.actors.proxy.frequent_messages import only_key
+from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest, RangeRequest, RangeResponse, ResponseHeader
+from raykeeper.actors.proxy.frequent_messages import key_and_value, only_key
 from raykeeper.actors.proxy.kv_service import KvService
 from raykeeper.schema.answers import Item, PutAnswer, RangeAnswer
 
@@ -48,6 +48,45 @@ def test_all_that_asks_for_more_is_left_to_protobuf(key: bytes, serializable: bo
     request = RangeRequest(key=key, serializable=serializable, limit=limit)
     plain = not serializable and not limit and len(key) < 0x80
     assert only_key(request.SerializeToString()) == (key if plain else b"")
+
+
+@example(b"")
+@example(b"\x0a\x01k\x12")
+@example(b"\x0a\x01k\x12\x00")
+@example(b"\x0a\x01k\x12\x80")
+@example(b"\x0a\x01k\x12\x80\x80\x00")
+@example(b"\x0a\x00\x12\x01v")
+@example(b"\x0a\x01k\x12\x01v\x18\x01")
+@given(
+    st.binary(max_size=140)
+    | st.builds(lambda head, tail: b"\x0a\x01k\x12" + head + tail, st.binary(max_size=3), st.binary(max_size=140))
+)
+def test_key_and_value_are_taken_from_bytes_only_if_protobuf_reads_the_same(request: bytes) -> None:
+    if found := key_and_value(request):
+        key, value = found
+        assert key
+        assert PutRequest.FromString(request) == PutRequest(key=key, value=value)
+
+
+@example(b"k", bytes(127), 0, False)
+@example(b"k", bytes(128), 0, False)
+@example(b"k", bytes(16_383), 0, False)
+@example(b"k", bytes(16_384), 0, False)
+@example(bytes(128), b"v", 0, False)
+@given(KEYS, st.binary(max_size=300), NUMBERS, st.booleans())
+def test_all_puts_that_ask_for_more_are_left_to_protobuf(key: bytes, value: bytes, lease: int, prev: bool) -> None:
+    request = PutRequest(key=key, value=value, lease=lease, prev_kv=prev).SerializeToString()
+    plain = not lease and not prev and 0 < len(key) < 0x80 and 0 < len(value) < 0x4000
+    assert key_and_value(request) == ((key, value) if plain else None)
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(1, 2)), max_size=8))
+def test_a_header_that_is_given_out_again_is_of_the_same_numbers(numbers: list[tuple[int, int, int]]) -> None:
+    kv = service()
+    for revision, member, term in numbers:
+        kv._backend.member, cast(Any, kv._backend.hub).term = member, term
+        header = ResponseHeader(cluster_id=7, member_id=member, revision=revision, raft_term=term)
+        assert kv._encode_header(revision) == RangeResponse(header=header).SerializeToString()
 
 
 @given(KEYS, st.binary(max_size=40_000), st.lists(NUMBERS, min_size=4, max_size=4), IDS, IDS, NUMBERS, NUMBERS)
