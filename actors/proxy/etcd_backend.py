@@ -118,6 +118,8 @@ class EtcdBackend:
         """Their turns, of all users, too."""
         self._answering: set[asyncio.Task[None]] = set()
         """Those of direct calls that wait for their turn."""
+        self.note_direct_failure: Callable[[UnaryCall, RpcError], object] = lambda call, error: None
+        """Called before a direct call ends with an error: no coroutine is there to see it."""
 
     def of_user(self, user: str, token: bytes) -> EtcdBackend:
         """The same for a user, by a token; to be opened. When the token ends, so do the user's calls, whatever else
@@ -310,6 +312,9 @@ class EtcdBackend:
                     self._answer_in_turn(call, outcome, make)
                 else:
                     call.answer(make(outcome))
+            except RpcError as error:
+                self.note_direct_failure(call, error)
+                call.fail_by(error)
             except Exception as error:
                 call.fail_by(error)
 

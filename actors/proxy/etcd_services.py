@@ -108,6 +108,7 @@ class EtcdServices:
             backend, calls, self, lambda of_user: EtcdServices(of_user, operations, urls, audit)
         )
         self.unary = {path: self._by_user(path) for path in unary}
+        backend.note_direct_failure = lambda call, error: audit.ended("", call.client, call.method, b"", error)
         self.direct = {path: self._of_nobody(handler) for path, handler in direct.items()}
         """For calls without a user: take the most frequent calls of methods that are in ``unary``, too."""
         self.streaming = {path: self._stream_by_user(path) for path in streaming}

@@ -90,10 +90,14 @@ class LaneHost:
         self.todo.append(what)
         self.lanes.wake()
 
-    def close(self) -> None:
+    def end_loop(self) -> None:
+        """From now on the test makes the turns."""
         self._stop = True
         self.lanes.wake()
         self._thread.join(PATIENCE)
+
+    def close(self) -> None:
+        self.end_loop()
         self.lanes.close()
 
     def client(self, node: str = "here", peer: int = 0) -> LaneEnd:

@@ -52,7 +52,7 @@ CROWD_PAUSE_S = 5.0
 CALLS = 4 * WIDE * AT_ONCE + CROWD * (1 + PUTS) + WATCHED * (WATCHES + 1) + IDLE
 """The most that can be under way, those included that have only begun."""
 LONG_KEYS = tuple(b"hostile/%d" % number for number in range(8))
-"""Keys that whoever is attacked gives long values before."""
+"""Keys that have long values before an attack."""
 
 
 def rpc(stream: int, path: bytes, message: bytes, *, end: bool = True) -> bytes:

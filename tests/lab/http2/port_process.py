@@ -45,8 +45,8 @@ def most_memory(before: int, held_bytes: int, connections: int, calls: int) -> i
 
     Args:
         before: what it had when nobody asked for anything.
-        held_bytes: what it may keep for its clients; all of it may be requests that are worked at. Long values that were
-            read by their keys alone have as much again (``AnswerRoom``).
+        held_bytes: what it may keep for its clients; all of it may be requests that are worked at. Long values that
+            were read by their keys alone have as much again (``AnswerRoom``).
         connections, calls: how many there were at most.
     """
     pages = MAX_PROXY_LONG_READS * PAGE_COPIES + ANSWER_COPIES

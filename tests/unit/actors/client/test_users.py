@@ -15,7 +15,7 @@ import pytest
 
 from lab.onemember import OneMember, in_thread, one_member
 from lab.patience import PATIENCE
-from raykeeper import AuthFailed, Client, InvalidArgument, LeaseNotFound, PermissionDenied, connect
+from raykeeper import AuthFailed, Client, InvalidArgument, LeaseNotFound, Op, PermissionDenied, connect
 from raykeeper.actors.client import hub_pool
 from raykeeper.actors.client.aio_users import AsyncUsers
 from raykeeper.actors.client.login import Credentials
@@ -334,6 +334,39 @@ def test_the_audit_log_says_who_did_what(shop: Shop, caplog: pytest.LogCaptureFi
     assert [line for line in lines if "change: user='root'" in line and "UserAdd name='eve' outcome=done" in line]
     assert [line for line in lines if f"from=an actor call that says it is process {os.getpid()} on " in line]
     assert not [line for line in lines if "secret" in line or "guess" in line or "eve's" in line]
+
+
+def test_the_audit_log_has_each_denied_call(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """Whichever way it was refused: where it arrived, at a control call of an actor, in a transaction and beside calls
+    that were allowed."""
+    caplog.set_level(logging.INFO, "raykeeper.audit")
+
+    def has(*parts: str) -> bool:
+        lines = [record.getMessage() for record in caplog.records if record.name == "raykeeper.audit"]
+        return any(all(part in line for part in parts) for line in lines)
+
+    with pytest.raises(AuthFailed):
+        shop.anyone.put("team/a", "1")
+    assert has("denied: user=''", "from=an actor call", "what=Writes", "outcome=NO_USER")
+    with pytest.raises(AuthFailed):
+        shop.anyone.get("team/a")
+    assert has("denied: user=''", "Reads", "outcome=NO_USER") or has("denied: user=''", "LoneRead", "outcome=NO_USER")
+    handler = shop.member.loop.handler
+    with pytest.raises(AuthFailed):
+        handler.check_root(b"nonsense", "begin_backup")
+    assert has("denied: user='?'", "from=an actor call", "what=begin_backup", "outcome=BAD_TOKEN")
+    with pytest.raises(AuthFailed):
+        handler.check_root(b"", "begin_backup")
+    assert has("denied: user=''", "what=begin_backup", "outcome=NO_USER")
+    with pytest.raises(PermissionDenied):
+        shop.bob.txn(success=[Op.put("team/b", "1")])
+    assert has("denied: user='bob'", "what=Txn", "outcome=DENIED")
+    with pytest.raises(PermissionDenied):
+        shop.bob.users.add("eve", "eve's")
+    assert has("denied: user='bob'", "what=UserAdd name='eve'", "outcome=DENIED")
+    with pytest.raises(PermissionDenied):
+        shop.ann.range(prefix="x")
+    assert has("denied: user='ann'", "what=Range of b'x'..b'y'", "outcome=DENIED")
 
 
 def test_a_flood_of_denials_is_not_a_flood_of_lines(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 from base64 import b64encode
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -14,7 +15,13 @@ import pytest
 from lab.http2.etcd_port import EtcdPort, etcd_port
 from lab.patience import PATIENCE
 from raykeeper.actors.client import hub_pool
-from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest, WatchCreateRequest, WatchRequest, WatchResponse
+from raykeeper.actors.proxy.etcdpb.rpc_pb2 import (
+    PutRequest,
+    RangeRequest,
+    WatchCreateRequest,
+    WatchRequest,
+    WatchResponse,
+)
 
 PASSWORD = "never shown"
 
@@ -92,6 +99,21 @@ def test_who_was_denied_what_from_where(port: EtcdPort, caplog: pytest.LogCaptur
         assert refused.canceled
         assert lines.has("denied: user='ann'", "from=127.0.0.1 port ", "what=Watch", "permission denied")
     assert not lines.has("change:")
+
+
+@pytest.mark.parametrize("token", ["", "nonsense"])
+@pytest.mark.parametrize(("method", "message"), [("Put", PutRequest(key=b"a")), ("Range", RangeRequest(key=b"a"))])
+def test_a_call_of_nobody_by_grpc_is_denied_with_a_line(
+    port: EtcdPort, caplog: pytest.LogCaptureFixture, method: str, message: Any, token: str
+) -> None:
+    """Most of such calls have no coroutine, and ended without a line."""
+    lines = Lines(port, caplog)
+    with grpc.insecure_channel(port.endpoint) as channel:
+        call = channel.unary_unary(f"/etcdserverpb.KV/{method}")
+        with pytest.raises(grpc.RpcError):
+            call(message.SerializeToString(), timeout=PATIENCE, metadata=(("token", token),) if token else None)
+    user = "?" if token else ""
+    assert lines.has(f"denied: user='{user}'", "from=127.0.0.1 port ", f"what=/etcdserverpb.KV/{method}")
 
 
 def test_who_changed_which_user_from_where(port: EtcdPort, caplog: pytest.LogCaptureFixture) -> None:

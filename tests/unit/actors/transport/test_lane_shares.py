@@ -13,11 +13,23 @@ import msgspec
 import pytest
 
 from lab.lanes import LaneEnd, LaneHost, until
-from raykeeper.actors.transport import lane_listener
+from lab.patience import PATIENCE
+from raykeeper.actors.transport import lane_listener, lane_server
+from raykeeper.actors.transport.lane import Connection, LaneFrame
 from raykeeper.actors.transport.lane_readers import LaneReaders, Waiting
 from raykeeper.actors.transport.lane_server import Lane
-from raykeeper.limits import LANE_READERS, LANE_SHARE_BYTES, LANE_SHARE_S
-from raykeeper.schema.frames import AsUser, CreateWatch, KeepAlive, Reads, WatchPoll, is_poll
+from raykeeper.limits import LANE_READ_BYTES, LANE_READERS, LANE_SHARE_BYTES, LANE_SHARE_S
+from raykeeper.schema.frames import (
+    AsUser,
+    CreateWatch,
+    KeepAlive,
+    Reads,
+    Refusal,
+    Refused,
+    Reply,
+    WatchPoll,
+    is_poll,
+)
 from raykeeper.schema.operations import KeyRange
 
 SHARE = b"later" + bytes(LANE_SHARE_BYTES)
@@ -150,6 +162,50 @@ class Asks:
 
     def __init__(self) -> None:
         self.slow: Waiting = Waiting()
+
+
+def test_a_turn_reads_a_few_lanes_and_the_next_one_others(lane_host: LaneHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much each has to say, what one turn reads is bounded, and nobody waits for ever."""
+    monkeypatch.setattr(lane_server, "TURN_BYTES", 2 * LANE_READ_BYTES)
+    clients = [lane_host.client() for _ in range(5)]
+    until(lambda: len(lane_host.lanes) == 5)
+    lane_host.end_loop()
+    read: list[Connection] = []
+
+    def receive(connection: Connection) -> list[LaneFrame]:  # which leaves what there is
+        read.append(connection)
+        return []
+
+    monkeypatch.setattr(Connection, "receive", receive)
+    for number, client in enumerate(clients):
+        client.send(number, b"more than one turn can read")
+    turns = []
+    for _ in range(10):
+        lane_host.lanes.serve(lane_host.lanes.wait(PATIENCE), clients=True)
+        turns.append(set(read))
+        read.clear()
+    assert [len(turn) for turn in turns[1:]] == [2] * 9, "the first may be a wake-up before all has come"
+    assert set.union(*turns) == {lane.connection for lane in lane_host.lanes._lanes.values()}
+    for client in clients:
+        client.close()
+
+
+def test_more_requests_than_a_member_can_hold_are_refused(lane_host: LaneHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all clients together, before each has had its share: who comes then is told at once."""
+    monkeypatch.setattr(lane_server, "MAX_LANES_REQUESTS", 3)
+    clients = [lane_host.client() for _ in range(4)]
+    for number, client in enumerate(clients[:3]):
+        client.send(number, b"later")
+        until(lambda number=number: len(lane_host.open) == number + 1)  # type: ignore[misc]
+    refused = msgspec.msgpack.decode(clients[3].ask(9, b"one more"), type=Reply)
+    assert isinstance(refused, Refused)
+    assert refused.refusal is Refusal.OVERLOADED
+    done = lane_host.open.pop(0)[1]
+    lane_host.do(lambda: done(lambda: b""))
+    clients[0].receive()
+    assert clients[3].ask(10, b"now") == b"re now"
+    for client in clients:
+        client.close()
 
 
 def test_lanes_take_turns_with_replies_that_take_long() -> None:
