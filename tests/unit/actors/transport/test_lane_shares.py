@@ -165,7 +165,7 @@ class Asks:
 
 
 def test_a_turn_reads_a_few_lanes_and_the_next_one_others(lane_host: LaneHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much each has to say, what one turn reads is bounded, and nobody waits for ever."""
+    """However much each has to say, what one turn reads is bounded, and each is read in the end."""
     monkeypatch.setattr(lane_server, "TURN_BYTES", 2 * LANE_READ_BYTES)
     clients = [lane_host.client() for _ in range(5)]
     until(lambda: len(lane_host.lanes) == 5)
