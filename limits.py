@@ -322,6 +322,12 @@ ENTRY_CHANGES = 5_000
 done: all of them are written at once. The client sends the rest again."""
 HISTORY_WINDOW = 250
 """Changes that reading the history for a watch looks up together."""
+SMALL_RANGES = 1024
+"""Ranges whose keys a member knows without asking its database, since transactions have looked at all of them..."""
+SMALL_RANGE_KEYS = 8
+"""... and how many keys each of them has at most."""
+KNOWN_LEASE_KEYS = 4
+"""Attached keys of a lease that a member knows without asking its database."""
 PAST_CHANGES = 5_000
 """A read of a past revision goes through up to this many changes since; beyond, through all keys of its range that ever
 changed."""
@@ -339,9 +345,8 @@ LOG_FREE_SEGMENTS = 4
 """Trimmed segments of the Raft log that are kept to be recycled."""
 STATE_WRITE_BUFFER_BYTES = 16 * 1024 * 1024
 DELETES_IN_MEMORY = 1024
-"""Deletes in one column family after which its memtable is flushed to a file, which keeps scans over them short. Locks
-and queues scan where they have just deleted: with 1,024, locking and unlocking costs a member 0.43 ms of processor
-time, flushes included, where it costs 0.65 with 4,096; a delete in bulk costs 7 us more."""
+"""Deletes in one column family after which its memtable is flushed to a file, which keeps scans over them short: queues
+scan where they have just deleted. A delete in bulk costs 7 us more by that."""
 BLOCK_CACHE_BYTES = 32 * 1024 * 1024
 COPY_BYTES = 1024 * 1024
 """Bytes that packing, hashing and unpacking a snapshot hold in memory at a time."""

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import msgspec
 
 from ...errors import DataCorrupted
+from ...limits import KNOWN_LEASE_KEYS
 from ...schema.operations import Number, Span
 from ..engine.interface import Engine
 from .clients import Clients
@@ -47,7 +48,7 @@ _decode = msgspec.msgpack.Decoder(_StoredLease).decode
 class LeaseRecord:
     """A lease as the state machine sees it. Times are seconds."""
 
-    __slots__ = ("at", "heard", "id", "keys", "owner", "session", "task", "ttl", "until")
+    __slots__ = ("at", "heard", "id", "keys", "known", "owner", "session", "task", "ttl", "until")
 
     def __init__(
         self,
@@ -75,6 +76,8 @@ class LeaseRecord:
         """The Ray task that it was made for; may be empty."""
         self.keys = 0
         """The number of attached keys."""
+        self.known: tuple[bytes, ...] | None = ()
+        """The attached keys, as long as they are few; ``None`` once they were not."""
         self.owner = owner
         """The session that owns it, 0 for none."""
 
@@ -109,7 +112,7 @@ class LeaseTable:
             self._set_owner(lease, stored.owner)
             self._clients.lease_loaded(stored.session)
         for key, _ in engine.iterate(_FAMILY, b"k", b"l"):
-            self.by_id[_ID.unpack_from(key, 1)[0]].keys += 1
+            _add_key(self.by_id[_ID.unpack_from(key, 1)[0]], key[9:])
 
     def grant(
         self,
@@ -203,20 +206,23 @@ class LeaseTable:
     def attach(self, id: int, key: bytes) -> None:
         """Attach a key to a lease; it must not be attached to another."""
         self._batch.set(_FAMILY, b"k" + _ID.pack(id) + key, b"")
-        self._count(id, 1)
+        lease = self.by_id[id]
+        _add_key(lease, key)
+        self._batch.on_rollback(_remove_key, lease, key)
 
     def detach(self, id: int, key: bytes) -> None:
         """Detach a key from its lease."""
         self._batch.set(_FAMILY, b"k" + _ID.pack(id) + key, None)
-        self._count(id, -1)
-
-    def _count(self, id: int, by: int) -> None:
         lease = self.by_id[id]
-        lease.keys += by
-        self._batch.on_rollback(_count_back, lease, by)
+        _remove_key(lease, key)
+        self._batch.on_rollback(_add_key, lease, key)
 
     def keys(self, id: int) -> Iterator[bytes]:
         """The attached keys, in order."""
+        known = self.by_id[id].known
+        if known is not None:
+            yield from sorted(known)
+            return
         for key, _ in self._batch.iterate(_FAMILY, *_attached_to(id)):
             yield key[9:]
 
@@ -226,8 +232,20 @@ class LeaseTable:
             yield key[9:]
 
 
-def _count_back(lease: LeaseRecord, by: int) -> None:
-    lease.keys -= by
+def _add_key(lease: LeaseRecord, key: bytes) -> None:
+    lease.keys += 1
+    known = lease.known
+    if known is not None:
+        lease.known = (*known, key) if len(known) < KNOWN_LEASE_KEYS else None
+
+
+def _remove_key(lease: LeaseRecord, key: bytes) -> None:
+    lease.keys -= 1
+    known = lease.known
+    if known is not None:
+        lease.known = tuple([each for each in known if each != key])
+    elif not lease.keys:
+        lease.known = ()
 
 
 def _attached_to(id: int) -> tuple[bytes, bytes]:

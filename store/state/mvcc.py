@@ -156,6 +156,7 @@ class Mvcc:
             put("values", value_key(key, main), value)
             kind, value = APART, b""
         if old is None:
+            self._batch.small_ranges.key_added(key)
             record = RECORD.pack(main, 1, lease, kind, main) + value
         else:
             create, before, _, old_kind, mod = RECORD.unpack_from(old)
@@ -178,6 +179,7 @@ class Mvcc:
         put = self._batch.set
         put("keys", key, None)
         self._batch.deleted_keys.add(key)
+        self._batch.small_ranges.key_removed(key)
         put("history", change_key(main, key), CHANGE.pack(1, self.sub) + old)
         put("deletions", deletion_key(key, main), b"")
         if old[KIND] == APART:

@@ -154,7 +154,7 @@ def records(
 def _records_now(source: Source, keys: KeyRange, budget: Budget, descending: bool) -> Iterator[tuple[bytes, bytes]]:
     """The keys that exist now, in order."""
     if isinstance(source, WriteBatch):
-        return _passing_by_deleted(source.iterate_with_deleted("keys", *bounds(keys), reverse=descending), budget)
+        return _passing_by_deleted(source.iterate_keys(*bounds(keys), reverse=descending), budget)
     return source.iterate("keys", *bounds(keys), reverse=descending)
 
 

@@ -15,8 +15,9 @@ from collections.abc import Callable, Generator, Iterator
 from itertools import islice, repeat
 from typing import Any, Protocol, TypeVar
 
-from ...limits import BATCH_SLICE_BYTES, BATCH_SLICE_WRITES
+from ...limits import BATCH_SLICE_BYTES, BATCH_SLICE_WRITES, SMALL_RANGE_KEYS
 from ..engine.interface import Engine, Write
+from .small_ranges import SmallRanges
 
 
 class OrderedReader(Protocol):
@@ -123,6 +124,8 @@ class WriteBatch:
         In a flat list, since a hundred thousand tuples would keep the garbage collector busy."""
         self.deleted_keys: set[bytes] = set()
         """Users' keys that the running command has deleted; it may have put some again."""
+        self.small_ranges = SmallRanges()
+        """Of users' keys; the writer (``Mvcc``) says which it creates and deletes."""
         self.skipped_deletes = 0
         """How many deleted keys iterators have skipped so far: the database still holds them, so skipping costs
         work."""
@@ -144,13 +147,32 @@ class WriteBatch:
         changed = self._changed(family, start, end, reverse)
         return stored if changed is None else self._living(stored, changed, reverse)
 
-    def iterate_with_deleted(
-        self, family: str, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
+    def iterate_keys(
+        self, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes | None]]:
-        """As ``iterate``, and with ``None`` for keys that the running command has deleted. Skipping those is work that
-        a command must pay for, and they are the same on every member, whatever else the batch holds."""
-        stored = self._engine.iterate(family, start, end, reverse=reverse)
-        changed = self._changed(family, start, end, reverse)
+        """Users' keys as by ``iterate``, and with ``None`` for those that the running command has deleted. Skipping
+        these is work that a command must pay for, and they are the same on every member, whatever else the batch
+        holds."""
+        if end is None or self.deleted_keys:
+            yield from self._with_deleted(start, end, reverse)
+            return
+        known = self.small_ranges.keys(start, end)
+        if known is not None:
+            for key in known[::-1] if reverse else known[:]:
+                yield key, self.get("keys", key)
+            return
+        pairs, changes = self._with_deleted(start, end, reverse), self.small_ranges.changes
+        first: list[bytes] = []
+        for pair in islice(pairs, SMALL_RANGE_KEYS + 1):
+            first.append(pair[0])
+            yield pair
+        if len(first) <= SMALL_RANGE_KEYS and self.small_ranges.changes == changes:
+            self.small_ranges.remember(start, end, first[::-1] if reverse else first)
+        yield from pairs
+
+    def _with_deleted(self, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes | None]]:
+        stored = self._engine.iterate("keys", start, end, reverse=reverse)
+        changed = self._changed("keys", start, end, reverse)
         if changed is None:
             yield from stored
             return
@@ -212,6 +234,8 @@ class WriteBatch:
     def rollback_to_savepoint(self) -> Generator[None, None, None]:
         """Undo what was changed since the savepoint, newest first, in slices."""
         undo, self._undo = self._undo or [], None
+        if undo:
+            self.small_ranges.forget_all()
         many = len(undo) > 3 * _INSERTED_CHANGES
         count = 0
         while undo:
@@ -265,7 +289,7 @@ class WriteBatch:
 
         def write() -> None:
             prepared.write()
-            self.discard()
+            self._empty()
 
         return write
 
@@ -298,6 +322,10 @@ class WriteBatch:
 
     def discard(self) -> None:
         """Drop all changes."""
+        self.small_ranges.forget_all()
+        self._empty()
+
+    def _empty(self) -> None:
         self._undo = None
         self.deleted_keys.clear()
         for layer in self._layers.values():

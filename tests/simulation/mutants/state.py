@@ -19,6 +19,7 @@ from raykeeper.store.state.machine import State
 from raykeeper.store.state.members import Members
 from raykeeper.store.state.mvcc import Mvcc, deletion_key
 from raykeeper.store.state.sessions import Sessions
+from raykeeper.store.state.small_ranges import SmallRanges
 from simulation.mutants.registry import mutant, patched, together
 
 
@@ -185,6 +186,12 @@ def _first_comparison() -> AbstractContextManager[None]:
         return original(executor, Txn(txn.compare[:1], txn.success, txn.failure))
 
     return patched(Executor, "_evaluate_compares", evaluate)
+
+
+@mutant("a range that is known without its new keys", "locks")
+def _new_keys_unknown() -> AbstractContextManager[None]:
+    """A contender that joins a line that was empty finds it empty ever after."""
+    return patched(SmallRanges, "key_added", lambda ranges, key: None)
 
 
 @mutant("a key that is not there keeps its lease", "retries")

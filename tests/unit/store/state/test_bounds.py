@@ -17,6 +17,7 @@ from raykeeper.limits import (
     APPLY_WORK,
     DELETES_IN_MEMORY,
     ENTRY_CHANGES,
+    KNOWN_LEASE_KEYS,
     PAST_CHANGES,
     Limits,
     Settings,
@@ -200,7 +201,8 @@ def test_what_other_commands_have_deleted_counts_for_nothing() -> None:
 def test_every_look_in_a_turn_is_counted() -> None:
     """Leases that come and go under one id, puts inside transactions: a turn ends all the same."""
     hand = filled()
-    again = [LeaseGrant(1, 60.0), LeaseRevoke(1)]
+    keys = [Put(b"l%d" % n, b"", lease=1) for n in range(KNOWN_LEASE_KEYS + 1)]
+    again = [LeaseGrant(1, 60.0), *keys, LeaseRevoke(1)]
     many = [Txn((), tuple(Put(b"p%03d%02d" % (n, m), b"") for m in range(60))) for n in range(200)]
     for operations in ([LeaseRevoke(1), *again * 100], many):
         entry, slices = hand.entry(hand.writes(*operations)), 1
