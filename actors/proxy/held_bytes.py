@@ -7,9 +7,9 @@ stream's first window is let in only while all those on their way fit into ``PRO
 wait their turn, and none is refused.
 
 A request counts until its handler has ended, also if its connection is closed before: its memory is not free by then.
-What closed ones have left in this way is gone soon, since each handler is told. Until then, requests that do not fit are
-refused, and another connection is closed only if it holds more than all that is left. The messages of a stream are not
-asked about: to refuse one would end all that goes on in that stream, and its handler ends as soon as it is told.
+What closed ones have left in this way is gone soon, since each handler is told. Until then, new requests that do not
+fit are refused, and another connection is closed only if it holds more than all that is left. Messages of a stream are
+not asked about: to refuse one would end all that goes on in that stream, and its handler ends as soon as it is told.
 """
 
 from __future__ import annotations

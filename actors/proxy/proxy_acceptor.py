@@ -416,7 +416,7 @@ class ProxyAcceptor:
     def _begin(self, source: str, sock: socket.socket) -> None:
         try:
             sock.getpeername()
-        except OSError:  # it was reset while it waited: that does not count as useless, whoever notices it first
+        except OSError:  # it was reset while it waited: it has given up, and does not count
             sock.close()
             return
         if self._tls is not None and len(self._begun) >= MAX_PROXY_HANDSHAKES:

@@ -120,7 +120,7 @@ def test_a_request_of_who_holds_the_most_is_refused_and_nobody_is_closed() -> No
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["ask", "end", "close"]), st.integers(1, 90))))
 def test_requests_exceed_the_bound_by_one_at_most(steps: list[tuple[int, str, int]]) -> None:
-    """Whoever is closed meanwhile, and however long handlers go on."""
+    """Whichever connection is closed meanwhile, and however long handlers go on."""
     held = HeldBytes(limit=200)
     opened, _ = shares(held, 4)
     work: list[tuple[ByteShare, int]] = []
