@@ -716,6 +716,10 @@ LANE_HELLO_TIMEOUT_S = 5.0
 """Within this they must have shown it."""
 LANE_OPEN_TIMEOUT_S = 3.0
 """Within this of its offer a lane must be open; until then, and if it cannot be, everything goes by actor calls."""
+LANE_ANSWER_S = 600.0
+"""So long a member waits for a peer's actor to offer a lane; then it asks once more, since an answer may be lost..."""
+LANE_ANSWER_TOLD_S = 180.0
+"""... and after this, if the peer has a lane to it, so that it runs, it says so in its log and in the status."""
 LANE_PAUSE_S = 0.2
 """From one attempt to open a lane to the next; doubles up to ``LANE_MAX_PAUSE_S``."""
 LANE_MAX_PAUSE_S = 2.0

@@ -33,6 +33,7 @@ from ..limits import (
     MAX_LOG_LINES_WAITING,
 )
 from .logs import RateLimit, prefix
+from .one_thread import start_thread
 
 _FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s %(message)s"
 
@@ -132,7 +133,7 @@ class BackgroundHandler(logging.Handler):
         self._targets = targets
         self._rate = RateLimit()
         self._records: queue.Queue[logging.LogRecord] = queue.Queue(MAX_LOG_LINES_WAITING)
-        threading.Thread(target=self._run, name="raykeeper-log", daemon=True).start()
+        start_thread(threading.Thread(target=self._run, name="raykeeper-log", daemon=True))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Make the text here, because the values may change; write it there."""

@@ -4,6 +4,9 @@ A flag that says "it is being done", set before the thread starts, stays set if 
 handler of the user's may raise in between (Ctrl-C), or the system has no thread left. So the flag is a claim, which the
 starter gives up if the thread has not begun; and a thread whose claim was given up ends at once. Which of the two came
 first is one step of a dict.
+
+What cannot do without its thread uses :func:`start_thread`, which says by its error that the system had none left: that
+passes, so a member that starts tries again.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from ..limits import MAX_RAY_SAMPLES, RAY_METRICS_PAUSE_S
 from ..telemetry import PROCESS, Family, Labels
 from .logs import MemberLog
+from .one_thread import start_thread
 
 
 class RayMetricClasses(Protocol):
@@ -98,6 +99,9 @@ def hand_to_ray(
     Args:
         cluster, member: tags of all samples; a proxy and the supervisor have their own names.
         stop: ends the thread; an actor's ends with its process.
+
+    Raises:
+        NoThreadLeft: the system has no thread left.
     """
     if os.environ.get("RAYKEEPER_RAY_METRICS", "1") == "0":
         return
@@ -115,4 +119,4 @@ def hand_to_ray(
             except Exception as error:
                 log.info("metrics could not be handed to Ray: %r", error)
 
-    threading.Thread(target=run, name="ray metrics", daemon=True).start()
+    start_thread(threading.Thread(target=run, name="ray metrics", daemon=True))

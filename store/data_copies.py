@@ -65,7 +65,7 @@ def newest_of(candidates: Sequence[Candidate], served: Sequence[Served]) -> list
 
 def note_served(folder: str) -> None:
     """Note that a member starts to serve from here. Call it under the lock on the folder, before the member promises
-    anything.
+    anything, and not for each attempt to start that fails: the folder would look newer than one that has served.
 
     If the disk is full the note stays as it is: it is only a hint.
 

@@ -11,8 +11,8 @@ folder says whose it is, and who took part.
     only a copy             nowhere: it may lack what the member has promised since; a launch may start it
     one cannot be read      nowhere, and the member is not replaced either: what the disk refuses may be its newest data
 
-The same folder may be seen from several nodes of one machine. A member that has no actor is looked for likewise before it
-gets one at its place in the table: that place may hold an older folder.
+The same folder may be seen from several nodes of one machine. A member that has no actor is looked for likewise before
+it gets one at its place in the table: that place may hold an older folder.
 """
 
 from __future__ import annotations

@@ -301,8 +301,8 @@ def _move(view: ClusterView) -> Step | None:
 
 
 def _start(view: ClusterView) -> Step | None:
-    """A member whose actor died for good, or was never created, gets one again where its data is. All nodes are searched
-    first: the table may be older than the last move of the data, and its place hold an older folder."""
+    """A member whose actor died for good, or was never created, gets one again where its data is. All nodes are
+    searched first: the table may be older than the last move of the data, and its place hold an older folder."""
     elsewhere = {*view.found, *view.delayed, *view.doubts, *view.unread}
     for member in sorted(view.configuration.members - set(view.actors) - elsewhere):
         known = view.table.get(member)

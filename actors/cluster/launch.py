@@ -133,7 +133,9 @@ class _Launch:
             self._start(decision.cluster, place.member, place.inventory.base, self._pin(place))
         for missing in decision.missing:
             if why := decision.withheld.get(missing.member, ""):
-                log.warning("cluster %s: %s is not started, as it may lack promises: %s", self._spec.name, missing.name, why)
+                log.warning(
+                    "cluster %s: %s is not started, as it may lack promises: %s", self._spec.name, missing.name, why
+                )
             else:
                 self._start_without_data(decision.cluster, missing, found)
         return decision.cluster

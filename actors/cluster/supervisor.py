@@ -43,6 +43,7 @@ from ..actor_access import as_the_cluster
 from ..leader_call import administer, administer_as
 from ..log_files import flush_log, log_to_ray
 from ..logs import MemberLog
+from ..one_thread import start_thread
 from ..process import as_daemon
 from ..ray_metrics import hand_to_ray
 from ..ray_view import RayNode
@@ -179,7 +180,7 @@ class Supervisor:
             ("node-survey", self._survey_nodes),
             ("proxy-keeper", self._keep_proxies),
         ):
-            threading.Thread(target=run, name=name, daemon=True).start()
+            start_thread(threading.Thread(target=run, name=name, daemon=True))
 
     def pid(self) -> int:
         """Its process."""

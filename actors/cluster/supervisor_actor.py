@@ -3,7 +3,7 @@
 The supervisor is pinned to no node, so Ray may start it where RayKeeper is not installed. A class that is sent by name
 cannot be loaded there, and an actor that cannot be created is dead for good: nothing would start it again. So this
 class is sent by value and loads the package only when it runs. On a node without the package it ends its process, and
-Ray restarts it, sooner or later on a node that has the package.
+Ray restarts it, sooner or later on a node that has the package. So it does where there is no thread or memory for it.
 
 Nothing of the package may be imported at the top of this file.
 """
@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 PAUSE_S = 0.5
-"""Pause on a node without the package, so that Ray is not kept busy if no node has it."""
+"""Pause on a node where it cannot run, so that Ray is not kept busy if it can on none."""
 
 
 class SupervisorActor:
@@ -23,11 +23,16 @@ class SupervisorActor:
 
     def __init__(self, spec: bytes) -> None:
         try:
+            from ..one_thread import NoThreadLeft
             from .supervisor import Supervisor
         except ImportError:
             time.sleep(PAUSE_S)
             os._exit(1)
-        self._supervisor = Supervisor(spec)
+        try:
+            self._supervisor = Supervisor(spec)
+        except (NoThreadLeft, MemoryError):
+            time.sleep(PAUSE_S)
+            os._exit(1)
 
     def pid(self) -> int:
         """See ``Supervisor``."""

@@ -42,7 +42,7 @@ from ...schema.frames import AsUser, Refusal, Refused, Request
 from ...schema.operator_frames import AlarmStatus, AskStatus, MemberStatus, Status
 from ...schema.replies import reply_bytes
 from ...store.backup_file import Header
-from ...store.data_copies import note_served
+from ...store.data_copies import Served, note_served, read_served
 from ...store.data_dir import DataDir, DataMissing, Identity, LogDamaged
 from ...store.data_lock import member_disk, try_lock
 from ...store.engine.files import free_bytes, is_folder
@@ -52,13 +52,14 @@ from ..leader_call import administer_as
 from ..log_files import log_to_ray
 from ..logs import MemberLog
 from ..naming import GAVE_UP, NAMESPACE, MemberSpec, actor_name, decode_member_spec, member_name
+from ..one_thread import NoThreadLeft, start_thread
 from ..process import as_daemon
 from ..ray_metrics import hand_to_ray
 from ..transport.descriptors import raise_limit
 from ..transport.lane import LaneOffer
 from .announce import register_in_background
 from .clock import member_clock
-from .event_loop import EventLoop
+from .event_loop import EventLoop, die
 from .event_recorder import lost_members
 from .events import BackgroundDone, LeadershipTransfer
 from .maintenance import Maintenance
@@ -95,6 +96,8 @@ class Member:
         """Ends the pause before it tries again."""
         self._lock_fd = -1
         self._opening_since: float | None = None
+        self._noted: Served | None = None
+        """The note in the folder, if an attempt has made it that then failed."""
         self._stopped = False
         self._start_opening()
         hand_to_ray(self._spec.cluster_name, self._spec.name, self._log)
@@ -194,7 +197,8 @@ class Member:
         return {} if loop is None else loop.transport.counters()
 
     def open(self) -> None:
-        """If the member does not serve, try again to open the data; returns at once, with the status "starting"."""
+        """If the member does not serve, try again to open the data; returns at once, with the status "starting". Raises
+        ``NoThreadLeft`` if the system has no thread left."""
         self._stopped = False
         self._start_opening()
 
@@ -283,18 +287,23 @@ class Member:
                 return
             if not self._opens:
                 self._role, self._why, self._lost, self._missing = "starting", "it is starting", False, False
-                threading.Thread(target=self._open, name="open data", daemon=True).start()
+                try:
+                    start_thread(threading.Thread(target=self._open, name="open data", daemon=True))
+                except NoThreadLeft as error:
+                    self._give_up(str(error))
+                    raise
                 self._opens = True
             else:
                 self._role = "starting"  # the reason stays, which is logged once
                 self._open_now.set()  # last: if an attempt ended just now, there is another, which tells how it ended
 
     def _open(self) -> None:
-        """Try to open the data until it is clear whether that can be: while the disk refuses, with growing pauses."""
+        """Try to open the data until it is clear whether that can be: while the disk or the system refuses, with
+        growing pauses."""
         pause = OPEN_PAUSE_S
         while True:
             self._open_now.clear()
-            refused = self._is_refused_by_disk()
+            refused = self._is_refused()
             if refused and not self._stopped:
                 asked = self._open_now.wait(pause)
                 pause = OPEN_PAUSE_S if asked else min(2 * pause, OPEN_MAX_PAUSE_S)
@@ -304,10 +313,11 @@ class Member:
                     self._opens = False
                     return
 
-    def _is_refused_by_disk(self) -> bool:
-        """Open the data and serve; True if the disk was full, or refused something, which may pass: a read that fails
-        says nothing of what is on it. Every failure becomes the reason in the status, and sets what a supervisor needs
-        to know: whether the data is lost, or only missing here."""
+    def _is_refused(self) -> bool:
+        """Open the data and serve; True if the disk was full, or refused something, or the system had no thread or
+        memory left, which may pass: a read that fails says nothing of what is on the disk. Every failure becomes the
+        reason in the status, and sets what a supervisor needs to know: whether the data is lost, or only missing
+        here."""
         self._opening.acquire()
         self._opening_since = time.monotonic()
         try:
@@ -325,6 +335,9 @@ class Member:
             self._give_up(f"{type(error).__name__}: {error}")
         except OSError as error:
             self._give_up(f"its data directory cannot be used: {error}")
+            return True
+        except (NoThreadLeft, MemoryError) as error:
+            self._give_up(f"{type(error).__name__}: {error}")
             return True
         except Exception as error:
             self._log.exception("the data could not be opened")
@@ -375,7 +388,6 @@ class Member:
                     f"(id {identity.cluster:x}), not {spec.name} of cluster {spec.cluster_name} (id {spec.cluster:x})"
                 )
             check_room(spec.folder, START_FREE_BYTES + folder.log.size_bytes)
-            note_served(spec.folder)
             host: str = _util.get_node_ip_address()
             loop = EventLoop(
                 folder, self._lookup, self._status, ProcessLocation(self._node_id, host), self._end, PROCESS
@@ -386,8 +398,9 @@ class Member:
         # What exists by now stays: the garbage collector need not visit it again.
         gc.collect()
         gc.freeze()
-        self._loop = loop
         try:
+            self._note_served()
+            self._loop = loop
             loop.start()
             administer_as(spec.cluster_name, lambda member: loop.handler.own_token())
             register_in_background(spec, loop.replica, lambda: self._loop is loop)
@@ -398,9 +411,20 @@ class Member:
             # The caller gives up the lock, so nothing may use the data any more.
             self._loop = None
             loop.stop(f"it could not be started: {error}")
+            gc.unfreeze()  # what is left of it is garbage
             raise
+        self._noted = None
         self._why = ""
         self._log.info("serves; its log ends at index %d, process %d", folder.log.last_index(), os.getpid())
+
+    def _note_served(self) -> None:
+        """Note that it starts to serve, once for all attempts until it serves: by this count the newest of several
+        folders is known, so attempts that fail must not make an older one look newer."""
+        before = read_served(self._spec.folder)
+        if before != self._noted:
+            note_served(self._spec.folder)
+            after = read_served(self._spec.folder)
+            self._noted = after if after != before else None  # the disk may be full
 
     def _narrow_folders(self) -> None:
         """Nobody but this process's user may read the data, or change it."""
@@ -507,6 +531,17 @@ class Member:
             stuck_for=0.0 if since is None else time.monotonic() - since,
             opening=since is not None and self._lock_fd >= 0,
         )
+
+
+def host_member(spec: bytes) -> Member:
+    """A member for its actor. Where the system has no thread or memory for it the process ends, and Ray starts another:
+    an actor whose constructor raises it would give up."""
+    try:
+        return Member(spec)
+    except (NoThreadLeft, MemoryError):
+        time.sleep(OPEN_PAUSE_S)  # so that Ray is not kept busy
+        known = decode_member_spec(spec)
+        die(MemberLog("member", known.cluster_name, known.name), "it cannot be started")
 
 
 def check_room(folder: str, needed: int) -> None:

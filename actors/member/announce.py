@@ -17,13 +17,18 @@ from ...limits import REGISTER_PAUSE_S, REGISTER_TIMEOUT_S
 from ...schema.commands import COMMANDS_VERSION, RegisterMember
 from ..leader_call import administer, expect
 from ..naming import MemberSpec
+from ..one_thread import start_thread
 from .replica import Replica
 
 
 def register_in_background(spec: MemberSpec, replica: Replica, serves: Callable[[], bool]) -> None:
-    """Register this member as soon as there is a leader; give up when it no longer ``serves``."""
+    """Register this member as soon as there is a leader; give up when it no longer ``serves``.
+
+    Raises:
+        NoThreadLeft: the system has no thread left.
+    """
     arguments = (spec, replica, serves)
-    threading.Thread(target=_register, args=arguments, name="register", daemon=True).start()
+    start_thread(threading.Thread(target=_register, args=arguments, name="register", daemon=True))
 
 
 def _register(spec: MemberSpec, replica: Replica, serves: Callable[[], bool]) -> None:

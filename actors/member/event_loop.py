@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from ...schema.commands import CommandUnknown
 from ...schema.operator_frames import MemberStatus
@@ -23,6 +23,7 @@ from ...store.data_dir import DataDir, DataMissing, StateDamaged
 from ...telemetry import Telemetry
 from ..log_files import flush_log
 from ..logs import MemberLog
+from ..one_thread import NoThreadLeft, start_thread
 from ..transport.lane import LaneOffer
 from .clock import member_clock
 from .inbox import TurnInput
@@ -79,8 +80,8 @@ class EventLoop:
         return None if self._lanes is None else self._lanes.offer_lane(node, peer=peer)
 
     def start(self) -> None:
-        """Start to serve."""
-        self._thread.start()
+        """Start to serve. Raises ``NoThreadLeft`` if the system has no thread left."""
+        start_thread(self._thread)
 
     def stop(self, why: str) -> None:
         """Answer all waiting callers and close the data; returns when that is done. It need not have been started."""
@@ -140,10 +141,13 @@ class EventLoop:
         self.replica.slow.close()
         self.inbox.close()
         self.replica.stop(why)
-        threading.Thread(target=self._gave_up, args=(why,), name="gave up", daemon=True).start()
+        try:
+            start_thread(threading.Thread(target=self._gave_up, args=(why,), name="gave up", daemon=True))
+        except NoThreadLeft:
+            die(self._log, "cannot say why it serves no longer")
 
 
-def die(log: MemberLog, why: str) -> None:
+def die(log: MemberLog, why: str) -> NoReturn:
     """End the process at once, with the present exception in the log: Ray starts it again."""
     log.critical("%s; ending the process", why, exc_info=True)
     flush_log()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from ...errors import DataCorrupted, KeeperError
 from ...limits import (
@@ -36,6 +37,7 @@ from ...store.engine.files import free_bytes
 from ..consistency import Comparison, compare_contents, describe
 from ..leader_call import administer, expect
 from ..logs import MemberLog
+from ..one_thread import NoThreadLeft, start_thread
 from .replica import Replica
 
 
@@ -84,6 +86,9 @@ class Maintenance:
         replica: the member; only what any thread may read is read.
         path: the member's data directory.
         tidy: called regularly, to drop what is idle.
+
+    Raises:
+        NoThreadLeft: the system has no thread left.
     """
 
     def __init__(
@@ -105,7 +110,12 @@ class Maintenance:
             ("room", self._check_disk, DISK_CHECK_PAUSE_S),
             ("content", self._compare, CHECK_RETRY_S),
         ):
-            threading.Thread(target=self._repeat, args=(check, pause), name=f"maintenance: {name}", daemon=True).start()
+            repeat = partial(self._repeat, check, pause)
+            try:
+                start_thread(threading.Thread(target=repeat, name=f"maintenance: {name}", daemon=True))
+            except NoThreadLeft:
+                self.stop()  # the one that was started
+                raise
 
     def stop(self) -> None:
         """Stop; a check in progress goes on."""

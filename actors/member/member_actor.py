@@ -32,9 +32,9 @@ class MemberHost:
     """
 
     def __init__(self, spec: bytes) -> None:
-        from .actor import Member
+        from .actor import host_member
 
-        self.member = Member(spec)
+        self.member = host_member(spec)
 
     @ray.method(concurrency_group="client")
     def request(self, frame: bytes) -> bytes:

@@ -10,9 +10,9 @@ computes; even those do not wait for long, because the hub's timer thread takes 
 requests of the loop that has all the watches (:class:`loop_reader.PollAudience`).
 
 It does no harm if two threads read: the bytes are read and split into frames under the lane's lock, and each reply
-finds its request once. But a caller may wait for the replies of two lanes, and it sleeps at one of them while nobody else
+finds its request once. But a caller may wait for the replies of two lanes, and sleeps at one of them while nobody else
 reads the other. So the thread that takes a reply in for it has it go on to the other lane. And a caller that needs a
-reply no longer leaves the lane to the lanes' thread: an unread reply looks like a member that does not answer.
+reply no longer leaves the lane to the lanes' thread: unread, it would look like a member that does not answer.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ from ...limits import (
     MAX_UNAUTHENTICATED_LANES_OF_ONE,
 )
 from ..logs import MemberLog
+from ..one_thread import start_thread
 from .accept_rate import AcceptRate, source_of_address
 from .lane import HELLO_BYTES, SECRET_BYTES, FrameKind, Hello, LaneOffer, pack, tune, unpack_hello
 from .lane_tls import LaneSocket, ServerTls, TlsSocket, TlsUnusable
@@ -143,7 +144,7 @@ class LaneListener:
         try:
             self._epoll.register(self._end_fd, select.EPOLLIN)
             self._listen_locally()
-            self._thread.start()
+            start_thread(self._thread)
         except BaseException:
             self.close()
             raise

@@ -187,6 +187,10 @@ class LaneServer:
 
     # -- the loop waits -----------------------------------------------------------------------------------------------
 
+    def has_lane_from(self, member: int) -> bool:
+        """Whether a peer has a lane to this member, which the peer has opened. Any thread."""
+        return any(lane.peer == member and not lane.out for lane in list(self._lanes.values()))
+
     def wait(self, seconds: float) -> list[tuple[int, int]]:
         """Wait until something can be read or written, or :meth:`wake` is called; returns events for :meth:`serve`."""
         return self._epoll.poll(seconds, TURN_EVENTS)

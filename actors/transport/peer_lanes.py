@@ -3,6 +3,9 @@
 While there is none to a peer, or its backlog is too large, messages go by actor calls, as without lanes. A lane is
 opened when there is something to send; after a failure, or when one ends, not again for a while
 (:mod:`lane_retry`).
+
+To open one begins with a call to the peer's actor, and its answer may be lost. So that attempt is not the last one: it
+ends by itself after ``LANE_ANSWER_S``, and a peer that has opened a lane of its own meanwhile is asked again.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import random
 import threading
 from collections.abc import Callable
 
-from ...limits import LANE_REFUSED_PAUSE_S, MAX_LANE_FRAME_BYTES, PEER_BACKLOG_BYTES
+from ...limits import LANE_ANSWER_TOLD_S, LANE_REFUSED_PAUSE_S, MAX_LANE_FRAME_BYTES, PEER_BACKLOG_BYTES
 from ..logs import MemberLog
 from ..naming import member_name
 from ..one_thread import NoThreadLeft, start_thread
@@ -19,6 +22,8 @@ from .lane import FrameKind, pack
 from .lane_retry import LaneRetry
 from .lane_server import Lane, LaneServer
 from .lane_tls import LaneSocket
+
+UNANSWERED = "it runs, and its actor does not answer a call for a lane"
 
 
 class LaneLinks:
@@ -57,13 +62,19 @@ class LaneLinks:
             route = self._routes[member] = LaneLink(self._member, member)
         if route.lane is not None:
             return route.lane.connection.backlog <= PEER_BACKLOG_BYTES
-        if not route.opening and self._clock() >= route.retry.not_before:
-            route.opening = True
-            thread = threading.Thread(target=self._open, args=(route,), name=f"lane to member {member}", daemon=True)
+        now = self._clock()
+        if route.opening:
+            asked_long_ago = now - route.asked_at >= LANE_ANSWER_TOLD_S
+            if asked_long_ago and not route.told and self._lanes.has_lane_from(member):
+                route.told = True
+                self._warn(route, UNANSWERED)
+        elif now >= route.retry.not_before:
+            route.opening, route.asked_at, route.attempt = True, now, route.attempt + 1
+            name = f"lane to member {member}"
             try:
-                start_thread(thread)
+                start_thread(threading.Thread(target=self._open, args=(route, route.attempt), name=name, daemon=True))
             except NoThreadLeft as error:
-                self._failed(route, error)
+                self._failed(route, route.attempt, error)
         return False
 
     def send_by_lane(self, member: int, frame: bytes) -> bool:
@@ -75,14 +86,22 @@ class LaneLinks:
         return [member for member, route in list(self._routes.items()) if route.lane is not None]
 
     def unreachable(self) -> dict[int, str]:
-        """The peers to whose address no lane can be opened, and why. Any thread."""
+        """The peers to which no lane can be opened though they run, and why. Any thread."""
         now, routes = self._clock(), list(self._routes.values())
-        return {route.to: problem for route in routes if (problem := route.retry.problem(now))}
+        silent = [route.to for route in routes if route.told and self._lanes.has_lane_from(route.to)]
+        return dict.fromkeys(silent, UNANSWERED) | {
+            route.to: problem for route in routes if (problem := route.retry.problem(now))
+        }
 
     def peer_connected(self, member: int) -> None:
-        """A peer is running: if there is no lane to it, try again without a pause."""
-        if member in self._routes:
-            self._routes[member].retry.seen(self._clock())
+        """A peer is running: if there is no lane to it, try again without a pause, even if it has not answered what it
+        was asked some time ago."""
+        route = self._routes.get(member)
+        if route is not None:
+            now = self._clock()
+            route.retry.seen(now)
+            if now - route.asked_at >= LANE_REFUSED_PAUSE_S:
+                route.opening = False
 
     def lane_lost(self, member: int) -> None:
         """The lane to a peer has ended. If the peer runs again, it says so by opening its own."""
@@ -90,29 +109,36 @@ class LaneLinks:
         lane, route.lane = route.lane, None
         swallowed = lane is not None and lane.connection.timed_out
         if route.retry.ended(self._clock(), swallowed=swallowed, longest=LANE_REFUSED_PAUSE_S):
-            self._warn(route)
+            self._warn(route, route.retry.problem(self._clock()))
 
-    def _open(self, route: LaneLink) -> None:
+    def _open(self, route: LaneLink, attempt: int) -> None:
         try:
             sock = self._dial(route.to)
         except Exception as error:  # no such actor, no lanes there, or no answer: try again later
             failure = error  # the name that `except` binds ends with it
             self._log.debug("no lane to %s: %s", member_name(route.to), failure)
-            self._hand_over(lambda: self._failed(route, failure))
+            self._hand_over(lambda: self._failed(route, attempt, failure))
         else:
-            self._hand_over(lambda: self._opened(route, sock))
+            self._hand_over(lambda: self._opened(route, attempt, sock))
 
-    def _failed(self, route: LaneLink, error: Exception) -> None:
+    def _failed(self, route: LaneLink, attempt: int, error: Exception) -> None:
+        if attempt != route.attempt:  # another one has begun since
+            return
         route.opening = False
         if route.retry.failed(self._clock(), error):
-            self._warn(route)
+            self._warn(route, route.retry.problem(self._clock()))
 
-    def _warn(self, route: LaneLink) -> None:
+    def _warn(self, route: LaneLink, problem: str) -> None:
         message = "no lane to %s: %s; messages go by actor calls, which are slower (lane_ports, a firewall?)"
-        self._log.warning(message, member_name(route.to), route.retry.problem(self._clock()))
+        self._log.warning(message, member_name(route.to), problem)
 
-    def _opened(self, route: LaneLink, sock: LaneSocket) -> None:
-        route.opening = False
+    def _opened(self, route: LaneLink, attempt: int, sock: LaneSocket) -> None:
+        if attempt == route.attempt:
+            route.opening = False
+        if route.lane is not None:  # of another attempt
+            sock.close()
+            return
+        route.told = False
         route.lane = self._lanes.add_outgoing(route.to, sock)
         if route.lane is None:
             route.retry.failed(self._clock(), None)
@@ -129,6 +155,13 @@ class LaneLink:
         self.to = to
         self.lane: Lane | None = None
         self.opening = False
+        """Whether an attempt is under way..."""
+        self.asked_at = 0.0
+        """... since when, on the member's clock..."""
+        self.attempt = 0
+        """... and its number: an earlier one may end later."""
+        self.told = False
+        """Whether an operator has heard that it is not answered: until there is a lane."""
         self.retry = LaneRetry(random.Random())
 
     def send(self, frame: bytes) -> bool:

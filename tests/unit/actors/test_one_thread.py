@@ -28,9 +28,17 @@ from raykeeper.actors.background import BackgroundQueue
 from raykeeper.actors.client.core.router import Router
 from raykeeper.actors.client.login import Credentials, UserLogin
 from raykeeper.actors.client.member_lookup import MemberLookup
+from raykeeper.actors.cluster import supervisor, supervisor_actor
+from raykeeper.actors.cluster.supervisor_actor import SupervisorActor
+from raykeeper.actors.log_files import BackgroundHandler
 from raykeeper.actors.logs import MemberLog
+from raykeeper.actors.member import actor, event_loop
 from raykeeper.actors.member.death_reports import DeathReports
-from raykeeper.actors.one_thread import OneThread
+from raykeeper.actors.member.maintenance import Maintenance
+from raykeeper.actors.member.member_actor import MemberHost
+from raykeeper.actors.naming import MemberSpec, encode_member_spec
+from raykeeper.actors.one_thread import NoThreadLeft, OneThread
+from raykeeper.actors.ray_metrics import hand_to_ray
 from raykeeper.actors.tracing import OpenSpan, SpanContext, Tracer
 from raykeeper.actors.transport.client_lanes import LaneTransport
 from raykeeper.actors.transport.lane import LaneSocket, open_lane
@@ -43,25 +51,25 @@ ALONE = {
     "actors/client/hub_timer.py": "in the constructor of a hub",
     "actors/client/loss_watch.py": "its place is given back, whatever is raised",
     "actors/log_files.py": "in a constructor",
-    "actors/member/actor.py": "a member that starts, which Ray starts again",
-    "actors/member/announce.py": "a member that starts",
-    "actors/member/event_loop.py": "a member that starts, and one that gives up",
-    "actors/member/maintenance.py": "a member that starts",
+    "actors/member/actor.py": "a member that starts: its process ends, and Ray starts it again",
+    "actors/member/announce.py": "a member that starts, which tries again",
+    "actors/member/event_loop.py": "a member that starts, which tries again; or gives up, and then its process ends",
+    "actors/member/maintenance.py": "a member that starts, which ends the first one and tries again",
     "actors/one_thread.py": "what all others use",
     "actors/proxy/process_watch.py": "in a constructor",
     "actors/proxy/proxy_actor.py": "in a constructor",
     "actors/ray_calls.py": "its place is given back, whatever is raised",
-    "actors/ray_metrics.py": "a member that starts",
+    "actors/ray_metrics.py": "an actor that starts",
     "actors/recipes/key_monitor.py": "it asks for its watch again if there is no thread",
     "actors/recipes/sync_async.py": "the caller hears of it",
     "actors/tracing.py": "it is noted once it runs; a second one would do no harm",
     "actors/transport/client_lanes.py": "the reader of the lanes, which is noted once it runs",
-    "actors/transport/lane_listener.py": "in a constructor",
+    "actors/transport/lane_listener.py": "in a constructor, at a member's start, which tries again",
     "actors/transport/lane_readers.py": "by the loop, which no signal handler interrupts; counted once it runs",
     "actors/transport/peer_lanes.py": "by the member's loop, which no signal handler interrupts",
     "actors/transport/peer_transport.py": "in a constructor",
     "actors/transport/relay.py": "in a constructor",
-    "actors/cluster/supervisor.py": "an actor that starts",
+    "actors/cluster/supervisor.py": "an actor that starts: its process ends, and Ray starts it again",
     "cli/watch.py": "a command that starts",
     "store/engine/files.py": "one call of the caller's, who hears of it",
 }
@@ -255,6 +263,63 @@ def test_without_a_thread_a_member_opens_a_lane_to_a_peer_later(threads: Threads
     finally:
         here.close()
         there.close()
+
+
+@pytest.mark.parametrize("lacks", [NoThreadLeft("none is left"), MemoryError()], ids=["thread", "memory"])
+@pytest.mark.parametrize("kind", ["member", "supervisor"])
+def test_an_actor_that_lacks_what_it_needs_ends_its_process_so_that_ray_starts_it_again(
+    kind: str, lacks: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose constructor raises is dead for good."""
+    ended: list[int] = []
+
+    def refuse(*_: object) -> None:
+        raise lacks
+
+    def end(code: int) -> None:
+        ended.append(code)
+        raise SystemExit
+
+    for module in (actor, supervisor_actor):
+        monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(module.os, "_exit", end)
+    monkeypatch.setattr(event_loop.faulthandler, "disable", lambda: None)
+    monkeypatch.setattr(actor, "Member", refuse)
+    monkeypatch.setattr(supervisor, "Supervisor", refuse)
+    spec = encode_member_spec(MemberSpec("c", 7, 1, "m1", "/data/c/m1", "pin"))
+    with pytest.raises(SystemExit):
+        MemberHost(spec) if kind == "member" else SupervisorActor(spec)
+    assert ended == [1]
+
+
+@pytest.mark.parametrize("none", ["raykeeper-log", "ray metrics"])
+def test_what_such_a_constructor_starts_says_that_there_is_no_thread(
+    threads: Threads, none: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAYKEEPER_RAY_METRICS", raising=False)
+    threads.none = none
+    start: dict[str, Callable[[], object]] = {
+        "raykeeper-log": lambda: BackgroundHandler("c", "m1"),
+        "ray metrics": lambda: hand_to_ray("c", "m1", MemberLog("member", "c", "m1")),
+    }
+    with pytest.raises(NoThreadLeft):
+        start[none]()
+    assert threads.refused == [none]
+
+
+def test_without_a_second_thread_of_maintenance_there_is_no_first(member: OneMember, threads: Threads) -> None:
+    """A start that fails is tried again and again, and each time it would leave one."""
+    threads.none = "maintenance: content"
+
+    def left() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name == "maintenance: room"]
+
+    before = len(left())
+    for _ in range(3):
+        with pytest.raises(NoThreadLeft):
+            Maintenance("c", member.cluster, member.loop.replica, "/")
+    until(lambda: len(left()) <= before)
+    assert len(threads.refused) == 3
 
 
 def test_without_a_thread_a_member_makes_slow_replies_itself(threads: Threads) -> None:

@@ -103,9 +103,7 @@ def test_without_a_supervisor_each_launch_tells_the_nodes_of_the_cluster(world: 
 
 
 def status(member: int, role: str, **fields: Any) -> MemberStatus:
-    numbers = dict.fromkeys("term leader commit_index applied_index last_log_index first_log_index".split(), 1)
-    more = {"revision": 1, "compact_revision": 0, "voters": (), "learners": (), "db_size": 0, "pid": 1, "node": ""}
-    return MemberStatus("x", A, member, f"m{member}", role, **{**numbers, **more, **fields})
+    return MemberStatus("x", A, member, f"m{member}", role, 1, 1, 1, 1, 1, 1, 1, 0, (), (), 0, 1, "", **fields)
 
 
 @pytest.mark.parametrize("role", ["starting", GAVE_UP])

@@ -562,7 +562,17 @@ def spare_gone(observations: list[Observation]) -> list[Observation]:
         (LOST, "m3: it is gone, and is replaced as soon as there is a spare place"),
         (spare_gone(LOST), "m3: it is gone, and is replaced as soon as there is a spare place"),
     ],
-    ids=["well", "slow", "unheard", "refused by its disk", "it tries again", "only Ray", "not long", "gone", "no place"],
+    ids=[
+        "well",
+        "slow",
+        "unheard",
+        "refused by its disk",
+        "it tries again",
+        "only Ray",
+        "not long",
+        "gone",
+        "no place",
+    ],
 )
 def test_it_says_what_it_waits_for(observations: list[Observation], says: str) -> None:
     said = obstacles(watched(*observations))

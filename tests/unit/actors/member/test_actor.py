@@ -21,12 +21,14 @@ from raykeeper.actors.member import actor
 from raykeeper.actors.member.actor import Member, deadline_of
 from raykeeper.actors.member.member_actor import MemberHost
 from raykeeper.actors.naming import GAVE_UP, MemberSpec, encode_member_spec
+from raykeeper.actors.one_thread import NoThreadLeft
 from raykeeper.errors import NoSpace
 from raykeeper.schema.commands import ClientWrite, ClientWrites
 from raykeeper.schema.frames import Close, KeepAlive, Open, Read, Reads, Writes
 from raykeeper.schema.operations import KeyRange, Put, Range
 from raykeeper.schema.operator_frames import AskStatus
 from raykeeper.store import data_lock
+from raykeeper.store.data_copies import read_served
 from raykeeper.store.data_dir import DataDir, LogDamaged
 
 
@@ -297,38 +299,111 @@ def test_the_pauses_grow_up_to_a_bound(member: Member, monkeypatch: pytest.Monke
     assert set(pauses) <= {0.001, 0.002, 0.003}
 
 
+@pytest.mark.parametrize("lacks", [NoThreadLeft("none is left"), MemoryError("none is left")], ids=["thread", "memory"])
+def test_a_start_that_lacks_a_thread_or_memory_is_tried_again(
+    lacks: Exception, member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def starve(*_: object, **__: object) -> DataDir:
+        asked.append(True)
+        raise lacks
+
+    monkeypatch.setattr(actor.DataDir, "open", starve)
+    until(lambda: len(asked) >= 5, what="it tries again")
+    status = member.status()
+    assert "none is left" in status.why_not_serving
+    assert not status.lost
+
+
+def test_without_a_thread_to_open_its_data_it_says_so_and_can_be_asked_again(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member.stop()
+    until(lambda: not member._opens, what="it tries no more")
+    start = threading.Thread.start
+
+    def start_or_not(thread: threading.Thread) -> None:
+        if thread.name == "open data":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as starved:
+        starved.setattr(threading.Thread, "start", start_or_not)
+        with pytest.raises(NoThreadLeft):
+            member.open()
+        status = member.status()
+        assert (status.role, "no thread" in status.why_not_serving) == (GAVE_UP, True)
+    member.open()
+    until(lambda: "no room" in member.status().why_not_serving, what="it tries again")
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+class Opened:
+    """The disk lets a member open its data from now on, with a loop that does nothing. Without Ray."""
+
+    def __init__(self, member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stopped: list[bool] = []
+        """For each loop whether the lock was held when it was stopped."""
+        self.tried = 0
+        stopped = self.stopped
+
+        class Loop:
+            replica = backups = SimpleNamespace(drop_idle=None)
+            start = staticmethod(lambda: None)
+
+            def __init__(self, *_: object) -> None:
+                pass
+
+            def stop(self, why: str) -> None:
+                stopped.append(member._lock_fd >= 0)
+
+        monkeypatch.setattr(actor, "check_room", lambda *_: None)
+        memory = SimpleNamespace(collect=lambda: None, freeze=lambda: None, unfreeze=lambda: None)
+        monkeypatch.setattr(actor, "gc", memory)
+        monkeypatch.setattr(actor, "_util", SimpleNamespace(get_node_ip_address=lambda: ""))
+        monkeypatch.setattr(actor, "EventLoop", Loop)
+        monkeypatch.setattr(actor, "register_in_background", lambda *_: None)
+        monkeypatch.setattr(actor, "administer_as", lambda *_: None)
+        monkeypatch.setattr(actor, "Maintenance", lambda *_: SimpleNamespace(stop=lambda: None))
+
+    def __call__(self, *_: object, **__: object) -> SimpleNamespace:
+        self.tried += 1
+        log = SimpleNamespace(size_bytes=0, last_index=lambda: 0)
+        return SimpleNamespace(identity=SimpleNamespace(cluster=7, member=1), log=log, close=lambda: None)
+
+
 def test_a_start_that_fails_at_its_end_stops_the_loop_before_it_gives_up_the_lock(
     member: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else another process could take the data while this one's loop writes it."""
-    stopped: list[bool] = []
-
-    class Loop:
-        replica = backups = SimpleNamespace(drop_idle=None)
-
-        def __init__(self, *_: object) -> None:
-            pass
-
-        def start(self) -> None:
-            pass
-
-        def stop(self, why: str) -> None:
-            stopped.append(member._lock_fd >= 0)
-
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    opened = SimpleNamespace(
-        identity=SimpleNamespace(cluster=7, member=1), log=SimpleNamespace(size_bytes=0, last_index=lambda: 0)
-    )
-    for name in ("check_room", "note_served"):
-        monkeypatch.setattr(actor, name, lambda *_: None)
-    monkeypatch.setattr(actor, "gc", SimpleNamespace(collect=lambda: None, freeze=lambda: None))
-    monkeypatch.setattr(actor, "_util", SimpleNamespace(get_node_ip_address=lambda: ""))
-    monkeypatch.setattr(actor, "EventLoop", Loop)
-    monkeypatch.setattr(actor, "register_in_background", lambda *_: None)
+    opened = Opened(member, monkeypatch)
     monkeypatch.setattr(actor, "administer_as", refuse)
-    monkeypatch.setattr(actor.DataDir, "open", lambda *_, **__: opened)
-    until(lambda: len(stopped) >= 3, what="it tries again")
-    assert all(stopped)
+    monkeypatch.setattr(actor.DataDir, "open", opened)
+    until(lambda: len(opened.stopped) >= 3, what="it tries again")
+    assert all(opened.stopped)
     assert os.strerror(errno.EMFILE) in member.status().why_not_serving
+
+
+@pytest.mark.parametrize(("part", "noted"), [("EventLoop", 0), ("Maintenance", 1)])
+def test_starts_that_fail_do_not_make_a_folder_newer_than_one_that_has_served(
+    part: str, noted: int, member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several folders of a member the newest is the one that has started to serve most often."""
+    opened = Opened(member, monkeypatch)
+    whole = getattr(actor, part)
+    monkeypatch.setattr(actor, part, refuse)
+    monkeypatch.setattr(actor.DataDir, "open", opened)
+    until(lambda: opened.tried >= 5, what="it tries again")
+    folder = member._spec.folder
+    assert read_served(folder).times == noted
+    monkeypatch.setattr(actor, part, whole)
+    until(lambda: not member._opens, what="it serves")
+    assert read_served(folder).times == 1
+    member.stop()
+    member.open()
+    until(lambda: not member._opens, what="it serves again")
+    assert read_served(folder).times == 2

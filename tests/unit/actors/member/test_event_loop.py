@@ -11,6 +11,7 @@ import pytest
 from lab.onemember import one_member
 from lab.patience import PATIENCE, until
 from raykeeper import RequestTimeout, Unavailable
+from raykeeper.actors.member import event_loop
 from raykeeper.actors.member.events import Proposal
 from raykeeper.schema import commands
 
@@ -35,6 +36,27 @@ def test_a_command_of_a_newer_version_ends_the_loop_in_order(monkeypatch: pytest
         assert len(answers) == 1, "a waiting caller is answered"
         with pytest.raises((Unavailable, RequestTimeout)):
             kv.put("a", "2", timeout=0.3)
+
+
+def test_without_a_thread_to_say_so_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the member would be half dead: its loop over, and its status that of one that serves."""
+    monkeypatch.setitem(commands.SINCE, Unheard, 2)
+    ended: list[str] = []
+    monkeypatch.setattr(event_loop, "die", lambda log, why: ended.append(why))
+    start = threading.Thread.start
+
+    def start_or_not(thread: threading.Thread) -> None:
+        if thread.name == "gave up":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+    with one_member() as member:
+        data = commands.encode(Unheard("x"))  # type: ignore[arg-type]
+        assert member.loop.inbox.put_event(Proposal(data, time.monotonic() + 1e6, 0.0, lambda answer: None), len(data))
+        until(lambda: ended)
+        until(lambda: not member.loop._thread.is_alive())
+    assert len(ended) == 1
 
 
 def test_a_turn_that_does_not_end_is_told_from_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import socket
 from concurrent.futures import Future
 from typing import Any
@@ -13,6 +14,7 @@ from raykeeper.actors.transport import peer_dialer
 from raykeeper.actors.transport.lane import LaneBroken
 from raykeeper.actors.transport.peer_dialer import PeerDialer
 from raykeeper.actors.transport.peer_lanes import LaneLinks
+from raykeeper.limits import LANE_ANSWER_S
 
 
 class Peer:
@@ -64,19 +66,23 @@ def test_a_peer_that_does_not_answer_is_not_called_again_until_it_does() -> None
         there.close()
 
 
-def test_a_call_has_no_end_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is given up would still wait in Ray."""
-    waited: list[object] = []
+def test_a_call_is_waited_for_long_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is given up still waits in Ray, and an answer may be lost. The handle is as good as before."""
+    peer = Peer()
+    waited: list[float] = []
 
     class Answer:
-        def result(self, timeout: float | None = None) -> None:
+        def result(self, timeout: float) -> None:
             waited.append(timeout)
+            raise concurrent.futures.TimeoutError
 
-    peer = Peer()
     monkeypatch.setattr(peer, "future", Answer)
-    with pytest.raises(LaneBroken):
-        PeerDialer(cluster=7, member=1, node="here", lookup=peer.lookup).dial(2)
-    assert waited == [None]
+    dialer = PeerDialer(cluster=7, member=1, node="here", lookup=peer.lookup)
+    for _ in range(2):
+        with pytest.raises(LaneBroken, match="does not answer"):
+            dialer.dial(2)
+    assert waited == 2 * [LANE_ANSWER_S]
+    assert peer.looked_up == 1
 
 
 def test_a_lane_is_opened_again_while_no_name_can_be_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:

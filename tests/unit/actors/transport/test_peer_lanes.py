@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from lab.lanes import PATIENCE, LaneHost, until
-from raykeeper.actors.transport.lane import LaneUnreachable, open_lane
+from raykeeper.actors.transport.lane import LaneBroken, LaneUnreachable, open_lane
 from raykeeper.actors.transport.lane_retry import SWALLOWED
-from raykeeper.actors.transport.peer_lanes import LaneLinks
-from raykeeper.limits import LANE_UNREACHABLE_PAUSE_S
+from raykeeper.actors.transport.peer_lanes import UNANSWERED, LaneLinks
+from raykeeper.limits import LANE_ANSWER_TOLD_S, LANE_REFUSED_PAUSE_S, LANE_UNREACHABLE_PAUSE_S
 
 
 @contextmanager
@@ -85,6 +87,113 @@ def test_a_peer_that_takes_nothing_does_not_hold_up_the_loop(monkeypatch: pytest
         assert deaf[1].recv(1 << 20)
     lane_host.close()
     deaf[1].close()
+
+
+class _Answers:
+    """In place of the dialer: each attempt waits until the test answers it."""
+
+    def __init__(self, there: LaneHost) -> None:
+        self.there = there
+        self.attempts: list[Future[socket.socket]] = []
+        self.threads: list[threading.Thread] = []
+
+    def dial(self, member: int) -> socket.socket:
+        attempt: Future[socket.socket] = Future()
+        self.threads.append(threading.current_thread())
+        self.attempts.append(attempt)
+        return attempt.result(PATIENCE)
+
+    def answer(self, attempt: int) -> socket.socket:
+        sock = open_lane(self.there.lanes.offer_lane("", peer=True), "here", 1, PATIENCE)
+        self.attempts[attempt].set_result(sock)
+        return sock
+
+
+@contextmanager
+def two_members_that_answer() -> Iterator[tuple[LaneHost, LaneHost, LaneLinks, _Answers]]:
+    """The first one is member 1; what is to happen in its loop is called there."""
+    here, there = LaneHost(1), LaneHost(2)
+    answers = _Answers(there)
+    peers = LaneLinks(member=1, lanes=here.lanes, dial=answers.dial, hand_over=here.do, clock=lambda: here.now)
+    here.lost = peers.lane_lost
+    try:
+        yield here, there, peers, answers
+    finally:
+        for attempt in answers.attempts:
+            attempt.cancel()
+        here.close()
+        there.close()
+
+
+def in_loop(host: LaneHost, what: Callable[[], Any]) -> Any:
+    done: Future[Any] = Future()
+    host.do(lambda: done.set_result(what()))
+    return done.result(PATIENCE)
+
+
+def test_a_peer_that_runs_and_does_not_answer_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    with two_members_that_answer() as (here, _, peers, answers):
+        assert not in_loop(here, lambda: peers.is_open(2))
+        until(lambda: len(answers.attempts) == 1)
+        here.now += LANE_ANSWER_TOLD_S
+        assert not in_loop(here, lambda: peers.is_open(2))
+        assert peers.unreachable() == {}, "its node may be gone: then that is what an operator hears"
+        theirs = here.client(peer=2)
+        until(lambda: ("peers_connected", 2) in here.news)
+        for _ in range(3):
+            assert not in_loop(here, lambda: peers.is_open(2))
+        assert peers.unreachable() == {2: UNANSWERED}
+        answers.attempts[0].set_exception(LaneBroken("no answer"))
+        until(lambda: not peers._routes[2].opening)
+        assert peers.unreachable() == {2: UNANSWERED}, "nor is there a lane now"
+        here.now += 60
+        assert not in_loop(here, lambda: peers.is_open(2))
+        until(lambda: len(answers.attempts) == 2)
+        answers.answer(1)
+        until(lambda: in_loop(here, lambda: peers.is_open(2)))
+        assert peers.unreachable() == {}
+        assert [record.levelname for record in caplog.records].count("WARNING") == 1
+        theirs.close()
+
+
+def test_the_end_of_an_attempt_that_another_has_followed_changes_nothing() -> None:
+    with two_members_that_answer() as (here, _, peers, answers):
+        for attempts in (1, 2):
+            assert not in_loop(here, lambda: peers.is_open(2))
+            until(lambda attempts=attempts: len(answers.attempts) == attempts)  # type: ignore[misc]
+            here.now += LANE_REFUSED_PAUSE_S
+            if attempts == 1:
+                in_loop(here, lambda: peers.peer_connected(2))
+        answers.attempts[0].set_exception(LaneBroken("no answer"))
+        answers.threads[0].join(PATIENCE)  # it has handed over
+        assert not in_loop(here, lambda: peers.is_open(2))
+        assert peers._routes[2].opening
+        assert len(answers.attempts) == 2
+
+
+@pytest.mark.parametrize("first", ["the lost one", "the next one"])
+def test_a_peer_that_opens_a_lane_is_asked_again_though_it_has_not_answered(first: str) -> None:
+    with two_members_that_answer() as (here, there, peers, answers):
+        assert not in_loop(here, lambda: peers.is_open(2))
+        until(lambda: len(answers.attempts) == 1)
+        in_loop(here, lambda: peers.peer_connected(2))
+        assert not in_loop(here, lambda: peers.is_open(2))
+        assert len(answers.attempts) == 1, "it may still be about to answer"
+        here.now += LANE_REFUSED_PAUSE_S
+        assert not in_loop(here, lambda: peers.is_open(2))
+        assert len(answers.attempts) == 1
+        in_loop(here, lambda: peers.peer_connected(2))
+        assert not in_loop(here, lambda: peers.is_open(2))
+        until(lambda: len(answers.attempts) == 2)
+        opened = 0 if first == "the lost one" else 1
+        answers.answer(opened)
+        until(lambda: in_loop(here, lambda: peers.is_open(2)))
+        other = answers.answer(1 - opened)
+        until(lambda: other.fileno() < 0, "the second lane is not kept")
+        assert in_loop(here, lambda: peers.is_open(2))
+        assert peers.send_by_lane(2, b"one")
+        until(lambda: there.heard == [b"one"])
+        assert not peers._routes[2].opening
 
 
 def _refused() -> socket.socket:
