@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 
 class NoThreadLeft(RuntimeError):
-    """The system has no thread left."""
+    """The system has no thread left, or no memory for one. It may have later."""
 
 
 def start_thread(thread: threading.Thread) -> None:
@@ -29,7 +29,7 @@ def start_thread(thread: threading.Thread) -> None:
         thread.start()
     except RuntimeError as error:  # or what a signal handler of the user's raises
         if type(error) is RuntimeError and "new thread" in str(error):
-            raise NoThreadLeft(str(error)) from None
+            raise NoThreadLeft(f"no thread could be started for {thread.name!r}: {error}") from None
         raise
 
 
