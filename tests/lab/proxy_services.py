@@ -19,6 +19,7 @@ from raykeeper.actors.proxy.etcd_services import EtcdServices
 from raykeeper.actors.proxy.rpc_methods import UnaryCall
 from raykeeper.actors.proxy.rpc_status import RpcError
 from raykeeper.limits import Timings
+from raykeeper.store.engine.interface import Disk
 
 T = TypeVar("T")
 
@@ -195,9 +196,9 @@ class LabProxy:
 
 
 @contextmanager
-def lab_proxy() -> Iterator[LabProxy]:
-    """A proxy for some tests."""
-    with one_member() as member:
+def lab_proxy(disk: Disk | None = None, path: str = "data") -> Iterator[LabProxy]:
+    """A proxy for some tests. The member's data lies in memory, unless another disk is given."""
+    with one_member(disk, path) as member:
         proxy = LabProxy(member)
         try:
             yield proxy

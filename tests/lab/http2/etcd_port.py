@@ -13,6 +13,7 @@ from raykeeper.actors.proxy.proxy_listener import ProxyListener
 from raykeeper.actors.proxy.proxy_tls import ProxyTlsContext
 from raykeeper.actors.proxy.rpc_methods import RpcMethods
 from raykeeper.limits import ProxyTls
+from raykeeper.store.engine.interface import Disk
 
 
 class EtcdPort:
@@ -44,10 +45,15 @@ class EtcdPort:
 
 @contextmanager
 def etcd_port(
-    cors: Sequence[str] = (), tls: ProxyTls | None = None, console: str = "off", host: str = "127.0.0.1"
+    cors: Sequence[str] = (),
+    tls: ProxyTls | None = None,
+    console: str = "off",
+    host: str = "127.0.0.1",
+    disk: Disk | None = None,
+    path: str = "data",
 ) -> Iterator[EtcdPort]:
-    """A port for some tests."""
-    with lab_proxy() as proxy:
+    """A port for some tests. The member's data lies in memory, unless another disk is given."""
+    with lab_proxy(disk, path) as proxy:
         port = EtcdPort(proxy, cors, tls, console, host)
         try:
             yield port

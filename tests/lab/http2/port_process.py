@@ -1,5 +1,5 @@
-"""etcd's services over one real member, on a port, in a process of their own: ``python -m lab.http2.port_process
-BYTES HOST``.
+"""etcd's services over one real member with a real disk, on a port, in a process of their own: ``python -m
+lab.http2.port_process BYTES HOST``.
 
 BYTES is what the port may keep for its clients, and as much again for answers that are gathered. HOST is the address
 that it listens on. It prints where it listens, and serves until its stdin is closed.
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from lab.http2.etcd_port import etcd_port
@@ -25,6 +26,7 @@ from raykeeper.limits import (
     STATE_WRITE_BUFFER_BYTES,
     Limits,
 )
+from raykeeper.store.engine.rocks import RocksDisk
 
 PAGE_COPIES = 3
 """Of a page on its way: as its member sends it, as it is read, and the items that are made of it..."""
@@ -115,7 +117,7 @@ def port_process(held_bytes: int, host: str = "127.0.0.1") -> Iterator[PortProce
 
 def main() -> None:
     give_back_large_blocks()
-    with etcd_port(host=sys.argv[2]) as port:
+    with TemporaryDirectory() as folder, etcd_port(host=sys.argv[2], disk=RocksDisk(), path=f"{folder}/data") as port:
         port.listener.context.held.limit = port.proxy.backend._room.limit = int(sys.argv[1])
         print(port.endpoint, flush=True)
         sys.stdin.read()
