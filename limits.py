@@ -328,6 +328,8 @@ SMALL_RANGE_KEYS = 8
 """... and how many keys each of them has at most."""
 KNOWN_LEASE_KEYS = 4
 """Attached keys of a lease that a member knows without asking its database."""
+KNOWN_KEY_BYTES = 128
+"""Keys, of ranges and leases, that are longer are not known in this way."""
 PAST_CHANGES = 5_000
 """A read of a past revision goes through up to this many changes since; beyond, through all keys of its range that ever
 changed."""
@@ -1266,6 +1268,8 @@ PROXY_SEND_BYTES = 256 * 1024
 and nothing more is read from it."""
 PROXY_STREAM_SEND_BYTES = 256 * 1024
 """Unsent messages of one streaming answer, beyond which its handler waits."""
+PROXY_TLS_RETRY_S = 1.0
+"""Until files of TLS that could not be read are tried again, though nothing tells that they have changed."""
 PROXY_GREETING_S = 10.0
 """Within this a connection must have said what it speaks; an HTTP/1.1 request must have its head complete..."""
 PROXY_PARTIAL_S = 10.0

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from ...limits import PROXY_LOOK_MAX_S, PROXY_MONITOR_S
 from ..background import LazyThread
 from ..deadline import covering
+from ..one_thread import NoThreadLeft
 from ..proxy_claims import CLAIM, WATCHED, WatchOffer
 
 
@@ -51,9 +52,11 @@ class ProxyMonitor:
 
     def claim(self, session: int) -> None:
         """Have this process watched, with that session. Never blocks, and is safe under any lock."""
-        if self._node and self._claims.empty():
-            self._claims.put(session)
-            self._thread.ensure_started()
+        if self._node:
+            if self._claims.empty():
+                self._claims.put(session)
+            with contextlib.suppress(NoThreadLeft):  # the next claim tries again: it is made whenever a lease is kept
+                self._thread.ensure_started()
 
     def close(self) -> None:
         """Be watched no more; the proxy learns it after a while. Never blocks."""

@@ -222,16 +222,9 @@ class EtcdBackend:
         Raises:
             RpcError: it failed.
         """
-        return await self.in_turn(size, context, self.run(_one(Call(operation)), context))
-
-    async def in_turn(self, size: int, context: CallContext, write: Coroutine[Any, Any, T]) -> T:
-        """The result of a write of so many bytes, which waits for its turn if it is a long one.
-
-        Raises:
-            RpcError: it failed, or its turn has not come.
-        """
+        written: Coroutine[Any, Any, Answer] = self.run(_one(Call(operation)), context)
         try:
-            return await self.long_writes.run(size, context.client, context.time_left(), write)
+            return await self.long_writes.run(size, context.client, context.time_left(), written)
         except KeeperError as error:
             raise from_keeper_error(error) from error
 
@@ -254,12 +247,13 @@ class EtcdBackend:
         """
         return await self._handle._run(steps, min(context.time_left(), PROXY_TIMEOUT_S))
 
-    async def gather(self, steps: Steps[T], context: CallContext, place: Place | None = None) -> T:
+    async def gather(self, steps: Steps[T], context: CallContext, place: Place | None = None, *, size: int = 0) -> T:
         """As :meth:`run`, for steps that may be many pages: each has the time that etcd tries, and all of them together
         have what the caller has left.
 
         Args:
             place: among the long reads, of a call that has one.
+            size: bytes of the first step, if that is a write and they may be many: a long one waits for its turn.
 
         Raises:
             RpcError: a step failed, or there is no room for all pages.
@@ -272,6 +266,9 @@ class EtcdBackend:
                     try:
                         left = max(0.0, until - clock())
                         page: Coroutine[Any, Any, Any] = self._handle._run(_one(call), min(left, PROXY_TIMEOUT_S))
+                        if size:
+                            page = self.long_writes.run(size, context.client, left, page)
+                            size = 0
                         answer: Any = await (page if place is None else place.wait_for(page))
                     except KeeperError as error:
                         call = steps.throw(error)

@@ -134,15 +134,11 @@ class KvService:
         asked = TxnRequest.FromString(request)
         check_txn(asked, self._backend.limits.max_txn_operations)
         command, plan = self._translate.txn(asked)
-
-        async def run() -> bytes:
-            async with self._place(command) as place:
-                answer = expect(await self._backend.gather(whole_write(command), context, place), TxnAnswer)
-                await self._backend.wait_for_turn([*items_of(answer)])
-                header = self._backend.header(answer.revision)
-                return self._translate.txn_response(plan, answer, header).SerializeToString()
-
-        return await self._backend.in_turn(len(request), context, run())
+        async with self._place(command) as place:
+            steps = whole_write(command)
+            answer = expect(await self._backend.gather(steps, context, place, size=len(request)), TxnAnswer)
+            await self._backend.wait_for_turn([*items_of(answer)])
+            return self._translate.txn_response(plan, answer, self._backend.header(answer.revision)).SerializeToString()
 
     async def compact(self, request: bytes, context: CallContext) -> bytes:
         """Forget the history below a revision. What was never compacted counts as compacted at -1, so compacting at 0

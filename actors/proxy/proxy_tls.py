@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 
-from ...limits import ProxyTls
+from ...limits import PROXY_TLS_RETRY_S, ProxyTls
 from ..logs import MemberLog
 from ..transport.lane_tls import file_stamps
 from .loop_share import LoopShare
@@ -29,7 +30,9 @@ class ProxyTlsContext:
         self._paths = [path for path in (files.cert_file, files.key_file, files.trusted_ca_file) if path]
         self._object = ssl.SSLObject
         self._stamps: tuple[tuple[int, int, int] | None, ...] | None = file_stamps(self._paths)
-        """Of the files that are in use; ``None`` after some that could not be."""
+        """Of the files that are in use; ``None`` after some that could not be..."""
+        self._failed: tuple[tuple[tuple[int, int, int] | None, ...], float] | None = None
+        """... which these are, and until when they are not tried again, unless they change: each handshake looks."""
         self._context = self._load()
 
     def measure(self, share: LoopShare) -> None:
@@ -49,10 +52,13 @@ class ProxyTlsContext:
         """Of the files as they are now."""
         try:
             stamps = file_stamps(self._paths)
-            if stamps != self._stamps:
-                self._stamps = None
+            if stamps == self._stamps:
+                return self._context
+            now = time.monotonic()
+            if self._failed is None or self._failed[0] != stamps or self._failed[1] <= now:
+                self._stamps, self._failed = None, (stamps, now + PROXY_TLS_RETRY_S)
                 self._context = self._load()
-                self._stamps = stamps
+                self._stamps, self._failed = stamps, None
         except OSError as error:
             self._log.warning("the certificate before the change stays in use: %s", error)
         return self._context

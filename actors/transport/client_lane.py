@@ -139,7 +139,7 @@ class ClientLane:
             while True:
                 waiter.sleep = sleep
                 # These are read last. A thread that changes one of them looks for the sleep last.
-                if waiter.outcome is not None or self._reader is not waiter or not self._waiting:
+                if waiter.outcome is not None or self._reader is not waiter or not self._owes(waiter):
                     break
                 readable = sleep.sleep()
                 waiter.sleep = None  # this thread is awake
@@ -188,6 +188,11 @@ class ClientLane:
     def _watch(self) -> None:
         with finalizer_guard.gc_deferred, self._lock:
             self._have_read_by(None)
+
+    def _owes(self, reader: Reader) -> bool:
+        """Whether a reply to this caller is still to come, without the lock: it may be a moment old. Polls alone are no
+        reason to sleep here, since the caller may wait for a reply of another lane."""
+        return any(asker is reader for _, _, asker in list(self._waiting.values()))
 
     def _has_asked(self, reader: Reader) -> bool:
         """Whether a reply to this caller is still to come."""

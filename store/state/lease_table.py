@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import msgspec
 
 from ...errors import DataCorrupted
-from ...limits import KNOWN_LEASE_KEYS
+from ...limits import KNOWN_KEY_BYTES, KNOWN_LEASE_KEYS
 from ...schema.operations import Number, Span
 from ..engine.interface import Engine
 from .clients import Clients
@@ -77,7 +77,7 @@ class LeaseRecord:
         self.keys = 0
         """The number of attached keys."""
         self.known: tuple[bytes, ...] | None = ()
-        """The attached keys, as long as they are few; ``None`` once they were not."""
+        """The attached keys, as long as they are few and short; ``None`` once they were not."""
         self.owner = owner
         """The session that owns it, 0 for none."""
 
@@ -236,7 +236,8 @@ def _add_key(lease: LeaseRecord, key: bytes) -> None:
     lease.keys += 1
     known = lease.known
     if known is not None:
-        lease.known = (*known, key) if len(known) < KNOWN_LEASE_KEYS else None
+        fits = len(known) < KNOWN_LEASE_KEYS and len(key) <= KNOWN_KEY_BYTES
+        lease.known = (*known, key) if fits else None
 
 
 def _remove_key(lease: LeaseRecord, key: bytes) -> None:

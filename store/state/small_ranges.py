@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 
-from ...limits import SMALL_RANGE_KEYS, SMALL_RANGES
+from ...limits import KNOWN_KEY_BYTES, SMALL_RANGE_KEYS, SMALL_RANGES
 
 
 class SmallRanges:
@@ -37,7 +37,7 @@ class SmallRanges:
 
     def remember(self, start: bytes, end: bytes, keys: list[bytes]) -> None:
         """These are all keys of a range, in order. Other ranges that overlap with it are forgotten."""
-        if start >= end or len(keys) > SMALL_RANGE_KEYS:
+        if start >= end or len(keys) > SMALL_RANGE_KEYS or max(map(len, (start, end, *keys))) > KNOWN_KEY_BYTES:
             return
         starts, known = self._starts, self._known
         at = bisect_left(starts, start)
@@ -55,7 +55,7 @@ class SmallRanges:
         self.changes += 1
         if (start := self._range_of(key)) is not None:
             keys = self._known[start][1]
-            if len(keys) == SMALL_RANGE_KEYS:
+            if len(keys) == SMALL_RANGE_KEYS or len(key) > KNOWN_KEY_BYTES:
                 self._forget(start)
             else:
                 insort(keys, key)

@@ -64,9 +64,13 @@ def check_recoveries(caused: Sequence[Caused]) -> None:
     Raises:
         Violation: it was slow.
     """
-    times = sorted((entry.recovery, entry.name) for entry in caused if entry.recovery > SLOW_RECOVERY_S)
-    if len(times) > max(1, len(caused) / 10):
-        raise Violation(f"slow to become whole again after {len(times)} of {len(caused)} faults: {times}")
+    rounds: dict[int, list[Caused]] = defaultdict(list)
+    for entry in caused:  # those of one round have the same moment
+        rounds[entry.whole_ns or -len(rounds)].append(entry)
+    slow = [together for together in rounds.values() if min(each.recovery for each in together) > SLOW_RECOVERY_S]
+    if len(slow) > max(1, len(rounds) / 10):
+        names = [(min(each.recovery for each in together), [each.name for each in together]) for together in slow]
+        raise Violation(f"slow to become whole again after {len(slow)} of {len(rounds)} rounds of faults: {names}")
 
 
 def count(caused: Sequence[Caused], records: Sequence[Record]) -> None:

@@ -123,6 +123,7 @@ class Ages:
         what was counted meanwhile void. So each change of leaders may cost the stretch without one, and no more.
         """
         gaps = [seconds for at, seconds in self._gaps if at >= since]
-        then, was = self._readings[bisect_right(self._readings, (since,))] if self._readings else (0.0, 0.0)
+        before = max(0, bisect_right(self._readings, (since,)) - 1)
+        then, was = self._readings[before] if self._readings else (0.0, 0.0)
         now, reads = self._readings[-1] if self._readings else (0.0, 0.0)
         return min(sum(gaps), max(max(gaps, default=0.0), (now - then) - (reads - was)))

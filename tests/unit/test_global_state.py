@@ -78,6 +78,7 @@ MOVES = {
 PROCESSES_OF_OUR_OWN = {
     "actors/transport/descriptors.py",
     "actors/member/actor.py",
+    "actors/proxy/proxy_actor.py",
     "actors/process.py",
     "actors/proxy/proxy_listener.py",
     "actors/member/event_loop.py",

@@ -28,6 +28,7 @@ from raykeeper.actors.background import BackgroundQueue
 from raykeeper.actors.client.core.router import Router
 from raykeeper.actors.client.login import Credentials, UserLogin
 from raykeeper.actors.client.member_lookup import MemberLookup
+from raykeeper.actors.client.proxy_monitor import ProxyMonitor
 from raykeeper.actors.cluster import supervisor, supervisor_actor
 from raykeeper.actors.cluster.supervisor_actor import SupervisorActor
 from raykeeper.actors.log_files import BackgroundHandler
@@ -361,6 +362,22 @@ def test_without_a_thread_members_are_looked_up_later(threads: Threads) -> None:
     threads.none = ""
     lookup.start(again)
     assert looked.wait(PATIENCE)
+
+
+def test_without_a_thread_a_process_is_watched_later(threads: Threads) -> None:
+    asked = threading.Event()
+
+    def ask(name: str, node: str) -> None:
+        asked.set()
+
+    monitor = ProxyMonitor("x", "node", lambda session: None, ask)
+    threads.none = "raykeeper-watched"
+    monitor.claim(1)
+    assert threads.refused
+    threads.none = ""
+    monitor.claim(2)
+    assert asked.wait(PATIENCE)
+    monitor.close()
 
 
 def test_without_a_thread_the_background_waits(threads: Threads) -> None:

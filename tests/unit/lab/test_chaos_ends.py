@@ -104,11 +104,17 @@ def test_sessions_that_expired_are_counted() -> None:
 
 def test_it_heals_soon_mostly() -> None:
     def healed(*seconds: int) -> list[Caused]:
-        return [Caused("kill", 1, "", 0, 10**9, (1 + each) * 10**9) for each in seconds]
+        begun = [100 * 10**9 * (n + 1) for n in range(len(seconds))]
+        return [
+            Caused("kill", 1, "", at, at + 10**9, at + (1 + each) * 10**9)
+            for at, each in zip(begun, seconds, strict=True)
+        ]
 
     check_recoveries(healed(1, 2, 89))
     check_recoveries(healed(1, 2, 200))
     check_recoveries(healed(*[3] * 18, 200, 200))
+    two = healed(*[3] * 12, 100)
+    check_recoveries([*two, Caused("other", 2, "", two[-1].start_ns, two[-1].end_ns, two[-1].whole_ns)])  # one round
     for slow in (healed(1, 200, 200), healed(*[3] * 26, 91, 200, 200)):
         with pytest.raises(Violation, match="slow to become whole"):
             check_recoveries(slow)

@@ -12,11 +12,11 @@ from lab.http2.etcd_port import EtcdPort, etcd_port
 from lab.http2.http_client import request
 from lab.patience import PATIENCE, until
 from raykeeper.actors.proxy.etcd_backend import UntimedContext
-from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest, RequestOp, TxnRequest
+from raykeeper.actors.proxy.etcdpb.rpc_pb2 import PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest
 from raykeeper.actors.proxy.long_writes import LongWrites
 from raykeeper.actors.proxy.rpc_status import RpcCode, RpcError
 from raykeeper.errors import Unavailable
-from raykeeper.limits import PROXY_LONG_WRITE_BYTES, PROXY_LONG_WRITES_BYTES
+from raykeeper.limits import MAX_PROXY_LONG_READS, PROXY_LONG_WRITE_BYTES, PROXY_LONG_WRITES_BYTES
 from raykeeper.schema.answers import Reason
 
 
@@ -207,6 +207,36 @@ def test_at_a_port_a_short_put_passes_those_that_wait() -> None:
         for key in ("put", "txn", "plain"):
             assert request(port.endpoint, "GET", f"/kv/{key}").body == LONG
         until(lambda: turns.under_way == 0)
+
+
+def test_at_a_port_a_transaction_that_was_not_sent_takes_no_room() -> None:
+    """It waits for a place to read, and its caller goes: nothing of it is done, and others' writes go on."""
+    with etcd_port() as port, grpc.insecure_channel(port.endpoint) as channel:
+        backend = port.proxy.backend
+
+        async def take_all_places() -> None:
+            for _ in range(MAX_PROXY_LONG_READS):
+                await backend.long_reads._places.acquire()
+
+        async def give_them_back() -> None:
+            for _ in range(MAX_PROXY_LONG_READS):
+                backend.long_reads._places.release()
+
+        port.proxy.run(take_all_places())
+        put = RequestOp(request_put=PutRequest(key=b"t", value=bytes(1_000_000)))
+        look = RequestOp(request_range=RangeRequest(key=b"a", range_end=b"b"))
+        txn = channel.unary_unary("/etcdserverpb.KV/Txn")
+        calls = [txn.future(TxnRequest(success=[put, look]).SerializeToString()) for _ in range(12)]
+        until(lambda: len(backend.long_reads._places._waiters or ()) == 12)
+        assert backend.long_writes.under_way == 0
+        for call in calls:
+            call.cancel()
+        until(lambda: not any(not each.done() for each in backend.long_reads._places._waiters or ()))
+        write = channel.unary_unary("/etcdserverpb.KV/Put")
+        write(PutRequest(key=b"h", value=bytes(20_000)).SerializeToString(), timeout=PATIENCE)
+        port.proxy.run(give_them_back())
+        found = channel.unary_unary("/etcdserverpb.KV/Range")(RangeRequest(key=b"t").SerializeToString())
+        assert RangeResponse.FromString(found).count == 0
 
 
 def test_at_a_port_one_whose_turn_does_not_come_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -215,8 +216,30 @@ def test_a_file_that_is_half_written_is_read_again(tmp_path: Path) -> None:
             assert ssl.get_server_certificate(("127.0.0.1", port.port)) == old
             file.write(whole[len(whole) // 2 :])
         os.utime(used.certificate, ns=(written, written))
-        assert ssl.get_server_certificate(("127.0.0.1", port.port)) != old
+        until(lambda: ssl.get_server_certificate(("127.0.0.1", port.port)) != old)
         assert health(port, context(other.authority)) == 200
+
+
+def test_files_that_are_bad_are_not_read_for_each_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = Certificates(tmp_path).issue("used")
+    context = ProxyTlsContext(files(used), MemberLog("proxy", "test", "proxy"))
+    before, loads, clock = context.current(), 0, [0.0]
+    load = context._load
+
+    def counted() -> ssl.SSLContext:
+        nonlocal loads
+        loads += 1
+        return load()
+
+    monkeypatch.setattr(context, "_load", counted)
+    monkeypatch.setattr("raykeeper.actors.proxy.proxy_tls.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    Path(used.key).write_text("no key")
+    for clock[0] in (0.0, 0.0, 0.9, 1.0, 1.5, 2.0):
+        assert context.current() is before
+    assert loads == 3
+    Path(used.key).write_text("no key either")
+    assert context.current() is before
+    assert loads == 4
 
 
 def test_an_expired_certificate_is_refused_until_there_are_new_files(certificates: Certificates) -> None:

@@ -7,7 +7,7 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -148,7 +148,7 @@ class TwoLanes:
         needs: how many of the replies make its outcome.
     """
 
-    def __init__(self, needs: int) -> None:
+    def __init__(self, needs: int, before: Callable[[LaneTransport], None] = lambda transport: None) -> None:
         self.hosts = {1: LaneHost(1), 2: LaneHost(2)}
         self.asker = Asker(self.hosts[1])
         self.asker.calls.ask_for_lane = self._offer  # type: ignore[method-assign]
@@ -163,6 +163,7 @@ class TwoLanes:
         for member in self.hosts:
             until(lambda m=member: self.transport._by_lane(m, b"x", opened.append) is not None)  # type: ignore[misc]
         until(lambda: len(opened) == 2)
+        before(self.transport)
         for member in self.hosts:
             lane = self.transport.send_alone(member, b"later %d" % member, self._done, self.waiter)
             assert lane is not None
@@ -182,10 +183,11 @@ class TwoLanes:
             self.waiter.set_outcome(True)
             self._queue.wake_next()
 
-    def answer(self, member: int) -> None:
+    def answer(self, member: int, but: bytes = b"nothing") -> None:
         def answer() -> None:
             for frame, reply in self.hosts[member].open:
-                reply(lambda frame=frame: b"re " + frame)
+                if but not in frame:
+                    reply(lambda frame=frame: b"re " + frame)
 
         self.hosts[member].do(answer)
 
@@ -234,6 +236,17 @@ def test_a_caller_whose_reply_another_thread_takes_in_reads_its_other_lane(monke
         two.answer(2)
         until(lambda: two.outcomes)
         assert two.readers == [two.asker.thread(), two.caller.ident]
+
+
+def test_a_caller_does_not_stay_at_a_lane_for_a_poll() -> None:
+    """One that goes on after the last watch has ended."""
+    with TwoLanes(needs=2, before=lambda transport: transport.poll(1, b"later poll", lambda reply: None)) as two:
+        two.caller.start()
+        until(lambda: two.waiter.sleep is not None)
+        two.answer(1, but=b"poll")
+        until(lambda: two.replies == [b"re later 1"])
+        two.answer(2)
+        until(lambda: two.outcomes)
 
 
 def test_a_caller_that_needs_a_reply_no_longer_has_the_lanes_thread_read_it() -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from lab.store_model import FIRST, Hand
-from raykeeper.limits import KNOWN_LEASE_KEYS, SMALL_RANGE_KEYS, SMALL_RANGES
+from raykeeper.limits import KNOWN_KEY_BYTES, KNOWN_LEASE_KEYS, SMALL_RANGE_KEYS, SMALL_RANGES
 from raykeeper.schema.answers import DeleteAnswer, Failed, RangeAnswer, TxnAnswer
 from raykeeper.schema.operations import (
     Delete,
@@ -114,6 +114,21 @@ def test_as_many_as_there_may_be() -> None:
     assert known.keys(b"000010", b"000011") is None
     known.remember(b"1", b"2", [b"1%d" % n for n in range(SMALL_RANGE_KEYS + 1)])
     assert known.keys(b"1", b"2") is None
+
+
+def test_long_keys_are_not_known(hand: Hand) -> None:
+    known, long = SmallRanges(), b"1" * (KNOWN_KEY_BYTES + 1)
+    for start, end, keys in ((b"1", b"2", [long]), (long, b"2", []), (b"1", long, [])):
+        known.remember(start, end, keys)
+        assert known.keys(start, end) is None
+    known.remember(b"1", b"2", [])
+    known.key_added(long)
+    assert known.keys(b"1", b"2") is None
+    hand.run(LeaseGrant(1, 60.0), Put(b"short", b"", 1))
+    assert hand.state._leases.by_id[1].known == (b"short",)
+    hand.do(Put(long, b"", 1))
+    assert hand.state._leases.by_id[1].known is None
+    assert [*hand.state._leases.keys(1)] == [long, b"short"]
 
 
 def test_a_lock_that_nobody_else_wants_iterates_over_nothing(hand: Hand, iterations: Counter[str]) -> None:
