@@ -8,7 +8,8 @@ keys, one of a few threads for what may take a long time.
 
 Every lane has one direction: clients send requests and members reply on the lane that the client opened; a member sends
 to a peer on the lane that it has opened to it, and receives on the one that the peer has opened. If that one ends, the
-peer may be gone, unless it has opened another meanwhile. The death of a client's process, of this machine, is noticed
+peer may be gone, unless another one is left: it may have opened two, and closes the one that it does not keep (see
+:mod:`peer_lanes`), which may be either. The death of a client's process, of this machine, is noticed
 here too, if it has asked for that (:mod:`process_monitors`).
 
 A lane is a client process with its session, and clients share a member by lane. Where some of them are busy, each may
@@ -136,7 +137,7 @@ class LaneServer:
         """Guards the counts of requests, and the wake-up descriptor."""
         self._monitors = ProcessMonitors()
         self._heard_on: dict[int, Lane] = {}
-        """By peer: the newest lane that it has opened."""
+        """By peer: the newest lane that it has opened and that is left."""
         self._readers = LaneReaders(self._finish)
         self._under_way = 0
         self._clock = clock
@@ -308,8 +309,13 @@ class LaneServer:
         if lane.out:
             self._arrived.lanes_lost.append(lane.peer)
         elif lane.peer and self._heard_on.get(lane.peer) is lane:
-            del self._heard_on[lane.peer]
-            self._arrived.peers_gone.append(lane.peer)
+            # Of a host that is gone, an older lane may be left for a few LANE_SILENCE_S.
+            left = [other for other in self._lanes.values() if other.peer == lane.peer and not other.out]
+            if left:
+                self._heard_on[lane.peer] = left[-1]
+            else:
+                del self._heard_on[lane.peer]
+                self._arrived.peers_gone.append(lane.peer)
 
     def close(self) -> None:
         """End all lanes; replies that were written by now still arrive."""

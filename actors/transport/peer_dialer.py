@@ -1,10 +1,11 @@
 """Opens lanes to peers: asks a peer's actor for an offer, and connects.
 
 A call to an actor whose node is gone is answered only when Ray has started it elsewhere, and nothing calls it back. So
-there is one such call to a peer in ``LANE_ANSWER_S``: its thread waits for it, and no other is made meanwhile. Else
-they would pile up by the thousand, and when the actor is back all would run at once, each of them for a token, and void
-those that clients were just given. But an answer may be lost, so no call is waited for without end. (A member that was
-stopped and is opened again makes a call of its own, as a new process does.)
+there is one such call to a peer in ``LANE_ANSWER_S``: its thread waits for it, and no other is made meanwhile, except
+when the peer has opened a lane of its own (:mod:`peer_lanes`). Else they would pile up by the thousand, and when the
+actor is back all would run at once, each of them for a token, and void those that clients were just given. But an
+answer may be lost, so no call is waited for without end. (A member that was stopped and is opened again makes a call of
+its own, as a new process does.)
 
 The handle of a peer's actor is kept, as for messages: while Ray's GCS is away, no name can be looked up, and a call by
 a handle still arrives.
@@ -22,7 +23,8 @@ from .lane_tls import LaneSocket
 
 
 class PeerDialer:
-    """See the module. Called by one thread at a time for each peer, as :class:`peer_lanes.LaneLinks` does.
+    """See the module. Any thread, and also several for one peer: one that drops a handle which another has just looked
+    up only has it looked up again.
 
     Args:
         cluster, member: the member that the lanes are opened by.

@@ -5,7 +5,8 @@ opened when there is something to send; after a failure, or when one ends, not a
 (:mod:`lane_retry`).
 
 To open one begins with a call to the peer's actor, and its answer may be lost. So that attempt is not the last one: it
-ends by itself after ``LANE_ANSWER_S``, and a peer that has opened a lane of its own meanwhile is asked again.
+ends by itself after ``LANE_ANSWER_S``, and a peer that has opened a lane of its own meanwhile is asked again. If both
+are answered, the first lane that opens is kept.
 """
 
 from __future__ import annotations

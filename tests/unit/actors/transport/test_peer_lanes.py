@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -66,6 +67,29 @@ def test_a_peer_that_has_opened_another_lane_is_not_gone(lane_host: LaneHost) ->
     assert ("peers_gone", 2) not in lane_host.news
     second.close()
     until(lambda: ("peers_gone", 2) in lane_host.news)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_a_peer_is_gone_when_the_last_of_its_lanes_has_ended_whichever_that_is(
+    lane_host: LaneHost, order: tuple[int, ...]
+) -> None:
+    lanes = []
+    for opened in (1, 2, 3):
+        lanes.append(lane_host.client(peer=2))
+        until(lambda opened=opened: lane_host.news.count(("peers_connected", 2)) == opened)  # type: ignore[misc]
+    other = lane_host.client(peer=3)
+    until(lambda: ("peers_connected", 3) in lane_host.news)
+    for left, end in zip((2, 1), order, strict=False):
+        lanes[end].close()
+        until(lambda left=left: len(lane_host.lanes) == left + 1)  # type: ignore[misc]
+        assert in_loop(lane_host, lambda: lane_host.lanes.has_lane_from(2))
+        assert ("peers_gone", 2) not in lane_host.news
+    lanes[order[-1]].close()
+    until(lambda: ("peers_gone", 2) in lane_host.news)
+    assert not in_loop(lane_host, lambda: lane_host.lanes.has_lane_from(2))
+    assert lane_host.news.count(("peers_gone", 2)) == 1
+    assert ("peers_gone", 3) not in lane_host.news
+    other.close()
 
 
 def test_a_peer_that_takes_nothing_does_not_hold_up_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +218,12 @@ def test_a_peer_that_opens_a_lane_is_asked_again_though_it_has_not_answered(firs
         assert peers.send_by_lane(2, b"one")
         until(lambda: there.heard == [b"one"])
         assert not peers._routes[2].opening
+        until(lambda: there.news.count(("peers_connected", 1)) == 2 and there.lanes.lanes_open() == (0, 1))
+        assert in_loop(there, lambda: there.lanes.has_lane_from(1))
+        assert ("peers_gone", 1) not in there.news, "one of two has ended"
+        here.close()
+        until(lambda: there.news.count(("peers_gone", 1)) == 1)
+        assert not in_loop(there, lambda: there.lanes.has_lane_from(1))
 
 
 def _refused() -> socket.socket:
