@@ -190,7 +190,7 @@ class LaneServer:
 
     def has_lane_from(self, member: int) -> bool:
         """Whether a peer has a lane to this member, which the peer has opened. Any thread."""
-        return any(lane.peer == member and not lane.out for lane in list(self._lanes.values()))
+        return member in self._heard_on
 
     def wait(self, seconds: float) -> list[tuple[int, int]]:
         """Wait until something can be read or written, or :meth:`wake` is called; returns events for :meth:`serve`."""
@@ -328,6 +328,7 @@ class LaneServer:
             lane.connection.shut_down()
             lane.connection.close()
         self._lanes.clear()
+        self._heard_on.clear()
         self._readers.close()
         self._monitors.close()
         self._epoll.close()

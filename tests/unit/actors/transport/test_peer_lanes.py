@@ -16,6 +16,7 @@ import pytest
 from lab.lanes import PATIENCE, LaneHost, until
 from raykeeper.actors.transport.lane import LaneBroken, LaneUnreachable, open_lane
 from raykeeper.actors.transport.lane_retry import SWALLOWED
+from raykeeper.actors.transport.lane_server import Lane
 from raykeeper.actors.transport.peer_lanes import UNANSWERED, LaneLinks
 from raykeeper.limits import LANE_ANSWER_TOLD_S, LANE_REFUSED_PAUSE_S, LANE_UNREACHABLE_PAUSE_S
 
@@ -178,6 +179,43 @@ def test_a_peer_that_runs_and_does_not_answer_is_told_once(caplog: pytest.LogCap
         assert peers.unreachable() == {}
         assert [record.levelname for record in caplog.records].count("WARNING") == 1
         theirs.close()
+
+
+class _Walks(dict[int, Lane]):
+    """The lanes of a member, which note who asks for all of them."""
+
+    def __init__(self, lanes: dict[int, Lane]) -> None:
+        super().__init__(lanes)
+        self.count = 0
+
+    def values(self) -> Any:
+        self.count += 1
+        return super().values()
+
+
+def test_for_a_peer_that_is_gone_a_message_does_not_walk_over_all_lanes() -> None:
+    """There may be thousands, of clients, and a leader has messages for such a peer in every turn."""
+    with two_members_that_answer() as (here, _, peers, answers):
+        assert not in_loop(here, lambda: peers.is_open(2))
+        until(lambda: len(answers.attempts) == 1)
+        here.now += LANE_ANSWER_TOLD_S
+
+        def ask() -> int:
+            walks = here.lanes._lanes = _Walks(here.lanes._lanes)
+            for _ in range(10):
+                assert not peers.is_open(2)
+            return walks.count
+
+        assert in_loop(here, ask) == 0
+        assert not peers._routes[2].told
+
+
+def test_a_member_that_has_stopped_has_lanes_from_nobody(lane_host: LaneHost) -> None:
+    end = lane_host.client(peer=2)
+    until(lambda: in_loop(lane_host, lambda: lane_host.lanes.has_lane_from(2)))
+    lane_host.close()
+    assert not lane_host.lanes.has_lane_from(2)
+    end.close()
 
 
 def test_the_end_of_an_attempt_that_another_has_followed_changes_nothing() -> None:
