@@ -37,10 +37,17 @@ def two_members() -> Iterator[tuple[LaneHost, LaneHost, LaneLinks]]:
         there.close()
 
 
+def in_loop(host: LaneHost, what: Callable[[], Any]) -> Any:
+    """Methods of ``LaneLinks`` are its loop's: two threads at once would dial twice."""
+    done: Future[Any] = Future()
+    host.do(lambda: done.set_result(what()))
+    return done.result(PATIENCE)
+
+
 def test_messages_of_a_peer_come_by_lane_once_one_is_open() -> None:
-    with two_members() as (_, there, peers):
-        assert not peers.is_open(2), "the first go by call"
-        until(lambda: peers.is_open(2))
+    with two_members() as (here, there, peers):
+        assert not in_loop(here, lambda: peers.is_open(2)), "the first go by call"
+        until(lambda: in_loop(here, lambda: peers.is_open(2)))
         assert peers.send_by_lane(2, b"one")
         assert peers.send_by_lane(2, b"two")
         until(lambda: there.heard == [b"one", b"two"])
@@ -49,15 +56,15 @@ def test_messages_of_a_peer_come_by_lane_once_one_is_open() -> None:
 
 def test_the_end_of_a_peers_lane_is_noticed_and_another_opened() -> None:
     with two_members() as (here, there, peers):
-        until(lambda: peers.is_open(2))
+        until(lambda: in_loop(here, lambda: peers.is_open(2)))
         lane = peers._routes[2].lane
         assert lane is not None
         lane.connection.shut_down(abruptly=True)
-        until(lambda: not peers.is_open(2))
+        until(lambda: not in_loop(here, lambda: peers.is_open(2)))
         until(lambda: there.news == [("peers_connected", 1), ("peers_gone", 1)])
-        assert not peers.is_open(2), "not at once"
+        assert not in_loop(here, lambda: peers.is_open(2)), "not at once"
         here.now += 60
-        until(lambda: peers.is_open(2))
+        until(lambda: in_loop(here, lambda: peers.is_open(2)))
 
 
 def test_a_peer_that_has_opened_another_lane_is_not_gone(lane_host: LaneHost) -> None:
@@ -101,14 +108,14 @@ def test_a_peer_that_takes_nothing_does_not_hold_up_the_loop(monkeypatch: pytest
     peers = LaneLinks(
         member=1, lanes=lane_host.lanes, dial=lambda to: deaf[0], hand_over=lane_host.do, clock=lambda: 0.0
     )
-    until(lambda: peers.is_open(2))
-    while peers.is_open(2):
+    until(lambda: in_loop(lane_host, lambda: peers.is_open(2)))
+    while in_loop(lane_host, lambda: peers.is_open(2)):
         assert peers.send_by_lane(2, b"x" * 100_000)
     lane = peers._routes[2].lane
     assert lane is not None
     assert lane.connection.backlog > 0
     deaf[1].settimeout(PATIENCE)
-    while not peers.is_open(2):
+    while not in_loop(lane_host, lambda: peers.is_open(2)):
         assert deaf[1].recv(1 << 20)
     lane_host.close()
     deaf[1].close()
@@ -148,12 +155,6 @@ def two_members_that_answer() -> Iterator[tuple[LaneHost, LaneHost, LaneLinks, _
             attempt.cancel()
         here.close()
         there.close()
-
-
-def in_loop(host: LaneHost, what: Callable[[], Any]) -> Any:
-    done: Future[Any] = Future()
-    host.do(lambda: done.set_result(what()))
-    return done.result(PATIENCE)
 
 
 def test_a_peer_that_runs_and_does_not_answer_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
