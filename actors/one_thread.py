@@ -19,6 +19,11 @@ class NoThreadLeft(RuntimeError):
     """The system has no thread left, or no memory for one. It may have later."""
 
 
+def lacks_thread(error: RuntimeError) -> bool:
+    """Whether an error says that the system has no thread left. For what starts threads by itself, as executors do."""
+    return type(error) is RuntimeError and "new thread" in str(error)
+
+
 def start_thread(thread: threading.Thread) -> None:
     """Start a thread.
 
@@ -28,7 +33,7 @@ def start_thread(thread: threading.Thread) -> None:
     try:
         thread.start()
     except RuntimeError as error:  # or what a signal handler of the user's raises
-        if type(error) is RuntimeError and "new thread" in str(error):
+        if lacks_thread(error):
             raise NoThreadLeft(f"no thread could be started for {thread.name!r}: {error}") from None
         raise
 

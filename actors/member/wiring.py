@@ -28,6 +28,7 @@ from ...schema.operator_frames import MemberStatus
 from ...store.data_dir import DataDir
 from ...telemetry import Telemetry
 from ..logs import MemberLog
+from ..one_thread import NoThreadLeft, lacks_thread
 from ..process_tracer import process_tracer
 from ..transport.lane import HAS_LANES
 from ..transport.lane_address import lane_host
@@ -226,7 +227,19 @@ def _wire(
 
 
 def _in_background(workers: ThreadPoolExecutor, inbox: Inbox) -> Background:
-    """A function that runs slow work on a worker thread, and then has the loop call ``then``."""
+    """A function that runs slow work on a worker thread, and then has the loop call ``then``.
+
+    The first worker starts here. If there is no thread left for another one later, the work waits for those there are.
+
+    Raises:
+        NoThreadLeft: nor is there one for the first.
+    """
+    try:
+        workers.submit(lambda: None)
+    except RuntimeError as error:
+        if lacks_thread(error):
+            raise NoThreadLeft(f"no thread could be started for work in the background: {error}") from None
+        raise
 
     def background(work: Callable[[], None], then: Callable[[Exception | None], None]) -> None:
         def run() -> None:
@@ -237,6 +250,10 @@ def _in_background(workers: ThreadPoolExecutor, inbox: Inbox) -> Background:
                 error = caught
             inbox.put_own(BackgroundDone(lambda: then(error)))
 
-        workers.submit(run)
+        try:
+            workers.submit(run)
+        except RuntimeError as caught:  # of a thread more: the work is queued by then
+            if not lacks_thread(caught):
+                raise
 
     return background

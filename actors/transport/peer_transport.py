@@ -10,8 +10,9 @@ own. Calls may overtake each other (members are threaded actors), so frames are 
 sorted.
 
 One thread per peer makes the calls, because Ray may block (it looks up an actor's name in its control store, and passes
-a large argument through its object store), and the loop must not. A peer has a few calls in flight; while there is no
-room for more, messages gather, and travel together. A call that has had no answer for a long time is given up: it no
+a large argument through its object store), and the loop must not. It starts with the first message for a call; if the
+system has no thread left, messages gather until a later one finds one. A peer has a few calls in flight; while there is
+no room for more, messages gather, and travel together. A call that has had no answer for a long time is given up: it no
 longer counts against the window. It may still arrive, so the number of those is bounded too, and beyond that messages
 are dropped, as Raft allows.
 """
@@ -47,6 +48,7 @@ from ...raft.messages import (
 )
 from ..logs import MemberLog
 from ..naming import member_name
+from ..one_thread import OneThread
 from .peer_clocks import PeerClocks
 from .peer_frames import BarePeerFrame, EntryTrace, PeerFrame, ReceivedFrame, ReplySlot, decode_frame, encode_frame
 from .peer_lanes import LaneLinks
@@ -298,7 +300,7 @@ class ActorLink:
         self._given_up: set[int] = set()
         self._handle: Any = None
         self._closed = False
-        threading.Thread(target=self._run, name=f"to member {member}", daemon=True).start()
+        self._thread = OneThread()
 
     def next_sequence(self) -> int:
         """The number of the next frame. Any thread: a step of a counter is not interrupted."""
@@ -318,6 +320,8 @@ class ActorLink:
                 self._drop(1, "dropped: peer too slow")
             self._pending.append(message)
             self._pending_bytes += size
+            if not self._closed:
+                self._thread.start(self._run, f"to member {self.member}")
             self._changed.notify()
 
     def close(self) -> None:

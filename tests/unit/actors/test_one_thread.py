@@ -11,7 +11,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -33,8 +33,10 @@ from raykeeper.actors.cluster import supervisor, supervisor_actor
 from raykeeper.actors.cluster.supervisor_actor import SupervisorActor
 from raykeeper.actors.log_files import BackgroundHandler
 from raykeeper.actors.logs import MemberLog
-from raykeeper.actors.member import actor, event_loop
+from raykeeper.actors.member import actor, event_loop, wiring
 from raykeeper.actors.member.death_reports import DeathReports
+from raykeeper.actors.member.events import BackgroundDone
+from raykeeper.actors.member.inbox import Inbox
 from raykeeper.actors.member.maintenance import Maintenance
 from raykeeper.actors.member.member_actor import MemberHost
 from raykeeper.actors.naming import MemberSpec, encode_member_spec
@@ -44,7 +46,11 @@ from raykeeper.actors.tracing import OpenSpan, SpanContext, Tracer
 from raykeeper.actors.transport.client_lanes import LaneTransport
 from raykeeper.actors.transport.lane import LaneSocket, open_lane
 from raykeeper.actors.transport.lane_readers import LaneReaders, Waiting
+from raykeeper.actors.transport.peer_frames import BarePeerFrame, PeerFrame, decode_frame
 from raykeeper.actors.transport.peer_lanes import LaneLinks
+from raykeeper.actors.transport.peer_transport import PeerTransport
+from raykeeper.limits import Limits
+from raykeeper.raft.messages import Heartbeat
 
 ALONE = {
     "actors/client/aio_timeout.py": "one call of the caller's, who hears of it",
@@ -68,7 +74,6 @@ ALONE = {
     "actors/transport/lane_listener.py": "in a constructor, at a member's start, which tries again",
     "actors/transport/lane_readers.py": "by the loop, which no signal handler interrupts; counted once it runs",
     "actors/transport/peer_lanes.py": "by the member's loop, which no signal handler interrupts",
-    "actors/transport/peer_transport.py": "in a constructor",
     "actors/transport/relay.py": "in a constructor",
     "actors/cluster/supervisor.py": "an actor that starts: its process ends, and Ray starts it again",
     "cli/watch.py": "a command that starts",
@@ -264,6 +269,107 @@ def test_without_a_thread_a_member_opens_a_lane_to_a_peer_later(threads: Threads
     finally:
         here.close()
         there.close()
+
+
+class Lanes(LaneLinks):
+    """One is open to each peer; frames on them are counted."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    def is_open(self, member: int) -> bool:
+        return True
+
+    def send_by_lane(self, member: int, frame: bytes) -> bool:
+        self.sent += 1
+        return True
+
+
+class Called:
+    """A peer's actor: what it was called with."""
+
+    def __init__(self) -> None:
+        self.frames: list[PeerFrame | BarePeerFrame] = []
+        self.append_entries = self
+
+    def remote(self, frame: bytes) -> Any:
+        decoded = decode_frame(frame)
+        assert decoded is not None
+        self.frames.append(decoded)
+        return self
+
+    def future(self) -> Future[bytes]:
+        answer: Future[bytes] = Future()
+        answer.set_result(b"")
+        return answer
+
+
+def to_peers(peer: Called, lanes: LaneLinks | None = None) -> PeerTransport:
+    return PeerTransport(
+        cluster=7,
+        member=1,
+        lookup=lambda member: peer,
+        deliver=lambda frame: True,
+        unreachable=lambda member: None,
+        give_up_after=PATIENCE,
+        lanes=lanes,
+    )
+
+
+def test_without_a_thread_messages_to_a_peer_wait_for_one(threads: Threads) -> None:
+    """They are sent by the member's loop, and whatever is raised there ends the member."""
+    peer = Called()
+    transport = to_peers(peer)
+    messages = [Heartbeat(1, 2, 1, 0, context) for context in range(3)]
+    threads.none = "to member"
+    for message in messages[:2]:
+        transport.send([message])
+    assert len(threads.refused) == 2
+    threads.none = ""
+    transport.send(messages[2:])
+    until(lambda: [message for frame in peer.frames for message in frame.messages] == messages)
+    transport.close()
+    until(lambda: not transport._peers[2]._thread.runs, what="its thread has ended")
+    threads.none = "to member"
+    transport.send(messages)
+    assert len(threads.refused) == 2, "once closed it starts no other"
+
+
+def test_messages_by_lane_need_no_thread(threads: Threads) -> None:
+    peer, lanes = Called(), Lanes()
+    transport = to_peers(peer, lanes)
+    threads.none = "to member"
+    transport.send([Heartbeat(1, 2, 1, 0, 0)])
+    assert lanes.sent == 1
+    assert not threads.refused
+    transport.close()
+
+
+def test_without_another_thread_a_members_slow_work_waits_for_those_there_are(threads: Threads) -> None:
+    inbox, go_on = Inbox(Limits(), lambda: None), threading.Event()
+    did: list[object] = []
+    done: list[Exception | None] = []
+    with ThreadPoolExecutor(2, thread_name_prefix="background") as workers:
+        background = wiring._in_background(workers, inbox)
+        threads.none = "background"
+        background(lambda: did.append(go_on.wait(PATIENCE)), done.append)
+        background(lambda: did.append("second"), done.append)
+        assert threads.refused
+        assert not did
+        go_on.set()
+        until(lambda: did == [True, "second"])
+    for event in inbox.take_batch().events:
+        assert isinstance(event, BackgroundDone)
+        event.then()
+    assert done == [None, None]
+
+
+def test_slow_work_that_can_never_be_done_is_refused_aloud(threads: Threads) -> None:
+    workers = ThreadPoolExecutor(2)
+    background = wiring._in_background(workers, Inbox(Limits(), lambda: None))
+    workers.shutdown()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        background(lambda: None, lambda error: None)
 
 
 @pytest.mark.parametrize("lacks", [NoThreadLeft("none is left"), MemoryError()], ids=["thread", "memory"])

@@ -84,6 +84,27 @@ def test_a_member_that_cannot_be_built_ends_its_lanes_and_threads(
     assert_ended(made)
 
 
+@pytest.mark.skipif(not HAS_LANES, reason="there are no lanes")
+@pytest.mark.parametrize("pool", ["background", "operator"])
+def test_a_member_without_a_thread_for_slow_work_does_not_start(
+    pool: str, made: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tries again. Later it may lack one more, but never all."""
+    start = threading.Thread.start
+
+    def start_or_not(thread: threading.Thread) -> None:
+        if thread.name.startswith(pool):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+    folder = data(SimDisk())
+    with pytest.raises(NoThreadLeft):
+        build(folder)
+    folder.close()
+    assert_ended(made)
+
+
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
