@@ -12,7 +12,9 @@ folder says whose it is, and who took part.
     one cannot be read      nowhere, and the member is not replaced either: what the disk refuses may be its newest data
 
 The same folder may be seen from several nodes of one machine. A member that has no actor is looked for likewise before
-it gets one at its place in the table: that place may hold an older folder.
+it gets one at its place in the table: that place may hold an older folder. A node that is alive and does not say what it
+holds may have a newer one. So a member whose place by the table is there is not moved elsewhere, and others get no
+actor meanwhile, as long as there is a leader, so that they are not needed.
 """
 
 from __future__ import annotations
@@ -60,24 +62,28 @@ class Search:
 
     def __init__(self, cluster: int) -> None:
         self._cluster = cluster
-        self._asked: dict[str, tuple[float, NodeInventory | None]] = {}
+        self._asked: dict[str, tuple[float, NodeInventory | Exception]] = {}
 
-    def nodes_due(self, nodes: Sequence[RayNode], now: float, since: float | None = None) -> list[RayNode]:
+    def nodes_due(
+        self, nodes: Sequence[RayNode], now: float, since: float | None = None, *, often: bool = False
+    ) -> list[RayNode]:
         """The nodes to search now: those that never were, and, while a member is missed, all of them, less and less
         often.
 
         Args:
             since: since when a member is missed, if any is: what was seen before says nothing about it.
+            often: a member waits for what these searches find: the pauses do not grow.
         """
-        return [node for node in nodes if self._is_due(node, now, since)]
+        return [node for node in nodes if self._is_due(node, now, since, often)]
 
-    def _is_due(self, node: RayNode, now: float, since: float | None) -> bool:
+    def _is_due(self, node: RayNode, now: float, since: float | None, often: bool) -> bool:
         asked = self._asked.get(node.id)
         if asked is None:
             return True
         if since is None:
             return False
-        return asked[0] < since or now - asked[0] >= min(SEARCH_MAX_PAUSE_S, max(SEARCH_MIN_PAUSE_S, asked[0] - since))
+        longest = SEARCH_MIN_PAUSE_S if often else SEARCH_MAX_PAUSE_S
+        return asked[0] < since or now - asked[0] >= min(longest, max(SEARCH_MIN_PAUSE_S, asked[0] - since))
 
     def covers(self, nodes: Sequence[RayNode], since: float) -> bool:
         """Whether all of these were searched since that time, with or without an answer."""
@@ -86,7 +92,7 @@ class Search:
     def record(self, results: Mapping[str, NodeInventory | Exception], now: float) -> None:
         """Record the answers of nodes, by id. An error is an answer: no member can be started there."""
         for node, inventory in results.items():
-            self._asked[node] = now, inventory if isinstance(inventory, NodeInventory) else None
+            self._asked[node] = now, inventory
 
     def forget(self, node: str) -> None:
         """Drop what is known of a node."""
@@ -99,7 +105,7 @@ class Search:
             Sighting(found.identity.member, node, inventory.base, inventory.machine, found, at)
             for node in nodes
             for at, inventory in (self._asked.get(node.id, (0.0, None)),)
-            if inventory is not None
+            if isinstance(inventory, NodeInventory)
             for found in inventory.found
             if found.identity is not None and self._is_ours(found)
         ]
@@ -111,12 +117,16 @@ class Search:
             Sighting(member, node, inventory.base, inventory.machine, found, at)
             for node in nodes
             for at, inventory in (self._asked.get(node.id, (0.0, None)),)
-            if inventory is not None
+            if isinstance(inventory, NodeInventory)
             for found in inventory.found
             if found.refused and (found.identity is None or self._is_ours(found))
             for member in (_member_of(found.name),)
             if member
         ]
+
+    def unlisted(self, nodes: Sequence[RayNode]) -> tuple[RayNode, ...]:
+        """Those of these nodes that did not say what they hold when they were searched last, and may hold something."""
+        return tuple(node for node in nodes if node.id in self._asked and _says_nothing(self._asked[node.id][1]))
 
     def _is_ours(self, found: FoundData) -> bool:
         identity = found.identity
@@ -125,6 +135,11 @@ class Search:
             and identity.cluster == self._cluster
             and identity.name == found.name == member_name(identity.member)
         )
+
+
+def _says_nothing(answer: NodeInventory | Exception) -> bool:
+    """Whether a node's answer leaves open what is there."""
+    return not isinstance(answer, NodeInventory) or answer.says_nothing
 
 
 def _member_of(name: str) -> int:

@@ -19,7 +19,7 @@ from ...raft.messages import Configuration
 from ...schema.member_record import MemberRecord
 from ...schema.operator_frames import MemberStatus
 from ..naming import GAVE_UP, member_name
-from ..ray_view import RayNode
+from ..ray_view import RayNode, may_hold
 from .data_locations import Search, Sighting, choose_home, locate_data, membership
 from .heal_plan import Clear, ClusterView, EndProcess, Move, Reserve, Retire, Step
 from .newest_status import configuration_of
@@ -136,6 +136,9 @@ class FailureTracker:
             placement=self._placement,
             searched=self._search.covers(observation.nodes, max(self._missed_since.values(), default=self._began)),
             leftovers=tuple((each.member, each.base, each.node.id) for each in sightings),
+            unlisted=tuple(
+                each for each in self._search.unlisted(observation.nodes) if may_hold(each, self._placement)
+            ),
             cleared=frozenset(self._cleared | {what for what in self._postponed if isinstance(what, tuple)}),
             avoided=frozenset(what for what in self._postponed if isinstance(what, str)),
         )
@@ -184,7 +187,7 @@ class FailureTracker:
         for member in sorted(self._missed_since):
             if member in certain:
                 known = view.table.get(member) or MemberRecord(member, member_name(member))
-                if _is_at_home(known, certain[member], observation):
+                if _is_at_home(known, certain[member], observation, self._search.unlisted(observation.nodes)):
                     continue
                 if member in self._postponed:
                     delayed.add(member)
@@ -204,7 +207,11 @@ class FailureTracker:
             return self._search.nodes_due(view.nodes, view.now, self._began)
         if self._missed_since:
             newest = max(self._missed_since.values())
-            return self._search.nodes_due(view.nodes, view.now, newest) if view.now - newest >= SEARCH_AFTER_S else []
+            if view.now - newest < SEARCH_AFTER_S:
+                return []
+            without_actor = view.configuration.members - set(view.actors)
+            waits = without_actor & set(view.unread) or any(map(view.is_kept_down, without_actor))
+            return self._search.nodes_due(view.nodes, view.now, newest, often=bool(waits))
         highest = max((*view.configuration.members, *view.table, *view.removed))
         if view.leads and highest > len(view.configuration.members):  # a member has left, and may have left data
             return self._search.nodes_due(view.nodes, view.now)
@@ -275,11 +282,16 @@ def _is_opening(member: int, observation: Observation) -> bool:
     return status is not None and status.opening and status.stuck_for < OPENING_MAX_S
 
 
-def _is_at_home(known: MemberRecord, seen: list[Sighting], observation: Observation) -> bool:
-    """Whether a member that is missed has its data where its actor is, or would be."""
+def _is_at_home(
+    known: MemberRecord, seen: list[Sighting], observation: Observation, unlisted: tuple[RayNode, ...]
+) -> bool:
+    """Whether a member that is missed has its data where its actor is, or would be; or may have newer data there than
+    what was found elsewhere, as that node does not say what it holds."""
     status = observation.statuses.get(known.id)
     if status is not None:
         return not status.missing  # what it found there is its own data, damaged
     if known.id in observation.actors and any(known.pin in node.resources for node in observation.nodes):
         return True  # Ray is about to start it there; it will report what it finds
+    if not any(known.pin in each.node.resources for each in seen):
+        return any(known.pin in node.resources for node in unlisted)
     return any(known.pin in each.node.resources and known.base == each.base for each in seen)

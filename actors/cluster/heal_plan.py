@@ -52,6 +52,7 @@ class ClusterView:
         found: missed members whose data was found elsewhere than their actors are: where it is.
         doubts: missed members whose data was found, but which may not be started from it: why.
         unread: of these, members that may have data in a folder that the disk refuses to read.
+        unlisted: nodes that may hold members, and did not say what they hold.
         delayed: missed members whose data was found, but which could not be started there just now.
         searched: whether all these nodes were searched for the data of the missed members.
         leftovers: folders of members that do not take part: (member, its folder's parent, node).
@@ -81,6 +82,7 @@ class ClusterView:
     found: Mapping[int, MemberRecord] = field(default_factory=dict)
     doubts: Mapping[int, str] = field(default_factory=dict)
     unread: Collection[int] = frozenset()
+    unlisted: tuple[RayNode, ...] = ()
     delayed: Collection[int] = frozenset()
     searched: bool = True
     leftovers: tuple[tuple[int, str, str], ...] = ()
@@ -121,6 +123,12 @@ class ClusterView:
             return False
         # A leader has no silence of its own: of one that is stuck, its own word is enough.
         return not self.leads or self.silent.get(member, needed) >= needed
+
+    def is_kept_down(self, member: int) -> bool:
+        """Whether a node that says nothing may hold a newer folder of a member than the one at its place, and the
+        cluster goes on without the member: there is a leader. Without one it may be needed, and starts."""
+        known = self.table.get(member)
+        return self.leads and known is not None and any(known.pin not in node.resources for node in self.unlisted)
 
     def is_well(self, member: int) -> bool:
         """Whether Ray and the leader both see a member."""
@@ -261,6 +269,9 @@ def _situation(view: ClusterView, member: int, successors: Mapping[int, MemberRe
             return "its data was found, but it could not be started there; that is tried again"
         if member in view.doubts:
             return view.doubts[member]
+        if member not in view.actors and view.is_kept_down(member):
+            where = ", ".join(sorted(node.address for node in view.unlisted))
+            return f"it has no actor, and does not get one before it is known what these nodes hold: {where}"
         if not view.leads:
             known = view.table.get(member)
             last = f"; it was last at {known.pin}" if known is not None and known.pin else ""
@@ -306,7 +317,9 @@ def _start(view: ClusterView) -> Step | None:
     elsewhere = {*view.found, *view.delayed, *view.doubts, *view.unread}
     for member in sorted(view.configuration.members - set(view.actors) - elsewhere):
         known = view.table.get(member)
-        if view.searched and known is not None and known.base and view.node_of(known.pin) is not None:
+        if not view.searched or view.is_kept_down(member):
+            continue
+        if known is not None and known.base and view.node_of(known.pin) is not None:
             return StartMember(known)
     return None
 

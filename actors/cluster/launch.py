@@ -39,7 +39,7 @@ from .launch_rule import Bootstrap, MemberPlace, Missing, Redo, StartMembers, de
 from .markers import MarkedMember, Marker
 from .new_cluster import plan_cluster
 from .newest_status import newest
-from .node_storage import NodeInventory
+from .node_storage import NodeInventory, no_answer
 from .ray_nodes import PackageMissing, run_on, run_where_possible
 from .spawn import start_actor
 from .supervisor_handle import ask_supervisor
@@ -198,7 +198,7 @@ class _Launch:
                 node,
                 inventory
                 if isinstance(inventory, NodeInventory)
-                else NodeInventory("", "", problem=_problem(node, inventory), silent=True),
+                else no_answer(_problem(node, inventory), isinstance(inventory, PackageMissing)),
             )
             for node, inventory in zip(nodes.values(), surveyed.values(), strict=True)
         ]

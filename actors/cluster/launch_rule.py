@@ -10,6 +10,10 @@ A copy of a member's data (``data_copies.py``) counts as the data if the node th
 it, so it was moved, or if there is no quorum without it. Otherwise the original may be on a node that is away. A member
 is not started from one folder while another of its folders cannot be read: that one may be newer. Nor does it get an
 actor without data then (``StartMembers.withheld``), which would find the older folder where the member was last.
+
+A node that is alive and does not say what it holds may have a newer folder of any member. One whose last place it is
+is not started from another folder. The others are not either if there is a quorum without them; otherwise a spare node
+with a bad disk would stop a cluster of which all data is there.
 """
 
 from __future__ import annotations
@@ -139,7 +143,9 @@ def decide(
     pins.update({member.id: member.pin for member in last.values() if member.pin})
     pins.update({known.id: known.pin for known in note.members if known.pin})
     unread = _unread(places, inventories)
-    by_member = _one_place_each([place for place in places if place.name not in unread], pins)
+    unlisted = _unlisted(inventories)
+    unseen = _last_on(unlisted, places, pins)
+    by_member = _one_place_each([place for place in places if place.name not in {*unread, *unseen}], pins)
     if configuration is None:
         configuration = note.configuration if note.configuration.voters else Configuration(voters=tuple(sorted(first)))
     there = set(live) | set(by_member)
@@ -150,15 +156,21 @@ def decide(
         and member not in live
         and not is_seen(_last_place(member, pins, last), inventories)
     }
-    if not _lacks_quorum(configuration, there - set(copies)):
-        # The original may come back, with what the member has promised since: the copy is not needed.
-        there -= set(copies)
-        by_member = {member: place for member, place in by_member.items() if member not in copies}
+    doubtful = [node for node, _ in unlisted if may_hold(node, placement)]
+    elsewhere = _not_on(doubtful, by_member.values()) - set(live)
+    for uncertain in (elsewhere | set(copies), set(copies)):
+        if not _lacks_quorum(configuration, there - uncertain):
+            # What is newer may come back, with what the member has promised since: this folder is not needed.
+            there -= uncertain
+            break
+    by_member = {member: place for member, place in by_member.items() if member in there}
     missing = tuple(
         Missing(member, member_name(member), pins.get(member, ""), last.get(member))
         for member in sorted(configuration.members - there)
     )
     withheld = _withheld(missing, unread, places, inventories)
+    silence = "; ".join(inventory.problem for node, inventory in unlisted if node in doubtful)
+    withheld |= {each.member: f"there may be a newer folder: {silence}" for each in missing if each.member in elsewhere}
     withheld |= {
         each.member: f"only a copy of its data was found ({copy.found.folder} on {copy.node.address})"
         for each in missing
@@ -172,7 +184,7 @@ def decide(
     lacking = _lacks_quorum(configuration, there)
     error = ""
     if lacking:
-        known = (*unread.values(), *others)
+        known = (*unread.values(), *unseen.values(), *others)
         error = _what_is_missing(name, cluster, configuration, missing, inventories, known, data_dir)
     if not live and missing and not configuration.index:
         waiting = {place.name: place for place in reserved if place.found.reserved == cluster}
@@ -353,6 +365,33 @@ def _unread(places: Sequence[MemberPlace], inventories: Sequence[tuple[RayNode, 
     ]
     refused += [(place.node, place.found) for place in places if place.found.refused and len(folders[place.name]) > 1]
     return {found.name: f"{found.folder} on {node.address}: {found.damage}" for node, found in refused}
+
+
+def _unlisted(inventories: Sequence[tuple[RayNode, NodeInventory]]) -> list[tuple[RayNode, NodeInventory]]:
+    """The nodes that do not say what they hold, and could hold something."""
+    return [(node, each) for node, each in inventories if each.says_nothing]
+
+
+def _last_on(
+    unlisted: Sequence[tuple[RayNode, NodeInventory]], places: Sequence[MemberPlace], pins: Mapping[int, str]
+) -> dict[str, str]:
+    """Members that were last on one of these nodes, and of which another folder was found, which may be older: why it
+    is not used, by name. Such a member gets an actor where it was last, which can open no other folder."""
+    on: dict[int, list[MemberPlace]] = {}
+    for place in places:
+        on.setdefault(place.member, []).append(place)
+    return {
+        found[0].name: f"{found[0].found.folder} on {found[0].node.address} is not used: "
+        f"{found[0].name} was last at {pins[member]}"
+        for member, found in on.items()
+        if any(pins.get(member, "") in node.resources for node, _ in unlisted)
+        and not any(pins.get(member, "") in place.node.resources for place in found)
+    }
+
+
+def _not_on(unlisted: Sequence[RayNode], places: Collection[MemberPlace]) -> set[int]:
+    """Members of these places of which one of these nodes may hold another folder."""
+    return {place.member for place in places if any(node.id != place.node.id for node in unlisted)}
 
 
 def _withheld(

@@ -67,10 +67,17 @@ class NodeInventory(msgspec.Struct, frozen=True):
     """Why the folder cannot be read."""
     silent: bool = False
     """The node did not answer at all."""
+    lacks_package: bool = False
+    """It did not because it cannot load RayKeeper: no member lives there."""
     fast_death: bool = False
     """Whether processes on this node have ``FAST_DEATH`` set to 0 already."""
     markers: tuple[Marker, ...] = ()
     """Clusters of that name of which this node has markers."""
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether there may be more than what was found. Where the package cannot be loaded no member has lived."""
+        return bool(self.problem) and not self.lacks_package
 
     def ids(self) -> set[int]:
         """Ids of all clusters of which anything was found."""
@@ -78,6 +85,11 @@ class NodeInventory(msgspec.Struct, frozen=True):
         for place in self.found:
             found |= {place.reserved, place.identity.cluster if place.identity is not None else 0}
         return found - {0}
+
+
+def no_answer(why: str, lacks_package: bool) -> NodeInventory:
+    """What is known of a node that did not answer."""
+    return NodeInventory("", "", problem=why, silent=True, lacks_package=lacks_package)
 
 
 def survey(data_dir: str, cluster: str) -> NodeInventory:

@@ -64,11 +64,11 @@ from .heal_plan import (
 )
 from .markers import Marker, base_of, read_markers
 from .membership import MembershipOps
-from .node_storage import NodeInventory, survey
+from .node_storage import NodeInventory, no_answer, survey
 from .node_survey import NodeSurvey
 from .observe import Observation, observe_cluster
 from .proxy_keeper import ProxyKeeper, RayProxies
-from .ray_nodes import run_where_possible
+from .ray_nodes import PackageMissing, run_where_possible
 from .supervisor_spec import SupervisorSpec, decode_supervisor_spec, encode_supervisor_spec
 
 
@@ -113,7 +113,11 @@ def search(nodes: Sequence[RayNode], spec: SupervisorSpec) -> dict[str, NodeInve
     """What these nodes hold of the cluster, by node id; an error for one that does not say."""
     on = {node.id: node for node in nodes}
     arguments = dict.fromkeys(on, (spec.data_dir, spec.cluster_name))
-    return run_where_possible(on, survey, arguments, SEARCH_TIMEOUT_S)
+    answers = run_where_possible(on, survey, arguments, SEARCH_TIMEOUT_S)
+    return {
+        id: no_answer(str(answer), lacks_package=True) if isinstance(answer, PackageMissing) else answer
+        for id, answer in answers.items()
+    }
 
 
 class Watchdog:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from raykeeper.actors.cluster.data_locations import Search, Sighting, choose_home, locate_data, membership
-from raykeeper.actors.cluster.node_storage import FoundData, NodeInventory
+from raykeeper.actors.cluster.node_storage import FoundData, NodeInventory, no_answer
 from raykeeper.actors.ray_view import RayNode
 from raykeeper.errors import Unavailable
 from raykeeper.limits import SEARCH_MAX_PAUSE_S, SEARCH_MIN_PAUSE_S
@@ -99,6 +99,15 @@ def test_folders_that_cannot_be_read_are_those_of_whom_they_are_named_for() -> N
     assert [(each.member, each.node, each.at) for each in search.unread([A, B, C])] == [(4, A, 5.0), (2, A, 5.0)]
 
 
+def test_nodes_that_say_nothing_may_hold_anything() -> None:
+    search = Search(7)
+    bad = NodeInventory("/data/x", "a", problem="/data/x: Input/output error")
+    search.record({A.id: bad, B.id: Unavailable("b"), C.id: NodeInventory("/data/x", "c")}, 0.0)
+    assert search.unlisted([A, B, C, node("d")]) == (A, B)
+    search.record({A.id: no_answer("no such package", lacks_package=True), B.id: NodeInventory("/data/x", "b")}, 1.0)
+    assert search.unlisted([A, B, C]) == ()
+
+
 def test_who_is_looked_at_when() -> None:
     search = Search(7)
     assert search.nodes_due([A, B], 100.0) == [A, B]
@@ -110,6 +119,7 @@ def test_who_is_looked_at_when() -> None:
     )
     assert search.nodes_due([A, B], 100.0 + SEARCH_MIN_PAUSE_S, since=99.0) == [A, B]
     assert search.nodes_due([A, B], 100.0 + SEARCH_MIN_PAUSE_S, since=50.0) == [], "the longer, the more rarely"
+    assert search.nodes_due([A, B], 100.0 + SEARCH_MIN_PAUSE_S, since=50.0, often=True) == [A, B], "one waits for it"
     assert search.nodes_due([A, B], 100.0 + SEARCH_MAX_PAUSE_S, since=-1e9) == [A, B]
     assert search.covers([A, B], since=99.0)
     assert not search.covers([A, B], since=100.5)

@@ -312,3 +312,52 @@ def test_a_member_whose_only_folder_is_refused_in_part_is_started_and_tries_agai
 def test_what_the_disk_refuses_to_read_is_no_reason_to_bootstrap() -> None:
     with pytest.raises(DataCorrupted, match="it cannot be read: no"):
         decide("x", inventories([UNREAD], [], []), {})
+
+
+OLD = msgspec.structs.replace(found(3), served=Served(3, 9))
+BAD = NodeInventory("/d/x", "machine4", problem="/d/x: Input/output error")
+SILENT = NodeInventory("", "", problem="Ray node 10.0.0.4 did not answer", silent=True)
+NO_PACKAGE = msgspec.structs.replace(SILENT, lacks_package=True)
+
+
+def moved_to_4(member: int) -> FoundData:
+    """A member that knows that m3 has lived at 10.0.0.4 since."""
+    known = tuple(MemberRecord(m, f"m{m}", f"node:10.0.0.{4 if m == 3 else m}") for m in (1, 2, 3))
+    return msgspec.structs.replace(found(member), note=MembershipNote(Configuration(voters=(1, 2, 3), index=9), known))
+
+
+@pytest.mark.parametrize("says", [BAD, SILENT], ids=["it cannot list its folder", "it does not answer"])
+def test_a_member_that_was_last_on_a_node_that_says_nothing_waits_for_that_node(says: NodeInventory) -> None:
+    """Its folder elsewhere is older. An actor where it was last can open nothing else."""
+    there = [*inventories([moved_to_4(1)], [moved_to_4(2)], [OLD]), (node(4), says)]
+    decision = decide("x", there, {})
+    assert isinstance(decision, StartMembers)
+    assert [place.member for place in decision.places] == [1, 2]
+    assert [(missing.member, missing.pin) for missing in decision.missing] == [(3, "node:10.0.0.4")]
+    assert decision.withheld == {}
+    with pytest.raises(MembersMissing, match=r"/d/x/m3 on 10\.0\.0\.3 is not used: m3 was last at node:10\.0\.0\.4"):
+        decide("x", there[1:], {})
+
+
+@pytest.mark.parametrize(
+    ("says", "placement", "live", "started"),
+    [
+        (BAD, (), (1, 2), []),
+        (SILENT, (), (1, 2), []),
+        (NO_PACKAGE, (), (1, 2), [3]),
+        (BAD, ("disk",), (1, 2), [3]),
+        (BAD, (), (1,), [2, 3]),
+        (BAD, (), (), [1, 2, 3]),
+    ],
+    ids=["bad", "silent", "it has no package", "no member may live there", "it is needed", "all are"],
+)
+def test_where_a_newer_folder_may_be_hidden_a_member_is_started_only_if_it_is_needed(
+    says: NodeInventory, placement: tuple[str, ...], live: tuple[int, ...], started: list[int]
+) -> None:
+    """A node without members whose disk is bad must not stop a cluster of which all data is there."""
+    there = [*inventories([found(1)], [found(2)], [OLD]), (node(4), says)]
+    decision = decide("x", there, {member: member_spec(member) for member in live}, placement=placement)
+    assert isinstance(decision, StartMembers)
+    assert [place.member for place in decision.places] == started
+    assert set(decision.withheld) == {1, 2, 3} - set(started) - set(live)
+    assert all(says.problem in why for why in decision.withheld.values())

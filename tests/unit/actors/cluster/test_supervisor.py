@@ -30,6 +30,7 @@ from raykeeper.actors.cluster.heal_plan import (
 )
 from raykeeper.actors.cluster.node_storage import FoundData, NodeInventory
 from raykeeper.actors.cluster.observe import Observation
+from raykeeper.actors.cluster.ray_nodes import PackageMissing
 from raykeeper.actors.cluster.supervisor import Supervisor, Watchdog
 from raykeeper.actors.cluster.supervisor_actor import SupervisorActor
 from raykeeper.actors.cluster.supervisor_handle import actor_class
@@ -391,6 +392,45 @@ def test_whose_actor_is_gone_is_started_by_the_table_only_if_the_disks_agree(
     assert plan(tracker.view(shown, 0.0)) is None, "it is looked for first"
     steps = [plan(after_search(tracker, shown, now, disks)) for now in (0.5, 1.0, 2.0, 9.0)]
     assert {type(step) for step in steps[1:]} == {type(None) if expected is None else expected}
+
+
+BAD = NodeInventory("/data/heal", "d", problem="/data/heal: Input/output error")
+
+
+@pytest.mark.parametrize(
+    ("home", "leads", "expected"),
+    [("c", True, None), ("c", False, StartMember), ("d", True, StartMember), ("d", False, StartMember)],
+    ids=["not needed", "needed", "its last place says nothing", "nor does it, and it is needed"],
+)
+@pytest.mark.parametrize("says", [BAD, Unavailable("it did not answer")], ids=["bad", "silent"])
+def test_whose_newer_folder_may_be_on_a_node_that_says_nothing_is_not_started_from_another(
+    home: str, leads: bool, expected: type[Step] | None, says: NodeInventory | Exception
+) -> None:
+    """What was found of m3 is on node c. It is started at its place by the table or not at all."""
+    three = MemberRecord(3, "m3", home, "/data/heal", joined=True)
+    one = status(1, table=(*(msgspec.structs.replace(known(m), base="/data/heal") for m in (1, 2)), three))
+    if leads:
+        one = msgspec.structs.replace(one, role="leader", silent={2: 0.0, 3: 9.0}, leading_for=9.0)
+    shown = silent_observation("a", "b", "c", "d", actors=(1, 2), one=one, two=status(2))
+    tracker = FailureTracker(7, PINS)
+    steps = []
+    for now in (0.0, 1.0, 1.5):
+        due = tracker.nodes_to_search(tracker.view(shown, now))
+        held = {"node-c": NodeInventory("/data/heal", "c", data(3, served=Served(5, 1))), "node-d": says}
+        tracker.record_search({each.id: held.get(each.id, NodeInventory("/data/heal", each.id)) for each in due}, now)
+        view = tracker.view(shown, now)
+        steps.append(plan(view))
+    assert steps[-1] == (StartMember(three) if expected else None)
+    assert any("what these nodes hold: 10.0.0.1" in line for line in obstacles(view)) == (expected is None)
+
+
+def test_a_node_without_the_package_hides_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"node-a": PackageMissing("it cannot load RayKeeper"), "node-b": Unavailable("it did not answer")}
+    monkeypatch.setattr(supervisor, "run_where_possible", lambda on, *others: {id: answers[id] for id in on})
+    tracker = FailureTracker(7, ())
+    shown = silent_observation("a", "b", one=MINORITY)
+    tracker.record_search(supervisor.search(shown.nodes, SupervisorSpec("heal", 7, "/data", ())), 0.0)
+    assert [each.id for each in tracker.view(shown, 0.0).unlisted] == ["node-b"]
 
 
 @pytest.mark.parametrize("refused", [{}, {"node-d": REFUSED}], ids=["", "a folder of its cannot be read"])
