@@ -12,8 +12,8 @@ folder says whose it is, and who took part.
     one cannot be read      nowhere, and the member is not replaced either: what the disk refuses may be its newest data
 
 The same folder may be seen from several nodes of one machine. A member that has no actor is looked for likewise before
-it gets one at its place in the table: that place may hold an older folder. A node that is alive and does not say what it
-holds may have a newer one. So a member whose place by the table is there is not moved elsewhere, and others get no
+it gets one at its place in the table: that place may hold an older folder. A node that is alive and does not say what
+it holds may have a newer one. So a member whose place by the table is there is not moved elsewhere, and others get no
 actor meanwhile, as long as there is a leader, so that they are not needed.
 """
 
@@ -45,9 +45,9 @@ class Sighting:
     at: float = 0.0
 
     @property
-    def folder(self) -> tuple[str, tuple[int, int]]:
+    def folder(self) -> tuple[object, ...]:
         """Equal for the same folder seen from another node."""
-        return self.machine, self.found.device
+        return self.found.seen_as(self.machine, self.node.address)
 
     def __str__(self) -> str:
         return f"{self.found.folder} on {self.node.address}"

@@ -197,7 +197,17 @@ class FailureTracker:
                     taken[member] = place.node.id
                     found[member] = msgspec.structs.replace(known, pin=pin, base=place.base)
         unread = frozenset(each.member for each in seen if each.found.refused)
-        return replace(view, found=found, doubts=uncertain, unread=unread, delayed=frozenset(delayed))
+        by_member = {member: [each for each in seen if each.member == member] for member in unread}
+        return replace(
+            view,
+            found=found,
+            doubts=uncertain,
+            unread=unread,
+            unread_at_home=frozenset(
+                member for member, each in by_member.items() if _is_only_one_at_home(view.table.get(member), each)
+            ),
+            delayed=frozenset(delayed),
+        )
 
     # -- looking for data ---------------------------------------------------------------------------------------------
 
@@ -280,6 +290,13 @@ def _is_opening(member: int, observation: Observation) -> bool:
     """Whether a member says that it is opening its data, which it has the lock on, and may take that long."""
     status = observation.statuses.get(member)
     return status is not None and status.opening and status.stuck_for < OPENING_MAX_S
+
+
+def _is_only_one_at_home(known: MemberRecord | None, seen: list[Sighting]) -> bool:
+    """Whether these sightings of a member are of one folder, at its place by the table."""
+    return len({each.folder for each in seen}) == 1 and any(
+        known is not None and known.pin in each.node.resources and known.base == each.base for each in seen
+    )
 
 
 def _is_at_home(

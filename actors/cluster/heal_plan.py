@@ -52,6 +52,7 @@ class ClusterView:
         found: missed members whose data was found elsewhere than their actors are: where it is.
         doubts: missed members whose data was found, but which may not be started from it: why.
         unread: of these, members that may have data in a folder that the disk refuses to read.
+        unread_at_home: of these, members of which that is the only folder, and at their place by the table.
         unlisted: nodes that may hold members, and did not say what they hold.
         delayed: missed members whose data was found, but which could not be started there just now.
         searched: whether all these nodes were searched for the data of the missed members.
@@ -82,6 +83,7 @@ class ClusterView:
     found: Mapping[int, MemberRecord] = field(default_factory=dict)
     doubts: Mapping[int, str] = field(default_factory=dict)
     unread: Collection[int] = frozenset()
+    unread_at_home: Collection[int] = frozenset()
     unlisted: tuple[RayNode, ...] = ()
     delayed: Collection[int] = frozenset()
     searched: bool = True
@@ -313,8 +315,9 @@ def _move(view: ClusterView) -> Step | None:
 
 def _start(view: ClusterView) -> Step | None:
     """A member whose actor died for good, or was never created, gets one again where its data is. All nodes are
-    searched first: the table may be older than the last move of the data, and its place hold an older folder."""
-    elsewhere = {*view.found, *view.delayed, *view.doubts, *view.unread}
+    searched first: the table may be older than the last move of the data, and its place hold an older folder. One whose
+    only folder is there and cannot be read is started, and tries again until it can."""
+    elsewhere = {*view.found, *view.delayed, *({*view.doubts, *view.unread} - set(view.unread_at_home))}
     for member in sorted(view.configuration.members - set(view.actors) - elsewhere):
         known = view.table.get(member)
         if not view.searched or view.is_kept_down(member):

@@ -39,7 +39,8 @@ class FoundData(msgspec.Struct, frozen=True):
     """The folder's name, which is the member's."""
     folder: str
     device: tuple[int, int]
-    """Device and inode: the same folder may be seen from several Ray nodes on one machine."""
+    """Device and inode: the same folder may be seen from several Ray nodes on one machine. Zeros if the disk does not
+    even tell these."""
     identity: Identity | None = None
     reserved: int = 0
     """Cluster id of a bootstrap that has reserved this place and not written to it yet; 0 for none."""
@@ -53,6 +54,11 @@ class FoundData(msgspec.Struct, frozen=True):
     """How often a member has started to serve from here, and whether this is a copy."""
     refused: bool = False
     """The disk has refused to be read: there may be more here than this says."""
+
+    def seen_as(self, machine: str, address: str) -> tuple[object, ...]:
+        """Equal for the same folder seen from another node. If the disk does not tell its inode, the path counts, and
+        only on one address: containers of one machine may each have a folder of that path."""
+        return (machine, self.device) if self.device != (0, 0) else (machine, self.folder, address)
 
 
 class NodeInventory(msgspec.Struct, frozen=True):

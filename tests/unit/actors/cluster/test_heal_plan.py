@@ -300,6 +300,14 @@ def test_it_is_not_started_by_the_table_while_its_data_may_be_elsewhere(where: s
     assert plan(replace(view, searched=False)) is None, "nor before it was looked for"
 
 
+def test_whose_only_folder_cannot_be_read_is_started_where_it_is_and_not_replaced() -> None:
+    """It tries again by itself, every few seconds."""
+    refused = replace(lost(healthy()), nodes=healthy().nodes, doubts={3: "no"}, unread={3}, unread_at_home={3})
+    view = replace(refused, actors={1, 2})
+    assert plan(view) == StartMember(view.table[3])
+    assert plan(replace(view, actors={1, 2, 3})) is None
+
+
 def test_what_a_person_began_to_add_is_theirs_for_a_while() -> None:
     view = healthy()
     table = {**view.table, 4: replace_fields(known(4, "d"), joined=False)}

@@ -255,6 +255,7 @@ MISSING = status(3, role="not serving", why_not_serving="DataMissing", lost=True
 DAMAGED = status(3, role="not serving", why_not_serving="LogDamaged", lost=True, voters=())
 TWO, THREE = data(2), data(3)
 REFUSED = data(3, damage="it cannot be read: no", refused=True)
+UNREAD = (FoundData("m3", "/data/heal/m3", (0, 0), damage="it cannot be read: no", refused=True),)
 COPY = data(3, served=Served(4, 9, copied=True))
 
 
@@ -379,8 +380,22 @@ def test_whose_data_may_be_in_what_cannot_be_read_is_neither_replaced_nor_starte
         ({"node-c": THREE, "node-d": REFUSED}, None),
         ({"node-c": data(3, served=Served(5, 1)), "node-d": data(3, served=Served(6, 1))}, Move),
         ({"node-c": COPY}, None),
+        ({"node-c": REFUSED}, StartMember),
+        ({"node-c": UNREAD}, StartMember),
+        ({"node-d": UNREAD}, None),
+        ({"node-c": UNREAD, "node-d": REFUSED}, None),
     ],
-    ids=["there", "nowhere", "there, and perhaps a newer one", "there, and a newer one", "only a copy"],
+    ids=[
+        "there",
+        "nowhere",
+        "there, and perhaps a newer one",
+        "there, and a newer one",
+        "only a copy",
+        "there, and its disk refuses",
+        "there, and its disk refuses all",
+        "elsewhere, and its disk refuses",
+        "there and elsewhere, and both refuse",
+    ],
 )
 def test_whose_actor_is_gone_is_started_by_the_table_only_if_the_disks_agree(
     disks: Disks, expected: type[Step] | None
@@ -431,6 +446,18 @@ def test_a_node_without_the_package_hides_no_data(monkeypatch: pytest.MonkeyPatc
     shown = silent_observation("a", "b", one=MINORITY)
     tracker.record_search(supervisor.search(shown.nodes, SupervisorSpec("heal", 7, "/data", ())), 0.0)
     assert [each.id for each in tracker.view(shown, 0.0).unlisted] == ["node-b"]
+
+
+@pytest.mark.parametrize("refused", [{}, {"node-d": REFUSED}], ids=["", "a folder of its cannot be read"])
+def test_who_waits_for_a_disk_that_refuses_is_looked_for_often(refused: Disks) -> None:
+    """Its folder is elsewhere than the table says, so that no actor tries again by itself."""
+    table = tuple(msgspec.structs.replace(known(member), base="/data/heal") for member in (1, 2, 3))
+    shown = silent_observation("a", "b", "c", "d", actors=(1, 2), one=status(1, table=table), two=status(2))
+    tracker = FailureTracker(7, PINS)
+    for now in (0.0, 1.0, 1000.0):
+        after_search(tracker, shown, now, refused)
+    due = tracker.nodes_to_search(tracker.view(shown, 1000.0 + SEARCH_MIN_PAUSE_S))
+    assert due == (list(shown.nodes) if refused else [])
 
 
 @pytest.mark.parametrize("refused", [{}, {"node-d": REFUSED}], ids=["", "a folder of its cannot be read"])
