@@ -132,9 +132,16 @@ class _Launch:
         for place in decision.places:
             self._start(decision.cluster, place.member, place.inventory.base, self._pin(place))
         for missing in decision.missing:
-            if why := decision.withheld.get(missing.member, ""):
+            why = decision.withheld.get(missing.member, "")
+            if self._spec.supervised:
+                why = why or decision.copied.get(missing.member, "")
+            if why:
                 log.warning(
-                    "cluster %s: %s is not started, as it may lack promises: %s", self._spec.name, missing.name, why
+                    "cluster %s: %s is not started, as it may lack promises: %s%s",
+                    self._spec.name,
+                    missing.name,
+                    why,
+                    "" if self._spec.supervised else "; once that is over, launch again: there is no supervisor",
                 )
             else:
                 self._start_without_data(decision.cluster, missing, found)

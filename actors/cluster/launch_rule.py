@@ -85,6 +85,9 @@ class StartMembers:
     """What was found of other clusters of that name, one line each; it is left alone."""
     withheld: Mapping[int, str] = field(default_factory=dict)
     """Of the missing members, those that must not be started without data either, and why."""
+    copied: Mapping[int, str] = field(default_factory=dict)
+    """Of the others, those of which only a copy was found, and where. An actor where such a member was last waits for
+    the original. With a supervisor it is not needed: that looks on all nodes first, once the original may be back."""
 
 
 @dataclass(frozen=True)
@@ -171,16 +174,19 @@ def decide(
     withheld = _withheld(missing, unread, places, inventories)
     silence = "; ".join(inventory.problem for node, inventory in unlisted if node in doubtful)
     withheld |= {each.member: f"there may be a newer folder: {silence}" for each in missing if each.member in elsewhere}
-    withheld |= {
+    copied = {
         each.member: f"only a copy of its data was found ({copy.found.folder} on {copy.node.address})"
         for each in missing
-        if (copy := copies.get(each.member)) is not None
+        if (copy := copies.get(each.member)) is not None and each.member not in withheld
     }
+    # An actor where the copy is would open it.
+    withheld |= {m: why for m, why in copied.items() if pins.get(m, "") in copies[m].node.resources}
+    copied = {m: why for m, why in copied.items() if m not in withheld}
     # A member with data that is not in the configuration was removed, or never joined.
     found = [place for member, place in sorted(by_member.items()) if member in configuration.members]
     others = tuple(foreign_data(name, cluster, data_dir, everything))
     to_start = tuple(place for place in found if place.member not in live)
-    start = StartMembers(cluster, to_start, missing, others, withheld)
+    start = StartMembers(cluster, to_start, missing, others, withheld, copied)
     lacking = _lacks_quorum(configuration, there)
     error = ""
     if lacking:
@@ -414,11 +420,7 @@ def _withheld(
             for found in inventory.found
             if found.name == each.name and found.refused and found.identity is None
         ]
-        # Folders that do not even have an inode to tell them by count as several.
-        folders = {
-            (inventory.machine, found.device, node.id if found.device == (0, 0) else "")
-            for node, inventory, found in seen
-        }
+        folders = {found.seen_as(inventory.machine, node.address) for node, inventory, found in seen}
         if len(folders) > 1 or not any(each.pin in node.resources for node, _, _ in seen):
             withheld[each.member] = unread[each.name]
     return withheld

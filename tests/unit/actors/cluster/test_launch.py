@@ -191,3 +191,23 @@ def test_no_actor_is_started_where_it_would_find_an_older_folder_than_one_that_c
     assert launch() == A
     begun = {line for line in world.said if line.startswith("start")}
     assert begun == {"start m2", "start m3"} | ({"start m1"} if started else set())
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+@pytest.mark.parametrize("there", [COPY, UNREAD], ids=["a copy", "it cannot be read"])
+def test_without_a_supervisor_an_actor_waits_for_the_original_of_a_copy(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    there: FoundData,
+    supervised: bool,
+) -> None:
+    """Nobody else would start it once its node is back. Where that may hold an older folder, the log says so."""
+    world.holds = {"id2": (data(2, 2),), "id3": (data(3, 3),), "id4": (there,)}
+    monkeypatch.setattr(launcher, "alive_nodes", lambda: [*AWAY, SPARE])
+    launch(supervised=supervised)
+    waits = there == COPY and not supervised
+    assert ("start m1" in world.said) == waits
+    warnings = [record.getMessage() for record in caplog.records if "m1 is not started" in record.getMessage()]
+    assert len(warnings) == (0 if waits else 1)
+    assert all(("launch again" in warning) != supervised for warning in warnings)

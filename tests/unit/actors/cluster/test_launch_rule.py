@@ -361,3 +361,27 @@ def test_where_a_newer_folder_may_be_hidden_a_member_is_started_only_if_it_is_ne
     assert [place.member for place in decision.places] == started
     assert set(decision.withheld) == {1, 2, 3} - set(started) - set(live)
     assert all(says.problem in why for why in decision.withheld.values())
+
+
+@pytest.mark.parametrize(("address", "withheld"), [("10.0.0.3", set()), ("10.0.0.9", {3})], ids=["host", "container"])
+def test_a_folder_that_does_not_tell_its_inode_is_one_for_all_nodes_of_its_address(
+    address: str, withheld: set[int]
+) -> None:
+    """Two Ray nodes of a host see the same folder. Containers of one machine may each have one of that path."""
+    unread = FoundData("m3", "/d/x/m3", (0, 0), damage="it cannot be read: no", refused=True)
+    twin = RayNode("id3b", address, frozenset({f"node:{address}"}))
+    there = inventories([found(1)], [found(2)], [unread])
+    decision = decide("x", [*there, (twin, NodeInventory("/d/x", "machine3", (unread,)))], {})
+    assert isinstance(decision, StartMembers)
+    assert [place.member for place in decision.places] == [1, 2]
+    assert [missing.member for missing in decision.missing] == [3]
+    assert set(decision.withheld) == withheld
+
+
+def test_no_actor_is_started_where_it_would_open_a_copy() -> None:
+    """The node says nothing but that: perhaps the original is there, too."""
+    copy = msgspec.structs.replace(found(3), served=Served(4, 9, copied=True))
+    half = NodeInventory("/d/x", "machine3", (copy,), problem="/d/x: Input/output error")
+    decision = decide("x", [*inventories([found(1)], [found(2)]), (node(3), half)], {})
+    assert isinstance(decision, StartMembers)
+    assert (set(decision.withheld), decision.copied) == ({3}, {})
