@@ -347,7 +347,8 @@ def discard(
         InvalidArgument: the id is not valid.
         ClusterNotFound: there is nothing of it, or no Ray.
         ClusterMismatch: there are traces of several clusters, and no ``id`` was given.
-        Unavailable: a process holds the data, or a node does not answer, or cannot list its folder.
+        Unavailable: a process holds the data, or a node does not answer, or cannot list its folder. If that is all, and
+            ``id`` was given, the cluster was given up on the other nodes.
     """
     spec = ClusterSpec.load(None, name=name, data_dir=data_dir)  # what is deleted is in the folder of that name
     if id is not None:

@@ -31,6 +31,10 @@ from .supervisor_handle import ask_supervisor, stop_supervisor
 from .supervisor_spec import SupervisorSpec, decode_supervisor_spec
 
 
+class _CannotList(Unavailable):
+    """A node that has answered, and whose disk refuses to tell what it holds."""
+
+
 def stop_members(cluster_name: str) -> None:
     """Stop the supervisor, the proxies and all members of a cluster for good, even those that wait for a node to come
     back. Proxies go before the members, so that they can deregister and their calls can end."""
@@ -51,6 +55,12 @@ def delete_data(cluster_name: str, cluster: int, data_dir: str) -> None:
         Unavailable: a node did not answer, or a process there still holds the data. It is deleted on the others.
         UnusableFolder: the same if the disk of a node refuses to be read or written.
     """
+    for error in _delete_data(cluster_name, cluster, data_dir).values():
+        raise error
+
+
+def _delete_data(cluster_name: str, cluster: int, data_dir: str) -> dict[str, Exception]:
+    """As ``delete_data``, but returns the errors, by node."""
     nodes = {node.id: node for node in alive_nodes()}
     answers = _ask(nodes, cluster_name, data_dir)
     found = {id: inventory for id, inventory in answers.items() if isinstance(inventory, NodeInventory)}
@@ -58,21 +68,27 @@ def delete_data(cluster_name: str, cluster: int, data_dir: str) -> None:
     remains = _remains(nodes, found, cluster_name, cluster, silent)
     arguments = (data_dir, cluster_name, cluster, STOP_TIMEOUT_S, remains)
     results = run_where_possible(nodes, node_storage.delete_cluster, dict.fromkeys(nodes, arguments), SURVEY_TIMEOUT_S)
-    for result in results.values():
-        # No member has lived on a node that cannot load the package.
-        if isinstance(result, Exception) and not isinstance(result, PackageMissing):
-            raise result
+    # No member has lived on a node that cannot load the package.
+    return {
+        id: result
+        for id, result in results.items()
+        if isinstance(result, Exception) and not isinstance(result, PackageMissing)
+    }
 
 
 def discard(cluster_name: str, cluster: int | None, data_dir: str) -> int:
     """Give up a cluster that cannot be brought back, or what is left of one: see ``raykeeper.discard``.
 
-    What runs under the name is stopped only if it is certainly of the id that is given up.
+    What runs under the name is stopped only if it is certainly of the id that is given up. A node that answers and
+    cannot list its folder keeps nothing of a cluster that is named by its id, and of which there are traces elsewhere,
+    from being given up on the other nodes: its disk may be why there is no majority. What is left there counts for
+    nothing (``_remains``), and is said in the end.
     """
     nodes = {node.id: node for node in alive_nodes()}
     answers = _ask(nodes, cluster_name, data_dir)
-    for answer in answers.values():
-        if not isinstance(answer, (NodeInventory, PackageMissing)):
+    refused = {id: answer for id, answer in answers.items() if isinstance(answer, _CannotList)}
+    for id, answer in answers.items():
+        if not isinstance(answer, (NodeInventory, PackageMissing)) and (cluster is None or id not in refused):
             raise answer
     found = {id: inventory for id, inventory in answers.items() if isinstance(inventory, NodeInventory)}
     running = _running(cluster_name)
@@ -92,6 +108,8 @@ def discard(cluster_name: str, cluster: int | None, data_dir: str) -> int:
     waiting = bool(listed) and not running
     damaged = any(place.damage for inventory in found.values() for place in inventory.found)
     known = ids - destroyed
+    if refused and cluster not in ids:
+        raise next(iter(refused.values()))
     if cluster not in ids and (known or not waiting) and not (damaged and not cluster):
         raise ClusterNotFound(
             f"nothing of cluster {cluster_name}" + (f" (id {cluster:x})" if cluster else "") + " was found in its "
@@ -102,7 +120,12 @@ def discard(cluster_name: str, cluster: int | None, data_dir: str) -> int:
     if running == {cluster} or (waiting and known <= {cluster} and cluster not in destroyed):
         stop_members(cluster_name)
     if cluster or damaged:
-        delete_data(cluster_name, cluster, data_dir)
+        failed = _delete_data(cluster_name, cluster, data_dir)
+        for id, error in failed.items():
+            if id not in refused:
+                raise error
+        for id in failed:
+            raise Unavailable(f"{refused[id]}. On the other nodes cluster {cluster_name} (id {cluster:x}) was given up")
     return cluster
 
 
@@ -123,7 +146,7 @@ def _ask(nodes: dict[str, RayNode], cluster_name: str, data_dir: str) -> dict[st
     answers = run_where_possible(nodes, node_storage.survey, asked, SURVEY_TIMEOUT_S)
     for id, answer in answers.items():
         if isinstance(answer, NodeInventory) and answer.problem:
-            answers[id] = Unavailable(f"Ray node {nodes[id].address} cannot tell what it holds: {answer.problem}")
+            answers[id] = _CannotList(f"Ray node {nodes[id].address} cannot tell what it holds: {answer.problem}")
     return answers
 
 

@@ -15,6 +15,7 @@ from raykeeper.actors.cluster.ray_nodes import PackageMissing
 from raykeeper.actors.ray_view import RayNode
 from raykeeper.errors import ClusterMismatch, ClusterNotFound, Unavailable
 from raykeeper.store.data_dir import FirstMember, Identity
+from raykeeper.store.data_lock import locked
 
 A, B = 0xA, 0xB
 
@@ -121,13 +122,50 @@ def test_a_node_that_cannot_list_its_folder_may_hold_something(world: World) -> 
     folder.symlink_to(folder.name)  # to itself: it fails like a sector that is bad
     with pytest.raises(Unavailable, match=r"10\.0\.0\.2 .*symbolic links"):
         discard("x", B, "/d")
-    with pytest.raises(Unavailable, match=r"10\.0\.0\.2 .*symbolic links"):
-        discard("x", A, "/d")
     with pytest.raises(node_storage.UnusableFolder, match="symbolic links"):
         delete_data("x", A, "/d")
     [marker] = read_markers(world.base(1), "x")
     assert (marker.cluster, marker.destroyed) == (A, True)
     assert world.left(1) == ["cluster-a.json"]
+
+
+def test_nodes_that_cannot_list_their_folders_do_not_keep_the_rest_from_being_given_up(world: World) -> None:
+    """Their disks died, and the majority with them; or no member could ever live there."""
+    world.alive, world.ever = [1, 2, 3], (1, 2, 3)
+    world.member(1, A)
+    world.mark(1, A, (1, 2, 3))
+    world.listed = ["m1", "m2", "m3"]
+    for n in (2, 3):
+        folder = Path(world.base(n))
+        folder.parent.mkdir(parents=True)
+        folder.symlink_to(folder.name)  # to itself: it fails like a sector that is bad
+    with pytest.raises(Unavailable, match=r"10\.0\.0\.2 .*symbolic links"):
+        discard("x", None, "/d")  # they may hold something of another cluster
+    assert (world.stopped, "m1" in world.left(1)) == ([], True)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match=r"10\.0\.0\.2 .*symbolic links.* On the other nodes .* was given up"):
+            discard("x", A, "/d")
+        [marker] = read_markers(world.base(1), "x")
+        assert (marker.cluster, marker.destroyed, world.left(1)) == (A, True, ["cluster-a.json"])
+    assert world.stopped == ["x"]
+    for n in (2, 3):
+        Path(world.base(n)).unlink()
+    world.member(2, A)  # its disk is back
+    assert discard("x", A, "/d") == A
+    assert [world.left(n) for n in (1, 2, 3)] == [[], [], []]
+
+
+def test_what_else_fails_is_said_before_what_cannot_be_listed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.alive, world.ever = [1, 2], (1, 2)
+    folder = Path(world.base(1))
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(folder.name)
+    world.member(2, A)
+    monkeypatch.setattr(destroy, "STOP_TIMEOUT_S", 0.0)
+    with locked(world.base(2), "m2"), pytest.raises(Unavailable) as failed:
+        discard("x", A, "/d")
+    assert "symbolic links" not in str(failed.value)
+    assert "m2" in world.left(2)
 
 
 def test_a_node_without_the_package_keeps_nothing_from_being_deleted(world: World) -> None:
