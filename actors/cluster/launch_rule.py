@@ -159,8 +159,8 @@ def decide(
         and member not in live
         and not is_seen(_last_place(member, pins, last), inventories)
     }
-    doubtful = [node for node, _ in unlisted if may_hold(node, placement)]
-    elsewhere = _not_on(doubtful, by_member.values()) - set(live)
+    may_hide = [node for node, _ in unlisted if may_hold(node, placement)]
+    elsewhere = _not_on(may_hide, by_member.values()) - set(live)
     for uncertain in (elsewhere | set(copies), set(copies)):
         if not _lacks_quorum(configuration, there - uncertain):
             # What is newer may come back, with what the member has promised since: this folder is not needed.
@@ -172,7 +172,7 @@ def decide(
         for member in sorted(configuration.members - there)
     )
     withheld = _withheld(missing, unread, places, inventories)
-    silence = "; ".join(inventory.problem for node, inventory in unlisted if node in doubtful)
+    silence = "; ".join(inventory.problem for node, inventory in unlisted if node in may_hide)
     withheld |= {each.member: f"there may be a newer folder: {silence}" for each in missing if each.member in elsewhere}
     copied = {
         each.member: f"only a copy of its data was found ({copy.found.folder} on {copy.node.address})"
