@@ -190,8 +190,8 @@ class ClientLane:
             self._have_read_by(None)
 
     def _owes(self, reader: Reader) -> bool:
-        """Whether a reply to this caller is still to come, without the lock: it may be a moment old. Polls alone are no
-        reason to sleep here, since the caller may wait for a reply of another lane."""
+        """Whether a reply to this caller is still to come, without the lock: it may be a moment old. For polls alone a
+        caller does not sleep here: it may wait for a reply of another lane."""
         return any(asker is reader for _, _, asker in list(self._waiting.values()))
 
     def _has_asked(self, reader: Reader) -> bool:
