@@ -148,7 +148,7 @@ class ClientLane:
         waiter.sleep = None
         if not self._sleeps:
             self._sleeps.append(sleep)
-        if self._waiting and (waiter.outcome is None or (self._reader is waiter and self._has_asked(waiter))):
+        if self._waiting and (waiter.outcome is None or (self._reader is waiter and self._owes(waiter))):
             self._watch()
 
     def take_back(self, *, if_overdue: bool = False) -> None:
@@ -193,11 +193,6 @@ class ClientLane:
         """Whether a reply to this caller is still to come, without the lock: it may be a moment old. For polls alone a
         caller does not sleep here: it may wait for a reply of another lane."""
         return any(asker is reader for _, _, asker in list(self._waiting.values()))
-
-    def _has_asked(self, reader: Reader) -> bool:
-        """Whether a reply to this caller is still to come."""
-        with finalizer_guard.gc_deferred, self._lock:
-            return any(asker is reader for _, _, asker in self._waiting.values())
 
     def _waits_alone(self, reader: Reader | None) -> bool:
         """With the lock held: whether no reply that is still to come on this lane is for another."""
