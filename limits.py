@@ -449,9 +449,11 @@ CLIENT_MAX_SUSPICION_S = 5.0
 CLIENT_TERM_WAIT_S = 0.1
 """A lone linearizable read waits this long for the term of the voter that it has asked beside the leader; then it is
 sent once more, as an ordinary one."""
+CLIENT_ANSWERED_OTHERWISE = 8
+"""A leader that has answered so many of these reads in a row as ordinary ones has no use for a voter."""
 CLIENT_TERM_PAUSE_S = 1.0
-"""After such a read, or one that the leader answers alone or does not know, reads go the ordinary way for this long,
-doubling each time in a row..."""
+"""After a read that was sent once more, or that shows that the leader has no use for a voter or does not know this way,
+reads go the ordinary way for this long, doubling each time in a row..."""
 CLIENT_MAX_TERM_PAUSE_S = 30.0
 """... up to this."""
 CLIENT_TERM_LOST_S = 300.0

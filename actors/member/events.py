@@ -43,6 +43,15 @@ class ReadAsked:
 
 
 @dataclass(slots=True)
+class LoneReadAsked:
+    """Wait until a read may be answered that its client confirms. Where that cannot be, it is an ordinary one."""
+
+    ordinary: ReadAsked
+    answer: Callable[[int, tuple[int, ...]], None]
+    """Told the term in which this member leads, and the voters that ``Node.confirming_voters`` names."""
+
+
+@dataclass(slots=True)
 class SessionRenewal:
     """Keep a session alive; ``done`` gets False if there is no such session."""
 
@@ -120,6 +129,7 @@ class BackgroundDone:
 InboxEvent = (
     Proposal
     | ReadAsked
+    | LoneReadAsked
     | SessionRenewal
     | LeaseRenewal
     | LeasesAsked

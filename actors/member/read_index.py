@@ -2,7 +2,8 @@
 
 A linearizable read waits for two things: a quorum must confirm that the leader still led after the read arrived
 (ReadIndex, thesis section 6.4), and this member must have applied the commit index that comes with the confirmation.
-All reads of one turn share a round. A serializable read waits for a revision at most. The read itself runs elsewhere.
+All reads of one turn share a round. A serializable read waits for a revision at most. A lone read is confirmed by its
+client (``core/confirmed_read.py``), and waits here for the second thing alone. The read itself runs elsewhere.
 
 However late a round is confirmed, it was started after its reads had arrived, so it is valid for them. The core repeats
 lost messages, and reports the rounds that it gives up, so no timer is needed here.
@@ -16,7 +17,7 @@ from ...limits import MAX_READ_ROUNDS
 from ...raft import Node, Ready
 from ...schema.frames import Refusal, Refused
 from ...store.state.machine import State
-from .events import ReadAsked
+from .events import LoneReadAsked, ReadAsked
 
 
 class ReadRounds:
@@ -40,6 +41,24 @@ class ReadRounds:
             read.done(None)
         else:
             self._awaiting_revision.append(read)
+
+    def add_lone_read(self, lone: LoneReadAsked, node: Node, state: State) -> None:
+        """Add a read that its client confirms: it needs no round, and waits for what is committed now to be applied.
+        Without voters that could confirm it, it is added as any other."""
+        voters, term, index = node.confirming_voters(), node.term, node.commit_index
+        if not voters:
+            self.add_read(lone.ordinary, state)
+        elif state.applied_index >= index:
+            lone.answer(term, voters)
+        else:
+
+            def allowed(refused: Refused | None) -> None:
+                if refused is None:
+                    lone.answer(term, voters)
+                else:
+                    lone.ordinary.done(refused)
+
+            self._confirmed.append((index, [ReadAsked(lone.ordinary.deadline, allowed)]))
 
     def start_round(self, node: Node) -> None:
         """Start one round for all waiting reads, if a leader is known and not too many rounds are open."""

@@ -53,6 +53,7 @@ from .events import (
     LeadershipTransfer,
     LeaseRenewal,
     LeasesAsked,
+    LoneReadAsked,
     MembershipChange,
     Proposal,
     ReadAsked,
@@ -187,6 +188,7 @@ class Replica:
         """Whether the last turn ended before everything ready was processed."""
         self._handlers: dict[type[InboxEvent], Callable[[Any], None]] = {
             ReadAsked: lambda event: self.reads.add_read(event, self._turn.state),
+            LoneReadAsked: lambda event: self.reads.add_lone_read(event, self.node, self._turn.state),
             SessionRenewal: self.duties.keep_session,
             LeaseRenewal: self.duties.keep_leases,
             LeasesAsked: self.duties.report_leases,

@@ -106,6 +106,7 @@ from .events import (
     InboxEvent,
     LeaseRenewal,
     LeasesAsked,
+    LoneReadAsked,
     MembershipChange,
     Proposal,
     ReadAsked,
@@ -453,6 +454,14 @@ class RequestHandler:
     def _read(self, request: Reads, asked: _Asked) -> None:
         """A linearizable read goes by way of the loop. A serializable one runs at once, unless this member has
         not reached a revision that the client has seen (``at_least``)."""
+        read = self._asked_read(request, asked)
+        if request.serializable and self._replica.state.revision >= read.at_least:
+            read.done(None)
+        else:
+            self._enqueue_event(read, 0, asked.done)
+
+    def _asked_read(self, request: Reads, asked: _Asked) -> ReadAsked:
+        """A read for the loop: once it is allowed, single keys are read in the loop, and ranges on another thread."""
 
         def make() -> bytes:
             return self._run_reads(request, asked)
@@ -467,10 +476,7 @@ class RequestHandler:
                 done(make if quick else SlowReply(make))
 
         at_least = max((read.at_least for read in request.reads), default=0)
-        if request.serializable and self._replica.state.revision >= at_least:
-            allowed(None)
-            return
-        self._enqueue_event(ReadAsked(asked.deadline, allowed, request.serializable, at_least), 0, done)
+        return ReadAsked(asked.deadline, allowed, request.serializable, at_least)
 
     def _tell_term(self, request: AskTerm, asked: _Asked) -> bool:
         """On any thread: a term that is not on disk yet is only newer than it needs to be."""
@@ -478,18 +484,24 @@ class RequestHandler:
         return True
 
     def _read_alone(self, request: LoneRead, asked: _Asked) -> bool:
-        """Answer at once, if the client can confirm that (:mod:`confirmed_read`), else as any read. The order matters
-        only in that all comes after the arrival."""
+        """Answer a read of one key as its client can confirm it (:mod:`confirmed_read`): at once, if this is the loop
+        and nothing else comes first, else in the next turn. The order matters only in that all comes after the
+        arrival."""
         node = self._replica.node
         reads = Reads(request.cluster, request.deadline, False, (request.read,), request.traceparent)
-        voters = node.confirming_voters() if asked.in_loop else ()
-        up_to_date = self._replica.state.applied_index >= node.commit_index
-        if not voters or not up_to_date or request.read.range.keys.end is not None:
+        if request.read.range.keys.end is not None:
             self._read(reads, asked)
             return False
-        confirmation = node.term, voters
-        asked.done(lambda: self._run_reads(reads, asked, confirmation))
-        return self._replica.state.damage is None  # which this read may have found
+
+        def answer(term: int, voters: tuple[int, ...]) -> None:
+            asked.done(lambda: self._run_reads(reads, asked, (term, voters)))
+
+        up_to_date = asked.in_loop and self._replica.state.applied_index >= node.commit_index
+        if up_to_date and (voters := node.confirming_voters()):
+            answer(node.term, voters)
+            return self._replica.state.damage is None  # which this read may have found
+        self._enqueue_event(LoneReadAsked(self._asked_read(reads, asked), answer), 0, asked.done)
+        return False
 
     def _watch(self, request: WatchPoll, asked: _Asked) -> None:
         """Answer a poll when there is something to deliver. A watch that starts now must miss nothing that was

@@ -264,12 +264,12 @@ class Client:
                     ):  # it may hang for seconds, and the transport says if it is for nothing
                         process.hanging[finished] = lambda: world.after(self.rng.uniform(0.005, 0.5), fail)
                     lane: Any = world.deaths.lane(self, process) if core is self.monitor_core else None
+                    # Of each three that come by lane, one comes together with peers' frames, which are taken first.
+                    first = (by_lane or lane is not None) and out.number % 3 > 0
                     disk = process.member.disk
                     disk.read_by_member = True
                     try:
-                        process.handler.handle_request(
-                            world.users.wrapped(out.frame), finished, lane, in_loop=by_lane or lane is not None
-                        )
+                        process.handler.handle_request(world.users.wrapped(out.frame), finished, lane, in_loop=first)
                     except ReadRefused as error:  # as ``Poller`` does
                         finished(partial(bytes, reply_bytes(Refused(Refusal.NOT_SERVING, message=str(error)))))
                     finally:

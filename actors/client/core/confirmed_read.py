@@ -17,8 +17,9 @@ asks once more.)
 A lone read goes this way: while others of the process are under way, they share the leader's round, which costs less.
 If the voter is silent for ``CLIENT_TERM_WAIT_S``, or in another term, the read is sent to the leader once more, as
 an ordinary one, and this way is not taken for a while; so too if the leader does not know it, as an older one. A leader
-that cannot answer at once (it has not committed in its term, it needs more than one other voter, it holds a lease) does
-as for an ordinary read: nothing is lost by having asked.
+that no single voter can confirm (there are more than three, it has not committed in its term, it holds a lease) does as
+for an ordinary read: nothing is lost by having asked. After ``CLIENT_ANSWERED_OTHERWISE`` of them in a row this way
+is not taken for a while, either.
 
 Which voter is asked decides only how long a read takes. One that answers much later than the leader is not asked the
 next time, if there is another. One that has confirmed nothing is not asked for a while, a longer one each time until it
@@ -31,6 +32,7 @@ from __future__ import annotations
 import math
 
 from ....limits import (
+    CLIENT_ANSWERED_OTHERWISE,
     CLIENT_MAX_TERM_PAUSE_S,
     CLIENT_SLOW_VOTER_S,
     CLIENT_TERM_LOST_S,
@@ -125,6 +127,8 @@ class ConfirmedReads:
         self._not_before = -math.inf
         self._pause = 0.0
         """The last one, in seconds; 0 after a success."""
+        self._otherwise = 0
+        """Such reads in a row that the leader has answered as ordinary ones."""
         self.confirmed = self.unconfirmed = 0
         """Reads so far that a voter has confirmed, and that it has not; for tests and metrics."""
 
@@ -190,17 +194,23 @@ class ConfirmedReads:
         return True
 
     def answered_otherwise(self, read: InFlight, now: float) -> None:
-        """The frame to the leader was answered without the need for a voter: it is not asked for a while."""
+        """The frame to the leader was answered without the need for a voter. One such answer says little: the leader
+        may be new. One that does so each time has no use for a voter, and none is asked for a while."""
         question = self._question
         if question is not None and question.read is read:
             self._end_question(question)
-            self._pause_from(now)
+            self._otherwise += 1
+            if self._otherwise >= CLIENT_ANSWERED_OTHERWISE:
+                self._pause_from(now)
 
     def refused(self, read: InFlight, now: float) -> bool:
         """The leader takes the frame for none: whether that may be because it does not know this way."""
-        before = self._question
-        self.answered_otherwise(read, now)
-        return before is not self._question
+        question = self._question
+        if question is None or question.read is not read:
+            return False
+        self._end_question(question)
+        self._pause_from(now)
+        return True
 
     def _pause_from(self, now: float) -> None:
         """Not to be taken for a while, a longer one each time."""
@@ -245,6 +255,7 @@ class ConfirmedReads:
         counts = question.is_confirmed(question.answer)
         if counts:
             self._pause = 0.0
+            self._otherwise = 0
             self.confirmed += 1
             if self._pauses:
                 self._pauses.pop(question.voter, None)

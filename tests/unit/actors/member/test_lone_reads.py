@@ -67,12 +67,22 @@ def test_without_such_voters_it_confirms_itself(member: OneMember) -> None:
     assert b"v" in value(reply)
 
 
-def test_on_another_thread_than_the_loops_it_confirms_itself(
+def test_on_another_thread_than_the_loops_it_is_answered_in_a_turn(
     member: OneMember, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loop may be in the midst of a turn, in which role, term and commit index change."""
     monkeypatch.setattr(Node, "confirming_voters", lambda node: (2, 3))
-    assert isinstance(ask(member, lone(member), in_loop=False)[0], ReadReply)
+    answered_by: list[str] = []
+    make = member.loop.handler._run_reads
+
+    def run_reads(*arguments: object) -> bytes:
+        answered_by.append(threading.current_thread().name)
+        return make(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(member.loop.handler, "_run_reads", run_reads)
+    reply, at_once = ask(member, lone(member), in_loop=False)
+    assert isinstance(reply, UnconfirmedRead)
+    assert (answered_by, at_once) == (["member loop"], False)
 
 
 def test_a_range_goes_the_ordinary_way(member: OneMember, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from raykeeper.actors.member.events import ReadAsked
+from raykeeper.actors.member.events import LoneReadAsked, ReadAsked
 from raykeeper.actors.member.read_index import ReadRounds
 from raykeeper.actors.member.replica import Replica
 from raykeeper.limits import MAX_READ_ROUNDS, Settings, Timings
@@ -24,6 +24,12 @@ class FakeState:
 class FakeNode:
     leader: int = 1
     asked: list = field(default_factory=list)
+    term: int = 3
+    commit_index: int = 0
+    voters: tuple = (2, 3)
+
+    def confirming_voters(self):
+        return self.voters
 
     def read_index(self, context):
         self.asked.append(context)
@@ -51,6 +57,41 @@ def test_all_reads_of_one_turn_share_a_round():
     assert all(reader.outcomes == [] for reader in readers)
     rounds.round_answered(FakeReady(read_states=[(node.asked[0], 5)]), state)
     assert all(reader.outcomes == [None] for reader in readers)
+
+
+def lone_read(answers, reader):
+    return LoneReadAsked(reader.event, lambda term, voters: answers.append((term, voters)))
+
+
+def test_a_lone_read_waits_until_what_is_committed_is_applied_and_for_no_round():
+    """It is confirmed by the term and for the voters of the moment at which the commit index was looked at."""
+    rounds, node, state, reader, answers = ReadRounds(), FakeNode(commit_index=7), FakeState(6), Reader(), []
+    rounds.add_lone_read(lone_read(answers, reader), node, state)
+    node.term, node.voters, node.commit_index = 4, (3,), 9
+    rounds.applied(state)
+    assert (answers, rounds.pending) == ([], 1)
+    state.applied_index = 7
+    rounds.applied(state)
+    assert (answers, rounds.pending, reader.outcomes, node.asked) == ([(3, (2, 3))], 0, [], [])
+    node.commit_index = 7
+    rounds.add_lone_read(lone_read(answers, reader), node, state)
+    assert answers[1:] == [(4, (3,))]
+
+
+def test_a_lone_read_that_no_voter_can_confirm_is_one_for_a_round():
+    rounds, node, state, reader, answers = ReadRounds(), FakeNode(voters=()), FakeState(5), Reader(), []
+    rounds.add_lone_read(lone_read(answers, reader), node, state)
+    rounds.start_round(node)
+    rounds.round_answered(FakeReady(read_states=[(node.asked[0], 5)]), state)
+    assert (reader.outcomes, answers) == ([None], [])
+
+
+def test_a_lone_read_is_refused_once_its_time_has_passed():
+    rounds, reader, answers = ReadRounds(), Reader(deadline=3.0), []
+    rounds.add_lone_read(lone_read(answers, reader), FakeNode(commit_index=7), FakeState(6))
+    rounds.refuse_late(3.0)
+    rounds.applied(FakeState(7))
+    assert (reader.outcomes, answers) == ([Refused(Refusal.TIMED_OUT)], [])
 
 
 def test_a_confirmed_read_waits_until_its_index_is_applied():

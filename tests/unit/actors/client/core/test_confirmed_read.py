@@ -10,6 +10,7 @@ from lab.client.dispatch_play import Play, open_play
 from raykeeper.actors.client.core.in_flight import OutgoingFrame
 from raykeeper.errors import InvalidArgument
 from raykeeper.limits import (
+    CLIENT_ANSWERED_OTHERWISE,
     CLIENT_MAX_TERM_PAUSE_S,
     CLIENT_SLOW_VOTER_S,
     CLIENT_TERM_LOST_S,
@@ -169,19 +170,39 @@ def test_after_a_voter_has_failed_the_next_one_is_asked_after_pauses_that_grow()
     assert play.core.confirmed_reads.voter(1, play.now)
 
 
-def test_a_leader_that_answers_alone_is_not_asked_this_way_for_a_while() -> None:
-    play = Play()
+def answered_alone(play: Play) -> None:
+    """A lone read that the leader answers as an ordinary one."""
     outcomes, leader, voter = ask(play)
     play.reply(leader, ReadReply((ANSWER,)))
     assert outcomes == [ANSWER]
-    play.read()
-    frame, request = play.next()
-    assert isinstance(request, Reads)
     play.reply(voter, CurrentTerm(voter.member, 7))
-    play.reply(frame, ReadReply((ANSWER,)))
-    assert not play.frames
-    play.now += CLIENT_TERM_PAUSE_S
-    ask(play)
+
+
+def test_a_leader_that_answers_alone_each_time_is_not_asked_this_way_for_a_while() -> None:
+    play = Play()
+    for _ in range(CLIENT_ANSWERED_OTHERWISE):
+        answered_alone(play)
+    for pause in (CLIENT_TERM_PAUSE_S, 2 * CLIENT_TERM_PAUSE_S):
+        play.now += pause - 0.01
+        play.read()
+        frame, request = play.next()
+        assert isinstance(request, Reads)
+        play.reply(frame, ReadReply((ANSWER,)))
+        assert not play.frames
+        play.now += 0.01
+        answered_alone(play)
+
+
+def test_a_leader_that_answers_alone_now_and_then_is_asked_this_way_all_the_time() -> None:
+    """A pause of a second for each would leave hardly any read to this way."""
+    play = Play()
+    for _ in range(3):
+        for _ in range(CLIENT_ANSWERED_OTHERWISE - 1):
+            answered_alone(play)
+        outcomes, leader, voter = ask(play)
+        play.reply(leader, unconfirmed(7, 2, 3))
+        play.reply(voter, CurrentTerm(voter.member, 7))
+        assert outcomes == [ANSWER]
 
 
 def test_an_older_leader_that_takes_the_frame_for_none_harms_nobody() -> None:
