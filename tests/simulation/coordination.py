@@ -5,8 +5,9 @@ What they saw is held against the chronicle:
 - a watch sees exactly the changes of its range from its start to its position, whole revisions in order, and is told of
   progress never ahead of them; ``CompactedError`` comes only when its next revision is gone;
 - a lease never ends before its process, by its own clock, must take it for lost; and on a quiet cluster soon after;
-- a lock is held by one at a time as the holders' own clocks have it, its tokens only grow, in the order of the line;
-  what is written through a guard never comes from a holder that was overtaken;
+- a lock is held by one at a time as the holders' own clocks have it, unless somebody else has revoked the lease that it
+  is held by; its tokens only grow, in the order of the line; what is written through a guard never comes from a holder
+  that was overtaken;
 - observers of an election see its leaders in order.
 """
 
@@ -25,8 +26,8 @@ from raykeeper.schema.answers import Item
 from raykeeper.schema.operations import KeyRange
 from simulation.checker import Violation
 from simulation.chronicle import Change, Chronicle, inside
-from simulation.recipe_book import RecipeBook
-from simulation.scripts import SimLease, SimWatch, running
+from simulation.recipe_book import Holding, RecipeBook
+from simulation.scripts import SimWatch
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -113,24 +114,6 @@ def _same(pair: Any, item: Item | None) -> bool:
     )
 
 
-class Held:
-    """Somebody who holds a lock, as far as it knows."""
-
-    def __init__(self, owner: str, name: str, token: int, lease: SimLease) -> None:
-        self.owner = owner
-        self.name = name
-        self.token = token
-        self.lease = lease
-        self.released = False
-
-    def believes(self) -> bool:
-        """Whether it takes the lock for its own at this moment."""
-        if self.released or self.lease.life != self.lease.process.lives:
-            return False
-        with running(self.lease.process):
-            return not self.lease.lost.is_set()
-
-
 class Book:
     """All that lodgers saw and did in one run."""
 
@@ -141,7 +124,7 @@ class Book:
         """Watches that somebody still looks at."""
         self.leases: list[Any] = []
         """``SimLease`` and ``EtcdLease``."""
-        self.holders: dict[str, list[Held]] = {}
+        self.holders: dict[str, list[Holding]] = {}
         self.observers: list[tuple[str, list[tuple[int, str]]]] = []
         """(election, what was seen: tokens and values)."""
         self.watched_events = 0
@@ -154,10 +137,10 @@ class Book:
         """The newest revision that any client had an answer of."""
         return max((client.hub.revision for client in self.world.clients), default=0)
 
-    def acquired(self, owner: str, name: str, lock: AsyncLock | AsyncElection) -> Held:
+    def acquired(self, owner: str, name: str, lock: AsyncLock | AsyncElection) -> Holding:
         """A lock was taken: nobody else may believe that it holds it, and its token is the greatest so far."""
         lease: Any = lock._holder.current_ticket().lease
-        held = Held(owner, name, lock.token, lease)
+        held = Holding(owner, lock.token, lease)
         before = self.holders.setdefault(name, [])
         self.world.trace(f"{owner} holds {name} under {held.token}")
         for other in before:

@@ -43,22 +43,30 @@ def balance(value: bytes | None) -> int:
     return OPENING_BALANCE if value is None else int(value.partition(b" ")[0])
 
 
-class SlotHolder:
-    """Somebody who holds slots, as far as it knows."""
+class Holding:
+    """Somebody who holds a lock or slots by a lease, as far as it knows."""
 
-    def __init__(self, owner: str, weight: int, token: int, lease: SimLease) -> None:
+    def __init__(self, owner: str, token: int, lease: SimLease) -> None:
         self.owner = owner
-        self.weight = weight
         self.token = token
         self.lease = lease
         self.released = False
 
     def believes(self) -> bool:
-        """Whether it takes the slots for its own at this moment."""
-        if self.released or self.lease.life != self.lease.process.lives:
+        """Whether it takes that for its own at this moment, and may: nobody has taken its lease away."""
+        lease = self.lease
+        if self.released or lease.life != lease.process.lives or lease.was_taken:
             return False
-        with running(self.lease.process):
-            return not self.lease.lost.is_set()
+        with running(lease.process):
+            return not lease.lost.is_set()
+
+
+class SlotHolder(Holding):
+    """Somebody who holds slots."""
+
+    def __init__(self, owner: str, weight: int, token: int, lease: SimLease) -> None:
+        super().__init__(owner, token, lease)
+        self.weight = weight
 
 
 class RecipeBook:

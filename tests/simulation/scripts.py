@@ -383,6 +383,12 @@ class SimLease(AsyncLease):
         return self._held.good_until
 
     @property
+    def was_taken(self) -> bool:
+        """Whether another process, which has adopted it, has asked for its end: this one is not told at once."""
+        others = [lease for lease in self.process.world.book.leases if lease.id == self.id]
+        return any(lease.revoke_asked and lease.process is not self.process for lease in others)
+
+    @property
     def kept(self) -> bool:
         """Whether its process lives and keeps it alive."""
         return self.life == self.process.lives and self._held.keep
