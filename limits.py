@@ -1173,7 +1173,7 @@ PROXY_CROWD_AT_ONCE = 100
 """... and more than this at once after a rest..."""
 PROXY_CROWD_PAUSE_S = 0.01
 """... they are not looked at one by one, but all that have come in this time..."""
-PROXY_LOOK_DIVISOR = 20
+PROXY_LOOK_DIVISOR = 10
 """... or in longer, so that this takes no larger part of the loop's time..."""
 PROXY_LOOK_AT_ONCE_S = 0.05
 """... but this much at once after a rest..."""

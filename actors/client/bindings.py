@@ -20,6 +20,7 @@ from ...errors import InvalidArgument, Unavailable
 from ...limits import MAX_LIVES
 from .. import arguments as check
 from ..deadline import covering
+from ..one_thread import NoThreadLeft
 from .life_monitor import life_monitor
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def binding_of(bound_to: Any, keep_alive: bool = True) -> Binding:
 
     Raises:
         InvalidArgument: it is nothing that a lease can be bound to, or not here.
-        Unavailable: too many lives are looked at by this process.
+        Unavailable: too many lives are looked at by this process, or it has no thread left to look at one.
     """
     if bound_to is None:
         return Binding(keep_alive)
@@ -62,6 +63,10 @@ def binding_of(bound_to: Any, keep_alive: bool = True) -> Binding:
     life = life_of(bound_to)
     if life_monitor.full(life):
         raise Unavailable(f"leases of this process are bound to {MAX_LIVES} actors and jobs: no more", applied=False)
+    try:
+        life_monitor.start()
+    except NoThreadLeft as error:
+        raise Unavailable(f"nothing could look after {life}: {error}", applied=False) from None
     if not is_this_process(life):
         return Binding(False, life)
     if life.kind == "actor":

@@ -178,10 +178,17 @@ class LifeMonitor:
         """Whether no other life can be looked at."""
         return len(self._watched) >= MAX_LIVES and life not in self._watched
 
-    def end_with(self, life: Life, lease: _Lease) -> None:
-        """End the lease when the life is over."""
-        self._new.put((life, weakref.ref(lease)))
+    def start(self) -> None:
+        """Start the thread, before there is a lease that nobody would look after.
+
+        Raises:
+            NoThreadLeft: there is none to be had.
+        """
         self._thread.ensure_started()
+
+    def end_with(self, life: Life, lease: _Lease) -> None:
+        """End the lease when the life is over. The thread runs (:meth:`start`)."""
+        self._new.put((life, weakref.ref(lease)))
 
     def _run(self) -> None:
         while True:

@@ -484,6 +484,22 @@ def test_only_so_many_lives_are_looked_at(kv: Client, ray: PlayedRay, monkeypatc
     lease.revoke()
 
 
+def test_no_lease_is_made_that_no_thread_could_look_after(
+    kv: Client, ray: PlayedRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = len(kv.leases())
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(Unavailable, match="look after") as raised:
+            kv.lease(HOUR, bound_to=A)
+    assert raised.value.applied is False
+    assert len(kv.leases()) == before
+    kv.lease(HOUR, bound_to=A).revoke()  # there is one again
+
+
 def test_nobody_looks_when_all_leases_are_gone(kv: Client, ray: PlayedRay) -> None:
     lease = kv.lease(HOUR, bound_to=A)
     ray.looked(A)
