@@ -1268,6 +1268,9 @@ PROXY_KEEPALIVE_PROBES = 3
 PROXY_SEND_BYTES = 256 * 1024
 """What a connection puts together before it hands it to the socket; and what its socket may hold before answers wait
 and nothing more is read from it."""
+PROXY_DROPPED_BYTES = 8 * 1024 * 1024
+"""Of the body of an HTTP/1.1 request that was answered before it had come, such as one that is too large. More ends the
+connection, and a client that sends all of it before it reads does not see the answer."""
 PROXY_STREAM_SEND_BYTES = 256 * 1024
 """Unsent messages of one streaming answer, beyond which its handler waits."""
 PROXY_TLS_RETRY_S = 1.0

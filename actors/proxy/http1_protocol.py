@@ -17,6 +17,7 @@ import h11
 
 from ...limits import (
     MAX_HEADER_LIST_BYTES,
+    PROXY_DROPPED_BYTES,
     PROXY_GREETING_S,
     PROXY_IDLE_S,
     PROXY_REQUEST_S,
@@ -267,7 +268,7 @@ class Http1Protocol(asyncio.Protocol):
         if theirs is h11.DONE:
             self._http.start_next_cycle()
         else:
-            self._begun, self._droppable = True, PROXY_SEND_BYTES
+            self._begun, self._droppable = True, PROXY_DROPPED_BYTES
         self._take_events()
 
     def _refuse(self, error: h11.RemoteProtocolError) -> None:

@@ -15,7 +15,13 @@ import pytest
 
 from lab.http2.port import Port
 from lab.patience import PATIENCE, until, until_still
-from raykeeper.limits import MAX_HEADER_LIST_BYTES, MAX_RPC_MESSAGE_BYTES, PROXY_READ_BYTES, PROXY_STREAM_WINDOW_BYTES
+from raykeeper.limits import (
+    MAX_HEADER_LIST_BYTES,
+    MAX_RPC_MESSAGE_BYTES,
+    PROXY_DROPPED_BYTES,
+    PROXY_READ_BYTES,
+    PROXY_STREAM_WINDOW_BYTES,
+)
 
 CURL = shutil.which("curl")
 
@@ -114,6 +120,14 @@ def test_a_body_that_the_answer_did_not_wait_for(port: Port) -> None:
             for _ in range(1000):
                 sock.sendall(bytes(100_000))
             pytest.fail("it takes all")
+
+
+@pytest.mark.parametrize(("path", "status"), [("/echo", 413), ("/elsewhere", 404)])
+def test_a_client_that_sends_far_too_much_before_it_reads_finds_the_answer(
+    client: http.client.HTTPConnection, path: str, status: int
+) -> None:
+    assert ask(client, "POST", path, bytes(PROXY_DROPPED_BYTES - 100_000))[0] == status
+    assert ask(client, "GET", "/health")[0] == 200
 
 
 def test_http_1_0(port: Port) -> None:
