@@ -449,7 +449,7 @@ CLIENT_MAX_SUSPICION_S = 5.0
 CLIENT_TERM_WAIT_S = 0.1
 """A lone linearizable read waits this long for the term of the voter that it has asked beside the leader; then it is
 sent once more, as an ordinary one."""
-CLIENT_ANSWERED_OTHERWISE = 8
+CLIENT_ANSWERED_OTHERWISE = 3
 """A leader that has answered so many of these reads in a row as ordinary ones has no use for a voter."""
 CLIENT_TERM_PAUSE_S = 1.0
 """After a read that was sent once more, or that shows that the leader has no use for a voter or does not know this way,
@@ -1196,7 +1196,7 @@ request..."""
 MIN_PROXY_USELESS = 10
 """... or, if there is not the time to accept all that come, this many in a sweep if they are more than half of all
 such..."""
-MIN_PROXY_STARVED_ROUNDS = 3
+MIN_PROXY_STARVED_ROUNDS = 6
 """... which is so once so many rounds of a sweep had to end early: a single one may be a stall."""
 MAX_PROXY_CONNECTIONS = 16_384
 """A new connection beyond this closes an idle one; it is refused if none is idle."""

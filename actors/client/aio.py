@@ -194,7 +194,7 @@ class AsyncKeyValueClient(Handle):
     async def _settled(self, binding: Binding, timeout: float | None) -> Binding:
         """``settled``, on a thread if Ray is to be asked."""
         if binding.owned is not None:
-            return binding
+            return settled(binding, 0.0)
         seconds = self._seconds(timeout)
         asking = asyncio.wrap_future(on_thread("raykeeper-binds", settled, binding, seconds))
         if not await within(seconds, asking):

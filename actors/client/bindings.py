@@ -49,7 +49,7 @@ def binding_of(bound_to: Any, keep_alive: bool = True) -> Binding:
 
     Raises:
         InvalidArgument: it is nothing that a lease can be bound to, or not here.
-        Unavailable: too many lives are looked at by this process, or it has no thread left to look at one.
+        Unavailable: too many lives are looked at by this process.
     """
     if bound_to is None:
         return Binding(keep_alive)
@@ -63,10 +63,6 @@ def binding_of(bound_to: Any, keep_alive: bool = True) -> Binding:
     life = life_of(bound_to)
     if life_monitor.full(life):
         raise Unavailable(f"leases of this process are bound to {MAX_LIVES} actors and jobs: no more", applied=False)
-    try:
-        life_monitor.start()
-    except NoThreadLeft as error:
-        raise Unavailable(f"nothing could look after {life}: {error}", applied=False) from None
     if not is_this_process(life):
         return Binding(False, life)
     if life.kind == "actor":
@@ -76,16 +72,22 @@ def binding_of(bound_to: Any, keep_alive: bool = True) -> Binding:
 
 
 def settled(binding: Binding, seconds: float) -> Binding:
-    """The same, with Ray's answer to what was open. Waits for it, if anything was.
+    """The same, with Ray's answer to what was open, before a lease is made. Waits for it, if anything was.
 
     Args:
         seconds: at most.
 
     Raises:
-        Unavailable: Ray does not answer.
+        Unavailable: Ray does not answer, or no thread is left that could look after the life.
     """
     owned, life = binding
-    if owned is not None or life is None:
+    if life is None:
+        return binding
+    try:
+        life_monitor.start()
+    except NoThreadLeft as error:
+        raise Unavailable(f"nothing could look after {life}: {error}", applied=False) from None
+    if owned is not None:
         return binding
     from ..ray_lives import look_at
 

@@ -32,6 +32,7 @@ from ...errors import KeeperError, LeaseLost
 from ...limits import LIFE_ANSWER_S, LIFE_CHECK_S, LIFE_LOOK_S, MAX_LIVES
 from ..background import LazyThread, background
 from ..deadline import covering
+from ..one_thread import NoThreadLeft
 from .core.in_flight import request_size
 from .view import revoke_command
 
@@ -187,8 +188,13 @@ class LifeMonitor:
         self._thread.ensure_started()
 
     def end_with(self, life: Life, lease: _Lease) -> None:
-        """End the lease when the life is over. The thread runs (:meth:`start`)."""
+        """End the lease when the life is over. If the thread does not run any more (:meth:`start`), and no other is to
+        be had, the lease counts as lost at once: nobody would look."""
         self._new.put((life, weakref.ref(lease)))
+        try:
+            self._thread.ensure_started()
+        except NoThreadLeft as error:
+            lease.unwatched(LeaseLost(f"nothing looks after {life}: {error}"))
 
     def _run(self) -> None:
         while True:

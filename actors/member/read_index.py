@@ -43,22 +43,20 @@ class ReadRounds:
             self._awaiting_revision.append(read)
 
     def add_lone_read(self, lone: LoneReadAsked, node: Node, state: State) -> None:
-        """Add a read that its client confirms: it needs no round, and waits for what is committed now to be applied.
-        Without voters that could confirm it, it is added as any other."""
-        voters, term, index = node.confirming_voters(), node.term, node.commit_index
+        """Add a read that its client confirms: it needs no round, and waits for what is committed now to be applied
+        (:meth:`applied`). Without voters that could confirm it, it is added as any other."""
+        voters, term = node.confirming_voters(), node.term
         if not voters:
             self.add_read(lone.ordinary, state)
-        elif state.applied_index >= index:
-            lone.answer(term, voters)
-        else:
+            return
 
-            def allowed(refused: Refused | None) -> None:
-                if refused is None:
-                    lone.answer(term, voters)
-                else:
-                    lone.ordinary.done(refused)
+        def allowed(refused: Refused | None) -> None:
+            if refused is None:
+                lone.answer(term, voters)
+            else:
+                lone.ordinary.done(refused)
 
-            self._confirmed.append((index, [ReadAsked(lone.ordinary.deadline, allowed)]))
+        self._confirmed.append((node.commit_index, [ReadAsked(lone.ordinary.deadline, allowed)]))
 
     def start_round(self, node: Node) -> None:
         """Start one round for all waiting reads, if a leader is known and not too many rounds are open."""
@@ -80,7 +78,7 @@ class ReadRounds:
             self._waiting += self._asked.pop(context, [])
 
     def applied(self, state: State) -> None:
-        """Entries were applied: allow the reads that waited for them."""
+        """Allow the reads that waited for no more than what is applied."""
         if self._confirmed:
             later = []
             for index, reads in self._confirmed:

@@ -304,6 +304,7 @@ class Replica:
         if now >= self._tell_commit_at:
             node.tell_commit()
         self._process_all_ready()
+        self.reads.applied(turn.state)  # lone reads come after what the turn sends, however many there are
         more = False
         if self.duties.term:
             last = node.last_index

@@ -40,15 +40,17 @@ class EtcdLease:
         self.good_until = good_until
         """Until when its client may rely on it, by that client's clock."""
         self.revoke_asked = False
+        self.asked_by: list[Client] = []
         self.forgotten_at: float | None = None
 
     def forget(self) -> None:
         """Nobody keeps it alive from here on."""
         self.forgotten_at = self.process.world.now
 
-    def note_revocation(self) -> None:
-        """Its client asks for its end."""
+    def note_revocation(self, process: Client) -> None:
+        """A client asks for its end."""
         self.revoke_asked = True
+        self.asked_by.append(process)
         if self.forgotten_at is None:
             self.forget()
 
@@ -106,7 +108,7 @@ class EtcdTenant(Lodger):
             if not self.world.closing:
                 await self.rest(0.4)
         if rng.random() < 0.5:
-            lease.note_revocation()
+            lease.note_revocation(lease.process)
             await LeaseService(backend).revoke(
                 LeaseRevokeRequest(ID=lease.id).SerializeToString(), Context(now() + 4.0)
             )

@@ -359,6 +359,8 @@ class SimLease(AsyncLease):
         self.process = handle.client
         self.life = handle.client.lives
         self.revoke_asked = False
+        self.asked_by: list[Client] = []
+        """The processes that have asked for its end."""
         self.forgotten_at: float | None = None
         handle.client.world.book.leases.append(self)
 
@@ -368,12 +370,13 @@ class SimLease(AsyncLease):
         self._hub.lease_core.drop_lease(self._held, self.process.time())
 
     async def revoke(self, *, timeout: float | None = None) -> None:
-        self.note_revocation()
+        self.note_revocation(self.process)
         await super().revoke(timeout=timeout)
 
-    def note_revocation(self) -> None:
-        """Somebody asks for its end."""
+    def note_revocation(self, process: Client) -> None:
+        """A process asks for its end."""
         self.revoke_asked = True
+        self.asked_by.append(process)
         if self.forgotten_at is None:
             self.forgotten_at = self.process.world.now
 
@@ -384,9 +387,13 @@ class SimLease(AsyncLease):
 
     @property
     def was_taken(self) -> bool:
-        """Whether another process, which has adopted it, has asked for its end: this one is not told at once."""
-        others = [lease for lease in self.process.world.book.leases if lease.id == self.id]
-        return any(lease.revoke_asked and lease.process is not self.process for lease in others)
+        """Whether another process, which has adopted it, has revoked it: this one is not told at once."""
+        world = self.process.world
+        ended = world.chronicle.ended.get(self.id)
+        if ended is None or ended.expired or ended.dead:
+            return False
+        known = [lease for lease in world.book.leases if lease.id == self.id]
+        return any(process is not self.process for lease in known for process in lease.asked_by)
 
     @property
     def kept(self) -> bool:
@@ -406,7 +413,7 @@ async def end_lease(
     view = owner._view if isinstance(owner, SimClient) else owner._client._view
     for lease in client.world.book.leases:
         if lease.id == id:
-            lease.note_revocation()
+            lease.note_revocation(client)
 
     def start(resume: Callable[[Any], None]) -> None:
         waiting = [resume]
@@ -510,5 +517,5 @@ class SimClient(AsyncClient):
         """As the real one; the book is told of the leases that it revokes."""
         for op in (*success, *(arguments[0] if arguments else ())):
             if isinstance(op, Op) and op.kind == "revoke" and isinstance(op.arguments["lease"], SimLease):
-                op.arguments["lease"].note_revocation()
+                op.arguments["lease"].note_revocation(self.client)
         return await super().txn(compare, success, *arguments, **options)

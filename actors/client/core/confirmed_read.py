@@ -7,7 +7,8 @@ voter F for its term. The read counts if F is one of those voters and its term i
 
 Why that is enough. The read begins at t0; L looks at its commit index at t1, F at its term at t2, both later, in any
 order. Suppose that a leader of a term after T was elected before t0. The quorum that elected it overlaps with {L, F},
-by the same rule and for the same configuration as a round of heartbeats does (``raft/heartbeats.py``). So L or F had
+by the same rule and for the same configuration as a round of heartbeats does (``raft/heartbeats.py``; L may not have
+applied the newest one that is committed, which differs by one step at most, so the quorums overlap). So L or F had
 led or voted in a later term than T before t0. A vote leaves its member only once its term is on disk. From then on the
 term that this member tells is at least as high, also after a restart. But both were in term T after t0. So there was no
 such leader, and whatever was acknowledged before t0 was committed in T or before. L knows all of that: it has committed
@@ -127,8 +128,8 @@ class ConfirmedReads:
         self._not_before = -math.inf
         self._pause = 0.0
         """The last one, in seconds; 0 after a success."""
-        self._otherwise = 0
-        """Such reads in a row that the leader has answered as ordinary ones."""
+        self._otherwise = self._otherwise_by = 0
+        """Such reads in a row that a leader has answered as ordinary ones, and which leader that is."""
         self.confirmed = self.unconfirmed = 0
         """Reads so far that a voter has confirmed, and that it has not; for tests and metrics."""
 
@@ -190,6 +191,7 @@ class ConfirmedReads:
         if question is None or question.read is not read or read.late:
             return False
         question.answer, question.answered_at = answer, now
+        self._otherwise = 0
         self._voters, self._named_by = answer.voters, read.member
         return True
 
@@ -199,7 +201,8 @@ class ConfirmedReads:
         question = self._question
         if question is not None and question.read is read:
             self._end_question(question)
-            self._otherwise += 1
+            self._otherwise = self._otherwise + 1 if read.member == self._otherwise_by else 1
+            self._otherwise_by = read.member
             if self._otherwise >= CLIENT_ANSWERED_OTHERWISE:
                 self._pause_from(now)
 
@@ -255,7 +258,6 @@ class ConfirmedReads:
         counts = question.is_confirmed(question.answer)
         if counts:
             self._pause = 0.0
-            self._otherwise = 0
             self.confirmed += 1
             if self._pauses:
                 self._pauses.pop(question.voter, None)

@@ -500,6 +500,33 @@ def test_no_lease_is_made_that_no_thread_could_look_after(
     kv.lease(HOUR, bound_to=A).revoke()  # there is one again
 
 
+def test_a_lease_that_no_thread_looks_after_any_more_is_lost(
+    kv: Client, ray: PlayedRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look for a thread and the lease it may end, or another's start of it may fail."""
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(life_monitor.LifeMonitor, "start", lambda monitor: None)
+        patched.setattr(threading.Thread, "start", start)
+        lease = kv.lease(HOUR, bound_to=A)
+        assert lease.lost.is_set()
+        assert "looks after" in lease.why_lost()
+        assert not lease.life_over
+    lease.revoke()
+
+
+def test_who_ends_with_this_very_process_needs_no_thread(
+    kv: Client, ray: PlayedRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray.here.add(Life("driver", "01"))
+    monkeypatch.setattr(ray_lives, "life_of", lambda bound_to: Life("driver", "01"))
+    kv.lease(HOUR, bound_to="driver").revoke()
+    assert not life_monitor.life_monitor._thread._thread.runs
+
+
 def test_nobody_looks_when_all_leases_are_gone(kv: Client, ray: PlayedRay) -> None:
     lease = kv.lease(HOUR, bound_to=A)
     ray.looked(A)

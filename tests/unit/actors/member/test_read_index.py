@@ -64,7 +64,8 @@ def lone_read(answers, reader):
 
 
 def test_a_lone_read_waits_until_what_is_committed_is_applied_and_for_no_round():
-    """It is confirmed by the term and for the voters of the moment at which the commit index was looked at."""
+    """It is confirmed by the term and for the voters of the moment at which the commit index was looked at. And all are
+    answered only when the turn has sent what it has to send."""
     rounds, node, state, reader, answers = ReadRounds(), FakeNode(commit_index=7), FakeState(6), Reader(), []
     rounds.add_lone_read(lone_read(answers, reader), node, state)
     node.term, node.voters, node.commit_index = 4, (3,), 9
@@ -75,6 +76,8 @@ def test_a_lone_read_waits_until_what_is_committed_is_applied_and_for_no_round()
     assert (answers, rounds.pending, reader.outcomes, node.asked) == ([(3, (2, 3))], 0, [], [])
     node.commit_index = 7
     rounds.add_lone_read(lone_read(answers, reader), node, state)
+    assert answers[1:] == []
+    rounds.applied(state)
     assert answers[1:] == [(4, (3,))]
 
 

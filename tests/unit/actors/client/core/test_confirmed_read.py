@@ -205,6 +205,24 @@ def test_a_leader_that_answers_alone_now_and_then_is_asked_this_way_all_the_time
         assert outcomes == [ANSWER]
 
 
+def test_only_ordinary_answers_in_a_row_and_of_one_leader_count() -> None:
+    play = Play()
+    for _ in range(CLIENT_ANSWERED_OTHERWISE - 1):
+        answered_alone(play)
+    outcomes, leader, voter = ask(play)
+    play.reply(leader, unconfirmed(7, 2, 3))  # it has use for a voter, if not for this one
+    play.reply(voter, CurrentTerm(voter.member, 8))
+    then_ordinary(play, outcomes)
+    play.now += CLIENT_TERM_PAUSE_S
+    for _ in range(CLIENT_ANSWERED_OTHERWISE):
+        answered_alone(play)
+    play.now += 2 * CLIENT_TERM_PAUSE_S
+    play.core._router.note_leader(2)
+    for _ in range(CLIENT_ANSWERED_OTHERWISE - 1):
+        answered_alone(play)
+    ask(play)  # one that has just begun to lead may need a moment
+
+
 def test_an_older_leader_that_takes_the_frame_for_none_harms_nobody() -> None:
     play = Play()
     outcomes, leader, _ = ask(play)
