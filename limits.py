@@ -1173,7 +1173,7 @@ PROXY_CROWD_AT_ONCE = 100
 """... and more than this at once after a rest..."""
 PROXY_CROWD_PAUSE_S = 0.01
 """... they are not looked at one by one, but all that have come in this time..."""
-PROXY_LOOK_DIVISOR = 10
+PROXY_LOOK_DIVISOR = 20
 """... or in longer, so that this takes no larger part of the loop's time..."""
 PROXY_LOOK_AT_ONCE_S = 0.05
 """... but this much at once after a rest..."""
@@ -1196,7 +1196,7 @@ request..."""
 MIN_PROXY_USELESS = 10
 """... or, if there is not the time to accept all that come, this many in a sweep if they are more than half of all
 such..."""
-MIN_PROXY_STARVED_ROUNDS = 6
+MIN_PROXY_STARVED_ROUNDS = 3
 """... which is so once so many rounds of a sweep had to end early: a single one may be a stall."""
 MAX_PROXY_CONNECTIONS = 16_384
 """A new connection beyond this closes an idle one; it is refused if none is idle."""
@@ -1302,10 +1302,11 @@ PROXY_DRAIN_S = 5.0
 """How long calls may go on when a proxy stops..."""
 PROXY_STOP_S = 1.0
 """... and how long the news that the others have ended may take to reach their clients."""
-PROXY_BACKLOG = 4096
-"""Connections that the kernel holds until the proxy accepts them, if the system lets it (net.core.somaxconn)..."""
+PROXY_BACKLOG = 512
+"""Connections that the kernel holds until the proxy accepts them, in their order; beyond that their clients try again.
+Were it longer, one that comes while others flood would wait longer, and find it full as often."""
 PROXY_PASS_ACCEPTS = 512
-"""... and how many one pass of its loop accepts..."""
+"""How many of them one pass of its loop accepts..."""
 PROXY_PASS_ADMITS = 16
 """... and lets in, which costs more..."""
 PROXY_SERVING_ADMITS = 4
