@@ -1182,7 +1182,7 @@ PROXY_ROUND_S = 0.005
 PROXY_ADMIT_DIVISOR = 5
 """While requests of others are served, no larger part of the loop's time goes into letting connections in, TLS
 handshakes included..."""
-PROXY_FLOOD_ADMIT_DIVISOR = 20
+PROXY_FLOOD_ADMIT_DIVISOR = 60
 """... while an address floods (`PROXY_SOURCE_PER_S`), no larger one than this..."""
 PROXY_ADMIT_AT_ONCE_S = 0.05
 """... but this much at once after a rest."""
