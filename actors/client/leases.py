@@ -345,7 +345,7 @@ class _Lease:
         self.life_over = True
         self._end(error)
 
-    def unwatched(self, error: LeaseLost) -> None:
+    def _unwatched(self, error: LeaseLost) -> None:
         """Nobody can tell when the life is over that it is bound to: it is lost, and kept alive no longer."""
         self._end(error)
 
