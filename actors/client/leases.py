@@ -345,11 +345,8 @@ class _Lease:
         self.life_over = True
         self._end(error)
 
-    def _unwatched(self, error: LeaseLost) -> None:
-        """Nobody can tell when the life is over that it is bound to: it is lost, and kept alive no longer."""
-        self._end(error)
-
     def _end(self, error: LeaseLost) -> None:
+        """It is lost, and kept alive no longer."""
         if self._hub.process == os.getpid():
             self._hub.run_now_or_soon(lambda now: self._hub.lease_core.lease_ended(self._held, error))
         self.lost.lose()

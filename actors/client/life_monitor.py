@@ -194,7 +194,7 @@ class LifeMonitor:
         try:
             self._thread.ensure_started()
         except NoThreadLeft as error:
-            lease._unwatched(LeaseLost(f"nothing looks after {life}: {error}"))
+            lease._end(LeaseLost(f"nothing looks after {life}: {error}"))
 
     def _run(self) -> None:
         while True:
