@@ -27,7 +27,7 @@ from raykeeper.actors.client.txn_parts import Condition, Op
 from raykeeper.actors.client.view import Call, Steps, View, revoke_command
 from raykeeper.actors.client.watch import AsyncWatch, watch_spec
 from raykeeper.actors.handles import AsyncClient
-from raykeeper.actors.member import request_handler, watches
+from raykeeper.actors.member import read_requests, request_handler, watches
 from raykeeper.actors.recipes import (
     atomically,
     change_stream,
@@ -80,7 +80,18 @@ def running(client: Client) -> Iterator[None]:
         _running.pop()
 
 
-BOUNDED = (watches, request_handler, watch_core, subscription, watch, executor, ranges, write_batch, unfinished)
+BOUNDED = (
+    watches,
+    request_handler,
+    read_requests,
+    watch_core,
+    subscription,
+    watch,
+    executor,
+    ranges,
+    write_batch,
+    unfinished,
+)
 """Modules whose bounds a profile may make small."""
 
 
@@ -92,6 +103,17 @@ def replaced(world: World) -> Iterator[None]:
         with deadline.uncovered():  # as in a task of its own
             Script(handle.client, coroutine, background=True)  # whose process lives to its end, or is gone
 
+    def spawn_later(
+        handle: Any, seconds: float, make: Callable[[], Coroutine[Any, Any, None] | None], name: str
+    ) -> None:
+        async def later() -> None:
+            await sleep(handle.client, seconds)
+            coroutine = make()
+            if coroutine is not None:
+                await coroutine
+
+        spawn(handle, later(), name)
+
     async def pause(handle: Any, seconds: float) -> None:
         await sleep(handle.client, seconds)
 
@@ -102,10 +124,10 @@ def replaced(world: World) -> Iterator[None]:
             stack.enter_context(mock.patch.object(module, "fresh_id", fresh_id))
         for module in (sync_async, deadline, rate_holder):
             stack.enter_context(mock.patch.object(module, "time", SimpleNamespace(monotonic=now)))
-        for module in (sync_async, change_stream, contenders, atomically, rate_holder):
+        for module in (sync_async, change_stream, atomically, rate_holder):
             stack.enter_context(mock.patch.object(module, "pause", pause))
-        for module in (contenders, rate_holder):
-            stack.enter_context(mock.patch.object(module, "spawn", spawn))
+        stack.enter_context(mock.patch.object(rate_holder, "spawn", spawn))
+        stack.enter_context(mock.patch.object(contenders, "spawn_later", spawn_later))
         stack.enter_context(mock.patch.object(sync_async, "end_lease_async", end_lease))
         for module in (holder, rate_holder):
             stack.enter_context(mock.patch.object(module, "whoami", return_value=b"somebody"))
@@ -117,17 +139,7 @@ def replaced(world: World) -> Iterator[None]:
             stack.enter_context(mock.patch.object(module, "asyncio", loop))
         stack.enter_context(mock.patch.object(rate_holder, "TokenBucket", _bucket))
         for name, value in world.profile.small.items():
-            for module in (
-                watches,
-                request_handler,
-                watch_core,
-                subscription,
-                watch,
-                executor,
-                ranges,
-                write_batch,
-                unfinished,
-            ):
+            for module in BOUNDED:
                 if hasattr(module, name):
                     stack.enter_context(mock.patch.object(module, name, value))
         yield

@@ -157,7 +157,7 @@ def test_whose_a_session_may_be() -> None:
 def test_a_member_tells_who_and_what(clock: Clock) -> None:
     with one_member() as member:
         member.wait_until_it_leads()
-        meter = member.loop.handler.load = LoadMeter(clock)
+        meter = member.loop.handler.load = member.loop.handler.reads._load = LoadMeter(clock)
         with member.client() as kv, kv.watch(prefix="jobs/") as watch:
             for number in range(4):
                 kv.put(f"jobs/{number}", "v")

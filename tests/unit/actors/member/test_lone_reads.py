@@ -73,13 +73,13 @@ def test_on_another_thread_than_the_loops_it_is_answered_in_a_turn(
     """The loop may be in the midst of a turn, in which role, term and commit index change."""
     monkeypatch.setattr(Node, "confirming_voters", lambda node: (2, 3))
     answered_by: list[str] = []
-    make = member.loop.handler._run_reads
+    make = member.loop.handler.reads._run_reads
 
     def run_reads(*arguments: object) -> bytes:
         answered_by.append(threading.current_thread().name)
         return make(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(member.loop.handler, "_run_reads", run_reads)
+    monkeypatch.setattr(member.loop.handler.reads, "_run_reads", run_reads)
     reply, at_once = ask(member, lone(member), in_loop=False)
     assert isinstance(reply, UnconfirmedRead)
     assert (answered_by, at_once) == (["member loop"], False)
