@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from ...errors import KeeperError, LeaseNotFound
+from ...errors import KeeperError, LeaseNotFound, RequestTimeout
 from ...limits import CLEANUP_GRACE_S
 from ..deadline import time_left
 from ..finalizer_guard import LockFreeEvent
@@ -65,7 +65,12 @@ async def end_lease_async(
         return
     pending = bridge.new_call()
     if _submit_end(hub, owner, id, lasting, ending, pending.set_outcome, bridge.reader):
-        await asyncio.wait([pending.future], timeout=min(max_wait, time_left()))
+        too_long = RequestTimeout("its end goes on in the background", applied=None)
+        timer = asyncio.get_running_loop().call_later(min(max_wait, time_left()), pending.deliver, too_long)
+        try:
+            await pending.future
+        finally:
+            timer.cancel()
 
 
 def _hub_of(owner: KeyValueClient | AsyncKeyValueClient | Lease | AsyncLease) -> Hub | None:

@@ -10,9 +10,9 @@ contender that leaves wakes one other, not all (no thundering herd). Nor does an
 - If only one ticket was there when a contender joined, which the transaction says that creates the ticket, nothing has
   to be read: the contender waits for that one. When it is gone, no earlier one exists, since a ticket created later has
   a greater token, and so has one whose key is created again.
-- A key beside the line, the *tail*, names the last contender. A new one writes itself there, in the transaction that
-  creates its ticket, and learns which it has replaced: its predecessor (as in the queue lock of Mellor-Crummey and
-  Scott).
+- A key beside the line, the *tail*, names the last contender. One that finds others there writes itself into it, in the
+  transaction that creates its ticket, and learns which it has replaced: its predecessor (as in the queue lock of
+  Mellor-Crummey and Scott). Who comes alone writes none, since the next to come sees it as the only one.
 - Another key, the *head*, holds the last token that was held and released, so no earlier ticket can exist any more. The
   holder writes it in the transaction that deletes its ticket. So when the predecessor's ticket is gone, the head tells
   whether the predecessor had its turn. Only if it did not, because it died or gave up, is the line read.
@@ -56,11 +56,10 @@ from .sync_async import (
     next_event,
     number_in,
     open_watch,
-    pause,
     resolved,
     retry_while_unreachable,
     seconds_to_live,
-    spawn,
+    spawn_later,
 )
 
 T = TypeVar("T")
@@ -220,14 +219,16 @@ class Contenders:
         """The transaction that creates a ticket. Its first operation tells whether there were none, one, or more."""
         key = ticket_key(prefix, kind, lease)
         there = first_keys(prefix, 2)
-        chain = [Op.put(tail(prefix), key, lease=lease, prev=True)] if chained else []
+        behind = Op.put(tail(prefix), key, lease=lease, prev=True)
+        chain = [Op.txn([Compare.version(prefix=prefix) == 0], [], [behind])] if chained else []
         return Op.txn([Compare.create_revision(key) == 0, *compare], [there, Op.put(key, value, lease=lease), *chain])
 
     def _ticket_of(self, lease: Lease | AsyncLease, prefix: bytes, kind: bytes, result: TxnResult) -> Ticket:
         key = ticket_key(prefix, kind, lease.id)
         there, _, *chain = result.responses
         assert isinstance(there, RangeResult)
-        replaced = chain[0].prev if chain and isinstance(chain[0], PutResult) else None
+        last = chain[0].responses if chain and isinstance(chain[0], TxnResult) else ()
+        replaced = last[0].prev if last and isinstance(last[0], PutResult) else None
         # The tail is written in the transaction that creates a ticket, so its revision is the writer's token.
         before = None if replaced is None else Predecessor(replaced.raw, replaced.mod_revision)
         return Ticket(prefix, key, lease, result.revision, before, there)
@@ -359,8 +360,14 @@ class Contenders:
         """Set the ticket's ``lost`` when its key alone is deleted, which the lease does not notice."""
         space, lost = self.space, ticket.lost
         if isinstance(space, AsyncKeyValueClient):
-            watching = _monitor_key(space, weakref.ref(ticket), ticket.key, ticket.token + 1, lost)
-            spawn(space, watching, f"raykeeper-holds-{self.name!r}")
+            seen, key, start = weakref.ref(ticket), ticket.key, ticket.token + 1
+            # What is held only briefly costs neither a task nor a watch. A watch misses nothing, since it starts there.
+            spawn_later(
+                space,
+                RECIPE_MAX_PAUSE_S,
+                lambda: None if lost.is_set() else _monitor_key(space, seen, key, start, lost),
+                f"raykeeper-holds-{self.name!r}",
+            )
         else:
             key_monitor.watch_key(space, ticket, ticket.key, ticket.token + 1, lost)
 
@@ -462,12 +469,8 @@ async def drop_lease(lease: Lease | AsyncLease) -> None:
 async def _monitor_key(space: AnyHandle, ticket: weakref.ref[Ticket], key: bytes, start: int, lost: LossEvent) -> None:
     """Set ``lost`` when a key is deleted at a revision from ``start`` on; the task for an async handle.
 
-    The ticket is held weakly, so that a forgotten one is not kept alive by this. The watch is opened a moment later:
-    what is held only briefly costs no watch, and nothing is missed, since the watch starts at that revision.
+    The ticket is held weakly, so that a forgotten one is not kept alive by this.
     """
-    await pause(space, RECIPE_MAX_PAUSE_S)
-    if lost.is_set():
-        return
     try:
         while True:
             watch = await open_watch(space, key, start_revision=start, only="delete")

