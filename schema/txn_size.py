@@ -10,25 +10,21 @@ from ..limits import TXN_TOTAL_FACTOR
 from .operations import Txn
 
 
-def txn_is_too_large(txn: Txn, most: int) -> bool:
-    """Whether a transaction with its nested ones exceeds ``limits.max_txn_operations``."""
+def txn_total(txn: Txn, most: int) -> int | None:
+    """The number of all operations and comparisons, nested ones included; ``None`` if they exceed
+    ``limits.max_txn_operations``."""
     longest, total = _txn_size(txn)
-    return longest > most or total > TXN_TOTAL_FACTOR * most
-
-
-def txn_total(txn: Txn) -> int:
-    """The number of all operations and comparisons, nested ones included."""
-    return _txn_size(txn)[1]
+    return None if longest > most or total > TXN_TOTAL_FACTOR * most else total
 
 
 def _txn_size(txn: Txn) -> tuple[int, int]:
     """(the longest list, plus that of the nested transaction with the most; the total)."""
-    lists = (len(txn.compare), len(txn.success), len(txn.failure))
-    total, nested = sum(lists), 0
+    compare, success, failure = len(txn.compare), len(txn.success), len(txn.failure)
+    total, nested = compare + success + failure, 0
     for branch in (txn.success, txn.failure):
         for operation in branch:
             if type(operation) is Txn:
                 inner, count = _txn_size(operation)
                 nested = max(nested, inner)
                 total += count
-    return max(lists) + nested, total
+    return max(compare, success, failure) + nested, total

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..errors import InvalidArgument, RequestTooLarge
 from ..limits import (
     AUTH_KEY_BYTES,
@@ -25,7 +27,6 @@ from .auth_operations import (
 )
 from .commands import RequestId
 from .operations import (
-    KEEP_LEASE,
     Compact,
     Delete,
     KeyRange,
@@ -38,7 +39,7 @@ from .operations import (
     Txn,
     TxnCompare,
 )
-from .txn_size import txn_is_too_large
+from .txn_size import txn_total
 
 
 def check_operation(operation: Operation, limits: Limits) -> int:
@@ -56,7 +57,7 @@ def check_operation(operation: Operation, limits: Limits) -> int:
                 return size
     budget = _Budget(limits)
     budget.operation(operation, depth=0)
-    if isinstance(operation, Txn) and txn_is_too_large(operation, limits.max_txn_operations):
+    if type(operation) is Txn and txn_total(operation, limits.max_txn_operations) is None:
         raise RequestTooLarge(
             f"a transaction has at most {limits.max_txn_operations} comparisons, and as many operations in each branch;"
             f" with those of nested ones, which share them, {TXN_TOTAL_FACTOR * limits.max_txn_operations} in all"
@@ -90,6 +91,7 @@ def check_range(request: Range, limits: Limits) -> int:
 
 
 _MOST = (1 << 63) - 1
+_VALUE: Final = Target.VALUE
 
 
 def _within(what: str, number: int, least: int) -> None:
@@ -101,7 +103,8 @@ class _Budget:
     """Checks an operation with all its parts, and adds up its bytes."""
 
     def __init__(self, limits: Limits) -> None:
-        self.limits = limits
+        self._max_key = limits.max_key_bytes
+        self._max_bytes = limits.max_request_bytes
         self.bytes = 0
 
     def operation(self, operation: Operation, depth: int) -> None:
@@ -109,8 +112,9 @@ class _Budget:
         hold for the sum. Transactions recurse; ``depth`` bounds that."""
         if isinstance(operation, Put):
             self._key(operation.key)
-            self._add(len(operation.value or b""))
-            if operation.lease is not KEEP_LEASE:
+            if operation.value is not None:
+                self._add(len(operation.value))
+            if operation.lease:  # neither 0 nor KEEP_LEASE
                 _within("a lease's id", operation.lease, -_MOST - 1)
         elif isinstance(operation, Delete):
             self._keys(operation.keys)
@@ -158,18 +162,21 @@ class _Budget:
             raise RequestTooLarge(f"transactions nest at most {MAX_NESTED_TXNS} deep")
         for comparison in txn.compare:
             self._comparison(comparison)
-        for branch in (txn.success, txn.failure):
-            for operation in branch:
-                self.operation(operation, depth + 1)
+        depth += 1
+        for operation in txn.success:
+            self.operation(operation, depth)
+        for operation in txn.failure:
+            self.operation(operation, depth)
 
     def _comparison(self, comparison: TxnCompare) -> None:
         self._keys(comparison.keys)
-        if (comparison.target is Target.VALUE) != isinstance(comparison.operand, bytes):
+        operand = comparison.operand
+        if (comparison.target is _VALUE) is not isinstance(operand, bytes):
             raise InvalidArgument("a value is compared with bytes, everything else with a number")
-        if isinstance(comparison.operand, bytes):
-            self._add(len(comparison.operand))
+        if isinstance(operand, bytes):
+            self._add(len(operand))
         else:
-            _within("what a comparison compares with", comparison.operand, -_MOST - 1)
+            _within("what a comparison compares with", operand, -_MOST - 1)
 
     def _keys(self, keys: KeyRange) -> None:
         self._key(keys.key)
@@ -177,11 +184,12 @@ class _Budget:
             self._key(keys.end)
 
     def _key(self, key: bytes) -> None:
-        if len(key) > self.limits.max_key_bytes:
-            raise RequestTooLarge(f"a key of {len(key)} bytes is over the limit of {self.limits.max_key_bytes}")
-        self._add(len(key))
+        size = len(key)
+        if size > self._max_key:
+            raise RequestTooLarge(f"a key of {size} bytes is over the limit of {self._max_key}")
+        self._add(size)
 
     def _add(self, size: int) -> None:
         self.bytes += size
-        if self.bytes > self.limits.max_request_bytes:
-            raise RequestTooLarge(f"a request is over the limit of {self.limits.max_request_bytes} bytes")
+        if self.bytes > self._max_bytes:
+            raise RequestTooLarge(f"a request is over the limit of {self._max_bytes} bytes")

@@ -205,10 +205,12 @@ class Op:
     @staticmethod
     def txn(compare: Sequence[Condition] = (), success: Sequence[Op] = (), failure: Sequence[Op] = ()) -> Op:
         """As ``Client.txn``, nested. Its result is a ``TxnResult``."""
-        # Copied, so that later changes of the caller's lists do not matter.
-
+        # Lists are copied, so that later changes of them do not matter; what is neither is refused by the handle.
         parts = {"compare": compare, "success": success, "failure": failure}
-        return Op("txn", {name: tuple(part) if isinstance(part, list) else part for name, part in parts.items()})
+        for name, part in parts.items():
+            if isinstance(part, list):
+                parts[name] = tuple(part)
+        return Op("txn", parts)
 
 
 def first_keys(prefix: Key, limit: int) -> Op:

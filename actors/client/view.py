@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Iterable
 from hashlib import blake2b
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -52,6 +52,8 @@ SORTS = {
     "mod_revision": Sort.MOD_REVISION,
     "value": Sort.VALUE,
 }
+_VALUE: Final = Target.VALUE
+_LEASE: Final = Target.LEASE
 ORDERS = {"ascend": False, "descend": True}
 _SORT_KEYS: dict[Sort, Any] = {
     Sort.KEY: lambda item: item.key,
@@ -202,8 +204,7 @@ class View:
 
     def txn_operation(self, compare: object, success: object, failure: object) -> Op:
         """The arguments of a transaction as an ``Op``, checked to be lists."""
-        parts = {"compare": compare, "success": success, "failure": failure}
-        return Op.txn(*[check.each(name, part) for name, part in parts.items()])
+        return Op.txn(check.each("compare", compare), check.each("success", success), check.each("failure", failure))
 
     def put_command(self, key: object, value: object, lease: object, prev: object) -> Put:
         """The command of a put."""
@@ -251,11 +252,11 @@ class View:
         """The command of a transaction."""
         if depth > MAX_NESTED_TXNS:
             raise RequestTooLarge(f"transactions nest at most {MAX_NESTED_TXNS} deep")
-        compare, success, failure = (operation.arguments[name] for name in ("compare", "success", "failure"))
+        parts, depth = operation.arguments, depth + 1
         return Txn(
-            tuple([self._comparison(condition) for condition in check.each("compare", compare)]),
-            tuple([self._operation(each, depth + 1) for each in check.each("success", success)]),
-            tuple([self._operation(each, depth + 1) for each in check.each("failure", failure)]),
+            tuple([self._comparison(condition) for condition in check.each("compare", parts["compare"])]),
+            tuple([self._operation(each, depth) for each in check.each("success", parts["success"])]),
+            tuple([self._operation(each, depth) for each in check.each("failure", parts["failure"])]),
         )
 
     def keys(self, key: object, end: object, prefix: object) -> KeyRange:
@@ -299,21 +300,21 @@ class View:
         """The comparison in this view; refused if the codec's bytes do not compare as its objects do."""
         if not isinstance(condition, Condition):
             raise InvalidArgument(f"a comparison must be made by Compare, not {check.shown(condition)}")
-        operand: int | bytes
-        if condition.target is Target.VALUE:
+        target, operand = condition.target, condition.operand
+        if target is _VALUE:
             if self.codec is not None and not (
                 self.codec.comparable and condition.relation in (Relation.EQUAL, Relation.NOT_EQUAL)
             ):
                 raise InvalidArgument(
                     f"values of {check.shown(self.codec)} cannot be compared by {condition.relation.name}"
                 )
-            operand = check.encode_value(condition.operand, self.codec)
-        elif condition.target is Target.LEASE:
-            operand = check.whole_number("a lease id", getattr(condition.operand, "id", condition.operand))
+            operand = check.encode_value(operand, self.codec)
+        elif target is _LEASE:
+            operand = check.whole_number("a lease id", getattr(operand, "id", operand))
         else:
-            operand = check.whole_number("what is compared", condition.operand)
+            operand = check.whole_number("what is compared", operand)
         keys = self.keys(condition.key, condition.end, condition.prefix)
-        return TxnCompare(keys, condition.target, condition.relation, operand)
+        return TxnCompare(keys, target, condition.relation, operand)
 
     # -- results ------------------------------------------------------------------------------------------------------
 

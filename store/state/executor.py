@@ -16,8 +16,9 @@ nothing else is applied meanwhile (``State.apply_some``).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
+from typing import cast
 
 from ...limits import (
     DELETE_SLICE_KEYS,
@@ -55,17 +56,24 @@ from ...schema.operations import (
     Operation,
     Put,
     Range,
-    Target,
     Txn,
     TxnCompare,
 )
-from ...schema.txn_size import txn_is_too_large, txn_total
+from ...schema.txn_size import txn_total
 from ...telemetry import TTL_BUCKETS, Histogram
 from .auth import Auth, AuthRefused
 from .auth_table import Rights
 from .lease_table import FRESH_ID_BITS, LeaseTable
 from .mvcc import ITEM_OVERHEAD, RECORD, Mvcc, lease_of, mod_revision
-from .operation_rules import Rejected, check_operands, compared_number, puts_and_deletes, relation_holds
+from .operation_rules import (
+    VALUE,
+    Rejected,
+    check_operands,
+    compared_number,
+    is_well_formed,
+    puts_and_deletes,
+    relation_holds,
+)
 from .permission_check import leases_of, may_run
 from .ranges import WEIGHT_SHIFT, Budget, RevisionView, TooManyKeys, item_of, read_in_slices, records
 from .write_batch import WriteBatch
@@ -120,17 +128,51 @@ class Executor:
         self.written = self._next_id = 0
 
     def run_plain(self, operation: Operation, room: int) -> Answer | None:
-        """The answer of :meth:`run` for a plain put, the common case; ``None``, with nothing done, for all else,
-        and for a put of a user, whose right :meth:`run` looks up."""
-        if type(operation) is not Put or operation.value is None or operation.lease != 0 or operation.prev:
-            return None
+        """The answer of :meth:`run` for the common cases: a plain put, and a transaction that compares single keys and
+        puts plain values. ``None``, with nothing done, for all else: for what is refused, too, and for the writes of a
+        user, whose rights :meth:`run` looks up."""
         if self.rights is not None:
+            return None
+        if type(operation) is Txn:
+            return self._run_plain_txn(operation, room)
+        if type(operation) is not Put or not _is_plain(operation) or room < ANSWER_OVERHEAD_BYTES or self.read_only:
             return None
         self.answer_bytes = ANSWER_OVERHEAD_BYTES
         self.work += WORK_OF_WRITE
-        if room < ANSWER_OVERHEAD_BYTES:
-            return Failed(Reason.FULL)
-        return Failed(Reason.NO_SPACE) if self.read_only else self._put_plainly(operation.key, operation.value)
+        answer = self._put_plainly(operation)
+        self._mvcc.finish()
+        return answer
+
+    def _run_plain_txn(self, txn: Txn, room: int) -> TxnAnswer | None:
+        """A transaction of which nothing has to be rolled back: it is known to succeed before anything changes."""
+        compare, success, failure = txn.compare, _plain_puts(txn.success), _plain_puts(txn.failure)
+        if success is None or failure is None:
+            return None
+        longest = max(len(compare), len(success), len(failure))
+        limits = self.limits
+        most_bytes = ANSWER_OVERHEAD_BYTES * (1 + longest)
+        if longest > limits.max_txn_operations or most_bytes > min(room, limits.max_page_bytes) or self.read_only:
+            return None
+        for comparison in compare:
+            if comparison.keys.end is not None or not is_well_formed(comparison):
+                return None
+        self._budget = budget = Budget(limits.max_scanned_keys)
+        looked_at = budget.left
+        try:
+            succeeded = all(map(self._key_compares, compare))
+        except TooManyKeys:
+            return None
+        self.txns += 1
+        puts = success if succeeded else failure
+        responses = tuple(map(self._put_plainly, puts))
+        total = len(compare) + len(success) + len(failure)
+        answer = TxnAnswer(self._mvcc.now, succeeded, responses)
+        self._mvcc.finish()
+        self.answer_bytes = size = ANSWER_OVERHEAD_BYTES * (1 + len(puts))
+        self.written += size >> WEIGHT_SHIFT
+        self.work += WORK_OF_WRITE * (1 + len(puts)) + (total * total >> WORK_OF_CHECKS_SHIFT)
+        self.work += looked_at - budget.left + (size >> WEIGHT_SHIFT)
+        return answer
 
     def run(self, operation: Operation, room: int, fresh_id: int) -> Generator[None, None, Answer]:
         """Run one operation: with all its effects or, if it answers ``Failed``, with none. Yields after each slice of
@@ -242,10 +284,10 @@ class Executor:
     def _check_txn(self, txn: Txn) -> None:
         """Refuse a transaction that is invalid whatever the keys hold."""
         most = self.limits.max_txn_operations
-        if txn_is_too_large(txn, most):
+        count = txn_total(txn, most)
+        if count is None:
             raise Rejected(Reason.TOO_LARGE, message=f"a transaction holds at most {most} operations")
         check_operands(txn)
-        count = txn_total(txn)
         self.work += count * count >> WORK_OF_CHECKS_SHIFT
         puts_and_deletes(txn.success)
         puts_and_deletes(txn.failure)
@@ -259,21 +301,20 @@ class Executor:
 
     # -- keys ---------------------------------------------------------------------------------------------------------
 
-    def _put_plainly(self, key: bytes, value: bytes) -> PutAnswer:
-        """A whole put, of a value and nothing else: the common case, and nothing to refuse or roll back. To the same
-        effect as ``_put``."""
-        mvcc = self._mvcc
+    def _put_plainly(self, put: Put) -> PutAnswer:
+        """Write one key, and nothing else: the common case, and nothing to refuse or roll back. To the same effect as
+        ``_put``."""
+        key, value = put.key, put.value
+        assert value is not None
         old = self._batch.get("keys", key)
         if old is not None and (lease := lease_of(old)):
             self._leases.detach(lease, key)
-        self.written += 1
         weight = len(value) >> WEIGHT_SHIFT
         if weight:
             self.work += WORK_OF_COPY * weight
             self.written += weight
-        revision = mvcc.put(key, value, 0, old)
-        mvcc.finish()
-        return PutAnswer(revision)
+        self.written += 1
+        return PutAnswer(self._mvcc.put(key, value, 0, old))
 
     def _put(self, put: Put) -> PutAnswer:
         """Write one key."""
@@ -417,8 +458,11 @@ class Executor:
         """
         holds = True
         for comparison in txn.compare:
-            if not (yield from self._compare_holds(comparison)):
-                holds = False
+            if comparison.keys.end is None:
+                holds = self._key_compares(comparison)
+            else:
+                holds = yield from self._range_compares(comparison)
+            if not holds:
                 break
         path = [holds]
         for operation in txn.success if holds else txn.failure:
@@ -434,13 +478,13 @@ class Executor:
         for operation in txn.success if succeeded else txn.failure:
             self._add_answer_bytes(ANSWER_OVERHEAD_BYTES)
             self.work += WORK_OF_WRITE
-            if isinstance(operation, LeaseRevoke):
+            if self._revoked and not isinstance(operation, LeaseRevoke):
+                raise Rejected(Reason.INVALID, message="a transaction revokes leases after all else")
+            if isinstance(operation, Put):
+                responses.append(self._put(operation))
+            elif isinstance(operation, LeaseRevoke):
                 responses.append((yield from self._revoke(operation)))
                 self._revoked = True
-            elif self._revoked:
-                raise Rejected(Reason.INVALID, message="a transaction revokes leases after all else")
-            elif isinstance(operation, Put):
-                responses.append(self._put(operation))
             elif isinstance(operation, Delete):
                 responses.append((yield from self._delete(operation)))
             elif isinstance(operation, Range):
@@ -451,38 +495,49 @@ class Executor:
                 responses.append((yield from self._txn(operation, path, fresh_id)))
         return TxnAnswer(self._mvcc.now, succeeded, tuple(responses))
 
-    def _compare_holds(self, comparison: TxnCompare) -> Generator[None, None, bool]:
-        """Evaluate one comparison: it holds if it holds for every key that exists in the range. Without any, numbers
-        are compared with 0 and a comparison of values is false (etcd: applyCompare)."""
+    def _key_compares(self, comparison: TxnCompare) -> bool:
+        """Evaluate a comparison of one key. If it does not exist, numbers are compared with 0, and a comparison of
+        values is false (etcd: applyCompare)."""
+        key, budget = comparison.keys.key, self._budget
+        if budget.left <= 0:
+            raise TooManyKeys(key)
+        budget.left -= 1
+        record = self._batch.get("keys", key)
+        return self._nothing_compares(comparison) if record is None else self._compares(comparison, key, record)
+
+    def _range_compares(self, comparison: TxnCompare) -> Generator[None, None, bool]:
+        """Evaluate a comparison of a range: it holds if it holds for every key there. Without any, as for one key that
+        does not exist (etcd: applyCompare)."""
         any_key = False
-        by_value = comparison.target is Target.VALUE
         budget, keys = self._budget, comparison.keys
-        found: Iterable[tuple[bytes, bytes]]
         if budget.left <= 0:
             raise TooManyKeys(keys.key)
-        if keys.end is None:
-            budget.left -= 1
-            only = self._batch.get("keys", keys.key)
-            found = () if only is None else ((keys.key, only),)
-        else:
-            found = records(RevisionView(self._batch, self._mvcc.now, _BATCH), keys, budget)
-            self.work += WORK_OF_WRITE
+        self.work += WORK_OF_WRITE
         pause_at = budget.left - SCAN_SLICE
-        for key, record in found:
+        for key, record in records(RevisionView(self._batch, self._mvcc.now, _BATCH), keys, budget):
             any_key = True
             if budget.left <= pause_at:
                 pause_at = budget.left - SCAN_SLICE
                 yield
-            actual: int | bytes
-            if by_value:
-                actual = item_of(self._batch, key, record).value
-                budget.left -= len(actual) >> WEIGHT_SHIFT
-            else:
-                create, version, lease, _, mod = RECORD.unpack_from(record)
-                actual = compared_number(comparison.target, mod, create, version, lease)
-            if not relation_holds(actual, comparison.relation, comparison.operand):
+            if not self._compares(comparison, key, record):
                 return False
-        return any_key or (not by_value and relation_holds(0, comparison.relation, comparison.operand))
+        return any_key or self._nothing_compares(comparison)
+
+    def _compares(self, comparison: TxnCompare, key: bytes, record: bytes) -> bool:
+        """Whether a comparison holds for a key that exists."""
+        actual: int | bytes
+        if comparison.target is VALUE:
+            actual = item_of(self._batch, key, record).value
+            self._budget.left -= len(actual) >> WEIGHT_SHIFT
+        else:
+            create, version, lease, _, mod = RECORD.unpack_from(record)
+            actual = compared_number(comparison.target, mod, create, version, lease)
+        return relation_holds(actual, comparison.relation, comparison.operand)
+
+    @staticmethod
+    def _nothing_compares(comparison: TxnCompare) -> bool:
+        """Whether a comparison holds where there is no key."""
+        return comparison.target is not VALUE and relation_holds(0, comparison.relation, comparison.operand)
 
     # -- compaction and leases ----------------------------------------------------------------------------------------
 
@@ -570,6 +625,20 @@ class _TxnBatch:
 
 
 _BATCH = _TxnBatch()
+
+
+def _is_plain(put: Put) -> bool:
+    """Whether a put only sets a value."""
+    return put.value is not None and put.lease == 0 and not put.prev
+
+
+def _plain_puts(branch: Sequence[Operation]) -> Sequence[Put] | None:
+    """The operations of a transaction's branch, if they only set the values of different keys."""
+    for operation in branch:
+        if type(operation) is not Put or not _is_plain(operation):
+            return None
+    puts = cast("Sequence[Put]", branch)
+    return None if len(puts) > 1 and len({put.key for put in puts}) < len(puts) else puts
 
 
 def _item_bytes(item: Item) -> int:
