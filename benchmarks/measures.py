@@ -93,7 +93,8 @@ QUICK = Plan(
     seconds=0.8,
     cells=(
         (("put", "get"), ("coroutines",), (1,), (1, 100, 1000)),
-        (("stale get", "txn", "mixed"), ("coroutines",), (1,), (100,)),
+        (("stale get", "mixed"), ("coroutines",), (1,), (100,)),
+        (("txn",), ("coroutines",), (1,), (100, 1000)),
         (("put",), ("threads",), (1,), (1, 10)),
         (("put",), ("coroutines",), (4,), (1000,)),
     ),
