@@ -56,10 +56,11 @@ from .sync_async import (
     next_event,
     number_in,
     open_watch,
+    pause,
     resolved,
     retry_while_unreachable,
     seconds_to_live,
-    spawn_later,
+    spawn,
 )
 
 T = TypeVar("T")
@@ -229,8 +230,9 @@ class Contenders:
         assert isinstance(there, RangeResult)
         last = chain[0].responses if chain and isinstance(chain[0], TxnResult) else ()
         replaced = last[0].prev if last and isinstance(last[0], PutResult) else None
-        # The tail is written in the transaction that creates a ticket, so its revision is the writer's token.
-        before = None if replaced is None else Predecessor(replaced.raw, replaced.mod_revision)
+        # The tail is written in the transaction that creates a ticket, so its revision is the writer's token. Who came
+        # alone did not write it, so it tells who was last only if two are there or more: the later one found the other.
+        before = None if replaced is None or len(there.items) < 2 else Predecessor(replaced.raw, replaced.mod_revision)
         return Ticket(prefix, key, lease, result.revision, before, there)
 
     async def agree_on(self, key: bytes, text: bytes, prefix: bytes) -> None:
@@ -360,14 +362,8 @@ class Contenders:
         """Set the ticket's ``lost`` when its key alone is deleted, which the lease does not notice."""
         space, lost = self.space, ticket.lost
         if isinstance(space, AsyncKeyValueClient):
-            seen, key, start = weakref.ref(ticket), ticket.key, ticket.token + 1
-            # What is held only briefly costs neither a task nor a watch. A watch misses nothing, since it starts there.
-            spawn_later(
-                space,
-                RECIPE_MAX_PAUSE_S,
-                lambda: None if lost.is_set() else _monitor_key(space, seen, key, start, lost),
-                f"raykeeper-holds-{self.name!r}",
-            )
+            watching = _monitor_key(space, weakref.ref(ticket), ticket.key, ticket.token + 1, lost)
+            spawn(space, watching, f"raykeeper-holds-{self.name!r}")
         else:
             key_monitor.watch_key(space, ticket, ticket.key, ticket.token + 1, lost)
 
@@ -469,8 +465,12 @@ async def drop_lease(lease: Lease | AsyncLease) -> None:
 async def _monitor_key(space: AnyHandle, ticket: weakref.ref[Ticket], key: bytes, start: int, lost: LossEvent) -> None:
     """Set ``lost`` when a key is deleted at a revision from ``start`` on; the task for an async handle.
 
-    The ticket is held weakly, so that a forgotten one is not kept alive by this.
+    The ticket is held weakly, so that a forgotten one is not kept alive by this. The watch is opened a moment later:
+    what is held only briefly costs no watch, and nothing is missed, since the watch starts at that revision.
     """
+    await pause(space, RECIPE_MAX_PAUSE_S)
+    if lost.is_set():
+        return
     try:
         while True:
             watch = await open_watch(space, key, start_revision=start, only="delete")

@@ -203,24 +203,6 @@ def spawn(
             raise
 
 
-def spawn_later(
-    handle: AsyncKeyValueClient, seconds: float, make: Callable[[], Coroutine[Any, Any, None] | None], name: str
-) -> None:
-    """As :func:`spawn`, for asyncio, some time later.
-
-    Args:
-        make: makes the logic then; ``None`` if it is not wanted any more.
-    """
-
-    def start() -> None:
-        coroutine = make()
-        if coroutine is not None:
-            spawn(handle, coroutine, name)
-
-    with uncovered():
-        asyncio.get_running_loop().call_later(seconds, start)
-
-
 async def pause(handle: AnyHandle, seconds: float) -> None:
     """Sleep, on either kind of handle."""
     if isinstance(handle, AsyncKeyValueClient):

@@ -103,17 +103,6 @@ def replaced(world: World) -> Iterator[None]:
         with deadline.uncovered():  # as in a task of its own
             Script(handle.client, coroutine, background=True)  # whose process lives to its end, or is gone
 
-    def spawn_later(
-        handle: Any, seconds: float, make: Callable[[], Coroutine[Any, Any, None] | None], name: str
-    ) -> None:
-        async def later() -> None:
-            await sleep(handle.client, seconds)
-            coroutine = make()
-            if coroutine is not None:
-                await coroutine
-
-        spawn(handle, later(), name)
-
     async def pause(handle: Any, seconds: float) -> None:
         await sleep(handle.client, seconds)
 
@@ -124,10 +113,10 @@ def replaced(world: World) -> Iterator[None]:
             stack.enter_context(mock.patch.object(module, "fresh_id", fresh_id))
         for module in (sync_async, deadline, rate_holder):
             stack.enter_context(mock.patch.object(module, "time", SimpleNamespace(monotonic=now)))
-        for module in (sync_async, change_stream, atomically, rate_holder):
+        for module in (sync_async, change_stream, contenders, atomically, rate_holder):
             stack.enter_context(mock.patch.object(module, "pause", pause))
-        stack.enter_context(mock.patch.object(rate_holder, "spawn", spawn))
-        stack.enter_context(mock.patch.object(contenders, "spawn_later", spawn_later))
+        for module in (contenders, rate_holder):
+            stack.enter_context(mock.patch.object(module, "spawn", spawn))
         stack.enter_context(mock.patch.object(sync_async, "end_lease_async", end_lease))
         for module in (holder, rate_holder):
             stack.enter_context(mock.patch.object(module, "whoami", return_value=b"somebody"))

@@ -15,7 +15,7 @@ import pytest
 from lab.onemember import OneMember, in_thread
 from lab.patience import PATIENCE
 from raykeeper import Client, CompactedError, Compare, InvalidArgument, LeaseLost, LockLost, Op
-from raykeeper.actors.recipes.contenders import Predecessor, Ticket, tail
+from raykeeper.actors.recipes.contenders import Predecessor, Ticket, head, tail
 from raykeeper.actors.recipes.sync_async import TimeLimit, run_sync
 from raykeeper.schema.frames import Request
 
@@ -292,6 +292,34 @@ def test_only_who_finds_others_there_writes_the_tail_and_so_learns_who_was_last(
     for ticket in (third, fifth, sixth):
         run_sync(contenders.leave(ticket))
     until(lambda: named() is None)
+
+
+def test_a_tail_that_is_left_of_a_deleted_ticket_gives_nobody_the_turn(kv: Client) -> None:
+    """Not even one that history is compacted under, and whose only hold is what it learned as it joined."""
+    contenders = kv.lock("a")._holder.contenders
+
+    def join() -> Ticket:
+        ticket = run_sync(contenders.join(b"me"))
+        assert ticket is not None
+        return ticket
+
+    first, taken_away = join(), join()
+    run_sync(contenders.give_back(first))
+    assert run_sync(contenders.wait_turn(taken_away, TimeLimit(PATIENCE))) is True
+    contenders.space.delete(taken_away.key)
+    holder = join()
+    assert run_sync(contenders.wait_turn(holder, TimeLimit(PATIENCE))) is True
+    waiter = join()
+    assert waiter.predecessor is None
+    run_sync(contenders.give_back(taken_away))  # it has not noticed yet
+    given_back = contenders.space.get(head(contenders.ticket_prefix))
+    assert given_back is not None
+    assert int(given_back.raw) == taken_away.token
+    kv.compact(kv.put("k", "1").revision)  # before the waiter's watch is open
+    assert run_sync(contenders.wait_turn(waiter, TimeLimit(0.2))) is False
+    run_sync(contenders.give_back(holder))
+    assert run_sync(contenders.wait_turn(waiter, TimeLimit(PATIENCE))) is True
+    run_sync(contenders.give_back(waiter))
 
 
 @pytest.mark.parametrize("how", ["released", "given up", "deleted"])

@@ -15,7 +15,18 @@ import pytest
 
 from lab.store_model import FIRST, Hand
 from raykeeper.schema.answers import Failed, PutAnswer, Reason, TxnAnswer
-from raykeeper.schema.operations import KeyRange, LeaseGrant, Operation, Put, Range, Relation, Target, Txn, TxnCompare
+from raykeeper.schema.operations import (
+    Delete,
+    KeyRange,
+    LeaseGrant,
+    Operation,
+    Put,
+    Range,
+    Relation,
+    Target,
+    Txn,
+    TxnCompare,
+)
 from raykeeper.store.state.executor import Executor
 from raykeeper.store.state.machine import State
 from raykeeper.store.state.stored_state import FAMILIES
@@ -23,6 +34,16 @@ from simulation.disk import SimDisk
 
 KEYS = [b"a", b"b", b"c", b"d"]
 VALUES = (b"", b"v", b"w" * 1500, b"x" * 5000)
+
+
+SMALL: list[dict[str, int]] = [
+    {},
+    {},
+    {"max_txn_operations": 1},
+    {"max_page_bytes": 150},
+    {"max_scanned_keys": 3},
+    {"max_deleted_keys": 1},
+]
 
 
 class Pair:
@@ -83,6 +104,7 @@ def test_the_short_way_does_what_the_whole_way_does(pair: Pair, seed: int) -> No
                     Put(rng.choice(KEYS), b"v", None),
                     Put(rng.choice(KEYS), b"v", 0, True),
                     Range(KeyRange(rng.choice(KEYS))),
+                    Delete(KeyRange(rng.choice(KEYS))),
                 ]
             )
         return Put(rng.choice(KEYS), rng.choice(VALUES))
@@ -96,15 +118,17 @@ def test_the_short_way_does_what_the_whole_way_does(pair: Pair, seed: int) -> No
 
     def operation() -> Operation:
         if rng.random() < 0.2:
-            chosen: Operation = put()
+            chosen: Operation = rng.choice((put, lambda: Delete(KeyRange(rng.choice(KEYS)))))()
             return chosen
         branches = [tuple(put() for _ in range(rng.choice((0, 1, 1, 2)))) for _ in range(2)]
+        if rng.random() < 0.1:  # whose answer counts as more than nothing
+            branches[0] = tuple(Put(b"many/%d" % number, b"v") for number in range(20))
         return Txn(tuple(compare() for _ in range(rng.randrange(3))), branches[0], branches[1])
 
     pair.run(LeaseGrant(7, 60.0), *[Put(key, b"v", 7 if rng.random() < 0.3 else 0) for key in KEYS])
-    if seed % 4 == 3:
-        for hand in pair.hands:
-            change_limits(hand, max_txn_operations=1, max_page_bytes=150, max_scanned_keys=3)
+    small = SMALL[seed % len(SMALL)]
+    for hand in pair.hands:
+        change_limits(hand, **small)
     answers = [answer for _ in range(40) for answer in pair.run(*[operation() for _ in range(rng.randrange(1, 6))])]
     assert any(isinstance(answer, TxnAnswer) and answer.succeeded and answer.responses for answer in answers)
     assert any(isinstance(answer, TxnAnswer) and not answer.succeeded for answer in answers)
