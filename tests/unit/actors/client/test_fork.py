@@ -255,7 +255,7 @@ def test_the_end_of_a_child_touches_nothing_of_the_parents(one: OneMember) -> No
 
     in_child(forget)
     assert all(not lease.lost.is_set() for lease in leases)
-    assert one.leases == 3
+    assert len(one.leases) == 3
     kv.put("k", "w")
     event = watch.next(timeout=PATIENCE)
     assert event is not None
