@@ -1251,6 +1251,9 @@ PROXY_HELD_BYTES = 512 * 1024 * 1024
 """Requests, and messages of streams, until their handlers are done with them, and unsent answers, of all connections.
 Beyond it the connection with the most is closed. The same again for answers that are being gathered, or that wait to be
 made; beyond it calls are refused."""
+PROXY_RESERVE_DIVISOR = 8
+"""An eighth more than `PROXY_HELD_BYTES` is for requests of connections that hold no more than
+`PROXY_STREAM_WINDOW_BYTES`: what closed connections have left under way keeps larger ones out before them."""
 LARGE_BLOCK_BYTES = 128 * 1024
 """Blocks of memory of this size or more are given back to the kernel by a proxy as soon as they are free."""
 PROXY_READ_BYTES = 32 * 1024

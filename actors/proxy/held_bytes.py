@@ -8,8 +8,10 @@ wait their turn, and none is refused.
 
 A request counts until its handler has ended, also if its connection is closed before: its memory is not free by then.
 What closed ones have left in this way is gone soon, since each handler is told. Until then, new requests that do not
-fit are refused, and another connection is closed only if it holds more than all that is left. Messages of a stream are
-not asked about: to refuse one would end all that goes on in that stream, and its handler ends as soon as it is told.
+fit are refused, and another connection is closed only if it holds more than all that is left. Connections that hold
+next to nothing have a reserve beyond the bound, so that a crowd with long requests does not keep them out. Messages of
+a stream are not asked about: to refuse one would end all that goes on in that stream, and its handler ends as soon as
+it is told.
 """
 
 from __future__ import annotations
@@ -18,7 +20,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from ...limits import PROXY_HELD_BYTES, PROXY_LONG_MESSAGES_BYTES, PROXY_REMEMBERED_BYTES
+from ...limits import (
+    PROXY_HELD_BYTES,
+    PROXY_LONG_MESSAGES_BYTES,
+    PROXY_REMEMBERED_BYTES,
+    PROXY_RESERVE_DIVISOR,
+    PROXY_STREAM_WINDOW_BYTES,
+)
 
 
 class ByteShare:
@@ -72,14 +80,15 @@ class ByteShare:
     def make_room(self, count: int) -> bool:
         """Whether a request of this many bytes may begin: not if what closed connections have left takes its room.
         Another one that holds more than they have left is closed first. If it is this one that does, that a request of
-        its own is refused suffices."""
+        its own is refused suffices. If this one holds little, it has the reserve, too."""
         pool = self._pool
         if not pool.running or pool.held + count <= pool.limit:
             return True  # for what follows room is made by closing
         largest = max(pool.shares, key=lambda share: share.held, default=self)
         if largest is not self and largest.held > pool.running:
             largest.expel()
-        return pool.held + count <= pool.limit
+        reserve = pool.reserve if self.held + count <= PROXY_STREAM_WINDOW_BYTES else 0
+        return pool.held + count <= pool.limit + reserve
 
     def remember(self, count: int) -> bool:
         """Whether this many bytes more may be kept of what spares work, and is not needed; if so, they count."""
@@ -123,10 +132,22 @@ class LongMessage:
 
 
 class HeldBytes:
-    """See the module. Used by the loop's thread alone."""
+    """See the module. Used by the loop's thread alone.
 
-    def __init__(self, limit: int = PROXY_HELD_BYTES, long_messages: int = PROXY_LONG_MESSAGES_BYTES) -> None:
+    Args:
+        limit: in bytes; so are the others.
+        long_messages: for long messages that are on their way.
+        reserve: beyond the limit, for connections that hold little; ``None`` for the usual share of the limit.
+    """
+
+    def __init__(
+        self,
+        limit: int = PROXY_HELD_BYTES,
+        long_messages: int = PROXY_LONG_MESSAGES_BYTES,
+        reserve: int | None = None,
+    ) -> None:
         self.limit = limit
+        self.reserve = limit // PROXY_RESERVE_DIVISOR if reserve is None else reserve
         self.held = 0
         """Bytes, by all connections..."""
         self.running = 0

@@ -23,6 +23,7 @@ from raykeeper.limits import (
     LOG_SEGMENT_BYTES,
     MAX_PROXY_LONG_READS,
     PROXY_REMEMBERED_BYTES,
+    PROXY_RESERVE_DIVISOR,
     STATE_WRITE_BUFFER_BYTES,
     Limits,
 )
@@ -54,7 +55,7 @@ def most_memory(before: int, held_bytes: int, connections: int, calls: int) -> i
     pages = MAX_PROXY_LONG_READS * PAGE_COPIES + ANSWER_COPIES
     return (
         before
-        + held_bytes * REQUEST_COPIES
+        + (held_bytes + held_bytes // PROXY_RESERVE_DIVISOR) * REQUEST_COPIES
         + held_bytes
         + pages * Limits().max_page_bytes
         + PROXY_REMEMBERED_BYTES

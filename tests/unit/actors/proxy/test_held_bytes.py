@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raykeeper.actors.proxy.held_bytes import ByteShare, HeldBytes, LongMessage
+from raykeeper.limits import PROXY_STREAM_WINDOW_BYTES
 
 
 def shares(held: HeldBytes, count: int) -> tuple[list[ByteShare], list[int]]:
@@ -48,7 +49,7 @@ def test_the_sum_is_that_of_the_shares(steps: list[tuple[int, int]]) -> None:
 
 
 def test_what_handlers_work_at_counts_until_they_have_ended() -> None:
-    held = HeldBytes(limit=100)
+    held = HeldBytes(limit=100, reserve=0)
     (gone, other), closed = shares(held, 2)
     gone.begin_work(60)
     gone.add(20)
@@ -79,7 +80,7 @@ def with_left(held: HeldBytes, count: int) -> ByteShare:
 
 
 def test_a_few_bytes_that_are_left_do_not_protect_who_holds_the_most() -> None:
-    held = HeldBytes(limit=1000)
+    held = HeldBytes(limit=1000, reserve=0)
     gone = with_left(held, 5)
     (hog, good), closed = shares(held, 2)
     hog.add(990)
@@ -95,7 +96,7 @@ def test_a_few_bytes_that_are_left_do_not_protect_who_holds_the_most() -> None:
 
 def test_who_holds_the_most_is_told_even_if_that_makes_no_room_yet() -> None:
     """Else what its handlers work at would keep others out for as long as any bytes are left."""
-    held = HeldBytes(limit=1000)
+    held = HeldBytes(limit=1000, reserve=0)
     with_left(held, 5)
     (hog, other, good), closed = shares(held, 3)
     hog.begin_work(900)
@@ -109,7 +110,7 @@ def test_who_holds_the_most_is_told_even_if_that_makes_no_room_yet() -> None:
 
 
 def test_a_request_of_who_holds_the_most_is_refused_and_nobody_is_closed() -> None:
-    held = HeldBytes(limit=1000)
+    held = HeldBytes(limit=1000, reserve=0)
     with_left(held, 5)
     (hog, small), closed = shares(held, 2)
     hog.add(900)
@@ -118,10 +119,27 @@ def test_a_request_of_who_holds_the_most_is_refused_and_nobody_is_closed() -> No
     assert (closed, held.held) == ([], 995)
 
 
+def test_who_holds_little_has_a_reserve() -> None:
+    little = PROXY_STREAM_WINDOW_BYTES
+    held = HeldBytes(limit=10 * little, reserve=2 * little)
+    gone = with_left(held, 10 * little)
+    (busy, quiet, other), closed = shares(held, 3)
+    assert not busy.make_room(little + 1), "that is not little"
+    for share in (busy, quiet):
+        assert share.make_room(little)
+        share.begin_work(little)
+    assert not busy.make_room(1), "it holds enough"
+    assert not other.make_room(1), "the reserve is used up"
+    quiet.end_work(little)
+    assert other.make_room(little)
+    gone.end_work(10 * little)
+    assert closed == []
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["ask", "end", "close"]), st.integers(1, 90))))
 def test_requests_exceed_the_bound_by_one_at_most(steps: list[tuple[int, str, int]]) -> None:
     """Whichever connection is closed meanwhile, and however long handlers go on."""
-    held = HeldBytes(limit=200)
+    held = HeldBytes(limit=200, reserve=0)
     opened, _ = shares(held, 4)
     work: list[tuple[ByteShare, int]] = []
     for number, what, count in steps:
@@ -142,7 +160,7 @@ def test_requests_exceed_the_bound_by_one_at_most(steps: list[tuple[int, str, in
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["add", "begin", "end", "close"]), st.integers(1, 90))))
 def test_nothing_is_counted_for_ever(steps: list[tuple[int, str, int]]) -> None:
-    held = HeldBytes(limit=200)
+    held = HeldBytes(limit=200, reserve=0)
     opened, _ = shares(held, 4)
     work: list[tuple[int, int]] = []
     for number, what, count in steps:
