@@ -78,7 +78,7 @@ def test_a_request_counts_until_its_handler_has_ended(port: Port, end: str) -> N
 
 
 def test_requests_are_refused_while_those_of_closed_connections_take_the_room(port: Port) -> None:
-    port.held.limit = 60_000
+    port.held.limit, port.held.reserve = 60_000, 0
     with connect(port) as sock:
         sock.sendall(call_of("Never", 50_000))
         until(lambda: port.begun == 1)

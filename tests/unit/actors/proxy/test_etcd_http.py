@@ -82,7 +82,7 @@ def test_a_body_that_is_refused_is_an_error_of_etcd_s(
         async def take_room() -> None:  # as connections do that are closed while handlers work for them
             held = port.listener.context.held
             gone = held.open_share(lambda: None)
-            gone.begin_work(held.limit)
+            gone.begin_work(held.limit + held.reserve)
             gone.close()
 
         if not room:
