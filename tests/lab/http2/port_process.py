@@ -119,7 +119,9 @@ def port_process(held_bytes: int, host: str = "127.0.0.1") -> Iterator[PortProce
 def main() -> None:
     give_back_large_blocks()
     with TemporaryDirectory() as folder, etcd_port(host=sys.argv[2], disk=RocksDisk(), path=f"{folder}/data") as port:
-        port.listener.context.held.limit = port.proxy.backend._room.limit = int(sys.argv[1])
+        held = port.listener.context.held
+        held.limit = port.proxy.backend._room.limit = int(sys.argv[1])
+        held.reserve = held.limit // PROXY_RESERVE_DIVISOR
         print(port.endpoint, flush=True)
         sys.stdin.read()
 
